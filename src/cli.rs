@@ -1,0 +1,5 @@
+//! The command line: the only place that prints, reads the environment, asks
+//! on the terminal and hears signals.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod exit;

@@ -1,0 +1,91 @@
+//! Who asks: a user UUID and a secret key, sent as HTTP Basic
+//! (REFERENCE 1.0). The key is wiped from memory when dropped and has neither
+//! `Display` nor a telling `Debug`.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A user and its secret key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    user: String,
+    key: Zeroizing<String>,
+}
+
+impl Credentials {
+    /// Credentials of `user` with `key`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the user is empty or holds a colon, which Basic
+    /// cannot carry, or either holds a control character. The message never
+    /// quotes the key.
+    pub fn new(user: impl Into<String>, key: impl Into<String>) -> Result<Self> {
+        let (user, key) = (user.into(), Zeroizing::new(key.into()));
+        if user.is_empty() || user.contains(|c: char| c == ':' || c.is_control()) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "The user of the credentials is empty, or holds a colon or a control character",
+            ));
+        }
+        if key.contains(|c: char| c.is_control()) {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "The secret key holds a control character, maybe the end of a line",
+            ));
+        }
+        Ok(Self { user, key })
+    }
+
+    /// Splits `UUID:KEY` at the first colon; `None` for the key if there is no
+    /// colon. The key is taken literally, whatever it holds.
+    pub fn split(text: &str) -> (&str, Option<&str>) {
+        match text.split_once(':') {
+            Some((user, key)) => (user, Some(key)),
+            None => (text, None),
+        }
+    }
+
+    /// The user UUID.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The secret key, for the one place that needs it.
+    pub fn expose_key(&self) -> &str {
+        &self.key
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .field("key", &"***")
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_hides_the_key() {
+        let credentials = Credentials::new("u", "canary").unwrap();
+        assert!(!format!("{credentials:?}").contains("canary"));
+        assert_eq!(credentials.expose_key(), "canary");
+    }
+
+    #[test]
+    fn a_key_is_taken_literally_and_never_quoted_in_an_error() {
+        assert_eq!(Credentials::split("u:a\\b\"c:d"), ("u", Some("a\\b\"c:d")));
+        assert_eq!(Credentials::split("u"), ("u", None));
+        let error = Credentials::new("u", "canary\n").unwrap_err();
+        assert!(!error.chain().contains("canary"));
+        assert!(Credentials::new("", "k").is_err());
+        assert!(Credentials::new("a:b", "k").is_err());
+    }
+}

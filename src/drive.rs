@@ -1,0 +1,202 @@
+//! The nouns of the drives API: which drive, what it is like, what to create.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::{Properties, parse_size};
+
+/// Name of a drive: a UUID. Parsed to 128 bits and printed again, so that no
+/// text from outside reaches a path or a URL.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DriveId(Uuid);
+
+impl DriveId {
+    /// A new name that nobody has.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl FromStr for DriveId {
+    type Err = Error;
+
+    /// Takes the usual form of 36 characters only, in either case.
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = (text.len() == 36)
+            .then(|| Uuid::try_parse(text).ok())
+            .flatten();
+        parsed.map(Self).ok_or_else(|| {
+            Error::new(ErrorKind::Usage, format!("{text:?} is not a drive UUID"))
+                .hint_to("List your drives with: openhosting drives info")
+        })
+    }
+}
+
+impl fmt::Display for DriveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for DriveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What the API tells of a drive (REFERENCE 1.1, "info keys").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveInfo {
+    /// Its name in the API.
+    pub id: DriveId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// All keys of the answer, those above included.
+    pub properties: Properties,
+}
+
+impl DriveInfo {
+    /// Reads one object of an `info`, `create` or `set` answer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] if `drive` or `size` is missing or unreadable:
+    /// then this is not an answer of the API.
+    pub fn from_properties(properties: Properties) -> Result<Self> {
+        let field = |key: &'static str| {
+            properties.get(key).map(str::trim).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Protocol,
+                    format!("The answer has no key {key:?}"),
+                )
+            })
+        };
+        let id = field("drive")?.parse().map_err(|error: Error| {
+            Error::new(ErrorKind::Protocol, "The answer names no drive").because(error)
+        })?;
+        let size = parse_size(field("size")?).map_err(|error| {
+            Error::new(ErrorKind::Protocol, "The answer has no readable size").because(error)
+        })?;
+        Ok(Self {
+            id,
+            size,
+            properties,
+        })
+    }
+
+    /// Who uses the drive now, if anybody does: a running server's claim.
+    pub fn claimed(&self) -> Option<&str> {
+        self.properties.get("claimed").filter(|v| !v.is_empty())
+    }
+
+    /// How far an imaging of this drive is, if one runs (REFERENCE section 5).
+    /// One old client's mock says `false` for none.
+    pub fn imaging(&self) -> Option<&str> {
+        self.properties
+            .get("imaging")
+            .filter(|v| !v.is_empty() && *v != "false")
+    }
+}
+
+/// What to create: the body of `drives/create` (REFERENCE 1.1, "create keys").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveSpec {
+    /// Free text; a newline in it is escaped on the wire.
+    pub name: String,
+    /// Size in bytes, more than 0.
+    pub size: u64,
+    /// `disk` or `ssd`; the endpoint decides which exist.
+    pub tier: String,
+    /// Whether several servers may claim the drive at once.
+    pub shared: bool,
+}
+
+impl DriveSpec {
+    /// The keys and values to send.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the name or tier holds what no body can carry.
+    pub fn to_properties(&self) -> Result<Properties> {
+        let mut properties = Properties::new();
+        let mut set = |key: &str, value: &str| {
+            if value.contains(|c: char| c.is_control() && c != '\n') {
+                let what = format!("The drive's {key} {value:?} holds a control character");
+                return Err(Error::new(ErrorKind::Usage, what));
+            }
+            properties.insert(key, value).map_err(|error| {
+                Error::new(ErrorKind::Usage, "Cannot describe the drive").because(error)
+            })
+        };
+        set("name", &self.name)?;
+        set("size", &self.size.to_string())?;
+        set("tier", &self.tier)?;
+        if self.shared {
+            set("claim:type", "shared")?;
+        }
+        Ok(properties)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Format;
+
+    #[test]
+    fn only_the_usual_form_names_a_drive() {
+        let id: DriveId = "0012E24A-6eae-4279-9912-3432f698cec8".parse().unwrap();
+        assert_eq!(id.to_string(), "0012e24a-6eae-4279-9912-3432f698cec8");
+        for bad in [
+            "",
+            "nosuch",
+            "../../etc/passwd",
+            "0012e24a6eae427999123432f698cec8",
+            "{0012e24a-6eae-4279-9912-3432f698cec8}",
+            "0012e24a-6eae-4279-9912-3432f698cec8a",
+        ] {
+            assert!(bad.parse::<DriveId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_create_body_is_the_original_tool_s() {
+        let spec = DriveSpec {
+            name: "with space.img".into(),
+            size: 3,
+            tier: "disk".into(),
+            shared: false,
+        };
+        let body = spec.to_properties().unwrap().print(Format::Text);
+        assert_eq!(body, "name with space.img\nsize 3\ntier disk\n");
+    }
+
+    #[test]
+    fn a_name_cannot_inject_a_key() {
+        let spec = DriveSpec {
+            name: "x\nsize 1".into(),
+            size: 3,
+            tier: "disk".into(),
+            shared: true,
+        };
+        let properties = spec.to_properties().unwrap();
+        let body = properties.print(Format::Text);
+        assert_eq!(
+            body,
+            "claim:type shared\nname x\\nsize 1\nsize 3\ntier disk\n"
+        );
+        let spec = DriveSpec {
+            name: "bell\u{7}".into(),
+            ..spec
+        };
+        assert_eq!(spec.to_properties().unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn info_without_a_drive_is_not_from_the_api() {
+        let html = Properties::parse(Format::Text, b"<html>\n<body>hello</body>").unwrap();
+        let error = DriveInfo::from_properties(html).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+    }
+}

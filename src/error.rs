@@ -1,0 +1,136 @@
+//! What can go wrong, named by what the reader can do next.
+//!
+//! Rules: [`Display`](fmt::Display) says this layer only and never repeats its
+//! cause, which is [`source`](std::error::Error::source); a message starts with
+//! a capital, has no full stop, and names the value that was wrong; advice is a
+//! field of its own, [`hint`](Error::hint). No message holds a secret.
+
+use std::fmt;
+
+/// Result of everything in this library that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// The kinds of failure. What a caller can do differs from kind to kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A flag, an argument or the environment is wrong.
+    Usage,
+    /// The image cannot be opened, measured or read.
+    Image,
+    /// The endpoint refused the credentials, or there are none.
+    Unauthenticated,
+    /// The drive does not exist, or is not ours.
+    NotFound,
+    /// The drive is in use by somebody else.
+    Conflict,
+    /// The endpoint refused the request for good.
+    Rejected,
+    /// The endpoint could not be reached or did not recover in time: trying
+    /// later can succeed.
+    Unavailable,
+    /// The endpoint's answer is not one of this API.
+    Protocol,
+    /// Bytes are not what they must be: the image changed while it was read, or
+    /// what came back differs from what was sent.
+    Integrity,
+    /// The user asked to stop.
+    Cancelled,
+    /// A local file or socket of ours (not the image) failed.
+    Local,
+    /// An invariant of this program broke.
+    Bug,
+}
+
+/// An error of this library: a kind, one line, its cause and a piece of advice.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Cause>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Cause>) -> Self {
+        self.source = Some(cause.into());
+        self
+    }
+
+    /// The same error with a line that tells what to do.
+    #[must_use]
+    pub fn hint_to(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What the user can do about it, if anything is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The message and its causes in one line, joined by colons.
+    pub fn chain(&self) -> String {
+        let mut line = self.message.clone();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some libraries repeat their cause in their own text.
+            if !line.ends_with(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source
+            .as_deref()
+            .map(|cause| cause as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_says_each_layer_once() {
+        let cause = std::io::Error::other("disk on fire");
+        let error = Error::new(ErrorKind::Image, "Cannot read disk.img")
+            .because(cause)
+            .hint_to("Call the fire brigade");
+        assert_eq!(error.to_string(), "Cannot read disk.img");
+        assert_eq!(error.chain(), "Cannot read disk.img: disk on fire");
+        assert_eq!(error.hint(), Some("Call the fire brigade"));
+    }
+}

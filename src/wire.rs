@@ -1,0 +1,50 @@
+//! The grammar of the API: what a body of keys and values looks like on the
+//! wire, in both of its formats (REFERENCE section 2), and the words for what
+//! went wrong (section 3). Pure functions over bytes: no I/O, no network.
+
+mod error_type;
+mod format;
+mod json;
+mod properties;
+mod size;
+mod text;
+
+pub use error_type::ErrorType;
+pub use format::Format;
+pub use properties::Properties;
+pub use size::parse_size;
+
+/// Name of the header that carries the type of an error (REFERENCE section 3).
+pub const X_ELASTIC_ERROR: &str = "x-elastic-error";
+/// Name of the header that tells what a text answer holds: `properties` or
+/// `list` (REFERENCE section 2).
+pub const X_ELASTIC_OUTPUT: &str = "x-elastic-output";
+/// Most bytes that one read may ask for: 4096k (REFERENCE 1.1, "read").
+pub const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// A body that does not follow the grammar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// The bytes are not UTF-8.
+    #[error("Body is not UTF-8")]
+    NotUtf8,
+    /// A key is empty, or holds white space or a control character.
+    #[error("Key {0:?} is empty or holds white space or a control character")]
+    BadKey(String),
+    /// A value ends in a carriage return, which a line of text cannot carry.
+    #[error("Value of {0:?} ends in a carriage return")]
+    BadValue(String),
+    /// The bytes are not JSON.
+    #[error("Body is not JSON: {0}")]
+    NotJson(String),
+    /// The JSON is not a flat object, or an array of such.
+    #[error("JSON of an unexpected shape: {0}")]
+    Shape(&'static str),
+    /// One object was expected and another number came.
+    #[error("Expected one object and found {0}")]
+    NotOne(usize),
+    /// Not a size: a whole number, maybe followed by k, M, G or T.
+    #[error("Size {0:?} is not a whole number with an optional k, M, G or T")]
+    BadSize(String),
+}

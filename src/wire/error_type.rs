@@ -1,0 +1,101 @@
+//! The error table of REFERENCE section 3.
+
+use std::fmt;
+
+/// What the `X-Elastic-Error` header names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorType {
+    /// 400: bad input.
+    Usage,
+    /// 401: Basic credentials missing or wrong.
+    Auth,
+    /// 402: balance or subscription does not cover it.
+    Billing,
+    /// 404: command, drive or other object not found.
+    Missing,
+    /// 405: GET on a command that expects POST.
+    Method,
+    /// 409: drive or other object in use.
+    Busy,
+    /// 500: the command failed.
+    Failed,
+    /// 500: internal fault.
+    System,
+    /// 507: drive or other resource full.
+    Full,
+}
+
+impl ErrorType {
+    /// Every type there is, in the order of the table.
+    pub const ALL: [Self; 9] = [
+        Self::Usage,
+        Self::Auth,
+        Self::Billing,
+        Self::Missing,
+        Self::Method,
+        Self::Busy,
+        Self::Failed,
+        Self::System,
+        Self::Full,
+    ];
+
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Usage => 400,
+            Self::Auth => 401,
+            Self::Billing => 402,
+            Self::Missing => 404,
+            Self::Method => 405,
+            Self::Busy => 409,
+            Self::Failed | Self::System => 500,
+            Self::Full => 507,
+        }
+    }
+
+    /// The word in the header.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Auth => "auth",
+            Self::Billing => "billing",
+            Self::Missing => "missing",
+            Self::Method => "method",
+            Self::Busy => "busy",
+            Self::Failed => "failed",
+            Self::System => "system",
+            Self::Full => "full",
+        }
+    }
+
+    /// Reads a header value. The type may be followed by a space and more
+    /// (REFERENCE section 3); an unknown word is `None`.
+    pub fn from_header(value: &str) -> Option<Self> {
+        let word = value.split_whitespace().next()?;
+        Self::ALL.into_iter().find(|t| t.as_str() == word)
+    }
+}
+
+impl fmt::Display for ErrorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_reads_back() {
+        for t in ErrorType::ALL {
+            assert_eq!(ErrorType::from_header(t.as_str()), Some(t));
+            assert_eq!(
+                ErrorType::from_header(&format!("{t} drive in use")),
+                Some(t)
+            );
+        }
+        assert_eq!(ErrorType::from_header("teapot"), None);
+        assert_eq!(ErrorType::from_header(""), None);
+    }
+}

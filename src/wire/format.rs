@@ -1,0 +1,87 @@
+//! Which of the two formats a body has. Input and output are independent
+//! (REFERENCE section 2).
+
+/// Format of a body of keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// `text/plain`: one `KEY VALUE` a line. The default both ways.
+    #[default]
+    Text,
+    /// `application/json`: flat objects with the same keys.
+    Json,
+}
+
+impl Format {
+    /// The format of a body from its `Content-Type`. Anything but
+    /// `application/json` (parameters allowed) is text, whatever it calls
+    /// itself: clients are seen to send octet-stream, form data, or nothing.
+    pub fn of_content_type(value: Option<&str>) -> Self {
+        match value {
+            Some(value) if is_json(value) => Self::Json,
+            _ => Self::Text,
+        }
+    }
+
+    /// The format wanted by an `Accept` header: the first one it names that we
+    /// speak; text where it names none.
+    pub fn of_accept(value: Option<&str>) -> Self {
+        for range in value.unwrap_or_default().split(',') {
+            if is_json(range) {
+                return Self::Json;
+            }
+            if matches!(media_type(range).as_str(), "text/plain" | "text/*" | "*/*") {
+                return Self::Text;
+            }
+        }
+        Self::Text
+    }
+
+    /// The value for `Content-Type` and `Accept`.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+fn media_type(range: &str) -> String {
+    let name = range.split(';').next().unwrap_or_default();
+    name.trim().to_ascii_lowercase()
+}
+
+fn is_json(range: &str) -> bool {
+    media_type(range) == "application/json"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_and_output_are_told_by_their_headers() {
+        use Format::{Json, Text};
+        let input = [
+            (None, Text),
+            (Some("text/plain"), Text),
+            (Some("application/octet-stream"), Text),
+            (Some("header"), Text),
+            (Some("application/json"), Json),
+            (Some("Application/JSON; charset=utf-8"), Json),
+        ];
+        for (value, format) in input {
+            assert_eq!(Format::of_content_type(value), format, "{value:?}");
+        }
+        let output = [
+            (None, Text),
+            (Some("*/*"), Text),
+            (Some("application/json"), Json),
+            (Some("application/json, */*;q=0.1"), Json),
+            (Some("text/plain, application/json"), Text),
+            (Some("image/png"), Text),
+        ];
+        for (value, format) in output {
+            assert_eq!(Format::of_accept(value), format, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One object of the API: keys and values, whatever format they came in.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+
+use super::{Format, WireError, json, text};
+
+/// One object: keys and their values, sorted by key as the second generation
+/// of the service prints them (REFERENCE section 7).
+///
+/// A value is always a string here; which of them JSON writes as numbers is a
+/// matter of printing (REFERENCE section 2, "Numbers vs strings"). An empty
+/// value stands for a key to be unset: JSON `null` reads as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties(BTreeMap<String, String>);
+
+impl Properties {
+    /// An object without keys.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a key. A key that is set already gets the new value: of two in one
+    /// body the last one counts (REFERENCE section 2).
+    ///
+    /// # Errors
+    /// [`WireError::BadKey`] and [`WireError::BadValue`] for what a line of
+    /// text cannot carry. A newline in a value is fine: it is escaped.
+    pub fn insert(
+        &mut self,
+        key: impl Into<String>,
+        value: impl Into<String>,
+    ) -> Result<(), WireError> {
+        let (key, value) = (key.into(), value.into());
+        if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(WireError::BadKey(key));
+        }
+        if value.ends_with('\r') {
+            return Err(WireError::BadValue(key));
+        }
+        self.0.insert(key, value);
+        Ok(())
+    }
+
+    /// Removes a key and gives back its value.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        self.0.remove(key)
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// All keys with their values, sorted by key.
+    pub fn iter(&self) -> btree_map::Iter<'_, String, String> {
+        self.0.iter()
+    }
+
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads a body that holds at most one object; an empty body is an object
+    /// without keys (libcloud sends one with `Content-Type: application/json`).
+    ///
+    /// # Errors
+    /// See [`Properties::parse_all`]; [`WireError::NotOne`] for several.
+    pub fn parse(format: Format, body: &[u8]) -> Result<Self, WireError> {
+        let mut objects = Self::parse_all(format, body)?;
+        match objects.len() {
+            0 => Ok(Self::new()),
+            1 => Ok(objects.swap_remove(0)),
+            n => Err(WireError::NotOne(n)),
+        }
+    }
+
+    /// Reads a body of any number of objects.
+    ///
+    /// # Errors
+    /// A [`WireError`] that tells what is against the grammar.
+    pub fn parse_all(format: Format, body: &[u8]) -> Result<Vec<Self>, WireError> {
+        let body = std::str::from_utf8(body).map_err(|_| WireError::NotUtf8)?;
+        match format {
+            Format::Text => text::parse(body),
+            Format::Json => json::parse(body),
+        }
+    }
+
+    /// Prints one object.
+    pub fn print(&self, format: Format) -> String {
+        match format {
+            Format::Text => text::print(std::slice::from_ref(self)),
+            Format::Json => json::print_one(self),
+        }
+    }
+
+    /// Prints several objects: a blank line between them in text, an array in
+    /// JSON.
+    pub fn print_all(objects: &[Self], format: Format) -> String {
+        match format {
+            Format::Text => text::print(objects),
+            Format::Json => json::print_all(objects),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Properties {
+    type Item = (&'a String, &'a String);
+    type IntoIter = btree_map::Iter<'a, String, String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn object() -> impl Strategy<Value = Properties> {
+        let key = "[a-zA-Z0-9:_.-]{1,20}";
+        // Values favour what an escape could get wrong.
+        let value = prop_oneof!["[\\\\n\n ]{0,12}", "[0-9]{1,20}", any::<String>()];
+        proptest::collection::btree_map(key, value, 1..8).prop_map(|map| {
+            let mut object = Properties::new();
+            for (key, value) in map {
+                let value = value.trim_end_matches('\r').to_owned();
+                object.insert(key, value).unwrap();
+            }
+            object
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn print_then_parse_is_the_identity(objects in proptest::collection::vec(object(), 0..4)) {
+            for format in [Format::Text, Format::Json] {
+                let printed = Properties::print_all(&objects, format);
+                prop_assert_eq!(
+                    Properties::parse_all(format, printed.as_bytes()).unwrap(),
+                    objects.clone()
+                );
+            }
+        }
+
+        #[test]
+        fn one_object_reads_back(object in object()) {
+            for format in [Format::Text, Format::Json] {
+                let printed = object.print(format);
+                prop_assert_eq!(Properties::parse(format, printed.as_bytes()).unwrap(), object.clone());
+            }
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(body in any::<Vec<u8>>()) {
+            let _ = Properties::parse_all(Format::Text, &body);
+            let _ = Properties::parse_all(Format::Json, &body);
+        }
+    }
+
+    #[test]
+    fn a_key_or_value_that_no_line_can_carry_is_refused() {
+        let mut object = Properties::new();
+        for key in ["", "a b", "a\nb", "a\tb"] {
+            assert!(object.insert(key, "x").is_err(), "{key:?}");
+        }
+        assert!(object.insert("key", "x\r").is_err());
+        assert!(object.is_empty());
+    }
+}

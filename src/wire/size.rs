@@ -1,0 +1,53 @@
+//! Sizes as the API writes them.
+
+use super::WireError;
+
+/// Reads a size: a whole number of bytes, maybe with one of the suffixes
+/// k, M, G and T, which are powers of 1024 (REFERENCE 1.1, create).
+/// Upper-case K is taken too; white space around is not part of it.
+///
+/// # Errors
+/// [`WireError::BadSize`] for anything else, and for what 64 bits cannot hold.
+pub fn parse_size(text: &str) -> Result<u64, WireError> {
+    let bad = || WireError::BadSize(text.to_owned());
+    let trimmed = text.trim();
+    let (digits, shift) = match trimmed.as_bytes().last() {
+        Some(b'k' | b'K') => (&trimmed[..trimmed.len() - 1], 10),
+        Some(b'M') => (&trimmed[..trimmed.len() - 1], 20),
+        Some(b'G') => (&trimmed[..trimmed.len() - 1], 30),
+        Some(b'T') => (&trimmed[..trimmed.len() - 1], 40),
+        _ => (trimmed, 0),
+    };
+    // `u64::from_str` takes a leading plus, the API does not.
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("10000000"), Ok(10_000_000));
+        assert_eq!(parse_size("4096k"), Ok(4_194_304));
+        assert_eq!(parse_size("160G"), Ok(160 << 30));
+        assert_eq!(parse_size(" 2T "), Ok(2 << 40));
+        for bad in [
+            "",
+            "k",
+            "1.5G",
+            "-1",
+            "+1",
+            "1e3",
+            "0x10",
+            "16777216T",
+            "9g",
+        ] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}
