@@ -1,9 +1,16 @@
 //! Moves disk images in and out of an OpenHosting cloud.
 
+pub mod buffer;
+pub mod chunk;
 pub mod cli;
+pub mod codec;
 pub mod credentials;
 pub mod drive;
 pub mod error;
+pub mod failure;
+pub mod image;
+pub mod plan;
+pub mod policy;
 pub mod wire;
 
 pub use credentials::Credentials;

@@ -1,0 +1,5 @@
+//! Gzip, both ways. Pure: bytes in, bytes out.
+
+mod gzip;
+
+pub use gzip::{Gzip, Level};

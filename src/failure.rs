@@ -1,0 +1,139 @@
+//! What became of one request that did not succeed: the vocabulary between the
+//! client, which makes these, and the policy, which decides about them.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind};
+use crate::wire::ErrorType;
+
+/// Why one attempt of one request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection: no byte of the request left this machine.
+    Connect(String),
+    /// The certificate of the endpoint was not accepted.
+    Certificate(String),
+    /// The connection broke after it was made. Whether the endpoint did what was
+    /// asked is not known.
+    Broken(String),
+    /// Nothing moved for this long. Whether the endpoint did what was asked is
+    /// not known.
+    Stalled(Duration),
+    /// The endpoint answered with an error.
+    Refused(Refusal),
+    /// The answer is not one of this API: a proxy's page, a redirect, a body of
+    /// the wrong length.
+    NotApi(String),
+}
+
+/// An error answer (REFERENCE section 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// What `X-Elastic-Error` names, if it is there and known.
+    pub error: Option<ErrorType>,
+    /// The first line of the body, cut to a length that fits a terminal.
+    pub message: String,
+    /// How long the endpoint asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Whether the endpoint may have done what was asked.
+    pub fn is_ambiguous(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Certificate(_) => false,
+            Self::Broken(_) | Self::Stalled(_) | Self::NotApi(_) => true,
+            // Of a 4xx the service says clearly that nothing was done. A
+            // timeout of a proxy (408) and all of 5xx leave it open; that a
+            // resource is full (507) does not.
+            Self::Refused(refusal) => {
+                refusal.status == 408 || refusal.status >= 500 && refusal.status != 507
+            }
+        }
+    }
+
+    /// The error to show for it. `what` was being done, as in "Cannot write to
+    /// the drive".
+    pub fn into_error(self, what: &str) -> Error {
+        let (kind, hint) = match &self {
+            Self::Connect(_) | Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
+            Self::Certificate(_) => (
+                ErrorKind::Rejected,
+                Some("Check the endpoint's name and this machine's date and certificates"),
+            ),
+            Self::NotApi(_) => (
+                ErrorKind::Protocol,
+                Some(
+                    "Check OHURI: it must be the API's endpoint, and no proxy may answer in its place",
+                ),
+            ),
+            Self::Refused(refusal) => refusal.kind_and_hint(),
+        };
+        let error = Error::new(kind, format!("{what}: {self}"));
+        match hint {
+            Some(hint) => error.hint_to(hint),
+            None => error,
+        }
+    }
+}
+
+impl Refusal {
+    fn kind_and_hint(&self) -> (ErrorKind, Option<&'static str>) {
+        match self.status {
+            401 | 403 => (
+                ErrorKind::Unauthenticated,
+                Some("Check OHAUTH: it must be <user uuid>:<secret API key>"),
+            ),
+            402 => (
+                ErrorKind::Rejected,
+                Some("The account's balance or subscription does not cover this"),
+            ),
+            404 => (
+                ErrorKind::NotFound,
+                Some("List your drives with: openhosting drives info"),
+            ),
+            409 => (
+                ErrorKind::Conflict,
+                Some("The drive is in use: stop the server or the imaging that uses it"),
+            ),
+            507 => (ErrorKind::Rejected, Some("The cloud has no room for this")),
+            408 | 425 | 429 | 500 | 502..=504 | 520..=524 => (ErrorKind::Unavailable, None),
+            300..=399 => (
+                ErrorKind::Protocol,
+                Some("Redirects are not followed: set OHURI to the endpoint itself"),
+            ),
+            _ => (ErrorKind::Rejected, None),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(why) => write!(f, "cannot connect: {why}"),
+            Self::Certificate(why) => write!(f, "certificate not accepted: {why}"),
+            Self::Broken(why) => write!(f, "connection broke: {why}"),
+            Self::Stalled(after) => {
+                write!(f, "nothing moved for {} s", after.as_secs_f32().ceil())
+            }
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::NotApi(why) => write!(f, "the answer is not from the API: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "endpoint answered {}", self.status)?;
+        if let Some(error) = self.error {
+            write!(f, " {error}")?;
+        }
+        if !self.message.is_empty() {
+            write!(f, " ({})", self.message)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Tells whether a file is still the one it was.
+
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What tells one state of a file from another without reading it: device,
+/// inode, size, and when it was last written to, in nanoseconds. Not when it was
+/// renamed or its permissions changed: that is no reason to give up. Of a block
+/// device, whose node has none of these, only its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    identity: Option<(u64, u64)>,
+    modified_ns: i128,
+}
+
+impl Fingerprint {
+    /// Takes the fingerprint of an open regular file or block device.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it is neither, or cannot be measured.
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
+        let fail = |cause: std::io::Error| {
+            Error::new(
+                ErrorKind::Image,
+                format!("Cannot measure {}", path.display()),
+            )
+            .because(cause)
+        };
+        let metadata = file.metadata().map_err(fail)?;
+        if metadata.file_type().is_block_device() {
+            let size = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))
+                .map_err(|errno| fail(errno.into()))?;
+            return Ok(Self {
+                size,
+                identity: None,
+                modified_ns: 0,
+            });
+        }
+        if !metadata.is_file() {
+            let kind = if metadata.is_dir() {
+                "a directory"
+            } else {
+                "neither a regular file nor a block device"
+            };
+            let what = format!("Cannot upload {}: it is {kind}", path.display());
+            return Err(Error::new(ErrorKind::Image, what)
+                .hint_to("Name a raw disk image, or the block device of a disk"));
+        }
+        Ok(Self {
+            size: metadata.len(),
+            identity: Some((metadata.dev(), metadata.ino())),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
+        })
+    }
+
+    /// Compares with an earlier fingerprint of the same file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Integrity`] that tells what changed.
+    pub fn check_same(&self, earlier: &Self, path: &Path) -> Result<()> {
+        let path = path.display();
+        let what = if self.size != earlier.size {
+            format!(
+                "{path} changed while it was read: its size was {} bytes and is {}",
+                earlier.size, self.size
+            )
+        } else if self != earlier {
+            format!("{path} changed while it was read: it was written to or replaced")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Integrity, what)
+            .hint_to("The drive holds a mixture now. Stop what writes to the image, or take a snapshot, and upload again"))
+    }
+}

@@ -1,0 +1,317 @@
+//! Walks an image chunk by chunk, in order, passing over holes without reading
+//! them: the work is proportional to the data, not to the size.
+
+use std::ops::Range;
+
+use super::{GzipImage, Image, RawImage};
+use crate::buffer::BufferPool;
+use crate::chunk::RawChunk;
+use crate::error::Result;
+use crate::plan::{Plan, Span};
+
+/// What the reader finds.
+#[derive(Debug)]
+pub enum Piece {
+    /// A chunk that was read.
+    Chunk(RawChunk),
+    /// Chunks, by index, that lie in a hole of the file and were not read.
+    Hole(Range<u64>),
+}
+
+/// Reads the chunks of an image in order.
+#[derive(Debug)]
+pub struct ImageReader {
+    image: Image,
+    plan: Plan,
+    pool: BufferPool,
+    next: u64,
+    /// The data extent found last, in bytes; it may cover many chunks.
+    extent: Range<u64>,
+    /// How far a gzip stream has been read, in bytes.
+    stream_offset: u64,
+}
+
+impl ImageReader {
+    /// A reader of the chunks of `plan` from number `first` on, into buffers of
+    /// `pool`.
+    pub fn new(image: Image, plan: Plan, first: u64, pool: BufferPool) -> Self {
+        Self {
+            image,
+            plan,
+            pool,
+            next: first,
+            extent: 0..0,
+            stream_offset: 0,
+        }
+    }
+
+    /// The next piece; `None` at the end, or when the pool was closed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read,
+    /// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if it changed since it was opened.
+    pub fn next_piece(&mut self) -> Result<Option<Piece>> {
+        let Some(span) = self.plan.span(self.next) else {
+            self.image.check_unchanged()?;
+            return Ok(None);
+        };
+        if let Image::Raw(image) = &self.image {
+            if self.extent.end <= span.offset {
+                // A change of the image in the middle is told before the end.
+                image.check_unchanged()?;
+                self.extent = image.data_after(span.offset)?.unwrap_or(u64::MAX..u64::MAX);
+            }
+            let hole = self
+                .plan
+                .within(span.offset..self.extent.start.max(span.offset));
+            if !hole.is_empty() {
+                self.next = hole.end;
+                return Ok(Some(Piece::Hole(hole)));
+            }
+        }
+        self.next += 1;
+        self.read(span)
+    }
+
+    fn read(&mut self, span: Span) -> Result<Option<Piece>> {
+        // A chunk's length fits: the pool could not hold it otherwise.
+        let Some(mut buffer) = self
+            .pool
+            .take(usize::try_from(span.len).unwrap_or(usize::MAX))
+        else {
+            return Ok(None);
+        };
+        match &mut self.image {
+            Image::Raw(image) => read_extents(image, &mut self.extent, span, &mut buffer)?,
+            Image::Gzip(image) => read_stream(image, &mut self.stream_offset, span, &mut buffer)?,
+        }
+        Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))))
+    }
+}
+
+/// Fills a chunk from the data extents in it; what lies between them is a hole,
+/// and so zero.
+fn read_extents(
+    image: &RawImage,
+    extent: &mut Range<u64>,
+    span: Span,
+    bytes: &mut [u8],
+) -> Result<()> {
+    let at = |offset: u64| usize::try_from(offset - span.offset).unwrap_or(usize::MAX);
+    let mut offset = span.offset;
+    while offset < span.end() {
+        if extent.end <= offset {
+            *extent = image.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX);
+        }
+        let data = extent.start.clamp(offset, span.end())..extent.end.min(span.end());
+        bytes[at(offset)..at(data.start)].fill(0);
+        if data.start < data.end {
+            image.read_at(&mut bytes[at(data.start)..at(data.end)], data.start)?;
+        }
+        offset = data.end.max(data.start);
+    }
+    Ok(())
+}
+
+fn read_stream(
+    image: &mut GzipImage,
+    stream_offset: &mut u64,
+    span: Span,
+    bytes: &mut [u8],
+) -> Result<()> {
+    if *stream_offset < span.offset {
+        image.skip(span.offset - *stream_offset, *stream_offset)?;
+    }
+    image.read_next(bytes, span.offset)?;
+    *stream_offset = span.end();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::num::NonZeroU64;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chunk::Checked;
+    use crate::error::ErrorKind;
+
+    fn reader(image: Image, chunk: u64, first: u64) -> (ImageReader, Plan) {
+        let plan = Plan::new(image.size(), NonZeroU64::new(chunk).unwrap());
+        let pool = BufferPool::new(2);
+        (ImageReader::new(image, plan, first, pool), plan)
+    }
+
+    /// What a drive that was zero would hold after all pieces are written, and
+    /// how many chunks were read.
+    fn replay(mut reader: ImageReader, plan: Plan, first: u64) -> (Vec<u8>, u64) {
+        let mut drive = vec![0; usize::try_from(plan.size()).unwrap()];
+        let (mut next, mut read) = (first, 0);
+        while let Some(piece) = reader.next_piece().unwrap() {
+            match piece {
+                Piece::Hole(range) => {
+                    assert_eq!(range.start, next);
+                    next = range.end;
+                }
+                Piece::Chunk(chunk) => {
+                    read += 1;
+                    let span = plan.span(next).unwrap();
+                    if let Checked::Data(data) = chunk.check() {
+                        assert_eq!(data.span(), span);
+                        let at = usize::try_from(span.offset).unwrap();
+                        drive[at..at + data.bytes().len()].copy_from_slice(data.bytes());
+                    }
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, plan.count());
+        (drive, read)
+    }
+
+    fn sparse(dir: &Path, size: u64, writes: &[(u64, Vec<u8>)]) -> (std::path::PathBuf, Vec<u8>) {
+        let path = dir.join("image");
+        let file = File::create(&path).unwrap();
+        file.set_len(size).unwrap();
+        let mut content = vec![0; usize::try_from(size).unwrap()];
+        for (offset, bytes) in writes {
+            let len = bytes.len().min(usize::try_from(size - offset).unwrap());
+            file.write_all_at(&bytes[..len], *offset).unwrap();
+            let at = usize::try_from(*offset).unwrap();
+            content[at..at + len].copy_from_slice(&bytes[..len]);
+        }
+        (path, content)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_read_is_the_file_whatever_its_holes(
+            size in 1_u64..400_000,
+            chunk in 1000_u64..150_000,
+            writes in proptest::collection::vec((0_u64..400_000, 1_usize..60_000), 0..5),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let writes: Vec<_> = writes
+                .into_iter()
+                .filter(|(offset, _)| *offset < size)
+                .map(|(offset, len)| (offset, (0..len).map(|i| (i % 251) as u8).collect()))
+                .collect();
+            let (path, content) = sparse(dir.path(), size, &writes);
+            let (reader, plan) = reader(Image::open_raw(&path).unwrap(), chunk, 0);
+            prop_assert_eq!(replay(reader, plan, 0).0, content);
+        }
+    }
+
+    #[test]
+    fn holes_are_never_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = 1 << 40;
+        let path = dir.path().join("image");
+        let file = File::create(&path).unwrap();
+        file.set_len(size).unwrap();
+        file.write_all_at(&[7; 4096], size / 2).unwrap();
+        let (mut reader, plan) = reader(Image::open_raw(&path).unwrap(), 5 << 20, 0);
+        let (mut holes, mut chunks) = (0, 0);
+        while let Some(piece) = reader.next_piece().unwrap() {
+            match piece {
+                Piece::Hole(range) => holes += range.end - range.start,
+                Piece::Chunk(_) => chunks += 1,
+            }
+        }
+        assert_eq!((holes + chunks, chunks), (plan.count(), 1));
+    }
+
+    #[test]
+    fn a_gzip_image_of_several_members_reads_from_any_chunk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.gz");
+        let content: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        let mut file = File::create(&path).unwrap();
+        for part in content.chunks(100_000) {
+            let mut gz = flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
+            gz.write_all(part).unwrap();
+            gz.finish().unwrap();
+        }
+        drop(file);
+        let image = Image::open_gzip(&path).unwrap();
+        assert_eq!(image.size(), 300_000);
+        let (full, plan) = reader(image, 70_000, 0);
+        assert_eq!(replay(full, plan, 0).0, content);
+        let (rest, plan) = reader(Image::open_gzip(&path).unwrap(), 70_000, 2);
+        let (drive, read) = replay(rest, plan, 2);
+        assert_eq!(read, 3);
+        assert_eq!(drive[140_000..], content[140_000..]);
+    }
+
+    #[test]
+    fn broken_gzip_is_refused_before_anything_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&[1; 10_000]).unwrap();
+        let sound = gz.finish().unwrap();
+        let mut bad_crc = sound.clone();
+        let at = sound.len() - 6;
+        bad_crc[at] ^= 1;
+        let mut garbage = sound.clone();
+        garbage.extend_from_slice(b"trailing garbage");
+        let cases = [
+            sound[..sound.len() - 9].to_vec(),
+            bad_crc,
+            garbage,
+            vec![9; 100],
+        ];
+        for (i, bytes) in cases.into_iter().enumerate() {
+            let path = dir.path().join(format!("{i}.gz"));
+            std::fs::write(&path, bytes).unwrap();
+            let error = Image::open_gzip(&path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Image, "{i}");
+        }
+    }
+
+    #[test]
+    fn a_change_while_reading_is_an_integrity_error() {
+        for truncate in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("image");
+            std::fs::write(&path, vec![1; 300_000]).unwrap();
+            let (mut reader, _) = reader(Image::open_raw(&path).unwrap(), 100_000, 0);
+            assert!(reader.next_piece().unwrap().is_some());
+            let file = File::options().write(true).open(&path).unwrap();
+            if truncate {
+                file.set_len(100_000).unwrap();
+            } else {
+                file.write_all_at(b"x", 0).unwrap();
+            }
+            let error = loop {
+                match reader.next_piece() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("nothing was noticed"),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::Integrity);
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        File::create(&empty).unwrap();
+        for path in [
+            &empty,
+            dir.path(),
+            Path::new("/dev/null"),
+            Path::new("/nonexistent"),
+        ] {
+            let error = Image::open_raw(path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Image, "{}", path.display());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Which chunk is where: pure arithmetic over sizes and offsets in bytes.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+/// Bytes of a chunk unless the user says otherwise: 5 MiB, as the service's
+/// documentation prints it (REFERENCE section 2, "Chunk defaults").
+pub const CHUNK_BYTES_DEFAULT: u64 = 5 * 1024 * 1024;
+
+/// Where one chunk lies in the image, and so on the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// Number of the chunk, from 0, over the whole image.
+    pub index: u64,
+    /// Its first byte.
+    pub offset: u64,
+    /// Its length in bytes, never 0.
+    pub len: u64,
+}
+
+impl Span {
+    /// The first byte after it.
+    pub fn end(self) -> u64 {
+        self.offset + self.len
+    }
+}
+
+/// The division of an image into chunks: all of one size but the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    size: u64,
+    chunk: NonZeroU64,
+}
+
+impl Plan {
+    /// A plan for an image of `size` bytes in chunks of `chunk` bytes.
+    pub fn new(size: u64, chunk: NonZeroU64) -> Self {
+        Self { size, chunk }
+    }
+
+    /// Bytes of the image.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of every chunk but the last.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.chunk.get()
+    }
+
+    /// How many chunks there are.
+    pub fn count(&self) -> u64 {
+        self.size.div_ceil(self.chunk.get())
+    }
+
+    /// The chunk that holds the byte at `offset`.
+    pub fn index_of(&self, offset: u64) -> u64 {
+        offset / self.chunk
+    }
+
+    /// Where chunk `index` lies; `None` beyond the end.
+    pub fn span(&self, index: u64) -> Option<Span> {
+        let offset = index.checked_mul(self.chunk.get())?;
+        (offset < self.size).then(|| Span {
+            index,
+            offset,
+            len: self.chunk.get().min(self.size - offset),
+        })
+    }
+
+    /// The chunks that lie wholly within `bytes`.
+    pub fn within(&self, bytes: Range<u64>) -> Range<u64> {
+        let first = bytes.start.div_ceil(self.chunk.get());
+        let end = if bytes.end >= self.size {
+            self.count()
+        } else {
+            bytes.end / self.chunk
+        };
+        first..end.max(first)
+    }
+
+    /// Bytes in a range of chunks.
+    pub fn bytes_in(&self, chunks: &Range<u64>) -> u64 {
+        let start = chunks.start.saturating_mul(self.chunk.get()).min(self.size);
+        let end = chunks.end.saturating_mul(self.chunk.get()).min(self.size);
+        end.saturating_sub(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan(size: u64, chunk: u64) -> Plan {
+        Plan::new(size, NonZeroU64::new(chunk).unwrap())
+    }
+
+    #[test]
+    fn the_documentation_s_example_is_two_chunks() {
+        let plan = plan(10_000_000, CHUNK_BYTES_DEFAULT);
+        assert_eq!(plan.count(), 2);
+        let last = plan.span(1).unwrap();
+        assert_eq!((last.offset, last.len), (5_242_880, 4_757_120));
+        assert_eq!(plan.span(2), None);
+    }
+
+    #[test]
+    fn chunks_within_a_hole_are_whole_ones() {
+        let plan = plan(95, 10);
+        assert_eq!(plan.within(5..35), 1..3);
+        assert_eq!(plan.within(5..95), 1..10);
+        assert_eq!(plan.within(91..95), 10..10);
+        assert_eq!(plan.within(11..19), 2..2);
+        assert_eq!(plan.bytes_in(&(8..10)), 15);
+    }
+
+    proptest! {
+        #[test]
+        fn the_chunks_tile_the_image(size in 0_u64..1 << 50, chunk in 1_u64..1 << 40) {
+            let plan = plan(size, chunk);
+            let count = plan.count();
+            prop_assert_eq!(plan.bytes_in(&(0..count)), size);
+            prop_assert!(plan.span(count).is_none());
+            if let Some(last) = count.checked_sub(1).and_then(|i| plan.span(i)) {
+                prop_assert_eq!(last.end(), size);
+                prop_assert!(last.len >= 1 && last.len <= chunk);
+                prop_assert_eq!(plan.index_of(last.offset), last.index);
+            }
+        }
+    }
+}

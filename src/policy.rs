@@ -1,0 +1,24 @@
+//! Every decision of a transfer, and nothing else. What is here is handed time,
+//! chance and outcomes, and answers with what to do next: no I/O, no clock, no
+//! async. A seeded simulator can play whole transfers through it.
+//!
+//! Time is a [`Duration`](std::time::Duration) since the transfer began; chance is a seeded
+//! generator.
+
+mod backoff;
+mod breaker;
+mod concurrency;
+mod create;
+mod engine;
+mod ledger;
+mod retry;
+mod zeros;
+
+pub use backoff::Backoff;
+pub use breaker::Breaker;
+pub use concurrency::Concurrency;
+pub use create::{CreateStep, Creation, TOKEN_KEY};
+pub use engine::{Action, Ending, Engine, EngineConfig};
+pub use ledger::Ledger;
+pub use retry::{Attempts, Class, Operation, classify};
+pub use zeros::Zeros;

@@ -1,0 +1,70 @@
+//! How long to wait before another attempt.
+
+use std::time::Duration;
+
+/// Full jitter: a wait drawn evenly from nothing up to `base * 2^n`, at most
+/// `cap` (FAULTS 3.4). Evenly, so that workers that failed together do not come
+/// back together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    base: Duration,
+    cap: Duration,
+}
+
+impl Backoff {
+    /// After a fault of the network or the endpoint.
+    pub const TRANSIENT: Self = Self {
+        base: Duration::from_millis(500),
+        cap: Duration::from_secs(30),
+    };
+    /// When the endpoint asks for less, or the drive is busy.
+    pub const THROTTLE: Self = Self {
+        base: Duration::from_secs(1),
+        cap: Duration::from_secs(60),
+    };
+
+    /// The wait after failure number `n`, counted from 0.
+    pub fn wait(self, n: u32, rng: &mut fastrand::Rng) -> Duration {
+        self.ceiling(n).mul_f64(rng.f64())
+    }
+
+    /// The longest that [`Backoff::wait`] can be.
+    pub fn ceiling(self, n: u32) -> Duration {
+        self.base.saturating_mul(1 << n.min(16)).min(self.cap)
+    }
+}
+
+/// A wait that obeys the endpoint's `Retry-After`: not before it, and spread
+/// over a tenth more, at most five minutes.
+pub(super) fn obey(retry_after: Duration, wait: Duration, rng: &mut fastrand::Rng) -> Duration {
+    const CEILING: Duration = Duration::from_secs(300);
+    let asked = retry_after.mul_f64(1.0 + rng.f64() / 10.0);
+    asked.max(wait).min(CEILING)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_wait_stays_below_its_ceiling_and_the_cap(n in any::<u32>(), seed in any::<u64>()) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            for backoff in [Backoff::TRANSIENT, Backoff::THROTTLE] {
+                let wait = backoff.wait(n, &mut rng);
+                prop_assert!(wait <= backoff.ceiling(n));
+                prop_assert!(backoff.ceiling(n) <= backoff.cap);
+            }
+        }
+
+        #[test]
+        fn retry_after_is_obeyed_up_to_five_minutes(asked in 0_u64..1000, seed in any::<u64>()) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let wait = obey(Duration::from_secs(asked), Duration::from_secs(2), &mut rng);
+            prop_assert!(wait >= Duration::from_secs(asked.min(300)));
+            prop_assert!(wait <= Duration::from_secs(300));
+        }
+    }
+}

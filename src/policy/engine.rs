@@ -1,0 +1,697 @@
+//! The course of one transfer as a state machine: what is to be done next, given
+//! all that happened so far. The shell asks [`Engine::next`], does it, and tells
+//! the engine what came of it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify, wait};
+use super::{Breaker, Concurrency, Ledger, Zeros};
+use crate::failure::Failure;
+use crate::plan::{Plan, Span};
+
+/// Attempts at one chunk while others succeed; during an outage they do not
+/// count.
+const ATTEMPTS_MAX: u32 = 10;
+/// How long a drive that this transfer created may be unknown to the endpoint.
+const FRESH_FOR: Duration = Duration::from_secs(60);
+/// How long a busy drive is waited for when the cause is not our own.
+const BUSY_FOR: Duration = Duration::from_secs(600);
+
+/// What an [`Engine`] needs to know.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The division into chunks.
+    pub plan: Plan,
+    /// The first chunk to transfer.
+    pub first: u64,
+    /// Most requests in flight.
+    pub jobs: u32,
+    /// What to do with holes.
+    pub zeros: Zeros,
+    /// What the requests do: write or read.
+    pub operation: Operation,
+    /// Whether the drive was created by this transfer, just now.
+    pub is_fresh: bool,
+    /// Give up when nothing succeeded for so long.
+    pub max_outage: Duration,
+    /// Seed of all chance.
+    pub seed: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make an attempt at this chunk, then call [`Engine::answered`]. A chunk
+    /// that was never given to [`Engine::chunk`] is all zero.
+    Send(Span),
+    /// Read back these bytes, which were never written, then call
+    /// [`Engine::proved`].
+    ProveZeros(Span),
+    /// Make one cheap request to see whether the endpoint is back, then call
+    /// [`Engine::probed`].
+    Probe,
+    /// Ask who claims the drive, then call [`Engine::looked`].
+    Look,
+    /// Nothing before something happens, or before this time.
+    Wait(Option<Duration>),
+    /// The transfer is over and nothing is in flight.
+    End(Ending),
+}
+
+/// How a transfer ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Every chunk is settled.
+    Complete,
+    /// A chunk was refused for good.
+    Failed(Failure),
+    /// The endpoint did not recover in time, or one chunk never got through.
+    GaveUp(Failure),
+    /// The drive is claimed by somebody.
+    Claimed(String),
+    /// The image could not be read; the shell has the error.
+    ImageFailed,
+    /// The user asked to stop.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tries {
+    /// Failures of all kinds.
+    failures: u32,
+    /// Failures that may be permanent.
+    doubtful: u32,
+    /// Failures while other chunks succeeded.
+    counted: u32,
+    /// Successes of others when it failed last.
+    successes: u64,
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    ledger: Ledger,
+    zeros: Zeros,
+    /// Chunks to send for the first time.
+    ready: VecDeque<u64>,
+    /// Holes that wait for the proof, or to be written as zeros.
+    holes: VecDeque<Range<u64>>,
+    /// Chunks to send again, by when.
+    delayed: BinaryHeap<Reverse<(Duration, u64)>>,
+    /// Chunks being sent, with the limit at the time.
+    in_flight: BTreeMap<u64, u32>,
+    tries: HashMap<u64, Tries>,
+    concurrency: Concurrency,
+    breaker: Breaker,
+    /// Nobody sends before.
+    gate: Duration,
+    probe_at: Duration,
+    /// Requests about the transfer, not of it, that are under way.
+    asking: u32,
+    look_due: bool,
+    busy_since: Option<Duration>,
+    successes: u64,
+    retries: u64,
+    skipped_bytes: u64,
+    image_ended: bool,
+    ending: Option<Ending>,
+    rng: fastrand::Rng,
+}
+
+impl Engine {
+    /// An engine at the start of a transfer, which is time 0.
+    pub fn new(config: EngineConfig) -> Self {
+        let all = config.first..config.plan.count().max(config.first);
+        Self {
+            ledger: Ledger::new(all),
+            zeros: config.zeros,
+            ready: VecDeque::new(),
+            holes: VecDeque::new(),
+            delayed: BinaryHeap::new(),
+            in_flight: BTreeMap::new(),
+            tries: HashMap::new(),
+            concurrency: Concurrency::new(config.jobs),
+            breaker: Breaker::new(config.max_outage),
+            gate: Duration::ZERO,
+            probe_at: Duration::ZERO,
+            asking: 0,
+            look_due: false,
+            busy_since: None,
+            successes: 0,
+            retries: 0,
+            skipped_bytes: 0,
+            image_ended: false,
+            ending: None,
+            rng: fastrand::Rng::with_seed(config.seed),
+            config,
+        }
+    }
+
+    /// Whether another chunk may be given now. Bounds what is ready but not
+    /// sent; the bytes are bounded by the pool of buffers.
+    pub fn wants_chunk(&self) -> bool {
+        self.ending.is_none()
+            && !self.image_ended
+            && self.ready.len() < self.concurrency.limit() as usize
+    }
+
+    /// A chunk of data is ready to be sent.
+    pub fn chunk(&mut self, index: u64) {
+        self.ready.push_back(index);
+    }
+
+    /// These chunks are all zero.
+    pub fn hole(&mut self, chunks: Range<u64>) {
+        if self.zeros == Zeros::Skip {
+            self.skip(chunks);
+        } else if !chunks.is_empty() {
+            self.holes.push_back(chunks);
+        }
+    }
+
+    /// The image has no more chunks.
+    pub fn image_ended(&mut self) {
+        self.image_ended = true;
+    }
+
+    /// The image could not be read, or changed.
+    pub fn image_failed(&mut self) {
+        self.end(Ending::ImageFailed);
+    }
+
+    /// The user wants to stop: no new requests; those in flight may finish.
+    pub fn stop(&mut self) {
+        self.end(Ending::Stopped);
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: Duration) -> Action {
+        if let Some(ending) = &self.ending {
+            return if self.is_quiet() {
+                Action::End(ending.clone())
+            } else {
+                Action::Wait(None)
+            };
+        }
+        if self.ledger.is_complete() && self.image_ended && self.is_quiet() {
+            return Action::End(Ending::Complete);
+        }
+        if self.breaker.is_open() {
+            return self.next_in_outage(now);
+        }
+        if self.look_due {
+            self.look_due = false;
+            self.asking += 1;
+            return Action::Look;
+        }
+        if now < self.gate {
+            return Action::Wait(Some(self.gate));
+        }
+        if let Some(span) = self.zeros_to_prove() {
+            self.zeros = Zeros::Proving;
+            self.asking += 1;
+            return Action::ProveZeros(span);
+        }
+        let limit = self.concurrency.limit();
+        if self.in_flight.len() < limit as usize
+            && let Some(span) = self.next_chunk(now)
+        {
+            self.in_flight.insert(span.index, limit);
+            return Action::Send(span);
+        }
+        Action::Wait(self.delayed.peek().map(|Reverse((due, _))| *due))
+    }
+
+    /// An attempt at a chunk ended.
+    pub fn answered(&mut self, index: u64, answer: Result<(), Failure>, now: Duration) {
+        let limit_then = self.in_flight.remove(&index).unwrap_or_default();
+        match answer {
+            Ok(()) => {
+                self.ledger.settle(index..index + 1);
+                self.tries.remove(&index);
+                self.successes += 1;
+                self.busy_since = None;
+                self.concurrency.succeeded();
+                self.recovered();
+            }
+            Err(failure) => self.failed(index, limit_then, failure, now),
+        }
+    }
+
+    /// The read-back of a range that was never written ended: whether it was all
+    /// zero.
+    pub fn proved(&mut self, is_zero: Result<bool, Failure>) {
+        self.asking -= 1;
+        // No answer is no proof: then zeros are written, which is always right.
+        if is_zero == Ok(true) {
+            self.zeros = Zeros::Skip;
+            for chunks in std::mem::take(&mut self.holes) {
+                self.skip(chunks);
+            }
+        } else {
+            self.zeros = Zeros::Write;
+        }
+    }
+
+    /// A probe during an outage ended.
+    pub fn probed(&mut self, answer: Result<(), Failure>, now: Duration) {
+        self.asking -= 1;
+        match answer {
+            Ok(()) => self.recovered(),
+            Err(failure) => match classify(Operation::Read, &failure) {
+                Class::Permanent => self.end(Ending::Failed(failure)),
+                _ if self.is_hopeless(now) => self.end(Ending::GaveUp(failure)),
+                _ => self.probe_at = now + self.breaker.next_probe(&mut self.rng),
+            },
+        }
+    }
+
+    /// It was asked who claims the drive, after it was busy: a server or an
+    /// imaging, or nobody.
+    pub fn looked(&mut self, claimed: Option<String>) {
+        self.asking -= 1;
+        if let Some(by) = claimed {
+            self.end(Ending::Claimed(by));
+        }
+    }
+
+    /// The first chunk that is not settled: where to resume.
+    pub fn first_open(&self) -> u64 {
+        self.ledger.first_open()
+    }
+
+    /// Bytes of holes that were left out.
+    pub fn skipped_bytes(&self) -> u64 {
+        self.skipped_bytes
+    }
+
+    /// Attempts beyond the first one of each chunk.
+    pub fn retries(&self) -> u64 {
+        self.retries
+    }
+
+    /// What is done with holes, as far as it is known.
+    pub fn zeros(&self) -> Zeros {
+        self.zeros
+    }
+
+    fn failed(&mut self, index: u64, limit_then: u32, failure: Failure, now: Duration) {
+        if self.ending.is_some() {
+            return;
+        }
+        let mut class = classify(self.config.operation, &failure);
+        if class == Class::Permanent && self.is_too_new(&failure, now) {
+            class = Class::Transient;
+        }
+        let tries = self.tries.entry(index).or_default();
+        tries.failures += 1;
+        if self.successes > tries.successes {
+            tries.counted += 1;
+            tries.successes = self.successes;
+        }
+        let tries = *tries;
+        let mut all_wait = class == Class::Throttle;
+        match class {
+            Class::Permanent | Class::Ambiguous => return self.end(Ending::Failed(failure)),
+            Class::Doubtful => {
+                self.breaker.stuck(now);
+                let tries = self.tries.entry(index).or_default();
+                tries.doubtful += 1;
+                if tries.doubtful >= DOUBTFUL_ATTEMPTS {
+                    return self.end(Ending::Failed(failure));
+                }
+            }
+            Class::Transient => {
+                if self.breaker.failed(now) {
+                    self.probe_at = now + self.breaker.next_probe(&mut self.rng);
+                }
+            }
+            Class::Throttle => self.breaker.stuck(now),
+            Class::Busy => {
+                if limit_then <= self.concurrency.limit() && !self.concurrency.busy() {
+                    // One writer, and still busy: somebody else has the drive.
+                    let since = *self.busy_since.get_or_insert_with(|| {
+                        self.look_due = true;
+                        now
+                    });
+                    all_wait = true;
+                    if now >= since + BUSY_FOR.min(self.config.max_outage) {
+                        return self.end(Ending::Failed(failure));
+                    }
+                }
+            }
+        }
+        if tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now) {
+            return self.end(Ending::GaveUp(failure));
+        }
+        let due = now + wait(class, &failure, tries.failures - 1, &mut self.rng);
+        if all_wait {
+            self.gate = self.gate.max(due);
+        }
+        self.retries += 1;
+        self.delayed.push(Reverse((due, index)));
+    }
+
+    fn next_in_outage(&mut self, now: Duration) -> Action {
+        if self.asking > 0 {
+            return Action::Wait(None);
+        }
+        if now < self.probe_at {
+            return Action::Wait(Some(self.probe_at));
+        }
+        self.asking += 1;
+        Action::Probe
+    }
+
+    fn zeros_to_prove(&self) -> Option<Span> {
+        if self.zeros != Zeros::Unproven {
+            return None;
+        }
+        self.config.plan.span(self.holes.front()?.start)
+    }
+
+    /// The next chunk to send: one whose wait is over, a new one, or zeros.
+    fn next_chunk(&mut self, now: Duration) -> Option<Span> {
+        let index = if let Some(Reverse((due, index))) = self.delayed.peek().copied()
+            && due <= now
+        {
+            self.delayed.pop();
+            index
+        } else if let Some(index) = self.ready.pop_front() {
+            index
+        } else if self.zeros == Zeros::Write {
+            let chunks = self.holes.front_mut()?;
+            let index = chunks.start;
+            chunks.start += 1;
+            if chunks.is_empty() {
+                self.holes.pop_front();
+            }
+            index
+        } else {
+            return None;
+        };
+        self.config.plan.span(index)
+    }
+
+    fn skip(&mut self, chunks: Range<u64>) {
+        self.skipped_bytes += self.config.plan.bytes_in(&chunks);
+        self.ledger.settle(chunks);
+    }
+
+    fn recovered(&mut self) {
+        if self.breaker.succeeded() {
+            self.concurrency.halve();
+        }
+    }
+
+    fn is_hopeless(&self, now: Duration) -> bool {
+        self.breaker.gives_up_at().is_some_and(|at| now >= at)
+    }
+
+    /// A drive that was made a moment ago may not be known everywhere yet.
+    fn is_too_new(&self, failure: &Failure, now: Duration) -> bool {
+        let is_missing = matches!(failure, Failure::Refused(refusal) if refusal.status == 404);
+        is_missing && self.config.is_fresh && now < FRESH_FOR
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty() && self.asking == 0
+    }
+
+    /// The first reason to end is the one that counts.
+    fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::failure::Refusal;
+    use crate::wire::ErrorType;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn engine(chunks: u64, jobs: u32, zeros: Zeros) -> Engine {
+        Engine::new(EngineConfig {
+            plan: Plan::new(chunks * 10, NonZeroU64::new(10).unwrap()),
+            first: 0,
+            jobs,
+            zeros,
+            operation: Operation::Write,
+            is_fresh: false,
+            max_outage: 900 * S,
+            seed: 1,
+        })
+    }
+
+    fn refused(status: u16, error: Option<ErrorType>) -> Failure {
+        Failure::Refused(Refusal {
+            status,
+            error,
+            message: String::new(),
+            retry_after: None,
+        })
+    }
+
+    fn sent(action: &Action) -> u64 {
+        match action {
+            Action::Send(span) => span.index,
+            other => panic!("{other:?} instead of a chunk"),
+        }
+    }
+
+    #[test]
+    fn all_chunks_confirmed_is_complete_and_nothing_less() {
+        let mut engine = engine(3, 2, Zeros::Write);
+        engine.chunk(0);
+        engine.chunk(1);
+        assert_eq!(sent(&engine.next(S)), 0);
+        assert_eq!(sent(&engine.next(S)), 1);
+        assert_eq!(engine.next(S), Action::Wait(None));
+        engine.answered(1, Ok(()), S);
+        engine.answered(0, Ok(()), S);
+        engine.image_ended();
+        assert_eq!(engine.next(S), Action::Wait(None));
+        engine.hole(2..3);
+        assert_eq!(sent(&engine.next(S)), 2);
+        assert_eq!(engine.next(S), Action::Wait(None));
+        engine.answered(2, Ok(()), S);
+        assert_eq!(engine.next(S), Action::End(Ending::Complete));
+    }
+
+    #[test]
+    fn holes_are_skipped_only_after_the_proof() {
+        for (proof, skips) in [
+            (Ok(true), true),
+            (Ok(false), false),
+            (Err(refused(405, None)), false),
+        ] {
+            let mut engine = engine(4, 2, Zeros::for_drive(true));
+            engine.hole(0..3);
+            engine.chunk(3);
+            assert!(matches!(engine.next(S), Action::ProveZeros(span) if span.index == 0));
+            assert_eq!(sent(&engine.next(S)), 3);
+            engine.answered(3, Ok(()), S);
+            assert_eq!(engine.next(S), Action::Wait(None));
+            engine.proved(proof);
+            engine.image_ended();
+            if skips {
+                assert_eq!(engine.next(S), Action::End(Ending::Complete));
+                assert_eq!(engine.skipped_bytes(), 30);
+            } else {
+                for index in 0..3 {
+                    assert_eq!(sent(&engine.next(S)), index);
+                    engine.answered(index, Ok(()), S);
+                }
+                assert_eq!(engine.next(S), Action::End(Ending::Complete));
+                assert_eq!(engine.skipped_bytes(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_drive_that_was_there_before_gets_its_zeros() {
+        let mut engine = engine(2, 4, Zeros::for_drive(false));
+        engine.hole(0..2);
+        assert_eq!(sent(&engine.next(S)), 0);
+        assert_eq!(sent(&engine.next(S)), 1);
+    }
+
+    #[test]
+    fn a_refused_chunk_ends_it_after_the_others_finish() {
+        let mut engine = engine(3, 3, Zeros::Write);
+        for index in 0..3 {
+            engine.chunk(index);
+            engine.next(S);
+        }
+        engine.answered(1, Err(refused(507, None)), S);
+        assert!(!engine.wants_chunk());
+        assert_eq!(engine.next(S), Action::Wait(None));
+        engine.answered(0, Ok(()), S);
+        // A failure of another one now changes nothing.
+        engine.answered(2, Err(refused(401, None)), S);
+        let ending = Ending::Failed(refused(507, None));
+        assert_eq!(engine.next(S), Action::End(ending));
+        assert_eq!(engine.first_open(), 1);
+    }
+
+    #[test]
+    fn busy_lowers_the_workers_to_one_and_then_looks_who_has_the_drive() {
+        let busy = || Err(refused(409, Some(ErrorType::Busy)));
+        let mut engine = engine(100, 4, Zeros::Write);
+        for index in 0..4 {
+            engine.chunk(index);
+            assert_eq!(sent(&engine.next(S)), index);
+        }
+        // Three of one volley are busy: that lowers the limit once.
+        for index in 1..4 {
+            engine.answered(index, busy(), S);
+        }
+        engine.answered(0, Ok(()), S);
+        assert_eq!(engine.concurrency.limit(), 2);
+        let later = 100 * S;
+        let (a, b) = (sent(&engine.next(later)), sent(&engine.next(later)));
+        engine.answered(a, busy(), later);
+        engine.answered(b, Ok(()), later);
+        assert_eq!(engine.concurrency.limit(), 1);
+        let later = 200 * S;
+        let c = sent(&engine.next(later));
+        engine.answered(c, busy(), later);
+        assert_eq!(engine.next(later), Action::Look);
+        engine.looked(None);
+        assert!(matches!(engine.next(later), Action::Wait(Some(_))));
+        let later = 300 * S;
+        let c = sent(&engine.next(later));
+        engine.answered(c, busy(), later);
+        assert!(!engine.look_due, "one look is enough");
+        assert!(matches!(engine.next(later), Action::Wait(Some(_))));
+        let later = 900 * S;
+        let c = sent(&engine.next(later));
+        engine.answered(c, busy(), later);
+        let ending = Ending::Failed(refused(409, Some(ErrorType::Busy)));
+        assert_eq!(engine.next(later), Action::End(ending));
+    }
+
+    #[test]
+    fn an_outage_opens_the_breaker_probes_and_comes_back_with_half() {
+        let mut engine = engine(100, 4, Zeros::Write);
+        let mut now = S;
+        for index in 0..4 {
+            engine.chunk(index);
+            engine.next(now);
+        }
+        for index in 0..4 {
+            engine.answered(index, Err(Failure::Broken("reset".into())), now);
+        }
+        now = 100 * S;
+        let index = sent(&engine.next(now));
+        engine.answered(index, Err(Failure::Stalled(30 * S)), now);
+        assert!(matches!(engine.next(now), Action::Wait(Some(_))));
+        now = 150 * S;
+        assert_eq!(engine.next(now), Action::Probe);
+        assert_eq!(engine.next(now), Action::Wait(None));
+        engine.probed(Err(Failure::Connect("refused".into())), now);
+        now = 200 * S;
+        assert_eq!(engine.next(now), Action::Probe);
+        engine.probed(Ok(()), now);
+        assert_eq!(engine.concurrency.limit(), 2);
+        sent(&engine.next(now));
+    }
+
+    #[test]
+    fn an_outage_without_end_is_given_up_and_can_be_resumed() {
+        let mut engine = engine(100, 1, Zeros::Write);
+        engine.chunk(0);
+        let mut now = S;
+        let ending = loop {
+            match engine.next(now) {
+                Action::Send(span) => {
+                    engine.answered(span.index, Err(Failure::Connect("refused".into())), now);
+                }
+                Action::Probe => engine.probed(Err(Failure::Connect("refused".into())), now),
+                Action::Wait(Some(until)) => {
+                    assert!(until > now, "a wait that is over already");
+                    now = until;
+                }
+                Action::End(ending) => break ending,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(ending, Ending::GaveUp(Failure::Connect("refused".into())));
+        assert!(now >= 901 * S && now < 940 * S, "{now:?}");
+    }
+
+    #[test]
+    fn a_page_of_a_proxy_is_tried_a_few_times() {
+        let mut engine = engine(1, 1, Zeros::Write);
+        engine.chunk(0);
+        let (mut now, mut attempts) = (S, 0);
+        let ending = loop {
+            match engine.next(now) {
+                Action::Send(span) => {
+                    attempts += 1;
+                    engine.answered(span.index, Err(Failure::NotApi("html".into())), now);
+                }
+                Action::Wait(Some(until)) => now = until,
+                Action::End(ending) => break ending,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(attempts, DOUBTFUL_ATTEMPTS);
+        assert_eq!(ending, Ending::Failed(Failure::NotApi("html".into())));
+    }
+
+    #[test]
+    fn retry_after_holds_back_all_workers() {
+        let mut engine = engine(2, 2, Zeros::Write);
+        engine.chunk(0);
+        engine.chunk(1);
+        sent(&engine.next(S));
+        let failure = Failure::Refused(Refusal {
+            status: 429,
+            error: None,
+            message: String::new(),
+            retry_after: Some(20 * S),
+        });
+        engine.answered(0, Err(failure), S);
+        let Action::Wait(Some(until)) = engine.next(S) else {
+            panic!("nobody waits");
+        };
+        assert!(until >= 21 * S && until <= 24 * S);
+        sent(&engine.next(until));
+    }
+
+    #[test]
+    fn a_drive_made_just_now_may_be_missing_for_a_minute() {
+        let missing = refused(404, Some(ErrorType::Missing));
+        let mut config = engine(1, 1, Zeros::Write).config;
+        config.is_fresh = true;
+        let mut engine = Engine::new(config);
+        engine.chunk(0);
+        sent(&engine.next(S));
+        engine.answered(0, Err(missing.clone()), S);
+        sent(&engine.next(60 * S));
+        engine.answered(0, Err(missing.clone()), 60 * S);
+        assert_eq!(engine.next(60 * S), Action::End(Ending::Failed(missing)));
+    }
+
+    #[test]
+    fn stop_lets_what_is_in_flight_finish() {
+        let mut engine = engine(2, 1, Zeros::Write);
+        engine.chunk(0);
+        engine.chunk(1);
+        sent(&engine.next(S));
+        engine.stop();
+        assert_eq!(engine.next(S), Action::Wait(None));
+        engine.answered(0, Ok(()), S);
+        assert_eq!(engine.next(S), Action::End(Ending::Stopped));
+        assert_eq!(engine.first_open(), 1);
+    }
+}

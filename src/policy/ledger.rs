@@ -1,0 +1,69 @@
+//! Which chunks are settled. Success is computed from this, and from nothing
+//! else: not from workers alive, not from counts.
+
+use std::ops::Range;
+
+use rangemap::RangeSet;
+
+/// The settled chunks of a transfer, by index, as ranges: its size follows the
+/// number of gaps, not the number of chunks.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    all: Range<u64>,
+    settled: RangeSet<u64>,
+}
+
+impl Ledger {
+    /// A ledger of the chunks in `all`, none of them settled.
+    pub fn new(all: Range<u64>) -> Self {
+        Self {
+            all,
+            settled: RangeSet::new(),
+        }
+    }
+
+    /// Marks chunks as settled.
+    pub fn settle(&mut self, chunks: Range<u64>) {
+        if !chunks.is_empty() {
+            self.settled.insert(chunks);
+        }
+    }
+
+    /// Whether a chunk is settled.
+    pub fn is_settled(&self, index: u64) -> bool {
+        self.settled.contains(&index)
+    }
+
+    /// The first chunk that is not settled; the end if all are.
+    pub fn first_open(&self) -> u64 {
+        match self.settled.get(&self.all.start) {
+            Some(range) => range.end.min(self.all.end),
+            None => self.all.start,
+        }
+    }
+
+    /// Whether every chunk is settled.
+    pub fn is_complete(&self) -> bool {
+        self.first_open() >= self.all.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complete_only_when_nothing_is_missing() {
+        let mut ledger = Ledger::new(2..10);
+        assert_eq!(ledger.first_open(), 2);
+        ledger.settle(3..10);
+        assert_eq!(ledger.first_open(), 2);
+        assert!(!ledger.is_complete());
+        ledger.settle(2..2);
+        assert!(!ledger.is_complete());
+        ledger.settle(2..3);
+        assert!(ledger.is_complete());
+        assert!(ledger.is_settled(9) && !ledger.is_settled(10));
+        assert!(Ledger::new(5..5).is_complete());
+    }
+}
