@@ -1,5 +1,29 @@
 //! The command line: the only place that prints, reads the environment, asks
 //! on the terminal and hears signals.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod arguments;
+mod call;
+mod display;
+mod environment;
 mod exit;
+mod signals;
+mod upload;
+
+pub use call::main as call_main;
+pub use upload::main as upload_main;
+
+use std::future::Future;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs a command to its end.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::new(ErrorKind::Local, "Cannot start").because(cause))?;
+    let result = runtime.block_on(work);
+    // Threads that wait for a slow disk are not waited for.
+    runtime.shutdown_background();
+    result
+}

@@ -2,4 +2,4 @@
 
 mod gzip;
 
-pub use gzip::{Gzip, Level};
+pub use gzip::{Gzip, Level, gzip_zeros};

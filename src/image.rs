@@ -22,7 +22,7 @@ pub enum Image {
     /// A file or block device whose bytes are the disk's.
     Raw(RawImage),
     /// A gzip file whose content is the disk's bytes.
-    Gzip(GzipImage),
+    Gzip(Box<GzipImage>),
 }
 
 impl Image {
@@ -41,7 +41,7 @@ impl Image {
     /// # Errors
     /// As [`Image::open_raw`], and for a file that is not sound gzip.
     pub fn open_gzip(path: &Path) -> Result<Self> {
-        GzipImage::open(path).map(Self::Gzip)
+        GzipImage::open(path).map(Box::new).map(Self::Gzip)
     }
 
     /// Bytes of the disk.

@@ -1,5 +1,6 @@
 //! Moves disk images in and out of an OpenHosting cloud.
 
+pub mod api;
 pub mod buffer;
 pub mod chunk;
 pub mod cli;
@@ -9,8 +10,10 @@ pub mod drive;
 pub mod error;
 pub mod failure;
 pub mod image;
+pub mod monitor;
 pub mod plan;
 pub mod policy;
+pub mod transfer;
 pub mod wire;
 
 pub use credentials::Credentials;

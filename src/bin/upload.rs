@@ -1,1 +1,7 @@
-fn main() {}
+//! See [`openhosting::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    openhosting::cli::upload_main()
+}

@@ -1,5 +1,6 @@
 //! Exit codes, the same for all tools, and how an error is told.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::error::{Error, ErrorKind};
@@ -33,10 +34,15 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
 
 /// Prints an error in one line and its hint in another.
 pub(super) fn tell(program: &str, error: &Error) {
-    eprintln!("{program}: {}", error.chain());
+    say(&format!("{program}: {}", error.chain()));
     if let Some(hint) = error.hint() {
-        eprintln!("{hint}");
+        say(hint);
     }
+}
+
+/// Prints a line on stderr. A stderr that is closed is no reason to fail.
+pub(super) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Tells an error, if there is one, and makes the exit code of it.

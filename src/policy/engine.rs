@@ -76,6 +76,8 @@ pub enum Ending {
     ImageFailed,
     /// The user asked to stop.
     Stopped,
+    /// The image ended and a chunk was never given: a fault of the shell.
+    Incomplete,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -223,7 +225,11 @@ impl Engine {
             self.in_flight.insert(span.index, limit);
             return Action::Send(span);
         }
-        Action::Wait(self.delayed.peek().map(|Reverse((due, _))| *due))
+        let due = self.delayed.peek().map(|Reverse((due, _))| *due);
+        if due.is_none() && self.image_ended && self.is_quiet() {
+            return Action::End(Ending::Incomplete);
+        }
+        Action::Wait(due)
     }
 
     /// An attempt at a chunk ended.
@@ -242,12 +248,12 @@ impl Engine {
         }
     }
 
-    /// The read-back of a range that was never written ended: whether it was all
-    /// zero.
-    pub fn proved(&mut self, is_zero: Result<bool, Failure>) {
+    /// The read-back of a range that was never written ended: whether it came
+    /// and was all zero. No answer is no proof: then zeros are written, which is
+    /// always right.
+    pub fn proved(&mut self, is_zero: bool) {
         self.asking -= 1;
-        // No answer is no proof: then zeros are written, which is always right.
-        if is_zero == Ok(true) {
+        if is_zero {
             self.zeros = Zeros::Skip;
             for chunks in std::mem::take(&mut self.holes) {
                 self.skip(chunks);
@@ -277,6 +283,16 @@ impl Engine {
         if let Some(by) = claimed {
             self.end(Ending::Claimed(by));
         }
+    }
+
+    /// Whether the end is decided, though requests may be in flight still.
+    pub fn ending(&self) -> Option<&Ending> {
+        self.ending.as_ref()
+    }
+
+    /// Requests for chunks in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// The first chunk that is not settled: where to resume.
@@ -477,9 +493,9 @@ mod tests {
         assert_eq!(engine.next(S), Action::Wait(None));
         engine.answered(1, Ok(()), S);
         engine.answered(0, Ok(()), S);
-        engine.image_ended();
         assert_eq!(engine.next(S), Action::Wait(None));
         engine.hole(2..3);
+        engine.image_ended();
         assert_eq!(sent(&engine.next(S)), 2);
         assert_eq!(engine.next(S), Action::Wait(None));
         engine.answered(2, Ok(()), S);
@@ -487,12 +503,21 @@ mod tests {
     }
 
     #[test]
+    fn a_chunk_that_got_lost_on_its_way_is_not_called_complete() {
+        let mut engine = engine(3, 2, Zeros::Write);
+        engine.hole(0..1);
+        engine.chunk(2);
+        engine.image_ended();
+        for index in [2, 0] {
+            assert_eq!(sent(&engine.next(S)), index);
+            engine.answered(index, Ok(()), S);
+        }
+        assert_eq!(engine.next(S), Action::End(Ending::Incomplete));
+    }
+
+    #[test]
     fn holes_are_skipped_only_after_the_proof() {
-        for (proof, skips) in [
-            (Ok(true), true),
-            (Ok(false), false),
-            (Err(refused(405, None)), false),
-        ] {
+        for proven in [true, false] {
             let mut engine = engine(4, 2, Zeros::for_drive(true));
             engine.hole(0..3);
             engine.chunk(3);
@@ -500,9 +525,9 @@ mod tests {
             assert_eq!(sent(&engine.next(S)), 3);
             engine.answered(3, Ok(()), S);
             assert_eq!(engine.next(S), Action::Wait(None));
-            engine.proved(proof);
+            engine.proved(proven);
             engine.image_ended();
-            if skips {
+            if proven {
                 assert_eq!(engine.next(S), Action::End(Ending::Complete));
                 assert_eq!(engine.skipped_bytes(), 30);
             } else {

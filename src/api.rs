@@ -1,0 +1,12 @@
+//! The client of the API: one method per call, one attempt each. What to do
+//! about a failure is decided elsewhere, in [`policy`](crate::policy).
+
+mod answer;
+mod body;
+mod client;
+mod endpoint;
+mod patience;
+
+pub use body::{Upload, UploadBody};
+pub use client::{Client, ClientConfig, RawCall};
+pub use endpoint::Endpoint;

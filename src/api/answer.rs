@@ -1,0 +1,236 @@
+//! Reading answers: what is one of this API and what is not (REFERENCE 1.0 and
+//! section 3). Only 2xx is success; the originals took a redirect for one.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::Response;
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
+
+use crate::failure::{Failure, Refusal};
+use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
+
+/// Bytes of an error's body that are read, to show its first line.
+const ERROR_BODY_BYTES: u64 = 4096;
+/// Longest message shown.
+const MESSAGE_CHARS: usize = 160;
+
+/// What a request that got no answer at all failed of.
+pub(super) fn no_answer(error: reqwest::Error) -> Failure {
+    let is_connect = error.is_connect();
+    let error = error.without_url();
+    let mut why = String::new();
+    let mut certificate = None;
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            certificate = Some(error.to_string());
+        }
+        // An io error hides what it wraps from `source`.
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && let Some(inner) = io.get_ref()
+            && let Some(rustls::Error::InvalidCertificate(_)) = inner.downcast_ref()
+        {
+            certificate = Some(inner.to_string());
+        }
+        // The innermost cause says what happened; the others where.
+        why = error.to_string();
+        cause = error.source();
+    }
+    match certificate {
+        Some(why) => Failure::Certificate(why),
+        None if is_connect => Failure::Connect(why),
+        None => Failure::Broken(why),
+    }
+}
+
+/// Lets 2xx pass and makes a failure of everything else.
+pub(super) async fn check(response: Response, stall: Duration) -> Result<Response, Failure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let error = header(response.headers(), X_ELASTIC_ERROR).and_then(ErrorType::from_header);
+    let retry_after = retry_after(response.headers());
+    let message = if status.is_redirection() {
+        redirect_message(&response)
+    } else if is_html(response.headers()) {
+        "an HTML page".to_owned()
+    } else {
+        // The status is clear without it.
+        let body = collect_at_most(response, ERROR_BODY_BYTES, stall).await;
+        first_line(&body)
+    };
+    Err(Failure::Refused(Refusal {
+        status: status.as_u16(),
+        error,
+        message,
+        retry_after,
+    }))
+}
+
+/// Reads a body of keys and values.
+pub(super) async fn properties(
+    response: Response,
+    limit: u64,
+    stall: Duration,
+) -> Result<Vec<Properties>, Failure> {
+    if is_html(response.headers()) {
+        return Err(Failure::NotApi("an HTML page".into()));
+    }
+    let body = collect(response, limit, stall).await?;
+    Properties::parse_all(Format::Text, &body).map_err(|error| Failure::NotApi(error.to_string()))
+}
+
+/// Reads a body of exactly `len` bytes. The originals wrote a shorter one as it
+/// was, and put all that followed in the wrong place (REFERENCE 4.4, fault 1).
+pub(super) async fn exactly(
+    response: Response,
+    len: u64,
+    stall: Duration,
+) -> Result<Bytes, Failure> {
+    let body = collect(response, len, stall).await?;
+    if body.len() as u64 == len {
+        Ok(body)
+    } else {
+        let got = body.len();
+        Err(Failure::NotApi(format!("{got} bytes for a read of {len}")))
+    }
+}
+
+/// Checks that a body is nothing, or an object of the API: what a write may
+/// answer.
+pub(super) async fn nothing(response: Response, stall: Duration) -> Result<(), Failure> {
+    const LIMIT: u64 = 64 * 1024;
+    let objects = properties(response, LIMIT, stall).await?;
+    if objects.iter().all(|object| object.get("drive").is_some()) {
+        Ok(())
+    } else {
+        Err(Failure::NotApi("a body that is no drive".into()))
+    }
+}
+
+async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<Bytes, Failure> {
+    if let Some(len) = response.content_length()
+        && len > limit
+    {
+        let what = format!("{len} bytes where at most {limit} were expected");
+        return Err(Failure::NotApi(what));
+    }
+    let mut body = BytesMut::new();
+    while let Some(part) = next_part(&mut response, stall).await? {
+        if (body.len() + part.len()) as u64 > limit {
+            let what = format!("more than the {limit} bytes that were expected");
+            return Err(Failure::NotApi(what));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body.freeze())
+}
+
+async fn collect_at_most(mut response: Response, limit: u64, stall: Duration) -> Bytes {
+    let mut body = BytesMut::new();
+    while (body.len() as u64) < limit {
+        match next_part(&mut response, stall).await {
+            Ok(Some(part)) => body.extend_from_slice(&part),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    body.freeze()
+}
+
+/// The next part of a body; an error if nothing comes for `stall`.
+pub(super) async fn next_part(
+    response: &mut Response,
+    stall: Duration,
+) -> Result<Option<Bytes>, Failure> {
+    match tokio::time::timeout(stall, response.chunk()).await {
+        Ok(Ok(part)) => Ok(part),
+        Ok(Err(error)) => Err(no_answer(error)),
+        Err(_) => Err(Failure::Stalled(stall)),
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    header(headers, CONTENT_TYPE.as_str()).is_some_and(|value| {
+        value
+            .trim_start()
+            .to_ascii_lowercase()
+            .starts_with("text/html")
+    })
+}
+
+fn redirect_message(response: &Response) -> String {
+    let host = header(response.headers(), LOCATION.as_str())
+        .and_then(|location| response.url().join(location).ok())
+        .and_then(|url| url.host_str().map(str::to_owned));
+    match host {
+        Some(host) => format!("redirect to {host}, not followed"),
+        None => "redirect, not followed".to_owned(),
+    }
+}
+
+/// `Retry-After`, as seconds or as a date. A date is compared with the answer's
+/// own `Date`: the clock here may be wrong.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = header(headers, RETRY_AFTER.as_str())?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = httpdate::parse_http_date(value).ok()?;
+    let now = header(headers, DATE.as_str())
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .unwrap_or_else(SystemTime::now);
+    Some(then.duration_since(now).unwrap_or_default())
+}
+
+/// The first line of a body, without anything that could confuse a terminal.
+fn first_line(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line = text.lines().find(|line| !line.trim().is_empty());
+    let clean = line.unwrap_or_default().trim().chars();
+    clean
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(MESSAGE_CHARS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let s = Duration::from_secs;
+        assert_eq!(retry_after(&headers(&[("retry-after", "7")])), Some(s(7)));
+        assert_eq!(retry_after(&headers(&[("retry-after", "soon")])), None);
+        assert_eq!(retry_after(&headers(&[])), None);
+        let dates = [
+            ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT"),
+        ];
+        assert_eq!(retry_after(&headers(&dates)), Some(s(60)));
+    }
+
+    #[test]
+    fn a_message_is_one_clean_line() {
+        assert_eq!(
+            first_line(b"\n no\x1b[31m such drive \nmore"),
+            "no?[31m such drive"
+        );
+        assert_eq!(first_line(b""), "");
+        assert_eq!(first_line(&[b'x'; 4096]).len(), MESSAGE_CHARS);
+    }
+}

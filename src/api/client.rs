@@ -1,0 +1,297 @@
+//! One method per call of the API, one attempt each.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+};
+use reqwest::{Method, Response, Url};
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use super::answer;
+use super::body::{Upload, UploadBody};
+use super::endpoint::Endpoint;
+use super::patience::{self, Progress};
+use crate::chunk::{EncodedChunk, Encoding};
+use crate::credentials::Credentials;
+use crate::drive::{DriveId, DriveInfo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::wire::{Format, Properties, READ_BYTES_MAX};
+
+/// Most bytes of a list of drives that are read.
+const LIST_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of one drive's properties that are read.
+const INFO_BYTES_MAX: u64 = 1 << 20;
+
+/// Settings of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// How long to wait for a connection, its TLS included.
+    pub connect: Duration,
+    /// How long nothing may move before a request counts as hung.
+    pub stall: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A client of one endpoint. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Endpoint,
+    stall: Duration,
+}
+
+/// A call of any kind, as the simple tool makes them.
+#[derive(Debug)]
+pub struct RawCall {
+    /// Where to.
+    pub url: Url,
+    /// What to send.
+    pub body: Upload,
+    /// `Content-Type` of the body.
+    pub content_type: &'static str,
+    /// `Accept`, if any format is asked for.
+    pub accept: Option<&'static str>,
+}
+
+impl Client {
+    /// A client of `endpoint` that sends `credentials` with every request, to
+    /// nobody else.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if this machine's certificates cannot be loaded.
+    pub fn new(
+        endpoint: Endpoint,
+        credentials: &Credentials,
+        config: &ClientConfig,
+    ) -> Result<Self> {
+        let cannot = |cause: Box<dyn std::error::Error + Send + Sync>| {
+            Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
+        };
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)
+        .map_err(|error| cannot(error.into()))?
+        .with_no_client_auth();
+
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, basic(credentials)?);
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .default_headers(headers)
+            .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect)
+            // Bytes that the kernel took but the other side does not confirm.
+            .tcp_user_timeout(config.stall)
+            // Below what servers usually allow, so that they do not close a
+            // connection at the moment we use it again.
+            .pool_idle_timeout(Duration::from_secs(20))
+            // Credentials go to the endpoint that was typed and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            // What is worth repeating is decided in `policy`.
+            .retry(reqwest::retry::never());
+        if endpoint.is_loopback() {
+            // A proxy would be handed the credentials in the clear.
+            builder = builder.no_proxy();
+        }
+        if endpoint.is_localhost() {
+            // Port 0 stands for the port of the URL.
+            let loopback = [
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ];
+            builder =
+                builder.resolve_to_addrs("localhost", &loopback.map(|ip| SocketAddr::new(ip, 0)));
+        }
+        Ok(Self {
+            http: builder.build().map_err(|error| cannot(error.into()))?,
+            endpoint,
+            stall: config.stall,
+        })
+    }
+
+    /// Where this client sends to.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// `drives/UUID/info` (REFERENCE 1.1).
+    ///
+    /// # Errors
+    /// Any [`Failure`]; 404 if there is no such drive.
+    pub async fn info(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
+        let url = self.drive_url(drive, &["info"])?;
+        let response = self.get(url).await?;
+        one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
+    }
+
+    /// `drives/info`: all drives of the user.
+    ///
+    /// # Errors
+    /// Any [`Failure`].
+    pub async fn drives(&self) -> Result<Vec<DriveInfo>, Failure> {
+        let url = self.url(["drives", "info"])?;
+        let response = self.get(url).await?;
+        let objects = answer::properties(response, LIST_BYTES_MAX, self.stall).await?;
+        objects.into_iter().map(drive).collect()
+    }
+
+    /// `drives/create`.
+    ///
+    /// # Errors
+    /// Any [`Failure`]. Repeating an ambiguous one makes a second drive.
+    pub async fn create(&self, spec: &Properties) -> Result<DriveInfo, Failure> {
+        let url = self.url(["drives", "create"])?;
+        let body = spec.print(Format::Text);
+        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
+        let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
+        one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
+    }
+
+    /// `drives/UUID/write/OFFSET`: writes a chunk to its place.
+    ///
+    /// # Errors
+    /// Any [`Failure`]. Repeating it with the same chunk does no harm.
+    pub async fn write(&self, drive: DriveId, chunk: EncodedChunk) -> Result<(), Failure> {
+        let offset = chunk.span.offset.to_string();
+        let url = self.drive_url(drive, &["write", &offset])?;
+        let octets = (CONTENT_TYPE, "application/octet-stream");
+        let body = Upload::Bytes(chunk.body);
+        let response = match chunk.encoding {
+            Encoding::Gzip => {
+                let headers = [octets, (CONTENT_ENCODING, "gzip")];
+                self.post(url, &headers, body).await?
+            }
+            Encoding::Identity => self.post(url, &[octets], body).await?,
+        };
+        answer::nothing(response, self.stall).await
+    }
+
+    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`, at most
+    /// [`READ_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
+    pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
+        debug_assert!(len <= READ_BYTES_MAX);
+        let (offset, size) = (offset.to_string(), len.to_string());
+        let url = self.drive_url(drive, &["read", &offset, &size])?;
+        let response = self.get(url).await?;
+        answer::exactly(response, len, self.stall).await
+    }
+
+    /// Any call at all, by POST, as the simple tool makes them; the answer is
+    /// given back whatever its status (REFERENCE 4.1).
+    ///
+    /// # Errors
+    /// A [`Failure`] if there is no answer.
+    pub async fn raw(&self, call: RawCall) -> Result<Response, Failure> {
+        let mut headers = vec![(CONTENT_TYPE, call.content_type)];
+        headers.extend(call.accept.map(|accept| (ACCEPT, accept)));
+        self.send(Method::POST, call.url, &headers, call.body).await
+    }
+
+    /// The next part of an answer's body.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the connection breaks or nothing comes.
+    pub async fn next_part(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        answer::next_part(response, self.stall).await
+    }
+
+    async fn get(&self, url: Url) -> Result<Response, Failure> {
+        let response = self.send(Method::GET, url, &[], Upload::empty()).await?;
+        answer::check(response, self.stall).await
+    }
+
+    async fn post(
+        &self,
+        url: Url,
+        headers: &[(reqwest::header::HeaderName, &'static str)],
+        body: Upload,
+    ) -> Result<Response, Failure> {
+        let response = self.send(Method::POST, url, headers, body).await?;
+        answer::check(response, self.stall).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: Url,
+        headers: &[(reqwest::header::HeaderName, &'static str)],
+        body: Upload,
+    ) -> Result<Response, Failure> {
+        let progress = Progress::of(body.len());
+        let mut request = self.http.request(method.clone(), url);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        if method == Method::POST {
+            // An empty POST says so: the service wants a length.
+            request = if body.is_empty() {
+                request.header(reqwest::header::CONTENT_LENGTH, 0)
+            } else {
+                request.body(reqwest::Body::wrap(UploadBody::new(body, progress.clone())))
+            };
+        }
+        let answer = patience::answer(request.send(), &progress, self.stall).await?;
+        answer.map_err(answer::no_answer)
+    }
+
+    fn drive_url(&self, drive: DriveId, action: &[&str]) -> Result<Url, Failure> {
+        let id = drive.to_string();
+        let path = ["drives", &id].into_iter().chain(action.iter().copied());
+        self.url(path)
+    }
+
+    fn url<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> Result<Url, Failure> {
+        // No path of ours holds what a URL cannot carry.
+        self.endpoint
+            .url(path)
+            .map_err(|error| Failure::Connect(error.to_string()))
+    }
+}
+
+fn one_drive(mut objects: Vec<Properties>) -> Result<DriveInfo, Failure> {
+    match objects.len() {
+        1 => drive(objects.swap_remove(0)),
+        n => Err(Failure::NotApi(format!("{n} objects instead of one drive"))),
+    }
+}
+
+fn drive(properties: Properties) -> Result<DriveInfo, Failure> {
+    DriveInfo::from_properties(properties).map_err(|error| Failure::NotApi(error.chain()))
+}
+
+/// The value of `Authorization`, marked so that no log shows it.
+fn basic(credentials: &Credentials) -> Result<HeaderValue> {
+    use base64::Engine;
+    let plain = zeroize::Zeroizing::new(format!(
+        "{}:{}",
+        credentials.user(),
+        credentials.expose_key()
+    ));
+    let encoded = zeroize::Zeroizing::new(format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(plain.as_bytes())
+    ));
+    let mut value = HeaderValue::from_str(&encoded)
+        .map_err(|_| Error::new(ErrorKind::Bug, "Credentials do not fit a header"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

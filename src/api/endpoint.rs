@@ -1,0 +1,169 @@
+//! The base of all URLs: `OHURI`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use reqwest::Url;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the API is: scheme, host, port and maybe a path prefix (REFERENCE 1.0).
+///
+/// Credentials are sent to it, so it must be https, or http to this very
+/// machine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    url: Url,
+}
+
+impl Endpoint {
+    /// The URL of a path below the endpoint. Each segment is percent-encoded, so
+    /// that no argument can leave its place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for `.` and `..`, which no URL can carry.
+    pub fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Result<Url> {
+        let mut url = self.url.clone();
+        {
+            let mut path = url.path_segments_mut().map_err(|()| {
+                Error::new(ErrorKind::Bug, "The endpoint's URL cannot have a path")
+            })?;
+            path.pop_if_empty();
+            for segment in segments {
+                if matches!(segment, "." | "..") {
+                    let what = format!("{segment:?} cannot be part of a call");
+                    return Err(Error::new(ErrorKind::Usage, what));
+                }
+                path.push(segment);
+            }
+        }
+        Ok(url)
+    }
+
+    /// Whether the endpoint is this very machine.
+    pub fn is_loopback(&self) -> bool {
+        self.is_localhost() || self.ip().is_some_and(|ip| ip.is_loopback())
+    }
+
+    /// Whether it is named `localhost`, which the client pins to loopback
+    /// addresses rather than to believe what a resolver says.
+    pub(super) fn is_localhost(&self) -> bool {
+        self.url.host_str() == Some("localhost")
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        let host = self.url.host_str()?;
+        host.trim_matches(['[', ']']).parse().ok()
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // The text is not quoted: a password may be in it.
+        let wrong = |what: &str| {
+            Error::new(ErrorKind::Usage, format!("The endpoint URI {what}"))
+                .hint_to("Set OHURI to something like https://api-east1.openhosting.com/")
+        };
+        let url: Url = text.trim().parse().map_err(|_| {
+            let shown = if text.contains('@') { "" } else { text };
+            wrong(&format!("{shown:?} is not a URL"))
+        })?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(wrong("holds a user or a password: these belong in OHAUTH"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(wrong("holds a ? or a #"));
+        }
+        let endpoint = Self { url };
+        match endpoint.url.scheme() {
+            _ if endpoint.url.host_str().is_none() => Err(wrong("names no host")),
+            "https" => Ok(endpoint),
+            "http" if endpoint.is_loopback() => Ok(endpoint),
+            "http" => Err(wrong(&format!(
+                "{endpoint} is plain http: the secret key would travel in the clear"
+            ))
+            .hint_to("Use https; plain http is for servers on this machine only")),
+            other => Err(wrong(&format!("has scheme {other:?}, not https"))),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(endpoint: &str, segments: &[&str]) -> String {
+        let endpoint: Endpoint = endpoint.parse().unwrap();
+        endpoint.url(segments.iter().copied()).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_path_is_joined_by_segments() {
+        let list = &["drives", "list"];
+        // Without the slash the original sent credentials to another host.
+        assert_eq!(
+            url("https://api.example.com", list),
+            "https://api.example.com/drives/list"
+        );
+        assert_eq!(
+            url("https://a.example/api/", list),
+            "https://a.example/api/drives/list"
+        );
+        assert_eq!(
+            url("http://127.0.0.1:1", &["x y", "[a]{b}", "a?b#c"]),
+            "http://127.0.0.1:1/x%20y/[a]%7Bb%7D/a%3Fb%23c"
+        );
+        let endpoint: Endpoint = "https://api.example.com/".parse().unwrap();
+        assert!(endpoint.url(["..", "x"]).is_err());
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        for good in [
+            "http://127.0.0.1:8080/",
+            "http://[::1]:80",
+            "http://localhost",
+            "https://h",
+        ] {
+            assert!(good.parse::<Endpoint>().is_ok(), "{good}");
+        }
+        for bad in [
+            "http://api.example.com/",
+            "http://127.0.0.1.example.com/",
+            "http://localhost.example.com",
+            "http://10.0.0.1",
+            "ftp://h/",
+            "api.example.com",
+            "",
+            "https://user@h/",
+            "https://h/?x",
+            "https://h/#x",
+            "file:///etc/passwd",
+        ] {
+            assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_uri_is_not_shown() {
+        for bad in ["https://u:canary@h/", "https://u:canary@/", "://u:canary@h"] {
+            let error = bad.parse::<Endpoint>().unwrap_err();
+            assert!(!error.chain().contains("canary"), "{}", error.chain());
+        }
+    }
+}

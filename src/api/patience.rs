@@ -1,0 +1,100 @@
+//! Telling a slow request from one that hangs: by progress, not by a total.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// The endpoint may take this long for each MiB of a body after the last byte.
+const PER_MIB: Duration = Duration::from_secs(1);
+
+/// How much of a body has been handed to the connection.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    sent: Arc<AtomicU64>,
+    len: u64,
+}
+
+impl Progress {
+    pub(super) fn of(len: u64) -> Self {
+        Self {
+            sent: Arc::default(),
+            len,
+        }
+    }
+
+    pub(super) fn advance(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// Waits for `answer`, but not longer than `stall` without progress of the body,
+/// and after its last byte not longer than twice that and a second per MiB. The
+/// kernel swallows some megabytes that go nowhere; for those the connection has
+/// a limit of its own, `TCP_USER_TIMEOUT` (FAULTS 2.1, N5).
+pub(super) async fn answer<F: Future>(
+    answer: F,
+    progress: &Progress,
+    stall: Duration,
+) -> Result<F::Output, Failure> {
+    let mut answer = pin!(answer);
+    loop {
+        let seen = progress.sent();
+        let patience = if seen < progress.len {
+            stall
+        } else {
+            let mib = u32::try_from(progress.len >> 20).unwrap_or(u32::MAX);
+            stall * 2 + PER_MIB.saturating_mul(mib)
+        };
+        match tokio::time::timeout(patience, &mut answer).await {
+            Ok(output) => return Ok(output),
+            Err(_) if progress.sent() == seen => return Err(Failure::Stalled(patience)),
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_may_take_for_ever() {
+        let progress = Progress::of(100);
+        let slow = {
+            let progress = progress.clone();
+            async move {
+                for _ in 0..100 {
+                    tokio::time::sleep(S * 20).await;
+                    progress.advance(1);
+                }
+            }
+        };
+        assert_eq!(answer(slow, &progress, S * 30).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_does_not() {
+        let progress = Progress::of(3 << 20);
+        let hang = std::future::pending::<()>();
+        assert_eq!(
+            answer(hang, &progress, S * 30).await,
+            Err(Failure::Stalled(S * 30))
+        );
+        progress.advance(3 << 20);
+        let hang = std::future::pending::<()>();
+        assert_eq!(
+            answer(hang, &progress, S * 30).await,
+            Err(Failure::Stalled(S * 63))
+        );
+    }
+}

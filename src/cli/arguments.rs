@@ -1,0 +1,44 @@
+//! Arguments that several tools take.
+
+use std::num::NonZeroU64;
+
+/// Largest chunk: a chunk is held in memory, several times.
+const CHUNK_BYTES_MAX: u64 = 1 << 30;
+
+/// Reads CHUNK as the original tools do: decimal, no leading zero, no suffix.
+pub(super) fn chunk(text: &str) -> Result<NonZeroU64, String> {
+    let bytes = number(text)?;
+    if bytes > CHUNK_BYTES_MAX {
+        return Err(format!("more than {CHUNK_BYTES_MAX} bytes (1 GiB)"));
+    }
+    NonZeroU64::new(bytes).ok_or_else(|| "a chunk has at least one byte".to_owned())
+}
+
+/// Reads a number of bytes as the original tools do.
+pub(super) fn number(text: &str) -> Result<u64, String> {
+    let is_plain = !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    if !is_plain {
+        return Err("not a number of bytes: digits only, no suffix, no leading zero".to_owned());
+    }
+    text.parse()
+        .map_err(|_| "more than 64 bits hold".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_the_original_takes_them() {
+        assert_eq!(number("0"), Ok(0));
+        assert_eq!(number("5242880"), Ok(5_242_880));
+        for bad in ["", "01", "4M", "-1", "+1", " 1", "99999999999999999999"] {
+            assert!(number(bad).is_err(), "{bad:?}");
+        }
+        assert!(chunk("0").is_err());
+        assert!(chunk("1073741825").is_err());
+        assert_eq!(chunk("1").map(NonZeroU64::get), Ok(1));
+    }
+}

@@ -1,0 +1,274 @@
+//! `openhosting`: the simple tool. Each call is one request; stdout is what the
+//! endpoint answered, byte for byte.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use async_channel::{Receiver, Sender};
+use bytes::Bytes;
+use clap::Parser;
+use reqwest::Response;
+use reqwest::header::{HeaderMap, HeaderValue};
+
+use super::{block_on, environment, exit};
+use crate::api::{Client, ClientConfig, RawCall, Upload};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::{Format, X_ELASTIC_ERROR};
+
+const PROGRAM: &str = "openhosting";
+/// Bytes of a large body that are read at a time.
+const STEP_BYTES: usize = 256 * 1024;
+
+/// Makes one call of the API and prints its answer
+///
+/// CMD and its ARGs are the path of the call, as in: openhosting drives list
+/// The endpoint and who you are come from the environment:
+/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+///
+/// As with the original tool an error answer is printed and the exit code is 0;
+/// with --fail it is 1.
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+struct Arguments {
+    /// Read input data for the call from stdin
+    #[arg(short = 'c', conflicts_with = "file")]
+    stdin: bool,
+
+    /// Read input data for the call from FILENAME
+    #[arg(short, value_name = "FILENAME")]
+    file: Option<PathBuf>,
+
+    /// Input and output are in JSON format
+    #[arg(short = 'j', long)]
+    json: bool,
+
+    /// Show the headers sent and received, the secret masked
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// Exit with 1 when the endpoint answers with an error
+    #[arg(long)]
+    fail: bool,
+
+    /// Endpoint URI, instead of OHURI
+    #[arg(long, value_name = "URI")]
+    endpoint: Option<String>,
+
+    /// The path of the call
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<String>,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let answer = block_on(async { run(&arguments).await });
+    match answer {
+        Ok(is_success) if is_success || !arguments.fail => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        error => exit::finish(PROGRAM, error.map(|_| ())),
+    }
+}
+
+/// Whether the endpoint answered with success.
+async fn run(arguments: &Arguments) -> Result<bool> {
+    let client = environment::client(arguments.endpoint.as_deref(), &ClientConfig::default())?;
+    let url = client.endpoint().url(segments(&arguments.command))?;
+    let body = match (&arguments.file, arguments.stdin) {
+        (Some(path), _) => Some(file_body(path)?),
+        (None, true) => Some(stdin_body()?),
+        (None, false) => None,
+    };
+    let json = arguments.json.then(|| Format::Json.media_type());
+    let call = RawCall {
+        content_type: match (&body, json) {
+            (None, _) => Format::Text.media_type(),
+            (Some(_), Some(json)) => json,
+            (Some(_), None) => "application/octet-stream",
+        },
+        accept: json,
+        body: body.unwrap_or_else(Upload::empty),
+        url,
+    };
+    if arguments.verbose {
+        show_request(&call);
+    }
+    let cannot = |failure: crate::failure::Failure| failure.into_error("No answer");
+    let response = client.raw(call).await.map_err(cannot)?;
+    if arguments.verbose {
+        show_answer(&response);
+    }
+    let status = response.status();
+    let error = response.headers().get(X_ELASTIC_ERROR).cloned();
+    print_body(&client, response).await?;
+    if !status.is_success() {
+        let word = error.as_ref().and_then(|value| value.to_str().ok());
+        let line = format!(
+            "{PROGRAM}: endpoint answered {} {}",
+            status.as_u16(),
+            word.unwrap_or_default()
+        );
+        exit::say(line.trim_end());
+    }
+    Ok(status.is_success())
+}
+
+/// The path: every space of every argument stands for a slash, as in the
+/// original.
+fn segments(command: &[String]) -> impl Iterator<Item = &str> {
+    let words = command.iter().flat_map(|word| word.split([' ', '/']));
+    words.filter(|word| !word.is_empty())
+}
+
+/// A body from a file, however large: it is streamed, and its length is known.
+fn file_body(path: &Path) -> Result<Upload> {
+    let cannot = |what: &str| Error::new(ErrorKind::Usage, format!("{} {what}", path.display()));
+    let file = File::open(path).map_err(|cause| match cause.kind() {
+        std::io::ErrorKind::NotFound => cannot("not found"),
+        _ => cannot("cannot be opened").because(cause),
+    })?;
+    let metadata = file
+        .metadata()
+        .map_err(|cause| cannot("cannot be measured").because(cause))?;
+    if metadata.is_dir() {
+        return Err(cannot("is a directory"));
+    }
+    if metadata.is_file() {
+        Ok(stream(file, metadata.len()))
+    } else {
+        spool(file)
+    }
+}
+
+/// A body from stdin. A file is streamed, from where it stands; of anything else
+/// the length is known at its end only.
+fn stdin_body() -> Result<Upload> {
+    use std::os::fd::AsFd;
+    let unreadable = |cause| Error::new(ErrorKind::Local, "Cannot read stdin").because(cause);
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let mut file = File::from(stdin.map_err(unreadable)?);
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_file() {
+        let position = file.stream_position().map_err(unreadable)?;
+        return Ok(stream(file, metadata.len().saturating_sub(position)));
+    }
+    spool(file)
+}
+
+/// Keeps what has no length in a nameless temporary file until its end: the
+/// service wants a length, and memory may not be enough.
+fn spool(mut source: File) -> Result<Upload> {
+    let cannot = |cause| Error::new(ErrorKind::Local, "Cannot keep the input data").because(cause);
+    let mut spooled = tempfile::tempfile().map_err(cannot)?;
+    let len = std::io::copy(&mut source, &mut spooled).map_err(cannot)?;
+    spooled.rewind().map_err(cannot)?;
+    Ok(stream(spooled, len))
+}
+
+fn stream(file: File, len: u64) -> Upload {
+    if len == 0 {
+        return Upload::empty();
+    }
+    let (sender, parts) = async_channel::bounded(4);
+    std::thread::spawn(move || read_parts(file, len, &sender));
+    Upload::Stream { len, parts }
+}
+
+/// Reads exactly `len` bytes: a file that shrinks is an error, one that grows is
+/// cut.
+fn read_parts(mut file: File, len: u64, sender: &Sender<std::io::Result<Bytes>>) {
+    let mut left = len;
+    while left > 0 {
+        let step = STEP_BYTES.min(usize::try_from(left).unwrap_or(STEP_BYTES));
+        let mut part = vec![0; step];
+        let read = file.read_exact(&mut part).map(|()| Bytes::from(part));
+        let failed = read.is_err();
+        left -= step as u64;
+        if sender.send_blocking(read).is_err() || failed {
+            return;
+        }
+    }
+}
+
+async fn print_body(client: &Client, mut response: Response) -> Result<()> {
+    let cannot = |failure: crate::failure::Failure| failure.into_error("The answer is incomplete");
+    let (sender, parts) = async_channel::bounded::<Bytes>(4);
+    // A terminal or a pipe may block as long as it likes, but not the reactor.
+    let printer = tokio::task::spawn_blocking(move || print_parts(&parts));
+    let mut incomplete = Ok(());
+    loop {
+        match client.next_part(&mut response).await {
+            Ok(Some(part)) => {
+                if sender.send(part).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(failure) => {
+                incomplete = Err(cannot(failure));
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let printed = printer
+        .await
+        .unwrap_or_else(|cause| Err(std::io::Error::other(cause)));
+    printed
+        .map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))?;
+    incomplete
+}
+
+fn print_parts(parts: &Receiver<Bytes>) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    while let Ok(part) = parts.recv_blocking() {
+        stdout.write_all(&part)?;
+    }
+    stdout.flush()
+}
+
+fn show_request(call: &RawCall) {
+    exit::say(&format!("> POST {} HTTP/1.1", call.url.path()));
+    exit::say(&format!("> Host: {}", call.url.authority()));
+    exit::say("> Authorization: Basic <masked>");
+    exit::say(&format!("> Content-Type: {}", call.content_type));
+    exit::say(&format!("> Accept: {}", call.accept.unwrap_or("*/*")));
+    exit::say(&format!("> Content-Length: {}", call.body.len()));
+    exit::say(">");
+}
+
+fn show_answer(response: &Response) {
+    exit::say(&format!("< {:?} {}", response.version(), response.status()));
+    let headers: &HeaderMap<HeaderValue> = response.headers();
+    for (name, value) in headers {
+        exit::say(&format!(
+            "< {name}: {}",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
+    }
+    exit::say("<");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spaces_are_slashes_and_options_end_at_the_command() {
+        let arguments =
+            Arguments::try_parse_from(["openhosting", "-jv", "drives list", "-j", "--fail"])
+                .unwrap();
+        assert!(arguments.json && arguments.verbose && !arguments.fail);
+        let path: Vec<_> = segments(&arguments.command).collect();
+        assert_eq!(path, ["drives", "list", "-j", "--fail"]);
+        assert!(Arguments::try_parse_from(["openhosting"]).is_err());
+        assert!(Arguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());
+    }
+}

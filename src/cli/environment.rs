@@ -1,0 +1,62 @@
+//! What comes from the environment: the endpoint and who asks.
+
+use std::env;
+use std::io::IsTerminal;
+
+use crate::api::{Client, ClientConfig, Endpoint};
+use crate::credentials::Credentials;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Reads the endpoint and the credentials, and makes a client of them.
+/// `endpoint` comes from the command line and goes before the environment.
+pub(super) fn client(endpoint: Option<&str>, config: &ClientConfig) -> Result<Client> {
+    let uri = match endpoint {
+        Some(uri) => uri.to_owned(),
+        None => variable(["OHURI", "EHURI"])?
+            .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?,
+    };
+    let endpoint: Endpoint = uri.parse()?;
+    Client::new(endpoint, &credentials()?, config)
+}
+
+fn credentials() -> Result<Credentials> {
+    let auth = variable(["OHAUTH", "EHAUTH"])?
+        .ok_or_else(|| missing("Please set OHAUTH=<user uuid>:<secret API key>"))?;
+    match Credentials::split(&auth) {
+        (user, Some(key)) => Credentials::new(user, key),
+        (user, None) => Credentials::new(user, ask_for_key(user)?),
+    }
+}
+
+/// Asks once for the key of `user`, without echo, as the original does.
+fn ask_for_key(user: &str) -> Result<String> {
+    let cannot = |why: &str| {
+        let what = format!("OHAUTH holds no secret API key, and {why}");
+        Error::new(ErrorKind::Usage, what).hint_to("Set OHAUTH=<user uuid>:<secret API key>")
+    };
+    if !std::io::stdin().is_terminal() && !std::io::stderr().is_terminal() {
+        return Err(cannot("there is no terminal to ask on"));
+    }
+    rpassword::prompt_password(format!("Enter host password for user '{user}':"))
+        .map_err(|cause| cannot("it cannot be asked for").because(cause))
+}
+
+/// The first of these variables that is set to something.
+fn variable(names: [&str; 2]) -> Result<Option<String>> {
+    for name in names {
+        match env::var(name) {
+            Ok(value) if !value.is_empty() => return Ok(Some(value)),
+            Ok(_) | Err(env::VarError::NotPresent) => {}
+            // The value is not quoted: it may be a secret.
+            Err(env::VarError::NotUnicode(_)) => {
+                let what = format!("{name} is not UTF-8");
+                return Err(Error::new(ErrorKind::Usage, what));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn missing(what: &str) -> Error {
+    Error::new(ErrorKind::Usage, what)
+}

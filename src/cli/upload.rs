@@ -1,0 +1,267 @@
+//! `openhosting-upload`.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use super::display::UploadDisplay;
+use super::{arguments, block_on, environment, exit, signals};
+use crate::api::ClientConfig;
+use crate::codec::Level;
+use crate::drive::{DriveId, DriveSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::plan::CHUNK_BYTES_DEFAULT;
+use crate::transfer::{Interrupted, Stop, Target, UploadOptions, upload};
+
+const PROGRAM: &str = "openhosting-upload";
+
+/// Uploads a disk image to a drive
+///
+/// The endpoint and who you are come from the environment:
+/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
+/// on the terminal.
+#[derive(Debug, Parser, PartialEq, Eq)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+struct Arguments {
+    /// Size of chunks in bytes
+    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
+    chunk: NonZeroU64,
+
+    /// UUID of an existing drive to write to [default: creates a new drive]
+    #[arg(short, long, value_name = "DRIVE-UUID")]
+    drive: Option<DriveId>,
+
+    /// Name for a newly created drive [default: basename of IMAGE]
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Byte offset from which to resume; rounded down to a chunk
+    #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::number)]
+    offset: u64,
+
+    /// Storage tier of a newly created drive
+    #[arg(short, long, value_name = "TIER", default_value = "disk")]
+    tier: String,
+
+    /// Let several servers claim a newly created drive at once
+    #[arg(short, long)]
+    shared: bool,
+
+    /// IMAGE is gzip: upload its content
+    #[arg(short = 'z', long)]
+    gunzip: bool,
+
+    /// Most requests in flight; fewer when the drive turns out to be busy
+    #[arg(short, long, value_name = "N", default_value = "4", value_parser = jobs)]
+    jobs: NonZeroU32,
+
+    /// Endpoint URI, instead of OHURI
+    #[arg(long, value_name = "URI", conflicts_with = "local")]
+    endpoint: Option<String>,
+
+    /// Upload into DIR, served by a server inside this program: no account needed
+    #[arg(long, value_name = "DIR")]
+    local: Option<PathBuf>,
+
+    /// How hard to compress: 0 sends raw, 1 is fastest, 12 smallest
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::default())]
+    level: Level,
+
+    /// Give up when nothing succeeded for so long; can be resumed
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    max_outage: Duration,
+
+    /// Take a request for hung when nothing moved for so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
+    stall_timeout: Duration,
+
+    /// Neither dots nor bar
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Raw disk image, or block device
+    #[arg(value_name = "IMAGE")]
+    image: PathBuf,
+}
+
+fn default_chunk() -> NonZeroU64 {
+    NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
+}
+
+fn jobs(text: &str) -> Result<NonZeroU32, String> {
+    const JOBS_MAX: u32 = 256;
+    match text.parse::<NonZeroU32>() {
+        Ok(jobs) if jobs.get() <= JOBS_MAX => Ok(jobs),
+        _ => Err(format!("not a number from 1 to {JOBS_MAX}")),
+    }
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
+        Ok(_) => Err("less than 100ms".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = block_on(async {
+        let (stop, heard) = signals::listen(PROGRAM)?;
+        let outcome = run(&arguments, stop).await;
+        Ok((outcome, heard))
+    });
+    let (outcome, heard) = match result {
+        Ok(done) => done,
+        Err(error) => return exit::finish(PROGRAM, Err(error)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(interrupted) => {
+            tell(&interrupted);
+            match interrupted.error.kind() {
+                ErrorKind::Cancelled => ExitCode::from(heard.code()),
+                kind => ExitCode::from(exit::code_of(kind)),
+            }
+        }
+    }
+}
+
+async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
+    let config = ClientConfig {
+        stall: arguments.stall_timeout,
+        ..ClientConfig::default()
+    };
+    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+    let image = open(arguments).await?;
+    let options = options(arguments, image.size());
+    let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
+    let result = upload(&client, image, &options, &mut display, stop).await;
+    display.ended(result.is_ok());
+    result.map(|_| ())
+}
+
+/// Opens the image on a thread of its own: measuring gzip takes a while.
+async fn open(arguments: &Arguments) -> Result<Image> {
+    let (path, gunzip) = (arguments.image.clone(), arguments.gunzip);
+    let opened = tokio::task::spawn_blocking(move || {
+        if gunzip {
+            Image::open_gzip(&path)
+        } else {
+            Image::open_raw(&path)
+        }
+    });
+    opened
+        .await
+        .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
+}
+
+fn options(arguments: &Arguments, size: u64) -> UploadOptions {
+    let target = match arguments.drive {
+        Some(id) => Target::Existing(id),
+        None => Target::New(DriveSpec {
+            name: name(arguments),
+            size,
+            tier: arguments.tier.clone(),
+            shared: arguments.shared,
+        }),
+    };
+    UploadOptions {
+        target,
+        offset: arguments.offset,
+        chunk: arguments.chunk,
+        jobs: arguments.jobs,
+        level: arguments.level,
+        max_outage: arguments.max_outage,
+    }
+}
+
+/// The name for a new drive; an empty one counts as none, as in the original.
+fn name(arguments: &Arguments) -> String {
+    match &arguments.name {
+        Some(name) if !name.is_empty() => name.clone(),
+        _ => {
+            let base = arguments.image.file_name().unwrap_or_default();
+            base.to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// Says what went wrong and, last, how to go on: the original's two lines.
+fn tell(interrupted: &Interrupted) {
+    exit::tell(PROGRAM, &interrupted.error);
+    let Some(resume) = interrupted.resume else {
+        return;
+    };
+    exit::say(&format!(
+        "Failed to write chunk {} of {}: aborting",
+        resume.chunk, resume.chunks
+    ));
+    exit::say(&format!(
+        "Restart with '-d {} -o {}' to resume the upload",
+        resume.drive, resume.offset
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once(PROGRAM).chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn short_flags_are_the_original_s() {
+        let short = parse(&format!(
+            "-c 1000 -d{ID} -n name -o 5 -t ssd -sz -j 2 a.img"
+        ))
+        .unwrap();
+        let long = format!(
+            "--chunk 1000 --drive {ID} --name name --offset 5 --tier ssd --shared --gunzip --jobs 2 a.img"
+        );
+        assert_eq!(short, parse(&long).unwrap());
+        assert_eq!(short.chunk.get(), 1000);
+        assert_eq!(short.drive.map(|id| id.to_string()).as_deref(), Some(ID));
+    }
+
+    #[test]
+    fn the_defaults() {
+        let arguments = parse("dir/a.img").unwrap();
+        assert_eq!(arguments.chunk.get(), 5_242_880);
+        assert_eq!(
+            options(&arguments, 7),
+            UploadOptions::to(Target::New(DriveSpec {
+                name: "a.img".into(),
+                size: 7,
+                tier: "disk".into(),
+                shared: false,
+            }))
+        );
+        assert_eq!(name(&parse("-n= a.img").unwrap()), "a.img");
+    }
+
+    #[test]
+    fn what_the_original_refuses_is_refused() {
+        for line in [
+            "",
+            "a b",
+            "-c 0 a",
+            "-c 4M a",
+            "-o 01 a",
+            "-x a",
+            "-d nosuch a",
+            "-j 0 a",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

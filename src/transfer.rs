@@ -1,0 +1,26 @@
+//! Transfers: how reader, compressors, requests and decisions meet.
+//!
+//! ```text
+//! image ─ reader ─▶ RawChunk ─ gzip threads ─▶ EncodedChunk ─▶ shell ─▶ POST
+//!            │                     │                             │  ▲
+//!            └── holes ────────────┴──── zero chunks ──────────▶ engine
+//! ```
+//!
+//! The reader and the compressors are threads, and block; their buffers come
+//! from a pool, so a slow wire stops the reader and memory stays bounded by jobs
+//! times chunk. One task, the shell, owns the [`Engine`](crate::policy::Engine):
+//! it does what the engine says and tells it what came of it. There is no lock
+//! and no second place that decides. A transfer is a success when the engine's
+//! ledger has every chunk, and only then.
+//!
+//! Dropping the future of a transfer aborts it: requests in flight are cut, the
+//! drive keeps what was confirmed, and nothing is destroyed.
+
+mod create;
+mod patient;
+mod pipeline;
+mod stop;
+mod upload;
+
+pub use stop::{Stop, StopHandle, stop_channel};
+pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};

@@ -1,0 +1,99 @@
+//! Making exactly one drive, whatever becomes of the answers. The decisions are
+//! [`Creation`]'s; here is what they act on.
+
+use uuid::Uuid;
+
+use crate::api::Client;
+use crate::drive::{DriveInfo, DriveSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::policy::{CreateStep, Creation, TOKEN_KEY};
+
+/// Creates a drive as `spec` says.
+pub(super) async fn create(
+    client: &Client,
+    spec: &DriveSpec,
+    rng: &mut fastrand::Rng,
+) -> Result<DriveInfo> {
+    let token = Uuid::new_v4().as_simple().to_string();
+    let mut body = spec.to_properties()?;
+    body.insert(TOKEN_KEY, token.as_str())
+        .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
+
+    let what = format!("Cannot create a drive of size {}", spec.size);
+    let mut creation = Creation::new();
+    let mut step = CreateStep::Post {
+        after: std::time::Duration::ZERO,
+    };
+    let mut last = Failure::NotApi(String::new());
+    loop {
+        step = match step {
+            CreateStep::Post { after } => {
+                tokio::time::sleep(after).await;
+                match client.create(&body).await {
+                    Ok(drive) => return Ok(drive),
+                    Err(failure) => {
+                        tracing::debug!(%failure, "create");
+                        let step = creation.post_failed(&failure, rng);
+                        last = failure;
+                        step
+                    }
+                }
+            }
+            CreateStep::Look { after } => {
+                tokio::time::sleep(after).await;
+                match client.drives().await {
+                    Ok(drives) => {
+                        let (found, alike) = candidates(drives, spec, &token);
+                        let ids: Vec<_> = found.iter().map(|drive| drive.id).collect();
+                        match creation.looked(&ids, &alike) {
+                            CreateStep::Adopt(id) => {
+                                // It is among those found.
+                                if let Some(drive) = found.into_iter().find(|d| d.id == id) {
+                                    tracing::info!(drive = %id, "found the drive of a lost answer");
+                                    return Ok(drive);
+                                }
+                                CreateStep::GiveUp
+                            }
+                            step => step,
+                        }
+                    }
+                    Err(failure) => creation.look_failed(&failure),
+                }
+            }
+            CreateStep::Adopt(_) | CreateStep::GiveUp => return Err(last.into_error(&what)),
+            CreateStep::Doubt(drives) => {
+                let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
+                let which = format!(
+                    "{what}: the answer was lost, and any of these drives may be the one: {}",
+                    list.join(" ")
+                );
+                return Err(Error::new(ErrorKind::Conflict, which).hint_to(
+                    "Nothing was destroyed. Look at them with: openhosting drives UUID info, \
+                     and upload to the right one with -d UUID",
+                ));
+            }
+        };
+    }
+}
+
+type Found = (Vec<DriveInfo>, Vec<crate::drive::DriveId>);
+
+/// The drives that bear the token, and those that look like ours and bear none.
+fn candidates(drives: Vec<DriveInfo>, spec: &DriveSpec, token: &str) -> Found {
+    let (mut found, mut alike) = (Vec::new(), Vec::new());
+    for drive in drives {
+        match drive.properties.get(TOKEN_KEY) {
+            Some(theirs) if theirs.trim() == token => found.push(drive),
+            Some(_) => {}
+            None => {
+                let is_alike = drive.size >= spec.size
+                    && drive.properties.get("name") == Some(spec.name.as_str());
+                if is_alike {
+                    alike.push(drive.id);
+                }
+            }
+        }
+    }
+    (found, alike)
+}

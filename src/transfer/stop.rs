@@ -1,0 +1,64 @@
+//! Asking a transfer to stop.
+
+use tokio::sync::watch;
+
+/// How urgently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    #[default]
+    Go,
+    /// Nothing new; what is in flight may finish.
+    Drain,
+    /// At once.
+    Abort,
+}
+
+/// The end of the channel that asks.
+#[derive(Clone, Debug)]
+pub struct StopHandle(watch::Sender<Urgency>);
+
+/// The end that a transfer listens to.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<Urgency>);
+
+/// A way to stop a transfer from outside.
+pub fn stop_channel() -> (StopHandle, Stop) {
+    let (sender, receiver) = watch::channel(Urgency::Go);
+    (StopHandle(sender), Stop(receiver))
+}
+
+impl StopHandle {
+    /// No new requests; those in flight may finish.
+    pub fn drain(&self) {
+        self.0.send_replace(Urgency::Drain);
+    }
+
+    /// At once.
+    pub fn abort(&self) {
+        self.0.send_replace(Urgency::Abort);
+    }
+}
+
+impl Stop {
+    /// Never asks to stop.
+    pub fn never() -> Self {
+        stop_channel().1
+    }
+
+    /// Waits until it is asked to stop, in whatever way.
+    pub(super) async fn asked(&mut self) {
+        self.reached(Urgency::Drain).await;
+    }
+
+    /// Waits until it is asked to stop at once.
+    pub(super) async fn asked_at_once(&mut self) {
+        self.reached(Urgency::Abort).await;
+    }
+
+    async fn reached(&mut self, urgency: Urgency) {
+        // A dropped handle asks for nothing: it cannot ask any more.
+        if self.0.wait_for(|asked| *asked >= urgency).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
