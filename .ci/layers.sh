@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Who may import whom (ARCHITECTURE.md): fails and names the line where a module
+# reaches up, or does what belongs to another layer.
+#
+#   layers.sh [SOURCE-DIR]      default: src of this repository
+#
+# It reads text, not Rust: lines that are comments are left out, `use` lists of
+# several lines are understood, macros that build paths are not.
+set -euo pipefail
+
+src=${1:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/src}
+[[ -d $src ]] || { echo "layers: no directory $src" >&2; exit 1; }
+command -v perl >/dev/null || { echo "layers: perl is missing" >&2; exit 1; }
+found=0
+rules=0
+
+# deny LAYER WHY REGEX FILE...: no file may match the Perl regex.
+deny() {
+    local layer=$1 why=$2 regex=$3 hits
+    shift 3
+    rules=$((rules + 1))
+    (($#)) || return 0
+    hits=$(RE=$regex perl -0777 -ne '
+        s{^[ \t]*//.*$}{}mg;                      # comment lines, their line ends kept
+        while (/$ENV{RE}/g) {
+            my $line = 1 + (substr($_, 0, $-[0]) =~ tr/\n//);
+            my $text = (split /\n/)[$line - 1];
+            $text =~ s/^\s+//;
+            print "  $ARGV:$line: $text\n";
+        }' "$@")
+    if [[ -n $hits ]]; then
+        echo "layers: $layer: $why"
+        echo "$hits"
+        found=1
+    fi
+}
+
+# files NAME...: the sources of these modules: src/NAME.rs and all below src/NAME.
+files() {
+    local name
+    for name; do
+        find "$src" \( -path "$src/$name.rs" -o -path "$src/$name/*.rs" \) -type f
+    done | sort
+}
+
+# imports NAME...: a regex for paths that start at one of these modules, in a
+# path or in a list of `use crate::{...}`.
+imports() {
+    local names
+    names=$(IFS='|' && echo "$*")
+    printf '%s' "\\b(?:crate|openhosting)\\s*::\\s*(?:(?:$names)\\b|\\{[^;]*?\\b(?:$names)\\b)|\\bsuper::(?:super::)*(?:$names)\\b"
+}
+
+# forbid LAYER NAME... -- MODULE...: these modules import none of the names.
+forbid() {
+    local layer=$1 names=() list
+    shift
+    while [[ $1 != -- ]]; do names+=("$1"); shift; done
+    shift
+    mapfile -t list < <(files "$@")
+    deny "$layer" "must not import ${names[*]}" "$(imports "${names[@]}")" "${list[@]}"
+}
+
+# Everything that is not one of the upper layers is a noun, or wire, codec, image.
+upper='api|policy|transfer|server|cli|bin|lib'
+mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
+    sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
+
+forbid 'nouns, wire, codec, image' api policy transfer server cli -- "${low[@]}"
+forbid api policy transfer server cli -- api
+forbid policy transfer server cli -- policy
+forbid transfer server cli -- transfer
+forbid server api policy transfer cli -- server
+
+mapfile -t list < <(files wire codec)
+deny 'wire, codec' 'pure functions: no files, no network, no clock' \
+    '\bstd::(?:fs|net|time)\b|\b(?:tokio|reqwest|hyper)\s*::' "${list[@]}"
+mapfile -t list < <(files policy)
+deny policy 'decides only: time, chance and outcomes are handed in' \
+    '\b(?:tokio|reqwest|hyper)\b|\b(?:Instant|SystemTime)\b|\bstd::(?:fs|net|env|thread)\b' "${list[@]}"
+
+mapfile -t list < <(find "$src" -name '*.rs' ! -path "$src/cli/*" ! -path "$src/cli.rs" ! -path "$src/bin/*" | sort)
+deny 'all but cli and bin' 'no printing, no environment, no process' \
+    '\be?print(?:ln)?!|\bstd::env\b|\bstd::\{[^;]*\benv\b|\benv::(?:var|args|current_dir)|\bprocess::exit\b' "${list[@]}"
+deny 'all but cli and bin' 'clap, indicatif and rpassword belong to cli' \
+    '\b(?:clap|indicatif|rpassword)\s*::' "${list[@]}"
+
+((found == 0)) || exit 1
+echo "layers: $rules rules hold over $(find "$src" -name '*.rs' | wc -l) files"
