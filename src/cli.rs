@@ -3,3 +3,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod exit;
+mod server;
+
+pub use server::main as server_main;

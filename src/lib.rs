@@ -1,9 +1,11 @@
 //! Moves disk images in and out of an OpenHosting cloud.
 
 pub mod cli;
+mod codec;
 pub mod credentials;
 pub mod drive;
 pub mod error;
+pub mod server;
 pub mod wire;
 
 pub use credentials::Credentials;
