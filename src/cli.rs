@@ -6,10 +6,12 @@ mod call;
 mod display;
 mod environment;
 mod exit;
+mod server;
 mod signals;
 mod upload;
 
 pub use call::main as call_main;
+pub use server::main as server_main;
 pub use upload::main as upload_main;
 
 use std::future::Future;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The API server. See [`openhosting::server`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    openhosting::cli::server_main()
+}

@@ -1,0 +1,222 @@
+//! `openhosting-server`: flags to [`Config`], two lines on stdout, signals.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+
+use super::exit;
+use crate::credentials::Credentials;
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::{Config, Server, users};
+use crate::wire::READ_BYTES_MAX;
+
+const PROGRAM: &str = "openhosting-server";
+
+/// Serves the drives API on a directory of sparse files.
+///
+/// Once it accepts connections it prints two lines that a shell can evaluate,
+/// OHURI and OHAUTH of the first user; the log goes to stderr.
+// No Debug: it holds keys.
+#[derive(Parser)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+struct Args {
+    /// Address and port to listen on; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+
+    /// Directory of the drives [default: openhosting-server in
+    /// $XDG_DATA_HOME or ~/.local/share]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// A user; may be given several times. Other users of this machine can see
+    /// the key: prefer --users-file, or give none and one is made up and kept
+    #[arg(long, value_name = "UUID:KEY", hide_default_value = true)]
+    user: Vec<String>,
+
+    /// File with one UUID:KEY a line, which nobody else may read
+    #[arg(long, value_name = "FILE")]
+    users_file: Option<PathBuf>,
+
+    /// Certificate chain for TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key for TLS, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Serve plain HTTP beyond this machine, for all on the way to read
+    #[arg(long)]
+    insecure_listen: bool,
+
+    /// Answer 409 to a second write to a drive while one is under way, as some
+    /// clouds do
+    #[arg(long)]
+    one_writer: bool,
+
+    /// Round sizes of drives up to a multiple of 4 MiB, as some clouds do
+    #[arg(long)]
+    round_size: bool,
+
+    /// Most bytes of one read
+    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX)]
+    read_max: u64,
+
+    /// Log every request
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Runs the server until SIGINT or SIGTERM, and gives the exit code.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let level = if args.verbose {
+        Level::DEBUG
+    } else {
+        Level::INFO
+    };
+    // Fails only if somebody else set one, which then does.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(level)
+        .with_ansi(false)
+        .try_init();
+    exit::finish(PROGRAM, start(args))
+}
+
+fn start(args: Args) -> Result<()> {
+    let listen = args.listen;
+    let server = Server::open(config(args)?)?;
+    server.check_address(listen)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
+    let result = runtime.block_on(serve(server, listen));
+    // What does not end by itself must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn config(args: Args) -> Result<Config> {
+    let directory = match args.data {
+        Some(directory) => directory,
+        None => default_directory()?,
+    };
+    let mut users: Vec<Credentials> = Vec::new();
+    for user in &args.user {
+        users.push(users::parse_line(user)?);
+    }
+    if let Some(path) = &args.users_file {
+        users.extend(users::read_file(path)?);
+    }
+    Ok(Config {
+        users,
+        tls: args.tls_cert.zip(args.tls_key),
+        insecure_listen: args.insecure_listen,
+        one_writer: args.one_writer,
+        round_size: args.round_size,
+        read_bytes_max: args.read_max,
+        ..Config::new(directory)
+    })
+}
+
+fn default_directory() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let data = set("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    data.map(|data| data.join(PROGRAM)).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "Neither HOME nor XDG_DATA_HOME is set")
+            .hint_to("Say where to keep the drives with --data DIR")
+    })
+}
+
+async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
+    let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| failed(format!("Cannot listen on {listen}"), error))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| failed("Cannot tell the address".into(), error))?;
+    let hear = |kind| signal(kind).map_err(|error| failed("Cannot hear signals".into(), error));
+    let mut interrupt = hear(SignalKind::interrupt())?;
+    let mut terminate = hear(SignalKind::terminate())?;
+    tell(&server, address).map_err(|error| failed("Cannot write to stdout".into(), error))?;
+    tracing::info!(%address, "Serving");
+    server
+        .run(listener, async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        })
+        .await
+}
+
+/// The two lines. The kernel takes connections already.
+fn tell(server: &Server, address: SocketAddr) -> io::Result<()> {
+    let credentials = server.credentials();
+    let auth = format!("{}:{}", credentials.user(), credentials.expose_key());
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "export OHURI={}://{address}/", server.scheme())?;
+    writeln!(stdout, "export OHAUTH={}", quote(&auth))?;
+    stdout.flush()
+}
+
+/// Quotes for a shell what needs it.
+fn quote(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
+    if text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_change_is_quoted() {
+        assert_eq!(quote("0012-ab:Key/1+2="), "0012-ab:Key/1+2=");
+        assert_eq!(quote("u:a$b"), "'u:a$b'");
+        assert_eq!(quote("u:it's"), "'u:it'\\''s'");
+        assert_eq!(quote("u:é"), "'u:é'");
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_a_config() {
+        let args = [
+            PROGRAM,
+            "--data",
+            "d",
+            "--user",
+            "0012e24a-6eae-4279-9912-3432f698cec8:k",
+            "--one-writer",
+            "--read-max",
+            "9",
+        ];
+        let config = config(Args::parse_from(args)).unwrap();
+        assert_eq!(config.directory, PathBuf::from("d"));
+        assert_eq!(config.users[0].expose_key(), "k");
+        assert!(config.one_writer && !config.round_size && config.tls.is_none());
+        assert_eq!(config.read_bytes_max, 9);
+        assert!(Args::try_parse_from([PROGRAM, "--tls-cert", "c"]).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! Unpacks gzip as a stream, never beyond a bound.
+
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::GzDecoder;
+
+/// What to do with bytes after the last member of a gzip stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trailing {
+    /// They make the stream bad: a body is all gzip or it is not gzip.
+    Refuse,
+    /// They are not looked at: a drive is longer than the gzip file on it
+    /// (REFERENCE section 5).
+    Ignore,
+}
+
+/// Why a stream could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GunzipError {
+    /// It unpacks to more than the bound.
+    #[error("Unpacks to more than {0} bytes")]
+    TooLong(u64),
+    /// It ends before its end.
+    #[error("The gzip stream is cut short")]
+    Truncated,
+    /// It is not gzip, or its checksum or length does not fit.
+    #[error("Not a valid gzip stream")]
+    Invalid(#[source] io::Error),
+    /// The packed bytes could not be read.
+    #[error("Cannot read the gzip stream")]
+    Input(#[source] io::Error),
+}
+
+/// A reader of what a gzip stream of one or more members unpacks to.
+///
+/// The end (a read of 0 bytes) is told only after checksum and length of every
+/// member proved right, so whoever waits for it has a valid stream.
+#[derive(Debug)]
+pub(crate) struct Gunzip<R> {
+    stage: Stage<R>,
+    trailing: Trailing,
+    bytes_max: u64,
+    bytes: u64,
+    members: u64,
+}
+
+#[derive(Debug)]
+enum Stage<R> {
+    Member(Box<GzDecoder<Watched<R>>>),
+    /// For the moment between two members only.
+    Between,
+    Ended,
+}
+
+impl<R: BufRead> Gunzip<R> {
+    /// Unpacks `packed`, to at most `bytes_max` bytes.
+    pub(crate) fn new(packed: R, bytes_max: u64, trailing: Trailing) -> Self {
+        let watched = Watched {
+            inner: packed,
+            failed: false,
+        };
+        Self {
+            stage: Stage::Member(Box::new(GzDecoder::new(watched))),
+            trailing,
+            bytes_max,
+            bytes: 0,
+            members: 0,
+        }
+    }
+
+    /// Puts unpacked bytes into `buffer` and tells how many; 0 is the end of a
+    /// stream that proved valid. `buffer` must not be empty.
+    ///
+    /// # Errors
+    /// A [`GunzipError`]; afterwards the stream is at its end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, GunzipError> {
+        loop {
+            let Stage::Member(decoder) = &mut self.stage else {
+                return Ok(0);
+            };
+            match decoder.read(buffer) {
+                Ok(0) => self.next_member()?,
+                Ok(n) => {
+                    self.bytes += n as u64;
+                    if self.bytes > self.bytes_max {
+                        self.stage = Stage::Ended;
+                        return Err(GunzipError::TooLong(self.bytes_max));
+                    }
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.fail(error).map(|()| 0),
+            }
+        }
+    }
+
+    /// A member ended well: on to the next one, if there are bytes left.
+    fn next_member(&mut self) -> Result<(), GunzipError> {
+        self.members += 1;
+        let Stage::Member(decoder) = std::mem::replace(&mut self.stage, Stage::Between) else {
+            return Ok(());
+        };
+        let mut packed = decoder.into_inner();
+        let more = match packed.fill_buf() {
+            Ok(buffer) => !buffer.is_empty(),
+            Err(error) => return Err(GunzipError::Input(error)),
+        };
+        self.stage = if more {
+            Stage::Member(Box::new(GzDecoder::new(packed)))
+        } else {
+            Stage::Ended
+        };
+        Ok(())
+    }
+
+    fn fail(&mut self, error: io::Error) -> Result<(), GunzipError> {
+        let stage = std::mem::replace(&mut self.stage, Stage::Ended);
+        let Stage::Member(decoder) = stage else {
+            return Err(GunzipError::Invalid(error));
+        };
+        if decoder.get_ref().failed {
+            return Err(GunzipError::Input(error));
+        }
+        let is_after_the_last = self.members > 0 && decoder.header().is_none();
+        if is_after_the_last && self.trailing == Trailing::Ignore {
+            return Ok(());
+        }
+        Err(match error.kind() {
+            io::ErrorKind::UnexpectedEof => GunzipError::Truncated,
+            _ => GunzipError::Invalid(error),
+        })
+    }
+}
+
+/// Remembers whether an error came from the input, which the decoder would
+/// otherwise mix with its own.
+#[derive(Debug)]
+struct Watched<R> {
+    inner: R,
+    failed: bool,
+}
+
+impl<R: BufRead> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.inner.read(buffer);
+        self.failed |= is_failure(&result);
+        result
+    }
+}
+
+impl<R: BufRead> BufRead for Watched<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let result = self.inner.fill_buf();
+        self.failed |= is_failure(&result);
+        result
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+    }
+}
+
+fn is_failure<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() != io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn unpack(packed: &[u8], max: u64, trailing: Trailing) -> Result<Vec<u8>, GunzipError> {
+        let mut gunzip = Gunzip::new(packed, max, trailing);
+        let mut plain = Vec::new();
+        let mut buffer = [0; 100];
+        loop {
+            match gunzip.read(&mut buffer)? {
+                0 => return Ok(plain),
+                n => plain.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    fn strict(packed: &[u8]) -> Result<Vec<u8>, GunzipError> {
+        unpack(packed, 1 << 20, Trailing::Refuse)
+    }
+
+    #[test]
+    fn one_member_and_several() {
+        let plain: Vec<u8> = (0..5000u32).map(|i| (i % 251) as u8).collect();
+        assert_eq!(strict(&gzip(&plain)).unwrap(), plain);
+        let mut two = gzip(&plain[..1000]);
+        two.extend(gzip(b""));
+        two.extend(gzip(&plain[1000..]));
+        assert_eq!(strict(&two).unwrap(), plain);
+        assert_eq!(strict(&gzip(b"")).unwrap(), b"");
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let packed = gzip(b"hello hello hello");
+        for cut in 0..packed.len() {
+            let error = strict(&packed[..cut]).unwrap_err();
+            assert!(
+                matches!(error, GunzipError::Truncated),
+                "cut at {cut}: {error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_checksum_or_length_is_noticed() {
+        let packed = gzip(b"hello hello hello");
+        for back in 1..=8 {
+            let mut bad = packed.clone();
+            let at = bad.len() - back;
+            bad[at] ^= 1;
+            assert!(matches!(strict(&bad), Err(GunzipError::Invalid(_))));
+        }
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused_or_ignored() {
+        for tail in [&b"garbage after the end"[..], &[0; 700], b"\x1f", b"x"] {
+            let mut packed = gzip(b"hello");
+            packed.extend_from_slice(tail);
+            assert!(strict(&packed).is_err(), "{tail:?}");
+            let plain = unpack(&packed, 100, Trailing::Ignore).unwrap();
+            assert_eq!(plain, b"hello");
+        }
+    }
+
+    #[test]
+    fn the_bound_holds() {
+        let packed = gzip(&[0; 100_000]);
+        assert_eq!(
+            unpack(&packed, 100_000, Trailing::Refuse).unwrap().len(),
+            100_000
+        );
+        assert!(matches!(
+            unpack(&packed, 99_999, Trailing::Refuse),
+            Err(GunzipError::TooLong(99_999))
+        ));
+    }
+
+    #[test]
+    fn a_failing_input_is_not_called_bad_gzip() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("gone"))
+            }
+        }
+        let packed = gzip(b"hello");
+        let input = io::BufReader::new(packed[..12].chain(Broken));
+        let mut gunzip = Gunzip::new(input, 100, Trailing::Refuse);
+        let error = gunzip.read(&mut [0; 10]).unwrap_err();
+        assert!(matches!(error, GunzipError::Input(_)), "{error:?}");
+    }
+}

@@ -1,0 +1,291 @@
+//! The API server: the drives part of the API (REFERENCE section 1.1) for
+//! several users, on a directory of sparse files.
+//!
+//! ```text
+//! run -> connection -> auth -> routes -> drives -> store -> hosted (one drive)
+//!          socket, tls                     |         metadata
+//!                                          +-> body -> writing -> sparse
+//!                                          +-> reading, imaging
+//! ```
+//!
+//! The reactor only moves bytes and looks at state in memory; whatever touches
+//! the disk or unpacks gzip is on a thread that may block. What it answers where
+//! the sources leave it open (REFERENCE section 7):
+//!
+//! - Sizes are exact; rounding to 4 MiB is a switch.
+//! - A read is of at most 4 MiB, or up to the end of the drive by `read` and
+//!   `read/OFFSET`; it is never short. Past the end is 400 `usage`.
+//! - A write past the end is 400 `usage` with nothing written; so is one whose
+//!   gzip is cut short, damaged, followed by anything but gzip, or too long.
+//! - 204 says that the bytes survive a crash of this process. They are not
+//!   synced against a loss of power; metadata is.
+//! - What does not go together with a use under way is 409 `busy` at once.
+//!   Writes go together, unless one writer is all that is allowed.
+//! - `list` and `info` show a user's own drives. Drives whose `readers` name the
+//!   user, or everyone, can be looked at, read and imaged from by their UUID;
+//!   to all else, and to everybody else, they are 404 `missing` in the same
+//!   bytes as a drive that never was. The standard drives are those that
+//!   everyone may read.
+//! - Keys that `create` and `set` do not know are 400 `usage`, by name.
+//! - `image` answers 204. `claimed` is told while imaging, on both drives. A
+//!   failed imaging shows as status `inactive` until the next write or imaging.
+//! - Counters begin at 4096 and 1 as recorded. They are kept when metadata
+//!   changes and at a graceful end; a crash loses what came since.
+//! - A request with a query is 404 `missing`: the API has none. A method other
+//!   than GET and POST is 405 `method`.
+//! - Above the memory for bodies a write waits, at most 10 s, then is 503.
+//!
+//! Beyond the loopback interface it serves with TLS only, unless told otherwise.
+
+mod answer;
+mod auth;
+mod body;
+mod connection;
+mod drives;
+mod hosted;
+mod imaging;
+mod metadata;
+mod reading;
+mod routes;
+mod socket;
+mod sparse;
+mod store;
+mod tls;
+pub mod users;
+mod writing;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use crate::credentials::Credentials;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::READ_BYTES_MAX;
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 512;
+/// Longest wait for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time for requests in flight to finish when the server stops.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a server is made from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of the drives; made if it is not there.
+    pub directory: PathBuf,
+    /// Who may ask. If nobody is given, a user is made up and kept in the
+    /// directory.
+    pub users: Vec<Credentials>,
+    /// PEM files of the certificate chain and its key. Without them the server
+    /// speaks plain HTTP.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Whether plain HTTP may be served beyond the loopback interface, where
+    /// everybody on the way reads the secret keys.
+    pub insecure_listen: bool,
+    /// Whether a second write to a drive is 409 while one is under way, as some
+    /// clouds of this family do (REFERENCE 1.1, "write").
+    pub one_writer: bool,
+    /// Whether sizes are rounded up to a multiple of 4 MiB (REFERENCE 1.1,
+    /// "Size rounding").
+    pub round_size: bool,
+    /// Most bytes that one read may ask for.
+    pub read_bytes_max: u64,
+}
+
+impl Config {
+    /// The usual settings, with drives in `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            users: Vec::new(),
+            tls: None,
+            insecure_listen: false,
+            one_writer: false,
+            round_size: false,
+            read_bytes_max: READ_BYTES_MAX,
+        }
+    }
+}
+
+/// A server that is ready to run: its directory is locked and loaded.
+#[derive(Debug)]
+pub struct Server {
+    api: Arc<drives::Api>,
+    credentials: Credentials,
+    tls: Option<Tls>,
+    insecure_listen: bool,
+}
+
+struct Tls(TlsAcceptor);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Server {
+    /// Locks and loads the directory. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the directory cannot be used or another server
+    /// uses it; [`ErrorKind::Usage`] for TLS files that are not what they must
+    /// be, or a user given twice.
+    pub fn open(config: Config) -> Result<Self> {
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
+        let tls = tls.transpose()?.map(Tls);
+        let store = store::Store::open(&config.directory)?;
+        let mut users = config.users;
+        if users.is_empty() {
+            users.push(store.made_up_user()?);
+        }
+        for (i, user) in users.iter().enumerate() {
+            if users[..i].iter().any(|other| other.user() == user.user()) {
+                let what = format!("User {} is given twice", user.user());
+                return Err(Error::new(ErrorKind::Usage, what));
+            }
+        }
+        let credentials = users[0].clone();
+        let api = drives::Api {
+            store,
+            users: auth::Users::new(&users),
+            memory: writing::Memory::new(),
+            imagings: Arc::new(Semaphore::new(imaging::AT_ONCE as usize)),
+            is_stopping: AtomicBool::new(false),
+            one_writer: config.one_writer,
+            round_size: config.round_size,
+            read_bytes_max: config.read_bytes_max,
+        };
+        Ok(Self {
+            api: Arc::new(api),
+            credentials,
+            tls,
+            insecure_listen: config.insecure_listen,
+        })
+    }
+
+    /// Credentials of the first user.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
+    /// Whether this server may listen on `address`: ask before binding it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for plain HTTP beyond the loopback interface.
+    pub fn check_address(&self, address: SocketAddr) -> Result<()> {
+        if address.ip().is_loopback() || self.tls.is_some() || self.insecure_listen {
+            return Ok(());
+        }
+        let what = format!("Refused to listen on {address} without TLS");
+        Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Give --tls-cert and --tls-key, or listen on 127.0.0.1"))
+    }
+
+    /// Serves until `shutdown` is ready. Then it takes no more requests, lets
+    /// those in flight and imagings finish for up to 30 s, and keeps the
+    /// counters. Dropping the future instead breaks off what is in flight; no
+    /// byte that was answered with 204 is lost by that.
+    ///
+    /// # Errors
+    /// See [`check_address`](Self::check_address).
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let address = listener.local_addr().map_err(|error| {
+            Error::new(ErrorKind::Local, "Cannot tell the address of the listener").because(error)
+        })?;
+        self.check_address(address)?;
+        let mut connections = JoinSet::new();
+        let graceful = GracefulShutdown::new();
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        tokio::pin!(shutdown);
+        loop {
+            let (stream, permit) = tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = accept(&listener, &room) => accepted,
+            };
+            let tls = self.tls.as_ref().map(|Tls(acceptor)| acceptor.clone());
+            let (api, watcher) = (Arc::clone(&self.api), graceful.watcher());
+            connections.spawn(async move {
+                let _permit = permit;
+                let socket = socket::Socket::new(stream);
+                let Some(acceptor) = tls else {
+                    return connection::serve(socket, api, watcher).await;
+                };
+                match timeout(HANDSHAKE, acceptor.accept(socket)).await {
+                    Ok(Ok(stream)) => connection::serve(stream, api, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake took too long"),
+                }
+            });
+        }
+        drop(listener);
+        self.stop(connections, graceful).await;
+        Ok(())
+    }
+
+    async fn stop(self, mut connections: JoinSet<()>, graceful: GracefulShutdown) {
+        tracing::info!("Stopping, requests in flight may finish");
+        let deadline = Instant::now() + PATIENCE;
+        let finished = async {
+            graceful.shutdown().await;
+            while connections.join_next().await.is_some() {}
+        };
+        if timeout_at(deadline, finished).await.is_err() {
+            tracing::warn!("Broke off requests that did not finish in time");
+            connections.shutdown().await;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.api.stop_imagings(left).await;
+        let api = self.api;
+        let _ = tokio::task::spawn_blocking(move || api.store.keep_all()).await;
+    }
+}
+
+/// The next connection, when there is room for one.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+    // The semaphore is never closed.
+    let permit = Arc::clone(room).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without it small answers wait for acknowledgements.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "Cannot set TCP_NODELAY");
+                }
+                return (stream, permit);
+            }
+            // Out of descriptors, mostly: they come back when others end.
+            Err(error) => {
+                tracing::warn!(%error, "Cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What the server answers, and what it refuses (REFERENCE sections 2, 3).
+
+use std::fmt;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+
+use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR, X_ELASTIC_OUTPUT};
+
+/// Body of an answer.
+pub(super) type AnswerBody = BoxBody<Bytes, std::io::Error>;
+/// An answer, ready to be sent.
+pub(super) type Answer = Response<AnswerBody>;
+
+/// What a text answer holds, as `X-Elastic-Output` says.
+const PROPERTIES: HeaderValue = HeaderValue::from_static("properties");
+const LIST: HeaderValue = HeaderValue::from_static("list");
+
+/// 204, for what has no data.
+pub(super) fn no_content() -> Answer {
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer
+}
+
+/// 200 with one object.
+pub(super) fn object(object: &Properties, format: Format) -> Answer {
+    keys_and_values(object.print(format), format, PROPERTIES)
+}
+
+/// 200 with several objects.
+pub(super) fn objects(objects: &[Properties], format: Format) -> Answer {
+    keys_and_values(Properties::print_all(objects, format), format, PROPERTIES)
+}
+
+/// 200 with a list of drives. JSON has them under `uuid`, as recorded clients
+/// read it, and under `drive`, as everywhere else (REFERENCE section 7).
+pub(super) fn list(ids: &[String], format: Format) -> Answer {
+    let body = match format {
+        Format::Text => ids.iter().map(|id| format!("{id}\n")).collect(),
+        Format::Json => {
+            let objects: Vec<_> = ids
+                .iter()
+                .map(|id| serde_json::json!({"drive": id, "uuid": id}))
+                .collect();
+            format!("{}\n", serde_json::Value::Array(objects))
+        }
+    };
+    keys_and_values(body, format, LIST)
+}
+
+/// 200 with raw bytes.
+pub(super) fn bytes(body: AnswerBody) -> Answer {
+    let mut answer = Response::new(body);
+    let octets = HeaderValue::from_static("application/octet-stream");
+    answer.headers_mut().insert(CONTENT_TYPE, octets);
+    answer
+}
+
+fn keys_and_values(body: String, format: Format, output: HeaderValue) -> Answer {
+    let mut answer = Response::new(full(body));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
+    if format == Format::Text {
+        headers.insert(HeaderName::from_static(X_ELASTIC_OUTPUT), output);
+    }
+    answer
+}
+
+fn full(body: String) -> AnswerBody {
+    Full::new(Bytes::from(body))
+        .map_err(|never| match never {})
+        .boxed()
+}
+
+/// A refused request: a type of the error table and one human sentence, which
+/// is text whatever was asked for (REFERENCE section 7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    error: ErrorType,
+    sentence: String,
+    is_for_now: bool,
+}
+
+impl Refusal {
+    fn new(error: ErrorType, sentence: impl Into<String>) -> Self {
+        Self {
+            error,
+            sentence: sentence.into(),
+            is_for_now: false,
+        }
+    }
+
+    /// 400: bad input.
+    pub(super) fn usage(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorType::Usage, sentence)
+    }
+
+    /// 401: no credentials, or wrong ones; which is not told.
+    pub(super) fn auth() -> Self {
+        Self::new(ErrorType::Auth, "User or secret key is missing or wrong")
+    }
+
+    /// 404: no such drive, or another's. The two must not differ in a byte.
+    pub(super) fn no_drive() -> Self {
+        Self::new(ErrorType::Missing, "Drive could not be found")
+    }
+
+    /// 404: no such command.
+    pub(super) fn no_command() -> Self {
+        Self::new(ErrorType::Missing, "No such command")
+    }
+
+    /// 405: a method that the command does not take.
+    pub(super) fn method(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorType::Method, sentence)
+    }
+
+    /// 409: the drive is in use.
+    pub(super) fn busy(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorType::Busy, sentence)
+    }
+
+    /// 503: the server has no memory to spare at the moment. Not in the table
+    /// of REFERENCE section 3; the nearest type there is `busy`.
+    pub(super) fn overloaded() -> Self {
+        Self {
+            is_for_now: true,
+            ..Self::busy("The server is busy, try again in a second")
+        }
+    }
+
+    /// 500: a fault of the server.
+    pub(super) fn system(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorType::System, sentence)
+    }
+
+    /// 507: no space left.
+    pub(super) fn full() -> Self {
+        Self::new(ErrorType::Full, "No space left for the drive")
+    }
+
+    /// The type in the error table.
+    pub(super) fn error(&self) -> ErrorType {
+        self.error
+    }
+
+    /// The answer that tells it.
+    pub(super) fn to_answer(&self) -> Answer {
+        let mut answer = Response::new(full(format!("{}\n", self.sentence)));
+        let status = match self.is_for_now {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => StatusCode::from_u16(self.error.status())
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.insert(
+            HeaderName::from_static(X_ELASTIC_ERROR),
+            HeaderValue::from_static(self.error.as_str()),
+        );
+        match self.error {
+            ErrorType::Auth => {
+                let basic = HeaderValue::from_static("Basic realm=\"openhosting\"");
+                headers.insert(WWW_AUTHENTICATE, basic);
+            }
+            ErrorType::Method => {
+                headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            _ => {}
+        }
+        if self.is_for_now {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        answer
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded => Self::full(),
+            FileTooLarge => Self::usage("The size is more than the server's file system can hold"),
+            _ => {
+                tracing::error!(%error, "A file operation failed");
+                Self::system("Internal fault of the server, its log tells more")
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Bodies of requests: bounded, and given up when they stall.
+
+use std::io::{self, BufRead, Read};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::answer::Refusal;
+
+/// Longest wait for the next bytes of a body.
+const STALL: Duration = Duration::from_secs(30);
+/// Most bytes of a body of keys and values.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+/// Frames between the network and the thread that decodes them. hyper makes
+/// them at most some 400 KiB long.
+const FRAMES_AHEAD: usize = 3;
+
+/// The next bytes of a body; `None` at its proper end.
+async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        let frame = match timeout(STALL, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(_))) => return Err(cut_short()),
+            Err(_) => return Err(Refusal::usage("The body did not come in time")),
+        };
+        // Trailers are not part of this API.
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
+    }
+}
+
+fn cut_short() -> Refusal {
+    Refusal::usage("The body was cut short")
+}
+
+/// A whole body of keys and values.
+pub(super) async fn small(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
+    let mut all = Vec::new();
+    while let Some(data) = next(&mut body).await? {
+        if all.len() + data.len() > SMALL_BYTES_MAX {
+            let sentence = format!("The body is longer than {SMALL_BYTES_MAX} bytes");
+            return Err(Refusal::usage(sentence));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all)
+}
+
+/// A body on its way to a thread that may block: run the future beside the
+/// thread. It ends when the body does or nobody reads any more.
+pub(super) fn stream(mut body: Incoming) -> (impl Future<Output = ()>, Frames) {
+    let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
+    let pump = async move {
+        loop {
+            let frame = next(&mut body).await.transpose();
+            let is_last = !matches!(frame, Some(Ok(_)));
+            let message = match frame {
+                Some(Ok(data)) => Message::Data(data),
+                Some(Err(refusal)) => Message::Failed(refusal),
+                None => Message::End,
+            };
+            if sender.send(message).await.is_err() || is_last {
+                return;
+            }
+        }
+    };
+    let frames = Frames {
+        receiver,
+        current: Bytes::new(),
+        is_ended: false,
+        failure: None,
+    };
+    (pump, frames)
+}
+
+enum Message {
+    Data(Bytes),
+    Failed(Refusal),
+    /// Said aloud: a body that merely stops coming has not ended.
+    End,
+}
+
+/// A body as a blocking reader. Its end is the proper end of the body; all else
+/// is an error, and [`failure`](Self::failure) tells which.
+pub(super) struct Frames {
+    receiver: mpsc::Receiver<Message>,
+    current: Bytes,
+    is_ended: bool,
+    failure: Option<Refusal>,
+}
+
+impl Frames {
+    /// Why reading failed.
+    pub(super) fn failure(&self) -> Refusal {
+        self.failure.clone().unwrap_or_else(cut_short)
+    }
+}
+
+impl BufRead for Frames {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.is_empty() && !self.is_ended {
+            match self.receiver.blocking_recv() {
+                Some(Message::Data(data)) => self.current = data,
+                Some(Message::End) => self.is_ended = true,
+                Some(Message::Failed(refusal)) => {
+                    self.failure = Some(refusal);
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.current.advance(amount);
+    }
+}
+
+impl Read for Frames {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}

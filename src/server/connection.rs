@@ -1,0 +1,96 @@
+//! One connection: HTTP/1.1 requests and their answers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, TRANSFER_ENCODING};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::answer::{Answer, Refusal};
+use super::drives::Api;
+use super::routes::Call;
+
+/// Longest wait for the header of a request, and for the next request.
+const HEADER_WAIT: Duration = Duration::from_secs(10);
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// Serves requests until the client or `watcher` ends it.
+pub(super) async fn serve<S>(stream: S, api: Arc<Api>, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let api = Arc::clone(&api);
+        async move { Ok::<_, Infallible>(answer(&api, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_WAIT)
+        .max_header_size(HEADER_BYTES_MAX)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "Connection ended");
+    }
+}
+
+async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Answer {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let began = Instant::now();
+    let (answer, refusal) = match dispatch(api, request).await {
+        Ok(answer) => (answer, None),
+        Err(refusal) => (refusal.to_answer(), Some(refusal)),
+    };
+    tracing::debug!(
+        %method,
+        path,
+        status = answer.status().as_u16(),
+        error = refusal.as_ref().map(|refusal| refusal.error().as_str()),
+        refusal = refusal.map(tracing::field::display),
+        took = ?began.elapsed(),
+        "Answered"
+    );
+    answer
+}
+
+/// Who, then what, then how; so that nobody without credentials learns which
+/// commands or drives there are, and no body is read for nothing.
+async fn dispatch(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    let header = request.headers().get(AUTHORIZATION);
+    let user = api
+        .users
+        .prove(header.map(hyper::header::HeaderValue::as_bytes));
+    let user = user.ok_or_else(Refusal::auth)?;
+    check_framing(&request)?;
+    let is_post = match *request.method() {
+        Method::POST => true,
+        Method::GET => false,
+        _ => return Err(Refusal::method("The API knows GET and POST only")),
+    };
+    if request.uri().query().is_some() {
+        return Err(Refusal::no_command());
+    }
+    let call = Call::parse(request.uri().path())?;
+    if call.changes() && !is_post {
+        return Err(Refusal::method("The command needs POST"));
+    }
+    api.call(user, call, request).await
+}
+
+/// hyper refuses most of what could be understood in two ways; this is the
+/// rest: a transfer coding on top of chunked.
+fn check_framing(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::usage("Transfer-Encoding is not chunked")),
+    }
+}

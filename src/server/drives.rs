@@ -1,0 +1,317 @@
+//! The commands: one method for each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::{Body, Incoming};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use super::answer::{self, Answer, Refusal};
+use super::auth::Users;
+use super::body;
+use super::hosted::{Hosted, Progress, Purpose};
+use super::imaging::{self, Imaging};
+use super::metadata::Metadata;
+use super::reading::DriveBytes;
+use super::routes::{Call, Packing};
+use super::store::Store;
+use super::writing::{Encoding, Memory, Write};
+use crate::drive::DriveId;
+use crate::wire::{Format, Properties};
+
+/// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
+/// "Size rounding").
+const ROUND_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct Api {
+    pub(super) store: Store,
+    pub(super) users: Users,
+    pub(super) memory: Memory,
+    pub(super) imagings: Arc<Semaphore>,
+    pub(super) is_stopping: AtomicBool,
+    pub(super) one_writer: bool,
+    pub(super) round_size: bool,
+    pub(super) read_bytes_max: u64,
+}
+
+type Result<T = Answer> = std::result::Result<T, Refusal>;
+
+impl Api {
+    /// Does what `user` asks for.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        user: Arc<str>,
+        call: Call,
+        request: Request<Incoming>,
+    ) -> Result {
+        let format = Format::of_accept(text(request.headers(), &ACCEPT));
+        match call {
+            Call::List => Ok(list(&self.store.select(|m| *m.user == *user), format)),
+            Call::ListStandard => Ok(list(&self.store.select(Metadata::is_standard), format)),
+            Call::InfoAll => Ok(infos(&self.store.select(|m| *m.user == *user), format)),
+            Call::InfoStandard => Ok(infos(&self.store.select(Metadata::is_standard), format)),
+            Call::Info(id) => self.info(&user, id, false, format),
+            Call::InfoFull(id) => self.info(&user, id, true, format),
+            Call::Create => self.create(user, request, format).await,
+            Call::Destroy(id) => self.destroy(&user, id).await,
+            Call::Set(id) => self.set(&user, id, request, format).await,
+            Call::Image(id, source, packing) => self.image(&user, id, source, packing).await,
+            Call::Read(id, offset, size) => self.read(&user, id, offset, size),
+            Call::Write(id, offset) => self.write(&user, id, offset, request).await,
+        }
+    }
+
+    fn info(&self, user: &str, id: DriveId, is_full: bool, format: Format) -> Result {
+        let drive = self.store.readable(user, id)?;
+        Ok(answer::object(&drive.info(is_full), format))
+    }
+
+    async fn create(
+        self: &Arc<Self>,
+        user: Arc<str>,
+        request: Request<Incoming>,
+        format: Format,
+    ) -> Result {
+        let body = keys_and_values(request).await?;
+        let metadata = Metadata::create(&user, &body, |size| self.round(size))?;
+        let api = Arc::clone(self);
+        let drive = blocking(move || api.store.create(metadata)).await?;
+        Ok(answer::object(&drive.info(false), format))
+    }
+
+    async fn destroy(self: &Arc<Self>, user: &str, id: DriveId) -> Result {
+        let pass = self.store.own(user, id)?.pass(Purpose::Change)?;
+        let api = Arc::clone(self);
+        blocking(move || api.store.destroy(&pass)).await?;
+        Ok(answer::no_content())
+    }
+
+    async fn set(
+        self: &Arc<Self>,
+        user: &str,
+        id: DriveId,
+        request: Request<Incoming>,
+        format: Format,
+    ) -> Result {
+        let drive = self.store.own(user, id)?;
+        let body = keys_and_values(request).await?;
+        let mut wanted = drive.metadata();
+        wanted.merge(&body, |size| self.round(size))?;
+        // Only a new size disturbs others: clients send name and size always.
+        let resizes = wanted.size != drive.size();
+        let pass = resizes.then(|| drive.pass(Purpose::Change)).transpose()?;
+        let api = Arc::clone(self);
+        let drive = blocking(move || {
+            let _pass = pass;
+            let size = wanted.size;
+            api.store.change(&drive, |metadata| {
+                metadata.merge(&body, |_| Ok(size))?;
+                Ok(())
+            })?;
+            Ok(drive)
+        })
+        .await?;
+        Ok(answer::object(&drive.info(false), format))
+    }
+
+    /// Answers when both drives are claimed and the key `imaging` is there; the
+    /// rest happens in the background (REFERENCE section 5).
+    async fn image(
+        self: &Arc<Self>,
+        user: &str,
+        id: DriveId,
+        source: DriveId,
+        packing: Packing,
+    ) -> Result {
+        let destination = self.store.own(user, id)?;
+        let source = self.store.readable(user, source)?;
+        if destination.id == source.id {
+            return Err(Refusal::usage("A drive cannot be its own source"));
+        }
+        let progress = Arc::new(Progress::new(source.id, source.size()));
+        let source = source.pass(Purpose::ImageFrom)?;
+        let destination = destination.pass(Purpose::ImageInto(Arc::clone(&progress)))?;
+        if packing == Packing::Copy && source.drive.size() > destination.drive.size() {
+            return Err(Refusal::usage("The source is larger than the drive"));
+        }
+        let imaging = Imaging {
+            source,
+            destination,
+            packing,
+            progress,
+        };
+        let api = Arc::clone(self);
+        let imaging = blocking(move || {
+            api.store.change(&imaging.destination.drive, |metadata| {
+                metadata.is_imaging = true;
+                Ok(())
+            })?;
+            Ok(imaging)
+        })
+        .await?;
+        tokio::spawn(Arc::clone(self).image_in_background(imaging));
+        Ok(answer::no_content())
+    }
+
+    async fn image_in_background(self: Arc<Self>, imaging: Imaging) {
+        let Ok(_turn) = Arc::clone(&self.imagings).acquire_owned().await else {
+            return;
+        };
+        let work = spawn_blocking(move || {
+            let destination = &imaging.destination.drive;
+            let result = imaging.run(&self.is_stopping);
+            match &result {
+                Ok(bytes) => {
+                    imaging.source.drive.count_read(imaging.source.drive.size());
+                    destination.count_write(*bytes);
+                }
+                Err(error) => tracing::warn!(id = %destination.id, %error, "Imaging failed"),
+            }
+            let kept = self.store.change(destination, |metadata| {
+                metadata.is_imaging = false;
+                metadata.is_complete = result.is_ok();
+                Ok(())
+            });
+            if let Err(error) = kept {
+                tracing::error!(id = %destination.id, %error, "Cannot keep the end of an imaging");
+            }
+        });
+        if work.await.is_err() {
+            tracing::error!("An imaging broke off");
+        }
+    }
+
+    fn read(&self, user: &str, id: DriveId, offset: u64, size: Option<u64>) -> Result {
+        let drive = self.store.readable(user, id)?;
+        drive.check_readable()?;
+        let past_the_end = || Refusal::usage("The read goes past the end of the drive");
+        let rest = drive.size().checked_sub(offset).ok_or_else(past_the_end)?;
+        if size.is_some_and(|size| size > self.read_bytes_max) {
+            let most = self.read_bytes_max;
+            let sentence = format!("A read is of at most {most} bytes");
+            return Err(Refusal::usage(sentence));
+        }
+        let size = size.unwrap_or(rest);
+        if size > rest {
+            return Err(past_the_end());
+        }
+        drive.count_read(size);
+        Ok(answer::bytes(DriveBytes::new(drive, offset, size).boxed()))
+    }
+
+    async fn write(
+        self: &Arc<Self>,
+        user: &str,
+        id: DriveId,
+        offset: u64,
+        request: Request<Incoming>,
+    ) -> Result {
+        let drive = self.store.own(user, id)?;
+        let encoding = encoding(request.headers())?;
+        let is_alone = self.one_writer;
+        let write = Write {
+            pass: drive.pass(Purpose::Write { is_alone })?,
+            offset,
+            encoding,
+            body_bytes: request.body().size_hint().exact(),
+        };
+        write.check()?;
+        let permit = self.memory.reserve(&write).await?;
+        let (pump, frames) = body::stream(request.into_body());
+        let api = Arc::clone(self);
+        let work = blocking(move || {
+            let _permit = permit;
+            let bytes = write.run(frames, &api.store, &api.memory)?;
+            drive.count_write(bytes);
+            if !drive.with_metadata(|metadata| metadata.is_complete) {
+                api.store.change(&drive, |metadata| {
+                    metadata.is_complete = true;
+                    Ok(())
+                })?;
+            }
+            // Before the answer: who has it may destroy the drive at once.
+            drop(write);
+            Ok(())
+        });
+        tokio::pin!(work);
+        // A refused body is not waited for.
+        let result = tokio::select! {
+            result = &mut work => result,
+            () = pump => work.await,
+        };
+        result.map(|()| answer::no_content())
+    }
+
+    fn round(&self, size: u64) -> Result<u64> {
+        if !self.round_size {
+            return Ok(size);
+        }
+        size.checked_next_multiple_of(ROUND_BYTES)
+            .ok_or_else(|| Refusal::usage("The size is too large"))
+    }
+
+    /// Waits for imagings to end; those that do not in time are told to stop.
+    pub(super) async fn stop_imagings(&self, patience: std::time::Duration) {
+        let all = || self.imagings.acquire_many(imaging::AT_ONCE);
+        if tokio::time::timeout(patience, all()).await.is_err() {
+            self.is_stopping.store(true, Ordering::Relaxed);
+            let _ = all().await;
+        }
+    }
+}
+
+fn list(drives: &[Arc<Hosted>], format: Format) -> Answer {
+    let ids: Vec<_> = drives.iter().map(|drive| drive.id.to_string()).collect();
+    answer::list(&ids, format)
+}
+
+fn infos(drives: &[Arc<Hosted>], format: Format) -> Answer {
+    let infos: Vec<_> = drives.iter().map(|drive| drive.info(false)).collect();
+    answer::objects(&infos, format)
+}
+
+async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {
+    let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
+    if encoding(request.headers())? != Encoding::Raw {
+        return Err(Refusal::usage("Only the body of a write may be gzip"));
+    }
+    let body = body::small(request.into_body()).await?;
+    Properties::parse(format, &body).map_err(|error| Refusal::usage(error.to_string()))
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Encoding> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let encoding = match values.next() {
+        None => return Ok(Encoding::Raw),
+        Some(value) => value.to_str().unwrap_or_default().to_ascii_lowercase(),
+    };
+    match (encoding.trim(), values.next()) {
+        ("identity" | "", None) => Ok(Encoding::Raw),
+        ("gzip" | "x-gzip", None) => Ok(Encoding::Gzip),
+        _ => Err(Refusal::usage(
+            "Content-Encoding is neither gzip nor identity",
+        )),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Does `work` where it may block. It goes on when the client has gone.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "A command broke off");
+        Err(Refusal::system(
+            "Internal fault of the server, its log tells more",
+        ))
+    })
+}

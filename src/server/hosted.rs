@@ -1,0 +1,263 @@
+//! One drive as the server holds it: its file, its metadata, and who uses it.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::answer::Refusal;
+use super::metadata::{Metadata, set};
+use crate::drive::DriveId;
+use crate::wire::Properties;
+
+/// A drive on this server.
+///
+/// Who uses it is counted, never waited for: what does not go together with a
+/// use under way is refused with 409 at once (REFERENCE section 7). Writes go
+/// together; destroying, resizing and being imaged go with nothing but reads.
+#[derive(Debug)]
+pub(super) struct Hosted {
+    pub(super) id: DriveId,
+    pub(super) file: File,
+    pub(super) metadata_path: PathBuf,
+    pub(super) data_path: PathBuf,
+    /// Held while the bytes of one write go to the file, so that overlapping
+    /// writes land one after the other and not mixed.
+    pub(super) landing: Mutex<()>,
+    /// Held while metadata is changed and kept, which takes disk time; `state`
+    /// never is.
+    pub(super) keeping: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    metadata: Metadata,
+    /// Writes under way.
+    writers: u32,
+    /// Imagings that read this drive.
+    imaged_from: u32,
+    /// Destroying, resizing, or being imaged.
+    is_exclusive: bool,
+    imaging: Option<Arc<Progress>>,
+    is_gone: bool,
+}
+
+/// How far an imaging into a drive is, in bytes of its source.
+#[derive(Debug)]
+pub(super) struct Progress {
+    source: DriveId,
+    bytes: AtomicU64,
+    bytes_total: u64,
+    /// 0 while it waits for its turn.
+    started: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn new(source: DriveId, bytes_total: u64) -> Self {
+        Self {
+            source,
+            bytes: AtomicU64::new(0),
+            bytes_total,
+            started: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn start(&self) {
+        self.started.store(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn reach(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn is_queued(&self) -> bool {
+        self.started.load(Ordering::Relaxed) == 0
+    }
+
+    fn percent(&self) -> u64 {
+        let bytes = u128::from(self.bytes.load(Ordering::Relaxed));
+        let percent = bytes * 100 / u128::from(self.bytes_total.max(1));
+        // 100 is told by the key's absence.
+        percent.min(99) as u64
+    }
+}
+
+impl Hosted {
+    pub(super) fn new(
+        id: DriveId,
+        file: File,
+        metadata: Metadata,
+        metadata_path: PathBuf,
+        data_path: PathBuf,
+    ) -> Self {
+        Self {
+            id,
+            file,
+            metadata_path,
+            data_path,
+            landing: Mutex::new(()),
+            keeping: Mutex::new(()),
+            state: Mutex::new(State {
+                metadata,
+                writers: 0,
+                imaged_from: 0,
+                is_exclusive: false,
+                imaging: None,
+                is_gone: false,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Its metadata at this moment.
+    pub(super) fn metadata(&self) -> Metadata {
+        self.state().metadata.clone()
+    }
+
+    /// Its size in bytes. It stays as it is while a [`Pass`] is held.
+    pub(super) fn size(&self) -> u64 {
+        self.state().metadata.size
+    }
+
+    /// Looks at the metadata without a copy.
+    pub(super) fn with_metadata<T>(&self, look: impl FnOnce(&Metadata) -> T) -> T {
+        look(&self.state().metadata)
+    }
+
+    /// Puts changed metadata in place; the caller has kept it. The counters
+    /// that ran on meanwhile stay.
+    pub(super) fn replace_metadata(&self, metadata: Metadata) {
+        let mut state = self.state();
+        let counters = state.metadata.counters;
+        state.metadata = Metadata {
+            counters,
+            ..metadata
+        };
+    }
+
+    pub(super) fn count_read(&self, bytes: u64) {
+        let counters = &mut self.state().metadata.counters;
+        counters.read_bytes += bytes;
+        counters.read_requests += 1;
+    }
+
+    pub(super) fn count_write(&self, bytes: u64) {
+        let counters = &mut self.state().metadata.counters;
+        counters.write_bytes += bytes;
+        counters.write_requests += 1;
+    }
+
+    pub(super) fn mark_gone(&self) {
+        self.state().is_gone = true;
+    }
+
+    /// What `info` tells; with `is_full` the progress of imaging as a percentage
+    /// (REFERENCE sections 5 and 7).
+    pub(super) fn info(&self, is_full: bool) -> Properties {
+        let state = self.state();
+        let mut info = state.metadata.to_info(self.id);
+        if let Some(progress) = &state.imaging {
+            let value = match (progress.is_queued(), is_full) {
+                (true, _) => "queued".to_owned(),
+                (false, true) => format!("{}%", progress.percent()),
+                (false, false) => "true".to_owned(),
+            };
+            set(&mut info, "imaging", value);
+            set(&mut info, "claimed", format!("imaging:{}", progress.source));
+        } else if state.imaged_from > 0 {
+            set(&mut info, "claimed", "imaging");
+        }
+        info
+    }
+
+    /// Whether its bytes can be read: not in the middle of being imaged.
+    pub(super) fn check_readable(&self) -> Result<(), Refusal> {
+        let state = self.state();
+        match (state.is_gone, &state.imaging) {
+            (true, _) => Err(Refusal::no_drive()),
+            (false, Some(_)) => Err(Refusal::busy("Drive is busy: it is being imaged")),
+            (false, None) => Ok(()),
+        }
+    }
+
+    /// Asks for a use of the drive, to be held until it ends.
+    pub(super) fn pass(self: &Arc<Self>, purpose: Purpose) -> Result<Pass, Refusal> {
+        let mut state = self.state();
+        if state.is_gone {
+            return Err(Refusal::no_drive());
+        }
+        if state.is_exclusive {
+            let sentence = match state.imaging {
+                Some(_) => "Drive is busy: it is being imaged",
+                None => "Drive is busy: it is being changed",
+            };
+            return Err(Refusal::busy(sentence));
+        }
+        if state.imaged_from > 0 && !matches!(purpose, Purpose::ImageFrom) {
+            return Err(Refusal::busy(
+                "Drive is busy: it is the source of an imaging",
+            ));
+        }
+        let shares_writes = matches!(purpose, Purpose::Write { is_alone: false });
+        if state.writers > 0 && !shares_writes {
+            return Err(Refusal::busy("Drive is busy: it is being written"));
+        }
+        match &purpose {
+            Purpose::Write { .. } => state.writers += 1,
+            Purpose::ImageFrom => state.imaged_from += 1,
+            Purpose::Change => state.is_exclusive = true,
+            Purpose::ImageInto(progress) => {
+                state.is_exclusive = true;
+                state.imaging = Some(Arc::clone(progress));
+            }
+        }
+        Ok(Pass {
+            drive: Arc::clone(self),
+            purpose,
+        })
+    }
+}
+
+/// What a drive is used for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    /// Writing bytes; alone, if the server allows one writer only.
+    Write { is_alone: bool },
+    /// Destroying or resizing it.
+    Change,
+    /// Reading it into another drive.
+    ImageFrom,
+    /// Filling it from another drive.
+    ImageInto(Arc<Progress>),
+}
+
+/// The right to use a drive; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) drive: Arc<Hosted>,
+    purpose: Purpose,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut state = self.drive.state();
+        match self.purpose {
+            Purpose::Write { .. } => state.writers -= 1,
+            Purpose::ImageFrom => state.imaged_from -= 1,
+            Purpose::Change => state.is_exclusive = false,
+            Purpose::ImageInto(_) => {
+                state.is_exclusive = false;
+                state.imaging = None;
+            }
+        }
+    }
+}
+
+/// Locks a mutex of plain data: after a panic elsewhere it is still whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

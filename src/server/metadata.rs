@@ -1,0 +1,357 @@
+//! What is known of a drive besides its bytes, and the file that keeps it.
+//!
+//! The file is `KEY VALUE` text as on the wire, with a version and a digest of
+//! the rest, so that a garbled one is noticed. It is written under another
+//! name, synced, renamed, and its directory synced: after a crash at any moment
+//! there is the old one or the new one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::answer::Refusal;
+use crate::drive::DriveId;
+use crate::wire::{Format, Properties, parse_size};
+
+/// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
+pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+/// Version of the file.
+const VERSION: &str = "1";
+/// Most bytes of the keys that a client can set, printed.
+const SETTINGS_BYTES_MAX: usize = 64 * 1024;
+
+/// The four counters of a drive. They begin at 4096 bytes and 1 request, as
+/// recorded of the real systems, which touch a new drive themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) read_bytes: u64,
+    pub(super) read_requests: u64,
+    pub(super) write_bytes: u64,
+    pub(super) write_requests: u64,
+}
+
+impl Counters {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 4] {
+        [
+            ("read:bytes", &mut self.read_bytes),
+            ("read:requests", &mut self.read_requests),
+            ("write:bytes", &mut self.write_bytes),
+            ("write:requests", &mut self.write_requests),
+        ]
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            read_bytes: 4096,
+            read_requests: 1,
+            write_bytes: 4096,
+            write_requests: 1,
+        }
+    }
+}
+
+/// What is known of a drive besides its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Metadata {
+    /// Its owner.
+    pub(super) user: String,
+    /// Its size in bytes.
+    pub(super) size: u64,
+    /// `name`, `tier`, `tags` and what else a client sets, as it is told.
+    pub(super) settings: Properties,
+    pub(super) counters: Counters,
+    /// Whether the bytes are what the last imaging should have made of them.
+    pub(super) is_complete: bool,
+    /// Whether an imaging into this drive was under way when this was kept.
+    pub(super) is_imaging: bool,
+}
+
+impl Metadata {
+    /// Metadata of a new drive from the body of `drives/create`.
+    ///
+    /// `size` goes through `round`. Unknown keys are refused by name: a
+    /// mistyped key must not be dropped in silence.
+    pub(super) fn create(
+        user: &str,
+        body: &Properties,
+        round: impl Fn(u64) -> Result<u64, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let mut metadata = Self {
+            user: user.to_owned(),
+            size: 0,
+            settings: Properties::new(),
+            counters: Counters::default(),
+            is_complete: true,
+            is_imaging: false,
+        };
+        let cipher = body.get("encryption:cipher").filter(|v| !v.is_empty());
+        let cipher = cipher.unwrap_or("aes-xts-plain");
+        one_of("encryption:cipher", cipher, &["none", "aes-xts-plain"])?;
+        metadata.put("encryption:cipher", cipher)?;
+        metadata.put("tier", "disk")?;
+        metadata.merge(body, round)?;
+        if metadata.size == 0 {
+            return Err(Refusal::usage("Key \"size\" is missing"));
+        }
+        Ok(metadata)
+    }
+
+    /// Merges the body of `set`: keys that are not in it stay, an empty value
+    /// unsets a key (REFERENCE 1.1, "set").
+    pub(super) fn merge(
+        &mut self,
+        body: &Properties,
+        round: impl Fn(u64) -> Result<u64, Refusal>,
+    ) -> Result<(), Refusal> {
+        for (key, value) in body {
+            match key.as_str() {
+                "size" => self.size = round(size(value)?)?,
+                // Accepted and not told: there is one place only.
+                "avoid" => {}
+                "encryption:cipher" => {
+                    if self.settings.get(key) != Some(value) && !value.is_empty() {
+                        let sentence = "Key \"encryption:cipher\" can be set at creation only";
+                        return Err(Refusal::usage(sentence));
+                    }
+                }
+                "claim:type" => match value.as_str() {
+                    "" | "exclusive" => drop(self.settings.remove(key)),
+                    "shared" => self.put(key, value)?,
+                    _ => one_of(key, value, &["exclusive", "shared"])?,
+                },
+                "tier" => match value.as_str() {
+                    "" => self.put(key, "disk")?,
+                    _ => {
+                        one_of(key, value, &["disk", "ssd"])?;
+                        self.put(key, value)?;
+                    }
+                },
+                "readers" => {
+                    readers(value)?;
+                    self.put_or_unset(key, value)?;
+                }
+                "name" | "tags" => self.put_or_unset(key, value)?,
+                _ if key.starts_with("user:") && key.len() > 5 => self.put_or_unset(key, value)?,
+                _ => {
+                    let sentence = format!("Key {key:?} is unknown or cannot be set");
+                    return Err(Refusal::usage(sentence));
+                }
+            }
+        }
+        if self.settings.print(Format::Text).len() > SETTINGS_BYTES_MAX {
+            return Err(Refusal::usage("The keys of the drive are too long"));
+        }
+        Ok(())
+    }
+
+    fn put_or_unset(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
+        if value.is_empty() {
+            self.settings.remove(key);
+            return Ok(());
+        }
+        self.put(key, value)
+    }
+
+    fn put(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
+        let control = |c: char| c.is_control() && c != '\n';
+        if value.contains(control) {
+            let sentence = format!("Value of {key:?} holds a control character");
+            return Err(Refusal::usage(sentence));
+        }
+        self.settings
+            .insert(key, value)
+            .map_err(|error| Refusal::usage(error.to_string()))
+    }
+
+    /// Whether `user` may see and read the drive.
+    pub(super) fn may_read(&self, user: &str) -> bool {
+        self.user == user || self.is_read_by(user) || self.is_standard()
+    }
+
+    /// Whether everyone may read the drive, which makes it a standard one.
+    pub(super) fn is_standard(&self) -> bool {
+        self.is_read_by(EVERYONE)
+    }
+
+    fn is_read_by(&self, user: &str) -> bool {
+        let readers = self.settings.get("readers").unwrap_or_default();
+        readers
+            .split_whitespace()
+            .any(|r| r.eq_ignore_ascii_case(user))
+    }
+
+    /// The keys that `info` tells of the drive at rest (REFERENCE 1.1).
+    pub(super) fn to_info(&self, id: DriveId) -> Properties {
+        let status = if self.is_complete {
+            "active"
+        } else {
+            "inactive"
+        };
+        let mut info = self.settings.clone();
+        set(&mut info, "drive", id.to_string());
+        set(&mut info, "size", self.size.to_string());
+        set(&mut info, "status", status);
+        set(&mut info, "user", &self.user);
+        for (key, value) in { self.counters }.fields() {
+            set(&mut info, key, value.to_string());
+        }
+        info
+    }
+
+    /// Keeps it in the file `path`, safe from a crash. `staging` is a directory
+    /// on the same file system for the time between.
+    pub(super) fn keep(&self, id: DriveId, path: &Path, staging: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(staging)?;
+        file.write_all(self.print(id).as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        sync_parent(path)
+    }
+
+    fn print(&self, id: DriveId) -> String {
+        let mut kept = self.to_info(id);
+        kept.remove("status");
+        set(&mut kept, "complete", self.is_complete.to_string());
+        set(&mut kept, "imaging", self.is_imaging.to_string());
+        set(&mut kept, "version", VERSION);
+        let text = kept.print(Format::Text);
+        format!("{text}digest {}\n", digest(&text))
+    }
+
+    /// Reads what [`keep`](Self::keep) wrote; `None` if that is not what the
+    /// file holds.
+    pub(super) fn parse(id: DriveId, bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
+        if tail != format!("digest {}\n", digest(text)) {
+            return None;
+        }
+        let mut kept = Properties::parse(Format::Text, text.as_bytes()).ok()?;
+        if kept.remove("version")? != VERSION || kept.remove("drive")? != id.to_string() {
+            return None;
+        }
+        let mut counters = Counters::default();
+        for (key, value) in counters.fields() {
+            *value = kept.remove(key)?.parse().ok()?;
+        }
+        Some(Self {
+            user: kept.remove("user")?,
+            size: kept.remove("size")?.parse().ok()?,
+            counters,
+            is_complete: kept.remove("complete")?.parse().ok()?,
+            is_imaging: kept.remove("imaging")?.parse().ok()?,
+            settings: kept,
+        })
+    }
+}
+
+/// Makes a rename or an unlink of `path` last.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Sets a key of ours, which no key of this program can fail to be.
+pub(super) fn set(object: &mut Properties, key: &str, value: impl Into<String>) {
+    let result = object.insert(key, value);
+    debug_assert!(result.is_ok(), "{key}: {result:?}");
+}
+
+fn digest(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+fn size(value: &str) -> Result<u64, Refusal> {
+    match parse_size(value).map_err(|error| Refusal::usage(error.to_string()))? {
+        0 => Err(Refusal::usage("Size must not be zero or negative")),
+        size => Ok(size),
+    }
+}
+
+fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<(), Refusal> {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    let allowed = allowed.join(" or ");
+    Err(Refusal::usage(format!(
+        "Value {value:?} of {key:?} is invalid, it is {allowed}"
+    )))
+}
+
+fn readers(value: &str) -> Result<(), Refusal> {
+    match value
+        .split_whitespace()
+        .find(|reader| uuid::Uuid::try_parse(reader).is_err())
+    {
+        Some(reader) => Err(Refusal::usage(format!("Reader {reader:?} is not a UUID"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(body: &str) -> Result<Metadata, Refusal> {
+        let body = Properties::parse(Format::Text, body.as_bytes()).unwrap();
+        Metadata::create("owner", &body, Ok)
+    }
+
+    #[test]
+    fn what_is_kept_reads_back_and_a_garbled_file_does_not() {
+        let id = DriveId::random();
+        let metadata = create("name digest x\\ndigest\nsize 1k\ntags a b\nuser:x y").unwrap();
+        let kept = metadata.print(id);
+        assert_eq!(Metadata::parse(id, kept.as_bytes()), Some(metadata));
+        assert_eq!(Metadata::parse(DriveId::random(), kept.as_bytes()), None);
+        for at in 0..kept.len() {
+            let mut bad = kept.clone().into_bytes();
+            bad[at] ^= 1;
+            assert_eq!(Metadata::parse(id, &bad), None, "flipped at {at}");
+            assert_eq!(Metadata::parse(id, &bad[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for body in [
+            "",
+            "name x",
+            "size 0",
+            "size x",
+            "size -1",
+            "size 1\ntier gold",
+            "size 1\nclaim:type both",
+            "size 1\nencryption:cipher rot13",
+            "size 1\nreaders bob",
+            "size 1\nsiez 2",
+            "size 1\nuser: x",
+            "size 1\nname a\u{7}b",
+        ] {
+            let error = create(body).unwrap_err().error();
+            assert_eq!(error, crate::wire::ErrorType::Usage, "{body}");
+        }
+    }
+
+    #[test]
+    fn set_merges_and_an_empty_value_unsets() {
+        let mut metadata = create("size 1\nname a\ntags x\nclaim:type shared").unwrap();
+        let body = Properties::parse(Format::Text, b"tags\nclaim:type\nsize 2k").unwrap();
+        metadata.merge(&body, Ok).unwrap();
+        assert_eq!(metadata.size, 2048);
+        assert_eq!(metadata.settings.get("name"), Some("a"));
+        assert_eq!(metadata.settings.get("tags"), None);
+        assert_eq!(metadata.settings.get("claim:type"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Which command a path names (REFERENCE section 1). Double slashes count as
+//! one; nothing of a path is used as text: a drive is parsed to 128 bits, an
+//! offset to a number.
+
+use super::answer::Refusal;
+use crate::drive::DriveId;
+
+/// A command of the API, with its arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// `drives/list`
+    List,
+    /// `drives/info`
+    InfoAll,
+    /// `drives/list/standard`
+    ListStandard,
+    /// `drives/info/standard`
+    InfoStandard,
+    /// `drives/create`
+    Create,
+    /// `drives/ID/info`
+    Info(DriveId),
+    /// `drives/ID/info/full`
+    InfoFull(DriveId),
+    /// `drives/ID/destroy`
+    Destroy(DriveId),
+    /// `drives/ID/set`
+    Set(DriveId),
+    /// `drives/ID/image/SOURCE[/gzip|/gunzip]`
+    Image(DriveId, DriveId, Packing),
+    /// `drives/ID/read[/OFFSET[/SIZE]]`, in bytes
+    Read(DriveId, u64, Option<u64>),
+    /// `drives/ID/write[/OFFSET]`, in bytes
+    Write(DriveId, u64),
+}
+
+/// What imaging does to the bytes on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// Nothing.
+    Copy,
+    /// The destination gets the gzip of the source.
+    Gzip,
+    /// The destination gets what the source unpacks to.
+    Gunzip,
+}
+
+impl Call {
+    /// The command that `path` names.
+    pub(super) fn parse(path: &str) -> Result<Self, Refusal> {
+        let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+        match segments.as_slice() {
+            ["drives", "list"] => Ok(Self::List),
+            ["drives", "info"] => Ok(Self::InfoAll),
+            ["drives", "list", "standard"] => Ok(Self::ListStandard),
+            ["drives", "info", "standard"] => Ok(Self::InfoStandard),
+            ["drives", "create"] => Ok(Self::Create),
+            ["drives", id, command @ ..] => Self::parse_of_drive(id, command),
+            _ => Err(Refusal::no_command()),
+        }
+    }
+
+    fn parse_of_drive(id: &str, command: &[&str]) -> Result<Self, Refusal> {
+        // What is no UUID names no drive; but an unknown command comes first.
+        let id = || drive(id);
+        match command {
+            ["info"] => Ok(Self::Info(id()?)),
+            ["info", "full"] => Ok(Self::InfoFull(id()?)),
+            ["destroy"] => Ok(Self::Destroy(id()?)),
+            ["set"] => Ok(Self::Set(id()?)),
+            ["image", source] => Ok(Self::Image(id()?, drive(source)?, Packing::Copy)),
+            ["image", source, "gzip"] => Ok(Self::Image(id()?, drive(source)?, Packing::Gzip)),
+            ["image", source, "gunzip"] => Ok(Self::Image(id()?, drive(source)?, Packing::Gunzip)),
+            ["read"] => Ok(Self::Read(id()?, 0, None)),
+            ["read", offset] => Ok(Self::Read(id()?, number(offset)?, None)),
+            ["read", offset, size] => Ok(Self::Read(id()?, number(offset)?, Some(number(size)?))),
+            ["write"] => Ok(Self::Write(id()?, 0)),
+            ["write", offset] => Ok(Self::Write(id()?, number(offset)?)),
+            _ => Err(Refusal::no_command()),
+        }
+    }
+
+    /// Whether the command changes something and so takes POST only.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Self::List | Self::InfoAll | Self::ListStandard | Self::InfoStandard => false,
+            Self::Info(_) | Self::InfoFull(_) | Self::Read(..) => false,
+            Self::Create | Self::Destroy(_) | Self::Set(_) => true,
+            Self::Image(..) | Self::Write(..) => true,
+        }
+    }
+}
+
+fn drive(text: &str) -> Result<DriveId, Refusal> {
+    text.parse().map_err(|_| Refusal::no_drive())
+}
+
+/// Digits only: no sign, no suffix, no exponent.
+fn number(text: &str) -> Result<u64, Refusal> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| Refusal::usage("Offset or size in the path is not a number of bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ErrorType;
+
+    const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
+
+    #[test]
+    fn commands_are_told_by_their_path() {
+        let id: DriveId = ID.parse().unwrap();
+        let cases = [
+            ("/drives/list", Call::List),
+            ("//drives///info/", Call::InfoAll),
+            ("/drives/ID/info/full", Call::InfoFull(id)),
+            ("/drives/ID/read/7/9", Call::Read(id, 7, Some(9))),
+            ("/drives/ID/read", Call::Read(id, 0, None)),
+            ("/drives/ID/write", Call::Write(id, 0)),
+            (
+                "/drives/ID/image/ID/gunzip",
+                Call::Image(id, id, Packing::Gunzip),
+            ),
+        ];
+        for (path, call) in cases {
+            assert_eq!(Call::parse(&path.replace("ID", ID)).unwrap(), call);
+            assert_eq!(
+                Call::parse(&path.replace("ID", &ID.to_uppercase())),
+                Ok(call)
+            );
+        }
+    }
+
+    #[test]
+    fn all_else_is_refused() {
+        use ErrorType::{Missing, Usage};
+        let cases = [
+            ("/", Missing),
+            ("/servers/list", Missing),
+            ("/drives/ID", Missing),
+            ("/drives/ID/resize", Missing),
+            ("/drives/ID/info/full/more", Missing),
+            ("/drives/ID/image/nosuch", Missing),
+            ("/drives/../info", Missing),
+            ("/drives/%2e%2e%2f/info", Missing),
+            ("/drives/IDx/info", Missing),
+            ("/drives/ID/write/+1", Usage),
+            ("/drives/ID/write/1e3", Usage),
+            ("/drives/ID/write/0x10", Usage),
+            ("/drives/ID/write/18446744073709551616", Usage),
+            ("/drives/ID/read/0/4M", Usage),
+        ];
+        for (path, error) in cases {
+            let refusal = Call::parse(&path.replace("ID", ID)).unwrap_err();
+            assert_eq!(refusal.error(), error, "{path}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A TCP connection that neither hangs on a client that takes nothing, nor
+//! loses an answer to one that is still sending.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Longest wait for a client to take more of an answer.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+/// Longest silence, and longest time, in which a client may finish sending
+/// after the last answer.
+const LINGER_SILENCE: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(30);
+
+/// A TCP connection of the server.
+///
+/// Closing one with unread bytes makes the kernel reset it, which can destroy
+/// the answer on its way: a 409 to a write would look like a broken network. So
+/// the end of the answer is sent first, and what still comes is thrown away.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    stall: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+#[derive(Debug)]
+struct Linger {
+    silence: Pin<Box<Sleep>>,
+    until: Instant,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            stall: None,
+            linger: None,
+        }
+    }
+
+    /// Passes the result of a write on; fails it if none succeeded for long.
+    fn watch<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stall = None;
+            return result;
+        }
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_STALL)));
+        match stall.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, data);
+        self.watch(context, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, data);
+        self.watch(context, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.linger.is_none() {
+            match Pin::new(&mut this.stream).poll_shutdown(context) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+        }
+        let now = Instant::now();
+        let linger = this.linger.get_or_insert_with(|| Linger {
+            silence: Box::pin(sleep_until(now + LINGER_SILENCE)),
+            until: now + LINGER,
+        });
+        let mut scratch = [0; 16 * 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if now >= linger.until => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => linger.silence.as_mut().reset(now + LINGER_SILENCE),
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Pending => return linger.silence.as_mut().poll(context).map(Ok),
+            }
+        }
+    }
+}

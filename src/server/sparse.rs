@@ -1,0 +1,168 @@
+//! Sparse files: zeros are kept as holes where the file system can.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+/// Bytes that are zero or not as one: a page, and the block of most file
+/// systems.
+const BLOCK_BYTES: usize = 4096;
+
+/// Writes `data` at `offset` bytes. Runs of zeros become holes, in blocks of 4
+/// KiB of the file; whatever was there before never shows again.
+pub(super) fn write_at(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    let mut start = 0;
+    while start < data.len() {
+        let (end, is_zero) = run_end(data, start, offset);
+        let at = offset + start as u64;
+        if is_zero {
+            zero_at(file, at, (end - start) as u64)?;
+        } else {
+            file.write_all_at(&data[start..end], at)?;
+        }
+        start = end;
+    }
+    Ok(())
+}
+
+/// Where the run of alike blocks that begins at `start` ends, and whether it is
+/// zero.
+fn run_end(data: &[u8], start: usize, offset: u64) -> (usize, bool) {
+    let first = block_end(data, start, offset);
+    let is_zero = all_zero(&data[start..first]);
+    let mut end = first;
+    while end < data.len() {
+        let next = block_end(data, end, offset);
+        if all_zero(&data[end..next]) != is_zero {
+            break;
+        }
+        end = next;
+    }
+    (end, is_zero)
+}
+
+/// End of the block (of the file, not of `data`) in which `start` lies.
+fn block_end(data: &[u8], start: usize, offset: u64) -> usize {
+    let into_block = ((offset + start as u64) % BLOCK_BYTES as u64) as usize;
+    data.len().min(start + BLOCK_BYTES - into_block)
+}
+
+/// Whether all bytes are zero. Folding words without an early exit is what
+/// compiles to vector code; the first look saves most of it for real data.
+pub(super) fn all_zero(block: &[u8]) -> bool {
+    if block.first().is_some_and(|&b| b != 0) {
+        return false;
+    }
+    let (lines, rest) = block.as_chunks::<64>();
+    lines
+        .iter()
+        .all(|line| line.iter().fold(0, |or, &b| or | b) == 0)
+        && rest.iter().all(|&b| b == 0)
+}
+
+/// Makes `len` bytes (not 0) at `offset` read as zeros, by a hole if possible.
+pub(super) fn zero_at(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    if is_hole(file, offset, len) {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, offset, len) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write_zeros(file, offset, len),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether there is surely no data in the range.
+fn is_hole(file: &File, offset: u64, len: u64) -> bool {
+    next_data(file, offset, offset + len) == offset + len
+}
+
+/// Where the first data at or after `offset` is, up to `end`. Where the file
+/// system cannot tell, that is at `offset`.
+pub(super) fn next_data(file: &File, offset: u64, end: u64) -> u64 {
+    match seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data.min(end),
+        // No data up to the end of the file.
+        Err(Errno::NXIO) => end,
+        Err(_) => offset,
+    }
+}
+
+fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = [0; 16 * BLOCK_BYTES];
+    let (mut at, end) = (offset, offset + len);
+    while at < end {
+        let step = (end - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn read(file: &File) -> Vec<u8> {
+        let mut all = vec![1; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut all, 0).unwrap();
+        all
+    }
+
+    #[test]
+    fn random_writes_equal_a_plain_buffer() {
+        let file = tempfile::tempfile().unwrap();
+        let len = 64 * 1024;
+        file.set_len(len as u64).unwrap();
+        let mut model = vec![0u8; len];
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..400 {
+            let start = random.usize(..len);
+            let end = start + random.usize(..=(len - start).min(20_000));
+            let mut data = vec![0u8; end - start];
+            for block in data.chunks_mut(random.usize(1..6000)) {
+                if random.bool() {
+                    block.fill(random.u8(..));
+                }
+            }
+            write_at(&file, &data, start as u64).unwrap();
+            model[start..end].copy_from_slice(&data);
+            assert!(read(&file) == model);
+        }
+    }
+
+    #[test]
+    fn zeros_become_holes_and_old_data_goes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        write_at(&file, &[7; 1 << 20], 0).unwrap();
+        let full = file.metadata().unwrap().blocks();
+        write_at(&file, &vec![0; (1 << 20) - 100], 50).unwrap();
+        let all = read(&file);
+        assert!(all[..50].iter().all(|&b| b == 7));
+        assert!(all[50..(1 << 20) - 50].iter().all(|&b| b == 0));
+        assert!(all[(1 << 20) - 50..].iter().all(|&b| b == 7));
+        // Not every file system has holes; where none appear, say nothing.
+        assert!(file.metadata().unwrap().blocks() <= full);
+    }
+
+    #[test]
+    fn zeros_are_told_from_data() {
+        assert!(all_zero(&[]));
+        for len in [1, 63, 64, 65, 4096] {
+            let mut block = vec![0; len];
+            assert!(all_zero(&block));
+            for at in [0, len / 2, len - 1] {
+                block[at] = 1;
+                assert!(!all_zero(&block), "{len} {at}");
+                block[at] = 0;
+            }
+        }
+    }
+}

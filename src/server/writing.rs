@@ -1,0 +1,251 @@
+//! Writing a body to a drive, on a thread that may block.
+//!
+//! A body of at most 8 MiB, unpacked, is held in memory until it is whole and
+//! proved valid; then it lands on the drive at once. So a bad or broken one
+//! changes nothing. What is longer lands in a file without a name first, and is
+//! copied from there; but a raw body of a length known beforehand goes straight
+//! to the drive in steps of 1 MiB: one that breaks off leaves a beginning there
+//! and gets no 204. Two writes that overlap land one after the other, whole if
+//! held in memory, else step by step.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::answer::Refusal;
+use super::body::Frames;
+use super::hosted::{Hosted, Pass, lock};
+use super::sparse;
+use super::store::Store;
+use crate::codec::{Gunzip, GunzipError, Trailing};
+
+/// Most unpacked bytes of a body that are held in memory.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Step of a long raw body.
+const STEP_BYTES: usize = 1024 * 1024;
+/// Memory for all bodies together.
+const BUDGET_BYTES: usize = 256 * 1024 * 1024;
+/// What a permit of the budget stands for. It is also the least for one body,
+/// which bounds the number of threads that wait for slow ones.
+const PERMIT_BYTES: usize = 1024 * 1024;
+/// Longest wait for the budget, before 503.
+const BUDGET_WAIT: Duration = Duration::from_secs(10);
+/// Buffers kept for the next write.
+const KEPT_BUFFERS: usize = 4;
+
+/// How a body is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Bytes of the drive.
+    Raw,
+    /// gzip of them.
+    Gzip,
+}
+
+/// One write.
+pub(super) struct Write {
+    pub(super) pass: Pass,
+    /// Where on the drive, in bytes; not past its end.
+    pub(super) offset: u64,
+    pub(super) encoding: Encoding,
+    /// Length of the body as sent, if it was told beforehand.
+    pub(super) body_bytes: Option<u64>,
+}
+
+/// Memory for bodies: a budget, and buffers to use again.
+#[derive(Debug)]
+pub(super) struct Memory {
+    budget: Arc<Semaphore>,
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Memory {
+    pub(super) fn new() -> Self {
+        Self {
+            budget: Arc::new(Semaphore::new(BUDGET_BYTES / PERMIT_BYTES)),
+            buffers: Mutex::default(),
+        }
+    }
+
+    /// Waits for the memory that `write` needs.
+    pub(super) async fn reserve(&self, write: &Write) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permits = write.buffer_bytes().div_ceil(PERMIT_BYTES).max(1) as u32;
+        let permit = Arc::clone(&self.budget).acquire_many_owned(permits);
+        match timeout(BUDGET_WAIT, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Refusal::overloaded()),
+        }
+    }
+
+    /// Hands `work` a buffer of `len` bytes that holds anything.
+    fn with_buffer<T>(&self, len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+        if len <= STEP_BYTES {
+            return work(&mut vec![0; len]);
+        }
+        let kept = lock(&self.buffers).pop();
+        let mut buffer = kept.unwrap_or_else(|| vec![0; HELD_BYTES_MAX]);
+        let result = work(&mut buffer[..len]);
+        let mut buffers = lock(&self.buffers);
+        if buffers.len() < KEPT_BUFFERS {
+            buffers.push(buffer);
+        }
+        result
+    }
+}
+
+impl Write {
+    /// Bytes from the offset to the end of the drive.
+    fn room(&self) -> u64 {
+        self.pass.drive.size().saturating_sub(self.offset)
+    }
+
+    /// Whether the body goes to the drive as it comes.
+    fn is_streamed(&self) -> bool {
+        let is_long = |bytes| bytes > HELD_BYTES_MAX as u64;
+        self.encoding == Encoding::Raw && self.body_bytes.is_some_and(is_long)
+    }
+
+    fn buffer_bytes(&self) -> usize {
+        if self.is_streamed() {
+            return STEP_BYTES;
+        }
+        // One more than there is room for, so that too long a body shows.
+        let room = self.room().saturating_add(1);
+        let bytes = match (self.encoding, self.body_bytes) {
+            (Encoding::Raw, Some(bytes)) => room.min(bytes.saturating_add(1)),
+            _ => room,
+        };
+        bytes.min(HELD_BYTES_MAX as u64) as usize
+    }
+
+    /// Refuses what cannot fit, before the body is read.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        let is_past = self.offset > self.pass.drive.size();
+        let raw_bytes = match self.encoding {
+            Encoding::Raw => self.body_bytes.unwrap_or(0),
+            Encoding::Gzip => 0,
+        };
+        match is_past || raw_bytes > self.room() {
+            true => Err(too_long()),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the body and writes it; tells how many bytes of the drive that
+    /// were.
+    pub(super) fn run(
+        &self,
+        frames: Frames,
+        store: &Store,
+        memory: &Memory,
+    ) -> Result<u64, Refusal> {
+        let mut source = match self.encoding {
+            Encoding::Raw => Source::Raw(frames),
+            Encoding::Gzip => {
+                let gunzip = Gunzip::new(frames, self.room(), Trailing::Refuse);
+                Source::Gzip(Box::new(gunzip))
+            }
+        };
+        memory.with_buffer(self.buffer_bytes(), |buffer| {
+            if self.is_streamed() {
+                return self.stream(&mut source, buffer);
+            }
+            let filled = source.fill(buffer)?;
+            if filled as u64 > self.room() {
+                return Err(too_long());
+            }
+            if filled == HELD_BYTES_MAX {
+                return self.spill(&mut source, buffer, store);
+            }
+            land(&self.pass.drive, &buffer[..filled], self.offset)?;
+            Ok(filled as u64)
+        })
+    }
+
+    fn stream(&self, source: &mut Source, buffer: &mut [u8]) -> Result<u64, Refusal> {
+        let mut written = 0;
+        loop {
+            let filled = source.fill(buffer)?;
+            if filled == 0 {
+                return Ok(written);
+            }
+            land(&self.pass.drive, &buffer[..filled], self.offset + written)?;
+            written += filled as u64;
+        }
+    }
+
+    /// The rest of a body of which `buffer` is full.
+    fn spill(&self, source: &mut Source, buffer: &mut [u8], store: &Store) -> Result<u64, Refusal> {
+        let spilled = store.unnamed_file()?;
+        let mut len = 0;
+        let mut filled = buffer.len();
+        while filled > 0 {
+            sparse::write_at(&spilled, &buffer[..filled], len)?;
+            len += filled as u64;
+            if len > self.room() {
+                return Err(too_long());
+            }
+            filled = source.fill(buffer)?;
+        }
+        spilled.set_len(len)?;
+        self.copy_from(&spilled, len, &mut buffer[..STEP_BYTES])?;
+        Ok(len)
+    }
+
+    fn copy_from(&self, spilled: &File, len: u64, buffer: &mut [u8]) -> Result<(), Refusal> {
+        let mut done = 0;
+        while done < len {
+            let step = (len - done).min(buffer.len() as u64) as usize;
+            spilled.read_exact_at(&mut buffer[..step], done)?;
+            land(&self.pass.drive, &buffer[..step], self.offset + done)?;
+            done += step as u64;
+        }
+        Ok(())
+    }
+}
+
+fn land(drive: &Hosted, data: &[u8], offset: u64) -> Result<(), Refusal> {
+    let _landing = lock(&drive.landing);
+    Ok(sparse::write_at(&drive.file, data, offset)?)
+}
+
+fn too_long() -> Refusal {
+    Refusal::usage("The write goes past the end of the drive")
+}
+
+/// A body as bytes of the drive.
+enum Source {
+    Raw(Frames),
+    Gzip(Box<Gunzip<Frames>>),
+}
+
+impl Source {
+    /// Fills `buffer`; less is the proper end of the body.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, Refusal> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read(&mut buffer[filled..])? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        Ok(filled)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Refusal> {
+        match self {
+            Self::Raw(frames) => frames.read(buffer).map_err(|_| frames.failure()),
+            Self::Gzip(gunzip) => gunzip.read(buffer).map_err(|error| match error {
+                GunzipError::TooLong(_) => too_long(),
+                GunzipError::Truncated => Refusal::usage("The gzip body is cut short"),
+                GunzipError::Invalid(_) => Refusal::usage("The body is not valid gzip"),
+                GunzipError::Input(_) => Refusal::usage("The body was cut short"),
+            }),
+        }
+    }
+}
