@@ -19,6 +19,7 @@
 mod create;
 mod patient;
 mod pipeline;
+mod shell;
 mod stop;
 mod upload;
 

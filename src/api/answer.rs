@@ -117,7 +117,9 @@ async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<
         let what = format!("{len} bytes where at most {limit} were expected");
         return Err(Failure::NotApi(what));
     }
-    let mut body = BytesMut::new();
+    // The length is bounded by the limit, which is the caller's memory.
+    let expected = response.content_length().unwrap_or_default();
+    let mut body = BytesMut::with_capacity(usize::try_from(expected).unwrap_or_default());
     while let Some(part) = next_part(&mut response, stall).await? {
         if (body.len() + part.len()) as u64 > limit {
             let what = format!("more than the {limit} bytes that were expected");

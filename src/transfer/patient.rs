@@ -5,6 +5,9 @@ use std::future::Future;
 use crate::failure::Failure;
 use crate::policy::{Attempts, Operation};
 
+/// Attempts at such a request: three in about ten seconds.
+pub(super) const CALL_ATTEMPTS: u32 = 3;
+
 /// Makes attempts at a reading request until one succeeds, the failure is
 /// permanent, or there were `max`.
 pub(super) async fn patiently<T, F>(

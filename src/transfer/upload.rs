@@ -1,33 +1,28 @@
 //! An upload: image → chunk → zero check → gzip → POST → confirmed.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::OnceCell;
 
 use super::create::create;
-use super::patient::patiently;
+use super::patient::{CALL_ATTEMPTS, patiently};
 use super::pipeline::{Pipeline, Prepared};
+use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::stop::Stop;
 use crate::api::Client;
-use crate::chunk::{EncodedChunk, Encoding, is_zero};
+use crate::chunk::{EncodedChunk, Encoding};
 use crate::codec::{Level, gzip_zeros};
 use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
 use crate::image::Image;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan, Span};
-use crate::policy::{Action, Ending, Engine, EngineConfig, Operation, Zeros};
-use crate::wire::READ_BYTES_MAX;
-
-/// Attempts at a request that is not a chunk: three in about ten seconds.
-const CALL_ATTEMPTS: u32 = 3;
-/// How long requests in flight may take when the transfer ends early.
-const GRACE: Duration = Duration::from_secs(10);
+use crate::policy::{Engine, EngineConfig, Operation, Zeros};
 
 /// The drive to write to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,23 +149,45 @@ pub async fn upload(
         offset: options.offset,
         bytes: plan.bytes_in(&todo),
     });
-    let pipeline = Pipeline::start(image, plan, first, options.level, jobs)?;
-    let mut shell = Shell {
+    let resume_at = |chunk| Resume {
+        drive: prepared.id,
+        offset: plan.span(chunk).map_or(size, |span| span.offset),
+        chunk,
+        chunks: plan.count(),
+    };
+    let pipeline = Pipeline::start(image, plan, first, options.level, jobs);
+    let job = Upload {
         client: client.clone(),
         drive: prepared.id,
-        engine,
-        pipeline,
-        attempts: JoinSet::new(),
+        pipeline: pipeline.map_err(|error| Interrupted {
+            error,
+            resume: Some(resume_at(first)),
+        })?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
-        image_error: None,
-        began: Instant::now(),
-        progress: Progress::default(),
-        plan,
-        first,
     };
+    let mut shell = Shell::new(client.clone(), prepared.id, engine, job);
     let ending = shell.run(monitor, stop).await;
-    shell.outcome(ending)
+    let progress = shell.progress();
+    let error = match shell.outcome(ending, "write to") {
+        Ok(()) => {
+            return Ok(Uploaded {
+                drive: prepared.id,
+                progress,
+            });
+        }
+        Err(error) => error,
+    };
+    // What changed while it was read has to be read again from its start.
+    let chunk = if error.kind() == ErrorKind::Integrity {
+        0
+    } else {
+        first + progress.chunks_in_order
+    };
+    Err(Interrupted {
+        error,
+        resume: Some(resume_at(chunk)),
+    })
 }
 
 /// Makes the drive, or looks at the one that is there: nothing is written to a
@@ -215,246 +232,67 @@ fn too_small(drive: &DriveInfo, size: u64) -> Error {
     ))
 }
 
-/// Who uses a drive, in words.
-fn claim(drive: &DriveInfo) -> Option<String> {
-    if let Some(by) = drive.claimed() {
-        return Some(format!("claimed by {by}"));
-    }
-    drive
-        .imaging()
-        .map(|progress| format!("being imaged ({progress})"))
-}
-
-fn claimed(drive: DriveId, by: &str) -> Error {
-    Error::new(ErrorKind::Conflict, format!("Drive {drive} is {by}"))
-        .hint_to("Stop the server that uses it, or wait until the imaging is done")
-}
-
-fn stopped() -> Error {
-    Error::new(ErrorKind::Cancelled, "Stopped")
-}
-
-/// What came back from a request.
-enum Answer {
-    Chunk(u64, Result<(), Failure>),
-    Proof(bool),
-    Probe(Result<(), Failure>),
-    Look(Option<String>),
-}
-
-/// Does what the engine says. One task, no lock.
-struct Shell {
+/// The chunks of an upload: where they come from and how one is sent.
+struct Upload {
     client: Client,
     drive: DriveId,
-    engine: Engine,
     pipeline: Pipeline,
-    attempts: JoinSet<Answer>,
     /// Bodies of chunks that are not confirmed, kept for another attempt.
     bodies: HashMap<u64, EncodedChunk>,
-    /// Bodies of zero chunks, by their length.
-    zeros: HashMap<u64, Bytes>,
-    image_error: Option<Error>,
-    began: Instant,
-    progress: Progress,
-    plan: Plan,
-    first: u64,
+    /// Bodies of zero chunks, by their length: there are two at most.
+    zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
 }
 
-impl Shell {
-    async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
-        let (mut drain, mut abort) = (stop.clone(), stop);
-        let mut grace: Option<Instant> = None;
-        loop {
-            let now = self.began.elapsed();
-            let wait = match self.engine.next(now) {
-                Action::End(ending) => return ending,
-                Action::Wait(until) => until,
-                Action::Send(span) => {
-                    self.send(span).await;
-                    continue;
-                }
-                action => {
-                    self.ask(&action, monitor);
-                    continue;
-                }
-            };
-            if let Some(ending) = self.engine.ending() {
-                let at = *grace.get_or_insert_with(|| Instant::now() + GRACE);
-                if Instant::now() >= at {
-                    return ending.clone();
-                }
-            }
-            let wake = grace.or_else(|| wait.map(|until| self.began + until));
-            tokio::select! {
-                Some(answer) = self.attempts.join_next() => match answer {
-                    Ok(answer) => self.answered(answer, monitor),
-                    // A task of ours panicked: say so rather than to guess.
-                    Err(_) => return Ending::Incomplete,
-                },
-                prepared = self.pipeline.next(), if self.engine.wants_chunk() => {
-                    self.prepared(prepared);
-                }
-                () = drain.asked(), if self.engine.ending().is_none() => self.engine.stop(),
-                () = abort.asked_at_once() => return Ending::Stopped,
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-            }
-            self.report(monitor);
-        }
-    }
+/// A chunk of zeros; its body is made once, off the reactor.
+async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> {
+    let make = || tokio::task::spawn_blocking(move || gzip_zeros(span.len));
+    let body = body.get_or_try_init(make).await;
+    let body = body.map_err(|cause| {
+        Error::new(ErrorKind::Bug, "Cannot compress a chunk of zeros").because(cause)
+    })?;
+    Ok(EncodedChunk {
+        span,
+        body: body.clone(),
+        encoding: Encoding::Gzip,
+    })
+}
 
-    /// Starts an attempt at a chunk.
-    async fn send(&mut self, span: Span) {
-        let chunk = match self.bodies.get(&span.index) {
-            Some(chunk) => chunk.clone(),
-            None => self.zero_chunk(span).await,
-        };
-        self.progress.wire_bytes += chunk.body.len() as u64;
-        let (client, drive) = (self.client.clone(), self.drive);
-        self.attempts.spawn(async move {
-            let index = chunk.span.index;
-            let answer = client.write(drive, chunk).await;
-            if let Err(failure) = &answer {
-                tracing::debug!(index, %failure, "write");
-            }
-            Answer::Chunk(index, answer)
-        });
-    }
-
-    async fn zero_chunk(&mut self, span: Span) -> EncodedChunk {
-        if !self.zeros.contains_key(&span.len) {
-            let len = span.len;
-            let made = tokio::task::spawn_blocking(move || gzip_zeros(len)).await;
-            self.zeros.insert(len, made.unwrap_or_default());
-        }
-        EncodedChunk {
-            span,
-            body: self.zeros.get(&span.len).cloned().unwrap_or_default(),
-            encoding: Encoding::Gzip,
-        }
-    }
-
-    /// Starts a request that is not a chunk.
-    fn ask(&mut self, action: &Action, monitor: &mut dyn Monitor) {
-        let (client, drive) = (self.client.clone(), self.drive);
-        match action {
-            Action::ProveZeros(span) => {
-                let len = span.len.min(READ_BYTES_MAX);
-                let offset = span.offset;
-                self.attempts.spawn(async move {
-                    let mut rng = fastrand::Rng::new();
-                    let read = || client.read(drive, offset, len);
-                    let read = patiently(CALL_ATTEMPTS, &mut rng, read).await;
-                    Answer::Proof(read.is_ok_and(|bytes| is_zero(&bytes)))
-                });
-            }
-            Action::Probe => {
-                monitor.event(&Event::Notice(
-                    "The endpoint does not answer, waiting".into(),
-                ));
-                self.attempts
-                    .spawn(async move { Answer::Probe(client.info(drive).await.map(|_| ())) });
-            }
-            Action::Look => {
-                monitor.event(&Event::Notice("The drive is busy, waiting".into()));
-                self.attempts.spawn(async move {
-                    let drive = client.info(drive).await.ok();
-                    Answer::Look(drive.as_ref().and_then(claim))
-                });
-            }
-            Action::Send(_) | Action::Wait(_) | Action::End(_) => {}
-        }
-    }
-
-    fn answered(&mut self, answer: Answer, monitor: &mut dyn Monitor) {
-        let now = self.began.elapsed();
-        match answer {
-            Answer::Chunk(index, answer) => {
-                if answer.is_ok() {
-                    self.bodies.remove(&index);
-                    let len = self.plan.span(index).map_or(0, |span| span.len);
-                    self.progress.done_bytes += len;
-                }
-                self.engine.answered(index, answer, now);
-            }
-            Answer::Proof(is_zero) => {
-                if !is_zero {
-                    let what = "The new drive is not proven to read as zeros: zeros are sent";
-                    monitor.event(&Event::Notice(what.into()));
-                }
-                self.engine.proved(is_zero);
-            }
-            Answer::Probe(answer) => self.engine.probed(answer, now),
-            Answer::Look(by) => self.engine.looked(by),
-        }
-    }
-
-    fn prepared(&mut self, prepared: Option<Result<Prepared>>) {
-        match prepared {
+impl Job for Upload {
+    async fn feed(&mut self) -> Feed {
+        match self.pipeline.next().await {
             Some(Ok(Prepared::Chunk(chunk))) => {
-                self.engine.chunk(chunk.span.index);
-                self.bodies.insert(chunk.span.index, chunk);
+                let index = chunk.span.index;
+                self.bodies.insert(index, chunk);
+                Feed::Chunk(index)
             }
-            Some(Ok(Prepared::Hole(chunks))) => self.engine.hole(chunks),
-            Some(Err(error)) => {
-                self.image_error = Some(error);
-                self.engine.image_failed();
-            }
-            None => self.engine.image_ended(),
+            Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
+            Some(Err(error)) => Feed::Failed(error),
+            None => Feed::End,
         }
     }
 
-    fn report(&mut self, monitor: &mut dyn Monitor) {
-        let skipped = self.engine.skipped_bytes();
-        self.progress.done_bytes += skipped - self.progress.skipped_bytes;
-        self.progress.skipped_bytes = skipped;
-        self.progress.chunks_in_order = self.engine.first_open() - self.first;
-        self.progress.in_flight = self.engine.in_flight();
-        self.progress.retries = self.engine.retries();
-        monitor.event(&Event::Progress(self.progress));
+    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+        let chunk = self.bodies.get(&span.index).cloned();
+        let zeros = Arc::clone(self.zeros.entry(span.len).or_default());
+        let (client, drive) = (self.client.clone(), self.drive);
+        async move {
+            let chunk = match chunk {
+                Some(chunk) => chunk,
+                None => match zero_chunk(span, &zeros).await {
+                    Ok(chunk) => chunk,
+                    Err(error) => return Attempt::local(error),
+                },
+            };
+            let wire_bytes = chunk.body.len() as u64;
+            let answer = client.write(drive, chunk).await;
+            Attempt {
+                answer: Ok(answer),
+                wire_bytes,
+            }
+        }
     }
 
-    fn outcome(self, ending: Ending) -> Result<Uploaded, Interrupted> {
-        let what = format!("Cannot write to drive {}", self.drive);
-        let error = match ending {
-            Ending::Complete => {
-                return Ok(Uploaded {
-                    drive: self.drive,
-                    progress: self.progress,
-                });
-            }
-            Ending::Failed(failure) => failure.into_error(&what),
-            Ending::GaveUp(failure) => {
-                let cause = failure.to_string();
-                Error::new(ErrorKind::Unavailable, format!("Gave up for now: {cause}"))
-            }
-            Ending::Claimed(by) => claimed(self.drive, &by),
-            Ending::Stopped => stopped(),
-            Ending::ImageFailed => self
-                .image_error
-                .unwrap_or_else(|| Error::new(ErrorKind::Bug, "The image failed without a cause")),
-            Ending::Incomplete => {
-                Error::new(ErrorKind::Bug, "A chunk was lost inside this program")
-                    .hint_to("This is a bug, please report it. Nothing is called done that is not")
-            }
-        };
-        // What changed while it was read has to be read again from its start.
-        let chunk = if error.kind() == ErrorKind::Integrity {
-            0
-        } else {
-            self.engine.first_open()
-        };
-        let offset = self
-            .plan
-            .span(chunk)
-            .map_or(self.plan.size(), |span| span.offset);
-        Err(Interrupted {
-            error,
-            resume: Some(Resume {
-                drive: self.drive,
-                offset,
-                chunk,
-                chunks: self.plan.count(),
-            }),
-        })
+    fn settled(&mut self, span: Span) {
+        self.bodies.remove(&span.index);
     }
 }

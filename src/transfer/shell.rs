@@ -1,0 +1,289 @@
+//! The async shell around the engine, the same for both directions: does what
+//! the engine says and tells it what came of it. One task, no lock.
+
+use std::future::Future;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::patient::{CALL_ATTEMPTS, patiently};
+use super::stop::Stop;
+use crate::api::Client;
+use crate::chunk::is_zero;
+use crate::drive::{DriveId, DriveInfo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::monitor::{Event, Monitor, Progress};
+use crate::plan::Span;
+use crate::policy::{Action, Ending, Engine};
+use crate::wire::READ_BYTES_MAX;
+
+/// How long requests in flight may take when the transfer ends early.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What a job has for the engine.
+#[derive(Debug)]
+pub(super) enum Feed {
+    /// A chunk to transfer.
+    Chunk(u64),
+    /// Chunks that are all zero.
+    Hole(Range<u64>),
+    /// There are no more.
+    End,
+    /// There cannot be more.
+    Failed(Error),
+}
+
+/// One attempt at one chunk.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// What came of it; the outer error is one of this machine.
+    pub(super) answer: Result<Result<(), Failure>>,
+    /// Bytes of bodies that it moved.
+    pub(super) wire_bytes: u64,
+}
+
+impl Attempt {
+    /// One that failed on this machine.
+    pub(super) fn local(error: Error) -> Self {
+        Self {
+            answer: Err(error),
+            wire_bytes: 0,
+        }
+    }
+}
+
+/// The chunks of a transfer.
+pub(super) trait Job {
+    /// Waits for what is next. Dropping the future loses nothing.
+    fn feed(&mut self) -> impl Future<Output = Feed> + Send;
+    /// Makes an attempt at a chunk. One that was never fed is all zero.
+    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static;
+    /// A chunk needs no further attempt.
+    fn settled(&mut self, span: Span);
+}
+
+/// See the [module](self).
+pub(super) struct Shell<J> {
+    client: Client,
+    drive: DriveId,
+    engine: Engine,
+    job: J,
+    attempts: JoinSet<Answer>,
+    local_error: Option<Error>,
+    began: Instant,
+    first: u64,
+    progress: Progress,
+}
+
+/// What came back from a request.
+enum Answer {
+    Chunk(Span, Attempt),
+    Proof(bool),
+    Probe(Result<(), Failure>),
+    Look(Option<String>),
+}
+
+impl<J: Job> Shell<J> {
+    pub(super) fn new(client: Client, drive: DriveId, engine: Engine, job: J) -> Self {
+        Self {
+            client,
+            drive,
+            first: engine.first_open(),
+            engine,
+            job,
+            attempts: JoinSet::new(),
+            local_error: None,
+            began: Instant::now(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// How far it came.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// The job, when all is over.
+    pub(super) fn into_job(self) -> J {
+        self.job
+    }
+
+    /// Runs the transfer to its end, good or bad.
+    pub(super) async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
+        let ending = self.work(monitor, stop).await;
+        self.attempts.shutdown().await;
+        self.report(monitor);
+        ending
+    }
+
+    async fn work(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
+        let (mut drain, mut abort) = (stop.clone(), stop);
+        let mut grace: Option<Instant> = None;
+        loop {
+            let wait = match self.engine.next(self.began.elapsed()) {
+                Action::End(ending) => return ending,
+                Action::Wait(until) => until,
+                action => {
+                    self.start(&action, monitor);
+                    continue;
+                }
+            };
+            if let Some(ending) = self.engine.ending() {
+                let at = *grace.get_or_insert_with(|| Instant::now() + GRACE);
+                if Instant::now() >= at {
+                    return ending.clone();
+                }
+            }
+            let wake = grace.or_else(|| wait.map(|until| self.began + until));
+            tokio::select! {
+                Some(answer) = self.attempts.join_next() => match answer {
+                    Ok(answer) => self.answered(answer, monitor),
+                    // A task of ours panicked: say so rather than to guess.
+                    Err(_) => return Ending::Incomplete,
+                },
+                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed),
+                () = drain.asked(), if self.engine.ending().is_none() => self.engine.stop(),
+                () = abort.asked_at_once() => return Ending::Stopped,
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+            }
+            self.report(monitor);
+        }
+    }
+
+    /// Starts a request.
+    fn start(&mut self, action: &Action, monitor: &mut dyn Monitor) {
+        let (client, drive) = (self.client.clone(), self.drive);
+        match *action {
+            Action::Send(span) => {
+                let attempt = self.job.attempt(span);
+                self.attempts
+                    .spawn(async move { Answer::Chunk(span, attempt.await) });
+            }
+            Action::ProveZeros(span) => {
+                let len = span.len.min(READ_BYTES_MAX);
+                self.attempts.spawn(async move {
+                    let mut rng = fastrand::Rng::new();
+                    let read = || client.read(drive, span.offset, len);
+                    let read = patiently(CALL_ATTEMPTS, &mut rng, read).await;
+                    Answer::Proof(read.is_ok_and(|bytes| is_zero(&bytes)))
+                });
+            }
+            Action::Probe => {
+                monitor.event(&Event::Notice(
+                    "The endpoint does not answer, waiting".into(),
+                ));
+                self.attempts
+                    .spawn(async move { Answer::Probe(client.info(drive).await.map(|_| ())) });
+            }
+            Action::Look => {
+                monitor.event(&Event::Notice("The drive is busy, waiting".into()));
+                self.attempts.spawn(async move {
+                    let drive = client.info(drive).await.ok();
+                    Answer::Look(drive.as_ref().and_then(claim))
+                });
+            }
+            Action::Wait(_) | Action::End(_) => {}
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, monitor: &mut dyn Monitor) {
+        let now = self.began.elapsed();
+        match answer {
+            Answer::Chunk(span, attempt) => {
+                self.progress.wire_bytes += attempt.wire_bytes;
+                let answer = attempt.answer.unwrap_or_else(|error| {
+                    let failure = Failure::Broken(error.to_string());
+                    self.fail(error);
+                    Err(failure)
+                });
+                match &answer {
+                    Ok(()) => {
+                        self.job.settled(span);
+                        self.progress.done_bytes += span.len;
+                    }
+                    Err(failure) => tracing::debug!(offset = span.offset, %failure, "attempt"),
+                }
+                self.engine.answered(span.index, answer, now);
+            }
+            Answer::Proof(is_zero) => {
+                if !is_zero {
+                    let what = "The new drive is not proven to read as zeros: zeros are sent";
+                    monitor.event(&Event::Notice(what.into()));
+                }
+                self.engine.proved(is_zero);
+            }
+            Answer::Probe(answer) => self.engine.probed(answer, now),
+            Answer::Look(by) => self.engine.looked(by),
+        }
+    }
+
+    fn fed(&mut self, feed: Feed) {
+        match feed {
+            Feed::Chunk(index) => self.engine.chunk(index),
+            Feed::Hole(chunks) => self.engine.hole(chunks),
+            Feed::Failed(error) => self.fail(error),
+            Feed::End => self.engine.image_ended(),
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.local_error.get_or_insert(error);
+        self.engine.image_failed();
+    }
+
+    fn report(&mut self, monitor: &mut dyn Monitor) {
+        let skipped = self.engine.skipped_bytes();
+        self.progress.done_bytes += skipped - self.progress.skipped_bytes;
+        self.progress.skipped_bytes = skipped;
+        self.progress.chunks_in_order = self.engine.first_open() - self.first;
+        self.progress.in_flight = self.engine.in_flight();
+        self.progress.retries = self.engine.retries();
+        monitor.event(&Event::Progress(self.progress));
+    }
+
+    /// The error of an ending that is not complete. `what` is done to the drive,
+    /// as in "write to".
+    pub(super) fn outcome(&mut self, ending: Ending, what: &str) -> Result<()> {
+        Err(match ending {
+            Ending::Complete => return Ok(()),
+            Ending::Failed(failure) => {
+                failure.into_error(&format!("Cannot {what} drive {}", self.drive))
+            }
+            Ending::GaveUp(failure) => Error::new(
+                ErrorKind::Unavailable,
+                format!("Gave up for now: {failure}"),
+            ),
+            Ending::Claimed(by) => claimed(self.drive, &by),
+            Ending::Stopped => stopped(),
+            Ending::ImageFailed => self.local_error.take().unwrap_or_else(lost),
+            Ending::Incomplete => lost(),
+        })
+    }
+}
+
+/// Who uses a drive, in words.
+pub(super) fn claim(drive: &DriveInfo) -> Option<String> {
+    if let Some(by) = drive.claimed() {
+        return Some(format!("claimed by {by}"));
+    }
+    drive
+        .imaging()
+        .map(|progress| format!("being imaged ({progress})"))
+}
+
+pub(super) fn claimed(drive: DriveId, by: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("Drive {drive} is {by}"))
+        .hint_to("Stop the server that uses it, or wait until the imaging is done")
+}
+
+pub(super) fn stopped() -> Error {
+    Error::new(ErrorKind::Cancelled, "Stopped")
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::Bug, "A chunk was lost inside this program")
+        .hint_to("This is a bug, please report it. Nothing is called done that is not")
+}
