@@ -6,6 +6,7 @@ mod call;
 mod display;
 mod environment;
 mod exit;
+mod local;
 mod server;
 mod signals;
 mod upload;

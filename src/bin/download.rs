@@ -1,1 +1,3 @@
+//! See [`openhosting::cli`].
+
 fn main() {}

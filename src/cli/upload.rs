@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::display::UploadDisplay;
+use super::local::Local;
 use super::{arguments, block_on, environment, exit, signals};
-use crate::api::ClientConfig;
+use crate::api::{Client, ClientConfig};
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,8 +70,9 @@ struct Arguments {
     local: Option<PathBuf>,
 
     /// How hard to compress: 0 sends raw, 1 is fastest, 12 smallest
-    #[arg(long, value_name = "LEVEL", default_value_t = Level::default())]
-    level: Level,
+    /// [default: 1, and 0 to an endpoint on this machine]
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<Level>,
 
     /// Give up when nothing succeeded for so long; can be resumed
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
@@ -138,9 +140,20 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
         stall: arguments.stall_timeout,
         ..ClientConfig::default()
     };
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+    let Some(directory) = &arguments.local else {
+        let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+        return send(arguments, client, stop).await;
+    };
+    let (local, client) = Local::start(directory, &config).await?;
+    let result = send(arguments, client, stop).await;
+    local.stop().await;
+    result
+}
+
+async fn send(arguments: &Arguments, client: Client, stop: Stop) -> Result<(), Interrupted> {
     let image = open(arguments).await?;
-    let options = options(arguments, image.size());
+    let is_loopback = client.endpoint().is_loopback();
+    let options = options(arguments, image.size(), is_loopback);
     let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
     display.ended(result.is_ok());
@@ -162,7 +175,13 @@ async fn open(arguments: &Arguments) -> Result<Image> {
         .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
 }
 
-fn options(arguments: &Arguments, size: u64) -> UploadOptions {
+fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions {
+    // No link is faster than the compressors, but the one that is none.
+    let default_level = if is_loopback {
+        Level::RAW
+    } else {
+        Level::default()
+    };
     let target = match arguments.drive {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
@@ -177,7 +196,7 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
         offset: arguments.offset,
         chunk: arguments.chunk,
         jobs: arguments.jobs,
-        level: arguments.level,
+        level: arguments.level.unwrap_or(default_level),
         max_outage: arguments.max_outage,
     }
 }
@@ -238,7 +257,7 @@ mod tests {
         let arguments = parse("dir/a.img").unwrap();
         assert_eq!(arguments.chunk.get(), 5_242_880);
         assert_eq!(
-            options(&arguments, 7),
+            options(&arguments, 7, false),
             UploadOptions::to(Target::New(DriveSpec {
                 name: "a.img".into(),
                 size: 7,

@@ -264,7 +264,11 @@ mod tests {
         let packed = gzip(b"hello");
         let input = io::BufReader::new(packed[..12].chain(Broken));
         let mut gunzip = Gunzip::new(input, 100, Trailing::Refuse);
-        let error = gunzip.read(&mut [0; 10]).unwrap_err();
+        let error = loop {
+            if let Err(error) = gunzip.read(&mut [0; 10]) {
+                break error;
+            }
+        };
         assert!(matches!(error, GunzipError::Input(_)), "{error:?}");
     }
 }

@@ -275,6 +275,8 @@ fn digest(text: &str) -> String {
 fn size(value: &str) -> Result<u64, Refusal> {
     match parse_size(value).map_err(|error| Refusal::usage(error.to_string()))? {
         0 => Err(Refusal::usage("Size must not be zero or negative")),
+        // No file can be longer.
+        size if i64::try_from(size).is_err() => Err(Refusal::usage("Size is too large")),
         size => Ok(size),
     }
 }

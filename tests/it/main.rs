@@ -1,1 +1,13 @@
-fn main() {}
+//! Tests of the built programs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
+
+mod libcloud;
+mod server_guard;
+mod server_wire;
+mod server_writes;
+mod support;

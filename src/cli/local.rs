@@ -1,0 +1,53 @@
+//! `--local DIR`: a server of our own inside this process, on a loopback port.
+//! The transfer goes through a real socket, as to any endpoint.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::api::{Client, ClientConfig};
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::{Config, Server};
+
+/// A server inside this process.
+#[derive(Debug)]
+pub(super) struct Local {
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<Result<()>>,
+}
+
+impl Local {
+    /// Serves `directory`, and makes a client of its first user.
+    pub(super) async fn start(directory: &Path, config: &ClientConfig) -> Result<(Self, Client)> {
+        let server_config = Config::new(directory);
+        // Opening reads the disk.
+        let server = tokio::task::spawn_blocking(move || Server::open(server_config))
+            .await
+            .map_err(|cause| {
+                Error::new(ErrorKind::Bug, "Cannot start a server").because(cause)
+            })??;
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let cannot =
+            |cause| Error::new(ErrorKind::Local, "Cannot listen on 127.0.0.1").because(cause);
+        let listener = TcpListener::bind(any_port).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let endpoint = format!("http://{address}/").parse()?;
+        let client = Client::new(endpoint, server.credentials(), config)?;
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(server.run(listener, async move {
+            // A dropped sender means stop as well.
+            let _ = stopped.await;
+        }));
+        Ok((Self { stop, served }, client))
+    }
+
+    /// Stops it and waits until it kept everything.
+    pub(super) async fn stop(self) {
+        let _ = self.stop.send(());
+        // What was confirmed is on the drive already; only counters are kept now.
+        let _ = self.served.await;
+    }
+}

@@ -1,0 +1,294 @@
+//! Who is let in, where the server listens, and what it makes of damage.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::support::http::{Ask, basic, create, raw, read_all, read_reply};
+use crate::support::ramp;
+use crate::support::server::TestServer;
+
+const A: &str = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:it's a \"key\"";
+
+#[test]
+fn only_the_right_key_is_let_in_and_no_secret_is_logged() {
+    let server = TestServer::with_args(&["--user", A]);
+    let user = &server.user;
+    for auth in [
+        format!("{user}:wrong"),
+        format!("{user}:"),
+        user.clone(),
+        "2164ce57-591c-43ee-ade5-000000000000:it's a \"key\"".to_owned(),
+    ] {
+        let reply = Ask::of(&server).by(&auth).get("/drives/list");
+        assert_eq!(reply.error(), (401, "auth"), "{auth}");
+        let challenge = reply.header("www-authenticate").unwrap();
+        assert!(challenge.starts_with("Basic realm="), "{challenge}");
+    }
+    let nobody = raw(server.address(), b"GET /nosuch HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert_eq!(nobody.error(), (401, "auth"));
+    // Quoted for the shell, and taken literally.
+    let auth = server.auth().replace("'\\''", "'");
+    Ask::of(&server).by(&auth).get("/drives/list").expect(200);
+    assert!(!server.log().contains("it's"), "{}", server.log());
+    let encoded = basic(&auth);
+    assert!(!server.log().contains(&encoded[21..40]));
+}
+
+#[test]
+fn the_two_lines_can_be_evaluated_by_a_shell() {
+    for args in [&[][..], &["--user", A][..]] {
+        let data = tempfile::tempdir().unwrap();
+        let script = "\"$0\" --data \"$1\" \"${@:2}\" >\"$1.out\" 2>/dev/null & \
+            while [ \"$(wc -l <\"$1.out\")\" -lt 2 ]; do sleep 0.05; done; kill $!; \
+            eval \"$(cat \"$1.out\")\"; printf '%s\\n%s\\n' \"$OHURI\" \"$OHAUTH\"; \
+            wc -l <\"$1.out\"";
+        let out = Command::new("bash")
+            .args(["-c", script, env!("CARGO_BIN_EXE_openhosting-server")])
+            .arg(data.path().join("data"))
+            .args(args)
+            .output()
+            .unwrap();
+        let out = String::from_utf8(out.stdout).unwrap();
+        let lines: Vec<_> = out.lines().collect();
+        assert!(lines[0].starts_with("http://127.0.0.1:") && lines[0].ends_with('/'));
+        match args {
+            [] => assert_eq!(lines[1].split(':').next().unwrap().len(), 36),
+            _ => assert_eq!(lines[1], A),
+        }
+        assert_eq!(lines[2].trim(), "2");
+    }
+}
+
+#[test]
+fn a_restart_keeps_the_user_and_the_drives() {
+    let mut server = TestServer::start();
+    let auth = server.auth();
+    let drive = create(&server, 100);
+    Ask::of(&server)
+        .post(&format!("/drives/{drive}/write"), ramp(0, 100))
+        .expect(204);
+    server.restart();
+    assert_eq!(server.auth(), auth);
+    assert_eq!(read_all(&server, &drive), ramp(0, 100));
+    let info = Ask::of(&server).get(&format!("/drives/{drive}/info"));
+    assert_eq!(info.key("write:bytes"), Some("4196"));
+    let mode = |path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode(server.data.clone()), 0o700);
+    assert_eq!(mode(server.data.join("user")), 0o600);
+    assert_eq!(mode(server.drive_file(&drive)), 0o600);
+    assert_eq!(mode(server.metadata_file(&drive)), 0o600);
+}
+
+#[test]
+fn a_damaged_drive_fails_alone() {
+    let mut server = TestServer::start();
+    let (bad, good) = (create(&server, 10), create(&server, 10));
+    let stopped = server.stop();
+    assert!(stopped.success());
+    std::fs::write(server.metadata_file(&bad), "size 10\nuser").unwrap();
+    std::fs::write(server.data.join("staging/left"), "x").unwrap();
+    server.start_again();
+    for command in ["info", "read", "destroy", "write"] {
+        let reply = Ask::of(&server).post(&format!("/drives/{bad}/{command}"), "");
+        assert_eq!(reply.error(), (500, "system"), "{command}");
+    }
+    assert_eq!(
+        Ask::of(&server).get("/drives/list").expect(200).text(),
+        format!("{good}\n")
+    );
+    assert_eq!(read_all(&server, &good), [0; 10]);
+    assert!(!server.data.join("staging/left").exists());
+    assert!(server.log().contains(&bad));
+}
+
+/// Runs the server where it should refuse to start, and gives the exit code and
+/// what it said.
+fn refused(args: &[&str]) -> (i32, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_openhosting-server"));
+    if !args.contains(&"--data") {
+        command.arg("--data").arg(directory.path());
+    }
+    let out = command.args(args).output().unwrap();
+    assert!(out.stdout.is_empty());
+    (
+        out.status.code().unwrap(),
+        String::from_utf8(out.stderr).unwrap(),
+    )
+}
+
+#[test]
+fn it_refuses_to_start_where_it_should() {
+    let server = TestServer::start();
+    let (code, message) = refused(&["--data", server.data.to_str().unwrap()]);
+    assert_eq!(code, 1);
+    assert!(message.contains("Another server uses"), "{message}");
+
+    let (code, message) = refused(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(code, 2);
+    assert!(
+        message.contains("without TLS") && message.contains("--tls-cert"),
+        "{message}"
+    );
+    let (code, _) = refused(&["--listen", "[::]:0"]);
+    assert_eq!(code, 2);
+
+    let (code, message) = refused(&["--user", "canary:canary"]);
+    assert_eq!(code, 2);
+    assert!(!message.contains("canary"), "{message}");
+    let (code, message) = refused(&["--user", A, "--user", A]);
+    assert_eq!(code, 2);
+    assert!(
+        message.contains("twice") && !message.contains("key\""),
+        "{message}"
+    );
+    let (code, _) = refused(&["--tls-cert", "/nosuch", "--tls-key", "/nosuch"]);
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn it_listens_beyond_loopback_when_told_so() {
+    let server = TestServer::with_args(&["--listen", "0.0.0.0:0", "--insecure-listen"]);
+    assert!(server.uri.starts_with("http://0.0.0.0:"));
+    create(&server, 1);
+}
+
+#[test]
+fn users_come_from_a_file_too() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("users");
+    std::fs::write(&file, format!("# ours\n{A}\n")).unwrap();
+    let path = file.to_str().unwrap();
+    let (code, message) = refused(&["--users-file", path]);
+    assert_eq!(code, 2);
+    assert!(message.contains("chmod 600"), "{message}");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let server = TestServer::with_args(&["--users-file", path]);
+    Ask::of(&server).by(A).get("/drives/list").expect(200);
+}
+
+#[test]
+fn tls_is_served_and_plain_http_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (path("cert"), path("key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let args = [
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--listen",
+        "0.0.0.0:0",
+    ];
+    let server = TestServer::with_args(&args);
+    assert!(server.uri.starts_with("https://0.0.0.0:"));
+
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let stream = TcpStream::connect(server.address()).unwrap();
+    let mut stream = StreamOwned::new(connection, stream);
+    let head = Ask::of(&server).head("GET", "/drives/list");
+    stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+    assert_eq!(read_reply(&mut stream).unwrap().status, 200);
+
+    let plain = raw(server.address(), format!("{head}\r\n").as_bytes());
+    assert!(plain.is_none(), "{plain:?}");
+}
+
+#[test]
+fn what_could_be_understood_in_two_ways_is_refused() {
+    let server = TestServer::start();
+    let drive = create(&server, 4);
+    let path = format!("/drives/{drive}/write");
+    let head = Ask::of(&server).head("POST", &path);
+    let chunks = "1\r\nx\r\n0\r\n\r\n";
+    let cases = [
+        (
+            "two lengths",
+            format!("{head}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
+        ),
+        ("plus sign", format!("{head}Content-Length: +1\r\n\r\nx")),
+        ("negative", format!("{head}Content-Length: -1\r\n\r\nx")),
+        (
+            "list of lengths",
+            format!("{head}Content-Length: 1, 1\r\n\r\nx"),
+        ),
+        (
+            "xchunked",
+            format!("{head}Transfer-Encoding: xchunked\r\n\r\n{chunks}"),
+        ),
+        (
+            "gzip, chunked",
+            format!("{head}Transfer-Encoding: gzip, chunked\r\n\r\n{chunks}"),
+        ),
+        (
+            "chunked twice",
+            format!("{head}Transfer-Encoding: chunked, chunked\r\n\r\n{chunks}"),
+        ),
+        (
+            "space before colon",
+            format!("{head}Content-Length : 1\r\n\r\nx"),
+        ),
+        (
+            "folded header",
+            format!("{head}X: a\r\n b\r\nContent-Length: 1\r\n\r\nx"),
+        ),
+        (
+            "NUL",
+            format!("{head}X: a\0b\r\nContent-Length: 1\r\n\r\nx"),
+        ),
+        (
+            "bad chunk length",
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n+1\r\nx\r\n0\r\n\r\n"),
+        ),
+        (
+            "HTTP/1.0 chunked",
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}").replace("1.1", "1.0"),
+        ),
+        (
+            "long header",
+            format!("{head}X: {}\r\n\r\n", "x".repeat(17_000)),
+        ),
+        (
+            "many headers",
+            format!("{head}{}\r\n", "X: x\r\n".repeat(200)),
+        ),
+        ("not HTTP", "hello\r\n\r\n".to_owned()),
+    ];
+    for (name, request) in cases {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let _ = stream.write_all(request.as_bytes());
+        if let Some(reply) = read_reply(&mut stream) {
+            assert!(matches!(reply.status, 400 | 431), "{name}: {}", reply.head);
+        }
+        // Then the connection is over: nothing after it counts as a request.
+        assert!(read_reply(&mut stream).is_none(), "{name}");
+    }
+    assert_eq!(read_all(&server, &drive), [0; 4]);
+    // Chunked wins over a length, as the standard says, and ends the connection.
+    let both = format!("{head}Content-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(both.as_bytes()).unwrap();
+    assert!(matches!(read_reply(&mut stream).unwrap().status, 204 | 400));
+    assert!(read_reply(&mut stream).is_none());
+}

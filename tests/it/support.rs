@@ -1,0 +1,43 @@
+//! What the tests share.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod http;
+pub mod server;
+
+/// Bytes that tell their place: each follows from its offset, modulo a prime,
+/// so what lands at the wrong place cannot look right.
+pub fn ramp(offset: u64, len: usize) -> Vec<u8> {
+    (offset..).take(len).map(|i| (i % 251) as u8).collect()
+}
+
+/// gzip of `plain`.
+pub fn gzip(plain: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let level = flate2::Compression::fast();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What `packed` unpacks to.
+pub fn gunzip(packed: &[u8]) -> Vec<u8> {
+    use std::io::Read;
+    let mut plain = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(packed);
+    decoder.read_to_end(&mut plain).unwrap();
+    plain
+}
+
+/// A file of the folder of recorded answers, if the folder is here.
+pub fn recorded(name: &str) -> Option<String> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/api/recorded")
+        .join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            eprintln!("SKIPPED: {} is not here: {error}", path.display());
+            None
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The built server, on a free port and a directory of its own.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// A running server; killed when dropped.
+pub struct TestServer {
+    /// Its endpoint, as `OHURI`.
+    pub uri: String,
+    /// Its first user.
+    pub user: String,
+    /// The secret key of that user.
+    pub key: String,
+    /// Its data directory.
+    pub data: PathBuf,
+    args: Vec<String>,
+    child: Child,
+    own_directory: TempDir,
+}
+
+impl TestServer {
+    /// A server on an empty directory, with a made-up user.
+    pub fn start() -> Self {
+        Self::with_args(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn with_args(args: &[&str]) -> Self {
+        let own_directory = TempDir::new().unwrap();
+        let data = own_directory.path().join("data");
+        Self::launch(args, data, own_directory)
+    }
+
+    /// A server on the directory `data`, which it leaves there.
+    pub fn start_with(args: &[&str], data: &Path) -> Self {
+        Self::launch(args, data.to_owned(), TempDir::new().unwrap())
+    }
+
+    fn launch(args: &[&str], data: PathBuf, own_directory: TempDir) -> Self {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let log = own_directory.path().join("log");
+        let (child, uri, user, key) = spawn(&args, &data, &log);
+        Self {
+            uri,
+            user,
+            key,
+            data,
+            args,
+            child,
+            own_directory,
+        }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        let (_, rest) = self.uri.split_once("://").unwrap();
+        rest.trim_end_matches('/').parse().unwrap()
+    }
+
+    /// `USER:KEY`, as `OHAUTH`.
+    pub fn auth(&self) -> String {
+        format!("{}:{}", self.user, self.key)
+    }
+
+    /// The file with the bytes of a drive.
+    pub fn drive_file(&self, drive: &str) -> PathBuf {
+        self.data.join("drives").join(format!("{drive}.data"))
+    }
+
+    /// The file with the metadata of a drive.
+    pub fn metadata_file(&self, drive: &str) -> PathBuf {
+        self.data.join("drives").join(format!("{drive}.meta"))
+    }
+
+    /// What it wrote to stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.own_directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(status.unwrap().success(), "cannot signal the server");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Stops it with SIGTERM and waits for its end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.wait();
+    }
+
+    /// Starts it again on the same directory, after it ended. The port is
+    /// another one.
+    pub fn start_again(&mut self) {
+        let log = self.own_directory.path().join("log");
+        let (child, uri, user, key) = spawn(&self.args, &self.data, &log);
+        (self.child, self.uri, self.user, self.key) = (child, uri, user, key);
+    }
+
+    /// Stops it and starts it again on the same directory.
+    pub fn restart(&mut self) {
+        let status = self.stop();
+        assert!(status.success(), "{status}: {}", self.log());
+        self.start_again();
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("Log of the server:\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(args: &[String], data: &Path, log: &Path) -> (Child, String, String, String) {
+    let stderr = File::options().create(true).append(true).open(log).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_openhosting-server"))
+        .arg("--data")
+        .arg(data)
+        .arg("--verbose")
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let (sender, receiver) = mpsc::channel();
+    // A guard against a hang, not a promise about time.
+    std::thread::spawn(move || {
+        for line in stdout.lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let mut line = |prefix: &str| {
+        let line = receiver.recv_timeout(Duration::from_secs(60));
+        let line = line.ok().and_then(|line| {
+            let value = line.strip_prefix(prefix)?.trim_matches('\'').to_owned();
+            Some(value)
+        });
+        line.unwrap_or_else(|| {
+            let _ = child.kill();
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            panic!("the server did not print {prefix}: {log}")
+        })
+    };
+    let uri = line("export OHURI=");
+    let auth = line("export OHAUTH=");
+    let (user, key) = auth.split_once(':').unwrap();
+    let (user, key) = (user.to_owned(), key.to_owned());
+    (child, uri, user, key)
+}
