@@ -56,13 +56,8 @@ struct Arguments {
     #[arg(long, value_name = "URI")]
     endpoint: Option<String>,
 
-    /// The path of the call
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    /// The path of the call: a command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 }
 
@@ -80,7 +75,7 @@ pub fn main() -> ExitCode {
 /// Whether the endpoint answered with success.
 async fn run(arguments: &Arguments) -> Result<bool> {
     let client = environment::client(arguments.endpoint.as_deref(), &ClientConfig::default())?;
-    let url = client.endpoint().url(segments(&arguments.command))?;
+    let url = client.endpoint().url(arguments.segments())?;
     let body = match (&arguments.file, arguments.stdin) {
         (Some(path), _) => Some(file_body(path)?),
         (None, true) => Some(stdin_body()?),
@@ -120,11 +115,15 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     Ok(status.is_success())
 }
 
-/// The path: every space of every argument stands for a slash, as in the
-/// original.
-fn segments(command: &[String]) -> impl Iterator<Item = &str> {
-    let words = command.iter().flat_map(|word| word.split([' ', '/']));
-    words.filter(|word| !word.is_empty())
+impl Arguments {
+    /// The path: every space of every argument stands for a slash, as in the
+    /// original.
+    fn segments(&self) -> impl Iterator<Item = &str> {
+        self.command
+            .iter()
+            .flat_map(|word| word.split([' ', '/']))
+            .filter(|word| !word.is_empty())
+    }
 }
 
 /// A body from a file, however large: it is streamed, and its length is known.
@@ -266,7 +265,7 @@ mod tests {
             Arguments::try_parse_from(["openhosting", "-jv", "drives list", "-j", "--fail"])
                 .unwrap();
         assert!(arguments.json && arguments.verbose && !arguments.fail);
-        let path: Vec<_> = segments(&arguments.command).collect();
+        let path: Vec<_> = arguments.segments().collect();
         assert_eq!(path, ["drives", "list", "-j", "--fail"]);
         assert!(Arguments::try_parse_from(["openhosting"]).is_err());
         assert!(Arguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());

@@ -92,7 +92,7 @@ struct Tries {
     successes: u64,
 }
 
-/// See the [module](self).
+/// One transfer, from its start to its end. Owned by the shell.
 #[derive(Clone, Debug)]
 pub struct Engine {
     config: EngineConfig,
