@@ -94,6 +94,7 @@ pub fn main() -> ExitCode {
 
 fn start(args: Args) -> Result<()> {
     let listen = args.listen;
+    allow_many_files();
     let server = Server::open(config(args)?)?;
     server.check_address(listen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -104,6 +105,19 @@ fn start(args: Args) -> Result<()> {
     // What does not end by itself must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Every drive is an open file, and the usual soft limit is 1024.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "Cannot raise the number of open files");
+    }
 }
 
 fn config(args: Args) -> Result<Config> {

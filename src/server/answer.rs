@@ -5,7 +5,9 @@ use std::fmt;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR, X_ELASTIC_OUTPUT};
@@ -83,6 +85,7 @@ pub(super) struct Refusal {
     error: ErrorType,
     sentence: String,
     is_for_now: bool,
+    is_last: bool,
 }
 
 impl Refusal {
@@ -91,12 +94,22 @@ impl Refusal {
             error,
             sentence: sentence.into(),
             is_for_now: false,
+            is_last: false,
         }
     }
 
     /// 400: bad input.
     pub(super) fn usage(sentence: impl Into<String>) -> Self {
         Self::new(ErrorType::Usage, sentence)
+    }
+
+    /// 400: a request whose end cannot be told for sure. What follows it on the
+    /// connection must not be taken for another.
+    pub(super) fn framing(sentence: impl Into<String>) -> Self {
+        Self {
+            is_last: true,
+            ..Self::usage(sentence)
+        }
     }
 
     /// 401: no credentials, or wrong ones; which is not told.
@@ -172,6 +185,9 @@ impl Refusal {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
             _ => {}
+        }
+        if self.is_last {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.is_for_now {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -91,6 +91,6 @@ fn check_framing(request: &Request<Incoming>) -> Result<(), Refusal> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Refusal::usage("Transfer-Encoding is not chunked")),
+        _ => Err(Refusal::framing("Transfer-Encoding is not chunked")),
     }
 }
