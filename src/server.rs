@@ -19,6 +19,7 @@
 //!   gzip is cut short, damaged, followed by anything but gzip, or too long.
 //! - 204 says that the bytes survive a crash of this process. They are not
 //!   synced against a loss of power; metadata is.
+//! - A write that finds no space is 507 `full` and may leave a beginning.
 //! - What does not go together with a use under way is 409 `busy` at once.
 //!   Writes go together, unless one writer is all that is allowed.
 //! - `list` and `info` show a user's own drives. Drives whose `readers` name the

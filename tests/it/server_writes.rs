@@ -304,6 +304,22 @@ fn a_stop_lets_the_write_under_way_finish() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait() {
+    let mut server = TestServer::start();
+    let drive = create(&server, 10);
+    let first = begin_write(&server, &drive);
+    server.terminate();
+    while TcpStream::connect(server.address()).is_ok() {
+        std::thread::yield_now();
+    }
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(130));
+    drop(first);
+    server.start_again();
+    assert_eq!(read_all(&server, &drive), [0; 10]);
+}
+
+#[test]
 fn what_was_answered_with_204_survives_kill_9() {
     const CHUNK: usize = 100_000;
     const CHUNKS: u64 = 40;
