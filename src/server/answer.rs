@@ -86,6 +86,7 @@ pub(super) struct Refusal {
     sentence: String,
     is_for_now: bool,
     is_last: bool,
+    allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -95,6 +96,7 @@ impl Refusal {
             sentence: sentence.into(),
             is_for_now: false,
             is_last: false,
+            allow: None,
         }
     }
 
@@ -127,9 +129,12 @@ impl Refusal {
         Self::new(ErrorType::Missing, "No such command")
     }
 
-    /// 405: a method that the command does not take.
-    pub(super) fn method(sentence: impl Into<String>) -> Self {
-        Self::new(ErrorType::Method, sentence)
+    /// 405: a method that the command does not take; `allow` are those it does.
+    pub(super) fn method(allow: &'static str, sentence: impl Into<String>) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(ErrorType::Method, sentence)
+        }
     }
 
     /// 409: the drive is in use.
@@ -176,15 +181,12 @@ impl Refusal {
             HeaderName::from_static(X_ELASTIC_ERROR),
             HeaderValue::from_static(self.error.as_str()),
         );
-        match self.error {
-            ErrorType::Auth => {
-                let basic = HeaderValue::from_static("Basic realm=\"openhosting\"");
-                headers.insert(WWW_AUTHENTICATE, basic);
-            }
-            ErrorType::Method => {
-                headers.insert(ALLOW, HeaderValue::from_static("POST"));
-            }
-            _ => {}
+        if self.error == ErrorType::Auth {
+            let basic = HeaderValue::from_static("Basic realm=\"openhosting\"");
+            headers.insert(WWW_AUTHENTICATE, basic);
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         if self.is_last {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
