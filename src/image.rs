@@ -52,6 +52,14 @@ impl Image {
         }
     }
 
+    /// What it was when it was opened.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        match self {
+            Self::Raw(image) => image.fingerprint(),
+            Self::Gzip(image) => image.fingerprint(),
+        }
+    }
+
     /// Whether the image is still what it was when it was opened.
     ///
     /// # Errors

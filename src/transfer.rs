@@ -16,12 +16,17 @@
 //! Dropping the future of a transfer aborts it: requests in flight are cut, the
 //! drive keeps what was confirmed, and nothing is destroyed.
 
+mod changed;
 mod create;
 mod patient;
 mod pipeline;
+mod session;
 mod shell;
 mod stop;
 mod upload;
+mod verify;
 
+pub use session::JournalOptions;
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};
+pub use verify::{Verified, Verify};

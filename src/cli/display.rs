@@ -8,6 +8,7 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 use super::exit;
 use crate::monitor::{Event, Monitor, Progress};
+use crate::transfer::Verified;
 
 /// Shows an upload.
 #[derive(Debug)]
@@ -52,33 +53,36 @@ impl UploadDisplay {
         }
     }
 
-    /// The upload is over. What the original prints then.
-    pub(super) fn ended(mut self, is_complete: bool) {
+    /// The upload is over, and complete if something is given. What the original
+    /// prints then.
+    pub(super) fn ended(mut self, verified: Option<Verified>) {
+        let is_complete = verified.is_some();
         self.print_dots();
         if self.dots && self.started {
             print(if is_complete { " completed\n" } else { "E\n" });
         }
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
-            if is_complete {
-                exit::say(&self.summary());
+            if let Some(verified) = verified {
+                exit::say(&self.summary(verified));
             }
         }
     }
 
-    fn summary(&self) -> String {
+    fn summary(&self, verified: Verified) -> String {
         let progress = self.progress;
         let data = progress.done_bytes - progress.skipped_bytes;
         let elapsed = self.began.elapsed();
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         format!(
-            "Uploaded {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries",
+            "Uploaded {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries, {} verified",
             HumanBytes(data),
             elapsed.as_secs_f64(),
             HumanBytes(rate as u64),
             HumanBytes(progress.wire_bytes),
             HumanBytes(progress.skipped_bytes),
             progress.retries,
+            HumanBytes(verified.bytes),
         )
     }
 

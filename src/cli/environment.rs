@@ -2,9 +2,11 @@
 
 use std::env;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Reads the endpoint and the credentials, and makes a client of them.
@@ -42,7 +44,7 @@ fn ask_for_key(user: &str) -> Result<String> {
 }
 
 /// The first of these variables that is set to something.
-fn variable(names: [&str; 2]) -> Result<Option<String>> {
+fn variable<const N: usize>(names: [&str; N]) -> Result<Option<String>> {
     for name in names {
         match env::var(name) {
             Ok(value) if !value.is_empty() => return Ok(Some(value)),
@@ -55,6 +57,27 @@ fn variable(names: [&str; 2]) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// The file of the journal of a transfer that is described by `what`; `None` if
+/// there is no place for one.
+pub(super) fn journal_path(what: &[&str]) -> Result<Option<PathBuf>> {
+    let digest = Digest::of(what.join("\n").as_bytes()).to_string();
+    let directory = state_directory()?;
+    Ok(directory.map(|state| {
+        state
+            .join("journals")
+            .join(format!("{}.ohj", &digest[..16]))
+    }))
+}
+
+/// Where this program keeps state of this user.
+fn state_directory() -> Result<Option<PathBuf>> {
+    if let Some(state) = variable(["XDG_STATE_HOME"])? {
+        return Ok(Some(PathBuf::from(state).join("openhosting")));
+    }
+    let home = variable(["HOME"])?;
+    Ok(home.map(|home| PathBuf::from(home).join(".local/state/openhosting")))
 }
 
 fn missing(what: &str) -> Error {

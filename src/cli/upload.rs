@@ -16,7 +16,7 @@ use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
-use crate::transfer::{Interrupted, Stop, Target, UploadOptions, upload};
+use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Verify, upload};
 
 const PROGRAM: &str = "openhosting-upload";
 
@@ -81,6 +81,32 @@ struct Arguments {
     /// Take a request for hung when nothing moved for so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
     stall_timeout: Duration,
+
+    /// Read back what was written: none, sample (16 KiB of some chunks), or full
+    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
+    verify: Verify,
+
+    /// Where to keep what was done [default: a file in $XDG_STATE_HOME/openhosting
+    /// or ~/.local/state/openhosting]
+    #[arg(long, value_name = "PATH", conflicts_with = "no_journal")]
+    journal: Option<PathBuf>,
+
+    /// Keep no journal: an upload that stops can only be resumed with -d and -o
+    #[arg(long)]
+    no_journal: bool,
+
+    /// Forget an earlier run of this upload and start over
+    #[arg(long)]
+    restart: bool,
+
+    /// Go on although the image changed since the earlier run: send what changed
+    #[arg(long)]
+    changed_ok: bool,
+
+    /// Compare with this drive, which holds part of the image, and send only what
+    /// differs; needs no journal
+    #[arg(long, value_name = "DRIVE-UUID", conflicts_with = "drive")]
+    resume_from_drive: Option<DriveId>,
 
     /// Neither dots nor bar
     #[arg(short, long)]
@@ -153,10 +179,11 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
 async fn send(arguments: &Arguments, client: Client, stop: Stop) -> Result<(), Interrupted> {
     let image = open(arguments).await?;
     let is_loopback = client.endpoint().is_loopback();
-    let options = options(arguments, image.size(), is_loopback);
+    let mut options = options(arguments, image.size(), is_loopback);
+    options.journal = journal(arguments, &client)?;
     let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
-    display.ended(result.is_ok());
+    display.ended(result.as_ref().ok().map(|done| done.verified));
     result.map(|_| ())
 }
 
@@ -182,7 +209,7 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
     } else {
         Level::default()
     };
-    let target = match arguments.drive {
+    let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
             name: name(arguments),
@@ -198,7 +225,42 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         jobs: arguments.jobs,
         level: arguments.level.unwrap_or(default_level),
         max_outage: arguments.max_outage,
+        journal: JournalOptions::default(),
+        compare: arguments.resume_from_drive.is_some(),
+        verify: arguments.verify,
     }
+}
+
+/// Where the journal of this upload is: the same file for the same command.
+fn journal(arguments: &Arguments, client: &Client) -> Result<JournalOptions> {
+    let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    let endpoint = match &arguments.local {
+        // Its port is another one each time.
+        Some(directory) => format!("local {}", canonical(directory).display()),
+        None => client.endpoint().to_string(),
+    };
+    let target = match arguments.drive.or(arguments.resume_from_drive) {
+        Some(id) => id.to_string(),
+        None => format!("new {}", name(arguments)),
+    };
+    let image = canonical(&arguments.image);
+    let what = [
+        "upload",
+        &endpoint,
+        client.user(),
+        &image.to_string_lossy(),
+        &target,
+    ];
+    Ok(JournalOptions {
+        path: match (&arguments.journal, arguments.no_journal) {
+            (Some(path), _) => Some(path.clone()),
+            (None, true) => None,
+            (None, false) => environment::journal_path(&what)?,
+        },
+        endpoint,
+        restart: arguments.restart,
+        changed_ok: arguments.changed_ok,
+    })
 }
 
 /// The name for a new drive; an empty one counts as none, as in the original.
@@ -226,6 +288,9 @@ fn tell(interrupted: &Interrupted) {
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset
     ));
+    if resume.is_journaled {
+        exit::say("Or run the same command again: it sends only what is missing");
+    }
 }
 
 #[cfg(test)]

@@ -64,6 +64,12 @@ impl Fingerprint {
         })
     }
 
+    /// Whether an equal fingerprint means an equal content: not so for a block
+    /// device.
+    pub fn tells_changes(&self) -> bool {
+        self.inode != 0
+    }
+
     /// Compares with an earlier fingerprint of the same file.
     ///
     /// # Errors

@@ -1,27 +1,35 @@
 //! Making exactly one drive, whatever becomes of the answers. The decisions are
 //! [`Creation`]'s; here is what they act on.
 
-use uuid::Uuid;
-
+use super::patient::{CALL_ATTEMPTS, patiently};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
 
-/// Creates a drive as `spec` says.
+/// Creates a drive as `spec` says, bearing `token`. If an earlier run may have
+/// done so with this very token, its drive is looked for first.
 pub(super) async fn create(
     client: &Client,
     spec: &DriveSpec,
+    token: &str,
+    is_resumed: bool,
     rng: &mut fastrand::Rng,
 ) -> Result<DriveInfo> {
-    let token = Uuid::new_v4().as_simple().to_string();
     let mut body = spec.to_properties()?;
-    body.insert(TOKEN_KEY, token.as_str())
+    body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
 
     let what = format!("Cannot create a drive of size {}", spec.size);
     let mut creation = Creation::new();
+    if is_resumed
+        && let Ok(drives) = patiently(CALL_ATTEMPTS, rng, || client.drives()).await
+        && let (mut found, _) = candidates(drives, spec, token)
+        && let (Some(drive), true) = (found.pop(), found.is_empty())
+    {
+        return Ok(drive);
+    }
     let mut step = CreateStep::Post {
         after: std::time::Duration::ZERO,
     };
@@ -44,7 +52,7 @@ pub(super) async fn create(
                 tokio::time::sleep(after).await;
                 match client.drives().await {
                     Ok(drives) => {
-                        let (found, alike) = candidates(drives, spec, &token);
+                        let (found, alike) = candidates(drives, spec, token);
                         let ids: Vec<_> = found.iter().map(|drive| drive.id).collect();
                         match creation.looked(&ids, &alike) {
                             CreateStep::Adopt(id) => {
