@@ -4,6 +4,7 @@
 mod arguments;
 mod call;
 mod display;
+mod download;
 mod environment;
 mod exit;
 mod local;
@@ -12,6 +13,7 @@ mod signals;
 mod upload;
 
 pub use call::main as call_main;
+pub use download::main as download_main;
 pub use server::main as server_main;
 pub use upload::main as upload_main;
 

@@ -18,6 +18,7 @@
 
 mod changed;
 mod create;
+mod download;
 mod patient;
 mod pipeline;
 mod session;
@@ -26,6 +27,7 @@ mod stop;
 mod upload;
 mod verify;
 
+pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use session::JournalOptions;
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::UploadDisplay;
+use super::display::{Display, Way};
 use super::local::Local;
 use super::{arguments, block_on, environment, exit, signals};
 use crate::api::{Client, ClientConfig};
@@ -58,7 +58,7 @@ struct Arguments {
     gunzip: bool,
 
     /// Most requests in flight; fewer when the drive turns out to be busy
-    #[arg(short, long, value_name = "N", default_value = "4", value_parser = jobs)]
+    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
     jobs: NonZeroU32,
 
     /// Endpoint URI, instead of OHURI
@@ -79,7 +79,7 @@ struct Arguments {
     max_outage: Duration,
 
     /// Take a request for hung when nothing moved for so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     stall_timeout: Duration,
 
     /// Read back what was written: none, sample (16 KiB of some chunks), or full
@@ -119,22 +119,6 @@ struct Arguments {
 
 fn default_chunk() -> NonZeroU64 {
     NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
-}
-
-fn jobs(text: &str) -> Result<NonZeroU32, String> {
-    const JOBS_MAX: u32 = 256;
-    match text.parse::<NonZeroU32>() {
-        Ok(jobs) if jobs.get() <= JOBS_MAX => Ok(jobs),
-        _ => Err(format!("not a number from 1 to {JOBS_MAX}")),
-    }
-}
-
-fn patience(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
-        Ok(_) => Err("less than 100ms".into()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 /// The program.
@@ -181,7 +165,7 @@ async fn send(arguments: &Arguments, client: Client, stop: Stop) -> Result<(), I
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
     options.journal = journal(arguments, &client)?;
-    let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
+    let mut display = Display::new(PROGRAM, Way::Up, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
     display.ended(result.as_ref().ok().map(|done| done.verified));
     result.map(|_| ())

@@ -107,6 +107,10 @@ impl Sampler {
         self.wants_digests
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        self.verify == Verify::Full
+    }
+
     /// A chunk of data passes by.
     pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
         if self.verify != Verify::Sample || !self.picks(span.index) {
