@@ -10,4 +10,5 @@ mod libcloud;
 mod server_guard;
 mod server_wire;
 mod server_writes;
+mod simulator;
 mod support;
