@@ -11,3 +11,5 @@ mod server_guard;
 mod server_wire;
 mod server_writes;
 mod support;
+mod upload;
+mod upload_faults;

@@ -1,0 +1,1 @@
+//! `openhosting-upload` when things go wrong.
