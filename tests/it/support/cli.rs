@@ -188,7 +188,7 @@ impl Desk {
         let hex: String = key.iter().map(|b| format!("{b:02x}")).collect();
         let mut forms = vec![
             ("raw", self.key.clone()),
-            ("as Rust prints it", format!("{:?}", self.key)),
+            ("as Rust prints it", self.key.escape_debug().to_string()),
             ("base64 of user:key", base64(self.auth().as_bytes())),
             ("percent-encoded", percent(true)),
             ("percent-encoded", percent(false)),

@@ -117,7 +117,8 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    /// Waits until it is open.
+    pub fn wait(&self) {
         let closed = self.0.0.lock().unwrap();
         let wait = self.0.1.wait_timeout_while(closed, WATCHDOG, |open| !*open);
         drop(wait.unwrap());
@@ -386,7 +387,6 @@ const STEP_BYTES: usize = 64 * 1024;
 struct Connection {
     client: TcpStream,
     number: usize,
-    upstream: Option<TcpStream>,
     shared: Arc<Shared>,
 }
 
@@ -402,7 +402,6 @@ impl Connection {
         Self {
             client,
             number,
-            upstream: None,
             shared,
         }
     }
@@ -484,7 +483,7 @@ impl Connection {
                 self.take_body(index, len, None)?;
                 return self.reply(index, answer);
             }
-            Some(Fault::Hold(gate)) => gate.pass(),
+            Some(Fault::Hold(gate)) => gate.wait(),
             _ => {}
         }
         let answer = match behind {
@@ -518,11 +517,9 @@ impl Connection {
 
     /// Sends the request on and reads the answer whole.
     fn forward(&mut self, index: usize, len: u64, address: SocketAddr) -> Result<Vec<u8>, Close> {
-        let same = |stream: &TcpStream| stream.peer_addr().is_ok_and(|peer| peer == address);
-        let mut upstream = match self.upstream.take().filter(same) {
-            Some(stream) => stream,
-            None => TcpStream::connect(address).map_err(|_| Close::Reset)?,
-        };
+        // A new connection for each: what closes an old one between two requests
+        // would look like a fault.
+        let mut upstream = TcpStream::connect(address).map_err(|_| Close::Reset)?;
         let _ = upstream.set_nodelay(true);
         let head = self.request(index).head;
         // It may answer before it took all.
@@ -537,7 +534,6 @@ impl Connection {
         upstream
             .read_exact(&mut answer[body_at..])
             .map_err(|_| Close::Reset)?;
-        self.upstream = Some(upstream);
         Ok(answer)
     }
 
