@@ -57,12 +57,7 @@ struct Arguments {
     endpoint: Option<String>,
 
     /// The path of the call
-    #[arg(
-        value_name = "CMD",
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 }
 
