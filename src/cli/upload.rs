@@ -27,7 +27,7 @@ const PROGRAM: &str = "openhosting-upload";
 /// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
 /// on the terminal.
 #[derive(Debug, Parser, PartialEq, Eq)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
 struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]

@@ -456,6 +456,21 @@ fn what_is_wrong_is_said_before_anything_is_asked() {
 }
 
 #[test]
+fn of_an_option_given_twice_the_later_one_counts() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    desk.file("a.img", b"abc");
+    let tool = desk.upload(&proxy.uri()).args("-c 1 -s -n x -c 2 -s a.img");
+    let outcome = tool.run().code(0);
+    assert!(
+        outcome.text().contains("2 chunks of 2 bytes"),
+        "{outcome:?}"
+    );
+    let simple = desk.simple(&proxy.uri()).args("-jj -c -c drives info");
+    assert!(simple.run().code(0).text().starts_with('['));
+}
+
+#[test]
 fn help_and_version_need_nothing() {
     let desk = Desk::new();
     for (flag, says) in [
