@@ -150,8 +150,11 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
     result
 }
 
-async fn send(arguments: &Arguments, client: Client, stop: Stop) -> Result<(), Interrupted> {
-    let image = open(arguments).await?;
+async fn send(arguments: &Arguments, client: Client, mut stop: Stop) -> Result<(), Interrupted> {
+    let image = tokio::select! {
+        image = open(arguments) => image?,
+        () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
+    };
     let is_loopback = client.endpoint().is_loopback();
     let options = options(arguments, image.size(), is_loopback);
     let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
