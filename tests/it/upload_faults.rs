@@ -695,6 +695,40 @@ fn a_signal_while_the_drive_is_made() {
     assert!(outcome.stdout.is_empty(), "{outcome:?}");
 }
 
+#[test]
+fn a_signal_while_the_image_is_measured() {
+    let scene = Scene::new();
+    // 16 GiB of zeros: measuring them takes a while.
+    let packed = {
+        use std::io::Write;
+        let best = flate2::Compression::best();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), best);
+        let step = vec![0; 1 << 20];
+        for _ in 0..256 {
+            encoder.write_all(&step).unwrap();
+        }
+        encoder.finish().unwrap()
+    };
+    let path = scene.desk.file("b.gz", &packed.repeat(64));
+    let running = scene
+        .desk
+        .upload(&scene.proxy.uri())
+        .args("-z b.gz")
+        .spawn();
+    let fds = format!("/proc/{}/fd", running.pid());
+    let is_open = || {
+        let mut fds = std::fs::read_dir(&fds).unwrap();
+        fds.any(|fd| std::fs::read_link(fd.unwrap().path()).is_ok_and(|to| to == path))
+    };
+    while !is_open() {
+        std::thread::yield_now();
+    }
+    running.signal("INT");
+    let outcome = running.wait();
+    let outcome = outcome.code(130).says("Stopped");
+    assert_eq!(scene.proxy.connections(), 0, "{outcome:?}");
+}
+
 /// Runs the tool on a terminal of its own; types what is given once the
 /// terminal shows no more what is typed.
 const ON_A_TERMINAL: &str = r#"
@@ -705,7 +739,7 @@ if pid == 0:
 shown, typed = b"", False
 while True:
     if not typed and b":" in shown and not termios.tcgetattr(fd)[3] & termios.ECHO:
-        os.write(fd, sys.argv[1].encode() + b"\n")
+        os.write(fd, sys.argv[1].encode())
         typed = True
     if select.select([fd], [], [], 0.02)[0]:
         try:
@@ -729,7 +763,7 @@ fn the_key_is_asked_for_once_and_not_shown() {
         return;
     }
     // The key is an argument of python here, not of the tool.
-    let tool = tool.arg(&scene.desk.key).arg(UPLOAD);
+    let tool = tool.arg(format!("{}\n", scene.desk.key)).arg(UPLOAD);
     let outcome = tool
         .args("-c 65536 a.img")
         .env("OHURI", scene.proxy.uri())
@@ -741,6 +775,20 @@ fn the_key_is_asked_for_once_and_not_shown() {
     let list = drives(&scene.server);
     assert_eq!(list.len(), 1);
     assert_drive(&scene.server, &list[0], &scene.image);
+}
+
+#[test]
+fn the_question_for_the_key_can_be_left_with_ctrl_c() {
+    let scene = Scene::new();
+    let tool = scene.desk.tool("python3").arg("-c").arg(ON_A_TERMINAL);
+    let tool = tool.arg("\x03").arg(UPLOAD).arg("a.img");
+    let outcome = tool
+        .env("OHURI", scene.proxy.uri())
+        .env("OHAUTH", &scene.desk.user)
+        .run();
+    assert!(!outcome.status.success(), "{outcome:?}");
+    assert!(outcome.text().contains("interrupted"), "{outcome:?}");
+    assert_eq!(scene.proxy.connections(), 0);
 }
 
 #[test]
