@@ -823,8 +823,63 @@ fn a_proxy_of_the_environment_never_hears_of_an_endpoint_on_this_machine() {
 }
 
 #[test]
-fn nothing_of_ramp_is_left_out() {
-    // A chunk that begins and ends with zeros is no hole.
+fn an_endpoint_is_believed_only_with_a_certificate_that_this_machine_trusts() {
+    let desk = Desk::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let cert = desk.file("cert.pem", made.cert.pem().as_bytes());
+    let key = made.signing_key.serialize_pem();
+    let key = desk.file("key.pem", key.as_bytes());
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let server = desk.server_with(&["--tls-cert", cert, "--tls-key", key]);
+    let image = noise(5, 200_000);
+    desk.file("a.img", &image);
+    let port = server.uri.trim_end_matches('/').rsplit(':').next();
+    let endpoint = |host: &str| format!("https://{host}:{}/", port.unwrap());
+    // A certificate of nobody we know, and one for another name.
+    for (host, trusts) in [("localhost", false), ("127.0.0.1", true)] {
+        let mut tool = desk.upload(&endpoint(host)).arg("a.img");
+        if trusts {
+            tool = tool.env("SSL_CERT_FILE", cert);
+        }
+        let outcome = tool.run().code(1).says("certificate not accepted");
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+    }
+    assert!(!server.log().contains("Answered"), "{}", server.log());
+    let tool = desk.upload(&endpoint("localhost")).args("-c 65536 a.img");
+    let outcome = tool.env("SSL_CERT_FILE", cert).run().code(0);
+    let drive = outcome.created();
+    let on_drive = std::fs::read(server.drive_file(&drive)).unwrap();
+    assert!(on_drive == image);
+    let tool = desk.simple(&endpoint("localhost")).args("drives list");
+    let outcome = tool.env("SSL_CERT_FILE", cert).run().code(0);
+    assert_eq!(outcome.text(), format!("{drive}\n"));
+}
+
+#[test]
+fn localhost_is_this_machine() {
+    let scene = Scene::new();
+    let endpoint = scene.proxy.uri().replace("127.0.0.1", "localhost");
+    let tool = scene.desk.upload(&endpoint).args("-c 65536 a.img");
+    let outcome = tool.run();
+    scene.check_done(outcome);
+}
+
+#[test]
+fn a_resumed_upload_may_use_another_chunk() {
+    for chunk in [1000, 65_536, 100_000, 1 << 20] {
+        let scene = Scene::new();
+        let full = Fault::Answer(refusal(507, "full"));
+        scene.proxy.fault_after(5, Request::is_write, 1, full);
+        let (drive, offset) = scene.upload("").code(1).hint();
+        let tool = scene.desk.upload(&scene.proxy.uri()).arg("a.img");
+        let args = format!("-c {chunk} -d {drive} -o {offset}");
+        let _ = tool.args(&args).run().code(0);
+        assert_drive(&scene.server, &drive, &scene.image);
+    }
+}
+
+#[test]
+fn a_chunk_with_zeros_at_both_ends_is_no_hole() {
     let scene = Scene::new();
     let mut image = vec![0; 3 * C as usize];
     image[C as usize + 100..2 * C as usize - 100].copy_from_slice(&ramp(1, C as usize - 200));
