@@ -10,4 +10,8 @@ mod libcloud;
 mod server_guard;
 mod server_wire;
 mod server_writes;
+mod simple;
 mod support;
+mod transcripts;
+mod upload;
+mod upload_faults;
