@@ -30,7 +30,7 @@ const STEP_BYTES: usize = 256 * 1024;
 /// As with the original tool an error answer is printed and the exit code is 0;
 /// with --fail it is 1.
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
 struct Arguments {
     /// Read input data for the call from stdin
     #[arg(short = 'c', conflicts_with = "file")]

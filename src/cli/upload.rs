@@ -27,7 +27,7 @@ const PROGRAM: &str = "openhosting-upload";
 /// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
 /// on the terminal.
 #[derive(Debug, Parser, PartialEq, Eq)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
 struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
@@ -138,7 +138,10 @@ pub fn main() -> ExitCode {
         Err(interrupted) => {
             tell(&interrupted);
             match interrupted.error.kind() {
-                ErrorKind::Cancelled => ExitCode::from(heard.code()),
+                // A signal at the prompt for the key leaves none.
+                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => {
+                    ExitCode::from(heard.code())
+                }
                 kind => ExitCode::from(exit::code_of(kind)),
             }
         }
@@ -160,8 +163,11 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
     result
 }
 
-async fn send(arguments: &Arguments, client: Client, stop: Stop) -> Result<(), Interrupted> {
-    let image = open(arguments).await?;
+async fn send(arguments: &Arguments, client: Client, mut stop: Stop) -> Result<(), Interrupted> {
+    let image = tokio::select! {
+        image = open(arguments) => image?,
+        () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
+    };
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
     options.journal = journal(arguments, &client)?;
@@ -264,10 +270,12 @@ fn tell(interrupted: &Interrupted) {
     let Some(resume) = interrupted.resume else {
         return;
     };
-    exit::say(&format!(
-        "Failed to write chunk {} of {}: aborting",
-        resume.chunk, resume.chunks
-    ));
+    if resume.chunk < resume.chunks {
+        exit::say(&format!(
+            "Failed to write chunk {} of {}: aborting",
+            resume.chunk, resume.chunks
+        ));
+    }
     exit::say(&format!(
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset

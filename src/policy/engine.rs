@@ -302,6 +302,11 @@ impl Engine {
         self.in_flight.len()
     }
 
+    /// How many requests for chunks may be in flight now.
+    pub fn limit(&self) -> u32 {
+        self.concurrency.limit()
+    }
+
     /// The first chunk that is not settled: where to resume.
     pub fn first_open(&self) -> u64 {
         self.ledger.first_open()

@@ -405,6 +405,7 @@ impl Client<'_> {
             self.scenario.existing.unwrap_or_else(|| unreachable!())
         };
         let is_ours = is_upload && self.scenario.existing.is_none();
+        let was_proven = state.drive.is_none() || !state.holes.is_empty();
         if is_upload || state.drive.is_none() {
             self.record(
                 &mut journal,
@@ -424,7 +425,8 @@ impl Client<'_> {
             settled,
             jobs: self.scenario.jobs,
             zeros: if is_upload {
-                Zeros::for_upload(is_ours, is_resumed, !state.holes.is_empty())
+                // An earlier run may have written zeros of which no record survived.
+                Zeros::for_drive(is_ours && was_proven)
             } else {
                 Zeros::Write
             },
@@ -485,12 +487,14 @@ impl Client<'_> {
         let token = format!("{:?}", header.token);
         let size = self.scenario.source.len();
         let mut creation = Creation::new();
-        let mut step = if is_resumed {
-            creation.resume()
-        } else {
-            CreateStep::Post {
-                after: Duration::ZERO,
-            }
+        if is_resumed
+            && let Ok(Reply::Drives(drives)) = self.patiently(&Call::List)?
+            && let Some(drive) = drives.iter().find(|d| d.token.as_deref() == Some(&token))
+        {
+            return Ok(drive.id);
+        }
+        let mut step = CreateStep::Post {
+            after: Duration::ZERO,
         };
         loop {
             step = match step {
