@@ -1,7 +1,6 @@
 //! Making exactly one drive, whatever becomes of the answers. The decisions are
 //! [`Creation`]'s; here is what they act on.
 
-use super::patient::{CALL_ATTEMPTS, patiently};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,17 +22,14 @@ pub(super) async fn create(
 
     let what = format!("Failed to create drive of size {}", spec.size);
     let mut creation = Creation::new();
-    if is_resumed
-        && let Ok(drives) = patiently(CALL_ATTEMPTS, rng, || client.drives()).await
-        && let (mut found, _) = candidates(drives, spec, token)
-        && let (Some(drive), true) = (found.pop(), found.is_empty())
-    {
-        return Ok(drive);
-    }
-    let mut step = CreateStep::Post {
-        after: std::time::Duration::ZERO,
+    let mut step = if is_resumed {
+        creation.resume()
+    } else {
+        CreateStep::Post {
+            after: std::time::Duration::ZERO,
+        }
     };
-    let mut last = Failure::NotApi(String::new());
+    let mut last = None;
     loop {
         step = match step {
             CreateStep::Post { after } => {
@@ -43,7 +39,7 @@ pub(super) async fn create(
                     Err(failure) => {
                         tracing::debug!(%failure, "create");
                         let step = creation.post_failed(&failure, rng);
-                        last = failure;
+                        last = Some(failure);
                         step
                     }
                 }
@@ -66,10 +62,18 @@ pub(super) async fn create(
                             step => step,
                         }
                     }
-                    Err(failure) => creation.look_failed(&failure),
+                    Err(failure) => {
+                        let step = creation.look_failed(&failure);
+                        // What became of asking tells more.
+                        last.get_or_insert(failure);
+                        step
+                    }
                 }
             }
-            CreateStep::Adopt(_) | CreateStep::GiveUp => return Err(last.into_error(&what)),
+            CreateStep::Adopt(_) | CreateStep::GiveUp => {
+                let why = last.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
+                return Err(why.into_error(&what));
+            }
             CreateStep::Doubt(drives) => {
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
                 let which = format!(
