@@ -217,7 +217,8 @@ async fn begin(
             is_ours,
         })
         .await?;
-    let is_new = is_ours && !session.is_resumed;
+    // A run that was cut off before its drive was known leaves it to this one.
+    let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
         size: if is_new { size } else { drive.size },
