@@ -11,6 +11,8 @@
 //! played by `client`, step by step in the same order. docs/RELIABILITY.md tells
 //! what is checked.
 
+#![allow(unreachable_pub)]
+
 mod client;
 mod disk;
 mod world;

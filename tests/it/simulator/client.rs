@@ -418,7 +418,7 @@ impl Client<'_> {
         let settled = state.settled();
         let plan = self.scenario.plan;
         let todo: Vec<Range<u64>> = settled.gaps(&(0..plan.count())).collect();
-        let is_new = is_ours && !is_resumed;
+        let is_new = is_ours && state.drive.is_none();
         let engine = Engine::new(EngineConfig {
             plan,
             first: 0,
@@ -487,14 +487,12 @@ impl Client<'_> {
         let token = format!("{:?}", header.token);
         let size = self.scenario.source.len();
         let mut creation = Creation::new();
-        if is_resumed
-            && let Ok(Reply::Drives(drives)) = self.patiently(&Call::List)?
-            && let Some(drive) = drives.iter().find(|d| d.token.as_deref() == Some(&token))
-        {
-            return Ok(drive.id);
-        }
-        let mut step = CreateStep::Post {
-            after: Duration::ZERO,
+        let mut step = if is_resumed {
+            creation.resume()
+        } else {
+            CreateStep::Post {
+                after: Duration::ZERO,
+            }
         };
         loop {
             step = match step {
