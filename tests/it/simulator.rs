@@ -83,7 +83,7 @@ fn every_seed_ends_with_the_same_bytes() {
 fn image(world: &mut World) -> (Vec<u8>, u64, RangeSet<u64>) {
     let rng = &mut world.rng;
     let chunk = rng.u64(1..=48);
-    let chunks = if rng.u8(..8) == 0 {
+    let chunks = if rng.u8(..4) == 0 {
         rng.u64(60..300)
     } else {
         rng.u64(1..40)

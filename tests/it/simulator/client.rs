@@ -110,7 +110,7 @@ impl From<Eio> for End {
 enum Job {
     Compare(Span),
     Chunk(Span),
-    Proof(Span),
+    Proof,
     Probe,
     Look,
 }
@@ -788,7 +788,7 @@ impl Client<'_> {
                 offset,
                 len,
             });
-            w.in_flight.insert(number, Job::Proof(span));
+            w.in_flight.insert(number, Job::Proof);
         }
     }
 
@@ -801,7 +801,7 @@ impl Client<'_> {
         self.world
             .say(|| format!("  -> {job:?} {:?}", answer.as_ref().map(|_| ())));
         if let Err(failure) = &answer
-            && !matches!(job, Job::Proof(_) | Job::Look)
+            && !matches!(job, Job::Proof | Job::Look)
         {
             self.heard(w, failure, now);
         }
@@ -829,7 +829,7 @@ impl Client<'_> {
                 }
                 Err(failure) => self.failed(w, span, failure, now),
             },
-            Job::Proof(_) => {
+            Job::Proof => {
                 let failure = match answer {
                     Ok(Reply::Bytes(bytes)) => {
                         w.proof = None;

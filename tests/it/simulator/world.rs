@@ -184,6 +184,7 @@ impl World {
     /// All faults stop; what is under way goes on.
     pub fn calm(&mut self) {
         self.faults = Faults::default();
+        self.down_until = Duration::ZERO;
     }
 
     pub fn drive(&self, id: DriveId) -> Option<&Drive> {
