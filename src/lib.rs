@@ -13,6 +13,7 @@ pub mod image;
 pub mod monitor;
 pub mod plan;
 pub mod policy;
+pub mod profile;
 pub mod server;
 pub mod transfer;
 pub mod wire;

@@ -15,9 +15,32 @@ pub(super) async fn create(
     spec: &DriveSpec,
     rng: &mut fastrand::Rng,
 ) -> Result<DriveInfo> {
-    let token = Uuid::new_v4().as_simple().to_string();
+    let created = create_with(client, spec, &random_token(), rng).await?;
+    Ok(created.drive)
+}
+
+/// A token that nobody has.
+pub(super) fn random_token() -> String {
+    Uuid::new_v4().as_simple().to_string()
+}
+
+/// A drive that was made just now.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) drive: DriveInfo,
+    /// The status of the answer, unless it was lost.
+    pub(super) status: Option<u16>,
+}
+
+/// Creates a drive as `spec` says, with `token` to know it by.
+pub(super) async fn create_with(
+    client: &Client,
+    spec: &DriveSpec,
+    token: &str,
+    rng: &mut fastrand::Rng,
+) -> Result<Created> {
     let mut body = spec.to_properties()?;
-    body.insert(TOKEN_KEY, token.as_str())
+    body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
 
     let what = format!("Cannot create a drive of size {}", spec.size);
@@ -26,14 +49,19 @@ pub(super) async fn create(
         after: std::time::Duration::ZERO,
     };
     let mut last = Failure::NotApi(String::new());
+    let mut is_unclear = false;
     loop {
         step = match step {
             CreateStep::Post { after } => {
                 tokio::time::sleep(after).await;
-                match client.create(&body).await {
-                    Ok(drive) => return Ok(drive),
+                match client.create_with_status(&body).await {
+                    Ok((drive, status)) => {
+                        let status = Some(status);
+                        return Ok(Created { drive, status });
+                    }
                     Err(failure) => {
                         tracing::debug!(%failure, "create");
+                        is_unclear |= failure.is_ambiguous();
                         let step = creation.post_failed(&failure, rng);
                         last = failure;
                         step
@@ -44,14 +72,15 @@ pub(super) async fn create(
                 tokio::time::sleep(after).await;
                 match client.drives().await {
                     Ok(drives) => {
-                        let (found, alike) = candidates(drives, spec, &token);
+                        let (found, alike) = candidates(drives, spec, token);
                         let ids: Vec<_> = found.iter().map(|drive| drive.id).collect();
                         match creation.looked(&ids, &alike) {
                             CreateStep::Adopt(id) => {
                                 // It is among those found.
                                 if let Some(drive) = found.into_iter().find(|d| d.id == id) {
                                     tracing::info!(drive = %id, "found the drive of a lost answer");
-                                    return Ok(drive);
+                                    let status = None;
+                                    return Ok(Created { drive, status });
                                 }
                                 CreateStep::GiveUp
                             }
@@ -61,7 +90,13 @@ pub(super) async fn create(
                     Err(failure) => creation.look_failed(&failure),
                 }
             }
-            CreateStep::Adopt(_) | CreateStep::GiveUp => return Err(last.into_error(&what)),
+            CreateStep::Adopt(_) | CreateStep::GiveUp => {
+                let error = last.into_error(&what);
+                if is_unclear {
+                    return Err(error.hint_to(may_be_left(token)));
+                }
+                return Err(error);
+            }
             CreateStep::Doubt(drives) => {
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
                 let which = format!(
@@ -75,6 +110,14 @@ pub(super) async fn create(
             }
         };
     }
+}
+
+/// What to do when nobody knows whether a drive was made.
+pub(super) fn may_be_left(token: &str) -> String {
+    format!(
+        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
+         openhosting drives info"
+    )
 }
 
 type Found = (Vec<DriveInfo>, Vec<crate::drive::DriveId>);
