@@ -19,9 +19,11 @@
 mod create;
 mod patient;
 mod pipeline;
+mod probe;
 mod shell;
 mod stop;
 mod upload;
 
+pub use probe::{PROBE_NAME, Probed, probe};
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};

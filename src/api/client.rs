@@ -174,10 +174,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`create`](Self::create).
-    pub async fn create_with_status(
-        &self,
-        spec: &Properties,
-    ) -> Result<(DriveInfo, u16), Failure> {
+    pub async fn create_with_status(&self, spec: &Properties) -> Result<(DriveInfo, u16), Failure> {
         let url = self.url(["drives", "create"])?;
         let body = spec.print(Format::Text);
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
@@ -268,12 +265,7 @@ impl Client {
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer that is longer.
-    pub async fn read_length(
-        &self,
-        drive: DriveId,
-        offset: u64,
-        len: u64,
-    ) -> Result<u64, Failure> {
+    pub async fn read_length(&self, drive: DriveId, offset: u64, len: u64) -> Result<u64, Failure> {
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let mut response = self.get(url).await?;
@@ -281,7 +273,9 @@ impl Client {
         while let Some(part) = self.next_part(&mut response).await? {
             came += part.len() as u64;
             if came > len {
-                return Err(Failure::NotApi(format!("more than the {len} bytes asked for")));
+                return Err(Failure::NotApi(format!(
+                    "more than the {len} bytes asked for"
+                )));
             }
         }
         Ok(came)

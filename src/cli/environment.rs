@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use crate::api::{Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
@@ -39,6 +40,16 @@ fn ask_for_key(user: &str) -> Result<String> {
     }
     rpassword::prompt_password(format!("Enter host password for user '{user}':"))
         .map_err(|cause| cannot("it cannot be asked for").because(cause))
+}
+
+/// Where a user's programs keep what they learnt: `XDG_STATE_HOME`, which must
+/// be absolute to count, or `~/.local/state`.
+pub(super) fn state_directory() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let state = set("XDG_STATE_HOME").map(PathBuf::from);
+    state
+        .filter(|path| path.is_absolute())
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state")))
 }
 
 /// The first of these variables that is set to something.

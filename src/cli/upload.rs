@@ -1,5 +1,6 @@
 //! `openhosting-upload`.
 
+use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,13 +10,14 @@ use clap::Parser;
 
 use super::display::UploadDisplay;
 use super::local::Local;
-use super::{arguments, block_on, environment, exit, signals};
+use super::{arguments, block_on, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
+use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{Interrupted, Stop, Target, UploadOptions, upload};
 
 const PROGRAM: &str = "openhosting-upload";
@@ -142,18 +144,69 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
     };
     let Some(directory) = &arguments.local else {
         let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-        return send(arguments, client, stop).await;
+        let profile = known(arguments, &client);
+        check_gzip(&profile)?;
+        return send(arguments, client, &profile, stop).await;
     };
     let (local, client) = Local::start(directory, &config).await?;
-    let result = send(arguments, client, stop).await;
+    let result = send(arguments, client, &Profile::default(), stop).await;
     local.stop().await;
     result
 }
 
-async fn send(arguments: &Arguments, client: Client, stop: Stop) -> Result<(), Interrupted> {
+/// What is known of the endpoint. Without it everything goes as well, so that a
+/// profile that cannot be used is no reason to fail.
+fn known(arguments: &Arguments, client: &Client) -> Profile {
+    profile::load(&client.endpoint().to_string())
+        .unwrap_or_else(|error| {
+            notice(arguments, &format!("{}; left out", error.chain()));
+            None
+        })
+        .unwrap_or_default()
+}
+
+/// Chunks of zeros are sent in gzip whatever the level.
+fn check_gzip(profile: &Profile) -> Result<()> {
+    match profile.gzip_writes.known() {
+        Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
+            ErrorKind::Rejected,
+            "The endpoint does not unpack gzip, as a probe found",
+        )
+        .hint_to("If that has changed, probe again with: openhosting probe")),
+        Some(GzipWrites::Decoded) | None => Ok(()),
+    }
+}
+
+/// The requests in flight, lowered to what the endpoint is known to take.
+fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
+    let most = profile.max_parallel_writes().and_then(NonZeroU32::new);
+    most.map_or(jobs, |most| jobs.min(most))
+}
+
+/// Says a line to somebody at a terminal.
+fn notice(arguments: &Arguments, line: &str) {
+    if !arguments.quiet && std::io::stderr().is_terminal() {
+        exit::say(&format!("{PROGRAM}: {line}"));
+    }
+}
+
+async fn send(
+    arguments: &Arguments,
+    client: Client,
+    profile: &Profile,
+    stop: Stop,
+) -> Result<(), Interrupted> {
     let image = open(arguments).await?;
     let is_loopback = client.endpoint().is_loopback();
-    let options = options(arguments, image.size(), is_loopback);
+    let mut options = options(arguments, image.size(), is_loopback);
+    options.jobs = jobs_for(arguments.jobs, profile);
+    if options.jobs < arguments.jobs {
+        let line = format!(
+            "-j lowered to {}: a probe found no more to go",
+            options.jobs
+        );
+        notice(arguments, &line);
+    }
     let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
     display.ended(result.is_ok());
@@ -266,6 +319,37 @@ mod tests {
             }))
         );
         assert_eq!(name(&parse("-n= a.img").unwrap()), "a.img");
+    }
+
+    #[test]
+    fn a_profile_lowers_jobs_and_never_raises_them() {
+        use crate::profile::{Finding, ParallelWrites};
+        let jobs = |jobs, accepted, busy_from| {
+            let mut profile = Profile::default();
+            profile.parallel_writes = Finding::Known(ParallelWrites {
+                accepted,
+                busy_from,
+                loses_bytes: false,
+            });
+            jobs_for(NonZeroU32::new(jobs).unwrap(), &profile).get()
+        };
+        assert_eq!(jobs(4, 1, Some(2)), 1);
+        assert_eq!(jobs(2, 3, Some(4)), 2);
+        assert_eq!(jobs(16, 8, None), 16);
+        let four = NonZeroU32::new(4).unwrap();
+        assert_eq!(jobs_for(four, &Profile::default()), four);
+    }
+
+    #[test]
+    fn gzip_that_is_known_not_to_be_unpacked_is_not_sent() {
+        use crate::profile::Finding;
+        let mut profile = Profile::default();
+        check_gzip(&profile).unwrap();
+        profile.gzip_writes = Finding::Known(GzipWrites::Stored);
+        assert_eq!(
+            check_gzip(&profile).unwrap_err().kind(),
+            ErrorKind::Rejected
+        );
     }
 
     #[test]
