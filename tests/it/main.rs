@@ -8,6 +8,7 @@
 
 mod faults;
 mod libcloud;
+mod probe;
 mod server_guard;
 mod server_wire;
 mod server_writes;
