@@ -325,12 +325,14 @@ mod tests {
     fn a_profile_lowers_jobs_and_never_raises_them() {
         use crate::profile::{Finding, ParallelWrites};
         let jobs = |jobs, accepted, busy_from| {
-            let mut profile = Profile::default();
-            profile.parallel_writes = Finding::Known(ParallelWrites {
-                accepted,
-                busy_from,
-                loses_bytes: false,
-            });
+            let profile = Profile {
+                parallel_writes: Finding::Known(ParallelWrites {
+                    accepted,
+                    busy_from,
+                    loses_bytes: false,
+                }),
+                ..Profile::default()
+            };
             jobs_for(NonZeroU32::new(jobs).unwrap(), &profile).get()
         };
         assert_eq!(jobs(4, 1, Some(2)), 1);

@@ -162,17 +162,18 @@ async fn make(client: &Client, token: &str) -> Result<(Created, u64)> {
 async fn remove(client: &Client, drive: DriveId, notes: &Notes) -> Result<Option<u16>> {
     let mut rng = fastrand::Rng::new();
     let mut attempts = Attempts::at_most(REMOVE_ATTEMPTS);
+    let mut status = None;
+    let is_missing = |failure: &Failure| matches!(failure, Failure::Refused(r) if r.status == 404);
     loop {
-        let answer = client.destroy(drive).await;
-        // What was answered is one thing, whether the drive is gone another.
-        match client.info(drive).await {
-            Err(Failure::Refused(refusal)) if refusal.status == 404 => return Ok(answer.ok()),
-            Err(failure) => notes.note(&failure),
-            Ok(_) => {}
-        }
-        let failure = match answer {
-            Err(failure) => failure,
-            Ok(_) => Failure::NotApi("the drive is still there".into()),
+        // What is answered is one thing, whether the drive is gone another.
+        let destroyed = client.destroy(drive).await;
+        let looked = client.info(drive).await;
+        status = status.or(destroyed.as_ref().ok().copied());
+        let failure = match (destroyed, looked) {
+            (_, Err(failure)) if is_missing(&failure) => return Ok(status),
+            (Err(failure), Err(_)) if is_missing(&failure) => return Ok(status),
+            (Err(failure), _) | (Ok(_), Err(failure)) => failure,
+            (Ok(_), Ok(_)) => Failure::NotApi("the drive is still there".into()),
         };
         notes.note(&failure);
         tracing::debug!(%failure, "destroy");

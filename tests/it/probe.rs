@@ -111,8 +111,8 @@ fn said(out: &Output) -> String {
     String::from_utf8_lossy(&out.stderr).into_owned()
 }
 
-fn known(value: Value) -> Value {
-    json!({"known": true, "value": value})
+fn known(value: impl Into<Value>) -> Value {
+    json!({"known": true, "value": value.into()})
 }
 
 fn unknown(why: &str) -> Value {

@@ -413,7 +413,7 @@ impl Prober {
         loop {
             let bodies: Vec<_> = (0..number).map(|_| self.random(PIECE)).collect();
             let answers = hold(&self.client, self.drive.id, &bodies).await;
-            let failed = answers.iter().filter_map(|answer| match answer {
+            let mut failed = answers.iter().filter_map(|answer| match answer {
                 Some(Err(failure)) if !is_busy(failure) => Some(failure.clone()),
                 Some(_) => None,
                 None => Some(Failure::Broken("a write broke off".into())),
@@ -424,7 +424,7 @@ impl Prober {
                 .find_map(|a| a.as_ref().err().cloned());
             let is_ok = |answer: &Option<_>| matches!(answer, Some(Ok(_)));
             let accepted = answers.iter().filter(|answer| is_ok(answer)).count();
-            let failure = match failed.last() {
+            let failure = match failed.next() {
                 Some(failure) => Some(failure),
                 // If all of them are, somebody else writes.
                 None if accepted == 0 => busy,
