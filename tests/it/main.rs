@@ -6,7 +6,9 @@
     clippy::print_stderr
 )]
 
+mod faults;
 mod libcloud;
+mod probe;
 mod server_guard;
 mod server_wire;
 mod server_writes;
