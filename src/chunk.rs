@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use crate::buffer::Buffer;
+use crate::digest::Digest;
 use crate::plan::Span;
 
 /// Bytes of the image, not looked at yet.
@@ -53,6 +54,8 @@ pub struct EncodedChunk {
     pub body: Bytes,
     /// How the body is encoded.
     pub encoding: Encoding,
+    /// The SHA-256 of the chunk itself, if anybody wants to know.
+    pub digest: Option<Digest>,
 }
 
 impl RawChunk {

@@ -4,6 +4,7 @@
 mod arguments;
 mod call;
 mod display;
+mod download;
 mod environment;
 mod exit;
 mod local;
@@ -14,6 +15,7 @@ mod server;
 mod signals;
 mod upload;
 
+pub use download::main as download_main;
 pub use own::main as call_main;
 pub use server::main as server_main;
 pub use upload::main as upload_main;

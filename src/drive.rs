@@ -18,6 +18,16 @@ impl DriveId {
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
+
+    /// Its 128 bits.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// The name with these 128 bits.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
 }
 
 impl FromStr for DriveId {

@@ -1,11 +1,13 @@
-//! Reading an image: what it is, how large, where its holes are, and whether it
-//! stays the same while it is read. Everything here blocks; it runs on threads
+//! Images on this machine. Reading one: what it is, how large, where its holes
+//! are, and whether it stays the same while it is read. Writing one: staged, sparse,
+//! and published when it is whole. Everything here blocks; it runs on threads
 //! of its own, never on the reactor.
 
 mod fingerprint;
 mod gzip;
 mod raw;
 mod reader;
+mod target;
 
 use std::path::Path;
 
@@ -15,6 +17,7 @@ pub use fingerprint::Fingerprint;
 pub use gzip::GzipImage;
 pub use raw::RawImage;
 pub use reader::{ImageReader, Piece};
+pub use target::ImageTarget;
 
 /// An image to read from.
 #[derive(Debug)]
@@ -49,6 +52,14 @@ impl Image {
         match self {
             Self::Raw(image) => image.size(),
             Self::Gzip(image) => image.size(),
+        }
+    }
+
+    /// What it was when it was opened.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        match self {
+            Self::Raw(image) => image.fingerprint(),
+            Self::Gzip(image) => image.fingerprint(),
         }
     }
 

@@ -19,6 +19,7 @@
 //!   gzip is cut short, damaged, followed by anything but gzip, or too long.
 //! - 204 says that the bytes survive a crash of this process. They are not
 //!   synced against a loss of power; metadata is.
+//! - A write that finds no space is 507 `full` and may leave a beginning.
 //! - What does not go together with a use under way is 409 `busy` at once.
 //!   Writes go together, unless one writer is all that is allowed.
 //! - `list` and `info` show a user's own drives. Drives whose `readers` name the
@@ -303,6 +304,55 @@ async fn accept(
                 tracing::warn!(%error, "Cannot accept a connection");
                 sleep(Duration::from_millis(100)).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_runs_within_a_program_until_told_to_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::open(Config::new(directory.path())).unwrap();
+        assert_eq!(server.scheme(), "http");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(listener, async {
+            let _ = stopped.await;
+        }));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET /drives/list HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        // The directory is free again.
+        Server::open(Config::new(directory.path())).unwrap();
+    }
+
+    #[test]
+    fn plain_http_stays_on_the_loopback_interface() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::open(Config::new(directory.path())).unwrap();
+        for (address, is_allowed) in [
+            ("127.0.0.1:1", true),
+            ("127.9.9.9:1", true),
+            ("[::1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("192.0.2.1:1", false),
+        ] {
+            let checked = server.check_address(address.parse().unwrap());
+            assert_eq!(checked.is_ok(), is_allowed, "{address}");
         }
     }
 }

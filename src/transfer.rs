@@ -16,14 +16,21 @@
 //! Dropping the future of a transfer aborts it: requests in flight are cut, the
 //! drive keeps what was confirmed, and nothing is destroyed.
 
+mod changed;
 mod create;
+mod download;
 mod patient;
 mod pipeline;
 mod probe;
+mod session;
 mod shell;
 mod stop;
 mod upload;
+mod verify;
 
+pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use probe::{PROBE_NAME, Probed, probe};
+pub use session::JournalOptions;
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};
+pub use verify::{Verified, Verify};

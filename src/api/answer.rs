@@ -23,16 +23,7 @@ pub(super) fn no_answer(error: reqwest::Error) -> Failure {
     let mut certificate = None;
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            certificate = Some(error.to_string());
-        }
-        // An io error hides what it wraps from `source`.
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && let Some(inner) = io.get_ref()
-            && let Some(rustls::Error::InvalidCertificate(_)) = inner.downcast_ref()
-        {
-            certificate = Some(inner.to_string());
-        }
+        certificate = certificate.or_else(|| invalid_certificate(error));
         // The innermost cause says what happened; the others where.
         why = error.to_string();
         cause = error.source();
@@ -42,6 +33,16 @@ pub(super) fn no_answer(error: reqwest::Error) -> Failure {
         None if is_connect => Failure::Connect(why),
         None => Failure::Broken(why),
     }
+}
+
+/// What is wrong with the certificate, if that is what `error` is about.
+fn invalid_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return Some(error.to_string());
+    }
+    // An io error hides what it wraps from `source`, maybe another io error.
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    invalid_certificate(inner)
 }
 
 /// Lets 2xx pass and makes a failure of everything else.

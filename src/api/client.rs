@@ -50,6 +50,7 @@ impl Default for ClientConfig {
 pub struct Client {
     http: reqwest::Client,
     endpoint: Endpoint,
+    user: String,
     stall: Duration,
 }
 
@@ -121,6 +122,7 @@ impl Client {
         Ok(Self {
             http: builder.build().map_err(|error| cannot(error.into()))?,
             endpoint,
+            user: credentials.user().to_owned(),
             stall: config.stall,
         })
     }
@@ -128,6 +130,11 @@ impl Client {
     /// Where this client sends to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> &str {
+        &self.user
     }
 
     /// `drives/UUID/info` (REFERENCE 1.1).

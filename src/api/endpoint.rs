@@ -22,7 +22,8 @@ impl Endpoint {
     /// that no argument can leave its place.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for `.` and `..`, which no URL can carry.
+    /// [`ErrorKind::Usage`] for `.` and `..`, which no URL can carry, and for
+    /// control characters, of which a URL drops some without a word.
     pub fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Result<Url> {
         let mut url = self.url.clone();
         {
@@ -31,7 +32,7 @@ impl Endpoint {
             })?;
             path.pop_if_empty();
             for segment in segments {
-                if matches!(segment, "." | "..") {
+                if matches!(segment, "." | "..") || segment.contains(char::is_control) {
                     let what = format!("{segment:?} cannot be part of a call");
                     return Err(Error::new(ErrorKind::Usage, what));
                 }
@@ -129,7 +130,9 @@ mod tests {
             "http://127.0.0.1:1/x%20y/[a]%7Bb%7D/a%3Fb%23c"
         );
         let endpoint: Endpoint = "https://api.example.com/".parse().unwrap();
-        assert!(endpoint.url(["..", "x"]).is_err());
+        for bad in ["..", ".", "x\ny", "\tx", "x\0"] {
+            assert!(endpoint.url([bad, "x"]).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,3 +1,7 @@
 //! See [`openhosting::cli`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    openhosting::cli::download_main()
+}

@@ -1,6 +1,7 @@
 //! Arguments that several tools take.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
@@ -24,6 +25,24 @@ pub(super) fn number(text: &str) -> Result<u64, String> {
     }
     text.parse()
         .map_err(|_| "more than 64 bits hold".to_owned())
+}
+
+/// Reads how many requests may be in flight.
+pub(super) fn jobs(text: &str) -> Result<NonZeroU32, String> {
+    const JOBS_MAX: u32 = 256;
+    match text.parse::<NonZeroU32>() {
+        Ok(jobs) if jobs.get() <= JOBS_MAX => Ok(jobs),
+        _ => Err(format!("not a number from 1 to {JOBS_MAX}")),
+    }
+}
+
+/// Reads how long to wait for progress.
+pub(super) fn patience(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
+        Ok(_) => Err("less than 100ms".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]

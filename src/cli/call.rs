@@ -33,7 +33,7 @@ const STEP_BYTES: usize = 256 * 1024;
 /// One first word is no call but a command of this program itself:
 /// openhosting probe    asks the endpoint how it behaves
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, verbatim_doc_comment, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, verbatim_doc_comment, after_help = exit::EXIT_CODES, args_override_self = true)]
 struct Arguments {
     /// Read input data for the call from stdin
     #[arg(short = 'c', conflicts_with = "file")]

@@ -8,10 +8,21 @@ use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
 use super::exit;
 use crate::monitor::{Event, Monitor, Progress};
+use crate::transfer::Verified;
 
-/// Shows an upload.
+/// Which way the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Up,
+    Down,
+    /// Down to stdout, which holds the image then: lines go to stderr.
+    DownToStdout,
+}
+
+/// Shows a transfer.
 #[derive(Debug)]
-pub(super) struct UploadDisplay {
+pub(super) struct Display {
+    way: Way,
     program: &'static str,
     /// Neither dots nor bar.
     quiet: bool,
@@ -26,8 +37,8 @@ pub(super) struct UploadDisplay {
     started: bool,
 }
 
-impl UploadDisplay {
-    pub(super) fn new(program: &'static str, quiet: bool) -> Self {
+impl Display {
+    pub(super) fn new(program: &'static str, way: Way, quiet: bool) -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         let bar = (on_terminal && !quiet).then(|| {
             let bar = ProgressBar::new(0);
@@ -37,11 +48,16 @@ impl UploadDisplay {
             }
             bar
         });
+        let lines_on_terminal = match way {
+            Way::Up | Way::Down => std::io::stdout().is_terminal(),
+            Way::DownToStdout => true,
+        };
         Self {
+            way,
             program,
             quiet,
             // A line of dots would cross the bar.
-            dots: !(quiet || on_terminal && std::io::stdout().is_terminal()),
+            dots: !(quiet || on_terminal && lines_on_terminal),
             dots_printed: 0,
             bar,
             bytes: 0,
@@ -52,33 +68,41 @@ impl UploadDisplay {
         }
     }
 
-    /// The upload is over. What the original prints then.
-    pub(super) fn ended(mut self, is_complete: bool) {
+    /// The transfer is over, and complete if something is given. What the original
+    /// prints then.
+    pub(super) fn ended(mut self, verified: Option<Verified>) {
+        let is_complete = verified.is_some();
         self.print_dots();
         if self.dots && self.started {
-            print(if is_complete { " completed\n" } else { "E\n" });
+            self.print(if is_complete { " completed\n" } else { "E\n" });
         }
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
-            if is_complete {
-                exit::say(&self.summary());
+            if let Some(verified) = verified {
+                exit::say(&self.summary(verified));
             }
         }
     }
 
-    fn summary(&self) -> String {
+    fn summary(&self, verified: Verified) -> String {
         let progress = self.progress;
         let data = progress.done_bytes - progress.skipped_bytes;
         let elapsed = self.began.elapsed();
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         format!(
-            "Uploaded {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries",
+            "{} {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries, {} verified",
+            if self.way == Way::Up {
+                "Uploaded"
+            } else {
+                "Downloaded"
+            },
             HumanBytes(data),
             elapsed.as_secs_f64(),
             HumanBytes(rate as u64),
             HumanBytes(progress.wire_bytes),
             HumanBytes(progress.skipped_bytes),
             progress.retries,
+            HumanBytes(verified.bytes),
         )
     }
 
@@ -90,11 +114,24 @@ impl UploadDisplay {
             let mut left = new;
             while left > 0 {
                 let n = left.min(LINE.len() as u64);
-                print(&LINE[..usize::try_from(n).unwrap_or(0)]);
+                self.print(&LINE[..usize::try_from(n).unwrap_or(0)]);
                 left -= n;
             }
         }
         self.dots_printed += new;
+    }
+
+    /// Prints a line of the original, at once. A reader that went away is no
+    /// reason to stop a transfer.
+    fn print(&self, text: &str) {
+        let mut stdout = std::io::stdout();
+        let mut stderr = std::io::stderr();
+        let out: &mut dyn Write = match self.way {
+            Way::Up | Way::Down => &mut stdout,
+            Way::DownToStdout => &mut stderr,
+        };
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
     }
 
     fn draw(&self) {
@@ -128,29 +165,32 @@ impl UploadDisplay {
     }
 }
 
-impl Monitor for UploadDisplay {
+impl Monitor for Display {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Drive { id, size, is_new } => {
                 if *is_new {
-                    print(&format!("Created drive {id} of size {size}\n"));
+                    self.print(&format!("Created drive {id} of size {size}\n"));
                 } else {
-                    print(&format!("Using existing drive {id}\n"));
+                    self.print(&format!("Using existing drive {id}\n"));
                 }
             }
             Event::Started {
                 chunks,
                 chunk_bytes,
+                offset,
                 bytes,
-                ..
             } => {
                 self.started = true;
                 self.bytes = *bytes;
                 self.began = Instant::now();
                 if self.dots {
-                    print(&format!(
-                        "Uploading {chunks} chunks of {chunk_bytes} bytes: "
-                    ));
+                    self.print(&match self.way {
+                        Way::Up => format!("Uploading {chunks} chunks of {chunk_bytes} bytes: "),
+                        Way::Down | Way::DownToStdout => format!(
+                            "Downloading {chunks} chunks of {chunk_bytes} bytes starting at {offset}: "
+                        ),
+                    });
                 }
                 if let Some(bar) = &self.bar {
                     bar.enable_steady_tick(std::time::Duration::from_millis(200));
@@ -168,12 +208,4 @@ impl Monitor for UploadDisplay {
             Event::Notice(line) => self.notice(line),
         }
     }
-}
-
-/// Prints on stdout at once. A reader that went away is no reason to stop an
-/// upload.
-fn print(text: &str) {
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(text.as_bytes());
-    let _ = stdout.flush();
 }

@@ -1,15 +1,13 @@
 //! Where profiles of endpoints are kept: one file each, in the user's state
 //! directory, which nobody else may read. It holds no secret all the same.
 
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::environment;
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::profile::Profile;
 
@@ -17,15 +15,12 @@ use crate::profile::Profile;
 /// `XDG_STATE_HOME` or `~/.local/state`, where HASH is the first 16 hexadecimal
 /// digits of the SHA-256 of the endpoint, without a slash at its end.
 pub(super) fn path(endpoint: &str) -> Result<PathBuf> {
-    let state = environment::state_directory().ok_or_else(|| {
+    let state = environment::state_directory()?.ok_or_else(|| {
         Error::new(ErrorKind::Usage, "Neither HOME nor XDG_STATE_HOME is set")
             .hint_to("Probe with --no-save to keep no profile")
     })?;
-    let mut hash = String::new();
-    for byte in &Sha256::digest(endpoint.trim_end_matches('/'))[..8] {
-        let _ = write!(hash, "{byte:02x}");
-    }
-    Ok(state.join(format!("openhosting/profiles/{hash}.json")))
+    let digest = Digest::of(endpoint.trim_end_matches('/').as_bytes()).to_string();
+    Ok(state.join(format!("profiles/{}.json", &digest[..16])))
 }
 
 /// The profile of `endpoint`; `None` if it was never probed.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::Level;
 
 use super::exit;
@@ -38,7 +39,7 @@ struct Args {
 
     /// A user; may be given several times. Other users of this machine can see
     /// the key: prefer --users-file, or give none and one is made up and kept
-    #[arg(long, value_name = "UUID:KEY", hide_default_value = true)]
+    #[arg(long, value_name = "UUID:KEY")]
     user: Vec<String>,
 
     /// File with one UUID:KEY a line, which nobody else may read
@@ -99,6 +100,7 @@ pub fn main() -> ExitCode {
 
 fn start(args: Args) -> Result<()> {
     let listen = args.listen;
+    allow_many_files();
     let server = Server::open(config(args)?)?;
     server.check_address(listen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -109,6 +111,19 @@ fn start(args: Args) -> Result<()> {
     // What does not end by itself must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Every drive is an open file, and the usual soft limit is 1024.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "Cannot raise the number of open files");
+    }
 }
 
 fn config(args: Args) -> Result<Config> {
@@ -163,19 +178,50 @@ async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
     let address = listener
         .local_addr()
         .map_err(|error| failed("Cannot tell the address".into(), error))?;
-    let hear = |kind| signal(kind).map_err(|error| failed("Cannot hear signals".into(), error));
-    let mut interrupt = hear(SignalKind::interrupt())?;
-    let mut terminate = hear(SignalKind::terminate())?;
+    let mut signals =
+        Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
     tell(&server, address).map_err(|error| failed("Cannot write to stdout".into(), error))?;
     tracing::info!(%address, "Serving");
-    server
-        .run(listener, async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = server.run(listener, async {
+        let _ = stopped.await;
+    });
+    tokio::pin!(running);
+    tokio::select! {
+        result = &mut running => return result,
+        _ = signals.next() => drop(stop),
+    }
+    // The second signal is from somebody who does not want to wait.
+    tokio::select! {
+        result = running => result,
+        signal = signals.next() => {
+            let what = format!("Stopped by {signal} before requests in flight had finished");
+            Err(Error::new(ErrorKind::Cancelled, what))
+        }
+    }
+}
+
+/// The signals that stop the server.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn hear() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
         })
-        .await
+    }
+
+    /// Waits for one, and gives its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
 }
 
 /// The two lines. The kernel takes connections already.
@@ -183,7 +229,8 @@ fn tell(server: &Server, address: SocketAddr) -> io::Result<()> {
     let credentials = server.credentials();
     let auth = format!("{}:{}", credentials.user(), credentials.expose_key());
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "export OHURI={}://{address}/", server.scheme())?;
+    let uri = format!("{}://{address}/", server.scheme());
+    writeln!(stdout, "export OHURI={}", quote(&uri))?;
     writeln!(stdout, "export OHAUTH={}", quote(&auth))?;
     stdout.flush()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::UploadDisplay;
+use super::display::{Display, Way};
 use super::local::Local;
 use super::{arguments, block_on, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
-use crate::transfer::{Interrupted, Stop, Target, UploadOptions, upload};
+use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Verify, upload};
 
 const PROGRAM: &str = "openhosting-upload";
 
@@ -29,7 +29,7 @@ const PROGRAM: &str = "openhosting-upload";
 /// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
 /// on the terminal.
 #[derive(Debug, Parser, PartialEq, Eq)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
 struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
@@ -60,7 +60,7 @@ struct Arguments {
     gunzip: bool,
 
     /// Most requests in flight; fewer when the drive turns out to be busy
-    #[arg(short, long, value_name = "N", default_value = "4", value_parser = jobs)]
+    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
     jobs: NonZeroU32,
 
     /// Endpoint URI, instead of OHURI
@@ -81,8 +81,34 @@ struct Arguments {
     max_outage: Duration,
 
     /// Take a request for hung when nothing moved for so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = patience)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     stall_timeout: Duration,
+
+    /// Read back what was written: none, sample (16 KiB of some chunks), or full
+    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
+    verify: Verify,
+
+    /// Where to keep what was done [default: a file in $XDG_STATE_HOME/openhosting
+    /// or ~/.local/state/openhosting]
+    #[arg(long, value_name = "PATH", conflicts_with = "no_journal")]
+    journal: Option<PathBuf>,
+
+    /// Keep no journal: an upload that stops can only be resumed with -d and -o
+    #[arg(long)]
+    no_journal: bool,
+
+    /// Forget an earlier run of this upload and start over
+    #[arg(long)]
+    restart: bool,
+
+    /// Go on although the image changed since the earlier run: send what changed
+    #[arg(long)]
+    changed_ok: bool,
+
+    /// Compare with this drive, which holds part of the image, and send only what
+    /// differs; needs no journal
+    #[arg(long, value_name = "DRIVE-UUID", conflicts_with = "drive")]
+    resume_from_drive: Option<DriveId>,
 
     /// Neither dots nor bar
     #[arg(short, long)]
@@ -95,22 +121,6 @@ struct Arguments {
 
 fn default_chunk() -> NonZeroU64 {
     NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
-}
-
-fn jobs(text: &str) -> Result<NonZeroU32, String> {
-    const JOBS_MAX: u32 = 256;
-    match text.parse::<NonZeroU32>() {
-        Ok(jobs) if jobs.get() <= JOBS_MAX => Ok(jobs),
-        _ => Err(format!("not a number from 1 to {JOBS_MAX}")),
-    }
-}
-
-fn patience(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
-        Ok(_) => Err("less than 100ms".into()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 /// The program.
@@ -194,22 +204,23 @@ async fn send(
     arguments: &Arguments,
     client: Client,
     profile: &Profile,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<(), Interrupted> {
-    let image = open(arguments).await?;
+    let image = tokio::select! {
+        image = open(arguments) => image?,
+        () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
+    };
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
     options.jobs = jobs_for(arguments.jobs, profile);
     if options.jobs < arguments.jobs {
-        let line = format!(
-            "-j lowered to {}: a probe found no more to go",
-            options.jobs
-        );
+        let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         notice(arguments, &line);
     }
-    let mut display = UploadDisplay::new(PROGRAM, arguments.quiet);
+    options.journal = journal(arguments, &client)?;
+    let mut display = Display::new(PROGRAM, Way::Up, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
-    display.ended(result.is_ok());
+    display.ended(result.as_ref().ok().map(|done| done.verified));
     result.map(|_| ())
 }
 
@@ -235,7 +246,7 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
     } else {
         Level::default()
     };
-    let target = match arguments.drive {
+    let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
             name: name(arguments),
@@ -251,7 +262,42 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         jobs: arguments.jobs,
         level: arguments.level.unwrap_or(default_level),
         max_outage: arguments.max_outage,
+        journal: JournalOptions::default(),
+        compare: arguments.resume_from_drive.is_some(),
+        verify: arguments.verify,
     }
+}
+
+/// Where the journal of this upload is: the same file for the same command.
+fn journal(arguments: &Arguments, client: &Client) -> Result<JournalOptions> {
+    let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    let endpoint = match &arguments.local {
+        // Its port is another one each time.
+        Some(directory) => format!("local {}", canonical(directory).display()),
+        None => client.endpoint().to_string(),
+    };
+    let target = match arguments.drive.or(arguments.resume_from_drive) {
+        Some(id) => id.to_string(),
+        None => format!("new {}", name(arguments)),
+    };
+    let image = canonical(&arguments.image);
+    let what = [
+        "upload",
+        &endpoint,
+        client.user(),
+        &image.to_string_lossy(),
+        &target,
+    ];
+    Ok(JournalOptions {
+        path: match (&arguments.journal, arguments.no_journal) {
+            (Some(path), _) => Some(path.clone()),
+            (None, true) => None,
+            (None, false) => environment::journal_path(&what)?,
+        },
+        endpoint,
+        restart: arguments.restart,
+        changed_ok: arguments.changed_ok,
+    })
 }
 
 /// The name for a new drive; an empty one counts as none, as in the original.
@@ -279,6 +325,9 @@ fn tell(interrupted: &Interrupted) {
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset
     ));
+    if resume.is_journaled {
+        exit::say("Or run the same command again: it sends only what is missing");
+    }
 }
 
 #[cfg(test)]

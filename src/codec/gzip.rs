@@ -89,6 +89,7 @@ impl Gzip {
             span,
             body: buffer.freeze(),
             encoding,
+            digest: None,
         }
     }
 
@@ -192,6 +193,7 @@ mod tests {
                 },
                 body: gzip_zeros(len),
                 encoding: Encoding::Gzip,
+                digest: None,
             };
             assert!(chunk.body.len() < 6000);
             let decoded = decode(&chunk);

@@ -10,12 +10,17 @@ use crate::error::{Error, ErrorKind, Result};
 /// inode, size, and when it was last written to, in nanoseconds. Not when it was
 /// renamed or its permissions changed: that is no reason to give up. Of a block
 /// device, whose node has none of these, only its size.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
     /// Size in bytes.
     pub size: u64,
-    identity: Option<(u64, u64)>,
-    modified_ns: i128,
+    /// Device of the file system; 0 for a block device.
+    pub device: u64,
+    /// Inode; 0 for a block device.
+    pub inode: u64,
+    /// When it was last written to, in nanoseconds since 1970; 0 for a block
+    /// device.
+    pub modified_ns: i128,
 }
 
 impl Fingerprint {
@@ -37,8 +42,7 @@ impl Fingerprint {
                 .map_err(|errno| fail(errno.into()))?;
             return Ok(Self {
                 size,
-                identity: None,
-                modified_ns: 0,
+                ..Self::default()
             });
         }
         if !metadata.is_file() {
@@ -53,10 +57,17 @@ impl Fingerprint {
         }
         Ok(Self {
             size: metadata.len(),
-            identity: Some((metadata.dev(), metadata.ino())),
+            device: metadata.dev(),
+            inode: metadata.ino(),
             modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
                 + i128::from(metadata.mtime_nsec()),
         })
+    }
+
+    /// Whether an equal fingerprint means an equal content: not so for a block
+    /// device.
+    pub fn tells_changes(&self) -> bool {
+        self.inode != 0
     }
 
     /// Compares with an earlier fingerprint of the same file.

@@ -54,6 +54,10 @@ impl GzipImage {
         self.size
     }
 
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
     pub(super) fn check_unchanged(&self) -> Result<()> {
         Fingerprint::of(self.stream.get_ref().get_ref(), &self.path)?
             .check_same(&self.fingerprint, &self.path)

@@ -52,6 +52,10 @@ impl RawImage {
         self.fingerprint.size
     }
 
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
     pub(super) fn check_unchanged(&self) -> Result<()> {
         Fingerprint::of(&self.file, &self.path)?.check_same(&self.fingerprint, &self.path)
     }

@@ -24,7 +24,8 @@ pub struct ImageReader {
     image: Image,
     plan: Plan,
     pool: BufferPool,
-    next: u64,
+    /// The chunks still to be read, by index, the next range last.
+    todo: Vec<Range<u64>>,
     /// The data extent found last, in bytes; it may cover many chunks.
     extent: Range<u64>,
     /// How far a gzip stream has been read, in bytes.
@@ -32,14 +33,15 @@ pub struct ImageReader {
 }
 
 impl ImageReader {
-    /// A reader of the chunks of `plan` from number `first` on, into buffers of
-    /// `pool`.
-    pub fn new(image: Image, plan: Plan, first: u64, pool: BufferPool) -> Self {
+    /// A reader of the chunks of `plan` that are in `todo`, which is in order,
+    /// into buffers of `pool`.
+    pub fn new(image: Image, plan: Plan, mut todo: Vec<Range<u64>>, pool: BufferPool) -> Self {
+        todo.reverse();
         Self {
             image,
             plan,
             pool,
-            next: first,
+            todo,
             extent: 0..0,
             stream_offset: 0,
         }
@@ -51,7 +53,7 @@ impl ImageReader {
     /// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read,
     /// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if it changed since it was opened.
     pub fn next_piece(&mut self) -> Result<Option<Piece>> {
-        let Some(span) = self.plan.span(self.next) else {
+        let Some((span, range_end)) = self.next_span() else {
             self.image.check_unchanged()?;
             return Ok(None);
         };
@@ -64,13 +66,29 @@ impl ImageReader {
             let hole = self
                 .plan
                 .within(span.offset..self.extent.start.max(span.offset));
+            let hole = hole.start..hole.end.min(range_end);
             if !hole.is_empty() {
-                self.next = hole.end;
+                self.advance(hole.end);
                 return Ok(Some(Piece::Hole(hole)));
             }
         }
-        self.next += 1;
+        self.advance(span.index + 1);
         self.read(span)
+    }
+
+    /// The next chunk, and where its range of chunks ends.
+    fn next_span(&mut self) -> Option<(Span, u64)> {
+        while self.todo.last().is_some_and(Range::is_empty) {
+            self.todo.pop();
+        }
+        let range = self.todo.last()?;
+        Some((self.plan.span(range.start)?, range.end))
+    }
+
+    fn advance(&mut self, to: u64) {
+        if let Some(range) = self.todo.last_mut() {
+            range.start = to;
+        }
     }
 
     fn read(&mut self, span: Span) -> Result<Option<Piece>> {
@@ -144,7 +162,8 @@ mod tests {
     fn reader(image: Image, chunk: u64, first: u64) -> (ImageReader, Plan) {
         let plan = Plan::new(image.size(), NonZeroU64::new(chunk).unwrap());
         let pool = BufferPool::new(2);
-        (ImageReader::new(image, plan, first, pool), plan)
+        let todo = std::iter::once(first..plan.count()).collect();
+        (ImageReader::new(image, plan, todo, pool), plan)
     }
 
     /// What a drive that was zero would hold after all pieces are written, and
@@ -225,6 +244,30 @@ mod tests {
             }
         }
         assert_eq!((holes + chunks, chunks), (plan.count(), 1));
+    }
+
+    #[test]
+    fn only_what_is_to_do_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        // Chunks are whole blocks of any file system.
+        const CHUNK: u64 = 64 * 1024;
+        let writes = [(0, vec![1; 150_000]), (7 * CHUNK, vec![2; 5])];
+        let (path, _) = sparse(dir.path(), 10 * CHUNK, &writes);
+        let image = Image::open_raw(&path).unwrap();
+        let plan = Plan::new(image.size(), NonZeroU64::new(CHUNK).unwrap());
+        let todo = vec![1..2, 4..4, 5..9];
+        let mut reader = ImageReader::new(image, plan, todo, BufferPool::new(2));
+        let mut seen = Vec::new();
+        while let Some(piece) = reader.next_piece().unwrap() {
+            seen.push(match piece {
+                Piece::Hole(range) => format!("hole {range:?}"),
+                Piece::Chunk(chunk) => match chunk.check() {
+                    Checked::Data(data) => format!("data {}", data.span().index),
+                    Checked::Hole(span) => format!("zero {}", span.index),
+                },
+            });
+        }
+        assert_eq!(seen, ["data 1", "hole 5..7", "data 7", "hole 8..9"]);
     }
 
     #[test]

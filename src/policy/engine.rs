@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use rangemap::RangeSet;
+
 use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify, wait};
 use super::{Breaker, Concurrency, Ledger, Zeros};
 use crate::failure::Failure;
@@ -27,6 +29,8 @@ pub struct EngineConfig {
     pub plan: Plan,
     /// The first chunk to transfer.
     pub first: u64,
+    /// Chunks that an earlier run settled.
+    pub settled: RangeSet<u64>,
     /// Most requests in flight.
     pub jobs: u32,
     /// What to do with holes.
@@ -119,6 +123,8 @@ pub struct Engine {
     successes: u64,
     retries: u64,
     skipped_bytes: u64,
+    /// Holes that were left out and nobody was told of.
+    skipped: Vec<Range<u64>>,
     image_ended: bool,
     ending: Option<Ending>,
     rng: fastrand::Rng,
@@ -129,7 +135,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         let all = config.first..config.plan.count().max(config.first);
         Self {
-            ledger: Ledger::new(all),
+            ledger: Ledger::new(all, config.settled.clone()),
             zeros: config.zeros,
             ready: VecDeque::new(),
             holes: VecDeque::new(),
@@ -146,6 +152,7 @@ impl Engine {
             successes: 0,
             retries: 0,
             skipped_bytes: 0,
+            skipped: Vec::new(),
             image_ended: false,
             ending: None,
             rng: fastrand::Rng::with_seed(config.seed),
@@ -300,6 +307,17 @@ impl Engine {
         self.ledger.first_open()
     }
 
+    /// How many chunks were settled without a gap from the first one on, those
+    /// of earlier runs not counted.
+    pub fn in_order(&self) -> u64 {
+        self.ledger.in_order()
+    }
+
+    /// Holes that were left out since this was asked last, by index.
+    pub fn take_skipped(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.skipped)
+    }
+
     /// Bytes of holes that were left out.
     pub fn skipped_bytes(&self) -> u64 {
         self.skipped_bytes
@@ -415,7 +433,8 @@ impl Engine {
 
     fn skip(&mut self, chunks: Range<u64>) {
         self.skipped_bytes += self.config.plan.bytes_in(&chunks);
-        self.ledger.settle(chunks);
+        self.ledger.settle(chunks.clone());
+        self.skipped.push(chunks);
     }
 
     fn recovered(&mut self) {
@@ -458,6 +477,7 @@ mod tests {
         Engine::new(EngineConfig {
             plan: Plan::new(chunks * 10, NonZeroU64::new(10).unwrap()),
             first: 0,
+            settled: RangeSet::new(),
             jobs,
             zeros,
             operation: Operation::Write,

@@ -11,14 +11,18 @@ use rangemap::RangeSet;
 pub struct Ledger {
     all: Range<u64>,
     settled: RangeSet<u64>,
+    /// What was settled by an earlier run.
+    before: RangeSet<u64>,
 }
 
 impl Ledger {
-    /// A ledger of the chunks in `all`, none of them settled.
-    pub fn new(all: Range<u64>) -> Self {
+    /// A ledger of the chunks in `all`, of which those in `before` are settled
+    /// already.
+    pub fn new(all: Range<u64>, before: RangeSet<u64>) -> Self {
         Self {
             all,
-            settled: RangeSet::new(),
+            settled: before.clone(),
+            before,
         }
     }
 
@@ -42,6 +46,16 @@ impl Ledger {
         }
     }
 
+    /// How many chunks this run settled without a gap from the first one on.
+    pub fn in_order(&self) -> u64 {
+        let prefix = self.all.start..self.first_open();
+        let before = self.before.overlapping(&prefix);
+        let before: u64 = before
+            .map(|range| range.end.min(prefix.end) - range.start.max(prefix.start))
+            .sum();
+        prefix.end.saturating_sub(prefix.start) - before
+    }
+
     /// Whether every chunk is settled.
     pub fn is_complete(&self) -> bool {
         self.first_open() >= self.all.end
@@ -54,7 +68,7 @@ mod tests {
 
     #[test]
     fn complete_only_when_nothing_is_missing() {
-        let mut ledger = Ledger::new(2..10);
+        let mut ledger = Ledger::new(2..10, RangeSet::new());
         assert_eq!(ledger.first_open(), 2);
         ledger.settle(3..10);
         assert_eq!(ledger.first_open(), 2);
@@ -64,6 +78,19 @@ mod tests {
         ledger.settle(2..3);
         assert!(ledger.is_complete());
         assert!(ledger.is_settled(9) && !ledger.is_settled(10));
-        assert!(Ledger::new(5..5).is_complete());
+        assert!(Ledger::new(5..5, RangeSet::new()).is_complete());
+    }
+
+    #[test]
+    fn what_an_earlier_run_settled_is_not_counted() {
+        let before = RangeSet::from_iter([0..3, 5..6, 8..9]);
+        let mut ledger = Ledger::new(1..10, before);
+        assert_eq!((ledger.first_open(), ledger.in_order()), (3, 0));
+        ledger.settle(3..5);
+        assert_eq!((ledger.first_open(), ledger.in_order()), (6, 2));
+        ledger.settle(6..8);
+        ledger.settle(9..10);
+        assert!(ledger.is_complete());
+        assert_eq!(ledger.in_order(), 5);
     }
 }

@@ -62,6 +62,10 @@ fn by_answer(failure: &Failure) -> Class {
 }
 
 fn by_status(refusal: &Refusal) -> Class {
+    // Asked to come back: the endpoint has too much to do, whatever it calls it.
+    if refusal.status == 503 && refusal.retry_after.is_some() {
+        return Class::Throttle;
+    }
     // The type tells more than the status: 500 means two things.
     match refusal.error {
         Some(ErrorType::Busy) => return Class::Busy,
@@ -81,8 +85,6 @@ fn by_status(refusal: &Refusal) -> Class {
     }
     match refusal.status {
         408 | 425 | 429 => Class::Throttle,
-        // Asked to come back: that is what 429 means too.
-        503 if refusal.retry_after.is_some() => Class::Throttle,
         409 => Class::Busy,
         // Cannot be mended by asking again.
         501 | 505 | 507 => Class::Permanent,

@@ -5,7 +5,9 @@ use std::fmt;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR, X_ELASTIC_OUTPUT};
@@ -108,6 +110,8 @@ pub(super) struct Refusal {
     error: ErrorType,
     sentence: String,
     is_for_now: bool,
+    is_last: bool,
+    allow: Option<&'static str>,
 }
 
 impl Refusal {
@@ -116,12 +120,23 @@ impl Refusal {
             error,
             sentence: sentence.into(),
             is_for_now: false,
+            is_last: false,
+            allow: None,
         }
     }
 
     /// 400: bad input.
     pub(super) fn usage(sentence: impl Into<String>) -> Self {
         Self::new(ErrorType::Usage, sentence)
+    }
+
+    /// 400: a request whose end cannot be told for sure. What follows it on the
+    /// connection must not be taken for another.
+    pub(super) fn framing(sentence: impl Into<String>) -> Self {
+        Self {
+            is_last: true,
+            ..Self::usage(sentence)
+        }
     }
 
     /// 401: no credentials, or wrong ones; which is not told.
@@ -139,9 +154,12 @@ impl Refusal {
         Self::new(ErrorType::Missing, "No such command")
     }
 
-    /// 405: a method that the command does not take.
-    pub(super) fn method(sentence: impl Into<String>) -> Self {
-        Self::new(ErrorType::Method, sentence)
+    /// 405: a method that the command does not take; `allow` are those it does.
+    pub(super) fn method(allow: &'static str, sentence: impl Into<String>) -> Self {
+        Self {
+            allow: Some(allow),
+            ..Self::new(ErrorType::Method, sentence)
+        }
     }
 
     /// 409: the drive is in use.
@@ -188,15 +206,15 @@ impl Refusal {
             HeaderName::from_static(X_ELASTIC_ERROR),
             HeaderValue::from_static(self.error.as_str()),
         );
-        match self.error {
-            ErrorType::Auth => {
-                let basic = HeaderValue::from_static("Basic realm=\"openhosting\"");
-                headers.insert(WWW_AUTHENTICATE, basic);
-            }
-            ErrorType::Method => {
-                headers.insert(ALLOW, HeaderValue::from_static("POST"));
-            }
-            _ => {}
+        if self.error == ErrorType::Auth {
+            let basic = HeaderValue::from_static("Basic realm=\"openhosting\"");
+            headers.insert(WWW_AUTHENTICATE, basic);
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.is_last {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if self.is_for_now {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -1,7 +1,7 @@
 //! Bodies of requests: bounded, and given up when they stall.
 
 use std::io::{self, BufRead, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
@@ -11,26 +11,55 @@ use tokio::time::timeout;
 
 use super::answer::Refusal;
 
-/// Longest wait for the next bytes of a body.
+/// Longest wait for [`PROGRESS_BYTES`] more of a body, or its end.
 const STALL: Duration = Duration::from_secs(30);
+/// Less than this is no progress: else a byte now and then would hold a drive
+/// and memory for ever.
+const PROGRESS_BYTES: usize = 16 * 1024;
 /// Most bytes of a body of keys and values.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Frames between the network and the thread that decodes them. hyper makes
 /// them at most some 400 KiB long.
 const FRAMES_AHEAD: usize = 3;
 
-/// The next bytes of a body; `None` at its proper end.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
-    loop {
-        let frame = match timeout(STALL, body.frame()).await {
-            Ok(Some(Ok(frame))) => frame,
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(_))) => return Err(cut_short()),
-            Err(_) => return Err(Refusal::usage("The body did not come in time")),
-        };
-        // Trailers are not part of this API.
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
+/// A body as it comes, given up when the client is too slow.
+struct Paced {
+    body: Incoming,
+    /// Time waited for the client, and bytes got, since it was last found to
+    /// make progress.
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Paced {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// The next bytes; `None` at the proper end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let began = Instant::now();
+            let left = STALL.saturating_sub(self.waited);
+            let frame = match timeout(left, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(_))) => return Err(cut_short()),
+                Err(_) => return Err(Refusal::usage("The body did not come in time")),
+            };
+            // Trailers are not part of this API.
+            if let Ok(data) = frame.into_data() {
+                self.waited += began.elapsed();
+                self.bytes += data.len();
+                if self.bytes >= PROGRESS_BYTES {
+                    (self.waited, self.bytes) = (Duration::ZERO, 0);
+                }
+                return Ok(Some(data));
+            }
         }
     }
 }
@@ -40,9 +69,10 @@ fn cut_short() -> Refusal {
 }
 
 /// A whole body of keys and values.
-pub(super) async fn small(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
+pub(super) async fn small(body: Incoming) -> Result<Vec<u8>, Refusal> {
+    let mut body = Paced::new(body);
     let mut all = Vec::new();
-    while let Some(data) = next(&mut body).await? {
+    while let Some(data) = body.next().await? {
         if all.len() + data.len() > SMALL_BYTES_MAX {
             let sentence = format!("The body is longer than {SMALL_BYTES_MAX} bytes");
             return Err(Refusal::usage(sentence));
@@ -54,11 +84,12 @@ pub(super) async fn small(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
 
 /// A body on its way to a thread that may block: run the future beside the
 /// thread. It ends when the body does or nobody reads any more.
-pub(super) fn stream(mut body: Incoming) -> (impl Future<Output = ()>, Frames) {
+pub(super) fn stream(body: Incoming) -> (impl Future<Output = ()>, Frames) {
+    let mut body = Paced::new(body);
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
     let pump = async move {
         loop {
-            let frame = next(&mut body).await.transpose();
+            let frame = body.next().await.transpose();
             let is_last = !matches!(frame, Some(Ok(_)));
             let message = match frame {
                 Some(Ok(data)) => Message::Data(data),

@@ -82,14 +82,17 @@ async fn dispatch(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, 
     let is_post = match *request.method() {
         Method::POST => true,
         Method::GET => false,
-        _ => return Err(Refusal::method("The API knows GET and POST only")),
+        _ => {
+            let sentence = "The API knows GET and POST only";
+            return Err(Refusal::method("GET, POST", sentence));
+        }
     };
     if request.uri().query().is_some() {
         return Err(Refusal::no_command());
     }
     let call = Call::parse(request.uri().path())?;
     if call.changes() && !is_post {
-        return Err(Refusal::method("The command needs POST"));
+        return Err(Refusal::method("POST", "The command needs POST"));
     }
     api.call(user, call, request).await
 }
@@ -101,6 +104,6 @@ fn check_framing(request: &Request<Incoming>) -> Result<(), Refusal> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Refusal::usage("Transfer-Encoding is not chunked")),
+        _ => Err(Refusal::framing("Transfer-Encoding is not chunked")),
     }
 }

@@ -107,15 +107,15 @@ impl Api {
         let mut wanted = drive.metadata();
         wanted.merge(&body, |size| self.round(size))?;
         // Only a new size disturbs others: clients send name and size always.
-        let resizes = wanted.size != drive.size();
-        let pass = resizes.then(|| drive.pass(Purpose::Change)).transpose()?;
+        let new_size = (wanted.size != drive.size()).then_some(wanted.size);
+        let pass = new_size.map(|_| drive.pass(Purpose::Change)).transpose()?;
         let api = Arc::clone(self);
         let drive = blocking(move || {
             let _pass = pass;
-            let size = wanted.size;
             api.store.change(&drive, |metadata| {
-                metadata.merge(&body, |_| Ok(size))?;
-                Ok(())
+                // Without a pass the size stays, whatever it is by now.
+                let size = new_size.unwrap_or(metadata.size);
+                metadata.merge(&body, |_| Ok(size))
             })?;
             Ok(drive)
         })

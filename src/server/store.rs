@@ -91,7 +91,7 @@ impl Store {
                 continue;
             };
             match path.extension().and_then(OsStr::to_str) {
-                Some("meta") => drop(drives.insert(id, self.load_drive(id, &path))),
+                Some("meta") => drop(drives.insert(id, self.load_drive(id, &path)?)),
                 Some("data") if !self.path(id, "meta").try_exists()? => {
                     tracing::info!(%id, "Removed what an interrupted command left");
                     fs::remove_file(&path)?;
@@ -103,18 +103,19 @@ impl Store {
         Ok(())
     }
 
-    fn load_drive(&self, id: DriveId, path: &Path) -> Slot {
+    fn load_drive(&self, id: DriveId, path: &Path) -> io::Result<Slot> {
         let loaded = fs::read(path).and_then(|bytes| {
             let bad = || io::Error::new(io::ErrorKind::InvalidData, "its metadata is damaged");
             let metadata = Metadata::parse(id, &bytes).ok_or_else(bad)?;
             self.open_drive(id, metadata)
         });
         match loaded {
-            Ok(drive) => Slot::Ready(Arc::new(drive)),
-            Err(error) => {
+            Ok(drive) => Ok(Slot::Ready(Arc::new(drive))),
+            Err(error) if is_of_the_drive(&error) => {
                 tracing::error!(%id, %error, "A drive is damaged, the others are served");
-                Slot::Failed
+                Ok(Slot::Failed)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -295,6 +296,14 @@ impl Store {
             Err(error) => Err(failed(error)),
         }
     }
+}
+
+/// Whether an error is the fault of one drive; else, as when there are too many
+/// open files, no drive could be trusted to be as it seems.
+fn is_of_the_drive(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
+    // 5 is EIO, a sick disk.
+    matches!(error.kind(), InvalidData | IsADirectory | NotFound) || error.raw_os_error() == Some(5)
 }
 
 /// To create or open for writing what only its owner may read.

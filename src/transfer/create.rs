@@ -1,28 +1,12 @@
 //! Making exactly one drive, whatever becomes of the answers. The decisions are
 //! [`Creation`]'s; here is what they act on.
 
-use uuid::Uuid;
-
+use super::patient::{CALL_ATTEMPTS, patiently};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
-
-/// Creates a drive as `spec` says.
-pub(super) async fn create(
-    client: &Client,
-    spec: &DriveSpec,
-    rng: &mut fastrand::Rng,
-) -> Result<DriveInfo> {
-    let created = create_with(client, spec, &random_token(), rng).await?;
-    Ok(created.drive)
-}
-
-/// A token that nobody has.
-pub(super) fn random_token() -> String {
-    Uuid::new_v4().as_simple().to_string()
-}
 
 /// A drive that was made just now.
 #[derive(Debug)]
@@ -32,19 +16,46 @@ pub(super) struct Created {
     pub(super) status: Option<u16>,
 }
 
-/// Creates a drive as `spec` says, with `token` to know it by.
-pub(super) async fn create_with(
+/// No drive, as far as is known.
+#[derive(Debug)]
+pub(super) struct NotCreated {
+    pub(super) error: Error,
+    /// Whether one may have been made all the same.
+    pub(super) is_unclear: bool,
+}
+
+impl From<Error> for NotCreated {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            is_unclear: false,
+        }
+    }
+}
+
+/// Creates a drive as `spec` says, bearing `token`. If an earlier run may have
+/// done so with this very token, its drive is looked for first.
+pub(super) async fn create(
     client: &Client,
     spec: &DriveSpec,
     token: &str,
+    is_resumed: bool,
     rng: &mut fastrand::Rng,
-) -> Result<Created> {
+) -> Result<Created, NotCreated> {
     let mut body = spec.to_properties()?;
     body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
 
     let what = format!("Cannot create a drive of size {}", spec.size);
     let mut creation = Creation::new();
+    if is_resumed
+        && let Ok(drives) = patiently(CALL_ATTEMPTS, rng, || client.drives()).await
+        && let (mut found, _) = candidates(drives, spec, token)
+        && let (Some(drive), true) = (found.pop(), found.is_empty())
+    {
+        let status = None;
+        return Ok(Created { drive, status });
+    }
     let mut step = CreateStep::Post {
         after: std::time::Duration::ZERO,
     };
@@ -92,10 +103,7 @@ pub(super) async fn create_with(
             }
             CreateStep::Adopt(_) | CreateStep::GiveUp => {
                 let error = last.into_error(&what);
-                if is_unclear {
-                    return Err(error.hint_to(may_be_left(token)));
-                }
-                return Err(error);
+                return Err(NotCreated { error, is_unclear });
             }
             CreateStep::Doubt(drives) => {
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
@@ -103,21 +111,14 @@ pub(super) async fn create_with(
                     "{what}: the answer was lost, and any of these drives may be the one: {}",
                     list.join(" ")
                 );
-                return Err(Error::new(ErrorKind::Conflict, which).hint_to(
+                let error = Error::new(ErrorKind::Conflict, which).hint_to(
                     "Nothing was destroyed. Look at them with: openhosting drives UUID info, \
                      and upload to the right one with -d UUID",
-                ));
+                );
+                return Err(error.into());
             }
         };
     }
-}
-
-/// What to do when nobody knows whether a drive was made.
-pub(super) fn may_be_left(token: &str) -> String {
-    format!(
-        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
-         openhosting drives info"
-    )
 }
 
 type Found = (Vec<DriveInfo>, Vec<crate::drive::DriveId>);

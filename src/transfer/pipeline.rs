@@ -5,9 +5,11 @@ use std::thread;
 
 use async_channel::{Receiver, Sender, bounded};
 
+use super::verify::Sampler;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, RawChunk};
 use crate::codec::{Gzip, Level};
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Piece};
 use crate::plan::Plan;
@@ -29,14 +31,15 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts to read the chunks of `plan` from number `first` on. Holds at most
+    /// Starts to read the chunks of `plan` that are in `todo`. Holds at most
     /// three buffers of a chunk per job.
     pub(super) fn start(
         image: Image,
         plan: Plan,
-        first: u64,
+        todo: Vec<Range<u64>>,
         level: Level,
         jobs: usize,
+        sampler: &Sampler,
     ) -> Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let compressors = jobs.min(cores);
@@ -49,12 +52,12 @@ impl Pipeline {
         for number in 0..compressors {
             let Some(scratch) = pool.take(0) else { break };
             let gzip = Gzip::new(level, scratch);
-            let (raw, to_send) = (raw.clone(), to_send.clone());
+            let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
             spawn(format!("gzip-{number}"), move || {
-                compress(&raw, gzip, &to_send);
+                compress(&raw, gzip, &sampler, &to_send);
             })?;
         }
-        let reader = ImageReader::new(image, plan, first, pool.clone());
+        let reader = ImageReader::new(image, plan, todo, pool.clone());
         spawn("reader".into(), move || read(reader, &to_check, &to_send))?;
         Ok(Self { prepared, pool })
     }
@@ -99,11 +102,21 @@ fn read(mut reader: ImageReader, to_check: &Sender<RawChunk>, to_send: &Sender<R
     }
 }
 
-fn compress(raw: &Receiver<RawChunk>, mut gzip: Gzip, to_send: &Sender<Result<Prepared>>) {
+fn compress(
+    raw: &Receiver<RawChunk>,
+    mut gzip: Gzip,
+    sampler: &Sampler,
+    to_send: &Sender<Result<Prepared>>,
+) {
     while let Ok(chunk) = raw.recv_blocking() {
         let prepared = match chunk.check() {
             Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
-            Checked::Data(chunk) => Prepared::Chunk(gzip.encode(chunk)),
+            Checked::Data(chunk) => {
+                sampler.look_at(chunk.span(), chunk.bytes());
+                let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
+                let chunk = gzip.encode(chunk);
+                Prepared::Chunk(EncodedChunk { digest, ..chunk })
+            }
         };
         if to_send.send_blocking(Ok(prepared)).is_err() {
             return;

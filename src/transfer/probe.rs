@@ -12,9 +12,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use self::questions::Prober;
-use super::create::{Created, create_with, may_be_left, random_token};
+use super::create::{Created, NotCreated, create};
 use super::shell::stopped;
 use super::stop::Stop;
 use crate::api::Client;
@@ -22,7 +23,7 @@ use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Monitor};
-use crate::policy::{Attempts, Operation};
+use crate::policy::{Attempts, Operation, TOKEN_KEY};
 use crate::profile::{Finding, Profile, RetryAfter, Size};
 
 const MIB: u64 = 1024 * 1024;
@@ -58,7 +59,7 @@ pub struct Probed {
 /// If no drive could be made. Its hint tells how to look for one where that is
 /// not certain.
 pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<Probed> {
-    let token = random_token();
+    let token = Uuid::new_v4().as_simple().to_string();
     let mut abort = stop.clone();
     // Whoever asks to stop now waits until it is clear whether there is a drive.
     let (created, asked) = tokio::select! {
@@ -144,17 +145,27 @@ async fn make(client: &Client, token: &str) -> Result<(Created, u64)> {
         tier: "disk".to_owned(),
         shared: false,
     };
-    match create_with(client, &spec, token, &mut rng).await {
-        // Maybe of the size: then nothing was made.
-        Err(error) if error.kind() == ErrorKind::Rejected => {
-            spec.size = ROUND_SIZE;
-            let Ok(created) = create_with(client, &spec, token, &mut rng).await else {
-                return Err(error);
-            };
-            Ok((created, ROUND_SIZE))
-        }
-        created => Ok((created?, SIZE)),
+    let mut made = create(client, &spec, token, false, &mut rng).await;
+    // Refused maybe for its size: then nothing was made.
+    if let Err(NotCreated { error, is_unclear }) = &made
+        && (error.kind(), *is_unclear) == (ErrorKind::Rejected, false)
+    {
+        spec.size = ROUND_SIZE;
+        made = create(client, &spec, token, false, &mut rng).await;
     }
+    match made {
+        Ok(created) => Ok((created, spec.size)),
+        Err(not) if not.is_unclear => Err(not.error.hint_to(may_be_left(token))),
+        Err(not) => Err(not.error),
+    }
+}
+
+/// What to do when nobody knows whether a drive was made.
+fn may_be_left(token: &str) -> String {
+    format!(
+        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
+         openhosting drives info"
+    )
 }
 
 /// Destroys the drive until it is gone, and gives the status of the answer if

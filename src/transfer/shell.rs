@@ -46,6 +46,14 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// One that was made.
+    pub(super) fn of(answer: Result<(), Failure>, wire_bytes: u64) -> Self {
+        Self {
+            answer: Ok(answer),
+            wire_bytes,
+        }
+    }
+
     /// One that failed on this machine.
     pub(super) fn local(error: Error) -> Self {
         Self {
@@ -61,8 +69,10 @@ pub(super) trait Job {
     fn feed(&mut self) -> impl Future<Output = Feed> + Send;
     /// Makes an attempt at a chunk. One that was never fed is all zero.
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static;
-    /// A chunk needs no further attempt.
-    fn settled(&mut self, span: Span);
+    /// A chunk needs no further attempt. An error ends the transfer.
+    fn settled(&mut self, span: Span) -> Result<()>;
+    /// Holes were left out, by index.
+    fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
 }
 
 /// See the [module](self).
@@ -74,7 +84,6 @@ pub(super) struct Shell<J> {
     attempts: JoinSet<Answer>,
     local_error: Option<Error>,
     began: Instant,
-    first: u64,
     progress: Progress,
 }
 
@@ -91,7 +100,6 @@ impl<J: Job> Shell<J> {
         Self {
             client,
             drive,
-            first: engine.first_open(),
             engine,
             job,
             attempts: JoinSet::new(),
@@ -99,6 +107,11 @@ impl<J: Job> Shell<J> {
             began: Instant::now(),
             progress: Progress::default(),
         }
+    }
+
+    /// The first chunk that is not settled.
+    pub(super) fn first_open(&self) -> u64 {
+        self.engine.first_open()
     }
 
     /// How far it came.
@@ -201,8 +214,10 @@ impl<J: Job> Shell<J> {
                 });
                 match &answer {
                     Ok(()) => {
-                        self.job.settled(span);
                         self.progress.done_bytes += span.len;
+                        if let Err(error) = self.job.settled(span) {
+                            self.fail(error);
+                        }
                     }
                     Err(failure) => tracing::debug!(offset = span.offset, %failure, "attempt"),
                 }
@@ -235,10 +250,15 @@ impl<J: Job> Shell<J> {
     }
 
     fn report(&mut self, monitor: &mut dyn Monitor) {
+        for chunks in self.engine.take_skipped() {
+            if let Err(error) = self.job.skipped(chunks) {
+                self.fail(error);
+            }
+        }
         let skipped = self.engine.skipped_bytes();
         self.progress.done_bytes += skipped - self.progress.skipped_bytes;
         self.progress.skipped_bytes = skipped;
-        self.progress.chunks_in_order = self.engine.first_open() - self.first;
+        self.progress.chunks_in_order = self.engine.in_order();
         self.progress.in_flight = self.engine.in_flight();
         self.progress.retries = self.engine.retries();
         monitor.event(&Event::Progress(self.progress));

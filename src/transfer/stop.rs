@@ -46,7 +46,7 @@ impl Stop {
     }
 
     /// Waits until it is asked to stop, in whatever way.
-    pub(super) async fn asked(&mut self) {
+    pub async fn asked(&mut self) {
         self.reached(Urgency::Drain).await;
     }
 

@@ -12,4 +12,8 @@ mod probe;
 mod server_guard;
 mod server_wire;
 mod server_writes;
+mod simple;
 mod support;
+mod transcripts;
+mod upload;
+mod upload_faults;

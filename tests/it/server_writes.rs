@@ -304,6 +304,22 @@ fn a_stop_lets_the_write_under_way_finish() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait() {
+    let mut server = TestServer::start();
+    let drive = create(&server, 10);
+    let first = begin_write(&server, &drive);
+    server.terminate();
+    while TcpStream::connect(server.address()).is_ok() {
+        std::thread::yield_now();
+    }
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(130));
+    drop(first);
+    server.start_again();
+    assert_eq!(read_all(&server, &drive), [0; 10]);
+}
+
+#[test]
 fn what_was_answered_with_204_survives_kill_9() {
     const CHUNK: usize = 100_000;
     const CHUNKS: u64 = 40;
@@ -381,4 +397,28 @@ fn what_was_answered_with_204_survives_kill_9() {
     }
     let list = Ask::of(&server).get("/drives/list").expect(200);
     assert_eq!(list.text().lines().count(), 8);
+}
+
+#[test]
+fn overlapping_writes_land_whole() {
+    const LEN: usize = 1 << 20;
+    let server = TestServer::start();
+    let drive = create(&server, LEN as u64);
+    for round in 0..5 {
+        std::thread::scope(|scope| {
+            for byte in 1..=6 {
+                let (server, drive) = (&server, &drive);
+                // Zeros between the data make many small writes to the file.
+                let mut body = vec![byte; LEN];
+                for hole in body.chunks_mut(8192).skip(byte.into()).step_by(7) {
+                    hole.fill(0);
+                }
+                scope.spawn(move || write_gzip(server, drive, 0, &gzip(&body)).expect(204));
+            }
+        });
+        let mut data = read_all(&server, &drive);
+        data.retain(|&byte| byte != 0);
+        data.dedup();
+        assert_eq!(data.len(), 1, "round {round}: a mix of {data:?}");
+    }
 }

@@ -1,13 +1,22 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod cli;
 pub mod http;
+pub mod proxy;
 pub mod server;
 
 /// Bytes that tell their place: each follows from its offset, modulo a prime,
 /// so what lands at the wrong place cannot look right.
 pub fn ramp(offset: u64, len: usize) -> Vec<u8> {
     (offset..).take(len).map(|i| (i % 251) as u8).collect()
+}
+
+/// Bytes that no compressor makes smaller.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
 }
 
 /// gzip of `plain`.

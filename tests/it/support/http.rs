@@ -158,3 +158,24 @@ pub fn read_all(server: &TestServer, drive: &str) -> Vec<u8> {
     let reply = Ask::of(server).get(&format!("/drives/{drive}/read"));
     reply.expect(200).body
 }
+
+/// A drive holds exactly this.
+#[track_caller]
+pub fn assert_drive(server: &TestServer, drive: &str, image: &[u8]) {
+    let bytes = std::fs::read(server.drive_file(drive)).unwrap();
+    assert_eq!(bytes.len(), image.len());
+    let wrong = bytes.iter().zip(image).position(|(a, b)| a != b);
+    assert_eq!(wrong, None, "first byte that differs");
+}
+
+/// Drives of the only user.
+pub fn drives(server: &TestServer) -> Vec<String> {
+    let list = Ask::of(server).get("/drives/list").expect(200);
+    list.text().lines().map(str::to_owned).collect()
+}
+
+/// A key of a drive's info.
+pub fn info(server: &TestServer, drive: &str, key: &str) -> Option<String> {
+    let info = Ask::of(server).get(&format!("/drives/{drive}/info"));
+    info.expect(200).key(key).map(str::to_owned)
+}

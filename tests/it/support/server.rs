@@ -172,8 +172,10 @@ fn spawn(args: &[String], data: &Path, log: &Path) -> (Child, String, String, St
     let mut line = |prefix: &str| {
         let line = receiver.recv_timeout(Duration::from_secs(60));
         let line = line.ok().and_then(|line| {
-            let value = line.strip_prefix(prefix)?.trim_matches('\'').to_owned();
-            Some(value)
+            // Quoted for a shell where it must be.
+            let value = line.strip_prefix(prefix)?;
+            let inner = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\''));
+            Some(inner.map_or(value.to_owned(), |v| v.replace("'\\''", "'")))
         });
         line.unwrap_or_else(|| {
             let _ = child.kill();

@@ -1,0 +1,414 @@
+//! Where a download goes: a file that appears under its name only when it is
+//! whole and on the disk, or one that is written in place.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    CWD, FallocateFlags, OFlags, RenameFlags, SeekFrom, fallocate, renameat_with, seek,
+};
+use rustix::io::Errno;
+
+use crate::chunk::is_zero;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{directory_of, sync_directory};
+
+/// Zeros shorter than this are written: a hole of less saves nothing.
+const BLOCK_BYTES: u64 = 4096;
+
+/// What to do with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zeros {
+    /// The file is ours and holds nothing there: they are there already.
+    Leave,
+    /// Old bytes may be there: make a hole, or write zeros where that fails.
+    Punch,
+    /// A device: write them.
+    Write,
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct ImageTarget {
+    file: File,
+    zeros: Zeros,
+    /// Its name for now and the one it gets; `None` if it is written in place.
+    staged: Option<(PathBuf, PathBuf)>,
+    path: PathBuf,
+}
+
+/// The name of the staged file of `path`.
+fn part_of(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(".oh-part");
+    PathBuf::from(name)
+}
+
+/// What is at `path`, if it can be the target of a download.
+fn look(path: &Path, force: bool) -> Result<Option<std::fs::FileType>> {
+    let shown = path.display();
+    let refuse = |what: &str| Error::new(ErrorKind::Local, format!("{shown} {what}"));
+    match std::fs::symlink_metadata(path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(refuse("cannot be looked at").because(cause)),
+        Ok(metadata) => {
+            let kind = metadata.file_type();
+            if kind.is_symlink() {
+                return Err(refuse("is a symbolic link, which is not followed")
+                    .hint_to("Name the file itself"));
+            }
+            if !kind.is_file() && !kind.is_block_device() {
+                return Err(refuse("is neither a regular file nor a block device"));
+            }
+            if !force {
+                return Err(refuse("is there already").hint_to("Overwrite it with --force"));
+            }
+            Ok(Some(kind))
+        }
+    }
+}
+
+impl ImageTarget {
+    /// Makes the target of a new download of `size` bytes. A block device is
+    /// written in place; anything else is staged beside `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if `path` is there and not `force`, is a symbolic
+    /// link, or cannot be made.
+    pub fn create(path: &Path, size: u64, force: bool) -> Result<Self> {
+        if look(path, force)?.is_some_and(|kind| kind.is_block_device()) {
+            return Self::device(path, size);
+        }
+        let part = part_of(path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&part)
+            .map_err(|cause| {
+                let error = cannot("make", &part, cause);
+                if part.exists() {
+                    return error.hint_to(
+                        "An earlier run left it without its journal: start over with --restart",
+                    );
+                }
+                error
+            })?;
+        file.set_len(size)
+            .map_err(|cause| cannot("make room in", &part, cause))?;
+        Ok(Self {
+            file,
+            zeros: Zeros::Leave,
+            path: path.to_owned(),
+            staged: Some((part, path.to_owned())),
+        })
+    }
+
+    /// Opens what an earlier run staged beside `path`; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] as for [`create`](Self::create), and if its size is
+    /// not `size`.
+    pub fn resume(path: &Path, size: u64, force: bool) -> Result<Option<Self>> {
+        look(path, force)?;
+        let part = part_of(path);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&part);
+        let file = match opened {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(cannot("open", &part, cause)),
+        };
+        let metadata = file
+            .metadata()
+            .map_err(|cause| cannot("open", &part, cause))?;
+        if !metadata.is_file() || metadata.len() != size {
+            let what = format!("{} is not what the earlier run left", part.display());
+            return Err(Error::new(ErrorKind::Local, what).hint_to("Start over with --restart"));
+        }
+        Ok(Some(Self {
+            file,
+            zeros: Zeros::Punch,
+            path: path.to_owned(),
+            staged: Some((part, path.to_owned())),
+        }))
+    }
+
+    /// Removes what an earlier run staged beside `path`, if anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be removed.
+    pub fn discard(path: &Path) -> Result<()> {
+        let part = part_of(path);
+        match std::fs::remove_file(&part) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(cannot("remove", &part, cause))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens `path` to be written in place from byte `offset` on, as the original
+    /// tool does with `-o`: what is before stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it is a symbolic link, not a regular file, or
+    /// longer than `size` bytes.
+    pub fn in_place(path: &Path, size: u64) -> Result<Self> {
+        // That it is there is what -o is about.
+        if look(path, true)?.is_some_and(|kind| kind.is_block_device()) {
+            return Self::device(path, size);
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+            .map_err(|cause| cannot("open", path, cause))?;
+        let len = file
+            .metadata()
+            .map_err(|cause| cannot("open", path, cause))?
+            .len();
+        if len > size {
+            let what = format!(
+                "{} has {len} bytes and the drive {size}: it is no beginning of it",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Local, what));
+        }
+        file.set_len(size)
+            .map_err(|cause| cannot("make room in", path, cause))?;
+        Ok(Self {
+            file,
+            zeros: Zeros::Punch,
+            staged: None,
+            path: path.to_owned(),
+        })
+    }
+
+    fn device(path: &Path, size: u64) -> Result<Self> {
+        // Exclusive: fails while the device is mounted.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::EXCL).bits().cast_signed())
+            .open(path)
+            .map_err(|cause| cannot("open", path, cause).hint_to("Is it mounted?"))?;
+        let room =
+            seek(&file, SeekFrom::End(0)).map_err(|errno| cannot("measure", path, errno.into()))?;
+        if room < size {
+            let what = format!(
+                "{} has {room} bytes and the drive {size}: it does not fit",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Local, what));
+        }
+        Ok(Self {
+            file,
+            zeros: Zeros::Write,
+            staged: None,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The file itself, to sync it from elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if there are no more file descriptors.
+    pub fn handle(&self) -> Result<File> {
+        self.file
+            .try_clone()
+            .map_err(|cause| cannot("open again", &self.path, cause))
+    }
+
+    /// Whether it will be published under its name at the end.
+    pub fn is_staged(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// Puts bytes at their place, zeros as holes where that is right.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the disk is full or fails.
+    pub fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let failed = |cause| {
+            cannot("write to", &self.path, cause)
+                .hint_to("What was downloaded is kept: make room, and run the same command again")
+        };
+        for (start, end, is_hole) in runs(bytes, offset) {
+            let at = offset + start as u64;
+            let part = &bytes[start..end];
+            let put = match (is_hole, self.zeros) {
+                (true, Zeros::Leave) => Ok(()),
+                (true, Zeros::Punch) => self.punch(part, at),
+                _ => self.file.write_all_at(part, at),
+            };
+            put.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn punch(&self, zeros: &[u8], offset: u64) -> std::io::Result<()> {
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, mode, offset, zeros.len() as u64) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                self.file.write_all_at(zeros, offset)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Makes it safe from a loss of power and, if it was staged, visible under
+    /// its name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`]; then the staged file stays where it is.
+    pub fn publish(self, force: bool) -> Result<()> {
+        let failed = |cause| cannot("finish", &self.path, cause);
+        self.file.sync_all().map_err(failed)?;
+        let Some((part, path)) = &self.staged else {
+            return Ok(());
+        };
+        let mode = Permissions::from_mode(0o666 & !umask());
+        self.file.set_permissions(mode).map_err(failed)?;
+        let flags = if force {
+            RenameFlags::empty()
+        } else {
+            RenameFlags::NOREPLACE
+        };
+        match renameat_with(CWD, part, CWD, path, flags) {
+            Err(Errno::EXIST) => {
+                let what = format!(
+                    "{} came into being meanwhile; the download is in {}",
+                    path.display(),
+                    part.display()
+                );
+                return Err(Error::new(ErrorKind::Local, what)
+                    .hint_to("Overwrite it by the same command with --force"));
+            }
+            // A file system that cannot tell: `look` saw nothing there.
+            Err(Errno::INVAL) => std::fs::rename(part, path).map_err(failed)?,
+            renamed => renamed.map_err(|errno| failed(errno.into()))?,
+        }
+        sync_directory(directory_of(path)).map_err(failed)
+    }
+}
+
+/// The runs of zero blocks and of all else, as start, end and whether it is
+/// zero. Blocks are counted from the start of the file.
+fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
+    let mut runs: Vec<(usize, usize, bool)> = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let to_block = BLOCK_BYTES - (offset + start as u64) % BLOCK_BYTES;
+        let end = bytes
+            .len()
+            .min(start + usize::try_from(to_block).unwrap_or(1));
+        let is_hole = is_zero(&bytes[start..end]);
+        match runs.last_mut() {
+            Some((_, last, was_hole)) if *was_hole == is_hole => *last = end,
+            _ => runs.push((start, end, is_hole)),
+        }
+        start = end;
+    }
+    runs
+}
+
+/// The file mode creation mask, without changing it for a moment.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .unwrap_or(0o077)
+}
+
+fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
+    let what = format!("Cannot {what} {}", path.display());
+    Error::new(ErrorKind::Local, what).because(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn runs_follow_the_blocks_of_the_file() {
+        assert_eq!(runs(&[0; 10], 0), [(0, 10, true)]);
+        let mut bytes = vec![0; 20_000];
+        bytes[9000] = 1;
+        let expected = [(0, 8192, true), (8192, 12288, false), (12288, 20_000, true)];
+        assert_eq!(runs(&bytes, 0), expected);
+        let expected = [(0, 8191, true), (8191, 12287, false), (12287, 20_000, true)];
+        assert_eq!(runs(&bytes, 1), expected);
+    }
+
+    #[test]
+    fn a_staged_file_appears_only_when_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 1 << 20, false).unwrap();
+        let mut bytes = vec![0; 100_000];
+        bytes[50_000] = 7;
+        target.put(&bytes, 4096).unwrap();
+        assert!(!path.exists());
+        target.publish(false).unwrap();
+        let out = std::fs::read(&path).unwrap();
+        assert_eq!((out.len(), out[54_096]), (1 << 20, 7));
+        assert!(path.metadata().unwrap().blocks() * 512 <= 8192);
+        let error = ImageTarget::create(&path, 5, false).unwrap_err();
+        assert!(error.chain().contains("is there already"));
+    }
+
+    #[test]
+    fn what_an_earlier_run_wrote_is_no_zero() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 20_000, false).unwrap();
+        target.put(&[9; 20_000], 0).unwrap();
+        drop(target);
+        let target = ImageTarget::resume(&path, 20_000, false).unwrap().unwrap();
+        target.put(&[0; 20_000], 0).unwrap();
+        target.publish(false).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), vec![0; 20_000]);
+        assert!(
+            ImageTarget::resume(&directory.path().join("x"), 1, false)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn links_directories_and_late_comers_are_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "x").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        for force in [true, false] {
+            assert!(ImageTarget::create(&link, 1, force).is_err());
+            assert!(ImageTarget::create(directory.path(), 1, force).is_err());
+        }
+        let path = directory.path().join("out");
+        let target = ImageTarget::create(&path, 1, false).unwrap();
+        std::fs::write(&path, "late").unwrap();
+        assert!(target.publish(false).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"late");
+        // A planted link at the staged name.
+        let planted = directory.path().join("p.oh-part");
+        std::os::unix::fs::symlink(&victim, &planted).unwrap();
+        assert!(ImageTarget::create(&directory.path().join("p"), 1, false).is_err());
+        assert_eq!(std::fs::read(&victim).unwrap(), b"x");
+    }
+}

@@ -1,0 +1,303 @@
+//! What a transfer did, kept on disk while it runs, so that a later run goes on
+//! where this one ended, whatever ended it (docs/formats.md).
+//!
+//! One rule holds it together: a journal never says more than is true. A record
+//! is written only after what it tells is so: after the endpoint confirmed a
+//! chunk, or after the bytes of a chunk are synced to the disk. Records that get
+//! lost cost a chunk that is sent again; a record that is wrong would cost the
+//! image.
+
+mod keeper;
+mod record;
+mod replay;
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+
+pub use keeper::{Keeper, Note};
+pub use record::{Direction, HEADER_BYTES, Header, HeaderError, RECORD_BYTES, Record};
+pub use replay::{Replay, ReplayError, State, replay};
+
+/// An open journal. While it is open no other process can have it.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    session: [u8; 16],
+    records: u64,
+    /// Records that were not written yet.
+    unwritten: Vec<u8>,
+    /// After a failed sync nothing is known of what is on the disk.
+    is_broken: bool,
+}
+
+impl Journal {
+    /// Makes a new journal, whole or not at all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be made or is there already.
+    pub fn create(path: &Path, header: &Header) -> Result<Self> {
+        let cannot = |cause: std::io::Error| cannot(path, "make").because(cause);
+        let Some(bytes) = header.encode() else {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "The endpoint or the user is too long a text",
+            ));
+        };
+        let directory = directory_of(path);
+        std::fs::create_dir_all(directory).map_err(cannot)?;
+        // Mode 0600 whatever the umask, and never through a link.
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".openhosting-")
+            .tempfile_in(directory)
+            .map_err(cannot)?;
+        std::io::Write::write_all(&mut temporary, &bytes).map_err(cannot)?;
+        lock(temporary.as_file(), path)?;
+        temporary.as_file().sync_all().map_err(cannot)?;
+        let file = temporary
+            .persist_noclobber(path)
+            .map_err(|error| cannot(error.error))?;
+        sync_directory(directory).map_err(cannot)?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            session: header.session,
+            records: 0,
+            unwritten: Vec::new(),
+            is_broken: false,
+        })
+    }
+
+    /// Opens a journal and reads it; `None` if there is none. A tail that a
+    /// crash tore is cut off; of one that is damaged a copy is kept beside it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if another process has it, or it cannot be read.
+    pub fn open(path: &Path) -> Result<Option<(Self, Replay)>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(path);
+        let mut file = match opened {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(cannot(path, "open").because(cause)),
+        };
+        lock(&file, path)?;
+        let replay = replay(BufReader::new(&mut file), |_, _, _| {}).map_err(|cause| {
+            cannot(path, "read").because(cause).hint_to(
+                "Start over with --restart, or compare with the drive with --resume-from-drive UUID",
+            )
+        })?;
+        if replay.is_damaged {
+            let mut name = path.as_os_str().to_owned();
+            name.push(".bad");
+            std::fs::copy(path, &name).map_err(|cause| cannot(path, "copy").because(cause))?;
+        }
+        let len = (HEADER_BYTES as u64) + replay.records * (RECORD_BYTES as u64);
+        file.set_len(len)
+            .map_err(|cause| cannot(path, "repair").because(cause))?;
+        let journal = Self {
+            file,
+            path: path.to_owned(),
+            session: replay.header.session,
+            records: replay.records,
+            unwritten: Vec::new(),
+            is_broken: false,
+        };
+        Ok(Some((journal, replay)))
+    }
+
+    /// Adds a record; it counts after the next [`sync`](Self::sync).
+    pub fn append(&mut self, record: &Record) {
+        let bytes = record.encode(self.records, &self.session);
+        self.unwritten.extend_from_slice(&bytes);
+        self.records += 1;
+    }
+
+    /// Puts all records on the disk, safe from a loss of power.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`]; then, and ever after: what a failed sync left on the
+    /// disk is not known, and trying again would claim that it is.
+    pub fn sync(&mut self) -> Result<()> {
+        if self.is_broken {
+            return Err(cannot(&self.path, "write"));
+        }
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        let new = (self.unwritten.len() / RECORD_BYTES) as u64;
+        let at = (HEADER_BYTES as u64) + (self.records - new) * (RECORD_BYTES as u64);
+        let written = self.file.write_all_at(&self.unwritten, at);
+        let synced = written.and_then(|()| self.file.sync_data());
+        self.is_broken = synced.is_err();
+        self.unwritten.clear();
+        synced.map_err(|cause| {
+            cannot(&self.path, "write").because(cause).hint_to(
+                "What was transferred is safe; make room or put the journal elsewhere with --journal PATH, then run the same command again",
+            )
+        })
+    }
+
+    /// Reads all chunks that are done: index, length in bytes, digest.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be read.
+    pub fn done(&self, each: impl FnMut(u64, u32, Digest)) -> Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| {
+                let reader = BufReader::new(file.take(u64::MAX));
+                replay(reader, each).map_err(std::io::Error::other)
+            })
+            .map_err(|cause| cannot(&self.path, "read").because(cause))?;
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it: the transfer is complete.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        let directory = directory_of(&self.path).to_owned();
+        std::fs::remove_file(&self.path)
+            .and_then(|()| sync_directory(&directory))
+            .map_err(|cause| cannot(&self.path, "remove").because(cause))
+    }
+}
+
+/// Takes the lock; it goes with the process, so nothing is left to clean up.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let what = format!(
+                "Another process is at this transfer: it has {}",
+                path.display()
+            );
+            Err(Error::new(ErrorKind::Local, what))
+        }
+        Err(errno) => Err(cannot(path, "lock").because(std::io::Error::from(errno))),
+    }
+}
+
+/// The directory that a file is in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes names in a directory safe from a loss of power.
+pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn cannot(path: &Path, what: &str) -> Error {
+    let what = format!("Cannot {what} the journal {}", path.display());
+    Error::new(ErrorKind::Local, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            direction: Direction::Download,
+            session: [3; 16],
+            token: [0; 16],
+            size: 100,
+            chunk: 10,
+            first: 0,
+            source: None,
+            endpoint: "https://h/".into(),
+            user: "u".into(),
+        }
+    }
+
+    fn holes(first: u64) -> Record {
+        Record::Holes { first, count: 1 }
+    }
+
+    #[test]
+    fn what_was_synced_is_there_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new").join("j.ohj");
+        assert!(Journal::open(&path).unwrap().is_none());
+        let mut journal = Journal::create(&path, &header()).unwrap();
+        journal.append(&holes(1));
+        journal.sync().unwrap();
+        journal.append(&holes(5));
+        drop(journal);
+        let (mut journal, replay) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!(replay.header, header());
+        assert_eq!((replay.records, replay.is_damaged), (1, false));
+        journal.append(&holes(2));
+        journal.sync().unwrap();
+        drop(journal);
+        let (journal, replay) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!(replay.state.holes.iter().collect::<Vec<_>>(), [&(1..3)]);
+        journal.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_process_at_a_time_and_no_link_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let error = Journal::open(&path).unwrap_err();
+        assert!(
+            error.chain().contains("Another process"),
+            "{}",
+            error.chain()
+        );
+        assert!(Journal::create(&path, &header()).is_err());
+        drop(journal);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Journal::open(&link).is_err());
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_and_damage_is_kept_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let mut journal = Journal::create(&path, &header()).unwrap();
+        for i in 0..4 {
+            journal.append(&holes(i * 2));
+        }
+        journal.sync().unwrap();
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 10]).unwrap();
+        let (journal, replay) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!((replay.records, replay.is_damaged), (3, false));
+        drop(journal);
+        let mut damaged = whole;
+        damaged[HEADER_BYTES + RECORD_BYTES] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        let (_, replay) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!((replay.records, replay.is_damaged), (1, true));
+        assert_eq!(
+            std::fs::read(path.with_extension("ohj.bad")).unwrap(),
+            damaged
+        );
+    }
+}

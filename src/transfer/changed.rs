@@ -1,0 +1,71 @@
+//! An image that may have changed since an earlier run: which of the chunks that
+//! are on the drive are not what the image holds now.
+
+use std::collections::BTreeMap;
+
+use rangemap::RangeSet;
+
+use crate::chunk::is_zero;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::journal::{Journal, State};
+use crate::plan::Plan;
+
+/// Reads the settled chunks of an image again and compares them with the
+/// journal. Holes are looked at only where the file has data now. Blocks.
+///
+/// # Errors
+/// [`ErrorKind::Integrity`] for an image that can only be read once from its
+/// start; otherwise what reading says.
+pub(super) fn changed(
+    image: &Image,
+    plan: &Plan,
+    journal: &Journal,
+    state: &State,
+) -> Result<RangeSet<u64>> {
+    let Image::Raw(image) = image else {
+        return Err(Error::new(
+            ErrorKind::Integrity,
+            "The image was written to since the upload began",
+        )
+        .hint_to("Start over with --restart"));
+    };
+    let mut changed = RangeSet::new();
+    // Of several records about one chunk the last one counts.
+    let mut digests: BTreeMap<u64, Digest> = BTreeMap::new();
+    journal.done(|index, _, digest| {
+        digests.insert(index, digest);
+    })?;
+    let mut bytes = Vec::new();
+    for (index, digest) in digests {
+        let Some(span) = plan.span(index) else {
+            continue;
+        };
+        bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
+        image.read_at(&mut bytes, span.offset)?;
+        if Digest::of(&bytes) != digest {
+            changed.insert(index..index + 1);
+        }
+    }
+    for hole in state.holes.iter() {
+        let mut index = hole.start;
+        while index < hole.end {
+            let Some(span) = plan.span(index) else { break };
+            let Some(data) = image.data_after(span.offset)? else {
+                break;
+            };
+            if data.start >= span.end() {
+                index = plan.index_of(data.start);
+                continue;
+            }
+            bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
+            image.read_at(&mut bytes, span.offset)?;
+            if !is_zero(&bytes) {
+                changed.insert(index..index + 1);
+            }
+            index += 1;
+        }
+    }
+    Ok(changed)
+}

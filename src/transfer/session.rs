@@ -1,0 +1,241 @@
+//! One transfer over several runs: its journal, opened or begun.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rangemap::RangeSet;
+use uuid::Uuid;
+
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Direction, Header, Journal, Keeper, Record, Replay, State};
+use crate::plan::{Plan, Span};
+
+/// Where a transfer keeps what it did, and how it takes up an earlier run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalOptions {
+    /// The journal's file; `None` keeps nothing.
+    pub path: Option<PathBuf>,
+    /// What names the endpoint: its URL, unless that is another one each time.
+    pub endpoint: String,
+    /// Start over: forget the earlier run.
+    pub restart: bool,
+    /// An image that changed since the earlier run is no error: what changed is
+    /// sent again.
+    pub changed_ok: bool,
+}
+
+/// What is the same in every run of a transfer.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) direction: Direction,
+    pub(super) user: String,
+    pub(super) plan: Plan,
+    pub(super) first: u64,
+    pub(super) source: Option<crate::image::Fingerprint>,
+}
+
+/// A transfer that begins or goes on.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) journal: Option<Journal>,
+    pub(super) state: State,
+    /// What a new drive bears.
+    pub(super) token: [u8; 16],
+    /// The image when the first run began.
+    pub(super) source: Option<crate::image::Fingerprint>,
+    pub(super) is_resumed: bool,
+    /// The journal was damaged: what it does not tell may be there all the same.
+    pub(super) is_damaged: bool,
+    /// The drive that a forgotten run created and left.
+    pub(super) left_behind: Option<DriveId>,
+}
+
+impl Session {
+    /// Opens the journal of an earlier run, or begins one. Off the reactor.
+    pub(super) async fn begin(options: &JournalOptions, identity: Identity) -> Result<Self> {
+        let options = options.clone();
+        blocking(move || Self::begin_blocking(&options, identity)).await
+    }
+
+    fn begin_blocking(options: &JournalOptions, identity: Identity) -> Result<Self> {
+        let header = Header {
+            direction: identity.direction,
+            session: Uuid::new_v4().into_bytes(),
+            token: Uuid::new_v4().into_bytes(),
+            size: identity.plan.size(),
+            chunk: identity.plan.chunk_bytes(),
+            first: identity.first,
+            source: identity.source,
+            endpoint: options.endpoint.clone(),
+            user: identity.user,
+        };
+        let mut session = Self {
+            journal: None,
+            state: State::default(),
+            token: header.token,
+            source: header.source.clone(),
+            is_resumed: false,
+            is_damaged: false,
+            left_behind: None,
+        };
+        let Some(path) = &options.path else {
+            return Ok(session);
+        };
+        if let Some((journal, replay)) = open(path, options.restart)? {
+            if options.restart {
+                session.left_behind = replay.as_ref().and_then(ours);
+                journal.remove()?;
+            } else if let Some(replay) = replay {
+                check_same(path, &header, &replay.header)?;
+                return Ok(Self {
+                    journal: Some(journal),
+                    state: replay.state,
+                    token: replay.header.token,
+                    source: replay.header.source,
+                    is_resumed: true,
+                    is_damaged: replay.is_damaged,
+                    ..session
+                });
+            }
+        }
+        session.journal = Some(Journal::create(path, &header)?);
+        Ok(session)
+    }
+
+    /// Puts a record on the disk before anything else happens.
+    pub(super) async fn record(&mut self, record: Record) -> Result<()> {
+        let Some(mut journal) = self.journal.take() else {
+            return Ok(());
+        };
+        let journal = blocking(move || {
+            journal.append(&record);
+            journal.sync()?;
+            Ok(journal)
+        });
+        self.journal = Some(journal.await?);
+        Ok(())
+    }
+
+    /// Removes the journal of a run that ended before it did anything, for a
+    /// reason that leaves nothing open: it would only puzzle the next run.
+    pub(super) async fn forget_if_nothing_happened(&mut self, error: &Error) {
+        let is_clear = !matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Cancelled | ErrorKind::Bug
+        );
+        if is_clear
+            && !self.is_resumed
+            && let Some(journal) = self.journal.take()
+        {
+            // A journal that stays costs a look for a drive that is not there.
+            let _ = blocking(move || journal.remove()).await;
+        }
+    }
+
+    /// The token as text, as a drive bears it.
+    pub(super) fn token(&self) -> String {
+        Uuid::from_bytes(self.token).as_simple().to_string()
+    }
+}
+
+/// Opens a journal; one that cannot be read is only good for being forgotten.
+fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>> {
+    match Journal::open(path) {
+        Ok(None) => Ok(None),
+        Ok(Some((journal, replay))) => Ok(Some((journal, Some(replay)))),
+        Err(error) if restart && error.hint().is_some() => {
+            // Its start is damaged, and the user does not want it.
+            std::fs::remove_file(path).map_err(|cause| {
+                let what = format!("Cannot remove the journal {}", path.display());
+                Error::new(ErrorKind::Local, what).because(cause)
+            })?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The drive that a run created.
+fn ours(replay: &Replay) -> Option<DriveId> {
+    let (id, is_ours) = replay.state.drive?;
+    is_ours.then_some(id)
+}
+
+/// Refuses a journal of another transfer.
+fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
+    let differs = |what: &str, then: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+        let what = format!(
+            "The journal {} is of another transfer: {what} was {then} and is {now}",
+            path.display()
+        );
+        Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Use the same flags as before, or start over with --restart"))
+    };
+    let direction = |direction| match direction {
+        Direction::Upload => "upload",
+        Direction::Download => "download",
+    };
+    if now.direction != then.direction {
+        let (then, now) = (direction(then.direction), direction(now.direction));
+        return differs("the direction", &then, &now);
+    }
+    if now.endpoint != then.endpoint {
+        return differs("the endpoint", &then.endpoint, &now.endpoint);
+    }
+    if now.user != then.user {
+        return differs("the user", &then.user, &now.user);
+    }
+    if now.chunk != then.chunk {
+        return differs("the chunk size", &then.chunk, &now.chunk);
+    }
+    if now.first != then.first {
+        return differs("the first chunk", &then.first, &now.first);
+    }
+    if now.size != then.size {
+        let what = format!(
+            "The size was {} bytes when this transfer began and is {} now",
+            then.size, now.size
+        );
+        return Err(Error::new(ErrorKind::Integrity, what)
+            .hint_to("It is not the same any more: start over with --restart"));
+    }
+    Ok(())
+}
+
+/// The chunks from `first` on that are not settled.
+pub(super) fn gaps(plan: &Plan, first: u64, settled: &RangeSet<u64>) -> Vec<Range<u64>> {
+    let all = first..plan.count();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    settled.gaps(&all).collect()
+}
+
+/// A record that a chunk is at its place. Without a digest there is none: nobody
+/// could check it later.
+pub(super) fn done(span: Span, digest: Option<Digest>) -> Option<Record> {
+    Some(Record::Done {
+        index: span.index,
+        len: u32::try_from(span.len).ok()?,
+        digest: digest?,
+    })
+}
+
+/// Ends the keeping of a journal and gives it back. Off the reactor.
+pub(super) async fn finish(keeper: Option<Keeper>) -> Result<Option<Journal>> {
+    match keeper {
+        Some(keeper) => blocking(move || keeper.finish().map(Some)).await,
+        None => Ok(None),
+    }
+}
+
+/// Runs what blocks off the reactor.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "A thread panicked").because(cause)))
+}

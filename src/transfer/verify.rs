@@ -1,0 +1,359 @@
+//! Reading back: what the drive holds against what the image held.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rangemap::RangeSet;
+use sha2::{Digest as _, Sha256};
+
+use super::shell::{Attempt, Feed, Job, Shell};
+use super::stop::Stop;
+use crate::api::Client;
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::monitor::Silent;
+use crate::plan::{Plan, Span};
+use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+use crate::wire::READ_BYTES_MAX;
+
+/// Bytes of a sample.
+const SAMPLE_BYTES: usize = 16 * 1024;
+/// Fewest chunks of a large image that are sampled.
+const SAMPLES_MIN: u64 = 16;
+/// Most chunks that are sampled: of an image with one damaged chunk in a hundred,
+/// 300 samples hit one with 95 %.
+const SAMPLES_MAX: u64 = 300;
+
+/// How much to read back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Nothing.
+    None,
+    /// 16 KiB of the first chunk, the last one, and one in a hundred between.
+    #[default]
+    Sample,
+    /// Everything.
+    Full,
+}
+
+impl FromStr for Verify {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "sample" => Ok(Self::Sample),
+            "full" => Ok(Self::Full),
+            _ => {
+                let what = format!("{text:?} is not none, sample or full");
+                Err(Error::new(ErrorKind::Usage, what))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Sample => "sample",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// Something that the drive must hold.
+#[derive(Clone, Debug)]
+enum Check {
+    /// These very bytes at this offset.
+    Bytes { offset: u64, bytes: Bytes },
+    /// Bytes with this digest.
+    Digest { span: Span, digest: Digest },
+}
+
+/// Takes samples of chunks as they pass by.
+#[derive(Clone, Debug)]
+pub(super) struct Sampler {
+    verify: Verify,
+    chunks: u64,
+    seed: u64,
+    wants_digests: bool,
+    samples: Arc<Mutex<Vec<Check>>>,
+}
+
+impl Sampler {
+    /// Samples of an image of so many chunks. `wants_digests` if somebody else
+    /// needs the digest of every chunk.
+    pub(super) fn new(verify: Verify, chunks: u64, seed: u64, wants_digests: bool) -> Self {
+        Self {
+            verify,
+            chunks,
+            seed,
+            wants_digests: wants_digests || verify == Verify::Full,
+            samples: Arc::default(),
+        }
+    }
+
+    pub(super) fn wants_digests(&self) -> bool {
+        self.wants_digests
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.verify == Verify::Full
+    }
+
+    /// A chunk of data passes by.
+    pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
+        if self.verify != Verify::Sample || !self.picks(span.index) {
+            return;
+        }
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
+        let at = rng.usize(..=bytes.len().saturating_sub(SAMPLE_BYTES));
+        let end = bytes.len().min(at + SAMPLE_BYTES);
+        let check = Check::Bytes {
+            offset: span.offset + at as u64,
+            bytes: Bytes::copy_from_slice(&bytes[at..end]),
+        };
+        if let Ok(mut samples) = self.samples.lock() {
+            samples.push(check);
+        }
+    }
+
+    fn picks(&self, index: u64) -> bool {
+        let wanted = (self.chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX);
+        let is_end = index == 0 || index + 1 == self.chunks;
+        is_end || fastrand::Rng::with_seed(self.seed ^ !index).u64(..self.chunks) < wanted
+    }
+
+    fn take(&self) -> Vec<Check> {
+        let taken = self
+            .samples
+            .lock()
+            .map(|mut samples| std::mem::take(&mut *samples));
+        taken.unwrap_or_default()
+    }
+}
+
+/// What was read back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// How many ranges.
+    pub ranges: u64,
+    /// Bytes of them all.
+    pub bytes: u64,
+}
+
+/// Reads back what the sampler picked, or every chunk of `digests`.
+pub(super) async fn verify(
+    client: &Client,
+    drive: DriveId,
+    sampler: &Sampler,
+    digests: Vec<(Span, Digest)>,
+    jobs: u32,
+    max_outage: Duration,
+    stop: Stop,
+) -> Result<Verified> {
+    let checks: Vec<Check> = match sampler.verify {
+        Verify::None => return Ok(Verified::default()),
+        Verify::Sample => sampler.take(),
+        Verify::Full => digests
+            .into_iter()
+            .map(|(span, digest)| Check::Digest { span, digest })
+            .collect(),
+    };
+    let bytes = checks.iter().map(Check::len).sum();
+    let ranges = checks.len() as u64;
+    // To the engine, each check is a chunk.
+    let engine = Engine::new(EngineConfig {
+        plan: Plan::new(ranges, NonZeroU64::MIN),
+        first: 0,
+        settled: RangeSet::new(),
+        jobs,
+        zeros: Zeros::Write,
+        operation: Operation::Read,
+        is_fresh: false,
+        max_outage,
+        seed: sampler.seed,
+    });
+    let job = ReadBack {
+        client: client.clone(),
+        drive,
+        checks: Arc::new(checks),
+        next: 0,
+    };
+    let mut shell = Shell::new(client.clone(), drive, engine, job);
+    let ending = shell.run(&mut Silent, stop).await;
+    shell.outcome(ending, "read back")?;
+    Ok(Verified { ranges, bytes })
+}
+
+impl Check {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes { bytes, .. } => bytes.len() as u64,
+            Self::Digest { span, .. } => span.len,
+        }
+    }
+
+    fn offset(&self) -> u64 {
+        match self {
+            Self::Bytes { offset, .. } => *offset,
+            Self::Digest { span, .. } => span.offset,
+        }
+    }
+
+    async fn run(&self, client: &Client, drive: DriveId) -> Result<Result<(), Failure>> {
+        let is_same = match self {
+            Self::Bytes { offset, bytes } => {
+                let read = client.read(drive, *offset, bytes.len() as u64).await;
+                read.map(|read| read == bytes)
+            }
+            Self::Digest { span, digest } => {
+                let read = digest_of(client, drive, *span).await;
+                read.map(|read| read == *digest)
+            }
+        };
+        match is_same {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Err(self.mismatch(drive)),
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    fn mismatch(&self, drive: DriveId) -> Error {
+        let what = format!(
+            "Drive {drive} does not hold what was transferred: the {} bytes at {} differ",
+            self.len(),
+            self.offset()
+        );
+        Error::new(ErrorKind::Integrity, what).hint_to(
+            "Nothing else may write to the drive meanwhile. Compare all of it and send what differs with --resume-from-drive UUID",
+        )
+    }
+}
+
+/// The digest of a range of the drive, read in steps that the API allows.
+pub(super) async fn digest_of(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+) -> Result<Digest, Failure> {
+    let mut hasher = Sha256::new();
+    let mut offset = span.offset;
+    while offset < span.end() {
+        let len = READ_BYTES_MAX.min(span.end() - offset);
+        let bytes = client.read(drive, offset, len).await?;
+        // Milliseconds of work; still not for the reactor.
+        let hashed = tokio::task::spawn_blocking(move || {
+            hasher.update(&bytes);
+            hasher
+        });
+        hasher = hashed
+            .await
+            .map_err(|cause| Failure::Broken(cause.to_string()))?;
+        offset += len;
+    }
+    Ok(Digest::from_bytes(hasher.finalize().into()))
+}
+
+/// Digests of zeros, by length.
+#[derive(Debug, Default)]
+pub(super) struct ZeroDigests(HashMap<u64, Digest>);
+
+impl ZeroDigests {
+    pub(super) fn of(&mut self, len: u64) -> Digest {
+        *self.0.entry(len).or_insert_with(|| {
+            let step = vec![0; 64 * 1024];
+            let mut hasher = Sha256::new();
+            let mut left = len;
+            while left > 0 {
+                let n = left.min(step.len() as u64);
+                hasher.update(&step[..usize::try_from(n).unwrap_or(0)]);
+                left -= n;
+            }
+            Digest::from_bytes(hasher.finalize().into())
+        })
+    }
+}
+
+struct ReadBack {
+    client: Client,
+    drive: DriveId,
+    checks: Arc<Vec<Check>>,
+    next: u64,
+}
+
+impl Job for ReadBack {
+    async fn feed(&mut self) -> Feed {
+        if self.next == self.checks.len() as u64 {
+            return Feed::End;
+        }
+        self.next += 1;
+        Feed::Chunk(self.next - 1)
+    }
+
+    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+        let (client, drive) = (self.client.clone(), self.drive);
+        let checks = Arc::clone(&self.checks);
+        async move {
+            // The engine was told of as many chunks as there are checks.
+            let check = usize::try_from(span.index).ok().and_then(|i| checks.get(i));
+            let Some(check) = check else {
+                return Attempt::local(Error::new(ErrorKind::Bug, "No such check"));
+            };
+            Attempt {
+                answer: check.run(&client, drive).await,
+                wire_bytes: check.len(),
+            }
+        }
+    }
+
+    fn settled(&mut self, _: Span) -> Result<()> {
+        Ok(())
+    }
+
+    fn skipped(&mut self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_bounded_and_hold_both_ends() {
+        for chunks in [1, 2, 16, 100, 10_000, 1_000_000] {
+            let sampler = Sampler::new(Verify::Sample, chunks, 7, false);
+            let picked: Vec<u64> = (0..chunks).filter(|i| sampler.picks(*i)).collect();
+            assert_eq!(picked.first(), Some(&0));
+            assert_eq!(picked.last(), Some(&(chunks - 1)));
+            assert!(picked.len() <= 400, "{} of {chunks}", picked.len());
+            assert!(
+                picked.len() as u64 >= chunks.min(8),
+                "{} of {chunks}",
+                picked.len()
+            );
+        }
+    }
+
+    #[test]
+    fn digests_of_zeros() {
+        let mut zeros = ZeroDigests::default();
+        for len in [0, 1, 65_536, 100_000] {
+            assert_eq!(
+                zeros.of(len),
+                Digest::of(&vec![0; usize::try_from(len).unwrap()])
+            );
+        }
+    }
+}

@@ -1,0 +1,635 @@
+//! A man in the middle that speaks HTTP/1.1 by hand: records every request and
+//! does to chosen ones what networks and clouds do. Without an upstream it is a
+//! stub that answers everything itself.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::gunzip;
+use super::server::TestServer;
+
+/// Longer bodies are counted, but not kept.
+const KEPT_BYTES: usize = 8 << 20;
+/// A guard against a hang, not a promise about time.
+const WATCHDOG: Duration = Duration::from_secs(100);
+
+/// A request that came by.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub head: String,
+    /// Bytes of the body that arrived.
+    pub len: u64,
+    /// The body, if it is not too long.
+    pub body: Vec<u8>,
+    /// Status of the answer that was sent, 0 before that.
+    pub status: u16,
+    /// Which connection it came on.
+    pub connection: usize,
+}
+
+impl Request {
+    /// A header, by its name in lower-case letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+
+    /// The body, unpacked if it is gzip.
+    pub fn plain(&self) -> Vec<u8> {
+        assert_eq!(self.len as usize, self.body.len(), "body was not kept");
+        match self.header("content-encoding") {
+            Some("gzip") => gunzip(&self.body),
+            _ => self.body.clone(),
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn is_create(&self) -> bool {
+        self.path.ends_with("/drives/create")
+    }
+
+    pub fn is_write(&self) -> bool {
+        self.path.contains("/write")
+    }
+
+    pub fn is_read(&self) -> bool {
+        self.path.contains("/read/")
+    }
+
+    pub fn is_info(&self) -> bool {
+        self.path.ends_with("/info")
+    }
+
+    /// The offset of a write.
+    #[track_caller]
+    pub fn offset(&self) -> u64 {
+        self.path.rsplit('/').next().unwrap().parse().unwrap()
+    }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().skip(1).find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// An answer in bytes.
+pub fn answer(status: u16, headers: &[&str], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {status} Made up\r\n");
+    for header in headers {
+        head += header;
+        head += "\r\n";
+    }
+    if status != 204 {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    head += "\r\n";
+    [head.as_bytes(), body].concat()
+}
+
+/// An error as the service tells it.
+pub fn refusal(status: u16, error: &str) -> Vec<u8> {
+    let error = format!("X-Elastic-Error: {error}");
+    answer(status, &[&error, "Content-Type: text/plain"], b"Made up.\n")
+}
+
+/// A page as a captive portal has it.
+pub fn page() -> Vec<u8> {
+    let body = b"<html><body>Please log in</body></html>";
+    answer(200, &["Content-Type: text/html; charset=utf-8"], body)
+}
+
+/// Holds requests back until it is opened.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open.
+    pub fn wait(&self) {
+        let closed = self.0.0.lock().unwrap();
+        let wait = self.0.1.wait_timeout_while(closed, WATCHDOG, |open| !*open);
+        drop(wait.unwrap());
+    }
+}
+
+type Rewrite = Arc<dyn Fn(&Request, Vec<u8>) -> Vec<u8> + Send + Sync>;
+
+/// What is done to a request.
+#[derive(Clone)]
+pub enum Fault {
+    /// Takes the body, does not forward it, and answers so.
+    Answer(Vec<u8>),
+    /// Forwards it, and answers so in place of the upstream.
+    AnswerInstead(Vec<u8>),
+    /// Forwards it and changes the answer.
+    Rewrite(Rewrite),
+    /// Resets the connection when the head has come.
+    ResetBeforeBody,
+    /// Resets it when half of the body has come.
+    ResetMidBody,
+    /// Resets it when all of the body has come; nothing is forwarded.
+    ResetAfterBody,
+    /// Forwards it and resets the connection: done, and nobody hears of it.
+    LoseAnswer,
+    /// Forwards it and sends half of the answer's bytes.
+    CutAnswer,
+    /// Takes it and never answers.
+    Stall,
+    /// Forwards it once the gate is open.
+    Hold(Gate),
+}
+
+impl Fault {
+    pub fn rewrite(f: impl Fn(&Request, Vec<u8>) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::Rewrite(Arc::new(f))
+    }
+}
+
+type Matcher = Box<dyn Fn(&Request) -> bool + Send>;
+
+struct Rule {
+    matches: Matcher,
+    skip: usize,
+    times: usize,
+    fault: Fault,
+}
+
+type Handler = Arc<dyn Fn(&Request) -> Vec<u8> + Send + Sync>;
+
+#[derive(Clone)]
+enum Behind {
+    Server(SocketAddr),
+    Stub(Handler),
+}
+
+struct State {
+    requests: Vec<Request>,
+    rules: Vec<Rule>,
+    behind: Behind,
+    connections: usize,
+    writes_now: usize,
+    writes_peak: usize,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    ended: AtomicBool,
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, f: impl FnOnce(&mut State)) {
+        f(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+/// See the module.
+pub struct FaultProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl FaultProxy {
+    /// Forwards to `server`.
+    pub fn to(server: &TestServer) -> Self {
+        Self::start(Behind::Server(server.address()))
+    }
+
+    /// Answers with `handler`.
+    pub fn stub(handler: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start(Behind::Stub(Arc::new(handler)))
+    }
+
+    fn start(behind: Behind) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                requests: Vec::new(),
+                rules: Vec::new(),
+                behind,
+                connections: 0,
+                writes_now: 0,
+                writes_peak: 0,
+            }),
+            changed: Condvar::new(),
+            ended: AtomicBool::new(false),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+        });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if accepting.ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let shared = Arc::clone(&accepting);
+                let mut number = 0;
+                shared.change(|state| {
+                    number = state.connections;
+                    state.connections += 1;
+                });
+                std::thread::spawn(move || {
+                    Connection::new(stream, number, shared).serve();
+                });
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// As `OHURI`.
+    pub fn uri(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// Forwards to another server from now on, on new connections.
+    pub fn redirect_to(&self, server: &TestServer) {
+        let address = server.address();
+        self.shared
+            .change(|state| state.behind = Behind::Server(address));
+    }
+
+    /// Does `fault` to the first `times` requests that match.
+    pub fn fault(
+        &self,
+        matches: impl Fn(&Request) -> bool + Send + 'static,
+        times: usize,
+        fault: Fault,
+    ) {
+        self.fault_after(0, matches, times, fault);
+    }
+
+    /// The same, but lets `skip` requests that match pass before.
+    pub fn fault_after(
+        &self,
+        skip: usize,
+        matches: impl Fn(&Request) -> bool + Send + 'static,
+        times: usize,
+        fault: Fault,
+    ) {
+        let matches = Box::new(matches);
+        self.shared.change(|state| {
+            state.rules.push(Rule {
+                matches,
+                skip,
+                times,
+                fault,
+            });
+        });
+    }
+
+    /// Forgets all faults.
+    pub fn heal(&self) {
+        self.shared.change(|state| state.rules.clear());
+    }
+
+    /// All requests so far, in order of their heads.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.lock().requests.clone()
+    }
+
+    /// The requests that match.
+    pub fn count(&self, matches: impl Fn(&Request) -> bool) -> usize {
+        self.shared
+            .lock()
+            .requests
+            .iter()
+            .filter(|r| matches(r))
+            .count()
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget(&self) {
+        self.shared.up.store(0, Ordering::SeqCst);
+        self.shared.down.store(0, Ordering::SeqCst);
+        self.shared.change(|state| state.requests.clear());
+    }
+
+    /// Waits until the requests are as `is` wants them.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, is: impl Fn(&[Request]) -> bool) {
+        let state = self.shared.lock();
+        let (state, timeout) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, WATCHDOG, |state| !is(&state.requests))
+            .unwrap();
+        let seen = state.requests.len();
+        drop(state);
+        assert!(!timeout.timed_out(), "{what} never came; {seen} requests");
+    }
+
+    /// Bytes that came from the client, heads included.
+    pub fn bytes_up(&self) -> u64 {
+        self.shared.up.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that went to the client.
+    pub fn bytes_down(&self) -> u64 {
+        self.shared.down.load(Ordering::SeqCst)
+    }
+
+    /// Connections that the client made.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
+    /// Most writes at once.
+    pub fn writes_peak(&self) -> usize {
+        self.shared.lock().writes_peak
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+        if std::thread::panicking() {
+            eprintln!("What the proxy saw:");
+            for r in &self.shared.lock().requests {
+                eprintln!(
+                    "  {} {} {} bytes: {}",
+                    r.method,
+                    r.path,
+                    r.body.len(),
+                    r.status
+                );
+            }
+        }
+    }
+}
+
+/// Bytes of a body that are passed on at a time.
+const STEP_BYTES: usize = 64 * 1024;
+
+struct Connection {
+    client: TcpStream,
+    number: usize,
+    shared: Arc<Shared>,
+}
+
+/// The connection is to be closed; properly, or with a reset.
+enum Close {
+    Properly,
+    Reset,
+}
+
+impl Connection {
+    fn new(client: TcpStream, number: usize, shared: Arc<Shared>) -> Self {
+        let _ = client.set_nodelay(true);
+        Self {
+            client,
+            number,
+            shared,
+        }
+    }
+
+    fn serve(mut self) {
+        loop {
+            match self.serve_one() {
+                Ok(()) => {}
+                Err(Close::Properly) => return,
+                Err(Close::Reset) => {
+                    let _ =
+                        rustix::net::sockopt::set_socket_linger(&self.client, Some(Duration::ZERO));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn serve_one(&mut self) -> Result<(), Close> {
+        let head = read_head(&mut self.client).ok_or(Close::Properly)?;
+        self.count_up(head.len());
+        let mut words = head.split(' ');
+        let request = Request {
+            method: words.next().unwrap_or_default().to_owned(),
+            path: words.next().unwrap_or_default().to_owned(),
+            head: head.clone(),
+            connection: self.number,
+            ..Request::default()
+        };
+        let len: u64 = request
+            .header("content-length")
+            .map_or(0, |len| len.parse().unwrap());
+        let is_write = request.is_write();
+        let (mut index, mut fault) = (0, None);
+        let mut behind = None;
+        self.shared.change(|state| {
+            index = state.requests.len();
+            fault = pick(&mut state.rules, &request);
+            state.requests.push(request);
+            behind = Some(state.behind.clone());
+            if is_write {
+                state.writes_now += 1;
+                state.writes_peak = state.writes_peak.max(state.writes_now);
+            }
+        });
+        let result = self.handle(index, len, fault, &behind.unwrap());
+        self.shared.change(|state| {
+            if is_write {
+                state.writes_now -= 1;
+            }
+        });
+        result
+    }
+
+    fn handle(
+        &mut self,
+        index: usize,
+        len: u64,
+        fault: Option<Fault>,
+        behind: &Behind,
+    ) -> Result<(), Close> {
+        match &fault {
+            Some(Fault::ResetBeforeBody) => return Err(Close::Reset),
+            Some(Fault::ResetMidBody) => {
+                self.take_body(index, len / 2, None)?;
+                return Err(Close::Reset);
+            }
+            Some(Fault::ResetAfterBody) => {
+                self.take_body(index, len, None)?;
+                return Err(Close::Reset);
+            }
+            Some(Fault::Stall) => {
+                self.take_body(index, len, None)?;
+                // Until the client has enough of it.
+                let _ = self.client.read(&mut [0]);
+                return Err(Close::Properly);
+            }
+            Some(Fault::Answer(answer)) => {
+                self.take_body(index, len, None)?;
+                return self.reply(index, answer);
+            }
+            Some(Fault::Hold(gate)) => gate.wait(),
+            _ => {}
+        }
+        let answer = match behind {
+            Behind::Server(address) => self.forward(index, len, *address)?,
+            Behind::Stub(handler) => {
+                self.take_body(index, len, None)?;
+                let request = self.request(index);
+                handler(&request)
+            }
+        };
+        match fault {
+            Some(Fault::LoseAnswer) => Err(Close::Reset),
+            Some(Fault::CutAnswer) => {
+                let cut = &answer[..answer.len() - answer.len().min(20) / 2];
+                self.reply(index, cut)?;
+                Err(Close::Properly)
+            }
+            Some(Fault::AnswerInstead(answer)) => self.reply(index, &answer),
+            Some(Fault::Rewrite(rewrite)) => {
+                let answer = rewrite(&self.request(index), answer);
+                self.reply(index, &answer)
+            }
+            _ => self.reply(index, &answer),
+        }
+    }
+
+    fn request(&self, index: usize) -> Request {
+        let state = self.shared.lock();
+        state.requests.get(index).cloned().unwrap_or_default()
+    }
+
+    /// Sends the request on and reads the answer whole.
+    fn forward(&mut self, index: usize, len: u64, address: SocketAddr) -> Result<Vec<u8>, Close> {
+        // A new connection for each: what closes an old one between two requests
+        // would look like a fault.
+        let mut upstream = TcpStream::connect(address).map_err(|_| Close::Reset)?;
+        let _ = upstream.set_nodelay(true);
+        let head = self.request(index).head;
+        // It may answer before it took all.
+        let mut to = upstream.try_clone().map_err(|_| Close::Reset)?;
+        let _ = to.write_all(head.as_bytes());
+        self.take_body(index, len, Some(&mut to))?;
+        let head = read_head(&mut upstream).ok_or(Close::Reset)?;
+        let len = header(&head, "content-length").map_or(0, |len| len.parse().unwrap());
+        let mut answer = head.into_bytes();
+        let body_at = answer.len();
+        answer.resize(body_at + len, 0);
+        upstream
+            .read_exact(&mut answer[body_at..])
+            .map_err(|_| Close::Reset)?;
+        Ok(answer)
+    }
+
+    /// Reads `len` bytes of the body, and passes them on.
+    fn take_body(
+        &mut self,
+        index: usize,
+        len: u64,
+        mut to: Option<&mut TcpStream>,
+    ) -> Result<(), Close> {
+        let mut step = vec![0; STEP_BYTES];
+        let mut left = len;
+        let mut kept = Vec::new();
+        let mut taken = 0_u64;
+        while left > 0 {
+            let want = STEP_BYTES.min(usize::try_from(left).unwrap_or(STEP_BYTES));
+            let n = match self.client.read(&mut step[..want]) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => n,
+            };
+            self.count_up(n);
+            left -= n as u64;
+            taken += n as u64;
+            if kept.len() + n <= KEPT_BYTES {
+                kept.extend_from_slice(&step[..n]);
+            }
+            if let Some(upstream) = to.as_deref_mut() {
+                let _ = upstream.write_all(&step[..n]);
+            }
+        }
+        self.shared.change(|state| {
+            if let Some(request) = state.requests.get_mut(index) {
+                request.len = taken;
+                request.body = kept;
+            }
+        });
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(Close::Properly)
+        }
+    }
+
+    fn reply(&mut self, index: usize, answer: &[u8]) -> Result<(), Close> {
+        let status = std::str::from_utf8(&answer[9..12]).unwrap().parse();
+        self.shared.change(|state| {
+            if let Some(request) = state.requests.get_mut(index) {
+                request.status = status.unwrap();
+            }
+        });
+        let sent = self.client.write_all(answer);
+        self.shared
+            .down
+            .fetch_add(answer.len() as u64, Ordering::SeqCst);
+        sent.map_err(|_| Close::Properly)
+    }
+
+    fn count_up(&self, n: usize) {
+        self.shared.up.fetch_add(n as u64, Ordering::SeqCst);
+    }
+}
+
+fn pick(rules: &mut [Rule], request: &Request) -> Option<Fault> {
+    for rule in rules {
+        if rule.times == 0 || !(rule.matches)(request) {
+            continue;
+        }
+        if rule.skip > 0 {
+            rule.skip -= 1;
+            continue;
+        }
+        rule.times -= 1;
+        return Some(rule.fault.clone());
+    }
+    None
+}
+
+fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    // Byte by byte, but from the kernel's buffer in one go: what follows the
+    // blank line stays there.
+    let mut ahead = [0; 4096];
+    loop {
+        let n = match stream.peek(&mut ahead) {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => n,
+        };
+        let before = head.len();
+        head.extend_from_slice(&ahead[..n]);
+        let from = before.saturating_sub(3);
+        let end = head[from..].windows(4).position(|w| w == b"\r\n\r\n");
+        let len = end.map_or(head.len(), |at| from + at + 4);
+        stream.read_exact(&mut ahead[..len - before]).ok()?;
+        if end.is_some() {
+            head.truncate(len);
+            return String::from_utf8(head).ok();
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! `openhosting-upload` against a real server, through a proxy that counts.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::support::cli::{Desk, Outcome};
+use crate::support::http::{Ask, assert_drive, create, drives, info};
+use crate::support::proxy::{FaultProxy, Request};
+use crate::support::{gzip, noise, ramp};
+
+const C: u64 = 65536;
+
+fn offsets(proxy: &FaultProxy) -> Vec<u64> {
+    let requests = proxy.requests();
+    let writes = requests.iter().filter(|r| r.is_write());
+    let mut offsets: Vec<_> = writes.map(Request::offset).collect();
+    offsets.sort_unstable();
+    offsets
+}
+
+fn expect_stdout(outcome: &Outcome, chunks: u64, chunk: u64, size: u64) {
+    let drive = outcome.created();
+    let dots = ".".repeat(chunks as usize);
+    assert_eq!(
+        outcome.text(),
+        format!(
+            "Created drive {drive} of size {size}\nUploading {chunks} chunks of {chunk} bytes: {dots} completed\n"
+        )
+    );
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn the_example_of_the_documentation() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = ramp(0, 10_000_000);
+    desk.file("disk.img", &image);
+    let outcome = desk.upload(&proxy.uri()).arg("disk.img").run().code(0);
+    expect_stdout(&outcome, 2, 5_242_880, 10_000_000);
+    let drive = outcome.created();
+    assert_drive(&server, &drive, &image);
+    assert_eq!(drives(&server), [drive.as_str()]);
+    assert_eq!(info(&server, &drive, "name").as_deref(), Some("disk.img"));
+    assert_eq!(proxy.requests().len(), 3);
+    assert_eq!(offsets(&proxy), [0, 5_242_880]);
+    // No request is without credentials, none is chunked.
+    for request in proxy.requests() {
+        assert!(request.header("authorization").is_some());
+        assert_eq!(request.header("transfer-encoding"), None);
+        assert!(request.header("content-length").is_some());
+    }
+    desk.check_hidden("the log of the server", server.log().as_bytes());
+}
+
+#[test]
+fn sizes_around_a_chunk() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    for size in [1, C - 1, C, C + 1, 3 * C] {
+        let image = noise(size, size as usize);
+        desk.file("a.img", &image);
+        let tool = desk.upload(&proxy.uri()).args("-c 65536 a.img");
+        let outcome = tool.run().code(0);
+        expect_stdout(&outcome, size.div_ceil(C), C, size);
+        assert_drive(&server, &outcome.created(), &image);
+    }
+    proxy.forget();
+    desk.file("empty.img", b"");
+    let outcome = desk.upload(&proxy.uri()).arg("empty.img").run().code(1);
+    let _ = outcome.says("empty.img is empty");
+    assert!(proxy.requests().is_empty());
+}
+
+#[test]
+fn four_gibibytes_and_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let size = (4 << 30) + 1;
+    let pieces: [(u64, &[u8]); 3] = [(0, b"first"), (3 << 30, b"middle"), (4 << 30, b"!")];
+    desk.sparse("big.img", size, &pieces);
+    let outcome = desk.upload(&proxy.uri()).arg("big.img").run().code(0);
+    expect_stdout(&outcome, 820, 5_242_880, size);
+    let drive = outcome.created();
+    let metadata = std::fs::metadata(server.drive_file(&drive)).unwrap();
+    assert_eq!(metadata.len(), size);
+    assert!(metadata.blocks() * 512 <= 16 << 20, "{metadata:?}");
+    for (offset, bytes) in pieces {
+        let path = format!("/drives/{drive}/read/{offset}/{}", bytes.len());
+        assert_eq!(Ask::of(&server).get(&path).expect(200).body, bytes);
+    }
+    let at = |offset: u64| offset / 5_242_880 * 5_242_880;
+    assert_eq!(offsets(&proxy), [0, at(3 << 30), at(4 << 30)]);
+}
+
+#[test]
+fn an_image_of_zeros_costs_next_to_nothing() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let size = 20_000_000;
+    // One with a hole, and one whose zeros are written out.
+    desk.sparse("hole.img", size, &[]);
+    desk.file("zeros.img", &vec![0; size as usize]);
+    for name in ["hole.img", "zeros.img"] {
+        proxy.forget();
+        let outcome = desk.upload(&proxy.uri()).arg(name).run().code(0);
+        expect_stdout(&outcome, 4, 5_242_880, size);
+        let requests = proxy.requests();
+        assert_eq!(requests.len(), 2, "create and proof");
+        assert!(requests[0].is_create() && requests[1].is_read());
+        assert!(proxy.bytes_up() < 2000, "{} bytes up", proxy.bytes_up());
+        assert_drive(&server, &outcome.created(), &vec![0; size as usize]);
+    }
+}
+
+#[test]
+fn what_compresses_is_sent_compressed_and_noise_is_not() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let size = 10 * C as usize + 5;
+    for (image, level) in [(noise(1, size), 1), (ramp(0, size), 1), (ramp(0, size), 0)] {
+        proxy.forget();
+        desk.file("a.img", &image);
+        let tool = desk.upload(&proxy.uri()).args("-c 65536 a.img --level");
+        let outcome = tool.arg(level.to_string()).run().code(0);
+        assert_drive(&server, &outcome.created(), &image);
+        let packs = level == 1 && image[..251] == ramp(0, 251);
+        let limit = if packs { size / 2 } else { size + 8000 };
+        let up = proxy.bytes_up();
+        assert!(up <= limit as u64, "{up} bytes up of {size}");
+        for request in proxy.requests().iter().filter(|r| r.is_write()) {
+            let at = request.offset() as usize;
+            assert!(request.plain() == image[at..size.min(at + C as usize)]);
+            let is_last = at == 10 * C as usize;
+            let encoding = request.header("content-encoding");
+            assert!(is_last || (encoding == Some("gzip")) == packs);
+        }
+    }
+}
+
+#[test]
+fn holes_are_left_out_of_a_new_drive_and_written_to_an_old_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let size = 20 * C + 100;
+    let pieces: [(u64, &[u8]); 3] = [
+        (0, &ramp(0, 10)),
+        (7 * C - 3, &ramp(7, 10)),
+        (20 * C, &ramp(3, 100)),
+    ];
+    let path = desk.sparse("a.img", size, &pieces);
+    let image = std::fs::read(path).unwrap();
+    let outcome = desk.upload(&proxy.uri()).args("-c 65536 a.img").run();
+    expect_stdout(&outcome, 21, C, size);
+    assert_drive(&server, &outcome.created(), &image);
+    assert_eq!(offsets(&proxy), [0, 6 * C, 7 * C, 20 * C]);
+
+    // What was on an old drive must not shine through.
+    let old = create(&server, size);
+    let mut stale = vec![0xff; size as usize];
+    // A look at the first hole would find nothing there.
+    stale[C as usize..2 * C as usize].fill(0);
+    let write = format!("/drives/{old}/write");
+    Ask::of(&server).post(&write, stale).expect(204);
+    proxy.forget();
+    let tool = desk.upload(&proxy.uri()).args("-c 65536 a.img -d");
+    let outcome = tool.arg(&old).run().code(0);
+    assert_eq!(
+        outcome.text(),
+        format!(
+            "Using existing drive {old}\nUploading 21 chunks of 65536 bytes: {} completed\n",
+            ".".repeat(21)
+        )
+    );
+    assert_drive(&server, &old, &image);
+    let all: Vec<u64> = (0..21).map(|n| n * C).collect();
+    assert_eq!(offsets(&proxy), all);
+    // Asked before it is written to, and not created.
+    assert!(proxy.requests()[0].is_info());
+    assert_eq!(proxy.count(Request::is_create), 0);
+    // Zeros travel packed even where nothing else does.
+    assert!(proxy.bytes_up() < 5 * C + 20_000);
+}
+
+#[test]
+fn a_larger_drive_keeps_what_is_beyond_the_image() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let drive = create(&server, 1000);
+    let write = format!("/drives/{drive}/write");
+    Ask::of(&server).post(&write, [7; 1000]).expect(204);
+    let mut image = ramp(0, 900);
+    desk.file("a.img", &image);
+    let tool = desk.upload(&proxy.uri()).args("-c 100 a.img -d");
+    let _ = tool.arg(&drive).run().code(0);
+    image.resize(1000, 7);
+    assert_drive(&server, &drive, &image);
+}
+
+#[test]
+fn an_offset_is_rounded_down_and_may_lie_beyond_the_end() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let size = 4 * C + 10;
+    let image = noise(4, size as usize);
+    desk.file("a.img", &image);
+    // Offset, and the first chunk.
+    let cases = [
+        (0, 0),
+        (1, 0),
+        (C, 1),
+        (2 * C - 1, 1),
+        (4 * C, 4),
+        (size, 4),
+        (size + C, 5),
+        (u64::MAX, 5),
+    ];
+    for (offset, first) in cases {
+        let drive = create(&server, size);
+        proxy.forget();
+        let tool = desk.upload(&proxy.uri()).args("-c 65536 a.img -d");
+        let tool = tool.arg(&drive).arg("-o").arg(offset.to_string());
+        let outcome = tool.run().code(0);
+        let n = 5 - first;
+        let dots = ".".repeat(n as usize);
+        let expected = format!(
+            "Using existing drive {drive}\nUploading {n} chunks of 65536 bytes: {dots} completed\n"
+        );
+        assert_eq!(outcome.text(), expected, "-o {offset}");
+        let expected: Vec<u64> = (first..5).map(|n| n * C).collect();
+        assert_eq!(offsets(&proxy), expected, "-o {offset}");
+        let mut on_drive = vec![0; size as usize];
+        let from = size.min(first * C) as usize;
+        on_drive[from..].copy_from_slice(&image[from..]);
+        assert_drive(&server, &drive, &on_drive);
+        // What lies before is not sent again.
+        assert!(proxy.bytes_up() < size - from as u64 + 500 * (n + 2));
+    }
+}
+
+#[test]
+fn name_tier_and_sharing_reach_the_drive() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", b"abc");
+    let tool = desk.upload(&proxy.uri()).args("-t ssd -s a.img -n");
+    let outcome = tool.arg("my drive").run().code(0);
+    let drive = outcome.created();
+    let expected = [
+        ("name", "my drive"),
+        ("tier", "ssd"),
+        ("claim:type", "shared"),
+        ("size", "3"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(info(&server, &drive, key).as_deref(), Some(value), "{key}");
+    }
+    // An empty name counts as none; without -s nothing is said of sharing.
+    let tool = desk.upload(&proxy.uri()).arg("-n").arg("");
+    let drive = tool.arg("./a.img").run().code(0).created();
+    assert_eq!(info(&server, &drive, "name").as_deref(), Some("a.img"));
+    assert_eq!(info(&server, &drive, "tier").as_deref(), Some("disk"));
+    let create = proxy.requests().into_iter().rfind(Request::is_create);
+    assert!(!create.unwrap().text().contains("claim"));
+}
+
+#[test]
+fn a_name_cannot_smuggle_keys_in() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let name = "a\nsize 1\nreaders ffffffff-ffff-ffff-ffff-ffffffffffff";
+    desk.file(name, &ramp(0, 5000));
+    for by_flag in [false, true] {
+        let mut tool = desk.upload(&proxy.uri());
+        if by_flag {
+            tool = tool.arg("-n").arg(name);
+        }
+        let drive = tool.arg(name).run().code(0).created();
+        assert_eq!(info(&server, &drive, "size").as_deref(), Some("5000"));
+        assert_eq!(info(&server, &drive, "readers"), None);
+        assert_drive(&server, &drive, &ramp(0, 5000));
+    }
+    for create in proxy.requests().iter().filter(|r| r.is_create()) {
+        let lines = create.text().lines();
+        let keys: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(keys, ["name", "size", "tier", "user:oh-token"]);
+    }
+    // What cannot be escaped is refused before anything is asked.
+    proxy.forget();
+    let tool = desk.upload(&proxy.uri()).arg("-n").arg("a\rb").arg(name);
+    let _ = tool.run().code(2).says("control character");
+    assert!(proxy.requests().is_empty());
+}
+
+#[test]
+fn the_content_of_gzip_is_sent_whatever_its_members() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = [ramp(0, 100_000), vec![0; 200_000], noise(2, 70_000)].concat();
+    let mut packed = gzip(&image[..100_000]);
+    packed.extend(gzip(&[]));
+    packed.extend(gzip(&image[100_000..]));
+    desk.file("a.img.gz", &packed);
+    let tool = desk.upload(&proxy.uri()).args("-z -c 65536 a.img.gz");
+    let outcome = tool.run().code(0);
+    expect_stdout(&outcome, 6, C, 370_000);
+    assert_drive(&server, &outcome.created(), &image);
+    let drive = create(&server, 370_000);
+    let tool = desk.upload(&proxy.uri()).args("-z -c 65536 a.img.gz -d");
+    let _ = tool.arg(&drive).args("-o 131073").run().code(0);
+    let mut rest = image.clone();
+    rest[..131_072].fill(0);
+    assert_drive(&server, &drive, &rest);
+
+    // Not sound: refused before anything is asked, not sent as far as it goes.
+    proxy.forget();
+    let mut corrupt = packed.clone();
+    let at = corrupt.len() - 6;
+    corrupt[at] ^= 1;
+    let cut = &packed[..packed.len() - 20];
+    for bytes in [&corrupt, cut, b"no gzip"] {
+        desk.file("bad.gz", bytes);
+        let outcome = desk.upload(&proxy.uri()).args("-z bad.gz").run();
+        let _ = outcome.code(1).says("is not sound gzip");
+    }
+    assert!(proxy.requests().is_empty());
+}
+
+#[test]
+fn local_needs_no_account_and_can_be_repeated() {
+    let desk = Desk::new();
+    let image = noise(3, 300_001);
+    desk.file("a.img", &image);
+    let mut made = Vec::new();
+    for _ in 0..2 {
+        let tool = desk.upload("").args("--local here -c 65536 a.img");
+        let outcome = tool.unset("OHURI").unset("OHAUTH").run().code(0);
+        expect_stdout(&outcome, 5, C, 300_001);
+        made.push(outcome.created());
+    }
+    for drive in &made {
+        let file = desk.path(format!("here/drives/{drive}.data"));
+        assert!(std::fs::read(file).unwrap() == image);
+    }
+    // The user that it made up is for nobody else to read.
+    for entry in std::fs::read_dir(desk.path("here")).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().mode();
+        assert_eq!(mode & 0o077, 0, "{:?} {mode:o}", entry.file_name());
+    }
+    let tool = desk.upload("").args("--local here -c 65536 a.img -d");
+    let outcome = tool.arg(&made[0]).unset("OHURI").unset("OHAUTH").run();
+    assert!(outcome.code(0).text().starts_with("Using existing drive"));
+}
+
+#[test]
+fn quiet_is_quiet_and_one_job_is_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = noise(3, 300_001);
+    desk.file("a.img", &image);
+    let tool = desk.upload(&proxy.uri()).args("-q -c 65536 -j 1 a.img");
+    let outcome = tool.run().code(0);
+    let drive = outcome.created();
+    let line = format!("Created drive {drive} of size 300001\n");
+    assert_eq!((outcome.text(), outcome.stderr.as_str()), (&*line, ""));
+    assert_drive(&server, &drive, &image);
+    assert_eq!(proxy.writes_peak(), 1);
+    assert_eq!(proxy.connections(), 1, "connections are used again");
+}
+
+#[test]
+fn the_environment_of_the_ancestor_works_and_its_leaks_do_not() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", b"abc");
+    let tool = || {
+        let tool = desk.upload("").unset("OHURI").unset("OHAUTH").arg("a.img");
+        // A variable of the original's own leaked in from outside.
+        tool.env("NAME", "x").env("SIZE", "9").env("TIER", "y")
+    };
+    let drive = tool()
+        .env("EHURI", proxy.uri())
+        .env("EHAUTH", desk.auth())
+        .run()
+        .code(0)
+        .created();
+    assert_eq!(info(&server, &drive, "name").as_deref(), Some("a.img"));
+    assert_eq!(info(&server, &drive, "size").as_deref(), Some("3"));
+    // OHURI goes first; one that is empty counts as none; the slash at the end
+    // is optional.
+    let tool = tool().env("EHURI", proxy.uri().trim_end_matches('/'));
+    let _ = tool
+        .env("OHURI", "")
+        .env("OHAUTH", desk.auth())
+        .env("EHAUTH", "x:y")
+        .run()
+        .code(0);
+    let tool = desk.upload("http://127.0.0.1:1/").arg("a.img");
+    let _ = tool.arg("--endpoint").arg(proxy.uri()).run().code(0);
+}
+
+/// Refused before anything is asked of anybody: arguments, environment, code,
+/// and a part of what is said.
+#[test]
+fn what_is_wrong_is_said_before_anything_is_asked() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    desk.file("a.img", b"abc");
+    std::fs::create_dir(desk.path("dir")).unwrap();
+    let uuid = "0012e24a-6eae-4279-9912-3432f698cec8";
+    let cases = [
+        ("", 2, "Usage:"),
+        ("a.img b.img", 2, "Usage:"),
+        ("-x a.img", 2, "Usage:"),
+        ("-c 0 a.img", 2, "at least one byte"),
+        ("-c 4M a.img", 2, "digits only"),
+        ("-c 04 a.img", 2, "no leading zero"),
+        ("-c 1073741825 a.img", 2, "1 GiB"),
+        ("-o 01 a.img", 2, "no leading zero"),
+        ("-o -1 a.img", 2, ""),
+        ("-j 0 a.img", 2, "from 1 to 256"),
+        ("-d nosuch a.img", 2, "is not a drive UUID"),
+        ("-d ../../etc a.img", 2, "is not a drive UUID"),
+        ("--level 13 a.img", 2, "from 0 to 12"),
+        ("nosuch.img", 1, "nosuch.img: No such file or directory"),
+        ("dir", 1, "it is a directory"),
+        ("/dev/null", 1, "neither a regular file nor a block device"),
+        (&format!("-d {uuid} dir"), 1, "it is a directory"),
+    ];
+    for (args, code, says) in cases {
+        let outcome = desk.upload(&proxy.uri()).args(args).run().code(code);
+        assert!(outcome.stdout.is_empty(), "{args}: {outcome:?}");
+        let _ = outcome.says(says);
+    }
+    let set_uri = "openhosting-upload: Please set OHURI=<API endpoint URI>\n";
+    let set_auth = "openhosting-upload: Please set OHAUTH=<user uuid>:<secret API key>\n";
+    let plain = "plain http: the secret key would travel in the clear";
+    let environments = [
+        ("OHURI", "", set_uri),
+        ("OHAUTH", "", set_auth),
+        ("OHURI", "no url", "is not a URL"),
+        ("OHURI", "127.0.0.1", "is not a URL"),
+        ("OHURI", "http://192.0.2.1/", plain),
+        ("OHURI", "http://localhost.example/", plain),
+        ("OHURI", "ftp://127.0.0.1/", "not https"),
+        ("OHAUTH", ":key", "The user of the credentials is empty"),
+    ];
+    for (variable, value, says) in environments {
+        let tool = desk.upload(&proxy.uri()).arg("a.img");
+        let outcome = tool.env(variable, value).run().code(2).says(says);
+        assert!(outcome.stdout.is_empty(), "{variable}={value}");
+    }
+    // Both unset: the endpoint is asked for first, as in the original.
+    let tool = desk.upload("").unset("OHURI").unset("OHAUTH").arg("a.img");
+    assert_eq!(tool.run().code(2).stderr, set_uri);
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[test]
+fn of_an_option_given_twice_the_later_one_counts() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    desk.file("a.img", b"abc");
+    let tool = desk.upload(&proxy.uri()).args("-c 1 -s -n x -c 2 -s a.img");
+    let outcome = tool.run().code(0);
+    assert!(
+        outcome.text().contains("2 chunks of 2 bytes"),
+        "{outcome:?}"
+    );
+    let simple = desk.simple(&proxy.uri()).args("-jj -c -c drives info");
+    assert!(simple.run().code(0).text().starts_with('['));
+}
+
+#[test]
+fn help_and_version_need_nothing() {
+    let desk = Desk::new();
+    for (flag, says) in [
+        ("--help", "Exit codes:"),
+        ("--version", "openhosting-upload "),
+    ] {
+        let tool = desk.upload("").unset("OHURI").unset("OHAUTH").arg(flag);
+        let outcome = tool.run().code(0);
+        assert!(outcome.text().contains(says), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    let mut mkfifo = std::process::Command::new("mkfifo");
+    let made = mkfifo.arg(desk.path("fifo")).status().unwrap();
+    assert!(made.success());
+    let outcome = desk.upload(&proxy.uri()).arg("fifo").run().code(1);
+    let _ = outcome.says("neither a regular file nor a block device");
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    let path = desk.file("secret.img", b"abc");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    let tool = if std::fs::File::open(&path).is_err() {
+        desk.tool(crate::support::cli::UPLOAD)
+    } else if Path::new("/usr/bin/setpriv").exists() {
+        // Root reads everything: be nobody.
+        desk.tool("/usr/bin/setpriv")
+            .args("--reuid=65534 --regid=65534 --clear-groups")
+            .arg(crate::support::cli::UPLOAD)
+    } else {
+        eprintln!("SKIPPED: root reads everything, and there is no setpriv");
+        return;
+    };
+    let tool = tool.env("OHURI", proxy.uri()).arg("secret.img");
+    let _ = tool.run().code(1).says("Permission denied");
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[test]
+fn a_drive_that_cannot_take_the_image_is_not_touched() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &ramp(0, 5000));
+    let small = create(&server, 4999);
+    let nobody = "0012e24a-6eae-4279-9912-3432f698cec8";
+    for (drive, says) in [
+        (nobody, "endpoint answered 404 missing"),
+        (&small, "has 4999 bytes and the image 5000: it does not fit"),
+    ] {
+        let tool = desk.upload(&proxy.uri()).args("a.img -d").arg(drive);
+        let outcome = tool.run().code(1).says(says);
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+    }
+    assert_eq!(proxy.count(Request::is_info), 2);
+    assert_eq!(proxy.requests().len(), 2);
+    assert_drive(&server, &small, &[0; 4999]);
+}
+
+#[test]
+fn nobody_reads_stdout() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = noise(3, 300_001);
+    desk.file("a.img", &image);
+    let tool = desk.upload(&proxy.uri()).args("-c 65536 a.img");
+    let _ = tool.closed_stdout().run().code(0);
+    assert_drive(&server, &drives(&server)[0], &image);
+}
