@@ -140,7 +140,10 @@ pub fn main() -> ExitCode {
         Err(interrupted) => {
             tell(&interrupted);
             match interrupted.error.kind() {
-                ErrorKind::Cancelled => ExitCode::from(heard.code()),
+                // A signal at the prompt for the key leaves none.
+                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => {
+                    ExitCode::from(heard.code())
+                }
                 kind => ExitCode::from(exit::code_of(kind)),
             }
         }
@@ -317,10 +320,12 @@ fn tell(interrupted: &Interrupted) {
     let Some(resume) = interrupted.resume else {
         return;
     };
-    exit::say(&format!(
-        "Failed to write chunk {} of {}: aborting",
-        resume.chunk, resume.chunks
-    ));
+    if resume.chunk < resume.chunks {
+        exit::say(&format!(
+            "Failed to write chunk {} of {}: aborting",
+            resume.chunk, resume.chunks
+        ));
+    }
     exit::say(&format!(
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset

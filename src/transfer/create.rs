@@ -46,7 +46,7 @@ pub(super) async fn create(
     body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
 
-    let what = format!("Cannot create a drive of size {}", spec.size);
+    let what = format!("Failed to create drive of size {}", spec.size);
     let mut creation = Creation::new();
     if is_resumed
         && let Ok(drives) = patiently(CALL_ATTEMPTS, rng, || client.drives()).await

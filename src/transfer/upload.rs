@@ -195,7 +195,9 @@ async fn begin(
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
     let prepared = tokio::select! {
         drive = prepare(client, size, options, &mut session, rng) => drive,
-        () = stop.asked() => Err(stopped()),
+        () = stop.asked() => Err(stopped().hint_to(
+            "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
+        )),
     };
     let drive = match prepared {
         Ok(drive) => drive,

@@ -464,8 +464,7 @@ impl Outcome {
         let hint = self
             .stderr
             .lines()
-            .last()
-            .and_then(|line| line.strip_prefix("Restart with '-d "))
+            .find_map(|line| line.strip_prefix("Restart with '-d "))
             .and_then(|line| line.strip_suffix("' to resume the upload"))
             .and_then(|hint| hint.split_once(" -o "));
         let (drive, offset) = hint.unwrap_or_else(|| panic!("no hint: {}", self.stderr));
