@@ -6,6 +6,7 @@
     clippy::print_stderr
 )]
 
+mod kill;
 mod libcloud;
 mod server_guard;
 mod server_wire;
