@@ -82,6 +82,10 @@ impl Failure {
 
 impl Refusal {
     fn kind_and_hint(&self) -> (ErrorKind, Option<&'static str>) {
+        // It was tried again and failed again.
+        if self.error == Some(ErrorType::Failed) {
+            return (ErrorKind::Rejected, None);
+        }
         match self.status {
             401 | 403 => (
                 ErrorKind::Unauthenticated,

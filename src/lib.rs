@@ -15,6 +15,7 @@ pub mod journal;
 pub mod monitor;
 pub mod plan;
 pub mod policy;
+pub mod profile;
 pub mod server;
 pub mod transfer;
 pub mod wire;

@@ -106,7 +106,10 @@ pub fn main() -> ExitCode {
         Ok((Err(interrupted), heard)) => {
             tell(&arguments, &interrupted);
             match interrupted.error.kind() {
-                ErrorKind::Cancelled => ExitCode::from(heard.code()),
+                // A signal at the prompt for the key leaves none.
+                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => {
+                    ExitCode::from(heard.code())
+                }
                 kind => ExitCode::from(exit::code_of(kind)),
             }
         }

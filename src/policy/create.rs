@@ -17,6 +17,8 @@ pub const TOKEN_KEY: &str = "user:oh-token";
 const LOOKS_S: [u64; 6] = [0, 2, 4, 8, 16, 30];
 /// Creates that may end unclear before we give up.
 const POSTS_MAX: u32 = 2;
+/// Looks that may be answered by something that is not the API.
+const STRANGE_LOOKS_MAX: u32 = 3;
 /// Tries while it is certain that nothing was made.
 const CLEAR_ATTEMPTS: u32 = 4;
 
@@ -47,6 +49,8 @@ pub struct Creation {
     clear: Attempts,
     unclear_posts: u32,
     looks: usize,
+    /// Looks whose answer was not from the API.
+    strange_looks: u32,
 }
 
 impl Default for Creation {
@@ -62,6 +66,7 @@ impl Creation {
             clear: Attempts::at_most(CLEAR_ATTEMPTS),
             unclear_posts: 0,
             looks: 0,
+            strange_looks: 0,
         }
     }
 
@@ -96,7 +101,11 @@ impl Creation {
 
     /// Looking failed as well.
     pub fn look_failed(&mut self, failure: &Failure) -> CreateStep {
-        if classify(Operation::Read, failure) == Class::Permanent || self.looks >= LOOKS_S.len() {
+        let class = classify(Operation::Read, failure);
+        // A web site that answers everything made no drive.
+        self.strange_looks += u32::from(class == Class::Doubtful);
+        let is_strange = self.strange_looks >= STRANGE_LOOKS_MAX;
+        if class == Class::Permanent || is_strange || self.looks >= LOOKS_S.len() {
             return CreateStep::GiveUp;
         }
         self.look_again()
@@ -177,6 +186,20 @@ mod tests {
             step = creation.looked(&[], &[a]);
         }
         assert_eq!(step, CreateStep::Doubt(vec![a]));
+    }
+
+    #[test]
+    fn a_web_site_in_the_place_of_the_api_is_not_looked_at_for_a_minute() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let page = Failure::NotApi("an HTML page".into());
+        let mut creation = Creation::new();
+        let mut step = creation.post_failed(&page, &mut rng);
+        let mut looks = 0;
+        while matches!(step, CreateStep::Look { .. }) {
+            looks += 1;
+            step = creation.look_failed(&page);
+        }
+        assert_eq!((looks, step), (STRANGE_LOOKS_MAX, CreateStep::GiveUp));
     }
 
     #[test]

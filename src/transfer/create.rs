@@ -8,6 +8,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
 
+/// A drive that was made just now.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) drive: DriveInfo,
+    /// The status of the answer, unless it was lost.
+    pub(super) status: Option<u16>,
+}
+
 /// Creates a drive as `spec` says, bearing `token`. If an earlier run may have
 /// done so with this very token, its drive is looked for first.
 pub(super) async fn create(
@@ -16,32 +24,38 @@ pub(super) async fn create(
     token: &str,
     is_resumed: bool,
     rng: &mut fastrand::Rng,
-) -> Result<DriveInfo> {
+) -> Result<Created> {
     let mut body = spec.to_properties()?;
     body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
 
-    let what = format!("Cannot create a drive of size {}", spec.size);
+    let what = format!("Failed to create drive of size {}", spec.size);
     let mut creation = Creation::new();
     if is_resumed
         && let Ok(drives) = patiently(CALL_ATTEMPTS, rng, || client.drives()).await
         && let (mut found, _) = candidates(drives, spec, token)
         && let (Some(drive), true) = (found.pop(), found.is_empty())
     {
-        return Ok(drive);
+        let status = None;
+        return Ok(Created { drive, status });
     }
     let mut step = CreateStep::Post {
         after: std::time::Duration::ZERO,
     };
     let mut last = Failure::NotApi(String::new());
+    let mut is_unclear = false;
     loop {
         step = match step {
             CreateStep::Post { after } => {
                 tokio::time::sleep(after).await;
-                match client.create(&body).await {
-                    Ok(drive) => return Ok(drive),
+                match client.create_with_status(&body).await {
+                    Ok((drive, status)) => {
+                        let status = Some(status);
+                        return Ok(Created { drive, status });
+                    }
                     Err(failure) => {
                         tracing::debug!(%failure, "create");
+                        is_unclear |= failure.is_ambiguous();
                         let step = creation.post_failed(&failure, rng);
                         last = failure;
                         step
@@ -59,7 +73,8 @@ pub(super) async fn create(
                                 // It is among those found.
                                 if let Some(drive) = found.into_iter().find(|d| d.id == id) {
                                     tracing::info!(drive = %id, "found the drive of a lost answer");
-                                    return Ok(drive);
+                                    let status = None;
+                                    return Ok(Created { drive, status });
                                 }
                                 CreateStep::GiveUp
                             }
@@ -69,7 +84,13 @@ pub(super) async fn create(
                     Err(failure) => creation.look_failed(&failure),
                 }
             }
-            CreateStep::Adopt(_) | CreateStep::GiveUp => return Err(last.into_error(&what)),
+            CreateStep::Adopt(_) | CreateStep::GiveUp => {
+                let error = last.into_error(&what);
+                if is_unclear {
+                    return Err(error.hint_to(may_be_left(token)));
+                }
+                return Err(error);
+            }
             CreateStep::Doubt(drives) => {
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
                 let which = format!(
@@ -83,6 +104,14 @@ pub(super) async fn create(
             }
         };
     }
+}
+
+/// What to do when nobody knows whether a drive was made.
+pub(super) fn may_be_left(token: &str) -> String {
+    format!(
+        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
+         openhosting drives info"
+    )
 }
 
 type Found = (Vec<DriveInfo>, Vec<crate::drive::DriveId>);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Direction, Header, Journal, Keeper, Record, State};
+use crate::journal::{Direction, Header, Journal, Keeper, Record, Replay, State};
 use crate::plan::{Plan, Span};
 
 /// Where a transfer keeps what it did, and how it takes up an earlier run.
@@ -85,7 +85,7 @@ impl Session {
         };
         if let Some((journal, replay)) = open(path, options.restart)? {
             if options.restart {
-                session.left_behind = replay.and_then(|replay| replay.ours());
+                session.left_behind = replay.as_ref().and_then(ours);
                 journal.remove()?;
             } else if let Some(replay) = replay {
                 check_same(path, &header, &replay.header)?;
@@ -118,6 +118,22 @@ impl Session {
         Ok(())
     }
 
+    /// Removes the journal of a run that ended before it did anything, for a
+    /// reason that leaves nothing open: it would only puzzle the next run.
+    pub(super) async fn forget_if_nothing_happened(&mut self, error: &Error) {
+        let is_clear = !matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Cancelled | ErrorKind::Bug
+        );
+        if is_clear
+            && !self.is_resumed
+            && let Some(journal) = self.journal.take()
+        {
+            // A journal that stays costs a look for a drive that is not there.
+            let _ = blocking(move || journal.remove()).await;
+        }
+    }
+
     /// The token as text, as a drive bears it.
     pub(super) fn token(&self) -> String {
         Uuid::from_bytes(self.token).as_simple().to_string()
@@ -141,15 +157,10 @@ fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>>
     }
 }
 
-use crate::journal::Replay;
-
-impl Replay {
-    /// The drive that the transfer created.
-    fn ours(&self) -> Option<DriveId> {
-        self.state
-            .drive
-            .and_then(|(id, is_ours)| is_ours.then_some(id))
-    }
+/// The drive that a run created.
+fn ours(replay: &Replay) -> Option<DriveId> {
+    let (id, is_ours) = replay.state.drive?;
+    is_ours.then_some(id)
 }
 
 /// Refuses a journal of another transfer.

@@ -134,9 +134,53 @@ pub async fn upload(
     image: Image,
     options: &UploadOptions,
     monitor: &mut dyn Monitor,
-    mut stop: Stop,
+    stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
     let mut rng = fastrand::Rng::new();
+    let begun = begin(client, image, options, monitor, stop.clone(), &mut rng).await?;
+    let mut resume = Resume {
+        drive: begun.drive,
+        offset: 0,
+        chunk: begun.first,
+        chunks: begun.plan.count(),
+        is_journaled: begun.session.journal.is_some(),
+    };
+    let plan = begun.plan;
+    match send(client, begun, options, monitor, stop, &mut rng, &mut resume).await {
+        Ok(uploaded) => Ok(uploaded),
+        Err(error) => {
+            let span = plan.span(resume.chunk);
+            resume.offset = span.map_or(plan.size(), |span| span.offset);
+            Err(Interrupted {
+                error,
+                resume: Some(resume),
+            })
+        }
+    }
+}
+
+/// An upload whose drive is known and fit.
+struct Begun {
+    image: Image,
+    plan: Plan,
+    first: u64,
+    session: Session,
+    drive: DriveId,
+    /// Whether this very run created it.
+    is_new: bool,
+    zeros: Zeros,
+}
+
+/// Takes up an earlier run or begins a new one; makes the drive, or looks at the
+/// one that is there.
+async fn begin(
+    client: &Client,
+    image: Image,
+    options: &UploadOptions,
+    monitor: &mut dyn Monitor,
+    mut stop: Stop,
+    rng: &mut fastrand::Rng,
+) -> Result<Begun> {
     let size = image.size();
     let plan = Plan::new(size, options.chunk);
     let first = plan.index_of(options.offset).min(plan.count());
@@ -149,12 +193,24 @@ pub async fn upload(
     };
     let mut session = Session::begin(&options.journal, identity).await?;
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
-
-    let drive = tokio::select! {
-        drive = prepare(client, size, options, &mut session, &mut rng) => drive?,
-        () = stop.asked() => return Err(stopped().into()),
+    let prepared = tokio::select! {
+        drive = prepare(client, size, options, &mut session, rng) => drive,
+        () = stop.asked() => Err(stopped().hint_to(
+            "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
+        )),
+    };
+    let drive = match prepared {
+        Ok(drive) => drive,
+        Err(error) => {
+            session.forget_if_nothing_happened(&error).await;
+            return Err(error);
+        }
     };
     let is_ours = matches!(options.target, Target::New(_));
+    // An earlier run wrote to the drive, and where is known of what it told only:
+    // a range that reads as zeros proves nothing, if these are zeros it wrote.
+    // Holes that it left out are the proof that it had one.
+    let was_proven = session.state.drive.is_none() || !session.state.holes.is_empty();
     session
         .record(Record::Drive {
             id: drive.id,
@@ -167,112 +223,115 @@ pub async fn upload(
         size: if is_new { size } else { drive.size },
         is_new,
     });
+    Ok(Begun {
+        image,
+        plan,
+        first,
+        session,
+        drive: drive.id,
+        is_new,
+        // What held data once may be zero now: then zeros are no hole.
+        zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
+    })
+}
 
+/// Sends what is missing, reads back what was asked for, and ends the journal.
+/// Keeps `resume` true to how far it came.
+async fn send(
+    client: &Client,
+    begun: Begun,
+    options: &UploadOptions,
+    monitor: &mut dyn Monitor,
+    stop: Stop,
+    rng: &mut fastrand::Rng,
+    resume: &mut Resume,
+) -> Result<Uploaded> {
+    let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive);
     let settled = session.state.settled();
-    let todo = gaps(&plan, first, &settled);
+    let todo = gaps(&plan, begun.first, &settled);
     monitor.event(&Event::Started {
         chunks: todo.iter().map(|range| range.end - range.start).sum(),
         chunk_bytes: plan.chunk_bytes(),
         offset: options.offset,
         bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
     });
-    let is_journaled = session.journal.is_some();
-    let resume_at = |chunk| Resume {
-        drive: drive.id,
-        offset: plan.span(chunk).map_or(size, |span| span.offset),
-        chunk,
-        chunks: plan.count(),
-        is_journaled,
-    };
     let engine = Engine::new(EngineConfig {
         plan,
-        first,
+        first: begun.first,
         settled,
         jobs: options.jobs.get(),
-        // What held data once may be zero now: then zeros are no hole.
-        zeros: Zeros::for_drive(is_ours && !is_changed),
+        zeros: begun.zeros,
         operation: Operation::Write,
-        is_fresh: is_new,
+        is_fresh: begun.is_new,
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
     let compare = options.compare || session.is_damaged;
-    let wants_digests = is_journaled || compare;
+    let wants_digests = session.journal.is_some() || compare;
     let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
-    let here = |error| Interrupted {
-        error,
-        resume: Some(resume_at(first)),
-    };
+    let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
+    let keep = |journal| Keeper::start(journal, None);
     let job = Upload {
         client: client.clone(),
-        drive: drive.id,
+        drive,
         plan,
-        pipeline: Pipeline::start(
-            image,
-            plan,
-            todo,
-            options.level,
-            usize::try_from(options.jobs.get()).unwrap_or(usize::MAX),
-            &sampler,
-        )
-        .map_err(here)?,
+        pipeline: Pipeline::start(begun.image, plan, todo, options.level, jobs, &sampler)?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
         compare,
-        keeper: match session.journal.take() {
-            Some(journal) => Some(Keeper::start(journal, None).map_err(here)?),
-            None => None,
-        },
-        to_verify: (options.verify == Verify::Full).then(Vec::new),
+        keeper: session.journal.take().map(keep).transpose()?,
+        to_verify: sampler.is_full().then(Vec::new),
         zero_digests: ZeroDigests::default(),
     };
-    let mut shell = Shell::new(client.clone(), drive.id, engine, job);
+    let mut shell = Shell::new(client.clone(), drive, engine, job);
     let ending = shell.run(monitor, stop.clone()).await;
     let progress = shell.progress();
-    let first_open = shell.first_open();
+    resume.chunk = shell.first_open();
     let outcome = shell.outcome(ending, "write to");
     let job = shell.into_job();
     let (to_verify, zero_digests) = (job.to_verify.unwrap_or_default(), job.zero_digests);
     // Whatever happened: what was confirmed is kept.
     let kept = finish(job.keeper).await;
-    let there = |error: Error| {
+    outcome.inspect_err(|error| {
         // What changed while it was read has to be read again from its start.
-        let is_mixed = error.kind() == ErrorKind::Integrity;
-        Interrupted {
-            resume: Some(resume_at(if is_mixed { first } else { first_open })),
-            error,
+        if error.kind() == ErrorKind::Integrity {
+            resume.chunk = begun.first;
         }
-    };
-    outcome.map_err(there)?;
-    let journal = kept.map_err(there)?;
+    })?;
     let (journal, to_verify) = everything_settled(
-        journal,
-        &session.state,
+        kept?,
+        session.state,
         &plan,
         to_verify,
         zero_digests,
-        options,
+        &sampler,
     )
-    .await
-    .map_err(there)?;
+    .await?;
     let verified = verify(
         client,
-        drive.id,
+        drive,
         &sampler,
         to_verify,
         options.jobs.get(),
         options.max_outage,
         stop,
     )
-    .await
-    .map_err(there)?;
-    if let Some(journal) = journal {
+    .await;
+    let is_refuted = matches!(&verified, Err(error) if error.kind() == ErrorKind::Integrity);
+    if let Some(journal) = journal
+        && (verified.is_ok() || is_refuted)
+    {
+        // Refuted, it would call done what is not.
         blocking(move || journal.remove()).await?;
+        resume.is_journaled = false;
+    }
+    if is_refuted {
+        resume.chunk = begun.first;
     }
     Ok(Uploaded {
-        drive: drive.id,
+        drive,
         progress,
-        verified,
+        verified: verified?,
     })
 }
 
@@ -339,16 +398,16 @@ async fn take_up(
 /// included.
 async fn everything_settled(
     journal: Option<Journal>,
-    earlier: &State,
+    earlier: State,
     plan: &Plan,
     mut to_verify: Vec<(Span, Digest)>,
     mut zeros: ZeroDigests,
-    options: &UploadOptions,
+    sampler: &Sampler,
 ) -> Result<(Option<Journal>, Vec<(Span, Digest)>)> {
-    if options.verify != Verify::Full {
+    if !sampler.is_full() {
         return Ok((journal, to_verify));
     }
-    let (earlier, plan) = (earlier.clone(), *plan);
+    let plan = *plan;
     blocking(move || {
         for index in earlier.holes.iter().flat_map(Clone::clone) {
             to_verify.extend(plan.span(index).map(|span| (span, zeros.of(span.len))));
@@ -384,7 +443,8 @@ async fn prepare(
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
             let token = session.token();
-            let drive = create(client, spec, &token, session.is_resumed, rng).await?;
+            let created = create(client, spec, &token, session.is_resumed, rng).await?;
+            let drive = created.drive;
             return if drive.size >= size {
                 Ok(drive)
             } else {

@@ -231,12 +231,12 @@ impl Check {
 
     fn mismatch(&self, drive: DriveId) -> Error {
         let what = format!(
-            "Drive {drive} does not hold what was written: the {} bytes at {} differ",
+            "Drive {drive} does not hold what was transferred: the {} bytes at {} differ",
             self.len(),
             self.offset()
         );
         Error::new(ErrorKind::Integrity, what).hint_to(
-            "Nothing else may write to the drive meanwhile. Write it again, and look at all of it with --verify full",
+            "Nothing else may write to the drive meanwhile. Compare all of it and send what differs with --resume-from-drive UUID",
         )
     }
 }

@@ -498,7 +498,6 @@ impl Outcome {
         let hint = self
             .stderr
             .lines()
-            .rev()
             .find_map(|line| line.strip_prefix("Restart with '-d "))
             .and_then(|line| line.strip_suffix("' to resume the upload"))
             .and_then(|hint| hint.split_once(" -o "));
