@@ -8,12 +8,15 @@ mod download;
 mod environment;
 mod exit;
 mod local;
+mod own;
+mod probe;
+mod profile;
 mod server;
 mod signals;
 mod upload;
 
-pub use call::main as call_main;
 pub use download::main as download_main;
+pub use own::main as call_main;
 pub use server::main as server_main;
 pub use upload::main as upload_main;
 

@@ -2,10 +2,10 @@
 //! several users, on a directory of sparse files.
 //!
 //! ```text
-//! run -> connection -> auth -> routes -> drives -> store -> hosted (one drive)
-//!          socket, tls                     |         metadata
-//!                                          +-> body -> writing -> sparse
-//!                                          +-> reading, imaging
+//! run -> connection -> faults -> auth -> routes -> drives -> store -> hosted (one drive)
+//!          socket, tls                               |         metadata
+//!                                                    +-> body -> writing -> sparse
+//!                                                    +-> reading, imaging
 //! ```
 //!
 //! The reactor only moves bytes and looks at state in memory; whatever touches
@@ -43,6 +43,7 @@ mod auth;
 mod body;
 mod connection;
 mod drives;
+mod faults;
 mod hosted;
 mod imaging;
 mod metadata;
@@ -54,6 +55,8 @@ mod store;
 mod tls;
 pub mod users;
 mod writing;
+
+pub use faults::FaultPlan;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,6 +71,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use self::faults::{Faults, LargeReads};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::READ_BYTES_MAX;
@@ -101,6 +105,8 @@ pub struct Config {
     pub round_size: bool,
     /// Most bytes that one read may ask for.
     pub read_bytes_max: u64,
+    /// What it does wrong, for tests of clients.
+    pub faults: FaultPlan,
 }
 
 impl Config {
@@ -114,6 +120,7 @@ impl Config {
             one_writer: false,
             round_size: false,
             read_bytes_max: READ_BYTES_MAX,
+            faults: FaultPlan::default(),
         }
     }
 }
@@ -146,7 +153,8 @@ impl Server {
         let tls = config.tls.as_ref();
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
         let tls = tls.transpose()?.map(Tls);
-        let store = store::Store::open(&config.directory)?;
+        let plan = config.faults;
+        let store = store::Store::open(&config.directory, plan.fresh_reads)?;
         let mut users = config.users;
         if users.is_empty() {
             users.push(store.made_up_user()?);
@@ -164,9 +172,17 @@ impl Server {
             memory: writing::Memory::new(),
             imagings: Arc::new(Semaphore::new(imaging::AT_ONCE as usize)),
             is_stopping: AtomicBool::new(false),
-            one_writer: config.one_writer,
-            round_size: config.round_size,
-            read_bytes_max: config.read_bytes_max,
+            writers_max: match config.one_writer {
+                true => 1,
+                false => plan.writers_max.unwrap_or(u32::MAX),
+            },
+            round_size: config.round_size || plan.round_size,
+            read_bytes_max: match plan.large_reads {
+                LargeReads::Allowed => u64::MAX,
+                LargeReads::Refused | LargeReads::Short => config.read_bytes_max,
+            },
+            past_end: plan.past_end,
+            faults: Faults::new(plan),
         };
         Ok(Self {
             api: Arc::new(api),
@@ -233,11 +249,12 @@ impl Server {
             connections.spawn(async move {
                 let _permit = permit;
                 let socket = socket::Socket::new(stream);
+                let is_reset = socket.is_reset();
                 let Some(acceptor) = tls else {
-                    return connection::serve(socket, api, watcher).await;
+                    return connection::serve(socket, api, watcher, is_reset).await;
                 };
                 match timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => connection::serve(stream, api, watcher).await,
+                    Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake took too long"),
                 }

@@ -21,6 +21,7 @@ mod create;
 mod download;
 mod patient;
 mod pipeline;
+mod probe;
 mod session;
 mod shell;
 mod stop;
@@ -28,6 +29,7 @@ mod upload;
 mod verify;
 
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
+pub use probe::{PROBE_NAME, Probed, probe};
 pub use session::JournalOptions;
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};

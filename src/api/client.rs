@@ -147,6 +147,17 @@ impl Client {
         one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
     }
 
+    /// `drives/UUID/info/full`: info with the counters, where plain info has
+    /// none (REFERENCE 1.1).
+    ///
+    /// # Errors
+    /// Any [`Failure`]; 404 if there is no such drive.
+    pub async fn info_full(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
+        let url = self.drive_url(drive, &["info", "full"])?;
+        let response = self.get(url).await?;
+        one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
+    }
+
     /// `drives/info`: all drives of the user.
     ///
     /// # Errors
@@ -163,11 +174,48 @@ impl Client {
     /// # Errors
     /// Any [`Failure`]. Repeating an ambiguous one makes a second drive.
     pub async fn create(&self, spec: &Properties) -> Result<DriveInfo, Failure> {
+        self.create_with_status(spec).await.map(|(drive, _)| drive)
+    }
+
+    /// As [`create`](Self::create), and the status of the answer.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_with_status(&self, spec: &Properties) -> Result<(DriveInfo, u16), Failure> {
         let url = self.url(["drives", "create"])?;
         let body = spec.print(Format::Text);
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
         let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
-        one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
+        let status = response.status().as_u16();
+        let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
+        Ok((one_drive(objects)?, status))
+    }
+
+    /// `drives/UUID/set`: merges `changes` into the keys of a drive. What it
+    /// became is told by [`info`](Self::info): some clouds answer 204.
+    ///
+    /// # Errors
+    /// Any [`Failure`]. Repeating an ambiguous one is harmless as long as nobody
+    /// else sets the same keys, `size` above all.
+    pub async fn set(&self, drive: DriveId, changes: &Properties) -> Result<(), Failure> {
+        let url = self.drive_url(drive, &["set"])?;
+        let body = changes.print(Format::Text);
+        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
+        let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
+        answer::nothing(response, self.stall).await
+    }
+
+    /// `drives/UUID/destroy`: destroys a drive and all that is on it, and gives
+    /// the status of the answer.
+    ///
+    /// # Errors
+    /// Any [`Failure`]; 404 if there is no such drive, which after an ambiguous
+    /// attempt means that it is done.
+    pub async fn destroy(&self, drive: DriveId) -> Result<u16, Failure> {
+        let url = self.drive_url(drive, &["destroy"])?;
+        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
+        let response = self.post(url, &headers, Upload::empty()).await?;
+        Ok(response.status().as_u16())
     }
 
     /// `drives/UUID/write/OFFSET`: writes a chunk to its place.
@@ -175,18 +223,35 @@ impl Client {
     /// # Errors
     /// Any [`Failure`]. Repeating it with the same chunk does no harm.
     pub async fn write(&self, drive: DriveId, chunk: EncodedChunk) -> Result<(), Failure> {
-        let offset = chunk.span.offset.to_string();
-        let url = self.drive_url(drive, &["write", &offset])?;
-        let octets = (CONTENT_TYPE, "application/octet-stream");
         let body = Upload::Bytes(chunk.body);
-        let response = match chunk.encoding {
+        let written = self.write_body(drive, chunk.span.offset, chunk.encoding, body);
+        written.await.map(|_| ())
+    }
+
+    /// As [`write`](Self::write), of any body to `offset` in bytes, and the
+    /// status of the answer.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_body(
+        &self,
+        drive: DriveId,
+        offset: u64,
+        encoding: Encoding,
+        body: Upload,
+    ) -> Result<u16, Failure> {
+        let url = self.drive_url(drive, &["write", &offset.to_string()])?;
+        let octets = (CONTENT_TYPE, "application/octet-stream");
+        let response = match encoding {
             Encoding::Gzip => {
                 let headers = [octets, (CONTENT_ENCODING, "gzip")];
                 self.post(url, &headers, body).await?
             }
             Encoding::Identity => self.post(url, &[octets], body).await?,
         };
-        answer::nothing(response, self.stall).await
+        let status = response.status().as_u16();
+        answer::nothing(response, self.stall).await?;
+        Ok(status)
     }
 
     /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`, at most
@@ -200,6 +265,27 @@ impl Client {
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
         answer::exactly(response, len, self.stall).await
+    }
+
+    /// `drives/UUID/read/OFFSET/SIZE` of any size in bytes: how many bytes came
+    /// of it. They are thrown away.
+    ///
+    /// # Errors
+    /// Any [`Failure`]; [`Failure::NotApi`] for an answer that is longer.
+    pub async fn read_length(&self, drive: DriveId, offset: u64, len: u64) -> Result<u64, Failure> {
+        let (offset, size) = (offset.to_string(), len.to_string());
+        let url = self.drive_url(drive, &["read", &offset, &size])?;
+        let mut response = self.get(url).await?;
+        let mut came = 0;
+        while let Some(part) = self.next_part(&mut response).await? {
+            came += part.len() as u64;
+            if came > len {
+                return Err(Failure::NotApi(format!(
+                    "more than the {len} bytes asked for"
+                )));
+            }
+        }
+        Ok(came)
     }
 
     /// Any call at all, by POST, as the simple tool makes them; the answer is

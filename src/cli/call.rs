@@ -29,8 +29,17 @@ const STEP_BYTES: usize = 256 * 1024;
 ///
 /// As with the original tool an error answer is printed and the exit code is 0;
 /// with --fail it is 1.
+///
+/// One first word is no call but a command of this program itself:
+/// openhosting probe    asks the endpoint how it behaves
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
+#[command(
+    name = PROGRAM,
+    version,
+    verbatim_doc_comment,
+    after_help = exit::EXIT_CODES,
+    args_override_self = true
+)]
 struct Arguments {
     /// Read input data for the call from stdin
     #[arg(short = 'c', conflicts_with = "file")]
@@ -61,8 +70,15 @@ struct Arguments {
     command: Vec<String>,
 }
 
+/// What `--help` says.
+#[cfg(test)]
+pub(super) fn help() -> String {
+    use clap::CommandFactory;
+    Arguments::command().render_long_help().to_string()
+}
+
 /// The program.
-pub fn main() -> ExitCode {
+pub(super) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let answer = block_on(async { run(&arguments).await });
     match answer {

@@ -43,8 +43,18 @@ fn ask_for_key(user: &str) -> Result<String> {
         .map_err(|cause| cannot("it cannot be asked for").because(cause))
 }
 
+/// Where a user's programs keep what they learnt: `XDG_STATE_HOME`, which must
+/// be absolute to count, or `~/.local/state`.
+pub(super) fn state_directory() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let state = set("XDG_STATE_HOME").map(PathBuf::from);
+    state
+        .filter(|path| path.is_absolute())
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state")))
+}
+
 /// The first of these variables that is set to something.
-fn variable<const N: usize>(names: [&str; N]) -> Result<Option<String>> {
+fn variable(names: [&str; 2]) -> Result<Option<String>> {
     for name in names {
         match env::var(name) {
             Ok(value) if !value.is_empty() => return Ok(Some(value)),
@@ -61,23 +71,10 @@ fn variable<const N: usize>(names: [&str; N]) -> Result<Option<String>> {
 
 /// The file of the journal of a transfer that is described by `what`; `None` if
 /// there is no place for one.
-pub(super) fn journal_path(what: &[&str]) -> Result<Option<PathBuf>> {
+pub(super) fn journal_path(what: &[&str]) -> Option<PathBuf> {
     let digest = Digest::of(what.join("\n").as_bytes()).to_string();
-    let directory = state_directory()?;
-    Ok(directory.map(|state| {
-        state
-            .join("journals")
-            .join(format!("{}.ohj", &digest[..16]))
-    }))
-}
-
-/// Where this program keeps state of this user.
-fn state_directory() -> Result<Option<PathBuf>> {
-    if let Some(state) = variable(["XDG_STATE_HOME"])? {
-        return Ok(Some(PathBuf::from(state).join("openhosting")));
-    }
-    let home = variable(["HOME"])?;
-    Ok(home.map(|home| PathBuf::from(home).join(".local/state/openhosting")))
+    let name = format!("openhosting/journals/{}.ohj", &digest[..16]);
+    Some(state_directory()?.join(name))
 }
 
 fn missing(what: &str) -> Error {

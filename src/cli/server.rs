@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tracing::Level;
 use super::exit;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{Config, Server, users};
+use crate::server::{Config, FaultPlan, Server, users};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting-server";
@@ -70,6 +70,11 @@ struct Args {
     /// Most bytes of one read
     #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX)]
     read_max: u64,
+
+    /// Do wrong what FILE says, or as other clouds do: a testing aid. Its
+    /// format is told in docs/fault-plan.md
+    #[arg(long, value_name = "FILE")]
+    fault_plan: Option<PathBuf>,
 
     /// Log every request
     #[arg(short, long)]
@@ -133,7 +138,9 @@ fn config(args: Args) -> Result<Config> {
     if let Some(path) = &args.users_file {
         users.extend(users::read_file(path)?);
     }
+    let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
     Ok(Config {
+        faults: faults.unwrap_or_default(),
         users,
         tls: args.tls_cert.zip(args.tls_key),
         insecure_listen: args.insecure_listen,
@@ -153,6 +160,14 @@ fn default_directory() -> Result<PathBuf> {
         Error::new(ErrorKind::Usage, "Neither HOME nor XDG_DATA_HOME is set")
             .hint_to("Say where to keep the drives with --data DIR")
     })
+}
+
+fn fault_plan(path: &Path) -> Result<FaultPlan> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let what = format!("Cannot read the fault plan {}", path.display());
+        Error::new(ErrorKind::Usage, what).because(error)
+    })?;
+    text.parse()
 }
 
 async fn serve(server: Server, listen: SocketAddr) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `openhosting-upload`.
 
+use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,13 +10,14 @@ use clap::Parser;
 
 use super::display::{Display, Way};
 use super::local::Local;
-use super::{arguments, block_on, environment, exit, signals};
+use super::{arguments, block_on, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
+use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Verify, upload};
 
 const PROGRAM: &str = "openhosting-upload";
@@ -155,22 +157,70 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
     };
     let Some(directory) = &arguments.local else {
         let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-        return send(arguments, client, stop).await;
+        let profile = known(arguments, &client);
+        check_gzip(&profile)?;
+        return send(arguments, client, &profile, stop).await;
     };
     let (local, client) = Local::start(directory, &config).await?;
-    let result = send(arguments, client, stop).await;
+    let result = send(arguments, client, &Profile::default(), stop).await;
     local.stop().await;
     result
 }
 
-async fn send(arguments: &Arguments, client: Client, mut stop: Stop) -> Result<(), Interrupted> {
+/// What is known of the endpoint. Without it everything goes as well, so that a
+/// profile that cannot be used is no reason to fail.
+fn known(arguments: &Arguments, client: &Client) -> Profile {
+    profile::load(&client.endpoint().to_string())
+        .unwrap_or_else(|error| {
+            notice(arguments, &format!("{}; left out", error.chain()));
+            None
+        })
+        .unwrap_or_default()
+}
+
+/// Chunks of zeros are sent in gzip whatever the level.
+fn check_gzip(profile: &Profile) -> Result<()> {
+    match profile.gzip_writes.known() {
+        Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
+            ErrorKind::Rejected,
+            "The endpoint does not unpack gzip, as a probe found",
+        )
+        .hint_to("If that has changed, probe again with: openhosting probe")),
+        Some(GzipWrites::Decoded) | None => Ok(()),
+    }
+}
+
+/// The requests in flight, lowered to what the endpoint is known to take.
+fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
+    let most = profile.max_parallel_writes().and_then(NonZeroU32::new);
+    most.map_or(jobs, |most| jobs.min(most))
+}
+
+/// Says a line to somebody at a terminal.
+fn notice(arguments: &Arguments, line: &str) {
+    if !arguments.quiet && std::io::stderr().is_terminal() {
+        exit::say(&format!("{PROGRAM}: {line}"));
+    }
+}
+
+async fn send(
+    arguments: &Arguments,
+    client: Client,
+    profile: &Profile,
+    mut stop: Stop,
+) -> Result<(), Interrupted> {
     let image = tokio::select! {
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
-    options.journal = journal(arguments, &client)?;
+    options.jobs = jobs_for(arguments.jobs, profile);
+    if options.jobs < arguments.jobs {
+        let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
+        notice(arguments, &line);
+    }
+    options.journal = journal(arguments, &client);
     let mut display = Display::new(PROGRAM, Way::Up, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
     display.ended(result.as_ref().ok().map(|done| done.verified));
@@ -222,7 +272,7 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
 }
 
 /// Where the journal of this upload is: the same file for the same command.
-fn journal(arguments: &Arguments, client: &Client) -> Result<JournalOptions> {
+fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let endpoint = match &arguments.local {
         // Its port is another one each time.
@@ -241,16 +291,16 @@ fn journal(arguments: &Arguments, client: &Client) -> Result<JournalOptions> {
         &image.to_string_lossy(),
         &target,
     ];
-    Ok(JournalOptions {
+    JournalOptions {
         path: match (&arguments.journal, arguments.no_journal) {
             (Some(path), _) => Some(path.clone()),
             (None, true) => None,
-            (None, false) => environment::journal_path(&what)?,
+            (None, false) => environment::journal_path(&what),
         },
         endpoint,
         restart: arguments.restart,
         changed_ok: arguments.changed_ok,
-    })
+    }
 }
 
 /// The name for a new drive; an empty one counts as none, as in the original.
@@ -323,6 +373,39 @@ mod tests {
             }))
         );
         assert_eq!(name(&parse("-n= a.img").unwrap()), "a.img");
+    }
+
+    #[test]
+    fn a_profile_lowers_jobs_and_never_raises_them() {
+        use crate::profile::{Finding, ParallelWrites};
+        let jobs = |jobs, accepted, busy_from| {
+            let profile = Profile {
+                parallel_writes: Finding::Known(ParallelWrites {
+                    accepted,
+                    busy_from,
+                    loses_bytes: false,
+                }),
+                ..Profile::default()
+            };
+            jobs_for(NonZeroU32::new(jobs).unwrap(), &profile).get()
+        };
+        assert_eq!(jobs(4, 1, Some(2)), 1);
+        assert_eq!(jobs(2, 3, Some(4)), 2);
+        assert_eq!(jobs(16, 8, None), 16);
+        let four = NonZeroU32::new(4).unwrap();
+        assert_eq!(jobs_for(four, &Profile::default()), four);
+    }
+
+    #[test]
+    fn gzip_that_is_known_not_to_be_unpacked_is_not_sent() {
+        use crate::profile::Finding;
+        let mut profile = Profile::default();
+        check_gzip(&profile).unwrap();
+        profile.gzip_writes = Finding::Known(GzipWrites::Stored);
+        assert_eq!(
+            check_gzip(&profile).unwrap_err().kind(),
+            ErrorKind::Rejected
+        );
     }
 
     #[test]

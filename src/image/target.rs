@@ -141,6 +141,44 @@ impl ImageTarget {
         }))
     }
 
+    /// Opens `path`, if it is a file of `size` bytes and nothing is staged beside
+    /// it any more: what an earlier run published.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be opened or synced.
+    pub fn published(path: &Path, size: u64) -> Result<Option<Self>> {
+        if std::fs::symlink_metadata(part_of(path)).is_ok() {
+            return Ok(None);
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_file() && metadata.len() == size => {}
+            _ => return Ok(None),
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(path)
+            .map_err(|cause| cannot("open", path, cause))?;
+        sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
+        Ok(Some(Self {
+            file,
+            zeros: Zeros::Punch,
+            staged: None,
+            path: path.to_owned(),
+        }))
+    }
+
+    /// Reads what is at a place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be read.
+    pub fn get(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.file
+            .read_exact_at(bytes, offset)
+            .map_err(|cause| cannot("read", &self.path, cause))
+    }
+
     /// Removes what an earlier run staged beside `path`, if anything.
     ///
     /// # Errors

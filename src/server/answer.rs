@@ -72,10 +72,35 @@ fn keys_and_values(body: String, format: Format, output: HeaderValue) -> Answer 
     answer
 }
 
-fn full(body: String) -> AnswerBody {
+/// A body of text.
+pub(super) fn full(body: String) -> AnswerBody {
     Full::new(Bytes::from(body))
         .map_err(|never| match never {})
         .boxed()
+}
+
+/// An answer that a fault plan makes up, whatever was asked for.
+pub(super) fn made_up(
+    status: StatusCode,
+    error: Option<ErrorType>,
+    retry_after_s: Option<u64>,
+) -> Answer {
+    let body = match status.is_success() {
+        true => "",
+        false => "Answered by the fault plan\n",
+    };
+    let mut answer = Response::new(full(body.to_owned()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if let Some(error) = error {
+        let error = HeaderValue::from_static(error.as_str());
+        headers.insert(HeaderName::from_static(X_ELASTIC_ERROR), error);
+    }
+    if let Some(seconds) = retry_after_s {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
 }
 
 /// A refused request: a type of the error table and one human sentence, which

@@ -1,7 +1,7 @@
 //! One connection: HTTP/1.1 requests and their answers.
 
-use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -15,20 +15,26 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::answer::{Answer, Refusal};
 use super::drives::Api;
+use super::faults::Reset;
 use super::routes::Call;
 
 /// Longest wait for the header of a request, and for the next request.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// Serves requests until the client or `watcher` ends it.
-pub(super) async fn serve<S>(stream: S, api: Arc<Api>, watcher: Watcher)
+/// Serves requests until the client or `watcher` ends it, or it is to be reset:
+/// then `is_reset` is set.
+pub(super) async fn serve<S>(stream: S, api: Arc<Api>, watcher: Watcher, is_reset: Arc<AtomicBool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
         let api = Arc::clone(&api);
-        async move { Ok::<_, Infallible>(answer(&api, request).await) }
+        let is_reset = Arc::clone(&is_reset);
+        async move {
+            let answer = answer(&api, request).await;
+            answer.inspect_err(|Reset| is_reset.store(true, Ordering::Relaxed))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -41,10 +47,14 @@ where
     }
 }
 
-async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Answer {
+async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Reset> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let began = Instant::now();
-    let (answer, refusal) = match dispatch(api, request).await {
+    let served = api
+        .faults
+        .play(request, |request| dispatch(api, request))
+        .await?;
+    let (answer, refusal) = match served {
         Ok(answer) => (answer, None),
         Err(refusal) => (refusal.to_answer(), Some(refusal)),
     };
@@ -57,7 +67,7 @@ async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Answer {
         took = ?began.elapsed(),
         "Answered"
     );
-    answer
+    Ok(answer)
 }
 
 /// Who, then what, then how; so that nobody without credentials learns which

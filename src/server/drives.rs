@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
 use super::body;
+use super::faults::{Faults, PastEnd};
 use super::hosted::{Hosted, Progress, Purpose};
 use super::imaging::{self, Imaging};
 use super::metadata::Metadata;
@@ -35,9 +36,11 @@ pub(super) struct Api {
     pub(super) memory: Memory,
     pub(super) imagings: Arc<Semaphore>,
     pub(super) is_stopping: AtomicBool,
-    pub(super) one_writer: bool,
+    pub(super) writers_max: u32,
     pub(super) round_size: bool,
     pub(super) read_bytes_max: u64,
+    pub(super) past_end: PastEnd,
+    pub(super) faults: Faults,
 }
 
 type Result<T = Answer> = std::result::Result<T, Refusal>;
@@ -214,12 +217,13 @@ impl Api {
     ) -> Result {
         let drive = self.store.own(user, id)?;
         let encoding = encoding(request.headers())?;
-        let is_alone = self.one_writer;
+        let at_most = self.writers_max;
         let write = Write {
-            pass: drive.pass(Purpose::Write { is_alone })?,
+            pass: drive.pass(Purpose::Write { at_most })?,
             offset,
             encoding,
             body_bytes: request.body().size_hint().exact(),
+            past_end: self.past_end,
         };
         write.check()?;
         let permit = self.memory.reserve(&write).await?;

@@ -202,7 +202,8 @@ impl Hosted {
                 "Drive is busy: it is the source of an imaging",
             ));
         }
-        let shares_writes = matches!(purpose, Purpose::Write { is_alone: false });
+        let shares_writes =
+            matches!(purpose, Purpose::Write { at_most } if state.writers < at_most);
         if state.writers > 0 && !shares_writes {
             return Err(Refusal::busy("Drive is busy: it is being written"));
         }
@@ -225,8 +226,8 @@ impl Hosted {
 /// What a drive is used for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    /// Writing bytes; alone, if the server allows one writer only.
-    Write { is_alone: bool },
+    /// Writing bytes, beside fewer than so many others.
+    Write { at_most: u32 },
     /// Destroying or resizing it.
     Change,
     /// Reading it into another drive.

@@ -3,6 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub(super) struct Socket {
     stream: TcpStream,
     stall: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
+    is_reset: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -41,7 +44,13 @@ impl Socket {
             stream,
             stall: None,
             linger: None,
+            is_reset: Arc::default(),
         }
+    }
+
+    /// If this is set, the connection ends with a reset and not in good order.
+    pub(super) fn is_reset(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_reset)
     }
 
     /// Passes the result of a write on; fails it if none succeeded for long.
@@ -60,6 +69,15 @@ impl Socket {
         match stall.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.is_reset.load(Ordering::Relaxed) {
+            // If that fails it ends in good order.
+            let _ = self.stream.set_zero_linger();
         }
     }
 }

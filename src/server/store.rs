@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustix::fs::{FlockOperation, flock};
 
 use super::answer::Refusal;
+use super::faults::FreshReads;
 use super::hosted::{Hosted, Pass, lock};
 use super::metadata::{Metadata, sync_parent};
 use crate::credentials::Credentials;
@@ -33,6 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Store {
     directory: PathBuf,
     drives: RwLock<BTreeMap<DriveId, Slot>>,
+    fresh_reads: FreshReads,
     /// The lock goes when this is closed.
     _lock: File,
 }
@@ -46,7 +48,7 @@ enum Slot {
 
 impl Store {
     /// Opens the directory, makes it if need be, and locks it.
-    pub(super) fn open(directory: &Path) -> Result<Self> {
+    pub(super) fn open(directory: &Path, fresh_reads: FreshReads) -> Result<Self> {
         let failed = |error: io::Error| {
             let what = format!("Cannot use the data directory {}", directory.display());
             Error::new(ErrorKind::Local, what).because(error)
@@ -72,6 +74,7 @@ impl Store {
         let store = Self {
             directory: directory.to_owned(),
             drives: RwLock::default(),
+            fresh_reads,
             _lock: lock,
         };
         store.load().map_err(failed)?;
@@ -191,6 +194,7 @@ impl Store {
         let (data, meta) = (self.path(id, "data"), self.path(id, "meta"));
         let made = private().create_new(true).open(&data).and_then(|file| {
             file.set_len(metadata.size)?;
+            self.fresh_reads.fill(&file, 0, metadata.size)?;
             metadata.keep(id, &meta, &self.staging())?;
             Ok(file)
         });
@@ -241,6 +245,7 @@ impl Store {
             // not show as part of the larger drive.
             drive.file.set_len(old.size)?;
             drive.file.set_len(new.size)?;
+            self.fresh_reads.fill(&drive.file, old.size, new.size)?;
         }
         self.keep(drive, &new)?;
         let shrinks = new.size < old.size;
@@ -316,6 +321,10 @@ mod tests {
     use super::*;
     use crate::wire::{Format, Properties};
 
+    fn open(directory: &Path) -> Result<Store> {
+        Store::open(directory, FreshReads::Zeros)
+    }
+
     fn metadata(size: u64) -> Metadata {
         let body = Properties::parse(Format::Text, format!("size {size}").as_bytes()).unwrap();
         Metadata::create("owner", &body, Ok).unwrap()
@@ -324,7 +333,7 @@ mod tests {
     #[test]
     fn what_a_crash_leaves_is_put_right_at_start() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = open(directory.path()).unwrap();
         let [imaged, resized, torn, cut] =
             [(); 4].map(|()| store.create(metadata(10_000)).unwrap());
         store
@@ -343,7 +352,7 @@ mod tests {
         fs::write(&half, "x").unwrap();
         drop(store);
 
-        let store = Store::open(directory.path()).unwrap();
+        let store = open(directory.path()).unwrap();
         assert!(!orphan.exists() && !half.exists());
         let drive = store.own("owner", imaged.id).unwrap();
         assert_eq!(drive.info(false).get("status"), Some("inactive"));
@@ -368,27 +377,27 @@ mod tests {
     #[test]
     fn a_directory_has_one_server_and_one_made_up_user() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = open(directory.path()).unwrap();
         let user = store.made_up_user().unwrap();
-        assert!(Store::open(directory.path()).is_err());
+        assert!(open(directory.path()).is_err());
         drop(store);
-        let store = Store::open(directory.path()).unwrap();
+        let store = open(directory.path()).unwrap();
         assert!(store.made_up_user().unwrap() == user);
     }
 
     #[test]
     fn uses_that_do_not_go_together_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = open(directory.path()).unwrap();
         let drive = store.create(metadata(10)).unwrap();
-        let write = || drive.pass(Purpose::Write { is_alone: false });
+        let write = || drive.pass(Purpose::Write { at_most: 2 });
         let status = |result: Result<Pass, Refusal>| result.map(drop).map_err(|r| r.error());
         let busy = Err(crate::wire::ErrorType::Busy);
 
         let (first, second) = (write().unwrap(), write().unwrap());
         assert_eq!(status(drive.pass(Purpose::Change)), busy);
         assert_eq!(status(drive.pass(Purpose::ImageFrom)), busy);
-        assert_eq!(status(drive.pass(Purpose::Write { is_alone: true })), busy);
+        assert_eq!(status(drive.pass(Purpose::Write { at_most: 1 })), busy);
         drop((first, second));
 
         let sources = [(); 2].map(|()| drive.pass(Purpose::ImageFrom).unwrap());

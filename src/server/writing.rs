@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::answer::Refusal;
 use super::body::Frames;
+use super::faults::PastEnd;
 use super::hosted::{Hosted, Pass, lock};
 use super::sparse;
 use super::store::Store;
@@ -55,6 +56,7 @@ pub(super) struct Write {
     pub(super) encoding: Encoding,
     /// Length of the body as sent, if it was told beforehand.
     pub(super) body_bytes: Option<u64>,
+    pub(super) past_end: PastEnd,
 }
 
 /// Memory for bodies: a budget, and buffers to use again.
@@ -130,9 +132,18 @@ impl Write {
             Encoding::Raw => self.body_bytes.unwrap_or(0),
             Encoding::Gzip => 0,
         };
-        match is_past || raw_bytes > self.room() {
-            true => Err(too_long()),
+        let is_truncated = self.past_end == PastEnd::Truncated;
+        match (is_past || raw_bytes > self.room()) && !is_truncated {
+            true => Err(self.worded(too_long())),
             false => Ok(()),
+        }
+    }
+
+    /// The refusal of what is too long, as this server words it.
+    fn worded(&self, refusal: Refusal) -> Refusal {
+        match self.past_end {
+            PastEnd::Full if refusal == too_long() => Refusal::full(),
+            _ => refusal,
         }
     }
 
@@ -144,14 +155,19 @@ impl Write {
         store: &Store,
         memory: &Memory,
     ) -> Result<u64, Refusal> {
+        let is_truncated = self.past_end == PastEnd::Truncated;
+        let unpacked_max = if is_truncated { u64::MAX } else { self.room() };
         let mut source = match self.encoding {
             Encoding::Raw => Source::Raw(frames),
             Encoding::Gzip => {
-                let gunzip = Gunzip::new(frames, self.room(), Trailing::Refuse);
+                let gunzip = Gunzip::new(frames, unpacked_max, Trailing::Refuse);
                 Source::Gzip(Box::new(gunzip))
             }
         };
-        memory.with_buffer(self.buffer_bytes(), |buffer| {
+        let result = memory.with_buffer(self.buffer_bytes(), |buffer| {
+            if is_truncated {
+                return self.truncate(&mut source, buffer);
+            }
             if self.is_streamed() {
                 return self.stream(&mut source, buffer);
             }
@@ -164,7 +180,26 @@ impl Write {
             }
             land(&self.pass.drive, &buffer[..filled], self.offset)?;
             Ok(filled as u64)
-        })
+        });
+        result.map_err(|refusal| self.worded(refusal))
+    }
+
+    /// Writes what fits and drops the rest in silence.
+    fn truncate(&self, source: &mut Source, buffer: &mut [u8]) -> Result<u64, Refusal> {
+        let mut written = 0;
+        loop {
+            let filled = source.fill(buffer)?;
+            if filled == 0 {
+                return Ok(written);
+            }
+            let fits = (self.room() - written).min(filled as u64);
+            land(
+                &self.pass.drive,
+                &buffer[..fits as usize],
+                self.offset + written,
+            )?;
+            written += fits;
+        }
     }
 
     fn stream(&self, source: &mut Source, buffer: &mut [u8]) -> Result<u64, Refusal> {

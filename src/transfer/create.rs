@@ -7,6 +7,31 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
 
+/// A drive that was made just now.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) drive: DriveInfo,
+    /// The status of the answer, unless it was lost.
+    pub(super) status: Option<u16>,
+}
+
+/// No drive, as far as is known.
+#[derive(Debug)]
+pub(super) struct NotCreated {
+    pub(super) error: Error,
+    /// Whether one may have been made all the same.
+    pub(super) is_unclear: bool,
+}
+
+impl From<Error> for NotCreated {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            is_unclear: false,
+        }
+    }
+}
+
 /// Creates a drive as `spec` says, bearing `token`. If an earlier run may have
 /// done so with this very token, its drive is looked for first.
 pub(super) async fn create(
@@ -15,7 +40,7 @@ pub(super) async fn create(
     token: &str,
     is_resumed: bool,
     rng: &mut fastrand::Rng,
-) -> Result<DriveInfo> {
+) -> Result<Created, NotCreated> {
     let mut body = spec.to_properties()?;
     body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
@@ -30,14 +55,19 @@ pub(super) async fn create(
         }
     };
     let mut last = None;
+    let mut is_unclear = is_resumed;
     loop {
         step = match step {
             CreateStep::Post { after } => {
                 tokio::time::sleep(after).await;
-                match client.create(&body).await {
-                    Ok(drive) => return Ok(drive),
+                match client.create_with_status(&body).await {
+                    Ok((drive, status)) => {
+                        let status = Some(status);
+                        return Ok(Created { drive, status });
+                    }
                     Err(failure) => {
                         tracing::debug!(%failure, "create");
+                        is_unclear |= failure.is_ambiguous();
                         let step = creation.post_failed(&failure, rng);
                         last = Some(failure);
                         step
@@ -55,7 +85,8 @@ pub(super) async fn create(
                                 // It is among those found.
                                 if let Some(drive) = found.into_iter().find(|d| d.id == id) {
                                     tracing::info!(drive = %id, "found the drive of a lost answer");
-                                    return Ok(drive);
+                                    let status = None;
+                                    return Ok(Created { drive, status });
                                 }
                                 CreateStep::GiveUp
                             }
@@ -72,7 +103,8 @@ pub(super) async fn create(
             }
             CreateStep::Adopt(_) | CreateStep::GiveUp => {
                 let why = last.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
-                return Err(why.into_error(&what));
+                let error = why.into_error(&what);
+                return Err(NotCreated { error, is_unclear });
             }
             CreateStep::Doubt(drives) => {
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
@@ -80,10 +112,11 @@ pub(super) async fn create(
                     "{what}: the answer was lost, and any of these drives may be the one: {}",
                     list.join(" ")
                 );
-                return Err(Error::new(ErrorKind::Conflict, which).hint_to(
+                let error = Error::new(ErrorKind::Conflict, which).hint_to(
                     "Nothing was destroyed. Look at them with: openhosting drives UUID info, \
                      and upload to the right one with -d UUID",
-                ));
+                );
+                return Err(error.into());
             }
         };
     }

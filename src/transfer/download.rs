@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -299,9 +299,21 @@ async fn open(
         return Ok((force, Sink::File(target), session));
     }
     let mut session = Session::begin(&options.journal, identity(client, plan)).await?;
-    let restart = options.journal.restart;
+    let mut restart = options.journal.restart;
+    if session.is_resumed && session.state.drive.is_none() {
+        // It ended before it knew its drive: what it staged, if anything, is void.
+        restart = true;
+        drop(session.journal.take());
+        session = begin_again(client, options, plan).await?;
+    }
     if session.is_resumed {
         check_same_drive(&session, options, info)?;
+        if let Some(target) = published(&path, &plan, &mut session).await? {
+            monitor.event(&Event::Notice(
+                "The earlier run had finished the image".into(),
+            ));
+            return Ok((force, Sink::File(target), session));
+        }
         let name = path.clone();
         if let Some(target) = blocking(move || ImageTarget::resume(&name, size, force)).await? {
             let there = session.state.settled();
@@ -312,12 +324,8 @@ async fn open(
             return Ok((force, Sink::File(target), session));
         }
         // The image is gone, so what the journal says of it is void.
-        let again = JournalOptions {
-            restart: true,
-            ..options.journal.clone()
-        };
         drop(session.journal.take());
-        session = Session::begin(&again, identity(client, plan)).await?;
+        session = begin_again(client, options, plan).await?;
     }
     let target = blocking(move || {
         if restart {
@@ -335,12 +343,6 @@ async fn open(
             return Err(error);
         }
     };
-    session
-        .record(Record::Drive {
-            id: options.drive,
-            is_ours: false,
-        })
-        .await?;
     if let Some((write_bytes, write_requests)) = counters(info) {
         let state = Record::Drivestate {
             write_bytes,
@@ -348,7 +350,59 @@ async fn open(
         };
         session.record(state).await?;
     }
+    // Last: a journal without it is one that never began.
+    session
+        .record(Record::Drive {
+            id: options.drive,
+            is_ours: false,
+        })
+        .await?;
     Ok((force, Sink::File(target), session))
+}
+
+/// Forgets the earlier run.
+async fn begin_again(client: &Client, options: &DownloadOptions, plan: Plan) -> Result<Session> {
+    let again = JournalOptions {
+        restart: true,
+        ..options.journal.clone()
+    };
+    Session::begin(&again, identity(client, plan)).await
+}
+
+/// The image, if the earlier run ended between giving it its name and removing
+/// the journal: every chunk is as the journal says.
+async fn published(path: &Path, plan: &Plan, session: &mut Session) -> Result<Option<ImageTarget>> {
+    if !gaps(plan, 0, &session.state.settled()).is_empty() {
+        return Ok(None);
+    }
+    let Some(journal) = session.journal.take() else {
+        return Ok(None);
+    };
+    let (path, plan) = (path.to_owned(), *plan);
+    let (target, journal) = blocking(move || {
+        let Some(target) = ImageTarget::published(&path, plan.size())? else {
+            return Ok((None, journal));
+        };
+        let mut digests = BTreeMap::new();
+        journal.done(|index, _, digest| {
+            digests.insert(index, digest);
+        })?;
+        let mut bytes = Vec::new();
+        for (index, digest) in digests {
+            let Some(span) = plan.span(index) else {
+                return Ok((None, journal));
+            };
+            bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
+            target.get(&mut bytes, span.offset)?;
+            if Digest::of(&bytes) != digest {
+                return Ok((None, journal));
+            }
+        }
+        Ok((Some(target), journal))
+    })
+    .await?;
+    session.journal = Some(journal);
+    Ok(target)
 }
 
 fn identity(client: &Client, plan: Plan) -> Identity {

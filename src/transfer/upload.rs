@@ -1,6 +1,6 @@
 //! An upload: image → chunk → zero check → gzip → POST → confirmed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
@@ -379,10 +379,9 @@ async fn take_up(
     .await?;
     session.journal = Some(journal);
     let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
-    if count == 0 {
-        return Ok((image, false));
-    }
-    if !options.journal.changed_ok {
+    // With no difference found it still counts as changed: a chunk whose record
+    // was lost may be on the drive, and be zero now.
+    if count > 0 && !options.journal.changed_ok {
         let what = format!(
             "The image changed since the upload began: {count} chunks that were sent differ now"
         );
@@ -414,12 +413,17 @@ async fn everything_settled(
         for index in earlier.holes.iter().flat_map(Clone::clone) {
             to_verify.extend(plan.span(index).map(|span| (span, zeros.of(span.len))));
         }
+        // Of several records about one chunk the last one counts.
+        let mut digests = BTreeMap::new();
         if let Some(journal) = &journal {
             journal.done(|index, _, digest| {
                 if earlier.done.contains(&index) {
-                    to_verify.extend(plan.span(index).map(|span| (span, digest)));
+                    digests.insert(index, digest);
                 }
             })?;
+        }
+        for (index, digest) in digests {
+            to_verify.extend(plan.span(index).map(|span| (span, digest)));
         }
         Ok((journal, to_verify))
     })
@@ -440,7 +444,8 @@ async fn prepare(
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
             let token = session.token();
-            let drive = create(client, spec, &token, session.is_resumed, rng).await?;
+            let created = create(client, spec, &token, session.is_resumed, rng).await;
+            let drive = created.map_err(|not| not.error)?.drive;
             return if drive.size >= size {
                 Ok(drive)
             } else {

@@ -6,7 +6,13 @@
     clippy::print_stderr
 )]
 
+mod download;
+mod faults;
+mod kill;
 mod libcloud;
+mod powerloss;
+mod probe;
+mod resume;
 mod server_guard;
 mod server_wire;
 mod server_writes;

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod http;
 pub mod proxy;
 pub mod server;
+pub mod slow;
 
 /// Bytes that tell their place: each follows from its offset, modulo a prime,
 /// so what lands at the wrong place cannot look right.
@@ -17,6 +18,21 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
+}
+
+/// The seed of a random test: `OH_SEED`, or another one each time; printed, so
+/// that a failure can be played again.
+pub fn seed(test: &str) -> u64 {
+    let given = std::env::var("OH_SEED").ok().map(|seed| seed.parse());
+    let seed = given.map_or_else(|| fastrand::u64(..), Result::unwrap);
+    eprintln!("{test}: OH_SEED={seed}");
+    seed
+}
+
+/// How many rounds: `OH_ROUNDS`, or so many.
+pub fn rounds(usual: usize) -> usize {
+    let given = std::env::var("OH_ROUNDS").ok();
+    given.map_or(usual, |rounds| rounds.parse().unwrap())
 }
 
 /// gzip of `plain`.

@@ -374,6 +374,16 @@ impl Client<'_> {
             self.prepare(&state, &header, is_resumed)?
         } else {
             let size = self.scenario.plan.size() as usize;
+            let mut is_resumed = is_resumed;
+            if is_resumed && state.drive.is_none() {
+                // It ended before it knew its drive: what it staged is void.
+                assert!(self.ledger.synced.is_empty());
+                self.disk.part = None;
+                self.disk.journal = None;
+                self.tick()?;
+                (journal, state, ..) = self.begin()?;
+                is_resumed = false;
+            }
             if is_resumed && self.disk.part.is_some() {
                 // As `ImageTarget::resume`.
                 let len = self.disk.part.as_ref().map_or(0, |part| part.bytes().len());

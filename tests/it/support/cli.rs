@@ -24,6 +24,7 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 const SCANNED_BYTES_MAX: u64 = 32 << 20;
 
 pub const UPLOAD: &str = env!("CARGO_BIN_EXE_openhosting-upload");
+pub const DOWNLOAD: &str = env!("CARGO_BIN_EXE_openhosting-download");
 pub const SIMPLE: &str = env!("CARGO_BIN_EXE_openhosting");
 
 /// A directory to work in, and an identity to work as.
@@ -113,6 +114,23 @@ impl Desk {
     /// The upload tool, for an endpoint.
     pub fn upload(&self, endpoint: &str) -> Tool<'_> {
         self.tool(UPLOAD).env("OHURI", endpoint)
+    }
+
+    /// The download tool, for an endpoint.
+    pub fn download(&self, endpoint: &str) -> Tool<'_> {
+        self.tool(DOWNLOAD).env("OHURI", endpoint)
+    }
+
+    /// The journals of uploads that are there.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let directory = self
+            .root
+            .path()
+            .join("home/.local/state/openhosting/journals");
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return Vec::new();
+        };
+        entries.map(|entry| entry.unwrap().path()).collect()
     }
 
     /// The simple tool, for an endpoint.
@@ -398,8 +416,27 @@ impl Running<'_> {
         );
     }
 
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Sends SIGKILL and waits for its end.
     #[track_caller]
-    pub fn wait(mut self) -> Outcome {
+    pub fn kill9(mut self) -> Outcome {
+        let _ = self.child.kill();
+        self.end()
+    }
+
+    #[track_caller]
+    pub fn wait(self) -> Outcome {
+        let outcome = self.end();
+        assert!(outcome.status.signal() != Some(9), "{outcome:?}");
+        outcome
+    }
+
+    #[track_caller]
+    pub fn end(mut self) -> Outcome {
         let status = self.child.wait().unwrap();
         self.alive.take();
         let outcome = Outcome {
@@ -411,10 +448,7 @@ impl Running<'_> {
         self.desk.check_hidden("stdout", stdout);
         self.desk.check_hidden("stderr", stderr);
         self.desk.check_files();
-        assert!(
-            !outcome.stderr.contains("panicked") && status.signal() != Some(9),
-            "{outcome:?}"
-        );
+        assert!(!outcome.stderr.contains("panicked"), "{outcome:?}");
         outcome
     }
 }

@@ -38,6 +38,16 @@ impl TestServer {
         Self::launch(args, data, own_directory)
     }
 
+    /// A server that does wrong what the fault plan says.
+    pub fn with_plan(plan: &serde_json::Value) -> Self {
+        let own_directory = TempDir::new().unwrap();
+        let file = own_directory.path().join("plan.json");
+        std::fs::write(&file, plan.to_string()).unwrap();
+        let data = own_directory.path().join("data");
+        let args = ["--fault-plan", file.to_str().unwrap()];
+        Self::launch(&args, data, own_directory)
+    }
+
     /// A server on the directory `data`, which it leaves there.
     pub fn start_with(args: &[&str], data: &Path) -> Self {
         Self::launch(args, data.to_owned(), TempDir::new().unwrap())

@@ -1,0 +1,72 @@
+//! Commands of our own in the simple tool. The first word selects one of them;
+//! everything else is a call of the API, as in the original, which knows no
+//! object of these names (REFERENCE section 1). A new command is one entry here.
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use super::{call, probe};
+
+/// A command.
+struct Own {
+    word: &'static str,
+    /// Gets its word and all that follows.
+    main: fn(&[OsString]) -> ExitCode,
+}
+
+const COMMANDS: &[Own] = &[Own {
+    word: "probe",
+    main: probe::main,
+}];
+
+/// The program `openhosting`.
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = env::args_os().skip(1).collect();
+    match own(&words) {
+        Some(own) => (own.main)(&words),
+        None => call::main(),
+    }
+}
+
+fn own(words: &[OsString]) -> Option<&'static Own> {
+    let first = words.first()?;
+    COMMANDS.iter().find(|own| first == own.word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_word_selects_a_command_of_ours() {
+        let word = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            own(&words).map(|own| own.word)
+        };
+        assert_eq!(word("probe --json"), Some("probe"));
+        for call in [
+            "drives list",
+            "-j probe",
+            "drives probe",
+            "probes",
+            "/probe",
+            "",
+        ] {
+            assert_eq!(word(call), None, "{call}");
+        }
+        assert!(own(&[]).is_none());
+    }
+
+    #[test]
+    fn the_help_tells_them_all() {
+        let help = call::help();
+        for own in COMMANDS {
+            assert!(
+                help.contains(&format!("openhosting {}", own.word)),
+                "{}",
+                own.word
+            );
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! `openhosting probe`: asks an endpoint how it behaves, and keeps the answers.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::json;
+
+use super::{block_on, environment, exit, profile, signals};
+use crate::api::ClientConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::{Event, Monitor};
+use crate::plan::CHUNK_BYTES_DEFAULT;
+use crate::profile::{
+    Counts, Finding, GzipWrites, LargestBody, ParallelWrites, PastEnd, Profile, RetryAfter, Size,
+    Taken, Told, WriteCounters,
+};
+use crate::transfer::{Probed, Stop, probe};
+
+const PROGRAM: &str = "openhosting probe";
+/// Shorter than that of a transfer, which has more time.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Asks an endpoint how it behaves where clouds differ
+///
+/// Makes one drive of 40 MiB, named openhosting-probe, tries on it what no
+/// document tells, and destroys it again, also when stopped. It takes up to two
+/// minutes and sends up to 60 MiB. The answers are kept as a profile of the
+/// endpoint, from which openhosting-upload learns how many writes go together.
+///
+/// The endpoint and who you are come from the environment:
+/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+#[derive(Debug, Parser)]
+#[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+struct Arguments {
+    /// Print one JSON object instead of a table
+    #[arg(short, long)]
+    json: bool,
+
+    /// Endpoint URI, instead of OHURI
+    #[arg(long, value_name = "URI")]
+    endpoint: Option<String>,
+
+    /// Leave the kept profile as it is
+    #[arg(long, visible_alias = "keep-profile")]
+    no_save: bool,
+}
+
+/// The command.
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    let arguments = Arguments::parse_from(words);
+    let result = block_on(async {
+        let (stop, heard) = signals::listen(PROGRAM)?;
+        let outcome = run(&arguments, stop).await;
+        Ok((outcome, heard))
+    });
+    match result {
+        Ok((Err(error), heard)) if error.kind() == ErrorKind::Cancelled => {
+            exit::tell(PROGRAM, &error);
+            ExitCode::from(heard.code())
+        }
+        Ok((outcome, _)) => exit::finish(PROGRAM, outcome),
+        Err(error) => exit::finish(PROGRAM, Err(error)),
+    }
+}
+
+async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
+    let config = ClientConfig {
+        stall: STALL,
+        ..ClientConfig::default()
+    };
+    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+    // Asked before a drive is made.
+    let file = match arguments.no_save {
+        true => None,
+        false => Some(profile::path(&client.endpoint().to_string())?),
+    };
+    let mut said = Said(std::io::stderr().is_terminal());
+    let probed = probe(&client, &mut said, stop).await?;
+    if probed.is_stopped {
+        let what = "Stopped before all was asked, nothing is kept";
+        let stopped = Error::new(ErrorKind::Cancelled, what);
+        return Err(match probed.removal {
+            Ok(()) => stopped,
+            Err(left) => {
+                let hint = left.hint().unwrap_or_default().to_owned();
+                stopped.because(left).hint_to(hint)
+            }
+        });
+    }
+    let saved = file
+        .as_ref()
+        .map(|file| profile::save(&probed.profile, file));
+    let saved = saved.transpose();
+    let kept = saved.as_ref().ok().and(file);
+    let text = match arguments.json {
+        true => json(&probed, kept.as_ref()),
+        false => table(&probed.profile),
+    };
+    let printed = std::io::stdout().lock().write_all(text.as_bytes());
+    // A drive that is left goes before a file that is not there.
+    probed.removal?;
+    saved?;
+    printed.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+}
+
+/// Tells somebody who waits at a terminal what is going on.
+struct Said(bool);
+
+impl Monitor for Said {
+    fn event(&mut self, event: &Event) {
+        if let (true, Event::Drive { id, .. }) = (self.0, event) {
+            exit::say(&format!(
+                "{PROGRAM}: asking, with drive {id}, for up to two minutes"
+            ));
+        }
+    }
+}
+
+/// The profile, and besides: `drive` with its `uuid` and whether it was
+/// `removed`; `saved` with the file of the profile, or null.
+fn json(probed: &Probed, saved: Option<&PathBuf>) -> String {
+    let mut object = probed.profile.to_json();
+    object["drive"] = json!({
+        "uuid": probed.drive.to_string(),
+        "removed": probed.removal.is_ok(),
+    });
+    object["saved"] = saved.map(|path| path.to_string_lossy()).into();
+    format!("{object:#}\n")
+}
+
+/// The table for people: a question, its answer, and what the tools do because
+/// of it.
+fn table(profile: &Profile) -> String {
+    let rows = rows(profile);
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default()
+    };
+    let (first, second) = (width(0), width(1));
+    let lines = rows.iter().map(|[question, answer, then]| {
+        let line = format!("{question:first$}  {answer:second$}  {then}");
+        format!("{}\n", line.trim_end())
+    });
+    lines.collect()
+}
+
+fn rows(profile: &Profile) -> Vec<[String; 3]> {
+    let row = |question: &str, (answer, then): (String, &str)| {
+        [question.to_owned(), answer, then.to_owned()]
+    };
+    let above = profile.large_reads.known().map(|reads| reads.above);
+    let double = profile.large_reads.known().map(|reads| reads.double);
+    let reads = |taken: Option<Taken>| match (taken, &profile.large_reads) {
+        (None, Finding::Unknown(why)) => Finding::Unknown(why.clone()),
+        (None, Finding::Known(_)) => Finding::default(),
+        (Some(taken), _) => Finding::Known(taken),
+    };
+    vec![
+        row("QUESTION", ("ANSWER".to_owned(), "WHAT THE TOOLS DO")),
+        row(
+            "Writes to one drive at a time",
+            parallel_writes(&profile.parallel_writes),
+        ),
+        row(
+            "Counters of writes",
+            (
+                told(&profile.write_counters, write_counters),
+                "no tool relies on them",
+            ),
+        ),
+        row(
+            "Never-written bytes of a new drive",
+            fresh_reads(&profile.fresh_reads_zero),
+        ),
+        row(
+            "Read of 4 MiB and a byte",
+            (told(&reads(above), taken), "reads are of 4 MiB at most"),
+        ),
+        row(
+            "Read of 8 MiB",
+            (told(&reads(double), taken), "reads are of 4 MiB at most"),
+        ),
+        row(
+            "Write past the end",
+            (
+                told(&profile.past_end, past_end),
+                "an image that does not fit is not sent",
+            ),
+        ),
+        row("user: keys", user_keys(profile)),
+        row("Largest raw body", largest_body(&profile.largest_body)),
+        row("Body in gzip", gzip_writes(&profile.gzip_writes)),
+        row(
+            "Retry-After",
+            (
+                told(&profile.retry_after, retry_after),
+                "it is obeyed whenever it comes",
+            ),
+        ),
+        row(
+            "Size of a drive",
+            (
+                told(&profile.size, size),
+                "a drive may be larger than its image",
+            ),
+        ),
+        row(
+            "Status of create and destroy",
+            (
+                format!(
+                    "{} and {}",
+                    told(&profile.create_status, u16::to_string),
+                    told(&profile.destroy_status, u16::to_string)
+                ),
+                "every 2xx is success",
+            ),
+        ),
+    ]
+}
+
+/// A finding in words.
+fn told<T>(finding: &Finding<T>, say: impl FnOnce(&T) -> String) -> String {
+    match finding {
+        Finding::Known(answer) => say(answer),
+        Finding::Unknown(why) => format!("unknown: {why}"),
+    }
+}
+
+fn parallel_writes(finding: &Finding<ParallelWrites>) -> (String, &'static str) {
+    let answer = told(finding, |writes| {
+        let accepted = writes.accepted;
+        match (writes.loses_bytes, writes.busy_from) {
+            (true, _) => "accepted, and bytes were lost".to_owned(),
+            (false, Some(from)) => format!("{accepted} accepted, of {from} some were busy"),
+            (false, None) => format!("{accepted} accepted, not tried with more"),
+        }
+    });
+    let is_limited = finding
+        .known()
+        .is_some_and(|writes| writes.loses_bytes || writes.busy_from.is_some());
+    let then = match is_limited {
+        true => "openhosting-upload sends no more at a time",
+        false => "openhosting-upload sends -j at a time, fewer when busy",
+    };
+    (answer, then)
+}
+
+fn write_counters(counters: &WriteCounters) -> String {
+    let place = match counters.told {
+        Told::Info => "in info",
+        Told::InfoFull => "in info/full",
+        Told::Nowhere => return "none".to_owned(),
+    };
+    let counts = match counters.counts {
+        Counts::Exact => "exact",
+        Counts::Pages => "in pages of 4096",
+        Counts::Nothing => "not of API writes",
+        Counts::Otherwise => "in another way",
+    };
+    let late = if counters.is_late { ", late" } else { "" };
+    let start = counters.start_bytes.unwrap_or_default();
+    format!("{place}, {counts}{late}, from {start} on")
+}
+
+fn fresh_reads(finding: &Finding<bool>) -> (String, &'static str) {
+    let word = |is_zero: &bool| if *is_zero { "zeros" } else { "not zeros" };
+    let answer = told(finding, |is_zero| word(is_zero).to_owned());
+    let then = match finding.known() {
+        Some(false) => "zeros are sent, as each drive's own proof fails",
+        _ => "zeros are left out after a proof on the drive itself",
+    };
+    (answer, then)
+}
+
+fn taken(taken: &Taken) -> String {
+    match taken {
+        Taken::Accepted => "accepted".to_owned(),
+        Taken::Refused(status) => format!("refused with {status}"),
+        Taken::Short(bytes) => format!("short: {bytes} bytes"),
+    }
+}
+
+fn past_end(past: &PastEnd) -> String {
+    let written = match (past.grows, past.is_written) {
+        (true, _) => "the drive grew",
+        (false, true) => "part was written",
+        (false, false) => "nothing was written",
+    };
+    format!("{}, {written}", past.status)
+}
+
+fn user_keys(profile: &Profile) -> (String, &'static str) {
+    let say = |kept: &bool| if *kept { "kept" } else { "dropped" }.to_owned();
+    let created = told(&profile.user_keys_created, say);
+    let set = told(&profile.user_keys_set, say);
+    let then = match profile.user_keys_created.known() {
+        Some(false) => "after a lost answer to a create you are asked to look",
+        _ => "a drive is found again by its token",
+    };
+    (format!("{created} on create, {set} by set"), then)
+}
+
+fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let answer = told(finding, |body| {
+        let accepted = match body.accepted_bytes {
+            0 => "none".to_owned(),
+            bytes => format!("{} accepted", mib(bytes)),
+        };
+        match (body.refused_bytes, body.refused_status) {
+            (None, _) => format!("{accepted}, not tried with more"),
+            (Some(bytes), Some(status)) => {
+                format!("{accepted}, {} refused with {status}", mib(bytes))
+            }
+            (Some(bytes), None) => format!("{accepted}, {} did not get through", mib(bytes)),
+        }
+    });
+    let is_small = |body: &LargestBody| body.accepted_bytes < CHUNK_BYTES_DEFAULT;
+    let then = match finding.known().is_some_and(is_small) {
+        true => "openhosting-upload needs a smaller -c",
+        false => "chunks are of 5 MiB unless -c is given",
+    };
+    (answer, then)
+}
+
+fn gzip_writes(finding: &Finding<GzipWrites>) -> (String, &'static str) {
+    let answer = told(finding, |gzip| match gzip {
+        GzipWrites::Decoded => "unpacked".to_owned(),
+        GzipWrites::Stored => "stored as it is".to_owned(),
+        GzipWrites::Refused(status) => format!("refused with {status}"),
+    });
+    let then = match finding.known() {
+        Some(GzipWrites::Stored | GzipWrites::Refused(_)) => "openhosting-upload refuses to start",
+        _ => "chunks are sent in gzip",
+    };
+    (answer, then)
+}
+
+fn retry_after(seen: &RetryAfter) -> String {
+    match seen.seconds {
+        Some(seconds) => format!("{seconds} s with {}", seen.status),
+        None => format!("none with {}", seen.status),
+    }
+}
+
+fn size(size: &Size) -> String {
+    match (size.asked_bytes, size.given_bytes) {
+        (asked, given) if asked == given => "as asked".to_owned(),
+        (asked, given) => format!("{given} for {asked}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_row_for_each_answer() {
+        let rows = rows(&Profile::unknown("https://h/", "no time"));
+        assert_eq!(rows.len(), 13);
+        for row in &rows[1..] {
+            assert!(row[1].contains("unknown: no time"), "{row:?}");
+            assert!(!row[2].is_empty(), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+        let parse = |flag| Arguments::try_parse_from(["probe", flag]).unwrap();
+        assert!(parse("--no-save").no_save && parse("--keep-profile").no_save);
+    }
+}

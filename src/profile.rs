@@ -1,0 +1,655 @@
+//! What is known of how an endpoint behaves where clouds of the family differ
+//! (REFERENCE sections 6 and 7), and its JSON. What is not known is as cautious
+//! as can be: a profile can make a tool do less than its default, or save it a
+//! request that is sure to fail, and never makes it trust more.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::READ_BYTES_MAX;
+
+/// Version of the JSON.
+const VERSION: u64 = 1;
+
+/// What came of one question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding<T> {
+    /// It is known.
+    Known(T),
+    /// It is not known, and why. Holds no word of the endpoint: it is kept in a
+    /// file.
+    Unknown(String),
+}
+
+impl<T> Finding<T> {
+    /// The answer, if it is known.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(answer) => Some(answer),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+impl<T> Default for Finding<T> {
+    fn default() -> Self {
+        Self::Unknown("not probed".to_owned())
+    }
+}
+
+impl<T> From<Result<T, String>> for Finding<T> {
+    fn from(result: Result<T, String>) -> Self {
+        match result {
+            Ok(answer) => Self::Known(answer),
+            Err(why) => Self::Unknown(why),
+        }
+    }
+}
+
+/// How many writes to one drive go together (REFERENCE 1.1, "write").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParallelWrites {
+    /// Most that were accepted at a time.
+    pub accepted: u32,
+    /// How many were sent at a time when one was busy, if one ever was.
+    pub busy_from: Option<u32>,
+    /// Whether bytes of accepted writes were not there afterwards.
+    pub loses_bytes: bool,
+}
+
+/// The counters `write:bytes` and `write:requests` (REFERENCE 1.1, "info keys").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteCounters {
+    /// Where they are told.
+    pub told: Told,
+    /// What they count.
+    pub counts: Counts,
+    /// Whether they come later than the answer to the write.
+    pub is_late: bool,
+    /// `write:bytes` of a drive that was just created.
+    pub start_bytes: Option<u64>,
+}
+
+/// Where counters are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// In `info`.
+    Info,
+    /// In `info/full` only.
+    InfoFull,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// What counters count of writes by the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Every byte and every request, once.
+    Exact,
+    /// Bytes rounded up to pages of 4096.
+    Pages,
+    /// No write by the API, or nothing is told.
+    Nothing,
+    /// Something else.
+    Otherwise,
+}
+
+/// What a request gets that may be more than the endpoint allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is done.
+    Accepted,
+    /// It is refused with this status.
+    Refused(u16),
+    /// It succeeds with so many bytes only.
+    Short(u64),
+}
+
+/// Reads above 4 MiB (REFERENCE 1.1, "read").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LargeReads {
+    /// Of 4 MiB and a byte.
+    pub above: Taken,
+    /// Of 8 MiB.
+    pub double: Taken,
+}
+
+/// A write that begins on the drive and ends behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastEnd {
+    /// The status of the answer.
+    pub status: u16,
+    /// Whether bytes of it landed on the drive.
+    pub is_written: bool,
+    /// Whether the drive grew.
+    pub grows: bool,
+}
+
+/// The largest raw body of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LargestBody {
+    /// The largest that was accepted, in bytes; 0 if none was.
+    pub accepted_bytes: u64,
+    /// The first that was not, in bytes; none if all sizes that were tried were
+    /// accepted.
+    pub refused_bytes: Option<u64>,
+    /// The status of that; none if the connection broke.
+    pub refused_status: Option<u16>,
+}
+
+/// What becomes of a body with `Content-Encoding: gzip`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GzipWrites {
+    /// It is unpacked.
+    Decoded,
+    /// It lands on the drive as it is: no tool here may send it.
+    Stored,
+    /// It is refused with this status.
+    Refused(u16),
+}
+
+/// What came with a 429 or 503.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryAfter {
+    /// The status.
+    pub status: u16,
+    /// `Retry-After` in seconds, if it was there.
+    pub seconds: Option<u64>,
+}
+
+/// What size a drive gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Bytes asked for.
+    pub asked_bytes: u64,
+    /// Bytes given.
+    pub given_bytes: u64,
+}
+
+/// What is known of one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Its URI, which never holds a user or a password.
+    pub endpoint: String,
+    /// When it was probed, in seconds since 1970.
+    pub probed_at_s: u64,
+    /// How many writes to one drive go together.
+    pub parallel_writes: Finding<ParallelWrites>,
+    /// What the write counters count.
+    pub write_counters: Finding<WriteCounters>,
+    /// Whether a range that nobody wrote reads as zeros on a new drive.
+    pub fresh_reads_zero: Finding<bool>,
+    /// Reads above 4 MiB.
+    pub large_reads: Finding<LargeReads>,
+    /// A write past the end.
+    pub past_end: Finding<PastEnd>,
+    /// Whether `user:` keys of a create are kept.
+    pub user_keys_created: Finding<bool>,
+    /// Whether `user:` keys of a set are kept.
+    pub user_keys_set: Finding<bool>,
+    /// The largest raw body.
+    pub largest_body: Finding<LargestBody>,
+    /// Whether gzip is unpacked.
+    pub gzip_writes: Finding<GzipWrites>,
+    /// `Retry-After` of a 429 or 503.
+    pub retry_after: Finding<RetryAfter>,
+    /// What size a drive gets.
+    pub size: Finding<Size>,
+    /// The status of a create that succeeds.
+    pub create_status: Finding<u16>,
+    /// The status of a destroy that succeeds.
+    pub destroy_status: Finding<u16>,
+}
+
+impl Profile {
+    /// A profile of nothing, each answer unknown for the reason `why`.
+    pub fn unknown(endpoint: impl Into<String>, why: &str) -> Self {
+        let why = || why.to_owned();
+        Self {
+            endpoint: endpoint.into(),
+            probed_at_s: 0,
+            parallel_writes: Finding::Unknown(why()),
+            write_counters: Finding::Unknown(why()),
+            fresh_reads_zero: Finding::Unknown(why()),
+            large_reads: Finding::Unknown(why()),
+            past_end: Finding::Unknown(why()),
+            user_keys_created: Finding::Unknown(why()),
+            user_keys_set: Finding::Unknown(why()),
+            largest_body: Finding::Unknown(why()),
+            gzip_writes: Finding::Unknown(why()),
+            retry_after: Finding::Unknown(why()),
+            size: Finding::Unknown(why()),
+            create_status: Finding::Unknown(why()),
+            destroy_status: Finding::Unknown(why()),
+        }
+    }
+
+    /// Most writes to one drive at a time, where a limit is known: where one
+    /// more was busy, or bytes were lost. `None` means that no limit was met,
+    /// not that there is none.
+    pub fn max_parallel_writes(&self) -> Option<u32> {
+        let writes = self.parallel_writes.known()?;
+        if writes.loses_bytes {
+            return Some(1);
+        }
+        writes.busy_from.map(|_| writes.accepted.max(1))
+    }
+
+    /// Whether a new drive read as zeros where nothing was written. `Some(true)`
+    /// spares nobody the proof on the drive itself: what one drive did, another
+    /// on another disk need not do.
+    pub fn fresh_reads_zero(&self) -> Option<bool> {
+        self.fresh_reads_zero.known().copied()
+    }
+
+    /// Most bytes of one read that are known to be answered in full: 4 MiB if
+    /// nothing is known (REFERENCE 1.1, "read").
+    pub fn read_bytes_max(&self) -> u64 {
+        match self.large_reads.known() {
+            Some(LargeReads {
+                above: Taken::Accepted,
+                double: Taken::Accepted,
+            }) => 2 * READ_BYTES_MAX,
+            _ => READ_BYTES_MAX,
+        }
+    }
+
+    /// Whether `user:` keys are kept, both those of a create and those of a set.
+    /// Without the first a lost answer to a create leaves doubt.
+    pub fn user_keys_kept(&self) -> Option<bool> {
+        match (self.user_keys_created.known(), self.user_keys_set.known()) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The profile as one JSON object: `version`, `endpoint`, `probed_at_s`, and
+    /// under `answers` for each question `{"known": true, "value": ...}` or
+    /// `{"known": false, "why": "..."}`. Units are in the names.
+    pub fn to_json(&self) -> Value {
+        let answers = json!({
+            "parallel_writes": print(&self.parallel_writes),
+            "write_counters": print(&self.write_counters),
+            "fresh_reads_zero": print(&self.fresh_reads_zero),
+            "large_reads": print(&self.large_reads),
+            "past_end": print(&self.past_end),
+            "user_keys_created": print(&self.user_keys_created),
+            "user_keys_set": print(&self.user_keys_set),
+            "largest_body": print(&self.largest_body),
+            "gzip_writes": print(&self.gzip_writes),
+            "retry_after": print(&self.retry_after),
+            "size": print(&self.size),
+            "create_status": print(&self.create_status),
+            "destroy_status": print(&self.destroy_status),
+        });
+        json!({
+            "version": VERSION,
+            "endpoint": self.endpoint,
+            "probed_at_s": self.probed_at_s,
+            "answers": answers,
+        })
+    }
+
+    /// Reads what [`to_json`](Self::to_json) made. An answer that is missing or
+    /// cannot be understood counts as unknown.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it is no profile, or of another version.
+    pub fn from_json(value: &Value) -> Result<Self> {
+        let wrong = |what: &str| Error::new(ErrorKind::Local, format!("The profile {what}"));
+        match value["version"].as_u64() {
+            Some(VERSION) => {}
+            Some(version) => return Err(wrong(&format!("has version {version}, not {VERSION}"))),
+            None => return Err(wrong("has no version")),
+        }
+        let endpoint = value["endpoint"].as_str();
+        let endpoint = endpoint.ok_or_else(|| wrong("names no endpoint"))?;
+        let answers = &value["answers"];
+        Ok(Self {
+            endpoint: endpoint.to_owned(),
+            probed_at_s: value["probed_at_s"].as_u64().unwrap_or_default(),
+            parallel_writes: parse(&answers["parallel_writes"]),
+            write_counters: parse(&answers["write_counters"]),
+            fresh_reads_zero: parse(&answers["fresh_reads_zero"]),
+            large_reads: parse(&answers["large_reads"]),
+            past_end: parse(&answers["past_end"]),
+            user_keys_created: parse(&answers["user_keys_created"]),
+            user_keys_set: parse(&answers["user_keys_set"]),
+            largest_body: parse(&answers["largest_body"]),
+            gzip_writes: parse(&answers["gzip_writes"]),
+            retry_after: parse(&answers["retry_after"]),
+            size: parse(&answers["size"]),
+            create_status: parse(&answers["create_status"]),
+            destroy_status: parse(&answers["destroy_status"]),
+        })
+    }
+}
+
+fn print<T: Answer>(finding: &Finding<T>) -> Value {
+    match finding {
+        Finding::Known(answer) => json!({"known": true, "value": answer.print()}),
+        Finding::Unknown(why) => json!({"known": false, "why": why}),
+    }
+}
+
+fn parse<T: Answer>(value: &Value) -> Finding<T> {
+    match (value["known"].as_bool(), value["why"].as_str()) {
+        (Some(true), _) => match T::parse(&value["value"]) {
+            Some(answer) => Finding::Known(answer),
+            None => Finding::Unknown("the kept answer cannot be understood".to_owned()),
+        },
+        (_, Some(why)) => Finding::Unknown(why.to_owned()),
+        _ => Finding::default(),
+    }
+}
+
+/// An answer as JSON.
+trait Answer: Sized {
+    fn print(&self) -> Value;
+    fn parse(value: &Value) -> Option<Self>;
+}
+
+impl Answer for bool {
+    fn print(&self) -> Value {
+        Value::from(*self)
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl Answer for u16 {
+    fn print(&self) -> Value {
+        Value::from(*self)
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        value.as_u64()?.try_into().ok()
+    }
+}
+
+/// `null` is none; what is there must be a number.
+fn optional<T: TryFrom<u64>>(value: &Value) -> Option<Option<T>> {
+    match value {
+        Value::Null => Some(None),
+        value => Some(Some(value.as_u64()?.try_into().ok()?)),
+    }
+}
+
+fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+    value.as_u64()?.try_into().ok()
+}
+
+impl Answer for ParallelWrites {
+    fn print(&self) -> Value {
+        json!({
+            "accepted": self.accepted,
+            "busy_from": self.busy_from,
+            "loses_bytes": self.loses_bytes,
+        })
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            accepted: number(&value["accepted"])?,
+            busy_from: optional(&value["busy_from"])?,
+            loses_bytes: value["loses_bytes"].as_bool()?,
+        })
+    }
+}
+
+const TOLD: [(&str, Told); 3] = [
+    ("info", Told::Info),
+    ("info/full", Told::InfoFull),
+    ("nowhere", Told::Nowhere),
+];
+const COUNTS: [(&str, Counts); 4] = [
+    ("exact", Counts::Exact),
+    ("pages", Counts::Pages),
+    ("nothing", Counts::Nothing),
+    ("otherwise", Counts::Otherwise),
+];
+
+fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {
+    let found = words.iter().find(|(_, m)| *m == meaning);
+    found.map_or("", |(word, _)| word)
+}
+
+fn meaning_of<T: Copy>(words: &[(&'static str, T)], value: &Value) -> Option<T> {
+    let found = words.iter().find(|(word, _)| value == word);
+    found.map(|(_, meaning)| *meaning)
+}
+
+impl Answer for WriteCounters {
+    fn print(&self) -> Value {
+        json!({
+            "told": word_of(&TOLD, self.told),
+            "counts": word_of(&COUNTS, self.counts),
+            "is_late": self.is_late,
+            "start_bytes": self.start_bytes,
+        })
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            told: meaning_of(&TOLD, &value["told"])?,
+            counts: meaning_of(&COUNTS, &value["counts"])?,
+            is_late: value["is_late"].as_bool()?,
+            start_bytes: optional(&value["start_bytes"])?,
+        })
+    }
+}
+
+impl Answer for Taken {
+    fn print(&self) -> Value {
+        match self {
+            Self::Accepted => json!("accepted"),
+            Self::Refused(status) => json!({ "refused": status }),
+            Self::Short(bytes) => json!({ "short_bytes": bytes }),
+        }
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        if value == "accepted" {
+            return Some(Self::Accepted);
+        }
+        let refused = number(&value["refused"]).map(Self::Refused);
+        refused.or_else(|| Some(Self::Short(number(&value["short_bytes"])?)))
+    }
+}
+
+impl Answer for LargeReads {
+    fn print(&self) -> Value {
+        json!({"4194305": self.above.print(), "8388608": self.double.print()})
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            above: Taken::parse(&value["4194305"])?,
+            double: Taken::parse(&value["8388608"])?,
+        })
+    }
+}
+
+impl Answer for PastEnd {
+    fn print(&self) -> Value {
+        json!({"status": self.status, "is_written": self.is_written, "grows": self.grows})
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            status: number(&value["status"])?,
+            is_written: value["is_written"].as_bool()?,
+            grows: value["grows"].as_bool()?,
+        })
+    }
+}
+
+impl Answer for LargestBody {
+    fn print(&self) -> Value {
+        json!({
+            "accepted_bytes": self.accepted_bytes,
+            "refused_bytes": self.refused_bytes,
+            "refused_status": self.refused_status,
+        })
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            accepted_bytes: number(&value["accepted_bytes"])?,
+            refused_bytes: optional(&value["refused_bytes"])?,
+            refused_status: optional(&value["refused_status"])?,
+        })
+    }
+}
+
+impl Answer for GzipWrites {
+    fn print(&self) -> Value {
+        match self {
+            Self::Decoded => json!("decoded"),
+            Self::Stored => json!("stored"),
+            Self::Refused(status) => json!({ "refused": status }),
+        }
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        match value.as_str() {
+            Some("decoded") => Some(Self::Decoded),
+            Some("stored") => Some(Self::Stored),
+            _ => number(&value["refused"]).map(Self::Refused),
+        }
+    }
+}
+
+impl Answer for RetryAfter {
+    fn print(&self) -> Value {
+        json!({"status": self.status, "seconds": self.seconds})
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            status: number(&value["status"])?,
+            seconds: optional(&value["seconds"])?,
+        })
+    }
+}
+
+impl Answer for Size {
+    fn print(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("asked_bytes".into(), self.asked_bytes.into());
+        map.insert("given_bytes".into(), self.given_bytes.into());
+        Value::Object(map)
+    }
+
+    fn parse(value: &Value) -> Option<Self> {
+        Some(Self {
+            asked_bytes: number(&value["asked_bytes"])?,
+            given_bytes: number(&value["given_bytes"])?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Profile {
+        Profile {
+            endpoint: "https://api.example.com/".into(),
+            probed_at_s: 7,
+            parallel_writes: Finding::Known(ParallelWrites {
+                accepted: 3,
+                busy_from: Some(4),
+                loses_bytes: false,
+            }),
+            write_counters: Finding::Known(WriteCounters {
+                told: Told::InfoFull,
+                counts: Counts::Pages,
+                is_late: true,
+                start_bytes: Some(4096),
+            }),
+            fresh_reads_zero: Finding::Known(false),
+            large_reads: Finding::Known(LargeReads {
+                above: Taken::Accepted,
+                double: Taken::Short(4_194_304),
+            }),
+            past_end: Finding::Known(PastEnd {
+                status: 507,
+                is_written: false,
+                grows: false,
+            }),
+            user_keys_created: Finding::Known(true),
+            user_keys_set: Finding::Unknown("connection broke".into()),
+            largest_body: Finding::Known(LargestBody {
+                accepted_bytes: 5 << 20,
+                refused_bytes: Some(16 << 20),
+                refused_status: None,
+            }),
+            gzip_writes: Finding::Known(GzipWrites::Refused(415)),
+            retry_after: Finding::Known(RetryAfter {
+                status: 503,
+                seconds: Some(1),
+            }),
+            size: Finding::Known(Size {
+                asked_bytes: 1,
+                given_bytes: 4_194_304,
+            }),
+            create_status: Finding::Known(200),
+            destroy_status: Finding::default(),
+        }
+    }
+
+    #[test]
+    fn a_profile_reads_back() {
+        for profile in [full(), Profile::unknown("https://h/", "no time")] {
+            assert_eq!(Profile::from_json(&profile.to_json()).unwrap(), profile);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_strange_is_unknown() {
+        let mut json = full().to_json();
+        json["answers"]["size"] = json!({"known": true, "value": "large"});
+        json["answers"]["gzip_writes"] = Value::Null;
+        let profile = Profile::from_json(&json).unwrap();
+        assert_eq!(profile.size.known(), None);
+        assert_eq!(profile.gzip_writes, Finding::default());
+        assert_eq!(profile.past_end, full().past_end);
+        json["version"] = json!(2);
+        let error = Profile::from_json(&json).unwrap_err();
+        assert_eq!(error.to_string(), "The profile has version 2, not 1");
+        for none in [json!({}), json!(3), json!({"version": 1})] {
+            assert!(Profile::from_json(&none).is_err(), "{none}");
+        }
+    }
+
+    #[test]
+    fn nothing_known_is_cautious_and_nothing_known_is_trusted_too_far() {
+        let nothing = Profile::default();
+        assert_eq!(nothing.max_parallel_writes(), None);
+        assert_eq!(nothing.fresh_reads_zero(), None);
+        assert_eq!(nothing.user_keys_kept(), None);
+        assert_eq!(nothing.read_bytes_max(), READ_BYTES_MAX);
+        let mut profile = full();
+        assert_eq!(profile.max_parallel_writes(), Some(3));
+        assert_eq!(profile.fresh_reads_zero(), Some(false));
+        // One byte more went through, and double of it did not.
+        assert_eq!(profile.read_bytes_max(), READ_BYTES_MAX);
+        assert_eq!(profile.user_keys_kept(), None);
+        profile.user_keys_set = Finding::Known(false);
+        assert_eq!(profile.user_keys_kept(), Some(false));
+        let mut writes = ParallelWrites {
+            accepted: 8,
+            busy_from: None,
+            loses_bytes: false,
+        };
+        profile.parallel_writes = Finding::Known(writes);
+        assert_eq!(profile.max_parallel_writes(), None);
+        writes.loses_bytes = true;
+        profile.parallel_writes = Finding::Known(writes);
+        assert_eq!(profile.max_parallel_writes(), Some(1));
+    }
+}

@@ -1,0 +1,246 @@
+//! Asking an endpoint how it behaves, with one small drive of our own, where no
+//! document tells (FAULTS section 7).
+//!
+//! Each question stands for itself: one that cannot be answered leaves the
+//! others alone. They run in a task of their own, so that whatever becomes of it
+//! (an end, a stop, no time left, a panic) the drive is destroyed afterwards.
+
+mod questions;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use self::questions::Prober;
+use super::create::{Created, NotCreated, create};
+use super::shell::stopped;
+use super::stop::Stop;
+use crate::api::Client;
+use crate::drive::{DriveId, DriveSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::monitor::{Event, Monitor};
+use crate::policy::{Attempts, Operation, TOKEN_KEY};
+use crate::profile::{Finding, Profile, RetryAfter, Size};
+
+const MIB: u64 = 1024 * 1024;
+/// Name of the drive.
+pub const PROBE_NAME: &str = "openhosting-probe";
+/// Size that is asked for: room for the largest body, and no multiple of
+/// anything, so that rounding shows (REFERENCE 1.1, "Size rounding").
+const SIZE: u64 = 40 * MIB + 1000;
+/// The same where odd sizes are refused.
+const ROUND_SIZE: u64 = 40 * MIB;
+/// Time for all questions together; removing the drive has its own.
+const TIME: Duration = Duration::from_secs(100);
+/// Attempts at removing the drive: about a minute and a half.
+const REMOVE_ATTEMPTS: u32 = 8;
+/// What came of a probe whose drive was made.
+#[derive(Debug)]
+pub struct Probed {
+    /// The answers.
+    pub profile: Profile,
+    /// The drive that was used.
+    pub drive: DriveId,
+    /// Whether the drive is gone. The error's hint is the command that removes
+    /// it.
+    pub removal: Result<()>,
+    /// Whether somebody asked to stop before all questions were asked.
+    pub is_stopped: bool,
+}
+
+/// Asks the endpoint of `client` all questions with a new drive of 40 MiB, which
+/// is destroyed at the end whatever happens; `stop` ends the questions early.
+///
+/// # Errors
+/// If no drive could be made. Its hint tells how to look for one where that is
+/// not certain.
+pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<Probed> {
+    let token = Uuid::new_v4().as_simple().to_string();
+    let mut abort = stop.clone();
+    // Whoever asks to stop now waits until it is clear whether there is a drive.
+    let (created, asked) = tokio::select! {
+        created = make(client, &token) => created?,
+        () = abort.asked_at_once() => return Err(stopped().hint_to(may_be_left(&token))),
+    };
+    let drive = created.drive.id;
+    monitor.event(&Event::Drive {
+        id: drive,
+        size: created.drive.size,
+        is_new: true,
+    });
+
+    let mut profile = Profile::unknown(client.endpoint().to_string(), "there was no time for it");
+    profile.probed_at_s = seconds_since_1970();
+    profile.size = Finding::Known(Size {
+        asked_bytes: asked,
+        given_bytes: created.drive.size,
+    });
+    let lost = || "the answer to the create was lost".to_owned();
+    profile.create_status = created.status.ok_or_else(lost).into();
+    let notes = Notes(Arc::new(Mutex::new(Found {
+        profile,
+        retry_after: None,
+    })));
+    let prober = Prober {
+        client: client.clone(),
+        drive: created.drive,
+        token,
+        notes: notes.clone(),
+        rng: fastrand::Rng::new(),
+    };
+    let mut questions = JoinSet::new();
+    questions.spawn(prober.run());
+    let is_stopped = tokio::select! {
+        biased;
+        () = stop.asked() => true,
+        _ = questions.join_next() => false,
+        () = sleep(TIME) => false,
+    };
+    questions.shutdown().await;
+
+    let removed = tokio::select! {
+        removed = remove(client, drive, &notes) => removed,
+        () = abort.asked_at_once() => Err(stopped()),
+    };
+    let Found {
+        mut profile,
+        retry_after,
+    } = notes.take();
+    let none = || "no 429 or 503 was answered".to_owned();
+    profile.retry_after = retry_after.ok_or_else(none).into();
+    let removal = match removed {
+        Ok(status) => {
+            let lost = || "the answer to the destroy was lost".to_owned();
+            profile.destroy_status = status.ok_or_else(lost).into();
+            Ok(())
+        }
+        Err(cause) => {
+            profile.destroy_status = Finding::Unknown("the drive could not be destroyed".into());
+            let what = format!("The probe's drive {drive} is left");
+            Err(Error::new(cause.kind(), what)
+                .because(cause)
+                .hint_to(format!(
+                    "Remove it with: openhosting drives {drive} destroy"
+                )))
+        }
+    };
+    Ok(Probed {
+        profile,
+        drive,
+        removal,
+        is_stopped,
+    })
+}
+
+/// Makes the drive, and tells the size that was asked for.
+async fn make(client: &Client, token: &str) -> Result<(Created, u64)> {
+    let mut rng = fastrand::Rng::new();
+    let mut spec = DriveSpec {
+        name: PROBE_NAME.to_owned(),
+        size: SIZE,
+        tier: "disk".to_owned(),
+        shared: false,
+    };
+    let mut made = create(client, &spec, token, false, &mut rng).await;
+    // Refused maybe for its size: then nothing was made.
+    if let Err(NotCreated { error, is_unclear }) = &made
+        && (error.kind(), *is_unclear) == (ErrorKind::Rejected, false)
+    {
+        spec.size = ROUND_SIZE;
+        made = create(client, &spec, token, false, &mut rng).await;
+    }
+    match made {
+        Ok(created) => Ok((created, spec.size)),
+        Err(not) if not.is_unclear => Err(not.error.hint_to(may_be_left(token))),
+        Err(not) => Err(not.error),
+    }
+}
+
+/// What to do when nobody knows whether a drive was made.
+fn may_be_left(token: &str) -> String {
+    format!(
+        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
+         openhosting drives info"
+    )
+}
+
+/// Destroys the drive until it is gone, and gives the status of the answer if
+/// there was one.
+async fn remove(client: &Client, drive: DriveId, notes: &Notes) -> Result<Option<u16>> {
+    let mut rng = fastrand::Rng::new();
+    let mut attempts = Attempts::at_most(REMOVE_ATTEMPTS);
+    let mut status = None;
+    let is_missing = |failure: &Failure| matches!(failure, Failure::Refused(r) if r.status == 404);
+    loop {
+        // What is answered is one thing, whether the drive is gone another.
+        let destroyed = client.destroy(drive).await;
+        let looked = client.info(drive).await;
+        status = status.or(destroyed.as_ref().ok().copied());
+        let failure = match (destroyed, looked) {
+            (_, Err(failure)) if is_missing(&failure) => return Ok(status),
+            (Err(failure), Err(_)) if is_missing(&failure) => return Ok(status),
+            (Err(failure), _) | (Ok(_), Err(failure)) => failure,
+            (Ok(_), Ok(_)) => Failure::NotApi("the drive is still there".into()),
+        };
+        notes.note(&failure);
+        tracing::debug!(%failure, "destroy");
+        // Destroying what is destroyed does no harm, as with a write.
+        match attempts.failed(Operation::Write, &failure, &mut rng) {
+            Some(wait) => sleep(wait).await,
+            None => return Err(failure.into_error("Cannot destroy it")),
+        }
+    }
+}
+
+fn seconds_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// What is known so far; shared with the task that asks.
+#[derive(Clone, Debug)]
+struct Notes(Arc<Mutex<Found>>);
+
+#[derive(Debug)]
+struct Found {
+    profile: Profile,
+    retry_after: Option<RetryAfter>,
+}
+
+impl Notes {
+    fn change(&self, change: impl FnOnce(&mut Found)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes what a failure tells by the way.
+    fn note(&self, failure: &Failure) {
+        let Failure::Refused(refusal) = failure else {
+            return;
+        };
+        if !matches!(refusal.status, 429 | 503) {
+            return;
+        }
+        let seen = RetryAfter {
+            status: refusal.status,
+            seconds: refusal.retry_after.map(|time| time.as_secs()),
+        };
+        self.change(|found| {
+            // One with the header tells more.
+            if found.retry_after.is_none_or(|old| old.seconds.is_none()) {
+                found.retry_after = Some(seen);
+            }
+        });
+    }
+
+    fn take(self) -> Found {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Found {
+            profile: found.profile.clone(),
+            retry_after: found.retry_after,
+        }
+    }
+}

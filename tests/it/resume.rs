@@ -1,0 +1,698 @@
+//! `openhosting-upload` a second time: what stopped the first run, what became
+//! of image, journal and drive meanwhile, and how much is sent again.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use openhosting::digest::Digest;
+use openhosting::drive::DriveId;
+use openhosting::image::Fingerprint;
+use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, replay};
+
+use crate::support::cli::{Desk, Outcome, Running, UPLOAD};
+use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
+use crate::support::server::TestServer;
+
+const C: usize = 16 * 1024;
+const CHUNKS: usize = 200;
+const SIZE: usize = CHUNKS * C;
+/// So many writes pass before the first run is stopped.
+const PASSED: usize = 120;
+/// Records that the journal keeps back at most, and writes in flight.
+const UNSYNCED: usize = 64 + 4;
+
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    proxy: FaultProxy,
+    image: Vec<u8>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let image = noise(SIZE as u64, SIZE);
+        desk.file("a.img", &image);
+        Self {
+            desk,
+            server,
+            proxy,
+            image,
+        }
+    }
+
+    fn start(&self, args: &str) -> Running<'_> {
+        let tool = self.desk.upload(&self.proxy.uri());
+        tool.args("-c 16384").args(args).arg("a.img").spawn()
+    }
+
+    fn run(&self, args: &str) -> Outcome {
+        self.start(args).wait()
+    }
+
+    /// Runs until so many writes passed, holds those that follow, and hands
+    /// over to `stop`.
+    fn stopped(&self, args: &str, stop: impl FnOnce(Running<'_>, &Gate) -> Outcome) -> Outcome {
+        let gate = Gate::default();
+        let hold = Fault::Hold(gate.clone());
+        self.proxy
+            .fault_after(PASSED, Request::is_write, usize::MAX, hold);
+        let running = self.start(args);
+        self.proxy.wait_for("the writes", |requests| {
+            requests.iter().filter(|r| r.is_write()).count() > PASSED
+        });
+        let outcome = stop(running, &gate);
+        gate.open();
+        self.proxy.heal();
+        outcome
+    }
+
+    /// Stops a run by SIGINT: everything confirmed is in the journal.
+    fn interrupted(&self, args: &str) -> Outcome {
+        self.signalled(args, "INT").code(130)
+    }
+
+    fn signalled(&self, args: &str, signal: &str) -> Outcome {
+        self.stopped(args, |running, gate| {
+            running.signal(signal);
+            running.wait_stderr("finishing what is in flight");
+            gate.open();
+            running.wait()
+        })
+    }
+
+    /// The writes since the last look, and forgets them.
+    fn writes(&self) -> Vec<u64> {
+        let requests = self.proxy.requests();
+        self.proxy.forget();
+        let writes = requests.iter().filter(|r| r.is_write());
+        writes.map(Request::offset).collect()
+    }
+
+    fn confirmed(&self) -> usize {
+        self.proxy.count(|r| r.is_write() && r.status == 204)
+    }
+
+    /// The one journal.
+    #[track_caller]
+    fn journal(&self) -> PathBuf {
+        let journals = self.desk.journals();
+        assert_eq!(journals.len(), 1, "{journals:?}");
+        journals[0].clone()
+    }
+
+    /// The one drive.
+    #[track_caller]
+    fn drive(&self) -> String {
+        let drives = drives(&self.server);
+        assert_eq!(drives.len(), 1, "{drives:?}");
+        drives[0].clone()
+    }
+
+    /// One drive, which holds the image, and nothing is left of the transfer.
+    #[track_caller]
+    fn check_done(&self) {
+        assert_drive(&self.server, &self.drive(), &self.image);
+        assert_eq!(self.desk.journals(), Vec::<PathBuf>::new());
+    }
+
+    /// Changes the image and the file.
+    fn change(&mut self, offset: usize, bytes: &[u8]) {
+        self.image[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let file = File::options().write(true).open(self.desk.path("a.img"));
+        file.unwrap().write_all_at(bytes, offset as u64).unwrap();
+    }
+}
+
+/// What a run says it found.
+#[track_caller]
+fn resumed(outcome: &Outcome) -> usize {
+    let rest = outcome
+        .stderr
+        .split_once("Resuming: ")
+        .map(|(_, rest)| rest);
+    let rest = rest.unwrap_or_else(|| panic!("not resumed: {outcome:?}"));
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// Waits until the journal has that many records.
+fn wait_for_records(scene: &Scene, records: usize) {
+    for _ in 0..100_000 {
+        let len = |path: &PathBuf| path.metadata().map_or(0, |m| m.len() as usize);
+        let len = scene.desk.journals().first().map_or(0, len);
+        if len >= HEADER_BYTES + records * RECORD_BYTES {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the journal never had {records} records");
+}
+
+// ---- What stops a run ----
+
+#[test]
+fn after_a_signal_nothing_confirmed_is_sent_again() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let scene = Scene::new();
+        let outcome = scene.signalled("", signal).code(code);
+        let last = outcome.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("run the same command again"), "{outcome:?}");
+        let confirmed = scene.confirmed();
+        assert!((PASSED..CHUNKS).contains(&confirmed));
+        let _ = scene.writes();
+        let again = scene.run("").code(0);
+        assert_eq!(resumed(&again), confirmed * C);
+        assert!(again.text().starts_with("Using existing drive "));
+        assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+        scene.check_done();
+    }
+}
+
+#[test]
+fn after_kill_9_only_what_was_not_synced_is_sent_again() {
+    let scene = Scene::new();
+    let outcome = scene.stopped("", |running, _| {
+        wait_for_records(&scene, 1 + 64);
+        running.kill9()
+    });
+    assert!(!outcome.text().contains("completed"));
+    let confirmed = scene.confirmed();
+    let _ = scene.writes();
+    let again = scene.run("").code(0);
+    let settled = resumed(&again) / C;
+    assert!(settled <= confirmed, "{settled} of {confirmed}");
+    assert!(settled + UNSYNCED >= confirmed, "{settled} of {confirmed}");
+    assert_eq!(scene.writes().len(), CHUNKS - settled);
+    scene.check_done();
+}
+
+#[test]
+fn after_the_death_of_the_server_nothing_confirmed_is_sent_again() {
+    let mut scene = Scene::new();
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene
+        .proxy
+        .fault_after(PASSED, Request::is_write, usize::MAX, hold);
+    let tool = scene.desk.upload(&scene.proxy.uri());
+    let running = tool.args("-c 16384 --max-outage 1s a.img").spawn();
+    scene.proxy.wait_for("the writes", |requests| {
+        requests.iter().filter(|r| r.is_write()).count() > PASSED
+    });
+    scene.server.kill9();
+    gate.open();
+    let _ = running.wait().code(75);
+    scene.proxy.heal();
+    let confirmed = scene.confirmed();
+    let _ = scene.writes();
+    scene.server.start_again();
+    scene.proxy.redirect_to(&scene.server);
+    let again = scene.run("").code(0);
+    assert_eq!(resumed(&again), confirmed * C);
+    assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+    scene.check_done();
+}
+
+#[test]
+fn killed_when_the_drive_was_made_and_nobody_knew() {
+    let scene = Scene::new();
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let held = Fault::rewrite(move |_, answer| {
+        wait.wait();
+        answer
+    });
+    scene.proxy.fault(Request::is_create, 1, held);
+    let running = scene.start("");
+    for _ in 0..100_000 {
+        if !drives(&scene.server).is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = running.kill9();
+    gate.open();
+    let drive = scene.drive();
+    let _ = scene.run("").code(0);
+    assert_eq!(scene.drive(), drive);
+    assert_eq!(scene.proxy.count(Request::is_create), 1);
+    scene.check_done();
+}
+
+#[test]
+fn two_processes_never_work_at_one_upload() {
+    let scene = Scene::new();
+    let _ = scene.stopped("", |running, gate| {
+        let second = scene.run("").code(1).says("Another process");
+        assert_eq!(second.text(), "");
+        gate.open();
+        running.wait().code(0)
+    });
+    scene.check_done();
+}
+
+// ---- Flags ----
+
+#[test]
+fn restart_forgets_and_tells_what_it_leaves() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let old = scene.drive();
+    let again = scene.run("--restart").code(0).says(&old);
+    let new = again.created();
+    assert_ne!(old, new);
+    assert_eq!(drives(&scene.server).len(), 2);
+    assert_drive(&scene.server, &new, &scene.image);
+    assert!(scene.desk.journals().is_empty());
+}
+
+#[test]
+fn the_journal_can_be_elsewhere_or_nowhere() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("--journal my.ohj");
+    assert!(scene.desk.path("my.ohj").exists() && scene.desk.journals().is_empty());
+    let again = scene.run("--journal my.ohj").code(0);
+    assert!(resumed(&again) > 0);
+    assert!(!scene.desk.path("my.ohj").exists());
+    scene.check_done();
+
+    let scene = Scene::new();
+    let outcome = scene.interrupted("--no-journal");
+    assert!(scene.desk.journals().is_empty());
+    let (drive, offset) = outcome.hint();
+    assert!(!outcome.stderr.contains("same command"), "{outcome:?}");
+    let args = format!("--no-journal -d {drive} -o {offset}");
+    let _ = scene.run(&args).code(0);
+    scene.check_done();
+}
+
+#[test]
+fn other_flags_are_another_transfer() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let tool = scene.desk.upload(&scene.proxy.uri());
+    let other = tool.args("-c 32768 a.img").run().code(2);
+    let _ = other.says("the chunk size was 16384 and is 32768");
+    let _ = scene.run("").code(0);
+    scene.check_done();
+}
+
+#[test]
+fn comparing_with_a_drive_needs_no_journal() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let confirmed = scene.confirmed();
+    std::fs::remove_file(scene.journal()).unwrap();
+    let _ = scene.writes();
+    let drive = scene.drive();
+    let args = format!("--resume-from-drive {drive}");
+    let _ = scene.run(&args).code(0);
+    assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+    scene.check_done();
+    // And once more: nothing differs.
+    let _ = scene.run(&args).code(0);
+    assert_eq!(scene.writes(), Vec::<u64>::new());
+}
+
+// ---- What becomes of the image ----
+
+#[test]
+fn an_image_that_changed_is_told_and_what_changed_is_sent() {
+    let mut scene = Scene::new();
+    let _ = scene.interrupted("");
+    let confirmed = scene.confirmed();
+    // Two that were sent, one of them zero now, and one that was not.
+    scene.change(3 * C + 5, b"changed");
+    scene.change(10 * C, &vec![0; C]);
+    scene.change((CHUNKS - 1) * C, b"changed");
+    let _ = scene.writes();
+    let refused = scene.run("").code(4);
+    let _ = refused.says("2 chunks that were sent differ now");
+    assert_eq!(scene.writes(), Vec::<u64>::new());
+    let _ = scene.run("--changed-ok --verify full").code(0);
+    let writes = scene.writes();
+    assert_eq!(writes.len(), CHUNKS - confirmed + 2);
+    assert!(writes.contains(&(3 * C as u64)) && writes.contains(&(10 * C as u64)));
+    scene.check_done();
+}
+
+#[test]
+fn an_image_only_touched_is_read_again_and_not_sent_again() {
+    let mut scene = Scene::new();
+    let _ = scene.interrupted("");
+    let confirmed = scene.confirmed();
+    let same = scene.image[..9].to_vec();
+    scene.change(0, &same);
+    let _ = scene.writes();
+    let _ = scene.run("").code(0);
+    assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+    scene.check_done();
+}
+
+/// The record of a chunk that the drive has was lost with the last second
+/// before a crash; then the image became zero there. That is no hole.
+#[test]
+fn zeros_where_a_record_was_lost_are_written() {
+    let mut scene = Scene::new();
+    let _ = scene.interrupted("");
+    let journal = File::options().write(true).open(scene.journal());
+    let kept = HEADER_BYTES + 11 * RECORD_BYTES;
+    journal.unwrap().set_len(kept as u64).unwrap();
+    scene.change(100 * C, &vec![0; 3 * C]);
+    let _ = scene.run("").code(0);
+    scene.check_done();
+}
+
+/// Changed and stopped twice: chunks with two records, of which the last counts.
+#[test]
+fn what_was_sent_twice_is_verified_as_it_is_now() {
+    let mut scene = Scene::new();
+    let _ = scene.interrupted("");
+    scene.change(0, b"changed");
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.forget();
+    scene
+        .proxy
+        .fault_after(30, Request::is_write, usize::MAX, hold);
+    let running = scene.start("--changed-ok -j 1");
+    scene.proxy.wait_for("the writes", |requests| {
+        requests.iter().filter(|r| r.is_write()).count() > 30
+    });
+    running.signal("INT");
+    running.wait_stderr("finishing what is in flight");
+    gate.open();
+    let _ = running.wait().code(130);
+    scene.proxy.heal();
+    let _ = scene.run("--changed-ok --verify full").code(0);
+    scene.check_done();
+}
+
+#[test]
+fn an_image_of_another_size_is_another_image() {
+    for size in [SIZE - 1, SIZE + 1] {
+        let scene = Scene::new();
+        let _ = scene.interrupted("");
+        let file = File::options().write(true).open(scene.desk.path("a.img"));
+        file.unwrap().set_len(size as u64).unwrap();
+        let _ = scene.writes();
+        let text = format!("The size was {SIZE} bytes when this transfer began and is {size} now");
+        let _ = scene.run("").code(4).says(&text).says("--restart");
+        let _ = scene.run("--changed-ok").code(4);
+        assert_eq!(scene.writes(), Vec::<u64>::new());
+    }
+}
+
+// ---- What becomes of the journal and the drive ----
+
+#[test]
+fn a_journal_damaged_in_the_middle_is_compared_with_the_drive() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let confirmed = scene.confirmed();
+    let journal = scene.journal();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[HEADER_BYTES + 40 * RECORD_BYTES + 20] ^= 1;
+    std::fs::write(&journal, &bytes).unwrap();
+    let _ = scene.writes();
+    let again = scene.run("").code(0).says("The journal is damaged");
+    assert_eq!(resumed(&again), 39 * C);
+    // What it does not tell any more is on the drive, and found there.
+    assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+    assert_drive(&scene.server, &scene.drive(), &scene.image);
+    let bad = PathBuf::from(format!("{}.bad", journal.display()));
+    assert_eq!(scene.desk.journals(), [bad.clone()]);
+    assert_eq!(std::fs::read(bad).unwrap(), bytes);
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_told_and_can_be_left() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let journal = scene.journal();
+    let whole = std::fs::read(&journal).unwrap();
+    let mut damaged = whole.clone();
+    damaged[100] ^= 1;
+    let mut later = whole.clone();
+    later[8] = 9;
+    let crc = crc32c::crc32c(&later[..HEADER_BYTES - 4]).to_le_bytes();
+    later[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc);
+    let cases = [
+        (damaged, "It is not a journal, or its start is damaged"),
+        (later, "It has version 9"),
+        (Vec::new(), "It is not a journal, or its start is damaged"),
+        (whole[..1000].to_vec(), "It is not a journal"),
+    ];
+    let _ = scene.writes();
+    for (bytes, text) in cases {
+        std::fs::write(&journal, &bytes).unwrap();
+        let _ = scene.run("").code(1).says(text).says("--restart");
+        assert_eq!(std::fs::read(&journal).unwrap(), bytes, "it was touched");
+    }
+    assert_eq!(scene.writes(), Vec::<u64>::new());
+    let args = format!("--resume-from-drive {}", scene.drive());
+    let _ = scene.run(&args).code(0);
+    assert_drive(&scene.server, &scene.drive(), &scene.image);
+    let _ = scene.run("--restart").code(0);
+    assert!(scene.desk.journals().is_empty());
+}
+
+#[test]
+fn a_drive_that_is_gone_is_told() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let path = format!("/drives/{}/destroy", scene.drive());
+    Ask::of(&scene.server).post(&path, "").expect(204);
+    let _ = scene.run("").code(1).says("start over with --restart");
+    assert!(drives(&scene.server).is_empty());
+    let _ = scene.run("--restart").code(0);
+    scene.check_done();
+}
+
+#[test]
+fn a_journal_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.fault(Request::is_write, usize::MAX, hold);
+    let script = format!("umask 000; exec {UPLOAD} -c 16384 a.img");
+    let tool = scene.desk.tool("sh").env("OHURI", scene.proxy.uri());
+    let running = tool.arg("-c").arg(script).spawn();
+    scene
+        .proxy
+        .wait_for("a write", |requests| requests.iter().any(Request::is_write));
+    let mode = scene.journal().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    gate.open();
+    let _ = running.wait().code(0);
+    scene.check_done();
+}
+
+// ---- Reading back ----
+
+#[test]
+fn so_much_is_read_back() {
+    for (how, least, most) in [("none", 0, 0), ("sample", 2, 60), ("full", CHUNKS, CHUNKS)] {
+        let scene = Scene::new();
+        let _ = scene.run(&format!("--verify {how}")).code(0);
+        let reads = scene.proxy.count(Request::is_read);
+        assert!((least..=most).contains(&reads), "{how}: {reads} reads");
+        scene.check_done();
+    }
+}
+
+#[test]
+fn a_full_verification_reads_what_earlier_runs_wrote() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    scene.proxy.forget();
+    let _ = scene.run("--verify full").code(0);
+    assert_eq!(scene.proxy.count(Request::is_read), CHUNKS);
+}
+
+#[test]
+fn bytes_that_changed_on_the_drive_are_found() {
+    let scene = Scene::new();
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.fault(Request::is_read, usize::MAX, hold);
+    let running = scene.start("--verify full");
+    scene
+        .proxy
+        .wait_for("a read", |requests| requests.iter().any(Request::is_read));
+    let path = scene.server.drive_file(&scene.drive());
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[!scene.image[77 * C + 1]], 77 * C as u64 + 1)
+        .unwrap();
+    gate.open();
+    let outcome = running.wait().code(4);
+    let _ = outcome.says("does not hold what was transferred");
+}
+
+// ---- Devices ----
+
+#[test]
+fn a_block_device_is_uploaded_and_resumed() {
+    let scene = Scene::new();
+    let path = scene.desk.path("a.img");
+    let made = Command::new("losetup")
+        .args(["-f", "--show"])
+        .arg(&path)
+        .output();
+    let device = made.ok().filter(|made| made.status.success());
+    let Some(device) = device.and_then(|made| String::from_utf8(made.stdout).ok()) else {
+        eprintln!("SKIPPED: no loop device can be made here");
+        return;
+    };
+    let device = Loop(device.trim().to_owned());
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&device.0, &path).unwrap();
+    let _ = scene.interrupted("");
+    let confirmed = scene.confirmed();
+    let _ = scene.writes();
+    let again = scene.run("").code(0);
+    assert_eq!(resumed(&again), confirmed * C);
+    assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+    scene.check_done();
+}
+
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+// ---- Journals of every version ever written ----
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/journals")
+}
+
+const VERSIONS: [&str; 1] = ["v1"];
+
+fn header_v1(direction: Direction) -> Header {
+    Header {
+        direction,
+        session: *b"session of tests",
+        token: *b"a token of tests",
+        size: 10_000_000,
+        chunk: 1_000_000,
+        first: 0,
+        source: (direction == Direction::Upload).then(|| Fingerprint {
+            size: 10_000_000,
+            device: 2049,
+            inode: 12,
+            modified_ns: 1_795_000_000_123_456_789,
+        }),
+        endpoint: "https://api.example.com/".into(),
+        user: "0012e24a-6eae-4279-9912-3432f698cec8".into(),
+    }
+}
+
+fn records_v1(direction: Direction) -> Vec<Record> {
+    let done = |index: u64| Record::Done {
+        index,
+        len: 1_000_000,
+        digest: Digest::of(&index.to_le_bytes()),
+    };
+    let drive = Record::Drive {
+        id: DriveId::from_bytes(*b"drive of a test."),
+        is_ours: direction == Direction::Upload,
+    };
+    match direction {
+        Direction::Upload => vec![
+            drive,
+            done(0),
+            done(2),
+            Record::Holes { first: 4, count: 3 },
+            done(1),
+        ],
+        Direction::Download => vec![
+            Record::Drivestate {
+                write_bytes: 10_004_096,
+                write_requests: 2443,
+            },
+            drive,
+            done(9),
+            done(0),
+        ],
+    }
+}
+
+fn bytes_v1(direction: Direction) -> Vec<u8> {
+    let header = header_v1(direction);
+    let mut bytes = header.encode().unwrap().to_vec();
+    for (number, record) in records_v1(direction).iter().enumerate() {
+        bytes.extend_from_slice(&record.encode(number as u64, &header.session));
+    }
+    bytes
+}
+
+const BOTH: [(Direction, &str); 2] = [
+    (Direction::Upload, "upload.ohj"),
+    (Direction::Download, "download.ohj"),
+];
+
+/// The maker: `cargo test --test it -- --ignored make_the_journals`. Only for a
+/// new version; the files of an old one are never made again.
+#[test]
+#[ignore = "makes the fixtures"]
+fn make_the_journals() {
+    for (direction, name) in BOTH {
+        let directory = fixtures().join(VERSIONS[VERSIONS.len() - 1]);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(name), bytes_v1(direction)).unwrap();
+    }
+}
+
+#[test]
+fn journals_of_version_1_can_be_read() {
+    for (direction, name) in BOTH {
+        let bytes = std::fs::read(fixtures().join("v1").join(name)).unwrap();
+        let mut told = Vec::new();
+        let replay = replay(&bytes[..], |index, len, digest| {
+            told.push(Record::Done { index, len, digest });
+        })
+        .unwrap();
+        assert_eq!(replay.header, header_v1(direction));
+        let records = records_v1(direction);
+        assert_eq!(replay.records, records.len() as u64);
+        assert!(!replay.is_damaged);
+        let done = records.iter().filter(|r| matches!(r, Record::Done { .. }));
+        assert!(told.iter().eq(done));
+        let (id, is_ours) = replay.state.drive.unwrap();
+        assert_eq!(id, DriveId::from_bytes(*b"drive of a test."));
+        assert_eq!(is_ours, direction == Direction::Upload);
+        let settled: Vec<_> = replay.state.settled().iter().cloned().collect();
+        match direction {
+            Direction::Upload => assert_eq!(settled, [0..3, 4..7]),
+            Direction::Download => {
+                assert_eq!(settled, [0..1, 9..10]);
+                assert_eq!(replay.state.counters, Some((10_004_096, 2443)));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_version_of_the_journal_is_tested() {
+    let entries = std::fs::read_dir(fixtures()).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, VERSIONS);
+    // What is written now is the last of them.
+    let now = header_v1(Direction::Upload).encode().unwrap();
+    let version = u32::from_le_bytes(now[8..12].try_into().unwrap());
+    assert_eq!(version as usize, VERSIONS.len());
+}
