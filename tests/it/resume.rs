@@ -587,7 +587,7 @@ fn header_v1(direction: Direction) -> Header {
         size: 10_000_000,
         chunk: 1_000_000,
         first: 0,
-        source: (direction == Direction::Upload).then(|| Fingerprint {
+        source: (direction == Direction::Upload).then_some(Fingerprint {
             size: 10_000_000,
             device: 2049,
             inode: 12,
