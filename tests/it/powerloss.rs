@@ -13,7 +13,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tempfile::TempDir;
 
-use crate::support::cli::{Desk, Outcome, Running};
+use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running};
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::slow::SlowLink;
 use crate::support::{noise, rounds, seed};
@@ -228,8 +228,66 @@ fn an_upload_survives_the_loss_of_power() {
     );
 }
 
-/// Without a sync nothing is left: the cut is real, and a tool that forgot one
-/// would be caught.
+/// The same with a download tool that forgets to sync the image before it says
+/// in the journal what is there: strace takes those calls away. The test above
+/// would see it.
+#[test]
+fn control_a_sync_that_is_left_out_is_caught() {
+    let desk = Desk::new();
+    let Some(disk) = Disk::new() else { return };
+    let server = desk.server();
+    let link = SlowLink::to(&server, PAUSE);
+    let image = noise(1, SIZE);
+    desk.file("a.img", &image);
+    let up = desk.upload(&server.uri).args("a.img").run().code(0);
+    let drive = up.created();
+    let (out, part) = (disk.root.join("out"), disk.root.join("out.oh-part"));
+    // The kernel may write an image back by itself in time: not each cut shows it.
+    let (mut cuts, mut caught) = (0, 0);
+    while caught == 0 && cuts < 20 {
+        cuts += 1;
+        link.take_counts();
+        let mut running = desk
+            .tool("strace")
+            .env("OHURI", link.uri())
+            .args("-f -qq -o trace -e inject=fsync,fdatasync:retval=0")
+            .arg("-P")
+            .arg(&part)
+            .arg(DOWNLOAD)
+            .args("-c 16384")
+            .arg(&drive)
+            .arg(&out)
+            .spawn();
+        while link.passed() < SIZE as u64 * 3 / 4 && !running.has_ended() {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        assert!(disk.shut_down());
+        let cut = running.kill9();
+        if !cut.stderr.is_empty() && cut.stderr.contains("strace:") {
+            eprintln!("SKIPPED: strace cannot trace here: {}", cut.stderr);
+            return;
+        }
+        // strace went; what it traced goes by itself, by the errors it sees.
+        let is_off = (0..2000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            disk.unmount()
+        });
+        assert!(is_off && disk.mount());
+        let again = desk.download(&link.uri()).args("-c 16384").arg(&drive);
+        let again = again.arg(&out).run();
+        let is_right = std::fs::read(&out).is_ok_and(|bytes| bytes == image);
+        if again.status.code() != Some(0) || !is_right {
+            caught += 1;
+        }
+        for name in ["out", "out.oh-part", "out.ohj"] {
+            let _ = std::fs::remove_file(disk.root.join(name));
+        }
+    }
+    eprintln!("power, download without its sync: caught in {caught} of {cuts} cuts");
+    assert!(caught > 0);
+}
+
+/// Without a sync nothing is left: the cut is real.
 #[test]
 fn control_what_was_not_synced_is_lost() {
     let Some(disk) = Disk::new() else { return };
