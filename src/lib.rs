@@ -1,4 +1,15 @@
-//! Moves disk images in and out of an OpenHosting cloud.
+//! Moves disk images in and out of an OpenHosting cloud, or one of the same
+//! family.
+//!
+//! An image is read chunk by chunk ([`image`], [`plan`], [`chunk`]), zeros are left
+//! out, the rest is compressed ([`codec`]) and written to a drive ([`api`]); what is
+//! to be done next is decided without I/O ([`policy`]) and done by one task
+//! ([`transfer`]), which keeps what it did ([`journal`]) so that a later run goes
+//! on. A download is the mirror of it. [`server`] is the drives part of the API on
+//! one machine, and [`cli`] what the four programs are made of.
+//!
+//! Start at [`transfer::upload`] and [`transfer::download`]. The README's example
+//! is run as a test of this documentation.
 
 pub mod api;
 pub mod buffer;
@@ -22,3 +33,8 @@ pub mod wire;
 
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -215,15 +215,12 @@ async fn send(
     };
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
-    options.journal = journal(arguments, &client);
     options.jobs = jobs_for(arguments.jobs, profile);
     if options.jobs < arguments.jobs {
-        let line = format!(
-            "-j lowered to {}: a probe found no more to go",
-            options.jobs
-        );
+        let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         notice(arguments, &line);
     }
+    options.journal = journal(arguments, &client);
     let mut display = Display::new(PROGRAM, Way::Up, arguments.quiet);
     let result = upload(&client, image, &options, &mut display, stop).await;
     display.ended(result.as_ref().ok().map(|done| done.verified));

@@ -16,6 +16,23 @@ pub(super) struct Created {
     pub(super) status: Option<u16>,
 }
 
+/// No drive, as far as is known.
+#[derive(Debug)]
+pub(super) struct NotCreated {
+    pub(super) error: Error,
+    /// Whether one may have been made all the same.
+    pub(super) is_unclear: bool,
+}
+
+impl From<Error> for NotCreated {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            is_unclear: false,
+        }
+    }
+}
+
 /// Creates a drive as `spec` says, bearing `token`. If an earlier run may have
 /// done so with this very token, its drive is looked for first.
 pub(super) async fn create(
@@ -24,7 +41,7 @@ pub(super) async fn create(
     token: &str,
     is_resumed: bool,
     rng: &mut fastrand::Rng,
-) -> Result<Created> {
+) -> Result<Created, NotCreated> {
     let mut body = spec.to_properties()?;
     body.insert(TOKEN_KEY, token)
         .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
@@ -86,10 +103,7 @@ pub(super) async fn create(
             }
             CreateStep::Adopt(_) | CreateStep::GiveUp => {
                 let error = last.into_error(&what);
-                if is_unclear {
-                    return Err(error.hint_to(may_be_left(token)));
-                }
-                return Err(error);
+                return Err(NotCreated { error, is_unclear });
             }
             CreateStep::Doubt(drives) => {
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
@@ -97,21 +111,14 @@ pub(super) async fn create(
                     "{what}: the answer was lost, and any of these drives may be the one: {}",
                     list.join(" ")
                 );
-                return Err(Error::new(ErrorKind::Conflict, which).hint_to(
+                let error = Error::new(ErrorKind::Conflict, which).hint_to(
                     "Nothing was destroyed. Look at them with: openhosting drives UUID info, \
                      and upload to the right one with -d UUID",
-                ));
+                );
+                return Err(error.into());
             }
         };
     }
-}
-
-/// What to do when nobody knows whether a drive was made.
-pub(super) fn may_be_left(token: &str) -> String {
-    format!(
-        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
-         openhosting drives info"
-    )
 }
 
 type Found = (Vec<DriveInfo>, Vec<crate::drive::DriveId>);

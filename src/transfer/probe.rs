@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::questions::Prober;
-use super::create::{Created, create, may_be_left};
+use super::create::{Created, NotCreated, create};
 use super::shell::stopped;
 use super::stop::Stop;
 use crate::api::Client;
@@ -23,7 +23,7 @@ use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Monitor};
-use crate::policy::{Attempts, Operation};
+use crate::policy::{Attempts, Operation, TOKEN_KEY};
 use crate::profile::{Finding, Profile, RetryAfter, Size};
 
 const MIB: u64 = 1024 * 1024;
@@ -145,17 +145,27 @@ async fn make(client: &Client, token: &str) -> Result<(Created, u64)> {
         tier: "disk".to_owned(),
         shared: false,
     };
-    match create(client, &spec, token, false, &mut rng).await {
-        // Maybe of the size: then nothing was made.
-        Err(error) if error.kind() == ErrorKind::Rejected => {
-            spec.size = ROUND_SIZE;
-            let Ok(created) = create(client, &spec, token, false, &mut rng).await else {
-                return Err(error);
-            };
-            Ok((created, ROUND_SIZE))
-        }
-        created => Ok((created?, SIZE)),
+    let mut made = create(client, &spec, token, false, &mut rng).await;
+    // Refused maybe for its size: then nothing was made.
+    if let Err(NotCreated { error, is_unclear }) = &made
+        && (error.kind(), *is_unclear) == (ErrorKind::Rejected, false)
+    {
+        spec.size = ROUND_SIZE;
+        made = create(client, &spec, token, false, &mut rng).await;
     }
+    match made {
+        Ok(created) => Ok((created, spec.size)),
+        Err(not) if not.is_unclear => Err(not.error.hint_to(may_be_left(token))),
+        Err(not) => Err(not.error),
+    }
+}
+
+/// What to do when nobody knows whether a drive was made.
+fn may_be_left(token: &str) -> String {
+    format!(
+        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
+         openhosting drives info"
+    )
 }
 
 /// Destroys the drive until it is gone, and gives the status of the answer if

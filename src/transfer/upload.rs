@@ -443,8 +443,8 @@ async fn prepare(
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
             let token = session.token();
-            let created = create(client, spec, &token, session.is_resumed, rng).await?;
-            let drive = created.drive;
+            let created = create(client, spec, &token, session.is_resumed, rng).await;
+            let drive = created.map_err(|not| not.error)?.drive;
             return if drive.size >= size {
                 Ok(drive)
             } else {
