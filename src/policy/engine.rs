@@ -805,6 +805,7 @@ mod tests {
         engine.chunk(0);
         let mut now = S;
         let ending = loop {
+            assert!(now < 9000 * S, "it is tried for ever");
             match engine.next(now) {
                 Action::Send(span) => {
                     engine.answered(span.index, Err(refused(502, None)), now);
