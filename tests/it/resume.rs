@@ -427,7 +427,7 @@ fn a_journal_damaged_in_the_middle_is_compared_with_the_drive() {
     assert_eq!(scene.writes().len(), CHUNKS - confirmed);
     assert_drive(&scene.server, &scene.drive(), &scene.image);
     let bad = PathBuf::from(format!("{}.bad", journal.display()));
-    assert_eq!(scene.desk.journals(), [bad.clone()]);
+    assert_eq!(scene.desk.journals(), std::slice::from_ref(&bad));
     assert_eq!(std::fs::read(bad).unwrap(), bytes);
 }
 
