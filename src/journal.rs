@@ -13,10 +13,11 @@ mod replay;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,17 +54,26 @@ impl Journal {
         };
         let directory = directory_of(path);
         std::fs::create_dir_all(directory).map_err(cannot)?;
-        // Mode 0600 whatever the umask, and never through a link.
-        let mut temporary = tempfile::Builder::new()
-            .prefix(".openhosting-")
-            .tempfile_in(directory)
-            .map_err(cannot)?;
-        std::io::Write::write_all(&mut temporary, &bytes).map_err(cannot)?;
-        lock(temporary.as_file(), path)?;
-        temporary.as_file().sync_all().map_err(cannot)?;
-        let file = temporary
-            .persist_noclobber(path)
-            .map_err(|error| cannot(error.error))?;
+        let file = match nameless(directory).map_err(cannot)? {
+            Some(file) => {
+                fill(&file, &bytes, path)?;
+                let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+                // Fails if there is one by that name.
+                linkat(CWD, opened, CWD, path, AtFlags::SYMLINK_FOLLOW)
+                    .map_err(|errno| cannot(errno.into()))?;
+                file
+            }
+            None => {
+                let temporary = tempfile::Builder::new()
+                    .prefix(".openhosting-")
+                    .tempfile_in(directory)
+                    .map_err(cannot)?;
+                fill(temporary.as_file(), &bytes, path)?;
+                temporary
+                    .persist_noclobber(path)
+                    .map_err(|error| cannot(error.error))?
+            }
+        };
         sync_directory(directory).map_err(cannot)?;
         Ok(Self {
             file,
@@ -178,6 +188,32 @@ impl Journal {
             .and_then(|()| sync_directory(&directory))
             .map_err(|cause| cannot(&self.path, "remove").because(cause))
     }
+}
+
+/// A file without a name, of mode 0600 whatever the umask: a process killed now
+/// leaves nothing behind. `None` where the file system has no such files.
+fn nameless(directory: &Path) -> std::io::Result<Option<File>> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlags::TMPFILE.bits().cast_signed())
+        .open(directory);
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(cause) => match rustix::io::Errno::from_io_error(&cause) {
+            Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(None),
+            _ => Err(cause),
+        },
+    }
+}
+
+/// Writes the header of a new journal, to the disk.
+fn fill(file: &File, bytes: &[u8], path: &Path) -> Result<()> {
+    lock(file, path)?;
+    file.write_all_at(bytes, 0)
+        .and_then(|()| file.sync_all())
+        .map_err(|cause| cannot(path, "make").because(cause))
 }
 
 /// Takes the lock; it goes with the process, so nothing is left to clean up.

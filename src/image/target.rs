@@ -108,6 +108,17 @@ impl ImageTarget {
         })
     }
 
+    /// Checks that the directory of `path` is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it is not.
+    pub fn check_directory(path: &Path) -> Result<()> {
+        match std::fs::metadata(directory_of(path)) {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(cannot("make", path, cause)),
+        }
+    }
+
     /// Opens what an earlier run staged beside `path`; `None` if it is not there.
     ///
     /// # Errors

@@ -250,7 +250,10 @@ mod tests {
         }
         let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
         assert_eq!(replay.records, 4);
-        assert_eq!(replay.state.settled(), RangeSet::from_iter([90..100]));
+        assert_eq!(
+            replay.state.settled(),
+            RangeSet::from_iter(std::iter::once(90..100))
+        );
     }
 
     #[test]

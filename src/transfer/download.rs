@@ -298,6 +298,9 @@ async fn open(
         let session = Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
         return Ok((force, Sink::File(target), session));
     }
+    // The journal would make its directory, and this is no name for a new one.
+    let name = path.clone();
+    blocking(move || ImageTarget::check_directory(&name)).await?;
     let mut session = Session::begin(&options.journal, identity(client, plan)).await?;
     let mut restart = options.journal.restart;
     if session.is_resumed && session.state.drive.is_none() {

@@ -316,6 +316,9 @@ fn a_download_killed_at_every_sync_and_rename_finishes() {
             desk.own(&path);
             desk.own(&desk.path(format!("{out}.oh-part")));
             let is_over = done.status.code() == Some(0);
+            let mut names = std::fs::read_dir(desk.work()).unwrap();
+            let is_litter = |name: &str| name.starts_with(".openhosting");
+            assert!(!names.any(|entry| is_litter(&entry.unwrap().file_name().to_string_lossy())));
             if path.exists() {
                 assert!(std::fs::read(&path).unwrap() == image, "torn at {inject}");
             }

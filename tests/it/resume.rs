@@ -427,7 +427,7 @@ fn a_journal_damaged_in_the_middle_is_compared_with_the_drive() {
     assert_eq!(scene.writes().len(), CHUNKS - confirmed);
     assert_drive(&scene.server, &scene.drive(), &scene.image);
     let bad = PathBuf::from(format!("{}.bad", journal.display()));
-    assert_eq!(scene.desk.journals(), [bad.clone()]);
+    assert_eq!(scene.desk.journals(), std::slice::from_ref(&bad));
     assert_eq!(std::fs::read(bad).unwrap(), bytes);
 }
 
@@ -587,7 +587,7 @@ fn header_v1(direction: Direction) -> Header {
         size: 10_000_000,
         chunk: 1_000_000,
         first: 0,
-        source: (direction == Direction::Upload).then(|| Fingerprint {
+        source: (direction == Direction::Upload).then_some(Fingerprint {
             size: 10_000_000,
             device: 2049,
             inode: 12,
