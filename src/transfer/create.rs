@@ -116,7 +116,8 @@ pub(super) async fn create(
                     "Nothing was destroyed. Look at them with: openhosting drives UUID info, \
                      and upload to the right one with -d UUID",
                 );
-                return Err(error.into());
+                let is_unclear = true;
+                return Err(NotCreated { error, is_unclear });
             }
         };
     }
