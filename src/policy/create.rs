@@ -15,6 +15,10 @@ pub const TOKEN_KEY: &str = "user:oh-token";
 /// Waits before each look for the token, a minute in all: the endpoint may be
 /// slow to finish what its answer did not tell.
 const LOOKS_S: [u64; 6] = [0, 2, 4, 8, 16, 30];
+/// How many of these looks a run makes that takes up another: half a minute. The
+/// one that asked is gone and its connection with it, so what is left is the
+/// endpoint's own time.
+const RESUME_LOOKS: usize = 5;
 /// Creates that may end unclear before we give up.
 const POSTS_MAX: u32 = 2;
 /// Looks that may be answered by something that is not the API.
@@ -49,6 +53,7 @@ pub struct Creation {
     clear: Attempts,
     unclear_posts: u32,
     looks: usize,
+    looks_max: usize,
     /// Looks whose answer was not from the API.
     strange_looks: u32,
 }
@@ -66,14 +71,16 @@ impl Creation {
             clear: Attempts::at_most(CLEAR_ATTEMPTS),
             unclear_posts: 0,
             looks: 0,
+            looks_max: LOOKS_S.len(),
             strange_looks: 0,
         }
     }
 
     /// An earlier run may have asked with the same token, and its drive may come
-    /// late: it is looked for as after an answer that was lost.
+    /// late: it is looked for before anything is asked.
     pub fn resume(&mut self) -> CreateStep {
         self.unclear_posts += 1;
+        self.looks_max = RESUME_LOOKS;
         self.look_again()
     }
 
@@ -82,6 +89,7 @@ impl Creation {
         if classify(Operation::Create, failure) == Class::Ambiguous {
             self.unclear_posts += 1;
             self.looks = 0;
+            self.looks_max = LOOKS_S.len();
             return self.look_again();
         }
         match self.clear.failed(Operation::Create, failure, rng) {
@@ -94,7 +102,7 @@ impl Creation {
     /// those of the same name and size that bear no token at all, as they would
     /// on a cloud that drops `user:` keys.
     pub fn looked(&mut self, found: &[DriveId], alike: &[DriveId]) -> CreateStep {
-        match (found, self.looks < LOOKS_S.len()) {
+        match (found, self.looks < self.looks_max) {
             ([one], _) => CreateStep::Adopt(*one),
             ([], true) => self.look_again(),
             ([], false) if !alike.is_empty() => CreateStep::Doubt(alike.to_vec()),
@@ -112,7 +120,7 @@ impl Creation {
         // A web site that answers everything made no drive.
         self.strange_looks += u32::from(class == Class::Doubtful);
         let is_strange = self.strange_looks >= STRANGE_LOOKS_MAX;
-        if class == Class::Permanent || is_strange || self.looks >= LOOKS_S.len() {
+        if class == Class::Permanent || is_strange || self.looks >= self.looks_max {
             return CreateStep::GiveUp;
         }
         self.look_again()
@@ -145,14 +153,20 @@ mod tests {
 
     /// Answers every look with nothing and returns what follows the last one.
     fn look_in_vain(creation: &mut Creation, first: CreateStep) -> CreateStep {
+        let (step, waited) = look_until(creation, first);
+        assert_eq!(waited, Duration::from_secs(60));
+        step
+    }
+
+    /// Likewise, with the time it took.
+    fn look_until(creation: &mut Creation, first: CreateStep) -> (CreateStep, Duration) {
         let mut step = first;
         let mut waited = Duration::ZERO;
         while let CreateStep::Look { after } = step {
             waited += after;
             step = creation.looked(&[], &[]);
         }
-        assert_eq!(waited, Duration::from_secs(60));
-        step
+        (step, waited)
     }
 
     #[test]
@@ -180,11 +194,15 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_takes_up_another_looks_as_long_before_it_asks() {
+    fn a_run_that_takes_up_another_looks_before_it_asks() {
         let mut creation = Creation::new();
         let first = creation.resume();
-        let step = look_in_vain(&mut creation, first);
+        let (step, waited) = look_until(&mut creation, first);
         assert!(matches!(step, CreateStep::Post { .. }));
+        assert_eq!(waited, Duration::from_secs(30));
+        let mut rng = fastrand::Rng::with_seed(1);
+        let first = creation.post_failed(&lost(), &mut rng);
+        assert_eq!(look_in_vain(&mut creation, first), CreateStep::GiveUp);
         let mut creation = Creation::new();
         creation.resume();
         let step = creation.look_failed(&lost());
