@@ -482,9 +482,9 @@ impl Client<'_> {
         header: &Header,
         is_resumed: bool,
     ) -> Result<DriveId, End> {
-        let id = match (self.scenario.existing, state.drive) {
-            (Some(id), _) | (None, Some((id, _))) => id,
-            (None, None) => return self.create(header, is_resumed),
+        let named = self.scenario.existing.or(state.drive.map(|(id, _)| id));
+        let Some(id) = named else {
+            return self.create(header, is_resumed);
         };
         match self.patiently(&Call::Info(id))? {
             Ok(_) => Ok(id),
@@ -497,6 +497,7 @@ impl Client<'_> {
         let token = format!("{:?}", header.token);
         let size = self.scenario.source.len();
         let mut creation = Creation::new();
+        let mut is_unclear = is_resumed;
         let mut step = if is_resumed {
             creation.resume()
         } else {
@@ -514,7 +515,10 @@ impl Client<'_> {
                     })? {
                         Ok(Reply::Drive(id)) => return Ok(id),
                         Ok(other) => panic!("{other:?}"),
-                        Err(failure) => creation.post_failed(&failure, &mut self.world.rng),
+                        Err(failure) => {
+                            is_unclear |= failure.is_ambiguous();
+                            creation.post_failed(&failure, &mut self.world.rng)
+                        }
                     }
                 }
                 CreateStep::Look { after } => {
@@ -533,7 +537,13 @@ impl Client<'_> {
                     }
                 }
                 CreateStep::Adopt(id) => return Ok(id),
-                CreateStep::GiveUp => return Err(End::Error("create".into())),
+                CreateStep::GiveUp => {
+                    if !is_unclear {
+                        // As `Session::forget`.
+                        self.disk.journal = None;
+                    }
+                    return Err(End::Error("create".into()));
+                }
                 CreateStep::Doubt(_) => return Err(End::Doubt),
             };
         }

@@ -407,7 +407,7 @@ impl World {
                 }
                 let id = self.add_drive(bytes);
                 let delay = if self.is_slow_to_know {
-                    self.ms(0, 5000)
+                    self.ms(0, 3000)
                 } else {
                     Duration::ZERO
                 };
