@@ -55,6 +55,14 @@ impl Failure {
         }
     }
 
+    /// How long the endpoint asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
     /// The error to show for it. `what` was being done, as in "Cannot write to
     /// the drive".
     pub fn into_error(self, what: &str) -> Error {

@@ -311,6 +311,35 @@ mod tests {
         assert!(Journal::open(&link).is_err());
     }
 
+    /// `/dev/null` takes all bytes and cannot be synced.
+    fn never_synced() -> File {
+        OpenOptions::new().write(true).open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn a_sync_that_fails_is_an_error_and_stays_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(&directory.path().join("j.ohj"), &header()).unwrap();
+        let good = std::mem::replace(&mut journal.file, never_synced());
+        journal.append(&holes(1));
+        assert!(journal.sync().is_err(), "it was not synced");
+        journal.file = good;
+        journal.append(&holes(2));
+        assert!(journal.sync().is_err(), "the first record is not there");
+    }
+
+    #[test]
+    fn no_record_is_kept_before_what_it_tells_of_is_on_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let keeper = Keeper::start(journal, Some(never_synced())).unwrap();
+        keeper.note(holes(1)).unwrap();
+        assert!(keeper.finish().is_err());
+        let (_, replay) = Journal::open(&path).unwrap().unwrap();
+        assert_eq!(replay.records, 0);
+    }
+
     #[test]
     fn a_torn_tail_is_cut_and_damage_is_kept_aside() {
         let directory = tempfile::tempdir().unwrap();

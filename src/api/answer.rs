@@ -227,6 +227,40 @@ mod tests {
         assert_eq!(retry_after(&headers(&dates)), Some(s(60)));
     }
 
+    fn response(status: u16, body: &'static str) -> Response {
+        let mut response = hyper::http::Response::new(body);
+        *response.status_mut() = hyper::http::StatusCode::from_u16(status).unwrap();
+        response.into()
+    }
+
+    #[tokio::test]
+    async fn only_2xx_is_success() {
+        for status in [200, 204] {
+            assert!(check(response(status, ""), Duration::ZERO).await.is_ok());
+        }
+        // 404 on a write: somebody else's client swallows it.
+        for status in [300, 302, 307, 400, 401, 404, 409, 500, 507] {
+            let answer = check(response(status, ""), Duration::ZERO).await;
+            assert!(
+                matches!(answer, Err(Failure::Refused(refusal)) if refusal.status == status),
+                "{status}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_another_length_is_no_chunk() {
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            exactly(response(200, "abc"), 3, second).await.unwrap(),
+            "abc"
+        );
+        for len in [2, 4] {
+            let answer = exactly(response(200, "abc"), len, second).await;
+            assert!(matches!(answer, Err(Failure::NotApi(_))), "{len}");
+        }
+    }
+
     #[test]
     fn a_message_is_one_clean_line() {
         assert_eq!(

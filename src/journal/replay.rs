@@ -29,18 +29,19 @@ impl State {
         all
     }
 
-    fn apply(&mut self, record: &Record) {
+    /// Takes a record in. What lies beyond the `chunks` of the transfer is not
+    /// believed: a count of 2^64 would keep somebody busy who goes through it.
+    fn apply(&mut self, record: &Record, chunks: u64) {
         match *record {
             Record::Drive { id, is_ours } => self.drive = Some((id, is_ours)),
             Record::Done { index, .. } => {
-                if let Some(end) = index.checked_add(1) {
-                    self.done.insert(index..end);
+                if index < chunks {
+                    self.done.insert(index..index + 1);
                 }
             }
             Record::Holes { first, count } => {
-                if let Some(end) = first.checked_add(count)
-                    && count > 0
-                {
+                let end = first.saturating_add(count).min(chunks);
+                if first < end {
                     self.holes.insert(first..end);
                 }
             }
@@ -90,6 +91,7 @@ pub fn replay(
         return Err(HeaderError::Damaged.into());
     }
     let header = Header::decode(&bytes)?;
+    let chunks = header.size.div_ceil(header.chunk.max(1));
     let mut replay = Replay {
         state: State::default(),
         records: 0,
@@ -106,7 +108,7 @@ pub fn replay(
         if let Record::Done { index, len, digest } = record {
             each(index, len, digest);
         }
-        replay.state.apply(&record);
+        replay.state.apply(&record, chunks);
         replay.records += 1;
     }
     Ok(replay)
@@ -216,6 +218,42 @@ mod tests {
             assert!(read(&bytes).is_err(), "{at}");
             bytes[at] ^= 1;
         }
+    }
+
+    #[test]
+    fn what_lies_beyond_the_end_is_not_believed() {
+        let mut bytes = journal(0);
+        let session = *b"0123456789abcdef";
+        let digest = Digest::of(&[]);
+        let hostile = [
+            Record::Holes {
+                first: 90,
+                count: u64::MAX,
+            },
+            Record::Holes {
+                first: u64::MAX,
+                count: u64::MAX,
+            },
+            Record::Done {
+                index: u64::MAX,
+                len: 10,
+                digest,
+            },
+            Record::Done {
+                index: 100,
+                len: 10,
+                digest,
+            },
+        ];
+        for (number, record) in (0..).zip(&hostile) {
+            bytes.extend_from_slice(&record.encode(number, &session));
+        }
+        let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
+        assert_eq!(replay.records, 4);
+        assert_eq!(
+            replay.state.settled(),
+            RangeSet::from_iter(std::iter::once(90..100))
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Breaker {
     probes: Option<u32>,
     /// When the first failure since the last success was.
     failing_since: Option<Duration>,
+    /// As above, but probes that were answered do not count.
+    fruitless_since: Option<Duration>,
     max_outage: Duration,
 }
 
@@ -28,6 +30,7 @@ impl Breaker {
             failures: 0,
             probes: None,
             failing_since: None,
+            fruitless_since: None,
             max_outage,
         }
     }
@@ -39,6 +42,14 @@ impl Breaker {
 
     /// Something succeeded. True if that ended an outage.
     pub fn succeeded(&mut self) -> bool {
+        self.fruitless_since = None;
+        self.probed()
+    }
+
+    /// A probe was answered. True if that ended an outage. It says nothing of
+    /// what a transfer needs: there are endpoints that tell about a drive all day
+    /// and never take a chunk.
+    pub fn probed(&mut self) -> bool {
         self.failures = 0;
         self.failing_since = None;
         self.probes.take().is_some()
@@ -48,6 +59,7 @@ impl Breaker {
     /// progress either: the endpoint asked for patience.
     pub fn stuck(&mut self, now: Duration) {
         self.failing_since.get_or_insert(now);
+        self.fruitless_since.get_or_insert(now);
     }
 
     /// A request failed in a way that an outage could explain. True if that
@@ -71,9 +83,12 @@ impl Breaker {
     }
 
     /// The moment to give up if nothing succeeds until then; `None` while all is
-    /// well, however long one request takes.
+    /// well, however long one request takes. An outage that probes call over time
+    /// and again, while no chunk gets through, may last twice as long.
     pub fn gives_up_at(&self) -> Option<Duration> {
-        Some(self.failing_since?.saturating_add(self.max_outage))
+        let silent = self.failing_since?.saturating_add(self.max_outage);
+        let fruitless = self.fruitless_since?.saturating_add(self.max_outage * 2);
+        Some(silent.min(fruitless))
     }
 }
 

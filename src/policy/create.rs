@@ -70,6 +70,13 @@ impl Creation {
         }
     }
 
+    /// An earlier run may have asked with the same token, and its drive may come
+    /// late: it is looked for as after an answer that was lost.
+    pub fn resume(&mut self) -> CreateStep {
+        self.unclear_posts += 1;
+        self.look_again()
+    }
+
     /// Asking failed.
     pub fn post_failed(&mut self, failure: &Failure, rng: &mut fastrand::Rng) -> CreateStep {
         if classify(Operation::Create, failure) == Class::Ambiguous {
@@ -170,6 +177,21 @@ mod tests {
         assert_eq!(step, CreateStep::Post { after });
         let second = creation.post_failed(&refused(502), &mut rng);
         assert_eq!(look_in_vain(&mut creation, second), CreateStep::GiveUp);
+    }
+
+    #[test]
+    fn a_run_that_takes_up_another_looks_as_long_before_it_asks() {
+        let mut creation = Creation::new();
+        let first = creation.resume();
+        let step = look_in_vain(&mut creation, first);
+        assert!(matches!(step, CreateStep::Post { .. }));
+        let mut creation = Creation::new();
+        creation.resume();
+        let step = creation.look_failed(&lost());
+        assert!(
+            matches!(step, CreateStep::Look { .. }),
+            "a look that failed is no leave to ask: {step:?}"
+        );
     }
 
     #[test]

@@ -113,8 +113,10 @@ pub struct Engine {
     tries: HashMap<u64, Tries>,
     concurrency: Concurrency,
     breaker: Breaker,
-    /// Nobody sends before.
+    /// No chunk is sent before.
     gate: Duration,
+    /// The endpoint asked for no request at all before.
+    asked: Duration,
     probe_at: Duration,
     /// Requests about the transfer, not of it, that are under way.
     asking: u32,
@@ -145,6 +147,7 @@ impl Engine {
             concurrency: Concurrency::new(config.jobs),
             breaker: Breaker::new(config.max_outage),
             gate: Duration::ZERO,
+            asked: Duration::ZERO,
             probe_at: Duration::ZERO,
             asking: 0,
             look_due: false,
@@ -209,6 +212,9 @@ impl Engine {
         if self.ledger.is_complete() && self.image_ended && self.is_quiet() {
             return Action::End(Ending::Complete);
         }
+        if now < self.asked {
+            return Action::Wait(Some(self.asked));
+        }
         if self.breaker.is_open() {
             return self.next_in_outage(now);
         }
@@ -236,7 +242,8 @@ impl Engine {
         if due.is_none() && self.image_ended && self.is_quiet() {
             return Action::End(Ending::Incomplete);
         }
-        Action::Wait(due)
+        // One that is due already waits for another one to end.
+        Action::Wait(due.filter(|due| *due > now))
     }
 
     /// An attempt at a chunk ended.
@@ -274,12 +281,25 @@ impl Engine {
     pub fn probed(&mut self, answer: Result<(), Failure>, now: Duration) {
         self.asking -= 1;
         match answer {
-            Ok(()) => self.recovered(),
-            Err(failure) => match classify(Operation::Read, &failure) {
-                Class::Permanent => self.end(Ending::Failed(failure)),
-                _ if self.is_hopeless(now) => self.end(Ending::GaveUp(failure)),
-                _ => self.probe_at = now + self.breaker.next_probe(&mut self.rng),
-            },
+            Ok(()) => {
+                if self.breaker.probed() {
+                    self.concurrency.halve();
+                }
+            }
+            Err(failure) => {
+                let class = classify(Operation::Read, &failure);
+                if class == Class::Permanent && !self.is_too_new(&failure, now) {
+                    return self.end(Ending::Failed(failure));
+                }
+                if self.is_hopeless(now) {
+                    return self.end(Ending::GaveUp(failure));
+                }
+                self.probe_at = now + self.breaker.next_probe(&mut self.rng);
+                if class == Class::Throttle && failure.retry_after().is_some() {
+                    let due = now + wait(class, &failure, 0, &mut self.rng);
+                    self.asked = self.asked.max(due);
+                }
+            }
         }
     }
 
@@ -300,6 +320,11 @@ impl Engine {
     /// Requests for chunks in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// How many requests for chunks may be in flight now.
+    pub fn limit(&self) -> u32 {
+        self.concurrency.limit()
     }
 
     /// The first chunk that is not settled: where to resume.
@@ -385,6 +410,9 @@ impl Engine {
         let due = now + wait(class, &failure, tries.failures - 1, &mut self.rng);
         if all_wait {
             self.gate = self.gate.max(due);
+        }
+        if matches!(class, Class::Throttle | Class::Busy) && failure.retry_after().is_some() {
+            self.asked = self.asked.max(due);
         }
         self.retries += 1;
         self.delayed.push(Reverse((due, index)));
@@ -725,6 +753,94 @@ mod tests {
         sent(&engine.next(60 * S));
         engine.answered(0, Err(missing.clone()), 60 * S);
         assert_eq!(engine.next(60 * S), Action::End(Ending::Failed(missing)));
+    }
+
+    #[test]
+    fn a_chunk_that_is_due_does_not_wake_the_shell_while_nothing_can_be_sent() {
+        let mut engine = engine(2, 1, Zeros::Write);
+        engine.chunk(0);
+        engine.chunk(1);
+        sent(&engine.next(S));
+        engine.answered(0, Err(Failure::Broken("reset".into())), S);
+        // Another one is on its way before the first is due again.
+        assert_eq!(sent(&engine.next(S)), 1);
+        assert_eq!(engine.next(100 * S), Action::Wait(None));
+    }
+
+    #[test]
+    fn retry_after_holds_back_probes_and_looks_too() {
+        let asked = |status| {
+            Failure::Refused(Refusal {
+                status,
+                error: None,
+                message: String::new(),
+                retry_after: Some(100 * S),
+            })
+        };
+        let mut engine = engine(9, 1, Zeros::Write);
+        engine.chunk(0);
+        sent(&engine.next(S));
+        engine.answered(0, Err(asked(409)), S);
+        let Action::Wait(Some(until)) = engine.next(S) else {
+            panic!("it looks at once");
+        };
+        assert!(until >= 101 * S);
+        assert_eq!(engine.next(until), Action::Look);
+        engine.looked(None);
+        for _ in 0..5 {
+            assert_eq!(sent(&engine.next(until)), 0);
+            engine.answered(0, Err(Failure::Broken("reset".into())), until);
+            engine.delayed.clear();
+            engine.ready.push_back(0);
+        }
+        let later = until + 100 * S;
+        assert_eq!(engine.next(later), Action::Probe);
+        engine.probed(Err(asked(503)), later);
+        assert!(matches!(engine.next(later + 99 * S), Action::Wait(Some(_))));
+    }
+
+    #[test]
+    fn an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up() {
+        let mut engine = engine(100, 1, Zeros::Write);
+        engine.chunk(0);
+        let mut now = S;
+        let ending = loop {
+            assert!(now < 9000 * S, "it is tried for ever");
+            match engine.next(now) {
+                Action::Send(span) => {
+                    engine.answered(span.index, Err(refused(502, None)), now);
+                }
+                Action::Probe => engine.probed(Ok(()), now),
+                Action::Wait(Some(until)) => now = until,
+                Action::End(ending) => break ending,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(ending, Ending::GaveUp(refused(502, None)));
+        assert!(now >= 1801 * S && now < 1900 * S, "{now:?}");
+    }
+
+    #[test]
+    fn probes_of_a_drive_made_just_now_may_miss_it_too() {
+        let missing = refused(404, Some(ErrorType::Missing));
+        let mut config = engine(9, 8, Zeros::Write).config;
+        config.is_fresh = true;
+        let mut engine = Engine::new(config);
+        for index in 0..5 {
+            engine.chunk(index);
+            sent(&engine.next(S));
+        }
+        for index in 0..5 {
+            engine.answered(index, Err(missing.clone()), S);
+        }
+        let later = 10 * S;
+        assert_eq!(engine.next(later), Action::Probe);
+        engine.probed(Err(missing), later);
+        assert_eq!(engine.ending(), None);
+        let later = 40 * S;
+        assert_eq!(engine.next(later), Action::Probe);
+        engine.probed(Ok(()), later);
+        sent(&engine.next(later));
     }
 
     #[test]

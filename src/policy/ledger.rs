@@ -79,6 +79,8 @@ mod tests {
         assert!(ledger.is_complete());
         assert!(ledger.is_settled(9) && !ledger.is_settled(10));
         assert!(Ledger::new(5..5, RangeSet::new()).is_complete());
+        // As many as there have to be, and not the ones that have to be.
+        assert!(!Ledger::new(5..10, RangeSet::from_iter(std::iter::once(0..8))).is_complete());
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Making exactly one drive, whatever becomes of the answers. The decisions are
 //! [`Creation`]'s; here is what they act on.
 
-use super::patient::{CALL_ATTEMPTS, patiently};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,19 +47,15 @@ pub(super) async fn create(
 
     let what = format!("Failed to create drive of size {}", spec.size);
     let mut creation = Creation::new();
-    if is_resumed
-        && let Ok(drives) = patiently(CALL_ATTEMPTS, rng, || client.drives()).await
-        && let (mut found, _) = candidates(drives, spec, token)
-        && let (Some(drive), true) = (found.pop(), found.is_empty())
-    {
-        let status = None;
-        return Ok(Created { drive, status });
-    }
-    let mut step = CreateStep::Post {
-        after: std::time::Duration::ZERO,
+    let mut step = if is_resumed {
+        creation.resume()
+    } else {
+        CreateStep::Post {
+            after: std::time::Duration::ZERO,
+        }
     };
-    let mut last = Failure::NotApi(String::new());
-    let mut is_unclear = false;
+    let mut last = None;
+    let mut is_unclear = is_resumed;
     loop {
         step = match step {
             CreateStep::Post { after } => {
@@ -74,7 +69,7 @@ pub(super) async fn create(
                         tracing::debug!(%failure, "create");
                         is_unclear |= failure.is_ambiguous();
                         let step = creation.post_failed(&failure, rng);
-                        last = failure;
+                        last = Some(failure);
                         step
                     }
                 }
@@ -98,11 +93,17 @@ pub(super) async fn create(
                             step => step,
                         }
                     }
-                    Err(failure) => creation.look_failed(&failure),
+                    Err(failure) => {
+                        let step = creation.look_failed(&failure);
+                        // What became of asking tells more.
+                        last.get_or_insert(failure);
+                        step
+                    }
                 }
             }
             CreateStep::Adopt(_) | CreateStep::GiveUp => {
-                let error = last.into_error(&what);
+                let why = last.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
+                let error = why.into_error(&what);
                 return Err(NotCreated { error, is_unclear });
             }
             CreateStep::Doubt(drives) => {

@@ -118,15 +118,10 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the journal of a run that ended before it did anything, for a
-    /// reason that leaves nothing open: it would only puzzle the next run.
-    pub(super) async fn forget_if_nothing_happened(&mut self, error: &Error) {
-        let is_clear = !matches!(
-            error.kind(),
-            ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Cancelled | ErrorKind::Bug
-        );
-        if is_clear
-            && !self.is_resumed
+    /// Removes the journal of a run that ended before it did anything and leaves
+    /// nothing open: it would only puzzle the next run.
+    pub(super) async fn forget(&mut self) {
+        if !self.is_resumed
             && let Some(journal) = self.journal.take()
         {
             // A journal that stays costs a look for a drive that is not there.

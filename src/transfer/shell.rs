@@ -307,3 +307,89 @@ fn lost() -> Error {
     Error::new(ErrorKind::Bug, "A chunk was lost inside this program")
         .hint_to("This is a bug, please report it. Nothing is called done that is not")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use rangemap::RangeSet;
+
+    use super::*;
+    use crate::api::ClientConfig;
+    use crate::failure::Refusal;
+    use crate::monitor::Silent;
+    use crate::plan::Plan;
+    use crate::policy::{EngineConfig, Operation, Zeros};
+
+    /// Three chunks; the attempts at the middle one fail.
+    struct Middle {
+        fed: u64,
+        failure: Failure,
+        settled: Vec<u64>,
+    }
+
+    impl Job for Middle {
+        async fn feed(&mut self) -> Feed {
+            self.fed += 1;
+            if self.fed > 3 {
+                return Feed::End;
+            }
+            Feed::Chunk(self.fed - 1)
+        }
+
+        fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+            let failure = self.failure.clone();
+            async move {
+                let answer = if span.index == 1 {
+                    Err(failure)
+                } else {
+                    Ok(())
+                };
+                Attempt::of(answer, span.len)
+            }
+        }
+
+        fn settled(&mut self, span: Span) -> Result<()> {
+            self.settled.push(span.index);
+            Ok(())
+        }
+
+        fn skipped(&mut self, _: Range<u64>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_settled_before_it_is_confirmed() {
+        let endpoint = "https://127.0.0.1:1/".parse().unwrap();
+        let credentials = crate::Credentials::new("u", "k").unwrap();
+        let client = Client::new(endpoint, &credentials, &ClientConfig::default()).unwrap();
+        let engine = Engine::new(EngineConfig {
+            plan: Plan::new(30, NonZeroU64::new(10).unwrap()),
+            first: 0,
+            settled: RangeSet::new(),
+            jobs: 1,
+            zeros: Zeros::Write,
+            operation: Operation::Write,
+            is_fresh: false,
+            max_outage: GRACE,
+            seed: 1,
+        });
+        let failure = Failure::Refused(Refusal {
+            status: 507,
+            error: None,
+            message: String::new(),
+            retry_after: None,
+        });
+        let job = Middle {
+            fed: 0,
+            failure: failure.clone(),
+            settled: Vec::new(),
+        };
+        let mut shell = Shell::new(client, DriveId::random(), engine, job);
+        let stop = Stop::never();
+        let ending = shell.run(&mut Silent, stop).await;
+        assert_eq!(ending, Ending::Failed(failure));
+        assert_eq!((shell.first_open(), shell.into_job().settled), (1, vec![0]));
+    }
+}

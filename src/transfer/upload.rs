@@ -202,7 +202,9 @@ async fn begin(
     let drive = match prepared {
         Ok(drive) => drive,
         Err(error) => {
-            session.forget_if_nothing_happened(&error).await;
+            if matches!(options.target, Target::Existing(_)) {
+                session.forget().await;
+            }
             return Err(error);
         }
     };
@@ -217,7 +219,8 @@ async fn begin(
             is_ours,
         })
         .await?;
-    let is_new = is_ours && !session.is_resumed;
+    // A run that was cut off before its drive was known leaves it to this one.
+    let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
         size: if is_new { size } else { drive.size },
@@ -444,7 +447,15 @@ async fn prepare(
         (Target::New(spec), None) => {
             let token = session.token();
             let created = create(client, spec, &token, session.is_resumed, rng).await;
-            let drive = created.map_err(|not| not.error)?.drive;
+            let drive = match created {
+                Ok(created) => created.drive,
+                Err(not) => {
+                    if !not.is_unclear {
+                        session.forget().await;
+                    }
+                    return Err(not.error);
+                }
+            };
             return if drive.size >= size {
                 Ok(drive)
             } else {

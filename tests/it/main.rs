@@ -17,6 +17,7 @@ mod server_guard;
 mod server_wire;
 mod server_writes;
 mod simple;
+mod simulator;
 mod support;
 mod transcripts;
 mod upload;

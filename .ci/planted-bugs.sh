@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Plants one bug at a time into a copy of the tree and runs the test that should
+# catch it: a test that passes all the same proves nothing. Ends with a table.
+#
+#   planted-bugs.sh [WORD]   all bugs, or those whose name has WORD in it
+#   PLANTED_DIR              where the copy and its build are kept between runs
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+only=${1:-}
+work=${PLANTED_DIR:-${CARGO_TARGET_DIR:-$PWD/target}/planted}
+copy=$work/tree
+export CARGO_TARGET_DIR=$work/target CARGO_TERM_COLOR=never CARGO_INCREMENTAL=1
+mkdir -p "$copy"
+table='' survived=0
+
+# The tracked files as they are now. What is the same is left alone, so that
+# little is built again.
+refresh() {
+    local file
+    while IFS= read -r -d '' file; do
+        if ! cmp -s "$file" "$copy/$file"; then
+            mkdir -p "$copy/$(dirname "$file")"
+            cp "$file" "$copy/$file"
+        fi
+    done < <(git ls-files -z -- Cargo.toml Cargo.lock src tests fixtures README.md)
+}
+
+# bug NAME TEST FILE FROM TO: in FILE, the one place that reads FROM reads TO.
+# TEST is `lib PATH` or `it PATH`. An anchor that is gone is a failure, too: then
+# the bug has to be planted elsewhere.
+bug() {
+    local name=$1 where=${2%% *} test=${2#* } file=$3 begin=$SECONDS verdict output
+    [[ $name == *"$only"* ]] || return 0
+    refresh
+    if ! FROM=$4 TO=$5 perl -0pi -e '
+        my $count = () = /\Q$ENV{FROM}\E/g;
+        die "the anchor is there $count times\n" if $count != 1;
+        s/\Q$ENV{FROM}\E/$ENV{TO}/' "$copy/$file"; then
+        verdict='NOT PLANTED' survived=1
+    else
+        local args=(--lib)
+        [[ $where == it ]] && args=(--test it)
+        output=$(cd "$copy" && timeout 600 cargo test --quiet "${args[@]}" -- --exact "$test" 2>&1) || true
+        if grep -q '^test result: FAILED. 0 passed; 1 failed' <<<"$output"; then
+            verdict=caught
+        elif grep -q '^test result: ok. 1 passed' <<<"$output"; then
+            verdict=SURVIVED survived=1
+        else
+            # It did not build, hung, or there is no such test.
+            verdict='NO VERDICT' survived=1
+            tail -n 20 <<<"$output"
+        fi
+    fi
+    table+=$(printf '%-13s %-46s %s (%s s)' "$verdict" "$name" "$test" $((SECONDS - begin)))$'\n'
+    printf '%s: %s\n' "$verdict" "$name"
+}
+
+bug 'no fsync of the journal' \
+    'lib journal::tests::a_sync_that_fails_is_an_error_and_stays_one' \
+    src/journal.rs 'written.and_then(|()| self.file.sync_data())' 'written'
+bug 'no fsync of the data before its record' \
+    'lib journal::tests::no_record_is_kept_before_what_it_tells_of_is_on_the_disk' \
+    src/journal/keeper.rs 'data.sync_data()' 'data.metadata().map(|_| ())'
+bug 'a torn tail is trusted' \
+    'lib journal::replay::tests::every_bit_flipped' \
+    src/journal/record.rs 'if crc32c::crc32c(&bytes[..RECORD_BYTES - 4]) != crc.get_u32_le() {' \
+    'if crc32c::crc32c(&bytes[..RECORD_BYTES - 4]) == 0 && crc.get_u32_le() == 0 {'
+bug 'records beyond the end are believed' \
+    'lib journal::replay::tests::what_lies_beyond_the_end_is_not_believed' \
+    src/journal/replay.rs 'first.saturating_add(count).min(chunks)' 'first.saturating_add(count)'
+bug 'the lock lets two in' \
+    'lib journal::tests::one_process_at_a_time_and_no_link_is_followed' \
+    src/journal.rs 'NonBlockingLockExclusive' 'NonBlockingLockShared'
+bug 'zeros left out of a used drive' \
+    'lib policy::engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
+    src/policy/zeros.rs $'        } else {\n            Self::Write' $'        } else {\n            Self::Skip'
+bug 'zeros left out of a new drive without proof' \
+    'it simulator::every_seed_ends_with_the_same_bytes' \
+    src/policy/zeros.rs '            Self::Unproven' '            Self::Skip'
+bug 'complete by count' \
+    'lib policy::ledger::tests::complete_only_when_nothing_is_missing' \
+    src/policy/ledger.rs 'self.first_open() >= self.all.end' \
+    'self.settled.iter().map(|range| range.end - range.start).sum::<u64>() >= self.all.end - self.all.start'
+bug 'create is asked again blindly' \
+    'lib policy::create::tests::a_lost_answer_is_looked_for_and_adopted' \
+    src/policy/create.rs $'            self.looks = 0;\n            return self.look_again();' \
+    '            return CreateStep::Post { after: Duration::ZERO };'
+bug 'a resumed run asks for a drive without looking' \
+    'it simulator::every_seed_ends_with_the_same_bytes' \
+    src/policy/create.rs $'        self.unclear_posts += 1;\n        self.look_again()' \
+    '        CreateStep::Post { after: Duration::ZERO }'
+bug '401 is tried again' \
+    'lib policy::retry::tests::the_table' \
+    src/policy/retry.rs 'Some(ErrorType::System) =>' 'Some(ErrorType::System | ErrorType::Auth) =>'
+bug 'Retry-After is ignored' \
+    'lib policy::retry::tests::retry_after_is_the_least_wait' \
+    src/policy/retry.rs '=> obey(*asked, wait, rng),' '=> if asked.is_zero() { obey(*asked, wait, rng) } else { wait },'
+bug 'Retry-After holds back one worker only' \
+    'it simulator::every_seed_ends_with_the_same_bytes' \
+    src/policy/engine.rs 'let mut all_wait = class == Class::Throttle;' 'let mut all_wait = false && class == Class::Throttle;'
+bug 'the breaker never gives up' \
+    'lib policy::breaker::tests::opens_after_a_row_and_closes_on_success' \
+    src/policy/breaker.rs 'Some(silent.min(fruitless))' 'silent.min(fruitless).checked_sub(Duration::MAX)'
+bug 'answered probes count as progress' \
+    'lib policy::engine::tests::an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up' \
+    src/policy/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
+bug 'no fewer workers when the drive is busy' \
+    'lib policy::concurrency::tests::busy_goes_down_to_one_for_good' \
+    src/policy/concurrency.rs $'        self.limit /= 2;\n        self.ceiling' '        self.ceiling'
+bug 'a chunk that is due wakes the shell for ever' \
+    'it simulator::every_seed_ends_with_the_same_bytes' \
+    src/policy/engine.rs 'due.filter(|due| *due > now)' 'due'
+bug 'a short read is accepted' \
+    'lib api::answer::tests::a_body_of_another_length_is_no_chunk' \
+    src/api/answer.rs 'if body.len() as u64 == len {' 'if body.len() as u64 <= len {'
+bug 'a redirect is taken for success' \
+    'lib api::answer::tests::only_2xx_is_success' \
+    src/api/answer.rs 'if status.is_success() {' 'if status.is_success() || status.is_redirection() {'
+bug '404 is swallowed' \
+    'lib api::answer::tests::only_2xx_is_success' \
+    src/api/answer.rs 'if status.is_success() {' 'if status.is_success() || status.as_u16() == 404 {'
+bug 'only the first member of a gzip image' \
+    'lib image::reader::tests::a_gzip_image_of_several_members_reads_from_any_chunk' \
+    src/image/gzip.rs 'use flate2::read::MultiGzDecoder;' 'use flate2::read::GzDecoder as MultiGzDecoder;'
+bug 'other bytes at the second attempt' \
+    'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
+    src/transfer/upload.rs 'let chunk = self.bodies.get(&span.index).cloned();' 'let chunk = self.bodies.remove(&span.index);'
+bug 'DONE is noted before the answer' \
+    'lib transfer::shell::tests::nothing_is_settled_before_it_is_confirmed' \
+    src/transfer/shell.rs $'            Action::Send(span) => {\n' $'            Action::Send(span) => {\n                let _ = self.job.settled(span);\n'
+
+printf '\n%s' "$table"
+if ((survived)); then
+    echo 'planted bugs: some were not caught'
+    exit 1
+fi
+echo "planted bugs: all caught in $SECONDS s"

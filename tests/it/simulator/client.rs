@@ -1,0 +1,1002 @@
+//! One run of the program: what `src/transfer` does around the engine, in one
+//! thread and in virtual time. Each part names the function that it mirrors.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::time::Duration;
+
+use openhosting::digest::Digest;
+use openhosting::drive::DriveId;
+use openhosting::failure::Failure;
+use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, State, replay};
+use openhosting::plan::{Plan, Span};
+use openhosting::policy::{
+    Action, Attempts, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Operation, Zeros,
+    classify,
+};
+use rangemap::RangeSet;
+
+use super::disk::{Eio, SimFile};
+use super::world::{Answer, Call, Reply, S, World};
+
+/// More in one run is no run that ends.
+const EVENTS_MAX: u64 = 60_000;
+/// As in the keeper.
+const KEEPER_WAIT: Duration = S;
+const KEEPER_RECORDS: usize = 64;
+/// As in the shell.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A piece of the image, as the pipeline gives it.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    Chunk(u64),
+    Hole(Range<u64>),
+}
+
+/// What is the same in every run.
+pub struct Scenario {
+    pub direction: Direction,
+    pub plan: Plan,
+    pub source: Vec<u8>,
+    /// Chunks in which the file has no data.
+    pub holes: RangeSet<u64>,
+    pub jobs: u32,
+    pub max_outage: Duration,
+    /// The drive that the user names; `None` for a new one.
+    pub existing: Option<DriveId>,
+}
+
+/// What is on the client's disk.
+#[derive(Default)]
+pub struct Disk {
+    pub journal: Option<SimFile>,
+    pub part: Option<SimFile>,
+    pub published: Option<SimFile>,
+    /// Of a thousand syncs so many fail.
+    pub eio_per_mille: u32,
+}
+
+/// What the checks know beyond one run.
+#[derive(Default)]
+pub struct Ledger {
+    /// Chunks whose record was synced: they may never be sent again.
+    pub synced: BTreeSet<u64>,
+    pub ever_sent: BTreeSet<u64>,
+    pub sends: u64,
+    pub failures: u64,
+    /// Sum over the runs of chunks that may have to be sent again.
+    pub exposed: u64,
+    pub probes: u64,
+    pub resent: u64,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Complete,
+    Crashed,
+    Doubt,
+    Ended(String),
+    /// The user has to start over.
+    Restart,
+}
+
+/// The process is gone.
+pub struct Crash;
+
+enum End {
+    Crash,
+    Error(String),
+    Doubt,
+    Restart,
+}
+
+impl From<Crash> for End {
+    fn from(_: Crash) -> Self {
+        Self::Crash
+    }
+}
+
+impl From<Eio> for End {
+    fn from(_: Eio) -> Self {
+        Self::Error("EIO".into())
+    }
+}
+
+/// What a request in flight is for.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    Compare(Span),
+    Chunk(Span),
+    Proof,
+    Probe,
+    Look,
+}
+
+/// Mirrors `journal::Journal`: `append` and `sync`.
+struct Journal {
+    session: [u8; 16],
+    records: u64,
+    unwritten: Vec<u8>,
+    is_broken: bool,
+}
+
+pub struct Client<'a> {
+    pub scenario: &'a Scenario,
+    pub world: &'a mut World,
+    pub disk: &'a mut Disk,
+    pub ledger: &'a mut Ledger,
+    /// The event at which it is killed.
+    pub crash_at: Option<u64>,
+    /// The event at which the user asks to stop.
+    pub stop_at: Option<u64>,
+    pub events: u64,
+}
+
+/// The state of [`Client::work`].
+struct Work {
+    engine: Engine,
+    began: Duration,
+    drive: DriveId,
+    compare: bool,
+    journal: Journal,
+    /// Mirrors the keeper's thread: records that wait, and until when.
+    batch: Vec<Record>,
+    batch_until: Duration,
+    keeper_failed: bool,
+    in_flight: BTreeMap<u64, Job>,
+    pieces: VecDeque<Piece>,
+    feed_at: Duration,
+    fed: bool,
+    proof: Option<(Attempts, Span)>,
+    proof_at: Option<Duration>,
+    /// Chunks that were given to the engine as data.
+    data: BTreeSet<u64>,
+    /// Downloads: as `Download::window`.
+    window: u32,
+    /// The target is new, so zeros are there already.
+    leave_zeros: bool,
+    local_error: bool,
+    not_before: Duration,
+    refused: bool,
+    one_writer_known: bool,
+}
+
+impl Client<'_> {
+    /// One run, as the user starts it; with `restart` as with `--restart`.
+    pub fn run(&mut self, restart: bool) -> Outcome {
+        if restart {
+            self.disk.journal = None;
+            self.disk.part = None;
+            self.ledger.synced.clear();
+        }
+        match self.transfer() {
+            Ok(()) => Outcome::Complete,
+            Err(End::Crash) => Outcome::Crashed,
+            Err(End::Doubt) => Outcome::Doubt,
+            Err(End::Restart) => Outcome::Restart,
+            Err(End::Error(why)) => Outcome::Ended(why),
+        }
+    }
+
+    /// Something happens: here the process may be killed.
+    fn tick(&mut self) -> Result<(), Crash> {
+        self.events += 1;
+        assert!(self.events < EVENTS_MAX, "the run does not end");
+        if self.crash_at.is_some_and(|at| self.events >= at) {
+            return Err(Crash);
+        }
+        Ok(())
+    }
+
+    fn eio(&mut self) -> bool {
+        let fails = self.world.rng.u32(..1000) < self.disk.eio_per_mille;
+        if fails {
+            self.world.say(|| "fdatasync: EIO".into());
+        }
+        fails
+    }
+
+    /// Waits for one answer while nothing else is under way.
+    fn call(&mut self, call: Call) -> Result<Answer, Crash> {
+        self.world.say(|| format!("call {}", name(&call)));
+        let number = self.world.send(call);
+        loop {
+            self.tick()?;
+            if let Some((of, answer)) = self.world.step()
+                && of == number
+            {
+                self.world
+                    .say(|| format!("  -> {:?}", answer.as_ref().map(|_| ())));
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn sleep(&mut self, wait: Duration) -> Result<(), Crash> {
+        let until = self.world.now + wait;
+        while self.world.next_at().is_some_and(|at| at <= until) {
+            self.tick()?;
+            self.world.step();
+        }
+        self.world.now = until;
+        self.tick()
+    }
+
+    /// Mirrors `transfer::patient::patiently`.
+    fn patiently(&mut self, call: &Call) -> Result<Answer, Crash> {
+        let mut attempts = Attempts::at_most(3);
+        loop {
+            let failure = match self.call(call.clone())? {
+                Ok(reply) => return Ok(Ok(reply)),
+                Err(failure) => failure,
+            };
+            match attempts.failed(Operation::Read, &failure, &mut self.world.rng) {
+                Some(wait) => self.sleep(wait)?,
+                None => return Ok(Err(failure)),
+            }
+        }
+    }
+
+    /// Mirrors `Session::record`, and `Journal::append` and `sync` with it.
+    fn record(&mut self, journal: &mut Journal, record: &Record) -> Result<(), End> {
+        journal.append(record);
+        self.sync(journal)
+    }
+
+    fn sync(&mut self, journal: &mut Journal) -> Result<(), End> {
+        if journal.is_broken {
+            return Err(Eio.into());
+        }
+        if journal.unwritten.is_empty() {
+            return Ok(());
+        }
+        let new = (journal.unwritten.len() / RECORD_BYTES) as u64;
+        let at = HEADER_BYTES + (journal.records - new) as usize * RECORD_BYTES;
+        let bytes = std::mem::take(&mut journal.unwritten);
+        let fails = self.eio();
+        let cut = self.world.rng.usize(..=bytes.len());
+        let Some(file) = &mut self.disk.journal else {
+            panic!("no journal");
+        };
+        // A kill in the middle of a write leaves its first part.
+        file.write(at, &bytes[..cut]);
+        self.tick()?;
+        let Some(file) = &mut self.disk.journal else {
+            panic!("no journal");
+        };
+        file.write(at, &bytes);
+        let synced = file.sync(fails, &mut self.world.rng);
+        journal.is_broken = synced.is_err();
+        synced?;
+        self.tick()?;
+        Ok(())
+    }
+
+    /// Mirrors `Session::begin`, `Journal::create` and `Journal::open`.
+    fn begin(&mut self) -> Result<(Journal, State, Header, bool, bool), End> {
+        self.tick()?;
+        if let Some(file) = &mut self.disk.journal {
+            let Ok(replay) = replay(file.bytes(), |_, _, _| {}) else {
+                panic!("a header that was synced before anything else is damaged");
+            };
+            file.set_len(HEADER_BYTES + replay.records as usize * RECORD_BYTES);
+            let journal = Journal {
+                session: replay.header.session,
+                records: replay.records,
+                unwritten: Vec::new(),
+                is_broken: false,
+            };
+            return Ok((
+                journal,
+                replay.state,
+                replay.header,
+                true,
+                replay.is_damaged,
+            ));
+        }
+        let (mut session, mut token) = ([0; 16], [0; 16]);
+        self.world.rng.fill(&mut session);
+        self.world.rng.fill(&mut token);
+        let header = Header {
+            direction: self.scenario.direction,
+            session,
+            token,
+            size: self.scenario.plan.size(),
+            chunk: self.scenario.plan.chunk_bytes(),
+            first: 0,
+            source: None,
+            endpoint: "sim".into(),
+            user: "u".into(),
+        };
+        let Some(bytes) = header.encode() else {
+            panic!("a header that does not fit");
+        };
+        // Whole or not at all: temporary, fsync, rename, fsync of the directory.
+        self.disk.journal = Some(SimFile::synced(bytes.to_vec()));
+        let journal = Journal {
+            session,
+            records: 0,
+            unwritten: Vec::new(),
+            is_broken: false,
+        };
+        Ok((journal, State::default(), header, false, false))
+    }
+
+    /// What survived must be true.
+    fn check_state(&self, state: &State, drive: Option<DriveId>) {
+        let plan = self.scenario.plan;
+        let held: &[u8] = match (self.scenario.direction, drive) {
+            (Direction::Upload, Some(id)) => match self.world.drive(id) {
+                Some(drive) => &drive.bytes,
+                None => panic!("the journal names drive {id}, and there is none"),
+            },
+            (Direction::Upload, None) => &[],
+            (Direction::Download, _) => self.disk.part.as_ref().map_or(&[], |part| part.bytes()),
+        };
+        for index in state.settled().into_iter().flatten() {
+            let Some(span) = plan.span(index) else {
+                panic!("a record of chunk {index}, which is none");
+            };
+            let range = span.offset as usize..span.end() as usize;
+            assert!(
+                held.get(range.clone()) == Some(&self.scenario.source[range]),
+                "the journal says chunk {index} is settled, and it is not there"
+            );
+        }
+        for index in &self.ledger.synced {
+            let kept = state.done.contains(index) || state.holes.contains(index);
+            assert!(kept, "the record of chunk {index} was synced and is lost");
+        }
+    }
+
+    /// Mirrors `transfer::upload::upload` and `transfer::download::download`.
+    fn transfer(&mut self) -> Result<(), End> {
+        let is_upload = self.scenario.direction == Direction::Upload;
+        if !is_upload {
+            // As `download`: looks at the drive before anything else.
+            let Some(id) = self.scenario.existing else {
+                panic!("nothing to download")
+            };
+            if let Err(failure) = self.patiently(&Call::Info(id))? {
+                return Err(End::Error(failure.to_string()));
+            }
+        }
+        let (mut journal, state, header, is_resumed, is_damaged) = self.begin()?;
+        self.world
+            .say(|| format!("resumed {is_resumed}, damaged {is_damaged}, {state:?}"));
+        let mut state = state;
+        let mut leave_zeros = true;
+        let drive = if is_upload {
+            self.check_state(&state, state.drive.map(|(id, _)| id));
+            self.prepare(&state, &header, is_resumed)?
+        } else {
+            let size = self.scenario.plan.size() as usize;
+            if is_resumed && self.disk.part.is_some() {
+                // As `ImageTarget::resume`.
+                let len = self.disk.part.as_ref().map_or(0, |part| part.bytes().len());
+                if len != size {
+                    assert!(
+                        self.ledger.synced.is_empty(),
+                        "a synced target lost its length"
+                    );
+                    return Err(End::Restart);
+                }
+                self.check_state(&state, None);
+                leave_zeros = false;
+            } else {
+                if is_resumed {
+                    // The image is gone, so what the journal says of it is void.
+                    self.disk.journal = None;
+                    self.ledger.synced.clear();
+                    self.tick()?;
+                    (journal, state, ..) = self.begin()?;
+                }
+                if self.disk.part.is_some() {
+                    return Err(End::Restart);
+                }
+                let mut part = SimFile::default();
+                part.set_len(size);
+                self.disk.part = Some(part);
+                self.tick()?;
+            }
+            self.scenario.existing.unwrap_or_else(|| unreachable!())
+        };
+        let is_ours = is_upload && self.scenario.existing.is_none();
+        let was_proven = state.drive.is_none() || !state.holes.is_empty();
+        if is_upload || state.drive.is_none() {
+            self.record(
+                &mut journal,
+                &Record::Drive {
+                    id: drive,
+                    is_ours: is_upload && is_ours,
+                },
+            )?;
+        }
+        let settled = state.settled();
+        let plan = self.scenario.plan;
+        let todo: Vec<Range<u64>> = settled.gaps(&(0..plan.count())).collect();
+        let is_new = is_ours && state.drive.is_none();
+        let engine = Engine::new(EngineConfig {
+            plan,
+            first: 0,
+            settled,
+            jobs: self.scenario.jobs,
+            zeros: if is_upload {
+                // An earlier run may have written zeros of which no record survived.
+                Zeros::for_drive(is_ours && was_proven)
+            } else {
+                Zeros::Write
+            },
+            operation: if is_upload {
+                Operation::Write
+            } else {
+                Operation::Read
+            },
+            is_fresh: is_new,
+            max_outage: self.scenario.max_outage,
+            seed: self.world.rng.u64(..),
+        });
+        let work = Work {
+            engine,
+            began: self.world.now,
+            drive,
+            compare: is_damaged && is_upload,
+            journal,
+            batch: Vec::new(),
+            batch_until: Duration::ZERO,
+            keeper_failed: false,
+            in_flight: BTreeMap::new(),
+            pieces: self.pieces(&todo),
+            feed_at: self.world.now,
+            fed: false,
+            proof: None,
+            proof_at: None,
+            data: BTreeSet::new(),
+            window: 2 * self.scenario.jobs,
+            leave_zeros,
+            local_error: false,
+            not_before: Duration::ZERO,
+            refused: false,
+            one_writer_known: false,
+        };
+        self.work(work)
+    }
+
+    /// Mirrors `transfer::upload::prepare`.
+    fn prepare(
+        &mut self,
+        state: &State,
+        header: &Header,
+        is_resumed: bool,
+    ) -> Result<DriveId, End> {
+        let id = match (self.scenario.existing, state.drive) {
+            (Some(id), _) | (None, Some((id, _))) => id,
+            (None, None) => return self.create(header, is_resumed),
+        };
+        match self.patiently(&Call::Info(id))? {
+            Ok(_) => Ok(id),
+            Err(failure) => Err(End::Error(failure.to_string())),
+        }
+    }
+
+    /// Mirrors `transfer::create::create`.
+    fn create(&mut self, header: &Header, is_resumed: bool) -> Result<DriveId, End> {
+        let token = format!("{:?}", header.token);
+        let size = self.scenario.source.len();
+        let mut creation = Creation::new();
+        let mut step = if is_resumed {
+            creation.resume()
+        } else {
+            CreateStep::Post {
+                after: Duration::ZERO,
+            }
+        };
+        loop {
+            step = match step {
+                CreateStep::Post { after } => {
+                    self.sleep(after)?;
+                    match self.call(Call::Create {
+                        token: token.clone(),
+                        size,
+                    })? {
+                        Ok(Reply::Drive(id)) => return Ok(id),
+                        Ok(other) => panic!("{other:?}"),
+                        Err(failure) => creation.post_failed(&failure, &mut self.world.rng),
+                    }
+                }
+                CreateStep::Look { after } => {
+                    self.sleep(after)?;
+                    match self.call(Call::List)? {
+                        Ok(Reply::Drives(drives)) => {
+                            let bears =
+                                |d: &&super::world::Listed| d.token.as_deref() == Some(&token);
+                            let found: Vec<_> = drives.iter().filter(bears).map(|d| d.id).collect();
+                            let none = drives.iter().filter(|d| d.token.is_none());
+                            let alike: Vec<_> = none.map(|d| d.id).collect();
+                            creation.looked(&found, &alike)
+                        }
+                        Ok(other) => panic!("{other:?}"),
+                        Err(failure) => creation.look_failed(&failure),
+                    }
+                }
+                CreateStep::Adopt(id) => return Ok(id),
+                CreateStep::GiveUp => return Err(End::Error("create".into())),
+                CreateStep::Doubt(_) => return Err(End::Doubt),
+            };
+        }
+    }
+
+    /// What `ImageReader` and `Pipeline` make of the image: in order, but for
+    /// what the compressors swap.
+    fn pieces(&mut self, todo: &[Range<u64>]) -> VecDeque<Piece> {
+        let mut pieces = Vec::new();
+        if self.scenario.direction == Direction::Download {
+            return todo.iter().cloned().flatten().map(Piece::Chunk).collect();
+        }
+        for range in todo {
+            let mut index = range.start;
+            while index < range.end {
+                if let Some(hole) = self.scenario.holes.get(&index) {
+                    let end = hole.end.min(range.end);
+                    pieces.push(Piece::Hole(index..end));
+                    index = end;
+                    continue;
+                }
+                let is_zero = self.scenario.plan.span(index).is_some_and(|span| {
+                    let bytes = &self.scenario.source[span.offset as usize..span.end() as usize];
+                    bytes.iter().all(|byte| *byte == 0)
+                });
+                pieces.push(if is_zero {
+                    Piece::Hole(index..index + 1)
+                } else {
+                    Piece::Chunk(index)
+                });
+                index += 1;
+            }
+        }
+        for at in 1..pieces.len() {
+            if self.world.rng.u8(..4) == 0 {
+                pieces.swap(at - 1, at);
+            }
+        }
+        pieces.into()
+    }
+
+    /// Mirrors `Shell::work`, and the end of `upload` and `download`.
+    fn work(&mut self, mut w: Work) -> Result<(), End> {
+        let ending = self.shell(&mut w);
+        if ending.is_err() {
+            self.count_exposed();
+        }
+        let ending = ending?;
+        self.world.say(|| format!("{ending:?}"));
+        // As `session::finish`: whatever happened, what is known is kept.
+        let kept = if w.keeper_failed {
+            Err(Eio.into())
+        } else {
+            self.keep(&mut w)
+        };
+        self.count_exposed();
+        if ending != Ending::Complete {
+            return Err(End::Error(format!("{ending:?}")));
+        }
+        self.check_whole(&w);
+        kept?;
+        if self.scenario.direction == Direction::Download {
+            // As `ImageTarget::publish`: sync, rename, sync of the directory.
+            let fails = self.eio();
+            if let Some(part) = &mut self.disk.part {
+                part.sync(fails, &mut self.world.rng)?;
+            }
+            self.tick()?;
+            self.disk.published = self.disk.part.take();
+            self.tick()?;
+        }
+        self.disk.journal = None;
+        Ok(())
+    }
+
+    fn count_exposed(&mut self) {
+        let exposed = self
+            .ledger
+            .ever_sent
+            .difference(&self.ledger.synced)
+            .count();
+        self.ledger.exposed += exposed as u64;
+    }
+
+    /// The transfer says that it is complete.
+    fn check_whole(&self, w: &Work) {
+        let held = match self.scenario.direction {
+            Direction::Upload => self.world.drive(w.drive).map(|drive| &drive.bytes[..]),
+            Direction::Download => self.disk.part.as_ref().map(SimFile::bytes),
+        };
+        let source = &self.scenario.source;
+        assert!(
+            held.and_then(|held| held.get(..source.len())) == Some(&source[..]),
+            "it is called complete and is not"
+        );
+    }
+
+    fn shell(&mut self, w: &mut Work) -> Result<Ending, End> {
+        let mut grace = None;
+        loop {
+            self.keep_if_due(w)?;
+            if self.stop_at.is_some_and(|at| self.events >= at) && w.engine.ending().is_none() {
+                self.world.say(|| "stop".into());
+                w.engine.stop();
+            }
+            let now = self.world.now - w.began;
+            let wait = match w.engine.next(now) {
+                Action::End(ending) => return Ok(ending),
+                Action::Wait(until) => until,
+                action => {
+                    self.start(w, &action, now);
+                    continue;
+                }
+            };
+            if let Some(until) = wait {
+                assert!(
+                    until > now,
+                    "a wait that is over already: the shell would spin"
+                );
+            }
+            if let Some(ending) = w.engine.ending() {
+                let at = *grace.get_or_insert(self.world.now + GRACE);
+                if self.world.now >= at {
+                    return Ok(ending.clone());
+                }
+            }
+            let wake = grace.or_else(|| wait.map(|until| w.began + until));
+            let wants = w.engine.wants_chunk()
+                && !w.fed
+                && (w.window > 0
+                    || w.pieces.is_empty()
+                    || self.scenario.direction == Direction::Upload);
+            let feed = wants.then_some(w.feed_at.max(self.world.now));
+            let keeper = (!w.batch.is_empty()).then_some(w.batch_until);
+            let answer =
+                if w.in_flight.is_empty() && wake.is_none() && feed.is_none() && keeper.is_none() {
+                    None
+                } else {
+                    self.world.next_at()
+                };
+            let times = [wake, feed, keeper, w.proof_at, answer];
+            let Some(at) = times.into_iter().flatten().min() else {
+                panic!("nothing is under way and it waits");
+            };
+            self.tick()?;
+            if answer == Some(at) {
+                if let Some((number, answer)) = self.world.step() {
+                    self.answered(w, number, answer)?;
+                }
+            } else {
+                self.world.now = self.world.now.max(at);
+                if w.proof_at == Some(at) {
+                    w.proof_at = None;
+                    self.prove(w);
+                } else if feed == Some(at) {
+                    self.feed(w);
+                }
+            }
+            self.report(w)?;
+        }
+    }
+
+    fn feed(&mut self, w: &mut Work) {
+        w.feed_at = self.world.now + self.world.ms(0, 20);
+        match w.pieces.pop_front() {
+            Some(Piece::Chunk(index)) => {
+                w.data.insert(index);
+                w.window = w.window.saturating_sub(1);
+                w.engine.chunk(index);
+            }
+            Some(Piece::Hole(chunks)) => w.engine.hole(chunks),
+            None => {
+                w.fed = true;
+                w.engine.image_ended();
+            }
+        }
+    }
+
+    /// Mirrors `Shell::start`.
+    fn start(&mut self, w: &mut Work, action: &Action, now: Duration) {
+        self.world.say(|| format!("{action:?}"));
+        assert!(
+            now >= w.not_before,
+            "a request before Retry-After allows it"
+        );
+        assert!(!w.refused, "a request after a refusal for good");
+        match *action {
+            Action::Send(span) => {
+                self.ledger.sends += 1;
+                assert!(
+                    !self.ledger.synced.contains(&span.index),
+                    "chunk {} is sent again though its record was synced",
+                    span.index
+                );
+                if !self.ledger.ever_sent.insert(span.index) {
+                    self.ledger.resent += 1;
+                }
+                let job = if w.compare {
+                    Job::Compare(span)
+                } else {
+                    Job::Chunk(span)
+                };
+                self.attempt(w, job, span);
+                let chunks = |job: &&Job| matches!(job, Job::Chunk(_) | Job::Compare(_));
+                let in_flight = w.in_flight.values().filter(chunks).count();
+                assert!(
+                    in_flight <= self.scenario.jobs as usize,
+                    "{in_flight} in flight"
+                );
+                assert!(
+                    in_flight <= w.engine.limit() as usize,
+                    "{in_flight} in flight, and the limit is {}",
+                    w.engine.limit()
+                );
+                assert!(in_flight <= 1 || !w.one_writer_known, "two writers again");
+            }
+            Action::ProveZeros(span) => {
+                w.proof = Some((Attempts::at_most(3), span));
+                self.prove(w);
+            }
+            Action::Probe => {
+                self.ledger.probes += 1;
+                let number = self.world.send(Call::Info(w.drive));
+                w.in_flight.insert(number, Job::Probe);
+            }
+            Action::Look => {
+                let number = self.world.send(Call::Info(w.drive));
+                w.in_flight.insert(number, Job::Look);
+            }
+            Action::Wait(_) | Action::End(_) => {}
+        }
+    }
+
+    /// Mirrors `Upload::attempt` and `Download::attempt`.
+    fn attempt(&mut self, w: &mut Work, job: Job, span: Span) {
+        let (drive, offset, len) = (w.drive, span.offset as usize, span.len as usize);
+        let is_write = matches!(job, Job::Chunk(_)) && self.scenario.direction == Direction::Upload;
+        let call = if is_write {
+            // A chunk that was never fed is all zero.
+            let body = if w.data.contains(&span.index) {
+                self.scenario.source[offset..offset + len].to_vec()
+            } else {
+                vec![0; len]
+            };
+            Call::Write {
+                drive,
+                offset,
+                body,
+            }
+        } else {
+            Call::Read { drive, offset, len }
+        };
+        let number = self.world.send(call);
+        w.in_flight.insert(number, job);
+    }
+
+    fn prove(&mut self, w: &mut Work) {
+        if let Some((_, span)) = w.proof {
+            let (offset, len) = (span.offset as usize, span.len as usize);
+            let number = self.world.send(Call::Read {
+                drive: w.drive,
+                offset,
+                len,
+            });
+            w.in_flight.insert(number, Job::Proof);
+        }
+    }
+
+    /// Mirrors `Shell::answered`.
+    fn answered(&mut self, w: &mut Work, number: u64, answer: Answer) -> Result<(), End> {
+        let Some(job) = w.in_flight.remove(&number) else {
+            return Ok(());
+        };
+        let now = self.world.now - w.began;
+        self.world
+            .say(|| format!("  -> {job:?} {:?}", answer.as_ref().map(|_| ())));
+        if let Err(failure) = &answer
+            && !matches!(job, Job::Proof | Job::Look)
+        {
+            self.heard(w, failure, now);
+        }
+        match job {
+            Job::Compare(span) => match answer {
+                Ok(Reply::Bytes(bytes)) => {
+                    let range = span.offset as usize..span.end() as usize;
+                    if Digest::of(&bytes) == Digest::of(&self.scenario.source[range]) {
+                        self.settled(w, span);
+                        w.engine.answered(span.index, Ok(()), now);
+                    } else {
+                        self.attempt(w, Job::Chunk(span), span);
+                    }
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(failure) => self.failed(w, span, failure, now),
+            },
+            Job::Chunk(span) => match answer {
+                Ok(reply) => {
+                    if let Reply::Bytes(bytes) = reply {
+                        self.put(w, span, &bytes);
+                    }
+                    self.settled(w, span);
+                    w.engine.answered(span.index, Ok(()), now);
+                }
+                Err(failure) => self.failed(w, span, failure, now),
+            },
+            Job::Proof => {
+                let failure = match answer {
+                    Ok(Reply::Bytes(bytes)) => {
+                        w.proof = None;
+                        w.engine.proved(bytes.iter().all(|byte| *byte == 0));
+                        return Ok(());
+                    }
+                    Ok(other) => panic!("{other:?}"),
+                    Err(failure) => failure,
+                };
+                let attempts = w.proof.as_mut().map(|(attempts, _)| attempts);
+                let wait =
+                    attempts.and_then(|a| a.failed(Operation::Read, &failure, &mut self.world.rng));
+                match wait {
+                    Some(wait) => w.proof_at = Some(self.world.now + wait),
+                    None => {
+                        w.proof = None;
+                        w.engine.proved(false);
+                    }
+                }
+            }
+            Job::Probe => w.engine.probed(answer.map(|_| ()), now),
+            Job::Look => w.engine.looked(None),
+        }
+        Ok(())
+    }
+
+    /// What the checks learn from a failure.
+    fn heard(&mut self, w: &mut Work, failure: &Failure, now: Duration) {
+        let Failure::Refused(refusal) = failure else {
+            return;
+        };
+        if let (429 | 503, Some(after)) = (refusal.status, refusal.retry_after) {
+            w.not_before = w.not_before.max(now + after.min(300 * S));
+        }
+        let is_too_new = refusal.status == 404 && now < 60 * S;
+        if classify(Operation::Write, failure) == Class::Permanent && !is_too_new {
+            w.refused = true;
+        }
+    }
+
+    fn failed(&mut self, w: &mut Work, span: Span, failure: Failure, now: Duration) {
+        self.ledger.failures += 1;
+        let before = w.engine.limit();
+        let is_busy = classify(Operation::Write, &failure) == Class::Busy;
+        w.engine.answered(span.index, Err(failure), now);
+        if is_busy && before > 1 && w.engine.limit() == 1 {
+            w.one_writer_known = true;
+        }
+    }
+
+    /// Mirrors `ImageTarget::put`.
+    fn put(&mut self, w: &mut Work, span: Span, bytes: &[u8]) {
+        w.window += 1;
+        let is_zero = bytes.iter().all(|byte| *byte == 0);
+        if let Some(part) = &mut self.disk.part
+            && !(is_zero && w.leave_zeros)
+        {
+            part.write(span.offset as usize, bytes);
+        }
+    }
+
+    /// Mirrors `Upload::settled` and `Download::settled`.
+    fn settled(&mut self, w: &mut Work, span: Span) {
+        let range = span.offset as usize..span.end() as usize;
+        let digest = Digest::of(&self.scenario.source[range]);
+        self.note(
+            w,
+            Record::Done {
+                index: span.index,
+                len: span.len as u32,
+                digest,
+            },
+        );
+    }
+
+    /// Mirrors `Shell::report`.
+    fn report(&mut self, w: &mut Work) -> Result<(), End> {
+        for chunks in w.engine.take_skipped() {
+            self.note(
+                w,
+                Record::Holes {
+                    first: chunks.start,
+                    count: chunks.end - chunks.start,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Mirrors `Keeper::note`, and `Shell::fail` where that fails.
+    fn note(&mut self, w: &mut Work, record: Record) {
+        if w.keeper_failed {
+            w.local_error = true;
+            w.engine.image_failed();
+            return;
+        }
+        if w.batch.is_empty() {
+            w.batch_until = self.world.now + KEEPER_WAIT;
+        }
+        w.batch.push(record);
+    }
+
+    fn keep_if_due(&mut self, w: &mut Work) -> Result<(), End> {
+        let is_due = w.batch.len() >= KEEPER_RECORDS || self.world.now >= w.batch_until;
+        if w.batch.is_empty() || !is_due {
+            return Ok(());
+        }
+        match self.keep(w) {
+            Err(End::Error(_)) => w.keeper_failed = true,
+            other => other?,
+        }
+        Ok(())
+    }
+
+    /// Mirrors `journal::keeper::keep`: first what the records tell of, then the
+    /// records.
+    fn keep(&mut self, w: &mut Work) -> Result<(), End> {
+        if w.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut w.batch);
+        if self.disk.part.is_some() {
+            let fails = self.eio();
+            if let Some(part) = &mut self.disk.part {
+                part.sync(fails, &mut self.world.rng)?;
+            }
+            self.tick()?;
+        }
+        for record in &batch {
+            w.journal.append(record);
+        }
+        // Once the sync is done the records count, though the process may be
+        // killed before it hears of it.
+        self.sync(&mut w.journal)?;
+        for record in batch {
+            match record {
+                Record::Done { index, .. } => _ = self.ledger.synced.insert(index),
+                Record::Holes { first, count } => self.ledger.synced.extend(first..first + count),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Journal {
+    fn append(&mut self, record: &Record) {
+        let bytes = record.encode(self.records, &self.session);
+        self.unwritten.extend_from_slice(&bytes);
+        self.records += 1;
+    }
+}
+
+fn name(call: &Call) -> String {
+    match call {
+        Call::Create { .. } => "create".into(),
+        Call::List => "list".into(),
+        Call::Info(_) => "info".into(),
+        Call::Write { offset, .. } => format!("write {offset}"),
+        Call::Read { offset, .. } => format!("read {offset}"),
+    }
+}
+
+/// The plan of an image.
+pub fn plan(size: usize, chunk: u64) -> Plan {
+    Plan::new(
+        size as u64,
+        NonZeroU64::new(chunk).unwrap_or(NonZeroU64::MIN),
+    )
+}

@@ -1,0 +1,104 @@
+//! A file on a disk that may lose power: what was not synced is lost, torn or
+//! kept, by chance.
+
+/// What changed a file since its last sync, in order.
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Len(usize),
+}
+
+/// A file as the program sees it, and as the disk holds it.
+#[derive(Clone, Debug, Default)]
+pub struct SimFile {
+    seen: Vec<u8>,
+    disk: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+/// `fdatasync` failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Eio;
+
+impl SimFile {
+    /// A file that is whole and synced already.
+    pub fn synced(bytes: Vec<u8>) -> Self {
+        Self {
+            disk: bytes.clone(),
+            seen: bytes,
+            unsynced: Vec::new(),
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.seen
+    }
+
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        let change = Change::Write(at, bytes.to_vec());
+        apply(&mut self.seen, &change);
+        self.unsynced.push(change);
+    }
+
+    pub fn set_len(&mut self, len: usize) {
+        apply(&mut self.seen, &Change::Len(len));
+        self.unsynced.push(Change::Len(len));
+    }
+
+    /// A failed sync marks the pages clean all the same (FAULTS 1, ATC 2020):
+    /// what is on the disk then is left to chance.
+    pub fn sync(&mut self, fails: bool, rng: &mut fastrand::Rng) -> Result<(), Eio> {
+        if fails {
+            self.lose(rng);
+            return Err(Eio);
+        }
+        self.disk.clone_from(&self.seen);
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// Power is lost.
+    pub fn power_loss(&mut self, rng: &mut fastrand::Rng) {
+        self.lose(rng);
+        self.seen.clone_from(&self.disk);
+    }
+
+    fn lose(&mut self, rng: &mut fastrand::Rng) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match (rng.u8(..4), change) {
+                (0, _) => {}
+                (1, Change::Write(at, bytes)) => {
+                    // Torn at any byte.
+                    let len = rng.usize(..=bytes.len());
+                    apply(&mut self.disk, &Change::Write(at, bytes[..len].to_vec()));
+                }
+                (2, Change::Write(at, bytes)) => {
+                    // Some of its sectors, not in order.
+                    let mut start = 0;
+                    while start < bytes.len() {
+                        let end = (512 - (at + start) % 512 + start).min(bytes.len());
+                        if rng.bool() {
+                            let part = bytes[start..end].to_vec();
+                            apply(&mut self.disk, &Change::Write(at + start, part));
+                        }
+                        start = end;
+                    }
+                }
+                (_, change) => apply(&mut self.disk, &change),
+            }
+        }
+    }
+}
+
+fn apply(bytes: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Len(len) => bytes.resize(*len, 0),
+        Change::Write(at, new) => {
+            let end = at + new.len();
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+            }
+            bytes[*at..end].copy_from_slice(new);
+        }
+    }
+}

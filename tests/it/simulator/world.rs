@@ -1,0 +1,472 @@
+//! The cloud, the network before it, and time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use openhosting::drive::DriveId;
+use openhosting::failure::{Failure, Refusal};
+use openhosting::wire::ErrorType;
+
+pub const S: Duration = Duration::from_secs(1);
+
+/// What may go wrong, and how often.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// Of a thousand requests.
+    pub per_mille: u32,
+    /// How many single faults there may be.
+    pub left: u32,
+    /// No connection at all, by time.
+    pub outages: Vec<(Duration, Duration)>,
+    /// 5xx and 429 to everything.
+    pub storms: Vec<(Duration, Duration)>,
+    /// Somebody else has the drive.
+    pub busy: Vec<(Duration, Duration)>,
+    /// The endpoint dies and comes back.
+    pub deaths: Vec<(Duration, Duration)>,
+    /// The number of the request that is refused for good.
+    pub refusal: Option<(u64, u16)>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Call {
+    Create {
+        token: String,
+        size: usize,
+    },
+    List,
+    Info(DriveId),
+    Write {
+        drive: DriveId,
+        offset: usize,
+        body: Vec<u8>,
+    },
+    Read {
+        drive: DriveId,
+        offset: usize,
+        len: usize,
+    },
+}
+
+/// A drive as the list tells it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub id: DriveId,
+    pub token: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Drives(Vec<Listed>),
+    Drive(DriveId),
+    Bytes(Vec<u8>),
+    Done,
+}
+
+pub type Answer = Result<Reply, Failure>;
+
+#[derive(Debug)]
+pub struct Drive {
+    pub id: DriveId,
+    token: Option<String>,
+    pub bytes: Vec<u8>,
+    known_from: Duration,
+    /// Numbers of the writes under way.
+    writing: Vec<u64>,
+}
+
+#[derive(Debug)]
+enum Event {
+    /// A request reaches the endpoint. Without `number` nobody hears of it.
+    Arrive { call: Call, number: Option<u64> },
+    /// A write takes effect.
+    Effect {
+        drive: DriveId,
+        offset: usize,
+        body: Vec<u8>,
+        write: u64,
+        number: Option<u64>,
+        epoch: u64,
+    },
+    /// The client hears.
+    Answer { number: u64, answer: Answer },
+    /// The endpoint dies.
+    Death,
+}
+
+/// See the [module](self).
+pub struct World {
+    pub now: Duration,
+    pub rng: fastrand::Rng,
+    pub faults: Faults,
+    pub drives: Vec<Drive>,
+    /// What a new drive is filled with, if not with zeros.
+    pub garbage: bool,
+    pub one_writer: bool,
+    pub drops_keys: bool,
+    /// A new drive is not known at once.
+    pub is_slow_to_know: bool,
+    /// Requests that clients sent.
+    pub requests: u64,
+    /// Drives that came into being.
+    pub created: u32,
+    down_until: Duration,
+    epoch: u64,
+    serial: u64,
+    events: BinaryHeap<Reverse<(Duration, u64)>>,
+    pending: std::collections::BTreeMap<u64, Event>,
+    pub trace: bool,
+}
+
+fn refused(status: u16, error: Option<ErrorType>, retry_after: Option<Duration>) -> Failure {
+    Failure::Refused(Refusal {
+        status,
+        error,
+        message: String::new(),
+        retry_after,
+    })
+}
+
+impl World {
+    pub fn new(rng: fastrand::Rng, trace: bool) -> Self {
+        Self {
+            now: Duration::ZERO,
+            rng,
+            faults: Faults::default(),
+            drives: Vec::new(),
+            garbage: false,
+            one_writer: false,
+            drops_keys: false,
+            is_slow_to_know: false,
+            requests: 0,
+            created: 0,
+            down_until: Duration::ZERO,
+            epoch: 0,
+            serial: 0,
+            events: BinaryHeap::new(),
+            pending: std::collections::BTreeMap::new(),
+            trace,
+        }
+    }
+
+    pub fn say(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{:>12.3} {}", self.now.as_secs_f64(), what());
+        }
+    }
+
+    pub fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(from..=to))
+    }
+
+    /// A drive that is there before anything begins.
+    pub fn add_drive(&mut self, bytes: Vec<u8>) -> DriveId {
+        let mut id = [0; 16];
+        self.rng.fill(&mut id);
+        let id = DriveId::from_bytes(id);
+        self.drives.push(Drive {
+            id,
+            token: None,
+            bytes,
+            known_from: Duration::ZERO,
+            writing: Vec::new(),
+        });
+        id
+    }
+
+    pub fn plan_deaths(&mut self) {
+        for (at, _) in self.faults.deaths.clone() {
+            self.push(at, Event::Death);
+        }
+    }
+
+    /// All faults stop; what is under way goes on.
+    pub fn calm(&mut self) {
+        self.faults = Faults::default();
+        self.down_until = Duration::ZERO;
+    }
+
+    pub fn drive(&self, id: DriveId) -> Option<&Drive> {
+        self.drives.iter().find(|drive| drive.id == id)
+    }
+
+    fn push(&mut self, at: Duration, event: Event) -> u64 {
+        self.serial += 1;
+        self.events.push(Reverse((at.max(self.now), self.serial)));
+        self.pending.insert(self.serial, event);
+        self.serial
+    }
+
+    fn is_in(&self, windows: &[(Duration, Duration)]) -> bool {
+        windows
+            .iter()
+            .any(|(from, to)| (*from..*to).contains(&self.now))
+    }
+
+    /// A client sends a request; its number comes back with the answer.
+    pub fn send(&mut self, call: Call) -> u64 {
+        self.requests += 1;
+        let number = self.requests;
+        let is_write = matches!(call, Call::Write { .. });
+        let there = if self.rng.u8(..40) == 0 {
+            self.ms(1000, 20_000)
+        } else {
+            self.ms(2, 200)
+        };
+        let (arrive, lost) = (self.now + there, self.now + self.ms(1, 300));
+        if let Some((at, status)) = self.faults.refusal
+            && self.requests >= at
+            && is_write
+        {
+            self.faults.refusal = None;
+            self.answer(lost, number, Err(refused(status, None, None)));
+            return number;
+        }
+        if self.is_in(&self.faults.outages) {
+            let (at, failure) = match self.rng.u8(..3) {
+                0 => (lost, Failure::Connect("unreachable".into())),
+                1 => (lost, Failure::Broken("reset".into())),
+                _ => (self.now + 30 * S, Failure::Stalled(30 * S)),
+            };
+            self.answer(at, number, Err(failure));
+            return number;
+        }
+        if self.is_in(&self.faults.storms) {
+            let failure = self.storm();
+            self.answer(lost, number, Err(failure));
+            return number;
+        }
+        if self.faults.left == 0 || self.rng.u32(..1000) >= self.faults.per_mille {
+            self.push(
+                arrive,
+                Event::Arrive {
+                    call,
+                    number: Some(number),
+                },
+            );
+            return number;
+        }
+        self.faults.left -= 1;
+        // The moment at which the endpoint does it, though the client knows
+        // nothing of it, or no more.
+        let late = self.now + self.ms(5, 25_000);
+        match self.rng.u8(..9) {
+            0 => self.answer(lost, number, Err(Failure::Connect("refused".into()))),
+            1 => self.answer(lost, number, Err(Failure::Broken("reset".into()))),
+            2 => {
+                self.push(late, Event::Arrive { call, number: None });
+                self.answer(lost, number, Err(Failure::Broken("reset".into())));
+            }
+            3 => {
+                self.push(late, Event::Arrive { call, number: None });
+                self.answer(self.now + 30 * S, number, Err(Failure::Stalled(30 * S)));
+            }
+            4 => {
+                // Delivered twice, the second time late. No network repeats a
+                // POST by itself, but a proxy may repeat what can be repeated.
+                if is_write {
+                    self.push(
+                        late,
+                        Event::Arrive {
+                            call: call.clone(),
+                            number: None,
+                        },
+                    );
+                }
+                self.push(
+                    arrive,
+                    Event::Arrive {
+                        call,
+                        number: Some(number),
+                    },
+                );
+            }
+            5 => {
+                // Done, and then an error all the same.
+                self.push(arrive, Event::Arrive { call, number: None });
+                let at = arrive + self.ms(300, 2000);
+                let status = [500, 502, 504][self.rng.usize(..3)];
+                self.answer(at, number, Err(refused(status, None, None)));
+            }
+            6 => self.answer(lost, number, Err(Failure::NotApi("a page".into()))),
+            7 => {
+                let failure = refused(500, Some(ErrorType::Failed), None);
+                self.answer(lost, number, Err(failure));
+            }
+            _ => {
+                let failure = self.storm();
+                self.answer(lost, number, Err(failure));
+            }
+        }
+        number
+    }
+
+    fn storm(&mut self) -> Failure {
+        let asked = [
+            None,
+            Some(self.ms(1000, 400_000)),
+            Some(self.ms(1000, 9000)),
+        ][self.rng.usize(..3)];
+        match self.rng.u8(..5) {
+            0 => refused(500, Some(ErrorType::System), None),
+            1 => refused(502, None, None),
+            2 => refused(429, None, asked),
+            3 => refused(503, None, asked),
+            _ => refused(504, None, None),
+        }
+    }
+
+    fn answer(&mut self, at: Duration, number: u64, answer: Answer) {
+        self.push(at, Event::Answer { number, answer });
+    }
+
+    fn back(&mut self, number: Option<u64>, answer: Answer) {
+        if let Some(number) = number {
+            let at = self.now + self.ms(2, 200);
+            self.answer(at, number, answer);
+        }
+    }
+
+    /// When something happens next.
+    pub fn next_at(&self) -> Option<Duration> {
+        self.events.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Lets the next thing happen; what a client hears comes back.
+    pub fn step(&mut self) -> Option<(u64, Answer)> {
+        let Reverse((at, serial)) = self.events.pop()?;
+        self.now = self.now.max(at);
+        match self.pending.remove(&serial)? {
+            Event::Answer { number, answer } => return Some((number, answer)),
+            Event::Arrive { call, number } => self.arrive(call, number),
+            Event::Effect {
+                drive,
+                offset,
+                body,
+                write,
+                number,
+                epoch,
+            } => {
+                let answer = match self.drives.iter_mut().find(|d| d.id == drive) {
+                    Some(drive) if epoch == self.epoch => {
+                        drive.writing.retain(|other| *other != write);
+                        drive.bytes[offset..offset + body.len()].copy_from_slice(&body);
+                        Ok(Reply::Done)
+                    }
+                    Some(drive) => {
+                        // It died in the middle: part of it is there.
+                        let len = self.rng.usize(..=body.len());
+                        drive.bytes[offset..offset + len].copy_from_slice(&body[..len]);
+                        Err(Failure::Broken("reset".into()))
+                    }
+                    None => Err(refused(404, Some(ErrorType::Missing), None)),
+                };
+                self.say(|| format!("    effect at {offset} {:?}", answer.is_ok()));
+                self.back(number, answer);
+            }
+            Event::Death => {
+                let windows = self.faults.deaths.clone();
+                if let Some((_, until)) = windows.iter().find(|(from, _)| *from == at) {
+                    self.say(|| "    the endpoint dies".into());
+                    self.down_until = *until;
+                    self.epoch += 1;
+                    for drive in &mut self.drives {
+                        drive.writing.clear();
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Lets all that is under way happen.
+    pub fn drain(&mut self) {
+        while !self.events.is_empty() {
+            self.step();
+        }
+    }
+
+    fn arrive(&mut self, call: Call, number: Option<u64>) {
+        if self.now < self.down_until {
+            return self.back(number, Err(Failure::Connect("refused".into())));
+        }
+        let now = self.now;
+        let missing = || refused(404, Some(ErrorType::Missing), None);
+        let known = |drives: &[Drive], id| {
+            drives
+                .iter()
+                .position(|d| d.id == id && d.known_from <= now)
+        };
+        let answer = match call {
+            Call::Create { token, size } => {
+                self.created += 1;
+                let mut bytes = vec![0; size];
+                if self.garbage {
+                    bytes.fill_with(|| self.rng.u8(1..));
+                }
+                let id = self.add_drive(bytes);
+                let delay = if self.is_slow_to_know {
+                    self.ms(0, 5000)
+                } else {
+                    Duration::ZERO
+                };
+                if let Some(drive) = self.drives.last_mut() {
+                    drive.token = (!self.drops_keys).then_some(token);
+                    drive.known_from = now + delay;
+                }
+                self.say(|| format!("    created {id}"));
+                Ok(Reply::Drive(id))
+            }
+            Call::List => {
+                let drives = self.drives.iter().filter(|d| d.known_from <= now);
+                Ok(Reply::Drives(
+                    drives
+                        .map(|d| Listed {
+                            id: d.id,
+                            token: d.token.clone(),
+                        })
+                        .collect(),
+                ))
+            }
+            Call::Info(id) => known(&self.drives, id)
+                .map(|_| Reply::Drive(id))
+                .ok_or_else(missing),
+            Call::Read { drive, offset, len } => known(&self.drives, drive)
+                .map(|at| Reply::Bytes(self.drives[at].bytes[offset..offset + len].to_vec()))
+                .ok_or_else(missing),
+            Call::Write {
+                drive,
+                offset,
+                body,
+            } => match known(&self.drives, drive) {
+                None => Err(missing()),
+                Some(at)
+                    if self.is_in(&self.faults.busy)
+                        || self.one_writer && !self.drives[at].writing.is_empty() =>
+                {
+                    Err(refused(409, Some(ErrorType::Busy), None))
+                }
+                Some(at) => {
+                    self.serial += 1;
+                    let (write, epoch) = (self.serial, self.epoch);
+                    self.drives[at].writing.push(write);
+                    let effect = now + self.ms(1, 400);
+                    self.push(
+                        effect,
+                        Event::Effect {
+                            drive,
+                            offset,
+                            body,
+                            write,
+                            number,
+                            epoch,
+                        },
+                    );
+                    return;
+                }
+            },
+        };
+        self.back(number, answer);
+    }
+}
