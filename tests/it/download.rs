@@ -509,7 +509,7 @@ fn a_drive_in_use_is_copied_only_when_told_so() {
 #[test]
 fn a_drive_written_to_meanwhile_is_told() {
     let scene = Scene::new();
-    let outcome = scene.stopped("out", |running, gate| {
+    let outcome = scene.stopped("--verify none out", |running, gate| {
         scene.write_to_drive(5 * C, b"changed");
         gate.open();
         running.wait()

@@ -245,6 +245,30 @@ fn killed_when_the_drive_was_made_and_nobody_knew() {
     scene.check_done();
 }
 
+/// The create was on its way when its sender died, and arrives after the next
+/// run has looked for its drive once.
+#[test]
+fn killed_while_the_create_was_on_its_way() {
+    let scene = Scene::new();
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.fault(Request::is_create, 1, hold);
+    let running = scene.start("");
+    scene.proxy.wait_for("the create", |requests| {
+        requests.iter().any(Request::is_create)
+    });
+    let _ = running.kill9();
+    let again = scene.start("");
+    scene.proxy.wait_for("an answer to the look", |requests| {
+        let is_look = |r: &Request| r.method == "GET" && r.status == 200;
+        requests.iter().any(is_look)
+    });
+    gate.open();
+    let _ = again.wait().code(0);
+    assert_eq!(scene.proxy.count(Request::is_create), 1);
+    scene.check_done();
+}
+
 #[test]
 fn two_processes_never_work_at_one_upload() {
     let scene = Scene::new();
