@@ -22,6 +22,7 @@ mod download;
 mod patient;
 mod pipeline;
 mod probe;
+mod rate;
 mod session;
 mod shell;
 mod stop;
@@ -30,6 +31,7 @@ mod verify;
 
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use probe::{PROBE_NAME, Probed, probe};
+pub use rate::RateLimit;
 pub use session::JournalOptions;
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};

@@ -14,6 +14,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::endpoint::Endpoint;
+use super::meter::Meter;
 use super::patience::{self, Progress};
 use crate::chunk::{EncodedChunk, Encoding};
 use crate::credentials::Credentials;
@@ -34,6 +35,8 @@ pub struct ClientConfig {
     pub connect: Duration,
     /// How long nothing may move before a request counts as hung.
     pub stall: Duration,
+    /// How fast bodies may move, both ways; as fast as they can without one.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 impl Default for ClientConfig {
@@ -41,6 +44,7 @@ impl Default for ClientConfig {
         Self {
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(30),
+            meter: None,
         }
     }
 }
@@ -52,6 +56,7 @@ pub struct Client {
     endpoint: Endpoint,
     user: String,
     stall: Duration,
+    meter: Option<Arc<dyn Meter>>,
 }
 
 /// A call of any kind, as the simple tool makes them.
@@ -124,6 +129,7 @@ impl Client {
             endpoint,
             user: credentials.user().to_owned(),
             stall: config.stall,
+            meter: config.meter.clone(),
         })
     }
 
@@ -264,7 +270,7 @@ impl Client {
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::exactly(response, len, self.stall).await
+        answer::exactly(response, len, self.stall, self.meter.as_deref()).await
     }
 
     /// `drives/UUID/read/OFFSET/SIZE` of any size in bytes: how many bytes came
@@ -339,7 +345,11 @@ impl Client {
             request = if body.is_empty() {
                 request.header(reqwest::header::CONTENT_LENGTH, 0)
             } else {
-                request.body(reqwest::Body::wrap(UploadBody::new(body, progress.clone())))
+                request.body(reqwest::Body::wrap(UploadBody::new(
+                    body,
+                    progress.clone(),
+                    self.meter.clone(),
+                )))
             };
         }
         let answer = patience::answer(request.send(), &progress, self.stall).await?;

@@ -7,6 +7,7 @@
 )]
 
 mod faults;
+mod features;
 mod libcloud;
 mod probe;
 mod server_guard;
