@@ -1,15 +1,23 @@
 //! Progress, deadline, rate, checksums and compressed downloads.
 
+use std::os::unix::fs::FileExt;
+
+use openhosting::digest::Digest;
+
 use crate::support::cli::{Desk, Tool};
-use crate::support::http::assert_drive;
+use crate::support::http::{Ask, assert_drive, create, drives, read_all};
 use crate::support::noise;
-use crate::support::proxy::{Fault, Gate, Request};
+use crate::support::proxy::{Fault, Gate, Request, refusal};
 
 const C: u64 = 65536;
 
 fn download<'a>(desk: &'a Desk, endpoint: &str) -> Tool<'a> {
     let program = env!("CARGO_BIN_EXE_openhosting-download");
     desk.tool(program).env("OHURI", endpoint)
+}
+
+fn is_digest(request: &Request) -> bool {
+    request.path.contains("/digest/")
 }
 
 fn events(stderr: &str) -> Vec<serde_json::Value> {
@@ -175,5 +183,125 @@ fn a_limited_rate_changes_no_request() {
     for bad in ["0", "1023", "1.5M", "fast"] {
         let tool = desk.upload(&proxy.uri()).args("a.img --limit-rate");
         let _ = tool.arg(bad).run().code(2);
+    }
+}
+
+#[test]
+fn a_digest_is_that_of_the_bytes_and_is_guarded_as_a_read() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let image = noise(5, 3 * C as usize);
+    // The second drive has holes, and is no multiple of anything.
+    let drive = create(&server, 20 * C + 17);
+    for at in [0, 10 * C + 1] {
+        let path = format!("/drives/{drive}/write/{at}");
+        Ask::of(&server).post(&path, &image).expect(204);
+    }
+    let all = read_all(&server, &drive);
+    for (offset, len) in [
+        (0, all.len()),
+        (1, 12 * C as usize),
+        (5 * C as usize, 0),
+        (5, 1),
+    ] {
+        let path = format!("/drives/{drive}/digest/{offset}/{len}");
+        let reply = Ask::of(&server).get(&path).expect(200);
+        assert_eq!(reply.header("content-type"), Some("text/plain"));
+        let digest = Digest::of(&all[offset..offset + len]).to_string();
+        assert_eq!(reply.text(), format!("sha256 {digest}\n"));
+    }
+    let info = Ask::of(&server).get(&format!("/drives/{drive}/info"));
+    assert_eq!(info.header("x-openhosting-extensions"), Some("digest"));
+    let refused = |path: &str| {
+        let reply = Ask::of(&server).get(&path.replace("ID", &drive));
+        let (status, error) = reply.error();
+        format!("{status} {error}")
+    };
+    assert_eq!(
+        refused(&format!("/drives/ID/digest/{}/2", 20 * C + 16)),
+        "400 usage"
+    );
+    assert_eq!(
+        refused("/drives/ID/digest/1/18446744073709551615"),
+        "400 usage"
+    );
+    assert_eq!(refused("/drives/ID/digest/0"), "404 missing");
+    let nobody = "0012e24a-6eae-4279-9912-3432f698cec8";
+    assert_eq!(
+        refused(&format!("/drives/{nobody}/digest/0/1")),
+        "404 missing"
+    );
+    let stranger = Ask::of(&server).by("nobody:nothing");
+    stranger
+        .get(&format!("/drives/{drive}/digest/0/1"))
+        .expect(401);
+}
+
+#[test]
+fn a_full_verification_reads_nothing_where_digests_are_made() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = noise(6, 20 * C as usize);
+    desk.file("a.img", &image);
+    let tool = desk.upload(&proxy.uri()).args("-c 65536 --verify full");
+    let outcome = tool.arg("a.img").run().code(0);
+    let drive = outcome.created();
+    assert!(proxy.bytes_down() < 20_000, "{} down", proxy.bytes_down());
+    assert_eq!(proxy.count(Request::is_read), 0);
+    assert_eq!(proxy.count(is_digest), 20);
+    // The drive holds all of it: nothing is sent, and nothing is read.
+    proxy.forget();
+    let tool = desk
+        .upload(&proxy.uri())
+        .args("-c 65536 --no-journal --verify none");
+    let tool = tool.arg("--resume-from-drive").arg(&drive);
+    let _ = tool.arg("a.img").run().code(0);
+    assert_eq!(proxy.count(Request::is_write), 0);
+    assert!(proxy.bytes_down() < 20_000, "{} down", proxy.bytes_down());
+    assert_drive(&server, &drive, &image);
+}
+
+#[test]
+fn a_tampered_drive_is_found_by_its_digest() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &noise(7, 5 * C as usize));
+    let gate = Gate::default();
+    proxy.fault(is_digest, usize::MAX, Fault::Hold(gate.clone()));
+    let tool = desk
+        .upload(&proxy.uri())
+        .args("-c 65536 --verify full a.img");
+    let running = tool.spawn();
+    proxy.wait_for("a digest", |requests| requests.iter().any(is_digest));
+    let drive = drives(&server).pop().unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(server.drive_file(&drive));
+    file.unwrap().write_all_at(b"tampered", 3 * C + 5).unwrap();
+    gate.open();
+    let _ = running
+        .wait()
+        .code(4)
+        .says("does not hold what was transferred");
+}
+
+#[test]
+fn where_no_digest_is_made_after_all_it_is_read() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = noise(8, 5 * C as usize);
+    desk.file("a.img", &image);
+    for status in [404, 405] {
+        proxy.forget();
+        proxy.heal();
+        let refused = Fault::Answer(refusal(status, "missing"));
+        proxy.fault(is_digest, usize::MAX, refused);
+        let tool = desk
+            .upload(&proxy.uri())
+            .args("-c 65536 -j 1 --verify full a.img");
+        let outcome = tool.run().code(0);
+        assert_eq!(proxy.count(is_digest), 1);
+        assert_eq!(proxy.count(Request::is_read), 5);
+        assert_drive(&server, &outcome.created(), &image);
     }
 }
