@@ -17,6 +17,7 @@
 //! drive keeps what was confirmed, and nothing is destroyed.
 
 mod changed;
+mod checksum;
 mod create;
 mod download;
 mod patient;

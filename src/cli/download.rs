@@ -8,12 +8,12 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::display::{Display, End, Way};
-use super::{arguments, block_on, environment, exit, signals};
+use super::{arguments, block_on, checksum, environment, exit, signals};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveId;
 use crate::error::{ErrorKind, Result};
 use crate::transfer::{
-    Destination, DownloadInterrupted, DownloadOptions, JournalOptions, RateLimit, Stop, Verified,
+    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, RateLimit, Stop,
     Verify, download,
 };
 use crate::wire::READ_BYTES_MAX;
@@ -84,6 +84,11 @@ struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     stall_timeout: Duration,
 
+    /// Print the SHA-256 of what was written as the last line, and write it to
+    /// FILE.sha256, for sha256sum -c
+    #[arg(long)]
+    checksum: bool,
+
     /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
     /// bar, plain (a line every 10 s), json (docs/progress.md), or none
     #[arg(
@@ -132,13 +137,18 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::finish(PROGRAM, Err(error)),
     };
     match outcome {
-        Ok(verified) => {
+        Ok(done) => {
             display.ended(&End {
-                verified: Some(verified),
+                verified: Some(done.verified),
                 error: None,
                 exit_code: 0,
                 resume: None,
             });
+            let Some(digest) = done.checksum else {
+                return ExitCode::SUCCESS;
+            };
+            let is_file = way(&arguments) == Way::Down;
+            checksum::print(digest, &arguments.file, is_file);
             ExitCode::SUCCESS
         }
         Err(interrupted) => {
@@ -173,7 +183,7 @@ async fn run(
     arguments: &Arguments,
     display: &mut Display,
     stop: Stop,
-) -> Result<Verified, DownloadInterrupted> {
+) -> Result<Downloaded, DownloadInterrupted> {
     let config = ClientConfig {
         stall: arguments.stall_timeout,
         meter: arguments.limit_rate.map(RateLimit::meter),
@@ -189,7 +199,12 @@ async fn run(
     };
     let options = options(arguments, &client);
     let done = download(&client, destination, &options, display, stop).await?;
-    Ok(done.verified)
+    if let Some(digest) = done.checksum
+        && way(arguments) == Way::Down
+    {
+        checksum::keep(digest, &arguments.file)?;
+    }
+    Ok(done)
 }
 
 fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
@@ -212,6 +227,7 @@ fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
             changed_ok: false,
         },
         verify: arguments.verify,
+        checksum: arguments.checksum,
     }
 }
 

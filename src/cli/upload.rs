@@ -10,7 +10,7 @@ use clap::Parser;
 
 use super::display::{Display, End, Way};
 use super::local::Local;
-use super::{arguments, block_on, environment, exit, profile, signals};
+use super::{arguments, block_on, checksum, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
@@ -19,7 +19,7 @@ use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{
-    Interrupted, JournalOptions, RateLimit, Stop, Target, UploadOptions, Verified, Verify, upload,
+    Interrupted, JournalOptions, RateLimit, Stop, Target, UploadOptions, Uploaded, Verify, upload,
 };
 
 const PROGRAM: &str = "openhosting-upload";
@@ -120,6 +120,11 @@ struct Arguments {
     #[arg(long, value_name = "DRIVE-UUID", conflicts_with = "drive")]
     resume_from_drive: Option<DriveId>,
 
+    /// Print the SHA-256 of the whole image as the last line. Of an upload that goes
+    /// on, what earlier runs sent is read again from the image
+    #[arg(long)]
+    checksum: bool,
+
     /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
     /// bar, plain (a line every 10 s), json (docs/progress.md), or none
     #[arg(
@@ -158,13 +163,16 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::finish(PROGRAM, Err(error)),
     };
     match outcome {
-        Ok(verified) => {
+        Ok(done) => {
             display.ended(&End {
-                verified: Some(verified),
+                verified: Some(done.verified),
                 error: None,
                 exit_code: 0,
                 resume: None,
             });
+            if let Some(digest) = done.checksum {
+                checksum::print(digest, &arguments.image, true);
+            }
             ExitCode::SUCCESS
         }
         Err(interrupted) => {
@@ -191,7 +199,7 @@ async fn run(
     arguments: &Arguments,
     display: &mut Display,
     stop: Stop,
-) -> Result<Verified, Interrupted> {
+) -> Result<Uploaded, Interrupted> {
     let config = ClientConfig {
         stall: arguments.stall_timeout,
         meter: arguments.limit_rate.map(RateLimit::meter),
@@ -251,7 +259,7 @@ async fn send(
     profile: &Profile,
     display: &mut Display,
     mut stop: Stop,
-) -> Result<Verified, Interrupted> {
+) -> Result<Uploaded, Interrupted> {
     let image = tokio::select! {
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
@@ -267,8 +275,7 @@ async fn send(
         );
         notice(arguments, &line);
     }
-    let done = upload(&client, image, &options, display, stop).await?;
-    Ok(done.verified)
+    upload(&client, image, &options, display, stop).await
 }
 
 /// Opens the image on a thread of its own: measuring gzip takes a while.
@@ -312,6 +319,7 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
         verify: arguments.verify,
+        checksum: arguments.checksum,
     }
 }
 

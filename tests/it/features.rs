@@ -305,3 +305,91 @@ fn where_no_digest_is_made_after_all_it_is_read() {
         assert_drive(&server, &outcome.created(), &image);
     }
 }
+
+/// Whether `sha256sum -c` accepts a file in the directory of the tools.
+fn is_accepted(desk: &Desk, name: &str) -> bool {
+    let mut sha256sum = std::process::Command::new("sha256sum");
+    let run = sha256sum.args(["-c", "--status", "--strict", name]);
+    run.current_dir(desk.work()).status().unwrap().success()
+}
+
+#[test]
+fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    // Holes between, zeros that are written out, and a short end.
+    let size = 20 * C + 17;
+    let (data, zeros) = (noise(9, 2 * C as usize), vec![0; 2 * C as usize]);
+    let pieces: [(u64, &[u8]); 4] = [
+        (C, &data),
+        (6 * C, &zeros),
+        (12 * C + 5, &data),
+        (20 * C, b"the end"),
+    ];
+    desk.sparse("a.img", size, &pieces);
+    let image = std::fs::read(desk.path("a.img")).unwrap();
+    let line = format!("{}  a.img\n", Digest::of(&image));
+    let run = |more: &str| {
+        let tool = desk.upload(&proxy.uri()).args("-c 65536 --checksum");
+        tool.args(more).arg("a.img").run()
+    };
+    let outcome = run("-q").code(0);
+    let created = format!("Created drive {} of size {size}\n", outcome.created());
+    assert_eq!(outcome.text(), created + &line);
+    let outcome = run("").code(0);
+    assert!(outcome.text().ends_with(&format!(" completed\n{line}")));
+    assert_drive(&server, &outcome.created(), &image);
+    // What an earlier run sent is hashed too, and not sent.
+    let refused = Fault::Answer(refusal(400, "usage"));
+    proxy.fault_after(3, |r| r.is_write(), usize::MAX, refused);
+    let _ = run("-j 1 -n other").code(1);
+    proxy.heal();
+    proxy.forget();
+    let outcome = run("-j 1 -n other").code(0);
+    assert!(outcome.text().ends_with(&line), "{}", outcome.text());
+    let again = proxy.count(Request::is_write);
+    assert!((1..=4).contains(&again), "{again}");
+    // From the end on, over all of it.
+    let drive = drives(&server).pop().unwrap();
+    let outcome = run(&format!("-d {drive} -o {}", 20 * C)).code(0);
+    assert!(outcome.text().ends_with(&line));
+}
+
+#[test]
+fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    let image = noise(10, 5 * C as usize + 17);
+    desk.file("a.img", &image);
+    let tool = desk.upload(&proxy.uri()).arg("a.img");
+    let drive = tool.run().code(0).created();
+    let digest = Digest::of(&image);
+    let run = |more: &str, file: &str| {
+        let tool = download(&desk, &proxy.uri()).args("-c 65536 -j 1 --checksum");
+        tool.args(more).arg(&drive).arg(file).run()
+    };
+    let refused = Fault::Answer(refusal(400, "usage"));
+    proxy.fault_after(2, |r| r.is_read(), usize::MAX, refused);
+    let _ = run("", "b.img").code(1);
+    assert!(!desk.path("b.img.sha256").exists());
+    proxy.heal();
+    let outcome = run("", "b.img").code(0);
+    assert!(
+        outcome
+            .text()
+            .ends_with(&format!(" completed\n{digest}  b.img\n"))
+    );
+    let kept = std::fs::read_to_string(desk.path("b.img.sha256")).unwrap();
+    assert_eq!(kept, format!("{digest}  b.img\n"));
+    assert!(is_accepted(&desk, "b.img.sha256"));
+    let _ = run("", "odd\\name\n.img").code(0);
+    assert!(is_accepted(&desk, "odd\\name\n.img.sha256"));
+    // From an offset on, what is before counts.
+    desk.file("c.img", &image[..2 * C as usize]);
+    let _ = run(&format!("-o {}", 2 * C), "c.img").code(0);
+    assert!(is_accepted(&desk, "c.img.sha256"));
+    // Where the image is on stdout, the line is not.
+    let outcome = run("-q", "-").code(0);
+    assert!(outcome.stdout == image);
+    assert_eq!(outcome.stderr, format!("{digest}  -\n"));
+}
