@@ -144,7 +144,7 @@ mod tests {
         file.write_all_at(&bytes[..100], 0).unwrap();
         file.write_all_at(&bytes[220..280], 220).unwrap();
         let plan = Plan::new(900, NonZeroU64::new(60).unwrap());
-        let there = RangeSet::from_iter([2..3]);
+        let there = std::iter::once(2..3).collect();
         let handle = file.try_clone().unwrap();
         let mut follower = Follower::start(handle, plan, 100, there).unwrap();
         for index in [1, 0, 14, 13, 12, 3, 5, 4, 6, 7, 11, 10, 9, 8] {
