@@ -396,6 +396,7 @@ fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
 
 #[test]
 fn a_packed_download_unpacks_to_the_drive() {
+    type Unpack = fn(&[u8]) -> Vec<u8>;
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     let image = [
@@ -411,7 +412,7 @@ fn a_packed_download_unpacks_to_the_drive() {
         let tool = download(&desk, &proxy.uri()).args("-c 65536").arg(&drive);
         tool.args(args).run()
     };
-    let unpack: [(&str, fn(&[u8]) -> Vec<u8>); 2] = [
+    let unpack: [(&str, Unpack); 2] = [
         ("--gzip", gunzip),
         ("--zstd", |packed| zstd::decode_all(packed).unwrap()),
     ];
