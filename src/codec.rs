@@ -1,7 +1,10 @@
-//! Gzip, both ways. Pure: bytes in, bytes out; no network, no files.
+//! Gzip, both ways, and Zstandard out. Pure: bytes in, bytes out; no network, no
+//! files.
 
 mod gunzip;
 mod gzip;
+mod pack;
 
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Gzip, Level, gzip_zeros};
+pub use pack::{Packer, Packing};

@@ -10,6 +10,7 @@ use clap::Parser;
 use super::display::{Display, End, Way};
 use super::{arguments, block_on, checksum, environment, exit, signals};
 use crate::api::{Client, ClientConfig};
+use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::{ErrorKind, Result};
 use crate::transfer::{
@@ -83,6 +84,15 @@ struct Arguments {
     /// Take a request for hung when nothing moved for so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     stall_timeout: Duration,
+
+    /// Pack what is written as gzip. Such a download cannot go on when it stopped:
+    /// it starts over
+    #[arg(long, conflicts_with_all = ["offset", "journal", "zstd"])]
+    gzip: bool,
+
+    /// The same as Zstandard
+    #[arg(long, conflicts_with_all = ["offset", "journal"])]
+    zstd: bool,
 
     /// Print the SHA-256 of what was written as the last line, and write it to
     /// FILE.sha256, for sha256sum -c
@@ -171,6 +181,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl Arguments {
+    fn packing(&self) -> Option<Packing> {
+        match (self.gzip, self.zstd) {
+            (true, _) => Some(Packing::Gzip),
+            (false, true) => Some(Packing::Zstd),
+            (false, false) => None,
+        }
+    }
+}
+
 fn way(arguments: &Arguments) -> Way {
     if arguments.file.as_os_str() == "-" {
         Way::DownToStdout
@@ -227,6 +247,7 @@ fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
             changed_ok: false,
         },
         verify: arguments.verify,
+        packing: arguments.packing(),
         checksum: arguments.checksum,
     }
 }
@@ -244,6 +265,8 @@ fn tell(arguments: &Arguments, interrupted: &DownloadInterrupted) {
         exit::say(
             "Run the same command again to resume the download: it fetches only what is missing",
         );
+    } else if arguments.packing().is_some() {
+        exit::say("A packed download cannot go on: the same command starts over");
     } else if arguments.offset.is_some() {
         exit::say(&format!(
             "Restart with '-o {offset}' to resume the download"

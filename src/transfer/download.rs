@@ -21,6 +21,7 @@ use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::stop::Stop;
 use super::verify::{Sampler, Verified, Verify, verify};
 use crate::api::Client;
+use crate::codec::{Packer, Packing};
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
@@ -74,7 +75,10 @@ pub struct DownloadOptions {
     pub journal: JournalOptions,
     /// How much to read again at the end.
     pub verify: Verify,
-    /// Whether to hash what is written, all of it.
+    /// Pack what is written, in order. A file is staged as ever, but there is no
+    /// journal: a run that stops leaves nothing to go on from.
+    pub packing: Option<Packing>,
+    /// Whether to hash what is written, all of it; packed, if it is.
     pub checksum: bool,
 }
 
@@ -90,6 +94,7 @@ impl DownloadOptions {
             allow_live: false,
             journal: JournalOptions::default(),
             verify: Verify::default(),
+            packing: None,
             checksum: false,
         }
     }
@@ -307,12 +312,17 @@ async fn open(
         Destination::Stream(stream) => {
             let session =
                 Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
-            let sink = Ordered::start(stream, plan.count(), options.checksum)?;
+            let sink = Ordered::start(stream, plan.count(), options)?;
             return Ok((false, Sink::Stream(sink), session));
         }
         Destination::File { path, force } => (path, force),
     };
     let size = info.size;
+    if options.packing.is_some() {
+        let sink = Packed::create(path, force, plan.count(), options).await?;
+        let session = Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
+        return Ok((force, Sink::Packed(sink), session));
+    }
     if options.offset.is_some() {
         let target = blocking(move || ImageTarget::in_place(&path, size)).await?;
         let session = Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
@@ -464,6 +474,7 @@ fn check_same_drive(session: &Session, options: &DownloadOptions, info: &DriveIn
 enum Sink {
     File(ImageTarget),
     Stream(Ordered),
+    Packed(Packed),
 }
 
 impl Sink {
@@ -471,7 +482,7 @@ impl Sink {
     fn handle(&self) -> Result<Option<std::fs::File>> {
         match self {
             Self::File(target) => target.handle().map(Some),
-            Self::Stream(_) => Ok(None),
+            Self::Stream(_) | Self::Packed(_) => Ok(None),
         }
     }
 
@@ -483,6 +494,10 @@ impl Sink {
                 Ok(())
             }
             Self::Stream(ordered) => ordered.put(span.index, bytes, Arc::clone(window)),
+            Self::Packed(packed) => match &packed.ordered {
+                Some(ordered) => ordered.put(span.index, bytes, Arc::clone(window)),
+                None => Err(Error::new(ErrorKind::Bug, "The output is finished already")),
+            },
         }
     }
 
@@ -491,7 +506,84 @@ impl Sink {
         match self {
             Self::File(target) => target.publish(force).map(|()| None),
             Self::Stream(ordered) => ordered.finish(),
+            Self::Packed(packed) => packed.finish(force),
         }
+    }
+}
+
+/// A staged file that is written in order, packed. Dropped before its end it takes
+/// the file with it: nobody could go on with it.
+#[derive(Debug)]
+struct Packed {
+    path: PathBuf,
+    ordered: Option<Ordered>,
+    target: Option<ImageTarget>,
+}
+
+impl Packed {
+    async fn create(
+        path: PathBuf,
+        force: bool,
+        count: u64,
+        options: &DownloadOptions,
+    ) -> Result<Self> {
+        let (name, restart) = (path.clone(), options.journal.restart);
+        let target = blocking(move || {
+            if restart {
+                ImageTarget::discard(&name)?;
+            }
+            ImageTarget::create(&name, 0, force)
+        })
+        .await?;
+        if !target.is_staged() {
+            let what = format!("{} is a device: it cannot be packed", path.display());
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        let mut packed = Self {
+            path,
+            ordered: None,
+            target: None,
+        };
+        let file = Box::new(target.handle()?);
+        packed.target = Some(target);
+        packed.ordered = Some(Ordered::start(file, count, options)?);
+        Ok(packed)
+    }
+
+    fn finish(mut self, force: bool) -> Result<Option<Digest>> {
+        let digest = self.ordered.take().map(Ordered::finish).transpose()?;
+        if let Some(target) = self.target.take() {
+            target.publish(force)?;
+        }
+        Ok(digest.flatten())
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        if self.target.is_some() {
+            let _ = ImageTarget::discard(&self.path);
+        }
+    }
+}
+
+/// A stream that hashes what it takes, if that was asked for.
+struct Hashed {
+    stream: Box<dyn Write + Send>,
+    hasher: Option<Hasher>,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.stream.write(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.bytes(&bytes[..n]);
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
     }
 }
 
@@ -505,31 +597,29 @@ struct Ordered {
 }
 
 impl Ordered {
-    fn start(mut stream: Box<dyn Write + Send>, count: u64, checksum: bool) -> Result<Self> {
+    fn start(stream: Box<dyn Write + Send>, count: u64, options: &DownloadOptions) -> Result<Self> {
+        let (packing, checksum) = (options.packing, options.checksum);
         let (chunks, incoming) = mpsc::channel::<(u64, BytesMut, Arc<Semaphore>)>();
         let thread = std::thread::Builder::new()
             .name("output".into())
             .spawn(move || {
-                let mut hasher = checksum.then(Hasher::new);
+                let hasher = checksum.then(Hasher::new);
+                let mut stream = Packer::new(packing, Hashed { stream, hasher })?;
                 let mut early = BTreeMap::new();
                 let mut next = 0;
                 for (index, bytes, window) in incoming {
                     early.insert(index, (bytes, window));
                     while let Some((bytes, window)) = early.remove(&next) {
                         stream.write_all(&bytes)?;
-                        if let Some(hasher) = &mut hasher {
-                            hasher.bytes(&bytes);
-                        }
                         window.add_permits(1);
                         next += 1;
                     }
                 }
-                stream.flush()?;
-                if next == count {
-                    Ok(hasher.map(Hasher::finish))
-                } else {
-                    Err(std::io::ErrorKind::UnexpectedEof.into())
+                if next < count {
+                    // No end is written: nobody takes it for whole.
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
                 }
+                Ok(stream.finish()?.hasher.map(Hasher::finish))
             })
             .map_err(|cause| {
                 Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)

@@ -6,8 +6,8 @@ use openhosting::digest::Digest;
 
 use crate::support::cli::{Desk, Tool};
 use crate::support::http::{Ask, assert_drive, create, drives, read_all};
-use crate::support::noise;
 use crate::support::proxy::{Fault, Gate, Request, refusal};
+use crate::support::{gunzip, noise};
 
 const C: u64 = 65536;
 
@@ -71,12 +71,7 @@ fn json_of_a_stop_tells_where_to_go_on() {
     let (_server, proxy) = desk.pair();
     desk.file("a.img", &noise(2, 5 * C as usize));
     let gate = Gate::default();
-    proxy.fault_after(
-        2,
-        super::support::proxy::Request::is_write,
-        usize::MAX,
-        Fault::Hold(gate.clone()),
-    );
+    proxy.fault_after(2, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
     let tool = desk.upload(&proxy.uri()).args("-c 65536 -j 1 a.img");
     let running = tool.args("--progress json").spawn();
     proxy.wait_for("the third write", |requests| {
@@ -131,12 +126,7 @@ fn at_the_deadline_it_stops_cleanly_and_can_go_on() {
     desk.file("a.img", &image);
     let gate = Gate::default();
     // The third write is in flight until the deadline has been told.
-    proxy.fault_after(
-        2,
-        super::support::proxy::Request::is_write,
-        usize::MAX,
-        Fault::Hold(gate.clone()),
-    );
+    proxy.fault_after(2, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
     let tool = desk.upload(&proxy.uri()).args("-c 65536 -j 1 a.img");
     let running = tool.args("--deadline 2s").spawn();
     running.wait_stderr("the deadline is reached, finishing what is in flight");
@@ -155,12 +145,7 @@ fn at_the_deadline_it_stops_cleanly_and_can_go_on() {
     let file = desk.path("b.img");
     proxy.forget();
     let gate = Gate::default();
-    proxy.fault_after(
-        1,
-        super::support::proxy::Request::is_read,
-        usize::MAX,
-        Fault::Hold(gate.clone()),
-    );
+    proxy.fault_after(1, Request::is_read, usize::MAX, Fault::Hold(gate.clone()));
     let tool = download(&desk, &proxy.uri()).args("-c 65536 -j 1 --deadline 2s");
     let running = tool.arg(&drive).arg(&file).spawn();
     running.wait_stderr("the deadline is reached");
@@ -356,12 +341,7 @@ fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
     assert_drive(&server, &outcome.created(), &image);
     // What an earlier run sent is hashed too, and not sent.
     let refused = Fault::Answer(refusal(400, "usage"));
-    proxy.fault_after(
-        3,
-        super::support::proxy::Request::is_write,
-        usize::MAX,
-        refused,
-    );
+    proxy.fault_after(3, Request::is_write, usize::MAX, refused);
     let _ = run("-j 1 -n other").code(1);
     proxy.heal();
     proxy.forget();
@@ -389,12 +369,7 @@ fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
         tool.args(more).arg(&drive).arg(file).run()
     };
     let refused = Fault::Answer(refusal(400, "usage"));
-    proxy.fault_after(
-        2,
-        super::support::proxy::Request::is_read,
-        usize::MAX,
-        refused,
-    );
+    proxy.fault_after(2, Request::is_read, usize::MAX, refused);
     let _ = run("", "b.img").code(1);
     assert!(!desk.path("b.img.sha256").exists());
     proxy.heal();
@@ -417,4 +392,50 @@ fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
     let outcome = run("-q", "-").code(0);
     assert!(outcome.stdout == image);
     assert_eq!(outcome.stderr, format!("{digest}  -\n"));
+}
+
+#[test]
+fn a_packed_download_unpacks_to_the_drive() {
+    type Unpack = fn(&[u8]) -> Vec<u8>;
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    let image = [
+        noise(11, 3 * C as usize),
+        vec![0; 4 * C as usize],
+        b"end".into(),
+    ]
+    .concat();
+    desk.file("a.img", &image);
+    let tool = desk.upload(&proxy.uri()).arg("a.img");
+    let drive = tool.run().code(0).created();
+    let run = |args: &str| {
+        let tool = download(&desk, &proxy.uri()).args("-c 65536").arg(&drive);
+        tool.args(args).run()
+    };
+    let unpack: [(&str, Unpack); 2] = [
+        ("--gzip", gunzip),
+        ("--zstd", |packed| zstd::decode_all(packed).unwrap()),
+    ];
+    for (flag, unpack) in unpack {
+        let _ = run(&format!("{flag} --checksum b{flag}")).code(0);
+        let packed = std::fs::read(desk.path(format!("b{flag}"))).unwrap();
+        assert!(packed.len() < 4 * C as usize, "{}", packed.len());
+        assert!(unpack(&packed) == image);
+        assert!(is_accepted(&desk, &format!("b{flag}.sha256")));
+        assert!(unpack(&run(&format!("{flag} -")).code(0).stdout) == image);
+        // What is there stays, and what stops leaves nothing.
+        let _ = run(&format!("{flag} b{flag}"))
+            .code(1)
+            .says("is there already");
+        let refused = Fault::Answer(refusal(400, "usage"));
+        proxy.fault_after(3, Request::is_read, usize::MAX, refused);
+        let stopped = run(&format!("{flag} c.img")).code(1);
+        let _ = stopped.says("the same command starts over");
+        proxy.heal();
+        for name in ["c.img", "c.img.oh-part", "c.img.ohj"] {
+            assert!(!desk.path(name).exists(), "{name}");
+        }
+    }
+    let _ = run("--gzip --zstd x").code(2);
+    let _ = run("--gzip -o 5 x").code(2);
 }
