@@ -5,8 +5,10 @@ mod answer;
 mod body;
 mod client;
 mod endpoint;
+mod meter;
 mod patience;
 
 pub use body::{Upload, UploadBody};
 pub use client::{Client, ClientConfig, RawCall};
 pub use endpoint::Endpoint;
+pub use meter::Meter;

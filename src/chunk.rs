@@ -59,6 +59,16 @@ pub struct EncodedChunk {
 }
 
 impl RawChunk {
+    /// Where it lies.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Its bytes as they were read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// A chunk of the bytes at `span`.
     pub fn new(span: Span, bytes: Buffer) -> Self {
         debug_assert_eq!(span.len, bytes.len() as u64);

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod call;
+mod checksum;
 mod display;
 mod download;
 mod environment;

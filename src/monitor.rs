@@ -37,6 +37,8 @@ pub enum Event {
 pub struct Progress {
     /// Chunks settled without a gap from the first one on.
     pub chunks_in_order: u64,
+    /// Chunks that are settled.
+    pub done_chunks: u64,
     /// Bytes of the image that are settled: confirmed, or left out as zero.
     pub done_bytes: u64,
     /// Bytes of bodies sent or received, those of failed attempts included.

@@ -11,6 +11,7 @@ mod concurrency;
 mod create;
 mod engine;
 mod ledger;
+mod rate;
 mod retry;
 mod zeros;
 
@@ -20,5 +21,6 @@ pub use concurrency::Concurrency;
 pub use create::{CreateStep, Creation, TOKEN_KEY};
 pub use engine::{Action, Ending, Engine, EngineConfig};
 pub use ledger::Ledger;
+pub use rate::TokenBucket;
 pub use retry::{Attempts, Class, Operation, classify};
 pub use zeros::Zeros;

@@ -34,6 +34,10 @@
 //!   changes and at a graceful end; a crash loses what came since.
 //! - A request with a query is 404 `missing`: the API has none. A method other
 //!   than GET and POST is 405 `method`.
+//! - `drives/UUID/digest/OFFSET/SIZE` is an extension of our own: 200 with the key
+//!   `sha256`, of a range of any length, where a read would be answered. `info`
+//!   and `create` announce it by `X-Openhosting-Extensions: digest`. A server with
+//!   a fault plan plays another cloud, and has no extension.
 //! - Above the memory for bodies a write waits, at most 10 s, then is 503.
 //!
 //! Beyond the loopback interface it serves with TLS only, unless told otherwise.
@@ -182,6 +186,10 @@ impl Server {
                 LargeReads::Refused | LargeReads::Short => config.read_bytes_max,
             },
             past_end: plan.past_end,
+            digests: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, usize::from),
+            )),
+            has_extensions: plan == FaultPlan::default(),
             faults: Faults::new(plan),
         };
         Ok(Self {

@@ -17,11 +17,13 @@
 //! drive keeps what was confirmed, and nothing is destroyed.
 
 mod changed;
+mod checksum;
 mod create;
 mod download;
 mod patient;
 mod pipeline;
 mod probe;
+mod rate;
 mod session;
 mod shell;
 mod stop;
@@ -30,6 +32,7 @@ mod verify;
 
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use probe::{PROBE_NAME, Probed, probe};
+pub use rate::RateLimit;
 pub use session::JournalOptions;
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};

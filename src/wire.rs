@@ -19,6 +19,11 @@ pub const X_ELASTIC_ERROR: &str = "x-elastic-error";
 /// Name of the header that tells what a text answer holds: `properties` or
 /// `list` (REFERENCE section 2).
 pub const X_ELASTIC_OUTPUT: &str = "x-elastic-output";
+/// Name of the header that tells which extensions of our own server there are, by
+/// name and separated by commas. No cloud of this family has it.
+pub const X_OPENHOSTING_EXTENSIONS: &str = "x-openhosting-extensions";
+/// The extension `drives/UUID/digest/OFFSET/SIZE`.
+pub const EXTENSION_DIGEST: &str = "digest";
 /// Most bytes that one read may ask for: 4096k (REFERENCE 1.1, "read").
 pub const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 
+use super::meter::Meter;
 use crate::failure::{Failure, Refusal};
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
 
@@ -79,7 +80,7 @@ pub(super) async fn properties(
     if is_html(response.headers()) {
         return Err(Failure::NotApi("an HTML page".into()));
     }
-    let body = collect(response, limit, stall).await?;
+    let body = collect(response, limit, stall, None).await?;
     Properties::parse_all(Format::Text, &body).map_err(|error| Failure::NotApi(error.to_string()))
 }
 
@@ -89,8 +90,9 @@ pub(super) async fn exactly(
     response: Response,
     len: u64,
     stall: Duration,
+    meter: Option<&dyn Meter>,
 ) -> Result<Bytes, Failure> {
-    let body = collect(response, len, stall).await?;
+    let body = collect(response, len, stall, meter).await?;
     if body.len() as u64 == len {
         Ok(body)
     } else {
@@ -111,7 +113,12 @@ pub(super) async fn nothing(response: Response, stall: Duration) -> Result<(), F
     }
 }
 
-async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<Bytes, Failure> {
+async fn collect(
+    mut response: Response,
+    limit: u64,
+    stall: Duration,
+    meter: Option<&dyn Meter>,
+) -> Result<Bytes, Failure> {
     if let Some(len) = response.content_length()
         && len > limit
     {
@@ -127,6 +134,11 @@ async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<
             return Err(Failure::NotApi(what));
         }
         body.extend_from_slice(&part);
+        if let Some(meter) = meter {
+            // What is not taken fills the connection's window, and that holds the
+            // other side back.
+            tokio::time::sleep(meter.take(part.len())).await;
+        }
     }
     Ok(body.freeze())
 }
@@ -252,11 +264,13 @@ mod tests {
     async fn a_body_of_another_length_is_no_chunk() {
         let second = Duration::from_secs(1);
         assert_eq!(
-            exactly(response(200, "abc"), 3, second).await.unwrap(),
+            exactly(response(200, "abc"), 3, second, None)
+                .await
+                .unwrap(),
             "abc"
         );
         for len in [2, 4] {
-            let answer = exactly(response(200, "abc"), len, second).await;
+            let answer = exactly(response(200, "abc"), len, second, None).await;
             assert!(matches!(answer, Err(Failure::NotApi(_))), "{len}");
         }
     }

@@ -1,13 +1,17 @@
 //! Request bodies: of a known length, always. The service does not take
 //! `Transfer-Encoding: chunked` (REFERENCE 1.1, "write").
 
+use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_channel::Receiver;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
+use super::meter::Meter;
 use super::patience::Progress;
 
 /// Bytes handed to the connection at a time: small enough that progress shows on
@@ -54,6 +58,9 @@ pub struct UploadBody {
     source: Source,
     left: u64,
     progress: Progress,
+    meter: Option<Arc<dyn Meter>>,
+    /// What waits for the meter.
+    held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
 
 #[derive(Debug)]
@@ -63,7 +70,7 @@ enum Source {
 }
 
 impl UploadBody {
-    pub(super) fn new(upload: Upload, progress: Progress) -> Self {
+    pub(super) fn new(upload: Upload, progress: Progress, meter: Option<Arc<dyn Meter>>) -> Self {
         let left = upload.len();
         let source = match upload {
             Upload::Bytes(bytes) => Source::Bytes(bytes),
@@ -73,7 +80,15 @@ impl UploadBody {
             source,
             left,
             progress,
+            meter,
+            held: None,
         }
+    }
+
+    fn hand_over(&mut self, part: Bytes) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.left = self.left.saturating_sub(part.len() as u64);
+        self.progress.advance(part.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 }
 
@@ -85,9 +100,20 @@ impl Body for UploadBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if let Some((part, mut wait)) = self.held.take() {
+            if wait.as_mut().poll(context).is_pending() {
+                self.held = Some((part, wait));
+                return Poll::Pending;
+            }
+            return self.hand_over(part);
+        }
+        let most = match &self.meter {
+            Some(meter) => meter.step_bytes().min(STEP_BYTES),
+            None => STEP_BYTES,
+        };
         let part = match &mut self.source {
             Source::Bytes(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            Source::Bytes(bytes) => bytes.split_to(bytes.len().min(STEP_BYTES)),
+            Source::Bytes(bytes) => bytes.split_to(bytes.len().min(most)),
             Source::Stream(parts) => {
                 match futures_core::Stream::poll_next(parts.as_mut(), context) {
                     Poll::Ready(Some(Ok(part))) => part,
@@ -97,9 +123,18 @@ impl Body for UploadBody {
                 }
             }
         };
-        self.left = self.left.saturating_sub(part.len() as u64);
-        self.progress.advance(part.len() as u64);
-        Poll::Ready(Some(Ok(Frame::data(part))))
+        if let Some(meter) = &self.meter {
+            let wait = meter.take(part.len());
+            if !wait.is_zero() {
+                self.progress.hold(wait);
+                let mut wait = Box::pin(tokio::time::sleep(wait));
+                if wait.as_mut().poll(context).is_pending() {
+                    self.held = Some((part, wait));
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.hand_over(part)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -108,5 +143,46 @@ impl Body for UploadBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body_util::BodyExt;
+    use tokio::time::Instant;
+
+    use super::super::patience;
+    use super::*;
+
+    /// A second for each step.
+    #[derive(Debug)]
+    struct Slow;
+
+    impl Meter for Slow {
+        fn step_bytes(&self) -> usize {
+            1000
+        }
+
+        fn take(&self, bytes: usize) -> Duration {
+            assert!(bytes <= 1000);
+            Duration::from_secs(1)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_waits_for_the_meter_and_that_is_no_stall() {
+        let progress = Progress::of(9500);
+        let bytes = Bytes::from(vec![7; 9500]);
+        let upload = Upload::Bytes(bytes.clone());
+        let body = UploadBody::new(upload, progress.clone(), Some(Arc::new(Slow)));
+        let began = Instant::now();
+        // Shorter than a wait for the meter.
+        let stall = Duration::from_millis(100);
+        let sent = patience::answer(body.collect(), &progress, stall).await;
+        let sent = sent.unwrap().unwrap().to_bytes();
+        assert!(sent == bytes);
+        assert_eq!(began.elapsed().as_millis() / 100, 100);
     }
 }

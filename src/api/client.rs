@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,13 +15,15 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::endpoint::Endpoint;
+use super::meter::Meter;
 use super::patience::{self, Progress};
 use crate::chunk::{EncodedChunk, Encoding};
 use crate::credentials::Credentials;
+use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::wire::{Format, Properties, READ_BYTES_MAX};
+use crate::wire::{EXTENSION_DIGEST, Format, Properties, READ_BYTES_MAX, X_OPENHOSTING_EXTENSIONS};
 
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -34,6 +37,8 @@ pub struct ClientConfig {
     pub connect: Duration,
     /// How long nothing may move before a request counts as hung.
     pub stall: Duration,
+    /// How fast bodies may move, both ways; as fast as they can without one.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 impl Default for ClientConfig {
@@ -41,6 +46,7 @@ impl Default for ClientConfig {
         Self {
             connect: Duration::from_secs(10),
             stall: Duration::from_secs(30),
+            meter: None,
         }
     }
 }
@@ -52,6 +58,9 @@ pub struct Client {
     endpoint: Endpoint,
     user: String,
     stall: Duration,
+    meter: Option<Arc<dyn Meter>>,
+    /// Whether the endpoint announced that it makes digests.
+    has_digest: Arc<AtomicBool>,
 }
 
 /// A call of any kind, as the simple tool makes them.
@@ -124,6 +133,8 @@ impl Client {
             endpoint,
             user: credentials.user().to_owned(),
             stall: config.stall,
+            meter: config.meter.clone(),
+            has_digest: Arc::default(),
         })
     }
 
@@ -144,6 +155,7 @@ impl Client {
     pub async fn info(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
         let url = self.drive_url(drive, &["info"])?;
         let response = self.get(url).await?;
+        self.note_extensions(&response);
         one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
     }
 
@@ -186,6 +198,7 @@ impl Client {
         let body = spec.print(Format::Text);
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
         let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
+        self.note_extensions(&response);
         let status = response.status().as_u16();
         let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
         Ok((one_drive(objects)?, status))
@@ -264,7 +277,53 @@ impl Client {
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::exactly(response, len, self.stall).await
+        answer::exactly(response, len, self.stall, self.meter.as_deref()).await
+    }
+
+    /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
+    /// announced that it makes digests; `None` where it did not, or has none after
+    /// all.
+    ///
+    /// # Errors
+    /// Any [`Failure`], but that there is no such call.
+    pub async fn digest(
+        &self,
+        drive: DriveId,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Digest>, Failure> {
+        if !self.has_digest.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let (offset, size) = (offset.to_string(), len.to_string());
+        let url = self.drive_url(drive, &["digest", &offset, &size])?;
+        let response = match self.get(url).await {
+            Ok(response) => response,
+            Err(Failure::Refused(refusal)) if matches!(refusal.status, 404 | 405) => {
+                self.has_digest.store(false, Ordering::Relaxed);
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure),
+        };
+        let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
+        let digest = match objects.as_slice() {
+            [object] => object
+                .get("sha256")
+                .and_then(|text| text.trim().parse().ok()),
+            _ => None,
+        };
+        let no_digest = || Failure::NotApi("an answer without a SHA-256".into());
+        digest.map(Some).ok_or_else(no_digest)
+    }
+
+    fn note_extensions(&self, response: &Response) {
+        let names = response.headers().get(X_OPENHOSTING_EXTENSIONS);
+        let names = names
+            .and_then(|names| names.to_str().ok())
+            .unwrap_or_default();
+        if names.split(',').any(|name| name.trim() == EXTENSION_DIGEST) {
+            self.has_digest.store(true, Ordering::Relaxed);
+        }
     }
 
     /// `drives/UUID/read/OFFSET/SIZE` of any size in bytes: how many bytes came
@@ -339,7 +398,11 @@ impl Client {
             request = if body.is_empty() {
                 request.header(reqwest::header::CONTENT_LENGTH, 0)
             } else {
-                request.body(reqwest::Body::wrap(UploadBody::new(body, progress.clone())))
+                request.body(reqwest::Body::wrap(UploadBody::new(
+                    body,
+                    progress.clone(),
+                    self.meter.clone(),
+                )))
             };
         }
         let answer = patience::answer(request.send(), &progress, self.stall).await?;

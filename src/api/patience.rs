@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::failure::Failure;
 
 /// The endpoint may take this long for each MiB of a body after the last byte.
@@ -16,6 +18,9 @@ const PER_MIB: Duration = Duration::from_secs(1);
 pub(super) struct Progress {
     sent: Arc<AtomicU64>,
     len: u64,
+    began: Instant,
+    /// Until when the body is held back by a limit of ours, in ms since it began.
+    held_ms: Arc<AtomicU64>,
 }
 
 impl Progress {
@@ -23,11 +28,26 @@ impl Progress {
         Self {
             sent: Arc::default(),
             len,
+            began: Instant::now(),
+            held_ms: Arc::default(),
         }
     }
 
     pub(super) fn advance(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The body will not go on before `wait` is over.
+    pub(super) fn hold(&self, wait: Duration) {
+        let until = (self.began.elapsed() + wait).as_millis();
+        let until = u64::try_from(until).unwrap_or(u64::MAX);
+        self.held_ms.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// For how long it could have gone on, as far as our own limit goes.
+    fn free_for(&self) -> Duration {
+        let held = Duration::from_millis(self.held_ms.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(held)
     }
 
     fn sent(&self) -> u64 {
@@ -55,7 +75,9 @@ pub(super) async fn answer<F: Future>(
         };
         match tokio::time::timeout(patience, &mut answer).await {
             Ok(output) => return Ok(output),
-            Err(_) if progress.sent() == seen => return Err(Failure::Stalled(patience)),
+            Err(_) if progress.sent() == seen && progress.free_for() >= patience => {
+                return Err(Failure::Stalled(patience));
+            }
             Err(_) => {}
         }
     }

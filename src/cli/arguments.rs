@@ -45,6 +45,32 @@ pub(super) fn patience(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads a number of bytes per second.
+pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
+    const RATE_MIN: u64 = 1024;
+    let rate = crate::wire::parse_size(text).map_err(|error| error.to_string())?;
+    match NonZeroU64::new(rate) {
+        Some(rate) if rate.get() >= RATE_MIN => Ok(rate),
+        _ => Err(format!("less than {RATE_MIN} bytes per second")),
+    }
+}
+
+/// How progress is shown on stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Progress {
+    /// A bar on a terminal, plain lines elsewhere
+    #[default]
+    Auto,
+    /// A bar
+    Bar,
+    /// A line every 10 s
+    Plain,
+    /// JSON objects, a line each (docs/progress.md)
+    Json,
+    /// Nothing
+    None,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

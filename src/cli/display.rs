@@ -1,14 +1,21 @@
-//! What a transfer shows: the original's lines on stdout, and on a terminal a
-//! bar on stderr.
+//! What a transfer shows: the original's lines on stdout, and progress on stderr
+//! as a bar, as plain lines or as JSON (docs/progress.md).
 
 use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
 
-use super::exit;
+use super::{arguments, exit};
+use crate::drive::DriveId;
+use crate::error::ErrorKind;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::transfer::Verified;
+
+/// Between two plain lines; a transfer that takes less has none.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+/// Between two JSON lines.
+const JSON_EVERY: Duration = Duration::from_secs(1);
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +26,50 @@ pub(super) enum Way {
     DownToStdout,
 }
 
+/// Progress as lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lines {
+    Plain,
+    Json,
+}
+
+/// How a transfer ended, for the display.
+#[derive(Debug)]
+pub(super) struct End {
+    /// What was verified, if it is complete.
+    pub(super) verified: Option<Verified>,
+    /// What went wrong, if anything did.
+    pub(super) error: Option<ErrorKind>,
+    pub(super) exit_code: u8,
+    /// Where another run would go on.
+    pub(super) resume: Option<(DriveId, u64)>,
+}
+
+impl End {
+    fn outcome(&self) -> &'static str {
+        match self.error {
+            None => "complete",
+            Some(_) if self.exit_code == exit::DEADLINE => "gave_up",
+            Some(ErrorKind::Cancelled) => "stopped",
+            Some(ErrorKind::Integrity) => "integrity",
+            Some(_) => "failed",
+        }
+    }
+}
+
 /// Shows a transfer.
 #[derive(Debug)]
 pub(super) struct Display {
     way: Way,
     program: &'static str,
-    /// Neither dots nor bar.
+    /// Neither dots nor progress nor notices.
     quiet: bool,
+    /// What is printed line by line, if anything is.
+    lines: Option<Lines>,
+    /// When the last line of progress was due.
+    told_at: Duration,
+    drive: Option<DriveId>,
+    chunks: u64,
     /// The line of dots, for a stdout that nobody watches.
     dots: bool,
     dots_printed: u64,
@@ -38,9 +82,24 @@ pub(super) struct Display {
 }
 
 impl Display {
-    pub(super) fn new(program: &'static str, way: Way, quiet: bool) -> Self {
+    pub(super) fn new(
+        program: &'static str,
+        way: Way,
+        drive: Option<DriveId>,
+        progress: arguments::Progress,
+        quiet: bool,
+    ) -> Self {
+        use arguments::Progress as How;
         let on_terminal = std::io::stderr().is_terminal();
-        let bar = (on_terminal && !quiet).then(|| {
+        let (has_bar, lines) = match progress {
+            _ if quiet => (false, None),
+            How::Auto if on_terminal => (true, None),
+            How::Bar => (true, None),
+            How::Auto | How::Plain => (false, Some(Lines::Plain)),
+            How::Json => (false, Some(Lines::Json)),
+            How::None => (false, None),
+        };
+        let bar = has_bar.then(|| {
             let bar = ProgressBar::new(0);
             let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}  {msg}";
             if let Ok(style) = ProgressStyle::with_template(template) {
@@ -48,16 +107,20 @@ impl Display {
             }
             bar
         });
-        let lines_on_terminal = match way {
-            Way::Up | Way::Down => std::io::stdout().is_terminal(),
-            Way::DownToStdout => true,
+        // A line of dots would cross the bar, or the objects.
+        let is_crossed = match way {
+            Way::Up | Way::Down => on_terminal && std::io::stdout().is_terminal(),
+            Way::DownToStdout => on_terminal || lines == Some(Lines::Json),
         };
         Self {
             way,
             program,
             quiet,
-            // A line of dots would cross the bar.
-            dots: !(quiet || on_terminal && lines_on_terminal),
+            lines,
+            told_at: Duration::ZERO,
+            drive,
+            chunks: 0,
+            dots: !(quiet || is_crossed),
             dots_printed: 0,
             bar,
             bytes: 0,
@@ -68,20 +131,109 @@ impl Display {
         }
     }
 
-    /// The transfer is over, and complete if something is given. What the original
-    /// prints then.
-    pub(super) fn ended(mut self, verified: Option<Verified>) {
-        let is_complete = verified.is_some();
+    /// The transfer is over. What the original prints then, and what was asked for
+    /// besides.
+    pub(super) fn ended(mut self, end: &End) {
         self.print_dots();
         if self.dots && self.started {
-            self.print(if is_complete { " completed\n" } else { "E\n" });
+            self.print(if end.verified.is_some() {
+                " completed\n"
+            } else {
+                "E\n"
+            });
         }
+        let is_summed = match self.lines {
+            None => self.bar.is_some(),
+            Some(Lines::Plain) => self.told_at > Duration::ZERO,
+            Some(Lines::Json) => {
+                exit::say(&self.json("end", self.began.elapsed(), Some(end)));
+                false
+            }
+        };
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
-            if let Some(verified) = verified {
-                exit::say(&self.summary(verified));
-            }
         }
+        if let Some(verified) = end.verified
+            && is_summed
+        {
+            exit::say(&self.summary(verified));
+        }
+    }
+
+    /// Prints a line of progress if one is due.
+    fn tell(&mut self, elapsed: Duration) {
+        let every = match self.lines {
+            None => return,
+            Some(Lines::Plain) => PLAIN_EVERY,
+            Some(Lines::Json) => JSON_EVERY,
+        };
+        if !self.started || elapsed < self.told_at + every {
+            return;
+        }
+        self.told_at = elapsed;
+        if self.lines == Some(Lines::Json) {
+            exit::say(&self.json("progress", elapsed, None));
+            return;
+        }
+        if self.dots && self.way == Way::DownToStdout {
+            // The dots are on stderr as well.
+            self.print("\n");
+        }
+        exit::say(&format!("{}: {}", self.program, self.plain(elapsed)));
+    }
+
+    fn plain(&self, elapsed: Duration) -> String {
+        let progress = self.progress;
+        let data = progress.done_bytes - progress.skipped_bytes;
+        let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
+        let mut line = format!(
+            "{} of {}, {}/s, {} on the wire",
+            HumanBytes(progress.done_bytes),
+            HumanBytes(self.bytes),
+            HumanBytes(rate as u64),
+            HumanBytes(progress.wire_bytes),
+        );
+        if progress.skipped_bytes > 0 {
+            line += &format!(", {} of zeros left out", HumanBytes(progress.skipped_bytes));
+        }
+        if progress.retries > 0 {
+            line += &format!(", {} retries", progress.retries);
+        }
+        if rate >= 1.0 {
+            let left = self.bytes.saturating_sub(progress.done_bytes) as f64 / rate;
+            let left = Duration::from_secs(left as u64);
+            line += &format!(", ETA {}", humantime::format_duration(left));
+        }
+        line
+    }
+
+    /// A line for programs. Its keys are a promise: docs/progress.md.
+    fn json(&self, event: &str, elapsed: Duration, end: Option<&End>) -> String {
+        let progress = self.progress;
+        let mut line = serde_json::json!({
+            "event": event,
+            "direction": if self.way == Way::Up { "upload" } else { "download" },
+            "drive": self.drive.map(|id| id.to_string()),
+            "bytes_total": self.bytes,
+            "bytes_done": progress.done_bytes,
+            "bytes_wire": progress.wire_bytes,
+            "bytes_skipped": progress.skipped_bytes,
+            "chunks_total": self.chunks,
+            "chunks_done": progress.done_chunks,
+            "in_flight": progress.in_flight,
+            "retries": progress.retries,
+            "elapsed_s": (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        });
+        if let Some(end) = end {
+            let resume = end.resume.map(
+                |(drive, offset)| serde_json::json!({"drive": drive.to_string(), "offset": offset}),
+            );
+            line["outcome"] = end.outcome().into();
+            line["exit_code"] = end.exit_code.into();
+            line["verified_bytes"] = end.verified.map_or(0, |verified| verified.bytes).into();
+            line["resume"] = resume.into();
+        }
+        line.to_string()
     }
 
     fn summary(&self, verified: Verified) -> String {
@@ -156,6 +308,10 @@ impl Display {
             return;
         }
         self.notice = Some(line.to_owned());
+        if self.lines == Some(Lines::Json) {
+            exit::say(&serde_json::json!({"event": "notice", "message": line}).to_string());
+            return;
+        }
         let since = HumanDuration(self.began.elapsed());
         let line = format!("{}: {line} (after {since})", self.program);
         match &self.bar {
@@ -169,6 +325,7 @@ impl Monitor for Display {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Drive { id, size, is_new } => {
+                self.drive = Some(*id);
                 if *is_new {
                     self.print(&format!("Created drive {id} of size {size}\n"));
                 } else {
@@ -183,6 +340,7 @@ impl Monitor for Display {
             } => {
                 self.started = true;
                 self.bytes = *bytes;
+                self.chunks = *chunks;
                 self.began = Instant::now();
                 if self.dots {
                     self.print(&match self.way {
@@ -193,7 +351,10 @@ impl Monitor for Display {
                     });
                 }
                 if let Some(bar) = &self.bar {
-                    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+                    bar.enable_steady_tick(Duration::from_millis(200));
+                }
+                if self.lines == Some(Lines::Json) {
+                    exit::say(&self.json("start", Duration::ZERO, None));
                 }
                 self.draw();
             }
@@ -204,8 +365,76 @@ impl Monitor for Display {
                 self.progress = *progress;
                 self.print_dots();
                 self.draw();
+                self.tell(self.began.elapsed());
             }
             Event::Notice(line) => self.notice(line),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn display(progress: arguments::Progress) -> Display {
+        let mut display = Display::new("tool", Way::Up, None, progress, false);
+        display.started = true;
+        display.bytes = 4 << 30;
+        display.progress = Progress {
+            done_bytes: 2 << 30,
+            skipped_bytes: 1 << 30,
+            wire_bytes: 400 << 20,
+            retries: 3,
+            ..Progress::default()
+        };
+        display
+    }
+
+    #[test]
+    fn a_plain_line_tells_all_and_controls_nothing() {
+        let line = display(arguments::Progress::Plain).plain(Duration::from_secs(10));
+        assert_eq!(
+            line,
+            "2.00 GiB of 4.00 GiB, 102.40 MiB/s, 400.00 MiB on the wire, \
+             1.00 GiB of zeros left out, 3 retries, ETA 20s"
+        );
+        assert!(!line.contains(char::is_control));
+    }
+
+    #[test]
+    fn lines_are_told_at_their_pace() {
+        use arguments::Progress::{Json, None, Plain};
+        let paces = [(Plain, [0, 10, 20]), (Json, [9, 10, 29]), (None, [0, 0, 0])];
+        for (how, expected) in paces {
+            let mut display = display(how);
+            let told = [9, 10, 29].map(|until| {
+                for s in 0..=until {
+                    display.tell(Duration::from_secs(s));
+                }
+                display.told_at.as_secs()
+            });
+            assert_eq!(told, expected, "{how:?}");
+        }
+    }
+
+    #[test]
+    fn the_keys_of_json() {
+        let display = display(arguments::Progress::Json);
+        let end = End {
+            verified: None,
+            error: Some(ErrorKind::Cancelled),
+            exit_code: exit::SIGINT,
+            resume: None,
+        };
+        let line = display.json("end", Duration::from_millis(1500), Some(&end));
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
+        assert_eq!(
+            keys.join(" "),
+            "bytes_done bytes_skipped bytes_total bytes_wire chunks_done chunks_total direction \
+             drive elapsed_s event exit_code in_flight outcome resume retries verified_bytes"
+        );
+        assert_eq!(object["outcome"], "stopped");
+        assert_eq!(object["elapsed_s"], 1.5);
     }
 }

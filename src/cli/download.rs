@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::{Display, Way};
-use super::{arguments, block_on, environment, exit, signals};
+use super::display::{Display, End, Way};
+use super::{arguments, block_on, checksum, environment, exit, signals};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveId;
 use crate::error::{ErrorKind, Result};
 use crate::transfer::{
-    Destination, DownloadInterrupted, DownloadOptions, JournalOptions, Stop, Verify, download,
+    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, RateLimit, Stop,
+    Verify, download,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -71,11 +72,35 @@ struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     max_outage: Duration,
 
+    /// Stop cleanly when it took so long, with exit code 75; can be resumed
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    deadline: Option<Duration>,
+
+    /// Most bytes of bodies per second, over all requests together, as in 20M
+    #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
+    limit_rate: Option<NonZeroU64>,
+
     /// Take a request for hung when nothing moved for so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     stall_timeout: Duration,
 
-    /// Neither dots nor bar
+    /// Print the SHA-256 of what was written as the last line, and write it to
+    /// FILE.sha256, for sha256sum -c
+    #[arg(long)]
+    checksum: bool,
+
+    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
+    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    progress: arguments::Progress,
+
+    /// Neither dots nor progress
     #[arg(short, long)]
     quiet: bool,
 
@@ -95,48 +120,91 @@ fn default_chunk() -> NonZeroU64 {
 /// The program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let mut display = Display::new(
+        PROGRAM,
+        way(&arguments),
+        Some(arguments.drive),
+        arguments.progress,
+        arguments.quiet,
+    );
     let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM)?;
-        let outcome = run(&arguments, stop).await;
+        let (stop, heard) = signals::listen(PROGRAM, arguments.deadline)?;
+        let outcome = run(&arguments, &mut display, stop).await;
         Ok((outcome, heard))
     });
-    match result {
-        Err(error) => exit::finish(PROGRAM, Err(error)),
-        Ok((Ok(()), _)) => ExitCode::SUCCESS,
-        Ok((Err(interrupted), heard)) => {
-            tell(&arguments, &interrupted);
-            match interrupted.error.kind() {
+    let (outcome, heard) = match result {
+        Ok(done) => done,
+        Err(error) => return exit::finish(PROGRAM, Err(error)),
+    };
+    match outcome {
+        Ok(done) => {
+            display.ended(&End {
+                verified: Some(done.verified),
+                error: None,
+                exit_code: 0,
+                resume: None,
+            });
+            let Some(digest) = done.checksum else {
+                return ExitCode::SUCCESS;
+            };
+            let is_file = way(&arguments) == Way::Down;
+            checksum::print(digest, &arguments.file, is_file);
+            ExitCode::SUCCESS
+        }
+        Err(interrupted) => {
+            let exit_code = match interrupted.error.kind() {
                 // A signal at the prompt for the key leaves none.
-                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => {
-                    ExitCode::from(heard.code())
-                }
-                kind => ExitCode::from(exit::code_of(kind)),
-            }
+                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => heard.code(),
+                kind => exit::code_of(kind),
+            };
+            display.ended(&End {
+                verified: None,
+                error: Some(interrupted.error.kind()),
+                exit_code,
+                resume: interrupted
+                    .resume_at
+                    .map(|offset| (arguments.drive, offset)),
+            });
+            tell(&arguments, &interrupted);
+            ExitCode::from(exit_code)
         }
     }
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<(), DownloadInterrupted> {
+fn way(arguments: &Arguments) -> Way {
+    if arguments.file.as_os_str() == "-" {
+        Way::DownToStdout
+    } else {
+        Way::Down
+    }
+}
+
+async fn run(
+    arguments: &Arguments,
+    display: &mut Display,
+    stop: Stop,
+) -> Result<Downloaded, DownloadInterrupted> {
     let config = ClientConfig {
         stall: arguments.stall_timeout,
+        meter: arguments.limit_rate.map(RateLimit::meter),
         ..ClientConfig::default()
     };
     let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-    let (destination, way) = if arguments.file.as_os_str() == "-" {
-        let stdout = Box::new(std::io::stdout());
-        (Destination::Stream(stdout), Way::DownToStdout)
-    } else {
-        let file = Destination::File {
+    let destination = match way(arguments) {
+        Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
+        Way::Up | Way::Down => Destination::File {
             path: arguments.file.clone(),
             force: arguments.force,
-        };
-        (file, Way::Down)
+        },
     };
     let options = options(arguments, &client);
-    let mut display = Display::new(PROGRAM, way, arguments.quiet);
-    let result = download(&client, destination, &options, &mut display, stop).await;
-    display.ended(result.as_ref().ok().map(|done| done.verified));
-    result.map(|_| ())
+    let done = download(&client, destination, &options, display, stop).await?;
+    if let Some(digest) = done.checksum
+        && way(arguments) == Way::Down
+    {
+        checksum::keep(digest, &arguments.file)?;
+    }
+    Ok(done)
 }
 
 fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
@@ -159,6 +227,7 @@ fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
             changed_ok: false,
         },
         verify: arguments.verify,
+        checksum: arguments.checksum,
     }
 }
 

@@ -12,7 +12,7 @@ Exit codes:
   1    failed
   2    usage: a flag, an argument or the environment is wrong
   4    integrity: the image changed while it was read, or bytes differ
-  75   gave up for now: can be resumed or tried again later
+  75   gave up for now, or at the deadline: can be resumed or tried again later
   130  stopped by SIGINT, can be resumed
   143  stopped by SIGTERM, can be resumed";
 
@@ -21,12 +21,16 @@ pub(super) const SIGINT: u8 = 130;
 /// Stopped by SIGTERM.
 pub(super) const SIGTERM: u8 = 143;
 
+/// Stopped at the deadline: as an endpoint that did not recover, a reason to come
+/// back.
+pub(super) const DEADLINE: u8 = 75;
+
 /// The exit code for an error.
 pub(super) fn code_of(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Usage => 2,
         ErrorKind::Integrity => 4,
-        ErrorKind::Unavailable => 75,
+        ErrorKind::Unavailable => DEADLINE,
         ErrorKind::Cancelled => SIGINT,
         _ => 1,
     }

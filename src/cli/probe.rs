@@ -53,7 +53,7 @@ struct Arguments {
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     let arguments = Arguments::parse_from(words);
     let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM)?;
+        let (stop, heard) = signals::listen(PROGRAM, None)?;
         let outcome = run(&arguments, stop).await;
         Ok((outcome, heard))
     });

@@ -1,7 +1,9 @@
-//! SIGINT and SIGTERM: the first one stops cleanly, the second at once.
+//! What stops a transfer: SIGINT, SIGTERM and the deadline. The first one stops
+//! cleanly, a signal after it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,14 +16,14 @@ use crate::transfer::{Stop, stop_channel};
 pub(super) struct Heard(Arc<AtomicU8>);
 
 impl Heard {
-    /// The exit code of the first signal; 0 if there was none.
+    /// The exit code of what came first; 0 if nothing did.
     pub(super) fn code(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Listens from now on. Needs a runtime.
-pub(super) fn listen(program: &'static str) -> Result<(Stop, Heard)> {
+/// Listens from now on; the deadline is counted from now on, too. Needs a runtime.
+pub(super) fn listen(program: &'static str, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
     let cannot = |cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
@@ -29,18 +31,31 @@ pub(super) fn listen(program: &'static str) -> Result<(Stop, Heard)> {
     let heard = Heard::default();
     let told = heard.clone();
     tokio::spawn(async move {
+        let mut is_over = Box::pin(async move {
+            match deadline {
+                Some(deadline) => tokio::time::sleep(deadline).await,
+                None => std::future::pending().await,
+            }
+        });
+        let mut is_awaited = true;
         loop {
             let code = tokio::select! {
                 _ = interrupt.recv() => exit::SIGINT,
                 _ = terminate.recv() => exit::SIGTERM,
+                () = &mut is_over, if is_awaited => exit::DEADLINE,
             };
+            is_awaited &= code != exit::DEADLINE;
             if told.code() == 0 {
                 told.0.store(code, Ordering::Relaxed);
+                let why = match code {
+                    exit::DEADLINE => "the deadline is reached, ",
+                    _ => "",
+                };
                 exit::say(&format!(
-                    "{program}: finishing what is in flight; again to stop at once"
+                    "{program}: {why}finishing what is in flight; again to stop at once"
                 ));
                 handle.drain();
-            } else {
+            } else if code != exit::DEADLINE {
                 handle.abort();
             }
         }

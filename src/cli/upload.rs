@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::{Display, Way};
+use super::display::{Display, End, Way};
 use super::local::Local;
-use super::{arguments, block_on, environment, exit, profile, signals};
+use super::{arguments, block_on, checksum, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
@@ -18,7 +18,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
-use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Verify, upload};
+use crate::transfer::{
+    Interrupted, JournalOptions, RateLimit, Stop, Target, UploadOptions, Uploaded, Verify, upload,
+};
 
 const PROGRAM: &str = "openhosting-upload";
 
@@ -80,6 +82,14 @@ struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     max_outage: Duration,
 
+    /// Stop cleanly when it took so long, with exit code 75; can be resumed
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    deadline: Option<Duration>,
+
+    /// Most bytes of bodies per second, over all requests together, as in 20M
+    #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
+    limit_rate: Option<NonZeroU64>,
+
     /// Take a request for hung when nothing moved for so long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     stall_timeout: Duration,
@@ -110,7 +120,23 @@ struct Arguments {
     #[arg(long, value_name = "DRIVE-UUID", conflicts_with = "drive")]
     resume_from_drive: Option<DriveId>,
 
-    /// Neither dots nor bar
+    /// Print the SHA-256 of the whole image as the last line. Of an upload that goes
+    /// on, what earlier runs sent is read again from the image
+    #[arg(long)]
+    checksum: bool,
+
+    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
+    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    progress: arguments::Progress,
+
+    /// Neither dots nor progress
     #[arg(short, long)]
     quiet: bool,
 
@@ -126,9 +152,10 @@ fn default_chunk() -> NonZeroU64 {
 /// The program.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let mut display = Display::new(PROGRAM, Way::Up, None, arguments.progress, arguments.quiet);
     let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM)?;
-        let outcome = run(&arguments, stop).await;
+        let (stop, heard) = signals::listen(PROGRAM, arguments.deadline)?;
+        let outcome = run(&arguments, &mut display, stop).await;
         Ok((outcome, heard))
     });
     let (outcome, heard) = match result {
@@ -136,33 +163,56 @@ pub fn main() -> ExitCode {
         Err(error) => return exit::finish(PROGRAM, Err(error)),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(interrupted) => {
-            tell(&interrupted);
-            match interrupted.error.kind() {
-                // A signal at the prompt for the key leaves none.
-                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => {
-                    ExitCode::from(heard.code())
-                }
-                kind => ExitCode::from(exit::code_of(kind)),
+        Ok(done) => {
+            display.ended(&End {
+                verified: Some(done.verified),
+                error: None,
+                exit_code: 0,
+                resume: None,
+            });
+            if let Some(digest) = done.checksum {
+                checksum::print(digest, &arguments.image, true);
             }
+            ExitCode::SUCCESS
+        }
+        Err(interrupted) => {
+            let exit_code = match interrupted.error.kind() {
+                // A signal at the prompt for the key leaves none.
+                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => heard.code(),
+                kind => exit::code_of(kind),
+            };
+            display.ended(&End {
+                verified: None,
+                error: Some(interrupted.error.kind()),
+                exit_code,
+                resume: interrupted
+                    .resume
+                    .map(|resume| (resume.drive, resume.offset)),
+            });
+            tell(&interrupted);
+            ExitCode::from(exit_code)
         }
     }
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<(), Interrupted> {
+async fn run(
+    arguments: &Arguments,
+    display: &mut Display,
+    stop: Stop,
+) -> Result<Uploaded, Interrupted> {
     let config = ClientConfig {
         stall: arguments.stall_timeout,
+        meter: arguments.limit_rate.map(RateLimit::meter),
         ..ClientConfig::default()
     };
     let Some(directory) = &arguments.local else {
         let client = environment::client(arguments.endpoint.as_deref(), &config)?;
         let profile = known(arguments, &client);
         check_gzip(&profile)?;
-        return send(arguments, client, &profile, stop).await;
+        return send(arguments, client, &profile, display, stop).await;
     };
     let (local, client) = Local::start(directory, &config).await?;
-    let result = send(arguments, client, &Profile::default(), stop).await;
+    let result = send(arguments, client, &Profile::default(), display, stop).await;
     local.stop().await;
     result
 }
@@ -207,8 +257,9 @@ async fn send(
     arguments: &Arguments,
     client: Client,
     profile: &Profile,
+    display: &mut Display,
     mut stop: Stop,
-) -> Result<(), Interrupted> {
+) -> Result<Uploaded, Interrupted> {
     let image = tokio::select! {
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
@@ -221,10 +272,7 @@ async fn send(
         notice(arguments, &line);
     }
     options.journal = journal(arguments, &client);
-    let mut display = Display::new(PROGRAM, Way::Up, arguments.quiet);
-    let result = upload(&client, image, &options, &mut display, stop).await;
-    display.ended(result.as_ref().ok().map(|done| done.verified));
-    result.map(|_| ())
+    upload(&client, image, &options, display, stop).await
 }
 
 /// Opens the image on a thread of its own: measuring gzip takes a while.
@@ -268,6 +316,7 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
         verify: arguments.verify,
+        checksum: arguments.checksum,
     }
 }
 

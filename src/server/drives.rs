@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
-use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -17,12 +17,12 @@ use super::faults::{Faults, PastEnd};
 use super::hosted::{Hosted, Progress, Purpose};
 use super::imaging::{self, Imaging};
 use super::metadata::Metadata;
-use super::reading::DriveBytes;
+use super::reading::{self, DriveBytes};
 use super::routes::{Call, Packing};
 use super::store::Store;
 use super::writing::{Encoding, Memory, Write};
 use crate::drive::DriveId;
-use crate::wire::{Format, Properties};
+use crate::wire::{EXTENSION_DIGEST, Format, Properties, X_OPENHOSTING_EXTENSIONS};
 
 /// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
 /// "Size rounding").
@@ -41,6 +41,10 @@ pub(super) struct Api {
     pub(super) read_bytes_max: u64,
     pub(super) past_end: PastEnd,
     pub(super) faults: Faults,
+    /// Digests made at once: they take a core each.
+    pub(super) digests: Arc<Semaphore>,
+    /// Whether there is more than the API has.
+    pub(super) has_extensions: bool,
 }
 
 type Result<T = Answer> = std::result::Result<T, Refusal>;
@@ -66,13 +70,14 @@ impl Api {
             Call::Set(id) => self.set(&user, id, request, format).await,
             Call::Image(id, source, packing) => self.image(&user, id, source, packing).await,
             Call::Read(id, offset, size) => self.read(&user, id, offset, size),
+            Call::Digest(id, offset, size) => self.digest(&user, id, offset, size, format).await,
             Call::Write(id, offset) => self.write(&user, id, offset, request).await,
         }
     }
 
     fn info(&self, user: &str, id: DriveId, is_full: bool, format: Format) -> Result {
         let drive = self.store.readable(user, id)?;
-        Ok(answer::object(&drive.info(is_full), format))
+        Ok(self.announce(answer::object(&drive.info(is_full), format)))
     }
 
     async fn create(
@@ -85,7 +90,7 @@ impl Api {
         let metadata = Metadata::create(&user, &body, |size| self.round(size))?;
         let api = Arc::clone(self);
         let drive = blocking(move || api.store.create(metadata)).await?;
-        Ok(answer::object(&drive.info(false), format))
+        Ok(self.announce(answer::object(&drive.info(false), format)))
     }
 
     async fn destroy(self: &Arc<Self>, user: &str, id: DriveId) -> Result {
@@ -206,6 +211,55 @@ impl Api {
         }
         drive.count_read(size);
         Ok(answer::bytes(DriveBytes::new(drive, offset, size).boxed()))
+    }
+
+    /// The SHA-256 of a range, so that a client need not read it to compare.
+    async fn digest(
+        &self,
+        user: &str,
+        id: DriveId,
+        offset: u64,
+        size: u64,
+        format: Format,
+    ) -> Result {
+        if !self.has_extensions {
+            return Err(Refusal::no_command());
+        }
+        let drive = self.store.readable(user, id)?;
+        drive.check_readable()?;
+        if offset
+            .checked_add(size)
+            .is_none_or(|end| end > drive.size())
+        {
+            return Err(Refusal::usage("The digest goes past the end of the drive"));
+        }
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.digests).acquire_owned().await.ok();
+        drive.count_read(size);
+        let asked = Arc::new(());
+        let client = Arc::downgrade(&asked);
+        let digest = blocking(move || {
+            let _turn = turn;
+            // Nobody waits for it when the client has gone.
+            let goes_on = || client.strong_count() > 0;
+            Ok(reading::digest(&drive, offset, size, goes_on)?)
+        })
+        .await?;
+        drop(asked);
+        let mut properties = Properties::new();
+        properties
+            .insert("sha256", digest.to_string())
+            .map_err(|_| Refusal::system("Cannot tell the digest"))?;
+        Ok(answer::object(&properties, format))
+    }
+
+    fn announce(&self, mut answer: Answer) -> Answer {
+        if self.has_extensions {
+            let name = HeaderName::from_static(X_OPENHOSTING_EXTENSIONS);
+            let value = HeaderValue::from_static(EXTENSION_DIGEST);
+            answer.headers_mut().insert(name, value);
+        }
+        answer
     }
 
     async fn write(

@@ -11,7 +11,11 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use sha2::{Digest as _, Sha256};
+
 use super::hosted::Hosted;
+use super::sparse::next_data;
+use crate::digest::Digest;
 
 /// Bytes in memory for one answer; small, since slow clients keep it long.
 const STEP_BYTES: u64 = 256 * 1024;
@@ -74,4 +78,33 @@ fn read(drive: &Hosted, offset: u64, len: u64) -> io::Result<Bytes> {
     let mut bytes = vec![0; len as usize];
     drive.file.read_exact_at(&mut bytes, offset)?;
     Ok(bytes.into())
+}
+
+/// The SHA-256 of a range. Holes are not read, but hashed they must be.
+pub(super) fn digest(
+    drive: &Hosted,
+    mut offset: u64,
+    len: u64,
+    goes_on: impl Fn() -> bool,
+) -> io::Result<Digest> {
+    let zeros = vec![0; STEP_BYTES as usize];
+    let mut bytes = vec![0; STEP_BYTES as usize];
+    let mut hasher = Sha256::new();
+    let end = offset + len;
+    while offset < end {
+        if !goes_on() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let hole_end = next_data(&drive.file, offset, end);
+        while offset < hole_end && goes_on() {
+            let step = STEP_BYTES.min(hole_end - offset);
+            hasher.update(&zeros[..step as usize]);
+            offset += step;
+        }
+        let step = &mut bytes[..STEP_BYTES.min(end - offset) as usize];
+        drive.file.read_exact_at(step, offset)?;
+        hasher.update(&*step);
+        offset += step.len() as u64;
+    }
+    Ok(Digest::from_bytes(hasher.finalize().into()))
 }

@@ -30,6 +30,8 @@ pub(super) enum Call {
     Image(DriveId, DriveId, Packing),
     /// `drives/ID/read[/OFFSET[/SIZE]]`, in bytes
     Read(DriveId, u64, Option<u64>),
+    /// `drives/ID/digest/OFFSET/SIZE`, in bytes: an extension of our own
+    Digest(DriveId, u64, u64),
     /// `drives/ID/write[/OFFSET]`, in bytes
     Write(DriveId, u64),
 }
@@ -74,6 +76,7 @@ impl Call {
             ["read"] => Ok(Self::Read(id()?, 0, None)),
             ["read", offset] => Ok(Self::Read(id()?, number(offset)?, None)),
             ["read", offset, size] => Ok(Self::Read(id()?, number(offset)?, Some(number(size)?))),
+            ["digest", offset, size] => Ok(Self::Digest(id()?, number(offset)?, number(size)?)),
             ["write"] => Ok(Self::Write(id()?, 0)),
             ["write", offset] => Ok(Self::Write(id()?, number(offset)?)),
             _ => Err(Refusal::no_command()),
@@ -84,7 +87,7 @@ impl Call {
     pub(super) fn changes(&self) -> bool {
         match self {
             Self::List | Self::InfoAll | Self::ListStandard | Self::InfoStandard => false,
-            Self::Info(_) | Self::InfoFull(_) | Self::Read(..) => false,
+            Self::Info(_) | Self::InfoFull(_) | Self::Read(..) | Self::Digest(..) => false,
             Self::Create | Self::Destroy(_) | Self::Set(_) => true,
             Self::Image(..) | Self::Write(..) => true,
         }
@@ -118,6 +121,7 @@ mod tests {
             ("/drives/ID/info/full", Call::InfoFull(id)),
             ("/drives/ID/read/7/9", Call::Read(id, 7, Some(9))),
             ("/drives/ID/read", Call::Read(id, 0, None)),
+            ("/drives/ID/digest/7/9", Call::Digest(id, 7, 9)),
             ("/drives/ID/write", Call::Write(id, 0)),
             (
                 "/drives/ID/image/ID/gunzip",
@@ -146,6 +150,8 @@ mod tests {
             ("/drives/../info", Missing),
             ("/drives/%2e%2e%2f/info", Missing),
             ("/drives/IDx/info", Missing),
+            ("/drives/ID/digest/7", Missing),
+            ("/drives/ID/digest/7/x", Usage),
             ("/drives/ID/write/+1", Usage),
             ("/drives/ID/write/1e3", Usage),
             ("/drives/ID/write/0x10", Usage),

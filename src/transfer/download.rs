@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
+use super::checksum::{Follower, Hasher};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{Identity, JournalOptions, Session, blocking, done, finish, gaps};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
@@ -73,6 +74,8 @@ pub struct DownloadOptions {
     pub journal: JournalOptions,
     /// How much to read again at the end.
     pub verify: Verify,
+    /// Whether to hash what is written, all of it.
+    pub checksum: bool,
 }
 
 impl DownloadOptions {
@@ -87,6 +90,7 @@ impl DownloadOptions {
             allow_live: false,
             journal: JournalOptions::default(),
             verify: Verify::default(),
+            checksum: false,
         }
     }
 }
@@ -98,6 +102,8 @@ pub struct Downloaded {
     pub progress: Progress,
     /// What was read again.
     pub verified: Verified,
+    /// The digest of what was written, if it was asked for.
+    pub checksum: Option<Digest>,
 }
 
 /// A download that did not finish.
@@ -157,6 +163,13 @@ pub async fn download(
         Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),
         None => None,
     };
+    let follower = match &sink {
+        Sink::File(target) if options.checksum => {
+            let there = settled.clone();
+            Some(Follower::start(target.handle()?, plan, base, there)?)
+        }
+        _ => None,
+    };
     let engine = Engine::new(EngineConfig {
         plan,
         first: 0,
@@ -180,6 +193,7 @@ pub async fn download(
         digests: Arc::default(),
         keeper,
         to_verify: Vec::new(),
+        follower,
     };
     let mut shell = Shell::new(client.clone(), options.drive, engine, job);
     let ending = shell.run(monitor, stop.clone()).await;
@@ -209,19 +223,24 @@ pub async fn download(
     check_still(client, options, &info, &mut rng)
         .await
         .map_err(there)?;
-    let sink = job.sink;
-    blocking(move || {
-        Arc::into_inner(sink)
+    let (sink, follower) = (job.sink, job.follower);
+    let checksum = blocking(move || {
+        let followed = follower.map(Follower::finish).transpose()?;
+        let written = Arc::into_inner(sink)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
             .finish(force)?;
-        match journal {
-            Some(journal) => journal.remove(),
-            None => Ok(()),
+        if let Some(journal) = journal {
+            journal.remove()?;
         }
+        Ok(followed.or(written))
     })
     .await
     .map_err(there)?;
-    Ok(Downloaded { progress, verified })
+    Ok(Downloaded {
+        progress,
+        verified,
+        checksum,
+    })
 }
 
 /// What the drive is like now; an error if it is in use.
@@ -288,7 +307,8 @@ async fn open(
         Destination::Stream(stream) => {
             let session =
                 Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
-            return Ok((false, Sink::stream(stream, plan.count())?, session));
+            let sink = Ordered::start(stream, plan.count(), options.checksum)?;
+            return Ok((false, Sink::Stream(sink), session));
         }
         Destination::File { path, force } => (path, force),
     };
@@ -447,10 +467,6 @@ enum Sink {
 }
 
 impl Sink {
-    fn stream(stream: Box<dyn Write + Send>, count: u64) -> Result<Self> {
-        Ordered::start(stream, count).map(Self::Stream)
-    }
-
     /// What has to be synced before a chunk counts as there.
     fn handle(&self) -> Result<Option<std::fs::File>> {
         match self {
@@ -470,9 +486,10 @@ impl Sink {
         }
     }
 
-    fn finish(self, force: bool) -> Result<()> {
+    /// The digest of what a stream was given, if it was asked for.
+    fn finish(self, force: bool) -> Result<Option<Digest>> {
         match self {
-            Self::File(target) => target.publish(force),
+            Self::File(target) => target.publish(force).map(|()| None),
             Self::Stream(ordered) => ordered.finish(),
         }
     }
@@ -483,29 +500,33 @@ impl Sink {
 #[derive(Debug)]
 struct Ordered {
     chunks: mpsc::Sender<(u64, BytesMut, Arc<Semaphore>)>,
-    thread: std::thread::JoinHandle<std::io::Result<()>>,
+    thread: std::thread::JoinHandle<std::io::Result<Option<Digest>>>,
     count: u64,
 }
 
 impl Ordered {
-    fn start(mut stream: Box<dyn Write + Send>, count: u64) -> Result<Self> {
+    fn start(mut stream: Box<dyn Write + Send>, count: u64, checksum: bool) -> Result<Self> {
         let (chunks, incoming) = mpsc::channel::<(u64, BytesMut, Arc<Semaphore>)>();
         let thread = std::thread::Builder::new()
             .name("output".into())
             .spawn(move || {
+                let mut hasher = checksum.then(Hasher::new);
                 let mut early = BTreeMap::new();
                 let mut next = 0;
                 for (index, bytes, window) in incoming {
                     early.insert(index, (bytes, window));
                     while let Some((bytes, window)) = early.remove(&next) {
                         stream.write_all(&bytes)?;
+                        if let Some(hasher) = &mut hasher {
+                            hasher.bytes(&bytes);
+                        }
                         window.add_permits(1);
                         next += 1;
                     }
                 }
                 stream.flush()?;
                 if next == count {
-                    Ok(())
+                    Ok(hasher.map(Hasher::finish))
                 } else {
                     Err(std::io::ErrorKind::UnexpectedEof.into())
                 }
@@ -530,7 +551,7 @@ impl Ordered {
         })
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(self) -> Result<Option<Digest>> {
         drop(self.chunks);
         let written = self.thread.join();
         written
@@ -557,6 +578,7 @@ struct Download {
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
     keeper: Option<Keeper>,
     to_verify: Vec<(Span, Digest)>,
+    follower: Option<Follower>,
 }
 
 impl Job for Download {
@@ -605,6 +627,9 @@ impl Job for Download {
     }
 
     fn settled(&mut self, span: Span) -> Result<()> {
+        if let Some(follower) = &mut self.follower {
+            follower.settled(span.index);
+        }
         let digest = self
             .digests
             .lock()

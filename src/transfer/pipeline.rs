@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::thread;
 
 use async_channel::{Receiver, Sender, bounded};
+use rangemap::RangeSet;
 
+use super::checksum::Hasher;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, RawChunk};
@@ -27,12 +29,14 @@ pub(super) enum Prepared {
 #[derive(Debug)]
 pub(super) struct Pipeline {
     prepared: Receiver<Result<Prepared>>,
+    checksum: Receiver<Digest>,
     pool: BufferPool,
 }
 
 impl Pipeline {
     /// Starts to read the chunks of `plan` that are in `todo`. Holds at most
-    /// three buffers of a chunk per job.
+    /// three buffers of a chunk per job. With `checksum` it reads the others as
+    /// well, for the hash alone.
     pub(super) fn start(
         image: Image,
         plan: Plan,
@@ -40,6 +44,7 @@ impl Pipeline {
         level: Level,
         jobs: usize,
         sampler: &Sampler,
+        checksum: bool,
     ) -> Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let compressors = jobs.min(cores);
@@ -57,14 +62,38 @@ impl Pipeline {
                 compress(&raw, gzip, &sampler, &to_send);
             })?;
         }
-        let reader = ImageReader::new(image, plan, todo, pool.clone());
-        spawn("reader".into(), move || read(reader, &to_check, &to_send))?;
-        Ok(Self { prepared, pool })
+        let all = match checksum {
+            true => std::iter::once(0..plan.count()).collect(),
+            false => todo.clone(),
+        };
+        let reader = ImageReader::new(image, plan, all, pool.clone());
+        let (hashed, checksum_of) = bounded(1);
+        let hasher = checksum.then(|| (Hasher::new(), hashed));
+        let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
+        spawn("reader".into(), move || {
+            read(reader, plan, &todo, hasher, &to_check, &to_send);
+        })?;
+        Ok(Self {
+            prepared,
+            checksum: checksum_of,
+            pool,
+        })
     }
 
     /// The next piece that is ready; `None` at the end of the image.
     pub(super) async fn next(&self) -> Option<Result<Prepared>> {
         self.prepared.recv().await.ok()
+    }
+
+    /// The digest of the whole image, when it has been read to its end.
+    pub(super) async fn checksum(&self) -> Result<Digest> {
+        while let Ok(prepared) = self.prepared.recv().await {
+            prepared?;
+        }
+        self.checksum
+            .recv()
+            .await
+            .map_err(|cause| Error::new(ErrorKind::Bug, "The image was not hashed").because(cause))
     }
 }
 
@@ -82,15 +111,39 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
     }
 }
 
-/// Ends when the image does, or when nobody takes any more.
-fn read(mut reader: ImageReader, to_check: &Sender<RawChunk>, to_send: &Sender<Result<Prepared>>) {
+/// Ends when the image does, or when nobody takes any more. What is not in `todo`
+/// is hashed only.
+fn read(
+    mut reader: ImageReader,
+    plan: Plan,
+    todo: &RangeSet<u64>,
+    mut hasher: Option<(Hasher, Sender<Digest>)>,
+    to_check: &Sender<RawChunk>,
+    to_send: &Sender<Result<Prepared>>,
+) {
     loop {
         let taken = match reader.next_piece() {
-            Ok(Some(Piece::Chunk(chunk))) => to_check.send_blocking(chunk).is_ok(),
-            Ok(Some(Piece::Hole(chunks))) => {
-                to_send.send_blocking(Ok(Prepared::Hole(chunks))).is_ok()
+            Ok(Some(Piece::Chunk(chunk))) => {
+                if let Some((hasher, _)) = &mut hasher {
+                    hasher.bytes(chunk.bytes());
+                }
+                !todo.contains(&chunk.span().index) || to_check.send_blocking(chunk).is_ok()
             }
-            Ok(None) => false,
+            Ok(Some(Piece::Hole(chunks))) => {
+                if let Some((hasher, _)) = &mut hasher {
+                    hasher.zeros(plan.bytes_in(&chunks));
+                }
+                todo.overlapping(&chunks).all(|range| {
+                    let hole = range.start.max(chunks.start)..range.end.min(chunks.end);
+                    to_send.send_blocking(Ok(Prepared::Hole(hole))).is_ok()
+                })
+            }
+            Ok(None) => {
+                if let Some((hasher, hashed)) = hasher {
+                    let _ = hashed.send_blocking(hasher.finish());
+                }
+                return;
+            }
             Err(error) => {
                 let _ = to_send.send_blocking(Err(error));
                 false

@@ -215,6 +215,7 @@ impl<J: Job> Shell<J> {
                 match &answer {
                     Ok(()) => {
                         self.progress.done_bytes += span.len;
+                        self.progress.done_chunks += 1;
                         if let Err(error) = self.job.settled(span) {
                             self.fail(error);
                         }
@@ -251,6 +252,7 @@ impl<J: Job> Shell<J> {
 
     fn report(&mut self, monitor: &mut dyn Monitor) {
         for chunks in self.engine.take_skipped() {
+            self.progress.done_chunks += chunks.end - chunks.start;
             if let Err(error) = self.job.skipped(chunks) {
                 self.fail(error);
             }

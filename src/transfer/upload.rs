@@ -60,6 +60,8 @@ pub struct UploadOptions {
     pub compare: bool,
     /// How much to read back at the end.
     pub verify: Verify,
+    /// Whether to hash the whole image, what earlier runs settled included.
+    pub checksum: bool,
 }
 
 impl UploadOptions {
@@ -75,6 +77,7 @@ impl UploadOptions {
             journal: JournalOptions::default(),
             compare: false,
             verify: Verify::default(),
+            checksum: false,
         }
     }
 }
@@ -88,6 +91,8 @@ pub struct Uploaded {
     pub progress: Progress,
     /// What was read back.
     pub verified: Verified,
+    /// The digest of the image, if it was asked for.
+    pub checksum: Option<Digest>,
 }
 
 /// An upload that did not finish.
@@ -278,7 +283,15 @@ async fn send(
         client: client.clone(),
         drive,
         plan,
-        pipeline: Pipeline::start(begun.image, plan, todo, options.level, jobs, &sampler)?,
+        pipeline: Pipeline::start(
+            begun.image,
+            plan,
+            todo,
+            options.level,
+            jobs,
+            &sampler,
+            options.checksum,
+        )?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
         compare,
@@ -293,6 +306,7 @@ async fn send(
     let outcome = shell.outcome(ending, "write to");
     let job = shell.into_job();
     let (to_verify, zero_digests) = (job.to_verify.unwrap_or_default(), job.zero_digests);
+    let pipeline = job.pipeline;
     // Whatever happened: what was confirmed is kept.
     let kept = finish(job.keeper).await;
     outcome.inspect_err(|error| {
@@ -301,6 +315,16 @@ async fn send(
             resume.chunk = begun.first;
         }
     })?;
+    let checksum = match options.checksum {
+        true => {
+            let mut stop = stop.clone();
+            tokio::select! {
+                checksum = pipeline.checksum() => Some(checksum?),
+                () = stop.asked() => return Err(stopped()),
+            }
+        }
+        false => None,
+    };
     let (journal, to_verify) = everything_settled(
         kept?,
         session.state,
@@ -335,6 +359,7 @@ async fn send(
         drive,
         progress,
         verified: verified?,
+        checksum,
     })
 }
 

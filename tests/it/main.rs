@@ -8,6 +8,7 @@
 
 mod download;
 mod faults;
+mod features;
 mod kill;
 mod libcloud;
 mod powerloss;

@@ -1,0 +1,71 @@
+//! `--checksum`: the line that `sha256sum` prints, and a file that it checks.
+
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The line for a file of this name, with its end.
+fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(name.len());
+    for byte in name {
+        match byte {
+            b'\\' => escaped.extend_from_slice(b"\\\\"),
+            b'\n' => escaped.extend_from_slice(b"\\n"),
+            b'\r' => escaped.extend_from_slice(b"\\r"),
+            _ => escaped.push(*byte),
+        }
+    }
+    // A backslash before all tells that the name is escaped.
+    let mark = if escaped == name { "" } else { "\\" };
+    let mut line = format!("{mark}{digest}  ").into_bytes();
+    line.extend(escaped);
+    line.push(b'\n');
+    line
+}
+
+/// Prints the line on stdout, or on stderr where stdout holds the image. A reader
+/// that went away is no reason to fail.
+pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
+    let line = line(digest, path.as_os_str().as_bytes());
+    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+    let out: &mut dyn Write = match is_on_stdout {
+        true => &mut stdout,
+        false => &mut stderr,
+    };
+    let _ = out.write_all(&line);
+    let _ = out.flush();
+}
+
+/// Writes the line to `PATH.sha256`, whole or not at all. A device has none.
+pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".sha256");
+    let beside = PathBuf::from(beside);
+    let Some(name) = path.file_name().filter(|_| path.is_file()) else {
+        return Ok(());
+    };
+    let cannot = |cause: std::io::Error| {
+        let what = format!("Cannot write {}", beside.display());
+        Error::new(ErrorKind::Local, what).because(cause)
+    };
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+        .map_err(cannot)?;
+    file.write_all(&line(digest, name.as_bytes()))
+        .map_err(cannot)?;
+    file.as_file().sync_all().map_err(cannot)?;
+    file.persist(&beside).map_err(|error| cannot(error.error))?;
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(cannot)
+}

@@ -1,0 +1,88 @@
+//! When bytes may move, where there is a limit to how many per second.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// Bytes that may move at once after a pause, as a time of the rate: enough that
+/// no moment is lost between two requests, and no burst that others would feel.
+const BURST: Duration = Duration::from_millis(100);
+/// Steps in a second: bytes are handed over in so many pieces.
+const STEPS_PER_S: u64 = 10;
+/// Smallest step: less costs more than it smoothes.
+const STEP_BYTES_MIN: u64 = 1024;
+
+/// A token bucket as a line of reservations: who asks first goes first, and is
+/// told how long to wait. Shared by all workers.
+#[derive(Clone, Debug)]
+pub struct TokenBucket {
+    rate: NonZeroU64,
+    /// When all that was handed out is paid for.
+    paid_at: Duration,
+}
+
+impl TokenBucket {
+    /// A bucket of so many bytes per second.
+    pub fn new(rate: NonZeroU64) -> Self {
+        Self {
+            rate,
+            paid_at: Duration::ZERO,
+        }
+    }
+
+    /// Bytes to ask for at a time.
+    pub fn step_bytes(&self) -> u64 {
+        (self.rate.get() / STEPS_PER_S).max(STEP_BYTES_MIN)
+    }
+
+    /// Reserves `bytes`, and tells how long to wait before they move.
+    pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
+        let from = self.paid_at.max(now.saturating_sub(BURST));
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.get());
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
+        self.paid_at = from.saturating_add(Duration::from_nanos(nanos));
+        from.saturating_sub(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn bucket(rate: u64) -> TokenBucket {
+        TokenBucket::new(NonZeroU64::new(rate).unwrap())
+    }
+
+    #[test]
+    fn in_the_long_run_it_is_the_rate() {
+        let mut bucket = bucket(1_000_000);
+        let mut random = fastrand::Rng::with_seed(3);
+        let (mut now, mut moved) = (Duration::ZERO, 0);
+        while now < S * 60 {
+            let bytes = random.u64(1..bucket.step_bytes());
+            now += bucket.take(bytes, now);
+            moved += bytes;
+        }
+        assert!((59_000_000..=60_300_000).contains(&moved), "{moved}");
+    }
+
+    #[test]
+    fn a_pause_is_not_made_up_for() {
+        let mut bucket = bucket(1000);
+        assert_eq!(bucket.take(1000, Duration::ZERO), Duration::ZERO);
+        assert_eq!(bucket.take(1000, Duration::ZERO), S);
+        // An hour later: a tenth of a second's bytes, and no more.
+        let now = S * 3600;
+        assert_eq!(bucket.take(100, now), Duration::ZERO);
+        assert_eq!(bucket.take(1000, now), Duration::ZERO);
+        assert_eq!(bucket.take(1, now), S);
+    }
+
+    #[test]
+    fn who_asks_first_goes_first() {
+        let mut bucket = bucket(1000);
+        let waits = [0; 5].map(|_| bucket.take(500, S * 10).as_millis());
+        assert_eq!(waits, [0, 400, 900, 1400, 1900]);
+    }
+}

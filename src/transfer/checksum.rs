@@ -1,0 +1,168 @@
+//! The SHA-256 of a whole image, in order.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use rangemap::RangeSet;
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Plan;
+
+/// Bytes hashed at a time.
+const STEP_BYTES: usize = 256 * 1024;
+
+/// A hash that zeros can be put into without having them.
+pub(super) struct Hasher {
+    sha256: Sha256,
+    step: Vec<u8>,
+}
+
+impl Hasher {
+    pub(super) fn new() -> Self {
+        Self {
+            sha256: Sha256::new(),
+            step: vec![0; STEP_BYTES],
+        }
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+    }
+
+    pub(super) fn zeros(&mut self, mut len: u64) {
+        self.step.fill(0);
+        while len > 0 {
+            let n = len.min(STEP_BYTES as u64);
+            self.sha256
+                .update(&self.step[..usize::try_from(n).unwrap_or(0)]);
+            len -= n;
+        }
+    }
+
+    /// A range of a file.
+    fn file(&mut self, file: &File, range: Range<u64>) -> std::io::Result<()> {
+        let mut offset = range.start;
+        while offset < range.end {
+            let n = (range.end - offset).min(STEP_BYTES as u64);
+            let step = &mut self.step[..usize::try_from(n).unwrap_or(0)];
+            file.read_exact_at(step, offset)?;
+            self.sha256.update(&*step);
+            offset += n;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Digest {
+        Digest::from_bytes(self.sha256.finalize().into())
+    }
+}
+
+/// Follows a file that is written in any order, on a thread of its own: hashes
+/// what has no gap before it. What is there already, from an earlier run or
+/// before the first byte of this one, is read as well.
+#[derive(Debug)]
+pub(super) struct Follower {
+    plan: Plan,
+    /// Byte of the file that the plan begins at.
+    base: u64,
+    there: RangeSet<u64>,
+    reached: mpsc::Sender<u64>,
+    thread: JoinHandle<std::io::Result<Digest>>,
+}
+
+impl Follower {
+    pub(super) fn start(file: File, plan: Plan, base: u64, there: RangeSet<u64>) -> Result<Self> {
+        let (reached, ends) = mpsc::channel::<u64>();
+        let thread = std::thread::Builder::new()
+            .name("checksum".into())
+            .spawn(move || {
+                let mut hasher = Hasher::new();
+                let mut at = 0;
+                for end in ends {
+                    hasher.file(&file, at..end)?;
+                    at = at.max(end);
+                }
+                Ok(hasher.finish())
+            })
+            .map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
+            })?;
+        let follower = Self {
+            plan,
+            base,
+            there,
+            reached,
+            thread,
+        };
+        follower.tell();
+        Ok(follower)
+    }
+
+    /// A chunk is in the file.
+    pub(super) fn settled(&mut self, index: u64) {
+        self.there.insert(index..index + 1);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let first_open = self.there.get(&0).map_or(0, |range| range.end);
+        let span = self.plan.span(first_open);
+        let end = self.base + span.map_or(self.plan.size(), |span| span.offset);
+        // A thread that is gone has failed: that is told at the end.
+        let _ = self.reached.send(end);
+    }
+
+    /// The digest, when all of the file is there. Blocks.
+    pub(super) fn finish(self) -> Result<Digest> {
+        drop(self.reached);
+        let digest = self.thread.join();
+        digest
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread panicked")))
+            .map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot read the image for its checksum")
+                    .because(cause)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_in_any_order_is_hashed_in_order() {
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..1000_u32).map(|i| (i % 251) as u8).collect();
+        // 100 bytes before the plan, and the third chunk, are there.
+        file.write_all_at(&bytes[..100], 0).unwrap();
+        file.write_all_at(&bytes[220..280], 220).unwrap();
+        let plan = Plan::new(900, NonZeroU64::new(60).unwrap());
+        let there = RangeSet::from_iter(std::iter::once(2..3));
+        let handle = file.try_clone().unwrap();
+        let mut follower = Follower::start(handle, plan, 100, there).unwrap();
+        for index in [1, 0, 14, 13, 12, 3, 5, 4, 6, 7, 11, 10, 9, 8] {
+            let from = 100 + 60 * index as usize;
+            file.write_all_at(&bytes[from..from + 60], from as u64)
+                .unwrap();
+            follower.settled(index);
+        }
+        assert_eq!(follower.finish().unwrap(), Digest::of(&bytes));
+    }
+
+    #[test]
+    fn zeros_need_not_be_there() {
+        let mut hasher = Hasher::new();
+        hasher.bytes(b"a");
+        hasher.zeros(600_000);
+        hasher.bytes(b"b");
+        let bytes = [&b"a"[..], &vec![0; 600_000], b"b"].concat();
+        assert_eq!(hasher.finish(), Digest::of(&bytes));
+    }
+}

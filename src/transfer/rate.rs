@@ -1,0 +1,39 @@
+//! The limit of bytes per second: a bucket, its clock, and its lock.
+
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::api::Meter;
+use crate::policy::TokenBucket;
+
+/// A limit over all requests of the clients that share it.
+#[derive(Debug)]
+pub struct RateLimit {
+    bucket: Mutex<TokenBucket>,
+    began: Instant,
+}
+
+impl RateLimit {
+    /// At most so many bytes of bodies per second.
+    pub fn meter(rate: NonZeroU64) -> Arc<dyn Meter> {
+        Arc::new(Self {
+            bucket: Mutex::new(TokenBucket::new(rate)),
+            began: Instant::now(),
+        })
+    }
+}
+
+impl Meter for RateLimit {
+    fn step_bytes(&self) -> usize {
+        let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        usize::try_from(bucket.step_bytes()).unwrap_or(usize::MAX)
+    }
+
+    fn take(&self, bytes: usize) -> Duration {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(bytes as u64, self.began.elapsed())
+    }
+}
