@@ -84,11 +84,11 @@ bug 'complete by count' \
     'self.settled.iter().map(|range| range.end - range.start).sum::<u64>() >= self.all.end - self.all.start'
 bug 'create is asked again blindly' \
     'lib policy::create::tests::a_lost_answer_is_looked_for_and_adopted' \
-    src/policy/create.rs $'            self.looks = 0;\n            return self.look_again();' \
+    src/policy/create.rs $'            self.looks_max = LOOKS_S.len();\n            return self.look_again();' \
     '            return CreateStep::Post { after: Duration::ZERO };'
 bug 'a resumed run asks for a drive without looking' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/create.rs $'        self.unclear_posts += 1;\n        self.look_again()' \
+    src/policy/create.rs $'        self.looks_max = RESUME_LOOKS;\n        self.look_again()' \
     '        CreateStep::Post { after: Duration::ZERO }'
 bug '401 is tried again' \
     'lib policy::retry::tests::the_table' \
@@ -96,9 +96,9 @@ bug '401 is tried again' \
 bug 'Retry-After is ignored' \
     'lib policy::retry::tests::retry_after_is_the_least_wait' \
     src/policy/retry.rs '=> obey(*asked, wait, rng),' '=> if asked.is_zero() { obey(*asked, wait, rng) } else { wait },'
-bug 'Retry-After holds back one worker only' \
+bug 'Retry-After does not hold back probes' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/engine.rs 'let mut all_wait = class == Class::Throttle;' 'let mut all_wait = false && class == Class::Throttle;'
+    src/policy/engine.rs 'if now < self.asked {' 'if now < self.asked && !self.breaker.is_open() {'
 bug 'the breaker never gives up' \
     'lib policy::breaker::tests::opens_after_a_row_and_closes_on_success' \
     src/policy/breaker.rs 'Some(silent.min(fruitless))' 'silent.min(fruitless).checked_sub(Duration::MAX)'
