@@ -545,7 +545,7 @@ fn so_much_is_read_back() {
     for (how, least, most) in [("none", 0, 0), ("sample", 2, 60), ("full", CHUNKS, CHUNKS)] {
         let scene = Scene::new();
         let _ = scene.run(&format!("--verify {how}")).code(0);
-        let reads = scene.proxy.count(Request::is_read);
+        let reads = scene.proxy.count(Request::reads_back);
         assert!((least..=most).contains(&reads), "{how}: {reads} reads");
         scene.check_done();
     }
@@ -557,7 +557,7 @@ fn a_full_verification_reads_what_earlier_runs_wrote() {
     let _ = scene.interrupted("");
     scene.proxy.forget();
     let _ = scene.run("--verify full").code(0);
-    assert_eq!(scene.proxy.count(Request::is_read), CHUNKS);
+    assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS);
 }
 
 #[test]
@@ -565,11 +565,11 @@ fn bytes_that_changed_on_the_drive_are_found() {
     let scene = Scene::new();
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
-    scene.proxy.fault(Request::is_read, usize::MAX, hold);
+    scene.proxy.fault(Request::reads_back, usize::MAX, hold);
     let running = scene.start("--verify full");
-    scene
-        .proxy
-        .wait_for("a read", |requests| requests.iter().any(Request::is_read));
+    scene.proxy.wait_for("a look at the drive", |requests| {
+        requests.iter().any(Request::reads_back)
+    });
     let path = scene.server.drive_file(&scene.drive());
     let file = File::options().write(true).open(path).unwrap();
     file.write_all_at(&[!scene.image[77 * C + 1]], 77 * C as u64 + 1)

@@ -59,6 +59,11 @@ impl Request {
         self.path.contains("/write")
     }
 
+    pub fn reads_back(&self) -> bool {
+        self.is_read() || self.path.contains("/digest/")
+    }
+
+    /// A read of bytes.
     pub fn is_read(&self) -> bool {
         self.path.contains("/read/")
     }
