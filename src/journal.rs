@@ -11,6 +11,7 @@ mod keeper;
 mod record;
 mod replay;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
@@ -158,11 +159,16 @@ impl Journal {
         })
     }
 
-    /// Reads all chunks that are done: index, length in bytes, digest.
+    /// The digests of all chunks that are done, by index. Of several records about
+    /// one chunk the last one counts.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be read.
-    pub fn done(&self, each: impl FnMut(u64, u32, Digest)) -> Result<()> {
+    pub fn digests(&self) -> Result<BTreeMap<u64, Digest>> {
+        let mut digests = BTreeMap::new();
+        let each = |index, _, digest| {
+            digests.insert(index, digest);
+        };
         let mut file = &self.file;
         file.seek(SeekFrom::Start(0))
             .and_then(|_| {
@@ -170,7 +176,7 @@ impl Journal {
                 replay(reader, each).map_err(std::io::Error::other)
             })
             .map_err(|cause| cannot(&self.path, "read").because(cause))?;
-        Ok(())
+        Ok(digests)
     }
 
     /// Where it is.

@@ -1,8 +1,6 @@
 //! An image that may have changed since an earlier run: which of the chunks that
 //! are on the drive are not what the image holds now.
 
-use std::collections::BTreeMap;
-
 use rangemap::RangeSet;
 
 use crate::chunk::is_zero;
@@ -32,13 +30,8 @@ pub(super) fn changed(
         .hint_to("Start over with --restart"));
     };
     let mut changed = RangeSet::new();
-    // Of several records about one chunk the last one counts.
-    let mut digests: BTreeMap<u64, Digest> = BTreeMap::new();
-    journal.done(|index, _, digest| {
-        digests.insert(index, digest);
-    })?;
     let mut bytes = Vec::new();
-    for (index, digest) in digests {
+    for (index, digest) in journal.digests()? {
         let Some(span) = plan.span(index) else {
             continue;
         };

@@ -1,6 +1,5 @@
 //! Opening the destination of a download, and taking up an earlier run.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::download::{Destination, DownloadOptions};
@@ -131,12 +130,8 @@ async fn published(path: &Path, plan: &Plan, session: &mut Session) -> Result<Op
         let Some(target) = ImageTarget::published(&path, plan.size())? else {
             return Ok((None, journal));
         };
-        let mut digests = BTreeMap::new();
-        journal.done(|index, _, digest| {
-            digests.insert(index, digest);
-        })?;
         let mut bytes = Vec::new();
-        for (index, digest) in digests {
+        for (index, digest) in journal.digests()? {
             let Some(span) = plan.span(index) else {
                 return Ok((None, journal));
             };

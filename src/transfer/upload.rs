@@ -1,6 +1,6 @@
 //! An upload: image → chunk → zero check → gzip → POST → confirmed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
@@ -440,16 +440,9 @@ async fn everything_settled(
         for index in earlier.holes.iter().flat_map(Clone::clone) {
             to_verify.extend(plan.span(index).map(|span| (span, zeros.of(span.len))));
         }
-        // Of several records about one chunk the last one counts.
-        let mut digests = BTreeMap::new();
-        if let Some(journal) = &journal {
-            journal.done(|index, _, digest| {
-                if earlier.done.contains(&index) {
-                    digests.insert(index, digest);
-                }
-            })?;
-        }
-        for (index, digest) in digests {
+        let digests = journal.as_ref().map(Journal::digests).transpose()?;
+        let digests = digests.into_iter().flatten();
+        for (index, digest) in digests.filter(|(index, _)| earlier.done.contains(index)) {
             to_verify.extend(plan.span(index).map(|span| (span, digest)));
         }
         Ok((journal, to_verify))
