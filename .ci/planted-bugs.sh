@@ -135,15 +135,15 @@ bug 'zeros left out where a record was lost' \
     '    Ok((image, count > 0))'
 bug 'digests of an earlier change are verified' \
     'it resume::what_was_sent_twice_is_verified_as_it_is_now' \
-    src/transfer/upload.rs 'digests.insert(index, digest);' \
+    src/journal.rs 'digests.insert(index, digest);' \
     'digests.entry(index).or_insert(digest);'
 bug 'a journal that never began is believed' \
     'it download::a_journal_that_never_began_is_forgotten' \
-    src/transfer/download.rs 'if session.is_resumed && session.state.drive.is_none() {' \
+    src/transfer/opening.rs 'if session.is_resumed && session.state.drive.is_none() {' \
     'if session.is_damaged && session.state.drive.is_none() {'
 bug 'an image that has its name is not known again' \
     'it download::one_that_was_named_but_not_tidied_up_is_done' \
-    src/transfer/download.rs 'if !gaps(plan, 0, &session.state.settled()).is_empty() {' \
+    src/transfer/opening.rs 'if !gaps(plan, 0, &session.state.settled()).is_empty() {' \
     'if session.is_resumed {'
 bug 'a new journal has a name before it is whole' \
     'it kill::a_download_killed_at_every_sync_and_rename_finishes' \
