@@ -369,7 +369,9 @@ fn tell(interrupted: &Interrupted) {
     let Some(resume) = interrupted.resume else {
         return;
     };
-    if resume.chunk < resume.chunks {
+    // With wrong bytes no chunk in particular failed.
+    let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
+    if resume.chunk < resume.chunks && !is_mixed {
         exit::say(&format!(
             "Failed to write chunk {} of {}: aborting",
             resume.chunk, resume.chunks
