@@ -486,7 +486,7 @@ async fn prepare(
         .map_err(|failure| {
             let error = failure.into_error(&format!("Cannot use drive {id}"));
             if session.is_resumed && error.kind() == ErrorKind::NotFound {
-                return error.hint_to("The earlier run's drive is gone: start over with --restart");
+                return error.hint_to("The earlier run's drive is gone: start over with --restart. If it was made a moment ago, wait and run the same command again");
             }
             error
         })?;
