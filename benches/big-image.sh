@@ -6,7 +6,9 @@
 # 1. A 4 GiB ext4 image with about 1 GB of files (this machine's /usr/share and
 #    /usr/bin) goes up with --local, and every byte is compared. Against
 #    `cp --sparse=always` of the same image.
-# 2. A 1 TiB sparse file with 100 MB of data goes up. Against the 100 MB alone.
+# 2. A 1 TiB sparse file with 100 MB of data goes up, the data in one place and in a
+#    hundred. Against the 100 MB alone. A hundred places touch a hundred chunks or
+#    more, which go whole.
 # Prints medians of ROUNDS (5), ratios, and peak memory against its bound. Needs
 # e2fsprogs, GNU time and about 4 GB of room.
 set -euo pipefail
@@ -35,6 +37,8 @@ fi
 if [[ ! -f $scratch/tib.img ]]; then
     dd if="$scratch/ext4.img" of="$scratch/100mb.img" bs=1M skip=256 count=100 status=none
     truncate -s 1T "$scratch/tib.img"
+    truncate -s 1T "$scratch/tib1.img"
+    dd if="$scratch/100mb.img" of="$scratch/tib1.img" bs=1M seek=500000 conv=notrunc status=none
     # A MiB in each of a hundred places.
     for i in $(seq 0 99); do
         dd if="$scratch/100mb.img" of="$scratch/tib.img" bs=1M skip="$i" count=1 \
@@ -68,6 +72,7 @@ for round in $(seq "$rounds"); do
     up ext4-level1 "$scratch/ext4.img" --level 1
     cmp "$scratch/ext4.img" "$scratch"/cloud/drives/*.data
     up 100mb "$scratch/100mb.img"
+    up tib1 "$scratch/tib1.img"
     up tib "$scratch/tib.img"
 done
 rm -rf "$scratch/cloud"
@@ -89,7 +94,8 @@ row cp cp "cp --sparse=always of the 4 GiB image"
 row ext4 cp "upload --local of the same"
 row ext4-level1 cp "upload --local --level 1 of the same"
 row 100mb 100mb "upload --local of 100 MB"
-row tib 100mb "upload --local of 1 TiB with 100 MB in it"
+row tib1 100mb "upload --local of 1 TiB with 100 MB in one place"
+row tib 100mb "upload --local of 1 TiB with 100 MB in a hundred places"
 echo
 bound=$((64 * 1024 + 3 * jobs * chunk_kib))
 echo "Bound of memory, server included: $((bound / 1024)) MiB (64 MiB + 3 x jobs x chunk)"
