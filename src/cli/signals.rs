@@ -20,6 +20,15 @@ impl Heard {
     pub(super) fn code(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// The exit code of a transfer that ended with such an error.
+    pub(super) fn exit_code(&self, kind: ErrorKind) -> u8 {
+        match kind {
+            // A signal at the prompt for the key leaves none.
+            ErrorKind::Cancelled | ErrorKind::Usage if self.code() != 0 => self.code(),
+            kind => exit::code_of(kind),
+        }
+    }
 }
 
 /// Listens from now on; the deadline is counted from now on, too. Needs a runtime.

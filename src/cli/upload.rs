@@ -176,11 +176,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(interrupted) => {
-            let exit_code = match interrupted.error.kind() {
-                // A signal at the prompt for the key leaves none.
-                ErrorKind::Cancelled | ErrorKind::Usage if heard.code() != 0 => heard.code(),
-                kind => exit::code_of(kind),
-            };
+            let exit_code = heard.exit_code(interrupted.error.kind());
             display.ended(&End {
                 verified: None,
                 error: Some(interrupted.error.kind()),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
+use super::checksum::Hasher;
 use super::shell::{Attempt, Feed, Job, Shell};
 use super::stop::Stop;
 use crate::api::Client;
@@ -282,15 +283,9 @@ pub(super) struct ZeroDigests(HashMap<u64, Digest>);
 impl ZeroDigests {
     pub(super) fn of(&mut self, len: u64) -> Digest {
         *self.0.entry(len).or_insert_with(|| {
-            let step = vec![0; 64 * 1024];
-            let mut hasher = Sha256::new();
-            let mut left = len;
-            while left > 0 {
-                let n = left.min(step.len() as u64);
-                hasher.update(&step[..usize::try_from(n).unwrap_or(0)]);
-                left -= n;
-            }
-            Digest::from_bytes(hasher.finalize().into())
+            let mut hasher = Hasher::new();
+            hasher.zeros(len);
+            hasher.finish()
         })
     }
 }
