@@ -193,7 +193,8 @@ pub async fn download(
         base,
         sink: Arc::new(sink),
         todo: todo.into_iter().rev().collect(),
-        window: Arc::new(Semaphore::new(2 * options.jobs.get() as usize)),
+        window: Arc::new(Semaphore::new(0)),
+        served: 0,
         sampler: sampler.clone(),
         digests: Arc::default(),
         keeper,
@@ -304,6 +305,8 @@ struct Download {
     todo: Vec<Range<u64>>,
     /// Chunks that may be under way or wait to be written in order.
     window: Arc<Semaphore>,
+    /// The workers that the window is for.
+    served: u32,
     sampler: Sampler,
     /// Digests of chunks that are written but not settled yet.
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
@@ -326,6 +329,12 @@ impl Job for Download {
         }
         range.start += 1;
         Feed::Chunk(range.start - 1)
+    }
+
+    fn serve(&mut self, workers: u32) {
+        let more = workers.saturating_sub(self.served);
+        self.window.add_permits(2 * more as usize);
+        self.served += more;
     }
 
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {

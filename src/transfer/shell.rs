@@ -67,6 +67,8 @@ impl Attempt {
 pub(super) trait Job {
     /// Waits for what is next. Dropping the future loses nothing.
     fn feed(&mut self) -> impl Future<Output = Feed> + Send;
+    /// So many chunks may be in flight from now on.
+    fn serve(&mut self, _workers: u32) {}
     /// Makes an attempt at a chunk. One that was never fed is all zero.
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static;
     /// A chunk needs no further attempt. An error ends the transfer.
@@ -126,6 +128,7 @@ impl<J: Job> Shell<J> {
 
     /// Runs the transfer to its end, good or bad.
     pub(super) async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
+        self.job.serve(self.engine.limit());
         let ending = self.work(monitor, stop).await;
         self.attempts.shutdown().await;
         self.report(monitor);
@@ -212,8 +215,9 @@ impl<J: Job> Shell<J> {
                     self.fail(error);
                     Err(failure)
                 });
+                let answer = answer.map(|()| attempt.wire_bytes);
                 match &answer {
-                    Ok(()) => {
+                    Ok(_) => {
                         self.progress.done_bytes += span.len;
                         self.progress.done_chunks += 1;
                         if let Err(error) = self.job.settled(span) {
@@ -262,6 +266,11 @@ impl<J: Job> Shell<J> {
         self.progress.skipped_bytes = skipped;
         self.progress.chunks_in_order = self.engine.in_order();
         self.progress.in_flight = self.engine.in_flight();
+        let workers = self.engine.limit();
+        if workers != self.progress.workers {
+            self.job.serve(workers);
+        }
+        self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
         monitor.event(&Event::Progress(self.progress));
     }
