@@ -222,4 +222,12 @@ mod tests {
             assert!(parse(line).is_err(), "{line}");
         }
     }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        for flags in ["--gzip --zstd", "--gzip --journal j", "--zstd -o 5"] {
+            let kind = parse(&format!("{flags} {ID} out")).unwrap_err().kind();
+            assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{flags}");
+        }
+    }
 }

@@ -387,6 +387,18 @@ mod tests {
     }
 
     #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        for line in [
+            "--local d --endpoint http://h a",
+            "--journal j --no-journal a",
+            &format!("-d {ID} --resume-from-drive {ID} a"),
+        ] {
+            let kind = parse(line).unwrap_err().kind();
+            assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{line}");
+        }
+    }
+
+    #[test]
     fn what_the_original_refuses_is_refused() {
         for line in [
             "",
