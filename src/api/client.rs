@@ -23,7 +23,7 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::wire::{EXTENSION_DIGEST, Format, Properties, READ_BYTES_MAX, X_OPENHOSTING_EXTENSIONS};
+use crate::wire::{EXTENSION_DIGEST, Format, Properties, X_OPENHOSTING_EXTENSIONS};
 
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -267,13 +267,13 @@ impl Client {
         Ok(status)
     }
 
-    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`, at most
-    /// [`READ_BYTES_MAX`].
+    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`. More than
+    /// [`READ_BYTES_MAX`](crate::wire::READ_BYTES_MAX) is refused or cut short, unless a
+    /// probe found otherwise.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
-        debug_assert!(len <= READ_BYTES_MAX);
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
