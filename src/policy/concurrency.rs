@@ -15,6 +15,10 @@
 //! - **Down when it no longer helps.** Where the goodput falls, fewer are tried, and
 //!   stay if they do as well.
 //!
+//! Goodput is measured in two ways. Over whole requests, which takes as long as
+//! they do. And where these take long, by a glance: the bytes that move while no
+//! request begins or ends, when no buffer is being filled or emptied.
+//!
 //! Only times in which all the requests that were allowed were in flight tell
 //! anything: where the compressors are what limits, more requests are not used
 //! and less is no loss.
@@ -35,6 +39,11 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// begin so many: then as many do as begin at once when the limit is doubled.
 const WINDOW_REQUESTS: u32 = 8;
 const WINDOW_MAX: Duration = Duration::from_secs(10);
+/// How long no request began or ended before a glance: connections are made and grow,
+/// and buffers are full, by then.
+const GLANCE_AFTER: Duration = Duration::from_secs(3);
+/// How long a glance is.
+const GLANCE: Duration = Duration::from_secs(5);
 /// What a request costs beyond its body, in bytes: a round trip, and the endpoint's
 /// work. So that chunks of zeros, which are tiny in gzip, count as something.
 const REQUEST_BYTES: u64 = 64 * 1024;
@@ -45,8 +54,8 @@ const UNUSED_MAX: f64 = 0.05;
 /// each time twice as long.
 const BARRED_MIN: Duration = Duration::from_secs(60);
 const BARRED_MAX: Duration = Duration::from_secs(16 * 60);
-/// It is at least so many times as long as the measurement took.
-const BARRED_WINDOWS: u32 = 8;
+/// It is at least so many times as long as the last request took.
+const BARRED_REQUESTS: u32 = 8;
 /// A goodput so many times what it was, or as many times less, is another link: then
 /// what did not help may be tried again.
 const CHANGED: f64 = 1.5;
@@ -68,6 +77,8 @@ pub struct Ticket {
 struct Known {
     level: u32,
     rate: f64,
+    /// Whether it is from a glance: compared with one only.
+    is_glance: bool,
 }
 
 impl Known {
@@ -104,6 +115,14 @@ impl Window {
     }
 }
 
+/// A time in which no request begins or ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quiet {
+    since: Duration,
+    /// The bytes that had moved when the glance began.
+    from: Option<(Duration, u64)>,
+}
+
 /// Numbers of requests that are not tried for now.
 #[derive(Clone, Copy, Debug)]
 struct Barred {
@@ -126,10 +145,11 @@ pub struct Concurrency {
     /// The first era after the last fall: what was sent before has been heard.
     fell: u64,
     window: Window,
-    /// How long the last one took that counted.
-    window_time: Duration,
-    /// The goodput at the limit, over its last windows.
-    rate: Option<f64>,
+    quiet: Quiet,
+    /// How long the last request took that succeeded.
+    took: Duration,
+    /// The goodput at the limit, as measured last.
+    rate: Option<Known>,
     /// What `rate` was when the search at this limit ended.
     settled_rate: Option<f64>,
     /// The smaller number that the limit was found to be better than.
@@ -155,7 +175,8 @@ impl Concurrency {
             era: 0,
             fell: 0,
             window: Window::default(),
-            window_time: Duration::ZERO,
+            quiet: Quiet::default(),
+            took: Duration::ZERO,
             rate: None,
             settled_rate: None,
             below: None,
@@ -175,6 +196,7 @@ impl Concurrency {
     pub fn sent(&mut self, now: Duration) -> Ticket {
         self.advance(now);
         self.in_flight += 1;
+        self.stir(now);
         let window = &mut self.window;
         if window.sent == 0 {
             window.began = now;
@@ -192,6 +214,7 @@ impl Concurrency {
     /// A request succeeded; `bytes` of bodies moved for it.
     pub fn succeeded(&mut self, ticket: Ticket, bytes: u64, now: Duration) {
         self.before = None;
+        self.took = now.saturating_sub(ticket.sent_at);
         let bytes = bytes.saturating_add(REQUEST_BYTES);
         self.ended(ticket, bytes, now);
     }
@@ -246,6 +269,43 @@ impl Concurrency {
         self.set((before / 2).max(1), now);
     }
 
+    /// So many bytes of bodies have moved since the start, over all requests.
+    pub fn moved(&mut self, bytes: u64, now: Duration) {
+        if self.glance_at(now).is_none_or(|at| now < at) {
+            return;
+        }
+        let Some((at, then)) = self.quiet.from else {
+            self.quiet.from = Some((now, bytes));
+            return;
+        };
+        self.stir(now);
+        let bytes = bytes.saturating_sub(then) as f64;
+        // Nothing moved at all: it is not the number of requests that is wrong.
+        if bytes > 0.0 {
+            self.measure();
+            self.judge(
+                Known {
+                    level: self.limit,
+                    rate: bytes / now.saturating_sub(at).as_secs_f64(),
+                    is_glance: true,
+                },
+                now,
+            );
+        }
+    }
+
+    /// When to tell [`moved`](Self::moved) at the latest, if anything depends on it.
+    pub fn glance_at(&self, now: Duration) -> Option<Duration> {
+        let is_wanted = match self.trial {
+            Some(other) => other.is_glance && other.level < self.limit,
+            None => self.more(now).is_some(),
+        };
+        (is_wanted && self.in_flight == self.limit).then(|| match self.quiet.from {
+            Some((at, _)) => at + GLANCE,
+            None => self.quiet.since + GLANCE_AFTER,
+        })
+    }
+
     fn is_trying_more(&self) -> bool {
         self.trial.is_some_and(|other| other.level < self.limit)
     }
@@ -271,6 +331,7 @@ impl Concurrency {
     fn set(&mut self, limit: u32, now: Duration) {
         self.advance(now);
         self.limit = limit.min(self.ceiling);
+        self.stir(now);
         self.era += 1;
         self.measure();
     }
@@ -280,6 +341,14 @@ impl Concurrency {
         self.window = Window {
             serial: self.window.serial + 1,
             ..Window::default()
+        };
+    }
+
+    /// Something began or ended.
+    fn stir(&mut self, now: Duration) {
+        self.quiet = Quiet {
+            since: now,
+            from: None,
         };
     }
 
@@ -294,6 +363,7 @@ impl Concurrency {
     fn left(&mut self, now: Duration) {
         self.advance(now);
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.stir(now);
     }
 
     /// A request is over, and may have been the last one of the window.
@@ -318,14 +388,21 @@ impl Concurrency {
         if window.unused_s > UNUSED_MAX * f64::from(self.limit) * time.as_secs_f64() {
             return;
         }
-        self.window_time = time;
         // As many requests, each at the mean speed of one: unlike a count of bytes in
         // a time this has no edges, where a chunk more or less is a great deal.
         let taken_s = window.taken.as_secs_f64().max(1e-9);
-        let here = Known {
-            level: self.limit,
-            rate: f64::from(self.limit) * window.bytes as f64 / taken_s,
-        };
+        self.judge(
+            Known {
+                level: self.limit,
+                rate: f64::from(self.limit) * window.bytes as f64 / taken_s,
+                is_glance: false,
+            },
+            now,
+        );
+    }
+
+    /// The goodput at the limit was measured.
+    fn judge(&mut self, here: Known, now: Duration) {
         match self.trial.take() {
             Some(other) if other.level < here.level => self.tried_more(here, other, now),
             Some(other) => self.tried_fewer(here, other, now),
@@ -337,7 +414,7 @@ impl Concurrency {
         if here.helps(fewer) {
             self.below = Some(fewer);
             self.barred = self.barred.filter(|barred| here.level < barred.from);
-            self.settle(here.rate);
+            self.settle(here);
             self.try_more(now);
         } else {
             self.bar(here.level, now);
@@ -348,40 +425,42 @@ impl Concurrency {
     fn tried_fewer(&mut self, here: Known, more: Known, now: Duration) {
         if here.rate < more.rate {
             self.below = Some(here);
-            self.settle(more.rate);
+            self.settle(more);
             self.set(more.level, now);
         } else {
             self.below = None;
             self.bar(more.level, now);
-            self.settle(here.rate);
+            self.settle(here);
             self.try_fewer(here, now);
         }
     }
 
-    /// Another window at the same limit.
-    fn went_on(&mut self, here: Known, now: Duration) {
-        let mean = self.rate.map_or(here.rate, |rate| (rate + here.rate) / 2.0);
+    /// Measured once more at the same limit.
+    fn went_on(&mut self, mut here: Known, now: Duration) {
+        let mean = match self.rate {
+            Some(before) if before.is_glance == here.is_glance => (before.rate + here.rate) / 2.0,
+            _ => here.rate,
+        };
         let settled = *self.settled_rate.get_or_insert(mean);
         let is_worse = mean < settled / CHANGED;
-        let rate = if is_worse || mean > settled * CHANGED {
+        if is_worse || mean > settled * CHANGED {
             // What was before is no part of it.
             self.settled_rate = Some(here.rate);
             self.barred = None;
-            here.rate
         } else {
-            mean
-        };
-        self.rate = Some(rate);
-        if is_worse || self.below.is_some_and(|below| rate < below.rate) {
-            self.try_fewer(Known { rate, ..here }, now);
+            here.rate = mean;
+        }
+        self.rate = Some(here);
+        if is_worse || self.below.is_some_and(|below| here.rate < below.rate) {
+            self.try_fewer(here, now);
         } else {
             self.try_more(now);
         }
     }
 
-    fn settle(&mut self, rate: f64) {
-        self.rate = Some(rate);
-        self.settled_rate = Some(rate);
+    fn settle(&mut self, here: Known) {
+        self.rate = Some(here);
+        self.settled_rate = Some(here.rate);
     }
 
     /// Tries half as many.
@@ -392,20 +471,22 @@ impl Concurrency {
         }
     }
 
-    /// Tries twice as many, or half as many more.
     fn try_more(&mut self, now: Duration) {
-        let Some(rate) = self.rate else { return };
+        if let (Some(here), Some(more)) = (self.rate, self.more(now)) {
+            self.trial = Some(here);
+            self.set(more, now);
+        }
+    }
+
+    /// What to try next: twice as many, or half as many more.
+    fn more(&self, now: Duration) -> Option<u32> {
         let barred = self.barred.filter(|barred| now < barred.until);
         let most = barred.map_or(self.ceiling, |barred| self.ceiling.min(barred.from - 1));
         let level = self.limit;
         let steps = [(level * 2).min(self.ceiling), level + level / 2];
-        if let Some(more) = steps
+        steps
             .into_iter()
             .find(|more| (level + 1..=most).contains(more))
-        {
-            self.trial = Some(Known { level, rate });
-            self.set(more, now);
-        }
     }
 
     /// This many did not help, or did harm: neither they nor more for a while.
@@ -418,7 +499,7 @@ impl Concurrency {
         };
         self.barred = Some(Barred {
             from,
-            until: now + hold.max(self.window_time * BARRED_WINDOWS),
+            until: now + hold.max(self.took * BARRED_REQUESTS),
             hold,
         });
     }
@@ -487,6 +568,7 @@ mod tests {
         concurrency: Concurrency,
         rng: fastrand::Rng,
         now: f64,
+        moved: f64,
         requests: Vec<Request>,
     }
 
@@ -496,6 +578,7 @@ mod tests {
                 concurrency: Concurrency::new(ceiling),
                 rng: fastrand::Rng::with_seed(seed),
                 now: 0.0,
+                moved: 0.0,
                 requests: Vec::new(),
             }
         }
@@ -509,6 +592,8 @@ mod tests {
             let until = self.now + seconds;
             while self.now < until {
                 let limit = self.concurrency.limit();
+                self.begin(link, &mut seen);
+                self.concurrency.moved(self.moved as u64, self.time());
                 self.begin(link, &mut seen);
                 self.step(link, &mut seen);
                 seen.changes += u32::from(limit != self.concurrency.limit());
@@ -543,7 +628,7 @@ mod tests {
             }
         }
 
-        /// On to the next end of a request.
+        /// On to the next end of a request, or to a glance.
         fn step(&mut self, link: &Link, seen: &mut Seen) {
             let all: f64 = self.requests.iter().map(|r| r.speed).sum();
             let carries = (link.carries)(self.requests.len() as f64);
@@ -555,9 +640,17 @@ mod tests {
                 .enumerate()
                 .min_by(|a, b| a.1.total_cmp(&b.1))
                 .unwrap();
+            let glance = self.concurrency.glance_at(self.time());
+            let glance = glance.map_or(f64::MAX, |at| at.as_secs_f64() - self.now);
+            let is_glance = glance < wait;
+            let wait = if is_glance { glance + 1e-6 } else { wait };
             self.now += wait;
+            self.moved += wait * carries;
             for request in &mut self.requests {
                 request.left -= wait * carries * request.speed / all;
+            }
+            if is_glance {
+                return;
             }
             let done = self.requests.swap_remove(at);
             if done.breaks_at > 0.0 {
@@ -620,15 +713,22 @@ mod tests {
 
     #[test]
     fn it_is_there_after_a_few_chunks() {
-        // Each request takes 16 s whatever the others do: three rounds.
+        // Each request takes 32 s whatever the others do: all help.
         let link = Link {
-            carries: |n| n * MIB / 4.0,
+            carries: |n| n * MIB / 8.0,
             ..Link::default()
         };
         let mut run = Run::new(16, 1);
-        run.go(&link, 20.0);
-        assert!(run.concurrency.limit() == 8 || run.requests.len() == 4);
-        run.go(&link, 40.0);
+        // Glances: before any of these requests is over.
+        run.go(&link, 18.0);
+        assert_eq!(run.concurrency.limit(), 16);
+        // Each takes 4 s: no time for a glance.
+        let link = Link {
+            carries: |n| n * MIB,
+            ..Link::default()
+        };
+        let mut run = Run::new(16, 1);
+        run.go(&link, 30.0);
         assert_eq!(run.concurrency.limit(), 16);
     }
 

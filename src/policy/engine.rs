@@ -200,6 +200,12 @@ impl Engine {
         self.end(Ending::Stopped);
     }
 
+    /// So many bytes of bodies have moved since the start. Tell it before each
+    /// [`next`](Self::next).
+    pub fn moved(&mut self, bytes: u64, now: Duration) {
+        self.concurrency.moved(bytes, now);
+    }
+
     /// What to do now.
     pub fn next(&mut self, now: Duration) -> Action {
         if let Some(ending) = &self.ending {
@@ -243,7 +249,8 @@ impl Engine {
             return Action::End(Ending::Incomplete);
         }
         // One that is due already waits for another one to end.
-        Action::Wait(due.filter(|due| *due > now))
+        let times = [due, self.concurrency.glance_at(now)].into_iter().flatten();
+        Action::Wait(times.filter(|at| *at > now).min())
     }
 
     /// An attempt at a chunk ended: with so many bytes of bodies that it moved, or

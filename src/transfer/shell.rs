@@ -139,7 +139,9 @@ impl<J: Job> Shell<J> {
         let (mut drain, mut abort) = (stop.clone(), stop);
         let mut grace: Option<Instant> = None;
         loop {
-            let wait = match self.engine.next(self.began.elapsed()) {
+            let now = self.began.elapsed();
+            self.engine.moved(self.client.moved_bytes(), now);
+            let wait = match self.engine.next(now) {
                 Action::End(ending) => return ending,
                 Action::Wait(until) => until,
                 action => {

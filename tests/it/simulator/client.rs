@@ -171,6 +171,8 @@ struct Work {
     /// was sent.
     falls: u64,
     goods: u64,
+    /// Bytes of chunks that were answered well.
+    moved: u64,
     then: BTreeMap<u64, (u64, u64)>,
 }
 
@@ -484,6 +486,7 @@ impl Client<'_> {
             one_writer_known: false,
             falls: 0,
             goods: 0,
+            moved: 0,
             then: BTreeMap::new(),
         };
         self.work(work)
@@ -665,6 +668,7 @@ impl Client<'_> {
                 w.engine.stop();
             }
             let now = self.world.now - w.began;
+            w.engine.moved(w.moved, now);
             let wait = match w.engine.next(now) {
                 Action::End(ending) => return Ok(ending),
                 Action::Wait(until) => until,
@@ -849,6 +853,7 @@ impl Client<'_> {
                     if Digest::of(&bytes) == Digest::of(&self.scenario.source[range]) {
                         self.settled(w, span);
                         w.goods += 1;
+                        w.moved += span.len;
                         w.engine.answered(span.index, Ok(span.len), now);
                     } else {
                         self.attempt(w, Job::Chunk(span), span);
@@ -864,6 +869,7 @@ impl Client<'_> {
                     }
                     self.settled(w, span);
                     w.goods += 1;
+                    w.moved += span.len;
                     w.engine.answered(span.index, Ok(span.len), now);
                 }
                 Err(failure) => self.failed(w, span, failure, now),
