@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
+use super::JOBS_DEFAULT;
 use super::checksum::Follower;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
@@ -94,7 +95,7 @@ impl DownloadOptions {
             offset: None,
             chunk: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
             read_bytes_max: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
-            jobs: NonZeroU32::new(4).unwrap_or(NonZeroU32::MIN),
+            jobs: JOBS_DEFAULT,
             max_outage: Duration::from_secs(15 * 60),
             allow_live: false,
             journal: JournalOptions::default(),
