@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,7 +73,7 @@ class Link:
     """link.py and a server at its far end."""
 
     def __init__(self, lab, cc, rate, delay, loss, queue=256):
-        self.lab = lab
+        self.lab, self.spawned = lab, []
         settings = {"rate": rate, "delay": delay, "loss": loss, "queue": queue, "cc": cc}
         command = [sys.executable, HERE / "link.py"]
         command += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
@@ -92,14 +93,16 @@ class Link:
         # For curl, which reads in one piece.
         server += f" --read-max {1 << 30}"
         log = open(lab.directory / "server.log", "a")
-        self.server = self.spawn(self.far, server.split(), stdout=subprocess.PIPE, stderr=log)
-        self.server.stdout.readline()
+        server = self.spawn(self.far, server.split(), stdout=subprocess.PIPE, stderr=log)
+        server.stdout.readline()
 
     def spawn(self, namespace, command, **how):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["ip", "netns", "exec", namespace, *map(str, command)],
             cwd=self.lab.directory, env=self.lab.env, text=True, **how
         )
+        self.spawned.append(process)
+        return process
 
     def command(self, line):
         self.relay.stdin.write(line + "\n")
@@ -118,8 +121,9 @@ class Link:
         return len(subprocess.run(kill, stdout=subprocess.PIPE, text=True).stdout.splitlines())
 
     def close(self):
-        self.server.kill()
-        self.server.wait()
+        for process in self.spawned:
+            process.kill()
+            process.wait()
         self.relay.stdin.close()
         self.relay.wait()
         for file in self.drives.glob("*"):
@@ -324,6 +328,9 @@ def main():
     parser.add_argument("--jobs", type=int, nargs="*", default=[0], help="-j to try; 0 is the default")
     parser.add_argument("--kill-every", type=float, default=5, help="seconds between kills")
     args = parser.parse_args()
+    # Whatever ends it, nothing is left behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="oh-shaped-") as directory:
         lab = Lab(directory)
         for part in args.parts:
