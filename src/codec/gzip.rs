@@ -23,6 +23,20 @@ impl Level {
     pub const RAW: Self = Self(0);
     /// The highest there is.
     pub const MAX: u8 = 12;
+
+    /// The level of this number; `None` beyond [`Level::MAX`].
+    pub const fn new(level: u8) -> Option<Self> {
+        if level <= Self::MAX {
+            Some(Self(level))
+        } else {
+            None
+        }
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
 }
 
 impl Default for Level {
