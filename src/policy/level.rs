@@ -45,8 +45,14 @@ const TOP: f64 = (LADDER.len() - 1) as f64;
 const COST_GUESS: f64 = 5e-9;
 const BASE_GUESS: f64 = 5e-10;
 const RATIO_GUESS: f64 = 0.4;
-/// What the latest observation weighs against all before.
-const LATEST: f64 = 0.15;
+/// What the latest observation weighs against all before, when there are many: one
+/// chunk is not like the other, and a link that changes shows in who waits.
+const LATEST: f64 = 0.05;
+/// Bytes that have to come through before anything is known of the wire.
+const KNOWN_BYTES_MIN: f64 = 128.0 * 1024.0;
+/// Chunks that may be under way, for each that came through, if more are to go raw:
+/// what came first may have been fast for having the link's buffers to itself.
+const UNDER_WAY_MAX: u64 = 2;
 
 /// Chunks that should wait to be sent while all workers are busy: the next one is
 /// there when one of them is free.
@@ -64,6 +70,9 @@ const INTEGRAL: f64 = 0.04;
 /// Most rungs by which who waits overrules what was measured for long.
 const TRIM_MAX: f64 = 2.0;
 
+/// So near to the first rung it is on it.
+const NEARLY: f64 = 0.6;
+
 /// Decides on the level of each chunk. It is told how the transfer goes, and asked
 /// before a chunk is compressed.
 #[derive(Clone, Debug)]
@@ -76,6 +85,8 @@ pub struct LevelController {
     /// What rounding to a rung left over: two rungs are taken in turn, so often that
     /// it comes out right.
     carry: f64,
+    /// Chunks that were asked about.
+    chosen: u64,
     /// Chunks that are being compressed.
     compressing: usize,
 }
@@ -123,6 +134,7 @@ impl LevelController {
             link: Link::default(),
             trim: 0.0,
             carry: 0.0,
+            chosen: 0,
             compressing: 0,
         }
     }
@@ -157,17 +169,27 @@ impl LevelController {
             let surplus = self.link.wire.surplus();
             self.trim = (self.trim + INTEGRAL * surplus).clamp(-TRIM_MAX, TRIM_MAX);
             let trim = self.trim + PROPORTIONAL * surplus;
-            if balance < 1.0 && self.would_starve() {
+            if balance >= NEARLY {
+                // What is raw fills the wire for long: not for a moment's wait.
+                let lowest = (TRIM_MAX + self.trim).clamp(0.0, 1.0);
+                (balance.max(1.0) + trim).max(lowest)
+            } else if self.would_starve() {
                 0.0
             } else {
-                // Below the first rung a little goes a long way.
-                balance + trim * balance.min(1.0)
+                // A little goes a long way here, and more than was computed takes
+                // processors from those who send.
+                balance * (1.0 + trim.min(0.0))
             }
         } else {
-            // A body that is raw on a slow link would cost more than this.
-            balance.max(1.0)
+            balance
         };
-        let effort = effort.clamp(0.0, TOP);
+        let is_early = {
+            let under_way = self.chosen.saturating_sub(self.link.chunks);
+            under_way > UNDER_WAY_MAX.saturating_mul(self.link.chunks) || !self.link.is_known()
+        };
+        let lowest = if is_early { 1.0 } else { 0.0 };
+        let effort = effort.clamp(lowest, TOP);
+        self.chosen += 1;
         let rung = (effort + self.carry).round().clamp(0.0, TOP);
         self.carry = (self.carry + effort - rung).clamp(-1.0, 1.0);
         // From 0 to TOP, which are places on the ladder.
@@ -188,11 +210,11 @@ impl LevelController {
         // By how much the wire is later than the processors: less and less, from
         // rung to rung.
         let lag = |rung: &Rung| {
-            let cost = rung.cost * self.machine.cost;
-            let all = cost + ends * self.machine.base;
+            let cost = rung.cost * self.machine.cost.value;
+            let all = cost + ends * self.machine.base.value;
             let ratio = match rung.level {
                 0 => 1.0,
-                _ => rung.ratio * self.machine.ratio,
+                _ => rung.ratio * self.machine.ratio.value,
             };
             wire * ratio - (cost / compressors).max(all / processors)
         };
@@ -214,7 +236,7 @@ impl LevelController {
         let chunk = self.link.chunk_bytes;
         let chunks = (self.link.wire.ready + self.link.wire.in_flight) as f64;
         self.compressing + 1 >= self.config.compressors
-            && chunks * chunk * self.link.seconds_per_byte() < chunk * self.machine.cost
+            && chunks * chunk * self.link.seconds_per_byte() < chunk * self.machine.cost.value
     }
 }
 
@@ -237,10 +259,10 @@ impl Wire {
 struct Machine {
     /// Seconds of a processor for a byte at level 1, and for all that is not
     /// compression.
-    cost: f64,
-    base: f64,
+    cost: Mean,
+    base: Mean,
     /// Bytes of a body for a byte at level 1.
-    ratio: f64,
+    ratio: Mean,
     /// Seconds of a processor that compression took.
     compression: f64,
     /// And all else, until the last confirmation.
@@ -250,9 +272,9 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         Self {
-            cost: COST_GUESS,
-            base: BASE_GUESS,
-            ratio: RATIO_GUESS,
+            cost: Mean::guess(COST_GUESS),
+            base: Mean::guess(BASE_GUESS),
+            ratio: Mean::guess(RATIO_GUESS),
             compression: 0.0,
             others: None,
         }
@@ -263,7 +285,7 @@ impl Machine {
         if let Some(before) = self.others
             && bytes > 0
         {
-            learn(&mut self.base, (others - before).max(0.0) / bytes as f64);
+            self.base.learn((others - before).max(0.0) / bytes as f64);
         }
         self.others = Some(others);
     }
@@ -277,8 +299,8 @@ impl Machine {
             && bytes > 0
         {
             let ratio = body_bytes as f64 / bytes as f64;
-            learn(&mut self.cost, seconds / bytes as f64 / rung.cost);
-            learn(&mut self.ratio, ratio.min(1.0) / rung.ratio);
+            self.cost.learn(seconds / bytes as f64 / rung.cost);
+            self.ratio.learn(ratio.min(1.0) / rung.ratio);
         }
     }
 }
@@ -293,7 +315,8 @@ struct Link {
     /// Such seconds and bytes that came through, the latest weighing most.
     busy: f64,
     bytes: f64,
-    /// Bytes of the chunk that was confirmed last.
+    /// Chunks that came through, and the bytes of the last one.
+    chunks: u64,
     chunk_bytes: f64,
 }
 
@@ -311,12 +334,13 @@ impl Link {
         self.busy = self.busy * (1.0 - LATEST) + self.busy_now;
         self.bytes = self.bytes * (1.0 - LATEST) + body_bytes as f64;
         self.busy_now = 0.0;
+        self.chunks += 1;
         self.chunk_bytes = bytes as f64;
     }
 
-    /// Whether anything came through.
+    /// Whether enough came through.
     fn is_known(&self) -> bool {
-        self.bytes > 0.0
+        self.bytes >= KNOWN_BYTES_MIN
     }
 
     /// What a byte of a body takes; at least, as long as that is not known: the
@@ -325,14 +349,28 @@ impl Link {
         if self.is_known() {
             self.busy / self.bytes
         } else {
-            self.busy_now / (self.wire.bytes as f64).max(1.0)
+            (self.busy + self.busy_now) / (self.bytes + self.wire.bytes as f64).max(1.0)
         }
     }
 }
 
-/// Moves `known` some of the way to what was observed.
-fn learn(known: &mut f64, observed: f64) {
-    *known += LATEST * (observed - *known);
+/// A mean in which the latest observations weigh most; the first ones weigh as in
+/// any mean, and the guess before them as one.
+#[derive(Clone, Copy, Debug)]
+struct Mean {
+    value: f64,
+    weight: f64,
+}
+
+impl Mean {
+    fn guess(value: f64) -> Self {
+        Self { value, weight: 1.0 }
+    }
+
+    fn learn(&mut self, observed: f64) {
+        self.weight = (self.weight / (1.0 + self.weight)).max(LATEST);
+        self.value += self.weight * (observed - self.value);
+    }
 }
 
 #[cfg(test)]
