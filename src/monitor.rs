@@ -51,6 +51,8 @@ pub struct Progress {
     pub skipped_bytes: u64,
     /// Requests in flight.
     pub in_flight: usize,
+    /// How many there may be now.
+    pub workers: u32,
     /// Attempts beyond the first one of each chunk.
     pub retries: u64,
 }

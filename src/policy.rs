@@ -18,7 +18,7 @@ mod zeros;
 
 pub use backoff::Backoff;
 pub use breaker::Breaker;
-pub use concurrency::Concurrency;
+pub use concurrency::{Concurrency, Ticket};
 pub use create::{CreateStep, Creation, TOKEN_KEY};
 pub use engine::{Action, Ending, Engine, EngineConfig};
 pub use ledger::Ledger;

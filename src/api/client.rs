@@ -15,7 +15,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::endpoint::Endpoint;
-use super::meter::Meter;
+use super::meter::{Meter, Traffic};
 use super::patience::{self, Progress};
 use crate::chunk::{Encoding, Part};
 use crate::credentials::Credentials;
@@ -23,7 +23,7 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::wire::{EXTENSION_DIGEST, Format, Properties, READ_BYTES_MAX, X_OPENHOSTING_EXTENSIONS};
+use crate::wire::{EXTENSION_DIGEST, Format, Properties, X_OPENHOSTING_EXTENSIONS};
 
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -58,7 +58,7 @@ pub struct Client {
     endpoint: Endpoint,
     user: String,
     stall: Duration,
-    meter: Option<Arc<dyn Meter>>,
+    traffic: Traffic,
     /// Whether the endpoint announced that it makes digests.
     has_digest: Arc<AtomicBool>,
 }
@@ -133,7 +133,7 @@ impl Client {
             endpoint,
             user: credentials.user().to_owned(),
             stall: config.stall,
-            meter: config.meter.clone(),
+            traffic: Traffic::new(config.meter.clone()),
             has_digest: Arc::default(),
         })
     }
@@ -146,6 +146,12 @@ impl Client {
     /// Who asks.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// Bytes of bodies that were handed over to connections, or came with a
+    /// [`read`](Self::read): of this client and its clones, since it was made.
+    pub fn moved_bytes(&self) -> u64 {
+        self.traffic.moved()
     }
 
     /// `drives/UUID/info` (REFERENCE 1.1).
@@ -267,17 +273,17 @@ impl Client {
         Ok(status)
     }
 
-    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`, at most
-    /// [`READ_BYTES_MAX`].
+    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`. More than
+    /// [`READ_BYTES_MAX`](crate::wire::READ_BYTES_MAX) is refused or cut short, unless a
+    /// probe found otherwise.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
-        debug_assert!(len <= READ_BYTES_MAX);
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::exactly(response, len, self.stall, self.meter.as_deref()).await
+        answer::exactly(response, len, self.stall, Some(&self.traffic)).await
     }
 
     /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
@@ -401,7 +407,7 @@ impl Client {
                 request.body(reqwest::Body::wrap(UploadBody::new(
                     body,
                     progress.clone(),
-                    self.meter.clone(),
+                    self.traffic.clone(),
                 )))
             };
         }

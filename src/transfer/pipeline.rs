@@ -36,10 +36,17 @@ pub(super) struct Pipeline {
     pace: Pace,
 }
 
+/// Buffers for so many requests: one for each in flight, one ready for each of
+/// these, one to read into, and what each compressor writes to.
+fn buffers(workers: usize, compressors: usize) -> usize {
+    2 * workers + 1 + compressors
+}
+
 impl Pipeline {
-    /// Starts to read the chunks of `plan` that are in `todo`. Holds at most
-    /// three buffers of a chunk per job. With `checksum` it reads the others as
-    /// well, for the hash alone.
+    /// Starts to read the chunks of `plan` that are in `todo`, at most `jobs` of
+    /// which will be in flight. Holds at most three buffers of a chunk for each
+    /// that [`Pipeline::serve`] is told of. With `checksum` it reads the other
+    /// chunks as well, for the hash alone.
     pub(super) fn start(
         image: Image,
         plan: Plan,
@@ -50,9 +57,7 @@ impl Pipeline {
         checksum: bool,
     ) -> Result<Self> {
         let compressors = pace.compressors();
-        // One per request in flight, one ready for each of these, one to read
-        // into, and what each compressor writes to.
-        let pool = BufferPool::new(2 * jobs + 1 + compressors);
+        let pool = BufferPool::new(buffers(1, compressors));
         let (to_check, raw) = bounded(jobs);
         let (to_send, prepared) = bounded(jobs);
 
@@ -82,6 +87,11 @@ impl Pipeline {
             pool,
             pace,
         })
+    }
+
+    /// So many requests may be in flight from now on: takes the memory for it.
+    pub(super) fn serve(&self, workers: usize) {
+        self.pool.grow(buffers(workers, self.pace.compressors()));
     }
 
     /// The next piece that is ready; `None` at the end of the image.

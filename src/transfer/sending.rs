@@ -89,6 +89,11 @@ impl Job for Upload {
         }
     }
 
+    fn serve(&mut self, workers: u32) {
+        let workers = usize::try_from(workers).unwrap_or(usize::MAX);
+        self.pipeline.serve(workers);
+    }
+
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
         let expected = if self.compare {
             self.digest(span)

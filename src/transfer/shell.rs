@@ -69,6 +69,8 @@ impl Attempt {
 pub(super) trait Job {
     /// Waits for what is next. Dropping the future loses nothing.
     fn feed(&mut self) -> impl Future<Output = Feed> + Send;
+    /// So many chunks may be in flight from now on.
+    fn serve(&mut self, _workers: u32) {}
     /// Makes an attempt at a chunk. One that was never fed is all zero.
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static;
     /// A chunk needs no further attempt. An error ends the transfer.
@@ -130,6 +132,7 @@ impl<J: Job> Shell<J> {
 
     /// Runs the transfer to its end, good or bad.
     pub(super) async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
+        self.job.serve(self.engine.limit());
         let ending = self.work(monitor, stop).await;
         self.attempts.shutdown().await;
         self.report(monitor);
@@ -140,7 +143,9 @@ impl<J: Job> Shell<J> {
         let (mut drain, mut abort) = (stop.clone(), stop);
         let mut grace: Option<Instant> = None;
         loop {
-            let wait = match self.engine.next(self.began.elapsed()) {
+            let now = self.began.elapsed();
+            self.engine.moved(self.client.moved_bytes(), now);
+            let wait = match self.engine.next(now) {
                 Action::End(ending) => return ending,
                 Action::Wait(until) => until,
                 action => {
@@ -216,8 +221,9 @@ impl<J: Job> Shell<J> {
                     self.fail(error);
                     Err(failure)
                 });
+                let answer = answer.map(|()| attempt.wire_bytes);
                 match &answer {
-                    Ok(()) => {
+                    Ok(_) => {
                         self.progress.done_bytes += span.len;
                         self.progress.done_chunks += 1;
                         if let Err(error) = self.job.settled(span) {
@@ -270,6 +276,11 @@ impl<J: Job> Shell<J> {
         self.progress.skipped_bytes = skipped;
         self.progress.chunks_in_order = self.engine.in_order();
         self.progress.in_flight = self.engine.in_flight();
+        let workers = self.engine.limit();
+        if workers != self.progress.workers {
+            self.job.serve(workers);
+        }
+        self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
         self.job.wire(Wire {
             ready: self.engine.ready(),

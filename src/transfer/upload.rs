@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
+use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
 use super::pace::Pace;
 use super::pipeline::Pipeline;
@@ -64,7 +65,7 @@ impl UploadOptions {
             target,
             offset: 0,
             chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
-            jobs: NonZeroU32::new(4).unwrap_or(NonZeroU32::MIN),
+            jobs: JOBS_DEFAULT,
             compression: Compression::default(),
             max_outage: Duration::from_secs(15 * 60),
             journal: JournalOptions::default(),

@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod http;
+pub mod link;
 pub mod proxy;
 pub mod server;
 pub mod slow;
