@@ -11,6 +11,7 @@ mod faults;
 mod features;
 mod kill;
 mod libcloud;
+mod matrix;
 mod powerloss;
 mod probe;
 mod resume;
