@@ -46,7 +46,11 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be made or is there already.
     pub fn create(path: &Path, header: &Header) -> Result<Self> {
-        let cannot = |cause: std::io::Error| cannot(path, "make").because(cause);
+        let cannot = |cause: std::io::Error| {
+            cannot(path, "make")
+                .because(cause)
+                .hint_to("Put it elsewhere with --journal PATH")
+        };
         let Some(bytes) = header.encode() else {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -75,7 +79,11 @@ impl Journal {
                     .map_err(|error| cannot(error.error))?
             }
         };
-        sync_directory(directory).map_err(cannot)?;
+        if let Err(cause) = sync_directory(directory) {
+            // The next run would take it for one that began.
+            let _ = std::fs::remove_file(path);
+            return Err(cannot(cause));
+        }
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -189,10 +197,12 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be removed.
     pub fn remove(self) -> Result<()> {
-        let directory = directory_of(&self.path).to_owned();
         std::fs::remove_file(&self.path)
-            .and_then(|()| sync_directory(&directory))
-            .map_err(|cause| cannot(&self.path, "remove").because(cause))
+            .map_err(|cause| cannot(&self.path, "remove").because(cause))?;
+        // One that comes back after a loss of power tells of what is complete: the
+        // next run finds that there is nothing to do. No reason to fail now.
+        let _ = sync_directory(directory_of(&self.path));
+        Ok(())
     }
 }
 

@@ -98,8 +98,11 @@ impl ImageTarget {
                 }
                 error
             })?;
-        file.set_len(size)
-            .map_err(|cause| cannot("make room in", &part, cause))?;
+        if let Err(cause) = file.set_len(size) {
+            // Nothing is in it, and the next run would not know whose it is.
+            let _ = std::fs::remove_file(&part);
+            return Err(cannot("make room in", &part, cause));
+        }
         Ok(Self {
             file,
             zeros: Zeros::Leave,

@@ -3,14 +3,14 @@
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running};
 use crate::support::http::{Ask, create};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, page, refusal};
 use crate::support::server::TestServer;
+use crate::support::tmpfs::Tmpfs;
 use crate::support::{noise, ramp};
 
 const C: usize = 16 * 1024;
@@ -718,41 +718,10 @@ fn two_processes_never_write_to_one_image() {
 
 // ---- A disk that is full ----
 
-/// A small file system of its own; unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(path: &Path, bytes: usize) -> Option<Self> {
-        std::fs::create_dir_all(path).unwrap();
-        let mut mount = Command::new("mount");
-        let mount = mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]);
-        let is_mounted = mount.arg(path).status().is_ok_and(|s| s.success());
-        if !is_mounted {
-            eprintln!("SKIPPED: no tmpfs can be mounted here");
-        }
-        is_mounted.then(|| Self(path.to_owned()))
-    }
-
-    fn resize(&self, bytes: usize) {
-        let options = format!("remount,size={bytes}");
-        let mount = Command::new("mount")
-            .args(["-o", &options])
-            .arg(&self.0)
-            .status();
-        assert!(mount.unwrap().success());
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_costs_nothing_that_was_downloaded() {
     let scene = Scene::new();
-    let Some(small) = Small::mount(&scene.path("small"), SIZE / 2) else {
+    let Some(small) = Tmpfs::mount(&scene.path("small"), SIZE / 2) else {
         return;
     };
     let outcome = scene.run("small/out").code(1);
@@ -772,7 +741,7 @@ fn a_full_disk_costs_nothing_that_was_downloaded() {
 fn a_journal_on_a_full_disk() {
     let scene = Scene::new();
     // Room for the header and a page of records.
-    let Some(small) = Small::mount(&scene.path("small"), 2 * 4096) else {
+    let Some(small) = Tmpfs::mount(&scene.path("small"), 2 * 4096) else {
         return;
     };
     let outcome = scene.run("--journal small/j out");

@@ -6,6 +6,7 @@
     clippy::print_stderr
 )]
 
+mod disks;
 mod download;
 mod faults;
 mod features;

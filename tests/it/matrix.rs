@@ -37,6 +37,7 @@ const MIDDLE: u64 = 6 * C;
 const LAST: u64 = 12 * C;
 
 /// What is done to a request.
+#[derive(Clone, Copy)]
 struct Wrong {
     name: &'static str,
     what: What,
@@ -78,7 +79,7 @@ const WRONGS: [Wrong; 15] = {
         wrong("429 with Retry-After", What::Throttled429),
         wrong("500 failed", What::Failed500),
         wrong("500 system", What::System500),
-        wrong("502, a proxy's page", What::Page502),
+        wrong("502 from a proxy", What::Page502),
         wrong("503", What::Unavailable503),
         wrong("507 full", What::Full507),
         wrong("slow", What::Slow),
@@ -97,6 +98,7 @@ enum Command {
 }
 
 /// Which request something is done to.
+#[derive(Clone, Copy)]
 struct Place {
     name: &'static str,
     command: Command,
@@ -362,11 +364,11 @@ impl Bench {
         proxy.heal();
         if cell.end() != End::Done {
             let again = self.tool(cell, &proxy, &drive).run();
-            self.check_done(cell, again.code(0));
+            self.check_done(cell, &again.code(0));
             self.check_wire(cell, &proxy);
             return format!("{}, 0", cell.end().code());
         }
-        self.check_done(cell, first);
+        self.check_done(cell, &first);
         self.check_wire(cell, &proxy);
         match cell.makes_two_drives() {
             true => "0 *".into(),
@@ -400,7 +402,7 @@ impl Bench {
     }
 
     /// It finished: the bytes are right, there is one drive, nothing is left.
-    fn check_done(&self, cell: Cell, done: Outcome) {
+    fn check_done(&self, cell: Cell, done: &Outcome) {
         let mut all = drives(&self.server);
         all.retain(|drive| *drive != self.source);
         match cell.place.command {
