@@ -20,6 +20,7 @@ mod changed;
 mod checksum;
 mod create;
 mod download;
+mod earlier;
 mod opening;
 mod patient;
 mod pipeline;

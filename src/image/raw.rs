@@ -47,6 +47,16 @@ impl RawImage {
         })
     }
 
+    /// An open file, to be read as an image.
+    pub(super) fn over(file: File, path: PathBuf) -> Result<Self> {
+        let fingerprint = Fingerprint::of(&file, &path)?;
+        Ok(Self {
+            file,
+            path,
+            fingerprint,
+        })
+    }
+
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.fingerprint.size

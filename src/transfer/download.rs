@@ -14,20 +14,22 @@ use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
 use super::checksum::Follower;
+use super::earlier::check_earlier;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{JournalOptions, blocking, done, finish, gaps};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::sink::Sink;
 use super::stop::Stop;
-use super::verify::{Sampler, Verified, Verify, verify};
+use super::upload::everything_settled;
+use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::journal::Keeper;
+use crate::journal::{Journal, Keeper};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -153,6 +155,9 @@ pub async fn download(
     let plan = Plan::new(info.size - base, options.chunk);
     let (force, sink, mut session) =
         open(client, destination, options, &info, plan, monitor).await?;
+    let is_journaled = session.journal.is_some();
+    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
+    check_earlier(&sink, &plan, &mut session, &sampler, monitor, &stop).await?;
     let settled = session.state.settled();
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
@@ -163,7 +168,6 @@ pub async fn download(
         offset: offset_of(first),
         bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
     });
-    let is_journaled = session.journal.is_some();
     let keeper = match session.journal.take() {
         Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),
         None => None,
@@ -186,7 +190,6 @@ pub async fn download(
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
     let job = Download {
         client: client.clone(),
         drive: options.drive,
@@ -213,18 +216,33 @@ pub async fn download(
         is_journaled,
     };
     outcome.map_err(there)?;
-    let journal = kept.map_err(there)?;
+    let zeros = ZeroDigests::default();
+    let (journal, to_verify) = everything_settled(
+        kept.map_err(there)?,
+        session.state,
+        &plan,
+        job.to_verify,
+        zeros,
+        &sampler,
+    )
+    .await
+    .map_err(there)?;
     let verified = verify(
         client,
         options.drive,
         &sampler,
-        job.to_verify,
+        to_verify,
         options.jobs.get(),
         options.max_outage,
         stop,
     )
-    .await
-    .map_err(there)?;
+    .await;
+    let verified = match verified {
+        Err(error) if error.kind() == ErrorKind::Integrity => {
+            return Err(refuted(error, journal).await.into());
+        }
+        verified => verified.map_err(there)?,
+    };
     check_still(client, options, &info, &mut rng)
         .await
         .map_err(there)?;
@@ -246,6 +264,17 @@ pub async fn download(
         verified,
         checksum,
     })
+}
+
+/// The drive does not hold what was read of it before. The journal would call done
+/// what is not.
+async fn refuted(error: Error, journal: Option<Journal>) -> Error {
+    if let Some(journal) = journal
+        && let Err(error) = blocking(move || journal.remove()).await
+    {
+        return error;
+    }
+    error.hint_to("Nothing may write to the drive meanwhile. Start over with --restart")
 }
 
 /// What the drive is like now; an error if it is in use.

@@ -424,7 +424,7 @@ async fn take_up(
 
 /// For a full verification: the digests of all chunks, those of earlier runs
 /// included.
-async fn everything_settled(
+pub(super) async fn everything_settled(
     journal: Option<Journal>,
     earlier: State,
     plan: &Plan,

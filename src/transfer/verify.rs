@@ -116,6 +116,10 @@ impl Sampler {
         self.verify == Verify::Full
     }
 
+    pub(super) fn is_off(&self) -> bool {
+        self.verify == Verify::None
+    }
+
     /// A chunk of data passes by.
     pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
         if self.verify != Verify::Sample || !self.picks(span.index) {
@@ -133,7 +137,8 @@ impl Sampler {
         }
     }
 
-    fn picks(&self, index: u64) -> bool {
+    /// Whether a chunk is one of the sample.
+    pub(super) fn picks(&self, index: u64) -> bool {
         let wanted = (self.chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX);
         let is_end = index == 0 || index + 1 == self.chunks;
         is_end || fastrand::Rng::with_seed(self.seed ^ !index).u64(..self.chunks) < wanted

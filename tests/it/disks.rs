@@ -14,7 +14,7 @@ use crate::support::cli::{DOWNLOAD, Desk, Outcome, Tool, UPLOAD};
 use crate::support::failing::{self, EIO, ENOSPC, Failing, KILL};
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::noise;
-use crate::support::proxy::{FaultProxy, Request};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
 use crate::support::tmpfs::Tmpfs;
@@ -329,6 +329,41 @@ fn can_trace() -> bool {
     ]);
     let status = strace.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
+}
+
+/// What an earlier run wrote cannot be read any more.
+#[test]
+fn a_bad_sector_under_an_unfinished_download_is_told() {
+    let Some(library) = failing::library() else {
+        return;
+    };
+    let scene = Scene::new(MANY);
+    let run = || {
+        let tool = scene.desk.download(&scene.proxy.uri()).args("-c 24576");
+        tool.arg(&scene.source).arg("out")
+    };
+    let hold = Fault::Hold(Gate::default());
+    scene
+        .proxy
+        .fault_after(70, Request::is_read, usize::MAX, hold);
+    let running = run().spawn();
+    let path = scene.desk.path("out.ohj");
+    while path.metadata().map_or(0, |metadata| metadata.len()) < 4096 + 64 * 64 {
+        std::thread::yield_now();
+    }
+    let _ = running.kill9();
+    scene.proxy.heal();
+    let failing = Failing {
+        call: "pread64",
+        nth: 1,
+        errno: EIO,
+        file: Some("out.oh-part"),
+    };
+    let outcome = failing.within(library, &scene.desk, run()).run().code(1);
+    let line = "Cannot read out.oh-part at byte 0: Input/output error (os error 5)\n";
+    let _ = outcome.says(line).says("Start over on another disk");
+    let _ = run().run().code(0);
+    scene.check_done(DOWNLOAD);
 }
 
 // ---- What was not synced ----
