@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rangemap::RangeSet;
 use tokio::sync::OnceCell;
 
 use super::changed::changed;
@@ -263,6 +264,10 @@ async fn send(
         offset: options.offset,
         bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
     });
+    let compare = options.compare || session.is_damaged;
+    let wants_digests = session.journal.is_some() || compare;
+    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
+    let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let engine = Engine::new(EngineConfig {
         plan,
         first: begun.first,
@@ -274,9 +279,6 @@ async fn send(
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
-    let compare = options.compare || session.is_damaged;
-    let wants_digests = session.journal.is_some() || compare;
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
     let keep = |journal| Keeper::start(journal, None);
     let job = Upload {
@@ -284,7 +286,7 @@ async fn send(
         drive,
         plan,
         pipeline: Pipeline::start(
-            begun.image,
+            image,
             plan,
             todo,
             options.level,
@@ -420,6 +422,24 @@ async fn take_up(
         session.state.holes.remove(range.clone());
     }
     Ok((image, true))
+}
+
+/// Takes samples of what earlier runs settled. A packed image cannot be read there
+/// without all that is before.
+async fn look_back(
+    image: Image,
+    plan: &Plan,
+    settled: &RangeSet<u64>,
+    sampler: &Sampler,
+) -> Result<Image> {
+    let (plan, settled, sampler) = (*plan, settled.clone(), sampler.clone());
+    blocking(move || {
+        if let Image::Raw(image) = &image {
+            sampler.look_back(image, &plan, &settled)?;
+        }
+        Ok(image)
+    })
+    .await
 }
 
 /// For a full verification: the digests of all chunks, those of earlier runs

@@ -366,6 +366,11 @@ impl Bench {
             let again = self.tool(cell, &proxy, &drive).run();
             self.check_done(cell, &again.code(0));
             self.check_wire(cell, &proxy);
+            if cell.place.name == "read, back of a sample" {
+                let read_back = |r: &Request| (cell.place.is_it)(r) && !r.is_faulted;
+                let count = proxy.count(read_back);
+                assert!(count > 12, "{count} samples in both runs");
+            }
             return format!("{}, 0", cell.end().code());
         }
         self.check_done(cell, &first);
