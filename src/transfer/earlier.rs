@@ -89,7 +89,7 @@ fn in_steps(
             return Err(stopped().hint_to("The same command goes on"));
         }
         let differing = differing(image, plan, step.iter().copied(), &RangeSet::new());
-        wrong.extend(differing.map_err(|error| unreadable(error))?);
+        wrong.extend(differing.map_err(unreadable)?);
     }
     Ok(wrong)
 }

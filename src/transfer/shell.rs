@@ -136,6 +136,10 @@ impl<J: Job> Shell<J> {
         let (mut drain, mut abort) = (stop.clone(), stop);
         let mut grace: Option<Instant> = None;
         loop {
+            // Before what else happened at the same time leads to another request.
+            if drain.is_asked() && self.engine.ending().is_none() {
+                self.engine.stop();
+            }
             let wait = match self.engine.next(self.began.elapsed()) {
                 Action::End(ending) => return ending,
                 Action::Wait(until) => until,
@@ -158,7 +162,7 @@ impl<J: Job> Shell<J> {
                     Err(_) => return Ending::Incomplete,
                 },
                 feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed),
-                () = drain.asked(), if self.engine.ending().is_none() => self.engine.stop(),
+                () = drain.asked(), if self.engine.ending().is_none() => {}
                 () = abort.asked_at_once() => return Ending::Stopped,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
