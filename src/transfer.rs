@@ -36,7 +36,7 @@ mod verify;
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use probe::{PROBE_NAME, Probed, probe};
 pub use rate::RateLimit;
-pub use session::JournalOptions;
+pub use session::{Ended, JournalOptions};
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};
 pub use verify::{Verified, Verify};

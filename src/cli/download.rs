@@ -154,12 +154,12 @@ pub fn main() -> ExitCode {
                 exit_code: 0,
                 resume: None,
             });
-            let Some(digest) = done.checksum else {
-                return ExitCode::SUCCESS;
-            };
-            let is_file = way(&arguments) == Way::Down;
-            checksum::print(digest, &arguments.file, is_file);
-            ExitCode::SUCCESS
+            if let Some(digest) = done.checksum {
+                let is_file = way(&arguments) == Way::Down;
+                checksum::print(digest, &arguments.file, is_file);
+            }
+            // Now that it was told.
+            exit::finish(PROGRAM, done.journal.remove())
         }
         Err(interrupted) => {
             let exit_code = heard.exit_code(interrupted.error.kind());

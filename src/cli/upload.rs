@@ -173,7 +173,8 @@ pub fn main() -> ExitCode {
             if let Some(digest) = done.checksum {
                 checksum::print(digest, &arguments.image, true);
             }
-            ExitCode::SUCCESS
+            // Now that it was told.
+            exit::finish(PROGRAM, done.journal.remove())
         }
         Err(interrupted) => {
             let exit_code = heard.exit_code(interrupted.error.kind());

@@ -17,7 +17,7 @@ use super::checksum::Follower;
 use super::earlier::check_earlier;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
-use super::session::{JournalOptions, blocking, done, finish, gaps};
+use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::sink::Sink;
 use super::stop::Stop;
@@ -29,7 +29,7 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::journal::{Journal, Keeper};
+use crate::journal::Keeper;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -103,7 +103,7 @@ impl DownloadOptions {
 }
 
 /// A finished download.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Downloaded {
     /// What moved.
     pub progress: Progress,
@@ -111,6 +111,8 @@ pub struct Downloaded {
     pub verified: Verified,
     /// The digest of what was written, if it was asked for.
     pub checksum: Option<Digest>,
+    /// Its journal, which goes when this is dropped.
+    pub journal: Ended,
 }
 
 /// A download that did not finish.
@@ -239,6 +241,8 @@ pub async fn download(
     .await;
     let verified = match verified {
         Err(error) if error.kind() == ErrorKind::Integrity => {
+            let error = error
+                .hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
             return Err(refuted(error, journal).await.into());
         }
         verified => verified.map_err(there)?,
@@ -252,9 +256,6 @@ pub async fn download(
         let written = Arc::into_inner(sink)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
             .finish(force)?;
-        if let Some(journal) = journal {
-            journal.remove()?;
-        }
         Ok(followed.or(written))
     })
     .await
@@ -263,18 +264,8 @@ pub async fn download(
         progress,
         verified,
         checksum,
+        journal: Ended::of(journal),
     })
-}
-
-/// The drive does not hold what was read of it before. The journal would call done
-/// what is not.
-async fn refuted(error: Error, journal: Option<Journal>) -> Error {
-    if let Some(journal) = journal
-        && let Err(error) = blocking(move || journal.remove()).await
-    {
-        return error;
-    }
-    error.hint_to("Nothing may write to the drive meanwhile. Start over with --restart")
 }
 
 /// What the drive is like now; an error if it is in use.

@@ -15,7 +15,9 @@ use super::changed::changed;
 use super::create::create;
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::pipeline::{Pipeline, Prepared};
-use super::session::{Identity, JournalOptions, Session, blocking, done, finish, gaps};
+use super::session::{
+    Ended, Identity, JournalOptions, Session, blocking, done, finish, gaps, refuted,
+};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::stop::Stop;
 use super::verify::{Sampler, Verified, Verify, ZeroDigests, digest_of, verify};
@@ -84,7 +86,7 @@ impl UploadOptions {
 }
 
 /// A finished upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Uploaded {
     /// The drive that holds the image now.
     pub drive: DriveId,
@@ -94,6 +96,8 @@ pub struct Uploaded {
     pub verified: Verified,
     /// The digest of the image, if it was asked for.
     pub checksum: Option<Digest>,
+    /// Its journal, which goes when this is dropped.
+    pub journal: Ended,
 }
 
 /// An upload that did not finish.
@@ -346,22 +350,20 @@ async fn send(
         stop,
     )
     .await;
-    let is_refuted = matches!(&verified, Err(error) if error.kind() == ErrorKind::Integrity);
-    if let Some(journal) = journal
-        && (verified.is_ok() || is_refuted)
-    {
-        // Refuted, it would call done what is not.
-        blocking(move || journal.remove()).await?;
-        resume.is_journaled = false;
-    }
-    if is_refuted {
-        resume.chunk = begun.first;
-    }
+    let verified = match verified {
+        Err(error) if error.kind() == ErrorKind::Integrity => {
+            resume.chunk = begun.first;
+            resume.is_journaled = false;
+            return Err(refuted(error, journal).await);
+        }
+        verified => verified?,
+    };
     Ok(Uploaded {
         drive,
         progress,
-        verified: verified?,
+        verified,
         checksum,
+        journal: Ended::of(journal),
     })
 }
 

@@ -258,6 +258,35 @@ fn check_download(scene: &Scene, outcome: &Outcome) {
     }
 }
 
+/// `kill -9` at each of these calls. A create that nobody knows of is looked for half
+/// a minute long.
+#[test]
+fn an_upload_killed_at_any_call_makes_one_drive() {
+    let mut kills = 0;
+    for call in ["fsync", "fdatasync", "pwrite64", "unlink", "stdout"] {
+        kills += fail_in_turn(UPLOAD, call, KILL);
+    }
+    eprintln!("disk, upload: {kills} kills");
+}
+
+#[test]
+fn a_download_killed_at_any_call_finishes_with_the_same_command() {
+    let calls = [
+        "fsync",
+        "fdatasync",
+        "pwrite64",
+        "ftruncate64",
+        "fchmod",
+        "unlink",
+        "stdout",
+    ];
+    let kills: usize = calls
+        .map(|call| fail_in_turn(DOWNLOAD, call, KILL))
+        .iter()
+        .sum();
+    eprintln!("disk, download: {kills} kills");
+}
+
 #[test]
 fn a_download_whose_syncs_fail_in_turn_finishes_with_the_same_command() {
     let fsyncs = fail_in_turn(DOWNLOAD, "fsync", EIO);

@@ -269,6 +269,17 @@ fn killed_while_the_create_was_on_its_way() {
     scene.check_done();
 }
 
+/// The next night's backup, say, of a machine that stood still.
+#[test]
+fn the_same_command_after_one_that_ended_well_makes_another_drive() {
+    let scene = Scene::new();
+    let first = scene.run("").code(0).created();
+    let second = scene.run("").code(0).created();
+    assert_ne!(first, second);
+    assert_eq!(drives(&scene.server).len(), 2);
+    assert!(scene.desk.journals().is_empty());
+}
+
 #[test]
 fn two_processes_never_work_at_one_upload() {
     let scene = Scene::new();
