@@ -122,6 +122,8 @@ pub struct DownloadInterrupted {
     pub error: Error,
     /// The byte to go on at, once anything was to be read.
     pub resume_at: Option<u64>,
+    /// Whether all had come, and what failed was something else.
+    pub is_whole: bool,
     /// Whether the same command goes on by itself.
     pub is_journaled: bool,
 }
@@ -131,6 +133,7 @@ impl From<Error> for DownloadInterrupted {
         Self {
             error,
             resume_at: None,
+            is_whole: false,
             is_journaled: false,
         }
     }
@@ -215,6 +218,7 @@ pub async fn download(
     let there = |error| DownloadInterrupted {
         error,
         resume_at: Some(offset_of(first_open)),
+        is_whole: first_open == plan.count(),
         is_journaled,
     };
     outcome.map_err(there)?;

@@ -244,9 +244,9 @@ fn check_download(scene: &Scene, outcome: &Outcome) {
         assert!(bytes == scene.image, "torn: {outcome:?}");
         return;
     }
-    if outcome.status.code() == Some(0) {
-        panic!("done, and not there: {outcome:?}");
-    }
+    assert_ne!(outcome.status.code(), Some(0), "done, and not there");
+    let end = format!("offset {}: aborting", scene.image.len());
+    assert!(!outcome.stderr.contains(&end), "{outcome:?}");
     let path = scene.desk.path("out.ohj");
     let Ok(part) = std::fs::read(scene.desk.path("out.oh-part")) else {
         return;
