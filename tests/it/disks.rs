@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use openhosting::digest::Digest;
 use openhosting::journal::replay;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Tool, UPLOAD};
+use crate::support::disk::{LoopDevice, Tmpfs};
 use crate::support::failing::{self, EIO, ENOSPC, Failing, KILL};
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
-use crate::support::tmpfs::Tmpfs;
 
 const C: usize = 24 * 1024;
 const CHUNKS: usize = 13;
@@ -547,16 +547,9 @@ fn the_first_bad_byte_of_a_disk_is_named() {
     const BAD: u64 = 299_008;
     let scene = Scene::new(CHUNKS);
     let path = scene.desk.file("disk", &noise(5, 1 << 20));
-    let made = Command::new("losetup")
-        .args(["--direct-io=on", "-f", "--show"])
-        .arg(&path)
-        .output();
-    let device = made.ok().filter(|made| made.status.success());
-    let Some(device) = device.and_then(|made| String::from_utf8(made.stdout).ok()) else {
-        eprintln!("SKIPPED: no loop device can be made here");
+    let Some(device) = LoopDevice::over(&path, &["--direct-io=on"]) else {
         return;
     };
-    let device = Loop(device.trim().into());
     let file = File::options().write(true).open(&path).unwrap();
     file.set_len(BAD).unwrap();
     let tool = scene.desk.upload(&scene.proxy.uri()).args("-c 262144 -n n");
@@ -564,12 +557,4 @@ fn the_first_bad_byte_of_a_disk_is_named() {
     let line = format!("at byte {BAD}: Input/output error (os error 5)\n");
     let _ = outcome.says(&line).says("ddrescue");
     assert_eq!(scene.desk.journals().len(), 1);
-}
-
-struct Loop(PathBuf);
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
 }

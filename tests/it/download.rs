@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running};
+use crate::support::disk::Tmpfs;
 use crate::support::http::{Ask, create};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, page, refusal};
 use crate::support::server::TestServer;
-use crate::support::tmpfs::Tmpfs;
 use crate::support::{noise, ramp};
 
 const C: usize = 16 * 1024;

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use openhosting::digest::Digest;
@@ -13,6 +12,7 @@ use openhosting::image::Fingerprint;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, replay};
 
 use crate::support::cli::{Desk, Outcome, Running, UPLOAD};
+use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
@@ -597,16 +597,9 @@ fn bytes_that_changed_on_the_drive_are_found() {
 fn a_block_device_is_uploaded_and_resumed() {
     let scene = Scene::new();
     let path = scene.desk.path("a.img");
-    let made = Command::new("losetup")
-        .args(["-f", "--show"])
-        .arg(&path)
-        .output();
-    let device = made.ok().filter(|made| made.status.success());
-    let Some(device) = device.and_then(|made| String::from_utf8(made.stdout).ok()) else {
-        eprintln!("SKIPPED: no loop device can be made here");
+    let Some(device) = LoopDevice::over(&path, &[]) else {
         return;
     };
-    let device = Loop(device.trim().to_owned());
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(&device.0, &path).unwrap();
     let _ = scene.interrupted("");
@@ -616,14 +609,6 @@ fn a_block_device_is_uploaded_and_resumed() {
     assert_eq!(resumed(&again), confirmed * C);
     assert_eq!(scene.writes().len(), CHUNKS - confirmed);
     scene.check_done();
-}
-
-struct Loop(String);
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
 }
 
 // ---- Journals of every version ever written ----

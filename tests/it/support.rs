@@ -2,12 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cli;
+pub mod disk;
 pub mod failing;
 pub mod http;
 pub mod proxy;
 pub mod server;
 pub mod slow;
-pub mod tmpfs;
 
 /// Bytes that tell their place: each follows from its offset, modulo a prime,
 /// so what lands at the wrong place cannot look right.

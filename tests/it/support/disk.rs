@@ -1,4 +1,4 @@
-//! A small file system of its own.
+//! Small file systems and block devices.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -42,5 +42,28 @@ impl Tmpfs {
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A loop device; taken down when dropped.
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    /// Over a file. `None`, and it says so, where none can be made.
+    pub fn over(path: &Path, args: &[&str]) -> Option<Self> {
+        let mut losetup = Command::new("losetup");
+        let made = losetup.args(args).args(["-f", "--show"]).arg(path).output();
+        let device = made.ok().filter(|made| made.status.success());
+        let device = device.and_then(|made| String::from_utf8(made.stdout).ok());
+        if device.is_none() {
+            eprintln!("SKIPPED: no loop device can be made here");
+        }
+        device.map(|name| Self(name.trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
     }
 }
