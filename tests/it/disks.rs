@@ -207,6 +207,11 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
         if program == DOWNLOAD {
             check_download(&scene, &outcome);
         }
+        if outcome.stderr.contains("Cannot make the journal") {
+            // The next run would look for a drive that nobody asked for.
+            assert!(scene.desk.journals().is_empty());
+            assert!(!scene.desk.path("out.ohj").exists());
+        }
         scene.check_no_litter();
         let is_over = match program {
             UPLOAD => outcome.text().ends_with(" completed\n") && scene.desk.journals().is_empty(),

@@ -15,7 +15,7 @@ use crate::support::cli::{Desk, Outcome, Running, UPLOAD};
 use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::noise;
-use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
 use crate::support::server::TestServer;
 
 const C: usize = 16 * 1024;
@@ -570,6 +570,20 @@ fn a_full_verification_reads_what_earlier_runs_wrote() {
     scene.proxy.forget();
     let _ = scene.run("--verify full").code(0);
     assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS);
+}
+
+#[test]
+fn with_nothing_left_to_send_a_sample_is_read_back_all_the_same() {
+    let scene = Scene::new();
+    let full = Fault::Answer(refusal(507, "full"));
+    scene.proxy.fault(Request::reads_back, 1, full);
+    let _ = scene.run("").code(1).says("Cannot read back");
+    scene.proxy.forget();
+    let again = scene.run("").code(0);
+    assert_eq!(resumed(&again), SIZE);
+    let reads = scene.proxy.count(Request::reads_back);
+    assert!(reads >= 8, "{reads} reads");
+    scene.check_done();
 }
 
 #[test]
