@@ -138,6 +138,7 @@ impl Tool for Arguments {
             Ok(uploaded) => Ok(Done {
                 verified: uploaded.verified,
                 checksum: uploaded.checksum,
+                journal: uploaded.journal,
             }),
             Err(interrupted) => Err(Unfinished {
                 advice: advice(&interrupted),

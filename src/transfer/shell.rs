@@ -143,6 +143,10 @@ impl<J: Job> Shell<J> {
         let (mut drain, mut abort) = (stop.clone(), stop);
         let mut grace: Option<Instant> = None;
         loop {
+            // Before what else happened at the same time leads to another request.
+            if drain.is_asked() && self.engine.ending().is_none() {
+                self.engine.stop();
+            }
             let now = self.began.elapsed();
             self.engine.moved(self.client.moved_bytes(), now);
             let wait = match self.engine.next(now) {
@@ -167,7 +171,7 @@ impl<J: Job> Shell<J> {
                     Err(_) => return Ending::Incomplete,
                 },
                 feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed, monitor),
-                () = drain.asked(), if self.engine.ending().is_none() => self.engine.stop(),
+                () = drain.asked(), if self.engine.ending().is_none() => {}
                 () = abort.asked_at_once() => return Ending::Stopped,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
