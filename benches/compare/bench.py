@@ -1,6 +1,7 @@
 """What every case needs: the programs, the images, a place to write, and rounds."""
 
 import contextlib
+import json
 import shutil
 import statistics
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from . import images
 from .images import MIB
-from .processes import Endpoint, Failed, Nbdkit, measure
+from .processes import Endpoint, Failed, Nbdkit, Run, measure
 
 HERE = Path(__file__).resolve().parent
 BENCHES = HERE.parent
@@ -32,15 +33,15 @@ class Scale:
     sparse_data_bytes: int = 100 * MIB
     sparse_places: int = 100
     noise_bytes: int = 512 * MIB
-    # Name, rate for the sink, and bytes to send: so many that a run takes seconds.
+    # Name, bits per second, and bytes of image: so many that a run takes seconds.
     links: tuple = (
-        ("10 Mbit/s", "10M", 48 * MIB),
-        ("100 Mbit/s", "100M", 240 * MIB),
-        ("1 Gbit/s", "1G", 880 * MIB),
-        ("10 Gbit/s", "10G", 880 * MIB),
+        ("10 Mbit/s", 10**7, 48 * MIB),
+        ("100 Mbit/s", 10**8, 240 * MIB),
+        ("1 Gbit/s", 10**9, 880 * MIB),
+        ("10 Gbit/s", 10**10, 880 * MIB),
         ("loopback", None, 880 * MIB),
     )
-    noise_links: tuple = (("1 Gbit/s", "1G"), ("loopback", None))
+    noise_links: tuple = (("1 Gbit/s", 10**9), ("loopback", None))
     levels: tuple = (AUTO, 0, 1, 2, 3, 6, 9, 12)
     memory_bytes: tuple = (4 * GIB, 16 * GIB, 64 * GIB)
     memory_jobs: tuple = (1, 4, 16)
@@ -55,7 +56,7 @@ QUICK = Scale(
     sparse_data_bytes=10 * MIB,
     sparse_places=10,
     noise_bytes=16 * MIB,
-    links=(("1 Gbit/s", "1G", 20 * MIB), ("loopback", None, 20 * MIB)),
+    links=(("1 Gbit/s", 10**9, 20 * MIB), ("loopback", None, 20 * MIB)),
     levels=(AUTO, 0, 1),
     memory_bytes=(128 * MIB, 256 * MIB),
     memory_jobs=(1, 4),
@@ -70,7 +71,8 @@ class Goal:
     what: str
     # None: could not be measured.
     value: float | None
-    limit: float
+    # None: nothing was promised.
+    limit: float | None = None
     # Whether the value is to be at least, and not at most, the limit.
     is_least: bool = False
 
@@ -81,21 +83,19 @@ class Case:
 
     runs: dict = field(default_factory=dict)
     goals: list = field(default_factory=list)
-    # Bytes per second, by what moved them.
-    rates: dict = field(default_factory=dict)
 
     def wall_s(self, *names):
         """Median wall time of the best of these; None if none of them ran."""
-        return self._best(names, lambda run: run.wall_s)
+        return self.best(names, lambda run: run.wall_s)
 
     def cpu_s(self, *names):
-        return self._best(names, lambda run: run.cpu_s)
+        return self.best(names, lambda run: run.cpu_s)
 
-    def _best(self, names, what):
-        medians = [
-            statistics.median(map(what, self.runs[name])) for name in names if self.runs.get(name)
-        ]
-        return min(medians, default=None)
+    def best(self, names, what):
+        return min((self.median(name, what) for name in names if self.runs.get(name)), default=None)
+
+    def median(self, name, what):
+        return statistics.median(map(what, self.runs[name]))
 
 
 def ratio(left, right):
@@ -236,6 +236,10 @@ class Bench:
         self.compare(image, output, ("down", image))
         output.unlink()
         return run
+
+    def limit(self, what, *arguments):
+        """What limits.py does; it tells its own times, without its start."""
+        return Run(**json.loads(self.script("limits", what, *arguments)))
 
     # Peers.
 

@@ -1,7 +1,6 @@
 """The cases: what is measured against what, and which ratio is the goal."""
 
 import functools
-import json
 import sys
 
 from .bench import AUTO, CHUNK_DOWN, CHUNK_UP, GIB, HERE, Case, Goal, ratio
@@ -138,6 +137,10 @@ def links(bench):
         best = min(fixed, key=fixed.get)
         value = ratio(case.wall_s(AUTO), fixed[best])
         whole.goals.append(Goal(f"wall, {link}, against level {best}", value, 1.05))
+        if rate:
+            carried_s = case.median(AUTO, lambda run: run.counted["write_bytes"]) * 8 / rate
+            what = f"share of the time in which {link} was full"
+            whole.goals.append(Goal(what, ratio(carried_s, case.wall_s(AUTO))))
     return whole
 
 
@@ -170,7 +173,7 @@ def memory(bench):
     """Peak memory, by size of the image and requests in flight"""
     # A peak is no median: it is the worst of few rounds. The link is slow enough that
     # all buffers fill.
-    rounds, rate = min(bench.rounds, 3), "2G"
+    rounds, rate = min(bench.rounds, 3), 2 * 10**9
     sizes = {
         f"{size // MIB} MiB" if size < GIB else f"{size // GIB} GiB": bench.image(size)
         for size in bench.scale.memory_bytes
@@ -206,32 +209,44 @@ def memory(bench):
 
 
 def limits(bench):
-    """What the machine allows, one thing at a time"""
-    image = bench.image()
-    output = bench.scratch / "written.img"
-
-    def of(*arguments):
-        limit = json.loads(bench.script("limits", *arguments))
-        return limit["bytes"], limit["seconds"]
+    """What the machine allows, one thing at a time, and how far from it we are"""
+    image, output = bench.image(), bench.scratch / "written.img"
 
     def http():
         with bench.sink() as sink:
-            return of("http", image, sink.environment["OHURI"])
+            return bench.limit("http", image, sink.environment["OHURI"])
 
-    works = {
-        "memory copy, one thread": lambda: of("memcpy"),
-        "read from the page cache, one thread": lambda: of("read", image),
-        "TCP over loopback, sendfile to a reader": lambda: of("loopback", image),
-        "the same as requests to the sink": http,
-        "written to a new file": lambda: of("write", image, output),
-        "written and synced": lambda: of("write", image, output),
-    }
-    measured = {name: [] for name in works}
-    for _ in range(bench.rounds):
-        for name, work in works.items():
-            moved, seconds = work()
-            measured[name].append(moved / seconds[-1 if "synced" in name else 0])
-    return Case(rates=measured)
+    copied = "memory copy, one thread"
+    read = "read from the page cache, one thread"
+    loopback = "TCP over loopback: sendfile to a reader"
+    requests = "requests to the sink: sendfile as bodies"
+    written, synced = "written to a new sparse file", "written to a new sparse file, and synced"
+    with bench.drives(image) as (server, drives):
+        case = bench.interleave(
+            {
+                copied: lambda: bench.limit("memcpy", image),
+                read: lambda: bench.limit("read", image),
+                loopback: lambda: bench.limit("loopback", image),
+                requests: http,
+                "openhosting-upload, to the sink": lambda: bench.upload_to_sink(image),
+                written: lambda: bench.limit("write", image, output),
+                synced: lambda: bench.limit("sync", image, output),
+                "openhosting-download, from openhosting-server": lambda: bench.download(
+                    server, drives[image], image
+                ),
+            }
+        )
+    names = list(case.runs)
+    up, down = (next(name for name in names if tool in name) for tool in ("-upload", "-download"))
+    case.goals = [
+        Goal(
+            "wall, upload against requests by sendfile",
+            ratio(case.wall_s(up), case.wall_s(requests)),
+        ),
+        Goal("wall, download against a synced file", ratio(case.wall_s(down), case.wall_s(synced))),
+        Goal("wall, download against a file", ratio(case.wall_s(down), case.wall_s(written))),
+    ]
+    return case
 
 
 CASES = {

@@ -1,34 +1,27 @@
-"""What the machine allows: one thing at a time, with nothing else around it.
+"""What the machine allows: the data of an image moved by the simplest means.
 
-    python3 -m compare.limits memcpy | read IMAGE | write IMAGE OUTPUT | loopback IMAGE | http IMAGE URI
+    python3 -m compare.limits memcpy | read | loopback IMAGE
+    python3 -m compare.limits write | sync IMAGE OUTPUT
+    python3 -m compare.limits http IMAGE URI
 
-Prints the bytes and the seconds as JSON. Run in benches/, as run.py does for the case `limits`.
+Prints seconds of wall and CPU and the peak memory as JSON, those of starting Python left
+out. Run in benches/, as run.py does for the case `limits`.
 """
 
+import contextlib
 import json
 import mmap
 import os
+import resource
 import socket
 import sys
 import threading
 import time
 from urllib.parse import urlsplit
 
-from .images import CHUNK, MIB, extents
+from .images import CHUNK, extents
 
 CONNECTIONS = 4
-DRIVE = "00000000-0000-4000-8000-000000000051"
-
-
-def memcpy():
-    """Copies memory, a chunk at a time, from more than any cache holds."""
-    source, target = bytearray(64 * CHUNK), bytearray(CHUNK)
-    for at in range(0, len(source), 4096):
-        source[at] = 1
-    begin = time.monotonic()
-    for at in range(0, len(source), CHUNK):
-        target[:] = memoryview(source)[at : at + CHUNK]
-    return len(source), time.monotonic() - begin
 
 
 def chunks(image):
@@ -39,29 +32,48 @@ def chunks(image):
                 yield offset, min(CHUNK, end - offset)
 
 
+def memcpy(image):
+    """Copies as much memory, from more of it than any cache holds."""
+    spans, target = list(chunks(image)), bytearray(CHUNK)
+    source = memoryview(bytearray(os.urandom(CHUNK) * 64))
+    with timed():
+        for i, (_, length) in enumerate(spans):
+            at = i % 64 * CHUNK
+            target[:length] = source[at : at + length]
+
+
 def read(image):
-    """Reads the data of a file from the page cache, on one thread."""
-    spans, buffer = list(chunks(image)), mmap.mmap(-1, CHUNK)
-    with open(image, "rb", buffering=0) as file:
-        begin = time.monotonic()
+    """Reads the data from the page cache, on one thread."""
+    spans, buffer = list(chunks(image)), memoryview(mmap.mmap(-1, CHUNK))
+    with open(image, "rb", buffering=0) as file, timed():
         for offset, length in spans:
-            os.preadv(file.fileno(), [memoryview(buffer)[:length]], offset)
-        return sum(length for _, length in spans), time.monotonic() - begin
+            os.preadv(file.fileno(), [buffer[:length]], offset)
 
 
-def write(image, output):
-    """Writes as much to a new file at the same places, and syncs it; two times: until
-    it is written, and until it is on the disk."""
+def write(image, output, is_synced=False):
+    """Writes as much to a new file, at the same places."""
     spans, buffer = list(chunks(image)), memoryview(os.urandom(CHUNK))
-    with open(output, "wb", buffering=0) as file:
-        begin = time.monotonic()
+    with open(output, "wb", buffering=0) as file, timed():
         for offset, length in spans:
             os.pwrite(file.fileno(), buffer[:length], offset)
-        written_s = time.monotonic() - begin
-        os.fsync(file.fileno())
-        synced_s = time.monotonic() - begin
+        if is_synced:
+            os.fsync(file.fileno())
     os.unlink(output)
-    return sum(length for _, length in spans), written_s, synced_s
+
+
+def sync(image, output):
+    write(image, output, is_synced=True)
+
+
+@contextlib.contextmanager
+def timed():
+    """Prints what it took to do what is inside."""
+    os.sync()
+    before, begin = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    yield
+    wall_s, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": after.ru_maxrss * 1024}))
 
 
 def receive(listener):
@@ -74,7 +86,7 @@ def receive(listener):
     connection.close()
 
 
-def sends(spans, of_span):
+def send_all(spans, send):
     """Sends all spans over several connections at once."""
     left, lock = iter(spans), threading.Lock()
 
@@ -85,18 +97,17 @@ def sends(spans, of_span):
                 span = next(left, None)
             if span is None:
                 break
-            connection = of_span(connection, *span)
+            connection = send(connection, *span)
         if connection:
             connection.shutdown(socket.SHUT_WR)
             connection.recv(1)
 
     workers = [threading.Thread(target=worker) for _ in range(CONNECTIONS)]
-    begin = time.monotonic()
-    for thread in workers:
-        thread.start()
-    for thread in workers:
-        thread.join()
-    return sum(length for _, length in spans), time.monotonic() - begin
+    with timed():
+        for thread in workers:
+            thread.start()
+        for thread in workers:
+            thread.join()
 
 
 def loopback(image):
@@ -117,19 +128,21 @@ def loopback(image):
             connection.sendfile(file_of(file), offset, length)
             return connection
 
-        moved = sends(spans, send)
+        send_all(spans, send)
     os.wait()
-    return moved
 
 
 def http(image, uri):
     """The same as requests, to the sink: the least that HTTP can cost."""
     spans, address = list(chunks(image)), urlsplit(uri)
+    path = "/drives/00000000-0000-4000-8000-000000000051/write"
     with open(image, "rb") as file:
 
         def post(connection, offset, length):
             connection = connection or socket.create_connection((address.hostname, address.port))
-            head = f"POST /drives/{DRIVE}/write/{offset} HTTP/1.1\r\nHost: sink\r\nContent-Length: {length}\r\n\r\n"
+            head = (
+                f"POST {path}/{offset} HTTP/1.1\r\nHost: sink\r\nContent-Length: {length}\r\n\r\n"
+            )
             connection.sendall(head.encode(), socket.MSG_MORE)
             connection.sendfile(file_of(file), offset, length)
             answer = connection.recv(4096)
@@ -137,7 +150,7 @@ def http(image, uri):
                 raise SystemExit(f"limits: the sink answered {answer[:60]!r}")
             return connection
 
-        return sends(spans, post)
+        send_all(spans, post)
 
 
 def file_of(file):
@@ -145,12 +158,13 @@ def file_of(file):
     return open(f"/proc/self/fd/{file.fileno()}", "rb")
 
 
+WORKS = {work.__name__: work for work in (memcpy, read, write, sync, loopback, http)}
+
+
 def main(what="", *arguments):
-    works = {"memcpy": memcpy, "read": read, "write": write, "loopback": loopback, "http": http}
-    if what not in works:
+    if what not in WORKS or not arguments:
         sys.exit(__doc__)
-    moved, *seconds = works[what](*arguments)
-    print(json.dumps({"bytes": moved, "seconds": seconds}))
+    WORKS[what](*arguments)
 
 
 if __name__ == "__main__":

@@ -77,27 +77,22 @@ class Results:
             "machine": self.machine,
             "runs": runs,
             "goals": goals,
-            "rates": case.rates,
         }
 
     def tables(self, name):
         case = self.cases[name]
         lines = ["", f"**{case['title']}**"]
-        if case["runs"]:
-            lines += [
-                "",
-                "| | rounds | wall s | from – to | CPU s | other end's CPU s | peak MiB | sent MB |",
-            ]
-            lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
-            lines += [run_row(run) for run in case["runs"]]
-        if case["rates"]:
-            lines += ["", "| | GB/s | from – to |", "|---|--:|--:|"]
-            for what, rates in case["rates"].items():
-                low, middle, high = (
-                    f"{rate / 1e9:.2f}"
-                    for rate in (min(rates), statistics.median(rates), max(rates))
-                )
-                lines += [f"| {what} | {middle} | {low} – {high} |"]
+        heads = [
+            "rounds",
+            "wall s",
+            "from – to",
+            "CPU s",
+            "other end's CPU s",
+            "peak MiB",
+            "sent MB",
+        ]
+        lines += ["", f"| | {' | '.join(heads)} |", "|---" + "|--:" * len(heads) + "|"]
+        lines += [run_row(run) for run in case["runs"]]
         if case["goals"]:
             lines += ["", "| ratio | measured | goal | |", "|---|--:|--:|---|"]
             lines += [goal_row(goal) for goal in case["goals"]]
@@ -119,15 +114,9 @@ class Results:
         lines = ["", "| | |", "|---|---|"]
         lines += [f"| {key} | {value} |" for key, value in self.machine.items()]
         for name, case in self.cases.items():
-            other = {
-                key: value
-                for key, value in case["machine"].items()
-                if value != self.machine.get(key)
-            }
-            if other:
-                lines += [
-                    f"| but `{name}` | {', '.join(f'{key}: {value}' for key, value in other.items())} |"
-                ]
+            differs = set(case["machine"].items()) - set(self.machine.items())
+            if differs:
+                lines += [f"| but `{name}` | {', '.join(map(': '.join, sorted(differs)))} |"]
         return lines
 
 
@@ -138,15 +127,23 @@ def run_row(run):
     peak, floor = max(run["peak_bytes"]), run["floor_bytes"]
     peak_text = f"{peak / MIB:.0f}" if peak > floor else f"< {floor / MIB:.0f}"
     sent = [bytes_sent for bytes_sent in run["sent_bytes"] if bytes_sent is not None]
-    return (
-        f"| {run['name']} | {len(wall)} | {statistics.median(wall):.2f} | {min(wall):.2f} – {max(wall):.2f} "
-        f"| {statistics.median(cpu):.2f} | {statistics.median(other):.2f} | {peak_text} "
-        f"| {f'{statistics.median(sent) / 1e6:.0f}' if sent else ''} |"
-    )
+    cells = [
+        run["name"],
+        len(wall),
+        f"{statistics.median(wall):.2f}",
+        f"{min(wall):.2f} – {max(wall):.2f}",
+        f"{statistics.median(cpu):.2f}",
+        f"{statistics.median(other):.2f}",
+        peak_text,
+        f"{statistics.median(sent) / 1e6:.0f}" if sent else "",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def goal_row(goal):
     value, limit = goal["value"], goal["limit"]
+    if limit is None:
+        return f"| {goal['what']} | {value:.2f} | | |"
     goal_text = f"{'at least' if goal['is_least'] else 'at most'} {limit:g}"
     if value is None:
         return f"| {goal['what']} | | {goal_text} | not measured: a peer is missing |"
