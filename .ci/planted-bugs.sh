@@ -162,6 +162,52 @@ bug 'a new journal has a name before it is whole' \
     'it kill::a_download_killed_at_every_sync_and_rename_finishes' \
     src/journal.rs 'Ok(file) => Ok(Some(file)),' \
     'Ok(_) => Ok(None),'
+bug 'a resume that never resumes' \
+    'it resume::after_a_signal_nothing_confirmed_is_sent_again' \
+    src/transfer/session.rs 'settled.gaps(&all).collect()' \
+    'Vec::from([all])'
+bug 'redirects are followed' \
+    'it upload_faults::no_redirect_is_followed' \
+    src/api/client.rs 'redirect::Policy::none()' 'redirect::Policy::limited(3)'
+bug 'a date is compared with the clock of this machine' \
+    'lib api::answer::tests::retry_after_in_both_forms' \
+    src/api/answer.rs $'httpdate::parse_http_date(date).ok())\n        .unwrap_or_else(SystemTime::now)' \
+    $'httpdate::parse_http_date(date).ok())\n        .map_or_else(SystemTime::now, |_| SystemTime::now())'
+bug 'a failed sync of the image is made again and trusted' \
+    'it disks::what_was_not_synced_counts_as_not_there' \
+    src/journal/keeper.rs 'data.sync_data()' 'data.sync_data().or_else(|_| data.sync_data())'
+bug 'a failed sync of the journal is made again and trusted' \
+    'it disks::a_journal_that_was_not_synced_says_nothing_false' \
+    src/journal.rs 'written.and_then(|()| self.file.sync_data())' \
+    'written.and_then(|()| self.file.sync_data().or_else(|_| self.file.sync_data()))'
+bug 'a journal that could not be made stays' \
+    'it disks::an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command' \
+    src/journal.rs $'            let _ = std::fs::remove_file(path);\n            return Err(cannot(cause));' \
+    $'            return Err(cannot(cause));'
+bug 'the journal goes before the last word' \
+    'it disks::an_upload_killed_at_any_call_makes_one_drive' \
+    src/transfer/upload.rs 'journal: Ended::of(journal),' \
+    'journal: { drop(Ended::of(journal)); Ended::default() },'
+bug 'a transfer that is complete fails for a sync of its directory' \
+    'it disks::an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command' \
+    src/journal.rs $'        let _ = sync_directory(directory_of(&self.path));\n        Ok(())' \
+    $'        sync_directory(directory_of(&self.path)).map_err(|cause| cannot(&self.path, "remove").because(cause))'
+bug 'the chunk of a bad byte is named, not the byte' \
+    'it disks::the_first_bad_byte_of_a_disk_is_named' \
+    src/image/raw.rs 'Err(cause) => return Err(self.read_error(at, cause)),' \
+    'Err(cause) => return Err(self.read_error(offset, cause)),'
+bug 'what an earlier run left is trusted by its length' \
+    'it download::bytes_that_changed_on_the_disk_are_found_and_fetched_again' \
+    src/transfer/earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
+bug 'damage is mended and still claimed' \
+    'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
+    src/transfer/earlier.rs 'journal.without(&wrong)?' 'journal'
+bug 'verification of earlier runs is left out' \
+    'it download::a_full_verification_covers_what_earlier_runs_fetched' \
+    src/transfer/upload.rs 'digests.filter(|(index, _)| earlier.done.contains(index))' 'digests.filter(|_| false)'
+bug 'no sample of what earlier runs sent' \
+    'it resume::with_nothing_left_to_send_a_sample_is_read_back_all_the_same' \
+    src/transfer/upload.rs 'sampler.look_back(image, &plan, &settled)?;' 'let _ = (image, plan, &settled, &sampler);'
 
 printf '\n%s' "$table"
 if ((survived)); then

@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rangemap::RangeSet;
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
 
 use crate::digest::Digest;
@@ -46,7 +47,11 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be made or is there already.
     pub fn create(path: &Path, header: &Header) -> Result<Self> {
-        let cannot = |cause: std::io::Error| cannot(path, "make").because(cause);
+        let cannot = |cause: std::io::Error| {
+            cannot(path, "make")
+                .because(cause)
+                .hint_to("Put it elsewhere with --journal PATH")
+        };
         let Some(bytes) = header.encode() else {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -75,7 +80,11 @@ impl Journal {
                     .map_err(|error| cannot(error.error))?
             }
         };
-        sync_directory(directory).map_err(cannot)?;
+        if let Err(cause) = sync_directory(directory) {
+            // The next run would take it for one that began.
+            let _ = std::fs::remove_file(path);
+            return Err(cannot(cause));
+        }
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -179,6 +188,60 @@ impl Journal {
         Ok(digests)
     }
 
+    /// Takes back what it says of these chunks: writes it anew without them, whole
+    /// or not at all, and puts it in its own place.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be read or written; then it still says what
+    /// it said.
+    pub fn without(self, chunks: &RangeSet<u64>) -> Result<Self> {
+        let cannot = |cause: std::io::Error| cannot(&self.path, "write").because(cause);
+        let directory = directory_of(&self.path);
+        let temporary = tempfile::Builder::new()
+            .prefix(".openhosting-")
+            .tempfile_in(directory)
+            .map_err(cannot)?;
+        let mut anew = Self {
+            file: temporary.as_file().try_clone().map_err(cannot)?,
+            path: self.path.clone(),
+            session: self.session,
+            records: 0,
+            unwritten: Vec::new(),
+            is_broken: false,
+        };
+        lock(&anew.file, &self.path)?;
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0)).map_err(cannot)?;
+        let mut old = BufReader::new(file);
+        let mut header = [0; HEADER_BYTES];
+        old.read_exact(&mut header).map_err(cannot)?;
+        anew.file.write_all_at(&header, 0).map_err(cannot)?;
+        let mut bytes = [0; RECORD_BYTES];
+        for number in 0..self.records {
+            old.read_exact(&mut bytes).map_err(cannot)?;
+            match Record::decode(&bytes, number, &self.session) {
+                Some(Record::Done { index, .. }) if chunks.contains(&index) => {}
+                Some(Record::Holes { first, count }) => {
+                    for gap in chunks.gaps(&(first..first.saturating_add(count))) {
+                        anew.append(&Record::Holes {
+                            first: gap.start,
+                            count: gap.end - gap.start,
+                        });
+                    }
+                }
+                Some(record) => anew.append(&record),
+                None => return Err(cannot(std::io::ErrorKind::InvalidData.into())),
+            }
+        }
+        anew.sync()?;
+        anew.file.sync_all().map_err(cannot)?;
+        temporary
+            .persist(&self.path)
+            .map_err(|error| cannot(error.error))?;
+        sync_directory(directory).map_err(cannot)?;
+        Ok(anew)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -189,10 +252,12 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be removed.
     pub fn remove(self) -> Result<()> {
-        let directory = directory_of(&self.path).to_owned();
         std::fs::remove_file(&self.path)
-            .and_then(|()| sync_directory(&directory))
-            .map_err(|cause| cannot(&self.path, "remove").because(cause))
+            .map_err(|cause| cannot(&self.path, "remove").because(cause))?;
+        // One that comes back after a loss of power tells of what is complete: the
+        // next run finds that there is nothing to do. No reason to fail now.
+        let _ = sync_directory(directory_of(&self.path));
+        Ok(())
     }
 }
 
@@ -297,6 +362,37 @@ mod tests {
         assert_eq!(replay.state.holes.iter().collect::<Vec<_>>(), [&(1..3)]);
         journal.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_said_any_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let mut journal = Journal::create(&path, &header()).unwrap();
+        let done = |index| Record::Done {
+            index,
+            len: 10,
+            digest: Digest::of(&[7]),
+        };
+        journal.append(&done(8));
+        journal.append(&Record::Holes { first: 0, count: 6 });
+        journal.append(&done(7));
+        journal.sync().unwrap();
+        let wrong = RangeSet::from_iter([2..4, 5..6, 8..9]);
+        let mut journal = journal.without(&wrong).unwrap();
+        assert!(
+            Journal::open(&path).is_err(),
+            "another process could have it"
+        );
+        journal.append(&done(9));
+        journal.sync().unwrap();
+        assert_eq!(journal.digests().unwrap().len(), 2);
+        drop(journal);
+        let (_, replay) = Journal::open(&path).unwrap().unwrap();
+        let holes: Vec<_> = replay.state.holes.iter().cloned().collect();
+        let done: Vec<_> = replay.state.done.iter().cloned().collect();
+        assert_eq!((holes, done), (vec![0..2, 4..5], vec![7..8, 9..10]));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

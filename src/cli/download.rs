@@ -116,6 +116,7 @@ impl Tool for Arguments {
             Ok(downloaded) => Ok(Done {
                 verified: downloaded.verified,
                 checksum: downloaded.checksum,
+                journal: downloaded.journal,
             }),
             Err(interrupted) => Err(Unfinished {
                 advice: advice(self, &interrupted),
@@ -191,7 +192,10 @@ fn advice(arguments: &Arguments, interrupted: &DownloadInterrupted) -> Vec<Strin
     let Some(offset) = interrupted.resume_at else {
         return Vec::new();
     };
-    let mut lines = vec![format!("Failed to read chunk at offset {offset}: aborting")];
+    let mut lines = Vec::new();
+    if !interrupted.is_whole {
+        lines.push(format!("Failed to read chunk at offset {offset}: aborting"));
+    }
     if interrupted.is_journaled {
         lines.push(
             "Run the same command again to resume the download: it fetches only what is missing"

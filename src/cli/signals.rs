@@ -60,10 +60,10 @@ pub(super) fn listen(program: &'static str, deadline: Option<Duration>) -> Resul
                     exit::DEADLINE => "the deadline is reached, ",
                     _ => "",
                 };
+                handle.drain();
                 exit::say(&format!(
                     "{program}: {why}finishing what is in flight; again to stop at once"
                 ));
-                handle.drain();
             } else if code != exit::DEADLINE {
                 handle.abort();
             }

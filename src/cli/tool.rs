@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, Result};
 use crate::profile::Profile;
-use crate::transfer::{JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
+use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
 
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
@@ -133,6 +133,8 @@ pub(super) struct Done {
     pub(super) verified: Verified,
     /// The digest of the image, if it was asked for.
     pub(super) checksum: Option<Digest>,
+    /// To be removed when it was told.
+    pub(super) journal: Ended,
 }
 
 /// A transfer that is not.
@@ -172,7 +174,7 @@ pub(super) fn main<T: Tool>() -> ExitCode {
             if let Some(digest) = done.checksum {
                 checksum::print(digest, tool.image(), way != Way::DownToStdout);
             }
-            ExitCode::SUCCESS
+            exit::finish(T::PROGRAM, done.journal.remove())
         }
         Err(unfinished) => {
             let kind = unfinished.error.kind();

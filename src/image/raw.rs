@@ -47,6 +47,16 @@ impl RawImage {
         })
     }
 
+    /// An open file, to be read as an image.
+    pub(super) fn over(file: File, path: PathBuf) -> Result<Self> {
+        let fingerprint = Fingerprint::of(&file, &path)?;
+        Ok(Self {
+            file,
+            path,
+            fingerprint,
+        })
+    }
+
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.fingerprint.size
@@ -84,21 +94,36 @@ impl RawImage {
     /// Fills `bytes` from `offset`.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it cannot be read, [`ErrorKind::Integrity`] if the
-    /// image ends before: it was not so short when it was opened.
+    /// [`ErrorKind::Image`] if it cannot be read, which names the first byte that
+    /// could not; [`ErrorKind::Integrity`] if the image ends before: it was not so
+    /// short when it was opened.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
-        match self.file.read_exact_at(bytes, offset) {
-            Ok(()) => Ok(()),
-            Err(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
-                self.check_unchanged()?;
-                Err(self.read_error(offset, cause))
+        let mut done = 0;
+        while done < bytes.len() {
+            // A disk gives what is before a bad sector first.
+            let at = offset + done as u64;
+            match self.file.read_at(&mut bytes[done..], at) {
+                Ok(0) => {
+                    self.check_unchanged()?;
+                    return Err(self.read_error(at, std::io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(n) => done += n,
+                Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(self.read_error(at, cause)),
             }
-            Err(cause) => Err(self.read_error(offset, cause)),
         }
+        Ok(())
     }
 
     fn read_error(&self, offset: u64, cause: std::io::Error) -> Error {
         let what = format!("Cannot read {} at byte {offset}", self.path.display());
-        Error::new(ErrorKind::Image, what).because(cause)
+        let is_bad_sector = Errno::from_io_error(&cause) == Some(Errno::IO);
+        let error = Error::new(ErrorKind::Image, what).because(cause);
+        if is_bad_sector {
+            return error.hint_to(
+                "The disk fails there. Save what can be read to another one, with ddrescue for example, and upload that",
+            );
+        }
+        error
     }
 }

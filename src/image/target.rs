@@ -11,6 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::RawImage;
 use crate::chunk::is_zero;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{directory_of, sync_directory};
@@ -98,8 +99,11 @@ impl ImageTarget {
                 }
                 error
             })?;
-        file.set_len(size)
-            .map_err(|cause| cannot("make room in", &part, cause))?;
+        if let Err(cause) = file.set_len(size) {
+            // Nothing is in it, and the next run would not know whose it is.
+            let _ = std::fs::remove_file(&part);
+            return Err(cannot("make room in", &part, cause));
+        }
         Ok(Self {
             file,
             zeros: Zeros::Leave,
@@ -277,6 +281,16 @@ impl ImageTarget {
         self.file
             .try_clone()
             .map_err(|cause| cannot("open again", &self.path, cause))
+    }
+
+    /// What is in it so far, to be read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if there are no more file descriptors,
+    /// [`ErrorKind::Image`] if it cannot be measured.
+    pub fn to_image(&self) -> Result<RawImage> {
+        let name = self.staged.as_ref().map_or(&self.path, |(part, _)| part);
+        RawImage::over(self.handle()?, name.clone())
     }
 
     /// Whether it will be published under its name at the end.

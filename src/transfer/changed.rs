@@ -6,7 +6,7 @@ use rangemap::RangeSet;
 use crate::chunk::is_zero;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Image, RawImage};
 use crate::journal::{Journal, State};
 use crate::plan::Plan;
 
@@ -29,19 +29,33 @@ pub(super) fn changed(
         )
         .hint_to("Start over with --restart"));
     };
-    let mut changed = RangeSet::new();
+    differing(image, plan, journal.digests()?, &state.holes)
+}
+
+/// The chunks of an image that are not what is said of them: that they have these
+/// digests, or are zero. Holes are looked at only where the file has data. Blocks.
+///
+/// # Errors
+/// What reading says.
+pub(super) fn differing(
+    image: &RawImage,
+    plan: &Plan,
+    digests: impl IntoIterator<Item = (u64, Digest)>,
+    holes: &RangeSet<u64>,
+) -> Result<RangeSet<u64>> {
+    let mut differing = RangeSet::new();
     let mut bytes = Vec::new();
-    for (index, digest) in journal.digests()? {
+    for (index, digest) in digests {
         let Some(span) = plan.span(index) else {
             continue;
         };
         bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
         image.read_at(&mut bytes, span.offset)?;
         if Digest::of(&bytes) != digest {
-            changed.insert(index..index + 1);
+            differing.insert(index..index + 1);
         }
     }
-    for hole in state.holes.iter() {
+    for hole in holes.iter() {
         let mut index = hole.start;
         while index < hole.end {
             let Some(span) = plan.span(index) else { break };
@@ -55,10 +69,10 @@ pub(super) fn changed(
             bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
             image.read_at(&mut bytes, span.offset)?;
             if !is_zero(&bytes) {
-                changed.insert(index..index + 1);
+                differing.insert(index..index + 1);
             }
             index += 1;
         }
     }
-    Ok(changed)
+    Ok(differing)
 }

@@ -16,13 +16,15 @@ use tokio::sync::Semaphore;
 
 use super::JOBS_DEFAULT;
 use super::checksum::Follower;
+use super::earlier::check_earlier;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
-use super::session::{JournalOptions, blocking, done, finish, gaps};
+use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::sink::Sink;
 use super::stop::Stop;
-use super::verify::{Sampler, Verified, Verify, verify};
+use super::upload::everything_settled;
+use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::digest::Digest;
@@ -107,7 +109,7 @@ impl DownloadOptions {
 }
 
 /// A finished download.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Downloaded {
     /// What moved.
     pub progress: Progress,
@@ -115,6 +117,8 @@ pub struct Downloaded {
     pub verified: Verified,
     /// The digest of what was written, if it was asked for.
     pub checksum: Option<Digest>,
+    /// Its journal, which goes when this is dropped.
+    pub journal: Ended,
 }
 
 /// A download that did not finish.
@@ -124,6 +128,8 @@ pub struct DownloadInterrupted {
     pub error: Error,
     /// The byte to go on at, once anything was to be read.
     pub resume_at: Option<u64>,
+    /// Whether all had come, and what failed was something else.
+    pub is_whole: bool,
     /// Whether the same command goes on by itself.
     pub is_journaled: bool,
 }
@@ -133,6 +139,7 @@ impl From<Error> for DownloadInterrupted {
         Self {
             error,
             resume_at: None,
+            is_whole: false,
             is_journaled: false,
         }
     }
@@ -159,6 +166,9 @@ pub async fn download(
     let plan = Plan::new(info.size - base, options.chunk);
     let (force, sink, mut session) =
         open(client, destination, options, &info, plan, monitor).await?;
+    let is_journaled = session.journal.is_some();
+    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
+    check_earlier(&sink, &plan, &mut session, &sampler, monitor, &stop).await?;
     let settled = session.state.settled();
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
@@ -169,7 +179,6 @@ pub async fn download(
         offset: offset_of(first),
         bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
     });
-    let is_journaled = session.journal.is_some();
     let keeper = match session.journal.take() {
         Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),
         None => None,
@@ -192,7 +201,6 @@ pub async fn download(
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
     let job = Download {
         client: client.clone(),
         drive: options.drive,
@@ -218,21 +226,39 @@ pub async fn download(
     let there = |error| DownloadInterrupted {
         error,
         resume_at: Some(offset_of(first_open)),
+        is_whole: first_open == plan.count(),
         is_journaled,
     };
     outcome.map_err(there)?;
-    let journal = kept.map_err(there)?;
+    let zeros = ZeroDigests::default();
+    let (journal, to_verify) = everything_settled(
+        kept.map_err(there)?,
+        session.state,
+        &plan,
+        job.to_verify,
+        zeros,
+        &sampler,
+    )
+    .await
+    .map_err(there)?;
     let verified = verify(
         client,
         options.drive,
         &sampler,
-        job.to_verify,
+        to_verify,
         options.jobs.get(),
         options.max_outage,
         stop,
     )
-    .await
-    .map_err(there)?;
+    .await;
+    let verified = match verified {
+        Err(error) if error.kind() == ErrorKind::Integrity => {
+            let error = error
+                .hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
+            return Err(refuted(error, journal).await.into());
+        }
+        verified => verified.map_err(there)?,
+    };
     check_still(client, options, &info, &mut rng)
         .await
         .map_err(there)?;
@@ -242,9 +268,6 @@ pub async fn download(
         let written = Arc::into_inner(sink)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
             .finish(force)?;
-        if let Some(journal) = journal {
-            journal.remove()?;
-        }
         Ok(followed.or(written))
     })
     .await
@@ -253,6 +276,7 @@ pub async fn download(
         progress,
         verified,
         checksum,
+        journal: Ended::of(journal),
     })
 }
 

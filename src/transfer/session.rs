@@ -135,6 +135,51 @@ impl Session {
     }
 }
 
+/// What was transferred is not there: the journal goes, which calls done what is not.
+pub(super) async fn refuted(error: Error, journal: Option<Journal>) -> Error {
+    let Some(journal) = journal else {
+        return error;
+    };
+    match blocking(move || journal.remove()).await {
+        Ok(()) => error,
+        Err(left) => error.hint_to(format!("{}. Remove it by hand", left.chain())),
+    }
+}
+
+/// The journal of a transfer that is complete. It stays until whoever has to know has
+/// been told: a process that is killed before leaves a journal in which all is done,
+/// and the same command says so, rather than that it begins anew.
+///
+/// Dropped, it is removed. Blocks for a moment then.
+#[derive(Debug, Default)]
+pub struct Ended(Option<Journal>);
+
+impl Ended {
+    pub(super) fn of(journal: Option<Journal>) -> Self {
+        Self(journal)
+    }
+
+    /// Removes it. Blocks for a moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be removed.
+    pub fn remove(mut self) -> Result<()> {
+        let removed = self.0.take().map_or(Ok(()), Journal::remove);
+        removed.map_err(|error| {
+            error.hint_to("All is transferred. Remove the journal by hand: while it is there the same command makes no new transfer")
+        })
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(journal) = self.0.take() {
+            // One that stays tells of a transfer that is complete.
+            let _ = journal.remove();
+        }
+    }
+}
+
 /// Opens a journal; one that cannot be read is only good for being forgotten.
 fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>> {
     match Journal::open(path) {

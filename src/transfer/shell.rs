@@ -15,9 +15,9 @@ use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::monitor::{Event, Monitor, Progress};
+use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::Span;
-use crate::policy::{Action, Ending, Engine};
+use crate::policy::{Action, Ending, Engine, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(super) enum Feed {
     /// A chunk to transfer.
     Chunk(u64),
+    /// The same, and how it was encoded.
+    Encoded(u64, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
     /// There are no more.
@@ -75,6 +77,8 @@ pub(super) trait Job {
     fn settled(&mut self, span: Span) -> Result<()>;
     /// Holes were left out, by index.
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
+    /// What the wire is doing, whenever that changes. Bytes are the job's to know.
+    fn wire(&mut self, _: Wire) {}
 }
 
 /// See the [module](self).
@@ -139,6 +143,10 @@ impl<J: Job> Shell<J> {
         let (mut drain, mut abort) = (stop.clone(), stop);
         let mut grace: Option<Instant> = None;
         loop {
+            // Before what else happened at the same time leads to another request.
+            if drain.is_asked() && self.engine.ending().is_none() {
+                self.engine.stop();
+            }
             let now = self.began.elapsed();
             self.engine.moved(self.client.moved_bytes(), now);
             let wait = match self.engine.next(now) {
@@ -162,8 +170,8 @@ impl<J: Job> Shell<J> {
                     // A task of ours panicked: say so rather than to guess.
                     Err(_) => return Ending::Incomplete,
                 },
-                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed),
-                () = drain.asked(), if self.engine.ending().is_none() => self.engine.stop(),
+                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed, monitor),
+                () = drain.asked(), if self.engine.ending().is_none() => {}
                 () = abort.asked_at_once() => return Ending::Stopped,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
@@ -242,9 +250,13 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    fn fed(&mut self, feed: Feed) {
+    fn fed(&mut self, feed: Feed, monitor: &mut dyn Monitor) {
         match feed {
             Feed::Chunk(index) => self.engine.chunk(index),
+            Feed::Encoded(index, encoded) => {
+                self.engine.chunk(index);
+                monitor.event(&Event::Encoded(encoded));
+            }
             Feed::Hole(chunks) => self.engine.hole(chunks),
             Feed::Failed(error) => self.fail(error),
             Feed::End => self.engine.image_ended(),
@@ -274,6 +286,12 @@ impl<J: Job> Shell<J> {
         }
         self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
+        self.job.wire(Wire {
+            ready: self.engine.ready(),
+            in_flight: self.engine.in_flight(),
+            limit: self.engine.limit() as usize,
+            bytes: 0,
+        });
         monitor.event(&Event::Progress(self.progress));
     }
 

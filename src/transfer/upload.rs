@@ -4,16 +4,19 @@ use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
+use rangemap::RangeSet;
+
 use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
+use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::sending::Upload;
-use super::session::{JournalOptions, blocking, finish, gaps};
+use super::session::{Ended, JournalOptions, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
 use super::stop::Stop;
 use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
-use crate::codec::Level;
+use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,7 +47,7 @@ pub struct UploadOptions {
     /// Most requests in flight.
     pub jobs: NonZeroU32,
     /// How hard to compress.
-    pub level: Level,
+    pub compression: Compression,
     /// Give up when nothing succeeded for so long.
     pub max_outage: Duration,
     /// Where to keep what was done.
@@ -65,7 +68,7 @@ impl UploadOptions {
             offset: 0,
             chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
             jobs: JOBS_DEFAULT,
-            level: Level::default(),
+            compression: Compression::default(),
             max_outage: Duration::from_secs(15 * 60),
             journal: JournalOptions::default(),
             compare: false,
@@ -76,7 +79,7 @@ impl UploadOptions {
 }
 
 /// A finished upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Uploaded {
     /// The drive that holds the image now.
     pub drive: DriveId,
@@ -86,6 +89,8 @@ pub struct Uploaded {
     pub verified: Verified,
     /// The digest of the image, if it was asked for.
     pub checksum: Option<Digest>,
+    /// Its journal, which goes when this is dropped.
+    pub journal: Ended,
 }
 
 /// An upload that did not finish.
@@ -177,6 +182,10 @@ async fn send(
         offset: options.offset,
         bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
     });
+    let compare = options.compare || session.is_damaged;
+    let wants_digests = session.journal.is_some() || compare;
+    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
+    let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let engine = Engine::new(EngineConfig {
         plan,
         first: begun.first,
@@ -188,24 +197,15 @@ async fn send(
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
-    let compare = options.compare || session.is_damaged;
-    let wants_digests = session.journal.is_some() || compare;
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
+    let is_local = client.endpoint().is_loopback();
+    let pace = Pace::new(options.compression, jobs, is_local);
     let keep = |journal| Keeper::start(journal, None);
     let job = Upload {
         client: client.clone(),
         drive,
         plan,
-        pipeline: Pipeline::start(
-            begun.image,
-            plan,
-            todo,
-            options.level,
-            jobs,
-            &sampler,
-            options.checksum,
-        )?,
+        pipeline: Pipeline::start(image, plan, todo, jobs, pace, &sampler, options.checksum)?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
         compare,
@@ -258,28 +258,44 @@ async fn send(
         stop,
     )
     .await;
-    let is_refuted = matches!(&verified, Err(error) if error.kind() == ErrorKind::Integrity);
-    if let Some(journal) = journal
-        && (verified.is_ok() || is_refuted)
-    {
-        // Refuted, it would call done what is not.
-        blocking(move || journal.remove()).await?;
-        resume.is_journaled = false;
-    }
-    if is_refuted {
-        resume.chunk = begun.first;
-    }
+    let verified = match verified {
+        Err(error) if error.kind() == ErrorKind::Integrity => {
+            resume.chunk = begun.first;
+            resume.is_journaled = false;
+            return Err(refuted(error, journal).await);
+        }
+        verified => verified?,
+    };
     Ok(Uploaded {
         drive,
         progress,
-        verified: verified?,
+        verified,
         checksum,
+        journal: Ended::of(journal),
     })
+}
+
+/// Takes samples of what earlier runs settled. A packed image cannot be read there
+/// without all that is before.
+async fn look_back(
+    image: Image,
+    plan: &Plan,
+    settled: &RangeSet<u64>,
+    sampler: &Sampler,
+) -> Result<Image> {
+    let (plan, settled, sampler) = (*plan, settled.clone(), sampler.clone());
+    blocking(move || {
+        if let Image::Raw(image) = &image {
+            sampler.look_back(image, &plan, &settled)?;
+        }
+        Ok(image)
+    })
+    .await
 }
 
 /// For a full verification: the digests of all chunks, those of earlier runs
 /// included.
-async fn everything_settled(
+pub(super) async fn everything_settled(
     journal: Option<Journal>,
     earlier: State,
     plan: &Plan,

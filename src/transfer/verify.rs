@@ -21,6 +21,7 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::image::RawImage;
 use crate::monitor::Silent;
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -116,6 +117,10 @@ impl Sampler {
         self.verify == Verify::Full
     }
 
+    pub(super) fn is_off(&self) -> bool {
+        self.verify == Verify::None
+    }
+
     /// A chunk of data passes by.
     pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
         if self.verify != Verify::Sample || !self.picks(span.index) {
@@ -124,16 +129,48 @@ impl Sampler {
         let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
         let at = rng.usize(..=bytes.len().saturating_sub(SAMPLE_BYTES));
         let end = bytes.len().min(at + SAMPLE_BYTES);
-        let check = Check::Bytes {
-            offset: span.offset + at as u64,
-            bytes: Bytes::copy_from_slice(&bytes[at..end]),
-        };
+        self.add(span.offset + at as u64, &bytes[at..end]);
+    }
+
+    /// Chunks that earlier runs settled pass by no more: these samples are read from
+    /// the image again. Blocks.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub(super) fn look_back(
+        &self,
+        image: &RawImage,
+        plan: &Plan,
+        settled: &RangeSet<u64>,
+    ) -> Result<()> {
+        if self.verify != Verify::Sample {
+            return Ok(());
+        }
+        let settled = settled.iter().flat_map(Clone::clone);
+        for span in settled
+            .filter(|i| self.picks(*i))
+            .filter_map(|i| plan.span(i))
+        {
+            let mut bytes = [0; SAMPLE_BYTES];
+            let len = span.len.min(SAMPLE_BYTES as u64);
+            let bytes = &mut bytes[..usize::try_from(len).unwrap_or(0)];
+            let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
+            let offset = span.offset + rng.u64(..=span.len - len);
+            image.read_at(bytes, offset)?;
+            self.add(offset, bytes);
+        }
+        Ok(())
+    }
+
+    fn add(&self, offset: u64, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
         if let Ok(mut samples) = self.samples.lock() {
-            samples.push(check);
+            samples.push(Check::Bytes { offset, bytes });
         }
     }
 
-    fn picks(&self, index: u64) -> bool {
+    /// Whether a chunk is one of the sample.
+    pub(super) fn picks(&self, index: u64) -> bool {
         let wanted = (self.chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX);
         let is_end = index == 0 || index + 1 == self.chunks;
         is_end || fastrand::Rng::with_seed(self.seed ^ !index).u64(..self.chunks) < wanted

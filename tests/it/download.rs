@@ -3,11 +3,11 @@
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running};
+use crate::support::disk::Tmpfs;
 use crate::support::http::{Ask, create};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, page, refusal};
 use crate::support::server::TestServer;
@@ -716,43 +716,120 @@ fn two_processes_never_write_to_one_image() {
     scene.check_done("out");
 }
 
-// ---- A disk that is full ----
+// ---- What an earlier run left ----
 
-/// A small file system of its own; unmounted when dropped.
-struct Small(PathBuf);
+/// Bytes of the staged file, changed behind the journal's back.
+fn spoil(scene: &Scene, chunk: usize, bytes: &[u8]) {
+    let part = File::options().write(true).open(scene.path("out.oh-part"));
+    let offset = (chunk * C + 5) as u64;
+    part.unwrap().write_all_at(bytes, offset).unwrap();
+}
 
-impl Small {
-    fn mount(path: &Path, bytes: usize) -> Option<Self> {
-        std::fs::create_dir_all(path).unwrap();
-        let mut mount = Command::new("mount");
-        let mount = mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]);
-        let is_mounted = mount.arg(path).status().is_ok_and(|s| s.success());
-        if !is_mounted {
-            eprintln!("SKIPPED: no tmpfs can be mounted here");
+#[test]
+fn bytes_that_changed_on_the_disk_are_found_and_fetched_again() {
+    for (how, chunk, bytes) in [
+        ("full", 77, &[0; 1][..]),
+        ("full", 3, &[0; C]),
+        // The first chunk is always one of a sample.
+        ("sample", 0, b"spoilt"),
+    ] {
+        let scene = Scene::new();
+        let _ = scene.interrupted();
+        spoil(&scene, chunk, bytes);
+        let _ = scene.reads();
+        let again = scene.run(&format!("--verify {how} out")).code(0);
+        let wrong = 1 + usize::from(bytes.len() == C);
+        let line = format!("{wrong} chunks on the disk are not what the earlier run wrote");
+        let left = CHUNKS - resumed(&again) / C;
+        let again = again.says(&line);
+        let fetched = scene
+            .proxy
+            .count(|r| r.is_read() && r.path.ends_with("/16384"));
+        match how {
+            "full" => assert_eq!(fetched, left + wrong - 1, "{again:?}"),
+            // Samples look like chunks.
+            _ => assert!(fetched >= left + wrong - 1, "{again:?}"),
         }
-        is_mounted.then(|| Self(path.to_owned()))
-    }
-
-    fn resize(&self, bytes: usize) {
-        let options = format!("remount,size={bytes}");
-        let mount = Command::new("mount")
-            .args(["-o", &options])
-            .arg(&self.0)
-            .status();
-        assert!(mount.unwrap().success());
+        scene.check_done("out");
     }
 }
 
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
+/// The test above would pass if nothing but a sum at the end found it; and who asks
+/// for no verification gets none.
+#[test]
+fn control_with_no_verification_they_are_not_found() {
+    let scene = Scene::new();
+    let _ = scene.interrupted();
+    spoil(&scene, 3, b"spoilt");
+    let _ = scene.run("--verify none out").code(0);
+    assert!(std::fs::read(scene.path("out")).unwrap() != scene.image);
 }
+
+#[test]
+fn damage_that_was_found_once_is_not_believed_by_a_later_run() {
+    let scene = Scene::new();
+    let _ = scene.interrupted();
+    spoil(&scene, 3, b"spoilt");
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.fault(Request::is_read, usize::MAX, hold);
+    scene.proxy.forget();
+    let running = scene.start("--verify full out");
+    scene
+        .proxy
+        .wait_for("a read", |requests| requests.iter().any(Request::is_read));
+    let _ = running.kill9();
+    gate.open();
+    scene.proxy.heal();
+    let _ = scene.run("--verify none out").code(0);
+    scene.check_done("out");
+}
+
+#[test]
+fn a_full_verification_covers_what_earlier_runs_fetched() {
+    let scene = Scene::new();
+    let _ = scene.interrupted();
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    let is_digest = |r: &Request| r.path.contains("/digest/");
+    scene.proxy.fault(is_digest, usize::MAX, hold);
+    let running = scene.start("--verify full out");
+    scene.proxy.wait_for("the verification", |requests| {
+        requests.iter().any(is_digest)
+    });
+    // Below the counters: nobody wrote to the drive, it lost a bit.
+    let drive = File::options()
+        .write(true)
+        .open(scene.server.drive_file(&scene.drive));
+    let byte = !scene.image[2 * C];
+    drive.unwrap().write_all_at(&[byte], 2 * C as u64).unwrap();
+    gate.open();
+    let outcome = running.wait();
+    let outcome = scene.check_failed(outcome, 4);
+    let outcome = outcome.says("does not hold what was transferred: the 16384 bytes at 32768");
+    let _ = outcome.says("Start over with --restart");
+    // And no later run calls it done.
+    let outcome = scene.run("out");
+    let _ = scene.check_failed(outcome, 1).says("--restart");
+}
+
+#[test]
+fn so_much_of_a_resumed_download_is_read_back() {
+    let scene = Scene::new();
+    let _ = scene.interrupted();
+    scene.proxy.forget();
+    let _ = scene.run("--verify full out").code(0);
+    let digests = scene.proxy.count(|r| r.path.contains("/digest/"));
+    assert_eq!(digests, CHUNKS);
+    scene.check_done("out");
+}
+
+// ---- A disk that is full ----
 
 #[test]
 fn a_full_disk_costs_nothing_that_was_downloaded() {
     let scene = Scene::new();
-    let Some(small) = Small::mount(&scene.path("small"), SIZE / 2) else {
+    let Some(small) = Tmpfs::mount(&scene.path("small"), SIZE / 2) else {
         return;
     };
     let outcome = scene.run("small/out").code(1);
@@ -772,7 +849,7 @@ fn a_full_disk_costs_nothing_that_was_downloaded() {
 fn a_journal_on_a_full_disk() {
     let scene = Scene::new();
     // Room for the header and a page of records.
-    let Some(small) = Small::mount(&scene.path("small"), 2 * 4096) else {
+    let Some(small) = Tmpfs::mount(&scene.path("small"), 2 * 4096) else {
         return;
     };
     let outcome = scene.run("--journal small/j out");

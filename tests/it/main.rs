@@ -6,11 +6,13 @@
     clippy::print_stderr
 )]
 
+mod disks;
 mod download;
 mod faults;
 mod features;
 mod kill;
 mod libcloud;
+mod matrix;
 mod powerloss;
 mod probe;
 mod resume;

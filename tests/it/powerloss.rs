@@ -130,9 +130,10 @@ fn a_download_survives_the_loss_of_power() {
     let out = disk.root.join("out");
     let part = disk.root.join("out.oh-part");
     let journal = disk.root.join("out.ohj");
+    // A look at what the earlier run wrote would mend what the journal should not say.
     let run = || {
         desk.download(&link.uri())
-            .args("-c 16384")
+            .args("-c 16384 --verify none")
             .arg(&drive)
             .arg(&out)
     };
@@ -193,10 +194,8 @@ fn an_upload_survives_the_loss_of_power() {
     for _ in 0..rounds {
         link.take_counts();
         let cut = cut_at_random(&mut rng, &link, &disk, run().spawn());
-        // It may have lost its journal at the very end, when all was verified.
-        if cut.text().ends_with(" completed\n")
-            || (!journal.exists() && !drives(&server).is_empty())
-        {
+        // The journal goes after that was said; without a sync it may come back.
+        if cut.text().ends_with(" completed\n") {
             over += 1;
         } else {
             let again = run().run().code(0);
@@ -209,8 +208,6 @@ fn an_upload_survives_the_loss_of_power() {
         let all = drives(&server);
         assert_eq!(all.len(), 1, "{cut:?}");
         assert_drive(&server, &all[0], &image);
-        // A journal may come back that was removed but not yet synced so; a run
-        // that had said it was done has synced it.
         if journal.exists() {
             let again = run().run().code(0);
             assert!(
@@ -273,8 +270,9 @@ fn control_a_sync_that_is_left_out_is_caught() {
             disk.unmount()
         });
         assert!(is_off && disk.mount());
-        let again = desk.download(&link.uri()).args("-c 16384").arg(&drive);
-        let again = again.arg(&out).run();
+        // A sample of what the earlier run wrote would find it, and mend it.
+        let again = desk.download(&link.uri()).args("-c 16384 --verify none");
+        let again = again.arg(&drive).arg(&out).run();
         let is_right = std::fs::read(&out).is_ok_and(|bytes| bytes == image);
         if again.status.code() != Some(0) || !is_right {
             caught += 1;

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use openhosting::digest::Digest;
@@ -13,9 +12,10 @@ use openhosting::image::Fingerprint;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, replay};
 
 use crate::support::cli::{Desk, Outcome, Running, UPLOAD};
+use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::noise;
-use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
 use crate::support::server::TestServer;
 
 const C: usize = 16 * 1024;
@@ -267,6 +267,17 @@ fn killed_while_the_create_was_on_its_way() {
     let _ = again.wait().code(0);
     assert_eq!(scene.proxy.count(Request::is_create), 1);
     scene.check_done();
+}
+
+/// The next night's backup, say, of a machine that stood still.
+#[test]
+fn the_same_command_after_one_that_ended_well_makes_another_drive() {
+    let scene = Scene::new();
+    let first = scene.run("").code(0).created();
+    let second = scene.run("").code(0).created();
+    assert_ne!(first, second);
+    assert_eq!(drives(&scene.server).len(), 2);
+    assert!(scene.desk.journals().is_empty());
 }
 
 #[test]
@@ -562,6 +573,20 @@ fn a_full_verification_reads_what_earlier_runs_wrote() {
 }
 
 #[test]
+fn with_nothing_left_to_send_a_sample_is_read_back_all_the_same() {
+    let scene = Scene::new();
+    let full = Fault::Answer(refusal(507, "full"));
+    scene.proxy.fault(Request::reads_back, 1, full);
+    let _ = scene.run("").code(1).says("Cannot read back");
+    scene.proxy.forget();
+    let again = scene.run("").code(0);
+    assert_eq!(resumed(&again), SIZE);
+    let reads = scene.proxy.count(Request::reads_back);
+    assert!(reads >= 8, "{reads} reads");
+    scene.check_done();
+}
+
+#[test]
 fn bytes_that_changed_on_the_drive_are_found() {
     let scene = Scene::new();
     let gate = Gate::default();
@@ -586,16 +611,9 @@ fn bytes_that_changed_on_the_drive_are_found() {
 fn a_block_device_is_uploaded_and_resumed() {
     let scene = Scene::new();
     let path = scene.desk.path("a.img");
-    let made = Command::new("losetup")
-        .args(["-f", "--show"])
-        .arg(&path)
-        .output();
-    let device = made.ok().filter(|made| made.status.success());
-    let Some(device) = device.and_then(|made| String::from_utf8(made.stdout).ok()) else {
-        eprintln!("SKIPPED: no loop device can be made here");
+    let Some(device) = LoopDevice::over(&path, &[]) else {
         return;
     };
-    let device = Loop(device.trim().to_owned());
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(&device.0, &path).unwrap();
     let _ = scene.interrupted("");
@@ -605,14 +623,6 @@ fn a_block_device_is_uploaded_and_resumed() {
     assert_eq!(resumed(&again), confirmed * C);
     assert_eq!(scene.writes().len(), CHUNKS - confirmed);
     scene.check_done();
-}
-
-struct Loop(String);
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
 }
 
 // ---- Journals of every version ever written ----

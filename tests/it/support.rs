@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cli;
+pub mod disk;
+pub mod failing;
 pub mod http;
 pub mod link;
 pub mod proxy;

@@ -28,6 +28,10 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Status of the answer that was sent, 0 before that.
     pub status: u16,
+    /// Bytes of the answer's body that were sent.
+    pub answered: u64,
+    /// Whether something was done to it.
+    pub is_faulted: bool,
     /// Which connection it came on.
     pub connection: usize,
 }
@@ -149,8 +153,16 @@ pub enum Fault {
     ResetAfterBody,
     /// Forwards it and resets the connection: done, and nobody hears of it.
     LoseAnswer,
-    /// Forwards it and sends half of the answer's bytes.
+    /// Forwards it and sends the answer but for its last bytes.
     CutAnswer,
+    /// Forwards it and resets the connection within the answer's body.
+    ResetMidAnswer,
+    /// Forwards it and resets the connection behind the answer.
+    ResetAfterAnswer,
+    /// Forwards it twice; the answer is the first one's.
+    Duplicate,
+    /// Forwards it and lets the bodies pass in eight steps, a pause after each.
+    Trickle(Duration),
     /// Takes it and never answers.
     Stall,
     /// Forwards it once the gate is open.
@@ -393,6 +405,8 @@ struct Connection {
     client: TcpStream,
     number: usize,
     shared: Arc<Shared>,
+    /// After each step of a body.
+    pause: Duration,
 }
 
 /// The connection is to be closed; properly, or with a reset.
@@ -408,6 +422,7 @@ impl Connection {
             client,
             number,
             shared,
+            pause: Duration::ZERO,
         }
     }
 
@@ -445,7 +460,10 @@ impl Connection {
         self.shared.change(|state| {
             index = state.requests.len();
             fault = pick(&mut state.rules, &request);
-            state.requests.push(request);
+            state.requests.push(Request {
+                is_faulted: fault.is_some(),
+                ..request
+            });
             behind = Some(state.behind.clone());
             if is_write {
                 state.writes_now += 1;
@@ -491,6 +509,10 @@ impl Connection {
             Some(Fault::Hold(gate)) => gate.wait(),
             _ => {}
         }
+        self.pause = match fault {
+            Some(Fault::Trickle(pause)) => pause,
+            _ => Duration::ZERO,
+        };
         let answer = match behind {
             Behind::Server(address) => self.forward(index, len, *address)?,
             Behind::Stub(handler) => {
@@ -505,6 +527,24 @@ impl Connection {
                 let cut = &answer[..answer.len() - answer.len().min(20) / 2];
                 self.reply(index, cut)?;
                 Err(Close::Properly)
+            }
+            Some(Fault::ResetMidAnswer) => {
+                let body = answer.len() - head_len(&answer);
+                // Of an answer without a body, within its head.
+                let cut = if body == 0 { answer.len() } else { body } / 2;
+                self.reply(index, &answer[..answer.len() - cut])?;
+                Err(Close::Reset)
+            }
+            Some(Fault::ResetAfterAnswer) => {
+                self.reply(index, &answer)?;
+                Err(Close::Reset)
+            }
+            Some(Fault::Duplicate) => {
+                if let Behind::Server(address) = behind {
+                    let request = self.request(index);
+                    deliver(&request, *address).ok_or(Close::Reset)?;
+                }
+                self.reply(index, &answer)
             }
             Some(Fault::AnswerInstead(answer)) => self.reply(index, &answer),
             Some(Fault::Rewrite(rewrite)) => {
@@ -531,15 +571,7 @@ impl Connection {
         let mut to = upstream.try_clone().map_err(|_| Close::Reset)?;
         let _ = to.write_all(head.as_bytes());
         self.take_body(index, len, Some(&mut to))?;
-        let head = read_head(&mut upstream).ok_or(Close::Reset)?;
-        let len = header(&head, "content-length").map_or(0, |len| len.parse().unwrap());
-        let mut answer = head.into_bytes();
-        let body_at = answer.len();
-        answer.resize(body_at + len, 0);
-        upstream
-            .read_exact(&mut answer[body_at..])
-            .map_err(|_| Close::Reset)?;
-        Ok(answer)
+        read_answer(&mut upstream).ok_or(Close::Reset)
     }
 
     /// Reads `len` bytes of the body, and passes them on.
@@ -551,14 +583,16 @@ impl Connection {
     ) -> Result<(), Close> {
         let mut step = vec![0; STEP_BYTES];
         let mut left = len;
+        let most = self.step_of(len);
         let mut kept = Vec::new();
         let mut taken = 0_u64;
         while left > 0 {
-            let want = STEP_BYTES.min(usize::try_from(left).unwrap_or(STEP_BYTES));
+            let want = most.min(usize::try_from(left).unwrap_or(STEP_BYTES));
             let n = match self.client.read(&mut step[..want]) {
                 Ok(0) | Err(_) => break,
                 Ok(n) => n,
             };
+            std::thread::sleep(self.pause);
             self.count_up(n);
             left -= n as u64;
             taken += n as u64;
@@ -587,13 +621,26 @@ impl Connection {
         self.shared.change(|state| {
             if let Some(request) = state.requests.get_mut(index) {
                 request.status = status.unwrap();
+                request.answered += (answer.len() - head_len(answer)) as u64;
             }
         });
-        let sent = self.client.write_all(answer);
+        let most = self.step_of(answer.len() as u64);
+        let sent = answer.chunks(most).try_for_each(|step| {
+            std::thread::sleep(self.pause);
+            self.client.write_all(step)
+        });
         self.shared
             .down
             .fetch_add(answer.len() as u64, Ordering::SeqCst);
         sent.map_err(|_| Close::Properly)
+    }
+
+    /// Bytes of `len` that are passed on at a time.
+    fn step_of(&self, len: u64) -> usize {
+        if self.pause.is_zero() {
+            return STEP_BYTES;
+        }
+        usize::try_from(len.div_ceil(8)).map_or(STEP_BYTES, |step| step.clamp(1, STEP_BYTES))
     }
 
     fn count_up(&self, n: usize) {
@@ -614,6 +661,31 @@ fn pick(rules: &mut [Rule], request: &Request) -> Option<Fault> {
         return Some(rule.fault.clone());
     }
     None
+}
+
+/// Where the body of an answer begins; its end if it has none.
+fn head_len(answer: &[u8]) -> usize {
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
+    end.map_or(answer.len(), |at| at + 4)
+}
+
+/// Reads an answer whole.
+fn read_answer(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let head = read_head(stream)?;
+    let len = header(&head, "content-length").map_or(0, |len| len.parse().unwrap());
+    let mut answer = head.into_bytes();
+    let body_at = answer.len();
+    answer.resize(body_at + len, 0);
+    stream.read_exact(&mut answer[body_at..]).ok()?;
+    Some(answer)
+}
+
+/// Sends a request that was kept, once more.
+fn deliver(request: &Request, address: SocketAddr) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(request.head.as_bytes()).ok()?;
+    stream.write_all(&request.body).ok()?;
+    read_answer(&mut stream)
 }
 
 fn read_head(stream: &mut TcpStream) -> Option<String> {

@@ -1,0 +1,565 @@
+//! Disks that fail: what the tools make of an error of each call that touches one,
+//! and of a source that cannot be read or does not hold still.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use openhosting::digest::Digest;
+use openhosting::journal::replay;
+
+use crate::support::cli::{DOWNLOAD, Desk, Outcome, Tool, UPLOAD};
+use crate::support::disk::{LoopDevice, Tmpfs};
+use crate::support::failing::{self, EIO, ENOSPC, Failing, KILL};
+use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
+use crate::support::server::TestServer;
+use crate::support::slow::SlowLink;
+
+const C: usize = 24 * 1024;
+const CHUNKS: usize = 13;
+/// The journal is synced several times on the way.
+const MANY: usize = 200;
+/// Records that go to the disk together, at most.
+const RECORDS: usize = 64;
+
+/// A server, an image and a drive that holds it, and a proxy.
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    proxy: FaultProxy,
+    image: Vec<u8>,
+    source: String,
+}
+
+impl Scene {
+    fn new(chunks: usize) -> Self {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let image = noise(chunks as u64, chunks * C - 5000);
+        desk.file("a.img", &image);
+        let up = desk.upload(&server.uri).args("-q a.img").run().code(0);
+        for name in ["out", "out.oh-part"] {
+            desk.own(&desk.path(name));
+        }
+        Self {
+            source: up.created(),
+            desk,
+            server,
+            proxy,
+            image,
+        }
+    }
+
+    fn upload<'a>(&self, tool: Tool<'a>) -> Tool<'a> {
+        let tool = tool.env("OHURI", self.proxy.uri());
+        tool.arg("-c").arg(C.to_string()).arg("a.img")
+    }
+
+    fn download<'a>(&self, tool: Tool<'a>) -> Tool<'a> {
+        let tool = tool.env("OHURI", self.proxy.uri());
+        let tool = tool.arg("-c").arg(C.to_string()).args("--verify none");
+        tool.arg(&self.source).arg("out")
+    }
+
+    /// The tool as the user starts it.
+    fn tool(&self, program: &str) -> Tool<'_> {
+        let tool = self.desk.tool(program);
+        match program {
+            UPLOAD => self.upload(tool),
+            _ => self.download(tool),
+        }
+    }
+
+    /// Drives but the one that is downloaded.
+    fn drives(&self) -> Vec<String> {
+        let mut all = drives(&self.server);
+        all.retain(|drive| *drive != self.source);
+        all
+    }
+
+    /// It is complete, and nothing is left of it; then the ground is cleared.
+    #[track_caller]
+    fn check_done(&self, program: &str) {
+        let out = self.desk.path("out");
+        if program == UPLOAD {
+            let all = self.drives();
+            assert_eq!(all.len(), 1, "drives: {all:?}");
+            assert_drive(&self.server, &all[0], &self.image);
+            assert!(self.desk.journals().is_empty());
+            let path = format!("/drives/{}/destroy", all[0]);
+            Ask::of(&self.server).post(&path, "").expect(204);
+        } else {
+            assert!(std::fs::read(&out).unwrap() == self.image, "bytes differ");
+            for end in ["oh-part", "ohj"] {
+                assert!(!self.desk.path(format!("out.{end}")).exists(), "{end}");
+            }
+            std::fs::remove_file(out).unwrap();
+        }
+        self.check_no_litter();
+    }
+
+    fn check_no_litter(&self) {
+        for entry in std::fs::read_dir(self.desk.work()).unwrap() {
+            let name = entry.unwrap().file_name();
+            assert!(!name.to_string_lossy().starts_with(".openhosting"));
+        }
+    }
+
+    fn forget(&self) {
+        self.proxy.forget();
+    }
+
+    fn sent(&self) -> usize {
+        self.proxy.count(Request::is_write)
+    }
+
+    fn fetched(&self) -> usize {
+        self.proxy.count(Request::is_read)
+    }
+
+    fn confirmed(&self) -> Vec<u64> {
+        let requests = self.proxy.requests();
+        let confirmed = requests.iter().filter(|r| r.is_write() && r.status == 204);
+        confirmed.map(|r| r.offset() / C as u64).collect()
+    }
+}
+
+/// The chunks that a journal says are done.
+fn journal(path: &Path) -> Vec<(u64, Digest)> {
+    let mut told = Vec::new();
+    let bytes = std::fs::read(path).unwrap();
+    let replay = replay(&bytes[..], |index, _, digest| told.push((index, digest))).unwrap();
+    assert!(!replay.is_damaged);
+    told
+}
+
+// ---- Reading ----
+
+#[test]
+fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
+    let Some(library) = failing::library() else {
+        return;
+    };
+    let scene = Scene::new(CHUNKS);
+    for chunk in [0, CHUNKS / 2, CHUNKS - 1] {
+        // One read for each chunk, in order.
+        let failing = Failing {
+            call: "pread64",
+            nth: chunk + 1,
+            errno: EIO,
+            file: Some("a.img"),
+        };
+        let tool = failing.within(library, &scene.desk, scene.tool(UPLOAD));
+        let outcome = tool.run().code(1);
+        let line = format!(
+            "Cannot read a.img at byte {}: Input/output error (os error 5)\n",
+            chunk * C
+        );
+        let outcome = outcome.says(&line);
+        assert_eq!(outcome.stderr.matches("os error").count(), 1, "{outcome:?}");
+        assert_eq!(scene.desk.journals().len(), 1);
+        assert!(scene.confirmed().len() <= chunk);
+        let _ = scene.tool(UPLOAD).run().code(0);
+        assert_eq!(scene.sent(), CHUNKS, "a chunk was sent twice");
+        scene.forget();
+        scene.check_done(UPLOAD);
+    }
+}
+
+// ---- Each call in turn ----
+
+/// Makes the first call fail, then the second, and so on until there are no more;
+/// after each the same command finishes. Gives how many failed.
+fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
+    let Some(library) = failing::library() else {
+        return 0;
+    };
+    let scene = Scene::new(CHUNKS);
+    for nth in 1.. {
+        let failing = Failing {
+            call,
+            nth,
+            errno,
+            file: None,
+        };
+        let tool = failing.within(library, &scene.desk, scene.tool(program));
+        let outcome = tool.spawn().end();
+        let calls = failing::calls(&scene.desk);
+        let Some(at) = calls.iter().position(|call| call.is_hit) else {
+            let _ = outcome.code(0);
+            scene.check_done(program);
+            return nth - 1;
+        };
+        let (path, later) = (&calls[at].path, &calls[at + 1..]);
+        eprintln!("{call} {nth} of {path}: {}", outcome.stderr.trim_end());
+        if errno != KILL && outcome.status.code() != Some(0) {
+            check_told(&outcome);
+        }
+        // A sync that is made again tells nothing of what the first one lost.
+        let is_again = |later: &&failing::Call| later.name == call && later.path == *path;
+        if call.contains("sync") {
+            assert_eq!(later.iter().find(is_again), None);
+        }
+        if program == DOWNLOAD {
+            check_download(&scene, &outcome);
+        }
+        if outcome.stderr.contains("Cannot make the journal") {
+            // The next run would look for a drive that nobody asked for.
+            assert!(scene.desk.journals().is_empty());
+            assert!(!scene.desk.path("out.ohj").exists());
+        }
+        scene.check_no_litter();
+        let is_over = match program {
+            UPLOAD => outcome.text().ends_with(" completed\n") && scene.desk.journals().is_empty(),
+            _ => scene.desk.path("out").exists() && !scene.desk.path("out.ohj").exists(),
+        };
+        if !is_over {
+            let _ = scene.tool(program).run().code(0);
+        }
+        scene.check_done(program);
+    }
+    unreachable!()
+}
+
+/// One line says what failed, and why.
+#[track_caller]
+fn check_told(outcome: &Outcome) {
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    let causes = ["(os error 5)", "(os error 28)"];
+    let mut lines = outcome.stderr.lines();
+    let told = lines.find(|line| causes.iter().any(|cause| line.ends_with(cause)));
+    let told = told.unwrap_or_else(|| panic!("not told: {outcome:?}"));
+    assert!(
+        told.starts_with("openhosting-") && told.contains(": Cannot "),
+        "{told}"
+    );
+    assert!(!lines.any(|line| line.contains("os error")), "{outcome:?}");
+}
+
+/// Under its name it is whole; and what the journal says is so.
+#[track_caller]
+fn check_download(scene: &Scene, outcome: &Outcome) {
+    let out = scene.desk.path("out");
+    if out.exists() {
+        let bytes = std::fs::read(&out).unwrap();
+        assert!(bytes == scene.image, "torn: {outcome:?}");
+        return;
+    }
+    assert_ne!(outcome.status.code(), Some(0), "done, and not there");
+    let end = format!("offset {}: aborting", scene.image.len());
+    assert!(!outcome.stderr.contains(&end), "{outcome:?}");
+    let path = scene.desk.path("out.ohj");
+    let Ok(part) = std::fs::read(scene.desk.path("out.oh-part")) else {
+        return;
+    };
+    for (index, digest) in journal(&path) {
+        let from = index as usize * C;
+        let chunk = &part[from..part.len().min(from + C)];
+        assert_eq!(Digest::of(chunk), digest, "chunk {index}");
+    }
+}
+
+/// `kill -9` at each of these calls. A create that nobody knows of is looked for half
+/// a minute long.
+#[test]
+fn an_upload_killed_at_any_call_makes_one_drive() {
+    let mut kills = 0;
+    for call in ["fsync", "fdatasync", "pwrite64", "unlink", "stdout"] {
+        kills += fail_in_turn(UPLOAD, call, KILL);
+    }
+    eprintln!("disk, upload: {kills} kills");
+}
+
+#[test]
+fn a_download_killed_at_any_call_finishes_with_the_same_command() {
+    let calls = [
+        "fsync",
+        "fdatasync",
+        "pwrite64",
+        "ftruncate64",
+        "fchmod",
+        "unlink",
+        "stdout",
+    ];
+    let kills: usize = calls
+        .map(|call| fail_in_turn(DOWNLOAD, call, KILL))
+        .iter()
+        .sum();
+    eprintln!("disk, download: {kills} kills");
+}
+
+#[test]
+fn a_download_whose_syncs_fail_in_turn_finishes_with_the_same_command() {
+    let fsyncs = fail_in_turn(DOWNLOAD, "fsync", EIO);
+    let fdatasyncs = fail_in_turn(DOWNLOAD, "fdatasync", EIO);
+    eprintln!("disk, download: {fsyncs} fsync, {fdatasyncs} fdatasync");
+}
+
+#[test]
+fn a_download_whose_writes_fail_in_turn_finishes_with_the_same_command() {
+    let writes = fail_in_turn(DOWNLOAD, "pwrite64", ENOSPC);
+    let lengths = fail_in_turn(DOWNLOAD, "ftruncate64", ENOSPC);
+    let modes = fail_in_turn(DOWNLOAD, "fchmod", EIO);
+    let removals = fail_in_turn(DOWNLOAD, "unlink", EIO);
+    eprintln!(
+        "disk, download: {writes} writes, {lengths} lengths, {modes} modes, {removals} removals"
+    );
+}
+
+#[test]
+fn an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command() {
+    let fsyncs = fail_in_turn(UPLOAD, "fsync", EIO);
+    let fdatasyncs = fail_in_turn(UPLOAD, "fdatasync", EIO);
+    let writes = fail_in_turn(UPLOAD, "pwrite64", ENOSPC);
+    let removals = fail_in_turn(UPLOAD, "unlink", EIO);
+    eprintln!(
+        "disk, upload: {fsyncs} fsync, {fdatasyncs} fdatasync, {writes} writes, {removals} removals"
+    );
+}
+
+/// Those that do not go through the C library. They are made once.
+#[test]
+fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
+    if !can_trace() {
+        eprintln!("SKIPPED: strace cannot trace here");
+        return;
+    }
+    let scene = Scene::new(CHUNKS);
+    let cases = [
+        ("linkat:error=EIO", UPLOAD),
+        ("linkat:error=EIO", DOWNLOAD),
+        ("renameat2:error=EIO", DOWNLOAD),
+    ];
+    for (what, program) in cases {
+        let traced = scene.desk.tool("strace").args("-f -qq -o trace -e");
+        let traced = traced.arg(format!("inject={what}")).arg(program);
+        let traced = match program {
+            UPLOAD => scene.upload(traced),
+            _ => scene.download(traced),
+        };
+        check_told(&traced.run());
+        let trace = std::fs::read(scene.desk.path("trace")).unwrap();
+        assert!(String::from_utf8_lossy(&trace).contains("(INJECTED)"));
+        scene.check_no_litter();
+        assert!(!scene.desk.path("out").exists());
+        let _ = scene.tool(program).run().code(0);
+        scene.check_done(program);
+    }
+}
+
+fn can_trace() -> bool {
+    let mut strace = Command::new("strace");
+    let strace = strace.args([
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "inject=fsync:error=EIO",
+        "true",
+    ]);
+    let status = strace.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// What an earlier run wrote cannot be read any more.
+#[test]
+fn a_bad_sector_under_an_unfinished_download_is_told() {
+    let Some(library) = failing::library() else {
+        return;
+    };
+    let scene = Scene::new(MANY);
+    let run = || {
+        let tool = scene.desk.download(&scene.proxy.uri()).args("-c 24576");
+        tool.arg(&scene.source).arg("out")
+    };
+    let hold = Fault::Hold(Gate::default());
+    scene
+        .proxy
+        .fault_after(70, Request::is_read, usize::MAX, hold);
+    let running = run().spawn();
+    let path = scene.desk.path("out.ohj");
+    while path.metadata().map_or(0, |metadata| metadata.len()) < 4096 + 64 * 64 {
+        std::thread::yield_now();
+    }
+    let _ = running.kill9();
+    scene.proxy.heal();
+    let failing = Failing {
+        call: "pread64",
+        nth: 1,
+        errno: EIO,
+        file: Some("out.oh-part"),
+    };
+    let outcome = failing.within(library, &scene.desk, run()).run().code(1);
+    let line = "Cannot read out.oh-part at byte 0: Input/output error (os error 5)\n";
+    let _ = outcome.says(line).says("Start over on another disk");
+    let _ = run().run().code(0);
+    scene.check_done(DOWNLOAD);
+}
+
+// ---- What was not synced ----
+
+/// The image's sync fails: of what it was about the journal says nothing, though
+/// all of it can still be read (FAULTS C6).
+#[test]
+fn what_was_not_synced_counts_as_not_there() {
+    let Some(library) = failing::library() else {
+        return;
+    };
+    let scene = Scene::new(MANY);
+    for nth in 1..=3 {
+        let failing = Failing {
+            call: "fdatasync",
+            nth,
+            errno: EIO,
+            file: Some("out.oh-part"),
+        };
+        let tool = failing.within(library, &scene.desk, scene.tool(DOWNLOAD));
+        let outcome = tool.run().code(1);
+        let _ = outcome.says("Cannot sync the image to the disk: Input/output error");
+        let told = journal(&scene.desk.path("out.ohj"));
+        assert!(told.len() <= RECORDS * (nth - 1), "{} records", told.len());
+        assert!(told.len() >= nth - 1, "nothing was kept");
+        scene.forget();
+        let again = scene.tool(DOWNLOAD).run().code(0);
+        let line = format!("Resuming: {} of ", told.len() * C);
+        let _ = again.says(&line);
+        assert_eq!(scene.fetched(), MANY - told.len());
+        scene.check_done(DOWNLOAD);
+    }
+}
+
+/// The journal's own sync fails. What it says is so all the same: the endpoint
+/// confirmed it.
+#[test]
+fn a_journal_that_was_not_synced_says_nothing_false() {
+    let Some(library) = failing::library() else {
+        return;
+    };
+    let scene = Scene::new(MANY);
+    // The first one is of the drive's record.
+    for nth in 2..=3 {
+        let failing = Failing {
+            call: "fdatasync",
+            nth,
+            errno: EIO,
+            file: Some("(deleted)"),
+        };
+        let tool = failing.within(library, &scene.desk, scene.tool(UPLOAD));
+        let outcome = tool.run().code(1);
+        let _ = outcome.says("Cannot write the journal ");
+        let told = journal(&scene.desk.journals()[0]);
+        let confirmed = scene.confirmed();
+        let is_confirmed = |(index, _): &(u64, Digest)| confirmed.contains(index);
+        assert!(told.iter().all(is_confirmed), "a record without an answer");
+        assert!(told.len() <= RECORDS * (nth - 1), "{} records", told.len());
+        scene.forget();
+        let _ = scene.tool(UPLOAD).run().code(0);
+        assert_eq!(scene.sent(), MANY - told.len());
+        scene.forget();
+        scene.check_done(UPLOAD);
+    }
+}
+
+// ---- Directories that cannot be written to ----
+
+#[test]
+fn a_read_only_directory_is_told_and_left_as_it_is() {
+    let scene = Scene::new(CHUNKS);
+    let root = scene.desk.path("ro");
+    let Some(disk) = Tmpfs::mount(&root, 4 << 20) else {
+        return;
+    };
+    disk.make_read_only();
+    let down = |file: &str| {
+        scene
+            .desk
+            .download(&scene.proxy.uri())
+            .arg(&scene.source)
+            .arg(file)
+    };
+    let _ = down("ro/out")
+        .run()
+        .code(1)
+        .says("Read-only file system (os error 30)")
+        .says("--journal PATH");
+    let tool = scene.tool(UPLOAD).env("XDG_STATE_HOME", &root);
+    let outcome = tool.run().code(1);
+    let _ = outcome
+        .says("Read-only file system (os error 30)")
+        .says("--journal PATH");
+    // Nothing was asked for that a next run would have to look for.
+    assert!(scene.drives().is_empty());
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+    // It turns read-only when all is under way.
+    disk.make_writable();
+    let link = SlowLink::to(&scene.server, Duration::from_millis(2));
+    let run = || {
+        scene
+            .desk
+            .download(&link.uri())
+            .arg(&scene.source)
+            .args("-c 24576 ro/out")
+    };
+    let running = run().spawn();
+    while link.passed() < 5 * C as u64 {
+        std::thread::yield_now();
+    }
+    // A file that is open to be written holds that off.
+    running.signal("INT");
+    let _ = running.wait().code(130);
+    disk.make_read_only();
+    let _ = run().run().code(1).says("Read-only file system");
+    disk.make_writable();
+    let _ = run().run().code(0).says("Resuming: ");
+    assert!(std::fs::read(root.join("out")).unwrap() == scene.image);
+}
+
+// ---- A source that does not hold still ----
+
+#[test]
+fn an_image_that_grows_while_it_is_sent_is_never_called_complete() {
+    let scene = Scene::new(MANY);
+    let link = SlowLink::to(&scene.server, Duration::from_millis(2));
+    let path = scene.desk.path("a.img");
+    let run = || scene.tool(UPLOAD).env("OHURI", link.uri());
+    let mut running = run().spawn();
+    while link.passed() < 20 * C as u64 {
+        std::thread::yield_now();
+    }
+    let mut file = File::options().append(true).open(&path).unwrap();
+    while !running.has_ended() {
+        file.write_all(b"more").unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let outcome = running.wait().code(4).says("its size was ");
+    let outcome = outcome.says("holds a mixture");
+    assert!(!outcome.text().contains("completed"));
+    // At rest it goes, from the start: it is another image now.
+    let _ = run().run().code(4).says("--restart");
+    let again = run().args("--restart").run().code(0);
+    let image = std::fs::read(&path).unwrap();
+    assert_drive(&scene.server, &again.created(), &image);
+}
+
+/// A disk with bad sectors: a loop device whose file is shorter than it. The error
+/// is the kernel's own.
+#[test]
+fn the_first_bad_byte_of_a_disk_is_named() {
+    const BAD: u64 = 299_008;
+    let scene = Scene::new(CHUNKS);
+    let path = scene.desk.file("disk", &noise(5, 1 << 20));
+    let Some(device) = LoopDevice::over(&path, &["--direct-io=on"]) else {
+        return;
+    };
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(BAD).unwrap();
+    let tool = scene.desk.upload(&scene.proxy.uri()).args("-c 262144 -n n");
+    let outcome = tool.arg(&device.0).run().code(1);
+    let line = format!("at byte {BAD}: Input/output error (os error 5)\n");
+    let _ = outcome.says(&line).says("ddrescue");
+    assert_eq!(scene.desk.journals().len(), 1);
+}

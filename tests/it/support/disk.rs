@@ -1,0 +1,69 @@
+//! Small file systems and block devices.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A tmpfs; unmounted when dropped.
+pub struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    /// `None`, and it says so, where none can be mounted.
+    pub fn mount(path: &Path, bytes: usize) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]);
+        let is_mounted = mount.arg(path).status().is_ok_and(|s| s.success());
+        if !is_mounted {
+            eprintln!("SKIPPED: no tmpfs can be mounted here");
+        }
+        is_mounted.then(|| Self(path.to_owned()))
+    }
+
+    pub fn resize(&self, bytes: usize) {
+        self.remount(&format!("size={bytes}"));
+    }
+
+    pub fn make_read_only(&self) {
+        self.remount("ro");
+    }
+
+    pub fn make_writable(&self) {
+        self.remount("rw");
+    }
+
+    fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-o", &options]).arg(&self.0).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A loop device; taken down when dropped.
+pub struct LoopDevice(pub String);
+
+impl LoopDevice {
+    /// Over a file. `None`, and it says so, where none can be made.
+    pub fn over(path: &Path, args: &[&str]) -> Option<Self> {
+        let mut losetup = Command::new("losetup");
+        let made = losetup.args(args).args(["-f", "--show"]).arg(path).output();
+        let device = made.ok().filter(|made| made.status.success());
+        let device = device.and_then(|made| String::from_utf8(made.stdout).ok());
+        if device.is_none() {
+            eprintln!("SKIPPED: no loop device can be made here");
+        }
+        device.map(|name| Self(name.trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
