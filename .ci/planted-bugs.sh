@@ -111,7 +111,20 @@ bug 'answered probes count as progress' \
     src/policy/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
 bug 'no fewer workers when the drive is busy' \
     'lib policy::concurrency::tests::busy_goes_down_to_one_for_good' \
-    src/policy/concurrency.rs $'        self.limit /= 2;\n        self.ceiling' '        self.ceiling'
+    src/policy/concurrency.rs $'        self.fall(now);\n        self.ceiling' '        self.ceiling'
+bug 'as many workers in a storm as before' \
+    'it simulator::every_seed_ends_with_the_same_bytes' \
+    src/policy/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
+bug 'one volley of failures counts as many' \
+    'lib policy::concurrency::tests::one_volley_is_one_fall' \
+    src/policy/concurrency.rs $'        self.before.get_or_insert(self.limit);\n        if ticket.era < self.fell {' \
+    $'        self.before.get_or_insert(self.limit);\n        if ticket.era > self.era {'
+bug 'workers are added where the compressors are what limits' \
+    'lib policy::concurrency::tests::what_waits_for_the_compressors_tells_nothing' \
+    src/policy/concurrency.rs 'const UNUSED_MAX: f64 = 0.05;' 'const UNUSED_MAX: f64 = 1.0;'
+bug 'what did not help stays' \
+    'lib policy::concurrency::tests::it_finds_what_a_link_carries_best_and_stays_there' \
+    src/policy/concurrency.rs 'if here.helps(fewer) {' 'if here.rate > 0.0 {'
 bug 'a chunk that is due wakes the shell for ever' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
     src/policy/engine.rs 'due.filter(|due| *due > now)' 'due'

@@ -1,17 +1,20 @@
 //! Buffers that are used again. The pool is the memory budget of a transfer: it
-//! hands out a fixed number of buffers and whoever wants one more waits, so the
-//! bytes held are bounded whatever the size of the image.
+//! hands out so many buffers and whoever wants one more waits, so the bytes held
+//! are bounded whatever the size of the image.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 
-/// A fixed number of buffers.
+/// A number of buffers.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     free: Receiver<Vec<u8>>,
     back: Sender<Vec<u8>>,
+    count: Arc<AtomicUsize>,
 }
 
 /// Bytes borrowed from a [`BufferPool`]; they go back when dropped.
@@ -24,12 +27,24 @@ pub struct Buffer {
 impl BufferPool {
     /// A pool of `count` buffers; none takes memory before it is used.
     pub fn new(count: usize) -> Self {
-        let (back, free) = async_channel::bounded(count.max(1));
-        for _ in 0..count.max(1) {
-            // Cannot fail: the channel holds as many.
-            let _ = back.try_send(Vec::new());
+        // Bounded by what there is to come back.
+        let (back, free) = async_channel::unbounded();
+        let pool = Self {
+            free,
+            back,
+            count: Arc::default(),
+        };
+        pool.grow(count.max(1));
+        pool
+    }
+
+    /// Makes it a pool of `count` buffers, if it has fewer.
+    pub fn grow(&self, count: usize) {
+        let before = self.count.fetch_max(count, Ordering::Relaxed);
+        for _ in before..count {
+            // Fails only after `close`, when nobody wants it any more.
+            let _ = self.back.try_send(Vec::new());
         }
-        Self { free, back }
     }
 
     /// Waits for a free buffer and makes it `len` bytes long; what it holds is
@@ -107,5 +122,17 @@ mod tests {
         let pool2 = pool.clone();
         drop(pool);
         pool2.close();
+    }
+
+    #[test]
+    fn a_pool_grows_and_does_not_shrink() {
+        let pool = BufferPool::new(1);
+        let one = pool.take(1);
+        assert!(pool.free.is_empty());
+        pool.clone().grow(3);
+        pool.grow(2);
+        assert_eq!(pool.free.len(), 2);
+        drop(one);
+        assert_eq!(pool.free.len(), 3);
     }
 }

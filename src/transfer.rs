@@ -23,6 +23,7 @@ mod create;
 mod download;
 mod earlier;
 mod opening;
+mod pace;
 mod patient;
 mod pipeline;
 mod probe;
@@ -42,3 +43,13 @@ pub use session::{Ended, JournalOptions};
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};
 pub use verify::{Verified, Verify};
+
+use std::num::NonZeroU32;
+
+/// Most requests in flight unless the user says otherwise. Few links want so many;
+/// one that is long, fast and loses packets does (docs/RELIABILITY.md, "On a bad
+/// link"), and memory is taken for those only that help.
+pub const JOBS_DEFAULT: NonZeroU32 = match NonZeroU32::new(16) {
+    Some(jobs) => jobs,
+    None => NonZeroU32::MIN,
+};

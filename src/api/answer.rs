@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 
-use super::meter::Meter;
+use super::meter::Traffic;
 use crate::failure::{Failure, Refusal};
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
 
@@ -90,9 +90,9 @@ pub(super) async fn exactly(
     response: Response,
     len: u64,
     stall: Duration,
-    meter: Option<&dyn Meter>,
+    traffic: Option<&Traffic>,
 ) -> Result<Bytes, Failure> {
-    let body = collect(response, len, stall, meter).await?;
+    let body = collect(response, len, stall, traffic).await?;
     if body.len() as u64 == len {
         Ok(body)
     } else {
@@ -117,7 +117,7 @@ async fn collect(
     mut response: Response,
     limit: u64,
     stall: Duration,
-    meter: Option<&dyn Meter>,
+    traffic: Option<&Traffic>,
 ) -> Result<Bytes, Failure> {
     if let Some(len) = response.content_length()
         && len > limit
@@ -134,7 +134,9 @@ async fn collect(
             return Err(Failure::NotApi(what));
         }
         body.extend_from_slice(&part);
-        if let Some(meter) = meter {
+        let Some(traffic) = traffic else { continue };
+        traffic.count(part.len());
+        if let Some(meter) = &traffic.meter {
             // What is not taken fills the connection's window, and that holds the
             // other side back.
             tokio::time::sleep(meter.take(part.len())).await;

@@ -3,7 +3,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_channel::Receiver;
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::meter::Meter;
+use super::meter::Traffic;
 use super::patience::Progress;
 
 /// Bytes handed to the connection at a time: small enough that progress shows on
@@ -58,7 +57,7 @@ pub struct UploadBody {
     source: Source,
     left: u64,
     progress: Progress,
-    meter: Option<Arc<dyn Meter>>,
+    traffic: Traffic,
     /// What waits for the meter.
     held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
@@ -70,7 +69,7 @@ enum Source {
 }
 
 impl UploadBody {
-    pub(super) fn new(upload: Upload, progress: Progress, meter: Option<Arc<dyn Meter>>) -> Self {
+    pub(super) fn new(upload: Upload, progress: Progress, traffic: Traffic) -> Self {
         let left = upload.len();
         let source = match upload {
             Upload::Bytes(bytes) => Source::Bytes(bytes),
@@ -80,7 +79,7 @@ impl UploadBody {
             source,
             left,
             progress,
-            meter,
+            traffic,
             held: None,
         }
     }
@@ -88,6 +87,7 @@ impl UploadBody {
     fn hand_over(&mut self, part: Bytes) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         self.left = self.left.saturating_sub(part.len() as u64);
         self.progress.advance(part.len() as u64);
+        self.traffic.count(part.len());
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 }
@@ -107,7 +107,7 @@ impl Body for UploadBody {
             }
             return self.hand_over(part);
         }
-        let most = match &self.meter {
+        let most = match &self.traffic.meter {
             Some(meter) => meter.step_bytes().min(STEP_BYTES),
             None => STEP_BYTES,
         };
@@ -123,7 +123,7 @@ impl Body for UploadBody {
                 }
             }
         };
-        if let Some(meter) = &self.meter {
+        if let Some(meter) = &self.traffic.meter {
             let wait = meter.take(part.len());
             if !wait.is_zero() {
                 self.progress.hold(wait);
@@ -153,6 +153,9 @@ mod tests {
     use http_body_util::BodyExt;
     use tokio::time::Instant;
 
+    use std::sync::Arc;
+
+    use super::super::meter::Meter;
     use super::super::patience;
     use super::*;
 
@@ -176,7 +179,8 @@ mod tests {
         let progress = Progress::of(9500);
         let bytes = Bytes::from(vec![7; 9500]);
         let upload = Upload::Bytes(bytes.clone());
-        let body = UploadBody::new(upload, progress.clone(), Some(Arc::new(Slow)));
+        let traffic = Traffic::new(Some(Arc::new(Slow)));
+        let body = UploadBody::new(upload, progress.clone(), traffic.clone());
         let began = Instant::now();
         // Shorter than a wait for the meter.
         let stall = Duration::from_millis(100);
@@ -184,5 +188,6 @@ mod tests {
         let sent = sent.unwrap().unwrap().to_bytes();
         assert!(sent == bytes);
         assert_eq!(began.elapsed().as_millis() / 100, 100);
+        assert_eq!(traffic.moved(), 9500);
     }
 }

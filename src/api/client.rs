@@ -15,15 +15,15 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::endpoint::Endpoint;
-use super::meter::Meter;
+use super::meter::{Meter, Traffic};
 use super::patience::{self, Progress};
-use crate::chunk::{EncodedChunk, Encoding};
+use crate::chunk::{Encoding, Part};
 use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::wire::{EXTENSION_DIGEST, Format, Properties, READ_BYTES_MAX, X_OPENHOSTING_EXTENSIONS};
+use crate::wire::{EXTENSION_DIGEST, Format, Properties, X_OPENHOSTING_EXTENSIONS};
 
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -58,7 +58,7 @@ pub struct Client {
     endpoint: Endpoint,
     user: String,
     stall: Duration,
-    meter: Option<Arc<dyn Meter>>,
+    traffic: Traffic,
     /// Whether the endpoint announced that it makes digests.
     has_digest: Arc<AtomicBool>,
 }
@@ -133,7 +133,7 @@ impl Client {
             endpoint,
             user: credentials.user().to_owned(),
             stall: config.stall,
-            meter: config.meter.clone(),
+            traffic: Traffic::new(config.meter.clone()),
             has_digest: Arc::default(),
         })
     }
@@ -146,6 +146,12 @@ impl Client {
     /// Who asks.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// Bytes of bodies that were handed over to connections, or came with a
+    /// [`read`](Self::read): of this client and its clones, since it was made.
+    pub fn moved_bytes(&self) -> u64 {
+        self.traffic.moved()
     }
 
     /// `drives/UUID/info` (REFERENCE 1.1).
@@ -231,13 +237,13 @@ impl Client {
         Ok(response.status().as_u16())
     }
 
-    /// `drives/UUID/write/OFFSET`: writes a chunk to its place.
+    /// `drives/UUID/write/OFFSET`: writes a part of a chunk to its place.
     ///
     /// # Errors
-    /// Any [`Failure`]. Repeating it with the same chunk does no harm.
-    pub async fn write(&self, drive: DriveId, chunk: EncodedChunk) -> Result<(), Failure> {
-        let body = Upload::Bytes(chunk.body);
-        let written = self.write_body(drive, chunk.span.offset, chunk.encoding, body);
+    /// Any [`Failure`]. Repeating it with the same part does no harm.
+    pub async fn write(&self, drive: DriveId, part: Part) -> Result<(), Failure> {
+        let body = Upload::Bytes(part.body);
+        let written = self.write_body(drive, part.offset, part.encoding, body);
         written.await.map(|_| ())
     }
 
@@ -267,17 +273,17 @@ impl Client {
         Ok(status)
     }
 
-    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`, at most
-    /// [`READ_BYTES_MAX`].
+    /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`. More than
+    /// [`READ_BYTES_MAX`](crate::wire::READ_BYTES_MAX) is refused or cut short, unless a
+    /// probe found otherwise.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
-        debug_assert!(len <= READ_BYTES_MAX);
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::exactly(response, len, self.stall, self.meter.as_deref()).await
+        answer::exactly(response, len, self.stall, Some(&self.traffic)).await
     }
 
     /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
@@ -401,7 +407,7 @@ impl Client {
                 request.body(reqwest::Body::wrap(UploadBody::new(
                     body,
                     progress.clone(),
-                    self.meter.clone(),
+                    self.traffic.clone(),
                 )))
             };
         }

@@ -1,6 +1,9 @@
-//! A limit to how fast bodies move. What it is decided from is not known here.
+//! How fast bodies may move, and how much of them has moved. What the limit is
+//! decided from is not known here.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Tells when bytes of bodies may move.
@@ -9,4 +12,30 @@ pub trait Meter: fmt::Debug + Send + Sync {
     fn step_bytes(&self) -> usize;
     /// Reserves `bytes`, and tells how long to wait before they move.
     fn take(&self, bytes: usize) -> Duration;
+}
+
+/// What the bodies of a client's requests and answers go through; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Traffic {
+    pub(super) meter: Option<Arc<dyn Meter>>,
+    moved: Arc<AtomicU64>,
+}
+
+impl Traffic {
+    pub(super) fn new(meter: Option<Arc<dyn Meter>>) -> Self {
+        Self {
+            meter,
+            moved: Arc::default(),
+        }
+    }
+
+    /// So many bytes were handed over to a connection, or came from it.
+    pub(super) fn count(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes that were counted.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
 }

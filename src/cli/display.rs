@@ -187,11 +187,12 @@ impl Display {
         let data = progress.done_bytes - progress.skipped_bytes;
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         let mut line = format!(
-            "{} of {}, {}/s, {} on the wire",
+            "{} of {}, {}/s, {} on the wire, {} workers",
             HumanBytes(progress.done_bytes),
             HumanBytes(self.bytes),
             HumanBytes(rate as u64),
             HumanBytes(progress.wire_bytes),
+            progress.workers,
         );
         if progress.skipped_bytes > 0 {
             line += &format!(", {} of zeros left out", HumanBytes(progress.skipped_bytes));
@@ -221,6 +222,7 @@ impl Display {
             "chunks_total": self.chunks,
             "chunks_done": progress.done_chunks,
             "in_flight": progress.in_flight,
+            "workers": progress.workers,
             "retries": progress.retries,
             "elapsed_s": (elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         });
@@ -367,6 +369,7 @@ impl Monitor for Display {
                 self.draw();
                 self.tell(self.began.elapsed());
             }
+            Event::Encoded(_) => {}
             Event::Notice(line) => self.notice(line),
         }
     }
@@ -385,6 +388,7 @@ mod tests {
             skipped_bytes: 1 << 30,
             wire_bytes: 400 << 20,
             retries: 3,
+            workers: 8,
             ..Progress::default()
         };
         display
@@ -395,7 +399,7 @@ mod tests {
         let line = display(arguments::Progress::Plain).plain(Duration::from_secs(10));
         assert_eq!(
             line,
-            "2.00 GiB of 4.00 GiB, 102.40 MiB/s, 400.00 MiB on the wire, \
+            "2.00 GiB of 4.00 GiB, 102.40 MiB/s, 400.00 MiB on the wire, 8 workers, \
              1.00 GiB of zeros left out, 3 retries, ETA 20s"
         );
         assert!(!line.contains(char::is_control));
@@ -432,7 +436,7 @@ mod tests {
         assert_eq!(
             keys.join(" "),
             "bytes_done bytes_skipped bytes_total bytes_wire chunks_done chunks_total direction \
-             drive elapsed_s event exit_code in_flight outcome resume retries verified_bytes"
+             drive elapsed_s event exit_code in_flight outcome resume retries verified_bytes workers"
         );
         assert_eq!(object["outcome"], "stopped");
         assert_eq!(object["elapsed_s"], 1.5);

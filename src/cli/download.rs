@@ -13,6 +13,7 @@ use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::Result;
+use crate::profile::Profile;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Stop, download,
 };
@@ -149,7 +150,8 @@ async fn run(
             force: arguments.force,
         },
     };
-    let options = options(arguments, &client);
+    let profile = arguments.profile(&client);
+    let options = options(arguments, &client, &profile);
     let done = download(&client, destination, &options, display, stop).await?;
     if let Some(digest) = done.checksum
         && arguments.way() == Way::Down
@@ -159,7 +161,7 @@ async fn run(
     Ok(done)
 }
 
-fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
+fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> DownloadOptions {
     let beside = || {
         let mut name = arguments.file.clone().into_os_string();
         name.push(".ohj");
@@ -169,6 +171,7 @@ fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
         drive: arguments.drive,
         offset: arguments.offset,
         chunk: arguments.chunk,
+        read_bytes_max: NonZeroU64::new(profile.read_bytes_max()).unwrap_or_else(default_chunk),
         jobs: arguments.common.jobs,
         max_outage: arguments.common.max_outage,
         allow_live: arguments.allow_live,

@@ -16,13 +16,13 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, Result};
 use crate::profile::Profile;
-use crate::transfer::{Ended, RateLimit, Stop, Verified, Verify};
+use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
 
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
 pub(super) struct Common {
-    /// Most requests in flight; fewer when the drive turns out to be busy
-    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
+    /// Most requests in flight; it begins with 4, and there are as many as help
+    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
     /// Endpoint URI, instead of OHURI

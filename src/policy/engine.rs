@@ -10,7 +10,7 @@ use std::time::Duration;
 use rangemap::RangeSet;
 
 use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify, wait};
-use super::{Breaker, Concurrency, Ledger, Zeros};
+use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
 use crate::failure::Failure;
 use crate::plan::{Plan, Span};
 
@@ -108,8 +108,8 @@ pub struct Engine {
     holes: VecDeque<Range<u64>>,
     /// Chunks to send again, by when.
     delayed: BinaryHeap<Reverse<(Duration, u64)>>,
-    /// Chunks being sent, with the limit at the time.
-    in_flight: BTreeMap<u64, u32>,
+    /// Chunks being sent.
+    in_flight: BTreeMap<u64, Ticket>,
     tries: HashMap<u64, Tries>,
     concurrency: Concurrency,
     breaker: Breaker,
@@ -200,6 +200,12 @@ impl Engine {
         self.end(Ending::Stopped);
     }
 
+    /// So many bytes of bodies have moved since the start. Tell it before each
+    /// [`next`](Self::next).
+    pub fn moved(&mut self, bytes: u64, now: Duration) {
+        self.concurrency.moved(bytes, now);
+    }
+
     /// What to do now.
     pub fn next(&mut self, now: Duration) -> Action {
         if let Some(ending) = &self.ending {
@@ -231,11 +237,11 @@ impl Engine {
             self.asking += 1;
             return Action::ProveZeros(span);
         }
-        let limit = self.concurrency.limit();
-        if self.in_flight.len() < limit as usize
+        if self.in_flight.len() < self.concurrency.limit() as usize
             && let Some(span) = self.next_chunk(now)
         {
-            self.in_flight.insert(span.index, limit);
+            self.in_flight
+                .insert(span.index, self.concurrency.sent(now));
             return Action::Send(span);
         }
         let due = self.delayed.peek().map(|Reverse((due, _))| *due);
@@ -243,22 +249,26 @@ impl Engine {
             return Action::End(Ending::Incomplete);
         }
         // One that is due already waits for another one to end.
-        Action::Wait(due.filter(|due| *due > now))
+        let times = [due, self.concurrency.glance_at(now)].into_iter().flatten();
+        Action::Wait(times.filter(|at| *at > now).min())
     }
 
-    /// An attempt at a chunk ended.
-    pub fn answered(&mut self, index: u64, answer: Result<(), Failure>, now: Duration) {
-        let limit_then = self.in_flight.remove(&index).unwrap_or_default();
+    /// An attempt at a chunk ended: with so many bytes of bodies that it moved, or
+    /// not well.
+    pub fn answered(&mut self, index: u64, answer: Result<u64, Failure>, now: Duration) {
+        let ticket = self.in_flight.remove(&index).unwrap_or_default();
         match answer {
-            Ok(()) => {
+            Ok(bytes) => {
                 self.ledger.settle(index..index + 1);
                 self.tries.remove(&index);
                 self.successes += 1;
                 self.busy_since = None;
-                self.concurrency.succeeded();
-                self.recovered();
+                if self.breaker.succeeded() {
+                    self.concurrency.outage_ended(now);
+                }
+                self.concurrency.succeeded(ticket, bytes, now);
             }
-            Err(failure) => self.failed(index, limit_then, failure, now),
+            Err(failure) => self.failed(index, ticket, failure, now),
         }
     }
 
@@ -283,7 +293,7 @@ impl Engine {
         match answer {
             Ok(()) => {
                 if self.breaker.probed() {
-                    self.concurrency.halve();
+                    self.concurrency.outage_ended(now);
                 }
             }
             Err(failure) => {
@@ -322,6 +332,11 @@ impl Engine {
         self.in_flight.len()
     }
 
+    /// Chunks that wait to be sent for the first time.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// How many requests for chunks may be in flight now.
     pub fn limit(&self) -> u32 {
         self.concurrency.limit()
@@ -358,11 +373,22 @@ impl Engine {
         self.zeros
     }
 
-    fn failed(&mut self, index: u64, limit_then: u32, failure: Failure, now: Duration) {
+    fn failed(&mut self, index: u64, ticket: Ticket, failure: Failure, now: Duration) {
         if self.ending.is_some() {
             return;
         }
         let mut class = classify(self.config.operation, &failure);
+        let is_ours_alone = match class {
+            Class::Transient | Class::Throttle => {
+                self.concurrency.troubled(ticket, now);
+                false
+            }
+            Class::Busy => !self.concurrency.busy(ticket, now),
+            Class::Permanent | Class::Ambiguous | Class::Doubtful => {
+                self.concurrency.failed(ticket, now);
+                false
+            }
+        };
         if class == Class::Permanent && self.is_too_new(&failure, now) {
             class = Class::Transient;
         }
@@ -391,7 +417,7 @@ impl Engine {
             }
             Class::Throttle => self.breaker.stuck(now),
             Class::Busy => {
-                if limit_then <= self.concurrency.limit() && !self.concurrency.busy() {
+                if is_ours_alone {
                     // One writer, and still busy: somebody else has the drive.
                     let since = *self.busy_since.get_or_insert_with(|| {
                         self.look_due = true;
@@ -465,12 +491,6 @@ impl Engine {
         self.skipped.push(chunks);
     }
 
-    fn recovered(&mut self) {
-        if self.breaker.succeeded() {
-            self.concurrency.halve();
-        }
-    }
-
     fn is_hopeless(&self, now: Duration) -> bool {
         self.breaker.gives_up_at().is_some_and(|at| now >= at)
     }
@@ -539,14 +559,14 @@ mod tests {
         assert_eq!(sent(&engine.next(S)), 0);
         assert_eq!(sent(&engine.next(S)), 1);
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(1, Ok(()), S);
-        engine.answered(0, Ok(()), S);
+        engine.answered(1, Ok(10), S);
+        engine.answered(0, Ok(10), S);
         assert_eq!(engine.next(S), Action::Wait(None));
         engine.hole(2..3);
         engine.image_ended();
         assert_eq!(sent(&engine.next(S)), 2);
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(2, Ok(()), S);
+        engine.answered(2, Ok(10), S);
         assert_eq!(engine.next(S), Action::End(Ending::Complete));
     }
 
@@ -558,7 +578,7 @@ mod tests {
         engine.image_ended();
         for index in [2, 0] {
             assert_eq!(sent(&engine.next(S)), index);
-            engine.answered(index, Ok(()), S);
+            engine.answered(index, Ok(10), S);
         }
         assert_eq!(engine.next(S), Action::End(Ending::Incomplete));
     }
@@ -571,7 +591,7 @@ mod tests {
             engine.chunk(3);
             assert!(matches!(engine.next(S), Action::ProveZeros(span) if span.index == 0));
             assert_eq!(sent(&engine.next(S)), 3);
-            engine.answered(3, Ok(()), S);
+            engine.answered(3, Ok(10), S);
             assert_eq!(engine.next(S), Action::Wait(None));
             engine.proved(proven);
             engine.image_ended();
@@ -581,7 +601,7 @@ mod tests {
             } else {
                 for index in 0..3 {
                     assert_eq!(sent(&engine.next(S)), index);
-                    engine.answered(index, Ok(()), S);
+                    engine.answered(index, Ok(10), S);
                 }
                 assert_eq!(engine.next(S), Action::End(Ending::Complete));
                 assert_eq!(engine.skipped_bytes(), 0);
@@ -607,7 +627,7 @@ mod tests {
         engine.answered(1, Err(refused(507, None)), S);
         assert!(!engine.wants_chunk());
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(0, Ok(()), S);
+        engine.answered(0, Ok(10), S);
         // A failure of another one now changes nothing.
         engine.answered(2, Err(refused(401, None)), S);
         let ending = Ending::Failed(refused(507, None));
@@ -627,12 +647,12 @@ mod tests {
         for index in 1..4 {
             engine.answered(index, busy(), S);
         }
-        engine.answered(0, Ok(()), S);
+        engine.answered(0, Ok(10), S);
         assert_eq!(engine.concurrency.limit(), 2);
         let later = 100 * S;
         let (a, b) = (sent(&engine.next(later)), sent(&engine.next(later)));
         engine.answered(a, busy(), later);
-        engine.answered(b, Ok(()), later);
+        engine.answered(b, Ok(10), later);
         assert_eq!(engine.concurrency.limit(), 1);
         let later = 200 * S;
         let c = sent(&engine.next(later));
@@ -826,14 +846,17 @@ mod tests {
         let mut config = engine(9, 8, Zeros::Write).config;
         config.is_fresh = true;
         let mut engine = Engine::new(config);
-        for index in 0..5 {
+        for index in 0..4 {
             engine.chunk(index);
             sent(&engine.next(S));
         }
-        for index in 0..5 {
+        for index in 0..4 {
             engine.answered(index, Err(missing.clone()), S);
         }
         let later = 10 * S;
+        let index = sent(&engine.next(later));
+        engine.answered(index, Err(missing.clone()), later);
+        let later = 20 * S;
         assert_eq!(engine.next(later), Action::Probe);
         engine.probed(Err(missing), later);
         assert_eq!(engine.ending(), None);
@@ -851,7 +874,7 @@ mod tests {
         sent(&engine.next(S));
         engine.stop();
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(0, Ok(()), S);
+        engine.answered(0, Ok(10), S);
         assert_eq!(engine.next(S), Action::End(Ending::Stopped));
         assert_eq!(engine.first_open(), 1);
     }

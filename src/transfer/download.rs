@@ -7,12 +7,14 @@ use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
+use super::JOBS_DEFAULT;
 use super::checksum::Follower;
 use super::earlier::check_earlier;
 use super::opening::{counters, open};
@@ -65,8 +67,11 @@ pub struct DownloadOptions {
     /// Byte to start at. With one, a file is written in place and what is before
     /// that byte stays as it is; without, it is staged.
     pub offset: Option<u64>,
-    /// Bytes of a chunk; read in steps of at most [`READ_BYTES_MAX`].
+    /// Bytes of a chunk; read in steps of at most `read_bytes_max`.
     pub chunk: NonZeroU64,
+    /// Most bytes of one read: [`READ_BYTES_MAX`], unless the endpoint is known to
+    /// answer more. If it does not after all, it is that from then on.
+    pub read_bytes_max: NonZeroU64,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
     /// Give up when nothing succeeded for so long.
@@ -91,7 +96,8 @@ impl DownloadOptions {
             drive,
             offset: None,
             chunk: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
-            jobs: NonZeroU32::new(4).unwrap_or(NonZeroU32::MIN),
+            read_bytes_max: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
+            jobs: JOBS_DEFAULT,
             max_outage: Duration::from_secs(15 * 60),
             allow_live: false,
             journal: JournalOptions::default(),
@@ -199,9 +205,11 @@ pub async fn download(
         client: client.clone(),
         drive: options.drive,
         base,
+        step: Arc::new(AtomicU64::new(options.read_bytes_max.get())),
         sink: Arc::new(sink),
         todo: todo.into_iter().rev().collect(),
-        window: Arc::new(Semaphore::new(2 * options.jobs.get() as usize)),
+        window: Arc::new(Semaphore::new(0)),
+        served: 0,
         sampler: sampler.clone(),
         digests: Arc::default(),
         keeper,
@@ -323,11 +331,15 @@ struct Download {
     drive: DriveId,
     /// Byte of the drive that the plan begins at.
     base: u64,
+    /// Most bytes of one read.
+    step: Arc<AtomicU64>,
     sink: Arc<Sink>,
     /// Chunks that are missing, the next range last.
     todo: Vec<Range<u64>>,
     /// Chunks that may be under way or wait to be written in order.
     window: Arc<Semaphore>,
+    /// The workers that the window is for.
+    served: u32,
     sampler: Sampler,
     /// Digests of chunks that are written but not settled yet.
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
@@ -352,16 +364,22 @@ impl Job for Download {
         Feed::Chunk(range.start - 1)
     }
 
+    fn serve(&mut self, workers: u32) {
+        let more = workers.saturating_sub(self.served);
+        self.window.add_permits(2 * more as usize);
+        self.served += more;
+    }
+
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
         let on_drive = Span {
             offset: self.base + span.offset,
             ..span
         };
-        let (client, drive) = (self.client.clone(), self.drive);
+        let (client, drive, step) = (self.client.clone(), self.drive, Arc::clone(&self.step));
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
         async move {
-            let bytes = match read(&client, drive, on_drive).await {
+            let bytes = match read(&client, drive, on_drive, &step).await {
                 Ok(bytes) => bytes,
                 Err(failure) => return Attempt::of(Err(failure), 0),
             };
@@ -407,14 +425,26 @@ impl Job for Download {
     }
 }
 
-/// Reads a chunk in steps that the API allows; each step has its full length or
+/// Reads a chunk in steps that the endpoint takes; each step has its full length or
 /// is a failure.
-async fn read(client: &Client, drive: DriveId, span: Span) -> Result<BytesMut, Failure> {
+async fn read(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+    step_max: &AtomicU64,
+) -> Result<BytesMut, Failure> {
     let mut bytes = BytesMut::new();
     let mut offset = span.offset;
     while offset < span.end() {
-        let len = READ_BYTES_MAX.min(span.end() - offset);
-        let step = client.read(drive, offset, len).await?;
+        let len = step_max.load(Ordering::Relaxed).min(span.end() - offset);
+        let step = match client.read(drive, offset, len).await {
+            Err(failure) if len > READ_BYTES_MAX && is_too_much(&failure) => {
+                tracing::debug!(len, %failure, "a read that large is answered no more");
+                step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
+                continue;
+            }
+            answer => answer?,
+        };
         if bytes.is_empty() {
             // One step is the usual case: no copy.
             bytes = step.into();
@@ -424,4 +454,14 @@ async fn read(client: &Client, drive: DriveId, span: Span) -> Result<BytesMut, F
         offset += len;
     }
     Ok(bytes)
+}
+
+/// Whether a read may have failed for its length: it was refused, or what came was
+/// shorter. What is known of an endpoint may be out of date.
+fn is_too_much(failure: &Failure) -> bool {
+    match failure {
+        Failure::NotApi(_) => true,
+        Failure::Refused(refusal) => matches!(refusal.status, 400 | 413 | 416),
+        _ => false,
+    }
 }

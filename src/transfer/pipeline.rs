@@ -7,20 +7,22 @@ use async_channel::{Receiver, Sender, bounded};
 use rangemap::RangeSet;
 
 use super::checksum::Hasher;
+use super::pace::Pace;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, EncodedChunk, RawChunk};
-use crate::codec::{Gzip, Level};
+use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk};
+use crate::codec::Gzip;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Piece};
+use crate::monitor::Encoded;
 use crate::plan::Plan;
 
 /// What comes out of the pipeline, in any order.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// A chunk that is ready to be sent.
-    Chunk(EncodedChunk),
+    /// A chunk that is ready to be sent, and how it was made.
+    Chunk(EncodedChunk, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
 }
@@ -31,35 +33,41 @@ pub(super) struct Pipeline {
     prepared: Receiver<Result<Prepared>>,
     checksum: Receiver<Digest>,
     pool: BufferPool,
+    pace: Pace,
+}
+
+/// Buffers for so many requests: one for each in flight, one ready for each of
+/// these, one to read into, and what each compressor writes to.
+fn buffers(workers: usize, compressors: usize) -> usize {
+    2 * workers + 1 + compressors
 }
 
 impl Pipeline {
-    /// Starts to read the chunks of `plan` that are in `todo`. Holds at most
-    /// three buffers of a chunk per job. With `checksum` it reads the others as
-    /// well, for the hash alone.
+    /// Starts to read the chunks of `plan` that are in `todo`, at most `jobs` of
+    /// which will be in flight. Holds at most three buffers of a chunk for each
+    /// that [`Pipeline::serve`] is told of. With `checksum` it reads the other
+    /// chunks as well, for the hash alone.
     pub(super) fn start(
         image: Image,
         plan: Plan,
         todo: Vec<Range<u64>>,
-        level: Level,
         jobs: usize,
+        pace: Pace,
         sampler: &Sampler,
         checksum: bool,
     ) -> Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let compressors = jobs.min(cores);
-        // One per request in flight, one ready for each of these, one to read
-        // into, and what each compressor writes to.
-        let pool = BufferPool::new(2 * jobs + 1 + compressors);
+        let compressors = pace.compressors();
+        let pool = BufferPool::new(buffers(1, compressors));
         let (to_check, raw) = bounded(jobs);
         let (to_send, prepared) = bounded(jobs);
 
         for number in 0..compressors {
             let Some(scratch) = pool.take(0) else { break };
-            let gzip = Gzip::new(level, scratch);
+            let gzip = Gzip::new(scratch);
             let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
+            let pace = pace.clone();
             spawn(format!("gzip-{number}"), move || {
-                compress(&raw, gzip, &sampler, &to_send);
+                compress(&raw, gzip, &pace, &sampler, &to_send);
             })?;
         }
         let all = match checksum {
@@ -77,12 +85,28 @@ impl Pipeline {
             prepared,
             checksum: checksum_of,
             pool,
+            pace,
         })
+    }
+
+    /// So many requests may be in flight from now on: takes the memory for it.
+    pub(super) fn serve(&self, workers: usize) {
+        self.pool.grow(buffers(workers, self.pace.compressors()));
     }
 
     /// The next piece that is ready; `None` at the end of the image.
     pub(super) async fn next(&self) -> Option<Result<Prepared>> {
         self.prepared.recv().await.ok()
+    }
+
+    /// Pieces that are ready and were not taken.
+    pub(super) fn ready(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// What the compressors go by.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// The digest of the whole image, when it has been read to its end.
@@ -99,6 +123,7 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        self.pace.close();
         self.pool.close();
         self.prepared.close();
     }
@@ -158,6 +183,7 @@ fn read(
 fn compress(
     raw: &Receiver<RawChunk>,
     mut gzip: Gzip,
+    pace: &Pace,
     sampler: &Sampler,
     to_send: &Sender<Result<Prepared>>,
 ) {
@@ -165,10 +191,17 @@ fn compress(
         let prepared = match chunk.check() {
             Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
             Checked::Data(chunk) => {
-                sampler.look_at(chunk.span(), chunk.bytes());
+                let span = chunk.span();
+                sampler.look_at(span, chunk.bytes());
                 let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
-                let chunk = gzip.encode(chunk);
-                Prepared::Chunk(EncodedChunk { digest, ..chunk })
+                let task = pace.take_up();
+                let chunk = gzip.encode(chunk, task.level(), pace.zeros());
+                let is_raw = chunk
+                    .parts
+                    .iter()
+                    .all(|part| part.encoding == Encoding::Identity);
+                let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
+                Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded)
             }
         };
         if to_send.send_blocking(Ok(prepared)).is_err() {

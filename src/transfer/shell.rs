@@ -15,9 +15,9 @@ use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::monitor::{Event, Monitor, Progress};
+use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::Span;
-use crate::policy::{Action, Ending, Engine};
+use crate::policy::{Action, Ending, Engine, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(super) enum Feed {
     /// A chunk to transfer.
     Chunk(u64),
+    /// The same, and how it was encoded.
+    Encoded(u64, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
     /// There are no more.
@@ -67,12 +69,16 @@ impl Attempt {
 pub(super) trait Job {
     /// Waits for what is next. Dropping the future loses nothing.
     fn feed(&mut self) -> impl Future<Output = Feed> + Send;
+    /// So many chunks may be in flight from now on.
+    fn serve(&mut self, _workers: u32) {}
     /// Makes an attempt at a chunk. One that was never fed is all zero.
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static;
     /// A chunk needs no further attempt. An error ends the transfer.
     fn settled(&mut self, span: Span) -> Result<()>;
     /// Holes were left out, by index.
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
+    /// What the wire is doing, whenever that changes. Bytes are the job's to know.
+    fn wire(&mut self, _: Wire) {}
 }
 
 /// See the [module](self).
@@ -126,6 +132,7 @@ impl<J: Job> Shell<J> {
 
     /// Runs the transfer to its end, good or bad.
     pub(super) async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
+        self.job.serve(self.engine.limit());
         let ending = self.work(monitor, stop).await;
         self.attempts.shutdown().await;
         self.report(monitor);
@@ -140,7 +147,9 @@ impl<J: Job> Shell<J> {
             if drain.is_asked() && self.engine.ending().is_none() {
                 self.engine.stop();
             }
-            let wait = match self.engine.next(self.began.elapsed()) {
+            let now = self.began.elapsed();
+            self.engine.moved(self.client.moved_bytes(), now);
+            let wait = match self.engine.next(now) {
                 Action::End(ending) => return ending,
                 Action::Wait(until) => until,
                 action => {
@@ -161,7 +170,7 @@ impl<J: Job> Shell<J> {
                     // A task of ours panicked: say so rather than to guess.
                     Err(_) => return Ending::Incomplete,
                 },
-                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed),
+                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed, monitor),
                 () = drain.asked(), if self.engine.ending().is_none() => {}
                 () = abort.asked_at_once() => return Ending::Stopped,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -216,8 +225,9 @@ impl<J: Job> Shell<J> {
                     self.fail(error);
                     Err(failure)
                 });
+                let answer = answer.map(|()| attempt.wire_bytes);
                 match &answer {
-                    Ok(()) => {
+                    Ok(_) => {
                         self.progress.done_bytes += span.len;
                         self.progress.done_chunks += 1;
                         if let Err(error) = self.job.settled(span) {
@@ -240,9 +250,13 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    fn fed(&mut self, feed: Feed) {
+    fn fed(&mut self, feed: Feed, monitor: &mut dyn Monitor) {
         match feed {
             Feed::Chunk(index) => self.engine.chunk(index),
+            Feed::Encoded(index, encoded) => {
+                self.engine.chunk(index);
+                monitor.event(&Event::Encoded(encoded));
+            }
             Feed::Hole(chunks) => self.engine.hole(chunks),
             Feed::Failed(error) => self.fail(error),
             Feed::End => self.engine.image_ended(),
@@ -266,7 +280,18 @@ impl<J: Job> Shell<J> {
         self.progress.skipped_bytes = skipped;
         self.progress.chunks_in_order = self.engine.in_order();
         self.progress.in_flight = self.engine.in_flight();
+        let workers = self.engine.limit();
+        if workers != self.progress.workers {
+            self.job.serve(workers);
+        }
+        self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
+        self.job.wire(Wire {
+            ready: self.engine.ready(),
+            in_flight: self.engine.in_flight(),
+            limit: self.engine.limit() as usize,
+            bytes: 0,
+        });
         monitor.event(&Event::Progress(self.progress));
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rangemap::RangeSet;
 
+use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
+use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, blocking, finish, gaps, refuted};
@@ -14,7 +16,7 @@ use super::shell::{Shell, stopped};
 use super::stop::Stop;
 use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
-use crate::codec::Level;
+use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +47,7 @@ pub struct UploadOptions {
     /// Most requests in flight.
     pub jobs: NonZeroU32,
     /// How hard to compress.
-    pub level: Level,
+    pub compression: Compression,
     /// Give up when nothing succeeded for so long.
     pub max_outage: Duration,
     /// Where to keep what was done.
@@ -65,8 +67,8 @@ impl UploadOptions {
             target,
             offset: 0,
             chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
-            jobs: NonZeroU32::new(4).unwrap_or(NonZeroU32::MIN),
-            level: Level::default(),
+            jobs: JOBS_DEFAULT,
+            compression: Compression::default(),
             max_outage: Duration::from_secs(15 * 60),
             journal: JournalOptions::default(),
             compare: false,
@@ -196,20 +198,14 @@ async fn send(
         seed: rng.u64(..),
     });
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
+    let is_local = client.endpoint().is_loopback();
+    let pace = Pace::new(options.compression, jobs, is_local);
     let keep = |journal| Keeper::start(journal, None);
     let job = Upload {
         client: client.clone(),
         drive,
         plan,
-        pipeline: Pipeline::start(
-            image,
-            plan,
-            todo,
-            options.level,
-            jobs,
-            &sampler,
-            options.checksum,
-        )?,
+        pipeline: Pipeline::start(image, plan, todo, jobs, pace, &sampler, options.checksum)?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
         compare,

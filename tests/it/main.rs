@@ -19,6 +19,7 @@ mod resume;
 mod server_guard;
 mod server_wire;
 mod server_writes;
+mod shaped_link;
 mod simple;
 mod simulator;
 mod support;

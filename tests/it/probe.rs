@@ -5,6 +5,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use openhosting::digest::Digest;
+use openhosting::profile::{Finding, LargeReads, Profile, Taken};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -51,8 +53,21 @@ impl<'a> User<'a> {
         self.run(env!("CARGO_BIN_EXE_openhosting"), args)
     }
 
+    fn download(&self, args: &[&str]) -> Output {
+        self.run(env!("CARGO_BIN_EXE_openhosting-download"), args)
+    }
+
     fn upload(&self, args: &[&str]) -> Output {
         self.run(env!("CARGO_BIN_EXE_openhosting-upload"), args)
+    }
+
+    /// Puts a profile where the tools look for it.
+    fn keep(&self, profile: &Profile) {
+        let hash = Digest::of(self.server.uri.trim_end_matches('/').as_bytes()).to_string();
+        let file = format!(".local/state/openhosting/profiles/{}.json", &hash[..16]);
+        let file = self.home.path().join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, profile.to_json().to_string()).unwrap();
     }
 
     /// Nothing that anybody said holds the secret.
@@ -390,6 +405,57 @@ fn the_profile_is_kept_and_used() {
             assert_eq!(busy(server.log()), before);
             // Nobody watches: nobody is told.
             assert_eq!(said(&out), "");
+        }
+    }
+}
+
+#[test]
+fn a_download_reads_as_much_at_a_time_as_was_answered() {
+    const CHUNK: u64 = 8 * MIB;
+    for now in ["allowed", "refused", "short"] {
+        let server = TestServer::with_plan(&json!({"large_reads": now}));
+        let user = User::of(&server);
+        let image = user.home.path().join("image");
+        let data = ramp(3, 18_000_000);
+        std::fs::write(&image, &data).unwrap();
+        let out = user.upload(&[image.to_str().unwrap()]);
+        let told = String::from_utf8_lossy(&out.stdout);
+        let drive = told.split(' ').nth(2).unwrap().to_owned();
+        let copy = user.home.path().join("copy");
+        let copy = copy.to_str().unwrap();
+        let reads = |len: u64| {
+            let read = format!("/{len}\"");
+            let log = server.log();
+            let lines = log.lines().filter(|line| line.contains(&drive));
+            lines
+                .filter(|line| line.contains("/read/") && line.contains(&read))
+                .count()
+        };
+        let chunk = CHUNK.to_string();
+        let args = ["-c", &chunk, "--force", "--verify", "none", &drive, copy];
+        // Nothing is known: no read of more than the API documents.
+        assert!(user.download(&args).status.success());
+        assert!(std::fs::read(copy).unwrap() == data);
+        assert_eq!((reads(CHUNK), reads(CHUNK / 2)), (0, 4));
+        // A probe found once that more is answered.
+        let mut profile = Profile::unknown(&*server.uri, "");
+        profile.large_reads = Finding::Known(LargeReads {
+            above: Taken::Accepted,
+            double: Taken::Accepted,
+        });
+        user.keep(&profile);
+        let out = user.download(&args);
+        assert!(out.status.success(), "{now}: {}", said(&out));
+        assert!(std::fs::read(copy).unwrap() == data, "{now}");
+        let (large, small) = (reads(CHUNK), reads(CHUNK / 2) - 4);
+        if now == "allowed" {
+            assert_eq!((large, small), (2, 0));
+        } else {
+            // It is so no more: then those that were under way ask again for less.
+            assert!(
+                (1..=2).contains(&large) && small == 4,
+                "{now}: {large} {small}"
+            );
         }
     }
 }

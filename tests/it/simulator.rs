@@ -53,6 +53,8 @@ struct Seen {
     restarts: u64,
     ended: u64,
     first_run: u64,
+    falls: u64,
+    most_workers: u32,
 }
 
 #[test]
@@ -76,6 +78,7 @@ fn every_seed_ends_with_the_same_bytes() {
     if all >= 500 {
         assert!(seen.crashes > all / 4 && seen.ended > all / 20, "{seen:?}");
         assert!(seen.first_run > all / 10 && seen.doubts > 0, "{seen:?}");
+        assert!(seen.falls > all / 4 && seen.most_workers == 12, "{seen:?}");
     }
 }
 
@@ -161,7 +164,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
         plan: plan(source.len(), chunk),
         source,
         holes,
-        jobs: world.rng.u32(1..=8),
+        jobs: world.rng.u32(1..=12),
         max_outage: [60 * S, 900 * S][world.rng.usize(..2)],
         existing,
     };
@@ -240,6 +243,8 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
     check(&scenario, &mut world, &disk, &ledger);
     seen.requests += world.requests;
     seen.resent += ledger.resent;
+    seen.falls += ledger.falls;
+    seen.most_workers = seen.most_workers.max(ledger.most_workers);
 }
 
 fn power_loss(disk: &mut Disk, world: &mut World) {

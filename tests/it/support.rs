@@ -5,6 +5,7 @@ pub mod cli;
 pub mod disk;
 pub mod failing;
 pub mod http;
+pub mod link;
 pub mod proxy;
 pub mod server;
 pub mod slow;

@@ -70,6 +70,9 @@ pub struct Ledger {
     pub exposed: u64,
     pub probes: u64,
     pub resent: u64,
+    /// Times that there were fewer workers after trouble.
+    pub falls: u64,
+    pub most_workers: u32,
 }
 
 /// How a run ended.
@@ -156,12 +159,21 @@ struct Work {
     data: BTreeSet<u64>,
     /// Downloads: as `Download::window`.
     window: u32,
+    /// As `Download::served`.
+    served: u32,
     /// The target is new, so zeros are there already.
     leave_zeros: bool,
     local_error: bool,
     not_before: Duration,
     refused: bool,
     one_writer_known: bool,
+    /// Falls of the limit, and answers that were good; what they were when a chunk
+    /// was sent.
+    falls: u64,
+    goods: u64,
+    /// Bytes of chunks that were answered well.
+    moved: u64,
+    then: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Client<'_> {
@@ -465,12 +477,17 @@ impl Client<'_> {
             proof: None,
             proof_at: None,
             data: BTreeSet::new(),
-            window: 2 * self.scenario.jobs,
+            window: 0,
+            served: 0,
             leave_zeros,
             local_error: false,
             not_before: Duration::ZERO,
             refused: false,
             one_writer_known: false,
+            falls: 0,
+            goods: 0,
+            moved: 0,
+            then: BTreeMap::new(),
         };
         self.work(work)
     }
@@ -643,6 +660,7 @@ impl Client<'_> {
 
     fn shell(&mut self, w: &mut Work) -> Result<Ending, End> {
         let mut grace = None;
+        self.serve(w);
         loop {
             self.keep_if_due(w)?;
             if self.stop_at.is_some_and(|at| self.events >= at) && w.engine.ending().is_none() {
@@ -650,6 +668,7 @@ impl Client<'_> {
                 w.engine.stop();
             }
             let now = self.world.now - w.began;
+            w.engine.moved(w.moved, now);
             let wait = match w.engine.next(now) {
                 Action::End(ending) => return Ok(ending),
                 Action::Wait(until) => until,
@@ -741,6 +760,7 @@ impl Client<'_> {
                 if !self.ledger.ever_sent.insert(span.index) {
                     self.ledger.resent += 1;
                 }
+                w.then.insert(span.index, (w.falls, w.goods));
                 let job = if w.compare {
                     Job::Compare(span)
                 } else {
@@ -753,6 +773,7 @@ impl Client<'_> {
                     in_flight <= self.scenario.jobs as usize,
                     "{in_flight} in flight"
                 );
+                self.check_limit(w);
                 assert!(
                     in_flight <= w.engine.limit() as usize,
                     "{in_flight} in flight, and the limit is {}",
@@ -831,7 +852,9 @@ impl Client<'_> {
                     let range = span.offset as usize..span.end() as usize;
                     if Digest::of(&bytes) == Digest::of(&self.scenario.source[range]) {
                         self.settled(w, span);
-                        w.engine.answered(span.index, Ok(()), now);
+                        w.goods += 1;
+                        w.moved += span.len;
+                        w.engine.answered(span.index, Ok(span.len), now);
                     } else {
                         self.attempt(w, Job::Chunk(span), span);
                     }
@@ -845,7 +868,9 @@ impl Client<'_> {
                         self.put(w, span, &bytes);
                     }
                     self.settled(w, span);
-                    w.engine.answered(span.index, Ok(()), now);
+                    w.goods += 1;
+                    w.moved += span.len;
+                    w.engine.answered(span.index, Ok(span.len), now);
                 }
                 Err(failure) => self.failed(w, span, failure, now),
             },
@@ -870,7 +895,10 @@ impl Client<'_> {
                     }
                 }
             }
-            Job::Probe => w.engine.probed(answer.map(|_| ()), now),
+            Job::Probe => {
+                w.goods += u64::from(answer.is_ok());
+                w.engine.probed(answer.map(|_| ()), now);
+            }
             Job::Look => w.engine.looked(None),
         }
         Ok(())
@@ -893,11 +921,40 @@ impl Client<'_> {
     fn failed(&mut self, w: &mut Work, span: Span, failure: Failure, now: Duration) {
         self.ledger.failures += 1;
         let before = w.engine.limit();
-        let is_busy = classify(Operation::Write, &failure) == Class::Busy;
+        let class = classify(Operation::Write, &failure);
         w.engine.answered(span.index, Err(failure), now);
-        if is_busy && before > 1 && w.engine.limit() == 1 {
+        let after = w.engine.limit();
+        if class == Class::Busy && before > 1 && after == 1 {
             w.one_writer_known = true;
         }
+        self.check_limit(w);
+        if w.engine.ending().is_some() {
+            return;
+        }
+        // What was sent before the last fall is heard, and no reason for another; nor
+        // is what was sent before the end of an outage, which a good answer may be.
+        let is_new = w.then.remove(&span.index) == Some((w.falls, w.goods));
+        let is_trouble = matches!(class, Class::Transient | Class::Throttle | Class::Busy);
+        if is_trouble {
+            assert!(
+                after <= before,
+                "{class:?} and {after} workers, not {before}"
+            );
+            let falls = is_new && before > 1;
+            assert!(
+                !falls || after < before,
+                "{class:?} and still {after} workers"
+            );
+        }
+        if after < before {
+            w.falls += 1;
+            self.ledger.falls += 1;
+        }
+    }
+
+    fn check_limit(&self, w: &Work) {
+        let (limit, jobs) = (w.engine.limit(), self.scenario.jobs);
+        assert!((1..=jobs).contains(&limit), "{limit} workers of {jobs}");
     }
 
     /// Mirrors `ImageTarget::put`.
@@ -927,6 +984,7 @@ impl Client<'_> {
 
     /// Mirrors `Shell::report`.
     fn report(&mut self, w: &mut Work) -> Result<(), End> {
+        self.serve(w);
         for chunks in w.engine.take_skipped() {
             self.note(
                 w,
@@ -937,6 +995,14 @@ impl Client<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Mirrors `Download::serve`.
+    fn serve(&mut self, w: &mut Work) {
+        let more = w.engine.limit().saturating_sub(w.served);
+        w.window += 2 * more;
+        w.served += more;
+        self.ledger.most_workers = self.ledger.most_workers.max(w.served);
     }
 
     /// Mirrors `Keeper::note`, and `Shell::fail` where that fails.

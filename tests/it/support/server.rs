@@ -1,5 +1,6 @@
 //! The built server, on a free port and a directory of its own.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ pub struct TestServer {
     pub key: String,
     /// Its data directory.
     pub data: PathBuf,
+    /// What runs it, if not this process: a program and its first arguments.
+    within: Vec<OsString>,
     args: Vec<String>,
     child: Child,
     own_directory: TempDir,
@@ -35,7 +38,14 @@ impl TestServer {
     pub fn with_args(args: &[&str]) -> Self {
         let own_directory = TempDir::new().unwrap();
         let data = own_directory.path().join("data");
-        Self::launch(args, data, own_directory)
+        Self::launch(&[], args, data, own_directory)
+    }
+
+    /// The same, run by another program.
+    pub fn within(within: &[OsString], args: &[&str]) -> Self {
+        let own_directory = TempDir::new().unwrap();
+        let data = own_directory.path().join("data");
+        Self::launch(within, args, data, own_directory)
     }
 
     /// A server that does wrong what the fault plan says.
@@ -45,19 +55,20 @@ impl TestServer {
         std::fs::write(&file, plan.to_string()).unwrap();
         let data = own_directory.path().join("data");
         let args = ["--fault-plan", file.to_str().unwrap()];
-        Self::launch(&args, data, own_directory)
+        Self::launch(&[], &args, data, own_directory)
     }
 
     /// A server on the directory `data`, which it leaves there.
     pub fn start_with(args: &[&str], data: &Path) -> Self {
-        Self::launch(args, data.to_owned(), TempDir::new().unwrap())
+        Self::launch(&[], args, data.to_owned(), TempDir::new().unwrap())
     }
 
-    fn launch(args: &[&str], data: PathBuf, own_directory: TempDir) -> Self {
+    fn launch(within: &[OsString], args: &[&str], data: PathBuf, own_directory: TempDir) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let log = own_directory.path().join("log");
-        let (child, uri, user, key) = spawn(&args, &data, &log);
+        let (child, uri, user, key) = spawn(within, &args, &data, &log);
         Self {
+            within: within.to_vec(),
             uri,
             user,
             key,
@@ -127,7 +138,7 @@ impl TestServer {
     /// another one.
     pub fn start_again(&mut self) {
         let log = self.own_directory.path().join("log");
-        let (child, uri, user, key) = spawn(&self.args, &self.data, &log);
+        let (child, uri, user, key) = spawn(&self.within, &self.args, &self.data, &log);
         (self.child, self.uri, self.user, self.key) = (child, uri, user, key);
     }
 
@@ -149,9 +160,17 @@ impl Drop for TestServer {
     }
 }
 
-fn spawn(args: &[String], data: &Path, log: &Path) -> (Child, String, String, String) {
+fn spawn(
+    within: &[OsString],
+    args: &[String],
+    data: &Path,
+    log: &Path,
+) -> (Child, String, String, String) {
     let stderr = File::options().create(true).append(true).open(log).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_openhosting-server"))
+    let server = [OsString::from(env!("CARGO_BIN_EXE_openhosting-server"))];
+    let mut words = within.iter().chain(&server);
+    let mut child = Command::new(words.next().unwrap())
+        .args(words)
         .arg("--data")
         .arg(data)
         .arg("--verbose")

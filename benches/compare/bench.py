@@ -1,0 +1,270 @@
+"""What every case needs: the programs, the images, a place to write, and rounds."""
+
+import contextlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import images
+from .images import MIB
+from .processes import Endpoint, Failed, Nbdkit, Run, measure
+
+HERE = Path(__file__).resolve().parent
+BENCHES = HERE.parent
+ROOT = BENCHES.parent
+GIB = 1 << 30
+AUTO = "auto"
+CHUNK_UP = 5 * MIB
+CHUNK_DOWN = 4 * MIB
+
+
+@dataclass
+class Scale:
+    """How large everything is."""
+
+    image_bytes: int = 4 * GIB
+    files_bytes: int = 900 * MIB
+    sparse_bytes: int = 1 << 40
+    sparse_data_bytes: int = 100 * MIB
+    sparse_places: int = 100
+    noise_bytes: int = 512 * MIB
+    # Name, bits per second, and bytes of image: so many that a run takes seconds.
+    links: tuple = (
+        ("10 Mbit/s", 10**7, 48 * MIB),
+        ("100 Mbit/s", 10**8, 240 * MIB),
+        ("1 Gbit/s", 10**9, 880 * MIB),
+        ("10 Gbit/s", 10**10, 880 * MIB),
+        ("loopback", None, 880 * MIB),
+    )
+    noise_links: tuple = (("1 Gbit/s", 10**9), ("loopback", None))
+    levels: tuple = (AUTO, 0, 1, 2, 3, 6, 9, 12)
+    memory_bytes: tuple = (4 * GIB, 16 * GIB, 64 * GIB)
+    memory_jobs: tuple = (1, 4, 16)
+    # Runs of less than a second vary more: so many times the rounds for them.
+    short_rounds: int = 3
+
+
+QUICK = Scale(
+    image_bytes=128 * MIB,
+    files_bytes=32 * MIB,
+    sparse_bytes=1 * GIB,
+    sparse_data_bytes=10 * MIB,
+    sparse_places=10,
+    noise_bytes=16 * MIB,
+    links=(("1 Gbit/s", 10**9, 20 * MIB), ("loopback", None, 20 * MIB)),
+    levels=(AUTO, 0, 1),
+    memory_bytes=(128 * MIB, 256 * MIB),
+    memory_jobs=(1, 4),
+    short_rounds=1,
+)
+
+
+@dataclass
+class Goal:
+    """A ratio, and what it is to be."""
+
+    what: str
+    # None: could not be measured.
+    value: float | None
+    # None: nothing was promised.
+    limit: float | None = None
+    # Whether the value is to be at least, and not at most, the limit.
+    is_least: bool = False
+
+
+@dataclass
+class Case:
+    """What was measured side by side. The runs of one group belong together."""
+
+    runs: dict = field(default_factory=dict)
+    goals: list = field(default_factory=list)
+
+    def wall_s(self, *names):
+        """Median wall time of the best of these; None if none of them ran."""
+        return self.best(names, lambda run: run.wall_s)
+
+    def cpu_s(self, *names):
+        return self.best(names, lambda run: run.cpu_s)
+
+    def best(self, names, what):
+        return min((self.median(name, what) for name in names if self.runs.get(name)), default=None)
+
+    def median(self, name, what):
+        return statistics.median(map(what, self.runs[name]))
+
+
+def ratio(left, right):
+    return left / right if left is not None and right else None
+
+
+class Bench:
+    """The programs, the images, and a place for what is written."""
+
+    def __init__(self, cache, scale, rounds, profile):
+        self.cache, self.scale, self.rounds = cache, scale, rounds
+        self.programs = ROOT / "target" / ("debug" if profile == "dev" else "release")
+        self.scratch = Path(tempfile.mkdtemp(dir=cache, prefix="scratch-"))
+        self.log = self.scratch / "log"
+        self.compared = set()
+
+    def interleave(self, contenders, rounds=None, is_wanted=lambda name, case: True):
+        """Runs each contender once a round, and each round begins with another one."""
+        case = Case({name: [] for name in contenders})
+        names = list(contenders)
+        rounds = rounds or self.rounds
+        for number in range(rounds):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                if not is_wanted(name, case):
+                    continue
+                run = contenders[name]()
+                case.runs[name].append(run)
+                print(
+                    f"  {number + 1}/{rounds} {name}: {run.wall_s:.2f} s, CPU {run.cpu_s:.2f} s",
+                    file=sys.stderr,
+                )
+        return case
+
+    def script(self, module, *arguments):
+        """Runs a module beside this one and gives what it says. In a process of its own,
+        so that this one stays small."""
+        command = [sys.executable, "-m", f"compare.{module}", *map(str, arguments)]
+        done = subprocess.run(command, check=True, cwd=BENCHES, stdout=subprocess.PIPE, text=True)
+        return done.stdout
+
+    # Images. Each is made once, and its name tells how.
+
+    def made(self, name, make):
+        path = self.cache / name
+        if not path.exists():
+            print(f"  making {path}", file=sys.stderr)
+            part = path.with_suffix(".new")
+            make(part)
+            part.rename(path)
+        images.warm(path)
+        return path
+
+    def image(self, size_bytes=None):
+        """The ext4 image, or the same with a hole at its end."""
+        size_bytes = size_bytes or self.scale.image_bytes
+        whole, files = self.scale.image_bytes // MIB, self.scale.files_bytes // MIB
+        first = self.made(
+            f"ext4-{whole}.img", lambda path: self.script("images", whole, files, path)
+        )
+        if size_bytes == self.scale.image_bytes:
+            return first
+        return self.made(
+            f"ext4-{size_bytes // MIB}.img",
+            lambda path: images.make_larger(path, first, size_bytes),
+        )
+
+    def dense(self, size_bytes):
+        """Chunks with data from all over the ext4 image."""
+        name = f"dense-{size_bytes // MIB}-of-{self.scale.image_bytes // MIB}.img"
+        return self.made(name, lambda path: images.make_dense(path, self.image(), size_bytes))
+
+    def sparse(self, places):
+        """A huge file with little data, in so many places that are not at the start of
+        a chunk."""
+        size, data = self.scale.sparse_bytes, self.dense(self.scale.sparse_data_bytes)
+        step = size // places // MIB * MIB
+        return self.made(
+            f"sparse-{size // GIB}-{places}.img",
+            lambda path: images.make_sparse(
+                path, data, size, places, lambda i: i * step + (step // 3 // MIB + 2) * MIB
+            ),
+        )
+
+    def noise(self):
+        size = self.scale.noise_bytes
+        return self.made(f"noise-{size // MIB}.img", lambda path: images.make_noise(path, size))
+
+    # Ours, with the flags that users have: journal, digests and sample included.
+
+    def sink(self, *flags):
+        return Endpoint([self.programs / "examples/sink", *flags], self.log)
+
+    def server(self, directory):
+        return Endpoint([self.programs / "openhosting-server", "--data", directory], self.log)
+
+    def upload(self, endpoint, image, *flags):
+        command = [self.programs / "openhosting-upload", *flags, image]
+        state = self.scratch / "state"
+        return measure(command, self.log, endpoint, XDG_STATE_HOME=state, **endpoint.environment)
+
+    def upload_to_sink(self, image, *flags, rate=None):
+        link = ["--rate", rate] if rate else []
+        with self.sink("--file", image, *link) as sink:
+            run = self.upload(sink, image, *flags)
+            run.counted = sink.counted()
+        return run
+
+    def upload_to_server(self, image, *flags):
+        directory = self.scratch / "cloud"
+        with self.server(directory) as server:
+            run = self.upload(server, image, *flags)
+            server.stop()
+        [drive] = directory.glob("drives/*.data")
+        self.compare(image, drive, ("up", image))
+        shutil.rmtree(directory)
+        return run
+
+    @contextlib.contextmanager
+    def drives(self, *uploaded):
+        """A server with these images as drives, and the drives by image."""
+        directory = self.scratch / "cloud"
+        with self.server(directory) as server:
+            drives = {}
+            for image in uploaded:
+                before = set(directory.glob("drives/*.data"))
+                self.upload(server, image)
+                [drive] = set(directory.glob("drives/*.data")) - before
+                images.warm(drive)
+                drives[image] = drive.stem
+            yield server, drives
+        shutil.rmtree(directory)
+
+    def download(self, endpoint, drive, image, *flags):
+        output = self.scratch / "down.img"
+        command = [self.programs / "openhosting-download", *flags, drive, output]
+        run = measure(command, self.log, endpoint, **endpoint.environment)
+        self.compare(image, output, ("down", image))
+        output.unlink()
+        return run
+
+    def limit(self, what, *arguments):
+        """What limits.py does; it tells its own times, without its start."""
+        return Run(**json.loads(self.script("limits", what, *arguments)))
+
+    # Peers.
+
+    def nbdkit(self):
+        return Nbdkit(self.scale.image_bytes, self.scratch, self.log)
+
+    def to_nbdkit(self, command):
+        """A copy to fresh memory; the word URI of the command is where that is."""
+        with self.nbdkit() as nbdkit:
+            words = [nbdkit.uri if word == "URI" else word for word in command]
+            return measure(words, self.log, nbdkit)
+
+    def from_nbdkit(self, nbdkit, image, *flags):
+        output = self.scratch / "down.img"
+        run = measure(["nbdcopy", *flags, nbdkit.uri, output], self.log, nbdkit)
+        self.compare(image, output, ("nbdcopy", image))
+        output.unlink()
+        return run
+
+    def compare(self, image, copy, what):
+        """Fails if a copy is none; looked at once for each kind."""
+        if what in self.compared:
+            return
+        length = image.stat().st_size
+        at = images.differ(image, copy, length)
+        if at is not None or copy.stat().st_size < length:
+            raise Failed(f"{copy} is no copy of {image}: it differs in the MiB at {at}")
+        self.compared.add(what)

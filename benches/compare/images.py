@@ -1,0 +1,187 @@
+"""Images to measure with, made of the files of this machine.
+
+    python3 -m compare.images SIZE_MIB DATA_MIB OUTPUT
+
+run in benches/, makes an ext4 file system of SIZE_MIB with about DATA_MIB of files in it: a choice,
+by a fixed seed, of the regular files below /usr/bin, /usr/lib and /usr/share, each in
+its own directory as on the machine. Needs mke2fs (Debian: e2fsprogs), not root.
+
+Two machines get different bytes, as they have different files; one machine gets the
+same files again, and mke2fs lays them out as it lays out anybody's.
+"""
+
+import os
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MIB = 1 << 20
+SEED = 4
+ROOTS = ("/usr/bin", "/usr/lib", "/usr/share")
+# One file is not to be most of an image.
+FILE_BYTES_MAX = 64 * MIB
+CHUNK = 5 * MIB
+UUID = "0012e24a-6eae-4279-9912-3432f698cec8"
+
+
+def choose_files(data_bytes):
+    """Regular files of about data_bytes, as blocks of 4 KiB count them."""
+    found = []
+    for root in ROOTS:
+        for directory, _, names in os.walk(root):
+            for name in names:
+                path = os.path.join(directory, name)
+                status = os.lstat(path)
+                is_fit = stat.S_ISREG(status.st_mode) and status.st_size <= FILE_BYTES_MAX
+                if is_fit and os.access(path, os.R_OK):
+                    found.append((path, status.st_size))
+    found.sort()
+    random.Random(SEED).shuffle(found)
+    chosen, total = [], 0
+    for path, size in found:
+        if total >= data_bytes:
+            break
+        chosen.append(path)
+        total += -(-size // 4096) * 4096
+    return chosen, total
+
+
+def make_ext4(output, size_bytes, data_bytes):
+    """An ext4 file system with real files in it, in a sparse file."""
+    output = Path(output)
+    files, total = choose_files(data_bytes)
+    if total < data_bytes * 9 // 10:
+        print(
+            f"images: this machine has only {total // MIB} MiB of files for {output}",
+            file=sys.stderr,
+        )
+    with tempfile.TemporaryDirectory(dir=output.parent) as staging:
+        for path in files:
+            copy = Path(staging, path[1:])
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        part = output.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        with open(part, "wb") as file:
+            file.truncate(size_bytes)
+        # Debian keeps mke2fs out of an ordinary user's path.
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+        command = [
+            "mke2fs",
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-U",
+            UUID,
+            "-E",
+            f"hash_seed={UUID}",
+            "-d",
+            staging,
+            str(part),
+        ]
+        subprocess.run(command, check=True, env={**os.environ, "PATH": path})
+    part.rename(output)
+
+
+def extents(file):
+    """The runs of data of an open file, as (start, end) in bytes."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+        except OSError:
+            return
+        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+        yield start, end
+
+
+def data_bytes(path):
+    """Bytes of a file that are no hole."""
+    with open(path, "rb") as file:
+        return sum(end - start for start, end in extents(file))
+
+
+def make_dense(output, image, size_bytes):
+    """An image without holes: chunks of another one that hold data, at even distances
+    over all of it."""
+    with open(image, "rb") as source, open(output, "wb") as target:
+        last = os.fstat(source.fileno()).st_size // CHUNK
+        touched = {
+            i for start, end in extents(source) for i in range(start // CHUNK, -(-end // CHUNK))
+        }
+        chunks = sorted(i for i in touched if i < last)
+        wanted = min(-(-size_bytes // CHUNK), len(chunks))
+        for i in range(wanted):
+            source.seek(chunks[i * len(chunks) // wanted] * CHUNK)
+            target.write(source.read(CHUNK))
+        target.truncate(min(size_bytes, wanted * CHUNK))
+
+
+def make_sparse(output, data, size_bytes, places, at):
+    """A sparse file with the bytes of another, cut into so many places; at(i) is the
+    byte where the i-th of them goes."""
+    with open(data, "rb") as source, open(output, "wb") as target:
+        piece = -(-os.fstat(source.fileno()).st_size // places)
+        for i in range(places):
+            target.seek(at(i))
+            copy(source, target, piece)
+        target.truncate(size_bytes)
+
+
+def make_larger(output, image, size_bytes):
+    """The same data in a larger sparse file."""
+    with open(image, "rb") as source, open(output, "wb") as target:
+        for start, end in extents(source):
+            source.seek(start)
+            target.seek(start)
+            copy(source, target, end - start)
+        target.truncate(size_bytes)
+
+
+def make_noise(output, size_bytes):
+    """Bytes that no compressor makes smaller, by a seed."""
+    noise = random.Random(SEED)
+    with open(output, "wb") as target:
+        for _ in range(size_bytes // MIB):
+            target.write(noise.randbytes(MIB))
+
+
+def copy(source, target, length):
+    """Copies bytes in pieces: the process is to stay small, see processes.py."""
+    while length > 0:
+        piece = source.read(min(MIB, length))
+        if not piece:
+            return
+        target.write(piece)
+        length -= len(piece)
+
+
+def warm(path):
+    """Reads the data of a file, so that it is in the page cache."""
+    with open(path, "rb", buffering=0) as file:
+        for start, end in list(extents(file)):
+            for offset in range(start, end, MIB):
+                os.pread(file.fileno(), min(MIB, end - offset), offset)
+
+
+def differ(left, right, length):
+    """The first MiB in which two files differ within length bytes, looking only where
+    one of them has data; None if they are the same."""
+    with open(left, "rb", buffering=0) as one, open(right, "rb", buffering=0) as other:
+        for start, end in [*extents(one), *extents(other)]:
+            for offset in range(start, min(end, length), MIB):
+                count = min(MIB, length - offset)
+                if os.pread(one.fileno(), count, offset) != os.pread(other.fileno(), count, offset):
+                    return offset
+    return None
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    make_ext4(Path(sys.argv[3]).absolute(), int(sys.argv[1]) * MIB, int(sys.argv[2]) * MIB)

@@ -1,0 +1,160 @@
+//! Both tools over a link of 10 Mbit/s that takes its time and loses packets: a real
+//! one, as far as the kernel is concerned. The longer runs, with figures, are those of
+//! benches/shaped-link.sh.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running, Tool, UPLOAD};
+use crate::support::link::BadLink;
+use crate::support::noise;
+use crate::support::server::TestServer;
+
+const CHUNK: u64 = 128 * 1024;
+const SIZE: u64 = 32 * CHUNK;
+const MIB: u64 = 1 << 20;
+
+/// `None` where there can be none.
+fn link() -> Option<BadLink> {
+    BadLink::new("--rate 10 --delay 20 --loss 10 --cc cubic")
+}
+
+struct Scene {
+    desk: Desk,
+    /// What runs a program at the near end.
+    near: [OsString; 4],
+    server: TestServer,
+    certificate: PathBuf,
+    image: Vec<u8>,
+}
+
+impl Scene {
+    fn new(link: &BadLink) -> Self {
+        let desk = Desk::new();
+        // A transfer beyond this machine is one over TLS.
+        let made = rcgen::generate_simple_self_signed(["10.78.0.1".to_owned()]).unwrap();
+        let certificate = desk.file("cert.pem", made.cert.pem().as_bytes());
+        let key = made.signing_key.serialize_pem();
+        let key = desk.file("key.pem", key.as_bytes());
+        let (cert, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+        let auth = desk.auth();
+        let args = ["--listen", "10.78.0.1:0", "--user", &auth];
+        let tls = ["--tls-cert", cert, "--tls-key", key];
+        let server = link.server(&[&args[..], &tls[..]].concat());
+        let image = noise(6, SIZE as usize);
+        desk.file("a.img", &image);
+        Self {
+            desk,
+            near: link.near(),
+            server,
+            certificate,
+            image,
+        }
+    }
+
+    fn tool(&self, program: &str) -> Tool<'_> {
+        let [ip, args @ ..] = &self.near;
+        self.desk
+            .tool(ip)
+            .list(args)
+            .arg(program)
+            .env("OHURI", &self.server.uri)
+            .env("SSL_CERT_FILE", &self.certificate)
+            .args("-c 131072 --progress json")
+    }
+}
+
+/// Waits until so many bytes more passed.
+fn wait_passed(link: &mut BadLink, way: &str, bytes: u64, running: &mut Running<'_>) {
+    let until = link.passed(way) + bytes;
+    while link.passed(way) < until {
+        assert!(!running.has_ended(), "it ended too early");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the last line of progress says of this key.
+fn told(outcome: &Outcome, key: &str) -> u64 {
+    let mut lines = outcome.stderr.lines();
+    let last = lines.rfind(|line| line.starts_with('{')).unwrap();
+    let end: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(end["event"], "end", "{last}");
+    end[key].as_u64().unwrap()
+}
+
+#[test]
+fn a_black_hole_of_some_seconds_is_waited_out() {
+    let Some(mut link) = link() else { return };
+    let scene = Scene::new(&link);
+    let mut running = scene.tool(UPLOAD).arg("a.img").spawn();
+    wait_passed(&mut link, "up", MIB, &mut running);
+    link.hole(true);
+    // Less than the patience of a request, which is 30 s: none is given up.
+    std::thread::sleep(Duration::from_secs(3));
+    link.hole(false);
+    let outcome = running.wait().code(0);
+    let drive = outcome.created();
+    assert!(std::fs::read(scene.server.drive_file(&drive)).unwrap() == scene.image);
+    assert_eq!(told(&outcome, "retries"), 0, "{outcome:?}");
+    // TCP sends again what the hole swallowed, and nobody else does.
+    let passed = link.passed("up");
+    assert!(passed < SIZE * 3 / 2, "{passed} bytes went up");
+
+    let mut running = scene.tool(DOWNLOAD).list([&drive, "copy"]).spawn();
+    wait_passed(&mut link, "down", MIB, &mut running);
+    link.hole(true);
+    std::thread::sleep(Duration::from_secs(3));
+    link.hole(false);
+    let outcome = running.wait().code(0);
+    assert!(std::fs::read(scene.desk.path("copy")).unwrap() == scene.image);
+    assert_eq!(told(&outcome, "retries"), 0, "{outcome:?}");
+    let passed = link.passed("down");
+    assert!(passed < SIZE * 3 / 2, "{passed} bytes came down");
+}
+
+#[test]
+fn killed_connections_cost_what_was_in_flight() {
+    let Some(mut link) = link() else { return };
+    let scene = Scene::new(&link);
+    if link.kill_connections().is_none() {
+        eprintln!("SKIPPED: this kernel kills no connections");
+        return;
+    }
+    let mut drive = String::new();
+    for (way, program) in [("up", UPLOAD), ("down", DOWNLOAD)] {
+        let args = if way == "up" {
+            vec!["a.img"]
+        } else {
+            vec![&*drive, "copy"]
+        };
+        let mut running = scene.tool(program).list(args).spawn();
+        let mut killed = 0;
+        for _ in 0..4 {
+            wait_passed(&mut link, way, SIZE / 8, &mut running);
+            killed += link.kill_connections().unwrap() as u64;
+        }
+        let outcome = running.wait().code(0);
+        if way == "up" {
+            drive = outcome.created();
+            assert!(std::fs::read(scene.server.drive_file(&drive)).unwrap() == scene.image);
+        } else {
+            assert!(std::fs::read(scene.desk.path("copy")).unwrap() == scene.image);
+        }
+        let retries = told(&outcome, "retries");
+        assert!(
+            killed >= 4 && retries > 0,
+            "{killed} connections, {retries} retries"
+        );
+        // A chunk for each connection that was killed, and no more.
+        assert!(retries <= killed, "{killed} connections, {retries} retries");
+        let moved = told(&outcome, "bytes_wire");
+        let most = SIZE + SIZE / 100 + killed * (CHUNK + CHUNK / 100);
+        assert!(
+            moved <= most,
+            "{moved} bytes, and {killed} connections were killed"
+        );
+    }
+}
