@@ -23,7 +23,7 @@ refresh() {
             mkdir -p "$copy/$(dirname "$file")"
             cp "$file" "$copy/$file"
         fi
-    done < <(git ls-files -z -- Cargo.toml Cargo.lock src tests fixtures README.md)
+    done < <(git ls-files -z -- Cargo.toml Cargo.lock benches src tests fixtures README.md)
 }
 
 # What each bug needs is built before the first one, which has only so much time.
