@@ -3,11 +3,12 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    CWD, FallocateFlags, OFlags, RenameFlags, SeekFrom, fallocate, renameat_with, seek,
+    CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, SeekFrom, fallocate, flock,
+    renameat_with, seek,
 };
 use rustix::io::Errno;
 
@@ -99,6 +100,7 @@ impl ImageTarget {
                 }
                 error
             })?;
+        lock(&file, &part)?;
         if let Err(cause) = file.set_len(size) {
             // Nothing is in it, and the next run would not know whose it is.
             let _ = std::fs::remove_file(&part);
@@ -141,6 +143,7 @@ impl ImageTarget {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cannot("open", &part, cause)),
         };
+        lock(&file, &part)?;
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
@@ -197,12 +200,32 @@ impl ImageTarget {
     /// Removes what an earlier run staged beside `path`, if anything.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be removed.
+    /// [`ErrorKind::Local`] if it cannot be removed, or another process writes to it.
     pub fn discard(path: &Path) -> Result<()> {
         let part = part_of(path);
-        match std::fs::remove_file(&part) {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        // What cannot be opened, a link say, nobody writes to.
+        let _opened = match options.open(&part) {
+            Ok(file) => lock(&file, &part).map(|()| Some(file))?,
+            Err(_) => None,
+        };
+        Self::remove(&part)
+    }
+
+    /// Gives up: what was staged is removed.
+    pub fn abandon(self) {
+        if let Some((part, _)) = &self.staged {
+            // One that stays is told to the next run.
+            let _ = Self::remove(part);
+        }
+    }
+
+    fn remove(part: &Path) -> Result<()> {
+        match std::fs::remove_file(part) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(cannot("remove", &part, cause))
+                Err(cannot("remove", part, cause))
             }
             _ => Ok(()),
         }
@@ -227,6 +250,7 @@ impl ImageTarget {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
+        lock(&file, path)?;
         let len = file
             .metadata()
             .map_err(|cause| cannot("open", path, cause))?
@@ -342,6 +366,16 @@ impl ImageTarget {
         let Some((part, path)) = &self.staged else {
             return Ok(());
         };
+        let ours = self.file.metadata().map_err(failed)?;
+        let named = std::fs::symlink_metadata(part).map_err(failed)?;
+        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+            let what = format!(
+                "{} is not the file any more that was written",
+                part.display()
+            );
+            return Err(Error::new(ErrorKind::Local, what)
+                .hint_to("Somebody replaced it. Start over with --restart"));
+        }
         let mode = Permissions::from_mode(0o666 & !umask());
         self.file.set_permissions(mode).map_err(failed)?;
         let flags = if force {
@@ -395,6 +429,18 @@ fn umask() -> u32 {
         .unwrap_or(0o077)
 }
 
+/// Takes the lock of a file that is written to; it goes with the process. Where there
+/// are no locks the journal has none either, and says so.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let what = format!("Another process writes to {}", path.display());
+            Err(Error::new(ErrorKind::Local, what))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
     let what = format!("Cannot {what} {}", path.display());
     Error::new(ErrorKind::Local, what).because(cause)
@@ -402,8 +448,6 @@ fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]
@@ -468,6 +512,13 @@ mod tests {
         std::fs::write(&path, "late").unwrap();
         assert!(target.publish(false).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"late");
+        // Another file at the staged name.
+        let path = directory.path().join("other");
+        let target = ImageTarget::create(&path, 1, false).unwrap();
+        std::fs::remove_file(part_of(&path)).unwrap();
+        std::fs::write(part_of(&path), "x").unwrap();
+        assert!(target.publish(true).is_err());
+        assert!(!path.exists());
         // A planted link at the staged name.
         let planted = directory.path().join("p.oh-part");
         std::os::unix::fs::symlink(&victim, &planted).unwrap();

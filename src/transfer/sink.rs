@@ -64,7 +64,6 @@ impl Sink {
 /// the file with it: nobody could go on with it.
 #[derive(Debug)]
 pub(super) struct Packed {
-    path: PathBuf,
     ordered: Option<Ordered>,
     target: Option<ImageTarget>,
 }
@@ -89,7 +88,6 @@ impl Packed {
             return Err(Error::new(ErrorKind::Usage, what));
         }
         let mut packed = Self {
-            path,
             ordered: None,
             target: None,
         };
@@ -110,8 +108,8 @@ impl Packed {
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        if self.target.is_some() {
-            let _ = ImageTarget::discard(&self.path);
+        if let Some(target) = self.target.take() {
+            target.abandon();
         }
     }
 }
