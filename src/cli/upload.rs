@@ -15,7 +15,8 @@ use crate::api::{Client, ClientConfig};
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Format, Image, ImageOptions};
+use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{
@@ -60,6 +61,17 @@ struct Arguments {
     /// IMAGE is gzip: upload its content
     #[arg(short = 'z', long)]
     gunzip: bool,
+
+    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
+    /// says; a block device is raw]. Say raw of a raw image that somebody not
+    /// trusted could write to: it could be made to look like another
+    #[arg(long, value_name = "FORMAT", conflicts_with = "gunzip")]
+    format: Option<Format>,
+
+    /// A file that IMAGE may be written on top of (its backing file), or a directory
+    /// of such files; may be given more than once
+    #[arg(long, value_name = "PATH", conflicts_with = "gunzip")]
+    allow_backing: Vec<PathBuf>,
 
     /// Most requests in flight; fewer when the drive turns out to be busy
     #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
@@ -140,7 +152,7 @@ struct Arguments {
     #[arg(short, long)]
     quiet: bool,
 
-    /// Raw disk image, or block device
+    /// Disk image, or block device
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
 }
@@ -260,6 +272,11 @@ async fn send(
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
+    if arguments.format.is_none() && image.format() != Format::Raw {
+        let format = image.format();
+        let line = format!("By its content the image is {format}; --format raw sends it as it is");
+        display.event(&Event::Notice(line));
+    }
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
     options.jobs = jobs_for(arguments.jobs, profile);
@@ -271,14 +288,19 @@ async fn send(
     upload(&client, image, &options, display, stop).await
 }
 
-/// Opens the image on a thread of its own: measuring gzip takes a while.
+/// Opens the image on a thread of its own: measuring gzip, or reading the map of a
+/// large image, takes a while.
 async fn open(arguments: &Arguments) -> Result<Image> {
     let (path, gunzip) = (arguments.image.clone(), arguments.gunzip);
+    let options = ImageOptions {
+        format: arguments.format,
+        allow_backing: arguments.allow_backing.clone(),
+    };
     let opened = tokio::task::spawn_blocking(move || {
         if gunzip {
             Image::open_gzip(&path)
         } else {
-            Image::open_raw(&path)
+            Image::open(&path, &options)
         }
     });
     opened
