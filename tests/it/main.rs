@@ -9,6 +9,7 @@
 mod download;
 mod faults;
 mod features;
+mod formats;
 mod kill;
 mod libcloud;
 mod powerloss;

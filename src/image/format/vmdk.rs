@@ -266,16 +266,18 @@ fn text(file: &RawImage, at: u64, len: u64) -> Result<String> {
 
 /// Demands that the file is the disk, all of it and nothing else.
 fn check_descriptor(file: &RawImage, header: &[u8]) -> Result<()> {
-    let (sector, sectors) = (le64(header, 28), le64(header, 36));
-    if sector == 0 || sectors == 0 {
+    let at = bytes(file, "its description", le64(header, 28))?;
+    let len = bytes(file, "its description", le64(header, 36))?;
+    let descriptor = match at {
+        0 => Descriptor::default(),
+        _ => Descriptor::parse(&text(file, at, len)?),
+    };
+    if descriptor == Descriptor::default() {
         let what = "it is one of several files of a disk";
         return Err(unsupported(file, Format::Vmdk, what).hint_to(
             "Convert the disk: qemu-img convert -O qcow2 DISK.vmdk NEW.qcow2, with the small file that names the others",
         ));
     }
-    let at = bytes(file, "its description", sector)?;
-    let len = bytes(file, "its description", sectors)?;
-    let descriptor = Descriptor::parse(&text(file, at, len)?);
     let is_whole = matches!(&*descriptor.kind, "monolithicSparse" | "streamOptimized")
         && descriptor.extents == ["SPARSE"]
         && descriptor
