@@ -10,6 +10,7 @@ use openhosting::image::{Disk, Format, Image, ImageOptions};
 
 use crate::support::cli::{Desk, UPLOAD};
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::proxy::{Fault, FaultProxy, Request, refusal};
 use crate::support::server::TestServer;
 use crate::support::{noise, ramp};
 
@@ -56,6 +57,17 @@ impl Bench {
             .expect("qemu-img of qemu-utils is missing");
         let stderr = String::from_utf8_lossy(&run.stderr);
         assert!(run.status.success(), "qemu-img {words}: {stderr}");
+    }
+
+    /// Changes an image as a guest would.
+    #[track_caller]
+    fn qemu_io(&self, name: &str, command: &str) {
+        let run = Command::new("qemu-io")
+            .args(["-f", "qcow2", "-c", command, name])
+            .current_dir(self.desk.work())
+            .output()
+            .expect("qemu-io of qemu-utils is missing");
+        assert!(run.status.success(), "{command}: {run:?}");
     }
 
     /// `disk.raw` as another format, with these options of qemu-img.
@@ -225,12 +237,7 @@ fn qcow2_that_was_written_to() {
             "write -P 0xa5 19M 1k",
             "discard 13M 256k",
         ] {
-            let run = Command::new("qemu-io")
-                .args(["-f", "qcow2", "-c", command, "a"])
-                .current_dir(bench.desk.work())
-                .output()
-                .unwrap();
-            assert!(run.status.success(), "{run:?}");
+            bench.qemu_io("a", command);
             if command.contains("0x5a") {
                 bench.qemu_img("snapshot -c before a");
             }
@@ -456,12 +463,7 @@ fn a_backing_file_is_read_only_where_the_user_allowed_it() {
     // Smaller and larger than what is below.
     bench.qemu_img("create -q -f qcow2 -b middle.qcow2 -F qcow2 bases/top.qcow2 12M");
     bench.qemu_img("create -q -f qcow2 -b bases/top.qcow2 -F qcow2 a.qcow2 40M");
-    let write = ["-f", "qcow2", "-c", "write -P 7 3M 100k", "a.qcow2"];
-    let run = Command::new("qemu-io")
-        .args(write)
-        .current_dir(desk.work())
-        .output();
-    assert!(run.unwrap().status.success());
+    bench.qemu_io("a.qcow2", "write -P 7 3M 100k");
     own_all(&bench);
     desk.own(&bench.path("bases/middle.qcow2"));
     let expected = bench.reference("a.qcow2", "qcow2");
@@ -535,30 +537,44 @@ fn find(path: &Path, needle: &[u8]) -> u64 {
 
 #[test]
 fn an_upload_that_stopped_goes_on_over_the_same_disk() {
+    const PASSED: usize = 5;
     let bench = Bench::new();
-    for (format, options) in [("qcow2", "-c -o compression_type=zstd"), ("vmdk", "")] {
+    let images = [
+        ("qcow2", "-c -o compression_type=zstd", false),
+        ("vmdk", "", false),
+        ("qcow2", "", true),
+    ];
+    for (format, options, is_changed) in images {
         bench.make("a", format, options);
-        let expected = bench.reference("a", format);
-        let proxy = crate::support::proxy::FaultProxy::to(&bench.server);
+        let proxy = FaultProxy::to(&bench.server);
         let upload = |more: &str| {
             let tool = bench.desk.upload(&proxy.uri());
-            tool.args("-c 1000000 -j 1 --checksum --verify full")
-                .args(more)
-                .arg("a")
+            let tool = tool.args("-c 1000000 -j 1 --checksum --verify full");
+            tool.args(more).arg("a").run()
         };
-        // It ends when half of it is there.
-        let outcome = upload("--deadline 400ms --limit-rate 8M").run();
-        let is_done = outcome.status.success();
-        let _ = match is_done {
-            true => outcome,
-            false => outcome.code(75),
-        };
+        let refused = Fault::Answer(refusal(403, "access"));
+        proxy.fault_after(PASSED, Request::is_write, usize::MAX, refused);
+        let _ = upload("").code(1);
+        proxy.heal();
+        if is_changed {
+            bench.qemu_io("a", "write -P 3 100k 64k");
+            let _ = upload("").code(4).says("1 chunks that were sent differ");
+        }
         proxy.forget();
-        let outcome = upload("").run().code(0);
+        let outcome = upload(if is_changed { "--changed-ok" } else { "" }).code(0);
+        let expected = bench.reference("a", format);
         let drive = bench.only_drive();
         assert_drive(&bench.server, &drive, &expected);
         let digest = openhosting::digest::Digest::of(&expected).to_string();
         assert!(outcome.text().contains(&digest), "{}", outcome.text());
+        let has_data = |chunk: &&[u8]| chunk.iter().any(|byte| *byte != 0);
+        let data = expected.chunks(1_000_000).filter(has_data).count();
+        let sent = proxy.count(Request::is_write);
+        // What changed is sent again, and zeros may be no hole then.
+        match is_changed {
+            true => assert!(sent <= expected.len().div_ceil(1_000_000) - PASSED + 1),
+            false => assert_eq!(sent, data - PASSED, "{format}"),
+        }
         let destroy = format!("/drives/{drive}/destroy");
         Ask::of(&bench.server).post(&destroy, []).expect(204);
     }
