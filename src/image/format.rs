@@ -18,8 +18,6 @@ mod vhdx;
 mod vmdk;
 
 use std::fmt;
-use std::ops::Range;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Mutex;
 
@@ -101,22 +99,15 @@ impl Format {
 
     /// Reads the header of a file of this format.
     pub(super) fn open(self, file: RawImage) -> Result<Box<dyn Layout>> {
+        let container = Container { file, format: self };
         Ok(match self {
-            Self::Raw => Box::new(file),
-            Self::Qcow2 => Box::new(qcow2::Qcow2::open(file)?),
-            Self::Vmdk => Box::new(vmdk::Vmdk::open(file)?),
-            Self::Vdi => Box::new(vdi::Vdi::open(file)?),
-            Self::Vhd => vhd::open(file)?,
-            Self::Vhdx => Box::new(vhdx::Vhdx::open(file)?),
+            Self::Raw => Box::new(Flat::new(container)),
+            Self::Qcow2 => Box::new(qcow2::Qcow2::open(container)?),
+            Self::Vmdk => Box::new(vmdk::Vmdk::open(container)?),
+            Self::Vdi => Box::new(vdi::Vdi::open(container)?),
+            Self::Vhd => vhd::open(container)?,
+            Self::Vhdx => Box::new(vhdx::Vhdx::open(container)?),
         })
-    }
-
-    /// The command that checks a file of this format, where there is one.
-    fn check(self, path: &Path) -> String {
-        match self {
-            Self::Raw | Self::Vhd => "Copy it again from where it came".to_owned(),
-            _ => format!("Check it with: qemu-img check {}", path.display()),
-        }
     }
 }
 
@@ -144,11 +135,8 @@ impl fmt::Display for Format {
 
 /// What the reader of one format tells; all else is the same for all of them.
 pub(super) trait Layout: fmt::Debug + Send + Sync {
-    /// Its format.
-    fn format(&self) -> Format;
-
     /// The file that it reads.
-    fn file(&self) -> &RawImage;
+    fn container(&self) -> &Container;
 
     /// Bytes of the disk.
     fn size(&self) -> u64;
@@ -258,7 +246,7 @@ pub(super) fn checked_run(layout: &dyn Layout, offset: u64) -> Result<Run> {
     let mut run = layout.run_at(offset)?;
     run.end = run.end.min(layout.size());
     if run.end <= offset {
-        let what = format!("The map of {} stands still at {offset}", layout.format());
+        let what = format!("The map of {} stands still", layout.container().format);
         return Err(Error::new(ErrorKind::Bug, what));
     }
     let (at, len) = match run.place {
@@ -266,97 +254,122 @@ pub(super) fn checked_run(layout: &dyn Layout, offset: u64) -> Result<Run> {
         Place::Packed(packed) => (packed.at, 1),
         Place::Zero | Place::Backing => return Ok(run),
     };
-    let (file, format) = (layout.file(), layout.format());
-    within(file, format, "data", at..at.saturating_add(len))?;
+    layout.container().within("data", at, len)?;
     Ok(run)
 }
 
-/// Demands that a range lies within the file.
-fn within(file: &RawImage, format: Format, what: &str, range: Range<u64>) -> Result<()> {
-    if range.end <= file.size() && range.start <= range.end {
-        return Ok(());
+/// A file of a format, of which nothing is trusted.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) file: RawImage,
+    pub(super) format: Format,
+}
+
+impl Container {
+    /// Its name, to be shown.
+    pub(super) fn name(&self) -> std::path::Display<'_> {
+        self.file.path().display()
     }
-    let what = format!(
-        "{what} at byte {} lies beyond its end: it was cut off, or is damaged",
-        range.start
-    );
-    Err(damaged(file, format, &what))
-}
 
-/// An error about a file that is not what its format demands.
-fn damaged(file: &RawImage, format: Format, what: &str) -> Error {
-    let path = file.path();
-    let what = format!("{} is not sound {format}: {what}", path.display());
-    Error::new(ErrorKind::Image, what).hint_to(format.check(path))
-}
+    /// An error about a file that is not what its format demands.
+    fn damaged(&self, what: &str) -> Error {
+        let what = format!("{} is not sound {}: {what}", self.name(), self.format);
+        Error::new(ErrorKind::Image, what).hint_to(match self.format {
+            Format::Raw | Format::Vhd => "Copy it again from where it came".to_owned(),
+            _ => format!("Check it with: qemu-img check {}", self.name()),
+        })
+    }
 
-/// An error about a file that may be sound, but is of a kind that is not read.
-fn unsupported(file: &RawImage, format: Format, what: &str) -> Error {
-    let path = file.path();
-    let what = format!("{} is {format} that is not read: {what}", path.display());
-    Error::new(ErrorKind::Image, what)
-}
+    /// An error about a file that may be sound, but is of a kind that is not read.
+    fn unsupported(&self, what: &str) -> Error {
+        let what = format!(
+            "{} is {} that is not read: {what}",
+            self.name(),
+            self.format
+        );
+        Error::new(ErrorKind::Image, what).hint_to(format!(
+            "Convert it: qemu-img convert -O qcow2 {} NEW.qcow2",
+            self.name()
+        ))
+    }
 
-/// A hint to what qemu-img makes of a file.
-fn convert(path: &Path) -> String {
-    format!(
-        "Convert it: qemu-img convert -O qcow2 {} NEW.qcow2",
-        path.display()
-    )
-}
+    /// Demands that so many bytes from `at` on lie within the file.
+    fn within(&self, what: &str, at: u64, len: u64) -> Result<()> {
+        let is_within = at
+            .checked_add(len)
+            .is_some_and(|end| end <= self.file.size());
+        match is_within {
+            true => Ok(()),
+            false => Err(self.damaged(&format!(
+                "{what} at byte {at} lies beyond its end: it was cut off, or is damaged"
+            ))),
+        }
+    }
 
-/// The bytes at `at`.
-fn read<const N: usize>(file: &RawImage, format: Format, what: &str, at: u64) -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    within(file, format, what, at..at.saturating_add(N as u64))?;
-    file.read_at(&mut bytes, at)?;
-    Ok(bytes)
-}
+    /// The bytes at `at`.
+    fn array<const N: usize>(&self, what: &str, at: u64) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.within(what, at, N as u64)?;
+        self.file.read_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
 
-/// The bytes at `at`, of which there are so many that memory for them is there.
-fn read_len(file: &RawImage, format: Format, what: &str, at: u64, len: u64) -> Result<Vec<u8>> {
-    within(file, format, what, at..at.saturating_add(len))?;
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_at(&mut bytes, at)?;
-    Ok(bytes)
-}
+    /// So many bytes at `at`, for which memory has to be there.
+    fn bytes(&self, what: &str, at: u64, len: u64) -> Result<Vec<u8>> {
+        self.within(what, at, len)?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.file.read_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
 
-/// Demands a size of a disk that can be sent.
-fn check_size(file: &RawImage, format: Format, size: u64) -> Result<()> {
-    match size {
-        0 => Err(damaged(file, format, "its disk has no bytes")),
-        1..=DISK_BYTES_MAX => Ok(()),
-        _ => {
-            let what = format!("its disk of {size} bytes is larger than any can be");
-            Err(damaged(file, format, &what))
+    /// Demands a size of a disk that can be sent.
+    fn check_size(&self, size: u64) -> Result<()> {
+        match size {
+            0 => Err(self.damaged("its disk has no bytes")),
+            1..=DISK_BYTES_MAX => Ok(()),
+            _ => {
+                let what = format!("its disk of {size} bytes is larger than any can be");
+                Err(self.damaged(&what))
+            }
         }
     }
 }
 
-/// A raw file is its own map.
-impl Layout for RawImage {
-    fn format(&self) -> Format {
-        Format::Raw
-    }
+/// A disk that begins with the file, byte by byte.
+#[derive(Debug)]
+struct Flat {
+    container: Container,
+    size: u64,
+}
 
-    fn file(&self) -> &RawImage {
-        self
+impl Flat {
+    fn new(container: Container) -> Self {
+        Self {
+            size: container.file.size(),
+            container,
+        }
+    }
+}
+
+impl Layout for Flat {
+    fn container(&self) -> &Container {
+        &self.container
     }
 
     fn size(&self) -> u64 {
-        Self::size(self)
+        self.size
     }
 
     fn run_at(&self, offset: u64) -> Result<Run> {
         Ok(Run {
-            end: Self::size(self),
+            end: self.size,
             place: Place::File(offset),
             table: None,
         })
     }
 
     fn grid(&self) -> Grid {
-        Grid::of(DISK_BYTES_MAX, 0)
+        Grid::of(self.size, 0)
     }
 }
 

@@ -48,14 +48,16 @@ impl MappedImage {
                         true => "are written on top of each other in a circle",
                         false => "are too many",
                     };
-                    let what = format!("The files that {} needs {why}", name(&*layer));
+                    let what = format!("The files that {} needs {why}", layer.container().name());
                     return Err(Error::new(ErrorKind::Image, what));
                 }
                 next = Some((RawImage::open(&path)?, format));
             }
             layers.push(layer);
         }
-        let prints = layers.iter().map(|layer| layer.file().fingerprint());
+        let prints = layers
+            .iter()
+            .map(|layer| layer.container().file.fingerprint());
         Ok(Self {
             fingerprint: Fingerprint::of_all(format.name(), prints),
             layers,
@@ -67,7 +69,7 @@ impl MappedImage {
     pub fn format(&self) -> Format {
         self.layers
             .first()
-            .map_or(Format::Raw, |layer| layer.format())
+            .map_or(Format::Raw, |layer| layer.container().format)
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {
@@ -77,7 +79,7 @@ impl MappedImage {
     pub(super) fn check_unchanged(&self) -> Result<()> {
         self.layers
             .iter()
-            .try_for_each(|layer| layer.file().check_unchanged())
+            .try_for_each(|layer| layer.container().file.check_unchanged())
     }
 
     /// The run that holds `offset`, in the first layer that has it, and the number
@@ -152,7 +154,11 @@ impl Disk for MappedImage {
                 (Place::File(at), Some(layer)) => {
                     // What is allocated may be a hole of the file all the same.
                     let len = run.end - offset;
-                    let data = layer.file().data_after(at)?.unwrap_or(u64::MAX..u64::MAX);
+                    let data = layer
+                        .container()
+                        .file
+                        .data_after(at)?
+                        .unwrap_or(u64::MAX..u64::MAX);
                     if data.start < at + len {
                         let start = offset + data.start.saturating_sub(at);
                         return Ok(Some(start..offset + (data.end.min(at + len) - at)));
@@ -176,7 +182,7 @@ impl Disk for MappedImage {
             let len = usize::try_from(run.end - offset).unwrap_or(usize::MAX);
             let (part, after) = rest.split_at_mut(len.min(rest.len()));
             match (run.place, self.layers.get(number)) {
-                (Place::File(at), Some(layer)) => layer.file().read_at(part, at)?,
+                (Place::File(at), Some(layer)) => layer.container().file.read_at(part, at)?,
                 (Place::Packed(packed), _) => {
                     self.unpack(number, &packed, offset - packed.unit.0, part)?;
                 }
@@ -189,10 +195,6 @@ impl Disk for MappedImage {
     }
 }
 
-fn name(layer: &dyn Layout) -> std::path::Display<'_> {
-    layer.file().path().display()
-}
-
 /// The file that a layer is written on top of and its format, if both are told
 /// and the user allowed it.
 fn resolve(
@@ -202,7 +204,10 @@ fn resolve(
 ) -> Result<(PathBuf, Format)> {
     let shown = String::from_utf8_lossy(&backing.name);
     let refuse = |why: &str| {
-        let what = format!("{} needs the file {shown:?}, {why}", name(layer));
+        let what = format!(
+            "{} needs the file {shown:?}, {why}",
+            layer.container().name()
+        );
         Error::new(ErrorKind::Image, what)
     };
     if allowed.is_empty() {
@@ -218,8 +223,8 @@ fn resolve(
     let Some(format) = &backing.format else {
         return Err(refuse("and does not tell its format").hint_to(format!(
             "To guess it is not safe. Tell it: qemu-img rebase -u -f {} -F FORMAT -b BACKING {}",
-            layer.format(),
-            name(layer)
+            layer.container().format,
+            layer.container().name()
         )));
     };
     let format = match String::from_utf8_lossy(format).as_ref() {
@@ -229,7 +234,12 @@ fn resolve(
             .parse()
             .map_err(|cause: Error| refuse("of a format that is not read").because(cause))?,
     };
-    let beside = layer.file().path().parent().unwrap_or(Path::new(""));
+    let beside = layer
+        .container()
+        .file
+        .path()
+        .parent()
+        .unwrap_or(Path::new(""));
     let path = beside.join(OsStr::from_bytes(&backing.name));
     let real = |path: &Path| {
         std::fs::canonicalize(path).map_err(|cause| {

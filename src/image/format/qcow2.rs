@@ -8,13 +8,9 @@
 use std::sync::Mutex;
 
 use super::table::{Tables, be32, be64};
-use super::{
-    BackingName, Format, Grid, Layout, Packed, Place, Run, SECTOR_BYTES, check_size, convert,
-    damaged, read, read_len, unsupported, within,
-};
+use super::{BackingName, Container, Grid, Layout, Packed, Place, Run, SECTOR_BYTES};
 use crate::codec::{Pack, Unpacker};
-use crate::error::{Error, Result};
-use crate::image::RawImage;
+use crate::error::Result;
 
 /// What a file of this format begins with.
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
@@ -45,7 +41,7 @@ const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// An open qcow2 file.
 #[derive(Debug)]
 pub(super) struct Qcow2 {
-    file: RawImage,
+    container: Container,
     size: u64,
     has_zeros: bool,
     cluster_bits: u32,
@@ -59,64 +55,64 @@ pub(super) struct Qcow2 {
 }
 
 impl Qcow2 {
-    pub(super) fn open(file: RawImage) -> Result<Self> {
-        let bad = |what: &str| damaged(&file, Format::Qcow2, what);
-        let not_read = |what: &str| unsupported(&file, Format::Qcow2, what);
-        let header: [u8; 72] = read(&file, Format::Qcow2, "its header", 0)?;
+    pub(super) fn open(container: Container) -> Result<Self> {
+        let header: [u8; 72] = container.array("its header", 0)?;
         if !header.starts_with(MAGIC) {
-            return Err(bad("it does not begin as such a file does"));
+            return Err(container.damaged("it does not begin as such a file does"));
         }
         let version = be32(&header, 4);
         if !(2..=3).contains(&version) {
             let what = format!("it has version {version}, not 2 or 3");
-            return Err(not_read(&what).hint_to(convert(file.path())));
+            return Err(container.unsupported(&what));
         }
         let cluster_bits = be32(&header, 20);
         if !(9..=21).contains(&cluster_bits) {
-            return Err(bad(&format!(
+            return Err(container.damaged(&format!(
                 "its clusters are of 2^{cluster_bits} bytes, not 2^9 to 2^21"
             )));
         }
         let size = be64(&header, 24);
-        check_size(&file, Format::Qcow2, size)?;
+        container.check_size(size)?;
         if be32(&header, 32) != 0 {
-            return Err(not_read("it is encrypted").hint_to(
+            return Err(container.unsupported("it is encrypted").hint_to(
                 "Decrypt it with its key first: qemu-img convert --object secret,... --image-opts",
             ));
         }
         let (features, header_bytes) = match version {
             2 => (0, 72),
             _ => {
-                let more: [u8; 32] = read(&file, Format::Qcow2, "its header", 72)?;
+                let more: [u8; 32] = container.array("its header", 72)?;
                 (be64(&more, 0), be32(&more, 28))
             }
         };
         if version == 3 && !(104..=1 << cluster_bits).contains(&header_bytes) {
-            return Err(bad(&format!("its header has {header_bytes} bytes")));
+            return Err(container.damaged(&format!("its header has {header_bytes} bytes")));
         }
-        check_features(&file, features)?;
+        check_features(&container, features)?;
         let pack = match features & COMPRESSION_TYPE {
             0 => Pack::Deflate,
-            _ if header_bytes < 112 => return Err(bad("it does not tell its compression")),
+            _ if header_bytes < 112 => {
+                return Err(container.damaged("it does not tell its compression"));
+            }
             _ => {
-                let [kind]: [u8; 1] = read(&file, Format::Qcow2, "its header", 104)?;
+                let [kind]: [u8; 1] = container.array("its header", 104)?;
                 match kind {
                     0 => Pack::Deflate,
                     1 => Pack::Zstd,
                     _ => {
                         let what = format!("its compression has number {kind}, not 0 or 1");
-                        return Err(not_read(&what).hint_to(convert(file.path())));
+                        return Err(container.unsupported(&what));
                     }
                 }
             }
         };
         let is_extended = features & EXTENDED_L2 != 0;
         if is_extended && cluster_bits < 14 {
-            return Err(bad(&format!(
+            return Err(container.damaged(&format!(
                 "its clusters of 2^{cluster_bits} bytes are too small for subclusters"
             )));
         }
-        let backing = backing_name(&file, &header, cluster_bits, u64::from(header_bytes))?;
+        let backing = backing_name(&container, &header, cluster_bits, u64::from(header_bytes))?;
         let image = Self {
             size,
             has_zeros: version >= 3,
@@ -127,7 +123,7 @@ impl Qcow2 {
             backing,
             tables: Tables::default(),
             unpackers: Mutex::default(),
-            file,
+            container,
         };
         image.check_l1(u64::from(be32(&header, 36)))?;
         Ok(image)
@@ -138,21 +134,19 @@ impl Qcow2 {
         let needed = self.l1_entries();
         if entries < needed {
             let what = format!("its first table has {entries} entries where {needed} are needed");
-            return Err(self.bad(&what));
+            return Err(self.container.damaged(&what));
         }
         if needed * 8 > L1_BYTES_MAX {
             let what = format!("its first table would need {needed} entries, more than any has");
-            return Err(self.bad(&what));
+            return Err(self.container.damaged(&what));
         }
         if !self.l1.is_multiple_of(self.cluster()) || self.l1 == 0 {
-            return Err(self.bad(&format!("its first table is at byte {}", self.l1)));
+            return Err(self
+                .container
+                .damaged(&format!("its first table is at byte {}", self.l1)));
         }
-        let l1 = self.l1..self.l1.saturating_add(needed * 8);
-        within(&self.file, Format::Qcow2, "its first table", l1)
-    }
-
-    fn bad(&self, what: &str) -> Error {
-        damaged(&self.file, Format::Qcow2, what)
+        self.container
+            .within("its first table", self.l1, needed * 8)
     }
 
     /// Bytes of a cluster, and of a table of the second level.
@@ -192,7 +186,9 @@ impl Qcow2 {
         }
         let host = descriptor & OFFSET_MASK;
         if !host.is_multiple_of(self.cluster()) {
-            return Err(self.bad(&format!("a cluster is at byte {host}, within another")));
+            return Err(self
+                .container
+                .damaged(&format!("a cluster is at byte {host}, within another")));
         }
         let (is_zero, is_there) = if self.is_extended {
             let bits = be64(entry, 8);
@@ -202,14 +198,16 @@ impl Qcow2 {
             (descriptor & ZERO != 0, host != 0)
         };
         match (is_zero, is_there) {
-            (true, true) if self.is_extended => {
-                Err(self.bad("a subcluster is marked as zeros and as data"))
-            }
-            (true, _) if !self.has_zeros => {
-                Err(self.bad("a cluster is marked as zeros, which version 2 does not know"))
-            }
+            (true, true) if self.is_extended => Err(self
+                .container
+                .damaged("a subcluster is marked as zeros and as data")),
+            (true, _) if !self.has_zeros => Err(self
+                .container
+                .damaged("a cluster is marked as zeros, which version 2 does not know")),
             (true, _) => Ok(Place::Zero),
-            (false, true) if host == 0 => Err(self.bad("a subcluster of data is nowhere")),
+            (false, true) if host == 0 => {
+                Err(self.container.damaged("a subcluster of data is nowhere"))
+            }
             (false, true) => Ok(Place::File(host + subcluster * self.unit())),
             (false, false) => Ok(Place::Backing),
         }
@@ -230,12 +228,8 @@ impl Qcow2 {
 }
 
 impl Layout for Qcow2 {
-    fn format(&self) -> Format {
-        Format::Qcow2
-    }
-
-    fn file(&self) -> &RawImage {
-        &self.file
+    fn container(&self) -> &Container {
+        &self.container
     }
 
     fn size(&self) -> u64 {
@@ -246,7 +240,7 @@ impl Layout for Qcow2 {
         let reach = self.reach();
         let index = offset / reach;
         let l1 = self.l1 + index * 8;
-        let entries = self.tables.entries(&self.file, Format::Qcow2, l1, 8)?;
+        let entries = self.tables.entries(&self.container, l1, 8)?;
         let table = be64(&entries, 0) & OFFSET_MASK;
         if table == 0 {
             let most = entries.count(8).min(self.l1_entries() - index);
@@ -260,14 +254,15 @@ impl Layout for Qcow2 {
             });
         }
         if !table.is_multiple_of(self.cluster()) {
-            return Err(self.bad(&format!("a table is at byte {table}, within a cluster")));
+            return Err(self
+                .container
+                .damaged(&format!("a table is at byte {table}, within a cluster")));
         }
-        let range = table..table.saturating_add(self.cluster());
-        within(&self.file, Format::Qcow2, "a table", range)?;
+        self.container.within("a table", table, self.cluster())?;
         let (entry, unit) = (self.entry(), self.unit());
         let cluster = (offset % reach) >> self.cluster_bits;
         let at = table + cluster * entry;
-        let entries = self.tables.entries(&self.file, Format::Qcow2, at, entry)?;
+        let entries = self.tables.entries(&self.container, at, entry)?;
         let most = entries.count(entry).min(self.l2_entries() - cluster);
         let first = offset - offset % self.cluster();
         let last = first
@@ -305,13 +300,16 @@ impl Layout for Qcow2 {
     }
 
     fn unpack(&self, packed: &Packed, bytes: &mut [u8]) -> Result<()> {
-        let end = packed.at.saturating_add(packed.len).min(self.file.size());
+        let end = packed
+            .at
+            .saturating_add(packed.len)
+            .min(self.container.file.size());
         let len = end.saturating_sub(packed.at);
         // No more than twice a cluster: the length has few bits.
-        let from = read_len(&self.file, Format::Qcow2, "a cluster", packed.at, len)?;
+        let from = self.container.bytes("a cluster", packed.at, len)?;
         super::unpack_with(&self.unpackers, self.pack, &from, bytes).map_err(|cause| {
             let what = format!("the packed cluster at byte {} is damaged", packed.at);
-            self.bad(&what).because(cause)
+            self.container.damaged(&what).because(cause)
         })
     }
 
@@ -336,34 +334,30 @@ fn index_of(entry: u64, bytes: u64) -> usize {
 }
 
 /// Refuses what cannot be read without knowing how.
-fn check_features(file: &RawImage, features: u64) -> Result<()> {
+fn check_features(container: &Container, features: u64) -> Result<()> {
     // Of a dirty file only the counters of use may be wrong, which are not read.
     let unknown = features & !(DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2);
-    let not_read = |what: &str| Err(unsupported(file, Format::Qcow2, what));
     if unknown != 0 {
-        let what = format!(
-            "it needs feature {}, unknown here",
-            unknown.trailing_zeros()
-        );
-        return not_read(&what).map_err(|error| error.hint_to(convert(file.path())));
+        let number = unknown.trailing_zeros();
+        let what = format!("it needs feature {number}, unknown here");
+        return Err(container.unsupported(&what));
     }
     if features & EXTERNAL_DATA != 0 {
-        return not_read("its data is in another file")
-            .map_err(|error| error.hint_to(convert(file.path())));
+        return Err(container.unsupported("its data is in another file"));
     }
     if features & CORRUPT != 0 {
         let hint = format!(
             "Repair a copy of it: qemu-img check -r all {}",
-            file.path().display()
+            container.name()
         );
-        return Err(damaged(file, Format::Qcow2, "it is marked as corrupt").hint_to(hint));
+        return Err(container.damaged("it is marked as corrupt").hint_to(hint));
     }
     Ok(())
 }
 
 /// What the header says of a backing file.
 fn backing_name(
-    file: &RawImage,
+    container: &Container,
     header: &[u8],
     cluster_bits: u32,
     header_bytes: u64,
@@ -375,31 +369,31 @@ fn backing_name(
     let end = at.saturating_add(u64::from(len));
     if len == 0 || len > BACKING_NAME_BYTES_MAX || end > 1 << cluster_bits {
         let what = format!("the name of its backing file has {len} bytes at byte {at}");
-        return Err(damaged(file, Format::Qcow2, &what));
+        return Err(container.damaged(&what));
     }
     let what = "the name of its backing file";
-    let name = read_len(file, Format::Qcow2, what, at, u64::from(len))?;
+    let name = container.bytes(what, at, u64::from(len))?;
     Ok(Some(BackingName {
         name,
-        format: backing_format(file, header_bytes, at)?,
+        format: backing_format(container, header_bytes, at)?,
     }))
 }
 
 /// The extension that tells the format of the backing file; extensions end
 /// before its name.
-fn backing_format(file: &RawImage, mut at: u64, end: u64) -> Result<Option<Vec<u8>>> {
+fn backing_format(container: &Container, mut at: u64, end: u64) -> Result<Option<Vec<u8>>> {
     for _ in 0..EXTENSIONS_MAX {
         if at.saturating_add(8) > end {
             break;
         }
-        let head: [u8; 8] = read(file, Format::Qcow2, "its header", at)?;
+        let head: [u8; 8] = container.array("its header", at)?;
         let (kind, len) = (be32(&head, 0), u64::from(be32(&head, 4)));
         at += 8;
         if kind == 0 || at.saturating_add(len) > end {
             break;
         }
         if kind == BACKING_FORMAT {
-            return read_len(file, Format::Qcow2, "its header", at, len).map(Some);
+            return container.bytes("its header", at, len).map(Some);
         }
         at += len.next_multiple_of(8);
     }

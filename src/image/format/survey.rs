@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::{Grid, Layout, Place, checked_run, damaged};
+use super::{Grid, Layout, Place, checked_run};
 use crate::error::Result;
 
 /// Cells of one page of [`Claims`].
@@ -58,11 +58,9 @@ impl Claims {
 /// [`ErrorKind::Image`](crate::ErrorKind::Image) if it leads beyond the end of the
 /// file, or to one place of the file from two of the disk.
 pub(in crate::image) fn survey(layout: &dyn Layout) -> Result<()> {
-    let (file, format) = (layout.file(), layout.format());
-    let twice = |what: &str, at: u64| {
-        let what = format!("{what} at byte {at} is used twice");
-        damaged(file, format, &what)
-    };
+    let container = layout.container();
+    let twice =
+        |what: &str, at: u64| container.damaged(&format!("{what} at byte {at} is used twice"));
     let Grid {
         unit,
         base,
@@ -96,7 +94,7 @@ pub(in crate::image) fn survey(layout: &dyn Layout) -> Result<()> {
             units.claim(at, len).map_err(|at| twice("data", at))?;
             stored = stored.saturating_add(len);
             // Whatever the grid does not tell: there is no more in it than that.
-            if stored > file.size() {
+            if stored > container.file.size() {
                 return Err(twice("data", at));
             }
         }

@@ -3,9 +3,8 @@
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 
-use super::{Format, within};
+use super::Container;
 use crate::error::Result;
-use crate::image::RawImage;
 
 /// Bytes of a page, and what it is aligned to: the usual size of one table.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -60,24 +59,16 @@ pub(super) struct Entries {
 impl Tables {
     /// The entries from `at` on, which is a multiple of `entry`, the bytes of an
     /// entry, a power of two. At least one of them is there.
-    pub(super) fn entries(
-        &self,
-        file: &RawImage,
-        format: Format,
-        at: u64,
-        entry: u64,
-    ) -> Result<Entries> {
-        within(file, format, "a table", at..at.saturating_add(entry))?;
+    pub(super) fn entries(&self, container: &Container, at: u64, entry: u64) -> Result<Entries> {
+        container.within("a table", at, entry)?;
         let number = at / PAGE_BYTES;
         let from = usize::try_from(at % PAGE_BYTES).unwrap_or(0);
         if let Some(page) = self.kept(number) {
             return Ok(Entries { page, from });
         }
         let start = number * PAGE_BYTES;
-        let len = PAGE_BYTES.min(file.size() - start);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        file.read_at(&mut bytes, start)?;
-        let page: Arc<[u8]> = bytes.into();
+        let len = PAGE_BYTES.min(container.file.size() - start);
+        let page: Arc<[u8]> = container.bytes("a table", start, len)?.into();
         if let Ok(mut pages) = self.pages.lock() {
             if pages.len() == PAGES_MAX {
                 pages.remove(0);
@@ -112,7 +103,9 @@ impl Entries {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Format;
     use super::*;
+    use crate::image::RawImage;
 
     #[test]
     fn pages_are_read_once_and_only_so_many_are_kept() {
@@ -122,10 +115,13 @@ mod tests {
             .flat_map(|i| u32::to_le_bytes(i as u32))
             .collect();
         std::fs::write(file.path(), bytes).unwrap();
-        let raw = RawImage::open(file.path()).unwrap();
+        let container = Container {
+            file: RawImage::open(file.path()).unwrap(),
+            format: Format::Vdi,
+        };
         let tables = Tables::default();
         let entry = |at| {
-            let entries = tables.entries(&raw, Format::Vdi, at, 4)?;
+            let entries = tables.entries(&container, at, 4)?;
             Ok::<_, crate::Error>((le32(&entries, 0), entries.count(4)))
         };
         for at in (0..size).step_by(PAGE_BYTES as usize) {

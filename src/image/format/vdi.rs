@@ -2,12 +2,8 @@
 //! table tells of each block of the disk which block of the file holds it.
 
 use super::table::{Tables, le32, le64};
-use super::{
-    Format, Grid, Layout, Place, Run, SECTOR_BYTES, check_size, convert, damaged, read,
-    unsupported, within,
-};
-use crate::error::{Error, Result};
-use crate::image::RawImage;
+use super::{Container, Grid, Layout, Place, Run, SECTOR_BYTES};
+use crate::error::Result;
 
 /// What tells a file of this format, after a line of text.
 pub(super) const MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
@@ -29,7 +25,7 @@ const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 28;
 /// An open VDI file.
 #[derive(Debug)]
 pub(super) struct Vdi {
-    file: RawImage,
+    container: Container,
     size: u64,
     block: u64,
     map: u64,
@@ -38,62 +34,53 @@ pub(super) struct Vdi {
 }
 
 impl Vdi {
-    pub(super) fn open(file: RawImage) -> Result<Self> {
-        let bad = |what: &str| damaged(&file, Format::Vdi, what);
-        let not_read =
-            |what: &str| unsupported(&file, Format::Vdi, what).hint_to(convert(file.path()));
-        let header: [u8; 512] = read(&file, Format::Vdi, "its header", 0)?;
+    pub(super) fn open(container: Container) -> Result<Self> {
+        let header: [u8; 512] = container.array("its header", 0)?;
         if !header[MAGIC_AT..].starts_with(MAGIC) {
-            return Err(bad("it does not begin as such a file does"));
+            return Err(container.damaged("it does not begin as such a file does"));
         }
         let (version, kind) = (le32(&header, 68), le32(&header, 76));
         if version != VERSION {
             let (major, minor) = (version >> 16, version & 0xffff);
-            return Err(not_read(&format!(
-                "it has version {major}.{minor}, not 1.1"
-            )));
+            return Err(container.unsupported(&format!("it has version {major}.{minor}, not 1.1")));
         }
         // A parent or a snapshot that it hangs on is named by a UUID.
         let is_linked = header[424..456].iter().any(|byte| *byte != 0);
         if ON_TOP.contains(&kind) || is_linked {
-            return Err(not_read("it holds only what differs from another file"));
+            return Err(container.unsupported("it holds only what differs from another file"));
         }
         if kind != DYNAMIC && kind != STATIC {
-            return Err(not_read(&format!("it is of kind {kind}, not 1 or 2")));
+            return Err(container.unsupported(&format!("it is of kind {kind}, not 1 or 2")));
         }
         let (map, data) = (le32(&header, 340), le32(&header, 344));
         for (what, at) in [("map", map), ("data", data)] {
             if !u64::from(at).is_multiple_of(SECTOR_BYTES) || at == 0 {
-                return Err(bad(&format!("its {what} is at byte {at}")));
+                return Err(container.damaged(&format!("its {what} is at byte {at}")));
             }
         }
         let (size, block) = (le64(&header, 368), le32(&header, 376));
-        check_size(&file, Format::Vdi, size)?;
+        container.check_size(size)?;
         if !BLOCK_BYTES.contains(&block) || !block.is_power_of_two() {
-            return Err(bad(&format!("its blocks have {block} bytes")));
+            return Err(container.damaged(&format!("its blocks have {block} bytes")));
         }
         if le32(&header, 380) != 0 {
-            return Err(not_read("its blocks have more than data"));
+            return Err(container.unsupported("its blocks have more than data"));
         }
         let (blocks, needed) = (le32(&header, 384), size.div_ceil(u64::from(block)));
         if u64::from(blocks) < needed {
             let what = format!("it has {blocks} blocks where {needed} are needed");
-            return Err(bad(&what));
+            return Err(container.damaged(&what));
         }
         let map = u64::from(map);
-        within(&file, Format::Vdi, "its map", map..map + needed * 4)?;
+        container.within("its map", map, needed * 4)?;
         Ok(Self {
             size,
             block: u64::from(block),
             map,
             data: u64::from(data),
             tables: Tables::default(),
-            file,
+            container,
         })
-    }
-
-    fn bad(&self, what: &str) -> Error {
-        damaged(&self.file, Format::Vdi, what)
     }
 
     /// Where the block with this entry is.
@@ -102,20 +89,18 @@ impl Vdi {
             return Ok(Place::Zero);
         }
         let at = u64::from(entry) * self.block + self.data;
-        if at >= self.file.size() {
-            return Err(self.bad(&format!("its map names block {entry}, beyond its end")));
+        if at >= self.container.file.size() {
+            return Err(self
+                .container
+                .damaged(&format!("its map names block {entry}, beyond its end")));
         }
         Ok(Place::File(at))
     }
 }
 
 impl Layout for Vdi {
-    fn format(&self) -> Format {
-        Format::Vdi
-    }
-
-    fn file(&self) -> &RawImage {
-        &self.file
+    fn container(&self) -> &Container {
+        &self.container
     }
 
     fn size(&self) -> u64 {
@@ -125,7 +110,7 @@ impl Layout for Vdi {
     fn run_at(&self, offset: u64) -> Result<Run> {
         let (index, within) = (offset / self.block, offset % self.block);
         let at = self.map + index * 4;
-        let entries = self.tables.entries(&self.file, Format::Vdi, at, 4)?;
+        let entries = self.tables.entries(&self.container, at, 4)?;
         let most = entries.count(4).min(self.size.div_ceil(self.block) - index);
         let mut places = entries
             .chunks_exact(4)

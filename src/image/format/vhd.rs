@@ -7,11 +7,8 @@
 //! and a writer that left the bitmap alone would lose its data.
 
 use super::table::{Tables, be32, be64};
-use super::{
-    Format, Grid, Layout, Place, Run, SECTOR_BYTES, check_size, convert, damaged, read,
-    unsupported, within,
-};
-use crate::error::{Error, Result};
+use super::{Container, Flat, Grid, Layout, Place, Run, SECTOR_BYTES};
+use crate::error::Result;
 use crate::image::RawImage;
 
 /// What a footer begins with, and so a dynamic file, which has a copy of it there.
@@ -30,11 +27,11 @@ const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 28;
 /// Whether the last sector of a file is the footer of a fixed one that is whole.
 /// More must be right than its first word: it is the end of a disk otherwise.
 pub(super) fn is_fixed(file: &RawImage) -> Result<bool> {
-    let size = file.size();
-    let Some(at) = size.checked_sub(FOOTER_BYTES as u64) else {
+    let Some(at) = file.size().checked_sub(FOOTER_BYTES as u64) else {
         return Ok(false);
     };
-    let footer: [u8; FOOTER_BYTES] = read(file, Format::Vhd, "its footer", at)?;
+    let mut footer = [0; FOOTER_BYTES];
+    file.read_at(&mut footer, at)?;
     Ok(footer.starts_with(MAGIC)
         && be32(&footer, 60) == FIXED
         && be64(&footer, 48) == at
@@ -42,38 +39,38 @@ pub(super) fn is_fixed(file: &RawImage) -> Result<bool> {
 }
 
 /// Opens a VHD file of either kind.
-pub(super) fn open(file: RawImage) -> Result<Box<dyn Layout>> {
-    let bad = |what: &str| damaged(&file, Format::Vhd, what);
-    let end = file.size().saturating_sub(FOOTER_BYTES as u64);
-    let at_start: [u8; FOOTER_BYTES] = read(&file, Format::Vhd, "its footer", 0)?;
+pub(super) fn open(container: Container) -> Result<Box<dyn Layout>> {
+    let end = container.file.size().saturating_sub(FOOTER_BYTES as u64);
+    let at_start: [u8; FOOTER_BYTES] = container.array("its footer", 0)?;
     // A fixed file begins with the disk, which may hold anything.
-    let is_dynamic = at_start.starts_with(MAGIC) && !is_fixed(&file)?;
+    let is_dynamic = at_start.starts_with(MAGIC) && !is_fixed(&container.file)?;
     let footer = match is_dynamic {
         true => at_start,
-        false => read(&file, Format::Vhd, "its footer", end)?,
+        false => container.array("its footer", end)?,
     };
     if !footer.starts_with(MAGIC) {
-        return Err(bad("it has no footer: it was cut off, or is no such file"));
+        return Err(container.damaged("it has no footer: it was cut off, or is no such file"));
     }
     if be32(&footer, 64) != checksum(&footer, 64) {
-        return Err(bad("the checksum of its footer is wrong"));
+        return Err(container.damaged("the checksum of its footer is wrong"));
     }
     let (size, kind) = (be64(&footer, 48), be32(&footer, 60));
-    check_size(&file, Format::Vhd, size)?;
+    container.check_size(size)?;
     match kind {
-        FIXED if is_dynamic => Err(bad("it was cut off, or is damaged")),
-        FIXED if size > end => Err(bad(&format!(
+        FIXED if is_dynamic => Err(container.damaged("it was cut off, or is damaged")),
+        FIXED if size > end => Err(container.damaged(&format!(
             "its disk has {size} bytes and the file {end}: it was cut off"
         ))),
-        FIXED => Ok(Box::new(Fixed { file, size })),
-        DYNAMIC => Dynamic::open(file, &footer, size)
+        FIXED => Ok(Box::new(Flat { container, size })),
+        DYNAMIC => Dynamic::open(container, &footer, size)
             .map(|dynamic| -> Box<dyn Layout> { Box::new(dynamic) }),
         DIFFERENCING => {
             let what = "it holds only what differs from another file";
-            Err(unsupported(&file, Format::Vhd, what)
+            Err(container
+                .unsupported(what)
                 .hint_to("Merge it with its parent first, where it was made"))
         }
-        _ => Err(bad(&format!("it is of kind {kind}, not 2 to 4"))),
+        _ => Err(container.damaged(&format!("it is of kind {kind}, not 2 to 4"))),
     }
 }
 
@@ -83,43 +80,10 @@ fn checksum(bytes: &[u8], at: usize) -> u32 {
     !sum(&bytes[..at]).wrapping_add(sum(&bytes[at + 4..]))
 }
 
-/// A disk with a footer.
-#[derive(Debug)]
-struct Fixed {
-    file: RawImage,
-    size: u64,
-}
-
-impl Layout for Fixed {
-    fn format(&self) -> Format {
-        Format::Vhd
-    }
-
-    fn file(&self) -> &RawImage {
-        &self.file
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn run_at(&self, offset: u64) -> Result<Run> {
-        Ok(Run {
-            end: self.size,
-            place: Place::File(offset),
-            table: None,
-        })
-    }
-
-    fn grid(&self) -> Grid {
-        Grid::of(self.size, 0)
-    }
-}
-
 /// A table of blocks.
 #[derive(Debug)]
 struct Dynamic {
-    file: RawImage,
+    container: Container,
     size: u64,
     block: u64,
     /// Bytes of the bitmap before each block.
@@ -129,14 +93,13 @@ struct Dynamic {
 }
 
 impl Dynamic {
-    fn open(file: RawImage, footer: &[u8], size: u64) -> Result<Self> {
-        let bad = |what: &str| damaged(&file, Format::Vhd, what);
-        let header: [u8; 1024] = read(&file, Format::Vhd, "its second header", be64(footer, 16))?;
+    fn open(container: Container, footer: &[u8], size: u64) -> Result<Self> {
+        let header: [u8; 1024] = container.array("its second header", be64(footer, 16))?;
         if !header.starts_with(DYNAMIC_MAGIC) {
-            return Err(bad("it has no second header"));
+            return Err(container.damaged("it has no second header"));
         }
         if be32(&header, 36) != checksum(&header, 36) {
-            return Err(bad("the checksum of its second header is wrong"));
+            return Err(container.damaged("the checksum of its second header is wrong"));
         }
         let (table, blocks, block) = (
             be64(&header, 16),
@@ -145,19 +108,18 @@ impl Dynamic {
         );
         if !BLOCK_BYTES.contains(&block) || !block.is_power_of_two() {
             let what = format!("its blocks have {block} bytes");
-            return Err(bad(&what).hint_to(convert(file.path())));
+            return Err(container.damaged(&what));
         }
         let block = u64::from(block);
         let needed = size.div_ceil(block);
         if blocks < needed {
             let what = format!("its table has {blocks} entries where {needed} are needed");
-            return Err(bad(&what));
+            return Err(container.damaged(&what));
         }
         if !table.is_multiple_of(SECTOR_BYTES) {
-            return Err(bad(&format!("its table is at byte {table}")));
+            return Err(container.damaged(&format!("its table is at byte {table}")));
         }
-        let range = table..table.saturating_add(needed * 4);
-        within(&file, Format::Vhd, "its table", range)?;
+        container.within("its table", table, needed * 4)?;
         Ok(Self {
             size,
             block,
@@ -166,22 +128,14 @@ impl Dynamic {
                 .next_multiple_of(SECTOR_BYTES),
             table,
             tables: Tables::default(),
-            file,
+            container,
         })
-    }
-
-    fn bad(&self, what: &str) -> Error {
-        damaged(&self.file, Format::Vhd, what)
     }
 }
 
 impl Layout for Dynamic {
-    fn format(&self) -> Format {
-        Format::Vhd
-    }
-
-    fn file(&self) -> &RawImage {
-        &self.file
+    fn container(&self) -> &Container {
+        &self.container
     }
 
     fn size(&self) -> u64 {
@@ -191,7 +145,7 @@ impl Layout for Dynamic {
     fn run_at(&self, offset: u64) -> Result<Run> {
         let index = offset / self.block;
         let at = self.table + index * 4;
-        let entries = self.tables.entries(&self.file, Format::Vhd, at, 4)?;
+        let entries = self.tables.entries(&self.container, at, 4)?;
         let most = entries.count(4).min(self.size.div_ceil(self.block) - index);
         let entry = be32(&entries, 0);
         let (blocks, place) = if entry == FREE {
@@ -207,7 +161,9 @@ impl Layout for Dynamic {
         } else {
             let at = u64::from(entry) * SECTOR_BYTES;
             if at < self.bitmap {
-                return Err(self.bad(&format!("a block is at byte {at}, within its header")));
+                return Err(self
+                    .container
+                    .damaged(&format!("a block is at byte {at}, within its header")));
             }
             (1, Place::File(at + self.bitmap + offset % self.block))
         };

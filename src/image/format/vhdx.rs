@@ -3,12 +3,8 @@
 //! of metadata, and one table of blocks.
 
 use super::table::{Tables, le16, le32, le64};
-use super::{
-    Format, Grid, Layout, Place, Run, check_size, convert, damaged, read, read_len, unsupported,
-    within,
-};
-use crate::error::{Error, Result};
-use crate::image::RawImage;
+use super::{Container, Grid, Layout, Place, Run};
+use crate::error::Result;
 
 /// What a file of this format begins with.
 pub(super) const MAGIC: &[u8] = b"vhdxfile";
@@ -45,7 +41,7 @@ const ABSENT: [u64; 5] = [0, 1, 2, 3, 5];
 /// An open VHDX file.
 #[derive(Debug)]
 pub(super) struct Vhdx {
-    file: RawImage,
+    container: Container,
     size: u64,
     block: u64,
     /// Blocks of the disk before an entry of another kind.
@@ -64,18 +60,18 @@ struct Metadata {
 }
 
 impl Vhdx {
-    pub(super) fn open(file: RawImage) -> Result<Self> {
-        let bad = |what: &str| damaged(&file, Format::Vhdx, what);
-        let start: [u8; 8] = read(&file, Format::Vhdx, "its header", 0)?;
+    pub(super) fn open(container: Container) -> Result<Self> {
+        let start: [u8; 8] = container.array("its header", 0)?;
         if !start.starts_with(MAGIC) {
-            return Err(bad("it does not begin as such a file does"));
+            return Err(container.damaged("it does not begin as such a file does"));
         }
-        check_header(&file)?;
-        let (bat, metadata) = regions(&file)?;
-        let metadata = metadata_of(&file, metadata)?;
+        check_header(&container)?;
+        let (bat, metadata) = regions(&container)?;
+        let metadata = metadata_of(&container, metadata)?;
         if metadata.has_parent {
             let what = "it holds only what differs from another file";
-            return Err(unsupported(&file, Format::Vhdx, what)
+            return Err(container
+                .unsupported(what)
                 .hint_to("Merge it with its parent first, where it was made"));
         }
         let Metadata {
@@ -84,17 +80,17 @@ impl Vhdx {
             sector,
             ..
         } = metadata;
-        check_size(&file, Format::Vhdx, size)?;
+        container.check_size(size)?;
         if size > DISK_BYTES_MAX {
-            return Err(bad(&format!(
-                "its disk of {size} bytes is larger than 64 TiB"
-            )));
+            return Err(
+                container.damaged(&format!("its disk of {size} bytes is larger than 64 TiB"))
+            );
         }
         if !BLOCK_BYTES.contains(&block) || !block.is_power_of_two() {
-            return Err(bad(&format!("its blocks have {block} bytes")));
+            return Err(container.damaged(&format!("its blocks have {block} bytes")));
         }
         if sector != 512 && sector != 4096 {
-            return Err(bad(&format!("its sectors have {sector} bytes")));
+            return Err(container.damaged(&format!("its sectors have {sector} bytes")));
         }
         let image = Self {
             size,
@@ -102,43 +98,38 @@ impl Vhdx {
             chunk_ratio: (sector << 23) / block,
             bat: bat.0,
             tables: Tables::default(),
-            file,
+            container,
         };
         let blocks = size.div_ceil(block);
         let needed = (blocks + (blocks - 1) / image.chunk_ratio) * 8;
         if needed > bat.1 {
             let what = format!("its table has {} bytes where {needed} are needed", bat.1);
-            return Err(image.bad(&what));
+            return Err(image.container.damaged(&what));
         }
-        let range = bat.0..bat.0.saturating_add(needed);
-        within(&image.file, Format::Vhdx, "its table", range)?;
+        image.container.within("its table", bat.0, needed)?;
         Ok(image)
-    }
-
-    fn bad(&self, what: &str) -> Error {
-        damaged(&self.file, Format::Vhdx, what)
     }
 
     /// Where the block with this entry is.
     fn place(&self, entry: u64) -> Result<Place> {
         let (state, at) = (entry & 7, entry >> 20 << 20);
         match state {
-            FULLY_PRESENT if at == 0 => Err(self.bad("a block is at byte 0, within its header")),
+            FULLY_PRESENT if at == 0 => Err(self
+                .container
+                .damaged("a block is at byte 0, within its header")),
             FULLY_PRESENT => Ok(Place::File(at)),
-            PARTIALLY_PRESENT => Err(self.bad("a block is partly in another file")),
+            PARTIALLY_PRESENT => Err(self.container.damaged("a block is partly in another file")),
             _ if ABSENT.contains(&state) => Ok(Place::Zero),
-            _ => Err(self.bad(&format!("a block is in state {state}, which there is not"))),
+            _ => Err(self
+                .container
+                .damaged(&format!("a block is in state {state}, which there is not"))),
         }
     }
 }
 
 impl Layout for Vhdx {
-    fn format(&self) -> Format {
-        Format::Vhdx
-    }
-
-    fn file(&self) -> &RawImage {
-        &self.file
+    fn container(&self) -> &Container {
+        &self.container
     }
 
     fn size(&self) -> u64 {
@@ -148,7 +139,7 @@ impl Layout for Vhdx {
     fn run_at(&self, offset: u64) -> Result<Run> {
         let index = offset / self.block;
         let at = self.bat + (index + index / self.chunk_ratio) * 8;
-        let entries = self.tables.entries(&self.file, Format::Vhdx, at, 8)?;
+        let entries = self.tables.entries(&self.container, at, 8)?;
         // Up to the entry of another kind.
         let most = entries
             .count(8)
@@ -182,32 +173,28 @@ fn is_sound(bytes: &mut [u8]) -> bool {
 }
 
 /// Finds the header that counts, and demands one that can be used as it is.
-fn check_header(file: &RawImage) -> Result<()> {
+fn check_header(container: &Container) -> Result<()> {
     let mut newest: Option<[u8; HEADER_BYTES]> = None;
     for at in HEADERS_AT {
-        let mut header = read(file, Format::Vhdx, "its header", at)?;
+        let mut header = container.array("its header", at)?;
         let is_newer = newest.is_none_or(|newest| le64(&header, 8) > le64(&newest, 8));
         if header.starts_with(b"head") && is_sound(&mut header) && is_newer {
             newest = Some(header);
         }
     }
     let Some(header) = newest else {
-        return Err(damaged(
-            file,
-            Format::Vhdx,
-            "neither of its headers is sound",
-        ));
+        return Err(container.damaged("neither of its headers is sound"));
     };
     let version = le16(&header, 66);
     if version != 1 {
         let what = format!("it has version {version}, not 1");
-        return Err(unsupported(file, Format::Vhdx, &what).hint_to(convert(file.path())));
+        return Err(container.unsupported(&what));
     }
     if header[48..64].iter().any(|byte| *byte != 0) {
         let what = "it was not closed: what its log holds is missing from it";
-        return Err(unsupported(file, Format::Vhdx, what).hint_to(format!(
+        return Err(container.unsupported(what).hint_to(format!(
             "Detach it where it is in use, or write the log to a copy of it: qemu-img check -r all {}",
-            file.path().display()
+            container.name()
         )));
     }
     Ok(())
@@ -223,23 +210,22 @@ fn guid(bytes: &[u8]) -> u128 {
 }
 
 /// Offset and length of the table of blocks and of the metadata.
-fn regions(file: &RawImage) -> Result<((u64, u64), (u64, u64))> {
-    let bad = |what: &str| damaged(file, Format::Vhdx, what);
+fn regions(container: &Container) -> Result<((u64, u64), (u64, u64))> {
     let mut sound = None;
     for at in REGIONS_AT {
-        let mut table = read_len(file, Format::Vhdx, "its regions", at, REGIONS_BYTES)?;
+        let mut table = container.bytes("its regions", at, REGIONS_BYTES)?;
         if table.starts_with(b"regi") && is_sound(&mut table) {
             sound = Some(table);
             break;
         }
     }
     let Some(table) = sound else {
-        return Err(bad("neither of its tables of regions is sound"));
+        return Err(container.damaged("neither of its tables of regions is sound"));
     };
     let (mut bat, mut metadata) = (None, None);
     let count = le32(&table, 8) as usize;
     if count > ENTRIES_MAX {
-        return Err(bad(&format!("it has {count} regions")));
+        return Err(container.damaged(&format!("it has {count} regions")));
     }
     for entry in table[16..].chunks_exact(32).take(count) {
         let (id, range) = (guid(entry), (le64(entry, 16), u64::from(le32(entry, 24))));
@@ -248,34 +234,33 @@ fn regions(file: &RawImage) -> Result<((u64, u64), (u64, u64))> {
             METADATA_REGION => &mut metadata,
             _ if le32(entry, 28) & 1 == 1 => {
                 let what = format!("it needs the region {id:032x}, unknown here");
-                return Err(unsupported(file, Format::Vhdx, &what).hint_to(convert(file.path())));
+                return Err(container.unsupported(&what));
             }
             _ => continue,
         };
         if place.is_some() || !range.0.is_multiple_of(MIB) || range.0 < MIB {
-            return Err(bad(&format!("a region of it is at byte {}", range.0)));
+            return Err(container.damaged(&format!("a region of it is at byte {}", range.0)));
         }
         *place = Some(range);
     }
     match (bat, metadata) {
         (Some(bat), Some(metadata)) => Ok((bat, metadata)),
-        _ => Err(bad("it lacks a region")),
+        _ => Err(container.damaged("it lacks a region")),
     }
 }
 
 /// Reads the metadata that are needed.
-fn metadata_of(file: &RawImage, (at, len): (u64, u64)) -> Result<Metadata> {
-    let bad = |what: &str| damaged(file, Format::Vhdx, what);
+fn metadata_of(container: &Container, (at, len): (u64, u64)) -> Result<Metadata> {
     if len < METADATA_TABLE_BYTES {
-        return Err(bad(&format!("its metadata have {len} bytes")));
+        return Err(container.damaged(&format!("its metadata have {len} bytes")));
     }
-    let table = read_len(file, Format::Vhdx, "its metadata", at, METADATA_TABLE_BYTES)?;
+    let table = container.bytes("its metadata", at, METADATA_TABLE_BYTES)?;
     if !table.starts_with(b"metadata") {
-        return Err(bad("its metadata do not begin as such do"));
+        return Err(container.damaged("its metadata do not begin as such do"));
     }
     let count = usize::from(le16(&table, 10));
     if count > ENTRIES_MAX {
-        return Err(bad(&format!("it has {count} metadata")));
+        return Err(container.damaged(&format!("it has {count} metadata")));
     }
     let mut metadata = Metadata::default();
     for entry in table[32..].chunks_exact(32).take(count) {
@@ -283,9 +268,9 @@ fn metadata_of(file: &RawImage, (at, len): (u64, u64)) -> Result<Metadata> {
         let item = at.saturating_add(offset);
         let number = || -> Result<[u8; 8]> {
             if offset < METADATA_TABLE_BYTES || offset + 8 > len {
-                return Err(bad(&format!("a metadatum of it is at byte {item}")));
+                return Err(container.damaged(&format!("a metadatum of it is at byte {item}")));
             }
-            read(file, Format::Vhdx, "a metadatum", item)
+            container.array("a metadatum", item)
         };
         match guid(entry) {
             FILE_PARAMETERS => {
@@ -300,7 +285,7 @@ fn metadata_of(file: &RawImage, (at, len): (u64, u64)) -> Result<Metadata> {
             PARENT_LOCATOR => {}
             id if flags & 4 != 0 => {
                 let what = format!("it needs the metadatum {id:032x}, unknown here");
-                return Err(unsupported(file, Format::Vhdx, &what).hint_to(convert(file.path())));
+                return Err(container.unsupported(&what));
             }
             _ => {}
         }

@@ -6,13 +6,9 @@
 use std::sync::Mutex;
 
 use super::table::{Tables, le16, le32, le64};
-use super::{
-    Format, Grid, Layout, Packed, Place, Run, SECTOR_BYTES, check_size, convert, damaged, read,
-    read_len, unsupported, within,
-};
+use super::{Container, Grid, Layout, Packed, Place, Run, SECTOR_BYTES};
 use crate::codec::{Pack, Unpacker};
 use crate::error::{Error, Result};
-use crate::image::RawImage;
 
 const SPARSE: &[u8] = b"KDMV";
 const DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
@@ -43,7 +39,7 @@ const HAS_MARKERS: u32 = 1 << 17;
 /// An open VMDK file.
 #[derive(Debug)]
 pub(super) struct Vmdk {
-    file: RawImage,
+    container: Container,
     size: u64,
     /// Bytes of a grain.
     grain: u64,
@@ -59,72 +55,71 @@ pub(super) struct Vmdk {
 }
 
 impl Vmdk {
-    pub(super) fn open(file: RawImage) -> Result<Self> {
-        let bad = |what: &str| damaged(&file, Format::Vmdk, what);
-        let len = file.size().min(HEADER_BYTES as u64);
-        let head = read_len(&file, Format::Vmdk, "its header", 0, len)?;
+    pub(super) fn open(container: Container) -> Result<Self> {
+        let len = container.file.size().min(HEADER_BYTES as u64);
+        let head = container.bytes("its header", 0, len)?;
         if head.starts_with(DESCRIPTOR) {
-            let text = text(&file, 0, file.size())?;
-            return Err(refuse(&file, &Descriptor::parse(&text)));
+            let text = text(&container, 0, container.file.size())?;
+            return Err(refuse(&container, &Descriptor::parse(&text)));
         }
         if head.starts_with(MAGICS[1]) {
             let what = "it is part of a disk of ESX";
-            return Err(unsupported(&file, Format::Vmdk, what)
+            return Err(container
+                .unsupported(what)
                 .hint_to("Name the flat file or an export of the machine instead"));
         }
-        let first: [u8; HEADER_BYTES] = read(&file, Format::Vmdk, "its header", 0)?;
+        let first: [u8; HEADER_BYTES] = container.array("its header", 0)?;
         if !first.starts_with(SPARSE) {
-            return Err(bad("it does not begin as such a file does"));
+            return Err(container.damaged("it does not begin as such a file does"));
         }
-        check_descriptor(&file, &first)?;
+        check_descriptor(&container, &first)?;
         let header = match le64(&first, 56) {
-            AT_END => footer(&file)?,
+            AT_END => footer(&container)?,
             _ => first,
         };
         let (version, flags) = (le32(&header, 4), le32(&header, 8));
         if !(1..=3).contains(&version) {
             let what = format!("it has version {version}, not 1 to 3");
-            return Err(unsupported(&file, Format::Vmdk, &what).hint_to(convert(file.path())));
+            return Err(container.unsupported(&what));
         }
         if flags & HAS_LINE_ENDS != 0 && header[73..77] != *b"\n \r\n" {
-            return Err(bad(
-                "its line ends were changed, as a transfer of text does",
-            ));
+            return Err(container.damaged("its line ends were changed, as a transfer of text does"));
         }
         let (capacity, grain) = (le64(&header, 12), le64(&header, 20));
         let size = capacity.saturating_mul(SECTOR_BYTES);
-        check_size(&file, Format::Vmdk, size)?;
+        container.check_size(size)?;
         if !GRAIN_SECTORS.contains(&grain) || !grain.is_power_of_two() {
-            return Err(bad(&format!("its grains have {grain} sectors")));
+            return Err(container.damaged(&format!("its grains have {grain} sectors")));
         }
         let entries = u64::from(le32(&header, 44));
         if !(1..=TABLE_ENTRIES_MAX).contains(&entries) {
-            return Err(bad(&format!("its tables have {entries} entries")));
+            return Err(container.damaged(&format!("its tables have {entries} entries")));
         }
         let is_packed = flags & IS_COMPRESSED != 0;
         if is_packed && (le16(&header, 77) != 1 || flags & HAS_MARKERS == 0) {
-            let what = format!("its compression has number {}, not 1", le16(&header, 77));
-            return Err(unsupported(&file, Format::Vmdk, &what).hint_to(convert(file.path())));
+            let what = format!(
+                "its grains are packed with number {}, not 1 with markers",
+                le16(&header, 77)
+            );
+            return Err(container.unsupported(&what));
         }
         let image = Self {
             size,
             grain: grain * SECTOR_BYTES,
             entries,
-            directory: bytes(&file, "its directory", le64(&header, 56))?,
-            overhead: bytes(&file, "its data", le64(&header, 64))?,
+            directory: in_bytes(&container, "its directory", le64(&header, 56))?,
+            overhead: in_bytes(&container, "its data", le64(&header, 64))?,
             has_zeros: flags & HAS_ZERO_GRAINS != 0,
             is_packed,
             tables: Tables::default(),
             unpackers: Mutex::default(),
-            file,
+            container,
         };
-        let directory = image.directory..image.directory.saturating_add(image.tables() * 4);
-        within(&image.file, Format::Vmdk, "its directory", directory)?;
+        let len = image.tables() * 4;
+        image
+            .container
+            .within("its directory", image.directory, len)?;
         Ok(image)
-    }
-
-    fn bad(&self, what: &str) -> Error {
-        damaged(&self.file, Format::Vmdk, what)
     }
 
     /// Bytes of the disk that one table covers.
@@ -154,12 +149,8 @@ impl Vmdk {
 }
 
 impl Layout for Vmdk {
-    fn format(&self) -> Format {
-        Format::Vmdk
-    }
-
-    fn file(&self) -> &RawImage {
-        &self.file
+    fn container(&self) -> &Container {
+        &self.container
     }
 
     fn size(&self) -> u64 {
@@ -169,7 +160,7 @@ impl Layout for Vmdk {
     fn run_at(&self, offset: u64) -> Result<Run> {
         let (reach, index) = (self.reach(), offset / self.reach());
         let at = self.directory + index * 4;
-        let directory = self.tables.entries(&self.file, Format::Vmdk, at, 4)?;
+        let directory = self.tables.entries(&self.container, at, 4)?;
         let table = u64::from(le32(&directory, 0)) * SECTOR_BYTES;
         if table == 0 {
             let most = directory.count(4).min(self.tables() - index);
@@ -182,11 +173,10 @@ impl Layout for Vmdk {
                 table: None,
             });
         }
-        let range = table..table + self.entries * 4;
-        within(&self.file, Format::Vmdk, "a table", range)?;
+        self.container.within("a table", table, self.entries * 4)?;
         let grain = offset % reach / self.grain;
         let at = table + grain * 4;
-        let entries = self.tables.entries(&self.file, Format::Vmdk, at, 4)?;
+        let entries = self.tables.entries(&self.container, at, 4)?;
         let start = offset - offset % self.grain;
         let most = entries
             .count(4)
@@ -206,7 +196,7 @@ impl Layout for Vmdk {
 
     fn unpack(&self, packed: &Packed, bytes: &mut [u8]) -> Result<()> {
         let what = "the marker of a grain";
-        let marker: [u8; MARKER_BYTES as usize] = read(&self.file, Format::Vmdk, what, packed.at)?;
+        let marker: [u8; MARKER_BYTES as usize] = self.container.array(what, packed.at)?;
         let (sector, len) = (le64(&marker, 0), u64::from(le32(&marker, 8)));
         if sector != packed.unit.0 / SECTOR_BYTES {
             let what = format!(
@@ -214,17 +204,17 @@ impl Layout for Vmdk {
                 packed.at,
                 packed.unit.0 / SECTOR_BYTES
             );
-            return Err(self.bad(&what));
+            return Err(self.container.damaged(&what));
         }
         if len == 0 || len > 2 * self.grain {
             let what = format!("the grain at byte {} has {len} packed bytes", packed.at);
-            return Err(self.bad(&what));
+            return Err(self.container.damaged(&what));
         }
         let at = packed.at + MARKER_BYTES;
-        let from = read_len(&self.file, Format::Vmdk, "a grain", at, len)?;
+        let from = self.container.bytes("a grain", at, len)?;
         super::unpack_with(&self.unpackers, Pack::Zlib, &from, bytes).map_err(|cause| {
             let what = format!("the packed grain at byte {} is damaged", packed.at);
-            self.bad(&what).because(cause)
+            self.container.damaged(&what).because(cause)
         })
     }
 
@@ -237,44 +227,44 @@ impl Layout for Vmdk {
 }
 
 /// A place in sectors, in bytes.
-fn bytes(file: &RawImage, what: &str, sector: u64) -> Result<u64> {
+fn in_bytes(container: &Container, what: &str, sector: u64) -> Result<u64> {
     sector.checked_mul(SECTOR_BYTES).ok_or_else(|| {
         let what = format!("{what} is at sector {sector}");
-        damaged(file, Format::Vmdk, &what)
+        container.damaged(&what)
     })
 }
 
 /// The footer, which is a header as it is at the end.
-fn footer(file: &RawImage) -> Result<[u8; HEADER_BYTES]> {
-    let at = file.size().saturating_sub(FOOTER_BYTES);
-    let footer: [u8; HEADER_BYTES] = read(file, Format::Vmdk, "its footer", at)?;
+fn footer(container: &Container) -> Result<[u8; HEADER_BYTES]> {
+    let at = container.file.size().saturating_sub(FOOTER_BYTES);
+    let footer: [u8; HEADER_BYTES] = container.array("its footer", at)?;
     if !footer.starts_with(SPARSE) || le64(&footer, 56) == AT_END {
         let what = "it has no footer: it was cut off, or is damaged";
-        return Err(damaged(file, Format::Vmdk, what));
+        return Err(container.damaged(what));
     }
     Ok(footer)
 }
 
 /// The text of a description.
-fn text(file: &RawImage, at: u64, len: u64) -> Result<String> {
+fn text(container: &Container, at: u64, len: u64) -> Result<String> {
     let len = len.min(DESCRIPTOR_SECTORS_MAX * SECTOR_BYTES);
-    let mut bytes = read_len(file, Format::Vmdk, "its description", at, len)?;
+    let mut bytes = container.bytes("its description", at, len)?;
     let end = bytes.iter().position(|byte| *byte == 0);
     bytes.truncate(end.unwrap_or(bytes.len()));
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Demands that the file is the disk, all of it and nothing else.
-fn check_descriptor(file: &RawImage, header: &[u8]) -> Result<()> {
-    let at = bytes(file, "its description", le64(header, 28))?;
-    let len = bytes(file, "its description", le64(header, 36))?;
+fn check_descriptor(container: &Container, header: &[u8]) -> Result<()> {
+    let at = in_bytes(container, "its description", le64(header, 28))?;
+    let len = in_bytes(container, "its description", le64(header, 36))?;
     let descriptor = match at {
         0 => Descriptor::default(),
-        _ => Descriptor::parse(&text(file, at, len)?),
+        _ => Descriptor::parse(&text(container, at, len)?),
     };
     if descriptor == Descriptor::default() {
         let what = "it is one of several files of a disk";
-        return Err(unsupported(file, Format::Vmdk, what).hint_to(
+        return Err(container.unsupported(what).hint_to(
             "Convert the disk: qemu-img convert -O qcow2 DISK.vmdk NEW.qcow2, with the small file that names the others",
         ));
     }
@@ -286,7 +276,7 @@ fn check_descriptor(file: &RawImage, header: &[u8]) -> Result<()> {
             .is_none_or(|parent| parent == "ffffffff");
     match is_whole {
         true => Ok(()),
-        false => Err(refuse(file, &descriptor)),
+        false => Err(refuse(container, &descriptor)),
     }
 }
 
@@ -322,15 +312,14 @@ impl Descriptor {
 }
 
 /// Why a disk with this description is not read, and what to do about it.
-fn refuse(file: &RawImage, descriptor: &Descriptor) -> Error {
-    let path = file.path().display();
+fn refuse(container: &Container, descriptor: &Descriptor) -> Error {
     if descriptor
         .parent
         .as_deref()
         .is_some_and(|parent| parent != "ffffffff")
     {
         let what = "it holds only what differs from another file";
-        return unsupported(file, Format::Vmdk, what).hint_to(convert(file.path()));
+        return container.unsupported(what);
     }
     let what = match (&*descriptor.kind, descriptor.extents.len()) {
         ("", _) => "its description does not tell its kind".to_owned(),
@@ -339,13 +328,12 @@ fn refuse(file: &RawImage, descriptor: &Descriptor) -> Error {
         }
         (kind, _) => format!("it is of kind {kind:?}, and its data is in other files"),
     };
-    let hint = match &*descriptor.kind {
-        "monolithicFlat" | "vmfs" => {
-            "Name the file with the data, which ends with -flat.vmdk, with --format raw".to_owned()
-        }
-        _ => format!("Convert it: qemu-img convert -O qcow2 {path} NEW.qcow2"),
-    };
-    unsupported(file, Format::Vmdk, &what).hint_to(hint)
+    let refused = container.unsupported(&what);
+    match &*descriptor.kind {
+        "monolithicFlat" | "vmfs" => refused
+            .hint_to("Name the file with the data, which ends with -flat.vmdk, with --format raw"),
+        _ => refused,
+    }
 }
 
 #[cfg(test)]
