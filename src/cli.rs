@@ -14,6 +14,7 @@ mod probe;
 mod profile;
 mod server;
 mod signals;
+mod tool;
 mod upload;
 
 pub use download::main as download_main;

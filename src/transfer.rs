@@ -16,6 +16,7 @@
 //! Dropping the future of a transfer aborts it: requests in flight are cut, the
 //! drive keeps what was confirmed, and nothing is destroyed.
 
+mod beginning;
 mod changed;
 mod checksum;
 mod create;
@@ -25,6 +26,7 @@ mod patient;
 mod pipeline;
 mod probe;
 mod rate;
+mod sending;
 mod session;
 mod shell;
 mod sink;

@@ -1,27 +1,25 @@
 //! `openhosting-upload`.
 
-use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::{Display, End, Way};
+use super::arguments::ImageArguments;
+use super::display::{Display, Way};
 use super::local::Local;
-use super::{arguments, block_on, checksum, environment, exit, profile, signals};
-use crate::api::{Client, ClientConfig};
+use super::tool::{self, Common, Done, Tool, Unfinished};
+use super::{arguments, environment, exit};
+use crate::api::Client;
 use crate::codec::Level;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Format, Image, ImageOptions};
+use crate::image::{Format, Image};
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
-use crate::transfer::{
-    Interrupted, JournalOptions, RateLimit, Stop, Target, UploadOptions, Uploaded, Verify, upload,
-};
+use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, upload};
 
 const PROGRAM: &str = "openhosting-upload";
 
@@ -59,56 +57,17 @@ struct Arguments {
     shared: bool,
 
     /// IMAGE is gzip: upload its content
-    #[arg(short = 'z', long)]
+    #[arg(short = 'z', long, conflicts_with_all = ["format", "allow_backing"])]
     gunzip: bool,
 
-    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
-    /// says; a block device is raw]. Say raw of a raw image that somebody not
-    /// trusted could write to: it could be made to look like another
-    #[arg(long, value_name = "FORMAT", conflicts_with = "gunzip")]
-    format: Option<Format>,
-
-    /// A file that IMAGE may be written on top of (its backing file), or a directory
-    /// of such files; may be given more than once
-    #[arg(long, value_name = "PATH", conflicts_with = "gunzip")]
-    allow_backing: Vec<PathBuf>,
-
-    /// Most requests in flight; fewer when the drive turns out to be busy
-    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
-    jobs: NonZeroU32,
-
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI", conflicts_with = "local")]
-    endpoint: Option<String>,
-
     /// Upload into DIR, served by a server inside this program: no account needed
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
     local: Option<PathBuf>,
 
     /// How hard to compress: 0 sends raw, 1 is fastest, 12 smallest
     /// [default: 1, and 0 to an endpoint on this machine]
     #[arg(long, value_name = "LEVEL")]
     level: Option<Level>,
-
-    /// Give up when nothing succeeded for so long; can be resumed
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
-    max_outage: Duration,
-
-    /// Stop cleanly when it took so long, with exit code 75; can be resumed
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    deadline: Option<Duration>,
-
-    /// Most bytes of bodies per second, over all requests together, as in 20M
-    #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
-    limit_rate: Option<NonZeroU64>,
-
-    /// Take a request for hung when nothing moved for so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
-    stall_timeout: Duration,
-
-    /// Read back what was written: none, sample (16 KiB of some chunks), or full
-    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
-    verify: Verify,
 
     /// Where to keep what was done [default: a file in $XDG_STATE_HOME/openhosting
     /// or ~/.local/state/openhosting]
@@ -118,10 +77,6 @@ struct Arguments {
     /// Keep no journal: an upload that stops can only be resumed with -d and -o
     #[arg(long)]
     no_journal: bool,
-
-    /// Forget an earlier run of this upload and start over
-    #[arg(long)]
-    restart: bool,
 
     /// Go on although the image changed since the earlier run: send what changed
     #[arg(long)]
@@ -137,24 +92,11 @@ struct Arguments {
     #[arg(long)]
     checksum: bool,
 
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
-    #[arg(
-        long,
-        value_name = "HOW",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    progress: arguments::Progress,
+    #[command(flatten)]
+    common: Common,
 
-    /// Neither dots nor progress
-    #[arg(short, long)]
-    quiet: bool,
-
-    /// Disk image, or block device
-    #[arg(value_name = "IMAGE")]
-    image: PathBuf,
+    #[command(flatten)]
+    image: ImageArguments,
 }
 
 fn default_chunk() -> NonZeroU64 {
@@ -163,42 +105,42 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let mut display = Display::new(PROGRAM, Way::Up, None, arguments.progress, arguments.quiet);
-    let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM, arguments.deadline)?;
-        let outcome = run(&arguments, &mut display, stop).await;
-        Ok((outcome, heard))
-    });
-    let (outcome, heard) = match result {
-        Ok(done) => done,
-        Err(error) => return exit::finish(PROGRAM, Err(error)),
-    };
-    match outcome {
-        Ok(done) => {
-            display.ended(&End {
-                verified: Some(done.verified),
-                error: None,
-                exit_code: 0,
-                resume: None,
-            });
-            if let Some(digest) = done.checksum {
-                checksum::print(digest, &arguments.image, true);
-            }
-            ExitCode::SUCCESS
-        }
-        Err(interrupted) => {
-            let exit_code = heard.exit_code(interrupted.error.kind());
-            display.ended(&End {
-                verified: None,
-                error: Some(interrupted.error.kind()),
-                exit_code,
+    tool::main::<Arguments>()
+}
+
+impl Tool for Arguments {
+    const PROGRAM: &'static str = PROGRAM;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn way(&self) -> Way {
+        Way::Up
+    }
+
+    fn image(&self) -> &Path {
+        &self.image.path
+    }
+
+    /// The transfer tells it, a named one as well, once it has looked at it.
+    fn drive(&self) -> Option<DriveId> {
+        None
+    }
+
+    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
+        match run(self, display, stop).await {
+            Ok(uploaded) => Ok(Done {
+                verified: uploaded.verified,
+                checksum: uploaded.checksum,
+            }),
+            Err(interrupted) => Err(Unfinished {
+                advice: advice(&interrupted),
                 resume: interrupted
                     .resume
                     .map(|resume| (resume.drive, resume.offset)),
-            });
-            tell(&interrupted);
-            ExitCode::from(exit_code)
+                error: interrupted.error,
+            }),
         }
     }
 }
@@ -208,32 +150,16 @@ async fn run(
     display: &mut Display,
     stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
-    let config = ClientConfig {
-        stall: arguments.stall_timeout,
-        meter: arguments.limit_rate.map(RateLimit::meter),
-        ..ClientConfig::default()
-    };
     let Some(directory) = &arguments.local else {
-        let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-        let profile = known(arguments, &client);
+        let client = arguments.common.client()?;
+        let profile = arguments.profile(&client);
         check_gzip(&profile)?;
         return send(arguments, client, &profile, display, stop).await;
     };
-    let (local, client) = Local::start(directory, &config).await?;
+    let (local, client) = Local::start(directory, &arguments.common.config()).await?;
     let result = send(arguments, client, &Profile::default(), display, stop).await;
     local.stop().await;
     result
-}
-
-/// What is known of the endpoint. Without it everything goes as well, so that a
-/// profile that cannot be used is no reason to fail.
-fn known(arguments: &Arguments, client: &Client) -> Profile {
-    profile::load(&client.endpoint().to_string())
-        .unwrap_or_else(|error| {
-            notice(arguments, &format!("{}; left out", error.chain()));
-            None
-        })
-        .unwrap_or_default()
 }
 
 /// Chunks of zeros are sent in gzip whatever the level.
@@ -254,13 +180,6 @@ fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
     most.map_or(jobs, |most| jobs.min(most))
 }
 
-/// Says a line to somebody at a terminal.
-fn notice(arguments: &Arguments, line: &str) {
-    if !arguments.quiet && std::io::stderr().is_terminal() {
-        exit::say(&format!("{PROGRAM}: {line}"));
-    }
-}
-
 async fn send(
     arguments: &Arguments,
     client: Client,
@@ -272,17 +191,17 @@ async fn send(
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
-    if arguments.format.is_none() && image.format() != Format::Raw {
+    if arguments.image.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
         display.event(&Event::Notice(line));
     }
     let is_loopback = client.endpoint().is_loopback();
     let mut options = options(arguments, image.size(), is_loopback);
-    options.jobs = jobs_for(arguments.jobs, profile);
-    if options.jobs < arguments.jobs {
+    options.jobs = jobs_for(arguments.common.jobs, profile);
+    if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
-        notice(arguments, &line);
+        arguments.notice(&line);
     }
     options.journal = journal(arguments, &client);
     upload(&client, image, &options, display, stop).await
@@ -291,16 +210,12 @@ async fn send(
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
 /// large image, takes a while.
 async fn open(arguments: &Arguments) -> Result<Image> {
-    let (path, gunzip) = (arguments.image.clone(), arguments.gunzip);
-    let options = ImageOptions {
-        format: arguments.format,
-        allow_backing: arguments.allow_backing.clone(),
-    };
+    let (image, gunzip) = (arguments.image.clone(), arguments.gunzip);
     let opened = tokio::task::spawn_blocking(move || {
         if gunzip {
-            Image::open_gzip(&path)
+            Image::open_gzip(&image.path)
         } else {
-            Image::open(&path, &options)
+            Image::open(&image.path, &image.options())
         }
     });
     opened
@@ -328,12 +243,12 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         target,
         offset: arguments.offset,
         chunk: arguments.chunk,
-        jobs: arguments.jobs,
+        jobs: arguments.common.jobs,
         level: arguments.level.unwrap_or(default_level),
-        max_outage: arguments.max_outage,
+        max_outage: arguments.common.max_outage,
         journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
-        verify: arguments.verify,
+        verify: arguments.common.verify,
         checksum: arguments.checksum,
     }
 }
@@ -350,7 +265,7 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
     };
-    let image = canonical(&arguments.image);
+    let image = canonical(&arguments.image.path);
     let what = [
         "upload",
         &endpoint,
@@ -365,7 +280,7 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
             (None, false) => environment::journal_path(&what),
         },
         endpoint,
-        restart: arguments.restart,
+        restart: arguments.common.restart,
         changed_ok: arguments.changed_ok,
     }
 }
@@ -375,33 +290,34 @@ fn name(arguments: &Arguments) -> String {
     match &arguments.name {
         Some(name) if !name.is_empty() => name.clone(),
         _ => {
-            let base = arguments.image.file_name().unwrap_or_default();
+            let base = arguments.image.path.file_name().unwrap_or_default();
             base.to_string_lossy().into_owned()
         }
     }
 }
 
-/// Says what went wrong and, last, how to go on: the original's two lines.
-fn tell(interrupted: &Interrupted) {
-    exit::tell(PROGRAM, &interrupted.error);
+/// How to go on: the original's two lines, and ours.
+fn advice(interrupted: &Interrupted) -> Vec<String> {
+    let mut lines = Vec::new();
     let Some(resume) = interrupted.resume else {
-        return;
+        return lines;
     };
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
     if resume.chunk < resume.chunks && !is_mixed {
-        exit::say(&format!(
+        lines.push(format!(
             "Failed to write chunk {} of {}: aborting",
             resume.chunk, resume.chunks
         ));
     }
-    exit::say(&format!(
+    lines.push(format!(
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset
     ));
     if resume.is_journaled {
-        exit::say("Or run the same command again: it sends only what is missing");
+        lines.push("Or run the same command again: it sends only what is missing".into());
     }
+    lines
 }
 
 #[cfg(test)]
@@ -475,6 +391,18 @@ mod tests {
             check_gzip(&profile).unwrap_err().kind(),
             ErrorKind::Rejected
         );
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        for line in [
+            "--local d --endpoint http://h a",
+            "--journal j --no-journal a",
+            &format!("-d {ID} --resume-from-drive {ID} a"),
+        ] {
+            let kind = parse(line).unwrap_err().kind();
+            assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{line}");
+        }
     }
 
     #[test]

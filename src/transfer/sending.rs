@@ -1,0 +1,133 @@
+//! The chunks of an upload: from the pipeline to the drive.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::pipeline::{Pipeline, Prepared};
+use super::session::{blocking, done};
+use super::shell::{Attempt, Feed, Job};
+use super::verify::{ZeroDigests, digest_of};
+use crate::api::Client;
+use crate::chunk::{EncodedChunk, Encoding};
+use crate::codec::gzip_zeros;
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::Result;
+use crate::journal::{Keeper, Record};
+use crate::plan::{Plan, Span};
+
+/// The chunks of an upload: where they come from and how one is sent.
+pub(super) struct Upload {
+    pub(super) client: Client,
+    pub(super) drive: DriveId,
+    pub(super) plan: Plan,
+    pub(super) pipeline: Pipeline,
+    /// Bodies of chunks that are not confirmed, kept for another attempt.
+    pub(super) bodies: HashMap<u64, EncodedChunk>,
+    /// Bodies of zero chunks, by their length: there are two at most.
+    pub(super) zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
+    /// Whether a chunk is read before it is written.
+    pub(super) compare: bool,
+    pub(super) keeper: Option<Keeper>,
+    /// The chunks to verify at the end, if it is all of them.
+    pub(super) to_verify: Option<Vec<(Span, Digest)>>,
+    pub(super) zero_digests: ZeroDigests,
+}
+
+impl Upload {
+    fn digest(&mut self, span: Span) -> Option<Digest> {
+        match self.bodies.get(&span.index) {
+            Some(chunk) => chunk.digest,
+            None => Some(self.zero_digests.of(span.len)),
+        }
+    }
+}
+
+/// A chunk of zeros; its body is made once, off the reactor.
+async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> {
+    let make = || blocking(move || Ok(gzip_zeros(span.len)));
+    Ok(EncodedChunk {
+        span,
+        body: body.get_or_try_init(make).await?.clone(),
+        encoding: Encoding::Gzip,
+        digest: None,
+    })
+}
+
+impl Job for Upload {
+    async fn feed(&mut self) -> Feed {
+        match self.pipeline.next().await {
+            Some(Ok(Prepared::Chunk(chunk))) => {
+                let index = chunk.span.index;
+                self.bodies.insert(index, chunk);
+                Feed::Chunk(index)
+            }
+            Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
+            Some(Err(error)) => Feed::Failed(error),
+            None => Feed::End,
+        }
+    }
+
+    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+        let expected = if self.compare {
+            self.digest(span)
+        } else {
+            None
+        };
+        let chunk = self.bodies.get(&span.index).cloned();
+        let zeros = Arc::clone(self.zeros.entry(span.len).or_default());
+        let (client, drive) = (self.client.clone(), self.drive);
+        async move {
+            if let Some(expected) = expected {
+                match digest_of(&client, drive, span).await {
+                    Ok(digest) if digest == expected => return Attempt::of(Ok(()), 0),
+                    Ok(_) => {}
+                    Err(failure) => return Attempt::of(Err(failure), 0),
+                }
+            }
+            let chunk = match chunk {
+                Some(chunk) => chunk,
+                None => match zero_chunk(span, &zeros).await {
+                    Ok(chunk) => chunk,
+                    Err(error) => return Attempt::local(error),
+                },
+            };
+            let wire_bytes = chunk.body.len() as u64;
+            Attempt::of(client.write(drive, chunk).await, wire_bytes)
+        }
+    }
+
+    fn settled(&mut self, span: Span) -> Result<()> {
+        if self.keeper.is_some() || self.to_verify.is_some() {
+            let digest = self.digest(span);
+            if let (Some(keeper), Some(record)) = (&self.keeper, done(span, digest)) {
+                keeper.note(record)?;
+            }
+            if let (Some(to_verify), Some(digest)) = (&mut self.to_verify, digest) {
+                to_verify.push((span, digest));
+            }
+        }
+        self.bodies.remove(&span.index);
+        Ok(())
+    }
+
+    fn skipped(&mut self, chunks: Range<u64>) -> Result<()> {
+        if let Some(keeper) = &self.keeper {
+            keeper.note(Record::Holes {
+                first: chunks.start,
+                count: chunks.end - chunks.start,
+            })?;
+        }
+        if let Some(to_verify) = &mut self.to_verify {
+            for span in chunks.filter_map(|index| self.plan.span(index)) {
+                to_verify.push((span, self.zero_digests.of(span.len)));
+            }
+        }
+        Ok(())
+    }
+}
