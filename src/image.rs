@@ -3,6 +3,7 @@
 //! and published when it is whole. Everything here blocks; it runs on threads
 //! of its own, never on the reactor.
 
+mod census;
 mod fingerprint;
 mod format;
 mod gzip;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 
+pub use census::Census;
 pub use fingerprint::Fingerprint;
 pub use format::Format;
 pub use gzip::GzipImage;

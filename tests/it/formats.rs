@@ -606,6 +606,64 @@ fn another_format_or_a_changed_backing_file_is_a_changed_image() {
     assert_ne!(image.fingerprint(), open(None).fingerprint());
 }
 
+#[test]
+fn image_info_tells_what_an_upload_will_send() {
+    let bench = Bench::new();
+    let info = |args: &str| {
+        let tool = bench.desk.simple("http://127.0.0.1:1").unset("OHAUTH");
+        tool.args("image info").args(args).run()
+    };
+    for (format, options) in [("raw", ""), ("qcow2", "-c"), ("vmdk", ""), ("vhdx", "")] {
+        bench.make("a", format, options);
+        let outcome = info("--json -c 1000000 a").code(0);
+        let told: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        let number = |key: &str| told[key].as_u64().unwrap();
+        assert_eq!(told["format"], format);
+        assert_eq!(told["is_estimate"], false);
+        let disk = read_all(&bench.path("a"), None).unwrap();
+        assert_eq!(number("disk_bytes"), disk.len() as u64);
+        let blocks = disk
+            .chunks(4096)
+            .filter(|b| b.iter().all(|byte| *byte == 0));
+        let zeros: usize = blocks.map(<[u8]>::len).sum();
+        assert!(number("zero_bytes").abs_diff(zeros as u64) < 64 * 1024);
+        assert!(number("allocated_bytes") >= (disk.len() - zeros) as u64 - 64 * 1024);
+        let map = told["map_data_bytes"].as_array().unwrap();
+        let sum: u64 = map.iter().map(|part| part.as_u64().unwrap()).sum();
+        assert_eq!(sum, number("allocated_bytes"));
+        // As the upload itself does it.
+        let proxy = FaultProxy::to(&bench.server);
+        for level in ["0", "1"] {
+            proxy.forget();
+            let tool = bench.desk.upload(&proxy.uri());
+            let args = format!("--no-journal --verify none -c 1000000 --level {level} a");
+            let _ = tool.args(&args).run().code(0);
+            let writes = proxy.requests().into_iter().filter(Request::is_write);
+            let bodies: Vec<u64> = writes.map(|write| write.body.len() as u64).collect();
+            assert_eq!(bodies.len() as u64, number("chunks_to_send"), "{format}");
+            let sent: u64 = bodies.iter().sum();
+            assert_eq!(told["wire_bytes"][level], sent, "{format} at level {level}");
+        }
+    }
+    let text = info("--map map.svg a").code(0);
+    let text = text.text().to_owned();
+    for line in [
+        "Format       vhdx",
+        "Chunks       5 of 5242880 bytes",
+        "\u{2588}",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let svg = std::fs::read_to_string(bench.path("map.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    assert_eq!(svg.matches("<title>").count(), 512);
+    let _ = info("--map map.svg a")
+        .code(1)
+        .says("Nothing is overwritten");
+    let _ = info("nothing").code(1).says("Cannot open nothing");
+    let _ = info("").code(2);
+}
+
 /// A number as it is in files.
 fn be(bytes: usize, number: u64) -> Vec<u8> {
     number.to_be_bytes()[8 - bytes..].to_vec()
