@@ -114,7 +114,10 @@ fn read(path: &Path, format: Option<Format>) {
         let Ok(Some(data)) = disk.data_after(at) else {
             break;
         };
-        assert!(data.start >= at && data.start < data.end, "{data:?} after {at}");
+        assert!(
+            data.start >= at && data.start < data.end,
+            "{data:?} after {at}"
+        );
         assert!(data.end <= disk.size(), "{data:?} of {}", disk.size());
         zeros(disk, at..data.start);
         let len = READ_MAX.min(data.end - data.start);
