@@ -16,6 +16,7 @@ mod profile;
 mod server;
 mod signals;
 mod tool;
+mod trace;
 mod upload;
 
 pub use download::main as download_main;

@@ -6,6 +6,6 @@ mod pack;
 mod unpack;
 
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
-pub use gzip::{Gzip, Level, gzip_zeros};
+pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub use pack::{Packer, Packing};
 pub(crate) use unpack::{Pack, UnpackError, Unpacker};

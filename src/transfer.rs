@@ -22,6 +22,7 @@ mod checksum;
 mod create;
 mod download;
 mod opening;
+mod pace;
 mod patient;
 mod pipeline;
 mod probe;

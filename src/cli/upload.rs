@@ -10,9 +10,10 @@ use super::arguments::ImageArguments;
 use super::display::{Display, Way};
 use super::local::Local;
 use super::tool::{self, Common, Done, Tool, Unfinished};
+use super::trace::Traced;
 use super::{arguments, environment, exit};
 use crate::api::Client;
-use crate::codec::Level;
+use crate::codec::Compression;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, Image};
@@ -64,10 +65,15 @@ struct Arguments {
     #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
     local: Option<PathBuf>,
 
-    /// How hard to compress: 0 sends raw, 1 is fastest, 12 smallest
-    /// [default: 1, and 0 to an endpoint on this machine]
-    #[arg(long, value_name = "LEVEL")]
-    level: Option<Level>,
+    /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
+    /// raw), 1 (fastest) to 12 (smallest)
+    #[arg(long, value_name = "LEVEL", default_value_t)]
+    level: Compression,
+
+    /// Write how each chunk was compressed, and why so, to FILE, a JSON object a
+    /// line (docs/trace.md)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 
     /// Where to keep what was done [default: a file in $XDG_STATE_HOME/openhosting
     /// or ~/.local/state/openhosting]
@@ -196,15 +202,23 @@ async fn send(
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
         display.event(&Event::Notice(line));
     }
-    let is_loopback = client.endpoint().is_loopback();
-    let mut options = options(arguments, image.size(), is_loopback);
+    let mut options = options(arguments, image.size());
     options.jobs = jobs_for(arguments.common.jobs, profile);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         arguments.notice(&line);
     }
     options.journal = journal(arguments, &client);
-    upload(&client, image, &options, display, stop).await
+    let Some(file) = &arguments.trace else {
+        return upload(&client, image, &options, display, stop).await;
+    };
+    let mut traced = Traced::create(file, display)?;
+    let uploaded = upload(&client, image, &options, &mut traced, stop).await;
+    if let Err(error) = traced.finish() {
+        // The transfer is what it is without it.
+        arguments.notice(&error.chain());
+    }
+    uploaded
 }
 
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
@@ -223,13 +237,7 @@ async fn open(arguments: &Arguments) -> Result<Image> {
         .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
 }
 
-fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions {
-    // No link is faster than the compressors, but the one that is none.
-    let default_level = if is_loopback {
-        Level::RAW
-    } else {
-        Level::default()
-    };
+fn options(arguments: &Arguments, size: u64) -> UploadOptions {
     let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
@@ -244,7 +252,7 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         offset: arguments.offset,
         chunk: arguments.chunk,
         jobs: arguments.common.jobs,
-        level: arguments.level.unwrap_or(default_level),
+        compression: arguments.level,
         max_outage: arguments.common.max_outage,
         journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
@@ -349,7 +357,7 @@ mod tests {
         let arguments = parse("dir/a.img").unwrap();
         assert_eq!(arguments.chunk.get(), 5_242_880);
         assert_eq!(
-            options(&arguments, 7, false),
+            options(&arguments, 7),
             UploadOptions::to(Target::New(DriveSpec {
                 name: "a.img".into(),
                 size: 7,

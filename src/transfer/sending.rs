@@ -13,13 +13,14 @@ use super::session::{blocking, done};
 use super::shell::{Attempt, Feed, Job};
 use super::verify::{ZeroDigests, digest_of};
 use crate::api::Client;
-use crate::chunk::{EncodedChunk, Encoding};
+use crate::chunk::{EncodedChunk, Encoding, Part};
 use crate::codec::gzip_zeros;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Result;
 use crate::journal::{Keeper, Record};
 use crate::plan::{Plan, Span};
+use crate::policy::Wire;
 
 /// The chunks of an upload: where they come from and how one is sent.
 pub(super) struct Upload {
@@ -53,19 +54,34 @@ async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> 
     let make = || blocking(move || Ok(gzip_zeros(span.len)));
     Ok(EncodedChunk {
         span,
-        body: body.get_or_try_init(make).await?.clone(),
-        encoding: Encoding::Gzip,
+        parts: vec![Part {
+            offset: span.offset,
+            body: body.get_or_try_init(make).await?.clone(),
+            encoding: Encoding::Gzip,
+        }],
         digest: None,
     })
+}
+
+/// Writes all parts of a chunk; how many bytes of bodies that took.
+async fn write(client: &Client, drive: DriveId, chunk: EncodedChunk) -> Attempt {
+    let mut wire_bytes = 0;
+    for part in chunk.parts {
+        wire_bytes += part.body.len() as u64;
+        if let Err(failure) = client.write(drive, part).await {
+            return Attempt::of(Err(failure), wire_bytes);
+        }
+    }
+    Attempt::of(Ok(()), wire_bytes)
 }
 
 impl Job for Upload {
     async fn feed(&mut self) -> Feed {
         match self.pipeline.next().await {
-            Some(Ok(Prepared::Chunk(chunk))) => {
+            Some(Ok(Prepared::Chunk(chunk, encoded))) => {
                 let index = chunk.span.index;
                 self.bodies.insert(index, chunk);
-                Feed::Chunk(index)
+                Feed::Encoded(index, encoded)
             }
             Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
             Some(Err(error)) => Feed::Failed(error),
@@ -97,8 +113,7 @@ impl Job for Upload {
                     Err(error) => return Attempt::local(error),
                 },
             };
-            let wire_bytes = chunk.body.len() as u64;
-            Attempt::of(client.write(drive, chunk).await, wire_bytes)
+            write(&client, drive, chunk).await
         }
     }
 
@@ -112,11 +127,18 @@ impl Job for Upload {
                 to_verify.push((span, digest));
             }
         }
-        self.bodies.remove(&span.index);
+        if let Some(chunk) = self.bodies.remove(&span.index) {
+            self.pipeline.pace().confirmed(span.len, chunk.body_bytes());
+        }
         Ok(())
     }
 
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()> {
+        // The engine leaves holes out, so what it goes by holds for shorter runs of
+        // zeros as well. A comparison is about whole chunks.
+        if !self.compare {
+            self.pipeline.pace().leave_zeros();
+        }
         if let Some(keeper) = &self.keeper {
             keeper.note(Record::Holes {
                 first: chunks.start,
@@ -129,5 +151,15 @@ impl Job for Upload {
             }
         }
         Ok(())
+    }
+
+    fn wire(&mut self, wire: Wire) {
+        let bodies = self.bodies.values().map(EncodedChunk::body_bytes);
+        let bytes: u64 = bodies.sum();
+        self.pipeline.pace().observe(Wire {
+            ready: wire.ready + self.pipeline.ready(),
+            bytes: bytes * wire.in_flight as u64 / (self.bodies.len() as u64).max(1),
+            ..wire
+        });
     }
 }

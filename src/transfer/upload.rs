@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use super::beginning::{Begun, begin};
+use super::pace::Pace;
 use super::pipeline::Pipeline;
 use super::sending::Upload;
 use super::session::{JournalOptions, blocking, finish, gaps};
@@ -12,7 +13,7 @@ use super::shell::{Shell, stopped};
 use super::stop::Stop;
 use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
-use crate::codec::Level;
+use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,7 +44,7 @@ pub struct UploadOptions {
     /// Most requests in flight.
     pub jobs: NonZeroU32,
     /// How hard to compress.
-    pub level: Level,
+    pub compression: Compression,
     /// Give up when nothing succeeded for so long.
     pub max_outage: Duration,
     /// Where to keep what was done.
@@ -64,7 +65,7 @@ impl UploadOptions {
             offset: 0,
             chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
             jobs: NonZeroU32::new(4).unwrap_or(NonZeroU32::MIN),
-            level: Level::default(),
+            compression: Compression::default(),
             max_outage: Duration::from_secs(15 * 60),
             journal: JournalOptions::default(),
             compare: false,
@@ -191,6 +192,8 @@ async fn send(
     let wants_digests = session.journal.is_some() || compare;
     let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
+    let is_local = client.endpoint().is_loopback();
+    let pace = Pace::new(options.compression, jobs, is_local);
     let keep = |journal| Keeper::start(journal, None);
     let job = Upload {
         client: client.clone(),
@@ -200,8 +203,8 @@ async fn send(
             begun.image,
             plan,
             todo,
-            options.level,
             jobs,
+            pace,
             &sampler,
             options.checksum,
         )?,
