@@ -22,7 +22,7 @@ pub(super) fn changed(
     journal: &Journal,
     state: &State,
 ) -> Result<RangeSet<u64>> {
-    let Image::Raw(image) = image else {
+    let Some(image) = image.disk() else {
         return Err(Error::new(
             ErrorKind::Integrity,
             "The image was written to since the upload began",

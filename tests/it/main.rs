@@ -10,6 +10,7 @@ mod disks;
 mod download;
 mod faults;
 mod features;
+mod formats;
 mod kill;
 mod libcloud;
 mod matrix;
