@@ -6,7 +6,7 @@ use rangemap::RangeSet;
 use crate::chunk::is_zero;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, RawImage};
+use crate::image::{Disk, Image};
 use crate::journal::{Journal, State};
 use crate::plan::Plan;
 
@@ -38,7 +38,7 @@ pub(super) fn changed(
 /// # Errors
 /// What reading says.
 pub(super) fn differing(
-    image: &RawImage,
+    image: &dyn Disk,
     plan: &Plan,
     digests: impl IntoIterator<Item = (u64, Digest)>,
     holes: &RangeSet<u64>,
