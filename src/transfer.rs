@@ -29,6 +29,7 @@ mod session;
 mod shell;
 mod sink;
 mod stop;
+mod survey;
 mod upload;
 mod verify;
 

@@ -1,7 +1,7 @@
-//! A download: plan → GET → length checked → written at its place → settled →
+//! A download: survey → GET → length checked → written at its place → settled →
 //! published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -20,14 +20,15 @@ use super::session::{JournalOptions, blocking, done, finish, gaps};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::sink::Sink;
 use super::stop::Stop;
-use super::verify::{Sampler, Verified, Verify, verify};
+use super::survey::{Found, Survey, SurveyConfig};
+use super::verify::{Expected, Sampler, Verified, Verify, verify};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::journal::Keeper;
+use crate::journal::{Keeper, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -180,24 +181,38 @@ pub async fn download(
         first: 0,
         settled,
         jobs: options.jobs.get(),
-        zeros: Zeros::Write,
+        // A hole that is told to the engine is where it belongs already.
+        zeros: Zeros::Skip,
         operation: Operation::Read,
         is_fresh: false,
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
     let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
+    let sink = Arc::new(sink);
+    let window = Arc::new(Semaphore::new(2 * options.jobs.get() as usize));
+    let survey = SurveyConfig {
+        client: client.clone(),
+        drive: options.drive,
+        plan,
+        base,
+        todo,
+        sink: Arc::clone(&sink),
+        window: Arc::clone(&window),
+    };
     let job = Download {
         client: client.clone(),
         drive: options.drive,
+        plan,
         base,
-        sink: Arc::new(sink),
-        todo: todo.into_iter().rev().collect(),
-        window: Arc::new(Semaphore::new(2 * options.jobs.get() as usize)),
+        sink,
+        survey: Survey::start(survey, rng.u64(..)),
+        parts: HashMap::new(),
+        window,
         sampler: sampler.clone(),
         digests: Arc::default(),
         keeper,
-        to_verify: Vec::new(),
+        to_verify: Expected::default(),
         follower,
     };
     let mut shell = Shell::new(client.clone(), options.drive, engine, job);
@@ -205,6 +220,7 @@ pub async fn download(
     let (progress, first_open) = (shell.progress(), shell.first_open());
     let outcome = shell.outcome(ending, "read");
     let job = shell.into_job();
+    job.survey.end().await;
     // Whatever happened: what is on the disk is kept.
     let kept = finish(job.keeper).await;
     let there = |error| DownloadInterrupted {
@@ -299,33 +315,32 @@ struct Download {
     drive: DriveId,
     /// Byte of the drive that the plan begins at.
     base: u64,
+    plan: Plan,
     sink: Arc<Sink>,
-    /// Chunks that are missing, the next range last.
-    todo: Vec<Range<u64>>,
+    survey: Survey,
+    /// What to read of the chunks that are not settled, in bytes of the drive.
+    parts: HashMap<u64, Vec<Range<u64>>>,
     /// Chunks that may be under way or wait to be written in order.
     window: Arc<Semaphore>,
     sampler: Sampler,
     /// Digests of chunks that are written but not settled yet.
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
     keeper: Option<Keeper>,
-    to_verify: Vec<(Span, Digest)>,
+    to_verify: Expected,
     follower: Option<Follower>,
 }
 
 impl Job for Download {
     async fn feed(&mut self) -> Feed {
-        while self.todo.last().is_some_and(Range::is_empty) {
-            self.todo.pop();
+        match self.survey.next().await {
+            Some(Ok(Found::Chunk(index, parts))) => {
+                self.parts.insert(index, parts);
+                Feed::Chunk(index)
+            }
+            Some(Ok(Found::Holes(chunks))) => Feed::Hole(chunks),
+            Some(Err(error)) => Feed::Failed(error),
+            None => Feed::End,
         }
-        let Some(range) = self.todo.last_mut() else {
-            return Feed::End;
-        };
-        match self.window.acquire().await {
-            Ok(permit) => permit.forget(),
-            Err(_) => return Feed::End,
-        }
-        range.start += 1;
-        Feed::Chunk(range.start - 1)
     }
 
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
@@ -333,16 +348,20 @@ impl Job for Download {
             offset: self.base + span.offset,
             ..span
         };
+        let parts = self.parts.get(&span.index).cloned().unwrap_or_default();
         let (client, drive) = (self.client.clone(), self.drive);
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
         async move {
-            let bytes = match read(&client, drive, on_drive).await {
+            let bytes = match read(&client, drive, on_drive, &parts).await {
                 Ok(bytes) => bytes,
                 Err(failure) => return Attempt::of(Err(failure), 0),
             };
+            let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
             let put = blocking(move || {
-                sampler.look_at(on_drive, &bytes);
+                if let Some(part) = parts.first() {
+                    sampler.look_within(on_drive, part, &bytes);
+                }
                 if sampler.wants_digests()
                     && let Ok(mut digests) = digests.lock()
                 {
@@ -351,15 +370,17 @@ impl Job for Download {
                 sink.put(on_drive, bytes, &window)
             });
             match put.await {
-                Ok(()) => Attempt::of(Ok(()), span.len),
+                Ok(()) => Attempt::of(Ok(()), read_bytes),
                 Err(error) => Attempt::local(error),
             }
         }
     }
 
     fn settled(&mut self, span: Span) -> Result<()> {
+        self.survey.settled();
+        self.parts.remove(&span.index);
         if let Some(follower) = &mut self.follower {
-            follower.settled(span.index);
+            follower.settled(span.index..span.index + 1);
         }
         let digest = self
             .digests
@@ -373,31 +394,56 @@ impl Job for Download {
             && let Some(digest) = digest
         {
             let offset = self.base + span.offset;
-            self.to_verify.push((Span { offset, ..span }, digest));
+            self.to_verify.chunk(Span { offset, ..span }, digest);
         }
         Ok(())
     }
 
-    fn skipped(&mut self, _: Range<u64>) -> Result<()> {
+    fn skipped(&mut self, chunks: Range<u64>) -> Result<()> {
+        if let Some(follower) = &mut self.follower {
+            follower.settled(chunks.clone());
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.note(Record::Holes {
+                first: chunks.start,
+                count: chunks.end - chunks.start,
+            })?;
+        }
+        if self.sampler.is_full() {
+            let bytes = self.plan.bytes_of(&chunks);
+            let bytes = self.base + bytes.start..self.base + bytes.end;
+            self.to_verify.zeros(bytes);
+        }
         Ok(())
     }
 }
 
-/// Reads a chunk in steps that the API allows; each step has its full length or
-/// is a failure.
-async fn read(client: &Client, drive: DriveId, span: Span) -> Result<BytesMut, Failure> {
+/// Reads these parts of a chunk, in steps that the API allows; each step has its
+/// full length or is a failure. What is between the parts is zeros.
+async fn read(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+    parts: &[Range<u64>],
+) -> Result<BytesMut, Failure> {
+    let len = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let mut bytes = BytesMut::new();
-    let mut offset = span.offset;
-    while offset < span.end() {
-        let len = READ_BYTES_MAX.min(span.end() - offset);
-        let step = client.read(drive, offset, len).await?;
-        if bytes.is_empty() {
-            // One step is the usual case: no copy.
-            bytes = step.into();
-        } else {
-            bytes.extend_from_slice(&step);
+    for part in parts {
+        bytes.resize(len(part.start - span.offset), 0);
+        let mut offset = part.start;
+        while offset < part.end {
+            let step = READ_BYTES_MAX.min(part.end - offset);
+            let read = client.read(drive, offset, step).await?;
+            if step == span.len {
+                // The usual case: no copy.
+                bytes = read.into();
+            } else {
+                bytes.reserve(len(span.end() - offset));
+                bytes.extend_from_slice(&read);
+            }
+            offset += step;
         }
-        offset += len;
     }
+    bytes.resize(len(span.len), 0);
     Ok(bytes)
 }

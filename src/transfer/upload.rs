@@ -17,7 +17,7 @@ use super::pipeline::{Pipeline, Prepared};
 use super::session::{Identity, JournalOptions, Session, blocking, done, finish, gaps};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::stop::Stop;
-use super::verify::{Sampler, Verified, Verify, ZeroDigests, digest_of, verify};
+use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, digest_of, verify};
 use crate::api::Client;
 use crate::chunk::{EncodedChunk, Encoding};
 use crate::codec::{Level, gzip_zeros};
@@ -296,7 +296,7 @@ async fn send(
         zeros: HashMap::new(),
         compare,
         keeper: session.journal.take().map(keep).transpose()?,
-        to_verify: sampler.is_full().then(Vec::new),
+        to_verify: sampler.is_full().then(Expected::default),
         zero_digests: ZeroDigests::default(),
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
@@ -305,7 +305,7 @@ async fn send(
     resume.chunk = shell.first_open();
     let outcome = shell.outcome(ending, "write to");
     let job = shell.into_job();
-    let (to_verify, zero_digests) = (job.to_verify.unwrap_or_default(), job.zero_digests);
+    let to_verify = job.to_verify.unwrap_or_default();
     let pipeline = job.pipeline;
     // Whatever happened: what was confirmed is kept.
     let kept = finish(job.keeper).await;
@@ -325,15 +325,8 @@ async fn send(
         }
         false => None,
     };
-    let (journal, to_verify) = everything_settled(
-        kept?,
-        session.state,
-        &plan,
-        to_verify,
-        zero_digests,
-        &sampler,
-    )
-    .await?;
+    let (journal, to_verify) =
+        everything_settled(kept?, session.state, &plan, to_verify, &sampler).await?;
     let verified = verify(
         client,
         drive,
@@ -428,22 +421,23 @@ async fn everything_settled(
     journal: Option<Journal>,
     earlier: State,
     plan: &Plan,
-    mut to_verify: Vec<(Span, Digest)>,
-    mut zeros: ZeroDigests,
+    mut to_verify: Expected,
     sampler: &Sampler,
-) -> Result<(Option<Journal>, Vec<(Span, Digest)>)> {
+) -> Result<(Option<Journal>, Expected)> {
     if !sampler.is_full() {
         return Ok((journal, to_verify));
     }
     let plan = *plan;
     blocking(move || {
-        for index in earlier.holes.iter().flat_map(Clone::clone) {
-            to_verify.extend(plan.span(index).map(|span| (span, zeros.of(span.len))));
+        for chunks in earlier.holes.iter() {
+            to_verify.zeros(plan.bytes_of(chunks));
         }
         let digests = journal.as_ref().map(Journal::digests).transpose()?;
         let digests = digests.into_iter().flatten();
         for (index, digest) in digests.filter(|(index, _)| earlier.done.contains(index)) {
-            to_verify.extend(plan.span(index).map(|span| (span, digest)));
+            if let Some(span) = plan.span(index) {
+                to_verify.chunk(span, digest);
+            }
         }
         Ok((journal, to_verify))
     })
@@ -524,7 +518,7 @@ struct Upload {
     compare: bool,
     keeper: Option<Keeper>,
     /// The chunks to verify at the end, if it is all of them.
-    to_verify: Option<Vec<(Span, Digest)>>,
+    to_verify: Option<Expected>,
     zero_digests: ZeroDigests,
 }
 
@@ -598,7 +592,10 @@ impl Job for Upload {
                 keeper.note(record)?;
             }
             if let (Some(to_verify), Some(digest)) = (&mut self.to_verify, digest) {
-                to_verify.push((span, digest));
+                match self.bodies.contains_key(&span.index) {
+                    true => to_verify.chunk(span, digest),
+                    false => to_verify.zeros(span.offset..span.end()),
+                }
             }
         }
         self.bodies.remove(&span.index);
@@ -613,9 +610,7 @@ impl Job for Upload {
             })?;
         }
         if let Some(to_verify) = &mut self.to_verify {
-            for span in chunks.filter_map(|index| self.plan.span(index)) {
-                to_verify.push((span, self.zero_digests.of(span.len)));
-            }
+            to_verify.zeros(self.plan.bytes_of(&chunks));
         }
         Ok(())
     }
