@@ -20,6 +20,7 @@ mod changed;
 mod checksum;
 mod create;
 mod download;
+mod fetch;
 mod opening;
 mod patient;
 mod pipeline;

@@ -284,10 +284,27 @@ impl Client {
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
         debug_assert!(len <= READ_BYTES_MAX);
-        let (offset, size) = (offset.to_string(), len.to_string());
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.read_into(drive, offset, &mut bytes).await?;
+        Ok(bytes.into())
+    }
+
+    /// As [`read`](Self::read), as many bytes as `bytes` holds; after a failure they
+    /// hold anything.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_into(
+        &self,
+        drive: DriveId,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Failure> {
+        debug_assert!(bytes.len() as u64 <= READ_BYTES_MAX);
+        let (offset, size) = (offset.to_string(), bytes.len().to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::exactly(response, len, self.stall, self.meter.as_deref()).await
+        answer::fill(response, bytes, self.stall, self.meter.as_deref()).await
     }
 
     /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
@@ -317,11 +334,11 @@ impl Client {
 
     /// `drives/UUID/extents/OFFSET/SIZE`: which bytes of a range, not empty, hold
     /// data, from its start up to where the answer ends; `None` where the endpoint
-    /// did not announce that it tells, or has no such call after all.
+    /// did not announce that it tells, has no such call after all, or tells what
+    /// cannot be: then it is not asked again.
     ///
     /// # Errors
-    /// Any [`Failure`], but that there is no such call; [`Failure::NotApi`] for
-    /// extents that cannot be.
+    /// Any [`Failure`], but that there is no such call.
     pub async fn extents(
         &self,
         drive: DriveId,
@@ -330,12 +347,17 @@ impl Client {
         let extension = &self.extensions.extents;
         let (offset, len) = (range.start, range.end.saturating_sub(range.start));
         let object = self.extended(extension, drive, EXTENSION_EXTENTS, offset, len);
-        let extents = object
-            .await?
-            .map(|object| Extents::from_properties(&object, &range));
-        extents
-            .transpose()
-            .map_err(|error| Failure::NotApi(error.to_string()))
+        let Some(object) = object.await? else {
+            return Ok(None);
+        };
+        match Extents::from_properties(&object, &range) {
+            Ok(extents) => Ok(Some(extents)),
+            Err(error) => {
+                tracing::debug!(%error, "The endpoint does not tell extents after all");
+                extension.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+        }
     }
 
     /// Calls an extension about a range, where the endpoint has it.

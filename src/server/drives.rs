@@ -18,7 +18,7 @@ use super::faults::{Faults, PastEnd};
 use super::hosted::{Hosted, Progress, Purpose};
 use super::imaging::{self, Imaging};
 use super::metadata::Metadata;
-use super::reading::{self, DriveBytes};
+use super::reading::{self, DriveBytes, Steps};
 use super::routes::{Call, Packing};
 use super::sparse;
 use super::store::Store;
@@ -45,6 +45,8 @@ pub(super) struct Api {
     pub(super) read_bytes_max: u64,
     pub(super) past_end: PastEnd,
     pub(super) faults: Faults,
+    /// Buffers of reads.
+    pub(super) steps: Steps,
     /// Digests made at once: they take a core each.
     pub(super) digests: Arc<Semaphore>,
     /// Whether there is more than the API has.
@@ -215,7 +217,10 @@ impl Api {
             return Err(past_the_end());
         }
         drive.count_read(size);
-        Ok(answer::bytes(DriveBytes::new(drive, offset, size).boxed()))
+        let steps = self.steps.clone();
+        Ok(answer::bytes(
+            DriveBytes::new(drive, offset, size, steps).boxed(),
+        ))
     }
 
     /// The SHA-256 of a range, so that a client need not read it to compare.

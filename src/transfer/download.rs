@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
 use super::checksum::Follower;
+use super::fetch::fetch;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{JournalOptions, blocking, done, finish, gaps};
@@ -23,11 +23,11 @@ use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
 use super::verify::{Expected, Sampler, Verified, Verify, verify};
 use crate::api::Client;
+use crate::buffer::BufferPool;
 use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
 use crate::journal::{Keeper, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
@@ -190,7 +190,9 @@ pub async fn download(
     });
     let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
     let sink = Arc::new(sink);
-    let window = Arc::new(Semaphore::new(2 * options.jobs.get() as usize));
+    let jobs = options.jobs.get() as usize;
+    let window = Arc::new(Semaphore::new(2 * jobs));
+    let pool = BufferPool::new(if sink.is_ordered() { 2 * jobs } else { jobs });
     let survey = SurveyConfig {
         client: client.clone(),
         drive: options.drive,
@@ -209,6 +211,7 @@ pub async fn download(
         survey: Survey::start(survey, rng.u64(..)),
         parts: HashMap::new(),
         window,
+        pool,
         sampler: sampler.clone(),
         digests: Arc::default(),
         keeper,
@@ -322,6 +325,8 @@ struct Download {
     parts: HashMap<u64, Vec<Range<u64>>>,
     /// Chunks that may be under way or wait to be written in order.
     window: Arc<Semaphore>,
+    /// One for each of these, or for each request where none waits.
+    pool: BufferPool,
     sampler: Sampler,
     /// Digests of chunks that are written but not settled yet.
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
@@ -349,25 +354,27 @@ impl Job for Download {
             ..span
         };
         let parts = self.parts.get(&span.index).cloned().unwrap_or_default();
-        let (client, drive) = (self.client.clone(), self.drive);
+        let (client, drive, pool) = (self.client.clone(), self.drive, self.pool.clone());
+        let chunk = self.plan.chunk_bytes().min(self.plan.size());
+        let chunk = usize::try_from(chunk).unwrap_or(usize::MAX);
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
         async move {
-            let bytes = match read(&client, drive, on_drive, &parts).await {
-                Ok(bytes) => bytes,
+            let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
+            let fetched = match fetch(&client, drive, on_drive, parts, &pool, chunk).await {
+                Ok(fetched) => fetched,
                 Err(failure) => return Attempt::of(Err(failure), 0),
             };
-            let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
             let put = blocking(move || {
-                if let Some(part) = parts.first() {
-                    sampler.look_within(on_drive, part, &bytes);
+                if let Some((span, bytes)) = fetched.first() {
+                    sampler.look_at(span, bytes);
                 }
                 if sampler.wants_digests()
                     && let Ok(mut digests) = digests.lock()
                 {
-                    digests.insert(span.index, Digest::of(&bytes));
+                    digests.insert(span.index, fetched.digest());
                 }
-                sink.put(on_drive, bytes, &window)
+                sink.put(fetched, &window)
             });
             match put.await {
                 Ok(()) => Attempt::of(Ok(()), read_bytes),
@@ -416,34 +423,4 @@ impl Job for Download {
         }
         Ok(())
     }
-}
-
-/// Reads these parts of a chunk, in steps that the API allows; each step has its
-/// full length or is a failure. What is between the parts is zeros.
-async fn read(
-    client: &Client,
-    drive: DriveId,
-    span: Span,
-    parts: &[Range<u64>],
-) -> Result<BytesMut, Failure> {
-    let len = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let mut bytes = BytesMut::new();
-    for part in parts {
-        bytes.resize(len(part.start - span.offset), 0);
-        let mut offset = part.start;
-        while offset < part.end {
-            let step = READ_BYTES_MAX.min(part.end - offset);
-            let read = client.read(drive, offset, step).await?;
-            if step == span.len {
-                // The usual case: no copy.
-                bytes = read.into();
-            } else {
-                bytes.reserve(len(span.end() - offset));
-                bytes.extend_from_slice(&read);
-            }
-            offset += step;
-        }
-    }
-    bytes.resize(len(span.len), 0);
-    Ok(bytes)
 }

@@ -8,18 +8,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
 use super::checksum::Hasher;
 use super::download::DownloadOptions;
+use super::fetch::{Fetched, Run};
 use super::session::blocking;
 use crate::chunk::zeros;
 use crate::codec::Packer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::ImageTarget;
-use crate::plan::{Plan, Span};
+use crate::plan::Plan;
 
 /// Most bytes of a hole that are put at a time.
 const HOLE_BYTES_MAX: u64 = 64 << 20;
@@ -41,16 +41,24 @@ impl Sink {
         }
     }
 
-    pub(super) fn put(&self, span: Span, bytes: BytesMut, window: &Arc<Semaphore>) -> Result<()> {
+    /// Puts a chunk to its place. Blocks. Gives its permit of the window back when it
+    /// is there.
+    pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<()> {
         match self {
             Self::File(target) => {
-                target.put(&bytes, span.offset)?;
+                for (offset, run) in chunk.runs() {
+                    match run {
+                        Run::Bytes(bytes) => target.put(bytes, offset)?,
+                        Run::Zeros(len) => target.put_zeros(offset, len)?,
+                    }
+                }
                 window.add_permits(1);
                 Ok(())
             }
             Self::Stream(_) | Self::Packed(_) => {
-                let bytes = Piece::Bytes(bytes);
-                self.ordered()?.put(span.index, bytes, Arc::clone(window))
+                let index = chunk.span().index;
+                let chunk = Piece::Chunk(chunk);
+                self.ordered()?.put(index, chunk, Arc::clone(window))
             }
         }
     }
@@ -196,7 +204,7 @@ pub(super) fn closed() -> Error {
 #[derive(Debug)]
 enum Piece {
     /// A chunk.
-    Bytes(BytesMut),
+    Chunk(Fetched),
     /// So many chunks of so many bytes together.
     Zeros { count: u64, bytes: u64 },
 }
@@ -204,14 +212,14 @@ enum Piece {
 impl Piece {
     fn count(&self) -> u64 {
         match self {
-            Self::Bytes(_) => 1,
+            Self::Chunk(_) => 1,
             Self::Zeros { count, .. } => *count,
         }
     }
 
     fn write_to<W: Write>(&self, stream: &mut Packer<W>) -> std::io::Result<()> {
         match self {
-            Self::Bytes(bytes) => stream.write_all(bytes),
+            Self::Chunk(chunk) => chunk.write_to(|bytes| stream.write_all(bytes)),
             Self::Zeros { bytes, .. } => zeros(*bytes).try_for_each(|step| stream.write_all(step)),
         }
     }

@@ -177,23 +177,16 @@ impl Sampler {
         self.verify == Verify::Full
     }
 
-    /// A chunk of data passes by.
+    /// A chunk of data passes by, or what there is of data in it.
     pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
-        self.look_within(span, &(span.offset..span.end()), bytes);
-    }
-
-    /// A chunk passes by that holds data in `part` of it, in the bytes of the drive.
-    pub(super) fn look_within(&self, span: Span, part: &Range<u64>, bytes: &[u8]) {
         if self.verify != Verify::Sample || !self.picks(span.index) {
             return;
         }
-        let within = |byte: u64| usize::try_from(byte - span.offset).unwrap_or(usize::MAX);
-        let bytes = &bytes[within(part.start)..within(part.end)];
         let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
         let at = rng.usize(..=bytes.len().saturating_sub(SAMPLE_BYTES));
         let end = bytes.len().min(at + SAMPLE_BYTES);
         let check = Check::Bytes {
-            offset: part.start + at as u64,
+            offset: span.offset + at as u64,
             bytes: Bytes::copy_from_slice(&bytes[at..end]),
         };
         if let Ok(mut samples) = self.samples.lock() {

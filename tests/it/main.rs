@@ -7,6 +7,7 @@
 )]
 
 mod download;
+mod extents;
 mod faults;
 mod features;
 mod kill;
