@@ -125,13 +125,13 @@ bug 'only the first member of a gzip image' \
     src/image/gzip.rs 'use flate2::read::MultiGzDecoder;' 'use flate2::read::GzDecoder as MultiGzDecoder;'
 bug 'other bytes at the second attempt' \
     'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
-    src/transfer/upload.rs 'let chunk = self.bodies.get(&span.index).cloned();' 'let chunk = self.bodies.remove(&span.index);'
+    src/transfer/sending.rs 'let chunk = self.bodies.get(&span.index).cloned();' 'let chunk = self.bodies.remove(&span.index);'
 bug 'DONE is noted before the answer' \
     'lib transfer::shell::tests::nothing_is_settled_before_it_is_confirmed' \
     src/transfer/shell.rs $'            Action::Send(span) => {\n' $'            Action::Send(span) => {\n                let _ = self.job.settled(span);\n'
 bug 'zeros left out where a record was lost' \
     'it resume::zeros_where_a_record_was_lost_are_written' \
-    src/transfer/upload.rs '    Ok((image, true))' \
+    src/transfer/beginning.rs '    Ok((image, true))' \
     '    Ok((image, count > 0))'
 bug 'digests of an earlier change are verified' \
     'it resume::what_was_sent_twice_is_verified_as_it_is_now' \

@@ -5,11 +5,16 @@
 //! [`EncodedChunk`] (compressed, or left alone) → confirmed, which is an entry
 //! in the [`Ledger`](crate::policy::Ledger).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::buffer::Buffer;
 use crate::digest::Digest;
 use crate::plan::Span;
+
+/// Bytes that are all zero or not as one: the block of most file systems.
+const BLOCK_BYTES: usize = 4096;
 
 /// Bytes of the image, not looked at yet.
 #[derive(Debug)]
@@ -44,18 +49,36 @@ pub enum Encoding {
     Identity,
 }
 
-/// A chunk as it goes over the wire. Every attempt sends these same bytes: that
+/// A chunk as it goes over the wire: one write, or several where zeros between
+/// them are left out. Every attempt sends these same bytes to the same places: that
 /// is what makes a repeated write harmless (FAULTS 3.1).
 #[derive(Clone, Debug)]
 pub struct EncodedChunk {
     /// Where it goes.
     pub span: Span,
+    /// What is written, in order. The rest of the span is zeros on a drive that has
+    /// them already.
+    pub parts: Vec<Part>,
+    /// The SHA-256 of the chunk itself, zeros included, if anybody wants to know.
+    pub digest: Option<Digest>,
+}
+
+/// What one write request carries.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Byte of the drive that it begins at.
+    pub offset: u64,
     /// The body of the request.
     pub body: Bytes,
     /// How the body is encoded.
     pub encoding: Encoding,
-    /// The SHA-256 of the chunk itself, if anybody wants to know.
-    pub digest: Option<Digest>,
+}
+
+impl EncodedChunk {
+    /// Bytes of all bodies.
+    pub fn body_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.body.len() as u64).sum()
+    }
 }
 
 impl RawChunk {
@@ -97,6 +120,32 @@ impl DataChunk {
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The runs of bytes that have to be written where zeros need not: from the
+    /// first 4 KiB block that is not zero to the last one, without the runs of
+    /// `hole_bytes_min` or more zeros between them. Ranges within the chunk, in
+    /// bytes; blocks are those of the drive.
+    pub fn data(&self, hole_bytes_min: usize) -> Vec<Range<usize>> {
+        let mut data: Vec<Range<usize>> = Vec::new();
+        let mut start = 0;
+        while start < self.bytes.len() {
+            let end = self.block_end(start);
+            if !is_zero(&self.bytes[start..end]) {
+                match data.last_mut() {
+                    Some(last) if start - last.end < hole_bytes_min => last.end = end,
+                    _ => data.push(start..end),
+                }
+            }
+            start = end;
+        }
+        data
+    }
+
+    fn block_end(&self, start: usize) -> usize {
+        let into = (self.span.offset % BLOCK_BYTES as u64) as usize;
+        let next = (start + into) / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES - into;
+        next.min(self.bytes.len())
     }
 
     /// Gives up its bytes.

@@ -14,6 +14,8 @@ mod probe;
 mod profile;
 mod server;
 mod signals;
+mod tool;
+mod trace;
 mod upload;
 
 pub use download::main as download_main;

@@ -6,5 +6,5 @@ mod gzip;
 mod pack;
 
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
-pub use gzip::{Gzip, Level, gzip_zeros};
+pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub use pack::{Packer, Packing};

@@ -1,9 +1,11 @@
 //! What a transfer tells while it runs. The library reports, the terminal draws.
 
+use std::time::Duration;
+
 use crate::drive::DriveId;
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
     /// The drive is known, and fit for the transfer.
@@ -28,6 +30,8 @@ pub enum Event {
     },
     /// How far it is now.
     Progress(Progress),
+    /// A chunk was compressed, or not.
+    Encoded(Encoded),
     /// The user may want to know this: one line.
     Notice(String),
 }
@@ -49,6 +53,43 @@ pub struct Progress {
     pub in_flight: usize,
     /// Attempts beyond the first one of each chunk.
     pub retries: u64,
+}
+
+/// How a chunk was encoded, and why so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Encoded {
+    /// When a compressor took it up, since the transfer began.
+    pub at: Duration,
+    /// Its index.
+    pub chunk: u64,
+    /// The level; 0 if it was left as it is.
+    pub level: u8,
+    /// What the level would be if it were no whole number: for `auto` a place on the
+    /// controller's ladder, from 0.
+    pub effort: f64,
+    /// Chunks that waited to be sent at that moment.
+    pub ready: usize,
+    /// Requests in flight at that moment.
+    pub in_flight: usize,
+    /// Bytes of the chunk.
+    pub raw_bytes: u64,
+    /// Bytes of its bodies.
+    pub body_bytes: u64,
+    /// Time of a processor that it took.
+    pub took: Duration,
+    /// Why this level.
+    pub reason: Reason,
+}
+
+/// Why a chunk has its level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The controller chose it.
+    Auto,
+    /// It is the level of all chunks.
+    Fixed,
+    /// It would not get smaller.
+    Incompressible,
 }
 
 /// Somebody who wants to know.

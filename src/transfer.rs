@@ -16,16 +16,19 @@
 //! Dropping the future of a transfer aborts it: requests in flight are cut, the
 //! drive keeps what was confirmed, and nothing is destroyed.
 
+mod beginning;
 mod changed;
 mod checksum;
 mod create;
 mod download;
 mod fetch;
 mod opening;
+mod pace;
 mod patient;
 mod pipeline;
 mod probe;
 mod rate;
+mod sending;
 mod session;
 mod shell;
 mod sink;

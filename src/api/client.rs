@@ -18,7 +18,7 @@ use super::body::{Upload, UploadBody};
 use super::endpoint::Endpoint;
 use super::meter::Meter;
 use super::patience::{self, Progress};
-use crate::chunk::{EncodedChunk, Encoding};
+use crate::chunk::{Encoding, Part};
 use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
@@ -241,13 +241,13 @@ impl Client {
         Ok(response.status().as_u16())
     }
 
-    /// `drives/UUID/write/OFFSET`: writes a chunk to its place.
+    /// `drives/UUID/write/OFFSET`: writes a part of a chunk to its place.
     ///
     /// # Errors
-    /// Any [`Failure`]. Repeating it with the same chunk does no harm.
-    pub async fn write(&self, drive: DriveId, chunk: EncodedChunk) -> Result<(), Failure> {
-        let body = Upload::Bytes(chunk.body);
-        let written = self.write_body(drive, chunk.span.offset, chunk.encoding, body);
+    /// Any [`Failure`]. Repeating it with the same part does no harm.
+    pub async fn write(&self, drive: DriveId, part: Part) -> Result<(), Failure> {
+        let body = Upload::Bytes(part.body);
+        let written = self.write_body(drive, part.offset, part.encoding, body);
         written.await.map(|_| ())
     }
 

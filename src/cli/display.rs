@@ -367,6 +367,7 @@ impl Monitor for Display {
                 self.draw();
                 self.tell(self.began.elapsed());
             }
+            Event::Encoded(_) => {}
             Event::Notice(line) => self.notice(line),
         }
     }

@@ -1,21 +1,20 @@
 //! `openhosting-download`.
 
-use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::{Display, End, Way};
-use super::{arguments, block_on, checksum, environment, exit, signals};
-use crate::api::{Client, ClientConfig};
+use super::display::{Display, Way};
+use super::tool::{self, Common, Done, Tool, Unfinished};
+use super::{arguments, checksum, exit};
+use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::Result;
 use crate::transfer::{
-    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, RateLimit, Stop,
-    Verify, download,
+    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Stop, download,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -41,14 +40,6 @@ struct Arguments {
     #[arg(short, long, value_name = "OFFSET", value_parser = arguments::number)]
     offset: Option<u64>,
 
-    /// Most requests in flight
-    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
-    jobs: NonZeroU32,
-
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
-
     /// Overwrite FILE if it is there; needed for a block device
     #[arg(long)]
     force: bool,
@@ -57,33 +48,9 @@ struct Arguments {
     #[arg(long)]
     allow_live: bool,
 
-    /// Read again what was written: none, sample (16 KiB of some chunks), or full
-    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
-    verify: Verify,
-
     /// Where to keep what was done [default: FILE.ohj]
     #[arg(long, value_name = "PATH")]
     journal: Option<PathBuf>,
-
-    /// Forget an earlier run of this download and start over
-    #[arg(long)]
-    restart: bool,
-
-    /// Give up when nothing succeeded for so long; can be resumed
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
-    max_outage: Duration,
-
-    /// Stop cleanly when it took so long, with exit code 75; can be resumed
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    deadline: Option<Duration>,
-
-    /// Most bytes of bodies per second, over all requests together, as in 20M
-    #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
-    limit_rate: Option<NonZeroU64>,
-
-    /// Take a request for hung when nothing moved for so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
-    stall_timeout: Duration,
 
     /// Pack what is written as gzip. Such a download cannot go on when it stopped:
     /// it starts over
@@ -99,20 +66,8 @@ struct Arguments {
     #[arg(long)]
     checksum: bool,
 
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
-    #[arg(
-        long,
-        value_name = "HOW",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    progress: arguments::Progress,
-
-    /// Neither dots nor progress
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    common: Common,
 
     /// The drive to download
     #[arg(value_name = "DRIVE-UUID")]
@@ -129,50 +84,43 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let mut display = Display::new(
-        PROGRAM,
-        way(&arguments),
-        Some(arguments.drive),
-        arguments.progress,
-        arguments.quiet,
-    );
-    let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM, arguments.deadline)?;
-        let outcome = run(&arguments, &mut display, stop).await;
-        Ok((outcome, heard))
-    });
-    let (outcome, heard) = match result {
-        Ok(done) => done,
-        Err(error) => return exit::finish(PROGRAM, Err(error)),
-    };
-    match outcome {
-        Ok(done) => {
-            display.ended(&End {
-                verified: Some(done.verified),
-                error: None,
-                exit_code: 0,
-                resume: None,
-            });
-            let Some(digest) = done.checksum else {
-                return ExitCode::SUCCESS;
-            };
-            let is_file = way(&arguments) == Way::Down;
-            checksum::print(digest, &arguments.file, is_file);
-            ExitCode::SUCCESS
+    tool::main::<Arguments>()
+}
+
+impl Tool for Arguments {
+    const PROGRAM: &'static str = PROGRAM;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn way(&self) -> Way {
+        if self.file.as_os_str() == "-" {
+            Way::DownToStdout
+        } else {
+            Way::Down
         }
-        Err(interrupted) => {
-            let exit_code = heard.exit_code(interrupted.error.kind());
-            display.ended(&End {
-                verified: None,
-                error: Some(interrupted.error.kind()),
-                exit_code,
-                resume: interrupted
-                    .resume_at
-                    .map(|offset| (arguments.drive, offset)),
-            });
-            tell(&arguments, &interrupted);
-            ExitCode::from(exit_code)
+    }
+
+    fn image(&self) -> &Path {
+        &self.file
+    }
+
+    fn drive(&self) -> Option<DriveId> {
+        Some(self.drive)
+    }
+
+    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
+        match run(self, display, stop).await {
+            Ok(downloaded) => Ok(Done {
+                verified: downloaded.verified,
+                checksum: downloaded.checksum,
+            }),
+            Err(interrupted) => Err(Unfinished {
+                advice: advice(self, &interrupted),
+                resume: interrupted.resume_at.map(|offset| (self.drive, offset)),
+                error: interrupted.error,
+            }),
         }
     }
 }
@@ -187,26 +135,13 @@ impl Arguments {
     }
 }
 
-fn way(arguments: &Arguments) -> Way {
-    if arguments.file.as_os_str() == "-" {
-        Way::DownToStdout
-    } else {
-        Way::Down
-    }
-}
-
 async fn run(
     arguments: &Arguments,
     display: &mut Display,
     stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
-    let config = ClientConfig {
-        stall: arguments.stall_timeout,
-        meter: arguments.limit_rate.map(RateLimit::meter),
-        ..ClientConfig::default()
-    };
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-    let destination = match way(arguments) {
+    let client = arguments.common.client()?;
+    let destination = match arguments.way() {
         Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
         Way::Up | Way::Down => Destination::File {
             path: arguments.file.clone(),
@@ -216,7 +151,7 @@ async fn run(
     let options = options(arguments, &client);
     let done = download(&client, destination, &options, display, stop).await?;
     if let Some(digest) = done.checksum
-        && way(arguments) == Way::Down
+        && arguments.way() == Way::Down
     {
         checksum::keep(digest, &arguments.file)?;
     }
@@ -233,41 +168,38 @@ fn options(arguments: &Arguments, client: &Client) -> DownloadOptions {
         drive: arguments.drive,
         offset: arguments.offset,
         chunk: arguments.chunk,
-        jobs: arguments.jobs,
-        max_outage: arguments.max_outage,
+        jobs: arguments.common.jobs,
+        max_outage: arguments.common.max_outage,
         allow_live: arguments.allow_live,
         journal: JournalOptions {
             path: Some(arguments.journal.clone().unwrap_or_else(beside)),
             endpoint: client.endpoint().to_string(),
-            restart: arguments.restart,
+            restart: arguments.common.restart,
             changed_ok: false,
         },
-        verify: arguments.verify,
+        verify: arguments.common.verify,
         packing: arguments.packing(),
         checksum: arguments.checksum,
     }
 }
 
-/// Says what went wrong and, last, how to go on.
-fn tell(arguments: &Arguments, interrupted: &DownloadInterrupted) {
-    exit::tell(PROGRAM, &interrupted.error);
+/// How to go on.
+fn advice(arguments: &Arguments, interrupted: &DownloadInterrupted) -> Vec<String> {
     let Some(offset) = interrupted.resume_at else {
-        return;
+        return Vec::new();
     };
-    exit::say(&format!(
-        "Failed to read chunk at offset {offset}: aborting"
-    ));
+    let mut lines = vec![format!("Failed to read chunk at offset {offset}: aborting")];
     if interrupted.is_journaled {
-        exit::say(
-            "Run the same command again to resume the download: it fetches only what is missing",
+        lines.push(
+            "Run the same command again to resume the download: it fetches only what is missing"
+                .into(),
         );
     } else if arguments.packing().is_some() {
-        exit::say("A packed download cannot go on: the same command starts over");
+        lines.push("A packed download cannot go on: the same command starts over".into());
     } else if arguments.offset.is_some() {
-        exit::say(&format!(
-            "Restart with '-o {offset}' to resume the download"
-        ));
+        lines.push(format!("Restart with '-o {offset}' to resume the download"));
     }
+    lines
 }
 
 #[cfg(test)]
@@ -288,6 +220,14 @@ mod tests {
         assert_eq!(parse(&format!("{ID} out")).unwrap().chunk.get(), 4_194_304);
         for line in ["", ID, "nosuch out", &format!("-s 5 {ID} out")] {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        for flags in ["--gzip --zstd", "--gzip --journal j", "--zstd -o 5"] {
+            let kind = parse(&format!("{flags} {ID} out")).unwrap_err().kind();
+            assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{flags}");
         }
     }
 }

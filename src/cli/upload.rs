@@ -1,26 +1,24 @@
 //! `openhosting-upload`.
 
-use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::{Display, End, Way};
+use super::display::{Display, Way};
 use super::local::Local;
-use super::{arguments, block_on, checksum, environment, exit, profile, signals};
-use crate::api::{Client, ClientConfig};
-use crate::codec::Level;
+use super::tool::{self, Common, Done, Tool, Unfinished};
+use super::trace::Traced;
+use super::{arguments, environment, exit};
+use crate::api::Client;
+use crate::codec::Compression;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
-use crate::transfer::{
-    Interrupted, JournalOptions, RateLimit, Stop, Target, UploadOptions, Uploaded, Verify, upload,
-};
+use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, upload};
 
 const PROGRAM: &str = "openhosting-upload";
 
@@ -61,42 +59,19 @@ struct Arguments {
     #[arg(short = 'z', long)]
     gunzip: bool,
 
-    /// Most requests in flight; fewer when the drive turns out to be busy
-    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
-    jobs: NonZeroU32,
-
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI", conflicts_with = "local")]
-    endpoint: Option<String>,
-
     /// Upload into DIR, served by a server inside this program: no account needed
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
     local: Option<PathBuf>,
 
-    /// How hard to compress: 0 sends raw, 1 is fastest, 12 smallest
-    /// [default: 1, and 0 to an endpoint on this machine]
-    #[arg(long, value_name = "LEVEL")]
-    level: Option<Level>,
+    /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
+    /// raw), 1 (fastest) to 12 (smallest)
+    #[arg(long, value_name = "LEVEL", default_value_t)]
+    level: Compression,
 
-    /// Give up when nothing succeeded for so long; can be resumed
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
-    max_outage: Duration,
-
-    /// Stop cleanly when it took so long, with exit code 75; can be resumed
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    deadline: Option<Duration>,
-
-    /// Most bytes of bodies per second, over all requests together, as in 20M
-    #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
-    limit_rate: Option<NonZeroU64>,
-
-    /// Take a request for hung when nothing moved for so long
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
-    stall_timeout: Duration,
-
-    /// Read back what was written: none, sample (16 KiB of some chunks), or full
-    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
-    verify: Verify,
+    /// Write how each chunk was compressed, and why so, to FILE, a JSON object a
+    /// line (docs/trace.md)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 
     /// Where to keep what was done [default: a file in $XDG_STATE_HOME/openhosting
     /// or ~/.local/state/openhosting]
@@ -106,10 +81,6 @@ struct Arguments {
     /// Keep no journal: an upload that stops can only be resumed with -d and -o
     #[arg(long)]
     no_journal: bool,
-
-    /// Forget an earlier run of this upload and start over
-    #[arg(long)]
-    restart: bool,
 
     /// Go on although the image changed since the earlier run: send what changed
     #[arg(long)]
@@ -125,20 +96,8 @@ struct Arguments {
     #[arg(long)]
     checksum: bool,
 
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
-    #[arg(
-        long,
-        value_name = "HOW",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    progress: arguments::Progress,
-
-    /// Neither dots nor progress
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    common: Common,
 
     /// Raw disk image, or block device
     #[arg(value_name = "IMAGE")]
@@ -151,42 +110,42 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let mut display = Display::new(PROGRAM, Way::Up, None, arguments.progress, arguments.quiet);
-    let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM, arguments.deadline)?;
-        let outcome = run(&arguments, &mut display, stop).await;
-        Ok((outcome, heard))
-    });
-    let (outcome, heard) = match result {
-        Ok(done) => done,
-        Err(error) => return exit::finish(PROGRAM, Err(error)),
-    };
-    match outcome {
-        Ok(done) => {
-            display.ended(&End {
-                verified: Some(done.verified),
-                error: None,
-                exit_code: 0,
-                resume: None,
-            });
-            if let Some(digest) = done.checksum {
-                checksum::print(digest, &arguments.image, true);
-            }
-            ExitCode::SUCCESS
-        }
-        Err(interrupted) => {
-            let exit_code = heard.exit_code(interrupted.error.kind());
-            display.ended(&End {
-                verified: None,
-                error: Some(interrupted.error.kind()),
-                exit_code,
+    tool::main::<Arguments>()
+}
+
+impl Tool for Arguments {
+    const PROGRAM: &'static str = PROGRAM;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn way(&self) -> Way {
+        Way::Up
+    }
+
+    fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// The transfer tells it, a named one as well, once it has looked at it.
+    fn drive(&self) -> Option<DriveId> {
+        None
+    }
+
+    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
+        match run(self, display, stop).await {
+            Ok(uploaded) => Ok(Done {
+                verified: uploaded.verified,
+                checksum: uploaded.checksum,
+            }),
+            Err(interrupted) => Err(Unfinished {
+                advice: advice(&interrupted),
                 resume: interrupted
                     .resume
                     .map(|resume| (resume.drive, resume.offset)),
-            });
-            tell(&interrupted);
-            ExitCode::from(exit_code)
+                error: interrupted.error,
+            }),
         }
     }
 }
@@ -196,32 +155,16 @@ async fn run(
     display: &mut Display,
     stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
-    let config = ClientConfig {
-        stall: arguments.stall_timeout,
-        meter: arguments.limit_rate.map(RateLimit::meter),
-        ..ClientConfig::default()
-    };
     let Some(directory) = &arguments.local else {
-        let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-        let profile = known(arguments, &client);
+        let client = arguments.common.client()?;
+        let profile = arguments.profile(&client);
         check_gzip(&profile)?;
         return send(arguments, client, &profile, display, stop).await;
     };
-    let (local, client) = Local::start(directory, &config).await?;
+    let (local, client) = Local::start(directory, &arguments.common.config()).await?;
     let result = send(arguments, client, &Profile::default(), display, stop).await;
     local.stop().await;
     result
-}
-
-/// What is known of the endpoint. Without it everything goes as well, so that a
-/// profile that cannot be used is no reason to fail.
-fn known(arguments: &Arguments, client: &Client) -> Profile {
-    profile::load(&client.endpoint().to_string())
-        .unwrap_or_else(|error| {
-            notice(arguments, &format!("{}; left out", error.chain()));
-            None
-        })
-        .unwrap_or_default()
 }
 
 /// Chunks of zeros are sent in gzip whatever the level.
@@ -242,13 +185,6 @@ fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
     most.map_or(jobs, |most| jobs.min(most))
 }
 
-/// Says a line to somebody at a terminal.
-fn notice(arguments: &Arguments, line: &str) {
-    if !arguments.quiet && std::io::stderr().is_terminal() {
-        exit::say(&format!("{PROGRAM}: {line}"));
-    }
-}
-
 async fn send(
     arguments: &Arguments,
     client: Client,
@@ -260,15 +196,23 @@ async fn send(
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
-    let is_loopback = client.endpoint().is_loopback();
-    let mut options = options(arguments, image.size(), is_loopback);
-    options.jobs = jobs_for(arguments.jobs, profile);
-    if options.jobs < arguments.jobs {
+    let mut options = options(arguments, image.size());
+    options.jobs = jobs_for(arguments.common.jobs, profile);
+    if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
-        notice(arguments, &line);
+        arguments.notice(&line);
     }
     options.journal = journal(arguments, &client);
-    upload(&client, image, &options, display, stop).await
+    let Some(file) = &arguments.trace else {
+        return upload(&client, image, &options, display, stop).await;
+    };
+    let mut traced = Traced::create(file, display)?;
+    let uploaded = upload(&client, image, &options, &mut traced, stop).await;
+    if let Err(error) = traced.finish() {
+        // The transfer is what it is without it.
+        arguments.notice(&error.chain());
+    }
+    uploaded
 }
 
 /// Opens the image on a thread of its own: measuring gzip takes a while.
@@ -286,13 +230,7 @@ async fn open(arguments: &Arguments) -> Result<Image> {
         .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
 }
 
-fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions {
-    // No link is faster than the compressors, but the one that is none.
-    let default_level = if is_loopback {
-        Level::RAW
-    } else {
-        Level::default()
-    };
+fn options(arguments: &Arguments, size: u64) -> UploadOptions {
     let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
@@ -306,12 +244,12 @@ fn options(arguments: &Arguments, size: u64, is_loopback: bool) -> UploadOptions
         target,
         offset: arguments.offset,
         chunk: arguments.chunk,
-        jobs: arguments.jobs,
-        level: arguments.level.unwrap_or(default_level),
-        max_outage: arguments.max_outage,
+        jobs: arguments.common.jobs,
+        compression: arguments.level,
+        max_outage: arguments.common.max_outage,
         journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
-        verify: arguments.verify,
+        verify: arguments.common.verify,
         checksum: arguments.checksum,
     }
 }
@@ -343,7 +281,7 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
             (None, false) => environment::journal_path(&what),
         },
         endpoint,
-        restart: arguments.restart,
+        restart: arguments.common.restart,
         changed_ok: arguments.changed_ok,
     }
 }
@@ -359,27 +297,28 @@ fn name(arguments: &Arguments) -> String {
     }
 }
 
-/// Says what went wrong and, last, how to go on: the original's two lines.
-fn tell(interrupted: &Interrupted) {
-    exit::tell(PROGRAM, &interrupted.error);
+/// How to go on: the original's two lines, and ours.
+fn advice(interrupted: &Interrupted) -> Vec<String> {
+    let mut lines = Vec::new();
     let Some(resume) = interrupted.resume else {
-        return;
+        return lines;
     };
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
     if resume.chunk < resume.chunks && !is_mixed {
-        exit::say(&format!(
+        lines.push(format!(
             "Failed to write chunk {} of {}: aborting",
             resume.chunk, resume.chunks
         ));
     }
-    exit::say(&format!(
+    lines.push(format!(
         "Restart with '-d {} -o {}' to resume the upload",
         resume.drive, resume.offset
     ));
     if resume.is_journaled {
-        exit::say("Or run the same command again: it sends only what is missing");
+        lines.push("Or run the same command again: it sends only what is missing".into());
     }
+    lines
 }
 
 #[cfg(test)]
@@ -411,7 +350,7 @@ mod tests {
         let arguments = parse("dir/a.img").unwrap();
         assert_eq!(arguments.chunk.get(), 5_242_880);
         assert_eq!(
-            options(&arguments, 7, false),
+            options(&arguments, 7),
             UploadOptions::to(Target::New(DriveSpec {
                 name: "a.img".into(),
                 size: 7,
@@ -453,6 +392,18 @@ mod tests {
             check_gzip(&profile).unwrap_err().kind(),
             ErrorKind::Rejected
         );
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_refused() {
+        for line in [
+            "--local d --endpoint http://h a",
+            "--journal j --no-journal a",
+            &format!("-d {ID} --resume-from-drive {ID} a"),
+        ] {
+            let kind = parse(line).unwrap_err().kind();
+            assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{line}");
+        }
     }
 
     #[test]

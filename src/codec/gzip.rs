@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::Read;
+use std::ops::Range;
 use std::str::FromStr;
 
 use bytes::Bytes;
@@ -11,8 +12,16 @@ use flate2::write::GzEncoder;
 use libdeflater::{CompressionLvl, Compressor};
 
 use crate::buffer::Buffer;
-use crate::chunk::{DataChunk, EncodedChunk, Encoding};
+use crate::chunk::{DataChunk, EncodedChunk, Encoding, Part};
 use crate::error::{Error, ErrorKind};
+
+/// A run of zeros within a chunk is worth a request of its own from here on: about
+/// what a request costs, in bytes that a raw body of as many would be, where both
+/// ends are on one machine.
+const HOLE_BYTES_MIN: usize = 512 * 1024;
+/// Blocks that are looked at to see whether a chunk gets smaller, and their size.
+const SAMPLES: usize = 8;
+const SAMPLE_BYTES: usize = 4096;
 
 /// How hard to compress: 0 sends chunks raw, 1 is fastest, 12 smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +32,24 @@ impl Level {
     pub const RAW: Self = Self(0);
     /// The highest there is.
     pub const MAX: u8 = 12;
+
+    /// The level of this number; `None` beyond [`Level::MAX`].
+    pub const fn new(level: u8) -> Option<Self> {
+        if level <= Self::MAX {
+            Some(Self(level))
+        } else {
+            None
+        }
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
 }
 
 impl Default for Level {
-    /// 1: on two cores a higher one pays below 100 Mbit/s only.
+    /// 1: the fastest that compresses at all.
     fn default() -> Self {
         Self(1)
     }
@@ -36,8 +59,7 @@ impl FromStr for Level {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let level = text.parse().ok().filter(|level| *level <= Self::MAX);
-        level.map(Self).ok_or_else(|| {
+        text.parse().ok().and_then(Self::new).ok_or_else(|| {
             let what = format!("Level {text:?} is not a number from 0 to {}", Self::MAX);
             Error::new(ErrorKind::Usage, what)
         })
@@ -50,59 +72,152 @@ impl fmt::Display for Level {
     }
 }
 
+/// Who decides on the level of each chunk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// It follows what is observed: whether the wire waits for chunks or chunks for
+    /// the wire.
+    #[default]
+    Auto,
+    /// One level for all of them.
+    Fixed(Level),
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            level => level.parse().map(Self::Fixed).map_err(|_: Error| {
+                let what = format!(
+                    "Level {text:?} is neither \"auto\" nor a number from 0 to {}",
+                    Level::MAX
+                );
+                Error::new(ErrorKind::Usage, what)
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Fixed(level) => level.fmt(f),
+        }
+    }
+}
+
+/// What to do with the zeros of a chunk that holds data as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroRuns {
+    /// They are sent: the drive may hold something else there.
+    Send,
+    /// They are on the drive already, as it reads as zeros: those at the ends of a
+    /// chunk are left out, and long ones within, where that costs less than to send
+    /// them.
+    Leave,
+}
+
 /// A compressor with the buffer it writes to. One per worker thread.
 pub struct Gzip {
-    compressor: Option<Compressor>,
+    /// By level, made when first asked for.
+    compressors: [Option<Compressor>; Level::MAX as usize + 1],
     scratch: Buffer,
+    sample: Vec<u8>,
 }
 
 impl Gzip {
-    /// A compressor of `level` that writes into `scratch`.
-    pub fn new(level: Level, scratch: Buffer) -> Self {
-        let compressor = (level != Level::RAW).then(|| {
-            let level = CompressionLvl::new(i32::from(level.0)).unwrap_or_default();
-            Compressor::new(level)
-        });
+    /// A compressor that writes into `scratch`.
+    pub fn new(scratch: Buffer) -> Self {
         Self {
-            compressor,
+            compressors: std::array::from_fn(|_| None),
             scratch,
+            sample: Vec::new(),
         }
     }
 
-    /// Encodes a chunk. What does not get smaller is sent as it is.
+    /// Encodes a chunk at `level`. What does not get smaller is sent as it is, and
+    /// most of that is recognised by a look at a few of its blocks.
     ///
     /// No byte is copied: either the scratch buffer becomes the body and the
     /// chunk's own buffer the next scratch, or the chunk's buffer is the body.
-    pub fn encode(&mut self, chunk: DataChunk) -> EncodedChunk {
+    pub fn encode(&mut self, chunk: DataChunk, level: Level, zeros: ZeroRuns) -> EncodedChunk {
         let span = chunk.span();
-        let packed = self.pack(chunk.bytes());
-        let mut buffer = chunk.into_buffer();
-        let encoding = match packed {
+        let runs = match zeros {
+            ZeroRuns::Send => std::iter::once(0..chunk.bytes().len()).collect(),
+            ZeroRuns::Leave => chunk.data(HOLE_BYTES_MIN),
+        };
+        let start = runs.first().map_or(0, |run| run.start);
+        let all = start..runs.last().map_or(start, |run| run.end);
+        let part = |run: &Range<usize>, body, encoding| Part {
+            offset: span.offset + run.start as u64,
+            body,
+            encoding,
+        };
+        let parts = match self.pack(&chunk.bytes()[all.clone()], level) {
             Some(len) => {
-                std::mem::swap(&mut buffer, &mut self.scratch);
-                buffer.resize(len);
-                Encoding::Gzip
+                let mut body = std::mem::replace(&mut self.scratch, chunk.into_buffer());
+                body.resize(len);
+                vec![part(&all, body.freeze(), Encoding::Gzip)]
             }
-            None => Encoding::Identity,
+            None => {
+                let bytes = chunk.into_buffer().freeze();
+                let raw =
+                    |run: &Range<usize>| part(run, bytes.slice(run.clone()), Encoding::Identity);
+                runs.iter().map(raw).collect()
+            }
         };
         EncodedChunk {
             span,
-            body: buffer.freeze(),
-            encoding,
+            parts,
             digest: None,
         }
     }
 
     /// Compresses into the scratch buffer; `None` if that saves less than one
     /// byte in 64, which is not worth decoding on the other side.
-    fn pack(&mut self, bytes: &[u8]) -> Option<usize> {
-        let compressor = self.compressor.as_mut()?;
+    fn pack(&mut self, bytes: &[u8], level: Level) -> Option<usize> {
+        if level == Level::RAW || self.looks_random(bytes) {
+            return None;
+        }
         // The compressor stops at the end of the buffer, so chunks that do not
         // get smaller cost no memory beyond their own size.
-        let limit = bytes.len() - bytes.len() / 64;
-        self.scratch.resize(limit);
+        self.scratch.resize(worth(bytes.len()));
+        let compressor = compressor(&mut self.compressors, level);
         compressor.gzip_compress(bytes, &mut self.scratch).ok()
     }
+
+    /// Whether none of a few blocks gets smaller: then to compress all of it would
+    /// cost more than to send it.
+    fn looks_random(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() < SAMPLES * SAMPLE_BYTES * 4 {
+            return false;
+        }
+        let compressor = compressor(&mut self.compressors, Level::default());
+        self.sample.resize(worth(SAMPLE_BYTES), 0);
+        (0..SAMPLES).all(|number| {
+            let at = bytes.len() / SAMPLES * number;
+            let sample = &bytes[at..at + SAMPLE_BYTES];
+            compressor
+                .deflate_compress(sample, &mut self.sample)
+                .is_err()
+        })
+    }
+}
+
+/// The most that a body may have, to be worth decoding on the other side.
+fn worth(bytes: usize) -> usize {
+    bytes - bytes / 64
+}
+
+fn compressor(compressors: &mut [Option<Compressor>], level: Level) -> &mut Compressor {
+    // There is a place for each level.
+    compressors[usize::from(level.get())].get_or_insert_with(|| {
+        let level = CompressionLvl::new(i32::from(level.get())).unwrap_or_default();
+        Compressor::new(level)
+    })
 }
 
 /// A gzip stream of `len` zero bytes, made without holding them: about one byte
@@ -129,32 +244,51 @@ mod tests {
     use crate::chunk::{Checked, RawChunk};
     use crate::plan::Span;
 
-    fn encode(level: &str, bytes: &[u8]) -> EncodedChunk {
+    /// Encodes a chunk that begins at byte `offset` of a drive.
+    fn encode_at(offset: u64, level: u8, bytes: &[u8], zeros: ZeroRuns) -> EncodedChunk {
         let pool = BufferPool::new(2);
         let mut buffer = pool.take(bytes.len()).unwrap();
         buffer.copy_from_slice(bytes);
         let span = Span {
             index: 0,
-            offset: 0,
+            offset,
             len: bytes.len() as u64,
         };
         let Checked::Data(chunk) = RawChunk::new(span, buffer).check() else {
             panic!("all zero");
         };
-        Gzip::new(level.parse().unwrap(), pool.take(0).unwrap()).encode(chunk)
+        let level = Level::new(level).unwrap();
+        Gzip::new(pool.take(0).unwrap()).encode(chunk, level, zeros)
     }
 
-    fn decode(chunk: &EncodedChunk) -> Vec<u8> {
-        match chunk.encoding {
-            Encoding::Identity => chunk.body.to_vec(),
+    fn encode(level: u8, bytes: &[u8]) -> Part {
+        let mut chunk = encode_at(0, level, bytes, ZeroRuns::Send);
+        assert_eq!(chunk.parts.len(), 1);
+        chunk.parts.remove(0)
+    }
+
+    fn decode(part: &Part) -> Vec<u8> {
+        match part.encoding {
+            Encoding::Identity => part.body.to_vec(),
             Encoding::Gzip => {
                 let mut out = Vec::new();
-                flate2::read::GzDecoder::new(&chunk.body[..])
+                flate2::read::GzDecoder::new(&part.body[..])
                     .read_to_end(&mut out)
                     .unwrap();
                 out
             }
         }
+    }
+
+    /// What a drive of zeros holds at the span when all parts are written.
+    fn written(chunk: &EncodedChunk) -> Vec<u8> {
+        let mut drive = vec![0; chunk.span.len as usize];
+        for part in &chunk.parts {
+            let at = (part.offset - chunk.span.offset) as usize;
+            let bytes = decode(part);
+            drive[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        drive
     }
 
     proptest! {
@@ -165,8 +299,44 @@ mod tests {
             level in 0_u8..=12,
         ) {
             prop_assume!(bytes.iter().any(|b| *b != 0));
-            prop_assert_eq!(decode(&encode(&level.to_string(), &bytes)), bytes);
+            prop_assert_eq!(decode(&encode(level, &bytes)), bytes);
         }
+
+        // What is left out is zero, wherever the blocks of the drive lie.
+        #[test]
+        fn on_a_drive_of_zeros_the_parts_are_the_chunk(
+            runs in proptest::collection::vec((any::<u8>(), 1_usize..400_000), 1..8),
+            offset in 0_u64..10_000,
+            level in 0_u8..3,
+        ) {
+            let mut bytes = Vec::new();
+            for (i, (byte, len)) in runs.iter().enumerate() {
+                // Every other run is zeros.
+                bytes.extend(std::iter::repeat_n(if i % 2 == 0 { 0 } else { *byte }, *len));
+            }
+            prop_assume!(bytes.iter().any(|b| *b != 0));
+            let chunk = encode_at(offset, level, &bytes, ZeroRuns::Leave);
+            prop_assert_eq!(written(&chunk), bytes);
+        }
+    }
+
+    #[test]
+    fn zeros_that_are_there_already_are_left_out() {
+        let mut bytes = vec![0; 4 << 20];
+        bytes[10_000] = 1;
+        bytes[10_000 + 2 * HOLE_BYTES_MIN] = 1;
+        bytes[20_000 + 2 * HOLE_BYTES_MIN] = 1;
+        let ranges = |level| {
+            let chunk = encode_at(4096, level, &bytes, ZeroRuns::Leave);
+            let range = |part: &Part| (part.offset, decode(part).len() as u64);
+            chunk.parts.iter().map(range).collect::<Vec<_>>()
+        };
+        let second = 8192 + 2 * HOLE_BYTES_MIN as u64;
+        assert_eq!(ranges(0), [(4096 + 8192, 4096), (4096 + second, 12_288)]);
+        // In gzip they cost next to nothing: one request.
+        assert_eq!(ranges(1), [(4096 + 8192, second + 4096)]);
+        let whole = encode_at(4096, 0, &bytes, ZeroRuns::Send);
+        assert_eq!(whole.body_bytes(), bytes.len() as u64);
     }
 
     #[test]
@@ -175,9 +345,9 @@ mod tests {
         let noise: Vec<u8> = std::iter::repeat_with(|| rng.u8(..))
             .take(100_000)
             .collect();
-        assert_eq!(encode("12", &noise).encoding, Encoding::Identity);
-        assert_eq!(encode("0", &[1; 1000]).encoding, Encoding::Identity);
-        let text = encode("1", &[1; 1000]);
+        assert_eq!(encode(12, &noise).encoding, Encoding::Identity);
+        assert_eq!(encode(0, &[1; 1000]).encoding, Encoding::Identity);
+        let text = encode(1, &[1; 1000]);
         assert_eq!(text.encoding, Encoding::Gzip);
         assert!(text.body.len() < 100);
     }
@@ -185,18 +355,13 @@ mod tests {
     #[test]
     fn zeros_are_small() {
         for len in [1, 1000, 5 << 20] {
-            let chunk = EncodedChunk {
-                span: Span {
-                    index: 0,
-                    offset: 0,
-                    len,
-                },
+            let part = Part {
+                offset: 0,
                 body: gzip_zeros(len),
                 encoding: Encoding::Gzip,
-                digest: None,
             };
-            assert!(chunk.body.len() < 6000);
-            let decoded = decode(&chunk);
+            assert!(part.body.len() < 6000);
+            let decoded = decode(&part);
             assert_eq!(decoded.len() as u64, len);
             assert!(decoded.iter().all(|b| *b == 0));
         }
@@ -208,5 +373,16 @@ mod tests {
         for bad in ["13", "-1", "auto", ""] {
             assert!(bad.parse::<Level>().is_err(), "{bad}");
         }
+        assert_eq!("auto".parse::<Compression>().unwrap(), Compression::Auto);
+        assert_eq!("3".parse::<Compression>().unwrap().to_string(), "3");
+        assert!("fast".parse::<Compression>().is_err());
+    }
+
+    #[test]
+    fn a_chunk_that_is_half_random_is_compressed() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut bytes = vec![7; 1 << 20];
+        rng.fill(&mut bytes[..500_000]);
+        assert!(encode(1, &bytes).body.len() < 510_000);
     }
 }

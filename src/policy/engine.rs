@@ -322,6 +322,11 @@ impl Engine {
         self.in_flight.len()
     }
 
+    /// Chunks that wait to be sent for the first time.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
     /// How many requests for chunks may be in flight now.
     pub fn limit(&self) -> u32 {
         self.concurrency.limit()

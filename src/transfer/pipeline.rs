@@ -7,20 +7,22 @@ use async_channel::{Receiver, Sender, bounded};
 use rangemap::RangeSet;
 
 use super::checksum::Hasher;
+use super::pace::Pace;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, EncodedChunk, RawChunk};
-use crate::codec::{Gzip, Level};
+use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk};
+use crate::codec::Gzip;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Piece};
+use crate::monitor::Encoded;
 use crate::plan::Plan;
 
 /// What comes out of the pipeline, in any order.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// A chunk that is ready to be sent.
-    Chunk(EncodedChunk),
+    /// A chunk that is ready to be sent, and how it was made.
+    Chunk(EncodedChunk, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
 }
@@ -31,6 +33,7 @@ pub(super) struct Pipeline {
     prepared: Receiver<Result<Prepared>>,
     checksum: Receiver<Digest>,
     pool: BufferPool,
+    pace: Pace,
 }
 
 impl Pipeline {
@@ -41,13 +44,12 @@ impl Pipeline {
         image: Image,
         plan: Plan,
         todo: Vec<Range<u64>>,
-        level: Level,
         jobs: usize,
+        pace: Pace,
         sampler: &Sampler,
         checksum: bool,
     ) -> Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let compressors = jobs.min(cores);
+        let compressors = pace.compressors();
         // One per request in flight, one ready for each of these, one to read
         // into, and what each compressor writes to.
         let pool = BufferPool::new(2 * jobs + 1 + compressors);
@@ -56,10 +58,11 @@ impl Pipeline {
 
         for number in 0..compressors {
             let Some(scratch) = pool.take(0) else { break };
-            let gzip = Gzip::new(level, scratch);
+            let gzip = Gzip::new(scratch);
             let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
+            let pace = pace.clone();
             spawn(format!("gzip-{number}"), move || {
-                compress(&raw, gzip, &sampler, &to_send);
+                compress(&raw, gzip, &pace, &sampler, &to_send);
             })?;
         }
         let all = match checksum {
@@ -77,12 +80,23 @@ impl Pipeline {
             prepared,
             checksum: checksum_of,
             pool,
+            pace,
         })
     }
 
     /// The next piece that is ready; `None` at the end of the image.
     pub(super) async fn next(&self) -> Option<Result<Prepared>> {
         self.prepared.recv().await.ok()
+    }
+
+    /// Pieces that are ready and were not taken.
+    pub(super) fn ready(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// What the compressors go by.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// The digest of the whole image, when it has been read to its end.
@@ -99,6 +113,7 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        self.pace.close();
         self.pool.close();
         self.prepared.close();
     }
@@ -158,6 +173,7 @@ fn read(
 fn compress(
     raw: &Receiver<RawChunk>,
     mut gzip: Gzip,
+    pace: &Pace,
     sampler: &Sampler,
     to_send: &Sender<Result<Prepared>>,
 ) {
@@ -165,10 +181,17 @@ fn compress(
         let prepared = match chunk.check() {
             Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
             Checked::Data(chunk) => {
-                sampler.look_at(chunk.span(), chunk.bytes());
+                let span = chunk.span();
+                sampler.look_at(span, chunk.bytes());
                 let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
-                let chunk = gzip.encode(chunk);
-                Prepared::Chunk(EncodedChunk { digest, ..chunk })
+                let task = pace.take_up();
+                let chunk = gzip.encode(chunk, task.level(), pace.zeros());
+                let is_raw = chunk
+                    .parts
+                    .iter()
+                    .all(|part| part.encoding == Encoding::Identity);
+                let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
+                Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded)
             }
         };
         if to_send.send_blocking(Ok(prepared)).is_err() {

@@ -15,9 +15,9 @@ use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::monitor::{Event, Monitor, Progress};
+use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::Span;
-use crate::policy::{Action, Ending, Engine};
+use crate::policy::{Action, Ending, Engine, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
@@ -28,6 +28,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(super) enum Feed {
     /// A chunk to transfer.
     Chunk(u64),
+    /// The same, and how it was encoded.
+    Encoded(u64, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
     /// There are no more.
@@ -73,6 +75,8 @@ pub(super) trait Job {
     fn settled(&mut self, span: Span) -> Result<()>;
     /// Holes were left out, by index.
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
+    /// What the wire is doing, whenever that changes. Bytes are the job's to know.
+    fn wire(&mut self, _: Wire) {}
 }
 
 /// See the [module](self).
@@ -157,7 +161,7 @@ impl<J: Job> Shell<J> {
                     // A task of ours panicked: say so rather than to guess.
                     Err(_) => return Ending::Incomplete,
                 },
-                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed),
+                feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed, monitor),
                 () = drain.asked(), if self.engine.ending().is_none() => self.engine.stop(),
                 () = abort.asked_at_once() => return Ending::Stopped,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -236,9 +240,13 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    fn fed(&mut self, feed: Feed) {
+    fn fed(&mut self, feed: Feed, monitor: &mut dyn Monitor) {
         match feed {
             Feed::Chunk(index) => self.engine.chunk(index),
+            Feed::Encoded(index, encoded) => {
+                self.engine.chunk(index);
+                monitor.event(&Event::Encoded(encoded));
+            }
             Feed::Hole(chunks) => self.engine.hole(chunks),
             Feed::Failed(error) => self.fail(error),
             Feed::End => self.engine.image_ended(),
@@ -263,6 +271,12 @@ impl<J: Job> Shell<J> {
         self.progress.chunks_in_order = self.engine.in_order();
         self.progress.in_flight = self.engine.in_flight();
         self.progress.retries = self.engine.retries();
+        self.job.wire(Wire {
+            ready: self.engine.ready(),
+            in_flight: self.engine.in_flight(),
+            limit: self.engine.limit() as usize,
+            bytes: 0,
+        });
         monitor.event(&Event::Progress(self.progress));
     }
 

@@ -475,7 +475,7 @@ impl Client<'_> {
         self.work(work)
     }
 
-    /// Mirrors `transfer::upload::prepare`.
+    /// Mirrors `transfer::beginning::prepare`.
     fn prepare(
         &mut self,
         state: &State,

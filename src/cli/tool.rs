@@ -1,0 +1,193 @@
+//! What the two tools that make a transfer have in common: flags, the way to the
+//! endpoint, and how such a program runs and ends.
+
+use std::io::IsTerminal;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use super::display::{Display, End, Way};
+use super::{arguments, block_on, checksum, environment, exit, profile, signals};
+use crate::api::{Client, ClientConfig};
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::{Error, Result};
+use crate::profile::Profile;
+use crate::transfer::{RateLimit, Stop, Verified, Verify};
+
+/// The flags that mean the same to both, whichever way the bytes go.
+#[derive(Debug, clap::Args, PartialEq, Eq)]
+pub(super) struct Common {
+    /// Most requests in flight; fewer when the drive turns out to be busy
+    #[arg(short, long, value_name = "N", default_value = "4", value_parser = arguments::jobs)]
+    pub(super) jobs: NonZeroU32,
+
+    /// Endpoint URI, instead of OHURI
+    #[arg(long, value_name = "URI")]
+    pub(super) endpoint: Option<String>,
+
+    /// Give up when nothing succeeded for so long; can be resumed
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    pub(super) max_outage: Duration,
+
+    /// Stop cleanly when it took so long, with exit code 75; can be resumed
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) deadline: Option<Duration>,
+
+    /// Most bytes of bodies per second, over all requests together, as in 20M
+    #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
+    pub(super) limit_rate: Option<NonZeroU64>,
+
+    /// Take a request for hung when nothing moved for so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
+    pub(super) stall_timeout: Duration,
+
+    /// Read back what was transferred: none, sample (16 KiB of some chunks), or full
+    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
+    pub(super) verify: Verify,
+
+    /// Forget an earlier run of this transfer and start over
+    #[arg(long)]
+    pub(super) restart: bool,
+
+    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
+    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub(super) progress: arguments::Progress,
+
+    /// Neither dots nor progress
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+impl Common {
+    /// How a client of the endpoint is to behave.
+    pub(super) fn config(&self) -> ClientConfig {
+        ClientConfig {
+            stall: self.stall_timeout,
+            meter: self.limit_rate.map(RateLimit::meter),
+            ..ClientConfig::default()
+        }
+    }
+
+    /// A client of the endpoint that `--endpoint` or the environment names.
+    pub(super) fn client(&self) -> Result<Client> {
+        environment::client(self.endpoint.as_deref(), &self.config())
+    }
+}
+
+/// A tool that makes one transfer: its arguments, and what it does with them.
+pub(super) trait Tool: Parser {
+    /// Its name, which begins each line it says.
+    const PROGRAM: &'static str;
+
+    /// The flags that both tools have.
+    fn common(&self) -> &Common;
+
+    /// Which way the bytes go.
+    fn way(&self) -> Way;
+
+    /// The image, as it was named.
+    fn image(&self) -> &Path;
+
+    /// The drive, where it is known before the transfer tells it.
+    fn drive(&self) -> Option<DriveId>;
+
+    /// Makes the transfer.
+    ///
+    /// # Errors
+    /// [`Unfinished`]: why, and how to go on.
+    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished>;
+
+    /// Says a line to somebody at a terminal.
+    fn notice(&self, line: &str) {
+        if !self.common().quiet && std::io::stderr().is_terminal() {
+            exit::say(&format!("{}: {line}", Self::PROGRAM));
+        }
+    }
+
+    /// What is known of the endpoint. Without it everything goes as well, so that a
+    /// profile that cannot be used is no reason to fail.
+    fn profile(&self, client: &Client) -> Profile {
+        profile::load(&client.endpoint().to_string())
+            .unwrap_or_else(|error| {
+                self.notice(&format!("{}; left out", error.chain()));
+                None
+            })
+            .unwrap_or_default()
+    }
+}
+
+/// A transfer that is complete.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) verified: Verified,
+    /// The digest of the image, if it was asked for.
+    pub(super) checksum: Option<Digest>,
+}
+
+/// A transfer that is not.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    pub(super) error: Error,
+    /// The drive, and the byte at which another run would go on.
+    pub(super) resume: Option<(DriveId, u64)>,
+    /// The lines that say how to go on.
+    pub(super) advice: Vec<String>,
+}
+
+/// The program: shows the transfer, stops it when it is told to, and says how it
+/// ended.
+pub(super) fn main<T: Tool>() -> ExitCode {
+    let tool = T::parse();
+    let common = tool.common();
+    let (way, drive) = (tool.way(), tool.drive());
+    let mut display = Display::new(T::PROGRAM, way, drive, common.progress, common.quiet);
+    let result = block_on(async {
+        let (stop, heard) = signals::listen(T::PROGRAM, common.deadline)?;
+        let outcome = tool.transfer(&mut display, stop).await;
+        Ok((outcome, heard))
+    });
+    let (outcome, heard) = match result {
+        Ok(done) => done,
+        Err(error) => return exit::finish(T::PROGRAM, Err(error)),
+    };
+    match outcome {
+        Ok(done) => {
+            display.ended(&End {
+                verified: Some(done.verified),
+                error: None,
+                exit_code: 0,
+                resume: None,
+            });
+            if let Some(digest) = done.checksum {
+                checksum::print(digest, tool.image(), way != Way::DownToStdout);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(unfinished) => {
+            let kind = unfinished.error.kind();
+            let exit_code = heard.exit_code(kind);
+            display.ended(&End {
+                verified: None,
+                error: Some(kind),
+                exit_code,
+                resume: unfinished.resume,
+            });
+            exit::tell(T::PROGRAM, &unfinished.error);
+            for line in &unfinished.advice {
+                exit::say(line);
+            }
+            ExitCode::from(exit_code)
+        }
+    }
+}

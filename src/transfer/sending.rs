@@ -1,0 +1,166 @@
+//! The chunks of an upload: from the pipeline to the drive.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::pipeline::{Pipeline, Prepared};
+use super::session::{blocking, done};
+use super::shell::{Attempt, Feed, Job};
+use super::verify::{Expected, ZeroDigests, digest_of};
+use crate::api::Client;
+use crate::chunk::{EncodedChunk, Encoding, Part};
+use crate::codec::gzip_zeros;
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::Result;
+use crate::journal::{Keeper, Record};
+use crate::plan::{Plan, Span};
+use crate::policy::Wire;
+
+/// The chunks of an upload: where they come from and how one is sent.
+pub(super) struct Upload {
+    pub(super) client: Client,
+    pub(super) drive: DriveId,
+    pub(super) plan: Plan,
+    pub(super) pipeline: Pipeline,
+    /// Bodies of chunks that are not confirmed, kept for another attempt.
+    pub(super) bodies: HashMap<u64, EncodedChunk>,
+    /// Bodies of zero chunks, by their length: there are two at most.
+    pub(super) zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
+    /// Whether a chunk is read before it is written.
+    pub(super) compare: bool,
+    pub(super) keeper: Option<Keeper>,
+    /// The chunks to verify at the end, if it is all of them.
+    pub(super) to_verify: Option<Expected>,
+    pub(super) zero_digests: ZeroDigests,
+}
+
+impl Upload {
+    fn digest(&mut self, span: Span) -> Option<Digest> {
+        match self.bodies.get(&span.index) {
+            Some(chunk) => chunk.digest,
+            None => Some(self.zero_digests.of(span.len)),
+        }
+    }
+}
+
+/// A chunk of zeros; its body is made once, off the reactor.
+async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> {
+    let make = || blocking(move || Ok(gzip_zeros(span.len)));
+    Ok(EncodedChunk {
+        span,
+        parts: vec![Part {
+            offset: span.offset,
+            body: body.get_or_try_init(make).await?.clone(),
+            encoding: Encoding::Gzip,
+        }],
+        digest: None,
+    })
+}
+
+/// Writes all parts of a chunk; how many bytes of bodies that took.
+async fn write(client: &Client, drive: DriveId, chunk: EncodedChunk) -> Attempt {
+    let mut wire_bytes = 0;
+    for part in chunk.parts {
+        wire_bytes += part.body.len() as u64;
+        if let Err(failure) = client.write(drive, part).await {
+            return Attempt::of(Err(failure), wire_bytes);
+        }
+    }
+    Attempt::of(Ok(()), wire_bytes)
+}
+
+impl Job for Upload {
+    async fn feed(&mut self) -> Feed {
+        match self.pipeline.next().await {
+            Some(Ok(Prepared::Chunk(chunk, encoded))) => {
+                let index = chunk.span.index;
+                self.bodies.insert(index, chunk);
+                Feed::Encoded(index, encoded)
+            }
+            Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
+            Some(Err(error)) => Feed::Failed(error),
+            None => Feed::End,
+        }
+    }
+
+    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+        let expected = if self.compare {
+            self.digest(span)
+        } else {
+            None
+        };
+        let chunk = self.bodies.get(&span.index).cloned();
+        let zeros = Arc::clone(self.zeros.entry(span.len).or_default());
+        let (client, drive) = (self.client.clone(), self.drive);
+        async move {
+            if let Some(expected) = expected {
+                match digest_of(&client, drive, span).await {
+                    Ok(digest) if digest == expected => return Attempt::of(Ok(()), 0),
+                    Ok(_) => {}
+                    Err(failure) => return Attempt::of(Err(failure), 0),
+                }
+            }
+            let chunk = match chunk {
+                Some(chunk) => chunk,
+                None => match zero_chunk(span, &zeros).await {
+                    Ok(chunk) => chunk,
+                    Err(error) => return Attempt::local(error),
+                },
+            };
+            write(&client, drive, chunk).await
+        }
+    }
+
+    fn settled(&mut self, span: Span) -> Result<()> {
+        if self.keeper.is_some() || self.to_verify.is_some() {
+            let digest = self.digest(span);
+            if let (Some(keeper), Some(record)) = (&self.keeper, done(span, digest)) {
+                keeper.note(record)?;
+            }
+            if let (Some(to_verify), Some(digest)) = (&mut self.to_verify, digest) {
+                match self.bodies.contains_key(&span.index) {
+                    true => to_verify.chunk(span, digest),
+                    false => to_verify.zeros(span.offset..span.end()),
+                }
+            }
+        }
+        if let Some(chunk) = self.bodies.remove(&span.index) {
+            self.pipeline.pace().confirmed(span.len, chunk.body_bytes());
+        }
+        Ok(())
+    }
+
+    fn skipped(&mut self, chunks: Range<u64>) -> Result<()> {
+        // The engine leaves holes out, so what it goes by holds for shorter runs of
+        // zeros as well. A comparison is about whole chunks.
+        if !self.compare {
+            self.pipeline.pace().leave_zeros();
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.note(Record::Holes {
+                first: chunks.start,
+                count: chunks.end - chunks.start,
+            })?;
+        }
+        if let Some(to_verify) = &mut self.to_verify {
+            to_verify.zeros(self.plan.bytes_of(&chunks));
+        }
+        Ok(())
+    }
+
+    fn wire(&mut self, wire: Wire) {
+        let bodies = self.bodies.values().map(EncodedChunk::body_bytes);
+        let bytes: u64 = bodies.sum();
+        self.pipeline.pace().observe(Wire {
+            ready: wire.ready + self.pipeline.ready(),
+            bytes: bytes * wire.in_flight as u64 / (self.bodies.len() as u64).max(1),
+            ..wire
+        });
+    }
+}
