@@ -8,6 +8,7 @@
 
 mod disks;
 mod download;
+mod extents;
 mod faults;
 mod features;
 mod formats;
