@@ -117,7 +117,7 @@ class Link:
 
     def kill_connections(self):
         """Resets all that are open; how many there were."""
-        kill = ["ip", "netns", "exec", self.near, "ss", "-K", "-H", "dst", "10.78.0.1"]
+        kill = ["ip", "netns", "exec", self.near, "ss", "-K", "-H", "-t", "state", "established"]
         return len(subprocess.run(kill, stdout=subprocess.PIPE, text=True).stdout.splitlines())
 
     def close(self):
