@@ -344,6 +344,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)]
     fn holes_are_left_out_where_that_saves_more_than_it_costs() {
         use Found::{Chunk, Holes};
         assert_eq!(divided(&[], 0..10), [Holes(0..10)]);
