@@ -82,6 +82,9 @@ bug 'zeros left out of a used drive' \
 bug 'zeros left out of a new drive without proof' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
     src/policy/zeros.rs '            Self::Unproven' '            Self::Skip'
+bug 'zeros within a chunk left out of a used drive' \
+    'it upload::zeros_within_a_chunk_are_left_out_of_a_new_drive_only' \
+    src/transfer/pace.rs 'leaves_zeros: Arc::default(),' 'leaves_zeros: Arc::new(true.into()),'
 bug 'complete by count' \
     'lib policy::ledger::tests::complete_only_when_nothing_is_missing' \
     src/policy/ledger.rs 'self.first_open() >= self.all.end' \

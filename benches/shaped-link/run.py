@@ -117,7 +117,7 @@ class Link:
 
     def kill_connections(self):
         """Resets all that are open; how many there were."""
-        kill = ["ip", "netns", "exec", self.near, "ss", "-K", "-H", "dst", "10.78.0.1"]
+        kill = ["ip", "netns", "exec", self.near, "ss", "-K", "-H", "-t", "state", "established"]
         return len(subprocess.run(kill, stdout=subprocess.PIPE, text=True).stdout.splitlines())
 
     def close(self):
@@ -310,13 +310,14 @@ def kills(lab, args):
 def slow(lab, args):
     head("link", "what", "seconds", "of the link", "workers", "retries", "in vain")
     runs = (("256 kbit/s, 600 ms", P5, 16, ["-j", "8"]), ("1 Mbit/s, 300 ms, 3 %", P4, 8, []))
-    for name, link, mib, flags in runs:
-        image, rate = lab.image(mib), link["rate"]
+    for name, shape, mib, flags in runs:
+        image = lab.image(mib)
         for cc in ("cubic", "bbr"):
-            with contextlib.closing(Link(lab, cc, **link)) as link:
+            with contextlib.closing(Link(lab, cc, **shape)) as link:
                 both_ways(link, image, flags, None, lambda what, run: row(
-                    f"{name}, {cc}", what, f"{run.seconds:.0f}", f"{mbit(image, run) / rate:.0%}",
-                    story(run), run.end["retries"], waste(image, run)))
+                    f"{name}, {cc}", what, f"{run.seconds:.0f}",
+                    f"{mbit(image, run) / shape['rate']:.0%}", story(run),
+                    run.end["retries"], waste(image, run)))
 
 
 PARTS = {part.__name__: part for part in (throughput, holes, kills, slow)}

@@ -13,6 +13,11 @@ use crate::failure::Failure;
 /// The endpoint may take this long for each MiB of a body after the last byte.
 const PER_MIB: Duration = Duration::from_secs(1);
 
+/// What may lie in buffers, ours and the kernel's, when the last byte of a body was
+/// handed over: half a MiB of the HTTP client, and what the kernel makes of a slow
+/// connection. On a link of 256 kbit/s that four share it is a minute.
+const BUFFERED_BYTES: u64 = 1 << 20;
+
 /// How much of a body has been handed to the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
@@ -21,6 +26,8 @@ pub(super) struct Progress {
     began: Instant,
     /// Until when the body is held back by a limit of ours, in ms since it began.
     held_ms: Arc<AtomicU64>,
+    /// When its last byte was handed over, likewise.
+    done_ms: Arc<AtomicU64>,
 }
 
 impl Progress {
@@ -30,17 +37,33 @@ impl Progress {
             len,
             began: Instant::now(),
             held_ms: Arc::default(),
+            done_ms: Arc::default(),
         }
     }
 
     pub(super) fn advance(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.sent.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes >= self.len {
+            self.done_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long what lies in buffers may take, at twice the time that as much of the
+    /// body took to be handed over.
+    fn buffers_take(&self) -> Duration {
+        let took = Duration::from_millis(self.done_ms.load(Ordering::Relaxed));
+        let part = 2.0 * BUFFERED_BYTES as f64 / self.len.max(1) as f64;
+        took.mul_f64(part.min(1.0))
     }
 
     /// The body will not go on before `wait` is over.
     pub(super) fn hold(&self, wait: Duration) {
-        let until = (self.began.elapsed() + wait).as_millis();
-        let until = u64::try_from(until).unwrap_or(u64::MAX);
+        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let until = self.now_ms().saturating_add(wait);
         self.held_ms.fetch_max(until, Ordering::Relaxed);
     }
 
@@ -56,9 +79,10 @@ impl Progress {
 }
 
 /// Waits for `answer`, but not longer than `stall` without progress of the body,
-/// and after its last byte not longer than twice that and a second per MiB. The
-/// kernel swallows some megabytes that go nowhere; for those the connection has
-/// a limit of its own, `TCP_USER_TIMEOUT` (FAULTS 2.1, N5).
+/// and after its last byte not longer than twice that, a second per MiB, and what
+/// the bytes in buffers may take. The kernel swallows some megabytes that go
+/// nowhere; for those the connection has a limit of its own, `TCP_USER_TIMEOUT`
+/// (FAULTS 2.1, N5).
 pub(super) async fn answer<F: Future>(
     answer: F,
     progress: &Progress,
@@ -71,7 +95,7 @@ pub(super) async fn answer<F: Future>(
             stall
         } else {
             let mib = u32::try_from(progress.len >> 20).unwrap_or(u32::MAX);
-            stall * 2 + PER_MIB.saturating_mul(mib)
+            stall * 2 + PER_MIB.saturating_mul(mib) + progress.buffers_take()
         };
         match tokio::time::timeout(patience, &mut answer).await {
             Ok(output) => return Ok(output),
@@ -105,6 +129,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_lies_in_buffers_takes_as_long_as_the_rest() {
+        let progress = Progress::of(4 << 20);
+        let slow = {
+            let progress = progress.clone();
+            async move {
+                // 8 KiB per second, and 800 KiB ahead.
+                for _ in 0..64 {
+                    tokio::time::sleep(S * 8).await;
+                    progress.advance(1 << 16);
+                }
+                tokio::time::sleep(S * 100).await;
+            }
+        };
+        assert_eq!(answer(slow, &progress, S * 30).await, Ok(()));
+        let hang = std::future::pending::<()>();
+        let stalled = answer(hang, &progress, S * 30).await;
+        assert_eq!(stalled, Err(Failure::Stalled(S * (64 + 256))));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_hangs_does_not() {
         let progress = Progress::of(3 << 20);
         let hang = std::future::pending::<()>();
@@ -112,6 +156,8 @@ mod tests {
             answer(hang, &progress, S * 30).await,
             Err(Failure::Stalled(S * 30))
         );
+        // All of it at once: what is in buffers takes no time worth waiting for.
+        let progress = Progress::of(3 << 20);
         progress.advance(3 << 20);
         let hang = std::future::pending::<()>();
         assert_eq!(

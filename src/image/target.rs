@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::RawImage;
-use crate::chunk::is_zero;
+use crate::chunk::{is_zero, zeros};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{directory_of, sync_directory};
 
@@ -327,31 +327,96 @@ impl ImageTarget {
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
     pub fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let failed = |cause| {
-            cannot("write to", &self.path, cause)
-                .hint_to("What was downloaded is kept: make room, and run the same command again")
-        };
         for (start, end, is_hole) in runs(bytes, offset) {
             let at = offset + start as u64;
             let part = &bytes[start..end];
             let put = match (is_hole, self.zeros) {
                 (true, Zeros::Leave) => Ok(()),
-                (true, Zeros::Punch) => self.punch(part, at),
+                (true, Zeros::Punch) => self.punch(at, part.len() as u64),
                 _ => self.file.write_all_at(part, at),
             };
-            put.map_err(failed)?;
+            put.map_err(|cause| self.cannot_write(cause))?;
         }
         Ok(())
     }
 
-    fn punch(&self, zeros: &[u8], offset: u64) -> std::io::Result<()> {
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, mode, offset, zeros.len() as u64) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                self.file.write_all_at(zeros, offset)
+    /// Whether zeros are where they belong without anything being done.
+    pub fn leaves_zeros(&self) -> bool {
+        self.zeros == Zeros::Leave
+    }
+
+    /// Makes `len` bytes from `offset` on zeros, as holes where that can be: on a
+    /// device too the zeros are not moved, if it can make them itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the disk is full or fails.
+    pub fn put_zeros(&self, offset: u64, len: u64) -> Result<()> {
+        let put = match self.zeros {
+            Zeros::Leave => Ok(()),
+            Zeros::Punch | Zeros::Write => self.punch(offset, len),
+        };
+        put.map_err(|cause| self.cannot_write(cause))
+    }
+
+    /// Makes zeros of old bytes, without moving any if that can be.
+    fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        if len == 0 || self.is_hole(offset, len) {
+            return Ok(());
+        }
+        // A device that cannot forget bytes may be able to make zeros of them.
+        for mode in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
+            match fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+                made => return Ok(made?),
             }
-            Err(errno) => Err(errno.into()),
+        }
+        let mut at = offset;
+        for step in zeros(len) {
+            self.file.write_all_at(step, at)?;
+            at += step.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the file surely has no data there. Of a device nothing is known.
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        self.zeros != Zeros::Write && self.data_after(offset) >= offset.saturating_add(len)
+    }
+
+    /// Where the first data at or after `offset` is, as far as the file system tells.
+    fn data_after(&self, offset: u64) -> u64 {
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // None up to the end of the file.
+            Err(Errno::NXIO) => u64::MAX,
+            Err(_) => offset,
+        }
+    }
+
+    fn cannot_write(&self, cause: std::io::Error) -> Error {
+        cannot("write to", &self.path, cause)
+            .hint_to("What was downloaded is kept: make room, and run the same command again")
+    }
+
+    /// Whether `len` bytes from `offset` on are zeros. Holes are not read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be read.
+    pub fn is_zero(&self, mut offset: u64, len: u64) -> Result<bool> {
+        let end = offset.saturating_add(len);
+        let mut bytes = [0; 64 * 1024];
+        loop {
+            offset = self.data_after(offset);
+            let step = end.saturating_sub(offset).min(bytes.len() as u64);
+            let step = &mut bytes[..usize::try_from(step).unwrap_or(0)];
+            if step.is_empty() {
+                return Ok(true);
+            }
+            self.get(step, offset)?;
+            if !is_zero(step) {
+                return Ok(false);
+            }
+            offset += step.len() as u64;
         }
     }
 

@@ -59,8 +59,11 @@ const BARRED_REQUESTS: u32 = 8;
 /// A goodput so many times what it was, or as many times less, is another link: then
 /// what did not help may be tried again.
 const CHANGED: f64 = 1.5;
-/// Trouble twice within this time at one number is no accident.
-const TROUBLE_AGAIN: Duration = Duration::from_secs(300);
+/// Trouble within this time after there are more, or as many times as the last request
+/// took, is due to their number. Later it is an accident, which has half as many for a
+/// moment but keeps nobody from trying as many again.
+const TROUBLE_SOON: Duration = Duration::from_secs(20);
+const TROUBLE_SOON_REQUESTS: u32 = 4;
 
 /// Taken for each request that is sent, and given back when it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,12 +135,15 @@ struct Barred {
     hold: Duration,
 }
 
-/// See the [module](self).
+/// How many requests may be in flight, found by trying; the head of this file tells
+/// how.
 #[derive(Clone, Debug)]
 pub struct Concurrency {
     limit: u32,
     ceiling: u32,
     in_flight: u32,
+    /// When the limit changed last.
+    since: Duration,
     /// When `in_flight` or `limit` changed last.
     at: Duration,
     /// Counts changes of the limit.
@@ -157,8 +163,6 @@ pub struct Concurrency {
     /// The number that the limit is being compared with.
     trial: Option<Known>,
     barred: Option<Barred>,
-    /// Where it fell from last, and when.
-    trouble: Option<(u32, Duration)>,
     /// The limit before the first failure since the last success.
     before: Option<u32>,
 }
@@ -171,6 +175,7 @@ impl Concurrency {
             limit: ceiling.min(START),
             ceiling,
             in_flight: 0,
+            since: Duration::ZERO,
             at: Duration::ZERO,
             era: 0,
             fell: 0,
@@ -182,7 +187,6 @@ impl Concurrency {
             below: None,
             trial: None,
             barred: None,
-            trouble: None,
             before: None,
         }
     }
@@ -232,13 +236,11 @@ impl Concurrency {
             return;
         }
         let from = self.limit;
-        let is_again = self
-            .trouble
-            .is_some_and(|(level, at)| from >= level && now < at + TROUBLE_AGAIN);
-        if from > 1 && (self.is_trying_more() || is_again) {
+        let soon = TROUBLE_SOON.max(self.took * TROUBLE_SOON_REQUESTS);
+        let is_new = self.below.is_some_and(|below| below.level < from);
+        if self.is_trying_more() || is_new && now < self.since + soon {
             self.bar(from, now);
         }
-        self.trouble = Some((from, now));
         self.fall(now);
     }
 
@@ -264,7 +266,6 @@ impl Concurrency {
         let before = self.before.take().unwrap_or(self.limit);
         self.forget();
         self.barred = None;
-        self.trouble = None;
         self.fell = self.era + 1;
         self.set((before / 2).max(1), now);
     }
@@ -331,6 +332,7 @@ impl Concurrency {
     fn set(&mut self, limit: u32, now: Duration) {
         self.advance(now);
         self.limit = limit.min(self.ceiling);
+        self.since = now;
         self.stir(now);
         self.era += 1;
         self.measure();
@@ -808,7 +810,25 @@ mod tests {
             };
             let (run, seen, rate) = settled(&link, 8, seed);
             let limit = run.concurrency.limit();
-            assert!(rate > 0.6 * 8.0 * MIB, "seed {seed}: {limit}, {seen:?}");
+            assert!(rate > 0.75 * 8.0 * MIB, "seed {seed}: {limit}, {seen:?}");
+        }
+    }
+
+    #[test]
+    fn connections_that_all_die_now_and_then_do_not_keep_it_down() {
+        for seed in 0..20 {
+            let link = Link::default();
+            let mut run = Run::new(16, seed);
+            let (from, mut bytes) = (run.now, 0.0);
+            for _ in 0..60 {
+                bytes += run.go(&link, 120.0).bytes;
+                for request in run.requests.drain(..) {
+                    run.concurrency
+                        .troubled(request.ticket, Duration::from_secs_f64(run.now));
+                }
+            }
+            let rate = bytes / (run.now - from);
+            assert!(rate > 0.7 * 16.0 * MIB, "seed {seed}: {rate}");
         }
     }
 

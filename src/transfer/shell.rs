@@ -90,6 +90,8 @@ pub(super) struct Shell<J> {
     attempts: JoinSet<Answer>,
     local_error: Option<Error>,
     began: Instant,
+    /// Bytes that the client had moved then.
+    moved_before: u64,
     progress: Progress,
 }
 
@@ -104,6 +106,7 @@ enum Answer {
 impl<J: Job> Shell<J> {
     pub(super) fn new(client: Client, drive: DriveId, engine: Engine, job: J) -> Self {
         Self {
+            moved_before: client.moved_bytes(),
             client,
             drive,
             engine,
@@ -219,7 +222,6 @@ impl<J: Job> Shell<J> {
         let now = self.began.elapsed();
         match answer {
             Answer::Chunk(span, attempt) => {
-                self.progress.wire_bytes += attempt.wire_bytes;
                 let answer = attempt.answer.unwrap_or_else(|error| {
                     let failure = Failure::Broken(error.to_string());
                     self.fail(error);
@@ -279,6 +281,8 @@ impl<J: Job> Shell<J> {
         self.progress.done_bytes += skipped - self.progress.skipped_bytes;
         self.progress.skipped_bytes = skipped;
         self.progress.chunks_in_order = self.engine.in_order();
+        // Not the sum over attempts: of one that failed nobody knows how far it was.
+        self.progress.wire_bytes = self.client.moved_bytes() - self.moved_before;
         self.progress.in_flight = self.engine.in_flight();
         let workers = self.engine.limit();
         if workers != self.progress.workers {
