@@ -38,7 +38,7 @@ pub(crate) enum UnpackError {
 pub(crate) struct Unpacker(Way);
 
 enum Way {
-    /// libdeflate takes half the time, but only a stream that is whole and fills
+    /// libdeflate takes less time, but only a stream that is whole and fills
     /// what is there for it. QEMU bears others, so flate2 has the last word.
     Deflate {
         fast: Decompressor,
