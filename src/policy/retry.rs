@@ -62,8 +62,10 @@ fn by_answer(failure: &Failure) -> Class {
 }
 
 fn by_status(refusal: &Refusal) -> Class {
-    // Asked to come back: the endpoint has too much to do, whatever it calls it.
-    if refusal.status == 503 && refusal.retry_after.is_some() {
+    // Asked to come back: the endpoint has too much to do, or we were too slow for it,
+    // whatever it calls that.
+    let is_asked = refusal.status == 503 && refusal.retry_after.is_some();
+    if is_asked || matches!(refusal.status, 408 | 425 | 429) {
         return Class::Throttle;
     }
     // The type tells more than the status: 500 means two things.
@@ -84,7 +86,6 @@ fn by_status(refusal: &Refusal) -> Class {
         None => {}
     }
     match refusal.status {
-        408 | 425 | 429 => Class::Throttle,
         409 => Class::Busy,
         // Cannot be mended by asking again.
         501 | 505 | 507 => Class::Permanent,
@@ -175,6 +176,7 @@ mod tests {
             (refused(404, Some(E::Missing)), Permanent, Permanent),
             (refused(405, Some(E::Method)), Permanent, Permanent),
             (refused(408, None), Throttle, Ambiguous),
+            (refused(408, Some(E::Failed)), Throttle, Ambiguous),
             (refused(409, Some(E::Busy)), Busy, Busy),
             (refused(409, None), Busy, Busy),
             (refused(413, None), Permanent, Permanent),

@@ -108,6 +108,8 @@ pub(super) fn made_up(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     error: ErrorType,
+    /// Where it is not the one of the error.
+    status: Option<StatusCode>,
     sentence: String,
     is_for_now: bool,
     is_last: bool,
@@ -118,6 +120,7 @@ impl Refusal {
     fn new(error: ErrorType, sentence: impl Into<String>) -> Self {
         Self {
             error,
+            status: None,
             sentence: sentence.into(),
             is_for_now: false,
             is_last: false,
@@ -136,6 +139,16 @@ impl Refusal {
         Self {
             is_last: true,
             ..Self::usage(sentence)
+        }
+    }
+
+    /// 408: the rest of the body did not come. Not in the table of REFERENCE section 3,
+    /// where 400 would say that the request is wrong: the same may well succeed.
+    pub(super) fn too_slow() -> Self {
+        Self {
+            status: Some(StatusCode::REQUEST_TIMEOUT),
+            is_last: true,
+            ..Self::new(ErrorType::Failed, "The body did not come in time")
         }
     }
 
@@ -171,6 +184,7 @@ impl Refusal {
     /// of REFERENCE section 3; the nearest type there is `busy`.
     pub(super) fn overloaded() -> Self {
         Self {
+            status: Some(StatusCode::SERVICE_UNAVAILABLE),
             is_for_now: true,
             ..Self::busy("The server is busy, try again in a second")
         }
@@ -194,12 +208,9 @@ impl Refusal {
     /// The answer that tells it.
     pub(super) fn to_answer(&self) -> Answer {
         let mut answer = Response::new(full(format!("{}\n", self.sentence)));
-        let status = match self.is_for_now {
-            true => StatusCode::SERVICE_UNAVAILABLE,
-            false => StatusCode::from_u16(self.error.status())
-                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        };
-        *answer.status_mut() = status;
+        let by_error = StatusCode::from_u16(self.error.status());
+        let by_error = by_error.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *answer.status_mut() = self.status.unwrap_or(by_error);
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         headers.insert(
@@ -240,5 +251,21 @@ impl From<std::io::Error> for Refusal {
                 Self::system("Internal fault of the server, its log tells more")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_body_may_be_sent_again_on_another_connection() {
+        let answer = Refusal::too_slow().to_answer();
+        assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(answer.headers()[CONNECTION], "close");
+        assert!(!answer.headers().contains_key(RETRY_AFTER));
+        let answer = Refusal::overloaded().to_answer();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key(RETRY_AFTER));
     }
 }

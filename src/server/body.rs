@@ -49,7 +49,7 @@ impl Paced {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => return Ok(None),
                 Ok(Some(Err(_))) => return Err(cut_short()),
-                Err(_) => return Err(Refusal::usage("The body did not come in time")),
+                Err(_) => return Err(Refusal::too_slow()),
             };
             // Trailers are not part of this API.
             if let Ok(data) = frame.into_data() {
