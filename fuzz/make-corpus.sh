@@ -43,4 +43,4 @@ input vhd dynamic vpc -o force_size=on
 input vhd fixed vpc -o subformat=fixed,force_size=on
 input vhdx dynamic vhdx -o block_size=1M
 input vhdx fixed vhdx -o subformat=fixed,block_size=1M
-ls -l -- */ | awk '$5 > 2048 { print "larger than -max_len of .ci/run: " $9 }'
+find . -type f -size +2048c -printf 'larger than -max_len of .ci/run: %P\n'
