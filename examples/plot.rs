@@ -185,13 +185,14 @@ fn is_ours((group, name): (&str, &str)) -> bool {
     matches!(group, "up" | "down") || name == "auto"
 }
 
-/// For each link, how much longer each level takes than the best one.
+/// For each link, how much longer each level takes than the best fixed one.
 fn draw_links(runs: &[Run<'_>], output: &Path) -> Done {
     let mut links: Vec<&str> = runs.iter().map(|run| run.group().0).collect();
     links.dedup();
     let levels = runs.len().div_ceil(links.len());
     let root = SVGBackend::new(output, (WIDTH, 400)).into_drawing_area();
-    let title = "Upload without --level against every fixed level: time, as a multiple of the best";
+    let title =
+        "Upload without --level, and at each fixed level: time, as a multiple of the best level's";
     let root = heading(&root, title)?;
     let slot = 1.0 / (levels as f64 + 1.0);
     let bars: Vec<_> = links
@@ -207,13 +208,18 @@ fn draw_links(runs: &[Run<'_>], output: &Path) -> Done {
             })
         })
         .collect();
-    let worst = bars.iter().map(|bar| bar.2).fold(2.0, f64::max);
-    let floor = bars.iter().map(|bar| bar.2).fold(0.9, f64::min);
+    // What takes ten times as long is bad enough to see.
+    let (floor, top) = (0.7, 10.0);
     let mut chart = ChartBuilder::on(&root)
-        .margin_right(20)
+        .margin_right(70)
         .x_label_area_size(45)
-        .y_label_area_size(45)
-        .build_cartesian_2d(0.0..links.len() as f64, (floor..worst * 1.25).log_scale())?;
+        .y_label_area_size(35)
+        .build_cartesian_2d(
+            0.0..links.len() as f64,
+            (floor..top * 1.15)
+                .log_scale()
+                .with_key_points(vec![1.0, 2.0, 5.0, 10.0]),
+        )?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -226,12 +232,16 @@ fn draw_links(runs: &[Run<'_>], output: &Path) -> Done {
         .draw()?;
     for (x, level, ratio) in bars {
         let colour = if level == "auto" { OURS } else { OTHERS };
-        let bar = Rectangle::new([(x, 1.0), (x + slot * 0.85, ratio)], colour.filled());
-        chart.draw_series([bar])?;
+        let bar = [(x, floor), (x + slot * 0.85, ratio.clamp(floor, top))];
+        chart.draw_series([Rectangle::new(bar, colour.filled())])?;
         let middle = x + slot * 0.42;
-        let value = anchored(9, HPos::Center, VPos::Bottom);
-        let text = format!("{ratio:.2}");
-        chart.draw_series([Text::new(text, (middle, ratio.max(1.0) * 1.02), value)])?;
+        let digits = if ratio < top { 2 } else { 0 };
+        let value = Text::new(
+            format!("{ratio:.digits$}"),
+            (middle, ratio.clamp(1.0, top) * 1.02),
+            anchored(9, HPos::Center, VPos::Bottom),
+        );
+        chart.draw_series([value])?;
         let at = relative(&root, chart.backend_coord(&(middle, floor)));
         let style = anchored(10, HPos::Center, VPos::Top);
         root.draw_text(level, &style, (at.0, at.1 + 5))?;
@@ -245,8 +255,8 @@ fn draw_links(runs: &[Run<'_>], output: &Path) -> Done {
     let goal = vec![(0.0, 1.05), (links.len() as f64, 1.05)];
     chart.draw_series([PathElement::new(goal, ACCENT.stroke_width(1))])?;
     let at = relative(&root, chart.backend_coord(&(links.len() as f64, 1.05)));
-    let style = anchored(11, HPos::Right, VPos::Bottom).color(&ACCENT);
-    root.draw_text("goal: 1.05", &style, (at.0, at.1 - 3))?;
+    let style = anchored(11, HPos::Left, VPos::Center).color(&ACCENT);
+    root.draw_text("goal: 1.05", &style, (at.0 + 5, at.1))?;
     Ok(root.present()?)
 }
 
@@ -274,7 +284,7 @@ fn draw_memory(runs: &[Run<'_>], output: &Path) -> Done {
             .margin_right(20)
             .x_label_area_size(30)
             .y_label_area_size(45)
-            .build_cartesian_2d(0.0..jobs_max + 1.0, 0.0..bound(jobs_max) * 1.1)?;
+            .build_cartesian_2d(0.0..jobs_max + 1.0, 0.0..bound(jobs_max) * 1.5)?;
         chart
             .configure_mesh()
             .x_label_formatter(&|jobs| format!("{jobs:.0}"))
@@ -306,7 +316,7 @@ fn draw_memory(runs: &[Run<'_>], output: &Path) -> Done {
                 .label(*size)
                 .legend(key(colour));
         }
-        legend(&mut chart, SeriesLabelPosition::LowerRight)?;
+        legend(&mut chart)?;
     }
     Ok(root.present()?)
 }
@@ -371,7 +381,7 @@ fn draw_trace(steps: &[Step], output: &Path) -> Done {
         .draw_series(LineSeries::new(effort, ACCENT.stroke_width(1)))?
         .label("effort")
         .legend(key(ACCENT));
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+    legend(&mut chart)?;
 
     let most = (steps.iter()).map(|step| step.ready.max(step.in_flight));
     let most = most.fold(1.0, f64::max);
@@ -386,7 +396,7 @@ fn draw_trace(steps: &[Step], output: &Path) -> Done {
             .label(name)
             .legend(key(colour));
     }
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+    legend(&mut chart)?;
 
     let read = rates(steps, end_s, |step| step.raw_bytes);
     let sent = rates(steps, end_s, |step| step.body_bytes);
@@ -399,7 +409,7 @@ fn draw_trace(steps: &[Step], output: &Path) -> Done {
             .label(name)
             .legend(key(colour));
     }
-    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+    legend(&mut chart)?;
     Ok(root.present()?)
 }
 
@@ -451,10 +461,10 @@ fn panel<'a, 'b>(
     Ok(chart)
 }
 
-fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, position: SeriesLabelPosition) -> Done {
+fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>) -> Done {
     chart
         .configure_series_labels()
-        .position(position)
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.85))
         .label_font(font(12))
         .draw()?;

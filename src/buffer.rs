@@ -51,12 +51,20 @@ impl BufferPool {
     /// left over from before. `None` once the pool is closed. Blocks: not for
     /// the reactor.
     pub fn take(&self, len: usize) -> Option<Buffer> {
-        let mut bytes = self.free.recv_blocking().ok()?;
+        Some(self.lend(self.free.recv_blocking().ok()?, len))
+    }
+
+    /// As [`take`](Self::take), for the reactor.
+    pub async fn wait(&self, len: usize) -> Option<Buffer> {
+        Some(self.lend(self.free.recv().await.ok()?, len))
+    }
+
+    fn lend(&self, mut bytes: Vec<u8>, len: usize) -> Buffer {
         bytes.resize(len, 0);
-        Some(Buffer {
+        Buffer {
             bytes,
             back: self.back.clone(),
-        })
+        }
     }
 
     /// Lets everybody who waits for a buffer go without.

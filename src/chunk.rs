@@ -154,6 +154,17 @@ impl DataChunk {
     }
 }
 
+/// So many zeros in bytes, to write or to hash, a step at a time.
+pub fn zeros(mut len: u64) -> impl Iterator<Item = &'static [u8]> {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    std::iter::from_fn(move || {
+        let step = len.min(ZEROS.len() as u64);
+        len -= step;
+        let step = usize::try_from(step).ok().filter(|step| *step > 0)?;
+        Some(&ZEROS[..step])
+    })
+}
+
 /// Whether all bytes are zero. The slice is compared with itself, one byte
 /// apart, which the compiler turns into `memcmp`: tens of GB/s, so never what
 /// limits a transfer.
@@ -167,6 +178,15 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_are_as_many_as_asked_for() {
+        for len in [0, 1, 65_535, 65_536, 65_537, 200_000] {
+            let steps: Vec<&[u8]> = zeros(len).collect();
+            assert!(steps.iter().all(|step| !step.is_empty() && is_zero(step)));
+            assert_eq!(steps.iter().map(|step| step.len() as u64).sum::<u64>(), len);
+        }
+    }
 
     #[test]
     fn one_byte_anywhere_is_data() {

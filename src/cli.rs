@@ -8,6 +8,7 @@ mod display;
 mod download;
 mod environment;
 mod exit;
+mod image;
 mod local;
 mod own;
 mod probe;

@@ -1,10 +1,11 @@
-//! Gzip, both ways, and Zstandard out. Pure: bytes in, bytes out; no network, no
-//! files.
+//! Gzip and Zstandard, both ways. Pure: bytes in, bytes out; no network, no files.
 
 mod gunzip;
 mod gzip;
 mod pack;
+mod unpack;
 
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub use pack::{Packer, Packing};
+pub(crate) use unpack::{Pack, UnpackError, Unpacker};

@@ -79,11 +79,17 @@ impl Plan {
         first..end.max(first)
     }
 
-    /// Bytes in a range of chunks.
-    pub fn bytes_in(&self, chunks: &Range<u64>) -> u64 {
+    /// The bytes of a range of chunks, as far as there are so many.
+    pub fn bytes_of(&self, chunks: &Range<u64>) -> Range<u64> {
         let start = chunks.start.saturating_mul(self.chunk.get()).min(self.size);
         let end = chunks.end.saturating_mul(self.chunk.get()).min(self.size);
-        end.saturating_sub(start)
+        start..end.max(start)
+    }
+
+    /// How many bytes are in a range of chunks.
+    pub fn bytes_in(&self, chunks: &Range<u64>) -> u64 {
+        let bytes = self.bytes_of(chunks);
+        bytes.end - bytes.start
     }
 }
 
@@ -113,6 +119,7 @@ mod tests {
         assert_eq!(plan.within(5..95), 1..10);
         assert_eq!(plan.within(91..95), 10..10);
         assert_eq!(plan.within(11..19), 2..2);
+        assert_eq!(plan.bytes_of(&(8..10)), 80..95);
         assert_eq!(plan.bytes_in(&(8..10)), 15);
     }
 

@@ -186,6 +186,7 @@ impl Server {
                 LargeReads::Refused | LargeReads::Short => config.read_bytes_max,
             },
             past_end: plan.past_end,
+            steps: reading::Steps::default(),
             digests: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, usize::from),
             )),

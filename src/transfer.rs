@@ -22,6 +22,7 @@ mod checksum;
 mod create;
 mod download;
 mod earlier;
+mod fetch;
 mod opening;
 mod pace;
 mod patient;
@@ -33,6 +34,7 @@ mod session;
 mod shell;
 mod sink;
 mod stop;
+mod survey;
 mod upload;
 mod verify;
 

@@ -3,6 +3,7 @@
 //! went wrong (section 3). Pure functions over bytes: no I/O, no network.
 
 mod error_type;
+mod extents;
 mod format;
 mod json;
 mod properties;
@@ -10,6 +11,7 @@ mod size;
 mod text;
 
 pub use error_type::ErrorType;
+pub use extents::Extents;
 pub use format::Format;
 pub use properties::Properties;
 pub use size::parse_size;
@@ -24,6 +26,8 @@ pub const X_ELASTIC_OUTPUT: &str = "x-elastic-output";
 pub const X_OPENHOSTING_EXTENSIONS: &str = "x-openhosting-extensions";
 /// The extension `drives/UUID/digest/OFFSET/SIZE`.
 pub const EXTENSION_DIGEST: &str = "digest";
+/// The extension `drives/UUID/extents/OFFSET/SIZE`.
+pub const EXTENSION_EXTENTS: &str = "extents";
 /// Most bytes that one read may ask for: 4096k (REFERENCE 1.1, "read").
 pub const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -49,6 +53,9 @@ pub enum WireError {
     /// One object was expected and another number came.
     #[error("Expected one object and found {0}")]
     NotOne(usize),
+    /// Not an answer about extents.
+    #[error("Not the extents of a drive: {0}")]
+    BadExtents(&'static str),
     /// Not a size: a whole number, maybe followed by k, M, G or T.
     #[error("Size {0:?} is not a whole number with an optional k, M, G or T")]
     BadSize(String),

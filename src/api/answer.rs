@@ -80,24 +80,50 @@ pub(super) async fn properties(
     if is_html(response.headers()) {
         return Err(Failure::NotApi("an HTML page".into()));
     }
-    let body = collect(response, limit, stall, None).await?;
+    let body = collect(response, limit, stall).await?;
     Properties::parse_all(Format::Text, &body).map_err(|error| Failure::NotApi(error.to_string()))
 }
 
-/// Reads a body of exactly `len` bytes. The originals wrote a shorter one as it
-/// was, and put all that followed in the wrong place (REFERENCE 4.4, fault 1).
-pub(super) async fn exactly(
-    response: Response,
-    len: u64,
+/// Reads a body that is exactly as long as `bytes` into them. The originals wrote a
+/// shorter one as it was, and put all that followed in the wrong place (REFERENCE
+/// 4.4, fault 1).
+pub(super) async fn fill(
+    mut response: Response,
+    bytes: &mut [u8],
     stall: Duration,
     traffic: Option<&Traffic>,
-) -> Result<Bytes, Failure> {
-    let body = collect(response, len, stall, traffic).await?;
-    if body.len() as u64 == len {
-        Ok(body)
-    } else {
-        let got = body.len();
+) -> Result<(), Failure> {
+    let len = bytes.len();
+    let wrong = |got: &dyn std::fmt::Display| {
         Err(Failure::NotApi(format!("{got} bytes for a read of {len}")))
+    };
+    if let Some(told) = response.content_length()
+        && told != len as u64
+    {
+        return wrong(&told);
+    }
+    let mut filled = 0;
+    while let Some(part) = next_part(&mut response, stall).await? {
+        let Some(place) = bytes.get_mut(filled..filled + part.len()) else {
+            return wrong(&"more");
+        };
+        place.copy_from_slice(&part);
+        filled += part.len();
+        pass(traffic, part.len()).await;
+    }
+    match filled == len {
+        true => Ok(()),
+        false => wrong(&filled),
+    }
+}
+
+/// Counts what came, and waits as long as the limit of bytes per second asks for. What
+/// is not taken fills the connection's window, and that holds the other side back.
+async fn pass(traffic: Option<&Traffic>, bytes: usize) {
+    let Some(traffic) = traffic else { return };
+    traffic.count(bytes);
+    if let Some(meter) = &traffic.meter {
+        tokio::time::sleep(meter.take(bytes)).await;
     }
 }
 
@@ -113,12 +139,7 @@ pub(super) async fn nothing(response: Response, stall: Duration) -> Result<(), F
     }
 }
 
-async fn collect(
-    mut response: Response,
-    limit: u64,
-    stall: Duration,
-    traffic: Option<&Traffic>,
-) -> Result<Bytes, Failure> {
+async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<Bytes, Failure> {
     if let Some(len) = response.content_length()
         && len > limit
     {
@@ -134,13 +155,6 @@ async fn collect(
             return Err(Failure::NotApi(what));
         }
         body.extend_from_slice(&part);
-        let Some(traffic) = traffic else { continue };
-        traffic.count(part.len());
-        if let Some(meter) = &traffic.meter {
-            // What is not taken fills the connection's window, and that holds the
-            // other side back.
-            tokio::time::sleep(meter.take(part.len())).await;
-        }
     }
     Ok(body.freeze())
 }
@@ -265,14 +279,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_another_length_is_no_chunk() {
         let second = Duration::from_secs(1);
-        assert_eq!(
-            exactly(response(200, "abc"), 3, second, None)
-                .await
-                .unwrap(),
-            "abc"
-        );
-        for len in [2, 4] {
-            let answer = exactly(response(200, "abc"), len, second, None).await;
+        let mut bytes = [0; 4];
+        let answer = fill(response(200, "abc"), &mut bytes[..3], second, None);
+        assert_eq!((answer.await, &bytes), (Ok(()), b"abc\0"));
+        for len in [0, 2, 4] {
+            let answer = fill(response(200, "abc"), &mut bytes[..len], second, None).await;
             assert!(matches!(answer, Err(Failure::NotApi(_))), "{len}");
         }
     }

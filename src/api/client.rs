@@ -1,6 +1,7 @@
 //! One method per call of the API, one attempt each.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +24,9 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::wire::{EXTENSION_DIGEST, Format, Properties, X_OPENHOSTING_EXTENSIONS};
+use crate::wire::{
+    EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties, X_OPENHOSTING_EXTENSIONS,
+};
 
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
@@ -61,8 +64,14 @@ pub struct Client {
     user: String,
     stall: Duration,
     traffic: Traffic,
-    /// Whether the endpoint announced that it makes digests.
-    has_digest: Arc<AtomicBool>,
+    extensions: Arc<Extensions>,
+}
+
+/// What more than the API the endpoint announced to have.
+#[derive(Debug, Default)]
+struct Extensions {
+    digest: AtomicBool,
+    extents: AtomicBool,
 }
 
 /// A call of any kind, as the simple tool makes them.
@@ -136,7 +145,7 @@ impl Client {
             user: credentials.user().to_owned(),
             stall: config.stall,
             traffic: Traffic::new(config.meter.clone()),
-            has_digest: Arc::default(),
+            extensions: Arc::default(),
         })
     }
 
@@ -282,10 +291,26 @@ impl Client {
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
-        let (offset, size) = (offset.to_string(), len.to_string());
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.read_into(drive, offset, &mut bytes).await?;
+        Ok(bytes.into())
+    }
+
+    /// As [`read`](Self::read), as many bytes as `bytes` holds; after a failure they
+    /// hold anything.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_into(
+        &self,
+        drive: DriveId,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Failure> {
+        let (offset, size) = (offset.to_string(), bytes.len().to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::exactly(response, len, self.stall, Some(&self.traffic)).await
+        answer::fill(response, bytes, self.stall, Some(&self.traffic)).await
     }
 
     /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
@@ -300,37 +325,88 @@ impl Client {
         offset: u64,
         len: u64,
     ) -> Result<Option<Digest>, Failure> {
-        if !self.has_digest.load(Ordering::Relaxed) {
+        let extension = &self.extensions.digest;
+        let Some(object) = self
+            .extended(extension, drive, EXTENSION_DIGEST, offset, len)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let digest = object.get("sha256");
+        let digest = digest.and_then(|text| text.trim().parse().ok());
+        let no_digest = || Failure::NotApi("an answer without a SHA-256".into());
+        digest.map(Some).ok_or_else(no_digest)
+    }
+
+    /// `drives/UUID/extents/OFFSET/SIZE`: which bytes of a range, not empty, hold
+    /// data, from its start up to where the answer ends; `None` where the endpoint
+    /// did not announce that it tells, has no such call after all, or tells what
+    /// cannot be: then it is not asked again.
+    ///
+    /// # Errors
+    /// Any [`Failure`], but that there is no such call.
+    pub async fn extents(
+        &self,
+        drive: DriveId,
+        range: Range<u64>,
+    ) -> Result<Option<Extents>, Failure> {
+        let extension = &self.extensions.extents;
+        let (offset, len) = (range.start, range.end.saturating_sub(range.start));
+        let object = self.extended(extension, drive, EXTENSION_EXTENTS, offset, len);
+        let Some(object) = object.await? else {
+            return Ok(None);
+        };
+        match Extents::from_properties(&object, &range) {
+            Ok(extents) => Ok(Some(extents)),
+            Err(error) => {
+                tracing::debug!(%error, "The endpoint does not tell extents after all");
+                extension.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Calls an extension about a range, where the endpoint has it.
+    async fn extended(
+        &self,
+        extension: &AtomicBool,
+        drive: DriveId,
+        name: &str,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Properties>, Failure> {
+        if !extension.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let (offset, size) = (offset.to_string(), len.to_string());
-        let url = self.drive_url(drive, &["digest", &offset, &size])?;
+        let url = self.drive_url(drive, &[name, &offset, &size])?;
         let response = match self.get(url).await {
             Ok(response) => response,
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 404 | 405) => {
-                self.has_digest.store(false, Ordering::Relaxed);
+                extension.store(false, Ordering::Relaxed);
                 return Ok(None);
             }
             Err(failure) => return Err(failure),
         };
         let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
-        let digest = match objects.as_slice() {
-            [object] => object
-                .get("sha256")
-                .and_then(|text| text.trim().parse().ok()),
-            _ => None,
-        };
-        let no_digest = || Failure::NotApi("an answer without a SHA-256".into());
-        digest.map(Some).ok_or_else(no_digest)
+        match <[Properties; 1]>::try_from(objects) {
+            Ok([object]) => Ok(Some(object)),
+            Err(objects) => {
+                let what = format!("{} objects instead of one", objects.len());
+                Err(Failure::NotApi(what))
+            }
+        }
     }
 
     fn note_extensions(&self, response: &Response) {
-        let names = response.headers().get(X_OPENHOSTING_EXTENSIONS);
-        let names = names
-            .and_then(|names| names.to_str().ok())
-            .unwrap_or_default();
-        if names.split(',').any(|name| name.trim() == EXTENSION_DIGEST) {
-            self.has_digest.store(true, Ordering::Relaxed);
+        let names = response.headers().get_all(X_OPENHOSTING_EXTENSIONS).iter();
+        let names = names.filter_map(|names| names.to_str().ok());
+        for name in names.flat_map(|names| names.split(',')) {
+            match name.trim() {
+                EXTENSION_DIGEST => self.extensions.digest.store(true, Ordering::Relaxed),
+                EXTENSION_EXTENTS => self.extensions.extents.store(true, Ordering::Relaxed),
+                _ => {}
+            }
         }
     }
 

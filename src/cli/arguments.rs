@@ -1,7 +1,10 @@
 //! Arguments that several tools take.
 
 use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::image::{Format, ImageOptions};
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
@@ -52,6 +55,35 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
     match NonZeroU64::new(rate) {
         Some(rate) if rate.get() >= RATE_MIN => Ok(rate),
         _ => Err(format!("less than {RATE_MIN} bytes per second")),
+    }
+}
+
+/// An image that is read.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub(super) struct ImageArguments {
+    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
+    /// says; a block device is raw]. Say raw of a raw image that somebody not
+    /// trusted could write to: it could be made to look like another
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<Format>,
+
+    /// A file that IMAGE may be written on top of (its backing file), or a directory
+    /// of such files; may be given more than once
+    #[arg(long, value_name = "PATH")]
+    pub(super) allow_backing: Vec<PathBuf>,
+
+    /// Disk image, or block device
+    #[arg(value_name = "IMAGE")]
+    pub(super) path: PathBuf,
+}
+
+impl ImageArguments {
+    /// How to open it.
+    pub(super) fn options(&self) -> ImageOptions {
+        ImageOptions {
+            format: self.format,
+            allow_backing: self.allow_backing.clone(),
+        }
     }
 }
 

@@ -30,7 +30,8 @@ const STEP_BYTES: usize = 256 * 1024;
 /// As with the original tool an error answer is printed and the exit code is 0;
 /// with --fail it is 1.
 ///
-/// One first word is no call but a command of this program itself:
+/// Two first words are no calls but commands of this program itself:
+/// openhosting image    tells about disk images on this machine
 /// openhosting probe    asks the endpoint how it behaves
 #[derive(Debug, Parser)]
 #[command(

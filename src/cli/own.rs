@@ -6,7 +6,7 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use super::{call, probe};
+use super::{call, image, probe};
 
 /// A command.
 struct Own {
@@ -15,10 +15,16 @@ struct Own {
     main: fn(&[OsString]) -> ExitCode,
 }
 
-const COMMANDS: &[Own] = &[Own {
-    word: "probe",
-    main: probe::main,
-}];
+const COMMANDS: &[Own] = &[
+    Own {
+        word: "image",
+        main: image::main,
+    },
+    Own {
+        word: "probe",
+        main: probe::main,
+    },
+];
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use super::arguments::ImageArguments;
 use super::display::{Display, Way};
 use super::local::Local;
 use super::tool::{self, Common, Done, Tool, Unfinished};
@@ -15,7 +16,8 @@ use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Format, Image};
+use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, upload};
@@ -56,7 +58,7 @@ struct Arguments {
     shared: bool,
 
     /// IMAGE is gzip: upload its content
-    #[arg(short = 'z', long)]
+    #[arg(short = 'z', long, conflicts_with_all = ["format", "allow_backing"])]
     gunzip: bool,
 
     /// Upload into DIR, served by a server inside this program: no account needed
@@ -99,9 +101,8 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
 
-    /// Raw disk image, or block device
-    #[arg(value_name = "IMAGE")]
-    image: PathBuf,
+    #[command(flatten)]
+    image: ImageArguments,
 }
 
 fn default_chunk() -> NonZeroU64 {
@@ -125,7 +126,7 @@ impl Tool for Arguments {
     }
 
     fn image(&self) -> &Path {
-        &self.image
+        &self.image.path
     }
 
     /// The transfer tells it, a named one as well, once it has looked at it.
@@ -197,6 +198,11 @@ async fn send(
         image = open(arguments) => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
+    if arguments.image.format.is_none() && image.format() != Format::Raw {
+        let format = image.format();
+        let line = format!("By its content the image is {format}; --format raw sends it as it is");
+        display.event(&Event::Notice(line));
+    }
     let mut options = options(arguments, image.size());
     options.jobs = jobs_for(arguments.common.jobs, profile);
     if options.jobs < arguments.common.jobs {
@@ -216,14 +222,15 @@ async fn send(
     uploaded
 }
 
-/// Opens the image on a thread of its own: measuring gzip takes a while.
+/// Opens the image on a thread of its own: measuring gzip, or reading the map of a
+/// large image, takes a while.
 async fn open(arguments: &Arguments) -> Result<Image> {
-    let (path, gunzip) = (arguments.image.clone(), arguments.gunzip);
+    let (image, gunzip) = (arguments.image.clone(), arguments.gunzip);
     let opened = tokio::task::spawn_blocking(move || {
         if gunzip {
-            Image::open_gzip(&path)
+            Image::open_gzip(&image.path)
         } else {
-            Image::open_raw(&path)
+            Image::open(&image.path, &image.options())
         }
     });
     opened
@@ -267,7 +274,7 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
     };
-    let image = canonical(&arguments.image);
+    let image = canonical(&arguments.image.path);
     let what = [
         "upload",
         &endpoint,
@@ -292,7 +299,7 @@ fn name(arguments: &Arguments) -> String {
     match &arguments.name {
         Some(name) if !name.is_empty() => name.clone(),
         _ => {
-            let base = arguments.image.file_name().unwrap_or_default();
+            let base = arguments.image.path.file_name().unwrap_or_default();
             base.to_string_lossy().into_owned()
         }
     }

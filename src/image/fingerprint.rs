@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// What tells one state of a file from another without reading it: device,
@@ -19,7 +21,8 @@ pub struct Fingerprint {
     /// Inode; 0 for a block device.
     pub inode: u64,
     /// When it was last written to, in nanoseconds since 1970; 0 for a block
-    /// device.
+    /// device. Of an image that is not raw, a digest of what there is of all its
+    /// files.
     pub modified_ns: i128,
 }
 
@@ -62,6 +65,29 @@ impl Fingerprint {
             modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
                 + i128::from(metadata.mtime_nsec()),
         })
+    }
+
+    /// The fingerprint of an image of this format in these files, the image's own
+    /// first: all but the time is of that one, and the time is a digest of all.
+    pub(super) fn of_all<'a>(format: &str, files: impl Iterator<Item = &'a Self>) -> Self {
+        let mut digest = Sha256::new_with_prefix(format);
+        let mut first = None;
+        let mut tells_changes = true;
+        for file in files {
+            digest.update(file.size.to_le_bytes());
+            digest.update(file.device.to_le_bytes());
+            digest.update(file.inode.to_le_bytes());
+            digest.update(file.modified_ns.to_le_bytes());
+            tells_changes &= file.tells_changes();
+            first.get_or_insert(file);
+        }
+        let first = first.cloned().unwrap_or_default();
+        let digest = digest.finalize();
+        Self {
+            inode: if tells_changes { first.inode } else { 0 },
+            modified_ns: digest.first_chunk().copied().map_or(0, i128::from_le_bytes),
+            ..first
+        }
     }
 
     /// Whether an equal fingerprint means an equal content: not so for a block

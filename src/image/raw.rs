@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::Fingerprint;
+use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An open raw image.
@@ -60,6 +60,15 @@ impl RawImage {
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.fingerprint.size
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a block device.
+    pub(super) fn is_device(&self) -> bool {
+        !self.fingerprint.tells_changes()
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {
@@ -125,5 +134,19 @@ impl RawImage {
             );
         }
         error
+    }
+}
+
+impl Disk for RawImage {
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.data_after(offset)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.read_at(bytes, offset)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{GzipImage, Image, RawImage};
+use super::{Disk, GzipImage, Image};
 use crate::buffer::BufferPool;
 use crate::chunk::RawChunk;
 use crate::error::Result;
@@ -57,11 +57,11 @@ impl ImageReader {
             self.image.check_unchanged()?;
             return Ok(None);
         };
-        if let Image::Raw(image) = &self.image {
+        if let Some(disk) = self.image.disk() {
             if self.extent.end <= span.offset {
                 // A change of the image in the middle is told before the end.
-                image.check_unchanged()?;
-                self.extent = image.data_after(span.offset)?.unwrap_or(u64::MAX..u64::MAX);
+                self.image.check_unchanged()?;
+                self.extent = disk.data_after(span.offset)?.unwrap_or(u64::MAX..u64::MAX);
             }
             let hole = self
                 .plan
@@ -101,6 +101,7 @@ impl ImageReader {
         };
         match &mut self.image {
             Image::Raw(image) => read_extents(image, &mut self.extent, span, &mut buffer)?,
+            Image::Mapped(image) => read_extents(&**image, &mut self.extent, span, &mut buffer)?,
             Image::Gzip(image) => read_stream(image, &mut self.stream_offset, span, &mut buffer)?,
         }
         Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))))
@@ -110,7 +111,7 @@ impl ImageReader {
 /// Fills a chunk from the data extents in it; what lies between them is a hole,
 /// and so zero.
 fn read_extents(
-    image: &RawImage,
+    disk: &dyn Disk,
     extent: &mut Range<u64>,
     span: Span,
     bytes: &mut [u8],
@@ -119,12 +120,12 @@ fn read_extents(
     let mut offset = span.offset;
     while offset < span.end() {
         if extent.end <= offset {
-            *extent = image.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX);
+            *extent = disk.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX);
         }
         let data = extent.start.clamp(offset, span.end())..extent.end.min(span.end());
         bytes[at(offset)..at(data.start)].fill(0);
         if data.start < data.end {
-            image.read_at(&mut bytes[at(data.start)..at(data.end)], data.start)?;
+            disk.read_at(&mut bytes[at(data.start)..at(data.end)], data.start)?;
         }
         offset = data.end.max(data.start);
     }

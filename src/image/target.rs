@@ -3,16 +3,17 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    CWD, FallocateFlags, OFlags, RenameFlags, SeekFrom, fallocate, renameat_with, seek,
+    CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, SeekFrom, fallocate, flock,
+    renameat_with, seek,
 };
 use rustix::io::Errno;
 
 use super::RawImage;
-use crate::chunk::is_zero;
+use crate::chunk::{is_zero, zeros};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{directory_of, sync_directory};
 
@@ -99,6 +100,7 @@ impl ImageTarget {
                 }
                 error
             })?;
+        lock(&file, &part)?;
         if let Err(cause) = file.set_len(size) {
             // Nothing is in it, and the next run would not know whose it is.
             let _ = std::fs::remove_file(&part);
@@ -141,6 +143,7 @@ impl ImageTarget {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cannot("open", &part, cause)),
         };
+        lock(&file, &part)?;
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
@@ -197,12 +200,32 @@ impl ImageTarget {
     /// Removes what an earlier run staged beside `path`, if anything.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be removed.
+    /// [`ErrorKind::Local`] if it cannot be removed, or another process writes to it.
     pub fn discard(path: &Path) -> Result<()> {
         let part = part_of(path);
-        match std::fs::remove_file(&part) {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        // What cannot be opened, a link say, nobody writes to.
+        let _opened = match options.open(&part) {
+            Ok(file) => lock(&file, &part).map(|()| Some(file))?,
+            Err(_) => None,
+        };
+        Self::remove(&part)
+    }
+
+    /// Gives up: what was staged is removed.
+    pub fn abandon(self) {
+        if let Some((part, _)) = &self.staged {
+            // One that stays is told to the next run.
+            let _ = Self::remove(part);
+        }
+    }
+
+    fn remove(part: &Path) -> Result<()> {
+        match std::fs::remove_file(part) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(cannot("remove", &part, cause))
+                Err(cannot("remove", part, cause))
             }
             _ => Ok(()),
         }
@@ -227,6 +250,7 @@ impl ImageTarget {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
+        lock(&file, path)?;
         let len = file
             .metadata()
             .map_err(|cause| cannot("open", path, cause))?
@@ -303,31 +327,96 @@ impl ImageTarget {
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
     pub fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let failed = |cause| {
-            cannot("write to", &self.path, cause)
-                .hint_to("What was downloaded is kept: make room, and run the same command again")
-        };
         for (start, end, is_hole) in runs(bytes, offset) {
             let at = offset + start as u64;
             let part = &bytes[start..end];
             let put = match (is_hole, self.zeros) {
                 (true, Zeros::Leave) => Ok(()),
-                (true, Zeros::Punch) => self.punch(part, at),
+                (true, Zeros::Punch) => self.punch(at, part.len() as u64),
                 _ => self.file.write_all_at(part, at),
             };
-            put.map_err(failed)?;
+            put.map_err(|cause| self.cannot_write(cause))?;
         }
         Ok(())
     }
 
-    fn punch(&self, zeros: &[u8], offset: u64) -> std::io::Result<()> {
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, mode, offset, zeros.len() as u64) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                self.file.write_all_at(zeros, offset)
+    /// Whether zeros are where they belong without anything being done.
+    pub fn leaves_zeros(&self) -> bool {
+        self.zeros == Zeros::Leave
+    }
+
+    /// Makes `len` bytes from `offset` on zeros, as holes where that can be: on a
+    /// device too the zeros are not moved, if it can make them itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the disk is full or fails.
+    pub fn put_zeros(&self, offset: u64, len: u64) -> Result<()> {
+        let put = match self.zeros {
+            Zeros::Leave => Ok(()),
+            Zeros::Punch | Zeros::Write => self.punch(offset, len),
+        };
+        put.map_err(|cause| self.cannot_write(cause))
+    }
+
+    /// Makes zeros of old bytes, without moving any if that can be.
+    fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        if len == 0 || self.is_hole(offset, len) {
+            return Ok(());
+        }
+        // A device that cannot forget bytes may be able to make zeros of them.
+        for mode in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
+            match fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+                made => return Ok(made?),
             }
-            Err(errno) => Err(errno.into()),
+        }
+        let mut at = offset;
+        for step in zeros(len) {
+            self.file.write_all_at(step, at)?;
+            at += step.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the file surely has no data there. Of a device nothing is known.
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        self.zeros != Zeros::Write && self.data_after(offset) >= offset.saturating_add(len)
+    }
+
+    /// Where the first data at or after `offset` is, as far as the file system tells.
+    fn data_after(&self, offset: u64) -> u64 {
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // None up to the end of the file.
+            Err(Errno::NXIO) => u64::MAX,
+            Err(_) => offset,
+        }
+    }
+
+    fn cannot_write(&self, cause: std::io::Error) -> Error {
+        cannot("write to", &self.path, cause)
+            .hint_to("What was downloaded is kept: make room, and run the same command again")
+    }
+
+    /// Whether `len` bytes from `offset` on are zeros. Holes are not read.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be read.
+    pub fn is_zero(&self, mut offset: u64, len: u64) -> Result<bool> {
+        let end = offset.saturating_add(len);
+        let mut bytes = [0; 64 * 1024];
+        loop {
+            offset = self.data_after(offset);
+            let step = end.saturating_sub(offset).min(bytes.len() as u64);
+            let step = &mut bytes[..usize::try_from(step).unwrap_or(0)];
+            if step.is_empty() {
+                return Ok(true);
+            }
+            self.get(step, offset)?;
+            if !is_zero(step) {
+                return Ok(false);
+            }
+            offset += step.len() as u64;
         }
     }
 
@@ -342,6 +431,16 @@ impl ImageTarget {
         let Some((part, path)) = &self.staged else {
             return Ok(());
         };
+        let ours = self.file.metadata().map_err(failed)?;
+        let named = std::fs::symlink_metadata(part).map_err(failed)?;
+        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+            let what = format!(
+                "{} is not the file any more that was written",
+                part.display()
+            );
+            return Err(Error::new(ErrorKind::Local, what)
+                .hint_to("Somebody replaced it. Start over with --restart"));
+        }
         let mode = Permissions::from_mode(0o666 & !umask());
         self.file.set_permissions(mode).map_err(failed)?;
         let flags = if force {
@@ -395,6 +494,18 @@ fn umask() -> u32 {
         .unwrap_or(0o077)
 }
 
+/// Takes the lock of a file that is written to; it goes with the process. Where there
+/// are no locks the journal has none either, and says so.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let what = format!("Another process writes to {}", path.display());
+            Err(Error::new(ErrorKind::Local, what))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
     let what = format!("Cannot {what} {}", path.display());
     Error::new(ErrorKind::Local, what).because(cause)
@@ -402,8 +513,6 @@ fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]
@@ -468,6 +577,13 @@ mod tests {
         std::fs::write(&path, "late").unwrap();
         assert!(target.publish(false).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"late");
+        // Another file at the staged name.
+        let path = directory.path().join("other");
+        let target = ImageTarget::create(&path, 1, false).unwrap();
+        std::fs::remove_file(part_of(&path)).unwrap();
+        std::fs::write(part_of(&path), "x").unwrap();
+        assert!(target.publish(true).is_err());
+        assert!(!path.exists());
         // A planted link at the staged name.
         let planted = directory.path().join("p.oh-part");
         std::os::unix::fs::symlink(&victim, &planted).unwrap();

@@ -135,7 +135,8 @@ struct Barred {
     hold: Duration,
 }
 
-/// See the [module](self).
+/// How many requests may be in flight, found by trying; the head of this file tells
+/// how.
 #[derive(Clone, Debug)]
 pub struct Concurrency {
     limit: u32,

@@ -1,5 +1,6 @@
 //! The commands: one method for each.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,12 +18,15 @@ use super::faults::{Faults, PastEnd};
 use super::hosted::{Hosted, Progress, Purpose};
 use super::imaging::{self, Imaging};
 use super::metadata::Metadata;
-use super::reading::{self, DriveBytes};
+use super::reading::{self, DriveBytes, Steps};
 use super::routes::{Call, Packing};
+use super::sparse;
 use super::store::Store;
 use super::writing::{Encoding, Memory, Write};
 use crate::drive::DriveId;
-use crate::wire::{EXTENSION_DIGEST, Format, Properties, X_OPENHOSTING_EXTENSIONS};
+use crate::wire::{
+    EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties, X_OPENHOSTING_EXTENSIONS,
+};
 
 /// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
 /// "Size rounding").
@@ -41,6 +45,8 @@ pub(super) struct Api {
     pub(super) read_bytes_max: u64,
     pub(super) past_end: PastEnd,
     pub(super) faults: Faults,
+    /// Buffers of reads.
+    pub(super) steps: Steps,
     /// Digests made at once: they take a core each.
     pub(super) digests: Arc<Semaphore>,
     /// Whether there is more than the API has.
@@ -71,6 +77,7 @@ impl Api {
             Call::Image(id, source, packing) => self.image(&user, id, source, packing).await,
             Call::Read(id, offset, size) => self.read(&user, id, offset, size),
             Call::Digest(id, offset, size) => self.digest(&user, id, offset, size, format).await,
+            Call::Extents(id, offset, size) => self.extents(&user, id, offset, size, format).await,
             Call::Write(id, offset) => self.write(&user, id, offset, request).await,
         }
     }
@@ -210,7 +217,10 @@ impl Api {
             return Err(past_the_end());
         }
         drive.count_read(size);
-        Ok(answer::bytes(DriveBytes::new(drive, offset, size).boxed()))
+        let steps = self.steps.clone();
+        Ok(answer::bytes(
+            DriveBytes::new(drive, offset, size, steps).boxed(),
+        ))
     }
 
     /// The SHA-256 of a range, so that a client need not read it to compare.
@@ -222,17 +232,8 @@ impl Api {
         size: u64,
         format: Format,
     ) -> Result {
-        if !self.has_extensions {
-            return Err(Refusal::no_command());
-        }
-        let drive = self.store.readable(user, id)?;
-        drive.check_readable()?;
-        if offset
-            .checked_add(size)
-            .is_none_or(|end| end > drive.size())
-        {
-            return Err(Refusal::usage("The digest goes past the end of the drive"));
-        }
+        let drive = self.extended(user, id)?;
+        range(&drive, offset, size)?;
         // The semaphore is never closed.
         let turn = Arc::clone(&self.digests).acquire_owned().await.ok();
         drive.count_read(size);
@@ -253,11 +254,47 @@ impl Api {
         Ok(answer::object(&properties, format))
     }
 
+    /// Where in a range the drive holds data, so that a client need not read the
+    /// rest.
+    async fn extents(
+        &self,
+        user: &str,
+        id: DriveId,
+        offset: u64,
+        size: u64,
+        format: Format,
+    ) -> Result {
+        let drive = self.extended(user, id)?;
+        let asked = range(&drive, offset, size)?;
+        let extents = blocking(move || {
+            let (data, end) = sparse::data_extents(&drive.file, asked.clone());
+            // What began meanwhile may have moved the data.
+            drive.check_readable()?;
+            range(&drive, offset, size)?;
+            Ok(Extents::new(&asked, data, end).and_then(|extents| extents.to_properties()))
+        })
+        .await?;
+        let properties = extents.map_err(|_| Refusal::system("Cannot tell the extents"))?;
+        Ok(answer::object(&properties, format))
+    }
+
+    /// A drive that may be read now, for a command that no cloud has.
+    fn extended(&self, user: &str, id: DriveId) -> Result<Arc<Hosted>> {
+        if !self.has_extensions {
+            return Err(Refusal::no_command());
+        }
+        let drive = self.store.readable(user, id)?;
+        drive.check_readable()?;
+        Ok(drive)
+    }
+
     fn announce(&self, mut answer: Answer) -> Answer {
         if self.has_extensions {
             let name = HeaderName::from_static(X_OPENHOSTING_EXTENSIONS);
-            let value = HeaderValue::from_static(EXTENSION_DIGEST);
-            answer.headers_mut().insert(name, value);
+            let names = format!("{EXTENSION_DIGEST}, {EXTENSION_EXTENTS}");
+            if let Ok(names) = HeaderValue::try_from(names) {
+                answer.headers_mut().insert(name, names);
+            }
         }
         answer
     }
@@ -321,6 +358,14 @@ impl Api {
             self.is_stopping.store(true, Ordering::Relaxed);
             let _ = all().await;
         }
+    }
+}
+
+/// The bytes of a drive from `offset` on, none past its end.
+fn range(drive: &Hosted, offset: u64, size: u64) -> Result<Range<u64>> {
+    match offset.checked_add(size) {
+        Some(end) if end <= drive.size() => Ok(offset..end),
+        _ => Err(Refusal::usage("The range goes past the end of the drive")),
     }
 }
 

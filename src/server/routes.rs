@@ -32,6 +32,8 @@ pub(super) enum Call {
     Read(DriveId, u64, Option<u64>),
     /// `drives/ID/digest/OFFSET/SIZE`, in bytes: an extension of our own
     Digest(DriveId, u64, u64),
+    /// `drives/ID/extents/OFFSET/SIZE`, in bytes: an extension of our own
+    Extents(DriveId, u64, u64),
     /// `drives/ID/write[/OFFSET]`, in bytes
     Write(DriveId, u64),
 }
@@ -77,6 +79,7 @@ impl Call {
             ["read", offset] => Ok(Self::Read(id()?, number(offset)?, None)),
             ["read", offset, size] => Ok(Self::Read(id()?, number(offset)?, Some(number(size)?))),
             ["digest", offset, size] => Ok(Self::Digest(id()?, number(offset)?, number(size)?)),
+            ["extents", offset, size] => Ok(Self::Extents(id()?, number(offset)?, number(size)?)),
             ["write"] => Ok(Self::Write(id()?, 0)),
             ["write", offset] => Ok(Self::Write(id()?, number(offset)?)),
             _ => Err(Refusal::no_command()),
@@ -87,7 +90,8 @@ impl Call {
     pub(super) fn changes(&self) -> bool {
         match self {
             Self::List | Self::InfoAll | Self::ListStandard | Self::InfoStandard => false,
-            Self::Info(_) | Self::InfoFull(_) | Self::Read(..) | Self::Digest(..) => false,
+            Self::Info(_) | Self::InfoFull(_) => false,
+            Self::Read(..) | Self::Digest(..) | Self::Extents(..) => false,
             Self::Create | Self::Destroy(_) | Self::Set(_) => true,
             Self::Image(..) | Self::Write(..) => true,
         }
@@ -122,6 +126,7 @@ mod tests {
             ("/drives/ID/read/7/9", Call::Read(id, 7, Some(9))),
             ("/drives/ID/read", Call::Read(id, 0, None)),
             ("/drives/ID/digest/7/9", Call::Digest(id, 7, 9)),
+            ("/drives/ID/extents/7/9", Call::Extents(id, 7, 9)),
             ("/drives/ID/write", Call::Write(id, 0)),
             (
                 "/drives/ID/image/ID/gunzip",
@@ -152,6 +157,8 @@ mod tests {
             ("/drives/IDx/info", Missing),
             ("/drives/ID/digest/7", Missing),
             ("/drives/ID/digest/7/x", Usage),
+            ("/drives/ID/extents/7", Missing),
+            ("/drives/ID/extents/x/7", Usage),
             ("/drives/ID/write/+1", Usage),
             ("/drives/ID/write/1e3", Usage),
             ("/drives/ID/write/0x10", Usage),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
@@ -10,6 +11,13 @@ use rustix::io::Errno;
 /// Bytes that are zero or not as one: a page, and the block of most file
 /// systems.
 const BLOCK_BYTES: usize = 4096;
+/// Shorter holes are not told of: to skip one costs a request more than to read it.
+const HOLE_BYTES_MIN: u64 = 64 * 1024;
+/// Most extents of one answer, some 25 bytes each.
+const EXTENTS_MAX: usize = 4096;
+/// Most times that the file system is asked for one answer, a microsecond each: a
+/// file may hold many holes that are not told of.
+const LOOKS_MAX: usize = 32 * 1024;
 
 /// Writes `data` at `offset` bytes. Runs of zeros become holes, in blocks of 4
 /// KiB of the file; whatever was there before never shows again.
@@ -92,6 +100,37 @@ pub(super) fn next_data(file: &File, offset: u64, end: u64) -> u64 {
     }
 }
 
+/// What data there is in a range of a file, and up to where that was looked at: at
+/// least a block, unless the range is empty. Data may be zeros; holes are.
+pub(super) fn data_extents(file: &File, range: Range<u64>) -> (Vec<Range<u64>>, u64) {
+    let mut data: Vec<Range<u64>> = Vec::new();
+    let mut at = range.start;
+    for _ in 0..LOOKS_MAX {
+        at = next_data(file, at, range.end);
+        if at >= range.end {
+            break;
+        }
+        let end = next_hole(file, at, range.end);
+        let is_full = data.len() == EXTENTS_MAX;
+        match data.last_mut() {
+            Some(last) if at - last.end < HOLE_BYTES_MIN => last.end = end,
+            _ if is_full => break,
+            _ => data.push(at..end),
+        }
+        at = end;
+    }
+    (data, at)
+}
+
+/// Where the data at `offset` ends, at most at `end`. Somebody may have made a hole
+/// of it meanwhile: then a block counts as data still.
+fn next_hole(file: &File, offset: u64, end: u64) -> u64 {
+    match seek(file, SeekFrom::Hole(offset)) {
+        Ok(hole) => hole.max(offset + BLOCK_BYTES as u64).min(end),
+        Err(_) => end,
+    }
+}
+
 fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let zeros = [0; 16 * BLOCK_BYTES];
     let (mut at, end) = (offset, offset + len);
@@ -150,6 +189,53 @@ mod tests {
         assert!(all[(1 << 20) - 50..].iter().all(|&b| b == 7));
         // Not every file system has holes; where none appear, say nothing.
         assert!(file.metadata().unwrap().blocks() <= full);
+    }
+
+    #[test]
+    fn what_is_no_data_is_zero() {
+        let file = tempfile::tempfile().unwrap();
+        let len = 4 << 20;
+        file.set_len(len).unwrap();
+        let mut random = fastrand::Rng::with_seed(8);
+        for round in 0..200 {
+            let at = random.u64(..len - 5000);
+            let bytes = vec![1 + random.u8(..200); random.usize(1..5000)];
+            file.write_all_at(&bytes, at).unwrap();
+            if round % 3 == 0 {
+                zero_at(&file, random.u64(..len - (1 << 19)), 1 << 19).unwrap();
+            }
+            let all = read(&file);
+            let start = random.u64(..len);
+            let range = start..random.u64(start..=len);
+            let (data, end) = data_extents(&file, range.clone());
+            assert_eq!(end, range.end);
+            let mut reached = range.start;
+            for extent in data {
+                // Holes that are told of are long, but for the first and the last.
+                let is_long = extent.start - reached >= HOLE_BYTES_MIN;
+                assert!(is_long || reached == range.start, "{extent:?}");
+                assert!(all_zero(&all[reached as usize..extent.start as usize]));
+                assert!(extent.start < extent.end && extent.end <= end);
+                reached = extent.end;
+            }
+            assert!(all_zero(&all[reached as usize..end as usize]));
+        }
+    }
+
+    #[test]
+    fn an_answer_about_extents_is_bounded() {
+        let file = tempfile::tempfile().unwrap();
+        let places = EXTENTS_MAX as u64 + 10;
+        let size = places * 3 * HOLE_BYTES_MIN;
+        file.set_len(size).unwrap();
+        for i in 0..places {
+            file.write_all_at(b"x", i * 3 * HOLE_BYTES_MIN).unwrap();
+        }
+        let (data, end) = data_extents(&file, 0..size);
+        assert_eq!(data.len(), EXTENTS_MAX);
+        assert_eq!(end, EXTENTS_MAX as u64 * 3 * HOLE_BYTES_MIN);
+        let (rest, end) = data_extents(&file, end..size);
+        assert_eq!((rest.len(), end), (10, size));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rangemap::RangeSet;
 use crate::chunk::is_zero;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, RawImage};
+use crate::image::{Disk, Image};
 use crate::journal::{Journal, State};
 use crate::plan::Plan;
 
@@ -22,7 +22,7 @@ pub(super) fn changed(
     journal: &Journal,
     state: &State,
 ) -> Result<RangeSet<u64>> {
-    let Image::Raw(image) = image else {
+    let Some(image) = image.disk() else {
         return Err(Error::new(
             ErrorKind::Integrity,
             "The image was written to since the upload began",
@@ -38,7 +38,7 @@ pub(super) fn changed(
 /// # Errors
 /// What reading says.
 pub(super) fn differing(
-    image: &RawImage,
+    image: &dyn Disk,
     plan: &Plan,
     digests: impl IntoIterator<Item = (u64, Digest)>,
     holes: &RangeSet<u64>,

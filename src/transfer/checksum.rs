@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
+use crate::chunk::zeros;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
@@ -34,13 +35,9 @@ impl Hasher {
         self.sha256.update(bytes);
     }
 
-    pub(super) fn zeros(&mut self, mut len: u64) {
-        self.step.fill(0);
-        while len > 0 {
-            let n = len.min(STEP_BYTES as u64);
-            self.sha256
-                .update(&self.step[..usize::try_from(n).unwrap_or(0)]);
-            len -= n;
+    pub(super) fn zeros(&mut self, len: u64) {
+        for step in zeros(len) {
+            self.sha256.update(step);
         }
     }
 
@@ -103,9 +100,9 @@ impl Follower {
         Ok(follower)
     }
 
-    /// A chunk is in the file.
-    pub(super) fn settled(&mut self, index: u64) {
-        self.there.insert(index..index + 1);
+    /// Chunks, at least one, are in the file.
+    pub(super) fn settled(&mut self, chunks: Range<u64>) {
+        self.there.insert(chunks);
         self.tell();
     }
 
@@ -151,7 +148,7 @@ mod tests {
             let from = 100 + 60 * index as usize;
             file.write_all_at(&bytes[from..from + 60], from as u64)
                 .unwrap();
-            follower.settled(index);
+            follower.settled(index..index + 1);
         }
         assert_eq!(follower.finish().unwrap(), Digest::of(&bytes));
     }

@@ -1,37 +1,38 @@
-//! A download: plan → GET → length checked → written at its place → settled →
+//! A download: survey → GET → length checked → written at its place → settled →
 //! published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
 use super::JOBS_DEFAULT;
 use super::checksum::Follower;
 use super::earlier::check_earlier;
+use super::fetch::fetch;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
 use super::sink::Sink;
 use super::stop::Stop;
+use super::survey::{Found, Survey, SurveyConfig};
 use super::upload::everything_settled;
-use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
+use super::verify::{Expected, Sampler, Verified, Verify, verify};
 use crate::api::Client;
+use crate::buffer::BufferPool;
 use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
-use crate::journal::Keeper;
+use crate::journal::{Keeper, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -195,25 +196,40 @@ pub async fn download(
         first: 0,
         settled,
         jobs: options.jobs.get(),
-        zeros: Zeros::Write,
+        // A hole that is told to the engine is where it belongs already.
+        zeros: Zeros::Skip,
         operation: Operation::Read,
         is_fresh: false,
         max_outage: options.max_outage,
         seed: rng.u64(..),
     });
+    let sink = Arc::new(sink);
+    let window = Arc::new(Semaphore::new(0));
+    let survey = SurveyConfig {
+        client: client.clone(),
+        drive: options.drive,
+        plan,
+        base,
+        todo,
+        sink: Arc::clone(&sink),
+        window: Arc::clone(&window),
+    };
     let job = Download {
         client: client.clone(),
         drive: options.drive,
+        plan,
         base,
         step: Arc::new(AtomicU64::new(options.read_bytes_max.get())),
-        sink: Arc::new(sink),
-        todo: todo.into_iter().rev().collect(),
-        window: Arc::new(Semaphore::new(0)),
+        pool: BufferPool::new(1),
+        sink,
+        survey: Survey::start(survey, rng.u64(..)),
+        parts: HashMap::new(),
+        window,
         served: 0,
         sampler: sampler.clone(),
         digests: Arc::default(),
         keeper,
-        to_verify: Vec::new(),
+        to_verify: Expected::default(),
         follower,
     };
     let mut shell = Shell::new(client.clone(), options.drive, engine, job);
@@ -221,6 +237,7 @@ pub async fn download(
     let (progress, first_open) = (shell.progress(), shell.first_open());
     let outcome = shell.outcome(ending, "read");
     let job = shell.into_job();
+    job.survey.end().await;
     // Whatever happened: what is on the disk is kept.
     let kept = finish(job.keeper).await;
     let there = |error| DownloadInterrupted {
@@ -230,13 +247,11 @@ pub async fn download(
         is_journaled,
     };
     outcome.map_err(there)?;
-    let zeros = ZeroDigests::default();
     let (journal, to_verify) = everything_settled(
         kept.map_err(there)?,
         session.state,
         &plan,
         job.to_verify,
-        zeros,
         &sampler,
     )
     .await
@@ -333,41 +348,44 @@ struct Download {
     base: u64,
     /// Most bytes of one read.
     step: Arc<AtomicU64>,
+    plan: Plan,
     sink: Arc<Sink>,
-    /// Chunks that are missing, the next range last.
-    todo: Vec<Range<u64>>,
+    survey: Survey,
+    /// What to read of the chunks that are not settled, in bytes of the drive.
+    parts: HashMap<u64, Vec<Range<u64>>>,
     /// Chunks that may be under way or wait to be written in order.
     window: Arc<Semaphore>,
-    /// The workers that the window is for.
+    /// The workers that the window and the pool are for.
     served: u32,
+    /// One buffer for each chunk of the window, or for each request where none waits.
+    pool: BufferPool,
     sampler: Sampler,
     /// Digests of chunks that are written but not settled yet.
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
     keeper: Option<Keeper>,
-    to_verify: Vec<(Span, Digest)>,
+    to_verify: Expected,
     follower: Option<Follower>,
 }
 
 impl Job for Download {
     async fn feed(&mut self) -> Feed {
-        while self.todo.last().is_some_and(Range::is_empty) {
-            self.todo.pop();
+        match self.survey.next().await {
+            Some(Ok(Found::Chunk(index, parts))) => {
+                self.parts.insert(index, parts);
+                Feed::Chunk(index)
+            }
+            Some(Ok(Found::Holes(chunks))) => Feed::Hole(chunks),
+            Some(Err(error)) => Feed::Failed(error),
+            None => Feed::End,
         }
-        let Some(range) = self.todo.last_mut() else {
-            return Feed::End;
-        };
-        match self.window.acquire().await {
-            Ok(permit) => permit.forget(),
-            Err(_) => return Feed::End,
-        }
-        range.start += 1;
-        Feed::Chunk(range.start - 1)
     }
 
     fn serve(&mut self, workers: u32) {
         let more = workers.saturating_sub(self.served);
         self.window.add_permits(2 * more as usize);
         self.served += more;
+        let chunks = if self.sink.is_ordered() { 2 } else { 1 };
+        self.pool.grow(chunks * self.served as usize);
     }
 
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
@@ -375,33 +393,42 @@ impl Job for Download {
             offset: self.base + span.offset,
             ..span
         };
-        let (client, drive, step) = (self.client.clone(), self.drive, Arc::clone(&self.step));
+        let parts = self.parts.get(&span.index).cloned().unwrap_or_default();
+        let (client, drive, pool) = (self.client.clone(), self.drive, self.pool.clone());
+        let step = Arc::clone(&self.step);
+        let chunk = self.plan.chunk_bytes().min(self.plan.size());
+        let chunk = usize::try_from(chunk).unwrap_or(usize::MAX);
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
         async move {
-            let bytes = match read(&client, drive, on_drive, &step).await {
-                Ok(bytes) => bytes,
+            let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
+            let fetched = match fetch(&client, drive, on_drive, parts, &step, &pool, chunk).await {
+                Ok(fetched) => fetched,
                 Err(failure) => return Attempt::of(Err(failure), 0),
             };
             let put = blocking(move || {
-                sampler.look_at(on_drive, &bytes);
+                if let Some((span, bytes)) = fetched.first() {
+                    sampler.look_at(span, bytes);
+                }
                 if sampler.wants_digests()
                     && let Ok(mut digests) = digests.lock()
                 {
-                    digests.insert(span.index, Digest::of(&bytes));
+                    digests.insert(span.index, fetched.digest());
                 }
-                sink.put(on_drive, bytes, &window)
+                sink.put(fetched, &window)
             });
             match put.await {
-                Ok(()) => Attempt::of(Ok(()), span.len),
+                Ok(()) => Attempt::of(Ok(()), read_bytes),
                 Err(error) => Attempt::local(error),
             }
         }
     }
 
     fn settled(&mut self, span: Span) -> Result<()> {
+        self.survey.settled();
+        self.parts.remove(&span.index);
         if let Some(follower) = &mut self.follower {
-            follower.settled(span.index);
+            follower.settled(span.index..span.index + 1);
         }
         let digest = self
             .digests
@@ -415,53 +442,26 @@ impl Job for Download {
             && let Some(digest) = digest
         {
             let offset = self.base + span.offset;
-            self.to_verify.push((Span { offset, ..span }, digest));
+            self.to_verify.chunk(Span { offset, ..span }, digest);
         }
         Ok(())
     }
 
-    fn skipped(&mut self, _: Range<u64>) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads a chunk in steps that the endpoint takes; each step has its full length or
-/// is a failure.
-async fn read(
-    client: &Client,
-    drive: DriveId,
-    span: Span,
-    step_max: &AtomicU64,
-) -> Result<BytesMut, Failure> {
-    let mut bytes = BytesMut::new();
-    let mut offset = span.offset;
-    while offset < span.end() {
-        let len = step_max.load(Ordering::Relaxed).min(span.end() - offset);
-        let step = match client.read(drive, offset, len).await {
-            Err(failure) if len > READ_BYTES_MAX && is_too_much(&failure) => {
-                tracing::debug!(len, %failure, "a read that large is answered no more");
-                step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
-                continue;
-            }
-            answer => answer?,
-        };
-        if bytes.is_empty() {
-            // One step is the usual case: no copy.
-            bytes = step.into();
-        } else {
-            bytes.extend_from_slice(&step);
+    fn skipped(&mut self, chunks: Range<u64>) -> Result<()> {
+        if let Some(follower) = &mut self.follower {
+            follower.settled(chunks.clone());
         }
-        offset += len;
-    }
-    Ok(bytes)
-}
-
-/// Whether a read may have failed for its length: it was refused, or what came was
-/// shorter. What is known of an endpoint may be out of date.
-fn is_too_much(failure: &Failure) -> bool {
-    match failure {
-        Failure::NotApi(_) => true,
-        Failure::Refused(refusal) => matches!(refusal.status, 400 | 413 | 416),
-        _ => false,
+        if let Some(keeper) = &self.keeper {
+            keeper.note(Record::Holes {
+                first: chunks.start,
+                count: chunks.end - chunks.start,
+            })?;
+        }
+        if self.sampler.is_full() {
+            let bytes = self.plan.bytes_of(&chunks);
+            let bytes = self.base + bytes.start..self.base + bytes.end;
+            self.to_verify.zeros(bytes);
+        }
+        Ok(())
     }
 }

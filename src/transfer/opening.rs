@@ -125,7 +125,7 @@ async fn published(path: &Path, plan: &Plan, session: &mut Session) -> Result<Op
     let Some(journal) = session.journal.take() else {
         return Ok(None);
     };
-    let (path, plan) = (path.to_owned(), *plan);
+    let (path, plan, holes) = (path.to_owned(), *plan, session.state.holes.clone());
     let (target, journal) = blocking(move || {
         let Some(target) = ImageTarget::published(&path, plan.size())? else {
             return Ok((None, journal));
@@ -138,6 +138,12 @@ async fn published(path: &Path, plan: &Plan, session: &mut Session) -> Result<Op
             bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
             target.get(&mut bytes, span.offset)?;
             if Digest::of(&bytes) != digest {
+                return Ok((None, journal));
+            }
+        }
+        for chunks in holes.iter() {
+            let bytes = plan.bytes_of(chunks);
+            if !target.is_zero(bytes.start, bytes.end - bytes.start)? {
                 return Ok((None, journal));
             }
         }

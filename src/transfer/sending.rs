@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use super::pipeline::{Pipeline, Prepared};
 use super::session::{blocking, done};
 use super::shell::{Attempt, Feed, Job};
-use super::verify::{ZeroDigests, digest_of};
+use super::verify::{Expected, ZeroDigests, digest_of};
 use crate::api::Client;
 use crate::chunk::{EncodedChunk, Encoding, Part};
 use crate::codec::gzip_zeros;
@@ -36,7 +36,7 @@ pub(super) struct Upload {
     pub(super) compare: bool,
     pub(super) keeper: Option<Keeper>,
     /// The chunks to verify at the end, if it is all of them.
-    pub(super) to_verify: Option<Vec<(Span, Digest)>>,
+    pub(super) to_verify: Option<Expected>,
     pub(super) zero_digests: ZeroDigests,
 }
 
@@ -129,7 +129,10 @@ impl Job for Upload {
                 keeper.note(record)?;
             }
             if let (Some(to_verify), Some(digest)) = (&mut self.to_verify, digest) {
-                to_verify.push((span, digest));
+                match self.bodies.contains_key(&span.index) {
+                    true => to_verify.chunk(span, digest),
+                    false => to_verify.zeros(span.offset..span.end()),
+                }
             }
         }
         if let Some(chunk) = self.bodies.remove(&span.index) {
@@ -151,9 +154,7 @@ impl Job for Upload {
             })?;
         }
         if let Some(to_verify) = &mut self.to_verify {
-            for span in chunks.filter_map(|index| self.plan.span(index)) {
-                to_verify.push((span, self.zero_digests.of(span.len)));
-            }
+            to_verify.zeros(self.plan.bytes_of(&chunks));
         }
         Ok(())
     }

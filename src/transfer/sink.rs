@@ -3,21 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use bytes::BytesMut;
 use tokio::sync::Semaphore;
 
 use super::checksum::Hasher;
 use super::download::DownloadOptions;
+use super::fetch::{Fetched, Run};
 use super::session::blocking;
+use crate::chunk::zeros;
 use crate::codec::Packer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::ImageTarget;
-use crate::plan::Span;
+use crate::plan::Plan;
+
+/// Most bytes of a hole that are put at a time.
+const HOLE_BYTES_MAX: u64 = 64 << 20;
+
 /// Where chunks go.
 #[derive(Debug)]
 pub(super) enum Sink {
@@ -35,19 +41,71 @@ impl Sink {
         }
     }
 
-    pub(super) fn put(&self, span: Span, bytes: BytesMut, window: &Arc<Semaphore>) -> Result<()> {
+    /// Puts a chunk to its place. Blocks. Gives its permit of the window back when it
+    /// is there.
+    pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<()> {
         match self {
             Self::File(target) => {
-                target.put(&bytes, span.offset)?;
+                for (offset, run) in chunk.runs() {
+                    match run {
+                        Run::Bytes(bytes) => target.put(bytes, offset)?,
+                        Run::Zeros(len) => target.put_zeros(offset, len)?,
+                    }
+                }
                 window.add_permits(1);
                 Ok(())
             }
-            Self::Stream(ordered) => ordered.put(span.index, bytes, Arc::clone(window)),
-            Self::Packed(packed) => match &packed.ordered {
-                Some(ordered) => ordered.put(span.index, bytes, Arc::clone(window)),
-                None => Err(Error::new(ErrorKind::Bug, "The output is finished already")),
-            },
+            Self::Stream(_) | Self::Packed(_) => {
+                let index = chunk.span().index;
+                let chunk = Piece::Chunk(chunk);
+                self.ordered()?.put(index, chunk, Arc::clone(window))
+            }
         }
+    }
+
+    /// Whether what it is given waits for what is before it, and so for room in the
+    /// window.
+    pub(super) fn is_ordered(&self) -> bool {
+        matches!(self, Self::Stream(_) | Self::Packed(_))
+    }
+
+    /// How much of a hole to give it at a time, in bytes: a fraction of a second's
+    /// work.
+    pub(super) fn hole_bytes_max(&self) -> u64 {
+        match self {
+            Self::File(target) if target.leaves_zeros() => u64::MAX,
+            _ => HOLE_BYTES_MAX,
+        }
+    }
+
+    /// Settles these chunks of a plan that begins at byte `base`, which are holes.
+    /// Blocks. An ordered one gives a permit of the window back when it is done.
+    pub(super) fn put_holes(
+        &self,
+        plan: &Plan,
+        base: u64,
+        chunks: Range<u64>,
+        window: &Arc<Semaphore>,
+    ) -> Result<()> {
+        let bytes = plan.bytes_of(&chunks);
+        let (offset, bytes) = (base + bytes.start, bytes.end - bytes.start);
+        match self {
+            Self::File(target) => target.put_zeros(offset, bytes),
+            Self::Stream(_) | Self::Packed(_) => {
+                let count = chunks.end - chunks.start;
+                let zeros = Piece::Zeros { count, bytes };
+                self.ordered()?.put(chunks.start, zeros, Arc::clone(window))
+            }
+        }
+    }
+
+    fn ordered(&self) -> Result<&Ordered> {
+        let ordered = match self {
+            Self::Stream(ordered) => Some(ordered),
+            Self::Packed(packed) => packed.ordered.as_ref(),
+            Self::File(_) => None,
+        };
+        ordered.ok_or_else(|| Error::new(ErrorKind::Bug, "The output is finished already"))
     }
 
     /// The digest of what a stream was given, if it was asked for.
@@ -64,7 +122,6 @@ impl Sink {
 /// the file with it: nobody could go on with it.
 #[derive(Debug)]
 pub(super) struct Packed {
-    path: PathBuf,
     ordered: Option<Ordered>,
     target: Option<ImageTarget>,
 }
@@ -89,7 +146,6 @@ impl Packed {
             return Err(Error::new(ErrorKind::Usage, what));
         }
         let mut packed = Self {
-            path,
             ordered: None,
             target: None,
         };
@@ -110,8 +166,8 @@ impl Packed {
 
 impl Drop for Packed {
     fn drop(&mut self) {
-        if self.target.is_some() {
-            let _ = ImageTarget::discard(&self.path);
+        if let Some(target) = self.target.take() {
+            target.abandon();
         }
     }
 }
@@ -136,11 +192,42 @@ impl Write for Hashed {
     }
 }
 
+/// The error of an output that takes no more.
+pub(super) fn closed() -> Error {
+    let what = "Cannot write to the output: it was closed";
+    Error::new(ErrorKind::Local, what)
+}
+
+/// What is next in a stream.
+#[derive(Debug)]
+enum Piece {
+    /// A chunk.
+    Chunk(Fetched),
+    /// So many chunks of so many bytes together.
+    Zeros { count: u64, bytes: u64 },
+}
+
+impl Piece {
+    fn count(&self) -> u64 {
+        match self {
+            Self::Chunk(_) => 1,
+            Self::Zeros { count, .. } => *count,
+        }
+    }
+
+    fn write_to<W: Write>(&self, stream: &mut Packer<W>) -> std::io::Result<()> {
+        match self {
+            Self::Chunk(chunk) => chunk.write_to(|bytes| stream.write_all(bytes)),
+            Self::Zeros { bytes, .. } => zeros(*bytes).try_for_each(|step| stream.write_all(step)),
+        }
+    }
+}
+
 /// Writes chunks to a stream in order, on a thread of its own. How many wait for
 /// an earlier one is bounded by the window.
 #[derive(Debug)]
 pub(super) struct Ordered {
-    chunks: mpsc::Sender<(u64, BytesMut, Arc<Semaphore>)>,
+    pieces: mpsc::Sender<(u64, Piece, Arc<Semaphore>)>,
     thread: std::thread::JoinHandle<std::io::Result<Option<Digest>>>,
     count: u64,
 }
@@ -152,7 +239,7 @@ impl Ordered {
         options: &DownloadOptions,
     ) -> Result<Self> {
         let (packing, checksum) = (options.packing, options.checksum);
-        let (chunks, incoming) = mpsc::channel::<(u64, BytesMut, Arc<Semaphore>)>();
+        let (pieces, incoming) = mpsc::channel::<(u64, Piece, Arc<Semaphore>)>();
         let thread = std::thread::Builder::new()
             .name("output".into())
             .spawn(move || {
@@ -160,12 +247,14 @@ impl Ordered {
                 let mut stream = Packer::new(packing, Hashed { stream, hasher })?;
                 let mut early = BTreeMap::new();
                 let mut next = 0;
-                for (index, bytes, window) in incoming {
-                    early.insert(index, (bytes, window));
-                    while let Some((bytes, window)) = early.remove(&next) {
-                        stream.write_all(&bytes)?;
+                for (index, piece, window) in incoming {
+                    early.insert(index, (piece, window));
+                    while let Some((piece, window)) = early.remove(&next) {
+                        // Else those who wait for room would wait for ever.
+                        let written = piece.write_to(&mut stream);
+                        written.inspect_err(|_| window.close())?;
                         window.add_permits(1);
-                        next += 1;
+                        next += piece.count();
                     }
                 }
                 if next < count {
@@ -178,24 +267,21 @@ impl Ordered {
                 Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
             })?;
         Ok(Self {
-            chunks,
+            pieces,
             thread,
             count,
         })
     }
 
-    pub(super) fn put(&self, index: u64, bytes: BytesMut, window: Arc<Semaphore>) -> Result<()> {
-        debug_assert!(index < self.count);
-        self.chunks.send((index, bytes, window)).map_err(|_| {
-            Error::new(
-                ErrorKind::Local,
-                "Cannot write to the output: it was closed",
-            )
-        })
+    fn put(&self, index: u64, piece: Piece, window: Arc<Semaphore>) -> Result<()> {
+        debug_assert!(index + piece.count() <= self.count);
+        self.pieces
+            .send((index, piece, window))
+            .map_err(|_| closed())
     }
 
     pub(super) fn finish(self) -> Result<Option<Digest>> {
-        drop(self.chunks);
+        drop(self.pieces);
         let written = self.thread.join();
         written
             .unwrap_or_else(|_| Err(std::io::Error::other("the writing thread panicked")))

@@ -14,7 +14,7 @@ use super::sending::Upload;
 use super::session::{Ended, JournalOptions, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
 use super::stop::Stop;
-use super::verify::{Sampler, Verified, Verify, ZeroDigests, verify};
+use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::digest::Digest;
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
-use crate::plan::{CHUNK_BYTES_DEFAULT, Plan, Span};
+use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::policy::{Engine, EngineConfig, Operation};
 
 /// The drive to write to.
@@ -210,7 +210,7 @@ async fn send(
         zeros: HashMap::new(),
         compare,
         keeper: session.journal.take().map(keep).transpose()?,
-        to_verify: sampler.is_full().then(Vec::new),
+        to_verify: sampler.is_full().then(Expected::default),
         zero_digests: ZeroDigests::default(),
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
@@ -219,7 +219,7 @@ async fn send(
     resume.chunk = shell.first_open();
     let outcome = shell.outcome(ending, "write to");
     let job = shell.into_job();
-    let (to_verify, zero_digests) = (job.to_verify.unwrap_or_default(), job.zero_digests);
+    let to_verify = job.to_verify.unwrap_or_default();
     let pipeline = job.pipeline;
     // Whatever happened: what was confirmed is kept.
     let kept = finish(job.keeper).await;
@@ -239,15 +239,8 @@ async fn send(
         }
         false => None,
     };
-    let (journal, to_verify) = everything_settled(
-        kept?,
-        session.state,
-        &plan,
-        to_verify,
-        zero_digests,
-        &sampler,
-    )
-    .await?;
+    let (journal, to_verify) =
+        everything_settled(kept?, session.state, &plan, to_verify, &sampler).await?;
     let verified = verify(
         client,
         drive,
@@ -285,8 +278,8 @@ async fn look_back(
 ) -> Result<Image> {
     let (plan, settled, sampler) = (*plan, settled.clone(), sampler.clone());
     blocking(move || {
-        if let Image::Raw(image) = &image {
-            sampler.look_back(image, &plan, &settled)?;
+        if let Some(disk) = image.disk() {
+            sampler.look_back(disk, &plan, &settled)?;
         }
         Ok(image)
     })
@@ -299,22 +292,23 @@ pub(super) async fn everything_settled(
     journal: Option<Journal>,
     earlier: State,
     plan: &Plan,
-    mut to_verify: Vec<(Span, Digest)>,
-    mut zeros: ZeroDigests,
+    mut to_verify: Expected,
     sampler: &Sampler,
-) -> Result<(Option<Journal>, Vec<(Span, Digest)>)> {
+) -> Result<(Option<Journal>, Expected)> {
     if !sampler.is_full() {
         return Ok((journal, to_verify));
     }
     let plan = *plan;
     blocking(move || {
-        for index in earlier.holes.iter().flat_map(Clone::clone) {
-            to_verify.extend(plan.span(index).map(|span| (span, zeros.of(span.len))));
+        for chunks in earlier.holes.iter() {
+            to_verify.zeros(plan.bytes_of(chunks));
         }
         let digests = journal.as_ref().map(Journal::digests).transpose()?;
         let digests = digests.into_iter().flatten();
         for (index, digest) in digests.filter(|(index, _)| earlier.done.contains(index)) {
-            to_verify.extend(plan.span(index).map(|span| (span, digest)));
+            if let Some(span) = plan.span(index) {
+                to_verify.chunk(span, digest);
+            }
         }
         Ok((journal, to_verify))
     })

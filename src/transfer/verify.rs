@@ -6,7 +6,7 @@ use std::future::Future;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,14 +14,17 @@ use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
 use super::checksum::Hasher;
-use super::shell::{Attempt, Feed, Job, Shell};
+use super::session::blocking;
+use super::shell::{Attempt, Feed, Job, Shell, stopped};
 use super::stop::Stop;
+use super::survey::not_holes;
 use crate::api::Client;
+use crate::chunk::is_zero;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::image::RawImage;
+use crate::image::Disk;
 use crate::monitor::Silent;
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -84,6 +87,64 @@ enum Check {
     Bytes { offset: u64, bytes: Bytes },
     /// Bytes with this digest.
     Digest { span: Span, digest: Digest },
+    /// Zeros, in these bytes.
+    Zeros(Range<u64>),
+}
+
+/// What a full verification expects of the drive.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    chunks: Vec<(Span, Digest)>,
+    /// In bytes; the number of holes counts, not their size.
+    zeros: RangeSet<u64>,
+}
+
+impl Expected {
+    /// A chunk holds bytes with this digest.
+    pub(super) fn chunk(&mut self, span: Span, digest: Digest) {
+        self.chunks.push((span, digest));
+    }
+
+    /// These bytes are zeros.
+    pub(super) fn zeros(&mut self, bytes: Range<u64>) {
+        if !bytes.is_empty() {
+            self.zeros.insert(bytes);
+        }
+    }
+
+    fn len(&self) -> u64 {
+        let chunks: u64 = self.chunks.iter().map(|(span, _)| span.len).sum();
+        let zeros: u64 = self.zeros.iter().map(|range| range.end - range.start).sum();
+        chunks + zeros
+    }
+
+    fn ranges(&self) -> u64 {
+        (self.chunks.len() + self.zeros.len()) as u64
+    }
+
+    /// What there is to check: of the zeros what the endpoint does not call a hole.
+    async fn into_checks(
+        self,
+        client: &Client,
+        drive: DriveId,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<Check> {
+        let zeros = not_holes(client, drive, self.zeros, rng).await;
+        let zeros = zeros.into_iter().flat_map(pieces).map(Check::Zeros);
+        let chunks = self.chunks.into_iter();
+        let chunks = chunks.map(|(span, digest)| Check::Digest { span, digest });
+        chunks.chain(zeros).collect()
+    }
+}
+
+/// A range in pieces of which a digest may be asked for.
+fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut rest = range;
+    std::iter::from_fn(move || {
+        let piece = rest.start..rest.end.min(rest.start.saturating_add(DIGEST_BYTES_MAX));
+        rest.start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Takes samples of chunks as they pass by.
@@ -121,7 +182,7 @@ impl Sampler {
         self.verify == Verify::None
     }
 
-    /// A chunk of data passes by.
+    /// A chunk of data passes by, or what there is of data in it.
     pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
         if self.verify != Verify::Sample || !self.picks(span.index) {
             return;
@@ -139,7 +200,7 @@ impl Sampler {
     /// What reading says.
     pub(super) fn look_back(
         &self,
-        image: &RawImage,
+        image: &dyn Disk,
         plan: &Plan,
         settled: &RangeSet<u64>,
     ) -> Result<()> {
@@ -194,29 +255,42 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// Reads back what the sampler picked, or every chunk of `digests`.
+/// Reads back what the sampler picked, or all that is expected.
 pub(super) async fn verify(
     client: &Client,
     drive: DriveId,
     sampler: &Sampler,
-    digests: Vec<(Span, Digest)>,
+    expected: Expected,
     jobs: u32,
     max_outage: Duration,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Verified> {
-    let checks: Vec<Check> = match sampler.verify {
+    let (verified, checks) = match sampler.verify {
         Verify::None => return Ok(Verified::default()),
-        Verify::Sample => sampler.take(),
-        Verify::Full => digests
-            .into_iter()
-            .map(|(span, digest)| Check::Digest { span, digest })
-            .collect(),
+        Verify::Sample => {
+            let checks = sampler.take();
+            let verified = Verified {
+                ranges: checks.len() as u64,
+                bytes: checks.iter().map(Check::len).sum(),
+            };
+            (verified, checks)
+        }
+        Verify::Full => {
+            let verified = Verified {
+                ranges: expected.ranges(),
+                bytes: expected.len(),
+            };
+            let mut rng = fastrand::Rng::with_seed(sampler.seed);
+            let checks = tokio::select! {
+                checks = expected.into_checks(client, drive, &mut rng) => checks,
+                () = stop.asked() => return Err(stopped()),
+            };
+            (verified, checks)
+        }
     };
-    let bytes = checks.iter().map(Check::len).sum();
-    let ranges = checks.len() as u64;
     // To the engine, each check is a chunk.
     let engine = Engine::new(EngineConfig {
-        plan: Plan::new(ranges, NonZeroU64::MIN),
+        plan: Plan::new(checks.len() as u64, NonZeroU64::MIN),
         first: 0,
         settled: RangeSet::new(),
         jobs,
@@ -230,12 +304,13 @@ pub(super) async fn verify(
         client: client.clone(),
         drive,
         checks: Arc::new(checks),
+        zeros: Arc::default(),
         next: 0,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
     let ending = shell.run(&mut Silent, stop).await;
     shell.outcome(ending, "read back")?;
-    Ok(Verified { ranges, bytes })
+    Ok(verified)
 }
 
 impl Check {
@@ -243,6 +318,7 @@ impl Check {
         match self {
             Self::Bytes { bytes, .. } => bytes.len() as u64,
             Self::Digest { span, .. } => span.len,
+            Self::Zeros(bytes) => bytes.end - bytes.start,
         }
     }
 
@@ -250,10 +326,16 @@ impl Check {
         match self {
             Self::Bytes { offset, .. } => *offset,
             Self::Digest { span, .. } => span.offset,
+            Self::Zeros(bytes) => bytes.start,
         }
     }
 
-    async fn run(&self, client: &Client, drive: DriveId) -> Result<Result<(), Failure>> {
+    async fn run(
+        &self,
+        client: &Client,
+        drive: DriveId,
+        zeros: &Arc<Mutex<ZeroDigests>>,
+    ) -> Result<Result<(), Failure>> {
         let is_same = match self {
             Self::Bytes { offset, bytes } => {
                 let read = client.read(drive, *offset, bytes.len() as u64).await;
@@ -262,6 +344,17 @@ impl Check {
             Self::Digest { span, digest } => {
                 let read = digest_of(client, drive, *span).await;
                 read.map(|read| read == *digest)
+            }
+            Self::Zeros(bytes) => {
+                let len = bytes.end - bytes.start;
+                match client.digest(drive, bytes.start, len).await {
+                    Ok(Some(digest)) => {
+                        let zeros = zero_digest(zeros, len).await?;
+                        Ok(zeros == digest)
+                    }
+                    Ok(None) => reads_as_zeros(client, drive, bytes.clone()).await,
+                    Err(failure) => Err(failure),
+                }
             }
         };
         match is_same {
@@ -313,6 +406,34 @@ pub(super) async fn digest_of(
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
+/// Whether the drive holds nothing but zeros there, read in steps that the API
+/// allows.
+async fn reads_as_zeros(
+    client: &Client,
+    drive: DriveId,
+    bytes: Range<u64>,
+) -> Result<bool, Failure> {
+    let mut offset = bytes.start;
+    while offset < bytes.end {
+        let len = READ_BYTES_MAX.min(bytes.end - offset);
+        if !is_zero(&client.read(drive, offset, len).await?) {
+            return Ok(false);
+        }
+        offset += len;
+    }
+    Ok(true)
+}
+
+/// The digest of so many zeros; made off the reactor, once.
+async fn zero_digest(zeros: &Arc<Mutex<ZeroDigests>>, len: u64) -> Result<Digest> {
+    let zeros = Arc::clone(zeros);
+    blocking(move || {
+        let mut zeros = zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(zeros.of(len))
+    })
+    .await
+}
+
 /// Digests of zeros, by length.
 #[derive(Debug, Default)]
 pub(super) struct ZeroDigests(HashMap<u64, Digest>);
@@ -331,6 +452,7 @@ struct ReadBack {
     client: Client,
     drive: DriveId,
     checks: Arc<Vec<Check>>,
+    zeros: Arc<Mutex<ZeroDigests>>,
     next: u64,
 }
 
@@ -345,7 +467,7 @@ impl Job for ReadBack {
 
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
         let (client, drive) = (self.client.clone(), self.drive);
-        let checks = Arc::clone(&self.checks);
+        let (checks, zeros) = (Arc::clone(&self.checks), Arc::clone(&self.zeros));
         async move {
             // The engine was told of as many chunks as there are checks.
             let check = usize::try_from(span.index).ok().and_then(|i| checks.get(i));
@@ -353,7 +475,7 @@ impl Job for ReadBack {
                 return Attempt::local(Error::new(ErrorKind::Bug, "No such check"));
             };
             Attempt {
-                answer: check.run(&client, drive).await,
+                answer: check.run(&client, drive, &zeros).await,
                 wire_bytes: check.len(),
             }
         }
@@ -386,6 +508,28 @@ mod tests {
                 picked.len()
             );
         }
+    }
+
+    #[test]
+    fn zeros_are_checked_in_pieces_and_all_of_them() {
+        const MAX: u64 = DIGEST_BYTES_MAX;
+        assert_eq!(pieces(5..5).count(), 0);
+        for range in [5..6, 5..5 + MAX, 5..6 + MAX, 7..7 + 3 * MAX] {
+            let pieces: Vec<_> = pieces(range.clone()).collect();
+            assert_eq!(pieces.first().map(|piece| piece.start), Some(range.start));
+            assert_eq!(pieces.last().map(|piece| piece.end), Some(range.end));
+            assert!(
+                pieces
+                    .iter()
+                    .all(|p| p.start < p.end && p.end - p.start <= MAX)
+            );
+            assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start));
+        }
+        let mut expected = Expected::default();
+        for bytes in [10..20, 30..40, 20..30] {
+            expected.zeros(bytes);
+        }
+        assert_eq!((expected.ranges(), expected.len()), (1, 30));
     }
 
     #[test]

@@ -146,15 +146,15 @@ fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
     };
     let scene = Scene::new(CHUNKS);
     for chunk in [0, CHUNKS / 2, CHUNKS - 1] {
-        // One read for each chunk, in order.
+        // One read for each chunk, in order, and none to see what the image is.
+        let tool = || scene.tool(UPLOAD).args("--format raw");
         let failing = Failing {
             call: "pread64",
             nth: chunk + 1,
             errno: EIO,
             file: Some("a.img"),
         };
-        let tool = failing.within(library, &scene.desk, scene.tool(UPLOAD));
-        let outcome = tool.run().code(1);
+        let outcome = failing.within(library, &scene.desk, tool()).run().code(1);
         let line = format!(
             "Cannot read a.img at byte {}: Input/output error (os error 5)\n",
             chunk * C
@@ -163,7 +163,7 @@ fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
         assert_eq!(outcome.stderr.matches("os error").count(), 1, "{outcome:?}");
         assert_eq!(scene.desk.journals().len(), 1);
         assert!(scene.confirmed().len() <= chunk);
-        let _ = scene.tool(UPLOAD).run().code(0);
+        let _ = tool().run().code(0);
         assert_eq!(scene.sent(), CHUNKS, "a chunk was sent twice");
         scene.forget();
         scene.check_done(UPLOAD);

@@ -716,6 +716,30 @@ fn two_processes_never_write_to_one_image() {
     scene.check_done("out");
 }
 
+/// Nor with a journal of another name, or none: who starts over would take the file
+/// away from the one who is at it, and that one would give its name to another's.
+#[test]
+fn a_file_that_is_written_to_is_not_taken_away() {
+    let scene = Scene::new();
+    let _ = scene.stopped("out", |running, gate| {
+        for flags in ["--journal other.ohj", "--gzip"] {
+            for restart in ["", " --restart"] {
+                let second = scene.run(&format!("{flags}{restart} out")).code(1);
+                if !restart.is_empty() {
+                    let _ = second.says("Another process writes to out.oh-part");
+                }
+            }
+        }
+        gate.open();
+        running.wait().code(0)
+    });
+    scene.check_done("out");
+    // One that was killed is in nobody's way.
+    let _ = scene.stopped("two", |running, _| running.kill9());
+    let _ = scene.run("--journal other.ohj --restart two").code(0);
+    assert!(std::fs::read(scene.path("two")).unwrap() == scene.image);
+}
+
 // ---- What an earlier run left ----
 
 /// Bytes of the staged file, changed behind the journal's back.

@@ -211,7 +211,10 @@ fn a_digest_is_that_of_the_bytes_and_is_guarded_as_a_read() {
         assert_eq!(reply.text(), format!("sha256 {digest}\n"));
     }
     let info = Ask::of(&server).get(&format!("/drives/{drive}/info"));
-    assert_eq!(info.header("x-openhosting-extensions"), Some("digest"));
+    assert_eq!(
+        info.header("x-openhosting-extensions"),
+        Some("digest, extents")
+    );
     let refused = |path: &str| {
         let reply = Ask::of(&server).get(&path.replace("ID", &drive));
         let (status, error) = reply.error();

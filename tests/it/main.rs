@@ -8,8 +8,10 @@
 
 mod disks;
 mod download;
+mod extents;
 mod faults;
 mod features;
+mod formats;
 mod kill;
 mod libcloud;
 mod matrix;

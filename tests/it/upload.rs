@@ -227,7 +227,9 @@ fn holes_are_left_out_of_a_new_drive_and_written_to_an_old_one() {
     let outcome = desk.upload(&proxy.uri()).args("-c 65536 a.img").run();
     expect_stdout(&outcome, 21, C, size);
     assert_drive(&server, &outcome.created(), &image);
-    assert_eq!(offsets(&proxy), [0, 6 * C, 7 * C, 20 * C]);
+    // Whether zeros before the data are sent depends on when the proof came.
+    let chunks: Vec<_> = offsets(&proxy).into_iter().map(|at| at / C).collect();
+    assert_eq!(chunks, [0, 6, 7, 20]);
 
     // What was on an old drive must not shine through.
     let old = create(&server, size);

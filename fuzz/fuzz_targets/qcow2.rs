@@ -1,0 +1,7 @@
+//! Any file is refused as qcow2, or reads within its bounds.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use openhosting::image::Format;
+
+fuzz_target!(|data: &[u8]| openhosting_fuzz::explore(data, Format::Qcow2));

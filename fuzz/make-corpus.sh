@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Makes the corpus of the targets of image formats anew, out of small images of
+# qemu-img. The inputs are files with holes; src/lib.rs tells how.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/corpus"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+truncate -s 3M "$work/disk"
+printf 'some text, some text, some text' | dd of="$work/disk" conv=notrunc status=none
+printf 'more' | dd of="$work/disk" bs=1 seek=2500000 conv=notrunc status=none
+
+# input TARGET NAME FORMAT OPTION...: one input
+input() {
+    local target=$1 name=$2 format=$3
+    shift 3
+    qemu-img convert -f raw -O "$format" "$@" "$work/disk" "$work/image"
+    mkdir -p "$target"
+    python3 - "$work/image" "$target/$name" <<'PYTHON'
+import re, struct, sys
+
+data = open(sys.argv[1], "rb").read()
+out = bytearray(b"\1" + struct.pack(">I", len(data)))
+# Runs of data, with no more than a few zeros within.
+for run in re.finditer(rb"[^\0](?:\0{0,7}[^\0])*", data):
+    for at in range(run.start(), run.end(), 255):
+        piece = data[at : min(at + 255, run.end())]
+        out += struct.pack(">IB", at, len(piece)) + piece
+open(sys.argv[2], "wb").write(out)
+PYTHON
+}
+
+input qcow2 v2 qcow2 -o compat=0.10,cluster_size=512
+input qcow2 v3 qcow2 -o cluster_size=4k
+input qcow2 zlib qcow2 -c -o cluster_size=64k
+input qcow2 zstd qcow2 -c -o cluster_size=64k,compression_type=zstd
+input qcow2 subclusters qcow2 -o cluster_size=16k,extended_l2=on
+input vmdk sparse vmdk
+input vmdk stream vmdk -o subformat=streamOptimized
+input vmdk zeroed vmdk -o zeroed_grain=on
+input vdi dynamic vdi
+input vdi static vdi -o static=on
+input vhd dynamic vpc -o force_size=on
+input vhd fixed vpc -o subformat=fixed,force_size=on
+input vhdx dynamic vhdx -o block_size=1M
+input vhdx fixed vhdx -o subformat=fixed,block_size=1M
+find . -type f -size +2048c -printf 'larger than -max_len of .ci/run: %P\n'

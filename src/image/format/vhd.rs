@@ -1,0 +1,183 @@
+//! VHD: Microsoft's "Virtual Hard Disk Image Format Specification", version 1.0.
+//! Numbers are big-endian. A footer tells the size; a fixed file is the disk and
+//! that footer, a dynamic one has a table of blocks.
+//!
+//! Before each block there is a bitmap of the sectors that were written. It is not
+//! looked at, as QEMU does not: what was not written is zeros in the block too,
+//! and a writer that left the bitmap alone would lose its data.
+
+use super::table::{Tables, be32, be64};
+use super::{Container, Flat, Grid, Layout, Place, Run, SECTOR_BYTES};
+use crate::error::Result;
+use crate::image::RawImage;
+
+/// What a footer begins with, and so a dynamic file, which has a copy of it there.
+pub(super) const MAGIC: &[u8] = b"conectix";
+
+const FOOTER_BYTES: usize = 512;
+const DYNAMIC_MAGIC: &[u8] = b"cxsparse";
+const FIXED: u32 = 2;
+const DYNAMIC: u32 = 3;
+const DIFFERENCING: u32 = 4;
+/// The entry of a block that was never written.
+const FREE: u32 = 0xffff_ffff;
+/// Sizes that a block may have; they have 512 KiB or 2 MiB.
+const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 28;
+
+/// Whether the last sector of a file is the footer of a fixed one that is whole.
+/// More must be right than its first word: it is the end of a disk otherwise.
+pub(super) fn is_fixed(file: &RawImage) -> Result<bool> {
+    let Some(at) = file.size().checked_sub(FOOTER_BYTES as u64) else {
+        return Ok(false);
+    };
+    let mut footer = [0; FOOTER_BYTES];
+    file.read_at(&mut footer, at)?;
+    Ok(footer.starts_with(MAGIC)
+        && be32(&footer, 60) == FIXED
+        && be64(&footer, 48) == at
+        && be32(&footer, 64) == checksum(&footer, 64))
+}
+
+/// Opens a VHD file of either kind.
+pub(super) fn open(container: Container) -> Result<Box<dyn Layout>> {
+    let end = container.file.size().saturating_sub(FOOTER_BYTES as u64);
+    let at_start: [u8; FOOTER_BYTES] = container.array("its footer", 0)?;
+    // A fixed file begins with the disk, which may hold anything.
+    let is_dynamic = at_start.starts_with(MAGIC) && !is_fixed(&container.file)?;
+    let footer = match is_dynamic {
+        true => at_start,
+        false => container.array("its footer", end)?,
+    };
+    if !footer.starts_with(MAGIC) {
+        return Err(container.damaged("it has no footer: it was cut off, or is no such file"));
+    }
+    if be32(&footer, 64) != checksum(&footer, 64) {
+        return Err(container.damaged("the checksum of its footer is wrong"));
+    }
+    let (size, kind) = (be64(&footer, 48), be32(&footer, 60));
+    container.check_size(size)?;
+    match kind {
+        FIXED if is_dynamic => Err(container.damaged("it was cut off, or is damaged")),
+        FIXED if size > end => Err(container.damaged(&format!(
+            "its disk has {size} bytes and the file {end}: it was cut off"
+        ))),
+        FIXED => Ok(Box::new(Flat { container, size })),
+        DYNAMIC => Dynamic::open(container, &footer, size)
+            .map(|dynamic| -> Box<dyn Layout> { Box::new(dynamic) }),
+        DIFFERENCING => {
+            let what = "it holds only what differs from another file";
+            Err(container
+                .unsupported(what)
+                .hint_to("Merge it with its parent first, where it was made"))
+        }
+        _ => Err(container.damaged(&format!("it is of kind {kind}, not 2 to 4"))),
+    }
+}
+
+/// The complement of the sum of all bytes but the checksum's own at `at`.
+fn checksum(bytes: &[u8], at: usize) -> u32 {
+    let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    !sum(&bytes[..at]).wrapping_add(sum(&bytes[at + 4..]))
+}
+
+/// A table of blocks.
+#[derive(Debug)]
+struct Dynamic {
+    container: Container,
+    size: u64,
+    block: u64,
+    /// Bytes of the bitmap before each block.
+    bitmap: u64,
+    table: u64,
+    tables: Tables,
+}
+
+impl Dynamic {
+    fn open(container: Container, footer: &[u8], size: u64) -> Result<Self> {
+        let header: [u8; 1024] = container.array("its second header", be64(footer, 16))?;
+        if !header.starts_with(DYNAMIC_MAGIC) {
+            return Err(container.damaged("it has no second header"));
+        }
+        if be32(&header, 36) != checksum(&header, 36) {
+            return Err(container.damaged("the checksum of its second header is wrong"));
+        }
+        let (table, blocks, block) = (
+            be64(&header, 16),
+            u64::from(be32(&header, 28)),
+            be32(&header, 32),
+        );
+        if !BLOCK_BYTES.contains(&block) || !block.is_power_of_two() {
+            let what = format!("its blocks have {block} bytes");
+            return Err(container.damaged(&what));
+        }
+        let block = u64::from(block);
+        let needed = size.div_ceil(block);
+        if blocks < needed {
+            let what = format!("its table has {blocks} entries where {needed} are needed");
+            return Err(container.damaged(&what));
+        }
+        if !table.is_multiple_of(SECTOR_BYTES) {
+            return Err(container.damaged(&format!("its table is at byte {table}")));
+        }
+        container.within("its table", table, needed * 4)?;
+        Ok(Self {
+            size,
+            block,
+            bitmap: (block / SECTOR_BYTES)
+                .div_ceil(8)
+                .next_multiple_of(SECTOR_BYTES),
+            table,
+            tables: Tables::default(),
+            container,
+        })
+    }
+}
+
+impl Layout for Dynamic {
+    fn container(&self) -> &Container {
+        &self.container
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn run_at(&self, offset: u64) -> Result<Run> {
+        let index = offset / self.block;
+        let at = self.table + index * 4;
+        let entries = self.tables.entries(&self.container, at, 4)?;
+        let most = entries.count(4).min(self.size.div_ceil(self.block) - index);
+        let entry = be32(&entries, 0);
+        let (blocks, place) = if entry == FREE {
+            let places = entries.chunks_exact(4).skip(1);
+            let places = places.map(|entry| match be32(entry, 0) {
+                FREE => Ok(Place::Zero),
+                _ => Ok(Place::File(0)),
+            });
+            (
+                super::alike(Place::Zero, self.block, places, most)?,
+                Place::Zero,
+            )
+        } else {
+            let at = u64::from(entry) * SECTOR_BYTES;
+            if at < self.bitmap {
+                return Err(self
+                    .container
+                    .damaged(&format!("a block is at byte {at}, within its header")));
+            }
+            (1, Place::File(at + self.bitmap + offset % self.block))
+        };
+        Ok(Run {
+            end: (index + blocks).saturating_mul(self.block),
+            place,
+            table: None,
+        })
+    }
+
+    fn grid(&self) -> Grid {
+        // Blocks follow each other from right behind the table, by most writers.
+        let blocks = self.size.div_ceil(self.block);
+        let first = (self.table + blocks * 4).next_multiple_of(SECTOR_BYTES);
+        Grid::of(self.bitmap + self.block, first + self.bitmap)
+    }
+}

@@ -1,0 +1,219 @@
+//! One chunk of a download, as it comes over the wire.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::checksum::Hasher;
+use crate::api::Client;
+use crate::buffer::{Buffer, BufferPool};
+use crate::chunk::zeros;
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::failure::Failure;
+use crate::plan::Span;
+use crate::wire::READ_BYTES_MAX;
+
+/// What was read of a chunk: its parts. What lies between them is zeros.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    span: Span,
+    /// In bytes of the drive, in order.
+    parts: Vec<Range<u64>>,
+    /// The bytes of the parts, one after the other.
+    bytes: Buffer,
+}
+
+/// A run of bytes of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Run<'a> {
+    /// What was read.
+    Bytes(&'a [u8]),
+    /// So many zeros.
+    Zeros(u64),
+}
+
+/// Reads these parts of a chunk, in steps of at most `step_max` bytes, which falls to
+/// what the API allows where the endpoint takes no more; each step has its full
+/// length or is a failure. Takes a buffer of the pool, all of which are `chunk` bytes
+/// long.
+pub(super) async fn fetch(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+    parts: Vec<Range<u64>>,
+    step_max: &AtomicU64,
+    pool: &BufferPool,
+    chunk: usize,
+) -> Result<Fetched, Failure> {
+    let no_buffer = || Failure::Broken("there is no buffer to read into".into());
+    let mut bytes = pool.wait(chunk).await.ok_or_else(no_buffer)?;
+    let mut filled = 0;
+    for part in &parts {
+        let mut offset = part.start;
+        while offset < part.end {
+            let len = step_max.load(Ordering::Relaxed).min(part.end - offset);
+            let end = filled + usize::try_from(len).unwrap_or(usize::MAX);
+            // The parts lie within the chunk, which the buffer holds.
+            let step = bytes.get_mut(filled..end).ok_or_else(no_buffer)?;
+            match client.read_into(drive, offset, step).await {
+                Err(failure) if len > READ_BYTES_MAX && is_too_much(&failure) => {
+                    tracing::debug!(len, %failure, "a read that large is answered no more");
+                    step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
+                    continue;
+                }
+                read => read?,
+            }
+            (filled, offset) = (end, offset + len);
+        }
+    }
+    Ok(Fetched { span, parts, bytes })
+}
+
+/// Whether a read may have failed for its length: it was refused, or what came was
+/// shorter. What is known of an endpoint may be out of date.
+fn is_too_much(failure: &Failure) -> bool {
+    match failure {
+        Failure::NotApi(_) => true,
+        Failure::Refused(refusal) => matches!(refusal.status, 400 | 413 | 416),
+        _ => false,
+    }
+}
+
+impl Fetched {
+    /// Which chunk it is, in bytes of the drive.
+    pub(super) fn span(&self) -> Span {
+        self.span
+    }
+
+    /// All of the chunk in order, each run with its offset on the drive.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (u64, Run<'_>)> {
+        let mut rest: &[u8] = &self.bytes;
+        let mut at = self.span.offset;
+        let end = self.span.end();
+        let last = std::iter::once(end..end);
+        let parts = self.parts.iter().cloned().chain(last);
+        let runs = parts.flat_map(move |part| {
+            let zeros = (at, Run::Zeros(part.start - at));
+            at = part.end;
+            let len = usize::try_from(part.end - part.start).unwrap_or(0);
+            let (bytes, after) = rest.split_at(len.min(rest.len()));
+            rest = after;
+            [zeros, (part.start, Run::Bytes(bytes))]
+        });
+        runs.filter(|(_, run)| !matches!(run, Run::Zeros(0) | Run::Bytes([])))
+    }
+
+    /// The first part, as a chunk of its own.
+    pub(super) fn first(&self) -> Option<(Span, &[u8])> {
+        self.runs().find_map(|(offset, run)| match run {
+            Run::Bytes(bytes) => {
+                let (index, len) = (self.span.index, bytes.len() as u64);
+                Some((Span { index, offset, len }, bytes))
+            }
+            Run::Zeros(_) => None,
+        })
+    }
+
+    /// The SHA-256 of the chunk.
+    pub(super) fn digest(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        for (_, run) in self.runs() {
+            match run {
+                Run::Bytes(bytes) => hasher.bytes(bytes),
+                Run::Zeros(len) => hasher.zeros(len),
+            }
+        }
+        hasher.finish()
+    }
+
+    /// Hands all of the chunk to `write`, in order.
+    pub(super) fn write_to(
+        &self,
+        mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        for (_, run) in self.runs() {
+            match run {
+                Run::Bytes(bytes) => write(bytes)?,
+                Run::Zeros(len) => zeros(len).try_for_each(&mut write)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn zeros_lie_between_the_parts() {
+        let fetched = fetched(100, 50, vec![100..101, 120..130, 140..150]);
+        let runs: Vec<_> = fetched.runs().collect();
+        let bytes = &fetched.bytes[..];
+        let all = [
+            (100, Run::Bytes(&bytes[..1])),
+            (101, Run::Zeros(19)),
+            (120, Run::Bytes(&bytes[1..11])),
+            (130, Run::Zeros(10)),
+            (140, Run::Bytes(&bytes[11..21])),
+        ];
+        assert_eq!(runs, all);
+        let (span, first) = fetched.first().unwrap();
+        assert_eq!((span.offset, span.len, first), (100, 1, &bytes[..1]));
+    }
+
+    fn fetched(offset: u64, len: u64, parts: Vec<Range<u64>>) -> Fetched {
+        // Longer than it need be, as buffers are.
+        let mut bytes = BufferPool::new(1).take(len as usize + 7).unwrap();
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = 1 + (i % 250) as u8;
+        }
+        let index = 3;
+        Fetched {
+            span: Span { index, offset, len },
+            parts,
+            bytes,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_is_whole_whatever_its_parts(
+            offset in 0_u64..1000,
+            len in 1_u64..200_000,
+            cuts in proptest::collection::btree_set(0_u64..200_000, 0..12),
+        ) {
+            let cuts: Vec<u64> = cuts.into_iter().filter(|cut| *cut <= len).collect();
+            let parts = cuts.chunks_exact(2).map(|pair| offset + pair[0]..offset + pair[1]);
+            let fetched = fetched(offset, len, parts.collect());
+            let mut expected = vec![0; len as usize];
+            let mut next = 0;
+            for pair in cuts.chunks_exact(2) {
+                for byte in &mut expected[pair[0] as usize..pair[1] as usize] {
+                    *byte = fetched.bytes[next];
+                    next += 1;
+                }
+            }
+            let mut written = Vec::new();
+            fetched
+                .write_to(|bytes| {
+                    written.extend_from_slice(bytes);
+                    Ok(())
+                })
+                .unwrap();
+            prop_assert!(written == expected);
+            prop_assert_eq!(fetched.digest(), Digest::of(&expected));
+            let mut at = offset;
+            for (start, run) in fetched.runs() {
+                prop_assert_eq!(start, at);
+                at += match run {
+                    Run::Bytes(bytes) => bytes.len() as u64,
+                    Run::Zeros(len) => len,
+                };
+            }
+            prop_assert_eq!(at, offset + len);
+        }
+    }
+}
