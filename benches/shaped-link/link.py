@@ -148,7 +148,8 @@ def hurry():
 
 def sweep():
     """Removes what a killed link left behind."""
-    names = subprocess.run(["ip", "netns", "list"], stdout=subprocess.PIPE, text=True).stdout
+    listed = ["ip", "netns", "list"]
+    names = subprocess.run(listed, capture_output=True, text=True).stdout
     for line in names.splitlines():
         name = line.split()[0]
         owner = name.split("-")[2] if name.startswith("oh-link-") else None

@@ -159,9 +159,8 @@ class Link:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         tool = self.spawn(self.near, command, **quiet)
         ended = threading.Event()
-        beside = threading.Thread(target=meanwhile, args=[ended]) if meanwhile else None
-        if beside:
-            beside.start()
+        beside = threading.Thread(target=meanwhile or (lambda _: None), args=[ended], daemon=True)
+        beside.start()
         run = Run(0)
         for line in tool.stderr:
             if line.startswith("{"):
@@ -171,8 +170,7 @@ class Link:
         run.code = tool.wait()
         run.seconds = time.monotonic() - began
         ended.set()
-        if beside:
-            beside.join()
+        beside.join()
         return run
 
     def up(self, image, *args, meanwhile=None):
