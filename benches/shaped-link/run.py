@@ -235,29 +235,28 @@ def story(run):
 
 
 def throughput(lab, args):
-    image, small = lab.image(64), lab.image(16)
-    head("congestion control", "what", "Mbit/s", "of the link", "of curl", "workers", "retries", "in vain")
+    small = lab.image(16)
+    head("congestion control", "what", "MiB", "Mbit/s", "of the link", "of curl", "workers", "retries", "in vain")
     for cc in ("cubic", "bbr"):
         with contextlib.closing(Link(lab, cc, **P3)) as link:
-            # The drives that curl writes to and reads from.
-            blank = link.up(lab.image(16), "--verify", "none").drive
+            # The drive that curl writes to and reads from.
+            blank = link.up(small, "--verify", "none").drive
             curls = {"up": link.curl_up(blank, small), "down": link.curl_down(blank, small)}
             for way, curl in curls.items():
-                row(cc, f"curl, {way}, one stream", f"{mbit(small, curl):.2f}",
-                    f"{mbit(small, curl) / P3['rate']:.0%}", 1, 1, 0, "0.0%")
-            drive = None
-            for jobs in args.jobs:
-                flags = ["-j", jobs] if jobs else []
-                for way in ("up", "down"):
-                    if way == "up":
-                        run = link.up(image, *flags)
-                        drive = run.drive
-                    else:
-                        run = link.down(image, drive, *flags)
-                    rate = mbit(image, run)
-                    row(cc, f"openhosting-{way}load {' '.join(map(str, flags))}", f"{rate:.2f}",
-                        f"{rate / P3['rate']:.0%}", f"{rate / mbit(small, curls[way]):.1f}",
-                        story(run), run.end["retries"], waste(image, run))
+                rate = mbit(small, curl)
+                row(cc, f"curl, {way}, one stream", 16, f"{rate:.2f}", f"{rate / P3['rate']:.0%}",
+                    "1.0", 1, "", "")
+
+            def tell(what, run):
+                rate = mbit(image, run)
+                curl = mbit(small, curls["up" if "upload" in what else "down"])
+                row(cc, what, mib, f"{rate:.2f}", f"{rate / P3['rate']:.0%}", f"{rate / curl:.1f}",
+                    story(run), run.end["retries"], waste(image, run))
+
+            for mib in args.mib:
+                image = lab.image(mib)
+                for jobs in args.jobs:
+                    both_ways(link, image, ["-j", str(jobs)] if jobs else [], None, tell)
 
 
 def both_ways(link, image, flags, meanwhile, tell):
@@ -267,7 +266,7 @@ def both_ways(link, image, flags, meanwhile, tell):
             drive = run.drive
         else:
             run = link.down(image, drive, *flags, meanwhile=meanwhile)
-        tell(f"openhosting-{way}load {' '.join(flags)}", run)
+        tell(" ".join([f"openhosting-{way}load", *flags]), run)
 
 
 def holes(lab, args):
@@ -325,6 +324,7 @@ PARTS = {part.__name__: part for part in (throughput, holes, kills, slow)}
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", default=[*PARTS])
+    parser.add_argument("--mib", type=int, nargs="*", default=[64, 256], help="sizes of images")
     parser.add_argument("--jobs", type=int, nargs="*", default=[0], help="-j to try; 0 is the default")
     parser.add_argument("--kill-every", type=float, default=5, help="seconds between kills")
     args = parser.parse_args()
