@@ -47,7 +47,9 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(10),
+            // Two round trips with TLS, and one takes eight seconds where other requests
+            // fill the queue of a slow link (FAULTS P5).
+            connect: Duration::from_secs(20),
             stall: Duration::from_secs(30),
             meter: None,
         }
