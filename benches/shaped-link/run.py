@@ -292,8 +292,9 @@ def holes(lab, args):
 def kills(lab, args):
     image = lab.image(64)
     head("congestion control", "what", "seconds", "kills", "connections killed", "workers", "retries", "in vain")
-    # A chunk has to fit between two kills; one of cubic is slower than one of bbr.
-    for cc, flags in (("cubic", ["-c", str(MIB // 2)]), ("bbr", [])):
+    # A chunk has to fit between two kills.
+    flags = ["-c", str(MIB // 2)]
+    for cc in ("cubic", "bbr"):
         with contextlib.closing(Link(lab, cc, **P3)) as link:
             killed = []
 

@@ -19,6 +19,7 @@ use crate::profile::{
     Taken, Told, WriteCounters,
 };
 use crate::transfer::{Probed, Stop, probe};
+use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting probe";
 /// Shorter than that of a transfer, which has more time.
@@ -159,6 +160,10 @@ fn rows(profile: &Profile) -> Vec<[String; 3]> {
         (None, Finding::Known(_)) => Finding::default(),
         (Some(taken), _) => Finding::Known(taken),
     };
+    let of_reads = match profile.read_bytes_max() > READ_BYTES_MAX {
+        true => "a download with -c 8388608 asks for as much at a time",
+        false => "reads are of 4 MiB at most",
+    };
     vec![
         row("QUESTION", ("ANSWER".to_owned(), "WHAT THE TOOLS DO")),
         row(
@@ -178,12 +183,9 @@ fn rows(profile: &Profile) -> Vec<[String; 3]> {
         ),
         row(
             "Read of 4 MiB and a byte",
-            (told(&reads(above), taken), "reads are of 4 MiB at most"),
+            (told(&reads(above), taken), of_reads),
         ),
-        row(
-            "Read of 8 MiB",
-            (told(&reads(double), taken), "reads are of 4 MiB at most"),
-        ),
+        row("Read of 8 MiB", (told(&reads(double), taken), of_reads)),
         row(
             "Write past the end",
             (
