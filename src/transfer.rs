@@ -33,6 +33,7 @@ mod sending;
 mod session;
 mod shell;
 mod sink;
+mod sounding;
 mod stop;
 mod survey;
 mod upload;

@@ -13,6 +13,7 @@ use super::pipeline::Pipeline;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
+use super::sounding::sound;
 use super::stop::Stop;
 use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
@@ -200,6 +201,11 @@ async fn send(
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
     let is_local = client.endpoint().is_loopback();
     let pace = Pace::new(options.compression, jobs, is_local);
+    let image = match compare {
+        // Nothing is written that is there already.
+        true => image,
+        false => sound(client, drive, image, &plan, &todo, &pace).await?,
+    };
     let keep = |journal| Keeper::start(journal, None);
     let job = Upload {
         client: client.clone(),
