@@ -6,26 +6,32 @@
 mod census;
 mod fingerprint;
 mod format;
+mod gpt;
 mod gzip;
 mod mapped;
 mod raw;
 mod reader;
 mod target;
+mod uses;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Result;
 
 pub use census::Census;
 pub use fingerprint::Fingerprint;
 pub use format::Format;
+pub use gpt::Gpt;
 pub use gzip::GzipImage;
 pub use mapped::MappedImage;
 pub use raw::RawImage;
-pub use reader::{ImageReader, Piece};
-pub use target::ImageTarget;
+pub use reader::{ImageReader, Piece, Unread};
+pub use target::{ClusterPacking, ImageTarget, TargetFormat};
+pub use uses::Use;
 
 /// The bytes of a disk, which can be read at any place and from several threads at
 /// once.
@@ -67,7 +73,7 @@ pub enum Image {
     /// A file or block device whose bytes are the disk's.
     Raw(RawImage),
     /// A file of a format that has a map of the disk.
-    Mapped(Box<MappedImage>),
+    Mapped(Arc<MappedImage>),
     /// A gzip file whose content is the disk's bytes.
     Gzip(Box<GzipImage>),
 }
@@ -91,7 +97,7 @@ impl Image {
         match format {
             Format::Raw => Ok(Self::Raw(file)),
             _ => MappedImage::open(file, format, &options.allow_backing)
-                .map(Box::new)
+                .map(Arc::new)
                 .map(Self::Mapped),
         }
     }
@@ -137,6 +143,16 @@ impl Image {
             Self::Raw(image) => image.size(),
             Self::Mapped(image) => image.size(),
             Self::Gzip(image) => image.size(),
+        }
+    }
+
+    /// How others use what it is read from just now: what they write meanwhile may
+    /// be in it or not. A file system that is mounted is not at rest.
+    pub fn uses(&self) -> BTreeSet<Use> {
+        match self {
+            Self::Raw(image) => image.uses(),
+            Self::Mapped(image) => image.uses(),
+            Self::Gzip(_) => BTreeSet::new(),
         }
     }
 

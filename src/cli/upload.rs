@@ -49,6 +49,11 @@ struct Arguments {
     #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::number)]
     offset: u64,
 
+    /// Make the new drive larger than the image: to SIZE, as in 40G, or by it, as in
+    /// +10G
+    #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"])]
+    grow: Option<arguments::Grow>,
+
     /// Storage tier of a newly created drive
     #[arg(short, long, value_name = "TIER", default_value = "disk")]
     tier: String,
@@ -203,7 +208,11 @@ async fn send(
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
         display.event(&Event::Notice(line));
     }
-    let mut options = options(arguments, image.size());
+    let size = match arguments.grow {
+        Some(grow) => grow.applied_to(image.size())?,
+        None => image.size(),
+    };
+    let mut options = options(arguments, size);
     options.jobs = jobs_for(arguments.common.jobs, profile);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
@@ -238,6 +247,7 @@ async fn open(arguments: &Arguments) -> Result<Image> {
         .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
 }
 
+/// The options, with a new drive of `size` bytes.
 fn options(arguments: &Arguments, size: u64) -> UploadOptions {
     let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
@@ -407,6 +417,8 @@ mod tests {
         for line in [
             "--local d --endpoint http://h a",
             "--journal j --no-journal a",
+            &format!("-d {ID} --grow 1G a"),
+            &format!("--resume-from-drive {ID} --grow +1G a"),
             &format!("-d {ID} --resume-from-drive {ID} a"),
         ] {
             let kind = parse(line).unwrap_err().kind();

@@ -1,5 +1,6 @@
 //! A file or block device whose bytes are the disk's.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::uses::{Use, uses_of};
 use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -60,6 +62,11 @@ impl RawImage {
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.fingerprint.size
+    }
+
+    /// Who else uses the device, or one over the file.
+    pub(super) fn uses(&self) -> BTreeSet<Use> {
+        uses_of(&self.file)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -2,9 +2,10 @@
 //! them: the work is proportional to the data, not to the size.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Disk, GzipImage, Image};
-use crate::buffer::BufferPool;
+use super::{Disk, GzipImage, Image, MappedImage};
+use crate::buffer::{Buffer, BufferPool};
 use crate::chunk::RawChunk;
 use crate::error::Result;
 use crate::plan::{Plan, Span};
@@ -14,8 +15,37 @@ use crate::plan::{Plan, Span};
 pub enum Piece {
     /// A chunk that was read.
     Chunk(RawChunk),
+    /// A chunk that whoever has time reads: of a format with a map that takes more
+    /// than a copy, so that one thread would be too few.
+    Unread(Unread),
     /// Chunks, by index, that lie in a hole of the file and were not read.
     Hole(Range<u64>),
+}
+
+/// A chunk that is to be read, and the buffer for it.
+#[derive(Debug)]
+pub struct Unread {
+    image: Arc<MappedImage>,
+    span: Span,
+    buffer: Buffer,
+}
+
+impl Unread {
+    /// Where it lies.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Reads it. Blocks.
+    ///
+    /// # Errors
+    /// As [`ImageReader::next_piece`].
+    pub fn read(mut self) -> Result<RawChunk> {
+        read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
+        // The reader may have come to the end by now, and looked there.
+        self.image.check_unchanged()?;
+        Ok(RawChunk::new(self.span, self.buffer))
+    }
 }
 
 /// Reads the chunks of an image in order.
@@ -99,10 +129,18 @@ impl ImageReader {
         else {
             return Ok(None);
         };
+        if let Image::Mapped(image) = &self.image {
+            let image = Arc::clone(image);
+            return Ok(Some(Piece::Unread(Unread {
+                image,
+                span,
+                buffer,
+            })));
+        }
         match &mut self.image {
             Image::Raw(image) => read_extents(image, &mut self.extent, span, &mut buffer)?,
-            Image::Mapped(image) => read_extents(&**image, &mut self.extent, span, &mut buffer)?,
             Image::Gzip(image) => read_stream(image, &mut self.stream_offset, span, &mut buffer)?,
+            Image::Mapped(_) => {}
         }
         Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))))
     }
@@ -178,6 +216,7 @@ mod tests {
                     assert_eq!(range.start, next);
                     next = range.end;
                 }
+                Piece::Unread(_) => panic!("a raw image has no map"),
                 Piece::Chunk(chunk) => {
                     read += 1;
                     let span = plan.span(next).unwrap();
@@ -241,7 +280,7 @@ mod tests {
         while let Some(piece) = reader.next_piece().unwrap() {
             match piece {
                 Piece::Hole(range) => holes += range.end - range.start,
-                Piece::Chunk(_) => chunks += 1,
+                Piece::Chunk(_) | Piece::Unread(_) => chunks += 1,
             }
         }
         assert_eq!((holes + chunks, chunks), (plan.count(), 1));
@@ -262,6 +301,7 @@ mod tests {
         while let Some(piece) = reader.next_piece().unwrap() {
             seen.push(match piece {
                 Piece::Hole(range) => format!("hole {range:?}"),
+                Piece::Unread(unread) => format!("unread {}", unread.span().index),
                 Piece::Chunk(chunk) => match chunk.check() {
                     Checked::Data(data) => format!("data {}", data.span().index),
                     Checked::Hole(span) => format!("zero {}", span.index),

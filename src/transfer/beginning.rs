@@ -10,7 +10,7 @@ use super::upload::{Target, UploadOptions};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Gpt, Image};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
@@ -50,8 +50,23 @@ pub(super) async fn begin(
     };
     let mut session = Session::begin(&options.journal, identity).await?;
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
+    let (image, table, uses) = blocking(move || {
+        let table = image.disk().and_then(Gpt::of);
+        let uses = image.uses();
+        Ok((image, table, uses))
+    })
+    .await?;
+    for used in uses {
+        monitor.event(&Event::Notice(format!(
+            "The image {used}: what is written there meanwhile may be missing or torn"
+        )));
+    }
+    let needed = match &options.target {
+        Target::New(spec) => spec.size.max(size),
+        Target::Existing(_) => size,
+    };
     let prepared = tokio::select! {
-        drive = prepare(client, size, options, &mut session, rng) => drive,
+        drive = prepare(client, needed, options, &mut session, rng) => drive,
         () = stop.asked() => Err(stopped().hint_to(
             "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
         )),
@@ -80,9 +95,12 @@ pub(super) async fn begin(
     let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
-        size: if is_new { size } else { drive.size },
+        size: if is_new { needed } else { drive.size },
         is_new,
     });
+    if let Some(line) = table.and_then(|table| misplaced(table, size, drive.size)) {
+        monitor.event(&Event::Notice(line));
+    }
     Ok(Begun {
         image,
         plan,
@@ -158,7 +176,7 @@ async fn take_up(
 /// drive that cannot take the image.
 async fn prepare(
     client: &Client,
-    size: u64,
+    needed: u64,
     options: &UploadOptions,
     session: &mut Session,
     rng: &mut fastrand::Rng,
@@ -178,10 +196,10 @@ async fn prepare(
                     return Err(not.error);
                 }
             };
-            return if drive.size >= size {
+            return if drive.size >= needed {
                 Ok(drive)
             } else {
-                Err(too_small(&drive, size))
+                Err(too_small(&drive, needed, options))
             };
         }
     };
@@ -194,8 +212,8 @@ async fn prepare(
             }
             error
         })?;
-    if drive.size < size {
-        return Err(too_small(&drive, size));
+    if drive.size < needed {
+        return Err(too_small(&drive, needed, options));
     }
     if let Some(by) = claim(&drive) {
         return Err(claimed(id, &by));
@@ -203,13 +221,34 @@ async fn prepare(
     Ok(drive)
 }
 
-fn too_small(drive: &DriveInfo, size: u64) -> Error {
+/// What to say of a partition table whose copy is not at the end of the drive.
+fn misplaced(table: Gpt, image: u64, drive: u64) -> Option<String> {
+    let backup = table.backup;
+    // Then it is nowhere, also where the drive ends just there.
+    if backup.saturating_add(table.sector) > image {
+        return Some(format!(
+            "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
+        ));
+    }
+    if table.is_at_end(drive) {
+        return None;
+    }
+    Some(format!(
+        "The copy of the GPT is at byte {backup}, not at the end of the drive. In the guest, move it with: sgdisk -e DISK (growpart does so too)"
+    ))
+}
+
+fn too_small(drive: &DriveInfo, needed: u64, options: &UploadOptions) -> Error {
+    let who = match options.target {
+        Target::New(_) => "should have",
+        Target::Existing(_) => "the image",
+    };
     let what = format!(
-        "Drive {} has {} bytes and the image {size}: it does not fit",
+        "Drive {} has {} bytes and {who} {needed}: it does not fit",
         drive.id, drive.size
     );
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
-        "Nothing was written. Grow the drive first: echo 'size {size}' | openhosting -c drives {} set",
+        "Nothing was written. Grow the drive first: echo 'size {needed}' | openhosting -c drives {} set",
         drive.id
     ))
 }

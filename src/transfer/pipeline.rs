@@ -14,7 +14,7 @@ use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk};
 use crate::codec::Gzip;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, ImageReader, Piece};
+use crate::image::{Image, ImageReader, Piece, Unread};
 use crate::monitor::Encoded;
 use crate::plan::Plan;
 
@@ -25,6 +25,24 @@ pub(super) enum Prepared {
     Chunk(EncodedChunk, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
+}
+
+/// What goes from the reader to the compressors.
+#[derive(Debug)]
+enum ToCheck {
+    /// A chunk.
+    Read(RawChunk),
+    /// One that the compressor reads, so that all of them read at once.
+    Unread(Unread),
+}
+
+impl ToCheck {
+    fn read(self) -> Result<RawChunk> {
+        match self {
+            Self::Read(chunk) => Ok(chunk),
+            Self::Unread(unread) => unread.read(),
+        }
+    }
 }
 
 /// The running threads. Dropping it ends them.
@@ -143,16 +161,27 @@ fn read(
     plan: Plan,
     todo: &RangeSet<u64>,
     mut hasher: Option<(Hasher, Sender<Digest>)>,
-    to_check: &Sender<RawChunk>,
+    to_check: &Sender<ToCheck>,
     to_send: &Sender<Result<Prepared>>,
 ) {
     loop {
-        let taken = match reader.next_piece() {
+        let piece = match reader.next_piece() {
+            // It is hashed in order, and so read in order.
+            Ok(Some(Piece::Unread(unread))) if hasher.is_some() => {
+                unread.read().map(|chunk| Some(Piece::Chunk(chunk)))
+            }
+            piece => piece,
+        };
+        let taken = match piece {
             Ok(Some(Piece::Chunk(chunk))) => {
                 if let Some((hasher, _)) = &mut hasher {
                     hasher.bytes(chunk.bytes());
                 }
-                !todo.contains(&chunk.span().index) || to_check.send_blocking(chunk).is_ok()
+                !todo.contains(&chunk.span().index)
+                    || to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
+            }
+            Ok(Some(Piece::Unread(unread))) => {
+                to_check.send_blocking(ToCheck::Unread(unread)).is_ok()
             }
             Ok(Some(Piece::Hole(chunks))) => {
                 if let Some((hasher, _)) = &mut hasher {
@@ -181,13 +210,20 @@ fn read(
 }
 
 fn compress(
-    raw: &Receiver<RawChunk>,
+    raw: &Receiver<ToCheck>,
     mut gzip: Gzip,
     pace: &Pace,
     sampler: &Sampler,
     to_send: &Sender<Result<Prepared>>,
 ) {
     while let Ok(chunk) = raw.recv_blocking() {
+        let chunk = match chunk.read() {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                let _ = to_send.send_blocking(Err(error));
+                return;
+            }
+        };
         let prepared = match chunk.check() {
             Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
             Checked::Data(chunk) => {

@@ -32,7 +32,7 @@ use crate::policy::{Engine, EngineConfig, Operation};
 pub enum Target {
     /// One that exists. Everything is written to it, zeros as well.
     Existing(DriveId),
-    /// One to be created. Its size is the image's.
+    /// One to be created, as large as the image or larger.
     New(DriveSpec),
 }
 
