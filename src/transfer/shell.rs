@@ -190,6 +190,8 @@ impl<J: Job> Shell<J> {
                 let attempt = self.job.attempt(span);
                 self.attempts
                     .spawn(async move { Answer::Chunk(span, attempt.await) });
+                // At once: what is not seen to be under way seems to take no time.
+                self.tell_wire();
             }
             Action::ProveZeros(span) => {
                 let len = span.len.min(READ_BYTES_MAX);
@@ -290,13 +292,17 @@ impl<J: Job> Shell<J> {
         }
         self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
+        self.tell_wire();
+        monitor.event(&Event::Progress(self.progress));
+    }
+
+    fn tell_wire(&mut self) {
         self.job.wire(Wire {
             ready: self.engine.ready(),
             in_flight: self.engine.in_flight(),
             limit: self.engine.limit() as usize,
             bytes: 0,
         });
-        monitor.event(&Event::Progress(self.progress));
     }
 
     /// The error of an ending that is not complete. `what` is done to the drive,
