@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, SeekFrom, fallocate, flock,
@@ -12,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::RawImage;
+use super::{RawImage, modified_ns};
 use crate::chunk::{is_zero, zeros};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{directory_of, sync_directory};
@@ -35,6 +36,8 @@ enum Zeros {
 #[derive(Debug)]
 pub struct ImageTarget {
     file: File,
+    /// Of those who write to it.
+    turn: Mutex<()>,
     zeros: Zeros,
     /// Its name for now and the one it gets; `None` if it is written in place.
     staged: Option<(PathBuf, PathBuf)>,
@@ -108,6 +111,7 @@ impl ImageTarget {
         }
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Leave,
             path: path.to_owned(),
             staged: Some((part, path.to_owned())),
@@ -153,6 +157,7 @@ impl ImageTarget {
         }
         Ok(Some(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
             path: path.to_owned(),
             staged: Some((part, path.to_owned())),
@@ -181,6 +186,7 @@ impl ImageTarget {
         sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
         Ok(Some(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
             staged: None,
             path: path.to_owned(),
@@ -266,6 +272,7 @@ impl ImageTarget {
             .map_err(|cause| cannot("make room in", path, cause))?;
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
             staged: None,
             path: path.to_owned(),
@@ -291,6 +298,7 @@ impl ImageTarget {
         }
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Write,
             staged: None,
             path: path.to_owned(),
@@ -317,6 +325,14 @@ impl ImageTarget {
         RawImage::over(self.handle()?, name.clone())
     }
 
+    /// Whether it is the file with this inode, last written to at this time, in
+    /// nanoseconds since 1970.
+    pub fn is_as_it_was(&self, inode: u64, at_ns: i128) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|now| now.ino() == inode && modified_ns(&now) == at_ns)
+    }
+
     /// Whether it will be published under its name at the end.
     pub fn is_staged(&self) -> bool {
         self.staged.is_some()
@@ -333,11 +349,18 @@ impl ImageTarget {
             let put = match (is_hole, self.zeros) {
                 (true, Zeros::Leave) => Ok(()),
                 (true, Zeros::Punch) => self.punch(at, part.len() as u64),
-                _ => self.file.write_all_at(part, at),
+                _ => self.write(part, at),
             };
             put.map_err(|cause| self.cannot_write(cause))?;
         }
         Ok(())
+    }
+
+    /// One at a time: a file system lets no other one in, and would have it spin on a
+    /// processor that has better things to do.
+    fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(bytes, offset)
     }
 
     /// Whether zeros are where they belong without anything being done.
@@ -559,6 +582,23 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_is_not_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 20_000, false).unwrap();
+        target.put(&[9; 20_000], 0).unwrap();
+        let then = target.handle().unwrap().metadata().unwrap();
+        let (inode, at_ns) = (then.ino(), modified_ns(&then));
+        target.publish(false).unwrap();
+        let target = ImageTarget::published(&path, 20_000).unwrap().unwrap();
+        assert!(target.is_as_it_was(inode, at_ns), "its name is another one");
+        assert!(!target.is_as_it_was(inode + 1, at_ns));
+        let later = then.modified().unwrap() + std::time::Duration::from_nanos(4_000_000);
+        target.handle().unwrap().set_modified(later).unwrap();
+        assert!(!target.is_as_it_was(inode, at_ns));
     }
 
     #[test]

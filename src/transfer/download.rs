@@ -32,7 +32,7 @@ use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Keeper, Record};
+use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -168,7 +168,8 @@ pub async fn download(
     let (force, sink, mut session) =
         open(client, destination, options, &info, plan, monitor).await?;
     let is_journaled = session.journal.is_some();
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
+    // The journal makes its digests itself.
+    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), false);
     check_earlier(&sink, &plan, &mut session, &sampler, monitor, &stop).await?;
     let settled = session.state.settled();
     let todo = gaps(&plan, 0, &settled);
@@ -238,6 +239,10 @@ pub async fn download(
     let outcome = shell.outcome(ending, "read");
     let job = shell.into_job();
     job.survey.end().await;
+    if let (Ok(()), Some(keeper)) = (&outcome, &job.keeper) {
+        // Where that fails, so does the end of it.
+        let _ = keeper.note(Note::Whole);
+    }
     // Whatever happened: what is on the disk is kept.
     let kept = finish(job.keeper).await;
     let there = |error| DownloadInterrupted {
@@ -247,15 +252,12 @@ pub async fn download(
         is_journaled,
     };
     outcome.map_err(there)?;
-    let (journal, to_verify) = everything_settled(
-        kept.map_err(there)?,
-        session.state,
-        &plan,
-        job.to_verify,
-        &sampler,
-    )
-    .await
-    .map_err(there)?;
+    let kept = kept.map_err(there)?;
+    let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
+    let (journal, to_verify) =
+        everything_settled(journal, session.state, &plan, job.to_verify, &sampler)
+            .await
+            .map_err(there)?;
     let verified = verify(
         client,
         options.drive,
@@ -272,11 +274,18 @@ pub async fn download(
                 .hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
             return Err(refuted(error, journal).await.into());
         }
-        verified => verified.map_err(there)?,
+        Ok(verified) => check_still(client, options, &info, &mut rng)
+            .await
+            .map(|()| verified),
+        Err(error) => Err(error),
     };
-    check_still(client, options, &info, &mut rng)
-        .await
-        .map_err(there)?;
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => {
+            remember(journal, &job.sink, unrecorded.unwrap_or_default()).await;
+            return Err(there(error));
+        }
+    };
     let (sink, follower) = (job.sink, job.follower);
     let checksum = blocking(move || {
         let followed = follower.map(Follower::finish).transpose()?;
@@ -293,6 +302,17 @@ pub async fn download(
         checksum,
         journal: Ended::of(journal),
     })
+}
+
+/// Adds to the journal of a transfer that does not end yet what it tells of only by
+/// calling the file whole. That it cannot be said more exactly is no reason to fail.
+async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
+    if let (Some(mut journal), Ok(Some(data))) = (journal, sink.handle()) {
+        let remembered = blocking(move || journal.remember(&data, chunks)).await;
+        if let Err(error) = remembered {
+            tracing::debug!(%error, "the last chunks have no digests");
+        }
+    }
 }
 
 /// What the drive is like now; an error if it is in use.
@@ -400,6 +420,7 @@ impl Job for Download {
         let chunk = usize::try_from(chunk).unwrap_or(usize::MAX);
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
+        let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
         async move {
             let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
             let fetched = match fetch(&client, drive, on_drive, parts, &step, &pool, chunk).await {
@@ -410,7 +431,7 @@ impl Job for Download {
                 if let Some((span, bytes)) = fetched.first() {
                     sampler.look_at(span, bytes);
                 }
-                if sampler.wants_digests()
+                if (sampler.is_full() || lag.is_behind())
                     && let Ok(mut digests) = digests.lock()
                 {
                     digests.insert(span.index, fetched.digest());
@@ -435,8 +456,9 @@ impl Job for Download {
             .lock()
             .ok()
             .and_then(|mut digests| digests.remove(&span.index));
-        if let (Some(keeper), Some(record)) = (&self.keeper, done(span, digest)) {
-            keeper.note(record)?;
+        if let Some(keeper) = &self.keeper {
+            // Where there is a journal, the plan begins where the file does.
+            keeper.note(done(span, digest).map_or(Note::Written(span), Note::Record))?;
         }
         if self.sampler.is_full()
             && let Some(digest) = digest
