@@ -6,8 +6,11 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::chunk::zeros;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of a file that are read at a time: they stay in the processor's cache.
@@ -23,7 +26,8 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of these bytes of a file. Blocks.
+    /// The digest of these bytes of a file, which has them; holes are not read.
+    /// Blocks.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -32,6 +36,17 @@ impl Digest {
         let mut bytes = vec![0; STEP_BYTES];
         let mut offset = range.start;
         while offset < range.end {
+            let data = match seek(file, SeekFrom::Data(offset)) {
+                Ok(data) => data.clamp(offset, range.end),
+                // None up to the end of the file.
+                Err(Errno::NXIO) => range.end,
+                // A device, or a file system that cannot tell.
+                Err(_) => offset,
+            };
+            for step in zeros(data - offset) {
+                sha256.update(step);
+            }
+            offset = data;
             let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
             let step = &mut bytes[..left.min(STEP_BYTES)];
             file.read_exact_at(step, offset)?;
@@ -85,6 +100,21 @@ impl fmt::Debug for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_part_of_a_file_with_holes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 << 20).unwrap();
+        file.write_all_at(&[1; 70_000], 1 << 20).unwrap();
+        file.write_all_at(b"end", (2 << 20) + 9).unwrap();
+        let mut all = vec![0; 3 << 20];
+        file.read_exact_at(&mut all, 0).unwrap();
+        for range in [0..3 << 20, 5..(1 << 20) + 5, (2 << 20) + 8..(2 << 20) + 11] {
+            let bytes = &all[range.start as usize..range.end as usize];
+            let digest = Digest::of_file(&file, range.clone()).unwrap();
+            assert_eq!(digest, Digest::of(bytes), "{range:?}");
+        }
+    }
 
     #[test]
     fn of_nothing() {

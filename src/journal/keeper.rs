@@ -23,6 +23,11 @@ use crate::plan::Span;
 const WAIT: Duration = Duration::from_secs(1);
 /// Most bytes that waiting records tell of: a second of 10 Gbit/s, about.
 const WAITING_BYTES_MAX: u64 = 1 << 30;
+/// Chunks shorter than this are small: to move one again costs its round trip rather
+/// than its bytes.
+const SMALL_BYTES: u64 = 1 << 20;
+/// Most small chunks that waiting records tell of.
+const WAITING_SMALL_MAX: usize = 64;
 /// With so many bytes noted and not kept, chunks come faster than one thread hashes.
 const BEHIND_BYTES: u64 = 2 * WAITING_BYTES_MAX;
 /// A file is synced when so much was written to it, so that the disk is at work all
@@ -173,12 +178,21 @@ struct Keeping {
 struct Batch {
     notes: Vec<Note>,
     bytes: u64,
+    /// Small chunks among them.
+    small: usize,
 }
 
 impl Batch {
     fn push(&mut self, note: Note) {
-        self.bytes += note.bytes();
+        let bytes = note.bytes();
+        self.bytes += bytes;
+        self.small += usize::from((1..SMALL_BYTES).contains(&bytes));
         self.notes.push(note);
+    }
+
+    /// Whether more of the transfer depends on it than should be lost.
+    fn is_full(&self) -> bool {
+        self.bytes >= WAITING_BYTES_MAX || self.small >= WAITING_SMALL_MAX
     }
 }
 
@@ -197,7 +211,7 @@ impl Keeping {
                     return self.whole(batch);
                 }
                 batch.push(note);
-                if batch.bytes >= WAITING_BYTES_MAX {
+                if batch.is_full() {
                     break;
                 }
                 if batch.bytes - synced_bytes >= UNSYNCED_BYTES_MAX {
