@@ -38,8 +38,8 @@ impl Digest {
         while offset < range.end {
             let data = match seek(file, SeekFrom::Data(offset)) {
                 Ok(data) => data.clamp(offset, range.end),
-                // None up to the end of the file.
-                Err(Errno::NXIO) => range.end,
+                // None up to the end of the file; what is beyond that is no hole.
+                Err(Errno::NXIO) if file.metadata()?.len() >= range.end => range.end,
                 // A device, or a file system that cannot tell.
                 Err(_) => offset,
             };
@@ -113,6 +113,9 @@ mod tests {
             let bytes = &all[range.start as usize..range.end as usize];
             let digest = Digest::of_file(&file, range.clone()).unwrap();
             assert_eq!(digest, Digest::of(bytes), "{range:?}");
+        }
+        for range in [0..(3 << 20) + 1, (3 << 20)..(3 << 20) + 1] {
+            assert!(Digest::of_file(&file, range).is_err(), "beyond its end");
         }
     }
 
