@@ -24,6 +24,7 @@ use crate::error::Result;
 
 pub use census::Census;
 pub use fingerprint::Fingerprint;
+pub(crate) use fingerprint::modified_ns;
 pub use format::Format;
 pub use gpt::Gpt;
 pub use gzip::GzipImage;

@@ -26,6 +26,11 @@ pub struct Fingerprint {
     pub modified_ns: i128,
 }
 
+/// When a file was last written to, in nanoseconds since 1970.
+pub(crate) fn modified_ns(metadata: &std::fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
+
 impl Fingerprint {
     /// Takes the fingerprint of an open regular file or block device.
     ///
@@ -62,8 +67,7 @@ impl Fingerprint {
             size: metadata.len(),
             device: metadata.dev(),
             inode: metadata.ino(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
+            modified_ns: modified_ns(&metadata),
         })
     }
 

@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, SeekFrom, fallocate, flock,
@@ -17,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use self::qcow2::Qcow2File;
-use super::{Disk, Format, MappedImage, RawImage};
+use super::{Disk, Format, MappedImage, RawImage, modified_ns};
 use crate::chunk::{is_zero, zeros};
 use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
@@ -109,6 +110,8 @@ enum Zeros {
 #[derive(Debug)]
 pub struct ImageTarget {
     file: File,
+    /// Of those who write to it.
+    turn: Mutex<()>,
     zeros: Zeros,
     /// The file, if it is to be a qcow2: what is put goes through it.
     qcow2: Option<Qcow2File>,
@@ -199,6 +202,7 @@ impl ImageTarget {
         })?;
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Leave,
             qcow2,
             path: path.to_owned(),
@@ -262,6 +266,7 @@ impl ImageTarget {
         };
         Ok(Some(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
             qcow2,
             path: path.to_owned(),
@@ -298,6 +303,7 @@ impl ImageTarget {
         sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
         Ok(Some(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
             qcow2: None,
             staged: None,
@@ -374,6 +380,7 @@ impl ImageTarget {
             .map_err(|cause| cannot("make room in", path, cause))?;
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
             qcow2: None,
             staged: None,
@@ -400,6 +407,7 @@ impl ImageTarget {
         }
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Write,
             qcow2: None,
             staged: None,
@@ -434,6 +442,14 @@ impl ImageTarget {
     /// Whether its bytes are those of the disk, each at its place.
     pub fn is_raw(&self) -> bool {
         self.qcow2.is_none()
+    }
+
+    /// Whether it is the file with this inode, last written to at this time, in
+    /// nanoseconds since 1970.
+    pub fn is_as_it_was(&self, inode: u64, at_ns: i128) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|now| now.ino() == inode && modified_ns(&now) == at_ns)
     }
 
     /// Whether it will be published under its name at the end.
@@ -472,11 +488,18 @@ impl ImageTarget {
             let put = match (is_hole, self.zeros) {
                 (true, Zeros::Leave) => Ok(()),
                 (true, Zeros::Punch) => self.punch(at, part.len() as u64),
-                _ => self.file.write_all_at(part, at),
+                _ => self.write(part, at),
             };
             put.map_err(|cause| self.cannot_write(cause))?;
         }
         Ok(())
+    }
+
+    /// One at a time: a file system lets no other one in, and would have it spin on a
+    /// processor that has better things to do.
+    fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(bytes, offset)
     }
 
     /// Whether zeros are where they belong without anything being done.
@@ -699,6 +722,25 @@ mod tests {
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_is_not_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 20_000, false, TargetFormat::Raw).unwrap();
+        target.put(&[9; 20_000], 0).unwrap();
+        let then = target.handle().unwrap().metadata().unwrap();
+        let (inode, at_ns) = (then.ino(), modified_ns(&then));
+        target.publish(false).unwrap();
+        let target = ImageTarget::published(&path, 20_000, TargetFormat::Raw)
+            .unwrap()
+            .unwrap();
+        assert!(target.is_as_it_was(inode, at_ns), "its name is another one");
+        assert!(!target.is_as_it_was(inode + 1, at_ns));
+        let later = then.modified().unwrap() + std::time::Duration::from_nanos(4_000_000);
+        target.handle().unwrap().set_modified(later).unwrap();
+        assert!(!target.is_as_it_was(inode, at_ns));
     }
 
     #[test]

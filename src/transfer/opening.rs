@@ -94,6 +94,7 @@ pub(super) async fn open(
         if let Some(target) =
             blocking(move || ImageTarget::resume(&name, size, force, format)).await?
         {
+            let target = take_whole(target, &plan, &mut session).await?;
             let there = session.state.settled();
             let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
             monitor.event(&Event::Notice(format!(
@@ -170,23 +171,62 @@ async fn published(
     format: TargetFormat,
     session: &mut Session,
 ) -> Result<Option<ImageTarget>> {
-    if !gaps(plan, 0, &session.state.settled()).is_empty() {
+    let is_told = gaps(plan, 0, &session.state.settled()).is_empty();
+    let whole = session.state.whole;
+    if !is_told && whole.is_none() {
         return Ok(None);
     }
     let Some(journal) = session.journal.take() else {
         return Ok(None);
     };
-    let (path, plan, holes) = (path.to_owned(), *plan, session.state.holes.clone());
+    let (path, all, holes) = (path.to_owned(), *plan, session.state.holes.clone());
     let (target, journal) = blocking(move || {
+        let plan = all;
         let Some(target) = ImageTarget::published(&path, plan.size(), format)? else {
             return Ok((None, journal));
         };
+        if !is_told && !is_whole(&target, whole) {
+            return Ok((None, journal));
+        }
         let disk = target.to_disk(format)?;
         let wrong = differing(&*disk, &plan, journal.digests()?, &holes)?;
         Ok((wrong.is_empty().then_some(target), journal))
     })
     .await?;
     session.journal = Some(journal);
+    match target {
+        Some(target) => take_whole(target, plan, session).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether this is the very file that a journal calls whole.
+fn is_whole(target: &ImageTarget, whole: Option<(u64, i128)>) -> bool {
+    whole.is_some_and(|(inode, modified_ns)| target.is_as_it_was(inode, modified_ns))
+}
+
+/// Takes the word of the journal that all is in the file, if it is still that file:
+/// chunks without a record get one.
+async fn take_whole(
+    target: ImageTarget,
+    plan: &Plan,
+    session: &mut Session,
+) -> Result<ImageTarget> {
+    let missing = gaps(plan, 0, &session.state.settled());
+    if missing.is_empty() || !is_whole(&target, session.state.whole) {
+        return Ok(target);
+    }
+    let Some(mut journal) = session.journal.take() else {
+        return Ok(target);
+    };
+    session.state.done.extend(missing.iter().cloned());
+    let (plan, data) = (*plan, target.handle()?);
+    let journal = blocking(move || {
+        let chunks = missing.into_iter().flatten();
+        journal.remember(&data, chunks.filter_map(|index| plan.span(index)))?;
+        Ok(journal)
+    });
+    session.journal = Some(journal.await?);
     Ok(target)
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Direction, Header, Journal, Keeper, Record, Replay, State};
+use crate::journal::{Direction, Header, Journal, Keeper, Kept, Record, Replay, State};
 use crate::plan::{Plan, Span};
 
 /// Where a transfer keeps what it did, and how it takes up an earlier run.
@@ -265,7 +265,7 @@ pub(super) fn done(span: Span, digest: Option<Digest>) -> Option<Record> {
 }
 
 /// Ends the keeping of a journal and gives it back. Off the reactor.
-pub(super) async fn finish(keeper: Option<Keeper>) -> Result<Option<Journal>> {
+pub(super) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
     match keeper {
         Some(keeper) => blocking(move || keeper.finish().map(Some)).await,
         None => Ok(None),

@@ -245,8 +245,9 @@ async fn send(
         }
         false => None,
     };
+    let journal = kept?.map(|kept| kept.journal);
     let (journal, to_verify) =
-        everything_settled(kept?, session.state, &plan, to_verify, &sampler).await?;
+        everything_settled(journal, session.state, &plan, to_verify, &sampler).await?;
     let verified = verify(
         client,
         drive,
