@@ -145,7 +145,8 @@ impl LevelController {
     }
 
     /// Before the first chunk, `bytes` alone on the wire took so long. What counts is
-    /// the last one.
+    /// the last one. It decides on one chunk: a link that lets a burst through takes
+    /// less than a chunk in one.
     pub fn sounded(&mut self, bytes: u64, took: Duration) {
         self.link.sounded(bytes, took);
     }
@@ -338,7 +339,6 @@ impl Link {
     fn sounded(&mut self, bytes: u64, took: Duration) {
         self.busy = took.as_secs_f64();
         self.bytes = bytes as f64;
-        self.chunks = 1;
         self.chunk_bytes = self.bytes;
     }
 

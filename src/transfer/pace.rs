@@ -115,9 +115,7 @@ impl Pace {
 
     /// Before the first chunk: so many bytes alone on the wire took so long.
     pub(super) fn sounded(&self, bytes: u64, took: Duration) {
-        let mut shared = self.lock();
-        shared.controller.sounded(bytes, took);
-        self.over(&mut shared);
+        self.lock().controller.sounded(bytes, took);
     }
 
     /// A chunk of so many bytes was confirmed, and so many bytes of bodies.
