@@ -1,11 +1,15 @@
 //! SHA-256 of chunks and of whole images.
 
+mod sums;
+
 use std::fmt;
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub use sums::digest_for;
 
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -10,7 +10,7 @@ use super::upload::{Target, UploadOptions};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Image, Length};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
@@ -22,7 +22,7 @@ pub(super) struct Begun {
     pub(super) plan: Plan,
     pub(super) first: u64,
     pub(super) session: Session,
-    pub(super) drive: DriveId,
+    pub(super) drive: DriveInfo,
     /// Whether this very run created it.
     pub(super) is_new: bool,
     pub(super) zeros: Zeros,
@@ -38,8 +38,13 @@ pub(super) async fn begin(
     mut stop: Stop,
     rng: &mut fastrand::Rng,
 ) -> Result<Begun> {
-    let size = image.size();
-    let plan = Plan::new(size, options.chunk);
+    let length = image.length();
+    let plan = match length {
+        Length::Known(size) => Plan::new(size, options.chunk),
+        Length::Unknown { .. } => Plan::endless(options.chunk),
+    };
+    // Room for the rest is made when there is one.
+    let size = length.known().unwrap_or(0);
     let first = plan.index_of(options.offset).min(plan.count());
     let identity = Identity {
         direction: Direction::Upload,
@@ -80,7 +85,7 @@ pub(super) async fn begin(
     let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
-        size: if is_new { size } else { drive.size },
+        size: if is_new { length.first() } else { drive.size },
         is_new,
     });
     Ok(Begun {
@@ -88,7 +93,7 @@ pub(super) async fn begin(
         plan,
         first,
         session,
-        drive: drive.id,
+        drive,
         is_new,
         // What held data once may be zero now: then zeros are no hole.
         zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
@@ -118,9 +123,12 @@ async fn take_up(
     }
     let there = session.state.settled();
     let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+    let of = match plan.is_endless() {
+        true => String::new(),
+        false => format!(" of {}", plan.size()),
+    };
     monitor.event(&Event::Notice(format!(
-        "Resuming: {there} of {} bytes are settled",
-        plan.size()
+        "Resuming: {there}{of} bytes are settled"
     )));
     let Some(journal) = session.journal.take() else {
         return Ok((image, false));
@@ -129,6 +137,11 @@ async fn take_up(
     if now.tells_changes() && session.source.as_ref() == Some(now) {
         session.journal = Some(journal);
         return Ok((image, false));
+    }
+    if image.disk().is_none() {
+        // What was sent passes by again, and is compared then.
+        session.journal = Some(journal);
+        return Ok((image, true));
     }
     let (plan, state) = (*plan, session.state.clone());
     let (image, journal, changed) = blocking(move || {
@@ -181,7 +194,7 @@ async fn prepare(
             return if drive.size >= size {
                 Ok(drive)
             } else {
-                Err(too_small(&drive, size))
+                Err(too_small(drive.id, drive.size, size))
             };
         }
     };
@@ -195,7 +208,7 @@ async fn prepare(
             error
         })?;
     if drive.size < size {
-        return Err(too_small(&drive, size));
+        return Err(too_small(drive.id, drive.size, size));
     }
     if let Some(by) = claim(&drive) {
         return Err(claimed(id, &by));
@@ -203,13 +216,10 @@ async fn prepare(
     Ok(drive)
 }
 
-fn too_small(drive: &DriveInfo, size: u64) -> Error {
-    let what = format!(
-        "Drive {} has {} bytes and the image {size}: it does not fit",
-        drive.id, drive.size
-    );
+/// The error of a drive of `has` bytes for an image of at least `size`.
+pub(super) fn too_small(drive: DriveId, has: u64, size: u64) -> Error {
+    let what = format!("Drive {drive} has {has} bytes and the image {size}: it does not fit");
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
-        "Nothing was written. Grow the drive first: echo 'size {size}' | openhosting -c drives {} set",
-        drive.id
+        "Grow the drive first: echo 'size {size}' | openhosting -c drives {drive} set"
     ))
 }

@@ -168,17 +168,17 @@ pub async fn download(
     let (force, sink, mut session) =
         open(client, destination, options, &info, plan, monitor).await?;
     let is_journaled = session.journal.is_some();
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), is_journaled);
     check_earlier(&sink, &plan, &mut session, &sampler, monitor, &stop).await?;
     let settled = session.state.settled();
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
     let offset_of = |chunk| base + plan.span(chunk).map_or(plan.size(), |span| span.offset);
     monitor.event(&Event::Started {
-        chunks: todo.iter().map(|range| range.end - range.start).sum(),
+        chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
         chunk_bytes: plan.chunk_bytes(),
         offset: offset_of(first),
-        bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
+        bytes: Some(todo.iter().map(|range| plan.bytes_in(range)).sum()),
     });
     let keeper = match session.journal.take() {
         Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),
