@@ -237,6 +237,47 @@ bug 'another state of a file on a server is read on' \
 bug 'a digest that is not the one that was told is taken' \
     'it streams::the_digest_of_what_was_given_is_demanded' \
     src/transfer/upload.rs 'if digest == expected {' 'if digest == digest {'
+bug 'qcow2: a packed cluster is taken for a plain one' \
+    'it formats::qcow2_packed_with_zlib_and_zstd' \
+    src/image/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
+bug 'qcow2: a cluster of zeros is read as data' \
+    'it formats::qcow2_that_was_written_to' \
+    src/image/format/qcow2.rs '            (true, _) => Ok(Place::Zero),' \
+    $'            (true, true) => Ok(Place::File(host)),\n            (true, false) => Ok(Place::Zero),'
+bug 'vmdk: a grain is unpacked from its marker on' \
+    'it formats::vmdk_in_one_file' \
+    src/image/format/vmdk.rs 'let at = packed.at + MARKER_BYTES;' 'let at = packed.at;'
+bug 'vdi: the map is off by one' \
+    'it formats::vdi_dynamic_and_static' \
+    src/image/format/vdi.rs 'let at = self.map + index * 4;' 'let at = self.map + index.saturating_sub(1) * 4;'
+bug 'vhd: the bitmap of a block is taken for data' \
+    'it formats::vhd_dynamic_and_fixed' \
+    src/image/format/vhd.rs 'Place::File(at + self.bitmap + offset % self.block)' \
+    'Place::File(at + offset % self.block)'
+bug 'vhdx: a log that was not written back is ignored' \
+    'it formats::hostile_vhdx' \
+    src/image/format/vhdx.rs 'if header[48..64].iter().any(|byte| *byte != 0) {' \
+    'if header[48..64].iter().all(|byte| *byte == 255) {'
+bug 'vhdx: the entries between those of blocks are taken for them' \
+    'it formats::disks_of_terabytes_cost_what_is_in_them' \
+    src/image/format/vhdx.rs 'let at = self.bat + (index + index / self.chunk_ratio) * 8;' \
+    'let at = self.bat + index * 8;'
+bug 'qcow2 written: packed clusters in one cluster count once' \
+    'it outputs::qemu_img_finds_the_drive_in_a_qcow2' \
+    src/image/target/qcow2.rs '.and_then(|count| count.checked_add(1))' '.map(|_| 1)'
+bug 'qcow2 written: packed further back than QEMU looks' \
+    'lib codec::pack::tests::a_cluster_is_packed_if_that_makes_it_shorter' \
+    src/codec/pack.rs 'CLUSTER_WINDOW_BITS: u8 = 12' 'CLUSTER_WINDOW_BITS: u8 = 15'
+bug 'qcow2 written: a resumed run gives a cluster away twice' \
+    'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    src/image/target/qcow2.rs 'next = next.max(place.end.next_multiple_of(CLUSTER));' ''
+bug 'qcow2 written: what an earlier run left is no zeros' \
+    'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    src/image/target/qcow2.rs 'None if part.is_zero() => zeros.get(..len_of(part.len))?,' \
+    'None if part.is_zero() => return None,'
+bug 'a GPT that was cut off is at the end of a larger drive' \
+    'it outputs::a_gpt_whose_copy_is_not_at_the_end_is_told' \
+    src/transfer/beginning.rs 'if backup.saturating_add(table.sector) > image {' 'if backup == u64::MAX {'
 
 printf '\n%s' "$table"
 if ((survived)); then

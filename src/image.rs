@@ -6,26 +6,32 @@
 mod census;
 mod fingerprint;
 mod format;
+mod gpt;
 mod mapped;
 mod raw;
 mod reader;
 mod stream;
 mod target;
+mod uses;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 
 pub use census::Census;
 pub use fingerprint::Fingerprint;
 pub use format::Format;
+pub use gpt::Gpt;
 pub use mapped::MappedImage;
 pub use raw::{RawImage, Remote};
-pub use reader::{ImageReader, Piece};
+pub use reader::{ImageReader, Piece, Unread};
 pub use stream::{Input, Length, StreamFormat, StreamImage, StreamOptions, xz_index_size};
-pub use target::ImageTarget;
+pub use target::{ClusterPacking, ImageTarget, TargetFormat};
+pub use uses::Use;
 
 /// The bytes of a disk, which can be read at any place and from several threads at
 /// once.
@@ -69,7 +75,7 @@ pub enum Image {
     /// A file or block device whose bytes are the disk's.
     Raw(RawImage),
     /// A file of a format that has a map of the disk.
-    Mapped(Box<MappedImage>),
+    Mapped(Arc<MappedImage>),
     /// Something that can be read in order only, whose content is the disk's bytes.
     Stream(Box<StreamImage>),
 }
@@ -124,7 +130,7 @@ impl Image {
             }
             Format::Raw => Ok(Self::Raw(file)),
             _ => MappedImage::open(file, format, &options.allow_backing)
-                .map(Box::new)
+                .map(Arc::new)
                 .map(Self::Mapped),
         }
     }
@@ -205,6 +211,16 @@ impl Image {
             Self::Raw(image) => Some(image),
             Self::Mapped(image) => image.file(),
             Self::Stream(_) => None,
+        }
+    }
+
+    /// How others use what it is read from just now: what they write meanwhile may
+    /// be in it or not. A file system that is mounted is not at rest.
+    pub fn uses(&self) -> BTreeSet<Use> {
+        match self {
+            Self::Raw(image) => image.uses(),
+            Self::Mapped(image) => image.uses(),
+            Self::Stream(image) => image.uses(),
         }
     }
 

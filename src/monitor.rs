@@ -12,7 +12,7 @@ pub enum Event {
     Drive {
         /// Which one.
         id: DriveId,
-        /// Its size in bytes; of a drive made just now the image's size.
+        /// Its size in bytes; of a drive made just now the size that was asked for.
         size: u64,
         /// Whether this transfer created it.
         is_new: bool,

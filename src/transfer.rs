@@ -34,6 +34,7 @@ mod sending;
 mod session;
 mod shell;
 mod sink;
+mod sounding;
 mod stop;
 mod survey;
 mod upload;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::api::WebUrl;
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, ImageOptions, StreamOptions};
 
 /// Largest chunk: a chunk is held in memory, several times.
@@ -74,6 +74,47 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
     match NonZeroU64::new(rate) {
         Some(rate) if rate.get() >= RATE_MIN => Ok(rate),
         _ => Err(format!("less than {RATE_MIN} bytes per second")),
+    }
+}
+
+/// How large a drive is to be for an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grow {
+    /// So many bytes.
+    To(u64),
+    /// So many bytes more than the image.
+    By(u64),
+}
+
+impl Grow {
+    /// Bytes of the drive for an image of `size` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the image does not fit, or it is more than any drive.
+    pub(super) fn applied_to(self, size: u64) -> crate::Result<u64> {
+        let refuse = |what| Err(Error::new(ErrorKind::Usage, what));
+        match self {
+            Self::To(to) if to < size => refuse(format!(
+                "--grow asks for a drive of {to} bytes, and the image has {size}"
+            ))
+            .map_err(|error| error.hint_to("Say how much larger it is to be, as in --grow +10G")),
+            Self::To(to) => Ok(to),
+            Self::By(by) => match size.checked_add(by) {
+                Some(to) => Ok(to),
+                None => refuse(format!(
+                    "{size} bytes and {by} more are more than any drive has"
+                )),
+            },
+        }
+    }
+}
+
+/// Reads how large a drive is to be.
+pub(super) fn grow(text: &str) -> Result<Grow, String> {
+    let size = |text| crate::wire::parse_size(text).map_err(|error| error.to_string());
+    match text.strip_prefix('+') {
+        Some(by) => size(by).map(Grow::By),
+        None => size(text).map(Grow::To),
     }
 }
 
@@ -186,5 +227,21 @@ mod tests {
         assert!(chunk("0").is_err());
         assert!(chunk("1073741825").is_err());
         assert_eq!(chunk("1").map(NonZeroU64::get), Ok(1));
+    }
+
+    #[test]
+    fn a_drive_grows_to_a_size_or_by_one() {
+        let grown = |text: &str, size| {
+            let grow = grow(text).unwrap();
+            grow.applied_to(size).map_err(|error| error.kind())
+        };
+        assert_eq!(grown("40G", 5), Ok(40 << 30));
+        assert_eq!(grown("+10G", 5), Ok((10 << 30) + 5));
+        assert_eq!(grown("5", 5), Ok(5));
+        assert_eq!(grown("4", 5), Err(ErrorKind::Usage));
+        assert_eq!(grown("+5", u64::MAX - 4), Err(ErrorKind::Usage));
+        for bad in ["", "+", "++1G", "-1G", "1.5G", "10GB"] {
+            assert!(grow(bad).is_err(), "{bad}");
+        }
     }
 }

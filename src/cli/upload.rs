@@ -56,6 +56,11 @@ struct Arguments {
     #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::number)]
     offset: u64,
 
+    /// Make the new drive larger than the image: to SIZE, as in 40G, or by it, as in
+    /// +10G
+    #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"])]
+    grow: Option<arguments::Grow>,
+
     /// Storage tier of a newly created drive
     #[arg(short, long, value_name = "TIER", default_value = "disk")]
     tier: String,
@@ -246,7 +251,16 @@ async fn send(
         );
         display.event(&Event::Notice(line));
     }
-    let mut options = options(arguments, image.length().first());
+    let size = match (arguments.grow, image.length()) {
+        (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
+        (Some(_), Length::Unknown { .. }) => {
+            let what = "--grow needs the size of the image, and a packed one does not tell it";
+            let error = Error::new(ErrorKind::Usage, what);
+            return Err(error.hint_to("Tell it with --size").into());
+        }
+        (None, length) => length.first(),
+    };
+    let mut options = options(arguments, size);
     options.jobs = jobs_for(arguments.common.jobs, profile);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
@@ -349,6 +363,7 @@ fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
     }
 }
 
+/// The options, with a new drive of `size` bytes.
 fn options(arguments: &Arguments, size: u64) -> UploadOptions {
     let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
@@ -525,6 +540,8 @@ mod tests {
         for line in [
             "--local d --endpoint http://h a",
             "--journal j --no-journal a",
+            &format!("-d {ID} --grow 1G a"),
+            &format!("--resume-from-drive {ID} --grow +1G a"),
             &format!("-d {ID} --resume-from-drive {ID} a"),
         ] {
             let kind = parse(line).unwrap_err().kind();

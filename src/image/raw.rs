@@ -1,5 +1,6 @@
 //! A file or block device whose bytes are the disk's.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::uses::{Use, uses_of};
 use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -170,6 +172,11 @@ impl RawImage {
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.part.end - self.part.start
+    }
+
+    /// Who else uses the device, or one over the file.
+    pub(super) fn uses(&self) -> BTreeSet<Use> {
+        self.file().map_or_else(BTreeSet::new, uses_of)
     }
 
     pub(super) fn path(&self) -> &Path {

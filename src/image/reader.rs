@@ -4,9 +4,10 @@
 //! all has to be read.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Disk, Image, StreamImage};
-use crate::buffer::BufferPool;
+use super::{Disk, Image, MappedImage, StreamImage};
+use crate::buffer::{Buffer, BufferPool};
 use crate::chunk::RawChunk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
@@ -16,11 +17,40 @@ use crate::plan::{Plan, Span};
 pub enum Piece {
     /// A chunk that was read.
     Chunk(RawChunk),
+    /// A chunk that whoever has time reads: of a format with a map that takes more
+    /// than a copy, so that one thread would be too few.
+    Unread(Unread),
     /// Chunks, by index, that lie in a hole of the file and were not read.
     Hole(Range<u64>),
     /// The size of the image in bytes, of which nobody knew before. Comes before the
     /// last chunk.
     End(u64),
+}
+
+/// A chunk that is to be read, and the buffer for it.
+#[derive(Debug)]
+pub struct Unread {
+    image: Arc<MappedImage>,
+    span: Span,
+    buffer: Buffer,
+}
+
+impl Unread {
+    /// Where it lies.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Reads it. Blocks.
+    ///
+    /// # Errors
+    /// As [`ImageReader::next_piece`].
+    pub fn read(mut self) -> Result<RawChunk> {
+        read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
+        // The reader may have come to the end by now, and looked there.
+        self.image.check_unchanged()?;
+        Ok(RawChunk::new(self.span, self.buffer))
+    }
 }
 
 /// Reads the chunks of an image in order.
@@ -117,6 +147,14 @@ impl ImageReader {
         else {
             return Ok(None);
         };
+        if let Image::Mapped(image) = &self.image {
+            let image = Arc::clone(image);
+            return Ok(Some(Piece::Unread(Unread {
+                image,
+                span,
+                buffer,
+            })));
+        }
         if let Some(disk) = self.image.disk() {
             read_extents(disk, &mut self.extent, span, &mut buffer)?;
         }
@@ -248,6 +286,7 @@ mod tests {
                     next = range.end;
                 }
                 Piece::End(_) => panic!("the size was known"),
+                Piece::Unread(_) => panic!("a raw image has no map"),
                 Piece::Chunk(chunk) => {
                     read += 1;
                     let span = plan.span(next).unwrap();
@@ -311,7 +350,7 @@ mod tests {
         while let Some(piece) = reader.next_piece().unwrap() {
             match piece {
                 Piece::Hole(range) => holes += range.end - range.start,
-                Piece::Chunk(_) => chunks += 1,
+                Piece::Chunk(_) | Piece::Unread(_) => chunks += 1,
                 Piece::End(_) => panic!("the size was known"),
             }
         }
@@ -337,6 +376,7 @@ mod tests {
             seen.push(match piece {
                 Piece::Hole(range) => format!("hole {range:?}"),
                 Piece::End(size) => format!("end {size}"),
+                Piece::Unread(unread) => format!("unread {}", unread.span().index),
                 Piece::Chunk(chunk) => match chunk.check() {
                     Checked::Data(data) => format!("data {}", data.span().index),
                     Checked::Hole(span) => format!("zero {}", span.index),

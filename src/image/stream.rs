@@ -4,6 +4,7 @@
 mod format;
 mod xz;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Fingerprint, Format, RawImage};
+use super::{Fingerprint, Format, RawImage, Use};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -312,6 +313,12 @@ impl StreamImage {
     /// of its bytes before they are unpacked.
     pub fn digest(&self) -> Arc<OnceLock<Digest>> {
         Arc::clone(&self.digest)
+    }
+
+    pub(super) fn uses(&self) -> BTreeSet<Use> {
+        self.file
+            .as_ref()
+            .map_or_else(BTreeSet::new, RawImage::uses)
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {

@@ -28,6 +28,8 @@ pub enum Direction {
     Upload,
     /// From a drive to an image.
     Download,
+    /// From a drive to an image in qcow2: what is staged is not the disk's bytes.
+    DownloadAsQcow2,
 }
 
 /// What a journal is about. A journal of another transfer is never taken for
@@ -111,6 +113,7 @@ impl Header {
         out.put_u8(match self.direction {
             Direction::Upload => 1,
             Direction::Download => 2,
+            Direction::DownloadAsQcow2 => 3,
         });
         out.put_slice(&self.session);
         out.put_slice(&self.token);
@@ -154,6 +157,7 @@ impl Header {
         let direction = match input.get_u8() {
             1 => Direction::Upload,
             2 => Direction::Download,
+            3 => Direction::DownloadAsQcow2,
             _ => return Err(damaged),
         };
         let (mut session, mut token) = ([0; 16], [0; 16]);

@@ -10,7 +10,7 @@ use super::upload::{Target, UploadOptions};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, Length};
+use crate::image::{Gpt, Image, Length};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
@@ -55,8 +55,23 @@ pub(super) async fn begin(
     };
     let mut session = Session::begin(&options.journal, identity).await?;
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
+    let (image, table, uses) = blocking(move || {
+        let table = image.disk().and_then(Gpt::of);
+        let uses = image.uses();
+        Ok((image, table, uses))
+    })
+    .await?;
+    for used in uses {
+        monitor.event(&Event::Notice(format!(
+            "The image {used}: what is written there meanwhile may be missing or torn"
+        )));
+    }
+    let needed = match &options.target {
+        Target::New(spec) if !plan.is_endless() => spec.size.max(size),
+        Target::New(_) | Target::Existing(_) => size,
+    };
     let prepared = tokio::select! {
-        drive = prepare(client, size, options, &mut session, rng) => drive,
+        drive = prepare(client, needed, options, &mut session, rng) => drive,
         () = stop.asked() => Err(stopped().hint_to(
             "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
         )),
@@ -85,9 +100,16 @@ pub(super) async fn begin(
     let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
-        size: if is_new { length.first() } else { drive.size },
+        size: match (is_new, plan.is_endless()) {
+            (false, _) => drive.size,
+            (true, true) => length.first(),
+            (true, false) => needed,
+        },
         is_new,
     });
+    if let Some(line) = table.and_then(|table| misplaced(table, size, drive.size)) {
+        monitor.event(&Event::Notice(line));
+    }
     Ok(Begun {
         image,
         plan,
@@ -171,7 +193,7 @@ async fn take_up(
 /// drive that cannot take the image.
 async fn prepare(
     client: &Client,
-    size: u64,
+    needed: u64,
     options: &UploadOptions,
     session: &mut Session,
     rng: &mut fastrand::Rng,
@@ -191,10 +213,10 @@ async fn prepare(
                     return Err(not.error);
                 }
             };
-            return if drive.size >= size {
+            return if drive.size >= needed {
                 Ok(drive)
             } else {
-                Err(too_small(drive.id, drive.size, size))
+                Err(too_small(drive.id, drive.size, needed, true))
             };
         }
     };
@@ -207,8 +229,9 @@ async fn prepare(
             }
             error
         })?;
-    if drive.size < size {
-        return Err(too_small(drive.id, drive.size, size));
+    if drive.size < needed {
+        let is_ours = matches!(options.target, Target::New(_));
+        return Err(too_small(drive.id, drive.size, needed, is_ours));
     }
     if let Some(by) = claim(&drive) {
         return Err(claimed(id, &by));
@@ -216,10 +239,31 @@ async fn prepare(
     Ok(drive)
 }
 
-/// The error of a drive of `has` bytes for an image of at least `size`.
-pub(super) fn too_small(drive: DriveId, has: u64, size: u64) -> Error {
-    let what = format!("Drive {drive} has {has} bytes and the image {size}: it does not fit");
+/// What to say of a partition table whose copy is not at the end of the drive.
+fn misplaced(table: Gpt, image: u64, drive: u64) -> Option<String> {
+    let backup = table.backup;
+    // Then it is nowhere, also where the drive ends just there.
+    if backup.saturating_add(table.sector) > image {
+        return Some(format!(
+            "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
+        ));
+    }
+    if table.is_at_end(drive) {
+        return None;
+    }
+    Some(format!(
+        "The copy of the GPT is at byte {backup}, not at the end of the drive. In the guest, move it with: sgdisk -e DISK (growpart does so too)"
+    ))
+}
+
+/// The error of a drive of `has` bytes that needs `needed`.
+pub(super) fn too_small(drive: DriveId, has: u64, needed: u64, is_ours: bool) -> Error {
+    let who = match is_ours {
+        true => "should have",
+        false => "the image",
+    };
+    let what = format!("Drive {drive} has {has} bytes and {who} {needed}: it does not fit");
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
-        "Grow the drive first: echo 'size {size}' | openhosting -c drives {drive} set"
+        "Grow the drive first: echo 'size {needed}' | openhosting -c drives {drive} set"
     ))
 }

@@ -32,6 +32,7 @@ use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::TargetFormat;
 use crate::journal::{Keeper, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
@@ -83,6 +84,8 @@ pub struct DownloadOptions {
     pub journal: JournalOptions,
     /// How much to read again at the end.
     pub verify: Verify,
+    /// How a file holds the disk. Only raw goes to a stream or a device.
+    pub format: TargetFormat,
     /// Pack what is written, in order. A file is staged as ever, but there is no
     /// journal: a run that stops leaves nothing to go on from.
     pub packing: Option<Packing>,
@@ -103,6 +106,7 @@ impl DownloadOptions {
             allow_live: false,
             journal: JournalOptions::default(),
             verify: Verify::default(),
+            format: TargetFormat::Raw,
             packing: None,
             checksum: false,
         }
@@ -169,7 +173,16 @@ pub async fn download(
         open(client, destination, options, &info, plan, monitor).await?;
     let is_journaled = session.journal.is_some();
     let sampler = Sampler::new(options.verify, &plan, rng.u64(..), is_journaled);
-    check_earlier(&sink, &plan, &mut session, &sampler, monitor, &stop).await?;
+    check_earlier(
+        &sink,
+        options.format,
+        &plan,
+        &mut session,
+        &sampler,
+        monitor,
+        &stop,
+    )
+    .await?;
     let settled = session.state.settled();
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
@@ -185,7 +198,7 @@ pub async fn download(
         None => None,
     };
     let follower = match &sink {
-        Sink::File(target) if options.checksum => {
+        Sink::File(target) if options.checksum && options.format == TargetFormat::Raw => {
             let there = settled.clone();
             Some(Follower::start(target.handle()?, plan, base, there)?)
         }
@@ -277,12 +290,12 @@ pub async fn download(
     check_still(client, options, &info, &mut rng)
         .await
         .map_err(there)?;
-    let (sink, follower) = (job.sink, job.follower);
+    let (sink, follower, checksum) = (job.sink, job.follower, options.checksum);
     let checksum = blocking(move || {
         let followed = follower.map(Follower::finish).transpose()?;
         let written = Arc::into_inner(sink)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
-            .finish(force)?;
+            .finish(force, checksum)?;
         Ok(followed.or(written))
     })
     .await

@@ -15,7 +15,7 @@ use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
 use crate::codec::Gzip;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, ImageReader, Piece};
+use crate::image::{Image, ImageReader, Piece, Unread};
 use crate::monitor::Encoded;
 use crate::plan::Plan;
 
@@ -81,6 +81,24 @@ fn changed(at: u64) -> Error {
     );
     Error::new(ErrorKind::Integrity, what)
         .hint_to("Send what changed with --changed-ok, or start over with --restart")
+}
+
+/// What goes from the reader to the compressors.
+#[derive(Debug)]
+enum ToCheck {
+    /// A chunk.
+    Read(RawChunk),
+    /// One that the compressor reads, so that all of them read at once.
+    Unread(Unread),
+}
+
+impl ToCheck {
+    fn read(self) -> Result<RawChunk> {
+        match self {
+            Self::Read(chunk) => Ok(chunk),
+            Self::Unread(unread) => unread.read(),
+        }
+    }
 }
 
 /// The running threads. Dropping it ends them.
@@ -206,7 +224,7 @@ struct Reading {
     earlier: Earlier,
     hasher: Option<(Hasher, Sender<Digest>)>,
     sampler: Sampler,
-    to_check: Sender<RawChunk>,
+    to_check: Sender<ToCheck>,
     to_send: Sender<Result<Prepared>>,
 }
 
@@ -237,13 +255,19 @@ impl Reading {
 
     /// Whether somebody takes it.
     fn hand_over(&mut self, piece: Piece) -> Result<bool> {
+        let piece = match piece {
+            // It is hashed in order, and so read in order.
+            Piece::Unread(unread) if self.hasher.is_some() => Piece::Chunk(unread.read()?),
+            piece => piece,
+        };
         Ok(match piece {
+            Piece::Unread(unread) => self.to_check.send_blocking(ToCheck::Unread(unread)).is_ok(),
             Piece::Chunk(chunk) => {
                 if let Some((hasher, _)) = &mut self.hasher {
                     hasher.bytes(chunk.bytes());
                 }
                 let is_wanted = self.todo.contains(&chunk.span().index) || self.differs(&chunk)?;
-                !is_wanted || self.to_check.send_blocking(chunk).is_ok()
+                !is_wanted || self.to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
             }
             Piece::Hole(chunks) => {
                 if let Some((hasher, _)) = &mut self.hasher {
@@ -286,13 +310,20 @@ impl Reading {
 }
 
 fn compress(
-    raw: &Receiver<RawChunk>,
+    raw: &Receiver<ToCheck>,
     mut gzip: Gzip,
     pace: &Pace,
     sampler: &Sampler,
     to_send: &Sender<Result<Prepared>>,
 ) {
     while let Ok(chunk) = raw.recv_blocking() {
+        let chunk = match chunk.read() {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                let _ = to_send.send_blocking(Err(error));
+                return;
+            }
+        };
         let prepared = match chunk.check() {
             Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
             Checked::Data(chunk) => {

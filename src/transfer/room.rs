@@ -84,7 +84,7 @@ impl Room {
     pub(super) async fn reach(&mut self, end: u64) -> Result<()> {
         while self.size < end {
             if !self.is_ours {
-                return Err(too_small(self.drive.id, self.size, end));
+                return Err(too_small(self.drive.id, self.size, end, false));
             }
             let growth = match &mut self.growth {
                 Some(growth) => growth,
@@ -142,7 +142,7 @@ impl Drive {
         let grown = loop {
             match self.set_size(wanted).await {
                 Ok(grown) if grown >= end => break grown,
-                Ok(grown) => return Err(too_small(self.id, grown, end)),
+                Ok(grown) => return Err(too_small(self.id, grown, end, true)),
                 // More than the account has, maybe; less may do.
                 Err(failure)
                     if wanted > end && classify(Operation::Write, &failure) == Class::Permanent =>

@@ -217,6 +217,7 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
     let direction = |direction| match direction {
         Direction::Upload => "upload",
         Direction::Download => "download",
+        Direction::DownloadAsQcow2 => "download as qcow2",
     };
     if now.direction != then.direction {
         let (then, now) = (direction(then.direction), direction(now.direction));

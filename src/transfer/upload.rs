@@ -16,6 +16,7 @@ use super::room::Room;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
+use super::sounding::sound;
 use super::stop::Stop;
 use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
@@ -229,6 +230,11 @@ async fn send(
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
     let is_local = client.endpoint().is_loopback();
     let pace = Pace::new(options.compression, jobs, is_local);
+    let image = match compare {
+        // Nothing is written that is there already.
+        true => image,
+        false => sound(client, drive, image, &plan, &todo, &pace).await?,
+    };
     let keep = |journal| Keeper::start(journal, None);
     let config = PipelineConfig {
         image,

@@ -15,6 +15,7 @@ mod formats;
 mod kill;
 mod libcloud;
 mod matrix;
+mod outputs;
 mod powerloss;
 mod probe;
 mod resume;

@@ -346,7 +346,9 @@ impl Client<'_> {
                 None => panic!("the journal names drive {id}, and there is none"),
             },
             (Direction::Upload, None) => &[],
-            (Direction::Download, _) => self.disk.part.as_ref().map_or(&[], |part| part.bytes()),
+            (Direction::Download | Direction::DownloadAsQcow2, _) => {
+                self.disk.part.as_ref().map_or(&[], |part| part.bytes())
+            }
         };
         for index in state.settled().into_iter().flatten() {
             let Some(span) = plan.span(index) else {
@@ -649,7 +651,9 @@ impl Client<'_> {
     fn check_whole(&self, w: &Work) {
         let held = match self.scenario.direction {
             Direction::Upload => self.world.drive(w.drive).map(|drive| &drive.bytes[..]),
-            Direction::Download => self.disk.part.as_ref().map(SimFile::bytes),
+            Direction::Download | Direction::DownloadAsQcow2 => {
+                self.disk.part.as_ref().map(SimFile::bytes)
+            }
         };
         let source = &self.scenario.source;
         assert!(
