@@ -44,7 +44,8 @@ fuzz_target!(|data: &[u8]| {
         let at = 12 + u64::from(u32::from_le_bytes(*room)) % BLOCKS_MAX;
         file.write_all_at(&header, 0).expect("room");
         file.write_all_at(&index, at).expect("room");
-        file.write_all_at(&footer, at + index.len() as u64).expect("room");
+        file.write_all_at(&footer, at + index.len() as u64)
+            .expect("room");
         let _ = xz_index_size(file);
     });
 });

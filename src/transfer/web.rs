@@ -49,13 +49,7 @@ pub struct WebConfig {
 /// # Errors
 /// As [`Image::open`]; [`ErrorKind::Unavailable`] if the server does not recover.
 pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) -> Result<Image> {
-    let file = WebFile {
-        url: url.clone(),
-        config: config.clone(),
-        pin: None,
-        handle: Handle::current(),
-        pages: Arc::default(),
-    };
+    let file = WebFile::new(url, config);
     let answer = file.patiently(0..FIRST_BYTES).await?;
     let options = options.clone();
     if answer.from.is_some() && answer.pin.size.is_some() {
@@ -85,13 +79,7 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
 /// [`ErrorKind::Usage`] if it is not there or too long, [`ErrorKind::Unavailable`] if the server does not
 /// recover.
 pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
-    let file = WebFile {
-        url: url.clone(),
-        config: config.clone(),
-        pin: None,
-        handle: Handle::current(),
-        pages: Arc::default(),
-    };
+    let file = WebFile::new(url, config);
     let mut answer = file.patiently(0..u64::MAX).await?;
     let mut text = Vec::new();
     while let Some(part) = answer.next_part().await.map_err(|f| file.error(f))? {
@@ -135,6 +123,17 @@ struct WebFile {
 }
 
 impl WebFile {
+    /// One of which nothing is known.
+    fn new(url: &WebUrl, config: &WebConfig) -> Self {
+        Self {
+            url: url.clone(),
+            config: config.clone(),
+            pin: None,
+            handle: Handle::current(),
+            pages: Arc::default(),
+        }
+    }
+
     fn size(&self) -> u64 {
         self.pin.as_ref().and_then(|pin| pin.size).unwrap_or(0)
     }
