@@ -75,6 +75,10 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
 }
 
 fn run(info: &Info) -> Result<()> {
+    if let Some(url) = info.image.url()? {
+        let what = format!("{url} is not on this machine: info is for files and devices");
+        return Err(Error::new(ErrorKind::Usage, what));
+    }
     let image = Image::open(&info.image.path, &info.image.options())?;
     let disk = match &image {
         Image::Stream(stream) => return tell(&of_stream(info, stream)?),

@@ -158,7 +158,7 @@ fn a_size_that_is_told_makes_the_drive_at_once() {
         let is_known = format == "xz" || i == 2;
         assert_eq!(outcome.text().contains(&told), is_known, "{format}");
         assert_eq!(outcome.text().contains(&many), is_known, "{format}");
-        let first = is_known.then_some(content.len() as u64).unwrap_or(GIB);
+        let first = if is_known { content.len() as u64 } else { GIB };
         assert!(outcome.text().contains(&format!("of size {first}\n")));
         let cuts = if is_known {
             vec![]
@@ -714,7 +714,7 @@ fn a_web_server_that_has_no_such_image_is_told() {
     let to = from.uri();
     let web = FaultProxy::stub(move |_| {
         let location = format!("Location: {to}b.img");
-        answer(302, &[&location], b"")
+        answer(302, &[location.as_str()], b"")
     });
     let outcome = scene.upload(&format!("{}a.img", web.uri())).code(0);
     scene.check(&outcome.created(), b"image");
