@@ -88,8 +88,8 @@ impl ImageReader {
     /// The next piece; `None` at the end, or when the pool was closed.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read,
-    /// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if it changed since it was opened.
+    /// [`ErrorKind::Image`] if the image cannot be read,
+    /// [`ErrorKind::Integrity`] if it changed since it was opened.
     pub fn next_piece(&mut self) -> Result<Option<Piece>> {
         if let Some(chunk) = self.held.take() {
             return Ok(Some(Piece::Chunk(chunk)));
