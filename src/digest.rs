@@ -1,5 +1,7 @@
 //! SHA-256 of chunks and of whole images.
 
+mod sums;
+
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
@@ -12,6 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::chunk::zeros;
 use crate::error::{Error, ErrorKind, Result};
+
+pub use sums::digest_for;
 
 /// Bytes of a file that are read at a time: they stay in the processor's cache.
 const STEP_BYTES: usize = 256 * 1024;

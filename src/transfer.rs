@@ -29,6 +29,7 @@ mod patient;
 mod pipeline;
 mod probe;
 mod rate;
+mod room;
 mod sending;
 mod session;
 mod shell;
@@ -38,6 +39,7 @@ mod stop;
 mod survey;
 mod upload;
 mod verify;
+mod web;
 
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use probe::{PROBE_NAME, Probed, probe};
@@ -46,6 +48,7 @@ pub use session::{Ended, JournalOptions};
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};
 pub use verify::{Verified, Verify};
+pub use web::{WebConfig, fetch_text, open_web};
 
 use std::num::NonZeroU32;
 

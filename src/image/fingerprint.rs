@@ -61,7 +61,7 @@ impl Fingerprint {
             };
             let what = format!("Cannot upload {}: it is {kind}", path.display());
             return Err(Error::new(ErrorKind::Image, what)
-                .hint_to("Name a raw disk image, or the block device of a disk"));
+                .hint_to("Name one disk image, or the block device of a disk"));
         }
         Ok(Self {
             size: metadata.len(),

@@ -83,6 +83,11 @@ impl MappedImage {
             .map_or(Format::Raw, |layer| layer.container().format)
     }
 
+    /// The image's own file.
+    pub(super) fn file(&self) -> Option<&RawImage> {
+        self.layers.first().map(|layer| &layer.container().file)
+    }
+
     pub(super) fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }

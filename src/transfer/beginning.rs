@@ -10,7 +10,7 @@ use super::upload::{Target, UploadOptions};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Gpt, Image};
+use crate::image::{Gpt, Image, Length};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
@@ -22,7 +22,7 @@ pub(super) struct Begun {
     pub(super) plan: Plan,
     pub(super) first: u64,
     pub(super) session: Session,
-    pub(super) drive: DriveId,
+    pub(super) drive: DriveInfo,
     /// Whether this very run created it.
     pub(super) is_new: bool,
     pub(super) zeros: Zeros,
@@ -38,8 +38,13 @@ pub(super) async fn begin(
     mut stop: Stop,
     rng: &mut fastrand::Rng,
 ) -> Result<Begun> {
-    let size = image.size();
-    let plan = Plan::new(size, options.chunk);
+    let length = image.length();
+    let plan = match length {
+        Length::Known(size) => Plan::new(size, options.chunk),
+        Length::Unknown { .. } => Plan::endless(options.chunk),
+    };
+    // Room for the rest is made when there is one.
+    let size = length.known().unwrap_or(0);
     let first = plan.index_of(options.offset).min(plan.count());
     let identity = Identity {
         direction: Direction::Upload,
@@ -62,8 +67,8 @@ pub(super) async fn begin(
         )));
     }
     let needed = match &options.target {
-        Target::New(spec) => spec.size.max(size),
-        Target::Existing(_) => size,
+        Target::New(spec) if !plan.is_endless() => spec.size.max(size),
+        Target::New(_) | Target::Existing(_) => size,
     };
     let prepared = tokio::select! {
         drive = prepare(client, needed, options, &mut session, rng) => drive,
@@ -95,7 +100,11 @@ pub(super) async fn begin(
     let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
-        size: if is_new { needed } else { drive.size },
+        size: match (is_new, plan.is_endless()) {
+            (false, _) => drive.size,
+            (true, true) => length.first(),
+            (true, false) => needed,
+        },
         is_new,
     });
     if let Some(line) = table.and_then(|table| misplaced(table, size, drive.size)) {
@@ -106,7 +115,7 @@ pub(super) async fn begin(
         plan,
         first,
         session,
-        drive: drive.id,
+        drive,
         is_new,
         // What held data once may be zero now: then zeros are no hole.
         zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
@@ -136,9 +145,12 @@ async fn take_up(
     }
     let there = session.state.settled();
     let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+    let of = match plan.is_endless() {
+        true => String::new(),
+        false => format!(" of {}", plan.size()),
+    };
     monitor.event(&Event::Notice(format!(
-        "Resuming: {there} of {} bytes are settled",
-        plan.size()
+        "Resuming: {there}{of} bytes are settled"
     )));
     let Some(journal) = session.journal.take() else {
         return Ok((image, false));
@@ -147,6 +159,11 @@ async fn take_up(
     if now.tells_changes() && session.source.as_ref() == Some(now) {
         session.journal = Some(journal);
         return Ok((image, false));
+    }
+    if image.disk().is_none() {
+        // What was sent passes by again, and is compared then.
+        session.journal = Some(journal);
+        return Ok((image, true));
     }
     let (plan, state) = (*plan, session.state.clone());
     let (image, journal, changed) = blocking(move || {
@@ -199,7 +216,7 @@ async fn prepare(
             return if drive.size >= needed {
                 Ok(drive)
             } else {
-                Err(too_small(&drive, needed, options))
+                Err(too_small(drive.id, drive.size, needed, true))
             };
         }
     };
@@ -213,7 +230,8 @@ async fn prepare(
             error
         })?;
     if drive.size < needed {
-        return Err(too_small(&drive, needed, options));
+        let is_ours = matches!(options.target, Target::New(_));
+        return Err(too_small(drive.id, drive.size, needed, is_ours));
     }
     if let Some(by) = claim(&drive) {
         return Err(claimed(id, &by));
@@ -238,17 +256,14 @@ fn misplaced(table: Gpt, image: u64, drive: u64) -> Option<String> {
     ))
 }
 
-fn too_small(drive: &DriveInfo, needed: u64, options: &UploadOptions) -> Error {
-    let who = match options.target {
-        Target::New(_) => "should have",
-        Target::Existing(_) => "the image",
+/// The error of a drive of `has` bytes that needs `needed`.
+pub(super) fn too_small(drive: DriveId, has: u64, needed: u64, is_ours: bool) -> Error {
+    let who = match is_ours {
+        true => "should have",
+        false => "the image",
     };
-    let what = format!(
-        "Drive {} has {} bytes and {who} {needed}: it does not fit",
-        drive.id, drive.size
-    );
+    let what = format!("Drive {drive} has {has} bytes and {who} {needed}: it does not fit");
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
-        "Nothing was written. Grow the drive first: echo 'size {needed}' | openhosting -c drives {} set",
-        drive.id
+        "Grow the drive first: echo 'size {needed}' | openhosting -c drives {drive} set"
     ))
 }

@@ -175,12 +175,7 @@ pub async fn download(
     // The journal makes its digests itself, from a file that has the disk's bytes at
     // their places.
     let is_raw = options.format == TargetFormat::Raw;
-    let sampler = Sampler::new(
-        options.verify,
-        plan.count(),
-        rng.u64(..),
-        is_journaled && !is_raw,
-    );
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), is_journaled && !is_raw);
     check_earlier(
         &sink,
         options.format,
@@ -196,10 +191,10 @@ pub async fn download(
     let first = todo.first().map_or(plan.count(), |range| range.start);
     let offset_of = |chunk| base + plan.span(chunk).map_or(plan.size(), |span| span.offset);
     monitor.event(&Event::Started {
-        chunks: todo.iter().map(|range| range.end - range.start).sum(),
+        chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
         chunk_bytes: plan.chunk_bytes(),
         offset: offset_of(first),
-        bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
+        bytes: Some(todo.iter().map(|range| plan.bytes_in(range)).sum()),
     });
     let keeper = match session.journal.take() {
         Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),

@@ -1,5 +1,6 @@
 //! The blocking half of an upload: threads that read, check and compress.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::thread;
 
@@ -10,7 +11,7 @@ use super::checksum::Hasher;
 use super::pace::Pace;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk};
+use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
 use crate::codec::Gzip;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +26,61 @@ pub(super) enum Prepared {
     Chunk(EncodedChunk, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
+    /// The size of the image in bytes, of which nobody knew. Comes before the last
+    /// chunk.
+    End(u64),
+}
+
+/// What a pipeline is about.
+#[derive(Debug)]
+pub(super) struct PipelineConfig {
+    pub(super) image: Image,
+    pub(super) plan: Plan,
+    /// Chunks to send, in order.
+    pub(super) todo: Vec<Range<u64>>,
+    /// Most of these that will be in flight.
+    pub(super) jobs: usize,
+    pub(super) pace: Pace,
+    /// Whether to hash the whole image: then the other chunks are read as well.
+    pub(super) checksum: bool,
+    pub(super) earlier: Earlier,
+}
+
+/// What earlier runs settled of an image that is read in order: it passes by again,
+/// and is compared.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// The digests of chunks that were sent.
+    pub(super) digests: BTreeMap<u64, Digest>,
+    /// Chunks that were left out as zeros.
+    pub(super) holes: RangeSet<u64>,
+    /// Whether what changed is to be sent again.
+    pub(super) changed_ok: bool,
+}
+
+impl Earlier {
+    /// Whether a chunk is what an earlier run found.
+    fn is_same(&self, chunk: &RawChunk) -> bool {
+        let index = chunk.span().index;
+        match self.digests.get(&index) {
+            Some(digest) => Digest::of(chunk.bytes()) == *digest,
+            None => self.holes.contains(&index) && is_zero(chunk.bytes()),
+        }
+    }
+
+    /// Whether there is a chunk at or after this one.
+    fn reaches(&self, count: u64) -> bool {
+        self.digests.range(count..).next().is_some()
+            || self.holes.overlapping(&(count..u64::MAX)).next().is_some()
+    }
+}
+
+fn changed(at: u64) -> Error {
+    let what = format!(
+        "The image changed since the upload began: at byte {at} it differs from what was sent"
+    );
+    Error::new(ErrorKind::Integrity, what)
+        .hint_to("Send what changed with --changed-ok, or start over with --restart")
 }
 
 /// What goes from the reader to the compressors.
@@ -61,19 +117,18 @@ fn buffers(workers: usize, compressors: usize) -> usize {
 }
 
 impl Pipeline {
-    /// Starts to read the chunks of `plan` that are in `todo`, at most `jobs` of
-    /// which will be in flight. Holds at most three buffers of a chunk for each
-    /// that [`Pipeline::serve`] is told of. With `checksum` it reads the other
-    /// chunks as well, for the hash alone.
-    pub(super) fn start(
-        image: Image,
-        plan: Plan,
-        todo: Vec<Range<u64>>,
-        jobs: usize,
-        pace: Pace,
-        sampler: &Sampler,
-        checksum: bool,
-    ) -> Result<Self> {
+    /// Starts to read what there is to send. Holds at most three buffers of a chunk for
+    /// each that [`Pipeline::serve`] is told of.
+    pub(super) fn start(config: PipelineConfig, sampler: &Sampler) -> Result<Self> {
+        let PipelineConfig {
+            image,
+            plan,
+            todo,
+            jobs,
+            pace,
+            checksum,
+            earlier,
+        } = config;
         let compressors = pace.compressors();
         let pool = BufferPool::new(buffers(1, compressors));
         let (to_check, raw) = bounded(jobs);
@@ -88,7 +143,7 @@ impl Pipeline {
                 compress(&raw, gzip, &pace, &sampler, &to_send);
             })?;
         }
-        let all = match checksum {
+        let all = match checksum || image.disk().is_none() {
             true => std::iter::once(0..plan.count()).collect(),
             false => todo.clone(),
         };
@@ -96,9 +151,17 @@ impl Pipeline {
         let (hashed, checksum_of) = bounded(1);
         let hasher = checksum.then(|| (Hasher::new(), hashed));
         let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
-        spawn("reader".into(), move || {
-            read(reader, plan, &todo, hasher, &to_check, &to_send);
-        })?;
+        let sampler = sampler.clone();
+        let mut reading = Reading {
+            plan,
+            todo,
+            earlier,
+            hasher,
+            sampler,
+            to_check,
+            to_send,
+        };
+        spawn("reader".into(), move || reading.run(reader))?;
         Ok(Self {
             prepared,
             checksum: checksum_of,
@@ -154,57 +217,94 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
     }
 }
 
-/// Ends when the image does, or when nobody takes any more. What is not in `todo`
-/// is hashed only.
-fn read(
-    mut reader: ImageReader,
+/// The thread that reads. What is not in `todo` is only hashed, or compared.
+struct Reading {
     plan: Plan,
-    todo: &RangeSet<u64>,
-    mut hasher: Option<(Hasher, Sender<Digest>)>,
-    to_check: &Sender<ToCheck>,
-    to_send: &Sender<Result<Prepared>>,
-) {
-    loop {
-        let piece = match reader.next_piece() {
-            // It is hashed in order, and so read in order.
-            Ok(Some(Piece::Unread(unread))) if hasher.is_some() => {
-                unread.read().map(|chunk| Some(Piece::Chunk(chunk)))
+    todo: RangeSet<u64>,
+    earlier: Earlier,
+    hasher: Option<(Hasher, Sender<Digest>)>,
+    sampler: Sampler,
+    to_check: Sender<ToCheck>,
+    to_send: Sender<Result<Prepared>>,
+}
+
+impl Reading {
+    /// Ends when the image does, or when nobody takes any more.
+    fn run(&mut self, mut reader: ImageReader) {
+        loop {
+            let taken = match reader.next_piece() {
+                Ok(Some(piece)) => self.hand_over(piece),
+                Ok(None) => {
+                    if let Some((hasher, hashed)) = self.hasher.take() {
+                        let _ = hashed.send_blocking(hasher.finish());
+                    }
+                    return;
+                }
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let _ = self.to_send.send_blocking(Err(error));
+                    return;
+                }
             }
+        }
+    }
+
+    /// Whether somebody takes it.
+    fn hand_over(&mut self, piece: Piece) -> Result<bool> {
+        let piece = match piece {
+            // It is hashed in order, and so read in order.
+            Piece::Unread(unread) if self.hasher.is_some() => Piece::Chunk(unread.read()?),
             piece => piece,
         };
-        let taken = match piece {
-            Ok(Some(Piece::Chunk(chunk))) => {
-                if let Some((hasher, _)) = &mut hasher {
+        Ok(match piece {
+            Piece::Unread(unread) => self.to_check.send_blocking(ToCheck::Unread(unread)).is_ok(),
+            Piece::Chunk(chunk) => {
+                if let Some((hasher, _)) = &mut self.hasher {
                     hasher.bytes(chunk.bytes());
                 }
-                !todo.contains(&chunk.span().index)
-                    || to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
+                let is_wanted = self.todo.contains(&chunk.span().index) || self.differs(&chunk)?;
+                !is_wanted || self.to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
             }
-            Ok(Some(Piece::Unread(unread))) => {
-                to_check.send_blocking(ToCheck::Unread(unread)).is_ok()
-            }
-            Ok(Some(Piece::Hole(chunks))) => {
-                if let Some((hasher, _)) = &mut hasher {
-                    hasher.zeros(plan.bytes_in(&chunks));
+            Piece::Hole(chunks) => {
+                if let Some((hasher, _)) = &mut self.hasher {
+                    hasher.zeros(self.plan.bytes_in(&chunks));
                 }
-                todo.overlapping(&chunks).all(|range| {
+                self.todo.overlapping(&chunks).all(|range| {
                     let hole = range.start.max(chunks.start)..range.end.min(chunks.end);
-                    to_send.send_blocking(Ok(Prepared::Hole(hole))).is_ok()
+                    self.to_send.send_blocking(Ok(Prepared::Hole(hole))).is_ok()
                 })
             }
-            Ok(None) => {
-                if let Some((hasher, hashed)) = hasher {
-                    let _ = hashed.send_blocking(hasher.finish());
+            Piece::End(size) => {
+                self.plan = self.plan.ending_at(size);
+                self.sampler.ends_at(&self.plan);
+                if self.earlier.reaches(self.plan.count()) && !self.earlier.changed_ok {
+                    return Err(changed(size));
                 }
-                return;
+                self.to_send.send_blocking(Ok(Prepared::End(size))).is_ok()
             }
-            Err(error) => {
-                let _ = to_send.send_blocking(Err(error));
-                false
+        })
+    }
+
+    /// Whether a chunk that earlier runs settled is another one now, and is to be sent
+    /// again.
+    fn differs(&self, chunk: &RawChunk) -> Result<bool> {
+        let span = chunk.span();
+        let is_known = self.earlier.digests.contains_key(&span.index)
+            || self.earlier.holes.contains(&span.index);
+        if !is_known {
+            return Ok(false);
+        }
+        match self.earlier.is_same(chunk) {
+            true => {
+                self.sampler.look_at(span, chunk.bytes());
+                Ok(false)
             }
-        };
-        if !taken {
-            return;
+            false if self.earlier.changed_ok => Ok(true),
+            false => Err(changed(span.offset)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One transfer over several runs: its journal, opened or begun.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -233,6 +234,16 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
     }
     if now.first != then.first {
         return differs("the first chunk", &then.first, &now.first);
+    }
+    let is_endless = |header: &Header| {
+        NonZeroU64::new(header.chunk).is_some_and(|c| Plan::new(header.size, c).is_endless())
+    };
+    if is_endless(now) != is_endless(then) {
+        let (then, now) = match is_endless(now) {
+            true => (then.size.to_string(), "not known".to_owned()),
+            false => ("not known".to_owned(), now.size.to_string()),
+        };
+        return differs("the size", &then, &now);
     }
     if now.size != then.size {
         let what = format!(

@@ -25,6 +25,7 @@ mod server_writes;
 mod shaped_link;
 mod simple;
 mod simulator;
+mod streams;
 mod support;
 mod transcripts;
 mod upload;

@@ -798,9 +798,10 @@ mod tests {
             target.publish(false).unwrap();
             prop_assert!(ImageTarget::published(&path, size, format).unwrap().is_some());
             let image = open(&path);
-            prop_assert_eq!(image.size(), format.size_of(size));
-            let mut read = vec![1; len_of(image.size())];
-            image.disk().unwrap().read_at(&mut read, 0).unwrap();
+            let disk = image.disk().unwrap();
+            prop_assert_eq!(disk.size(), format.size_of(size));
+            let mut read = vec![1; len_of(disk.size())];
+            disk.read_at(&mut read, 0).unwrap();
             content.resize(read.len(), 0);
             let wrong = read.iter().zip(&content).position(|(a, b)| a != b);
             prop_assert_eq!(wrong, None);
