@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
 use super::uses::{Use, uses_of};
@@ -285,6 +286,10 @@ fn is_bad_sector(cause: &std::io::Error) -> bool {
 /// whole. 0 if each of them can be read now.
 fn first_bad(file: &File, offset: u64, len: usize) -> u64 {
     const SECTOR_BYTES: u64 = 4096;
+    // Else the kernel tries the same piece again.
+    for advice in [Advice::DontNeed, Advice::Random] {
+        let _ = fadvise(file, offset, NonZeroU64::new(len as u64), advice);
+    }
     let mut sector = [0; SECTOR_BYTES as usize];
     let end = offset + len as u64;
     let mut at = offset;
