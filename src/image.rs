@@ -4,6 +4,7 @@
 //! of its own, never on the reactor.
 
 mod census;
+mod content;
 mod fingerprint;
 mod format;
 mod gzip;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Result;
 
 pub use census::Census;
+pub use content::content_of;
 pub use fingerprint::Fingerprint;
 pub use format::Format;
 pub use gzip::GzipImage;

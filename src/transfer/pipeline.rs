@@ -1,6 +1,7 @@
 //! The blocking half of an upload: threads that read, check and compress.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
 use async_channel::{Receiver, Sender, bounded};
@@ -8,6 +9,7 @@ use rangemap::RangeSet;
 
 use super::checksum::Hasher;
 use super::pace::Pace;
+use super::selection::Selection;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk};
@@ -36,6 +38,14 @@ pub(super) struct Pipeline {
     pace: Pace,
 }
 
+/// Which chunks go through, and what of them.
+#[derive(Clone, Debug)]
+pub(super) struct Todo {
+    /// By index, in order.
+    pub(super) chunks: Vec<Range<u64>>,
+    pub(super) selection: Option<Arc<Selection>>,
+}
+
 /// Buffers for so many requests: one for each in flight, one ready for each of
 /// these, one to read into, and what each compressor writes to.
 fn buffers(workers: usize, compressors: usize) -> usize {
@@ -43,14 +53,14 @@ fn buffers(workers: usize, compressors: usize) -> usize {
 }
 
 impl Pipeline {
-    /// Starts to read the chunks of `plan` that are in `todo`, at most `jobs` of
+    /// Starts to read the chunks of `plan` that are `todo`, at most `jobs` of
     /// which will be in flight. Holds at most three buffers of a chunk for each
     /// that [`Pipeline::serve`] is told of. With `checksum` it reads the other
     /// chunks as well, for the hash alone.
     pub(super) fn start(
         image: Image,
         plan: Plan,
-        todo: Vec<Range<u64>>,
+        todo: Todo,
         jobs: usize,
         pace: Pace,
         sampler: &Sampler,
@@ -65,21 +75,24 @@ impl Pipeline {
             let Some(scratch) = pool.take(0) else { break };
             let gzip = Gzip::new(scratch);
             let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
-            let pace = pace.clone();
+            let (pace, selection) = (pace.clone(), todo.selection.clone());
             spawn(format!("gzip-{number}"), move || {
-                compress(&raw, gzip, &pace, &sampler, &to_send);
+                compress(&raw, gzip, &pace, &sampler, selection.as_deref(), &to_send);
             })?;
         }
         let all = match checksum {
             true => std::iter::once(0..plan.count()).collect(),
-            false => todo.clone(),
+            false => todo.chunks.clone(),
         };
         let reader = ImageReader::new(image, plan, all, pool.clone());
         let (hashed, checksum_of) = bounded(1);
         let hasher = checksum.then(|| (Hasher::new(), hashed));
-        let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
+        let Todo { chunks, selection } = todo;
+        let todo = chunks.into_iter().filter(|range| !range.is_empty());
+        let todo = todo.collect();
         spawn("reader".into(), move || {
-            read(reader, plan, &todo, hasher, &to_check, &to_send);
+            let selection = selection.as_deref();
+            read(reader, plan, &todo, selection, hasher, &to_check, &to_send);
         })?;
         Ok(Self {
             prepared,
@@ -142,6 +155,7 @@ fn read(
     mut reader: ImageReader,
     plan: Plan,
     todo: &RangeSet<u64>,
+    selection: Option<&Selection>,
     mut hasher: Option<(Hasher, Sender<Digest>)>,
     to_check: &Sender<RawChunk>,
     to_send: &Sender<Result<Prepared>>,
@@ -160,7 +174,15 @@ fn read(
                 }
                 todo.overlapping(&chunks).all(|range| {
                     let hole = range.start.max(chunks.start)..range.end.min(chunks.end);
-                    to_send.send_blocking(Ok(Prepared::Hole(hole))).is_ok()
+                    let checked = match selection {
+                        Some(selection) => hole
+                            .clone()
+                            .try_for_each(|index| selection.check(index, None)),
+                        None => Ok(()),
+                    };
+                    let is_same = checked.is_ok();
+                    let prepared = checked.map(|()| Prepared::Hole(hole));
+                    to_send.send_blocking(prepared).is_ok() && is_same
                 })
             }
             Ok(None) => {
@@ -185,26 +207,37 @@ fn compress(
     mut gzip: Gzip,
     pace: &Pace,
     sampler: &Sampler,
+    selection: Option<&Selection>,
     to_send: &Sender<Result<Prepared>>,
 ) {
     while let Ok(chunk) = raw.recv_blocking() {
         let prepared = match chunk.check() {
-            Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
+            Checked::Hole(span) => {
+                let checked = selection.map_or(Ok(()), |only| only.check(span.index, None));
+                checked.map(|()| Prepared::Hole(span.index..span.index + 1))
+            }
             Checked::Data(chunk) => {
                 let span = chunk.span();
                 sampler.look_at(span, chunk.bytes());
                 let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
+                let checked =
+                    selection.map_or(Ok(()), |only| only.check(span.index, digest.as_ref()));
+                let ranges = selection.and_then(|only| only.ranges(&chunk));
                 let task = pace.take_up();
-                let chunk = gzip.encode(chunk, task.level(), pace.zeros());
+                let chunk = match ranges {
+                    Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
+                    None => gzip.encode(chunk, task.level(), pace.zeros()),
+                };
                 let is_raw = chunk
                     .parts
                     .iter()
                     .all(|part| part.encoding == Encoding::Identity);
                 let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
-                Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded)
+                checked.map(|()| Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
             }
         };
-        if to_send.send_blocking(Ok(prepared)).is_err() {
+        let is_same = prepared.is_ok();
+        if to_send.send_blocking(prepared).is_err() || !is_same {
             return;
         }
     }

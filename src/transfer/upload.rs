@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rangemap::RangeSet;
@@ -9,7 +10,8 @@ use rangemap::RangeSet;
 use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
 use super::pace::Pace;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Todo};
+use super::selection::Selection;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
@@ -33,6 +35,9 @@ pub enum Target {
     Existing(DriveId),
     /// One to be created. Its size is the image's.
     New(DriveSpec),
+    /// One that was created for this very image, and to which nothing but bytes of
+    /// it was ever written: as one of [`New`](Self::New).
+    Made(DriveId),
 }
 
 /// How to upload.
@@ -58,6 +63,9 @@ pub struct UploadOptions {
     pub verify: Verify,
     /// Whether to hash the whole image, what earlier runs settled included.
     pub checksum: bool,
+    /// What of the image is sent, in chunks of
+    /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); all of it without.
+    pub selection: Option<Arc<Selection>>,
 }
 
 impl UploadOptions {
@@ -74,6 +82,7 @@ impl UploadOptions {
             compare: false,
             verify: Verify::default(),
             checksum: false,
+            selection: None,
         }
     }
 }
@@ -175,7 +184,11 @@ async fn send(
 ) -> Result<Uploaded> {
     let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive);
     let settled = session.state.settled();
-    let todo = gaps(&plan, begun.first, &settled);
+    let mut passed = settled.clone();
+    if let Some(selection) = &options.selection {
+        passed.extend(selection.left_out());
+    }
+    let todo = gaps(&plan, begun.first, &passed);
     monitor.event(&Event::Started {
         chunks: todo.iter().map(|range| range.end - range.start).sum(),
         chunk_bytes: plan.chunk_bytes(),
@@ -183,13 +196,13 @@ async fn send(
         bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
     });
     let compare = options.compare || session.is_damaged;
-    let wants_digests = session.journal.is_some() || compare;
+    let wants_digests = session.journal.is_some() || compare || options.selection.is_some();
     let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
     let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let engine = Engine::new(EngineConfig {
         plan,
         first: begun.first,
-        settled,
+        settled: passed,
         jobs: options.jobs.get(),
         zeros: begun.zeros,
         operation: Operation::Write,
@@ -205,7 +218,18 @@ async fn send(
         client: client.clone(),
         drive,
         plan,
-        pipeline: Pipeline::start(image, plan, todo, jobs, pace, &sampler, options.checksum)?,
+        pipeline: Pipeline::start(
+            image,
+            plan,
+            Todo {
+                chunks: todo,
+                selection: options.selection.clone(),
+            },
+            jobs,
+            pace,
+            &sampler,
+            options.checksum,
+        )?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
         compare,

@@ -17,6 +17,7 @@ mod libcloud;
 mod matrix;
 mod powerloss;
 mod probe;
+mod publish;
 mod resume;
 mod server_guard;
 mod server_wire;
