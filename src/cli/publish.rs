@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::json;
 
-use super::arguments::ImageArguments;
 use super::display::{Display, End, Way};
 use super::local::Local;
 use super::signals::Heard;
@@ -22,7 +21,7 @@ use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Format, Image};
+use crate::image::{Format, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
 use crate::profile::Profile;
 use crate::publish::{
@@ -123,8 +122,20 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
 
-    #[command(flatten)]
-    image: Option<ImageArguments>,
+    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
+    /// says; a block device is raw]. Say raw of a raw image that somebody not
+    /// trusted could write to: it could be made to look like another
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// A file that IMAGE may be written on top of (its backing file), or a directory
+    /// of such files; may be given more than once
+    #[arg(long, value_name = "PATH")]
+    allow_backing: Vec<PathBuf>,
+
+    /// Disk image, or block device
+    #[arg(value_name = "IMAGE")]
+    image: Option<PathBuf>,
 }
 
 /// Tags are separated by spaces.
@@ -260,14 +271,19 @@ async fn work(
         let removed = clean_up(client, options, display, stop).await?;
         return Ok(Outcome::CleanedUp(removed));
     };
-    let image = image.clone();
-    let is_told = image.format.is_some();
-    let opening = blocking(move || Image::open(&image.path, &image.options()));
+    let (path, how) = (
+        image.clone(),
+        ImageOptions {
+            format: arguments.format,
+            allow_backing: arguments.allow_backing.clone(),
+        },
+    );
+    let opening = blocking(move || Image::open(&path, &how));
     let image = tokio::select! {
         image = opening => image?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
-    if !is_told && image.format() != Format::Raw {
+    if arguments.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw takes it as it is");
         display.event(&Event::Notice(line));
@@ -383,7 +399,7 @@ mod tests {
                 .clean_up
         );
         let raw = parse("a.img --name n --format raw").unwrap();
-        assert_eq!(raw.image.unwrap().format, Some(Format::Raw));
+        assert_eq!(raw.format, Some(Format::Raw));
     }
 
     #[test]

@@ -9,12 +9,16 @@ use rangemap::RangeSet;
 
 use super::keys::Holds;
 use super::{Publisher, Role, Work, some};
+use crate::codec::{Compression, Level};
 use crate::content::{CONTENT_CHUNK_BYTES, blocks_of};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Result;
 use crate::image::Image;
 use crate::transfer::{Ended, JournalOptions, Selection, Target, UploadOptions, Verify, upload};
+
+/// The level of a delta, unless one was asked for: that of gzip.
+const DELTA_LEVEL: Option<Level> = Level::new(6);
 
 impl Publisher<'_> {
     /// Sends what the drive does not hold of these chunks. Gives the journal, to be
@@ -60,10 +64,16 @@ impl Publisher<'_> {
             return Ok((Ended::default(), 0, written));
         }
         let chunk: NonZeroU64 = CONTENT_CHUNK_BYTES;
+        // A delta is over before anything is known of the link, and what it is for is to
+        // send little.
+        let compression = match (selection.is_of_blocks(), self.options.compression) {
+            (true, Compression::Auto) => DELTA_LEVEL.map_or(Compression::Auto, Compression::Fixed),
+            (_, compression) => compression,
+        };
         let options = UploadOptions {
             chunk,
             jobs: self.options.jobs,
-            compression: self.options.compression,
+            compression,
             max_outage: self.options.max_outage,
             journal: JournalOptions {
                 path: journal,

@@ -41,6 +41,11 @@ impl Selection {
         }
     }
 
+    /// Whether it is of blocks.
+    pub fn is_of_blocks(&self) -> bool {
+        self.blocks.is_some()
+    }
+
     /// The chunks of which nothing is sent.
     pub(super) fn left_out(&self) -> RangeSet<u64> {
         self.chunks
