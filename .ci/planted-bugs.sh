@@ -66,6 +66,16 @@ bug 'no fsync of the journal' \
 bug 'no fsync of the data before its record' \
     'lib journal::tests::no_record_is_kept_before_what_it_tells_of_is_on_the_disk' \
     src/journal/keeper.rs 'data.sync_data()' 'data.metadata().map(|_| ())'
+bug 'what is beyond the end of a file is hashed as a hole' \
+    'lib digest::tests::of_a_part_of_a_file_with_holes' \
+    src/digest.rs 'if file.metadata()?.len() >= range.end' 'if file.metadata()?.len() > 0'
+bug 'a file is called whole after it was written to' \
+    'lib image::target::tests::a_file_that_was_written_to_is_not_as_it_was' \
+    src/image/target.rs 'now.ino() == inode && modified_ns(&now) == at_ns' 'now.ino() == inode'
+bug 'a journal without some chunks calls them whole' \
+    'lib journal::tests::what_is_taken_back_is_not_said_any_more' \
+    src/journal.rs 'Some(Record::Whole { .. }) if !chunks.is_empty() => {}' \
+    'Some(Record::Whole { .. }) if chunks.is_empty() => {}'
 bug 'a torn tail is trusted' \
     'lib journal::replay::tests::every_bit_flipped' \
     src/journal/record.rs 'if crc32c::crc32c(&bytes[..RECORD_BYTES - 4]) != crc.get_u32_le() {' \
@@ -143,7 +153,7 @@ bug '404 is swallowed' \
     src/api/answer.rs 'if status.is_success() {' 'if status.is_success() || status.as_u16() == 404 {'
 bug 'only the first member of a gzip image' \
     'lib image::reader::tests::a_gzip_image_of_several_members_reads_from_any_chunk' \
-    src/image/gzip.rs 'use flate2::read::MultiGzDecoder;' 'use flate2::read::GzDecoder as MultiGzDecoder;'
+    src/image/stream.rs 'flate2::bufread::MultiGzDecoder::new(packed)' 'flate2::bufread::GzDecoder::new(packed)'
 bug 'other bytes at the second attempt' \
     'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
     src/transfer/sending.rs 'let chunk = self.bodies.get(&span.index).cloned();' 'let chunk = self.bodies.remove(&span.index);'
@@ -246,6 +256,65 @@ bug 'the root leaves the blocks out' \
 bug 'what lies beyond a shorter base is taken for zeros' \
     'lib content::tests::beyond_a_shorter_base_everything_differs' \
     src/content.rs 'if base.size < self.size && known < self.blocks.count() {' 'if base.size > self.size && known < self.blocks.count() {'
+bug 'a drive grows by no more than it must' \
+    'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
+    src/transfer/room.rs 'size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)' 'end.max(size)'
+bug 'a drive stays as large as it grew' \
+    'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
+    src/transfer/room.rs '!self.is_ours || self.size == size' '!self.is_ours || self.size >= size'
+bug 'what passes by again is not compared' \
+    'it streams::other_bytes_than_those_of_the_earlier_run_are_noticed' \
+    src/transfer/pipeline.rs 'Digest::of(chunk.bytes()) == *digest' 'digest == digest'
+bug 'the end of a stream is not looked for' \
+    'it streams::a_size_that_is_not_so_is_an_error' \
+    src/image/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
+bug 'another state of a file on a server is read on' \
+    'it streams::a_file_that_changes_on_its_server_is_told' \
+    src/transfer/web.rs 'Some(_) if answer.pin == *pin => Ok(Ok(answer)),' 'Some(_) => Ok(Ok(answer)),'
+bug 'a digest that is not the one that was told is taken' \
+    'it streams::the_digest_of_what_was_given_is_demanded' \
+    src/transfer/upload.rs 'if digest == expected {' 'if digest == digest {'
+bug 'qcow2: a packed cluster is taken for a plain one' \
+    'it formats::qcow2_packed_with_zlib_and_zstd' \
+    src/image/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
+bug 'qcow2: a cluster of zeros is read as data' \
+    'it formats::qcow2_that_was_written_to' \
+    src/image/format/qcow2.rs '            (true, _) => Ok(Place::Zero),' \
+    $'            (true, true) => Ok(Place::File(host)),\n            (true, false) => Ok(Place::Zero),'
+bug 'vmdk: a grain is unpacked from its marker on' \
+    'it formats::vmdk_in_one_file' \
+    src/image/format/vmdk.rs 'let at = packed.at + MARKER_BYTES;' 'let at = packed.at;'
+bug 'vdi: the map is off by one' \
+    'it formats::vdi_dynamic_and_static' \
+    src/image/format/vdi.rs 'let at = self.map + index * 4;' 'let at = self.map + index.saturating_sub(1) * 4;'
+bug 'vhd: the bitmap of a block is taken for data' \
+    'it formats::vhd_dynamic_and_fixed' \
+    src/image/format/vhd.rs 'Place::File(at + self.bitmap + offset % self.block)' \
+    'Place::File(at + offset % self.block)'
+bug 'vhdx: a log that was not written back is ignored' \
+    'it formats::hostile_vhdx' \
+    src/image/format/vhdx.rs 'if header[48..64].iter().any(|byte| *byte != 0) {' \
+    'if header[48..64].iter().all(|byte| *byte == 255) {'
+bug 'vhdx: the entries between those of blocks are taken for them' \
+    'it formats::disks_of_terabytes_cost_what_is_in_them' \
+    src/image/format/vhdx.rs 'let at = self.bat + (index + index / self.chunk_ratio) * 8;' \
+    'let at = self.bat + index * 8;'
+bug 'qcow2 written: packed clusters in one cluster count once' \
+    'it outputs::qemu_img_finds_the_drive_in_a_qcow2' \
+    src/image/target/qcow2.rs '.and_then(|count| count.checked_add(1))' '.map(|_| 1)'
+bug 'qcow2 written: packed further back than QEMU looks' \
+    'lib codec::pack::tests::a_cluster_is_packed_if_that_makes_it_shorter' \
+    src/codec/pack.rs 'CLUSTER_WINDOW_BITS: u8 = 12' 'CLUSTER_WINDOW_BITS: u8 = 15'
+bug 'qcow2 written: a resumed run gives a cluster away twice' \
+    'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    src/image/target/qcow2.rs 'next = next.max(place.end.next_multiple_of(CLUSTER));' ''
+bug 'qcow2 written: what an earlier run left is no zeros' \
+    'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    src/image/target/qcow2.rs 'None if part.is_zero() => zeros.get(..len_of(part.len))?,' \
+    'None if part.is_zero() => return None,'
+bug 'a GPT that was cut off is at the end of a larger drive' \
+    'it outputs::a_gpt_whose_copy_is_not_at_the_end_is_told' \
+    src/transfer/beginning.rs 'if backup.saturating_add(table.sector) > image {' 'if backup == u64::MAX {'
 
 printf '\n%s' "$table"
 if ((survived)); then

@@ -7,8 +7,10 @@ mod client;
 mod endpoint;
 mod meter;
 mod patience;
+mod web;
 
 pub use body::{Upload, UploadBody};
 pub use client::{Client, ClientConfig, RawCall};
 pub use endpoint::Endpoint;
 pub use meter::Meter;
+pub use web::{Pin, Web, WebAnswer, WebUrl};

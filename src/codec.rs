@@ -7,5 +7,6 @@ mod unpack;
 
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
+pub(crate) use pack::ClusterPacker;
 pub use pack::{Packer, Packing};
 pub(crate) use unpack::{Pack, UnpackError, Unpacker};

@@ -7,27 +7,34 @@ mod census;
 mod content;
 mod fingerprint;
 mod format;
-mod gzip;
+mod gpt;
 mod mapped;
 mod raw;
 mod reader;
+mod stream;
 mod target;
+mod uses;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 pub use census::Census;
 pub use content::content_of;
 pub use fingerprint::Fingerprint;
+pub(crate) use fingerprint::modified_ns;
 pub use format::Format;
-pub use gzip::GzipImage;
+pub use gpt::Gpt;
 pub use mapped::MappedImage;
-pub use raw::RawImage;
-pub use reader::{ImageReader, Piece};
-pub use target::ImageTarget;
+pub use raw::{RawImage, Remote};
+pub use reader::{ImageReader, Piece, Unread};
+pub use stream::{Input, Length, StreamFormat, StreamImage, StreamOptions, xz_index_size};
+pub use target::{ClusterPacking, ImageTarget, TargetFormat};
+pub use uses::Use;
 
 /// The bytes of a disk, which can be read at any place and from several threads at
 /// once.
@@ -40,13 +47,13 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Where holes cannot be told, all is data.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if it cannot be told.
+    /// [`ErrorKind::Image`] if it cannot be told.
     fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>>;
 
     /// Fills `bytes` from `offset`.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if it cannot be read, [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if the
+    /// [`ErrorKind::Image`] if it cannot be read, [`ErrorKind::Integrity`] if the
     /// image ends before: it was not so short when it was opened.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
 }
@@ -61,6 +68,8 @@ pub struct ImageOptions {
     /// The files that it may be written on top of, and directories of such files.
     /// What the image itself names counts for nothing.
     pub allow_backing: Vec<PathBuf>,
+    /// How to read it if it can be read in order only.
+    pub stream: StreamOptions,
 }
 
 /// An image to read from.
@@ -69,39 +78,95 @@ pub enum Image {
     /// A file or block device whose bytes are the disk's.
     Raw(RawImage),
     /// A file of a format that has a map of the disk.
-    Mapped(Box<MappedImage>),
-    /// A gzip file whose content is the disk's bytes.
-    Gzip(Box<GzipImage>),
+    Mapped(Arc<MappedImage>),
+    /// Something that can be read in order only, whose content is the disk's bytes.
+    Stream(Box<StreamImage>),
 }
 
 impl Image {
-    /// Opens a regular file or block device of any format. One that is not raw is
-    /// walked over once, tables only, so that a damaged one is told here.
+    /// Opens a regular file or block device of any format. One with a map is walked
+    /// over once, tables only, so that a damaged one is told here. One that is packed
+    /// as a whole is a stream.
     ///
     /// A block device is raw unless its format is told.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if it is neither, is empty, cannot be opened, is not
+    /// [`ErrorKind::Image`] if it is neither, is empty, cannot be opened, is not
     /// sound, or needs a file that was not allowed.
     pub fn open(path: &Path, options: &ImageOptions) -> Result<Self> {
-        let file = RawImage::open(path)?;
+        Self::of(RawImage::open(path)?, options)
+    }
+
+    /// What this process reads from its stdin: at any place where that is a file,
+    /// in order where it is a pipe.
+    ///
+    /// # Errors
+    /// As [`Image::open`]; and for a pipe with what has to be read at any place.
+    pub fn open_stdin(options: &ImageOptions) -> Result<Self> {
+        if let Some(file) = RawImage::stdin()? {
+            return Self::of(file, options);
+        }
+        Self::in_order(Input::stdin(), options)
+    }
+
+    /// An open file of any format, or what is elsewhere: see [`Image::open`].
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn of(file: RawImage, options: &ImageOptions) -> Result<Self> {
         let format = match options.format {
             Some(format) => format,
             None if file.is_device() => Format::Raw,
-            None => Format::of(&file)?,
+            None => {
+                if let Some(format) = stream::packing_of(&file)? {
+                    return StreamImage::open(Input::of(file), format, false, options.stream)
+                        .map(Self::stream);
+                }
+                Format::of(&file)?
+            }
         };
         match format {
+            // What is fetched to be hashed is not fetched twice.
+            Format::Raw if options.stream.hashes && !file.is_local() => {
+                let (format, options) = (StreamFormat::Raw, options.stream);
+                StreamImage::open(Input::of(file), format, true, options).map(Self::stream)
+            }
             Format::Raw => Ok(Self::Raw(file)),
             _ => MappedImage::open(file, format, &options.allow_backing)
-                .map(Box::new)
+                .map(Arc::new)
                 .map(Self::Mapped),
         }
+    }
+
+    /// What can be read in order only: raw, or packed as a whole. What has to be read at
+    /// any place is refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] for what is refused, not sound, or holds nothing.
+    pub fn in_order(mut input: Input, options: &ImageOptions) -> Result<Self> {
+        let format = match options.format {
+            Some(Format::Raw) => StreamFormat::Raw,
+            Some(format) => {
+                let what = format!(
+                    "{} comes in order, and {format} has to be read at any place",
+                    input.name
+                );
+                return Err(Error::new(ErrorKind::Image, what).hint_to("Put it into a file first"));
+            }
+            None => StreamFormat::of(&input.head()?).unwrap_or(StreamFormat::Raw),
+        };
+        let is_told = options.format.is_some();
+        StreamImage::open(input, format, is_told, options.stream).map(Self::stream)
+    }
+
+    fn stream(image: StreamImage) -> Self {
+        Self::Stream(Box::new(image))
     }
 
     /// Opens a regular file or block device whose bytes are the disk's.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if it is neither, is empty, or cannot be opened.
+    /// [`ErrorKind::Image`] if it is neither, is empty, or cannot be opened.
     pub fn open_raw(path: &Path) -> Result<Self> {
         RawImage::open(path).map(Self::Raw)
     }
@@ -112,33 +177,53 @@ impl Image {
     ///
     /// # Errors
     /// As [`Image::open_raw`], and for a file that is not sound gzip.
-    pub fn open_gzip(path: &Path) -> Result<Self> {
-        GzipImage::open(path).map(Box::new).map(Self::Gzip)
+    pub fn open_gzip(path: &Path, options: StreamOptions) -> Result<Self> {
+        StreamImage::open_gzip(path, options).map(Self::stream)
     }
 
-    /// Its format; of gzip, that of its content.
+    /// Its format; of a stream, that of its content.
     pub fn format(&self) -> Format {
         match self {
-            Self::Raw(_) | Self::Gzip(_) => Format::Raw,
+            Self::Raw(_) | Self::Stream(_) => Format::Raw,
             Self::Mapped(image) => image.format(),
         }
     }
 
-    /// The disk, if it can be read at any place: gzip can be read in order only.
+    /// The disk, if it can be read at any place.
     pub fn disk(&self) -> Option<&dyn Disk> {
         match self {
             Self::Raw(image) => Some(image),
             Self::Mapped(image) => Some(&**image),
-            Self::Gzip(_) => None,
+            Self::Stream(_) => None,
         }
     }
 
     /// Bytes of the disk.
-    pub fn size(&self) -> u64 {
+    pub fn length(&self) -> Length {
         match self {
-            Self::Raw(image) => image.size(),
-            Self::Mapped(image) => image.size(),
-            Self::Gzip(image) => image.size(),
+            Self::Raw(image) => Length::Known(image.size()),
+            Self::Mapped(image) => Length::Known(image.size()),
+            Self::Stream(image) => image.length(),
+        }
+    }
+
+    /// The file that it is in, to be read besides; none of a stream, which is hashed as
+    /// it passes by.
+    pub fn file(&self) -> Option<&RawImage> {
+        match self {
+            Self::Raw(image) => Some(image),
+            Self::Mapped(image) => image.file(),
+            Self::Stream(_) => None,
+        }
+    }
+
+    /// How others use what it is read from just now: what they write meanwhile may
+    /// be in it or not. A file system that is mounted is not at rest.
+    pub fn uses(&self) -> BTreeSet<Use> {
+        match self {
+            Self::Raw(image) => image.uses(),
+            Self::Mapped(image) => image.uses(),
+            Self::Stream(image) => image.uses(),
         }
     }
 
@@ -147,19 +232,19 @@ impl Image {
         match self {
             Self::Raw(image) => image.fingerprint(),
             Self::Mapped(image) => image.fingerprint(),
-            Self::Gzip(image) => image.fingerprint(),
+            Self::Stream(image) => image.fingerprint(),
         }
     }
 
     /// Whether the image is still what it was when it was opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if it is not.
+    /// [`ErrorKind::Integrity`] if it is not.
     pub fn check_unchanged(&self) -> Result<()> {
         match self {
             Self::Raw(image) => image.check_unchanged(),
             Self::Mapped(image) => image.check_unchanged(),
-            Self::Gzip(image) => image.check_unchanged(),
+            Self::Stream(image) => image.check_unchanged(),
         }
     }
 }

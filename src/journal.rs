@@ -23,8 +23,9 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::plan::Span;
 
-pub use keeper::{Keeper, Note};
+pub use keeper::{Keeper, Kept, Lag, Note};
 pub use record::{Direction, HEADER_BYTES, Header, HeaderError, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};
 
@@ -143,6 +144,30 @@ impl Journal {
         self.records += 1;
     }
 
+    /// Adds the record of a chunk that is in `data`, whose digest it makes from there.
+    fn append_written(&mut self, data: &File, span: Span) -> Result<()> {
+        let digest = Digest::of_file(data, span.offset..span.end()).map_err(|cause| {
+            Error::new(ErrorKind::Local, "Cannot read the image for its journal").because(cause)
+        })?;
+        // Longer ones there are not: a chunk is a buffer.
+        if let Ok(len) = u32::try_from(span.len) {
+            let index = span.index;
+            self.append(&Record::Done { index, len, digest });
+        }
+        Ok(())
+    }
+
+    /// Remembers chunks that are in `data` and synced, with their digests. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if they cannot be read, or the journal not written.
+    pub fn remember(&mut self, data: &File, chunks: impl IntoIterator<Item = Span>) -> Result<()> {
+        for span in chunks {
+            self.append_written(data, span)?;
+        }
+        self.sync()
+    }
+
     /// Puts all records on the disk, safe from a loss of power.
     ///
     /// # Errors
@@ -229,6 +254,8 @@ impl Journal {
                         });
                     }
                 }
+                // It tells of these chunks as well.
+                Some(Record::Whole { .. }) if !chunks.is_empty() => {}
                 Some(record) => anew.append(&record),
                 None => return Err(cannot(std::io::ErrorKind::InvalidData.into())),
             }
@@ -377,6 +404,10 @@ mod tests {
         journal.append(&done(8));
         journal.append(&Record::Holes { first: 0, count: 6 });
         journal.append(&done(7));
+        journal.append(&Record::Whole {
+            inode: 12,
+            modified_ns: 13,
+        });
         journal.sync().unwrap();
         let wrong = RangeSet::from_iter([2..4, 5..6, 8..9]);
         let mut journal = journal.without(&wrong).unwrap();
@@ -392,6 +423,7 @@ mod tests {
         let holes: Vec<_> = replay.state.holes.iter().cloned().collect();
         let done: Vec<_> = replay.state.done.iter().cloned().collect();
         assert_eq!((holes, done), (vec![0..2, 4..5], vec![7..8, 9..10]));
+        assert_eq!(replay.state.whole, None, "the chunks taken back are in it");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
@@ -440,6 +472,57 @@ mod tests {
         assert!(keeper.finish().is_err());
         let (_, replay) = Journal::open(&path).unwrap().unwrap();
         assert_eq!(replay.records, 0);
+    }
+
+    /// A journal, kept beside a file of three chunks that were written in this order;
+    /// the last notes, if any, follow. How it is kept, what it says, and its digests.
+    fn kept(last: Option<Note>) -> (Kept, Replay, BTreeMap<u64, Digest>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let data = tempfile::tempfile_in(directory.path()).unwrap();
+        data.write_all_at(b"0123456789abcdefghijklmno", 0).unwrap();
+        let keeper = Keeper::start(journal, Some(data.try_clone().unwrap())).unwrap();
+        for (index, len) in [(1, 10), (0, 10), (2, 5)] {
+            let offset = index * 10;
+            let span = Span { index, offset, len };
+            keeper.note(Note::Written(span)).unwrap();
+        }
+        if let Some(last) = last {
+            keeper.note(last).unwrap();
+        }
+        let kept = keeper.finish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let digests = kept.journal.digests().unwrap();
+        (kept, replay(&bytes[..], |_, _, _| {}).unwrap(), digests)
+    }
+
+    #[test]
+    fn a_chunk_in_the_file_is_remembered_with_its_digest() {
+        let (kept, replay, digests) = kept(None);
+        assert_eq!(kept.unrecorded, []);
+        let all = [&b"0123456789"[..], b"abcdefghij", b"klmno"];
+        let all = (0..).zip(all.map(Digest::of)).collect();
+        assert_eq!(digests, all);
+        assert_eq!(replay.state.whole, None);
+    }
+
+    #[test]
+    fn of_a_whole_file_no_digests_are_made_and_it_is_told_what_they_are_missing_of() {
+        let (mut kept, replay, digests) = kept(Some(Note::Whole));
+        assert_eq!((replay.state.done.len(), digests.len()), (0, 0));
+        assert!(replay.state.whole.is_some());
+        let indexes: Vec<_> = kept.unrecorded.iter().map(|span| span.index).collect();
+        assert_eq!(indexes, [1, 0, 2]);
+        let data = tempfile::tempfile().unwrap();
+        data.write_all_at(b"9876543210", 10).unwrap();
+        kept.journal
+            .remember(&data, kept.unrecorded.drain(..1))
+            .unwrap();
+        let digests = kept.journal.digests().unwrap();
+        assert_eq!(digests, BTreeMap::from([(1, Digest::of(b"9876543210"))]));
+        // What cannot be read is not remembered.
+        assert!(kept.journal.remember(&data, kept.unrecorded).is_err());
     }
 
     #[test]

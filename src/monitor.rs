@@ -12,19 +12,26 @@ pub enum Event {
     Drive {
         /// Which one.
         id: DriveId,
-        /// Its size in bytes; of a drive made just now the image's size.
+        /// Its size in bytes; of a drive made just now the size that was asked for.
         size: u64,
         /// Whether this transfer created it.
         is_new: bool,
     },
     /// The chunks begin to move.
     Started {
-        /// How many there are to transfer.
-        chunks: u64,
+        /// How many there are to transfer, if that is known.
+        chunks: Option<u64>,
         /// Bytes of each but the last.
         chunk_bytes: u64,
         /// Byte of the image that the transfer starts at.
         offset: u64,
+        /// Bytes of all of them, if that is known.
+        bytes: Option<u64>,
+    },
+    /// The end of an image was found whose size nobody knew.
+    Ended {
+        /// How many chunks there are to transfer.
+        chunks: u64,
         /// Bytes of all of them.
         bytes: u64,
     },

@@ -7,6 +7,10 @@ use std::ops::Range;
 /// documentation prints it (REFERENCE section 2, "Chunk defaults").
 pub const CHUNK_BYTES_DEFAULT: u64 = 5 * 1024 * 1024;
 
+/// The size that stands for one that is not known: no disk has it, since an offset
+/// is a signed number.
+const ENDLESS_BYTES: u64 = i64::MAX.cast_unsigned();
+
 /// Where one chunk lies in the image, and so on the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
@@ -36,6 +40,22 @@ impl Plan {
     /// A plan for an image of `size` bytes in chunks of `chunk` bytes.
     pub fn new(size: u64, chunk: NonZeroU64) -> Self {
         Self { size, chunk }
+    }
+
+    /// A plan for an image whose size nobody knows: as long as one can be.
+    pub fn endless(chunk: NonZeroU64) -> Self {
+        Self::new(ENDLESS_BYTES, chunk)
+    }
+
+    /// Whether it is for an image of which nobody knows the size.
+    pub fn is_endless(&self) -> bool {
+        self.size == ENDLESS_BYTES
+    }
+
+    /// The same division of an image of `size` bytes.
+    #[must_use]
+    pub fn ending_at(&self, size: u64) -> Self {
+        Self::new(size, self.chunk)
     }
 
     /// Bytes of the image.

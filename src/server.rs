@@ -34,9 +34,10 @@
 //!   changes and at a graceful end; a crash loses what came since.
 //! - A request with a query is 404 `missing`: the API has none. A method other
 //!   than GET and POST is 405 `method`.
-//! - `drives/UUID/digest/OFFSET/SIZE` is an extension of our own: 200 with the key
-//!   `sha256`, of a range of any length, where a read would be answered. `info`
-//!   and `create` announce it by `X-Openhosting-Extensions: digest`. A server with
+//! - `drives/UUID/digest/OFFSET/SIZE` and `drives/UUID/extents/OFFSET/SIZE` are
+//!   extensions of our own: 200 with the key `sha256`, or with `data` and `end`, of
+//!   a range of any length, where a read would be answered (docs/extensions.md).
+//!   `info` and `create` announce them by `X-Openhosting-Extensions`. A server with
 //!   a fault plan plays another cloud, and has no extension.
 //! - Above the memory for bodies a write waits, at most 10 s, then is 503.
 //!

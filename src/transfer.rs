@@ -30,15 +30,18 @@ mod patient;
 mod pipeline;
 mod probe;
 mod rate;
+mod room;
 mod selection;
 mod sending;
 mod session;
 mod shell;
 mod sink;
+mod sounding;
 mod stop;
 mod survey;
 mod upload;
 mod verify;
+mod web;
 
 pub(crate) use create::create_bearing;
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
@@ -55,6 +58,7 @@ pub use session::{Ended, JournalOptions};
 pub use stop::{Stop, StopHandle, stop_channel};
 pub use upload::{Interrupted, Resume, Target, UploadOptions, Uploaded, upload};
 pub use verify::{Verified, Verify};
+pub use web::{WebConfig, fetch_text, open_web};
 
 use std::num::NonZeroU32;
 

@@ -200,6 +200,16 @@ class Bench:
             self.made(f"after-{size}.img", lambda path: make(path, "upgraded")),
         )
 
+    def converted(self, name, flags):
+        """The ext4 image as qemu-img makes it of these flags."""
+        image = self.image()
+        return self.made(
+            f"{image.stem}.{name}",
+            lambda path: subprocess.run(
+                ["qemu-img", "convert", "-f", "raw", *flags.split(), image, path], check=True
+            ),
+        )
+
     def noise(self):
         size = self.scale.noise_bytes
         return self.made(f"noise-{size // MIB}.img", lambda path: images.make_noise(path, size))
@@ -217,11 +227,31 @@ class Bench:
         state = self.scratch / "state"
         return measure(command, self.log, endpoint, XDG_STATE_HOME=state, **endpoint.environment)
 
-    def upload_to_sink(self, image, *flags, rate=None):
+    def upload_to_sink(self, image, *flags, rate=None, disk=None):
+        """The sink reads back from the image, or from a raw file with the same disk."""
         link = ["--rate", rate] if rate else []
-        with self.sink("--file", image, *link) as sink:
+        with self.sink("--file", disk or image, *link) as sink:
             run = self.upload(sink, image, *flags)
             run.counted = sink.counted()
+        return run
+
+    def converted_to_sink(self, image, disk):
+        """What one does without a tool that reads the format: a raw copy, and then an
+        upload of that."""
+        copy = self.scratch / "converted.img"
+        script = 'qemu-img convert -O raw "$1" "$2" && exec "$3" "$2"'
+        program = self.programs / "openhosting-upload"
+        with self.sink("--file", disk) as sink:
+            state = self.scratch / "state"
+            run = measure(
+                ["sh", "-c", script, "sh", image, copy, program],
+                self.log,
+                sink,
+                XDG_STATE_HOME=state,
+                **sink.environment,
+            )
+            run.counted = sink.counted()
+        copy.unlink()
         return run
 
     def upload_to_server(self, image, *flags):

@@ -37,6 +37,39 @@ def upload(bench):
     return case
 
 
+def formats(bench):
+    """Upload of the ext4 image in other formats, to the sink"""
+    disk = bench.image()
+    contenders = {"raw": lambda: bench.upload_to_sink(disk)}
+    made = {
+        "qcow2": ("qcow2", "-O qcow2"),
+        "qcow2, clusters packed with zlib": ("zlib.qcow2", "-c -O qcow2"),
+        "qcow2, clusters packed with zstd": (
+            "zstd.qcow2",
+            "-c -O qcow2 -o compression_type=zstd",
+        ),
+        "vmdk, streamOptimized": ("vmdk", "-O vmdk -o subformat=streamOptimized"),
+        "vhdx": ("vhdx", "-O vhdx"),
+    }
+    if missing("qemu-img"):
+        made = {}
+    for name, (ending, flags) in made.items():
+        image = bench.converted(ending, flags)
+        contenders[name] = functools.partial(bench.upload_to_sink, image, disk=disk)
+        peer = functools.partial(bench.converted_to_sink, image, disk)
+        contenders[f"{name}: qemu-img convert, then the raw copy"] = peer
+    case = bench.interleave(contenders)
+    for name in made:
+        share = ratio(case.wall_s("raw"), case.wall_s(name))
+        goal = 0.8 if name.startswith("qcow2") else None
+        case.goals.append(Goal(f"speed, {name}, against raw", share, goal, is_least=True))
+    for name in made:
+        peer = case.wall_s(f"{name}: qemu-img convert, then the raw copy")
+        what = f"wall, {name}, against convert and upload"
+        case.goals.append(Goal(what, ratio(case.wall_s(name), peer), 1.0))
+    return case
+
+
 def classic(bench):
     """Upload of the ext4 image as the providers' script does it"""
     image = bench.image()
@@ -290,5 +323,7 @@ def limits(bench):
 
 CASES = {
     case.__name__: case
-    for case in (upload, classic, download, sparse, links, incompressible, publish, memory, limits)
+    for case in (
+        upload, formats, classic, download, sparse, links, incompressible, publish, memory, limits
+    )  # fmt: skip
 }

@@ -51,12 +51,16 @@ fuzz_target!(|data: &[u8]| {
     let mut written = Vec::new();
     for number in 0..64 {
         let (what, first, count) = (next(), next(), next());
-        let record = match what % 4 {
+        let record = match what % 5 {
             0 => break,
             1 => Record::Holes { first, count },
             2 => Record::Drivestate {
                 write_bytes: first,
                 write_requests: count,
+            },
+            3 => Record::Whole {
+                inode: first,
+                modified_ns: count.into(),
             },
             _ => {
                 written.push(first);

@@ -103,11 +103,13 @@ fn read(path: &Path, format: Option<Format>) {
         format,
         // The file names others, and is itself the only one that it may have.
         allow_backing: vec![path.to_owned()],
+        ..ImageOptions::default()
     };
     let Ok(image) = Image::open(path, &options) else {
         return;
     };
-    let disk = image.disk().expect("no stream is opened here");
+    // What is packed as a whole is none of these formats.
+    let Some(disk) = image.disk() else { return };
     assert!(disk.size() > 0);
     let mut at = 0;
     for _ in 0..EXTENTS_MAX {

@@ -47,6 +47,12 @@ impl Endpoint {
         self.is_localhost() || self.ip().is_some_and(|ip| ip.is_loopback())
     }
 
+    /// Whether no request to it can need a certificate: it is this very machine, so
+    /// without a proxy, and speaks no TLS.
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_loopback() && self.url.scheme() == "http"
+    }
+
     /// Whether it is named `localhost`, which the client pins to loopback
     /// addresses rather than to believe what a resolver says.
     pub(super) fn is_localhost(&self) -> bool {

@@ -1,10 +1,14 @@
 //! Arguments that several tools take.
 
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::image::{Format, ImageOptions};
+use crate::api::WebUrl;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Format, ImageOptions, StreamOptions};
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
@@ -28,6 +32,21 @@ pub(super) fn number(text: &str) -> Result<u64, String> {
     }
     text.parse()
         .map_err(|_| "more than 64 bits hold".to_owned())
+}
+
+/// Reads a size in bytes, more than none, as the API does.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    match crate::wire::parse_size(text).map_err(|error| error.to_string())? {
+        0 => Err("a disk has at least one byte".to_owned()),
+        bytes if bytes >= i64::MAX.cast_unsigned() => Err("larger than a disk can be".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Reads a SHA-256.
+pub(super) fn sha256(text: &str) -> Result<Digest, String> {
+    text.parse()
+        .map_err(|_| "not a SHA-256: 64 hexadecimal digits".to_owned())
 }
 
 /// Reads how many requests may be in flight.
@@ -58,8 +77,49 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
     }
 }
 
+/// How large a drive is to be for an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Grow {
+    /// So many bytes.
+    To(u64),
+    /// So many bytes more than the image.
+    By(u64),
+}
+
+impl Grow {
+    /// Bytes of the drive for an image of `size` bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the image does not fit, or it is more than any drive.
+    pub(super) fn applied_to(self, size: u64) -> crate::Result<u64> {
+        let refuse = |what| Err(Error::new(ErrorKind::Usage, what));
+        match self {
+            Self::To(to) if to < size => refuse(format!(
+                "--grow asks for a drive of {to} bytes, and the image has {size}"
+            ))
+            .map_err(|error| error.hint_to("Say how much larger it is to be, as in --grow +10G")),
+            Self::To(to) => Ok(to),
+            Self::By(by) => match size.checked_add(by) {
+                Some(to) => Ok(to),
+                None => refuse(format!(
+                    "{size} bytes and {by} more are more than any drive has"
+                )),
+            },
+        }
+    }
+}
+
+/// Reads how large a drive is to be.
+pub(super) fn grow(text: &str) -> Result<Grow, String> {
+    let size = |text| crate::wire::parse_size(text).map_err(|error| error.to_string());
+    match text.strip_prefix('+') {
+        Some(by) => size(by).map(Grow::By),
+        None => size(text).map(Grow::To),
+    }
+}
+
 /// An image that is read.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+#[derive(Clone, PartialEq, Eq, clap::Args)]
 pub(super) struct ImageArguments {
     /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
     /// says; a block device is raw]. Say raw of a raw image that somebody not
@@ -72,17 +132,67 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "PATH")]
     pub(super) allow_backing: Vec<PathBuf>,
 
-    /// Disk image, or block device
+    /// Disk image, block device, or http(s):// URL of an image; packed with gzip, xz, zstd or bzip2, or not; - is
+    /// stdin
     #[arg(value_name = "IMAGE")]
     pub(super) path: PathBuf,
 }
 
+impl fmt::Debug for ImageArguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageArguments")
+            .field("format", &self.format)
+            .field("allow_backing", &self.allow_backing)
+            .field("image", &self.shown())
+            .finish()
+    }
+}
+
+/// The URL that an argument is, if it is meant to be one.
+pub(super) fn web_url(path: &Path) -> Result<Option<WebUrl>> {
+    match path.to_str() {
+        Some(text) if WebUrl::is_meant(text) => text.parse().map(Some),
+        _ => Ok(None),
+    }
+}
+
 impl ImageArguments {
+    /// The URL that it is, if it is one.
+    pub(super) fn url(&self) -> Result<Option<WebUrl>> {
+        web_url(&self.path)
+    }
+
+    /// Its base name.
+    pub(super) fn name(&self) -> Result<String> {
+        Ok(match self.url()? {
+            Some(url) => url.base_name(),
+            None => {
+                let base = self.path.file_name().unwrap_or_default();
+                base.to_string_lossy().into_owned()
+            }
+        })
+    }
+
+    /// What may be shown of it: of a URL the last part of its path, since there may be
+    /// secrets in the others.
+    pub(super) fn shown(&self) -> &Path {
+        match self.path.to_str() {
+            Some(text) if WebUrl::is_meant(text) => {
+                let path = text.split(['?', '#']).next().unwrap_or_default();
+                let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+                let after = path.split_once('/').map_or("", |(_, path)| path);
+                Path::new(after.rsplit('/').next().unwrap_or_default())
+            }
+            _ => &self.path,
+        }
+    }
+
     /// How to open it.
     pub(super) fn options(&self) -> ImageOptions {
         ImageOptions {
             format: self.format,
             allow_backing: self.allow_backing.clone(),
+            stream: StreamOptions::default(),
         }
     }
 }
@@ -117,5 +227,21 @@ mod tests {
         assert!(chunk("0").is_err());
         assert!(chunk("1073741825").is_err());
         assert_eq!(chunk("1").map(NonZeroU64::get), Ok(1));
+    }
+
+    #[test]
+    fn a_drive_grows_to_a_size_or_by_one() {
+        let grown = |text: &str, size| {
+            let grow = grow(text).unwrap();
+            grow.applied_to(size).map_err(|error| error.kind())
+        };
+        assert_eq!(grown("40G", 5), Ok(40 << 30));
+        assert_eq!(grown("+10G", 5), Ok((10 << 30) + 5));
+        assert_eq!(grown("5", 5), Ok(5));
+        assert_eq!(grown("4", 5), Err(ErrorKind::Usage));
+        assert_eq!(grown("+5", u64::MAX - 4), Err(ErrorKind::Usage));
+        for bad in ["", "+", "++1G", "-1G", "1.5G", "10GB"] {
+            assert!(grow(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -71,12 +71,14 @@ pub(super) struct Display {
     /// When the last line of progress was due.
     told_at: Duration,
     drive: Option<DriveId>,
-    chunks: u64,
+    /// Unless nobody knows.
+    chunks: Option<u64>,
     /// The line of dots, for a stdout that nobody watches.
     dots: bool,
     dots_printed: u64,
     bar: Option<ProgressBar>,
-    bytes: u64,
+    /// Unless nobody knows.
+    bytes: Option<u64>,
     began: Instant,
     progress: Progress,
     notice: Option<String>,
@@ -122,11 +124,11 @@ impl Display {
             lines,
             told_at: Duration::ZERO,
             drive,
-            chunks: 0,
+            chunks: None,
             dots: !(quiet || is_crossed),
             dots_printed: 0,
             bar,
-            bytes: 0,
+            bytes: None,
             began: Instant::now(),
             progress: Progress::default(),
             notice: None,
@@ -190,9 +192,10 @@ impl Display {
         let data = progress.done_bytes - progress.skipped_bytes;
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         let mut line = format!(
-            "{} of {}, {}/s, {} on the wire, {} workers",
+            "{}{}, {}/s, {} on the wire, {} workers",
             HumanBytes(progress.done_bytes),
-            HumanBytes(self.bytes),
+            self.bytes
+                .map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes))),
             HumanBytes(rate as u64),
             HumanBytes(progress.wire_bytes),
             progress.workers,
@@ -203,8 +206,10 @@ impl Display {
         if progress.retries > 0 {
             line += &format!(", {} retries", progress.retries);
         }
-        if rate >= 1.0 {
-            let left = self.bytes.saturating_sub(progress.done_bytes) as f64 / rate;
+        if let Some(bytes) = self.bytes
+            && rate >= 1.0
+        {
+            let left = bytes.saturating_sub(progress.done_bytes) as f64 / rate;
             let left = Duration::from_secs(left as u64);
             line += &format!(", ETA {}", humantime::format_duration(left));
         }
@@ -301,7 +306,8 @@ impl Display {
         let progress = self.progress;
         // Zeros left out are no work done: they count neither as bytes moved nor
         // in the rate.
-        bar.set_length(self.bytes - progress.skipped_bytes);
+        let bytes = self.bytes.unwrap_or(progress.done_bytes);
+        bar.set_length(bytes.saturating_sub(progress.skipped_bytes));
         bar.set_position(progress.done_bytes - progress.skipped_bytes);
         let mut message = format!("wire {}", HumanBytes(progress.wire_bytes));
         if progress.skipped_bytes > 0 {
@@ -352,11 +358,14 @@ impl Monitor for Display {
                 self.bytes = *bytes;
                 self.chunks = *chunks;
                 self.began = Instant::now();
+                let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
                 if self.dots {
                     self.print(&match self.way {
-                        Way::Up | Way::Publish => format!("Uploading {chunks} chunks of {chunk_bytes} bytes: "),
+                        Way::Up | Way::Publish => {
+                            format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
+                        }
                         Way::Down | Way::DownToStdout => format!(
-                            "Downloading {chunks} chunks of {chunk_bytes} bytes starting at {offset}: "
+                            "Downloading {many}chunks of {chunk_bytes} bytes starting at {offset}: "
                         ),
                     });
                 }
@@ -366,6 +375,11 @@ impl Monitor for Display {
                 if self.lines == Some(Lines::Json) {
                     exit::say(&self.json("start", Duration::ZERO, None));
                 }
+                self.draw();
+            }
+            Event::Ended { chunks, bytes } => {
+                self.bytes = Some(*bytes);
+                self.chunks = Some(*chunks);
                 self.draw();
             }
             Event::Progress(progress) => {
@@ -390,7 +404,7 @@ mod tests {
     fn display(progress: arguments::Progress) -> Display {
         let mut display = Display::new("tool", Way::Up, None, progress, false);
         display.started = true;
-        display.bytes = 4 << 30;
+        display.bytes = Some(4 << 30);
         display.progress = Progress {
             done_bytes: 2 << 30,
             skipped_bytes: 1 << 30,

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use super::display::{Display, Way};
 use super::tool::{self, Common, Done, Tool, Unfinished};
@@ -12,7 +12,8 @@ use super::{arguments, checksum, exit};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{ClusterPacking, TargetFormat};
 use crate::profile::Profile;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Stop, download,
@@ -53,13 +54,30 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     journal: Option<PathBuf>,
 
-    /// Pack what is written as gzip. Such a download cannot go on when it stopped:
-    /// it starts over
-    #[arg(long, conflicts_with_all = ["offset", "journal", "zstd"])]
+    /// How FILE holds the disk: raw, or qcow2, which is as short as its data and can
+    /// go on as well; it is written to a file, not to stdout or a device
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        conflicts_with = "offset"
+    )]
+    format: Kind,
+
+    /// Pack what is written. Raw, as a whole: gz, zst or xz; such a download cannot
+    /// go on when it stopped, it starts over. qcow2, each cluster: zlib, which every
+    /// QEMU reads, or zstd, since 5.1
+    #[arg(long, value_name = "METHOD", value_enum, hide_possible_values = true, conflicts_with_all = ["gzip", "zstd", "offset"])]
+    compress: Option<Method>,
+
+    /// The same as --compress gz
+    #[arg(long, conflicts_with_all = ["offset", "journal", "zstd", "format"])]
     gzip: bool,
 
-    /// The same as Zstandard
-    #[arg(long, conflicts_with_all = ["offset", "journal"])]
+    /// The same as --compress zst
+    #[arg(long, conflicts_with_all = ["offset", "journal", "format"])]
     zstd: bool,
 
     /// Print the SHA-256 of what was written as the last line, and write it to
@@ -77,6 +95,24 @@ struct Arguments {
     /// File or block device to write to, or - for stdout
     #[arg(value_name = "FILE")]
     file: PathBuf,
+}
+
+/// A format that can be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    #[default]
+    Raw,
+    Qcow2,
+}
+
+/// A way to pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Method {
+    Gz,
+    Zst,
+    Xz,
+    Zlib,
+    Zstd,
 }
 
 fn default_chunk() -> NonZeroU64 {
@@ -128,12 +164,51 @@ impl Tool for Arguments {
 }
 
 impl Arguments {
-    fn packing(&self) -> Option<Packing> {
-        match (self.gzip, self.zstd) {
-            (true, _) => Some(Packing::Gzip),
-            (false, true) => Some(Packing::Zstd),
-            (false, false) => None,
+    /// The format of the file, and how it is packed as a whole.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if one does not go with the other.
+    fn output(&self) -> Result<(TargetFormat, Option<Packing>)> {
+        let method = match (self.gzip, self.zstd) {
+            (true, _) => Some(Method::Gz),
+            (false, true) => Some(Method::Zst),
+            (false, false) => self.compress,
+        };
+        let refuse = |what: &str, hint: &str| {
+            Err(Error::new(ErrorKind::Usage, what.to_owned()).hint_to(hint.to_owned()))
+        };
+        let packing = match (self.format, method) {
+            (Kind::Raw, None) => None,
+            (Kind::Raw, Some(Method::Gz)) => Some(Packing::Gzip),
+            (Kind::Raw, Some(Method::Zst)) => Some(Packing::Zstd),
+            (Kind::Raw, Some(Method::Xz)) => Some(Packing::Xz),
+            (Kind::Raw, Some(Method::Zlib | Method::Zstd)) => {
+                return refuse(
+                    "--compress zlib and zstd pack the clusters of a qcow2",
+                    "Add --format qcow2, or use --compress gz, zst or xz",
+                );
+            }
+            (Kind::Qcow2, Some(Method::Gz | Method::Zst | Method::Xz)) => {
+                return refuse(
+                    "--compress gz, zst and xz pack a raw image",
+                    "Pack the clusters of a qcow2 with --compress zlib or zstd",
+                );
+            }
+            (Kind::Qcow2, clusters) => {
+                let clusters = clusters.map(|method| match method {
+                    Method::Zstd => ClusterPacking::Zstd,
+                    _ => ClusterPacking::Zlib,
+                });
+                return Ok((TargetFormat::Qcow2(clusters), None));
+            }
+        };
+        if packing.is_some() && self.journal.is_some() {
+            return refuse(
+                "A raw image that is packed keeps no journal: it cannot go on",
+                "Leave --journal out",
+            );
         }
+        Ok((TargetFormat::Raw, packing))
     }
 }
 
@@ -142,6 +217,7 @@ async fn run(
     display: &mut Display,
     stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
+    let (format, packing) = arguments.output()?;
     let client = arguments.common.client()?;
     let destination = match arguments.way() {
         Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
@@ -151,7 +227,11 @@ async fn run(
         },
     };
     let profile = arguments.profile(&client);
-    let options = options(arguments, &client, &profile);
+    let options = DownloadOptions {
+        format,
+        packing,
+        ..options(arguments, &client, &profile)
+    };
     let done = download(&client, destination, &options, display, stop).await?;
     if let Some(digest) = done.checksum
         && arguments.way() == Way::Down
@@ -168,7 +248,6 @@ fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> Downloa
         PathBuf::from(name)
     };
     DownloadOptions {
-        drive: arguments.drive,
         offset: arguments.offset,
         chunk: arguments.chunk,
         read_bytes_max: NonZeroU64::new(profile.read_bytes_max()).unwrap_or_else(default_chunk),
@@ -182,8 +261,8 @@ fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> Downloa
             changed_ok: false,
         },
         verify: arguments.common.verify,
-        packing: arguments.packing(),
         checksum: arguments.checksum,
+        ..DownloadOptions::of(arguments.drive)
     }
 }
 
@@ -201,7 +280,7 @@ fn advice(arguments: &Arguments, interrupted: &DownloadInterrupted) -> Vec<Strin
             "Run the same command again to resume the download: it fetches only what is missing"
                 .into(),
         );
-    } else if arguments.packing().is_some() {
+    } else if matches!(arguments.output(), Ok((_, Some(_)))) {
         lines.push("A packed download cannot go on: the same command starts over".into());
     } else if arguments.offset.is_some() {
         lines.push(format!("Restart with '-o {offset}' to resume the download"));
@@ -232,9 +311,46 @@ mod tests {
 
     #[test]
     fn flags_that_contradict_each_other_are_refused() {
-        for flags in ["--gzip --zstd", "--gzip --journal j", "--zstd -o 5"] {
+        for flags in [
+            "--gzip --zstd",
+            "--gzip --journal j",
+            "--zstd -o 5",
+            "--compress gz --zstd",
+            "--compress xz -o 5",
+            "--format qcow2 -o 5",
+            "--format qcow2 --gzip",
+        ] {
             let kind = parse(&format!("{flags} {ID} out")).unwrap_err().kind();
             assert_eq!(kind, clap::error::ErrorKind::ArgumentConflict, "{flags}");
+        }
+    }
+
+    #[test]
+    fn each_format_has_its_ways_to_be_packed() {
+        let output = |flags: &str| parse(&format!("{flags} {ID} out")).unwrap().output();
+        let qcow2 = |clusters| Ok((TargetFormat::Qcow2(clusters), None));
+        let raw = |packing| Ok((TargetFormat::Raw, packing));
+        for (flags, expected) in [
+            ("", raw(None)),
+            ("--gzip", raw(Some(Packing::Gzip))),
+            ("--compress gz", raw(Some(Packing::Gzip))),
+            ("--zstd", raw(Some(Packing::Zstd))),
+            ("--format raw --compress xz", raw(Some(Packing::Xz))),
+            ("--format qcow2", qcow2(None)),
+            (
+                "--format qcow2 --compress zlib",
+                qcow2(Some(ClusterPacking::Zlib)),
+            ),
+            (
+                "--format qcow2 --compress zstd",
+                qcow2(Some(ClusterPacking::Zstd)),
+            ),
+            ("--compress zlib", Err(ErrorKind::Usage)),
+            ("--compress gz --journal j", Err(ErrorKind::Usage)),
+            ("--format qcow2 --compress xz", Err(ErrorKind::Usage)),
+        ] {
+            let output = output(flags).map_err(|error| error.kind());
+            assert_eq!(output, expected, "{flags}");
         }
     }
 }

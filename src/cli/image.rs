@@ -16,7 +16,7 @@ use super::arguments::{self, ImageArguments};
 use super::exit;
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Census, Format, Image};
+use crate::image::{Census, Disk, Format, Image, StreamImage};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 
 const PROGRAM: &str = "openhosting image";
@@ -75,9 +75,15 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
 }
 
 fn run(info: &Info) -> Result<()> {
+    if let Some(url) = info.image.url()? {
+        let what = format!("{url} is not on this machine: info is for files and devices");
+        return Err(Error::new(ErrorKind::Usage, what));
+    }
     let image = Image::open(&info.image.path, &info.image.options())?;
-    let Some(disk) = image.disk() else {
-        return Err(Error::new(ErrorKind::Bug, "A stream was opened"));
+    let disk = match &image {
+        Image::Stream(stream) => return tell(&of_stream(info, stream)?),
+        Image::Raw(image) => image as &dyn Disk,
+        Image::Mapped(image) => &**image,
     };
     let levels = LEVELS.map(str::parse::<Level>);
     let levels = levels.into_iter().collect::<Result<Vec<_>>>()?;
@@ -91,8 +97,40 @@ fn run(info: &Info) -> Result<()> {
         true => json(&census, image.format()),
         false => text(&census, image.format()),
     };
+    tell(&text)
+}
+
+fn tell(text: &str) -> Result<()> {
     let written = std::io::stdout().lock().write_all(text.as_bytes());
     written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+}
+
+/// What is told of an image that is packed as a whole, which is not unpacked for it.
+fn of_stream(info: &Info, stream: &StreamImage) -> Result<String> {
+    if info.map.is_some() {
+        let what = "There is no map of a packed image without unpacking it";
+        return Err(Error::new(ErrorKind::Image, what));
+    }
+    let (size, packed) = (stream.length().expected(), stream.packed_size());
+    if info.json {
+        let object = json!({
+            "format": Format::Raw.name(),
+            "packed_with": stream.format().name(),
+            "packed_bytes": packed,
+            "disk_bytes": size,
+        });
+        return Ok(format!("{object}\n"));
+    }
+    let bytes = |size: u64| format!("{size} bytes, {}", HumanBytes(size));
+    Ok(format!(
+        "{:<12} raw, packed with {}\n{:<12} {}\n{:<12} {}\n",
+        "Format",
+        stream.format(),
+        "Packed",
+        packed.map_or("not known".to_owned(), bytes),
+        "Disk",
+        size.map_or("not known before it is unpacked".to_owned(), bytes),
+    ))
 }
 
 /// Writes a file that is not there yet.

@@ -276,6 +276,7 @@ async fn work(
         ImageOptions {
             format: arguments.format,
             allow_backing: arguments.allow_backing.clone(),
+            ..ImageOptions::default()
         },
     );
     let opening = blocking(move || Image::open(&path, &how));

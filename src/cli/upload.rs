@@ -1,5 +1,6 @@
 //! `openhosting-upload`.
 
+use std::io::Read as _;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,17 +13,23 @@ use super::local::Local;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
 use super::{arguments, environment, exit};
-use crate::api::Client;
+use crate::api::{Client, Web};
 use crate::codec::Compression;
+use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Format, Image};
+use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
-use crate::transfer::{Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, upload};
+use crate::transfer::{
+    Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, fetch_text,
+    open_web, upload,
+};
 
 const PROGRAM: &str = "openhosting-upload";
+/// The image that is read from stdin.
+const STDIN: &str = "-";
 
 /// Uploads a disk image to a drive
 ///
@@ -49,6 +56,11 @@ struct Arguments {
     #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::number)]
     offset: u64,
 
+    /// Make the new drive larger than the image: to SIZE, as in 40G, or by it, as in
+    /// +10G
+    #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"])]
+    grow: Option<arguments::Grow>,
+
     /// Storage tier of a newly created drive
     #[arg(short, long, value_name = "TIER", default_value = "disk")]
     tier: String,
@@ -60,6 +72,11 @@ struct Arguments {
     /// IMAGE is gzip: upload its content
     #[arg(short = 'z', long, conflicts_with_all = ["format", "allow_backing"])]
     gunzip: bool,
+
+    /// Bytes of the disk, as in 20G, where a packed or piped IMAGE does not tell: then
+    /// the drive need not grow while it is written to. It is checked at the end
+    #[arg(long, value_name = "SIZE", value_parser = arguments::size)]
+    size: Option<u64>,
 
     /// Upload into DIR, served by a server inside this program: no account needed
     #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
@@ -98,6 +115,16 @@ struct Arguments {
     #[arg(long)]
     checksum: bool,
 
+    /// Demand that IMAGE, its bytes as they are given, packed or in their format, has
+    /// this SHA-256: with another one the exit code is 4, and the drive is not to be used
+    #[arg(long, value_name = "HEX", value_parser = arguments::sha256)]
+    sha256: Option<Digest>,
+
+    /// The same, with the SHA-256 that FILE or URL tells for IMAGE's name: as sha256sum or BSD
+    /// print it, or a digest alone
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "sha256")]
+    sha256_file: Option<PathBuf>,
+
     #[command(flatten)]
     common: Common,
 
@@ -114,6 +141,16 @@ pub fn main() -> ExitCode {
     tool::main::<Arguments>()
 }
 
+impl Arguments {
+    /// How images and digests are fetched from web servers.
+    fn web(&self) -> Result<WebConfig> {
+        Ok(WebConfig {
+            web: Web::new(&self.common.config())?,
+            max_outage: self.common.max_outage,
+        })
+    }
+}
+
 impl Tool for Arguments {
     const PROGRAM: &'static str = PROGRAM;
 
@@ -126,7 +163,7 @@ impl Tool for Arguments {
     }
 
     fn image(&self) -> &Path {
-        &self.image.path
+        self.image.shown()
     }
 
     /// The transfer tells it, a named one as well, once it has looked at it.
@@ -194,8 +231,9 @@ async fn send(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
-    let image = tokio::select! {
-        image = open(arguments) => image?,
+    let opened = async { Ok::<_, Error>((sha256(arguments).await?, open(arguments).await?)) };
+    let (sha256, image) = tokio::select! {
+        opened = opened => opened?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
     if arguments.image.format.is_none() && image.format() != Format::Raw {
@@ -203,12 +241,32 @@ async fn send(
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
         display.event(&Event::Notice(line));
     }
-    let mut options = options(arguments, image.size());
+    if let Image::Stream(stream) = &image
+        && stream.format() != StreamFormat::Raw
+        && !arguments.gunzip
+    {
+        let format = stream.format();
+        let line = format!(
+            "By its content the image is packed with {format}, and is unpacked; --format raw sends it as it is"
+        );
+        display.event(&Event::Notice(line));
+    }
+    let size = match (arguments.grow, image.length()) {
+        (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
+        (Some(_), Length::Unknown { .. }) => {
+            let what = "--grow needs the size of the image, and a packed one does not tell it";
+            let error = Error::new(ErrorKind::Usage, what);
+            return Err(error.hint_to("Tell it with --size").into());
+        }
+        (None, length) => length.first(),
+    };
+    let mut options = options(arguments, size);
     options.jobs = jobs_for(arguments.common.jobs, profile);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         arguments.notice(&line);
     }
+    options.sha256 = sha256;
     options.journal = journal(arguments, &client);
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
@@ -225,19 +283,87 @@ async fn send(
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
 /// large image, takes a while.
 async fn open(arguments: &Arguments) -> Result<Image> {
+    let told = arguments.size;
+    let image = open_any(arguments).await?;
+    check_size(&image, told)?;
+    Ok(image)
+}
+
+async fn open_any(arguments: &Arguments) -> Result<Image> {
     let (image, gunzip) = (arguments.image.clone(), arguments.gunzip);
+    let options = ImageOptions {
+        stream: StreamOptions {
+            size: arguments.size,
+            hashes: arguments.sha256.is_some() || arguments.sha256_file.is_some(),
+        },
+        ..image.options()
+    };
+    if gunzip && (image.url()?.is_some() || image.path.as_os_str() == STDIN) {
+        let what = "-z is for files: what is fetched or piped is known by its content";
+        return Err(Error::new(ErrorKind::Usage, what).hint_to("Leave -z out"));
+    }
+    if let Some(url) = image.url()? {
+        return open_web(&url, &options, &arguments.web()?).await;
+    }
     let opened = tokio::task::spawn_blocking(move || {
-        if gunzip {
-            Image::open_gzip(&image.path)
-        } else {
-            Image::open(&image.path, &image.options())
-        }
+        let image = match (image.path.as_os_str() == STDIN, gunzip) {
+            (false, true) => Image::open_gzip(&image.path, options.stream)?,
+            (true, _) => Image::open_stdin(&options)?,
+            (false, false) => Image::open(&image.path, &options)?,
+        };
+        Ok(image)
     });
     opened
         .await
         .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
 }
 
+/// Most bytes of a file of digests.
+const SUMS_BYTES_MAX: u64 = 4 << 20;
+
+/// The digest that the image has to have, if one was told.
+async fn sha256(arguments: &Arguments) -> Result<Option<Digest>> {
+    let Some(path) = &arguments.sha256_file else {
+        return Ok(arguments.sha256);
+    };
+    let (shown, text) = match arguments::web_url(path)? {
+        Some(url) => (url.to_string(), fetch_text(&url, &arguments.web()?).await?),
+        None => {
+            let mut text = Vec::new();
+            std::fs::File::open(path)
+                .and_then(|file| file.take(SUMS_BYTES_MAX).read_to_end(&mut text))
+                .map_err(|cause| {
+                    let what = format!("Cannot read the digests in {}", path.display());
+                    Error::new(ErrorKind::Usage, what).because(cause)
+                })?;
+            (path.display().to_string(), text)
+        }
+    };
+    let name = match arguments.image.path.as_os_str() == STDIN {
+        true => None,
+        false => Some(arguments.image.name()?),
+    };
+    let digest = digest_for(&String::from_utf8_lossy(&text), name.as_deref());
+    digest.map(Some).map_err(|error| {
+        let what = format!("Cannot tell the SHA-256 of the image by {shown}");
+        Error::new(ErrorKind::Usage, what)
+            .because(error)
+            .hint_to("Give the digest itself with --sha256 HEX")
+    })
+}
+
+/// Refuses a size that is not the image's.
+fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
+    match (image.length(), told) {
+        (Length::Known(size), Some(told)) if size != told => {
+            let what = format!("The image has {size} bytes, not the {told} of --size");
+            Err(Error::new(ErrorKind::Usage, what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The options, with a new drive of `size` bytes.
 fn options(arguments: &Arguments, size: u64) -> UploadOptions {
     let target = match arguments.drive.or(arguments.resume_from_drive) {
         Some(id) => Target::Existing(id),
@@ -260,6 +386,7 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
         verify: arguments.common.verify,
         checksum: arguments.checksum,
         selection: None,
+        sha256: None,
     }
 }
 
@@ -275,7 +402,11 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
     };
-    let image = canonical(&arguments.image.path);
+    // A URL without who may fetch it.
+    let image = match arguments.image.url() {
+        Ok(Some(url)) => PathBuf::from(url.identity()),
+        _ => canonical(&arguments.image.path),
+    };
     let what = [
         "upload",
         &endpoint,
@@ -299,9 +430,10 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
 fn name(arguments: &Arguments) -> String {
     match &arguments.name {
         Some(name) if !name.is_empty() => name.clone(),
+        _ if arguments.image.path.as_os_str() == STDIN => "stdin".to_owned(),
         _ => {
-            let base = arguments.image.path.file_name().unwrap_or_default();
-            base.to_string_lossy().into_owned()
+            // One that is no URL has failed before.
+            arguments.image.name().unwrap_or_default()
         }
     }
 }
@@ -314,11 +446,12 @@ fn advice(interrupted: &Interrupted) -> Vec<String> {
     };
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
-    if resume.chunk < resume.chunks && !is_mixed {
-        lines.push(format!(
-            "Failed to write chunk {} of {}: aborting",
-            resume.chunk, resume.chunks
-        ));
+    if resume.chunks.is_none_or(|chunks| resume.chunk < chunks) && !is_mixed {
+        let of = resume
+            .chunks
+            .map_or(String::new(), |chunks| format!(" of {chunks}"));
+        let chunk = resume.chunk;
+        lines.push(format!("Failed to write chunk {chunk}{of}: aborting"));
     }
     lines.push(format!(
         "Restart with '-d {} -o {}' to resume the upload",
@@ -408,6 +541,8 @@ mod tests {
         for line in [
             "--local d --endpoint http://h a",
             "--journal j --no-journal a",
+            &format!("-d {ID} --grow 1G a"),
+            &format!("--resume-from-drive {ID} --grow +1G a"),
             &format!("-d {ID} --resume-from-drive {ID} a"),
         ] {
             let kind = parse(line).unwrap_err().kind();

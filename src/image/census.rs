@@ -214,7 +214,7 @@ mod tests {
             file.as_file().write_all_at(bytes, *at).unwrap();
         }
         let image = Image::open(file.path(), &ImageOptions::default()).unwrap();
-        let plan = Plan::new(image.size(), NonZeroU64::new(C).unwrap());
+        let plan = Plan::new(image.length().known().unwrap(), NonZeroU64::new(C).unwrap());
         let levels = ["0", "1"].map(|level| level.parse().unwrap());
         Census::take(image.disk().unwrap(), plan, parts, &levels).unwrap()
     }

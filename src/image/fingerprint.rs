@@ -26,6 +26,11 @@ pub struct Fingerprint {
     pub modified_ns: i128,
 }
 
+/// When a file was last written to, in nanoseconds since 1970.
+pub(crate) fn modified_ns(metadata: &std::fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
+
 impl Fingerprint {
     /// Takes the fingerprint of an open regular file or block device.
     ///
@@ -56,14 +61,13 @@ impl Fingerprint {
             };
             let what = format!("Cannot upload {}: it is {kind}", path.display());
             return Err(Error::new(ErrorKind::Image, what)
-                .hint_to("Name a raw disk image, or the block device of a disk"));
+                .hint_to("Name one disk image, or the block device of a disk"));
         }
         Ok(Self {
             size: metadata.len(),
             device: metadata.dev(),
             inode: metadata.ino(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
+            modified_ns: modified_ns(&metadata),
         })
     }
 

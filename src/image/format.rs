@@ -81,20 +81,33 @@ impl Format {
         let mut head = [0; HEAD_BYTES];
         let len = file.size().min(HEAD_BYTES as u64);
         file.read_at(&mut head[..usize::try_from(len).unwrap_or(0)], 0)?;
-        let starts = |magic: &[u8]| head.starts_with(magic);
-        Ok(if starts(qcow2::MAGIC) {
-            Self::Qcow2
-        } else if vmdk::MAGICS.iter().any(|magic| starts(magic)) {
-            Self::Vmdk
-        } else if head[vdi::MAGIC_AT..].starts_with(vdi::MAGIC) {
-            Self::Vdi
-        } else if starts(vhdx::MAGIC) {
-            Self::Vhdx
-        } else if starts(vhd::MAGIC) || vhd::is_fixed(file)? {
-            Self::Vhd
-        } else {
-            Self::Raw
+        Ok(match Self::of_head(&head) {
+            Some(format) => format,
+            None if vhd::is_fixed(file)? => Self::Vhd,
+            None => Self::Raw,
         })
+    }
+
+    /// What begins so; `None` if it is raw, as a fixed VHD, known by its end only, is
+    /// in all but that.
+    pub(super) fn of_head(head: &[u8]) -> Option<Self> {
+        let starts = |magic: &[u8]| head.starts_with(magic);
+        let is_vdi = head
+            .get(vdi::MAGIC_AT..)
+            .is_some_and(|rest| rest.starts_with(vdi::MAGIC));
+        if starts(qcow2::MAGIC) {
+            Some(Self::Qcow2)
+        } else if vmdk::MAGICS.iter().any(|magic| starts(magic)) {
+            Some(Self::Vmdk)
+        } else if is_vdi {
+            Some(Self::Vdi)
+        } else if starts(vhdx::MAGIC) {
+            Some(Self::Vhdx)
+        } else if starts(vhd::MAGIC) {
+            Some(Self::Vhd)
+        } else {
+            None
+        }
     }
 
     /// Reads the header of a file of this format.

@@ -1,6 +1,6 @@
 //! An image of a format with a map, and the files that it is written on top of.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::format::{BackingName, Format, Layout, Packed, Place, Run, checked_run, survey};
-use super::{Disk, Fingerprint, RawImage};
+use super::{Disk, Fingerprint, RawImage, Use};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most files that are written on top of each other.
@@ -65,11 +65,27 @@ impl MappedImage {
         })
     }
 
+    /// Opens a file that is being made: its map leads to all that is in it, and
+    /// may lead to more.
+    pub(super) fn unfinished(file: RawImage, format: Format) -> Result<Self> {
+        let layer = format.open(file)?;
+        Ok(Self {
+            fingerprint: layer.container().file.fingerprint().clone(),
+            layers: vec![layer],
+            unpacked: Mutex::default(),
+        })
+    }
+
     /// The format of the image.
     pub fn format(&self) -> Format {
         self.layers
             .first()
             .map_or(Format::Raw, |layer| layer.container().format)
+    }
+
+    /// The image's own file.
+    pub(super) fn file(&self) -> Option<&RawImage> {
+        self.layers.first().map(|layer| &layer.container().file)
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {
@@ -80,6 +96,12 @@ impl MappedImage {
         self.layers
             .iter()
             .try_for_each(|layer| layer.container().file.check_unchanged())
+    }
+
+    /// Who else uses the devices, or ones over the files.
+    pub(super) fn uses(&self) -> BTreeSet<Use> {
+        let files = self.layers.iter().map(|layer| &layer.container().file);
+        files.flat_map(RawImage::uses).collect()
     }
 
     /// The run that holds `offset`, in the first layer that has it, and the number

@@ -1,22 +1,56 @@
 //! A file or block device whose bytes are the disk's.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::uses::{Use, uses_of};
 use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An open raw image.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RawImage {
-    file: File,
+    place: Place,
     path: PathBuf,
     fingerprint: Fingerprint,
+    /// Where the image is in the file: all of it, or a part.
+    part: Range<u64>,
+}
+
+/// Where the bytes are.
+#[derive(Clone, Debug)]
+enum Place {
+    File(Arc<File>),
+    Remote(Arc<dyn Remote>),
+}
+
+/// An image that is elsewhere, and can be read at any place.
+pub trait Remote: fmt::Debug + Send + Sync {
+    /// What it is called in messages. No secret.
+    fn name(&self) -> String;
+
+    /// What tells it from another, its size included.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Fills `bytes` from `offset`. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] or [`ErrorKind::Unavailable`] if it cannot be fetched,
+    /// [`ErrorKind::Integrity`] if it is not any more what it was when it was opened.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Its bytes in order, fetched ahead.
+    fn in_order(&self) -> Box<dyn Read + Send>;
 }
 
 /// Opens a file for reading without ever waiting for the other end of a pipe,
@@ -26,40 +60,123 @@ pub(super) fn open(path: &Path) -> Result<(File, Fingerprint)> {
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
-        .map_err(|cause| {
-            Error::new(ErrorKind::Image, format!("Cannot open {}", path.display())).because(cause)
-        })?;
+        .map_err(|cause| cannot_open(path, cause))?;
     let fingerprint = Fingerprint::of(&file, path)?;
     if fingerprint.size == 0 {
-        let what = format!("{} is empty: there is nothing to upload", path.display());
-        return Err(Error::new(ErrorKind::Image, what));
+        return Err(empty(path));
     }
     Ok((file, fingerprint))
 }
 
+/// The error of a file that cannot be opened; of one that is not there, with what its
+/// name may have been meant for.
+fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
+    let is_missing = cause.kind() == std::io::ErrorKind::NotFound;
+    let name = path.to_string_lossy();
+    let error =
+        Error::new(ErrorKind::Image, format!("Cannot open {}", path.display())).because(cause);
+    match name.split_once("://") {
+        Some((scheme, _)) if is_missing && scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
+            error.hint_to(format!("{scheme}: is no scheme that is read; fetch the image first"))
+        }
+        _ if is_missing && name.contains(['*', '?', '[', '{']) => error.hint_to(
+            "The shell found no file that fits this pattern, and here it is a name. One image is uploaded at a time",
+        ),
+        _ => error,
+    }
+}
+
+fn empty(path: &Path) -> Error {
+    let what = format!("{} is empty: there is nothing to upload", path.display());
+    Error::new(ErrorKind::Image, what)
+}
+
 impl RawImage {
+    fn whole(place: Place, path: PathBuf, fingerprint: Fingerprint) -> Self {
+        Self {
+            place,
+            path,
+            part: 0..fingerprint.size,
+            fingerprint,
+        }
+    }
+
+    /// One that is elsewhere.
+    pub fn remote(remote: Arc<dyn Remote>) -> Self {
+        let (path, fingerprint) = (PathBuf::from(remote.name()), remote.fingerprint());
+        Self::whole(Place::Remote(remote), path, fingerprint)
+    }
+
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, fingerprint) = open(path)?;
-        Ok(Self {
-            file,
-            path: path.to_owned(),
+        Ok(Self::whole(
+            Place::File(Arc::new(file)),
+            path.to_owned(),
             fingerprint,
-        })
+        ))
+    }
+
+    /// What this process reads from its stdin, if that is a file and nothing of it
+    /// was read.
+    pub(super) fn stdin() -> Result<Option<Self>> {
+        let path = PathBuf::from("stdin");
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+        let mut file =
+            File::from(stdin.map_err(|cause| {
+                Error::new(ErrorKind::Image, "Cannot read stdin").because(cause)
+            })?);
+        let is_file = file.metadata().is_ok_and(|metadata| {
+            let kind = metadata.file_type();
+            kind.is_file() || kind.is_block_device()
+        });
+        if !is_file || !file.stream_position().is_ok_and(|at| at == 0) {
+            return Ok(None);
+        }
+        let stdin = Self::over(file, path)?;
+        match stdin.size() {
+            0 => Err(empty(&stdin.path)),
+            _ => Ok(Some(stdin)),
+        }
+    }
+
+    /// Its bytes in order.
+    pub(super) fn in_order(&self) -> Box<dyn Read + Send> {
+        match &self.place {
+            Place::File(file) => Box::new(InOrder {
+                file: Arc::clone(file),
+                part: self.part.clone(),
+            }),
+            Place::Remote(remote) => remote.in_order(),
+        }
+    }
+
+    /// The file on this machine.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.place {
+            Place::File(file) => Some(file),
+            Place::Remote(_) => None,
+        }
+    }
+
+    /// Whether it is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.file().is_some()
     }
 
     /// An open file, to be read as an image.
     pub(super) fn over(file: File, path: PathBuf) -> Result<Self> {
         let fingerprint = Fingerprint::of(&file, &path)?;
-        Ok(Self {
-            file,
-            path,
-            fingerprint,
-        })
+        Ok(Self::whole(Place::File(Arc::new(file)), path, fingerprint))
     }
 
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
-        self.fingerprint.size
+        self.part.end - self.part.start
+    }
+
+    /// Who else uses the device, or one over the file.
+    pub(super) fn uses(&self) -> BTreeSet<Use> {
+        self.file().map_or_else(BTreeSet::new, uses_of)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -68,7 +185,7 @@ impl RawImage {
 
     /// Whether it is a block device.
     pub(super) fn is_device(&self) -> bool {
-        !self.fingerprint.tells_changes()
+        self.is_local() && !self.fingerprint.tells_changes()
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {
@@ -76,7 +193,13 @@ impl RawImage {
     }
 
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        Fingerprint::of(&self.file, &self.path)?.check_same(&self.fingerprint, &self.path)
+        match &self.place {
+            Place::File(file) => {
+                Fingerprint::of(file, &self.path)?.check_same(&self.fingerprint, &self.path)
+            }
+            // Every answer tells.
+            Place::Remote(_) => Ok(()),
+        }
     }
 
     /// The first extent of data that ends after `offset`, in bytes; `None` if
@@ -87,8 +210,12 @@ impl RawImage {
         if offset >= size {
             return Ok(None);
         }
-        let start = match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(start) => start,
+        let Place::File(file) = &self.place else {
+            return Ok(Some(offset..size));
+        };
+        let before = self.part.start;
+        let start = match seek(file, SeekFrom::Data(before + offset)) {
+            Ok(start) => start - before,
             // Nothing but holes, or the file ends before `offset` now; then
             // the fingerprint tells.
             Err(Errno::NXIO) => return Ok(None),
@@ -96,7 +223,8 @@ impl RawImage {
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(offset..size)),
             Err(errno) => return Err(self.read_error(offset, errno.into())),
         };
-        let end = seek(&self.file, SeekFrom::Hole(start)).unwrap_or(size);
+        let hole = seek(file, SeekFrom::Hole(before + start));
+        let end = hole.map_or(size, |hole| hole - before);
         Ok((start < size).then(|| start..end.clamp(start + 1, size)))
     }
 
@@ -107,18 +235,29 @@ impl RawImage {
     /// could not; [`ErrorKind::Integrity`] if the image ends before: it was not so
     /// short when it was opened.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        let file = match &self.place {
+            Place::File(file) => file,
+            Place::Remote(remote) => return remote.read_at(bytes, self.part.start + offset),
+        };
         let mut done = 0;
         while done < bytes.len() {
             // A disk gives what is before a bad sector first.
             let at = offset + done as u64;
-            match self.file.read_at(&mut bytes[done..], at) {
+            match file.read_at(&mut bytes[done..], self.part.start + at) {
                 Ok(0) => {
                     self.check_unchanged()?;
                     return Err(self.read_error(at, std::io::ErrorKind::UnexpectedEof.into()));
                 }
                 Ok(n) => done += n,
                 Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(cause) => return Err(self.read_error(at, cause)),
+                Err(cause) => {
+                    let len = bytes.len() - done;
+                    let bad = match is_bad_sector(&cause) {
+                        true => first_bad(file, self.part.start + at, len),
+                        false => 0,
+                    };
+                    return Err(self.read_error(at + bad, cause));
+                }
             }
         }
         Ok(())
@@ -126,14 +265,53 @@ impl RawImage {
 
     fn read_error(&self, offset: u64, cause: std::io::Error) -> Error {
         let what = format!("Cannot read {} at byte {offset}", self.path.display());
-        let is_bad_sector = Errno::from_io_error(&cause) == Some(Errno::IO);
+        let is_bad = is_bad_sector(&cause);
         let error = Error::new(ErrorKind::Image, what).because(cause);
-        if is_bad_sector {
+        if is_bad {
             return error.hint_to(
                 "The disk fails there. Save what can be read to another one, with ddrescue for example, and upload that",
             );
         }
         error
+    }
+}
+
+fn is_bad_sector(cause: &std::io::Error) -> bool {
+    Errno::from_io_error(cause) == Some(Errno::IO)
+}
+
+/// How many of the `len` bytes at `offset`, which cannot be read together, are before
+/// the first sector that cannot be read: the kernel may give up a larger piece as a
+/// whole. 0 if each of them can be read now.
+fn first_bad(file: &File, offset: u64, len: usize) -> u64 {
+    const SECTOR_BYTES: u64 = 4096;
+    let mut sector = [0; SECTOR_BYTES as usize];
+    let end = offset + len as u64;
+    let mut at = offset;
+    while at < end {
+        let next = (at / SECTOR_BYTES + 1) * SECTOR_BYTES;
+        let step = usize::try_from(next.min(end) - at).unwrap_or(0);
+        match file.read_at(&mut sector[..step], at) {
+            Err(cause) if is_bad_sector(&cause) => return at - offset,
+            _ => at = next,
+        }
+    }
+    0
+}
+
+/// A file, read from a place on without moving its offset, which others share.
+struct InOrder {
+    file: Arc<File>,
+    part: Range<u64>,
+}
+
+impl Read for InOrder {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.part.end - self.part.start).unwrap_or(usize::MAX);
+        let most = left.min(bytes.len());
+        let n = self.file.read_at(&mut bytes[..most], self.part.start)?;
+        self.part.start += n as u64;
+        Ok(n)
     }
 }
 

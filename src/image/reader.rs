@@ -1,12 +1,15 @@
-//! Walks an image chunk by chunk, in order, passing over holes without reading
-//! them: the work is proportional to the data, not to the size.
+//! Walks an image chunk by chunk, in order. Here the two kinds of images meet: of a
+//! disk that can be read at any place holes and chunks that are settled are passed
+//! over, so that the work is proportional to the data, not to the size; of a stream
+//! all has to be read.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Disk, GzipImage, Image};
-use crate::buffer::BufferPool;
+use super::{Disk, Image, MappedImage, StreamImage};
+use crate::buffer::{Buffer, BufferPool};
 use crate::chunk::RawChunk;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
 
 /// What the reader finds.
@@ -14,8 +17,40 @@ use crate::plan::{Plan, Span};
 pub enum Piece {
     /// A chunk that was read.
     Chunk(RawChunk),
+    /// A chunk that whoever has time reads: of a format with a map that takes more
+    /// than a copy, so that one thread would be too few.
+    Unread(Unread),
     /// Chunks, by index, that lie in a hole of the file and were not read.
     Hole(Range<u64>),
+    /// The size of the image in bytes, of which nobody knew before. Comes before the
+    /// last chunk.
+    End(u64),
+}
+
+/// A chunk that is to be read, and the buffer for it.
+#[derive(Debug)]
+pub struct Unread {
+    image: Arc<MappedImage>,
+    span: Span,
+    buffer: Buffer,
+}
+
+impl Unread {
+    /// Where it lies.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Reads it. Blocks.
+    ///
+    /// # Errors
+    /// As [`ImageReader::next_piece`].
+    pub fn read(mut self) -> Result<RawChunk> {
+        read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
+        // The reader may have come to the end by now, and looked there.
+        self.image.check_unchanged()?;
+        Ok(RawChunk::new(self.span, self.buffer))
+    }
 }
 
 /// Reads the chunks of an image in order.
@@ -28,8 +63,10 @@ pub struct ImageReader {
     todo: Vec<Range<u64>>,
     /// The data extent found last, in bytes; it may cover many chunks.
     extent: Range<u64>,
-    /// How far a gzip stream has been read, in bytes.
+    /// How far a stream has been read, in bytes.
     stream_offset: u64,
+    /// The last chunk of a stream, while it is told that it is the last.
+    held: Option<RawChunk>,
 }
 
 impl ImageReader {
@@ -44,16 +81,27 @@ impl ImageReader {
             todo,
             extent: 0..0,
             stream_offset: 0,
+            held: None,
         }
     }
 
     /// The next piece; `None` at the end, or when the pool was closed.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read,
-    /// [`ErrorKind::Integrity`](crate::ErrorKind::Integrity) if it changed since it was opened.
+    /// [`ErrorKind::Image`] if the image cannot be read,
+    /// [`ErrorKind::Integrity`] if it changed since it was opened.
     pub fn next_piece(&mut self) -> Result<Option<Piece>> {
-        let Some((span, range_end)) = self.next_span() else {
+        if let Some(chunk) = self.held.take() {
+            return Ok(Some(Piece::Chunk(chunk)));
+        }
+        let next = self.next_span();
+        if let Image::Stream(stream) = &mut self.image {
+            let Some((span, _)) = next else {
+                return end_of_stream(stream, &self.plan, self.stream_offset);
+            };
+            return self.next_of_stream(span);
+        }
+        let Some((span, range_end)) = next else {
             self.image.check_unchanged()?;
             return Ok(None);
         };
@@ -99,12 +147,82 @@ impl ImageReader {
         else {
             return Ok(None);
         };
-        match &mut self.image {
-            Image::Raw(image) => read_extents(image, &mut self.extent, span, &mut buffer)?,
-            Image::Mapped(image) => read_extents(&**image, &mut self.extent, span, &mut buffer)?,
-            Image::Gzip(image) => read_stream(image, &mut self.stream_offset, span, &mut buffer)?,
+        if let Image::Mapped(image) = &self.image {
+            let image = Arc::clone(image);
+            return Ok(Some(Piece::Unread(Unread {
+                image,
+                span,
+                buffer,
+            })));
+        }
+        if let Some(disk) = self.image.disk() {
+            read_extents(disk, &mut self.extent, span, &mut buffer)?;
         }
         Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))))
+    }
+
+    /// The next chunk of a stream. Where nobody knew its size, a look at what follows
+    /// tells whether it is the last one.
+    fn next_of_stream(&mut self, span: Span) -> Result<Option<Piece>> {
+        let Some(mut buffer) = self
+            .pool
+            .take(usize::try_from(span.len).unwrap_or(usize::MAX))
+        else {
+            return Ok(None);
+        };
+        let Image::Stream(stream) = &mut self.image else {
+            return Err(Error::new(ErrorKind::Bug, "It is no stream"));
+        };
+        while self.stream_offset < span.offset {
+            let n = (span.offset - self.stream_offset).min(buffer.len() as u64);
+            let step = &mut buffer[..usize::try_from(n).unwrap_or(0)];
+            match stream.read_next(step, self.stream_offset)? {
+                0 => return Err(shorter(stream, &self.plan, self.stream_offset)),
+                n => self.stream_offset += n as u64,
+            }
+        }
+        let n = stream.read_next(&mut buffer, span.offset)?;
+        self.stream_offset += n as u64;
+        let is_whole = n as u64 == span.len;
+        if !self.plan.is_endless() {
+            if !is_whole {
+                return Err(shorter(stream, &self.plan, self.stream_offset));
+            }
+            self.advance(span.index + 1);
+            return Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))));
+        }
+        let is_last = !is_whole || stream.is_at_end(self.stream_offset)?;
+        self.advance(span.index + 1);
+        if !is_last {
+            return Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))));
+        }
+        self.plan = self.plan.ending_at(self.stream_offset);
+        buffer.resize(n);
+        self.held = self
+            .plan
+            .span(span.index)
+            .map(|span| RawChunk::new(span, buffer));
+        Ok(Some(Piece::End(self.stream_offset)))
+    }
+}
+
+/// The end of a stream: nothing may follow what was said to be all.
+fn end_of_stream(stream: &mut StreamImage, plan: &Plan, offset: u64) -> Result<Option<Piece>> {
+    if offset == plan.size() && !stream.is_at_end(offset)? {
+        return Err(stream.wrong_size(plan.size(), true, offset));
+    }
+    stream.check_unchanged()?;
+    Ok(None)
+}
+
+/// The error of a stream that ends too early.
+fn shorter(stream: &StreamImage, plan: &Plan, offset: u64) -> Error {
+    match plan.is_endless() {
+        true => {
+            let what = format!("The image ends at byte {offset}, before the first byte to send");
+            Error::new(ErrorKind::Usage, what)
+        }
+        false => stream.wrong_size(plan.size(), false, offset),
     }
 }
 
@@ -132,20 +250,6 @@ fn read_extents(
     Ok(())
 }
 
-fn read_stream(
-    image: &mut GzipImage,
-    stream_offset: &mut u64,
-    span: Span,
-    bytes: &mut [u8],
-) -> Result<()> {
-    if *stream_offset < span.offset {
-        image.skip(span.offset - *stream_offset, *stream_offset)?;
-    }
-    image.read_next(bytes, span.offset)?;
-    *stream_offset = span.end();
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -158,10 +262,13 @@ mod tests {
 
     use super::*;
     use crate::chunk::Checked;
-    use crate::error::ErrorKind;
+    use crate::image::{Length, StreamOptions};
 
     fn reader(image: Image, chunk: u64, first: u64) -> (ImageReader, Plan) {
-        let plan = Plan::new(image.size(), NonZeroU64::new(chunk).unwrap());
+        let plan = Plan::new(
+            image.length().known().unwrap(),
+            NonZeroU64::new(chunk).unwrap(),
+        );
         let pool = BufferPool::new(2);
         let todo = std::iter::once(first..plan.count()).collect();
         (ImageReader::new(image, plan, todo, pool), plan)
@@ -178,6 +285,8 @@ mod tests {
                     assert_eq!(range.start, next);
                     next = range.end;
                 }
+                Piece::End(_) => panic!("the size was known"),
+                Piece::Unread(_) => panic!("a raw image has no map"),
                 Piece::Chunk(chunk) => {
                     read += 1;
                     let span = plan.span(next).unwrap();
@@ -241,7 +350,8 @@ mod tests {
         while let Some(piece) = reader.next_piece().unwrap() {
             match piece {
                 Piece::Hole(range) => holes += range.end - range.start,
-                Piece::Chunk(_) => chunks += 1,
+                Piece::Chunk(_) | Piece::Unread(_) => chunks += 1,
+                Piece::End(_) => panic!("the size was known"),
             }
         }
         assert_eq!((holes + chunks, chunks), (plan.count(), 1));
@@ -255,13 +365,18 @@ mod tests {
         let writes = [(0, vec![1; 150_000]), (7 * CHUNK, vec![2; 5])];
         let (path, _) = sparse(dir.path(), 10 * CHUNK, &writes);
         let image = Image::open_raw(&path).unwrap();
-        let plan = Plan::new(image.size(), NonZeroU64::new(CHUNK).unwrap());
+        let plan = Plan::new(
+            image.length().known().unwrap(),
+            NonZeroU64::new(CHUNK).unwrap(),
+        );
         let todo = vec![1..2, 4..4, 5..9];
         let mut reader = ImageReader::new(image, plan, todo, BufferPool::new(2));
         let mut seen = Vec::new();
         while let Some(piece) = reader.next_piece().unwrap() {
             seen.push(match piece {
                 Piece::Hole(range) => format!("hole {range:?}"),
+                Piece::End(size) => format!("end {size}"),
+                Piece::Unread(unread) => format!("unread {}", unread.span().index),
                 Piece::Chunk(chunk) => match chunk.check() {
                     Checked::Data(data) => format!("data {}", data.span().index),
                     Checked::Hole(span) => format!("zero {}", span.index),
@@ -283,11 +398,15 @@ mod tests {
             gz.finish().unwrap();
         }
         drop(file);
-        let image = Image::open_gzip(&path).unwrap();
-        assert_eq!(image.size(), 300_000);
+        let image = Image::open_gzip(&path, StreamOptions::default()).unwrap();
+        assert_eq!(image.length(), Length::Known(300_000));
         let (full, plan) = reader(image, 70_000, 0);
         assert_eq!(replay(full, plan, 0).0, content);
-        let (rest, plan) = reader(Image::open_gzip(&path).unwrap(), 70_000, 2);
+        let (rest, plan) = reader(
+            Image::open_gzip(&path, StreamOptions::default()).unwrap(),
+            70_000,
+            2,
+        );
         let (drive, read) = replay(rest, plan, 2);
         assert_eq!(read, 3);
         assert_eq!(drive[140_000..], content[140_000..]);
@@ -313,7 +432,7 @@ mod tests {
         for (i, bytes) in cases.into_iter().enumerate() {
             let path = dir.path().join(format!("{i}.gz"));
             std::fs::write(&path, bytes).unwrap();
-            let error = Image::open_gzip(&path).unwrap_err();
+            let error = Image::open_gzip(&path, StreamOptions::default()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Image, "{i}");
         }
     }

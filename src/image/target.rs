@@ -1,10 +1,15 @@
 //! Where a download goes: a file that appears under its name only when it is
 //! whole and on the disk, or one that is written in place.
 
+mod qcow2;
+
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{File, OpenOptions, Permissions};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, SeekFrom, fallocate, flock,
@@ -12,13 +17,83 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::RawImage;
+use self::qcow2::Qcow2File;
+use super::{Disk, Format, MappedImage, RawImage, modified_ns};
 use crate::chunk::{is_zero, zeros};
+use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{directory_of, sync_directory};
 
 /// Zeros shorter than this are written: a hole of less saves nothing.
 const BLOCK_BYTES: u64 = 4096;
+
+/// How the file of a download holds the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetFormat {
+    /// As it is, byte by byte.
+    #[default]
+    Raw,
+    /// As qcow2, version 3.
+    Qcow2(Option<ClusterPacking>),
+}
+
+/// How each cluster of a file is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterPacking {
+    /// With deflate, which every version of QEMU unpacks.
+    Zlib,
+    /// With Zstandard: QEMU 5.1 or later.
+    Zstd,
+}
+
+impl ClusterPacking {
+    fn pack(self) -> Pack {
+        match self {
+            Self::Zlib => Pack::Deflate,
+            Self::Zstd => Pack::Zstd,
+        }
+    }
+}
+
+impl TargetFormat {
+    /// Bytes of the disk that the file tells of: qcow2 knows whole sectors only.
+    pub fn size_of(self, size: u64) -> u64 {
+        match self {
+            Self::Raw => size,
+            Self::Qcow2(_) => size.next_multiple_of(qcow2::SECTOR_BYTES),
+        }
+    }
+
+    /// What chunks have to be a multiple of, in bytes: a packed cluster is written
+    /// as a whole.
+    pub fn chunk_multiple(self) -> u64 {
+        match self {
+            Self::Raw | Self::Qcow2(None) => 1,
+            Self::Qcow2(Some(_)) => qcow2::CLUSTER,
+        }
+    }
+
+    /// The format, whatever the packing.
+    pub fn format(self) -> Format {
+        match self {
+            Self::Raw => Format::Raw,
+            Self::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
+    fn pack(self) -> Option<Pack> {
+        match self {
+            Self::Raw | Self::Qcow2(None) => None,
+            Self::Qcow2(Some(packing)) => Some(packing.pack()),
+        }
+    }
+}
+
+impl fmt::Display for TargetFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.format().fmt(f)
+    }
+}
 
 /// What to do with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +110,11 @@ enum Zeros {
 #[derive(Debug)]
 pub struct ImageTarget {
     file: File,
+    /// Of those who write to it.
+    turn: Mutex<()>,
     zeros: Zeros,
+    /// The file, if it is to be a qcow2: what is put goes through it.
+    qcow2: Option<Qcow2File>,
     /// Its name for now and the one it gets; `None` if it is written in place.
     staged: Option<(PathBuf, PathBuf)>,
     path: PathBuf,
@@ -78,10 +157,18 @@ impl ImageTarget {
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if `path` is there and not `force`, is a symbolic
-    /// link, or cannot be made.
-    pub fn create(path: &Path, size: u64, force: bool) -> Result<Self> {
+    /// link, or cannot be made; [`ErrorKind::Usage`] if it cannot have this format.
+    pub fn create(path: &Path, size: u64, force: bool, format: TargetFormat) -> Result<Self> {
         if look(path, force)?.is_some_and(|kind| kind.is_block_device()) {
+            if format != TargetFormat::Raw {
+                let what = format!("{} is a device: it cannot hold {format}", path.display());
+                return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
+            }
             return Self::device(path, size);
+        }
+        if format != TargetFormat::Raw && !Qcow2File::holds(size) {
+            let what = format!("A disk of {size} bytes is larger than a {format} can be");
+            return Err(Error::new(ErrorKind::Usage, what));
         }
         let part = part_of(path);
         let file = OpenOptions::new()
@@ -101,14 +188,23 @@ impl ImageTarget {
                 error
             })?;
         lock(&file, &part)?;
-        if let Err(cause) = file.set_len(size) {
+        let made = match format {
+            TargetFormat::Raw => file.set_len(size).map(|()| None),
+            TargetFormat::Qcow2(_) => file
+                .try_clone()
+                .and_then(|file| Qcow2File::create(file, size, format.pack()))
+                .map(Some),
+        };
+        let qcow2 = made.map_err(|cause| {
             // Nothing is in it, and the next run would not know whose it is.
             let _ = std::fs::remove_file(&part);
-            return Err(cannot("make room in", &part, cause));
-        }
+            cannot("make room in", &part, cause)
+        })?;
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Leave,
+            qcow2,
             path: path.to_owned(),
             staged: Some((part, path.to_owned())),
         })
@@ -128,9 +224,14 @@ impl ImageTarget {
     /// Opens what an earlier run staged beside `path`; `None` if it is not there.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] as for [`create`](Self::create), and if its size is
-    /// not `size`.
-    pub fn resume(path: &Path, size: u64, force: bool) -> Result<Option<Self>> {
+    /// [`ErrorKind::Local`] as for [`create`](Self::create), and if it is not of
+    /// this size and format.
+    pub fn resume(
+        path: &Path,
+        size: u64,
+        force: bool,
+        format: TargetFormat,
+    ) -> Result<Option<Self>> {
         look(path, force)?;
         let part = part_of(path);
         let opened = OpenOptions::new()
@@ -147,29 +248,44 @@ impl ImageTarget {
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
-        if !metadata.is_file() || metadata.len() != size {
+        let other = || {
             let what = format!("{} is not what the earlier run left", part.display());
-            return Err(Error::new(ErrorKind::Local, what).hint_to("Start over with --restart"));
-        }
+            Error::new(ErrorKind::Local, what).hint_to("Start over with --restart")
+        };
+        let qcow2 = match format {
+            _ if !metadata.is_file() => return Err(other()),
+            TargetFormat::Raw if metadata.len() != size => return Err(other()),
+            TargetFormat::Raw => None,
+            TargetFormat::Qcow2(_) => {
+                let resumed = file
+                    .try_clone()
+                    .and_then(|file| Qcow2File::resume(file, size, format.pack()))
+                    .map_err(|cause| cannot("go on with", &part, cause))?;
+                Some(resumed.ok_or_else(other)?)
+            }
+        };
         Ok(Some(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
+            qcow2,
             path: path.to_owned(),
             staged: Some((part, path.to_owned())),
         }))
     }
 
-    /// Opens `path`, if it is a file of `size` bytes and nothing is staged beside
-    /// it any more: what an earlier run published.
+    /// Opens `path`, if it is a file of a disk of `size` bytes in this format and
+    /// nothing is staged beside it any more: what an earlier run published.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be opened or synced.
-    pub fn published(path: &Path, size: u64) -> Result<Option<Self>> {
+    pub fn published(path: &Path, size: u64, format: TargetFormat) -> Result<Option<Self>> {
         if std::fs::symlink_metadata(part_of(path)).is_ok() {
             return Ok(None);
         }
+        let is_raw = format == TargetFormat::Raw;
         match std::fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_file() && metadata.len() == size => {}
+            Ok(metadata) if metadata.is_file() && (!is_raw || metadata.len() == size) => {}
             _ => return Ok(None),
         }
         let file = OpenOptions::new()
@@ -178,23 +294,21 @@ impl ImageTarget {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
+        if !is_raw
+            && !Qcow2File::is_finished(&file, size, format.pack())
+                .map_err(|cause| cannot("read", path, cause))?
+        {
+            return Ok(None);
+        }
         sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
         Ok(Some(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
+            qcow2: None,
             staged: None,
             path: path.to_owned(),
         }))
-    }
-
-    /// Reads what is at a place.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be read.
-    pub fn get(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
-        self.file
-            .read_exact_at(bytes, offset)
-            .map_err(|cause| cannot("read", &self.path, cause))
     }
 
     /// Removes what an earlier run staged beside `path`, if anything.
@@ -266,7 +380,9 @@ impl ImageTarget {
             .map_err(|cause| cannot("make room in", path, cause))?;
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Punch,
+            qcow2: None,
             staged: None,
             path: path.to_owned(),
         })
@@ -291,7 +407,9 @@ impl ImageTarget {
         }
         Ok(Self {
             file,
+            turn: Mutex::default(),
             zeros: Zeros::Write,
+            qcow2: None,
             staged: None,
             path: path.to_owned(),
         })
@@ -307,14 +425,31 @@ impl ImageTarget {
             .map_err(|cause| cannot("open again", &self.path, cause))
     }
 
-    /// What is in it so far, to be read.
+    /// The disk as far as it is in this file, which holds it in `format`.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if there are no more file descriptors,
-    /// [`ErrorKind::Image`] if it cannot be measured.
-    pub fn to_image(&self) -> Result<RawImage> {
+    /// [`ErrorKind::Image`] if it cannot be measured, or is not of that format.
+    pub fn to_disk(&self, format: TargetFormat) -> Result<Box<dyn Disk>> {
         let name = self.staged.as_ref().map_or(&self.path, |(part, _)| part);
-        RawImage::over(self.handle()?, name.clone())
+        let file = RawImage::over(self.handle()?, name.clone())?;
+        Ok(match format {
+            TargetFormat::Raw => Box::new(file),
+            TargetFormat::Qcow2(_) => Box::new(MappedImage::unfinished(file, format.format())?),
+        })
+    }
+
+    /// Whether its bytes are those of the disk, each at its place.
+    pub fn is_raw(&self) -> bool {
+        self.qcow2.is_none()
+    }
+
+    /// Whether it is the file with this inode, last written to at this time, in
+    /// nanoseconds since 1970.
+    pub fn is_as_it_was(&self, inode: u64, at_ns: i128) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|now| now.ino() == inode && modified_ns(&now) == at_ns)
     }
 
     /// Whether it will be published under its name at the end.
@@ -322,27 +457,57 @@ impl ImageTarget {
         self.staged.is_some()
     }
 
-    /// Puts bytes at their place, zeros as holes where that is right.
+    /// Puts the bytes of `range` at their place: these runs of data, each with its
+    /// offset and in order, and zeros between them.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
-    pub fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+    pub fn put_all<'a>(
+        &self,
+        range: Range<u64>,
+        runs: impl Iterator<Item = (u64, &'a [u8])>,
+    ) -> Result<()> {
+        if let Some(qcow2) = &self.qcow2 {
+            let put = qcow2.put(range, runs);
+            return put.map_err(|cause| self.cannot_write(cause));
+        }
+        let mut at = range.start;
+        for (offset, run) in runs {
+            self.put_zeros(at, offset.saturating_sub(at))?;
+            self.put(run, offset)?;
+            at = offset + run.len() as u64;
+        }
+        self.put_zeros(at, range.end.saturating_sub(at))
+    }
+
+    /// Puts bytes at their place, zeros as holes where that is right.
+    fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
         for (start, end, is_hole) in runs(bytes, offset) {
             let at = offset + start as u64;
             let part = &bytes[start..end];
             let put = match (is_hole, self.zeros) {
                 (true, Zeros::Leave) => Ok(()),
                 (true, Zeros::Punch) => self.punch(at, part.len() as u64),
-                _ => self.file.write_all_at(part, at),
+                _ => self.write(part, at),
             };
             put.map_err(|cause| self.cannot_write(cause))?;
         }
         Ok(())
     }
 
+    /// One at a time: a file system lets no other one in, and would have it spin on a
+    /// processor that has better things to do.
+    fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(bytes, offset)
+    }
+
     /// Whether zeros are where they belong without anything being done.
     pub fn leaves_zeros(&self) -> bool {
-        self.zeros == Zeros::Leave
+        match &self.qcow2 {
+            Some(qcow2) => qcow2.leaves_zeros(),
+            None => self.zeros == Zeros::Leave,
+        }
     }
 
     /// Makes `len` bytes from `offset` on zeros, as holes where that can be: on a
@@ -351,9 +516,10 @@ impl ImageTarget {
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
     pub fn put_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        let put = match self.zeros {
-            Zeros::Leave => Ok(()),
-            Zeros::Punch | Zeros::Write => self.punch(offset, len),
+        let put = match (&self.qcow2, self.zeros) {
+            _ if self.leaves_zeros() => Ok(()),
+            (Some(qcow2), _) => qcow2.put(offset..offset + len, std::iter::empty()),
+            (None, _) => self.punch(offset, len),
         };
         put.map_err(|cause| self.cannot_write(cause))
     }
@@ -398,26 +564,19 @@ impl ImageTarget {
             .hint_to("What was downloaded is kept: make room, and run the same command again")
     }
 
-    /// Whether `len` bytes from `offset` on are zeros. Holes are not read.
+    /// Writes what a file of its format needs besides the data, once all of that is
+    /// there, and walks over what came of it.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be read.
-    pub fn is_zero(&self, mut offset: u64, len: u64) -> Result<bool> {
-        let end = offset.saturating_add(len);
-        let mut bytes = [0; 64 * 1024];
-        loop {
-            offset = self.data_after(offset);
-            let step = end.saturating_sub(offset).min(bytes.len() as u64);
-            let step = &mut bytes[..usize::try_from(step).unwrap_or(0)];
-            if step.is_empty() {
-                return Ok(true);
-            }
-            self.get(step, offset)?;
-            if !is_zero(step) {
-                return Ok(false);
-            }
-            offset += step.len() as u64;
-        }
+    /// [`ErrorKind::Local`] if the disk is full or fails, [`ErrorKind::Image`] if
+    /// somebody else wrote to the file.
+    pub fn complete(&self) -> Result<()> {
+        let Some(qcow2) = &self.qcow2 else {
+            return Ok(());
+        };
+        qcow2.finish().map_err(|cause| self.cannot_write(cause))?;
+        let file = RawImage::over(self.handle()?, self.path.clone())?;
+        MappedImage::open(file, Format::Qcow2, &[]).map(drop)
     }
 
     /// Makes it safe from a loss of power and, if it was staged, visible under
@@ -515,6 +674,8 @@ fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
 mod tests {
     use super::*;
 
+    const RAW: TargetFormat = TargetFormat::Raw;
+
     #[test]
     fn runs_follow_the_blocks_of_the_file() {
         assert_eq!(runs(&[0; 10], 0), [(0, 10, true)]);
@@ -530,7 +691,7 @@ mod tests {
     fn a_staged_file_appears_only_when_published() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
-        let target = ImageTarget::create(&path, 1 << 20, false).unwrap();
+        let target = ImageTarget::create(&path, 1 << 20, false, RAW).unwrap();
         let mut bytes = vec![0; 100_000];
         bytes[50_000] = 7;
         target.put(&bytes, 4096).unwrap();
@@ -539,7 +700,7 @@ mod tests {
         let out = std::fs::read(&path).unwrap();
         assert_eq!((out.len(), out[54_096]), (1 << 20, 7));
         assert!(path.metadata().unwrap().blocks() * 512 <= 8192);
-        let error = ImageTarget::create(&path, 5, false).unwrap_err();
+        let error = ImageTarget::create(&path, 5, false, RAW).unwrap_err();
         assert!(error.chain().contains("is there already"));
     }
 
@@ -547,18 +708,39 @@ mod tests {
     fn what_an_earlier_run_wrote_is_no_zero() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
-        let target = ImageTarget::create(&path, 20_000, false).unwrap();
+        let target = ImageTarget::create(&path, 20_000, false, RAW).unwrap();
         target.put(&[9; 20_000], 0).unwrap();
         drop(target);
-        let target = ImageTarget::resume(&path, 20_000, false).unwrap().unwrap();
+        let target = ImageTarget::resume(&path, 20_000, false, RAW)
+            .unwrap()
+            .unwrap();
         target.put(&[0; 20_000], 0).unwrap();
         target.publish(false).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), vec![0; 20_000]);
         assert!(
-            ImageTarget::resume(&directory.path().join("x"), 1, false)
+            ImageTarget::resume(&directory.path().join("x"), 1, false, RAW)
                 .unwrap()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_is_not_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 20_000, false, TargetFormat::Raw).unwrap();
+        target.put(&[9; 20_000], 0).unwrap();
+        let then = target.handle().unwrap().metadata().unwrap();
+        let (inode, at_ns) = (then.ino(), modified_ns(&then));
+        target.publish(false).unwrap();
+        let target = ImageTarget::published(&path, 20_000, TargetFormat::Raw)
+            .unwrap()
+            .unwrap();
+        assert!(target.is_as_it_was(inode, at_ns), "its name is another one");
+        assert!(!target.is_as_it_was(inode + 1, at_ns));
+        let later = then.modified().unwrap() + std::time::Duration::from_nanos(4_000_000);
+        target.handle().unwrap().set_modified(later).unwrap();
+        assert!(!target.is_as_it_was(inode, at_ns));
     }
 
     #[test]
@@ -569,17 +751,17 @@ mod tests {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&victim, &link).unwrap();
         for force in [true, false] {
-            assert!(ImageTarget::create(&link, 1, force).is_err());
-            assert!(ImageTarget::create(directory.path(), 1, force).is_err());
+            assert!(ImageTarget::create(&link, 1, force, RAW).is_err());
+            assert!(ImageTarget::create(directory.path(), 1, force, RAW).is_err());
         }
         let path = directory.path().join("out");
-        let target = ImageTarget::create(&path, 1, false).unwrap();
+        let target = ImageTarget::create(&path, 1, false, RAW).unwrap();
         std::fs::write(&path, "late").unwrap();
         assert!(target.publish(false).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"late");
         // Another file at the staged name.
         let path = directory.path().join("other");
-        let target = ImageTarget::create(&path, 1, false).unwrap();
+        let target = ImageTarget::create(&path, 1, false, RAW).unwrap();
         std::fs::remove_file(part_of(&path)).unwrap();
         std::fs::write(part_of(&path), "x").unwrap();
         assert!(target.publish(true).is_err());
@@ -587,7 +769,7 @@ mod tests {
         // A planted link at the staged name.
         let planted = directory.path().join("p.oh-part");
         std::os::unix::fs::symlink(&victim, &planted).unwrap();
-        assert!(ImageTarget::create(&directory.path().join("p"), 1, false).is_err());
+        assert!(ImageTarget::create(&directory.path().join("p"), 1, false, RAW).is_err());
         assert_eq!(std::fs::read(&victim).unwrap(), b"x");
     }
 }

@@ -28,6 +28,8 @@ pub enum Direction {
     Upload,
     /// From a drive to an image.
     Download,
+    /// From a drive to an image in qcow2: what is staged is not the disk's bytes.
+    DownloadAsQcow2,
 }
 
 /// What a journal is about. A journal of another transfer is never taken for
@@ -88,6 +90,14 @@ pub enum Record {
         /// Its `write:requests` counter.
         write_requests: u64,
     },
+    /// All of a download is in this very file, and on the disk: the chunks of which
+    /// no record tells as well.
+    Whole {
+        /// Its inode.
+        inode: u64,
+        /// When it was last written to, in nanoseconds since 1970.
+        modified_ns: i128,
+    },
 }
 
 /// Why bytes are no header.
@@ -111,6 +121,7 @@ impl Header {
         out.put_u8(match self.direction {
             Direction::Upload => 1,
             Direction::Download => 2,
+            Direction::DownloadAsQcow2 => 3,
         });
         out.put_slice(&self.session);
         out.put_slice(&self.token);
@@ -154,6 +165,7 @@ impl Header {
         let direction = match input.get_u8() {
             1 => Direction::Upload,
             2 => Direction::Download,
+            3 => Direction::DownloadAsQcow2,
             _ => return Err(damaged),
         };
         let (mut session, mut token) = ([0; 16], [0; 16]);
@@ -216,6 +228,10 @@ impl Record {
                 payload[8..16].copy_from_slice(&write_requests.to_le_bytes());
                 (4, 0, 0, 0)
             }
+            Self::Whole { inode, modified_ns } => {
+                payload[..16].copy_from_slice(&modified_ns.to_le_bytes());
+                (5, 0, 0, *inode)
+            }
         };
         let mut bytes = [0; RECORD_BYTES];
         let mut out = &mut bytes[..];
@@ -272,6 +288,10 @@ impl Record {
             4 => Some(Self::Drivestate {
                 write_bytes: rest.get_u64_le(),
                 write_requests: rest.get_u64_le(),
+            }),
+            5 => Some(Self::Whole {
+                inode: index,
+                modified_ns: rest.get_i128_le(),
             }),
             _ => None,
         }
@@ -333,6 +353,8 @@ pub(super) mod tests {
                 write_bytes,
                 write_requests
             }),
+            any::<(u64, i128)>()
+                .prop_map(|(inode, modified_ns)| Record::Whole { inode, modified_ns }),
         ]
     }
 

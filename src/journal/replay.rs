@@ -19,6 +19,9 @@ pub struct State {
     pub holes: RangeSet<u64>,
     /// `write:bytes` and `write:requests` of the drive when it began.
     pub counters: Option<(u64, u64)>,
+    /// The file that all of a download was in: its inode, and when it was last
+    /// written to, in nanoseconds since 1970. True of it only while it has both.
+    pub whole: Option<(u64, i128)>,
 }
 
 impl State {
@@ -49,6 +52,7 @@ impl State {
                 write_bytes,
                 write_requests,
             } => self.counters = Some((write_bytes, write_requests)),
+            Record::Whole { inode, modified_ns } => self.whole = Some((inode, modified_ns)),
         }
     }
 }

@@ -185,6 +185,13 @@ impl Engine {
         }
     }
 
+    /// The size of the image is known now, and this is the plan for it. Nothing beyond
+    /// its end was given, and no chunk that it shortens.
+    pub fn ends_at(&mut self, plan: Plan) {
+        self.config.plan = plan;
+        self.ledger.ends_at(plan.count());
+    }
+
     /// The image has no more chunks.
     pub fn image_ended(&mut self) {
         self.image_ended = true;

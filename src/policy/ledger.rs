@@ -33,6 +33,11 @@ impl Ledger {
         }
     }
 
+    /// There are so many chunks and no more, as was found out by now.
+    pub fn ends_at(&mut self, count: u64) {
+        self.all.end = count.max(self.all.start);
+    }
+
     /// Whether a chunk is settled.
     pub fn is_settled(&self, index: u64) -> bool {
         self.settled.contains(&index)

@@ -144,6 +144,13 @@ impl LevelController {
         self.link.observe(wire, now);
     }
 
+    /// Before the first chunk, `bytes` alone on the wire took so long. What counts is
+    /// the last one. It decides on one chunk: a link that lets a burst through takes
+    /// less than a chunk in one.
+    pub fn sounded(&mut self, bytes: u64, took: Duration) {
+        self.link.sounded(bytes, took);
+    }
+
     /// A chunk of `bytes` was confirmed, whose bodies had `body_bytes`. Until now
     /// the whole program had `processor` of the processors' time.
     pub fn confirmed(&mut self, bytes: u64, body_bytes: u64, now: Duration, processor: Duration) {
@@ -327,6 +334,12 @@ impl Link {
         }
         self.since = now;
         self.wire = wire;
+    }
+
+    fn sounded(&mut self, bytes: u64, took: Duration) {
+        self.busy = took.as_secs_f64();
+        self.bytes = bytes as f64;
+        self.chunk_bytes = self.bytes;
     }
 
     fn confirmed(&mut self, bytes: u64, body_bytes: u64, now: Duration) {
@@ -619,6 +632,23 @@ mod tests {
             let ratio = scene.against_the_best();
             assert!(ratio < 1.05, "{mbit} Mbit/s: {ratio:.3}");
         }
+    }
+
+    #[test]
+    fn the_first_chunk_goes_by_what_the_wire_took_alone() {
+        let config = LevelConfig {
+            compressors: 2,
+            processors: 2,
+            is_local: false,
+        };
+        let first = |bytes, took| {
+            let mut controller = LevelController::new(config);
+            controller.sounded(bytes, took);
+            controller.choose(Duration::ZERO).level
+        };
+        // 5 Gbit/s, and 10 Mbit/s.
+        assert_eq!(first(512 * 1024, Duration::from_micros(800)), Level::RAW);
+        assert!(first(64 * 1024, Duration::from_millis(52)).get() > 3);
     }
 
     #[test]

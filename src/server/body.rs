@@ -82,6 +82,23 @@ pub(super) async fn small(body: Incoming) -> Result<Vec<u8>, Refusal> {
     Ok(all)
 }
 
+/// A body of exactly as many bytes as `buffer` holds.
+pub(super) async fn fill(body: Incoming, buffer: &mut [u8]) -> Result<(), Refusal> {
+    let mut body = Paced::new(body);
+    let mut rest = buffer;
+    while let Some(data) = body.next().await? {
+        let (place, after) = rest
+            .split_at_mut_checked(data.len())
+            .ok_or_else(|| Refusal::usage("The body is longer than it was said to be"))?;
+        place.copy_from_slice(&data);
+        rest = after;
+    }
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err(cut_short()),
+    }
+}
+
 /// A body on its way to a thread that may block: run the future beside the
 /// thread. It ends when the body does or nobody reads any more.
 pub(super) fn stream(body: Incoming) -> (impl Future<Output = ()>, Frames) {

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::answer::{self, Answer, Refusal};
@@ -318,14 +318,39 @@ impl Api {
         };
         write.check()?;
         let permit = self.memory.reserve(&write).await?;
+        if write.held_bytes().is_some() {
+            let mut buffer = self.memory.buffer(&write);
+            body::fill(request.into_body(), &mut buffer).await?;
+            let land = move |write: &Write, _: &Self| write.land(&buffer);
+            return self.finish(write, permit, land).await;
+        }
         let (pump, frames) = body::stream(request.into_body());
+        let work = self.finish(write, permit, |write, api| {
+            write.run(frames, &api.store, &api.memory)
+        });
+        tokio::pin!(work);
+        // A refused body is not waited for.
+        tokio::select! {
+            result = &mut work => result,
+            () = pump => work.await,
+        }
+    }
+
+    /// Does the writing of a write, and all that follows.
+    async fn finish(
+        self: &Arc<Self>,
+        write: Write,
+        permit: OwnedSemaphorePermit,
+        run: impl FnOnce(&Write, &Self) -> Result<u64> + Send + 'static,
+    ) -> Result {
         let api = Arc::clone(self);
         let work = blocking(move || {
             let _permit = permit;
-            let bytes = write.run(frames, &api.store, &api.memory)?;
+            let bytes = run(&write, &api)?;
+            let drive = &write.pass.drive;
             drive.count_write(bytes);
             if !drive.with_metadata(|metadata| metadata.is_complete) {
-                api.store.change(&drive, |metadata| {
+                api.store.change(drive, |metadata| {
                     metadata.is_complete = true;
                     Ok(())
                 })?;
@@ -334,13 +359,7 @@ impl Api {
             drop(write);
             Ok(())
         });
-        tokio::pin!(work);
-        // A refused body is not waited for.
-        let result = tokio::select! {
-            result = &mut work => result,
-            () = pump => work.await,
-        };
-        result.map(|()| answer::no_content())
+        work.await.map(|()| answer::no_content())
     }
 
     fn round(&self, size: u64) -> Result<u64> {

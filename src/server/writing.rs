@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -63,14 +64,45 @@ pub(super) struct Write {
 #[derive(Debug)]
 pub(super) struct Memory {
     budget: Arc<Semaphore>,
-    buffers: Mutex<Vec<Vec<u8>>>,
+    buffers: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// A buffer that holds anything at first. It is kept for the next write.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    len: usize,
+    back: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut kept = lock(&self.back);
+        if self.bytes.len() == HELD_BYTES_MAX && kept.len() < KEPT_BUFFERS {
+            kept.push(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 impl Memory {
     pub(super) fn new() -> Self {
         Self {
             budget: Arc::new(Semaphore::new(BUDGET_BYTES / PERMIT_BYTES)),
-            buffers: Mutex::default(),
+            buffers: Arc::default(),
         }
     }
 
@@ -84,19 +116,18 @@ impl Memory {
         }
     }
 
-    /// Hands `work` a buffer of `len` bytes that holds anything.
-    fn with_buffer<T>(&self, len: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
-        if len <= STEP_BYTES {
-            return work(&mut vec![0; len]);
+    /// A buffer for `write`, within what was reserved.
+    pub(super) fn buffer(&self, write: &Write) -> Buffer {
+        let len = write.held_bytes().unwrap_or_else(|| write.buffer_bytes());
+        let kept = match len > STEP_BYTES {
+            true => lock(&self.buffers).pop(),
+            false => Some(vec![0; len]),
+        };
+        Buffer {
+            bytes: kept.unwrap_or_else(|| vec![0; HELD_BYTES_MAX]),
+            len,
+            back: Arc::clone(&self.buffers),
         }
-        let kept = lock(&self.buffers).pop();
-        let mut buffer = kept.unwrap_or_else(|| vec![0; HELD_BYTES_MAX]);
-        let result = work(&mut buffer[..len]);
-        let mut buffers = lock(&self.buffers);
-        if buffers.len() < KEPT_BUFFERS {
-            buffers.push(buffer);
-        }
-        result
     }
 }
 
@@ -110,6 +141,21 @@ impl Write {
     fn is_streamed(&self) -> bool {
         let is_long = |bytes| bytes > HELD_BYTES_MAX as u64;
         self.encoding == Encoding::Raw && self.body_bytes.is_some_and(is_long)
+    }
+
+    /// The length of a body that need not be decoded and can be held in memory: it
+    /// is collected where it comes in, and takes a thread only to be written.
+    pub(super) fn held_bytes(&self) -> Option<usize> {
+        let is_all_written = self.past_end != PastEnd::Truncated;
+        let fits = |bytes: &u64| *bytes <= self.room().min(HELD_BYTES_MAX as u64);
+        let bytes = self.body_bytes.filter(fits)?;
+        (self.encoding == Encoding::Raw && is_all_written).then_some(bytes as usize)
+    }
+
+    /// Writes a whole body; tells how many bytes that were.
+    pub(super) fn land(&self, body: &[u8]) -> Result<u64, Refusal> {
+        land(&self.pass.drive, body, self.offset)?;
+        Ok(body.len() as u64)
     }
 
     fn buffer_bytes(&self) -> usize {
@@ -164,24 +210,25 @@ impl Write {
                 Source::Gzip(Box::new(gunzip))
             }
         };
-        let result = memory.with_buffer(self.buffer_bytes(), |buffer| {
-            if is_truncated {
-                return self.truncate(&mut source, buffer);
-            }
-            if self.is_streamed() {
-                return self.stream(&mut source, buffer);
-            }
-            let filled = source.fill(buffer)?;
-            if filled as u64 > self.room() {
-                return Err(too_long());
-            }
-            if filled == HELD_BYTES_MAX {
-                return self.spill(&mut source, buffer, store);
-            }
-            land(&self.pass.drive, &buffer[..filled], self.offset)?;
-            Ok(filled as u64)
-        });
+        let mut buffer = memory.buffer(self);
+        let result = match (is_truncated, self.is_streamed()) {
+            (true, _) => self.truncate(&mut source, &mut buffer),
+            (false, true) => self.stream(&mut source, &mut buffer),
+            (false, false) => self.hold(&mut source, &mut buffer, store),
+        };
         result.map_err(|refusal| self.worded(refusal))
+    }
+
+    /// Writes what is whole and fits, at once if it fits into `buffer`.
+    fn hold(&self, source: &mut Source, buffer: &mut [u8], store: &Store) -> Result<u64, Refusal> {
+        let filled = source.fill(buffer)?;
+        if filled as u64 > self.room() {
+            return Err(too_long());
+        }
+        if filled == HELD_BYTES_MAX {
+            return self.spill(source, buffer, store);
+        }
+        self.land(&buffer[..filled])
     }
 
     /// Writes what fits and drops the rest in silence.

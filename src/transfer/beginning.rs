@@ -10,7 +10,7 @@ use super::upload::{Target, UploadOptions};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Gpt, Image, Length};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
@@ -22,7 +22,7 @@ pub(super) struct Begun {
     pub(super) plan: Plan,
     pub(super) first: u64,
     pub(super) session: Session,
-    pub(super) drive: DriveId,
+    pub(super) drive: DriveInfo,
     /// Whether this very run created it.
     pub(super) is_new: bool,
     pub(super) zeros: Zeros,
@@ -38,8 +38,13 @@ pub(super) async fn begin(
     mut stop: Stop,
     rng: &mut fastrand::Rng,
 ) -> Result<Begun> {
-    let size = image.size();
-    let plan = Plan::new(size, options.chunk);
+    let length = image.length();
+    let plan = match length {
+        Length::Known(size) => Plan::new(size, options.chunk),
+        Length::Unknown { .. } => Plan::endless(options.chunk),
+    };
+    // Room for the rest is made when there is one.
+    let size = length.known().unwrap_or(0);
     let first = plan.index_of(options.offset).min(plan.count());
     let identity = Identity {
         direction: Direction::Upload,
@@ -50,8 +55,23 @@ pub(super) async fn begin(
     };
     let mut session = Session::begin(&options.journal, identity).await?;
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
+    let (image, table, uses) = blocking(move || {
+        let table = image.disk().and_then(Gpt::of);
+        let uses = image.uses();
+        Ok((image, table, uses))
+    })
+    .await?;
+    for used in uses {
+        monitor.event(&Event::Notice(format!(
+            "The image {used}: what is written there meanwhile may be missing or torn"
+        )));
+    }
+    let needed = match &options.target {
+        Target::New(spec) if !plan.is_endless() => spec.size.max(size),
+        Target::New(_) | Target::Existing(_) | Target::Made(_) => size,
+    };
     let prepared = tokio::select! {
-        drive = prepare(client, size, options, &mut session, rng) => drive,
+        drive = prepare(client, needed, options, &mut session, rng) => drive,
         () = stop.asked() => Err(stopped().hint_to(
             "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
         )),
@@ -80,15 +100,22 @@ pub(super) async fn begin(
     let is_new = is_ours && session.state.drive.is_none();
     monitor.event(&Event::Drive {
         id: drive.id,
-        size: if is_new { size } else { drive.size },
+        size: match (is_new, plan.is_endless()) {
+            (false, _) => drive.size,
+            (true, true) => length.first(),
+            (true, false) => needed,
+        },
         is_new,
     });
+    if let Some(line) = table.and_then(|table| misplaced(table, size, drive.size)) {
+        monitor.event(&Event::Notice(line));
+    }
     Ok(Begun {
         image,
         plan,
         first,
         session,
-        drive: drive.id,
+        drive,
         is_new,
         // What held data once may be zero now: then zeros are no hole.
         zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
@@ -118,9 +145,12 @@ async fn take_up(
     }
     let there = session.state.settled();
     let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+    let of = match plan.is_endless() {
+        true => String::new(),
+        false => format!(" of {}", plan.size()),
+    };
     monitor.event(&Event::Notice(format!(
-        "Resuming: {there} of {} bytes are settled",
-        plan.size()
+        "Resuming: {there}{of} bytes are settled"
     )));
     let Some(journal) = session.journal.take() else {
         return Ok((image, false));
@@ -129,6 +159,11 @@ async fn take_up(
     if now.tells_changes() && session.source.as_ref() == Some(now) {
         session.journal = Some(journal);
         return Ok((image, false));
+    }
+    if image.disk().is_none() {
+        // What was sent passes by again, and is compared then.
+        session.journal = Some(journal);
+        return Ok((image, true));
     }
     let (plan, state) = (*plan, session.state.clone());
     let (image, journal, changed) = blocking(move || {
@@ -158,7 +193,7 @@ async fn take_up(
 /// drive that cannot take the image.
 async fn prepare(
     client: &Client,
-    size: u64,
+    needed: u64,
     options: &UploadOptions,
     session: &mut Session,
     rng: &mut fastrand::Rng,
@@ -178,10 +213,10 @@ async fn prepare(
                     return Err(not.error);
                 }
             };
-            return if drive.size >= size {
+            return if drive.size >= needed {
                 Ok(drive)
             } else {
-                Err(too_small(&drive, size))
+                Err(too_small(drive.id, drive.size, needed, true))
             };
         }
     };
@@ -194,8 +229,9 @@ async fn prepare(
             }
             error
         })?;
-    if drive.size < size {
-        return Err(too_small(&drive, size));
+    if drive.size < needed {
+        let is_ours = matches!(options.target, Target::New(_));
+        return Err(too_small(drive.id, drive.size, needed, is_ours));
     }
     if let Some(by) = claim(&drive) {
         return Err(claimed(id, &by));
@@ -203,13 +239,31 @@ async fn prepare(
     Ok(drive)
 }
 
-fn too_small(drive: &DriveInfo, size: u64) -> Error {
-    let what = format!(
-        "Drive {} has {} bytes and the image {size}: it does not fit",
-        drive.id, drive.size
-    );
+/// What to say of a partition table whose copy is not at the end of the drive.
+fn misplaced(table: Gpt, image: u64, drive: u64) -> Option<String> {
+    let backup = table.backup;
+    // Then it is nowhere, also where the drive ends just there.
+    if backup.saturating_add(table.sector) > image {
+        return Some(format!(
+            "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
+        ));
+    }
+    if table.is_at_end(drive) {
+        return None;
+    }
+    Some(format!(
+        "The copy of the GPT is at byte {backup}, not at the end of the drive. In the guest, move it with: sgdisk -e DISK (growpart does so too)"
+    ))
+}
+
+/// The error of a drive of `has` bytes that needs `needed`.
+pub(super) fn too_small(drive: DriveId, has: u64, needed: u64, is_ours: bool) -> Error {
+    let who = match is_ours {
+        true => "should have",
+        false => "the image",
+    };
+    let what = format!("Drive {drive} has {has} bytes and {who} {needed}: it does not fit");
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
-        "Nothing was written. Grow the drive first: echo 'size {size}' | openhosting -c drives {} set",
-        drive.id
+        "Grow the drive first: echo 'size {needed}' | openhosting -c drives {drive} set"
     ))
 }

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 
 use rangemap::RangeSet;
@@ -12,10 +13,13 @@ use sha2::{Digest as _, Sha256};
 use crate::chunk::zeros;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, RawImage};
 use crate::plan::Plan;
 
 /// Bytes hashed at a time.
 const STEP_BYTES: usize = 256 * 1024;
+/// Bytes of a hole that are hashed at a time.
+const HOLE_BYTES_MAX: u64 = 1 << 30;
 
 /// A hash that zeros can be put into without having them.
 pub(super) struct Hasher {
@@ -54,9 +58,101 @@ impl Hasher {
         Ok(())
     }
 
+    /// The digest of a file that nobody writes to.
+    pub(super) fn all_of(file: &File) -> Result<Digest> {
+        let mut hasher = Self::new();
+        let hashed = file
+            .metadata()
+            .and_then(|metadata| hasher.file(file, 0..metadata.len()));
+        hashed.map_err(|cause| {
+            Error::new(ErrorKind::Local, "Cannot read what was written").because(cause)
+        })?;
+        Ok(hasher.finish())
+    }
+
     pub(super) fn finish(self) -> Digest {
         Digest::from_bytes(self.sha256.finalize().into())
     }
+}
+
+/// The SHA-256 of the bytes that an image was given as, whatever they hold: of a stream
+/// as it is read, of a file on a thread of its own, beside what else reads it.
+#[derive(Debug)]
+pub(super) enum SourceHash {
+    /// It will be there when the stream was read to its end.
+    Stream(Arc<OnceLock<Digest>>),
+    /// A file is read.
+    File {
+        thread: Option<JoinHandle<Result<Digest>>>,
+        is_over: Arc<AtomicBool>,
+    },
+}
+
+impl SourceHash {
+    pub(super) fn start(image: &Image) -> Result<Self> {
+        if let Image::Stream(stream) = image {
+            return Ok(Self::Stream(stream.digest()));
+        }
+        let file = image
+            .file()
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::Bug, "The image has no file"))?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_over);
+        let thread = std::thread::Builder::new()
+            .name("sha256".into())
+            .spawn(move || hash_of(&file, &ends))
+            .map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
+            })?;
+        Ok(Self::File {
+            thread: Some(thread),
+            is_over,
+        })
+    }
+
+    /// The digest, when all was read. Blocks.
+    pub(super) fn finish(mut self) -> Result<Digest> {
+        let none = || Error::new(ErrorKind::Bug, "The image was not hashed");
+        match &mut self {
+            Self::Stream(digest) => digest.get().copied().ok_or_else(none),
+            Self::File { thread, .. } => match thread.take().map(JoinHandle::join) {
+                Some(Ok(digest)) => digest,
+                _ => Err(none()),
+            },
+        }
+    }
+}
+
+impl Drop for SourceHash {
+    fn drop(&mut self) {
+        if let Self::File { is_over, .. } = self {
+            is_over.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The digest of a file, whose holes are not read; ends early if nobody wants it.
+fn hash_of(file: &RawImage, is_over: &AtomicBool) -> Result<Digest> {
+    let mut hasher = Hasher::new();
+    let mut step = vec![0; STEP_BYTES];
+    let mut at = 0;
+    while at < file.size() && !is_over.load(Ordering::Relaxed) {
+        let data = file.data_after(at)?.unwrap_or(file.size()..file.size());
+        // In steps, so that it can end.
+        let start = data.start.min(at.saturating_add(HOLE_BYTES_MAX));
+        hasher.zeros(start.saturating_sub(at));
+        at = at.max(start);
+        if start < data.start || at >= data.end {
+            continue;
+        }
+        let n = (data.end - at).min(STEP_BYTES as u64);
+        let step = &mut step[..usize::try_from(n).unwrap_or(0)];
+        file.read_at(step, at)?;
+        hasher.bytes(step);
+        at += n;
+    }
+    Ok(hasher.finish())
 }
 
 /// Follows a file that is written in any order, on a thread of its own: hashes
@@ -151,6 +247,20 @@ mod tests {
             follower.settled(index..index + 1);
         }
         assert_eq!(follower.finish().unwrap(), Digest::of(&bytes));
+    }
+
+    #[test]
+    fn a_file_is_hashed_with_its_holes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = vec![0; 3_000_001];
+        file.as_file().set_len(3_000_001).unwrap();
+        for at in [0, 700_000, 2_999_000] {
+            bytes[at..at + 1001].fill(7);
+            file.as_file().write_all_at(&[7; 1001], at as u64).unwrap();
+        }
+        let image = Image::open_raw(file.path()).unwrap();
+        let digest = SourceHash::start(&image).unwrap().finish().unwrap();
+        assert_eq!(digest, Digest::of(&bytes));
     }
 
     #[test]

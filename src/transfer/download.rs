@@ -32,7 +32,8 @@ use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Keeper, Record};
+use crate::image::TargetFormat;
+use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
@@ -83,6 +84,8 @@ pub struct DownloadOptions {
     pub journal: JournalOptions,
     /// How much to read again at the end.
     pub verify: Verify,
+    /// How a file holds the disk. Only raw goes to a stream or a device.
+    pub format: TargetFormat,
     /// Pack what is written, in order. A file is staged as ever, but there is no
     /// journal: a run that stops leaves nothing to go on from.
     pub packing: Option<Packing>,
@@ -103,6 +106,7 @@ impl DownloadOptions {
             allow_live: false,
             journal: JournalOptions::default(),
             verify: Verify::default(),
+            format: TargetFormat::Raw,
             packing: None,
             checksum: false,
         }
@@ -168,24 +172,36 @@ pub async fn download(
     let (force, sink, mut session) =
         open(client, destination, options, &info, plan, monitor).await?;
     let is_journaled = session.journal.is_some();
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), is_journaled);
-    check_earlier(&sink, &plan, &mut session, &sampler, monitor, &stop).await?;
+    // The journal makes its digests itself, from a file that has the disk's bytes at
+    // their places.
+    let is_raw = options.format == TargetFormat::Raw;
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), is_journaled && !is_raw);
+    check_earlier(
+        &sink,
+        options.format,
+        &plan,
+        &mut session,
+        &sampler,
+        monitor,
+        &stop,
+    )
+    .await?;
     let settled = session.state.settled();
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
     let offset_of = |chunk| base + plan.span(chunk).map_or(plan.size(), |span| span.offset);
     monitor.event(&Event::Started {
-        chunks: todo.iter().map(|range| range.end - range.start).sum(),
+        chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
         chunk_bytes: plan.chunk_bytes(),
         offset: offset_of(first),
-        bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
+        bytes: Some(todo.iter().map(|range| plan.bytes_in(range)).sum()),
     });
     let keeper = match session.journal.take() {
         Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),
         None => None,
     };
     let follower = match &sink {
-        Sink::File(target) if options.checksum => {
+        Sink::File(target) if options.checksum && is_raw => {
             let there = settled.clone();
             Some(Follower::start(target.handle()?, plan, base, there)?)
         }
@@ -238,6 +254,10 @@ pub async fn download(
     let outcome = shell.outcome(ending, "read");
     let job = shell.into_job();
     job.survey.end().await;
+    if let (Ok(()), Some(keeper), true) = (&outcome, &job.keeper, is_raw) {
+        // Where that fails, so does the end of it.
+        let _ = keeper.note(Note::Whole);
+    }
     // Whatever happened: what is on the disk is kept.
     let kept = finish(job.keeper).await;
     let there = |error| DownloadInterrupted {
@@ -247,15 +267,12 @@ pub async fn download(
         is_journaled,
     };
     outcome.map_err(there)?;
-    let (journal, to_verify) = everything_settled(
-        kept.map_err(there)?,
-        session.state,
-        &plan,
-        job.to_verify,
-        &sampler,
-    )
-    .await
-    .map_err(there)?;
+    let kept = kept.map_err(there)?;
+    let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
+    let (journal, to_verify) =
+        everything_settled(journal, session.state, &plan, job.to_verify, &sampler)
+            .await
+            .map_err(there)?;
     let verified = verify(
         client,
         options.drive,
@@ -272,17 +289,24 @@ pub async fn download(
                 .hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
             return Err(refuted(error, journal).await.into());
         }
-        verified => verified.map_err(there)?,
+        Ok(verified) => check_still(client, options, &info, &mut rng)
+            .await
+            .map(|()| verified),
+        Err(error) => Err(error),
     };
-    check_still(client, options, &info, &mut rng)
-        .await
-        .map_err(there)?;
-    let (sink, follower) = (job.sink, job.follower);
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => {
+            remember(journal, &job.sink, unrecorded.unwrap_or_default()).await;
+            return Err(there(error));
+        }
+    };
+    let (sink, follower, checksum) = (job.sink, job.follower, options.checksum);
     let checksum = blocking(move || {
         let followed = follower.map(Follower::finish).transpose()?;
         let written = Arc::into_inner(sink)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
-            .finish(force)?;
+            .finish(force, checksum)?;
         Ok(followed.or(written))
     })
     .await
@@ -293,6 +317,17 @@ pub async fn download(
         checksum,
         journal: Ended::of(journal),
     })
+}
+
+/// Adds to the journal of a transfer that does not end yet what it tells of only by
+/// calling the file whole. That it cannot be said more exactly is no reason to fail.
+async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
+    if let (Some(mut journal), Ok(Some(data))) = (journal, sink.handle()) {
+        let remembered = blocking(move || journal.remember(&data, chunks)).await;
+        if let Err(error) = remembered {
+            tracing::debug!(%error, "the last chunks have no digests");
+        }
+    }
 }
 
 /// What the drive is like now; an error if it is in use.
@@ -400,6 +435,7 @@ impl Job for Download {
         let chunk = usize::try_from(chunk).unwrap_or(usize::MAX);
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
+        let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
         async move {
             let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
             let fetched = match fetch(&client, drive, on_drive, parts, &step, &pool, chunk).await {
@@ -410,7 +446,7 @@ impl Job for Download {
                 if let Some((span, bytes)) = fetched.first() {
                     sampler.look_at(span, bytes);
                 }
-                if sampler.wants_digests()
+                if (sampler.is_full() || sampler.wants_digests() || lag.is_behind())
                     && let Ok(mut digests) = digests.lock()
                 {
                     digests.insert(span.index, fetched.digest());
@@ -435,8 +471,9 @@ impl Job for Download {
             .lock()
             .ok()
             .and_then(|mut digests| digests.remove(&span.index));
-        if let (Some(keeper), Some(record)) = (&self.keeper, done(span, digest)) {
-            keeper.note(record)?;
+        if let Some(keeper) = &self.keeper {
+            // Where there is a journal, the plan begins where the file does.
+            keeper.note(done(span, digest).map_or(Note::Written(span), Note::Record))?;
         }
         if self.sampler.is_full()
             && let Some(digest) = digest

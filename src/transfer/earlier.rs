@@ -11,7 +11,7 @@ use super::stop::Stop;
 use super::verify::Sampler;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::RawImage;
+use crate::image::{Disk, TargetFormat};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 
@@ -27,6 +27,7 @@ const STEP_BYTES: u64 = 64 << 20;
 /// journal cannot be written, [`ErrorKind::Cancelled`].
 pub(super) async fn check_earlier(
     sink: &Sink,
+    format: TargetFormat,
     plan: &Plan,
     session: &mut Session,
     sampler: &Sampler,
@@ -43,16 +44,16 @@ pub(super) async fn check_earlier(
     let Some(journal) = session.journal.take() else {
         return Ok(());
     };
-    let (image, plan, stop) = (target.to_image()?, *plan, stop.clone());
+    let (image, plan, stop) = (target.to_disk(format)?, *plan, stop.clone());
     let (holes, sampler) = (session.state.holes.clone(), sampler.clone());
     let (journal, wrong) = blocking(move || {
         let digests: Vec<_> = journal.digests()?.into_iter().collect();
         let picks = |(index, _): &&(u64, Digest)| sampler.is_full() || sampler.picks(*index);
         let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
-        let mut wrong = differing(&image, &plan, [], &holes)?;
-        wrong.extend(in_steps(&image, &plan, &picked, &stop)?);
+        let mut wrong = differing(&*image, &plan, [], &holes)?;
+        wrong.extend(in_steps(&*image, &plan, &picked, &stop)?);
         if !wrong.is_empty() && picked.len() < digests.len() {
-            wrong.extend(in_steps(&image, &plan, &digests, &stop)?);
+            wrong.extend(in_steps(&*image, &plan, &digests, &stop)?);
         }
         if wrong.is_empty() {
             return Ok((journal, wrong));
@@ -77,7 +78,7 @@ pub(super) async fn check_earlier(
 
 /// The chunks that do not have these digests. Blocks.
 fn in_steps(
-    image: &RawImage,
+    image: &dyn Disk,
     plan: &Plan,
     digests: &[(u64, Digest)],
     stop: &Stop,

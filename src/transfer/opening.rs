@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
+use super::changed::differing;
 use super::download::{Destination, DownloadOptions};
 use super::session::{Identity, JournalOptions, Session, blocking, gaps};
 use super::sink::{Ordered, Packed, Sink};
 use crate::api::Client;
-use crate::digest::Digest;
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::ImageTarget;
+use crate::image::{ImageTarget, TargetFormat};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
@@ -23,46 +23,78 @@ pub(super) async fn open(
     monitor: &mut dyn Monitor,
 ) -> Result<(bool, Sink, Session)> {
     let (path, force) = match destination {
+        Destination::Stream(_) if options.format != TargetFormat::Raw => {
+            let what = format!(
+                "A stream cannot hold {}: it is not written in order",
+                options.format
+            );
+            return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
+        }
         Destination::Stream(stream) => {
-            let session =
-                Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
+            let session = Session::begin(
+                &JournalOptions::default(),
+                identity(client, plan, TargetFormat::Raw),
+            )
+            .await?;
             let sink = Ordered::start(stream, plan.count(), options)?;
             return Ok((false, Sink::Stream(sink), session));
         }
         Destination::File { path, force } => (path, force),
     };
     let size = info.size;
+    check_chunk(options)?;
+    let told = options.format.size_of(size);
+    if told > size {
+        monitor.event(&Event::Notice(format!(
+            "{} knows whole sectors only: {} zeros follow the last byte",
+            options.format,
+            told - size
+        )));
+    }
     if options.packing.is_some() {
         let sink = Packed::create(path, force, plan.count(), options).await?;
-        let session = Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
+        let session = Session::begin(
+            &JournalOptions::default(),
+            identity(client, plan, TargetFormat::Raw),
+        )
+        .await?;
         return Ok((force, Sink::Packed(sink), session));
     }
     if options.offset.is_some() {
         let target = blocking(move || ImageTarget::in_place(&path, size)).await?;
-        let session = Session::begin(&JournalOptions::default(), identity(client, plan)).await?;
+        let session = Session::begin(
+            &JournalOptions::default(),
+            identity(client, plan, TargetFormat::Raw),
+        )
+        .await?;
         return Ok((force, Sink::File(target), session));
     }
     // The journal would make its directory, and this is no name for a new one.
     let name = path.clone();
     blocking(move || ImageTarget::check_directory(&name)).await?;
-    let mut session = Session::begin(&options.journal, identity(client, plan)).await?;
+    let format = options.format;
+    let identity = || identity(client, plan, format);
+    let mut session = Session::begin(&options.journal, identity()).await?;
     let mut restart = options.journal.restart;
     if session.is_resumed && session.state.drive.is_none() {
         // It ended before it knew its drive: what it staged, if anything, is void.
         restart = true;
         drop(session.journal.take());
-        session = begin_again(client, options, plan).await?;
+        session = begin_again(options, identity()).await?;
     }
     if session.is_resumed {
         check_same_drive(&session, options, info)?;
-        if let Some(target) = published(&path, &plan, &mut session).await? {
+        if let Some(target) = published(&path, &plan, format, &mut session).await? {
             monitor.event(&Event::Notice(
                 "The earlier run had finished the image".into(),
             ));
             return Ok((force, Sink::File(target), session));
         }
         let name = path.clone();
-        if let Some(target) = blocking(move || ImageTarget::resume(&name, size, force)).await? {
+        if let Some(target) =
+            blocking(move || ImageTarget::resume(&name, size, force, format)).await?
+        {
+            let target = take_whole(target, &plan, &mut session).await?;
             let there = session.state.settled();
             let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
             monitor.event(&Event::Notice(format!(
@@ -72,13 +104,13 @@ pub(super) async fn open(
         }
         // The image is gone, so what the journal says of it is void.
         drop(session.journal.take());
-        session = begin_again(client, options, plan).await?;
+        session = begin_again(options, identity()).await?;
     }
     let target = blocking(move || {
         if restart {
             ImageTarget::discard(&path)?;
         }
-        ImageTarget::create(&path, size, force)
+        ImageTarget::create(&path, size, force, format)
     });
     let target = match target.await {
         Ok(target) => target,
@@ -107,56 +139,103 @@ pub(super) async fn open(
     Ok((force, Sink::File(target), session))
 }
 
+/// A packed cluster cannot be in two chunks.
+fn check_chunk(options: &DownloadOptions) -> Result<()> {
+    let multiple = options.format.chunk_multiple();
+    if options.chunk.get().is_multiple_of(multiple) {
+        return Ok(());
+    }
+    let what = format!(
+        "A chunk of {} bytes does not hold whole clusters",
+        options.chunk
+    );
+    Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+        "Packed clusters need chunks of a multiple of {multiple} bytes"
+    )))
+}
+
 /// Forgets the earlier run.
-async fn begin_again(client: &Client, options: &DownloadOptions, plan: Plan) -> Result<Session> {
+async fn begin_again(options: &DownloadOptions, identity: Identity) -> Result<Session> {
     let again = JournalOptions {
         restart: true,
         ..options.journal.clone()
     };
-    Session::begin(&again, identity(client, plan)).await
+    Session::begin(&again, identity).await
 }
 
 /// The image, if the earlier run ended between giving it its name and removing
 /// the journal: every chunk is as the journal says.
-async fn published(path: &Path, plan: &Plan, session: &mut Session) -> Result<Option<ImageTarget>> {
-    if !gaps(plan, 0, &session.state.settled()).is_empty() {
+async fn published(
+    path: &Path,
+    plan: &Plan,
+    format: TargetFormat,
+    session: &mut Session,
+) -> Result<Option<ImageTarget>> {
+    let is_told = gaps(plan, 0, &session.state.settled()).is_empty();
+    let whole = session.state.whole;
+    if !is_told && whole.is_none() {
         return Ok(None);
     }
     let Some(journal) = session.journal.take() else {
         return Ok(None);
     };
-    let (path, plan, holes) = (path.to_owned(), *plan, session.state.holes.clone());
+    let (path, all, holes) = (path.to_owned(), *plan, session.state.holes.clone());
     let (target, journal) = blocking(move || {
-        let Some(target) = ImageTarget::published(&path, plan.size())? else {
+        let plan = all;
+        let Some(target) = ImageTarget::published(&path, plan.size(), format)? else {
             return Ok((None, journal));
         };
-        let mut bytes = Vec::new();
-        for (index, digest) in journal.digests()? {
-            let Some(span) = plan.span(index) else {
-                return Ok((None, journal));
-            };
-            bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
-            target.get(&mut bytes, span.offset)?;
-            if Digest::of(&bytes) != digest {
-                return Ok((None, journal));
-            }
+        if !is_told && !is_whole(&target, whole) {
+            return Ok((None, journal));
         }
-        for chunks in holes.iter() {
-            let bytes = plan.bytes_of(chunks);
-            if !target.is_zero(bytes.start, bytes.end - bytes.start)? {
-                return Ok((None, journal));
-            }
-        }
-        Ok((Some(target), journal))
+        let disk = target.to_disk(format)?;
+        let wrong = differing(&*disk, &plan, journal.digests()?, &holes)?;
+        Ok((wrong.is_empty().then_some(target), journal))
     })
     .await?;
     session.journal = Some(journal);
+    match target {
+        Some(target) => take_whole(target, plan, session).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether this is the very file that a journal calls whole.
+fn is_whole(target: &ImageTarget, whole: Option<(u64, i128)>) -> bool {
+    whole.is_some_and(|(inode, modified_ns)| target.is_as_it_was(inode, modified_ns))
+}
+
+/// Takes the word of the journal that all is in the file, if it is still that file:
+/// chunks without a record get one.
+async fn take_whole(
+    target: ImageTarget,
+    plan: &Plan,
+    session: &mut Session,
+) -> Result<ImageTarget> {
+    let missing = gaps(plan, 0, &session.state.settled());
+    if missing.is_empty() || !is_whole(&target, session.state.whole) {
+        return Ok(target);
+    }
+    let Some(mut journal) = session.journal.take() else {
+        return Ok(target);
+    };
+    session.state.done.extend(missing.iter().cloned());
+    let (plan, data) = (*plan, target.handle()?);
+    let journal = blocking(move || {
+        let chunks = missing.into_iter().flatten();
+        journal.remember(&data, chunks.filter_map(|index| plan.span(index)))?;
+        Ok(journal)
+    });
+    session.journal = Some(journal.await?);
     Ok(target)
 }
 
-fn identity(client: &Client, plan: Plan) -> Identity {
+fn identity(client: &Client, plan: Plan, format: TargetFormat) -> Identity {
     Identity {
-        direction: Direction::Download,
+        direction: match format {
+            TargetFormat::Raw => Direction::Download,
+            TargetFormat::Qcow2(_) => Direction::DownloadAsQcow2,
+        },
         user: client.user().to_owned(),
         plan,
         first: 0,

@@ -108,6 +108,16 @@ impl Pace {
         }
     }
 
+    /// Whether the level is told and not found.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.fixed.is_some()
+    }
+
+    /// Before the first chunk: so many bytes alone on the wire took so long.
+    pub(super) fn sounded(&self, bytes: u64, took: Duration) {
+        self.lock().controller.sounded(bytes, took);
+    }
+
     /// A chunk of so many bytes was confirmed, and so many bytes of bodies.
     pub(super) fn confirmed(&self, bytes: u64, body_bytes: u64) {
         let (now, processor) = (self.began.elapsed(), processor(ClockId::ProcessCPUTime));

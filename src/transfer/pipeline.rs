@@ -1,5 +1,6 @@
 //! The blocking half of an upload: threads that read, check and compress.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -12,11 +13,11 @@ use super::pace::Pace;
 use super::selection::Selection;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
-use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk};
+use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
 use crate::codec::Gzip;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, ImageReader, Piece};
+use crate::image::{Image, ImageReader, Piece, Unread};
 use crate::monitor::Encoded;
 use crate::plan::Plan;
 
@@ -27,6 +28,81 @@ pub(super) enum Prepared {
     Chunk(EncodedChunk, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
+    /// The size of the image in bytes, of which nobody knew. Comes before the last
+    /// chunk.
+    End(u64),
+}
+
+/// What a pipeline is about.
+#[derive(Debug)]
+pub(super) struct PipelineConfig {
+    pub(super) image: Image,
+    pub(super) plan: Plan,
+    /// Chunks to send, in order.
+    pub(super) todo: Vec<Range<u64>>,
+    /// Most of these that will be in flight.
+    pub(super) jobs: usize,
+    pub(super) pace: Pace,
+    /// Whether to hash the whole image: then the other chunks are read as well.
+    pub(super) checksum: bool,
+    pub(super) earlier: Earlier,
+    /// What of the chunks is sent, if it is not all.
+    pub(super) selection: Option<Arc<Selection>>,
+}
+
+/// What earlier runs settled of an image that is read in order: it passes by again,
+/// and is compared.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// The digests of chunks that were sent.
+    pub(super) digests: BTreeMap<u64, Digest>,
+    /// Chunks that were left out as zeros.
+    pub(super) holes: RangeSet<u64>,
+    /// Whether what changed is to be sent again.
+    pub(super) changed_ok: bool,
+}
+
+impl Earlier {
+    /// Whether a chunk is what an earlier run found.
+    fn is_same(&self, chunk: &RawChunk) -> bool {
+        let index = chunk.span().index;
+        match self.digests.get(&index) {
+            Some(digest) => Digest::of(chunk.bytes()) == *digest,
+            None => self.holes.contains(&index) && is_zero(chunk.bytes()),
+        }
+    }
+
+    /// Whether there is a chunk at or after this one.
+    fn reaches(&self, count: u64) -> bool {
+        self.digests.range(count..).next().is_some()
+            || self.holes.overlapping(&(count..u64::MAX)).next().is_some()
+    }
+}
+
+fn changed(at: u64) -> Error {
+    let what = format!(
+        "The image changed since the upload began: at byte {at} it differs from what was sent"
+    );
+    Error::new(ErrorKind::Integrity, what)
+        .hint_to("Send what changed with --changed-ok, or start over with --restart")
+}
+
+/// What goes from the reader to the compressors.
+#[derive(Debug)]
+enum ToCheck {
+    /// A chunk.
+    Read(RawChunk),
+    /// One that the compressor reads, so that all of them read at once.
+    Unread(Unread),
+}
+
+impl ToCheck {
+    fn read(self) -> Result<RawChunk> {
+        match self {
+            Self::Read(chunk) => Ok(chunk),
+            Self::Unread(unread) => unread.read(),
+        }
+    }
 }
 
 /// The running threads. Dropping it ends them.
@@ -38,14 +114,6 @@ pub(super) struct Pipeline {
     pace: Pace,
 }
 
-/// Which chunks go through, and what of them.
-#[derive(Clone, Debug)]
-pub(super) struct Todo {
-    /// By index, in order.
-    pub(super) chunks: Vec<Range<u64>>,
-    pub(super) selection: Option<Arc<Selection>>,
-}
-
 /// Buffers for so many requests: one for each in flight, one ready for each of
 /// these, one to read into, and what each compressor writes to.
 fn buffers(workers: usize, compressors: usize) -> usize {
@@ -53,19 +121,19 @@ fn buffers(workers: usize, compressors: usize) -> usize {
 }
 
 impl Pipeline {
-    /// Starts to read the chunks of `plan` that are `todo`, at most `jobs` of
-    /// which will be in flight. Holds at most three buffers of a chunk for each
-    /// that [`Pipeline::serve`] is told of. With `checksum` it reads the other
-    /// chunks as well, for the hash alone.
-    pub(super) fn start(
-        image: Image,
-        plan: Plan,
-        todo: Todo,
-        jobs: usize,
-        pace: Pace,
-        sampler: &Sampler,
-        checksum: bool,
-    ) -> Result<Self> {
+    /// Starts to read what there is to send. Holds at most three buffers of a chunk for
+    /// each that [`Pipeline::serve`] is told of.
+    pub(super) fn start(config: PipelineConfig, sampler: &Sampler) -> Result<Self> {
+        let PipelineConfig {
+            image,
+            plan,
+            todo,
+            jobs,
+            pace,
+            checksum,
+            earlier,
+            selection,
+        } = config;
         let compressors = pace.compressors();
         let pool = BufferPool::new(buffers(1, compressors));
         let (to_check, raw) = bounded(jobs);
@@ -75,25 +143,31 @@ impl Pipeline {
             let Some(scratch) = pool.take(0) else { break };
             let gzip = Gzip::new(scratch);
             let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
-            let (pace, selection) = (pace.clone(), todo.selection.clone());
+            let (pace, selection) = (pace.clone(), selection.clone());
             spawn(format!("gzip-{number}"), move || {
                 compress(&raw, gzip, &pace, &sampler, selection.as_deref(), &to_send);
             })?;
         }
-        let all = match checksum {
+        let all = match checksum || image.disk().is_none() {
             true => std::iter::once(0..plan.count()).collect(),
-            false => todo.chunks.clone(),
+            false => todo.clone(),
         };
         let reader = ImageReader::new(image, plan, all, pool.clone());
         let (hashed, checksum_of) = bounded(1);
         let hasher = checksum.then(|| (Hasher::new(), hashed));
-        let Todo { chunks, selection } = todo;
-        let todo = chunks.into_iter().filter(|range| !range.is_empty());
-        let todo = todo.collect();
-        spawn("reader".into(), move || {
-            let selection = selection.as_deref();
-            read(reader, plan, &todo, selection, hasher, &to_check, &to_send);
-        })?;
+        let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
+        let sampler = sampler.clone();
+        let mut reading = Reading {
+            plan,
+            todo,
+            earlier,
+            selection,
+            hasher,
+            sampler,
+            to_check,
+            to_send,
+        };
+        spawn("reader".into(), move || reading.run(reader))?;
         Ok(Self {
             prepared,
             checksum: checksum_of,
@@ -149,32 +223,66 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
     }
 }
 
-/// Ends when the image does, or when nobody takes any more. What is not in `todo`
-/// is hashed only.
-fn read(
-    mut reader: ImageReader,
+/// The thread that reads. What is not in `todo` is only hashed, or compared.
+struct Reading {
     plan: Plan,
-    todo: &RangeSet<u64>,
-    selection: Option<&Selection>,
-    mut hasher: Option<(Hasher, Sender<Digest>)>,
-    to_check: &Sender<RawChunk>,
-    to_send: &Sender<Result<Prepared>>,
-) {
-    loop {
-        let taken = match reader.next_piece() {
-            Ok(Some(Piece::Chunk(chunk))) => {
-                if let Some((hasher, _)) = &mut hasher {
+    todo: RangeSet<u64>,
+    earlier: Earlier,
+    selection: Option<Arc<Selection>>,
+    hasher: Option<(Hasher, Sender<Digest>)>,
+    sampler: Sampler,
+    to_check: Sender<ToCheck>,
+    to_send: Sender<Result<Prepared>>,
+}
+
+impl Reading {
+    /// Ends when the image does, or when nobody takes any more.
+    fn run(&mut self, mut reader: ImageReader) {
+        loop {
+            let taken = match reader.next_piece() {
+                Ok(Some(piece)) => self.hand_over(piece),
+                Ok(None) => {
+                    if let Some((hasher, hashed)) = self.hasher.take() {
+                        let _ = hashed.send_blocking(hasher.finish());
+                    }
+                    return;
+                }
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let _ = self.to_send.send_blocking(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether somebody takes it.
+    fn hand_over(&mut self, piece: Piece) -> Result<bool> {
+        let piece = match piece {
+            // It is hashed in order, and so read in order.
+            Piece::Unread(unread) if self.hasher.is_some() => Piece::Chunk(unread.read()?),
+            piece => piece,
+        };
+        Ok(match piece {
+            Piece::Unread(unread) => self.to_check.send_blocking(ToCheck::Unread(unread)).is_ok(),
+            Piece::Chunk(chunk) => {
+                if let Some((hasher, _)) = &mut self.hasher {
                     hasher.bytes(chunk.bytes());
                 }
-                !todo.contains(&chunk.span().index) || to_check.send_blocking(chunk).is_ok()
+                let is_wanted = self.todo.contains(&chunk.span().index) || self.differs(&chunk)?;
+                !is_wanted || self.to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
             }
-            Ok(Some(Piece::Hole(chunks))) => {
-                if let Some((hasher, _)) = &mut hasher {
-                    hasher.zeros(plan.bytes_in(&chunks));
+            Piece::Hole(chunks) => {
+                if let Some((hasher, _)) = &mut self.hasher {
+                    hasher.zeros(self.plan.bytes_in(&chunks));
                 }
-                todo.overlapping(&chunks).all(|range| {
+                self.todo.overlapping(&chunks).all(|range| {
                     let hole = range.start.max(chunks.start)..range.end.min(chunks.end);
-                    let checked = match selection {
+                    let checked = match &self.selection {
                         Some(selection) => hole
                             .clone()
                             .try_for_each(|index| selection.check(index, None)),
@@ -182,28 +290,42 @@ fn read(
                     };
                     let is_same = checked.is_ok();
                     let prepared = checked.map(|()| Prepared::Hole(hole));
-                    to_send.send_blocking(prepared).is_ok() && is_same
+                    self.to_send.send_blocking(prepared).is_ok() && is_same
                 })
             }
-            Ok(None) => {
-                if let Some((hasher, hashed)) = hasher {
-                    let _ = hashed.send_blocking(hasher.finish());
+            Piece::End(size) => {
+                self.plan = self.plan.ending_at(size);
+                self.sampler.ends_at(&self.plan);
+                if self.earlier.reaches(self.plan.count()) && !self.earlier.changed_ok {
+                    return Err(changed(size));
                 }
-                return;
+                self.to_send.send_blocking(Ok(Prepared::End(size))).is_ok()
             }
-            Err(error) => {
-                let _ = to_send.send_blocking(Err(error));
-                false
+        })
+    }
+
+    /// Whether a chunk that earlier runs settled is another one now, and is to be sent
+    /// again.
+    fn differs(&self, chunk: &RawChunk) -> Result<bool> {
+        let span = chunk.span();
+        let is_known = self.earlier.digests.contains_key(&span.index)
+            || self.earlier.holes.contains(&span.index);
+        if !is_known {
+            return Ok(false);
+        }
+        match self.earlier.is_same(chunk) {
+            true => {
+                self.sampler.look_at(span, chunk.bytes());
+                Ok(false)
             }
-        };
-        if !taken {
-            return;
+            false if self.earlier.changed_ok => Ok(true),
+            false => Err(changed(span.offset)),
         }
     }
 }
 
 fn compress(
-    raw: &Receiver<RawChunk>,
+    raw: &Receiver<ToCheck>,
     mut gzip: Gzip,
     pace: &Pace,
     sampler: &Sampler,
@@ -211,6 +333,13 @@ fn compress(
     to_send: &Sender<Result<Prepared>>,
 ) {
     while let Ok(chunk) = raw.recv_blocking() {
+        let chunk = match chunk.read() {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                let _ = to_send.send_blocking(Err(error));
+                return;
+            }
+        };
         let prepared = match chunk.check() {
             Checked::Hole(span) => {
                 let checked = selection.map_or(Ok(()), |only| only.check(span.index, None));

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::pipeline::{Pipeline, Prepared};
+use super::room::Room;
 use super::session::{blocking, done};
 use super::shell::{Attempt, Feed, Job};
 use super::verify::{Expected, ZeroDigests, digest_of};
@@ -38,9 +39,44 @@ pub(super) struct Upload {
     /// The chunks to verify at the end, if it is all of them.
     pub(super) to_verify: Option<Expected>,
     pub(super) zero_digests: ZeroDigests,
+    /// The first chunk of the transfer.
+    pub(super) first: u64,
+    /// The room on the drive, of an image whose size nobody knows.
+    pub(super) room: Option<Room>,
+    /// What waits for room.
+    pub(super) waiting: Option<Feed>,
 }
 
 impl Upload {
+    /// The next piece that is ready. Dropping the future loses nothing.
+    async fn next(&mut self) -> Feed {
+        match self.pipeline.next().await {
+            Some(Ok(Prepared::Chunk(chunk, encoded))) => {
+                let index = chunk.span.index;
+                self.bodies.insert(index, chunk);
+                Feed::Encoded(index, encoded)
+            }
+            Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
+            Some(Ok(Prepared::End(size))) => {
+                self.plan = self.plan.ending_at(size);
+                Feed::Ends(self.plan)
+            }
+            Some(Err(error)) => Feed::Failed(error),
+            None => Feed::End,
+        }
+    }
+
+    /// The first byte after a piece; of the last chunk that is no more than its own,
+    /// since the end is told before it.
+    fn end_of(&self, feed: &Feed) -> u64 {
+        let chunks = match feed {
+            Feed::Chunk(index) | Feed::Encoded(index, _) => 0..index.saturating_add(1),
+            Feed::Hole(chunks) => 0..chunks.end,
+            Feed::Ends(_) | Feed::End | Feed::Failed(_) => 0..0,
+        };
+        self.plan.bytes_of(&chunks).end
+    }
+
     fn digest(&mut self, span: Span) -> Option<Digest> {
         match self.bodies.get(&span.index) {
             Some(chunk) => chunk.digest,
@@ -77,16 +113,25 @@ async fn write(client: &Client, drive: DriveId, chunk: EncodedChunk) -> Attempt 
 
 impl Job for Upload {
     async fn feed(&mut self) -> Feed {
-        match self.pipeline.next().await {
-            Some(Ok(Prepared::Chunk(chunk, encoded))) => {
-                let index = chunk.span.index;
-                self.bodies.insert(index, chunk);
-                Feed::Encoded(index, encoded)
+        if self.waiting.is_none() {
+            let next = self.next().await;
+            if self.room.is_none() {
+                return next;
             }
-            Some(Ok(Prepared::Hole(chunks))) => Feed::Hole(chunks),
-            Some(Err(error)) => Feed::Failed(error),
-            None => Feed::End,
+            self.waiting = Some(next);
         }
+        let end = self.waiting.as_ref().map_or(0, |feed| self.end_of(feed));
+        // Before the engine sees it: a hole is left out only where the drive is.
+        if let Some(room) = &mut self.room
+            && let Err(error) = room.reach(end).await
+        {
+            return Feed::Failed(error);
+        }
+        self.waiting.take().unwrap_or(Feed::End)
+    }
+
+    fn first(&self) -> u64 {
+        self.first
     }
 
     fn serve(&mut self, workers: u32) {
@@ -103,7 +148,12 @@ impl Job for Upload {
         let chunk = self.bodies.get(&span.index).cloned();
         let zeros = Arc::clone(self.zeros.entry(span.len).or_default());
         let (client, drive) = (self.client.clone(), self.drive);
+        let turn = self.room.as_ref().map(Room::turn);
         async move {
+            let _turn = match turn {
+                Some(turn) => Some(turn.await),
+                None => None,
+            };
             if let Some(expected) = expected {
                 match digest_of(&client, drive, span).await {
                     Ok(digest) if digest == expected => return Attempt::of(Ok(()), 0),
@@ -146,6 +196,9 @@ impl Job for Upload {
         // zeros as well. A comparison is about whole chunks.
         if !self.compare {
             self.pipeline.pace().leave_zeros();
+        }
+        if let Some(room) = &mut self.room {
+            room.leave_zeros();
         }
         if let Some(keeper) = &self.keeper {
             keeper.note(Record::Holes {

@@ -1,5 +1,6 @@
 //! One transfer over several runs: its journal, opened or begun.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Direction, Header, Journal, Keeper, Record, Replay, State};
+use crate::journal::{Direction, Header, Journal, Keeper, Kept, Record, Replay, State};
 use crate::plan::{Plan, Span};
 
 /// Where a transfer keeps what it did, and how it takes up an earlier run.
@@ -216,6 +217,7 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
     let direction = |direction| match direction {
         Direction::Upload => "upload",
         Direction::Download => "download",
+        Direction::DownloadAsQcow2 => "download as qcow2",
     };
     if now.direction != then.direction {
         let (then, now) = (direction(then.direction), direction(now.direction));
@@ -232,6 +234,16 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
     }
     if now.first != then.first {
         return differs("the first chunk", &then.first, &now.first);
+    }
+    let is_endless = |header: &Header| {
+        NonZeroU64::new(header.chunk).is_some_and(|c| Plan::new(header.size, c).is_endless())
+    };
+    if is_endless(now) != is_endless(then) {
+        let (then, now) = match is_endless(now) {
+            true => (then.size.to_string(), "not known".to_owned()),
+            false => ("not known".to_owned(), now.size.to_string()),
+        };
+        return differs("the size", &then, &now);
     }
     if now.size != then.size {
         let what = format!(
@@ -264,7 +276,7 @@ pub(super) fn done(span: Span, digest: Option<Digest>) -> Option<Record> {
 }
 
 /// Ends the keeping of a journal and gives it back. Off the reactor.
-pub(super) async fn finish(keeper: Option<Keeper>) -> Result<Option<Journal>> {
+pub(super) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
     match keeper {
         Some(keeper) => blocking(move || keeper.finish().map(Some)).await,
         None => Ok(None),

@@ -16,7 +16,7 @@ use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Encoded, Event, Monitor, Progress};
-use crate::plan::Span;
+use crate::plan::{Plan, Span};
 use crate::policy::{Action, Ending, Engine, Wire};
 use crate::wire::READ_BYTES_MAX;
 
@@ -32,6 +32,8 @@ pub(super) enum Feed {
     Encoded(u64, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
+    /// The size of the image, of which nobody knew, and the plan that it makes.
+    Ends(Plan),
     /// There are no more.
     End,
     /// There cannot be more.
@@ -69,6 +71,10 @@ impl Attempt {
 pub(super) trait Job {
     /// Waits for what is next. Dropping the future loses nothing.
     fn feed(&mut self) -> impl Future<Output = Feed> + Send;
+    /// The first chunk of the transfer.
+    fn first(&self) -> u64 {
+        0
+    }
     /// So many chunks may be in flight from now on.
     fn serve(&mut self, _workers: u32) {}
     /// Makes an attempt at a chunk. One that was never fed is all zero.
@@ -190,6 +196,8 @@ impl<J: Job> Shell<J> {
                 let attempt = self.job.attempt(span);
                 self.attempts
                     .spawn(async move { Answer::Chunk(span, attempt.await) });
+                // At once: what is not seen to be under way seems to take no time.
+                self.tell_wire();
             }
             Action::ProveZeros(span) => {
                 let len = span.len.min(READ_BYTES_MAX);
@@ -261,6 +269,14 @@ impl<J: Job> Shell<J> {
             }
             Feed::Hole(chunks) => self.engine.hole(chunks),
             Feed::Failed(error) => self.fail(error),
+            Feed::Ends(plan) => {
+                self.engine.ends_at(plan);
+                let chunks = self.job.first()..plan.count();
+                monitor.event(&Event::Ended {
+                    chunks: chunks.end.saturating_sub(chunks.start),
+                    bytes: plan.bytes_in(&chunks),
+                });
+            }
             Feed::End => self.engine.image_ended(),
         }
     }
@@ -290,13 +306,17 @@ impl<J: Job> Shell<J> {
         }
         self.progress.workers = workers;
         self.progress.retries = self.engine.retries();
+        self.tell_wire();
+        monitor.event(&Event::Progress(self.progress));
+    }
+
+    fn tell_wire(&mut self) {
         self.job.wire(Wire {
             ready: self.engine.ready(),
             in_flight: self.engine.in_flight(),
             limit: self.engine.limit() as usize,
             bytes: 0,
         });
-        monitor.event(&Event::Progress(self.progress));
     }
 
     /// The error of an ending that is not complete. `what` is done to the drive,
@@ -353,7 +373,6 @@ mod tests {
     use crate::api::ClientConfig;
     use crate::failure::Refusal;
     use crate::monitor::Silent;
-    use crate::plan::Plan;
     use crate::policy::{EngineConfig, Operation, Zeros};
 
     /// Three chunks; the attempts at the middle one fail.

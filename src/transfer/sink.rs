@@ -18,7 +18,7 @@ use crate::chunk::zeros;
 use crate::codec::Packer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::ImageTarget;
+use crate::image::{ImageTarget, TargetFormat};
 use crate::plan::Plan;
 
 /// Most bytes of a hole that are put at a time.
@@ -46,12 +46,12 @@ impl Sink {
     pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<()> {
         match self {
             Self::File(target) => {
-                for (offset, run) in chunk.runs() {
-                    match run {
-                        Run::Bytes(bytes) => target.put(bytes, offset)?,
-                        Run::Zeros(len) => target.put_zeros(offset, len)?,
-                    }
-                }
+                let span = chunk.span();
+                let data = chunk.runs().filter_map(|(offset, run)| match run {
+                    Run::Bytes(bytes) => Some((offset, bytes)),
+                    Run::Zeros(_) => None,
+                });
+                target.put_all(span.offset..span.end(), data)?;
                 window.add_permits(1);
                 Ok(())
             }
@@ -108,10 +108,18 @@ impl Sink {
         ordered.ok_or_else(|| Error::new(ErrorKind::Bug, "The output is finished already"))
     }
 
-    /// The digest of what a stream was given, if it was asked for.
-    pub(super) fn finish(self, force: bool) -> Result<Option<Digest>> {
+    /// The digest of what a stream was given, if it was asked for, and of a file
+    /// whose bytes are not those of the disk if `checksum`.
+    pub(super) fn finish(self, force: bool, checksum: bool) -> Result<Option<Digest>> {
         match self {
-            Self::File(target) => target.publish(force).map(|()| None),
+            Self::File(target) => {
+                target.complete()?;
+                let digest = match checksum && !target.is_raw() {
+                    true => Some(Hasher::all_of(&target.handle()?)?),
+                    false => None,
+                };
+                target.publish(force).map(|()| digest)
+            }
             Self::Stream(ordered) => ordered.finish(),
             Self::Packed(packed) => packed.finish(force),
         }
@@ -138,7 +146,7 @@ impl Packed {
             if restart {
                 ImageTarget::discard(&name)?;
             }
-            ImageTarget::create(&name, 0, force)
+            ImageTarget::create(&name, 0, force, TargetFormat::Raw)
         })
         .await?;
         if !target.is_staged() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,15 @@ use rangemap::RangeSet;
 
 use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
+use super::checksum::SourceHash;
 use super::pace::Pace;
-use super::pipeline::{Pipeline, Todo};
+use super::pipeline::{Earlier, Pipeline, PipelineConfig};
+use super::room::Room;
 use super::selection::Selection;
 use super::sending::Upload;
-use super::session::{Ended, JournalOptions, blocking, finish, gaps, refuted};
+use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
+use super::sounding::sound;
 use super::stop::Stop;
 use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
@@ -33,7 +37,8 @@ use crate::policy::{Engine, EngineConfig, Operation};
 pub enum Target {
     /// One that exists. Everything is written to it, zeros as well.
     Existing(DriveId),
-    /// One to be created. Its size is the image's.
+    /// One to be created. Its size is the image's; where nobody knows that, it is made
+    /// larger while the image is read, and cut to size at the end.
     New(DriveSpec),
     /// One that was created for this very image, and to which nothing but bytes of
     /// it was ever written: as one of [`New`](Self::New).
@@ -66,6 +71,9 @@ pub struct UploadOptions {
     /// What of the image is sent, in chunks of
     /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); all of it without.
     pub selection: Option<Arc<Selection>>,
+    /// The SHA-256 that the image has to have, of its bytes as they were given: packed,
+    /// or in their format.
+    pub sha256: Option<Digest>,
 }
 
 impl UploadOptions {
@@ -83,6 +91,7 @@ impl UploadOptions {
             verify: Verify::default(),
             checksum: false,
             selection: None,
+            sha256: None,
         }
     }
 }
@@ -120,8 +129,10 @@ pub struct Resume {
     pub offset: u64,
     /// Its chunk, over the whole image.
     pub chunk: u64,
-    /// Chunks of the whole image.
-    pub chunks: u64,
+    /// Chunks of the whole image, if that is known.
+    pub chunks: Option<u64>,
+    /// Bytes of the image, if that is known.
+    pub size: Option<u64>,
     /// Whether there is a journal: then the same command goes on by itself, and
     /// sends less.
     pub is_journaled: bool,
@@ -151,18 +162,19 @@ pub async fn upload(
     let mut rng = fastrand::Rng::new();
     let begun = begin(client, image, options, monitor, stop.clone(), &mut rng).await?;
     let mut resume = Resume {
-        drive: begun.drive,
+        drive: begun.drive.id,
         offset: 0,
         chunk: begun.first,
-        chunks: begun.plan.count(),
+        chunks: (!begun.plan.is_endless()).then(|| begun.plan.count()),
+        size: (!begun.plan.is_endless()).then(|| begun.plan.size()),
         is_journaled: begun.session.journal.is_some(),
     };
-    let plan = begun.plan;
+    let chunk_bytes = begun.plan.chunk_bytes();
     match send(client, begun, options, monitor, stop, &mut rng, &mut resume).await {
         Ok(uploaded) => Ok(uploaded),
         Err(error) => {
-            let span = plan.span(resume.chunk);
-            resume.offset = span.map_or(plan.size(), |span| span.offset);
+            let offset = resume.chunk.saturating_mul(chunk_bytes);
+            resume.offset = offset.min(resume.size.unwrap_or(u64::MAX));
             Err(Interrupted {
                 error,
                 resume: Some(resume),
@@ -182,23 +194,41 @@ async fn send(
     rng: &mut fastrand::Rng,
     resume: &mut Resume,
 ) -> Result<Uploaded> {
-    let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive);
+    let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive.id);
     let settled = session.state.settled();
     let mut passed = settled.clone();
     if let Some(selection) = &options.selection {
         passed.extend(selection.left_out());
     }
     let todo = gaps(&plan, begun.first, &passed);
+    // What is told may be wrong; the end tells.
+    let expected = begun
+        .image
+        .length()
+        .expected()
+        .map(|size| plan.ending_at(size));
+    let so_far = expected.map(|plan| gaps(&plan, begun.first, &passed));
+    let sum =
+        |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
     monitor.event(&Event::Started {
-        chunks: todo.iter().map(|range| range.end - range.start).sum(),
+        chunks: sum(&|range| range.end - range.start),
         chunk_bytes: plan.chunk_bytes(),
         offset: options.offset,
-        bytes: todo.iter().map(|range| plan.bytes_in(range)).sum(),
+        bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
     });
     let compare = options.compare || session.is_damaged;
     let wants_digests = session.journal.is_some() || compare || options.selection.is_some();
-    let sampler = Sampler::new(options.verify, plan.count(), rng.u64(..), wants_digests);
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), wants_digests);
     let image = look_back(begun.image, &plan, &settled, &sampler).await?;
+    let earlier = earlier(&image, &mut session, options).await?;
+    let source = match options.sha256 {
+        Some(expected) => Some((expected, SourceHash::start(&image)?)),
+        None => None,
+    };
+    let room = plan.is_endless().then(|| {
+        let is_ours = matches!(options.target, Target::New(_));
+        Room::of(client, &begun.drive, is_ours, options.max_outage)
+    });
     let engine = Engine::new(EngineConfig {
         plan,
         first: begun.first,
@@ -213,36 +243,48 @@ async fn send(
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
     let is_local = client.endpoint().is_loopback();
     let pace = Pace::new(options.compression, jobs, is_local);
+    let image = match compare {
+        // Nothing is written that is there already.
+        true => image,
+        false => sound(client, drive, image, &plan, &todo, &pace).await?,
+    };
     let keep = |journal| Keeper::start(journal, None);
+    let config = PipelineConfig {
+        image,
+        plan,
+        todo,
+        jobs,
+        pace,
+        checksum: options.checksum,
+        earlier,
+        selection: options.selection.clone(),
+    };
     let job = Upload {
         client: client.clone(),
         drive,
         plan,
-        pipeline: Pipeline::start(
-            image,
-            plan,
-            Todo {
-                chunks: todo,
-                selection: options.selection.clone(),
-            },
-            jobs,
-            pace,
-            &sampler,
-            options.checksum,
-        )?,
+        pipeline: Pipeline::start(config, &sampler)?,
         bodies: HashMap::new(),
         zeros: HashMap::new(),
         compare,
         keeper: session.journal.take().map(keep).transpose()?,
         to_verify: sampler.is_full().then(Expected::default),
         zero_digests: ZeroDigests::default(),
+        first: begun.first,
+        room,
+        waiting: None,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
     let ending = shell.run(monitor, stop.clone()).await;
     let progress = shell.progress();
     resume.chunk = shell.first_open();
     let outcome = shell.outcome(ending, "write to");
-    let job = shell.into_job();
+    let mut job = shell.into_job();
+    let (plan, room) = (job.plan, job.room.take());
+    if !plan.is_endless() {
+        resume.chunks = Some(plan.count());
+        resume.size = Some(plan.size());
+    }
     let to_verify = job.to_verify.unwrap_or_default();
     let pipeline = job.pipeline;
     // Whatever happened: what was confirmed is kept.
@@ -253,6 +295,13 @@ async fn send(
             resume.chunk = begun.first;
         }
     })?;
+    let journal = kept?.map(|kept| kept.journal);
+    let journal = match source {
+        Some((expected, source)) => {
+            check_source(expected, source, drive, journal, resume, stop.clone()).await?
+        }
+        None => journal,
+    };
     let checksum = match options.checksum {
         true => {
             let mut stop = stop.clone();
@@ -263,8 +312,16 @@ async fn send(
         }
         false => None,
     };
+    if let Some(room) = room
+        && let Some(failure) = room.cut(plan.size()).await?
+    {
+        monitor.event(&Event::Notice(format!(
+            "The drive stays larger than the image, which has {} bytes: {failure}",
+            plan.size()
+        )));
+    }
     let (journal, to_verify) =
-        everything_settled(kept?, session.state, &plan, to_verify, &sampler).await?;
+        everything_settled(journal, session.state, &plan, to_verify, &sampler).await?;
     let verified = verify(
         client,
         drive,
@@ -289,6 +346,54 @@ async fn send(
         verified,
         checksum,
         journal: Ended::of(journal),
+    })
+}
+
+/// Demands that what was read has the digest that it has to have. Gives the journal
+/// back, or removes it: it calls done what is not the image that was meant.
+async fn check_source(
+    expected: Digest,
+    source: SourceHash,
+    drive: DriveId,
+    journal: Option<Journal>,
+    resume: &mut Resume,
+    mut stop: Stop,
+) -> Result<Option<Journal>> {
+    let digest = tokio::select! {
+        digest = blocking(move || source.finish()) => digest?,
+        () = stop.asked() => return Err(stopped()),
+    };
+    if digest == expected {
+        return Ok(journal);
+    }
+    let what = format!(
+        "The image has the SHA-256 {digest}, not {expected}: drive {drive} must not be used"
+    );
+    let error = Error::new(ErrorKind::Integrity, what).hint_to(format!(
+        "Fetch the image again, or look at where the digest is from. Remove the drive with: openhosting drives {drive} destroy"
+    ));
+    resume.is_journaled = false;
+    Err(refuted(error, journal).await)
+}
+
+/// What earlier runs settled of an image that is read in order.
+async fn earlier(image: &Image, session: &mut Session, options: &UploadOptions) -> Result<Earlier> {
+    if image.disk().is_some() {
+        return Ok(Earlier::default());
+    }
+    let Some(journal) = session.journal.take() else {
+        return Ok(Earlier::default());
+    };
+    let (journal, digests) = blocking(move || {
+        let digests = journal.digests()?;
+        Ok((journal, digests))
+    })
+    .await?;
+    session.journal = Some(journal);
+    Ok(Earlier {
+        digests,
+        holes: session.state.holes.clone(),
+        changed_ok: options.journal.changed_ok,
     })
 }
 

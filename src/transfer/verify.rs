@@ -6,7 +6,7 @@ use std::future::Future;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,19 +151,23 @@ fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 #[derive(Clone, Debug)]
 pub(super) struct Sampler {
     verify: Verify,
-    chunks: u64,
+    /// `None` as long as nobody knows.
+    chunks: Option<u64>,
+    /// The last chunk, once it is known of an image whose size nobody knew.
+    last: Arc<OnceLock<u64>>,
     seed: u64,
     wants_digests: bool,
     samples: Arc<Mutex<Vec<Check>>>,
 }
 
 impl Sampler {
-    /// Samples of an image of so many chunks. `wants_digests` if somebody else
-    /// needs the digest of every chunk.
-    pub(super) fn new(verify: Verify, chunks: u64, seed: u64, wants_digests: bool) -> Self {
+    /// Samples of an image with this plan. `wants_digests` if somebody else needs the
+    /// digest of every chunk.
+    pub(super) fn new(verify: Verify, plan: &Plan, seed: u64, wants_digests: bool) -> Self {
         Self {
             verify,
-            chunks,
+            chunks: (!plan.is_endless()).then(|| plan.count()),
+            last: Arc::default(),
             seed,
             wants_digests: wants_digests || verify == Verify::Full,
             samples: Arc::default(),
@@ -232,9 +236,24 @@ impl Sampler {
 
     /// Whether a chunk is one of the sample.
     pub(super) fn picks(&self, index: u64) -> bool {
-        let wanted = (self.chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX);
-        let is_end = index == 0 || index + 1 == self.chunks;
-        is_end || fastrand::Rng::with_seed(self.seed ^ !index).u64(..self.chunks) < wanted
+        // Of an image without an end, as many as if it ended here: that adds up to
+        // more, but to no more than a multiple of that.
+        let chunks = self.chunks.unwrap_or_else(|| index.saturating_add(1));
+        let wanted = (chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX);
+        let last = self
+            .chunks
+            .map_or_else(|| self.last.get().copied(), |n| n.checked_sub(1));
+        index == 0
+            || last == Some(index)
+            || fastrand::Rng::with_seed(self.seed ^ !index).u64(..chunks) < wanted
+    }
+
+    /// The end of an image was found whose size nobody knew. Tell it before the last
+    /// chunk passes by.
+    pub(super) fn ends_at(&self, plan: &Plan) {
+        if let Some(last) = plan.count().checked_sub(1) {
+            let _ = self.last.set(last);
+        }
     }
 
     fn take(&self) -> Vec<Check> {
@@ -497,7 +516,8 @@ mod tests {
     #[test]
     fn samples_are_bounded_and_hold_both_ends() {
         for chunks in [1, 2, 16, 100, 10_000, 1_000_000] {
-            let sampler = Sampler::new(Verify::Sample, chunks, 7, false);
+            let plan = Plan::new(chunks, NonZeroU64::MIN);
+            let sampler = Sampler::new(Verify::Sample, &plan, 7, false);
             let picked: Vec<u64> = (0..chunks).filter(|i| sampler.picks(*i)).collect();
             assert_eq!(picked.first(), Some(&0));
             assert_eq!(picked.last(), Some(&(chunks - 1)));
@@ -508,6 +528,22 @@ mod tests {
                 picked.len()
             );
         }
+    }
+
+    #[test]
+    fn an_image_without_a_known_end_is_sampled_all_along() {
+        let plan = Plan::endless(NonZeroU64::MIN);
+        let sampler = Sampler::new(Verify::Sample, &plan, 7, false);
+        let picked: Vec<u64> = (0..1_000_000).filter(|i| sampler.picks(*i)).collect();
+        assert!(picked.starts_with(&[0, 1, 2]));
+        assert!(picked.len() < 2000, "{}", picked.len());
+        for tenth in 0..10 {
+            let part = tenth * 100_000..(tenth + 1) * 100_000;
+            assert!(picked.iter().any(|i| part.contains(i)), "{part:?}");
+        }
+        let last = (1_000_000..).find(|i| !sampler.picks(*i)).unwrap();
+        sampler.ends_at(&plan.ending_at(last + 1));
+        assert!(sampler.picks(last));
     }
 
     #[test]

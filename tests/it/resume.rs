@@ -670,7 +670,7 @@ fn records_v1(direction: Direction) -> Vec<Record> {
             Record::Holes { first: 4, count: 3 },
             done(1),
         ],
-        Direction::Download => vec![
+        Direction::Download | Direction::DownloadAsQcow2 => vec![
             Record::Drivestate {
                 write_bytes: 10_004_096,
                 write_requests: 2443,
@@ -729,7 +729,7 @@ fn journals_of_version_1_can_be_read() {
         let settled: Vec<_> = replay.state.settled().iter().cloned().collect();
         match direction {
             Direction::Upload => assert_eq!(settled, [0..3, 4..7]),
-            Direction::Download => {
+            Direction::Download | Direction::DownloadAsQcow2 => {
                 assert_eq!(settled, [0..1, 9..10]);
                 assert_eq!(replay.state.counters, Some((10_004_096, 2443)));
             }

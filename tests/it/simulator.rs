@@ -137,7 +137,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
     world.drops_keys = world.rng.u8(..6) == 0;
     world.is_slow_to_know = world.rng.u8(..4) == 0;
     let existing = match direction {
-        Direction::Download => Some(world.add_drive(source.clone())),
+        Direction::Download | Direction::DownloadAsQcow2 => Some(world.add_drive(source.clone())),
         Direction::Upload if world.rng.u8(..4) == 0 => {
             let mut old = source.clone();
             old.fill_with(|| world.rng.u8(..));

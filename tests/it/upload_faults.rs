@@ -2,6 +2,7 @@
 //! does what it should not.
 
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -137,6 +138,43 @@ fn a_write_whose_connection_is_reset_is_repeated() {
         assert_eq!(writes, CHUNKS + 2);
         assert_eq!(scene.proxy.count(Request::is_create), 1);
     }
+}
+
+#[test]
+fn the_wire_is_sounded_with_bytes_of_the_image_and_no_refusal_of_it_counts() {
+    const MIB: u64 = 1 << 20;
+    let size = 80 * MIB;
+    let data = noise(5, 1 << 20);
+    let desk = Desk::new();
+    desk.sparse("a.img", size, &[(13 * MIB, &data)]);
+    let place = format!("/write/{}", 13 * MIB);
+    for is_refused in [false, true] {
+        let (server, proxy) = desk.pair();
+        if is_refused {
+            let refused = Fault::Answer(refusal(400, "usage"));
+            proxy.fault(Request::is_write, 1, refused);
+        }
+        let outcome = desk.upload(&proxy.uri()).arg("a.img").run().code(0);
+        let drive = server.drive_file(&outcome.created());
+        let drive = std::fs::File::open(drive).unwrap();
+        let mut bytes = vec![0; data.len()];
+        drive.read_exact_at(&mut bytes, 13 * MIB).unwrap();
+        assert!(bytes == data, "{is_refused}");
+        let first = proxy.requests().into_iter().find(Request::is_write);
+        let first = first.unwrap();
+        assert!(first.path.ends_with(&place), "{}", first.path);
+        assert!(first.body == data[..65536], "{is_refused}");
+    }
+    // A level that is told needs no sounding.
+    let (_server, proxy) = desk.pair();
+    let tool = desk.upload(&proxy.uri()).args("--level 0 a.img");
+    let _ = tool.run().code(0);
+    assert!(
+        proxy
+            .requests()
+            .iter()
+            .all(|request| request.body.len() != 65536)
+    );
 }
 
 #[test]

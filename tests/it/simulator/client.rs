@@ -24,7 +24,8 @@ use super::world::{Answer, Call, Reply, S, World};
 const EVENTS_MAX: u64 = 60_000;
 /// As in the keeper.
 const KEEPER_WAIT: Duration = S;
-const KEEPER_RECORDS: usize = 64;
+/// All chunks are small here.
+const KEEPER_SMALL: usize = 64;
 /// As in the shell.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -346,7 +347,9 @@ impl Client<'_> {
                 None => panic!("the journal names drive {id}, and there is none"),
             },
             (Direction::Upload, None) => &[],
-            (Direction::Download, _) => self.disk.part.as_ref().map_or(&[], |part| part.bytes()),
+            (Direction::Download | Direction::DownloadAsQcow2, _) => {
+                self.disk.part.as_ref().map_or(&[], |part| part.bytes())
+            }
         };
         for index in state.settled().into_iter().flatten() {
             let Some(span) = plan.span(index) else {
@@ -649,7 +652,9 @@ impl Client<'_> {
     fn check_whole(&self, w: &Work) {
         let held = match self.scenario.direction {
             Direction::Upload => self.world.drive(w.drive).map(|drive| &drive.bytes[..]),
-            Direction::Download => self.disk.part.as_ref().map(SimFile::bytes),
+            Direction::Download | Direction::DownloadAsQcow2 => {
+                self.disk.part.as_ref().map(SimFile::bytes)
+            }
         };
         let source = &self.scenario.source;
         assert!(
@@ -1019,7 +1024,9 @@ impl Client<'_> {
     }
 
     fn keep_if_due(&mut self, w: &mut Work) -> Result<(), End> {
-        let is_due = w.batch.len() >= KEEPER_RECORDS || self.world.now >= w.batch_until;
+        let is_chunk = |record: &&Record| matches!(record, Record::Done { .. });
+        let chunks = w.batch.iter().filter(is_chunk).count();
+        let is_due = chunks >= KEEPER_SMALL || self.world.now >= w.batch_until;
         if w.batch.is_empty() || !is_due {
             return Ok(());
         }

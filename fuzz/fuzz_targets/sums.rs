@@ -1,0 +1,15 @@
+//! A file of digests tells one of those that are in it, or none.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use openhosting::digest::digest_for;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    for name in [None, Some("a.img")] {
+        if let Ok(digest) = digest_for(&text, name) {
+            let digest = digest.to_string();
+            assert!(text.to_ascii_lowercase().contains(&digest));
+        }
+    }
+});

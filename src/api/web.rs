@@ -1,0 +1,305 @@
+//! Images that are on a web server: one attempt at a time, as of the API's calls.
+//! The API's credentials are not known here.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Response, StatusCode, Url};
+
+use super::answer;
+use super::client::{ClientConfig, tls};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::{Failure, Refusal};
+
+/// Most redirects of one request.
+const REDIRECTS_MAX: usize = 10;
+
+/// Where an image is: http or https. Who may fetch it may be told in it, and a
+/// signature in its query; neither is ever shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebUrl(Url);
+
+impl WebUrl {
+    /// Whether a text is meant to be one.
+    pub fn is_meant(text: &str) -> bool {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|s| s.eq_ignore_ascii_case("http") || s.eq_ignore_ascii_case("https"))
+    }
+
+    /// The last part of its path.
+    pub fn base_name(&self) -> String {
+        let last = self.0.path_segments().and_then(Iterator::last);
+        decoded(last.unwrap_or_default())
+    }
+
+    /// What tells it from others: without who may fetch it.
+    pub fn identity(&self) -> String {
+        let mut url = self.0.clone();
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_fragment(None);
+        url.into()
+    }
+}
+
+impl FromStr for WebUrl {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // Not quoted: a password may be in it.
+        let url: Url = text
+            .parse()
+            .map_err(|_| Error::new(ErrorKind::Usage, "The image's URL is none"))?;
+        match url.host_str() {
+            Some(_) if matches!(url.scheme(), "http" | "https") => Ok(Self(url)),
+            _ => Err(Error::new(
+                ErrorKind::Usage,
+                "The image's URL has no host, or is neither http nor https",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for WebUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.0.host_str().unwrap_or_default();
+        write!(f, "{}://{host}", self.0.scheme())?;
+        if let Some(port) = self.0.port() {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.0.path())
+    }
+}
+
+impl fmt::Debug for WebUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// `%41` is `A`.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex = hex.filter(|_| *byte == b'%');
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What tells one state of a file on a server from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// Bytes of the file, if the server tells.
+    pub size: Option<u64>,
+    etag: Option<String>,
+    modified: Option<String>,
+}
+
+impl Pin {
+    /// Whether an equal pin means an equal file.
+    pub fn tells_changes(&self) -> bool {
+        self.etag.is_some() || self.modified.is_some()
+    }
+
+    /// What `If-Range` may hold: no weak tag.
+    fn condition(&self) -> Option<&str> {
+        let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
+        strong.or(self.modified.as_deref())
+    }
+
+    /// It as a text.
+    pub fn to_text(&self) -> String {
+        format!("{:?} {:?} {:?}", self.size, self.etag, self.modified)
+    }
+}
+
+/// An answer of a web server.
+#[derive(Debug)]
+pub struct WebAnswer {
+    response: Response,
+    /// Where its body begins in the file; `None` if it is all of the file, since the
+    /// server knows no ranges or the file changed.
+    pub from: Option<u64>,
+    /// The file's state.
+    pub pin: Pin,
+    stall: Duration,
+}
+
+impl WebAnswer {
+    /// The next part of the body.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the connection breaks or nothing comes.
+    pub async fn next_part(&mut self) -> Result<Option<Bytes>, Failure> {
+        answer::next_part(&mut self.response, self.stall).await
+    }
+}
+
+/// A client of web servers. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Web {
+    http: reqwest::Client,
+    stall: Duration,
+}
+
+impl Web {
+    /// A client that goes through the proxies that the environment names, and sends
+    /// nothing but what a URL holds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if this machine's certificates cannot be loaded.
+    pub fn new(config: &ClientConfig) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(false)?)
+            .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect)
+            .tcp_user_timeout(config.stall)
+            .pool_idle_timeout(Duration::from_secs(20))
+            .redirect(Policy::custom(follow))
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .build();
+        let http = http.map_err(|cause| {
+            Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
+        })?;
+        Ok(Self {
+            http,
+            stall: config.stall,
+        })
+    }
+
+    /// Asks for a range of a file; of one whose state is known, only in that state.
+    ///
+    /// # Errors
+    /// Any [`Failure`]; [`Failure::NotApi`] for another range than was asked for.
+    pub async fn get(
+        &self,
+        url: &WebUrl,
+        range: Range<u64>,
+        pin: Option<&Pin>,
+    ) -> Result<WebAnswer, Failure> {
+        let last = range.end.saturating_sub(1);
+        let wanted = match range.end {
+            u64::MAX => format!("bytes={}-", range.start),
+            _ => format!("bytes={}-{last}", range.start),
+        };
+        let mut request = self.http.get(url.0.clone()).header(RANGE, wanted);
+        if let Some(condition) = pin.and_then(Pin::condition) {
+            request = request.header(IF_RANGE, condition);
+        }
+        let sent = tokio::time::timeout(self.stall, request.send()).await;
+        let response = sent
+            .map_err(|_| Failure::Stalled(self.stall))?
+            .map_err(no_answer)?;
+        let response = answer::check(response, self.stall).await?;
+        let headers = response.headers();
+        let (from, size) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let told = header(headers, &CONTENT_RANGE).and_then(content_range);
+                match told {
+                    Some((from, size)) if from == range.start => (Some(from), Some(size)),
+                    _ => {
+                        let what = "another range than was asked for, or one without a size";
+                        return Err(Failure::NotApi(what.into()));
+                    }
+                }
+            }
+            _ => (None, response.content_length()),
+        };
+        let text = |name: &HeaderName| header(headers, name).map(str::to_owned);
+        let pin = Pin {
+            size,
+            etag: text(&ETAG),
+            modified: text(&LAST_MODIFIED),
+        };
+        Ok(WebAnswer {
+            from,
+            pin,
+            response,
+            stall: self.stall,
+        })
+    }
+}
+
+/// A redirect that is not followed is no reason to try again.
+fn no_answer(error: reqwest::Error) -> Failure {
+    if !error.is_redirect() {
+        return answer::no_answer(error);
+    }
+    Failure::Refused(Refusal {
+        status: error.status().map_or(302, |status| status.as_u16()),
+        error: None,
+        message: "a redirect that is not followed".to_owned(),
+        retry_after: None,
+    })
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// `bytes 5-9/100` begins at 5, and there are 100.
+fn content_range(text: &str) -> Option<(u64, u64)> {
+    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (from, _) = range.split_once('-')?;
+    Some((from.trim().parse().ok()?, size.trim().parse().ok()?))
+}
+
+/// Follows a redirect, but not from https to http, where anybody could answer.
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let was_safe = attempt.previous().iter().any(|url| url.scheme() == "https");
+    if was_safe && attempt.url().scheme() != "https" {
+        return attempt.error("a redirect from https to http, which is not followed");
+    }
+    if attempt.previous().len() > REDIRECTS_MAX {
+        return attempt.error("too many redirects");
+    }
+    attempt.follow()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_secret_in_a_url_is_not_shown() {
+        let url: WebUrl = "https://u:canary@h:8443/a/d%20b.img?sig=canary#canary"
+            .parse()
+            .unwrap();
+        assert_eq!(url.to_string(), "https://h:8443/a/d%20b.img");
+        assert_eq!(format!("{url:?}"), url.to_string());
+        assert_eq!(url.base_name(), "d b.img");
+        assert!(!url.identity().contains("canary@"));
+        for bad in ["http://", "https://u:canary@/", "ftp://canary/"] {
+            let error = bad.parse::<WebUrl>().unwrap_err();
+            assert!(!error.chain().contains("canary"), "{bad}");
+        }
+        assert!(WebUrl::is_meant("HTTPS://h/"));
+        assert!(!WebUrl::is_meant("http:/h") && !WebUrl::is_meant("a/http://h"));
+    }
+
+    #[test]
+    fn a_content_range_is_read_or_not() {
+        assert_eq!(content_range("bytes 5-9/100"), Some((5, 100)));
+        for bad in ["bytes 5-9/*", "bytes */100", "5-9/100", "bytes 5/100", ""] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Files of digests, as publishers of images put beside them.
+
+use super::Digest;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The SHA-256 of the file called `name`, which is a base name, by a text that is one
+/// of these: what `sha256sum` prints, what it prints with `--tag` and BSD does, or a
+/// digest alone. Other lines, as those of a signature, are passed over.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if there is none for this name, or there are two.
+pub fn digest_for(text: &str, name: Option<&str>) -> Result<Digest> {
+    let entries: Vec<_> = text.lines().filter_map(entry).collect();
+    let usage = |what: String| Err(Error::new(ErrorKind::Usage, what));
+    if let [(digest, None)] = entries.as_slice() {
+        return Ok(*digest);
+    }
+    let Some(name) = name else {
+        return usage("The image has no name to look for among the digests".into());
+    };
+    let is_it = |entry: &&(Digest, Option<String>)| {
+        let named = entry.1.as_deref();
+        named.is_some_and(|named| named.rsplit('/').next() == Some(name))
+    };
+    let mut found = entries.iter().filter(is_it).map(|(digest, _)| *digest);
+    match (found.next(), found.next()) {
+        (Some(digest), None) => Ok(digest),
+        (Some(digest), Some(_)) if found_alike(&entries, name, digest) => Ok(digest),
+        (Some(_), Some(_)) => usage(format!("There are several digests for {name:?}")),
+        (None, _) => usage(format!(
+            "There is no SHA-256 for {name:?} among {} digests",
+            entries.len()
+        )),
+    }
+}
+
+/// Whether all entries of this name have this digest.
+fn found_alike(entries: &[(Digest, Option<String>)], name: &str, digest: Digest) -> bool {
+    let named = |entry: &&(Digest, Option<String>)| {
+        let named = entry.1.as_deref();
+        named.is_some_and(|named| named.rsplit('/').next() == Some(name))
+    };
+    entries.iter().filter(named).all(|entry| entry.0 == digest)
+}
+
+/// The digest of a line, and the name that it is for.
+fn entry(line: &str) -> Option<(Digest, Option<String>)> {
+    let line = line.trim_end();
+    if let Some(rest) = line.strip_prefix("SHA256 (") {
+        let (name, digest) = rest.rsplit_once(") = ")?;
+        return Some((digest.parse().ok()?, Some(name.to_owned())));
+    }
+    // A name with a line end or a backslash in it is escaped.
+    let (is_escaped, line) = match line.strip_prefix('\\') {
+        Some(line) => (true, line),
+        None => (false, line),
+    };
+    let digest = line.get(..64)?.parse().ok()?;
+    let name = match line.get(64..)? {
+        "" => return Some((digest, None)),
+        // A blank, and one more or the mark of a binary file.
+        rest => rest.strip_prefix(' ')?,
+    };
+    let name = name.strip_prefix(['*', ' ']).unwrap_or(name);
+    let name = match is_escaped {
+        true => name.replace("\\n", "\n").replace("\\\\", "\\"),
+        false => name.to_owned(),
+    };
+    Some((digest, Some(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_entry_of_a_name_is_found_whatever_the_form() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let forms = [
+            format!("{one}  a.img\n{two}  b.img\n"),
+            format!("{one} *a.img\r\n{two} *dir/b.img\r\n"),
+            format!("SHA256 (a.img) = {one}\nSHA256 (./b.img) = {two}\n"),
+            format!("# comment\n{two} b.img\nMD5 (b.img) = 00\n{two}  b.img\n"),
+            format!("-----BEGIN PGP SIGNED MESSAGE-----\n\n{two}  b.img\n{one}  cb.img\n"),
+            format!("{two}\n"),
+            two.to_string().to_uppercase(),
+        ];
+        for text in &forms {
+            assert_eq!(digest_for(text, Some("b.img")).unwrap(), two, "{text}");
+        }
+        let odd = format!("\\{two}  a\\nb\n");
+        assert_eq!(digest_for(&odd, Some("a\nb")).unwrap(), two);
+        assert_eq!(digest_for(&two.to_string(), None).unwrap(), two);
+    }
+
+    #[test]
+    fn no_digest_is_guessed() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        let texts = [
+            String::new(),
+            format!("{one}  b.img.old\n{two}  ab.img\n"),
+            format!("{one}  b.img\n{two}  b.img\n"),
+            format!("{one}\n{two}\n"),
+            format!("{one}x b.img\n"),
+            "é".repeat(64),
+        ];
+        for text in texts {
+            let error = digest_for(&text, Some("b.img")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
+        }
+        assert!(digest_for(&format!("{one}  b.img\n"), None).is_err());
+    }
+}

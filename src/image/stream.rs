@@ -1,0 +1,448 @@
+//! An image that can be read once and in order only: packed as a whole, or from a
+//! pipe. What it is packed with is told by its first bytes, never by its name.
+
+mod format;
+mod xz;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Fingerprint, Format, RawImage, Use};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+
+pub use format::StreamFormat;
+pub use xz::index_size as xz_index_size;
+
+/// Bytes read at a time, packed or not.
+const STEP_BYTES: usize = 256 * 1024;
+/// Bytes that tell what a stream is, and what it holds.
+const HEAD_BYTES: usize = 4096;
+/// Least size of a drive whose image does not tell its own.
+const FIRST_BYTES_MIN: u64 = 1 << 30;
+/// Most memory that unpacking may take: `xz -9` needs 65 MiB.
+const XZ_MEMORY_BYTES_MAX: u64 = 512 << 20;
+
+/// How much an image holds, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So much. Of a stream that was said by somebody, and is checked at its end.
+    Known(u64),
+    /// Nobody knows for sure before its end.
+    Unknown {
+        /// How large to make a drive at first.
+        first: u64,
+        /// What its header or index tells, which may be wrong or not all.
+        expected: Option<u64>,
+    },
+}
+
+impl Length {
+    /// The bytes, if they are known.
+    pub fn known(self) -> Option<u64> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    /// How large to make a drive at first.
+    pub fn first(self) -> u64 {
+        match self {
+            Self::Known(bytes) | Self::Unknown { first: bytes, .. } => bytes,
+        }
+    }
+
+    /// The bytes as far as they are told at all.
+    pub fn expected(self) -> Option<u64> {
+        match self {
+            Self::Known(bytes) => Some(bytes),
+            Self::Unknown { expected, .. } => expected,
+        }
+    }
+}
+
+/// Bytes that come in order, before they are unpacked.
+pub struct Input {
+    /// Where they come from.
+    pub read: Box<dyn Read + Send>,
+    /// What it is called in messages.
+    pub name: String,
+    /// How many there are, if that is known.
+    pub size: Option<u64>,
+    /// What tells it from another.
+    pub fingerprint: Fingerprint,
+    /// What it is read from, to see whether it changes.
+    pub file: Option<RawImage>,
+}
+
+impl Input {
+    /// A file, or what is elsewhere, from its start.
+    pub(super) fn of(image: RawImage) -> Self {
+        Self {
+            read: image.in_order(),
+            name: image.path().display().to_string(),
+            size: Some(image.size()),
+            fingerprint: image.fingerprint().clone(),
+            file: Some(image),
+        }
+    }
+
+    /// What this process reads from its stdin: nothing tells it from another.
+    pub fn stdin() -> Self {
+        Self {
+            read: Box::new(io::stdin()),
+            name: "stdin".to_owned(),
+            size: None,
+            fingerprint: Fingerprint::default(),
+            file: None,
+        }
+    }
+
+    /// Its first bytes, which stay in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it cannot be read, or is empty.
+    pub fn head(&mut self) -> Result<Vec<u8>> {
+        let read = std::mem::replace(&mut self.read, Box::new(io::empty()));
+        let (head, read) = peek(read).map_err(|cause| unreadable(&self.name, cause))?;
+        self.read = Box::new(read);
+        match head.is_empty() {
+            true => {
+                let what = format!("{} is empty: there is nothing to upload", self.name);
+                Err(Error::new(ErrorKind::Image, what))
+            }
+            false => Ok(head),
+        }
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Input").field(&self.name).finish()
+    }
+}
+
+/// What a reader begins with, and a reader that begins with it again.
+type Peeked<R> = (Vec<u8>, Chain<Cursor<Vec<u8>>, R>);
+
+fn peek<R: Read>(mut read: R) -> io::Result<Peeked<R>> {
+    let mut head = Vec::new();
+    read.by_ref()
+        .take(HEAD_BYTES as u64)
+        .read_to_end(&mut head)?;
+    Ok((head.clone(), Cursor::new(head).chain(read)))
+}
+
+/// Hashes what passes through it.
+struct Tap {
+    read: Box<dyn Read + Send>,
+    hasher: Option<Sha256>,
+    digest: Arc<OnceLock<Digest>>,
+}
+
+impl Read for Tap {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.read.read(bytes)?;
+        if n > 0
+            && let Some(hasher) = &mut self.hasher
+        {
+            hasher.update(&bytes[..n]);
+        } else if n == 0
+            && !bytes.is_empty()
+            && let Some(hasher) = self.hasher.take()
+        {
+            let _ = self
+                .digest
+                .set(Digest::from_bytes(hasher.finalize().into()));
+        }
+        Ok(n)
+    }
+}
+
+/// How to read a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// What it holds, as the user says; it is checked at the end.
+    pub size: Option<u64>,
+    /// Whether it is to be hashed as it comes, before it is unpacked.
+    pub hashes: bool,
+}
+
+/// An open stream, whose content is a raw disk.
+pub struct StreamImage {
+    content: Box<dyn BufRead + Send>,
+    format: StreamFormat,
+    name: String,
+    length: Length,
+    fingerprint: Fingerprint,
+    file: Option<RawImage>,
+    digest: Arc<OnceLock<Digest>>,
+}
+
+impl fmt::Debug for StreamImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamImage")
+            .field("name", &self.name)
+            .field("format", &self.format)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StreamImage {
+    /// Opens a stream that is packed so. Unless `is_told` that its content is raw, its
+    /// first bytes are unpacked and looked at.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it is not sound there, holds nothing, or holds what
+    /// has to be read at any place or is packed a second time.
+    pub fn open(
+        input: Input,
+        format: StreamFormat,
+        is_told: bool,
+        options: StreamOptions,
+    ) -> Result<Self> {
+        let (name, digest) = (input.name, Arc::default());
+        let tap = Tap {
+            read: input.read,
+            hasher: options.hashes.then(Sha256::new),
+            digest: Arc::clone(&digest),
+        };
+        let packed = BufReader::with_capacity(STEP_BYTES, tap);
+        let content = unpacked(packed, format).map_err(|cause| unreadable(&name, cause))?;
+        let (head, content) = peek(content).map_err(|cause| not_sound(&name, format, 0, cause))?;
+        if head.is_empty() {
+            let what = format!("The content of {name} is empty");
+            return Err(Error::new(ErrorKind::Image, what));
+        }
+        let file = input.file.as_ref().and_then(RawImage::file);
+        let told = match format {
+            _ if options.size.is_some() => options.size,
+            StreamFormat::Raw => input.size,
+            _ => None,
+        };
+        let length = match told {
+            Some(bytes) => Length::Known(bytes),
+            None => {
+                let expected = file.and_then(|file| format.expected(file));
+                let guess = input.size.unwrap_or(0).saturating_mul(2);
+                let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
+                Length::Unknown { first, expected }
+            }
+        };
+        let image = Self {
+            content: Box::new(BufReader::with_capacity(STEP_BYTES, content)),
+            format,
+            name,
+            length,
+            fingerprint: input.fingerprint,
+            file: input.file,
+            digest,
+        };
+        if !is_told {
+            image.check_content(&head)?;
+        }
+        Ok(image)
+    }
+
+    /// Refuses content that has to be read at any place, or is packed again.
+    fn check_content(&self, head: &[u8]) -> Result<()> {
+        let within = match (Format::of_head(head), StreamFormat::of(head)) {
+            (Some(format), _) => format.name(),
+            (None, Some(format)) if self.format != StreamFormat::Raw => format.name(),
+            _ => return Ok(()),
+        };
+        let what = match self.format {
+            StreamFormat::Raw => format!(
+                "{} is {within}, which has to be read at any place, not in order",
+                self.name
+            ),
+            format => format!("{} is {within} within {format}", self.name),
+        };
+        let hint = format!("Unpack it into a file first, and upload that {within}");
+        Err(Error::new(ErrorKind::Image, what).hint_to(hint))
+    }
+
+    /// Opens a gzip file whose content is the disk, whatever it begins with, and
+    /// unpacks it once to measure and check it, unless its size is told.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it cannot be opened, or is not sound gzip.
+    pub(super) fn open_gzip(path: &Path, mut options: StreamOptions) -> Result<Self> {
+        let open = |options| {
+            let input = Input::of(RawImage::open(path)?);
+            Self::open(input, StreamFormat::Gzip, true, options)
+        };
+        if options.size.is_none() {
+            let mut measured = open(StreamOptions::default())?;
+            let mut step = vec![0; STEP_BYTES];
+            let mut size = 0;
+            loop {
+                match measured.read_next(&mut step, size)? {
+                    0 => break,
+                    n => size += n as u64,
+                }
+            }
+            options.size = Some(size);
+        }
+        open(options)
+    }
+
+    /// What it is packed with.
+    pub fn format(&self) -> StreamFormat {
+        self.format
+    }
+
+    /// Bytes of the content.
+    pub fn length(&self) -> Length {
+        self.length
+    }
+
+    /// Its bytes before they are unpacked, if that is known.
+    pub fn packed_size(&self) -> Option<u64> {
+        self.file.as_ref().map(RawImage::size)
+    }
+
+    /// Where its digest will be, once it was read to its end, if that was asked for:
+    /// of its bytes before they are unpacked.
+    pub fn digest(&self) -> Arc<OnceLock<Digest>> {
+        Arc::clone(&self.digest)
+    }
+
+    pub(super) fn uses(&self) -> BTreeSet<Use> {
+        self.file
+            .as_ref()
+            .map_or_else(BTreeSet::new, RawImage::uses)
+    }
+
+    pub(super) fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), RawImage::check_unchanged)
+    }
+
+    /// Fills `bytes` from where the last call ended, which is byte `offset` of the
+    /// content: how many there were. Fewer only at the end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it is not sound, [`ErrorKind::Integrity`] if it changed.
+    pub(super) fn read_next(&mut self, bytes: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.content.read(&mut bytes[done..]) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(self.failed(offset + done as u64, cause)),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether nothing comes after byte `offset`, which is the next.
+    ///
+    /// # Errors
+    /// As [`read_next`](Self::read_next).
+    pub(super) fn is_at_end(&mut self, offset: u64) -> Result<bool> {
+        loop {
+            match self.content.fill_buf() {
+                Ok(bytes) => return Ok(bytes.is_empty()),
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(self.failed(offset, cause)),
+            }
+        }
+    }
+
+    fn failed(&self, offset: u64, cause: io::Error) -> Error {
+        match self.check_unchanged() {
+            Ok(()) => not_sound(&self.name, self.format, offset, cause),
+            Err(changed) => changed,
+        }
+    }
+
+    /// The error of a stream that holds another number of bytes than was told.
+    pub(super) fn wrong_size(&self, told: u64, is_longer: bool, offset: u64) -> Error {
+        let how = match is_longer {
+            true => format!("more than the {told} bytes that were told"),
+            false => format!("{offset} bytes, not the {told} that were told"),
+        };
+        let what = format!("{} holds {how}", self.name);
+        Error::new(ErrorKind::Image, what).hint_to(
+            "Where --size told it, leave that out or correct it, and start over with --restart",
+        )
+    }
+}
+
+/// A reader of the content. All members or frames that follow each other are read.
+fn unpacked(packed: BufReader<Tap>, format: StreamFormat) -> io::Result<Box<dyn Read + Send>> {
+    Ok(match format {
+        StreamFormat::Raw => Box::new(packed),
+        StreamFormat::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
+        StreamFormat::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(packed)),
+        StreamFormat::Zstd => Box::new(zstd::Decoder::with_buffer(packed)?),
+        StreamFormat::Xz => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_BYTES_MAX, flags)
+                .map_err(io::Error::other)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(packed, stream))
+        }
+    })
+}
+
+/// An error of ours that went through a decoder.
+fn ours(cause: io::Error) -> Result<Error, io::Error> {
+    cause.downcast::<Error>()
+}
+
+fn unreadable(name: &str, cause: io::Error) -> Error {
+    match ours(cause) {
+        Ok(error) => error,
+        Err(cause) => Error::new(ErrorKind::Image, format!("Cannot read {name}")).because(cause),
+    }
+}
+
+fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) -> Error {
+    let cause = match ours(cause) {
+        Ok(error) => return error,
+        Err(cause) => cause,
+    };
+    let (what, hint) = match (format, cause.kind()) {
+        (StreamFormat::Raw, _) => {
+            let what = format!("Cannot read {name} at byte {offset}");
+            return Error::new(ErrorKind::Image, what).because(cause);
+        }
+        (_, io::ErrorKind::UnexpectedEof) => (
+            format!(
+                "{name} was cut off: its {format} ends in the middle, at byte {offset} of its content"
+            ),
+            "Fetch it again whole; then the same command goes on where this one ended".to_owned(),
+        ),
+        _ => (
+            format!("{name} is not sound {format} at byte {offset} of its content"),
+            format!(
+                "Test it with: {} -t FILE. With --format raw the file is sent as it is",
+                format.tool()
+            ),
+        ),
+    };
+    Error::new(ErrorKind::Image, what)
+        .because(cause)
+        .hint_to(hint)
+}
+
+/// What a file is packed with, if it is.
+pub(super) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
+    let mut head = [0; HEAD_BYTES];
+    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
+    let head = &mut head[..len.min(HEAD_BYTES)];
+    file.read_at(head, 0)?;
+    Ok(StreamFormat::of(head))
+}

@@ -1,0 +1,149 @@
+//! The index of an .xz file, which tells the size of its content without unpacking
+//! it ("The .xz File Format", version 1.2.1). Streams follow each other, and each
+//! ends with its index and a footer that tells the index's length, so they are
+//! walked over from the end. What is found is checked when all is unpacked.
+
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a header and of a footer.
+const FRAME_BYTES: u64 = 12;
+/// Most bytes of all indexes together that are read: some millions of blocks.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
+/// Most streams; more than that are unpacked without knowing the size before.
+const STREAMS_MAX: usize = 4096;
+
+/// Bytes of the content of an .xz file, as its indexes tell; `None` if these are not
+/// sound, or more than will be read: then the size is found by unpacking.
+pub fn index_size(file: &std::fs::File) -> Option<u64> {
+    let mut end = file.metadata().ok()?.len();
+    let (mut total, mut left) = (0_u64, INDEX_BYTES_MAX);
+    for _ in 0..STREAMS_MAX {
+        // Padding between streams, in whole fours.
+        let mut word = [0; 4];
+        loop {
+            left = left.checked_sub(4)?;
+            file.read_exact_at(&mut word, end.checked_sub(4)?).ok()?;
+            if word != [0; 4] {
+                break;
+            }
+            end -= 4;
+        }
+        let footer_at = end.checked_sub(FRAME_BYTES)?;
+        let mut footer = [0; FRAME_BYTES as usize];
+        file.read_exact_at(&mut footer, footer_at).ok()?;
+        let index_bytes = index_bytes(&footer)?;
+        left = left.checked_sub(index_bytes)?;
+        let index_at = footer_at.checked_sub(index_bytes)?;
+        let mut index = vec![0; usize::try_from(index_bytes).ok()?];
+        file.read_exact_at(&mut index, index_at).ok()?;
+        let (packed, content) = sum(&index)?;
+        total = total.checked_add(content)?;
+        end = index_at.checked_sub(packed)?.checked_sub(FRAME_BYTES)?;
+        let mut header = [0; FRAME_BYTES as usize];
+        file.read_exact_at(&mut header, end).ok()?;
+        // The flags of both ends are the same.
+        if !header.starts_with(b"\xfd7zXZ\0") || header[6..8] != footer[8..10] {
+            return None;
+        }
+        if end == 0 {
+            return Some(total);
+        }
+    }
+    None
+}
+
+/// The length of the index that a footer tells.
+fn index_bytes(footer: &[u8; FRAME_BYTES as usize]) -> Option<u64> {
+    let number = |at: usize| {
+        footer
+            .get(at..)?
+            .first_chunk()
+            .copied()
+            .map(u32::from_le_bytes)
+    };
+    if !footer.ends_with(b"YZ") || crc32(&footer[4..10]) != number(0)? {
+        return None;
+    }
+    Some((u64::from(number(4)?) + 1) * 4)
+}
+
+/// What the blocks of an index take, padding included, and what they hold.
+fn sum(index: &[u8]) -> Option<(u64, u64)> {
+    let (body, crc) = index.split_last_chunk::<4>()?;
+    if crc32(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let (first, mut rest) = body.split_first()?;
+    if *first != 0 {
+        return None;
+    }
+    let (mut packed, mut content) = (0_u64, 0_u64);
+    for _ in 0..number(&mut rest)? {
+        packed = packed.checked_add(number(&mut rest)?.checked_next_multiple_of(4)?)?;
+        content = content.checked_add(number(&mut rest)?)?;
+    }
+    (rest.len() < 4 && rest.iter().all(|byte| *byte == 0)).then_some((packed, content))
+}
+
+/// A number of up to nine bytes of seven bits each, the lowest first.
+fn number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..63).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn xz(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn told(bytes: &[u8]) -> Option<u64> {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        index_size(&file)
+    }
+
+    #[test]
+    fn the_sizes_of_all_streams_are_summed() {
+        let (one, two) = (xz(&[7; 100_000]), xz(&vec![1; 3_000_000]));
+        assert_eq!(told(&one), Some(100_000));
+        let all = [&*one, &two, &[0; 8], &xz(&[]), &one, &[0; 4]].concat();
+        assert_eq!(told(&all), Some(3_200_000));
+    }
+
+    #[test]
+    fn what_is_not_sound_tells_nothing() {
+        let sound = xz(&[7; 100_000]);
+        for cut in [1, 4, 12, 20, sound.len() - 3, sound.len()] {
+            assert_eq!(told(&sound[..sound.len() - cut]), None, "{cut}");
+        }
+        assert_eq!(told(&[&b"garbage!"[..], &sound].concat()), None);
+        assert_eq!(told(&[0; 4096]), None);
+        // Every flipped bit of the ends is noticed.
+        for at in (0..8).chain(sound.len() - 28..sound.len()) {
+            let mut bad = sound.clone();
+            bad[at] ^= 4;
+            assert_eq!(told(&bad), None, "{at}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Room on the drive for an image whose size nobody knows: the drive is made larger
+//! in steps, ahead of what is written to it, and cut to size at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::beginning::too_small;
+use super::patient::{CALL_ATTEMPTS, patiently};
+use crate::api::Client;
+use crate::chunk::is_zero;
+use crate::drive::{DriveId, DriveInfo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::policy::{Attempts, Class, Operation, classify};
+use crate::wire::{Properties, READ_BYTES_MAX};
+
+/// The drive doubles, but grows by no more than this at once: what is too much has to
+/// be paid, and may be more than the account has.
+const STEP_BYTES_MAX: u64 = 256 << 30;
+
+/// The room that there is on a drive.
+#[derive(Debug)]
+pub(super) struct Room {
+    drive: Drive,
+    size: u64,
+    /// Whether the drive may be made larger and smaller: one that was there before is
+    /// left as it is.
+    is_ours: bool,
+    growth: Option<JoinHandle<Result<u64>>>,
+    /// Whether zeros are left out: then what is added has to read as zeros.
+    leaves_zeros: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Drive {
+    client: Client,
+    id: DriveId,
+    name: Option<String>,
+    /// Writes hold it for reading: a drive that is written to cannot change its size.
+    writes: Arc<RwLock<()>>,
+    max_outage: Duration,
+}
+
+impl Room {
+    pub(super) fn of(
+        client: &Client,
+        drive: &DriveInfo,
+        is_ours: bool,
+        max_outage: Duration,
+    ) -> Self {
+        Self {
+            drive: Drive {
+                client: client.clone(),
+                id: drive.id,
+                name: drive.properties.get("name").map(str::to_owned),
+                writes: Arc::default(),
+                max_outage,
+            },
+            size: drive.size,
+            is_ours,
+            growth: None,
+            leaves_zeros: false,
+        }
+    }
+
+    /// From now on zeros are left out.
+    pub(super) fn leave_zeros(&mut self) {
+        self.leaves_zeros = true;
+    }
+
+    /// A turn to write, which ends when it is dropped.
+    pub(super) fn turn(&self) -> impl Future<Output = OwnedRwLockReadGuard<()>> + Send + 'static {
+        Arc::clone(&self.drive.writes).read_owned()
+    }
+
+    /// Makes room for all bytes before `end`. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] if there is no more room; what the endpoint says.
+    pub(super) async fn reach(&mut self, end: u64) -> Result<()> {
+        while self.size < end {
+            if !self.is_ours {
+                return Err(too_small(self.drive.id, self.size, end, false));
+            }
+            let growth = match &mut self.growth {
+                Some(growth) => growth,
+                none => {
+                    let (drive, size) = (self.drive.clone(), self.size);
+                    let is_checked = self.leaves_zeros;
+                    none.insert(tokio::spawn(async move {
+                        drive.grow(size, end, is_checked).await
+                    }))
+                }
+            };
+            let grown = growth.await;
+            self.growth = None;
+            let panicked = |cause| Err(Error::new(ErrorKind::Bug, "Cannot grow").because(cause));
+            self.size = grown.unwrap_or_else(panicked)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the drive to `size`, the image's. Gives the reason if the endpoint does
+    /// not do that: the drive is good as it is, and larger.
+    ///
+    /// # Errors
+    /// What the endpoint says if it may be tried again.
+    pub(super) async fn cut(self, size: u64) -> Result<Option<Failure>> {
+        if !self.is_ours || self.size == size {
+            return Ok(None);
+        }
+        match self.drive.set_size(size).await {
+            Ok(_) => Ok(None),
+            Err(failure) if classify(Operation::Write, &failure) == Class::Permanent => {
+                Ok(Some(failure))
+            }
+            Err(failure) => {
+                let what = format!("Cannot cut drive {} to {size} bytes", self.drive.id);
+                Err(failure.into_error(&what))
+            }
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(growth) = &self.growth {
+            growth.abort();
+        }
+    }
+}
+
+impl Drive {
+    /// Makes the drive larger, to hold all before `end` at least, while nothing is
+    /// written to it. Gives its new size.
+    async fn grow(&self, size: u64, end: u64, is_checked: bool) -> Result<u64> {
+        let mut wanted = next_size(size, end);
+        let grown = loop {
+            match self.set_size(wanted).await {
+                Ok(grown) if grown >= end => break grown,
+                Ok(grown) => return Err(too_small(self.id, grown, end, true)),
+                // More than the account has, maybe; less may do.
+                Err(failure)
+                    if wanted > end && classify(Operation::Write, &failure) == Class::Permanent =>
+                {
+                    wanted = end;
+                }
+                Err(failure) => {
+                    let what = format!("Cannot grow drive {} to {wanted} bytes", self.id);
+                    return Err(failure.into_error(&what));
+                }
+            }
+        };
+        if is_checked {
+            let len = READ_BYTES_MAX.min(grown - size);
+            let mut rng = fastrand::Rng::new();
+            let read = patiently(CALL_ATTEMPTS, &mut rng, || {
+                self.client.read(self.id, size, len)
+            });
+            if !read.await.is_ok_and(|bytes| is_zero(&bytes)) {
+                let what = format!(
+                    "What drive {} grew by is not proven to read as zeros",
+                    self.id
+                );
+                return Err(Error::new(ErrorKind::Rejected, what)
+                    .hint_to("Tell how large the image is with --size, and start over with --restart: then the drive need not grow"));
+            }
+        }
+        Ok(grown)
+    }
+
+    /// Sets the size, patiently, and gives what it became. Repeating it does no harm.
+    async fn set_size(&self, size: u64) -> Result<u64, Failure> {
+        let mut changes = Properties::new();
+        let name = self.name.as_deref();
+        // As the clients of the service do, which send both always (REFERENCE 1.1).
+        for (key, value) in [("name", name), ("size", Some(&*size.to_string()))] {
+            if let Some(value) = value {
+                changes
+                    .insert(key, value)
+                    .map_err(|error| Failure::NotApi(error.to_string()))?;
+            }
+        }
+        let mut rng = fastrand::Rng::new();
+        let mut attempts = Attempts::at_most(u32::MAX);
+        let give_up = Instant::now() + self.max_outage;
+        loop {
+            let alone = self.writes.write().await;
+            let done = match self.client.set(self.id, &changes).await {
+                Ok(()) => self.client.info(self.id).await.map(|drive| drive.size),
+                Err(failure) => Err(failure),
+            };
+            drop(alone);
+            let failure = match done {
+                Ok(size) => return Ok(size),
+                Err(failure) => failure,
+            };
+            match attempts.failed(Operation::Write, &failure, &mut rng) {
+                Some(wait) if Instant::now() + wait < give_up => sleep(wait).await,
+                _ => return Err(failure),
+            }
+        }
+    }
+}
+
+/// How large to make a drive of `size` that has to hold all before `end`.
+fn next_size(size: u64, end: u64) -> u64 {
+    size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_doubles_up_to_a_bound_and_holds_what_it_must() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(next_size(GIB, GIB + 1), 2 * GIB);
+        assert_eq!(next_size(GIB, 5 * GIB), 5 * GIB);
+        assert_eq!(next_size(1024 * GIB, 1025 * GIB), 1280 * GIB);
+        assert_eq!(next_size(u64::MAX, u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,723 @@
+//! Images that are read in order: packed as a whole, or from a pipe.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::support::cli::{Desk, Outcome, Running, SIMPLE};
+use crate::support::http::{assert_drive, drives, info};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer};
+use crate::support::server::TestServer;
+use crate::support::{gzip, noise};
+
+const C: usize = 16 * 1024;
+const GIB: u64 = 1 << 30;
+
+fn xz(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A frame that tells how much is in it.
+fn zstd(plain: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(plain, 1).unwrap()
+}
+
+/// A frame that does not.
+fn zstd_of_a_pipe(plain: &[u8]) -> Vec<u8> {
+    zstd::encode_all(plain, 1).unwrap()
+}
+
+fn bzip2(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+type Pack = fn(&[u8]) -> Vec<u8>;
+const PACKS: [(&str, Pack); 5] = [
+    ("gzip", gzip),
+    ("xz", xz),
+    ("zstd", zstd),
+    ("zstd", zstd_of_a_pipe),
+    ("bzip2", bzip2),
+];
+
+/// Data, zeros and data: no whole number of chunks.
+fn content() -> Vec<u8> {
+    [noise(1, 5 * C), vec![0; 7 * C], noise(2, 3 * C + 77)].concat()
+}
+
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    proxy: FaultProxy,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        Self {
+            desk,
+            server,
+            proxy,
+        }
+    }
+
+    fn upload(&self, args: &str) -> Outcome {
+        let tool = self.desk.upload(&self.proxy.uri());
+        tool.args("-c 16384").args(args).run()
+    }
+
+    fn pipe(&self, args: &str, input: &[u8]) -> Outcome {
+        let tool = self.desk.upload(&self.proxy.uri());
+        tool.args("-c 16384 -j 4").args(args).input(input).run()
+    }
+
+    /// The drive, of the image's size, holds it, and nothing is left of the transfer.
+    #[track_caller]
+    fn check(&self, drive: &str, image: &[u8]) {
+        assert_drive(&self.server, drive, image);
+        let size = info(&self.server, drive, "size").unwrap();
+        assert_eq!(size, image.len().to_string());
+        assert_eq!(self.desk.journals(), Vec::<PathBuf>::new());
+    }
+
+    fn sets(&self) -> Vec<u64> {
+        let requests = self.proxy.requests();
+        let sets = requests.iter().filter(|r| r.path.ends_with("/set"));
+        let sizes = sets.map(|r| r.text().to_owned());
+        sizes
+            .map(|text| {
+                let line = text.lines().find(|line| line.starts_with("size "));
+                line.unwrap()[5..].parse().unwrap()
+            })
+            .collect()
+    }
+
+    fn writes(&self) -> usize {
+        self.proxy.count(Request::is_write)
+    }
+
+    /// Runs until so many writes passed, and kills it while others are held.
+    fn killed(&self, args: &str, input: Option<&[u8]>, passed: usize) {
+        let gate = Gate::default();
+        self.proxy.fault_after(
+            passed,
+            Request::is_write,
+            usize::MAX,
+            Fault::Hold(gate.clone()),
+        );
+        let tool = self.desk.upload(&self.proxy.uri());
+        let tool = tool.args("-c 16384 -j 1").args(args);
+        let running: Running<'_> = match input {
+            Some(input) => tool.input(input).spawn(),
+            None => tool.spawn(),
+        };
+        self.proxy.wait_for("the writes", |requests| {
+            requests.iter().filter(|r| r.is_write()).count() > passed
+        });
+        // Records wait for others for a second at most.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        running.kill9();
+        gate.open();
+        self.proxy.heal();
+        self.proxy.forget();
+    }
+}
+
+#[test]
+fn a_packed_image_is_told_by_its_content_and_unpacked() {
+    let scene = Scene::new();
+    let content = content();
+    for (i, (format, pack)) in PACKS.into_iter().enumerate() {
+        // Its name says nothing.
+        let name = format!("{i}.img");
+        scene.desk.file(&name, &pack(&content));
+        let outcome = scene.upload(&name).code(0);
+        let outcome = outcome.says(&format!("packed with {format}"));
+        scene.check(&outcome.created(), &content);
+    }
+}
+
+#[test]
+fn a_size_that_is_told_makes_the_drive_at_once() {
+    let scene = Scene::new();
+    let content = content();
+    // The xz index tells it, and the frame of Zstandard does; who packs a pipe cannot.
+    for (i, (format, pack)) in PACKS.into_iter().enumerate() {
+        scene.proxy.forget();
+        let name = format!("{i}.img");
+        scene.desk.file(&name, &pack(&content));
+        let told = format!("of size {}\n", content.len());
+        let outcome = scene.upload(&name).code(0);
+        let count = content.len().div_ceil(C);
+        let many = format!("Uploading {count} chunks of 16384 bytes: ....");
+        let is_known = format == "xz" || i == 2;
+        assert_eq!(outcome.text().contains(&told), is_known, "{format}");
+        assert_eq!(outcome.text().contains(&many), is_known, "{format}");
+        let first = if is_known { content.len() as u64 } else { GIB };
+        assert!(outcome.text().contains(&format!("of size {first}\n")));
+        let cuts = if is_known {
+            vec![]
+        } else {
+            vec![content.len() as u64]
+        };
+        assert_eq!(scene.sets(), cuts, "{format}");
+        let outcome = scene.upload(&format!("--size {} -n x {name}", content.len()));
+        let outcome = outcome.code(0);
+        assert!(outcome.text().contains(&told), "{}", outcome.text());
+        scene.check(&outcome.created(), &content);
+    }
+}
+
+#[test]
+fn parts_that_follow_each_other_are_one_image() {
+    let scene = Scene::new();
+    let content = content();
+    let (first, rest) = content.split_at(4 * C + 5);
+    for (i, (_, pack)) in PACKS.into_iter().enumerate() {
+        let packed = [pack(first), pack(rest)].concat();
+        let name = format!("{i}.img");
+        scene.desk.file(&name, &packed);
+        let outcome = scene.upload(&name).code(0);
+        scene.check(&outcome.created(), &content);
+    }
+}
+
+#[test]
+fn the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size() {
+    let scene = Scene::new();
+    // The first frame tells 100 000 bytes; there is more.
+    let content = [
+        noise(1, 100_000),
+        vec![0; 900_000],
+        noise(2, 1_000_000),
+        vec![0; 3_000_000],
+    ]
+    .concat();
+    let packed = [zstd(&content[..100_000]), zstd(&content[100_000..])].concat();
+    scene.desk.file("a.zst", &packed);
+    let outcome = scene.upload("a.zst").code(0);
+    assert!(outcome.text().contains("of size 100000\n"));
+    scene.check(&outcome.created(), &content);
+    let sizes = scene.sets();
+    assert_eq!(sizes.last(), Some(&(content.len() as u64)));
+    assert!(sizes.len() <= 10, "{sizes:?}");
+    let grown = &sizes[..sizes.len() - 1];
+    assert!(
+        grown.windows(2).all(|pair| pair[1] >= 2 * pair[0]),
+        "{sizes:?}"
+    );
+    // Zeros were left out all the same.
+    assert!(
+        scene.proxy.bytes_up() < 1_500_000,
+        "{}",
+        scene.proxy.bytes_up()
+    );
+    let names = scene.proxy.requests();
+    let mut names = names.iter().filter(|r| r.path.ends_with("/set"));
+    assert!(names.all(|r| r.text().contains("name a.zst\n")));
+}
+
+#[test]
+fn a_drive_that_may_not_grow_so_much_grows_by_less() {
+    let scene = Scene::new();
+    let content = noise(1, 1_000_000);
+    let packed = [zstd(&content[..600_000]), zstd(&content[600_000..])].concat();
+    scene.desk.file("a.zst", &packed);
+    let is_too_much = |request: &Request| {
+        request.path.ends_with("/set") && request.text().contains("size 1200000")
+    };
+    let refused = crate::support::proxy::refusal(402, "billing");
+    scene
+        .proxy
+        .fault(is_too_much, usize::MAX, Fault::Answer(refused));
+    let outcome = scene.upload("a.zst").code(0);
+    scene.check(&outcome.created(), &content);
+    // And one that cannot grow at all is told, with what can be done.
+    let refused = crate::support::proxy::refusal(402, "billing");
+    scene.proxy.heal();
+    let is_set = |request: &Request| request.path.ends_with("/set");
+    scene
+        .proxy
+        .fault(is_set, usize::MAX, Fault::Answer(refused));
+    scene
+        .upload("-n other a.zst")
+        .code(1)
+        .says("Cannot grow drive");
+}
+
+#[test]
+fn a_drive_that_was_there_is_neither_grown_nor_cut() {
+    let scene = Scene::new();
+    let content = content();
+    scene.desk.file("a.gz", &gzip(&content));
+    let larger = content.len() as u64 + 50_000;
+    let drive = crate::support::http::create(&scene.server, larger);
+    scene.upload(&format!("-d {drive} a.gz")).code(0);
+    let mut expected = content.clone();
+    expected.resize(larger as usize, 0);
+    assert_drive(&scene.server, &drive, &expected);
+    let drive = crate::support::http::create(&scene.server, 100_000);
+    scene
+        .upload(&format!("-d {drive} a.gz"))
+        .code(1)
+        .says("it does not fit")
+        .says("Grow the drive first");
+    assert_eq!(scene.sets(), Vec::<u64>::new());
+}
+
+#[test]
+fn what_is_cut_off_or_damaged_is_told_and_never_called_done() {
+    let scene = Scene::new();
+    let content = noise(1, 20 * C);
+    for (i, (format, pack)) in PACKS.into_iter().enumerate() {
+        let packed = pack(&content);
+        let name = format!("{i}.img");
+        let cases = [
+            (packed[..packed.len() - 9].to_vec(), "was cut off"),
+            ([&packed[..], b"trailing garbage"].concat(), "is not sound"),
+        ];
+        for (bytes, said) in cases {
+            scene.desk.file(&name, &bytes);
+            let outcome = scene.upload(&format!("--restart {name}")).code(1);
+            let outcome = outcome.says(said).says(format);
+            let line = outcome.stderr.lines().find(|line| line.contains(said));
+            assert!(line.unwrap().len() < 250, "{line:?}");
+            assert!(!outcome.text().contains("completed"));
+        }
+        // Whole again, the same command goes on.
+        scene.desk.file(&name, &packed[..packed.len() - 9]);
+        scene.upload(&format!("--restart {name}")).code(1);
+        scene.proxy.forget();
+        scene.desk.file(&name, &packed);
+        scene.upload(&name).code(0).says("Resuming: ");
+        assert!(scene.writes() < 20, "{format}: {} writes", scene.writes());
+        assert_eq!(scene.desk.journals(), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_size_that_is_not_so_is_an_error() {
+    let scene = Scene::new();
+    let content = content();
+    for (_, pack) in PACKS {
+        scene.desk.file("a.img", &pack(&content));
+        for wrong in [content.len() - 1, content.len() + 1] {
+            let args = format!("--restart --size {wrong} a.img");
+            let outcome = scene.upload(&args).code(1);
+            outcome.says("that were told");
+        }
+    }
+    scene.desk.file("raw.img", &content);
+    scene
+        .upload("--size 5 raw.img")
+        .code(2)
+        .says("not the 5 of --size");
+}
+
+#[test]
+fn what_cannot_be_read_in_order_is_refused_within_a_stream() {
+    let scene = Scene::new();
+    let qcow2 = [&b"QFI\xfb\0\0\0\x03"[..], &[0; 100_000]].concat();
+    for (format, pack) in PACKS {
+        scene.desk.file("a.img", &pack(&qcow2));
+        let what = format!("is qcow2 within {format}");
+        scene.upload("a.img").code(1).says(&what).says("Unpack it");
+        scene.desk.file("b.img", &pack(&gzip(&qcow2)));
+        scene.upload("b.img").code(1).says("is gzip within");
+    }
+    let outcome = scene.pipe("-", &qcow2).code(1);
+    outcome.says("stdin is qcow2, which has to be read at any place");
+    assert_eq!(drives(&scene.server), Vec::<String>::new());
+    // Who says what it is is believed.
+    scene.desk.file("c.img", &gzip(&qcow2));
+    let outcome = scene.upload("-z c.img").code(0);
+    scene.check(&outcome.created(), &qcow2);
+    let outcome = scene.pipe("--format raw -", &qcow2).code(0);
+    scene.check(&outcome.created(), &qcow2);
+    scene.desk.file("d.img", &gzip(&qcow2));
+    let outcome = scene.upload("--format raw d.img").code(0);
+    scene.check(&outcome.created(), &gzip(&qcow2));
+}
+
+#[test]
+fn stdin_is_read_raw_or_packed() {
+    let scene = Scene::new();
+    let content = content();
+    for (_, pack) in PACKS {
+        let outcome = scene.pipe("-", &pack(&content)).code(0);
+        scene.check(&outcome.created(), &content);
+    }
+    for input in [&content[..], &content[..4 * C], &content[..1]] {
+        let outcome = scene.pipe("-n a -", input).code(0);
+        let drive = outcome.created();
+        scene.check(&drive, input);
+        let name = info(&scene.server, &drive, "name");
+        assert_eq!(name.as_deref(), Some("a"));
+    }
+    scene.pipe("-", b"").code(1).says("stdin is empty");
+    // A file is one, though it has no name.
+    let path = scene.desk.file("a.img", &content);
+    let tool = scene.desk.upload(&scene.proxy.uri());
+    let file = std::fs::File::open(path).unwrap();
+    let outcome = tool.args("-c 16384 -").stdin(file).run().code(0);
+    assert!(
+        outcome
+            .text()
+            .contains(&format!("of size {}\n", content.len()))
+    );
+    scene.check(&outcome.created(), &content);
+}
+
+#[test]
+fn a_killed_upload_of_a_stream_goes_on_at_what_is_missing() {
+    const CHUNKS: usize = 60;
+    let content = noise(9, CHUNKS * C);
+    for (args, input) in [
+        ("a.gz", None),
+        ("a.xz", None),
+        ("-", Some(content.clone())),
+        ("-", Some(gzip(&content))),
+    ] {
+        let scene = Scene::new();
+        scene.desk.file("a.gz", &gzip(&content));
+        scene.desk.file("a.xz", &xz(&content));
+        let input = input.as_deref();
+        scene.killed(args, input, 40);
+        let before = scene.proxy.bytes_up();
+        let outcome = match input {
+            Some(input) => scene.pipe(args, input),
+            None => scene.upload(args),
+        };
+        outcome.code(0).says("Resuming: ");
+        let sent = scene.proxy.bytes_up() - before;
+        assert!(scene.writes() <= CHUNKS - 40, "{args}: {}", scene.writes());
+        assert!(sent < ((CHUNKS - 40 + 4) * C) as u64, "{args}: {sent}");
+        let drive = &drives(&scene.server)[0];
+        scene.check(drive, &content);
+    }
+}
+
+#[test]
+fn other_bytes_than_those_of_the_earlier_run_are_noticed() {
+    let content = noise(9, 60 * C);
+    let scene = Scene::new();
+    scene.killed("-", Some(&content), 40);
+    let mut other = content.clone();
+    other[3 * C] ^= 1;
+    let outcome = scene.pipe("-", &other).code(4);
+    outcome.says("The image changed").says("at byte 49152");
+    let outcome = scene.pipe("-", &content[..20 * C]).code(4);
+    outcome.says("The image changed");
+    scene.pipe("--changed-ok -", &other).code(0);
+    scene.check(&drives(&scene.server)[0], &other);
+}
+
+#[test]
+fn a_full_verification_of_a_stream_reads_all_of_it_back() {
+    let scene = Scene::new();
+    let content = content();
+    scene.killed("-", Some(&content), 5);
+    scene.pipe("--verify full --checksum -", &content).code(0);
+    scene.check(&drives(&scene.server)[0], &content);
+    scene.proxy.forget();
+    // What was lost on the drive is found by the sample as well, with its last chunk.
+    let rewrite = Fault::Answer(answer(204, &[], b""));
+    let is_last = |request: &Request| request.is_write() && request.offset() == 15 * C as u64;
+    scene.proxy.fault(is_last, 1, rewrite);
+    let outcome = scene.pipe("-n lost -", &content).code(4);
+    outcome.says("does not hold what was transferred");
+}
+
+#[test]
+fn info_tells_what_can_be_told_of_a_packed_image() {
+    let scene = Scene::new();
+    let content = content();
+    let info = |name: &str, args: &str| {
+        let tool = scene.desk.tool(SIMPLE);
+        tool.args("image info").args(args).arg(name).run()
+    };
+    for (i, (format, pack)) in PACKS.into_iter().enumerate() {
+        let packed = pack(&content);
+        let name = format!("{i}.img");
+        scene.desk.file(&name, &packed);
+        let outcome = info(&name, "").code(0);
+        assert!(outcome.text().contains(&format!("packed with {format}")));
+        let object: serde_json::Value =
+            serde_json::from_slice(&info(&name, "-j").code(0).stdout).unwrap();
+        assert_eq!(object["packed_with"], format);
+        assert_eq!(object["packed_bytes"], packed.len());
+        let is_told = format == "xz" || i == 2;
+        let told = is_told.then_some(content.len());
+        assert_eq!(object["disk_bytes"], serde_json::json!(told));
+    }
+    let map = info("0.img", "--map x.svg").code(1);
+    map.says("without unpacking it");
+    assert!(!Path::new(&scene.desk.path("x.svg")).exists());
+}
+
+/// The digest, in hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    openhosting::digest::Digest::of(bytes).to_string()
+}
+
+#[test]
+fn the_digest_of_what_was_given_is_demanded() {
+    let scene = Scene::new();
+    let content = content();
+    scene.desk.file("a.gz", &gzip(&content));
+    scene.desk.sparse("a.raw", 100_000, &[(50_000, b"x")]);
+    let mut raw = vec![0; 100_000];
+    raw[50_000] = b'x';
+    for (name, bytes, image) in [
+        ("a.gz", gzip(&content), &content),
+        ("a.raw", raw.clone(), &raw),
+    ] {
+        let right = sha256(&bytes);
+        let outcome = scene.upload(&format!("--sha256 {right} {name}")).code(0);
+        scene.check(&outcome.created(), image);
+        let wrong = sha256(b"other");
+        let outcome = scene.upload(&format!("--sha256 {wrong} {name}")).code(4);
+        let drive = outcome.created();
+        let outcome = outcome
+            .says(&format!("has the SHA-256 {right}, not {wrong}"))
+            .says(&format!("drive {drive} must not be used"));
+        assert!(!outcome.text().contains("completed"));
+        assert_eq!(scene.desk.journals(), Vec::<PathBuf>::new());
+
+        let sums = format!("{}  b\n{right} *dir/{name}\n", sha256(b"b"));
+        scene.desk.file("SHA256SUMS", sums.as_bytes());
+        scene
+            .upload(&format!("--sha256-file SHA256SUMS {name}"))
+            .code(0);
+        scene.desk.file(
+            "SHA256SUMS",
+            format!("SHA256 ({name}) = {wrong}\n").as_bytes(),
+        );
+        scene
+            .upload(&format!("--sha256-file SHA256SUMS {name}"))
+            .code(4);
+        scene
+            .desk
+            .file("SHA256SUMS", format!("{right}  other\n").as_bytes());
+        scene
+            .upload(&format!("--sha256-file SHA256SUMS {name}"))
+            .code(2)
+            .says("There is no SHA-256 for");
+    }
+    let digest = sha256(&xz(&content));
+    let outcome = scene
+        .pipe(&format!("--sha256 {digest} -"), &xz(&content))
+        .code(0);
+    scene.check(&outcome.created(), &content);
+    scene
+        .pipe(&format!("--sha256 {digest} -n x -"), &content)
+        .code(4);
+}
+
+#[test]
+fn what_is_no_image_is_refused_with_what_to_do() {
+    let scene = Scene::new();
+    std::fs::create_dir(scene.desk.path("dir")).unwrap();
+    for (name, said) in [
+        ("disk*.img", "One image is uploaded at a time"),
+        ("dir", "it is a directory"),
+        ("ftp://h/a.img", "ftp: is no scheme that is read"),
+        ("none.img", "No such file"),
+    ] {
+        scene.upload(name).code(1).says(said);
+    }
+    assert_eq!(drives(&scene.server), Vec::<String>::new());
+}
+
+/// A web server of one file, whatever the path, and how it behaves.
+#[derive(Clone, Default)]
+struct Site {
+    file: Arc<Mutex<Vec<u8>>>,
+    has_no_ranges: bool,
+    has_no_tag: bool,
+}
+
+impl Site {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            file: Arc::new(Mutex::new(bytes.to_vec())),
+            ..Self::default()
+        }
+    }
+
+    fn serve(&self) -> FaultProxy {
+        let site = self.clone();
+        FaultProxy::stub(move |request| site.answer(request))
+    }
+
+    fn answer(&self, request: &Request) -> Vec<u8> {
+        assert_eq!(request.method, "GET");
+        let file = self.file.lock().unwrap();
+        let tag = format!("ETag: \"{}\"", sha256(&file));
+        let mut headers = vec![];
+        if !self.has_no_tag {
+            headers.push(&*tag);
+        }
+        let range = request.header("range").filter(|_| !self.has_no_ranges);
+        let Some(range) = range.and_then(|range| range.strip_prefix("bytes=")) else {
+            return answer(200, &headers, &file);
+        };
+        if let Some(condition) = request.header("if-range")
+            && !tag.ends_with(condition)
+        {
+            return answer(200, &headers, &file);
+        }
+        let (from, last) = range.split_once('-').unwrap();
+        let from: usize = from.parse().unwrap();
+        let last: usize = last.parse().unwrap_or(usize::MAX).min(file.len() - 1);
+        let told = format!("Content-Range: bytes {from}-{last}/{}", file.len());
+        headers.push(&told);
+        answer(206, &headers, &file[from..=last])
+    }
+}
+
+#[test]
+fn an_image_is_fetched_from_a_web_server() {
+    let scene = Scene::new();
+    let content = content();
+    for has_no_ranges in [false, true] {
+        let packs: [Pack; 3] = [|plain| plain.to_vec(), gzip, xz];
+        for (i, pack) in packs.into_iter().enumerate() {
+            let packed = pack(&content);
+            let site = Site {
+                has_no_ranges,
+                ..Site::of(&packed)
+            };
+            let web = site.serve();
+            let url = format!("{}dir/image%20{i}.img?sig=secret", web.uri());
+            let url = url.replace("http://", "http://someone:secret@");
+            let outcome = scene.upload(&url).code(0);
+            assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
+            let drive = outcome.created();
+            scene.check(&drive, &content);
+            let name = info(&scene.server, &drive, "name").unwrap();
+            assert_eq!(name, format!("image {i}.img"));
+            // The key of the cloud is for the cloud.
+            for request in web.requests() {
+                let given = request.header("authorization").unwrap();
+                let line = format!("Authorization: {given}\r\n");
+                assert_eq!(line, crate::support::http::basic("someone:secret"));
+            }
+            let digest = sha256(&packed);
+            let sums = format!("{digest}  image {i}.img");
+            let sums = Site::of(sums.as_bytes()).serve();
+            let args = format!("-n x --sha256-file {}SUMS {url}", sums.uri());
+            scene.upload(&args).code(0);
+            let args = format!("-n x --sha256 {} {url}", sha256(b"other"));
+            scene.upload(&args).code(4).says("must not be used");
+        }
+    }
+}
+
+#[test]
+fn an_image_with_a_map_is_fetched_by_its_ranges() {
+    let scene = Scene::new();
+    let path = scene.desk.path("a.qcow2");
+    let raw = scene.desk.file("a.raw", &content());
+    let made = std::process::Command::new("qemu-img")
+        .args(["convert", "-q", "-O", "qcow2"])
+        .args([&raw, &path])
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no qemu-img here");
+        return;
+    }
+    scene.desk.own(&path);
+    let bytes = std::fs::read(&path).unwrap();
+    let web = Site::of(&bytes).serve();
+    let outcome = scene.upload(&format!("{}a.qcow2", web.uri())).code(0);
+    let mut expected = content();
+    expected.resize(expected.len().next_multiple_of(512), 0);
+    scene.check(&outcome.created(), &expected);
+    assert!(web.bytes_down() < 2 * bytes.len() as u64);
+    let site = Site {
+        has_no_ranges: true,
+        ..Site::of(&bytes)
+    };
+    let outcome = scene.upload(&format!("{}a.qcow2", site.serve().uri()));
+    outcome.code(1).says("which has to be read at any place");
+}
+
+#[test]
+fn connections_that_break_go_on_where_the_server_can() {
+    let scene = Scene::new();
+    let content = noise(3, 40 * C);
+    for packed in [content.clone(), gzip(&content)] {
+        let web = Site::of(&packed).serve();
+        let is_long = |request: &Request| request.header("range") != Some("bytes=0-65535");
+        web.fault(is_long, 3, Fault::ResetMidAnswer);
+        let outcome = scene.upload(&format!("{}a.img", web.uri())).code(0);
+        scene.check(&outcome.created(), &content);
+        let web = Site {
+            has_no_ranges: true,
+            ..Site::of(&packed)
+        }
+        .serve();
+        web.fault(|_| true, 1, Fault::ResetMidAnswer);
+        let url = format!("{}a.img", web.uri());
+        scene
+            .upload(&format!("-n b {url}"))
+            .code(75)
+            .says("its server cannot go on there");
+        scene.proxy.forget();
+        let outcome = scene.upload(&format!("-n b {url}")).code(0);
+        outcome.says("Resuming: ");
+        assert!(scene.writes() < 40, "{}", scene.writes());
+        assert_eq!(scene.desk.journals(), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_file_that_changes_on_its_server_is_told() {
+    let scene = Scene::new();
+    let content = noise(3, 40 * C);
+    let packs: [Pack; 2] = [|plain| plain.to_vec(), gzip];
+    for pack in packs {
+        let site = Site::of(&pack(&content));
+        let web = site.serve();
+        let gate = Gate::default();
+        let tool = scene.desk.upload(&scene.proxy.uri());
+        let url = format!("{}a.img", web.uri());
+        // One breaks, and the one that goes on waits until the file has changed.
+        let is_more = |request: &Request| request.header("range") != Some("bytes=0-65535");
+        web.fault(is_more, 1, Fault::ResetMidAnswer);
+        web.fault(is_more, usize::MAX, Fault::Hold(gate.clone()));
+        let running = tool.args("-c 16384 -j 1 --restart").arg(&url).spawn();
+        web.wait_for("another range", |requests| {
+            requests.iter().filter(|request| is_more(request)).count() >= 2
+        });
+        site.file.lock().unwrap()[5] ^= 1;
+        gate.open();
+        running.wait().code(4).says("changed while it was read");
+    }
+}
+
+#[test]
+fn a_web_server_that_has_no_such_image_is_told() {
+    let scene = Scene::new();
+    for (status, said) in [(404, "answered 404"), (403, "answered 403")] {
+        let web = FaultProxy::stub(move |_| answer(status, &[], b"no"));
+        let url = format!("{}a.img", web.uri());
+        scene.upload(&url).code(1).says(said).says("Cannot fetch");
+    }
+    let from = Site::of(b"image").serve();
+    let to = from.uri();
+    let web = FaultProxy::stub(move |_| {
+        let location = format!("Location: {to}b.img");
+        answer(302, &[location.as_str()], b"")
+    });
+    let outcome = scene.upload(&format!("{}a.img", web.uri())).code(0);
+    scene.check(&outcome.created(), b"image");
+    scene.upload("http:///").code(2);
+    assert_eq!(drives(&scene.server).len(), 1);
+}
