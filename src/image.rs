@@ -4,6 +4,7 @@
 //! of its own, never on the reactor.
 
 mod census;
+mod content;
 mod fingerprint;
 mod format;
 mod gpt;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use census::Census;
+pub use content::content_of;
 pub use fingerprint::Fingerprint;
 pub(crate) use fingerprint::modified_ns;
 pub use format::Format;

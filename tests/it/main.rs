@@ -18,6 +18,7 @@ mod matrix;
 mod outputs;
 mod powerloss;
 mod probe;
+mod publish;
 mod resume;
 mod server_guard;
 mod server_wire;
