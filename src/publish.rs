@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All that decides what a next run does is on the drive itself, in `user:` keys
-//! ([`keys`]): another machine can go on. A drive gets its name, its readers and its
+//! (`keys`): another machine can go on. A drive gets its name, its readers and its
 //! digest in one request, after all of it was confirmed and verified. Nothing is ever
 //! removed that does not bear the token of this publication.
 

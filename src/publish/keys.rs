@@ -8,11 +8,11 @@ use crate::wire::Properties;
 
 /// Whose drive it is: the token of all that is published under one name.
 pub const PUBLISH_KEY: &str = "user:oh-publish";
-/// How far it is: see [`State`].
+/// How far it is: see `State`.
 pub const STATE_KEY: &str = "user:oh-state";
 /// The root of the content that it is to hold.
 pub const GOAL_KEY: &str = "user:oh-goal";
-/// What it holds besides bytes of its goal: see [`Holds`].
+/// What it holds besides bytes of its goal: see `Holds`.
 pub const HOLDS_KEY: &str = "user:oh-holds";
 /// How many shards work on it.
 pub const SHARDS_KEY: &str = "user:oh-shards";
@@ -35,7 +35,7 @@ pub(super) enum State {
     Making,
     /// The cloud copies another drive into it, or was about to.
     Cloning,
-    /// What it [`Holds`] is settled, and bytes of its goal are written to it.
+    /// What it `Holds` is settled, and bytes of its goal are written to it.
     Writing,
     /// It holds its goal, which was verified. Its name tells so.
     Published,
