@@ -62,15 +62,16 @@ forbid() {
 }
 
 # Everything that is not one of the upper layers is a noun, or wire, codec, image.
-upper='api|policy|transfer|server|cli|bin|lib'
+upper='api|policy|transfer|publish|server|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, wire, codec, image' api policy transfer server cli -- "${low[@]}"
-forbid api policy transfer server cli -- api
-forbid policy transfer server cli -- policy
-forbid transfer server cli -- transfer
-forbid server api policy transfer cli -- server
+forbid 'nouns, wire, codec, image' api policy transfer publish server cli -- "${low[@]}"
+forbid api policy transfer publish server cli -- api
+forbid policy transfer publish server cli -- policy
+forbid transfer publish server cli -- transfer
+forbid publish server cli -- publish
+forbid server api policy transfer publish cli -- server
 
 mapfile -t list < <(files wire codec)
 deny 'wire, codec' 'pure functions: no files, no network, no clock' \

@@ -229,6 +229,33 @@ bug 'verification of earlier runs is left out' \
 bug 'no sample of what earlier runs sent' \
     'it resume::with_nothing_left_to_send_a_sample_is_read_back_all_the_same' \
     src/transfer/upload.rs 'sampler.look_back(disk, &plan, &settled)?;' 'let _ = (disk, &plan, &settled, &sampler);'
+bug 'a drive gets its name before it is verified' \
+    'it publish::what_was_not_verified_gets_no_name_and_the_next_run_mends_it' \
+    src/publish.rs $'        let verified = self.verify(drive, all, written).await?;\n        self.name(drive).await?;' \
+    $'        self.name(drive).await?;\n        let verified = self.verify(drive, all, written).await?;'
+bug 'a base is trusted without a look at its copy' \
+    'it publish::a_base_that_is_not_what_its_receipt_says_is_not_trusted' \
+    src/publish/base.rs '!self.inspect(drive, content, sample).await?.is_empty()' \
+    'self.inspect(drive, content, sample).await?.first() == Some(&(0..0))'
+bug 'a published drive is trusted though it was written to' \
+    'it publish::a_published_drive_that_was_written_to_is_published_anew' \
+    src/publish.rs 'if then == now => RangeSet::new()' 'if then <= now => RangeSet::new()'
+bug 'one that is claimed is destroyed' \
+    'lib publish::keys::tests::the_oldest_go_and_never_one_that_is_claimed_or_not_ours' \
+    src/publish/keys.rs 'old.filter(|drive| is_idle(drive)).collect()' 'old.collect()'
+bug 'cleaning up takes what is not ours' \
+    'it publish::cleanup_removes_what_is_unfinished_and_nothing_else' \
+    src/publish.rs 'mark.is_some_and(|mark| mark.is_unfinished() && mark.token == self.token)' \
+    'mark.is_some_and(|mark| mark.is_unfinished())'
+bug 'shards are joined though one is missing' \
+    'it publish::shards_together_do_what_one_does' \
+    src/publish.rs 'if !missing.is_empty() {' 'if missing.len() > 1 {'
+bug 'the root leaves the blocks out' \
+    'lib receipt::tests::one_digest_that_was_changed_is_noticed' \
+    src/content.rs '        self.blocks.hash_into(&mut hasher);' ''
+bug 'what lies beyond a shorter base is taken for zeros' \
+    'lib content::tests::beyond_a_shorter_base_everything_differs' \
+    src/content.rs 'if base.size < self.size && known < self.blocks.count() {' 'if base.size > self.size && known < self.blocks.count() {'
 bug 'a drive grows by no more than it must' \
     'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
     src/transfer/room.rs 'size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)' 'end.max(size)'

@@ -13,11 +13,14 @@ mod local;
 mod own;
 mod probe;
 mod profile;
+mod publish;
 mod server;
 mod signals;
+mod signing;
 mod tool;
 mod trace;
 mod upload;
+mod verify;
 
 pub use download::main as download_main;
 pub use own::main as call_main;

@@ -5,6 +5,7 @@
 
 mod archive;
 mod census;
+mod content;
 mod fingerprint;
 mod format;
 mod gpt;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 
 pub use census::Census;
+pub use content::content_of;
 pub use fingerprint::Fingerprint;
 pub(crate) use fingerprint::modified_ns;
 pub use format::Format;

@@ -1,6 +1,7 @@
 """What every case needs: the programs, the images, a place to write, and rounds."""
 
 import contextlib
+import functools
 import json
 import shutil
 import statistics
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from . import images
 from .images import MIB
-from .processes import Endpoint, Failed, Nbdkit, Run, measure
+from .processes import Endpoint, Failed, Nbdkit, Run, clean_environment, measure
 
 HERE = Path(__file__).resolve().parent
 BENCHES = HERE.parent
@@ -33,6 +34,7 @@ class Scale:
     sparse_data_bytes: int = 100 * MIB
     sparse_places: int = 100
     noise_bytes: int = 512 * MIB
+    publish_bytes: int = 2 * GIB
     # Name, bits per second, and bytes of image: so many that a run takes seconds.
     links: tuple = (
         ("10 Mbit/s", 10**7, 48 * MIB),
@@ -56,6 +58,7 @@ QUICK = Scale(
     sparse_data_bytes=10 * MIB,
     sparse_places=10,
     noise_bytes=16 * MIB,
+    publish_bytes=64 * MIB,
     links=(("1 Gbit/s", 10**9, 20 * MIB), ("loopback", None, 20 * MIB)),
     levels=(AUTO, 0, 1),
     memory_bytes=(128 * MIB, 256 * MIB),
@@ -180,6 +183,23 @@ class Bench:
             ),
         )
 
+    def changed(self):
+        """The image of publications with one block in a hundred changed."""
+        size = self.scale.publish_bytes
+        first = self.image(size)
+        return self.made(
+            f"changed-{size // MIB}.img", lambda path: images.make_changed(path, first)
+        )
+
+    def upgrade(self):
+        """Two ext4 images, made of files before and after an upgrade of some of them."""
+        size, files = self.scale.publish_bytes // MIB, self.scale.publish_bytes // 3 // MIB
+        make = functools.partial(self.script, "images", size, files)
+        return (
+            self.made(f"before-{size}.img", lambda path: make(path)),
+            self.made(f"after-{size}.img", lambda path: make(path, "upgraded")),
+        )
+
     def converted(self, name, flags):
         """The ext4 image as qemu-img makes it of these flags."""
         image = self.image()
@@ -243,6 +263,25 @@ class Bench:
         self.compare(image, drive, ("up", image))
         shutil.rmtree(directory)
         return run
+
+    def publish(self, server, image, name, *flags):
+        """What `openhosting publish --json` tells, and the run."""
+        told = self.scratch / "told"
+        command = [
+            "sh", "-c", 'exec "$@" >"$0"', told, self.programs / "openhosting", "publish",
+            "--json", image, "--name", name, *flags,
+        ]  # fmt: skip
+        state = self.scratch / "state"
+        run = measure(command, self.log, server, XDG_STATE_HOME=state, **server.environment)
+        return {**json.loads(told.read_text()), "run": run}
+
+    def forget(self, server):
+        """Destroys all drives of a server."""
+        simple = [self.programs / "openhosting", "drives"]
+        environment = clean_environment(**server.environment)
+        run = functools.partial(subprocess.run, check=True, env=environment, text=True)
+        for drive in run([*simple, "list"], stdout=subprocess.PIPE).stdout.split():
+            run([*simple, drive, "destroy"])
 
     @contextlib.contextmanager
     def drives(self, *uploaded):

@@ -202,6 +202,45 @@ def incompressible(bench):
     return whole
 
 
+def publish(bench):
+    """Publication of an image that changed, over 100 Mbit/s: all of it, and a delta"""
+    rate, whole = 10**8, Case()
+    first, second = bench.image(bench.scale.publish_bytes), bench.changed()
+    pairs = {"1 % of the blocks": (first, second), "files of an upgrade": bench.upgrade()}
+    with bench.server(bench.scratch / "cloud") as server:
+        for what, (old, new) in pairs.items():
+            changed, packed = bench.script("changes", old, new).split()
+            base = bench.publish(server, old, f"base of {what}")["drive"]
+            told = {}
+
+            def contender(name, *flags):
+                def run():
+                    # Another name each time: one that is there would be found.
+                    number = len(told.setdefault(name, []))
+                    flags_now = [*flags, "--limit-rate", str(rate // 8)]
+                    done = bench.publish(server, new, f"{name} {number}", *flags_now)
+                    told[name].append(done)
+                    return done["run"]
+
+                return run
+
+            full, delta = f"{what}: all of it", f"{what}: a delta"
+            case = bench.interleave(
+                {full: contender(full, "--base", "none"), delta: contender(delta, "--base", base)}
+            )
+            whole.runs.update(case.runs)
+            sent = max(done["bytes_sent"] for done in told[delta])
+            again = bench.publish(server, new, f"{delta} 0")["bytes_sent"]
+            count = int(changed) // (64 * 1024)
+            whole.goals += [
+                Goal(f"sent, {what}, of {count} compressed", ratio(sent, int(packed)), 1.3),
+                Goal(f"wall, {what}, of all of it", ratio(case.wall_s(delta), case.wall_s(full)), 0.1),
+                Goal(f"bytes sent again, {what}", again, 0.0),
+            ]
+            bench.forget(server)
+    return whole
+
+
 def memory(bench):
     """Peak memory, by size of the image and requests in flight"""
     # A peak is no median: it is the worst of few rounds. The link is slow enough that
@@ -284,5 +323,7 @@ def limits(bench):
 
 CASES = {
     case.__name__: case
-    for case in (upload, formats, classic, download, sparse, links, incompressible, memory, limits)
+    for case in (
+        upload, formats, classic, download, sparse, links, incompressible, publish, memory, limits
+    )  # fmt: skip
 }

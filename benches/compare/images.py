@@ -1,6 +1,6 @@
 """Images to measure with, made of the files of this machine.
 
-    python3 -m compare.images SIZE_MIB DATA_MIB OUTPUT
+    python3 -m compare.images SIZE_MIB DATA_MIB OUTPUT [upgraded]
 
 run in benches/, makes an ext4 file system of SIZE_MIB with about DATA_MIB of files in it: a choice,
 by a fixed seed, of the regular files below /usr/bin, /usr/lib and /usr/share, each in
@@ -50,8 +50,9 @@ def choose_files(data_bytes):
     return chosen, total
 
 
-def make_ext4(output, size_bytes, data_bytes):
-    """An ext4 file system with real files in it, in a sparse file."""
+def make_ext4(output, size_bytes, data_bytes, is_upgraded=False):
+    """An ext4 file system with real files in it, in a sparse file. Upgraded, one file in
+    thirty is another version: longer by some, and other from its middle on."""
     output = Path(output)
     files, total = choose_files(data_bytes)
     if total < data_bytes * 9 // 10:
@@ -64,6 +65,8 @@ def make_ext4(output, size_bytes, data_bytes):
             copy = Path(staging, path[1:])
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+            if is_upgraded and files.index(path) % 30 == 0:
+                upgrade(copy)
         part = output.with_suffix(".part")
         part.unlink(missing_ok=True)
         with open(part, "wb") as file:
@@ -86,6 +89,33 @@ def make_ext4(output, size_bytes, data_bytes):
         ]
         subprocess.run(command, check=True, env={**os.environ, "PATH": path})
     part.rename(output)
+
+
+def upgrade(path):
+    """Makes a file what another version of it might be."""
+    held = path.read_bytes()
+    half = len(held) // 2
+    # As compressible as it was: its own bytes, elsewhere.
+    path.write_bytes(held[:half] + held[half // 2 : half // 2 + 1000] + held[half:][::-1])
+
+
+def make_changed(output, image):
+    """The image with one block of 64 KiB in a hundred changed, each by bytes of another
+    block that holds something, at places chosen by a seed."""
+    block, chosen = 64 * 1024, random.Random(SEED)
+    size_bytes = os.stat(image).st_size
+    make_larger(output, image, size_bytes)
+    with open(image, "rb") as source, open(output, "r+b") as target:
+        full = [
+            offset
+            for start, end in extents(source)
+            for offset in range(start // block * block, end - block, block)
+        ]
+        for index in chosen.sample(range(size_bytes // block), size_bytes // block // 100):
+            source.seek(chosen.choice(full) + 4096)
+            held = source.read(block - 4096)
+            target.seek(index * block)
+            target.write(held)
 
 
 def extents(file):
@@ -182,6 +212,8 @@ def differ(left, right, length):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    make_ext4(Path(sys.argv[3]).absolute(), int(sys.argv[1]) * MIB, int(sys.argv[2]) * MIB)
+    size_mib, data_mib, output = sys.argv[1:4]
+    upgraded = sys.argv[4:] == ["upgraded"]
+    make_ext4(Path(output).absolute(), int(size_mib) * MIB, int(data_mib) * MIB, upgraded)

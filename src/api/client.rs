@@ -237,6 +237,18 @@ impl Client {
         Ok(response.status().as_u16())
     }
 
+    /// `drives/DESTINATION/image/SOURCE`: begins to copy one drive into another, on the
+    /// cloud itself. How far that is tells [`info`](Self::info) (REFERENCE section 5).
+    ///
+    /// # Errors
+    /// Any [`Failure`]. Repeating it begins anew, with the same outcome.
+    pub async fn image(&self, destination: DriveId, source: DriveId) -> Result<(), Failure> {
+        let url = self.drive_url(destination, &["image", &source.to_string()])?;
+        let headers = [(CONTENT_TYPE, Format::Text.media_type())];
+        let response = self.post(url, &headers, Upload::empty()).await?;
+        answer::nothing(response, self.stall).await
+    }
+
     /// `drives/UUID/write/OFFSET`: writes a part of a chunk to its place.
     ///
     /// # Errors

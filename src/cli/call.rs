@@ -30,9 +30,11 @@ const STEP_BYTES: usize = 256 * 1024;
 /// As with the original tool an error answer is printed and the exit code is 0;
 /// with --fail it is 1.
 ///
-/// Two first words are no calls but commands of this program itself:
+/// Some first words are no calls but commands of this program itself:
 /// openhosting image    tells about disk images on this machine
 /// openhosting probe    asks the endpoint how it behaves
+/// openhosting publish  makes a drive that holds an image, as a delta if it can
+/// openhosting verify   compares a drive with the receipt of its publication
 #[derive(Debug, Parser)]
 #[command(
     name = PROGRAM,

@@ -24,6 +24,8 @@ pub(super) enum Way {
     Down,
     /// Down to stdout, which holds the image then: lines go to stderr.
     DownToStdout,
+    /// Up, by a command of our own: stdout is its own, too.
+    Publish,
 }
 
 /// Progress as lines.
@@ -113,6 +115,7 @@ impl Display {
         let is_crossed = match way {
             Way::Up | Way::Down => on_terminal && std::io::stdout().is_terminal(),
             Way::DownToStdout => on_terminal || lines == Some(Lines::Json),
+            Way::Publish => true,
         };
         Self {
             way,
@@ -218,7 +221,7 @@ impl Display {
         let progress = self.progress;
         let mut line = serde_json::json!({
             "event": event,
-            "direction": if self.way == Way::Up { "upload" } else { "download" },
+            "direction": if self.is_up() { "upload" } else { "download" },
             "drive": self.drive.map(|id| id.to_string()),
             "bytes_total": self.bytes,
             "bytes_done": progress.done_bytes,
@@ -250,7 +253,7 @@ impl Display {
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         format!(
             "{} {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries, {} verified",
-            if self.way == Way::Up {
+            if self.is_up() {
                 "Uploaded"
             } else {
                 "Downloaded"
@@ -263,6 +266,10 @@ impl Display {
             progress.retries,
             HumanBytes(verified.bytes),
         )
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.way, Way::Up | Way::Publish)
     }
 
     fn print_dots(&mut self) {
@@ -288,6 +295,7 @@ impl Display {
         let out: &mut dyn Write = match self.way {
             Way::Up | Way::Down => &mut stdout,
             Way::DownToStdout => &mut stderr,
+            Way::Publish => return,
         };
         let _ = out.write_all(text.as_bytes());
         let _ = out.flush();
@@ -353,7 +361,9 @@ impl Monitor for Display {
                 let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
                 if self.dots {
                     self.print(&match self.way {
-                        Way::Up => format!("Uploading {many}chunks of {chunk_bytes} bytes: "),
+                        Way::Up | Way::Publish => {
+                            format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
+                        }
                         Way::Down | Way::DownToStdout => format!(
                             "Downloading {many}chunks of {chunk_bytes} bytes starting at {offset}: "
                         ),

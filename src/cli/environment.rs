@@ -53,6 +53,11 @@ pub(super) fn state_directory() -> Option<PathBuf> {
         .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state")))
 }
 
+/// A directory of this program among those.
+pub(super) fn state_of(name: &str) -> Option<PathBuf> {
+    Some(state_directory()?.join("openhosting").join(name))
+}
+
 /// The first of these variables that is set to something.
 fn variable(names: [&str; 2]) -> Result<Option<String>> {
     for name in names {

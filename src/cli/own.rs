@@ -6,7 +6,7 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use super::{call, image, probe};
+use super::{call, image, probe, publish, verify};
 
 /// A command.
 struct Own {
@@ -23,6 +23,14 @@ const COMMANDS: &[Own] = &[
     Own {
         word: "probe",
         main: probe::main,
+    },
+    Own {
+        word: "publish",
+        main: publish::main,
+    },
+    Own {
+        word: "verify",
+        main: verify::main,
     },
 ];
 
@@ -51,6 +59,7 @@ mod tests {
             own(&words).map(|own| own.word)
         };
         assert_eq!(word("probe --json"), Some("probe"));
+        assert_eq!(word("publish a.img"), Some("publish"));
         for call in [
             "drives list",
             "-j probe",

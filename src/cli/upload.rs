@@ -207,7 +207,7 @@ async fn run(
 }
 
 /// Chunks of zeros are sent in gzip whatever the level.
-fn check_gzip(profile: &Profile) -> Result<()> {
+pub(super) fn check_gzip(profile: &Profile) -> Result<()> {
     match profile.gzip_writes.known() {
         Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
             ErrorKind::Rejected,
@@ -219,7 +219,7 @@ fn check_gzip(profile: &Profile) -> Result<()> {
 }
 
 /// The requests in flight, lowered to what the endpoint is known to take.
-fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
+pub(super) fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
     let most = profile.max_parallel_writes().and_then(NonZeroU32::new);
     most.map_or(jobs, |most| jobs.min(most))
 }
@@ -394,6 +394,7 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
         compare: arguments.resume_from_drive.is_some(),
         verify: arguments.common.verify,
         checksum: arguments.checksum,
+        selection: None,
         sha256: None,
     }
 }

@@ -176,6 +176,34 @@ impl Gzip {
         }
     }
 
+    /// Encodes these ranges of a chunk, each as a part of its own, and nothing else
+    /// of it. What is in them is sent, zeros as well.
+    pub fn encode_ranges(
+        &mut self,
+        chunk: &DataChunk,
+        level: Level,
+        ranges: &[Range<usize>],
+    ) -> EncodedChunk {
+        let span = chunk.span();
+        let parts = ranges.iter().map(|range| {
+            let bytes = &chunk.bytes()[range.clone()];
+            let (body, encoding) = match self.pack(bytes, level) {
+                Some(len) => (&self.scratch[..len], Encoding::Gzip),
+                None => (bytes, Encoding::Identity),
+            };
+            Part {
+                offset: span.offset + range.start as u64,
+                body: Bytes::copy_from_slice(body),
+                encoding,
+            }
+        });
+        EncodedChunk {
+            span,
+            parts: parts.collect(),
+            digest: None,
+        }
+    }
+
     /// Compresses into the scratch buffer; `None` if that saves less than one
     /// byte in 64, which is not worth decoding on the other side.
     fn pack(&mut self, bytes: &[u8], level: Level) -> Option<usize> {

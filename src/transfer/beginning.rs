@@ -68,7 +68,7 @@ pub(super) async fn begin(
     }
     let needed = match &options.target {
         Target::New(spec) if !plan.is_endless() => spec.size.max(size),
-        Target::New(_) | Target::Existing(_) => size,
+        Target::New(_) | Target::Existing(_) | Target::Made(_) => size,
     };
     let prepared = tokio::select! {
         drive = prepare(client, needed, options, &mut session, rng) => drive,
@@ -79,13 +79,13 @@ pub(super) async fn begin(
     let drive = match prepared {
         Ok(drive) => drive,
         Err(error) => {
-            if matches!(options.target, Target::Existing(_)) {
+            if !matches!(options.target, Target::New(_)) {
                 session.forget().await;
             }
             return Err(error);
         }
     };
-    let is_ours = matches!(options.target, Target::New(_));
+    let is_ours = !matches!(options.target, Target::Existing(_));
     // An earlier run wrote to the drive, and where is known of what it told only:
     // a range that reads as zeros proves nothing, if these are zeros it wrote.
     // Holes that it left out are the proof that it had one.
@@ -199,7 +199,7 @@ async fn prepare(
     rng: &mut fastrand::Rng,
 ) -> Result<DriveInfo> {
     let id = match (&options.target, session.state.drive) {
-        (Target::Existing(id), _) => *id,
+        (Target::Existing(id) | Target::Made(id), _) => *id,
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
             let token = session.token();

@@ -6,21 +6,22 @@ use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
+use crate::wire::Properties;
 
 /// A drive that was made just now.
 #[derive(Debug)]
-pub(super) struct Created {
-    pub(super) drive: DriveInfo,
+pub(crate) struct Created {
+    pub(crate) drive: DriveInfo,
     /// The status of the answer, unless it was lost.
-    pub(super) status: Option<u16>,
+    pub(crate) status: Option<u16>,
 }
 
 /// No drive, as far as is known.
 #[derive(Debug)]
-pub(super) struct NotCreated {
-    pub(super) error: Error,
+pub(crate) struct NotCreated {
+    pub(crate) error: Error,
     /// Whether one may have been made all the same.
-    pub(super) is_unclear: bool,
+    pub(crate) is_unclear: bool,
 }
 
 impl From<Error> for NotCreated {
@@ -41,9 +42,27 @@ pub(super) async fn create(
     is_resumed: bool,
     rng: &mut fastrand::Rng,
 ) -> Result<Created, NotCreated> {
+    create_bearing(client, spec, &Properties::new(), token, is_resumed, rng).await
+}
+
+/// As [`create`], a drive that bears these `keys` from its first moment.
+pub(crate) async fn create_bearing(
+    client: &Client,
+    spec: &DriveSpec,
+    keys: &Properties,
+    token: &str,
+    is_resumed: bool,
+    rng: &mut fastrand::Rng,
+) -> Result<Created, NotCreated> {
     let mut body = spec.to_properties()?;
-    body.insert(TOKEN_KEY, token)
-        .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))?;
+    let mut set = |key: &str, value: &str| {
+        body.insert(key, value)
+            .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))
+    };
+    for (key, value) in keys {
+        set(key, value)?;
+    }
+    set(TOKEN_KEY, token)?;
 
     let what = format!("Failed to create drive of size {}", spec.size);
     let mut creation = Creation::new();

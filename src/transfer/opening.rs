@@ -264,7 +264,7 @@ fn check_same_drive(session: &Session, options: &DownloadOptions, info: &DriveIn
     Ok(())
 }
 /// How much was written to a drive, as far as it tells.
-pub(super) fn counters(drive: &DriveInfo) -> Option<(u64, u64)> {
+pub(crate) fn counters(drive: &DriveInfo) -> Option<(u64, u64)> {
     let counter = |key| drive.properties.get(key)?.trim().parse().ok();
     Some((counter("write:bytes")?, counter("write:requests")?))
 }

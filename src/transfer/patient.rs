@@ -6,11 +6,11 @@ use crate::failure::Failure;
 use crate::policy::{Attempts, Operation};
 
 /// Attempts at such a request: three in about ten seconds.
-pub(super) const CALL_ATTEMPTS: u32 = 3;
+pub(crate) const CALL_ATTEMPTS: u32 = 3;
 
 /// Makes attempts at a reading request until one succeeds, the failure is
 /// permanent, or there were `max`.
-pub(super) async fn patiently<T, F>(
+pub(crate) async fn patiently<T, F>(
     max: u32,
     rng: &mut fastrand::Rng,
     mut request: impl FnMut() -> F,

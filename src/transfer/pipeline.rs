@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
 use async_channel::{Receiver, Sender, bounded};
@@ -9,6 +10,7 @@ use rangemap::RangeSet;
 
 use super::checksum::Hasher;
 use super::pace::Pace;
+use super::selection::Selection;
 use super::verify::Sampler;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
@@ -44,6 +46,8 @@ pub(super) struct PipelineConfig {
     /// Whether to hash the whole image: then the other chunks are read as well.
     pub(super) checksum: bool,
     pub(super) earlier: Earlier,
+    /// What of the chunks is sent, if it is not all.
+    pub(super) selection: Option<Arc<Selection>>,
 }
 
 /// What earlier runs settled of an image that is read in order: it passes by again,
@@ -128,6 +132,7 @@ impl Pipeline {
             pace,
             checksum,
             earlier,
+            selection,
         } = config;
         let compressors = pace.compressors();
         let pool = BufferPool::new(buffers(1, compressors));
@@ -138,9 +143,9 @@ impl Pipeline {
             let Some(scratch) = pool.take(0) else { break };
             let gzip = Gzip::new(scratch);
             let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
-            let pace = pace.clone();
+            let (pace, selection) = (pace.clone(), selection.clone());
             spawn(format!("gzip-{number}"), move || {
-                compress(&raw, gzip, &pace, &sampler, &to_send);
+                compress(&raw, gzip, &pace, &sampler, selection.as_deref(), &to_send);
             })?;
         }
         let all = match checksum || image.disk().is_none() {
@@ -156,6 +161,7 @@ impl Pipeline {
             plan,
             todo,
             earlier,
+            selection,
             hasher,
             sampler,
             to_check,
@@ -222,6 +228,7 @@ struct Reading {
     plan: Plan,
     todo: RangeSet<u64>,
     earlier: Earlier,
+    selection: Option<Arc<Selection>>,
     hasher: Option<(Hasher, Sender<Digest>)>,
     sampler: Sampler,
     to_check: Sender<ToCheck>,
@@ -275,7 +282,15 @@ impl Reading {
                 }
                 self.todo.overlapping(&chunks).all(|range| {
                     let hole = range.start.max(chunks.start)..range.end.min(chunks.end);
-                    self.to_send.send_blocking(Ok(Prepared::Hole(hole))).is_ok()
+                    let checked = match &self.selection {
+                        Some(selection) => hole
+                            .clone()
+                            .try_for_each(|index| selection.check(index, None)),
+                        None => Ok(()),
+                    };
+                    let is_same = checked.is_ok();
+                    let prepared = checked.map(|()| Prepared::Hole(hole));
+                    self.to_send.send_blocking(prepared).is_ok() && is_same
                 })
             }
             Piece::End(size) => {
@@ -314,6 +329,7 @@ fn compress(
     mut gzip: Gzip,
     pace: &Pace,
     sampler: &Sampler,
+    selection: Option<&Selection>,
     to_send: &Sender<Result<Prepared>>,
 ) {
     while let Ok(chunk) = raw.recv_blocking() {
@@ -325,22 +341,32 @@ fn compress(
             }
         };
         let prepared = match chunk.check() {
-            Checked::Hole(span) => Prepared::Hole(span.index..span.index + 1),
+            Checked::Hole(span) => {
+                let checked = selection.map_or(Ok(()), |only| only.check(span.index, None));
+                checked.map(|()| Prepared::Hole(span.index..span.index + 1))
+            }
             Checked::Data(chunk) => {
                 let span = chunk.span();
                 sampler.look_at(span, chunk.bytes());
                 let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
+                let checked =
+                    selection.map_or(Ok(()), |only| only.check(span.index, digest.as_ref()));
+                let ranges = selection.and_then(|only| only.ranges(&chunk));
                 let task = pace.take_up();
-                let chunk = gzip.encode(chunk, task.level(), pace.zeros());
+                let chunk = match ranges {
+                    Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
+                    None => gzip.encode(chunk, task.level(), pace.zeros()),
+                };
                 let is_raw = chunk
                     .parts
                     .iter()
                     .all(|part| part.encoding == Encoding::Identity);
                 let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
-                Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded)
+                checked.map(|()| Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
             }
         };
-        if to_send.send_blocking(Ok(prepared)).is_err() {
+        let is_same = prepared.is_ok();
+        if to_send.send_blocking(prepared).is_err() || !is_same {
             return;
         }
     }

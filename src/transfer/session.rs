@@ -284,7 +284,7 @@ pub(super) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
 }
 
 /// Runs what blocks off the reactor.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

@@ -340,7 +340,7 @@ impl<J: Job> Shell<J> {
 }
 
 /// Who uses a drive, in words.
-pub(super) fn claim(drive: &DriveInfo) -> Option<String> {
+pub(crate) fn claim(drive: &DriveInfo) -> Option<String> {
     if let Some(by) = drive.claimed() {
         return Some(format!("claimed by {by}"));
     }
@@ -354,7 +354,7 @@ pub(super) fn claimed(drive: DriveId, by: &str) -> Error {
         .hint_to("Stop the server that uses it, or wait until the imaging is done")
 }
 
-pub(super) fn stopped() -> Error {
+pub(crate) fn stopped() -> Error {
     Error::new(ErrorKind::Cancelled, "Stopped")
 }
 

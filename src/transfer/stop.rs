@@ -51,12 +51,12 @@ impl Stop {
     }
 
     /// Whether it was asked to stop, in whatever way.
-    pub(super) fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         *self.0.borrow() >= Urgency::Drain
     }
 
     /// Waits until it is asked to stop at once.
-    pub(super) async fn asked_at_once(&mut self) {
+    pub(crate) async fn asked_at_once(&mut self) {
         self.reached(Urgency::Abort).await;
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rangemap::RangeSet;
@@ -13,6 +14,7 @@ use super::checksum::SourceHash;
 use super::pace::Pace;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
 use super::room::Room;
+use super::selection::Selection;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, refuted};
 use super::shell::{Shell, stopped};
@@ -38,6 +40,9 @@ pub enum Target {
     /// One to be created. Its size is the image's; where nobody knows that, it is made
     /// larger while the image is read, and cut to size at the end.
     New(DriveSpec),
+    /// One that was created for this very image, and to which nothing but bytes of
+    /// it was ever written: as one of [`New`](Self::New).
+    Made(DriveId),
 }
 
 /// How to upload.
@@ -63,6 +68,9 @@ pub struct UploadOptions {
     pub verify: Verify,
     /// Whether to hash the whole image, what earlier runs settled included.
     pub checksum: bool,
+    /// What of the image is sent, in chunks of
+    /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); all of it without.
+    pub selection: Option<Arc<Selection>>,
     /// The SHA-256 that the image has to have, of its bytes as they were given: packed,
     /// or in their format.
     pub sha256: Option<Digest>,
@@ -82,6 +90,7 @@ impl UploadOptions {
             compare: false,
             verify: Verify::default(),
             checksum: false,
+            selection: None,
             sha256: None,
         }
     }
@@ -187,14 +196,18 @@ async fn send(
 ) -> Result<Uploaded> {
     let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive.id);
     let settled = session.state.settled();
-    let todo = gaps(&plan, begun.first, &settled);
+    let mut passed = settled.clone();
+    if let Some(selection) = &options.selection {
+        passed.extend(selection.left_out());
+    }
+    let todo = gaps(&plan, begun.first, &passed);
     // What is told may be wrong; the end tells.
     let expected = begun
         .image
         .length()
         .expected()
         .map(|size| plan.ending_at(size));
-    let so_far = expected.map(|plan| gaps(&plan, begun.first, &settled));
+    let so_far = expected.map(|plan| gaps(&plan, begun.first, &passed));
     let sum =
         |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
     monitor.event(&Event::Started {
@@ -204,7 +217,7 @@ async fn send(
         bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
     });
     let compare = options.compare || session.is_damaged;
-    let wants_digests = session.journal.is_some() || compare;
+    let wants_digests = session.journal.is_some() || compare || options.selection.is_some();
     let sampler = Sampler::new(options.verify, &plan, rng.u64(..), wants_digests);
     let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let earlier = earlier(&image, &mut session, options).await?;
@@ -219,7 +232,7 @@ async fn send(
     let engine = Engine::new(EngineConfig {
         plan,
         first: begun.first,
-        settled,
+        settled: passed,
         jobs: options.jobs.get(),
         zeros: begun.zeros,
         operation: Operation::Write,
@@ -244,6 +257,7 @@ async fn send(
         pace,
         checksum: options.checksum,
         earlier,
+        selection: options.selection.clone(),
     };
     let job = Upload {
         client: client.clone(),

@@ -19,6 +19,7 @@ mod outputs;
 mod ova;
 mod powerloss;
 mod probe;
+mod publish;
 mod resume;
 mod server_guard;
 mod server_wire;

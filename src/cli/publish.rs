@@ -1,0 +1,422 @@
+//! `openhosting publish`: a drive that holds an image, under its name when it does
+//! and not before.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::json;
+
+use super::display::{Display, End, Way};
+use super::local::Local;
+use super::signals::Heard;
+use super::signing::Signer;
+use super::tool::Common;
+use super::upload::{check_gzip, jobs_for};
+use super::{block_on, environment, exit, profile, signals};
+use crate::api::Client;
+use crate::codec::Compression;
+use crate::drive::DriveId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Format, Image, ImageOptions};
+use crate::monitor::{Event, Monitor};
+use crate::profile::Profile;
+use crate::publish::{
+    Base, PublishOptions, Published, Role, Shard, Unpublished, clean_up, publish, readers,
+};
+use crate::receipt::How;
+use crate::transfer::{Stop, Verified, blocking};
+
+const PROGRAM: &str = "openhosting publish";
+
+/// Makes a drive that holds an image, and prints its UUID
+///
+/// A drive of that name which holds the image already is all there has to be: then
+/// nothing is sent. Else the image is written to a drive with another name, which
+/// gets its own when all of it was confirmed and verified: what ends a run before
+/// that leaves nothing that looks finished, and the same command goes on. Where an
+/// earlier image was published under the name, the cloud copies its drive and only
+/// the blocks that differ are sent.
+///
+/// The endpoint and who you are come from the environment:
+/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+#[derive(Debug, Parser)]
+#[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+struct Arguments {
+    /// Name of the drive
+    #[arg(short, long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: String,
+
+    /// What a delta goes on top of: auto (the newest that was published under the
+    /// name), none (send everything), or another drive, by its UUID or its name
+    #[arg(long, value_name = "BASE", default_value = "auto")]
+    base: String,
+
+    /// A tag of the published drive; may be given more than once
+    #[arg(long = "tag", value_name = "TAG", value_parser = tag)]
+    tags: Vec<String>,
+
+    /// Who else may read it: all, or user UUIDs with commas between them
+    #[arg(long, value_name = "USERS")]
+    readers: Option<String>,
+
+    /// How many of the name stay, the new one included: older ones that nothing
+    /// claims are destroyed, once the new one is good [default: all]
+    #[arg(long, value_name = "N")]
+    keep: Option<NonZeroU32>,
+
+    /// Remove what unfinished runs left under the name, whatever its content, and
+    /// begin anew; without IMAGE that is all that is done
+    #[arg(long)]
+    cleanup: bool,
+
+    /// Where the receipt is written (docs/receipt.md); that of the last publication,
+    /// if it is there, tells what a delta goes on top of
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+
+    /// Sign the receipt with this key of minisign: FILE.minisig is its signature. Its
+    /// password, if it has one, is in OHSIGNPASSWORD, or asked for
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "receipt",
+        conflicts_with = "shard"
+    )]
+    sign_key: Option<PathBuf>,
+
+    /// What tells drives of this publication from others [default: made of the user
+    /// and the name]
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+
+    /// Do one of N parts, I from 1 on: all N work on one drive, which --join
+    /// publishes (docs/sharding.md)
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["cleanup", "keep"])]
+    shard: Option<Shard>,
+
+    /// Publish what shards have sent, if all of them have
+    #[arg(long, conflicts_with_all = ["shard", "cleanup"])]
+    join: bool,
+
+    /// Storage tier of the drive
+    #[arg(short, long, value_name = "TIER", default_value = "disk")]
+    tier: String,
+
+    /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
+    /// raw), 1 (fastest) to 12 (smallest)
+    #[arg(long, value_name = "LEVEL", default_value_t)]
+    level: Compression,
+
+    /// Publish into DIR, served by a server inside this program: no account needed
+    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    local: Option<PathBuf>,
+
+    /// Print one JSON object instead of the UUID
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    common: Common,
+
+    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
+    /// says; a block device is raw]. Say raw of a raw image that somebody not
+    /// trusted could write to: it could be made to look like another
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// A file that IMAGE may be written on top of (its backing file), or a directory
+    /// of such files; may be given more than once
+    #[arg(long, value_name = "PATH")]
+    allow_backing: Vec<PathBuf>,
+
+    /// Disk image, or block device
+    #[arg(value_name = "IMAGE")]
+    image: Option<PathBuf>,
+}
+
+/// Tags are separated by spaces.
+fn tag(text: &str) -> Result<String, String> {
+    let is_one = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    match is_one {
+        true => Ok(text.to_owned()),
+        false => Err("a tag has no spaces".into()),
+    }
+}
+
+/// What was done.
+enum Outcome {
+    Published(Published),
+    CleanedUp(Vec<DriveId>),
+}
+
+/// The command.
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    let arguments = Arguments::parse_from(words);
+    let common = &arguments.common;
+    let mut display = Display::new(PROGRAM, Way::Publish, None, common.progress, common.quiet);
+    let result: Result<(Result<Outcome, Unpublished>, Heard)> = block_on(async {
+        let (stop, heard) = signals::listen(PROGRAM, common.deadline)?;
+        let outcome = run(&arguments, &mut display, stop).await;
+        Ok((outcome, heard))
+    });
+    let (outcome, heard) = match result {
+        Ok(done) => done,
+        Err(error) => return exit::finish(PROGRAM, Err(error)),
+    };
+    match outcome {
+        Ok(outcome) => {
+            let verified = match &outcome {
+                Outcome::Published(done) => done.verified.checked,
+                Outcome::CleanedUp(_) => 0,
+            };
+            display.ended(&End {
+                verified: Some(Verified {
+                    ranges: verified,
+                    bytes: verified * crate::content::BLOCK_BYTES.get(),
+                }),
+                error: None,
+                exit_code: 0,
+                resume: None,
+            });
+            exit::finish(PROGRAM, print(&arguments, &outcome))
+        }
+        Err(Unpublished { error, unfinished }) => {
+            let exit_code = heard.exit_code(error.kind());
+            display.ended(&End {
+                verified: None,
+                error: Some(error.kind()),
+                exit_code,
+                resume: None,
+            });
+            exit::tell(PROGRAM, &error);
+            if let Some(drive) = unfinished {
+                exit::say(&format!(
+                    "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {} --cleanup",
+                    quote(&arguments.name)
+                ));
+            }
+            ExitCode::from(exit_code)
+        }
+    }
+}
+
+/// As a shell takes it.
+fn quote(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+async fn run(
+    arguments: &Arguments,
+    display: &mut Display,
+    stop: Stop,
+) -> Result<Outcome, Unpublished> {
+    let mut options = options(arguments)?;
+    // Before anything is sent: its password may be another one.
+    let signer = arguments
+        .sign_key
+        .as_deref()
+        .map(Signer::open)
+        .transpose()?;
+    let outcome = go(arguments, &mut options, display, stop).await?;
+    if let (Some(signer), Some(file), Outcome::Published(done)) =
+        (signer, &arguments.receipt, &outcome)
+    {
+        let comment = format!("drive {} root {}", done.drive, done.root);
+        signer.sign(file, &comment)?;
+    }
+    Ok(outcome)
+}
+
+async fn go(
+    arguments: &Arguments,
+    options: &mut PublishOptions,
+    display: &mut Display,
+    stop: Stop,
+) -> Result<Outcome, Unpublished> {
+    let Some(directory) = &arguments.local else {
+        let client = arguments.common.client()?;
+        let url = client.endpoint().to_string();
+        let profile = profile::load(&url).ok().flatten().unwrap_or_default();
+        check_gzip(&profile)?;
+        return work(arguments, &client, &profile, options, display, stop).await;
+    };
+    let (local, client) = Local::start(directory, &arguments.common.config()).await?;
+    let profile = Profile::default();
+    let result = work(arguments, &client, &profile, options, display, stop).await;
+    local.stop().await;
+    result
+}
+
+async fn work(
+    arguments: &Arguments,
+    client: &Client,
+    profile: &Profile,
+    options: &mut PublishOptions,
+    display: &mut Display,
+    mut stop: Stop,
+) -> Result<Outcome, Unpublished> {
+    options.jobs = jobs_for(arguments.common.jobs, profile);
+    if options.endpoint.is_empty() {
+        options.endpoint = client.endpoint().to_string();
+    }
+    let Some(image) = &arguments.image else {
+        let removed = clean_up(client, options, display, stop).await?;
+        return Ok(Outcome::CleanedUp(removed));
+    };
+    let (path, how) = (
+        image.clone(),
+        ImageOptions {
+            format: arguments.format,
+            allow_backing: arguments.allow_backing.clone(),
+            ..ImageOptions::default()
+        },
+    );
+    let opening = blocking(move || Image::open(&path, &how));
+    let image = tokio::select! {
+        image = opening => image?,
+        () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
+    };
+    if arguments.format.is_none() && image.format() != Format::Raw {
+        let format = image.format();
+        let line = format!("By its content the image is {format}; --format raw takes it as it is");
+        display.event(&Event::Notice(line));
+    }
+    let published = publish(client, image, options, display, stop).await?;
+    Ok(Outcome::Published(published))
+}
+
+fn options(arguments: &Arguments) -> Result<PublishOptions> {
+    if arguments.image.is_none() && !arguments.cleanup {
+        return Err(Error::new(ErrorKind::Usage, "There is no image to publish")
+            .hint_to("openhosting publish IMAGE --name NAME; --cleanup alone needs none"));
+    }
+    // What names a server of our own is its directory: the port is another one each
+    // time.
+    let local = |path: &Path| {
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        format!("local {}", path.display())
+    };
+    Ok(PublishOptions {
+        token: arguments.token.clone(),
+        base: match arguments.base.as_str() {
+            "auto" => Base::Auto,
+            "none" => Base::None,
+            other => other
+                .parse()
+                .map_or_else(|_| Base::Name(other.to_owned()), Base::Drive),
+        },
+        tags: arguments.tags.clone(),
+        readers: arguments.readers.as_deref().map(readers).transpose()?,
+        keep: arguments.keep,
+        clean_up: arguments.cleanup || arguments.common.restart,
+        role: match (arguments.shard, arguments.join) {
+            (Some(shard), _) => Role::Shard(shard),
+            (None, true) => Role::Join,
+            (None, false) => Role::Whole,
+        },
+        tier: arguments.tier.clone(),
+        compression: arguments.level,
+        max_outage: arguments.common.max_outage,
+        verify: arguments.common.verify,
+        journals: environment::state_of("journals"),
+        receipts: environment::state_of("receipts"),
+        receipt: arguments.receipt.clone(),
+        ..PublishOptions::to(
+            arguments.name.clone(),
+            arguments.local.as_deref().map(local).unwrap_or_default(),
+        )
+    })
+}
+
+fn print(arguments: &Arguments, outcome: &Outcome) -> Result<()> {
+    let text = match (outcome, arguments.json) {
+        (Outcome::Published(done), false) => format!("{}\n", done.drive),
+        (Outcome::Published(done), true) => format!("{:#}\n", object(done)),
+        (Outcome::CleanedUp(_), false) => String::new(),
+        (Outcome::CleanedUp(removed), true) => {
+            let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
+            format!("{:#}\n", json!({ "removed": removed }))
+        }
+    };
+    let written = std::io::stdout().lock().write_all(text.as_bytes());
+    written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+}
+
+/// A publication for programs. Its keys are a promise: docs/publish.md.
+fn object(done: &Published) -> serde_json::Value {
+    let (how, base) = match done.how {
+        How::Full => ("full", None),
+        How::Delta(base) => ("delta", Some(base.to_string())),
+        How::Nothing => ("nothing", None),
+    };
+    let destroyed: Vec<_> = done.destroyed.iter().map(ToString::to_string).collect();
+    json!({
+        "drive": done.drive.to_string(),
+        "published": done.is_published,
+        "root": done.root.to_string(),
+        "size": done.size,
+        "how": how,
+        "base": base,
+        "bytes_sent": done.sent_bytes,
+        "verified": { "blocks": done.verified.checked, "of": done.verified.of },
+        "destroyed": destroyed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("publish").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn a_base_is_a_word_a_drive_or_a_name() {
+        let base = |line: &str| options(&parse(line).unwrap()).unwrap().base;
+        assert_eq!(base("a.img --name n"), Base::Auto);
+        assert_eq!(base("a.img --name n --base none"), Base::None);
+        assert_eq!(base("a.img --name n --base m"), Base::Name("m".into()));
+        let id = "0012e24a-6eae-4279-9912-3432f698cec8";
+        let line = format!("a.img --name n --base {id}");
+        assert_eq!(base(&line), Base::Drive(id.parse().unwrap()));
+    }
+
+    #[test]
+    fn an_image_is_needed_but_to_clean_up() {
+        let none = options(&parse("--name n").unwrap()).unwrap_err();
+        assert_eq!(none.kind(), ErrorKind::Usage);
+        assert!(
+            options(&parse("--name n --cleanup").unwrap())
+                .unwrap()
+                .clean_up
+        );
+        let raw = parse("a.img --name n --format raw").unwrap();
+        assert_eq!(raw.format, Some(Format::Raw));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "a.img",
+            "a.img --name=",
+            "a.img --name n --keep 0",
+            "a.img --name n --shard 3/2",
+            "a.img --name n --shard 1/2 --join",
+            "a.img --name n --shard 1/2 --cleanup",
+            "a.img --name n --local d --endpoint http://h",
+            "a.img b.img --name n",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(tag("a b").is_err() && tag("").is_err() && tag("a").is_ok());
+    }
+}

@@ -1,0 +1,190 @@
+//! Signatures of receipts, as minisign makes them: one crate signs, another one checks.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use minisign::{SecretKey, SecretKeyBox};
+use minisign_verify::{PublicKey, Signature};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The password of a key that has one.
+const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
+/// A key is a line and a comment.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
+
+/// A key that signs. No Debug: it is a secret.
+pub(super) struct Signer(SecretKey);
+
+impl Signer {
+    /// Reads a key of minisign, and asks for its password if it has one and
+    /// OHSIGNPASSWORD does not hold it.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let cannot = |why: &str| {
+            let what = format!("Cannot use the key {}: {why}", path.display());
+            Error::new(ErrorKind::Usage, what)
+        };
+        let (text, mode) = read_key(path)?;
+        if mode & 0o077 != 0 {
+            return Err(
+                cannot("others can read it").hint_to(format!("Run: chmod 600 {}", path.display()))
+            );
+        }
+        let boxed = SecretKeyBox::from_string(&text).map_err(|_| cannot("it is no key"))?;
+        // What these errors say may quote the file.
+        if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
+            return Ok(Self(key));
+        }
+        let password = match std::env::var(PASSWORD_VARIABLE) {
+            Ok(password) if !password.is_empty() => password,
+            _ if std::io::stdin().is_terminal() => {
+                rpassword::prompt_password(format!("Password of {}:", path.display()))
+                    .map_err(|_| cannot("its password cannot be asked for"))?
+            }
+            _ => {
+                return Err(cannot("it is no key, or has a password").hint_to(format!(
+                    "Set {PASSWORD_VARIABLE}, or make a key with: minisign -GW"
+                )));
+            }
+        };
+        let key = boxed.into_secret_key(Some(password));
+        key.map(Self)
+            .map_err(|_| cannot("it is no key, or its password is another one"))
+    }
+
+    /// Signs a file, which gets a signature beside it.
+    pub(super) fn sign(&self, path: &Path, comment: &str) -> Result<()> {
+        let cannot = || {
+            let what = format!("Cannot sign {}", path.display());
+            Error::new(ErrorKind::Local, what)
+        };
+        let file = File::open(path).map_err(|cause| cannot().because(cause))?;
+        let signature = minisign::sign(None, &self.0, file, Some(comment), None)
+            .map_err(|cause| cannot().because(cause.to_string()))?;
+        let beside = signature_of(path);
+        let directory = match beside.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let kept = tempfile::NamedTempFile::new_in(directory).and_then(|mut staged| {
+            staged.write_all(signature.into_string().as_bytes())?;
+            staged.persist(&beside).map_err(|error| error.error)?;
+            Ok(())
+        });
+        kept.map_err(|cause| cannot().because(cause))
+    }
+}
+
+/// Reads a file of a key, and its permissions.
+fn read_key(path: &Path) -> Result<(String, u32)> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| {
+        let mode = file.metadata()?.permissions().mode();
+        file.take(KEY_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(mode)
+    });
+    let mode = read.map_err(|cause| {
+        let what = format!("Cannot read the key {}", path.display());
+        Error::new(ErrorKind::Usage, what).because(cause)
+    })?;
+    Ok((text, mode))
+}
+
+/// Where the signature of a file is.
+pub(super) fn signature_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".minisig");
+    name.into()
+}
+
+/// Checks the signature beside a file, whose bytes these are, with a public key: a
+/// file of minisign, or the line in it.
+pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {
+    let key = match PublicKey::from_base64(public) {
+        Ok(key) => key,
+        Err(_) => {
+            let (text, _) = read_key(Path::new(public))?;
+            PublicKey::decode(&text).map_err(|cause| {
+                let what = format!("{public} is no public key");
+                Error::new(ErrorKind::Usage, what).because(cause.to_string())
+            })?
+        }
+    };
+    let beside = signature_of(path);
+    let wrong = |cause: String| {
+        let what = format!("{} is not signed with this key", path.display());
+        Error::new(ErrorKind::Integrity, what)
+            .because(cause)
+            .hint_to("Do not trust it")
+    };
+    let text = std::fs::read_to_string(&beside)
+        .map_err(|cause| wrong(format!("{}: {cause}", beside.display())))?;
+    let signature = Signature::decode(&text).map_err(|cause| wrong(cause.to_string()))?;
+    key.verify(bytes, &signature, false)
+        .map_err(|cause| wrong(cause.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use minisign::KeyPair;
+
+    use super::*;
+
+    /// A key in a file that others cannot read, and its public one.
+    fn key(directory: &Path, password: Option<&str>) -> (PathBuf, String) {
+        let pair = match password {
+            Some(password) => KeyPair::generate_encrypted_keypair(Some(password.into())),
+            None => KeyPair::generate_unencrypted_keypair(),
+        };
+        let KeyPair { pk, sk } = pair.unwrap();
+        let path = directory.join("key");
+        let _ = std::fs::remove_file(&path);
+        std::fs::write(&path, sk.to_box(None).unwrap().to_string()).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        (path, pk.to_base64())
+    }
+
+    #[test]
+    fn what_is_signed_is_checked_and_every_change_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, public) = key(directory.path(), None);
+        let file = directory.path().join("r.json");
+        std::fs::write(&file, b"a receipt").unwrap();
+        let signer = Signer::open(&secret).unwrap();
+        signer.sign(&file, "drive x").unwrap();
+        check(&file, b"a receipt", &public).unwrap();
+        // The key as a file.
+        let as_file = directory.path().join("key.pub");
+        let text = format!("untrusted comment: x\n{public}\n");
+        std::fs::write(&as_file, text).unwrap();
+        check(&file, b"a receipt", as_file.to_str().unwrap()).unwrap();
+        let kind = |bytes: &[u8], public: &str| check(&file, bytes, public).unwrap_err().kind();
+        assert_eq!(kind(b"A receipt", &public), ErrorKind::Integrity);
+        let (_, other) = key(directory.path(), None);
+        assert_eq!(kind(b"a receipt", &other), ErrorKind::Integrity);
+        assert_eq!(kind(b"a receipt", "/nosuch"), ErrorKind::Usage);
+        let beside = signature_of(&file);
+        let text = std::fs::read_to_string(&beside).unwrap();
+        std::fs::write(&beside, text.replace("drive x", "drive y")).unwrap();
+        assert_eq!(kind(b"a receipt", &public), ErrorKind::Integrity);
+        std::fs::remove_file(&beside).unwrap();
+        assert_eq!(kind(b"a receipt", &public), ErrorKind::Integrity);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_or_that_is_none_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, _) = key(directory.path(), None);
+        std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o640)).unwrap();
+        let error = Signer::open(&secret).err().unwrap();
+        assert!(error.to_string().contains("others can read it"), "{error}");
+        std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(&secret, "nothing\nof the kind\n").unwrap();
+        assert_eq!(
+            Signer::open(&secret).err().unwrap().kind(),
+            ErrorKind::Usage
+        );
+    }
+}

@@ -1,0 +1,485 @@
+//! What a disk holds, as digests: of chunks, to compare and to verify with, and of
+//! the blocks within them, to find out what changed. Zeros cost nothing: a run of
+//! them is a number, whatever its length.
+//!
+//! Everything here is arithmetic. [`image`](crate::image) reads a disk into a
+//! [`Content`], [`transfer`](crate::transfer) compares one with a drive, and a
+//! [`receipt`](crate::receipt) keeps one.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+use rangemap::RangeSet;
+use sha2::{Digest as _, Sha256};
+
+use crate::chunk::is_zero;
+use crate::digest::Digest;
+use crate::plan::Plan;
+
+/// Bytes of a block: the least that a delta sends. Half of it would double a receipt
+/// and halve what an isolated change costs, which is a head of HTTP by then.
+pub const BLOCK_BYTES: NonZeroU64 = match NonZeroU64::new(64 * 1024) {
+    Some(bytes) => bytes,
+    None => NonZeroU64::MIN,
+};
+/// Bytes of a chunk of a content: what one read may ask for, so that any cloud can be
+/// asked for one (REFERENCE 1.1).
+pub const CONTENT_CHUNK_BYTES: NonZeroU64 = match NonZeroU64::new(4 * 1024 * 1024) {
+    Some(bytes) => bytes,
+    None => NonZeroU64::MIN,
+};
+/// Blocks of a chunk.
+const CHUNK_BLOCKS: u64 = CONTENT_CHUNK_BYTES.get() / BLOCK_BYTES.get();
+/// Bytes of a chunk's digest: a SHA-256.
+pub(crate) const CHUNK_DIGEST_BYTES: usize = 32;
+/// Bytes of a block's digest: the first half of a SHA-256. Two blocks of one disk
+/// that differ and look the same are as likely as a UUID that is there twice.
+pub(crate) const BLOCK_DIGEST_BYTES: usize = 16;
+/// What the root is a digest of begins with this, so that it is no digest of
+/// anything else.
+const ROOT_PREFIX: &[u8] = b"openhosting root 1\n";
+
+/// What a piece of a disk holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held<'a> {
+    /// Nothing but zeros.
+    Zeros,
+    /// Bytes with this digest, or the beginning of it.
+    Data(&'a [u8]),
+}
+
+/// Some pieces, one after the other, that are of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// So many of zeros.
+    Zeros(u64),
+    /// Digests, one after the other.
+    Data(Vec<u8>),
+}
+
+/// Digests of the pieces of a disk, in order. Neighbours of one kind are one run, so
+/// that equal contents are equal here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Digests {
+    width: usize,
+    /// Each with the index of its first piece.
+    runs: Vec<(u64, Run)>,
+    count: u64,
+}
+
+impl Digests {
+    /// Digests of `width` bytes, of no piece yet.
+    pub(crate) fn new(width: usize) -> Self {
+        Self {
+            width,
+            runs: Vec::new(),
+            count: 0,
+        }
+    }
+
+    /// How many pieces there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The runs, in order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().map(|(_, run)| run)
+    }
+
+    /// So many more pieces of zeros; `None` beyond 64 bits.
+    pub(crate) fn zeros(&mut self, more: u64) -> Option<()> {
+        let count = self.count.checked_add(more)?;
+        match self.runs.last_mut() {
+            _ if more == 0 => {}
+            Some((_, Run::Zeros(zeros))) => *zeros += more,
+            _ => self.runs.push((self.count, Run::Zeros(more))),
+        }
+        self.count = count;
+        Some(())
+    }
+
+    /// More pieces of data, whose digests these are; `None` if it is no whole number.
+    pub(crate) fn data(&mut self, digests: &[u8]) -> Option<()> {
+        if !digests.len().is_multiple_of(self.width) {
+            return None;
+        }
+        let count = self
+            .count
+            .checked_add((digests.len() / self.width) as u64)?;
+        match self.runs.last_mut() {
+            _ if digests.is_empty() => {}
+            Some((_, Run::Data(all))) => all.extend_from_slice(digests),
+            _ => self.runs.push((self.count, Run::Data(digests.to_vec()))),
+        }
+        self.count = count;
+        Some(())
+    }
+
+    /// The run that holds this piece, and how many of its pieces there are from it on.
+    fn run_at(&self, index: u64) -> Option<(&Run, u64, u64)> {
+        if index >= self.count {
+            return None;
+        }
+        let at = self.runs.partition_point(|(first, _)| *first <= index);
+        let (first, run) = self.runs.get(at.checked_sub(1)?)?;
+        let end = self.runs.get(at).map_or(self.count, |(first, _)| *first);
+        Some((run, index - first, end - index))
+    }
+
+    /// What a piece holds; `None` beyond the end.
+    pub(crate) fn get(&self, index: u64) -> Option<Held<'_>> {
+        let (run, at, _) = self.run_at(index)?;
+        match run {
+            Run::Zeros(_) => Some(Held::Zeros),
+            Run::Data(digests) => {
+                let start = usize::try_from(at).ok()?.checked_mul(self.width)?;
+                digests.get(start..start + self.width).map(Held::Data)
+            }
+        }
+    }
+
+    /// The pieces that are zeros.
+    fn zero_pieces(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.runs.iter().filter_map(|(first, run)| match run {
+            Run::Zeros(count) => Some(*first..first + count),
+            Run::Data(_) => None,
+        })
+    }
+
+    /// The pieces that are not as in `other`, or that it has not. Runs of zeros cost
+    /// nothing.
+    fn differing(&self, other: &Self) -> RangeSet<u64> {
+        let mut differing = RangeSet::new();
+        let mut index = 0;
+        while let (Some((ours, _, left)), Some((theirs, _, there))) =
+            (self.run_at(index), other.run_at(index))
+        {
+            let end = index + left.min(there);
+            match (ours, theirs) {
+                (Run::Zeros(_), Run::Zeros(_)) => {}
+                (Run::Data(_), Run::Data(_)) => {
+                    for piece in (index..end).filter(|i| self.get(*i) != other.get(*i)) {
+                        differing.insert(piece..piece + 1);
+                    }
+                }
+                _ => differing.insert(index..end),
+            }
+            index = end;
+        }
+        if index < self.count {
+            differing.insert(index..self.count);
+        }
+        differing
+    }
+
+    fn hash_into(&self, hasher: &mut Sha256) {
+        for run in self.runs() {
+            match run {
+                Run::Zeros(count) => {
+                    hasher.update([0]);
+                    hasher.update(count.to_le_bytes());
+                }
+                Run::Data(digests) => {
+                    hasher.update([1]);
+                    hasher.update(((digests.len() / self.width) as u64).to_le_bytes());
+                    hasher.update(digests);
+                }
+            }
+        }
+    }
+}
+
+/// The digests of one chunk that was read: what makes one is independent of all
+/// others, and may be done by several threads.
+#[derive(Debug)]
+pub struct ChunkContent {
+    /// `None` for zeros.
+    digest: Option<Digest>,
+    blocks: Digests,
+}
+
+impl ChunkContent {
+    /// Of the bytes of a chunk.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut blocks = Digests::new(BLOCK_DIGEST_BYTES);
+        for block in bytes.chunks(block_bytes()) {
+            // A chunk has 64 blocks at most.
+            let _ = match is_zero(block) {
+                true => blocks.zeros(1),
+                false => blocks.data(&block_digest(&Digest::of(block))),
+            };
+        }
+        Self {
+            digest: (!is_zero(bytes)).then(|| Digest::of(bytes)),
+            blocks,
+        }
+    }
+}
+
+fn block_bytes() -> usize {
+    usize::try_from(BLOCK_BYTES.get()).unwrap_or(usize::MAX)
+}
+
+/// The digest of a block, as it is kept.
+pub(crate) fn block_digest(digest: &Digest) -> [u8; BLOCK_DIGEST_BYTES] {
+    let mut kept = [0; BLOCK_DIGEST_BYTES];
+    kept.copy_from_slice(&digest.as_bytes()[..BLOCK_DIGEST_BYTES]);
+    kept
+}
+
+/// What a disk holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    size: u64,
+    chunks: Digests,
+    blocks: Digests,
+}
+
+impl Content {
+    /// The content of a disk of `size` bytes of which nothing was told yet.
+    pub fn new(size: u64) -> Self {
+        Self {
+            size,
+            chunks: Digests::new(CHUNK_DIGEST_BYTES),
+            blocks: Digests::new(BLOCK_DIGEST_BYTES),
+        }
+    }
+
+    /// A content of these digests; `None` unless there are as many as `size` wants.
+    pub(crate) fn from_digests(size: u64, chunks: Digests, blocks: Digests) -> Option<Self> {
+        let content = Self {
+            size,
+            chunks,
+            blocks,
+        };
+        let is_whole = content.chunks.count() == content.plan().count()
+            && content.blocks.count() == content.block_plan().count();
+        is_whole.then_some(content)
+    }
+
+    /// The next chunk, in order.
+    pub fn push(&mut self, chunk: &ChunkContent) {
+        // As many as a disk has do not overflow.
+        let _ = match &chunk.digest {
+            Some(digest) => self.chunks.data(digest.as_bytes()),
+            None => self.chunks.zeros(1),
+        };
+        for run in chunk.blocks.runs() {
+            let _ = match run {
+                Run::Zeros(count) => self.blocks.zeros(*count),
+                Run::Data(digests) => self.blocks.data(digests),
+            };
+        }
+    }
+
+    /// The next chunks are zeros, so many.
+    pub fn push_hole(&mut self, chunks: u64) {
+        let first = self.chunks.count();
+        let _ = self.chunks.zeros(chunks);
+        let bytes = self.plan().bytes_in(&(first..first + chunks));
+        let _ = self.blocks.zeros(bytes.div_ceil(BLOCK_BYTES.get()));
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its division into chunks.
+    pub fn plan(&self) -> Plan {
+        Plan::new(self.size, CONTENT_CHUNK_BYTES)
+    }
+
+    /// Its division into blocks.
+    pub fn block_plan(&self) -> Plan {
+        Plan::new(self.size, BLOCK_BYTES)
+    }
+
+    pub(crate) fn chunks(&self) -> &Digests {
+        &self.chunks
+    }
+
+    pub(crate) fn blocks(&self) -> &Digests {
+        &self.blocks
+    }
+
+    /// What a chunk holds, by its index.
+    pub fn chunk(&self, index: u64) -> Option<Held<'_>> {
+        self.chunks.get(index)
+    }
+
+    /// What a block holds, by its index.
+    pub fn block(&self, index: u64) -> Option<Held<'_>> {
+        self.blocks.get(index)
+    }
+
+    /// The chunks that are zeros, by index.
+    pub fn zero_chunks(&self) -> RangeSet<u64> {
+        self.chunks.zero_pieces().collect()
+    }
+
+    /// The blocks that are zeros, by index.
+    pub fn zero_blocks(&self) -> RangeSet<u64> {
+        self.blocks.zero_pieces().collect()
+    }
+
+    /// The digest of all of it: of a disk of this size with these bytes, however it
+    /// came about. It costs nothing for zeros, and covers every digest that is kept.
+    pub fn root(&self) -> Digest {
+        let mut hasher = Sha256::new();
+        hasher.update(ROOT_PREFIX);
+        for number in [self.size, CONTENT_CHUNK_BYTES.get(), BLOCK_BYTES.get()] {
+            hasher.update(number.to_le_bytes());
+        }
+        self.chunks.hash_into(&mut hasher);
+        self.blocks.hash_into(&mut hasher);
+        Digest::from_bytes(hasher.finalize().into())
+    }
+
+    /// The blocks that differ from those of `base`, by index. What lies beyond the end
+    /// of a base that is shorter differs, whatever it is: nobody knows what a copy of
+    /// it holds there.
+    pub fn differing(&self, base: &Self) -> RangeSet<u64> {
+        let mut differing = self.blocks.differing(&base.blocks);
+        let known = base.size / BLOCK_BYTES;
+        if base.size < self.size && known < self.blocks.count() {
+            differing.insert(known..self.blocks.count());
+        }
+        differing
+    }
+}
+
+/// The chunks that have one of these blocks.
+pub fn chunks_of(blocks: &RangeSet<u64>) -> RangeSet<u64> {
+    let chunks = blocks
+        .iter()
+        .map(|range| range.start / CHUNK_BLOCKS..range.end.div_ceil(CHUNK_BLOCKS));
+    chunks.collect()
+}
+
+/// The chunk that a block is of.
+pub fn chunk_of(block: u64) -> u64 {
+    block / CHUNK_BLOCKS
+}
+
+/// The blocks of a chunk.
+pub fn blocks_of(chunk: u64) -> Range<u64> {
+    let first = chunk.saturating_mul(CHUNK_BLOCKS);
+    first..first.saturating_add(CHUNK_BLOCKS)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BLOCK: usize = 64 * 1024;
+
+    fn of(bytes: &[u8]) -> Content {
+        let mut content = Content::new(bytes.len() as u64);
+        for chunk in bytes.chunks(4 << 20) {
+            content.push(&ChunkContent::of(chunk));
+        }
+        content
+    }
+
+    fn blocks(numbers: &[u8]) -> Vec<u8> {
+        numbers.iter().flat_map(|n| [*n; BLOCK]).collect()
+    }
+
+    #[test]
+    fn the_root_does_not_depend_on_how_zeros_were_told() {
+        let mut bytes = vec![0; (12 << 20) + 5];
+        bytes[9 << 20] = 1;
+        let told = of(&bytes);
+        let mut holes = Content::new(bytes.len() as u64);
+        holes.push_hole(2);
+        holes.push(&ChunkContent::of(&bytes[8 << 20..12 << 20]));
+        holes.push_hole(1);
+        assert_eq!(told, holes);
+        assert_eq!(told.root(), holes.root());
+        // One bit more, one byte more.
+        bytes[0] = 1;
+        assert_ne!(told.root(), of(&bytes).root());
+        assert_ne!(
+            Content::new(5).root(),
+            Content::new(6).root(),
+            "a size is part of it"
+        );
+    }
+
+    #[test]
+    fn a_tebibyte_of_holes_costs_nothing() {
+        let mut content = Content::new(1 << 40);
+        content.push_hole((1 << 40) / CONTENT_CHUNK_BYTES);
+        assert_eq!(
+            (content.chunks.runs.len(), content.blocks.runs.len()),
+            (1, 1)
+        );
+        assert_eq!(content.block(1 << 23), Some(Held::Zeros));
+        assert_eq!(content.block(1 << 24), None);
+        assert!(content.differing(&content).is_empty());
+    }
+
+    #[test]
+    fn beyond_a_shorter_base_everything_differs() {
+        let base = of(&blocks(&[1, 0, 0])[..2 * BLOCK + 7]);
+        let content = of(&blocks(&[1, 0, 0, 0]));
+        let mut differing = content.differing(&base).into_iter();
+        assert_eq!((differing.next(), differing.next()), (Some(2..4), None));
+        assert!(base.differing(&base).is_empty());
+        // Cut off: the last block is another one, but where both are zeros.
+        let longer = of(&blocks(&[1, 0, 3]));
+        let shorter = of(&blocks(&[1, 0, 3])[..2 * BLOCK + 7]);
+        assert_eq!(shorter.differing(&longer).into_iter().next(), Some(2..3));
+    }
+
+    #[test]
+    fn blocks_and_their_chunks() {
+        let set: RangeSet<u64> = [0..1, 63..65, 200..201].into_iter().collect();
+        let chunks: Vec<_> = chunks_of(&set).into_iter().collect();
+        assert_eq!(chunks, [0..2, 3..4]);
+        assert_eq!(blocks_of(1), 64..128);
+    }
+
+    proptest! {
+        #[test]
+        fn what_differs_is_what_differs(
+            old in proptest::collection::vec(0_u8..3, 1..150),
+            new in proptest::collection::vec(0_u8..3, 1..150),
+        ) {
+            let (old, new) = match old.len() <= new.len() {
+                true => (old, new),
+                false => (new, old),
+            };
+            // One byte for each block is enough for digests, and quick.
+            let digests = |numbers: &[u8]| {
+                let mut digests = Digests::new(BLOCK_DIGEST_BYTES);
+                for number in numbers {
+                    match number {
+                        0 => digests.zeros(1),
+                        n => digests.data(&[*n; BLOCK_DIGEST_BYTES]),
+                    }
+                    .unwrap();
+                }
+                digests
+            };
+            let differing = digests(&new).differing(&digests(&old));
+            for (i, number) in new.iter().enumerate() {
+                let is_same = old.get(i) == Some(number);
+                prop_assert_eq!(differing.contains(&(i as u64)), !is_same, "{}", i);
+            }
+            for (i, number) in new.iter().enumerate() {
+                let expected = [*number; BLOCK_DIGEST_BYTES];
+                let held = match number {
+                    0 => Held::Zeros,
+                    _ => Held::Data(&expected),
+                };
+                let new = digests(&new);
+                prop_assert_eq!(new.get(i as u64), Some(held));
+            }
+        }
+    }
+}

@@ -1,0 +1,1192 @@
+//! Publishing an image: a drive that holds it, and never one that seems to.
+//!
+//! ```text
+//! image ─▶ content ─▶ is there one that holds it? ─▶ done, nothing is sent
+//!                └─▶ a drive under another name: new, or the one of an earlier run
+//!                      making ─▶ cloning ─▶ writing ─▶ verified ─▶ published
+//! ```
+//!
+//! All that decides what a next run does is on the drive itself, in `user:` keys
+//! ([`keys`]): another machine can go on. A drive gets its name, its readers and its
+//! digest in one request, after all of it was confirmed and verified. Nothing is ever
+//! removed that does not bear the token of this publication.
+
+mod base;
+mod fill;
+mod kept;
+mod keys;
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rangemap::RangeSet;
+
+use crate::api::Client;
+use crate::chunk::is_zero;
+use crate::codec::Compression;
+use crate::content::{Content, blocks_of};
+use crate::digest::Digest;
+use crate::drive::{DriveId, DriveInfo, DriveSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::image::{Image, content_of};
+use crate::monitor::{Event, Monitor};
+use crate::receipt::{Coverage, How, Receipt};
+use crate::transfer::{
+    InspectOptions, Stop, Verify, blocking, claim, counters, create_bearing, inspect, patiently,
+    stopped,
+};
+use crate::wire::Properties;
+
+pub use kept::{read_receipt, read_receipt_if, write_receipt};
+pub use keys::{
+    DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, STATE_KEY, WRITES_KEY,
+};
+use keys::{Holds, Mark, State, properties};
+
+/// Attempts at a request that is no chunk: they last about as long as a restart of
+/// the endpoint.
+const CALL_ATTEMPTS: u32 = 6;
+/// Blocks that are read back of all, and of those that were written: what is damaged
+/// to one in a hundred is seen with 95 %.
+const SAMPLE_BLOCKS: u64 = 300;
+/// Blocks that are read back of those that were written.
+const WRITTEN_BLOCKS: u64 = 100;
+/// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
+const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+/// Between two looks at what another machine, or the cloud, is doing.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);
+
+/// Which drive a delta goes on top of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Base {
+    /// The newest that was published under this name.
+    #[default]
+    Auto,
+    /// None: everything is sent.
+    None,
+    /// This one.
+    Drive(DriveId),
+    /// The newest that was published under another name, or the only one of it.
+    Name(String),
+}
+
+/// One of several machines that work on one drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    index: u32,
+    count: u32,
+}
+
+impl Shard {
+    /// Shard `index` of `count`, both from 1 on; `None` if there is no such.
+    pub fn new(index: u32, count: u32) -> Option<Self> {
+        (1..=count)
+            .contains(&index)
+            .then_some(Self { index, count })
+    }
+
+    /// Which one it is, from 1 on.
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
+    /// How many there are.
+    pub fn count(self) -> u32 {
+        self.count
+    }
+
+    /// Its part of so many things: all parts together are all of them, no two
+    /// overlap, and none is larger than another by more than one.
+    pub fn part(self, of: u64) -> std::ops::Range<u64> {
+        let cut = |index: u32| {
+            let at = u128::from(of) * u128::from(index) / u128::from(self.count);
+            u64::try_from(at).unwrap_or(of)
+        };
+        cut(self.index - 1)..cut(self.index)
+    }
+}
+
+impl std::str::FromStr for Shard {
+    type Err = Error;
+
+    /// Takes `I/N`.
+    fn from_str(text: &str) -> Result<Self> {
+        let shard = text.split_once('/').and_then(|(index, count)| {
+            let number = |text: &str| {
+                let is_plain = text.bytes().all(|b| b.is_ascii_digit());
+                is_plain.then(|| text.parse().ok()).flatten()
+            };
+            Self::new(number(index)?, number(count)?)
+        });
+        shard.ok_or_else(|| {
+            let what = format!("{text:?} is not I/N with I from 1 to N");
+            Error::new(ErrorKind::Usage, what)
+        })
+    }
+}
+
+/// What a run is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// All of it.
+    #[default]
+    Whole,
+    /// A part of the chunks. The first shard makes the drive, the others wait for it.
+    Shard(Shard),
+    /// Look whether all shards are done, verify, and publish.
+    Join,
+}
+
+/// How to publish.
+#[derive(Clone, Debug)]
+pub struct PublishOptions {
+    /// The name of the drive.
+    pub name: String,
+    /// What is published under one name has one token. Without one it is made of the
+    /// user and the name.
+    pub token: Option<String>,
+    /// What a delta goes on top of.
+    pub base: Base,
+    /// Tags of the published drive.
+    pub tags: Vec<String>,
+    /// Who else may read it, as the API says it; see [`readers`].
+    pub readers: Option<String>,
+    /// So many of the name stay, the new one included; all without.
+    pub keep: Option<NonZeroU32>,
+    /// Remove what unfinished runs left, and begin anew.
+    pub clean_up: bool,
+    /// What this run does.
+    pub role: Role,
+    /// Storage tier of a new drive.
+    pub tier: String,
+    /// Most requests in flight.
+    pub jobs: NonZeroU32,
+    /// How hard to compress.
+    pub compression: Compression,
+    /// Give up when nothing succeeded for so long.
+    pub max_outage: Duration,
+    /// How much to read back.
+    pub verify: Verify,
+    /// Directory of journals; none is kept without.
+    pub journals: Option<PathBuf>,
+    /// Directory of receipts, by drive; none is kept there without.
+    pub receipts: Option<PathBuf>,
+    /// Where the last receipt was left by somebody, and the new one goes.
+    pub receipt: Option<PathBuf>,
+    /// What names the endpoint: its URL, unless that is another one each time.
+    pub endpoint: String,
+}
+
+impl PublishOptions {
+    /// The defaults, under a name: nothing is kept on this machine.
+    pub fn to(name: impl Into<String>, endpoint: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            token: None,
+            base: Base::default(),
+            tags: Vec::new(),
+            readers: None,
+            keep: None,
+            clean_up: false,
+            role: Role::default(),
+            tier: "disk".into(),
+            jobs: crate::transfer::JOBS_DEFAULT,
+            compression: Compression::default(),
+            max_outage: Duration::from_secs(15 * 60),
+            verify: Verify::default(),
+            journals: None,
+            receipts: None,
+            receipt: None,
+            endpoint: endpoint.into(),
+        }
+    }
+}
+
+/// The value of the `readers` key: `all`, or UUIDs with commas between them.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for anything else.
+pub fn readers(text: &str) -> Result<String> {
+    if text == "all" {
+        return Ok(EVERYONE.into());
+    }
+    // A user is named as a drive is.
+    let users = text.split(',').map(|user| user.trim().parse::<DriveId>());
+    let users: Option<Vec<String>> = users.map(|user| Some(user.ok()?.to_string())).collect();
+    users.map(|users| users.join(" ")).ok_or_else(|| {
+        let what =
+            format!("Readers {text:?} are neither \"all\" nor user UUIDs with commas between");
+        Error::new(ErrorKind::Usage, what)
+    })
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    /// The drive. Unless [`is_published`](Self::is_published) it has no name yet.
+    pub drive: DriveId,
+    /// The root of what it holds.
+    pub root: Digest,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Whether it bears its name; not after a shard.
+    pub is_published: bool,
+    /// How it came about.
+    pub how: How,
+    /// Bytes of bodies that this run sent, of chunks.
+    pub sent_bytes: u64,
+    /// How much was read back.
+    pub verified: Coverage,
+    /// Older drives that were destroyed.
+    pub destroyed: Vec<DriveId>,
+}
+
+/// A publication that did not come about.
+#[derive(Debug)]
+pub struct Unpublished {
+    /// Why.
+    pub error: Error,
+    /// The drive that is left, unfinished: the same command takes it up.
+    pub unfinished: Option<DriveId>,
+}
+
+impl From<Error> for Unpublished {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            unfinished: None,
+        }
+    }
+}
+
+/// Publishes an image. It is done when a drive bears the name and the digest of the
+/// content, and holds it as far as `verify` was told to look.
+///
+/// # Errors
+/// [`Unpublished`]: why, and what is left of it.
+pub async fn publish(
+    client: &Client,
+    image: Image,
+    options: &PublishOptions,
+    monitor: &mut dyn Monitor,
+    stop: Stop,
+) -> Result<Published, Unpublished> {
+    let clock = (SystemTime::now(), std::time::Instant::now());
+    let (image, content) = read(image, stop.clone()).await?;
+    let mut publisher = Publisher {
+        client,
+        options,
+        token: token(options, client.user())?,
+        root: content.root(),
+        content: Arc::new(content),
+        monitor,
+        stop,
+        rng: fastrand::Rng::new(),
+        unfinished: None,
+        began: clock,
+    };
+    match publisher.run(image).await {
+        Ok(published) => Ok(published),
+        Err(error) => Err(Unpublished {
+            error,
+            unfinished: publisher.unfinished,
+        }),
+    }
+}
+
+/// Removes what unfinished runs left under this name, and nothing else: drives that
+/// bear its token and are not published. Gives their names.
+///
+/// # Errors
+/// What the endpoint says.
+pub async fn clean_up(
+    client: &Client,
+    options: &PublishOptions,
+    monitor: &mut dyn Monitor,
+    stop: Stop,
+) -> Result<Vec<DriveId>> {
+    let content = Arc::new(Content::new(0));
+    let mut publisher = Publisher {
+        client,
+        options,
+        token: token(options, client.user())?,
+        root: content.root(),
+        content,
+        monitor,
+        stop,
+        rng: fastrand::Rng::new(),
+        unfinished: None,
+        began: (SystemTime::now(), std::time::Instant::now()),
+    };
+    let drives = publisher.drives().await?;
+    publisher.clean_up(&drives).await
+}
+
+/// The token of what is published under a name.
+fn token(options: &PublishOptions, user: &str) -> Result<String> {
+    let Some(token) = &options.token else {
+        let what = format!("openhosting publish\n{user}\n{}", options.name);
+        return Ok(Digest::of(what.as_bytes()).to_string()[..32].to_owned());
+    };
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    match (1..=64).contains(&token.len()) && token.bytes().all(is_plain) {
+        true => Ok(token.clone()),
+        false => {
+            let what = format!(
+                "Token {token:?} is not 1 to 64 letters, digits, dashes, underscores and dots"
+            );
+            Err(Error::new(ErrorKind::Usage, what))
+        }
+    }
+}
+
+/// The name of a drive that is not finished.
+fn unfinished_name(name: &str) -> String {
+    format!("{name} (unfinished)")
+}
+
+/// Reads all of an image, off the reactor.
+async fn read(image: Image, mut stop: Stop) -> Result<(Image, Content)> {
+    let watched = stop.clone();
+    let read = blocking(move || {
+        let Some(disk) = image.disk() else {
+            let what = "An image that can only be read once cannot be published";
+            return Err(Error::new(ErrorKind::Usage, what).hint_to("Unpack it first"));
+        };
+        let content = content_of(disk, || !watched.is_asked())?;
+        image.check_unchanged()?;
+        Ok((image, content))
+    });
+    tokio::select! {
+        read = read => read,
+        () = stop.asked_at_once() => Err(stopped()),
+    }
+}
+
+/// One run.
+struct Publisher<'a> {
+    client: &'a Client,
+    options: &'a PublishOptions,
+    token: String,
+    content: Arc<Content>,
+    root: Digest,
+    monitor: &'a mut dyn Monitor,
+    stop: Stop,
+    rng: fastrand::Rng,
+    unfinished: Option<DriveId>,
+    began: (SystemTime, std::time::Instant),
+}
+
+/// An unfinished drive that is taken up, or was made just now.
+#[derive(Clone, Debug)]
+struct Work {
+    drive: DriveId,
+    holds: Holds,
+    /// Whether this very run made it.
+    is_new: bool,
+    /// What it holds of its base, where that is known.
+    base: Option<Arc<Content>>,
+}
+
+impl Publisher<'_> {
+    async fn run(&mut self, image: Image) -> Result<Published> {
+        let mut drives = self.drives().await?;
+        if self.options.clean_up {
+            let gone = self.clean_up(&drives).await?;
+            drives.retain(|drive| !gone.contains(&drive.id));
+        }
+        if let Some((drive, verified)) = self.published_already(&drives).await? {
+            // The run that published it may have been killed a moment later.
+            if let Some(journal) = self.journal(drive) {
+                let _ = blocking(move || Ok(std::fs::remove_file(journal))).await;
+            }
+            return self.tell(drive, How::Nothing, 0, verified).await;
+        }
+        match self.options.role {
+            Role::Join => {
+                let work = self.joined(&drives).await?;
+                self.unfinished = Some(work.drive);
+                let how = how(work.holds);
+                self.finish(work.drive, how, 0, &RangeSet::new()).await
+            }
+            Role::Whole => {
+                let work = self.work(&drives, None).await?;
+                let all = 0..self.content.plan().count();
+                let (journal, sent_bytes, written) = self.fill(image, &work, all).await?;
+                let finished = self
+                    .finish(work.drive, how(work.holds), sent_bytes, &written)
+                    .await;
+                // Only now: a run that is killed before this finds that all is sent.
+                drop(journal);
+                finished
+            }
+            Role::Shard(shard) => self.shard(image, &drives, shard).await,
+        }
+    }
+
+    /// A part of the chunks.
+    async fn shard(
+        &mut self,
+        image: Image,
+        drives: &[DriveInfo],
+        shard: Shard,
+    ) -> Result<Published> {
+        let work = match shard.index {
+            1 => self.work(drives, Some(shard.count)).await?,
+            _ => self.others_work(shard).await?,
+        };
+        let key = keys::shard_key(shard.index, shard.count);
+        let info = self.info(work.drive).await?;
+        let is_done = info.properties.get(&key) == Some(&*self.root.to_string());
+        let part = shard.part(self.content.plan().count());
+        let (mut sent_bytes, mut verified) = (0, Coverage::default());
+        if !is_done {
+            let (journal, sent, written) = self.fill(image, &work, part.clone()).await?;
+            sent_bytes = sent;
+            let blocks = blocks_of(part.start).start..blocks_of(part.end).start;
+            verified = self.verify(work.drive, blocks, &written).await?;
+            self.set(work.drive, properties([(&key, self.root.to_string())])?)
+                .await?;
+            drop(journal);
+        }
+        Ok(Published {
+            drive: work.drive,
+            root: self.root,
+            size: self.content.size(),
+            is_published: false,
+            how: how(work.holds),
+            sent_bytes,
+            verified,
+            destroyed: Vec::new(),
+        })
+    }
+
+    /// The drive that the first shard made, when it may be written to.
+    async fn others_work(&mut self, shard: Shard) -> Result<Work> {
+        let began = std::time::Instant::now();
+        let mut is_told = false;
+        loop {
+            let drives = self.drives().await?;
+            let found = self
+                .mine(&drives)
+                .into_iter()
+                .find(|(mark, _)| mark.state == State::Writing && mark.shards == Some(shard.count));
+            if let Some((mark, drive)) = found {
+                let (drive, holds) = (drive.id, mark.holds);
+                self.unfinished = Some(drive);
+                let base = match holds {
+                    Holds::Base(id) => self.base_content(id).await,
+                    _ => None,
+                };
+                return Ok(Work {
+                    drive,
+                    holds,
+                    is_new: false,
+                    base,
+                });
+            }
+            if began.elapsed() >= self.options.max_outage {
+                let what = format!("Shard 1 of {} made no drive", shard.count);
+                return Err(Error::new(ErrorKind::Unavailable, what)
+                    .hint_to("Run all shards with the same image, name and token"));
+            }
+            if !is_told {
+                self.notice("Waiting for the drive that shard 1 makes");
+                is_told = true;
+            }
+            self.pause(Duration::from_secs(1)).await?;
+        }
+    }
+
+    /// The drive that all shards have worked on.
+    async fn joined(&mut self, drives: &[DriveInfo]) -> Result<Work> {
+        let mut mine = self.mine(drives).into_iter();
+        let Some((mark, drive)) = mine.find(|(mark, _)| mark.state == State::Writing) else {
+            let what = format!(
+                "No drive of shards of {:?} with this content",
+                self.options.name
+            );
+            return Err(Error::new(ErrorKind::Unavailable, what)
+                .hint_to("Run the shards first, with the same image, name and token"));
+        };
+        let Some(count) = mark.shards else {
+            let what = format!("Drive {} is not made of shards", drive.id);
+            return Err(Error::new(ErrorKind::Usage, what)
+                .hint_to("Finish it with the same command without --join"));
+        };
+        let root = self.root.to_string();
+        let is_missing =
+            |index: &u32| drive.properties.get(&keys::shard_key(*index, count)) != Some(&*root);
+        let missing: Vec<u32> = (1..=count).filter(is_missing).collect();
+        if !missing.is_empty() {
+            let some: Vec<_> = missing.iter().take(10).map(u32::to_string).collect();
+            let more = if missing.len() > some.len() {
+                ", ..."
+            } else {
+                ""
+            };
+            let what = format!(
+                "{} of {count} shards are missing: {}{more}",
+                missing.len(),
+                some.join(", ")
+            );
+            return Err(Error::new(ErrorKind::Unavailable, what)
+                .hint_to("Run these shards, then --join again"));
+        }
+        Ok(Work {
+            drive: drive.id,
+            holds: mark.holds,
+            is_new: false,
+            base: None,
+        })
+    }
+
+    /// The unfinished drives with this token and content.
+    fn mine<'d>(&self, drives: &'d [DriveInfo]) -> Vec<(Mark, &'d DriveInfo)> {
+        let marked = drives.iter().filter_map(|d| Some((Mark::of(d)?, d)));
+        let mine = marked.filter(|(mark, drive)| {
+            mark.is_unfinished()
+                && mark.token == self.token
+                && mark.goal == Some(self.root)
+                && drive.size >= self.content.size()
+        });
+        let mut mine: Vec<_> = mine.collect();
+        mine.sort_by_key(|(_, drive)| drive.id);
+        mine
+    }
+
+    /// A drive of this name that holds this content, as far as it tells, and how much
+    /// of it was compared to be sure.
+    async fn published_already(
+        &mut self,
+        drives: &[DriveInfo],
+    ) -> Result<Option<(DriveId, Coverage)>> {
+        let named = drives
+            .iter()
+            .filter(|drive| drive.properties.get("name") == Some(&self.options.name));
+        let marked = named.filter_map(|drive| Some((Mark::of(drive)?, drive)));
+        let mut same: Vec<_> = marked
+            .filter(|(mark, drive)| {
+                mark.digest == Some(self.root) && drive.size >= self.content.size()
+            })
+            .map(|(mark, drive)| (mark, drive.id))
+            .collect();
+        same.sort_by_key(|(mark, id)| (std::cmp::Reverse(mark.published), *id));
+        for (mark, id) in same {
+            let client = self.client;
+            let full = self
+                .call("Cannot look at the drive", || client.info_full(id))
+                .await?;
+            if full.imaging().is_some() || is_broken(&full) {
+                continue;
+            }
+            let all = 0..self.content.block_plan().count();
+            let to_check = match (mark.writes, counters(&full)) {
+                (Some(then), Some(now)) if then == now => RangeSet::new(),
+                // Somebody wrote to it, or the cloud counts what it does itself.
+                (Some(_), Some(_)) => {
+                    self.notice(&format!(
+                        "Drive {id} was written to since it was published: all of it is compared"
+                    ));
+                    some(all)
+                }
+                _ if self.options.verify == Verify::None => RangeSet::new(),
+                _ => pick(&some(all), SAMPLE_BLOCKS, &mut self.rng),
+            };
+            let checked = count(&to_check);
+            let differing = self
+                .inspect(id, &Arc::clone(&self.content), to_check)
+                .await?;
+            if !differing.is_empty() {
+                self.notice(&format!(
+                    "Drive {id} does not hold any more what was published: it is left alone"
+                ));
+                continue;
+            }
+            let of = self.content.block_plan().count();
+            return Ok(Some((id, Coverage { checked, of })));
+        }
+        Ok(None)
+    }
+
+    /// The drive to work on: that of an earlier run, or a new one.
+    async fn work(&mut self, drives: &[DriveInfo], shards: Option<u32>) -> Result<Work> {
+        let mine = self.mine(drives);
+        let others = drives.iter().filter(|drive| {
+            let mark = Mark::of(drive);
+            mark.is_some_and(|mark| {
+                mark.is_unfinished() && mark.token == self.token && mark.goal != Some(self.root)
+            })
+        });
+        let others: Vec<String> = others.map(|drive| drive.id.to_string()).collect();
+        let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
+        if !others.is_empty() {
+            self.notice(&format!(
+                "Unfinished with another content, removed by --cleanup: {}",
+                others.join(" ")
+            ));
+        }
+        let Some((mark, drive)) = taken else {
+            return self.make(drives, shards).await;
+        };
+        self.unfinished = Some(drive);
+        self.notice(&format!("Going on with the unfinished drive {drive}"));
+        let info = self.info(drive).await?;
+        if let (State::Writing, Some(by)) = (mark.state, claim(&info)) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("Drive {drive} is {by}"),
+            ));
+        }
+        if shards.is_some() && mark.shards != shards {
+            let count = shards.unwrap_or(0).to_string();
+            self.set(drive, properties([(keys::SHARDS_KEY, count)])?)
+                .await?;
+        }
+        let base = match mark.holds {
+            Holds::Base(id) => self.base_content(id).await,
+            _ => None,
+        };
+        match mark.state {
+            State::Writing | State::Published => Ok(Work {
+                drive,
+                holds: mark.holds,
+                is_new: false,
+                base,
+            }),
+            State::Making => self.make_ready(drive).await,
+            State::Cloning => match mark.holds {
+                Holds::Base(id) => self.clone_base(drive, id, base, false).await,
+                _ => self.make_ready(drive).await,
+            },
+        }
+    }
+
+    /// Makes the drive, a copy of the base if there is one.
+    async fn make(&mut self, drives: &[DriveInfo], shards: Option<u32>) -> Result<Work> {
+        let base = self.base(drives).await?;
+        let (state, holds) = match &base {
+            Some((base, _)) => (State::Cloning, Holds::Base(*base)),
+            None => (State::Making, Holds::Unknown),
+        };
+        let mut keys = properties([
+            (PUBLISH_KEY, self.token.clone()),
+            (STATE_KEY, state.name().into()),
+            (GOAL_KEY, self.root.to_string()),
+            (HOLDS_KEY, holds.print()),
+        ])?;
+        if let Some(shards) = shards {
+            keys.insert(SHARDS_KEY, shards.to_string())
+                .map_err(|cause| Error::new(ErrorKind::Bug, "Cannot tell shards").because(cause))?;
+        }
+        let drive = self.create(&keys).await?;
+        self.unfinished = Some(drive);
+        match base {
+            Some((id, content)) => self.clone_base(drive, id, content, true).await,
+            None => self.make_ready(drive).await,
+        }
+    }
+
+    async fn create(&mut self, keys: &Properties) -> Result<DriveId> {
+        let spec = DriveSpec {
+            name: unfinished_name(&self.options.name),
+            size: self.content.size(),
+            tier: self.options.tier.clone(),
+            shared: false,
+        };
+        let once = uuid::Uuid::new_v4().as_simple().to_string();
+        let mut stop = self.stop.clone();
+        let created = tokio::select! {
+            created = create_bearing(self.client, &spec, keys, &once, false, &mut self.rng) => created,
+            () = stop.asked() => return Err(stopped()),
+        };
+        let drive = created.map_err(|not| not.error)?.drive;
+        self.monitor.event(&Event::Drive {
+            id: drive.id,
+            size: drive.size,
+            is_new: true,
+        });
+        let bears = self.info(drive.id).await?;
+        if Mark::of(&bears).is_none_or(|mark| mark.token != self.token) {
+            // It would never be found again.
+            self.destroy(drive.id).await?;
+            let what = "The endpoint does not keep user: keys, which publishing needs";
+            return Err(Error::new(ErrorKind::Rejected, what)
+                .hint_to("Upload the image with openhosting-upload instead"));
+        }
+        Ok(drive.id)
+    }
+
+    /// Makes a drive ready to be written to that nothing was written to: proves that
+    /// it reads as zeros, before anything is.
+    async fn make_ready(&mut self, drive: DriveId) -> Result<Work> {
+        let plan = self.content.block_plan();
+        let last = plan.count().saturating_sub(1);
+        let mut is_proven = true;
+        for block in [0, last / 2, last] {
+            let Some(span) = plan.span(block) else {
+                continue;
+            };
+            let client = self.client;
+            let read = || client.read(drive, span.offset, span.len);
+            let bytes = self.call("Cannot read the new drive", read).await?;
+            is_proven &= is_zero(&bytes);
+        }
+        let holds = match is_proven {
+            true => Holds::Zeros,
+            false => {
+                self.notice("The new drive does not read as zeros: zeros are sent");
+                Holds::Unknown
+            }
+        };
+        self.begin_writing(drive, holds, true, None).await
+    }
+
+    /// From here on bytes of the image are written.
+    async fn begin_writing(
+        &mut self,
+        drive: DriveId,
+        holds: Holds,
+        is_new: bool,
+        base: Option<Arc<Content>>,
+    ) -> Result<Work> {
+        let keys = properties([
+            (STATE_KEY, State::Writing.name().into()),
+            (HOLDS_KEY, holds.print()),
+        ])?;
+        self.set(drive, keys).await?;
+        Ok(Work {
+            drive,
+            holds,
+            is_new,
+            base,
+        })
+    }
+
+    /// Reads back what `verify` asks for. A drive that differs is left as one of which
+    /// nobody knows what it holds: the next run compares all of it.
+    async fn verify(
+        &mut self,
+        drive: DriveId,
+        blocks: std::ops::Range<u64>,
+        written: &RangeSet<u64>,
+    ) -> Result<Coverage> {
+        let of = self.content.block_plan().count();
+        let all = some(blocks.start.min(of)..blocks.end.min(of));
+        let (sample, more) = match self.options.verify {
+            Verify::None => return Ok(Coverage { checked: 0, of }),
+            Verify::Full => (all, RangeSet::new()),
+            Verify::Sample => (
+                pick(&all, SAMPLE_BLOCKS, &mut self.rng),
+                pick(written, WRITTEN_BLOCKS, &mut self.rng),
+            ),
+        };
+        let checked = count(&sample);
+        let mut to_check = sample;
+        to_check.extend(more);
+        let content = Arc::clone(&self.content);
+        let differing = self.inspect(drive, &content, to_check).await?;
+        let Some(first) = differing.first() else {
+            return Ok(Coverage { checked, of });
+        };
+        let offset = first.start * self.content.block_plan().chunk_bytes();
+        let keys = properties([(HOLDS_KEY, Holds::Unknown.print())])?;
+        self.set(drive, keys).await?;
+        let what = format!(
+            "Drive {drive} does not hold what was sent: {} blocks differ, the first at byte {offset}",
+            count(&differing)
+        );
+        Err(Error::new(ErrorKind::Integrity, what).hint_to(
+            "Nothing was published. The same command compares all of it and sends what differs",
+        ))
+    }
+
+    /// Verifies a drive that has all of its bytes, and gives it its name.
+    async fn finish(
+        &mut self,
+        drive: DriveId,
+        how: How,
+        sent_bytes: u64,
+        written: &RangeSet<u64>,
+    ) -> Result<Published> {
+        let all = 0..self.content.block_plan().count();
+        let verified = self.verify(drive, all, written).await?;
+        self.name(drive).await?;
+        self.unfinished = None;
+        self.tell(drive, how, sent_bytes, verified).await
+    }
+
+    /// Gives a drive its name, its readers, its tags and its digest, in one request:
+    /// there is no moment at which it has some of them.
+    async fn name(&mut self, drive: DriveId) -> Result<()> {
+        let client = self.client;
+        let full = self
+            .call("Cannot look at the drive", || client.info_full(drive))
+            .await?;
+        let mut keys = properties([
+            ("name", self.options.name.clone()),
+            (STATE_KEY, State::Published.name().into()),
+            (DIGEST_KEY, self.root.to_string()),
+            (PUBLISHED_KEY, now().to_string()),
+        ])?;
+        let mut more = Vec::new();
+        if let Some((bytes, requests)) = counters(&full) {
+            more.push((WRITES_KEY, format!("{bytes} {requests}")));
+        }
+        if !self.options.tags.is_empty() {
+            more.push(("tags", self.options.tags.join(" ")));
+        }
+        if let Some(readers) = &self.options.readers {
+            more.push(("readers", readers.clone()));
+        }
+        for (key, value) in more {
+            keys.insert(key, value).map_err(|cause| {
+                Error::new(ErrorKind::Usage, "Cannot describe the drive").because(cause)
+            })?;
+        }
+        self.set(drive, keys).await?;
+        let named = self.info(drive).await?;
+        let is_named = named.properties.get("name") == Some(&self.options.name)
+            && Mark::of(&named).is_some_and(|mark| mark.digest == Some(self.root));
+        if !is_named {
+            let what = format!("Drive {drive} did not take its name and its keys");
+            return Err(Error::new(ErrorKind::Protocol, what));
+        }
+        Ok(())
+    }
+
+    /// The rest, once there is a drive that is published: the receipt, and what it
+    /// supersedes.
+    async fn tell(
+        &mut self,
+        drive: DriveId,
+        how: How,
+        sent_bytes: u64,
+        verified: Coverage,
+    ) -> Result<Published> {
+        let (began, clock) = self.began;
+        let receipt = Receipt {
+            drive,
+            endpoint: self.options.endpoint.clone(),
+            name: self.options.name.clone(),
+            content: (*self.content).clone(),
+            how,
+            sent_bytes,
+            began: began
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |time| time.as_secs()),
+            took: clock.elapsed(),
+            verified,
+        };
+        let asked = self.options.receipt.clone();
+        let own = self.options.receipts.clone();
+        let own = own.map(|directory| kept::receipt_file(&directory, drive));
+        let written = blocking(move || {
+            // What was not asked for is no reason to fail.
+            let spare = own.map_or(Ok(()), |path| write_receipt(&path, &receipt));
+            asked.map_or(Ok(()), |path| write_receipt(&path, &receipt))?;
+            Ok(spare)
+        })
+        .await?;
+        if let Err(error) = written {
+            self.notice(&format!(
+                "{}; the next delta has to read the drive",
+                error.chain()
+            ));
+        }
+        let destroyed = match self.options.keep {
+            Some(keep) => self.keep(drive, keep).await?,
+            None => Vec::new(),
+        };
+        Ok(Published {
+            drive,
+            root: self.root,
+            size: self.content.size(),
+            is_published: true,
+            how,
+            sent_bytes,
+            verified,
+            destroyed,
+        })
+    }
+
+    /// Destroys what is superseded, now that there is something better.
+    async fn keep(&mut self, new: DriveId, keep: NonZeroU32) -> Result<Vec<DriveId>> {
+        let drives = self.drives().await?;
+        let (name, token) = (&self.options.name, &self.token);
+        let old = keys::superseded(&drives, name, token, new, keep.get());
+        let old: Vec<DriveId> = old.into_iter().map(|drive| drive.id).collect();
+        let mut destroyed = Vec::new();
+        for id in old {
+            // A server may have been started from it a moment ago.
+            if !keys::is_idle(&self.info(id).await?) {
+                continue;
+            }
+            match self.destroy(id).await {
+                Ok(()) => destroyed.push(id),
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    self.notice(&format!("Drive {id} is in use and stays"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(destroyed)
+    }
+
+    async fn clean_up(&mut self, drives: &[DriveInfo]) -> Result<Vec<DriveId>> {
+        let left = drives.iter().filter(|drive| {
+            let mark = Mark::of(drive);
+            mark.is_some_and(|mark| mark.is_unfinished() && mark.token == self.token)
+        });
+        let left: Vec<DriveId> = left.map(|drive| drive.id).collect();
+        // A run that was killed a moment after it published left its journal.
+        let ours = drives.iter().filter(|drive| {
+            Mark::of(drive).is_some_and(|mark| !mark.is_unfinished() && mark.token == self.token)
+        });
+        let journals: Vec<_> = ours.filter_map(|drive| self.journal(drive.id)).collect();
+        blocking(move || {
+            for journal in journals {
+                let _ = std::fs::remove_file(journal);
+            }
+            Ok(())
+        })
+        .await?;
+        for id in &left {
+            self.wait_for_imaging(*id).await?;
+            self.destroy(*id).await?;
+            self.notice(&format!("Removed the unfinished drive {id}"));
+        }
+        Ok(left)
+    }
+
+    /// Destroys a drive, and what this machine knows of it.
+    async fn destroy(&mut self, drive: DriveId) -> Result<()> {
+        let client = self.client;
+        let gone = self
+            .call(&format!("Cannot remove drive {drive}"), || async move {
+                match client.destroy(drive).await {
+                    Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(()),
+                    destroyed => destroyed.map(|_| ()),
+                }
+            })
+            .await;
+        gone?;
+        let receipts = self.options.receipts.clone();
+        let files = [
+            self.journal(drive),
+            receipts.map(|directory| kept::receipt_file(&directory, drive)),
+        ];
+        blocking(move || {
+            for file in files.into_iter().flatten() {
+                // Most were never there, and one that stays is of no drive.
+                let _ = std::fs::remove_file(file);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Compares blocks of a drive with a content.
+    async fn inspect(
+        &mut self,
+        drive: DriveId,
+        content: &Arc<Content>,
+        blocks: RangeSet<u64>,
+    ) -> Result<RangeSet<u64>> {
+        if blocks.is_empty() {
+            return Ok(blocks);
+        }
+        let options = InspectOptions {
+            blocks,
+            jobs: self.options.jobs.get(),
+            max_outage: self.options.max_outage,
+        };
+        inspect(self.client, drive, content, &options, self.stop.clone()).await
+    }
+
+    async fn drives(&mut self) -> Result<Vec<DriveInfo>> {
+        let client = self.client;
+        self.call("Cannot list the drives", || client.drives())
+            .await
+    }
+
+    async fn info(&mut self, drive: DriveId) -> Result<DriveInfo> {
+        let client = self.client;
+        let what = format!("Cannot look at drive {drive}");
+        self.call(&what, || client.info(drive)).await
+    }
+
+    async fn set(&mut self, drive: DriveId, keys: Properties) -> Result<()> {
+        let client = self.client;
+        let what = format!("Cannot set keys of drive {drive}");
+        self.call(&what, || client.set(drive, &keys)).await
+    }
+
+    /// A request that may be made again, until it succeeds, or until somebody asks to
+    /// stop.
+    async fn call<T, F>(&mut self, what: &str, request: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            answer = patiently(CALL_ATTEMPTS, &mut self.rng, request) => {
+                answer.map_err(|failure| failure.into_error(what))
+            }
+            () = stop.asked() => Err(stopped()),
+        }
+    }
+
+    async fn pause(&mut self, time: Duration) -> Result<()> {
+        tokio::select! {
+            () = tokio::time::sleep(time) => Ok(()),
+            () = self.stop.asked() => Err(stopped()),
+        }
+    }
+
+    fn notice(&mut self, line: &str) {
+        self.monitor.event(&Event::Notice(line.to_owned()));
+    }
+}
+
+fn how(holds: Holds) -> How {
+    match holds {
+        Holds::Base(id) => How::Delta(id),
+        Holds::Zeros | Holds::Unknown => How::Full,
+    }
+}
+
+/// An imaging that failed leaves a drive that is not `active` (REFERENCE 1.1).
+fn is_broken(drive: &DriveInfo) -> bool {
+    drive.properties.get("status") == Some("inactive")
+}
+
+/// In milliseconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+fn count(blocks: &RangeSet<u64>) -> u64 {
+    blocks.iter().map(|range| range.end - range.start).sum()
+}
+
+/// A range as a set; an empty one is an empty set.
+fn some(range: std::ops::Range<u64>) -> RangeSet<u64> {
+    Some(range)
+        .filter(|range| !range.is_empty())
+        .into_iter()
+        .collect()
+}
+
+/// So many of these blocks, each with equal chance; all if there are no more.
+pub fn pick(from: &RangeSet<u64>, wanted: u64, rng: &mut fastrand::Rng) -> RangeSet<u64> {
+    let all = count(from);
+    if all <= wanted {
+        return from.clone();
+    }
+    let mut numbers = HashSet::new();
+    while (numbers.len() as u64) < wanted {
+        numbers.insert(rng.u64(..all));
+    }
+    let mut numbers: Vec<u64> = numbers.into_iter().collect();
+    numbers.sort_unstable();
+    let mut picked = RangeSet::new();
+    let (mut before, mut ranges) = (0, from.iter());
+    let mut range = ranges.next();
+    for number in numbers {
+        while let Some(here) = range {
+            let len = here.end - here.start;
+            if number < before + len {
+                let block = here.start + number - before;
+                picked.insert(block..block + 1);
+                break;
+            }
+            before += len;
+            range = ranges.next();
+        }
+    }
+    picked
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn shards_are_written_as_i_of_n() {
+        let shard: Shard = "3/8".parse().unwrap();
+        assert_eq!((shard.index(), shard.count()), (3, 8));
+        for bad in ["", "1", "0/1", "2/1", "1/0", "+1/2", "1/2/3", "a/b", "1 /2"] {
+            assert!(bad.parse::<Shard>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn readers_are_all_or_users() {
+        let user = "0012e24a-6eae-4279-9912-3432f698cec8";
+        assert_eq!(readers("all").unwrap(), EVERYONE);
+        assert_eq!(readers(user).unwrap(), user);
+        assert_eq!(
+            readers(&format!("{user}, {user}")).unwrap(),
+            format!("{user} {user}")
+        );
+        for bad in ["", "bob", &format!("{user},"), "all,all"] {
+            assert!(readers(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_of_the_user_and_the_name_or_what_was_said() {
+        let mut options = PublishOptions::to("n", "e");
+        let of = |options: &PublishOptions, user| token(options, user).unwrap();
+        assert_eq!(of(&options, "u").len(), 32);
+        assert_eq!(of(&options, "u"), of(&PublishOptions::to("n", "x"), "u"));
+        assert_ne!(of(&options, "u"), of(&options, "v"));
+        assert_ne!(of(&options, "u"), of(&PublishOptions::to("m", "e"), "u"));
+        options.token = Some("ci-7.x_".into());
+        assert_eq!(of(&options, "u"), "ci-7.x_");
+        for bad in ["", "a b", "a\nb", "é", &"x".repeat(65)] {
+            options.token = Some(bad.into());
+            assert!(token(&options, "u").is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn shards_are_all_of_it_and_never_overlap(of in 0_u64..1 << 40, count in 1_u32..300) {
+            let mut next = 0;
+            for index in 1..=count {
+                let part = Shard::new(index, count).unwrap().part(of);
+                prop_assert_eq!(part.start, next);
+                let len = part.end - part.start;
+                prop_assert!(len.abs_diff(of / u64::from(count)) <= 1);
+                next = part.end;
+            }
+            prop_assert_eq!(next, of);
+        }
+
+        #[test]
+        fn what_is_picked_is_there_and_as_many_as_wanted(
+            cuts in proptest::collection::btree_set(0_u64..5000, 0..20),
+            wanted in 0_u64..400,
+            seed in any::<u64>(),
+        ) {
+            let cuts: Vec<u64> = cuts.into_iter().collect();
+            let from: RangeSet<u64> = cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
+            let picked = pick(&from, wanted, &mut fastrand::Rng::with_seed(seed));
+            prop_assert_eq!(count(&picked), wanted.min(count(&from)));
+            for range in picked.iter() {
+                prop_assert!(from.gaps(range).next().is_none());
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! What a delta goes on top of: which drive, what it holds, and the copy of it that
+//! the cloud makes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::kept::{read_receipt, receipt_file};
+use super::keys::{Holds, Mark};
+use super::{Base, LOOK_EVERY_MAX, Publisher, Work, is_broken, pick, some};
+use crate::content::Content;
+use crate::drive::{DriveId, DriveInfo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::transfer::{blocking, counters};
+
+/// Blocks of a copy that are compared with the receipt of its base: with the counters
+/// the same, they are for a cloud that copies wrongly.
+const BASE_BLOCKS: u64 = 100;
+/// Looks in a row that must find no imaging: two clients saw the key missing for a
+/// moment while it still ran (REFERENCE section 5).
+const LOOKS_WITHOUT: u32 = 3;
+
+/// What came of asking for a copy.
+enum Cloned {
+    Yes,
+    /// It was refused: the drive is as it was.
+    Refused(Error),
+    /// It began, and something went wrong.
+    Failed(String),
+}
+
+impl Publisher<'_> {
+    /// The base, and what it holds, if that is known. `None` if there is none that is
+    /// fit, which is said.
+    pub(super) async fn base(
+        &mut self,
+        drives: &[DriveInfo],
+    ) -> Result<Option<(DriveId, Option<Arc<Content>>)>> {
+        let drive = match &self.options.base {
+            Base::None => return Ok(None),
+            Base::Auto => match newest(drives, &self.options.name) {
+                Some(drive) => drive.clone(),
+                None => return Ok(None),
+            },
+            Base::Name(name) => by_name(drives, name)?.clone(),
+            Base::Drive(id) => {
+                let id = *id;
+                // One of somebody else that is readable will do.
+                self.info(id).await?
+            }
+        };
+        let id = drive.id;
+        let client = self.client;
+        let full = self
+            .call("Cannot look at the base", || client.info_full(id))
+            .await?;
+        if let Some(why) = unfit(&full, self.content.size()) {
+            self.notice(&format!("Base {id} {why}: everything is sent"));
+            return Ok(None);
+        }
+        let mark = Mark::of(&full).filter(|mark| !mark.is_unfinished());
+        if let Some(then) = mark.and_then(|mark| mark.writes)
+            && counters(&full).is_some_and(|now| now != then)
+        {
+            self.notice(&format!(
+                "Base {id} was written to since it was published, so its receipt is not true: everything is sent"
+            ));
+            return Ok(None);
+        }
+        let content = self.base_content(id).await;
+        if content.is_none() {
+            self.notice(&format!(
+                "There is no receipt of base {id}: its copy is compared with the image"
+            ));
+        }
+        Ok(Some((id, content)))
+    }
+
+    /// What a published drive holds, of the receipts on this machine. The digest that
+    /// the drive bears decides which is true.
+    pub(super) async fn base_content(&mut self, id: DriveId) -> Option<Arc<Content>> {
+        let mark = Mark::of(&self.info(id).await.ok()?)?;
+        let root = mark.digest?;
+        let own = self.options.receipts.as_deref();
+        let files = [
+            self.options.receipt.clone(),
+            own.map(|directory| receipt_file(directory, id)),
+        ];
+        let found = blocking(move || {
+            let receipts = files.into_iter().flatten().filter(|file| file.exists());
+            let mut receipts = receipts.filter_map(|file| read_receipt(&file).ok());
+            let is_of = |content: &Content| content.root() == root;
+            Ok(receipts
+                .find(|receipt| receipt.drive == id && is_of(&receipt.content))
+                .map(|receipt| receipt.content))
+        });
+        found.await.ok().flatten().map(Arc::new)
+    }
+
+    /// Has the cloud copy the base into the drive, which is new or one of an earlier
+    /// run. Where it cannot, or where the copy is not what the receipt says, everything
+    /// is sent.
+    pub(super) async fn clone_base(
+        &mut self,
+        drive: DriveId,
+        base: DriveId,
+        content: Option<Arc<Content>>,
+        is_new: bool,
+    ) -> Result<Work> {
+        // An earlier run may have begun it.
+        self.wait_for_imaging(drive).await?;
+        match self.copy(drive, base).await? {
+            Cloned::Yes => {}
+            Cloned::Refused(error) => {
+                self.notice(&format!("{}: everything is sent", error.chain()));
+                if is_new {
+                    return self.make_ready(drive).await;
+                }
+                // An earlier run may have had its copy, and the base be gone by now.
+                return self.begin_writing(drive, Holds::Unknown, true, None).await;
+            }
+            Cloned::Failed(why) => {
+                self.notice(&format!(
+                    "The copy of base {base} {why}: everything is sent"
+                ));
+                return self.begin_writing(drive, Holds::Unknown, true, None).await;
+            }
+        }
+        if let Some(content) = &content {
+            let all = some(0..content.block_plan().count());
+            let sample = pick(&all, BASE_BLOCKS, &mut self.rng);
+            if !self.inspect(drive, content, sample).await?.is_empty() {
+                self.notice(&format!(
+                    "Base {base} does not match its receipt: everything is sent"
+                ));
+                return self.begin_writing(drive, Holds::Unknown, true, None).await;
+            }
+        }
+        self.begin_writing(drive, Holds::Base(base), true, content)
+            .await
+    }
+
+    async fn copy(&mut self, drive: DriveId, base: DriveId) -> Result<Cloned> {
+        let client = self.client;
+        let what = format!("The cloud does not copy base {base}");
+        let asked = self
+            .call(&what, || async move {
+                match client.image(drive, base).await {
+                    Err(failure) if failure.is_ambiguous() => Err(failure),
+                    // A refusal is an answer.
+                    answer => Ok(answer),
+                }
+            })
+            .await;
+        match asked {
+            Ok(Ok(())) => {}
+            Ok(Err(failure @ Failure::Refused(_))) => {
+                return Ok(Cloned::Refused(failure.into_error(&what)));
+            }
+            Ok(Err(failure)) => return Err(failure.into_error(&what)),
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(error) => {
+                tracing::debug!(error = %error.chain(), "image");
+                // Whether it began nobody knows.
+                self.wait_for_imaging(drive).await?;
+                return Ok(Cloned::Failed("failed".into()));
+            }
+        }
+        let after = self.wait_for_imaging(drive).await?;
+        Ok(match is_broken(&after) {
+            true => Cloned::Failed("failed".into()),
+            false => Cloned::Yes,
+        })
+    }
+
+    /// Waits until nothing is copied into a drive, and gives what it is then.
+    pub(super) async fn wait_for_imaging(&mut self, drive: DriveId) -> Result<DriveInfo> {
+        let mut every = Duration::from_millis(100);
+        let (mut without, mut told) = (0, None);
+        let mut moved = Instant::now();
+        loop {
+            let client = self.client;
+            let what = format!("Cannot look at drive {drive}");
+            let info = self.call(&what, || client.info_full(drive)).await?;
+            let Some(progress) = info.imaging().map(str::to_owned) else {
+                without += 1;
+                if without >= LOOKS_WITHOUT {
+                    return Ok(info);
+                }
+                self.pause(Duration::from_millis(100)).await?;
+                continue;
+            };
+            without = 0;
+            if told.as_ref() != Some(&progress) {
+                moved = Instant::now();
+                if told.is_none() {
+                    self.notice("The cloud copies the base");
+                }
+                told = Some(progress);
+            } else if moved.elapsed() >= self.options.max_outage {
+                let what = format!("The copy into drive {drive} does not get on");
+                return Err(Error::new(ErrorKind::Unavailable, what));
+            }
+            self.pause(every).await?;
+            // It overshoots the end by a quarter at most.
+            every = (every * 5 / 4).min(LOOK_EVERY_MAX);
+        }
+    }
+}
+
+/// Why a drive cannot be copied for a disk of so many bytes.
+fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
+    if drive.size > size {
+        return Some("is larger than the image");
+    }
+    if drive.claimed().is_some() {
+        return Some("is in use");
+    }
+    if drive.imaging().is_some() || is_broken(drive) {
+        return Some("is being copied into, or was not copied into in full");
+    }
+    Mark::of(drive)
+        .is_some_and(|mark| mark.is_unfinished())
+        .then_some("is not finished")
+}
+
+/// The newest that was published under a name.
+fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
+    let named = drives
+        .iter()
+        .filter(|drive| drive.properties.get("name") == Some(name));
+    let published = named.filter_map(|drive| {
+        let mark = Mark::of(drive).filter(|mark| mark.digest.is_some())?;
+        Some((mark.published, drive))
+    });
+    let newest = published.max_by_key(|(published, drive)| (*published, drive.id));
+    newest.map(|(_, drive)| drive)
+}
+
+/// The newest that was published under a name, or the only drive of it.
+fn by_name<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
+    if let Some(drive) = newest(drives, name) {
+        return Ok(drive);
+    }
+    let named = drives
+        .iter()
+        .filter(|drive| drive.properties.get("name") == Some(name));
+    match &*named.collect::<Vec<_>>() {
+        [drive] => Ok(drive),
+        [] => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("No drive has the name {name:?}"),
+        )
+        .hint_to("List your drives with: openhosting drives info")),
+        several => {
+            let ids: Vec<_> = several.iter().map(|drive| drive.id.to_string()).collect();
+            let what = format!("Several drives have the name {name:?}: {}", ids.join(" "));
+            Err(Error::new(ErrorKind::Usage, what).hint_to("Say which one by its UUID"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Format, Properties};
+
+    fn drive(number: u8, more: &str) -> DriveInfo {
+        let id = DriveId::from_bytes([number; 16]);
+        let text = format!("drive {id}\nsize 5\n{more}\n");
+        let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();
+        DriveInfo::from_properties(properties).unwrap()
+    }
+
+    fn published(number: u8, at: u64) -> DriveInfo {
+        let root = crate::digest::Digest::of(b"x");
+        let more = format!(
+            "name n\nuser:oh-publish t\nuser:oh-state published\nuser:oh-published {at}\nuser:oh-digest {root}"
+        );
+        drive(number, &more)
+    }
+
+    #[test]
+    fn a_name_is_the_newest_published_or_the_only_one() {
+        let drives = [
+            published(1, 5),
+            published(2, 7),
+            drive(3, "name n"),
+            drive(4, "name m"),
+        ];
+        assert_eq!(by_name(&drives, "n").unwrap().id, drives[1].id);
+        assert_eq!(by_name(&drives, "m").unwrap().id, drives[3].id);
+        let twice = [drive(1, "name m"), drive(2, "name m")];
+        let error = by_name(&twice, "m").unwrap_err();
+        assert!(error.to_string().contains(&twice[1].id.to_string()));
+        assert_eq!(
+            by_name(&twice, "x").unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn what_is_in_use_or_larger_or_unfinished_is_no_base() {
+        assert_eq!(unfit(&published(1, 5), 5), None);
+        assert!(unfit(&published(1, 5), 4).is_some());
+        for more in [
+            "claimed x",
+            "imaging true",
+            "status inactive",
+            "user:oh-publish t\nuser:oh-state writing",
+        ] {
+            assert!(unfit(&drive(1, more), 5).is_some(), "{more}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Sending what a drive does not hold yet.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rangemap::RangeSet;
+
+use super::keys::Holds;
+use super::{Publisher, Role, Work, some};
+use crate::codec::{Compression, Level};
+use crate::content::{CONTENT_CHUNK_BYTES, blocks_of};
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::Result;
+use crate::image::Image;
+use crate::transfer::{Ended, JournalOptions, Selection, Target, UploadOptions, Verify, upload};
+
+/// The level of a delta, unless one was asked for: that of gzip.
+const DELTA_LEVEL: Option<Level> = Level::new(6);
+
+impl Publisher<'_> {
+    /// Sends what the drive does not hold of these chunks. Gives the journal, to be
+    /// dropped when all is told, the bytes that were sent, and the blocks.
+    pub(super) async fn fill(
+        &mut self,
+        image: Image,
+        work: &Work,
+        chunks: Range<u64>,
+    ) -> Result<(Ended, u64, RangeSet<u64>)> {
+        let count = self.content.block_plan().count();
+        let blocks = blocks_of(chunks.start).start..blocks_of(chunks.end).start.min(count);
+        let all = some(chunks);
+        let journal = self.journal(work.drive);
+        let is_journaled = journal.as_ref().is_some_and(|path| path.exists());
+        let is_shard = matches!(self.options.role, Role::Shard(_));
+        let content = Arc::clone(&self.content);
+        // What was written to it is bytes of this content, whoever did it. So to write
+        // what it does not hold of its base, or is no zeros, is right at any time; to
+        // look first is better where that may be much.
+        let (target, selection, restart, written) = match (work.holds, &work.base) {
+            (Holds::Zeros, _) if work.is_new || is_journaled || is_shard => {
+                let written = some_of(&self.data_blocks(), &blocks);
+                let selection = Selection::chunks(content, all);
+                (Target::Made(work.drive), selection, false, written)
+            }
+            (Holds::Base(_), Some(base)) => {
+                let differing = some_of(&content.differing(base), &blocks);
+                let selection = Selection::blocks(content, differing.clone());
+                (Target::Existing(work.drive), selection, false, differing)
+            }
+            (Holds::Unknown, _) if work.is_new => {
+                let selection = Selection::chunks(content, all);
+                (Target::Existing(work.drive), selection, false, some(blocks))
+            }
+            _ => {
+                let differing = self.inspect(work.drive, &content, some(blocks)).await?;
+                let selection = Selection::blocks(content, differing.clone());
+                (Target::Existing(work.drive), selection, true, differing)
+            }
+        };
+        if written.is_empty() {
+            return Ok((Ended::default(), 0, written));
+        }
+        let chunk: NonZeroU64 = CONTENT_CHUNK_BYTES;
+        // A delta is over before anything is known of the link, and what it is for is to
+        // send little.
+        let compression = match (selection.is_of_blocks(), self.options.compression) {
+            (true, Compression::Auto) => DELTA_LEVEL.map_or(Compression::Auto, Compression::Fixed),
+            (_, compression) => compression,
+        };
+        let options = UploadOptions {
+            chunk,
+            jobs: self.options.jobs,
+            compression,
+            max_outage: self.options.max_outage,
+            journal: JournalOptions {
+                path: journal,
+                endpoint: self.options.endpoint.clone(),
+                restart,
+                // It is what its content says: that is checked chunk by chunk.
+                changed_ok: true,
+            },
+            // It is done at the end, of all that is there.
+            verify: Verify::None,
+            selection: Some(Arc::new(selection)),
+            ..UploadOptions::to(target)
+        };
+        let stop = self.stop.clone();
+        let uploaded = upload(self.client, image, &options, self.monitor, stop)
+            .await
+            .map_err(|interrupted| interrupted.error)?;
+        Ok((uploaded.journal, uploaded.progress.wire_bytes, written))
+    }
+
+    /// The blocks that are not zeros.
+    fn data_blocks(&self) -> RangeSet<u64> {
+        let all = 0..self.content.block_plan().count();
+        let zeros = self.content.zero_blocks();
+        zeros.gaps(&all).collect()
+    }
+
+    /// The journal of this run's part of a drive.
+    pub(super) fn journal(&self, drive: DriveId) -> Option<PathBuf> {
+        let part = match self.options.role {
+            Role::Shard(shard) => format!("shard {}/{}", shard.index(), shard.count()),
+            Role::Whole | Role::Join => "whole".into(),
+        };
+        let (endpoint, user) = (&self.options.endpoint, self.client.user());
+        let what = format!("publish\n{endpoint}\n{user}\n{drive}\n{part}");
+        let name = Digest::of(what.as_bytes()).to_string();
+        let directory = self.options.journals.as_ref()?;
+        Some(directory.join(format!("{}.ohj", &name[..16])))
+    }
+}
+
+/// What of these blocks lies within a range.
+fn some_of(blocks: &RangeSet<u64>, within: &Range<u64>) -> RangeSet<u64> {
+    if within.is_empty() {
+        return RangeSet::new();
+    }
+    let overlapping = blocks.overlapping(within);
+    overlapping
+        .map(|range| range.start.max(within.start)..range.end.min(within.end))
+        .collect()
+}

@@ -1,0 +1,248 @@
+//! What a drive bears that is published, or is about to be: its `user:` keys. All
+//! that one run has to tell the next one, or another machine, is in these.
+
+use crate::digest::Digest;
+use crate::drive::{DriveId, DriveInfo};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::Properties;
+
+/// Whose drive it is: the token of all that is published under one name.
+pub const PUBLISH_KEY: &str = "user:oh-publish";
+/// How far it is: see [`State`].
+pub const STATE_KEY: &str = "user:oh-state";
+/// The root of the content that it is to hold.
+pub const GOAL_KEY: &str = "user:oh-goal";
+/// What it holds besides bytes of its goal: see [`Holds`].
+pub const HOLDS_KEY: &str = "user:oh-holds";
+/// How many shards work on it.
+pub const SHARDS_KEY: &str = "user:oh-shards";
+/// The root of what it holds: borne by published drives only.
+pub const DIGEST_KEY: &str = "user:oh-digest";
+/// When it was published, in milliseconds since 1970.
+pub const PUBLISHED_KEY: &str = "user:oh-published";
+/// Its counters of writes when it was published, `BYTES REQUESTS`.
+pub const WRITES_KEY: &str = "user:oh-writes";
+
+/// The key of a shard that is done, from 1 on; its value is the root.
+pub(super) fn shard_key(index: u32, count: u32) -> String {
+    format!("user:oh-shard-{index}-of-{count}")
+}
+
+/// How far a drive is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It was made. Nothing was written to it.
+    Making,
+    /// The cloud copies another drive into it, or was about to.
+    Cloning,
+    /// What it [`Holds`] is settled, and bytes of its goal are written to it.
+    Writing,
+    /// It holds its goal, which was verified. Its name tells so.
+    Published,
+}
+
+impl State {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Making, "making"),
+        (Self::Cloning, "cloning"),
+        (Self::Writing, "writing"),
+        (Self::Published, "published"),
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        let names = Self::ALL.iter();
+        names
+            .clone()
+            .find(|(state, _)| *state == self)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+/// What an unfinished drive holds wherever no byte of its goal was written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Zeros, which was proven when it was made.
+    Zeros,
+    /// What this drive held when it was copied.
+    Base(DriveId),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Holds {
+    fn parse(text: &str) -> Self {
+        match (text, text.strip_prefix("base ")) {
+            ("zeros", _) => Self::Zeros,
+            (_, Some(id)) => id.parse().map_or(Self::Unknown, Self::Base),
+            _ => Self::Unknown,
+        }
+    }
+
+    pub(super) fn print(self) -> String {
+        match self {
+            Self::Zeros => "zeros".into(),
+            Self::Base(id) => format!("base {id}"),
+            Self::Unknown => "unknown".into(),
+        }
+    }
+}
+
+/// What a drive says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) token: String,
+    pub(super) state: State,
+    pub(super) goal: Option<Digest>,
+    pub(super) holds: Holds,
+    pub(super) shards: Option<u32>,
+    /// Of a published drive.
+    pub(super) digest: Option<Digest>,
+    pub(super) published: u64,
+    /// Its counters when it was published.
+    pub(super) writes: Option<(u64, u64)>,
+}
+
+impl Mark {
+    /// `None` of a drive that is none of ours, or bears what this program does not
+    /// know: it is left alone then.
+    pub(super) fn of(drive: &DriveInfo) -> Option<Self> {
+        let value = |key| drive.properties.get(key).map(str::trim);
+        let state = value(STATE_KEY)?;
+        let (state, _) = State::ALL.iter().find(|(_, name)| *name == state)?;
+        let writes = value(WRITES_KEY).and_then(|text| {
+            let (bytes, requests) = text.split_once(' ')?;
+            Some((bytes.parse().ok()?, requests.parse().ok()?))
+        });
+        let digest = value(DIGEST_KEY).and_then(|text| text.parse().ok());
+        Some(Self {
+            token: value(PUBLISH_KEY)?.to_owned(),
+            state: *state,
+            goal: value(GOAL_KEY).and_then(|text| text.parse().ok()),
+            holds: value(HOLDS_KEY).map_or(Holds::Unknown, Holds::parse),
+            shards: value(SHARDS_KEY).and_then(|text| text.parse().ok()),
+            digest: digest.filter(|_| *state == State::Published),
+            published: value(PUBLISHED_KEY)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
+            writes,
+        })
+    }
+
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.state != State::Published
+    }
+}
+
+/// Keys and values to set.
+pub(super) fn properties<const N: usize>(pairs: [(&str, String); N]) -> Result<Properties> {
+    let mut properties = Properties::new();
+    for (key, value) in pairs {
+        properties.insert(key, value).map_err(|cause| {
+            Error::new(ErrorKind::Usage, "Cannot describe the drive").because(cause)
+        })?;
+    }
+    Ok(properties)
+}
+
+/// The published drives to destroy, so that the newest `keep` of them stay, `new` in
+/// any case: those of this name and token that nobody claims.
+pub(super) fn superseded<'a>(
+    drives: &'a [DriveInfo],
+    name: &str,
+    token: &str,
+    new: DriveId,
+    keep: u32,
+) -> Vec<&'a DriveInfo> {
+    let mut ours: Vec<(u64, &DriveInfo)> = drives
+        .iter()
+        .filter(|drive| drive.id != new && drive.properties.get("name") == Some(name))
+        .filter_map(|drive| Some((Mark::of(drive)?, drive)))
+        .filter(|(mark, _)| mark.token == token && !mark.is_unfinished())
+        .map(|(mark, drive)| (mark.published, drive))
+        .collect();
+    ours.sort_by_key(|(published, drive)| (std::cmp::Reverse(*published), drive.id));
+    let others = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
+    let old = ours.into_iter().skip(others).map(|(_, drive)| drive);
+    old.filter(|drive| is_idle(drive)).collect()
+}
+
+/// Whether nobody uses a drive.
+pub(super) fn is_idle(drive: &DriveInfo) -> bool {
+    drive.claimed().is_none() && drive.imaging().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Format;
+
+    fn drive(number: u8, more: &str) -> DriveInfo {
+        let id = DriveId::from_bytes([number; 16]);
+        let text = format!("drive {id}\nsize 5\n{more}\n");
+        let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();
+        DriveInfo::from_properties(properties).unwrap()
+    }
+
+    fn published(number: u8, at: u64, more: &str) -> DriveInfo {
+        let more = format!(
+            "name n\nuser:oh-publish t\nuser:oh-state published\nuser:oh-published {at}\n{more}"
+        );
+        drive(number, &more)
+    }
+
+    #[test]
+    fn a_drive_without_our_keys_is_none_of_ours() {
+        for more in [
+            "name n",
+            "user:oh-publish t",
+            "user:oh-state published",
+            "user:oh-publish t\nuser:oh-state strange",
+        ] {
+            assert_eq!(Mark::of(&drive(1, more)), None, "{more}");
+        }
+    }
+
+    #[test]
+    fn an_unfinished_drive_has_no_digest_whatever_it_bears() {
+        let root = Digest::of(b"x");
+        for (state, expected) in [("writing", None), ("published", Some(root))] {
+            let more = format!("user:oh-publish t\nuser:oh-state {state}\nuser:oh-digest {root}");
+            assert_eq!(Mark::of(&drive(1, &more)).unwrap().digest, expected);
+        }
+    }
+
+    #[test]
+    fn what_a_drive_holds_reads_back() {
+        let id = DriveId::random();
+        for holds in [Holds::Zeros, Holds::Base(id), Holds::Unknown] {
+            assert_eq!(Holds::parse(&holds.print()), holds);
+        }
+        assert_eq!(Holds::parse("base ../x"), Holds::Unknown);
+    }
+
+    #[test]
+    fn the_oldest_go_and_never_one_that_is_claimed_or_not_ours() {
+        let new = DriveId::from_bytes([9; 16]);
+        let drives = [
+            published(9, 1, ""),
+            published(1, 50, ""),
+            published(2, 40, ""),
+            published(3, 30, "claimed host:guest:x:ide"),
+            published(4, 20, "imaging 5%"),
+            published(5, 10, ""),
+            drive(6, "name n\nuser:oh-publish t\nuser:oh-state writing"),
+            drive(7, "name n\nuser:oh-publish other\nuser:oh-state published"),
+            drive(8, "name m\nuser:oh-publish t\nuser:oh-state published"),
+            drive(10, "name n"),
+        ];
+        let gone = |keep| -> Vec<u8> {
+            let gone = superseded(&drives, "n", "t", new, keep);
+            gone.iter().map(|drive| drive.id.to_bytes()[0]).collect()
+        };
+        // The new one counts as the newest, whatever a clock said.
+        assert_eq!(gone(1), [1, 2, 5]);
+        assert_eq!(gone(2), [2, 5]);
+        assert_eq!(gone(3), [5]);
+        assert_eq!(gone(6), [0_u8; 0]);
+    }
+}

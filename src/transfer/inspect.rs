@@ -1,0 +1,278 @@
+//! Comparing a drive with a content: which of its blocks are other ones.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rangemap::RangeSet;
+
+use super::session::blocking;
+use super::shell::{Attempt, Feed, Job, Shell, stopped};
+use super::stop::Stop;
+use super::survey::not_holes;
+use super::verify::ZeroDigests;
+use crate::api::Client;
+use crate::chunk::is_zero;
+use crate::content::{BLOCK_BYTES, Content, Held, block_digest, blocks_of, chunk_of, chunks_of};
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::monitor::Silent;
+use crate::plan::{Plan, Span};
+use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+
+/// What of a drive is compared, and how.
+#[derive(Clone, Debug)]
+pub struct InspectOptions {
+    /// The blocks, by index.
+    pub blocks: RangeSet<u64>,
+    /// Most requests in flight.
+    pub jobs: u32,
+    /// Give up when nothing succeeded for so long.
+    pub max_outage: Duration,
+}
+
+/// Compares a drive with what it should hold, block by block, and gives the blocks
+/// that differ. Where the endpoint makes digests nothing is read; what it tells to be
+/// a hole is zeros. Whole chunks cost a request each, single blocks as well.
+///
+/// # Errors
+/// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
+pub async fn inspect(
+    client: &Client,
+    drive: DriveId,
+    content: &Arc<Content>,
+    options: &InspectOptions,
+    mut stop: Stop,
+) -> Result<RangeSet<u64>> {
+    let mut rng = fastrand::Rng::new();
+    let ranges = tokio::select! {
+        ranges = to_compare(client, drive, content, &options.blocks, &mut rng) => Arc::new(ranges),
+        () = stop.asked() => return Err(stopped()),
+    };
+    // To the engine, each range is a chunk.
+    let engine = Engine::new(EngineConfig {
+        plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
+        first: 0,
+        settled: RangeSet::new(),
+        jobs: options.jobs,
+        zeros: Zeros::Write,
+        operation: Operation::Read,
+        is_fresh: false,
+        max_outage: options.max_outage,
+        seed: rng.u64(..),
+    });
+    let comparing = Arc::new(Comparing {
+        client: client.clone(),
+        drive,
+        content: Arc::clone(content),
+        zeros: Mutex::default(),
+        differing: Mutex::default(),
+    });
+    let job = Comparison {
+        comparing: Arc::clone(&comparing),
+        ranges,
+        next: 0,
+    };
+    let mut shell = Shell::new(client.clone(), drive, engine, job);
+    let ending = shell.run(&mut Silent, stop).await;
+    shell.outcome(ending, "read")?;
+    let differing = comparing.differing.lock();
+    Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// The ranges of blocks to compare, none of more than one chunk. What should be zeros
+/// and is told to be a hole is left out.
+async fn to_compare(
+    client: &Client,
+    drive: DriveId,
+    content: &Content,
+    blocks: &RangeSet<u64>,
+    rng: &mut fastrand::Rng,
+) -> Vec<Range<u64>> {
+    let (plan, block_plan) = (content.plan(), content.block_plan());
+    let chunks = chunks_of(blocks);
+    let mut zeros = RangeSet::new();
+    for hole in content.zero_chunks().iter() {
+        for chunks in chunks.overlapping(hole) {
+            let chunks = chunks.start.max(hole.start)..chunks.end.min(hole.end);
+            zeros.insert(plan.bytes_of(&chunks));
+        }
+    }
+    let mut to_compare = blocks.clone();
+    // A few blocks are asked for sooner than what is a hole.
+    if chunks.iter().any(|range| range.end - range.start > 1) {
+        let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), rng)
+            .await
+            .into_iter()
+            .collect();
+        for bytes in zeros.iter() {
+            for hole in unclear.gaps(bytes) {
+                let hole = block_plan.within(hole);
+                if !hole.is_empty() {
+                    to_compare.remove(hole);
+                }
+            }
+        }
+    }
+    let count = block_plan.count();
+    let ranges = to_compare.iter().flat_map(|range| {
+        let mut rest = range.start..range.end.min(count);
+        std::iter::from_fn(move || {
+            let chunk = blocks_of(chunk_of(rest.start));
+            let piece = rest.start..rest.end.min(chunk.end);
+            rest.start = piece.end;
+            (!piece.is_empty()).then_some(piece)
+        })
+    });
+    ranges.collect()
+}
+
+/// What all attempts share.
+struct Comparing {
+    client: Client,
+    drive: DriveId,
+    content: Arc<Content>,
+    zeros: Mutex<ZeroDigests>,
+    differing: Mutex<RangeSet<u64>>,
+}
+
+impl Comparing {
+    /// Compares some blocks of one chunk.
+    async fn compare(self: Arc<Self>, blocks: Range<u64>) -> Result<Result<(), Failure>> {
+        let (drive, plan) = (self.drive, self.content.block_plan());
+        let bytes = plan.bytes_of(&blocks);
+        let len = bytes.end - bytes.start;
+        let whole = self
+            .content
+            .plan()
+            .span(bytes.start / self.content.plan().chunk_bytes());
+        let whole = whole.filter(|span| span.offset == bytes.start && span.len == len);
+        let told = match self.client.digest(drive, bytes.start, len).await {
+            Ok(told) => told,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let Some(told) = told else {
+            return self.read(blocks, bytes).await;
+        };
+        let is_one = blocks.end - blocks.start == 1;
+        let expected = match whole {
+            Some(span) if !is_one => self.content.chunk(span.index),
+            _ if is_one => self.content.block(blocks.start),
+            _ => None,
+        };
+        if let Some(expected) = expected {
+            let is_same = self.is_same(expected, &told, len);
+            if is_same || is_one {
+                self.note(blocks, is_same);
+                return Ok(Ok(()));
+            }
+        }
+        // Something in it differs, or nobody knows what its digest should be.
+        for block in blocks {
+            let bytes = plan.bytes_of(&(block..block + 1));
+            let len = bytes.end - bytes.start;
+            let told = match self.client.digest(drive, bytes.start, len).await {
+                Ok(Some(told)) => told,
+                Ok(None) => return Ok(Err(Failure::Broken("no digests any more".into()))),
+                Err(failure) => return Ok(Err(failure)),
+            };
+            let is_same = self
+                .content
+                .block(block)
+                .is_some_and(|expected| self.is_same(expected, &told, len));
+            self.note(block..block + 1, is_same);
+        }
+        Ok(Ok(()))
+    }
+
+    fn is_same(&self, expected: Held<'_>, told: &Digest, len: u64) -> bool {
+        match expected {
+            Held::Zeros => {
+                let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+                zeros.of(len) == *told
+            }
+            Held::Data(expected) => told.as_bytes().starts_with(expected),
+        }
+    }
+
+    fn note(&self, blocks: Range<u64>, is_same: bool) {
+        let mut differing = self
+            .differing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match is_same {
+            // An attempt before this one may have said otherwise.
+            true => differing.remove(blocks),
+            false => differing.insert(blocks),
+        }
+    }
+
+    /// Where the endpoint makes no digests.
+    async fn read(
+        self: Arc<Self>,
+        blocks: Range<u64>,
+        bytes: Range<u64>,
+    ) -> Result<Result<(), Failure>> {
+        let read = self
+            .client
+            .read(self.drive, bytes.start, bytes.end - bytes.start);
+        let read = match read.await {
+            Ok(read) => read,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        blocking(move || {
+            let step = usize::try_from(BLOCK_BYTES.get()).unwrap_or(usize::MAX);
+            for (block, bytes) in blocks.zip(read.chunks(step)) {
+                let is_same = match self.content.block(block) {
+                    Some(Held::Zeros) => is_zero(bytes),
+                    Some(Held::Data(expected)) => block_digest(&Digest::of(bytes)) == expected,
+                    None => false,
+                };
+                self.note(block..block + 1, is_same);
+            }
+            Ok(Ok(()))
+        })
+        .await
+    }
+}
+
+struct Comparison {
+    comparing: Arc<Comparing>,
+    ranges: Arc<Vec<Range<u64>>>,
+    next: u64,
+}
+
+impl Job for Comparison {
+    async fn feed(&mut self) -> Feed {
+        if self.next == self.ranges.len() as u64 {
+            return Feed::End;
+        }
+        self.next += 1;
+        Feed::Chunk(self.next - 1)
+    }
+
+    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+        let comparing = Arc::clone(&self.comparing);
+        let range = usize::try_from(span.index).ok();
+        let range = range.and_then(|index| self.ranges.get(index).cloned());
+        async move {
+            let Some(range) = range else {
+                return Attempt::local(Error::new(ErrorKind::Bug, "No such range of blocks"));
+            };
+            Attempt {
+                answer: comparing.compare(range).await,
+                wire_bytes: 0,
+            }
+        }
+    }
+
+    fn settled(&mut self, _: Span) -> Result<()> {
+        Ok(())
+    }
+
+    fn skipped(&mut self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+}

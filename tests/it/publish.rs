@@ -1,0 +1,729 @@
+//! `openhosting publish` and `openhosting verify`: once, as a delta, in parts, and
+//! whatever ends it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::cli::{Desk, Tool};
+use crate::support::http::{Ask, assert_drive, drives, info};
+use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
+use crate::support::server::TestServer;
+use crate::support::slow::SlowLink;
+use crate::support::{noise, rounds, seed};
+
+const BLOCK: usize = 64 * 1024;
+const CHUNK: usize = 64 * BLOCK;
+/// Two chunks and a part of one, whose last block is short.
+const SIZE: usize = 2 * CHUNK + 20 * BLOCK + 12_345;
+
+/// Noise, with a hole within a chunk and a chunk that is one.
+fn image() -> Vec<u8> {
+    let mut image = noise(1, SIZE);
+    image[3 * BLOCK..9 * BLOCK].fill(0);
+    image[CHUNK..2 * CHUNK].fill(0);
+    image
+}
+
+/// The same, but for so many blocks.
+fn changed(image: &[u8], blocks: &[usize]) -> Vec<u8> {
+    let mut changed = image.to_vec();
+    for block in blocks {
+        changed[block * BLOCK + 17] ^= 0x55;
+    }
+    changed
+}
+
+fn publish<'a>(desk: &'a Desk, uri: &str, words: &str) -> Tool<'a> {
+    desk.simple(uri).args(&format!("publish {words}"))
+}
+
+/// Publishes, and gives the UUID.
+#[track_caller]
+fn published(desk: &Desk, uri: &str, words: &str) -> String {
+    let done = publish(desk, uri, words).run().code(0);
+    let mut lines = done.text().lines();
+    let drive = lines.next().unwrap().to_owned();
+    assert_eq!((drive.len(), lines.next()), (36, None), "{done:?}");
+    drive
+}
+
+/// Publishes, and gives the object.
+#[track_caller]
+fn told(desk: &Desk, uri: &str, words: &str) -> Value {
+    let done = publish(desk, uri, &format!("{words} --json")).run().code(0);
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+fn receipts(desk: &Desk) -> PathBuf {
+    desk.path("../home/.local/state/openhosting/receipts")
+}
+
+fn writes(proxy: &FaultProxy) -> Vec<Request> {
+    let requests = proxy.requests().into_iter();
+    requests.filter(Request::is_write).collect()
+}
+
+/// Bytes of the disk that were written.
+fn written(proxy: &FaultProxy) -> usize {
+    writes(proxy).iter().map(|write| write.plain().len()).sum()
+}
+
+fn is_image_call(request: &Request) -> bool {
+    request.path.contains("/image/")
+}
+
+/// Drives that bear the name, and those that do not.
+fn by_name(server: &TestServer, name: &str) -> (Vec<String>, Vec<String>) {
+    let all = drives(server).into_iter();
+    all.partition(|drive| info(server, drive, "name").as_deref() == Some(name))
+}
+
+/// A server without the extensions of ours.
+fn plain_server(desk: &Desk) -> TestServer {
+    let plan = desk.file("plan.json", br#"{"past_end": "full"}"#);
+    desk.server_with(&["--fault-plan", plan.to_str().unwrap()])
+}
+
+#[test]
+fn an_image_is_published_and_the_second_time_nothing_is_sent() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let readers = "0012e24a-6eae-4279-9912-3432f698cec8";
+    let words = format!("a.img --name nightly --tag ci --tag main --readers {readers}");
+    let drive = published(&desk, &proxy.uri(), &words);
+    assert_drive(&server, &drive, &image());
+    let key = |key| info(&server, &drive, key);
+    assert_eq!(key("name").as_deref(), Some("nightly"));
+    assert_eq!(key("tags").as_deref(), Some("ci main"));
+    assert_eq!(key("readers").as_deref(), Some(readers));
+    assert_eq!(key("user:oh-state").as_deref(), Some("published"));
+    assert!(desk.journals().is_empty());
+    // Zeros were not sent.
+    assert!(written(&proxy) <= SIZE - CHUNK, "{}", written(&proxy));
+    // Its name, readers, tags and digest came in one request, after all writes.
+    let requests = proxy.requests();
+    let set = requests.iter().rposition(|r| r.path.ends_with("/set"));
+    let set = set.unwrap();
+    for line in [
+        "name nightly",
+        "tags ci main",
+        "readers ",
+        "user:oh-digest ",
+    ] {
+        let says = |request: &Request| {
+            let is_it = |l: &str| l == line || line.ends_with(' ') && l.starts_with(line);
+            let tells = request.path.ends_with("/set") || request.is_create();
+            tells && request.text().lines().any(is_it)
+        };
+        assert!(says(&requests[set]), "{line}");
+        assert!(!requests[..set].iter().any(says), "{line}");
+    }
+    assert!(requests.iter().rposition(Request::is_write).unwrap() < set);
+    proxy.forget();
+    assert_eq!(published(&desk, &proxy.uri(), &words), drive);
+    let posts: Vec<_> = proxy
+        .requests()
+        .into_iter()
+        .filter(|r| r.method == "POST")
+        .collect();
+    assert!(posts.is_empty(), "{posts:?}");
+    assert_eq!(drives(&server).len(), 1);
+    // On another machine as well.
+    let (again, elsewhere) = (Desk::new(), proxy.uri());
+    again.file("b.img", &image());
+    let there = publish(&again, &elsewhere, "b.img --name nightly").env("OHAUTH", desk.auth());
+    assert_eq!(there.run().code(0).text().trim(), drive);
+    assert_eq!(writes(&proxy).len(), 0);
+}
+
+#[test]
+fn only_blocks_that_differ_are_sent_to_a_copy() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let base = published(&desk, &proxy.uri(), "a.img --name nightly");
+    // Two neighbours, one alone, one in what was zeros, and the short one at the end.
+    let blocks = [1, 2, 20, 70, 148];
+    let next = changed(&image(), &blocks);
+    desk.file("b.img", &next);
+    proxy.forget();
+    let done = told(&desk, &proxy.uri(), "b.img --name nightly");
+    assert_eq!(
+        (done["how"].as_str(), done["base"].as_str()),
+        (Some("delta"), Some(&*base))
+    );
+    let drive = done["drive"].as_str().unwrap();
+    assert_drive(&server, drive, &next);
+    assert_drive(&server, &base, &image());
+    assert_eq!(proxy.count(is_image_call), 1);
+    let expected = 4 * BLOCK + 12_345;
+    assert_eq!(written(&proxy), expected);
+    assert_eq!(writes(&proxy).len(), 4, "neighbours go together");
+    // Back to zeros: the base is the newest now.
+    proxy.forget();
+    let mut zeroed = next.clone();
+    zeroed[70 * BLOCK..71 * BLOCK].fill(0);
+    desk.file("c.img", &zeroed);
+    let done = told(&desk, &proxy.uri(), "c.img --name nightly");
+    assert_eq!(done["base"].as_str(), Some(drive));
+    assert_drive(&server, done["drive"].as_str().unwrap(), &zeroed);
+    // Nothing to send, and all the same a drive of its own: what it copies is known.
+    proxy.forget();
+    let done = told(&desk, &proxy.uri(), "c.img --name other --base nightly");
+    assert_eq!(writes(&proxy).len(), 0);
+    assert_drive(&server, done["drive"].as_str().unwrap(), &zeroed);
+}
+
+#[test]
+fn an_image_that_grew_is_a_delta_and_one_that_shrank_is_not() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    published(&desk, &proxy.uri(), "a.img --name n");
+    let mut grown = image();
+    grown.resize(SIZE + 3 * CHUNK, 0);
+    grown[SIZE + CHUNK] = 1;
+    desk.file("b.img", &grown);
+    proxy.forget();
+    let done = told(&desk, &proxy.uri(), "b.img --name n");
+    assert_eq!(done["how"], "delta");
+    assert_drive(&server, done["drive"].as_str().unwrap(), &grown);
+    let out = publish(&desk, &proxy.uri(), "a.img --name m --base n")
+        .run()
+        .code(0);
+    let out = out.says("is larger than the image: everything is sent");
+    assert_drive(&server, out.text().trim(), &image());
+}
+
+#[test]
+fn without_a_receipt_the_copy_is_compared() {
+    for has_digests in [true, false] {
+        let desk = Desk::new();
+        let server = match has_digests {
+            true => desk.server(),
+            false => plain_server(&desk),
+        };
+        let proxy = FaultProxy::to(&server);
+        desk.file("a.img", &image());
+        published(&desk, &proxy.uri(), "a.img --name n");
+        std::fs::remove_dir_all(receipts(&desk)).unwrap();
+        let next = changed(&image(), &[0, 30, 100]);
+        desk.file("b.img", &next);
+        proxy.forget();
+        let done = publish(&desk, &proxy.uri(), "b.img --name n --verify full").run();
+        let done = done.code(0).says("There is no receipt of base");
+        assert_drive(&server, done.text().trim(), &next);
+        assert_eq!(written(&proxy), 3 * BLOCK);
+        assert_eq!(proxy.count(Request::is_read) == 0, has_digests);
+    }
+}
+
+#[test]
+fn a_receipt_from_elsewhere_tells_what_the_base_holds() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    published(&desk, &proxy.uri(), "a.img --name n --receipt r.json");
+    std::fs::remove_dir_all(receipts(&desk)).unwrap();
+    let next = changed(&image(), &[5]);
+    desk.file("b.img", &next);
+    proxy.forget();
+    let done = publish(&desk, &proxy.uri(), "b.img --name n --receipt r.json")
+        .run()
+        .code(0);
+    assert!(!done.stderr.contains("receipt"), "{}", done.stderr);
+    assert_eq!(written(&proxy), BLOCK);
+    let receipt: Value =
+        serde_json::from_slice(&std::fs::read(desk.path("r.json")).unwrap()).unwrap();
+    assert_eq!(receipt["drive"].as_str(), Some(done.text().trim()));
+    assert_eq!(
+        (receipt["receipt"].as_u64(), receipt["size"].as_u64()),
+        (Some(1), Some(SIZE as u64))
+    );
+    let root = info(&server, done.text().trim(), "user:oh-digest");
+    assert_eq!(receipt["root"].as_str(), root.as_deref());
+}
+
+#[test]
+fn where_the_cloud_does_not_copy_everything_is_sent() {
+    for refused in [
+        refusal(404, "missing"),
+        refusal(405, "method"),
+        refusal(400, "usage"),
+    ] {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        desk.file("a.img", &image());
+        published(&desk, &proxy.uri(), "a.img --name n");
+        let next = changed(&image(), &[0]);
+        desk.file("b.img", &next);
+        proxy.forget();
+        proxy.fault(is_image_call, 9, Fault::Answer(refused));
+        let done = publish(&desk, &proxy.uri(), "b.img --name n").run().code(0);
+        let done = done.says("does not copy base").says("everything is sent");
+        assert_drive(&server, done.text().trim(), &next);
+        assert_eq!(drives(&server).len(), 2);
+    }
+}
+
+#[test]
+fn a_base_that_is_not_what_its_receipt_says_is_not_trusted() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let base = published(&desk, &proxy.uri(), "a.img --name n");
+    let next = changed(&image(), &[0]);
+    desk.file("b.img", &next);
+    // Behind the back of the server: its counters tell nothing.
+    let file = std::fs::File::options()
+        .write(true)
+        .open(server.drive_file(&base))
+        .unwrap();
+    file.write_all_at(&noise(9, SIZE), 0).unwrap();
+    let done = publish(&desk, &proxy.uri(), "b.img --name n").run().code(0);
+    let done = done.says("does not match its receipt: everything is sent");
+    assert_drive(&server, done.text().trim(), &next);
+    // A write that the server knows of.
+    let newest = done.text().trim().to_owned();
+    Ask::of(&server)
+        .post(&format!("/drives/{newest}/write/0"), "x")
+        .expect(204);
+    let after = changed(&image(), &[1]);
+    desk.file("c.img", &after);
+    let done = publish(&desk, &proxy.uri(), "c.img --name n").run().code(0);
+    let done = done.says("was written to since it was published");
+    assert_drive(&server, done.text().trim(), &after);
+}
+
+#[test]
+fn a_published_drive_that_was_written_to_is_published_anew() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &image());
+    let first = published(&desk, &server.uri, "a.img --name n");
+    // The same bytes: it was written to, and is what it was.
+    Ask::of(&server)
+        .post(&format!("/drives/{first}/write/0"), &image()[..3])
+        .expect(204);
+    assert_eq!(published(&desk, &server.uri, "a.img --name n"), first);
+    Ask::of(&server)
+        .post(&format!("/drives/{first}/write/{CHUNK}"), "x")
+        .expect(204);
+    let done = publish(&desk, &server.uri, "a.img --name n").run().code(0);
+    let done = done.says("does not hold any more what was published");
+    let second = done.text().trim();
+    assert_ne!(second, first);
+    assert_drive(&server, second, &image());
+}
+
+#[test]
+fn what_was_not_verified_gets_no_name_and_the_next_run_mends_it() {
+    for is_delta in [false, true] {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        desk.file("a.img", &image());
+        let next = changed(&image(), &[1, 20, 140]);
+        desk.file("b.img", &next);
+        if is_delta {
+            published(&desk, &proxy.uri(), "a.img --name n");
+        }
+        // One write is confirmed and never done.
+        let lost = Fault::Answer(answer(204, &[], b""));
+        proxy.fault_after(1, Request::is_write, 1, lost);
+        let words = "b.img --name n --verify full";
+        let failed = publish(&desk, &proxy.uri(), words).run().code(4);
+        let failed = failed
+            .says("does not hold what was sent")
+            .says("is unfinished");
+        assert!(failed.stdout.is_empty());
+        let (named, others) = by_name(&server, "n");
+        assert_eq!((named.len(), others.len()), (usize::from(is_delta), 1));
+        assert_eq!(info(&server, &others[0], "user:oh-digest"), None);
+        let mended = published(&desk, &proxy.uri(), words);
+        assert_eq!(mended, others[0]);
+        assert_drive(&server, &mended, &next);
+    }
+}
+
+#[test]
+fn a_drive_that_reads_as_something_else_gets_its_zeros() {
+    let desk = Desk::new();
+    let plan = desk.file("plan.json", br#"{"fresh_reads": "pattern"}"#);
+    let server = desk.server_with(&["--fault-plan", plan.to_str().unwrap()]);
+    desk.file("a.img", &image());
+    let done = publish(&desk, &server.uri, "a.img --name n --verify full")
+        .run()
+        .code(0);
+    let done = done.says("zeros are sent");
+    assert_drive(&server, done.text().trim(), &image());
+}
+
+#[test]
+fn a_cloud_that_drops_user_keys_is_left_as_it_was() {
+    let desk = Desk::new();
+    let plan = desk.file("plan.json", br#"{"user_keys": "dropped"}"#);
+    let server = desk.server_with(&["--fault-plan", plan.to_str().unwrap()]);
+    desk.file("a.img", &image());
+    let done = publish(&desk, &server.uri, "a.img --name n").run().code(1);
+    done.says("does not keep user: keys");
+    assert!(drives(&server).is_empty());
+}
+
+#[test]
+fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let mut all = Vec::new();
+    for i in 0..4 {
+        desk.file("a.img", &changed(&image(), &[i]));
+        all.push(published(&desk, &proxy.uri(), "a.img --name n"));
+    }
+    // The list says that nobody uses it; by the time it would go a server does.
+    let claimed = format!("/drives/{}/info", all[1]);
+    proxy.fault(
+        move |request| request.path.ends_with(&claimed),
+        99,
+        Fault::rewrite(|_, told| {
+            let text = String::from_utf8(told).unwrap();
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            let body = format!("{body}claimed host:guest:x:ide:0:0\n");
+            answer(200, &["Content-Type: text/plain"], body.as_bytes())
+        }),
+    );
+    // A publication that fails destroys nothing.
+    desk.file("a.img", &changed(&image(), &[9]));
+    proxy.fault(Request::is_write, 1, Fault::Answer(answer(204, &[], b"")));
+    publish(&desk, &proxy.uri(), "a.img --name n --keep 1 --verify full")
+        .run()
+        .code(4);
+    assert_eq!(drives(&server).len(), 5);
+    let done = told(&desk, &proxy.uri(), "a.img --name n --keep 2 --verify full");
+    assert_eq!(done["destroyed"], json!([all[2], all[0]]));
+    let (named, others) = by_name(&server, "n");
+    assert_eq!((named.len(), others.len()), (3, 0));
+    assert!(named.contains(&all[1]) && named.contains(&all[3]));
+    // What is there already is kept to the number as well.
+    proxy.heal();
+    let done = told(&desk, &proxy.uri(), "a.img --name n --keep 1");
+    assert_eq!(done["how"], "nothing");
+    assert_eq!(drives(&server), [done["drive"].as_str().unwrap()]);
+}
+
+#[test]
+fn cleanup_removes_what_is_unfinished_and_nothing_else() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let good = published(&desk, &proxy.uri(), "a.img --name n");
+    // Unfinished: of this name with two contents, and of another one.
+    let lost = || Fault::Answer(answer(204, &[], b""));
+    for (i, name) in ["n", "n", "m"].into_iter().enumerate() {
+        desk.file("b.img", &changed(&image(), &[i]));
+        proxy.fault(Request::is_write, 1, lost());
+        let words = format!("b.img --name {name} --base none --verify full");
+        publish(&desk, &proxy.uri(), &words).run().code(4);
+    }
+    // Somebody's drive that looks like one.
+    let body = format!("name n (unfinished)\nsize {SIZE}\nuser:oh-state writing");
+    let theirs = Ask::of(&server).post("/drives/create", body).expect(200);
+    let theirs = theirs.key("drive").unwrap().to_owned();
+    assert_eq!(drives(&server).len(), 5);
+    let done = publish(&desk, &proxy.uri(), "--name n --cleanup --json")
+        .run()
+        .code(0);
+    let removed: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(removed["removed"].as_array().unwrap().len(), 2);
+    let left = drives(&server);
+    assert_eq!(left.len(), 3);
+    assert!(left.contains(&good) && left.contains(&theirs));
+    let (_, others) = by_name(&server, "n");
+    assert_eq!(others.len(), 2);
+    // With an image: first that, then all over.
+    let done = publish(&desk, &proxy.uri(), "b.img --name m --cleanup")
+        .run()
+        .code(0);
+    done.says("Removed the unfinished drive");
+    assert_eq!(drives(&server).len(), 3);
+    assert!(desk.journals().is_empty(), "{:?}", desk.journals());
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_made() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &image());
+    let uri = &server.uri;
+    publish(&desk, uri, "--name n")
+        .run()
+        .code(2)
+        .says("There is no image");
+    publish(&desk, uri, "a.img --name n --base nosuch")
+        .run()
+        .code(1)
+        .says("No drive has the name");
+    publish(&desk, uri, "a.img --name n --readers bob")
+        .run()
+        .code(2)
+        .says("bob");
+    publish(&desk, uri, "a.img --name n --token")
+        .arg("a b")
+        .run()
+        .code(2)
+        .says("Token");
+    publish(&desk, uri, "a.img --name n --join")
+        .run()
+        .code(75)
+        .says("Run the shards first");
+    publish(&desk, uri, "nosuch.img --name n").run().code(1);
+    assert!(drives(&server).is_empty());
+}
+
+#[test]
+fn shards_together_do_what_one_does() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let whole = published(&desk, &proxy.uri(), "a.img --name one");
+    let next = changed(&image(), &[2, 66, 140]);
+    desk.file("b.img", &next);
+    for (file, base, expected) in [("a.img", "none", image()), ("b.img", "one", next)] {
+        let name = format!("many-{base}");
+        let words = format!("{file} --name {name} --base {base} --verify full");
+        let shard =
+            |index: u32| publish(&desk, &proxy.uri(), &format!("{words} --shard {index}/5"));
+        // More shards than chunks: some have nothing to do. The last one is late.
+        let running: Vec<_> = [4, 3, 2, 1].map(|index| shard(index).spawn()).into();
+        let drives: Vec<_> = running
+            .into_iter()
+            .map(|shard| shard.wait().code(0).text().trim().to_owned())
+            .collect();
+        assert!(drives.iter().all(|drive| *drive == drives[0]), "{drives:?}");
+        let join = || publish(&desk, &proxy.uri(), &format!("{words} --join"));
+        join().run().code(75).says("1 of 5 shards are missing: 5");
+        assert_eq!(
+            info(&server, &drives[0], "name"),
+            Some(format!("{name} (unfinished)"))
+        );
+        let before = writes(&proxy).len();
+        shard(1).run().code(0);
+        assert_eq!(
+            writes(&proxy).len(),
+            before,
+            "one that is done does nothing"
+        );
+        shard(5).run().code(0);
+        let joined = join().run().code(0);
+        assert_eq!(joined.text().trim(), drives[0]);
+        assert_drive(&server, &drives[0], &expected);
+        assert_eq!(info(&server, &drives[0], "name"), Some(name));
+        // Late ones, and a second join, find it.
+        assert_eq!(shard(3).run().code(0).text().trim(), drives[0]);
+        assert_eq!(join().run().code(0).text().trim(), drives[0]);
+    }
+    let digest = |drive: &str| info(&server, drive, "user:oh-digest");
+    let (many, _) = by_name(&server, "many-none");
+    assert_eq!(digest(&many[0]), digest(&whole));
+}
+
+#[test]
+fn a_drive_is_verified_against_its_receipt() {
+    for has_digests in [true, false] {
+        let desk = Desk::new();
+        let server = match has_digests {
+            true => desk.server(),
+            false => plain_server(&desk),
+        };
+        desk.file("a.img", &image());
+        let drive = published(&desk, &server.uri, "a.img --name n --receipt r.json");
+        let verify = |words: &str| {
+            desk.simple(&server.uri)
+                .args(&format!("verify r.json {words}"))
+        };
+        let all = verify("").run().code(0);
+        assert!(
+            all.text().contains("every one of 149 blocks was compared"),
+            "{all:?}"
+        );
+        let some = verify("--sample 10").run().code(0);
+        assert!(
+            some.text().contains("15 of 149 blocks were compared"),
+            "{some:?}"
+        );
+        // One flipped bit, in zeros and in data, in what should be a hole too.
+        let file = std::fs::File::options()
+            .write(true)
+            .open(server.drive_file(&drive))
+            .unwrap();
+        for at in [4 * BLOCK, 20 * BLOCK, CHUNK + 5, SIZE - 1] {
+            file.write_all_at(&[image()[at] ^ 4], at as u64).unwrap();
+            let found = verify("-J")
+                .run()
+                .code(4)
+                .says("does not hold what its receipt tells");
+            let object: Value = serde_json::from_slice(&found.stdout).unwrap();
+            assert_eq!(object["is_same"], false);
+            assert_eq!(object["differing"], 1);
+            assert_eq!(
+                object["first_differing_byte"].as_u64(),
+                Some((at / BLOCK * BLOCK) as u64)
+            );
+            // Shards are of chunks: one of three sees it.
+            let codes: Vec<_> = (1..=3)
+                .map(|i| verify(&format!("--shard {i}/3")).run().status.code())
+                .collect();
+            let seen = (0..3).map(|i| if i == at / CHUNK { Some(4) } else { Some(0) });
+            assert_eq!(codes, seen.collect::<Vec<_>>());
+            file.write_all_at(&image()[at..=at], at as u64).unwrap();
+        }
+        verify("").run().code(0);
+        let text = std::fs::read_to_string(desk.path("r.json")).unwrap();
+        desk.file(
+            "bad.json",
+            text.replace("\"size\": 9", "\"size\": 8").as_bytes(),
+        );
+        let bad = desk
+            .simple(&server.uri)
+            .args("verify bad.json")
+            .run()
+            .code(2);
+        bad.says("Cannot use the receipt");
+    }
+}
+
+#[test]
+fn a_receipt_is_signed_and_believed_only_with_its_key() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &image());
+    let keys = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+    let key = desk.file("key", keys.sk.to_box(None).unwrap().to_string().as_bytes());
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    desk.file("key.pub", keys.pk.to_box().unwrap().to_string().as_bytes());
+    published(
+        &desk,
+        &server.uri,
+        "a.img --name n --receipt r.json --sign-key key",
+    );
+    let verify = |words: &str| desk.simple(&server.uri).args(&format!("verify {words}"));
+    verify("r.json --pubkey key.pub").run().code(0);
+    verify("r.json --pubkey")
+        .arg(keys.pk.to_base64())
+        .run()
+        .code(0);
+    let other = minisign::KeyPair::generate_unencrypted_keypair()
+        .unwrap()
+        .pk;
+    let wrong = verify("r.json --pubkey")
+        .arg(other.to_base64())
+        .run()
+        .code(4);
+    wrong.says("is not signed with this key");
+    // White space that changes nothing else.
+    let text = std::fs::read(desk.path("r.json")).unwrap();
+    desk.file("r.json", &[&text, &b" "[..]].concat());
+    verify("r.json").run().code(0);
+    verify("r.json --pubkey key.pub").run().code(4);
+    // A key that cannot be used is told before anything is sent.
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+    let words = "a.img --name m --receipt s.json --sign-key key";
+    publish(&desk, &server.uri, words)
+        .run()
+        .code(2)
+        .says("others can read it");
+    assert_eq!(drives(&server).len(), 1);
+}
+
+/// No drive of the name is anything but whole, and no other one says that it is.
+#[track_caller]
+fn check_nothing_seems_finished(server: &TestServer, images: &[&[u8]]) -> usize {
+    let (named, others) = by_name(server, "n");
+    for drive in &named {
+        let bytes = std::fs::read(server.drive_file(drive)).unwrap();
+        assert!(
+            images.iter().any(|image| bytes == *image),
+            "drive {drive} is torn"
+        );
+        let state = info(server, drive, "user:oh-state");
+        assert_eq!(state.as_deref(), Some("published"));
+    }
+    for drive in &others {
+        assert_eq!(
+            info(server, drive, "name").as_deref(),
+            Some("n (unfinished)")
+        );
+        assert_eq!(info(server, drive, "user:oh-digest"), None);
+        assert_eq!(info(server, drive, "readers"), None);
+    }
+    others.len()
+}
+
+/// `kill -9` at any moment of a publication, full or as a delta: nothing seems
+/// finished that is not, one more run finishes, and --cleanup leaves nothing.
+/// `OH_ROUNDS=200` for more rounds.
+#[test]
+fn killed_at_any_moment_it_finishes_or_leaves_nothing() {
+    let mut rng = fastrand::Rng::with_seed(seed("publish"));
+    let desk = Desk::new();
+    let server = desk.server();
+    let link = SlowLink::to(&server, Duration::from_micros(150));
+    let old = image();
+    let next = changed(&old, &(0..149).step_by(3).collect::<Vec<_>>());
+    desk.file("old.img", &old);
+    desk.file("new.img", &next);
+    let first = published(&desk, &server.uri, "old.img --name n");
+    let words = |base: &str| format!("new.img --name n --readers all --base {base}");
+    // How much passes in a run that nobody kills.
+    let mut usual = BTreeMap::new();
+    let mut counts = BTreeMap::<&str, u32>::new();
+    let forget = |keep: &str| {
+        for drive in drives(&server).into_iter().filter(|drive| drive != keep) {
+            Ask::of(&server)
+                .post(&format!("/drives/{drive}/destroy"), "")
+                .expect(204);
+        }
+    };
+    for base in ["none", "auto"] {
+        link.take_counts();
+        published(&desk, &link.uri(), &words(base));
+        let (up, down) = link.take_counts();
+        usual.insert(base, up + down);
+        forget(&first);
+    }
+    for round in 0..rounds(16) {
+        let base = ["none", "auto"][round % 2];
+        link.take_counts();
+        let moment = rng.u64(..usual[base] * 21 / 20);
+        let mut running = publish(&desk, &link.uri(), &words(base)).spawn();
+        while link.passed() < moment && !running.has_ended() {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        std::thread::sleep(Duration::from_micros(rng.u64(..3000)));
+        running.kill9();
+        let unfinished = check_nothing_seems_finished(&server, &[&old, &next]);
+        assert!(unfinished <= 1);
+        if rng.bool() {
+            let done = publish(&desk, &link.uri(), &words(base)).run().code(0);
+            let drive = done.text().trim();
+            assert_drive(&server, drive, &next);
+            assert_eq!(info(&server, drive, "name").as_deref(), Some("n"));
+            *counts.entry("one more run").or_default() += 1;
+        } else {
+            publish(&desk, &link.uri(), "--name n --cleanup")
+                .run()
+                .code(0);
+            *counts.entry("cleaned up").or_default() += 1;
+        }
+        *counts
+            .entry(["nothing unfinished", "one unfinished"][unfinished])
+            .or_default() += 1;
+        assert_eq!(check_nothing_seems_finished(&server, &[&old, &next]), 0);
+        assert!(drives(&server).len() <= 2 && desk.journals().is_empty());
+        forget(&first);
+    }
+    eprintln!("publish: {counts:?}");
+}
