@@ -274,6 +274,13 @@ bug 'another state of a file on a server is read on' \
 bug 'a digest that is not the one that was told is taken' \
     'it streams::the_digest_of_what_was_given_is_demanded' \
     src/transfer/upload.rs 'if digest == expected {' 'if digest == digest {'
+bug 'ova: the first file of the description is taken for its first disk' \
+    'it ova::the_first_disk_of_the_description_is_sent_or_the_one_that_is_named' \
+    src/image/archive/ovf.rs 'self.files.iter().find(|file| file.id == id)' \
+    'self.files.iter().find(|file| file.id != id)'
+bug 'ova: bytes beyond the end of a member are read' \
+    'it ova::a_disk_of_more_than_eight_gib_is_found_and_its_holes_are_holes' \
+    src/image/raw.rs 'self.member.is_some() && end.is_none_or' 'self.member.is_none() && end.is_none_or'
 bug 'qcow2: a packed cluster is taken for a plain one' \
     'it formats::qcow2_packed_with_zlib_and_zstd' \
     src/image/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'

@@ -9,13 +9,9 @@ truncate -s 3M "$work/disk"
 printf 'some text, some text, some text' | dd of="$work/disk" conv=notrunc status=none
 printf 'more' | dd of="$work/disk" bs=1 seek=2500000 conv=notrunc status=none
 
-# input TARGET NAME FORMAT OPTION...: one input
-input() {
-    local target=$1 name=$2 format=$3
-    shift 3
-    qemu-img convert -f raw -O "$format" "$@" "$work/disk" "$work/image"
-    mkdir -p "$target"
-    python3 - "$work/image" "$target/$name" <<'PYTHON'
+# pack IMAGE INPUT: an input that tells this file
+pack() {
+    python3 - "$1" "$2" <<'PYTHON'
 import re, struct, sys
 
 data = open(sys.argv[1], "rb").read()
@@ -27,6 +23,24 @@ for run in re.finditer(rb"[^\0](?:\0{0,7}[^\0])*", data):
         out += struct.pack(">IB", at, len(piece)) + piece
 open(sys.argv[2], "wb").write(out)
 PYTHON
+}
+
+# input TARGET NAME FORMAT OPTION...: one input
+input() {
+    local target=$1 name=$2 format=$3
+    shift 3
+    qemu-img convert -f raw -O "$format" "$@" "$work/disk" "$work/image"
+    mkdir -p "$target"
+    pack "$work/image" "$target/$name"
+}
+
+# archive NAME FORMAT FILE...: an input of the target of archives
+archive() {
+    local name=$1 format=$2
+    shift 2
+    mkdir -p ova
+    tar -C "$work" --format="$format" --sort=name --owner=0 --group=0 --mtime=@0 -cf "$work/image" "$@"
+    pack "$work/image" "ova/$name"
 }
 
 input qcow2 v2 qcow2 -o compat=0.10,cluster_size=512
@@ -43,4 +57,19 @@ input vhd dynamic vpc -o force_size=on
 input vhd fixed vpc -o subformat=fixed,force_size=on
 input vhdx dynamic vhdx -o block_size=1M
 input vhdx fixed vhdx -o subformat=fixed,block_size=1M
+qemu-img convert -f raw -O vmdk -o subformat=streamOptimized "$work/disk" "$work/disk.vmdk"
+cat >"$work/box.ovf" <<'OVF'
+<Envelope xmlns:ovf="u"><References><File ovf:href="disk.vmdk" ovf:id="f"/></References>
+<DiskSection><Disk ovf:fileRef="f"/></DiskSection></Envelope>
+OVF
+printf 'a disk' >"$work/disk.img"
+long=$work/$(printf 'l%.0s' {1..120}).img
+cp "$work/disk.img" "$long"
+truncate -s 100k "$work/sparse.img"
+printf 'end' >>"$work/sparse.img"
+archive appliance ustar box.ovf disk.vmdk
+archive bare ustar disk.img
+archive gnu gnu "$(basename "$long")" disk.img
+archive pax pax "$(basename "$long")" disk.img
+archive sparse gnu -S sparse.img disk.img
 find . -type f -size +2048c -printf 'larger than -max_len of .ci/run: %P\n'

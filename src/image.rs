@@ -3,6 +3,7 @@
 //! and published when it is whole. Everything here blocks; it runs on threads
 //! of its own, never on the reactor.
 
+mod archive;
 mod census;
 mod content;
 mod fingerprint;
@@ -30,7 +31,7 @@ pub(crate) use fingerprint::modified_ns;
 pub use format::Format;
 pub use gpt::Gpt;
 pub use mapped::MappedImage;
-pub use raw::{RawImage, Remote};
+pub use raw::{Member, RawImage, Remote};
 pub use reader::{ImageReader, Piece, Unread};
 pub use stream::{Input, Length, StreamFormat, StreamImage, StreamOptions, xz_index_size};
 pub use target::{ClusterPacking, ImageTarget, TargetFormat};
@@ -63,8 +64,13 @@ pub trait Disk: fmt::Debug + Send + Sync {
 pub struct ImageOptions {
     /// What it is. `None` tells it by its content, which is not safe for a raw
     /// image that somebody not trusted could write to: who can make it look like
-    /// another format decides what is read.
+    /// another format decides what is read. Of an archive it is that of the disk in it;
+    /// but raw and VHD, which begin with what a guest wrote, are the image's own unless
+    /// a disk is named.
     pub format: Option<Format>,
+    /// The member of the archive that it is to be. `None` for the first disk, if it is
+    /// an archive.
+    pub disk: Option<String>,
     /// The files that it may be written on top of, and directories of such files.
     /// What the image itself names counts for nothing.
     pub allow_backing: Vec<PathBuf>,
@@ -88,7 +94,8 @@ impl Image {
     /// over once, tables only, so that a damaged one is told here. One that is packed
     /// as a whole is a stream.
     ///
-    /// A block device is raw unless its format is told.
+    /// A block device is raw unless its format is told. Of an appliance (OVA) it is a
+    /// disk in it.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it is neither, is empty, cannot be opened, is not
@@ -114,11 +121,17 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn of(file: RawImage, options: &ImageOptions) -> Result<Self> {
+        let file = archive::opened(file, options)?;
+        let is_member = file.member().is_some();
         let format = match options.format {
             Some(format) => format,
-            None if file.is_device() => Format::Raw,
+            None if file.is_device() && !is_member => Format::Raw,
             None => {
-                if let Some(format) = stream::packing_of(&file)? {
+                let packing = stream::packing_of(&file)?;
+                if let Some(format) = packing.filter(|_| is_member) {
+                    return Err(archive::packed_member(&file, format));
+                }
+                if let Some(format) = packing {
                     return StreamImage::open(Input::of(file), format, false, options.stream)
                         .map(Self::stream);
                 }
@@ -127,7 +140,7 @@ impl Image {
         };
         match format {
             // What is fetched to be hashed is not fetched twice.
-            Format::Raw if options.stream.hashes && !file.is_local() => {
+            Format::Raw if options.stream.hashes && !file.is_local() && !is_member => {
                 let (format, options) = (StreamFormat::Raw, options.stream);
                 StreamImage::open(Input::of(file), format, true, options).map(Self::stream)
             }
@@ -144,6 +157,13 @@ impl Image {
     /// # Errors
     /// [`ErrorKind::Image`] for what is refused, not sound, or holds nothing.
     pub fn in_order(mut input: Input, options: &ImageOptions) -> Result<Self> {
+        if let Some(disk) = &options.disk {
+            let what = format!(
+                "{} comes in order, and the disk {disk:?} in an archive has to be read at any place",
+                input.name
+            );
+            return Err(Error::new(ErrorKind::Image, what).hint_to("Put it into a file first"));
+        }
         let format = match options.format {
             Some(Format::Raw) => StreamFormat::Raw,
             Some(format) => {
@@ -215,6 +235,11 @@ impl Image {
             Self::Mapped(image) => image.file(),
             Self::Stream(_) => None,
         }
+    }
+
+    /// The member of an archive that it is, if it is one.
+    pub fn member(&self) -> Option<&Member> {
+        self.file().and_then(RawImage::member)
     }
 
     /// How others use what it is read from just now: what they write meanwhile may

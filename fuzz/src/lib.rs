@@ -17,6 +17,8 @@ use openhosting::image::{Disk, Format, Image, ImageOptions};
 const SEAL: u8 = 1;
 /// Largest file.
 const SIZE_MAX: u32 = 64 << 20;
+/// Blocks of an archive that may be headers.
+const HEADERS_MAX: u64 = 512;
 /// Extents that are looked at.
 const EXTENTS_MAX: usize = 256;
 /// Bytes of an extent that are read.
@@ -37,9 +39,42 @@ pub fn explore(data: &[u8], format: Format) {
         };
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         for format in [Some(format), None] {
-            read(path.as_ref(), format);
+            read(path.as_ref(), format, None);
         }
     });
+}
+
+/// Reads the first disk of the archive that the input tells, and the one that is called
+/// `disk.img`.
+pub fn explore_archive(data: &[u8]) {
+    FILE.with(|file| {
+        let Some(()) = build(file, data, Format::Raw) else {
+            return;
+        };
+        if data[0] & SEAL != 0 {
+            seal_headers(file);
+        }
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        for disk in [None, Some("disk.img".to_owned())] {
+            read(path.as_ref(), None, disk);
+        }
+    });
+}
+
+/// Makes the checksums of all headers right.
+fn seal_headers(file: &File) {
+    let mut block = [0; 512];
+    for at in (0..HEADERS_MAX).map(|number| number * 512) {
+        if file.read_exact_at(&mut block, at).is_err() {
+            return;
+        }
+        if &block[257..262] == b"ustar" {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+            let sum = format!("{sum:06o}\0 ");
+            let _ = file.write_all_at(sum.as_bytes(), at + 148);
+        }
+    }
 }
 
 fn build(file: &File, data: &[u8], format: Format) -> Option<()> {
@@ -98,9 +133,10 @@ fn seal(file: &File, size: u64, format: Format) {
     }
 }
 
-fn read(path: &Path, format: Option<Format>) {
+fn read(path: &Path, format: Option<Format>, disk: Option<String>) {
     let options = ImageOptions {
         format,
+        disk,
         // The file names others, and is itself the only one that it may have.
         allow_backing: vec![path.to_owned()],
         ..ImageOptions::default()

@@ -127,6 +127,11 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
 
+    /// The disk in IMAGE, which is an OVA or another tar, by its name there [default: the
+    /// first one of its description]. --format is then that of the disk
+    #[arg(long, value_name = "NAME")]
+    pub(super) disk: Option<String>,
+
     /// A file that IMAGE may be written on top of (its backing file), or a directory
     /// of such files; may be given more than once
     #[arg(long, value_name = "PATH")]
@@ -142,6 +147,7 @@ impl fmt::Debug for ImageArguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageArguments")
             .field("format", &self.format)
+            .field("disk", &self.disk)
             .field("allow_backing", &self.allow_backing)
             .field("image", &self.shown())
             .finish()
@@ -191,6 +197,7 @@ impl ImageArguments {
     pub(super) fn options(&self) -> ImageOptions {
         ImageOptions {
             format: self.format,
+            disk: self.disk.clone(),
             allow_backing: self.allow_backing.clone(),
             stream: StreamOptions::default(),
         }

@@ -94,8 +94,8 @@ fn run(info: &Info) -> Result<()> {
         write_new(path, &svg(&census, image.format()))?;
     }
     let text = match info.json {
-        true => json(&census, image.format()),
-        false => text(&census, image.format()),
+        true => json(&census, &image),
+        false => text(&census, &image),
     };
     tell(&text)
 }
@@ -154,7 +154,7 @@ fn percent(much: u64, of: u64) -> String {
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
-fn text(census: &Census, format: Format) -> String {
+fn text(census: &Census, image: &Image) -> String {
     let size = census.plan.size();
     let about = if census.is_exact() { "" } else { "about " };
     let wire: Vec<_> = census
@@ -165,7 +165,14 @@ fn text(census: &Census, format: Format) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<12} {value}");
     };
-    line("Format", format.to_string());
+    if let Some(member) = image.member() {
+        let others = match member.others.as_slice() {
+            [] => String::new(),
+            others => format!(" (others: {})", others.join(", ")),
+        };
+        line("Archived as", format!("{}{others}", member.name));
+    }
+    line("Format", image.format().to_string());
     line("Disk", format!("{size} bytes, {}", HumanBytes(size)));
     line(
         "Allocated",
@@ -210,13 +217,13 @@ fn shade(data: u64, part: u64) -> char {
     }
 }
 
-fn json(census: &Census, format: Format) -> String {
+fn json(census: &Census, image: &Image) -> String {
     let wire: serde_json::Map<_, _> = census
         .wire()
         .map(|(level, bytes)| (level.to_string(), json!(bytes)))
         .collect();
-    let object = json!({
-        "format": format.name(),
+    let mut object = json!({
+        "format": image.format().name(),
         "disk_bytes": census.plan.size(),
         "allocated_bytes": census.allocated,
         "zero_bytes": census.zeros(),
@@ -230,6 +237,10 @@ fn json(census: &Census, format: Format) -> String {
         "map_part_bytes": census.part,
         "map_data_bytes": census.map,
     });
+    if let Some(member) = image.member() {
+        object["archived_as"] = json!(member.name);
+        object["other_disks"] = json!(member.others);
+    }
     format!("{object}\n")
 }
 

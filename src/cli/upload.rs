@@ -70,7 +70,7 @@ struct Arguments {
     shared: bool,
 
     /// IMAGE is gzip: upload its content
-    #[arg(short = 'z', long, conflicts_with_all = ["format", "allow_backing"])]
+    #[arg(short = 'z', long, conflicts_with_all = ["format", "disk", "allow_backing"])]
     gunzip: bool,
 
     /// Bytes of the disk, as in 20G, where a packed or piped IMAGE does not tell: then
@@ -236,7 +236,16 @@ async fn send(
         opened = opened => opened?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
-    if arguments.image.format.is_none() && image.format() != Format::Raw {
+    if let Some(member) = image.member() {
+        let (name, format) = (&member.name, image.format());
+        let others = match member.others.as_slice() {
+            [] => "--format raw sends all of it as it is".to_owned(),
+            others => format!("--disk takes another one: {}", others.join(", ")),
+        };
+        let line =
+            format!("The image is an archive, and the disk {name} in it is {format}; {others}");
+        display.event(&Event::Notice(line));
+    } else if arguments.image.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
         display.event(&Event::Notice(line));
@@ -407,13 +416,9 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
         Ok(Some(url)) => PathBuf::from(url.identity()),
         _ => canonical(&arguments.image.path),
     };
-    let what = [
-        "upload",
-        &endpoint,
-        client.user(),
-        &image.to_string_lossy(),
-        &target,
-    ];
+    let image = image.to_string_lossy();
+    let mut what = vec!["upload", &endpoint, client.user(), &image, &target];
+    what.extend(arguments.image.disk.as_deref());
     JournalOptions {
         path: match (&arguments.journal, arguments.no_journal) {
             (Some(path), _) => Some(path.clone()),

@@ -288,6 +288,9 @@ impl Container {
     fn damaged(&self, what: &str) -> Error {
         let what = format!("{} is not sound {}: {what}", self.name(), self.format);
         Error::new(ErrorKind::Image, what).hint_to(match self.format {
+            _ if self.file.member().is_some() => {
+                "Unpack it with tar, and check it with: qemu-img check".to_owned()
+            }
             Format::Raw | Format::Vhd => "Copy it again from where it came".to_owned(),
             _ => format!("Check it with: qemu-img check {}", self.name()),
         })
@@ -300,10 +303,13 @@ impl Container {
             self.name(),
             self.format
         );
-        Error::new(ErrorKind::Image, what).hint_to(format!(
-            "Convert it: qemu-img convert -O qcow2 {} NEW.qcow2",
-            self.name()
-        ))
+        Error::new(ErrorKind::Image, what).hint_to(match self.file.member() {
+            Some(_) => "Unpack it with tar, and convert it with: qemu-img convert".to_owned(),
+            None => format!(
+                "Convert it: qemu-img convert -O qcow2 {} NEW.qcow2",
+                self.name()
+            ),
+        })
     }
 
     /// Demands that so many bytes from `at` on lie within the file.

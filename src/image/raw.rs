@@ -23,9 +23,23 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct RawImage {
     place: Place,
     path: PathBuf,
+    /// That of the file, all of it.
     fingerprint: Fingerprint,
     /// Where the image is in the file: all of it, or a part.
     part: Range<u64>,
+    /// What the part is, if it is one.
+    member: Option<Arc<Member>>,
+}
+
+/// A member of an archive, which a part of a file is.
+#[derive(Debug)]
+pub struct Member {
+    /// Its name in the archive, as it may be shown.
+    pub name: String,
+    /// The names of the other disks in the archive, as they may be shown.
+    pub others: Vec<String>,
+    archive: PathBuf,
+    fingerprint: Fingerprint,
 }
 
 /// Where the bytes are.
@@ -99,6 +113,46 @@ impl RawImage {
             path,
             part: 0..fingerprint.size,
             fingerprint,
+            member: None,
+        }
+    }
+
+    /// The member of this name of the archive that it is, which lies at these bytes and
+    /// within it. Names are those in the archive, and escaped here.
+    pub(super) fn with_member(&self, name: &str, part: Range<u64>, others: &[String]) -> Self {
+        let shown = |name: &str| name.escape_debug().to_string();
+        let mut path = self.path.clone().into_os_string();
+        path.push("/");
+        path.push(shown(name));
+        let place = format!("member {} {}", part.start, part.end);
+        Self {
+            place: self.place.clone(),
+            path: path.into(),
+            fingerprint: self.fingerprint.clone(),
+            member: Some(Arc::new(Member {
+                name: shown(name),
+                others: others.iter().map(|other| shown(other)).collect(),
+                archive: self.path.clone(),
+                fingerprint: Fingerprint::of_all(&place, std::iter::once(&self.fingerprint)),
+            })),
+            part,
+        }
+    }
+
+    /// The member of an archive that it is, if it is one.
+    pub fn member(&self) -> Option<&Member> {
+        self.member.as_deref()
+    }
+
+    /// The file as the user gave it: of a member the archive.
+    pub fn as_given(&self) -> Self {
+        match &self.member {
+            Some(member) => Self::whole(
+                self.place.clone(),
+                member.archive.clone(),
+                self.fingerprint.clone(),
+            ),
+            None => self.clone(),
         }
     }
 
@@ -140,7 +194,7 @@ impl RawImage {
         }
     }
 
-    /// Its bytes in order.
+    /// Its bytes in order. Of what is elsewhere no member can be had so.
     pub(super) fn in_order(&self) -> Box<dyn Read + Send> {
         match &self.place {
             Place::File(file) => Box::new(InOrder {
@@ -189,8 +243,12 @@ impl RawImage {
         self.is_local() && !self.fingerprint.tells_changes()
     }
 
+    /// What tells it from another image: of a member its place as well.
     pub(super) fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
+        match &self.member {
+            Some(member) => &member.fingerprint,
+            None => &self.fingerprint,
+        }
     }
 
     pub(super) fn check_unchanged(&self) -> Result<()> {
@@ -236,6 +294,11 @@ impl RawImage {
     /// could not; [`ErrorKind::Integrity`] if the image ends before: it was not so
     /// short when it was opened.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64);
+        // What comes after a member is another one's.
+        if self.member.is_some() && end.is_none_or(|end| end > self.size()) {
+            return Err(self.read_error(offset, std::io::ErrorKind::UnexpectedEof.into()));
+        }
         let file = match &self.place {
             Place::File(file) => file,
             Place::Remote(remote) => return remote.read_at(bytes, self.part.start + offset),

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Fingerprint, Format, RawImage, Use};
+use super::{Fingerprint, Format, RawImage, Use, archive};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -254,6 +254,7 @@ impl StreamImage {
     /// Refuses content that has to be read at any place, or is packed again.
     fn check_content(&self, head: &[u8]) -> Result<()> {
         let within = match (Format::of_head(head), StreamFormat::of(head)) {
+            _ if archive::is_start_of_one(head) => "an archive",
             (Some(format), _) => format.name(),
             (None, Some(format)) if self.format != StreamFormat::Raw => format.name(),
             _ => return Ok(()),
@@ -265,6 +266,7 @@ impl StreamImage {
             ),
             format => format!("{} is {within} within {format}", self.name),
         };
+        let within = within.trim_start_matches("an ");
         let hint = format!("Unpack it into a file first, and upload that {within}");
         Err(Error::new(ErrorKind::Image, what).hint_to(hint))
     }

@@ -95,7 +95,7 @@ impl SourceHash {
         }
         let file = image
             .file()
-            .cloned()
+            .map(RawImage::as_given)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image has no file"))?;
         let is_over = Arc::new(AtomicBool::new(false));
         let ends = Arc::clone(&is_over);

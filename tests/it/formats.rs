@@ -18,16 +18,16 @@ use crate::support::{noise, ramp};
 const MIB: u64 = 1 << 20;
 
 /// A desk with a disk on it, and a server.
-struct Bench {
-    desk: Desk,
-    server: TestServer,
+pub(crate) struct Bench {
+    pub(crate) desk: Desk,
+    pub(crate) server: TestServer,
 }
 
 impl Bench {
     /// `disk.raw` is an ext4 file system with files, data that packs and data that
     /// does not, at the ends of clusters of any size, holes, zeros that are
     /// written out, and an end within a cluster.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let desk = Desk::new();
         let server = desk.server();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -44,13 +44,13 @@ impl Bench {
         Self { desk, server }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.desk.path(name)
     }
 
     /// Runs qemu-img with these words.
     #[track_caller]
-    fn qemu_img(&self, words: &str) {
+    pub(crate) fn qemu_img(&self, words: &str) {
         let run = Command::new("qemu-img")
             .args(words.split_whitespace())
             .current_dir(self.desk.work())
@@ -73,7 +73,7 @@ impl Bench {
 
     /// `disk.raw` as another format, with these options of qemu-img.
     #[track_caller]
-    fn make(&self, name: &str, format: &str, options: &str) {
+    pub(crate) fn make(&self, name: &str, format: &str, options: &str) {
         self.qemu_img(&format!(
             "convert -f raw -O {format} {options} disk.raw {name}"
         ));
@@ -82,7 +82,7 @@ impl Bench {
 
     /// What qemu-img reads from an image.
     #[track_caller]
-    fn reference(&self, name: &str, format: &str) -> Vec<u8> {
+    pub(crate) fn reference(&self, name: &str, format: &str) -> Vec<u8> {
         self.qemu_img(&format!("convert -f {format} -O raw {name} reference.raw"));
         let path = self.path("reference.raw");
         self.desk.own(&path);
@@ -108,7 +108,7 @@ impl Bench {
         std::fs::rename(lie, self.path(name)).unwrap();
     }
 
-    fn only_drive(&self) -> String {
+    pub(crate) fn only_drive(&self) -> String {
         let drives = drives(&self.server);
         assert_eq!(drives.len(), 1);
         drives[0].clone()
@@ -117,7 +117,7 @@ impl Bench {
     /// An upload that is refused before anything is made, in one line and perhaps
     /// a hint, within bounded memory and time.
     #[track_caller]
-    fn refused(&self, args: &str, says: &str) {
+    pub(crate) fn refused(&self, args: &str, says: &str) {
         eprintln!("{args}: {says}");
         let limits = "ulimit -v 4000000 -t 100; exec \"$@\"";
         let tool = self.desk.tool("bash").list(["-c", limits, "bash", UPLOAD]);

@@ -16,6 +16,7 @@ mod kill;
 mod libcloud;
 mod matrix;
 mod outputs;
+mod ova;
 mod powerloss;
 mod probe;
 mod publish;

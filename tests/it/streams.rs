@@ -536,21 +536,21 @@ fn what_is_no_image_is_refused_with_what_to_do() {
 
 /// A web server of one file, whatever the path, and how it behaves.
 #[derive(Clone, Default)]
-struct Site {
+pub(crate) struct Site {
     file: Arc<Mutex<Vec<u8>>>,
     has_no_ranges: bool,
     has_no_tag: bool,
 }
 
 impl Site {
-    fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         Self {
             file: Arc::new(Mutex::new(bytes.to_vec())),
             ..Self::default()
         }
     }
 
-    fn serve(&self) -> FaultProxy {
+    pub(crate) fn serve(&self) -> FaultProxy {
         let site = self.clone();
         FaultProxy::stub(move |request| site.answer(request))
     }

@@ -1,0 +1,6 @@
+//! Any archive is refused, or its disk reads within its bounds.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| openhosting_fuzz::explore_archive(data));
