@@ -396,10 +396,15 @@ fn the_content_of_gzip_is_sent_whatever_its_members() {
     let at = corrupt.len() - 6;
     corrupt[at] ^= 1;
     let cut = &packed[..packed.len() - 20];
-    for bytes in [&corrupt, cut, b"no gzip"] {
+    let bad: [(&[u8], &str); 3] = [
+        (&corrupt, "is not sound gzip"),
+        (cut, "bad.gz was cut off: its gzip ends in the middle"),
+        (b"this is not gzip at all", "is not sound gzip"),
+    ];
+    for (bytes, said) in bad {
         desk.file("bad.gz", bytes);
         let outcome = desk.upload(&proxy.uri()).args("-z bad.gz").run();
-        let _ = outcome.code(1).says("bad.gz ");
+        let _ = outcome.code(1).says(said);
     }
     assert!(proxy.requests().is_empty());
 }
