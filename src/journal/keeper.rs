@@ -3,7 +3,7 @@
 //!
 //! Of a chunk that was written to a file the digest is made here, from the file (its
 //! page cache), when its record is due: not on the way of the chunk, and not at all of
-//! what is complete before. Who writes to the staged file within that second, past its
+//! what is complete before. Who writes to the staged file within that time, past its
 //! lock and its mode 0600, is not found out by it.
 
 use std::fs::File;
@@ -19,8 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::modified_ns;
 use crate::plan::Span;
 
-/// Longest time that a record waits for others.
-const WAIT: Duration = Duration::from_secs(1);
+/// Longest time that a record waits for others: a GiB from this machine is whole before
+/// it, and then no digest is needed.
+const WAIT: Duration = Duration::from_secs(2);
 /// Most bytes that waiting records tell of: a second of 10 Gbit/s, about.
 const WAITING_BYTES_MAX: u64 = 1 << 30;
 /// Chunks shorter than this are small: to move one again costs its round trip rather
