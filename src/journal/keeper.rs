@@ -19,9 +19,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::modified_ns;
 use crate::plan::Span;
 
-/// Longest time that a record waits for others: a GiB from this machine is whole before
-/// it, and then no digest is needed.
-const WAIT: Duration = Duration::from_secs(2);
+/// Longest time that a record waits for others.
+const WAIT: Duration = Duration::from_secs(1);
+/// The same of a file that is written: a GiB from this machine is whole before it, and
+/// then no digest is needed.
+const WAIT_FILE: Duration = Duration::from_secs(2);
 /// Most bytes that waiting records tell of: a second of 10 Gbit/s, about.
 const WAITING_BYTES_MAX: u64 = 1 << 30;
 /// Chunks shorter than this are small: to move one again costs its round trip rather
@@ -204,7 +206,11 @@ impl Keeping {
             let Ok(first) = notes.recv() else {
                 return Ok(self.end(Vec::new()));
             };
-            let until = Instant::now() + WAIT;
+            let wait = match self.data {
+                Some(_) => WAIT_FILE,
+                None => WAIT,
+            };
+            let until = Instant::now() + wait;
             let mut batch = Batch::default();
             let (mut synced_bytes, mut next, mut is_over) = (0, Some(first), false);
             while let Some(note) = next.take() {
