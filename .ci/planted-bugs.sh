@@ -245,8 +245,8 @@ bug 'one that is claimed is destroyed' \
     src/publish/keys.rs 'old.filter(|drive| is_idle(drive)).collect()' 'old.collect()'
 bug 'cleaning up takes what is not ours' \
     'it publish::cleanup_removes_what_is_unfinished_and_nothing_else' \
-    src/publish.rs 'mark.is_some_and(|mark| mark.is_unfinished() && mark.token == self.token)' \
-    'mark.is_some_and(|mark| mark.is_unfinished())'
+    src/publish/keys.rs '.filter(move |(mark, _)| mark.token == token)' \
+    '.filter(move |_| !token.is_empty())'
 bug 'shards are joined though one is missing' \
     'it publish::shards_together_do_what_one_does' \
     src/publish.rs 'if !missing.is_empty() {' 'if missing.len() > 1 {'

@@ -42,3 +42,12 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.shutdown_background();
     result
 }
+
+/// Quotes for a shell what needs it.
+fn quote(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
+    if text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}

@@ -77,6 +77,11 @@ impl Digests {
         }
     }
 
+    /// Bytes of one digest.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
     /// How many pieces there are.
     pub(crate) fn count(&self) -> u64 {
         self.count
@@ -361,6 +366,25 @@ pub fn chunks_of(blocks: &RangeSet<u64>) -> RangeSet<u64> {
 /// The chunk that a block is of.
 pub fn chunk_of(block: u64) -> u64 {
     block / CHUNK_BLOCKS
+}
+
+/// The blocks of these chunks, of `count` that there are.
+pub(crate) fn blocks_in(chunks: &Range<u64>, count: u64) -> Range<u64> {
+    let first = |chunk| blocks_of(chunk).start.min(count);
+    first(chunks.start)..first(chunks.end)
+}
+
+/// How many blocks, or chunks, these are.
+pub(crate) fn count(pieces: &RangeSet<u64>) -> u64 {
+    pieces.iter().map(|range| range.end - range.start).sum()
+}
+
+/// A range as a set; an empty one is an empty set.
+pub(crate) fn set_of(range: Range<u64>) -> RangeSet<u64> {
+    Some(range)
+        .filter(|range| !range.is_empty())
+        .into_iter()
+        .collect()
 }
 
 /// The blocks of a chunk.

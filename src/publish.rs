@@ -27,7 +27,7 @@ use rangemap::RangeSet;
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::codec::Compression;
-use crate::content::{Content, blocks_of};
+use crate::content::{Content, blocks_in, count, set_of};
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -277,18 +277,8 @@ pub async fn publish(
 ) -> Result<Published, Unpublished> {
     let clock = (SystemTime::now(), std::time::Instant::now());
     let (image, content) = read(image, stop.clone()).await?;
-    let mut publisher = Publisher {
-        client,
-        options,
-        token: token(options, client.user())?,
-        root: content.root(),
-        content: Arc::new(content),
-        monitor,
-        stop,
-        rng: fastrand::Rng::new(),
-        unfinished: None,
-        began: clock,
-    };
+    let mut publisher = Publisher::new(client, options, content, monitor, stop)?;
+    publisher.began = clock;
     match publisher.run(image).await {
         Ok(published) => Ok(published),
         Err(error) => Err(Unpublished {
@@ -309,19 +299,7 @@ pub async fn clean_up(
     monitor: &mut dyn Monitor,
     stop: Stop,
 ) -> Result<Vec<DriveId>> {
-    let content = Arc::new(Content::new(0));
-    let mut publisher = Publisher {
-        client,
-        options,
-        token: token(options, client.user())?,
-        root: content.root(),
-        content,
-        monitor,
-        stop,
-        rng: fastrand::Rng::new(),
-        unfinished: None,
-        began: (SystemTime::now(), std::time::Instant::now()),
-    };
+    let mut publisher = Publisher::new(client, options, Content::new(0), monitor, stop)?;
     let drives = publisher.drives().await?;
     publisher.clean_up(&drives).await
 }
@@ -392,7 +370,28 @@ struct Work {
     base: Option<Arc<Content>>,
 }
 
-impl Publisher<'_> {
+impl<'a> Publisher<'a> {
+    fn new(
+        client: &'a Client,
+        options: &'a PublishOptions,
+        content: Content,
+        monitor: &'a mut dyn Monitor,
+        stop: Stop,
+    ) -> Result<Self> {
+        Ok(Self {
+            client,
+            options,
+            token: token(options, client.user())?,
+            root: content.root(),
+            content: Arc::new(content),
+            monitor,
+            stop,
+            rng: fastrand::Rng::new(),
+            unfinished: None,
+            began: (SystemTime::now(), std::time::Instant::now()),
+        })
+    }
+
     async fn run(&mut self, image: Image) -> Result<Published> {
         let mut drives = self.drives().await?;
         if self.options.clean_up {
@@ -447,9 +446,9 @@ impl Publisher<'_> {
         if !is_done {
             let (journal, sent, written) = self.fill(image, &work, part.clone()).await?;
             sent_bytes = sent;
-            let blocks = blocks_of(part.start).start..blocks_of(part.end).start;
+            let blocks = blocks_in(&part, self.content.block_plan().count());
             verified = self.verify(work.drive, blocks, &written).await?;
-            self.set(work.drive, properties([(&key, self.root.to_string())])?)
+            self.set(work.drive, properties([(&*key, self.root.to_string())])?)
                 .await?;
             drop(journal);
         }
@@ -478,10 +477,7 @@ impl Publisher<'_> {
             if let Some((mark, drive)) = found {
                 let (drive, holds) = (drive.id, mark.holds);
                 self.unfinished = Some(drive);
-                let base = match holds {
-                    Holds::Base(id) => self.base_content(id).await,
-                    _ => None,
-                };
+                let base = self.content_under(holds).await;
                 return Ok(Work {
                     drive,
                     holds,
@@ -547,10 +543,8 @@ impl Publisher<'_> {
 
     /// The unfinished drives with this token and content.
     fn mine<'d>(&self, drives: &'d [DriveInfo]) -> Vec<(Mark, &'d DriveInfo)> {
-        let marked = drives.iter().filter_map(|d| Some((Mark::of(d)?, d)));
-        let mine = marked.filter(|(mark, drive)| {
+        let mine = keys::of_token(drives, &self.token).filter(|(mark, drive)| {
             mark.is_unfinished()
-                && mark.token == self.token
                 && mark.goal == Some(self.root)
                 && drive.size >= self.content.size()
         });
@@ -565,9 +559,7 @@ impl Publisher<'_> {
         &mut self,
         drives: &[DriveInfo],
     ) -> Result<Option<(DriveId, Coverage)>> {
-        let named = drives
-            .iter()
-            .filter(|drive| drive.properties.get("name") == Some(&self.options.name));
+        let named = keys::named(drives, &self.options.name);
         let marked = named.filter_map(|drive| Some((Mark::of(drive)?, drive)));
         let mut same: Vec<_> = marked
             .filter(|(mark, drive)| {
@@ -592,10 +584,10 @@ impl Publisher<'_> {
                     self.notice(&format!(
                         "Drive {id} was written to since it was published: all of it is compared"
                     ));
-                    some(all)
+                    set_of(all)
                 }
                 _ if self.options.verify == Verify::None => RangeSet::new(),
-                _ => pick(&some(all), SAMPLE_BLOCKS, &mut self.rng),
+                _ => pick(&set_of(all), SAMPLE_BLOCKS, &mut self.rng),
             };
             let checked = count(&to_check);
             let differing = self
@@ -616,13 +608,9 @@ impl Publisher<'_> {
     /// The drive to work on: that of an earlier run, or a new one.
     async fn work(&mut self, drives: &[DriveInfo], shards: Option<u32>) -> Result<Work> {
         let mine = self.mine(drives);
-        let others = drives.iter().filter(|drive| {
-            let mark = Mark::of(drive);
-            mark.is_some_and(|mark| {
-                mark.is_unfinished() && mark.token == self.token && mark.goal != Some(self.root)
-            })
-        });
-        let others: Vec<String> = others.map(|drive| drive.id.to_string()).collect();
+        let others = keys::of_token(drives, &self.token)
+            .filter(|(mark, _)| mark.is_unfinished() && mark.goal != Some(self.root));
+        let others: Vec<String> = others.map(|(_, drive)| drive.id.to_string()).collect();
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
             self.notice(&format!(
@@ -647,10 +635,7 @@ impl Publisher<'_> {
             self.set(drive, properties([(keys::SHARDS_KEY, count)])?)
                 .await?;
         }
-        let base = match mark.holds {
-            Holds::Base(id) => self.base_content(id).await,
-            _ => None,
-        };
+        let base = self.content_under(mark.holds).await;
         match mark.state {
             State::Writing | State::Published => Ok(Work {
                 drive,
@@ -673,17 +658,16 @@ impl Publisher<'_> {
             Some((base, _)) => (State::Cloning, Holds::Base(*base)),
             None => (State::Making, Holds::Unknown),
         };
-        let mut keys = properties([
+        let keys = [
             (PUBLISH_KEY, self.token.clone()),
             (STATE_KEY, state.name().into()),
             (GOAL_KEY, self.root.to_string()),
             (HOLDS_KEY, holds.print()),
-        ])?;
-        if let Some(shards) = shards {
-            keys.insert(SHARDS_KEY, shards.to_string())
-                .map_err(|cause| Error::new(ErrorKind::Bug, "Cannot tell shards").because(cause))?;
-        }
-        let drive = self.create(&keys).await?;
+        ];
+        let shards = shards.map(|shards| (SHARDS_KEY, shards.to_string()));
+        let drive = self
+            .create(&properties(keys.into_iter().chain(shards))?)
+            .await?;
         self.unfinished = Some(drive);
         match base {
             Some((id, content)) => self.clone_base(drive, id, content, true).await,
@@ -776,7 +760,7 @@ impl Publisher<'_> {
         written: &RangeSet<u64>,
     ) -> Result<Coverage> {
         let of = self.content.block_plan().count();
-        let all = some(blocks.start.min(of)..blocks.end.min(of));
+        let all = set_of(blocks);
         let (sample, more) = match self.options.verify {
             Verify::None => return Ok(Coverage { checked: 0, of }),
             Verify::Full => (all, RangeSet::new()),
@@ -827,28 +811,22 @@ impl Publisher<'_> {
         let full = self
             .call("Cannot look at the drive", || client.info_full(drive))
             .await?;
-        let mut keys = properties([
+        let mut keys = vec![
             ("name", self.options.name.clone()),
             (STATE_KEY, State::Published.name().into()),
             (DIGEST_KEY, self.root.to_string()),
             (PUBLISHED_KEY, now().to_string()),
-        ])?;
-        let mut more = Vec::new();
+        ];
         if let Some((bytes, requests)) = counters(&full) {
-            more.push((WRITES_KEY, format!("{bytes} {requests}")));
+            keys.push((WRITES_KEY, format!("{bytes} {requests}")));
         }
         if !self.options.tags.is_empty() {
-            more.push(("tags", self.options.tags.join(" ")));
+            keys.push(("tags", self.options.tags.join(" ")));
         }
         if let Some(readers) = &self.options.readers {
-            more.push(("readers", readers.clone()));
+            keys.push(("readers", readers.clone()));
         }
-        for (key, value) in more {
-            keys.insert(key, value).map_err(|cause| {
-                Error::new(ErrorKind::Usage, "Cannot describe the drive").because(cause)
-            })?;
-        }
-        self.set(drive, keys).await?;
+        self.set(drive, properties(keys)?).await?;
         let named = self.info(drive).await?;
         let is_named = named.properties.get("name") == Some(&self.options.name)
             && Mark::of(&named).is_some_and(|mark| mark.digest == Some(self.root));
@@ -938,16 +916,14 @@ impl Publisher<'_> {
     }
 
     async fn clean_up(&mut self, drives: &[DriveInfo]) -> Result<Vec<DriveId>> {
-        let left = drives.iter().filter(|drive| {
-            let mark = Mark::of(drive);
-            mark.is_some_and(|mark| mark.is_unfinished() && mark.token == self.token)
-        });
-        let left: Vec<DriveId> = left.map(|drive| drive.id).collect();
+        let (left, published): (Vec<_>, Vec<_>) =
+            keys::of_token(drives, &self.token).partition(|(mark, _)| mark.is_unfinished());
+        let left: Vec<DriveId> = left.into_iter().map(|(_, drive)| drive.id).collect();
         // A run that was killed a moment after it published left its journal.
-        let ours = drives.iter().filter(|drive| {
-            Mark::of(drive).is_some_and(|mark| !mark.is_unfinished() && mark.token == self.token)
-        });
-        let journals: Vec<_> = ours.filter_map(|drive| self.journal(drive.id)).collect();
+        let journals = published.iter();
+        let journals: Vec<_> = journals
+            .filter_map(|(_, drive)| self.journal(drive.id))
+            .collect();
         blocking(move || {
             for journal in journals {
                 let _ = std::fs::remove_file(journal);
@@ -1071,18 +1047,6 @@ fn now() -> u64 {
     now.map_or(0, |time| {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
     })
-}
-
-fn count(blocks: &RangeSet<u64>) -> u64 {
-    blocks.iter().map(|range| range.end - range.start).sum()
-}
-
-/// A range as a set; an empty one is an empty set.
-fn some(range: std::ops::Range<u64>) -> RangeSet<u64> {
-    Some(range)
-        .filter(|range| !range.is_empty())
-        .into_iter()
-        .collect()
 }
 
 /// So many of these blocks, each with equal chance; all if there are no more.

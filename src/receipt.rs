@@ -31,6 +31,25 @@ pub enum How {
     Nothing,
 }
 
+impl How {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Delta(_) => "delta",
+            Self::Nothing => "nothing",
+        }
+    }
+
+    /// The drive that was copied.
+    pub fn base(self) -> Option<DriveId> {
+        match self {
+            Self::Delta(base) => Some(base),
+            Self::Full | Self::Nothing => None,
+        }
+    }
+}
+
 /// How much of a drive was compared with its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -113,11 +132,6 @@ pub struct Receipt {
 impl Receipt {
     /// The file: one JSON object and a newline.
     pub fn print(&self) -> String {
-        let (how, base) = match self.how {
-            How::Full => ("full", None),
-            How::Delta(base) => ("delta", Some(base.to_string())),
-            How::Nothing => ("nothing", None),
-        };
         let object = json!({
             "receipt": VERSION,
             "tool": concat!("openhosting ", env!("CARGO_PKG_VERSION")),
@@ -128,8 +142,8 @@ impl Receipt {
             "root": self.content.root().to_string(),
             "chunks": pieces(self.content.chunks(), CONTENT_CHUNK_BYTES.get(), "sha256"),
             "blocks": pieces(self.content.blocks(), BLOCK_BYTES.get(), "sha256/128"),
-            "how": how,
-            "base": base,
+            "how": self.how.name(),
+            "base": self.how.base().map(|base| base.to_string()),
             "bytes_sent": self.sent_bytes,
             "began": self.began,
             "seconds": (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
@@ -210,16 +224,12 @@ impl Receipt {
 /// Digests as JSON: a number stands for so many pieces of zeros, a string holds
 /// digests in base64.
 fn pieces(digests: &Digests, bytes: u64, name: &str) -> Value {
-    let width = match name {
-        "sha256" => CHUNK_DIGEST_BYTES,
-        _ => BLOCK_DIGEST_BYTES,
-    };
     let mut runs = Vec::new();
     for run in digests.runs() {
         match run {
             Run::Zeros(count) => runs.push(Value::from(*count)),
             Run::Data(all) => {
-                let strings = all.chunks(width * DIGESTS_IN_A_STRING);
+                let strings = all.chunks(digests.width() * DIGESTS_IN_A_STRING);
                 runs.extend(strings.map(|some| Value::from(BASE64.encode(some))));
             }
         }

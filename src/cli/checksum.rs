@@ -1,6 +1,6 @@
 //! `--checksum`: the line that `sha256sum` prints, and a file that it checks.
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{directory_of, sync_directory};
 
 /// The line for a file of this name, with its end.
 fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
@@ -53,10 +54,7 @@ pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
         let what = format!("Cannot write {}", beside.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let mut file = tempfile::Builder::new()
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(directory)
@@ -65,7 +63,5 @@ pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
         .map_err(cannot)?;
     file.as_file().sync_all().map_err(cannot)?;
     file.persist(&beside).map_err(|error| cannot(error.error))?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(cannot)
+    sync_directory(directory).map_err(cannot)
 }

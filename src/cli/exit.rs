@@ -49,6 +49,15 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Prints on stdout what a command was asked for.
+///
+/// # Errors
+/// [`ErrorKind::Local`] if nobody takes it.
+pub(super) fn print(text: &str) -> Result<(), Error> {
+    let written = std::io::stdout().lock().write_all(text.as_bytes());
+    written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+}
+
 /// Tells an error, if there is one, and makes the exit code of it.
 pub(super) fn finish(program: &str, result: Result<(), Error>) -> ExitCode {
     match result {

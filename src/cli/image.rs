@@ -81,7 +81,7 @@ fn run(info: &Info) -> Result<()> {
     }
     let image = Image::open(&info.image.path, &info.image.options())?;
     let disk = match &image {
-        Image::Stream(stream) => return tell(&of_stream(info, stream)?),
+        Image::Stream(stream) => return exit::print(&of_stream(info, stream)?),
         Image::Raw(image) => image as &dyn Disk,
         Image::Mapped(image) => &**image,
     };
@@ -97,12 +97,7 @@ fn run(info: &Info) -> Result<()> {
         true => json(&census, &image),
         false => text(&census, &image),
     };
-    tell(&text)
-}
-
-fn tell(text: &str) -> Result<()> {
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
-    written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+    exit::print(&text)
 }
 
 /// What is told of an image that is packed as a whole, which is not unpacked for it.

@@ -12,6 +12,13 @@ use crate::api::{Client, ClientConfig};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, Server};
 
+/// What names the endpoint that serves `directory`, since its port is another one each
+/// time.
+pub(super) fn endpoint_name(directory: &Path) -> String {
+    let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    format!("local {}", path.display())
+}
+
 /// A server inside this process.
 #[derive(Debug)]
 pub(super) struct Local {

@@ -1,7 +1,7 @@
 //! `openhosting probe`: asks an endpoint how it behaves, and keeps the answers.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
-use super::{block_on, environment, exit, profile, signals};
+use super::{environment, exit, profile, signals};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::{Event, Monitor};
@@ -53,12 +53,7 @@ struct Arguments {
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     let arguments = Arguments::parse_from(words);
-    let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM, None)?;
-        let outcome = run(&arguments, stop).await;
-        Ok((outcome, heard))
-    });
-    match result {
+    match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
         Ok((Err(error), heard)) if error.kind() == ErrorKind::Cancelled => {
             exit::tell(PROGRAM, &error);
             ExitCode::from(heard.code())
@@ -101,11 +96,11 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
         true => json(&probed, kept.as_ref()),
         false => table(&probed.profile),
     };
-    let printed = std::io::stdout().lock().write_all(text.as_bytes());
+    let printed = exit::print(&text);
     // A drive that is left goes before a file that is not there.
     probed.removal?;
     saved?;
-    printed.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+    printed
 }
 
 /// Tells somebody who waits at a terminal what is going on.

@@ -2,21 +2,19 @@
 //! and not before.
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::json;
 
 use super::display::{Display, End, Way};
-use super::local::Local;
-use super::signals::Heard;
+use super::local::{Local, endpoint_name};
 use super::signing::Signer;
 use super::tool::Common;
 use super::upload::{check_gzip, jobs_for};
-use super::{block_on, environment, exit, profile, signals};
+use super::{environment, exit, profile, quote, signals};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::DriveId;
@@ -27,7 +25,6 @@ use crate::profile::Profile;
 use crate::publish::{
     Base, PublishOptions, Published, Role, Shard, Unpublished, clean_up, publish, readers,
 };
-use crate::receipt::How;
 use crate::transfer::{Stop, Verified, blocking};
 
 const PROGRAM: &str = "openhosting publish";
@@ -158,10 +155,8 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     let arguments = Arguments::parse_from(words);
     let common = &arguments.common;
     let mut display = Display::new(PROGRAM, Way::Publish, None, common.progress, common.quiet);
-    let result: Result<(Result<Outcome, Unpublished>, Heard)> = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM, common.deadline)?;
-        let outcome = run(&arguments, &mut display, stop).await;
-        Ok((outcome, heard))
+    let result = signals::hearing(PROGRAM, common.deadline, async |stop| {
+        run(&arguments, &mut display, stop).await
     });
     let (outcome, heard) = match result {
         Ok(done) => done,
@@ -201,15 +196,6 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
             }
             ExitCode::from(exit_code)
         }
-    }
-}
-
-/// As a shell takes it.
-fn quote(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
-    match text.chars().all(is_plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -298,12 +284,6 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
         return Err(Error::new(ErrorKind::Usage, "There is no image to publish")
             .hint_to("openhosting publish IMAGE --name NAME; --cleanup alone needs none"));
     }
-    // What names a server of our own is its directory: the port is another one each
-    // time.
-    let local = |path: &Path| {
-        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        format!("local {}", path.display())
-    };
     Ok(PublishOptions {
         token: arguments.token.clone(),
         base: match arguments.base.as_str() {
@@ -331,7 +311,11 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
         receipt: arguments.receipt.clone(),
         ..PublishOptions::to(
             arguments.name.clone(),
-            arguments.local.as_deref().map(local).unwrap_or_default(),
+            arguments
+                .local
+                .as_deref()
+                .map(endpoint_name)
+                .unwrap_or_default(),
         )
     })
 }
@@ -346,25 +330,19 @@ fn print(arguments: &Arguments, outcome: &Outcome) -> Result<()> {
             format!("{:#}\n", json!({ "removed": removed }))
         }
     };
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
-    written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+    exit::print(&text)
 }
 
 /// A publication for programs. Its keys are a promise: docs/publish.md.
 fn object(done: &Published) -> serde_json::Value {
-    let (how, base) = match done.how {
-        How::Full => ("full", None),
-        How::Delta(base) => ("delta", Some(base.to_string())),
-        How::Nothing => ("nothing", None),
-    };
     let destroyed: Vec<_> = done.destroyed.iter().map(ToString::to_string).collect();
     json!({
         "drive": done.drive.to_string(),
         "published": done.is_published,
         "root": done.root.to_string(),
         "size": done.size,
-        "how": how,
-        "base": base,
+        "how": done.how.name(),
+        "base": done.how.base().map(|base| base.to_string()),
         "bytes_sent": done.sent_bytes,
         "verified": { "blocks": done.verified.checked, "of": done.verified.of },
         "destroyed": destroyed,

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tracing::Level;
 
 use super::exit;
+use super::quote;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, FaultPlan, Server, users};
@@ -233,15 +234,6 @@ fn tell(server: &Server, address: SocketAddr) -> io::Result<()> {
     writeln!(stdout, "export OHURI={}", quote(&uri))?;
     writeln!(stdout, "export OHAUTH={}", quote(&auth))?;
     stdout.flush()
-}
-
-/// Quotes for a shell what needs it.
-fn quote(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
-    if text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit;
+use super::{block_on, exit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::{Stop, stop_channel};
 
@@ -31,8 +31,22 @@ impl Heard {
     }
 }
 
+/// Runs a command that signals and the deadline stop; gives what came of it, and what
+/// was heard.
+pub(super) fn hearing<T>(
+    program: &'static str,
+    deadline: Option<Duration>,
+    run: impl AsyncFnOnce(Stop) -> T,
+) -> Result<(T, Heard)> {
+    block_on(async {
+        let (stop, heard) = listen(program, deadline)?;
+        let outcome = run(stop).await;
+        Ok((outcome, heard))
+    })
+}
+
 /// Listens from now on; the deadline is counted from now on, too. Needs a runtime.
-pub(super) fn listen(program: &'static str, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
+fn listen(program: &'static str, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
     let cannot = |cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;

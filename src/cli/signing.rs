@@ -9,6 +9,7 @@ use minisign::{SecretKey, SecretKeyBox};
 use minisign_verify::{PublicKey, Signature};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::directory_of;
 
 /// The password of a key that has one.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
@@ -64,11 +65,7 @@ impl Signer {
         let signature = minisign::sign(None, &self.0, file, Some(comment), None)
             .map_err(|cause| cannot().because(cause.to_string()))?;
         let beside = signature_of(path);
-        let directory = match beside.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let kept = tempfile::NamedTempFile::new_in(directory).and_then(|mut staged| {
+        let kept = tempfile::NamedTempFile::new_in(directory_of(&beside)).and_then(|mut staged| {
             staged.write_all(signature.into_string().as_bytes())?;
             staged.persist(&beside).map_err(|error| error.error)?;
             Ok(())

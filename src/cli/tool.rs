@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::display::{Display, End, Way};
-use super::{arguments, block_on, checksum, environment, exit, profile, signals};
+use super::{arguments, checksum, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -154,10 +154,8 @@ pub(super) fn main<T: Tool>() -> ExitCode {
     let common = tool.common();
     let (way, drive) = (tool.way(), tool.drive());
     let mut display = Display::new(T::PROGRAM, way, drive, common.progress, common.quiet);
-    let result = block_on(async {
-        let (stop, heard) = signals::listen(T::PROGRAM, common.deadline)?;
-        let outcome = tool.transfer(&mut display, stop).await;
-        Ok((outcome, heard))
+    let result = signals::hearing(T::PROGRAM, common.deadline, async |stop| {
+        tool.transfer(&mut display, stop).await
     });
     let (outcome, heard) = match result {
         Ok(done) => done,

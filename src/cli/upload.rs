@@ -9,7 +9,7 @@ use clap::Parser;
 
 use super::arguments::ImageArguments;
 use super::display::{Display, Way};
-use super::local::Local;
+use super::local::{Local, endpoint_name};
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
 use super::{arguments, environment, exit};
@@ -23,8 +23,8 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{
-    Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, fetch_text,
-    open_web, upload,
+    Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, blocking,
+    fetch_text, open_web, upload,
 };
 
 const PROGRAM: &str = "openhosting-upload";
@@ -314,17 +314,12 @@ async fn open_any(arguments: &Arguments) -> Result<Image> {
     if let Some(url) = image.url()? {
         return open_web(&url, &options, &arguments.web()?).await;
     }
-    let opened = tokio::task::spawn_blocking(move || {
-        let image = match (image.path.as_os_str() == STDIN, gunzip) {
-            (false, true) => Image::open_gzip(&image.path, options.stream)?,
-            (true, _) => Image::open_stdin(&options)?,
-            (false, false) => Image::open(&image.path, &options)?,
-        };
-        Ok(image)
-    });
-    opened
-        .await
-        .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "Cannot open").because(cause)))
+    let opened = move || match (image.path.as_os_str() == STDIN, gunzip) {
+        (false, true) => Image::open_gzip(&image.path, options.stream),
+        (true, _) => Image::open_stdin(&options),
+        (false, false) => Image::open(&image.path, &options),
+    };
+    blocking(opened).await
 }
 
 /// Most bytes of a file of digests.
@@ -403,8 +398,7 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
 fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let endpoint = match &arguments.local {
-        // Its port is another one each time.
-        Some(directory) => format!("local {}", canonical(directory).display()),
+        Some(directory) => endpoint_name(directory),
         None => client.endpoint().to_string(),
     };
     let target = match arguments.drive.or(arguments.resume_from_drive) {

@@ -1,7 +1,6 @@
 //! `openhosting verify`: does a drive hold what its receipt tells?
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,9 +11,9 @@ use clap::Parser;
 use rangemap::RangeSet;
 use serde_json::json;
 
-use super::{arguments, block_on, environment, exit, signals, signing};
+use super::{arguments, environment, exit, signals, signing};
 use crate::api::ClientConfig;
-use crate::content::blocks_of;
+use crate::content::{blocks_in, count, set_of};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Shard, pick, read_receipt_if};
@@ -83,12 +82,7 @@ fn percent(text: &str) -> Result<f64, String> {
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     let arguments = Arguments::parse_from(words);
-    let result = block_on(async {
-        let (stop, heard) = signals::listen(PROGRAM, None)?;
-        let outcome = run(&arguments, stop).await;
-        Ok((outcome, heard))
-    });
-    match result {
+    match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
         Ok((Err(error), heard)) => {
             exit::tell(PROGRAM, &error);
             ExitCode::from(heard.exit_code(error.kind()))
@@ -162,7 +156,7 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
             "sees_change_of_1_percent": coverage.confidence(of.div_ceil(100)),
             "sees_change_of_one_block": coverage.confidence(1),
         });
-        say(&format!("{object:#}\n"))?;
+        exit::print(&format!("{object:#}\n"))?;
     }
     if let Some(first) = first {
         let what = format!(
@@ -179,7 +173,7 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
             None => String::new(),
         };
         let statement = coverage.statement();
-        say(&format!(
+        exit::print(&format!(
             "Drive {drive} holds what its receipt tells: {of_what}{statement}\n"
         ))?;
     }
@@ -189,20 +183,7 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
 /// The blocks of a part of the chunks.
 fn part(shard: Option<Shard>, chunks: u64, blocks: u64) -> RangeSet<u64> {
     let chunks = shard.map_or(0..chunks, |shard| shard.part(chunks));
-    let range = blocks_of(chunks.start).start..blocks_of(chunks.end).start.min(blocks);
-    Some(range)
-        .filter(|range| !range.is_empty())
-        .into_iter()
-        .collect()
-}
-
-fn count(blocks: &RangeSet<u64>) -> u64 {
-    blocks.iter().map(|range| range.end - range.start).sum()
-}
-
-fn say(text: &str) -> Result<()> {
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
-    written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
+    set_of(blocks_in(&chunks, blocks))
 }
 
 #[cfg(test)]

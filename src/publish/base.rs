@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kept::{read_receipt, receipt_file};
-use super::keys::{Holds, Mark};
-use super::{Base, LOOK_EVERY_MAX, Publisher, Work, is_broken, pick, some};
-use crate::content::Content;
+use super::keys::{Holds, Mark, named};
+use super::{Base, LOOK_EVERY_MAX, Publisher, Work, is_broken, pick};
+use crate::content::{Content, set_of};
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -76,9 +76,17 @@ impl Publisher<'_> {
         Ok(Some((id, content)))
     }
 
+    /// What the base of an unfinished drive holds, if that is known.
+    pub(super) async fn content_under(&mut self, holds: Holds) -> Option<Arc<Content>> {
+        match holds {
+            Holds::Base(id) => self.base_content(id).await,
+            Holds::Zeros | Holds::Unknown => None,
+        }
+    }
+
     /// What a published drive holds, of the receipts on this machine. The digest that
     /// the drive bears decides which is true.
-    pub(super) async fn base_content(&mut self, id: DriveId) -> Option<Arc<Content>> {
+    async fn base_content(&mut self, id: DriveId) -> Option<Arc<Content>> {
         let mark = Mark::of(&self.info(id).await.ok()?)?;
         let root = mark.digest?;
         let own = self.options.receipts.as_deref();
@@ -127,7 +135,7 @@ impl Publisher<'_> {
             }
         }
         if let Some(content) = &content {
-            let all = some(0..content.block_plan().count());
+            let all = set_of(0..content.block_plan().count());
             let sample = pick(&all, BASE_BLOCKS, &mut self.rng);
             if !self.inspect(drive, content, sample).await?.is_empty() {
                 self.notice(&format!(
@@ -226,10 +234,7 @@ fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
 
 /// The newest that was published under a name.
 fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
-    let named = drives
-        .iter()
-        .filter(|drive| drive.properties.get("name") == Some(name));
-    let published = named.filter_map(|drive| {
+    let published = named(drives, name).filter_map(|drive| {
         let mark = Mark::of(drive).filter(|mark| mark.digest.is_some())?;
         Some((mark.published, drive))
     });
@@ -242,10 +247,7 @@ fn by_name<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
     if let Some(drive) = newest(drives, name) {
         return Ok(drive);
     }
-    let named = drives
-        .iter()
-        .filter(|drive| drive.properties.get("name") == Some(name));
-    match &*named.collect::<Vec<_>>() {
+    match &*named(drives, name).collect::<Vec<_>>() {
         [drive] => Ok(drive),
         [] => Err(Error::new(
             ErrorKind::NotFound,
@@ -262,15 +264,8 @@ fn by_name<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keys::tests::drive;
     use super::*;
-    use crate::wire::{Format, Properties};
-
-    fn drive(number: u8, more: &str) -> DriveInfo {
-        let id = DriveId::from_bytes([number; 16]);
-        let text = format!("drive {id}\nsize 5\n{more}\n");
-        let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();
-        DriveInfo::from_properties(properties).unwrap()
-    }
 
     fn published(number: u8, at: u64) -> DriveInfo {
         let root = crate::digest::Digest::of(b"x");

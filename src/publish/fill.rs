@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rangemap::RangeSet;
 
 use super::keys::Holds;
-use super::{Publisher, Role, Work, some};
+use super::{Publisher, Role, Work};
 use crate::codec::{Compression, Level};
-use crate::content::{CONTENT_CHUNK_BYTES, blocks_of};
+use crate::content::{CONTENT_CHUNK_BYTES, blocks_in, set_of};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Result;
@@ -30,8 +30,8 @@ impl Publisher<'_> {
         chunks: Range<u64>,
     ) -> Result<(Ended, u64, RangeSet<u64>)> {
         let count = self.content.block_plan().count();
-        let blocks = blocks_of(chunks.start).start..blocks_of(chunks.end).start.min(count);
-        let all = some(chunks);
+        let blocks = blocks_in(&chunks, count);
+        let all = set_of(chunks);
         let journal = self.journal(work.drive);
         let is_journaled = journal.as_ref().is_some_and(|path| path.exists());
         let is_shard = matches!(self.options.role, Role::Shard(_));
@@ -52,10 +52,15 @@ impl Publisher<'_> {
             }
             (Holds::Unknown, _) if work.is_new => {
                 let selection = Selection::chunks(content, all);
-                (Target::Existing(work.drive), selection, false, some(blocks))
+                (
+                    Target::Existing(work.drive),
+                    selection,
+                    false,
+                    set_of(blocks),
+                )
             }
             _ => {
-                let differing = self.inspect(work.drive, &content, some(blocks)).await?;
+                let differing = self.inspect(work.drive, &content, set_of(blocks)).await?;
                 let selection = Selection::blocks(content, differing.clone());
                 (Target::Existing(work.drive), selection, true, differing)
             }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::directory_of;
 use crate::receipt::Receipt;
 
 /// Most bytes of a receipt that are read: of a disk of 2 TiB that is all data.
@@ -49,10 +50,7 @@ pub fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
         let what = format!("Cannot write the receipt {}", path.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     std::fs::create_dir_all(directory).map_err(cannot)?;
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(cannot)?;
     file.write_all(receipt.print().as_bytes()).map_err(cannot)?;

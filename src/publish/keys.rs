@@ -50,11 +50,8 @@ impl State {
     ];
 
     pub(super) fn name(self) -> &'static str {
-        let names = Self::ALL.iter();
-        names
-            .clone()
-            .find(|(state, _)| *state == self)
-            .map_or("", |(_, name)| name)
+        let found = Self::ALL.iter().find(|(state, _)| *state == self);
+        found.map_or("", |(_, name)| name)
     }
 }
 
@@ -134,7 +131,9 @@ impl Mark {
 }
 
 /// Keys and values to set.
-pub(super) fn properties<const N: usize>(pairs: [(&str, String); N]) -> Result<Properties> {
+pub(super) fn properties<'k>(
+    pairs: impl IntoIterator<Item = (&'k str, String)>,
+) -> Result<Properties> {
     let mut properties = Properties::new();
     for (key, value) in pairs {
         properties.insert(key, value).map_err(|cause| {
@@ -142,6 +141,27 @@ pub(super) fn properties<const N: usize>(pairs: [(&str, String); N]) -> Result<P
         })?;
     }
     Ok(properties)
+}
+
+/// The drives of a name.
+pub(super) fn named<'d>(
+    drives: &'d [DriveInfo],
+    name: &str,
+) -> impl Iterator<Item = &'d DriveInfo> {
+    drives
+        .iter()
+        .filter(move |drive| drive.properties.get("name") == Some(name))
+}
+
+/// The drives of a publication, and what they say of themselves.
+pub(super) fn of_token<'d>(
+    drives: impl IntoIterator<Item = &'d DriveInfo>,
+    token: &str,
+) -> impl Iterator<Item = (Mark, &'d DriveInfo)> {
+    drives
+        .into_iter()
+        .filter_map(|drive| Some((Mark::of(drive)?, drive)))
+        .filter(move |(mark, _)| mark.token == token)
 }
 
 /// The published drives to destroy, so that the newest `keep` of them stay, `new` in
@@ -153,11 +173,9 @@ pub(super) fn superseded<'a>(
     new: DriveId,
     keep: u32,
 ) -> Vec<&'a DriveInfo> {
-    let mut ours: Vec<(u64, &DriveInfo)> = drives
-        .iter()
-        .filter(|drive| drive.id != new && drive.properties.get("name") == Some(name))
-        .filter_map(|drive| Some((Mark::of(drive)?, drive)))
-        .filter(|(mark, _)| mark.token == token && !mark.is_unfinished())
+    let others = named(drives, name).filter(|drive| drive.id != new);
+    let mut ours: Vec<(u64, &DriveInfo)> = of_token(others, token)
+        .filter(|(mark, _)| !mark.is_unfinished())
         .map(|(mark, drive)| (mark.published, drive))
         .collect();
     ours.sort_by_key(|(published, drive)| (std::cmp::Reverse(*published), drive.id));
@@ -172,11 +190,11 @@ pub(super) fn is_idle(drive: &DriveInfo) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::wire::Format;
 
-    fn drive(number: u8, more: &str) -> DriveInfo {
+    pub(in crate::publish) fn drive(number: u8, more: &str) -> DriveInfo {
         let id = DriveId::from_bytes([number; 16]);
         let text = format!("drive {id}\nsize 5\n{more}\n");
         let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();

@@ -58,18 +58,6 @@ impl Hasher {
         Ok(())
     }
 
-    /// The digest of a file that nobody writes to.
-    pub(super) fn all_of(file: &File) -> Result<Digest> {
-        let mut hasher = Self::new();
-        let hashed = file
-            .metadata()
-            .and_then(|metadata| hasher.file(file, 0..metadata.len()));
-        hashed.map_err(|cause| {
-            Error::new(ErrorKind::Local, "Cannot read what was written").because(cause)
-        })?;
-        Ok(hasher.finish())
-    }
-
     pub(super) fn finish(self) -> Digest {
         Digest::from_bytes(self.sha256.finalize().into())
     }

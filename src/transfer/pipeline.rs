@@ -333,41 +333,48 @@ fn compress(
     to_send: &Sender<Result<Prepared>>,
 ) {
     while let Ok(chunk) = raw.recv_blocking() {
-        let chunk = match chunk.read() {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                let _ = to_send.send_blocking(Err(error));
-                return;
-            }
-        };
-        let prepared = match chunk.check() {
-            Checked::Hole(span) => {
-                let checked = selection.map_or(Ok(()), |only| only.check(span.index, None));
-                checked.map(|()| Prepared::Hole(span.index..span.index + 1))
-            }
-            Checked::Data(chunk) => {
-                let span = chunk.span();
-                sampler.look_at(span, chunk.bytes());
-                let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
-                let checked =
-                    selection.map_or(Ok(()), |only| only.check(span.index, digest.as_ref()));
-                let ranges = selection.and_then(|only| only.ranges(&chunk));
-                let task = pace.take_up();
-                let chunk = match ranges {
-                    Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
-                    None => gzip.encode(chunk, task.level(), pace.zeros()),
-                };
-                let is_raw = chunk
-                    .parts
-                    .iter()
-                    .all(|part| part.encoding == Encoding::Identity);
-                let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
-                checked.map(|()| Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
-            }
-        };
+        let prepared = chunk
+            .read()
+            .and_then(|chunk| prepare(chunk, &mut gzip, pace, sampler, selection));
         let is_same = prepared.is_ok();
         if to_send.send_blocking(prepared).is_err() || !is_same {
             return;
         }
     }
+}
+
+/// Makes of a chunk what is sent of it.
+fn prepare(
+    chunk: RawChunk,
+    gzip: &mut Gzip,
+    pace: &Pace,
+    sampler: &Sampler,
+    selection: Option<&Selection>,
+) -> Result<Prepared> {
+    let is_as_selected = |index, digest: Option<&Digest>| {
+        selection.map_or(Ok(()), |selection| selection.check(index, digest))
+    };
+    let chunk = match chunk.check() {
+        Checked::Hole(span) => {
+            is_as_selected(span.index, None)?;
+            return Ok(Prepared::Hole(span.index..span.index + 1));
+        }
+        Checked::Data(chunk) => chunk,
+    };
+    let span = chunk.span();
+    sampler.look_at(span, chunk.bytes());
+    let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
+    is_as_selected(span.index, digest.as_ref())?;
+    let ranges = selection.and_then(|selection| selection.ranges(&chunk));
+    let task = pace.take_up();
+    let chunk = match ranges {
+        Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
+        None => gzip.encode(chunk, task.level(), pace.zeros()),
+    };
+    let is_raw = chunk
+        .parts
+        .iter()
+        .all(|part| part.encoding == Encoding::Identity);
+    let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
+    Ok(Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
 }

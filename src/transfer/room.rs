@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
 
 use super::beginning::too_small;
-use super::patient::{CALL_ATTEMPTS, patiently};
+use super::patient::{CALL_ATTEMPTS, Patience, patiently};
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::policy::{Attempts, Class, Operation, classify};
+use crate::policy::{Class, Operation, classify};
 use crate::wire::{Properties, READ_BYTES_MAX};
 
 /// The drive doubles, but grows by no more than this at once: what is too much has to
@@ -185,9 +184,7 @@ impl Drive {
                     .map_err(|error| Failure::NotApi(error.to_string()))?;
             }
         }
-        let mut rng = fastrand::Rng::new();
-        let mut attempts = Attempts::at_most(u32::MAX);
-        let give_up = Instant::now() + self.max_outage;
+        let mut patience = Patience::new(Operation::Write, self.max_outage);
         loop {
             let alone = self.writes.write().await;
             let done = match self.client.set(self.id, &changes).await {
@@ -199,10 +196,7 @@ impl Drive {
                 Ok(size) => return Ok(size),
                 Err(failure) => failure,
             };
-            match attempts.failed(Operation::Write, &failure, &mut rng) {
-                Some(wait) if Instant::now() + wait < give_up => sleep(wait).await,
-                _ => return Err(failure),
-            }
+            patience.after(failure).await?;
         }
     }
 }

@@ -2,6 +2,7 @@
 //! stream.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ pub(super) enum Sink {
 
 impl Sink {
     /// What has to be synced before a chunk counts as there.
-    pub(super) fn handle(&self) -> Result<Option<std::fs::File>> {
+    pub(super) fn handle(&self) -> Result<Option<File>> {
         match self {
             Self::File(target) => target.handle().map(Some),
             Self::Stream(_) | Self::Packed(_) => Ok(None),
@@ -115,7 +116,7 @@ impl Sink {
             Self::File(target) => {
                 target.complete()?;
                 let digest = match checksum && !target.is_raw() {
-                    true => Some(Hasher::all_of(&target.handle()?)?),
+                    true => Some(digest_of(&target.handle()?)?),
                     false => None,
                 };
                 target.publish(force).map(|()| digest)
@@ -124,6 +125,16 @@ impl Sink {
             Self::Packed(packed) => packed.finish(force),
         }
     }
+}
+
+/// The digest of a file that nobody writes to.
+fn digest_of(file: &File) -> Result<Digest> {
+    let digest = file
+        .metadata()
+        .and_then(|metadata| Digest::of_file(file, 0..metadata.len()));
+    digest.map_err(|cause| {
+        Error::new(ErrorKind::Local, "Cannot read what was written").because(cause)
+    })
 }
 
 /// A staged file that is written in order, packed. Dropped before its end it takes

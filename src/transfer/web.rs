@@ -11,14 +11,14 @@ use bytes::{Buf, Bytes};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
 
+use super::patient::Patience;
 use super::session::blocking;
 use crate::api::{Pin, Web, WebAnswer, WebUrl};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
-use crate::policy::{Attempts, Operation};
+use crate::policy::Operation;
 
 /// Bytes that are asked for first: they tell the format as well.
 const FIRST_BYTES: u64 = 64 * 1024;
@@ -169,7 +169,7 @@ impl WebFile {
 
     /// Asks for a range until there is an answer.
     async fn patiently(&self, range: Range<u64>) -> Result<WebAnswer> {
-        let mut patience = Patience::new(self.config.max_outage);
+        let mut patience = Patience::new(Operation::Read, self.config.max_outage);
         loop {
             match self.get(range.clone()).await {
                 Ok(answer) => return answer,
@@ -201,7 +201,7 @@ impl WebFile {
     async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(len);
-        let mut patience = Patience::new(self.config.max_outage);
+        let mut patience = Patience::new(Operation::Read, self.config.max_outage);
         while bytes.len() < len {
             let failure = match self.get(range.start + bytes.len() as u64..range.end).await {
                 Ok(answer) => {
@@ -312,7 +312,7 @@ impl WebFile {
         parts: &async_channel::Sender<Result<Bytes>>,
     ) -> Result<()> {
         let size = end.or_else(|| answer.as_ref().and_then(|answer| answer.pin.size));
-        let mut patience = Patience::new(self.config.max_outage);
+        let mut patience = Patience::new(Operation::Read, self.config.max_outage);
         let mut at = 0;
         loop {
             if size == Some(at) && end.is_some() {
@@ -395,46 +395,6 @@ impl Remote for WebFile {
 
     fn in_order(&self) -> Box<dyn Read + Send> {
         Box::new(self.pump(None, Some(self.size())))
-    }
-}
-
-/// How long to go on.
-struct Patience {
-    attempts: Attempts,
-    max_outage: Duration,
-    since: Instant,
-    rng: fastrand::Rng,
-}
-
-impl Patience {
-    fn new(max_outage: Duration) -> Self {
-        Self {
-            attempts: Attempts::at_most(u32::MAX),
-            max_outage,
-            since: Instant::now(),
-            rng: fastrand::Rng::new(),
-        }
-    }
-
-    /// Something came.
-    fn reset(&mut self) {
-        self.attempts = Attempts::at_most(u32::MAX);
-        self.since = Instant::now();
-    }
-
-    /// Waits before another attempt, or gives the failure back if there is none.
-    async fn after(&mut self, failure: Failure) -> Result<(), Failure> {
-        match self
-            .attempts
-            .failed(Operation::Read, &failure, &mut self.rng)
-        {
-            Some(wait) if self.since.elapsed() + wait < self.max_outage => {
-                tracing::debug!(%failure, "The image's server");
-                sleep(wait).await;
-                Ok(())
-            }
-            _ => Err(failure),
-        }
     }
 }
 
