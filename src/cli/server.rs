@@ -16,8 +16,8 @@ use super::exit;
 use super::quote;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{Config, FaultPlan, Server, users};
-use crate::wire::READ_BYTES_MAX;
+use crate::server::{Config, FaultPlan, Rate, Server, users};
+use crate::wire::{READ_BYTES_MAX, parse_size};
 
 const PROGRAM: &str = "openhosting-server";
 
@@ -72,14 +72,63 @@ struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX)]
     read_max: u64,
 
+    /// Most drives of one user
+    #[arg(long, value_name = "NUMBER")]
+    max_drives: Option<u64>,
+
+    /// Most bytes of all drives of one user, by their sizes; k, M, G and T are powers
+    /// of 1024
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_bytes: Option<u64>,
+
+    /// Most requests of one user, as 20/s, 600/m or 10000/h
+    #[arg(long, value_name = "RATE")]
+    rate_limit: Option<Rate>,
+
+    /// Most wrong keys from one address, as 60/m, before all from there is 429; `none`
+    /// for no limit [default: 60/m]
+    #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
+    wrong_key_limit: Option<RateOrNone>,
+
+    /// Tell the metrics to everybody who asks here for /metrics, without TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+
     /// Do wrong what FILE says, or as other clouds do: a testing aid. Its
-    /// format is told in docs/fault-plan.md
-    #[arg(long, value_name = "FILE")]
+    /// format, TOML, is told in docs/fault-plan.md
+    #[arg(long = "faults", visible_alias = "fault-plan", value_name = "FILE")]
     fault_plan: Option<PathBuf>,
 
     /// Log every request
     #[arg(short, long)]
     verbose: bool,
+
+    /// What a line of the log looks like; docs/operating.md tells the keys
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line, for programs
+    Json,
+}
+
+/// A rate, or that there is none.
+#[derive(Clone, Copy, Debug)]
+struct RateOrNone(Option<Rate>);
+
+fn rate_or_none(text: &str) -> std::result::Result<RateOrNone, Error> {
+    match text {
+        "none" => Ok(RateOrNone(None)),
+        rate => rate.parse().map(|rate| RateOrNone(Some(rate))),
+    }
+}
+
+fn size(text: &str) -> std::result::Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
 }
 
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
@@ -90,25 +139,35 @@ pub fn main() -> ExitCode {
     } else {
         Level::INFO
     };
-    // Fails only if somebody else set one, which then does.
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_max_level(level)
-        .with_ansi(false)
-        .try_init();
+        .with_ansi(false);
+    // Fails only if somebody else set one, which then does.
+    let _ = match args.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
+    };
     exit::finish(PROGRAM, start(args))
 }
 
 fn start(args: Args) -> Result<()> {
-    let listen = args.listen;
+    let (listen, metrics) = (args.listen, args.metrics);
     allow_many_files();
     let server = Server::open(config(args)?)?;
     server.check_address(listen)?;
+    if let Some(address) = metrics {
+        server.check_metrics_address(address)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
-    let result = runtime.block_on(serve(server, listen));
+    let result = runtime.block_on(serve(server, listen, metrics));
     // What does not end by itself must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -140,7 +199,10 @@ fn config(args: Args) -> Result<Config> {
         users.extend(users::read_file(path)?);
     }
     let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
+    let usual = Config::new(directory);
+    let wrong_keys = args.wrong_key_limit.map(|RateOrNone(rate)| rate);
     Ok(Config {
+        wrong_keys_max: wrong_keys.unwrap_or(usual.wrong_keys_max),
         faults: faults.unwrap_or_default(),
         users,
         tls: args.tls_cert.zip(args.tls_key),
@@ -148,7 +210,10 @@ fn config(args: Args) -> Result<Config> {
         one_writer: args.one_writer,
         round_size: args.round_size,
         read_bytes_max: args.read_max,
-        ..Config::new(directory)
+        drives_max: args.max_drives,
+        drive_bytes_max: args.max_bytes,
+        requests_max: args.rate_limit,
+        ..usual
     })
 }
 
@@ -171,14 +236,19 @@ fn fault_plan(path: &Path) -> Result<FaultPlan> {
     text.parse()
 }
 
-async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
+async fn serve(mut server: Server, listen: SocketAddr, metrics: Option<SocketAddr>) -> Result<()> {
     let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| failed(format!("Cannot listen on {listen}"), error))?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| failed("Cannot tell the address".into(), error))?;
+    let bind = async |address: SocketAddr| {
+        let listener = TcpListener::bind(address).await;
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        bound.map_err(|error| failed(format!("Cannot listen on {address}"), error))
+    };
+    let (address, listener) = bind(listen).await?;
+    if let Some(metrics) = metrics {
+        let (address, listener) = bind(metrics).await?;
+        tracing::info!(%address, "Telling metrics");
+        server = server.with_metrics(listener);
+    }
     let mut signals =
         Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
     tell(&server, address).map_err(|error| failed("Cannot write to stdout".into(), error))?;

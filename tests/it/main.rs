@@ -22,6 +22,7 @@ mod probe;
 mod publish;
 mod resume;
 mod server_guard;
+mod server_operator;
 mod server_wire;
 mod server_writes;
 mod shaped_link;
