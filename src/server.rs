@@ -6,7 +6,7 @@
 //!       socket, tls, record    guard                 |         metadata, quota
 //!                                                    +-> body -> writing -> sparse
 //!                                                    +-> reading, imaging
-//! operator, metrics: for those who run it
+//! operator, metrics, page: for people who look at it
 //! ```
 //!
 //! The reactor only moves bytes and looks at state in memory; whatever touches
@@ -45,7 +45,8 @@
 //!
 //! - A user's limits are 402 `billing`: the account does not cover more. Too many
 //!   requests of a user, and too many wrong keys from an address, are 429 `busy`.
-//! - `GET /health` is answered to everybody, and is no part of the API.
+//! - `GET /health` is answered to everybody, and is no part of the API; nor is the
+//!   web page at `/ui/`.
 //!
 //! Beyond the loopback interface it serves with TLS only, unless told otherwise.
 
@@ -61,6 +62,7 @@ mod imaging;
 mod metadata;
 mod metrics;
 mod operator;
+mod page;
 mod quota;
 mod rate;
 mod reading;
@@ -123,6 +125,8 @@ pub struct Config {
     pub round_size: bool,
     /// Most bytes that one read may ask for.
     pub read_bytes_max: u64,
+    /// Whether there is a web page at `/ui/`.
+    pub has_page: bool,
     /// Most drives of one user; more are 402 `billing`.
     pub drives_max: Option<u64>,
     /// Most bytes of all drives of one user, by their sizes; more are 402 `billing`.
@@ -147,6 +151,7 @@ impl Config {
             one_writer: false,
             round_size: false,
             read_bytes_max: READ_BYTES_MAX,
+            has_page: true,
             drives_max: None,
             drive_bytes_max: None,
             requests_max: None,
@@ -206,6 +211,9 @@ impl Server {
             imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
             is_stopping: AtomicBool::new(false),
             guard: guard::Guard::new(config.requests_max, config.wrong_keys_max),
+            page: config
+                .has_page
+                .then(|| page::Page::new(config.tls.is_some())),
             metrics: Arc::new(metrics::Metrics::new()),
             writers_max: match config.one_writer {
                 true => 1,

@@ -72,6 +72,10 @@ struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX)]
     read_max: u64,
 
+    /// Have no web page at /ui/
+    #[arg(long)]
+    no_page: bool,
+
     /// Most drives of one user
     #[arg(long, value_name = "NUMBER")]
     max_drives: Option<u64>,
@@ -210,6 +214,7 @@ fn config(args: Args) -> Result<Config> {
         one_writer: args.one_writer,
         round_size: args.round_size,
         read_bytes_max: args.read_max,
+        has_page: !args.no_page,
         drives_max: args.max_drives,
         drive_bytes_max: args.max_bytes,
         requests_max: args.rate_limit,

@@ -19,6 +19,7 @@ use super::body::Incoming;
 use super::drives::Api;
 use super::faults::Reset;
 use super::operator;
+use super::page;
 use super::record::Record;
 use super::routes::Call;
 
@@ -68,6 +69,13 @@ async fn answer(
     if request.uri().path() == operator::HEALTH {
         record.set_call("health");
         let answer = operator::health(api, request.method()).await;
+        return Ok(record.answer(answer, None));
+    }
+    if let Some(page) = &api.page
+        && page::is_for(&request)
+    {
+        record.set_call("page");
+        let answer = page::answer(api, page, request, &record).await;
         return Ok(record.answer(answer, None));
     }
     let served = api

@@ -20,6 +20,7 @@ use super::hosted::{Hosted, Purpose};
 use super::imaging::{Imaging, Imagings, Order};
 use super::metadata::Metadata;
 use super::metrics::Metrics;
+use super::page::Page;
 use super::reading::{self, DriveBytes, Steps};
 use super::routes::{Call, Packing};
 use super::sparse;
@@ -43,6 +44,8 @@ pub(super) struct Api {
     pub(super) imagings: Imagings,
     pub(super) is_stopping: AtomicBool,
     pub(super) guard: Guard,
+    /// The web page, if there is one.
+    pub(super) page: Option<Page>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) writers_max: u32,
     pub(super) round_size: bool,
