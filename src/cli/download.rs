@@ -13,8 +13,8 @@ use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat};
-use crate::profile::Profile;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Stop, download,
 };
@@ -226,11 +226,11 @@ async fn run(
             force: arguments.force,
         },
     };
-    let profile = arguments.profile(&client);
+    let findings = arguments.findings(&client);
     let options = DownloadOptions {
         format,
         packing,
-        ..options(arguments, &client, &profile)
+        ..options(arguments, &client, &findings)
     };
     let done = download(&client, destination, &options, display, stop).await?;
     if let Some(digest) = done.checksum
@@ -241,7 +241,7 @@ async fn run(
     Ok(done)
 }
 
-fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> DownloadOptions {
+fn options(arguments: &Arguments, client: &Client, findings: &Findings) -> DownloadOptions {
     let beside = || {
         let mut name = arguments.file.clone().into_os_string();
         name.push(".ohj");
@@ -250,7 +250,7 @@ fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> Downloa
     DownloadOptions {
         offset: arguments.offset,
         chunk: arguments.chunk,
-        read_bytes_max: NonZeroU64::new(profile.read_bytes_max()).unwrap_or_else(default_chunk),
+        read_bytes_max: NonZeroU64::new(findings.read_bytes_max()).unwrap_or_else(default_chunk),
         jobs: arguments.common.jobs,
         max_outage: arguments.common.max_outage,
         allow_live: arguments.allow_live,

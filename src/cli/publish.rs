@@ -14,14 +14,14 @@ use super::local::{Local, endpoint_name};
 use super::signing::Signer;
 use super::tool::Common;
 use super::upload::{check_gzip, jobs_for};
-use super::{environment, exit, profile, quote, signals};
+use super::{environment, exit, findings, quote, signals};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::findings::Findings;
 use crate::image::{Format, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
-use crate::profile::Profile;
 use crate::publish::{
     Base, PublishOptions, Published, Role, Shard, Unpublished, clean_up, publish, readers,
 };
@@ -230,13 +230,13 @@ async fn go(
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client()?;
         let url = client.endpoint().to_string();
-        let profile = profile::load(&url).ok().flatten().unwrap_or_default();
-        check_gzip(&profile)?;
-        return work(arguments, &client, &profile, options, display, stop).await;
+        let findings = findings::load(&url).ok().flatten().unwrap_or_default();
+        check_gzip(&findings)?;
+        return work(arguments, &client, &findings, options, display, stop).await;
     };
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let profile = Profile::default();
-    let result = work(arguments, &client, &profile, options, display, stop).await;
+    let findings = Findings::default();
+    let result = work(arguments, &client, &findings, options, display, stop).await;
     local.stop().await;
     result
 }
@@ -244,12 +244,12 @@ async fn go(
 async fn work(
     arguments: &Arguments,
     client: &Client,
-    profile: &Profile,
+    findings: &Findings,
     options: &mut PublishOptions,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Outcome, Unpublished> {
-    options.jobs = jobs_for(arguments.common.jobs, profile);
+    options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.endpoint.is_empty() {
         options.endpoint = client.endpoint().to_string();
     }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::display::{Display, End, Way};
-use super::{arguments, checksum, environment, exit, profile, signals};
+use super::{arguments, checksum, environment, exit, findings, signals};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, Result};
-use crate::profile::Profile;
+use crate::findings::Findings;
 use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
 
 /// The flags that mean the same to both, whichever way the bytes go.
@@ -116,9 +116,9 @@ pub(super) trait Tool: Parser {
     }
 
     /// What is known of the endpoint. Without it everything goes as well, so that a
-    /// profile that cannot be used is no reason to fail.
-    fn profile(&self, client: &Client) -> Profile {
-        profile::load(&client.endpoint().to_string())
+    /// finding that cannot be used is no reason to fail.
+    fn findings(&self, client: &Client) -> Findings {
+        findings::load(&client.endpoint().to_string())
             .unwrap_or_else(|error| {
                 self.notice(&format!("{}; left out", error.chain()));
                 None

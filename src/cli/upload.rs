@@ -18,10 +18,10 @@ use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
-use crate::profile::{GzipWrites, Profile};
 use crate::transfer::{
     Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, blocking,
     fetch_text, open_web, upload,
@@ -196,19 +196,19 @@ async fn run(
 ) -> Result<Uploaded, Interrupted> {
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client()?;
-        let profile = arguments.profile(&client);
-        check_gzip(&profile)?;
-        return send(arguments, client, &profile, display, stop).await;
+        let findings = arguments.findings(&client);
+        check_gzip(&findings)?;
+        return send(arguments, client, &findings, display, stop).await;
     };
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let result = send(arguments, client, &Profile::default(), display, stop).await;
+    let result = send(arguments, client, &Findings::default(), display, stop).await;
     local.stop().await;
     result
 }
 
 /// Chunks of zeros are sent in gzip whatever the level.
-pub(super) fn check_gzip(profile: &Profile) -> Result<()> {
-    match profile.gzip_writes.known() {
+pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
+    match findings.gzip_writes.known() {
         Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
             ErrorKind::Rejected,
             "The endpoint does not unpack gzip, as a probe found",
@@ -219,15 +219,15 @@ pub(super) fn check_gzip(profile: &Profile) -> Result<()> {
 }
 
 /// The requests in flight, lowered to what the endpoint is known to take.
-pub(super) fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
-    let most = profile.max_parallel_writes().and_then(NonZeroU32::new);
+pub(super) fn jobs_for(jobs: NonZeroU32, findings: &Findings) -> NonZeroU32 {
+    let most = findings.max_parallel_writes().and_then(NonZeroU32::new);
     most.map_or(jobs, |most| jobs.min(most))
 }
 
 async fn send(
     arguments: &Arguments,
     client: Client,
-    profile: &Profile,
+    findings: &Findings,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
@@ -270,7 +270,7 @@ async fn send(
         (None, length) => length.first(),
     };
     let mut options = options(arguments, size);
-    options.jobs = jobs_for(arguments.common.jobs, profile);
+    options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         arguments.notice(&line);
@@ -503,34 +503,34 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_lowers_jobs_and_never_raises_them() {
-        use crate::profile::{Finding, ParallelWrites};
+    fn findings_lower_jobs_and_never_raise_them() {
+        use crate::findings::{Finding, ParallelWrites};
         let jobs = |jobs, accepted, busy_from| {
-            let profile = Profile {
+            let findings = Findings {
                 parallel_writes: Finding::Known(ParallelWrites {
                     accepted,
                     busy_from,
                     loses_bytes: false,
                 }),
-                ..Profile::default()
+                ..Findings::default()
             };
-            jobs_for(NonZeroU32::new(jobs).unwrap(), &profile).get()
+            jobs_for(NonZeroU32::new(jobs).unwrap(), &findings).get()
         };
         assert_eq!(jobs(4, 1, Some(2)), 1);
         assert_eq!(jobs(2, 3, Some(4)), 2);
         assert_eq!(jobs(16, 8, None), 16);
         let four = NonZeroU32::new(4).unwrap();
-        assert_eq!(jobs_for(four, &Profile::default()), four);
+        assert_eq!(jobs_for(four, &Findings::default()), four);
     }
 
     #[test]
     fn gzip_that_is_known_not_to_be_unpacked_is_not_sent() {
-        use crate::profile::Finding;
-        let mut profile = Profile::default();
-        check_gzip(&profile).unwrap();
-        profile.gzip_writes = Finding::Known(GzipWrites::Stored);
+        use crate::findings::Finding;
+        let mut findings = Findings::default();
+        check_gzip(&findings).unwrap();
+        findings.gzip_writes = Finding::Known(GzipWrites::Stored);
         assert_eq!(
-            check_gzip(&profile).unwrap_err().kind(),
+            check_gzip(&findings).unwrap_err().kind(),
             ErrorKind::Rejected
         );
     }
