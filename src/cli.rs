@@ -1,9 +1,11 @@
 //! The command line: the only place that prints, reads the environment, asks
 //! on the terminal and hears signals.
 
+mod access;
 mod arguments;
 mod call;
 mod checksum;
+mod config;
 mod display;
 mod download;
 mod environment;
@@ -12,6 +14,7 @@ mod findings;
 mod image;
 mod local;
 mod own;
+mod private;
 mod probe;
 mod publish;
 mod server;

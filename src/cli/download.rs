@@ -28,7 +28,8 @@ const PROGRAM: &str = "openhosting-download";
 /// FILE.oh-part, and FILE.ohj tells what of it is there. The same command goes
 /// on where an earlier one ended.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 
-use super::{environment, exit, findings, signals};
+use super::access::Access;
+use super::{exit, findings, signals};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -32,7 +33,8 @@ const STALL: Duration = Duration::from_secs(10);
 /// minutes and sends up to 60 MiB. The answers are kept as the findings about the
 /// endpoint, from which openhosting-upload learns how many writes go together.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
@@ -41,9 +43,8 @@ struct Arguments {
     #[arg(short, long)]
     json: bool,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
+    #[command(flatten)]
+    access: Access,
 
     /// Leave the kept findings as they are
     #[arg(long, alias = "keep-profile")]
@@ -68,7 +69,7 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
         stall: STALL,
         ..ClientConfig::default()
     };
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+    let client = arguments.access.client(config)?;
     // Asked before a drive is made.
     let file = match arguments.no_save {
         true => None,

@@ -38,7 +38,8 @@ const PROGRAM: &str = "openhosting publish";
 /// earlier image was published under the name, the cloud copies its drive and only
 /// the blocks that differ are sent.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
@@ -109,7 +110,7 @@ struct Arguments {
     level: Compression,
 
     /// Publish into DIR, served by a server inside this program: no account needed
-    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
     /// Print one JSON object instead of the UUID

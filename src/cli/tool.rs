@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::access::Access;
 use super::display::{Display, End, Way};
-use super::{arguments, checksum, environment, exit, findings, signals};
+use super::{arguments, checksum, exit, findings, signals};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -25,9 +26,8 @@ pub(super) struct Common {
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    pub(super) endpoint: Option<String>,
+    #[command(flatten)]
+    pub(super) access: Access,
 
     /// Give up when nothing succeeded for so long; can be resumed
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
@@ -79,9 +79,9 @@ impl Common {
         }
     }
 
-    /// A client of the endpoint that `--endpoint` or the environment names.
+    /// A client of the endpoint that is told.
     pub(super) fn client(&self) -> Result<Client> {
-        environment::client(self.endpoint.as_deref(), &self.config())
+        self.access.client(self.config())
     }
 }
 

@@ -13,7 +13,7 @@ use super::local::{Local, endpoint_name};
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
 use super::{arguments, environment, exit};
-use crate::api::{Client, Web};
+use crate::api::{Client, ClientConfig, Web};
 use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
@@ -33,7 +33,8 @@ const STDIN: &str = "-";
 
 /// Uploads a disk image to a drive
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 /// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
 /// on the terminal.
@@ -79,7 +80,7 @@ struct Arguments {
     size: Option<u64>,
 
     /// Upload into DIR, served by a server inside this program: no account needed
-    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
     /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
@@ -144,8 +145,18 @@ pub fn main() -> ExitCode {
 impl Arguments {
     /// How images and digests are fetched from web servers.
     fn web(&self) -> Result<WebConfig> {
+        let access = &self.common.access;
+        // With --local there is no endpoint to be told.
+        let certificates = match self.local {
+            Some(_) => access.certificates()?,
+            None => access.resolve()?.certificates(),
+        };
+        let config = ClientConfig {
+            certificates,
+            ..self.common.config()
+        };
         Ok(WebConfig {
-            web: Web::new(&self.common.config())?,
+            web: Web::new(&config)?,
             max_outage: self.common.max_outage,
         })
     }
@@ -539,6 +550,7 @@ mod tests {
     fn flags_that_contradict_each_other_are_refused() {
         for line in [
             "--local d --endpoint http://h a",
+            "--local d --profile p a",
             "--journal j --no-journal a",
             &format!("-d {ID} --grow 1G a"),
             &format!("--resume-from-drive {ID} --grow +1G a"),

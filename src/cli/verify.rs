@@ -11,7 +11,8 @@ use clap::Parser;
 use rangemap::RangeSet;
 use serde_json::json;
 
-use super::{arguments, environment, exit, signals, signing};
+use super::access::Access;
+use super::{arguments, exit, signals, signing};
 use crate::api::ClientConfig;
 use crate::content::{blocks_in, count, set_of};
 use crate::drive::DriveId;
@@ -27,7 +28,8 @@ const PROGRAM: &str = "openhosting verify";
 /// All of it, or a sample of its blocks, and tells what that is worth. Where the
 /// endpoint makes digests no byte of the drive moves.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
@@ -53,9 +55,8 @@ struct Arguments {
     #[arg(short = 'J', long)]
     json: bool,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
+    #[command(flatten)]
+    access: Access,
 
     /// Most requests in flight
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
@@ -98,8 +99,7 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
         Some(public) => signing::check(path, bytes, public),
         None => Ok(()),
     })?;
-    let config = ClientConfig::default();
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+    let client = arguments.access.client(ClientConfig::default())?;
     let drive = arguments.drive.unwrap_or(receipt.drive);
     let info = client
         .info(drive)

@@ -6,6 +6,7 @@
     clippy::print_stderr
 )]
 
+mod access;
 mod disks;
 mod download;
 mod extents;
