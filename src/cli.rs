@@ -2,17 +2,21 @@
 //! on the terminal and hears signals.
 
 mod access;
+mod answer;
 mod arguments;
 mod call;
 mod checksum;
 mod config;
 mod display;
 mod download;
+mod drives;
 mod environment;
 mod exit;
 mod findings;
 mod image;
 mod local;
+mod manual;
+mod named;
 mod own;
 mod private;
 mod probe;
@@ -20,6 +24,7 @@ mod publish;
 mod server;
 mod signals;
 mod signing;
+mod table;
 mod tool;
 mod trace;
 mod upload;

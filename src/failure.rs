@@ -107,7 +107,7 @@ impl Refusal {
             ),
             404 => (
                 ErrorKind::NotFound,
-                Some("List your drives with: openhosting drives info"),
+                Some("List your drives with: openhosting ls"),
             ),
             409 => (
                 ErrorKind::Conflict,

@@ -33,10 +33,15 @@ const STEP_BYTES: usize = 256 * 1024;
 /// with --fail it is 1.
 ///
 /// Some first words are no calls but commands of this program itself:
-/// openhosting image    tells about disk images on this machine
-/// openhosting probe    asks the endpoint how it behaves
-/// openhosting publish  makes a drive that holds an image, as a delta if it can
-/// openhosting verify   compares a drive with the receipt of its publication
+/// openhosting completions  prints what a shell needs to complete commands
+/// openhosting image        tells about disk images on this machine
+/// openhosting ls           lists your drives
+/// openhosting man          writes the manual
+/// openhosting probe        asks the endpoint how it behaves
+/// openhosting publish      makes a drive that holds an image, as a delta if it can
+/// openhosting rm           destroys drives
+/// openhosting show         tells about a drive
+/// openhosting verify       compares a drive with the receipt of its publication
 #[derive(Debug, Parser)]
 #[command(
     name = PROGRAM,
@@ -45,7 +50,7 @@ const STEP_BYTES: usize = 256 * 1024;
     after_help = exit::EXIT_CODES,
     args_override_self = true
 )]
-struct Arguments {
+pub(super) struct Arguments {
     /// Read input data for the call from stdin
     #[arg(short = 'c', conflicts_with = "file")]
     stdin: bool,

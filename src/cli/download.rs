@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 use super::display::{Display, Way};
+use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::{arguments, checksum, exit};
 use crate::api::Client;
@@ -17,6 +18,7 @@ use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat};
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Stop, download,
+    stopped,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -33,7 +35,7 @@ const PROGRAM: &str = "openhosting-download";
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
@@ -89,9 +91,9 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
 
-    /// The drive to download
-    #[arg(value_name = "DRIVE-UUID")]
-    drive: DriveId,
+    /// The drive to download, by its UUID or its name
+    #[arg(value_name = "DRIVE")]
+    drive: Named,
 
     /// File or block device to write to, or - for stdout
     #[arg(value_name = "FILE")]
@@ -127,6 +129,7 @@ pub fn main() -> ExitCode {
 
 impl Tool for Arguments {
     const PROGRAM: &'static str = PROGRAM;
+    const SCHEMA: &'static str = "download/1";
 
     fn common(&self) -> &Common {
         &self.common
@@ -145,11 +148,12 @@ impl Tool for Arguments {
     }
 
     fn drive(&self) -> Option<DriveId> {
-        Some(self.drive)
+        self.drive.id()
     }
 
     async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
-        match run(self, display, stop).await {
+        let mut drive = None;
+        match run(self, &mut drive, display, stop).await {
             Ok(downloaded) => Ok(Done {
                 verified: downloaded.verified,
                 checksum: downloaded.checksum,
@@ -157,7 +161,7 @@ impl Tool for Arguments {
             }),
             Err(interrupted) => Err(Unfinished {
                 advice: advice(self, &interrupted),
-                resume: interrupted.resume_at.map(|offset| (self.drive, offset)),
+                resume: drive.zip(interrupted.resume_at),
                 error: interrupted.error,
             }),
         }
@@ -215,14 +219,21 @@ impl Arguments {
 
 async fn run(
     arguments: &Arguments,
+    known: &mut Option<DriveId>,
     display: &mut Display,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     let client = arguments.common.client()?;
+    let drive = tokio::select! {
+        found = arguments.drive.find(&client) => found?,
+        () = stop.asked() => return Err(stopped().into()),
+    };
+    *known = Some(drive);
+    display.set_drive(drive);
     let destination = match arguments.way() {
         Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
-        Way::Up | Way::Down | Way::Publish => Destination::File {
+        Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {
             path: arguments.file.clone(),
             force: arguments.force,
         },
@@ -231,7 +242,7 @@ async fn run(
     let options = DownloadOptions {
         format,
         packing,
-        ..options(arguments, &client, &findings)
+        ..options(arguments, drive, &client, &findings)
     };
     let done = download(&client, destination, &options, display, stop).await?;
     if let Some(digest) = done.checksum
@@ -242,7 +253,12 @@ async fn run(
     Ok(done)
 }
 
-fn options(arguments: &Arguments, client: &Client, findings: &Findings) -> DownloadOptions {
+fn options(
+    arguments: &Arguments,
+    drive: DriveId,
+    client: &Client,
+    findings: &Findings,
+) -> DownloadOptions {
     let beside = || {
         let mut name = arguments.file.clone().into_os_string();
         name.push(".ohj");
@@ -263,7 +279,7 @@ fn options(arguments: &Arguments, client: &Client, findings: &Findings) -> Downl
         },
         verify: arguments.common.verify,
         checksum: arguments.checksum,
-        ..DownloadOptions::of(arguments.drive)
+        ..DownloadOptions::of(drive)
     }
 }
 
@@ -305,7 +321,7 @@ mod tests {
         let long = parse(&format!("--chunk 1000 --offset 5 {ID} out")).unwrap();
         assert_eq!(short, long);
         assert_eq!(parse(&format!("{ID} out")).unwrap().chunk.get(), 4_194_304);
-        for line in ["", ID, "nosuch out", &format!("-s 5 {ID} out")] {
+        for line in ["", ID, &format!("-s 5 {ID} out")] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::access::Access;
-use super::{exit, findings, signals};
+use super::answer::{Answer, Form};
+use super::table::table;
+use super::{exit, findings};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -23,6 +25,11 @@ use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting probe";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "probe/1",
+    short: Some("-j"),
+};
 /// Shorter than that of a transfer, which has more time.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -38,8 +45,8 @@ const STALL: Duration = Duration::from_secs(10);
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
-    /// Print one JSON object instead of a table
+pub(super) struct Arguments {
+    /// Print one JSON object instead of a table (docs/json.md)
     #[arg(short, long)]
     json: bool,
 
@@ -53,18 +60,14 @@ struct Arguments {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments = Arguments::parse_from(words);
-    match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
-        Ok((Err(error), heard)) if error.kind() == ErrorKind::Cancelled => {
-            exit::tell(PROGRAM, &error);
-            ExitCode::from(heard.code())
-        }
-        Ok((outcome, _)) => exit::finish(PROGRAM, outcome),
-        Err(error) => exit::finish(PROGRAM, Err(error)),
-    }
+    let arguments: Arguments = match FORM.parse(words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    FORM.run(arguments.json, async |stop| run(&arguments, stop).await)
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
+async fn run(arguments: &Arguments, stop: Stop) -> Result<Answer> {
     let config = ClientConfig {
         stall: STALL,
         ..ClientConfig::default()
@@ -93,15 +96,13 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
         .map(|file| findings::save(&probed.findings, file));
     let saved = saved.transpose();
     let kept = saved.as_ref().ok().and(file);
-    let text = match arguments.json {
-        true => json(&probed, kept.as_ref()),
-        false => table(&probed.findings),
-    };
-    let printed = exit::print(&text);
+    let mut answer = Answer::new(
+        table(&rows(&probed.findings), &[]),
+        object(&probed, kept.as_ref()),
+    );
     // A drive that is left goes before a file that is not there.
-    probed.removal?;
-    saved?;
-    printed
+    answer.error = probed.removal.err().or(saved.err());
+    Ok(answer)
 }
 
 /// Tells somebody who waits at a terminal what is going on.
@@ -119,32 +120,18 @@ impl Monitor for Said {
 
 /// The findings, and besides: `drive` with its `uuid` and whether it was
 /// `removed`; `saved` with the file of the findings, or null.
-fn json(probed: &Probed, saved: Option<&PathBuf>) -> String {
+fn object(probed: &Probed, saved: Option<&PathBuf>) -> Value {
     let mut object = probed.findings.to_json();
     object["drive"] = json!({
         "uuid": probed.drive.to_string(),
         "removed": probed.removal.is_ok(),
     });
     object["saved"] = saved.map(|path| path.to_string_lossy()).into();
-    format!("{object:#}\n")
+    object
 }
 
 /// The table for people: a question, its answer, and what the tools do because
 /// of it.
-fn table(findings: &Findings) -> String {
-    let rows = rows(findings);
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let (first, second) = (width(0), width(1));
-    let lines = rows.iter().map(|[question, answer, then]| {
-        let line = format!("{question:first$}  {answer:second$}  {then}");
-        format!("{}\n", line.trim_end())
-    });
-    lines.collect()
-}
-
 fn rows(findings: &Findings) -> Vec<[String; 3]> {
     let row = |question: &str, (answer, then): (String, &str)| {
         [question.to_owned(), answer, then.to_owned()]

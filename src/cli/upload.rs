@@ -10,6 +10,7 @@ use clap::Parser;
 use super::arguments::ImageArguments;
 use super::display::{Display, Way};
 use super::local::{Local, endpoint_name};
+use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
 use super::{arguments, environment, exit};
@@ -40,14 +41,15 @@ const STDIN: &str = "-";
 /// on the terminal.
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
-    /// UUID of an existing drive to write to [default: creates a new drive]
-    #[arg(short, long, value_name = "DRIVE-UUID")]
-    drive: Option<DriveId>,
+    /// An existing drive to write to, by its UUID or its name [default: creates a new
+    /// drive]
+    #[arg(short, long, value_name = "DRIVE")]
+    drive: Option<Named>,
 
     /// Name for a newly created drive [default: basename of IMAGE]
     #[arg(short, long, value_name = "NAME")]
@@ -108,8 +110,8 @@ struct Arguments {
 
     /// Compare with this drive, which holds part of the image, and send only what
     /// differs; needs no journal
-    #[arg(long, value_name = "DRIVE-UUID", conflicts_with = "drive")]
-    resume_from_drive: Option<DriveId>,
+    #[arg(long, value_name = "DRIVE", conflicts_with = "drive")]
+    resume_from_drive: Option<Named>,
 
     /// Print the SHA-256 of the whole image as the last line. Of an upload that goes
     /// on, what earlier runs sent is read again from the image
@@ -143,6 +145,11 @@ pub fn main() -> ExitCode {
 }
 
 impl Arguments {
+    /// The drive to write to that is there already.
+    fn existing(&self) -> Option<&Named> {
+        self.drive.as_ref().or(self.resume_from_drive.as_ref())
+    }
+
     /// How images and digests are fetched from web servers.
     fn web(&self) -> Result<WebConfig> {
         let access = &self.common.access;
@@ -164,6 +171,7 @@ impl Arguments {
 
 impl Tool for Arguments {
     const PROGRAM: &'static str = PROGRAM;
+    const SCHEMA: &'static str = "upload/1";
 
     fn common(&self) -> &Common {
         &self.common
@@ -242,8 +250,16 @@ async fn send(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
-    let opened = async { Ok::<_, Error>((sha256(arguments).await?, open(arguments).await?)) };
-    let (sha256, image) = tokio::select! {
+    let opened = async {
+        // Before the image, which may take a while to open.
+        let drive = match arguments.existing() {
+            Some(named) => Some(named.find(&client).await?),
+            None => None,
+        };
+        let sha256 = sha256(arguments).await?;
+        Ok::<_, Error>((drive, sha256, open(arguments).await?))
+    };
+    let (drive, sha256, image) = tokio::select! {
         opened = opened => opened?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
@@ -280,14 +296,14 @@ async fn send(
         }
         (None, length) => length.first(),
     };
-    let mut options = options(arguments, size);
+    let mut options = options(arguments, drive, size);
     options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         arguments.notice(&line);
     }
     options.sha256 = sha256;
-    options.journal = journal(arguments, &client);
+    options.journal = journal(arguments, drive, &client);
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
@@ -378,9 +394,9 @@ fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
     }
 }
 
-/// The options, with a new drive of `size` bytes.
-fn options(arguments: &Arguments, size: u64) -> UploadOptions {
-    let target = match arguments.drive.or(arguments.resume_from_drive) {
+/// The options, with this drive, or a new one of `size` bytes.
+fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOptions {
+    let target = match drive {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
             name: name(arguments),
@@ -406,13 +422,13 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
 }
 
 /// Where the journal of this upload is: the same file for the same command.
-fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
+fn journal(arguments: &Arguments, drive: Option<DriveId>, client: &Client) -> JournalOptions {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let endpoint = match &arguments.local {
         Some(directory) => endpoint_name(directory),
         None => client.endpoint().to_string(),
     };
-    let target = match arguments.drive.or(arguments.resume_from_drive) {
+    let target = match drive {
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
     };
@@ -494,7 +510,7 @@ mod tests {
         );
         assert_eq!(short, parse(&long).unwrap());
         assert_eq!(short.chunk.get(), 1000);
-        assert_eq!(short.drive.map(|id| id.to_string()).as_deref(), Some(ID));
+        assert_eq!(short.existing(), Some(&Named::Id(ID.parse().unwrap())));
     }
 
     #[test]
@@ -502,7 +518,7 @@ mod tests {
         let arguments = parse("dir/a.img").unwrap();
         assert_eq!(arguments.chunk.get(), 5_242_880);
         assert_eq!(
-            options(&arguments, 7),
+            options(&arguments, None, 7),
             UploadOptions::to(Target::New(DriveSpec {
                 name: "a.img".into(),
                 size: 7,
@@ -563,16 +579,7 @@ mod tests {
 
     #[test]
     fn what_the_original_refuses_is_refused() {
-        for line in [
-            "",
-            "a b",
-            "-c 0 a",
-            "-c 4M a",
-            "-o 01 a",
-            "-x a",
-            "-d nosuch a",
-            "-j 0 a",
-        ] {
+        for line in ["", "a b", "-c 0 a", "-c 4M a", "-o 01 a", "-x a", "-j 0 a"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }
