@@ -23,6 +23,7 @@ use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
+use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, blocking,
     fetch_text, open_web, upload,
@@ -127,6 +128,11 @@ pub(super) struct Arguments {
     /// print it, or a digest alone
     #[arg(long, value_name = "FILE|URL", conflicts_with = "sha256")]
     sha256_file: Option<PathBuf>,
+
+    /// Send one of N parts of the image, I from 1 on, while other machines send the others
+    /// to the same drive (docs/sharding.md)
+    #[arg(long, value_name = "I/N", requires = "drive", conflicts_with_all = ["offset", "checksum"])]
+    shard: Option<Shard>,
 
     #[command(flatten)]
     common: Common,
@@ -417,6 +423,7 @@ fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOp
         verify: arguments.common.verify,
         checksum: arguments.checksum,
         selection: None,
+        shard: arguments.shard,
         sha256: None,
     }
 }
@@ -440,6 +447,8 @@ fn journal(arguments: &Arguments, drive: Option<DriveId>, client: &Client) -> Jo
     let image = image.to_string_lossy();
     let mut what = vec!["upload", &endpoint, client.user(), &image, &target];
     what.extend(arguments.image.disk.as_deref());
+    let shard = arguments.shard.map(|shard| format!("shard {shard}"));
+    what.extend(shard.as_deref());
     JournalOptions {
         path: match (&arguments.journal, arguments.no_journal) {
             (Some(path), _) => Some(path.clone()),

@@ -21,8 +21,9 @@ use crate::api::ClientConfig;
 use crate::content::{blocks_in, count, set_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
-use crate::publish::{Shard, pick, read_receipt_if};
+use crate::publish::{pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
+use crate::shard::Shard;
 use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect, stopped};
 
 const PROGRAM: &str = "openhosting verify";
