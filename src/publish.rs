@@ -33,7 +33,7 @@ use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Image, content_of};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::{Event, Monitor, Silent};
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
@@ -47,6 +47,7 @@ pub use keys::{
     DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, STATE_KEY, WRITES_KEY,
 };
 use keys::{Holds, Mark, State, properties};
+pub use keys::{Publication, publication};
 
 /// Attempts at a request that is no chunk: they last about as long as a restart of
 /// the endpoint.
@@ -914,7 +915,8 @@ impl<'a> Publisher<'a> {
             jobs: self.options.jobs.get(),
             max_outage: self.options.max_outage,
         };
-        inspect(self.client, drive, content, &options, self.stop.clone()).await
+        let (stop, silent) = (self.stop.clone(), &mut Silent);
+        inspect(self.client, drive, content, &options, silent, stop).await
     }
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {
