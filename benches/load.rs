@@ -190,7 +190,10 @@ fn nginx(args: &Args, directory: &Path) -> Running {
     std::fs::create_dir(directory.join("files")).unwrap();
     std::fs::write(&file, config).unwrap();
     let child = Command::new("nginx").arg("-c").arg(&file).spawn();
-    let child = child.expect("no nginx: apt-get install nginx-light");
+    let Ok(child) = child else {
+        println!("There is no nginx: apt-get install nginx-light");
+        std::process::exit(2);
+    };
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     while TcpStream::connect(address).is_err() {
         std::thread::sleep(Duration::from_millis(20));

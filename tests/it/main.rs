@@ -6,15 +6,19 @@
     clippy::print_stderr
 )]
 
+mod access;
 mod disks;
 mod download;
+mod drives;
 mod extents;
 mod faults;
 mod features;
 mod formats;
+mod json;
 mod kill;
 mod libcloud;
 mod load;
+mod manual;
 mod matrix;
 mod outputs;
 mod ova;
@@ -28,6 +32,7 @@ mod server_operator;
 mod server_wire;
 mod server_writes;
 mod shaped_link;
+mod shards;
 mod simple;
 mod simulator;
 mod streams;
