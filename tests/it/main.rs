@@ -24,6 +24,7 @@ mod resume;
 mod server_guard;
 mod server_wire;
 mod server_writes;
+mod servers;
 mod shaped_link;
 mod simple;
 mod simulator;
