@@ -162,12 +162,14 @@ impl Resources {
         self.directory.join(format!("{id}.meta"))
     }
 
-    fn keep(&self, id: ResourceId, resource: &Resource) -> io::Result<()> {
-        kept::write(
-            &kept::print(&resource.info(id)),
-            &self.path(id),
-            &self.staging,
-        )
+    /// Keeps a resource, and gives what is told of it.
+    fn keep(&self, id: ResourceId, resource: Resource) -> io::Result<Properties> {
+        let info = resource.info(id);
+        kept::write(&kept::print(&info), &self.path(id), &self.staging)?;
+        let resources = self.resources.write();
+        let mut resources = resources.unwrap_or_else(PoisonError::into_inner);
+        resources.insert(id, resource);
+        Ok(info)
     }
 
     fn own(&self, user: &str, id: ResourceId) -> Result<Resource, Refusal> {
@@ -212,14 +214,7 @@ impl Resources {
             Kind::Vlan => ResourceId::Vlan(Uuid::new_v4()),
             Kind::Ip => ResourceId::Ip(self.free_address()?),
         };
-        self.keep(id, &resource)?;
-        let info = resource.info(id);
-        let mut resources = self
-            .resources
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        resources.insert(id, resource);
-        Ok(info)
+        Ok(self.keep(id, resource)?)
     }
 
     pub(super) fn change(
@@ -231,14 +226,7 @@ impl Resources {
         let _keeping = lock(&self.keeping);
         let mut resource = self.own(user, id)?;
         resource.merge(body)?;
-        self.keep(id, &resource)?;
-        let info = resource.info(id);
-        let mut resources = self
-            .resources
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        resources.insert(id, resource);
-        Ok(info)
+        Ok(self.keep(id, resource)?)
     }
 
     /// Destroys one that no active server uses.
