@@ -22,15 +22,16 @@ pub mod digest;
 pub mod drive;
 pub mod error;
 pub mod failure;
+pub mod findings;
 pub mod image;
 pub mod journal;
 pub mod monitor;
 pub mod plan;
 pub mod policy;
-pub mod profile;
 pub mod publish;
 pub mod receipt;
 pub mod server;
+pub mod shard;
 pub mod transfer;
 pub mod wire;
 

@@ -21,9 +21,11 @@ mod changed;
 mod checksum;
 mod create;
 mod download;
+mod drives;
 mod earlier;
 mod fetch;
 mod inspect;
+mod join;
 mod opening;
 mod pace;
 mod patient;
@@ -45,12 +47,14 @@ mod web;
 
 pub(crate) use create::create_bearing;
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
+pub use drives::{find_drive, list_drives, look_at_drive, remove_drive};
 pub(crate) use opening::counters;
 pub(crate) use patient::patiently;
 pub(crate) use session::blocking;
 pub(crate) use shell::{claim, stopped};
 
 pub use inspect::{InspectOptions, inspect};
+pub use join::{Shards, join_download};
 pub use probe::{PROBE_NAME, Probed, probe};
 pub use rate::RateLimit;
 pub use selection::Selection;

@@ -26,6 +26,8 @@ pub(super) enum Way {
     DownToStdout,
     /// Up, by a command of our own: stdout is its own, too.
     Publish,
+    /// Down, to be compared, by another one.
+    Verify,
 }
 
 /// Progress as lines.
@@ -66,6 +68,8 @@ pub(super) struct Display {
     program: &'static str,
     /// Neither dots nor progress nor notices.
     quiet: bool,
+    /// Somebody else prints on stdout.
+    is_stdout_left: bool,
     /// What is printed line by line, if anything is.
     lines: Option<Lines>,
     /// When the last line of progress was due.
@@ -115,12 +119,13 @@ impl Display {
         let is_crossed = match way {
             Way::Up | Way::Down => on_terminal && std::io::stdout().is_terminal(),
             Way::DownToStdout => on_terminal || lines == Some(Lines::Json),
-            Way::Publish => true,
+            Way::Publish | Way::Verify => true,
         };
         Self {
             way,
             program,
             quiet,
+            is_stdout_left: false,
             lines,
             told_at: Duration::ZERO,
             drive,
@@ -134,6 +139,29 @@ impl Display {
             notice: None,
             started: false,
         }
+    }
+
+    /// Prints nothing on stdout: an object goes there when all is over.
+    pub(super) fn leave_stdout(&mut self) {
+        self.is_stdout_left = true;
+        self.dots = false;
+    }
+
+    /// The drive is known by now, and not told by an event.
+    pub(super) fn set_drive(&mut self, drive: DriveId) {
+        self.drive = Some(drive);
+    }
+
+    /// What is told at the end, for programs: what `end` of the progress tells, but for
+    /// what was only so meanwhile. Its keys are a promise: docs/json.md.
+    pub(super) fn object(&self, end: &End) -> serde_json::Value {
+        let mut object = self.json("end", self.began.elapsed(), Some(end));
+        if let Some(keys) = object.as_object_mut() {
+            for key in ["event", "in_flight", "workers"] {
+                keys.remove(key);
+            }
+        }
+        object
     }
 
     /// The transfer is over. What the original prints then, and what was asked for
@@ -151,7 +179,8 @@ impl Display {
             None => self.bar.is_some(),
             Some(Lines::Plain) => self.told_at > Duration::ZERO,
             Some(Lines::Json) => {
-                exit::say(&self.json("end", self.began.elapsed(), Some(end)));
+                let end = self.json("end", self.began.elapsed(), Some(end));
+                exit::say(&end.to_string());
                 false
             }
         };
@@ -177,7 +206,7 @@ impl Display {
         }
         self.told_at = elapsed;
         if self.lines == Some(Lines::Json) {
-            exit::say(&self.json("progress", elapsed, None));
+            exit::say(&self.json("progress", elapsed, None).to_string());
             return;
         }
         if self.dots && self.way == Way::DownToStdout {
@@ -217,11 +246,11 @@ impl Display {
     }
 
     /// A line for programs. Its keys are a promise: docs/progress.md.
-    fn json(&self, event: &str, elapsed: Duration, end: Option<&End>) -> String {
+    fn json(&self, event: &str, elapsed: Duration, end: Option<&End>) -> serde_json::Value {
         let progress = self.progress;
         let mut line = serde_json::json!({
             "event": event,
-            "direction": if self.is_up() { "upload" } else { "download" },
+            "direction": self.words().0,
             "drive": self.drive.map(|id| id.to_string()),
             "bytes_total": self.bytes,
             "bytes_done": progress.done_bytes,
@@ -243,7 +272,7 @@ impl Display {
             line["verified_bytes"] = end.verified.map_or(0, |verified| verified.bytes).into();
             line["resume"] = resume.into();
         }
-        line.to_string()
+        line
     }
 
     fn summary(&self, verified: Verified) -> String {
@@ -253,11 +282,7 @@ impl Display {
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         format!(
             "{} {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries, {} verified",
-            if self.is_up() {
-                "Uploaded"
-            } else {
-                "Downloaded"
-            },
+            self.words().1,
             HumanBytes(data),
             elapsed.as_secs_f64(),
             HumanBytes(rate as u64),
@@ -268,8 +293,13 @@ impl Display {
         )
     }
 
-    fn is_up(&self) -> bool {
-        matches!(self.way, Way::Up | Way::Publish)
+    /// What is done for programs, and what was done for people.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self.way {
+            Way::Up | Way::Publish => ("upload", "Uploaded"),
+            Way::Down | Way::DownToStdout => ("download", "Downloaded"),
+            Way::Verify => ("verify", "Compared"),
+        }
     }
 
     fn print_dots(&mut self) {
@@ -293,9 +323,10 @@ impl Display {
         let mut stdout = std::io::stdout();
         let mut stderr = std::io::stderr();
         let out: &mut dyn Write = match self.way {
+            Way::Up | Way::Down if self.is_stdout_left => return,
             Way::Up | Way::Down => &mut stdout,
             Way::DownToStdout => &mut stderr,
-            Way::Publish => return,
+            Way::Publish | Way::Verify => return,
         };
         let _ = out.write_all(text.as_bytes());
         let _ = out.flush();
@@ -361,7 +392,7 @@ impl Monitor for Display {
                 let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
                 if self.dots {
                     self.print(&match self.way {
-                        Way::Up | Way::Publish => {
+                        Way::Up | Way::Publish | Way::Verify => {
                             format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
                         }
                         Way::Down | Way::DownToStdout => format!(
@@ -373,7 +404,7 @@ impl Monitor for Display {
                     bar.enable_steady_tick(Duration::from_millis(200));
                 }
                 if self.lines == Some(Lines::Json) {
-                    exit::say(&self.json("start", Duration::ZERO, None));
+                    exit::say(&self.json("start", Duration::ZERO, None).to_string());
                 }
                 self.draw();
             }
@@ -452,8 +483,7 @@ mod tests {
             exit_code: exit::SIGINT,
             resume: None,
         };
-        let line = display.json("end", Duration::from_millis(1500), Some(&end));
-        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let object = display.json("end", Duration::from_millis(1500), Some(&end));
         let keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
         assert_eq!(
             keys.join(" "),

@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::access::Access;
+use super::answer::{Answer, Form};
 use super::display::{Display, End, Way};
-use super::{arguments, checksum, environment, exit, profile, signals};
+use super::signals::{self, Heard};
+use super::{arguments, checksum, exit, findings};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
-use crate::error::{Error, Result};
-use crate::profile::Profile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::findings::Findings;
 use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
 
 /// The flags that mean the same to both, whichever way the bytes go.
@@ -25,9 +28,8 @@ pub(super) struct Common {
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    pub(super) endpoint: Option<String>,
+    #[command(flatten)]
+    pub(super) access: Access,
 
     /// Give up when nothing succeeded for so long; can be resumed
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
@@ -67,6 +69,10 @@ pub(super) struct Common {
     /// Neither dots nor progress
     #[arg(short, long)]
     pub(super) quiet: bool,
+
+    /// Print one JSON object on stdout, when all is over, and nothing else (docs/json.md)
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 impl Common {
@@ -79,9 +85,9 @@ impl Common {
         }
     }
 
-    /// A client of the endpoint that `--endpoint` or the environment names.
+    /// A client of the endpoint that is told.
     pub(super) fn client(&self) -> Result<Client> {
-        environment::client(self.endpoint.as_deref(), &self.config())
+        self.access.client(self.config())
     }
 }
 
@@ -89,6 +95,9 @@ impl Common {
 pub(super) trait Tool: Parser {
     /// Its name, which begins each line it says.
     const PROGRAM: &'static str;
+
+    /// Name and version of its object.
+    const SCHEMA: &'static str;
 
     /// The flags that both tools have.
     fn common(&self) -> &Common;
@@ -116,9 +125,9 @@ pub(super) trait Tool: Parser {
     }
 
     /// What is known of the endpoint. Without it everything goes as well, so that a
-    /// profile that cannot be used is no reason to fail.
-    fn profile(&self, client: &Client) -> Profile {
-        profile::load(&client.endpoint().to_string())
+    /// finding that cannot be used is no reason to fail.
+    fn findings(&self, client: &Client) -> Findings {
+        findings::load(&client.endpoint().to_string())
             .unwrap_or_else(|error| {
                 self.notice(&format!("{}; left out", error.chain()));
                 None
@@ -150,44 +159,80 @@ pub(super) struct Unfinished {
 /// The program: shows the transfer, stops it when it is told to, and says how it
 /// ended.
 pub(super) fn main<T: Tool>() -> ExitCode {
-    let tool = T::parse();
+    let form = Form {
+        program: T::PROGRAM,
+        schema: T::SCHEMA,
+        short: None,
+    };
+    let words: Vec<_> = std::env::args_os().collect();
+    let tool: T = match form.parse(&words) {
+        Ok(tool) => tool,
+        Err(code) => return code,
+    };
     let common = tool.common();
     let (way, drive) = (tool.way(), tool.drive());
+    if common.json && way == Way::DownToStdout {
+        let what = "--json and - both need stdout";
+        let error = Error::new(ErrorKind::Usage, what)
+            .hint_to("--progress json tells the same on stderr when all is over");
+        return exit::finish(T::PROGRAM, Err(error));
+    }
     let mut display = Display::new(T::PROGRAM, way, drive, common.progress, common.quiet);
+    if common.json {
+        display.leave_stdout();
+    }
     let result = signals::hearing(T::PROGRAM, common.deadline, async |stop| {
         tool.transfer(&mut display, stop).await
     });
     let (outcome, heard) = match result {
         Ok(done) => done,
-        Err(error) => return exit::finish(T::PROGRAM, Err(error)),
+        Err(error) => return form.finish(common.json, &Heard::default(), Err(error)),
     };
+    let end = match &outcome {
+        Ok(done) => End {
+            verified: Some(done.verified),
+            error: None,
+            exit_code: 0,
+            resume: None,
+        },
+        Err(unfinished) => {
+            let kind = unfinished.error.kind();
+            End {
+                verified: None,
+                error: Some(kind),
+                exit_code: heard.exit_code(kind),
+                resume: unfinished.resume,
+            }
+        }
+    };
+    let mut object = display.object(&end);
+    let checksum = outcome.as_ref().ok().and_then(|done| done.checksum);
+    object["sha256"] = checksum.map(|digest| digest.to_string()).into();
+    display.ended(&end);
     match outcome {
         Ok(done) => {
-            display.ended(&End {
-                verified: Some(done.verified),
-                error: None,
-                exit_code: 0,
-                resume: None,
-            });
+            if common.json {
+                let answer = Answer {
+                    error: done.journal.remove().err(),
+                    ..Answer::new(String::new(), object)
+                };
+                return form.finish(true, &heard, Ok(answer));
+            }
             if let Some(digest) = done.checksum {
                 checksum::print(digest, tool.image(), way != Way::DownToStdout);
             }
             exit::finish(T::PROGRAM, done.journal.remove())
         }
         Err(unfinished) => {
-            let kind = unfinished.error.kind();
-            let exit_code = heard.exit_code(kind);
-            display.ended(&End {
-                verified: None,
-                error: Some(kind),
-                exit_code,
-                resume: unfinished.resume,
-            });
-            exit::tell(T::PROGRAM, &unfinished.error);
+            let answer = Answer {
+                error: Some(unfinished.error),
+                ..Answer::new(String::new(), object)
+            };
+            let code = form.finish(common.json, &heard, Ok(answer));
             for line in &unfinished.advice {
                 exit::say(line);
             }
-            ExitCode::from(exit_code)
+            code
         }
     }
 }

@@ -11,27 +11,39 @@ use clap::Parser;
 use rangemap::RangeSet;
 use serde_json::json;
 
-use super::{arguments, environment, exit, signals, signing};
+use super::access::Access;
+use super::answer::{Answer, Form};
+use super::display::{Display, End, Way};
+use super::named::Named;
+use super::signals::{self, Heard};
+use super::{arguments, exit, signing};
 use crate::api::ClientConfig;
 use crate::content::{blocks_in, count, set_of};
-use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::{Shard, pick, read_receipt_if};
+use crate::plan::Plan;
+use crate::publish::{pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
-use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, inspect};
+use crate::shard::Shard;
+use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect, stopped};
 
 const PROGRAM: &str = "openhosting verify";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "verify/1",
+    short: Some("-J"),
+};
 
 /// Compares a drive with the receipt of its publication
 ///
 /// All of it, or a sample of its blocks, and tells what that is worth. Where the
 /// endpoint makes digests no byte of the drive moves.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Compare P percent of the blocks, picked by chance [default: all]
     #[arg(long, value_name = "P", value_parser = percent)]
     sample: Option<f64>,
@@ -45,17 +57,17 @@ struct Arguments {
     #[arg(long, value_name = "KEY")]
     pubkey: Option<String>,
 
-    /// The drive to compare, if it is another one than the receipt's
-    #[arg(short, long, value_name = "DRIVE-UUID")]
-    drive: Option<DriveId>,
+    /// The drive to compare, by its UUID or its name, if it is another one than the
+    /// receipt's
+    #[arg(short, long, value_name = "DRIVE")]
+    drive: Option<Named>,
 
-    /// Print one JSON object instead of a line
+    /// Print one JSON object instead of a line (docs/json.md)
     #[arg(short = 'J', long)]
     json: bool,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
+    #[command(flatten)]
+    access: Access,
 
     /// Most requests in flight
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
@@ -64,6 +76,21 @@ struct Arguments {
     /// Give up when nothing succeeded for so long
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     max_outage: Duration,
+
+    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
+    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    progress: arguments::Progress,
+
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
 
     /// The receipt (docs/receipt.md)
     #[arg(value_name = "RECEIPT")]
@@ -81,26 +108,49 @@ fn percent(text: &str) -> Result<f64, String> {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments = Arguments::parse_from(words);
-    match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
-        Ok((Err(error), heard)) => {
-            exit::tell(PROGRAM, &error);
-            ExitCode::from(heard.exit_code(error.kind()))
-        }
-        Ok((Ok(()), _)) => ExitCode::SUCCESS,
-        Err(error) => exit::finish(PROGRAM, Err(error)),
-    }
+    let arguments: Arguments = match FORM.parse(words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let (progress, quiet) = (arguments.progress, arguments.quiet);
+    let drive = arguments.drive.as_ref().and_then(Named::id);
+    let mut display = Display::new(PROGRAM, Way::Verify, drive, progress, quiet);
+    let result = signals::hearing(PROGRAM, None, async |stop| {
+        run(&arguments, &mut display, stop).await
+    });
+    let (result, heard) = result.unwrap_or_else(|error| (Err(error), Heard::default()));
+    let error = match &result {
+        Ok((answer, _)) => answer.error.as_ref().map(Error::kind),
+        Err(error) => Some(error.kind()),
+    };
+    display.ended(&End {
+        verified: result.as_ref().ok().map(|(_, verified)| *verified),
+        error,
+        exit_code: error.map_or(0, |kind| heard.exit_code(kind)),
+        resume: None,
+    });
+    FORM.finish(arguments.json, &heard, result.map(|(answer, _)| answer))
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
+async fn run(
+    arguments: &Arguments,
+    display: &mut Display,
+    mut stop: Stop,
+) -> Result<(Answer, Verified)> {
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
         None => Ok(()),
     })?;
-    let config = ClientConfig::default();
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-    let drive = arguments.drive.unwrap_or(receipt.drive);
+    let client = arguments.access.client(ClientConfig::default())?;
+    let drive = match &arguments.drive {
+        None => receipt.drive,
+        Some(named) => tokio::select! {
+            found = named.find(&client) => found?,
+            () = stop.asked() => return Err(stopped()),
+        },
+    };
+    display.set_drive(drive);
     let info = client
         .info(drive)
         .await
@@ -135,7 +185,7 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
     let content = Arc::new(content);
     let differing = match blocks.is_empty() {
         true => RangeSet::new(),
-        false => inspect(&client, drive, &content, &options, stop).await?,
+        false => inspect(&client, drive, &content, &options, display, stop).await?,
     };
     let coverage = Coverage {
         checked: count(&blocks),
@@ -144,40 +194,48 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
     let first = differing
         .first()
         .map(|range| range.start * content.block_plan().chunk_bytes());
-    if arguments.json {
-        let object = json!({
-            "drive": drive.to_string(),
-            "root": root.to_string(),
-            "is_same": first.is_none(),
-            "blocks": coverage.checked,
-            "of": coverage.of,
-            "differing": count(&differing),
-            "first_differing_byte": first,
-            "sees_change_of_1_percent": coverage.confidence(of.div_ceil(100)),
-            "sees_change_of_one_block": coverage.confidence(1),
-        });
-        exit::print(&format!("{object:#}\n"))?;
-    }
-    if let Some(first) = first {
-        let what = format!(
-            "Drive {drive} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
-            count(&differing),
-            coverage.checked,
-        );
-        return Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("Do not use it; publish the image again"));
-    }
-    if !arguments.json {
+    let object = json!({
+        "drive": drive.to_string(),
+        "root": root.to_string(),
+        "is_same": first.is_none(),
+        "blocks": coverage.checked,
+        "of": coverage.of,
+        "differing": count(&differing),
+        "first_differing_byte": first,
+        "sees_change_of_1_percent": coverage.confidence(of.div_ceil(100)),
+        "sees_change_of_one_block": coverage.confidence(1),
+    });
+    let verified = Verified {
+        ranges: coverage.checked,
+        bytes: bytes_of(&blocks, &content.block_plan()),
+    };
+    let Some(first) = first else {
         let of_what = match arguments.shard {
             Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
             None => String::new(),
         };
         let statement = coverage.statement();
-        exit::print(&format!(
-            "Drive {drive} holds what its receipt tells: {of_what}{statement}\n"
-        ))?;
-    }
-    Ok(())
+        let text = format!("Drive {drive} holds what its receipt tells: {of_what}{statement}\n");
+        return Ok((Answer::new(text, object), verified));
+    };
+    let what = format!(
+        "Drive {drive} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
+        count(&differing),
+        coverage.checked,
+    );
+    let error =
+        Error::new(ErrorKind::Integrity, what).hint_to("Do not use it; publish the image again");
+    let answer = Answer {
+        error: Some(error),
+        ..Answer::new(String::new(), object)
+    };
+    Ok((answer, verified))
+}
+
+/// Bytes of some blocks.
+fn bytes_of(blocks: &RangeSet<u64>, plan: &Plan) -> u64 {
+    let bytes = blocks.iter().map(|range| plan.bytes_of(range));
+    bytes.map(|bytes| bytes.end - bytes.start).sum()
 }
 
 /// The blocks of a part of the chunks.

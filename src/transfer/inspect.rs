@@ -1,6 +1,7 @@
 //! Comparing a drive with a content: which of its blocks are other ones.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::monitor::Silent;
+use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
 
@@ -36,6 +37,8 @@ pub struct InspectOptions {
 /// Compares a drive with what it should hold, block by block, and gives the blocks
 /// that differ. Where the endpoint makes digests nothing is read; what it tells to be
 /// a hole is zeros. Whole chunks cost a request each, single blocks as well.
+/// `monitor` is told how many bytes are compared; holes that are told count as nothing to
+/// do.
 ///
 /// # Errors
 /// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
@@ -44,6 +47,7 @@ pub async fn inspect(
     drive: DriveId,
     content: &Arc<Content>,
     options: &InspectOptions,
+    monitor: &mut dyn Monitor,
     mut stop: Stop,
 ) -> Result<RangeSet<u64>> {
     let mut rng = fastrand::Rng::new();
@@ -70,13 +74,30 @@ pub async fn inspect(
         zeros: Mutex::default(),
         differing: Mutex::default(),
     });
+    let block_plan = content.block_plan();
+    let bytes_of = |blocks: &Range<u64>| {
+        let bytes = block_plan.bytes_of(blocks);
+        bytes.end - bytes.start
+    };
+    monitor.event(&Event::Started {
+        chunks: Some(ranges.len() as u64),
+        chunk_bytes: content.plan().chunk_bytes(),
+        offset: 0,
+        bytes: Some(ranges.iter().map(bytes_of).sum()),
+    });
+    let compared = Arc::<AtomicU64>::default();
+    let mut monitor = InBytes {
+        monitor,
+        compared: Arc::clone(&compared),
+    };
     let job = Comparison {
         comparing: Arc::clone(&comparing),
         ranges,
         next: 0,
+        compared,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
-    let ending = shell.run(&mut Silent, stop).await;
+    let ending = shell.run(&mut monitor, stop).await;
     shell.outcome(ending, "read")?;
     let differing = comparing.differing.lock();
     Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
@@ -238,10 +259,36 @@ impl Comparing {
     }
 }
 
+/// Tells bytes, where the shell counts ranges.
+struct InBytes<'m> {
+    monitor: &'m mut dyn Monitor,
+    compared: Arc<AtomicU64>,
+}
+
+impl Monitor for InBytes<'_> {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.monitor.event(&Event::Progress(Progress {
+                done_bytes: self.compared.load(Ordering::Relaxed),
+                ..*progress
+            })),
+            other => self.monitor.event(other),
+        }
+    }
+}
+
 struct Comparison {
     comparing: Arc<Comparing>,
     ranges: Arc<Vec<Range<u64>>>,
     next: u64,
+    /// Bytes of the ranges that are settled.
+    compared: Arc<AtomicU64>,
+}
+
+impl Comparison {
+    fn range(&self, span: Span) -> Option<Range<u64>> {
+        self.ranges.get(usize::try_from(span.index).ok()?).cloned()
+    }
 }
 
 impl Job for Comparison {
@@ -255,8 +302,7 @@ impl Job for Comparison {
 
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
         let comparing = Arc::clone(&self.comparing);
-        let range = usize::try_from(span.index).ok();
-        let range = range.and_then(|index| self.ranges.get(index).cloned());
+        let range = self.range(span);
         async move {
             let Some(range) = range else {
                 return Attempt::local(Error::new(ErrorKind::Bug, "No such range of blocks"));
@@ -268,7 +314,12 @@ impl Job for Comparison {
         }
     }
 
-    fn settled(&mut self, _: Span) -> Result<()> {
+    fn settled(&mut self, span: Span) -> Result<()> {
+        if let Some(range) = self.range(span) {
+            let bytes = self.comparing.content.block_plan().bytes_of(&range);
+            let bytes = bytes.end - bytes.start;
+            self.compared.fetch_add(bytes, Ordering::Relaxed);
+        }
         Ok(())
     }
 
