@@ -33,7 +33,7 @@ use crate::drive::{DriveId, DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Image, content_of};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::{Event, Monitor, Silent};
 use crate::receipt::{Coverage, How, Receipt};
 use crate::transfer::{
     InspectOptions, Stop, Verify, blocking, claim, counters, create_bearing, inspect, patiently,
@@ -581,7 +581,7 @@ impl<'a> Publisher<'a> {
                 (Some(then), Some(now)) if then == now => RangeSet::new(),
                 // Somebody wrote to it, or the cloud counts what it does itself.
                 (Some(_), Some(_)) => {
-                    self.notice(&format!(
+                    self.warn(&format!(
                         "Drive {id} was written to since it was published: all of it is compared"
                     ));
                     set_of(all)
@@ -594,7 +594,7 @@ impl<'a> Publisher<'a> {
                 .inspect(id, &Arc::clone(&self.content), to_check)
                 .await?;
             if !differing.is_empty() {
-                self.notice(&format!(
+                self.warn(&format!(
                     "Drive {id} does not hold any more what was published: it is left alone"
                 ));
                 continue;
@@ -613,7 +613,7 @@ impl<'a> Publisher<'a> {
         let others: Vec<String> = others.map(|(_, drive)| drive.id.to_string()).collect();
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
-            self.notice(&format!(
+            self.warn(&format!(
                 "Unfinished with another content, removed by --cleanup: {}",
                 others.join(" ")
             ));
@@ -723,7 +723,7 @@ impl<'a> Publisher<'a> {
         let holds = match is_proven {
             true => Holds::Zeros,
             false => {
-                self.notice("The new drive does not read as zeros: zeros are sent");
+                self.warn("The new drive does not read as zeros: zeros are sent");
                 Holds::Unknown
             }
         };
@@ -871,7 +871,7 @@ impl<'a> Publisher<'a> {
         })
         .await?;
         if let Err(error) = written {
-            self.notice(&format!(
+            self.warn(&format!(
                 "{}; the next delta has to read the drive",
                 error.chain()
             ));
@@ -907,7 +907,7 @@ impl<'a> Publisher<'a> {
             match self.destroy(id).await {
                 Ok(()) => destroyed.push(id),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    self.notice(&format!("Drive {id} is in use and stays"));
+                    self.warn(&format!("Drive {id} is in use and stays"));
                 }
                 Err(error) => return Err(error),
             }
@@ -981,7 +981,8 @@ impl<'a> Publisher<'a> {
             jobs: self.options.jobs.get(),
             max_outage: self.options.max_outage,
         };
-        inspect(self.client, drive, content, &options, self.stop.clone()).await
+        let stop = self.stop.clone();
+        inspect(self.client, drive, content, &options, &mut Silent, stop).await
     }
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {
@@ -1026,6 +1027,10 @@ impl<'a> Publisher<'a> {
 
     fn notice(&mut self, line: &str) {
         self.monitor.event(&Event::Notice(line.to_owned()));
+    }
+
+    fn warn(&mut self, line: &str) {
+        self.monitor.event(&Event::Warning(line.to_owned()));
     }
 }
 

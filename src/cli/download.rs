@@ -221,7 +221,7 @@ async fn run(
     let client = arguments.common.client()?;
     let destination = match arguments.way() {
         Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
-        Way::Up | Way::Down | Way::Publish => Destination::File {
+        Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {
             path: arguments.file.clone(),
             force: arguments.force,
         },

@@ -70,7 +70,7 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let What::Info(info) = Arguments::parse_from(words).what;
+    let What::Info(info) = exit::parse::<Arguments>(words.to_vec()).what;
     exit::finish(PROGRAM, run(&info))
 }
 

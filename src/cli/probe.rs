@@ -52,7 +52,7 @@ struct Arguments {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments = Arguments::parse_from(words);
+    let arguments: Arguments = exit::parse(words.to_vec());
     match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
         Ok((Err(error), heard)) if error.kind() == ErrorKind::Cancelled => {
             exit::tell(PROGRAM, &error);

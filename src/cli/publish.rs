@@ -5,16 +5,18 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 
 use super::display::{Display, End, Way};
+use super::github::{BytesOutput, Report};
 use super::local::{Local, endpoint_name};
 use super::signing::Signer;
 use super::tool::Common;
 use super::upload::{check_gzip, jobs_for};
-use super::{environment, exit, profile, quote, signals};
+use super::{environment, exit, printable, profile, quote, signals};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::DriveId;
@@ -152,9 +154,10 @@ enum Outcome {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments = Arguments::parse_from(words);
+    let arguments: Arguments = exit::parse(words.to_vec());
     let common = &arguments.common;
-    let mut display = Display::new(PROGRAM, Way::Publish, None, common.progress, common.quiet);
+    let name = &arguments.name;
+    let mut display = Display::new(PROGRAM, Way::Publish, None, &common.showing, name);
     let result = signals::hearing(PROGRAM, common.deadline, async |stop| {
         run(&arguments, &mut display, stop).await
     });
@@ -168,7 +171,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
                 Outcome::Published(done) => done.verified.checked,
                 Outcome::CleanedUp(_) => 0,
             };
-            display.ended(&End {
+            let mut shown = display.ended(&End {
                 verified: Some(Verified {
                     ranges: verified,
                     bytes: verified * crate::content::BLOCK_BYTES.get(),
@@ -177,23 +180,34 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
                 exit_code: 0,
                 resume: None,
             });
+            let mut report = report(shown.outcome, &arguments);
+            report.took = shown.took;
+            report.add(&outcome);
+            shown.github.leave(&report, None);
             exit::finish(PROGRAM, print(&arguments, &outcome))
         }
         Err(Unpublished { error, unfinished }) => {
             let exit_code = heard.exit_code(error.kind());
-            display.ended(&End {
+            let mut shown = display.ended(&End {
                 verified: None,
                 error: Some(error.kind()),
                 exit_code,
                 resume: None,
             });
-            exit::tell(PROGRAM, &error);
-            if let Some(drive) = unfinished {
-                exit::say(&format!(
-                    "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {} --cleanup",
-                    quote(&arguments.name)
-                ));
-            }
+            let advice = unfinished.map(|drive| {
+                let name = quote(&arguments.name);
+                format!(
+                    "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {name} --cleanup"
+                )
+            });
+            shown.github.tell(&error, advice.as_slice());
+            let mut report = report(shown.outcome, &arguments);
+            report.took = shown.took;
+            report.drive = unfinished;
+            report.bytes.1 = shown.progress.wire_bytes;
+            let go_on = advice.into_iter().map(|line| ("To go on", line));
+            report.rows.extend(go_on);
+            shown.github.leave(&report, Some(&error));
             ExitCode::from(exit_code)
         }
     }
@@ -323,7 +337,7 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
 fn print(arguments: &Arguments, outcome: &Outcome) -> Result<()> {
     let text = match (outcome, arguments.json) {
         (Outcome::Published(done), false) => format!("{}\n", done.drive),
-        (Outcome::Published(done), true) => format!("{:#}\n", object(done)),
+        (Outcome::Published(done), true) => printable::safe_json(&format!("{:#}\n", object(done))),
         (Outcome::CleanedUp(_), false) => String::new(),
         (Outcome::CleanedUp(removed), true) => {
             let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
@@ -331,6 +345,56 @@ fn print(arguments: &Arguments, outcome: &Outcome) -> Result<()> {
         }
     };
     exit::print(&text)
+}
+
+/// What there is to leave for others, before it is known what was done.
+fn report(outcome: &'static str, arguments: &Arguments) -> Report {
+    let mut rows = vec![("Name", arguments.name.clone())];
+    if let Some(image) = &arguments.image {
+        rows.push(("Image", image.to_string_lossy().into_owned()));
+    }
+    if let Some(shard) = arguments.shard {
+        rows.push(("Shard", format!("{} of {}", shard.index(), shard.count())));
+    }
+    Report {
+        outcome,
+        drive: None,
+        digest: None,
+        bytes: (BytesOutput::Sent, 0),
+        took: Duration::ZERO,
+        rows,
+    }
+}
+
+impl Report {
+    fn add(&mut self, outcome: &Outcome) {
+        let ids = |drives: &[DriveId]| {
+            let drives: Vec<_> = drives.iter().map(ToString::to_string).collect();
+            drives.join(" ")
+        };
+        let done = match outcome {
+            Outcome::Published(done) => done,
+            Outcome::CleanedUp(removed) => {
+                self.rows.push(("Removed", ids(removed)));
+                return;
+            }
+        };
+        self.drive = Some(done.drive);
+        self.digest = Some(done.root);
+        self.bytes.1 = done.sent_bytes;
+        let how = match done.how.base() {
+            Some(base) => format!("{} on top of {base}", done.how.name()),
+            None => done.how.name().to_owned(),
+        };
+        self.rows.extend([
+            ("Size", format!("{} bytes", done.size)),
+            ("Sent as", how),
+            ("Verified", done.verified.statement()),
+        ]);
+        if !done.destroyed.is_empty() {
+            self.rows.push(("Destroyed", ids(&done.destroyed)));
+        }
+    }
 }
 
 /// A publication for programs. Its keys are a promise: docs/publish.md.

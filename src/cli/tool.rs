@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use super::display::{Display, End, Way};
+use super::display::{Display, End, Showing, Shown, Way};
+use super::github::{BytesOutput, Report};
 use super::{arguments, checksum, environment, exit, profile, signals};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
@@ -53,20 +54,8 @@ pub(super) struct Common {
     #[arg(long)]
     pub(super) restart: bool,
 
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
-    #[arg(
-        long,
-        value_name = "HOW",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    pub(super) progress: arguments::Progress,
-
-    /// Neither dots nor progress
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) showing: Showing,
 }
 
 impl Common {
@@ -110,7 +99,7 @@ pub(super) trait Tool: Parser {
 
     /// Says a line to somebody at a terminal.
     fn notice(&self, line: &str) {
-        if !self.common().quiet && std::io::stderr().is_terminal() {
+        if !self.common().showing.quiet && std::io::stderr().is_terminal() {
             exit::say(&format!("{}: {line}", Self::PROGRAM));
         }
     }
@@ -150,10 +139,11 @@ pub(super) struct Unfinished {
 /// The program: shows the transfer, stops it when it is told to, and says how it
 /// ended.
 pub(super) fn main<T: Tool>() -> ExitCode {
-    let tool = T::parse();
+    let tool: T = exit::parse(std::env::args_os());
     let common = tool.common();
     let (way, drive) = (tool.way(), tool.drive());
-    let mut display = Display::new(T::PROGRAM, way, drive, common.progress, common.quiet);
+    let image = tool.image().to_string_lossy();
+    let mut display = Display::new(T::PROGRAM, way, drive, &common.showing, &image);
     let result = signals::hearing(T::PROGRAM, common.deadline, async |stop| {
         tool.transfer(&mut display, stop).await
     });
@@ -163,7 +153,7 @@ pub(super) fn main<T: Tool>() -> ExitCode {
     };
     match outcome {
         Ok(done) => {
-            display.ended(&End {
+            let mut shown = display.ended(&End {
                 verified: Some(done.verified),
                 error: None,
                 exit_code: 0,
@@ -172,22 +162,56 @@ pub(super) fn main<T: Tool>() -> ExitCode {
             if let Some(digest) = done.checksum {
                 checksum::print(digest, tool.image(), way != Way::DownToStdout);
             }
+            let mut report = report(&shown, way, &image);
+            report.digest = done.checksum;
+            let verified = format!("{} bytes", done.verified.bytes);
+            report.rows.push(("Verified", verified));
+            shown.github.leave(&report, None);
             exit::finish(T::PROGRAM, done.journal.remove())
         }
         Err(unfinished) => {
             let kind = unfinished.error.kind();
             let exit_code = heard.exit_code(kind);
-            display.ended(&End {
+            let mut shown = display.ended(&End {
                 verified: None,
                 error: Some(kind),
                 exit_code,
                 resume: unfinished.resume,
             });
-            exit::tell(T::PROGRAM, &unfinished.error);
-            for line in &unfinished.advice {
-                exit::say(line);
-            }
+            shown.github.tell(&unfinished.error, &unfinished.advice);
+            let mut report = report(&shown, way, &image);
+            let go_on = unfinished.advice.iter();
+            report
+                .rows
+                .extend(go_on.map(|line| ("To go on", line.clone())));
+            shown.github.leave(&report, Some(&unfinished.error));
             ExitCode::from(exit_code)
         }
+    }
+}
+
+/// What there is to leave for others about a transfer of this image.
+fn report(shown: &Shown, way: Way, image: &str) -> Report {
+    let progress = shown.progress;
+    let bytes = match way {
+        Way::Up | Way::Publish => BytesOutput::Sent,
+        Way::Down | Way::DownToStdout | Way::Verify => BytesOutput::Received,
+    };
+    let data = progress.done_bytes - progress.skipped_bytes;
+    Report {
+        outcome: shown.outcome,
+        drive: shown.drive,
+        digest: None,
+        bytes: (bytes, progress.wire_bytes),
+        took: shown.took,
+        rows: vec![
+            ("Image", image.to_owned()),
+            ("Data", format!("{data} bytes")),
+            (
+                "Zeros left out",
+                format!("{} bytes", progress.skipped_bytes),
+            ),
+            ("Retries", progress.retries.to_string()),
+        ],
     }
 }

@@ -11,14 +11,18 @@ use clap::Parser;
 use rangemap::RangeSet;
 use serde_json::json;
 
+use super::display::{Display, End, Showing, Way};
+use super::github::{BytesOutput, Report};
 use super::{arguments, environment, exit, signals, signing};
 use crate::api::ClientConfig;
-use crate::content::{blocks_in, count, set_of};
+use crate::content::{BLOCK_BYTES, blocks_in, count, set_of};
+use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::{Event, Monitor};
 use crate::publish::{Shard, pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
-use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, inspect};
+use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect};
 
 const PROGRAM: &str = "openhosting verify";
 
@@ -65,6 +69,9 @@ struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     max_outage: Duration,
 
+    #[command(flatten)]
+    showing: Showing,
+
     /// The receipt (docs/receipt.md)
     #[arg(value_name = "RECEIPT")]
     receipt: PathBuf,
@@ -79,20 +86,115 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What was found.
+struct Found {
+    drive: DriveId,
+    root: Digest,
+    coverage: Coverage,
+    /// Blocks that differ.
+    differing: u64,
+    /// Where the first one begins.
+    first_byte: Option<u64>,
+}
+
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments = Arguments::parse_from(words);
-    match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
-        Ok((Err(error), heard)) => {
-            exit::tell(PROGRAM, &error);
+    let arguments: Arguments = exit::parse(words.to_vec());
+    let receipt = arguments.receipt.to_string_lossy();
+    let showing = &arguments.showing;
+    let mut display = Display::new(PROGRAM, Way::Verify, None, showing, &receipt);
+    let heard = signals::hearing(PROGRAM, None, async |stop| {
+        run(&arguments, &mut display, stop).await
+    });
+    let (found, heard) = match heard {
+        Ok(done) => done,
+        Err(error) => return exit::finish(PROGRAM, Err(error)),
+    };
+    let (found, error) = match found {
+        Ok(found) => {
+            let error = found.error();
+            (Some(found), error)
+        }
+        Err(error) => (None, Some(error)),
+    };
+    let kind = error.as_ref().map(Error::kind);
+    let mut shown = display.ended(&End {
+        verified: found.as_ref().map(|found| Verified {
+            ranges: found.coverage.checked,
+            bytes: found.coverage.checked * BLOCK_BYTES.get(),
+        }),
+        error: kind,
+        exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
+        resume: None,
+    });
+    let mut report = Report {
+        outcome: shown.outcome,
+        drive: shown.drive,
+        digest: None,
+        bytes: (BytesOutput::Received, shown.progress.wire_bytes),
+        took: shown.took,
+        rows: vec![("Receipt", receipt.into_owned())],
+    };
+    if let Some(found) = &found {
+        report.digest = Some(found.root);
+        let differing = found.differing.to_string();
+        report.rows.push(("Compared", found.coverage.statement()));
+        report.rows.push(("Blocks that differ", differing));
+    }
+    shown.github.leave(&report, error.as_ref());
+    let printed = found.map_or(Ok(()), |found| found.print(&arguments));
+    match error.map_or(printed, Err) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shown.github.tell(&error, &[]);
             ExitCode::from(heard.exit_code(error.kind()))
         }
-        Ok((Ok(()), _)) => ExitCode::SUCCESS,
-        Err(error) => exit::finish(PROGRAM, Err(error)),
     }
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
+impl Found {
+    /// What is wrong with the drive, if anything is.
+    fn error(&self) -> Option<Error> {
+        let first = self.first_byte?;
+        let what = format!(
+            "Drive {} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
+            self.drive, self.differing, self.coverage.checked,
+        );
+        let error = Error::new(ErrorKind::Integrity, what);
+        Some(error.hint_to("Do not use it; publish the image again"))
+    }
+
+    fn print(&self, arguments: &Arguments) -> Result<()> {
+        let (drive, coverage) = (self.drive, self.coverage);
+        if arguments.json {
+            let object = json!({
+                "drive": drive.to_string(),
+                "root": self.root.to_string(),
+                "is_same": self.first_byte.is_none(),
+                "blocks": coverage.checked,
+                "of": coverage.of,
+                "differing": self.differing,
+                "first_differing_byte": self.first_byte,
+                "sees_change_of_1_percent": coverage.confidence(coverage.of.div_ceil(100)),
+                "sees_change_of_one_block": coverage.confidence(1),
+            });
+            return exit::print(&format!("{object:#}\n"));
+        }
+        if self.first_byte.is_some() {
+            return Ok(());
+        }
+        let of_what = match arguments.shard {
+            Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
+            None => String::new(),
+        };
+        let statement = coverage.statement();
+        exit::print(&format!(
+            "Drive {drive} holds what its receipt tells: {of_what}{statement}\n"
+        ))
+    }
+}
+
+async fn run(arguments: &Arguments, display: &mut Display, stop: Stop) -> Result<Found> {
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
@@ -105,6 +207,11 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
         .info(drive)
         .await
         .map_err(|failure| failure.into_error(&format!("Cannot look at drive {drive}")))?;
+    display.event(&Event::Drive {
+        id: drive,
+        size: info.size,
+        is_new: false,
+    });
     let size = receipt.content.size();
     if info.size < size {
         let what = format!(
@@ -135,49 +242,19 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
     let content = Arc::new(content);
     let differing = match blocks.is_empty() {
         true => RangeSet::new(),
-        false => inspect(&client, drive, &content, &options, stop).await?,
+        false => inspect(&client, drive, &content, &options, display, stop).await?,
     };
-    let coverage = Coverage {
-        checked: count(&blocks),
-        of,
-    };
-    let first = differing
-        .first()
-        .map(|range| range.start * content.block_plan().chunk_bytes());
-    if arguments.json {
-        let object = json!({
-            "drive": drive.to_string(),
-            "root": root.to_string(),
-            "is_same": first.is_none(),
-            "blocks": coverage.checked,
-            "of": coverage.of,
-            "differing": count(&differing),
-            "first_differing_byte": first,
-            "sees_change_of_1_percent": coverage.confidence(of.div_ceil(100)),
-            "sees_change_of_one_block": coverage.confidence(1),
-        });
-        exit::print(&format!("{object:#}\n"))?;
-    }
-    if let Some(first) = first {
-        let what = format!(
-            "Drive {drive} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
-            count(&differing),
-            coverage.checked,
-        );
-        return Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("Do not use it; publish the image again"));
-    }
-    if !arguments.json {
-        let of_what = match arguments.shard {
-            Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
-            None => String::new(),
-        };
-        let statement = coverage.statement();
-        exit::print(&format!(
-            "Drive {drive} holds what its receipt tells: {of_what}{statement}\n"
-        ))?;
-    }
-    Ok(())
+    let first = differing.first();
+    Ok(Found {
+        drive,
+        root,
+        coverage: Coverage {
+            checked: count(&blocks),
+            of,
+        },
+        differing: count(&differing),
+        first_byte: first.map(|range| range.start * content.block_plan().chunk_bytes()),
+    })
 }
 
 /// The blocks of a part of the chunks.

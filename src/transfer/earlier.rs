@@ -70,7 +70,7 @@ pub(super) async fn check_earlier(
         session.state.holes.remove(range.clone());
     }
     let count: u64 = wrong.iter().map(|range| range.end - range.start).sum();
-    monitor.event(&Event::Notice(format!(
+    monitor.event(&Event::Warning(format!(
         "{count} chunks on the disk are not what the earlier run wrote: they are fetched again"
     )));
     Ok(())

@@ -1,6 +1,7 @@
 //! Comparing a drive with a content: which of its blocks are other ones.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::monitor::Silent;
+use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
 
@@ -35,7 +36,8 @@ pub struct InspectOptions {
 
 /// Compares a drive with what it should hold, block by block, and gives the blocks
 /// that differ. Where the endpoint makes digests nothing is read; what it tells to be
-/// a hole is zeros. Whole chunks cost a request each, single blocks as well.
+/// a hole is zeros. Whole chunks cost a request each, single blocks as well. `monitor`
+/// is told of bytes that are compared as of those of a transfer.
 ///
 /// # Errors
 /// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
@@ -44,6 +46,7 @@ pub async fn inspect(
     drive: DriveId,
     content: &Arc<Content>,
     options: &InspectOptions,
+    monitor: &mut dyn Monitor,
     mut stop: Stop,
 ) -> Result<RangeSet<u64>> {
     let mut rng = fastrand::Rng::new();
@@ -51,6 +54,13 @@ pub async fn inspect(
         ranges = to_compare(client, drive, content, &options.blocks, &mut rng) => Arc::new(ranges),
         () = stop.asked() => return Err(stopped()),
     };
+    let block_plan = content.block_plan();
+    monitor.event(&Event::Started {
+        chunks: Some(ranges.len() as u64),
+        chunk_bytes: content.plan().chunk_bytes(),
+        offset: 0,
+        bytes: Some(ranges.iter().map(|range| block_plan.bytes_in(range)).sum()),
+    });
     // To the engine, each range is a chunk.
     let engine = Engine::new(EngineConfig {
         plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
@@ -69,6 +79,7 @@ pub async fn inspect(
         content: Arc::clone(content),
         zeros: Mutex::default(),
         differing: Mutex::default(),
+        done_bytes: AtomicU64::new(0),
     });
     let job = Comparison {
         comparing: Arc::clone(&comparing),
@@ -76,7 +87,11 @@ pub async fn inspect(
         next: 0,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
-    let ending = shell.run(&mut Silent, stop).await;
+    let mut monitor = InBytes {
+        comparing: Arc::clone(&comparing),
+        monitor,
+    };
+    let ending = shell.run(&mut monitor, stop).await;
     shell.outcome(ending, "read")?;
     let differing = comparing.differing.lock();
     Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
@@ -136,6 +151,26 @@ struct Comparing {
     content: Arc<Content>,
     zeros: Mutex<ZeroDigests>,
     differing: Mutex<RangeSet<u64>>,
+    /// Bytes of the disk that were compared.
+    done_bytes: AtomicU64,
+}
+
+/// Tells in bytes what the shell counts in ranges.
+struct InBytes<'a> {
+    comparing: Arc<Comparing>,
+    monitor: &'a mut dyn Monitor,
+}
+
+impl Monitor for InBytes<'_> {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.monitor.event(&Event::Progress(Progress {
+                done_bytes: self.comparing.done_bytes.load(Ordering::Relaxed),
+                ..*progress
+            })),
+            event => self.monitor.event(event),
+        }
+    }
 }
 
 impl Comparing {
@@ -268,7 +303,14 @@ impl Job for Comparison {
         }
     }
 
-    fn settled(&mut self, _: Span) -> Result<()> {
+    fn settled(&mut self, span: Span) -> Result<()> {
+        let range = usize::try_from(span.index).ok();
+        if let Some(range) = range.and_then(|index| self.ranges.get(index)) {
+            let bytes = self.comparing.content.block_plan().bytes_in(range);
+            self.comparing
+                .done_bytes
+                .fetch_add(bytes, Ordering::Relaxed);
+        }
         Ok(())
     }
 

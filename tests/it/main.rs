@@ -17,6 +17,7 @@ mod libcloud;
 mod matrix;
 mod outputs;
 mod ova;
+mod pipelines;
 mod powerloss;
 mod probe;
 mod publish;
