@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from compare import report
+from compare import memory, report
 from compare.bench import QUICK, ROOT, Bench, Scale
 from compare.cases import CASES
 from compare.processes import PACKAGES, Failed, missing
@@ -66,21 +66,24 @@ def main():
     cache.mkdir(parents=True, exist_ok=True)
     scale = QUICK if arguments.quick else Scale()
     rounds = arguments.rounds or (1 if arguments.quick else 5)
-    bench = Bench(cache, scale, rounds, arguments.profile)
     report_name = "report-quick" if arguments.quick else "report"
     directory = ROOT / "docs" if arguments.docs else cache / report_name
     results = report.Results(directory, is_docs=arguments.docs)
-    try:
-        for name in arguments.case or CASES:
-            print(name, file=sys.stderr)
-            case = CASES[name](bench)
-            results.add(name, CASES[name].__doc__, case)
-            results.save(bench.programs / "examples/plot")
-            print("\n".join(results.tables(name)), flush=True)
-    except Failed as failed:
-        sys.exit(f"run.py: {failed}")
-    finally:
-        shutil.rmtree(bench.scratch)
+    with memory.kept() as is_given_back:
+        bench = Bench(
+            cache, scale, rounds, arguments.profile, is_given_back and not arguments.quick
+        )
+        try:
+            for name in arguments.case or CASES:
+                print(name, file=sys.stderr)
+                case = CASES[name](bench)
+                results.add(name, CASES[name].__doc__, case)
+                results.save(bench.programs / "examples/plot")
+                print("\n".join(results.tables(name)), flush=True)
+        except Failed as failed:
+            sys.exit(f"run.py: {failed}")
+        finally:
+            shutil.rmtree(bench.scratch)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ pub mod profile;
 pub mod publish;
 pub mod receipt;
 pub mod server;
+pub mod shard;
 pub mod transfer;
 pub mod wire;
 

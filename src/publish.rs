@@ -35,6 +35,7 @@ use crate::failure::Failure;
 use crate::image::{Image, content_of};
 use crate::monitor::{Event, Monitor, Silent};
 use crate::receipt::{Coverage, How, Receipt};
+use crate::shard::{self, Shard};
 use crate::transfer::{
     InspectOptions, Stop, Verify, blocking, claim, counters, create_bearing, inspect, patiently,
     stopped,
@@ -72,61 +73,6 @@ pub enum Base {
     Drive(DriveId),
     /// The newest that was published under another name, or the only one of it.
     Name(String),
-}
-
-/// One of several machines that work on one drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    index: u32,
-    count: u32,
-}
-
-impl Shard {
-    /// Shard `index` of `count`, both from 1 on; `None` if there is no such.
-    pub fn new(index: u32, count: u32) -> Option<Self> {
-        (1..=count)
-            .contains(&index)
-            .then_some(Self { index, count })
-    }
-
-    /// Which one it is, from 1 on.
-    pub fn index(self) -> u32 {
-        self.index
-    }
-
-    /// How many there are.
-    pub fn count(self) -> u32 {
-        self.count
-    }
-
-    /// Its part of so many things: all parts together are all of them, no two
-    /// overlap, and none is larger than another by more than one.
-    pub fn part(self, of: u64) -> std::ops::Range<u64> {
-        let cut = |index: u32| {
-            let at = u128::from(of) * u128::from(index) / u128::from(self.count);
-            u64::try_from(at).unwrap_or(of)
-        };
-        cut(self.index - 1)..cut(self.index)
-    }
-}
-
-impl std::str::FromStr for Shard {
-    type Err = Error;
-
-    /// Takes `I/N`.
-    fn from_str(text: &str) -> Result<Self> {
-        let shard = text.split_once('/').and_then(|(index, count)| {
-            let number = |text: &str| {
-                let is_plain = text.bytes().all(|b| b.is_ascii_digit());
-                is_plain.then(|| text.parse().ok()).flatten()
-            };
-            Self::new(number(index)?, number(count)?)
-        });
-        shard.ok_or_else(|| {
-            let what = format!("{text:?} is not I/N with I from 1 to N");
-            Error::new(ErrorKind::Usage, what)
-        })
-    }
 }
 
 /// What a run is to do.
@@ -434,11 +380,11 @@ impl<'a> Publisher<'a> {
         drives: &[DriveInfo],
         shard: Shard,
     ) -> Result<Published> {
-        let work = match shard.index {
-            1 => self.work(drives, Some(shard.count)).await?,
+        let work = match shard.index() {
+            1 => self.work(drives, Some(shard.count())).await?,
             _ => self.others_work(shard).await?,
         };
-        let key = keys::shard_key(shard.index, shard.count);
+        let key = keys::shard_key(shard.index(), shard.count());
         let info = self.info(work.drive).await?;
         let is_done = info.properties.get(&key) == Some(&*self.root.to_string());
         let part = shard.part(self.content.plan().count());
@@ -470,10 +416,9 @@ impl<'a> Publisher<'a> {
         let mut is_told = false;
         loop {
             let drives = self.drives().await?;
-            let found = self
-                .mine(&drives)
-                .into_iter()
-                .find(|(mark, _)| mark.state == State::Writing && mark.shards == Some(shard.count));
+            let found = self.mine(&drives).into_iter().find(|(mark, _)| {
+                mark.state == State::Writing && mark.shards == Some(shard.count())
+            });
             if let Some((mark, drive)) = found {
                 let (drive, holds) = (drive.id, mark.holds);
                 self.unfinished = Some(drive);
@@ -486,7 +431,7 @@ impl<'a> Publisher<'a> {
                 });
             }
             if began.elapsed() >= self.options.max_outage {
-                let what = format!("Shard 1 of {} made no drive", shard.count);
+                let what = format!("Shard 1 of {} made no drive", shard.count());
                 return Err(Error::new(ErrorKind::Unavailable, what)
                     .hint_to("Run all shards with the same image, name and token"));
             }
@@ -519,19 +464,7 @@ impl<'a> Publisher<'a> {
             |index: &u32| drive.properties.get(&keys::shard_key(*index, count)) != Some(&*root);
         let missing: Vec<u32> = (1..=count).filter(is_missing).collect();
         if !missing.is_empty() {
-            let some: Vec<_> = missing.iter().take(10).map(u32::to_string).collect();
-            let more = if missing.len() > some.len() {
-                ", ..."
-            } else {
-                ""
-            };
-            let what = format!(
-                "{} of {count} shards are missing: {}{more}",
-                missing.len(),
-                some.join(", ")
-            );
-            return Err(Error::new(ErrorKind::Unavailable, what)
-                .hint_to("Run these shards, then --join again"));
+            return Err(shard::missing(&missing, count));
         }
         Ok(Work {
             drive: drive.id,
@@ -1091,15 +1024,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_written_as_i_of_n() {
-        let shard: Shard = "3/8".parse().unwrap();
-        assert_eq!((shard.index(), shard.count()), (3, 8));
-        for bad in ["", "1", "0/1", "2/1", "1/0", "+1/2", "1/2/3", "a/b", "1 /2"] {
-            assert!(bad.parse::<Shard>().is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
     fn readers_are_all_or_users() {
         let user = "0012e24a-6eae-4279-9912-3432f698cec8";
         assert_eq!(readers("all").unwrap(), EVERYONE);
@@ -1130,19 +1054,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn shards_are_all_of_it_and_never_overlap(of in 0_u64..1 << 40, count in 1_u32..300) {
-            let mut next = 0;
-            for index in 1..=count {
-                let part = Shard::new(index, count).unwrap().part(of);
-                prop_assert_eq!(part.start, next);
-                let len = part.end - part.start;
-                prop_assert!(len.abs_diff(of / u64::from(count)) <= 1);
-                next = part.end;
-            }
-            prop_assert_eq!(next, of);
-        }
-
         #[test]
         fn what_is_picked_is_there_and_as_many_as_wanted(
             cuts in proptest::collection::btree_set(0_u64..5000, 0..20),

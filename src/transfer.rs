@@ -24,6 +24,7 @@ mod download;
 mod earlier;
 mod fetch;
 mod inspect;
+mod join;
 mod opening;
 mod pace;
 mod patient;
@@ -51,6 +52,7 @@ pub(crate) use session::blocking;
 pub(crate) use shell::{claim, stopped};
 
 pub use inspect::{InspectOptions, inspect};
+pub use join::{Shards, join_download};
 pub use probe::{PROBE_NAME, Probed, probe};
 pub use rate::RateLimit;
 pub use selection::Selection;

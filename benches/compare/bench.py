@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import images
+from . import images, memory
 from .images import MIB
 from .processes import Endpoint, Failed, Nbdkit, Run, clean_environment, measure
 
@@ -108,8 +108,10 @@ def ratio(left, right):
 class Bench:
     """The programs, the images, and a place for what is written."""
 
-    def __init__(self, cache, scale, rounds, profile):
+    def __init__(self, cache, scale, rounds, profile, touches_memory=False):
         self.cache, self.scale, self.rounds = cache, scale, rounds
+        # Whether free memory has to be touched before each round.
+        self.touches_memory = touches_memory
         self.programs = ROOT / "target" / ("debug" if profile == "dev" else "release")
         self.scratch = Path(tempfile.mkdtemp(dir=cache, prefix="scratch-"))
         self.log = self.scratch / "log"
@@ -121,6 +123,8 @@ class Bench:
         names = list(contenders)
         rounds = rounds or self.rounds
         for number in range(rounds):
+            if self.touches_memory:
+                memory.touch()
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 if not is_wanted(name, case):

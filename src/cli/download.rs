@@ -1,6 +1,6 @@
 //! `openhosting-download`.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,8 +15,10 @@ use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{ClusterPacking, TargetFormat};
 use crate::profile::Profile;
+use crate::shard::Shard;
 use crate::transfer::{
-    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Stop, download,
+    Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
+    download, join_download,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -84,6 +86,15 @@ struct Arguments {
     /// FILE.sha256, for sha256sum -c
     #[arg(long)]
     checksum: bool,
+
+    /// Fetch one of N parts of the drive, I from 1 on, into FILE.oh-part, while other
+    /// machines fetch the others (docs/sharding.md)
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "format", "compress", "gzip", "zstd", "checksum"])]
+    shard: Option<Shard>,
+
+    /// Look whether all of N shards are there, verify, and give FILE its name
+    #[arg(long, value_name = "N", conflicts_with_all = ["shard", "offset", "format", "compress", "gzip", "zstd", "journal", "restart"])]
+    join: Option<NonZeroU32>,
 
     #[command(flatten)]
     common: Common,
@@ -219,6 +230,14 @@ async fn run(
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     let client = arguments.common.client()?;
+    if arguments.way() == Way::DownToStdout
+        && (arguments.shard.is_some() || arguments.join.is_some())
+    {
+        let what = "Shards share a file: stdout is none";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Name a file")
+            .into());
+    }
     let destination = match arguments.way() {
         Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
         Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {
@@ -232,7 +251,17 @@ async fn run(
         packing,
         ..options(arguments, &client, &profile)
     };
-    let done = download(&client, destination, &options, display, stop).await?;
+    let done = match arguments.join {
+        Some(count) => {
+            let shards = Shards {
+                count: count.get(),
+                path: arguments.file.clone(),
+                force: arguments.force,
+            };
+            join_download(&client, shards, &options, display, stop).await?
+        }
+        None => download(&client, destination, &options, display, stop).await?,
+    };
     if let Some(digest) = done.checksum
         && arguments.way() == Way::Down
     {
@@ -243,6 +272,9 @@ async fn run(
 
 fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> DownloadOptions {
     let beside = || {
+        if let Some(shard) = arguments.shard {
+            return Shards::journal(&arguments.file, shard);
+        }
         let mut name = arguments.file.clone().into_os_string();
         name.push(".ohj");
         PathBuf::from(name)
@@ -254,6 +286,7 @@ fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> Downloa
         jobs: arguments.common.jobs,
         max_outage: arguments.common.max_outage,
         allow_live: arguments.allow_live,
+        shard: arguments.shard,
         journal: JournalOptions {
             path: Some(arguments.journal.clone().unwrap_or_else(beside)),
             endpoint: client.endpoint().to_string(),

@@ -25,8 +25,9 @@ use crate::image::{Format, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
 use crate::profile::Profile;
 use crate::publish::{
-    Base, PublishOptions, Published, Role, Shard, Unpublished, clean_up, publish, readers,
+    Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
 };
+use crate::shard::Shard;
 use crate::transfer::{Stop, Verified, blocking};
 
 const PROGRAM: &str = "openhosting publish";

@@ -22,6 +22,7 @@ use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOpti
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::profile::{GzipWrites, Profile};
+use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, blocking,
     fetch_text, open_web, upload,
@@ -124,6 +125,11 @@ struct Arguments {
     /// print it, or a digest alone
     #[arg(long, value_name = "FILE|URL", conflicts_with = "sha256")]
     sha256_file: Option<PathBuf>,
+
+    /// Send one of N parts of the image, I from 1 on, while other machines send the others
+    /// to the same drive (docs/sharding.md)
+    #[arg(long, value_name = "I/N", requires = "drive", conflicts_with_all = ["offset", "checksum"])]
+    shard: Option<Shard>,
 
     #[command(flatten)]
     common: Common,
@@ -390,6 +396,7 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
         verify: arguments.common.verify,
         checksum: arguments.checksum,
         selection: None,
+        shard: arguments.shard,
         sha256: None,
     }
 }
@@ -413,6 +420,8 @@ fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
     let image = image.to_string_lossy();
     let mut what = vec!["upload", &endpoint, client.user(), &image, &target];
     what.extend(arguments.image.disk.as_deref());
+    let shard = arguments.shard.map(|shard| format!("shard {shard}"));
+    what.extend(shard.as_deref());
     JournalOptions {
         path: match (&arguments.journal, arguments.no_journal) {
             (Some(path), _) => Some(path.clone()),

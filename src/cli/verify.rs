@@ -20,8 +20,9 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::{Event, Monitor};
-use crate::publish::{Shard, pick, read_receipt_if};
+use crate::publish::{pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
+use crate::shard::Shard;
 use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect};
 
 const PROGRAM: &str = "openhosting verify";

@@ -117,6 +117,8 @@ pub struct ImageTarget {
     qcow2: Option<Qcow2File>,
     /// Its name for now and the one it gets; `None` if it is written in place.
     staged: Option<(PathBuf, PathBuf)>,
+    /// Whether other machines write to it, and it gets its name from none of us.
+    is_shared: bool,
     path: PathBuf,
 }
 
@@ -187,7 +189,7 @@ impl ImageTarget {
                 }
                 error
             })?;
-        lock(&file, &part)?;
+        lock(&file, &part, FlockOperation::NonBlockingLockExclusive)?;
         let made = match format {
             TargetFormat::Raw => file.set_len(size).map(|()| None),
             TargetFormat::Qcow2(_) => file
@@ -207,7 +209,63 @@ impl ImageTarget {
             qcow2,
             path: path.to_owned(),
             staged: Some((part, path.to_owned())),
+            is_shared: false,
         })
+    }
+
+    /// Opens what several machines stage beside `path`, or makes it: nobody writes to
+    /// what is another's. It gets its name when it is [resumed](Self::resume), once
+    /// nobody has it any more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] as for [`resume`](Self::resume); [`ErrorKind::Usage`] if
+    /// `path` is a device.
+    pub fn share(path: &Path, size: u64, force: bool) -> Result<Self> {
+        if look(path, force)?.is_some_and(|kind| kind.is_block_device()) {
+            let what = format!(
+                "{} is a device: several machines share a file",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        let part = part_of(path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(&part)
+            .map_err(|cause| cannot("make", &part, cause))?;
+        lock(&file, &part, FlockOperation::NonBlockingLockShared)?;
+        let failed = |cause| cannot("make room in", &part, cause);
+        let metadata = file.metadata().map_err(failed)?;
+        match metadata.len() {
+            // New, or one that somebody is making just now.
+            0 if metadata.is_file() => file.set_len(size).map_err(failed)?,
+            len if len == size && metadata.is_file() => {}
+            _ => return Err(no_part_of_ours(&part, "Remove it and run all shards again")),
+        }
+        Ok(Self {
+            file,
+            turn: Mutex::default(),
+            zeros: Zeros::Punch,
+            qcow2: None,
+            path: path.to_owned(),
+            staged: Some((part, path.to_owned())),
+            is_shared: true,
+        })
+    }
+
+    /// The inode of the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be told.
+    pub fn inode(&self) -> Result<u64> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|cause| cannot("measure", &self.path, cause))?;
+        Ok(metadata.ino())
     }
 
     /// Checks that the directory of `path` is there.
@@ -244,14 +302,11 @@ impl ImageTarget {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cannot("open", &part, cause)),
         };
-        lock(&file, &part)?;
+        lock(&file, &part, FlockOperation::NonBlockingLockExclusive)?;
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
-        let other = || {
-            let what = format!("{} is not what the earlier run left", part.display());
-            Error::new(ErrorKind::Local, what).hint_to("Start over with --restart")
-        };
+        let other = || no_part_of_ours(&part, "Start over with --restart");
         let qcow2 = match format {
             _ if !metadata.is_file() => return Err(other()),
             TargetFormat::Raw if metadata.len() != size => return Err(other()),
@@ -271,6 +326,7 @@ impl ImageTarget {
             qcow2,
             path: path.to_owned(),
             staged: Some((part, path.to_owned())),
+            is_shared: false,
         }))
     }
 
@@ -307,6 +363,7 @@ impl ImageTarget {
             zeros: Zeros::Punch,
             qcow2: None,
             staged: None,
+            is_shared: false,
             path: path.to_owned(),
         }))
     }
@@ -322,7 +379,9 @@ impl ImageTarget {
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
         // What cannot be opened, a link say, nobody writes to.
         let _opened = match options.open(&part) {
-            Ok(file) => lock(&file, &part).map(|()| Some(file))?,
+            Ok(file) => {
+                lock(&file, &part, FlockOperation::NonBlockingLockExclusive).map(|()| Some(file))?
+            }
             Err(_) => None,
         };
         Self::remove(&part)
@@ -364,7 +423,7 @@ impl ImageTarget {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
-        lock(&file, path)?;
+        lock(&file, path, FlockOperation::NonBlockingLockExclusive)?;
         let len = file
             .metadata()
             .map_err(|cause| cannot("open", path, cause))?
@@ -384,6 +443,7 @@ impl ImageTarget {
             zeros: Zeros::Punch,
             qcow2: None,
             staged: None,
+            is_shared: false,
             path: path.to_owned(),
         })
     }
@@ -411,6 +471,7 @@ impl ImageTarget {
             zeros: Zeros::Write,
             qcow2: None,
             staged: None,
+            is_shared: false,
             path: path.to_owned(),
         })
     }
@@ -587,7 +648,7 @@ impl ImageTarget {
     pub fn publish(self, force: bool) -> Result<()> {
         let failed = |cause| cannot("finish", &self.path, cause);
         self.file.sync_all().map_err(failed)?;
-        let Some((part, path)) = &self.staged else {
+        let (Some((part, path)), false) = (&self.staged, self.is_shared) else {
             return Ok(());
         };
         let ours = self.file.metadata().map_err(failed)?;
@@ -625,6 +686,12 @@ impl ImageTarget {
     }
 }
 
+/// The error of a staged file that no earlier run of this transfer left.
+fn no_part_of_ours(part: &Path, hint: &str) -> Error {
+    let what = format!("{} is not what the earlier run left", part.display());
+    Error::new(ErrorKind::Local, what).hint_to(hint.to_owned())
+}
+
 /// The runs of zero blocks and of all else, as start, end and whether it is
 /// zero. Blocks are counted from the start of the file.
 fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
@@ -655,8 +722,8 @@ fn umask() -> u32 {
 
 /// Takes the lock of a file that is written to; it goes with the process. Where there
 /// are no locks the journal has none either, and says so.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+fn lock(file: &File, path: &Path, how: FlockOperation) -> Result<()> {
+    match flock(file, how) {
         Err(Errno::WOULDBLOCK) => {
             let what = format!("Another process writes to {}", path.display());
             Err(Error::new(ErrorKind::Local, what))

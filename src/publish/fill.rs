@@ -109,7 +109,7 @@ impl Publisher<'_> {
     /// The journal of this run's part of a drive.
     pub(super) fn journal(&self, drive: DriveId) -> Option<PathBuf> {
         let part = match self.options.role {
-            Role::Shard(shard) => format!("shard {}/{}", shard.index(), shard.count()),
+            Role::Shard(shard) => format!("shard {shard}"),
             Role::Whole | Role::Join => "whole".into(),
         };
         let (endpoint, user) = (&self.options.endpoint, self.client.user());

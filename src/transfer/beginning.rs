@@ -15,6 +15,7 @@ use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 use crate::policy::Zeros;
+use crate::shard::Shard;
 
 /// An upload whose drive is known and fit.
 pub(super) struct Begun {
@@ -43,6 +44,9 @@ pub(super) async fn begin(
         Length::Known(size) => Plan::new(size, options.chunk),
         Length::Unknown { .. } => Plan::endless(options.chunk),
     };
+    if let Some(shard) = options.shard {
+        check_shard(shard, &options.target, &plan)?;
+    }
     // Room for the rest is made when there is one.
     let size = length.known().unwrap_or(0);
     let first = plan.index_of(options.offset).min(plan.count());
@@ -237,6 +241,24 @@ async fn prepare(
         return Err(claimed(id, &by));
     }
     Ok(drive)
+}
+
+/// All shards have to mean the same drive, and the same parts of it.
+fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
+    let refuse = |what: &str, hint: &str| {
+        let what = format!("Shard {shard} needs {what}");
+        Err(Error::new(ErrorKind::Usage, what).hint_to(hint.to_owned()))
+    };
+    if matches!(target, Target::New(_)) {
+        return refuse(
+            "a drive that is there",
+            "Make it first, and name it to all shards",
+        );
+    }
+    if plan.is_endless() {
+        return refuse("the size of the image", "Tell it with --size");
+    }
+    Ok(())
 }
 
 /// What to say of a partition table whose copy is not at the end of the drive.

@@ -37,6 +37,7 @@ use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+use crate::shard::Shard;
 use crate::wire::READ_BYTES_MAX;
 
 /// Where a download goes.
@@ -80,6 +81,9 @@ pub struct DownloadOptions {
     pub max_outage: Duration,
     /// Whether a drive may be in use or change meanwhile.
     pub allow_live: bool,
+    /// The part of the chunks that is fetched, to a raw file that other machines write
+    /// the others to; all of them without.
+    pub shard: Option<Shard>,
     /// Where to keep what was done.
     pub journal: JournalOptions,
     /// How much to read again at the end.
@@ -104,6 +108,7 @@ impl DownloadOptions {
             jobs: JOBS_DEFAULT,
             max_outage: Duration::from_secs(15 * 60),
             allow_live: false,
+            shard: None,
             journal: JournalOptions::default(),
             verify: Verify::default(),
             format: TargetFormat::Raw,
@@ -186,7 +191,10 @@ pub async fn download(
         &stop,
     )
     .await?;
-    let settled = session.state.settled();
+    let mut settled = session.state.settled();
+    if let Some(shard) = options.shard {
+        settled.extend(shard.others(plan.count()));
+    }
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
     let offset_of = |chunk| base + plan.span(chunk).map_or(plan.size(), |span| span.offset);
@@ -254,7 +262,8 @@ pub async fn download(
     let outcome = shell.outcome(ending, "read");
     let job = shell.into_job();
     job.survey.end().await;
-    if let (Ok(()), Some(keeper), true) = (&outcome, &job.keeper, is_raw) {
+    let is_whole = is_raw && options.shard.is_none();
+    if let (Ok(()), Some(keeper), true) = (&outcome, &job.keeper, is_whole) {
         // Where that fails, so does the end of it.
         let _ = keeper.note(Note::Whole);
     }
@@ -311,6 +320,8 @@ pub async fn download(
     })
     .await
     .map_err(there)?;
+    // That of a shard tells those who join them that it is done.
+    let journal = journal.filter(|_| options.shard.is_none());
     Ok(Downloaded {
         progress,
         verified,
@@ -331,7 +342,7 @@ async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
 }
 
 /// What the drive is like now; an error if it is in use.
-async fn look(
+pub(super) async fn look(
     client: &Client,
     options: &DownloadOptions,
     rng: &mut fastrand::Rng,
@@ -349,7 +360,7 @@ async fn look(
 }
 
 /// Whether the drive is what it was when the download began.
-async fn check_still(
+pub(super) async fn check_still(
     client: &Client,
     options: &DownloadOptions,
     before: &DriveInfo,

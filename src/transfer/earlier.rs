@@ -12,6 +12,7 @@ use super::verify::Sampler;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, TargetFormat};
+use crate::journal::{Journal, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 
@@ -44,8 +45,30 @@ pub(super) async fn check_earlier(
     let Some(journal) = session.journal.take() else {
         return Ok(());
     };
-    let (image, plan, stop) = (target.to_disk(format)?, *plan, stop.clone());
-    let (holes, sampler) = (session.state.holes.clone(), sampler.clone());
+    let image = target.to_disk(format)?;
+    let (journal, wrong) =
+        take_back(journal, &mut session.state, image, plan, sampler, stop).await?;
+    session.journal = Some(journal);
+    if wrong > 0 {
+        monitor.event(&Event::Warning(format!(
+            "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
+        )));
+    }
+    Ok(())
+}
+
+/// Does it for one journal, of which `state` is the sum. Gives it back, and how many
+/// chunks were not as it said.
+pub(super) async fn take_back(
+    journal: Journal,
+    state: &mut State,
+    image: Box<dyn Disk>,
+    plan: &Plan,
+    sampler: &Sampler,
+    stop: &Stop,
+) -> Result<(Journal, u64)> {
+    let (plan, stop) = (*plan, stop.clone());
+    let (holes, sampler) = (state.holes.clone(), sampler.clone());
     let (journal, wrong) = blocking(move || {
         let digests: Vec<_> = journal.digests()?.into_iter().collect();
         let picks = |(index, _): &&(u64, Digest)| sampler.is_full() || sampler.picks(*index);
@@ -61,19 +84,12 @@ pub(super) async fn check_earlier(
         Ok((journal.without(&wrong)?, wrong))
     })
     .await?;
-    session.journal = Some(journal);
-    if wrong.is_empty() {
-        return Ok(());
-    }
     for range in wrong.iter() {
-        session.state.done.remove(range.clone());
-        session.state.holes.remove(range.clone());
+        state.done.remove(range.clone());
+        state.holes.remove(range.clone());
     }
-    let count: u64 = wrong.iter().map(|range| range.end - range.start).sum();
-    monitor.event(&Event::Warning(format!(
-        "{count} chunks on the disk are not what the earlier run wrote: they are fetched again"
-    )));
-    Ok(())
+    let count = wrong.iter().map(|range| range.end - range.start).sum();
+    Ok((journal, count))
 }
 
 /// The chunks that do not have these digests. Blocks.

@@ -1,6 +1,6 @@
 //! Opening the destination of a download, and taking up an earlier run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::changed::differing;
 use super::download::{Destination, DownloadOptions};
@@ -9,8 +9,8 @@ use super::sink::{Ordered, Packed, Sink};
 use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{ImageTarget, TargetFormat};
-use crate::journal::{Direction, Record};
+use crate::image::{Fingerprint, ImageTarget, TargetFormat};
+use crate::journal::{Direction, Record, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 /// Opens the destination and takes up an earlier run.
@@ -72,6 +72,9 @@ pub(super) async fn open(
     // The journal would make its directory, and this is no name for a new one.
     let name = path.clone();
     blocking(move || ImageTarget::check_directory(&name)).await?;
+    if options.shard.is_some() {
+        return share(client, path, force, options, info, plan, monitor).await;
+    }
     let format = options.format;
     let identity = || identity(client, plan, format);
     let mut session = Session::begin(&options.journal, identity()).await?;
@@ -83,7 +86,7 @@ pub(super) async fn open(
         session = begin_again(options, identity()).await?;
     }
     if session.is_resumed {
-        check_same_drive(&session, options, info)?;
+        check_same_drive(&session.state, options, info)?;
         if let Some(target) = published(&path, &plan, format, &mut session).await? {
             monitor.event(&Event::Notice(
                 "The earlier run had finished the image".into(),
@@ -122,6 +125,16 @@ pub(super) async fn open(
             return Err(error);
         }
     };
+    note_drive(&mut session, options, info).await?;
+    Ok((force, Sink::File(target), session))
+}
+
+/// Tells a new journal which drive it is about, and what it was like.
+async fn note_drive(
+    session: &mut Session,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+) -> Result<()> {
     if let Some((write_bytes, write_requests)) = counters(info) {
         let state = Record::Drivestate {
             write_bytes,
@@ -135,8 +148,71 @@ pub(super) async fn open(
             id: options.drive,
             is_ours: false,
         })
-        .await?;
+        .await
+}
+
+/// Opens the file that shards write to, and takes up an earlier run of this one. What
+/// its journal says is of that very file: another one with its name is new.
+async fn share(
+    client: &Client,
+    path: PathBuf,
+    force: bool,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+    plan: Plan,
+    monitor: &mut dyn Monitor,
+) -> Result<(bool, Sink, Session)> {
+    check_shards_chunk(options)?;
+    let size = plan.size();
+    let target = blocking(move || ImageTarget::share(&path, size, force)).await?;
+    let file = staged(size, target.inode()?);
+    let identity = || Identity {
+        source: Some(file.clone()),
+        ..identity(client, plan, TargetFormat::Raw)
+    };
+    let mut session = Session::begin(&options.journal, identity()).await?;
+    if session.is_resumed
+        && (session.state.drive.is_none() || session.source.as_ref() != Some(&file))
+    {
+        drop(session.journal.take());
+        session = begin_again(options, identity()).await?;
+    }
+    if session.is_resumed {
+        check_same_drive(&session.state, options, info)?;
+        let there = session.state.settled();
+        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+        monitor.event(&Event::Notice(format!(
+            "Resuming: {there} bytes of this shard are there"
+        )));
+    } else {
+        note_drive(&mut session, options, info).await?;
+    }
     Ok((force, Sink::File(target), session))
+}
+
+/// The staged file of shards, as their journals name it. When it was written to is no
+/// sign of anything, and its device is another one on each machine.
+pub(super) fn staged(size: u64, inode: u64) -> Fingerprint {
+    Fingerprint {
+        size,
+        inode,
+        ..Fingerprint::default()
+    }
+}
+
+/// Two machines that write to one page of a file would undo each other's work where
+/// the file system is not local.
+fn check_shards_chunk(options: &DownloadOptions) -> Result<()> {
+    const PAGE_BYTES: u64 = 64 * 1024;
+    if options.chunk.get().is_multiple_of(PAGE_BYTES) {
+        return Ok(());
+    }
+    let what = format!(
+        "Shards cannot meet within a page: a chunk has {} bytes",
+        options.chunk
+    );
+    Err(Error::new(ErrorKind::Usage, what)
+        .hint_to(format!("Make it a multiple of {PAGE_BYTES} bytes")))
 }
 
 /// A packed cluster cannot be in two chunks.
@@ -244,9 +320,13 @@ fn identity(client: &Client, plan: Plan, format: TargetFormat) -> Identity {
 }
 
 /// Refuses to mix two drives, or two states of one, in one image.
-fn check_same_drive(session: &Session, options: &DownloadOptions, info: &DriveInfo) -> Result<()> {
+pub(super) fn check_same_drive(
+    state: &State,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+) -> Result<()> {
     let over = "Start over with --restart";
-    match session.state.drive {
+    match state.drive {
         Some((id, _)) if id != options.drive => {
             let what = format!(
                 "The earlier run downloaded drive {id}, not {}",
@@ -256,7 +336,7 @@ fn check_same_drive(session: &Session, options: &DownloadOptions, info: &DriveIn
         }
         _ => {}
     }
-    let then = session.state.counters;
+    let then = state.counters;
     if !options.allow_live && then.is_some() && then != counters(info) {
         let what = format!("Drive {} was written to since the earlier run", info.id);
         return Err(Error::new(ErrorKind::Integrity, what).hint_to(over));

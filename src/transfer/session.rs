@@ -147,17 +147,17 @@ pub(super) async fn refuted(error: Error, journal: Option<Journal>) -> Error {
     }
 }
 
-/// The journal of a transfer that is complete. It stays until whoever has to know has
+/// The journal of a transfer that is complete, or those of its shards. It stays until whoever has to know has
 /// been told: a process that is killed before leaves a journal in which all is done,
 /// and the same command says so, rather than that it begins anew.
 ///
 /// Dropped, it is removed. Blocks for a moment then.
 #[derive(Debug, Default)]
-pub struct Ended(Option<Journal>);
+pub struct Ended(Vec<Journal>);
 
 impl Ended {
-    pub(super) fn of(journal: Option<Journal>) -> Self {
-        Self(journal)
+    pub(super) fn of(journals: impl IntoIterator<Item = Journal>) -> Self {
+        Self(journals.into_iter().collect())
     }
 
     /// Removes it. Blocks for a moment.
@@ -165,7 +165,7 @@ impl Ended {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be removed.
     pub fn remove(mut self) -> Result<()> {
-        let removed = self.0.take().map_or(Ok(()), Journal::remove);
+        let removed = self.0.drain(..).try_for_each(Journal::remove);
         removed.map_err(|error| {
             error.hint_to("All is transferred. Remove the journal by hand: while it is there the same command makes no new transfer")
         })
@@ -174,7 +174,7 @@ impl Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        if let Some(journal) = self.0.take() {
+        for journal in self.0.drain(..) {
             // One that stays tells of a transfer that is complete.
             let _ = journal.remove();
         }

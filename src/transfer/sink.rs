@@ -128,7 +128,7 @@ impl Sink {
 }
 
 /// The digest of a file that nobody writes to.
-fn digest_of(file: &File) -> Result<Digest> {
+pub(super) fn digest_of(file: &File) -> Result<Digest> {
     let digest = file
         .metadata()
         .and_then(|metadata| Digest::of_file(file, 0..metadata.len()));

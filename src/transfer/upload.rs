@@ -31,6 +31,7 @@ use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::policy::{Engine, EngineConfig, Operation};
+use crate::shard::Shard;
 
 /// The drive to write to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,9 @@ pub struct UploadOptions {
     /// What of the image is sent, in chunks of
     /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); all of it without.
     pub selection: Option<Arc<Selection>>,
+    /// The part of the chunks that is sent; all of them without. Only to a drive that
+    /// is there, and of an image whose size is known.
+    pub shard: Option<Shard>,
     /// The SHA-256 that the image has to have, of its bytes as they were given: packed,
     /// or in their format.
     pub sha256: Option<Digest>,
@@ -91,6 +95,7 @@ impl UploadOptions {
             verify: Verify::default(),
             checksum: false,
             selection: None,
+            shard: None,
             sha256: None,
         }
     }
@@ -199,6 +204,9 @@ async fn send(
     let mut passed = settled.clone();
     if let Some(selection) = &options.selection {
         passed.extend(selection.left_out());
+    }
+    if let Some(shard) = options.shard {
+        passed.extend(shard.others(plan.count()));
     }
     let todo = gaps(&plan, begun.first, &passed);
     // What is told may be wrong; the end tells.

@@ -26,6 +26,7 @@ mod server_guard;
 mod server_wire;
 mod server_writes;
 mod shaped_link;
+mod shards;
 mod simple;
 mod simulator;
 mod streams;

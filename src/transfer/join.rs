@@ -1,0 +1,168 @@
+//! The end of a download that several machines made: are all shards there, and does
+//! the file hold what the drive does? Then it gets its name.
+
+use std::path::{Path, PathBuf};
+
+use super::download::{DownloadInterrupted, DownloadOptions, Downloaded, check_still, look};
+use super::earlier::take_back;
+use super::opening::{check_same_drive, staged};
+use super::session::{Ended, blocking, gaps};
+use super::sink::digest_of;
+use super::stop::Stop;
+use super::upload::everything_settled;
+use super::verify::{Expected, Sampler, verify};
+use crate::api::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{ImageTarget, TargetFormat};
+use crate::journal::{Journal, State};
+use crate::monitor::{Event, Monitor, Progress};
+use crate::plan::Plan;
+use crate::shard::{Shard, missing};
+
+/// The shards of a download, and what they left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// How many there are.
+    pub count: u32,
+    /// The file that they wrote to, by the name that it gets.
+    pub path: PathBuf,
+    /// Whether what has that name may be overwritten.
+    pub force: bool,
+}
+
+impl Shards {
+    /// The journal of one of them, beside the file.
+    pub fn journal(path: &Path, shard: Shard) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-of-{}.ohj", shard.index(), shard.count()));
+        PathBuf::from(name)
+    }
+}
+
+/// Gives the file its name if every shard is done, all of them of this drive as it is
+/// now, and a sample of the file is what the drive holds (or all of it, as
+/// [`DownloadOptions::verify`] says). Their journals end with it.
+///
+/// # Errors
+/// [`DownloadInterrupted`]: why. Nothing is lost: the same call goes on once the
+/// missing shards were run.
+pub async fn join_download(
+    client: &Client,
+    shards: Shards,
+    options: &DownloadOptions,
+    monitor: &mut dyn Monitor,
+    stop: Stop,
+) -> Result<Downloaded, DownloadInterrupted> {
+    let mut rng = fastrand::Rng::new();
+    let info = look(client, options, &mut rng).await?;
+    let plan = Plan::new(info.size, options.chunk);
+    let (path, force, count) = (shards.path.clone(), shards.force, shards.count);
+    let opened = blocking(move || {
+        let target = ImageTarget::resume(&path, plan.size(), force, TargetFormat::Raw)?;
+        let target = target.ok_or_else(|| {
+            let what = format!("No shard has begun {}", path.display());
+            Error::new(ErrorKind::Unavailable, what).hint_to("Run the shards first")
+        })?;
+        let journals = journals(&shards, &plan, &target)?;
+        Ok((target, journals))
+    });
+    let (target, journals) = opened.await?;
+    for (_, state) in &journals {
+        check_same_drive(state, options, &info)?;
+    }
+    monitor.event(&Event::Started {
+        chunks: Some(0),
+        chunk_bytes: plan.chunk_bytes(),
+        offset: 0,
+        bytes: Some(0),
+    });
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), false);
+    let mut to_verify = Expected::default();
+    let (mut ended, mut torn) = (Vec::new(), Vec::new());
+    for (index, (mut journal, mut state)) in (1..).zip(journals) {
+        if !sampler.is_off() {
+            let image = target.to_disk(TargetFormat::Raw)?;
+            let taken = take_back(journal, &mut state, image, &plan, &sampler, &stop).await?;
+            journal = taken.0;
+            if taken.1 > 0 {
+                let what = format!("{} chunks are not what shard {index} wrote", taken.1);
+                monitor.event(&Event::Warning(what));
+                torn.push(index);
+            }
+        }
+        let settled = state.settled();
+        let (disk, all) = (target.to_disk(TargetFormat::Raw)?, sampler.clone());
+        blocking(move || all.look_back(&*disk, &plan, &settled)).await?;
+        let (journal, more) =
+            everything_settled(Some(journal), state, &plan, to_verify, &sampler).await?;
+        to_verify = more;
+        ended.extend(journal);
+    }
+    if !torn.is_empty() {
+        return Err(missing(&torn, count).into());
+    }
+    let (jobs, outage) = (options.jobs.get(), options.max_outage);
+    let verified = verify(
+        client,
+        options.drive,
+        &sampler,
+        to_verify,
+        jobs,
+        outage,
+        stop,
+    )
+    .await;
+    let verified = verified.map_err(|error| match error.kind() {
+        ErrorKind::Integrity => {
+            error.hint_to("Run all shards again with --restart, and nothing may write to the drive")
+        }
+        _ => error,
+    })?;
+    check_still(client, options, &info, &mut rng).await?;
+    let is_wanted = options.checksum;
+    let checksum = blocking(move || {
+        let digest = match is_wanted {
+            true => Some(digest_of(&target.handle()?)?),
+            false => None,
+        };
+        target.publish(force).map(|()| digest)
+    })
+    .await?;
+    Ok(Downloaded {
+        progress: Progress::default(),
+        verified,
+        checksum,
+        journal: Ended::of(ended),
+    })
+}
+
+/// The journals of all shards, if each is done. Blocks.
+fn journals(shards: &Shards, plan: &Plan, target: &ImageTarget) -> Result<Vec<(Journal, State)>> {
+    let file = staged(plan.size(), target.inode()?);
+    let (mut done, mut open) = (Vec::new(), Vec::new());
+    for index in 1..=shards.count {
+        let Some(shard) = Shard::new(index, shards.count) else {
+            continue;
+        };
+        match Journal::open(&Shards::journal(&shards.path, shard))? {
+            Some((journal, replay))
+                if replay.header.source.as_ref() == Some(&file)
+                    && is_done(shard, plan, replay.header.chunk, &replay.state) =>
+            {
+                done.push((journal, replay.state));
+            }
+            _ => open.push(index),
+        }
+    }
+    match open.is_empty() {
+        true => Ok(done),
+        false => Err(missing(&open, shards.count)),
+    }
+}
+
+/// Whether a shard has all of its part.
+fn is_done(shard: Shard, plan: &Plan, chunk: u64, state: &State) -> bool {
+    let mut settled = state.settled();
+    settled.extend(shard.others(plan.count()));
+    chunk == plan.chunk_bytes() && gaps(plan, 0, &settled).is_empty()
+}
