@@ -25,9 +25,8 @@ if [[ $help == *'openhosting man '* ]]; then
     gzip --no-name --best "$share"/man/man1/*
 fi
 if [[ $help == *'openhosting completions '* ]]; then
-    mkdir -p "$share/bash-completion/completions" "$share/zsh/vendor-completions" "$share/fish/vendor_completions.d"
-    "$own" completions bash >"$share/bash-completion/completions/openhosting"
-    "$own" completions zsh >"$share/zsh/vendor-completions/_openhosting"
-    "$own" completions fish >"$share/fish/vendor_completions.d/openhosting.fish"
+    "$own" completions bash "$share/bash-completion/completions" >&2
+    "$own" completions zsh "$share/zsh/vendor-completions" >&2
+    "$own" completions fish "$share/fish/vendor_completions.d" >&2
 fi
 cargo deb --no-build --no-strip --output "$to/"
