@@ -1,24 +1,32 @@
 //! The command line: the only place that prints, reads the environment, asks
 //! on the terminal and hears signals.
 
+mod access;
+mod answer;
 mod arguments;
 mod call;
 mod checksum;
+mod config;
 mod display;
 mod download;
+mod drives;
 mod environment;
 mod exit;
+mod findings;
 mod github;
 mod image;
 mod local;
+mod manual;
+mod named;
 mod own;
 mod printable;
+mod private;
 mod probe;
-mod profile;
 mod publish;
 mod server;
 mod signals;
 mod signing;
+mod table;
 mod tool;
 mod trace;
 mod upload;

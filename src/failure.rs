@@ -70,12 +70,14 @@ impl Failure {
             Self::Connect(_) | Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
             Self::Certificate(_) => (
                 ErrorKind::Rejected,
-                Some("Check the endpoint's name and this machine's date and certificates"),
+                Some(
+                    "Check the endpoint's name and this machine's date and certificates; --cacert FILE tells others",
+                ),
             ),
             Self::NotApi(_) => (
                 ErrorKind::Protocol,
                 Some(
-                    "Check OHURI: it must be the API's endpoint, and no proxy may answer in its place",
+                    "Check OHURI, or the profile's endpoint: it must be the API's, and no proxy may answer in its place",
                 ),
             ),
             Self::Refused(refusal) => refusal.kind_and_hint(),
@@ -97,7 +99,7 @@ impl Refusal {
         match self.status {
             401 | 403 => (
                 ErrorKind::Unauthenticated,
-                Some("Check OHAUTH: it must be <user uuid>:<secret API key>"),
+                Some("Check OHAUTH, or the profile's credentials: <user uuid>:<secret API key>"),
             ),
             402 => (
                 ErrorKind::Rejected,
@@ -105,7 +107,7 @@ impl Refusal {
             ),
             404 => (
                 ErrorKind::NotFound,
-                Some("List your drives with: openhosting drives info"),
+                Some("List your drives with: openhosting ls"),
             ),
             409 => (
                 ErrorKind::Conflict,

@@ -47,6 +47,7 @@ pub use keys::{
     DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, STATE_KEY, WRITES_KEY,
 };
 use keys::{Holds, Mark, State, properties};
+pub use keys::{Publication, publication};
 
 /// Attempts at a request that is no chunk: they last about as long as a restart of
 /// the endpoint.
@@ -914,8 +915,8 @@ impl<'a> Publisher<'a> {
             jobs: self.options.jobs.get(),
             max_outage: self.options.max_outage,
         };
-        let stop = self.stop.clone();
-        inspect(self.client, drive, content, &options, &mut Silent, stop).await
+        let (stop, silent) = (self.stop.clone(), &mut Silent);
+        inspect(self.client, drive, content, &options, silent, stop).await
     }
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {

@@ -21,6 +21,7 @@ mod changed;
 mod checksum;
 mod create;
 mod download;
+mod drives;
 mod earlier;
 mod fetch;
 mod inspect;
@@ -46,6 +47,7 @@ mod web;
 
 pub(crate) use create::create_bearing;
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
+pub use drives::{find_drive, list_drives, look_at_drive, remove_drive};
 pub(crate) use opening::counters;
 pub(crate) use patient::patiently;
 pub(crate) use session::blocking;

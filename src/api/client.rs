@@ -11,13 +11,13 @@ use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
 };
 use reqwest::{Method, Response, Url};
-use rustls_platform_verifier::BuilderVerifierExt;
 
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::endpoint::Endpoint;
 use super::meter::{Meter, Traffic};
 use super::patience::{self, Progress};
+use super::trust::{Certificates, Trust};
 use crate::chunk::{Encoding, Part};
 use crate::credentials::Credentials;
 use crate::digest::Digest;
@@ -42,6 +42,9 @@ pub struct ClientConfig {
     pub stall: Duration,
     /// How fast bodies may move, both ways; as fast as they can without one.
     pub meter: Option<Arc<dyn Meter>>,
+    /// What the endpoint's certificate has to be signed by; what this machine trusts
+    /// without them. A [`Web`](super::Web) trusts both.
+    pub certificates: Option<Certificates>,
 }
 
 impl Default for ClientConfig {
@@ -52,6 +55,7 @@ impl Default for ClientConfig {
             connect: Duration::from_secs(20),
             stall: Duration::from_secs(30),
             meter: None,
+            certificates: None,
         }
     }
 }
@@ -100,8 +104,14 @@ impl Client {
     ) -> Result<Self> {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, basic(credentials)?);
+        let trust = match &config.certificates {
+            // Loading this machine's would take longer than all the rest of the start.
+            _ if endpoint.is_plain() => Trust::Nobody,
+            Some(certificates) => Trust::Only(certificates),
+            None => Trust::Machine,
+        };
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(endpoint.is_plain())?)
+            .tls_backend_preconfigured(trust.tls()?)
             .default_headers(headers)
             .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(config.connect)
@@ -508,21 +518,8 @@ impl Client {
     }
 }
 
-fn cannot(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(super) fn cannot(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
-}
-
-/// TLS with this machine's certificates; with none if `is_plain`: there is nobody to
-/// verify, and to load them would take longer than all the rest of the start.
-pub(super) fn tls(is_plain: bool) -> Result<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config =
-        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = match is_plain {
-        true => config.map(|tls| tls.with_root_certificates(rustls::RootCertStore::empty())),
-        false => config.and_then(BuilderVerifierExt::with_platform_verifier),
-    };
-    Ok(config.map_err(cannot)?.with_no_client_auth())
 }
 
 fn one_drive(mut objects: Vec<Properties>) -> Result<DriveInfo, Failure> {

@@ -44,7 +44,7 @@ impl Endpoint {
 
     /// Whether the endpoint is this very machine.
     pub fn is_loopback(&self) -> bool {
-        self.is_localhost() || self.ip().is_some_and(|ip| ip.is_loopback())
+        is_loopback(&self.url)
     }
 
     /// Whether no request to it can need a certificate: it is this very machine, so
@@ -58,11 +58,16 @@ impl Endpoint {
     pub(super) fn is_localhost(&self) -> bool {
         self.url.host_str() == Some("localhost")
     }
+}
 
-    fn ip(&self) -> Option<IpAddr> {
-        let host = self.url.host_str()?;
-        host.trim_matches(['[', ']']).parse().ok()
-    }
+/// Whether a URL is of this very machine. A proxy is never asked for one: it would mean
+/// another machine by it, and be handed what is meant to stay here.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let Some(host) = url.host_str() else {
+        return false;
+    };
+    let ip: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    host == "localhost" || ip.is_some_and(|ip| ip.is_loopback())
 }
 
 impl FromStr for Endpoint {

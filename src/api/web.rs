@@ -13,7 +13,9 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, StatusCode, Url};
 
 use super::answer;
-use super::client::{ClientConfig, tls};
+use super::client::{ClientConfig, cannot};
+use super::endpoint::is_loopback;
+use super::trust::Trust;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
 
@@ -137,31 +139,37 @@ impl WebAnswer {
 #[derive(Clone, Debug)]
 pub struct Web {
     http: reqwest::Client,
+    /// For this machine, past all proxies.
+    direct: reqwest::Client,
     stall: Duration,
 }
 
 impl Web {
-    /// A client that goes through the proxies that the environment names, and sends
-    /// nothing but what a URL holds.
+    /// A client that goes through the proxies that the environment names, but to this
+    /// very machine, and sends nothing but what a URL holds.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if this machine's certificates cannot be loaded.
     pub fn new(config: &ClientConfig) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(false)?)
-            .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect)
-            .tcp_user_timeout(config.stall)
-            .pool_idle_timeout(Duration::from_secs(20))
-            .redirect(Policy::custom(follow))
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .build();
-        let http = http.map_err(|cause| {
-            Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
-        })?;
+        let tls = match &config.certificates {
+            Some(certificates) => Trust::MachineAnd(certificates),
+            None => Trust::Machine,
+        };
+        let tls = tls.tls()?;
+        let builder = || {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(config.connect)
+                .tcp_user_timeout(config.stall)
+                .pool_idle_timeout(Duration::from_secs(20))
+                .redirect(Policy::custom(follow))
+                .referer(false)
+                .retry(reqwest::retry::never())
+        };
         Ok(Self {
-            http,
+            http: builder().build().map_err(cannot)?,
+            direct: builder().no_proxy().build().map_err(cannot)?,
             stall: config.stall,
         })
     }
@@ -181,7 +189,11 @@ impl Web {
             u64::MAX => format!("bytes={}-", range.start),
             _ => format!("bytes={}-{last}", range.start),
         };
-        let mut request = self.http.get(url.0.clone()).header(RANGE, wanted);
+        let http = match is_loopback(&url.0) {
+            true => &self.direct,
+            false => &self.http,
+        };
+        let mut request = http.get(url.0.clone()).header(RANGE, wanted);
         if let Some(condition) = pin.and_then(Pin::condition) {
             request = request.header(IF_RANGE, condition);
         }

@@ -12,7 +12,8 @@ use clap::Parser;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue};
 
-use super::{block_on, environment, exit};
+use super::access::Access;
+use super::{block_on, exit};
 use crate::api::{Client, ClientConfig, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::{Format, X_ELASTIC_ERROR};
@@ -24,17 +25,23 @@ const STEP_BYTES: usize = 256 * 1024;
 /// Makes one call of the API and prints its answer
 ///
 /// CMD and its ARGs are the path of the call, as in: openhosting drives list
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 ///
 /// As with the original tool an error answer is printed and the exit code is 0;
 /// with --fail it is 1.
 ///
 /// Some first words are no calls but commands of this program itself:
-/// openhosting image    tells about disk images on this machine
-/// openhosting probe    asks the endpoint how it behaves
-/// openhosting publish  makes a drive that holds an image, as a delta if it can
-/// openhosting verify   compares a drive with the receipt of its publication
+/// openhosting completions  prints what a shell needs to complete commands
+/// openhosting image        tells about disk images on this machine
+/// openhosting ls           lists your drives
+/// openhosting man          writes the manual
+/// openhosting probe        asks the endpoint how it behaves
+/// openhosting publish      makes a drive that holds an image, as a delta if it can
+/// openhosting rm           destroys drives
+/// openhosting show         tells about a drive
+/// openhosting verify       compares a drive with the receipt of its publication
 #[derive(Debug, Parser)]
 #[command(
     name = PROGRAM,
@@ -43,7 +50,7 @@ const STEP_BYTES: usize = 256 * 1024;
     after_help = exit::EXIT_CODES,
     args_override_self = true
 )]
-struct Arguments {
+pub(super) struct Arguments {
     /// Read input data for the call from stdin
     #[arg(short = 'c', conflicts_with = "file")]
     stdin: bool,
@@ -64,9 +71,8 @@ struct Arguments {
     #[arg(long)]
     fail: bool,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
+    #[command(flatten)]
+    access: Access,
 
     /// The path of the call: a command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
@@ -93,7 +99,7 @@ pub(super) fn main() -> ExitCode {
 
 /// Whether the endpoint answered with success.
 async fn run(arguments: &Arguments) -> Result<bool> {
-    let client = environment::client(arguments.endpoint.as_deref(), &ClientConfig::default())?;
+    let client = arguments.access.client(ClientConfig::default())?;
     let url = client.endpoint().url(arguments.segments())?;
     let body = match (&arguments.file, arguments.stdin) {
         (Some(path), _) => Some(file_body(path)?),

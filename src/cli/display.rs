@@ -140,6 +140,8 @@ pub(super) struct Display {
     program: &'static str,
     /// Neither dots nor progress nor notices.
     quiet: bool,
+    /// Somebody else prints on stdout.
+    is_stdout_left: bool,
     /// What is printed line by line, if anything is.
     lines: Option<Lines>,
     /// When the last line of progress was due, or a plain one was told.
@@ -206,6 +208,7 @@ impl Display {
             way,
             program,
             quiet,
+            is_stdout_left: false,
             lines,
             told_at: Duration::ZERO,
             waiting: Vec::new(),
@@ -224,6 +227,29 @@ impl Display {
             notice: None,
             started: false,
         }
+    }
+
+    /// Prints nothing on stdout: an object goes there when all is over.
+    pub(super) fn leave_stdout(&mut self) {
+        self.is_stdout_left = true;
+        self.dots = false;
+    }
+
+    /// The drive is known by now, and not told by an event.
+    pub(super) fn set_drive(&mut self, drive: DriveId) {
+        self.drive = Some(drive);
+    }
+
+    /// What is told at the end, for programs: what `end` of the progress tells, but for
+    /// what was only so meanwhile. Its keys are a promise: docs/json.md.
+    pub(super) fn object(&self, end: &End) -> serde_json::Value {
+        let mut object = self.json("end", self.began.elapsed(), Some(end));
+        if let Some(keys) = object.as_object_mut() {
+            for key in ["event", "in_flight", "workers"] {
+                keys.remove(key);
+            }
+        }
+        object
     }
 
     /// The transfer is over. What the original prints then, and what was asked for
@@ -407,6 +433,7 @@ impl Display {
         let mut stdout = std::io::stdout();
         let mut stderr = std::io::stderr();
         let out: &mut dyn Write = match self.way {
+            Way::Up | Way::Down if self.is_stdout_left => return,
             Way::Up | Way::Down => &mut stdout,
             Way::DownToStdout => &mut stderr,
             Way::Publish | Way::Verify => return,

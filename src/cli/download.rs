@@ -7,18 +7,19 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 use super::display::{Display, Way};
+use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::{arguments, checksum, exit};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat};
-use crate::profile::Profile;
 use crate::shard::Shard;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
-    download, join_download,
+    download, join_download, stopped,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -30,11 +31,12 @@ const PROGRAM: &str = "openhosting-download";
 /// FILE.oh-part, and FILE.ohj tells what of it is there. The same command goes
 /// on where an earlier one ended.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
@@ -99,9 +101,9 @@ struct Arguments {
     #[command(flatten)]
     common: Common,
 
-    /// The drive to download
-    #[arg(value_name = "DRIVE-UUID")]
-    drive: DriveId,
+    /// The drive to download, by its UUID or its name
+    #[arg(value_name = "DRIVE")]
+    drive: Named,
 
     /// File or block device to write to, or - for stdout
     #[arg(value_name = "FILE")]
@@ -137,6 +139,7 @@ pub fn main() -> ExitCode {
 
 impl Tool for Arguments {
     const PROGRAM: &'static str = PROGRAM;
+    const SCHEMA: &'static str = "download/1";
 
     fn common(&self) -> &Common {
         &self.common
@@ -155,11 +158,12 @@ impl Tool for Arguments {
     }
 
     fn drive(&self) -> Option<DriveId> {
-        Some(self.drive)
+        self.drive.id()
     }
 
     async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
-        match run(self, display, stop).await {
+        let mut drive = None;
+        match run(self, &mut drive, display, stop).await {
             Ok(downloaded) => Ok(Done {
                 verified: downloaded.verified,
                 checksum: downloaded.checksum,
@@ -167,7 +171,7 @@ impl Tool for Arguments {
             }),
             Err(interrupted) => Err(Unfinished {
                 advice: advice(self, &interrupted),
-                resume: interrupted.resume_at.map(|offset| (self.drive, offset)),
+                resume: drive.zip(interrupted.resume_at),
                 error: interrupted.error,
             }),
         }
@@ -225,8 +229,9 @@ impl Arguments {
 
 async fn run(
     arguments: &Arguments,
+    known: &mut Option<DriveId>,
     display: &mut Display,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     let client = arguments.common.client()?;
@@ -238,6 +243,12 @@ async fn run(
             .hint_to("Name a file")
             .into());
     }
+    let drive = tokio::select! {
+        found = arguments.drive.find(&client) => found?,
+        () = stop.asked() => return Err(stopped().into()),
+    };
+    *known = Some(drive);
+    display.set_drive(drive);
     let destination = match arguments.way() {
         Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
         Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {
@@ -245,11 +256,11 @@ async fn run(
             force: arguments.force,
         },
     };
-    let profile = arguments.profile(&client);
+    let findings = arguments.findings(&client);
     let options = DownloadOptions {
         format,
         packing,
-        ..options(arguments, &client, &profile)
+        ..options(arguments, drive, &client, &findings)
     };
     let done = match arguments.join {
         Some(count) => {
@@ -270,7 +281,12 @@ async fn run(
     Ok(done)
 }
 
-fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> DownloadOptions {
+fn options(
+    arguments: &Arguments,
+    drive: DriveId,
+    client: &Client,
+    findings: &Findings,
+) -> DownloadOptions {
     let beside = || {
         if let Some(shard) = arguments.shard {
             return Shards::journal(&arguments.file, shard);
@@ -282,7 +298,7 @@ fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> Downloa
     DownloadOptions {
         offset: arguments.offset,
         chunk: arguments.chunk,
-        read_bytes_max: NonZeroU64::new(profile.read_bytes_max()).unwrap_or_else(default_chunk),
+        read_bytes_max: NonZeroU64::new(findings.read_bytes_max()).unwrap_or_else(default_chunk),
         jobs: arguments.common.jobs,
         max_outage: arguments.common.max_outage,
         allow_live: arguments.allow_live,
@@ -295,7 +311,7 @@ fn options(arguments: &Arguments, client: &Client, profile: &Profile) -> Downloa
         },
         verify: arguments.common.verify,
         checksum: arguments.checksum,
-        ..DownloadOptions::of(arguments.drive)
+        ..DownloadOptions::of(drive)
     }
 }
 
@@ -337,7 +353,7 @@ mod tests {
         let long = parse(&format!("--chunk 1000 --offset 5 {ID} out")).unwrap();
         assert_eq!(short, long);
         assert_eq!(parse(&format!("{ID} out")).unwrap().chunk.get(), 4_194_304);
-        for line in ["", ID, "nosuch out", &format!("-s 5 {ID} out")] {
+        for line in ["", ID, &format!("-s 5 {ID} out")] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

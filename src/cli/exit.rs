@@ -60,17 +60,25 @@ pub(super) fn say_object(object: &serde_json::Value) {
 /// Reads the command line; ends the program where it is wrong, or asks for help.
 pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> T {
     let words: Vec<_> = words.into_iter().collect();
-    T::try_parse_from(&words).unwrap_or_else(|error| {
-        // What is told of it quotes the words in several ways: it is told of words that
-        // do nothing to a terminal.
-        let shown = words
-            .iter()
-            .map(|word| printable::line(&word.to_string_lossy()));
+    try_parse(&words).unwrap_or_else(|error| error.exit())
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// What is wrong with it, or the help: without control characters, whatever the words
+/// hold.
+pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::Error> {
+    T::try_parse_from(words).map_err(|error| {
+        // What is told quotes the words in several ways: it is told of such as do nothing
+        // to a terminal.
+        let shown = words.iter();
+        let shown = shown.map(|word| printable::line(&word.to_string_lossy()));
         let Err(shown) = T::try_parse_from(shown) else {
             let what = "an argument holds control characters, or is not UTF-8";
-            T::command().error(error.kind(), what).exit();
+            return T::command().error(error.kind(), what);
         };
-        shown.exit()
+        shown
     })
 }
 

@@ -10,16 +10,22 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanBytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::answer::{Answer, Form};
 use super::arguments::{self, ImageArguments};
-use super::exit;
+use super::signals::Heard;
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Census, Disk, Format, Image, StreamImage};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 
 const PROGRAM: &str = "openhosting image";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "image-info/1",
+    short: Some("-j"),
+};
 /// Levels that are tried: none, the default, and the default and highest of gzip.
 const LEVELS: [&str; 4] = ["0", "1", "6", "9"];
 /// Parts of the map in a line.
@@ -32,7 +38,7 @@ const PIXELS: usize = 14;
 /// Tells about disk images on this machine
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-image", bin_name = PROGRAM, version)]
-struct Arguments {
+pub(super) struct Arguments {
     #[command(subcommand)]
     what: What,
 }
@@ -48,7 +54,7 @@ enum What {
 
 #[derive(Debug, Args)]
 struct Info {
-    /// Print one JSON object instead of text
+    /// Print one JSON object instead of text (docs/json.md)
     #[arg(short, long)]
     json: bool,
 
@@ -70,18 +76,22 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let What::Info(info) = exit::parse::<Arguments>(words.to_vec()).what;
-    exit::finish(PROGRAM, run(&info))
+    let arguments: Arguments = match FORM.parse(words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let What::Info(info) = arguments.what;
+    FORM.finish(info.json, &Heard::default(), run(&info))
 }
 
-fn run(info: &Info) -> Result<()> {
+fn run(info: &Info) -> Result<Answer> {
     if let Some(url) = info.image.url()? {
         let what = format!("{url} is not on this machine: info is for files and devices");
         return Err(Error::new(ErrorKind::Usage, what));
     }
     let image = Image::open(&info.image.path, &info.image.options())?;
     let disk = match &image {
-        Image::Stream(stream) => return exit::print(&of_stream(info, stream)?),
+        Image::Stream(stream) => return of_stream(info, stream),
         Image::Raw(image) => image as &dyn Disk,
         Image::Mapped(image) => &**image,
     };
@@ -93,31 +103,24 @@ fn run(info: &Info) -> Result<()> {
     if let Some(path) = &info.map {
         write_new(path, &svg(&census, image.format()))?;
     }
-    let text = match info.json {
-        true => json(&census, &image),
-        false => text(&census, &image),
-    };
-    exit::print(&text)
+    Ok(Answer::new(text(&census, &image), object(&census, &image)))
 }
 
 /// What is told of an image that is packed as a whole, which is not unpacked for it.
-fn of_stream(info: &Info, stream: &StreamImage) -> Result<String> {
+fn of_stream(info: &Info, stream: &StreamImage) -> Result<Answer> {
     if info.map.is_some() {
         let what = "There is no map of a packed image without unpacking it";
         return Err(Error::new(ErrorKind::Image, what));
     }
     let (size, packed) = (stream.length().expected(), stream.packed_size());
-    if info.json {
-        let object = json!({
-            "format": Format::Raw.name(),
-            "packed_with": stream.format().name(),
-            "packed_bytes": packed,
-            "disk_bytes": size,
-        });
-        return Ok(format!("{object}\n"));
-    }
+    let object = json!({
+        "format": Format::Raw.name(),
+        "packed_with": stream.format().name(),
+        "packed_bytes": packed,
+        "disk_bytes": size,
+    });
     let bytes = |size: u64| format!("{size} bytes, {}", HumanBytes(size));
-    Ok(format!(
+    let text = format!(
         "{:<12} raw, packed with {}\n{:<12} {}\n{:<12} {}\n",
         "Format",
         stream.format(),
@@ -125,7 +128,8 @@ fn of_stream(info: &Info, stream: &StreamImage) -> Result<String> {
         packed.map_or("not known".to_owned(), bytes),
         "Disk",
         size.map_or("not known before it is unpacked".to_owned(), bytes),
-    ))
+    );
+    Ok(Answer::new(text, object))
 }
 
 /// Writes a file that is not there yet.
@@ -212,7 +216,7 @@ fn shade(data: u64, part: u64) -> char {
     }
 }
 
-fn json(census: &Census, image: &Image) -> String {
+fn object(census: &Census, image: &Image) -> Value {
     let wire: serde_json::Map<_, _> = census
         .wire()
         .map(|(level, bytes)| (level.to_string(), json!(bytes)))
@@ -236,7 +240,7 @@ fn json(census: &Census, image: &Image) -> String {
         object["archived_as"] = json!(member.name);
         object["other_disks"] = json!(member.others);
     }
-    format!("{object}\n")
+    object
 }
 
 /// The map as a picture: a square for each part, the more data the darker.

@@ -6,31 +6,64 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use super::{call, image, probe, publish, verify};
+use clap::CommandFactory;
+
+use super::{call, drives, image, manual, probe, publish, verify};
 
 /// A command.
-struct Own {
-    word: &'static str,
+pub(super) struct Own {
+    pub(super) word: &'static str,
     /// Gets its word and all that follows.
     main: fn(&[OsString]) -> ExitCode,
+    /// What clap knows of it, for completions and the manual.
+    pub(super) command: fn() -> clap::Command,
 }
 
-const COMMANDS: &[Own] = &[
+pub(super) const COMMANDS: &[Own] = &[
+    Own {
+        word: "completions",
+        main: manual::completions,
+        command: manual::Completions::command,
+    },
     Own {
         word: "image",
         main: image::main,
+        command: image::Arguments::command,
+    },
+    Own {
+        word: "ls",
+        main: drives::ls,
+        command: drives::Ls::command,
+    },
+    Own {
+        word: "man",
+        main: manual::man,
+        command: manual::Manual::command,
     },
     Own {
         word: "probe",
         main: probe::main,
+        command: probe::Arguments::command,
     },
     Own {
         word: "publish",
         main: publish::main,
+        command: publish::Arguments::command,
+    },
+    Own {
+        word: "rm",
+        main: drives::rm,
+        command: drives::Rm::command,
+    },
+    Own {
+        word: "show",
+        main: drives::show,
+        command: drives::Show::command,
     },
     Own {
         word: "verify",
         main: verify::main,
+        command: verify::Arguments::command,
     },
 ];
 

@@ -7,21 +7,29 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{environment, exit, profile, signals};
+use super::access::Access;
+use super::answer::{Answer, Form};
+use super::table::table;
+use super::{exit, findings};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
-use crate::monitor::{Event, Monitor};
-use crate::plan::CHUNK_BYTES_DEFAULT;
-use crate::profile::{
-    Counts, Finding, GzipWrites, LargestBody, ParallelWrites, PastEnd, Profile, RetryAfter, Size,
+use crate::findings::{
+    Counts, Finding, Findings, GzipWrites, LargestBody, ParallelWrites, PastEnd, RetryAfter, Size,
     Taken, Told, WriteCounters,
 };
+use crate::monitor::{Event, Monitor};
+use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting probe";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "probe/1",
+    short: Some("-j"),
+};
 /// Shorter than that of a transfer, which has more time.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -29,50 +37,46 @@ const STALL: Duration = Duration::from_secs(10);
 ///
 /// Makes one drive of 40 MiB, named openhosting-probe, tries on it what no
 /// document tells, and destroys it again, also when stopped. It takes up to two
-/// minutes and sends up to 60 MiB. The answers are kept as a profile of the
+/// minutes and sends up to 60 MiB. The answers are kept as the findings about the
 /// endpoint, from which openhosting-upload learns how many writes go together.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
-    /// Print one JSON object instead of a table
+pub(super) struct Arguments {
+    /// Print one JSON object instead of a table (docs/json.md)
     #[arg(short, long)]
     json: bool,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
+    #[command(flatten)]
+    access: Access,
 
-    /// Leave the kept profile as it is
-    #[arg(long, visible_alias = "keep-profile")]
+    /// Leave the kept findings as they are
+    #[arg(long, alias = "keep-profile")]
     no_save: bool,
 }
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = exit::parse(words.to_vec());
-    match signals::hearing(PROGRAM, None, async |stop| run(&arguments, stop).await) {
-        Ok((Err(error), heard)) if error.kind() == ErrorKind::Cancelled => {
-            exit::tell(PROGRAM, &error);
-            ExitCode::from(heard.code())
-        }
-        Ok((outcome, _)) => exit::finish(PROGRAM, outcome),
-        Err(error) => exit::finish(PROGRAM, Err(error)),
-    }
+    let arguments: Arguments = match FORM.parse(words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    FORM.run(arguments.json, async |stop| run(&arguments, stop).await)
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
+async fn run(arguments: &Arguments, stop: Stop) -> Result<Answer> {
     let config = ClientConfig {
         stall: STALL,
         ..ClientConfig::default()
     };
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
+    let client = arguments.access.client(config)?;
     // Asked before a drive is made.
     let file = match arguments.no_save {
         true => None,
-        false => Some(profile::path(&client.endpoint().to_string())?),
+        false => Some(findings::path(&client.endpoint().to_string())?),
     };
     let mut said = Said(std::io::stderr().is_terminal());
     let probed = probe(&client, &mut said, stop).await?;
@@ -89,18 +93,16 @@ async fn run(arguments: &Arguments, stop: Stop) -> Result<()> {
     }
     let saved = file
         .as_ref()
-        .map(|file| profile::save(&probed.profile, file));
+        .map(|file| findings::save(&probed.findings, file));
     let saved = saved.transpose();
     let kept = saved.as_ref().ok().and(file);
-    let text = match arguments.json {
-        true => json(&probed, kept.as_ref()),
-        false => table(&probed.profile),
-    };
-    let printed = exit::print(&text);
+    let mut answer = Answer::new(
+        table(&rows(&probed.findings), &[]),
+        object(&probed, kept.as_ref()),
+    );
     // A drive that is left goes before a file that is not there.
-    probed.removal?;
-    saved?;
-    printed
+    answer.error = probed.removal.err().or(saved.err());
+    Ok(answer)
 }
 
 /// Tells somebody who waits at a terminal what is going on.
@@ -116,46 +118,32 @@ impl Monitor for Said {
     }
 }
 
-/// The profile, and besides: `drive` with its `uuid` and whether it was
-/// `removed`; `saved` with the file of the profile, or null.
-fn json(probed: &Probed, saved: Option<&PathBuf>) -> String {
-    let mut object = probed.profile.to_json();
+/// The findings, and besides: `drive` with its `uuid` and whether it was
+/// `removed`; `saved` with the file of the findings, or null.
+fn object(probed: &Probed, saved: Option<&PathBuf>) -> Value {
+    let mut object = probed.findings.to_json();
     object["drive"] = json!({
         "uuid": probed.drive.to_string(),
         "removed": probed.removal.is_ok(),
     });
     object["saved"] = saved.map(|path| path.to_string_lossy()).into();
-    format!("{object:#}\n")
+    object
 }
 
 /// The table for people: a question, its answer, and what the tools do because
 /// of it.
-fn table(profile: &Profile) -> String {
-    let rows = rows(profile);
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let (first, second) = (width(0), width(1));
-    let lines = rows.iter().map(|[question, answer, then]| {
-        let line = format!("{question:first$}  {answer:second$}  {then}");
-        format!("{}\n", line.trim_end())
-    });
-    lines.collect()
-}
-
-fn rows(profile: &Profile) -> Vec<[String; 3]> {
+fn rows(findings: &Findings) -> Vec<[String; 3]> {
     let row = |question: &str, (answer, then): (String, &str)| {
         [question.to_owned(), answer, then.to_owned()]
     };
-    let above = profile.large_reads.known().map(|reads| reads.above);
-    let double = profile.large_reads.known().map(|reads| reads.double);
-    let reads = |taken: Option<Taken>| match (taken, &profile.large_reads) {
+    let above = findings.large_reads.known().map(|reads| reads.above);
+    let double = findings.large_reads.known().map(|reads| reads.double);
+    let reads = |taken: Option<Taken>| match (taken, &findings.large_reads) {
         (None, Finding::Unknown(why)) => Finding::Unknown(why.clone()),
         (None, Finding::Known(_)) => Finding::default(),
         (Some(taken), _) => Finding::Known(taken),
     };
-    let of_reads = match profile.read_bytes_max() > READ_BYTES_MAX {
+    let of_reads = match findings.read_bytes_max() > READ_BYTES_MAX {
         true => "a download with -c 8388608 asks for as much at a time",
         false => "reads are of 4 MiB at most",
     };
@@ -163,18 +151,18 @@ fn rows(profile: &Profile) -> Vec<[String; 3]> {
         row("QUESTION", ("ANSWER".to_owned(), "WHAT THE TOOLS DO")),
         row(
             "Writes to one drive at a time",
-            parallel_writes(&profile.parallel_writes),
+            parallel_writes(&findings.parallel_writes),
         ),
         row(
             "Counters of writes",
             (
-                told(&profile.write_counters, write_counters),
+                told(&findings.write_counters, write_counters),
                 "no tool relies on them",
             ),
         ),
         row(
             "Never-written bytes of a new drive",
-            fresh_reads(&profile.fresh_reads_zero),
+            fresh_reads(&findings.fresh_reads_zero),
         ),
         row(
             "Read of 4 MiB and a byte",
@@ -184,24 +172,24 @@ fn rows(profile: &Profile) -> Vec<[String; 3]> {
         row(
             "Write past the end",
             (
-                told(&profile.past_end, past_end),
+                told(&findings.past_end, past_end),
                 "an image that does not fit is not sent",
             ),
         ),
-        row("user: keys", user_keys(profile)),
-        row("Largest raw body", largest_body(&profile.largest_body)),
-        row("Body in gzip", gzip_writes(&profile.gzip_writes)),
+        row("user: keys", user_keys(findings)),
+        row("Largest raw body", largest_body(&findings.largest_body)),
+        row("Body in gzip", gzip_writes(&findings.gzip_writes)),
         row(
             "Retry-After",
             (
-                told(&profile.retry_after, retry_after),
+                told(&findings.retry_after, retry_after),
                 "it is obeyed whenever it comes",
             ),
         ),
         row(
             "Size of a drive",
             (
-                told(&profile.size, size),
+                told(&findings.size, size),
                 "a drive may be larger than its image",
             ),
         ),
@@ -210,8 +198,8 @@ fn rows(profile: &Profile) -> Vec<[String; 3]> {
             (
                 format!(
                     "{} and {}",
-                    told(&profile.create_status, u16::to_string),
-                    told(&profile.destroy_status, u16::to_string)
+                    told(&findings.create_status, u16::to_string),
+                    told(&findings.destroy_status, u16::to_string)
                 ),
                 "every 2xx is success",
             ),
@@ -290,11 +278,11 @@ fn past_end(past: &PastEnd) -> String {
     format!("{}, {written}", past.status)
 }
 
-fn user_keys(profile: &Profile) -> (String, &'static str) {
+fn user_keys(findings: &Findings) -> (String, &'static str) {
     let say = |kept: &bool| if *kept { "kept" } else { "dropped" }.to_owned();
-    let created = told(&profile.user_keys_created, say);
-    let set = told(&profile.user_keys_set, say);
-    let then = match profile.user_keys_created.known() {
+    let created = told(&findings.user_keys_created, say);
+    let set = told(&findings.user_keys_set, say);
+    let then = match findings.user_keys_created.known() {
         Some(false) => "after a lost answer to a create you are asked to look",
         _ => "a drive is found again by its token",
     };
@@ -357,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_each_answer() {
-        let rows = rows(&Profile::unknown("https://h/", "no time"));
+        let rows = rows(&Findings::unknown("https://h/", "no time"));
         assert_eq!(rows.len(), 13);
         for row in &rows[1..] {
             assert!(row[1].contains("unknown: no time"), "{row:?}");

@@ -5,25 +5,26 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::display::{Display, End, Way};
+use super::answer::{Answer, Form};
+use super::display::{Display, End, Shown, Way};
 use super::github::{BytesOutput, Report};
 use super::local::{Local, endpoint_name};
+use super::signals::{self, Heard};
 use super::signing::Signer;
 use super::tool::Common;
 use super::upload::{check_gzip, jobs_for};
-use super::{environment, exit, printable, profile, quote, signals};
+use super::{environment, exit, findings, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::findings::Findings;
 use crate::image::{Format, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
-use crate::profile::Profile;
 use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
 };
@@ -31,6 +32,11 @@ use crate::shard::Shard;
 use crate::transfer::{Stop, Verified, blocking};
 
 const PROGRAM: &str = "openhosting publish";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "publish/1",
+    short: None,
+};
 
 /// Makes a drive that holds an image, and prints its UUID
 ///
@@ -41,11 +47,12 @@ const PROGRAM: &str = "openhosting publish";
 /// earlier image was published under the name, the cloud copies its drive and only
 /// the blocks that differ are sent.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Name of the drive
     #[arg(short, long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
@@ -112,12 +119,8 @@ struct Arguments {
     level: Compression,
 
     /// Publish into DIR, served by a server inside this program: no account needed
-    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
-
-    /// Print one JSON object instead of the UUID
-    #[arg(long)]
-    json: bool,
 
     #[command(flatten)]
     common: Common,
@@ -155,7 +158,10 @@ enum Outcome {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = exit::parse(words.to_vec());
+    let arguments: Arguments = match FORM.parse(words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let common = &arguments.common;
     let name = &arguments.name;
     let mut display = Display::new(PROGRAM, Way::Publish, None, &common.showing, name);
@@ -164,54 +170,50 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     });
     let (outcome, heard) = match result {
         Ok(done) => done,
-        Err(error) => return exit::finish(PROGRAM, Err(error)),
+        Err(error) => return FORM.finish(common.json, &Heard::default(), Err(error)),
     };
-    match outcome {
+    let (verified, error) = match &outcome {
+        Ok(Outcome::Published(done)) => (Some(done.verified.checked), None),
+        Ok(Outcome::CleanedUp(_)) => (Some(0), None),
+        Err(unpublished) => (None, Some(unpublished.error.kind())),
+    };
+    let mut shown = display.ended(&End {
+        verified: verified.map(|blocks| Verified {
+            ranges: blocks,
+            bytes: blocks * crate::content::BLOCK_BYTES.get(),
+        }),
+        error,
+        exit_code: error.map_or(0, |kind| heard.exit_code(kind)),
+        resume: None,
+    });
+    let mut report = report(&shown, &arguments);
+    let (answer, advice) = match outcome {
         Ok(outcome) => {
-            let verified = match &outcome {
-                Outcome::Published(done) => done.verified.checked,
-                Outcome::CleanedUp(_) => 0,
-            };
-            let mut shown = display.ended(&End {
-                verified: Some(Verified {
-                    ranges: verified,
-                    bytes: verified * crate::content::BLOCK_BYTES.get(),
-                }),
-                error: None,
-                exit_code: 0,
-                resume: None,
-            });
-            let mut report = report(shown.outcome, &arguments);
-            report.took = shown.took;
             report.add(&outcome);
-            shown.github.leave(&report, None);
-            exit::finish(PROGRAM, print(&arguments, &outcome))
+            (Answer::new(text(&outcome), object(&outcome)), None)
         }
         Err(Unpublished { error, unfinished }) => {
-            let exit_code = heard.exit_code(error.kind());
-            let mut shown = display.ended(&End {
-                verified: None,
-                error: Some(error.kind()),
-                exit_code,
-                resume: None,
-            });
+            report.drive = unfinished;
             let advice = unfinished.map(|drive| {
                 let name = quote(&arguments.name);
                 format!(
                     "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {name} --cleanup"
                 )
             });
-            shown.github.tell(&error, advice.as_slice());
-            let mut report = report(shown.outcome, &arguments);
-            report.took = shown.took;
-            report.drive = unfinished;
-            report.bytes.1 = shown.progress.wire_bytes;
-            let go_on = advice.into_iter().map(|line| ("To go on", line));
+            let go_on = advice.iter().map(|line| ("To go on", line.clone()));
             report.rows.extend(go_on);
-            shown.github.leave(&report, Some(&error));
-            ExitCode::from(exit_code)
+            let drive = unfinished.map(|drive| drive.to_string());
+            let answer = Answer {
+                error: Some(error),
+                ..Answer::new(String::new(), json!({ "unfinished": drive }))
+            };
+            (answer, advice)
         }
-    }
+    };
+    shown.github.leave(&report, answer.error.as_ref());
+    FORM.finish_telling(common.json, &heard, Ok(answer), |error| {
+        shown.github.tell(error, advice.as_slice());
+    })
 }
 
 async fn run(
@@ -245,13 +247,13 @@ async fn go(
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client()?;
         let url = client.endpoint().to_string();
-        let profile = profile::load(&url).ok().flatten().unwrap_or_default();
-        check_gzip(&profile)?;
-        return work(arguments, &client, &profile, options, display, stop).await;
+        let findings = findings::load(&url).ok().flatten().unwrap_or_default();
+        check_gzip(&findings)?;
+        return work(arguments, &client, &findings, options, display, stop).await;
     };
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let profile = Profile::default();
-    let result = work(arguments, &client, &profile, options, display, stop).await;
+    let findings = Findings::default();
+    let result = work(arguments, &client, &findings, options, display, stop).await;
     local.stop().await;
     result
 }
@@ -259,12 +261,12 @@ async fn go(
 async fn work(
     arguments: &Arguments,
     client: &Client,
-    profile: &Profile,
+    findings: &Findings,
     options: &mut PublishOptions,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Outcome, Unpublished> {
-    options.jobs = jobs_for(arguments.common.jobs, profile);
+    options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.endpoint.is_empty() {
         options.endpoint = client.endpoint().to_string();
     }
@@ -335,21 +337,25 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
     })
 }
 
-fn print(arguments: &Arguments, outcome: &Outcome) -> Result<()> {
-    let text = match (outcome, arguments.json) {
-        (Outcome::Published(done), false) => format!("{}\n", done.drive),
-        (Outcome::Published(done), true) => printable::safe_json(&format!("{:#}\n", object(done))),
-        (Outcome::CleanedUp(_), false) => String::new(),
-        (Outcome::CleanedUp(removed), true) => {
+fn text(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Published(done) => format!("{}\n", done.drive),
+        Outcome::CleanedUp(_) => String::new(),
+    }
+}
+
+fn object(outcome: &Outcome) -> Value {
+    match outcome {
+        Outcome::Published(done) => published(done),
+        Outcome::CleanedUp(removed) => {
             let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
-            format!("{:#}\n", json!({ "removed": removed }))
+            json!({ "removed": removed })
         }
-    };
-    exit::print(&text)
+    }
 }
 
 /// What there is to leave for others, before it is known what was done.
-fn report(outcome: &'static str, arguments: &Arguments) -> Report {
+fn report(shown: &Shown, arguments: &Arguments) -> Report {
     let mut rows = vec![("Name", arguments.name.clone())];
     if let Some(image) = &arguments.image {
         rows.push(("Image", image.to_string_lossy().into_owned()));
@@ -358,11 +364,11 @@ fn report(outcome: &'static str, arguments: &Arguments) -> Report {
         rows.push(("Shard", format!("{} of {}", shard.index(), shard.count())));
     }
     Report {
-        outcome,
+        outcome: shown.outcome,
         drive: None,
         digest: None,
-        bytes: (BytesOutput::Sent, 0),
-        took: Duration::ZERO,
+        bytes: (BytesOutput::Sent, shown.progress.wire_bytes),
+        took: shown.took,
         rows,
     }
 }
@@ -399,7 +405,7 @@ impl Report {
 }
 
 /// A publication for programs. Its keys are a promise: docs/publish.md.
-fn object(done: &Published) -> serde_json::Value {
+fn published(done: &Published) -> Value {
     let destroyed: Vec<_> = done.destroyed.iter().map(ToString::to_string).collect();
     json!({
         "drive": done.drive.to_string(),

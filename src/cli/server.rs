@@ -1,25 +1,33 @@
 //! `openhosting-server`: flags to [`Config`], two lines on stdout, signals.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::Level;
 
-use super::exit;
-use super::quote;
+use super::answer::Form;
+use super::signals::Heard;
+use super::{exit, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, FaultPlan, Server, users};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting-server";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "server/1",
+    short: None,
+};
 
 /// Serves the drives API on a directory of sparse files.
 ///
@@ -28,7 +36,7 @@ const PROGRAM: &str = "openhosting-server";
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Args {
+pub(super) struct Args {
     /// Address and port to listen on; port 0 is any free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -80,11 +88,20 @@ struct Args {
     /// Log every request
     #[arg(short, long)]
     verbose: bool,
+
+    /// Print one JSON object instead of the two lines (docs/json.md)
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let words: Vec<_> = std::env::args_os().collect();
+    let args: Args = match FORM.parse(&words) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let is_json = args.json;
     let level = if args.verbose {
         Level::DEBUG
     } else {
@@ -96,11 +113,18 @@ pub fn main() -> ExitCode {
         .with_max_level(level)
         .with_ansi(false)
         .try_init();
-    exit::finish(PROGRAM, start(args))
+    let is_told = AtomicBool::new(false);
+    match start(args, &is_told) {
+        // There is one object: what fails once it was told is said on stderr.
+        Err(error) if is_json && !is_told.into_inner() => {
+            FORM.finish(true, &Heard::default(), Err(error))
+        }
+        ended => exit::finish(PROGRAM, ended),
+    }
 }
 
-fn start(args: Args) -> Result<()> {
-    let listen = args.listen;
+fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
+    let (listen, is_json) = (args.listen, args.json);
     allow_many_files();
     let server = Server::open(config(args)?)?;
     server.check_address(listen)?;
@@ -108,7 +132,11 @@ fn start(args: Args) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
-    let result = runtime.block_on(serve(server, listen));
+    let result = runtime.block_on(async {
+        let listening = listen_on(server, listen, is_json).await?;
+        is_told.store(true, Ordering::Relaxed);
+        serve(listening).await
+    });
     // What does not end by itself must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -171,7 +199,14 @@ fn fault_plan(path: &Path) -> Result<FaultPlan> {
     text.parse()
 }
 
-async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
+/// A server that takes connections, and of which that was told.
+struct Listening {
+    server: Server,
+    listener: TcpListener,
+    signals: Signals,
+}
+
+async fn listen_on(server: Server, listen: SocketAddr, is_json: bool) -> Result<Listening> {
     let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
     let listener = TcpListener::bind(listen)
         .await
@@ -179,10 +214,22 @@ async fn serve(server: Server, listen: SocketAddr) -> Result<()> {
     let address = listener
         .local_addr()
         .map_err(|error| failed("Cannot tell the address".into(), error))?;
-    let mut signals =
-        Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
-    tell(&server, address).map_err(|error| failed("Cannot write to stdout".into(), error))?;
+    let signals = Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
+    exit::print(&told(&server, address, is_json))?;
     tracing::info!(%address, "Serving");
+    Ok(Listening {
+        server,
+        listener,
+        signals,
+    })
+}
+
+async fn serve(listening: Listening) -> Result<()> {
+    let Listening {
+        server,
+        listener,
+        mut signals,
+    } = listening;
     let (stop, stopped) = oneshot::channel::<()>();
     let running = server.run(listener, async {
         let _ = stopped.await;
@@ -225,15 +272,22 @@ impl Signals {
     }
 }
 
-/// The two lines. The kernel takes connections already.
-fn tell(server: &Server, address: SocketAddr) -> io::Result<()> {
-    let credentials = server.credentials();
-    let auth = format!("{}:{}", credentials.user(), credentials.expose_key());
-    let mut stdout = io::stdout().lock();
+/// The two lines, or the object. The kernel takes connections already.
+fn told(server: &Server, address: SocketAddr, is_json: bool) -> String {
+    let auth = format!(
+        "{}:{}",
+        server.credentials().user(),
+        server.credentials().expose_key()
+    );
     let uri = format!("{}://{address}/", server.scheme());
-    writeln!(stdout, "export OHURI={}", quote(&uri))?;
-    writeln!(stdout, "export OHAUTH={}", quote(&auth))?;
-    stdout.flush()
+    match is_json {
+        true => FORM.print(json!({ "endpoint": uri, "auth": auth }), None),
+        false => format!(
+            "export OHURI={}\nexport OHAUTH={}\n",
+            quote(&uri),
+            quote(&auth)
+        ),
+    }
 }
 
 #[cfg(test)]

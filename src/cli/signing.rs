@@ -1,20 +1,18 @@
 //! Signatures of receipts, as minisign makes them: one crate signs, another one checks.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use minisign::{SecretKey, SecretKeyBox};
 use minisign_verify::{PublicKey, Signature};
 
+use super::private;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::directory_of;
 
 /// The password of a key that has one.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
-/// A key is a line and a comment.
-const KEY_BYTES_MAX: u64 = 64 * 1024;
 
 /// A key that signs. No Debug: it is a secret.
 pub(super) struct Signer(SecretKey);
@@ -27,12 +25,7 @@ impl Signer {
             let what = format!("Cannot use the key {}: {why}", path.display());
             Error::new(ErrorKind::Usage, what)
         };
-        let (text, mode) = read_key(path)?;
-        if mode & 0o077 != 0 {
-            return Err(
-                cannot("others can read it").hint_to(format!("Run: chmod 600 {}", path.display()))
-            );
-        }
+        let text = private::read_secret("key", path)?;
         let boxed = SecretKeyBox::from_string(&text).map_err(|_| cannot("it is no key"))?;
         // What these errors say may quote the file.
         if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
@@ -74,21 +67,6 @@ impl Signer {
     }
 }
 
-/// Reads a file of a key, and its permissions.
-fn read_key(path: &Path) -> Result<(String, u32)> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| {
-        let mode = file.metadata()?.permissions().mode();
-        file.take(KEY_BYTES_MAX).read_to_string(&mut text)?;
-        Ok(mode)
-    });
-    let mode = read.map_err(|cause| {
-        let what = format!("Cannot read the key {}", path.display());
-        Error::new(ErrorKind::Usage, what).because(cause)
-    })?;
-    Ok((text, mode))
-}
-
 /// Where the signature of a file is.
 pub(super) fn signature_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -102,7 +80,7 @@ pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {
     let key = match PublicKey::from_base64(public) {
         Ok(key) => key,
         Err(_) => {
-            let (text, _) = read_key(Path::new(public))?;
+            let text = private::read_public("key", Path::new(public))?;
             PublicKey::decode(&text).map_err(|cause| {
                 let what = format!("{public} is no public key");
                 Error::new(ErrorKind::Usage, what).because(cause.to_string())
@@ -125,6 +103,8 @@ pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use minisign::KeyPair;
 
     use super::*;

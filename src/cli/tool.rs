@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use super::access::Access;
+use super::answer::{Answer, Form};
 use super::display::{Display, End, Showing, Shown, Way};
 use super::github::{BytesOutput, Report};
-use super::{arguments, checksum, environment, exit, profile, signals};
+use super::signals::{self, Heard};
+use super::{arguments, checksum, exit, findings};
 use crate::api::{Client, ClientConfig};
 use crate::digest::Digest;
 use crate::drive::DriveId;
-use crate::error::{Error, Result};
-use crate::profile::Profile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::findings::Findings;
 use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
 
 /// The flags that mean the same to both, whichever way the bytes go.
@@ -26,9 +29,8 @@ pub(super) struct Common {
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    pub(super) endpoint: Option<String>,
+    #[command(flatten)]
+    pub(super) access: Access,
 
     /// Give up when nothing succeeded for so long; can be resumed
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
@@ -56,6 +58,10 @@ pub(super) struct Common {
 
     #[command(flatten)]
     pub(super) showing: Showing,
+
+    /// Print one JSON object on stdout, when all is over, and nothing else (docs/json.md)
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 impl Common {
@@ -68,9 +74,9 @@ impl Common {
         }
     }
 
-    /// A client of the endpoint that `--endpoint` or the environment names.
+    /// A client of the endpoint that is told.
     pub(super) fn client(&self) -> Result<Client> {
-        environment::client(self.endpoint.as_deref(), &self.config())
+        self.access.client(self.config())
     }
 }
 
@@ -78,6 +84,9 @@ impl Common {
 pub(super) trait Tool: Parser {
     /// Its name, which begins each line it says.
     const PROGRAM: &'static str;
+
+    /// Name and version of its object.
+    const SCHEMA: &'static str;
 
     /// The flags that both tools have.
     fn common(&self) -> &Common;
@@ -105,9 +114,9 @@ pub(super) trait Tool: Parser {
     }
 
     /// What is known of the endpoint. Without it everything goes as well, so that a
-    /// profile that cannot be used is no reason to fail.
-    fn profile(&self, client: &Client) -> Profile {
-        profile::load(&client.endpoint().to_string())
+    /// finding that cannot be used is no reason to fail.
+    fn findings(&self, client: &Client) -> Findings {
+        findings::load(&client.endpoint().to_string())
             .unwrap_or_else(|error| {
                 self.notice(&format!("{}; left out", error.chain()));
                 None
@@ -139,55 +148,83 @@ pub(super) struct Unfinished {
 /// The program: shows the transfer, stops it when it is told to, and says how it
 /// ended.
 pub(super) fn main<T: Tool>() -> ExitCode {
-    let tool: T = exit::parse(std::env::args_os());
+    let form = Form {
+        program: T::PROGRAM,
+        schema: T::SCHEMA,
+        short: None,
+    };
+    let words: Vec<_> = std::env::args_os().collect();
+    let tool: T = match form.parse(&words) {
+        Ok(tool) => tool,
+        Err(code) => return code,
+    };
     let common = tool.common();
     let (way, drive) = (tool.way(), tool.drive());
+    if common.json && way == Way::DownToStdout {
+        let what = "--json and - both need stdout";
+        let error = Error::new(ErrorKind::Usage, what)
+            .hint_to("--progress json tells the same on stderr when all is over");
+        return exit::finish(T::PROGRAM, Err(error));
+    }
     let image = tool.image().to_string_lossy();
     let mut display = Display::new(T::PROGRAM, way, drive, &common.showing, &image);
+    if common.json {
+        display.leave_stdout();
+    }
     let result = signals::hearing(T::PROGRAM, common.deadline, async |stop| {
         tool.transfer(&mut display, stop).await
     });
     let (outcome, heard) = match result {
         Ok(done) => done,
-        Err(error) => return exit::finish(T::PROGRAM, Err(error)),
+        Err(error) => return form.finish(common.json, &Heard::default(), Err(error)),
     };
-    match outcome {
-        Ok(done) => {
-            let mut shown = display.ended(&End {
-                verified: Some(done.verified),
-                error: None,
-                exit_code: 0,
-                resume: None,
-            });
-            if let Some(digest) = done.checksum {
-                checksum::print(digest, tool.image(), way != Way::DownToStdout);
+    let end = match &outcome {
+        Ok(done) => End {
+            verified: Some(done.verified),
+            error: None,
+            exit_code: 0,
+            resume: None,
+        },
+        Err(unfinished) => {
+            let kind = unfinished.error.kind();
+            End {
+                verified: None,
+                error: Some(kind),
+                exit_code: heard.exit_code(kind),
+                resume: unfinished.resume,
             }
-            let mut report = report(&shown, way, &image);
+        }
+    };
+    let mut object = display.object(&end);
+    let checksum = outcome.as_ref().ok().and_then(|done| done.checksum);
+    object["sha256"] = checksum.map(|digest| digest.to_string()).into();
+    let mut shown = display.ended(&end);
+    let mut report = report(&shown, way, &image);
+    let (error, advice) = match outcome {
+        Ok(done) => {
             report.digest = done.checksum;
             let verified = format!("{} bytes", done.verified.bytes);
             report.rows.push(("Verified", verified));
-            shown.github.leave(&report, None);
-            exit::finish(T::PROGRAM, done.journal.remove())
+            if let (Some(digest), false) = (done.checksum, common.json) {
+                checksum::print(digest, tool.image(), way != Way::DownToStdout);
+            }
+            (done.journal.remove().err(), Vec::new())
         }
         Err(unfinished) => {
-            let kind = unfinished.error.kind();
-            let exit_code = heard.exit_code(kind);
-            let mut shown = display.ended(&End {
-                verified: None,
-                error: Some(kind),
-                exit_code,
-                resume: unfinished.resume,
-            });
-            shown.github.tell(&unfinished.error, &unfinished.advice);
-            let mut report = report(&shown, way, &image);
             let go_on = unfinished.advice.iter();
-            report
-                .rows
-                .extend(go_on.map(|line| ("To go on", line.clone())));
-            shown.github.leave(&report, Some(&unfinished.error));
-            ExitCode::from(exit_code)
+            let go_on = go_on.map(|line| ("To go on", line.clone()));
+            report.rows.extend(go_on);
+            (Some(unfinished.error), unfinished.advice)
         }
-    }
+    };
+    shown.github.leave(&report, error.as_ref());
+    let answer = Answer {
+        error,
+        ..Answer::new(String::new(), object)
+    };
+    form.finish_telling(common.json, &heard, Ok(answer), |error| {
+        shown.github.tell(error, &advice);
+    })
 }
 
 /// What there is to leave for others about a transfer of this image.

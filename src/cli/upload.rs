@@ -10,18 +10,19 @@ use clap::Parser;
 use super::arguments::ImageArguments;
 use super::display::{Display, Way};
 use super::local::{Local, endpoint_name};
+use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
 use super::{arguments, environment, exit};
-use crate::api::{Client, Web};
+use crate::api::{Client, ClientConfig, Web};
 use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
-use crate::profile::{GzipWrites, Profile};
 use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, blocking,
@@ -34,20 +35,22 @@ const STDIN: &str = "-";
 
 /// Uploads a disk image to a drive
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 /// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
 /// on the terminal.
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Size of chunks in bytes
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
-    /// UUID of an existing drive to write to [default: creates a new drive]
-    #[arg(short, long, value_name = "DRIVE-UUID")]
-    drive: Option<DriveId>,
+    /// An existing drive to write to, by its UUID or its name [default: creates a new
+    /// drive]
+    #[arg(short, long, value_name = "DRIVE")]
+    drive: Option<Named>,
 
     /// Name for a newly created drive [default: basename of IMAGE]
     #[arg(short, long, value_name = "NAME")]
@@ -80,7 +83,7 @@ struct Arguments {
     size: Option<u64>,
 
     /// Upload into DIR, served by a server inside this program: no account needed
-    #[arg(long, value_name = "DIR", conflicts_with = "endpoint")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
     /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
@@ -108,8 +111,8 @@ struct Arguments {
 
     /// Compare with this drive, which holds part of the image, and send only what
     /// differs; needs no journal
-    #[arg(long, value_name = "DRIVE-UUID", conflicts_with = "drive")]
-    resume_from_drive: Option<DriveId>,
+    #[arg(long, value_name = "DRIVE", conflicts_with = "drive")]
+    resume_from_drive: Option<Named>,
 
     /// Print the SHA-256 of the whole image as the last line. Of an upload that goes
     /// on, what earlier runs sent is read again from the image
@@ -148,10 +151,25 @@ pub fn main() -> ExitCode {
 }
 
 impl Arguments {
+    /// The drive to write to that is there already.
+    fn existing(&self) -> Option<&Named> {
+        self.drive.as_ref().or(self.resume_from_drive.as_ref())
+    }
+
     /// How images and digests are fetched from web servers.
     fn web(&self) -> Result<WebConfig> {
+        let access = &self.common.access;
+        // With --local there is no endpoint to be told.
+        let certificates = match self.local {
+            Some(_) => access.certificates()?,
+            None => access.resolve()?.certificates(),
+        };
+        let config = ClientConfig {
+            certificates,
+            ..self.common.config()
+        };
         Ok(WebConfig {
-            web: Web::new(&self.common.config())?,
+            web: Web::new(&config)?,
             max_outage: self.common.max_outage,
         })
     }
@@ -159,6 +177,7 @@ impl Arguments {
 
 impl Tool for Arguments {
     const PROGRAM: &'static str = PROGRAM;
+    const SCHEMA: &'static str = "upload/1";
 
     fn common(&self) -> &Common {
         &self.common
@@ -202,19 +221,19 @@ async fn run(
 ) -> Result<Uploaded, Interrupted> {
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client()?;
-        let profile = arguments.profile(&client);
-        check_gzip(&profile)?;
-        return send(arguments, client, &profile, display, stop).await;
+        let findings = arguments.findings(&client);
+        check_gzip(&findings)?;
+        return send(arguments, client, &findings, display, stop).await;
     };
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let result = send(arguments, client, &Profile::default(), display, stop).await;
+    let result = send(arguments, client, &Findings::default(), display, stop).await;
     local.stop().await;
     result
 }
 
 /// Chunks of zeros are sent in gzip whatever the level.
-pub(super) fn check_gzip(profile: &Profile) -> Result<()> {
-    match profile.gzip_writes.known() {
+pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
+    match findings.gzip_writes.known() {
         Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
             ErrorKind::Rejected,
             "The endpoint does not unpack gzip, as a probe found",
@@ -225,20 +244,28 @@ pub(super) fn check_gzip(profile: &Profile) -> Result<()> {
 }
 
 /// The requests in flight, lowered to what the endpoint is known to take.
-pub(super) fn jobs_for(jobs: NonZeroU32, profile: &Profile) -> NonZeroU32 {
-    let most = profile.max_parallel_writes().and_then(NonZeroU32::new);
+pub(super) fn jobs_for(jobs: NonZeroU32, findings: &Findings) -> NonZeroU32 {
+    let most = findings.max_parallel_writes().and_then(NonZeroU32::new);
     most.map_or(jobs, |most| jobs.min(most))
 }
 
 async fn send(
     arguments: &Arguments,
     client: Client,
-    profile: &Profile,
+    findings: &Findings,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
-    let opened = async { Ok::<_, Error>((sha256(arguments).await?, open(arguments).await?)) };
-    let (sha256, image) = tokio::select! {
+    let opened = async {
+        // Before the image, which may take a while to open.
+        let drive = match arguments.existing() {
+            Some(named) => Some(named.find(&client).await?),
+            None => None,
+        };
+        let sha256 = sha256(arguments).await?;
+        Ok::<_, Error>((drive, sha256, open(arguments).await?))
+    };
+    let (drive, sha256, image) = tokio::select! {
         opened = opened => opened?,
         () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
     };
@@ -275,14 +302,14 @@ async fn send(
         }
         (None, length) => length.first(),
     };
-    let mut options = options(arguments, size);
-    options.jobs = jobs_for(arguments.common.jobs, profile);
+    let mut options = options(arguments, drive, size);
+    options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
         arguments.notice(&line);
     }
     options.sha256 = sha256;
-    options.journal = journal(arguments, &client);
+    options.journal = journal(arguments, drive, &client);
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
@@ -373,9 +400,9 @@ fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
     }
 }
 
-/// The options, with a new drive of `size` bytes.
-fn options(arguments: &Arguments, size: u64) -> UploadOptions {
-    let target = match arguments.drive.or(arguments.resume_from_drive) {
+/// The options, with this drive, or a new one of `size` bytes.
+fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOptions {
+    let target = match drive {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
             name: name(arguments),
@@ -402,13 +429,13 @@ fn options(arguments: &Arguments, size: u64) -> UploadOptions {
 }
 
 /// Where the journal of this upload is: the same file for the same command.
-fn journal(arguments: &Arguments, client: &Client) -> JournalOptions {
+fn journal(arguments: &Arguments, drive: Option<DriveId>, client: &Client) -> JournalOptions {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let endpoint = match &arguments.local {
         Some(directory) => endpoint_name(directory),
         None => client.endpoint().to_string(),
     };
-    let target = match arguments.drive.or(arguments.resume_from_drive) {
+    let target = match drive {
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
     };
@@ -492,7 +519,7 @@ mod tests {
         );
         assert_eq!(short, parse(&long).unwrap());
         assert_eq!(short.chunk.get(), 1000);
-        assert_eq!(short.drive.map(|id| id.to_string()).as_deref(), Some(ID));
+        assert_eq!(short.existing(), Some(&Named::Id(ID.parse().unwrap())));
     }
 
     #[test]
@@ -500,7 +527,7 @@ mod tests {
         let arguments = parse("dir/a.img").unwrap();
         assert_eq!(arguments.chunk.get(), 5_242_880);
         assert_eq!(
-            options(&arguments, 7),
+            options(&arguments, None, 7),
             UploadOptions::to(Target::New(DriveSpec {
                 name: "a.img".into(),
                 size: 7,
@@ -512,34 +539,34 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_lowers_jobs_and_never_raises_them() {
-        use crate::profile::{Finding, ParallelWrites};
+    fn findings_lower_jobs_and_never_raise_them() {
+        use crate::findings::{Finding, ParallelWrites};
         let jobs = |jobs, accepted, busy_from| {
-            let profile = Profile {
+            let findings = Findings {
                 parallel_writes: Finding::Known(ParallelWrites {
                     accepted,
                     busy_from,
                     loses_bytes: false,
                 }),
-                ..Profile::default()
+                ..Findings::default()
             };
-            jobs_for(NonZeroU32::new(jobs).unwrap(), &profile).get()
+            jobs_for(NonZeroU32::new(jobs).unwrap(), &findings).get()
         };
         assert_eq!(jobs(4, 1, Some(2)), 1);
         assert_eq!(jobs(2, 3, Some(4)), 2);
         assert_eq!(jobs(16, 8, None), 16);
         let four = NonZeroU32::new(4).unwrap();
-        assert_eq!(jobs_for(four, &Profile::default()), four);
+        assert_eq!(jobs_for(four, &Findings::default()), four);
     }
 
     #[test]
     fn gzip_that_is_known_not_to_be_unpacked_is_not_sent() {
-        use crate::profile::Finding;
-        let mut profile = Profile::default();
-        check_gzip(&profile).unwrap();
-        profile.gzip_writes = Finding::Known(GzipWrites::Stored);
+        use crate::findings::Finding;
+        let mut findings = Findings::default();
+        check_gzip(&findings).unwrap();
+        findings.gzip_writes = Finding::Known(GzipWrites::Stored);
         assert_eq!(
-            check_gzip(&profile).unwrap_err().kind(),
+            check_gzip(&findings).unwrap_err().kind(),
             ErrorKind::Rejected
         );
     }
@@ -548,6 +575,7 @@ mod tests {
     fn flags_that_contradict_each_other_are_refused() {
         for line in [
             "--local d --endpoint http://h a",
+            "--local d --profile p a",
             "--journal j --no-journal a",
             &format!("-d {ID} --grow 1G a"),
             &format!("--resume-from-drive {ID} --grow +1G a"),
@@ -560,16 +588,7 @@ mod tests {
 
     #[test]
     fn what_the_original_refuses_is_refused() {
-        for line in [
-            "",
-            "a b",
-            "-c 0 a",
-            "-c 4M a",
-            "-o 01 a",
-            "-x a",
-            "-d nosuch a",
-            "-j 0 a",
-        ] {
+        for line in ["", "a b", "-c 0 a", "-c 4M a", "-o 01 a", "-x a", "-j 0 a"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

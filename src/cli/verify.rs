@@ -11,32 +11,41 @@ use clap::Parser;
 use rangemap::RangeSet;
 use serde_json::json;
 
+use super::access::Access;
+use super::answer::{Answer, Form};
 use super::display::{Display, End, Showing, Way};
 use super::github::{BytesOutput, Report};
-use super::{arguments, environment, exit, signals, signing};
+use super::named::Named;
+use super::signals::{self, Heard};
+use super::{arguments, exit, signing};
 use crate::api::ClientConfig;
-use crate::content::{BLOCK_BYTES, blocks_in, count, set_of};
+use crate::content::{blocks_in, count, set_of};
 use crate::digest::Digest;
-use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::monitor::{Event, Monitor};
+use crate::plan::Plan;
 use crate::publish::{pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect};
+use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect, stopped};
 
 const PROGRAM: &str = "openhosting verify";
+const FORM: Form = Form {
+    program: PROGRAM,
+    schema: "verify/1",
+    short: Some("-J"),
+};
 
 /// Compares a drive with the receipt of its publication
 ///
 /// All of it, or a sample of its blocks, and tells what that is worth. Where the
 /// endpoint makes digests no byte of the drive moves.
 ///
-/// The endpoint and who you are come from the environment:
+/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-struct Arguments {
+pub(super) struct Arguments {
     /// Compare P percent of the blocks, picked by chance [default: all]
     #[arg(long, value_name = "P", value_parser = percent)]
     sample: Option<f64>,
@@ -50,17 +59,17 @@ struct Arguments {
     #[arg(long, value_name = "KEY")]
     pubkey: Option<String>,
 
-    /// The drive to compare, if it is another one than the receipt's
-    #[arg(short, long, value_name = "DRIVE-UUID")]
-    drive: Option<DriveId>,
+    /// The drive to compare, by its UUID or its name, if it is another one than the
+    /// receipt's
+    #[arg(short, long, value_name = "DRIVE")]
+    drive: Option<Named>,
 
-    /// Print one JSON object instead of a line
+    /// Print one JSON object instead of a line (docs/json.md)
     #[arg(short = 'J', long)]
     json: bool,
 
-    /// Endpoint URI, instead of OHURI
-    #[arg(long, value_name = "URI")]
-    endpoint: Option<String>,
+    #[command(flatten)]
+    access: Access,
 
     /// Most requests in flight
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
@@ -87,43 +96,27 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// What was found.
-struct Found {
-    drive: DriveId,
-    root: Digest,
-    coverage: Coverage,
-    /// Blocks that differ.
-    differing: u64,
-    /// Where the first one begins.
-    first_byte: Option<u64>,
-}
-
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = exit::parse(words.to_vec());
+    let arguments: Arguments = match FORM.parse(words) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let drive = arguments.drive.as_ref().and_then(Named::id);
     let receipt = arguments.receipt.to_string_lossy();
-    let showing = &arguments.showing;
-    let mut display = Display::new(PROGRAM, Way::Verify, None, showing, &receipt);
-    let heard = signals::hearing(PROGRAM, None, async |stop| {
+    let mut display = Display::new(PROGRAM, Way::Verify, drive, &arguments.showing, &receipt);
+    let result = signals::hearing(PROGRAM, None, async |stop| {
         run(&arguments, &mut display, stop).await
     });
-    let (found, heard) = match heard {
-        Ok(done) => done,
-        Err(error) => return exit::finish(PROGRAM, Err(error)),
+    let (result, heard) = result.unwrap_or_else(|error| (Err(error), Heard::default()));
+    let error = match &result {
+        Ok(found) => found.answer.error.as_ref(),
+        Err(error) => Some(error),
     };
-    let (found, error) = match found {
-        Ok(found) => {
-            let error = found.error();
-            (Some(found), error)
-        }
-        Err(error) => (None, Some(error)),
-    };
-    let kind = error.as_ref().map(Error::kind);
+    let kind = error.map(Error::kind);
+    let found = result.as_ref().ok();
     let mut shown = display.ended(&End {
-        verified: found.as_ref().map(|found| Verified {
-            ranges: found.coverage.checked,
-            bytes: found.coverage.checked * BLOCK_BYTES.get(),
-        }),
+        verified: found.map(|found| found.verified),
         error: kind,
         exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
         resume: None,
@@ -131,88 +124,52 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     let mut report = Report {
         outcome: shown.outcome,
         drive: shown.drive,
-        digest: None,
+        digest: found.map(|found| found.root),
         bytes: (BytesOutput::Received, shown.progress.wire_bytes),
         took: shown.took,
         rows: vec![("Receipt", receipt.into_owned())],
     };
-    if let Some(found) = &found {
-        report.digest = Some(found.root);
+    if let Some(found) = found {
         let differing = found.differing.to_string();
         report.rows.push(("Compared", found.coverage.statement()));
         report.rows.push(("Blocks that differ", differing));
     }
-    shown.github.leave(&report, error.as_ref());
-    let printed = found.map_or(Ok(()), |found| found.print(&arguments));
-    match error.map_or(printed, Err) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            shown.github.tell(&error, &[]);
-            ExitCode::from(heard.exit_code(error.kind()))
-        }
-    }
+    shown.github.leave(&report, error);
+    let answer = result.map(|found| found.answer);
+    FORM.finish_telling(arguments.json, &heard, answer, |error| {
+        shown.github.tell(error, &[]);
+    })
 }
 
-impl Found {
-    /// What is wrong with the drive, if anything is.
-    fn error(&self) -> Option<Error> {
-        let first = self.first_byte?;
-        let what = format!(
-            "Drive {} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
-            self.drive, self.differing, self.coverage.checked,
-        );
-        let error = Error::new(ErrorKind::Integrity, what);
-        Some(error.hint_to("Do not use it; publish the image again"))
-    }
-
-    fn print(&self, arguments: &Arguments) -> Result<()> {
-        let (drive, coverage) = (self.drive, self.coverage);
-        if arguments.json {
-            let object = json!({
-                "drive": drive.to_string(),
-                "root": self.root.to_string(),
-                "is_same": self.first_byte.is_none(),
-                "blocks": coverage.checked,
-                "of": coverage.of,
-                "differing": self.differing,
-                "first_differing_byte": self.first_byte,
-                "sees_change_of_1_percent": coverage.confidence(coverage.of.div_ceil(100)),
-                "sees_change_of_one_block": coverage.confidence(1),
-            });
-            return exit::print(&format!("{object:#}\n"));
-        }
-        if self.first_byte.is_some() {
-            return Ok(());
-        }
-        let of_what = match arguments.shard {
-            Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
-            None => String::new(),
-        };
-        let statement = coverage.statement();
-        exit::print(&format!(
-            "Drive {drive} holds what its receipt tells: {of_what}{statement}\n"
-        ))
-    }
+/// What was found.
+struct Found {
+    answer: Answer,
+    verified: Verified,
+    root: Digest,
+    coverage: Coverage,
+    /// Blocks that differ.
+    differing: u64,
 }
 
-async fn run(arguments: &Arguments, display: &mut Display, stop: Stop) -> Result<Found> {
+async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Result<Found> {
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
         None => Ok(()),
     })?;
-    let config = ClientConfig::default();
-    let client = environment::client(arguments.endpoint.as_deref(), &config)?;
-    let drive = arguments.drive.unwrap_or(receipt.drive);
+    let client = arguments.access.client(ClientConfig::default())?;
+    let drive = match &arguments.drive {
+        None => receipt.drive,
+        Some(named) => tokio::select! {
+            found = named.find(&client) => found?,
+            () = stop.asked() => return Err(stopped()),
+        },
+    };
+    display.set_drive(drive);
     let info = client
         .info(drive)
         .await
         .map_err(|failure| failure.into_error(&format!("Cannot look at drive {drive}")))?;
-    display.event(&Event::Drive {
-        id: drive,
-        size: info.size,
-        is_new: false,
-    });
     let size = receipt.content.size();
     if info.size < size {
         let what = format!(
@@ -245,17 +202,62 @@ async fn run(arguments: &Arguments, display: &mut Display, stop: Stop) -> Result
         true => RangeSet::new(),
         false => inspect(&client, drive, &content, &options, display, stop).await?,
     };
-    let first = differing.first();
-    Ok(Found {
-        drive,
+    let coverage = Coverage {
+        checked: count(&blocks),
+        of,
+    };
+    let first = differing
+        .first()
+        .map(|range| range.start * content.block_plan().chunk_bytes());
+    let object = json!({
+        "drive": drive.to_string(),
+        "root": root.to_string(),
+        "is_same": first.is_none(),
+        "blocks": coverage.checked,
+        "of": coverage.of,
+        "differing": count(&differing),
+        "first_differing_byte": first,
+        "sees_change_of_1_percent": coverage.confidence(of.div_ceil(100)),
+        "sees_change_of_one_block": coverage.confidence(1),
+    });
+    let verified = Verified {
+        ranges: coverage.checked,
+        bytes: bytes_of(&blocks, &content.block_plan()),
+    };
+    let found = |answer| Found {
+        answer,
+        verified,
         root,
-        coverage: Coverage {
-            checked: count(&blocks),
-            of,
-        },
+        coverage,
         differing: count(&differing),
-        first_byte: first.map(|range| range.start * content.block_plan().chunk_bytes()),
-    })
+    };
+    let Some(first) = first else {
+        let of_what = match arguments.shard {
+            Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
+            None => String::new(),
+        };
+        let statement = coverage.statement();
+        let text = format!("Drive {drive} holds what its receipt tells: {of_what}{statement}\n");
+        return Ok(found(Answer::new(text, object)));
+    };
+    let what = format!(
+        "Drive {drive} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
+        count(&differing),
+        coverage.checked,
+    );
+    let error =
+        Error::new(ErrorKind::Integrity, what).hint_to("Do not use it; publish the image again");
+    let answer = Answer {
+        error: Some(error),
+        ..Answer::new(String::new(), object)
+    };
+    Ok(found(answer))
+}
+
+/// Bytes of some blocks.
+fn bytes_of(blocks: &RangeSet<u64>, plan: &Plan) -> u64 {
+    let bytes = blocks.iter().map(|range| plan.bytes_of(range));
+    bytes.map(|bytes| bytes.end - bytes.start).sum()
 }
 
 /// The blocks of a part of the chunks.

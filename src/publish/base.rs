@@ -8,7 +8,7 @@ use super::kept::{read_receipt, receipt_file};
 use super::keys::{Holds, Mark, named};
 use super::{Base, LOOK_EVERY_MAX, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
-use crate::drive::{DriveId, DriveInfo};
+use crate::drive::{DriveId, DriveInfo, only_named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::transfer::{blocking, counters};
@@ -247,19 +247,7 @@ fn by_name<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
     if let Some(drive) = newest(drives, name) {
         return Ok(drive);
     }
-    match &*named(drives, name).collect::<Vec<_>>() {
-        [drive] => Ok(drive),
-        [] => Err(Error::new(
-            ErrorKind::NotFound,
-            format!("No drive has the name {name:?}"),
-        )
-        .hint_to("List your drives with: openhosting drives info")),
-        several => {
-            let ids: Vec<_> = several.iter().map(|drive| drive.id.to_string()).collect();
-            let what = format!("Several drives have the name {name:?}: {}", ids.join(" "));
-            Err(Error::new(ErrorKind::Usage, what).hint_to("Say which one by its UUID"))
-        }
-    }
+    only_named(drives, name)
 }
 
 #[cfg(test)]

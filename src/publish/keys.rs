@@ -130,6 +130,32 @@ impl Mark {
     }
 }
 
+/// What a drive tells of its publication, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Tells the drives of one publication from others.
+    pub token: String,
+    /// `making`, `cloning`, `writing` or `published`: only the last is finished.
+    pub state: &'static str,
+    /// The root of what a finished one holds, and of what another one is to hold.
+    pub root: Option<Digest>,
+    /// When it was finished, in milliseconds since 1970.
+    pub published_ms: Option<u64>,
+}
+
+/// What a drive tells of its publication; `None` of one that was not published, nor is
+/// about to be.
+pub fn publication(drive: &DriveInfo) -> Option<Publication> {
+    let mark = Mark::of(drive)?;
+    let is_finished = !mark.is_unfinished();
+    Some(Publication {
+        state: mark.state.name(),
+        root: if is_finished { mark.digest } else { mark.goal },
+        published_ms: Some(mark.published).filter(|ms| is_finished && *ms > 0),
+        token: mark.token,
+    })
+}
+
 /// Keys and values to set.
 pub(super) fn properties<'k>(
     pairs: impl IntoIterator<Item = (&'k str, String)>,
@@ -227,6 +253,21 @@ pub(super) mod tests {
             let more = format!("user:oh-publish t\nuser:oh-state {state}\nuser:oh-digest {root}");
             assert_eq!(Mark::of(&drive(1, &more)).unwrap().digest, expected);
         }
+    }
+
+    #[test]
+    fn only_a_finished_drive_is_told_to_hold_something() {
+        let root = Digest::of(b"x");
+        let of = |state: &str| {
+            let more = format!(
+                "user:oh-publish t\nuser:oh-state {state}\nuser:oh-digest {root}\nuser:oh-published 7"
+            );
+            publication(&drive(1, &more)).map(|told| (told.state, told.root, told.published_ms))
+        };
+        assert_eq!(of("published"), Some(("published", Some(root), Some(7))));
+        assert_eq!(of("writing"), Some(("writing", None, None)));
+        assert_eq!(of("strange"), None);
+        assert_eq!(publication(&drive(1, "name n")), None);
     }
 
     #[test]

@@ -36,8 +36,9 @@ pub struct InspectOptions {
 
 /// Compares a drive with what it should hold, block by block, and gives the blocks
 /// that differ. Where the endpoint makes digests nothing is read; what it tells to be
-/// a hole is zeros. Whole chunks cost a request each, single blocks as well. `monitor`
-/// is told of bytes that are compared as of those of a transfer.
+/// a hole is zeros. Whole chunks cost a request each, single blocks as well.
+/// `monitor` is told how many bytes are compared; holes that are told count as nothing to
+/// do.
 ///
 /// # Errors
 /// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
@@ -54,13 +55,6 @@ pub async fn inspect(
         ranges = to_compare(client, drive, content, &options.blocks, &mut rng) => Arc::new(ranges),
         () = stop.asked() => return Err(stopped()),
     };
-    let block_plan = content.block_plan();
-    monitor.event(&Event::Started {
-        chunks: Some(ranges.len() as u64),
-        chunk_bytes: content.plan().chunk_bytes(),
-        offset: 0,
-        bytes: Some(ranges.iter().map(|range| block_plan.bytes_in(range)).sum()),
-    });
     // To the engine, each range is a chunk.
     let engine = Engine::new(EngineConfig {
         plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
@@ -79,18 +73,30 @@ pub async fn inspect(
         content: Arc::clone(content),
         zeros: Mutex::default(),
         differing: Mutex::default(),
-        done_bytes: AtomicU64::new(0),
     });
+    let block_plan = content.block_plan();
+    let bytes_of = |blocks: &Range<u64>| {
+        let bytes = block_plan.bytes_of(blocks);
+        bytes.end - bytes.start
+    };
+    monitor.event(&Event::Started {
+        chunks: Some(ranges.len() as u64),
+        chunk_bytes: content.plan().chunk_bytes(),
+        offset: 0,
+        bytes: Some(ranges.iter().map(bytes_of).sum()),
+    });
+    let compared = Arc::<AtomicU64>::default();
+    let mut monitor = InBytes {
+        monitor,
+        compared: Arc::clone(&compared),
+    };
     let job = Comparison {
         comparing: Arc::clone(&comparing),
         ranges,
         next: 0,
+        compared,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
-    let mut monitor = InBytes {
-        comparing: Arc::clone(&comparing),
-        monitor,
-    };
     let ending = shell.run(&mut monitor, stop).await;
     shell.outcome(ending, "read")?;
     let differing = comparing.differing.lock();
@@ -151,26 +157,6 @@ struct Comparing {
     content: Arc<Content>,
     zeros: Mutex<ZeroDigests>,
     differing: Mutex<RangeSet<u64>>,
-    /// Bytes of the disk that were compared.
-    done_bytes: AtomicU64,
-}
-
-/// Tells in bytes what the shell counts in ranges.
-struct InBytes<'a> {
-    comparing: Arc<Comparing>,
-    monitor: &'a mut dyn Monitor,
-}
-
-impl Monitor for InBytes<'_> {
-    fn event(&mut self, event: &Event) {
-        match event {
-            Event::Progress(progress) => self.monitor.event(&Event::Progress(Progress {
-                done_bytes: self.comparing.done_bytes.load(Ordering::Relaxed),
-                ..*progress
-            })),
-            event => self.monitor.event(event),
-        }
-    }
 }
 
 impl Comparing {
@@ -273,10 +259,36 @@ impl Comparing {
     }
 }
 
+/// Tells bytes, where the shell counts ranges.
+struct InBytes<'m> {
+    monitor: &'m mut dyn Monitor,
+    compared: Arc<AtomicU64>,
+}
+
+impl Monitor for InBytes<'_> {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.monitor.event(&Event::Progress(Progress {
+                done_bytes: self.compared.load(Ordering::Relaxed),
+                ..*progress
+            })),
+            other => self.monitor.event(other),
+        }
+    }
+}
+
 struct Comparison {
     comparing: Arc<Comparing>,
     ranges: Arc<Vec<Range<u64>>>,
     next: u64,
+    /// Bytes of the ranges that are settled.
+    compared: Arc<AtomicU64>,
+}
+
+impl Comparison {
+    fn range(&self, span: Span) -> Option<Range<u64>> {
+        self.ranges.get(usize::try_from(span.index).ok()?).cloned()
+    }
 }
 
 impl Job for Comparison {
@@ -290,8 +302,7 @@ impl Job for Comparison {
 
     fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
         let comparing = Arc::clone(&self.comparing);
-        let range = usize::try_from(span.index).ok();
-        let range = range.and_then(|index| self.ranges.get(index).cloned());
+        let range = self.range(span);
         async move {
             let Some(range) = range else {
                 return Attempt::local(Error::new(ErrorKind::Bug, "No such range of blocks"));
@@ -304,12 +315,10 @@ impl Job for Comparison {
     }
 
     fn settled(&mut self, span: Span) -> Result<()> {
-        let range = usize::try_from(span.index).ok();
-        if let Some(range) = range.and_then(|index| self.ranges.get(index)) {
-            let bytes = self.comparing.content.block_plan().bytes_in(range);
-            self.comparing
-                .done_bytes
-                .fetch_add(bytes, Ordering::Relaxed);
+        if let Some(range) = self.range(span) {
+            let bytes = self.comparing.content.block_plan().bytes_of(&range);
+            let bytes = bytes.end - bytes.start;
+            self.compared.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(())
     }

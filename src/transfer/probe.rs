@@ -22,9 +22,9 @@ use crate::api::Client;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::findings::{Finding, Findings, RetryAfter, Size};
 use crate::monitor::{Event, Monitor};
 use crate::policy::{Attempts, Operation, TOKEN_KEY};
-use crate::profile::{Finding, Profile, RetryAfter, Size};
 
 const MIB: u64 = 1024 * 1024;
 /// Name of the drive.
@@ -42,7 +42,7 @@ const REMOVE_ATTEMPTS: u32 = 8;
 #[derive(Debug)]
 pub struct Probed {
     /// The answers.
-    pub profile: Profile,
+    pub findings: Findings,
     /// The drive that was used.
     pub drive: DriveId,
     /// Whether the drive is gone. The error's hint is the command that removes
@@ -73,16 +73,16 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
         is_new: true,
     });
 
-    let mut profile = Profile::unknown(client.endpoint().to_string(), "there was no time for it");
-    profile.probed_at_s = seconds_since_1970();
-    profile.size = Finding::Known(Size {
+    let mut findings = Findings::unknown(client.endpoint().to_string(), "there was no time for it");
+    findings.probed_at_s = seconds_since_1970();
+    findings.size = Finding::Known(Size {
         asked_bytes: asked,
         given_bytes: created.drive.size,
     });
     let lost = || "the answer to the create was lost".to_owned();
-    profile.create_status = created.status.ok_or_else(lost).into();
+    findings.create_status = created.status.ok_or_else(lost).into();
     let notes = Notes(Arc::new(Mutex::new(Found {
-        profile,
+        findings,
         retry_after: None,
     })));
     let prober = Prober {
@@ -107,19 +107,19 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
         () = abort.asked_at_once() => Err(stopped()),
     };
     let Found {
-        mut profile,
+        mut findings,
         retry_after,
     } = notes.take();
     let none = || "no 429 or 503 was answered".to_owned();
-    profile.retry_after = retry_after.ok_or_else(none).into();
+    findings.retry_after = retry_after.ok_or_else(none).into();
     let removal = match removed {
         Ok(status) => {
             let lost = || "the answer to the destroy was lost".to_owned();
-            profile.destroy_status = status.ok_or_else(lost).into();
+            findings.destroy_status = status.ok_or_else(lost).into();
             Ok(())
         }
         Err(cause) => {
-            profile.destroy_status = Finding::Unknown("the drive could not be destroyed".into());
+            findings.destroy_status = Finding::Unknown("the drive could not be destroyed".into());
             let what = format!("The probe's drive {drive} is left");
             Err(Error::new(cause.kind(), what)
                 .because(cause)
@@ -129,7 +129,7 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
         }
     };
     Ok(Probed {
-        profile,
+        findings,
         drive,
         removal,
         is_stopped,
@@ -207,7 +207,7 @@ struct Notes(Arc<Mutex<Found>>);
 
 #[derive(Debug)]
 struct Found {
-    profile: Profile,
+    findings: Findings,
     retry_after: Option<RetryAfter>,
 }
 
@@ -239,7 +239,7 @@ impl Notes {
     fn take(self) -> Found {
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Found {
-            profile: found.profile.clone(),
+            findings: found.findings.clone(),
             retry_after: found.retry_after,
         }
     }

@@ -6,14 +6,18 @@
     clippy::print_stderr
 )]
 
+mod access;
 mod disks;
 mod download;
+mod drives;
 mod extents;
 mod faults;
 mod features;
 mod formats;
+mod json;
 mod kill;
 mod libcloud;
+mod manual;
 mod matrix;
 mod outputs;
 mod ova;

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use openhosting::digest::Digest;
-use openhosting::profile::{Finding, LargeReads, Profile, Taken};
+use openhosting::findings::{Finding, Findings, LargeReads, Taken};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -61,13 +61,13 @@ impl<'a> User<'a> {
         self.run(env!("CARGO_BIN_EXE_openhosting-upload"), args)
     }
 
-    /// Puts a profile where the tools look for it.
-    fn keep(&self, profile: &Profile) {
+    /// Puts findings where the tools look for it.
+    fn keep(&self, findings: &Findings) {
         let hash = Digest::of(self.server.uri.trim_end_matches('/').as_bytes()).to_string();
-        let file = format!(".local/state/openhosting/profiles/{}.json", &hash[..16]);
+        let file = format!(".local/state/openhosting/findings/{}.json", &hash[..16]);
         let file = self.home.path().join(file);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, profile.to_json().to_string()).unwrap();
+        std::fs::write(file, findings.to_json().to_string()).unwrap();
     }
 
     /// Nothing that anybody said holds the secret.
@@ -106,7 +106,7 @@ impl<'a> User<'a> {
 
     /// All that is kept below the home.
     fn files(&self) -> Vec<PathBuf> {
-        let directory = self.home.path().join(".local/state/openhosting/profiles");
+        let directory = self.home.path().join(".local/state/openhosting/findings");
         let entries = std::fs::read_dir(directory).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
@@ -358,13 +358,13 @@ fn a_signal_ends_it_and_the_drive_is_gone() {
         assert!(out.stdout.is_empty());
         user.expect_no_drive();
         assert!(server.log().contains("/destroy"));
-        // Half of the answers is no profile.
+        // Half of the answers are no findings.
         assert!(user.files().is_empty());
     }
 }
 
 #[test]
-fn the_profile_is_kept_and_used() {
+fn the_findings_are_kept_and_used() {
     use std::os::unix::fs::PermissionsExt;
     let server = TestServer::with_plan(&json!({"writers_max": 1}));
     let user = User::of(&server);
@@ -438,12 +438,12 @@ fn a_download_reads_as_much_at_a_time_as_was_answered() {
         assert!(std::fs::read(copy).unwrap() == data);
         assert_eq!((reads(CHUNK), reads(CHUNK / 2)), (0, 4));
         // A probe found once that more is answered.
-        let mut profile = Profile::unknown(&*server.uri, "");
-        profile.large_reads = Finding::Known(LargeReads {
+        let mut findings = Findings::unknown(&*server.uri, "");
+        findings.large_reads = Finding::Known(LargeReads {
             above: Taken::Accepted,
             double: Taken::Accepted,
         });
-        user.keep(&profile);
+        user.keep(&findings);
         let out = user.download(&args);
         assert!(out.status.success(), "{now}: {}", said(&out));
         assert!(std::fs::read(copy).unwrap() == data, "{now}");
@@ -478,7 +478,7 @@ fn only_the_first_word_is_ours() {
         assert_eq!(user.openhosting(bad).status.code(), Some(2), "{bad:?}");
     }
     assert!(user.openhosting(&["probe", "--help"]).status.success());
-    // No place for the profile: told before anything is made.
+    // No place for the findings: told before anything is made.
     let mut command = user.command(env!("CARGO_BIN_EXE_openhosting"), &["probe"]);
     let out = command.env_remove("HOME").output().unwrap();
     assert_eq!(out.status.code(), Some(2), "{}", said(&out));

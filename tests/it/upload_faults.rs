@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::support::cli::{Desk, Outcome, UPLOAD};
+use crate::support::cli::{Desk, Outcome, UPLOAD, has_terminals};
 use crate::support::http::{Ask, assert_drive, create, drives, info};
-use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, page, refusal};
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, claimed, page, refusal};
 use crate::support::server::TestServer;
 use crate::support::{noise, ramp};
 
@@ -414,16 +414,6 @@ fn a_drive_in_use_is_not_written_to() {
     assert_drive(&scene.server, &drive, &vec![0; SIZE]);
 }
 
-/// The answer of an info with a claim in it.
-fn claimed() -> Fault {
-    Fault::rewrite(|_, reply| {
-        let text = String::from_utf8(reply).unwrap();
-        let (_, body) = text.split_once("\r\n\r\n").unwrap();
-        let body = format!("{body}claimed 2:guest:a:ide:0:0\n");
-        answer(200, &["Content-Type: text/plain"], body.as_bytes())
-    })
-}
-
 // ---- Creating ----
 
 #[test]
@@ -773,41 +763,15 @@ fn a_signal_while_the_image_is_measured() {
     assert_eq!(scene.proxy.connections(), 0, "{outcome:?}");
 }
 
-/// Runs the tool on a terminal of its own; types what is given once the
-/// terminal shows no more what is typed.
-const ON_A_TERMINAL: &str = r#"
-import os, pty, select, sys, termios, time
-pid, fd = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[2], sys.argv[2:])
-shown, typed = b"", False
-while True:
-    if not typed and b":" in shown and not termios.tcgetattr(fd)[3] & termios.ECHO:
-        os.write(fd, sys.argv[1].encode())
-        typed = True
-    if select.select([fd], [], [], 0.02)[0]:
-        try:
-            part = os.read(fd, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        shown += part
-sys.stdout.buffer.write(shown)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"#;
-
 #[test]
 fn the_key_is_asked_for_once_and_not_shown() {
     let scene = Scene::new();
-    let tool = scene.desk.tool("python3").arg("-c").arg(ON_A_TERMINAL);
-    let version = std::process::Command::new("python3").arg("-V").output();
-    if !version.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: no python3 to make a terminal");
+    if !has_terminals() {
         return;
     }
     // The key is an argument of python here, not of the tool.
-    let tool = tool.arg(format!("{}\n", scene.desk.key)).arg(UPLOAD);
+    let typed = format!("{}\n", scene.desk.key);
+    let tool = scene.desk.on_a_terminal(&typed, UPLOAD);
     let outcome = tool
         .args("-c 65536 a.img")
         .env("OHURI", scene.proxy.uri())
@@ -824,8 +788,7 @@ fn the_key_is_asked_for_once_and_not_shown() {
 #[test]
 fn the_question_for_the_key_can_be_left_with_ctrl_c() {
     let scene = Scene::new();
-    let tool = scene.desk.tool("python3").arg("-c").arg(ON_A_TERMINAL);
-    let tool = tool.arg("\x03").arg(UPLOAD).arg("a.img");
+    let tool = scene.desk.on_a_terminal("\x03", UPLOAD).arg("a.img");
     let outcome = tool
         .env("OHURI", scene.proxy.uri())
         .env("OHAUTH", &scene.desk.user)
@@ -841,7 +804,8 @@ fn without_a_terminal_the_key_is_not_asked_for() {
     for auth in [scene.desk.user.clone(), "someone".into()] {
         let tool = scene.desk.upload(&scene.proxy.uri()).arg("a.img");
         let outcome = tool.env("OHAUTH", auth).run().code(2);
-        let _ = outcome.says("OHAUTH holds no secret API key, and there is no terminal to ask on");
+        let _ = outcome
+            .says("The credentials hold no secret API key, and there is no terminal to ask on");
     }
     assert_eq!(scene.proxy.connections(), 0);
 }

@@ -14,11 +14,11 @@ use crate::chunk::{Encoding, is_zero};
 use crate::codec::gzip_zeros;
 use crate::drive::{DriveId, DriveInfo};
 use crate::failure::Failure;
-use crate::policy::{Attempts, Operation, TOKEN_KEY};
-use crate::profile::{
+use crate::findings::{
     Counts, Finding, GzipWrites, LargeReads, LargestBody, ParallelWrites, PastEnd, Taken, Told,
     WriteCounters,
 };
+use crate::policy::{Attempts, Operation, TOKEN_KEY};
 use crate::wire::{Properties, READ_BYTES_MAX};
 
 const KIB: u64 = 1024;
@@ -107,21 +107,21 @@ impl Prober {
     pub(super) async fn run(mut self) {
         let notes = self.notes.clone();
         let found = limited(self.fresh_reads_zero()).await;
-        notes.change(|f| f.profile.fresh_reads_zero = found);
+        notes.change(|f| f.findings.fresh_reads_zero = found);
         let found = limited(self.user_keys_created()).await;
-        notes.change(|f| f.profile.user_keys_created = found);
+        notes.change(|f| f.findings.user_keys_created = found);
         let found = limited(self.user_keys_set()).await;
-        notes.change(|f| f.profile.user_keys_set = found);
+        notes.change(|f| f.findings.user_keys_set = found);
         let found = limited(self.write_counters()).await;
-        notes.change(|f| f.profile.write_counters = found);
+        notes.change(|f| f.findings.write_counters = found);
         let found = limited(self.large_reads()).await;
-        notes.change(|f| f.profile.large_reads = found);
+        notes.change(|f| f.findings.large_reads = found);
         let found = limited(self.gzip_writes()).await;
-        notes.change(|f| f.profile.gzip_writes = found);
+        notes.change(|f| f.findings.gzip_writes = found);
         let found = limited(self.past_end()).await;
-        notes.change(|f| f.profile.past_end = found);
+        notes.change(|f| f.findings.past_end = found);
         let found = limited(self.parallel_writes()).await;
-        notes.change(|f| f.profile.parallel_writes = found);
+        notes.change(|f| f.findings.parallel_writes = found);
         // The largest bodies may take all the time that is left.
         self.largest_body().await;
     }
@@ -476,7 +476,7 @@ impl Prober {
                     }
                 }
             };
-            self.notes.change(|f| f.profile.largest_body = found);
+            self.notes.change(|f| f.findings.largest_body = found);
             if body.refused_bytes.is_some() {
                 return;
             }

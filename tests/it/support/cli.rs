@@ -27,6 +27,41 @@ pub const UPLOAD: &str = env!("CARGO_BIN_EXE_openhosting-upload");
 pub const DOWNLOAD: &str = env!("CARGO_BIN_EXE_openhosting-download");
 pub const SIMPLE: &str = env!("CARGO_BIN_EXE_openhosting");
 
+/// Runs a tool on a terminal of its own; types what is given once it asks: then the
+/// terminal shows no more what is typed, or a question that ends in `[y/N]`.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, select, sys, termios, time
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+shown, typed = b"", False
+while True:
+    asks_for_key = b":" in shown and not termios.tcgetattr(fd)[3] & termios.ECHO
+    if not typed and (asks_for_key or b"[y/N]" in shown):
+        os.write(fd, sys.argv[1].encode())
+        typed = True
+    if select.select([fd], [], [], 0.02)[0]:
+        try:
+            part = os.read(fd, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+/// Whether there is a Python to make terminals; a test is left out without it.
+pub fn has_terminals() -> bool {
+    let version = Command::new("python3").arg("-V").output();
+    let has = version.is_ok_and(|output| output.status.success());
+    if !has {
+        eprintln!("SKIPPED: no python3 to make a terminal");
+    }
+    has
+}
+
 /// A directory to work in, and an identity to work as.
 pub struct Desk {
     root: TempDir,
@@ -136,6 +171,12 @@ impl Desk {
     /// The simple tool, for an endpoint.
     pub fn simple(&self, endpoint: &str) -> Tool<'_> {
         self.tool(SIMPLE).env("OHURI", endpoint)
+    }
+
+    /// A tool on a terminal of its own, where this is typed when it asks.
+    pub fn on_a_terminal(&self, typed: &str, tool: &str) -> Tool<'_> {
+        let python = self.tool("python3").arg("-c").arg(ON_A_TERMINAL);
+        python.arg(typed).arg(tool)
     }
 
     /// Any program, with the environment of the tools.

@@ -175,6 +175,16 @@ impl Fault {
     }
 }
 
+/// Forwards an info and adds to its answer that a server claims the drive.
+pub fn claimed() -> Fault {
+    Fault::rewrite(|_, told| {
+        let text = String::from_utf8(told).unwrap();
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let body = format!("{body}claimed 2:guest:a:ide:0:0\n");
+        answer(200, &["Content-Type: text/plain"], body.as_bytes())
+    })
+}
+
 type Matcher = Box<dyn Fn(&Request) -> bool + Send>;
 
 struct Rule {

@@ -1,6 +1,6 @@
 //! What is known of how an endpoint behaves where clouds of the family differ
 //! (REFERENCE sections 6 and 7), and its JSON. What is not known is as cautious
-//! as can be: a profile can make a tool do less than its default, or save it a
+//! as can be: findings can make a tool do less than its default, or save it a
 //! request that is sure to fail, and never makes it trust more.
 
 use serde_json::{Map, Value, json};
@@ -168,7 +168,7 @@ pub struct Size {
 
 /// What is known of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Profile {
+pub struct Findings {
     /// Its URI, which never holds a user or a password.
     pub endpoint: String,
     /// When it was probed, in seconds since 1970.
@@ -201,8 +201,8 @@ pub struct Profile {
     pub destroy_status: Finding<u16>,
 }
 
-impl Profile {
-    /// A profile of nothing, each answer unknown for the reason `why`.
+impl Findings {
+    /// Findings of nothing, each answer unknown for the reason `why`.
     pub fn unknown(endpoint: impl Into<String>, why: &str) -> Self {
         let why = || why.to_owned();
         Self {
@@ -264,7 +264,7 @@ impl Profile {
         }
     }
 
-    /// The profile as one JSON object: `version`, `endpoint`, `probed_at_s`, and
+    /// The findings as one JSON object: `version`, `endpoint`, `probed_at_s`, and
     /// under `answers` for each question `{"known": true, "value": ...}` or
     /// `{"known": false, "why": "..."}`. Units are in the names.
     pub fn to_json(&self) -> Value {
@@ -295,16 +295,16 @@ impl Profile {
     /// cannot be understood counts as unknown.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it is no profile, or of another version.
+    /// [`ErrorKind::Local`] if these are no findings, or of another version.
     pub fn from_json(value: &Value) -> Result<Self> {
-        let wrong = |what: &str| Error::new(ErrorKind::Local, format!("The profile {what}"));
+        let wrong = |what: &str| Error::new(ErrorKind::Local, format!("The findings {what}"));
         match value["version"].as_u64() {
             Some(VERSION) => {}
-            Some(version) => return Err(wrong(&format!("has version {version}, not {VERSION}"))),
-            None => return Err(wrong("has no version")),
+            Some(version) => return Err(wrong(&format!("have version {version}, not {VERSION}"))),
+            None => return Err(wrong("have no version")),
         }
         let endpoint = value["endpoint"].as_str();
-        let endpoint = endpoint.ok_or_else(|| wrong("names no endpoint"))?;
+        let endpoint = endpoint.ok_or_else(|| wrong("name no endpoint"))?;
         let answers = &value["answers"];
         Ok(Self {
             endpoint: endpoint.to_owned(),
@@ -556,8 +556,8 @@ impl Answer for Size {
 mod tests {
     use super::*;
 
-    fn full() -> Profile {
-        Profile {
+    fn full() -> Findings {
+        Findings {
             endpoint: "https://api.example.com/".into(),
             probed_at_s: 7,
             parallel_writes: Finding::Known(ParallelWrites {
@@ -603,9 +603,9 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_reads_back() {
-        for profile in [full(), Profile::unknown("https://h/", "no time")] {
-            assert_eq!(Profile::from_json(&profile.to_json()).unwrap(), profile);
+    fn findings_read_back() {
+        for findings in [full(), Findings::unknown("https://h/", "no time")] {
+            assert_eq!(Findings::from_json(&findings.to_json()).unwrap(), findings);
         }
     }
 
@@ -614,42 +614,42 @@ mod tests {
         let mut json = full().to_json();
         json["answers"]["size"] = json!({"known": true, "value": "large"});
         json["answers"]["gzip_writes"] = Value::Null;
-        let profile = Profile::from_json(&json).unwrap();
-        assert_eq!(profile.size.known(), None);
-        assert_eq!(profile.gzip_writes, Finding::default());
-        assert_eq!(profile.past_end, full().past_end);
+        let findings = Findings::from_json(&json).unwrap();
+        assert_eq!(findings.size.known(), None);
+        assert_eq!(findings.gzip_writes, Finding::default());
+        assert_eq!(findings.past_end, full().past_end);
         json["version"] = json!(2);
-        let error = Profile::from_json(&json).unwrap_err();
-        assert_eq!(error.to_string(), "The profile has version 2, not 1");
+        let error = Findings::from_json(&json).unwrap_err();
+        assert_eq!(error.to_string(), "The findings have version 2, not 1");
         for none in [json!({}), json!(3), json!({"version": 1})] {
-            assert!(Profile::from_json(&none).is_err(), "{none}");
+            assert!(Findings::from_json(&none).is_err(), "{none}");
         }
     }
 
     #[test]
     fn nothing_known_is_cautious_and_nothing_known_is_trusted_too_far() {
-        let nothing = Profile::default();
+        let nothing = Findings::default();
         assert_eq!(nothing.max_parallel_writes(), None);
         assert_eq!(nothing.fresh_reads_zero(), None);
         assert_eq!(nothing.user_keys_kept(), None);
         assert_eq!(nothing.read_bytes_max(), READ_BYTES_MAX);
-        let mut profile = full();
-        assert_eq!(profile.max_parallel_writes(), Some(3));
-        assert_eq!(profile.fresh_reads_zero(), Some(false));
+        let mut findings = full();
+        assert_eq!(findings.max_parallel_writes(), Some(3));
+        assert_eq!(findings.fresh_reads_zero(), Some(false));
         // One byte more went through, and double of it did not.
-        assert_eq!(profile.read_bytes_max(), READ_BYTES_MAX);
-        assert_eq!(profile.user_keys_kept(), None);
-        profile.user_keys_set = Finding::Known(false);
-        assert_eq!(profile.user_keys_kept(), Some(false));
+        assert_eq!(findings.read_bytes_max(), READ_BYTES_MAX);
+        assert_eq!(findings.user_keys_kept(), None);
+        findings.user_keys_set = Finding::Known(false);
+        assert_eq!(findings.user_keys_kept(), Some(false));
         let mut writes = ParallelWrites {
             accepted: 8,
             busy_from: None,
             loses_bytes: false,
         };
-        profile.parallel_writes = Finding::Known(writes);
-        assert_eq!(profile.max_parallel_writes(), None);
+        findings.parallel_writes = Finding::Known(writes);
+        assert_eq!(findings.max_parallel_writes(), None);
         writes.loses_bytes = true;
-        profile.parallel_writes = Finding::Known(writes);
-        assert_eq!(profile.max_parallel_writes(), Some(1));
+        findings.parallel_writes = Finding::Known(writes);
+        assert_eq!(findings.max_parallel_writes(), Some(1));
     }
 }

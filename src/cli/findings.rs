@@ -1,4 +1,4 @@
-//! Where profiles of endpoints are kept: one file each, in the user's state
+//! Where the findings of probes are kept: one file each, in the user's state
 //! directory, which nobody else may read. It holds no secret all the same.
 
 use std::fs::{self, DirBuilder};
@@ -9,27 +9,27 @@ use std::path::{Path, PathBuf};
 use super::environment;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::profile::Profile;
+use crate::findings::Findings;
 
-/// The file for `endpoint`: `openhosting/profiles/HASH.json` below
+/// The file for `endpoint`: `openhosting/findings/HASH.json` below
 /// `XDG_STATE_HOME` or `~/.local/state`, where HASH is the first 16 hexadecimal
 /// digits of the SHA-256 of the endpoint, without a slash at its end.
 pub(super) fn path(endpoint: &str) -> Result<PathBuf> {
     let state = environment::state_directory().ok_or_else(|| {
         Error::new(ErrorKind::Usage, "Neither HOME nor XDG_STATE_HOME is set")
-            .hint_to("Probe with --no-save to keep no profile")
+            .hint_to("Probe with --no-save to keep no findings")
     })?;
     let hash = Digest::of(endpoint.trim_end_matches('/').as_bytes()).to_string();
-    Ok(state.join(format!("openhosting/profiles/{}.json", &hash[..16])))
+    Ok(state.join(format!("openhosting/findings/{}.json", &hash[..16])))
 }
 
-/// The profile of `endpoint`; `None` if it was never probed.
-pub(super) fn load(endpoint: &str) -> Result<Option<Profile>> {
+/// The findings of `endpoint`; `None` if it was never probed.
+pub(super) fn load(endpoint: &str) -> Result<Option<Findings>> {
     let Ok(path) = path(endpoint) else {
         return Ok(None);
     };
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
-        let what = format!("Cannot use the profile {}", path.display());
+        let what = format!("Cannot use the findings in {}", path.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
     let text = match fs::read(&path) {
@@ -38,26 +38,26 @@ pub(super) fn load(endpoint: &str) -> Result<Option<Profile>> {
         Err(error) => return Err(failed(error.into())),
     };
     let value = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
-    let profile = Profile::from_json(&value).map_err(|error| failed(error.into()))?;
-    Ok(Some(profile))
+    let findings = Findings::from_json(&value).map_err(|error| failed(error.into()))?;
+    Ok(Some(findings))
 }
 
-/// Keeps `profile` in the file `path`: there is the old one or the new one, at
+/// Keeps `findings` in the file `path`: there is the old one or the new one, at
 /// any moment.
-pub(super) fn save(profile: &Profile, path: &Path) -> Result<()> {
+pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
     let write = || {
         let directory = path.parent().unwrap_or(Path::new("."));
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory)?;
         // Made with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        writeln!(file, "{:#}", profile.to_json())?;
+        writeln!(file, "{:#}", findings.to_json())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
         fs::File::open(directory)?.sync_all()
     };
     write().map_err(|cause| {
-        let what = format!("Cannot keep the profile {}", path.display());
+        let what = format!("Cannot keep the findings in {}", path.display());
         Error::new(ErrorKind::Local, what).because(cause)
     })
 }
@@ -69,14 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_is_private_and_replaces_the_old_one_whole() {
+    fn findings_are_private_and_replace_the_old_one_whole() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b/c.json");
         for why in ["first", "second"] {
-            let profile = Profile::unknown("https://h/", why);
-            save(&profile, &path).unwrap();
+            let findings = Findings::unknown("https://h/", why);
+            save(&findings, &path).unwrap();
             let value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-            assert_eq!(Profile::from_json(&value).unwrap(), profile);
+            assert_eq!(Findings::from_json(&value).unwrap(), findings);
         }
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o600);

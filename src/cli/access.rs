@@ -1,0 +1,306 @@
+//! Which cloud, and as whom: from flags, the environment and the config, in this order.
+
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use super::config::{Config, Profile, Reference};
+use super::{environment, private};
+use crate::api::{Certificates, Client, ClientConfig, Endpoint};
+use crate::credentials::Credentials;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What names a profile besides the flag.
+const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
+
+/// The flags of all tools that reach a cloud.
+#[derive(Debug, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct Access {
+    /// Endpoint URI, instead of OHURI
+    #[arg(long, value_name = "URI")]
+    endpoint: Option<String>,
+
+    /// Profile of the config file that tells endpoint and credentials, whatever OHURI
+    /// and OHAUTH say (docs/config.md) [default: what OPENHOSTING_PROFILE or the config
+    /// names, for what OHURI and OHAUTH do not say]
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+
+    /// File of certificates (PEM), one of which the endpoint's must be signed by, instead
+    /// of those that this machine trusts
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+}
+
+/// A profile that was chosen.
+struct Chosen {
+    profile: Profile,
+    /// By the flag: then it goes before the environment.
+    is_named: bool,
+}
+
+/// Where to go, and as whom.
+pub(super) struct Resolved {
+    endpoint: Endpoint,
+    credentials: Source,
+    certificates: Option<Certificates>,
+}
+
+/// Where the credentials come from.
+enum Source {
+    /// They were in the environment.
+    Told(Zeroizing<String>),
+    /// They are where this profile says.
+    Profile(String, Reference),
+}
+
+impl Access {
+    /// A client of the endpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if endpoint or credentials are told nowhere, or wrongly.
+    pub(super) fn client(&self, config: ClientConfig) -> Result<Client> {
+        self.resolve()?.client(config)
+    }
+
+    /// Puts together what is told, without a look at credentials that are elsewhere.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client).
+    pub(super) fn resolve(&self) -> Result<Resolved> {
+        let uri = environment::variable(&["OHURI", "EHURI"])?;
+        let auth = environment::variable(&["OHAUTH", "EHAUTH"])?.map(Zeroizing::new);
+        // Where all is told no config is looked at, right or wrong.
+        let is_told = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
+        let chosen = match self.profile.is_none() && is_told {
+            true => None,
+            false => self.chosen()?,
+        };
+        let resolved = resolve(self, chosen, uri, auth)?;
+        if !resolved.endpoint.is_loopback() {
+            environment::check_proxies()?;
+        }
+        Ok(resolved)
+    }
+
+    /// The certificates of the flag.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if they cannot be read.
+    pub(super) fn certificates(&self) -> Result<Option<Certificates>> {
+        self.cacert.as_ref().map(certificates).transpose()
+    }
+
+    fn chosen(&self) -> Result<Option<Chosen>> {
+        let by_variable = || environment::variable(&[PROFILE_VARIABLE]);
+        let (name, named_by) = match &self.profile {
+            Some(name) => (Some(name.clone()), "--profile"),
+            None => (by_variable()?, PROFILE_VARIABLE),
+        };
+        let config = match environment::config_file() {
+            Some(path) => Config::open(&path)?.ok_or(path),
+            None => Err(PathBuf::from("~/.config/openhosting/config.toml")),
+        };
+        let (name, named_by, config) = match (name, config) {
+            (Some(name), Ok(config)) => (name, named_by, config),
+            (Some(name), Err(path)) => {
+                let what = format!(
+                    "There is no profile {name:?}, which {named_by} names: there is no config {}",
+                    path.display()
+                );
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint_to("docs/config.md tells what it holds"));
+            }
+            (None, Ok(config)) => match config.default.clone() {
+                Some(name) => (name, "default", config),
+                None => return Ok(None),
+            },
+            (None, Err(_)) => return Ok(None),
+        };
+        Ok(Some(Chosen {
+            profile: config.profile(&name, named_by)?.clone(),
+            is_named: self.profile.is_some(),
+        }))
+    }
+}
+
+/// What of all this counts: flags, a profile that a flag names among them; then the
+/// environment; then a profile that no flag names.
+fn resolve(
+    flags: &Access,
+    chosen: Option<Chosen>,
+    uri: Option<String>,
+    auth: Option<Zeroizing<String>>,
+) -> Result<Resolved> {
+    let missing = |what: &str| Error::new(ErrorKind::Usage, what);
+    let (named, other) = match chosen {
+        Some(chosen) if chosen.is_named => (Some(chosen.profile), None),
+        Some(chosen) => (None, Some(chosen.profile)),
+        None => (None, None),
+    };
+    let endpoint_of = |profile: &Option<Profile>| profile.as_ref()?.endpoint.clone();
+    let told = flags.endpoint.clone();
+    let told = told.or_else(|| endpoint_of(&named)).or(uri);
+    let is_theirs = told.is_none();
+    let endpoint: Endpoint = told
+        .or_else(|| endpoint_of(&other))
+        .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?
+        .parse()?;
+    let source_of = |profile: &Option<Profile>| {
+        let profile = profile.as_ref()?;
+        let reference = profile.credentials.clone()?;
+        Some(Source::Profile(profile.name.clone(), reference))
+    };
+    let told = source_of(&named).or(auth.map(Source::Told));
+    let is_told = told.is_some();
+    let credentials = told
+        .or_else(|| source_of(&other))
+        .ok_or_else(|| missing("Please set OHAUTH=<user uuid>:<secret API key>"))?;
+    // What is for one cloud is not sent to another one because of a variable that
+    // somebody set for something else.
+    if let (false, Some(profile)) = (is_told, &other)
+        && let Some(own) = &profile.endpoint
+        && own.parse::<Endpoint>()? != endpoint
+    {
+        let name = &profile.name;
+        let what = format!(
+            "The credentials of the profile {name:?} are for {own}, and are not sent to {endpoint}"
+        );
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+            "Name another profile with --profile, or set OHAUTH; --profile {name} --endpoint {endpoint} sends them there"
+        )));
+    }
+    let of_profile = match named {
+        Some(profile) => profile.cacert,
+        None => other.filter(|_| is_theirs).and_then(|other| other.cacert),
+    };
+    let cacert = flags.cacert.clone().or(of_profile);
+    Ok(Resolved {
+        endpoint,
+        credentials,
+        certificates: cacert.as_ref().map(certificates).transpose()?,
+    })
+}
+
+fn certificates(path: &PathBuf) -> Result<Certificates> {
+    let text = private::read_public("certificates", path)?;
+    Certificates::from_pem(text.as_bytes()).map_err(|cause| {
+        let what = format!("Cannot use the certificates {}", path.display());
+        Error::new(ErrorKind::Usage, what).because(cause)
+    })
+}
+
+impl Resolved {
+    /// The certificates, if there are any besides this machine's.
+    pub(super) fn certificates(self) -> Option<Certificates> {
+        self.certificates
+    }
+
+    fn client(self, config: ClientConfig) -> Result<Client> {
+        let text = match self.credentials {
+            Source::Told(text) => text,
+            Source::Profile(name, reference) => reference.fetch(&name)?,
+        };
+        let credentials = match Credentials::split(&text) {
+            (user, Some(key)) => Credentials::new(user, key)?,
+            (user, None) => Credentials::new(user, environment::ask_for_key(user)?)?,
+        };
+        let config = ClientConfig {
+            certificates: self.certificates,
+            ..config
+        };
+        Client::new(self.endpoint, &credentials, &config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "https://a/";
+    const B: &str = "https://b/";
+    const C: &str = "https://c/";
+
+    /// Endpoint and credentials that count: of the flag, a profile, and the environment.
+    fn told(
+        flag: Option<&str>,
+        profile: Option<(Option<&str>, bool)>,
+        uri: Option<&str>,
+        auth: Option<&str>,
+    ) -> Result<String, String> {
+        let flags = Access {
+            endpoint: flag.map(str::to_owned),
+            ..Access::default()
+        };
+        let chosen = profile.map(|(endpoint, is_named)| Chosen {
+            profile: Profile {
+                name: "p".into(),
+                endpoint: endpoint.map(str::to_owned),
+                credentials: Some(Reference::Variable("P".into())),
+                cacert: None,
+            },
+            is_named,
+        });
+        let auth = auth.map(|auth| Zeroizing::new(auth.to_owned()));
+        let resolved = resolve(&flags, chosen, uri.map(str::to_owned), auth);
+        let resolved = resolved.map_err(|error| error.to_string())?;
+        let who = match resolved.credentials {
+            Source::Told(text) => text.to_string(),
+            Source::Profile(name, _) => name,
+        };
+        Ok(format!("{who} at {}", resolved.endpoint))
+    }
+
+    #[test]
+    fn flags_go_before_the_environment_and_that_before_a_profile() {
+        let (named, other) = (Some((Some(B), true)), Some((Some(B), false)));
+        let said = |text: &str| Ok(text.to_owned());
+        for (flag, profile, uri, auth, expected) in [
+            (Some(A), other, Some(C), Some("env"), "env at https://a/"),
+            (None, other, Some(C), Some("env"), "env at https://c/"),
+            (None, other, None, Some("env"), "env at https://b/"),
+            (None, other, None, None, "p at https://b/"),
+            (None, None, Some(C), Some("env"), "env at https://c/"),
+            // One that a flag names is a flag.
+            (None, named, Some(C), Some("env"), "p at https://b/"),
+            (Some(A), named, Some(C), Some("env"), "p at https://a/"),
+            (None, named, None, None, "p at https://b/"),
+            // What a profile does not say the environment says.
+            (
+                None,
+                Some((None, true)),
+                Some(C),
+                Some("env"),
+                "p at https://c/",
+            ),
+            (None, Some((None, false)), Some(C), None, "p at https://c/"),
+            // The same, written otherwise.
+            (Some("https://B"), other, None, None, "p at https://b/"),
+        ] {
+            assert_eq!(told(flag, profile, uri, auth), said(expected));
+        }
+    }
+
+    #[test]
+    fn credentials_of_a_profile_go_to_its_endpoint() {
+        let other = Some((Some(B), false));
+        for (flag, uri) in [(Some(A), None), (None, Some(C))] {
+            let error = told(flag, other, uri, None).unwrap_err();
+            let place = flag.or(uri).unwrap_or_default();
+            assert_eq!(
+                error,
+                format!(
+                    "The credentials of the profile \"p\" are for https://b/, and are not sent to {place}"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn what_nobody_tells_is_asked_for() {
+        let error = told(None, None, None, Some("env")).unwrap_err();
+        assert_eq!(error, "Please set OHURI=<API endpoint URI>");
+        let error = told(None, None, Some(C), None).unwrap_err();
+        assert_eq!(error, "Please set OHAUTH=<user uuid>:<secret API key>");
+    }
+}

@@ -1,0 +1,203 @@
+//! What a command of ours tells on stdout: text for people, or with `--json` one object
+//! for programs, docs/json.md, whatever became of it.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::signals::{self, Heard};
+use super::{exit, printable};
+use crate::error::{Error, ErrorKind, Result};
+use crate::transfer::Stop;
+
+/// What a command has to tell.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// For people.
+    pub(super) text: String,
+    /// For programs: the keys of its schema, but `schema` and `error`.
+    pub(super) object: Value,
+    /// Why it failed, though there is something to tell.
+    pub(super) error: Option<Error>,
+}
+
+impl Answer {
+    /// All went well.
+    pub(super) fn new(text: String, object: Value) -> Self {
+        Self {
+            text,
+            object,
+            error: None,
+        }
+    }
+}
+
+/// How a command answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    /// Begins each line on stderr.
+    pub(super) program: &'static str,
+    /// Name and version of the object, as in `ls/1`; its schema is in docs/schema.
+    pub(super) schema: &'static str,
+    /// What `--json` can be shortened to.
+    pub(super) short: Option<&'static str>,
+}
+
+impl Form {
+    /// Reads the command line. With a wrong one, and with `--help`, that is the end.
+    ///
+    /// # Errors
+    /// The exit code, when all was said.
+    pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
+        exit::try_parse(words).map_err(|error: clap::Error| {
+            if error.use_stderr() && self.is_json(words) {
+                // Its first line tells what is wrong; all of it goes to stderr.
+                let text = error.render().to_string();
+                let line = text.lines().next().unwrap_or_default();
+                let line = line.strip_prefix("error: ").unwrap_or(line);
+                let error = Error::new(ErrorKind::Usage, line);
+                let code = exit::code_of(ErrorKind::Usage);
+                let _ = exit::print(&self.print(Value::Null, Some((&error, code))));
+            }
+            let _ = error.print();
+            // 0 after --help, 2 otherwise.
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        })
+    }
+
+    /// Whether an object is asked for, of words that could not be understood.
+    fn is_json(self, words: &[OsString]) -> bool {
+        let mut flags = words.iter().take_while(|word| *word != "--");
+        flags.any(|word| word == "--json" || self.short.is_some_and(|short| word == short))
+    }
+
+    /// Runs a command that signals stop, and tells what became of it.
+    pub(super) fn run(
+        self,
+        is_json: bool,
+        work: impl AsyncFnOnce(Stop) -> Result<Answer>,
+    ) -> ExitCode {
+        let done = signals::hearing(self.program, None, work);
+        let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
+        self.finish(is_json, &heard, result)
+    }
+
+    /// Tells what became of a command, and gives its exit code.
+    pub(super) fn finish(self, is_json: bool, heard: &Heard, result: Result<Answer>) -> ExitCode {
+        let tell = |error: &Error| exit::tell(self.program, error);
+        self.finish_telling(is_json, heard, result, tell)
+    }
+
+    /// The same, with another way to tell an error on stderr.
+    pub(super) fn finish_telling(
+        self,
+        is_json: bool,
+        heard: &Heard,
+        result: Result<Answer>,
+        tell: impl FnOnce(&Error),
+    ) -> ExitCode {
+        let (answer, error) = match result {
+            Ok(mut answer) => {
+                let error = answer.error.take();
+                (Some(answer), error)
+            }
+            Err(error) => (None, Some(error)),
+        };
+        let code = error
+            .as_ref()
+            .map_or(0, |error| heard.exit_code(error.kind()));
+        let told = error.as_ref().map(|error| (error, code));
+        let printed = match (is_json, answer) {
+            (true, answer) => {
+                let object = answer.map_or(Value::Null, |answer| answer.object);
+                exit::print(&self.print(object, told))
+            }
+            (false, Some(answer)) => exit::print(&answer.text),
+            (false, None) => Ok(()),
+        };
+        match (error, printed) {
+            (Some(error), _) => {
+                tell(&error);
+                ExitCode::from(code)
+            }
+            (None, printed) => exit::finish(self.program, printed),
+        }
+    }
+
+    /// The object as a text, with its end of line.
+    pub(super) fn print(self, object: Value, error: Option<(&Error, u8)>) -> String {
+        let mut object = match object {
+            Value::Object(keys) => keys,
+            _ => serde_json::Map::new(),
+        };
+        object.insert("schema".into(), self.schema.into());
+        if let Some((error, code)) = error {
+            object.insert("error".into(), error_object(error, code));
+        }
+        printable::safe_json(&format!("{:#}\n", Value::Object(object)))
+    }
+}
+
+/// An error for programs.
+pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
+    json!({
+        "kind": kind_name(error.kind()),
+        "message": error.chain(),
+        "hint": error.hint(),
+        "exit_code": exit_code,
+    })
+}
+
+/// The name of a kind. It is a promise: docs/json.md.
+fn kind_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Usage => "usage",
+        ErrorKind::Image => "image",
+        ErrorKind::Unauthenticated => "unauthenticated",
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Rejected => "rejected",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::Protocol => "protocol",
+        ErrorKind::Integrity => "integrity",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Local => "local",
+        ErrorKind::Bug => "bug",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORM: Form = Form {
+        program: "openhosting x",
+        schema: "x/1",
+        short: Some("-j"),
+    };
+
+    #[test]
+    fn an_object_tells_its_schema_and_what_went_wrong() {
+        let text = FORM.print(json!({"a": 1}), None);
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value, json!({"schema": "x/1", "a": 1}));
+        let cause = std::io::Error::other("disk on fire");
+        let error = Error::new(ErrorKind::Local, "Cannot write").because(cause);
+        let text = FORM.print(Value::Null, Some((&error.hint_to("Run"), 1)));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let expected = json!({"kind": "local", "message": "Cannot write: disk on fire", "hint": "Run", "exit_code": 1});
+        assert_eq!(value, json!({"schema": "x/1", "error": expected}));
+    }
+
+    #[test]
+    fn json_is_asked_for_by_a_flag_of_its_own() {
+        let is_json = |line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            FORM.is_json(&words)
+        };
+        assert!(is_json("x --json --nosuch") && is_json("x -j --nosuch"));
+        assert!(!is_json("x --nosuch") && !is_json("x -- --json") && !is_json("x -J"));
+    }
+}

@@ -1,0 +1,396 @@
+//! The config file, docs/config.md: profiles, which are settings under a name. It tells
+//! where credentials are, and holds none.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
+
+use super::{environment, private};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The keys of a profile.
+const KEYS: &str = "endpoint, credentials and cacert";
+/// How credentials are told.
+const REFERENCES: &str = "credentials.file = \"FILE\", a file with one line UUID:KEY that nobody else may read; \
+     or credentials.env = \"VARIABLE\", or credentials.command = [\"PROGRAM\", \"ARGUMENT\"]";
+/// Under these names somebody would put the secret itself.
+const SECRETS: [&str; 9] = [
+    "auth", "ehauth", "key", "ohauth", "pass", "password", "secret", "token", "user",
+];
+
+/// What was read.
+pub(super) struct Config {
+    path: PathBuf,
+    /// The profile that is used where none is named.
+    pub(super) default: Option<String>,
+    profiles: BTreeMap<String, Profile>,
+}
+
+/// Settings under a name.
+#[derive(Clone, Default)]
+pub(super) struct Profile {
+    pub(super) name: String,
+    pub(super) endpoint: Option<String>,
+    pub(super) credentials: Option<Reference>,
+    pub(super) cacert: Option<PathBuf>,
+}
+
+/// Where credentials are. No Debug: somebody may have put a secret among the words.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Reference {
+    /// A file with one line `UUID:KEY`, which nobody else may read.
+    File(PathBuf),
+    /// A variable of the environment.
+    Variable(String),
+    /// A program and its arguments, which prints them as its first line.
+    Command(Vec<String>),
+}
+
+impl Config {
+    /// Reads the config; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if others may write to it, or it is wrong.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        match path.try_exists() {
+            Ok(false) => Ok(None),
+            _ => Self::parse(&private::read_trusted("config", path)?, path).map(Some),
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self> {
+        let source = Source { text, path };
+        let document = DeTable::parse(text).map_err(|error| {
+            // Its own text quotes the line, which may hold what should not be shown.
+            source.wrong(error.span().unwrap_or_default(), error.message())
+        })?;
+        let mut config = Self {
+            path: path.to_owned(),
+            default: None,
+            profiles: BTreeMap::new(),
+        };
+        for (key, value) in document.get_ref().iter() {
+            match key.get_ref().as_ref() {
+                "default" => config.default = Some(source.text(value)?.to_owned()),
+                "profiles" => {
+                    for (name, value) in source.table(value)?.iter() {
+                        let name = name.get_ref().to_string();
+                        let profile = source.profile(&name, source.table(value)?)?;
+                        config.profiles.insert(name, profile);
+                    }
+                }
+                other => {
+                    let what = format!("there is no key {other:?}, only default and profiles");
+                    return Err(source.wrong(key.span(), &what));
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// The profile of this name. `named_by` is what names it, for the message.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`], with those there are, if it is none of them.
+    pub(super) fn profile(&self, name: &str, named_by: &str) -> Result<&Profile> {
+        self.profiles.get(name).ok_or_else(|| {
+            let path = self.path.display();
+            let what = format!("There is no profile {name:?}, which {named_by} names, in {path}");
+            let names: Vec<_> = self.profiles.keys().map(String::as_str).collect();
+            Error::new(ErrorKind::Usage, what).hint_to(match names.as_slice() {
+                [] => "It has no profile at all (docs/config.md)".to_owned(),
+                names => format!("Its profiles are: {}", names.join(", ")),
+            })
+        })
+    }
+}
+
+/// The text of a config, for messages that tell the line.
+struct Source<'t> {
+    text: &'t str,
+    path: &'t Path,
+}
+
+type Value<'t> = toml::Spanned<DeValue<'t>>;
+
+impl Source<'_> {
+    fn wrong(&self, at: Range<usize>, what: &str) -> Error {
+        let before = self.text.get(..at.start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let path = self.path.display();
+        Error::new(
+            ErrorKind::Usage,
+            format!("Line {line} of the config {path} is wrong: {what}"),
+        )
+    }
+
+    fn text<'v>(&self, value: &'v Value<'_>) -> Result<&'v str> {
+        let text = value.get_ref().as_str().filter(|text| !text.is_empty());
+        text.ok_or_else(|| self.wrong(value.span(), "a text in quotes is needed here"))
+    }
+
+    fn table<'v, 'd>(&self, value: &'v Value<'d>) -> Result<&'v DeTable<'d>> {
+        let table = value.get_ref().as_table();
+        table.ok_or_else(|| self.wrong(value.span(), "a table is needed here"))
+    }
+
+    /// A path, below the directory of the config unless it says otherwise.
+    fn file(&self, value: &Value<'_>) -> Result<PathBuf> {
+        let text = self.text(value)?;
+        match text.strip_prefix("~/") {
+            Some(below) => environment::home()
+                .map(|home| home.join(below))
+                .ok_or_else(|| self.wrong(value.span(), "~ stands for HOME, which is not set")),
+            None => Ok(self.path.parent().unwrap_or(Path::new("")).join(text)),
+        }
+    }
+
+    fn profile(&self, name: &str, table: &DeTable<'_>) -> Result<Profile> {
+        let mut profile = Profile {
+            name: name.to_owned(),
+            ..Profile::default()
+        };
+        for (key, value) in table.iter() {
+            match key.get_ref().as_ref() {
+                "endpoint" => profile.endpoint = Some(self.text(value)?.to_owned()),
+                "cacert" => profile.cacert = Some(self.file(value)?),
+                "credentials" => profile.credentials = Some(self.reference(value)?),
+                secret if SECRETS.contains(&secret) => return Err(self.secret(key.span())),
+                other => {
+                    let what = format!("a profile has no key {other:?}, only {KEYS}");
+                    return Err(self.wrong(key.span(), &what));
+                }
+            }
+        }
+        Ok(profile)
+    }
+
+    fn secret(&self, at: Range<usize>) -> Error {
+        self.wrong(
+            at,
+            "credentials are not written into the config, which only tells where they are",
+        )
+        .hint_to(format!("Write {REFERENCES}"))
+    }
+
+    fn reference(&self, value: &Value<'_>) -> Result<Reference> {
+        let Some(table) = value.get_ref().as_table() else {
+            return Err(self.secret(value.span()));
+        };
+        let mut references = table.iter();
+        let (Some((key, value)), None) = (references.next(), references.next()) else {
+            let what = "credentials are in one place: a file, a variable, or a command";
+            return Err(self
+                .wrong(value.span(), what)
+                .hint_to(format!("Write {REFERENCES}")));
+        };
+        match key.get_ref().as_ref() {
+            "file" => Ok(Reference::File(self.file(value)?)),
+            "env" => {
+                let name = self.text(value)?;
+                let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+                match is_name {
+                    true => Ok(Reference::Variable(name.to_owned())),
+                    // Not quoted: it may be the secret itself.
+                    false => Err(self.wrong(value.span(), "env takes the name of a variable")),
+                }
+            }
+            "command" => {
+                let what = "command takes a program and its arguments, as in [\"pass\", \"show\", \"cloud\"]";
+                let wrong = || self.wrong(value.span(), what);
+                let words = value.get_ref().as_array().ok_or_else(wrong)?;
+                let words = words.iter().map(|word| self.text(word).map(str::to_owned));
+                let words: Vec<_> = words.collect::<Result<_>>()?;
+                match words.is_empty() {
+                    true => Err(wrong()),
+                    false => Ok(Reference::Command(words)),
+                }
+            }
+            secret if SECRETS.contains(&secret) => Err(self.secret(key.span())),
+            other => {
+                let what = format!("credentials have no {other:?}, only file, env or command");
+                Err(self.wrong(key.span(), &what))
+            }
+        }
+    }
+}
+
+impl Reference {
+    /// Fetches the credentials: `UUID:KEY`, or `UUID` alone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if they are not there. No message quotes them.
+    pub(super) fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
+        let text = match self {
+            Self::File(path) => private::read_secret("credentials", path)?,
+            Self::Variable(name) => return environment::variable(&[name])?
+                .map(Zeroizing::new)
+                .ok_or_else(|| {
+                    let what = format!(
+                        "The credentials of the profile {profile:?} are in {name}, which is not set"
+                    );
+                    Error::new(ErrorKind::Usage, what)
+                        .hint_to(format!("Set {name}=<user uuid>:<secret API key>"))
+                }),
+            Self::Command(words) => run(words, profile)?,
+        };
+        let line = text
+            .lines()
+            .map(str::trim)
+            .find(|line| !line.is_empty() && !line.starts_with('#'));
+        line.map(|line| Zeroizing::new(line.to_owned()))
+            .ok_or_else(|| {
+                let what = match self {
+                    Self::File(path) => format!("{} is empty", path.display()),
+                    _ => "the command printed nothing".to_owned(),
+                };
+                let what = format!("There are no credentials of the profile {profile:?}: {what}");
+                Error::new(ErrorKind::Usage, what)
+                    .hint_to("One line is needed: <user uuid>:<secret API key>")
+            })
+    }
+}
+
+/// Runs a command that prints credentials. It may ask on the terminal.
+fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
+    let (program, arguments) = match words {
+        [program, arguments @ ..] => (program, arguments),
+        [] => return Err(Error::new(ErrorKind::Bug, "A command without a program")),
+    };
+    // The other words are not quoted: there may be a secret among them.
+    let cannot = |why: &dyn std::fmt::Display| {
+        let mut what = format!("Cannot get the credentials of the profile {profile:?}: ");
+        let _ = write!(what, "the command {program:?} {why}");
+        Error::new(ErrorKind::Usage, what)
+    };
+    let ran = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|cause| cannot(&"cannot be run").because(cause))?;
+    let stdout = Zeroizing::new(ran.stdout);
+    if !ran.status.success() {
+        return Err(cannot(&format_args!("ended with {}", ran.status)));
+    }
+    let text = std::str::from_utf8(&stdout);
+    text.map(|text| Zeroizing::new(text.to_owned()))
+        .map_err(|_| cannot(&"printed what is no text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("/etc/oh/config.toml"))
+    }
+
+    #[test]
+    fn a_profile_tells_where_credentials_are() {
+        let text = r#"
+            default = "work"
+            [profiles.work]
+            endpoint = "https://h/"
+            credentials.file = "work.key"
+            cacert = "/ca.pem"
+            [profiles.ci]
+            credentials = { env = "CI_AUTH" }
+            [profiles."a b"]
+            credentials.command = ["pass", "show", "x"]
+        "#;
+        let config = parse(text).unwrap();
+        assert_eq!(config.default.as_deref(), Some("work"));
+        let of = |name| config.profile(name, "--profile").unwrap();
+        let file = Reference::File("/etc/oh/work.key".into());
+        assert!(of("work").credentials == Some(file));
+        assert_eq!(of("work").endpoint.as_deref(), Some("https://h/"));
+        assert_eq!(of("work").cacert.as_deref(), Some(Path::new("/ca.pem")));
+        assert!(of("ci").credentials == Some(Reference::Variable("CI_AUTH".into())));
+        let words = ["pass", "show", "x"].map(str::to_owned);
+        assert!(of("a b").credentials == Some(Reference::Command(words.into())));
+        let error = config.profile("home", "--profile").err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "There is no profile \"home\", which --profile names, in /etc/oh/config.toml"
+        );
+        assert_eq!(error.hint(), Some("Its profiles are: a b, ci, work"));
+    }
+
+    #[test]
+    fn a_secret_in_the_config_is_refused_and_not_shown() {
+        for line in [
+            "credentials = \"u:canary\"",
+            "credentials.key = \"canary\"",
+            "credentials.secret = \"canary\"",
+            "credentials.env = \"u:canary\"",
+            "credentials.command = \"echo u:canary\"",
+            "credentials.file = \"x\"\ncredentials.env = \"canary\"",
+            "key = \"canary\"",
+            "ohauth = \"u:canary\"",
+            "password = 'canary'",
+            "credentials = \"u:canary",
+            "credentials = u:canary",
+        ] {
+            let error = parse(&format!("[profiles.p]\n{line}\n")).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{line}");
+            let all = format!("{} {:?}", error.chain(), error.hint());
+            assert!(!all.contains("canary"), "{all}");
+            let place = "Line 2 of the config /etc/oh/config.toml is wrong: ";
+            assert!(all.starts_with(place), "{line}: {all}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (text, line, what) in [
+            ("defaults = 1", 1, "there is no key \"defaults\""),
+            ("\n\ndefault = 1", 3, "a text in quotes"),
+            ("profiles = 1", 1, "a table"),
+            ("[profiles]\nx = 1", 2, "a table"),
+            ("[profiles.x]\nurl = 1", 2, "a profile has no key \"url\""),
+            ("[profiles.x]\nendpoint = \"\"", 2, "a text in quotes"),
+            (
+                "[profiles.x]\ncredentials.vault = \"\"",
+                2,
+                "credentials have no \"vault\"",
+            ),
+            (
+                "[profiles.x]\ncredentials.command = []",
+                2,
+                "a program and its",
+            ),
+            ("[profiles.x]\n[profiles.x]", 2, ""),
+        ] {
+            let error = parse(text).err().unwrap().to_string();
+            let begin = format!("Line {line} of the config /etc/oh/config.toml is wrong: {what}");
+            assert!(error.starts_with(&begin), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_prints_credentials_or_says_why_not() {
+        let fetch = |words: &[&str]| {
+            let words = words.iter().map(|&word| word.to_owned()).collect();
+            Reference::Command(words).fetch("p")
+        };
+        let printed = fetch(&["printf", "\n# x\nu:k\nmore\n"]).unwrap();
+        assert_eq!(*printed, "u:k");
+        for (words, why) in [
+            (&["true"][..], "the command printed nothing"),
+            (&["false", "canary"], "\"false\" ended with exit status: 1"),
+            (&["/nosuch", "canary"], "\"/nosuch\" cannot be run: No such"),
+            (&["printf", "\\377"], "printed what is no text"),
+        ] {
+            let error = fetch(words).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.chain().contains(why), "{}", error.chain());
+            assert!(!error.chain().contains("canary"), "{}", error.chain());
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! `openhosting completions` and `openhosting man`, made of what clap knows of all tools,
+//! so that neither can be behind.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Command, CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use super::{call, download, exit, own, server, upload};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Prints a script that completes commands and flags of all tools
+///
+/// bash: source <(openhosting completions bash)
+/// zsh:  source <(openhosting completions zsh), after compinit
+/// fish: openhosting completions fish | source
+#[derive(Debug, Parser)]
+#[command(
+    name = "openhosting-completions",
+    bin_name = "openhosting completions",
+    version,
+    verbatim_doc_comment
+)]
+pub(super) struct Completions {
+    /// The shell: bash, zsh or fish
+    #[arg(value_name = "SHELL", value_enum, hide_possible_values = true)]
+    shell: Kind,
+
+    /// Write a file for each tool into DIR instead, under the name that the shell looks
+    /// for
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// A shell.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Kind {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Writes the manual: a page for each tool and each command
+#[derive(Debug, Parser)]
+#[command(name = "openhosting-man", bin_name = "openhosting man", version)]
+pub(super) struct Manual {
+    /// Print this page instead of writing all of them, as in openhosting-publish
+    #[arg(long, value_name = "NAME", conflicts_with = "directory")]
+    page: Option<String>,
+
+    /// Where to write the pages, such as /usr/local/share/man/man1; without it the page
+    /// of openhosting is printed
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// All programs, with all their commands.
+pub(super) fn programs() -> [Command; 4] {
+    let own = own::COMMANDS.iter().map(|own| {
+        // A name of two words is for the help of the command itself.
+        (own.command)()
+            .name(own.word)
+            .bin_name(format!("openhosting {}", own.word))
+            .display_name(format!("openhosting-{}", own.word))
+    });
+    let call = call::Arguments::command()
+        .subcommands(own)
+        .subcommand_negates_reqs(true)
+        // `openhosting help` is a call, as in the original.
+        .disable_help_subcommand(true);
+    [
+        call,
+        upload::Arguments::command(),
+        download::Arguments::command(),
+        server::Args::command(),
+    ]
+}
+
+/// `openhosting completions`.
+pub(super) fn completions(words: &[OsString]) -> ExitCode {
+    let arguments: Completions = exit::parse(words.to_vec());
+    exit::finish("openhosting completions", complete(&arguments))
+}
+
+fn complete(arguments: &Completions) -> Result<()> {
+    let shell = match arguments.shell {
+        Kind::Bash => Shell::Bash,
+        Kind::Zsh => Shell::Zsh,
+        Kind::Fish => Shell::Fish,
+    };
+    let mut script = Vec::new();
+    for mut program in programs() {
+        let name = program.get_name().to_owned();
+        match &arguments.directory {
+            Some(directory) => {
+                make(directory)?;
+                clap_complete::generate_to(shell, &mut program, name, directory)
+                    .map(drop)
+                    .map_err(|cause| cannot(directory).because(cause))?;
+            }
+            None => clap_complete::generate(shell, &mut program, name, &mut script),
+        }
+    }
+    exit::print(&String::from_utf8_lossy(&script))
+}
+
+/// `openhosting man`.
+pub(super) fn man(words: &[OsString]) -> ExitCode {
+    let arguments: Manual = exit::parse(words.to_vec());
+    exit::finish("openhosting man", write(&arguments))
+}
+
+fn write(arguments: &Manual) -> Result<()> {
+    let pages = pages()?;
+    if let Some(directory) = &arguments.directory {
+        make(directory)?;
+        for (name, page) in pages {
+            let file = directory.join(format!("{name}.1"));
+            std::fs::write(&file, page).map_err(|cause| cannot(&file).because(cause))?;
+        }
+        return Ok(());
+    }
+    let name = arguments.page.as_deref().unwrap_or("openhosting");
+    match pages.iter().find(|(page, _)| page == name) {
+        Some((_, page)) => exit::print(page),
+        None => {
+            let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
+            let what = format!("There is no page {name:?}");
+            Err(Error::new(ErrorKind::Usage, what)
+                .hint_to(format!("The pages are: {}", names.join(" "))))
+        }
+    }
+}
+
+fn make(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(|cause| cannot(directory).because(cause))
+}
+
+fn cannot(path: &Path) -> Error {
+    let what = format!("Cannot write {}", path.display());
+    Error::new(ErrorKind::Local, what)
+}
+
+/// All pages, by their names.
+fn pages() -> Result<Vec<(String, String)>> {
+    let mut pages = Vec::new();
+    for mut program in programs() {
+        program.build();
+        add(program, &mut pages)?;
+    }
+    Ok(pages)
+}
+
+/// Adds the page of a command, and those of its own.
+fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let name = name.to_owned();
+    let own: Vec<_> = command.get_subcommands().cloned().collect();
+    let mut page = Vec::new();
+    let version = command.get_version().unwrap_or_default().to_owned();
+    let man = Man::new(command)
+        .title(name.to_uppercase())
+        .source(format!("openhosting {version}"))
+        .manual("openhosting");
+    man.render(&mut page).map_err(|cause| {
+        Error::new(ErrorKind::Bug, format!("Cannot make the page {name}")).because(cause)
+    })?;
+    pages.push((name, String::from_utf8_lossy(&page).into_owned()));
+    for command in own {
+        if command.get_name() != "help" {
+            add(command, pages)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A command, and those below it.
+    fn all(command: &Command, found: &mut Vec<Command>) {
+        found.push(command.clone());
+        for below in command.get_subcommands() {
+            all(below, found);
+        }
+    }
+
+    #[test]
+    fn the_flags_of_all_tools_are_consistent() {
+        for program in programs() {
+            program.debug_assert();
+        }
+    }
+
+    #[test]
+    fn every_command_and_every_flag_has_its_place_in_the_manual() {
+        let pages = pages().unwrap();
+        let mut commands = Vec::new();
+        for mut program in programs() {
+            program.build();
+            all(&program, &mut commands);
+        }
+        commands.retain(|command| command.get_name() != "help");
+        assert_eq!(pages.len(), commands.len());
+        for command in commands {
+            let name = command.get_display_name().unwrap_or(command.get_name());
+            let (_, page) = pages.iter().find(|(page, _)| page == name).unwrap();
+            let page = page.replace("\\-", "-");
+            for argument in command.get_arguments() {
+                let flag = match argument.get_long() {
+                    Some(long) => format!("--{long}"),
+                    None => argument.get_id().to_string().to_uppercase(),
+                };
+                let place = match argument.get_value_names() {
+                    Some([value]) if argument.get_long().is_none() => value.to_string(),
+                    _ => flag,
+                };
+                assert!(page.contains(&place), "{name}: no {place}");
+            }
+        }
+        // The tools and every command of ours are among them.
+        for own in own::COMMANDS {
+            let name = format!("openhosting-{}", own.word);
+            assert!(pages.iter().any(|(page, _)| *page == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! `openhosting ls`, `show` and `rm`, and names in place of UUIDs.
+
+use crate::support::cli::{Desk, SIMPLE, Tool, has_terminals};
+use crate::support::http::{Ask, assert_drive, create, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, Request, claimed, refusal};
+use crate::support::schema::object;
+use crate::support::server::TestServer;
+
+/// Makes a drive with these keys.
+fn make(server: &TestServer, keys: &str) -> String {
+    let made = Ask::of(server).post("/drives/create", keys.as_bytes());
+    made.expect(200).key("drive").unwrap().to_owned()
+}
+
+fn own<'a>(desk: &'a Desk, uri: &str, words: &str) -> Tool<'a> {
+    desk.simple(uri).args(words)
+}
+
+#[test]
+fn ls_and_show_tell_of_drives_and_what_was_published() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let uri = &server.uri;
+    assert_eq!(
+        own(&desk, uri, "ls").run().code(0).text(),
+        "NAME  SIZE  STATUS  USED BY  PUBLISHED  UUID\n"
+    );
+    desk.file("a.img", &noise(1, 100_000));
+    let publish = "publish a.img --name nightly --tag ci --readers all";
+    let published = own(&desk, uri, publish)
+        .run()
+        .code(0)
+        .text()
+        .trim()
+        .to_owned();
+    let plain = make(
+        &server,
+        "name b\u{1b}[31m\nsize 5368709120\nuser:mine x y\n",
+    );
+
+    let table = own(&desk, uri, "ls").run().code(0);
+    let lines: Vec<_> = table.text().lines().collect();
+    assert_eq!(lines.len(), 3, "{table:?}");
+    assert!(
+        lines[1].starts_with("b?[31m     5.00 GiB  active "),
+        "{table:?}"
+    );
+    assert!(lines[1].ends_with(&plain) && lines[2].ends_with(&published));
+    assert!(
+        lines[2].starts_with("nightly  97.66 KiB  active "),
+        "{table:?}"
+    );
+    // When, in UTC.
+    let time = lines[2].split_whitespace().rev().nth(1).unwrap();
+    assert!(time.starts_with("20") && time.ends_with('Z'), "{table:?}");
+
+    let listed = own(&desk, uri, "ls --json").run().code(0);
+    let listed = object("ls/1", &listed.stdout);
+    assert_eq!(listed["drives"][0]["drive"], *plain);
+    assert_eq!(listed["drives"][0]["publication"], serde_json::Value::Null);
+    let of = &listed["drives"][1];
+    assert_eq!(of["publication"]["state"], "published");
+    assert_eq!(of["tags"], serde_json::json!(["ci"]));
+    assert_eq!(of["size"], 100_000);
+
+    for drive in [&*published, "nightly"] {
+        let shown = own(&desk, uri, "show").arg(drive).run().code(0);
+        let line = |key: &str| {
+            let mut lines = shown.text().lines();
+            lines
+                .find_map(|line| line.strip_prefix(key).map(str::trim))
+                .map(str::to_owned)
+        };
+        assert_eq!(line("UUID").as_deref(), Some(&*published));
+        assert_eq!(line("Size").as_deref(), Some("100000 bytes, 97.66 KiB"));
+        assert_eq!(line("Used by").as_deref(), Some("nobody"));
+        assert_eq!(line("tags").as_deref(), Some("ci"));
+        let root = of["publication"]["root"].as_str().unwrap();
+        assert_eq!(line("Root").as_deref(), Some(root));
+        let shown = own(&desk, uri, "show --json").arg(drive).run().code(0);
+        let shown = object("show/1", &shown.stdout);
+        assert_eq!(shown["properties"]["user:oh-digest"], root);
+        assert_eq!(shown["publication"], of["publication"]);
+    }
+    // A call of the API is what it was.
+    let mut listed = [plain, published];
+    listed.sort();
+    let mut lines: Vec<_> = own(&desk, uri, "drives list")
+        .run()
+        .code(0)
+        .text()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    assert_eq!(lines, listed);
+}
+
+#[test]
+fn a_name_of_several_drives_is_an_error_that_lists_them() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &noise(1, 1000));
+    let two = [1, 2].map(|_| make(&server, "name twice\nsize 1000\n"));
+    let words = [
+        "show twice",
+        "rm --yes twice",
+        "rm --yes nosuch twice",
+        "show nosuch",
+    ];
+    for words in words {
+        let outcome = own(&desk, &proxy.uri(), words).run();
+        match words.contains("nosuch") {
+            true => drop(outcome.code(1).says("No drive has the name \"nosuch\"")),
+            false => {
+                let outcome = outcome
+                    .code(2)
+                    .says("Several drives have the name \"twice\"");
+                let outcome = outcome.says(&two[0]).says(&two[1]);
+                let _ = outcome.says("Say which one by its UUID");
+            }
+        }
+    }
+    let tools = [
+        desk.upload(&proxy.uri()).args("-d twice a.img"),
+        desk.upload(&proxy.uri())
+            .args("--resume-from-drive twice a.img"),
+        desk.download(&proxy.uri()).args("twice b.img"),
+    ];
+    for tool in tools {
+        let _ = tool
+            .run()
+            .code(2)
+            .says("Several drives have the name \"twice\"");
+    }
+    assert!(!desk.path("b.img").exists());
+    assert_eq!(proxy.count(Request::is_write), 0);
+    assert_eq!(drives(&server).len(), 2);
+}
+
+#[test]
+fn the_tools_take_names() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let image = noise(2, 200_000);
+    desk.file("a.img", &image);
+    let drive = make(&server, "name my drive\nsize 200000\n");
+    let upload = || desk.upload(&server.uri).arg("a.img");
+    let outcome = upload().arg("-d").arg("my drive").run().code(0);
+    let first = outcome.text().lines().next();
+    assert_eq!(first, Some(&*format!("Using existing drive {drive}")));
+    assert_drive(&server, &drive, &image);
+    let again = upload().arg("--resume-from-drive").arg("my drive");
+    let _ = again.run().code(0);
+    let download = desk.download(&server.uri).arg("my drive").arg("b.img");
+    let outcome = download.arg("--progress").arg("json").run().code(0);
+    assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+    // The progress names the drive that was found.
+    let last = outcome.stderr.lines().last().unwrap();
+    let end: serde_json::Value = serde_json::from_str(last).unwrap();
+    assert_eq!(end["drive"], *drive);
+    let publish = "publish a.img --name n --receipt r.json";
+    let _ = own(&desk, &server.uri, publish).run().code(0);
+    let verify = own(&desk, &server.uri, "verify r.json -d");
+    let _ = verify.arg("my drive").run().code(0);
+}
+
+#[test]
+fn rm_removes_what_is_named_and_nothing_else() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let uri = &proxy.uri();
+    let a = make(&server, "name a\nsize 1000\n");
+    let b = make(&server, "name b\nsize 1000\n");
+    let c = make(&server, "name c\nsize 1000\n");
+    // Nobody to ask: nothing is done.
+    let refused = own(&desk, uri, "rm a").run().code(2);
+    let refused = refused.says("Nothing is removed: there is no terminal to ask on");
+    let _ = refused.says("--yes");
+    assert_eq!(drives(&server).len(), 3);
+    // The same drive twice is one; each is reported.
+    let done = own(&desk, uri, "rm --yes a b").arg(&a).run().code(0);
+    assert_eq!(done.text(), format!("Removed {a} a\nRemoved {b} b\n"));
+    assert_eq!(drives(&server), [&*c]);
+    let gone = own(&desk, uri, "rm --yes").arg(&a).run().code(1);
+    let _ = gone.says("404 missing");
+}
+
+#[test]
+fn a_drive_in_use_stays_and_the_others_go() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let uri = &proxy.uri();
+    let a = make(&server, "name a\nsize 1000\n");
+    let b = make(&server, "name b\nsize 1000\n");
+    let path = format!("/drives/{a}/info");
+    proxy.fault(move |r| r.path == path, 99, claimed());
+    let done = own(&desk, uri, "rm --yes --json a b").run().code(1);
+    let told = object("rm/1", &done.stdout);
+    assert_eq!(told["drives"][0]["removed"], false);
+    assert_eq!(told["drives"][0]["error"]["kind"], "conflict");
+    assert_eq!(told["drives"][1]["removed"], true);
+    assert_eq!(told["error"]["exit_code"], 1);
+    let done = done.says(&format!("Drive {a} is claimed by 2:guest:a:ide:0:0"));
+    let _ = done.says("Stop the server that uses it");
+    assert_eq!(drives(&server), [&*a]);
+    // One that is claimed between the look and the request: the endpoint's word counts.
+    proxy.heal();
+    let path = format!("/drives/{a}/destroy");
+    proxy.fault(
+        move |r| r.path == path,
+        99,
+        Fault::Answer(refusal(409, "busy")),
+    );
+    let done = own(&desk, uri, "rm --yes a").run().code(1);
+    let _ = done.says("409 busy");
+    assert_eq!(drives(&server), [&*a]);
+    let _ = b;
+}
+
+#[test]
+fn a_removal_whose_answer_is_lost_is_done() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let a = make(&server, "name a\nsize 1000\n");
+    let path = format!("/drives/{a}/destroy");
+    proxy.fault(move |r| r.path == path, 1, Fault::LoseAnswer);
+    let done = own(&desk, &proxy.uri(), "rm --yes a").run().code(0);
+    assert_eq!(done.text(), format!("Removed {a} a\n"));
+    assert!(drives(&server).is_empty());
+}
+
+#[test]
+fn on_a_terminal_it_asks_first() {
+    let desk = Desk::new();
+    if !has_terminals() {
+        return;
+    }
+    let server = desk.server();
+    let drive = create(&server, 1000);
+    let ask = |typed: &str| {
+        let tool = desk.on_a_terminal(typed, SIMPLE).arg("rm").arg(&drive);
+        tool.env("OHURI", &server.uri).run()
+    };
+    for no in ["\n", "n\n", "x\n"] {
+        let left = ask(no).code(2);
+        assert!(left.text().contains(&drive), "{left:?}");
+        assert!(
+            left.text()
+                .contains("Destroy this drive and all that is on it? [y/N]")
+        );
+        assert!(left.text().contains("the answer was not yes"), "{left:?}");
+    }
+    // Ctrl-C is no answer.
+    assert!(!ask("\x03").status.success());
+    assert_eq!(drives(&server).len(), 1);
+    let done = ask("y\n").code(0);
+    assert!(
+        done.text().contains(&format!("Removed {drive}")),
+        "{done:?}"
+    );
+    assert!(drives(&server).is_empty());
+}

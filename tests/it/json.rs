@@ -1,0 +1,281 @@
+//! `--json` of all commands: one object on stdout, as docs/schema says, whatever became
+//! of it.
+
+use std::os::unix::fs::FileExt;
+
+use serde_json::Value;
+
+use crate::support::cli::{Desk, Outcome, Tool};
+use crate::support::http::{create, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, Request, refusal};
+use crate::support::schema::{object, validate};
+
+const NONE: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
+
+/// The object of a run that went well.
+#[track_caller]
+fn told(schema: &str, tool: Tool<'_>) -> Value {
+    let outcome = tool.run().code(0);
+    let value = object(schema, &outcome.stdout);
+    assert_eq!(value.get("error"), None, "{value:#}");
+    value
+}
+
+/// The object of a run that failed, and what was said besides.
+#[track_caller]
+fn failed(schema: &str, tool: Tool<'_>, code: i32, kind: &str) -> (Value, Outcome) {
+    let outcome = tool.run().code(code);
+    let value = object(schema, &outcome.stdout);
+    let error = &value["error"];
+    assert_eq!(error["kind"], kind, "{value:#}");
+    assert_eq!(error["exit_code"], code, "{value:#}");
+    // People get it, too: the same words.
+    let message = error["message"].as_str().unwrap();
+    assert!(outcome.stderr.contains(message), "{outcome:?}");
+    if let Some(hint) = error["hint"].as_str() {
+        assert!(outcome.stderr.contains(hint), "{outcome:?}");
+    }
+    (value, outcome)
+}
+
+#[test]
+fn transfers_tell_how_they_ended() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = noise(1, 300_000);
+    desk.file("a.img", &image);
+    let upload = |words: &str| {
+        desk.upload(&proxy.uri())
+            .args("--json -c 65536")
+            .args(words)
+    };
+    let done = told("upload/1", upload("--checksum a.img"));
+    assert_eq!(done["drive"], drives(&server)[0]);
+    assert_eq!(
+        (&done["direction"], &done["outcome"]),
+        (&"upload".into(), &"complete".into())
+    );
+    assert_eq!(
+        (&done["bytes_done"], &done["chunks_done"]),
+        (&300_000.into(), &5.into())
+    );
+    let sum = desk.tool("sha256sum").arg("a.img").run().code(0);
+    assert_eq!(done["sha256"], sum.text().split(' ').next().unwrap());
+
+    let drive = done["drive"].as_str().unwrap();
+    let download = |words: &str| desk.download(&proxy.uri()).args("--json").args(words);
+    let done = told("download/1", download(&format!("{drive} b.img")));
+    assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+    assert_eq!(
+        (&done["direction"], &done["drive"]),
+        (&"download".into(), &drive.into())
+    );
+    assert_eq!(done["sha256"], Value::Null);
+
+    // Where it can go on it says so.
+    proxy.fault_after(2, Request::is_write, 9, Fault::Answer(refusal(507, "full")));
+    let (value, outcome) = failed("upload/1", upload("-j 1 a.img"), 1, "rejected");
+    assert_eq!(value["outcome"], "failed");
+    assert_eq!(value["resume"]["drive"], value["drive"]);
+    let (drive, offset) = outcome.hint();
+    assert_eq!(
+        value["resume"],
+        serde_json::json!({"drive": drive, "offset": offset})
+    );
+    proxy.heal();
+    let none = download(&format!("{NONE} c.img"));
+    let (value, _) = failed("download/1", none, 1, "not_found");
+    assert_eq!(value["resume"], Value::Null);
+    let gone = desk
+        .upload("http://127.0.0.1:1/")
+        .args("--json --max-outage 0s a.img");
+    let (value, _) = failed("upload/1", gone, 75, "unavailable");
+    assert_eq!(value["outcome"], "gave_up");
+
+    // stdout is the image's.
+    let both = download(&format!("{drive} -")).run().code(2);
+    assert_eq!(both.says("--json and - both need stdout").text(), "");
+    // Progress is on stderr, and its last line tells the same.
+    let both = upload("--progress json --restart a.img").run().code(0);
+    let last: Value = serde_json::from_str(both.stderr.lines().last().unwrap()).unwrap();
+    let value = object("upload/1", &both.stdout);
+    for key in [
+        "drive",
+        "bytes_done",
+        "bytes_wire",
+        "verified_bytes",
+        "outcome",
+    ] {
+        assert_eq!(last[key], value[key], "{key}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_told_as_an_object() {
+    let desk = Desk::new();
+    let simple = |words: &str| desk.simple("http://127.0.0.1:1/").args(words);
+    for (schema, words) in [
+        ("ls/1", "ls --json --nosuch"),
+        ("ls/1", "ls -j --nosuch"),
+        ("show/1", "show --json"),
+        ("rm/1", "rm --json"),
+        ("publish/1", "publish --json a.img"),
+        ("publish/1", "publish --json --name n"),
+        ("verify/1", "verify -J"),
+        ("verify/1", "verify --json nosuch.json"),
+        ("probe/1", "probe --json x"),
+        ("image-info/1", "image info --json"),
+        ("image-info/1", "image info --json http://h/a"),
+        ("rm/1", "rm --json x --endpoint nosuch"),
+        ("ls/1", "ls --json --profile nosuch"),
+    ] {
+        let _ = failed(schema, simple(words), 2, "usage");
+    }
+    let upload = || desk.upload("http://127.0.0.1:1/").arg("--json");
+    let _ = failed("upload/1", upload(), 2, "usage");
+    let _ = failed("upload/1", upload().args("-c 4M a"), 2, "usage");
+    let _ = failed("upload/1", upload().arg("nosuch"), 1, "image");
+    let download = desk.download("http://127.0.0.1:1/").args("--json a");
+    let _ = failed("download/1", download, 2, "usage");
+    // Without it there is nothing on stdout, and --help is no failure.
+    assert_eq!(simple("ls --nosuch").run().code(2).text(), "");
+    assert!(
+        simple("ls --json --help")
+            .run()
+            .code(0)
+            .text()
+            .contains("Usage:")
+    );
+}
+
+#[test]
+fn publishing_and_verifying_tell_what_they_did() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let mut image = noise(2, 400_000);
+    desk.file("a.img", &image);
+    let own = |words: &str| desk.simple(&proxy.uri()).args(words);
+    let publish = "publish a.img --name n --keep 1 --receipt r.json --json";
+    assert_eq!(told("publish/1", own(publish))["how"], "full");
+    let receipt = std::fs::read(desk.path("r.json")).unwrap();
+    validate(
+        "receipt.schema.json",
+        &serde_json::from_slice(&receipt).unwrap(),
+    );
+    assert_eq!(told("publish/1", own(publish))["bytes_sent"], 0);
+    image[70_000] ^= 1;
+    desk.file("a.img", &image);
+    let delta = told("publish/1", own(publish));
+    assert_eq!(delta["how"], "delta");
+    assert_eq!(delta["destroyed"].as_array().unwrap().len(), 1);
+    let same = told("verify/1", own("verify -J r.json"));
+    assert_eq!(same["is_same"], true);
+    // Progress is of the bytes that are compared.
+    let shown = own("verify --progress json r.json").run().code(0);
+    let last: Value = serde_json::from_str(shown.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["event"], &last["direction"]),
+        (&"end".into(), &"verify".into())
+    );
+    for key in ["bytes_total", "bytes_done", "verified_bytes"] {
+        assert_eq!(last[key], 400_000, "{key}");
+    }
+    assert_eq!(last["drive"], delta["drive"]);
+
+    let drive = delta["drive"].as_str().unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(server.drive_file(drive));
+    file.unwrap().write_all_at(b"!", 200_000).unwrap();
+    let differs = own("verify --json r.json");
+    let (value, _) = failed("verify/1", differs, 4, "integrity");
+    assert_eq!(
+        (&value["is_same"], &value["differing"]),
+        (&false.into(), &1.into())
+    );
+
+    image[1] ^= 1;
+    desk.file("a.img", &image);
+    proxy.fault(Request::is_write, 99, Fault::Answer(refusal(507, "full")));
+    let (value, outcome) = failed("publish/1", own(publish), 1, "rejected");
+    let unfinished = value["unfinished"].as_str().unwrap();
+    // How to go on is the last line, as ever.
+    let last = outcome.stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with(&format!("Drive {unfinished} is unfinished")),
+        "{last}"
+    );
+    proxy.heal();
+    let removed = told("publish/1", own("publish --name n --cleanup --json"));
+    assert_eq!(removed["removed"], serde_json::json!([unfinished]));
+}
+
+#[test]
+fn drives_images_and_endpoints_are_told() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let own = |words: &str| desk.simple(&proxy.uri()).args(words);
+    assert_eq!(
+        told("ls/1", own("ls --json"))["drives"],
+        serde_json::json!([])
+    );
+    let drive = create(&server, 1000);
+    assert_eq!(told("ls/1", own("ls -j"))["drives"][0]["drive"], *drive);
+    let show = own("show --json").arg(&drive);
+    assert_eq!(told("show/1", show)["size"], 1000);
+    let _ = failed("show/1", own("show --json").arg(NONE), 1, "not_found");
+    let _ = failed("rm/1", own("rm --json").arg(&drive), 2, "usage");
+    let removed = told("rm/1", own("rm --json --yes").arg(&drive));
+    assert_eq!(removed["drives"][0]["removed"], true);
+    assert_eq!(
+        told("probe/1", own("probe --json"))["drive"]["removed"],
+        true
+    );
+    proxy.fault(
+        |r| r.path == "/drives/info",
+        99,
+        Fault::Answer(refusal(401, "auth")),
+    );
+    let _ = failed("ls/1", own("ls --json"), 1, "unauthenticated");
+    proxy.fault(
+        Request::is_create,
+        99,
+        Fault::Answer(refusal(402, "billing")),
+    );
+    let _ = failed("probe/1", own("probe --json"), 1, "rejected");
+
+    desk.file("a.img", &noise(3, 100_000));
+    let _ = desk.tool("gzip").args("-k a.img").run().code(0);
+    assert_eq!(
+        told("image-info/1", own("image info --json a.img"))["disk_bytes"],
+        100_000
+    );
+    let packed = told("image-info/1", own("image info -j a.img.gz"));
+    assert_eq!(packed["packed_with"], "gzip");
+    let _ = failed("image-info/1", own("image info -j nosuch"), 1, "image");
+}
+
+#[test]
+fn a_server_tells_where_it_is_or_why_it_is_not() {
+    let desk = Desk::new();
+    let server = || {
+        desk.tool(env!("CARGO_BIN_EXE_openhosting-server"))
+            .arg("--json")
+    };
+    let none = "--tls-cert nosuch --tls-key nosuch --data d";
+    let _ = failed("server/1", server().args(none), 2, "usage");
+    let _ = failed("server/1", server().arg("--listen"), 2, "usage");
+    let running = server().args("--data d").spawn();
+    running.wait_stderr("Serving");
+    running.signal("TERM");
+    let ended = running.wait().code(0);
+    let value = object("server/1", &ended.stdout);
+    assert!(
+        value["endpoint"]
+            .as_str()
+            .unwrap()
+            .starts_with("http://127.0.0.1:")
+    );
+    assert_eq!(value["auth"].as_str().unwrap().find(':'), Some(36));
+}
