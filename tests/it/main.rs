@@ -21,6 +21,7 @@ mod manual;
 mod matrix;
 mod outputs;
 mod ova;
+mod pipelines;
 mod powerloss;
 mod probe;
 mod publish;
