@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::exit;
 use super::signals::{self, Heard};
+use super::{exit, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
@@ -51,7 +51,7 @@ impl Form {
     /// # Errors
     /// The exit code, when all was said.
     pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
-        T::try_parse_from(words).map_err(|error| {
+        exit::try_parse(words).map_err(|error: clap::Error| {
             if error.use_stderr() && self.is_json(words) {
                 let what = wrong(&error.render().to_string());
                 let error = Error::new(ErrorKind::Usage, what);
@@ -83,6 +83,18 @@ impl Form {
 
     /// Tells what became of a command, and gives its exit code.
     pub(super) fn finish(self, is_json: bool, heard: &Heard, result: Result<Answer>) -> ExitCode {
+        let tell = |error: &Error| exit::tell(self.program, error);
+        self.finish_telling(is_json, heard, result, tell)
+    }
+
+    /// The same, with another way to tell an error on stderr.
+    pub(super) fn finish_telling(
+        self,
+        is_json: bool,
+        heard: &Heard,
+        result: Result<Answer>,
+        tell: impl FnOnce(&Error),
+    ) -> ExitCode {
         let (answer, error) = match result {
             Ok(mut answer) => {
                 let error = answer.error.take();
@@ -104,7 +116,7 @@ impl Form {
         };
         match (error, printed) {
             (Some(error), _) => {
-                exit::tell(self.program, &error);
+                tell(&error);
                 ExitCode::from(code)
             }
             (None, printed) => exit::finish(self.program, printed),
@@ -121,7 +133,7 @@ impl Form {
         if let Some((error, code)) = error {
             object.insert("error".into(), error_object(error, code));
         }
-        format!("{:#}\n", Value::Object(object))
+        printable::safe_json(&format!("{:#}\n", Value::Object(object)))
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) fn programs() -> [Command; 4] {
 
 /// `openhosting completions`.
 pub(super) fn completions(words: &[OsString]) -> ExitCode {
-    let arguments = Completions::parse_from(words);
+    let arguments: Completions = exit::parse(words.to_vec());
     exit::finish("openhosting completions", complete(&arguments))
 }
 
@@ -109,7 +109,7 @@ fn complete(arguments: &Completions) -> Result<()> {
 
 /// `openhosting man`.
 pub(super) fn man(words: &[OsString]) -> ExitCode {
-    let arguments = Manual::parse_from(words);
+    let arguments: Manual = exit::parse(words.to_vec());
     exit::finish("openhosting man", write(&arguments))
 }
 

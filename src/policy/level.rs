@@ -173,7 +173,7 @@ impl LevelController {
         self.link.observe(self.link.wire, now);
         let balance = self.balance(self.link.seconds_per_byte());
         let effort = if self.link.is_known() {
-            let surplus = self.link.wire.surplus();
+            let surplus = self.wire().surplus();
             self.trim = (self.trim + INTEGRAL * surplus).clamp(-TRIM_MAX, TRIM_MAX);
             let trim = self.trim + PROPORTIONAL * surplus;
             if balance >= NEARLY {
@@ -237,11 +237,25 @@ impl LevelController {
         TOP
     }
 
+    /// What the wire has: what was chosen to go raw is on its way at once, before
+    /// anybody looks at the wire again.
+    fn wire(&self) -> Wire {
+        let mut wire = self.link.wire;
+        let chosen = self.chosen.saturating_sub(self.link.chunks);
+        let on_their_way = chosen.saturating_sub(self.compressing as u64) as usize;
+        let unseen = on_their_way.saturating_sub(wire.ready + wire.in_flight);
+        let sent = unseen.min(wire.limit.saturating_sub(wire.in_flight));
+        wire.in_flight += sent;
+        wire.ready += unseen - sent;
+        wire
+    }
+
     /// Whether the wire would be done with all it has while every compressor is at
     /// work on a chunk.
     fn would_starve(&self) -> bool {
         let chunk = self.link.chunk_bytes;
-        let chunks = (self.link.wire.ready + self.link.wire.in_flight) as f64;
+        let wire = self.wire();
+        let chunks = (wire.ready + wire.in_flight) as f64;
         self.compressing + 1 >= self.config.compressors
             && chunks * chunk * self.link.seconds_per_byte() < chunk * self.machine.cost.value
     }
@@ -649,6 +663,45 @@ mod tests {
         // 5 Gbit/s, and 10 Mbit/s.
         assert_eq!(first(512 * 1024, Duration::from_micros(800)), Level::RAW);
         assert!(first(64 * 1024, Duration::from_millis(52)).get() > 3);
+    }
+
+    #[test]
+    fn a_wire_that_starves_gets_what_it_lacks_and_no_more() {
+        let ms = Duration::from_millis;
+        let mut control = LevelController::new(LevelConfig {
+            compressors: 2,
+            processors: 2,
+            is_local: false,
+        });
+        // A wire that takes a raw chunk in 12 ms, and processors that take 40 for one.
+        let chunk = CHUNK as u64;
+        for at in 1..=20_u32 {
+            control.observe(
+                Wire {
+                    ready: 1,
+                    in_flight: 4,
+                    limit: 4,
+                    bytes: chunk,
+                },
+                ms(12) * (at - 1),
+            );
+            let _ = control.choose(ms(12) * (at - 1));
+            control.encoded(level_of(1), chunk, chunk / 2, ms(40));
+            control.confirmed(chunk, chunk, ms(12) * at, ms(44) * at);
+        }
+        // One is being compressed, and nobody looks at the wire meanwhile.
+        let now = ms(240);
+        (control.chosen, control.compressing) = (control.chosen + 1, 1);
+        control.observe(
+            Wire {
+                limit: 4,
+                ..Wire::default()
+            },
+            now,
+        );
+        let choices: Vec<_> = (0..12).map(|_| control.choose(now)).collect();
+        let starving = choices.iter().filter(|choice| choice.effort == 0.0).count();
+        assert!((1..=5).contains(&starving), "{choices:?}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::body;
 use super::faults::{Faults, PastEnd};
 use super::hosted::{Hosted, Progress, Purpose};
 use super::imaging::{self, Imaging};
+use super::machines::Machines;
 use super::metadata::Metadata;
 use super::reading::{self, DriveBytes, Steps};
 use super::routes::{Call, Packing};
@@ -35,7 +36,8 @@ const ROUND_BYTES: u64 = 4 * 1024 * 1024;
 /// What all requests share.
 #[derive(Debug)]
 pub(super) struct Api {
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
+    pub(super) machines: Arc<Machines>,
     pub(super) users: Users,
     pub(super) memory: Memory,
     pub(super) imagings: Arc<Semaphore>,
@@ -79,6 +81,8 @@ impl Api {
             Call::Digest(id, offset, size) => self.digest(&user, id, offset, size, format).await,
             Call::Extents(id, offset, size) => self.extents(&user, id, offset, size, format).await,
             Call::Write(id, offset) => self.write(&user, id, offset, request).await,
+            Call::Server(call) => self.call_server(user, call, request, format).await,
+            Call::Resource(call) => self.call_resource(user, call, request, format).await,
         }
     }
 
@@ -390,7 +394,7 @@ fn range(drive: &Hosted, offset: u64, size: u64) -> Result<Range<u64>> {
 
 fn list(drives: &[Arc<Hosted>], format: Format) -> Answer {
     let ids: Vec<_> = drives.iter().map(|drive| drive.id.to_string()).collect();
-    answer::list(&ids, format)
+    answer::list("drive", &ids, format)
 }
 
 fn infos(drives: &[Arc<Hosted>], format: Format) -> Answer {
@@ -398,7 +402,7 @@ fn infos(drives: &[Arc<Hosted>], format: Format) -> Answer {
     answer::objects(&infos, format)
 }
 
-async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {
+pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {
     let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
     if encoding(request.headers())? != Encoding::Raw {
         return Err(Refusal::usage("Only the body of a write may be gzip"));
@@ -427,7 +431,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// Does `work` where it may block. It goes on when the client has gone.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     spawn_blocking(work).await.unwrap_or_else(|error| {

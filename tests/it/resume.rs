@@ -652,7 +652,7 @@ fn header_v1(direction: Direction) -> Header {
     }
 }
 
-fn records_v1(direction: Direction) -> Vec<Record> {
+fn records_v1(direction: Direction, is_whole: bool) -> Vec<Record> {
     let done = |index: u64| Record::Done {
         index,
         len: 1_000_000,
@@ -662,7 +662,11 @@ fn records_v1(direction: Direction) -> Vec<Record> {
         id: DriveId::from_bytes(*b"drive of a test."),
         is_ours: direction == Direction::Upload,
     };
-    match direction {
+    let whole = Record::Whole {
+        inode: 7_340_033,
+        modified_ns: 1_795_000_000_987_654_321,
+    };
+    let mut records = match direction {
         Direction::Upload => vec![
             drive,
             done(0),
@@ -679,38 +683,45 @@ fn records_v1(direction: Direction) -> Vec<Record> {
             done(9),
             done(0),
         ],
-    }
+    };
+    records.extend(is_whole.then_some(whole));
+    records
 }
 
-fn bytes_v1(direction: Direction) -> Vec<u8> {
+fn bytes_v1(direction: Direction, is_whole: bool) -> Vec<u8> {
     let header = header_v1(direction);
     let mut bytes = header.encode().unwrap().to_vec();
-    for (number, record) in records_v1(direction).iter().enumerate() {
+    for (number, record) in records_v1(direction, is_whole).iter().enumerate() {
         bytes.extend_from_slice(&record.encode(number as u64, &header.session));
     }
     bytes
 }
 
-const BOTH: [(Direction, &str); 2] = [
-    (Direction::Upload, "upload.ohj"),
-    (Direction::Download, "download.ohj"),
+/// Which journals there are, and whether they call their file whole.
+const JOURNALS: [(Direction, bool, &str); 4] = [
+    (Direction::Upload, false, "upload.ohj"),
+    (Direction::Download, false, "download.ohj"),
+    (Direction::Download, true, "download-whole.ohj"),
+    (Direction::DownloadAsQcow2, false, "download-qcow2.ohj"),
 ];
 
-/// The maker: `cargo test --test it -- --ignored make_the_journals`. Only for a
-/// new version; the files of an old one are never made again.
+/// The maker: `cargo test --test it -- --ignored make_the_journals`. For what is new;
+/// a file that is there is never made again.
 #[test]
 #[ignore = "makes the fixtures"]
 fn make_the_journals() {
-    for (direction, name) in BOTH {
-        let directory = fixtures().join(VERSIONS[VERSIONS.len() - 1]);
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join(name), bytes_v1(direction)).unwrap();
+    for (direction, is_whole, name) in JOURNALS {
+        let path = fixtures().join(VERSIONS[VERSIONS.len() - 1]).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if !path.exists() {
+            std::fs::write(path, bytes_v1(direction, is_whole)).unwrap();
+        }
     }
 }
 
 #[test]
 fn journals_of_version_1_can_be_read() {
-    for (direction, name) in BOTH {
+    for (direction, is_whole, name) in JOURNALS {
         let bytes = std::fs::read(fixtures().join("v1").join(name)).unwrap();
         let mut told = Vec::new();
         let replay = replay(&bytes[..], |index, len, digest| {
@@ -718,7 +729,7 @@ fn journals_of_version_1_can_be_read() {
         })
         .unwrap();
         assert_eq!(replay.header, header_v1(direction));
-        let records = records_v1(direction);
+        let records = records_v1(direction, is_whole);
         assert_eq!(replay.records, records.len() as u64);
         assert!(!replay.is_damaged);
         let done = records.iter().filter(|r| matches!(r, Record::Done { .. }));
@@ -726,6 +737,8 @@ fn journals_of_version_1_can_be_read() {
         let (id, is_ours) = replay.state.drive.unwrap();
         assert_eq!(id, DriveId::from_bytes(*b"drive of a test."));
         assert_eq!(is_ours, direction == Direction::Upload);
+        let whole = is_whole.then_some((7_340_033, 1_795_000_000_987_654_321));
+        assert_eq!(replay.state.whole, whole);
         let settled: Vec<_> = replay.state.settled().iter().cloned().collect();
         match direction {
             Direction::Upload => assert_eq!(settled, [0..3, 4..7]),
