@@ -41,6 +41,9 @@ pub enum Event {
     Encoded(Encoded),
     /// The user may want to know this: one line.
     Notice(String),
+    /// The user should look at this: something is not as it should be, or costs more
+    /// than it had to. One line.
+    Warning(String),
 }
 
 /// How far a transfer is.

@@ -515,7 +515,7 @@ impl<'a> Publisher<'a> {
                 (Some(then), Some(now)) if then == now => RangeSet::new(),
                 // Somebody wrote to it, or the cloud counts what it does itself.
                 (Some(_), Some(_)) => {
-                    self.notice(&format!(
+                    self.warn(&format!(
                         "Drive {id} was written to since it was published: all of it is compared"
                     ));
                     set_of(all)
@@ -528,7 +528,7 @@ impl<'a> Publisher<'a> {
                 .inspect(id, &Arc::clone(&self.content), to_check)
                 .await?;
             if !differing.is_empty() {
-                self.notice(&format!(
+                self.warn(&format!(
                     "Drive {id} does not hold any more what was published: it is left alone"
                 ));
                 continue;
@@ -547,7 +547,7 @@ impl<'a> Publisher<'a> {
         let others: Vec<String> = others.map(|(_, drive)| drive.id.to_string()).collect();
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
-            self.notice(&format!(
+            self.warn(&format!(
                 "Unfinished with another content, removed by --cleanup: {}",
                 others.join(" ")
             ));
@@ -657,7 +657,7 @@ impl<'a> Publisher<'a> {
         let holds = match is_proven {
             true => Holds::Zeros,
             false => {
-                self.notice("The new drive does not read as zeros: zeros are sent");
+                self.warn("The new drive does not read as zeros: zeros are sent");
                 Holds::Unknown
             }
         };
@@ -805,7 +805,7 @@ impl<'a> Publisher<'a> {
         })
         .await?;
         if let Err(error) = written {
-            self.notice(&format!(
+            self.warn(&format!(
                 "{}; the next delta has to read the drive",
                 error.chain()
             ));
@@ -841,7 +841,7 @@ impl<'a> Publisher<'a> {
             match self.destroy(id).await {
                 Ok(()) => destroyed.push(id),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
-                    self.notice(&format!("Drive {id} is in use and stays"));
+                    self.warn(&format!("Drive {id} is in use and stays"));
                 }
                 Err(error) => return Err(error),
             }
@@ -961,6 +961,10 @@ impl<'a> Publisher<'a> {
 
     fn notice(&mut self, line: &str) {
         self.monitor.event(&Event::Notice(line.to_owned()));
+    }
+
+    fn warn(&mut self, line: &str) {
+        self.monitor.event(&Event::Warning(line.to_owned()));
     }
 }
 

@@ -1,11 +1,14 @@
-//! The API server: the drives part of the API (REFERENCE section 1.1) for
-//! several users, on a directory of sparse files.
+//! The API server: drives, servers and resources (REFERENCE sections 1.1 to 1.3) for
+//! several users, on a directory of sparse files and with QEMU.
 //!
 //! ```text
 //! run -> connection -> faults -> auth -> routes -> drives -> store -> hosted (one drive)
-//!       socket, tls, record    guard                 |         metadata, quota
-//!                                                    +-> body -> writing -> sparse
-//!                                                    +-> reading, imaging
+//!       socket, tls, record    guard      |          |   metadata, quota     ^
+//!                                         |          +-> body -> writing -> sparse
+//!                                         |          +-> reading, imaging    |
+//!                                         +-> servers -> machines -> machine +- claims
+//!                                                          |  resources, settings
+//!                                                          +-> hypervisor -> qemu
 //! operator, metrics, page: for people who look at it
 //! ```
 //!
@@ -41,6 +44,10 @@
 //!   a range of any length, where a read would be answered (docs/extensions.md).
 //!   `info` and `create` announce them by `X-Openhosting-Extensions`. A server with
 //!   a fault plan plays another cloud, and has no extension.
+//! - A server is started by QEMU; its drives are claimed from its start to its end,
+//!   and 409 `busy` to all that changes them. `start` answers 200 with the object.
+//!   `shutdown`, `reset` and the like of a server that is not active are 400 `usage`,
+//!   and `stop` is 204. Without QEMU a start is 500 `failed` (docs/servers.md).
 //! - Above the memory for bodies a write waits, at most 10 s, then is 503.
 //!
 //! - A user's limits are 402 `billing`: the account does not cover more. Too many
@@ -53,12 +60,17 @@
 mod answer;
 mod auth;
 mod body;
+mod claims;
 mod connection;
 mod drives;
 mod faults;
 mod guard;
 mod hosted;
+mod hypervisor;
 mod imaging;
+mod kept;
+mod machine;
+mod machines;
 mod metadata;
 mod metrics;
 mod operator;
@@ -67,7 +79,9 @@ mod quota;
 mod rate;
 mod reading;
 mod record;
+mod resources;
 mod routes;
+mod servers;
 mod socket;
 mod sparse;
 mod store;
@@ -79,7 +93,7 @@ pub use faults::FaultPlan;
 pub use rate::Rate;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -138,6 +152,13 @@ pub struct Config {
     pub wrong_keys_max: Option<Rate>,
     /// What it does wrong, for tests of clients.
     pub faults: FaultPlan,
+    /// The program that runs servers: a name that is looked for, or a path.
+    pub qemu: PathBuf,
+    /// Ports of TCP at the address of a server that lead to its guest.
+    pub forward: Vec<u16>,
+    /// A directory of the cgroup file system, version 2, in which servers get their
+    /// shares of the processors. Without it all share alike.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Config {
@@ -157,6 +178,9 @@ impl Config {
             requests_max: None,
             wrong_keys_max: Some(Rate::WRONG_KEYS),
             faults: FaultPlan::default(),
+            qemu: "qemu-system-x86_64".into(),
+            forward: Vec::new(),
+            cgroup: None,
         }
     }
 }
@@ -183,8 +207,8 @@ impl Server {
     /// Locks and loads the directory. Blocks on the disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if the directory cannot be used or another server
-    /// uses it; [`ErrorKind::Usage`] for TLS files that are not what they must
+    /// [`ErrorKind::Local`] if the directory, or that of control groups, cannot be used
+    /// or another server uses it; [`ErrorKind::Usage`] for TLS files that are not what they must
     /// be, or a user given twice.
     pub fn open(config: Config) -> Result<Self> {
         let tls = config.tls.as_ref();
@@ -192,7 +216,15 @@ impl Server {
         let tls = tls.transpose()?.map(Tls);
         let plan = config.faults;
         let quotas = quota::Quotas::new(config.drives_max, config.drive_bytes_max);
-        let store = store::Store::open(&config.directory, plan.fresh_reads, quotas)?;
+        let store = Arc::new(store::Store::open(&config.directory, plan.fresh_reads, quotas)?);
+        let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
+        let qemu = Arc::new(hypervisor::Qemu::new(config.qemu, cgroup));
+        let machines =
+            machines::Machines::open(&config.directory, Arc::clone(&store), qemu, config.forward);
+        let machines = machines.map_err(|error| {
+            let what = format!("Cannot load the servers in {}", config.directory.display());
+            Error::new(ErrorKind::Local, what).because(error)
+        })?;
         let mut users = config.users;
         if users.is_empty() {
             users.push(store.made_up_user()?);
@@ -206,6 +238,7 @@ impl Server {
         let credentials = users[0].clone();
         let api = drives::Api {
             store,
+            machines: Arc::new(machines),
             users: auth::Users::new(&users),
             memory: writing::Memory::new(),
             imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
@@ -310,6 +343,7 @@ impl Server {
         if let Some(listener) = self.metrics.take() {
             metrics.spawn(operator::serve_metrics(listener, Arc::clone(&self.api)));
         }
+        self.api.machines.find_running().await;
         let mut connections = JoinSet::new();
         let graceful = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -359,9 +393,19 @@ impl Server {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         self.api.imagings.stop(left).await;
+        self.api.machines.count_all().await;
         let api = self.api;
         let _ = tokio::task::spawn_blocking(move || api.store.keep_all()).await;
     }
+}
+
+fn open_cgroup(directory: &Path) -> Result<hypervisor::Cgroup> {
+    hypervisor::Cgroup::open(directory).map_err(|error| {
+        let what = format!("Cannot use the control group {}", directory.display());
+        Error::new(ErrorKind::Local, what)
+            .because(error)
+            .hint_to("Give a directory of cgroup version 2 that is yours, with the controller cpu")
+    })
 }
 
 /// The next connection, when there is room for one.

@@ -28,6 +28,9 @@ pub const X_OPENHOSTING_EXTENSIONS: &str = "x-openhosting-extensions";
 pub const EXTENSION_DIGEST: &str = "digest";
 /// The extension `drives/UUID/extents/OFFSET/SIZE`.
 pub const EXTENSION_EXTENTS: &str = "extents";
+/// The extensions `servers/UUID/console`, `servers/UUID/screen`, and
+/// `servers/UUID/suspend` with `servers/UUID/resume`.
+pub const EXTENSIONS_OF_SERVERS: &str = "console, screen, suspend";
 /// Most bytes that one read may ask for: 4096k (REFERENCE 1.1, "read").
 pub const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 

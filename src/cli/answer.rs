@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::exit;
 use super::signals::{self, Heard};
+use super::{exit, printable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
@@ -51,13 +51,10 @@ impl Form {
     /// # Errors
     /// The exit code, when all was said.
     pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
-        T::try_parse_from(words).map_err(|error| {
+        exit::try_parse(words).map_err(|error: clap::Error| {
             if error.use_stderr() && self.is_json(words) {
-                // Its first line tells what is wrong; all of it goes to stderr.
-                let text = error.render().to_string();
-                let line = text.lines().next().unwrap_or_default();
-                let line = line.strip_prefix("error: ").unwrap_or(line);
-                let error = Error::new(ErrorKind::Usage, line);
+                let what = wrong(&error.render().to_string());
+                let error = Error::new(ErrorKind::Usage, what);
                 let code = exit::code_of(ErrorKind::Usage);
                 let _ = exit::print(&self.print(Value::Null, Some((&error, code))));
             }
@@ -86,6 +83,18 @@ impl Form {
 
     /// Tells what became of a command, and gives its exit code.
     pub(super) fn finish(self, is_json: bool, heard: &Heard, result: Result<Answer>) -> ExitCode {
+        let tell = |error: &Error| exit::tell(self.program, error);
+        self.finish_telling(is_json, heard, result, tell)
+    }
+
+    /// The same, with another way to tell an error on stderr.
+    pub(super) fn finish_telling(
+        self,
+        is_json: bool,
+        heard: &Heard,
+        result: Result<Answer>,
+        tell: impl FnOnce(&Error),
+    ) -> ExitCode {
         let (answer, error) = match result {
             Ok(mut answer) => {
                 let error = answer.error.take();
@@ -107,7 +116,7 @@ impl Form {
         };
         match (error, printed) {
             (Some(error), _) => {
-                exit::tell(self.program, &error);
+                tell(&error);
                 ExitCode::from(code)
             }
             (None, printed) => exit::finish(self.program, printed),
@@ -124,8 +133,15 @@ impl Form {
         if let Some((error, code)) = error {
             object.insert("error".into(), error_object(error, code));
         }
-        format!("{:#}\n", Value::Object(object))
+        printable::safe_json(&format!("{:#}\n", Value::Object(object)))
     }
+}
+
+/// What is wrong, of all that clap says: its first paragraph, in one line.
+fn wrong(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 /// An error for programs.
@@ -177,6 +193,13 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         let expected = json!({"kind": "local", "message": "Cannot write: disk on fire", "hint": "Run", "exit_code": 1});
         assert_eq!(value, json!({"schema": "x/1", "error": expected}));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_one_line() {
+        let text = "error: these are missing:\n  <DRIVE>\n\nUsage: x <DRIVE>\n";
+        assert_eq!(wrong(text), "these are missing: <DRIVE>");
+        assert_eq!(wrong(""), "");
     }
 
     #[test]

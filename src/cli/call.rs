@@ -88,7 +88,7 @@ pub(super) fn help() -> String {
 
 /// The program.
 pub(super) fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = exit::parse(std::env::args_os());
     let answer = block_on(async { run(&arguments).await });
     match answer {
         Ok(is_success) if is_success || !arguments.fail => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::printable;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{directory_of, sync_directory};
@@ -29,10 +30,16 @@ fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
     line
 }
 
-/// Prints the line on stdout, or on stderr where stdout holds the image. A reader
-/// that went away is no reason to fail.
+/// Prints the line on stdout, or on stderr where stdout holds the image. A name with
+/// other control characters than ends of lines is shown with them escaped: it is for
+/// people, then. A reader that went away is no reason to fail.
 pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
-    let line = line(digest, path.as_os_str().as_bytes());
+    let name = path.as_os_str().to_string_lossy();
+    let without_ends = name.replace(['\n', '\r'], "");
+    let line = match printable::line(&without_ends) == without_ends {
+        true => line(digest, path.as_os_str().as_bytes()),
+        false => format!("{digest}  {}\n", printable::line(&name)).into_bytes(),
+    };
     let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
     let out: &mut dyn Write = match is_on_stdout {
         true => &mut stdout,

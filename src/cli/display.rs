@@ -4,18 +4,21 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use super::github::{Github, When};
 use super::{arguments, exit};
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::transfer::Verified;
 
-/// Between two plain lines; a transfer that takes less has none.
+/// Between two plain lines; a transfer that takes less has none of progress.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Between two JSON lines.
 const JSON_EVERY: Duration = Duration::from_secs(1);
+/// Notices that wait for the next plain line; more are counted.
+const WAITING_MAX: usize = 8;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +29,28 @@ pub(super) enum Way {
     DownToStdout,
     /// Up, by a command of our own: stdout is its own, too.
     Publish,
-    /// Down, to be compared, by another one.
+    /// Down, to be compared: stdout is the command's own.
     Verify,
+}
+
+impl Way {
+    /// What `--progress json` calls it.
+    fn direction(self) -> &'static str {
+        match self {
+            Self::Up | Self::Publish => "upload",
+            Self::Down | Self::DownToStdout => "download",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// What was done, in a sentence.
+    fn done(self) -> &'static str {
+        match self {
+            Self::Up | Self::Publish => "Uploaded",
+            Self::Down | Self::DownToStdout => "Downloaded",
+            Self::Verify => "Compared",
+        }
+    }
 }
 
 /// Progress as lines.
@@ -49,6 +72,17 @@ pub(super) struct End {
     pub(super) resume: Option<(DriveId, u64)>,
 }
 
+/// What was shown of a transfer that is over.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// As `outcome` in docs/progress.md.
+    pub(super) outcome: &'static str,
+    pub(super) drive: Option<DriveId>,
+    pub(super) progress: Progress,
+    pub(super) took: Duration,
+    pub(super) github: Github,
+}
+
 impl End {
     fn outcome(&self) -> &'static str {
         match self.error {
@@ -59,6 +93,44 @@ impl End {
             Some(_) => "failed",
         }
     }
+}
+
+/// Whole seconds that have passed, as in `1m 2s`.
+fn in_seconds(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(time.as_secs()))
+}
+
+/// The flags that tell how to show a transfer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(super) struct Showing {
+    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
+    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub(super) progress: arguments::Progress,
+
+    /// Neither dots nor progress
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+
+    /// Speak to GitHub Actions: groups, warnings and errors, outputs of the step, and a
+    /// summary (docs/pipelines.md). --github=auto does so only within a job of it
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t,
+        default_missing_value = "always",
+        hide_possible_values = true
+    )]
+    pub(super) github: When,
 }
 
 /// Shows a transfer.
@@ -72,8 +144,14 @@ pub(super) struct Display {
     is_stdout_left: bool,
     /// What is printed line by line, if anything is.
     lines: Option<Lines>,
-    /// When the last line of progress was due.
+    /// When the last line of progress was due, or a plain one was told.
     told_at: Duration,
+    /// Notices that are to be told with the next plain line, and how many more.
+    waiting: Vec<String>,
+    waiting_more: usize,
+    /// Whether a plain line of progress was told.
+    is_long: bool,
+    github: Github,
     drive: Option<DriveId>,
     /// Unless nobody knows.
     chunks: Option<u64>,
@@ -83,6 +161,8 @@ pub(super) struct Display {
     bar: Option<ProgressBar>,
     /// Unless nobody knows.
     bytes: Option<u64>,
+    /// When the program began, and the chunks.
+    since: Instant,
     began: Instant,
     progress: Progress,
     notice: Option<String>,
@@ -94,10 +174,13 @@ impl Display {
         program: &'static str,
         way: Way,
         drive: Option<DriveId>,
-        progress: arguments::Progress,
-        quiet: bool,
+        showing: &Showing,
+        about: &str,
     ) -> Self {
         use arguments::Progress as How;
+        let (progress, quiet) = (showing.progress, showing.quiet);
+        let mut github = Github::new(program, showing.github);
+        github.group(about);
         let on_terminal = std::io::stderr().is_terminal();
         let (has_bar, lines) = match progress {
             _ if quiet => (false, None),
@@ -128,12 +211,17 @@ impl Display {
             is_stdout_left: false,
             lines,
             told_at: Duration::ZERO,
+            waiting: Vec::new(),
+            waiting_more: 0,
+            is_long: false,
+            github,
             drive,
             chunks: None,
             dots: !(quiet || is_crossed),
             dots_printed: 0,
             bar,
             bytes: None,
+            since: Instant::now(),
             began: Instant::now(),
             progress: Progress::default(),
             notice: None,
@@ -166,7 +254,7 @@ impl Display {
 
     /// The transfer is over. What the original prints then, and what was asked for
     /// besides.
-    pub(super) fn ended(mut self, end: &End) {
+    pub(super) fn ended(mut self, end: &End) -> Shown {
         self.print_dots();
         if self.dots && self.started {
             self.print(if end.verified.is_some() {
@@ -177,13 +265,16 @@ impl Display {
         }
         let is_summed = match self.lines {
             None => self.bar.is_some(),
-            Some(Lines::Plain) => self.told_at > Duration::ZERO,
+            Some(Lines::Plain) => self.is_long,
             Some(Lines::Json) => {
-                let end = self.json("end", self.began.elapsed(), Some(end));
-                exit::say(&end.to_string());
+                exit::say_object(&self.json("end", self.began.elapsed(), Some(end)));
                 false
             }
         };
+        if let Some(notices) = self.take_waiting() {
+            exit::say(&format!("{}: {notices}", self.program));
+        }
+        self.github.end_group();
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -191,6 +282,13 @@ impl Display {
             && is_summed
         {
             exit::say(&self.summary(verified));
+        }
+        Shown {
+            outcome: end.outcome(),
+            drive: self.drive,
+            progress: self.progress,
+            took: self.since.elapsed(),
+            github: self.github,
         }
     }
 
@@ -206,14 +304,32 @@ impl Display {
         }
         self.told_at = elapsed;
         if self.lines == Some(Lines::Json) {
-            exit::say(&self.json("progress", elapsed, None).to_string());
+            exit::say_object(&self.json("progress", elapsed, None));
             return;
         }
-        if self.dots && self.way == Way::DownToStdout {
-            // The dots are on stderr as well.
-            self.print("\n");
+        self.is_long = true;
+        let mut line = self.plain(elapsed);
+        if let Some(notices) = self.take_waiting() {
+            line += &format!("; {notices}");
         }
-        exit::say(&format!("{}: {}", self.program, self.plain(elapsed)));
+        self.say(&line);
+    }
+
+    /// Says a line, where dots may be on stderr as well.
+    fn say(&self, line: &str) {
+        if self.dots && self.started && self.way == Way::DownToStdout {
+            self.print(" ");
+        }
+        exit::say(&format!("{}: {line}", self.program));
+    }
+
+    fn take_waiting(&mut self) -> Option<String> {
+        let more = std::mem::take(&mut self.waiting_more);
+        let mut notices = std::mem::take(&mut self.waiting);
+        if more > 0 {
+            notices.push(format!("and {more} more"));
+        }
+        (!notices.is_empty()).then(|| notices.join("; "))
     }
 
     fn plain(&self, elapsed: Duration) -> String {
@@ -221,10 +337,11 @@ impl Display {
         let data = progress.done_bytes - progress.skipped_bytes;
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         let mut line = format!(
-            "{}{}, {}/s, {} on the wire, {} workers",
+            "{}{} in {}, {}/s, {} on the wire, {} workers",
             HumanBytes(progress.done_bytes),
             self.bytes
                 .map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes))),
+            in_seconds(elapsed),
             HumanBytes(rate as u64),
             HumanBytes(progress.wire_bytes),
             progress.workers,
@@ -239,8 +356,10 @@ impl Display {
             && rate >= 1.0
         {
             let left = bytes.saturating_sub(progress.done_bytes) as f64 / rate;
-            let left = Duration::from_secs(left as u64);
-            line += &format!(", ETA {}", humantime::format_duration(left));
+            line += &format!(
+                ", ETA {}",
+                in_seconds(Duration::from_secs_f64(left.min(1e9)))
+            );
         }
         line
     }
@@ -250,7 +369,7 @@ impl Display {
         let progress = self.progress;
         let mut line = serde_json::json!({
             "event": event,
-            "direction": self.words().0,
+            "direction": self.way.direction(),
             "drive": self.drive.map(|id| id.to_string()),
             "bytes_total": self.bytes,
             "bytes_done": progress.done_bytes,
@@ -282,7 +401,7 @@ impl Display {
         let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
         format!(
             "{} {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries, {} verified",
-            self.words().1,
+            self.way.done(),
             HumanBytes(data),
             elapsed.as_secs_f64(),
             HumanBytes(rate as u64),
@@ -291,15 +410,6 @@ impl Display {
             progress.retries,
             HumanBytes(verified.bytes),
         )
-    }
-
-    /// What is done for programs, and what was done for people.
-    fn words(&self) -> (&'static str, &'static str) {
-        match self.way {
-            Way::Up | Way::Publish => ("upload", "Uploaded"),
-            Way::Down | Way::DownToStdout => ("download", "Downloaded"),
-            Way::Verify => ("verify", "Compared"),
-        }
     }
 
     fn print_dots(&mut self) {
@@ -350,20 +460,39 @@ impl Display {
         bar.set_message(message);
     }
 
-    fn notice(&mut self, line: &str) {
+    fn notice(&mut self, line: &str, is_warning: bool) {
         if self.quiet || self.notice.as_deref() == Some(line) {
             return;
         }
         self.notice = Some(line.to_owned());
         if self.lines == Some(Lines::Json) {
-            exit::say(&serde_json::json!({"event": "notice", "message": line}).to_string());
+            exit::say_object(&serde_json::json!({"event": "notice", "message": line}));
             return;
         }
-        let since = HumanDuration(self.began.elapsed());
-        let line = format!("{}: {line} (after {since})", self.program);
+        if is_warning && self.github.warn(line) {
+            return;
+        }
+        let elapsed = self.began.elapsed();
+        let line = format!("{line} (after {})", in_seconds(elapsed));
         match &self.bar {
-            Some(bar) => bar.suspend(|| exit::say(&line)),
-            None => exit::say(&line),
+            Some(bar) => bar.suspend(|| self.say(&line)),
+            // What there is to know before it begins is told at once.
+            None if !self.started || self.lines.is_none() => self.say(&line),
+            None => self.notice_in_time(line, elapsed),
+        }
+    }
+
+    /// Tells a notice at once, or, within the time of another plain line, with the next
+    /// one.
+    fn notice_in_time(&mut self, line: String, elapsed: Duration) {
+        let is_first = self.told_at == Duration::ZERO && self.waiting.is_empty();
+        if is_first || elapsed >= self.told_at + PLAIN_EVERY {
+            self.told_at = elapsed.max(Duration::from_nanos(1));
+            self.say(&line);
+        } else if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(line);
+        } else {
+            self.waiting_more += 1;
         }
     }
 }
@@ -404,7 +533,7 @@ impl Monitor for Display {
                     bar.enable_steady_tick(Duration::from_millis(200));
                 }
                 if self.lines == Some(Lines::Json) {
-                    exit::say(&self.json("start", Duration::ZERO, None).to_string());
+                    exit::say_object(&self.json("start", Duration::ZERO, None));
                 }
                 self.draw();
             }
@@ -423,7 +552,8 @@ impl Monitor for Display {
                 self.tell(self.began.elapsed());
             }
             Event::Encoded(_) => {}
-            Event::Notice(line) => self.notice(line),
+            Event::Notice(line) => self.notice(line, false),
+            Event::Warning(line) => self.notice(line, true),
         }
     }
 }
@@ -433,7 +563,11 @@ mod tests {
     use super::*;
 
     fn display(progress: arguments::Progress) -> Display {
-        let mut display = Display::new("tool", Way::Up, None, progress, false);
+        let showing = Showing {
+            progress,
+            ..Showing::default()
+        };
+        let mut display = Display::new("tool", Way::Up, None, &showing, "");
         display.started = true;
         display.bytes = Some(4 << 30);
         display.progress = Progress {
@@ -452,7 +586,7 @@ mod tests {
         let line = display(arguments::Progress::Plain).plain(Duration::from_secs(10));
         assert_eq!(
             line,
-            "2.00 GiB of 4.00 GiB, 102.40 MiB/s, 400.00 MiB on the wire, 8 workers, \
+            "2.00 GiB of 4.00 GiB in 10s, 102.40 MiB/s, 400.00 MiB on the wire, 8 workers, \
              1.00 GiB of zeros left out, 3 retries, ETA 20s"
         );
         assert!(!line.contains(char::is_control));
@@ -472,6 +606,28 @@ mod tests {
             });
             assert_eq!(told, expected, "{how:?}");
         }
+    }
+
+    #[test]
+    fn notices_wait_for_the_next_plain_line() {
+        let mut display = display(arguments::Progress::Plain);
+        let at = Duration::from_secs;
+        display.notice_in_time("a".into(), at(3));
+        assert_eq!((display.told_at, display.waiting.len()), (at(3), 0));
+        for s in 4..=12 {
+            display.notice_in_time(format!("b{s}"), at(s));
+            display.tell(at(s));
+        }
+        assert_eq!((display.told_at, display.is_long), (at(3), false));
+        assert_eq!(
+            (display.waiting.len(), display.waiting_more),
+            (WAITING_MAX, 1)
+        );
+        display.tell(at(13));
+        assert_eq!((display.told_at, display.is_long), (at(13), true));
+        assert_eq!(display.take_waiting(), None);
+        display.notice_in_time("c".into(), at(14));
+        assert_eq!(display.take_waiting().as_deref(), Some("c"));
     }
 
     #[test]

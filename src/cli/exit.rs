@@ -1,8 +1,10 @@
 //! Exit codes, the same for all tools, and how an error is told.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use super::printable;
 use crate::error::{Error, ErrorKind};
 
 /// The codes, as `--help` tells them.
@@ -44,9 +46,40 @@ pub(super) fn tell(program: &str, error: &Error) {
     }
 }
 
-/// Prints a line on stderr. A stderr that is closed is no reason to fail.
+/// Prints a line on stderr, one and without control characters whatever is in it. A
+/// stderr that is closed is no reason to fail.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable::line(line));
+}
+
+/// Prints an object on stderr, in a line.
+pub(super) fn say_object(object: &serde_json::Value) {
+    let _ = writeln!(std::io::stderr(), "{}", printable::object(object));
+}
+
+/// Reads the command line; ends the program where it is wrong, or asks for help.
+pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> T {
+    let words: Vec<_> = words.into_iter().collect();
+    try_parse(&words).unwrap_or_else(|error| error.exit())
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// What is wrong with it, or the help: without control characters, whatever the words
+/// hold.
+pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::Error> {
+    T::try_parse_from(words).map_err(|error| {
+        // What is told quotes the words in several ways: it is told of such as do nothing
+        // to a terminal.
+        let shown = words.iter();
+        let shown = shown.map(|word| printable::line(&word.to_string_lossy()));
+        let Err(shown) = T::try_parse_from(shown) else {
+            let what = "an argument holds control characters, or is not UTF-8";
+            return T::command().error(error.kind(), what);
+        };
+        shown
+    })
 }
 
 /// Prints on stdout what a command was asked for.

@@ -10,7 +10,8 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Form};
-use super::display::{Display, End, Way};
+use super::display::{Display, End, Shown, Way};
+use super::github::{BytesOutput, Report};
 use super::local::{Local, endpoint_name};
 use super::signals::{self, Heard};
 use super::signing::Signer;
@@ -162,7 +163,8 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Err(code) => return code,
     };
     let common = &arguments.common;
-    let mut display = Display::new(PROGRAM, Way::Publish, None, common.progress, common.quiet);
+    let name = &arguments.name;
+    let mut display = Display::new(PROGRAM, Way::Publish, None, &common.showing, name);
     let result = signals::hearing(PROGRAM, common.deadline, async |stop| {
         run(&arguments, &mut display, stop).await
     });
@@ -175,7 +177,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Ok(Outcome::CleanedUp(_)) => (Some(0), None),
         Err(unpublished) => (None, Some(unpublished.error.kind())),
     };
-    display.ended(&End {
+    let mut shown = display.ended(&End {
         verified: verified.map(|blocks| Verified {
             ranges: blocks,
             bytes: blocks * crate::content::BLOCK_BYTES.get(),
@@ -184,25 +186,34 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         exit_code: error.map_or(0, |kind| heard.exit_code(kind)),
         resume: None,
     });
-    let (answer, unfinished) = match outcome {
-        Ok(outcome) => (Answer::new(text(&outcome), object(&outcome)), None),
+    let mut report = report(&shown, &arguments);
+    let (answer, advice) = match outcome {
+        Ok(outcome) => {
+            report.add(&outcome);
+            (Answer::new(text(&outcome), object(&outcome)), None)
+        }
         Err(Unpublished { error, unfinished }) => {
+            report.drive = unfinished;
+            let advice = unfinished.map(|drive| {
+                let name = quote(&arguments.name);
+                format!(
+                    "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {name} --cleanup"
+                )
+            });
+            let go_on = advice.iter().map(|line| ("To go on", line.clone()));
+            report.rows.extend(go_on);
             let drive = unfinished.map(|drive| drive.to_string());
             let answer = Answer {
                 error: Some(error),
                 ..Answer::new(String::new(), json!({ "unfinished": drive }))
             };
-            (answer, unfinished)
+            (answer, advice)
         }
     };
-    let code = FORM.finish(common.json, &heard, Ok(answer));
-    if let Some(drive) = unfinished {
-        exit::say(&format!(
-            "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {} --cleanup",
-            quote(&arguments.name)
-        ));
-    }
-    code
+    shown.github.leave(&report, answer.error.as_ref());
+    FORM.finish_telling(common.json, &heard, Ok(answer), |error| {
+        shown.github.tell(error, advice.as_slice());
+    })
 }
 
 async fn run(
@@ -339,6 +350,56 @@ fn object(outcome: &Outcome) -> Value {
         Outcome::CleanedUp(removed) => {
             let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
             json!({ "removed": removed })
+        }
+    }
+}
+
+/// What there is to leave for others, before it is known what was done.
+fn report(shown: &Shown, arguments: &Arguments) -> Report {
+    let mut rows = vec![("Name", arguments.name.clone())];
+    if let Some(image) = &arguments.image {
+        rows.push(("Image", image.to_string_lossy().into_owned()));
+    }
+    if let Some(shard) = arguments.shard {
+        rows.push(("Shard", format!("{} of {}", shard.index(), shard.count())));
+    }
+    Report {
+        outcome: shown.outcome,
+        drive: None,
+        digest: None,
+        bytes: (BytesOutput::Sent, shown.progress.wire_bytes),
+        took: shown.took,
+        rows,
+    }
+}
+
+impl Report {
+    fn add(&mut self, outcome: &Outcome) {
+        let ids = |drives: &[DriveId]| {
+            let drives: Vec<_> = drives.iter().map(ToString::to_string).collect();
+            drives.join(" ")
+        };
+        let done = match outcome {
+            Outcome::Published(done) => done,
+            Outcome::CleanedUp(removed) => {
+                self.rows.push(("Removed", ids(removed)));
+                return;
+            }
+        };
+        self.drive = Some(done.drive);
+        self.digest = Some(done.root);
+        self.bytes.1 = done.sent_bytes;
+        let how = match done.how.base() {
+            Some(base) => format!("{} on top of {base}", done.how.name()),
+            None => done.how.name().to_owned(),
+        };
+        self.rows.extend([
+            ("Size", format!("{} bytes", done.size)),
+            ("Sent as", how),
+            ("Verified", done.verified.statement()),
+        ]);
+        if !done.destroyed.is_empty() {
+            self.rows.push(("Destroyed", ids(&done.destroyed)));
         }
     }
 }

@@ -29,7 +29,7 @@ const FORM: Form = Form {
     short: None,
 };
 
-/// Serves the drives API on a directory of sparse files.
+/// Serves the API: drives in a directory of sparse files, servers by QEMU.
 ///
 /// Once it accepts connections it prints two lines that a shell can evaluate,
 /// OHURI and OHAUTH of the first user; the log goes to stderr.
@@ -110,6 +110,20 @@ pub(super) struct Args {
     /// format, TOML, is told in docs/fault-plan.md
     #[arg(long = "faults", visible_alias = "fault-plan", value_name = "FILE")]
     fault_plan: Option<PathBuf>,
+
+    /// Program that runs servers
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// TCP port at the address of a server that leads to its guest; may be given
+    /// several times
+    #[arg(long, value_name = "PORT")]
+    forward: Vec<u16>,
+
+    /// Directory of cgroup version 2, with the controller cpu, in which servers
+    /// get their shares of the processors [default: all share alike]
+    #[arg(long, value_name = "DIR")]
+    cgroup: Option<PathBuf>,
 
     /// Log every request
     #[arg(short, long)]
@@ -246,6 +260,9 @@ fn config(args: Args) -> Result<Config> {
         drives_max: args.max_drives,
         drive_bytes_max: args.max_bytes,
         requests_max: args.rate_limit,
+        qemu: args.qemu,
+        forward: args.forward,
+        cgroup: args.cgroup,
         ..usual
     })
 }

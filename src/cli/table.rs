@@ -3,6 +3,8 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
+use super::printable;
+
 /// Rows of cells, the first of them the head, in columns with two spaces between them;
 /// those columns are flushed right. Nothing is cut off or wrapped: it may go to a file.
 pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
@@ -24,8 +26,7 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> St
 
 /// A text of somebody else without anything that could confuse a terminal.
 pub(super) fn shown(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { '?' } else { c };
-    text.chars().map(clean).collect()
+    printable::line(text)
 }
 
 #[cfg(test)]
@@ -42,9 +43,9 @@ mod tests {
         ];
         assert_eq!(
             table(&rows, &[1]),
-            "NAME            SIZE  STATUS\n\
-             a          10.00 GiB  active\n\
-             日本?[31m?       1 B\n"
+            "NAME                      SIZE  STATUS\n\
+             a                    10.00 GiB  active\n\
+             日本\\u{1b}[31m\\n        1 B\n"
         );
     }
 }

@@ -11,7 +11,8 @@ use clap::Parser;
 
 use super::access::Access;
 use super::answer::{Answer, Form};
-use super::display::{Display, End, Way};
+use super::display::{Display, End, Showing, Shown, Way};
+use super::github::{BytesOutput, Report};
 use super::signals::{self, Heard};
 use super::{arguments, checksum, exit, findings};
 use crate::api::{Client, ClientConfig};
@@ -55,20 +56,8 @@ pub(super) struct Common {
     #[arg(long)]
     pub(super) restart: bool,
 
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
-    #[arg(
-        long,
-        value_name = "HOW",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    pub(super) progress: arguments::Progress,
-
-    /// Neither dots nor progress
-    #[arg(short, long)]
-    pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) showing: Showing,
 
     /// Print one JSON object on stdout, when all is over, and nothing else (docs/json.md)
     #[arg(long)]
@@ -119,7 +108,7 @@ pub(super) trait Tool: Parser {
 
     /// Says a line to somebody at a terminal.
     fn notice(&self, line: &str) {
-        if !self.common().quiet && std::io::stderr().is_terminal() {
+        if !self.common().showing.quiet && std::io::stderr().is_terminal() {
             exit::say(&format!("{}: {line}", Self::PROGRAM));
         }
     }
@@ -177,7 +166,8 @@ pub(super) fn main<T: Tool>() -> ExitCode {
             .hint_to("--progress json tells the same on stderr when all is over");
         return exit::finish(T::PROGRAM, Err(error));
     }
-    let mut display = Display::new(T::PROGRAM, way, drive, common.progress, common.quiet);
+    let image = tool.image().to_string_lossy();
+    let mut display = Display::new(T::PROGRAM, way, drive, &common.showing, &image);
     if common.json {
         display.leave_stdout();
     }
@@ -208,31 +198,57 @@ pub(super) fn main<T: Tool>() -> ExitCode {
     let mut object = display.object(&end);
     let checksum = outcome.as_ref().ok().and_then(|done| done.checksum);
     object["sha256"] = checksum.map(|digest| digest.to_string()).into();
-    display.ended(&end);
-    match outcome {
+    let mut shown = display.ended(&end);
+    let mut report = report(&shown, way, &image);
+    let (error, advice) = match outcome {
         Ok(done) => {
-            if common.json {
-                let answer = Answer {
-                    error: done.journal.remove().err(),
-                    ..Answer::new(String::new(), object)
-                };
-                return form.finish(true, &heard, Ok(answer));
-            }
-            if let Some(digest) = done.checksum {
+            report.digest = done.checksum;
+            let verified = format!("{} bytes", done.verified.bytes);
+            report.rows.push(("Verified", verified));
+            if let (Some(digest), false) = (done.checksum, common.json) {
                 checksum::print(digest, tool.image(), way != Way::DownToStdout);
             }
-            exit::finish(T::PROGRAM, done.journal.remove())
+            (done.journal.remove().err(), Vec::new())
         }
         Err(unfinished) => {
-            let answer = Answer {
-                error: Some(unfinished.error),
-                ..Answer::new(String::new(), object)
-            };
-            let code = form.finish(common.json, &heard, Ok(answer));
-            for line in &unfinished.advice {
-                exit::say(line);
-            }
-            code
+            let go_on = unfinished.advice.iter();
+            let go_on = go_on.map(|line| ("To go on", line.clone()));
+            report.rows.extend(go_on);
+            (Some(unfinished.error), unfinished.advice)
         }
+    };
+    shown.github.leave(&report, error.as_ref());
+    let answer = Answer {
+        error,
+        ..Answer::new(String::new(), object)
+    };
+    form.finish_telling(common.json, &heard, Ok(answer), |error| {
+        shown.github.tell(error, &advice);
+    })
+}
+
+/// What there is to leave for others about a transfer of this image.
+fn report(shown: &Shown, way: Way, image: &str) -> Report {
+    let progress = shown.progress;
+    let bytes = match way {
+        Way::Up | Way::Publish => BytesOutput::Sent,
+        Way::Down | Way::DownToStdout | Way::Verify => BytesOutput::Received,
+    };
+    let data = progress.done_bytes - progress.skipped_bytes;
+    Report {
+        outcome: shown.outcome,
+        drive: shown.drive,
+        digest: None,
+        bytes: (bytes, progress.wire_bytes),
+        took: shown.took,
+        rows: vec![
+            ("Image", image.to_owned()),
+            ("Data", format!("{data} bytes")),
+            (
+                "Zeros left out",
+                format!("{} bytes", progress.skipped_bytes),
+            ),
+            ("Retries", progress.retries.to_string()),
+        ],
     }
 }

@@ -13,12 +13,14 @@ use serde_json::json;
 
 use super::access::Access;
 use super::answer::{Answer, Form};
-use super::display::{Display, End, Way};
+use super::display::{Display, End, Showing, Way};
+use super::github::{BytesOutput, Report};
 use super::named::Named;
 use super::signals::{self, Heard};
 use super::{arguments, exit, signing};
 use crate::api::ClientConfig;
 use crate::content::{blocks_in, count, set_of};
+use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::publish::{pick, read_receipt_if};
@@ -77,20 +79,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     max_outage: Duration,
 
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
-    #[arg(
-        long,
-        value_name = "HOW",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    progress: arguments::Progress,
-
-    /// No progress
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    showing: Showing,
 
     /// The receipt (docs/receipt.md)
     #[arg(value_name = "RECEIPT")]
@@ -112,31 +102,56 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let (progress, quiet) = (arguments.progress, arguments.quiet);
     let drive = arguments.drive.as_ref().and_then(Named::id);
-    let mut display = Display::new(PROGRAM, Way::Verify, drive, progress, quiet);
+    let receipt = arguments.receipt.to_string_lossy();
+    let mut display = Display::new(PROGRAM, Way::Verify, drive, &arguments.showing, &receipt);
     let result = signals::hearing(PROGRAM, None, async |stop| {
         run(&arguments, &mut display, stop).await
     });
     let (result, heard) = result.unwrap_or_else(|error| (Err(error), Heard::default()));
     let error = match &result {
-        Ok((answer, _)) => answer.error.as_ref().map(Error::kind),
-        Err(error) => Some(error.kind()),
+        Ok(found) => found.answer.error.as_ref(),
+        Err(error) => Some(error),
     };
-    display.ended(&End {
-        verified: result.as_ref().ok().map(|(_, verified)| *verified),
-        error,
-        exit_code: error.map_or(0, |kind| heard.exit_code(kind)),
+    let kind = error.map(Error::kind);
+    let found = result.as_ref().ok();
+    let mut shown = display.ended(&End {
+        verified: found.map(|found| found.verified),
+        error: kind,
+        exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
         resume: None,
     });
-    FORM.finish(arguments.json, &heard, result.map(|(answer, _)| answer))
+    let mut report = Report {
+        outcome: shown.outcome,
+        drive: shown.drive,
+        digest: found.map(|found| found.root),
+        bytes: (BytesOutput::Received, shown.progress.wire_bytes),
+        took: shown.took,
+        rows: vec![("Receipt", receipt.into_owned())],
+    };
+    if let Some(found) = found {
+        let differing = found.differing.to_string();
+        report.rows.push(("Compared", found.coverage.statement()));
+        report.rows.push(("Blocks that differ", differing));
+    }
+    shown.github.leave(&report, error);
+    let answer = result.map(|found| found.answer);
+    FORM.finish_telling(arguments.json, &heard, answer, |error| {
+        shown.github.tell(error, &[]);
+    })
 }
 
-async fn run(
-    arguments: &Arguments,
-    display: &mut Display,
-    mut stop: Stop,
-) -> Result<(Answer, Verified)> {
+/// What was found.
+struct Found {
+    answer: Answer,
+    verified: Verified,
+    root: Digest,
+    coverage: Coverage,
+    /// Blocks that differ.
+    differing: u64,
+}
+
+async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Result<Found> {
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
@@ -209,6 +224,13 @@ async fn run(
         ranges: coverage.checked,
         bytes: bytes_of(&blocks, &content.block_plan()),
     };
+    let found = |answer| Found {
+        answer,
+        verified,
+        root,
+        coverage,
+        differing: count(&differing),
+    };
     let Some(first) = first else {
         let of_what = match arguments.shard {
             Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
@@ -216,7 +238,7 @@ async fn run(
         };
         let statement = coverage.statement();
         let text = format!("Drive {drive} holds what its receipt tells: {of_what}{statement}\n");
-        return Ok((Answer::new(text, object), verified));
+        return Ok(found(Answer::new(text, object)));
     };
     let what = format!(
         "Drive {drive} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
@@ -229,7 +251,7 @@ async fn run(
         error: Some(error),
         ..Answer::new(String::new(), object)
     };
-    Ok((answer, verified))
+    Ok(found(answer))
 }
 
 /// Bytes of some blocks.

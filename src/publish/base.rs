@@ -55,21 +55,21 @@ impl Publisher<'_> {
             .call("Cannot look at the base", || client.info_full(id))
             .await?;
         if let Some(why) = unfit(&full, self.content.size()) {
-            self.notice(&format!("Base {id} {why}: everything is sent"));
+            self.warn(&format!("Base {id} {why}: everything is sent"));
             return Ok(None);
         }
         let mark = Mark::of(&full).filter(|mark| !mark.is_unfinished());
         if let Some(then) = mark.and_then(|mark| mark.writes)
             && counters(&full).is_some_and(|now| now != then)
         {
-            self.notice(&format!(
+            self.warn(&format!(
                 "Base {id} was written to since it was published, so its receipt is not true: everything is sent"
             ));
             return Ok(None);
         }
         let content = self.base_content(id).await;
         if content.is_none() {
-            self.notice(&format!(
+            self.warn(&format!(
                 "There is no receipt of base {id}: its copy is compared with the image"
             ));
         }
@@ -120,7 +120,7 @@ impl Publisher<'_> {
         match self.copy(drive, base).await? {
             Cloned::Yes => {}
             Cloned::Refused(error) => {
-                self.notice(&format!("{}: everything is sent", error.chain()));
+                self.warn(&format!("{}: everything is sent", error.chain()));
                 if is_new {
                     return self.make_ready(drive).await;
                 }
@@ -128,7 +128,7 @@ impl Publisher<'_> {
                 return self.begin_writing(drive, Holds::Unknown, true, None).await;
             }
             Cloned::Failed(why) => {
-                self.notice(&format!(
+                self.warn(&format!(
                     "The copy of base {base} {why}: everything is sent"
                 ));
                 return self.begin_writing(drive, Holds::Unknown, true, None).await;
@@ -138,7 +138,7 @@ impl Publisher<'_> {
             let all = set_of(0..content.block_plan().count());
             let sample = pick(&all, BASE_BLOCKS, &mut self.rng);
             if !self.inspect(drive, content, sample).await?.is_empty() {
-                self.notice(&format!(
+                self.warn(&format!(
                     "Base {base} does not match its receipt: everything is sent"
                 ));
                 return self.begin_writing(drive, Holds::Unknown, true, None).await;

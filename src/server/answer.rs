@@ -39,20 +39,50 @@ pub(super) fn objects(objects: &[Properties], format: Format) -> Answer {
     keys_and_values(Properties::print_all(objects, format), format, PROPERTIES)
 }
 
-/// 200 with a list of drives. JSON has them under `uuid`, as recorded clients
-/// read it, and under `drive`, as everywhere else (REFERENCE section 7).
-pub(super) fn list(ids: &[String], format: Format) -> Answer {
+/// 200 with a list of drives or servers. JSON has them under `uuid`, as recorded
+/// clients read it, and under `key`, as everywhere else (REFERENCE section 7).
+pub(super) fn list(key: &str, ids: &[String], format: Format) -> Answer {
     let body = match format {
         Format::Text => ids.iter().map(|id| format!("{id}\n")).collect(),
         Format::Json => {
             let objects: Vec<_> = ids
                 .iter()
-                .map(|id| serde_json::json!({"drive": id, "uuid": id}))
+                .map(|id| serde_json::json!({key: id, "uuid": id}))
                 .collect();
             format!("{}\n", serde_json::Value::Array(objects))
         }
     };
     keys_and_values(body, format, LIST)
+}
+
+/// 200 with a list of resources (REFERENCE 1.3): lines of `TYPE RESOURCE`, or objects
+/// with these two keys.
+pub(super) fn resources(resources: &[Properties], format: Format) -> Answer {
+    let words = |object: &Properties| {
+        let value = |key| object.get(key).unwrap_or_default().to_owned();
+        (value("type"), value("resource"))
+    };
+    let words = resources.iter().map(words);
+    let body = match format {
+        Format::Text => words
+            .map(|(kind, name)| format!("{kind} {name}\n"))
+            .collect(),
+        Format::Json => {
+            let objects =
+                words.map(|(kind, name)| serde_json::json!({"type": kind, "resource": name}));
+            format!("{}\n", serde_json::Value::Array(objects.collect()))
+        }
+    };
+    keys_and_values(body, format, LIST)
+}
+
+/// 200 with a file of another kind.
+pub(super) fn file(bytes: Vec<u8>, media_type: &'static str) -> Answer {
+    let body = Full::new(Bytes::from(bytes));
+    let mut answer = Response::new(body.map_err(|never| match never {}).boxed());
+    let media_type = HeaderValue::from_static(media_type);
+    answer.headers_mut().insert(CONTENT_TYPE, media_type);
+    answer
 }
 
 /// 200 with raw bytes.
@@ -180,6 +210,16 @@ impl Refusal {
         Self::new(ErrorType::Missing, "Drive could not be found")
     }
 
+    /// 404: no such server, or another's.
+    pub(super) fn no_server() -> Self {
+        Self::new(ErrorType::Missing, "Server could not be found")
+    }
+
+    /// 404: no such resource, or another's.
+    pub(super) fn no_resource() -> Self {
+        Self::new(ErrorType::Missing, "Resource could not be found")
+    }
+
     /// 404: no such command.
     pub(super) fn no_command() -> Self {
         Self::new(ErrorType::Missing, "No such command")
@@ -211,6 +251,11 @@ impl Refusal {
     /// 500: a fault of the server.
     pub(super) fn system(sentence: impl Into<String>) -> Self {
         Self::new(ErrorType::System, sentence)
+    }
+
+    /// 500: the command failed.
+    pub(super) fn failed(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorType::Failed, sentence)
     }
 
     /// 507: no space left.

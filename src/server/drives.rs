@@ -18,6 +18,7 @@ use super::faults::{Faults, PastEnd};
 use super::guard::Guard;
 use super::hosted::{Hosted, Purpose};
 use super::imaging::{Imaging, Imagings, Order};
+use super::machines::Machines;
 use super::metadata::Metadata;
 use super::metrics::Metrics;
 use super::page::Page;
@@ -38,7 +39,8 @@ const ROUND_BYTES: u64 = 4 * 1024 * 1024;
 /// What all requests share.
 #[derive(Debug)]
 pub(super) struct Api {
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
+    pub(super) machines: Arc<Machines>,
     pub(super) users: Users,
     pub(super) memory: Memory,
     pub(super) imagings: Imagings,
@@ -86,6 +88,8 @@ impl Api {
             Call::Digest(id, offset, size) => self.digest(&user, id, offset, size, format).await,
             Call::Extents(id, offset, size) => self.extents(&user, id, offset, size, format).await,
             Call::Write(id, offset) => self.write(&user, id, offset, request).await,
+            Call::Server(call) => self.call_server(user, call, request, format).await,
+            Call::Resource(call) => self.call_resource(user, call, request, format).await,
         }
     }
 
@@ -348,7 +352,7 @@ fn range(drive: &Hosted, offset: u64, size: u64) -> Result<Range<u64>> {
 
 fn list(drives: &[Arc<Hosted>], format: Format) -> Answer {
     let ids: Vec<_> = drives.iter().map(|drive| drive.id.to_string()).collect();
-    answer::list(&ids, format)
+    answer::list("drive", &ids, format)
 }
 
 fn infos(drives: &[Arc<Hosted>], format: Format) -> Answer {
@@ -356,7 +360,7 @@ fn infos(drives: &[Arc<Hosted>], format: Format) -> Answer {
     answer::objects(&infos, format)
 }
 
-async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {
+pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {
     let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
     if encoding(request.headers())? != Encoding::Raw {
         return Err(Refusal::usage("Only the body of a write may be gzip"));
@@ -385,7 +389,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 /// Does `work` where it may block. It goes on when the client has gone.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let span = tracing::Span::current();

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::answer::Refusal;
+use super::claims::{Claim, Claims, Holder};
 use super::metadata::{Metadata, set};
 use super::record::Traffic;
 use crate::drive::DriveId;
@@ -16,7 +17,8 @@ use crate::wire::Properties;
 ///
 /// Who uses it is counted, never waited for: what does not go together with a
 /// use under way is refused with 409 at once (REFERENCE section 7). Writes go
-/// together; destroying, resizing and being imaged go with nothing but reads.
+/// together; destroying, resizing and being imaged go with nothing but reads. A
+/// server that is active claims its drives (`claims.rs`).
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) id: DriveId,
@@ -44,6 +46,8 @@ struct State {
     /// Destroying, resizing, or being imaged.
     is_exclusive: bool,
     imaging: Option<Arc<Progress>>,
+    /// Servers that use it.
+    claims: Claims,
     is_gone: bool,
 }
 
@@ -109,6 +113,7 @@ impl Hosted {
                 imaged_from: 0,
                 is_exclusive: false,
                 imaging: None,
+                claims: Claims::default(),
                 is_gone: false,
             }),
         }
@@ -168,6 +173,15 @@ impl Hosted {
         counters.write_requests += 1;
     }
 
+    /// Counts what a guest read and wrote.
+    pub(super) fn count_guest(&self, read: (u64, u64), written: (u64, u64)) {
+        let counters = &mut self.state().metadata.counters;
+        counters.read_bytes += read.0;
+        counters.read_requests += read.1;
+        counters.write_bytes += written.0;
+        counters.write_requests += written.1;
+    }
+
     pub(super) fn mark_gone(&self) {
         self.state().is_gone = true;
     }
@@ -187,6 +201,8 @@ impl Hosted {
             set(&mut info, "claimed", format!("imaging:{}", progress.source));
         } else if state.imaged_from > 0 {
             set(&mut info, "claimed", "imaging");
+        } else if let Some(claimed) = state.claims.told() {
+            set(&mut info, "claimed", claimed);
         }
         info
     }
@@ -219,6 +235,10 @@ impl Hosted {
                 "Drive is busy: it is the source of an imaging",
             ));
         }
+        let does_write = !matches!(purpose, Purpose::ImageFrom);
+        if does_write && !state.claims.is_empty() || state.claims.may_write() {
+            return Err(Refusal::busy("Drive is busy: a server uses it"));
+        }
         let shares_writes =
             matches!(purpose, Purpose::Write { at_most } if state.writers < at_most);
         if state.writers > 0 && !shares_writes {
@@ -237,6 +257,38 @@ impl Hosted {
             drive: Arc::clone(self),
             purpose,
         })
+    }
+}
+
+impl Hosted {
+    /// Claims the drive for a server, until the claim is dropped. The claim of
+    /// an exclusive drive is the only one.
+    pub(super) fn claim(self: &Arc<Self>, holder: Holder) -> Result<Claim, Refusal> {
+        let mut state = self.state();
+        if state.is_gone {
+            return Err(Refusal::no_drive());
+        }
+        let is_imaged = state.imaging.is_some() || state.imaged_from > 0 && holder.may_write;
+        let sentence = if is_imaged {
+            "it is being imaged"
+        } else if state.is_exclusive {
+            "it is being changed"
+        } else if state.writers > 0 {
+            "it is being written"
+        } else {
+            let is_shared = state.metadata.is_shared();
+            state.claims.add(holder, is_shared)?;
+            return Ok(Claim::new(Arc::clone(self), holder));
+        };
+        Err(Refusal::busy(format!(
+            "Drive {} is busy: {sentence}",
+            self.id
+        )))
+    }
+
+    /// Ends a claim.
+    pub(super) fn release(&self, holder: &Holder) {
+        self.state().claims.remove(holder);
     }
 }
 

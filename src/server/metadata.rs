@@ -1,27 +1,19 @@
-//! What is known of a drive besides its bytes, and the file that keeps it.
-//!
-//! The file is `KEY VALUE` text as on the wire, with a version and a digest of
-//! the rest, so that a garbled one is noticed. It is written under another
-//! name, synced, renamed, and its directory synced: after a crash at any moment
-//! there is the old one or the new one.
+//! What is known of a drive besides its bytes, and the file that keeps it
+//! (`kept.rs`).
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
-
-use sha2::{Digest, Sha256};
 
 use super::answer::Refusal;
 use super::imaging::Order;
+use super::kept;
 use crate::drive::DriveId;
 use crate::wire::{Format, Properties, parse_size};
 
 /// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
 pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
-/// Version of the file.
-const VERSION: &str = "1";
 /// Most bytes of the keys that a client can set, printed.
-const SETTINGS_BYTES_MAX: usize = 64 * 1024;
+pub(super) const SETTINGS_BYTES_MAX: usize = 64 * 1024;
 
 /// The four counters of a drive. They begin at 4096 bytes and 1 request, as
 /// recorded of the real systems, which touch a new drive themselves.
@@ -150,22 +142,11 @@ impl Metadata {
     }
 
     fn put_or_unset(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
-        if value.is_empty() {
-            self.settings.remove(key);
-            return Ok(());
-        }
-        self.put(key, value)
+        put_or_unset(&mut self.settings, key, value)
     }
 
     fn put(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
-        let control = |c: char| c.is_control() && c != '\n';
-        if value.contains(control) {
-            let sentence = format!("Value of {key:?} holds a control character");
-            return Err(Refusal::usage(sentence));
-        }
-        self.settings
-            .insert(key, value)
-            .map_err(|error| Refusal::usage(error.to_string()))
+        put(&mut self.settings, key, value)
     }
 
     /// Whether `user` may see and read the drive.
@@ -176,6 +157,11 @@ impl Metadata {
     /// Whether everyone may read the drive, which makes it a standard one.
     pub(super) fn is_standard(&self) -> bool {
         self.is_read_by(EVERYONE)
+    }
+
+    /// Whether more than one server may claim the drive.
+    pub(super) fn is_shared(&self) -> bool {
+        self.settings.get("claim:type") == Some("shared")
     }
 
     fn is_read_by(&self, user: &str) -> bool {
@@ -206,11 +192,7 @@ impl Metadata {
     /// Keeps it in the file `path`, safe from a crash. `staging` is a directory
     /// on the same file system for the time between.
     pub(super) fn keep(&self, id: DriveId, path: &Path, staging: &Path) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(staging)?;
-        file.write_all(self.print(id).as_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        sync_parent(path)
+        kept::write(&self.print(id), path, staging)
     }
 
     fn print(&self, id: DriveId) -> String {
@@ -219,21 +201,14 @@ impl Metadata {
         set(&mut kept, "complete", self.is_complete.to_string());
         let imaging = self.imaging.map(|order| order.to_string());
         set(&mut kept, "imaging", imaging.as_deref().unwrap_or("false"));
-        set(&mut kept, "version", VERSION);
-        let text = kept.print(Format::Text);
-        format!("{text}digest {}\n", digest(&text))
+        kept::print(&kept)
     }
 
     /// Reads what [`keep`](Self::keep) wrote; `None` if that is not what the
     /// file holds.
     pub(super) fn parse(id: DriveId, bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
-        if tail != format!("digest {}\n", digest(text)) {
-            return None;
-        }
-        let mut kept = Properties::parse(Format::Text, text.as_bytes()).ok()?;
-        if kept.remove("version")? != VERSION || kept.remove("drive")? != id.to_string() {
+        let mut kept = kept::parse(bytes)?;
+        if kept.remove("drive")? != id.to_string() {
             return None;
         }
         let mut counters = Counters::default();
@@ -261,27 +236,31 @@ impl Metadata {
     }
 }
 
-/// Makes a rename or an unlink of `path` last.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 /// Sets a key of ours, which no key of this program can fail to be.
 pub(super) fn set(object: &mut Properties, key: &str, value: impl Into<String>) {
     let result = object.insert(key, value);
     debug_assert!(result.is_ok(), "{key}: {result:?}");
 }
 
-fn digest(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(text.as_bytes()) {
-        let _ = write!(hex, "{byte:02x}");
+/// Sets a key of a client's; an empty value unsets it.
+pub(super) fn put_or_unset(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
+    if value.is_empty() {
+        object.remove(key);
+        return Ok(());
     }
-    hex
+    put(object, key, value)
+}
+
+/// Sets a key of a client's.
+pub(super) fn put(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
+    let control = |c: char| c.is_control() && c != '\n';
+    if value.contains(control) {
+        let sentence = format!("Value of {key:?} holds a control character");
+        return Err(Refusal::usage(sentence));
+    }
+    object
+        .insert(key, value)
+        .map_err(|error| Refusal::usage(error.to_string()))
 }
 
 fn size(value: &str) -> Result<u64, Refusal> {
@@ -293,7 +272,8 @@ fn size(value: &str) -> Result<u64, Refusal> {
     }
 }
 
-fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<(), Refusal> {
+/// Refuses a value that is none of `allowed`.
+pub(super) fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<(), Refusal> {
     if allowed.contains(&value) {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 //! offset to a number.
 
 use super::answer::Refusal;
+use super::servers::{ResourceCall, ServerCall};
 use crate::drive::DriveId;
 
 /// A command of the API, with its arguments.
@@ -36,6 +37,10 @@ pub(super) enum Call {
     Extents(DriveId, u64, u64),
     /// `drives/ID/write[/OFFSET]`, in bytes
     Write(DriveId, u64),
+    /// `servers/...`
+    Server(ServerCall),
+    /// `resources/...`
+    Resource(ResourceCall),
 }
 
 /// What imaging does to the bytes on their way.
@@ -60,6 +65,8 @@ impl Call {
             ["drives", "info", "standard"] => Ok(Self::InfoStandard),
             ["drives", "create"] => Ok(Self::Create),
             ["drives", id, command @ ..] => Self::parse_of_drive(id, command),
+            ["servers", command @ ..] => ServerCall::parse(command).map(Self::Server),
+            ["resources", command @ ..] => ResourceCall::parse(command).map(Self::Resource),
             _ => Err(Refusal::no_command()),
         }
     }
@@ -103,6 +110,8 @@ impl Call {
             Self::Digest(..) => "digest",
             Self::Extents(..) => "extents",
             Self::Write(..) => "write",
+            Self::Server(call) => call.name(),
+            Self::Resource(call) => call.name(),
         }
     }
 
@@ -122,6 +131,8 @@ impl Call {
             Self::Read(..) | Self::Digest(..) | Self::Extents(..) => false,
             Self::Create | Self::Destroy(_) | Self::Set(_) => true,
             Self::Image(..) | Self::Write(..) => true,
+            Self::Server(call) => call.changes(),
+            Self::Resource(call) => call.changes(),
         }
     }
 }
@@ -139,6 +150,7 @@ fn number(text: &str) -> Result<u64, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resources::Kind;
     use super::*;
     use crate::wire::ErrorType;
 
@@ -156,6 +168,14 @@ mod tests {
             ("/drives/ID/digest/7/9", Call::Digest(id, 7, 9)),
             ("/drives/ID/extents/7/9", Call::Extents(id, 7, 9)),
             ("/drives/ID/write", Call::Write(id, 0)),
+            (
+                "/servers/create/stopped",
+                Call::Server(ServerCall::CreateStopped),
+            ),
+            (
+                "/resources//ip/list",
+                Call::Resource(ResourceCall::List(Some(Kind::Ip))),
+            ),
             (
                 "/drives/ID/image/ID/gunzip",
                 Call::Image(id, id, Packing::Gunzip),
@@ -175,7 +195,16 @@ mod tests {
         use ErrorType::{Missing, Usage};
         let cases = [
             ("/", Missing),
-            ("/servers/list", Missing),
+            ("/servers", Missing),
+            ("/servers/ID", Missing),
+            ("/servers/IDx/info", Missing),
+            ("/servers/ID/start/now", Missing),
+            ("/servers/ID/snapshot", Missing),
+            ("/resources/info/ip", Missing),
+            ("/resources/ip/nosuch/info", Missing),
+            ("/resources/vlan/127.0.0.1/info", Missing),
+            ("/resources/disk/list", Missing),
+            ("/profile/info", Missing),
             ("/drives/ID", Missing),
             ("/drives/ID/resize", Missing),
             ("/drives/ID/info/full/more", Missing),

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,7 +24,8 @@ use rustix::fs::{FlockOperation, flock};
 use super::answer::Refusal;
 use super::faults::FreshReads;
 use super::hosted::{Hosted, Pass, lock};
-use super::metadata::{Metadata, sync_parent};
+use super::kept::{self, sync_parent};
+use super::metadata::Metadata;
 use super::quota::Quotas;
 use crate::credentials::Credentials;
 use crate::drive::DriveId;
@@ -158,7 +159,8 @@ impl Store {
         Some(told.f_bavail.saturating_mul(told.f_frsize))
     }
 
-    fn staging(&self) -> PathBuf {
+    /// Where files are for a moment, on the same file system.
+    pub(super) fn staging(&self) -> PathBuf {
         self.directory.join("staging")
     }
 
@@ -314,11 +316,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let user = super::users::make_up()?;
                 let line = format!("{}:{}\n", user.user(), user.expose_key());
-                let mut file = tempfile::NamedTempFile::new_in(self.staging()).map_err(failed)?;
-                file.write_all(line.as_bytes()).map_err(failed)?;
-                file.as_file().sync_all().map_err(failed)?;
-                file.persist(&path).map_err(|error| failed(error.error))?;
-                sync_parent(&path).map_err(failed)?;
+                kept::write(&line, &path, &self.staging()).map_err(failed)?;
                 Ok(user)
             }
             Err(error) => Err(failed(error)),

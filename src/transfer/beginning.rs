@@ -66,7 +66,7 @@ pub(super) async fn begin(
     })
     .await?;
     for used in uses {
-        monitor.event(&Event::Notice(format!(
+        monitor.event(&Event::Warning(format!(
             "The image {used}: what is written there meanwhile may be missing or torn"
         )));
     }
@@ -112,7 +112,7 @@ pub(super) async fn begin(
         is_new,
     });
     if let Some(line) = table.and_then(|table| misplaced(table, size, drive.size)) {
-        monitor.event(&Event::Notice(line));
+        monitor.event(&Event::Warning(line));
     }
     Ok(Begun {
         image,
@@ -136,7 +136,7 @@ async fn take_up(
     monitor: &mut dyn Monitor,
 ) -> Result<(Image, bool)> {
     if let Some(drive) = session.left_behind {
-        monitor.event(&Event::Notice(format!(
+        monitor.event(&Event::Warning(format!(
             "The earlier run left drive {drive}; remove it with: openhosting drives {drive} destroy"
         )));
     }

@@ -50,7 +50,7 @@ pub(super) async fn check_earlier(
         take_back(journal, &mut session.state, image, plan, sampler, stop).await?;
     session.journal = Some(journal);
     if wrong > 0 {
-        monitor.event(&Event::Notice(format!(
+        monitor.event(&Event::Warning(format!(
             "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
         )));
     }

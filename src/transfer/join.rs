@@ -86,7 +86,7 @@ pub async fn join_download(
             journal = taken.0;
             if taken.1 > 0 {
                 let what = format!("{} chunks are not what shard {index} wrote", taken.1);
-                monitor.event(&Event::Notice(what));
+                monitor.event(&Event::Warning(what));
                 torn.push(index);
             }
         }

@@ -209,14 +209,14 @@ impl<J: Job> Shell<J> {
                 });
             }
             Action::Probe => {
-                monitor.event(&Event::Notice(
+                monitor.event(&Event::Warning(
                     "The endpoint does not answer, waiting".into(),
                 ));
                 self.attempts
                     .spawn(async move { Answer::Probe(client.info(drive).await.map(|_| ())) });
             }
             Action::Look => {
-                monitor.event(&Event::Notice("The drive is busy, waiting".into()));
+                monitor.event(&Event::Warning("The drive is busy, waiting".into()));
                 self.attempts.spawn(async move {
                     let drive = client.info(drive).await.ok();
                     Answer::Look(drive.as_ref().and_then(claim))

@@ -323,7 +323,7 @@ async fn send(
     if let Some(room) = room
         && let Some(failure) = room.cut(plan.size()).await?
     {
-        monitor.event(&Event::Notice(format!(
+        monitor.event(&Event::Warning(format!(
             "The drive stays larger than the image, which has {} bytes: {failure}",
             plan.size()
         )));

@@ -1,17 +1,25 @@
-"""Drive calls of apache-libcloud 3.7.0 against a server on 127.0.0.1:PORT."""
+"""Calls of apache-libcloud 3.7.0 against a server on 127.0.0.1:PORT.
 
+    libcloud.py PORT [IMAGE]       with a bootable image: nodes as well
+"""
+
+import base64
+import gzip
 import json
 import os
 import sys
 import time
+import urllib.request
 
 from libcloud.common.exceptions import BaseHTTPError
 from libcloud.common.types import InvalidCredsError
+from libcloud.compute.base import NodeImage
 from libcloud.compute.providers import get_driver
-from libcloud.compute.types import Provider
+from libcloud.compute.types import NodeState, Provider
 
 PORT = int(sys.argv[1])
 USER, KEY = os.environ["OHAUTH"].split(":", 1)
+BASIC = "Basic " + base64.b64encode(os.environ["OHAUTH"].encode()).decode()
 NOBODY = "0012e24a-6eae-4279-9912-3432f698cec8"
 
 
@@ -60,4 +68,62 @@ for provider in (Provider.ELASTICHOSTS, Provider.SERVERLOVE, Provider.SKALICLOUD
     except InvalidCredsError:
         pass
 
+
+
+def walk_a_node(d, image):
+    """What the driver does with nodes, from the first call to the last."""
+    packed = gzip.compress(open(image, "rb").read())
+    source = post(d, "/drives/create", name="image", size=len(packed)).object["drive"]
+    address = f"http://127.0.0.1:{PORT}/drives/{source}/write"
+    write = urllib.request.Request(address, data=packed, method="POST")
+    write.add_header("Authorization", BASIC)
+    assert urllib.request.urlopen(write).status == 204
+
+    assert d.list_nodes() == []
+    size = d.list_sizes()[0]
+    # Its smallest has 160 GB of disk and 1.7 of memory.
+    size.disk, size.ram = 1, 16
+    picture = NodeImage(id=source, name="boot", driver=d)
+    node = d.create_node(
+        name="node", size=size, image=picture, nic_model="virtio", vnc_password="secret"
+    )
+    assert node.state == NodeState.RUNNING, node
+    assert node.public_ips[0].startswith("127."), node.public_ips
+    assert node.extra["vnc:password"] == "secret", node.extra
+    assert node.extra["vnc:ip"] == node.public_ips[0], node.extra
+    while "boot 1" not in console(node):
+        time.sleep(0.1)
+
+    [listed] = d.list_nodes()
+    assert (listed.id, listed.name) == (node.id, "node"), listed
+    assert d.ex_set_node_configuration(node, name="renamed", cpu="500") is True
+    [listed] = d.list_nodes()
+    assert listed.name == "renamed", listed
+    assert d.reboot_node(node) is True
+    while "boot 2" not in console(node):
+        time.sleep(0.1)
+    # This guest does not heed it, and the driver asks for no more than the answer.
+    assert d.ex_shutdown_node(node) is True
+    drive = d.connection.request(action=f"/servers/{node.id}/info").object["ide:0:0"]
+    try:
+        d.ex_destroy_drive(drive)
+        raise AssertionError("a drive was destroyed under its guest")
+    except BaseHTTPError as error:
+        assert "X-Elastic-Error: busy" in str(error), error
+    assert d.destroy_node(node) is True
+    assert d.list_nodes() == []
+    for drive in (drive, source):
+        assert d.ex_destroy_drive(drive) is True
+    print("walked a node")
+
+
+def console(node):
+    address = f"http://127.0.0.1:{PORT}/servers/{node.id}/console"
+    ask = urllib.request.Request(address)
+    ask.add_header("Authorization", BASIC)
+    return urllib.request.urlopen(ask).read().decode()
+
+
+if len(sys.argv) > 2:
+    walk_a_node(driver(Provider.ELASTICHOSTS), sys.argv[2])
 print("all passed")

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::servers::has_qemu;
 use crate::support::python;
 use crate::support::server::TestServer;
 
@@ -13,12 +14,15 @@ fn libcloud_gets_along() {
         return;
     };
     let server = TestServer::start();
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images/boot.img");
+    let can_run = has_qemu();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/libcloud.py");
     let out = Command::new(python)
         // Isolated: the script's own name must not hide the library.
         .arg("-I")
         .arg(script)
         .arg(server.address().port().to_string())
+        .args(can_run.then_some(image))
         .env("OHAUTH", server.auth())
         .output()
         .unwrap();
@@ -26,4 +30,5 @@ fn libcloud_gets_along() {
     let failed = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}{failed}");
     assert!(said.ends_with("all passed\n"), "{said}{failed}");
+    assert_eq!(said.contains("walked a node"), can_run, "{said}");
 }

@@ -210,7 +210,7 @@ fn errors_by_the_table() {
         (&format!("/drives/{NOBODY}/destroy"), "", (404, "missing")),
         (&format!("/drives/{NOBODY}/write"), "x", (404, "missing")),
         ("/drives/%2e%2e/info", "", (404, "missing")),
-        ("/servers/list", "", (404, "missing")),
+        ("/profile/info", "", (404, "missing")),
         ("/drives/list?x", "", (404, "missing")),
         (&format!("/drives/{drive}/resize"), "", (404, "missing")),
         (

@@ -154,10 +154,38 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        kill_guests(&self.data);
         if std::thread::panicking() {
             eprintln!("Log of the server:\n{}", self.log());
         }
     }
+}
+
+/// Kills the servers that run on `data`: they outlive the program, and must not
+/// outlive a test, whatever became of it.
+fn kill_guests(data: &Path) {
+    for pid in working_below(&data.join("servers")) {
+        let _ = Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .status();
+        while Path::new(&format!("/proc/{pid}/cwd")).read_link().is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Processes that work in a directory or below it.
+pub fn working_below(directory: &Path) -> Vec<u32> {
+    let Ok(directory) = directory.canonicalize() else {
+        return Vec::new();
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let works_there = |pid: &u32| {
+        let cwd = Path::new(&format!("/proc/{pid}/cwd")).read_link();
+        cwd.is_ok_and(|cwd| cwd.starts_with(&directory))
+    };
+    pids.filter(works_there).collect()
 }
 
 fn spawn(

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes the Debian package with cargo-deb (cargo install cargo-deb), and prints its path.
+#
+#   deb.sh [DIR]      DIR: where the package goes (default: target/debian)
+set -euo pipefail
+
+to=$(realpath -m "${1:-target/debian}")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo build --release --locked --bins >&2
+
+share=target/deb/share
+rm -rf target/deb
+mkdir -p "$share/doc/openhosting"
+cp README.md SECURITY.md docs/*.md docs/*.json "$share/doc/openhosting/"
+# Debian's name for it.
+cp CHANGELOG.md "$share/doc/openhosting/changelog"
+gzip --no-name --best "$share/doc/openhosting/changelog"
+
+# Pages and completions, which the program makes of its own flags, if it is one that does.
+own=target/release/openhosting
+help=$("$own" --help)
+if [[ $help == *'openhosting man '* ]]; then
+    mkdir -p "$share/man/man1"
+    "$own" man "$share/man/man1" >&2
+    gzip --no-name --best "$share"/man/man1/*
+fi
+if [[ $help == *'openhosting completions '* ]]; then
+    "$own" completions bash "$share/bash-completion/completions" >&2
+    "$own" completions zsh "$share/zsh/vendor-completions" >&2
+    "$own" completions fish "$share/fish/vendor_completions.d" >&2
+fi
+cargo deb --no-build --no-strip --output "$to/"

@@ -1,0 +1,374 @@
+//! GitHub Actions: commands in the lines of a step, and what it leaves for the next
+//! steps and for the page of the run (docs/pipelines.md).
+//!
+//! Commands go to stderr, which the runner reads as it does stdout; stdout stays what
+//! it is. The secret is in none of them: a mask is asked for by saying what is to be
+//! masked, which is no thing for a program to do whose output may go elsewhere. The
+//! action of this repository does it.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use super::{exit, printable};
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::error::Error;
+
+/// The file that outputs of a step are appended to.
+const OUTPUT: &str = "GITHUB_OUTPUT";
+/// The file that a step's summary, in Markdown, is appended to.
+const SUMMARY: &str = "GITHUB_STEP_SUMMARY";
+/// A larger summary is dropped as a whole.
+const SUMMARY_BYTES_MAX: u64 = 1 << 20;
+/// Distinct warnings that are told as such: of more than ten of a step the page of the
+/// run shows none.
+const WARNINGS_MAX: usize = 10;
+
+/// When to speak to GitHub Actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum When {
+    /// Never
+    #[default]
+    Never,
+    /// Within a job of GitHub Actions
+    Auto,
+    /// Always
+    Always,
+}
+
+/// Speaks to GitHub Actions, or, unless that was asked for, as ever.
+#[derive(Debug)]
+pub(super) struct Github {
+    program: &'static str,
+    is_on: bool,
+    is_grouped: bool,
+    /// Warnings that were told.
+    told: Vec<String>,
+}
+
+/// How a run ended, for whoever comes after it.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// As `outcome` in docs/progress.md.
+    pub(super) outcome: &'static str,
+    pub(super) drive: Option<DriveId>,
+    pub(super) digest: Option<Digest>,
+    /// Bytes of bodies, and which output tells them.
+    pub(super) bytes: (BytesOutput, u64),
+    pub(super) took: Duration,
+    /// What else the table of the summary shows.
+    pub(super) rows: Vec<(&'static str, String)>,
+}
+
+/// The output that tells how much moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BytesOutput {
+    Sent,
+    Received,
+}
+
+impl BytesOutput {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "bytes_sent",
+            Self::Received => "bytes_received",
+        }
+    }
+}
+
+impl Github {
+    pub(super) fn new(program: &'static str, when: When) -> Self {
+        let is_on = match when {
+            When::Never => false,
+            When::Always => true,
+            When::Auto => std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true"),
+        };
+        Self {
+            program,
+            is_on,
+            is_grouped: false,
+            told: Vec::new(),
+        }
+    }
+
+    /// What follows belongs together, until [`end_group`](Self::end_group).
+    pub(super) fn group(&mut self, about: &str) {
+        if self.is_on {
+            let title = format!("{} {}", self.program, printable::line(about));
+            say(&format!("::group::{}", data(title.trim_end())));
+            self.is_grouped = true;
+        }
+    }
+
+    pub(super) fn end_group(&mut self) {
+        if std::mem::take(&mut self.is_grouped) {
+            say("::endgroup::");
+        }
+    }
+
+    /// Tells a warning that was not told yet; says whether it did.
+    pub(super) fn warn(&mut self, line: &str) -> bool {
+        let is_new = !self.told.iter().any(|told| told == line);
+        if !self.is_on || !is_new || self.told.len() == WARNINGS_MAX {
+            return false;
+        }
+        self.told.push(line.to_owned());
+        self.annotate("warning", &printable::line(line));
+        true
+    }
+
+    /// Tells an error with its hint, and what else there is to say about it.
+    pub(super) fn tell(&self, error: &Error, advice: &[String]) {
+        if !self.is_on {
+            exit::tell(self.program, error);
+            for line in advice {
+                exit::say(line);
+            }
+            return;
+        }
+        let chain = error.chain();
+        let lines = [&*chain].into_iter().chain(error.hint());
+        let lines = lines.chain(advice.iter().map(String::as_str));
+        let lines: Vec<_> = lines.map(printable::line).collect();
+        self.annotate("error", &lines.join("\n"));
+    }
+
+    fn annotate(&self, command: &str, message: &str) {
+        let title = property(self.program);
+        say(&format!("::{command} title={title}::{}", data(message)));
+    }
+
+    /// Leaves the outputs of the step and its summary. What cannot be left is told,
+    /// and is no failure of what was done.
+    pub(super) fn leave(&mut self, report: &Report, error: Option<&Error>) {
+        if !self.is_on {
+            return;
+        }
+        let outputs = report.outputs();
+        let summary = report.summary(self.program, error);
+        for (name, text, most) in [
+            (OUTPUT, outputs, u64::MAX),
+            (SUMMARY, summary, SUMMARY_BYTES_MAX),
+        ] {
+            if let Err(why) = leave(std::env::var_os(name), &text, most) {
+                self.warn(&format!("{name} {why}: nothing is left there"));
+            }
+        }
+    }
+}
+
+impl Report {
+    /// Lines `name=value`. No value of these can have a second line.
+    fn outputs(&self) -> String {
+        let (bytes, moved) = self.bytes;
+        let mut lines = format!("outcome={}\n", self.outcome);
+        if let Some(drive) = self.drive {
+            lines += &format!("drive={drive}\n");
+        }
+        if let Some(digest) = self.digest {
+            lines += &format!("digest={digest}\n");
+        }
+        lines + &format!("{}={moved}\n", bytes.name())
+    }
+
+    fn summary(&self, program: &str, error: Option<&Error>) -> String {
+        let outcome = match self.outcome {
+            "gave_up" => "gave up",
+            outcome => outcome,
+        };
+        let mut text = format!("### {}: {outcome}\n\n| | |\n|---|---|\n", markdown(program));
+        let mut row = |name: &str, value: &str| {
+            text += &format!("| {name} | {} |\n", markdown(value));
+        };
+        for (name, value) in &self.rows {
+            row(name, value);
+        }
+        if let Some(drive) = self.drive {
+            row("Drive", &drive.to_string());
+        }
+        if let Some(digest) = self.digest {
+            row("Digest", &digest.to_string());
+        }
+        let (bytes, moved) = self.bytes;
+        let name = match bytes {
+            BytesOutput::Sent => "Sent",
+            BytesOutput::Received => "Received",
+        };
+        row(name, &format!("{moved} bytes"));
+        row("Time", &format!("{:.1} s", self.took.as_secs_f64()));
+        if let Some(error) = error {
+            row("Error", &error.chain());
+            if let Some(hint) = error.hint() {
+                row("What to do", hint);
+            }
+        }
+        text.push('\n');
+        text
+    }
+}
+
+/// Appends to a file that a variable names. It was made by the runner: there is none to
+/// be made here, and nothing to be followed elsewhere.
+fn leave(path: Option<OsString>, text: &str, most: u64) -> Result<(), String> {
+    let path = path.filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| "is not set".to_owned())?;
+    append(Path::new(&path), text, most).map_err(|cause| {
+        let path = Path::new(&path).display();
+        format!("names {path}, which cannot be appended to: {cause}")
+    })
+}
+
+fn append(path: &Path, text: &str, most: u64) -> std::io::Result<()> {
+    // A named pipe would hold the process until somebody reads it.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    // The step itself may have left a line without its end.
+    let mut last = [b'\n'];
+    if metadata.len() > 0 {
+        file.read_exact_at(&mut last, metadata.len() - 1)?;
+    }
+    let text = match last {
+        [b'\n'] => text.to_owned(),
+        _ => format!("\n{text}"),
+    };
+    if metadata.len().saturating_add(text.len() as u64) > most {
+        return Err(std::io::Error::other(format!(
+            "it would have more than {most} bytes"
+        )));
+    }
+    // At once: others may append as well.
+    file.write_all(text.as_bytes())
+}
+
+/// Prints a command. What of it comes from others was made printable, and escaped.
+fn say(command: &str) {
+    let _ = writeln!(std::io::stderr(), "{command}");
+}
+
+/// What follows the second `::` of a command, as GitHub's own toolkit escapes it.
+fn data(text: &str) -> String {
+    text.replace('%', "%25")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
+}
+
+/// The value of a property of a command.
+fn property(text: &str) -> String {
+    data(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+/// Text as a cell of a table shows it. In Markdown a backslash takes its meaning from
+/// any punctuation of ASCII.
+fn markdown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in printable::line(text).chars() {
+        if c.is_ascii_punctuation() {
+            shown.push('\\');
+        }
+        shown.push(c);
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn report() -> Report {
+        Report {
+            outcome: "gave_up",
+            drive: "0012e24a-6eae-4279-9912-3432f698cec8".parse().ok(),
+            digest: Some(Digest::of(b"")),
+            bytes: (BytesOutput::Sent, 17),
+            took: Duration::from_millis(1500),
+            rows: vec![("Image", "a|b`<i>\n*c*.img".into())],
+        }
+    }
+
+    #[test]
+    fn commands_are_escaped_as_the_toolkit_does() {
+        assert_eq!(data("50%\r\n::a,b"), "50%25%0D%0A::a,b");
+        assert_eq!(property("50%\r\n::a,b"), "50%25%0D%0A%3A%3Aa%2Cb");
+        // Not escaped twice.
+        assert_eq!(data("%0A"), "%250A");
+    }
+
+    #[test]
+    fn outputs_are_a_line_each() {
+        assert_eq!(
+            report().outputs(),
+            "outcome=gave_up\ndrive=0012e24a-6eae-4279-9912-3432f698cec8\n\
+             digest=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nbytes_sent=17\n"
+        );
+    }
+
+    #[test]
+    fn the_summary_is_a_table_that_nothing_in_it_breaks() {
+        let error = Error::new(ErrorKind::Unavailable, "No | answer").hint_to("Try `later`");
+        let summary = report().summary("openhosting-upload", Some(&error));
+        let lines: Vec<_> = summary.lines().collect();
+        assert_eq!(lines[0], "### openhosting\\-upload: gave up");
+        assert_eq!(lines[2..4], ["| | |", "|---|---|"]);
+        assert_eq!(lines[4], "| Image | a\\|b\\`\\<i\\>\\\\n\\*c\\*\\.img |");
+        assert_eq!(lines[9], "| Error | No \\| answer |");
+        assert_eq!(lines[10], "| What to do | Try \\`later\\` |");
+        for row in &lines[2..11] {
+            let row = row.replace("\\|", "");
+            assert_eq!(row.matches('|').count(), 3, "{row}");
+        }
+        assert_eq!(lines.len(), 12);
+    }
+
+    #[test]
+    fn only_a_regular_file_that_is_there_is_appended_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        append(&file, "a=1\n", 99).unwrap_err();
+        assert!(!file.exists());
+        std::fs::write(&file, "x=0").unwrap();
+        append(&file, "a=1\n", 99).unwrap();
+        append(&file, "b=2\n", 12).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "x=0\na=1\nb=2\n");
+        append(&file, "c", 12).unwrap_err();
+        let link = directory.path().join("link");
+        symlink(&file, &link).unwrap();
+        append(&link, "d", 99).unwrap_err();
+        append(directory.path(), "d", 99).unwrap_err();
+        let pipe = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        append(&pipe, "d", 99).unwrap_err();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "x=0\na=1\nb=2\n");
+        assert_eq!(leave(None, "", 9), Err("is not set".into()));
+        assert_eq!(leave(Some("".into()), "", 9), Err("is not set".into()));
+    }
+
+    #[test]
+    fn a_warning_is_told_once_and_ten_of_them() {
+        let mut github = Github::new("tool", When::Always);
+        assert!(github.warn("a"));
+        assert!(!github.warn("a"));
+        for i in 1..WARNINGS_MAX {
+            assert!(github.warn(&i.to_string()));
+        }
+        assert!(!github.warn("b"));
+        assert!(!Github::new("tool", When::Never).warn("a"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Text of others, made fit for a terminal and for the log of a pipeline: names of
+//! files and drives, and what servers answer, can hold anything.
+
+use serde_json::Value;
+
+/// What the runner of GitHub takes for a command anywhere in a line (its older form).
+const OLD_COMMAND: &str = "##[";
+/// What it takes for one at the start of a line.
+const COMMAND: &str = "::";
+
+/// Whether a character does something to a terminal, or to how a line is read, rather
+/// than to be seen: controls of ASCII and of Latin 1, ends of lines, and what turns the
+/// direction of text around.
+fn is_active(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// One line that shows `text`: what is active is escaped, as in `\u{1b}`, and nothing
+/// in it is a command to the runner of GitHub.
+pub(super) fn line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    if text.trim_start().starts_with(COMMAND) {
+        line.push('\\');
+    }
+    for c in text.chars() {
+        match is_active(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    line.replace(OLD_COMMAND, "##\\[")
+}
+
+/// An object in one line, without what is active. It reads back as the same.
+pub(super) fn object(value: &Value) -> String {
+    safe_json(&value.to_string())
+}
+
+/// JSON, in as many lines as it has, without what is active. It reads back as the same.
+pub(super) fn safe_json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        // JSON escapes those of ASCII, but for DEL; all of them have four digits.
+        match c != '\n' && is_active(c) {
+            true => safe += &format!("\\u{:04x}", u32::from(c)),
+            false => safe.push(c),
+        }
+    }
+    // Outside of strings there is no such thing.
+    safe.replace(OLD_COMMAND, "##\\u005b")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_active_is_escaped_and_the_rest_stays() {
+        for (text, shown) in [
+            ("Größe 5 µs – ok", "Größe 5 µs – ok"),
+            ("a\x1b[31mb", "a\\u{1b}[31mb"),
+            ("a\r\nb\tc", "a\\r\\nb\\tc"),
+            ("a\u{9b}b\u{7f}", "a\\u{9b}b\\u{7f}"),
+            ("a\u{202e}b\u{2028}", "a\\u{202e}b\\u{2028}"),
+            ("::error::x", "\\::error::x"),
+            (" \n::error::x", "\\ \\n::error::x"),
+            ("a ::b:: ##[warning]c", "a ::b:: ##\\[warning]c"),
+        ] {
+            assert_eq!(line(text), shown);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_is_one_and_does_nothing(text in any::<String>()) {
+            let line = line(&text);
+            prop_assert!(!line.contains(is_active));
+            prop_assert!(!line.contains(OLD_COMMAND));
+            prop_assert!(!line.trim_start().starts_with(COMMAND));
+        }
+
+        #[test]
+        fn json_is_the_same_without_it(text in any::<String>()) {
+            let value = serde_json::json!({ &*text: [&*text, "##[error]\u{9b}"] });
+            let safe = object(&value);
+            prop_assert!(!safe.contains(is_active) && !safe.contains(OLD_COMMAND));
+            let back: Value = serde_json::from_str(&safe).unwrap();
+            prop_assert_eq!(back, value);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Which servers use a drive (REFERENCE section 5). A server that is active claims
+//! its drives, from its start to its end. A drive of `claim:type exclusive`, the
+//! default, has one claim; a shared one many.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::answer::Refusal;
+use super::hosted::Hosted;
+use super::machine::{MachineId, Slot};
+
+/// Who has a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    /// The machine that this server runs on.
+    pub(super) host: Uuid,
+    pub(super) server: MachineId,
+    pub(super) slot: Slot,
+    /// Whether the guest may write to the drive.
+    pub(super) may_write: bool,
+}
+
+/// The claims on one drive.
+#[derive(Debug, Default)]
+pub(super) struct Claims(Vec<Holder>);
+
+impl Claims {
+    /// Adds a claim, if the others allow it.
+    pub(super) fn add(&mut self, holder: Holder, is_shared: bool) -> Result<(), Refusal> {
+        match self.0.first() {
+            Some(first) if !is_shared => Err(Refusal::busy(format!(
+                "Drive is busy: server {} claims it exclusively",
+                first.server
+            ))),
+            _ => {
+                self.0.push(holder);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, holder: &Holder) {
+        self.0.retain(|other| other != holder);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a guest may write to the drive.
+    pub(super) fn may_write(&self) -> bool {
+        self.0.iter().any(|holder| holder.may_write)
+    }
+
+    /// The value of `claimed`, as recorded: `HOST:guest:SERVER:DEVICE`, separated by
+    /// spaces. `None` without a claim.
+    pub(super) fn told(&self) -> Option<String> {
+        let one = |h: &Holder| format!("{}:guest:{}:{}", h.host, h.server, h.slot);
+        let all: Vec<_> = self.0.iter().map(one).collect();
+        (!all.is_empty()).then(|| all.join(" "))
+    }
+}
+
+/// A claim; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) drive: Arc<Hosted>,
+    holder: Holder,
+}
+
+impl Claim {
+    /// The claim that was just added to `drive`.
+    pub(super) fn new(drive: Arc<Hosted>, holder: Holder) -> Self {
+        Self { drive, holder }
+    }
+
+    /// Where the drive is attached.
+    pub(super) fn slot(&self) -> Slot {
+        self.holder.slot
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.drive.release(&self.holder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(server: u128) -> Holder {
+        Holder {
+            host: Uuid::from_u128(1),
+            server: MachineId::from_u128(server),
+            slot: Slot::Ide(0, 0),
+            may_write: true,
+        }
+    }
+
+    #[test]
+    fn an_exclusive_drive_has_one_claim_and_a_shared_one_many() {
+        let mut claims = Claims::default();
+        assert_eq!(claims.told(), None);
+        claims.add(holder(2), false).unwrap();
+        let refusal = claims.add(holder(3), false).unwrap_err();
+        assert_eq!(refusal.error().status(), 409);
+        claims.add(holder(3), true).unwrap();
+        assert_eq!(
+            claims.told().unwrap(),
+            "00000000-0000-0000-0000-000000000001:guest:00000000-0000-0000-0000-000000000002:ide:0:0 \
+             00000000-0000-0000-0000-000000000001:guest:00000000-0000-0000-0000-000000000003:ide:0:0"
+        );
+        claims.remove(&holder(2));
+        assert!(claims.may_write());
+        claims.remove(&holder(3));
+        assert!(claims.is_empty());
+    }
+}

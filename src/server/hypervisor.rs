@@ -1,0 +1,180 @@
+//! What runs servers. The rest of the program knows these two traits; QEMU is the one
+//! that is there.
+
+mod cgroup;
+mod process;
+mod qemu;
+mod qmp;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::machine::{MachineId, Slot};
+
+pub(super) use cgroup::Cgroup;
+pub(super) use qemu::Qemu;
+
+/// A future behind a trait object.
+pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What can start servers, and find those that run.
+pub(super) trait Hypervisor: fmt::Debug + Send + Sync {
+    /// Makes a server, which waits for [`Running::resume`] before its first step.
+    fn start<'a>(&'a self, spec: &'a Spec) -> Later<'a, Result<Arc<dyn Running>, Failure>>;
+
+    /// The server that runs in `directory`, as an earlier process of ours left it.
+    fn find<'a>(
+        &'a self,
+        id: MachineId,
+        directory: &'a Path,
+    ) -> Later<'a, Option<Arc<dyn Running>>>;
+
+    /// Ends whatever runs in `directory`. Blocks until it has ended.
+    fn clear(&self, directory: &Path);
+}
+
+/// A server that runs.
+pub(super) trait Running: fmt::Debug + Send + Sync {
+    /// How it stands, at this moment.
+    fn status(&self) -> Status;
+
+    /// Waits for its end.
+    fn ended(&self) -> Later<'_, End>;
+
+    /// Takes its power, and waits for its end.
+    fn cut_power(&self) -> Later<'_, End>;
+
+    /// Presses the power button; the guest does what it likes.
+    fn press_power_button(&self) -> Later<'_, Result<(), Failure>>;
+
+    /// Presses the reset button.
+    fn reset(&self) -> Later<'_, Result<(), Failure>>;
+
+    /// Stops its processors; memory stays.
+    fn pause(&self) -> Later<'_, Result<(), Failure>>;
+
+    /// Lets its processors go on.
+    fn resume(&self) -> Later<'_, Result<(), Failure>>;
+
+    /// Gives VNC another password; with `None` nobody gets in.
+    fn set_password<'a>(&'a self, password: Option<&'a str>) -> Later<'a, Result<(), Failure>>;
+
+    /// Gives it another share of the processors.
+    fn set_cpu(&self, cpu_mhz: u32);
+
+    /// What it read and wrote since it was started, by drive.
+    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, IoCounters>, Failure>>;
+
+    /// A picture of its screen, PNG.
+    fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>>;
+}
+
+/// A server as a hypervisor is to make it.
+#[derive(Debug)]
+pub(super) struct Spec {
+    pub(super) id: MachineId,
+    /// Its own, where the hypervisor keeps what it needs. No symbolic link in it.
+    pub(super) directory: PathBuf,
+    pub(super) cpu_mhz: u32,
+    pub(super) cores: u32,
+    pub(super) mem_mb: u32,
+    pub(super) drives: Vec<SpecDrive>,
+    pub(super) nics: Vec<SpecNic>,
+    /// The address of this machine at which VNC listens, on its usual port, 5900.
+    pub(super) address: Ipv4Addr,
+    pub(super) password: Option<Password>,
+}
+
+/// A drive of a [`Spec`].
+#[derive(Debug)]
+pub(super) struct SpecDrive {
+    pub(super) slot: Slot,
+    pub(super) path: PathBuf,
+    /// In bytes.
+    pub(super) size: u64,
+    pub(super) is_cdrom: bool,
+    /// Whether others write to it too.
+    pub(super) is_shared: bool,
+    pub(super) boot_index: Option<usize>,
+}
+
+/// A network card of a [`Spec`].
+#[derive(Debug)]
+pub(super) struct SpecNic {
+    pub(super) index: u8,
+    /// `e1000`, `rtl8139` or `virtio`.
+    pub(super) model: &'static str,
+    pub(super) mac: [u8; 6],
+    pub(super) net: Net,
+}
+
+/// What a network card leads to.
+#[derive(Debug)]
+pub(super) enum Net {
+    /// Outside, behind an address translation; these TCP ports of the address of the
+    /// server lead to the guest.
+    Outside { forward: Vec<u16> },
+    /// The servers that name the same network.
+    Vlan(Uuid),
+}
+
+/// A password, which is not shown.
+#[derive(Clone)]
+pub(super) struct Password(pub(super) String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+/// How a server that runs stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Active,
+    Paused,
+    Ended(End),
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The guest switched it off.
+    ShutDown,
+    /// Its power was taken.
+    PowerCut,
+    /// The hypervisor went, and nobody asked it to.
+    Died,
+}
+
+/// What went through one drive, in bytes and requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct IoCounters {
+    pub(super) read_bytes: u64,
+    pub(super) read_requests: u64,
+    pub(super) write_bytes: u64,
+    pub(super) write_requests: u64,
+}
+
+/// Why a hypervisor did not do something.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// There is none.
+    #[error("No hypervisor: {0:?} is not installed")]
+    Missing(PathBuf),
+    /// It ended at once, or refused; what it said.
+    #[error("The hypervisor refused: {0}")]
+    Refused(String),
+    /// It did not answer, or is gone.
+    #[error("The hypervisor does not answer: {0}")]
+    Silent(String),
+    /// Something of this machine failed.
+    #[error("Cannot run a server")]
+    Local(#[from] std::io::Error),
+}

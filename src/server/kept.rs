@@ -1,0 +1,64 @@
+//! Files of keys and values that must be as they were written, or noticed.
+//!
+//! A file is `KEY VALUE` text as on the wire, with a version and a digest of the
+//! rest, so that a garbled one is noticed. It is written under another name,
+//! synced, renamed, and its directory synced: after a crash at any moment there is
+//! the old one or the new one.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::metadata::set;
+use crate::wire::{Format, Properties};
+
+/// Version of the files.
+const VERSION: &str = "1";
+
+/// The text of a file that keeps `object`.
+pub(super) fn print(object: &Properties) -> String {
+    let mut kept = object.clone();
+    set(&mut kept, "version", VERSION);
+    let text = kept.print(Format::Text);
+    format!("{text}digest {}\n", digest(&text))
+}
+
+/// What [`print`] was given; `None` if that is not what the bytes hold.
+pub(super) fn parse(bytes: &[u8]) -> Option<Properties> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
+    if tail != format!("digest {}\n", digest(text)) {
+        return None;
+    }
+    let mut kept = Properties::parse(Format::Text, text.as_bytes()).ok()?;
+    (kept.remove("version")? == VERSION).then_some(kept)
+}
+
+/// Puts `text` into the file `path`, safe from a crash. `staging` is a directory on
+/// the same file system for the time between.
+pub(super) fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(staging)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    sync_parent(path)
+}
+
+/// Makes a rename or an unlink of `path` last.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn digest(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}

@@ -1,0 +1,380 @@
+//! One server of the API, which this program calls a machine: what a client set, how it
+//! stands, and what it has while it runs.
+
+mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::claims::Claim;
+use super::hosted::lock;
+use super::hypervisor::{IoCounters, Running, Status};
+use super::kept;
+use super::metadata::set;
+use crate::wire::Properties;
+
+pub(super) use settings::{Settings, Slot};
+
+/// Keys of a kept file that no client sets.
+const RUN_ADDRESS: &str = "run:address";
+const RUN_STARTED: &str = "run:started";
+const REST: &str = "rest";
+
+/// Names a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct MachineId(Uuid);
+
+impl MachineId {
+    /// A new name that no machine has.
+    pub(super) fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The usual form of 36 characters only, in either case.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let id = (text.len() == 36).then(|| Uuid::try_parse(text).ok());
+        id.flatten().map(Self)
+    }
+
+    /// The address of one of its network cards: the same at every start.
+    pub(super) fn mac(self, nic: u8) -> [u8; 6] {
+        let [a, b, c, d, e, f, ..] = self.0.into_bytes();
+        // Of one card, and given by nobody: the two lowest bits say so.
+        [a & 0xfc | 0x02, b, c, d, e, f ^ nic]
+    }
+
+    #[cfg(test)]
+    pub(super) fn from_u128(id: u128) -> Self {
+        Self(Uuid::from_u128(id))
+    }
+}
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// How a machine stands that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Stopped,
+    /// It ended, and neither it nor a client wanted it to.
+    Dead,
+}
+
+impl Rest {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// What is kept of a run, so that it is found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The address of this machine that the server has.
+    pub(super) address: Ipv4Addr,
+    /// When it was started, in seconds since 1970.
+    pub(super) started: u64,
+}
+
+/// What is kept of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) user: String,
+    pub(super) settings: Settings,
+    pub(super) rest: Rest,
+    pub(super) run: Option<Run>,
+}
+
+impl Record {
+    /// The text of its file.
+    pub(super) fn print(&self, id: MachineId) -> String {
+        let mut kept = self.settings.keys().clone();
+        set(&mut kept, "server", id.to_string());
+        set(&mut kept, "user", &self.user);
+        set(&mut kept, REST, self.rest.as_str());
+        if let Some(run) = &self.run {
+            set(&mut kept, RUN_ADDRESS, run.address.to_string());
+            set(&mut kept, RUN_STARTED, run.started.to_string());
+        }
+        kept::print(&kept)
+    }
+
+    /// Reads what [`print`](Self::print) made; `None` if that is not what it holds.
+    pub(super) fn parse(id: MachineId, bytes: &[u8]) -> Option<Self> {
+        let mut kept = kept::parse(bytes)?;
+        if kept.remove("server")? != id.to_string() {
+            return None;
+        }
+        let user = kept.remove("user")?;
+        let rest = match kept.remove(REST)?.as_str() {
+            "stopped" => Rest::Stopped,
+            "dead" => Rest::Dead,
+            _ => return None,
+        };
+        let run = match (kept.remove(RUN_ADDRESS), kept.remove(RUN_STARTED)) {
+            (None, None) => None,
+            (Some(address), Some(started)) => Some(Run {
+                address: address.parse().ok()?,
+                started: started.parse().ok()?,
+            }),
+            _ => return None,
+        };
+        Some(Self {
+            user,
+            settings: Settings::from_kept(kept)?,
+            rest,
+            run,
+        })
+    }
+}
+
+/// What a machine has while it runs.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) running: Arc<dyn Running>,
+    pub(super) run: Run,
+    claims: Mutex<Vec<Claim>>,
+    pub(super) vlans: Vec<Uuid>,
+    /// What was last heard of its drives.
+    counters: Mutex<BTreeMap<Slot, IoCounters>>,
+}
+
+impl Live {
+    /// A machine that was just made, or found.
+    pub(super) fn new(
+        running: Arc<dyn Running>,
+        run: Run,
+        claims: Vec<Claim>,
+        vlans: Vec<Uuid>,
+    ) -> Self {
+        Self {
+            running,
+            run,
+            claims: Mutex::new(claims),
+            vlans,
+            counters: Mutex::default(),
+        }
+    }
+
+    /// Takes the counters of a machine that was found for counted: an earlier process
+    /// did that.
+    pub(super) async fn take_counters_as_known(&self) {
+        if let Ok(counters) = self.running.counters().await {
+            *lock(&self.counters) = counters;
+        }
+    }
+
+    /// Ends its claims.
+    pub(super) fn release_drives(&self) {
+        lock(&self.claims).clear();
+    }
+
+    /// Asks for the counters of its drives, and adds to those of the drives what is
+    /// new. What was heard last stays where there is no answer.
+    pub(super) async fn refresh(&self) {
+        let Ok(new) = self.running.counters().await else {
+            return;
+        };
+        let mut old = lock(&self.counters);
+        for claim in &*lock(&self.claims) {
+            let Some(new) = new.get(&claim.slot()) else {
+                continue;
+            };
+            let old = old.entry(claim.slot()).or_default();
+            // An answer that was overtaken by another is not counted backwards.
+            let since = |new: u64, old: u64| new.saturating_sub(old);
+            claim.drive.count_guest(
+                (
+                    since(new.read_bytes, old.read_bytes),
+                    since(new.read_requests, old.read_requests),
+                ),
+                (
+                    since(new.write_bytes, old.write_bytes),
+                    since(new.write_requests, old.write_requests),
+                ),
+            );
+            *old = IoCounters {
+                read_bytes: old.read_bytes.max(new.read_bytes),
+                read_requests: old.read_requests.max(new.read_requests),
+                write_bytes: old.write_bytes.max(new.write_bytes),
+                write_requests: old.write_requests.max(new.write_requests),
+            };
+        }
+    }
+
+    fn told_counters(&self) -> BTreeMap<Slot, IoCounters> {
+        lock(&self.counters).clone()
+    }
+}
+
+/// A machine on this server.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) id: MachineId,
+    pub(super) user: String,
+    /// The file of its record.
+    pub(super) path: PathBuf,
+    /// Its own directory, of its last run.
+    pub(super) directory: PathBuf,
+    /// Held by a command that changes it, from its start to its end: they come one
+    /// after the other.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// How a machine stands.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) settings: Settings,
+    pub(super) rest: Rest,
+    pub(super) live: Option<Arc<Live>>,
+    pub(super) is_gone: bool,
+}
+
+impl Machine {
+    pub(super) fn new(id: MachineId, record: Record, path: PathBuf, directory: PathBuf) -> Self {
+        Self {
+            id,
+            user: record.user,
+            path,
+            directory,
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::new(State {
+                settings: record.settings,
+                rest: record.rest,
+                live: None,
+                is_gone: false,
+            }),
+        }
+    }
+
+    /// Its state, for a moment.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// What it has while it runs.
+    pub(super) fn live(&self) -> Option<Arc<Live>> {
+        self.state().live.clone()
+    }
+
+    /// What is to be kept of it now.
+    pub(super) fn record(&self) -> Record {
+        let state = self.state();
+        Record {
+            user: self.user.clone(),
+            settings: state.settings.clone(),
+            rest: state.rest,
+            run: state.live.as_ref().map(|live| live.run),
+        }
+    }
+
+    /// What `info` tells, in the keys of the second generation (REFERENCE 1.2, "info
+    /// keys"). `cores_here` are those of this machine.
+    pub(super) fn info(&self, cores_here: u32) -> Properties {
+        let state = self.state();
+        let mut info = state.settings.keys().clone();
+        set(&mut info, "server", self.id.to_string());
+        set(&mut info, "user", &self.user);
+        set(&mut info, "type", "vm");
+        for nic in state.settings.nics() {
+            let mac = nic.mac.unwrap_or_else(|| self.id.mac(nic.index));
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            set(&mut info, &format!("nic:{}:mac", nic.index), mac);
+        }
+        let Some(live) = &state.live else {
+            set(&mut info, "status", state.rest.as_str());
+            return info;
+        };
+        let status = match live.running.status() {
+            Status::Active => "active",
+            Status::Paused => "paused",
+            // The end is seen, and about to be kept.
+            Status::Ended(_) => "stopped",
+        };
+        set(&mut info, "status", status);
+        set(&mut info, "started", live.run.started.to_string());
+        let cores = state.settings.cores(cores_here);
+        set(&mut info, "smp:cores", cores.to_string());
+        let address = live.run.address.to_string();
+        if state.settings.has_dhcp() {
+            set(&mut info, "nic:0:dhcp:ip", &address);
+            set(&mut info, "nic:0:ip", &address);
+        }
+        if state.settings.password().is_some() {
+            set(&mut info, "vnc:ip", &address);
+        }
+        for (slot, counters) in live.told_counters() {
+            for (key, value) in [
+                ("read:bytes", counters.read_bytes),
+                ("read:requests", counters.read_requests),
+                ("write:bytes", counters.write_bytes),
+                ("write:requests", counters.write_requests),
+            ] {
+                set(&mut info, &format!("{slot}:{key}"), value.to_string());
+            }
+        }
+        info
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Format;
+
+    #[test]
+    fn a_record_reads_back_and_a_garbled_one_does_not() {
+        let body = "name a b\ncpu 500\nmem 64\npersistent true\npassword secret\nuser:x y";
+        let body = Properties::parse(Format::Text, body.as_bytes()).unwrap();
+        let id = MachineId::random();
+        let mut record = Record {
+            user: "u".into(),
+            settings: Settings::create(&body).unwrap(),
+            rest: Rest::Dead,
+            run: None,
+        };
+        for run in [
+            None,
+            Some(Run {
+                address: Ipv4Addr::new(127, 70, 0, 1),
+                started: 1_291_493_868,
+            }),
+        ] {
+            record.run = run;
+            let text = record.print(id);
+            assert_eq!(Record::parse(id, text.as_bytes()).as_ref(), Some(&record));
+            assert_eq!(Record::parse(MachineId::random(), text.as_bytes()), None);
+            assert_eq!(
+                Record::parse(id, text.replace("500", "501").as_bytes()),
+                None
+            );
+        }
+        assert!(!format!("{record:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_cards_of_a_machine_have_addresses_of_their_own() {
+        let id = MachineId::random();
+        assert_eq!(id.mac(0), id.mac(0));
+        assert_ne!(id.mac(0), id.mac(1));
+        assert_eq!(id.mac(0)[0] & 3, 2);
+    }
+}

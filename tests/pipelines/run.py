@@ -1,0 +1,746 @@
+#!/usr/bin/env python3
+"""Lints the files in ci/ and action.yml, and runs the shell in them, as those who read
+them would, with the built programs against a real openhosting-server.
+
+    run.py BIN [CASE...]    BIN: directory of the programs; all cases without one
+
+Needs the packages of requirements.txt beside it, shellcheck, qemu-img and curl.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from pathlib import Path
+
+import groovy_parser.parser
+import hcl2
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CI = ROOT / "ci"
+BLOCK = 65536
+# A guard against a hang, not a promise about time.
+WATCHDOG_S = 300
+
+
+def sh(*words, **options):
+    """Runs a command; fails with what it said if that is not as it should be."""
+    code = options.pop("code", 0)
+    options.setdefault("timeout", WATCHDOG_S)
+    done = subprocess.run(
+        [str(word) for word in words], stdin=subprocess.DEVNULL, capture_output=True, text=True, **options
+    )
+    assert done.returncode == code, f"{words} ended with {done.returncode}, not {code}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+class Server:
+    """A server of our own, with a made-up user."""
+
+    def __init__(self, data):
+        # What a careless script, a URL or a regular expression would mangle.
+        self.key = "k%25&'\"$(x)" + uuid.uuid4().hex
+        self.auth = f"{uuid.uuid4()}:{self.key}"
+        users = Path(data, "users")
+        users.write_text(self.auth + "\n")
+        users.chmod(0o600)
+        words = [BIN / "openhosting-server", "--data", Path(data, "drives-of"), "--users-file", users]
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = self.process.stdout.readline()
+        assert line.startswith("export OHURI="), line
+        self.uri = line.split("=", 1)[1].strip()
+        self.data = Path(data, "drives-of")
+
+    def environment(self):
+        return {"OHURI": self.uri, "OHAUTH": self.auth}
+
+    def info(self, drive):
+        text = sh(BIN / "openhosting", "drives", drive, "info", env={**BARE, **self.environment()}).stdout
+        return dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+
+    def named(self, name):
+        listed = sh(BIN / "openhosting", "-j", "drives", "info", env={**BARE, **self.environment()}).stdout
+        return [drive["drive"] for drive in json.loads(listed) if drive["name"] == name]
+
+    def holds(self, drive, image):
+        size = image.stat().st_size
+        with open(self.data / "drives" / f"{drive}.data", "rb") as there:
+            assert there.read(size) == image.read_bytes(), f"drive {drive} is not {image}"
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(WATCHDOG_S)
+        self.process.stdout.close()
+
+
+class Scene:
+    """A directory, a server, and an image."""
+
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        self.root = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in ("work", "home", "data"):
+            (self.root / name).mkdir()
+        self.work = self.root / "work"
+        self.server = Server(self.root / "data")
+        self.stack.callback(self.server.stop)
+        self.image = self.work / "disk.img"
+        self.image.write_bytes(os.urandom(40 * BLOCK + 77))
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def change(self, block):
+        with open(self.image, "r+b") as image:
+            image.seek(block * BLOCK)
+            image.write(os.urandom(9))
+
+    def environment(self, **more):
+        return {**BARE, "HOME": str(self.root / "home"), **self.server.environment(), **more}
+
+    def shell(self, script, shell=("sh", "-eu"), code=0, **environment):
+        """Runs a script; the key is nowhere in what it says."""
+        done = sh(*shell, "-c", script, cwd=self.work, env=self.environment(**environment), code=code)
+        self.assert_hidden(done.stdout + done.stderr)
+        return done
+
+    def assert_hidden(self, text):
+        assert self.server.key not in text, f"the key is in: {text}"
+
+
+# --- GitHub -----------------------------------------------------------------------
+
+
+def outputs_of(text):
+    """The outputs in a file of GITHUB_OUTPUT, as the runner reads it."""
+    outputs, lines = {}, iter(text.splitlines())
+    for line in lines:
+        name, equals, value = line.partition("=")
+        heredoc = re.fullmatch(r"([^=<]+)<<(.+)", line)
+        if heredoc:
+            name, until = heredoc.groups()
+            value = "\n".join(iter(functools.partial(next, lines), until))
+        else:
+            assert equals, f"no output: {line!r}"
+        outputs[name] = value
+    return outputs
+
+
+class Runner:
+    """A runner of GitHub, as far as a composite action notices it."""
+
+    def __init__(self, scene, **github):
+        self.scene = scene
+        self.github = {"action_ref": "main", "action_repository": "owner/openhosting", **github}
+        self.server_url = "https://github.invalid"
+        self.path = BARE["PATH"]
+        self.masks = []
+
+    def value(self, text, inputs, steps):
+        """Replaces the expressions in a value."""
+
+        def one(match):
+            words = match[1].strip().split(".")
+            if words[0] == "inputs":
+                return inputs[words[1]]
+            if words[0] == "github":
+                return self.github[words[1]]
+            if words[0] == "steps":
+                return steps.get(words[1], {}).get(words[3], "")
+            raise AssertionError(f"unknown expression {match[0]}")
+
+        return re.sub(r"\$\{\{(.*?)\}\}", one, text)
+
+    def log(self, text):
+        """What the log shows: masks are taken, and kept from it."""
+        shown = []
+        for line in text.splitlines():
+            if line.startswith("::add-mask::"):
+                self.masks.append(line.removeprefix("::add-mask::").replace("%25", "%"))
+                continue
+            shown.append(line)
+        text = "\n".join(shown)
+        self.scene.assert_hidden(text)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), repr(text)
+        return text
+
+    def run(self, inputs, environment, code=0):
+        """Runs the action; gives its outputs, its log, and its summary."""
+        action = yaml.safe_load((ROOT / "action.yml").read_text())
+        assert set(inputs) <= set(action["inputs"]), inputs
+        inputs = {name: inputs.get(name, told["default"]) for name, told in action["inputs"].items()}
+        # All a step of a composite action sees of them is what it is told.
+        steps, log, summary = {}, "", ""
+        for step in action["runs"]["steps"]:
+            condition = step.get("if")
+            if condition:
+                assert condition == "inputs.image != ''", condition
+                if not inputs["image"]:
+                    continue
+            assert step["shell"] == "bash"
+            files = {name: self.scene.root / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_PATH")}
+            for file in files.values():
+                file.write_text("")
+            script = self.scene.root / "step.sh"
+            script.write_text(self.value(step["run"], inputs, steps))
+            (self.scene.root / "runner temp").mkdir(exist_ok=True)
+            done = subprocess.run(
+                ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", script],
+                cwd=self.scene.work,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=WATCHDOG_S,
+                env={
+                    "PATH": self.path,
+                    "HOME": str(self.scene.root / "home"),
+                    "GITHUB_ACTIONS": "true",
+                    "GITHUB_ACTION_PATH": str(ROOT),
+                    "GITHUB_SERVER_URL": self.server_url,
+                    "RUNNER_TEMP": str(self.scene.root / "runner temp"),
+                    **{name: str(file) for name, file in files.items()},
+                    **environment,
+                    **{name: self.value(value, inputs, steps) for name, value in step.get("env", {}).items()},
+                },
+            )
+            log += self.log(done.stdout) + "\n"
+            for line in files["GITHUB_PATH"].read_text().splitlines():
+                self.path = f"{line}:{self.path}"
+            steps[step.get("id")] = outputs_of(files["GITHUB_OUTPUT"].read_text())
+            summary += files["GITHUB_STEP_SUMMARY"].read_text()
+            if done.returncode:
+                assert done.returncode == code, f"{step['name']} ended with {done.returncode}, not {code}:\n{log}"
+                break
+        else:
+            assert code == 0, f"nothing failed:\n{log}"
+        told = {name: self.value(told["value"], inputs, steps) for name, told in action["outputs"].items()}
+        return told, log, summary
+
+
+@contextlib.contextmanager
+def releases(scene):
+    """A site with a release of the programs, as ci/release.sh packs it."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    at = scene.root / "site/owner/openhosting/releases/download" / f"v{version}"
+    archive = Path(sh(ROOT / "ci/release.sh", at, BIN).stdout.strip())
+    again = Path(sh(ROOT / "ci/release.sh", scene.root / "again", BIN).stdout.strip())
+    assert archive.read_bytes() == again.read_bytes(), "the same programs make another archive"
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=scene.root / "site")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{site.server_address[1]}", version, archive
+        site.shutdown()
+        thread.join()
+
+
+def github_action():
+    with Scene() as scene, releases(scene) as (url, version, archive):
+        secrets = scene.server.environment()
+
+        def runner(ref="main"):
+            runner = Runner(scene, action_ref=ref)
+            runner.server_url = url
+            return runner
+
+        # By the tag of the release that it was named by.
+        first = runner(f"v{version}")
+        inputs = {
+            "image": "disk.img",
+            "name": "nightly",
+            "tags": "ci\n  main\n",
+            "readers": "all",
+            "keep": "1",
+            "receipt": "r.json",
+        }
+        outputs, log, summary = first.run(inputs, secrets)
+        drive = outputs["drive"]
+        scene.server.holds(drive, scene.image)
+        info = scene.server.info(drive)
+        assert info["name"] == "nightly" and info["tags"] == "ci main", info
+        assert info["readers"] == "ffffffff-ffff-ffff-ffff-ffffffffffff", info
+        assert outputs["digest"] == info["user:oh-digest"] and outputs["outcome"] == "complete", outputs
+        assert int(outputs["bytes_sent"]) >= scene.image.stat().st_size, outputs
+        assert summary.startswith("### openhosting publish: complete\n\n| | |\n|---|---|\n"), summary
+        assert "::group::openhosting publish nightly" in log and f"openhosting {version}" in log, log
+        assert scene.server.key in first.masks and len(first.masks) == 2, "the key is masked, and its base64"
+        # It is the release that runs, not what was on the machine.
+        assert first.path.startswith(str(scene.root / "runner temp")), first.path
+        # Once is enough, and the next one is a delta that takes its place.
+        outputs, _, _ = runner().run({**inputs, "version": version}, secrets)
+        assert (outputs["drive"], outputs["bytes_sent"]) == (drive, "0"), outputs
+        scene.change(7)
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        outputs, _, summary = runner().run({**inputs, "version": f"v{version}", "sha256": digest}, secrets)
+        assert outputs["drive"] != drive and int(outputs["bytes_sent"]) < 2 * BLOCK, outputs
+        assert "delta on top of" in summary, summary
+        assert scene.server.named("nightly") == [outputs["drive"]], "the old one stays"
+
+        # Without an image the tools are installed, for the steps that follow.
+        only = runner()
+        assert only.run({"version": version}, {})[0]["drive"] == ""
+        sh("openhosting-upload", "--version", env={"PATH": only.path})
+        # A name that means something to a shell, and to the runner.
+        hostile = "a $(touch pwned) `x`\n::error::y;'\".img"
+        shutil.copy(scene.image, scene.work / hostile)
+        outputs, log, _ = runner().run({"image": hostile, "name": "n $(id)", "version": version}, secrets)
+        scene.server.holds(outputs["drive"], scene.image)
+        assert scene.server.info(outputs["drive"])["name"] == "n $(id)"
+        assert not (scene.work / "pwned").exists() and "\n::error::" not in log, log
+
+        def fails(why, inputs, environment, code, runner):
+            path = runner.path
+            outputs, log, _ = runner.run(inputs, environment, code=code)
+            assert re.search(rf"^::error title=openhosting[^:]*::.*{why}", log, re.M), log
+            assert outputs["drive"] == "", outputs
+            return runner.path == path
+
+        fails("OHAUTH is not set", {**inputs, "version": version}, {"OHURI": secrets["OHURI"]}, 2, runner())
+        fails("The input name is missing", {**inputs, "name": "", "version": version}, secrets, 2, runner())
+        fails("Cannot connect|cannot connect", {**inputs, "endpoint": "http://127.0.0.1:9/", "version": version}, {**secrets, "OHURI": "http://127.0.0.1:8/"}, 75, runner())
+        # Nothing of these is installed.
+        for why, more in [
+            ("neither as 1.2.3 nor build", {"version": "1.2.3;touch pwned"}),
+            ("not 64 hexadecimal", {"version": version, "sha256": "x"}),
+            ("of the input sha256", {"version": version, "sha256": "0" * 64}),
+            ("Cannot fetch", {"version": "9.9.9"}),
+        ]:
+            assert fails(why, {**inputs, **more}, secrets, 1, runner()), why
+        archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+        assert fails("that its release tells", {**inputs, "version": version}, secrets, 1, runner())
+        sums = archive.parent / "SHA256SUMS"
+        sums.write_text(sums.read_text().replace("openhosting-", "other-"))
+        assert fails("does not name", {**inputs, "version": version}, secrets, 1, runner())
+        assert not (scene.work / "pwned").exists()
+
+        # Built from source where it was named by no release. That cargo builds is
+        # proven elsewhere: this one hands out what it has built.
+        tools = scene.root / "tools"
+        tools.mkdir()
+        (tools / "cargo").write_text(
+            "#!/bin/sh\n"
+            f'[ "$1 $2 $3 $4 $5" = "install --locked --path {ROOT} --root" ] || exit 1\n'
+            f'mkdir -p "$6/bin" && cp {BIN}/openhosting "$6/bin/"\n'
+        )
+        (tools / "cargo").chmod(0o755)
+        build = runner()
+        build.path = f"{tools}:{build.path}"
+        outputs, log, _ = build.run(inputs, secrets)
+        assert outputs["bytes_sent"] == "0" and "::group::Building openhosting" in log, log
+
+
+def github_examples():
+    """The steps of the workflows that are no actions of others."""
+    with Scene() as scene:
+        (scene.work / "make-image.sh").write_text("#!/bin/sh\n")
+        (scene.work / "make-image.sh").chmod(0o755)
+        matrix = yaml.safe_load((CI / "github/examples/matrix.yml").read_text())
+        output, summary = scene.root / "output", scene.root / "summary"
+        shards = matrix["jobs"]["shard"]["strategy"]["matrix"]["shard"]
+
+        def job(name, **environment):
+            for step in matrix["jobs"][name]["steps"]:
+                if "run" in step:
+                    told = {key: value for key, value in environment.items() if key in step.get("env", {}) or key.startswith("GITHUB_")}
+                    scene.shell(step["run"], shell=("bash", "-e"), **told)
+
+        files = {}
+        for shard in shards:
+            files[shard] = scene.root / f"output-{shard}"
+            files[shard].write_text("")
+        summary.write_text("")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            runs = [pool.submit(job, "shard", SHARD=str(shard), GITHUB_OUTPUT=str(files[shard]), GITHUB_STEP_SUMMARY=str(summary)) for shard in shards]
+            for run in runs:
+                run.result()
+        drives = {outputs_of(file.read_text())["drive"] for file in files.values()}
+        assert len(drives) == 1 and scene.server.named("big") == [], drives
+        # Each appended its table whole.
+        assert summary.read_text().count("### openhosting publish: complete\n\n| | |\n|---|---|\n") == len(shards)
+        output.write_text("")
+        job("join", GITHUB_OUTPUT=str(output), GITHUB_STEP_SUMMARY=str(summary))
+        assert {outputs_of(output.read_text())["drive"]} == drives
+        assert set(scene.server.named("big")) == drives
+        scene.server.holds(drives.pop(), scene.image)
+
+
+def lint_github():
+    # --color-mode is of newer ones; what they fetch is in the package.
+    workflows = sorted(CI.glob("github/examples/*.yml")) + sorted(ROOT.glob(".github/workflows/*.yml"))
+    sh(VENV / "check-jsonschema", "--builtin-schema", "vendor.github-actions", ROOT / "action.yml")
+    sh(VENV / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    with tempfile.TemporaryDirectory() as root:
+        # As files of a repository are audited.
+        place = Path(root, ".github/workflows")
+        place.mkdir(parents=True)
+        for workflow in workflows:
+            shutil.copy(workflow, place)
+        shutil.copy(ROOT / "action.yml", root)
+        sh(VENV / "zizmor", "--offline", "--no-progress", "--strict-collection", root)
+        # It does find what is wrong.
+        text = (place / "matrix.yml").read_text()
+        (place / "matrix.yml").write_text(text.replace('"$SHARD/4"', '"${{ github.head_ref }}/4"'))
+        found = subprocess.run([VENV / "zizmor", "--offline", "--no-progress", root], capture_output=True, text=True)
+        assert found.returncode != 0 and "template-injection" in found.stdout, found
+    # The names that docs and scripts use are those of the action.
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    for workflow in workflows:
+        for job in yaml.safe_load(workflow.read_text())["jobs"].values():
+            for step in job["steps"]:
+                if "/openhosting@" in step.get("uses", ""):
+                    assert set(step.get("with", {})) <= set(action["inputs"]), step
+
+
+# --- the others -------------------------------------------------------------------
+
+
+def gitlab():
+    path = CI / "gitlab/openhosting.gitlab-ci.yml"
+    sh(VENV / "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", path)
+    template = yaml.safe_load(path.read_text())
+
+    def job(name):
+        told = template[name]
+        base = job(told["extends"]) if "extends" in told else {}
+        variables = {**base.get("variables", {}), **told.get("variables", {})}
+        return {**base, **told, "variables": variables}
+
+    assert job(".openhosting-shard")["retry"]["exit_codes"] == [75]
+    variables = {name: told["value"] for name, told in template["variables"].items()}
+    # GitLab takes bash where there is one, else sh.
+    for shell in (("bash", "-eo", "pipefail"), ("sh", "-e")):
+        with Scene() as scene:
+
+            def run(name, **more):
+                told = job(name)
+                script = "\n".join(told["script"])
+                return scene.shell(script, shell=shell, **{**variables, **told["variables"], **more})
+
+            run(".openhosting-publish", OPENHOSTING_NAME="n", OPENHOSTING_FLAGS="--tag a --tag b")
+            told = outputs_of((scene.work / "openhosting.env").read_text())
+            drive = told["OPENHOSTING_DRIVE"]
+            scene.server.holds(drive, scene.image)
+            info = scene.server.info(drive)
+            assert info["tags"] == "a b" and told["OPENHOSTING_DIGEST"] == info["user:oh-digest"], told
+            assert int(told["OPENHOSTING_BYTES_SENT"]) > 0 and len(told) == 3, told
+            assert (scene.work / "openhosting-receipt.json").exists()
+            shards = job(".openhosting-shard")["parallel"]
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                runs = [
+                    pool.submit(run, ".openhosting-shard", OPENHOSTING_NAME="big", CI_NODE_INDEX=str(i + 1), CI_NODE_TOTAL=str(shards))
+                    for i in range(shards)
+                ]
+                for done in runs:
+                    done.result()
+            assert scene.server.named("big") == []
+            run(".openhosting-join", OPENHOSTING_NAME="big")
+            told = outputs_of((scene.work / "openhosting.env").read_text())
+            assert scene.server.named("big") == [told["OPENHOSTING_DRIVE"]]
+            scene.server.holds(told["OPENHOSTING_DRIVE"], scene.image)
+
+
+def jenkins():
+    text = (CI / "jenkins/Jenkinsfile").read_text()
+    tree = groovy_parser.parser.parse_groovy_content(text)
+    assert tree is not None
+    with tempfile.TemporaryDirectory():
+        try:
+            groovy_parser.parser.parse_groovy_content(text.replace("agent {", "agent }", 1))
+        except Exception:
+            pass
+        else:
+            raise AssertionError("the parser takes what is wrong")
+    scripts = re.findall(r"script: '''(.*?)'''", text, re.S)
+    assert len(scripts) == 2
+    # Between ''' Groovy takes a backslash at the end of a line away, and so does the shell.
+    scripts = [script.replace("\\\n", "") for script in scripts]
+    defaults = dict(re.findall(r"string\(name: '(\w+)', defaultValue: '([^']*)'", text))
+    with Scene() as scene:
+        # What Jenkins runs: sh -xe, so that each command is in the log.
+        for script in scripts:
+            scene.shell(script, shell=("sh", "-xe"), **defaults)
+        drive = (scene.work / "drive.txt").read_text().strip()
+        assert scene.server.named(defaults["NAME"]) == [drive]
+        scene.server.holds(drive, scene.image)
+        # One that gives up is run again, thrice at most; another failure is one.
+        tools = scene.root / "tools"
+        tools.mkdir()
+        for codes, calls, code in [("75 75 0", 3, 0), ("75 75 75 0", 3, 75), ("4 0", 1, 4)]:
+            (scene.work / "codes").write_text(codes.replace(" ", "\n") + "\n")
+            (scene.work / "calls").write_text("")
+            (tools / "openhosting").write_text(
+                "#!/bin/sh\n"
+                "echo called >>calls\n"
+                'exit "$(sed -n "$(wc -l <calls)p" codes)"\n'
+            )
+            (tools / "openhosting").chmod(0o755)
+            scene.shell(scripts[0], shell=("sh", "-xe"), code=code, PATH=f"{tools}:{BARE['PATH']}", **defaults)
+            assert (scene.work / "calls").read_text().count("called") == calls, codes
+
+
+def packer():
+    path = CI / "packer/publish.pkr.hcl"
+    with open(path) as file:
+        told = hcl2.load(file)
+
+    def plain(value):
+        """Strings come with their quotes."""
+        if isinstance(value, str) and value[:1] == value[-1:] == '"':
+            return value[1:-1].replace('\\"', '"')
+        return value
+
+    find = lambda items, name: next(v for item in items for k, v in item.items() if plain(k) == name)
+    post = find(told["build"][0]["post-processor"], "shell-local")
+    defaults = {}
+    for variable in told["variable"]:
+        for name, about in variable.items():
+            if isinstance(about, dict) and "default" in about:
+                defaults[plain(name)] = str(plain(about["default"]))
+    assert "OHAUTH" not in json.dumps([told["variable"], post]), "no variable of Packer holds the secret"
+    expand = lambda value: re.sub(r"\$\{var\.(\w+)\}", lambda match: defaults[match[1]], plain(value))
+    with Scene() as scene:
+        (scene.work / "output").mkdir()
+        sh("qemu-img", "convert", "-O", "qcow2", scene.image, scene.work / "output/disk.qcow2")
+        # Packer writes the lines to a file below the shebang, and runs that.
+        lines = ["#!" + plain(post["inline_shebang"])] + [plain(line) for line in post["inline"]]
+        script = scene.work / "inline"
+        script.write_text("\n".join(lines) + "\n")
+        script.chmod(0o755)
+        sh("shellcheck", script)
+        environment = dict(expand(pair).split("=", 1) for pair in post["environment_vars"])
+        done = sh(script, cwd=scene.work, env=scene.environment(**environment))
+        scene.assert_hidden(done.stdout + done.stderr)
+        drive = (scene.work / f"{environment['NAME']}.drive").read_text().strip()
+        assert f"published as drive {drive}" in done.stdout, done.stdout
+        assert scene.server.named(defaults["name"]) == [drive]
+        # A qcow2 has whole sectors: what follows the last byte is zeros.
+        scene.server.holds(drive, scene.image)
+
+
+def kubernetes():
+    jobs = {}
+    for path in sorted(CI.glob("kubernetes/*.yaml")):
+        sh(VENV / "kubernetes-validate", "--strict", path)
+        for told in yaml.safe_load_all(path.read_text()):
+            jobs[told["metadata"]["name"]] = told
+    with Scene() as scene:
+
+        def run(name, **more):
+            container = jobs[name]["spec"]["template"]["spec"]["containers"][0]
+            environment = {pair["name"]: pair["value"] for pair in container["env"]}
+            environment.update(more, IMAGE=str(scene.image))
+            done = sh(*container["command"], *container["args"], cwd="/", env=scene.environment(**environment))
+            scene.assert_hidden(done.stdout + done.stderr)
+            return environment["SHARDS"] if name == "publish-shards" else environment["NAME"]
+
+        count = jobs["publish-shards"]["spec"]["completions"]
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            runs = [pool.submit(run, "publish-shards", JOB_COMPLETION_INDEX=str(i)) for i in range(count)]
+            assert {done.result() for done in runs} == {str(count)}
+        name = run("publish-join")
+        (drive,) = scene.server.named(name)
+        scene.server.holds(drive, scene.image)
+
+
+def slurm():
+    with Scene() as scene:
+        # A queue of Slurm: runs the tasks of an array, all at a time, and then what
+        # waits for them.
+        tools = scene.root / "tools"
+        tools.mkdir()
+        (tools / "sbatch").write_text(
+            """#!/bin/bash
+set -euo pipefail
+echo "$*" >>sbatch.log
+array='' wrap=''
+while (($#)); do
+    case $1 in
+        --array=1-*) array=${1#--array=1-} ;;
+        --dependency=afterok:4711) [[ -e done-4711 ]] ;;
+        --wrap) wrap=$2; shift ;;
+        --parsable | --export=ALL | --job-name=* | --requeue | --kill-on-invalid-dep=yes) ;;
+        *) echo "sbatch: what is $1?" >&2; exit 1 ;;
+    esac
+    shift
+done
+if [[ -n $array ]]; then
+    pids=()
+    for ((i = 1; i <= array; i++)); do
+        SLURM_ARRAY_TASK_ID=$i sh -c "$wrap" >"task-$i.out" & pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid"; done
+    touch done-4711
+    echo '4711;cluster'
+else
+    sh -c "$wrap" >join.out
+    echo 4712
+fi
+"""
+        )
+        (tools / "sbatch").chmod(0o755)
+        path = f"{tools}:{BARE['PATH']}"
+        scene.shell(f"{shlex.quote(str(CI / 'slurm/publish.sh'))} disk.img 'a b' 3", PATH=path)
+        (drive,) = scene.server.named("a b")
+        assert (scene.work / "join.out").read_text().strip() == drive
+        scene.server.holds(drive, scene.image)
+        log = (scene.work / "sbatch.log").read_text()
+        scene.assert_hidden(log)
+        assert log.count("\n") == 2, log
+        scene.shell(f"{shlex.quote(str(CI / 'slurm/publish.sh'))} disk.img n 0", code=2, PATH=path)
+
+
+def systemd():
+    backup = CI / "systemd/backup.sh"
+    with Scene() as scene:
+        sh(BIN / "openhosting-upload", scene.image, cwd=scene.work, env=scene.environment())
+        (drive,) = scene.server.named("disk.img")
+        credentials, state = scene.root / "credentials", scene.root / "state of it"
+        credentials.mkdir()
+        state.mkdir()
+        (credentials / "ohauth").write_text(scene.server.auth + "\n")
+        example = outputs_of("\n".join(line for line in (CI / "systemd/backup.conf.example").read_text().splitlines() if not line.startswith("#")))
+        assert set(example) == {"OHURI", "DRIVE", "KEEP"}, example
+
+        def run(code=0, **more):
+            told = {"DRIVE": drive, "KEEP": "2", "STATE_DIRECTORY": str(state), "CREDENTIALS_DIRECTORY": str(credentials), **more}
+            environment = {**scene.environment(), **told}
+            del environment["OHAUTH"]
+            done = sh(backup, "web", cwd="/", env=environment, code=code)
+            scene.assert_hidden(done.stdout + done.stderr)
+            return done
+
+        def backups():
+            return sorted(state.iterdir())
+
+        def age(seconds):
+            """Makes what is there older, as nights do."""
+            for path in backups():
+                stamp = path.stat().st_mtime - seconds
+                os.utime(path, (stamp, stamp))
+                if path.name.startswith("web-"):
+                    when = subprocess.run(["date", "-u", "-d", f"@{int(stamp)}", "+%Y%m%dT%H%M%SZ"], capture_output=True, text=True).stdout.strip()
+                    path.rename(state / f"web-{when}.qcow2")
+
+        run()
+        (first,) = backups()
+        assert re.fullmatch(r"web-\d{8}T\d{6}Z\.qcow2", first.name), first
+        sh("qemu-img", "check", first)
+        # The drive is the image and zeros up to the end of a sector.
+        raw = scene.root / "raw"
+        sh("qemu-img", "convert", "-O", "raw", first, raw)
+        assert raw.read_bytes()[: scene.image.stat().st_size] == scene.image.read_bytes()
+        age(86400)
+        run()
+        age(86400)
+        # One that failed leaves what there is alone, and the next one is good again.
+        run(code=1, DRIVE="0012e24a-6eae-4279-9912-3432f698cec8")
+        assert len(backups()) == 2, backups()
+        run()
+        assert len(backups()) == 2, "the oldest of three stays"
+        # Killed after it was whole and before it had its name.
+        age(86400)
+        newest = backups()[-1]
+        newest.rename(state / "web.next.qcow2")
+        run()
+        assert len(backups()) == 2 and not (state / "web.next.qcow2").exists(), backups()
+        run(code=2, KEEP="0")
+        run(code=2, KEEP="x")
+        run(code=2, DRIVE="")
+    # The units, where a machine has them.
+    with tempfile.TemporaryDirectory() as root:
+        units = Path(root, "usr/lib/systemd/system")
+        units.mkdir(parents=True)
+        for unit in CI.glob("systemd/openhosting-backup@.*"):
+            shutil.copy(unit, units)
+        script = Path(root, "usr/lib/openhosting/backup")
+        script.parent.mkdir(parents=True)
+        shutil.copy(backup, script)
+        shutil.copytree("/usr/lib/systemd/system", units, dirs_exist_ok=True, symlinks=True)
+        for target in ("openhosting-backup@web.service", "openhosting-backup@web.timer"):
+            done = sh("systemd-analyze", "verify", "--man=no", f"--root={root}", target)
+            ours = [line for line in done.stderr.splitlines() if "openhosting" in line]
+            assert not ours, ours
+        # At most 2.0 of 10: an offline look at how much of the machine it could reach.
+        unit = CI / "systemd/openhosting-backup@.service"
+        done = sh("systemd-analyze", "security", "--offline=yes", "--threshold=20", "--no-pager", unit)
+        print("   ", done.stdout.strip().splitlines()[-1])
+    sh("systemd-analyze", "calendar", re.search(r"OnCalendar=(.*)", (CI / "systemd/openhosting-backup@.timer").read_text())[1])
+
+
+def docker():
+    path = CI / "docker/Dockerfile"
+    sh(VENV / "hadolint", "--failure-threshold", "style", path)
+    # What the .dockerignore lets in is enough for cargo to know what there is to build.
+    with tempfile.TemporaryDirectory() as context:
+        for line in (CI / "docker/Dockerfile.dockerignore").read_text().splitlines():
+            if line.startswith("!"):
+                source, target = ROOT / line[1:], Path(context, line[1:])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        told = sh("cargo", "metadata", "--no-deps", "--locked", "--offline", "--format-version=1", cwd=context)
+        programs = {t["name"] for t in json.loads(told.stdout)["packages"][0]["targets"] if t["kind"] == ["bin"]}
+        assert programs == {"openhosting", "openhosting-upload", "openhosting-download", "openhosting-server"}
+    # The image that has nothing but glibc, libgcc and certificates is enough.
+    for program in programs:
+        needs = sh("ldd", BIN / program).stdout
+        needs = {Path(line.split()[0]).name for line in needs.splitlines()}
+        allowed = {"linux-vdso.so.1", "libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"}
+        assert needs <= allowed, needs - allowed
+
+
+def lint_yaml():
+    files = [ROOT / "action.yml", *sorted(CI.rglob("*.yml")), *sorted(CI.rglob("*.yaml")), *sorted(ROOT.glob(".github/**/*.yml"))]
+    assert len(files) >= 5, files
+    sh(VENV / "yamllint", "--strict", "-c", Path(__file__).with_name("yamllint.yml"), *files)
+
+
+CASES = [lint_yaml, lint_github, github_action, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, docker]
+
+
+def main():
+    wanted = sys.argv[2:]
+    unknown = set(wanted) - {case.__name__ for case in CASES}
+    assert not unknown, f"no such case: {unknown}"
+    failed = 0
+    chosen = [case for case in CASES if not wanted or case.__name__ in wanted]
+    for case in chosen:
+        try:
+            case()
+            print(f"ok    {case.__name__}", flush=True)
+        except Exception as error:  # the others are worth knowing, too
+            failed += 1
+            print(f"FAIL  {case.__name__}: {type(error).__name__}: {error}", flush=True)
+            if os.environ.get("TRACE"):
+                raise
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    BIN = Path(sys.argv[1]).resolve()
+    VENV = Path(sys.executable).parent
+    # What a job has, and nothing of whoever runs this.
+    BARE = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    sys.exit(main())
