@@ -407,7 +407,8 @@ impl Machines {
         for device in settings.devices() {
             let drive = self.store.readable(user, device.drive)?;
             let (is_own, is_shared) = drive.with_metadata(|m| (m.user == user, m.is_shared()));
-            if !is_own && !(device.is_cdrom && is_shared) {
+            let is_allowed = is_own || device.is_cdrom && is_shared;
+            if !is_allowed {
                 let sentence = format!(
                     "Drive {} of another user is invalid at {}: it must be of claim:type shared, and media cdrom",
                     device.drive, device.slot
