@@ -216,7 +216,11 @@ impl Server {
         let tls = tls.transpose()?.map(Tls);
         let plan = config.faults;
         let quotas = quota::Quotas::new(config.drives_max, config.drive_bytes_max);
-        let store = Arc::new(store::Store::open(&config.directory, plan.fresh_reads, quotas)?);
+        let store = Arc::new(store::Store::open(
+            &config.directory,
+            plan.fresh_reads,
+            quotas,
+        )?);
         let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
         let qemu = Arc::new(hypervisor::Qemu::new(config.qemu, cgroup));
         let machines =
