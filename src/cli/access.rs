@@ -1,6 +1,6 @@
 //! Which cloud, and as whom: from flags, the environment and the config, in this order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -88,7 +88,7 @@ impl Access {
     /// # Errors
     /// [`ErrorKind::Usage`] if they cannot be read.
     pub(super) fn certificates(&self) -> Result<Option<Certificates>> {
-        self.cacert.as_ref().map(certificates).transpose()
+        self.cacert.as_deref().map(certificates).transpose()
     }
 
     fn chosen(&self) -> Result<Option<Chosen>> {
@@ -178,11 +178,11 @@ fn resolve(
     Ok(Resolved {
         endpoint,
         credentials,
-        certificates: cacert.as_ref().map(certificates).transpose()?,
+        certificates: cacert.as_deref().map(certificates).transpose()?,
     })
 }
 
-fn certificates(path: &PathBuf) -> Result<Certificates> {
+fn certificates(path: &Path) -> Result<Certificates> {
     let text = private::read_public("certificates", path)?;
     Certificates::from_pem(text.as_bytes()).map_err(|cause| {
         let what = format!("Cannot use the certificates {}", path.display());

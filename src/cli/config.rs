@@ -74,11 +74,11 @@ impl Config {
             default: None,
             profiles: BTreeMap::new(),
         };
-        for (key, value) in document.get_ref().iter() {
+        for (key, value) in document.get_ref() {
             match key.get_ref().as_ref() {
                 "default" => config.default = Some(source.text(value)?.to_owned()),
                 "profiles" => {
-                    for (name, value) in source.table(value)?.iter() {
+                    for (name, value) in source.table(value)? {
                         let name = name.get_ref().to_string();
                         let profile = source.profile(&name, source.table(value)?)?;
                         config.profiles.insert(name, profile);
@@ -155,7 +155,7 @@ impl Source<'_> {
             name: name.to_owned(),
             ..Profile::default()
         };
-        for (key, value) in table.iter() {
+        for (key, value) in table {
             match key.get_ref().as_ref() {
                 "endpoint" => profile.endpoint = Some(self.text(value)?.to_owned()),
                 "cacert" => profile.cacert = Some(self.file(value)?),
@@ -258,9 +258,8 @@ impl Reference {
 
 /// Runs a command that prints credentials. It may ask on the terminal.
 fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
-    let (program, arguments) = match words {
-        [program, arguments @ ..] => (program, arguments),
-        [] => return Err(Error::new(ErrorKind::Bug, "A command without a program")),
+    let [program, arguments @ ..] = words else {
+        return Err(Error::new(ErrorKind::Bug, "A command without a program"));
     };
     // The other words are not quoted: there may be a secret among them.
     let cannot = |why: &dyn std::fmt::Display| {
