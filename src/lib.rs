@@ -5,7 +5,7 @@
 //! out, the rest is compressed ([`codec`]) and written to a drive ([`api`]); what is
 //! to be done next is decided without I/O ([`policy`]) and done by one task
 //! ([`transfer`]), which keeps what it did ([`journal`]) so that a later run goes
-//! on. A download is the mirror of it. [`server`] is the drives part of the API on
+//! on. A download is the mirror of it. [`server`] is the API on
 //! one machine, and [`cli`] what the four programs are made of.
 //!
 //! Start at [`transfer::upload`] and [`transfer::download`]. The README's example

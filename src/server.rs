@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! run -> connection -> faults -> auth -> routes -> drives -> store -> hosted (one drive)
-//!          socket, tls                    |          |         metadata      ^
+//!       socket, tls, record    guard      |          |   metadata, quota     ^
 //!                                         |          +-> body -> writing -> sparse
 //!                                         |          +-> reading, imaging    |
 //!                                         +-> servers -> machines -> machine +- claims
 //!                                                          |  resources, settings
 //!                                                          +-> hypervisor -> qemu
+//! operator, metrics, page: for people who look at it
 //! ```
 //!
 //! The reactor only moves bytes and looks at state in memory; whatever touches
@@ -31,8 +32,9 @@
 //!   bytes as a drive that never was. The standard drives are those that
 //!   everyone may read.
 //! - Keys that `create` and `set` do not know are 400 `usage`, by name.
-//! - `image` answers 204. `claimed` is told while imaging, on both drives. A
-//!   failed imaging shows as status `inactive` until the next write or imaging.
+//! - `image` answers 204. `claimed` is told while imaging, on both drives. An
+//!   imaging that the end of the server cut off goes on at the next start. A
+//!   failed one shows as status `inactive` until the next write or imaging.
 //! - Counters begin at 4096 and 1 as recorded. They are kept when metadata
 //!   changes and at a graceful end; a crash loses what came since.
 //! - A request with a query is 404 `missing`: the API has none. A method other
@@ -48,6 +50,11 @@
 //!   and `stop` is 204. Without QEMU a start is 500 `failed` (docs/servers.md).
 //! - Above the memory for bodies a write waits, at most 10 s, then is 503.
 //!
+//! - A user's limits are 402 `billing`: the account does not cover more. Too many
+//!   requests of a user, and too many wrong keys from an address, are 429 `busy`.
+//! - `GET /health` is answered to everybody, and is no part of the API; nor is the
+//!   web page at `/ui/`.
+//!
 //! Beyond the loopback interface it serves with TLS only, unless told otherwise.
 
 mod answer;
@@ -57,6 +64,7 @@ mod claims;
 mod connection;
 mod drives;
 mod faults;
+mod guard;
 mod hosted;
 mod hypervisor;
 mod imaging;
@@ -64,7 +72,13 @@ mod kept;
 mod machine;
 mod machines;
 mod metadata;
+mod metrics;
+mod operator;
+mod page;
+mod quota;
+mod rate;
 mod reading;
+mod record;
 mod resources;
 mod routes;
 mod servers;
@@ -76,11 +90,12 @@ pub mod users;
 mod writing;
 
 pub use faults::FaultPlan;
+pub use rate::Rate;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
@@ -124,6 +139,17 @@ pub struct Config {
     pub round_size: bool,
     /// Most bytes that one read may ask for.
     pub read_bytes_max: u64,
+    /// Whether there is a web page at `/ui/`.
+    pub has_page: bool,
+    /// Most drives of one user; more are 402 `billing`.
+    pub drives_max: Option<u64>,
+    /// Most bytes of all drives of one user, by their sizes; more are 402 `billing`.
+    pub drive_bytes_max: Option<u64>,
+    /// Most requests of one user; more are 429 with `Retry-After`.
+    pub requests_max: Option<Rate>,
+    /// Most wrong keys from one address (of IPv6, from the first 64 bits of one);
+    /// after that it is 429, right keys too.
+    pub wrong_keys_max: Option<Rate>,
     /// What it does wrong, for tests of clients.
     pub faults: FaultPlan,
     /// The program that runs servers: a name that is looked for, or a path.
@@ -146,6 +172,11 @@ impl Config {
             one_writer: false,
             round_size: false,
             read_bytes_max: READ_BYTES_MAX,
+            has_page: true,
+            drives_max: None,
+            drive_bytes_max: None,
+            requests_max: None,
+            wrong_keys_max: Some(Rate::WRONG_KEYS),
             faults: FaultPlan::default(),
             qemu: "qemu-system-x86_64".into(),
             forward: Vec::new(),
@@ -161,6 +192,7 @@ pub struct Server {
     credentials: Credentials,
     tls: Option<Tls>,
     insecure_listen: bool,
+    metrics: Option<TcpListener>,
 }
 
 struct Tls(TlsAcceptor);
@@ -183,7 +215,8 @@ impl Server {
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
         let tls = tls.transpose()?.map(Tls);
         let plan = config.faults;
-        let store = Arc::new(store::Store::open(&config.directory, plan.fresh_reads)?);
+        let quotas = quota::Quotas::new(config.drives_max, config.drive_bytes_max);
+        let store = Arc::new(store::Store::open(&config.directory, plan.fresh_reads, quotas)?);
         let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
         let qemu = Arc::new(hypervisor::Qemu::new(config.qemu, cgroup));
         let machines =
@@ -208,8 +241,13 @@ impl Server {
             machines: Arc::new(machines),
             users: auth::Users::new(&users),
             memory: writing::Memory::new(),
-            imagings: Arc::new(Semaphore::new(imaging::AT_ONCE as usize)),
+            imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
             is_stopping: AtomicBool::new(false),
+            guard: guard::Guard::new(config.requests_max, config.wrong_keys_max),
+            page: config
+                .has_page
+                .then(|| page::Page::new(config.tls.is_some())),
+            metrics: Arc::new(metrics::Metrics::new()),
             writers_max: match config.one_writer {
                 true => 1,
                 false => plan.writers_max.unwrap_or(u32::MAX),
@@ -232,6 +270,7 @@ impl Server {
             credentials,
             tls,
             insecure_listen: config.insecure_listen,
+            metrics: None,
         })
     }
 
@@ -261,6 +300,27 @@ impl Server {
             .hint_to("Give --tls-cert and --tls-key, or listen on 127.0.0.1"))
     }
 
+    /// Whether this server may tell its figures on `address`: ask before binding it.
+    /// They are told to everybody, without TLS.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] beyond the loopback interface.
+    pub fn check_metrics_address(&self, address: SocketAddr) -> Result<()> {
+        if address.ip().is_loopback() || self.insecure_listen {
+            return Ok(());
+        }
+        let what = format!("Refused to tell the metrics to everybody on {address}");
+        Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Choose 127.0.0.1, or say --insecure-listen"))
+    }
+
+    /// Answers `/metrics` and `/health` on `listener` as well, while it runs.
+    #[must_use]
+    pub fn with_metrics(mut self, listener: TcpListener) -> Self {
+        self.metrics = Some(listener);
+        self
+    }
+
     /// Serves until `shutdown` is ready. Then it takes no more requests, lets
     /// those in flight and imagings finish for up to 30 s, and keeps the
     /// counters. Dropping the future instead breaks off what is in flight; no
@@ -269,7 +329,7 @@ impl Server {
     /// # Errors
     /// See [`check_address`](Self::check_address).
     pub async fn run(
-        self,
+        mut self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<()> {
@@ -277,6 +337,12 @@ impl Server {
             Error::new(ErrorKind::Local, "Cannot tell the address of the listener").because(error)
         })?;
         self.check_address(address)?;
+        self.api.take_up_imagings();
+        // Ends when it is dropped, with this future.
+        let mut metrics = JoinSet::new();
+        if let Some(listener) = self.metrics.take() {
+            metrics.spawn(operator::serve_metrics(listener, Arc::clone(&self.api)));
+        }
         self.api.machines.find_running().await;
         let mut connections = JoinSet::new();
         let graceful = GracefulShutdown::new();
@@ -290,15 +356,19 @@ impl Server {
             };
             let tls = self.tls.as_ref().map(|Tls(acceptor)| acceptor.clone());
             let (api, watcher) = (Arc::clone(&self.api), graceful.watcher());
+            // Who has gone by now is nobody's address.
+            let from = stream
+                .peer_addr()
+                .map_or(Ipv4Addr::UNSPECIFIED.into(), |a| a.ip());
             connections.spawn(async move {
                 let _permit = permit;
                 let socket = socket::Socket::new(stream);
                 let is_reset = socket.is_reset();
                 let Some(acceptor) = tls else {
-                    return connection::serve(socket, api, watcher, is_reset).await;
+                    return connection::serve(socket, api, watcher, is_reset, from).await;
                 };
                 match timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset).await,
+                    Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset, from).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake took too long"),
                 }
@@ -311,6 +381,7 @@ impl Server {
 
     async fn stop(self, mut connections: JoinSet<()>, graceful: GracefulShutdown) {
         tracing::info!("Stopping, requests in flight may finish");
+        self.api.is_stopping.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + PATIENCE;
         let finished = async {
             graceful.shutdown().await;
@@ -321,7 +392,7 @@ impl Server {
             connections.shutdown().await;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        self.api.stop_imagings(left).await;
+        self.api.imagings.stop(left).await;
         self.api.machines.count_all().await;
         let api = self.api;
         let _ = tokio::task::spawn_blocking(move || api.store.keep_all()).await;

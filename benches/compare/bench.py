@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from . import images, memory
 from .images import MIB
-from .processes import Endpoint, Failed, Nbdkit, Run, clean_environment, measure
+from .processes import Endpoint, Failed, Nbdkit, Run, clean_environment, measure, missing
 
 HERE = Path(__file__).resolve().parent
 BENCHES = HERE.parent
@@ -203,6 +204,20 @@ class Bench:
             self.made(f"before-{size}.img", lambda path: make(path)),
             self.made(f"after-{size}.img", lambda path: make(path, "upgraded")),
         )
+
+    def debian(self):
+        """Two images of one Debian, before and after an upgrade in place; None where they
+        cannot be made."""
+        size = self.scale.publish_bytes
+        pair = [self.cache / f"debian-{when}-{size // MIB}.img" for when in ("before", "after")]
+        if not all(path.exists() for path in pair):
+            if self.scale == QUICK or os.geteuid() != 0 or missing("debootstrap"):
+                return None
+            print(f"  making {pair[0]} and {pair[1]}", file=sys.stderr)
+            subprocess.run([HERE / "debian.sh", str(size), *pair], check=True)
+        for path in pair:
+            images.warm(path)
+        return pair
 
     def converted(self, name, flags):
         """The ext4 image as qemu-img makes it of these flags."""

@@ -53,11 +53,8 @@ impl Form {
     pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
         exit::try_parse(words).map_err(|error: clap::Error| {
             if error.use_stderr() && self.is_json(words) {
-                // Its first line tells what is wrong; all of it goes to stderr.
-                let text = error.render().to_string();
-                let line = text.lines().next().unwrap_or_default();
-                let line = line.strip_prefix("error: ").unwrap_or(line);
-                let error = Error::new(ErrorKind::Usage, line);
+                let what = wrong(&error.render().to_string());
+                let error = Error::new(ErrorKind::Usage, what);
                 let code = exit::code_of(ErrorKind::Usage);
                 let _ = exit::print(&self.print(Value::Null, Some((&error, code))));
             }
@@ -140,6 +137,13 @@ impl Form {
     }
 }
 
+/// What is wrong, of all that clap says: its first paragraph, in one line.
+fn wrong(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
 /// An error for programs.
 pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     json!({
@@ -189,6 +193,13 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         let expected = json!({"kind": "local", "message": "Cannot write: disk on fire", "hint": "Run", "exit_code": 1});
         assert_eq!(value, json!({"schema": "x/1", "error": expected}));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_one_line() {
+        let text = "error: these are missing:\n  <DRIVE>\n\nUsage: x <DRIVE>\n";
+        assert_eq!(wrong(text), "these are missing: <DRIVE>");
+        assert_eq!(wrong(""), "");
     }
 
     #[test]

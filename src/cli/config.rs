@@ -362,7 +362,7 @@ mod tests {
             (
                 "[profiles.x]\ncredentials.command = []",
                 2,
-                "a program and its",
+                "command takes a program",
             ),
             ("[profiles.x]\n[profiles.x]", 2, ""),
         ] {

@@ -29,7 +29,10 @@ pub(super) struct Local {
 impl Local {
     /// Serves `directory`, and makes a client of its first user.
     pub(super) async fn start(directory: &Path, config: &ClientConfig) -> Result<(Self, Client)> {
-        let server_config = Config::new(directory);
+        let server_config = Config {
+            has_page: false,
+            ..Config::new(directory)
+        };
         // Opening reads the disk.
         let server = tokio::task::spawn_blocking(move || Server::open(server_config))
             .await

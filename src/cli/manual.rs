@@ -160,10 +160,11 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
     let name = name.to_owned();
     let own: Vec<_> = command.get_subcommands().cloned().collect();
     let mut page = Vec::new();
-    let version = command.get_version().unwrap_or_default().to_owned();
     let man = Man::new(command)
         .title(name.to_uppercase())
-        .source(format!("openhosting {version}"))
+        // Without a word in its place the others would move up.
+        .date(" ")
+        .source(concat!("openhosting ", env!("CARGO_PKG_VERSION")))
         .manual("openhosting");
     man.render(&mut page).map_err(|cause| {
         Error::new(ErrorKind::Bug, format!("Cannot make the page {name}")).because(cause)

@@ -19,8 +19,8 @@ use super::signals::Heard;
 use super::{exit, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::{Config, FaultPlan, Server, users};
-use crate::wire::READ_BYTES_MAX;
+use crate::server::{Config, FaultPlan, Rate, Server, users};
+use crate::wire::{READ_BYTES_MAX, parse_size};
 
 const PROGRAM: &str = "openhosting-server";
 const FORM: Form = Form {
@@ -80,9 +80,35 @@ pub(super) struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX)]
     read_max: u64,
 
+    /// Have no web page at /ui/
+    #[arg(long)]
+    no_page: bool,
+
+    /// Most drives of one user
+    #[arg(long, value_name = "NUMBER")]
+    max_drives: Option<u64>,
+
+    /// Most bytes of all drives of one user, by their sizes; k, M, G and T are powers
+    /// of 1024
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_bytes: Option<u64>,
+
+    /// Most requests of one user, as 20/s, 600/m or 10000/h
+    #[arg(long, value_name = "RATE")]
+    rate_limit: Option<Rate>,
+
+    /// Most wrong keys from one address, as 60/m, before all from there is 429; `none`
+    /// for no limit [default: 60/m]
+    #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
+    wrong_key_limit: Option<RateOrNone>,
+
+    /// Tell the metrics to everybody who asks here for /metrics, without TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+
     /// Do wrong what FILE says, or as other clouds do: a testing aid. Its
-    /// format is told in docs/fault-plan.md
-    #[arg(long, value_name = "FILE")]
+    /// format, TOML, is told in docs/fault-plan.md
+    #[arg(long = "faults", visible_alias = "fault-plan", value_name = "FILE")]
     fault_plan: Option<PathBuf>,
 
     /// Program that runs servers
@@ -103,9 +129,36 @@ pub(super) struct Args {
     #[arg(short, long)]
     verbose: bool,
 
+    /// What a line of the log looks like; docs/operating.md tells the keys
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+
     /// Print one JSON object instead of the two lines (docs/json.md)
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line, for programs
+    Json,
+}
+
+/// A rate, or that there is none.
+#[derive(Clone, Copy, Debug)]
+struct RateOrNone(Option<Rate>);
+
+fn rate_or_none(text: &str) -> std::result::Result<RateOrNone, Error> {
+    match text {
+        "none" => Ok(RateOrNone(None)),
+        rate => rate.parse().map(|rate| RateOrNone(Some(rate))),
+    }
+}
+
+fn size(text: &str) -> std::result::Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
 }
 
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
@@ -121,12 +174,19 @@ pub fn main() -> ExitCode {
     } else {
         Level::INFO
     };
-    // Fails only if somebody else set one, which then does.
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_max_level(level)
-        .with_ansi(false)
-        .try_init();
+        .with_ansi(false);
+    // Fails only if somebody else set one, which then does.
+    let _ = match args.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
+    };
     let is_told = AtomicBool::new(false);
     match start(args, &is_told) {
         // There is one object: what fails once it was told is said on stderr.
@@ -138,16 +198,19 @@ pub fn main() -> ExitCode {
 }
 
 fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
-    let (listen, is_json) = (args.listen, args.json);
+    let (listen, metrics, is_json) = (args.listen, args.metrics, args.json);
     allow_many_files();
     let server = Server::open(config(args)?)?;
     server.check_address(listen)?;
+    if let Some(address) = metrics {
+        server.check_metrics_address(address)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
     let result = runtime.block_on(async {
-        let listening = listen_on(server, listen, is_json).await?;
+        let listening = listen_on(server, listen, metrics, is_json).await?;
         is_told.store(true, Ordering::Relaxed);
         serve(listening).await
     });
@@ -182,7 +245,10 @@ fn config(args: Args) -> Result<Config> {
         users.extend(users::read_file(path)?);
     }
     let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
+    let usual = Config::new(directory);
+    let wrong_keys = args.wrong_key_limit.map(|RateOrNone(rate)| rate);
     Ok(Config {
+        wrong_keys_max: wrong_keys.unwrap_or(usual.wrong_keys_max),
         faults: faults.unwrap_or_default(),
         users,
         tls: args.tls_cert.zip(args.tls_key),
@@ -190,10 +256,14 @@ fn config(args: Args) -> Result<Config> {
         one_writer: args.one_writer,
         round_size: args.round_size,
         read_bytes_max: args.read_max,
+        has_page: !args.no_page,
+        drives_max: args.max_drives,
+        drive_bytes_max: args.max_bytes,
+        requests_max: args.rate_limit,
         qemu: args.qemu,
         forward: args.forward,
         cgroup: args.cgroup,
-        ..Config::new(directory)
+        ..usual
     })
 }
 
@@ -223,14 +293,24 @@ struct Listening {
     signals: Signals,
 }
 
-async fn listen_on(server: Server, listen: SocketAddr, is_json: bool) -> Result<Listening> {
+async fn listen_on(
+    mut server: Server,
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+    is_json: bool,
+) -> Result<Listening> {
     let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|error| failed(format!("Cannot listen on {listen}"), error))?;
-    let address = listener
-        .local_addr()
-        .map_err(|error| failed("Cannot tell the address".into(), error))?;
+    let bind = async |address: SocketAddr| {
+        let listener = TcpListener::bind(address).await;
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        bound.map_err(|error| failed(format!("Cannot listen on {address}"), error))
+    };
+    let (address, listener) = bind(listen).await?;
+    if let Some(metrics) = metrics {
+        let (address, listener) = bind(metrics).await?;
+        tracing::info!(%address, "Telling metrics");
+        server = server.with_metrics(listener);
+    }
     let signals = Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
     exit::print(&told(&server, address, is_json))?;
     tracing::info!(%address, "Serving");

@@ -1,6 +1,7 @@
 //! What the server answers, and what it refuses (REFERENCE sections 2, 3).
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -141,7 +142,7 @@ pub(super) struct Refusal {
     /// Where it is not the one of the error.
     status: Option<StatusCode>,
     sentence: String,
-    is_for_now: bool,
+    retry_after_s: Option<u64>,
     is_last: bool,
     allow: Option<&'static str>,
 }
@@ -152,7 +153,7 @@ impl Refusal {
             error,
             status: None,
             sentence: sentence.into(),
-            is_for_now: false,
+            retry_after_s: None,
             is_last: false,
             allow: None,
         }
@@ -185,6 +186,23 @@ impl Refusal {
     /// 401: no credentials, or wrong ones; which is not told.
     pub(super) fn auth() -> Self {
         Self::new(ErrorType::Auth, "User or secret key is missing or wrong")
+    }
+
+    /// 402: the account covers no more.
+    pub(super) fn billing(sentence: impl Into<String>) -> Self {
+        Self::new(ErrorType::Billing, sentence)
+    }
+
+    /// 429: too many requests; the next is welcome after `wait`. Not in the table of
+    /// REFERENCE section 3; the nearest type there is `busy`.
+    pub(super) fn too_many(wait: Duration, sentence: impl Into<String>) -> Self {
+        // Whole seconds, none too few.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            status: Some(StatusCode::TOO_MANY_REQUESTS),
+            retry_after_s: Some(seconds.max(1)),
+            ..Self::busy(sentence)
+        }
     }
 
     /// 404: no such drive, or another's. The two must not differ in a byte.
@@ -225,7 +243,7 @@ impl Refusal {
     pub(super) fn overloaded() -> Self {
         Self {
             status: Some(StatusCode::SERVICE_UNAVAILABLE),
-            is_for_now: true,
+            retry_after_s: Some(1),
             ..Self::busy("The server is busy, try again in a second")
         }
     }
@@ -272,8 +290,8 @@ impl Refusal {
         if self.is_last {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        if self.is_for_now {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         answer
     }

@@ -35,6 +35,11 @@ impl Users {
     /// right: digests of both are compared, with all users, to the end.
     pub(super) fn prove(&self, header: Option<&[u8]>) -> Option<Arc<str>> {
         let (name, key) = header.and_then(decode).unwrap_or_default();
+        self.prove_pair(&name, &key)
+    }
+
+    /// The user that name and key prove, in the same way.
+    pub(super) fn prove_pair(&self, name: &str, key: &str) -> Option<Arc<str>> {
         let (name, key) = (digest(name.as_bytes()), digest(key.as_bytes()));
         let mut proved = None;
         for user in &self.0 {

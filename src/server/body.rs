@@ -1,15 +1,20 @@
 //! Bodies of requests: bounded, and given up when they stall.
 
 use std::io::{self, BufRead, Read};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::answer::Refusal;
+use super::faults::{Line, Slowed};
+use super::record::Record;
 
 /// Longest wait for [`PROGRESS_BYTES`] more of a body, or its end.
 const STALL: Duration = Duration::from_secs(30);
@@ -21,6 +26,69 @@ const SMALL_BYTES_MAX: usize = 64 * 1024;
 /// Frames between the network and the thread that decodes them. hyper makes
 /// them at most some 400 KiB long.
 const FRAMES_AHEAD: usize = 3;
+
+/// The body of a request, counted as it comes.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    body: Inner,
+    record: Arc<Record>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Plain(hyper::body::Incoming),
+    /// As a fault plan wants it.
+    Slowed(Slowed<hyper::body::Incoming>),
+}
+
+impl Incoming {
+    pub(super) fn counted(body: hyper::body::Incoming, record: Arc<Record>) -> Self {
+        let body = Inner::Plain(body);
+        Self { body, record }
+    }
+
+    /// The same, over a slow line.
+    pub(super) fn slowed(self, line: Arc<Line>) -> Self {
+        let body = match self.body {
+            Inner::Plain(body) => Inner::Slowed(Slowed::new(body, line)),
+            slowed @ Inner::Slowed(_) => slowed,
+        };
+        Self { body, ..self }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let polled = match &mut self.body {
+            Inner::Plain(body) => Pin::new(body).poll_frame(context),
+            Inner::Slowed(body) => Pin::new(body).poll_frame(context),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.record.received(frame.data_ref().map_or(0, Bytes::len));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            Inner::Plain(body) => body.is_end_stream(),
+            Inner::Slowed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Inner::Plain(body) => body.size_hint(),
+            Inner::Slowed(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A body as it comes, given up when the client is too slow.
 struct Paced {

@@ -1,10 +1,10 @@
 //! One connection: HTTP/1.1 requests and their answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -12,27 +12,41 @@ use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::Instrument;
 
 use super::answer::{Answer, Refusal};
+use super::body::Incoming;
 use super::drives::Api;
 use super::faults::Reset;
+use super::operator;
+use super::page;
+use super::record::Record;
 use super::routes::Call;
 
 /// Longest wait for the header of a request, and for the next request.
-const HEADER_WAIT: Duration = Duration::from_secs(10);
-const HEADER_BYTES_MAX: usize = 16 * 1024;
+pub(super) const HEADER_WAIT: Duration = Duration::from_secs(10);
+pub(super) const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves requests until the client or `watcher` ends it, or it is to be reset:
 /// then `is_reset` is set.
-pub(super) async fn serve<S>(stream: S, api: Arc<Api>, watcher: Watcher, is_reset: Arc<AtomicBool>)
-where
+pub(super) async fn serve<S>(
+    stream: S,
+    api: Arc<Api>,
+    watcher: Watcher,
+    is_reset: Arc<AtomicBool>,
+    from: IpAddr,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let api = Arc::clone(&api);
         let is_reset = Arc::clone(&is_reset);
         async move {
-            let answer = answer(&api, request).await;
+            let (method, path) = (request.method().clone(), request.uri().path());
+            let record = Arc::new(Record::new(method, path, from, &api.metrics));
+            let span = record.span().clone();
+            let request = request.map(|body| Incoming::counted(body, Arc::clone(&record)));
+            let answer = answer(&api, request, record).instrument(span).await;
             answer.inspect_err(|Reset| is_reset.store(true, Ordering::Relaxed))
         }
     });
@@ -47,37 +61,54 @@ where
     }
 }
 
-async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Reset> {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let began = Instant::now();
+async fn answer(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    record: Arc<Record>,
+) -> Result<Answer, Reset> {
+    if request.uri().path() == operator::HEALTH {
+        record.set_call("health");
+        let answer = operator::health(api, request.method()).await;
+        return Ok(record.answer(answer, None));
+    }
+    if let Some(page) = &api.page
+        && page::is_for(&request)
+    {
+        record.set_call("page");
+        let answer = page::answer(api, page, request, &record).await;
+        return Ok(record.answer(answer, None));
+    }
     let served = api
         .faults
-        .play(request, |request| dispatch(api, request))
+        .play(request, |request| dispatch(api, request, &record))
         .await?;
     let (answer, refusal) = match served {
         Ok(answer) => (answer, None),
         Err(refusal) => (refusal.to_answer(), Some(refusal)),
     };
-    tracing::debug!(
-        %method,
-        path,
-        status = answer.status().as_u16(),
-        error = refusal.as_ref().map(|refusal| refusal.error().as_str()),
-        refusal = refusal.map(tracing::field::display),
-        took = ?began.elapsed(),
-        "Answered"
-    );
-    Ok(answer)
+    Ok(record.answer(answer, refusal))
 }
 
 /// Who, then what, then how; so that nobody without credentials learns which
 /// commands or drives there are, and no body is read for nothing.
-async fn dispatch(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, Refusal> {
+async fn dispatch(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    record: &Record,
+) -> Result<Answer, Refusal> {
+    api.guard.let_in(record.from())?;
     let header = request.headers().get(AUTHORIZATION);
     let user = api
         .users
         .prove(header.map(hyper::header::HeaderValue::as_bytes));
-    let user = user.ok_or_else(Refusal::auth)?;
+    let Some(user) = user else {
+        if header.is_some() {
+            api.guard.wrong_key(record.from());
+        }
+        return Err(Refusal::auth());
+    };
+    record.set_user(&user);
+    api.guard.request(&user)?;
     check_framing(&request)?;
     let is_post = match *request.method() {
         Method::POST => true,
@@ -91,6 +122,12 @@ async fn dispatch(api: &Arc<Api>, request: Request<Incoming>) -> Result<Answer, 
         return Err(Refusal::no_command());
     }
     let call = Call::parse(request.uri().path())?;
+    record.set_call(call.name());
+    if let Some(id) = call.moves()
+        && let Ok(drive) = api.store.readable(&user, id)
+    {
+        record.set_traffic(&drive.traffic);
+    }
     if call.changes() && !is_post {
         return Err(Refusal::method("POST", "The command needs POST"));
     }

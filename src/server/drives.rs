@@ -2,23 +2,26 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use http_body_util::BodyExt;
 use hyper::Request;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
-use super::body;
+use super::body::{self, Incoming};
 use super::faults::{Faults, PastEnd};
-use super::hosted::{Hosted, Progress, Purpose};
-use super::imaging::{self, Imaging};
+use super::guard::Guard;
+use super::hosted::{Hosted, Purpose};
+use super::imaging::{Imaging, Imagings, Order};
 use super::machines::Machines;
 use super::metadata::Metadata;
+use super::metrics::Metrics;
+use super::page::Page;
 use super::reading::{self, DriveBytes, Steps};
 use super::routes::{Call, Packing};
 use super::sparse;
@@ -40,8 +43,12 @@ pub(super) struct Api {
     pub(super) machines: Arc<Machines>,
     pub(super) users: Users,
     pub(super) memory: Memory,
-    pub(super) imagings: Arc<Semaphore>,
+    pub(super) imagings: Imagings,
     pub(super) is_stopping: AtomicBool,
+    pub(super) guard: Guard,
+    /// The web page, if there is one.
+    pub(super) page: Option<Page>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) writers_max: u32,
     pub(super) round_size: bool,
     pub(super) read_bytes_max: u64,
@@ -150,60 +157,20 @@ impl Api {
     ) -> Result {
         let destination = self.store.own(user, id)?;
         let source = self.store.readable(user, source)?;
-        if destination.id == source.id {
-            return Err(Refusal::usage("A drive cannot be its own source"));
-        }
-        let progress = Arc::new(Progress::new(source.id, source.size()));
-        let source = source.pass(Purpose::ImageFrom)?;
-        let destination = destination.pass(Purpose::ImageInto(Arc::clone(&progress)))?;
-        if packing == Packing::Copy && source.drive.size() > destination.drive.size() {
-            return Err(Refusal::usage("The source is larger than the drive"));
-        }
-        let imaging = Imaging {
-            source,
-            destination,
+        let order = Order {
+            source: source.id,
             packing,
-            progress,
+            offset: 0,
         };
+        let imaging = Imaging::claim(&source, &destination, order)?;
         let api = Arc::clone(self);
         let imaging = blocking(move || {
-            api.store.change(&imaging.destination.drive, |metadata| {
-                metadata.is_imaging = true;
-                Ok(())
-            })?;
+            api.begin_imaging(&imaging)?;
             Ok(imaging)
         })
         .await?;
         tokio::spawn(Arc::clone(self).image_in_background(imaging));
         Ok(answer::no_content())
-    }
-
-    async fn image_in_background(self: Arc<Self>, imaging: Imaging) {
-        let Ok(_turn) = Arc::clone(&self.imagings).acquire_owned().await else {
-            return;
-        };
-        let work = spawn_blocking(move || {
-            let destination = &imaging.destination.drive;
-            let result = imaging.run(&self.is_stopping);
-            match &result {
-                Ok(bytes) => {
-                    imaging.source.drive.count_read(imaging.source.drive.size());
-                    destination.count_write(*bytes);
-                }
-                Err(error) => tracing::warn!(id = %destination.id, %error, "Imaging failed"),
-            }
-            let kept = self.store.change(destination, |metadata| {
-                metadata.is_imaging = false;
-                metadata.is_complete = result.is_ok();
-                Ok(())
-            });
-            if let Err(error) = kept {
-                tracing::error!(id = %destination.id, %error, "Cannot keep the end of an imaging");
-            }
-        });
-        if work.await.is_err() {
-            tracing::error!("An imaging broke off");
-        }
     }
 
     fn read(&self, user: &str, id: DriveId, offset: u64, size: Option<u64>) -> Result {
@@ -373,15 +340,6 @@ impl Api {
         size.checked_next_multiple_of(ROUND_BYTES)
             .ok_or_else(|| Refusal::usage("The size is too large"))
     }
-
-    /// Waits for imagings to end; those that do not in time are told to stop.
-    pub(super) async fn stop_imagings(&self, patience: std::time::Duration) {
-        let all = || self.imagings.acquire_many(imaging::AT_ONCE);
-        if tokio::time::timeout(patience, all()).await.is_err() {
-            self.is_stopping.store(true, Ordering::Relaxed);
-            let _ = all().await;
-        }
-    }
 }
 
 /// The bytes of a drive from `offset` on, none past its end.
@@ -434,7 +392,9 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|error| {
+    let span = tracing::Span::current();
+    let work = spawn_blocking(move || span.in_scope(work));
+    work.await.unwrap_or_else(|error| {
         tracing::error!(%error, "A command broke off");
         Err(Refusal::system(
             "Internal fault of the server, its log tells more",

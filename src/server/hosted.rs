@@ -1,6 +1,7 @@
 //! One drive as the server holds it: its file, its metadata, and who uses it.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::answer::Refusal;
 use super::claims::{Claim, Claims, Holder};
 use super::metadata::{Metadata, set};
+use super::record::Traffic;
 use crate::drive::DriveId;
 use crate::wire::Properties;
 
@@ -29,6 +31,8 @@ pub(super) struct Hosted {
     /// Held while metadata is changed and kept, which takes disk time; `state`
     /// never is.
     pub(super) keeping: Mutex<()>,
+    /// What moves to and from it.
+    pub(super) traffic: Arc<Traffic>,
     state: Mutex<State>,
 }
 
@@ -102,6 +106,7 @@ impl Hosted {
             data_path,
             landing: Mutex::new(()),
             keeping: Mutex::new(()),
+            traffic: Arc::default(),
             state: Mutex::new(State {
                 metadata,
                 writers: 0,
@@ -126,6 +131,18 @@ impl Hosted {
     /// Its size in bytes. It stays as it is while a [`Pass`] is held.
     pub(super) fn size(&self) -> u64 {
         self.state().metadata.size
+    }
+
+    /// What it takes on the disk, in bytes.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        // Of 512 bytes, whatever the file system's are.
+        self.file.metadata().map_or(0, |data| data.blocks() * 512)
+    }
+
+    /// Whether an imaging into it waits for its turn; `None` if there is none.
+    pub(super) fn is_imaging_queued(&self) -> Option<bool> {
+        let state = self.state();
+        state.imaging.as_ref().map(|progress| progress.is_queued())
     }
 
     /// Looks at the metadata without a copy.

@@ -132,7 +132,7 @@ impl Record {
         };
         Some(Self {
             user,
-            settings: Settings::from_kept(kept)?,
+            settings: Settings::from_kept(&kept)?,
             rest,
             run,
         })

@@ -407,7 +407,8 @@ impl Machines {
         for device in settings.devices() {
             let drive = self.store.readable(user, device.drive)?;
             let (is_own, is_shared) = drive.with_metadata(|m| (m.user == user, m.is_shared()));
-            if !is_own && !(device.is_cdrom && is_shared) {
+            let may_read = is_own || (device.is_cdrom && is_shared);
+            if !may_read {
                 let sentence = format!(
                     "Drive {} of another user is invalid at {}: it must be of claim:type shared, and media cdrom",
                     device.drive, device.slot

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::answer::Refusal;
+use super::imaging::Order;
 use super::kept;
 use crate::drive::DriveId;
 use crate::wire::{Format, Properties, parse_size};
@@ -58,8 +59,8 @@ pub(super) struct Metadata {
     pub(super) counters: Counters,
     /// Whether the bytes are what the last imaging should have made of them.
     pub(super) is_complete: bool,
-    /// Whether an imaging into this drive was under way when this was kept.
-    pub(super) is_imaging: bool,
+    /// The imaging into this drive that is not done yet.
+    pub(super) imaging: Option<Order>,
 }
 
 impl Metadata {
@@ -78,7 +79,7 @@ impl Metadata {
             settings: Properties::new(),
             counters: Counters::default(),
             is_complete: true,
-            is_imaging: false,
+            imaging: None,
         };
         let cipher = body.get("encryption:cipher").filter(|v| !v.is_empty());
         let cipher = cipher.unwrap_or("aes-xts-plain");
@@ -198,7 +199,8 @@ impl Metadata {
         let mut kept = self.to_info(id);
         kept.remove("status");
         set(&mut kept, "complete", self.is_complete.to_string());
-        set(&mut kept, "imaging", self.is_imaging.to_string());
+        let imaging = self.imaging.map(|order| order.to_string());
+        set(&mut kept, "imaging", imaging.as_deref().unwrap_or("false"));
         kept::print(&kept)
     }
 
@@ -213,12 +215,22 @@ impl Metadata {
         for (key, value) in counters.fields() {
             *value = kept.remove(key)?.parse().ok()?;
         }
+        let mut is_complete = kept.remove("complete")?.parse().ok()?;
+        let imaging = match kept.remove("imaging")?.as_str() {
+            "false" => None,
+            // Of an earlier version, which could not go on.
+            "true" => {
+                is_complete = false;
+                None
+            }
+            order => Some(order.parse().ok()?),
+        };
         Some(Self {
             user: kept.remove("user")?,
             size: kept.remove("size")?.parse().ok()?,
             counters,
-            is_complete: kept.remove("complete")?.parse().ok()?,
-            is_imaging: kept.remove("imaging")?.parse().ok()?,
+            is_complete,
+            imaging,
             settings: kept,
         })
     }

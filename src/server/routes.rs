@@ -93,6 +93,36 @@ impl Call {
         }
     }
 
+    /// The command in one word, as figures and the log tell it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::InfoAll => "info-all",
+            Self::ListStandard => "list-standard",
+            Self::InfoStandard => "info-standard",
+            Self::Create => "create",
+            Self::Info(_) => "info",
+            Self::InfoFull(_) => "info-full",
+            Self::Destroy(_) => "destroy",
+            Self::Set(_) => "set",
+            Self::Image(..) => "image",
+            Self::Read(..) => "read",
+            Self::Digest(..) => "digest",
+            Self::Extents(..) => "extents",
+            Self::Write(..) => "write",
+            Self::Server(call) => call.name(),
+            Self::Resource(call) => call.name(),
+        }
+    }
+
+    /// The drive whose bytes it moves.
+    pub(super) fn moves(&self) -> Option<DriveId> {
+        match *self {
+            Self::Read(id, ..) | Self::Write(id, _) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Whether the command changes something and so takes POST only.
     pub(super) fn changes(&self) -> bool {
         match self {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Refusal};
+use super::body::Incoming;
 use super::drives::{Api, blocking, keys_and_values};
 use super::machine::{Machine, MachineId};
 use super::resources::{Kind, ResourceId};
@@ -99,6 +99,28 @@ impl ServerCall {
         Ok(Self::Of(id, call))
     }
 
+    /// The command in a word, as figures and the log tell it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::List => "servers-list",
+            Self::Info => "servers-info-all",
+            Self::Create | Self::CreateStopped => "servers-create",
+            Self::Of(_, call) => match call {
+                MachineCall::Info => "servers-info",
+                MachineCall::Start => "servers-start",
+                MachineCall::Stop => "servers-stop",
+                MachineCall::Shutdown => "servers-shutdown",
+                MachineCall::Reset => "servers-reset",
+                MachineCall::Destroy => "servers-destroy",
+                MachineCall::Set => "servers-set",
+                MachineCall::Suspend => "servers-suspend",
+                MachineCall::Resume => "servers-resume",
+                MachineCall::Console => "servers-console",
+                MachineCall::Screen => "servers-screen",
+            },
+        }
+    }
+
     /// Whether it takes POST only.
     pub(super) fn changes(self) -> bool {
         match self {
@@ -129,6 +151,18 @@ impl ResourceCall {
             [of, name, "set"] => Ok(Self::Set(id(of, name)?)),
             [of, name, "destroy"] => Ok(Self::Destroy(id(of, name)?)),
             _ => Err(Refusal::no_command()),
+        }
+    }
+
+    /// The command in a word, as figures and the log tell it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::List(_) => "resources-list",
+            Self::InfoAll(_) => "resources-info-all",
+            Self::Create(_) => "resources-create",
+            Self::Info(_) => "resources-info",
+            Self::Set(_) => "resources-set",
+            Self::Destroy(_) => "resources-destroy",
         }
     }
 

@@ -124,7 +124,7 @@ pub(super) fn data_extents(file: &File, range: Range<u64>) -> (Vec<Range<u64>>, 
 
 /// Where the data at `offset` ends, at most at `end`. Somebody may have made a hole
 /// of it meanwhile: then a block counts as data still.
-fn next_hole(file: &File, offset: u64, end: u64) -> u64 {
+pub(super) fn next_hole(file: &File, offset: u64, end: u64) -> u64 {
     match seek(file, SeekFrom::Hole(offset)) {
         Ok(hole) => hole.max(offset + BLOCK_BYTES as u64).min(end),
         Err(_) => end,

@@ -26,6 +26,7 @@ use super::faults::FreshReads;
 use super::hosted::{Hosted, Pass, lock};
 use super::kept::{self, sync_parent};
 use super::metadata::Metadata;
+use super::quota::Quotas;
 use crate::credentials::Credentials;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +37,7 @@ pub(super) struct Store {
     directory: PathBuf,
     drives: RwLock<BTreeMap<DriveId, Slot>>,
     fresh_reads: FreshReads,
+    quotas: Quotas,
     /// The lock goes when this is closed.
     _lock: File,
 }
@@ -49,7 +51,7 @@ enum Slot {
 
 impl Store {
     /// Opens the directory, makes it if need be, and locks it.
-    pub(super) fn open(directory: &Path, fresh_reads: FreshReads) -> Result<Self> {
+    pub(super) fn open(directory: &Path, fresh_reads: FreshReads, quotas: Quotas) -> Result<Self> {
         let failed = |error: io::Error| {
             let what = format!("Cannot use the data directory {}", directory.display());
             Error::new(ErrorKind::Local, what).because(error)
@@ -76,6 +78,7 @@ impl Store {
             directory: directory.to_owned(),
             drives: RwLock::default(),
             fresh_reads,
+            quotas,
             _lock: lock,
         };
         store.load().map_err(failed)?;
@@ -111,7 +114,10 @@ impl Store {
             self.open_drive(id, metadata)
         });
         match loaded {
-            Ok(drive) => Ok(Slot::Ready(Arc::new(drive))),
+            Ok(drive) => {
+                drive.with_metadata(|m| self.quotas.count(&m.user, m.size));
+                Ok(Slot::Ready(Arc::new(drive)))
+            }
             Err(error) if is_of_the_drive(&error) => {
                 tracing::error!(%id, %error, "A drive is damaged, the others are served");
                 Ok(Slot::Failed)
@@ -120,7 +126,7 @@ impl Store {
         }
     }
 
-    fn open_drive(&self, id: DriveId, mut metadata: Metadata) -> io::Result<Hosted> {
+    fn open_drive(&self, id: DriveId, metadata: Metadata) -> io::Result<Hosted> {
         let data_path = self.path(id, "data");
         let file = OpenOptions::new().read(true).write(true).open(&data_path)?;
         let len = file.metadata()?.len();
@@ -133,16 +139,24 @@ impl Store {
         if len > metadata.size {
             file.set_len(metadata.size)?;
         }
-        if metadata.is_imaging {
-            metadata.is_imaging = false;
-            metadata.is_complete = false;
-        }
         let metadata_path = self.path(id, "meta");
         Ok(Hosted::new(id, file, metadata, metadata_path, data_path))
     }
 
     fn path(&self, id: DriveId, extension: &str) -> PathBuf {
         self.directory.join(format!("drives/{id}.{extension}"))
+    }
+
+    /// Whether the directory can be used.
+    pub(super) fn check(&self) -> io::Result<()> {
+        fs::metadata(self.directory.join("drives"))?;
+        tempfile::tempfile_in(self.staging()).map(drop)
+    }
+
+    /// What is free on the file system for this process, in bytes.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let told = rustix::fs::statvfs(&self.directory).ok()?;
+        Some(told.f_bavail.saturating_mul(told.f_frsize))
     }
 
     /// Where files are for a moment, on the same file system.
@@ -163,6 +177,11 @@ impl Store {
     /// The drive `id`, if `user` may read it.
     pub(super) fn readable(&self, user: &str, id: DriveId) -> Result<Arc<Hosted>, Refusal> {
         self.find(id, |metadata| metadata.may_read(user))
+    }
+
+    /// The drive `id`, whoever owns it.
+    pub(super) fn any(&self, id: DriveId) -> Result<Arc<Hosted>, Refusal> {
+        self.find(id, |_| true)
     }
 
     fn find(
@@ -192,6 +211,8 @@ impl Store {
 
     /// Makes a new drive. Blocks on the disk, as all that follow.
     pub(super) fn create(&self, metadata: Metadata) -> Result<Arc<Hosted>, Refusal> {
+        let user = metadata.user.clone();
+        let grant = self.quotas.take(&user, 1, metadata.size)?;
         let id = DriveId::random();
         let (data, meta) = (self.path(id, "data"), self.path(id, "meta"));
         let made = private().create_new(true).open(&data).and_then(|file| {
@@ -208,6 +229,7 @@ impl Store {
                 return Err(error.into());
             }
         };
+        grant.keep();
         let drive = Arc::new(Hosted::new(id, file, metadata, meta, data));
         let mut drives = self.drives.write().unwrap_or_else(PoisonError::into_inner);
         drives.insert(id, Slot::Ready(Arc::clone(&drive)));
@@ -223,6 +245,7 @@ impl Store {
         let mut drives = self.drives.write().unwrap_or_else(PoisonError::into_inner);
         drives.remove(&drive.id);
         drop(drives);
+        drive.with_metadata(|m| self.quotas.give_back(&m.user, 1, m.size));
         sync_parent(&drive.metadata_path)?;
         if let Err(error) = fs::remove_file(&drive.data_path) {
             // The drive is gone all the same; the next start removes the rest.
@@ -242,6 +265,8 @@ impl Store {
         let old = drive.metadata();
         let mut new = old.clone();
         change(&mut new)?;
+        let more = new.size.saturating_sub(old.size);
+        let grant = self.quotas.take(&old.user, 0, more)?;
         if new.size > old.size {
             // First to the old end: whatever a failed cut left beyond it must
             // not show as part of the larger drive.
@@ -250,6 +275,9 @@ impl Store {
             self.fresh_reads.fill(&drive.file, old.size, new.size)?;
         }
         self.keep(drive, &new)?;
+        grant.keep();
+        let less = old.size.saturating_sub(new.size);
+        self.quotas.give_back(&old.user, 0, less);
         let shrinks = new.size < old.size;
         let size = new.size;
         drive.replace_metadata(new);
@@ -320,7 +348,7 @@ mod tests {
     use crate::wire::{Format, Properties};
 
     fn open(directory: &Path) -> Result<Store> {
-        Store::open(directory, FreshReads::Zeros)
+        Store::open(directory, FreshReads::Zeros, Quotas::default())
     }
 
     fn metadata(size: u64) -> Metadata {
@@ -332,14 +360,7 @@ mod tests {
     fn what_a_crash_leaves_is_put_right_at_start() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
-        let [imaged, resized, torn, cut] =
-            [(); 4].map(|()| store.create(metadata(10_000)).unwrap());
-        store
-            .change(&imaged, |metadata| {
-                metadata.is_imaging = true;
-                Ok(())
-            })
-            .unwrap();
+        let [resized, torn, cut] = [(); 3].map(|()| store.create(metadata(10_000)).unwrap());
         resized.file.set_len(20_000).unwrap();
         resized.file.write_all_at(b"stale", 15_000).unwrap();
         fs::write(&torn.metadata_path, "size 1").unwrap();
@@ -352,9 +373,6 @@ mod tests {
 
         let store = open(directory.path()).unwrap();
         assert!(!orphan.exists() && !half.exists());
-        let drive = store.own("owner", imaged.id).unwrap();
-        assert_eq!(drive.info(false).get("status"), Some("inactive"));
-        assert_eq!(drive.info(false).get("imaging"), None);
         let drive = store.own("owner", resized.id).unwrap();
         store
             .change(&drive, |metadata| {
@@ -369,7 +387,7 @@ mod tests {
             let refusal = store.own("owner", damaged).unwrap_err();
             assert_eq!(refusal.error().status(), 500);
         }
-        assert_eq!(store.select(|_| true).len(), 2);
+        assert_eq!(store.select(|_| true).len(), 1);
     }
 
     #[test]

@@ -34,16 +34,13 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
         .text()
         .trim()
         .to_owned();
-    let plain = make(
-        &server,
-        "name b\u{1b}[31m\nsize 5368709120\nuser:mine x y\n",
-    );
+    let plain = make(&server, "name b\nsize 5368709120\nuser:mine x y\n");
 
     let table = own(&desk, uri, "ls").run().code(0);
     let lines: Vec<_> = table.text().lines().collect();
     assert_eq!(lines.len(), 3, "{table:?}");
     assert!(
-        lines[1].starts_with("b?[31m     5.00 GiB  active "),
+        lines[1].starts_with("b         5.00 GiB  active "),
         "{table:?}"
     );
     assert!(lines[1].ends_with(&plain) && lines[2].ends_with(&published));

@@ -309,3 +309,38 @@ fn an_answer_is_cut() {
     let whole = raw(server.address(), format!("{head}\r\n").as_bytes());
     assert!(whole.unwrap().body == ramp(0, 5000));
 }
+
+#[test]
+fn a_plan_in_toml_makes_requests_late_and_bodies_slow() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = directory.path().join("plan.toml");
+    let text = "latency_ms = 50\nlatency_jitter_ms = 20\nbytes_per_s = 400_000\n\
+        [[faults]]\nrequest = \"POST /drives/*/write/*\"\nnth = 3\n\
+        answer = { status = 503, error = \"system\" }\n\
+        [[faults]]\nrequest = \"* /drives/*/read/**\"\nnth = 5\ntruncate_bytes = 100\n";
+    std::fs::write(&plan, text).unwrap();
+    let server = TestServer::with_args(&["--faults", plan.to_str().unwrap()]);
+    let began = std::time::Instant::now();
+    let drive = create(&server, 100_000);
+    // No assertion on speed: only that what has to take long was not skipped.
+    assert!(began.elapsed() >= std::time::Duration::from_millis(50));
+    let image = ramp(3, 40_000);
+    let began = std::time::Instant::now();
+    write(&server, &drive, 0, &image).expect(204);
+    Ask::of(&server)
+        .post_gzip(&format!("/drives/{drive}/write/40000"), gzip(&image))
+        .expect(204);
+    assert!(began.elapsed() >= std::time::Duration::from_millis(2 * 50 + 100));
+    assert_eq!(write(&server, &drive, 0, b"x").error(), (503, "system"));
+    write(&server, &drive, 99_999, b"x").expect(204);
+    let path = format!("/drives/{drive}/read/0/80000");
+    for _ in 0..4 {
+        let began = std::time::Instant::now();
+        let read = Ask::of(&server).get(&path).expect(200);
+        assert!(read.body[..40_000] == image && read.body[40_000..] == image);
+        assert!(began.elapsed() >= std::time::Duration::from_millis(50 + 200));
+    }
+    let head = Ask::of(&server).head("GET", &path);
+    assert!(raw(server.address(), format!("{head}\r\n").as_bytes()).is_none());
+    assert!(Ask::of(&server).get(&path).expect(200).body.len() == 80_000);
+}

@@ -338,7 +338,7 @@ fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
     };
     let outcome = run("-q").code(0);
     let created = format!("Created drive {} of size {size}\n", outcome.created());
-    assert_eq!(outcome.text(), created + &line);
+    assert_eq!(outcome.text(), created + line.as_str());
     let outcome = run("").code(0);
     assert!(outcome.text().ends_with(&format!(" completed\n{line}")));
     assert_drive(&server, &outcome.created(), &image);

@@ -1,15 +1,18 @@
 //! An independent client that was made for the real service: apache-libcloud
 //! 3.7.0, the last version that has its driver.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::servers::has_qemu;
+use crate::support::python;
 use crate::support::server::TestServer;
 
 #[test]
 fn libcloud_gets_along() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with("apache-libcloud==3.7.0") else {
+        return;
+    };
     let server = TestServer::start();
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images/boot.img");
     let can_run = has_qemu();
@@ -28,33 +31,4 @@ fn libcloud_gets_along() {
     assert!(out.status.success(), "{said}{failed}");
     assert!(said.ends_with("all passed\n"), "{said}{failed}");
     assert_eq!(said.contains("walked a node"), can_run, "{said}");
-}
-
-/// A Python with libcloud, made once under the target directory.
-fn python() -> Option<PathBuf> {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libcloud-3.7.0");
-    let (python, done) = (venv.join("bin/python"), venv.join("done"));
-    if done.exists() {
-        return Some(python);
-    }
-    let run = |program: &Path, args: &[&str]| {
-        let out = Command::new(program).args(args).output();
-        match out {
-            Ok(out) if out.status.success() => true,
-            Ok(out) => {
-                let said = String::from_utf8_lossy(&out.stderr);
-                eprintln!("SKIPPED: {} {args:?}: {said}", program.display());
-                false
-            }
-            Err(error) => {
-                eprintln!("SKIPPED: {}: {error}", program.display());
-                false
-            }
-        }
-    };
-    let install = ["-m", "pip", "install", "-q", "apache-libcloud==3.7.0"];
-    let is_made = run(Path::new("python3"), &["-m", "venv", venv.to_str()?])
-        && run(&python, &install)
-        && std::fs::write(done, "").is_ok();
-    is_made.then_some(python)
 }

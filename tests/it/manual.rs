@@ -74,13 +74,14 @@ fn bash_completes_commands_and_flags_of_all_tools() {
         let (tool, last) = (words[0], words[words.len() - 1]);
         let before = words[words.len().saturating_sub(2)];
         let commands = format!(
-            "set +eu; COMP_WORDS=({}); COMP_CWORD={}; _{tool} {tool} '{last}' '{before}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "set +eu; COMP_WORDS=({}); COMP_CWORD={}; _{} {tool} '{last}' '{before}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             words
                 .iter()
                 .map(|word| format!("'{word}'"))
                 .collect::<Vec<_>>()
                 .join(" "),
             words.len() - 1,
+            tool.replace('-', "__"),
         );
         let offered = bash(&commands);
         offered.lines().map(str::to_owned).collect::<BTreeSet<_>>()

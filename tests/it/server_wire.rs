@@ -1,10 +1,11 @@
 //! Each command of the server in raw HTTP: formats, answers, errors.
 
 use serde_json::json;
+use sha2::Digest;
 
 use crate::support::http::{Ask, create, raw, read_all};
 use crate::support::server::TestServer;
-use crate::support::{gunzip, gzip, ramp, recorded};
+use crate::support::{gunzip, gzip, noise, ramp, recorded};
 
 const NOBODY: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 const A: &str = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-a";
@@ -457,74 +458,135 @@ fn imaging_copies_packs_and_unpacks() {
 
 #[test]
 fn both_drives_are_claimed_while_imaging() {
-    let server = TestServer::start();
-    // Random bytes take a while to pack.
-    let len = 60_000_000;
-    let mut random = fastrand::Rng::with_seed(3);
-    let mut data = vec![0; len];
-    random.fill(&mut data);
-    let source = create(&server, len as u64);
+    let mut server = TestServer::with_plan(&json!({"imaging_bytes_per_s": 1000}));
+    let source = create(&server, 60_000);
     Ask::of(&server)
-        .post(&format!("/drives/{source}/write"), &data)
+        .post(&format!("/drives/{source}/write"), noise(3, 60_000))
         .expect(204);
-    let zipped = create(&server, 2 * len as u64);
-    let image = format!("/drives/{zipped}/image/{source}/gzip");
-    Ask::of(&server).post(&image, "").expect(204);
-    let info = |drive: &str, what: &str| Ask::of(&server).get(&format!("/drives/{drive}/{what}"));
-    let (plain, full) = (info(&zipped, "info"), info(&zipped, "info/full"));
-    let claimed = info(&source, "info");
-    let refused = [
-        Ask::of(&server).post(&image, ""),
-        Ask::of(&server).post(&format!("/drives/{zipped}/write"), "x"),
-        Ask::of(&server).post(&format!("/drives/{source}/write"), "x"),
-        Ask::of(&server).post(&format!("/drives/{zipped}/destroy"), ""),
-        Ask::of(&server).post(&format!("/drives/{source}/destroy"), ""),
-        Ask::of(&server).post(&format!("/drives/{source}/set"), "size 1"),
-        Ask::of(&server).get(&format!("/drives/{zipped}/read/0/1")),
-    ];
-    let is_still_imaging = info(&zipped, "info").key("imaging").is_some();
-    if !is_still_imaging {
-        eprintln!("SKIPPED: imaging was over before it could be looked at");
-        return;
+    let [first, second, third] = [(); 3].map(|()| create(&server, 60_000));
+    let image = |to: &str| {
+        let path = format!("/drives/{to}/image/{source}");
+        Ask::of(&server).post(&path, "")
+    };
+    for drive in [&first, &second, &third] {
+        image(drive).expect(204);
     }
-    assert!(matches!(plain.key("imaging"), Some("true" | "queued")));
-    let percent = full.key("imaging").unwrap();
-    assert!(percent == "queued" || percent.ends_with('%'), "{percent}");
-    assert!(plain.key("claimed").is_some() && claimed.key("claimed").is_some());
-    for reply in refused {
-        assert_eq!(reply.error(), (409, "busy"));
+    let info = |drive: &str, what: &str| {
+        let info = Ask::of(&server).get(&format!("/drives/{drive}/{what}"));
+        info.expect(200)
+    };
+    for drive in [&first, &second, &third] {
+        assert!(info(drive, "info").key("claimed").is_some());
+        let refused = [
+            image(drive),
+            Ask::of(&server).post(&format!("/drives/{drive}/write"), "x"),
+            Ask::of(&server).post(&format!("/drives/{drive}/destroy"), ""),
+            Ask::of(&server).get(&format!("/drives/{drive}/read/0/1")),
+        ];
+        for reply in refused {
+            assert_eq!(reply.error(), (409, "busy"));
+        }
     }
-    settle(&server, &zipped);
-    assert_eq!(info(&source, "info").key("claimed"), None);
-    Ask::of(&server)
-        .post(&format!("/drives/{source}/destroy"), "")
-        .expect(204);
+    assert!(info(&source, "info").key("claimed").is_some());
+    for (command, body) in [("write", "x"), ("destroy", ""), ("set", "size 1")] {
+        let reply = Ask::of(&server).post(&format!("/drives/{source}/{command}"), body);
+        assert_eq!(reply.error(), (409, "busy"), "{command}");
+    }
+    // Two at a time: the third waits.
+    while info(&first, "info").key("imaging") != Some("true")
+        || info(&second, "info").key("imaging") != Some("true")
+    {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let full = info(&first, "info/full");
+    let percent = full.key("imaging").unwrap().strip_suffix('%');
+    assert!(percent.unwrap().parse::<u64>().unwrap() < 100);
+    for what in ["info", "info/full"] {
+        assert_eq!(info(&third, what).key("imaging"), Some("queued"));
+    }
+    server.kill9();
 }
 
 #[test]
-fn an_imaging_cut_off_by_kill_9_shows_as_inactive() {
-    let mut server = TestServer::start();
-    let len = 60_000_000;
-    let mut data = vec![0; len];
-    fastrand::Rng::with_seed(4).fill(&mut data);
-    let source = create(&server, len as u64);
-    Ask::of(&server)
-        .post(&format!("/drives/{source}/write"), &data)
-        .expect(204);
-    let zipped = create(&server, 2 * len as u64);
-    let image = format!("/drives/{zipped}/image/{source}/gzip");
-    Ask::of(&server).post(&image, "").expect(204);
-    server.kill9();
-    server.start_again();
-    let info = settle(&server, &zipped);
-    if info.contains("status active\n") {
-        eprintln!("SKIPPED: imaging was over before the kill");
-        return;
+fn an_imaging_cut_off_by_kill_9_goes_on_at_the_next_start() {
+    for packing in ["", "/gzip", "/gunzip"] {
+        let plain = noise(4, 400_000);
+        let image = match packing {
+            "/gunzip" => gzip(&plain),
+            _ => plain.clone(),
+        };
+        let plan = json!({"imaging_bytes_per_s": 800_000});
+        let mut server = TestServer::with_plan(&plan);
+        let source = create(&server, image.len() as u64);
+        // What was there before must not pass for what is to come.
+        let copy = create(&server, 900_000);
+        for (drive, bytes) in [(&source, &image), (&copy, &vec![9; 900_000])] {
+            let path = format!("/drives/{drive}/write");
+            Ask::of(&server).post(&path, bytes).expect(204);
+        }
+        let path = format!("/drives/{copy}/image/{source}{packing}");
+        Ask::of(&server).post(&path, "").expect(204);
+        for _ in 0..3 {
+            // Somewhere in the middle; or over, on a slow machine.
+            let is_waiting = |value: &str| value == "queued" || value == "0%";
+            let full = format!("/drives/{copy}/info/full");
+            while Ask::of(&server)
+                .get(&full)
+                .key("imaging")
+                .is_some_and(is_waiting)
+            {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            server.kill9();
+            server.start_again();
+            let write = Ask::of(&server).post(&format!("/drives/{source}/write"), &image[..1]);
+            let read = Ask::of(&server).get(&format!("/drives/{copy}/read/0/1"));
+            // Claimed again before anybody could get at them; unless it was over.
+            assert!(matches!((write.status, read.status), (409, 409) | (_, 200)));
+        }
+        assert!(settle(&server, &copy).contains("status active\n"));
+        let got = read_all(&server, &copy);
+        match packing {
+            "/gzip" => assert!(gunzip(&got[..got.len() - 300_000]) == plain),
+            _ => assert!(got[..plain.len()] == plain && got[plain.len()..] == vec![9; 500_000]),
+        }
     }
-    assert!(info.contains("status inactive\n"), "{info}");
-    assert!(read_all(&server, &source) == data);
-    Ask::of(&server).post(&image, "").expect(204);
-    assert!(settle(&server, &zipped).contains("status active\n"));
+}
+
+#[test]
+fn an_imaging_goes_on_from_what_was_kept_and_fails_without_its_source() {
+    let mut server = TestServer::with_plan(&json!({"imaging_bytes_per_s": 1}));
+    let source = create(&server, 100);
+    Ask::of(&server)
+        .post(&format!("/drives/{source}/write"), ramp(0, 100))
+        .expect(204);
+    let drives = [(); 2].map(|()| create(&server, 100));
+    for drive in &drives {
+        let path = format!("/drives/{drive}/image/{source}");
+        Ask::of(&server).post(&path, "").expect(204);
+    }
+    server.kill9();
+    for (drive, order) in drives
+        .iter()
+        .zip([format!("copy {source} 60"), format!("copy {NOBODY} 0")])
+    {
+        let file = server.metadata_file(drive);
+        let kept = std::fs::read_to_string(&file).unwrap();
+        let kept = kept[..kept.rfind("digest ").unwrap()].replace(
+            &format!("imaging copy {source} 0"),
+            &format!("imaging {order}"),
+        );
+        let hex: String = sha2::Sha256::digest(&kept)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        std::fs::write(&file, format!("{kept}digest {hex}\n")).unwrap();
+    }
+    let server = TestServer::start_with(&[], &server.data);
+    assert!(settle(&server, &drives[0]).contains("status active\n"));
+    let got = read_all(&server, &drives[0]);
+    assert!(got[..60] == [0; 60] && got[60..] == ramp(60, 40));
+    assert!(settle(&server, &drives[1]).contains("status inactive\n"));
 }
 
 /// Waits for the end of an imaging, and gives the info after it.

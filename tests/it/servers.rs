@@ -442,7 +442,7 @@ fn drives_are_claimed_by_their_mode() {
     let first = made(
         &server,
         "/servers/create",
-        &(keys(&exclusive) + &format!("ide:0:1 {shared}")),
+        &(keys(&exclusive) + format!("ide:0:1 {shared}").as_str()),
     );
     // None of it is started, and none is left.
     let refused = post(&server, "/servers/create", &keys(&exclusive));

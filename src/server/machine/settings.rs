@@ -127,10 +127,10 @@ impl Settings {
     }
 
     /// Those that were kept, if they are valid.
-    pub(in crate::server) fn from_kept(keys: Properties) -> Option<Self> {
+    pub(in crate::server) fn from_kept(keys: &Properties) -> Option<Self> {
         let mut settings = Self(Properties::new());
-        settings.merge(&keys).ok()?;
-        (settings.0 == keys).then_some(settings)
+        settings.merge(keys).ok()?;
+        (settings.0 == *keys).then_some(settings)
     }
 
     /// Merges the body of `set`: keys that are not in it stay, an empty value
@@ -479,11 +479,11 @@ mod tests {
             "name n\npersistent true\nide:0:0 DRIVE\nide:0:0:media cdrom\nboot ide:0:0\nnic:0:dhcp 127.70.0.1\nuser:a b\npassword 12345678\ntags a b",
         )
         .unwrap();
-        let kept = Settings::from_kept(settings.keys().clone());
+        let kept = Settings::from_kept(settings.keys());
         assert_eq!(kept.as_ref(), Some(&settings));
         let mut bad = settings.keys().clone();
         set(&mut bad, "cpu", "x");
-        assert_eq!(Settings::from_kept(bad), None);
+        assert_eq!(Settings::from_kept(&bad), None);
     }
 
     #[test]

@@ -1,0 +1,206 @@
+//! Load: so many users write to drives of their own at once, raw and packed bodies,
+//! as fast as they can; at the end all is read back and compared.
+//!
+//! ```sh
+//! cargo bench --bench load -- --users 64 --seconds 60
+//! cargo bench --bench load -- --users 64 --seconds 60 --kind raw --peer nginx
+//! ```
+//!
+//! nginx (Debian: nginx-light, or nginx with its WebDAV module) takes the same bodies
+//! by PUT, as the yardstick for the way of the bytes to the disk. Exits with 1 if
+//! anything went wrong or is missing at the end.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+#[path = "load/client.rs"]
+#[allow(unreachable_pub)]
+mod client;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use client::{Kind, Load, Place};
+
+#[derive(Parser)]
+struct Args {
+    /// Users, each with a connection
+    #[arg(long, default_value_t = 64)]
+    users: usize,
+
+    /// How long they write
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+
+    /// Bytes of one body, unpacked
+    #[arg(long, default_value_t = 1 << 20)]
+    body: usize,
+
+    /// Places that each user writes to in turn
+    #[arg(long, default_value_t = 16)]
+    slots: usize,
+
+    /// How bodies are sent
+    #[arg(long, default_value = "both")]
+    kind: Bodies,
+
+    /// Who takes them
+    #[arg(long, default_value = "server")]
+    peer: Peer,
+
+    /// Where the drives are; a directory below it is made and removed again
+    #[arg(long, default_value = "/tmp")]
+    directory: std::path::PathBuf,
+
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Bodies {
+    Raw,
+    Gzip,
+    Both,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Peer {
+    Server,
+    Nginx,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let directory = tempfile::tempdir_in(&args.directory).unwrap();
+    let load = Load {
+        kind: match args.kind {
+            Bodies::Raw => Kind::Raw,
+            Bodies::Gzip => Kind::Gzip,
+            Bodies::Both => Kind::Both,
+        },
+        body_bytes: args.body,
+        slots: args.slots,
+        time: Duration::from_secs(args.seconds),
+    };
+    let (name, mut child, address, places) = match args.peer {
+        Peer::Server => server(&args, directory.path()),
+        Peer::Nginx if args.kind != Bodies::Raw => {
+            println!("nginx does not unpack bodies: --kind raw");
+            return ExitCode::from(2);
+        }
+        Peer::Nginx => nginx(&args, directory.path()),
+    };
+    let report = client::run(address, &places, load);
+    let peak = peak_bytes(child.id());
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let _ = child.wait();
+    println!("{name}, {} users, {} s: {report}", args.users, args.seconds);
+    println!("{name}: at most {} MiB of memory", peak >> 20);
+    for error in report.errors.iter().take(20) {
+        println!("error: {error}");
+    }
+    match report.errors.is_empty() && report.verified_bytes > 0 {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// Of a process and its children.
+fn peak_bytes(pid: u32) -> u64 {
+    let own = client::peak_resident_bytes(pid).unwrap_or(0);
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let children = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    own + children.map(peak_bytes).sum::<u64>()
+}
+
+type Running = (&'static str, Child, SocketAddr, Vec<Place>);
+
+fn server(args: &Args, directory: &Path) -> Running {
+    let users: Vec<String> = (0..args.users)
+        .map(|i| format!("00000000-0000-4000-8000-{i:012}:key-{i}"))
+        .collect();
+    let file = directory.join("users");
+    std::fs::write(&file, users.join("\n")).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_openhosting-server"))
+        .arg("--data")
+        .arg(directory.join("data"))
+        .arg("--users-file")
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let (_, address) = line.trim_end().split_once("http://").unwrap();
+    let address: SocketAddr = address.trim_end_matches(['/', '\'']).parse().unwrap();
+    let size = (args.body * args.slots) as u64;
+    let places = users
+        .into_iter()
+        .map(|auth| Place::Drive {
+            id: client::create(address, &auth, size).unwrap(),
+            auth,
+        })
+        .collect();
+    ("openhosting-server", child, address, places)
+}
+
+fn nginx(args: &Args, directory: &Path) -> Running {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let mut config = String::new();
+    let here = directory.display();
+    // The module may be built in.
+    for module in ["/usr/lib/nginx/modules/ngx_http_dav_module.so"] {
+        if Path::new(module).exists() {
+            writeln!(config, "load_module {module};").unwrap();
+        }
+    }
+    // As fair as can be: no access log, bodies of any size, staged on the same file
+    // system, so that they are renamed into place.
+    let user = if rustix::process::geteuid().is_root() {
+        "user root;"
+    } else {
+        ""
+    };
+    writeln!(
+        config,
+        "{user} daemon off; worker_processes auto; pid {here}/pid; error_log {here}/error;
+         events {{ worker_connections 1024; }}
+         http {{ access_log off; client_max_body_size 0; client_body_temp_path {here}/staging;
+           keepalive_requests 1000000; keepalive_timeout 600;
+           server {{ listen 127.0.0.1:{port}; root {here}/files;
+             location / {{ dav_methods PUT; create_full_put_path on; }} }} }}"
+    )
+    .unwrap();
+    let file = directory.join("nginx.conf");
+    std::fs::create_dir(directory.join("files")).unwrap();
+    std::fs::write(&file, config).unwrap();
+    let child = Command::new("nginx").arg("-c").arg(&file).spawn();
+    let Ok(child) = child else {
+        println!("There is no nginx: apt-get install nginx-light");
+        std::process::exit(2);
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    while TcpStream::connect(address).is_err() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let places = (0..args.users).map(|i| Place::Files {
+        path: format!("/user-{i}"),
+    });
+    let places = places.collect();
+    ("nginx", child, address, places)
+}

@@ -1,0 +1,191 @@
+//! What an operator counts, in the text format of OpenMetrics, which Prometheus reads.
+//! The names are told in docs/operating.md. No user and no drive is named.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
+/// a long transfer over a slow link.
+const SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0,
+];
+
+/// The media type of [`Metrics::print`].
+pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    call: &'static str,
+    /// Empty if the client had gone before there was an answer.
+    status: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCall {
+    call: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    state: &'static str,
+}
+
+type Count = Gauge<i64, std::sync::atomic::AtomicI64>;
+
+/// The figures of one server.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    /// Numbers of requests, from 1.
+    ids: AtomicU64,
+    requests: Family<Answered, Counter>,
+    seconds: Family<OfCall, Histogram, fn() -> Histogram>,
+    received: Counter,
+    sent: Counter,
+    in_flight: Count,
+    drives: Count,
+    size: Count,
+    allocated: Count,
+    free: Count,
+    imagings: Family<InState, Count>,
+    resident: Count,
+    open_files: Count,
+}
+
+/// What is looked up when somebody asks, in bytes where it is no number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stock {
+    pub(super) drives: u64,
+    pub(super) size: u64,
+    pub(super) allocated: u64,
+    pub(super) free: Option<u64>,
+    pub(super) imagings_queued: u64,
+    pub(super) imagings_running: u64,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("openhosting");
+        let seconds: fn() -> Histogram = || Histogram::new(SECONDS);
+        let requests = Family::default();
+        let seconds = Family::new_with_constructor(seconds);
+        let (received, sent) = (Counter::default(), Counter::default());
+        let [in_flight, drives, size, allocated, free] = [(); 5].map(|()| Count::default());
+        let [resident, open_files] = [(); 2].map(|()| Count::default());
+        let imagings = Family::default();
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("server", "The version of this server", version);
+        let text = "Requests by call and status; the status is empty where the client had gone";
+        registry.register("requests", text, requests.clone());
+        let text = "Time from the head of a request to the end of its answer";
+        let name = "request_duration";
+        registry.register_with_unit(name, text, Unit::Seconds, seconds.clone());
+        let text = "Bytes of bodies of requests, as they were sent";
+        registry.register_with_unit("received", text, Unit::Bytes, received.clone());
+        let text = "Bytes of bodies of answers";
+        registry.register_with_unit("sent", text, Unit::Bytes, sent.clone());
+        let text = "Requests whose answers have not ended";
+        registry.register("requests_in_flight", text, in_flight.clone());
+        registry.register("drives", "Drives of all users", drives.clone());
+        let text = "Sizes of all drives";
+        registry.register_with_unit("drives_size", text, Unit::Bytes, size.clone());
+        let text = "What the drives take on the disk";
+        registry.register_with_unit("drives_allocated", text, Unit::Bytes, allocated.clone());
+        let text = "What is free on the file system of the drives";
+        registry.register_with_unit("filesystem_free", text, Unit::Bytes, free.clone());
+        let text = "Imagings, waiting for their turn or under way";
+        registry.register("imagings", text, imagings.clone());
+        // The names that exporters of processes use.
+        let text = "Memory of the process that is in RAM";
+        let name = "process_resident_memory";
+        all.register_with_unit(name, text, Unit::Bytes, resident.clone());
+        let text = "Open files of the process";
+        all.register("process_open_fds", text, open_files.clone());
+        Self {
+            registry: all,
+            ids: AtomicU64::new(0),
+            requests,
+            seconds,
+            received,
+            sent,
+            in_flight,
+            drives,
+            size,
+            allocated,
+            free,
+            imagings,
+            resident,
+            open_files,
+        }
+    }
+
+    /// A request has begun; its number.
+    pub(super) fn begin_request(self: &Arc<Self>) -> u64 {
+        self.in_flight.inc();
+        self.ids.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A request has ended, with this status if it was answered.
+    pub(super) fn end_request(&self, call: &'static str, status: Option<u16>, took: Duration) {
+        self.in_flight.dec();
+        let status = status.map(|status| status.to_string()).unwrap_or_default();
+        self.requests
+            .get_or_create(&Answered { call, status })
+            .inc();
+        let seconds = self.seconds.get_or_create(&OfCall { call });
+        seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.inc_by(bytes);
+    }
+
+    pub(super) fn sent(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
+    }
+
+    /// All of it as text. Blocks a little on the kernel.
+    pub(super) fn print(&self, stock: Stock) -> String {
+        let set = |gauge: &Count, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.drives, stock.drives);
+        set(&self.size, stock.size);
+        set(&self.allocated, stock.allocated);
+        set(&self.free, stock.free.unwrap_or(0));
+        for (state, number) in [
+            ("queued", stock.imagings_queued),
+            ("running", stock.imagings_running),
+        ] {
+            set(&self.imagings.get_or_create(&InState { state }), number);
+        }
+        set(&self.resident, resident_bytes().unwrap_or(0));
+        let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        // One of them is that directory.
+        set(&self.open_files, files.saturating_sub(1) as u64);
+        let mut text = String::new();
+        // A string takes everything.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}

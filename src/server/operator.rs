@@ -1,0 +1,129 @@
+//! What is for those who run the server: whether it is well, and its figures.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::answer::{Answer, full};
+use super::connection::{HEADER_BYTES_MAX, HEADER_WAIT};
+use super::drives::Api;
+use super::metrics::{MEDIA_TYPE, Stock};
+
+/// Where anybody may ask whether the server is well.
+pub(super) const HEALTH: &str = "/health";
+const METRICS: &str = "/metrics";
+/// Connections for figures at once.
+const CONNECTIONS_MAX: usize = 16;
+
+/// A short answer of plain text that nobody keeps.
+fn text(status: StatusCode, media_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(full(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn plain(status: StatusCode, body: &str) -> Answer {
+    text(status, "text/plain", format!("{body}\n"))
+}
+
+/// Whether requests are served: 200 `ok`, or 503 and why not.
+pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "Ask with GET");
+    }
+    if api.is_stopping.load(Ordering::Relaxed) {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "stopping");
+    }
+    let store = Arc::clone(api);
+    let checked = spawn_blocking(move || store.store.check()).await;
+    match checked {
+        Ok(Ok(())) => plain(StatusCode::OK, "ok"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "The data directory cannot be used");
+            plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the data directory cannot be used",
+            )
+        }
+        Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "fault of the server"),
+    }
+}
+
+/// Answers with figures until it is dropped.
+pub(super) async fn serve_metrics(listener: TcpListener, api: Arc<Api>) {
+    let mut connections = JoinSet::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let (stream, permit) = tokio::select! {
+            Some(_) = connections.join_next() => continue,
+            accepted = super::accept(&listener, &room) => accepted,
+        };
+        let api = Arc::clone(&api);
+        connections.spawn(async move {
+            let _permit = permit;
+            serve_connection(stream, api).await;
+        });
+    }
+}
+
+async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let api = Arc::clone(&api);
+        async move {
+            let answer = match (request.uri().path(), request.method()) {
+                (HEALTH, method) => health(&api, method).await,
+                (METRICS, &(Method::GET | Method::HEAD)) => metrics(api).await,
+                (METRICS, _) => plain(StatusCode::METHOD_NOT_ALLOWED, "Ask with GET"),
+                _ => plain(StatusCode::NOT_FOUND, "There are /metrics and /health"),
+            };
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_WAIT)
+        .max_header_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(super::socket::Socket::new(stream)), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "A connection for figures ended");
+    }
+}
+
+async fn metrics(api: Arc<Api>) -> Answer {
+    let printed = spawn_blocking(move || api.metrics.print(stock(&api))).await;
+    match printed {
+        Ok(printed) => text(StatusCode::OK, MEDIA_TYPE, printed),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "fault of the server"),
+    }
+}
+
+/// Looks at every drive. Blocks on the disk where the kernel has forgotten them.
+fn stock(api: &Api) -> Stock {
+    let drives = api.store.select(|_| true);
+    let mut stock = Stock {
+        drives: drives.len() as u64,
+        free: api.store.free_bytes(),
+        ..Stock::default()
+    };
+    for drive in drives {
+        stock.size = stock.size.saturating_add(drive.size());
+        stock.allocated += drive.allocated_bytes();
+        match drive.is_imaging_queued() {
+            Some(true) => stock.imagings_queued += 1,
+            Some(false) => stock.imagings_running += 1,
+            None => {}
+        }
+    }
+    stock
+}

@@ -1,0 +1,525 @@
+//! The web page at `/ui/`: a user's drives and what moves to and from them, for a
+//! person to look at. It changes nothing.
+//!
+//! A user logs in with the same credentials and gets a session: a random token in a
+//! cookie that scripts cannot read and other sites cannot send. What is sent by POST
+//! must come from the page itself, as the browser says. All it is made of is compiled
+//! in; its policy lets nothing else run or load.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::answer::{Answer, Refusal, full};
+use super::body::{self, Incoming};
+use super::drives::Api;
+use super::hosted::{Hosted, lock};
+use super::record::Record;
+use super::sparse;
+use crate::drive::DriveId;
+
+const HTML: &str = include_str!("page/page.html");
+const CSS: &str = include_str!("page/page.css");
+const JS: &str = include_str!("page/page.js");
+const ICON: &str = include_str!("page/icon.svg");
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+const COOKIE_NAME: &str = "openhosting_session";
+/// A session ends when nobody looked for so long, and in any case after a day's work.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+const LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Sessions of one user at once; another ends the oldest.
+const SESSIONS_MAX: usize = 16;
+/// Drives that one state tells of.
+const DRIVES_MAX: usize = 500;
+/// Parts of a map.
+const CELLS: u64 = 256;
+/// How often a file may be asked for its next 4096 extents, for one map.
+const LOOKS: usize = 8;
+
+/// The page and who looks at it.
+pub(super) struct Page {
+    is_tls: bool,
+    /// By the digests of their tokens.
+    sessions: Mutex<HashMap<[u8; 32], Session>>,
+}
+
+struct Session {
+    user: Arc<str>,
+    began: Instant,
+    seen: Instant,
+}
+
+impl Session {
+    fn is_over(&self, now: Instant) -> bool {
+        now.duration_since(self.began) > LIFE || now.duration_since(self.seen) > IDLE
+    }
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Page")
+    }
+}
+
+impl Page {
+    pub(super) fn new(is_tls: bool) -> Self {
+        Self {
+            is_tls,
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Begins a session, and gives the cookie for it.
+    fn begin(&self, user: &Arc<str>, now: Instant) -> Option<HeaderValue> {
+        let [a, b] = [(); 2].map(|()| Uuid::new_v4().simple().to_string());
+        let token = Zeroizing::new(a + &b);
+        let mut sessions = lock(&self.sessions);
+        sessions.retain(|_, session| !session.is_over(now));
+        let own = sessions.iter().filter(|(_, session)| session.user == *user);
+        if own.clone().count() >= SESSIONS_MAX
+            && let Some((&oldest, _)) = own.min_by_key(|(_, session)| session.seen)
+        {
+            sessions.remove(&oldest);
+        }
+        let session = Session {
+            user: Arc::clone(user),
+            began: now,
+            seen: now,
+        };
+        sessions.insert(digest(&token), session);
+        self.cookie(&token, LIFE)
+    }
+
+    /// Whose session a request belongs to.
+    fn user(&self, headers: &HeaderMap, now: Instant) -> Option<Arc<str>> {
+        let mut sessions = lock(&self.sessions);
+        tokens(headers).find_map(|token| {
+            let session = sessions.get_mut(&digest(token))?;
+            if session.is_over(now) {
+                return None;
+            }
+            session.seen = now;
+            Some(Arc::clone(&session.user))
+        })
+    }
+
+    /// Ends the session of a request; the cookie that takes the other one back.
+    fn end(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let mut sessions = lock(&self.sessions);
+        for token in tokens(headers) {
+            sessions.remove(&digest(token));
+        }
+        self.cookie("", Duration::ZERO)
+    }
+
+    fn cookie(&self, token: &str, life: Duration) -> Option<HeaderValue> {
+        let secure = if self.is_tls { "; Secure" } else { "" };
+        let life = life.as_secs();
+        let cookie = Zeroizing::new(format!(
+            "{COOKIE_NAME}={token}; Path=/ui; Max-Age={life}; HttpOnly; SameSite=Strict{secure}"
+        ));
+        let mut cookie = HeaderValue::from_str(&cookie).ok()?;
+        cookie.set_sensitive(true);
+        Some(cookie)
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// The tokens of a request: another path or port may have set one of its own.
+fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|cookie| cookie.trim().split_once('='))
+        .filter(|(name, _)| *name == COOKIE_NAME)
+        .map(|(_, token)| token)
+}
+
+/// Whether a request is for the page and not for the API.
+pub(super) fn is_for<B>(request: &Request<B>) -> bool {
+    let path = request.uri().path();
+    // A browser that is given the endpoint's address wants the page.
+    path == "/ui" || path.starts_with("/ui/") || path == "/" && is_browser(request.headers())
+}
+
+/// Answers a request for the page.
+pub(super) async fn answer(
+    api: &Arc<Api>,
+    page: &Page,
+    request: Request<Incoming>,
+    record: &Record,
+) -> Answer {
+    let path = request.uri().path().strip_prefix("/ui/");
+    let Some(path) = path.map(str::to_owned) else {
+        return redirect();
+    };
+    let answered = match *request.method() {
+        Method::GET => get(api, page, &path, request.headers(), record).await,
+        Method::POST => post(api, page, &path, request, record).await,
+        _ => Err(Refusal::method(
+            "GET, POST",
+            "The page knows GET and POST only",
+        )),
+    };
+    guarded(answered.unwrap_or_else(|refusal| refused(&refusal)))
+}
+
+fn is_browser(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+fn redirect() -> Answer {
+    let mut answer = Response::new(full(String::new()));
+    *answer.status_mut() = StatusCode::SEE_OTHER;
+    let page = HeaderValue::from_static("/ui/");
+    answer.headers_mut().insert(LOCATION, page);
+    answer
+}
+
+/// With what keeps a browser from doing anything but what the page is for.
+fn guarded(mut answer: Answer) -> Answer {
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+fn of_type(media_type: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(full(body));
+    let media_type = HeaderValue::from_static(media_type);
+    answer.headers_mut().insert(CONTENT_TYPE, media_type);
+    answer
+}
+
+fn json(value: &Value) -> Answer {
+    of_type("application/json", value.to_string())
+}
+
+/// As the page shows it. Without the challenge of 401, at which a browser would ask
+/// for credentials itself and keep them.
+fn refused(refusal: &Refusal) -> Answer {
+    let api = refusal.to_answer();
+    let mut answer = json(&json!({"error": refusal.to_string()}));
+    *answer.status_mut() = api.status();
+    if let Some(wait) = api.headers().get(RETRY_AFTER) {
+        answer.headers_mut().insert(RETRY_AFTER, wait.clone());
+    }
+    answer
+}
+
+async fn get(
+    api: &Arc<Api>,
+    page: &Page,
+    path: &str,
+    headers: &HeaderMap,
+    record: &Record,
+) -> Result<Answer, Refusal> {
+    match path {
+        "" => return Ok(of_type("text/html; charset=utf-8", HTML.to_owned())),
+        "page.css" => return Ok(of_type("text/css; charset=utf-8", CSS.to_owned())),
+        "page.js" => return Ok(of_type("text/javascript; charset=utf-8", JS.to_owned())),
+        "icon.svg" => return Ok(of_type("image/svg+xml", ICON.to_owned())),
+        _ => {}
+    }
+    let user = page.user(headers, Instant::now());
+    let user = user.ok_or_else(Refusal::auth)?;
+    record.set_user(&user);
+    match path.split_once('/') {
+        None if path == "state" => state(api, user).await,
+        Some(("map", id)) => {
+            let id: DriveId = id.parse().map_err(|_| Refusal::no_drive())?;
+            map(api, &user, id).await
+        }
+        _ => Err(Refusal::no_command()),
+    }
+}
+
+async fn post(
+    api: &Arc<Api>,
+    page: &Page,
+    path: &str,
+    request: Request<Incoming>,
+    record: &Record,
+) -> Result<Answer, Refusal> {
+    if !is_same_origin(request.headers()) {
+        return Err(Refusal::usage("The request does not come from the page"));
+    }
+    let (answer, cookie) = match path {
+        "login" => {
+            let user = login(api, request, record).await?;
+            record.set_user(&user);
+            tracing::info!(user = &*user, "Logged in on the page");
+            (
+                json(&json!({"user": &*user})),
+                page.begin(&user, Instant::now()),
+            )
+        }
+        "logout" => (json(&json!({})), page.end(request.headers())),
+        _ => return Err(Refusal::no_command()),
+    };
+    let mut answer = answer;
+    let cookie = cookie.ok_or_else(|| Refusal::system("Cannot make a session"))?;
+    answer.headers_mut().insert(SET_COOKIE, cookie);
+    Ok(answer)
+}
+
+/// Whether the browser says that the page itself sent it. What no browser sent has
+/// to say so too. A form of another site can send neither these headers nor JSON.
+fn is_same_origin(headers: &HeaderMap) -> bool {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_json = text(&CONTENT_TYPE) == Some("application/json");
+    let fetch_site = HeaderName::from_static("sec-fetch-site");
+    let is_same = match (text(&fetch_site), text(&ORIGIN), text(&HOST)) {
+        (Some(site), _, _) => site == "same-origin",
+        (None, Some(origin), Some(host)) => {
+            let (_, from) = origin.split_once("://").unwrap_or_default();
+            from.eq_ignore_ascii_case(host)
+        }
+        _ => false,
+    };
+    is_json && is_same
+}
+
+async fn login(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    record: &Record,
+) -> Result<Arc<str>, Refusal> {
+    api.guard.let_in(record.from())?;
+    let wrong = || Refusal::usage("The body is not user and key");
+    let body = Zeroizing::new(body::small(request.into_body()).await?);
+    let fields: Value = serde_json::from_slice(&body).map_err(|_| wrong())?;
+    let text = |key: &str| fields.get(key).and_then(Value::as_str).ok_or_else(wrong);
+    let proved = api.users.prove_pair(text("user")?, text("key")?);
+    proved.ok_or_else(|| {
+        api.guard.wrong_key(record.from());
+        Refusal::auth()
+    })
+}
+
+/// What the page shows of a user's drives.
+async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
+    let api = Arc::clone(api);
+    // Asks the kernel about each file.
+    blocking(move || {
+        let drives = api.store.select(|metadata| *metadata.user == *user);
+        let told: Vec<Value> = drives.iter().take(DRIVES_MAX).map(|d| drive(d)).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(json(&json!({
+            "user": &*user,
+            "now_ms": now.map_or(0, |now| now.as_millis() as u64),
+            "drives_total": drives.len(),
+            "drives": told,
+        })))
+    })
+    .await
+}
+
+fn drive(drive: &Hosted) -> Value {
+    let info = drive.info(true);
+    let (received, sent, in_flight) = drive.traffic.look();
+    json!({
+        "id": drive.id.to_string(),
+        "name": info.get("name"),
+        "size": drive.size(),
+        "allocated": drive.allocated_bytes(),
+        "status": info.get("status"),
+        "imaging": info.get("imaging"),
+        "received": received,
+        "sent": sent,
+        "in_flight": in_flight,
+    })
+}
+
+/// Where a drive holds data: a digit from 0 to 9 for each of the parts of its
+/// length, `?` where the file was asked too often.
+async fn map(api: &Arc<Api>, user: &str, id: DriveId) -> Result<Answer, Refusal> {
+    let drive = api.store.own(user, id)?;
+    // The semaphore is never closed.
+    let turn = Arc::clone(&api.digests).acquire_owned().await.ok();
+    blocking(move || {
+        let _turn = turn;
+        Ok(json(&json!({"cells": cells(&drive)})))
+    })
+    .await
+}
+
+fn cells(drive: &Hosted) -> String {
+    let size = drive.size();
+    let cell_bytes = size.div_ceil(CELLS).max(1);
+    let mut data = vec![0u64; size.div_ceil(cell_bytes) as usize];
+    let mut at = 0;
+    for _ in 0..LOOKS {
+        if at == size {
+            break;
+        }
+        let (extents, end) = sparse::data_extents(&drive.file, at..size);
+        for extent in extents {
+            let mut start = extent.start;
+            while start < extent.end {
+                let cell = start / cell_bytes;
+                let end = extent.end.min((cell + 1) * cell_bytes);
+                data[cell as usize] += end - start;
+                start = end;
+            }
+        }
+        at = end;
+    }
+    let digit = |(i, &bytes): (usize, &u64)| {
+        let start = i as u64 * cell_bytes;
+        let len = cell_bytes.min(size - start);
+        match start + len > at {
+            true => '?',
+            // Rounded up: what there is shows.
+            false => char::from(b'0' + (bytes as f64 * 9.0 / len as f64).ceil().min(9.0) as u8),
+        }
+    };
+    data.iter().enumerate().map(digit).collect()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Refusal::system("Internal fault of the server")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let header = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), value.parse().unwrap())
+        };
+        pairs.iter().map(header).collect()
+    }
+
+    fn asked_with(cookie: &HeaderValue) -> HeaderMap {
+        let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
+        headers(&[("cookie", &format!("other=1; {cookie}"))])
+    }
+
+    #[test]
+    fn a_session_is_its_users_and_ends() {
+        let page = Page::new(true);
+        let now = Instant::now();
+        let (a, b) = ("a".into(), "b".into());
+        let cookie = page.begin(&a, now).unwrap();
+        let text = cookie.to_str().unwrap();
+        for part in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/ui"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!format!("{cookie:?}").contains(COOKIE_NAME));
+        let other = page.begin(&b, now).unwrap();
+        assert_eq!(page.user(&asked_with(&cookie), now), Some(a.clone()));
+        assert_eq!(page.user(&asked_with(&other), now), Some(b));
+        let guess = headers(&[("cookie", "openhosting_session=0123456789abcdef")]);
+        assert_eq!(page.user(&guess, now), None);
+        assert_eq!(page.user(&HeaderMap::new(), now), None);
+        // Looked at now and then it lasts, but not for ever.
+        let mut at = now;
+        while at.duration_since(now) < LIFE - IDLE {
+            at += IDLE;
+            assert_eq!(page.user(&asked_with(&cookie), at), Some(a.clone()));
+        }
+        assert_eq!(page.user(&asked_with(&cookie), now + LIFE + IDLE), None);
+        assert_eq!(page.user(&asked_with(&other), now + IDLE + IDLE), None);
+        page.end(&asked_with(&cookie)).unwrap();
+        assert_eq!(page.user(&asked_with(&cookie), at), None);
+    }
+
+    #[test]
+    fn sessions_of_a_user_are_bounded() {
+        let page = Page::new(false);
+        let now = Instant::now();
+        let user = "a".into();
+        let cookies: Vec<_> = (0..SESSIONS_MAX as u64 + 5)
+            .map(|i| page.begin(&user, now + Duration::from_secs(i)).unwrap())
+            .collect();
+        assert!(!cookies[0].to_str().unwrap().contains("Secure"));
+        assert_eq!(lock(&page.sessions).len(), SESSIONS_MAX);
+        let at = now + Duration::from_secs(60);
+        assert_eq!(page.user(&asked_with(&cookies[4]), at), None);
+        assert_eq!(page.user(&asked_with(&cookies[5]), at), Some(user));
+    }
+
+    #[test]
+    fn what_another_site_sends_is_refused() {
+        let json = ("content-type", "application/json");
+        let host = ("host", "h:1");
+        for (pairs, is_same) in [
+            (vec![json, host, ("sec-fetch-site", "same-origin")], true),
+            (vec![json, host, ("origin", "https://h:1")], true),
+            (vec![json, host], false),
+            (vec![json, host, ("sec-fetch-site", "cross-site")], false),
+            (
+                vec![
+                    json,
+                    host,
+                    ("sec-fetch-site", "same-site"),
+                    ("origin", "http://h:1"),
+                ],
+                false,
+            ),
+            (vec![json, host, ("origin", "https://h:2")], false),
+            (vec![json, host, ("origin", "null")], false),
+            (vec![host, ("sec-fetch-site", "same-origin")], false),
+            (
+                vec![
+                    ("content-type", "text/plain"),
+                    host,
+                    ("origin", "http://h:1"),
+                ],
+                false,
+            ),
+        ] {
+            assert_eq!(is_same_origin(&headers(&pairs)), is_same, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_page_is_from_elsewhere_or_inline() {
+        for text in [HTML, CSS, JS, ICON] {
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("//cdn"));
+        }
+        assert!(!HTML.contains("<style") && !HTML.contains(" style=") && !HTML.contains(" on"));
+        assert!(!JS.contains("innerHTML") && !JS.contains("eval("));
+    }
+}

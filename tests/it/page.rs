@@ -1,0 +1,461 @@
+//! The web page: as HTTP, and in headless Chromium, driven by WebDriver.
+
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use thirtyfour::common::log::LoggingPrefsLogLevel;
+use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver};
+
+use crate::support::cli::Desk;
+use crate::support::http::{Ask, Reply, create, raw};
+use crate::support::noise;
+use crate::support::server::TestServer;
+
+const A: &str = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-a";
+const B: &str = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b";
+
+fn ask(server: &TestServer, head: &str, body: &str) -> Reply {
+    let len = body.len();
+    let request = format!("{head}Host: test\r\nContent-Length: {len}\r\n\r\n{body}");
+    raw(server.address(), request.as_bytes()).unwrap()
+}
+
+/// What the page itself sends with a POST.
+const FROM_THE_PAGE: &str = "Sec-Fetch-Site: same-origin\r\nContent-Type: application/json\r\n";
+
+fn login(server: &TestServer, auth: &str) -> Reply {
+    let (user, key) = auth.split_once(':').unwrap();
+    let body = json!({"user": user, "key": key}).to_string();
+    let head = format!("POST /ui/login HTTP/1.1\r\n{FROM_THE_PAGE}");
+    ask(server, &head, &body)
+}
+
+/// The header that takes a session's cookie back.
+fn cookie(reply: &Reply) -> String {
+    let cookie = reply.header("set-cookie").unwrap();
+    format!("Cookie: {}\r\n", cookie.split(';').next().unwrap())
+}
+
+#[test]
+fn a_session_shows_a_users_own_drives_and_ends() {
+    let server = TestServer::with_args(&["--user", A, "--user", B]);
+    let drive = create(&server, 1 << 20);
+    Ask::of(&server)
+        .post(&format!("/drives/{drive}/write/524288"), noise(1, 262_144))
+        .expect(204);
+    let (a, b) = (login(&server, A).expect(200), login(&server, B).expect(200));
+    let attributes = a.header("set-cookie").unwrap();
+    for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/ui"] {
+        assert!(attributes.contains(part), "{attributes}");
+    }
+    assert!(!attributes.contains("key-a"));
+    let get = |path: &str, cookie: &str| {
+        ask(&server, &format!("GET /ui/{path} HTTP/1.1\r\n{cookie}"), "")
+    };
+    let state = get("state", &cookie(&a)).expect(200).json();
+    assert_eq!(state["drives"][0]["id"], json!(drive));
+    assert_eq!(state["drives"][0]["received"], json!(262_144));
+    assert_eq!(
+        get("state", &cookie(&b)).expect(200).json()["drives"],
+        json!([])
+    );
+    let map = get(&format!("map/{drive}"), &cookie(&a)).expect(200).json();
+    let expected = ["0".repeat(128), "9".repeat(64), "0".repeat(64)].concat();
+    assert_eq!(map["cells"], json!(expected));
+    assert_eq!(get(&format!("map/{drive}"), &cookie(&b)).status, 404);
+    // A session is for the page, credentials are for the API.
+    let api = format!("GET /drives/list HTTP/1.1\r\n{}", cookie(&a));
+    assert_eq!(ask(&server, &api, "").error(), (401, "auth"));
+    assert_eq!(Ask::of(&server).get("/ui/state").status, 401);
+    let nobody = get("state", "");
+    assert_eq!(nobody.status, 401);
+    // Else a browser would ask for the key itself, and keep it.
+    assert_eq!(nobody.header("www-authenticate"), None);
+
+    let logout = format!("POST /ui/logout HTTP/1.1\r\n{FROM_THE_PAGE}{}", cookie(&a));
+    let out = ask(&server, &logout, "{}").expect(200);
+    assert!(out.header("set-cookie").unwrap().contains("Max-Age=0"));
+    assert_eq!(get("state", &cookie(&a)).status, 401);
+    get("state", &cookie(&b)).expect(200);
+    assert!(!server.log().contains("key-a"));
+    let token = cookie(&b);
+    let token = token.trim().split_once('=').unwrap().1;
+    assert!(!server.log().contains(token));
+}
+
+#[test]
+fn another_site_can_neither_log_in_nor_out_nor_embed_the_page() {
+    let server = TestServer::with_args(&["--user", A]);
+    let (user, key) = A.split_once(':').unwrap();
+    let body = json!({"user": user, "key": key}).to_string();
+    for headers in [
+        "Content-Type: application/json\r\n",
+        "Content-Type: application/json\r\nSec-Fetch-Site: cross-site\r\n",
+        "Content-Type: application/json\r\nOrigin: http://elsewhere\r\n",
+        "Content-Type: text/plain\r\nSec-Fetch-Site: same-origin\r\n",
+    ] {
+        let reply = ask(
+            &server,
+            &format!("POST /ui/login HTTP/1.1\r\n{headers}"),
+            &body,
+        );
+        assert_eq!(reply.status, 400, "{headers}");
+        assert_eq!(reply.header("set-cookie"), None);
+    }
+    let session = cookie(&login(&server, A).expect(200));
+    let out = format!("POST /ui/logout HTTP/1.1\r\nOrigin: http://elsewhere\r\n{session}");
+    assert_eq!(ask(&server, &out, "{}").status, 400);
+    for path in ["", "page.js", "page.css", "icon.svg", "state", "nosuch"] {
+        let reply = ask(
+            &server,
+            &format!("GET /ui/{path} HTTP/1.1\r\n{session}"),
+            "",
+        );
+        let policy = reply.header("content-security-policy").unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self';"),
+            "{path}"
+        );
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"));
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+    }
+    // Guesses count as those at the API do.
+    let server = TestServer::with_args(&["--user", A, "--wrong-key-limit", "2/h"]);
+    for _ in 0..2 {
+        assert_eq!(login(&server, B).status, 401);
+    }
+    assert_eq!(login(&server, A).status, 429);
+    assert_eq!(Ask::of(&server).get("/drives/list").error(), (429, "busy"));
+}
+
+#[test]
+fn the_page_is_there_for_browsers_only_and_can_be_left_out() {
+    let server = TestServer::start();
+    let html = "GET / HTTP/1.1\r\nAccept: text/html,*/*\r\n";
+    let reply = ask(&server, html, "");
+    assert_eq!(
+        (reply.status, reply.header("location")),
+        (303, Some("/ui/"))
+    );
+    assert_eq!(
+        ask(&server, "GET / HTTP/1.1\r\n", "").error(),
+        (401, "auth")
+    );
+    assert_eq!(Ask::of(&server).get("/").error(), (404, "missing"));
+    let server = TestServer::with_args(&["--no-page"]);
+    for head in [html, "GET /ui/ HTTP/1.1\r\n"] {
+        assert_eq!(ask(&server, head, "").error(), (401, "auth"));
+    }
+}
+
+/// Chromium without a window, and what drives it. All of it ends with this.
+struct Browser {
+    driver: WebDriver,
+    control: String,
+    process: Child,
+    _profile: TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Takes the browser with it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Browser {
+    /// `None`, and it says so, where there is no Chromium.
+    async fn open() -> Option<Self> {
+        for program in ["chromium", "chromedriver"] {
+            let found = Command::new(program).arg("--version").output();
+            if !found.is_ok_and(|out| out.status.success()) {
+                eprintln!("SKIPPED: no {program}; Debian's packages chromium and chromium-driver");
+                return None;
+            }
+        }
+        let profile = TempDir::new().unwrap();
+        let mut process = Command::new("chromedriver")
+            .arg("--port=0")
+            .env("TMPDIR", profile.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let port = stdout.lines().map_while(Result::ok).find_map(|line| {
+            let (_, port) = line.split_once("started successfully on port ")?;
+            port.trim_end_matches('.').parse::<u16>().ok()
+        });
+        let control = format!(
+            "http://127.0.0.1:{}",
+            port.expect("chromedriver told no port")
+        );
+        // The HTTP client of the driver needs one, though it speaks no TLS.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut wanted = DesiredCapabilities::chrome();
+        let data = format!(
+            "--user-data-dir={}",
+            profile.path().join("profile").display()
+        );
+        for arg in [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1200,900",
+            &data,
+        ] {
+            wanted.add_arg(arg).unwrap();
+        }
+        wanted
+            .set_browser_log_level(LoggingPrefsLogLevel::All)
+            .unwrap();
+        let driver = WebDriver::new(&control, wanted).await.unwrap();
+        Some(Self {
+            driver,
+            control,
+            process,
+            _profile: profile,
+        })
+    }
+
+    /// A command of Chromium's own protocol.
+    async fn cdp(&self, command: &str, params: Value) -> Value {
+        let session = self.driver.session_id();
+        let url = format!("{}/session/{session}/goog/cdp/execute", self.control);
+        let body = json!({"cmd": command, "params": params}).to_string();
+        let answer = reqwest::Client::new().post(url).body(body).send().await;
+        let answer = answer.unwrap().bytes().await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        answer["value"].clone()
+    }
+
+    async fn script(&self, script: &str) -> Value {
+        let done = self.driver.execute(script, Vec::new()).await.unwrap();
+        done.json().clone()
+    }
+
+    /// What an element shows; empty if it is not shown.
+    async fn text(&self, id: &str) -> String {
+        self.driver
+            .find(By::Id(id))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    }
+
+    async fn is_shown(&self, id: &str) -> bool {
+        let element = self.driver.find(By::Id(id)).await.unwrap();
+        element.is_displayed().await.unwrap()
+    }
+
+    async fn log_in(&self, auth: &str) {
+        let (user, key) = auth.split_once(':').unwrap();
+        for (id, text) in [("name", user), ("key", key)] {
+            let field = self.driver.find(By::Id(id)).await.unwrap();
+            field.clear().await.unwrap();
+            field.send_keys(text).await.unwrap();
+        }
+        let button = By::Css("#login button");
+        self.driver
+            .find(button)
+            .await
+            .unwrap()
+            .click()
+            .await
+            .unwrap();
+    }
+
+    /// Keeps a picture where `OH_SCREENSHOTS` says.
+    async fn picture(&self, name: &str) {
+        if let Some(directory) = std::env::var_os("OH_SCREENSHOTS") {
+            let path = Path::new(&directory).join(name);
+            self.driver.screenshot(&path).await.unwrap();
+        }
+    }
+
+    /// Nodes and listeners, those that are held by scripts only among them.
+    async fn counts(&self) -> (u64, u64) {
+        self.cdp("HeapProfiler.collectGarbage", json!({})).await;
+        let told = self.cdp("Memory.getDOMCounters", json!({})).await;
+        let count = |key: &str| told[key].as_u64().unwrap();
+        (count("nodes"), count("jsEventListeners"))
+    }
+}
+
+/// Waits until something is so: a guard against a hang, not a promise about time.
+async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_shows_an_upload_as_it_happens() {
+    let Some(browser) = Browser::open().await else {
+        return;
+    };
+    let desk = Desk::new();
+    let server = desk.server();
+    browser.driver.goto(&server.uri).await.unwrap();
+    let at = browser.driver.current_url().await.unwrap();
+    assert_eq!(at.path(), "/ui/");
+    until("the form", || browser.is_shown("login")).await;
+    browser.picture("login.png").await;
+
+    browser.log_in(&format!("{}:wrong", desk.user)).await;
+    until("a refusal", async || {
+        !browser.text("refused").await.is_empty()
+    })
+    .await;
+    assert!(browser.is_shown("login").await && !browser.is_shown("overview").await);
+
+    browser.log_in(&desk.auth()).await;
+    until("the overview", || browser.is_shown("overview")).await;
+    assert_eq!(browser.text("user").await, desk.user);
+    assert!(browser.is_shown("no-drives").await);
+    // Nothing that a script can read, and the key is nowhere on the page.
+    assert_eq!(browser.script("return document.cookie").await, json!(""));
+    assert_eq!(
+        browser
+            .script("return document.getElementById('key').value")
+            .await,
+        json!("")
+    );
+
+    // Some drives that are there already, of other shapes.
+    for (name, places) in [
+        ("web & <b>shop</b>", &[0u64, 3, 4, 12][..]),
+        ("archive", &[1, 14]),
+    ] {
+        let body = format!("name {name}\nsize {}", 16 << 20);
+        let made = Ask::of(&server)
+            .by(&desk.auth())
+            .post("/drives/create", body);
+        let drive = made.expect(200).key("drive").unwrap().to_owned();
+        for place in places {
+            let path = format!("/drives/{drive}/write/{}", place << 20);
+            let bytes = noise(*place, 700_000 + (*place as usize) * 20_000);
+            Ask::of(&server)
+                .by(&desk.auth())
+                .post(&path, bytes)
+                .expect(204);
+        }
+    }
+    let shown = || browser.text("drives");
+    // As text: a name is no markup.
+    until("a drive", async || {
+        shown().await.contains("web & <b>shop</b>")
+    })
+    .await;
+
+    let image = desk.file("disk.img", &noise(9, 12 << 20));
+    let tool = desk
+        .upload(&server.uri)
+        .args("--limit-rate 1500k -c 262144");
+    let upload = tool.arg(&image).spawn();
+    until("the drive", async || shown().await.contains("disk.img")).await;
+    let moving = || browser.text("transfers");
+    until("its rate", async || {
+        let text = moving().await;
+        text.contains("disk.img") && text.contains("receiving") && text.contains("/s")
+    })
+    .await;
+    let rate = browser.text("total-received").await;
+    assert!(rate.contains("iB/s"), "{rate}");
+    // For the picture: some seconds of it.
+    until("a line", async || {
+        let points = "return document.querySelector('polyline')?.getAttribute('points') ?? ''";
+        let points = browser.script(points).await;
+        points.as_str().unwrap().split(' ').count() >= 5
+    })
+    .await;
+    browser.picture("page.png").await;
+    let outcome = tokio::task::block_in_place(|| upload.wait());
+    let drive = outcome.code(0).created();
+    until("its end", async || moving().await.is_empty()).await;
+    until("its map", async || {
+        let label = format!(
+            "return document.querySelector('[data-drive=\"{drive}\"] canvas').ariaLabel \
+             ?? document.querySelector('[data-drive=\"{drive}\"] canvas').getAttribute('aria-label')"
+        );
+        browser.script(&label).await == json!("About 100 % of it holds data")
+    })
+    .await;
+
+    // On a phone nothing sticks out, in the dark too.
+    let size = json!({"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": true});
+    browser
+        .cdp("Emulation.setDeviceMetricsOverride", size)
+        .await;
+    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+    browser.cdp("Emulation.setEmulatedMedia", dark).await;
+    let width =
+        "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    assert_eq!(browser.script(width).await, json!(0));
+    browser.picture("phone.png").await;
+    browser
+        .cdp("Emulation.clearDeviceMetricsOverride", json!({}))
+        .await;
+    browser.picture("dark.png").await;
+
+    // Drives that come and go leave nothing behind.
+    let rows = "return document.querySelectorAll('#drives tr').length";
+    until("3 rows", async || browser.script(rows).await == json!(3)).await;
+    let (nodes, listeners) = browser.counts().await;
+    for _ in 0..2 {
+        let made: Vec<_> = (0..20)
+            .map(|_| {
+                let made = Ask::of(&server)
+                    .by(&desk.auth())
+                    .post("/drives/create", "size 1M");
+                made.expect(200).key("drive").unwrap().to_owned()
+            })
+            .collect();
+        until("23 rows", async || browser.script(rows).await == json!(23)).await;
+        for drive in made {
+            let path = format!("/drives/{drive}/destroy");
+            Ask::of(&server)
+                .by(&desk.auth())
+                .post(&path, "")
+                .expect(204);
+        }
+        until("3 rows", async || browser.script(rows).await == json!(3)).await;
+    }
+    until("what was made for them is gone", async || {
+        let (now, listening) = browser.counts().await;
+        now <= nodes + 20 && listening <= listeners
+    })
+    .await;
+
+    let logout = browser.driver.find(By::Id("logout")).await.unwrap();
+    logout.click().await.unwrap();
+    until("the form", || browser.is_shown("login")).await;
+    browser.driver.refresh().await.unwrap();
+    until("the form", || browser.is_shown("login")).await;
+    assert!(!browser.is_shown("overview").await);
+
+    // Nothing was refused by the policy, and no script failed: 401 is what is told of.
+    let log = browser.driver.get_log("browser").await.unwrap();
+    for entry in log {
+        let text = format!("{entry:?}");
+        assert!(text.contains("401") || !text.contains("SEVERE"), "{text}");
+        assert!(!text.contains("Content Security Policy"), "{text}");
+    }
+    let _ = browser.driver.clone().quit().await;
+}
