@@ -43,8 +43,8 @@ mod tests {
         ];
         assert_eq!(
             table(&rows, &[1]),
-            "NAME                      SIZE  STATUS\n\
-             a                    10.00 GiB  active\n\
+            "NAME                   SIZE  STATUS\n\
+             a                 10.00 GiB  active\n\
              日本\\u{1b}[31m\\n        1 B\n"
         );
     }
