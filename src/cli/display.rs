@@ -640,7 +640,8 @@ mod tests {
             resume: None,
         };
         let object = display.json("end", Duration::from_millis(1500), Some(&end));
-        let keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
+        let mut keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
         assert_eq!(
             keys.join(" "),
             "bytes_done bytes_skipped bytes_total bytes_wire chunks_done chunks_total direction \

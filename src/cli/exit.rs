@@ -87,6 +87,10 @@ pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::
 /// # Errors
 /// [`ErrorKind::Local`] if nobody takes it.
 pub(super) fn print(text: &str) -> Result<(), Error> {
+    // Nothing to say is no reason to find out that nobody listens.
+    if text.is_empty() {
+        return Ok(());
+    }
     let written = std::io::stdout().lock().write_all(text.as_bytes());
     written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
 }

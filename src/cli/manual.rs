@@ -212,12 +212,13 @@ mod tests {
             let (_, page) = pages.iter().find(|(page, _)| page == name).unwrap();
             let page = page.replace("\\-", "-");
             for argument in command.get_arguments() {
-                let flag = match argument.get_long() {
-                    Some(long) => format!("--{long}"),
-                    None => argument.get_id().to_string().to_uppercase(),
+                let flag = match (argument.get_long(), argument.get_short()) {
+                    (Some(long), _) => format!("--{long}"),
+                    (None, Some(short)) => format!("-{short}"),
+                    (None, None) => argument.get_id().to_string().to_uppercase(),
                 };
                 let place = match argument.get_value_names() {
-                    Some([value]) if argument.get_long().is_none() => value.to_string(),
+                    Some([value]) if argument.is_positional() => value.to_string(),
                     _ => flag,
                 };
                 assert!(page.contains(&place), "{name}: no {place}");

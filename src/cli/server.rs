@@ -108,7 +108,7 @@ pub(super) struct Args {
 
     /// Do wrong what FILE says, or as other clouds do: a testing aid. Its
     /// format, TOML, is told in docs/fault-plan.md
-    #[arg(long = "faults", visible_alias = "fault-plan", value_name = "FILE")]
+    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE")]
     fault_plan: Option<PathBuf>,
 
     /// Program that runs servers

@@ -5,14 +5,20 @@
 //! synced, renamed, and its directory synced: after a crash at any moment there is
 //! the old one or the new one.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::metadata::set;
 use crate::wire::{Format, Properties};
+
+/// Makes a directory that nobody else may look into, if it is not there.
+pub(super) fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
 
 /// Version of the files.
 const VERSION: &str = "1";

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -74,7 +73,7 @@ impl Machines {
         let data = data.canonicalize()?;
         let directory = data.join("servers");
         let staging = store.staging();
-        private_directory(&directory)?;
+        kept::private_directory(&directory)?;
         let mut machines = Self {
             host: host(&data.join("host"), &staging)?,
             resources: Resources::open(&data, &staging)?,
@@ -499,7 +498,7 @@ impl Machines {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            private_directory(&directory)
+            kept::private_directory(&directory)
         });
         prepared.await.map_err(io::Error::from)??;
         let nics = settings.nics().into_iter().map(|nic| SpecNic {
@@ -642,13 +641,6 @@ fn cut_console(path: &Path) {
     if let Err(error) = cut() {
         tracing::debug!(%error, ?path, "Cannot cut a console");
     }
-}
-
-fn private_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
 }
 
 /// The name of this host: made up once.

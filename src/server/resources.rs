@@ -139,7 +139,7 @@ impl Resources {
     /// changes something.
     pub(super) fn open(data: &Path, staging: &Path) -> io::Result<Self> {
         let directory = data.join("resources");
-        fs::create_dir_all(&directory)?;
+        kept::private_directory(&directory)?;
         let mut resources = BTreeMap::new();
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();

@@ -7,7 +7,11 @@ use std::time::Duration;
 use crate::support::server::TestServer;
 
 #[path = "../../benches/load/client.rs"]
-#[expect(unreachable_pub, dead_code, reason = "a benchmark of its own uses the rest")]
+#[expect(
+    unreachable_pub,
+    dead_code,
+    reason = "a benchmark of its own uses the rest"
+)]
 mod client;
 
 use client::{Kind, Load, Place};
