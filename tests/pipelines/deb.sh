@@ -10,7 +10,8 @@ work=$(mktemp -d)
 server=''
 leave() {
     [[ -z $server ]] || kill "$server" 2>/dev/null || true
-    rm -rf "$work"
+    umount -q "$work/root/proc" 2>/dev/null || true
+    rm -rf --one-file-system "$work"
 }
 trap leave EXIT
 root=$work/root
@@ -35,7 +36,9 @@ done
 while read -r name _; do
     ls "$work/${name}"_*.deb >/dev/null || { echo "deb: $name is needed, and not expected to be" >&2; exit 1; }
 done < <(tr ',' '\n' <<<"$depends")
-mkdir -p "$root"/var/lib/dpkg/{info,updates} "$root"/{tmp,etc}
+mkdir -p "$root"/var/lib/dpkg/{info,updates} "$root"/{tmp,etc,proc}
+# A journal gets its name through /proc, which every system that runs has.
+mount -t proc proc "$root/proc"
 touch "$root/var/lib/dpkg/status"
 # The libraries were laid there without dpkg.
 dpkg --root="$root" --force-depends --install "$package" 2>&1 | grep -v 'problems\|depends on' || true
@@ -50,7 +53,8 @@ for program in openhosting openhosting-upload openhosting-download openhosting-s
 done
 
 # A server, an upload and a download, all within the root.
-inside openhosting-server --data /tmp/drives >"$work/server.out" 2>"$work/server.err" &
+# Not by the function: that would be a shell of its own, and it the one that is stopped.
+chroot "$root" /usr/bin/env -i openhosting-server --data /tmp/drives >"$work/server.out" 2>"$work/server.err" &
 server=$!
 until grep -q '^export OHAUTH=' "$work/server.out"; do
     kill -0 "$server" || { cat "$work/server.err" >&2; exit 1; }
