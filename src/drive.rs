@@ -30,15 +30,19 @@ impl DriveId {
     }
 }
 
+/// Reads a UUID in its usual form of 36 characters only, in either case.
+pub(crate) fn parse_uuid(text: &str) -> Option<Uuid> {
+    (text.len() == 36)
+        .then(|| Uuid::try_parse(text).ok())
+        .flatten()
+}
+
 impl FromStr for DriveId {
     type Err = Error;
 
     /// Takes the usual form of 36 characters only, in either case.
     fn from_str(text: &str) -> Result<Self> {
-        let parsed = (text.len() == 36)
-            .then(|| Uuid::try_parse(text).ok())
-            .flatten();
-        parsed.map(Self).ok_or_else(|| {
+        parse_uuid(text).map(Self).ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("{text:?} is not a drive UUID"))
                 .hint_to("List your drives with: openhosting ls")
         })
@@ -110,14 +114,23 @@ impl DriveInfo {
     }
 }
 
+/// The drives of a name.
+pub(crate) fn named<'d>(
+    drives: &'d [DriveInfo],
+    name: &str,
+) -> impl Iterator<Item = &'d DriveInfo> {
+    drives
+        .iter()
+        .filter(move |drive| drive.properties.get("name") == Some(name))
+}
+
 /// The one drive of this name.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] if none has it; [`ErrorKind::Usage`] if several have, with
 /// their UUIDs.
 pub fn only_named<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
-    let has_name = |drive: &&DriveInfo| drive.properties.get("name") == Some(name);
-    match &*drives.iter().filter(has_name).collect::<Vec<_>>() {
+    match &*named(drives, name).collect::<Vec<_>>() {
         [drive] => Ok(drive),
         [] => Err(Error::new(
             ErrorKind::NotFound,

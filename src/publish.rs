@@ -29,7 +29,7 @@ use crate::chunk::is_zero;
 use crate::codec::Compression;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::digest::Digest;
-use crate::drive::{DriveId, DriveInfo, DriveSpec};
+use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Image, content_of};
@@ -493,7 +493,7 @@ impl<'a> Publisher<'a> {
         &mut self,
         drives: &[DriveInfo],
     ) -> Result<Option<(DriveId, Coverage)>> {
-        let named = keys::named(drives, &self.options.name);
+        let named = named(drives, &self.options.name);
         let marked = named.filter_map(|drive| Some((Mark::of(drive)?, drive)));
         let mut same: Vec<_> = marked
             .filter(|(mark, drive)| {
@@ -943,13 +943,11 @@ impl<'a> Publisher<'a> {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            answer = patiently(CALL_ATTEMPTS, &mut self.rng, request) => {
-                answer.map_err(|failure| failure.into_error(what))
-            }
-            () = stop.asked() => Err(stopped()),
-        }
+        let answer = async {
+            let answer = patiently(CALL_ATTEMPTS, &mut self.rng, request).await;
+            answer.map_err(|failure| failure.into_error(what))
+        };
+        self.stop.unless_asked(answer).await
     }
 
     async fn pause(&mut self, time: Duration) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::image::{ClusterPacking, TargetFormat};
 use crate::shard::Shard;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
-    download, join_download, stopped,
+    download, join_download,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -243,10 +243,7 @@ async fn run(
             .hint_to("Name a file")
             .into());
     }
-    let drive = tokio::select! {
-        found = arguments.drive.find(&client) => found?,
-        () = stop.asked() => return Err(stopped().into()),
-    };
+    let drive = stop.unless_asked(arguments.drive.find(&client)).await?;
     *known = Some(drive);
     display.set_drive(drive);
     let destination = match arguments.way() {

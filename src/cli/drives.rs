@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::future::Future;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -16,7 +15,8 @@ use super::access::Access;
 use super::answer::{Answer, Form, error_object};
 use super::exit;
 use super::named::Named;
-use super::table::{shown, table};
+use super::printable;
+use super::table::table;
 use crate::api::{Client, ClientConfig};
 use crate::drive::{DriveInfo, only_named};
 use crate::error::{Error, ErrorKind, Result};
@@ -115,14 +115,6 @@ fn main(
     })
 }
 
-/// What can be left at any moment.
-async fn unless_stopped<T>(stop: &mut Stop, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        done = work => done,
-        () = stop.asked() => Err(stopped()),
-    }
-}
-
 /// `openhosting ls`.
 pub(super) fn ls(words: &[OsString]) -> ExitCode {
     let arguments: Ls = match LS.parse(words) {
@@ -134,7 +126,7 @@ pub(super) fn ls(words: &[OsString]) -> ExitCode {
         arguments.json,
         &arguments.access,
         async |client, mut stop| {
-            let mut drives = unless_stopped(&mut stop, list_drives(client)).await?;
+            let mut drives = stop.unless_asked(list_drives(client)).await?;
             drives.sort_by(|a, b| (name(a), a.id).cmp(&(name(b), b.id)));
             let objects: Vec<_> = drives.iter().map(object).collect();
             Ok(Answer::new(listed(&drives), json!({ "drives": objects })))
@@ -153,7 +145,7 @@ pub(super) fn show(words: &[OsString]) -> ExitCode {
         arguments.json,
         &arguments.access,
         async |client, mut stop| {
-            let drive = unless_stopped(&mut stop, arguments.drive.look(client)).await?;
+            let drive = stop.unless_asked(arguments.drive.look(client)).await?;
             let mut object = object(&drive);
             let properties = drive.properties.iter();
             object["properties"] = properties
@@ -229,7 +221,12 @@ fn listed(drives: &[DriveInfo]) -> String {
 fn told(drive: &DriveInfo) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
-        let _ = writeln!(text, "{:<12} {}", shown(key), shown(value));
+        let _ = writeln!(
+            text,
+            "{:<12} {}",
+            printable::line(key),
+            printable::line(value)
+        );
     };
     line("Name", name(drive));
     line("UUID", &drive.id.to_string());
@@ -283,7 +280,7 @@ fn object(drive: &DriveInfo) -> Value {
 }
 
 async fn remove(client: &Client, arguments: &Rm, mut stop: Stop) -> Result<Answer> {
-    let drives = unless_stopped(&mut stop, async {
+    let drives = stop.unless_asked(async {
         let drives = found(client, &arguments.drives).await?;
         if !arguments.yes {
             ask(&drives).await?;
@@ -309,7 +306,12 @@ async fn remove(client: &Client, arguments: &Rm, mut stop: Stop) -> Result<Answe
         });
         match removed {
             Ok(()) => {
-                let _ = writeln!(answer.text, "Removed {} {}", drive.id, shown(name(drive)));
+                let _ = writeln!(
+                    answer.text,
+                    "Removed {} {}",
+                    drive.id,
+                    printable::line(name(drive))
+                );
             }
             Err(error) => {
                 object["error"] = error_object(&error, exit::code_of(error.kind()));
@@ -355,13 +357,13 @@ async fn ask(drives: &[DriveInfo]) -> Result<()> {
     for drive in drives {
         let size = HumanBytes(drive.size);
         let used = match drive.claimed() {
-            Some(by) => format!(", in use by {}", shown(by)),
+            Some(by) => format!(", in use by {}", printable::line(by)),
             None => String::new(),
         };
         exit::say(&format!(
             "{}  {}, {size}{used}",
             drive.id,
-            shown(name(drive))
+            printable::line(name(drive))
         ));
     }
     let (what, them) = match drives.len() {

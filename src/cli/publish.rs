@@ -283,10 +283,7 @@ async fn work(
         },
     );
     let opening = blocking(move || Image::open(&path, &how));
-    let image = tokio::select! {
-        image = opening => image?,
-        () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
-    };
+    let image = stop.unless_asked(opening).await?;
     if arguments.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw takes it as it is");

@@ -11,7 +11,7 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> St
     let mut table = Table::new();
     table.load_style(NOTHING);
     for row in rows {
-        table.add_row(row.iter().map(|cell| shown(cell)));
+        table.add_row(row.iter().map(|cell| printable::line(cell)));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -22,11 +22,6 @@ pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> St
     let mut text = table.trim_fmt();
     text.push('\n');
     text
-}
-
-/// A text of somebody else without anything that could confuse a terminal.
-pub(super) fn shown(text: &str) -> String {
-    printable::line(text)
 }
 
 #[cfg(test)]

@@ -265,10 +265,7 @@ async fn send(
         let sha256 = sha256(arguments).await?;
         Ok::<_, Error>((drive, sha256, open(arguments).await?))
     };
-    let (drive, sha256, image) = tokio::select! {
-        opened = opened => opened?,
-        () = stop.asked() => return Err(Error::new(ErrorKind::Cancelled, "Stopped").into()),
-    };
+    let (drive, sha256, image) = stop.unless_asked(opened).await?;
     if let Some(member) = image.member() {
         let (name, format) = (&member.name, image.format());
         let others = match member.others.as_slice() {

@@ -26,7 +26,7 @@ use crate::plan::Plan;
 use crate::publish::{pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect, stopped};
+use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect};
 
 const PROGRAM: &str = "openhosting verify";
 const FORM: Form = Form {
@@ -160,10 +160,7 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
     let client = arguments.access.client(ClientConfig::default())?;
     let drive = match &arguments.drive {
         None => receipt.drive,
-        Some(named) => tokio::select! {
-            found = named.find(&client) => found?,
-            () = stop.asked() => return Err(stopped()),
-        },
+        Some(named) => stop.unless_asked(named.find(&client)).await?,
     };
     display.set_drive(drive);
     let info = client

@@ -27,6 +27,11 @@ use crate::journal::{directory_of, sync_directory};
 /// Zeros shorter than this are written: a hole of less saves nothing.
 const BLOCK_BYTES: u64 = 4096;
 
+/// Nobody else writes to the file.
+const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
+/// Others write to it, each to parts of its own.
+const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+
 /// How the file of a download holds the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetFormat {
@@ -154,6 +159,20 @@ fn look(path: &Path, force: bool) -> Result<Option<std::fs::FileType>> {
 }
 
 impl ImageTarget {
+    /// A raw target that is written in place and by us alone, for what is there
+    /// otherwise to be said.
+    fn over(file: File, path: &Path, zeros: Zeros) -> Self {
+        Self {
+            file,
+            turn: Mutex::default(),
+            zeros,
+            qcow2: None,
+            path: path.to_owned(),
+            staged: None,
+            is_shared: false,
+        }
+    }
+
     /// Makes the target of a new download of `size` bytes. A block device is
     /// written in place; anything else is staged beside `path`.
     ///
@@ -189,7 +208,7 @@ impl ImageTarget {
                 }
                 error
             })?;
-        lock(&file, &part, FlockOperation::NonBlockingLockExclusive)?;
+        lock(&file, &part, EXCLUSIVE)?;
         let made = match format {
             TargetFormat::Raw => file.set_len(size).map(|()| None),
             TargetFormat::Qcow2(_) => file
@@ -203,13 +222,9 @@ impl ImageTarget {
             cannot("make room in", &part, cause)
         })?;
         Ok(Self {
-            file,
-            turn: Mutex::default(),
-            zeros: Zeros::Leave,
             qcow2,
-            path: path.to_owned(),
             staged: Some((part, path.to_owned())),
-            is_shared: false,
+            ..Self::over(file, path, Zeros::Leave)
         })
     }
 
@@ -238,7 +253,7 @@ impl ImageTarget {
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(&part)
             .map_err(|cause| cannot("make", &part, cause))?;
-        lock(&file, &part, FlockOperation::NonBlockingLockShared)?;
+        lock(&file, &part, SHARED)?;
         let failed = |cause| cannot("make room in", &part, cause);
         let metadata = file.metadata().map_err(failed)?;
         match metadata.len() {
@@ -248,13 +263,9 @@ impl ImageTarget {
             _ => return Err(no_part_of_ours(&part, "Remove it and run all shards again")),
         }
         Ok(Self {
-            file,
-            turn: Mutex::default(),
-            zeros: Zeros::Punch,
-            qcow2: None,
-            path: path.to_owned(),
             staged: Some((part, path.to_owned())),
             is_shared: true,
+            ..Self::over(file, path, Zeros::Punch)
         })
     }
 
@@ -302,7 +313,7 @@ impl ImageTarget {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cannot("open", &part, cause)),
         };
-        lock(&file, &part, FlockOperation::NonBlockingLockExclusive)?;
+        lock(&file, &part, EXCLUSIVE)?;
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
@@ -320,13 +331,9 @@ impl ImageTarget {
             }
         };
         Ok(Some(Self {
-            file,
-            turn: Mutex::default(),
-            zeros: Zeros::Punch,
             qcow2,
-            path: path.to_owned(),
             staged: Some((part, path.to_owned())),
-            is_shared: false,
+            ..Self::over(file, path, Zeros::Punch)
         }))
     }
 
@@ -357,15 +364,7 @@ impl ImageTarget {
             return Ok(None);
         }
         sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
-        Ok(Some(Self {
-            file,
-            turn: Mutex::default(),
-            zeros: Zeros::Punch,
-            qcow2: None,
-            staged: None,
-            is_shared: false,
-            path: path.to_owned(),
-        }))
+        Ok(Some(Self::over(file, path, Zeros::Punch)))
     }
 
     /// Removes what an earlier run staged beside `path`, if anything.
@@ -379,9 +378,7 @@ impl ImageTarget {
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
         // What cannot be opened, a link say, nobody writes to.
         let _opened = match options.open(&part) {
-            Ok(file) => {
-                lock(&file, &part, FlockOperation::NonBlockingLockExclusive).map(|()| Some(file))?
-            }
+            Ok(file) => lock(&file, &part, EXCLUSIVE).map(|()| Some(file))?,
             Err(_) => None,
         };
         Self::remove(&part)
@@ -423,7 +420,7 @@ impl ImageTarget {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
-        lock(&file, path, FlockOperation::NonBlockingLockExclusive)?;
+        lock(&file, path, EXCLUSIVE)?;
         let len = file
             .metadata()
             .map_err(|cause| cannot("open", path, cause))?
@@ -437,15 +434,7 @@ impl ImageTarget {
         }
         file.set_len(size)
             .map_err(|cause| cannot("make room in", path, cause))?;
-        Ok(Self {
-            file,
-            turn: Mutex::default(),
-            zeros: Zeros::Punch,
-            qcow2: None,
-            staged: None,
-            is_shared: false,
-            path: path.to_owned(),
-        })
+        Ok(Self::over(file, path, Zeros::Punch))
     }
 
     fn device(path: &Path, size: u64) -> Result<Self> {
@@ -465,15 +454,7 @@ impl ImageTarget {
             );
             return Err(Error::new(ErrorKind::Local, what));
         }
-        Ok(Self {
-            file,
-            turn: Mutex::default(),
-            zeros: Zeros::Write,
-            qcow2: None,
-            staged: None,
-            is_shared: false,
-            path: path.to_owned(),
-        })
+        Ok(Self::over(file, path, Zeros::Write))
     }
 
     /// The file itself, to sync it from elsewhere.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kept::{read_receipt, receipt_file};
-use super::keys::{Holds, Mark, named};
+use super::keys::{Holds, Mark};
 use super::{Base, LOOK_EVERY_MAX, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
-use crate::drive::{DriveId, DriveInfo, only_named};
+use crate::drive::{DriveId, DriveInfo, named, only_named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::transfer::{blocking, counters};

@@ -2,7 +2,7 @@
 //! that one run has to tell the next one, or another machine, is in these.
 
 use crate::digest::Digest;
-use crate::drive::{DriveId, DriveInfo};
+use crate::drive::{DriveId, DriveInfo, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Properties;
 
@@ -167,16 +167,6 @@ pub(super) fn properties<'k>(
         })?;
     }
     Ok(properties)
-}
-
-/// The drives of a name.
-pub(super) fn named<'d>(
-    drives: &'d [DriveInfo],
-    name: &str,
-) -> impl Iterator<Item = &'d DriveInfo> {
-    drives
-        .iter()
-        .filter(move |drive| drive.properties.get("name") == Some(name))
 }
 
 /// The drives of a publication, and what they say of themselves.

@@ -60,7 +60,8 @@ impl fmt::Debug for Users {
     }
 }
 
-fn digest(bytes: &[u8]) -> [u8; 32] {
+/// The SHA-256 of a secret, or of a name that stands for one.
+pub(super) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 

@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper::body::Body;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
@@ -394,10 +394,11 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let span = tracing::Span::current();
     let work = spawn_blocking(move || span.in_scope(work));
-    work.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "A command broke off");
-        Err(Refusal::system(
-            "Internal fault of the server, its log tells more",
-        ))
-    })
+    work.await.unwrap_or_else(|error| Err(broke_off(&error)))
+}
+
+/// What is answered for a command whose task did not come to its end.
+pub(super) fn broke_off(error: &JoinError) -> Refusal {
+    tracing::error!(%error, "A command broke off");
+    Refusal::system("Internal fault of the server, its log tells more")
 }

@@ -10,9 +10,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use super::metadata::set;
+use crate::digest::Digest;
 use crate::wire::{Format, Properties};
 
 /// Makes a directory that nobody else may look into, if it is not there.
@@ -28,14 +27,14 @@ pub(super) fn print(object: &Properties) -> String {
     let mut kept = object.clone();
     set(&mut kept, "version", VERSION);
     let text = kept.print(Format::Text);
-    format!("{text}digest {}\n", digest(&text))
+    format!("{text}digest {}\n", Digest::of(text.as_bytes()))
 }
 
 /// What [`print`] was given; `None` if that is not what the bytes hold.
 pub(super) fn parse(bytes: &[u8]) -> Option<Properties> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
-    if tail != format!("digest {}\n", digest(text)) {
+    if tail != format!("digest {}\n", Digest::of(text.as_bytes())) {
         return None;
     }
     let mut kept = Properties::parse(Format::Text, text.as_bytes()).ok()?;
@@ -58,13 +57,4 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
-}
-
-fn digest(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(text.as_bytes()) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
 }

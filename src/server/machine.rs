@@ -17,6 +17,7 @@ use super::hosted::lock;
 use super::hypervisor::{IoCounters, Running, Status};
 use super::kept;
 use super::metadata::set;
+use crate::drive::parse_uuid;
 use crate::wire::Properties;
 
 pub(super) use settings::{Settings, Slot};
@@ -38,8 +39,7 @@ impl MachineId {
 
     /// The usual form of 36 characters only, in either case.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let id = (text.len() == 36).then(|| Uuid::try_parse(text).ok());
-        id.flatten().map(Self)
+        parse_uuid(text).map(Self)
     }
 
     /// The address of one of its network cards: the same at every start.

@@ -16,7 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::answer::Refusal;
 use super::claims::{Claim, Holder};
+use super::hosted::{read, write};
 use super::hypervisor::{
     End, Failure, Hypervisor, Later, Net, Password, Running, Spec, SpecDrive, SpecNic, Status,
 };
@@ -189,21 +190,16 @@ impl Machines {
     }
 
     fn get(&self, id: MachineId) -> Option<Arc<Machine>> {
-        let machines = self.machines.read();
-        let machines = machines.unwrap_or_else(PoisonError::into_inner);
-        machines.get(&id).cloned()
+        read(&self.machines).get(&id).cloned()
     }
 
     /// Every machine, sorted by UUID.
     pub(super) fn all(&self) -> Vec<Arc<Machine>> {
-        let machines = self.machines.read();
-        let machines = machines.unwrap_or_else(PoisonError::into_inner);
-        machines.values().cloned().collect()
+        read(&self.machines).values().cloned().collect()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<MachineId, Arc<Machine>>) -> T) -> T {
-        let machines = self.machines.write();
-        change(&mut machines.unwrap_or_else(PoisonError::into_inner))
+        change(&mut write(&self.machines))
     }
 
     fn all_live(&self) -> Vec<MachineId> {
@@ -494,10 +490,7 @@ impl Machines {
         let prepared = spawn_blocking(move || {
             // Nothing works there any more, unless something went badly wrong.
             hypervisor.clear(&directory);
-            match fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            unless_missing(fs::remove_dir_all(&directory))?;
             kept::private_directory(&directory)
         });
         prepared.await.map_err(io::Error::from)??;
@@ -610,14 +603,19 @@ impl Machines {
         let (path, directory) = (machine.path.clone(), machine.directory.clone());
         let removed = spawn_blocking(move || {
             for removed in [fs::remove_file(&path), fs::remove_dir_all(&directory)] {
-                match removed {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+                unless_missing(removed)?;
             }
             sync_parent(&path)
         });
         Ok(removed.await.map_err(io::Error::from)??)
+    }
+}
+
+/// A removal, of which it is no failure that there was nothing.
+fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -18,12 +18,12 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, Refusal, full};
+use super::auth::digest;
 use super::body::{self, Incoming};
 use super::drives::Api;
 use super::hosted::{Hosted, lock};
@@ -101,7 +101,7 @@ impl Page {
             began: now,
             seen: now,
         };
-        sessions.insert(digest(&token), session);
+        sessions.insert(digest(token.as_bytes()), session);
         self.cookie(&token, LIFE)
     }
 
@@ -109,7 +109,7 @@ impl Page {
     fn user(&self, headers: &HeaderMap, now: Instant) -> Option<Arc<str>> {
         let mut sessions = lock(&self.sessions);
         tokens(headers).find_map(|token| {
-            let session = sessions.get_mut(&digest(token))?;
+            let session = sessions.get_mut(&digest(token.as_bytes()))?;
             if session.is_over(now) {
                 return None;
             }
@@ -122,7 +122,7 @@ impl Page {
     fn end(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut sessions = lock(&self.sessions);
         for token in tokens(headers) {
-            sessions.remove(&digest(token));
+            sessions.remove(&digest(token.as_bytes()));
         }
         self.cookie("", Duration::ZERO)
     }
@@ -137,10 +137,6 @@ impl Page {
         cookie.set_sensitive(true);
         Some(cookie)
     }
-}
-
-fn digest(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 /// The tokens of a request: another path or port may have set one of its own.

@@ -15,14 +15,15 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, RwLock};
 
 use uuid::Uuid;
 
 use super::answer::Refusal;
-use super::hosted::lock;
+use super::hosted::{lock, read, write};
 use super::kept::{self, sync_parent};
 use super::metadata::{SETTINGS_BYTES_MAX, put_or_unset, set};
+use crate::drive::parse_uuid;
 use crate::wire::{Format, Properties};
 
 /// The addresses that are given out: a part of 127.0.0.0/8 that nothing else uses.
@@ -57,8 +58,7 @@ impl ResourceId {
     pub(super) fn parse(kind: Kind, text: &str) -> Option<Self> {
         match kind {
             Kind::Ip => text.parse().ok().map(Self::Ip),
-            Kind::Vlan if text.len() == 36 => Uuid::try_parse(text).ok().map(Self::Vlan),
-            Kind::Vlan => None,
+            Kind::Vlan => parse_uuid(text).map(Self::Vlan),
         }
     }
 
@@ -166,27 +166,19 @@ impl Resources {
     fn keep(&self, id: ResourceId, resource: Resource) -> io::Result<Properties> {
         let info = resource.info(id);
         kept::write(&kept::print(&info), &self.path(id), &self.staging)?;
-        let resources = self.resources.write();
-        let mut resources = resources.unwrap_or_else(PoisonError::into_inner);
-        resources.insert(id, resource);
+        write(&self.resources).insert(id, resource);
         Ok(info)
     }
 
     fn own(&self, user: &str, id: ResourceId) -> Result<Resource, Refusal> {
-        let resources = self
-            .resources
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let resources = read(&self.resources);
         let resource = resources.get(&id).filter(|resource| resource.user == user);
         resource.cloned().ok_or_else(Refusal::no_resource)
     }
 
     /// The user's resources, all or of one kind.
     pub(super) fn infos(&self, user: &str, kind: Option<Kind>) -> Vec<Properties> {
-        let resources = self
-            .resources
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let resources = read(&self.resources);
         let own = resources.iter().filter(|(id, resource)| {
             resource.user == user && kind.is_none_or(|kind| kind == id.kind())
         });
@@ -242,12 +234,7 @@ impl Resources {
         }
         let path = self.path(id);
         fs::remove_file(&path)?;
-        let mut resources = self
-            .resources
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        resources.remove(&id);
-        drop(resources);
+        write(&self.resources).remove(&id);
         Ok(sync_parent(&path)?)
     }
 
@@ -255,10 +242,7 @@ impl Resources {
     fn free_address(&self) -> Result<Ipv4Addr, Refusal> {
         for _ in 0..64 {
             let address = candidate(fastrand::u32(..));
-            let resources = self
-                .resources
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
+            let resources = read(&self.resources);
             if !resources.contains_key(&ResourceId::Ip(address))
                 && !lock(&self.used).contains(&address)
             {

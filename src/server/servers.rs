@@ -7,7 +7,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use super::answer::{self, Answer, Refusal};
 use super::body::Incoming;
-use super::drives::{Api, blocking, keys_and_values};
+use super::drives::{Api, blocking, broke_off, keys_and_values};
 use super::machine::{Machine, MachineId};
 use super::resources::{Kind, ResourceId};
 use crate::wire::{EXTENSIONS_OF_SERVERS, Format, Properties, X_OPENHOSTING_EXTENSIONS};
@@ -324,10 +324,6 @@ impl Api {
 async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "A command broke off");
-        Err(Refusal::system(
-            "Internal fault of the server, its log tells more",
-        ))
-    })
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(broke_off(&error)))
 }

@@ -17,13 +17,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::answer::Refusal;
 use super::faults::FreshReads;
-use super::hosted::{Hosted, Pass, lock};
+use super::hosted::{Hosted, Pass, lock, read, write};
 use super::kept::{self, sync_parent};
 use super::metadata::Metadata;
 use super::quota::Quotas;
@@ -101,7 +101,7 @@ impl Store {
                 _ => {}
             }
         }
-        *self.drives.write().unwrap_or_else(PoisonError::into_inner) = drives;
+        *write(&self.drives) = drives;
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Store {
         id: DriveId,
         is_allowed: impl FnOnce(&Metadata) -> bool,
     ) -> Result<Arc<Hosted>, Refusal> {
-        let drives = self.drives.read().unwrap_or_else(PoisonError::into_inner);
+        let drives = read(&self.drives);
         match drives.get(&id) {
             Some(Slot::Ready(drive)) if drive.with_metadata(is_allowed) => Ok(Arc::clone(drive)),
             Some(Slot::Failed) => Err(Refusal::system(
@@ -199,7 +199,7 @@ impl Store {
 
     /// The drives that `is_wanted`, sorted by UUID.
     pub(super) fn select(&self, is_wanted: impl Fn(&Metadata) -> bool) -> Vec<Arc<Hosted>> {
-        let drives = self.drives.read().unwrap_or_else(PoisonError::into_inner);
+        let drives = read(&self.drives);
         let ready = drives.values().filter_map(|slot| match slot {
             Slot::Ready(drive) if drive.with_metadata(&is_wanted) => Some(Arc::clone(drive)),
             _ => None,
@@ -229,8 +229,7 @@ impl Store {
         };
         grant.keep();
         let drive = Arc::new(Hosted::new(id, file, metadata, meta, data));
-        let mut drives = self.drives.write().unwrap_or_else(PoisonError::into_inner);
-        drives.insert(id, Slot::Ready(Arc::clone(&drive)));
+        write(&self.drives).insert(id, Slot::Ready(Arc::clone(&drive)));
         Ok(drive)
     }
 
@@ -240,9 +239,7 @@ impl Store {
         let _keeping = lock(&drive.keeping);
         fs::remove_file(&drive.metadata_path)?;
         drive.mark_gone();
-        let mut drives = self.drives.write().unwrap_or_else(PoisonError::into_inner);
-        drives.remove(&drive.id);
-        drop(drives);
+        write(&self.drives).remove(&drive.id);
         drive.with_metadata(|m| self.quotas.give_back(&m.user, 1, m.size));
         sync_parent(&drive.metadata_path)?;
         if let Err(error) = fs::remove_file(&drive.data_path) {

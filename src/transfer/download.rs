@@ -20,7 +20,7 @@ use super::fetch::fetch;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted};
-use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, stopped};
+use super::shell::{Attempt, Feed, Job, Shell, claim, claimed};
 use super::sink::Sink;
 use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
@@ -168,10 +168,7 @@ pub async fn download(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let mut rng = fastrand::Rng::new();
-    let info = tokio::select! {
-        info = look(client, options, &mut rng) => info?,
-        () = stop.asked() => return Err(stopped().into()),
-    };
+    let info = stop.unless_asked(look(client, options, &mut rng)).await?;
     let base = options.offset.unwrap_or_default().min(info.size);
     let plan = Plan::new(info.size - base, options.chunk);
     let (force, sink, mut session) =

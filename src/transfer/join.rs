@@ -82,10 +82,11 @@ pub async fn join_download(
     for (index, (mut journal, mut state)) in (1..).zip(journals) {
         if !sampler.is_off() {
             let image = target.to_disk(TargetFormat::Raw)?;
-            let taken = take_back(journal, &mut state, image, &plan, &sampler, &stop).await?;
-            journal = taken.0;
-            if taken.1 > 0 {
-                let what = format!("{} chunks are not what shard {index} wrote", taken.1);
+            let wrong;
+            (journal, wrong) =
+                take_back(journal, &mut state, image, &plan, &sampler, &stop).await?;
+            if wrong > 0 {
+                let what = format!("{wrong} chunks are not what shard {index} wrote");
                 monitor.event(&Event::Warning(what));
                 torn.push(index);
             }

@@ -1,6 +1,11 @@
 //! Asking a transfer to stop.
 
+use std::future::Future;
+
 use tokio::sync::watch;
+
+use super::shell::stopped;
+use crate::error::Error;
 
 /// How urgently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +53,17 @@ impl Stop {
     /// Waits until it is asked to stop, in whatever way.
     pub async fn asked(&mut self) {
         self.reached(Urgency::Drain).await;
+    }
+
+    /// Does what can be left at any moment, unless it is asked to stop before its end.
+    pub(crate) async fn unless_asked<T, E: From<Error>>(
+        &mut self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            done = work => done,
+            () = self.asked() => Err(stopped().into()),
+        }
     }
 
     /// Whether it was asked to stop, in whatever way.

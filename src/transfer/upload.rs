@@ -17,7 +17,7 @@ use super::room::Room;
 use super::selection::Selection;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, refuted};
-use super::shell::{Shell, stopped};
+use super::shell::Shell;
 use super::sounding::sound;
 use super::stop::Stop;
 use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, verify};
@@ -311,13 +311,7 @@ async fn send(
         None => journal,
     };
     let checksum = match options.checksum {
-        true => {
-            let mut stop = stop.clone();
-            tokio::select! {
-                checksum = pipeline.checksum() => Some(checksum?),
-                () = stop.asked() => return Err(stopped()),
-            }
-        }
+        true => Some(stop.clone().unless_asked(pipeline.checksum()).await?),
         false => None,
     };
     if let Some(room) = room
@@ -367,10 +361,7 @@ async fn check_source(
     resume: &mut Resume,
     mut stop: Stop,
 ) -> Result<Option<Journal>> {
-    let digest = tokio::select! {
-        digest = blocking(move || source.finish()) => digest?,
-        () = stop.asked() => return Err(stopped()),
-    };
+    let digest = stop.unless_asked(blocking(move || source.finish())).await?;
     if digest == expected {
         return Ok(journal);
     }
