@@ -23,7 +23,7 @@ refresh() {
             mkdir -p "$copy/$(dirname "$file")"
             cp "$file" "$copy/$file"
         fi
-    done < <(git ls-files -z -- Cargo.toml Cargo.lock benches src tests fixtures README.md)
+    done < <(git ls-files -z -- Cargo.toml Cargo.lock action.yml benches ci docs src tests fixtures README.md)
 }
 
 # What each bug needs is built before the first one, which has only so much time.
@@ -174,7 +174,7 @@ bug 'a journal that never began is believed' \
     'if session.is_damaged && session.state.drive.is_none() {'
 bug 'an image that has its name is not known again' \
     'it download::one_that_was_named_but_not_tidied_up_is_done' \
-    src/transfer/opening.rs 'if !gaps(plan, 0, &session.state.settled()).is_empty() {' \
+    src/transfer/opening.rs 'if !is_told && whole.is_none() {' \
     'if session.is_resumed {'
 bug 'a new journal has a name before it is whole' \
     'it kill::a_download_killed_at_every_sync_and_rename_finishes' \
@@ -212,14 +212,14 @@ bug 'a transfer that is complete fails for a sync of its directory' \
     $'        sync_directory(directory_of(&self.path)).map_err(|cause| cannot(&self.path, "remove").because(cause))'
 bug 'the chunk of a bad byte is named, not the byte' \
     'it disks::the_first_bad_byte_of_a_disk_is_named' \
-    src/image/raw.rs 'Err(cause) => return Err(self.read_error(at, cause)),' \
-    'Err(cause) => return Err(self.read_error(offset, cause)),'
+    src/image/raw.rs 'return Err(self.read_error(at + bad, cause));' \
+    'return Err(self.read_error(offset + 0 * bad, cause));'
 bug 'what an earlier run left is trusted by its length' \
     'it download::bytes_that_changed_on_the_disk_are_found_and_fetched_again' \
     src/transfer/earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
 bug 'who starts over takes the file from who writes to it' \
     'it download::a_file_that_is_written_to_is_not_taken_away' \
-    src/image/target.rs 'Ok(file) => lock(&file, &part).map(|()| Some(file))?,' 'Ok(file) => Some(file),'
+    src/image/target.rs 'Ok(file) => lock(&file, &part, EXCLUSIVE).map(|()| Some(file))?,' 'Ok(file) => Some(file),'
 bug 'damage is mended and still claimed' \
     'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
     src/transfer/earlier.rs 'journal.without(&wrong)?' 'journal'
