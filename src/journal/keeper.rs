@@ -21,9 +21,9 @@ use crate::plan::Span;
 
 /// Longest time that a record waits for others.
 const WAIT: Duration = Duration::from_secs(1);
-/// The same of a file that is written: a GiB from this machine is whole before it, and
-/// then no digest is needed.
-const WAIT_FILE: Duration = Duration::from_secs(2);
+/// The same of a file that is written: a GiB at 2 Gbit/s is whole before it, and then no
+/// digest is needed. Only a crash loses it: who is told to stop writes what he has.
+const WAIT_FILE: Duration = Duration::from_secs(5);
 /// Most bytes that waiting records tell of: a second of 10 Gbit/s, about.
 const WAITING_BYTES_MAX: u64 = 1 << 30;
 /// Chunks shorter than this are small: to move one again costs its round trip rather

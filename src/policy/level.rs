@@ -179,13 +179,17 @@ impl LevelController {
             if balance >= NEARLY {
                 // What is raw fills the wire for long: not for a moment's wait.
                 let lowest = (TRIM_MAX + self.trim).clamp(0.0, 1.0);
-                (balance.max(1.0) + trim).max(lowest)
+                // What waits is no reason to leave the first rung for a higher one as
+                // long as even that was computed to be too much.
+                let beyond = ((balance - NEARLY) / (1.0 - NEARLY)).min(1.0);
+                (balance.max(1.0) + trim.min(trim * beyond)).max(lowest)
             } else if self.would_starve() {
                 0.0
             } else {
                 // A little goes a long way here, and more than was computed takes
-                // processors from those who send.
-                balance * (1.0 + trim.min(0.0))
+                // processors from those who send: what waits counts the more, the
+                // nearer the first rung is.
+                (balance * (1.0 + trim.min(trim * balance))).min(1.0)
             }
         } else {
             balance
