@@ -237,6 +237,11 @@ impl Image {
         }
     }
 
+    /// Whether it is on this machine, so that to read it costs nobody else anything.
+    pub fn is_local(&self) -> bool {
+        self.file().is_some_and(RawImage::is_local)
+    }
+
     /// The member of an archive that it is, if it is one.
     pub fn member(&self) -> Option<&Member> {
         self.file().and_then(RawImage::member)
