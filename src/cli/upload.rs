@@ -273,6 +273,11 @@ async fn send(
         let line =
             format!("The image is an archive, and the disk {name} in it is {format}; {others}");
         display.event(&Event::Notice(line));
+        if member.is_left_out() {
+            let line =
+                "The manifest of the archive tells no digest of this disk: it is not checked";
+            display.event(&Event::Notice(line.to_owned()));
+        }
     } else if arguments.image.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
@@ -476,6 +481,10 @@ fn advice(interrupted: &Interrupted) -> Vec<String> {
     };
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
+    if is_mixed && resume.chunks == Some(resume.chunk) {
+        // All of it was sent, and it is the wrong image: there is nothing to go on with.
+        return lines;
+    }
     if resume.chunks.is_none_or(|chunks| resume.chunk < chunks) && !is_mixed {
         let of = resume
             .chunks
