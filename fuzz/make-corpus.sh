@@ -69,6 +69,8 @@ truncate -s 100k "$work/sparse.img"
 printf 'end' >>"$work/sparse.img"
 archive appliance ustar box.ovf disk.vmdk
 archive bare ustar disk.img
+printf 'SHA1(disk.img)= %s\n' "$(sha1sum <"$work/disk.img" | cut -d ' ' -f 1)" >"$work/box.mf"
+archive manifest ustar disk.img box.mf
 archive gnu gnu "$(basename "$long")" disk.img
 archive pax pax "$(basename "$long")" disk.img
 archive sparse gnu -S sparse.img disk.img

@@ -237,6 +237,18 @@ impl Image {
         }
     }
 
+    /// Whether it is on this machine, so that to read it costs nobody else anything.
+    pub fn is_local(&self) -> bool {
+        self.file().is_some_and(RawImage::is_local)
+    }
+
+    /// Begins to check what is read of it by the manifest of its archive. Gives the file
+    /// that has to [`finish_check`](RawImage::finish_check); none if there is no archive,
+    /// or it tells no digest.
+    pub fn begin_check(&self) -> Option<RawImage> {
+        self.file().filter(|file| file.begin_check()).cloned()
+    }
+
     /// The member of an archive that it is, if it is one.
     pub fn member(&self) -> Option<&Member> {
         self.file().and_then(RawImage::member)

@@ -282,7 +282,11 @@ async fn read(image: Image, mut stop: Stop) -> Result<(Image, Content)> {
             let what = "An image that can only be read once cannot be published";
             return Err(Error::new(ErrorKind::Usage, what).hint_to("Unpack it first"));
         };
+        let member = image.begin_check();
         let content = content_of(disk, || !watched.is_asked())?;
+        if let Some(member) = member {
+            member.finish_check(&|| !watched.is_asked())?;
+        }
         image.check_unchanged()?;
         Ok((image, content))
     });

@@ -147,6 +147,7 @@ fn read(path: &Path, format: Option<Format>, disk: Option<String>) {
     // What is packed as a whole is none of these formats.
     let Some(disk) = image.disk() else { return };
     assert!(disk.size() > 0);
+    let member = image.begin_check();
     let mut at = 0;
     for _ in 0..EXTENTS_MAX {
         let Ok(Some(data)) = disk.data_after(at) else {
@@ -164,6 +165,9 @@ fn read(path: &Path, format: Option<Format>, disk: Option<String>) {
         let len = READ_MAX.min(data.end - data.start) / 2;
         let _ = disk.read_at(&mut vec![0; len as usize], data.end - len);
         at = data.end;
+    }
+    if let Some(member) = member {
+        let _ = member.finish_check(&|| true);
     }
     image.check_unchanged().expect("nobody changed it");
 }

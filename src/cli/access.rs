@@ -182,7 +182,11 @@ fn resolve(
     })
 }
 
-fn certificates(path: &Path) -> Result<Certificates> {
+/// The certificates in a file.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if they cannot be read.
+pub(super) fn certificates(path: &Path) -> Result<Certificates> {
     let text = private::read_public("certificates", path)?;
     Certificates::from_pem(text.as_bytes()).map_err(|cause| {
         let what = format!("Cannot use the certificates {}", path.display());

@@ -168,6 +168,11 @@ impl ImageArguments {
         web_url(&self.path)
     }
 
+    /// Whether it is stdin.
+    pub(super) fn is_stdin(&self) -> bool {
+        self.path.as_os_str() == "-"
+    }
+
     /// Its base name.
     pub(super) fn name(&self) -> Result<String> {
         Ok(match self.url()? {

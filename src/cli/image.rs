@@ -7,18 +7,22 @@ use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::access::certificates;
 use super::answer::{Answer, Form};
 use super::arguments::{self, ImageArguments};
-use super::signals::Heard;
+use super::environment;
+use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Census, Disk, Format, Image, StreamImage};
+use crate::image::{Census, Disk, Format, Image, StreamFormat, StreamImage};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
+use crate::transfer::{WebConfig, blocking, open_web};
 
 const PROGRAM: &str = "openhosting image";
 const FORM: Form = Form {
@@ -32,10 +36,13 @@ const LEVELS: [&str; 4] = ["0", "1", "6", "9"];
 const COLUMNS: usize = 64;
 /// Lines of the map.
 const LINES: u64 = 8;
+/// An image on a web server that cannot be reached for so long is given up: somebody
+/// waits for the answer.
+const MAX_OUTAGE: Duration = Duration::from_secs(60);
 /// Pixels of a part in the picture.
 const PIXELS: usize = 14;
 
-/// Tells about disk images on this machine
+/// Tells about disk images
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-image", bin_name = PROGRAM, version)]
 pub(super) struct Arguments {
@@ -49,6 +56,8 @@ enum What {
     ///
     /// It walks over the map of the image and reads up to 32 chunks of its data; with
     /// more data than that, what depends on content is an estimate. Nothing is sent.
+    /// Of an image on a web server only headers and the map are fetched; what they do
+    /// not tell is not known.
     Info(Info),
 }
 
@@ -66,6 +75,11 @@ struct Info {
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
+    /// File of certificates (PEM) by which a web server's may be signed, besides those
+    /// that this machine trusts
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+
     #[command(flatten)]
     image: ImageArguments,
 }
@@ -81,55 +95,104 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Err(code) => return code,
     };
     let What::Info(info) = arguments.what;
-    FORM.finish(info.json, &Heard::default(), run(&info))
+    FORM.run(info.json, async |mut stop| {
+        stop.unless_asked(run(&info)).await
+    })
 }
 
-fn run(info: &Info) -> Result<Answer> {
-    if let Some(url) = info.image.url()? {
-        let what = format!("{url} is not on this machine: info is for files and devices");
-        return Err(Error::new(ErrorKind::Usage, what));
-    }
-    let image = Image::open(&info.image.path, &info.image.options())?;
-    let disk = match &image {
-        Image::Stream(stream) => return of_stream(info, stream),
-        Image::Raw(image) => image as &dyn Disk,
-        Image::Mapped(image) => &**image,
+/// Opens the image. Of one that is elsewhere its headers and tables are fetched.
+async fn open(info: &Info) -> Result<Image> {
+    let (image, options) = (info.image.clone(), info.image.options());
+    let Some(url) = image.url()? else {
+        return blocking(move || match image.is_stdin() {
+            true => Image::open_stdin(&options),
+            false => Image::open(&image.path, &options),
+        })
+        .await;
     };
-    let levels = LEVELS.map(str::parse::<Level>);
-    let levels = levels.into_iter().collect::<Result<Vec<_>>>()?;
-    let plan = Plan::new(disk.size(), info.chunk);
-    let census = Census::take(disk, plan, COLUMNS as u64 * LINES, &levels)?;
-    image.check_unchanged()?;
-    if let Some(path) = &info.map {
-        write_new(path, &svg(&census, image.format()))?;
-    }
-    Ok(Answer::new(text(&census, &image), object(&census, &image)))
+    environment::check_proxies()?;
+    let config = ClientConfig {
+        certificates: info.cacert.as_deref().map(certificates).transpose()?,
+        ..ClientConfig::default()
+    };
+    let config = WebConfig {
+        web: Web::new(&config)?,
+        max_outage: MAX_OUTAGE,
+    };
+    open_web(&url, &options, &config).await
 }
 
-/// What is told of an image that is packed as a whole, which is not unpacked for it.
-fn of_stream(info: &Info, stream: &StreamImage) -> Result<Answer> {
-    if info.map.is_some() {
-        let what = "There is no map of a packed image without unpacking it";
-        return Err(Error::new(ErrorKind::Image, what));
+async fn run(info: &Info) -> Result<Answer> {
+    let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
+    blocking(move || {
+        let told = Told::of(image, chunk)?;
+        if let Some(path) = &map {
+            write_new(path, &svg(told.census()?, told.image.format()))?;
+        }
+        Ok(Answer::new(text(&told), object(&told)))
+    })
+    .await
+}
+
+/// What there is to tell.
+struct Told {
+    image: Image,
+    chunk: NonZeroU64,
+    /// Of a disk that can be read at any place, and whose map is known.
+    census: Option<Census>,
+}
+
+impl Told {
+    /// Looks at an image. Blocks.
+    fn of(image: Image, chunk: NonZeroU64) -> Result<Self> {
+        let levels = LEVELS.map(str::parse::<Level>);
+        let levels = levels.into_iter().collect::<Result<Vec<_>>>()?;
+        let disk = match &image {
+            Image::Stream(_) => None,
+            // Nobody tells where its holes are.
+            Image::Raw(raw) if !raw.is_local() => None,
+            Image::Raw(raw) => Some(raw as &dyn Disk),
+            Image::Mapped(mapped) => Some(&**mapped as &dyn Disk),
+        };
+        let take = match image.is_local() {
+            true => Census::take,
+            false => Census::of_map,
+        };
+        let census = disk.map(|disk| {
+            let plan = Plan::new(disk.size(), chunk);
+            take(disk, plan, COLUMNS as u64 * LINES, &levels)
+        });
+        let census = census.transpose()?;
+        image.check_unchanged()?;
+        Ok(Self {
+            image,
+            chunk,
+            census,
+        })
     }
-    let (size, packed) = (stream.length().expected(), stream.packed_size());
-    let object = json!({
-        "format": Format::Raw.name(),
-        "packed_with": stream.format().name(),
-        "packed_bytes": packed,
-        "disk_bytes": size,
-    });
-    let bytes = |size: u64| format!("{size} bytes, {}", HumanBytes(size));
-    let text = format!(
-        "{:<12} raw, packed with {}\n{:<12} {}\n{:<12} {}\n",
-        "Format",
-        stream.format(),
-        "Packed",
-        packed.map_or("not known".to_owned(), bytes),
-        "Disk",
-        size.map_or("not known before it is unpacked".to_owned(), bytes),
-    );
-    Ok(Answer::new(text, object))
+
+    /// The census, where something has to be drawn of it.
+    fn census(&self) -> Result<&Census> {
+        self.census.as_ref().ok_or_else(|| {
+            let what = match self.packed() {
+                Some(_) => "There is no map of a packed image without unpacking it",
+                None => "There is no map of a raw image without reading all of it",
+            };
+            Error::new(ErrorKind::Image, what)
+        })
+    }
+
+    /// The stream, if the image is packed as a whole.
+    fn packed(&self) -> Option<&StreamImage> {
+        match &self.image {
+            Image::Stream(stream) if stream.format() != StreamFormat::Raw => Some(stream),
+            _ => None,
+        }
+    }
+
+    fn size(&self) -> Option<u64> {
+        self.image.length().expected()
+    }
 }
 
 /// Writes a file that is not there yet.
@@ -153,26 +216,50 @@ fn percent(much: u64, of: u64) -> String {
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
-fn text(census: &Census, image: &Image) -> String {
-    let size = census.plan.size();
-    let about = if census.is_exact() { "" } else { "about " };
-    let wire: Vec<_> = census
-        .wire()
-        .map(|(level, bytes)| format!("{about}{} at level {level}", HumanBytes(bytes)))
-        .collect();
+fn bytes(size: u64) -> String {
+    format!("{size} bytes, {}", HumanBytes(size))
+}
+
+fn text(told: &Told) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<12} {value}");
     };
-    if let Some(member) = image.member() {
+    if let Some(member) = told.image.member() {
         let others = match member.others.as_slice() {
             [] => String::new(),
             others => format!(" (others: {})", others.join(", ")),
         };
         line("Archived as", format!("{}{others}", member.name));
     }
-    line("Format", image.format().to_string());
-    line("Disk", format!("{size} bytes, {}", HumanBytes(size)));
+    let format = told.image.format();
+    if let Some(stream) = told.packed() {
+        let (packed, size) = (stream.packed_size(), told.size());
+        let not_known = "not known before it is unpacked".to_owned();
+        line(
+            "Format",
+            format!("{format}, packed with {}", stream.format()),
+        );
+        line("Packed", packed.map_or("not known".to_owned(), bytes));
+        line("Disk", size.map_or(not_known, bytes));
+        return text;
+    }
+    line("Format", format.to_string());
+    let not_known = "not known before its end".to_owned();
+    line("Disk", told.size().map_or(not_known, bytes));
+    let Some(census) = &told.census else {
+        if let Some(size) = told.size() {
+            let count = Plan::new(size, told.chunk).count();
+            line("Chunks", format!("{count} of {} bytes", told.chunk));
+        }
+        line(
+            "Not known",
+            "what is zeros, nor what it packs to: nothing but its start was read".into(),
+        );
+        return text;
+    };
+    let size = census.plan.size();
+    let about = if census.is_exact() { "" } else { "about " };
     line(
         "Allocated",
         format!(
@@ -181,17 +268,31 @@ fn text(census: &Census, image: &Image) -> String {
             percent(census.allocated, size)
         ),
     );
-    line("Zeros", format!("{about}{}", percent(census.zeros(), size)));
-    line(
-        "Chunks",
-        format!(
-            "{} of {} bytes, {about}{} of them to send",
-            census.plan.count(),
-            census.plan.chunk_bytes(),
-            census.chunks_to_send()
-        ),
+    let chunks = format!(
+        "{} of {} bytes",
+        census.plan.count(),
+        census.plan.chunk_bytes()
     );
-    line("On the wire", wire.join(", "));
+    if census.knows_content() {
+        let wire: Vec<_> = census
+            .wire()
+            .map(|(level, bytes)| format!("{about}{} at level {level}", HumanBytes(bytes)))
+            .collect();
+        let to_send = census.chunks_to_send();
+        line("Zeros", format!("{about}{}", percent(census.zeros(), size)));
+        line(
+            "Chunks",
+            format!("{chunks}, {about}{to_send} of them to send"),
+        );
+        line("On the wire", wire.join(", "));
+    } else {
+        let with_data = census.data_chunks;
+        line("Chunks", format!("{chunks}, {with_data} of them with data"));
+        line(
+            "Not known",
+            "what of the data is zeros, nor what it packs to: only the map was fetched".into(),
+        );
+    }
     line(
         "Map",
         format!("of parts of {} bytes, darker with more data", census.part),
@@ -216,27 +317,39 @@ fn shade(data: u64, part: u64) -> char {
     }
 }
 
-fn object(census: &Census, image: &Image) -> Value {
-    let wire: serde_json::Map<_, _> = census
-        .wire()
-        .map(|(level, bytes)| (level.to_string(), json!(bytes)))
-        .collect();
-    let mut object = json!({
-        "format": image.format().name(),
-        "disk_bytes": census.plan.size(),
-        "allocated_bytes": census.allocated,
-        "zero_bytes": census.zeros(),
-        "chunk_bytes": census.plan.chunk_bytes(),
-        "chunks": census.plan.count(),
-        "chunks_with_data": census.data_chunks,
-        "chunks_to_send": census.chunks_to_send(),
-        "chunks_read": census.sampled,
-        "is_estimate": !census.is_exact(),
-        "wire_bytes": wire,
-        "map_part_bytes": census.part,
-        "map_data_bytes": census.map,
+fn object(told: &Told) -> Value {
+    let (format, size) = (told.image.format().name(), told.size());
+    if let Some(stream) = told.packed() {
+        return json!({
+            "format": format,
+            "packed_with": stream.format().name(),
+            "packed_bytes": stream.packed_size(),
+            "disk_bytes": size,
+        });
+    }
+    let census = told.census.as_ref();
+    let content = census.filter(|census| census.knows_content());
+    let wire = content.map(|census| {
+        let wire = census.wire();
+        wire.map(|(level, bytes)| (level.to_string(), json!(bytes)))
+            .collect::<serde_json::Map<_, _>>()
     });
-    if let Some(member) = image.member() {
+    let mut object = json!({
+        "format": format,
+        "disk_bytes": size,
+        "allocated_bytes": census.map(|census| census.allocated),
+        "zero_bytes": content.map(Census::zeros),
+        "chunk_bytes": told.chunk,
+        "chunks": size.map(|size| Plan::new(size, told.chunk).count()),
+        "chunks_with_data": census.map(|census| census.data_chunks),
+        "chunks_to_send": content.map(Census::chunks_to_send),
+        "chunks_read": census.map_or(0, |census| census.sampled),
+        "is_estimate": content.is_some_and(|census| !census.is_exact()),
+        "wire_bytes": wire,
+        "map_part_bytes": census.map(|census| census.part),
+        "map_data_bytes": census.map(|census| &census.map),
+    });
+    if let Some(member) = told.image.member() {
         object["archived_as"] = json!(member.name);
         object["other_disks"] = json!(member.others);
     }

@@ -30,8 +30,6 @@ use crate::transfer::{
 };
 
 const PROGRAM: &str = "openhosting-upload";
-/// The image that is read from stdin.
-const STDIN: &str = "-";
 
 /// Uploads a disk image to a drive
 ///
@@ -275,6 +273,11 @@ async fn send(
         let line =
             format!("The image is an archive, and the disk {name} in it is {format}; {others}");
         display.event(&Event::Notice(line));
+        if member.is_left_out() {
+            let line =
+                "The manifest of the archive tells no digest of this disk: it is not checked";
+            display.event(&Event::Notice(line.to_owned()));
+        }
     } else if arguments.image.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw sends it as it is");
@@ -337,14 +340,14 @@ async fn open_any(arguments: &Arguments) -> Result<Image> {
         },
         ..image.options()
     };
-    if gunzip && (image.url()?.is_some() || image.path.as_os_str() == STDIN) {
+    if gunzip && (image.url()?.is_some() || image.is_stdin()) {
         let what = "-z is for files: what is fetched or piped is known by its content";
         return Err(Error::new(ErrorKind::Usage, what).hint_to("Leave -z out"));
     }
     if let Some(url) = image.url()? {
         return open_web(&url, &options, &arguments.web()?).await;
     }
-    let opened = move || match (image.path.as_os_str() == STDIN, gunzip) {
+    let opened = move || match (image.is_stdin(), gunzip) {
         (false, true) => Image::open_gzip(&image.path, options.stream),
         (true, _) => Image::open_stdin(&options),
         (false, false) => Image::open(&image.path, &options),
@@ -373,7 +376,7 @@ async fn sha256(arguments: &Arguments) -> Result<Option<Digest>> {
             (path.display().to_string(), text)
         }
     };
-    let name = match arguments.image.path.as_os_str() == STDIN {
+    let name = match arguments.image.is_stdin() {
         true => None,
         false => Some(arguments.image.name()?),
     };
@@ -462,7 +465,7 @@ fn journal(arguments: &Arguments, drive: Option<DriveId>, client: &Client) -> Jo
 fn name(arguments: &Arguments) -> String {
     match &arguments.name {
         Some(name) if !name.is_empty() => name.clone(),
-        _ if arguments.image.path.as_os_str() == STDIN => "stdin".to_owned(),
+        _ if arguments.image.is_stdin() => "stdin".to_owned(),
         _ => {
             // One that is no URL has failed before.
             arguments.image.name().unwrap_or_default()
@@ -478,6 +481,10 @@ fn advice(interrupted: &Interrupted) -> Vec<String> {
     };
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
+    if is_mixed && resume.chunks == Some(resume.chunk) {
+        // All of it was sent, and it is the wrong image: there is nothing to go on with.
+        return lines;
+    }
     if resume.chunks.is_none_or(|chunks| resume.chunk < chunks) && !is_mixed {
         let of = resume
             .chunks

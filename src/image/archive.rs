@@ -2,13 +2,18 @@
 //! of its disks. Nothing is unpacked: a disk is read where it lies in the file. Both
 //! come from anywhere and are not trusted.
 
+mod check;
+mod manifest;
 mod ovf;
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
+use percent_encoding::percent_decode_str;
+
 use super::{Format, ImageOptions, RawImage, StreamFormat};
 use crate::error::{Error, ErrorKind, Result};
+use check::Check;
 use ovf::Description;
 
 /// Bytes of a header, and what the sizes of members are rounded up to.
@@ -16,7 +21,7 @@ const BLOCK_BYTES: usize = 512;
 /// Most bytes of headers, names and other attributes included: far more than those of
 /// an appliance, and what bounds the number of members.
 const HEADERS_BYTES_MAX: u64 = 1 << 20;
-/// Longest description.
+/// Longest description, and longest manifest.
 const OVF_BYTES_MAX: u64 = 1 << 20;
 /// Most names that an error lists.
 const NAMES_MAX: usize = 20;
@@ -96,6 +101,31 @@ struct Entry {
     is_sparse: bool,
 }
 
+impl Entry {
+    /// Whether its name ends so.
+    fn is(&self, extension: &str) -> bool {
+        self.name.to_lowercase().ends_with(extension)
+    }
+
+    /// Its name without the extension.
+    fn stem(&self) -> &str {
+        self.name
+            .rsplit_once('.')
+            .map_or(&*self.name, |(stem, _)| stem)
+    }
+}
+
+/// What the manifest of an archive tells of a file in it.
+#[derive(Debug)]
+pub(super) enum Manifest {
+    /// There is none.
+    Absent,
+    /// Nothing.
+    Silent,
+    /// Its digest.
+    Tells(Check),
+}
+
 impl<'a> Archive<'a> {
     /// Reads the headers.
     fn open(file: &'a RawImage) -> Result<Self> {
@@ -154,11 +184,8 @@ impl<'a> Archive<'a> {
 
     /// The disk of this name, or the first.
     fn disk(&self, wanted: Option<&str>) -> Result<RawImage> {
-        let is_ovf = |entry: &&Entry| entry.name.to_lowercase().ends_with(".ovf");
-        let description = match self.members.iter().find(is_ovf) {
-            Some(entry) => Some(self.described(entry)?),
-            None => None,
-        };
+        let ovf = self.members.iter().find(|entry| entry.is(".ovf"));
+        let description = ovf.map(|entry| self.described(entry)).transpose()?;
         let disks = match &description {
             Some(description) => self.told_by(description)?,
             None => self.disks_by_content()?,
@@ -192,7 +219,34 @@ impl<'a> Archive<'a> {
             return Err(Error::new(ErrorKind::Image, what));
         }
         let others: Vec<_> = disks.iter().filter(|disk| *disk != name).cloned().collect();
-        Ok(self.file.with_member(name, entry.part.clone(), &others))
+        let manifest = self.manifest(name, ovf)?;
+        let member = self
+            .file
+            .with_member(name, entry.part.clone(), &others, manifest);
+        Ok(member)
+    }
+
+    /// What the manifest tells of a file: the one that is called as the description, or
+    /// else the first. Where it lies is not looked at, though the standard wants it right
+    /// behind the description: tools and people put it at the end as well.
+    fn manifest(&self, name: &str, ovf: Option<&Entry>) -> Result<Manifest> {
+        let mut manifests = self.members.iter().filter(|entry| entry.is(".mf"));
+        let is_called_so = |entry: &&Entry| ovf.is_some_and(|ovf| ovf.stem() == entry.stem());
+        let manifest = manifests.clone().find(is_called_so);
+        let Some(manifest) = manifest.or_else(|| manifests.next()) else {
+            return Ok(Manifest::Absent);
+        };
+        let what = format!("Its manifest {:?}", manifest.name);
+        let text = self.text(manifest, &what)?;
+        let is_it = |told: &str| {
+            let decoded = percent_decode_str(told).decode_utf8_lossy();
+            plain(told) == name || plain(&decoded) == name
+        };
+        let told = manifest::digest_of(&String::from_utf8_lossy(&text), is_it);
+        let told = told.map_err(|why| self.not_sound(&what, &why))?;
+        Ok(told.map_or(Manifest::Silent, |told| {
+            Manifest::Tells(Check::new(&manifest.name, told))
+        }))
     }
 
     /// The disks that a description tells, by the names that they have in the archive.
@@ -208,7 +262,9 @@ impl<'a> Archive<'a> {
         for entry in self.members.iter().filter(|entry| !entry.is_sparse) {
             let name = entry.name.to_lowercase();
             let is_called = name.ends_with(".img") || name.ends_with(".raw");
-            let file = self.file.with_member(&entry.name, entry.part.clone(), &[]);
+            let file =
+                self.file
+                    .with_member(&entry.name, entry.part.clone(), &[], Manifest::Absent);
             if is_called || Format::of(&file)? != Format::Raw {
                 disks.push(entry.name.clone());
             }
@@ -242,18 +298,24 @@ impl<'a> Archive<'a> {
 
     /// Reads the description.
     fn described(&self, entry: &Entry) -> Result<Description> {
-        let size = entry.part.end - entry.part.start;
         let what = format!("Its description {:?}", entry.name);
-        if size > OVF_BYTES_MAX || entry.is_sparse {
-            let why = format!("it is longer than {OVF_BYTES_MAX} bytes, or has holes");
-            return Err(self.not_sound(&what, &why));
-        }
-        let mut text = vec![0; usize::try_from(size).unwrap_or(0)];
-        self.file.read_at(&mut text, entry.part.start)?;
+        let text = self.text(entry, &what)?;
         let text =
             str::from_utf8(&text).map_err(|_| self.not_sound(&what, "it is not in UTF-8"))?;
         let is_there = |name: &str| self.members.iter().any(|entry| entry.name == name);
         Description::parse(text, is_there).map_err(|why| self.not_sound(&what, &why))
+    }
+
+    /// The bytes of a short file.
+    fn text(&self, entry: &Entry, what: &str) -> Result<Vec<u8>> {
+        let size = entry.part.end - entry.part.start;
+        if size > OVF_BYTES_MAX || entry.is_sparse {
+            let why = format!("it is longer than {OVF_BYTES_MAX} bytes, or has holes");
+            return Err(self.not_sound(what, &why));
+        }
+        let mut text = vec![0; usize::try_from(size).unwrap_or(0)];
+        self.file.read_at(&mut text, entry.part.start)?;
+        Ok(text)
     }
 
     fn shown(&self) -> std::path::Display<'_> {

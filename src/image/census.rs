@@ -49,6 +49,28 @@ impl Census {
     /// # Errors
     /// [`ErrorKind::Image`] if it cannot be read.
     pub fn take(disk: &dyn Disk, plan: Plan, parts: u64, levels: &[Level]) -> Result<Self> {
+        let (mut census, mut sample) = Self::walked(disk, plan, parts, levels)?;
+        sample.sort_unstable();
+        census.read(disk, &sample)?;
+        Ok(census)
+    }
+
+    /// The same by the map alone: no data is read, so that nothing is known that
+    /// depends on it.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn of_map(disk: &dyn Disk, plan: Plan, parts: u64, levels: &[Level]) -> Result<Self> {
+        Self::walked(disk, plan, parts, levels).map(|(census, _)| census)
+    }
+
+    /// The census of the map, and which chunks to read for all else.
+    fn walked(
+        disk: &dyn Disk,
+        plan: Plan,
+        parts: u64,
+        levels: &[Level],
+    ) -> Result<(Self, Vec<u64>)> {
         let part = plan.size().div_ceil(parts.max(1)).max(1);
         let count = usize::try_from(plan.size().div_ceil(part)).unwrap_or(0);
         let mut census = Self {
@@ -63,10 +85,14 @@ impl Census {
             map: vec![0; count],
             part,
         };
-        let mut sample = census.walk(disk)?;
-        sample.sort_unstable();
-        census.read(disk, &sample)?;
-        Ok(census)
+        let sample = census.walk(disk)?;
+        Ok((census, sample))
+    }
+
+    /// Whether what depends on data is known, or estimated: some was read, or there is
+    /// none.
+    pub fn knows_content(&self) -> bool {
+        self.sampled > 0 || self.data_chunks == 0
     }
 
     /// Whether every chunk with data was read: then nothing is estimated.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
+use super::archive::Manifest;
 use super::uses::{Use, uses_of};
 use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +41,14 @@ pub struct Member {
     pub others: Vec<String>,
     archive: PathBuf,
     fingerprint: Fingerprint,
+    manifest: Manifest,
+}
+
+impl Member {
+    /// Whether the archive has a manifest that tells no digest of it.
+    pub fn is_left_out(&self) -> bool {
+        matches!(self.manifest, Manifest::Silent)
+    }
 }
 
 /// Where the bytes are.
@@ -119,7 +128,13 @@ impl RawImage {
 
     /// The member of this name of the archive that it is, which lies at these bytes and
     /// within it. Names are those in the archive, and escaped here.
-    pub(super) fn with_member(&self, name: &str, part: Range<u64>, others: &[String]) -> Self {
+    pub(super) fn with_member(
+        &self,
+        name: &str,
+        part: Range<u64>,
+        others: &[String],
+        manifest: Manifest,
+    ) -> Self {
         let shown = |name: &str| name.escape_debug().to_string();
         let mut path = self.path.clone().into_os_string();
         path.push("/");
@@ -133,6 +148,7 @@ impl RawImage {
                 name: shown(name),
                 others: others.iter().map(|other| shown(other)).collect(),
                 archive: self.path.clone(),
+                manifest,
                 fingerprint: Fingerprint::of_all(&place, std::iter::once(&self.fingerprint)),
             })),
             part,
@@ -294,6 +310,41 @@ impl RawImage {
     /// could not; [`ErrorKind::Integrity`] if the image ends before: it was not so
     /// short when it was opened.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.fetch(bytes, offset)?;
+        match self.member.as_deref().map(|member| &member.manifest) {
+            Some(Manifest::Tells(check)) => check.saw(self, bytes, offset),
+            _ => Ok(()),
+        }
+    }
+
+    /// From now on what is read of it is checked by the manifest of its archive. Whether
+    /// that tells a digest of it; then [`finish_check`](Self::finish_check) ends it.
+    pub(super) fn begin_check(&self) -> bool {
+        match self.member.as_deref().map(|member| &member.manifest) {
+            Some(Manifest::Tells(check)) => {
+                check.begin();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Ends a check: reads what was not read since it began, and demands the digest that
+    /// the manifest tells. Once it was found to be right that is known. Blocks, and gives
+    /// up when `goes_on` says no.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Integrity`] if the digest is another one, or the file changed; what
+    /// reading says; [`ErrorKind::Cancelled`] if it gave up.
+    pub fn finish_check(&self, goes_on: &dyn Fn() -> bool) -> Result<()> {
+        match self.member.as_deref().map(|member| &member.manifest) {
+            Some(Manifest::Tells(check)) => check.finish(self, goes_on),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fills `bytes` from `offset`, and tells nobody.
+    pub(super) fn fetch(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         let end = offset.checked_add(bytes.len() as u64);
         // What comes after a member is another one's.
         if self.member.is_some() && end.is_none_or(|end| end > self.size()) {

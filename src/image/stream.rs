@@ -180,6 +180,7 @@ pub struct StreamImage {
     format: StreamFormat,
     name: String,
     length: Length,
+    packed_size: Option<u64>,
     fingerprint: Fingerprint,
     file: Option<RawImage>,
     digest: Arc<OnceLock<Digest>>,
@@ -221,7 +222,6 @@ impl StreamImage {
             let what = format!("The content of {name} is empty");
             return Err(Error::new(ErrorKind::Image, what));
         }
-        let file = input.file.as_ref().and_then(RawImage::file);
         let told = match format {
             _ if options.size.is_some() => options.size,
             StreamFormat::Raw => input.size,
@@ -230,7 +230,7 @@ impl StreamImage {
         let length = match told {
             Some(bytes) => Length::Known(bytes),
             None => {
-                let expected = file.and_then(|file| format.expected(file));
+                let expected = input.file.as_ref().and_then(|file| format.expected(file));
                 let guess = input.size.unwrap_or(0).saturating_mul(2);
                 let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
                 Length::Unknown { first, expected }
@@ -241,6 +241,7 @@ impl StreamImage {
             format,
             name,
             length,
+            packed_size: input.size,
             fingerprint: input.fingerprint,
             file: input.file,
             digest,
@@ -308,7 +309,7 @@ impl StreamImage {
 
     /// Its bytes before they are unpacked, if that is known.
     pub fn packed_size(&self) -> Option<u64> {
-        self.file.as_ref().map(RawImage::size)
+        self.packed_size
     }
 
     /// Where its digest will be, once it was read to its end, if that was asked for:

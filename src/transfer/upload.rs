@@ -26,7 +26,7 @@ use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Image, RawImage};
 use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
@@ -233,6 +233,7 @@ async fn send(
         Some(expected) => Some((expected, SourceHash::start(&image)?)),
         None => None,
     };
+    let member = image.begin_check();
     let room = plan.is_endless().then(|| {
         let is_ours = matches!(options.target, Target::New(_));
         Room::of(client, &begun.drive, is_ours, options.max_outage)
@@ -310,6 +311,10 @@ async fn send(
         }
         None => journal,
     };
+    let journal = match member {
+        Some(member) => check_member(member, drive, journal, resume, stop.clone()).await?,
+        None => journal,
+    };
     let checksum = match options.checksum {
         true => Some(stop.clone().unless_asked(pipeline.checksum()).await?),
         false => None,
@@ -370,6 +375,33 @@ async fn check_source(
     );
     let error = Error::new(ErrorKind::Integrity, what).hint_to(format!(
         "Fetch the image again, or look at where the digest is from. Remove the drive with: openhosting drives {drive} destroy"
+    ));
+    resume.is_journaled = false;
+    Err(refuted(error, journal).await)
+}
+
+/// Demands that a member of an archive has the digest that its manifest tells: all of it,
+/// whatever of it was read in this run. Gives the journal back, or removes it, as
+/// [`check_source`] does.
+async fn check_member(
+    member: RawImage,
+    drive: DriveId,
+    journal: Option<Journal>,
+    resume: &mut Resume,
+    mut stop: Stop,
+) -> Result<Option<Journal>> {
+    let watched = stop.clone();
+    let check = blocking(move || member.finish_check(&|| !watched.is_asked()));
+    let Err(error) = stop.unless_asked(check).await else {
+        return Ok(journal);
+    };
+    if error.kind() != ErrorKind::Integrity {
+        return Err(error);
+    }
+    let what = format!("{error}: drive {drive} must not be used");
+    let fetch = error.hint().unwrap_or("Fetch the archive again");
+    let error = Error::new(ErrorKind::Integrity, what).hint_to(format!(
+        "{fetch}. Remove the drive with: openhosting drives {drive} destroy"
     ));
     resume.is_journaled = false;
     Err(refuted(error, journal).await)

@@ -26,7 +26,8 @@ const FIRST_BYTES: u64 = 64 * 1024;
 const RANGES_MAX: u64 = 4;
 /// Shorter ranges are not worth a request of their own.
 const RANGE_BYTES_MIN: u64 = 1 << 20;
-/// What a short read fetches, since others follow beside it.
+/// What a short read fetches whole, since others follow beside it: the bytes of a packed
+/// cluster end within a page, and the next ones begin there.
 const PAGE_BYTES: u64 = 64 * 1024;
 /// Pages that are kept: 4 MiB.
 const PAGES_MAX: usize = 64;
@@ -268,25 +269,49 @@ impl WebFile {
         })
     }
 
-    /// The page that begins at `at`.
-    fn page(&self, at: u64) -> Result<Bytes> {
-        {
-            let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(found) = pages.iter().position(|page| page.0 == at) {
-                let page = pages.remove(found);
-                let bytes = page.1.clone();
-                pages.push(page);
-                return Ok(bytes);
-            }
-        }
-        let end = self.size().min(at.saturating_add(PAGE_BYTES));
-        let bytes: Bytes = self.fetch_blocking(at..end)?.into();
+    /// The page that begins at `at`, if it is kept.
+    fn kept(&self, at: u64) -> Option<Bytes> {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = pages.iter().position(|page| page.0 == at)?;
+        let page = pages.remove(found);
+        let bytes = page.1.clone();
+        pages.push(page);
+        Some(bytes)
+    }
+
+    fn keep(&self, at: u64, bytes: Bytes) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have fetched it as well.
+        pages.retain(|page| page.0 != at);
         if pages.len() >= PAGES_MAX {
             pages.remove(0);
         }
-        pages.push((at, bytes.clone()));
-        Ok(bytes)
+        pages.push((at, bytes));
+    }
+
+    /// The pages from `start` to `end`, each with where it begins. Those that are not kept
+    /// are fetched, as many as follow each other in one request.
+    fn pages(&self, start: u64, end: u64) -> Result<Vec<(u64, Bytes)>> {
+        let starts = (start..end).step_by(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX));
+        let mut pages: Vec<_> = starts.map(|at| (at, self.kept(at))).collect();
+        for missing in pages.chunk_by_mut(|a, b| a.1.is_none() == b.1.is_none()) {
+            let Some((first, None)) = missing.first() else {
+                continue;
+            };
+            let first = *first;
+            let last = first.saturating_add(missing.len() as u64 * PAGE_BYTES);
+            let fetched = self.fetch_blocking(first..last.min(self.size()))?;
+            let parts = fetched.chunks(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX));
+            for ((at, page), part) in missing.iter_mut().zip(parts) {
+                let part = Bytes::copy_from_slice(part);
+                self.keep(*at, part.clone());
+                *page = Some(part);
+            }
+        }
+        let pages = pages.into_iter();
+        Ok(pages
+            .map(|(at, page)| (at, page.unwrap_or_default()))
+            .collect())
     }
 
     /// Begins to fetch in order, with an answer that is there or a request of its own.
@@ -372,25 +397,23 @@ impl Remote for WebFile {
             let what = format!("Byte {end} is beyond the end of {}", self.url);
             return Err(Error::new(ErrorKind::Image, what));
         }
-        if bytes.len() as u64 > PAGE_BYTES {
+        if bytes.len() as u64 > RANGE_BYTES_MIN {
             bytes.copy_from_slice(&self.fetch_blocking(offset..end)?);
             return Ok(());
         }
         let (mut rest, mut offset) = (bytes, offset);
-        while !rest.is_empty() {
-            let start = offset - offset % PAGE_BYTES;
-            let page = self.page(start)?;
+        for (start, page) in self.pages(offset - offset % PAGE_BYTES, end)? {
             let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
             let page = page.get(from..).unwrap_or_default();
-            if page.is_empty() {
-                return Err(Error::new(ErrorKind::Bug, "A page is too short"));
-            }
             let (part, after) = rest.split_at_mut(page.len().min(rest.len()));
             part.copy_from_slice(&page[..part.len()]);
             offset += part.len() as u64;
             rest = after;
         }
-        Ok(())
+        match rest.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Bug, "A page is too short")),
+        }
     }
 
     fn in_order(&self) -> Box<dyn Read + Send> {

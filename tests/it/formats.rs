@@ -722,8 +722,12 @@ fn hostile_qcow2() {
             "needed",
         ),
         (
-            vec![(24, be(8, 1 << 42)), (36, be(4, u32::MAX.into()))],
+            vec![(24, be(8, 1 << 42)), (36, be(4, 1 << 22))],
             "beyond its end",
+        ),
+        (
+            vec![(36, be(4, u32::MAX.into()))],
+            "4294967295 entries, more than any has",
         ),
         (vec![(32, be(4, 1))], "encrypted"),
         (vec![(36, be(4, 0))], "0 entries"),

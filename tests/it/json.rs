@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use serde_json::Value;
 
+use crate::streams::Site;
 use crate::support::cli::{Desk, Outcome, Tool};
 use crate::support::http::{create, drives};
 use crate::support::noise;
@@ -127,7 +128,7 @@ fn a_wrong_command_line_is_told_as_an_object() {
         ("verify/1", "verify --json nosuch.json"),
         ("probe/1", "probe --json x"),
         ("image-info/1", "image info --json"),
-        ("image-info/1", "image info --json http://h/a"),
+        ("image-info/1", "image info --json http://"),
         ("rm/1", "rm --json x --endpoint nosuch"),
         ("ls/1", "ls --json --profile nosuch"),
     ] {
@@ -255,6 +256,13 @@ fn drives_images_and_endpoints_are_told() {
     let packed = told("image-info/1", own("image info -j a.img.gz"));
     assert_eq!(packed["packed_with"], "gzip");
     let _ = failed("image-info/1", own("image info -j nosuch"), 1, "image");
+    let web = Site::of(&noise(3, 100_000)).serve();
+    let url = format!("{}a.img", web.uri());
+    let object = told("image-info/1", own("image info -j").arg(&url));
+    assert_eq!(object["disk_bytes"], 100_000);
+    let piped = own("image info -j -").input(&noise(3, 100_000));
+    let object = told("image-info/1", piped);
+    assert_eq!(object["disk_bytes"], serde_json::Value::Null);
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn bench() -> Bench {
     std::fs::rename(bench.path("other.vmdk"), &other).unwrap();
     bench.desk.own(&other);
     bench.desk.file("box-file1.iso", b"an iso");
-    bench.desk.file("box.mf", b"SHA256(box.ovf)= 00\n");
+    bench.desk.file("box.mf", b"SHA256(none)= 00\n");
     bench
 }
 
@@ -336,6 +336,215 @@ fn an_archive_is_read_from_a_web_server_by_ranges_and_its_digest_is_that_of_all(
         let drive = bench.only_drive();
         let destroy = format!("/drives/{drive}/destroy");
         Ask::of(&bench.server).post(&destroy, []).expect(204);
+    }
+}
+
+/// The digest of a file of the desk, by a program of coreutils.
+#[track_caller]
+fn sum(bench: &Bench, program: &str, name: &str) -> String {
+    let run = Command::new(program)
+        .arg(bench.path(name))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{program} {name}");
+    let text = String::from_utf8(run.stdout).unwrap();
+    text.split_whitespace().next().unwrap().to_owned()
+}
+
+/// Lines of a manifest for these files.
+fn manifest(bench: &Bench, kind: &str, names: &[&str]) -> String {
+    let program = format!("{}sum", kind.to_lowercase());
+    let line = |name: &&str| format!("{kind}({name})= {}\n", sum(bench, &program, name));
+    names.iter().map(line).collect()
+}
+
+/// Another digit at the end of the digest of a file.
+fn spoiled(manifest: &str, name: &str) -> String {
+    let lines = manifest.lines().map(|line| {
+        let (rest, last) = line.split_at(line.len() - 1);
+        let other = if last == "0" { "1" } else { "0" };
+        match line.contains(name) {
+            true => format!("{rest}{other}\n"),
+            false => format!("{line}\n"),
+        }
+    });
+    lines.collect()
+}
+
+#[test]
+fn a_disk_is_checked_by_the_manifest_wherever_that_lies() {
+    let bench = bench();
+    let first = bench.reference("box-disk1.vmdk", "vmdk");
+    let other = std::fs::read(bench.path("other.raw")).unwrap();
+    bench.desk.file("box.ovf", VMWARE.as_bytes());
+    let names = ["box.ovf", "other disk.vmdk", "box-disk1.vmdk"];
+    let orders = [
+        ["box.ovf", "box.mf", "other disk.vmdk", "box-disk1.vmdk"],
+        ["box.ovf", "other disk.vmdk", "box-disk1.vmdk", "box.mf"],
+        ["box.mf", "box-disk1.vmdk", "other disk.vmdk", "box.ovf"],
+    ];
+    for (kind, order) in ["SHA1", "SHA256", "SHA512"].into_iter().zip(orders) {
+        let sound = manifest(&bench, kind, &names);
+        bench.desk.file("box.mf", sound.as_bytes());
+        pack(&bench, "ustar", &order);
+        for (args, expected) in [
+            (&["image.iso"][..], &first),
+            (&["--disk", "other disk.vmdk", "image.iso"], &other),
+        ] {
+            let outcome = check(&bench, args, expected);
+            assert!(!outcome.stderr.contains("manifest"), "{}", outcome.stderr);
+        }
+        // That of another disk may be wrong.
+        let wrong = spoiled(&sound, "box-disk1.vmdk");
+        bench.desk.file("box.mf", wrong.as_bytes());
+        pack(&bench, "ustar", &order);
+        let args = ["--disk", "other disk.vmdk", "image.iso"];
+        let _ = check(&bench, &args, &other);
+        let outcome = upload(&bench, "image.iso").code(4);
+        let outcome = outcome
+            .says(&format!("image.iso/box-disk1.vmdk has the {kind} "))
+            .says("and the manifest box.mf tells")
+            .says("must not be used");
+        let errors = outcome.stderr.lines().filter(|line| line.contains(kind));
+        assert_eq!(errors.count(), 1, "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains("to resume"), "{}", outcome.stderr);
+        assert_eq!(bench.desk.journals(), Vec::<std::path::PathBuf>::new());
+        let destroy = format!("/drives/{}/destroy", bench.only_drive());
+        Ask::of(&bench.server).post(&destroy, []).expect(204);
+    }
+}
+
+#[test]
+fn a_manifest_without_the_disk_is_told_and_one_that_is_not_sound_refused() {
+    let bench = bench();
+    let first = bench.reference("box-disk1.vmdk", "vmdk");
+    bench.desk.file("box.ovf", VMWARE.as_bytes());
+    let order = ["box.ovf", "box.mf", "other disk.vmdk", "box-disk1.vmdk"];
+    let others = manifest(&bench, "SHA1", &["box.ovf", "other disk.vmdk"]);
+    bench.desk.file("box.mf", others.as_bytes());
+    pack(&bench, "ustar", &order);
+    let outcome = check(&bench, &["image.iso"], &first);
+    let _ = outcome.says("tells no digest of this disk: it is not checked");
+    // Without a manifest nothing is said of it.
+    pack(&bench, "ustar", &[order[0], order[2], order[3]]);
+    let outcome = check(&bench, &["image.iso"], &first);
+    assert!(!outcome.stderr.contains("manifest"), "{}", outcome.stderr);
+    let digest = sum(&bench, "sha1sum", "box-disk1.vmdk");
+    for (line, says) in [
+        ("SHA1(box-disk1.vmdk)= 00".to_owned(), "is no SHA1"),
+        (
+            format!(
+                "SHA1(box-disk1.vmdk)= {digest}\nSHA1(box-disk1.vmdk)= {}",
+                "0".repeat(40)
+            ),
+            "two digests",
+        ),
+        (" ".repeat(1 << 20) + "\n", "longer than 1048576 bytes"),
+    ] {
+        bench.desk.file("box.mf", line.as_bytes());
+        pack(&bench, "ustar", &order);
+        bench.refused("image.iso", says);
+    }
+    // Without a description any manifest is the one, and its bytes may be any.
+    let raw = std::fs::read(bench.path("other.raw")).unwrap();
+    std::fs::copy(bench.path("other.raw"), bench.path("a.img")).unwrap();
+    bench.desk.own(&bench.path("a.img"));
+    for (lines, code) in [
+        (manifest(&bench, "SHA512", &["a.img"]), 0),
+        (format!("SHA1(./a.img)= {digest}"), 4),
+    ] {
+        let lines = [b"\xff\n", lines.as_bytes()].concat();
+        bench.desk.file("x.mf", &lines);
+        pack(&bench, "ustar", &["a.img", "x.mf"]);
+        let _ = upload(&bench, "image.iso").code(code);
+        let drive = bench.only_drive();
+        assert_drive(&bench.server, &drive, &raw);
+        Ask::of(&bench.server)
+            .post(&format!("/drives/{drive}/destroy"), [])
+            .expect(204);
+    }
+}
+
+#[test]
+fn an_upload_that_goes_on_checks_all_of_the_disk_by_the_manifest() {
+    let bench = bench();
+    bench.desk.file("box.ovf", VMWARE.as_bytes());
+    let sound = manifest(&bench, "SHA256", &["box-disk1.vmdk"]);
+    let expected = bench.reference("box-disk1.vmdk", "vmdk");
+    for (manifest, code) in [(spoiled(&sound, "box-disk1"), 4), (sound, 0)] {
+        bench.desk.file("box.mf", manifest.as_bytes());
+        pack(
+            &bench,
+            "ustar",
+            &["box.ovf", "box.mf", "box-disk1.vmdk", "other disk.vmdk"],
+        );
+        let proxy = FaultProxy::to(&bench.server);
+        let run = || {
+            let tool = bench.desk.upload(&proxy.uri());
+            let tool = tool.args("-c 1000000 -j 1 --level 1 --verify full --journal j");
+            tool.arg("image.iso").run()
+        };
+        let refused = Fault::Answer(refusal(403, "access"));
+        proxy.fault_after(3, Request::is_write, usize::MAX, refused);
+        let _ = run().code(1);
+        proxy.heal();
+        let outcome = run().code(code).says("Resuming: ");
+        if code == 4 {
+            let _ = outcome.says("and the manifest box.mf tells");
+        }
+        let drive = bench.only_drive();
+        assert_drive(&bench.server, &drive, &expected);
+        assert!(!bench.path("j").exists());
+        Ask::of(&bench.server)
+            .post(&format!("/drives/{drive}/destroy"), [])
+            .expect(204);
+    }
+}
+
+#[test]
+fn a_disk_on_a_web_server_is_fetched_once_and_checked_by_the_manifest() {
+    let bench = Bench::new();
+    let disk = [noise(4, 12 << 20), vec![0; 3 << 20], noise(5, 7 << 20)].concat();
+    bench.desk.file("disk.raw", &disk);
+    let stream = "-o subformat=streamOptimized";
+    for (format, options) in [("vmdk", stream), ("qcow2", ""), ("vmdk", ""), ("raw", "")] {
+        bench.make("a.img", format, options);
+        let sound = manifest(&bench, "SHA256", &["a.img"]);
+        for (manifest, code) in [(spoiled(&sound, "a.img"), 4), (sound, 0)] {
+            bench.desk.file("a.mf", manifest.as_bytes());
+            pack(&bench, "ustar", &["a.img", "a.mf"]);
+            let archive = std::fs::read(bench.path("image.iso")).unwrap();
+            let web = Site::of(&archive).serve();
+            let url = format!("{}box.ova", web.uri());
+            let tool = bench.desk.upload(&bench.server.uri);
+            let outcome = tool.args("-n x").arg(&url).run().code(code);
+            if code == 4 {
+                let _ = outcome.says("and the manifest a.mf tells");
+            }
+            let (down, len) = (web.bytes_down(), archive.len() as u64);
+            assert!(down < len + len / 3, "{format}: {down} of {len} fetched");
+            let drive = bench.only_drive();
+            assert_drive(&bench.server, &drive, &disk);
+            Ask::of(&bench.server)
+                .post(&format!("/drives/{drive}/destroy"), [])
+                .expect(204);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_published_of_a_disk_that_is_not_as_the_manifest_says() {
+    let bench = Bench::new();
+    let sound = manifest(&bench, "SHA256", &["disk.raw"]);
+    for (manifest, code) in [(spoiled(&sound, "disk.raw"), 4), (sound, 0)] {
+        bench.desk.file("a.mf", manifest.as_bytes());
+        pack(&bench, "ustar", &["disk.raw", "a.mf"]);
+        let tool = bench.desk.simple(&bench.server.uri);
+        let outcome = tool.args("publish image.iso --name n").run().code(code);
+        if code == 4 {
+            let _ = outcome.says("and the manifest a.mf tells");
+        }
+        assert_eq!(drives(&bench.server).len(), usize::from(code == 0));
     }
 }
 

@@ -649,6 +649,179 @@ fn an_image_with_a_map_is_fetched_by_its_ranges() {
     outcome.code(1).says("which has to be read at any place");
 }
 
+/// What `image info` prints, and the same as an object.
+#[track_caller]
+fn told(scene: &Scene, image: &str) -> (String, serde_json::Value) {
+    let info = |args: &str| {
+        let tool = scene.desk.tool(SIMPLE);
+        tool.args(args).arg(image).run().code(0)
+    };
+    let text = info("image info -c 1000000").text().to_owned();
+    let object = serde_json::from_slice(&info("image info -j -c 1000000").stdout);
+    (text, object.unwrap())
+}
+
+#[test]
+fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
+    const SIZE: usize = 48 << 20;
+    let scene = Scene::new();
+    let content = noise(5, SIZE);
+    let web = Site::of(&content).serve();
+    let (text, object) = told(&scene, &format!("{}a.img", web.uri()));
+    assert!(web.bytes_down() < 1 << 20, "{}", web.bytes_down());
+    assert!(
+        text.contains("Chunks       51 of 1000000 bytes\n"),
+        "{text}"
+    );
+    assert_eq!(
+        (&object["format"], &object["chunks"]),
+        (&"raw".into(), &51.into())
+    );
+    for key in [
+        "allocated_bytes",
+        "zero_bytes",
+        "chunks_to_send",
+        "wire_bytes",
+    ] {
+        assert_eq!(object[key], serde_json::Value::Null, "{key}");
+    }
+    // All that does not depend on data is as of a file.
+    scene
+        .desk
+        .sparse("a.raw", 3 * SIZE as u64, &[(SIZE as u64, &content)]);
+    for (format, options) in [
+        ("qcow2", "cluster_size=65536"),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vdi", "static=off"),
+        ("vpc", "subformat=dynamic"),
+        ("vhdx", "subformat=dynamic"),
+    ] {
+        let made = std::process::Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", format, "-o", options])
+            .args(["a.raw", "a"])
+            .current_dir(scene.desk.work())
+            .status();
+        assert!(made.is_ok_and(|status| status.success()), "{format}");
+        scene.desk.own(&scene.desk.path("a"));
+        let web = Site::of(&std::fs::read(scene.desk.path("a")).unwrap()).serve();
+        let url = format!("{}a", web.uri());
+        let (text, object) = told(&scene, &url);
+        assert!(web.bytes_down() < 8 << 20, "{format}: {}", web.bytes_down());
+        let (_, of_file) = told(&scene, "a");
+        for key in [
+            "format",
+            "disk_bytes",
+            "allocated_bytes",
+            "chunks_with_data",
+            "map_data_bytes",
+        ] {
+            assert_eq!(object[key], of_file[key], "{format}: {key}");
+            assert_ne!(object[key], serde_json::Value::Null);
+        }
+        assert_eq!(object["zero_bytes"], serde_json::Value::Null);
+        assert!(
+            text.contains("\u{2588}") && text.contains("only the map was fetched"),
+            "{text}"
+        );
+        let map = scene
+            .desk
+            .tool(SIMPLE)
+            .args("image info --map")
+            .arg(format!("{format}.svg"));
+        map.arg(&url).run().code(0);
+    }
+}
+
+#[test]
+fn info_of_what_comes_in_order_tells_what_its_start_tells() {
+    const SIZE: usize = 48 << 20;
+    let scene = Scene::new();
+    let content = noise(5, SIZE);
+    let null = serde_json::Value::Null;
+    for (name, pack) in [
+        ("raw", (|plain| plain.to_vec()) as Pack),
+        ("gzip", gzip),
+        ("xz", xz),
+        ("zstd", zstd),
+    ] {
+        let packed = pack(&content);
+        for has_no_ranges in [false, true] {
+            let site = Site {
+                has_no_ranges,
+                ..Site::of(&packed)
+            };
+            let web = site.serve();
+            let (_, object) = told(&scene, &format!("{}a", web.uri()));
+            let is_told = name == "raw" || (!has_no_ranges && name != "gzip");
+            let size = is_told.then_some(SIZE);
+            assert_eq!(object["disk_bytes"], serde_json::json!(size), "{name}");
+            if name != "raw" {
+                assert_eq!(object["packed_with"], name);
+                assert_eq!(object["packed_bytes"], packed.len());
+            }
+        }
+        let tool = scene.desk.tool(SIMPLE).args("image info -j -");
+        let outcome = tool.input(&packed[..100_000]).run().code(0);
+        let object: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        assert_eq!(
+            (&object["format"], &object["disk_bytes"]),
+            (&"raw".into(), &null)
+        );
+        let packed_with = (name != "raw").then_some(name);
+        assert_eq!(
+            object.get("packed_with").cloned(),
+            packed_with.map(Into::into)
+        );
+    }
+    let info = |args: &str| scene.desk.tool(SIMPLE).args("image info").args(args);
+    let qcow2 = [&b"QFI\xfb\0\0\0\x03"[..], &[0; 1000]].concat();
+    let outcome = info("-").input(&qcow2).run().code(1);
+    outcome.says("has to be read at any place");
+    let outcome = info("--map m.svg -").input(&content[..5000]).run().code(1);
+    outcome.says("There is no map of a raw image without reading all of it");
+    // A file on stdin is a file.
+    let path = scene.desk.file("a.img", &content[..100_000]);
+    let outcome = info("-j -")
+        .stdin(std::fs::File::open(path).unwrap())
+        .run()
+        .code(0);
+    let object: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+    assert_eq!(
+        (&object["disk_bytes"], &object["chunks_read"]),
+        (&100_000.into(), &1.into())
+    );
+}
+
+#[test]
+fn info_of_what_a_web_server_does_not_have_is_one_line() {
+    let scene = Scene::new();
+    let web = FaultProxy::stub(move |_| answer(404, &[], b"no"));
+    let url = format!("{}a?sig=secret", web.uri()).replace("http://", "http://u:secret@");
+    let outcome = scene
+        .desk
+        .tool(SIMPLE)
+        .args("image info")
+        .arg(&url)
+        .run()
+        .code(1);
+    let outcome = outcome.says("Cannot fetch").says("answered 404");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
+    let empty = Site::of(b"");
+    let web = Site {
+        has_no_ranges: true,
+        ..empty
+    }
+    .serve();
+    let outcome = scene
+        .desk
+        .tool(SIMPLE)
+        .args("image info")
+        .arg(format!("{}a", web.uri()))
+        .run();
+    outcome.code(1).says("is empty");
+}
+
 #[test]
 fn connections_that_break_go_on_where_the_server_can() {
     let scene = Scene::new();

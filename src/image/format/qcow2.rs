@@ -140,6 +140,11 @@ impl Qcow2 {
             let what = format!("its first table would need {needed} entries, more than any has");
             return Err(self.container.damaged(&what));
         }
+        // Those beyond the disk are not read; QEMU takes no such file either.
+        if entries * 8 > L1_BYTES_MAX {
+            let what = format!("its first table has {entries} entries, more than any has");
+            return Err(self.container.damaged(&what));
+        }
         if !self.l1.is_multiple_of(self.cluster()) || self.l1 == 0 {
             return Err(self
                 .container

@@ -1,8 +1,8 @@
 //! What a stream is packed with, by its first bytes.
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+
+use crate::image::RawImage;
 
 /// Bytes of the longest header of a Zstandard frame.
 const ZSTD_HEADER_BYTES: usize = 18;
@@ -72,13 +72,15 @@ impl StreamFormat {
     /// first frame, which others may follow. What gzip tells is modulo 4 GiB, and of
     /// its last member only (REFERENCE 4.4, fault 13). Nobody has checked it: decoders
     /// do, at the end, so that a lie is an error.
-    pub(super) fn expected(self, file: &File) -> Option<u64> {
+    pub(super) fn expected(self, file: &RawImage) -> Option<u64> {
         let size = match self {
-            Self::Xz => super::xz_index_size(file)?,
+            Self::Xz => super::xz_index_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
             Self::Zstd => {
                 let mut header = [0; ZSTD_HEADER_BYTES];
-                let n = file.read_at(&mut header, 0).ok()?;
-                zstd::zstd_safe::get_frame_content_size(&header[..n]).ok()??
+                let len = file.size().min(ZSTD_HEADER_BYTES as u64);
+                let header = &mut header[..usize::try_from(len).unwrap_or(0)];
+                file.read_at(header, 0).ok()?;
+                zstd::zstd_safe::get_frame_content_size(header).ok()??
             }
             Self::Raw | Self::Gzip | Self::Bzip2 => return None,
         };

@@ -3,8 +3,6 @@
 //! ends with its index and a footer that tells the index's length, so they are
 //! walked over from the end. What is found is checked when all is unpacked.
 
-use std::os::unix::fs::FileExt;
-
 /// Bytes of a header and of a footer.
 const FRAME_BYTES: u64 = 12;
 /// Most bytes of all indexes together that are read: some millions of blocks.
@@ -12,17 +10,21 @@ const INDEX_BYTES_MAX: u64 = 64 << 20;
 /// Most streams; more than that are unpacked without knowing the size before.
 const STREAMS_MAX: usize = 4096;
 
-/// Bytes of the content of an .xz file, as its indexes tell; `None` if these are not
-/// sound, or more than will be read: then the size is found by unpacking.
-pub fn index_size(file: &std::fs::File) -> Option<u64> {
-    let mut end = file.metadata().ok()?.len();
+/// Bytes of the content of an .xz file of `size` bytes, as its indexes tell; `None` if
+/// these cannot be read, are not sound, or more than will be read: then the size is found
+/// by unpacking. `read` fills bytes from a place in the file.
+pub fn index_size<E>(
+    size: u64,
+    read: impl Fn(&mut [u8], u64) -> std::result::Result<(), E>,
+) -> Option<u64> {
+    let mut end = size;
     let (mut total, mut left) = (0_u64, INDEX_BYTES_MAX);
     for _ in 0..STREAMS_MAX {
         // Padding between streams, in whole fours.
         let mut word = [0; 4];
         loop {
             left = left.checked_sub(4)?;
-            file.read_exact_at(&mut word, end.checked_sub(4)?).ok()?;
+            read(&mut word, end.checked_sub(4)?).ok()?;
             if word != [0; 4] {
                 break;
             }
@@ -30,17 +32,17 @@ pub fn index_size(file: &std::fs::File) -> Option<u64> {
         }
         let footer_at = end.checked_sub(FRAME_BYTES)?;
         let mut footer = [0; FRAME_BYTES as usize];
-        file.read_exact_at(&mut footer, footer_at).ok()?;
+        read(&mut footer, footer_at).ok()?;
         let index_bytes = index_bytes(&footer)?;
         left = left.checked_sub(index_bytes)?;
         let index_at = footer_at.checked_sub(index_bytes)?;
         let mut index = vec![0; usize::try_from(index_bytes).ok()?];
-        file.read_exact_at(&mut index, index_at).ok()?;
+        read(&mut index, index_at).ok()?;
         let (packed, content) = sum(&index)?;
         total = total.checked_add(content)?;
         end = index_at.checked_sub(packed)?.checked_sub(FRAME_BYTES)?;
         let mut header = [0; FRAME_BYTES as usize];
-        file.read_exact_at(&mut header, end).ok()?;
+        read(&mut header, end).ok()?;
         // The flags of both ends are the same.
         if !header.starts_with(b"\xfd7zXZ\0") || header[6..8] != footer[8..10] {
             return None;
@@ -118,9 +120,11 @@ mod tests {
     }
 
     fn told(bytes: &[u8]) -> Option<u64> {
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        index_size(&file)
+        index_size(bytes.len() as u64, |part, at| {
+            let from = bytes.get(usize::try_from(at).unwrap()..).unwrap();
+            part.copy_from_slice(from.get(..part.len()).ok_or(())?);
+            Ok::<_, ()>(())
+        })
     }
 
     #[test]

@@ -1,0 +1,338 @@
+//! The manifest of an appliance (OVF, DMTF DSP0243, 7.1 and annex on packages): digests of
+//! its files, a line each, `SHA256(box-disk1.vmdk)= 9f86...`. And the check of a file by
+//! it, beside whatever reads it: no byte is read a second time for that as long as it is
+//! read about in order.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::chunk::zeros;
+
+/// Bytes that are kept because they were read before what is in front of them: several
+/// threads read, each a chunk ahead of the other.
+const AHEAD_BYTES_MAX: usize = 32 << 20;
+/// What is left out between two things that are read, as padding, tables and the room for
+/// headers are, is read for the digest, if it is no more than this.
+const GAP_BYTES_MAX: u64 = 128 << 10;
+
+/// A digest that a manifest tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) kind: Kind,
+    /// In lower case.
+    pub(super) hex: String,
+}
+
+/// How a digest is made: those that OVF 1 and 2 and their tools use, the weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Sha1,
+    Sha256,
+    Sha512,
+}
+
+impl Kind {
+    fn of(name: &str) -> Option<Self> {
+        let name = name.trim().replace('-', "").to_ascii_uppercase();
+        let kinds = [Self::Sha1, Self::Sha256, Self::Sha512];
+        kinds.into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sha1 => "SHA1",
+            Self::Sha256 => "SHA256",
+            Self::Sha512 => "SHA512",
+        }
+    }
+
+    fn hex_digits(self) -> usize {
+        match self {
+            Self::Sha1 => 40,
+            Self::Sha256 => 64,
+            Self::Sha512 => 128,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The digest that a manifest tells of the file that `is_it` knows by its name: the
+/// strongest, if there are several; `None` without one. Other lines are passed over.
+/// Why the manifest is not sound, if what it tells of that file is no digest, or two.
+pub(super) fn digest_of(text: &str, is_it: impl Fn(&str) -> bool) -> Result<Option<Told>, String> {
+    let mut told: Option<Told> = None;
+    for line in text.lines() {
+        let Some((kind, name, hex)) = parts(line) else {
+            continue;
+        };
+        if !is_it(name) {
+            continue;
+        }
+        let is_hex = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hex.len() != kind.hex_digits() || !is_hex {
+            return Err(format!("what it tells of {name:?} is no {kind}"));
+        }
+        let hex = hex.to_ascii_lowercase();
+        match &told {
+            Some(other) if other.kind == kind && other.hex != hex => {
+                return Err(format!("it tells two digests of {name:?}"));
+            }
+            Some(other) if other.kind >= kind => {}
+            _ => told = Some(Told { kind, hex }),
+        }
+    }
+    Ok(told)
+}
+
+/// The kind, the name and the digest of a line.
+fn parts(line: &str) -> Option<(Kind, &str, &str)> {
+    let (kind, rest) = line.split_once('(')?;
+    // There may be brackets in a name, but not in a digest.
+    let (name, rest) = rest.rsplit_once(')')?;
+    let hex = rest.trim_start().strip_prefix('=')?.trim();
+    Some((Kind::of(kind)?, name.trim(), hex))
+}
+
+/// Hashes a file in order while it is read in any.
+pub(super) struct Passing {
+    hasher: Hasher,
+    /// How far it is hashed.
+    next: u64,
+    /// What was read before its turn, by its first byte.
+    ahead: BTreeMap<u64, Vec<u8>>,
+    ahead_bytes: usize,
+}
+
+enum Hasher {
+    Sha1(Sha1),
+    Sha256(Sha256),
+    Sha512(Box<Sha512>),
+}
+
+impl Hasher {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(hasher) => hasher.update(bytes),
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    fn finish(self) -> String {
+        match self {
+            Self::Sha1(hasher) => hex(&hasher.finalize()),
+            Self::Sha256(hasher) => hex(&hasher.finalize()),
+            Self::Sha512(hasher) => hex(&hasher.finalize()),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Passing {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            hasher: match kind {
+                Kind::Sha1 => Hasher::Sha1(Sha1::new()),
+                Kind::Sha256 => Hasher::Sha256(Sha256::new()),
+                Kind::Sha512 => Hasher::Sha512(Box::default()),
+            },
+            next: 0,
+            ahead: BTreeMap::new(),
+            ahead_bytes: 0,
+        }
+    }
+
+    /// How far it is hashed, in bytes.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// These bytes were read from `offset`.
+    pub(super) fn saw(&mut self, bytes: &[u8], offset: u64) {
+        if offset > self.next {
+            let has_more = |kept: &Vec<u8>| kept.len() >= bytes.len();
+            if !self.ahead.get(&offset).is_some_and(has_more) {
+                self.ahead_bytes += bytes.len();
+                let before = self.ahead.insert(offset, bytes.to_owned());
+                self.ahead_bytes -= before.map_or(0, |before| before.len());
+            }
+            return;
+        }
+        self.take(bytes, offset);
+        self.catch_up();
+    }
+
+    /// The next bytes are so many zeros.
+    pub(super) fn saw_zeros(&mut self, len: u64) {
+        for step in zeros(len) {
+            self.hasher.update(step);
+        }
+        self.next += len;
+        self.catch_up();
+    }
+
+    /// Whether all before `offset` has to be read now, so that `len` bytes from there can be
+    /// hashed: there is little, or too much waits already. Else whoever reads will most
+    /// likely come to it.
+    pub(super) fn has_to_reach(&self, offset: u64, len: usize) -> bool {
+        offset.saturating_sub(self.next) <= GAP_BYTES_MAX
+            || self.ahead_bytes.saturating_add(len) > AHEAD_BYTES_MAX
+    }
+
+    /// Where a short piece ends that is left out at the next byte.
+    pub(super) fn gap(&self) -> Option<u64> {
+        let first = self.kept_from()?;
+        (first - self.next <= GAP_BYTES_MAX).then_some(first)
+    }
+
+    /// Where a short piece begins that is left out between what is kept and `offset`.
+    pub(super) fn left_out_before(&self, offset: u64) -> Option<u64> {
+        let (at, bytes) = self.ahead.range(..offset).next_back()?;
+        let end = at + bytes.len() as u64;
+        (end < offset && offset - end <= GAP_BYTES_MAX).then_some(end)
+    }
+
+    /// Where what is kept begins, if anything is.
+    pub(super) fn kept_from(&self) -> Option<u64> {
+        self.ahead.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// Hashes what is not hashed of these bytes, which begin at or before the next one.
+    fn take(&mut self, bytes: &[u8], offset: u64) {
+        let from = usize::try_from(self.next - offset).unwrap_or(usize::MAX);
+        let new = bytes.get(from..).unwrap_or_default();
+        self.hasher.update(new);
+        self.next += new.len() as u64;
+    }
+
+    /// Hashes what waited for what is hashed now.
+    fn catch_up(&mut self) {
+        while let Some(entry) = self.ahead.first_entry()
+            && *entry.key() <= self.next
+        {
+            let (offset, bytes) = entry.remove_entry();
+            self.ahead_bytes -= bytes.len();
+            self.take(&bytes, offset);
+        }
+    }
+
+    /// The digest of all that was hashed, in lower case.
+    pub(super) fn finish(self) -> String {
+        self.hasher.finish()
+    }
+}
+
+impl fmt::Debug for Passing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passing")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_tools_write_them() {
+        let one = hex(&Sha256::digest(b"1"));
+        let sha1 = hex(&Sha1::digest(b"1"));
+        let told = |text: &str| digest_of(text, |name| name == "a (1).vmdk");
+        let of = |kind, hex: &str| {
+            Ok(Some(Told {
+                kind,
+                hex: hex.to_owned(),
+            }))
+        };
+        for line in [
+            format!("SHA256(a (1).vmdk)= {one}"),
+            format!("SHA256 (a (1).vmdk) = {}\r\n", one.to_uppercase()),
+            format!("sha-256(a (1).vmdk)={one}"),
+            format!("garbage\n\nSHA256(b)= 00\nSHA256(a (1).vmdk)= {one}\nMD5(a (1).vmdk)= 0"),
+            // The strongest counts, wherever it is.
+            format!("SHA256(a (1).vmdk)= {one}\nSHA1(a (1).vmdk)= {sha1}"),
+            format!("SHA1(a (1).vmdk)= {sha1}\nSHA256(a (1).vmdk)= {one}"),
+        ] {
+            assert_eq!(told(&line), of(Kind::Sha256, &one), "{line}");
+        }
+        assert_eq!(
+            told(&format!("SHA1(a (1).vmdk)= {sha1}")),
+            of(Kind::Sha1, &sha1)
+        );
+        for none in [
+            "",
+            "SHA256(b)= 00",
+            "SHA256(a (1).vmdk) 00",
+            "SHA256 a (1).vmdk",
+        ] {
+            assert_eq!(told(none), Ok(None), "{none}");
+        }
+        for bad in [
+            "SHA256(a (1).vmdk)= 00".to_owned(),
+            format!("SHA1(a (1).vmdk)= {one}"),
+            format!("SHA256(a (1).vmdk)= {}", "é".repeat(32)),
+            format!(
+                "SHA256(a (1).vmdk)= {one}\nSHA256(a (1).vmdk)= {}",
+                "0".repeat(64)
+            ),
+        ] {
+            assert!(told(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_any_order_is_hashed_in_order() {
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+        for (kind, expected) in [
+            (Kind::Sha1, hex(&Sha1::digest(&bytes))),
+            (Kind::Sha256, hex(&Sha256::digest(&bytes))),
+            (Kind::Sha512, hex(&Sha512::digest(&bytes))),
+        ] {
+            let mut rng = fastrand::Rng::with_seed(7);
+            let mut passing = Passing::new(kind);
+            while passing.next() < bytes.len() as u64 {
+                let from = rng.usize(..bytes.len());
+                let to = bytes.len().min(from + rng.usize(..200_000));
+                passing.saw(&bytes[from..to], from as u64);
+                // What is left out.
+                while let Some(end) = passing.gap() {
+                    let at = passing.next();
+                    let gap = &bytes[at as usize..end as usize];
+                    passing.saw(gap, at);
+                }
+            }
+            assert_eq!(passing.ahead_bytes, 0);
+            assert_eq!(passing.finish(), expected);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut passing = Passing::new(Kind::Sha1);
+        let step = vec![0; 1 << 20];
+        let mut at = 1 << 20;
+        while !passing.has_to_reach(at, step.len()) {
+            passing.saw(&step, at);
+            at += 1 << 20;
+        }
+        assert_eq!(passing.ahead_bytes, AHEAD_BYTES_MAX);
+        passing.saw_zeros(1 << 20);
+        assert_eq!((passing.next(), passing.ahead_bytes), (at, 0));
+    }
+}
