@@ -231,7 +231,7 @@ pub async fn publish(
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
         return Err(Error::new(ErrorKind::Usage, what)
-            .hint_to("Unpack it first")
+            .hint_to("It is read twice: publish a file that is not packed")
             .into());
     };
     let blank = Content::new(disk.size());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::streams::Site;
 use crate::support::cli::{Desk, Tool};
 use crate::support::http::{Ask, assert_drive, drives, info};
 use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
@@ -239,6 +240,32 @@ fn an_image_that_an_older_drive_holds_makes_no_other_one() {
         assert_eq!(proxy.count(is_create), made);
         assert_eq!(drives(&server).len(), 2);
     }
+}
+
+#[test]
+fn a_disk_on_a_web_server_is_published_by_its_ranges() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let old = Site::of(&image()).serve();
+    let next = changed(&image(), &[5]);
+    let new = Site::of(&next).serve();
+    let words = |site: &FaultProxy| format!("{}disk.img --name n", site.uri());
+    published(&desk, &server.uri, &words(&old));
+    let done = told(&desk, &server.uri, &words(&new));
+    assert_eq!(done["how"], "delta");
+    let drive = done["drive"].as_str().unwrap();
+    assert_drive(&server, drive, &next);
+    // What can be read but once.
+    let piped = Site::without_ranges(&next).serve();
+    publish(&desk, &server.uri, &words(&piped))
+        .run()
+        .code(2)
+        .says("only be read once");
+    publish(&desk, &server.uri, "- --name n")
+        .run()
+        .code(2)
+        .says("from stdin");
+    assert_eq!(drives(&server).len(), 2);
 }
 
 #[test]
