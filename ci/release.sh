@@ -3,6 +3,9 @@
 #
 #   release.sh DIR [BIN]    makes DIR/openhosting-VERSION-TARGET.tar.gz and DIR/SHA256SUMS
 #                           of the programs in BIN (default: built here, optimised)
+#
+# Where GitHub runs it (GITHUB_REPOSITORY, GITHUB_SHA), DIR gets the example workflows as
+# well, with the action and its commit filled in.
 set -euo pipefail
 
 to=${1:?"usage: release.sh DIR [BIN]"}
@@ -27,5 +30,12 @@ cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$work/$name"
 # The same programs make the same archive.
 tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime="@${SOURCE_DATE_EPOCH:-0}" \
     --directory "$work" "$name" | gzip --no-name --best >"$to/$name.tar.gz"
+if [[ -n ${GITHUB_REPOSITORY:-} && -n ${GITHUB_SHA:-} ]]; then
+    for example in ci/github/examples/*.yml; do
+        sed -e '/# OWNER/d' \
+            -e "s|OWNER/openhosting@0\{40\} # v.*|$GITHUB_REPOSITORY@$GITHUB_SHA # v$version|" \
+            -e "s|version: [0-9.]*\$|version: $version|" "$example" >"$to/${example##*/}"
+    done
+fi
 (cd "$to" && sha256sum "$name.tar.gz" >SHA256SUMS)
 echo "$to/$name.tar.gz"

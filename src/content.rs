@@ -207,6 +207,24 @@ pub struct ChunkContent {
 impl ChunkContent {
     /// Of the bytes of a chunk.
     pub fn of(bytes: &[u8]) -> Self {
+        Self::beside(bytes, None).0
+    }
+
+    /// Of the bytes of a chunk, and whether `base` has the same there: a content, and
+    /// the index of the chunk in it. Then the digest of the chunk is the one that it has
+    /// there, and is not made again.
+    pub(crate) fn beside(bytes: &[u8], base: Option<(&Content, u64)>) -> (Self, bool) {
+        let blocks = Self::blocks_of(bytes);
+        let known = base.and_then(|(base, index)| base.same_chunk(index, bytes.len(), &blocks));
+        let is_same = known.is_some();
+        let digest = match known {
+            Some(digest) => digest,
+            None => (!is_zero(bytes)).then(|| Digest::of(bytes)),
+        };
+        (Self { digest, blocks }, is_same)
+    }
+
+    fn blocks_of(bytes: &[u8]) -> Digests {
         let mut blocks = Digests::new(BLOCK_DIGEST_BYTES);
         for block in bytes.chunks(block_bytes()) {
             // A chunk has 64 blocks at most.
@@ -215,10 +233,7 @@ impl ChunkContent {
                 false => blocks.data(&block_digest(&Digest::of(block))),
             };
         }
-        Self {
-            digest: (!is_zero(bytes)).then(|| Digest::of(bytes)),
-            blocks,
-        }
+        blocks
     }
 }
 
@@ -317,6 +332,24 @@ impl Content {
     /// What a block holds, by its index.
     pub fn block(&self, index: u64) -> Option<Held<'_>> {
         self.blocks.get(index)
+    }
+
+    /// The digest of a chunk that has so many bytes and these blocks; `None` if it is
+    /// another one here. Zeros have none, and are zeros in both.
+    fn same_chunk(&self, index: u64, len: usize, blocks: &Digests) -> Option<Option<Digest>> {
+        let span = self.plan().span(index)?;
+        let is_same = span.len == len as u64
+            && (0..blocks.count())
+                .zip(blocks_of(index))
+                .all(|(ours, theirs)| blocks.get(ours) == self.blocks.get(theirs));
+        let are_zeros = blocks.zero_pieces().eq(Some(0..blocks.count()));
+        match (is_same, self.chunk(index)?) {
+            (true, Held::Zeros) if are_zeros => Some(None),
+            (true, Held::Data(digest)) if !are_zeros => {
+                Some(Some(Digest::from_bytes(digest.try_into().ok()?)))
+            }
+            _ => None,
+        }
     }
 
     /// The chunks that are zeros, by index.
@@ -458,6 +491,42 @@ mod tests {
         let longer = of(&blocks(&[1, 0, 3]));
         let shorter = of(&blocks(&[1, 0, 3])[..2 * BLOCK + 7]);
         assert_eq!(shorter.differing(&longer).into_iter().next(), Some(2..3));
+    }
+
+    #[test]
+    fn beside_a_base_a_chunk_is_what_it_is_alone() {
+        let mut bytes = vec![0; (12 << 20) + 5];
+        for at in [3, 5 << 20, 12 << 20] {
+            bytes[at] = 1;
+        }
+        let base = of(&bytes);
+        let mut next = bytes.clone();
+        // A byte of the second chunk, and one of what was zeros.
+        next[(5 << 20) + 1] = 2;
+        next[9 << 20] = 3;
+        let shorter = &next[..next.len() - 1];
+        for (image, same) in [
+            (&*bytes, [true; 4]),
+            (&next, [true, false, false, true]),
+            // The last chunk has the digest of its one block, and is another one.
+            (shorter, [true, false, false, false]),
+        ] {
+            let mut content = Content::new(image.len() as u64);
+            for (index, chunk) in (0..).zip(image.chunks(4 << 20)) {
+                let (chunk, is_same) = ChunkContent::beside(chunk, Some((&base, index)));
+                assert_eq!(is_same, same[index as usize], "{index}");
+                content.push(&chunk);
+            }
+            assert_eq!(content, of(image));
+        }
+        // It is the digest of the base that is taken, not one that was made.
+        let mut other = base.clone();
+        let Some((_, Run::Data(digests))) = other.chunks.runs.first_mut() else {
+            panic!("the first chunk holds data");
+        };
+        digests[0] ^= 1;
+        let (taken, _) = ChunkContent::beside(&bytes[..4 << 20], Some((&other, 0)));
+        assert_ne!(taken.digest, ChunkContent::of(&bytes[..4 << 20]).digest);
     }
 
     #[test]

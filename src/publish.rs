@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rangemap::RangeSet;
+use tokio::sync::Notify;
 
 use crate::api::Client;
 use crate::chunk::is_zero;
@@ -32,7 +33,7 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::image::{Image, content_of};
+use crate::image::{Fingerprint, Image, content_of};
 use crate::monitor::{Event, Monitor, Silent};
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
@@ -42,9 +43,11 @@ use crate::transfer::{
 };
 use crate::wire::Properties;
 
+use base::Early;
 pub use kept::{read_receipt, read_receipt_if, write_receipt};
 pub use keys::{
-    DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, STATE_KEY, WRITES_KEY,
+    DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, SOURCE_KEY, STATE_KEY,
+    WRITES_KEY,
 };
 use keys::{Holds, Mark, State, properties};
 pub use keys::{Publication, publication};
@@ -59,6 +62,8 @@ const SAMPLE_BLOCKS: u64 = 300;
 const WRITTEN_BLOCKS: u64 = 100;
 /// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
 const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+/// Between two looks at what the cloud is doing, at least.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
 /// Between two looks at what another machine, or the cloud, is doing.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);
 
@@ -223,8 +228,15 @@ pub async fn publish(
     stop: Stop,
 ) -> Result<Published, Unpublished> {
     let clock = (SystemTime::now(), std::time::Instant::now());
-    let (image, content) = read(image, stop.clone()).await?;
-    let mut publisher = Publisher::new(client, options, content, monitor, stop)?;
+    let Some(disk) = image.disk() else {
+        let what = "An image that can only be read once cannot be published";
+        return Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("It is read twice: publish a file that is not packed")
+            .into());
+    };
+    let blank = Content::new(disk.size());
+    let mut publisher = Publisher::new(client, options, blank, monitor, stop)?;
+    publisher.source = source(image.fingerprint());
     publisher.began = clock;
     match publisher.run(image).await {
         Ok(published) => Ok(published),
@@ -274,16 +286,39 @@ fn unfinished_name(name: &str) -> String {
     format!("{name} (unfinished)")
 }
 
-/// Reads all of an image, off the reactor.
-async fn read(image: Image, mut stop: Stop) -> Result<(Image, Content)> {
+/// What tells an image from others before it was read; `None` where nothing does.
+fn source(fingerprint: &Fingerprint) -> Option<String> {
+    let Fingerprint {
+        size,
+        device,
+        inode,
+        modified_ns,
+    } = fingerprint;
+    let what = format!("openhosting source\n{size} {device} {inode} {modified_ns}");
+    let digest = || Digest::of(what.as_bytes()).to_string()[..32].to_owned();
+    fingerprint.tells_changes().then(digest)
+}
+
+/// Reads all of an image, off the reactor; `other` is told when something was read that
+/// `base` has not.
+async fn read(
+    image: Image,
+    base: Option<Arc<Content>>,
+    other: Arc<Notify>,
+    mut stop: Stop,
+) -> Result<(Image, Content)> {
     let watched = stop.clone();
     let read = blocking(move || {
         let Some(disk) = image.disk() else {
-            let what = "An image that can only be read once cannot be published";
-            return Err(Error::new(ErrorKind::Usage, what).hint_to("Unpack it first"));
+            return Err(Error::new(ErrorKind::Bug, "The image is a stream"));
         };
         let member = image.begin_check();
-        let content = content_of(disk, || !watched.is_asked())?;
+        let content = content_of(disk, base.as_deref(), |is_other| {
+            if is_other {
+                other.notify_one();
+            }
+            !watched.is_asked()
+        })?;
         if let Some(member) = member {
             member.finish_check(&|| !watched.is_asked())?;
         }
@@ -301,8 +336,11 @@ struct Publisher<'a> {
     client: &'a Client,
     options: &'a PublishOptions,
     token: String,
+    /// Of the image; before that was read, of nothing but its size.
     content: Arc<Content>,
     root: Digest,
+    /// See [`SOURCE_KEY`].
+    source: Option<String>,
     monitor: &'a mut dyn Monitor,
     stop: Stop,
     rng: fastrand::Rng,
@@ -335,6 +373,7 @@ impl<'a> Publisher<'a> {
             token: token(options, client.user())?,
             root: content.root(),
             content: Arc::new(content),
+            source: None,
             monitor,
             stop,
             rng: fastrand::Rng::new(),
@@ -349,7 +388,15 @@ impl<'a> Publisher<'a> {
             let gone = self.clean_up(&drives).await?;
             drives.retain(|drive| !gone.contains(&drive.id));
         }
+        let (image, early) = self.read(image, &drives).await?;
+        // It may have taken long.
+        let drives = self.drives().await?;
         if let Some((drive, verified)) = self.published_already(&drives).await? {
+            // It is not the newest that holds it.
+            if let Some(early) = early {
+                self.destroy(early.drive).await?;
+                self.unfinished = None;
+            }
             // The run that published it may have been killed a moment later.
             if let Some(journal) = self.journal(drive) {
                 let _ = blocking(move || Ok(std::fs::remove_file(journal))).await;
@@ -364,7 +411,10 @@ impl<'a> Publisher<'a> {
                 self.finish(work.drive, how, 0, &RangeSet::new()).await
             }
             Role::Whole => {
-                let work = self.work(&drives, None).await?;
+                let work = match early {
+                    Some(Early { drive, copied }) => self.begin_on(drive, copied, true).await?,
+                    None => self.work(&drives, None).await?,
+                };
                 let all = 0..self.content.plan().count();
                 let (journal, sent_bytes, written) = self.fill(image, &work, all).await?;
                 let finished = self
@@ -376,6 +426,71 @@ impl<'a> Publisher<'a> {
             }
             Role::Shard(shard) => self.shard(image, &drives, shard).await,
         }
+    }
+
+    /// Reads the image. As soon as it is seen to be another one than the base, the cloud
+    /// copies that meanwhile: both may take long.
+    async fn read(&mut self, image: Image, drives: &[DriveInfo]) -> Result<(Image, Option<Early>)> {
+        let base = match self.options.role {
+            Role::Whole => self.known_base(drives).await?,
+            Role::Shard(_) | Role::Join => None,
+        };
+        let other = Arc::new(Notify::new());
+        let content = base.as_ref().map(|(_, content)| Arc::clone(content));
+        let reading = read(image, content, Arc::clone(&other), self.stop.clone());
+        let mut reading = std::pin::pin!(reading);
+        // What is unfinished is taken up if it is of this content, or else told of.
+        let is_first = keys::of_token(drives, &self.token).all(|(mark, _)| !mark.is_unfinished());
+        let base = base.zip(self.source.clone()).filter(|_| is_first);
+        let seen = tokio::select! {
+            biased;
+            () = other.notified() => Ok(()),
+            read = &mut reading => Err(read?),
+        };
+        let ((image, content), early) = match (seen, base) {
+            (Err(read), _) => (read, None),
+            (Ok(()), None) => (reading.await?, None),
+            (Ok(()), Some((base, source))) => {
+                let early = self.begin_early(base, source);
+                let (read, early) = tokio::try_join!(reading, early)?;
+                (read, Some(early))
+            }
+        };
+        self.root = content.root();
+        self.content = Arc::new(content);
+        Ok((image, early))
+    }
+
+    /// The base, if it is known what it holds. What is wrong with it is told when it is
+    /// needed.
+    async fn known_base(
+        &mut self,
+        drives: &[DriveInfo],
+    ) -> Result<Option<(DriveId, Arc<Content>)>> {
+        match self.look_at_base(drives).await {
+            Ok(Ok(Some((id, Some(content))))) => Ok(Some((id, content))),
+            Err(error) if error.kind() == ErrorKind::Cancelled => Err(error),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes the drive and has the base copied into it, of an image of which no more is
+    /// known than that it is another one.
+    async fn begin_early(
+        &mut self,
+        (base, content): (DriveId, Arc<Content>),
+        source: String,
+    ) -> Result<Early> {
+        let keys = [
+            (PUBLISH_KEY, self.token.clone()),
+            (STATE_KEY, State::Cloning.name().into()),
+            (SOURCE_KEY, source),
+            (HOLDS_KEY, Holds::Base(base).print()),
+        ];
+        let drive = self.create(&properties(keys)?).await?;
+        self.unfinished = Some(drive);
+        let copied = self.copy_base(drive, base, Some(content)).await?;
+        Ok(Early { drive, copied })
     }
 
     /// A part of the chunks.
@@ -482,9 +597,12 @@ impl<'a> Publisher<'a> {
     /// The unfinished drives with this token and content.
     fn mine<'d>(&self, drives: &'d [DriveInfo]) -> Vec<(Mark, &'d DriveInfo)> {
         let mine = keys::of_token(drives, &self.token).filter(|(mark, drive)| {
-            mark.is_unfinished()
-                && mark.goal == Some(self.root)
-                && drive.size >= self.content.size()
+            // One that was made before its image was read was never written to.
+            let is_goal = match mark.goal {
+                Some(goal) => goal == self.root,
+                None => mark.source.is_some() && mark.source == self.source,
+            };
+            mark.is_unfinished() && is_goal && drive.size >= self.content.size()
         });
         let mut mine: Vec<_> = mine.collect();
         mine.sort_by_key(|(_, drive)| drive.id);
@@ -546,8 +664,9 @@ impl<'a> Publisher<'a> {
     /// The drive to work on: that of an earlier run, or a new one.
     async fn work(&mut self, drives: &[DriveInfo], shards: Option<u32>) -> Result<Work> {
         let mine = self.mine(drives);
+        let is_mine = |drive: &DriveInfo| mine.iter().any(|(_, mine)| mine.id == drive.id);
         let others = keys::of_token(drives, &self.token)
-            .filter(|(mark, _)| mark.is_unfinished() && mark.goal != Some(self.root));
+            .filter(|(mark, drive)| mark.is_unfinished() && !is_mine(drive));
         let others: Vec<String> = others.map(|(_, drive)| drive.id.to_string()).collect();
         let taken = mine.first().map(|(mark, drive)| (mark.clone(), drive.id));
         if !others.is_empty() {
@@ -678,6 +797,7 @@ impl<'a> Publisher<'a> {
     ) -> Result<Work> {
         let keys = properties([
             (STATE_KEY, State::Writing.name().into()),
+            (GOAL_KEY, self.root.to_string()),
             (HOLDS_KEY, holds.print()),
         ])?;
         self.set(drive, keys).await?;

@@ -3,13 +3,14 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Form};
+use super::arguments::web_url;
 use super::display::{Display, End, Shown, Way};
 use super::github::{BytesOutput, Report};
 use super::local::{Local, endpoint_name};
@@ -29,7 +30,7 @@ use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
 };
 use crate::shard::Shard;
-use crate::transfer::{Stop, Verified, blocking};
+use crate::transfer::{Stop, Verified, blocking, open_web};
 
 const PROGRAM: &str = "openhosting publish";
 const FORM: Form = Form {
@@ -136,7 +137,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "PATH")]
     allow_backing: Vec<PathBuf>,
 
-    /// Disk image, or block device
+    /// Disk image, block device, or URL of an image on a web server that has ranges
     #[arg(value_name = "IMAGE")]
     image: Option<PathBuf>,
 }
@@ -274,16 +275,12 @@ async fn work(
         let removed = clean_up(client, options, display, stop).await?;
         return Ok(Outcome::CleanedUp(removed));
     };
-    let (path, how) = (
-        image.clone(),
-        ImageOptions {
-            format: arguments.format,
-            allow_backing: arguments.allow_backing.clone(),
-            ..ImageOptions::default()
-        },
-    );
-    let opening = blocking(move || Image::open(&path, &how));
-    let image = stop.unless_asked(opening).await?;
+    let how = ImageOptions {
+        format: arguments.format,
+        allow_backing: arguments.allow_backing.clone(),
+        ..ImageOptions::default()
+    };
+    let image = stop.unless_asked(open(arguments, image, how)).await?;
     if arguments.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw takes it as it is");
@@ -293,7 +290,23 @@ async fn work(
     Ok(Outcome::Published(published))
 }
 
+/// Opens the image, off the reactor.
+async fn open(arguments: &Arguments, image: &Path, how: ImageOptions) -> Result<Image> {
+    if let Some(url) = web_url(image)? {
+        let web = arguments.common.web(arguments.local.is_some())?;
+        return open_web(&url, &how, &web).await;
+    }
+    let path = image.to_owned();
+    blocking(move || Image::open(&path, &how)).await
+}
+
 fn options(arguments: &Arguments) -> Result<PublishOptions> {
+    if arguments.image.as_deref() == Some(Path::new("-")) {
+        let what = "No image is published from stdin: it is read twice";
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(
+            "Write it to a file and publish that, or send it with: openhosting-upload -",
+        ));
+    }
     if arguments.image.is_none() && !arguments.cleanup {
         return Err(Error::new(ErrorKind::Usage, "There is no image to publish")
             .hint_to("openhosting publish IMAGE --name NAME; --cleanup alone needs none"));
@@ -445,6 +458,9 @@ mod tests {
                 .unwrap()
                 .clean_up
         );
+        // Not a file of that name, and not before the endpoint is asked.
+        let piped = options(&parse("- --name n").unwrap()).unwrap_err();
+        assert_eq!(piped.kind(), ErrorKind::Usage);
         let raw = parse("a.img --name n --format raw").unwrap();
         assert_eq!(raw.format, Some(Format::Raw));
     }

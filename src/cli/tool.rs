@@ -15,12 +15,12 @@ use super::display::{Display, End, Showing, Shown, Way};
 use super::github::{BytesOutput, Report};
 use super::signals::{self, Heard};
 use super::{arguments, checksum, exit, findings};
-use crate::api::{Client, ClientConfig};
+use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
-use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify};
+use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify, WebConfig};
 
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
@@ -72,6 +72,23 @@ impl Common {
             meter: self.limit_rate.map(RateLimit::meter),
             ..ClientConfig::default()
         }
+    }
+
+    /// How images and digests are fetched from web servers. With --local there is no
+    /// endpoint to be told.
+    pub(super) fn web(&self, is_local: bool) -> Result<WebConfig> {
+        let certificates = match is_local {
+            true => self.access.certificates()?,
+            false => self.access.resolve()?.certificates(),
+        };
+        let config = ClientConfig {
+            certificates,
+            ..self.config()
+        };
+        Ok(WebConfig {
+            web: Web::new(&config)?,
+            max_outage: self.max_outage,
+        })
     }
 
     /// A client of the endpoint that is told.

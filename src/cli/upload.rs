@@ -14,7 +14,7 @@ use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
 use super::{arguments, environment, exit};
-use crate::api::{Client, ClientConfig, Web};
+use crate::api::Client;
 use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
@@ -156,20 +156,7 @@ impl Arguments {
 
     /// How images and digests are fetched from web servers.
     fn web(&self) -> Result<WebConfig> {
-        let access = &self.common.access;
-        // With --local there is no endpoint to be told.
-        let certificates = match self.local {
-            Some(_) => access.certificates()?,
-            None => access.resolve()?.certificates(),
-        };
-        let config = ClientConfig {
-            certificates,
-            ..self.common.config()
-        };
-        Ok(WebConfig {
-            web: Web::new(&config)?,
-            max_outage: self.common.max_outage,
-        })
+        self.common.web(self.local.is_some())
     }
 }
 

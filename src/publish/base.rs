@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::kept::{read_receipt, receipt_file};
 use super::keys::{Holds, Mark};
-use super::{Base, LOOK_EVERY_MAX, Publisher, Work, is_broken, pick};
+use super::{Base, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
 use crate::drive::{DriveId, DriveInfo, named, only_named};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,24 @@ const BASE_BLOCKS: u64 = 100;
 /// Looks in a row that must find no imaging: two clients saw the key missing for a
 /// moment while it still ran (REFERENCE section 5).
 const LOOKS_WITHOUT: u32 = 3;
+
+/// A drive that the cloud copies into while the image is still being read.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) drive: DriveId,
+    pub(super) copied: Copied,
+}
+
+/// What a drive holds after the cloud was asked to copy a base into it.
+#[derive(Debug)]
+pub(super) enum Copied {
+    /// The base, and what that is, if it is known.
+    Base(DriveId, Option<Arc<Content>>),
+    /// What it held before.
+    Nothing,
+    /// Nobody knows.
+    Unknown,
+}
 
 /// What came of asking for a copy.
 enum Cloned {
@@ -36,11 +54,32 @@ impl Publisher<'_> {
         &mut self,
         drives: &[DriveInfo],
     ) -> Result<Option<(DriveId, Option<Arc<Content>>)>> {
+        match self.look_at_base(drives).await? {
+            Ok(base) => {
+                if let Some((id, None)) = &base {
+                    self.warn(&format!(
+                        "There is no receipt of base {id}: its copy is compared with the image"
+                    ));
+                }
+                Ok(base)
+            }
+            Err(why) => {
+                self.warn(&format!("{why}: everything is sent"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The base, and what it holds, if that is known, or why it is not fit.
+    pub(super) async fn look_at_base(
+        &mut self,
+        drives: &[DriveInfo],
+    ) -> Result<std::result::Result<Option<(DriveId, Option<Arc<Content>>)>, String>> {
         let drive = match &self.options.base {
-            Base::None => return Ok(None),
+            Base::None => return Ok(Ok(None)),
             Base::Auto => match newest(drives, &self.options.name) {
                 Some(drive) => drive.clone(),
-                None => return Ok(None),
+                None => return Ok(Ok(None)),
             },
             Base::Name(name) => by_name(drives, name)?.clone(),
             Base::Drive(id) => {
@@ -55,25 +94,17 @@ impl Publisher<'_> {
             .call("Cannot look at the base", || client.info_full(id))
             .await?;
         if let Some(why) = unfit(&full, self.content.size()) {
-            self.warn(&format!("Base {id} {why}: everything is sent"));
-            return Ok(None);
+            return Ok(Err(format!("Base {id} {why}")));
         }
         let mark = Mark::of(&full).filter(|mark| !mark.is_unfinished());
         if let Some(then) = mark.and_then(|mark| mark.writes)
             && counters(&full).is_some_and(|now| now != then)
         {
-            self.warn(&format!(
-                "Base {id} was written to since it was published, so its receipt is not true: everything is sent"
-            ));
-            return Ok(None);
+            return Ok(Err(format!(
+                "Base {id} was written to since it was published, so its receipt is not true"
+            )));
         }
-        let content = self.base_content(id).await;
-        if content.is_none() {
-            self.warn(&format!(
-                "There is no receipt of base {id}: its copy is compared with the image"
-            ));
-        }
-        Ok(Some((id, content)))
+        Ok(Ok(Some((id, self.base_content(id).await))))
     }
 
     /// What the base of an unfinished drive holds, if that is known.
@@ -115,23 +146,48 @@ impl Publisher<'_> {
         content: Option<Arc<Content>>,
         is_new: bool,
     ) -> Result<Work> {
-        // An earlier run may have begun it.
-        self.wait_for_imaging(drive).await?;
+        if !is_new {
+            // An earlier run may have begun it.
+            self.wait_for_imaging(drive).await?;
+        }
+        let copied = self.copy_base(drive, base, content).await?;
+        self.begin_on(drive, copied, is_new).await
+    }
+
+    /// From here on bytes of the image are written to what was copied, or was not.
+    pub(super) async fn begin_on(
+        &mut self,
+        drive: DriveId,
+        copied: Copied,
+        is_new: bool,
+    ) -> Result<Work> {
+        let (holds, content) = match copied {
+            Copied::Base(base, content) => (Holds::Base(base), content),
+            Copied::Nothing if is_new => return self.make_ready(drive).await,
+            // An earlier run may have had its copy, and the base be gone by now.
+            Copied::Nothing | Copied::Unknown => (Holds::Unknown, None),
+        };
+        self.begin_writing(drive, holds, true, content).await
+    }
+
+    /// Has the cloud copy the base into a drive, and looks at a sample of the copy.
+    pub(super) async fn copy_base(
+        &mut self,
+        drive: DriveId,
+        base: DriveId,
+        content: Option<Arc<Content>>,
+    ) -> Result<Copied> {
         match self.copy(drive, base).await? {
             Cloned::Yes => {}
             Cloned::Refused(error) => {
                 self.warn(&format!("{}: everything is sent", error.chain()));
-                if is_new {
-                    return self.make_ready(drive).await;
-                }
-                // An earlier run may have had its copy, and the base be gone by now.
-                return self.begin_writing(drive, Holds::Unknown, true, None).await;
+                return Ok(Copied::Nothing);
             }
             Cloned::Failed(why) => {
                 self.warn(&format!(
                     "The copy of base {base} {why}: everything is sent"
                 ));
-                return self.begin_writing(drive, Holds::Unknown, true, None).await;
+                return Ok(Copied::Unknown);
             }
         }
         if let Some(content) = &content {
@@ -141,11 +197,10 @@ impl Publisher<'_> {
                 self.warn(&format!(
                     "Base {base} does not match its receipt: everything is sent"
                 ));
-                return self.begin_writing(drive, Holds::Unknown, true, None).await;
+                return Ok(Copied::Unknown);
             }
         }
-        self.begin_writing(drive, Holds::Base(base), true, content)
-            .await
+        Ok(Copied::Base(base, content))
     }
 
     async fn copy(&mut self, drive: DriveId, base: DriveId) -> Result<Cloned> {
@@ -183,7 +238,7 @@ impl Publisher<'_> {
 
     /// Waits until nothing is copied into a drive, and gives what it is then.
     pub(super) async fn wait_for_imaging(&mut self, drive: DriveId) -> Result<DriveInfo> {
-        let mut every = Duration::from_millis(100);
+        let began = Instant::now();
         let (mut without, mut told) = (0, None);
         let mut moved = Instant::now();
         loop {
@@ -209,9 +264,10 @@ impl Publisher<'_> {
                 let what = format!("The copy into drive {drive} does not get on");
                 return Err(Error::new(ErrorKind::Unavailable, what));
             }
-            self.pause(every).await?;
-            // It overshoots the end by a quarter at most.
-            every = (every * 5 / 4).min(LOOK_EVERY_MAX);
+            // It overshoots the end by a tenth.
+            let every = began.elapsed() / 10;
+            self.pause(every.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX))
+                .await?;
         }
     }
 }

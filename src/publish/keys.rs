@@ -12,6 +12,9 @@ pub const PUBLISH_KEY: &str = "user:oh-publish";
 pub const STATE_KEY: &str = "user:oh-state";
 /// The root of the content that it is to hold.
 pub const GOAL_KEY: &str = "user:oh-goal";
+/// What tells the image from others where its content is not known yet: a digest of its
+/// fingerprint.
+pub const SOURCE_KEY: &str = "user:oh-source";
 /// What it holds besides bytes of its goal: see `Holds`.
 pub const HOLDS_KEY: &str = "user:oh-holds";
 /// How many shards work on it.
@@ -89,7 +92,9 @@ impl Holds {
 pub(super) struct Mark {
     pub(super) token: String,
     pub(super) state: State,
+    /// `None` as long as the image is being read.
     pub(super) goal: Option<Digest>,
+    pub(super) source: Option<String>,
     pub(super) holds: Holds,
     pub(super) shards: Option<u32>,
     /// Of a published drive.
@@ -115,6 +120,7 @@ impl Mark {
             token: value(PUBLISH_KEY)?.to_owned(),
             state: *state,
             goal: value(GOAL_KEY).and_then(|text| text.parse().ok()),
+            source: value(SOURCE_KEY).map(str::to_owned),
             holds: value(HOLDS_KEY).map_or(Holds::Unknown, Holds::parse),
             shards: value(SHARDS_KEY).and_then(|text| text.parse().ok()),
             digest: digest.filter(|_| *state == State::Published),

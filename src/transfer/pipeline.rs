@@ -351,20 +351,19 @@ fn prepare(
     sampler: &Sampler,
     selection: Option<&Selection>,
 ) -> Result<Prepared> {
-    let is_as_selected = |index, digest: Option<&Digest>| {
-        selection.map_or(Ok(()), |selection| selection.check(index, digest))
-    };
     let chunk = match chunk.check() {
         Checked::Hole(span) => {
-            is_as_selected(span.index, None)?;
+            selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
             return Ok(Prepared::Hole(span.index..span.index + 1));
         }
         Checked::Data(chunk) => chunk,
     };
     let span = chunk.span();
     sampler.look_at(span, chunk.bytes());
-    let digest = sampler.wants_digests().then(|| Digest::of(chunk.bytes()));
-    is_as_selected(span.index, digest.as_ref())?;
+    let digest = match selection {
+        Some(selection) => Some(selection.check_data(&chunk)?),
+        None => sampler.wants_digests().then(|| Digest::of(chunk.bytes())),
+    };
     let ranges = selection.and_then(|selection| selection.ranges(&chunk));
     let task = pace.take_up();
     let chunk = match ranges {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
-use crate::chunk::DataChunk;
-use crate::content::{Content, Held, blocks_of, chunks_of};
+use crate::chunk::{DataChunk, is_zero};
+use crate::content::{Content, Held, block_digest, blocks_of, chunk_of, chunks_of};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -71,10 +71,42 @@ impl Selection {
             .plan()
             .span(index)
             .map_or(0, |span| span.offset);
-        let what =
-            format!("The image changed while it was read: what was at byte {offset} differs");
-        Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("Publish an image that nothing writes to"))
+        Err(changed(offset))
+    }
+
+    /// Whether what is sent of a chunk that holds data is what it must be. Gives the
+    /// digest of the chunk that the drive holds then. Of a selection of blocks the
+    /// others are not sent, so that what became of them does not matter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Integrity`] if it is not.
+    pub(super) fn check_data(&self, chunk: &DataChunk) -> Result<Digest> {
+        let index = chunk.span().index;
+        let (Some(blocks), Some(Held::Data(goal))) = (&self.blocks, self.content.chunk(index))
+        else {
+            let digest = Digest::of(chunk.bytes());
+            return self.check(index, Some(&digest)).map(|()| digest);
+        };
+        let plan = self.content.block_plan();
+        for block in blocks.overlapping(&blocks_of(index)).cloned().flatten() {
+            let Some(span) = plan.span(block).filter(|_| chunk_of(block) == index) else {
+                continue;
+            };
+            let start = usize::try_from(span.offset - chunk.span().offset).unwrap_or(usize::MAX);
+            let len = usize::try_from(span.len).unwrap_or(usize::MAX);
+            let bytes = chunk.bytes().get(start..start.saturating_add(len));
+            let is_same = bytes.is_some_and(|bytes| match self.content.block(block) {
+                Some(Held::Zeros) => is_zero(bytes),
+                Some(Held::Data(expected)) => block_digest(&Digest::of(bytes)) == expected,
+                None => false,
+            });
+            if !is_same {
+                return Err(changed(span.offset));
+            }
+        }
+        goal.try_into()
+            .map(Digest::from_bytes)
+            .map_err(|_| Error::new(ErrorKind::Bug, "The digest of a chunk is no SHA-256"))
     }
 
     /// The bytes of a chunk to send, as ranges within it; `None` for all of it.
@@ -90,5 +122,69 @@ impl Selection {
         let ranges: Vec<_> = ranges.collect();
         let is_all = matches!(&*ranges, [one] if one.len() == chunk.bytes().len());
         (!is_all).then_some(ranges)
+    }
+}
+
+fn changed(offset: u64) -> Error {
+    let what = format!("The image changed while it was read: what was at byte {offset} differs");
+    Error::new(ErrorKind::Integrity, what).hint_to("Publish an image that nothing writes to")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::BufferPool;
+    use crate::chunk::{Checked, RawChunk};
+    use crate::content::{CONTENT_CHUNK_BYTES, ChunkContent, set_of};
+
+    const BLOCK: usize = 64 * 1024;
+
+    #[test]
+    fn of_blocks_only_what_is_sent_has_to_be_as_it_was() {
+        let mut bytes = vec![0; 5 * BLOCK + 7];
+        for block in [0, 2, 5] {
+            bytes[block * BLOCK + 1] = 1;
+        }
+        let mut content = Content::new(bytes.len() as u64);
+        content.push(&ChunkContent::of(&bytes));
+        let goal = Digest::of(&bytes);
+        let selection = |blocks: &[u64]| {
+            let blocks = blocks.iter().map(|block| *block..block + 1).collect();
+            Selection::blocks(Arc::new(content.clone()), blocks)
+        };
+        let pool = BufferPool::new(1);
+        let check = |selection: &Selection, bytes: &[u8]| {
+            let mut buffer = pool.take(bytes.len()).unwrap();
+            buffer.copy_from_slice(bytes);
+            let span = content.plan().span(0).unwrap();
+            match RawChunk::new(span, buffer).check() {
+                Checked::Data(chunk) => selection.check_data(&chunk),
+                Checked::Hole(_) => panic!("it holds data"),
+            }
+        };
+        let all = Selection::chunks(Arc::new(content.clone()), set_of(0..1));
+        let zeros = selection(&[1, 3]);
+        let data = selection(&[2, 5]);
+        for selection in [&all, &zeros, &data] {
+            assert_eq!(check(selection, &bytes).unwrap(), goal);
+        }
+        assert!(bytes.len() < CONTENT_CHUNK_BYTES.get() as usize);
+        for (at, fits) in [
+            // In no block of these, in one of zeros, in one of data, in the short one.
+            (4 * BLOCK, [false, true, true]),
+            (3 * BLOCK + 9, [false, false, true]),
+            (2 * BLOCK, [false, true, false]),
+            (5 * BLOCK + 6, [false, true, false]),
+        ] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            for (selection, fits) in [&all, &zeros, &data].into_iter().zip(fits) {
+                let checked = check(selection, &other);
+                assert_eq!(checked.is_ok(), fits, "byte {at} of {selection:?}");
+                if let Err(error) = checked {
+                    assert_eq!(error.kind(), ErrorKind::Integrity);
+                }
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::streams::Site;
 use crate::support::cli::{Desk, Tool};
 use crate::support::http::{Ask, assert_drive, drives, info};
 use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
@@ -177,6 +178,94 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
     let done = told(&desk, &proxy.uri(), "c.img --name other --base nightly");
     assert_eq!(writes(&proxy).len(), 0);
     assert_drive(&server, done["drive"].as_str().unwrap(), &zeroed);
+}
+
+#[test]
+fn what_was_begun_before_the_image_was_read_is_taken_up_for_that_image_alone() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    let old = published(&desk, &proxy.uri(), "a.img --name n");
+    let next = changed(&image(), &[5]);
+    desk.file("b.img", &next);
+    // The copy is made, and that is the end of it.
+    let is_set = |request: &Request| request.path.ends_with("/set");
+    proxy.fault(is_set, 9, Fault::Answer(refusal(403, "auth")));
+    publish(&desk, &proxy.uri(), "b.img --name n")
+        .run()
+        .says("is unfinished");
+    let (_, left) = by_name(&server, "n");
+    let [left] = &*left else {
+        panic!("one is unfinished: {left:?}");
+    };
+    assert_eq!(info(&server, left, "user:oh-goal"), None);
+    assert!(info(&server, left, "user:oh-source").is_some());
+    // One of another image is told of, and not touched.
+    let other = changed(&image(), &[6]);
+    desk.file("c.img", &other);
+    let done = publish(&desk, &server.uri, "c.img --name n --base none")
+        .run()
+        .code(0)
+        .says("Unfinished with another content");
+    let done = done.text().trim().to_owned();
+    assert_drive(&server, &done, &other);
+    assert_drive(&server, left, &image());
+    let done = publish(&desk, &server.uri, "b.img --name n")
+        .run()
+        .code(0)
+        .says("Going on with the unfinished drive");
+    assert_eq!(done.text().trim(), left);
+    assert_drive(&server, left, &next);
+    assert_drive(&server, &old, &image());
+    assert_eq!(drives(&server).len(), 3);
+}
+
+#[test]
+fn an_image_that_an_older_drive_holds_makes_no_other_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &image());
+    desk.file("b.img", &changed(&image(), &[5]));
+    let old = published(&desk, &proxy.uri(), "a.img --name n");
+    let new = published(&desk, &proxy.uri(), "b.img --name n");
+    let is_create = |request: &Request| request.path.ends_with("/create");
+    for (image, drive, made) in [("b.img", &new, 0), ("a.img", &old, 1)] {
+        proxy.forget();
+        assert_eq!(
+            published(&desk, &proxy.uri(), &format!("{image} --name n")),
+            *drive
+        );
+        assert_eq!(written(&proxy), 0);
+        // Back to an older one: that it is no new one is only known at its end.
+        assert_eq!(proxy.count(is_create), made);
+        assert_eq!(drives(&server).len(), 2);
+    }
+}
+
+#[test]
+fn a_disk_on_a_web_server_is_published_by_its_ranges() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let old = Site::of(&image()).serve();
+    let next = changed(&image(), &[5]);
+    let new = Site::of(&next).serve();
+    let words = |site: &FaultProxy| format!("{}disk.img --name n", site.uri());
+    published(&desk, &server.uri, &words(&old));
+    let done = told(&desk, &server.uri, &words(&new));
+    assert_eq!(done["how"], "delta");
+    let drive = done["drive"].as_str().unwrap();
+    assert_drive(&server, drive, &next);
+    // What can be read but once.
+    let piped = Site::without_ranges(&next).serve();
+    publish(&desk, &server.uri, &words(&piped))
+        .run()
+        .code(2)
+        .says("only be read once");
+    publish(&desk, &server.uri, "- --name n")
+        .run()
+        .code(2)
+        .says("from stdin");
+    assert_eq!(drives(&server).len(), 2);
 }
 
 #[test]

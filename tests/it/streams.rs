@@ -550,6 +550,13 @@ impl Site {
         }
     }
 
+    pub(crate) fn without_ranges(bytes: &[u8]) -> Self {
+        Self {
+            has_no_ranges: true,
+            ..Self::of(bytes)
+        }
+    }
+
     pub(crate) fn serve(&self) -> FaultProxy {
         let site = self.clone();
         FaultProxy::stub(move |request| site.answer(request))

@@ -402,6 +402,19 @@ def lint_github():
         (place / "matrix.yml").write_text(text.replace('"$SHARD/4"', '"${{ github.head_ref }}/4"'))
         found = subprocess.run([VENV / "zizmor", "--offline", "--no-progress", root], capture_output=True, text=True)
         assert found.returncode != 0 and "template-injection" in found.stdout, found
+    # What is attached to a release names who made it, and the commit, and is pinned as before.
+    with tempfile.TemporaryDirectory() as root:
+        told = {"GITHUB_REPOSITORY": "acme/openhosting", "GITHUB_SHA": "ab" * 20}
+        subprocess.run([ROOT / "ci/release.sh", root, BIN], check=True, capture_output=True, env={**os.environ, **told})
+        place = Path(root, ".github/workflows")
+        place.mkdir(parents=True)
+        for example in CI.glob("github/examples/*.yml"):
+            text = Path(root, example.name).read_text()
+            assert "OWNER" not in text and "000000" not in text, text
+            uses = [line for line in text.splitlines() if "/openhosting@" in line]
+            assert uses and all(f"acme/openhosting@{'ab' * 20} # v" in line for line in uses), uses
+            shutil.copy(Path(root, example.name), place)
+        sh(VENV / "zizmor", "--offline", "--no-progress", "--strict-collection", place.parent.parent)
     # The names that docs and scripts use are those of the action.
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     for workflow in workflows:
