@@ -77,9 +77,8 @@ pub(super) fn resources(resources: &[Properties], format: Format) -> Answer {
 }
 
 /// 200 with a file of another kind.
-pub(super) fn file(bytes: Vec<u8>, media_type: &'static str) -> Answer {
-    let body = Full::new(Bytes::from(bytes));
-    let mut answer = Response::new(body.map_err(|never| match never {}).boxed());
+pub(super) fn file(bytes: impl Into<Bytes>, media_type: &'static str) -> Answer {
+    let mut answer = Response::new(full(bytes));
     let media_type = HeaderValue::from_static(media_type);
     answer.headers_mut().insert(CONTENT_TYPE, media_type);
     answer
@@ -103,9 +102,9 @@ fn keys_and_values(body: String, format: Format, output: HeaderValue) -> Answer 
     answer
 }
 
-/// A body of text.
-pub(super) fn full(body: String) -> AnswerBody {
-    Full::new(Bytes::from(body))
+/// A body that is there as a whole.
+pub(super) fn full(body: impl Into<Bytes>) -> AnswerBody {
+    Full::new(body.into())
         .map_err(|never| match never {})
         .boxed()
 }

@@ -8,13 +8,14 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hyper::body::Bytes;
 use uuid::Uuid;
 
 use super::claims::Claim;
 use super::hosted::lock;
-use super::hypervisor::{IoCounters, Running, Status};
+use super::hypervisor::{Failure, IoCounters, Running, Status};
 use super::kept;
 use super::metadata::set;
 use crate::drive::parse_uuid;
@@ -26,6 +27,8 @@ pub(super) use settings::{Settings, Slot};
 const RUN_ADDRESS: &str = "run:address";
 const RUN_STARTED: &str = "run:started";
 const REST: &str = "rest";
+/// For how long a picture of a screen is shown to others who look.
+const PICTURE_AGE: Duration = Duration::from_millis(250);
 
 /// Names a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +151,8 @@ pub(super) struct Live {
     pub(super) vlans: Vec<Uuid>,
     /// What was last heard of its drives.
     counters: Mutex<BTreeMap<Slot, IoCounters>>,
+    /// The last picture of its screen, and when it was asked for.
+    picture: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
 }
 
 impl Live {
@@ -164,7 +169,23 @@ impl Live {
             claims: Mutex::new(claims),
             vlans,
             counters: Mutex::default(),
+            picture: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// A picture of its screen, PNG. One is drawn at a time and no more often than
+    /// [`PICTURE_AGE`] says, however many look.
+    pub(super) async fn screen(&self) -> Result<Bytes, Failure> {
+        let mut last = self.picture.lock().await;
+        if let Some((asked, picture)) = &*last
+            && asked.elapsed() < PICTURE_AGE
+        {
+            return Ok(picture.clone());
+        }
+        let asked = Instant::now();
+        let picture = Bytes::from(self.running.screen().await?);
+        *last = Some((asked, picture.clone()));
+        Ok(picture)
     }
 
     /// Takes the counters of a machine that was found for counted: an earlier process

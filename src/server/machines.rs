@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use rustix::fs::{FallocateFlags, fallocate};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -356,18 +357,23 @@ impl Machines {
         command: impl for<'a> FnOnce(&'a dyn Running) -> Later<'a, std::result::Result<T, Failure>>,
     ) -> Result<T> {
         let _turn = Self::turn(machine).await?;
-        let live = machine
-            .live()
-            .filter(|live| !matches!(live.running.status(), Status::Ended(_)));
-        let is_off = || Refusal::usage("Server is not active");
-        let live = live.ok_or_else(is_off)?;
-        match command(&*live.running).await {
-            // It may have ended meanwhile, which is seen in a moment.
-            Err(Failure::Silent(_)) if timeout(GOING, live.running.ended()).await.is_ok() => {
-                Err(is_off())
-            }
-            done => Ok(done?),
-        }
+        let live = active(machine)?;
+        let done = command(&*live.running).await;
+        unless_ended(&live, done).await
+    }
+
+    /// What is on the screen of a machine that runs, PNG. Looking takes no turn: it
+    /// delays nobody's command, also where the hypervisor hangs.
+    pub(super) async fn screen(&self, machine: &Machine) -> Result<Bytes> {
+        let live = active(machine)?;
+        let drawn = live.screen().await;
+        unless_ended(&live, drawn).await
+    }
+
+    /// What `info` tells of a machine, with counters as they were last heard, up to
+    /// 5 s ago: nobody is asked.
+    pub(super) fn info_as_known(&self, machine: &Machine) -> Properties {
+        machine.info(self.cores_here)
     }
 
     /// The last MiB that a machine wrote to its serial port, at its last run.
@@ -608,6 +614,28 @@ impl Machines {
             sync_parent(&path)
         });
         Ok(removed.await.map_err(io::Error::from)??)
+    }
+}
+
+/// What a machine has while it runs, if it does.
+fn active(machine: &Machine) -> Result<Arc<Live>> {
+    let live = machine.live();
+    let live = live.filter(|live| !matches!(live.running.status(), Status::Ended(_)));
+    live.ok_or_else(not_active)
+}
+
+fn not_active() -> Refusal {
+    Refusal::usage("Server is not active")
+}
+
+/// What came of a command, where a machine that ended meanwhile is none that failed:
+/// its end is seen in a moment.
+async fn unless_ended<T>(live: &Live, done: std::result::Result<T, Failure>) -> Result<T> {
+    match done {
+        Err(Failure::Silent(_)) if timeout(GOING, live.running.ended()).await.is_ok() => {
+            Err(not_active())
+        }
+        done => Ok(done?),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The web page at `/ui/`: a user's drives and what moves to and from them, for a
-//! person to look at. It changes nothing.
+//! The web page at `/ui/`: a user's drives, what moves to and from them, and servers
+//! with their screens, for a person to look at. It changes nothing.
 //!
 //! A user logs in with the same credentials and gets a session: a random token in a
 //! cookie that scripts cannot read and other sites cannot send. What is sent by POST
@@ -22,11 +22,12 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, Refusal, full};
+use super::answer::{Answer, Refusal, file, full};
 use super::auth::digest;
 use super::body::{self, Incoming};
 use super::drives::Api;
 use super::hosted::{Hosted, lock};
+use super::machine::{Machine, MachineId};
 use super::record::Record;
 use super::sparse;
 use crate::drive::DriveId;
@@ -46,6 +47,8 @@ const LIFE: Duration = Duration::from_secs(12 * 3600);
 const SESSIONS_MAX: usize = 16;
 /// Drives that one state tells of.
 const DRIVES_MAX: usize = 500;
+/// Servers that one state tells of.
+const SERVERS_MAX: usize = 100;
 /// Parts of a map.
 const CELLS: u64 = 256;
 /// How often a file may be asked for its next 4096 extents, for one map.
@@ -215,15 +218,8 @@ fn guarded(mut answer: Answer) -> Answer {
     answer
 }
 
-fn of_type(media_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(full(body));
-    let media_type = HeaderValue::from_static(media_type);
-    answer.headers_mut().insert(CONTENT_TYPE, media_type);
-    answer
-}
-
 fn json(value: &Value) -> Answer {
-    of_type("application/json", value.to_string())
+    file(value.to_string(), "application/json")
 }
 
 /// As the page shows it. Without the challenge of 401, at which a browser would ask
@@ -246,10 +242,10 @@ async fn get(
     record: &Record,
 ) -> Result<Answer, Refusal> {
     match path {
-        "" => return Ok(of_type("text/html; charset=utf-8", HTML.to_owned())),
-        "page.css" => return Ok(of_type("text/css; charset=utf-8", CSS.to_owned())),
-        "page.js" => return Ok(of_type("text/javascript; charset=utf-8", JS.to_owned())),
-        "icon.svg" => return Ok(of_type("image/svg+xml", ICON.to_owned())),
+        "" => return Ok(file(HTML, "text/html; charset=utf-8")),
+        "page.css" => return Ok(file(CSS, "text/css; charset=utf-8")),
+        "page.js" => return Ok(file(JS, "text/javascript; charset=utf-8")),
+        "icon.svg" => return Ok(file(ICON, "image/svg+xml")),
         _ => {}
     }
     let user = page.user(headers, Instant::now());
@@ -260,6 +256,11 @@ async fn get(
         Some(("map", id)) => {
             let id: DriveId = id.parse().map_err(|_| Refusal::no_drive())?;
             map(api, &user, id).await
+        }
+        Some(("screen", id)) => {
+            let id = MachineId::parse(id).ok_or_else(Refusal::no_server)?;
+            let machine = api.machines.own(&user, id)?;
+            Ok(file(api.machines.screen(&machine).await?, "image/png"))
         }
         _ => Err(Refusal::no_command()),
     }
@@ -328,19 +329,25 @@ async fn login(
     })
 }
 
-/// What the page shows of a user's drives.
+/// What the page shows of a user's drives and servers.
 async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
     let api = Arc::clone(api);
     // Asks the kernel about each file.
     blocking(move || {
         let drives = api.store.select(|metadata| *metadata.user == *user);
         let told: Vec<Value> = drives.iter().take(DRIVES_MAX).map(|d| drive(d)).collect();
+        let machines = api.machines.of_user(&user);
+        let servers = machines.iter().take(SERVERS_MAX);
+        let servers: Vec<Value> = servers.map(|m| server(&api, &user, m)).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(json(&json!({
             "user": &*user,
             "now_ms": now.map_or(0, |now| now.as_millis() as u64),
             "drives_total": drives.len(),
             "drives": told,
+            "servers_total": machines.len(),
+            "servers_active": machines.iter().filter(|machine| is_active(&api, machine)).count(),
+            "servers": servers,
         })))
     })
     .await
@@ -359,6 +366,44 @@ fn drive(drive: &Hosted) -> Value {
         "received": received,
         "sent": sent,
         "in_flight": in_flight,
+    })
+}
+
+/// By the word that is told of it, so that the two cannot differ.
+fn is_active(api: &Api, machine: &Machine) -> bool {
+    api.machines.info_as_known(machine).get("status") == Some("active")
+}
+
+/// No key of it but these: one that is not here is the password.
+fn server(api: &Api, user: &str, machine: &Machine) -> Value {
+    // The guest is not asked, nor what runs it: this is told once a second.
+    let info = api.machines.info_as_known(machine);
+    let number = |key: &str| info.get(key).and_then(|value| value.parse::<u64>().ok());
+    let devices = machine.state().settings.devices();
+    let drives = devices.iter().map(|device| {
+        let slot = device.slot.to_string();
+        let drive = api.store.readable(user, device.drive).ok();
+        json!({
+            "slot": slot,
+            "id": device.drive.to_string(),
+            "name": drive.and_then(|drive| drive.info(false).get("name").map(str::to_owned)),
+            "is_cdrom": device.is_cdrom,
+            "boots": device.boot_index.map(|index| index + 1),
+            "read": number(&format!("{slot}:read:bytes")),
+            "written": number(&format!("{slot}:write:bytes")),
+        })
+    });
+    json!({
+        "id": machine.id.to_string(),
+        "name": info.get("name"),
+        "status": info.get("status"),
+        "cpu_mhz": number("cpu"),
+        "cores": number("smp:cores"),
+        "mem_mb": number("mem"),
+        "started": number("started"),
+        "address": info.get("nic:0:ip"),
+        "vnc": info.get("vnc:ip"),
+        "drives": drives.collect::<Vec<_>>(),
     })
 }
 

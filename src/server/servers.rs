@@ -230,8 +230,8 @@ impl Api {
                 Ok(answer::file(console, "text/plain"))
             }
             M::Screen => {
-                let screen = machines.with_running(&machine, |running| running.screen());
-                Ok(answer::file(screen.await?, "image/png"))
+                let screen = machines.screen(&machine).await?;
+                Ok(answer::file(screen, "image/png"))
             }
             M::Set => {
                 let body = keys_and_values(request).await?;

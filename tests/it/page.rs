@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use thirtyfour::common::log::LoggingPrefsLogLevel;
 use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver};
 
+use crate::servers::{has_qemu, image};
 use crate::support::cli::Desk;
 use crate::support::http::{Ask, Reply, create, raw};
 use crate::support::noise;
@@ -86,6 +87,70 @@ fn a_session_shows_a_users_own_drives_and_ends() {
     let token = cookie(&b);
     let token = token.trim().split_once('=').unwrap().1;
     assert!(!server.log().contains(token));
+}
+
+#[test]
+fn a_session_shows_a_users_own_servers_and_their_screens() {
+    let server = TestServer::with_args(&["--user", A, "--user", B]);
+    let make = |path: &str, keys: &str| {
+        let made = Ask::of(&server).by(A).post(path, keys).expect(200);
+        made.key("server").unwrap().to_owned()
+    };
+    let (a, b) = (login(&server, A).expect(200), login(&server, B).expect(200));
+    let get = |path: &str, cookie: &str| {
+        ask(&server, &format!("GET /ui/{path} HTTP/1.1\r\n{cookie}"), "")
+    };
+    let drive = create(&server, 4096);
+    let keys = format!(
+        "name s\ncpu 500\nmem 16\npersistent true\npassword canary1\nide:0:0 {drive}\n\
+         ide:0:0:media cdrom\nboot ide:0:0"
+    );
+    let id = make("/servers/create/stopped", &keys);
+    let reply = get("state", &cookie(&a)).expect(200);
+    // Who sees the page need not get into the guest.
+    assert!(!reply.text().contains("canary1"));
+    let state = reply.json();
+    assert_eq!(
+        state["servers"],
+        json!([{
+            "id": id, "name": "s", "status": "stopped", "cpu_mhz": 500, "cores": null,
+            "mem_mb": 16, "started": null, "address": null, "vnc": null,
+            "drives": [{
+                "slot": "ide:0:0", "id": drive, "name": "test", "is_cdrom": true, "boots": 1,
+                "read": null, "written": null,
+            }],
+        }])
+    );
+    assert_eq!(state["servers_active"], json!(0));
+    let of_b = get("state", &cookie(&b)).expect(200).json();
+    assert_eq!(
+        (&of_b["servers"], &of_b["servers_total"]),
+        (&json!([]), &json!(0))
+    );
+    let screen = format!("screen/{id}");
+    assert_eq!(get(&screen, &cookie(&a)).status, 400);
+    assert_eq!(get(&screen, &cookie(&b)).status, 404);
+    assert_eq!(get("screen/x", &cookie(&a)).status, 404);
+    if !has_qemu() {
+        return;
+    }
+    let start = format!("/servers/{id}/start");
+    Ask::of(&server).by(A).post(&start, "").expect(200);
+    let state = get("state", &cookie(&a)).expect(200).json();
+    let shown = &state["servers"][0];
+    assert_eq!(
+        (&shown["status"], &state["servers_active"]),
+        (&json!("active"), &json!(1))
+    );
+    assert!(shown["vnc"].as_str().unwrap().starts_with("127."));
+    assert!(shown["started"].is_u64() && shown["cores"] == 1);
+    let picture = get(&screen, &cookie(&a)).expect(200);
+    assert_eq!(picture.header("content-type"), Some("image/png"));
+    assert_eq!(picture.header("cache-control"), Some("no-store"));
+    assert!(picture.body.starts_with(b"\x89PNG"));
+    // Neither another user nor nobody sees it.
+    assert_eq!(get(&screen, &cookie(&b)).status, 404);
+    assert_eq!(get(&screen, "").status, 401);
 }
 
 #[test]
@@ -287,6 +352,40 @@ impl Browser {
         }
     }
 
+    /// A window of another size, as of a phone or a taller one; pictures of 1:1.
+    async fn resize(&self, width: u32, height: u32, is_phone: bool) {
+        let size = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone,
+        });
+        self.cdp("Emulation.setDeviceMetricsOverride", size).await;
+    }
+
+    /// Light or dark, as the person likes it.
+    async fn colours(&self, scheme: &str) {
+        let scheme = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.cdp("Emulation.setEmulatedMedia", scheme).await;
+    }
+
+    /// How far something sticks out at the right.
+    async fn sticks_out(&self) -> Value {
+        self.script(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth",
+        )
+        .await
+    }
+
+    /// Asserts that the policy refused nothing and no script failed: answers with these
+    /// statuses are what is told of.
+    async fn assert_no_complaint(&self, expected: &[&str]) {
+        let log = self.driver.get_log("browser").await.unwrap();
+        for entry in log {
+            let text = format!("{entry:?}");
+            let is_known = expected.iter().any(|status| text.contains(status));
+            assert!(is_known || !text.contains("SEVERE"), "{text}");
+            assert!(!text.contains("Content Security Policy"), "{text}");
+        }
+    }
+
     /// Nodes and listeners, those that are held by scripts only among them.
     async fn counts(&self) -> (u64, u64) {
         self.cdp("HeapProfiler.collectGarbage", json!({})).await;
@@ -385,7 +484,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
         points.as_str().unwrap().split(' ').count() >= 5
     })
     .await;
-    browser.picture("page.png").await;
+    browser.picture("upload.png").await;
     let outcome = tokio::task::block_in_place(|| upload.wait());
     let drive = outcome.code(0).created();
     until("its end", async || moving().await.is_empty()).await;
@@ -399,20 +498,12 @@ async fn a_browser_shows_an_upload_as_it_happens() {
     .await;
 
     // On a phone nothing sticks out, in the dark too.
-    let size = json!({"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": true});
-    browser
-        .cdp("Emulation.setDeviceMetricsOverride", size)
-        .await;
-    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
-    browser.cdp("Emulation.setEmulatedMedia", dark).await;
-    let width =
-        "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
-    assert_eq!(browser.script(width).await, json!(0));
-    browser.picture("phone.png").await;
+    browser.resize(390, 844, true).await;
+    browser.colours("dark").await;
+    assert_eq!(browser.sticks_out().await, json!(0));
     browser
         .cdp("Emulation.clearDeviceMetricsOverride", json!({}))
         .await;
-    browser.picture("dark.png").await;
 
     // Drives that come and go leave nothing behind.
     let rows = "return document.querySelectorAll('#drives tr').length";
@@ -450,12 +541,167 @@ async fn a_browser_shows_an_upload_as_it_happens() {
     until("the form", || browser.is_shown("login")).await;
     assert!(!browser.is_shown("overview").await);
 
-    // Nothing was refused by the policy, and no script failed: 401 is what is told of.
-    let log = browser.driver.get_log("browser").await.unwrap();
-    for entry in log {
-        let text = format!("{entry:?}");
-        assert!(text.contains("401") || !text.contains("SEVERE"), "{text}");
-        assert!(!text.contains("Content Security Policy"), "{text}");
+    browser.assert_no_complaint(&["401"]).await;
+    let _ = browser.driver.clone().quit().await;
+}
+
+/// What the screen of server ID shows: how many points of it are not black, and a number for the whole.
+const SCREEN: &str = "
+    const canvas = document.querySelector('#servers article[data-server="ID"] canvas');
+    const points = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    let bright = 0, sum = 0;
+    for (let i = 0; i < points.length; i += 4) {
+      if (points[i] > 60) { bright += 1; sum = (sum * 31 + i) % 1000003; }
     }
+    return [bright, sum, canvas.getAttribute('aria-label')];";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_shows_servers_with_their_screens() {
+    if !has_qemu() {
+        return;
+    }
+    let Some(browser) = Browser::open().await else {
+        return;
+    };
+    let desk = Desk::new();
+    let server = desk.server();
+    let post = |path: &str, body: &[u8]| Ask::of(&server).by(&desk.auth()).post(path, body);
+    let make = |path: &str, keys: &str, id: &str| {
+        let made = post(path, keys.as_bytes()).expect(200);
+        made.key(id).unwrap().to_owned()
+    };
+    let fill = |drive: &str, at: u64, bytes: &[u8]| {
+        post(&format!("/drives/{drive}/write/{at}"), bytes).expect(204);
+    };
+    let boot = make("/drives/create", "name web-root\nsize 2M", "drive");
+    fill(&boot, 0, &image(b'i'));
+    let data = make("/drives/create", "name web-data\nsize 16M", "drive");
+    for place in [1, 4, 5, 12] {
+        fill(&data, place << 20, &noise(place, 700_000));
+    }
+    browser.resize(1200, 1340, false).await;
+    browser.driver.goto(&server.uri).await.unwrap();
+    until("the form", || browser.is_shown("login")).await;
+    browser.log_in(&desk.auth()).await;
+    until("the overview", || browser.is_shown("overview")).await;
+    assert!(browser.is_shown("no-servers").await);
+    assert_eq!(browser.text("total-servers").await, "0 of 0");
+
+    let keys = format!(
+        "name web <i>1</i>\ncpu 2000\nmem 64\npersistent true\nide:0:0 {boot}\nblock:0 {data}\n\
+         boot ide:0:0\nnic:0:model e1000\nnic:0:dhcp auto\nvnc auto\npassword canary1"
+    );
+    let id = make("/servers/create", &keys, "server");
+    let shown = || browser.text("servers");
+    // As text, as ever; and what is told is what there is.
+    until("the server", async || {
+        shown().await.contains("web <i>1</i>")
+    })
+    .await;
+    let text = shown().await;
+    for part in [
+        &id,
+        "active",
+        "2000 MHz, 1 core",
+        "64 MB",
+        "ide:0:0 web-root, boots",
+        "block:0 web-data",
+        ":5900",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("canary1"));
+    assert_eq!(browser.text("total-servers").await, "1 of 1");
+    let screen = async || {
+        let told = browser.script(&SCREEN.replace("ID", &id)).await;
+        let number = |i: usize| told[i].as_u64().unwrap();
+        (number(0), number(1), told[2].as_str().unwrap().to_owned())
+    };
+    // What the guest writes is seen, and said to who does not see.
+    let command = |command: &str| post(&format!("/servers/{id}/{command}"), b"");
+    let console = || command("console").text().to_owned();
+    until("the guest runs", async || console().contains("boot 1")).await;
+    until("its screen", async || {
+        let (bright, _, label) = screen().await;
+        bright > 100 && label.starts_with("Screen of web <i>1</i>, 720 × 400")
+    })
+    .await;
+    // It goes on: the next boot is seen as well.
+    let (_, first, _) = screen().await;
+    command("reset").expect(204);
+    until("the next boot", async || console().contains("boot 2")).await;
+    until("another screen", async || screen().await.1 != first).await;
+    command("suspend").expect(204);
+    until("it is paused", async || shown().await.contains("paused")).await;
+    command("resume").expect(204);
+    until("it is active", async || shown().await.contains("active")).await;
+
+    // For the picture: an upload under way, and a server that is off.
+    let off = format!("name backup\ncpu 500\nmem 32\npersistent true\nide:0:0 {data}");
+    let off = make("/servers/create/stopped", &off, "server");
+    let disk = desk.file("disk.img", &noise(9, 12 << 20));
+    let tool = desk
+        .upload(&server.uri)
+        .args("--limit-rate 1500k -c 262144");
+    let upload = tool.arg(&disk).spawn();
+    until("a line", async || {
+        let points = "return document.querySelector('polyline')?.getAttribute('points') ?? ''";
+        let points = browser.script(points).await;
+        points.as_str().unwrap().split(' ').count() >= 5
+    })
+    .await;
+    until("both", async || {
+        browser.text("total-servers").await == "1 of 2"
+    })
+    .await;
+    browser.picture("page.png").await;
+    browser.colours("dark").await;
+    browser.picture("dark.png").await;
+    browser.resize(390, 1500, true).await;
+    assert_eq!(browser.sticks_out().await, json!(0));
+    browser.picture("phone.png").await;
+    browser.colours("light").await;
+    browser.resize(1200, 1340, false).await;
+    tokio::task::block_in_place(|| upload.wait()).code(0);
+
+    // What cannot be seen is not asked for.
+    let asked = |what: &str| server.log().matches(&format!("path=\"/ui/{what}")).count();
+    let display =
+        |display: &str| format!("document.getElementById('servers').style.display = '{display}'");
+    browser.script(&display("none")).await;
+    let seen = "return document.querySelector('#servers article').getBoundingClientRect().height";
+    until("it is hidden", async || {
+        browser.script(seen).await == json!(0)
+    })
+    .await;
+    let looks = async |more: usize| {
+        let states = asked("state");
+        until("some looks", async || asked("state") >= states + more).await;
+    };
+    // One may have been under way.
+    looks(2).await;
+    let screens = asked("screen");
+    assert!(screens > 0);
+    looks(3).await;
+    assert_eq!(asked("screen"), screens);
+    browser.script(&display("")).await;
+    until("it is asked for again", async || asked("screen") > screens).await;
+
+    // One that ends is shown so, without the picture of what was there.
+    command("stop").expect(204);
+    until("its end", async || {
+        let (bright, _, label) = screen().await;
+        bright == 0 && label == "No picture: it is off"
+    })
+    .await;
+    assert_eq!(browser.text("total-servers").await, "0 of 2");
+    for gone in [&id, &off] {
+        post(&format!("/servers/{gone}/destroy"), b"").expect(204);
+    }
+    until("no server", || browser.is_shown("no-servers")).await;
+    let cards = "return document.querySelectorAll('#servers article').length";
+    assert_eq!(browser.script(cards).await, json!(0));
+    // A picture that was asked for as it ended, or was destroyed, is refused.
+    browser.assert_no_complaint(&["401", "400", "404"]).await;
     let _ = browser.driver.clone().quit().await;
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::support::cli::Desk;
 use crate::support::http::{Ask, Reply, create, info, read_all};
-use crate::support::recorded;
 use crate::support::server::{TestServer, working_below};
+use crate::support::{noise, recorded};
 
 /// A guard against a hang, not a promise about time.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -34,7 +34,7 @@ pub(crate) fn has_qemu() -> bool {
 
 /// The bootable image, with a guest that ignores the power button (`i`), heeds it (`b`)
 /// or switches itself off (`o`).
-fn image(letter: u8) -> Vec<u8> {
+pub(crate) fn image(letter: u8) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images/boot.img");
     let mut image = std::fs::read(path).unwrap();
     image[LETTER_AT] = letter;
@@ -428,6 +428,176 @@ fn servers_outlive_the_program_and_are_found_again() {
     assert!(processes(&server).is_empty() && !stray.exists());
     command(&server, &first, "start").expect(200);
     wait_console(&server, &first, "boot 3");
+}
+
+/// A copy of 4 MiB takes five seconds here, so that it is caught in the middle.
+const SLOW_IMAGING: u64 = 800_000;
+
+#[test]
+fn imagings_and_guests_are_taken_up_together_after_kill_9() {
+    if !has_qemu() {
+        return;
+    }
+    let mut server = TestServer::with_plan(&json!({"imaging_bytes_per_s": SLOW_IMAGING}));
+    let bytes = noise(7, 4 << 20);
+    let source = create(&server, bytes.len() as u64);
+    post_bytes(&server, &source, &bytes);
+    let copy = create(&server, bytes.len() as u64);
+    let boot = drive(&server, b'i', "");
+    // One guest on another drive; and one that reads what is imaged from, which is all
+    // that goes together.
+    let writes = made(
+        &server,
+        "/servers/create",
+        &(keys(&boot) + "persistent true"),
+    );
+    let boot_too = drive(&server, b'i', "");
+    let cd = format!("{}ide:0:1 {source}\nide:0:1:media cdrom", keys(&boot_too));
+    let reads = made(&server, "/servers/create", &cd);
+    // A server that imposes anything has no console: guests count their boots on the drive.
+    let booted = |server: &TestServer, number: u8| {
+        for boot in [&boot, &boot_too] {
+            wait_until("both have booted", || {
+                read_all(server, boot)[COUNT_AT] == b'0' + number
+            });
+        }
+    };
+    booted(&server, 1);
+    let path = format!("/drives/{copy}/image/{source}");
+    post(&server, &path, "").expect(204);
+    let guests = processes(&server);
+    assert_eq!(guests.len(), 2);
+
+    for round in 1..=2 {
+        // Somewhere in the middle. What was copied is kept once a GiB: from its beginning.
+        wait_until("it is under way", || {
+            let full = Ask::of(&server).get(&format!("/drives/{copy}/info/full"));
+            !matches!(full.expect(200).key("imaging"), Some("queued" | "0%"))
+        });
+        server.kill9();
+        assert_eq!(processes(&server), guests, "a guest ended with the server");
+        server.start_again();
+        // Both are as they were, from the first answer on.
+        assert_eq!(processes(&server), guests);
+        for id in [&writes, &reads] {
+            assert_eq!(key(&server, id, "status").as_deref(), Some("active"));
+        }
+        let claimed = info(&server, &copy, "claimed");
+        assert_eq!(claimed, Some(format!("imaging:{source}")), "round {round}");
+        assert!(info(&server, &copy, "imaging").is_some());
+        let claimed = info(&server, &boot, "claimed").unwrap();
+        assert!(claimed.ends_with(&format!(":guest:{writes}:ide:0:0")));
+        // And nothing else gets between them: a guest that writes to what is read or
+        // written, an imaging from or into what a guest writes to.
+        for (path, body) in [
+            ("/servers/create".to_owned(), keys(&source)),
+            ("/servers/create".to_owned(), keys(&copy)),
+            (format!("/drives/{source}/write"), "x".to_owned()),
+            (format!("/drives/{copy}/image/{boot}"), String::new()),
+            (format!("/drives/{boot}/image/{source}"), String::new()),
+            (format!("/drives/{copy}/destroy"), String::new()),
+        ] {
+            let refused = post(&server, &path, &body);
+            assert_eq!(refused.error(), (409, "busy"), "{path} in round {round}");
+        }
+        // Guests run on, and their drive is theirs.
+        for id in [&writes, &reads] {
+            command(&server, id, "reset").expect(204);
+        }
+        booted(&server, round + 1);
+    }
+
+    wait_until("the copy is whole", || {
+        info(&server, &copy, "imaging").is_none()
+    });
+    assert!(read_all(&server, &copy) == bytes);
+    assert_eq!(info(&server, &copy, "status").as_deref(), Some("active"));
+    assert_eq!(info(&server, &copy, "claimed"), None);
+    let claimed = info(&server, &source, "claimed").unwrap();
+    assert!(claimed.ends_with(&format!(":guest:{reads}:ide:0:1")));
+    assert_eq!(read_all(&server, &boot)[COUNT_AT], b'3');
+    for id in [&writes, &reads] {
+        command(&server, id, "stop").expect(204);
+    }
+    assert_eq!(info(&server, &source, "claimed"), None);
+}
+
+fn post_bytes(server: &TestServer, drive: &str, bytes: &[u8]) {
+    let path = format!("/drives/{drive}/write");
+    Ask::of(server).post(&path, bytes).expect(204);
+}
+
+/// A directory of control groups of version 2 that is ours, with the controller `cpu`:
+/// where the kernel, and who runs us, allow it.
+struct Groups(PathBuf);
+
+impl Groups {
+    fn make() -> Option<Self> {
+        let skip = |why: &str| {
+            eprintln!("SKIPPED: no share of the processors is tried: {why}");
+            None
+        };
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mut mounts = mounts.lines().map(|line| line.split(' '));
+        let mount = mounts.find_map(|mut words| {
+            let (path, kind) = (words.nth(1)?, words.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(path))
+        });
+        let Some(mount) = mount else {
+            return skip("no cgroup version 2 is mounted");
+        };
+        let directory = mount.join(format!("openhosting-test-{}", std::process::id()));
+        if let Err(error) = std::fs::create_dir(&directory) {
+            return skip(&format!("{}: {error}", directory.display()));
+        }
+        let groups = Self(directory);
+        let controllers = std::fs::read_to_string(groups.0.join("cgroup.controllers"));
+        match controllers.unwrap().split(' ').any(|c| c.trim() == "cpu") {
+            true => Some(groups),
+            false => skip("groups of version 2 have no controller cpu here"),
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // Its children are the server's to remove; what is left says that one was not.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_guest_has_its_share_of_the_processors_in_the_kernels_groups() {
+    let Some(groups) = Groups::make().filter(|_| has_qemu()) else {
+        return;
+    };
+    let mut server = TestServer::with_args(&["--cgroup", groups.0.to_str().unwrap()]);
+    let boot = drive(&server, b'i', "");
+    let id = made(
+        &server,
+        "/servers/create",
+        &(keys(&boot) + "persistent true"),
+    );
+    let group = groups.0.join(&id);
+    let told = |name: &str| std::fs::read_to_string(group.join(name)).unwrap();
+    assert_eq!(told("cpu.weight").trim(), "50");
+    let [guest] = processes(&server)[..] else {
+        panic!("not one process");
+    };
+    assert_eq!(told("cgroup.procs").trim(), guest.to_string());
+    wait_console(&server, &id, "boot 1");
+    // It is changed while it runs, also by a server that found it.
+    server.kill9();
+    server.start_again();
+    assert_eq!(told("cgroup.procs").trim(), guest.to_string());
+    post(&server, &format!("/servers/{id}/set"), "cpu 3000").expect(200);
+    assert_eq!(told("cpu.weight").trim(), "300");
+    command(&server, &id, "stop").expect(204);
+    assert!(!group.exists());
+    command(&server, &id, "start").expect(200);
+    assert_eq!(told("cpu.weight").trim(), "300");
+    command(&server, &id, "destroy").expect(204);
+    assert!(!group.exists());
 }
 
 #[test]

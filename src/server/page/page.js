@@ -8,6 +8,8 @@ const RATE_MS = 3000;
 const DRAWN = 60;
 /** A map is asked for again no sooner than this. */
 const MAP_MS = 3000;
+/** So is a picture of a screen. */
+const SCREEN_MS = 1000;
 
 const $ = (id) => document.getElementById(id);
 
@@ -32,6 +34,16 @@ function bytes(number) {
   }
   const digits = unit === 0 || number >= 100 ? 0 : number >= 10 ? 1 : 2;
   return `${number.toFixed(digits)} ${units[unit]}`;
+}
+
+/** How long so many seconds are. */
+function span(seconds) {
+  const days = Math.floor(seconds / 86400);
+  const hours = Math.floor(seconds / 3600) % 24;
+  const minutes = Math.floor(seconds / 60) % 60;
+  if (days > 0) return `${days} d ${hours} h`;
+  if (hours > 0) return `${hours} h ${minutes} min`;
+  return minutes > 0 ? `${minutes} min` : `${Math.max(0, Math.floor(seconds))} s`;
 }
 
 const perSecond = (rate) => (rate > 0 ? `${bytes(rate)}/s` : "–");
@@ -175,11 +187,12 @@ function points(rates) {
   return rates.map(at).join(" ");
 }
 
-/** Maps are asked for only where they can be seen. */
+/** Maps and screens are asked for only where they can be seen. */
 const seen = new IntersectionObserver((entries) => {
   for (const entry of entries) {
-    const row = rows.get(entry.target.dataset.drive);
-    if (row) row.isSeen = entry.isIntersecting;
+    const { drive, server } = entry.target.dataset;
+    const shown = drive === undefined ? cards.get(server) : rows.get(drive);
+    if (shown) shown.isSeen = entry.isIntersecting;
   }
 });
 
@@ -203,34 +216,151 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const row of rows.values()) if (row.cells) row.drawMap(row.cells);
 });
 
+// Servers --------------------------------------------------------------------
+
+/** Cards by the UUID of the server. */
+const cards = new Map();
+
+class Card {
+  constructor(id) {
+    this.id = id;
+    this.isSeen = false;
+    this.isAsking = false;
+    this.askedAt = 0;
+    this.name = make("span");
+    this.status = make("span", { className: "status" });
+    this.canvas = make("canvas", { width: 8, height: 5 });
+    this.canvas.setAttribute("role", "img");
+    this.caption = make("figcaption");
+    this.facts = make("dl", { className: "facts" });
+    this.values = new Map();
+    this.drives = make("ul");
+    const heading = make("h3", {}, this.name, this.status);
+    const text = make("div", {}, heading, make("code", { textContent: id }), this.facts, this.drives);
+    this.element = make("article", {}, make("figure", {}, this.canvas, this.caption), text);
+    this.element.dataset.server = id;
+    this.#blank();
+  }
+
+  update(server, now) {
+    this.label = server.name || this.id;
+    tell(this.name, server.name || "(no name)");
+    tell(this.status, server.status);
+    this.status.dataset.status = server.status;
+    const cores = server.cores === null ? "" : `, ${server.cores} ${server.cores === 1 ? "core" : "cores"}`;
+    this.#fact("CPU", `${server.cpu_mhz} MHz${cores}`);
+    this.#fact("Memory", `${server.mem_mb} MB`);
+    this.#fact("Up for", server.started === null ? null : span(now / 1000 - server.started));
+    this.#fact("Address", server.address);
+    this.#fact("VNC", server.vnc === null ? null : `${server.vnc}:5900`);
+    server.drives.forEach((drive, i) => {
+      const line = this.drives.children[i] ?? this.drives.appendChild(make("li", {}, make("span"), make("span", { className: "quiet" })));
+      const kind = drive.is_cdrom ? ", CD-ROM" : "";
+      const boots = drive.boots === null ? "" : server.drives.filter((d) => d.boots !== null).length > 1 ? `, boots as ${drive.boots}.` : ", boots";
+      tell(line.firstChild, `${drive.slot} ${drive.name || drive.id}${kind}${boots}`);
+      const isCounted = drive.read !== null && drive.written !== null;
+      tell(line.lastChild, isCounted ? `${bytes(drive.read)} read, ${bytes(drive.written)} written` : "");
+    });
+    while (this.drives.childElementCount > server.drives.length) this.drives.lastChild.remove();
+    this.isOn = server.status === "active" || server.status === "paused";
+    this.element.toggleAttribute("data-off", !this.isOn);
+    if (!this.isOn) this.#blank();
+  }
+
+  /** A line of what is known; none without a value. */
+  #fact(name, value) {
+    let line = this.values.get(name);
+    if (line === undefined) {
+      line = make("dd");
+      this.values.set(name, line);
+      this.facts.append(make("div", {}, make("dt", { textContent: name }), line));
+    }
+    line.parentElement.hidden = value === null;
+    tell(line, value ?? "");
+  }
+
+  #blank() {
+    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.#describe("No picture: it is off");
+  }
+
+  #describe(text) {
+    this.canvas.setAttribute("aria-label", text);
+    tell(this.caption, text);
+  }
+
+  /** Asks for the screen, if it is due; never for two at once. */
+  async look() {
+    if (!this.isOn || !this.isSeen || this.isAsking || Date.now() - this.askedAt < SCREEN_MS) return;
+    this.isAsking = true;
+    this.askedAt = Date.now();
+    try {
+      const answer = await ask(`screen/${this.id}`);
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      const picture = await createImageBitmap(await answer.blob());
+      const { width, height } = picture;
+      if (this.isOn && this.element.isConnected) {
+        // To set a size clears, even where it is the same.
+        if (this.canvas.width !== width) this.canvas.width = width;
+        if (this.canvas.height !== height) this.canvas.height = height;
+        this.canvas.getContext("2d").drawImage(picture, 0, 0);
+        this.#describe(`Screen of ${this.label}, ${width} × ${height}`);
+      }
+      picture.close();
+    } catch (error) {
+      console.warn(error);
+      if (this.isOn) this.#describe("No picture at the moment");
+    }
+    this.isAsking = false;
+  }
+
+  remove() {
+    this.isOn = false;
+    seen.unobserve(this.element);
+    this.element.remove();
+  }
+}
+
 // The whole ------------------------------------------------------------------
 
-function show(state) {
-  const table = $("drives");
-  const total = { size: 0, allocated: 0, in: 0, out: 0 };
+/** Shows what is told, in its order, and no more: each in a `Kind` of its own. */
+function place(told, shown, Kind, parent, now) {
   const ids = new Set();
   let before = null;
-  for (const drive of state.drives) {
-    ids.add(drive.id);
-    let row = rows.get(drive.id);
+  for (const one of told) {
+    ids.add(one.id);
+    let row = shown.get(one.id);
     if (row === undefined) {
-      row = new Row(drive.id);
-      rows.set(drive.id, row);
+      row = new Kind(one.id);
+      shown.set(one.id, row);
       seen.observe(row.element);
     }
-    row.update(drive, state.now_ms);
-    const place = before === null ? table.firstChild : before.nextSibling;
-    if (place !== row.element) table.insertBefore(row.element, place);
+    row.update(one, now);
+    const next = before === null ? parent.firstChild : before.nextSibling;
+    if (next !== row.element) parent.insertBefore(row.element, next);
     before = row.element;
-    total.size += drive.size;
-    total.allocated += drive.allocated;
-    total.in += row.rateIn;
-    total.out += row.rateOut;
   }
-  for (const [id, row] of rows) {
+  for (const [id, row] of shown) {
     if (ids.has(id)) continue;
     row.remove();
-    rows.delete(id);
+    shown.delete(id);
+  }
+}
+
+function tellMore(id, more) {
+  $(id).hidden = more === 0;
+  tell($(id), `${more} more are not shown.`);
+}
+
+function show(state) {
+  place(state.drives, rows, Row, $("drives"), state.now_ms);
+  place(state.servers, cards, Card, $("servers"), state.now_ms);
+  const total = { size: 0, allocated: 0, in: 0, out: 0 };
+  for (const row of rows.values()) {
+    total.size += row.drive.size;
+    total.allocated += row.drive.allocated;
+    total.in += row.rateIn;
+    total.out += row.rateOut;
   }
   tell($("user"), state.user);
   tell($("total-drives"), String(state.drives_total));
@@ -240,9 +370,10 @@ function show(state) {
   tell($("total-sent"), perSecond(total.out));
   $("no-transfers").hidden = $("transfers").childElementCount > 0;
   $("no-drives").hidden = state.drives.length > 0;
-  const more = state.drives_total - state.drives.length;
-  $("more-drives").hidden = more === 0;
-  tell($("more-drives"), `${more} more are not shown.`);
+  tellMore("more-drives", state.drives_total - state.drives.length);
+  tell($("total-servers"), `${state.servers_active} of ${state.servers_total}`);
+  $("no-servers").hidden = state.servers.length > 0;
+  tellMore("more-servers", state.servers_total - state.servers.length);
 }
 
 function enter(isIn) {
@@ -250,8 +381,10 @@ function enter(isIn) {
   $("overview").hidden = !isIn;
   $("who").hidden = !isIn;
   if (!isIn) {
-    for (const row of rows.values()) row.remove();
-    rows.clear();
+    for (const shown of [rows, cards]) {
+      for (const row of shown.values()) row.remove();
+      shown.clear();
+    }
     $("name").focus();
   }
 }
@@ -281,6 +414,8 @@ async function refresh() {
       if (mine !== turn) return;
       enter(true);
       show(state);
+      // Each by itself: one that hangs is in nobody's way.
+      for (const card of cards.values()) card.look();
       await refreshMaps();
     } else {
       throw new Error(`status ${answer.status}`);
