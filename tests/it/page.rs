@@ -547,7 +547,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
 
 /// What the screen of server ID shows: how many points of it are not black, and a number for the whole.
 const SCREEN: &str = "
-    const canvas = document.querySelector('#servers article[data-server="ID"] canvas');
+    const canvas = document.querySelector(`#servers article[data-server='ID'] canvas`);
     const points = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
     let bright = 0, sum = 0;
     for (let i = 0; i < points.length; i += 4) {
