@@ -48,6 +48,16 @@ pub enum Held<'a> {
     Data(&'a [u8]),
 }
 
+impl Held<'_> {
+    /// The SHA-256, of data that all of it is known of: of a chunk.
+    pub(crate) fn sha256(self) -> Option<Digest> {
+        match self {
+            Self::Zeros => None,
+            Self::Data(digest) => digest.try_into().ok().map(Digest::from_bytes),
+        }
+    }
+}
+
 /// Some pieces, one after the other, that are of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Run {
@@ -345,9 +355,7 @@ impl Content {
         let are_zeros = blocks.zero_pieces().eq(Some(0..blocks.count()));
         match (is_same, self.chunk(index)?) {
             (true, Held::Zeros) if are_zeros => Some(None),
-            (true, Held::Data(digest)) if !are_zeros => {
-                Some(Some(Digest::from_bytes(digest.try_into().ok()?)))
-            }
+            (true, digest) if !are_zeros => digest.sha256().map(Some),
             _ => None,
         }
     }

@@ -193,6 +193,11 @@ impl Told {
     fn size(&self) -> Option<u64> {
         self.image.length().expected()
     }
+
+    /// How many chunks it has.
+    fn chunks(&self) -> Option<u64> {
+        self.size().map(|size| Plan::new(size, self.chunk).count())
+    }
 }
 
 /// Writes a file that is not there yet.
@@ -248,8 +253,7 @@ fn text(told: &Told) -> String {
     let not_known = "not known before its end".to_owned();
     line("Disk", told.size().map_or(not_known, bytes));
     let Some(census) = &told.census else {
-        if let Some(size) = told.size() {
-            let count = Plan::new(size, told.chunk).count();
+        if let Some(count) = told.chunks() {
             line("Chunks", format!("{count} of {} bytes", told.chunk));
         }
         line(
@@ -340,7 +344,7 @@ fn object(told: &Told) -> Value {
         "allocated_bytes": census.map(|census| census.allocated),
         "zero_bytes": content.map(Census::zeros),
         "chunk_bytes": told.chunk,
-        "chunks": size.map(|size| Plan::new(size, told.chunk).count()),
+        "chunks": told.chunks(),
         "chunks_with_data": census.map(|census| census.data_chunks),
         "chunks_to_send": content.map(Census::chunks_to_send),
         "chunks_read": census.map_or(0, |census| census.sampled),

@@ -263,6 +263,21 @@ pub(super) struct State {
     pub(super) is_gone: bool,
 }
 
+impl State {
+    /// As `info` tells it.
+    pub(super) fn status(&self) -> &'static str {
+        let Some(live) = &self.live else {
+            return self.rest.as_str();
+        };
+        match live.running.status() {
+            Status::Active => "active",
+            Status::Paused => "paused",
+            // The end is seen, and about to be kept.
+            Status::Ended(_) => "stopped",
+        }
+    }
+}
+
 impl Machine {
     pub(super) fn new(id: MachineId, record: Record, path: PathBuf, directory: PathBuf) -> Self {
         Self {
@@ -314,17 +329,10 @@ impl Machine {
             let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
             set(&mut info, &format!("nic:{}:mac", nic.index), mac);
         }
+        set(&mut info, "status", state.status());
         let Some(live) = &state.live else {
-            set(&mut info, "status", state.rest.as_str());
             return info;
         };
-        let status = match live.running.status() {
-            Status::Active => "active",
-            Status::Paused => "paused",
-            // The end is seen, and about to be kept.
-            Status::Ended(_) => "stopped",
-        };
-        set(&mut info, "status", status);
         set(&mut info, "started", live.run.started.to_string());
         let cores = state.settings.cores(cores_here);
         set(&mut info, "smp:cores", cores.to_string());

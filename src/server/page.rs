@@ -339,6 +339,7 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
         let machines = api.machines.of_user(&user);
         let servers = machines.iter().take(SERVERS_MAX);
         let servers: Vec<Value> = servers.map(|m| server(&api, &user, m)).collect();
+        let active = machines.iter().filter(|m| m.state().status() == "active");
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(json(&json!({
             "user": &*user,
@@ -346,7 +347,7 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
             "drives_total": drives.len(),
             "drives": told,
             "servers_total": machines.len(),
-            "servers_active": machines.iter().filter(|machine| is_active(&api, machine)).count(),
+            "servers_active": active.count(),
             "servers": servers,
         })))
     })
@@ -367,11 +368,6 @@ fn drive(drive: &Hosted) -> Value {
         "sent": sent,
         "in_flight": in_flight,
     })
-}
-
-/// By the word that is told of it, so that the two cannot differ.
-fn is_active(api: &Api, machine: &Machine) -> bool {
-    api.machines.info_as_known(machine).get("status") == Some("active")
 }
 
 /// No key of it but these: one that is not here is the password.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rangemap::RangeSet;
 
 use crate::chunk::{DataChunk, is_zero};
-use crate::content::{Content, Held, block_digest, blocks_of, chunk_of, chunks_of};
+use crate::content::{Content, Held, block_digest, blocks_of, chunks_of};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -82,14 +82,14 @@ impl Selection {
     /// [`ErrorKind::Integrity`] if it is not.
     pub(super) fn check_data(&self, chunk: &DataChunk) -> Result<Digest> {
         let index = chunk.span().index;
-        let (Some(blocks), Some(Held::Data(goal))) = (&self.blocks, self.content.chunk(index))
+        let (Some(blocks), Some(goal @ Held::Data(_))) = (&self.blocks, self.content.chunk(index))
         else {
             let digest = Digest::of(chunk.bytes());
             return self.check(index, Some(&digest)).map(|()| digest);
         };
         let plan = self.content.block_plan();
-        for block in blocks.overlapping(&blocks_of(index)).cloned().flatten() {
-            let Some(span) = plan.span(block).filter(|_| chunk_of(block) == index) else {
+        for block in within(blocks, index).flatten() {
+            let Some(span) = plan.span(block) else {
                 continue;
             };
             let start = usize::try_from(span.offset - chunk.span().offset).unwrap_or(usize::MAX);
@@ -104,25 +104,31 @@ impl Selection {
                 return Err(changed(span.offset));
             }
         }
-        goal.try_into()
-            .map(Digest::from_bytes)
-            .map_err(|_| Error::new(ErrorKind::Bug, "The digest of a chunk is no SHA-256"))
+        goal.sha256()
+            .ok_or_else(|| Error::new(ErrorKind::Bug, "The digest of a chunk is no SHA-256"))
     }
 
     /// The bytes of a chunk to send, as ranges within it; `None` for all of it.
     pub(super) fn ranges(&self, chunk: &DataChunk) -> Option<Vec<Range<usize>>> {
         let blocks = self.blocks.as_ref()?;
         let (span, plan) = (chunk.span(), self.content.block_plan());
-        let within = |offset: u64| usize::try_from(offset - span.offset).unwrap_or(usize::MAX);
-        let all = blocks_of(span.index);
-        let ranges = blocks.overlapping(&all).map(|range| {
-            let bytes = plan.bytes_of(&(range.start.max(all.start)..range.end.min(all.end)));
-            within(bytes.start)..within(bytes.end)
+        let at = |offset: u64| usize::try_from(offset - span.offset).unwrap_or(usize::MAX);
+        let ranges = within(blocks, span.index).map(|range| {
+            let bytes = plan.bytes_of(&range);
+            at(bytes.start)..at(bytes.end)
         });
         let ranges: Vec<_> = ranges.collect();
         let is_all = matches!(&*ranges, [one] if one.len() == chunk.bytes().len());
         (!is_all).then_some(ranges)
     }
+}
+
+/// Those of these blocks that are of a chunk.
+fn within(blocks: &RangeSet<u64>, chunk: u64) -> impl Iterator<Item = Range<u64>> {
+    let all = blocks_of(chunk);
+    blocks
+        .overlapping(all.clone())
+        .map(move |range| range.start.max(all.start)..range.end.min(all.end))
 }
 
 fn changed(offset: u64) -> Error {

@@ -370,14 +370,9 @@ async fn check_source(
     if digest == expected {
         return Ok(journal);
     }
-    let what = format!(
-        "The image has the SHA-256 {digest}, not {expected}: drive {drive} must not be used"
-    );
-    let error = Error::new(ErrorKind::Integrity, what).hint_to(format!(
-        "Fetch the image again, or look at where the digest is from. Remove the drive with: openhosting drives {drive} destroy"
-    ));
-    resume.is_journaled = false;
-    Err(refuted(error, journal).await)
+    let what = format!("The image has the SHA-256 {digest}, not {expected}");
+    let fetch = "Fetch the image again, or look at where the digest is from";
+    Err(unusable(&what, fetch, drive, journal, resume).await)
 }
 
 /// Demands that a member of an archive has the digest that its manifest tells: all of it,
@@ -398,13 +393,25 @@ async fn check_member(
     if error.kind() != ErrorKind::Integrity {
         return Err(error);
     }
-    let what = format!("{error}: drive {drive} must not be used");
     let fetch = error.hint().unwrap_or("Fetch the archive again");
+    Err(unusable(&error.to_string(), fetch, drive, journal, resume).await)
+}
+
+/// The error of an upload of what is not the image that was meant, without its journal:
+/// that calls done what must not be used.
+async fn unusable(
+    what: &str,
+    fetch: &str,
+    drive: DriveId,
+    journal: Option<Journal>,
+    resume: &mut Resume,
+) -> Error {
+    let what = format!("{what}: drive {drive} must not be used");
     let error = Error::new(ErrorKind::Integrity, what).hint_to(format!(
         "{fetch}. Remove the drive with: openhosting drives {drive} destroy"
     ));
     resume.is_journaled = false;
-    Err(refuted(error, journal).await)
+    refuted(error, journal).await
 }
 
 /// What earlier runs settled of an image that is read in order.

@@ -105,6 +105,12 @@ fn upload(bench: &Bench, args: &str) -> Outcome {
     tool.args("-c 1000000").args(args).run()
 }
 
+#[track_caller]
+fn destroy(bench: &Bench, drive: &str) {
+    let path = format!("/drives/{drive}/destroy");
+    Ask::of(&bench.server).post(&path, []).expect(204);
+}
+
 /// Uploads, and compares the drive with what it should hold.
 #[track_caller]
 fn check(bench: &Bench, args: &[&str], expected: &[u8]) -> Outcome {
@@ -112,8 +118,7 @@ fn check(bench: &Bench, args: &[&str], expected: &[u8]) -> Outcome {
     let outcome = tool.list(args).run().code(0);
     let drive = bench.only_drive();
     assert_drive(&bench.server, &drive, expected);
-    let destroy = format!("/drives/{drive}/destroy");
-    Ask::of(&bench.server).post(&destroy, []).expect(204);
+    destroy(bench, &drive);
     outcome
 }
 
@@ -156,8 +161,7 @@ fn the_first_disk_of_the_description_is_sent_or_the_one_that_is_named() {
         let _ = tool.arg("-").run().code(0);
         let drive = bench.only_drive();
         assert_drive(&bench.server, &drive, &first);
-        let destroy = format!("/drives/{drive}/destroy");
-        Ask::of(&bench.server).post(&destroy, []).expect(204);
+        destroy(&bench, &drive);
     }
     let tool = bench.desk.simple(&bench.server.uri);
     let outcome = tool.args("image info --json image.iso").run().code(0);
@@ -334,8 +338,7 @@ fn an_archive_is_read_from_a_web_server_by_ranges_and_its_digest_is_that_of_all(
             .run()
             .code(4);
         let drive = bench.only_drive();
-        let destroy = format!("/drives/{drive}/destroy");
-        Ask::of(&bench.server).post(&destroy, []).expect(204);
+        destroy(&bench, &drive);
     }
 }
 
@@ -409,8 +412,7 @@ fn a_disk_is_checked_by_the_manifest_wherever_that_lies() {
         assert_eq!(errors.count(), 1, "{}", outcome.stderr);
         assert!(!outcome.stderr.contains("to resume"), "{}", outcome.stderr);
         assert_eq!(bench.desk.journals(), Vec::<std::path::PathBuf>::new());
-        let destroy = format!("/drives/{}/destroy", bench.only_drive());
-        Ask::of(&bench.server).post(&destroy, []).expect(204);
+        destroy(&bench, &bench.only_drive());
     }
 }
 
@@ -459,9 +461,7 @@ fn a_manifest_without_the_disk_is_told_and_one_that_is_not_sound_refused() {
         let _ = upload(&bench, "image.iso").code(code);
         let drive = bench.only_drive();
         assert_drive(&bench.server, &drive, &raw);
-        Ask::of(&bench.server)
-            .post(&format!("/drives/{drive}/destroy"), [])
-            .expect(204);
+        destroy(&bench, &drive);
     }
 }
 
@@ -495,9 +495,7 @@ fn an_upload_that_goes_on_checks_all_of_the_disk_by_the_manifest() {
         let drive = bench.only_drive();
         assert_drive(&bench.server, &drive, &expected);
         assert!(!bench.path("j").exists());
-        Ask::of(&bench.server)
-            .post(&format!("/drives/{drive}/destroy"), [])
-            .expect(204);
+        destroy(&bench, &drive);
     }
 }
 
@@ -525,9 +523,7 @@ fn a_disk_on_a_web_server_is_fetched_once_and_checked_by_the_manifest() {
             assert!(down < len + len / 3, "{format}: {down} of {len} fetched");
             let drive = bench.only_drive();
             assert_drive(&bench.server, &drive, &disk);
-            Ask::of(&bench.server)
-                .post(&format!("/drives/{drive}/destroy"), [])
-                .expect(204);
+            destroy(&bench, &drive);
         }
     }
 }

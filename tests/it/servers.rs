@@ -47,8 +47,7 @@ fn drive(server: &TestServer, letter: u8, keys: &str) -> String {
     let body = format!("name boot\nsize {}\n{keys}", image.len());
     let made = Ask::of(server).post("/drives/create", body).expect(200);
     let drive = made.key("drive").unwrap().to_owned();
-    let path = format!("/drives/{drive}/write");
-    Ask::of(server).post(&path, image).expect(204);
+    post_bytes(server, &drive, &image);
     drive
 }
 

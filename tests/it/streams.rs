@@ -647,11 +647,7 @@ fn an_image_with_a_map_is_fetched_by_its_ranges() {
     expected.resize(expected.len().next_multiple_of(512), 0);
     scene.check(&outcome.created(), &expected);
     assert!(web.bytes_down() < 2 * bytes.len() as u64);
-    let site = Site {
-        has_no_ranges: true,
-        ..Site::of(&bytes)
-    };
-    let web = site.serve();
+    let web = Site::without_ranges(&bytes).serve();
     let outcome = scene.upload(&format!("{}a.qcow2", web.uri()));
     outcome.code(1).says("which has to be read at any place");
 }
@@ -814,12 +810,7 @@ fn info_of_what_a_web_server_does_not_have_is_one_line() {
     let outcome = outcome.says("Cannot fetch").says("answered 404");
     assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
     assert!(!outcome.stderr.contains("secret"), "{}", outcome.stderr);
-    let empty = Site::of(b"");
-    let web = Site {
-        has_no_ranges: true,
-        ..empty
-    }
-    .serve();
+    let web = Site::without_ranges(b"").serve();
     let outcome = scene
         .desk
         .tool(SIMPLE)
