@@ -54,6 +54,14 @@ const KNOWN_BYTES_MIN: f64 = 128.0 * 1024.0;
 /// what came first may have been fast for having the link's buffers to itself.
 const UNDER_WAY_MAX: u64 = 2;
 
+/// What a second sounding took that was no longer than the first: this part of it. The
+/// first one may have had to wait for its connection.
+const SOUNDED_PART: f64 = 0.25;
+/// A confirmation is waited for where the wire takes less than this part of the time
+/// that the compressors take: some chunks are in flight at once, and the first of them
+/// is not through before most of the others are.
+const WAIT_PART: f64 = 0.5;
+
 /// Chunks that should wait to be sent while all workers are busy: the next one is
 /// there when one of them is free.
 const READY_TARGET: f64 = 1.0;
@@ -144,9 +152,9 @@ impl LevelController {
         self.link.observe(wire, now);
     }
 
-    /// Before the first chunk, `bytes` alone on the wire took so long. What counts is
-    /// the last one. It decides on one chunk: a link that lets a burst through takes
-    /// less than a chunk in one.
+    /// Before the first chunk, `bytes` alone on the wire took so long. Of two what counts
+    /// is by how much the longer one took longer. It decides on one chunk: a link that
+    /// lets a burst through takes less than a chunk in one.
     pub fn sounded(&mut self, bytes: u64, took: Duration) {
         self.link.sounded(bytes, took);
     }
@@ -194,12 +202,10 @@ impl LevelController {
         } else {
             balance
         };
-        let is_early = {
-            let under_way = self.chosen.saturating_sub(self.link.chunks);
-            under_way > UNDER_WAY_MAX.saturating_mul(self.link.chunks) || !self.link.is_known()
+        let effort = match self.is_loopback() {
+            true => 0.0,
+            false => effort.clamp(if self.is_early() { 1.0 } else { 0.0 }, TOP),
         };
-        let lowest = if is_early { 1.0 } else { 0.0 };
-        let effort = effort.clamp(lowest, TOP);
         self.chosen += 1;
         let rung = (effort + self.carry).round().clamp(0.0, TOP);
         self.carry = (self.carry + effort - rung).clamp(-1.0, 1.0);
@@ -210,6 +216,31 @@ impl LevelController {
             self.compressing += 1;
         }
         Choice { level, effort }
+    }
+
+    /// Whether what the wire takes is work of the same processors, which compression
+    /// would add to: it leads to this machine, and is as fast as such a wire. A slower
+    /// one is a tunnel.
+    fn is_loopback(&self) -> bool {
+        self.config.is_local
+            && self.link.is_known()
+            && self.link.seconds_per_byte() < self.machine.cost.value
+    }
+
+    /// Whether so little came through, for what is under way, that no more may go raw.
+    fn is_early(&self) -> bool {
+        let under_way = self.chosen.saturating_sub(self.link.chunks);
+        under_way > UNDER_WAY_MAX.saturating_mul(self.link.chunks) || !self.link.is_known()
+    }
+
+    /// Whether the next chunk should wait for a confirmation: without one it would be
+    /// compressed only to be safe, and by all that is known that takes longer.
+    pub fn is_worth_waiting(&self) -> bool {
+        self.link.is_known()
+            && !self.is_loopback()
+            && self.chosen > self.link.chunks
+            && self.is_early()
+            && self.link.seconds_per_byte() < WAIT_PART * self.machine.cost.value
     }
 
     /// Where on the ladder processors and wire take the same time for a byte of the
@@ -337,6 +368,8 @@ struct Link {
     since: Duration,
     /// Seconds with a request in flight, since the last confirmation.
     busy_now: f64,
+    /// Bytes that were sounded last, and the seconds they took.
+    sounded: (f64, f64),
     /// Such seconds and bytes that came through, the latest weighing most.
     busy: f64,
     bytes: f64,
@@ -355,9 +388,11 @@ impl Link {
     }
 
     fn sounded(&mut self, bytes: u64, took: Duration) {
-        self.busy = took.as_secs_f64();
-        self.bytes = bytes as f64;
-        self.chunk_bytes = self.bytes;
+        let (bytes, took) = (bytes as f64, took.as_secs_f64());
+        let (less_bytes, less) = std::mem::replace(&mut self.sounded, (bytes, took));
+        self.busy = (took - less).max(SOUNDED_PART * took);
+        self.bytes = (bytes - less_bytes).max(0.0);
+        self.chunk_bytes = bytes;
     }
 
     fn confirmed(&mut self, bytes: u64, body_bytes: u64, now: Duration) {
@@ -450,7 +485,18 @@ mod tests {
 
     impl Scene {
         /// Plays an upload; seconds it takes.
-        fn play(&self, mut control: Option<&mut LevelController>, fixed: u8, seed: u64) -> f64 {
+        fn play(&self, control: Option<&mut LevelController>, fixed: u8, seed: u64) -> f64 {
+            self.play_to(control, fixed, seed, |_| {})
+        }
+
+        /// Plays an upload and tells of what was chosen; seconds it takes.
+        fn play_to(
+            &self,
+            mut control: Option<&mut LevelController>,
+            fixed: u8,
+            seed: u64,
+            mut tell: impl FnMut(f64),
+        ) -> f64 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut now = 0.0_f64;
             let mut processor = 0.0;
@@ -480,6 +526,7 @@ mod tests {
                     control.observe(wire, Duration::from_secs_f64(now));
                 }
                 while unread > 0
+                    && !(control.as_ref()).is_some_and(|control| control.is_worth_waiting())
                     && encoding.len() < self.compressors
                     && encoding.len() + ready.len() + sending.len() < buffers
                 {
@@ -487,6 +534,7 @@ mod tests {
                     let level = match &mut control {
                         Some(control) => {
                             let choice = control.choose(Duration::from_secs_f64(now));
+                            tell(choice.effort);
                             choice.level.get()
                         }
                         None => fixed,
@@ -667,6 +715,64 @@ mod tests {
         // 5 Gbit/s, and 10 Mbit/s.
         assert_eq!(first(512 * 1024, Duration::from_micros(800)), Level::RAW);
         assert!(first(64 * 1024, Duration::from_millis(52)).get() > 3);
+    }
+
+    #[test]
+    fn where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe() {
+        for (mbit, is_fast) in [(10_000.0, true), (40_000.0, true), (100.0, false)] {
+            let scene = Scene {
+                chunks: 40,
+                ..scene(mbit)
+            };
+            let mut control = LevelController::new(LevelConfig {
+                compressors: scene.compressors,
+                processors: scene.compressors,
+                is_local: false,
+            });
+            let sounding = 512.0 * 1024.0;
+            let took = scene.latency + sounding / scene.bytes_per_s;
+            control.sounded(sounding as u64, Duration::from_secs_f64(took));
+            let mut efforts = Vec::new();
+            scene.play_to(Some(&mut control), 0, 0, |effort| efforts.push(effort));
+            let is_less = efforts.iter().all(|effort| *effort < 1.0);
+            assert_eq!(is_less, is_fast, "{mbit}: {efforts:?}");
+        }
+    }
+
+    #[test]
+    fn to_this_machine_all_goes_raw_unless_it_is_a_tunnel() {
+        for (mbit, is_raw) in [(40_000.0, true), (3000.0, true), (300.0, false)] {
+            let scene = Scene {
+                chunks: 40,
+                ..scene(mbit)
+            };
+            let mut control = LevelController::new(LevelConfig {
+                compressors: scene.compressors,
+                processors: scene.compressors,
+                is_local: true,
+            });
+            // All of it at once: nothing was confirmed when the last one is taken up.
+            control.sounded(64 * 1024, Duration::from_millis(1));
+            let took = 0.001 + 512.0 * 1024.0 / scene.bytes_per_s;
+            control.sounded(512 * 1024, Duration::from_secs_f64(took));
+            let raw = (0..12).map(|_| control.choose(Duration::ZERO).level);
+            let is_all_raw = raw.into_iter().all(|level| level == Level::RAW);
+            assert_eq!(is_all_raw, is_raw, "{mbit} Mbit/s");
+        }
+    }
+
+    #[test]
+    fn of_two_soundings_the_latency_does_not_count() {
+        let ms = Duration::from_millis;
+        let mut link = Link::default();
+        link.sounded(64 * 1024, ms(10));
+        link.sounded(512 * 1024, ms(17));
+        assert!((link.seconds_per_byte() * 448.0 * 1024.0 - 0.007).abs() < 1e-9);
+        // The first one had to connect.
+        let mut link = Link::default();
+        link.sounded(64 * 1024, ms(10));
+        link.sounded(512 * 1024, ms(8));
+        assert!((link.seconds_per_byte() * 448.0 * 1024.0 - 0.002).abs() < 1e-9);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::policy::{Choice, LevelConfig, LevelController, Wire};
 /// How long a compressor waits for the first chunk to be confirmed: where that is
 /// soon, all that is compressed before is compressed in vain.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
+/// And for any other while few were, where the wire was found to be fast: about as long
+/// as a chunk takes to be compressed.
+const NEXT_WAIT: Duration = Duration::from_millis(20);
 
 /// Shared by the shell and all compressors; cheap to clone. The lock is taken a few
 /// times for each chunk.
@@ -33,6 +36,8 @@ struct Shared {
     controller: LevelController,
     wire: Wire,
     start: Start,
+    /// Whether compressors wait for nothing any more.
+    goes_on: bool,
 }
 
 /// The first chunk goes ahead, to find out how fast the wire is.
@@ -81,6 +86,7 @@ impl Pace {
             controller: LevelController::new(config),
             wire: Wire::default(),
             start,
+            goes_on: fixed.is_some(),
         };
         Self {
             began: Instant::now(),
@@ -125,12 +131,16 @@ impl Pace {
         shared
             .controller
             .confirmed(bytes, body_bytes, now, processor);
-        self.over(&mut shared);
+        shared.start = Start::Over;
+        self.shared.1.notify_all();
     }
 
     /// There is nothing to wait for, or nobody who would.
     pub(super) fn close(&self) {
-        self.over(&mut self.lock());
+        let mut shared = self.lock();
+        shared.goes_on = true;
+        shared.start = Start::Over;
+        self.shared.1.notify_all();
     }
 
     fn over(&self, shared: &mut Shared) {
@@ -154,9 +164,9 @@ impl Pace {
     }
 
     /// A compressor takes up a chunk: how hard to compress it. Blocks for a moment
-    /// while the first one finds out how fast the wire is.
+    /// while the first ones find out how fast the wire is.
     pub(super) fn take_up(&self) -> Task {
-        let mut shared = self.wait_for_the_first();
+        let mut shared = self.wait_for_the_next(self.wait_for_the_first());
         let at = self.began.elapsed();
         let choice = match self.fixed {
             Some(level) => Choice {
@@ -192,6 +202,23 @@ impl Pace {
             let wait = self.shared.1.wait_timeout(shared, FIRST_WAIT - waited);
             shared = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Waits for a confirmation while that is sooner than to go on without. Once it was
+    /// not, nobody waits again.
+    fn wait_for_the_next<'a>(&self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let began = Instant::now();
+        while !shared.goes_on && shared.controller.is_worth_waiting() {
+            let waited = began.elapsed();
+            if waited >= NEXT_WAIT {
+                shared.goes_on = true;
+                self.shared.1.notify_all();
+                break;
+            }
+            let wait = self.shared.1.wait_timeout(shared, NEXT_WAIT - waited);
+            shared = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        shared
     }
 
     /// It is done with it.
