@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::buffer::Buffer;
-use crate::digest::Digest;
+use crate::digest::ChunkDigest;
 use crate::plan::Span;
 
 /// Bytes that are all zero or not as one: the block of most file systems.
@@ -21,6 +21,7 @@ const BLOCK_BYTES: usize = 4096;
 pub struct RawChunk {
     span: Span,
     bytes: Buffer,
+    read: Vec<Range<usize>>,
 }
 
 /// What the zero check makes of a chunk.
@@ -38,6 +39,7 @@ pub enum Checked {
 pub struct DataChunk {
     span: Span,
     bytes: Buffer,
+    read: Vec<Range<usize>>,
 }
 
 /// How the body of a write request is encoded.
@@ -59,8 +61,8 @@ pub struct EncodedChunk {
     /// What is written, in order. The rest of the span is zeros on a drive that has
     /// them already.
     pub parts: Vec<Part>,
-    /// The SHA-256 of the chunk itself, zeros included, if anybody wants to know.
-    pub digest: Option<Digest>,
+    /// The digest of the chunk itself, if anybody wants to know.
+    pub digest: Option<ChunkDigest>,
 }
 
 /// What one write request carries.
@@ -94,19 +96,23 @@ impl RawChunk {
 
     /// A chunk of the bytes at `span`.
     pub fn new(span: Span, bytes: Buffer) -> Self {
+        let all = 0..bytes.len();
+        Self::sparse(span, bytes, vec![all])
+    }
+
+    /// A chunk of which only these ranges were read, in order: all else was a hole, and
+    /// is zeros.
+    pub fn sparse(span: Span, bytes: Buffer, read: Vec<Range<usize>>) -> Self {
         debug_assert_eq!(span.len, bytes.len() as u64);
-        Self { span, bytes }
+        Self { span, bytes, read }
     }
 
     /// The zero check.
     pub fn check(self) -> Checked {
-        if is_zero(&self.bytes) {
-            Checked::Hole(self.span)
-        } else {
-            Checked::Data(DataChunk {
-                span: self.span,
-                bytes: self.bytes,
-            })
+        let Self { span, bytes, read } = self;
+        match read.iter().all(|range| is_zero(&bytes[range.clone()])) {
+            true => Checked::Hole(span),
+            false => Checked::Data(DataChunk { span, bytes, read }),
         }
     }
 }
@@ -127,11 +133,40 @@ impl DataChunk {
     /// `hole_bytes_min` or more zeros between them. Ranges within the chunk, in
     /// bytes; blocks are those of the drive.
     pub fn data(&self, hole_bytes_min: usize) -> Vec<Range<usize>> {
-        let mut data: Vec<Range<usize>> = Vec::new();
-        let mut start = 0;
-        while start < self.bytes.len() {
-            let end = self.block_end(start);
-            if !is_zero(&self.bytes[start..end]) {
+        let into = (self.span.offset % BLOCK_BYTES as u64) as usize;
+        data(&self.bytes, &self.read, into, hole_bytes_min)
+    }
+
+    /// The digest that takes least: of its data only, if much of it is zeros.
+    pub fn digest(&self) -> ChunkDigest {
+        ChunkDigest::of_data(&self.bytes, &data(&self.bytes, &self.read, 0, 1))
+    }
+
+    /// Gives up its bytes.
+    pub fn into_buffer(self) -> Buffer {
+        self.bytes
+    }
+}
+
+/// The runs of blocks of 4 KiB that are not all zero, with the runs of less than
+/// `hole_bytes_min` zeros between them. The first block began `into` bytes earlier.
+/// Beyond the ranges in `read` all is zeros, and nothing is looked at.
+pub fn data(
+    bytes: &[u8],
+    read: &[Range<usize>],
+    into: usize,
+    hole_bytes_min: usize,
+) -> Vec<Range<usize>> {
+    let mut data: Vec<Range<usize>> = Vec::new();
+    let mut start = 0;
+    for range in read {
+        // The block in which a range begins may be that in which the one before ended.
+        let block = (range.start + into) / BLOCK_BYTES * BLOCK_BYTES;
+        start = start.max(block.saturating_sub(into));
+        while start < range.end {
+            let next = (start + into) / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES - into;
+            let end = next.min(bytes.len());
+            if !is_zero(&bytes[start..end]) {
                 match data.last_mut() {
                     Some(last) if start - last.end < hole_bytes_min => last.end = end,
                     _ => data.push(start..end),
@@ -139,19 +174,8 @@ impl DataChunk {
             }
             start = end;
         }
-        data
     }
-
-    fn block_end(&self, start: usize) -> usize {
-        let into = (self.span.offset % BLOCK_BYTES as u64) as usize;
-        let next = (start + into) / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES - into;
-        next.min(self.bytes.len())
-    }
-
-    /// Gives up its bytes.
-    pub fn into_buffer(self) -> Buffer {
-        self.bytes
-    }
+    data
 }
 
 /// So many zeros in bytes, to write or to hash, a step at a time.
@@ -177,7 +201,46 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// What is left unread changes nothing: neither data nor digest.
+        #[test]
+        fn holes_are_zeros(
+            ranges in proptest::collection::btree_set(0..60_000_usize, 0..9),
+            full: bool,
+            offset in 0..9000_u64,
+            hole_bytes_min in 1..20_000_usize,
+        ) {
+            let len = 60_000;
+            let ends: Vec<_> = ranges.into_iter().collect();
+            let read: Vec<_> = ends.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
+            let mut bytes = vec![0; len];
+            for range in &read {
+                let end = if full { range.end } else { range.start + range.len() / 2 };
+                bytes[range.start..end].fill(1);
+            }
+            let buffer = |bytes: &[u8]| {
+                let mut buffer = crate::buffer::BufferPool::new(1).take(len).unwrap();
+                buffer.copy_from_slice(bytes);
+                buffer
+            };
+            let span = Span { index: 0, offset, len: len as u64 };
+            let whole = RawChunk::new(span, buffer(&bytes)).check();
+            let sparse = RawChunk::sparse(span, buffer(&bytes), read).check();
+            match (whole, sparse) {
+                (Checked::Data(whole), Checked::Data(sparse)) => {
+                    prop_assert_eq!(whole.data(hole_bytes_min), sparse.data(hole_bytes_min));
+                    prop_assert_eq!(whole.digest(), sparse.digest());
+                    prop_assert!(sparse.digest().is_of(&bytes));
+                }
+                (Checked::Hole(_), Checked::Hole(_)) => prop_assert!(is_zero(&bytes)),
+                (whole, sparse) => prop_assert!(false, "{:?} {:?}", whole, sparse),
+            }
+        }
+    }
 
     #[test]
     fn zeros_are_as_many_as_asked_for() {

@@ -1,5 +1,6 @@
 //! SHA-256 of chunks and of whole images.
 
+mod chunk;
 mod sums;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::chunk::zeros;
 use crate::error::{Error, ErrorKind, Result};
 
+pub use chunk::ChunkDigest;
 pub use sums::digest_for;
 
 /// Bytes of a file that are read at a time: they stay in the processor's cache.

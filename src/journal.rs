@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rangemap::RangeSet;
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
 
-use crate::digest::Digest;
+use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Span;
 
@@ -152,7 +152,11 @@ impl Journal {
         // Longer ones there are not: a chunk is a buffer.
         if let Ok(len) = u32::try_from(span.len) {
             let index = span.index;
-            self.append(&Record::Done { index, len, digest });
+            self.append(&Record::Done {
+                index,
+                len,
+                digest: digest.into(),
+            });
         }
         Ok(())
     }
@@ -198,7 +202,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be read.
-    pub fn digests(&self) -> Result<BTreeMap<u64, Digest>> {
+    pub fn digests(&self) -> Result<BTreeMap<u64, ChunkDigest>> {
         let mut digests = BTreeMap::new();
         let each = |index, _, digest| {
             digests.insert(index, digest);
@@ -399,7 +403,7 @@ mod tests {
         let done = |index| Record::Done {
             index,
             len: 10,
-            digest: Digest::of(&[7]),
+            digest: ChunkDigest::of(&[7]),
         };
         journal.append(&done(8));
         journal.append(&Record::Holes { first: 0, count: 6 });
@@ -476,7 +480,7 @@ mod tests {
 
     /// A journal, kept beside a file of three chunks that were written in this order;
     /// the last notes, if any, follow. How it is kept, what it says, and its digests.
-    fn kept(last: Option<Note>) -> (Kept, Replay, BTreeMap<u64, Digest>) {
+    fn kept(last: Option<Note>) -> (Kept, Replay, BTreeMap<u64, ChunkDigest>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -502,7 +506,7 @@ mod tests {
         let (kept, replay, digests) = kept(None);
         assert_eq!(kept.unrecorded, []);
         let all = [&b"0123456789"[..], b"abcdefghij", b"klmno"];
-        let all = (0..).zip(all.map(Digest::of)).collect();
+        let all = (0..).zip(all.map(ChunkDigest::of)).collect();
         assert_eq!(digests, all);
         assert_eq!(replay.state.whole, None);
     }
@@ -520,7 +524,10 @@ mod tests {
             .remember(&data, kept.unrecorded.drain(..1))
             .unwrap();
         let digests = kept.journal.digests().unwrap();
-        assert_eq!(digests, BTreeMap::from([(1, Digest::of(b"9876543210"))]));
+        assert_eq!(
+            digests,
+            BTreeMap::from([(1, ChunkDigest::of(b"9876543210"))])
+        );
         // What cannot be read is not remembered.
         assert!(kept.journal.remember(&data, kept.unrecorded).is_err());
     }

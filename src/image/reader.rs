@@ -46,10 +46,10 @@ impl Unread {
     /// # Errors
     /// As [`ImageReader::next_piece`].
     pub fn read(mut self) -> Result<RawChunk> {
-        read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
+        let read = read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
         // The reader may have come to the end by now, and looked there.
         self.image.check_unchanged()?;
-        Ok(RawChunk::new(self.span, self.buffer))
+        Ok(RawChunk::sparse(self.span, self.buffer, read))
     }
 }
 
@@ -155,10 +155,14 @@ impl ImageReader {
                 buffer,
             })));
         }
-        if let Some(disk) = self.image.disk() {
-            read_extents(disk, &mut self.extent, span, &mut buffer)?;
-        }
-        Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))))
+        let chunk = match self.image.disk() {
+            Some(disk) => {
+                let read = read_extents(disk, &mut self.extent, span, &mut buffer)?;
+                RawChunk::sparse(span, buffer, read)
+            }
+            None => RawChunk::new(span, buffer),
+        };
+        Ok(Some(Piece::Chunk(chunk)))
     }
 
     /// The next chunk of a stream. Where nobody knew its size, a look at what follows
@@ -227,13 +231,14 @@ fn shorter(stream: &StreamImage, plan: &Plan, offset: u64) -> Error {
 }
 
 /// Fills a chunk from the data extents in it; what lies between them is a hole,
-/// and so zero.
+/// and so zero. Gives the ranges of the chunk that were read.
 fn read_extents(
     disk: &dyn Disk,
     extent: &mut Range<u64>,
     span: Span,
     bytes: &mut [u8],
-) -> Result<()> {
+) -> Result<Vec<Range<usize>>> {
+    let mut read = Vec::new();
     let at = |offset: u64| usize::try_from(offset - span.offset).unwrap_or(usize::MAX);
     let mut offset = span.offset;
     while offset < span.end() {
@@ -243,11 +248,13 @@ fn read_extents(
         let data = extent.start.clamp(offset, span.end())..extent.end.min(span.end());
         bytes[at(offset)..at(data.start)].fill(0);
         if data.start < data.end {
-            disk.read_at(&mut bytes[at(data.start)..at(data.end)], data.start)?;
+            let data = at(data.start)..at(data.end);
+            disk.read_at(&mut bytes[data.clone()], span.offset + data.start as u64)?;
+            read.push(data);
         }
         offset = data.end.max(data.start);
     }
-    Ok(())
+    Ok(read)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BufMut};
 
-use crate::digest::Digest;
+use crate::digest::{ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::image::Fingerprint;
 
@@ -73,8 +73,8 @@ pub enum Record {
         index: u64,
         /// Its length in bytes.
         len: u32,
-        /// The SHA-256 of its bytes.
-        digest: Digest,
+        /// The digest of its bytes.
+        digest: ChunkDigest,
     },
     /// These chunks are holes and were left out.
     Holes {
@@ -207,13 +207,20 @@ impl Record {
     /// The bytes of record number `number` of the journal of `session`.
     pub fn encode(&self, number: u64, session: &[u8; 16]) -> [u8; RECORD_BYTES] {
         let mut payload = [0; 32];
+        let mut version = 1;
         let (kind, flags, len, index) = match self {
             Self::Drive { id, is_ours } => {
                 payload[..16].copy_from_slice(&id.to_bytes());
                 (1, u16::from(*is_ours), 0, 0)
             }
             Self::Done { index, len, digest } => {
-                payload = *digest.as_bytes();
+                payload = match digest {
+                    ChunkDigest::Whole(digest) => *digest.as_bytes(),
+                    ChunkDigest::Data(digest) => {
+                        version = 2;
+                        *digest.as_bytes()
+                    }
+                };
                 (2, 0, *len, *index)
             }
             Self::Holes { first, count } => {
@@ -236,7 +243,7 @@ impl Record {
         let mut bytes = [0; RECORD_BYTES];
         let mut out = &mut bytes[..];
         out.put_u8(kind);
-        out.put_u8(1);
+        out.put_u8(version);
         out.put_u16_le(flags);
         out.put_u32_le(len);
         out.put_u64_le(index);
@@ -258,7 +265,7 @@ impl Record {
         let mut input = &bytes[..RECORD_BYTES - 4];
         let (kind, version, flags) = (input.get_u8(), input.get_u8(), input.get_u16_le());
         let (len, index) = (input.get_u32_le(), input.get_u64_le());
-        if version != 1 || input.get_u64_le() != number {
+        if input.get_u64_le() != number {
             return None;
         }
         let mut payload = [0; 32];
@@ -267,8 +274,8 @@ impl Record {
             return None;
         }
         let mut rest = &payload[..];
-        match kind {
-            1 => {
+        match (kind, version) {
+            (1, 1) => {
                 let mut id = [0; 16];
                 rest.copy_to_slice(&mut id);
                 Some(Self::Drive {
@@ -276,20 +283,26 @@ impl Record {
                     is_ours: flags & 1 == 1,
                 })
             }
-            2 => Some(Self::Done {
-                index,
-                len,
-                digest: Digest::from_bytes(payload),
-            }),
-            3 => Some(Self::Holes {
+            (2, 1 | 2) => {
+                let digest = Digest::from_bytes(payload);
+                Some(Self::Done {
+                    index,
+                    len,
+                    digest: match version {
+                        1 => ChunkDigest::Whole(digest),
+                        _ => ChunkDigest::Data(digest),
+                    },
+                })
+            }
+            (3, 1) => Some(Self::Holes {
                 first: index,
                 count: rest.get_u64_le(),
             }),
-            4 => Some(Self::Drivestate {
+            (4, 1) => Some(Self::Drivestate {
                 write_bytes: rest.get_u64_le(),
                 write_requests: rest.get_u64_le(),
             }),
-            5 => Some(Self::Whole {
+            (5, 1) => Some(Self::Whole {
                 inode: index,
                 modified_ns: rest.get_i128_le(),
             }),
@@ -343,10 +356,13 @@ pub(super) mod tests {
                 id: DriveId::from_bytes(id),
                 is_ours
             }),
-            any::<(u64, u32, [u8; 32])>().prop_map(|(index, len, digest)| Record::Done {
-                index,
-                len,
-                digest: Digest::from_bytes(digest)
+            any::<(u64, u32, [u8; 32], bool)>().prop_map(|(index, len, digest, is_data)| {
+                let digest = Digest::from_bytes(digest);
+                let digest = match is_data {
+                    true => ChunkDigest::Data(digest),
+                    false => ChunkDigest::Whole(digest),
+                };
+                Record::Done { index, len, digest }
             }),
             any::<(u64, u64)>().prop_map(|(first, count)| Record::Holes { first, count }),
             any::<(u64, u64)>().prop_map(|(write_bytes, write_requests)| Record::Drivestate {

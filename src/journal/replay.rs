@@ -5,7 +5,7 @@ use std::io::Read;
 use rangemap::RangeSet;
 
 use super::record::{HEADER_BYTES, Header, HeaderError, RECORD_BYTES, Record};
-use crate::digest::Digest;
+use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 
 /// The sum of a journal's records.
@@ -88,7 +88,7 @@ pub enum ReplayError {
 /// [`ReplayError`].
 pub fn replay(
     mut input: impl Read,
-    mut each: impl FnMut(u64, u32, Digest),
+    mut each: impl FnMut(u64, u32, ChunkDigest),
 ) -> Result<Replay, ReplayError> {
     let mut bytes = [0; HEADER_BYTES];
     if !fill(&mut input, &mut bytes)? {
@@ -168,7 +168,7 @@ mod tests {
             let record = Record::Done {
                 index: number,
                 len: 10,
-                digest: Digest::of(&number.to_le_bytes()),
+                digest: ChunkDigest::of(&number.to_le_bytes()),
             };
             bytes.extend_from_slice(&record.encode(number, &header.session));
         }
@@ -178,7 +178,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Replay, ReplayError> {
         replay(bytes, |index, len, digest| {
             // Whatever is wrong, nothing false is ever told.
-            assert_eq!((len, digest), (10, Digest::of(&index.to_le_bytes())));
+            assert_eq!((len, digest), (10, ChunkDigest::of(&index.to_le_bytes())));
         })
     }
 
@@ -228,7 +228,7 @@ mod tests {
     fn what_lies_beyond_the_end_is_not_believed() {
         let mut bytes = journal(0);
         let session = *b"0123456789abcdef";
-        let digest = Digest::of(&[]);
+        let digest = ChunkDigest::of(&[]);
         let hostile = [
             Record::Holes {
                 first: 90,

@@ -4,7 +4,7 @@
 use rangemap::RangeSet;
 
 use crate::chunk::is_zero;
-use crate::digest::Digest;
+use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, Image};
 use crate::journal::{Journal, State};
@@ -40,7 +40,7 @@ pub(super) fn changed(
 pub(super) fn differing(
     image: &dyn Disk,
     plan: &Plan,
-    digests: impl IntoIterator<Item = (u64, Digest)>,
+    digests: impl IntoIterator<Item = (u64, ChunkDigest)>,
     holes: &RangeSet<u64>,
 ) -> Result<RangeSet<u64>> {
     let mut differing = RangeSet::new();
@@ -51,7 +51,7 @@ pub(super) fn differing(
         };
         bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
         image.read_at(&mut bytes, span.offset)?;
-        if Digest::of(&bytes) != digest {
+        if !digest.is_of(&bytes) {
             differing.insert(index..index + 1);
         }
     }

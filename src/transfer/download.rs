@@ -25,7 +25,7 @@ use super::sink::Sink;
 use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
 use super::upload::everything_settled;
-use super::verify::{Expected, Sampler, Verified, Verify, verify};
+use super::verify::{Digests, Expected, Sampler, Verified, Verify, verify};
 use crate::api::Client;
 use crate::buffer::BufferPool;
 use crate::codec::Packing;
@@ -177,7 +177,11 @@ pub async fn download(
     // The journal makes its digests itself, from a file that has the disk's bytes at
     // their places.
     let is_raw = options.format == TargetFormat::Raw;
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), is_journaled && !is_raw);
+    let digests = match is_journaled && !is_raw {
+        true => Digests::Whole,
+        false => Digests::Unwanted,
+    };
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests);
     check_earlier(
         &sink,
         options.format,
@@ -454,7 +458,7 @@ impl Job for Download {
                 if let Some((span, bytes)) = fetched.first() {
                     sampler.look_at(span, bytes);
                 }
-                if (sampler.is_full() || sampler.wants_digests() || lag.is_behind())
+                if (sampler.wants_digests() || lag.is_behind())
                     && let Ok(mut digests) = digests.lock()
                 {
                     digests.insert(span.index, fetched.digest());
@@ -481,13 +485,15 @@ impl Job for Download {
             .and_then(|mut digests| digests.remove(&span.index));
         if let Some(keeper) = &self.keeper {
             // Where there is a journal, the plan begins where the file does.
-            keeper.note(done(span, digest).map_or(Note::Written(span), Note::Record))?;
+            keeper.note(
+                done(span, digest.map(Into::into)).map_or(Note::Written(span), Note::Record),
+            )?;
         }
         if self.sampler.is_full()
             && let Some(digest) = digest
         {
             let offset = self.base + span.offset;
-            self.to_verify.chunk(Span { offset, ..span }, digest);
+            self.to_verify.chunk(Span { offset, ..span }, digest.into());
         }
         Ok(())
     }

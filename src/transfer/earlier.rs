@@ -9,7 +9,7 @@ use super::shell::stopped;
 use super::sink::Sink;
 use super::stop::Stop;
 use super::verify::Sampler;
-use crate::digest::Digest;
+use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Disk, TargetFormat};
 use crate::journal::{Journal, State};
@@ -71,7 +71,7 @@ pub(super) async fn take_back(
     let (holes, sampler) = (state.holes.clone(), sampler.clone());
     let (journal, wrong) = blocking(move || {
         let digests: Vec<_> = journal.digests()?.into_iter().collect();
-        let picks = |(index, _): &&(u64, Digest)| sampler.is_full() || sampler.picks(*index);
+        let picks = |(index, _): &&(u64, ChunkDigest)| sampler.is_full() || sampler.picks(*index);
         let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
         let mut wrong = differing(&*image, &plan, [], &holes)?;
         wrong.extend(in_steps(&*image, &plan, &picked, &stop)?);
@@ -96,7 +96,7 @@ pub(super) async fn take_back(
 fn in_steps(
     image: &dyn Disk,
     plan: &Plan,
-    digests: &[(u64, Digest)],
+    digests: &[(u64, ChunkDigest)],
     stop: &Stop,
 ) -> Result<RangeSet<u64>> {
     let step = usize::try_from(STEP_BYTES / plan.chunk_bytes()).unwrap_or(1);

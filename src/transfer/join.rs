@@ -10,7 +10,7 @@ use super::session::{Ended, blocking, gaps};
 use super::sink::digest_of;
 use super::stop::Stop;
 use super::upload::everything_settled;
-use super::verify::{Expected, Sampler, verify};
+use super::verify::{Digests, Expected, Sampler, verify};
 use crate::api::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{ImageTarget, TargetFormat};
@@ -76,7 +76,7 @@ pub async fn join_download(
         offset: 0,
         bytes: Some(0),
     });
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), false);
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), Digests::Unwanted);
     let mut to_verify = Expected::default();
     let (mut ended, mut torn) = (Vec::new(), Vec::new());
     for (index, (mut journal, mut state)) in (1..).zip(journals) {

@@ -15,7 +15,7 @@ use super::verify::Sampler;
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
 use crate::codec::Gzip;
-use crate::digest::Digest;
+use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Piece, Unread};
 use crate::monitor::Encoded;
@@ -55,7 +55,7 @@ pub(super) struct PipelineConfig {
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
     /// The digests of chunks that were sent.
-    pub(super) digests: BTreeMap<u64, Digest>,
+    pub(super) digests: BTreeMap<u64, ChunkDigest>,
     /// Chunks that were left out as zeros.
     pub(super) holes: RangeSet<u64>,
     /// Whether what changed is to be sent again.
@@ -67,7 +67,7 @@ impl Earlier {
     fn is_same(&self, chunk: &RawChunk) -> bool {
         let index = chunk.span().index;
         match self.digests.get(&index) {
-            Some(digest) => Digest::of(chunk.bytes()) == *digest,
+            Some(digest) => digest.is_of(chunk.bytes()),
             None => self.holes.contains(&index) && is_zero(chunk.bytes()),
         }
     }
@@ -361,8 +361,8 @@ fn prepare(
     let span = chunk.span();
     sampler.look_at(span, chunk.bytes());
     let digest = match selection {
-        Some(selection) => Some(selection.check_data(&chunk)?),
-        None => sampler.wants_digests().then(|| Digest::of(chunk.bytes())),
+        Some(selection) => Some(selection.check_data(&chunk)?.into()),
+        None => sampler.digest(&chunk),
     };
     let ranges = selection.and_then(|selection| selection.ranges(&chunk));
     let task = pace.take_up();

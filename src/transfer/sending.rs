@@ -12,11 +12,11 @@ use super::pipeline::{Pipeline, Prepared};
 use super::room::Room;
 use super::session::{blocking, done};
 use super::shell::{Attempt, Feed, Job};
-use super::verify::{Expected, ZeroDigests, digest_of};
+use super::verify::{Expected, ZeroDigests, holds};
 use crate::api::Client;
 use crate::chunk::{EncodedChunk, Encoding, Part};
 use crate::codec::gzip_zeros;
-use crate::digest::Digest;
+use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::Result;
 use crate::journal::{Keeper, Record};
@@ -77,10 +77,10 @@ impl Upload {
         self.plan.bytes_of(&chunks).end
     }
 
-    fn digest(&mut self, span: Span) -> Option<Digest> {
+    fn digest(&mut self, span: Span) -> Option<ChunkDigest> {
         match self.bodies.get(&span.index) {
             Some(chunk) => chunk.digest,
-            None => Some(self.zero_digests.of(span.len)),
+            None => Some(self.zero_digests.of(span.len).into()),
         }
     }
 }
@@ -155,9 +155,9 @@ impl Job for Upload {
                 None => None,
             };
             if let Some(expected) = expected {
-                match digest_of(&client, drive, span).await {
-                    Ok(digest) if digest == expected => return Attempt::of(Ok(()), 0),
-                    Ok(_) => {}
+                match holds(&client, drive, span, &expected).await {
+                    Ok(true) => return Attempt::of(Ok(()), 0),
+                    Ok(false) => {}
                     Err(failure) => return Attempt::of(Err(failure), 0),
                 }
             }

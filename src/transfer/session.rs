@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rangemap::RangeSet;
 use uuid::Uuid;
 
-use crate::digest::Digest;
+use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Direction, Header, Journal, Keeper, Kept, Record, Replay, State};
@@ -267,7 +267,7 @@ pub(super) fn gaps(plan: &Plan, first: u64, settled: &RangeSet<u64>) -> Vec<Rang
 
 /// A record that a chunk is at its place. Without a digest there is none: nobody
 /// could check it later.
-pub(super) fn done(span: Span, digest: Option<Digest>) -> Option<Record> {
+pub(super) fn done(span: Span, digest: Option<ChunkDigest>) -> Option<Record> {
     Some(Record::Done {
         index: span.index,
         len: u32::try_from(span.len).ok()?,

@@ -20,7 +20,7 @@ use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, ref
 use super::shell::Shell;
 use super::sounding::sound;
 use super::stop::Stop;
-use super::verify::{Expected, Sampler, Verified, Verify, ZeroDigests, verify};
+use super::verify::{Digests, Expected, Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::digest::Digest;
@@ -225,8 +225,12 @@ async fn send(
         bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
     });
     let compare = options.compare || session.is_damaged;
-    let wants_digests = session.journal.is_some() || compare || options.selection.is_some();
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), wants_digests);
+    let digests = match session.journal {
+        _ if compare => Digests::Whole,
+        Some(_) => Digests::Quick,
+        None => Digests::Unwanted,
+    };
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests);
     let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let earlier = earlier(&image, &mut session, options).await?;
     let source = match options.sha256 {

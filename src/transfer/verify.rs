@@ -19,8 +19,8 @@ use super::shell::{Attempt, Feed, Job, Shell, stopped};
 use super::stop::Stop;
 use super::survey::not_holes;
 use crate::api::Client;
-use crate::chunk::is_zero;
-use crate::digest::Digest;
+use crate::chunk::{DataChunk, is_zero};
+use crate::digest::{ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -86,7 +86,7 @@ enum Check {
     /// These very bytes at this offset.
     Bytes { offset: u64, bytes: Bytes },
     /// Bytes with this digest.
-    Digest { span: Span, digest: Digest },
+    Digest { span: Span, digest: ChunkDigest },
     /// Zeros, in these bytes.
     Zeros(Range<u64>),
 }
@@ -94,14 +94,14 @@ enum Check {
 /// What a full verification expects of the drive.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    chunks: Vec<(Span, Digest)>,
+    chunks: Vec<(Span, ChunkDigest)>,
     /// In bytes; the number of holes counts, not their size.
     zeros: RangeSet<u64>,
 }
 
 impl Expected {
     /// A chunk holds bytes with this digest.
-    pub(super) fn chunk(&mut self, span: Span, digest: Digest) {
+    pub(super) fn chunk(&mut self, span: Span, digest: ChunkDigest) {
         self.chunks.push((span, digest));
     }
 
@@ -147,6 +147,17 @@ fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
+/// Which digests of the chunks somebody needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Digests {
+    /// None.
+    Unwanted,
+    /// Those that take least.
+    Quick,
+    /// Those that an endpoint may make as well.
+    Whole,
+}
+
 /// Takes samples of chunks as they pass by.
 #[derive(Clone, Debug)]
 pub(super) struct Sampler {
@@ -156,26 +167,37 @@ pub(super) struct Sampler {
     /// The last chunk, once it is known of an image whose size nobody knew.
     last: Arc<OnceLock<u64>>,
     seed: u64,
-    wants_digests: bool,
+    digests: Digests,
     samples: Arc<Mutex<Vec<Check>>>,
 }
 
 impl Sampler {
-    /// Samples of an image with this plan. `wants_digests` if somebody else needs the
-    /// digest of every chunk.
-    pub(super) fn new(verify: Verify, plan: &Plan, seed: u64, wants_digests: bool) -> Self {
+    /// Samples of an image with this plan. `digests` is what somebody else needs.
+    pub(super) fn new(verify: Verify, plan: &Plan, seed: u64, digests: Digests) -> Self {
         Self {
             verify,
             chunks: (!plan.is_endless()).then(|| plan.count()),
             last: Arc::default(),
             seed,
-            wants_digests: wants_digests || verify == Verify::Full,
+            digests: match verify {
+                Verify::Full => Digests::Whole,
+                _ => digests,
+            },
             samples: Arc::default(),
         }
     }
 
     pub(super) fn wants_digests(&self) -> bool {
-        self.wants_digests
+        self.digests != Digests::Unwanted
+    }
+
+    /// The digest of a chunk, if anybody needs it.
+    pub(super) fn digest(&self, chunk: &DataChunk) -> Option<ChunkDigest> {
+        match self.digests {
+            Digests::Unwanted => None,
+            Digests::Quick => Some(chunk.digest()),
+            Digests::Whole => Some(Digest::of(chunk.bytes()).into()),
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -360,10 +382,7 @@ impl Check {
                 let read = client.read(drive, *offset, bytes.len() as u64).await;
                 read.map(|read| read == bytes)
             }
-            Self::Digest { span, digest } => {
-                let read = digest_of(client, drive, *span).await;
-                read.map(|read| read == *digest)
-            }
+            Self::Digest { span, digest } => holds(client, drive, *span, digest).await,
             Self::Zeros(bytes) => {
                 let len = bytes.end - bytes.start;
                 match client.digest(drive, bytes.start, len).await {
@@ -395,13 +414,34 @@ impl Check {
     }
 }
 
-/// The digest of a range of the drive: made by the endpoint, if that is one of
-/// ours, or else of what is read, in steps that the API allows.
-pub(super) async fn digest_of(
+/// Whether a chunk of the drive has this digest.
+pub(super) async fn holds(
     client: &Client,
     drive: DriveId,
     span: Span,
-) -> Result<Digest, Failure> {
+    expected: &ChunkDigest,
+) -> Result<bool, Failure> {
+    let expected = match expected {
+        ChunkDigest::Whole(expected) => {
+            return Ok(digest_of(client, drive, span).await? == *expected);
+        }
+        expected => *expected,
+    };
+    let mut chunk = Vec::with_capacity(usize::try_from(span.len).unwrap_or(0));
+    while (chunk.len() as u64) < span.len {
+        let at = chunk.len() as u64;
+        let len = READ_BYTES_MAX.min(span.len - at);
+        let bytes = client.read(drive, span.offset + at, len).await?;
+        chunk.extend_from_slice(&bytes);
+    }
+    tokio::task::spawn_blocking(move || expected.is_of(&chunk))
+        .await
+        .map_err(|cause| Failure::Broken(cause.to_string()))
+}
+
+/// The digest of a range of the drive: made by the endpoint, if that is one of
+/// ours, or else of what is read, in steps that the API allows.
+async fn digest_of(client: &Client, drive: DriveId, span: Span) -> Result<Digest, Failure> {
     if span.len <= DIGEST_BYTES_MAX
         && let Some(digest) = client.digest(drive, span.offset, span.len).await?
     {
@@ -517,7 +557,7 @@ mod tests {
     fn samples_are_bounded_and_hold_both_ends() {
         for chunks in [1, 2, 16, 100, 10_000, 1_000_000] {
             let plan = Plan::new(chunks, NonZeroU64::MIN);
-            let sampler = Sampler::new(Verify::Sample, &plan, 7, false);
+            let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted);
             let picked: Vec<u64> = (0..chunks).filter(|i| sampler.picks(*i)).collect();
             assert_eq!(picked.first(), Some(&0));
             assert_eq!(picked.last(), Some(&(chunks - 1)));
@@ -533,7 +573,7 @@ mod tests {
     #[test]
     fn an_image_without_a_known_end_is_sampled_all_along() {
         let plan = Plan::endless(NonZeroU64::MIN);
-        let sampler = Sampler::new(Verify::Sample, &plan, 7, false);
+        let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted);
         let picked: Vec<u64> = (0..1_000_000).filter(|i| sampler.picks(*i)).collect();
         assert!(picked.starts_with(&[0, 1, 2]));
         assert!(picked.len() < 2000, "{}", picked.len());

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use openhosting::digest::Digest;
+use openhosting::digest::{ChunkDigest, Digest};
 use openhosting::drive::DriveId;
 use openhosting::image::Fingerprint;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, replay};
@@ -35,9 +35,22 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(noise(SIZE as u64, SIZE))
+    }
+
+    /// With an image of which each chunk is zeros but for its second 4 KiB.
+    fn sparse() -> Self {
+        let mut image = noise(SIZE as u64, SIZE);
+        for chunk in image.chunks_mut(C) {
+            chunk[..4096].fill(0);
+            chunk[8192..].fill(0);
+        }
+        Self::of(image)
+    }
+
+    fn of(image: Vec<u8>) -> Self {
         let desk = Desk::new();
         let (server, proxy) = desk.pair();
-        let image = noise(SIZE as u64, SIZE);
         desk.file("a.img", &image);
         Self {
             desk,
@@ -378,6 +391,41 @@ fn an_image_that_changed_is_told_and_what_changed_is_sent() {
 }
 
 #[test]
+fn zeros_within_a_chunk_that_are_none_any_more_are_sent() {
+    let mut scene = Scene::sparse();
+    let _ = scene.interrupted("");
+    let _ = scene.writes();
+    // In zeros before the data of a chunk that is settled, and in those after.
+    scene.change(3 * C + 4095, b"c");
+    scene.change(7 * C + 8192, b"c");
+    let _ = scene.run("").code(4).says("2 chunks");
+    let _ = scene.run("--changed-ok --verify full").code(0);
+    let writes = scene.writes();
+    for chunk in [3, 7] {
+        let bytes = (chunk * C) as u64..((chunk + 1) * C) as u64;
+        assert!(writes.iter().any(|at| bytes.contains(at)), "{writes:?}");
+    }
+    assert!(
+        !writes
+            .iter()
+            .any(|at| (4 * C as u64..5 * C as u64).contains(at)),
+        "{writes:?}"
+    );
+    scene.check_done();
+}
+
+#[test]
+fn zeros_within_a_chunk_that_changed_on_the_drive_are_found() {
+    let scene = Scene::sparse();
+    let _ = scene.interrupted("");
+    let path = scene.server.drive_file(&scene.drive());
+    let file = File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"c", 3 * C as u64 + 8192).unwrap();
+    let outcome = scene.run("--verify full").code(4);
+    let _ = outcome.says("does not hold what was transferred");
+}
+
+#[test]
 fn an_image_only_touched_is_read_again_and_not_sent_again() {
     let mut scene = Scene::new();
     let _ = scene.interrupted("");
@@ -652,11 +700,24 @@ fn header_v1(direction: Direction) -> Header {
     }
 }
 
-fn records_v1(direction: Direction, is_whole: bool) -> Vec<Record> {
+/// What a journal holds beyond what all have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum More {
+    Nothing,
+    /// It calls its file whole.
+    Whole,
+    /// Its last chunk has the digest of its data.
+    Data,
+}
+
+fn records_v1(direction: Direction, more: More) -> Vec<Record> {
     let done = |index: u64| Record::Done {
         index,
         len: 1_000_000,
-        digest: Digest::of(&index.to_le_bytes()),
+        digest: match (Digest::of(&index.to_le_bytes()), index, more) {
+            (digest, 1, More::Data) => ChunkDigest::Data(digest),
+            (digest, ..) => ChunkDigest::Whole(digest),
+        },
     };
     let drive = Record::Drive {
         id: DriveId::from_bytes(*b"drive of a test."),
@@ -684,25 +745,30 @@ fn records_v1(direction: Direction, is_whole: bool) -> Vec<Record> {
             done(0),
         ],
     };
-    records.extend(is_whole.then_some(whole));
+    records.extend((more == More::Whole).then_some(whole));
     records
 }
 
-fn bytes_v1(direction: Direction, is_whole: bool) -> Vec<u8> {
+fn bytes_v1(direction: Direction, more: More) -> Vec<u8> {
     let header = header_v1(direction);
     let mut bytes = header.encode().unwrap().to_vec();
-    for (number, record) in records_v1(direction, is_whole).iter().enumerate() {
+    for (number, record) in records_v1(direction, more).iter().enumerate() {
         bytes.extend_from_slice(&record.encode(number as u64, &header.session));
     }
     bytes
 }
 
-/// Which journals there are, and whether they call their file whole.
-const JOURNALS: [(Direction, bool, &str); 4] = [
-    (Direction::Upload, false, "upload.ohj"),
-    (Direction::Download, false, "download.ohj"),
-    (Direction::Download, true, "download-whole.ohj"),
-    (Direction::DownloadAsQcow2, false, "download-qcow2.ohj"),
+/// Which journals there are.
+const JOURNALS: [(Direction, More, &str); 5] = [
+    (Direction::Upload, More::Nothing, "upload.ohj"),
+    (Direction::Upload, More::Data, "upload-sparse.ohj"),
+    (Direction::Download, More::Nothing, "download.ohj"),
+    (Direction::Download, More::Whole, "download-whole.ohj"),
+    (
+        Direction::DownloadAsQcow2,
+        More::Nothing,
+        "download-qcow2.ohj",
+    ),
 ];
 
 /// The maker: `cargo test --test it -- --ignored make_the_journals`. For what is new;
@@ -710,18 +776,18 @@ const JOURNALS: [(Direction, bool, &str); 4] = [
 #[test]
 #[ignore = "makes the fixtures"]
 fn make_the_journals() {
-    for (direction, is_whole, name) in JOURNALS {
+    for (direction, more, name) in JOURNALS {
         let path = fixtures().join(VERSIONS[VERSIONS.len() - 1]).join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         if !path.exists() {
-            std::fs::write(path, bytes_v1(direction, is_whole)).unwrap();
+            std::fs::write(path, bytes_v1(direction, more)).unwrap();
         }
     }
 }
 
 #[test]
 fn journals_of_version_1_can_be_read() {
-    for (direction, is_whole, name) in JOURNALS {
+    for (direction, more, name) in JOURNALS {
         let bytes = std::fs::read(fixtures().join("v1").join(name)).unwrap();
         let mut told = Vec::new();
         let replay = replay(&bytes[..], |index, len, digest| {
@@ -729,7 +795,7 @@ fn journals_of_version_1_can_be_read() {
         })
         .unwrap();
         assert_eq!(replay.header, header_v1(direction));
-        let records = records_v1(direction, is_whole);
+        let records = records_v1(direction, more);
         assert_eq!(replay.records, records.len() as u64);
         assert!(!replay.is_damaged);
         let done = records.iter().filter(|r| matches!(r, Record::Done { .. }));
@@ -737,7 +803,7 @@ fn journals_of_version_1_can_be_read() {
         let (id, is_ours) = replay.state.drive.unwrap();
         assert_eq!(id, DriveId::from_bytes(*b"drive of a test."));
         assert_eq!(is_ours, direction == Direction::Upload);
-        let whole = is_whole.then_some((7_340_033, 1_795_000_000_987_654_321));
+        let whole = (more == More::Whole).then_some((7_340_033, 1_795_000_000_987_654_321));
         assert_eq!(replay.state.whole, whole);
         let settled: Vec<_> = replay.state.settled().iter().cloned().collect();
         match direction {

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::time::Duration;
 
-use openhosting::digest::Digest;
+use openhosting::digest::{ChunkDigest, Digest};
 use openhosting::drive::DriveId;
 use openhosting::failure::Failure;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, State, replay};
@@ -976,7 +976,7 @@ impl Client<'_> {
     /// Mirrors `Upload::settled` and `Download::settled`.
     fn settled(&mut self, w: &mut Work, span: Span) {
         let range = span.offset as usize..span.end() as usize;
-        let digest = Digest::of(&self.scenario.source[range]);
+        let digest = ChunkDigest::of(&self.scenario.source[range]);
         self.note(
             w,
             Record::Done {
