@@ -57,6 +57,10 @@ const UNDER_WAY_MAX: u64 = 2;
 /// What a second sounding took that was no longer than the first: this part of it. The
 /// first one may have had to wait for its connection.
 const SOUNDED_PART: f64 = 0.25;
+/// An endpoint on this machine takes no longer for a byte than so many times what a
+/// compressor takes, even if it writes to memory that it has to get first. One that does
+/// is a tunnel.
+const LOCAL_PART: f64 = 3.0;
 /// A confirmation is waited for where the wire takes less than this part of the time
 /// that the compressors take: some chunks are in flight at once, and the first of them
 /// is not through before most of the others are.
@@ -219,12 +223,11 @@ impl LevelController {
     }
 
     /// Whether what the wire takes is work of the same processors, which compression
-    /// would add to: it leads to this machine, and is as fast as such a wire. A slower
-    /// one is a tunnel.
+    /// would add to: it leads to this machine, and no further.
     fn is_loopback(&self) -> bool {
         self.config.is_local
             && self.link.is_known()
-            && self.link.seconds_per_byte() < self.machine.cost.value
+            && self.link.seconds_per_byte() < LOCAL_PART * self.machine.cost.value
     }
 
     /// Whether so little came through, for what is under way, that no more may go raw.
