@@ -2,7 +2,7 @@
 //! hands out so many buffers and whoever wants one more waits, so the bytes held
 //! are bounded whatever the size of the image.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,16 +12,35 @@ use bytes::Bytes;
 /// A number of buffers.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
-    free: Receiver<Vec<u8>>,
-    back: Sender<Vec<u8>>,
+    free: Receiver<Used>,
+    back: Sender<Used>,
     count: Arc<AtomicUsize>,
 }
 
 /// Bytes borrowed from a [`BufferPool`]; they go back when dropped.
 #[derive(Debug)]
 pub struct Buffer {
+    used: Used,
+    back: Sender<Used>,
+}
+
+/// Bytes, and where they may be other than zero.
+#[derive(Debug, Default)]
+struct Used {
     bytes: Vec<u8>,
-    back: Sender<Vec<u8>>,
+    touched: Range<usize>,
+}
+
+impl Used {
+    fn resize(&mut self, len: usize) {
+        self.bytes.resize(len, 0);
+        self.touched = intersection(&self.touched, &(0..len));
+    }
+}
+
+fn intersection(left: &Range<usize>, right: &Range<usize>) -> Range<usize> {
+    let both = left.start.max(right.start)..left.end.min(right.end);
+    if both.is_empty() { 0..0 } else { both }
 }
 
 impl BufferPool {
@@ -43,7 +62,7 @@ impl BufferPool {
         let before = self.count.fetch_max(count, Ordering::Relaxed);
         for _ in before..count {
             // Fails only after `close`, when nobody wants it any more.
-            let _ = self.back.try_send(Vec::new());
+            let _ = self.back.try_send(Used::default());
         }
     }
 
@@ -59,10 +78,10 @@ impl BufferPool {
         Some(self.lend(self.free.recv().await.ok()?, len))
     }
 
-    fn lend(&self, mut bytes: Vec<u8>, len: usize) -> Buffer {
-        bytes.resize(len, 0);
+    fn lend(&self, mut used: Used, len: usize) -> Buffer {
+        used.resize(len);
         Buffer {
-            bytes,
+            used,
             back: self.back.clone(),
         }
     }
@@ -76,7 +95,35 @@ impl BufferPool {
 impl Buffer {
     /// Makes it `len` bytes long; bytes that this adds are zero.
     pub fn resize(&mut self, len: usize) {
-        self.bytes.resize(len, 0);
+        self.used.resize(len);
+    }
+
+    /// Reads these ranges, which are in order, by `read`, which is told where in the
+    /// buffer each begins; all else becomes zero. What is zero from before is not written
+    /// again: the holes of a sparse image cost nothing.
+    ///
+    /// # Errors
+    /// What `read` says; then nothing is known of what it holds.
+    pub fn fill<E>(
+        &mut self,
+        ranges: &[Range<usize>],
+        mut read: impl FnMut(&mut [u8], usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let all = 0..self.len();
+        let touched = std::mem::replace(&mut self.used.touched, all.clone());
+        let mut at = 0;
+        for range in ranges {
+            self.used.bytes[intersection(&touched, &(at..range.start))].fill(0);
+            read(&mut self.used.bytes[range.clone()], range.start)?;
+            at = range.end;
+        }
+        self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);
+        self.used.touched = match ranges {
+            [first, .., last] => first.start..last.end,
+            [one] => one.clone(),
+            [] => 0..0,
+        };
+        Ok(())
     }
 
     /// The bytes for sending, without a copy; the buffer goes back to its pool
@@ -90,32 +137,104 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.used.bytes
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        self.used.touched = 0..self.used.bytes.len();
+        &mut self.used.bytes
     }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.used.bytes
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         // After `close` nobody wants it any more.
-        let _ = self.back.try_send(std::mem::take(&mut self.bytes));
+        let _ = self.back.try_send(std::mem::take(&mut self.used));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// What one who borrows a buffer does with it.
+    #[derive(Clone, Debug)]
+    enum Use {
+        Fill(Vec<Range<usize>>),
+        FailToFill(Vec<Range<usize>>),
+        Write(usize),
+        Resize(usize),
+    }
+
+    fn uses() -> impl Strategy<Value = (usize, Vec<Use>)> {
+        let ranges = || {
+            proptest::collection::btree_set(0..=100_usize, 0..8).prop_map(|ends| {
+                let ends: Vec<_> = ends.into_iter().collect();
+                ends.chunks_exact(2)
+                    .map(|pair| pair[0]..pair[1])
+                    .collect::<Vec<_>>()
+            })
+        };
+        let one = prop_oneof![
+            4 => ranges().prop_map(Use::Fill),
+            1 => ranges().prop_map(Use::FailToFill),
+            1 => (0..100_usize).prop_map(Use::Write),
+            1 => (0..200_usize).prop_map(Use::Resize),
+        ];
+        (100..130_usize, proptest::collection::vec(one, 0..4))
+    }
+
+    proptest! {
+        /// Whatever a buffer went through: what is filled holds what was read, and zeros.
+        #[test]
+        fn nothing_of_before_is_left_where_nothing_was_read(
+            borrowed in proptest::collection::vec(uses(), 1..8),
+        ) {
+            let pool = BufferPool::new(1);
+            let mut number = 0_u8;
+            for (len, uses) in borrowed {
+                let mut buffer = pool.take(len).unwrap();
+                for one in uses {
+                    number = number % 250 + 1;
+                    match one {
+                        Use::Fill(ranges) if buffer.len() >= 100 => {
+                            let filled = buffer.fill(&ranges, |bytes, at| {
+                                bytes.fill(number);
+                                assert!(ranges.iter().any(|one| one.start == at));
+                                Ok::<(), ()>(())
+                            });
+                            prop_assert_eq!(filled, Ok(()));
+                            for (at, byte) in buffer.iter().enumerate() {
+                                let is_read = ranges.iter().any(|range| range.contains(&at));
+                                prop_assert_eq!(*byte, if is_read { number } else { 0 }, "{}", at);
+                            }
+                        }
+                        Use::FailToFill(ranges) if buffer.len() >= 100 => {
+                            let mut left = ranges.len() / 2;
+                            let _ = buffer.fill(&ranges, |bytes, _| {
+                                bytes.fill(number);
+                                left = left.checked_sub(1).ok_or(())?;
+                                Ok::<(), ()>(())
+                            });
+                        }
+                        Use::Write(at) if at < buffer.len() => buffer[at] = number,
+                        Use::Resize(len) => buffer.resize(len),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_buffer_comes_back_when_its_last_clone_is_gone() {

@@ -236,9 +236,9 @@ fn read_extents(
     disk: &dyn Disk,
     extent: &mut Range<u64>,
     span: Span,
-    bytes: &mut [u8],
+    buffer: &mut Buffer,
 ) -> Result<Vec<Range<usize>>> {
-    let mut read = Vec::new();
+    let mut ranges = Vec::new();
     let at = |offset: u64| usize::try_from(offset - span.offset).unwrap_or(usize::MAX);
     let mut offset = span.offset;
     while offset < span.end() {
@@ -246,15 +246,15 @@ fn read_extents(
             *extent = disk.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX);
         }
         let data = extent.start.clamp(offset, span.end())..extent.end.min(span.end());
-        bytes[at(offset)..at(data.start)].fill(0);
         if data.start < data.end {
-            let data = at(data.start)..at(data.end);
-            disk.read_at(&mut bytes[data.clone()], span.offset + data.start as u64)?;
-            read.push(data);
+            ranges.push(at(data.start)..at(data.end));
         }
         offset = data.end.max(data.start);
     }
-    Ok(read)
+    buffer.fill(&ranges, |bytes, at| {
+        disk.read_at(bytes, span.offset + at as u64)
+    })?;
+    Ok(ranges)
 }
 
 #[cfg(test)]
