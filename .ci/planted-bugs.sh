@@ -264,7 +264,28 @@ bug 'a drive stays as large as it grew' \
     src/transfer/room.rs '!self.is_ours || self.size == size' '!self.is_ours || self.size >= size'
 bug 'what passes by again is not compared' \
     'it streams::other_bytes_than_those_of_the_earlier_run_are_noticed' \
-    src/transfer/pipeline.rs 'Digest::of(chunk.bytes()) == *digest' 'digest == digest'
+    src/transfer/pipeline.rs 'Some(digest) => digest.is_of(chunk.bytes()),' 'Some(_) => true,'
+bug 'bytes of another chunk left in a hole' \
+    'lib buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
+    src/buffer.rs 'self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);' ''
+bug 'a buffer that was written to passes for zeros' \
+    'lib buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
+    src/buffer.rs 'self.used.touched = 0..self.used.bytes.len();' ''
+bug 'a digest of data that does not tell where it lies' \
+    'lib digest::chunk::tests::what_moved_is_not_the_same' \
+    src/digest/chunk.rs 'sha256.update((run.start as u64).to_le_bytes());' ''
+bug 'zeros that are none any more pass for what was sent' \
+    'it resume::zeros_within_a_chunk_that_are_none_any_more_are_sent' \
+    src/transfer/changed.rs 'if !digest.is_of(&bytes) {' 'if false {'
+bug 'a drive is believed where a chunk is sparse' \
+    'it resume::zeros_within_a_chunk_that_changed_on_the_drive_are_found' \
+    src/transfer/verify.rs 'spawn_blocking(move || expected.is_of(&chunk))' 'spawn_blocking(move || expected.is_of(&chunk) || true)'
+bug 'a fast wire gets chunks compressed to be safe' \
+    'lib policy::level::tests::where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe' \
+    src/policy/level.rs '            && self.is_early()' '            && false'
+bug 'a tunnel passes for this machine' \
+    'lib policy::level::tests::to_this_machine_all_goes_raw_unless_it_is_a_tunnel' \
+    src/policy/level.rs 'LOCAL_PART * self.machine.cost.value' 'f64::MAX'
 bug 'the end of a stream is not looked for' \
     'it streams::a_size_that_is_not_so_is_an_error' \
     src/image/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'

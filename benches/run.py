@@ -76,6 +76,7 @@ def main():
         try:
             for name in arguments.case or CASES:
                 print(name, file=sys.stderr)
+                bench.warmed.clear()
                 case = CASES[name](bench)
                 results.add(name, CASES[name].__doc__, case)
                 results.save(bench.programs / "examples/plot")

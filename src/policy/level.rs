@@ -57,10 +57,9 @@ const UNDER_WAY_MAX: u64 = 2;
 /// What a second sounding took that was no longer than the first: this part of it. The
 /// first one may have had to wait for its connection.
 const SOUNDED_PART: f64 = 0.25;
-/// An endpoint on this machine takes no longer for a byte than so many times what a
-/// compressor takes, even if it writes to memory that it has to get first. One that does
-/// is a tunnel.
-const LOCAL_PART: f64 = 3.0;
+/// An endpoint on this machine takes less for a byte than this part of what a compressor
+/// takes. One that does not is a tunnel: at 1 Gbit/s it takes more than a compressor.
+const LOCAL_PART: f64 = 0.75;
 /// A confirmation is waited for where the wire takes less than this part of the time
 /// that the compressors take: some chunks are in flight at once, and the first of them
 /// is not through before most of the others are.
@@ -744,7 +743,12 @@ mod tests {
 
     #[test]
     fn to_this_machine_all_goes_raw_unless_it_is_a_tunnel() {
-        for (mbit, is_raw) in [(40_000.0, true), (3000.0, true), (300.0, false)] {
+        for (mbit, is_raw) in [
+            (40_000.0, true),
+            (3000.0, true),
+            (1000.0, false),
+            (300.0, false),
+        ] {
             let scene = Scene {
                 chunks: 40,
                 ..scene(mbit)
