@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use openhosting::digest::Digest;
+use openhosting::digest::ChunkDigest;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, replay};
 
 /// Replays bytes and checks what cannot be otherwise; the chunks told, in order.
@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
                 Record::Done {
                     index: first,
                     len: count as u32,
-                    digest: Digest::of(&[]),
+                    digest: ChunkDigest::of(&[]),
                 }
             }
         };
