@@ -118,11 +118,7 @@ impl Buffer {
             at = range.end;
         }
         self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);
-        self.used.touched = match ranges {
-            [first, .., last] => first.start..last.end,
-            [one] => one.clone(),
-            [] => 0..0,
-        };
+        self.used.touched = ranges.first().map_or(0, |first| first.start)..at;
         Ok(())
     }
 

@@ -607,15 +607,15 @@ mod tests {
         }
 
         fn auto(&self, seed: u64) -> f64 {
-            self.play(
-                Some(&mut LevelController::new(LevelConfig {
-                    compressors: self.compressors,
-                    processors: self.compressors,
-                    is_local: false,
-                })),
-                0,
-                seed,
-            )
+            self.play(Some(&mut self.controller(false)), 0, seed)
+        }
+
+        fn controller(&self, is_local: bool) -> LevelController {
+            LevelController::new(LevelConfig {
+                compressors: self.compressors,
+                processors: self.compressors,
+                is_local,
+            })
         }
 
         /// Seconds at the best level for all chunks.
@@ -726,11 +726,7 @@ mod tests {
                 chunks: 40,
                 ..scene(mbit)
             };
-            let mut control = LevelController::new(LevelConfig {
-                compressors: scene.compressors,
-                processors: scene.compressors,
-                is_local: false,
-            });
+            let mut control = scene.controller(false);
             let sounding = 512.0 * 1024.0;
             let took = scene.latency + sounding / scene.bytes_per_s;
             control.sounded(sounding as u64, Duration::from_secs_f64(took));
@@ -749,15 +745,8 @@ mod tests {
             (1000.0, false),
             (300.0, false),
         ] {
-            let scene = Scene {
-                chunks: 40,
-                ..scene(mbit)
-            };
-            let mut control = LevelController::new(LevelConfig {
-                compressors: scene.compressors,
-                processors: scene.compressors,
-                is_local: true,
-            });
+            let scene = scene(mbit);
+            let mut control = scene.controller(true);
             // All of it at once: nothing was confirmed when the last one is taken up.
             control.sounded(64 * 1024, Duration::from_millis(1));
             let took = 0.001 + 512.0 * 1024.0 / scene.bytes_per_s;

@@ -131,23 +131,20 @@ impl Pace {
         shared
             .controller
             .confirmed(bytes, body_bytes, now, processor);
-        shared.start = Start::Over;
-        self.shared.1.notify_all();
+        self.over(&mut shared);
     }
 
     /// There is nothing to wait for, or nobody who would.
     pub(super) fn close(&self) {
         let mut shared = self.lock();
         shared.goes_on = true;
-        shared.start = Start::Over;
-        self.shared.1.notify_all();
+        self.over(&mut shared);
     }
 
+    /// Nobody waits for the first one any more; who waits for another looks again.
     fn over(&self, shared: &mut Shared) {
-        if shared.start != Start::Over {
-            shared.start = Start::Over;
-            self.shared.1.notify_all();
-        }
+        shared.start = Start::Over;
+        self.shared.1.notify_all();
     }
 
     /// From now on zeros within a chunk may be left out: the drive was found to

@@ -130,18 +130,21 @@ impl Expected {
         rng: &mut fastrand::Rng,
     ) -> Vec<Check> {
         let zeros = not_holes(client, drive, self.zeros, rng).await;
-        let zeros = zeros.into_iter().flat_map(pieces).map(Check::Zeros);
+        let zeros = zeros
+            .into_iter()
+            .flat_map(|range| pieces(range, DIGEST_BYTES_MAX))
+            .map(Check::Zeros);
         let chunks = self.chunks.into_iter();
         let chunks = chunks.map(|(span, digest)| Check::Digest { span, digest });
         chunks.chain(zeros).collect()
     }
 }
 
-/// A range in pieces of which a digest may be asked for.
-fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+/// A range in pieces of at most so many bytes.
+fn pieces(range: Range<u64>, bytes_max: u64) -> impl Iterator<Item = Range<u64>> {
     let mut rest = range;
     std::iter::from_fn(move || {
-        let piece = rest.start..rest.end.min(rest.start.saturating_add(DIGEST_BYTES_MAX));
+        let piece = rest.start..rest.end.min(rest.start.saturating_add(bytes_max));
         rest.start = piece.end;
         (!piece.is_empty()).then_some(piece)
     })
@@ -428,11 +431,9 @@ pub(super) async fn holds(
         expected => *expected,
     };
     let mut chunk = Vec::with_capacity(usize::try_from(span.len).unwrap_or(0));
-    while (chunk.len() as u64) < span.len {
-        let at = chunk.len() as u64;
-        let len = READ_BYTES_MAX.min(span.len - at);
-        let bytes = client.read(drive, span.offset + at, len).await?;
-        chunk.extend_from_slice(&bytes);
+    for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
+        let len = piece.end - piece.start;
+        chunk.extend_from_slice(&client.read(drive, piece.start, len).await?);
     }
     tokio::task::spawn_blocking(move || expected.is_of(&chunk))
         .await
@@ -448,10 +449,9 @@ async fn digest_of(client: &Client, drive: DriveId, span: Span) -> Result<Digest
         return Ok(digest);
     }
     let mut hasher = Sha256::new();
-    let mut offset = span.offset;
-    while offset < span.end() {
-        let len = READ_BYTES_MAX.min(span.end() - offset);
-        let bytes = client.read(drive, offset, len).await?;
+    for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
+        let len = piece.end - piece.start;
+        let bytes = client.read(drive, piece.start, len).await?;
         // Milliseconds of work; still not for the reactor.
         let hashed = tokio::task::spawn_blocking(move || {
             hasher.update(&bytes);
@@ -460,7 +460,6 @@ async fn digest_of(client: &Client, drive: DriveId, span: Span) -> Result<Digest
         hasher = hashed
             .await
             .map_err(|cause| Failure::Broken(cause.to_string()))?;
-        offset += len;
     }
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
@@ -472,13 +471,11 @@ async fn reads_as_zeros(
     drive: DriveId,
     bytes: Range<u64>,
 ) -> Result<bool, Failure> {
-    let mut offset = bytes.start;
-    while offset < bytes.end {
-        let len = READ_BYTES_MAX.min(bytes.end - offset);
-        if !is_zero(&client.read(drive, offset, len).await?) {
+    for piece in pieces(bytes, READ_BYTES_MAX) {
+        let len = piece.end - piece.start;
+        if !is_zero(&client.read(drive, piece.start, len).await?) {
             return Ok(false);
         }
-        offset += len;
     }
     Ok(true)
 }
@@ -589,9 +586,9 @@ mod tests {
     #[test]
     fn zeros_are_checked_in_pieces_and_all_of_them() {
         const MAX: u64 = DIGEST_BYTES_MAX;
-        assert_eq!(pieces(5..5).count(), 0);
+        assert_eq!(pieces(5..5, DIGEST_BYTES_MAX).count(), 0);
         for range in [5..6, 5..5 + MAX, 5..6 + MAX, 7..7 + 3 * MAX] {
-            let pieces: Vec<_> = pieces(range.clone()).collect();
+            let pieces: Vec<_> = pieces(range.clone(), DIGEST_BYTES_MAX).collect();
             assert_eq!(pieces.first().map(|piece| piece.start), Some(range.start));
             assert_eq!(pieces.last().map(|piece| piece.end), Some(range.end));
             assert!(
