@@ -27,6 +27,11 @@ const SECOND_BYTES: u64 = 512 * 1024;
 /// The second one is for a wire that has the first within this time, a new connection
 /// and a busy machine included.
 const SOON: Duration = Duration::from_millis(20);
+/// Within this time a fast wire has the second one. If it was later, it is sent again and
+/// the soonest counts: on a busy machine something else was in the way.
+const FAST: Duration = Duration::from_millis(2);
+/// So often in all.
+const TRIES: usize = 3;
 /// Longer than this nobody waits for a guess.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -88,21 +93,35 @@ fn first_data(image: &Image, todo: &[Range<u64>]) -> Result<Option<(u64, Bytes)>
 
 async fn send(client: &Client, drive: DriveId, offset: u64, bytes: Bytes, pace: &Pace) {
     let first = bytes.slice(..FIRST_BYTES as usize);
-    for body in [first, bytes] {
+    for (body, tries) in [(first, 1), (bytes, TRIES)] {
         let len = body.len() as u64;
-        let began = Instant::now();
         let part = Part {
             offset,
             body,
             encoding: Encoding::Identity,
         };
-        if client.write(drive, part).await.is_err() {
+        let Some(took) = soonest(client, drive, &part, tries).await else {
             return;
-        }
-        let took = began.elapsed();
+        };
         pace.sounded(len, took);
         if took > SOON {
             return;
         }
     }
+}
+
+/// The least time that it took to write this, of so many tries at most; `None` if one
+/// failed.
+async fn soonest(client: &Client, drive: DriveId, part: &Part, tries: usize) -> Option<Duration> {
+    let mut least = Duration::MAX;
+    for _ in 0..tries {
+        let began = Instant::now();
+        client.write(drive, part.clone()).await.ok()?;
+        let took = began.elapsed();
+        least = least.min(took);
+        if took <= FAST || took > SOON {
+            break;
+        }
+    }
+    Some(least)
 }
