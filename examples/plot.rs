@@ -118,7 +118,8 @@ fn draw_results(results: &Value, directory: &Path) -> Done {
             draw_bars(title, &runs, &directory.join(format!("{case}.svg")))?;
         }
     }
-    let links = Run::all(results, "links");
+    let mut links = Run::all(results, "links");
+    links.extend(Run::all(results, "fast_links"));
     if !links.is_empty() {
         draw_links(&links, &directory.join("links.svg"))?;
     }

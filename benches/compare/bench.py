@@ -120,25 +120,30 @@ class Bench:
         # What has to be in the page cache, of this case.
         self.warmed = set()
 
-    def interleave(self, contenders, rounds=None, is_wanted=lambda name, case: True):
-        """Runs each contender once a round, and each round begins with another one."""
+    def interleave(
+        self, contenders, rounds=None, is_wanted=lambda name, case: True, takes_memory=True
+    ):
+        """Runs each contender once a round, and each round begins with another one.
+        `takes_memory`: whether some write files, or hold the image in memory."""
         case = Case({name: [] for name in contenders})
-        names = list(contenders)
         rounds = rounds or self.rounds
+        touches = self.touches_memory and takes_memory
         for number in range(rounds):
+            # Only of those that run: what came after one that is left out would always be
+            # first.
+            names = [name for name in contenders if is_wanted(name, case)]
             first = number % len(names)
             turn = names[first:] + names[:first]
-            if self.touches_memory:
+            if touches:
                 memory.touch()
             # A kernel that gives back what nobody used lately takes it out of the cache.
             for path in self.warmed:
                 images.warm(path)
-            if self.touches_memory:
-                # Whoever runs next after so much memory was touched is a quarter slower.
-                contenders[next(name for name in turn if is_wanted(name, case))]()
+            if touches or number == 0:
+                # Whoever runs next after so much memory was touched is a quarter slower, and
+                # so is the first of all.
+                contenders[turn[0]]()
             for name in turn:
-                if not is_wanted(name, case):
-                    continue
                 run = contenders[name]()
                 case.runs[name].append(run)
                 print(
