@@ -18,7 +18,7 @@ WAIT_MS = REPORTING / "min_free_ms"
 LONGEST_MS = "120000"
 # Left alone: what others need meanwhile.
 SPARED_BYTES = 1 << 30
-# No round takes more, and what was freed last is taken first.
+# No round takes more.
 TOUCHED_BYTES_MAX = 6 << 30
 
 
