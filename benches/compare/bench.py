@@ -140,8 +140,8 @@ class Bench:
             for path in self.warmed:
                 images.warm(path)
             if touches or number == 0:
-                # Whoever runs next after so much memory was touched is a quarter slower, and
-                # so is the first of all.
+                # Not counted: who runs first after so much memory was touched, or first of
+                # all, is a fifth slower than the others.
                 contenders[turn[0]]()
             for name in turn:
                 run = contenders[name]()

@@ -151,23 +151,25 @@ def sparse(bench):
 
 def links(bench):
     """No --level flag against every fixed level, by link"""
-    slow = [link for link in bench.scale.links if not is_fast(link)]
-    return against_levels(bench, slow, bench.rounds)
+    links = [link for link in bench.scale.links if not is_fast(link)]
+    return against_levels(bench, links, bench.rounds)
 
 
 def fast_links(bench):
     """The same where a link is faster than any compressor"""
+    links = [link for link in bench.scale.links if is_fast(link)]
     # An upload takes a second, which varies by more than what is to be told.
-    rounds = bench.rounds * bench.scale.short_rounds
-    return against_levels(bench, filter(is_fast, bench.scale.links), rounds)
+    return against_levels(bench, links, bench.rounds * bench.scale.short_rounds)
 
 
 def is_fast(link):
+    """Whether it carries more than two processors compress at level 1."""
     _, rate, _ = link
     return rate is None or rate > 10**9
 
 
 def against_levels(bench, links, rounds):
+    """Uploads over each of these links, at every level and at none."""
     whole = Case()
     for link, rate, size in links:
         print(f" {link}", file=sys.stderr)

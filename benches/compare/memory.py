@@ -2,8 +2,8 @@
 
 A guest may give its free pages back to its host (free page reporting of the balloon).
 Whoever takes them next waits for the host, some GiB/s at best and 0.5 GiB/s where this
-was written, and who that is depends on what ran before. So the free pages are touched
-before each round, and kept from being given back meanwhile where the kernel lets us.
+was written, and who that is depends on what ran before. So free pages are touched
+before each round that takes many, and given back later where the kernel lets us.
 """
 
 import contextlib
