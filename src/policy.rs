@@ -20,7 +20,7 @@ pub use backoff::Backoff;
 pub use breaker::Breaker;
 pub use concurrency::{Concurrency, Ticket};
 pub use create::{CreateStep, Creation, TOKEN_KEY};
-pub use engine::{Action, Ending, Engine, EngineConfig};
+pub use engine::{Action, Body, Ending, Engine, EngineConfig};
 pub use ledger::Ledger;
 pub use level::{Choice, LevelConfig, LevelController, Wire};
 pub use rate::TokenBucket;

@@ -45,12 +45,22 @@ pub struct EngineConfig {
     pub seed: u64,
 }
 
+/// What the body of a chunk is. That a body is missing never means zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Body {
+    /// What the shell has for the chunk, which was given to [`Engine::chunk`]. If the
+    /// shell has nothing for it, the chunk was lost and the transfer must fail.
+    #[default]
+    Given,
+    /// Zeros: the chunk was given to [`Engine::hole`].
+    Zeros,
+}
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make an attempt at this chunk, then call [`Engine::answered`]. A chunk
-    /// that was never given to [`Engine::chunk`] is all zero.
-    Send(Span),
+    /// Make an attempt at this chunk, then call [`Engine::answered`].
+    Send(Span, Body),
     /// Read back these bytes, which were never written, then call
     /// [`Engine::proved`].
     ProveZeros(Span),
@@ -107,9 +117,9 @@ pub struct Engine {
     /// Holes that wait for the proof, or to be written as zeros.
     holes: VecDeque<Range<u64>>,
     /// Chunks to send again, by when.
-    delayed: BinaryHeap<Reverse<(Duration, u64)>>,
+    delayed: BinaryHeap<Reverse<(Duration, u64, Body)>>,
     /// Chunks being sent.
-    in_flight: BTreeMap<u64, Ticket>,
+    in_flight: BTreeMap<u64, (Ticket, Body)>,
     tries: HashMap<u64, Tries>,
     concurrency: Concurrency,
     breaker: Breaker,
@@ -245,13 +255,13 @@ impl Engine {
             return Action::ProveZeros(span);
         }
         if self.in_flight.len() < self.concurrency.limit() as usize
-            && let Some(span) = self.next_chunk(now)
+            && let Some((span, body)) = self.next_chunk(now)
         {
             self.in_flight
-                .insert(span.index, self.concurrency.sent(now));
-            return Action::Send(span);
+                .insert(span.index, (self.concurrency.sent(now), body));
+            return Action::Send(span, body);
         }
-        let due = self.delayed.peek().map(|Reverse((due, _))| *due);
+        let due = self.delayed.peek().map(|Reverse((due, ..))| *due);
         if due.is_none() && self.image_ended && self.is_quiet() {
             return Action::End(Ending::Incomplete);
         }
@@ -263,7 +273,7 @@ impl Engine {
     /// An attempt at a chunk ended: with so many bytes of bodies that it moved, or
     /// not well.
     pub fn answered(&mut self, index: u64, answer: Result<u64, Failure>, now: Duration) {
-        let ticket = self.in_flight.remove(&index).unwrap_or_default();
+        let (ticket, body) = self.in_flight.remove(&index).unwrap_or_default();
         match answer {
             Ok(bytes) => {
                 self.ledger.settle(index..index + 1);
@@ -275,7 +285,7 @@ impl Engine {
                 }
                 self.concurrency.succeeded(ticket, bytes, now);
             }
-            Err(failure) => self.failed(index, ticket, failure, now),
+            Err(failure) => self.failed((index, body), ticket, failure, now),
         }
     }
 
@@ -380,7 +390,13 @@ impl Engine {
         self.zeros
     }
 
-    fn failed(&mut self, index: u64, ticket: Ticket, failure: Failure, now: Duration) {
+    fn failed(
+        &mut self,
+        (index, body): (u64, Body),
+        ticket: Ticket,
+        failure: Failure,
+        now: Duration,
+    ) {
         if self.ending.is_some() {
             return;
         }
@@ -448,7 +464,7 @@ impl Engine {
             self.asked = self.asked.max(due);
         }
         self.retries += 1;
-        self.delayed.push(Reverse((due, index)));
+        self.delayed.push(Reverse((due, index, body)));
     }
 
     fn next_in_outage(&mut self, now: Duration) -> Action {
@@ -470,14 +486,14 @@ impl Engine {
     }
 
     /// The next chunk to send: one whose wait is over, a new one, or zeros.
-    fn next_chunk(&mut self, now: Duration) -> Option<Span> {
-        let index = if let Some(Reverse((due, index))) = self.delayed.peek().copied()
+    fn next_chunk(&mut self, now: Duration) -> Option<(Span, Body)> {
+        let (index, body) = if let Some(Reverse((due, index, body))) = self.delayed.peek().copied()
             && due <= now
         {
             self.delayed.pop();
-            index
+            (index, body)
         } else if let Some(index) = self.ready.pop_front() {
-            index
+            (index, Body::Given)
         } else if self.zeros == Zeros::Write {
             let chunks = self.holes.front_mut()?;
             let index = chunks.start;
@@ -485,11 +501,11 @@ impl Engine {
             if chunks.is_empty() {
                 self.holes.pop_front();
             }
-            index
+            (index, Body::Zeros)
         } else {
             return None;
         };
-        self.config.plan.span(index)
+        Some((self.config.plan.span(index)?, body))
     }
 
     fn skip(&mut self, chunks: Range<u64>) {
@@ -553,7 +569,7 @@ mod tests {
 
     fn sent(action: &Action) -> u64 {
         match action {
-            Action::Send(span) => span.index,
+            Action::Send(span, _) => span.index,
             other => panic!("{other:?} instead of a chunk"),
         }
     }
@@ -588,6 +604,28 @@ mod tests {
             engine.answered(index, Ok(10), S);
         }
         assert_eq!(engine.next(S), Action::End(Ending::Incomplete));
+    }
+
+    #[test]
+    fn another_attempt_sends_the_same_kind_of_body() {
+        let mut engine = engine(2, 2, Zeros::Write);
+        engine.chunk(0);
+        engine.hole(1..2);
+        let mut seen: [Vec<Body>; 2] = Default::default();
+        let mut now = S;
+        while seen.iter().any(|bodies| bodies.len() < 3) {
+            match engine.next(now) {
+                Action::Send(span, body) => {
+                    seen[span.index as usize].push(body);
+                    engine.answered(span.index, Err(refused(503, None)), now);
+                }
+                Action::Probe => engine.probed(Ok(()), now),
+                Action::Wait(Some(until)) => now = until,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(seen[0].iter().all(|body| *body == Body::Given));
+        assert!(seen[1].iter().all(|body| *body == Body::Zeros));
     }
 
     #[test]
@@ -712,7 +750,7 @@ mod tests {
         let mut now = S;
         let ending = loop {
             match engine.next(now) {
-                Action::Send(span) => {
+                Action::Send(span, _) => {
                     engine.answered(span.index, Err(Failure::Connect("refused".into())), now);
                 }
                 Action::Probe => engine.probed(Err(Failure::Connect("refused".into())), now),
@@ -735,7 +773,7 @@ mod tests {
         let (mut now, mut attempts) = (S, 0);
         let ending = loop {
             match engine.next(now) {
-                Action::Send(span) => {
+                Action::Send(span, _) => {
                     attempts += 1;
                     engine.answered(span.index, Err(Failure::NotApi("html".into())), now);
                 }
@@ -834,7 +872,7 @@ mod tests {
         let ending = loop {
             assert!(now < 9000 * S, "it is tried for ever");
             match engine.next(now) {
-                Action::Send(span) => {
+                Action::Send(span, _) => {
                     engine.answered(span.index, Err(refused(502, None)), now);
                 }
                 Action::Probe => engine.probed(Ok(()), now),

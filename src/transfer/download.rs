@@ -20,7 +20,7 @@ use super::fetch::fetch;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted};
-use super::shell::{Attempt, Feed, Job, Shell, claim, claimed};
+use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, lost};
 use super::sink::Sink;
 use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
@@ -36,7 +36,7 @@ use crate::image::TargetFormat;
 use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Operation, Zeros};
 use crate::shard::Shard;
 use crate::wire::READ_BYTES_MAX;
 
@@ -435,12 +435,20 @@ impl Job for Download {
         self.pool.grow(chunks * self.served as usize);
     }
 
-    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+    fn attempt(
+        &mut self,
+        span: Span,
+        body: Body,
+    ) -> impl Future<Output = Attempt> + Send + 'static {
         let on_drive = Span {
             offset: self.base + span.offset,
             ..span
         };
-        let parts = self.parts.get(&span.index).cloned().unwrap_or_default();
+        // A hole is where it belongs before the engine hears of it.
+        let parts = match body {
+            Body::Given => self.parts.get(&span.index).cloned().ok_or_else(lost),
+            Body::Zeros => Err(lost()),
+        };
         let (client, drive, pool) = (self.client.clone(), self.drive, self.pool.clone());
         let step = Arc::clone(&self.step);
         let chunk = self.plan.chunk_bytes().min(self.plan.size());
@@ -449,6 +457,10 @@ impl Job for Download {
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
         let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
         async move {
+            let parts = match parts {
+                Ok(parts) => parts,
+                Err(error) => return Attempt::local(error),
+            };
             let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
             let fetched = match fetch(&client, drive, on_drive, parts, &step, &pool, chunk).await {
                 Ok(fetched) => fetched,
@@ -472,7 +484,7 @@ impl Job for Download {
         }
     }
 
-    fn settled(&mut self, span: Span) -> Result<()> {
+    fn settled(&mut self, span: Span, _: Body) -> Result<()> {
         self.survey.settled();
         self.parts.remove(&span.index);
         if let Some(follower) = &mut self.follower {

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Operation, Zeros};
 
 /// What of a drive is compared, and how.
 #[derive(Clone, Debug)]
@@ -300,7 +300,7 @@ impl Job for Comparison {
         Feed::Chunk(self.next - 1)
     }
 
-    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+    fn attempt(&mut self, span: Span, _: Body) -> impl Future<Output = Attempt> + Send + 'static {
         let comparing = Arc::clone(&self.comparing);
         let range = self.range(span);
         async move {
@@ -314,7 +314,7 @@ impl Job for Comparison {
         }
     }
 
-    fn settled(&mut self, span: Span) -> Result<()> {
+    fn settled(&mut self, span: Span, _: Body) -> Result<()> {
         if let Some(range) = self.range(span) {
             let bytes = self.comparing.content.block_plan().bytes_of(&range);
             let bytes = bytes.end - bytes.start;

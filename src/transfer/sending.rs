@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 use super::pipeline::{Pipeline, Prepared};
 use super::room::Room;
 use super::session::{blocking, done};
-use super::shell::{Attempt, Feed, Job};
+use super::shell::{Attempt, Feed, Job, lost};
 use super::verify::{Expected, ZeroDigests, holds};
 use crate::api::Client;
 use crate::chunk::{EncodedChunk, Encoding, Part};
@@ -21,7 +21,7 @@ use crate::drive::DriveId;
 use crate::error::Result;
 use crate::journal::{Keeper, Record};
 use crate::plan::{Plan, Span};
-use crate::policy::Wire;
+use crate::policy::{Body, Wire};
 
 /// The chunks of an upload: where they come from and how one is sent.
 pub(super) struct Upload {
@@ -77,12 +77,36 @@ impl Upload {
         self.plan.bytes_of(&chunks).end
     }
 
-    fn digest(&mut self, span: Span) -> Option<ChunkDigest> {
-        match self.bodies.get(&span.index) {
-            Some(chunk) => chunk.digest,
-            None => Some(self.zero_digests.of(span.len).into()),
+    /// What is sent of a chunk.
+    ///
+    /// # Errors
+    /// [`lost`] if the chunk should have a body and has none: to send zeros in its
+    /// place would make a wrong drive that counts as confirmed.
+    fn body(&mut self, span: Span, kind: Body) -> Result<Payload> {
+        match kind {
+            Body::Zeros => Ok(Payload::Zeros(Arc::clone(
+                self.zeros.entry(span.len).or_default(),
+            ))),
+            Body::Given => match self.bodies.get(&span.index) {
+                Some(chunk) if chunk.span == span => Ok(Payload::Data(chunk.clone())),
+                _ => Err(lost()),
+            },
         }
     }
+
+    fn digest(&mut self, span: Span, body: &Payload) -> Option<ChunkDigest> {
+        match body {
+            Payload::Data(chunk) => chunk.digest,
+            Payload::Zeros(_) => Some(self.zero_digests.of(span.len).into()),
+        }
+    }
+}
+
+/// What is sent of a chunk.
+enum Payload {
+    Data(EncodedChunk),
+    /// Zeros, and where their body is once it was made.
+    Zeros(Arc<OnceCell<Bytes>>),
 }
 
 /// A chunk of zeros; its body is made once, off the reactor.
@@ -139,17 +163,23 @@ impl Job for Upload {
         self.pipeline.serve(workers);
     }
 
-    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
-        let expected = if self.compare {
-            self.digest(span)
-        } else {
-            None
+    fn attempt(
+        &mut self,
+        span: Span,
+        kind: Body,
+    ) -> impl Future<Output = Attempt> + Send + 'static {
+        let body = self.body(span, kind);
+        let expected = match (&body, self.compare) {
+            (Ok(body), true) => self.digest(span, body),
+            _ => None,
         };
-        let chunk = self.bodies.get(&span.index).cloned();
-        let zeros = Arc::clone(self.zeros.entry(span.len).or_default());
         let (client, drive) = (self.client.clone(), self.drive);
         let turn = self.room.as_ref().map(Room::turn);
         async move {
+            let body = match body {
+                Ok(body) => body,
+                Err(error) => return Attempt::local(error),
+            };
             let _turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,
@@ -161,27 +191,28 @@ impl Job for Upload {
                     Err(failure) => return Attempt::of(Err(failure), 0),
                 }
             }
-            let chunk = match chunk {
-                Some(chunk) => chunk,
-                None => match zero_chunk(span, &zeros).await {
-                    Ok(chunk) => chunk,
-                    Err(error) => return Attempt::local(error),
-                },
+            let chunk = match body {
+                Payload::Data(chunk) => Ok(chunk),
+                Payload::Zeros(made) => zero_chunk(span, &made).await,
             };
-            write(&client, drive, chunk).await
+            match chunk {
+                Ok(chunk) => write(&client, drive, chunk).await,
+                Err(error) => Attempt::local(error),
+            }
         }
     }
 
-    fn settled(&mut self, span: Span) -> Result<()> {
+    fn settled(&mut self, span: Span, kind: Body) -> Result<()> {
         if self.keeper.is_some() || self.to_verify.is_some() {
-            let digest = self.digest(span);
+            let body = self.body(span, kind)?;
+            let digest = self.digest(span, &body);
             if let (Some(keeper), Some(record)) = (&self.keeper, done(span, digest)) {
                 keeper.note(record)?;
             }
             if let (Some(to_verify), Some(digest)) = (&mut self.to_verify, digest) {
-                match self.bodies.contains_key(&span.index) {
-                    true => to_verify.chunk(span, digest),
-                    false => to_verify.zeros(span.offset..span.end()),
+                match body {
+                    Payload::Data(_) => to_verify.chunk(span, digest),
+                    Payload::Zeros(_) => to_verify.zeros(span.offset..span.end()),
                 }
             }
         }
@@ -220,5 +251,92 @@ impl Job for Upload {
             bytes: bytes * wire.in_flight as u64 / (self.bodies.len() as u64).max(1),
             ..wire
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+    use std::time::Duration;
+
+    use rangemap::RangeSet;
+
+    use super::super::pace::Pace;
+    use super::super::pipeline::{Earlier, PipelineConfig};
+    use super::super::shell::Shell;
+    use super::super::stop::Stop;
+    use super::super::verify::{Digests, Sampler, Verify};
+    use super::*;
+    use crate::api::ClientConfig;
+    use crate::codec::Compression;
+    use crate::error::ErrorKind;
+    use crate::image::Image;
+    use crate::monitor::Silent;
+    use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+
+    /// An upload of zeros in chunks of 10 bytes, to an endpoint where nothing listens.
+    fn upload(plan: Plan) -> Upload {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(plan.size()).unwrap();
+        let sampler = Sampler::new(Verify::None, &plan, 1, Digests::Quick);
+        let config = PipelineConfig {
+            image: Image::open_raw(file.path()).unwrap(),
+            plan,
+            todo: Vec::new(),
+            jobs: 1,
+            pace: Pace::new(Compression::default(), 1, false),
+            checksum: false,
+            earlier: Earlier::default(),
+            selection: None,
+        };
+        let endpoint = "https://127.0.0.1:1/".parse().unwrap();
+        let credentials = crate::Credentials::new("u", "k").unwrap();
+        Upload {
+            client: Client::new(endpoint, &credentials, &ClientConfig::default()).unwrap(),
+            drive: DriveId::random(),
+            plan,
+            pipeline: Pipeline::start(config, &sampler).unwrap(),
+            bodies: HashMap::new(),
+            zeros: HashMap::new(),
+            compare: false,
+            keeper: None,
+            to_verify: Some(Expected::default()),
+            zero_digests: ZeroDigests::default(),
+            first: 0,
+            room: None,
+            waiting: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_whose_body_is_lost_ends_the_transfer_and_sends_nothing() {
+        let plan = Plan::new(30, NonZeroU64::new(10).unwrap());
+        let mut engine = Engine::new(EngineConfig {
+            plan,
+            first: 0,
+            settled: RangeSet::new(),
+            jobs: 1,
+            zeros: Zeros::Write,
+            operation: Operation::Write,
+            is_fresh: false,
+            max_outage: Duration::from_secs(1),
+            seed: 1,
+        });
+        // Announced, but its body never came.
+        engine.chunk(1);
+        let job = upload(plan);
+        let mut shell = Shell::new(job.client.clone(), job.drive, engine, job);
+        let ending = shell.run(&mut Silent, Stop::never()).await;
+        let error = shell.outcome(ending, "write to").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug);
+        assert_eq!(shell.first_open(), 0);
+        let mut job = shell.into_job();
+        let span = plan.span(1).unwrap();
+        let error = job.settled(span, Body::Given).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug);
+        // What is zeros needs no body.
+        job.settled(span, Body::Zeros).unwrap();
+        let attempt = job.attempt(span, Body::Zeros).await;
+        assert!(matches!(attempt.answer, Ok(Err(_))), "{attempt:?}");
     }
 }

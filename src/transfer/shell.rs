@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Action, Ending, Engine, Wire};
+use crate::policy::{Action, Body, Ending, Engine, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
@@ -77,10 +77,12 @@ pub(super) trait Job {
     }
     /// So many chunks may be in flight from now on.
     fn serve(&mut self, _workers: u32) {}
-    /// Makes an attempt at a chunk. One that was never fed is all zero.
-    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static;
+    /// Makes an attempt at a chunk. One whose body should be here and is not fails
+    /// with [`lost`].
+    fn attempt(&mut self, span: Span, body: Body)
+    -> impl Future<Output = Attempt> + Send + 'static;
     /// A chunk needs no further attempt. An error ends the transfer.
-    fn settled(&mut self, span: Span) -> Result<()>;
+    fn settled(&mut self, span: Span, body: Body) -> Result<()>;
     /// Holes were left out, by index.
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
     /// What the wire is doing, whenever that changes. Bytes are the job's to know.
@@ -103,7 +105,7 @@ pub(super) struct Shell<J> {
 
 /// What came back from a request.
 enum Answer {
-    Chunk(Span, Attempt),
+    Chunk(Span, Body, Attempt),
     Proof(bool),
     Probe(Result<(), Failure>),
     Look(Option<String>),
@@ -192,10 +194,10 @@ impl<J: Job> Shell<J> {
     fn start(&mut self, action: &Action, monitor: &mut dyn Monitor) {
         let (client, drive) = (self.client.clone(), self.drive);
         match *action {
-            Action::Send(span) => {
-                let attempt = self.job.attempt(span);
+            Action::Send(span, body) => {
+                let attempt = self.job.attempt(span, body);
                 self.attempts
-                    .spawn(async move { Answer::Chunk(span, attempt.await) });
+                    .spawn(async move { Answer::Chunk(span, body, attempt.await) });
                 // At once: what is not seen to be under way seems to take no time.
                 self.tell_wire();
             }
@@ -229,7 +231,7 @@ impl<J: Job> Shell<J> {
     fn answered(&mut self, answer: Answer, monitor: &mut dyn Monitor) {
         let now = self.began.elapsed();
         match answer {
-            Answer::Chunk(span, attempt) => {
+            Answer::Chunk(span, body, attempt) => {
                 let answer = attempt.answer.unwrap_or_else(|error| {
                     let failure = Failure::Broken(error.to_string());
                     self.fail(error);
@@ -240,7 +242,7 @@ impl<J: Job> Shell<J> {
                     Ok(_) => {
                         self.progress.done_bytes += span.len;
                         self.progress.done_chunks += 1;
-                        if let Err(error) = self.job.settled(span) {
+                        if let Err(error) = self.job.settled(span, body) {
                             self.fail(error);
                         }
                     }
@@ -358,7 +360,8 @@ pub(crate) fn stopped() -> Error {
     Error::new(ErrorKind::Cancelled, "Stopped")
 }
 
-fn lost() -> Error {
+/// The error of a chunk that has no body, or that never came.
+pub(super) fn lost() -> Error {
     Error::new(ErrorKind::Bug, "A chunk was lost inside this program")
         .hint_to("This is a bug, please report it. Nothing is called done that is not")
 }
@@ -391,7 +394,11 @@ mod tests {
             Feed::Chunk(self.fed - 1)
         }
 
-        fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+        fn attempt(
+            &mut self,
+            span: Span,
+            _: Body,
+        ) -> impl Future<Output = Attempt> + Send + 'static {
             let failure = self.failure.clone();
             async move {
                 let answer = if span.index == 1 {
@@ -403,7 +410,7 @@ mod tests {
             }
         }
 
-        fn settled(&mut self, span: Span) -> Result<()> {
+        fn settled(&mut self, span: Span, _: Body) -> Result<()> {
             self.settled.push(span.index);
             Ok(())
         }

@@ -27,7 +27,7 @@ use crate::failure::Failure;
 use crate::image::Disk;
 use crate::monitor::Silent;
 use crate::plan::{Plan, Span};
-use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Operation, Zeros};
 use crate::wire::READ_BYTES_MAX;
 
 /// Bytes of a sample.
@@ -521,7 +521,7 @@ impl Job for ReadBack {
         Feed::Chunk(self.next - 1)
     }
 
-    fn attempt(&mut self, span: Span) -> impl Future<Output = Attempt> + Send + 'static {
+    fn attempt(&mut self, span: Span, _: Body) -> impl Future<Output = Attempt> + Send + 'static {
         let (client, drive) = (self.client.clone(), self.drive);
         let (checks, zeros) = (Arc::clone(&self.checks), Arc::clone(&self.zeros));
         async move {
@@ -537,7 +537,7 @@ impl Job for ReadBack {
         }
     }
 
-    fn settled(&mut self, _: Span) -> Result<()> {
+    fn settled(&mut self, _: Span, _: Body) -> Result<()> {
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use openhosting::failure::Failure;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, State, replay};
 use openhosting::plan::{Plan, Span};
 use openhosting::policy::{
-    Action, Attempts, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Operation, Zeros,
-    classify,
+    Action, Attempts, Body, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Operation,
+    Zeros, classify,
 };
 use rangemap::RangeSet;
 
@@ -112,8 +112,8 @@ impl From<Eio> for End {
 /// What a request in flight is for.
 #[derive(Clone, Copy, Debug)]
 enum Job {
-    Compare(Span),
-    Chunk(Span),
+    Compare(Span, Body),
+    Chunk(Span, Body),
     Proof,
     Probe,
     Look,
@@ -755,7 +755,7 @@ impl Client<'_> {
         );
         assert!(!w.refused, "a request after a refusal for good");
         match *action {
-            Action::Send(span) => {
+            Action::Send(span, body) => {
                 self.ledger.sends += 1;
                 assert!(
                     !self.ledger.synced.contains(&span.index),
@@ -767,12 +767,12 @@ impl Client<'_> {
                 }
                 w.then.insert(span.index, (w.falls, w.goods));
                 let job = if w.compare {
-                    Job::Compare(span)
+                    Job::Compare(span, body)
                 } else {
-                    Job::Chunk(span)
+                    Job::Chunk(span, body)
                 };
                 self.attempt(w, job, span);
-                let chunks = |job: &&Job| matches!(job, Job::Chunk(_) | Job::Compare(_));
+                let chunks = |job: &&Job| matches!(job, Job::Chunk(..) | Job::Compare(..));
                 let in_flight = w.in_flight.values().filter(chunks).count();
                 assert!(
                     in_flight <= self.scenario.jobs as usize,
@@ -806,13 +806,14 @@ impl Client<'_> {
     /// Mirrors `Upload::attempt` and `Download::attempt`.
     fn attempt(&mut self, w: &mut Work, job: Job, span: Span) {
         let (drive, offset, len) = (w.drive, span.offset as usize, span.len as usize);
-        let is_write = matches!(job, Job::Chunk(_)) && self.scenario.direction == Direction::Upload;
-        let call = if is_write {
-            // A chunk that was never fed is all zero.
-            let body = if w.data.contains(&span.index) {
-                self.scenario.source[offset..offset + len].to_vec()
-            } else {
-                vec![0; len]
+        let is_upload = self.scenario.direction == Direction::Upload;
+        let call = if let (Job::Chunk(_, kind), true) = (&job, is_upload) {
+            let body = match kind {
+                Body::Zeros => vec![0; len],
+                Body::Given => {
+                    assert!(w.data.contains(&span.index), "{span:?} has no body");
+                    self.scenario.source[offset..offset + len].to_vec()
+                }
             };
             Call::Write {
                 drive,
@@ -852,7 +853,7 @@ impl Client<'_> {
             self.heard(w, failure, now);
         }
         match job {
-            Job::Compare(span) => match answer {
+            Job::Compare(span, body) => match answer {
                 Ok(Reply::Bytes(bytes)) => {
                     let range = span.offset as usize..span.end() as usize;
                     if Digest::of(&bytes) == Digest::of(&self.scenario.source[range]) {
@@ -861,13 +862,13 @@ impl Client<'_> {
                         w.moved += span.len;
                         w.engine.answered(span.index, Ok(span.len), now);
                     } else {
-                        self.attempt(w, Job::Chunk(span), span);
+                        self.attempt(w, Job::Chunk(span, body), span);
                     }
                 }
                 Ok(other) => panic!("{other:?}"),
                 Err(failure) => self.failed(w, span, failure, now),
             },
-            Job::Chunk(span) => match answer {
+            Job::Chunk(span, _) => match answer {
                 Ok(reply) => {
                     if let Reply::Bytes(bytes) = reply {
                         self.put(w, span, &bytes);
