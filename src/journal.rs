@@ -11,18 +11,22 @@ mod keeper;
 mod record;
 mod replay;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rangemap::RangeSet;
-use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, flock, linkat};
+use rustix::fs::OFlags;
 
 use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{
+    self, Access, Lock, Locked, Staged, Weakness, create_whole, directory_of, sync_data,
+    sync_directory, unsynced,
+};
 use crate::plan::Span;
 
 pub use keeper::{Keeper, Kept, Lag, Note};
@@ -40,6 +44,7 @@ pub struct Journal {
     unwritten: Vec<u8>,
     /// After a failed sync nothing is known of what is on the disk.
     is_broken: bool,
+    weaknesses: Vec<Weakness>,
 }
 
 impl Journal {
@@ -61,31 +66,24 @@ impl Journal {
         };
         let directory = directory_of(path);
         std::fs::create_dir_all(directory).map_err(cannot)?;
-        let file = match nameless(directory).map_err(cannot)? {
-            Some(file) => {
-                fill(&file, &bytes, path)?;
-                let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
-                // Fails if there is one by that name.
-                linkat(CWD, opened, CWD, path, AtFlags::SYMLINK_FOLLOW)
-                    .map_err(|errno| cannot(errno.into()))?;
-                file
-            }
-            None => {
-                let temporary = tempfile::Builder::new()
-                    .prefix(".openhosting-")
-                    .tempfile_in(directory)
-                    .map_err(cannot)?;
-                fill(temporary.as_file(), &bytes, path)?;
-                temporary
-                    .persist_noclobber(path)
-                    .map_err(|error| cannot(error.error))?
+        let weak = Cell::new([None, None]);
+        let fill = |file: &File| {
+            // Before it has its name: no other process can be first.
+            let locked = filesystem::lock(file, Lock::Exclusive);
+            file.write_all_at(&bytes, 0)?;
+            weak.set([weakness_of(locked, path), unsynced(file, path)?]);
+            Ok(())
+        };
+        let file = create_whole(path, fill).map_err(cannot)?;
+        let names = match sync_directory(directory) {
+            Ok(weakness) => weakness,
+            Err(cause) => {
+                // The next run would take it for one that began.
+                let _ = std::fs::remove_file(path);
+                return Err(cannot(cause));
             }
         };
-        if let Err(cause) = sync_directory(directory) {
-            // The next run would take it for one that began.
-            let _ = std::fs::remove_file(path);
-            return Err(cannot(cause));
-        }
+        let weaknesses = weak.take().into_iter().flatten().chain(names).collect();
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -93,6 +91,7 @@ impl Journal {
             records: 0,
             unwritten: Vec::new(),
             is_broken: false,
+            weaknesses,
         })
     }
 
@@ -102,6 +101,9 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if another process has it, or it cannot be read.
     pub fn open(path: &Path) -> Result<Option<(Self, Replay)>> {
+        if filesystem::is_placeholder(path) {
+            return Ok(None);
+        }
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -112,7 +114,7 @@ impl Journal {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cannot(path, "open").because(cause)),
         };
-        lock(&file, path)?;
+        let weaknesses = lock(&file, path)?.into_iter().collect();
         let replay = replay(BufReader::new(&mut file), |_, _, _| {}).map_err(|cause| {
             cannot(path, "read").because(cause).hint_to(
                 "Start over with --restart, or compare with the drive with --resume-from-drive UUID",
@@ -133,6 +135,7 @@ impl Journal {
             records: replay.records,
             unwritten: Vec::new(),
             is_broken: false,
+            weaknesses,
         };
         Ok(Some((journal, replay)))
     }
@@ -187,7 +190,7 @@ impl Journal {
         let new = (self.unwritten.len() / RECORD_BYTES) as u64;
         let at = (HEADER_BYTES as u64) + (self.records - new) * (RECORD_BYTES as u64);
         let written = self.file.write_all_at(&self.unwritten, at);
-        let synced = written.and_then(|()| self.file.sync_data());
+        let synced = written.and_then(|()| sync_data(&self.file));
         self.is_broken = synced.is_err();
         self.unwritten.clear();
         synced.map_err(|cause| {
@@ -225,18 +228,15 @@ impl Journal {
     /// it said.
     pub fn without(self, chunks: &RangeSet<u64>) -> Result<Self> {
         let cannot = |cause: std::io::Error| cannot(&self.path, "write").because(cause);
-        let directory = directory_of(&self.path);
-        let temporary = tempfile::Builder::new()
-            .prefix(".openhosting-")
-            .tempfile_in(directory)
-            .map_err(cannot)?;
+        let staged = Staged::beside(&self.path, Access::Private).map_err(cannot)?;
         let mut anew = Self {
-            file: temporary.as_file().try_clone().map_err(cannot)?,
+            file: staged.file().try_clone().map_err(cannot)?,
             path: self.path.clone(),
             session: self.session,
             records: 0,
             unwritten: Vec::new(),
             is_broken: false,
+            weaknesses: self.weaknesses,
         };
         lock(&anew.file, &self.path)?;
         let mut file = &self.file;
@@ -265,12 +265,13 @@ impl Journal {
             }
         }
         anew.sync()?;
-        anew.file.sync_all().map_err(cannot)?;
-        temporary
-            .persist(&self.path)
-            .map_err(|error| cannot(error.error))?;
-        sync_directory(directory).map_err(cannot)?;
+        staged.replace(&self.path).map_err(cannot)?;
         Ok(anew)
+    }
+
+    /// What its file system cannot do for it.
+    pub fn weaknesses(&self) -> &[Weakness] {
+        &self.weaknesses
     }
 
     /// Where it is.
@@ -292,58 +293,21 @@ impl Journal {
     }
 }
 
-/// A file without a name, of mode 0600 whatever the umask: a process killed now
-/// leaves nothing behind. `None` where the file system has no such files.
-fn nameless(directory: &Path) -> std::io::Result<Option<File>> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(OFlags::TMPFILE.bits().cast_signed())
-        .open(directory);
-    match opened {
-        Ok(file) => Ok(Some(file)),
-        Err(cause) => match rustix::io::Errno::from_io_error(&cause) {
-            Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => Ok(None),
-            _ => Err(cause),
-        },
+/// Takes the lock of a journal.
+fn lock(file: &File, path: &Path) -> Result<Option<Weakness>> {
+    let locked = filesystem::lock(file, Lock::Exclusive);
+    if locked == Locked::Busy {
+        let what = format!(
+            "Another process is at this transfer: it has {}",
+            path.display()
+        );
+        return Err(Error::new(ErrorKind::Local, what));
     }
+    Ok(weakness_of(locked, path))
 }
 
-/// Writes the header of a new journal, to the disk.
-fn fill(file: &File, bytes: &[u8], path: &Path) -> Result<()> {
-    lock(file, path)?;
-    file.write_all_at(bytes, 0)
-        .and_then(|()| file.sync_all())
-        .map_err(|cause| cannot(path, "make").because(cause))
-}
-
-/// Takes the lock; it goes with the process, so nothing is left to clean up.
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let what = format!(
-                "Another process is at this transfer: it has {}",
-                path.display()
-            );
-            Err(Error::new(ErrorKind::Local, what))
-        }
-        Err(errno) => Err(cannot(path, "lock").because(std::io::Error::from(errno))),
-    }
-}
-
-/// The directory that a file is in.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes names in a directory safe from a loss of power.
-pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    File::open(directory)?.sync_all()
+fn weakness_of(locked: Locked, path: &Path) -> Option<Weakness> {
+    (locked == Locked::Unsupported).then(|| Weakness::Unlocked(path.to_owned()))
 }
 
 fn cannot(path: &Path, what: &str) -> Error {
@@ -416,7 +380,7 @@ mod tests {
         let wrong = RangeSet::from_iter([2..4, 5..6, 8..9]);
         let mut journal = journal.without(&wrong).unwrap();
         assert!(
-            Journal::open(&path).is_err(),
+            cfg!(feature = "plain-filesystem") || Journal::open(&path).is_err(),
             "another process could have it"
         );
         journal.append(&done(9));
@@ -432,6 +396,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
     fn one_process_at_a_time_and_no_link_is_followed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
@@ -449,9 +414,11 @@ mod tests {
         assert!(Journal::open(&link).is_err());
     }
 
-    /// `/dev/null` takes all bytes and cannot be synced.
+    /// Neither written to nor synced: EBADF.
     fn never_synced() -> File {
-        OpenOptions::new().write(true).open("/dev/null").unwrap()
+        let flags = OFlags::PATH.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(flags).open("/").unwrap()
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod digest;
 pub mod drive;
 pub mod error;
 pub mod failure;
+pub mod filesystem;
 pub mod findings;
 pub mod image;
 pub mod journal;

@@ -1,15 +1,13 @@
 //! `--checksum`: the line that `sha256sum` prints, and a file that it checks.
 
-use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::printable;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{directory_of, sync_directory};
+use crate::filesystem::{Access, replace};
 
 /// The line for a file of this name, with its end.
 fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
@@ -61,14 +59,5 @@ pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
         let what = format!("Cannot write {}", beside.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
-    let directory = directory_of(path);
-    let mut file = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)
-        .map_err(cannot)?;
-    file.write_all(&line(digest, name.as_bytes()))
-        .map_err(cannot)?;
-    file.as_file().sync_all().map_err(cannot)?;
-    file.persist(&beside).map_err(|error| cannot(error.error))?;
-    sync_directory(directory).map_err(cannot)
+    replace(&beside, Access::Usual, &line(digest, name.as_bytes())).map_err(cannot)
 }

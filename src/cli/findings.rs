@@ -2,13 +2,14 @@
 //! directory, which nobody else may read. It holds no secret all the same.
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::environment;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Access, directory_of, replace};
 use crate::findings::Findings;
 
 /// The file for `endpoint`: `openhosting/findings/HASH.json` below
@@ -46,15 +47,11 @@ pub(super) fn load(endpoint: &str) -> Result<Option<Findings>> {
 /// any moment.
 pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
     let write = || {
-        let directory = path.parent().unwrap_or(Path::new("."));
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(directory)?;
-        // Made with mode 0600.
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        writeln!(file, "{:#}", findings.to_json())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        fs::File::open(directory)?.sync_all()
+        let builder = builder.recursive(true).mode(0o700);
+        builder.create(directory_of(path))?;
+        let text = format!("{:#}\n", findings.to_json());
+        replace(path, Access::Private, text.as_bytes())
     };
     write().map_err(|cause| {
         let what = format!("Cannot keep the findings in {}", path.display());

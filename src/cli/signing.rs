@@ -1,7 +1,7 @@
 //! Signatures of receipts, as minisign makes them: one crate signs, another one checks.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use minisign::{SecretKey, SecretKeyBox};
@@ -9,7 +9,7 @@ use minisign_verify::{PublicKey, Signature};
 
 use super::private;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::directory_of;
+use crate::filesystem::{Access, replace};
 
 /// The password of a key that has one.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
@@ -58,11 +58,7 @@ impl Signer {
         let signature = minisign::sign(None, &self.0, file, Some(comment), None)
             .map_err(|cause| cannot().because(cause.to_string()))?;
         let beside = signature_of(path);
-        let kept = tempfile::NamedTempFile::new_in(directory_of(&beside)).and_then(|mut staged| {
-            staged.write_all(signature.into_string().as_bytes())?;
-            staged.persist(&beside).map_err(|error| error.error)?;
-            Ok(())
-        });
+        let kept = replace(&beside, Access::Private, signature.into_string().as_bytes());
         kept.map_err(|cause| cannot().because(cause))
     }
 }

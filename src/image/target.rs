@@ -5,32 +5,27 @@ mod qcow2;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{
-    CWD, FallocateFlags, FlockOperation, OFlags, RenameFlags, SeekFrom, fallocate, flock,
-    renameat_with, seek,
-};
+use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
 
 use self::qcow2::Qcow2File;
 use super::{Disk, Format, MappedImage, RawImage, modified_ns};
-use crate::chunk::{is_zero, zeros};
+use crate::chunk::is_zero;
 use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{directory_of, sync_directory};
+use crate::filesystem::{
+    self, Lock, Locked, Weakness, create_private, directory_of, exposed, give_mode, is_placeholder,
+    put_zeros, rename_new, sync_all, sync_directory, unsynced,
+};
 
 /// Zeros shorter than this are written: a hole of less saves nothing.
 const BLOCK_BYTES: u64 = 4096;
-
-/// Nobody else writes to the file.
-const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
-/// Others write to it, each to parts of its own.
-const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
 
 /// How the file of a download holds the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,6 +120,7 @@ pub struct ImageTarget {
     /// Whether other machines write to it, and it gets its name from none of us.
     is_shared: bool,
     path: PathBuf,
+    weaknesses: Vec<Weakness>,
 }
 
 /// The name of the staged file of `path`.
@@ -150,7 +146,7 @@ fn look(path: &Path, force: bool) -> Result<Option<std::fs::FileType>> {
             if !kind.is_file() && !kind.is_block_device() {
                 return Err(refuse("is neither a regular file nor a block device"));
             }
-            if !force {
+            if !force && !is_placeholder(path) {
                 return Err(refuse("is there already").hint_to("Overwrite it with --force"));
             }
             Ok(Some(kind))
@@ -170,7 +166,13 @@ impl ImageTarget {
             path: path.to_owned(),
             staged: None,
             is_shared: false,
+            weaknesses: Vec::new(),
         }
+    }
+
+    /// What its file system cannot do for it.
+    pub fn weaknesses(&self) -> &[Weakness] {
+        &self.weaknesses
     }
 
     /// Makes the target of a new download of `size` bytes. A block device is
@@ -192,23 +194,16 @@ impl ImageTarget {
             return Err(Error::new(ErrorKind::Usage, what));
         }
         let part = part_of(path);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&part)
-            .map_err(|cause| {
-                let error = cannot("make", &part, cause);
-                if part.exists() {
-                    return error.hint_to(
-                        "An earlier run left it without its journal: start over with --restart",
-                    );
-                }
-                error
-            })?;
-        lock(&file, &part, EXCLUSIVE)?;
+        let file = create_private(&part).map_err(|cause| {
+            let error = cannot("make", &part, cause);
+            if part.exists() {
+                return error.hint_to(
+                    "An earlier run left it without its journal: start over with --restart",
+                );
+            }
+            error
+        })?;
+        let unlocked = lock(&file, &part, Lock::Exclusive)?;
         let made = match format {
             TargetFormat::Raw => file.set_len(size).map(|()| None),
             TargetFormat::Qcow2(_) => file
@@ -216,7 +211,8 @@ impl ImageTarget {
                 .and_then(|file| Qcow2File::create(file, size, format.pack()))
                 .map(Some),
         };
-        let qcow2 = made.map_err(|cause| {
+        let made = made.and_then(|qcow2| Ok((qcow2, weaknesses(&file, &part, unlocked)?)));
+        let (qcow2, weaknesses) = made.map_err(|cause| {
             // Nothing is in it, and the next run would not know whose it is.
             let _ = std::fs::remove_file(&part);
             cannot("make room in", &part, cause)
@@ -224,6 +220,7 @@ impl ImageTarget {
         Ok(Self {
             qcow2,
             staged: Some((part, path.to_owned())),
+            weaknesses,
             ..Self::over(file, path, Zeros::Leave)
         })
     }
@@ -253,7 +250,7 @@ impl ImageTarget {
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(&part)
             .map_err(|cause| cannot("make", &part, cause))?;
-        lock(&file, &part, SHARED)?;
+        let unlocked = lock(&file, &part, Lock::Shared)?;
         let failed = |cause| cannot("make room in", &part, cause);
         let metadata = file.metadata().map_err(failed)?;
         match metadata.len() {
@@ -262,9 +259,11 @@ impl ImageTarget {
             len if len == size && metadata.is_file() => {}
             _ => return Err(no_part_of_ours(&part, "Remove it and run all shards again")),
         }
+        let weaknesses = weaknesses(&file, &part, unlocked).map_err(failed)?;
         Ok(Self {
             staged: Some((part, path.to_owned())),
             is_shared: true,
+            weaknesses,
             ..Self::over(file, path, Zeros::Punch)
         })
     }
@@ -313,7 +312,7 @@ impl ImageTarget {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(cannot("open", &part, cause)),
         };
-        lock(&file, &part, EXCLUSIVE)?;
+        let unlocked = lock(&file, &part, Lock::Exclusive)?;
         let metadata = file
             .metadata()
             .map_err(|cause| cannot("open", &part, cause))?;
@@ -330,9 +329,12 @@ impl ImageTarget {
                 Some(resumed.ok_or_else(other)?)
             }
         };
+        let weaknesses = weaknesses(&file, &part, unlocked)
+            .map_err(|cause| cannot("go on with", &part, cause))?;
         Ok(Some(Self {
             qcow2,
             staged: Some((part, path.to_owned())),
+            weaknesses,
             ..Self::over(file, path, Zeros::Punch)
         }))
     }
@@ -363,8 +365,12 @@ impl ImageTarget {
         {
             return Ok(None);
         }
-        sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
-        Ok(Some(Self::over(file, path, Zeros::Punch)))
+        let unsynced =
+            sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
+        Ok(Some(Self {
+            weaknesses: unsynced.into_iter().collect(),
+            ..Self::over(file, path, Zeros::Punch)
+        }))
     }
 
     /// Removes what an earlier run staged beside `path`, if anything.
@@ -378,7 +384,7 @@ impl ImageTarget {
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
         // What cannot be opened, a link say, nobody writes to.
         let _opened = match options.open(&part) {
-            Ok(file) => lock(&file, &part, EXCLUSIVE).map(|()| Some(file))?,
+            Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,
             Err(_) => None,
         };
         Self::remove(&part)
@@ -420,7 +426,7 @@ impl ImageTarget {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
-        lock(&file, path, EXCLUSIVE)?;
+        let unlocked = lock(&file, path, Lock::Exclusive)?;
         let len = file
             .metadata()
             .map_err(|cause| cannot("open", path, cause))?
@@ -434,7 +440,10 @@ impl ImageTarget {
         }
         file.set_len(size)
             .map_err(|cause| cannot("make room in", path, cause))?;
-        Ok(Self::over(file, path, Zeros::Punch))
+        Ok(Self {
+            weaknesses: unlocked.into_iter().collect(),
+            ..Self::over(file, path, Zeros::Punch)
+        })
     }
 
     fn device(path: &Path, size: u64) -> Result<Self> {
@@ -571,19 +580,7 @@ impl ImageTarget {
         if len == 0 || self.is_hole(offset, len) {
             return Ok(());
         }
-        // A device that cannot forget bytes may be able to make zeros of them.
-        for mode in [FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE] {
-            match fallocate(&self.file, mode | FallocateFlags::KEEP_SIZE, offset, len) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
-                made => return Ok(made?),
-            }
-        }
-        let mut at = offset;
-        for step in zeros(len) {
-            self.file.write_all_at(step, at)?;
-            at += step.len() as u64;
-        }
-        Ok(())
+        put_zeros(&self.file, offset, len)
     }
 
     /// Whether the file surely has no data there. Of a device nothing is known.
@@ -622,15 +619,16 @@ impl ImageTarget {
     }
 
     /// Makes it safe from a loss of power and, if it was staged, visible under
-    /// its name.
+    /// its name. Returns what the file system could not do for it, and had not shown
+    /// [before](Self::weaknesses).
     ///
     /// # Errors
     /// [`ErrorKind::Local`]; then the staged file stays where it is.
-    pub fn publish(self, force: bool) -> Result<()> {
+    pub fn publish(self, force: bool) -> Result<Vec<Weakness>> {
         let failed = |cause| cannot("finish", &self.path, cause);
-        self.file.sync_all().map_err(failed)?;
+        sync_all(&self.file).map_err(failed)?;
         let (Some((part, path)), false) = (&self.staged, self.is_shared) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let ours = self.file.metadata().map_err(failed)?;
         let named = std::fs::symlink_metadata(part).map_err(failed)?;
@@ -642,28 +640,26 @@ impl ImageTarget {
             return Err(Error::new(ErrorKind::Local, what)
                 .hint_to("Somebody replaced it. Start over with --restart"));
         }
-        let mode = Permissions::from_mode(0o666 & !umask());
-        self.file.set_permissions(mode).map_err(failed)?;
-        let flags = if force {
-            RenameFlags::empty()
-        } else {
-            RenameFlags::NOREPLACE
+        let fixed = give_mode(&self.file, path);
+        let renamed = match force {
+            true => std::fs::rename(part, path),
+            false => rename_new(part, path),
         };
-        match renameat_with(CWD, part, CWD, path, flags) {
-            Err(Errno::EXIST) => {
+        renamed.map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::AlreadyExists => {
                 let what = format!(
                     "{} came into being meanwhile; the download is in {}",
                     path.display(),
                     part.display()
                 );
-                return Err(Error::new(ErrorKind::Local, what)
-                    .hint_to("Overwrite it by the same command with --force"));
+                Error::new(ErrorKind::Local, what)
+                    .hint_to("Overwrite it by the same command with --force")
             }
-            // A file system that cannot tell: `look` saw nothing there.
-            Err(Errno::INVAL) => std::fs::rename(part, path).map_err(failed)?,
-            renamed => renamed.map_err(|errno| failed(errno.into()))?,
-        }
-        sync_directory(directory_of(path)).map_err(failed)
+            _ => failed(cause),
+        })?;
+        let unsynced = sync_directory(directory_of(path)).map_err(failed)?;
+        let new = fixed.into_iter().chain(unsynced);
+        Ok(new.filter(|new| !self.weaknesses.contains(new)).collect())
     }
 }
 
@@ -693,24 +689,32 @@ fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
     runs
 }
 
-/// The file mode creation mask, without changing it for a moment.
-fn umask() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
-        .unwrap_or(0o077)
-}
-
-/// Takes the lock of a file that is written to; it goes with the process. Where there
-/// are no locks the journal has none either, and says so.
-fn lock(file: &File, path: &Path, how: FlockOperation) -> Result<()> {
-    match flock(file, how) {
-        Err(Errno::WOULDBLOCK) => {
+/// Takes the lock of a file that is written to.
+fn lock(file: &File, path: &Path, how: Lock) -> Result<Option<Weakness>> {
+    match filesystem::lock(file, how) {
+        Locked::Held => Ok(None),
+        Locked::Unsupported => Ok(Some(Weakness::Unlocked(path.to_owned()))),
+        Locked::Busy => {
             let what = format!("Another process writes to {}", path.display());
             Err(Error::new(ErrorKind::Local, what))
         }
-        _ => Ok(()),
     }
+}
+
+/// What the file system cannot do for a staged file. File and directory are synced at
+/// the end as well: that they cannot be is found out when the transfer begins.
+fn weaknesses(
+    file: &File,
+    part: &Path,
+    unlocked: Option<Weakness>,
+) -> std::io::Result<Vec<Weakness>> {
+    let all = [
+        unlocked,
+        exposed(file, part),
+        unsynced(file, part)?,
+        sync_directory(directory_of(part))?,
+    ];
+    Ok(all.into_iter().flatten().collect())
 }
 
 fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::{Journal, Record};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{sync_all, sync_data};
 use crate::image::modified_ns;
 use crate::plan::Span;
 
@@ -272,7 +273,7 @@ impl Keeping {
         }
         if let Some(data) = &self.data {
             // Its time, too, has to be on the disk: the file is known by it.
-            let metadata = data.sync_all().and_then(|()| data.metadata());
+            let metadata = sync_all(data).and_then(|()| data.metadata());
             let metadata = metadata.map_err(cannot_sync)?;
             self.journal.append(&Record::Whole {
                 inode: metadata.ino(),
@@ -285,7 +286,7 @@ impl Keeping {
 
     fn sync_data(&self) -> Result<()> {
         match &self.data {
-            Some(data) => data.sync_data().map_err(cannot_sync),
+            Some(data) => sync_data(data).map_err(cannot_sync),
             None => Ok(()),
         }
     }

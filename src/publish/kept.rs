@@ -1,12 +1,12 @@
 //! Receipts on this machine: read, and written so that there is an old one or a new
 //! one, never half of one. Everything here blocks.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::directory_of;
+use crate::filesystem::{Access, directory_of, replace};
 use crate::receipt::Receipt;
 
 /// Most bytes of a receipt that are read: of a disk of 2 TiB that is all data.
@@ -50,14 +50,8 @@ pub fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
         let what = format!("Cannot write the receipt {}", path.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
-    let directory = directory_of(path);
-    std::fs::create_dir_all(directory).map_err(cannot)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(cannot)?;
-    file.write_all(receipt.print().as_bytes()).map_err(cannot)?;
-    file.as_file().sync_all().map_err(cannot)?;
-    file.persist(path)
-        .map_err(|error| cannot(error.error))
-        .map(|_| ())
+    std::fs::create_dir_all(directory_of(path)).map_err(cannot)?;
+    replace(path, Access::Private, receipt.print().as_bytes()).map_err(cannot)
 }
 
 /// The receipt of a drive in the directory of receipts.

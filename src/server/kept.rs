@@ -5,13 +5,14 @@
 //! synced, renamed, and its directory synced: after a crash at any moment there is
 //! the old one or the new one.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::metadata::set;
 use crate::digest::Digest;
+use crate::filesystem::{Access, directory_of, replace_from, sync_directory};
 use crate::wire::{Format, Properties};
 
 /// Makes a directory that nobody else may look into, if it is not there.
@@ -44,17 +45,10 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Properties> {
 /// Puts `text` into the file `path`, safe from a crash. `staging` is a directory on
 /// the same file system for the time between.
 pub(super) fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(staging)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    sync_parent(path)
+    replace_from(staging, path, Access::Private, text.as_bytes())
 }
 
 /// Makes a rename or an unlink of `path` last.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    sync_directory(directory_of(path)).map(drop)
 }

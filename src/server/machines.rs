@@ -20,7 +20,6 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use rustix::fs::{FallocateFlags, fallocate};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -35,6 +34,7 @@ use super::kept::{self, sync_parent};
 use super::machine::{Live, Machine, MachineId, Record, Rest, Run, Settings, now};
 use super::resources::Resources;
 use super::store::Store;
+use crate::filesystem::punch;
 use crate::wire::Properties;
 
 /// How often counters are asked for and consoles cut.
@@ -659,8 +659,7 @@ fn cut_console(path: &Path) {
         let file = fs::File::options().write(true).open(path)?;
         let len = file.metadata()?.len();
         if len > 2 * CONSOLE_BYTES {
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&file, flags, 0, len - CONSOLE_BYTES)?;
+            punch(&file, 0, len - CONSOLE_BYTES)?;
         }
         Ok(())
     };

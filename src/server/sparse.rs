@@ -5,8 +5,10 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+
+use crate::filesystem::put_zeros;
 
 /// Bytes that are zero or not as one: a page, and the block of most file
 /// systems.
@@ -73,14 +75,9 @@ pub(super) fn all_zero(block: &[u8]) -> bool {
 
 /// Makes `len` bytes (not 0) at `offset` read as zeros, by a hole if possible.
 pub(super) fn zero_at(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    if is_hole(file, offset, len) {
-        return Ok(());
-    }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match fallocate(file, flags, offset, len) {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => write_zeros(file, offset, len),
-        Err(error) => Err(error.into()),
+    match is_hole(file, offset, len) {
+        true => Ok(()),
+        false => put_zeros(file, offset, len),
     }
 }
 
@@ -129,17 +126,6 @@ pub(super) fn next_hole(file: &File, offset: u64, end: u64) -> u64 {
         Ok(hole) => hole.max(offset + BLOCK_BYTES as u64).min(end),
         Err(_) => end,
     }
-}
-
-fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let zeros = [0; 16 * BLOCK_BYTES];
-    let (mut at, end) = (offset, offset + len);
-    while at < end {
-        let step = (end - at).min(zeros.len() as u64);
-        file.write_all_at(&zeros[..step as usize], at)?;
-        at += step;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

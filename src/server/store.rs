@@ -19,8 +19,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::answer::Refusal;
 use super::faults::FreshReads;
 use super::hosted::{Hosted, Pass, lock, read, write};
@@ -30,6 +28,7 @@ use super::quota::Quotas;
 use crate::credentials::Credentials;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Lock, Locked, lock as lock_file};
 
 /// All drives of the server.
 #[derive(Debug)]
@@ -64,10 +63,17 @@ impl Store {
             kept::private_directory(path).map_err(failed)?;
         }
         let lock = private().open(directory.join("lock")).map_err(failed)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let what = format!("Another server uses {}", directory.display());
-            return Err(Error::new(ErrorKind::Local, what)
-                .hint_to("Stop it, or choose another directory with --data"));
+        match lock_file(&lock, Lock::Exclusive) {
+            Locked::Held => {}
+            Locked::Busy => {
+                let what = format!("Another server uses {}", directory.display());
+                return Err(Error::new(ErrorKind::Local, what)
+                    .hint_to("Stop it, or choose another directory with --data"));
+            }
+            Locked::Unsupported => tracing::warn!(
+                ?directory,
+                "This file system has no locks: do not start another server in this directory"
+            ),
         }
         for entry in fs::read_dir(directory.join("staging")).map_err(failed)? {
             fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
@@ -386,6 +392,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
     fn a_directory_has_one_server_and_one_made_up_user() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();

@@ -3,7 +3,7 @@
 use super::changed::changed;
 use super::create::create;
 use super::patient::{CALL_ATTEMPTS, patiently};
-use super::session::{Identity, Session, blocking};
+use super::session::{Identity, Session, blocking, warn};
 use super::shell::{claim, claimed, stopped};
 use super::stop::Stop;
 use super::upload::{Target, UploadOptions};
@@ -58,6 +58,7 @@ pub(super) async fn begin(
         first,
     };
     let mut session = Session::begin(&options.journal, identity).await?;
+    warn(session.weaknesses(), monitor);
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
     let (image, table, uses) = blocking(move || {
         let table = image.disk().and_then(Gpt::of);

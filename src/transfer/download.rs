@@ -19,7 +19,7 @@ use super::earlier::check_earlier;
 use super::fetch::fetch;
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
-use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted};
+use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted, warn};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, lost};
 use super::sink::Sink;
 use super::stop::Stop;
@@ -173,6 +173,10 @@ pub async fn download(
     let plan = Plan::new(info.size - base, options.chunk);
     let (force, sink, mut session) =
         open(client, destination, options, &info, plan, monitor).await?;
+    warn(
+        session.weaknesses().iter().chain(sink.weaknesses()),
+        monitor,
+    );
     let is_journaled = session.journal.is_some();
     // The journal makes its digests itself, from a file that has the disk's bytes at
     // their places.
@@ -312,15 +316,16 @@ pub async fn download(
         }
     };
     let (sink, follower, checksum) = (job.sink, job.follower, options.checksum);
-    let checksum = blocking(move || {
+    let (checksum, weaknesses) = blocking(move || {
         let followed = follower.map(Follower::finish).transpose()?;
         let written = Arc::into_inner(sink)
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
             .finish(force, checksum)?;
-        Ok(followed.or(written))
+        Ok((followed.or(written.digest), written.weaknesses))
     })
     .await
     .map_err(there)?;
+    warn(&weaknesses, monitor);
     // That of a shard tells those who join them that it is done.
     let journal = journal.filter(|_| options.shard.is_none());
     Ok(Downloaded {

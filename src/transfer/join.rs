@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::download::{DownloadInterrupted, DownloadOptions, Downloaded, check_still, look};
 use super::earlier::take_back;
 use super::opening::{check_same_drive, staged};
-use super::session::{Ended, blocking, gaps};
+use super::session::{Ended, blocking, gaps, warn};
 use super::sink::digest_of;
 use super::stop::Stop;
 use super::upload::everything_settled;
@@ -67,6 +67,10 @@ pub async fn join_download(
         Ok((target, journals))
     });
     let (target, journals) = opened.await?;
+    let of_journals = journals
+        .iter()
+        .flat_map(|(journal, _)| journal.weaknesses());
+    warn(target.weaknesses().iter().chain(of_journals), monitor);
     for (_, state) in &journals {
         check_same_drive(state, options, &info)?;
     }
@@ -121,14 +125,15 @@ pub async fn join_download(
     })?;
     check_still(client, options, &info, &mut rng).await?;
     let is_wanted = options.checksum;
-    let checksum = blocking(move || {
+    let (checksum, weaknesses) = blocking(move || {
         let digest = match is_wanted {
             true => Some(digest_of(&target.handle()?)?),
             false => None,
         };
-        target.publish(force).map(|()| digest)
+        Ok((digest, target.publish(force)?))
     })
     .await?;
+    warn(&weaknesses, monitor);
     Ok(Downloaded {
         progress: Progress::default(),
         verified,

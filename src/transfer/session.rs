@@ -10,7 +10,9 @@ use uuid::Uuid;
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Weakness, once};
 use crate::journal::{Direction, Header, Journal, Keeper, Kept, Record, Replay, State};
+use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
 
 /// Where a transfer keeps what it did, and how it takes up an earlier run.
@@ -130,9 +132,24 @@ impl Session {
         }
     }
 
+    /// What the file system cannot do for the journal.
+    pub(super) fn weaknesses(&self) -> &[Weakness] {
+        self.journal.as_ref().map_or(&[], Journal::weaknesses)
+    }
+
     /// The token as text, as a drive bears it.
     pub(super) fn token(&self) -> String {
         Uuid::from_bytes(self.token).as_simple().to_string()
+    }
+}
+
+/// Warns of what the file system cannot do, once for each kind.
+pub(super) fn warn<'a>(
+    weaknesses: impl IntoIterator<Item = &'a Weakness>,
+    monitor: &mut dyn Monitor,
+) {
+    for weakness in once(weaknesses.into_iter().cloned()) {
+        monitor.event(&Event::Warning(weakness.to_string()));
     }
 }
 

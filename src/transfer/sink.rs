@@ -19,6 +19,7 @@ use crate::chunk::zeros;
 use crate::codec::Packer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::Weakness;
 use crate::image::{ImageTarget, TargetFormat};
 use crate::plan::Plan;
 
@@ -100,6 +101,15 @@ impl Sink {
         }
     }
 
+    /// What the file system cannot do for the file.
+    pub(super) fn weaknesses(&self) -> &[Weakness] {
+        match self {
+            Self::File(target) => target.weaknesses(),
+            Self::Packed(packed) => packed.target.as_ref().map_or(&[], ImageTarget::weaknesses),
+            Self::Stream(_) => &[],
+        }
+    }
+
     fn ordered(&self) -> Result<&Ordered> {
         let ordered = match self {
             Self::Stream(ordered) => Some(ordered),
@@ -109,9 +119,9 @@ impl Sink {
         ordered.ok_or_else(|| Error::new(ErrorKind::Bug, "The output is finished already"))
     }
 
-    /// The digest of what a stream was given, if it was asked for, and of a file
-    /// whose bytes are not those of the disk if `checksum`.
-    pub(super) fn finish(self, force: bool, checksum: bool) -> Result<Option<Digest>> {
+    /// Ends what was written. Of a file whose bytes are not those of the disk the digest
+    /// is made if `checksum`.
+    pub(super) fn finish(self, force: bool, checksum: bool) -> Result<Finished> {
         match self {
             Self::File(target) => {
                 target.complete()?;
@@ -119,12 +129,25 @@ impl Sink {
                     true => Some(digest_of(&target.handle()?)?),
                     false => None,
                 };
-                target.publish(force).map(|()| digest)
+                let weaknesses = target.publish(force)?;
+                Ok(Finished { digest, weaknesses })
             }
-            Self::Stream(ordered) => ordered.finish(),
+            Self::Stream(ordered) => Ok(Finished {
+                digest: ordered.finish()?,
+                weaknesses: Vec::new(),
+            }),
             Self::Packed(packed) => packed.finish(force),
         }
     }
+}
+
+/// What was written, to its end.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// The digest of what a stream was given, or a file holds, if it was asked for.
+    pub(super) digest: Option<Digest>,
+    /// What the file system could not do at the end, and had not shown before.
+    pub(super) weaknesses: Vec<Weakness>,
 }
 
 /// The digest of a file that nobody writes to.
@@ -174,12 +197,16 @@ impl Packed {
         Ok(packed)
     }
 
-    pub(super) fn finish(mut self, force: bool) -> Result<Option<Digest>> {
+    fn finish(mut self, force: bool) -> Result<Finished> {
         let digest = self.ordered.take().map(Ordered::finish).transpose()?;
-        if let Some(target) = self.target.take() {
-            target.publish(force)?;
-        }
-        Ok(digest.flatten())
+        let weaknesses = match self.target.take() {
+            Some(target) => target.publish(force)?,
+            None => Vec::new(),
+        };
+        Ok(Finished {
+            digest: digest.flatten(),
+            weaknesses,
+        })
     }
 }
 

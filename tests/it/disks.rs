@@ -200,9 +200,11 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
         if errno != KILL && outcome.status.code() != Some(0) {
             check_told(&outcome);
         }
-        // A sync that is made again tells nothing of what the first one lost.
+        // A sync that is made again tells nothing of what the first one lost. Of a
+        // directory it is made again where a run that failed removes its files.
         let is_again = |later: &&failing::Call| later.name == call && later.path == *path;
-        if call.contains("sync") {
+        let is_removal = outcome.status.code() == Some(1) && Path::new(path).is_dir();
+        if call.contains("sync") && !is_removal {
             assert_eq!(later.iter().find(is_again), None);
         }
         if program == DOWNLOAD {
@@ -330,14 +332,12 @@ fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
         return;
     }
     let scene = Scene::new(CHUNKS);
-    let cases = [
-        ("linkat:error=EIO", UPLOAD),
-        ("linkat:error=EIO", DOWNLOAD),
-        ("renameat2:error=EIO", DOWNLOAD),
-    ];
-    for (what, program) in cases {
-        let traced = scene.desk.tool("strace").args("-f -qq -o trace -e");
-        let traced = traced.arg(format!("inject={what}")).arg(program);
+    // Where one call fails the next way is tried, so all of them have to fail: for the
+    // journal, and for the image at the end.
+    let names = "inject=?link,linkat,?rename,?renameat,renameat2:error=EIO";
+    for (only, program) in [("", UPLOAD), ("", DOWNLOAD), ("-P out.oh-part", DOWNLOAD)] {
+        let traced = scene.desk.tool("strace").args("-f -qq -o trace");
+        let traced = traced.args(only).arg("-e").arg(names).arg(program);
         let traced = match program {
             UPLOAD => scene.upload(traced),
             _ => scene.download(traced),

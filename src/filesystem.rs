@@ -1,0 +1,121 @@
+//! Everything that some file systems cannot do, each with a plain way to do without.
+//!
+//! FAT and exFAT have no owners, modes or hard links; FUSE and network file systems
+//! may lack locks, O_TMPFILE, RENAME_NOREPLACE or the fsync of a directory; a
+//! container may have no /proc. None of that is a reason to fail, so no other module
+//! calls the kernel for these directly.
+//!
+//! Each function tries the better way first. It does not try to list the errors that
+//! mean "not supported": file systems disagree about them. Any error that does not
+//! answer the question leads to the plain way, and the error of the plain way is
+//! the one that is reported. Where the plain way keeps less than the better one,
+//! the caller gets a [`Weakness`] to report, when a transfer begins.
+//!
+//! The feature `plain-filesystem`, which is for tests, uses the plain ways only.
+
+mod lock;
+mod mode;
+mod names;
+mod replace;
+mod sync;
+mod zeros;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub(crate) use lock::{Lock, Locked, lock};
+pub(crate) use mode::{Access, create_private, exposed, give_mode};
+pub(crate) use names::{create_whole, is_placeholder, rename_new};
+pub(crate) use replace::{Staged, replace, replace_from};
+pub(crate) use sync::{sync_all, sync_data, sync_directory, unsynced};
+pub(crate) use zeros::{punch, put_zeros};
+
+/// Whether only the plain ways are used.
+const PLAIN: bool = cfg!(feature = "plain-filesystem");
+
+/// Something that this file system does not do, and what the user has to do or to
+/// know because of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    /// This file cannot be locked.
+    Unlocked(PathBuf),
+    /// This file cannot be synced, so a power loss can take what was written last.
+    Unsynced(PathBuf),
+    /// This directory cannot be synced, so a power loss can undo a rename in it.
+    UnsyncedNames(PathBuf),
+    /// Others can read this file, which was created for its owner alone.
+    Exposed(PathBuf),
+    /// The mode of this file cannot be changed.
+    FixedMode(PathBuf),
+}
+
+impl fmt::Display for Weakness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlocked(path) => write!(
+                f,
+                "This file system cannot lock {}: do not run two transfers into the same file",
+                path.display()
+            ),
+            Self::Unsynced(path) => write!(
+                f,
+                "This file system cannot sync {}: after a power loss, start over with --restart",
+                path.display()
+            ),
+            Self::UnsyncedNames(directory) => write!(
+                f,
+                "This file system cannot sync the directory {}: after a power loss, check that the finished file is there",
+                directory.display()
+            ),
+            Self::Exposed(path) => write!(
+                f,
+                "This file system does not keep file permissions: other users can read {}",
+                path.display()
+            ),
+            Self::FixedMode(path) => write!(
+                f,
+                "This file system does not let the permissions of {} be changed",
+                path.display()
+            ),
+        }
+    }
+}
+
+/// Removes what says the same about another file: a user needs each warning once.
+pub(crate) fn once(weaknesses: impl IntoIterator<Item = Weakness>) -> Vec<Weakness> {
+    let mut all: Vec<Weakness> = Vec::new();
+    for weakness in weaknesses {
+        let kind = std::mem::discriminant(&weakness);
+        if !all.iter().any(|one| std::mem::discriminant(one) == kind) {
+            all.push(weakness);
+        }
+    }
+    all
+}
+
+/// The directory that a file is in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weakness_is_reported_once_for_all_files() {
+        let of = |name: &str| Weakness::Unlocked(name.into());
+        let names = Weakness::UnsyncedNames(".".into());
+        let all = once([of("a"), names.clone(), of("b")]);
+        assert_eq!(all, [of("a"), names]);
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_current_directory() {
+        assert_eq!(directory_of(Path::new("a")), Path::new("."));
+        assert_eq!(directory_of(Path::new("d/a")), Path::new("d"));
+    }
+}

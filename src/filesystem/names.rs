@@ -1,0 +1,181 @@
+//! Names that appear at once, and only if nothing has them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
+
+use super::{Access, PLAIN, Staged, create_private, directory_of};
+
+/// What a name holds for a moment, where nothing better keeps it from others.
+const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finished file\n";
+
+/// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
+/// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
+pub(crate) fn create_whole(
+    path: &Path,
+    fill: impl Fn(&File) -> io::Result<()>,
+) -> io::Result<File> {
+    if !PLAIN && let Ok(file) = nameless(directory_of(path)) {
+        fill(&file)?;
+        match name(&file, path) {
+            Ok(()) => return Ok(file),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && !is_placeholder(path) => {
+                return Err(error);
+            }
+            // No /proc, or no hard links.
+            Err(_) => {}
+        }
+    }
+    let staged = Staged::beside(path, Access::Private)?;
+    fill(staged.file())?;
+    staged.appear_as(path)
+}
+
+/// A file without a name: a process that is killed now leaves nothing behind.
+fn nameless(directory: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(Access::Private.mode())
+        .custom_flags(OFlags::TMPFILE.bits().cast_signed())
+        .open(directory)
+}
+
+/// Gives a nameless file a name that nothing has.
+fn name(file: &File, path: &Path) -> io::Result<()> {
+    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, opened, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// Renames a file to a name that nothing has. Fails with [`ErrorKind::AlreadyExists`]
+/// otherwise: what appeared meanwhile is not overwritten.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    if is_placeholder(to) {
+        return std::fs::rename(from, to);
+    }
+    let is_there = |error: &io::Error| error.kind() == ErrorKind::AlreadyExists;
+    if !PLAIN {
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(Into::into) {
+            Err(error) if is_there(&error) => return Err(error),
+            Err(_) => {}
+            Ok(()) => return Ok(()),
+        }
+        match std::fs::hard_link(from, to) {
+            Err(error) if is_there(&error) => return Err(error),
+            Err(_) => {}
+            Ok(()) => {
+                // Both names are of the same file, so one too many does no harm.
+                let _ = std::fs::remove_file(from);
+                return Ok(());
+            }
+        }
+    }
+    // Creating is exclusive everywhere, and then the name is ours to rename over. A
+    // process that is killed between the two leaves the placeholder, which the next
+    // run recognizes by its text.
+    let mut placeholder = create_private(to)?;
+    // On a full disk an empty one does as well, unless we are killed just then.
+    let _ = placeholder.write_all(PLACEHOLDER);
+    drop(placeholder);
+    std::fs::rename(from, to).inspect_err(|_| {
+        if is_placeholder(to) || std::fs::metadata(to).is_ok_and(|m| m.len() == 0) {
+            let _ = std::fs::remove_file(to);
+        }
+    })
+}
+
+/// Whether `path` is what an earlier run left between reserving a name and using it:
+/// as good as nothing.
+pub(crate) fn is_placeholder(path: &Path) -> bool {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path);
+    let Ok(file) = opened else {
+        return false;
+    };
+    let has_its_length = file
+        .metadata()
+        .is_ok_and(|m| m.is_file() && m.len() == PLACEHOLDER.len() as u64);
+    let mut bytes = Vec::new();
+    has_its_length
+        && file
+            .take(PLACEHOLDER.len() as u64)
+            .read_to_end(&mut bytes)
+            .is_ok()
+        && bytes == PLACEHOLDER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_new_name_never_overwrites_and_a_placeholder_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        std::fs::write(&from, "new").unwrap();
+        std::fs::write(&to, "old").unwrap();
+        let error = rename_new(&from, &to).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&to).unwrap(), b"old");
+        assert!(from.exists());
+        // Killed between reserving the name and using it.
+        std::fs::write(&to, PLACEHOLDER).unwrap();
+        rename_new(&from, &to).unwrap();
+        assert_eq!(std::fs::read(&to).unwrap(), b"new");
+        assert_eq!(files(directory.path()), ["to"]);
+    }
+
+    #[test]
+    fn a_whole_file_is_private_and_never_overwrites() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let fill = |file: &File| (&*file).write_all(b"text");
+        for before in [None, Some(PLACEHOLDER)] {
+            if let Some(before) = before {
+                std::fs::write(&path, before).unwrap();
+            }
+            let file = create_whole(&path, fill).unwrap();
+            assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+            assert_eq!(std::fs::read(&path).unwrap(), b"text");
+        }
+        let error = create_whole(&path, fill).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        std::fs::remove_file(&path).unwrap();
+        let broken = |_: &File| Err(io::Error::other("broken"));
+        assert!(create_whole(&path, broken).is_err());
+        assert_eq!(files(directory.path()), [""; 0]);
+    }
+
+    #[test]
+    fn only_the_very_text_is_a_placeholder() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        assert!(!is_placeholder(&path));
+        for bytes in [&b""[..], &PLACEHOLDER[1..], &[0; PLACEHOLDER.len()]] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(!is_placeholder(&path));
+        }
+        std::fs::write(&path, PLACEHOLDER).unwrap();
+        assert!(is_placeholder(&path));
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(!is_placeholder(&link));
+        assert!(!is_placeholder(directory.path()));
+    }
+}

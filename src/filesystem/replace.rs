@@ -1,0 +1,92 @@
+//! Files that are written whole or not at all, in the place of an earlier one.
+
+use std::fs::{File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::{NamedTempFile, TempPath};
+
+use super::{Access, Weakness, directory_of, rename_new, sync_all, sync_directory};
+
+/// Puts `bytes` in the place of the file `path`: at any moment, also after a crash,
+/// there is the old one or the new one.
+pub(crate) fn replace(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
+    replace_from(directory_of(path), path, access, bytes)
+}
+
+/// The same; the new file is written in `staging`, a directory of the same file system.
+pub(crate) fn replace_from(
+    staging: &Path,
+    path: &Path,
+    access: Access,
+    bytes: &[u8],
+) -> io::Result<()> {
+    let staged = Staged::within(staging, access)?;
+    staged.file().write_all(bytes)?;
+    staged.replace(path).map(drop)
+}
+
+/// A file under a name for now; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    file: File,
+    path: TempPath,
+}
+
+impl Staged {
+    /// In the directory of `path`.
+    pub(crate) fn beside(path: &Path, access: Access) -> io::Result<Self> {
+        Self::within(directory_of(path), access)
+    }
+
+    fn within(directory: &Path, access: Access) -> io::Result<Self> {
+        let named = tempfile::Builder::new()
+            .prefix(".openhosting-")
+            .permissions(Permissions::from_mode(access.mode()))
+            .tempfile_in(directory)?;
+        let (file, path) = NamedTempFile::into_parts(named);
+        Ok(Self { file, path })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Syncs it and puts it in the place of `path`.
+    pub(crate) fn replace(self, path: &Path) -> io::Result<(File, Option<Weakness>)> {
+        sync_all(&self.file)?;
+        self.path.persist(path).map_err(|error| error.error)?;
+        let weakness = sync_directory(directory_of(path))?;
+        Ok((self.file, weakness))
+    }
+
+    /// Gives it the name `path`, which nothing has.
+    pub(super) fn appear_as(mut self, path: &Path) -> io::Result<File> {
+        rename_new(&self.path, path)?;
+        self.path.disable_cleanup(true);
+        Ok(self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn the_old_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for text in ["a longer first one", "second"] {
+            replace(&path, Access::Private, text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        let into_nothing = directory.path().join("none/file");
+        assert!(replace(&into_nothing, Access::Usual, b"x").is_err());
+    }
+}

@@ -1,0 +1,94 @@
+//! Making bytes and names safe from a loss of power.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::{PLAIN, Weakness};
+
+/// Makes the bytes of a file safe from a loss of power, as far as its file system can.
+/// One that cannot is reported when the file is opened: [`unsynced`].
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    unless_unsupported(file.sync_data()).map(drop)
+}
+
+/// The same, and what is known about the file besides: its times, say.
+pub(crate) fn sync_all(file: &File) -> io::Result<()> {
+    unless_unsupported(file.sync_all()).map(drop)
+}
+
+/// Syncs a file that was created just now. A file system that cannot is a weakness.
+pub(crate) fn unsynced(file: &File, path: &Path) -> io::Result<Option<Weakness>> {
+    let is_synced = unless_unsupported(file.sync_all())?;
+    Ok((!is_synced).then(|| Weakness::Unsynced(path.to_owned())))
+}
+
+/// Whether it was done. Unlike for directories only the errors of a file system that has
+/// no such call count: any other one may mean that bytes were lost.
+fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
+    match synced {
+        Ok(()) => Ok(true),
+        Err(cause) => match Errno::from_io_error(&cause) {
+            Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            _ => Err(cause),
+        },
+    }
+}
+
+/// Makes the names in a directory safe from a loss of power.
+///
+/// # Errors
+/// Those of a disk that is broken, full or read-only. A file system that cannot sync
+/// directories, or a directory that may be written to but not opened, is a weakness.
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
+    let unsynced = || Ok(Some(Weakness::UnsyncedNames(directory.to_owned())));
+    if PLAIN {
+        return unsynced();
+    }
+    let synced = match File::open(directory) {
+        Ok(opened) => opened.sync_all(),
+        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => return unsynced(),
+        Err(cause) => return Err(cause),
+    };
+    match synced {
+        Ok(()) => Ok(None),
+        Err(cause) if is_broken(&cause) => Err(cause),
+        // EINVAL, ENOTSUP, ENOSYS, EBADF, EPERM: file systems disagree.
+        Err(_) => unsynced(),
+    }
+}
+
+/// Whether the disk failed, rather than the file system being unable to do it.
+fn is_broken(cause: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(cause),
+        Some(Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::STALE | Errno::NODEV)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_system_without_the_call_is_excused() {
+        // It has no fsync.
+        let null = File::open("/dev/null").unwrap();
+        sync_data(&null).unwrap();
+        let path = Path::new("x");
+        let weakness = Weakness::Unsynced(path.to_owned());
+        assert_eq!(unsynced(&null, path).unwrap(), Some(weakness));
+        let error = |errno: Errno| Err(errno.into());
+        assert!(unless_unsupported(error(Errno::IO)).is_err());
+        assert!(unless_unsupported(error(Errno::NOSPC)).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(super::super::PLAIN || sync_directory(&directory.path().join("x")).is_err());
+        assert!(is_broken(&Errno::IO.into()) && !is_broken(&Errno::INVAL.into()));
+    }
+}

@@ -1,0 +1,66 @@
+//! Zeros in the place of old bytes, without moving any where that is possible.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::PLAIN;
+use crate::chunk::zeros;
+
+/// Makes `len` bytes from `offset` on a hole, if this file system has holes. Keeps the
+/// length of the file.
+pub(crate) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(file, mode, offset, len)?)
+}
+
+/// Makes `len` bytes from `offset` on read as zeros: as a hole, or as zeros that the
+/// device makes itself, or by writing them.
+pub(crate) fn put_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    if !PLAIN {
+        let zeroed = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        for mode in [
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            zeroed,
+        ] {
+            match fallocate(file, mode, offset, len) {
+                Ok(()) => return Ok(()),
+                // Writing would fail as well, or fill what is full.
+                Err(error @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
+                    return Err(error.into());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    let mut at = offset;
+    for step in zeros(len) {
+        file.write_all_at(step, at)?;
+        at += step.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_bytes_become_zeros_and_their_neighbours_stay() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 20_000], 0).unwrap();
+        put_zeros(&file, 5, 10_000).unwrap();
+        put_zeros(&file, 0, 0).unwrap();
+        let mut bytes = vec![1; 20_000];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes[..5], [7; 5]);
+        assert!(bytes[5..10_005].iter().all(|b| *b == 0));
+        assert!(bytes[10_005..].iter().all(|b| *b == 7));
+    }
+}
