@@ -15,6 +15,7 @@ mod exit;
 mod findings;
 mod github;
 mod image;
+mod limits;
 mod local;
 mod manual;
 mod named;
@@ -22,6 +23,7 @@ mod own;
 mod printable;
 mod private;
 mod probe;
+mod prompt;
 mod publish;
 mod server;
 mod signals;
@@ -43,6 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Runs a command to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    limits::check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -285,3 +285,8 @@ impl Image {
         }
     }
 }
+
+/// The error of a thread that the system does not grant.
+fn no_thread(cause: std::io::Error) -> Error {
+    Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
+}

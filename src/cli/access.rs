@@ -9,6 +9,7 @@ use super::{environment, private};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::transfer::Stop;
 
 /// What names a profile besides the flag.
 const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
@@ -55,12 +56,14 @@ enum Source {
 }
 
 impl Access {
-    /// A client of the endpoint.
+    /// A client of the endpoint. A key that has to be asked for, or a command that prints
+    /// the credentials, may wait for a person: `stop` ends that wait.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if endpoint or credentials are told nowhere, or wrongly.
-    pub(super) fn client(&self, config: ClientConfig) -> Result<Client> {
-        self.resolve()?.client(config)
+    pub(super) async fn client(&self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
+        let resolved = self.resolve()?;
+        stop.unless_asked(resolved.client(config)).await
     }
 
     /// Puts together what is told, without a look at credentials that are elsewhere.
@@ -200,14 +203,14 @@ impl Resolved {
         self.certificates
     }
 
-    fn client(self, config: ClientConfig) -> Result<Client> {
+    async fn client(self, config: ClientConfig) -> Result<Client> {
         let text = match self.credentials {
             Source::Told(text) => text,
-            Source::Profile(name, reference) => reference.fetch(&name)?,
+            Source::Profile(name, reference) => reference.fetch(&name).await?,
         };
         let credentials = match Credentials::split(&text) {
             (user, Some(key)) => Credentials::new(user, key)?,
-            (user, None) => Credentials::new(user, environment::ask_for_key(user)?)?,
+            (user, None) => Credentials::new(user, &**environment::ask_for_key(user).await?)?,
         };
         let config = ClientConfig {
             certificates: self.certificates,

@@ -13,7 +13,7 @@ use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::access::Access;
-use super::{block_on, exit};
+use super::{exit, signals};
 use crate::api::{Client, ClientConfig, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::{Format, X_ELASTIC_ERROR};
@@ -89,17 +89,27 @@ pub(super) fn help() -> String {
 /// The program.
 pub(super) fn main() -> ExitCode {
     let arguments: Arguments = exit::parse(std::env::args_os());
-    let answer = block_on(async { run(&arguments).await });
+    let answer = signals::hearing_at_once(async |mut stop| {
+        // Nothing is left to finish: one call is all there is.
+        let client = arguments
+            .access
+            .client(ClientConfig::default(), &mut stop)
+            .await?;
+        stop.unless_asked(run(&arguments, &client)).await
+    });
     match answer {
-        Ok(is_success) if is_success || !arguments.fail => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
-        error => exit::finish(PROGRAM, error.map(|_| ())),
+        Ok((Ok(is_success), _)) if is_success || !arguments.fail => ExitCode::SUCCESS,
+        Ok((Ok(_), _)) => ExitCode::FAILURE,
+        Ok((Err(error), heard)) => {
+            exit::tell(PROGRAM, &error);
+            ExitCode::from(heard.exit_code(error.kind()))
+        }
+        Err(error) => exit::finish(PROGRAM, Err(error)),
     }
 }
 
 /// Whether the endpoint answered with success.
-async fn run(arguments: &Arguments) -> Result<bool> {
-    let client = arguments.access.client(ClientConfig::default())?;
+async fn run(arguments: &Arguments, client: &Client) -> Result<bool> {
     let url = client.endpoint().url(arguments.segments())?;
     let body = match (&arguments.file, arguments.stdin) {
         (Some(path), _) => Some(file_body(path)?),
@@ -127,7 +137,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     }
     let status = response.status();
     let error = response.headers().get(X_ELASTIC_ERROR).cloned();
-    print_body(&client, response).await?;
+    print_body(client, response).await?;
     if !status.is_success() {
         let word = error.as_ref().and_then(|value| value.to_str().ok());
         let line = format!(
@@ -201,7 +211,7 @@ fn stream(file: File, len: u64) -> Upload {
         return Upload::empty();
     }
     let (sender, parts) = async_channel::bounded(4);
-    std::thread::spawn(move || read_parts(file, len, &sender));
+    tokio::task::spawn_blocking(move || read_parts(file, len, &sender));
     Upload::Stream { len, parts }
 }
 

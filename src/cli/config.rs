@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use tokio::process::Command;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
@@ -225,7 +226,7 @@ impl Reference {
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if they are not there. No message quotes them.
-    pub(super) fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
+    pub(super) async fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
         let text = match self {
             Self::File(path) => private::read_secret("credentials", path)?,
             Self::Variable(name) => return environment::variable(&[name])?
@@ -237,7 +238,7 @@ impl Reference {
                     Error::new(ErrorKind::Usage, what)
                         .hint_to(format!("Set {name}=<user uuid>:<secret API key>"))
                 }),
-            Self::Command(words) => run(words, profile)?,
+            Self::Command(words) => run(words, profile).await?,
         };
         let line = text
             .lines()
@@ -256,8 +257,9 @@ impl Reference {
     }
 }
 
-/// Runs a command that prints credentials. It may ask on the terminal.
-fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
+/// Runs a command that prints credentials. It may ask on the terminal. It is killed
+/// when the future is dropped.
+async fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
     let [program, arguments @ ..] = words else {
         return Err(Error::new(ErrorKind::Bug, "A command without a program"));
     };
@@ -271,7 +273,9 @@ fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
         .args(arguments)
         .stdin(Stdio::inherit())
         .stderr(Stdio::inherit())
+        .kill_on_drop(true)
         .output()
+        .await
         .map_err(|cause| cannot(&"cannot be run").because(cause))?;
     let stdout = Zeroizing::new(ran.stdout);
     if !ran.status.success() {
@@ -372,13 +376,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_command_prints_credentials_or_says_why_not() {
+    #[tokio::test]
+    async fn a_command_prints_credentials_or_says_why_not() {
         let fetch = |words: &[&str]| {
-            let words = words.iter().map(|&word| word.to_owned()).collect();
-            Reference::Command(words).fetch("p")
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            async move { Reference::Command(words).fetch("p").await }
         };
-        let printed = fetch(&["printf", "\n# x\nu:k\nmore\n"]).unwrap();
+        let printed = fetch(&["printf", "\n# x\nu:k\nmore\n"]).await.unwrap();
         assert_eq!(*printed, "u:k");
         for (words, why) in [
             (&["true"][..], "the command printed nothing"),
@@ -386,7 +390,7 @@ mod tests {
             (&["/nosuch", "canary"], "\"/nosuch\" cannot be run: No such"),
             (&["printf", "\\377"], "printed what is no text"),
         ] {
-            let error = fetch(words).unwrap_err();
+            let error = fetch(words).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.chain().contains(why), "{}", error.chain());
             assert!(!error.chain().contains("canary"), "{}", error.chain());

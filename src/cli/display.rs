@@ -182,9 +182,10 @@ impl Display {
         let mut github = Github::new(program, showing.github);
         github.group(about);
         let on_terminal = std::io::stderr().is_terminal();
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let (has_bar, lines) = match progress {
             _ if quiet => (false, None),
-            How::Auto if on_terminal => (true, None),
+            How::Auto if on_terminal && !is_dumb => (true, None),
             How::Bar => (true, None),
             How::Auto | How::Plain => (false, Some(Lines::Plain)),
             How::Json => (false, Some(Lines::Json)),

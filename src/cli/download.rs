@@ -234,7 +234,7 @@ async fn run(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
-    let client = arguments.common.client()?;
+    let client = arguments.common.client(&mut stop).await?;
     if arguments.way() == Way::DownToStdout
         && (arguments.shard.is_some() || arguments.join.is_some())
     {

@@ -109,8 +109,8 @@ fn main(
     access: &Access,
     run: impl AsyncFnOnce(&Client, Stop) -> Result<Answer>,
 ) -> ExitCode {
-    form.run(is_json, async |stop| {
-        let client = access.client(ClientConfig::default())?;
+    form.run(is_json, async |mut stop| {
+        let client = access.client(ClientConfig::default(), &mut stop).await?;
         run(&client, stop).await
     })
 }

@@ -5,12 +5,14 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use reqwest::Url;
+use zeroize::Zeroizing;
 
+use super::prompt;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Asks once for the key of `user`, without echo, as the original does.
-pub(super) fn ask_for_key(user: &str) -> Result<String> {
+pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
     let cannot = |why: &str| {
         let what = format!("The credentials hold no secret API key, and {why}");
         Error::new(ErrorKind::Usage, what).hint_to("Set OHAUTH=<user uuid>:<secret API key>")
@@ -18,8 +20,12 @@ pub(super) fn ask_for_key(user: &str) -> Result<String> {
     if !std::io::stdin().is_terminal() && !std::io::stderr().is_terminal() {
         return Err(cannot("there is no terminal to ask on"));
     }
-    rpassword::prompt_password(format!("Enter host password for user '{user}':"))
-        .map_err(|cause| cannot("it cannot be asked for").because(cause))
+    match prompt::secret(format!("Enter host password for user '{user}':")).await {
+        Err(error) if error.kind() == ErrorKind::Usage => {
+            Err(cannot("it cannot be asked for").because(error))
+        }
+        answer => answer,
+    }
 }
 
 /// The directory of the user, if `HOME` tells it.
@@ -59,7 +65,14 @@ pub(super) fn state_of(name: &str) -> Option<PathBuf> {
 pub(super) fn variable(names: &[&str]) -> Result<Option<String>> {
     for name in names {
         match env::var(name) {
-            Ok(value) if !value.is_empty() => return Ok(Some(value)),
+            // A byte order mark comes along where the value was read from such a file.
+            Ok(value) if !value.is_empty() => {
+                let value = value
+                    .strip_prefix('\u{feff}')
+                    .map(str::to_owned)
+                    .unwrap_or(value);
+                return Ok(Some(value));
+            }
             Ok(_) | Err(env::VarError::NotPresent) => {}
             // The value is not quoted: it may be a secret.
             Err(env::VarError::NotUnicode(_)) => {

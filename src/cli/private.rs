@@ -6,29 +6,48 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
+use super::quote;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A key, or a config, is a few lines.
 const BYTES_MAX: u64 = 1 << 20;
-/// Bits of a file's mode that let others read it or more.
-const OTHERS_USE: u32 = 0o077;
+/// What may stand before the text of a file.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+/// Bits of a file's mode that let its group write to it, or anybody use it.
+const NOT_FOR_A_SECRET: u32 = 0o027;
+/// Bits that let its group use it.
+const GROUP_USE: u32 = 0o070;
 /// Bits that let others write to it.
 const OTHERS_WRITE: u32 = 0o022;
 
 /// Reads a file that holds a secret. `what` it is begins the messages, as in "key".
 ///
+/// A secret that an administrator mounts, as Kubernetes does with `fsGroup` and systemd
+/// with an access list, shows as readable by its group, and this process cannot change
+/// that. Such a file is accepted; one that this process could restrict is not.
+///
 /// # Errors
-/// [`ErrorKind::Usage`] if anybody but its owner may use it, or it cannot be read.
+/// [`ErrorKind::Usage`] if anybody else may use it, or it cannot be read.
 pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> {
-    read(what, path, |mode, _| match mode & OTHERS_USE {
-        0 => None,
-        _ => Some((
-            "others can read it",
-            format!("chmod 600 {}", path.display()),
-        )),
+    read(what, path, |file| {
+        let is_too_open = file.mode & NOT_FOR_A_SECRET != 0;
+        let is_open = file.mode & GROUP_USE != 0;
+        match (is_too_open || is_open, file.can_change) {
+            (true, true) => Some((
+                "others can read it",
+                format!("Run: chmod 600 {}", quote(&path.to_string_lossy())),
+            )),
+            (true, false) if is_too_open => Some((
+                "others can read it",
+                "This process cannot change that: mount it with mode 0400 or 0440 (defaultMode of a Kubernetes volume)"
+                    .to_owned(),
+            )),
+            _ => None,
+        }
     })
 }
 
@@ -39,16 +58,11 @@ pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> 
 /// this user nor root, or it cannot be read.
 pub(super) fn read_trusted(what: &str, path: &Path) -> Result<Zeroizing<String>> {
     let us = geteuid().as_raw();
-    read(what, path, |mode, owner| match mode & OTHERS_WRITE {
-        0 if owner == us || owner == 0 => None,
-        0 => Some((
-            "it is somebody else's",
-            format!("chown {us} {}", path.display()),
-        )),
-        _ => Some((
-            "others can write to it",
-            format!("chmod go-w {}", path.display()),
-        )),
+    let name = quote(&path.to_string_lossy());
+    read(what, path, |file| match file.mode & OTHERS_WRITE {
+        0 if file.owner == us || file.owner == 0 => None,
+        0 => Some(("it is somebody else's", format!("Run: chown {us} {name}"))),
+        _ => Some(("others can write to it", format!("Run: chmod go-w {name}"))),
     })
 }
 
@@ -57,15 +71,37 @@ pub(super) fn read_trusted(what: &str, path: &Path) -> Result<Zeroizing<String>>
 /// # Errors
 /// [`ErrorKind::Usage`] if it cannot be read.
 pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> {
-    read(what, path, |_, _| None)
+    read(what, path, |_| None)
 }
 
-/// Reads a file, unless something is wrong with its mode or owner: what, and the command
-/// that mends it.
+/// Who may do what with an open file.
+struct Permissions {
+    mode: u32,
+    owner: u32,
+    /// Whether this process may change the mode.
+    can_change: bool,
+}
+
+impl Permissions {
+    fn of(file: &File) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
+        let us = geteuid().as_raw();
+        let is_ours = us == 0 || us == metadata.uid();
+        let mount = fstatvfs(file)?.f_flag;
+        Ok(Self {
+            mode: metadata.mode(),
+            owner: metadata.uid(),
+            can_change: is_ours && !mount.contains(StatVfsMountFlags::RDONLY),
+        })
+    }
+}
+
+/// Reads a file, unless something is wrong with its mode or owner: what, and what to do
+/// about it. A byte order mark, which editors of Windows write, is no part of the text.
 fn read(
     what: &str,
     path: &Path,
-    wrong: impl FnOnce(u32, u32) -> Option<(&'static str, String)>,
+    wrong: impl FnOnce(&Permissions) -> Option<(&'static str, String)>,
 ) -> Result<Zeroizing<String>> {
     let cannot = || {
         let what = format!("Cannot read the {what} {}", path.display());
@@ -73,16 +109,19 @@ fn read(
     };
     let file = File::open(path).map_err(|cause| cannot().because(cause))?;
     // Of the file that was opened, whatever has its name by now.
-    let metadata = file.metadata().map_err(|cause| cannot().because(cause))?;
-    if let Some((why, command)) = wrong(metadata.mode(), metadata.uid()) {
+    let permissions = Permissions::of(&file).map_err(|cause| cannot().because(cause))?;
+    if let Some((why, hint)) = wrong(&permissions) {
         let what = format!("Cannot use the {what} {}: {why}", path.display());
-        return Err(Error::new(ErrorKind::Usage, what).hint_to(format!("Run: {command}")));
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
     }
     let mut text = Zeroizing::new(String::new());
     file.take(BYTES_MAX)
         .read_to_string(&mut text)
         .map_err(|cause| cannot().because(cause))?;
-    Ok(text)
+    match text.strip_prefix(BYTE_ORDER_MARK) {
+        Some(rest) => Ok(Zeroizing::new(rest.to_owned())),
+        None => Ok(text),
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +157,15 @@ mod tests {
         assert_eq!(outcomes(0o620), (false, false));
         assert_eq!(outcomes(0o602), (false, false));
         assert_eq!(outcomes(0o666), (false, false));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "\u{feff}user:key\r\n").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(*read_secret("key", &path).unwrap(), "user:key\r\n");
     }
 
     #[test]

@@ -67,12 +67,12 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     FORM.run(arguments.json, async |stop| run(&arguments, stop).await)
 }
 
-async fn run(arguments: &Arguments, stop: Stop) -> Result<Answer> {
+async fn run(arguments: &Arguments, mut stop: Stop) -> Result<Answer> {
     let config = ClientConfig {
         stall: STALL,
         ..ClientConfig::default()
     };
-    let client = arguments.access.client(config)?;
+    let client = arguments.access.client(config, &mut stop).await?;
     // Asked before a drive is made.
     let file = match arguments.no_save {
         true => None,

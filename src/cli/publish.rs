@@ -220,15 +220,14 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
 async fn run(
     arguments: &Arguments,
     display: &mut Display,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Outcome, Unpublished> {
     let mut options = options(arguments)?;
     // Before anything is sent: its password may be another one.
-    let signer = arguments
-        .sign_key
-        .as_deref()
-        .map(Signer::open)
-        .transpose()?;
+    let signer = match &arguments.sign_key {
+        Some(path) => Some(stop.unless_asked(Signer::open(path)).await?),
+        None => None,
+    };
     let outcome = go(arguments, &mut options, display, stop).await?;
     if let (Some(signer), Some(file), Outcome::Published(done)) =
         (signer, &arguments.receipt, &outcome)
@@ -243,10 +242,10 @@ async fn go(
     arguments: &Arguments,
     options: &mut PublishOptions,
     display: &mut Display,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Outcome, Unpublished> {
     let Some(directory) = &arguments.local else {
-        let client = arguments.common.client()?;
+        let client = arguments.common.client(&mut stop).await?;
         let url = client.endpoint().to_string();
         let findings = findings::load(&url).ok().flatten().unwrap_or_default();
         check_gzip(&findings)?;

@@ -16,7 +16,7 @@ use tracing::Level;
 
 use super::answer::Form;
 use super::signals::Heard;
-use super::{exit, quote};
+use super::{exit, limits, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, FaultPlan, Rate, Server, users};
@@ -205,6 +205,7 @@ fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
     if let Some(address) = metrics {
         server.check_metrics_address(address)?;
     }
+    limits::check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

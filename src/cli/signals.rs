@@ -24,8 +24,7 @@ impl Heard {
     /// The exit code of a transfer that ended with such an error.
     pub(super) fn exit_code(&self, kind: ErrorKind) -> u8 {
         match kind {
-            // A signal at the prompt for the key leaves none.
-            ErrorKind::Cancelled | ErrorKind::Usage if self.code() != 0 => self.code(),
+            ErrorKind::Cancelled if self.code() != 0 => self.code(),
             kind => exit::code_of(kind),
         }
     }
@@ -39,14 +38,25 @@ pub(super) fn hearing<T>(
     run: impl AsyncFnOnce(Stop) -> T,
 ) -> Result<(T, Heard)> {
     block_on(async {
-        let (stop, heard) = listen(program, deadline)?;
+        let (stop, heard) = listen(Some(program), deadline)?;
+        let outcome = run(stop).await;
+        Ok((outcome, heard))
+    })
+}
+
+/// Runs a command that has nothing to finish when a signal stops it: no line announces
+/// that.
+pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T, Heard)> {
+    block_on(async {
+        let (stop, heard) = listen(None, None)?;
         let outcome = run(stop).await;
         Ok((outcome, heard))
     })
 }
 
 /// Listens from now on; the deadline is counted from now on, too. Needs a runtime.
-fn listen(program: &'static str, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
+/// A clean stop is announced as by `program`; without one it is not announced.
+fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
     let cannot = |cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
@@ -75,9 +85,11 @@ fn listen(program: &'static str, deadline: Option<Duration>) -> Result<(Stop, He
                     _ => "",
                 };
                 handle.drain();
-                exit::say(&format!(
-                    "{program}: {why}finishing what is in flight; again to stop at once"
-                ));
+                if let Some(program) = program {
+                    exit::say(&format!(
+                        "{program}: {why}finishing what is in flight; again to stop at once"
+                    ));
+                }
             } else if code != exit::DEADLINE {
                 handle.abort();
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use minisign::{SecretKey, SecretKeyBox};
 use minisign_verify::{PublicKey, Signature};
 
-use super::private;
+use super::{private, prompt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -20,7 +20,7 @@ pub(super) struct Signer(SecretKey);
 impl Signer {
     /// Reads a key of minisign, and asks for its password if it has one and
     /// OHSIGNPASSWORD does not hold it.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) async fn open(path: &Path) -> Result<Self> {
         let cannot = |why: &str| {
             let what = format!("Cannot use the key {}: {why}", path.display());
             Error::new(ErrorKind::Usage, what)
@@ -34,8 +34,13 @@ impl Signer {
         let password = match std::env::var(PASSWORD_VARIABLE) {
             Ok(password) if !password.is_empty() => password,
             _ if std::io::stdin().is_terminal() => {
-                rpassword::prompt_password(format!("Password of {}:", path.display()))
-                    .map_err(|_| cannot("its password cannot be asked for"))?
+                let question = format!("Password of {}:", path.display());
+                match prompt::secret(question).await {
+                    Err(error) if error.kind() == ErrorKind::Usage => {
+                        return Err(cannot("its password cannot be asked for"));
+                    }
+                    answer => answer?.to_string(),
+                }
             }
             _ => {
                 return Err(cannot("it is no key, or has a password").hint_to(format!(
@@ -119,13 +124,13 @@ mod tests {
         (path, pk.to_base64())
     }
 
-    #[test]
-    fn what_is_signed_is_checked_and_every_change_is_seen() {
+    #[tokio::test]
+    async fn what_is_signed_is_checked_and_every_change_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let (secret, public) = key(directory.path(), None);
         let file = directory.path().join("r.json");
         std::fs::write(&file, b"a receipt").unwrap();
-        let signer = Signer::open(&secret).unwrap();
+        let signer = Signer::open(&secret).await.unwrap();
         signer.sign(&file, "drive x").unwrap();
         check(&file, b"a receipt", &public).unwrap();
         // The key as a file.
@@ -146,17 +151,17 @@ mod tests {
         assert_eq!(kind(b"a receipt", &public), ErrorKind::Integrity);
     }
 
-    #[test]
-    fn a_key_that_others_can_read_or_that_is_none_is_refused() {
+    #[tokio::test]
+    async fn a_key_that_others_can_read_or_that_is_none_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let (secret, _) = key(directory.path(), None);
         std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o640)).unwrap();
-        let error = Signer::open(&secret).err().unwrap();
+        let error = Signer::open(&secret).await.err().unwrap();
         assert!(error.to_string().contains("others can read it"), "{error}");
         std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
         std::fs::write(&secret, "nothing\nof the kind\n").unwrap();
         assert_eq!(
-            Signer::open(&secret).err().unwrap().kind(),
+            Signer::open(&secret).await.err().unwrap().kind(),
             ErrorKind::Usage
         );
     }

@@ -91,9 +91,9 @@ impl Common {
         })
     }
 
-    /// A client of the endpoint that is told.
-    pub(super) fn client(&self) -> Result<Client> {
-        self.access.client(self.config())
+    /// A client of the endpoint that is told. `stop` ends the wait for a key.
+    pub(super) async fn client(&self, stop: &mut Stop) -> Result<Client> {
+        self.access.client(self.config(), stop).await
     }
 }
 

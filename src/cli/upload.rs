@@ -202,10 +202,10 @@ impl Tool for Arguments {
 async fn run(
     arguments: &Arguments,
     display: &mut Display,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
     let Some(directory) = &arguments.local else {
-        let client = arguments.common.client()?;
+        let client = arguments.common.client(&mut stop).await?;
         let findings = arguments.findings(&client);
         check_gzip(&findings)?;
         return send(arguments, client, &findings, display, stop).await;

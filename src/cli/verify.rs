@@ -157,7 +157,10 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
         Some(public) => signing::check(path, bytes, public),
         None => Ok(()),
     })?;
-    let client = arguments.access.client(ClientConfig::default())?;
+    let client = arguments
+        .access
+        .client(ClientConfig::default(), &mut stop)
+        .await?;
     let drive = match &arguments.drive {
         None => receipt.drive,
         Some(named) => stop.unless_asked(named.find(&client)).await?,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::Disk;
+use super::{Disk, no_thread};
 use crate::buffer::BufferPool;
 use crate::chunk::{Checked, RawChunk, is_zero};
 use crate::codec::{Gzip, Level, ZeroRuns};
@@ -192,15 +192,16 @@ impl Census {
             }
             // Each level on a thread of its own: the highest takes nearly all the time.
             std::thread::scope(|scope| {
-                let levels = self.bodies.iter_mut().zip(&mut compressors).zip(copies);
-                for (((_, total), (level, gzip)), copy) in levels {
-                    scope.spawn(move || {
+                let mut levels = self.bodies.iter_mut().zip(&mut compressors).zip(copies);
+                levels.try_for_each(|(((_, total), (level, gzip)), copy)| {
+                    let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
                         if let Checked::Data(chunk) = RawChunk::new(span, copy).check() {
                             *total += gzip.encode(chunk, *level, ZeroRuns::Leave).body_bytes();
                         }
                     });
-                }
-            });
+                    thread.map(drop).map_err(no_thread)
+                })
+            })?;
         }
         Ok(())
     }

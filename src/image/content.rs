@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::Disk;
+use super::{Disk, no_thread};
 use crate::content::{ChunkContent, Content};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Span;
@@ -91,12 +91,15 @@ fn hash(
     let hashed = thread::scope(|scope| {
         let threads: Vec<_> = buffers
             .iter_mut()
-            .map(|buffer| scope.spawn(|| some(buffer)))
+            .map(|buffer| thread::Builder::new().spawn_scoped(scope, || some(buffer)))
             .collect();
         let panicked = |_| Err(Error::new(ErrorKind::Bug, "A thread panicked"));
         let threads = threads.into_iter();
         threads
-            .map(|thread| thread.join().unwrap_or_else(panicked))
+            .map(|thread| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(panicked),
+                Err(cause) => Err(no_thread(cause)),
+            })
             .collect::<Result<Vec<_>>>()
     })?;
     let mut chunks: Vec<_> = hashed.into_iter().flatten().collect();

@@ -215,7 +215,14 @@ async fn prepare(
                     if !not.is_unclear {
                         session.forget().await;
                     }
-                    return Err(not.error);
+                    return Err(match not.error.kind() {
+                        // The size was a guess, which may be more than the account allows.
+                        ErrorKind::Rejected if needed < spec.size => not.error.hint_to(format!(
+                            "The image does not tell its size, so a drive of {} bytes was requested. Pass its size with --size",
+                            spec.size
+                        )),
+                        _ => not.error,
+                    });
                 }
             };
             return if drive.size >= needed {

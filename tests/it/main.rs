@@ -26,6 +26,7 @@ mod page;
 mod pipelines;
 mod powerloss;
 mod probe;
+mod process;
 mod publish;
 mod resume;
 mod server_guard;

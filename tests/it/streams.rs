@@ -234,9 +234,19 @@ fn a_drive_that_may_not_grow_so_much_grows_by_less() {
     let refused = crate::support::proxy::refusal(402, "billing");
     scene
         .proxy
-        .fault(is_too_much, usize::MAX, Fault::Answer(refused));
+        .fault(is_too_much, usize::MAX, Fault::Answer(refused.clone()));
     let outcome = scene.upload("a.zst").code(0);
     scene.check(&outcome.created(), &content);
+    // A first drive that is too large for the account is refused: the size is a guess then.
+    let is_create = |request: &Request| request.path.ends_with("/create");
+    scene.proxy.heal();
+    scene
+        .proxy
+        .fault(is_create, usize::MAX, Fault::Answer(refused));
+    let _ = scene
+        .upload("-n first a.zst")
+        .code(1)
+        .says("Pass its size with --size");
     // And one that cannot grow at all is told, with what can be done.
     let refused = crate::support::proxy::refusal(402, "billing");
     scene.proxy.heal();
