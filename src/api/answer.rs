@@ -205,18 +205,24 @@ fn redirect_message(response: &Response) -> String {
     }
 }
 
+/// The longest wait that an endpoint can ask for: larger values are cut to it, so that sums
+/// with a wait cannot overflow.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// `Retry-After`, as seconds or as a date. A date is compared with the answer's
 /// own `Date`: the clock here may be wrong.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = header(headers, RETRY_AFTER.as_str())?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        let seconds = value.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs);
+        return Some(seconds.min(RETRY_AFTER_MAX));
     }
     let then = httpdate::parse_http_date(value).ok()?;
     let now = header(headers, DATE.as_str())
         .and_then(|date| httpdate::parse_http_date(date).ok())
         .unwrap_or_else(SystemTime::now);
-    Some(then.duration_since(now).unwrap_or_default())
+    let wait = then.duration_since(now).unwrap_or_default();
+    Some(wait.min(RETRY_AFTER_MAX))
 }
 
 /// The first line of a body, without anything that could confuse a terminal.
@@ -248,6 +254,11 @@ mod tests {
         assert_eq!(retry_after(&headers(&[("retry-after", "7")])), Some(s(7)));
         assert_eq!(retry_after(&headers(&[("retry-after", "soon")])), None);
         assert_eq!(retry_after(&headers(&[])), None);
+        for large in ["18446744073709551615", "99999999999999999999999999"] {
+            let wait = retry_after(&headers(&[("retry-after", large)]));
+            assert_eq!(wait, Some(RETRY_AFTER_MAX), "{large}");
+        }
+        assert_eq!(retry_after(&headers(&[("retry-after", "-1")])), None);
         let dates = [
             ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
             ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT"),
