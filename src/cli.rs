@@ -42,6 +42,7 @@ pub use upload::main as upload_main;
 use std::future::Future;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
 
 /// Runs a command to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -54,13 +55,4 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     // Threads that wait for a slow disk are not waited for.
     runtime.shutdown_background();
     result
-}
-
-/// Quotes for a shell what needs it.
-fn quote(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
-    if text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }

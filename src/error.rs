@@ -51,6 +51,7 @@ pub struct Error {
     message: String,
     hint: Option<String>,
     source: Option<Cause>,
+    is_permanent: bool,
 }
 
 impl Error {
@@ -61,6 +62,7 @@ impl Error {
             message: message.into(),
             hint: None,
             source: None,
+            is_permanent: false,
         }
     }
 
@@ -76,6 +78,20 @@ impl Error {
     pub fn hint_to(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The same error, marked as one that repeats whenever the same call is made with
+    /// the same input: a damaged image, or one that is over a limit. Nobody is advised
+    /// to run the same command again.
+    #[must_use]
+    pub fn permanent(mut self) -> Self {
+        self.is_permanent = true;
+        self
+    }
+
+    /// Whether the same call with the same input can only fail again.
+    pub fn is_permanent(&self) -> bool {
+        self.is_permanent
     }
 
     /// What kind of failure this is.

@@ -33,7 +33,7 @@ pub use gpt::Gpt;
 pub use mapped::MappedImage;
 pub use raw::{Member, RawImage, Remote};
 pub use reader::{ImageReader, Piece, Unread};
-pub use stream::{Input, Length, StreamFormat, StreamImage, StreamOptions, xz_index_size};
+pub use stream::{Input, Length, StreamFormat, StreamImage, StreamOptions, Trailer, xz_index_size};
 pub use target::{ClusterPacking, ImageTarget, TargetFormat};
 pub use uses::Use;
 

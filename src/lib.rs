@@ -30,6 +30,7 @@ pub mod monitor;
 pub mod plan;
 pub mod policy;
 pub mod publish;
+mod quoting;
 pub mod receipt;
 pub mod server;
 pub mod shard;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::config::{Config, Profile, Reference};
-use super::{environment, private};
+use super::{environment, private, quote};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
@@ -92,6 +92,23 @@ impl Access {
     /// [`ErrorKind::Usage`] if they cannot be read.
     pub(super) fn certificates(&self) -> Result<Option<Certificates>> {
         self.cacert.as_deref().map(certificates).transpose()
+    }
+
+    /// The flags that were given, quoted for a shell, each after a space: a command with
+    /// them reaches the same cloud as the same user, in the same environment.
+    pub(super) fn given(&self) -> String {
+        let cacert = self.cacert.as_deref().map(Path::to_string_lossy);
+        let flags = [
+            ("--endpoint", self.endpoint.as_deref()),
+            ("--profile", self.profile.as_deref()),
+            ("--cacert", cacert.as_deref()),
+        ];
+        let given = flags
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag, value?)));
+        given
+            .map(|(flag, value)| format!(" {flag} {}", quote(value)))
+            .collect()
     }
 
     fn chosen(&self) -> Result<Option<Chosen>> {

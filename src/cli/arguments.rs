@@ -137,8 +137,8 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "PATH")]
     pub(super) allow_backing: Vec<PathBuf>,
 
-    /// Disk image, block device, or http(s):// URL of an image; packed with gzip, xz, zstd or bzip2, or not; - is
-    /// stdin
+    /// Disk image, block device, or http(s):// URL of an image; packed with gzip, xz, zstd,
+    /// bzip2, lz4, lzma or lzip, or not; - is stdin
     #[arg(value_name = "IMAGE")]
     pub(super) path: PathBuf,
 }

@@ -1,6 +1,7 @@
 //! `openhosting publish`: a drive that holds an image, under its name when it does
 //! and not before.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -195,12 +196,8 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         }
         Err(Unpublished { error, unfinished }) => {
             report.drive = unfinished;
-            let advice = unfinished.map(|drive| {
-                let name = quote(&arguments.name);
-                format!(
-                    "Drive {drive} is unfinished: run the same command again, or remove it with: openhosting publish --name {name} --cleanup"
-                )
-            });
+            let is_permanent = error.is_permanent();
+            let advice = unfinished.map(|drive| left_behind(&arguments, drive, is_permanent));
             let go_on = advice.iter().map(|line| ("To go on", line.clone()));
             report.rows.extend(go_on);
             let drive = unfinished.map(|drive| drive.to_string());
@@ -215,6 +212,32 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     FORM.finish_telling(common.json, &heard, Ok(answer), |error| {
         shown.github.tell(error, advice.as_slice());
     })
+}
+
+/// What to say of an unfinished drive: how to finish it, unless the same command could
+/// only fail again, and how to remove it.
+fn left_behind(arguments: &Arguments, drive: DriveId, is_permanent: bool) -> String {
+    let mut cleanup = format!(
+        "openhosting publish --name {}{}",
+        quote(&arguments.name),
+        arguments.common.access.given()
+    );
+    for (flag, value) in [
+        (
+            "--local",
+            arguments.local.as_deref().map(Path::to_string_lossy),
+        ),
+        ("--token", arguments.token.as_deref().map(Cow::from)),
+    ] {
+        if let Some(value) = value {
+            cleanup.push_str(&format!(" {flag} {}", quote(&value)));
+        }
+    }
+    let again = match is_permanent {
+        true => "",
+        false => "run the same command again, or ",
+    };
+    format!("Drive {drive} is unfinished: {again}remove it with: {cleanup} --cleanup")
 }
 
 async fn run(

@@ -13,7 +13,7 @@ use super::local::{Local, endpoint_name};
 use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
-use super::{arguments, environment, exit};
+use super::{arguments, drives, environment, exit};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
@@ -188,13 +188,15 @@ impl Tool for Arguments {
                 checksum: uploaded.checksum,
                 journal: uploaded.journal,
             }),
-            Err(interrupted) => Err(Unfinished {
-                advice: advice(&interrupted),
-                resume: interrupted
-                    .resume
-                    .map(|resume| (resume.drive, resume.offset)),
-                error: interrupted.error,
-            }),
+            Err(interrupted) => {
+                let resume = interrupted.resume;
+                let resume = resume.filter(|_| !interrupted.error.is_permanent());
+                Err(Unfinished {
+                    advice: advice(self, &interrupted),
+                    resume: resume.map(|resume| (resume.drive, resume.offset)),
+                    error: interrupted.error,
+                })
+            }
         }
     }
 }
@@ -460,12 +462,28 @@ fn name(arguments: &Arguments) -> String {
     }
 }
 
-/// How to go on: the original's two lines, and ours.
-fn advice(interrupted: &Interrupted) -> Vec<String> {
+/// How to go on: the original's two lines, and ours. Where the same command could only
+/// fail again, what it leaves behind.
+fn advice(arguments: &Arguments, interrupted: &Interrupted) -> Vec<String> {
     let mut lines = Vec::new();
     let Some(resume) = interrupted.resume else {
         return lines;
     };
+    if interrupted.error.is_permanent() {
+        let drive = resume.drive;
+        let line = match resume.is_ours {
+            true => {
+                let local = arguments.local.as_deref();
+                let removal = drives::removal(drive, &arguments.common.access, local);
+                format!(
+                    "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
+                )
+            }
+            false => format!("Drive {drive} holds part of this upload, and not the image"),
+        };
+        lines.push(line);
+        return lines;
+    }
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
     if is_mixed && resume.chunks == Some(resume.chunk) {

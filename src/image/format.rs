@@ -287,7 +287,8 @@ impl Container {
     /// An error about a file that is not what its format demands.
     fn damaged(&self, what: &str) -> Error {
         let what = format!("{} is not sound {}: {what}", self.name(), self.format);
-        Error::new(ErrorKind::Image, what).hint_to(match self.format {
+        let error = Error::new(ErrorKind::Image, what).permanent();
+        error.hint_to(match self.format {
             _ if self.file.member().is_some() => {
                 "Unpack it with tar, and check it with: qemu-img check".to_owned()
             }
@@ -303,7 +304,8 @@ impl Container {
             self.name(),
             self.format
         );
-        Error::new(ErrorKind::Image, what).hint_to(match self.file.member() {
+        let error = Error::new(ErrorKind::Image, what).permanent();
+        error.hint_to(match self.file.member() {
             Some(_) => "Unpack it with tar, and convert it with: qemu-img convert".to_owned(),
             None => format!(
                 "Convert it: qemu-img convert -O qcow2 {} NEW.qcow2",

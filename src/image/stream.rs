@@ -2,7 +2,14 @@
 //! pipe. What it is packed with is told by its first bytes, never by its name.
 
 mod format;
+mod limit;
+mod lz4;
+mod lzma;
+mod members;
+mod skippable;
+mod source;
 mod xz;
+mod zstd;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,18 +22,24 @@ use sha2::{Digest as _, Sha256};
 use super::{Fingerprint, Format, RawImage, Use, archive};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
 
 pub use format::StreamFormat;
+use limit::OverLimit;
+use lzma::Lzma;
+use members::Members;
+pub use members::Trailer;
+use source::Source;
 pub use xz::index_size as xz_index_size;
 
+/// What the standard input is called.
+const STDIN: &str = "stdin";
 /// Bytes read at a time, packed or not.
 const STEP_BYTES: usize = 256 * 1024;
 /// Bytes that tell what a stream is, and what it holds.
 const HEAD_BYTES: usize = 4096;
 /// Least size of a drive whose image does not tell its own.
 const FIRST_BYTES_MIN: u64 = 1 << 30;
-/// Most memory that unpacking may take: `xz -9` needs 65 MiB.
-const XZ_MEMORY_BYTES_MAX: u64 = 512 << 20;
 
 /// How much an image holds, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +110,7 @@ impl Input {
     pub fn stdin() -> Self {
         Self {
             read: Box::new(io::stdin()),
-            name: "stdin".to_owned(),
+            name: STDIN.to_owned(),
             size: None,
             fingerprint: Fingerprint::default(),
             file: None,
@@ -138,6 +151,9 @@ fn peek<R: Read>(mut read: R) -> io::Result<Peeked<R>> {
         .read_to_end(&mut head)?;
     Ok((head.clone(), Cursor::new(head).chain(read)))
 }
+
+/// The bytes of a stream before they are decompressed.
+type Packed = Source<Tap>;
 
 /// Hashes what passes through it.
 struct Tap {
@@ -184,6 +200,7 @@ pub struct StreamImage {
     fingerprint: Fingerprint,
     file: Option<RawImage>,
     digest: Arc<OnceLock<Digest>>,
+    trailer: Arc<OnceLock<Trailer>>,
 }
 
 impl fmt::Debug for StreamImage {
@@ -210,13 +227,15 @@ impl StreamImage {
         options: StreamOptions,
     ) -> Result<Self> {
         let (name, digest) = (input.name, Arc::default());
+        let trailer = Arc::default();
         let tap = Tap {
             read: input.read,
             hasher: options.hashes.then(Sha256::new),
             digest: Arc::clone(&digest),
         };
-        let packed = BufReader::with_capacity(STEP_BYTES, tap);
-        let content = unpacked(packed, format).map_err(|cause| unreadable(&name, cause))?;
+        let packed = Source::new(tap, STEP_BYTES);
+        let (format, content) = unpacked(packed, format, &trailer)
+            .map_err(|cause| not_sound(&name, format, 0, cause))?;
         let (head, content) = peek(content).map_err(|cause| not_sound(&name, format, 0, cause))?;
         if head.is_empty() {
             let what = format!("The content of {name} is empty");
@@ -245,6 +264,7 @@ impl StreamImage {
             fingerprint: input.fingerprint,
             file: input.file,
             digest,
+            trailer,
         };
         if !is_told {
             image.check_content(&head)?;
@@ -318,6 +338,12 @@ impl StreamImage {
         Arc::clone(&self.digest)
     }
 
+    /// Where it will be told what follows the compressed data and was ignored, once all was
+    /// read; nothing if there is nothing to tell.
+    pub fn trailer(&self) -> Arc<OnceLock<Trailer>> {
+        Arc::clone(&self.trailer)
+    }
+
     pub(super) fn uses(&self) -> BTreeSet<Use> {
         self.file
             .as_ref()
@@ -378,26 +404,43 @@ impl StreamImage {
             false => format!("{offset} bytes, not the {told} that were told"),
         };
         let what = format!("{} holds {how}", self.name);
-        Error::new(ErrorKind::Image, what).hint_to(
+        Error::new(ErrorKind::Image, what).permanent().hint_to(
             "Where --size told it, leave that out or correct it, and start over with --restart",
         )
     }
 }
 
-/// A reader of the content. All members or frames that follow each other are read.
-fn unpacked(packed: BufReader<Tap>, format: StreamFormat) -> io::Result<Box<dyn Read + Send>> {
-    Ok(match format {
-        StreamFormat::Raw => Box::new(packed),
-        StreamFormat::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
-        StreamFormat::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(packed)),
-        StreamFormat::Zstd => Box::new(zstd::Decoder::with_buffer(packed)?),
-        StreamFormat::Xz => {
-            let flags = liblzma::stream::CONCATENATED;
-            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_BYTES_MAX, flags)
-                .map_err(io::Error::other)?;
-            Box::new(liblzma::bufread::XzDecoder::new_stream(packed, stream))
+/// A reader of the content, and the format, which may be told only by what follows frames
+/// without content.
+fn unpacked(
+    mut packed: Packed,
+    format: StreamFormat,
+    trailer: &Arc<OnceLock<Trailer>>,
+) -> io::Result<(StreamFormat, Box<dyn Read + Send>)> {
+    let format = match format {
+        StreamFormat::Zstd | StreamFormat::Lz4 => {
+            skippable::skip(&mut packed)?;
+            let head = packed.peek(HEAD_BYTES)?;
+            match StreamFormat::behind_skippable(head) {
+                StreamFormat::Raw if !head.is_empty() => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                StreamFormat::Raw => format,
+                told => told,
+            }
         }
-    })
+        other => other,
+    };
+    let content: Box<dyn Read + Send> = match format {
+        StreamFormat::Raw => Box::new(packed),
+        StreamFormat::Zstd => Box::new(zstd::Zstd::open(packed)?),
+        StreamFormat::Xz => Box::new(Lzma::xz(packed)?),
+        StreamFormat::Lzma => Box::new(Lzma::alone(packed)?),
+        StreamFormat::Gzip | StreamFormat::Bzip2 | StreamFormat::Lzip | StreamFormat::Lz4 => {
+            Box::new(Members::new(packed, format, Arc::clone(trailer)))
+        }
+    };
+    Ok((format, content))
 }
 
 /// An error of ours that went through a decoder.
@@ -417,10 +460,19 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
         Ok(error) => return error,
         Err(cause) => cause,
     };
+    let over = cause.get_ref().and_then(|cause| cause.downcast_ref());
+    if let Some(over) = over {
+        return over_limit(name, format, over);
+    }
     let (what, hint) = match (format, cause.kind()) {
-        (StreamFormat::Raw, _) => {
+        // Not what is in it, but the reading failed.
+        _ if format == StreamFormat::Raw || cause.raw_os_error().is_some() => {
             let what = format!("Cannot read {name} at byte {offset}");
             return Error::new(ErrorKind::Image, what).because(cause);
+        }
+        (_, io::ErrorKind::OutOfMemory) => {
+            let what = format!("There is not enough memory to decompress {name}");
+            return Error::new(ErrorKind::Local, what);
         }
         (_, io::ErrorKind::UnexpectedEof) => (
             format!(
@@ -431,14 +483,37 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
         _ => (
             format!("{name} is not sound {format} at byte {offset} of its content"),
             format!(
-                "Test it with: {} -t FILE. With --format raw the file is sent as it is",
-                format.tool()
+                "Test it with: {}. If it can be fetched again, the same command then goes on where this one ended. With --format raw it is sent as it is",
+                command(name, format.test())
             ),
         ),
     };
     Error::new(ErrorKind::Image, what)
         .because(cause)
+        .permanent()
         .hint_to(hint)
+}
+
+/// The error of an image that would take more memory than it may.
+fn over_limit(name: &str, format: StreamFormat, over: &OverLimit) -> Error {
+    let what = format!("{name} {over}");
+    let file = name.rsplit('/').next().unwrap_or(name);
+    Error::new(ErrorKind::Image, what)
+        .permanent()
+        .hint_to(format!(
+            "Let {format}'s own tool decompress it: {} | openhosting-upload -n {} -",
+            command(name, format.decompress()),
+            quote(file)
+        ))
+}
+
+/// A command for the shell over what a stream is read from.
+fn command(name: &str, command: &str) -> String {
+    match name {
+        STDIN => command.to_owned(),
+        name if name.contains("://") => format!("curl -fsSL {} | {command}", quote(name)),
+        name => format!("{command} {}", quote(name)),
+    }
 }
 
 /// What a file is packed with, if it is.
@@ -449,3 +524,6 @@ pub(super) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
     file.read_at(head, 0)?;
     Ok(StreamFormat::of(head))
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,6 +138,8 @@ pub struct Resume {
     pub chunks: Option<u64>,
     /// Bytes of the image, if that is known.
     pub size: Option<u64>,
+    /// Whether this transfer created the drive, in this run or an earlier one.
+    pub is_ours: bool,
     /// Whether there is a journal: then the same command goes on by itself, and
     /// sends less.
     pub is_journaled: bool,
@@ -172,6 +174,7 @@ pub async fn upload(
         chunk: begun.first,
         chunks: (!begun.plan.is_endless()).then(|| begun.plan.count()),
         size: (!begun.plan.is_endless()).then(|| begun.plan.size()),
+        is_ours: matches!(options.target, Target::New(_)),
         is_journaled: begun.session.journal.is_some(),
     };
     let chunk_bytes = begun.plan.chunk_bytes();
@@ -238,6 +241,10 @@ async fn send(
         None => None,
     };
     let member = image.begin_check();
+    let trailer = match &image {
+        Image::Stream(stream) => Some(stream.trailer()),
+        Image::Raw(_) | Image::Mapped(_) => None,
+    };
     let room = plan.is_endless().then(|| {
         let is_ours = matches!(options.target, Target::New(_));
         Room::of(client, &begun.drive, is_ours, options.max_outage)
@@ -308,6 +315,9 @@ async fn send(
             resume.chunk = begun.first;
         }
     })?;
+    if let Some(trailer) = trailer.as_ref().and_then(|trailer| trailer.get()) {
+        monitor.event(&Event::Warning(trailer.to_string()));
+    }
     let journal = kept?.map(|kept| kept.journal);
     let journal = match source {
         Some((expected, source)) => {
@@ -411,9 +421,9 @@ async fn unusable(
     resume: &mut Resume,
 ) -> Error {
     let what = format!("{what}: drive {drive} must not be used");
-    let error = Error::new(ErrorKind::Integrity, what).hint_to(format!(
-        "{fetch}. Remove the drive with: openhosting drives {drive} destroy"
-    ));
+    let error = Error::new(ErrorKind::Integrity, what)
+        .permanent()
+        .hint_to(fetch);
     resume.is_journaled = false;
     refuted(error, journal).await
 }

@@ -1,0 +1,62 @@
+//! LZ4 frames (the LZ4 Frame Format, 1.6.4).
+
+use std::io::{self, Read};
+
+use lz4_flex::frame::FrameDecoder;
+
+use super::Packed;
+use super::members::Member;
+use crate::error::{Error, ErrorKind};
+
+/// What a frame begins with.
+pub(super) const MAGIC: &[u8] = &[0x04, 0x22, 0x4d, 0x18];
+/// What a frame of the legacy format begins with.
+pub(super) const LEGACY_MAGIC: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
+
+/// One frame.
+pub(super) struct Frame(FrameDecoder<Packed>);
+
+impl Frame {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// Our own for one of the legacy format, which tells neither its end nor a checksum:
+    /// one that was cut off would be taken for a whole one.
+    pub(super) fn open(mut source: Packed) -> io::Result<Self> {
+        if source.peek(LEGACY_MAGIC.len())?.starts_with(LEGACY_MAGIC) {
+            let what =
+                "The image is in the legacy LZ4 format, which has no checksum and no end mark";
+            let error = Error::new(ErrorKind::Image, what)
+                .permanent()
+                .hint_to("Decompress it with: lz4 -dc FILE | openhosting-upload -");
+            return Err(io::Error::other(error));
+        }
+        Ok(Self(FrameDecoder::new(source)))
+    }
+}
+
+impl Read for Frame {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(bytes)?;
+        // The decoder takes the end of the source for the end of the frame. A whole frame
+        // has an end mark, behind which nothing is asked for.
+        match n == 0 && !bytes.is_empty() && self.0.get_ref().is_past_end() {
+            true => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(n),
+        }
+    }
+}
+
+impl Member for Frame {
+    fn into_source(self: Box<Self>) -> Packed {
+        self.0.into_inner()
+    }
+}
+
+/// The bytes of the content that the header of a frame tells.
+pub(super) fn content_size(head: &[u8]) -> Option<u64> {
+    const HAS_SIZE: u8 = 8;
+    let flags = *head.get(4).filter(|_| head.starts_with(MAGIC))?;
+    let size = head.get(6..14).filter(|_| flags & HAS_SIZE != 0)?;
+    Some(u64::from_le_bytes(size.first_chunk().copied()?))
+}

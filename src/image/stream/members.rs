@@ -1,0 +1,264 @@
+//! Streams of members that follow each other: gzip, bzip2, lzip and LZ4. What follows the
+//! last member is treated as the format's own tool treats it, with one rule on top: what
+//! could be the start of another member is one, so that a stream that was cut off or
+//! damaged there is an error and never a trailer.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+use std::sync::{Arc, OnceLock};
+
+use super::lzma::Lzma;
+use super::skippable;
+use super::{Packed, StreamFormat, lz4};
+
+/// Bytes behind the last member that are not part of the content, and were ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    /// What the stream is compressed with.
+    pub format: StreamFormat,
+    /// Where they begin in the compressed bytes.
+    pub at: u64,
+    /// How many there are.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Trailer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { format, at, bytes } = self;
+        write!(
+            f,
+            "The {format} data of the image ends at byte {at}: {bytes} bytes behind it are not part of it and were ignored, as {format} does"
+        )
+    }
+}
+
+/// The decoder of one member, which ends where the member does.
+pub(super) trait Member: Read + Send {
+    /// Gives back what follows the member.
+    fn into_source(self: Box<Self>) -> Packed;
+}
+
+impl Member for flate2::bufread::GzDecoder<Packed> {
+    fn into_source(self: Box<Self>) -> Packed {
+        self.into_inner()
+    }
+}
+
+impl Member for bzip2::bufread::BzDecoder<Packed> {
+    fn into_source(self: Box<Self>) -> Packed {
+        self.into_inner()
+    }
+}
+
+/// The content of all members.
+pub(super) struct Members {
+    format: StreamFormat,
+    state: State,
+    trailer: Arc<OnceLock<Trailer>>,
+}
+
+enum State {
+    /// Before a member, the first one if so.
+    Before(Packed, bool),
+    Within(Box<dyn Member>),
+    Ended,
+    Failed,
+}
+
+/// What follows a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    End,
+    Member,
+    /// A frame without content.
+    Skippable,
+    /// What the format's own tool ignores.
+    Trailer,
+    /// What it does not ignore.
+    Foreign,
+}
+
+impl Members {
+    /// Reads members of this format. `trailer` gets what was ignored, at the end.
+    pub(super) fn new(
+        source: Packed,
+        format: StreamFormat,
+        trailer: Arc<OnceLock<Trailer>>,
+    ) -> Self {
+        Self {
+            format,
+            state: State::Before(source, true),
+            trailer,
+        }
+    }
+
+    /// Goes on to the next member, or to the end.
+    fn advance(&self, mut source: Packed, is_first: bool) -> io::Result<State> {
+        let head = source.peek(HEAD_BYTES)?;
+        match next(self.format, head, is_first) {
+            Next::End => Ok(State::Ended),
+            Next::Member => Ok(State::Within(open(self.format, source)?)),
+            Next::Skippable => {
+                skippable::skip(&mut source)?;
+                Ok(State::Before(source, is_first))
+            }
+            Next::Trailer => {
+                self.ignore(source)?;
+                Ok(State::Ended)
+            }
+            Next::Foreign => Err(damaged(format!(
+                "what follows byte {} is not another part of it",
+                source.consumed()
+            ))),
+        }
+    }
+
+    /// Reads what follows the last member to its end.
+    fn ignore(&self, mut source: Packed) -> io::Result<()> {
+        let at = source.consumed();
+        if self.format == StreamFormat::Gzip {
+            // gzip calls zeros padding, of a block of a tape or a partition.
+            skip_zeros(&mut source)?;
+            let rest = source.peek(HEAD_BYTES)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            // gzip ignores such a member and others read it: neither is known to be right.
+            if rest.starts_with(&[0x1f, 0x8b, 8]) {
+                return Err(damaged(format!(
+                    "zeros follow byte {at}, and another member follows them at byte {}",
+                    source.consumed()
+                )));
+            }
+        }
+        io::copy(&mut source, &mut io::sink())?;
+        let (format, bytes) = (self.format, source.consumed() - at);
+        let _ = self.trailer.set(Trailer { format, at, bytes });
+        Ok(())
+    }
+}
+
+impl Read for Members {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if let State::Within(member) = &mut self.state {
+                match member.read(bytes)? {
+                    0 => {}
+                    n => return Ok(n),
+                }
+            }
+            // An error on the way leaves this one.
+            self.state = match std::mem::replace(&mut self.state, State::Failed) {
+                State::Within(member) => State::Before(member.into_source(), false),
+                State::Before(source, is_first) => self.advance(source, is_first)?,
+                State::Ended => {
+                    self.state = State::Ended;
+                    return Ok(0);
+                }
+                State::Failed => return Err(io::ErrorKind::InvalidData.into()),
+            };
+        }
+    }
+}
+
+fn damaged(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn open(format: StreamFormat, source: Packed) -> io::Result<Box<dyn Member>> {
+    Ok(match format {
+        StreamFormat::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(source)),
+        StreamFormat::Lzip => Box::new(Lzma::lzip(source)?),
+        StreamFormat::Lz4 => Box::new(lz4::Frame::open(source)?),
+        _ => Box::new(flate2::bufread::GzDecoder::new(source)),
+    })
+}
+
+/// Bytes that tell what follows.
+const HEAD_BYTES: usize = 8;
+
+/// What begins with `head`, which is shorter only at the end.
+fn next(format: StreamFormat, head: &[u8], is_first: bool) -> Next {
+    if format == StreamFormat::Lz4 && skippable::is_start(head) {
+        return Next::Skippable;
+    }
+    match (is_first, head.is_empty()) {
+        // A stream of nothing but skippable frames has no content.
+        (true, true) if format == StreamFormat::Lz4 => return Next::End,
+        // The decoder says what is wrong with it.
+        (true, _) => return Next::Member,
+        (false, true) => return Next::End,
+        (false, false) => {}
+    }
+    // Also what is only the beginning of a beginning: there it was cut off.
+    let begins = |magic: &[u8]| head.iter().zip(magic).all(|(byte, magic)| byte == magic);
+    match format {
+        StreamFormat::Gzip if begins(&[0x1f, 0x8b]) => Next::Member,
+        StreamFormat::Bzip2 if begins(b"BZh") => match head.get(3) {
+            None | Some(b'1'..=b'9') => Next::Member,
+            Some(_) => Next::Trailer,
+        },
+        StreamFormat::Lzip if begins(b"LZIP") => Next::Member,
+        // As lzip does: two right bytes of four are a damaged member.
+        StreamFormat::Lzip => {
+            let pairs = head.iter().zip(b"LZIP");
+            match pairs.filter(|(byte, magic)| byte == magic).count() {
+                0 | 1 => Next::Trailer,
+                _ => Next::Foreign,
+            }
+        }
+        StreamFormat::Gzip | StreamFormat::Bzip2 => Next::Trailer,
+        _ if begins(lz4::MAGIC) || begins(lz4::LEGACY_MAGIC) => Next::Member,
+        _ => Next::Foreign,
+    }
+}
+
+fn skip_zeros(source: &mut Packed) -> io::Result<()> {
+    loop {
+        let there = source.fill_buf()?;
+        let len = there.len();
+        let zeros = there.iter().take_while(|byte| **byte == 0).count();
+        source.consume(zeros);
+        if zeros == 0 || zeros < len {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_begin_a_member_is_no_trailer() {
+        use StreamFormat::{Bzip2, Gzip, Lz4, Lzip};
+        for (format, head, expected) in [
+            (Gzip, &b""[..], Next::End),
+            (Gzip, b"\x1f", Next::Member),
+            (Gzip, b"\x1f\x8b", Next::Member),
+            (Gzip, b"\x1f\x8b\x09", Next::Member),
+            (Gzip, b"\n", Next::Trailer),
+            (Gzip, b"\0\0\0\0", Next::Trailer),
+            (Gzip, b"\x1f\x8c", Next::Trailer),
+            (Bzip2, b"B", Next::Member),
+            (Bzip2, b"BZh", Next::Member),
+            (Bzip2, b"BZh9\0\0", Next::Member),
+            (Bzip2, b"BZhx", Next::Trailer),
+            (Bzip2, b"behind", Next::Trailer),
+            (Bzip2, b"\0", Next::Trailer),
+            (Lzip, b"LZ", Next::Member),
+            (Lzip, b"LZIP\x01", Next::Member),
+            (Lzip, b"LZIQ", Next::Foreign),
+            (Lzip, b"Lazy", Next::Trailer),
+            (Lz4, b"\x04\x22\x4d", Next::Member),
+            (Lz4, b"\x5f\x2a\x4d\x18\0\0\0\0", Next::Skippable),
+            (Lz4, b"\x5f\x2a", Next::Foreign),
+            (Lz4, b"\0\0\0\0", Next::Foreign),
+        ] {
+            assert_eq!(next(format, head, false), expected, "{format} {head:?}");
+        }
+    }
+}

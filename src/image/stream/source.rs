@@ -1,0 +1,153 @@
+//! The compressed bytes, as decoders take them: counted, and with a look ahead that does
+//! not consume.
+
+use std::io::{self, BufRead, Read};
+
+/// Bytes in order that a decoder consumes. Knows how many it consumed, and whether it
+/// asked for more than there were.
+pub(super) struct Source<R> {
+    read: R,
+    buffer: Vec<u8>,
+    /// What of the buffer is not consumed yet.
+    start: usize,
+    end: usize,
+    consumed: u64,
+    is_past_end: bool,
+}
+
+impl<R: Read> Source<R> {
+    /// Reads from `read`, in steps of `step` bytes.
+    pub(super) fn new(read: R, step: usize) -> Self {
+        Self {
+            read,
+            buffer: vec![0; step],
+            start: 0,
+            end: 0,
+            consumed: 0,
+            is_past_end: false,
+        }
+    }
+
+    /// Bytes that were consumed so far.
+    pub(super) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Whether a reader asked for bytes after the last one.
+    pub(super) fn is_past_end(&self) -> bool {
+        self.is_past_end
+    }
+
+    /// The next bytes, at least `len` of them unless the source ends before. They stay.
+    pub(super) fn peek(&mut self, len: usize) -> io::Result<&[u8]> {
+        let len = len.min(self.buffer.len());
+        if self.buffer.len() - self.start < len {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        while self.end - self.start < len && self.fill()? > 0 {}
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// Reads more behind what is there. Decoders never see an interruption, which not all
+    /// of them survive.
+    fn fill(&mut self) -> io::Result<usize> {
+        loop {
+            match self.read.read(&mut self.buffer[self.end..]) {
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(n);
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+    }
+
+    /// Consumes `len` bytes.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if there are fewer.
+    pub(super) fn skip(&mut self, len: u64) -> io::Result<()> {
+        match io::copy(&mut self.by_ref().take(len), &mut io::sink())? == len {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl<R: Read> BufRead for Source<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            self.is_past_end |= self.fill()? == 0;
+        }
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    fn consume(&mut self, len: usize) {
+        let len = len.min(self.end - self.start);
+        self.start += len;
+        self.consumed += len as u64;
+    }
+}
+
+impl<R: Read> Read for Source<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let there = self.fill_buf()?;
+        let n = there.len().min(bytes.len());
+        bytes[..n].copy_from_slice(&there[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Gives a byte at a time, as a pipe may.
+    struct Drip<'a>(&'a [u8]);
+
+    impl Read for Drip<'_> {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            let n = self.0.len().min(bytes.len()).min(1);
+            bytes[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_look_ahead_consumes_nothing(
+            content in proptest::collection::vec(any::<u8>(), 0..200),
+            steps in proptest::collection::vec((0_usize..16, 0_usize..24), 0..40),
+        ) {
+            let mut source = Source::new(Drip(&content), 16);
+            let mut at = 0;
+            for (ahead, step) in steps {
+                let seen = source.peek(ahead).unwrap().to_vec();
+                let rest = &content[at..];
+                prop_assert!(seen.len() >= ahead.min(rest.len()));
+                prop_assert_eq!(&seen[..], &rest[..seen.len()]);
+                prop_assert!(!source.is_past_end());
+                let step = step.min(rest.len());
+                source.skip(step as u64).unwrap();
+                at += step;
+                prop_assert_eq!(source.consumed(), at as u64);
+            }
+            let mut rest = Vec::new();
+            source.read_to_end(&mut rest).unwrap();
+            prop_assert_eq!(rest, &content[at..]);
+            prop_assert!(source.is_past_end());
+            prop_assert!(source.skip(1).is_err());
+        }
+    }
+}

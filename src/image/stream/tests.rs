@@ -1,0 +1,309 @@
+//! All formats, from a pipe: what is whole is read, and what is cut off, damaged or over a
+//! limit is an error.
+
+use std::io::Write;
+
+use super::*;
+
+type Pack = fn(&[u8]) -> Vec<u8>;
+const PACKS: [(&str, Pack); 7] = [
+    ("gzip", gzip),
+    ("xz", xz),
+    ("zstd", zstd),
+    ("bzip2", bzip2),
+    ("lz4", lz4),
+    ("lzma", lzma),
+    ("lzip", lzip),
+];
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstd(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = ::zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn bzip2(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = ::bzip2::write::BzEncoder::new(Vec::new(), ::bzip2::Compression::fast());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn lz4(plain: &[u8]) -> Vec<u8> {
+    let info = lz4_flex::frame::FrameInfo::new().content_checksum(true);
+    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, Vec::new());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn lzma(plain: &[u8]) -> Vec<u8> {
+    let options = liblzma::stream::LzmaOptions::new_preset(1).unwrap();
+    let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What is in an .lzma file, with lzip's header and footer.
+fn lzip(plain: &[u8]) -> Vec<u8> {
+    let alone = lzma(plain);
+    let mut crc = flate2::Crc::new();
+    crc.update(plain);
+    let body = &alone[13..];
+    let mut member = [&b"LZIP\x01\x14"[..], body, &crc.sum().to_le_bytes()].concat();
+    member.extend_from_slice(&(plain.len() as u64).to_le_bytes());
+    member.extend_from_slice(&(member.len() as u64 + 8).to_le_bytes());
+    member
+}
+
+/// Bytes that compress a little, in one run of zeros.
+fn content() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..3000_u32).map(|i| (i * i % 251) as u8).collect();
+    bytes[1000..2000].fill(0);
+    bytes
+}
+
+fn opened(bytes: &[u8]) -> Result<super::super::Image> {
+    let input = Input {
+        read: Box::new(Cursor::new(bytes.to_vec())),
+        name: STDIN.to_owned(),
+        size: None,
+        fingerprint: Fingerprint::default(),
+        file: None,
+    };
+    super::super::Image::in_order(input, &super::super::ImageOptions::default())
+}
+
+/// The content, and what was ignored behind it, of something that is compressed.
+fn read(bytes: &[u8]) -> Result<(Vec<u8>, Option<Trailer>)> {
+    let super::super::Image::Stream(mut image) = opened(bytes)? else {
+        panic!("a pipe is a stream");
+    };
+    assert_ne!(image.format(), StreamFormat::Raw, "it was not recognised");
+    let (mut content, mut step) = (Vec::new(), [0; 700]);
+    loop {
+        match image.read_next(&mut step, content.len() as u64)? {
+            0 => return Ok((content, image.trailer().get().copied())),
+            n => content.extend_from_slice(&step[..n]),
+        }
+    }
+}
+
+#[test]
+fn all_formats_and_all_that_follows_is_read() {
+    let content = content();
+    for (format, pack) in PACKS {
+        assert_eq!(
+            read(&pack(&content)).unwrap(),
+            (content.clone(), None),
+            "{format}"
+        );
+        let two = [pack(&content[..500]), pack(&content[500..])].concat();
+        match format {
+            // It is one stream and no more.
+            "lzma" => assert!(read(&two).is_err()),
+            _ => assert_eq!(read(&two).unwrap().0, content, "{format}"),
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_cut_off_anywhere_is_an_error() {
+    let content = content();
+    for (format, pack) in PACKS {
+        let (first, rest) = (pack(&content[..500]), pack(&content[500..]));
+        let all = [&first[..], &rest].concat();
+        let whole = match format {
+            "lzma" => &first,
+            _ => &all,
+        };
+        // Before that it is not known for what it is.
+        for cut in 14..whole.len() {
+            if cut == first.len() {
+                continue;
+            }
+            let error = read(&whole[..cut]).expect_err(&format!("{format} at {cut}"));
+            assert!(error.is_permanent(), "{format} at {cut}: {}", error.chain());
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_or_changes_nothing() {
+    let content = content();
+    for (format, pack) in PACKS {
+        let sound = pack(&content);
+        for at in 16..sound.len() {
+            let mut bad = sound.clone();
+            bad[at] ^= 0x10;
+            match read(&bad) {
+                // It has no checksum.
+                Ok(_) if format == "lzma" => {}
+                Ok(read) => assert!(read == (content.clone(), None), "{format} at {at}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Image, "{format} at {at}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_last_member_is_treated_as_the_format_s_tool_does() {
+    let content = content();
+    let member = |pack: Pack| pack(b"another member");
+    for (format, pack) in PACKS {
+        let packed = pack(&content);
+        let end = packed.len() as u64;
+        let ignored = |bytes| {
+            let format = StreamFormat::of(&packed)?;
+            Some(Trailer {
+                format,
+                at: end,
+                bytes,
+            })
+        };
+        let behind = |what: &[u8]| read(&[&packed[..], what].concat()).map(|(_, trailer)| trailer);
+        let zeros = [0; 512];
+        let openwrt = [&zeros[..8], b"{\"metadata_version\": 1}FWx0"].concat();
+        for (what, expected) in [
+            (&b"\n"[..], Some(ignored(1))),
+            (b"garbage", Some(ignored(7))),
+            (&openwrt, Some(ignored(openwrt.len() as u64))),
+            (
+                &zeros,
+                Some(ignored(512))
+                    .filter(|_| format != "gzip")
+                    .or(Some(None)),
+            ),
+        ] {
+            let expected = expected.filter(|_| ["gzip", "bzip2", "lzip"].contains(&format));
+            match (behind(what), expected) {
+                (Ok(trailer), Some(expected)) => assert_eq!(trailer, expected, "{format}"),
+                // Padding of .xz is whole fours of zeros.
+                (Ok(None), None) if format == "xz" && what == zeros => {}
+                (Err(error), None) => assert!(error.is_permanent(), "{format}"),
+                (got, expected) => panic!("{format} {what:?}: {got:?}, not {expected:?}"),
+            }
+        }
+        // What begins another member is no trailer.
+        let mut damaged = member(pack);
+        damaged[12] ^= 0xff;
+        let cut = &member(pack)[..7];
+        for what in [&damaged[..], cut] {
+            assert!(behind(what).is_err(), "{format}");
+        }
+    }
+    let hidden = [&gzip(&content)[..], &[0; 100], &member(gzip)].concat();
+    let error = read(&hidden).unwrap_err();
+    assert!(
+        error.chain().contains("another member follows them"),
+        "{}",
+        error.chain()
+    );
+}
+
+#[test]
+fn frames_without_content_are_skipped_wherever_they_are() {
+    let content = content();
+    let frame = |variant: u8, held: &[u8]| {
+        let len = u32::try_from(held.len()).unwrap().to_le_bytes();
+        [&[0x50 + variant, 0x2a, 0x4d, 0x18], &len[..], held].concat()
+    };
+    for (name, pack) in [("zstd", zstd as Pack), ("lz4", lz4)] {
+        for variant in 0..16 {
+            for held in [0, 10, 3 * HEAD_BYTES, 2 * STEP_BYTES] {
+                let frame = frame(variant, &vec![7; held]);
+                let (first, rest) = (pack(&content[..500]), pack(&content[500..]));
+                let all = [&frame[..], &frame, &first, &frame, &rest, &frame].concat();
+                let super::super::Image::Stream(image) = opened(&all).unwrap() else {
+                    panic!("a pipe is a stream");
+                };
+                assert_eq!(image.format().name(), name);
+                assert_eq!(read(&all).unwrap().0, content, "{name} {variant} {held}");
+                assert!(read(&all[..all.len() - 1]).is_err());
+            }
+        }
+    }
+    for behind in [&b"neither of the two"[..], &gzip(b"x")] {
+        let foreign = [&frame(3, &[7; 2 * HEAD_BYTES]), behind].concat();
+        let error = opened(&foreign).unwrap_err();
+        assert!(error.chain().contains("is not sound"), "{}", error.chain());
+    }
+}
+
+/// The .xz stream of `content` with a dictionary that its header calls larger: 2^n bytes
+/// for 2 * n - 24, and half as much again for one more.
+fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
+    let mut bytes = xz(content);
+    let header = 12..12 + (usize::from(bytes[12]) + 1) * 4;
+    let at = header.start + 2;
+    assert_eq!(
+        bytes[at..at + 2],
+        [0x21, 1],
+        "LZMA2, one byte of properties"
+    );
+    bytes[at + 2] = code;
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes[header.start..header.end - 4]);
+    bytes[header.end - 4..header.end].copy_from_slice(&crc.sum().to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
+    let content = content();
+    // 1 and 1.5 GiB, of which next to nothing is used.
+    for code in [36, 37] {
+        assert_eq!(read(&with_dictionary(&content, code)).unwrap().0, content);
+    }
+    let window = |log: u8| [&b"\x28\xb5\x2f\xfd\x00"[..], &[(log - 10) << 3], &[1, 0, 0]].concat();
+    assert_eq!(
+        read(&[window(31), zstd(&content)].concat()).unwrap().0,
+        content
+    );
+    let lzma_of = |dictionary: u32| {
+        let mut bytes = lzma(&content);
+        bytes[1..5].copy_from_slice(&dictionary.to_le_bytes());
+        bytes
+    };
+    assert_eq!(read(&lzma_of(1 << 30)).unwrap().0, content);
+    for (bytes, needs, tool) in [
+        (with_dictionary(&content, 39), "3072 MiB", "xz -dc"),
+        (window(33), "8192 MiB", "zstd -dc --long=31"),
+        (lzma_of(u32::MAX), "4096 MiB", "xz -dc --format=lzma"),
+    ] {
+        let error = opened(&bytes).unwrap_err();
+        let said = error.chain();
+        let needs = needs.trim_end_matches(" MiB").parse::<u64>().unwrap();
+        // The decoder needs a little besides.
+        let is_told = (needs..needs + 3).any(|mib| {
+            said.contains(&format!(
+                "stdin needs {mib} MiB of memory to decompress, and the limit is 2048"
+            ))
+        });
+        assert!(is_told && error.is_permanent(), "{said}");
+        let hint = error.hint().unwrap();
+        assert!(
+            hint.contains(&format!("{tool} | openhosting-upload")),
+            "{hint}"
+        );
+    }
+}
+
+#[test]
+fn legacy_lz4_which_does_not_tell_its_end_is_refused_with_the_way() {
+    let error = opened(b"\x02\x21\x4c\x18\x05\0\0\0\x40abcd").unwrap_err();
+    assert!(error.chain().contains("legacy LZ4"), "{}", error.chain());
+    assert!(error.hint().unwrap().contains("lz4 -dc"));
+}
