@@ -26,6 +26,7 @@ mod earlier;
 mod fetch;
 mod inspect;
 mod join;
+mod mirror;
 mod opening;
 mod pace;
 mod patient;

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, RANGE};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE,
+    LAST_MODIFIED, RANGE,
+};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, StatusCode, Url};
 
@@ -19,6 +22,8 @@ use super::trust::Trust;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
 
+/// The encoding that leaves a body as it is.
+const IDENTITY: &str = "identity";
 /// Most redirects of one request.
 const REDIRECTS_MAX: usize = 10;
 
@@ -41,14 +46,95 @@ impl WebUrl {
         decoded.decode_utf8_lossy().into_owned()
     }
 
-    /// What tells it from others: without who may fetch it.
+    /// What tells it from others: without who may fetch it, until when, and as whom. A
+    /// signed URL that expired and a new one are the same image.
     pub fn identity(&self) -> String {
         let mut url = self.0.clone();
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_fragment(None);
+        if let Some(query) = url.query() {
+            let query = without_signature(query);
+            url.set_query(query.as_deref());
+        }
         url.into()
     }
+
+    /// Scheme, host and port.
+    pub fn server(&self) -> String {
+        self.0.origin().ascii_serialization()
+    }
+
+    /// The URL that answered after redirects. It is fetched as this one is where it is on
+    /// the same server; another one gets no password.
+    fn redirected_to(&self, url: &Url) -> Self {
+        let mut place = url.clone();
+        if place.origin() == self.0.origin() {
+            let _ = place.set_username(self.0.username());
+            let _ = place.set_password(self.0.password());
+        }
+        place.set_fragment(self.0.fragment());
+        Self(place)
+    }
+}
+
+/// Names of query parameters that say who may fetch a file and until when: AWS in both
+/// versions of its signatures, CloudFront, Google, Alibaba, Azure, and what content
+/// networks and nginx call it. In lower case.
+const SIGNATURES: [&str; 21] = [
+    "accesskeyid",
+    "access_token",
+    "auth",
+    "auth_key",
+    "awsaccesskeyid",
+    "exp",
+    "expires",
+    "googleaccessid",
+    "hdnea",
+    "hdnts",
+    "hmac",
+    "key-pair-id",
+    "md5",
+    "ossaccesskeyid",
+    "policy",
+    "security-token",
+    "sig",
+    "signature",
+    "token",
+    "verify",
+    "x-sig",
+];
+/// Families of such names.
+const SIGNATURE_FAMILIES: [&str; 4] = ["x-amz-", "x-goog-", "x-oss-", "x-cos-"];
+/// What else belongs to a shared access signature of Azure. So short, the names mean
+/// nothing without its `sig`.
+const AZURE: [&str; 19] = [
+    "se", "si", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "srt",
+    "st", "ss", "sv", "saoid", "suoid", "scid",
+];
+
+/// A query without the parameters of a signature; `None` if nothing is left.
+fn without_signature(query: &str) -> Option<String> {
+    let name = |part: &str| {
+        let name = part.split('=').next().unwrap_or_default();
+        let name = percent_decode_str(name).decode_utf8_lossy();
+        name.to_ascii_lowercase()
+    };
+    let is_azure = {
+        let has = |wanted: &str| query.split('&').any(|part| name(part) == wanted);
+        has("sig") && has("sv")
+    };
+    let is_kept = |part: &&str| {
+        let name = name(part);
+        let is_signature = SIGNATURES.contains(&&*name)
+            || SIGNATURE_FAMILIES
+                .iter()
+                .any(|family| name.starts_with(family))
+            || is_azure && AZURE.contains(&&*name);
+        !is_signature
+    };
+    let kept: Vec<_> = query.split('&').filter(is_kept).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
 }
 
 impl FromStr for WebUrl {
@@ -101,6 +187,12 @@ impl Pin {
         self.etag.is_some() || self.modified.is_some()
     }
 
+    /// Whether `other` may be the same state. A range does not have to tell the size.
+    pub fn fits(&self, other: &Self) -> bool {
+        let is_size = other.size.is_none() || self.size == other.size;
+        is_size && self.etag == other.etag && self.modified == other.modified
+    }
+
     /// What `If-Range` may hold: no weak tag.
     fn condition(&self) -> Option<&str> {
         let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
@@ -122,6 +214,11 @@ pub struct WebAnswer {
     pub from: Option<u64>,
     /// The file's state.
     pub pin: Pin,
+    /// The URL that answered, at the end of all redirects.
+    pub place: WebUrl,
+    /// What the server says the body is encoded with, in lower case, though no encoding
+    /// was accepted.
+    pub encoding: Option<String>,
     stall: Duration,
 }
 
@@ -174,26 +271,25 @@ impl Web {
         })
     }
 
-    /// Asks for a range of a file; of one whose state is known, only in that state.
+    /// Asks for a range of a file, or for all of it; of one whose state is known, only in
+    /// that state.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::NotApi`] for another range than was asked for.
     pub async fn get(
         &self,
         url: &WebUrl,
-        range: Range<u64>,
+        range: Option<Range<u64>>,
         pin: Option<&Pin>,
     ) -> Result<WebAnswer, Failure> {
-        let last = range.end.saturating_sub(1);
-        let wanted = match range.end {
-            u64::MAX => format!("bytes={}-", range.start),
-            _ => format!("bytes={}-{last}", range.start),
-        };
         let http = match is_loopback(&url.0) {
             true => &self.direct,
             false => &self.http,
         };
-        let mut request = http.get(url.0.clone()).header(RANGE, wanted);
+        let mut request = http.get(url.0.clone()).header(ACCEPT_ENCODING, IDENTITY);
+        if let Some(range) = &range {
+            request = request.header(RANGE, range_of(range));
+        }
         if let Some(condition) = pin.and_then(Pin::condition) {
             request = request.header(IF_RANGE, condition);
         }
@@ -201,15 +297,19 @@ impl Web {
         let response = sent
             .map_err(|_| Failure::Stalled(self.stall))?
             .map_err(no_answer)?;
+        if is_empty_file(&response) {
+            return Err(Failure::NotApi("the file is empty".into()));
+        }
         let response = answer::check(response, self.stall).await?;
+        let place = url.redirected_to(response.url());
         let headers = response.headers();
         let (from, size) = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let told = header(headers, &CONTENT_RANGE).and_then(content_range);
-                match told {
-                    Some((from, size)) if from == range.start => (Some(from), Some(size)),
+                match (told, &range) {
+                    (Some((from, size)), Some(range)) if from == range.start => (Some(from), size),
                     _ => {
-                        let what = "another range than was asked for, or one without a size";
+                        let what = "another range than was asked for";
                         return Err(Failure::NotApi(what.into()));
                     }
                 }
@@ -222,9 +322,12 @@ impl Web {
             etag: text(&ETAG),
             modified: text(&LAST_MODIFIED),
         };
+        let encoding = header(headers, &CONTENT_ENCODING).map(str::to_ascii_lowercase);
         Ok(WebAnswer {
             from,
             pin,
+            place,
+            encoding: encoding.filter(|encoding| encoding != IDENTITY),
             response,
             stall: self.stall,
         })
@@ -248,11 +351,29 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `bytes 5-9/100` begins at 5, and there are 100.
-fn content_range(text: &str) -> Option<(u64, u64)> {
+/// The header that asks for a range.
+fn range_of(range: &Range<u64>) -> String {
+    match range.end {
+        u64::MAX => format!("bytes={}-", range.start),
+        end => format!("bytes={}-{}", range.start, end.saturating_sub(1)),
+    }
+}
+
+/// `bytes 5-9/100` begins at 5, and there are 100; of `bytes 5-9/*` the size is unknown.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (from, _) = range.split_once('-')?;
-    Some((from.trim().parse().ok()?, size.trim().parse().ok()?))
+    let size = match size.trim() {
+        "*" => None,
+        size => Some(size.parse().ok()?),
+    };
+    Some((from.trim().parse().ok()?, size))
+}
+
+/// Whether the server refuses a range because the file holds no byte.
+fn is_empty_file(response: &Response) -> bool {
+    response.status() == StatusCode::RANGE_NOT_SATISFIABLE
+        && header(response.headers(), &CONTENT_RANGE).is_some_and(|range| range == "bytes */0")
 }
 
 /// Follows a redirect, but not from https to http, where anybody could answer.
@@ -289,9 +410,51 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_is_no_part_of_the_identity() {
+        let identity = |url: &str| url.parse::<WebUrl>().unwrap().identity();
+        for (query, kept) in [
+            (
+                "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a%2Fb&X-Amz-Signature=1",
+                "",
+            ),
+            (
+                "AWSAccessKeyId=a&Expires=1&Signature=s%3D&versionId=7",
+                "?versionId=7",
+            ),
+            (
+                "x-goog-signature=1&X%2DGoog-Date=2&generation=3",
+                "?generation=3",
+            ),
+            ("sv=2024&sr=b&sp=r&se=2026&sig=x&snapshot=1", "?snapshot=1"),
+            ("Policy=p&Key-Pair-Id=k&Signature=s", ""),
+            ("file=a.img&token=1", "?file=a.img"),
+            // Not a signature of Azure.
+            ("sp=1&sr=2", "?sp=1&sr=2"),
+            ("id=7&v=a%26b", "?id=7&v=a%26b"),
+        ] {
+            assert_eq!(
+                identity(&format!("https://h/a?{query}")),
+                format!("https://h/a{kept}")
+            );
+        }
+        assert_eq!(identity("https://u:p@h/a"), "https://h/a");
+    }
+
+    #[test]
+    fn a_password_stays_with_its_server() {
+        let url: WebUrl = "https://u:p@h/a".parse().unwrap();
+        let to = |text: &str| url.redirected_to(&text.parse().unwrap());
+        assert_eq!(to("https://h/b").0.password(), Some("p"));
+        assert_eq!(to("https://other/b").0.password(), None);
+        assert_eq!(to("https://h:8443/b").0.password(), None);
+        assert_eq!(to("https://h/a"), url);
+    }
+
+    #[test]
     fn a_content_range_is_read_or_not() {
-        assert_eq!(content_range("bytes 5-9/100"), Some((5, 100)));
-        for bad in ["bytes 5-9/*", "bytes */100", "5-9/100", "bytes 5/100", ""] {
+        assert_eq!(content_range("bytes 5-9/100"), Some((5, Some(100))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in ["bytes 5-9/x", "bytes */100", "5-9/100", "bytes 5/100", ""] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
     }

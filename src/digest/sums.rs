@@ -27,10 +27,46 @@ pub fn digest_for(text: &str, name: Option<&str>) -> Result<Digest> {
         (Some(digest), None) => Ok(digest),
         (Some(digest), Some(_)) if found_alike(&entries, name, digest) => Ok(digest),
         (Some(_), Some(_)) => usage(format!("There are several digests for {name:?}")),
-        (None, _) => usage(format!(
-            "There is no SHA-256 for {name:?} among {} digests",
-            entries.len()
-        )),
+        (None, _) => usage(missing(text, &entries, name)),
+    }
+}
+
+/// What there is in place of a SHA-256 for `name`.
+fn missing(text: &str, entries: &[(Digest, Option<String>)], name: &str) -> String {
+    const SHOWN: usize = 3;
+    let mut names: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| entry.1.as_deref())
+        .collect();
+    names.dedup();
+    let is_more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let quoted: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+    match (quoted.join(", "), text.lines().find_map(other_algorithm)) {
+        (names, Some(algorithm)) if names.is_empty() => {
+            format!("There is no SHA-256 for {name:?}: the digests are {algorithm}")
+        }
+        (names, None) if names.is_empty() => format!("There is no SHA-256 for {name:?}"),
+        (names, _) if is_more > 0 => {
+            format!("There is no SHA-256 for {name:?}, only for {names} and {is_more} more names")
+        }
+        (names, _) => format!("There is no SHA-256 for {name:?}, only for {names}"),
+    }
+}
+
+/// The algorithm of a line that holds another digest than SHA-256.
+fn other_algorithm(line: &str) -> Option<&'static str> {
+    let word = line.trim_start_matches('\\').split_whitespace().next()?;
+    let is_digest = word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match word.len() {
+        _ if line.starts_with("SHA512 (") => Some("SHA-512"),
+        _ if line.starts_with("MD5 (") => Some("MD5"),
+        _ if line.starts_with("SHA1 (") => Some("SHA-1"),
+        32 if is_digest => Some("MD5"),
+        40 if is_digest => Some("SHA-1"),
+        96 if is_digest => Some("SHA-384"),
+        128 if is_digest => Some("SHA-512"),
+        _ => None,
     }
 }
 
@@ -91,6 +127,30 @@ mod tests {
         let odd = format!("\\{two}  a\\nb\n");
         assert_eq!(digest_for(&odd, Some("a\nb")).unwrap(), two);
         assert_eq!(digest_for(&two.to_string(), None).unwrap(), two);
+    }
+
+    #[test]
+    fn what_is_there_instead_is_named() {
+        let one = Digest::of(b"1");
+        let said = |text: &str| digest_for(text, Some("a.img")).unwrap_err().to_string();
+        let begin = "There is no SHA-256 for \"a.img\"";
+        assert_eq!(
+            said(&format!("{one}  b.img.xz\n")),
+            format!("{begin}, only for \"b.img.xz\"")
+        );
+        let many: String = (0..5).map(|i| format!("{one}  {i}\n")).collect();
+        assert_eq!(
+            said(&many),
+            format!("{begin}, only for \"0\", \"1\", \"2\" and 2 more names")
+        );
+        let sha512 = "0a".repeat(64);
+        for text in [
+            format!("{sha512}  a.img\n"),
+            format!("SHA512 (a.img) = {sha512}\n"),
+        ] {
+            assert_eq!(said(&text), format!("{begin}: the digests are SHA-512"));
+        }
+        assert_eq!(said("nothing\n"), begin);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use super::mirror::{Known, Mirrors};
 use super::patient::Patience;
 use super::session::blocking;
 use crate::api::{Pin, Web, WebAnswer, WebUrl};
@@ -33,6 +34,8 @@ const PAGE_BYTES: u64 = 64 * 1024;
 const PAGES_MAX: usize = 64;
 /// Parts of a body that wait to be read in order.
 const PARTS_MAX: usize = 16;
+/// An answer of fewer bytes, where more were asked for, is a failure.
+const SHORT_ANSWER_BYTES: usize = 4096;
 /// Most bytes of a text.
 const TEXT_BYTES_MAX: usize = 4 << 20;
 
@@ -51,18 +54,13 @@ pub struct WebConfig {
 /// As [`Image::open`]; [`ErrorKind::Unavailable`] if the server does not recover.
 pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) -> Result<Image> {
     let file = WebFile::new(url, config);
-    let answer = file.patiently(0..FIRST_BYTES).await?;
-    let options = options.clone();
-    if answer.from.is_some() && answer.pin.size.is_some() {
-        if answer.pin.size == Some(0) {
-            let what = format!("{url} is empty: there is nothing to upload");
-            return Err(Error::new(ErrorKind::Image, what));
-        }
-        let file = WebFile {
-            pin: Some(answer.pin),
-            ..file
-        };
-        return blocking(move || Image::of(RawImage::remote(Arc::new(file)), &options)).await;
+    let answer = file.patiently(Some(0..FIRST_BYTES)).await?;
+    let (options, encoding) = (options.clone(), answer.encoding.clone());
+    // From here on no answer is taken for all of the file that is a part of it.
+    if answer.from.is_some() {
+        let file = file.pinned(&answer).await?;
+        let opened = blocking(move || Image::of(RawImage::remote(Arc::new(file)), &options));
+        return check_encoding(opened.await?, encoding.as_deref(), url);
     }
     let input = Input {
         name: url.to_string(),
@@ -71,7 +69,28 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
         file: None,
         read: Box::new(file.pump(Some(answer), None)),
     };
-    blocking(move || Image::in_order(input, &options)).await
+    let opened = blocking(move || Image::in_order(input, &options));
+    check_encoding(opened.await?, encoding.as_deref(), url)
+}
+
+/// An encoding that nobody accepted is most often the packing of the file itself, which
+/// is known by its content. Any other one would land on the drive.
+fn check_encoding(image: Image, encoding: Option<&str>, url: &WebUrl) -> Result<Image> {
+    let Some(encoding) = encoding else {
+        return Ok(image);
+    };
+    let packing = match &image {
+        Image::Stream(stream) => stream.format().name(),
+        Image::Raw(_) | Image::Mapped(_) => "raw",
+    };
+    if encoding.trim_start_matches("x-") == packing {
+        return Ok(image);
+    }
+    let what = format!(
+        "Cannot read {url}: its server says that the body is encoded with {encoding:?}, and its content is {packing}"
+    );
+    Err(Error::new(ErrorKind::Image, what)
+        .hint_to("Fetch it with a program that decodes it, and upload the file"))
 }
 
 /// Fetches a short text.
@@ -81,7 +100,7 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
 /// recover.
 pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
     let file = WebFile::new(url, config);
-    let mut answer = file.patiently(0..u64::MAX).await?;
+    let mut answer = file.patiently(None).await?;
     let mut text = Vec::new();
     while let Some(part) = answer.next_part().await.map_err(|f| file.error(f))? {
         text.extend_from_slice(&part);
@@ -118,6 +137,7 @@ struct WebFile {
     config: WebConfig,
     /// Its state when it was opened.
     pin: Option<Pin>,
+    mirrors: Mirrors,
     handle: Handle,
     /// The page that was asked for last is the last one.
     pages: Arc<Mutex<Vec<(u64, Bytes)>>>,
@@ -130,6 +150,7 @@ impl WebFile {
             url: url.clone(),
             config: config.clone(),
             pin: None,
+            mirrors: Mirrors::default(),
             handle: Handle::current(),
             pages: Arc::default(),
         }
@@ -164,12 +185,44 @@ impl WebFile {
     fn changed(&self) -> Error {
         let what = format!("{} changed while it was read", self.url);
         Error::new(ErrorKind::Integrity, what).hint_to(
-            "The drive holds a mixture now. Start over with --restart, from a file that stays as it is",
+            "A drive that was written to holds a mixture. Start over with --restart, from a file that stays as it is",
         )
     }
 
-    /// Asks for a range until there is an answer.
-    async fn patiently(&self, range: Range<u64>) -> Result<WebAnswer> {
+    /// The file as it is now, by the answer for its first range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it is empty, or its size cannot be found out.
+    async fn pinned(self, first: &WebAnswer) -> Result<Self> {
+        let mut pin = first.pin.clone();
+        if pin.size.is_none() {
+            // A range may leave the size open; the answer to a request for all does not.
+            let whole = self.patiently(None).await?.pin;
+            let is_same = whole.fits(&pin);
+            pin.size = whole.size.filter(|_| is_same);
+        }
+        let cannot = |why: &str| Error::new(ErrorKind::Image, format!("{} {why}", self.url));
+        match pin.size {
+            Some(0) => return Err(cannot("is empty: there is nothing to upload")),
+            Some(_) => {}
+            None => {
+                let error = cannot("has no size that its server tells");
+                return Err(error.hint_to("Fetch it first, and upload the file"));
+            }
+        }
+        let known = Known {
+            place: first.place.clone(),
+            pin: pin.clone(),
+        };
+        self.mirrors.accept(&self.url, known, None);
+        Ok(Self {
+            pin: Some(pin),
+            ..self
+        })
+    }
+
+    /// Asks for a range, or for all, until there is an answer.
+    async fn patiently(&self, range: Option<Range<u64>>) -> Result<WebAnswer> {
         let mut patience = Patience::new(Operation::Read, self.config.max_outage);
         loop {
             match self.get(range.clone()).await {
@@ -180,21 +233,43 @@ impl WebFile {
     }
 
     /// One attempt; the inner error is of a file that changed.
-    async fn get(&self, range: Range<u64>) -> Result<Result<WebAnswer>, Failure> {
-        let answer = self
-            .config
-            .web
-            .get(&self.url, range.clone(), self.pin.as_ref())
-            .await?;
-        let Some(pin) = &self.pin else {
+    async fn get(&self, range: Option<Range<u64>>) -> Result<Result<WebAnswer>, Failure> {
+        let Some(first) = &self.pin else {
+            let answer = self.config.web.get(&self.url, range, None).await?;
             return Ok(Ok(answer));
         };
-        match answer.from {
-            Some(_) if answer.pin == *pin => Ok(Ok(answer)),
-            None if answer.pin == *pin => Err(Failure::NotApi(
+        let answer = self.get_from_mirror(range).await?;
+        let known = Known {
+            place: answer.place.clone(),
+            pin: answer.pin.clone(),
+        };
+        match (
+            self.mirrors.accept(&self.url, known, first.size),
+            answer.from,
+        ) {
+            (false, _) => Ok(Err(self.changed())),
+            (true, None) => Err(Failure::NotApi(
                 "it does not give a part of the file any more".into(),
             )),
-            _ => Ok(Err(self.changed())),
+            (true, Some(_)) => Ok(Ok(answer)),
+        }
+    }
+
+    /// Asks the server that answered before; where that one fails, whichever the URL of
+    /// the image leads to now.
+    async fn get_from_mirror(&self, range: Option<Range<u64>>) -> Result<WebAnswer, Failure> {
+        let web = &self.config.web;
+        let (mirror, pin) = self.mirrors.current(&self.url);
+        let Some(mirror) = mirror else {
+            return web.get(&self.url, range, pin.as_ref()).await;
+        };
+        match web.get(&mirror, range.clone(), pin.as_ref()).await {
+            Ok(answer) => Ok(answer),
+            Err(failure) => {
+                tracing::debug!(%failure, %mirror, "the redirector is asked again");
+                self.mirrors.leave(&mirror);
+                web.get(&self.url, range, None).await
+            }
         }
     }
 
@@ -204,9 +279,13 @@ impl WebFile {
         let mut bytes = Vec::with_capacity(len);
         let mut patience = Patience::new(Operation::Read, self.config.max_outage);
         while bytes.len() < len {
-            let failure = match self.get(range.start + bytes.len() as u64..range.end).await {
+            let failure = match self
+                .get(Some(range.start + bytes.len() as u64..range.end))
+                .await
+            {
                 Ok(answer) => {
                     let mut answer = answer?;
+                    let before = bytes.len();
                     loop {
                         match answer.next_part().await {
                             Ok(Some(part)) => {
@@ -214,17 +293,19 @@ impl WebFile {
                                 let left = len - bytes.len();
                                 bytes.extend_from_slice(part.get(..left).unwrap_or(&part));
                             }
-                            Ok(None) => break Failure::Broken("it ended too early".into()),
-                            Err(failure) => break failure,
+                            Ok(None) => break ended_early(bytes.len() - before),
+                            Err(failure) => break Some(failure),
                         }
                         if bytes.len() == len {
                             return Ok(bytes);
                         }
                     }
                 }
-                Err(failure) => failure,
+                Err(failure) => Some(failure),
             };
-            patience.after(failure).await.map_err(|f| self.error(f))?;
+            if let Some(failure) = failure {
+                patience.after(failure).await.map_err(|f| self.error(f))?;
+            }
         }
         Ok(bytes)
     }
@@ -338,18 +419,19 @@ impl WebFile {
     ) -> Result<()> {
         let size = end.or_else(|| answer.as_ref().and_then(|answer| answer.pin.size));
         let mut patience = Patience::new(Operation::Read, self.config.max_outage);
-        let mut at = 0;
+        let (mut at, mut before) = (0, 0);
         loop {
             if size == Some(at) && end.is_some() {
                 return Ok(());
             }
             let failure = match &mut answer {
-                None => match self.get(at..u64::MAX).await {
+                None => match self.get(Some(at..u64::MAX)).await {
                     Ok(fetched) => {
                         answer = Some(fetched?);
+                        before = at;
                         continue;
                     }
-                    Err(failure) => failure,
+                    Err(failure) => Some(failure),
                 },
                 Some(open) => match open.next_part().await {
                     Ok(Some(part)) => {
@@ -362,12 +444,13 @@ impl WebFile {
                         continue;
                     }
                     Ok(None) if size.is_none_or(|size| at >= size) => return Ok(()),
-                    Ok(None) => Failure::Broken("it ended too early".into()),
-                    Err(failure) => failure,
+                    Ok(None) => ended_early(usize::try_from(at - before).unwrap_or(usize::MAX)),
+                    Err(failure) => Some(failure),
                 },
             };
             answer = None;
             if end.is_none() {
+                let failure = failure.unwrap_or_else(cut_short);
                 let what = format!(
                     "{} broke off after {at} bytes, and its server cannot go on there: {failure}",
                     self.url
@@ -375,9 +458,22 @@ impl WebFile {
                 return Err(Error::new(ErrorKind::Unavailable, what)
                     .hint_to("It is fetched from its start by the same command, which sends only what is missing"));
             }
-            patience.after(failure).await.map_err(|f| self.error(f))?;
+            if let Some(failure) = failure {
+                patience.after(failure).await.map_err(|f| self.error(f))?;
+            }
         }
     }
+}
+
+/// The failure of an answer that ended before what was asked for, after this many bytes.
+/// A server may answer with less than was asked for: then nothing failed, and the rest is
+/// asked for at once, unless the answers are so short that they would go on forever.
+fn ended_early(bytes: usize) -> Option<Failure> {
+    (bytes < SHORT_ANSWER_BYTES).then(cut_short)
+}
+
+fn cut_short() -> Failure {
+    Failure::Broken("it ended too early".into())
 }
 
 impl Remote for WebFile {

@@ -43,3 +43,4 @@ mod support;
 mod transcripts;
 mod upload;
 mod upload_faults;
+mod web;
