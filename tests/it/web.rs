@@ -197,7 +197,11 @@ fn a_new_signature_goes_on_with_the_same_upload() {
     let drive = first.created();
     assert!(has_expired.load(Ordering::Relaxed));
     let second = scene.upload(&url("new")).code(0);
-    assert_eq!(drives(&scene.server), [drive.clone()], "{second:?}");
+    assert_eq!(
+        drives(&scene.server),
+        std::slice::from_ref(&drive),
+        "{second:?}"
+    );
     assert_drive(&scene.server, &drive, &scene.image);
 }
 
