@@ -13,6 +13,7 @@ mod drives;
 mod extents;
 mod faults;
 mod features;
+mod filesystems;
 mod formats;
 mod json;
 mod kill;

@@ -45,6 +45,15 @@ impl Drop for Tmpfs {
     }
 }
 
+/// A file system that is mounted; unmounted when dropped.
+pub struct Mounted(pub PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// A loop device; taken down when dropped.
 pub struct LoopDevice(pub String);
 

@@ -1,0 +1,295 @@
+//! File systems that cannot do everything: transfers succeed on them, resume after a
+//! kill, and say once what is weaker.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running, Tool, UPLOAD};
+use crate::support::disk::Mounted;
+use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
+use crate::support::server::TestServer;
+
+const C: usize = 24 * 1024;
+/// The journal is synced several times on the way.
+const CHUNKS: usize = 80;
+/// Chunks that move before a run is killed.
+const BEFORE: usize = 70;
+/// Records that go to the disk together, at least.
+const RECORDS: u64 = 64;
+
+/// Without the rights of root: files of others stay those of others.
+const UNPRIVILEGED: &str = "setpriv --bounding-set=-all --inh-caps=-all";
+
+const UNLOCKED: &str = "This file system cannot lock ";
+const UNSYNCED: &str = "This file system cannot sync the directory ";
+const EXPOSED: &str = "This file system does not keep file permissions: other users can read ";
+const FIXED: &str = "This file system does not let the permissions of ";
+
+/// A server with a drive, a proxy before it, and a directory on some file system.
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    proxy: FaultProxy,
+    image: Vec<u8>,
+    source: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let image = noise(7, CHUNKS * C - 5000);
+        desk.file("a.img", &image);
+        let up = desk.upload(&server.uri).args("-q a.img").run().code(0);
+        Self {
+            source: up.created(),
+            desk,
+            server,
+            proxy,
+            image,
+        }
+    }
+
+    /// A tool that another command runs, if there are words for one.
+    fn tool(&self, around: &str, program: &str) -> Tool<'_> {
+        let mut words = around.split_whitespace().chain([program]);
+        let tool = self.desk.tool(words.next().unwrap());
+        words.fold(tool, Tool::arg).env("OHURI", self.proxy.uri())
+    }
+
+    /// Downloads into a directory: once killed on the way, if that is so, and to the end.
+    fn download(&self, around: &str, directory: &Path, is_killed: bool) -> Outcome {
+        let out = directory.join("out");
+        let run = || {
+            let tool = self.tool(around, DOWNLOAD).arg("-c").arg(C.to_string());
+            tool.arg(&self.source).arg(&out)
+        };
+        if is_killed {
+            let journal = directory.join("out.ohj");
+            self.kill_on_the_way(Request::is_read, run().spawn(), &journal);
+        }
+        let outcome = run().run().code(0);
+        warns(&outcome, "Resuming: ", usize::from(is_killed));
+        assert!(std::fs::read(&out).unwrap() == self.image, "bytes differ");
+        assert_eq!(names(directory), ["out"], "{outcome:?}");
+        std::fs::remove_file(out).unwrap();
+        outcome
+    }
+
+    /// Uploads with a journal in a directory, likewise.
+    fn upload(&self, around: &str, directory: &Path, is_killed: bool) -> Outcome {
+        let journal = directory.join("j.ohj");
+        let run = || {
+            let tool = self.tool(around, UPLOAD).arg("-c").arg(C.to_string());
+            tool.arg("--journal").arg(&journal).arg("a.img")
+        };
+        if is_killed {
+            self.kill_on_the_way(Request::is_write, run().spawn(), &journal);
+        }
+        let outcome = run().run().code(0);
+        warns(&outcome, "Resuming: ", usize::from(is_killed));
+        let mut all = drives(&self.server);
+        all.retain(|drive| *drive != self.source);
+        assert_eq!(all.len(), 1, "drives: {all:?}");
+        assert_drive(&self.server, &all[0], &self.image);
+        let path = format!("/drives/{}/destroy", all[0]);
+        Ask::of(&self.server).post(&path, "").expect(204);
+        assert_eq!(names(directory), [""; 0], "{outcome:?}");
+        outcome
+    }
+
+    /// Lets some requests through, waits for a record of them, and kills.
+    fn kill_on_the_way(
+        &self,
+        which: impl Fn(&Request) -> bool + Send + 'static,
+        running: Running<'_>,
+        journal: &Path,
+    ) {
+        let hold = Fault::Hold(Gate::default());
+        self.proxy.fault_after(BEFORE, which, usize::MAX, hold);
+        while records(journal) < RECORDS {
+            std::thread::yield_now();
+        }
+        let _ = running.kill9();
+        self.proxy.heal();
+    }
+}
+
+/// How many records a journal has.
+fn records(path: &Path) -> u64 {
+    let len = path.metadata().map_or(0, |metadata| metadata.len());
+    len.saturating_sub(4096) / 64
+}
+
+/// What is in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.collect()
+}
+
+/// Demands that stderr says this in one line, or not at all.
+#[track_caller]
+fn warns(outcome: &Outcome, line: &str, times: usize) {
+    let found = outcome.stderr.matches(line).count();
+    assert_eq!(found, times, "{line:?} in {}", outcome.stderr);
+}
+
+/// Makes these calls fail in these ways. The tool is the child, so that it can be killed.
+fn failing(calls: &[&str]) -> String {
+    let calls = calls.iter().map(|call| format!(" -e inject={call}"));
+    format!(
+        "strace -D -f --seccomp-bpf -qq -o /dev/null{}",
+        calls.collect::<String>()
+    )
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .stdout(Stdio::null())
+        .status();
+    let has = found.is_ok_and(|status| status.success());
+    if !has {
+        eprintln!("SKIPPED: there is no {program}");
+    }
+    has
+}
+
+/// Mounts a FUSE file system. `None`, and it says so, where that cannot be.
+fn mount(command: &mut Command, at: &Path) -> Option<Mounted> {
+    std::fs::create_dir_all(at).unwrap();
+    let mounted = command.arg(at).output();
+    match mounted {
+        Ok(output) if output.status.success() => Some(Mounted(at.to_owned())),
+        output => {
+            eprintln!("SKIPPED: {command:?} cannot mount: {output:?}");
+            None
+        }
+    }
+}
+
+/// A directory whose files belong to somebody else and have the mode that it says.
+fn bindfs(scene: &Scene, mode: &str) -> Option<(PathBuf, Mounted)> {
+    let (below, at) = (scene.desk.path("below"), scene.desk.path("mounted"));
+    std::fs::create_dir_all(&below).unwrap();
+    let mut command = Command::new("bindfs");
+    command.args(["--force-user=nobody", "--create-for-user=nobody", mode]);
+    let mounted = mount(command.arg(&below), &at)?;
+    Some((at, mounted))
+}
+
+// ---- Files of somebody else, no permissions ----
+
+#[test]
+fn files_that_belong_to_somebody_else_are_finished() {
+    if !has("bindfs") {
+        return;
+    }
+    let scene = Scene::new();
+    let Some((at, _mounted)) = bindfs(&scene, "--perms=0777") else {
+        return;
+    };
+    let outcome = scene.download(UNPRIVILEGED, &at, true);
+    warns(&outcome, EXPOSED, 1);
+    warns(&outcome, FIXED, 0);
+    let _ = scene.upload(UNPRIVILEGED, &at, true);
+}
+
+#[test]
+fn exfat_holds_images_and_journals() {
+    if !has("mkfs.exfat") || !has("mount.exfat-fuse") {
+        return;
+    }
+    let scene = Scene::new();
+    let (disk, at) = (
+        scene.desk.sparse("disk", 64 << 20, &[]),
+        scene.desk.path("at"),
+    );
+    let made = Command::new("mkfs.exfat").arg(&disk).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut command = Command::new("mount.exfat-fuse");
+    command.args(["-o", "uid=65534,gid=65534,umask=0000"]);
+    let Some(_mounted) = mount(command.arg(&disk), &at) else {
+        return;
+    };
+    let outcome = scene.download(UNPRIVILEGED, &at, true);
+    warns(&outcome, EXPOSED, 1);
+    let _ = scene.upload(UNPRIVILEGED, &at, true);
+}
+
+// ---- Calls that are missing ----
+
+/// Transfers with these calls failing warn of this, once, and of nothing else.
+#[track_caller]
+fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&str>) {
+    let around = failing(calls);
+    let down = scene.download(&around, directory, false);
+    let up = scene.upload(&around, directory, false);
+    for line in [UNLOCKED, UNSYNCED, EXPOSED, FIXED] {
+        let is_it = warning == Some(line);
+        warns(&down, line, usize::from(is_it));
+        // A journal keeps its mode.
+        warns(&up, line, usize::from(is_it && line != FIXED));
+    }
+}
+
+#[test]
+fn a_call_that_a_file_system_does_not_have_is_done_without() {
+    if !has("strace") {
+        return;
+    }
+    let scene = Scene::new();
+    let at = scene.desk.path("at");
+    std::fs::create_dir(&at).unwrap();
+    let only = at.to_str().unwrap();
+    // No hard links, and names that replace what is there.
+    for error in ["EPERM", "ENOSYS"] {
+        let link = format!("?link,linkat:error={error}");
+        transfers(&at, &scene, &[&link], None);
+        let link = format!("?link,linkat,renameat2:error={error}");
+        transfers(&at, &scene, &[&link], None);
+    }
+    transfers(&at, &scene, &["renameat2:error=EINVAL"], None);
+    transfers(&at, &scene, &["fallocate:error=EPERM"], None);
+    transfers(&at, &scene, &["fchmod:error=EPERM"], Some(FIXED));
+    for error in ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL"] {
+        let flock = format!("flock:error={error}");
+        transfers(&at, &scene, &[&flock], Some(UNLOCKED));
+    }
+    for error in ["EINVAL", "EOPNOTSUPP", "EBADF"] {
+        let around = format!("fsync:error={error} -P {only}");
+        transfers(&at, &scene, &[&around], Some(UNSYNCED));
+    }
+    // Nothing of all that.
+    let all = [
+        "?link,linkat,renameat2,flock,fallocate:error=ENOSYS",
+        "fsync,fdatasync:error=EINVAL",
+    ];
+    let outcome = scene.download(&failing(&all), &at, true);
+    warns(&outcome, "This file system cannot sync ", 2);
+    warns(&outcome, UNLOCKED, 1);
+}
+
+#[test]
+fn transfers_need_no_proc() {
+    let scene = Scene::new();
+    let script = "mount -t tmpfs none /proc && exec \"$@\"";
+    let script = scene.desk.file("without-proc", script.as_bytes());
+    let around = format!("unshare -m sh {}", script.display());
+    let probe = scene.tool(&around, "test").args("! -e /proc/self").run();
+    if !probe.status.success() {
+        eprintln!("SKIPPED: /proc cannot be taken away: {probe:?}");
+        return;
+    }
+    let at = scene.desk.path("at");
+    std::fs::create_dir(&at).unwrap();
+    let (down, up) = (
+        scene.download(&around, &at, true),
+        scene.upload(&around, &at, true),
+    );
+    warns(&down, "This file system", 0);
+    warns(&up, "This file system", 0);
+}
