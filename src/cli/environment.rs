@@ -1,7 +1,9 @@
 //! What comes from the environment.
 
 use std::env;
+use std::fs::DirBuilder;
 use std::io::IsTerminal;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use reqwest::Url;
@@ -28,9 +30,11 @@ pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
     }
 }
 
-/// The directory of the user, if `HOME` tells it.
+/// The home directory of the user: `HOME`, or that of the passwd entry if it is there.
 pub(super) fn home() -> Option<PathBuf> {
-    path("HOME")
+    // The standard library looks at the entry where `HOME` is not set or empty.
+    let of_entry = || env::home_dir().filter(|home| home.is_absolute() && home.is_dir());
+    path("HOME").or_else(of_entry)
 }
 
 fn path(name: &str) -> Option<PathBuf> {
@@ -38,21 +42,39 @@ fn path(name: &str) -> Option<PathBuf> {
     value.map(PathBuf::from)
 }
 
-/// A base directory of XDG: what its variable says, which must be absolute to count, or
-/// this one below the user's.
-fn base_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let told = path(variable).filter(|path| path.is_absolute());
-    told.or_else(|| Some(home()?.join(below_home)))
+/// A base directory of XDG, which must be absolute to count.
+fn base_directory(variable: &str) -> Option<PathBuf> {
+    path(variable).filter(|path| path.is_absolute())
 }
 
-/// Where a user's programs keep what they learnt.
+/// Where a user's programs keep what they learnt: `XDG_STATE_HOME`, the first
+/// `StateDirectory=` of a service of systemd, or below the home directory.
 pub(super) fn state_directory() -> Option<PathBuf> {
-    base_directory("XDG_STATE_HOME", ".local/state")
+    let of_service = || {
+        let all = env::var_os("STATE_DIRECTORY")?;
+        env::split_paths(&all).find(|path| path.is_absolute())
+    };
+    base_directory("XDG_STATE_HOME")
+        .or_else(of_service)
+        .or_else(|| Some(home()?.join(".local/state")))
+}
+
+/// What to say where there is no [`state_directory`].
+pub(super) fn no_state_directory(what: &str) -> Error {
+    let what = format!(
+        "There is no place for {what}: XDG_STATE_HOME, STATE_DIRECTORY and HOME are not set, and this user has no home directory"
+    );
+    Error::new(ErrorKind::Usage, what)
+}
+
+/// Where a user's programs keep their data.
+pub(super) fn data_directory() -> Option<PathBuf> {
+    base_directory("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")))
 }
 
 /// The config of this program.
 pub(super) fn config_file() -> Option<PathBuf> {
-    let directory = base_directory("XDG_CONFIG_HOME", ".config")?;
+    let directory = base_directory("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")))?;
     Some(directory.join("openhosting/config.toml"))
 }
 
@@ -84,12 +106,32 @@ pub(super) fn variable(names: &[&str]) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The file of the journal of a transfer that is described by `what`; `None` if
-/// there is no place for one.
-pub(super) fn journal_path(what: &[&str]) -> Option<PathBuf> {
+/// The file of the journal of a transfer that is described by `what`. Its directory is
+/// created, for the user alone.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if there is no place for one, or it cannot be created there:
+/// a transfer without a journal has to be asked for.
+pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
+    const HINT: &str = "Choose a file with --journal PATH, or pass --no-journal: then an upload that is killed cannot resume";
+    let directory = state_of("journals");
+    let directory = directory.ok_or_else(|| no_state_directory("the journal").hint_to(HINT))?;
+    let mut builder = DirBuilder::new();
+    let created = builder.recursive(true).mode(0o700).create(&directory);
+    created.map_err(|cause| {
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        let kind = match cause.kind() {
+            NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => ErrorKind::Usage,
+            _ => ErrorKind::Local,
+        };
+        let what = format!(
+            "Cannot create the directory of the journal {}",
+            directory.display()
+        );
+        Error::new(kind, what).because(cause).hint_to(HINT)
+    })?;
     let digest = Digest::of(what.join("\n").as_bytes()).to_string();
-    let name = format!("openhosting/journals/{}.ohj", &digest[..16]);
-    Some(state_directory()?.join(name))
+    Ok(directory.join(format!("{}.ohj", &digest[..16])))
 }
 
 /// Checks the variables that name proxies: one that cannot be understood would be passed

@@ -12,12 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, directory_of, replace};
 use crate::findings::Findings;
 
-/// The file for `endpoint`: `openhosting/findings/HASH.json` below
-/// `XDG_STATE_HOME` or `~/.local/state`, where HASH is the first 16 hexadecimal
+/// The file for `endpoint`: `openhosting/findings/HASH.json` below the
+/// [state directory](environment::state_directory), where HASH is the first 16 hexadecimal
 /// digits of the SHA-256 of the endpoint, without a slash at its end.
 pub(super) fn path(endpoint: &str) -> Result<PathBuf> {
     let state = environment::state_directory().ok_or_else(|| {
-        Error::new(ErrorKind::Usage, "Neither HOME nor XDG_STATE_HOME is set")
+        environment::no_state_directory("the findings")
             .hint_to("Probe with --no-save to keep no findings")
     })?;
     let hash = Digest::of(endpoint.trim_end_matches('/').as_bytes()).to_string();

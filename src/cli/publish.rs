@@ -251,6 +251,11 @@ async fn run(
         Some(path) => Some(stop.unless_asked(Signer::open(path)).await?),
         None => None,
     };
+    if options.journals.is_none() {
+        // What is on the drive tells where to resume, at the cost of comparing it.
+        let line = environment::no_state_directory("journals and receipts").to_string();
+        display.event(&Event::Warning(line));
+    }
     let outcome = go(arguments, &mut options, display, stop).await?;
     if let (Some(signer), Some(file), Outcome::Published(done)) =
         (signer, &arguments.receipt, &outcome)

@@ -16,7 +16,7 @@ use tracing::Level;
 
 use super::answer::Form;
 use super::signals::Heard;
-use super::{exit, limits, quote};
+use super::{environment, exit, limits, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, FaultPlan, Rate, Server, users};
@@ -269,13 +269,10 @@ fn config(args: Args) -> Result<Config> {
 }
 
 fn default_directory() -> Result<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let data = set("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    let data = environment::data_directory();
     data.map(|data| data.join(PROGRAM)).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, "Neither HOME nor XDG_DATA_HOME is set")
-            .hint_to("Say where to keep the drives with --data DIR")
+        let what = "XDG_DATA_HOME and HOME are not set, and this user has no home directory";
+        Error::new(ErrorKind::Usage, what).hint_to("Say where to keep the drives with --data DIR")
     })
 }
 

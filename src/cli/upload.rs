@@ -94,8 +94,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Where to keep what was done [default: a file in $XDG_STATE_HOME/openhosting
-    /// or ~/.local/state/openhosting]
+    /// Where to keep what was done [default: a file in openhosting/journals below
+    /// $XDG_STATE_HOME, systemd's $STATE_DIRECTORY, or ~/.local/state]
     #[arg(long, value_name = "PATH", conflicts_with = "no_journal")]
     journal: Option<PathBuf>,
 
@@ -298,7 +298,7 @@ async fn send(
         arguments.notice(&line);
     }
     options.sha256 = sha256;
-    options.journal = journal(arguments, drive, &client);
+    options.journal = journal(arguments, drive, &client)?;
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
@@ -418,7 +418,11 @@ fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOp
 }
 
 /// Where the journal of this upload is: the same file for the same command.
-fn journal(arguments: &Arguments, drive: Option<DriveId>, client: &Client) -> JournalOptions {
+fn journal(
+    arguments: &Arguments,
+    drive: Option<DriveId>,
+    client: &Client,
+) -> Result<JournalOptions> {
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let endpoint = match &arguments.local {
         Some(directory) => endpoint_name(directory),
@@ -438,16 +442,16 @@ fn journal(arguments: &Arguments, drive: Option<DriveId>, client: &Client) -> Jo
     what.extend(arguments.image.disk.as_deref());
     let shard = arguments.shard.map(|shard| format!("shard {shard}"));
     what.extend(shard.as_deref());
-    JournalOptions {
+    Ok(JournalOptions {
         path: match (&arguments.journal, arguments.no_journal) {
             (Some(path), _) => Some(path.clone()),
             (None, true) => None,
-            (None, false) => environment::journal_path(&what),
+            (None, false) => Some(environment::journal_path(&what)?),
         },
         endpoint,
         restart: arguments.common.restart,
         changed_ok: arguments.changed_ok,
-    }
+    })
 }
 
 /// The name for a new drive; an empty one counts as none, as in the original.

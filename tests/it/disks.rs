@@ -488,7 +488,7 @@ fn a_read_only_directory_is_told_and_left_as_it_is() {
         .says("Read-only file system (os error 30)")
         .says("--journal PATH");
     let tool = scene.tool(UPLOAD).env("XDG_STATE_HOME", &root);
-    let outcome = tool.run().code(1);
+    let outcome = tool.run().code(2);
     let _ = outcome
         .says("Read-only file system (os error 30)")
         .says("--journal PATH");

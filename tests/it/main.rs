@@ -25,6 +25,7 @@ mod outputs;
 mod ova;
 mod page;
 mod pipelines;
+mod places;
 mod powerloss;
 mod probe;
 mod process;

@@ -479,10 +479,6 @@ fn only_the_first_word_is_ours() {
         assert_eq!(user.openhosting(bad).status.code(), Some(2), "{bad:?}");
     }
     assert!(user.openhosting(&["probe", "--help"]).status.success());
-    // No place for the findings: told before anything is made.
-    let mut command = user.command(env!("CARGO_BIN_EXE_openhosting"), &["probe"]);
-    let out = command.env_remove("HOME").output().unwrap();
-    assert_eq!(out.status.code(), Some(2), "{}", said(&out));
     let list = Ask::of(&server).get("/drives/list").expect(200);
     assert_eq!(list.text(), format!("{drive}\n"));
     let wrong = format!("{}:wrong", server.user);
