@@ -281,6 +281,7 @@ mod wire {
         bencher.counter(BytesCount::new(len)).bench_local(|| {
             let part = Part {
                 offset: 0,
+                len: body.len() as u64,
                 body: body.clone(),
                 encoding: Encoding::Identity,
             };

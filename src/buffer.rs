@@ -86,6 +86,11 @@ impl BufferPool {
         }
     }
 
+    /// How many buffers are free now.
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
     /// Lets everybody who waits for a buffer go without.
     pub fn close(&self) {
         self.free.close();

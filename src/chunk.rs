@@ -70,10 +70,61 @@ pub struct EncodedChunk {
 pub struct Part {
     /// Byte of the drive that it begins at.
     pub offset: u64,
+    /// Bytes of the drive that it writes.
+    pub len: u64,
     /// The body of the request.
     pub body: Bytes,
     /// How the body is encoded.
     pub encoding: Encoding,
+}
+
+impl Part {
+    /// The size of the request that carries it.
+    pub fn size(&self) -> RequestSize {
+        RequestSize {
+            body: self.body.len() as u64,
+            range: self.len,
+        }
+    }
+}
+
+/// The size of a request in two measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestSize {
+    /// Bytes of its body, or of its answer's, as they go over the wire.
+    pub body: u64,
+    /// Bytes of the drive that it reads or writes.
+    pub range: u64,
+}
+
+impl RequestSize {
+    /// Larger than any request.
+    pub const ANY: Self = Self {
+        body: u64::MAX,
+        range: u64::MAX,
+    };
+
+    /// A request for so many bytes that go over the wire as they are.
+    pub fn plain(bytes: u64) -> Self {
+        Self {
+            body: bytes,
+            range: bytes,
+        }
+    }
+
+    /// Whether it is within a limit.
+    pub fn fits(self, most: Self) -> bool {
+        self.body <= most.body && self.range <= most.range
+    }
+
+    /// The smaller of both, measure by measure.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self {
+            body: self.body.min(other.body),
+            range: self.range.min(other.range),
+        }
+    }
 }
 
 impl EncodedChunk {

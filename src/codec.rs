@@ -1,10 +1,12 @@
 //! Gzip and Zstandard, both ways. Pure: bytes in, bytes out; no network, no files.
 
+mod cut;
 mod gunzip;
 mod gzip;
 mod pack;
 mod unpack;
 
+pub(crate) use cut::Cutter;
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub(crate) use pack::ClusterPacker;

@@ -63,6 +63,16 @@ impl Failure {
         }
     }
 
+    /// Whether a connection that was there broke off, or hung.
+    pub fn is_break(&self) -> bool {
+        matches!(self, Self::Broken(_) | Self::Stalled(_))
+    }
+
+    /// Whether the endpoint, or what is before it, takes no request of this size.
+    pub fn is_about_size(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.status == 413)
+    }
+
     /// The error to show for it. `what` was being done, as in "Cannot write to
     /// the drive".
     pub fn into_error(self, what: &str) -> Error {
@@ -112,6 +122,12 @@ impl Refusal {
             409 => (
                 ErrorKind::Conflict,
                 Some("The drive is in use: stop the server or the imaging that uses it"),
+            ),
+            413 => (
+                ErrorKind::Rejected,
+                Some(
+                    "The endpoint, or a proxy in front of it, refuses requests of this size: raise its limit (of nginx, client_max_body_size)",
+                ),
             ),
             507 => (ErrorKind::Rejected, Some("The cloud has no room for this")),
             408 | 425 | 429 | 500 | 502..=504 | 520..=524 => (ErrorKind::Unavailable, None),

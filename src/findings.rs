@@ -254,6 +254,27 @@ impl Findings {
         }
     }
 
+    /// Most bytes of the body of a request, where a limit is known: what was accepted, or
+    /// half of what was refused. `None` means that no limit was met.
+    pub fn body_bytes_max(&self) -> Option<u64> {
+        let body = self.largest_body.known()?;
+        let refused = body.refused_bytes?;
+        Some(match body.accepted_bytes {
+            0 => (refused / 2).max(1),
+            accepted => accepted,
+        })
+    }
+
+    /// Notes that a body of so many bytes was refused for its size (413), and the largest
+    /// that is sent since.
+    pub fn body_was_refused(&mut self, refused_bytes: u64, accepted_bytes: u64) {
+        self.largest_body = Finding::Known(LargestBody {
+            accepted_bytes,
+            refused_bytes: Some(refused_bytes),
+            refused_status: Some(413),
+        });
+    }
+
     /// Whether `user:` keys are kept, both those of a create and those of a set.
     /// Without the first a lost answer to a create leaves doubt.
     pub fn user_keys_kept(&self) -> Option<bool> {
@@ -641,6 +662,20 @@ mod tests {
         assert_eq!(findings.user_keys_kept(), None);
         findings.user_keys_set = Finding::Known(false);
         assert_eq!(findings.user_keys_kept(), Some(false));
+        let mut body = LargestBody {
+            accepted_bytes: 32 << 20,
+            refused_bytes: None,
+            refused_status: None,
+        };
+        findings.largest_body = Finding::Known(body);
+        assert_eq!(findings.body_bytes_max(), None);
+        body.refused_bytes = Some(5 << 20);
+        body.accepted_bytes = 1 << 20;
+        findings.largest_body = Finding::Known(body);
+        assert_eq!(findings.body_bytes_max(), Some(1 << 20));
+        body.accepted_bytes = 0;
+        findings.largest_body = Finding::Known(body);
+        assert_eq!(findings.body_bytes_max(), Some(5 << 19));
         let mut writes = ParallelWrites {
             accepted: 8,
             busy_from: None,

@@ -39,6 +39,14 @@ pub enum Event {
     Progress(Progress),
     /// A chunk was compressed, or not.
     Encoded(Encoded),
+    /// The endpoint refused requests for their size. Comes when the last chunk has moved, or
+    /// no more will.
+    BodyRefused {
+        /// The smallest body in bytes that was refused.
+        refused_bytes: u64,
+        /// The largest that was sent since.
+        accepted_bytes: u64,
+    },
     /// The user may want to know this: one line.
     Notice(String),
     /// The user should look at this: something is not as it should be, or costs more

@@ -58,6 +58,12 @@ impl Plan {
         Self::new(size, self.chunk)
     }
 
+    /// The same image in chunks of `chunk` bytes.
+    #[must_use]
+    pub fn in_chunks_of(&self, chunk: NonZeroU64) -> Self {
+        Self::new(self.size, chunk)
+    }
+
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
         self.size

@@ -17,7 +17,7 @@ mod kept;
 mod keys;
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -119,6 +119,8 @@ pub struct PublishOptions {
     pub jobs: NonZeroU32,
     /// How hard to compress.
     pub compression: Compression,
+    /// Most bytes of the body of one request, if the endpoint is known to refuse more.
+    pub body_bytes_max: Option<NonZeroU64>,
     /// Give up when nothing succeeded for so long.
     pub max_outage: Duration,
     /// How much to read back.
@@ -148,6 +150,7 @@ impl PublishOptions {
             tier: "disk".into(),
             jobs: crate::transfer::JOBS_DEFAULT,
             compression: Compression::default(),
+            body_bytes_max: None,
             max_outage: Duration::from_secs(15 * 60),
             verify: Verify::default(),
             journals: None,

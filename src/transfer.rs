@@ -33,6 +33,7 @@ mod patient;
 mod pipeline;
 mod probe;
 mod rate;
+mod reading;
 mod room;
 mod selection;
 mod sending;

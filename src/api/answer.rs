@@ -86,21 +86,24 @@ pub(super) async fn properties(
 
 /// Reads a body that is exactly as long as `bytes` into them. The originals wrote a
 /// shorter one as it was, and put all that followed in the wrong place (REFERENCE
-/// 4.4, fault 1).
+/// 4.4, fault 1). `came` becomes the number of bytes that are there when it breaks off: none
+/// of an answer that does not say that it has as many, which may be somebody else's page.
 pub(super) async fn fill(
     mut response: Response,
     bytes: &mut [u8],
     stall: Duration,
     traffic: Option<&Traffic>,
+    came: &mut usize,
 ) -> Result<(), Failure> {
     let len = bytes.len();
     let wrong = |got: &dyn std::fmt::Display| {
         Err(Failure::NotApi(format!("{got} bytes for a read of {len}")))
     };
-    if let Some(told) = response.content_length()
-        && told != len as u64
+    let declared = response.content_length();
+    if let Some(declared) = declared
+        && declared != len as u64
     {
-        return wrong(&told);
+        return wrong(&declared);
     }
     let mut filled = 0;
     while let Some(part) = next_part(&mut response, stall).await? {
@@ -109,11 +112,20 @@ pub(super) async fn fill(
         };
         place.copy_from_slice(&part);
         filled += part.len();
+        if declared.is_some() {
+            *came = filled;
+        }
         pass(traffic, part.len()).await;
     }
     match filled == len {
-        true => Ok(()),
-        false => wrong(&filled),
+        true => {
+            *came = filled;
+            Ok(())
+        }
+        false => {
+            *came = 0;
+            wrong(&filled)
+        }
     }
 }
 
@@ -291,10 +303,24 @@ mod tests {
     async fn a_body_of_another_length_is_no_chunk() {
         let second = Duration::from_secs(1);
         let mut bytes = [0; 4];
-        let answer = fill(response(200, "abc"), &mut bytes[..3], second, None);
+        let mut came = 0;
+        let answer = fill(
+            response(200, "abc"),
+            &mut bytes[..3],
+            second,
+            None,
+            &mut came,
+        );
         assert_eq!((answer.await, &bytes), (Ok(()), b"abc\0"));
         for len in [0, 2, 4] {
-            let answer = fill(response(200, "abc"), &mut bytes[..len], second, None).await;
+            let answer = fill(
+                response(200, "abc"),
+                &mut bytes[..len],
+                second,
+                None,
+                &mut 0,
+            )
+            .await;
             assert!(matches!(answer, Err(Failure::NotApi(_))), "{len}");
         }
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue,
 };
 use reqwest::{Method, Response, Url};
 
@@ -269,6 +270,17 @@ impl Client {
         written.await.map(|_| ())
     }
 
+    /// As [`write`](Self::write), over a connection that is closed afterwards.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_alone(&self, drive: DriveId, part: Part) -> Result<(), Failure> {
+        let body = Upload::Bytes(part.body);
+        let close = &[(CONNECTION, "close")];
+        let written = self.write_with(drive, part.offset, part.encoding, body, close);
+        written.await.map(|_| ())
+    }
+
     /// As [`write`](Self::write), of any body to `offset` in bytes, and the
     /// status of the answer.
     ///
@@ -281,15 +293,24 @@ impl Client {
         encoding: Encoding,
         body: Upload,
     ) -> Result<u16, Failure> {
+        self.write_with(drive, offset, encoding, body, &[]).await
+    }
+
+    async fn write_with(
+        &self,
+        drive: DriveId,
+        offset: u64,
+        encoding: Encoding,
+        body: Upload,
+        more: &[(HeaderName, &'static str)],
+    ) -> Result<u16, Failure> {
         let url = self.drive_url(drive, &["write", &offset.to_string()])?;
-        let octets = (CONTENT_TYPE, "application/octet-stream");
-        let response = match encoding {
-            Encoding::Gzip => {
-                let headers = [octets, (CONTENT_ENCODING, "gzip")];
-                self.post(url, &headers, body).await?
-            }
-            Encoding::Identity => self.post(url, &[octets], body).await?,
-        };
+        let mut headers = vec![(CONTENT_TYPE, "application/octet-stream")];
+        if encoding == Encoding::Gzip {
+            headers.push((CONTENT_ENCODING, "gzip"));
+        }
+        headers.extend_from_slice(more);
+        let response = self.post(url, &headers, body).await?;
         let status = response.status().as_u16();
         answer::nothing(response, self.stall).await?;
         Ok(status)
@@ -303,12 +324,13 @@ impl Client {
     /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        self.read_into(drive, offset, &mut bytes).await?;
+        self.read_into(drive, offset, &mut bytes, &mut 0).await?;
         Ok(bytes.into())
     }
 
-    /// As [`read`](Self::read), as many bytes as `bytes` holds; after a failure they
-    /// hold anything.
+    /// As [`read`](Self::read), as many bytes as `bytes` holds. `came` becomes the number
+    /// of those that are there, also after a failure: the first ones of an answer of the
+    /// right length.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -317,11 +339,13 @@ impl Client {
         drive: DriveId,
         offset: u64,
         bytes: &mut [u8],
+        came: &mut usize,
     ) -> Result<(), Failure> {
+        *came = 0;
         let (offset, size) = (offset.to_string(), bytes.len().to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::fill(response, bytes, self.stall, Some(&self.traffic)).await
+        answer::fill(response, bytes, self.stall, Some(&self.traffic), came).await
     }
 
     /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint

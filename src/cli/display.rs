@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::github::{Github, When};
-use super::{arguments, exit};
+use super::{arguments, exit, findings};
+use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
 use crate::monitor::{Event, Monitor, Progress};
@@ -153,6 +154,9 @@ pub(super) struct Display {
     is_long: bool,
     github: Github,
     drive: Option<DriveId>,
+    /// The smallest body in bytes that the endpoint refused for its size, and the largest
+    /// that was sent since.
+    refused: Option<(u64, u64)>,
     /// Unless nobody knows.
     chunks: Option<u64>,
     /// The line of dots, for a stdout that nobody watches.
@@ -226,6 +230,7 @@ impl Display {
             began: Instant::now(),
             progress: Progress::default(),
             notice: None,
+            refused: None,
             started: false,
         }
     }
@@ -461,6 +466,15 @@ impl Display {
         bar.set_message(message);
     }
 
+    /// What the transfer learned of the endpoint is remembered for the next one. That this
+    /// cannot be done is no failure of the transfer.
+    pub(super) fn remember(&mut self, client: &Client) {
+        let endpoint = client.endpoint().to_string();
+        if let Err(error) = findings::remember(&endpoint, self.refused) {
+            self.notice(&error.chain(), false);
+        }
+    }
+
     fn notice(&mut self, line: &str, is_warning: bool) {
         if self.quiet || self.notice.as_deref() == Some(line) {
             return;
@@ -553,6 +567,10 @@ impl Monitor for Display {
                 self.tell(self.began.elapsed());
             }
             Event::Encoded(_) => {}
+            Event::BodyRefused {
+                refused_bytes,
+                accepted_bytes,
+            } => self.refused = Some((*refused_bytes, *accepted_bytes)),
             Event::Notice(line) => self.notice(line, false),
             Event::Warning(line) => self.notice(line, true),
         }

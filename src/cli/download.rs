@@ -37,7 +37,8 @@ const PROGRAM: &str = "openhosting-download";
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
 pub(super) struct Arguments {
-    /// Size of chunks in bytes
+    /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
+    /// most this size
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 

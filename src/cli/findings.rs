@@ -43,6 +43,19 @@ pub(super) fn load(endpoint: &str) -> Result<Option<Findings>> {
     Ok(Some(findings))
 }
 
+/// Remembers that the endpoint refused bodies for their size, if it did: the smallest
+/// that it refused in bytes, and the largest that is sent since. The next run begins with
+/// that.
+pub(super) fn remember(endpoint: &str, refused: Option<(u64, u64)>) -> Result<()> {
+    let (Some((refused_bytes, accepted_bytes)), Ok(path)) = (refused, path(endpoint)) else {
+        return Ok(());
+    };
+    let findings = load(endpoint)?;
+    let mut findings = findings.unwrap_or_else(|| Findings::unknown(endpoint, "not probed"));
+    findings.body_was_refused(refused_bytes, accepted_bytes);
+    save(&findings, &path)
+}
+
 /// Keeps `findings` in the file `path`: there is the old one or the new one, at
 /// any moment.
 pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {

@@ -290,7 +290,10 @@ fn user_keys(findings: &Findings) -> (String, &'static str) {
 }
 
 fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
-    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let mib = |bytes: u64| match bytes % (1 << 20) {
+        0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes >> 10),
+    };
     let answer = told(finding, |body| {
         let accepted = match body.accepted_bytes {
             0 => "none".to_owned(),
@@ -306,7 +309,7 @@ fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
     });
     let is_small = |body: &LargestBody| body.accepted_bytes < CHUNK_BYTES_DEFAULT;
     let then = match finding.known().is_some_and(is_small) {
-        true => "openhosting-upload needs a smaller -c",
+        true => "requests are made no larger",
         false => "chunks are of 5 MiB unless -c is given",
     };
     (answer, then)

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsString;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -277,7 +277,9 @@ async fn go(
         let url = client.endpoint().to_string();
         let findings = findings::load(&url).ok().flatten().unwrap_or_default();
         check_gzip(&findings)?;
-        return work(arguments, &client, &findings, options, display, stop).await;
+        let result = work(arguments, &client, &findings, options, display, stop).await;
+        display.remember(&client);
+        return result;
     };
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
     let findings = Findings::default();
@@ -295,6 +297,7 @@ async fn work(
     mut stop: Stop,
 ) -> Result<Outcome, Unpublished> {
     options.jobs = jobs_for(arguments.common.jobs, findings);
+    options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
     if options.endpoint.is_empty() {
         options.endpoint = client.endpoint().to_string();
     }
@@ -358,6 +361,7 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
         },
         tier: arguments.tier.clone(),
         compression: arguments.level,
+        body_bytes_max: None,
         max_outage: arguments.common.max_outage,
         verify: arguments.common.verify,
         journals: environment::state_of("journals"),

@@ -41,7 +41,8 @@ const PROGRAM: &str = "openhosting-upload";
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
 pub(super) struct Arguments {
-    /// Size of chunks in bytes
+    /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
+    /// most this size
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
@@ -210,7 +211,9 @@ async fn run(
         let client = arguments.common.client(&mut stop).await?;
         let findings = arguments.findings(&client);
         check_gzip(&findings)?;
-        return send(arguments, client, &findings, display, stop).await;
+        let result = send(arguments, client.clone(), &findings, display, stop).await;
+        display.remember(&client);
+        return result;
     };
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
     let result = send(arguments, client, &Findings::default(), display, stop).await;
@@ -234,6 +237,17 @@ pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
 pub(super) fn jobs_for(jobs: NonZeroU32, findings: &Findings) -> NonZeroU32 {
     let most = findings.max_parallel_writes().and_then(NonZeroU32::new);
     most.map_or(jobs, |most| jobs.min(most))
+}
+
+/// Begins with what the endpoint is known to take. Where all of a chunk goes in one
+/// request it need not be cut later; but shards agree on the size of chunks.
+fn limit_bodies(options: &mut UploadOptions, findings: &Findings) {
+    options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
+    if let (Some(most), None) = (options.body_bytes_max, options.shard) {
+        // Whole blocks of the drive.
+        let blocks = NonZeroU64::new(most.get() / 4096 * 4096).unwrap_or(most);
+        options.chunk = options.chunk.min(blocks);
+    }
 }
 
 async fn send(
@@ -295,6 +309,14 @@ async fn send(
     options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
+        arguments.notice(&line);
+    }
+    limit_bodies(&mut options, findings);
+    if options.chunk < arguments.chunk {
+        let line = format!(
+            "-c lowered to {}: the endpoint refused more before (openhosting probe looks again)",
+            options.chunk
+        );
         arguments.notice(&line);
     }
     options.sha256 = sha256;
@@ -404,6 +426,7 @@ fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOp
         target,
         offset: arguments.offset,
         chunk: arguments.chunk,
+        body_bytes_max: None,
         jobs: arguments.common.jobs,
         compression: arguments.level,
         max_outage: arguments.common.max_outage,
@@ -570,6 +593,19 @@ mod tests {
         assert_eq!(jobs(16, 8, None), 16);
         let four = NonZeroU32::new(4).unwrap();
         assert_eq!(jobs_for(four, &Findings::default()), four);
+    }
+
+    #[test]
+    fn chunks_are_no_larger_than_the_endpoint_takes_but_those_of_shards_stay() {
+        let mut findings = Findings::default();
+        findings.body_was_refused(2 << 20, 1 << 20);
+        for (shard, chunk) in [("", 1 << 20), ("--shard 1/2", 5_242_880)] {
+            let arguments = parse(&format!("-d {ID} {shard} a.img")).unwrap();
+            let mut options = options(&arguments, None, 7);
+            limit_bodies(&mut options, &findings);
+            assert_eq!(options.chunk.get(), chunk);
+            assert_eq!(options.body_bytes_max, NonZeroU64::new(1 << 20));
+        }
     }
 
     #[test]

@@ -153,6 +153,7 @@ impl Gzip {
         let all = start..runs.last().map_or(start, |run| run.end);
         let part = |run: &Range<usize>, body, encoding| Part {
             offset: span.offset + run.start as u64,
+            len: run.len() as u64,
             body,
             encoding,
         };
@@ -193,6 +194,7 @@ impl Gzip {
             };
             Part {
                 offset: span.offset + range.start as u64,
+                len: range.len() as u64,
                 body: Bytes::copy_from_slice(body),
                 encoding,
             }
@@ -236,7 +238,7 @@ impl Gzip {
 }
 
 /// The most that a body may have, to be worth decoding on the other side.
-fn worth(bytes: usize) -> usize {
+pub(super) fn worth(bytes: usize) -> usize {
     bytes - bytes / 64
 }
 
@@ -385,6 +387,7 @@ mod tests {
         for len in [1, 1000, 5 << 20] {
             let part = Part {
                 offset: 0,
+                len,
                 body: gzip_zeros(len),
                 encoding: Encoding::Gzip,
             };

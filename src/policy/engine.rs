@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rangemap::RangeSet;
 
+use super::pieces::{Limits, Pieces, PiecesConfig, Requests, Verdict};
 use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify, wait};
 use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
 use crate::failure::Failure;
@@ -41,6 +42,8 @@ pub struct EngineConfig {
     pub is_fresh: bool,
     /// Give up when nothing succeeded for so long.
     pub max_outage: Duration,
+    /// How large requests may be.
+    pub pieces: PiecesConfig,
     /// Seed of all chance.
     pub seed: u64,
 }
@@ -123,6 +126,7 @@ pub struct Engine {
     tries: HashMap<u64, Tries>,
     concurrency: Concurrency,
     breaker: Breaker,
+    pieces: Pieces,
     /// No chunk is sent before.
     gate: Duration,
     /// The endpoint asked for no request at all before.
@@ -156,6 +160,7 @@ impl Engine {
             tries: HashMap::new(),
             concurrency: Concurrency::new(config.jobs),
             breaker: Breaker::new(config.max_outage),
+            pieces: Pieces::new(config.pieces),
             gate: Duration::ZERO,
             asked: Duration::ZERO,
             probe_at: Duration::ZERO,
@@ -273,6 +278,17 @@ impl Engine {
     /// An attempt at a chunk ended: with so many bytes of bodies that it moved, or
     /// not well.
     pub fn answered(&mut self, index: u64, answer: Result<u64, Failure>, now: Duration) {
+        self.attempted(index, &Requests::default(), answer, now);
+    }
+
+    /// As [`answered`](Self::answered), of an attempt that made these requests.
+    pub fn attempted(
+        &mut self,
+        index: u64,
+        requests: &Requests,
+        answer: Result<u64, Failure>,
+        now: Duration,
+    ) {
         let (ticket, body) = self.in_flight.remove(&index).unwrap_or_default();
         match answer {
             Ok(bytes) => {
@@ -284,8 +300,9 @@ impl Engine {
                     self.concurrency.outage_ended(now);
                 }
                 self.concurrency.succeeded(ticket, bytes, now);
+                self.pieces.succeeded(requests);
             }
-            Err(failure) => self.failed((index, body), ticket, failure, now),
+            Err(failure) => self.failed((index, body), ticket, requests, failure, now),
         }
     }
 
@@ -344,6 +361,22 @@ impl Engine {
         self.ending.as_ref()
     }
 
+    /// How large the requests of the next attempt may be.
+    pub fn limits(&self) -> Limits {
+        self.pieces.limits()
+    }
+
+    /// What is known of the size of requests.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// As [`Pieces::refused`], of writes.
+    pub fn refused_body(&self) -> Option<(u64, u64)> {
+        let writes = self.config.operation == Operation::Write;
+        self.pieces.refused().filter(|_| writes)
+    }
+
     /// Requests for chunks in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
@@ -394,14 +427,33 @@ impl Engine {
         &mut self,
         (index, body): (u64, Body),
         ticket: Ticket,
+        requests: &Requests,
         failure: Failure,
         now: Duration,
     ) {
         if self.ending.is_some() {
             return;
         }
+        let verdict = self.pieces.failed(requests, &failure);
+        if failure.is_about_size() && verdict == Verdict::TooLarge {
+            // Nothing is wrong but the size, and that is another one next time.
+            self.concurrency.failed(ticket, now);
+            self.retries += 1;
+            self.delayed.push(Reverse((now, index, body)));
+            return;
+        }
+        let has_advanced = requests.advanced_bytes >= self.config.pieces.least_bytes;
+        if has_advanced {
+            self.advanced(index, now);
+        }
         let mut class = classify(self.config.operation, &failure);
         let is_ours_alone = match class {
+            Class::Transient | Class::Throttle
+                if verdict == Verdict::TooLarge || has_advanced && failure.is_break() =>
+            {
+                self.concurrency.failed(ticket, now);
+                false
+            }
             Class::Transient | Class::Throttle => {
                 self.concurrency.troubled(ticket, now);
                 false
@@ -417,7 +469,13 @@ impl Engine {
         }
         let tries = self.tries.entry(index).or_default();
         tries.failures += 1;
-        if self.successes > tries.successes {
+        if verdict == Verdict::TooLarge {
+            // Smaller pieces begin anew; how often that can be is bounded.
+            *tries = Tries {
+                failures: 1,
+                ..Tries::default()
+            };
+        } else if self.successes > tries.successes {
             tries.counted += 1;
             tries.successes = self.successes;
         }
@@ -456,7 +514,11 @@ impl Engine {
         if tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now) {
             return self.end(Ending::GaveUp(failure));
         }
-        let due = now + wait(class, &failure, tries.failures - 1, &mut self.rng);
+        let due = match has_advanced && failure.is_break() {
+            // The connection broke and the endpoint is there.
+            true => now,
+            false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
+        };
         if all_wait {
             self.gate = self.gate.max(due);
         }
@@ -465,6 +527,16 @@ impl Engine {
         }
         self.retries += 1;
         self.delayed.push(Reverse((due, index, body)));
+    }
+
+    /// Part of a chunk got through, and need not be sent again: no success yet, but
+    /// progress.
+    fn advanced(&mut self, index: u64, now: Duration) {
+        self.tries.remove(&index);
+        self.busy_since = None;
+        if self.breaker.succeeded() {
+            self.concurrency.outage_ended(now);
+        }
     }
 
     fn next_in_outage(&mut self, now: Duration) -> Action {
@@ -539,6 +611,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use super::*;
+    use crate::chunk::RequestSize;
     use crate::failure::Refusal;
     use crate::wire::ErrorType;
 
@@ -554,6 +627,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: 900 * S,
+            pieces: PiecesConfig::default(),
             seed: 1,
         })
     }
@@ -909,6 +983,87 @@ mod tests {
         assert_eq!(engine.next(later), Action::Probe);
         engine.probed(Ok(()), later);
         sent(&engine.next(later));
+    }
+
+    /// Chunks of 5 MiB, and one worker.
+    fn large_chunks() -> Engine {
+        let mut config = engine(9, 1, Zeros::Write).config;
+        let chunk = NonZeroU64::new(5 << 20).unwrap();
+        config.plan = Plan::new(9 * chunk.get(), chunk);
+        Engine::new(config)
+    }
+
+    fn failing(bytes: u64, advanced_bytes: u64) -> Requests {
+        Requests {
+            advanced_bytes,
+            failed: Some(RequestSize::plain(bytes)),
+            ..Requests::default()
+        }
+    }
+
+    #[test]
+    fn a_refused_size_is_tried_again_at_once_and_smaller() {
+        let mut engine = large_chunks();
+        engine.chunk(0);
+        let (mut bytes, mut attempts) = (5 << 20, 0);
+        let ending = loop {
+            match engine.next(S) {
+                Action::Send(span, _) => {
+                    let requests = failing(bytes, 0);
+                    engine.attempted(span.index, &requests, Err(refused(413, None)), S);
+                    attempts += 1;
+                    bytes = bytes.min(engine.limits().most.body);
+                }
+                Action::End(ending) => break ending,
+                other => panic!("{other:?}"),
+            }
+        };
+        // Only the smallest one of all is refused for good.
+        assert_eq!(ending, Ending::Failed(refused(413, None)));
+        assert_eq!((bytes, attempts), (16 << 10, 10));
+    }
+
+    /// Each attempt brings so many bytes and breaks: when it is given up, within a day.
+    fn gives_up_at(advanced_bytes: u64) -> Option<Duration> {
+        let mut engine = large_chunks();
+        engine.chunk(0);
+        let (mut now, mut attempts) = (S, 0);
+        while attempts < 3000 {
+            match engine.next(now) {
+                Action::Send(span, _) => {
+                    attempts += 1;
+                    now += 30 * S;
+                    let answer = Err(Failure::Stalled(30 * S));
+                    let bytes = engine.limits().most.body.min(5 << 20);
+                    engine.attempted(span.index, &failing(bytes, advanced_bytes), answer, now);
+                }
+                Action::Probe => engine.probed(Ok(()), now),
+                Action::Wait(Some(until)) => now = until,
+                Action::End(_) => return Some(now),
+                other => panic!("{other:?}"),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn part_of_a_chunk_is_progress_and_a_drip_is_none() {
+        assert_eq!(gives_up_at(16 << 10), None);
+        let drip = gives_up_at(1000).unwrap();
+        assert!(drip < 2400 * S, "{drip:?}");
+    }
+
+    #[test]
+    fn a_connection_that_broke_on_the_way_is_made_again_at_once() {
+        let mut engine = large_chunks();
+        engine.chunk(0);
+        for advanced in [1 << 20, 0] {
+            assert_eq!(sent(&engine.next(S)), 0);
+            let answer = Err(Failure::Broken("reset".into()));
+            engine.attempted(0, &failing(1 << 20, advanced), answer, S);
+        }
+        // Nothing came this time.
+        assert!(matches!(engine.next(S), Action::Wait(Some(_))));
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl Publisher<'_> {
         };
         let options = UploadOptions {
             chunk,
+            body_bytes_max: self.options.body_bytes_max,
             jobs: self.options.jobs,
             compression,
             max_outage: self.options.max_outage,

@@ -49,16 +49,18 @@ pub(super) async fn begin(
     }
     // Room for the rest is made when there is one.
     let size = length.known().unwrap_or(0);
-    let first = plan.index_of(options.offset).min(plan.count());
     let identity = Identity {
         direction: Direction::Upload,
         user: client.user().to_owned(),
         source: Some(image.fingerprint().clone()),
         plan,
-        first,
+        is_chunk_fixed: options.selection.is_some(),
+        offset: options.offset,
     };
     let mut session = Session::begin(&options.journal, identity).await?;
     warn(session.weaknesses(), monitor);
+    let (plan, first) = (session.plan, session.first);
+    session.report_chunk(options.chunk, monitor);
     let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
     let (image, table, uses) = blocking(move || {
         let table = image.disk().and_then(Gpt::of);

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::JOBS_DEFAULT;
 use super::checksum::Follower;
 use super::earlier::check_earlier;
-use super::fetch::fetch;
+use super::fetch::{Fetcher, Partials};
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted, warn};
@@ -28,6 +28,7 @@ use super::upload::everything_settled;
 use super::verify::{Digests, Expected, Sampler, Verified, Verify, verify};
 use crate::api::Client;
 use crate::buffer::BufferPool;
+use crate::chunk::RequestSize;
 use crate::codec::Packing;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
@@ -36,7 +37,7 @@ use crate::image::TargetFormat;
 use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 use crate::shard::Shard;
 use crate::wire::READ_BYTES_MAX;
 
@@ -70,7 +71,8 @@ pub struct DownloadOptions {
     /// Byte to start at. With one, a file is written in place and what is before
     /// that byte stays as it is; without, it is staged.
     pub offset: Option<u64>,
-    /// Bytes of a chunk; read in steps of at most `read_bytes_max`.
+    /// Bytes of a chunk; read in steps of at most `read_bytes_max`. A download that goes on
+    /// keeps the chunks of its journal, and reads in steps of at most this.
     pub chunk: NonZeroU64,
     /// Most bytes of one read: [`READ_BYTES_MAX`], unless the endpoint is known to
     /// answer more. If it does not after all, it is that from then on.
@@ -177,6 +179,7 @@ pub async fn download(
         session.weaknesses().iter().chain(sink.weaknesses()),
         monitor,
     );
+    let plan = session.plan;
     let is_journaled = session.journal.is_some();
     // The journal makes its digests itself, from a file that has the disk's bytes at
     // their places.
@@ -230,6 +233,11 @@ pub async fn download(
         operation: Operation::Read,
         is_fresh: false,
         max_outage: options.max_outage,
+        pieces: PiecesConfig {
+            // Fewer where an earlier run began with larger chunks.
+            most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),
+            ..PiecesConfig::default()
+        },
         seed: rng.u64(..),
     });
     let sink = Arc::new(sink);
@@ -243,13 +251,19 @@ pub async fn download(
         sink: Arc::clone(&sink),
         window: Arc::clone(&window),
     };
-    let job = Download {
+    let chunk = plan.chunk_bytes().min(plan.size());
+    let fetcher = Fetcher {
         client: client.clone(),
         drive: options.drive,
+        step_max: Arc::new(AtomicU64::new(options.read_bytes_max.get())),
+        pool: BufferPool::new(1),
+        chunk: usize::try_from(chunk).unwrap_or(usize::MAX),
+        partials: Partials::default(),
+    };
+    let job = Download {
         plan,
         base,
-        step: Arc::new(AtomicU64::new(options.read_bytes_max.get())),
-        pool: BufferPool::new(1),
+        fetcher,
         sink,
         survey: Survey::start(survey, rng.u64(..)),
         parts: HashMap::new(),
@@ -394,12 +408,10 @@ pub(super) async fn check_still(
 
 /// The chunks of a download.
 struct Download {
-    client: Client,
-    drive: DriveId,
+    /// One buffer for each chunk of the window, or for each request where none waits.
+    fetcher: Fetcher,
     /// Byte of the drive that the plan begins at.
     base: u64,
-    /// Most bytes of one read.
-    step: Arc<AtomicU64>,
     plan: Plan,
     sink: Arc<Sink>,
     survey: Survey,
@@ -409,8 +421,6 @@ struct Download {
     window: Arc<Semaphore>,
     /// The workers that the window and the pool are for.
     served: u32,
-    /// One buffer for each chunk of the window, or for each request where none waits.
-    pool: BufferPool,
     sampler: Sampler,
     /// Digests of chunks that are written but not settled yet.
     digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
@@ -437,13 +447,14 @@ impl Job for Download {
         self.window.add_permits(2 * more as usize);
         self.served += more;
         let chunks = if self.sink.is_ordered() { 2 } else { 1 };
-        self.pool.grow(chunks * self.served as usize);
+        self.fetcher.pool.grow(chunks * self.served as usize);
     }
 
     fn attempt(
         &mut self,
         span: Span,
         body: Body,
+        limits: Limits,
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let on_drive = Span {
             offset: self.base + span.offset,
@@ -454,10 +465,8 @@ impl Job for Download {
             Body::Given => self.parts.get(&span.index).cloned().ok_or_else(lost),
             Body::Zeros => Err(lost()),
         };
-        let (client, drive, pool) = (self.client.clone(), self.drive, self.pool.clone());
-        let step = Arc::clone(&self.step);
-        let chunk = self.plan.chunk_bytes().min(self.plan.size());
-        let chunk = usize::try_from(chunk).unwrap_or(usize::MAX);
+        let fetcher = self.fetcher.clone();
+        let most = limits.read_bytes_max();
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
         let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
@@ -467,9 +476,16 @@ impl Job for Download {
                 Err(error) => return Attempt::local(error),
             };
             let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
-            let fetched = match fetch(&client, drive, on_drive, parts, &step, &pool, chunk).await {
+            let mut requests = Requests::default();
+            let fetched = fetcher.fetch(on_drive, parts, most, &mut requests).await;
+            let fetched = match fetched {
                 Ok(fetched) => fetched,
-                Err(failure) => return Attempt::of(Err(failure), 0),
+                Err(failure) => {
+                    return Attempt {
+                        requests,
+                        ..Attempt::of(Err(failure), 0)
+                    };
+                }
             };
             let put = blocking(move || {
                 if let Some((span, bytes)) = fetched.first() {
@@ -483,7 +499,10 @@ impl Job for Download {
                 sink.put(fetched, &window)
             });
             match put.await {
-                Ok(()) => Attempt::of(Ok(()), read_bytes),
+                Ok(()) => Attempt {
+                    requests,
+                    ..Attempt::of(Ok(()), read_bytes)
+                },
                 Err(error) => Attempt::local(error),
             }
         }

@@ -1,9 +1,12 @@
 //! One chunk of a download, as it comes over the wire.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::checksum::Hasher;
+use super::reading::read;
 use crate::api::Client;
 use crate::buffer::{Buffer, BufferPool};
 use crate::chunk::zeros;
@@ -11,6 +14,7 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::failure::Failure;
 use crate::plan::Span;
+use crate::policy::Requests;
 use crate::wire::READ_BYTES_MAX;
 
 /// What was read of a chunk: its parts. What lies between them is zeros.
@@ -32,41 +36,141 @@ pub(super) enum Run<'a> {
     Zeros(u64),
 }
 
-/// Reads these parts of a chunk, in steps of at most `step_max` bytes, which falls to
-/// what the API allows where the endpoint takes no more; each step has its full
-/// length or is a failure. Takes a buffer of the pool, all of which are `chunk` bytes
-/// long.
-pub(super) async fn fetch(
-    client: &Client,
-    drive: DriveId,
-    span: Span,
-    parts: Vec<Range<u64>>,
-    step_max: &AtomicU64,
-    pool: &BufferPool,
-    chunk: usize,
-) -> Result<Fetched, Failure> {
-    let no_buffer = || Failure::Broken("there is no buffer to read into".into());
-    let mut bytes = pool.wait(chunk).await.ok_or_else(no_buffer)?;
-    let mut filled = 0;
-    for part in &parts {
-        let mut offset = part.start;
-        while offset < part.end {
-            let len = step_max.load(Ordering::Relaxed).min(part.end - offset);
-            let end = filled + usize::try_from(len).unwrap_or(usize::MAX);
-            // The parts lie within the chunk, which the buffer holds.
-            let step = bytes.get_mut(filled..end).ok_or_else(no_buffer)?;
-            match client.read_into(drive, offset, step).await {
-                Err(failure) if len > READ_BYTES_MAX && is_too_much(&failure) => {
-                    tracing::debug!(len, %failure, "a read that large is answered no more");
-                    step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
-                    continue;
-                }
-                read => read?,
+/// What came of a chunk so far: its parts, one after the other, as far as `filled`.
+#[derive(Debug)]
+pub(super) struct Partial {
+    bytes: Buffer,
+    filled: usize,
+}
+
+/// What came of chunks before their attempts failed, by index. Another attempt goes on
+/// from there. They hold buffers of the pool, and give them up to whoever needs one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Partials(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    partials: HashMap<u64, Partial>,
+    /// Attempts that wait for a buffer.
+    waiting: usize,
+}
+
+impl Partials {
+    /// What there is of a chunk, or a buffer of `chunk` bytes for it.
+    async fn take(&self, index: u64, pool: &BufferPool, chunk: usize) -> Option<Partial> {
+        {
+            let mut kept = self.lock();
+            if let Some(partial) = kept.partials.remove(&index) {
+                return Some(partial);
             }
-            (filled, offset) = (end, offset + len);
+            kept.waiting += 1;
+            // Who waits here would hold the turn of those that these belong to.
+            while pool.free() < kept.waiting
+                && let Some(other) = kept.partials.keys().next().copied()
+            {
+                kept.partials.remove(&other);
+            }
+        }
+        let bytes = pool.wait(chunk).await;
+        self.lock().waiting -= 1;
+        Some(Partial {
+            bytes: bytes?,
+            filled: 0,
+        })
+    }
+
+    /// Keeps what there is of a chunk for another attempt, unless somebody waits for
+    /// its buffer.
+    fn keep(&self, index: u64, partial: Partial) {
+        let mut kept = self.lock();
+        if kept.waiting == 0 && partial.filled > 0 {
+            kept.partials.insert(index, partial);
         }
     }
-    Ok(Fetched { span, parts, bytes })
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Nothing in it can be half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the reads of a download are made.
+#[derive(Clone, Debug)]
+pub(super) struct Fetcher {
+    pub(super) client: Client,
+    pub(super) drive: DriveId,
+    /// Most bytes of one read. It falls to what the API allows where the endpoint takes
+    /// no more.
+    pub(super) step_max: Arc<AtomicU64>,
+    /// Its buffers have `chunk` bytes.
+    pub(super) pool: BufferPool,
+    pub(super) chunk: usize,
+    pub(super) partials: Partials,
+}
+
+impl Fetcher {
+    /// Reads these parts of a chunk, in steps of at most `most` bytes; each step has its
+    /// full length or is a failure. What came in order before a failure is kept.
+    pub(super) async fn fetch(
+        &self,
+        span: Span,
+        parts: Vec<Range<u64>>,
+        most: u64,
+        requests: &mut Requests,
+    ) -> Result<Fetched, Failure> {
+        let partial = self.partials.take(span.index, &self.pool, self.chunk).await;
+        let mut partial = partial.ok_or_else(no_buffer)?;
+        match self.read(&parts, &mut partial, most, requests).await {
+            Ok(()) => Ok(Fetched {
+                span,
+                parts,
+                bytes: partial.bytes,
+            }),
+            Err(failure) => {
+                self.partials.keep(span.index, partial);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        parts: &[Range<u64>],
+        partial: &mut Partial,
+        most: u64,
+        requests: &mut Requests,
+    ) -> Result<(), Failure> {
+        let mut start = 0;
+        for part in parts {
+            let len = usize::try_from(part.end - part.start).map_err(|_| no_buffer())?;
+            let end = start + len;
+            while partial.filled < end {
+                let step_max = self.step_max.load(Ordering::Relaxed);
+                let offset = part.start + (partial.filled - start) as u64;
+                // The parts lie within the chunk, which the buffer holds.
+                let rest = partial.bytes.get_mut(partial.filled..end);
+                let rest = rest.ok_or_else(no_buffer)?;
+                let before = requests.advanced_bytes;
+                let (client, step) = (&self.client, step_max.min(most));
+                let read = read(client, self.drive, offset, rest, step, requests).await;
+                let came = requests.advanced_bytes - before;
+                partial.filled += usize::try_from(came).unwrap_or(0);
+                match read {
+                    Err(failure) if step > READ_BYTES_MAX && is_too_much(&failure) => {
+                        tracing::debug!(step, %failure, "a read that large is answered no more");
+                        self.step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
+                    }
+                    read => read?,
+                }
+            }
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+fn no_buffer() -> Failure {
+    Failure::Broken("there is no buffer to read into".into())
 }
 
 /// Whether a read may have failed for its length: it was refused, or what came was

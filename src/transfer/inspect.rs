@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rangemap::RangeSet;
 
+use super::reading::read_all;
 use super::session::blocking;
 use super::shell::{Attempt, Feed, Job, Shell, stopped};
 use super::stop::Stop;
@@ -21,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 
 /// What of a drive is compared, and how.
 #[derive(Clone, Debug)]
@@ -65,6 +66,7 @@ pub async fn inspect(
         operation: Operation::Read,
         is_fresh: false,
         max_outage: options.max_outage,
+        pieces: PiecesConfig::default(),
         seed: rng.u64(..),
     });
     let comparing = Arc::new(Comparing {
@@ -161,7 +163,12 @@ struct Comparing {
 
 impl Comparing {
     /// Compares some blocks of one chunk.
-    async fn compare(self: Arc<Self>, blocks: Range<u64>) -> Result<Result<(), Failure>> {
+    async fn compare(
+        self: Arc<Self>,
+        blocks: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<(), Failure>> {
         let (drive, plan) = (self.drive, self.content.block_plan());
         let bytes = plan.bytes_of(&blocks);
         let len = bytes.end - bytes.start;
@@ -175,7 +182,7 @@ impl Comparing {
             Err(failure) => return Ok(Err(failure)),
         };
         let Some(told) = told else {
-            return self.read(blocks, bytes).await;
+            return self.read(blocks, bytes, step_max, requests).await;
         };
         let is_one = blocks.end - blocks.start == 1;
         let expected = match whole {
@@ -235,10 +242,11 @@ impl Comparing {
         self: Arc<Self>,
         blocks: Range<u64>,
         bytes: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
     ) -> Result<Result<(), Failure>> {
-        let read = self
-            .client
-            .read(self.drive, bytes.start, bytes.end - bytes.start);
+        let (client, drive, len) = (&self.client, self.drive, bytes.end - bytes.start);
+        let read = read_all(client, drive, bytes.start, len, step_max, requests);
         let read = match read.await {
             Ok(read) => read,
             Err(failure) => return Ok(Err(failure)),
@@ -300,16 +308,24 @@ impl Job for Comparison {
         Feed::Chunk(self.next - 1)
     }
 
-    fn attempt(&mut self, span: Span, _: Body) -> impl Future<Output = Attempt> + Send + 'static {
+    fn attempt(
+        &mut self,
+        span: Span,
+        _: Body,
+        limits: Limits,
+    ) -> impl Future<Output = Attempt> + Send + 'static {
         let comparing = Arc::clone(&self.comparing);
         let range = self.range(span);
         async move {
             let Some(range) = range else {
                 return Attempt::local(Error::new(ErrorKind::Bug, "No such range of blocks"));
             };
+            let mut requests = Requests::default();
+            let step_max = limits.read_bytes_max();
             Attempt {
-                answer: comparing.compare(range).await,
+                answer: comparing.compare(range, step_max, &mut requests).await,
                 wire_bytes: 0,
+                requests: requests.without_progress(),
             }
         }
     }

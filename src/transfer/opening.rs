@@ -87,6 +87,7 @@ pub(super) async fn open(
     }
     if session.is_resumed {
         check_same_drive(&session.state, options, info)?;
+        let plan = session.plan;
         if let Some(target) = published(&path, &plan, format, &mut session).await? {
             monitor.event(&Event::Notice(
                 "The earlier run had finished the image".into(),
@@ -98,6 +99,7 @@ pub(super) async fn open(
             blocking(move || ImageTarget::resume(&name, size, force, format)).await?
         {
             let target = take_whole(target, &plan, &mut session).await?;
+            session.report_chunk(options.chunk, monitor);
             let there = session.state.settled();
             let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
             monitor.event(&Event::Notice(format!(
@@ -179,6 +181,8 @@ async fn share(
     }
     if session.is_resumed {
         check_same_drive(&session.state, options, info)?;
+        session.report_chunk(options.chunk, monitor);
+        let plan = session.plan;
         let there = session.state.settled();
         let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
         monitor.event(&Event::Notice(format!(
@@ -314,7 +318,8 @@ fn identity(client: &Client, plan: Plan, format: TargetFormat) -> Identity {
         },
         user: client.user().to_owned(),
         plan,
-        first: 0,
+        is_chunk_fixed: false,
+        offset: 0,
         source: None,
     }
 }

@@ -9,12 +9,13 @@ use tokio::task::JoinHandle;
 
 use super::beginning::too_small;
 use super::patient::{CALL_ATTEMPTS, Patience, patiently};
+use super::reading::read_all;
 use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::policy::{Class, Operation, classify};
+use crate::policy::{Class, Operation, Requests, classify};
 use crate::wire::{Properties, READ_BYTES_MAX};
 
 /// The drive doubles, but grows by no more than this at once: what is too much has to
@@ -157,8 +158,17 @@ impl Drive {
         if is_checked {
             let len = READ_BYTES_MAX.min(grown - size);
             let mut rng = fastrand::Rng::new();
-            let read = patiently(CALL_ATTEMPTS, &mut rng, || {
-                self.client.read(self.id, size, len)
+            let read = patiently(CALL_ATTEMPTS, &mut rng, || async {
+                let mut requests = Requests::default();
+                read_all(
+                    &self.client,
+                    self.id,
+                    size,
+                    len,
+                    READ_BYTES_MAX,
+                    &mut requests,
+                )
+                .await
             });
             if !read.await.is_ok_and(|bytes| is_zero(&bytes)) {
                 let what = format!(

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
@@ -15,13 +16,13 @@ use super::shell::{Attempt, Feed, Job, lost};
 use super::verify::{Expected, ZeroDigests, holds};
 use crate::api::Client;
 use crate::chunk::{EncodedChunk, Encoding, Part};
-use crate::codec::gzip_zeros;
+use crate::codec::{Cutter, gzip_zeros};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::Result;
 use crate::journal::{Keeper, Record};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Wire};
+use crate::policy::{Body, Limits, Requests, Wire};
 
 /// The chunks of an upload: where they come from and how one is sent.
 pub(super) struct Upload {
@@ -31,6 +32,9 @@ pub(super) struct Upload {
     pub(super) pipeline: Pipeline,
     /// Bodies of chunks that are not confirmed, kept for another attempt.
     pub(super) bodies: HashMap<u64, EncodedChunk>,
+    /// Of chunks that were attempted: the byte of the drive before which all of the chunk
+    /// is confirmed. Another attempt begins there.
+    pub(super) confirmed: HashMap<u64, Arc<AtomicU64>>,
     /// Bodies of zero chunks, by their length: there are two at most.
     pub(super) zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
     /// Whether a chunk is read before it is written.
@@ -116,6 +120,7 @@ async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> 
         span,
         parts: vec![Part {
             offset: span.offset,
+            len: span.len,
             body: body.get_or_try_init(make).await?.clone(),
             encoding: Encoding::Gzip,
         }],
@@ -123,16 +128,59 @@ async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> 
     })
 }
 
-/// Writes all parts of a chunk; how many bytes of bodies that took.
-async fn write(client: &Client, drive: DriveId, chunk: EncodedChunk) -> Attempt {
-    let mut wire_bytes = 0;
+/// Writes the parts of a chunk, whole or in pieces, from the byte `confirmed` of the
+/// drive on, which moves with what is confirmed. Every piece holds the same bytes as the
+/// part that it is of.
+async fn write(
+    client: &Client,
+    drive: DriveId,
+    chunk: EncodedChunk,
+    limits: Limits,
+    confirmed: &AtomicU64,
+) -> Attempt {
+    let (mut wire_bytes, mut requests) = (0, Requests::default());
+    let from = confirmed.load(Ordering::Relaxed);
     for part in chunk.parts {
-        wire_bytes += part.body.len() as u64;
-        if let Err(failure) = client.write(drive, part).await {
-            return Attempt::of(Err(failure), wire_bytes);
+        let mut cutter = Cutter::new(part, from);
+        loop {
+            let cut = match cutter.is_whole(limits.most) {
+                true => cutter.next(limits.most).map(|piece| (cutter, piece)),
+                // What is compressed is unpacked for it.
+                false => {
+                    let mut cutter = cutter;
+                    let cut = move || cutter.next(limits.most).map(|piece| (cutter, piece));
+                    blocking(cut).await
+                }
+            };
+            let piece = match cut {
+                Ok((_, None)) => break,
+                Ok((rest, Some(piece))) => {
+                    cutter = rest;
+                    piece
+                }
+                Err(error) => return Attempt::local(error),
+            };
+            let (size, end) = (piece.size(), piece.offset + piece.len);
+            wire_bytes += size.body;
+            let written = match limits.is_alone {
+                true => client.write_alone(drive, piece).await,
+                false => client.write(drive, piece).await,
+            };
+            if let Err(failure) = written {
+                requests.failed = Some(size);
+                return Attempt {
+                    requests,
+                    ..Attempt::of(Err(failure), wire_bytes)
+                };
+            }
+            confirmed.store(end, Ordering::Relaxed);
+            requests.confirm(size);
         }
     }
-    Attempt::of(Ok(()), wire_bytes)
+    Attempt {
+        requests,
+        ..Attempt::of(Ok(()), wire_bytes)
+    }
 }
 
 impl Job for Upload {
@@ -167,12 +215,14 @@ impl Job for Upload {
         &mut self,
         span: Span,
         kind: Body,
+        limits: Limits,
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let body = self.body(span, kind);
         let expected = match (&body, self.compare) {
             (Ok(body), true) => self.digest(span, body),
             _ => None,
         };
+        let confirmed = Arc::clone(self.confirmed.entry(span.index).or_default());
         let (client, drive) = (self.client.clone(), self.drive);
         let turn = self.room.as_ref().map(Room::turn);
         async move {
@@ -185,10 +235,17 @@ impl Job for Upload {
                 None => None,
             };
             if let Some(expected) = expected {
-                match holds(&client, drive, span, &expected).await {
+                let mut requests = Requests::default();
+                let step_max = limits.read_bytes_max();
+                match holds(&client, drive, span, &expected, step_max, &mut requests).await {
                     Ok(true) => return Attempt::of(Ok(()), 0),
                     Ok(false) => {}
-                    Err(failure) => return Attempt::of(Err(failure), 0),
+                    Err(failure) => {
+                        return Attempt {
+                            requests: requests.without_progress(),
+                            ..Attempt::of(Err(failure), 0)
+                        };
+                    }
                 }
             }
             let chunk = match body {
@@ -196,13 +253,14 @@ impl Job for Upload {
                 Payload::Zeros(made) => zero_chunk(span, &made).await,
             };
             match chunk {
-                Ok(chunk) => write(&client, drive, chunk).await,
+                Ok(chunk) => write(&client, drive, chunk, limits, &confirmed).await,
                 Err(error) => Attempt::local(error),
             }
         }
     }
 
     fn settled(&mut self, span: Span, kind: Body) -> Result<()> {
+        self.confirmed.remove(&span.index);
         if self.keeper.is_some() || self.to_verify.is_some() {
             let body = self.body(span, kind)?;
             let digest = self.digest(span, &body);
@@ -272,7 +330,7 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::image::Image;
     use crate::monitor::Silent;
-    use crate::policy::{Engine, EngineConfig, Operation, Zeros};
+    use crate::policy::{Engine, EngineConfig, Operation, PiecesConfig, Zeros};
 
     /// An upload of zeros in chunks of 10 bytes, to an endpoint where nothing listens.
     fn upload(plan: Plan) -> Upload {
@@ -297,6 +355,7 @@ mod tests {
             plan,
             pipeline: Pipeline::start(config, &sampler).unwrap(),
             bodies: HashMap::new(),
+            confirmed: HashMap::new(),
             zeros: HashMap::new(),
             compare: false,
             keeper: None,
@@ -320,6 +379,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: Duration::from_secs(1),
+            pieces: PiecesConfig::default(),
             seed: 1,
         });
         // Announced, but its body never came.
@@ -336,7 +396,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Bug);
         // What is zeros needs no body.
         job.settled(span, Body::Zeros).unwrap();
-        let attempt = job.attempt(span, Body::Zeros).await;
+        let attempt = job.attempt(span, Body::Zeros, Limits::NONE).await;
         assert!(matches!(attempt.answer, Ok(Err(_))), "{attempt:?}");
     }
 }

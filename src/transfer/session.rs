@@ -34,8 +34,12 @@ pub struct JournalOptions {
 pub(super) struct Identity {
     pub(super) direction: Direction,
     pub(super) user: String,
+    /// The plan of a first run. A run that goes on keeps the chunks of its journal.
     pub(super) plan: Plan,
-    pub(super) first: u64,
+    /// Whether chunks of another size would be something else.
+    pub(super) is_chunk_fixed: bool,
+    /// Byte of the image that it begins at, rounded down to a chunk.
+    pub(super) offset: u64,
     pub(super) source: Option<crate::image::Fingerprint>,
 }
 
@@ -43,6 +47,10 @@ pub(super) struct Identity {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) journal: Option<Journal>,
+    /// The division into chunks, which is that of the first run.
+    pub(super) plan: Plan,
+    /// The first chunk of the transfer.
+    pub(super) first: u64,
     pub(super) state: State,
     /// What a new drive bears.
     pub(super) token: [u8; 16],
@@ -63,19 +71,22 @@ impl Session {
     }
 
     fn begin_blocking(options: &JournalOptions, identity: Identity) -> Result<Self> {
+        let first_of = |plan: &Plan| plan.index_of(identity.offset).min(plan.count());
         let header = Header {
             direction: identity.direction,
             session: Uuid::new_v4().into_bytes(),
             token: Uuid::new_v4().into_bytes(),
             size: identity.plan.size(),
             chunk: identity.plan.chunk_bytes(),
-            first: identity.first,
+            first: first_of(&identity.plan),
             source: identity.source,
             endpoint: options.endpoint.clone(),
             user: identity.user,
         };
         let mut session = Self {
             journal: None,
+            plan: identity.plan,
+            first: header.first,
             state: State::default(),
             token: header.token,
             source: header.source.clone(),
@@ -91,8 +102,19 @@ impl Session {
                 session.left_behind = replay.as_ref().and_then(ours);
                 journal.remove()?;
             } else if let Some(replay) = replay {
+                let plan = match NonZeroU64::new(replay.header.chunk) {
+                    Some(chunk) if !identity.is_chunk_fixed => identity.plan.in_chunks_of(chunk),
+                    _ => identity.plan,
+                };
+                let header = Header {
+                    chunk: plan.chunk_bytes(),
+                    first: first_of(&plan),
+                    ..header
+                };
                 check_same(path, &header, &replay.header)?;
                 return Ok(Self {
+                    plan,
+                    first: header.first,
                     journal: Some(journal),
                     state: replay.state,
                     token: replay.header.token,
@@ -135,6 +157,16 @@ impl Session {
     /// What the file system cannot do for the journal.
     pub(super) fn weaknesses(&self) -> &[Weakness] {
         self.journal.as_ref().map_or(&[], Journal::weaknesses)
+    }
+
+    /// Says that the chunks are smaller than those of a transfer that begins with `chunk`.
+    pub(super) fn report_chunk(&self, chunk: NonZeroU64, monitor: &mut dyn Monitor) {
+        let kept = self.plan.chunk_bytes();
+        if kept < chunk.get() {
+            monitor.event(&Event::Notice(format!(
+                "Chunks stay at {kept} bytes, as the earlier run began; to use {chunk}, start over with --restart"
+            )));
+        }
     }
 
     /// The token as text, as a drive bears it.

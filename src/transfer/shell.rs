@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::patient::{CALL_ATTEMPTS, patiently};
+use super::reading::read_all;
 use super::stop::Stop;
 use crate::api::Client;
 use crate::chunk::is_zero;
@@ -17,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Action, Body, Ending, Engine, Wire};
+use crate::policy::{Action, Body, Ending, Engine, Limits, Requests, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
@@ -47,6 +48,8 @@ pub(super) struct Attempt {
     pub(super) answer: Result<Result<(), Failure>>,
     /// Bytes of bodies that it moved.
     pub(super) wire_bytes: u64,
+    /// What its requests came to, where they obey the limits that it was given.
+    pub(super) requests: Requests,
 }
 
 impl Attempt {
@@ -55,6 +58,7 @@ impl Attempt {
         Self {
             answer: Ok(answer),
             wire_bytes,
+            requests: Requests::default(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Attempt {
         Self {
             answer: Err(error),
             wire_bytes: 0,
+            requests: Requests::default(),
         }
     }
 }
@@ -77,10 +82,14 @@ pub(super) trait Job {
     }
     /// So many chunks may be in flight from now on.
     fn serve(&mut self, _workers: u32) {}
-    /// Makes an attempt at a chunk. One whose body should be here and is not fails
-    /// with [`lost`].
-    fn attempt(&mut self, span: Span, body: Body)
-    -> impl Future<Output = Attempt> + Send + 'static;
+    /// Makes an attempt at a chunk, in requests within these limits. One whose body
+    /// should be here and is not fails with [`lost`].
+    fn attempt(
+        &mut self,
+        span: Span,
+        body: Body,
+        limits: Limits,
+    ) -> impl Future<Output = Attempt> + Send + 'static;
     /// A chunk needs no further attempt. An error ends the transfer.
     fn settled(&mut self, span: Span, body: Body) -> Result<()>;
     /// Holes were left out, by index.
@@ -101,6 +110,8 @@ pub(super) struct Shell<J> {
     /// Bytes that the client had moved then.
     moved_before: u64,
     progress: Progress,
+    /// Whether the user knows that connections break too soon.
+    has_reported_breaks: bool,
 }
 
 /// What came back from a request.
@@ -123,6 +134,7 @@ impl<J: Job> Shell<J> {
             local_error: None,
             began: Instant::now(),
             progress: Progress::default(),
+            has_reported_breaks: false,
         }
     }
 
@@ -147,6 +159,12 @@ impl<J: Job> Shell<J> {
         let ending = self.work(monitor, stop).await;
         self.attempts.shutdown().await;
         self.report(monitor);
+        if let Some((refused_bytes, accepted_bytes)) = self.engine.refused_body() {
+            monitor.event(&Event::BodyRefused {
+                refused_bytes,
+                accepted_bytes,
+            });
+        }
         ending
     }
 
@@ -195,7 +213,7 @@ impl<J: Job> Shell<J> {
         let (client, drive) = (self.client.clone(), self.drive);
         match *action {
             Action::Send(span, body) => {
-                let attempt = self.job.attempt(span, body);
+                let attempt = self.job.attempt(span, body, self.engine.limits());
                 self.attempts
                     .spawn(async move { Answer::Chunk(span, body, attempt.await) });
                 // At once: what is not seen to be under way seems to take no time.
@@ -205,7 +223,14 @@ impl<J: Job> Shell<J> {
                 let len = span.len.min(READ_BYTES_MAX);
                 self.attempts.spawn(async move {
                     let mut rng = fastrand::Rng::new();
-                    let read = || client.read(drive, span.offset, len);
+                    let read = || {
+                        let (client, offset) = (&client, span.offset);
+                        async move {
+                            let mut requests = Requests::default();
+                            read_all(client, drive, offset, len, READ_BYTES_MAX, &mut requests)
+                                .await
+                        }
+                    };
                     let read = patiently(CALL_ATTEMPTS, &mut rng, read).await;
                     Answer::Proof(read.is_ok_and(|bytes| is_zero(&bytes)))
                 });
@@ -248,7 +273,11 @@ impl<J: Job> Shell<J> {
                     }
                     Err(failure) => tracing::debug!(offset = span.offset, %failure, "attempt"),
                 }
-                self.engine.answered(span.index, answer, now);
+                let was_alone = self.engine.limits().is_alone;
+                let was_refused = self.engine.pieces().smallest_refused().is_some();
+                self.engine
+                    .attempted(span.index, &attempt.requests, answer, now);
+                self.report_pieces(was_alone, was_refused, monitor);
             }
             Answer::Proof(is_zero) => {
                 if !is_zero {
@@ -259,6 +288,22 @@ impl<J: Job> Shell<J> {
             }
             Answer::Probe(answer) => self.engine.probed(answer, now),
             Answer::Look(by) => self.engine.looked(by),
+        }
+    }
+
+    /// Says why requests are smaller than they were, the first time.
+    fn report_pieces(&mut self, was_alone: bool, was_refused: bool, monitor: &mut dyn Monitor) {
+        if let (Some(bytes), false) = (self.engine.pieces().smallest_refused(), was_refused) {
+            monitor.event(&Event::Notice(format!(
+                "The endpoint refuses requests of {bytes} bytes (413): continuing with smaller pieces"
+            )));
+        }
+        if self.engine.limits().is_alone && !was_alone && !self.has_reported_breaks {
+            self.has_reported_breaks = true;
+            monitor.event(&Event::Notice(
+                "Connections break before a chunk gets through: continuing with smaller pieces"
+                    .into(),
+            ));
         }
     }
 
@@ -376,7 +421,7 @@ mod tests {
     use crate::api::ClientConfig;
     use crate::failure::Refusal;
     use crate::monitor::Silent;
-    use crate::policy::{EngineConfig, Operation, Zeros};
+    use crate::policy::{EngineConfig, Operation, PiecesConfig, Zeros};
 
     /// Three chunks; the attempts at the middle one fail.
     struct Middle {
@@ -398,6 +443,7 @@ mod tests {
             &mut self,
             span: Span,
             _: Body,
+            _: Limits,
         ) -> impl Future<Output = Attempt> + Send + 'static {
             let failure = self.failure.clone();
             async move {
@@ -434,6 +480,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: GRACE,
+            pieces: PiecesConfig::default(),
             seed: 1,
         });
         let failure = Failure::Refused(Refusal {

@@ -48,9 +48,10 @@ pub(super) async fn sound(
     plan: &Plan,
     todo: &[Range<u64>],
     pace: &Pace,
+    body_bytes_max: u64,
 ) -> Result<Image> {
     let bytes: u64 = todo.iter().map(|range| plan.bytes_in(range)).sum();
-    if bytes < WORTH_BYTES_MIN || pace.is_fixed() {
+    if bytes < WORTH_BYTES_MIN || pace.is_fixed() || body_bytes_max < FIRST_BYTES {
         return Ok(image);
     }
     let todo: Vec<_> = todo.iter().map(|range| plan.bytes_of(range)).collect();
@@ -60,6 +61,8 @@ pub(super) async fn sound(
     })
     .await?;
     if let Some((offset, bytes)) = data {
+        let most = usize::try_from(body_bytes_max).unwrap_or(usize::MAX);
+        let bytes = bytes.slice(..bytes.len().min(most));
         let _ = tokio::time::timeout(WAIT_MAX, send(client, drive, offset, bytes, pace)).await;
     }
     Ok(image)
@@ -97,6 +100,7 @@ async fn send(client: &Client, drive: DriveId, offset: u64, bytes: Bytes, pace: 
         let len = body.len() as u64;
         let part = Part {
             offset,
+            len,
             body,
             encoding: Encoding::Identity,
         };

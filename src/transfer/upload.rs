@@ -22,6 +22,7 @@ use super::sounding::sound;
 use super::stop::Stop;
 use super::verify::{Digests, Expected, Sampler, Verified, Verify, ZeroDigests, verify};
 use crate::api::Client;
+use crate::chunk::RequestSize;
 use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
@@ -30,7 +31,7 @@ use crate::image::{Image, RawImage};
 use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
-use crate::policy::{Engine, EngineConfig, Operation};
+use crate::policy::{Engine, EngineConfig, Operation, PiecesConfig};
 use crate::shard::Shard;
 
 /// The drive to write to.
@@ -53,8 +54,11 @@ pub struct UploadOptions {
     pub target: Target,
     /// Byte of the image to start at; rounded down to a chunk.
     pub offset: u64,
-    /// Bytes of a chunk.
+    /// Bytes of a chunk. An upload that goes on keeps the chunks of its journal; then no
+    /// request is about more bytes than this.
     pub chunk: NonZeroU64,
+    /// Most bytes of the body of one request, if the endpoint is known to refuse more.
+    pub body_bytes_max: Option<NonZeroU64>,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
     /// How hard to compress.
@@ -87,6 +91,7 @@ impl UploadOptions {
             target,
             offset: 0,
             chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
+            body_bytes_max: None,
             jobs: JOBS_DEFAULT,
             compression: Compression::default(),
             max_outage: Duration::from_secs(15 * 60),
@@ -258,15 +263,24 @@ async fn send(
         operation: Operation::Write,
         is_fresh: begun.is_new,
         max_outage: options.max_outage,
+        pieces: PiecesConfig {
+            most: RequestSize {
+                body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
+                // Fewer where an earlier run began with larger chunks.
+                range: options.chunk.get(),
+            },
+            ..PiecesConfig::default()
+        },
         seed: rng.u64(..),
     });
+    let body_bytes_max = options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get);
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
     let is_local = client.endpoint().is_loopback();
     let pace = Pace::new(options.compression, jobs, is_local);
     let image = match compare {
         // Nothing is written that is there already.
         true => image,
-        false => sound(client, drive, image, &plan, &todo, &pace).await?,
+        false => sound(client, drive, image, &plan, &todo, &pace, body_bytes_max).await?,
     };
     let keep = |journal| Keeper::start(journal, None);
     let config = PipelineConfig {
@@ -285,6 +299,7 @@ async fn send(
         plan,
         pipeline: Pipeline::start(config, &sampler)?,
         bodies: HashMap::new(),
+        confirmed: HashMap::new(),
         zeros: HashMap::new(),
         compare,
         keeper: session.journal.take().map(keep).transpose()?,

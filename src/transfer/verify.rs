@@ -14,6 +14,7 @@ use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
 use super::checksum::Hasher;
+use super::reading::read_all;
 use super::session::blocking;
 use super::shell::{Attempt, Feed, Job, Shell, stopped};
 use super::stop::Stop;
@@ -27,7 +28,7 @@ use crate::failure::Failure;
 use crate::image::Disk;
 use crate::monitor::Silent;
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Operation, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
 
 /// Bytes of a sample.
@@ -342,6 +343,7 @@ pub(super) async fn verify(
         operation: Operation::Read,
         is_fresh: false,
         max_outage,
+        pieces: PiecesConfig::default(),
         seed: sampler.seed,
     });
     let job = ReadBack {
@@ -379,13 +381,18 @@ impl Check {
         client: &Client,
         drive: DriveId,
         zeros: &Arc<Mutex<ZeroDigests>>,
+        step_max: u64,
+        requests: &mut Requests,
     ) -> Result<Result<(), Failure>> {
         let is_same = match self {
             Self::Bytes { offset, bytes } => {
-                let read = client.read(drive, *offset, bytes.len() as u64).await;
-                read.map(|read| read == bytes)
+                let len = bytes.len() as u64;
+                let read = read_all(client, drive, *offset, len, step_max, requests).await;
+                read.map(|read| read == *bytes)
             }
-            Self::Digest { span, digest } => holds(client, drive, *span, digest).await,
+            Self::Digest { span, digest } => {
+                holds(client, drive, *span, digest, step_max, requests).await
+            }
             Self::Zeros(bytes) => {
                 let len = bytes.end - bytes.start;
                 match client.digest(drive, bytes.start, len).await {
@@ -393,7 +400,9 @@ impl Check {
                         let zeros = zero_digest(zeros, len).await?;
                         Ok(zeros == digest)
                     }
-                    Ok(None) => reads_as_zeros(client, drive, bytes.clone()).await,
+                    Ok(None) => {
+                        reads_as_zeros(client, drive, bytes.clone(), step_max, requests).await
+                    }
                     Err(failure) => Err(failure),
                 }
             }
@@ -423,17 +432,19 @@ pub(super) async fn holds(
     drive: DriveId,
     span: Span,
     expected: &ChunkDigest,
+    step_max: u64,
+    requests: &mut Requests,
 ) -> Result<bool, Failure> {
     let expected = match expected {
         ChunkDigest::Whole(expected) => {
-            return Ok(digest_of(client, drive, span).await? == *expected);
+            return Ok(digest_of(client, drive, span, step_max, requests).await? == *expected);
         }
         expected => *expected,
     };
     let mut chunk = Vec::with_capacity(usize::try_from(span.len).unwrap_or(0));
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
-        chunk.extend_from_slice(&client.read(drive, piece.start, len).await?);
+        chunk.extend(read_all(client, drive, piece.start, len, step_max, requests).await?);
     }
     tokio::task::spawn_blocking(move || expected.is_of(&chunk))
         .await
@@ -442,7 +453,13 @@ pub(super) async fn holds(
 
 /// The digest of a range of the drive: made by the endpoint, if that is one of
 /// ours, or else of what is read, in steps that the API allows.
-async fn digest_of(client: &Client, drive: DriveId, span: Span) -> Result<Digest, Failure> {
+async fn digest_of(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+    step_max: u64,
+    requests: &mut Requests,
+) -> Result<Digest, Failure> {
     if span.len <= DIGEST_BYTES_MAX
         && let Some(digest) = client.digest(drive, span.offset, span.len).await?
     {
@@ -451,7 +468,7 @@ async fn digest_of(client: &Client, drive: DriveId, span: Span) -> Result<Digest
     let mut hasher = Sha256::new();
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
-        let bytes = client.read(drive, piece.start, len).await?;
+        let bytes = read_all(client, drive, piece.start, len, step_max, requests).await?;
         // Milliseconds of work; still not for the reactor.
         let hashed = tokio::task::spawn_blocking(move || {
             hasher.update(&bytes);
@@ -470,10 +487,12 @@ async fn reads_as_zeros(
     client: &Client,
     drive: DriveId,
     bytes: Range<u64>,
+    step_max: u64,
+    requests: &mut Requests,
 ) -> Result<bool, Failure> {
     for piece in pieces(bytes, READ_BYTES_MAX) {
         let len = piece.end - piece.start;
-        if !is_zero(&client.read(drive, piece.start, len).await?) {
+        if !is_zero(&read_all(client, drive, piece.start, len, step_max, requests).await?) {
             return Ok(false);
         }
     }
@@ -521,7 +540,12 @@ impl Job for ReadBack {
         Feed::Chunk(self.next - 1)
     }
 
-    fn attempt(&mut self, span: Span, _: Body) -> impl Future<Output = Attempt> + Send + 'static {
+    fn attempt(
+        &mut self,
+        span: Span,
+        _: Body,
+        limits: Limits,
+    ) -> impl Future<Output = Attempt> + Send + 'static {
         let (client, drive) = (self.client.clone(), self.drive);
         let (checks, zeros) = (Arc::clone(&self.checks), Arc::clone(&self.zeros));
         async move {
@@ -530,9 +554,14 @@ impl Job for ReadBack {
             let Some(check) = check else {
                 return Attempt::local(Error::new(ErrorKind::Bug, "No such check"));
             };
+            let mut requests = Requests::default();
+            let step_max = limits.read_bytes_max();
             Attempt {
-                answer: check.run(&client, drive, &zeros).await,
+                answer: check
+                    .run(&client, drive, &zeros, step_max, &mut requests)
+                    .await,
                 wire_bytes: check.len(),
+                requests: requests.without_progress(),
             }
         }
     }

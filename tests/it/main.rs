@@ -24,6 +24,7 @@ mod matrix;
 mod outputs;
 mod ova;
 mod page;
+mod pieces;
 mod pipelines;
 mod places;
 mod powerloss;

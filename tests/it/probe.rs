@@ -228,7 +228,7 @@ fn what_lies_between() {
     assert_eq!(answers["large_reads"], known(expected));
     let expected = json!({"status": 204, "is_written": true, "grows": false});
     assert_eq!(answers["past_end"], known(expected));
-    let expected = json!({"accepted_bytes": 0, "refused_bytes": 5 * MIB, "refused_status": 413});
+    let expected = json!({"accepted_bytes": MIB, "refused_bytes": 5 * MIB, "refused_status": 413});
     assert_eq!(answers["largest_body"], known(expected));
 }
 

@@ -341,12 +341,12 @@ fn the_journal_can_be_elsewhere_or_nowhere() {
 }
 
 #[test]
-fn other_flags_are_another_transfer() {
+fn another_part_of_the_image_is_another_transfer() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     let tool = scene.desk.upload(&scene.proxy.uri());
-    let other = tool.args("-c 32768 a.img").run().code(2);
-    let _ = other.says("the chunk size was 16384 and is 32768");
+    let other = tool.args("-c 16384 -o 16384 a.img").run().code(2);
+    let _ = other.says("the first chunk was 0 and is 1");
     let _ = scene.run("").code(0);
     scene.check_done();
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use openhosting::journal::Direction;
 use rangemap::RangeSet;
 
-use client::{Client, Disk, Ledger, Outcome, Scenario, plan};
+use client::{Client, Disk, LEAST_BYTES, Ledger, Outcome, Scenario, plan};
 use world::{S, World};
 
 /// Runs with faults; the ones after these have none and must get through.
@@ -55,6 +55,7 @@ struct Seen {
     first_run: u64,
     falls: u64,
     most_workers: u32,
+    pieces: u64,
 }
 
 #[test]
@@ -79,6 +80,7 @@ fn every_seed_ends_with_the_same_bytes() {
         assert!(seen.crashes > all / 4 && seen.ended > all / 20, "{seen:?}");
         assert!(seen.first_run > all / 10 && seen.doubts > 0, "{seen:?}");
         assert!(seen.falls > all / 4 && seen.most_workers == 12, "{seen:?}");
+        assert!(seen.pieces > all, "{seen:?}");
     }
 }
 
@@ -136,6 +138,15 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
     world.one_writer = world.rng.u8(..3) == 0;
     world.drops_keys = world.rng.u8(..6) == 0;
     world.is_slow_to_know = world.rng.u8(..4) == 0;
+    if world.rng.u8(..4) == 0 {
+        let most = |rng: &mut fastrand::Rng| rng.usize(LEAST_BYTES as usize..30);
+        let cut = world.rng.bool().then(|| most(&mut world.rng));
+        match direction {
+            Direction::Upload => world.bears.write = cut,
+            Direction::Download | Direction::DownloadAsQcow2 => world.bears.read = cut,
+        }
+        world.bears.refused = world.rng.bool().then(|| most(&mut world.rng));
+    }
     let existing = match direction {
         Direction::Download | Direction::DownloadAsQcow2 => Some(world.add_drive(source.clone())),
         Direction::Upload if world.rng.u8(..4) == 0 => {
@@ -244,6 +255,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
     seen.requests += world.requests;
     seen.resent += ledger.resent;
     seen.falls += ledger.falls;
+    seen.pieces += ledger.pieces;
     seen.most_workers = seen.most_workers.max(ledger.most_workers);
 }
 

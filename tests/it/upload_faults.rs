@@ -134,8 +134,9 @@ fn a_write_whose_connection_is_reset_is_repeated() {
         let outcome = scene.upload("");
         scene.check_done(outcome);
         let writes = scene.proxy.count(Request::is_write);
-        // An answer of 204 that is cut inside its head is as good as none.
-        assert_eq!(writes, CHUNKS + 2);
+        // An answer of 204 that is cut inside its head is as good as none. What comes after
+        // two breaks in a row may be in smaller pieces, for a while.
+        assert!((CHUNKS + 2..CHUNKS + 8).contains(&writes), "{writes}");
         assert_eq!(scene.proxy.count(Request::is_create), 1);
     }
 }
@@ -285,7 +286,11 @@ fn a_write_refused_for_now_is_repeated() {
         eprintln!("{name}: {:?}", outcome.status);
         scene.check_done(outcome);
         let writes = scene.proxy.count(Request::is_write);
-        assert_eq!(writes, CHUNKS + 2, "{name}");
+        // What may be due to the size of requests is tried again in smaller pieces.
+        assert!(
+            (CHUNKS + 2..CHUNKS + 8).contains(&writes),
+            "{name}: {writes}"
+        );
         assert_eq!(scene.proxy.count(Request::is_create), 1, "{name}");
     }
 }
@@ -300,7 +305,8 @@ fn a_write_refused_for_good_ends_it_and_can_be_resumed() {
         (refusal(401, "auth"), 1, 1, "Check OHAUTH"),
         (refusal(400, "usage"), 1, 1, "400 usage (Made up.)"),
         (answer(403, &[], b""), 1, 1, "403"),
-        (answer(413, &[], b""), 1, 1, "413"),
+        // Each of four workers at 64, 32 and 16 KiB.
+        (answer(413, &[], b""), 1, 2, "413"),
         (refusal(500, "failed"), 1, 4, "500 failed"),
         (page(), 1, 4, "not from the API: an HTML page"),
     ];

@@ -44,6 +44,8 @@ const PARALLEL_AT: u64 = 16 * MIB;
 const PIECE: u64 = 64 * KIB;
 /// Sizes of bodies that are tried, one after the other.
 const BODIES: [u64; 3] = [5 * MIB, 16 * MIB, 32 * MIB];
+/// Tried if the first of these is refused: the default limit of nginx.
+const SMALL_BODY: u64 = MIB;
 
 /// Why a question has no answer, in words of ours only.
 struct Why(String);
@@ -476,10 +478,21 @@ impl Prober {
                     }
                 }
             };
-            self.notes.change(|f| f.findings.largest_body = found);
-            if body.refused_bytes.is_some() {
-                return;
+            self.notes
+                .change(|f| f.findings.largest_body = found.clone());
+            if body.refused_bytes.is_none() {
+                continue;
             }
+            let piece = bytes.slice(..usize::try_from(SMALL_BODY).unwrap_or_default());
+            if body.accepted_bytes == 0
+                && found.known().is_some()
+                && self.write(0, Encoding::Identity, &piece).await.is_ok()
+            {
+                body.accepted_bytes = SMALL_BODY;
+                let found = Finding::Known(body);
+                self.notes.change(|f| f.findings.largest_body = found);
+            }
+            return;
         }
     }
 }

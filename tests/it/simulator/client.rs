@@ -6,14 +6,15 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::time::Duration;
 
+use openhosting::chunk::RequestSize;
 use openhosting::digest::{ChunkDigest, Digest};
 use openhosting::drive::DriveId;
 use openhosting::failure::Failure;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, State, replay};
 use openhosting::plan::{Plan, Span};
 use openhosting::policy::{
-    Action, Attempts, Body, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Operation,
-    Zeros, classify,
+    Action, Attempts, Body, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Limits,
+    Operation, PiecesConfig, Requests, Zeros, classify,
 };
 use rangemap::RangeSet;
 
@@ -26,6 +27,8 @@ const EVENTS_MAX: u64 = 60_000;
 const KEEPER_WAIT: Duration = S;
 /// All chunks are small here.
 const KEEPER_SMALL: usize = 64;
+/// The smallest piece, as `PIECE_BYTES_MIN`.
+pub const LEAST_BYTES: u64 = 3;
 /// As in the shell.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -74,6 +77,8 @@ pub struct Ledger {
     /// Times that there were fewer workers after trouble.
     pub falls: u64,
     pub most_workers: u32,
+    /// Pieces of chunks that were not the last ones.
+    pub pieces: u64,
 }
 
 /// How a run ended.
@@ -175,6 +180,11 @@ struct Work {
     /// Bytes of chunks that were answered well.
     moved: u64,
     then: BTreeMap<u64, (u64, u64)>,
+    /// As `Upload::confirmed` and `Partials`: bytes of a chunk that need not move again,
+    /// and those of a download.
+    confirmed: BTreeMap<u64, (u64, Vec<u8>)>,
+    /// Attempts that are under way: their limits, and their requests so far.
+    attempts: BTreeMap<u64, (Limits, Requests)>,
 }
 
 impl Client<'_> {
@@ -462,6 +472,11 @@ impl Client<'_> {
             },
             is_fresh: is_new,
             max_outage: self.scenario.max_outage,
+            pieces: PiecesConfig {
+                // All chunks are small here.
+                least_bytes: LEAST_BYTES,
+                ..PiecesConfig::default()
+            },
             seed: self.world.rng.u64(..),
         });
         let work = Work {
@@ -491,6 +506,8 @@ impl Client<'_> {
             goods: 0,
             moved: 0,
             then: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+            attempts: BTreeMap::new(),
         };
         self.work(work)
     }
@@ -766,6 +783,8 @@ impl Client<'_> {
                     self.ledger.resent += 1;
                 }
                 w.then.insert(span.index, (w.falls, w.goods));
+                w.attempts
+                    .insert(span.index, (w.engine.limits(), Requests::default()));
                 let job = if w.compare {
                     Job::Compare(span, body)
                 } else {
@@ -803,9 +822,25 @@ impl Client<'_> {
         }
     }
 
-    /// Mirrors `Upload::attempt` and `Download::attempt`.
+    /// The piece of a chunk that is moved next, in bytes of the drive.
+    fn piece(w: &Work, span: Span) -> Range<u64> {
+        let confirmed = w.confirmed.get(&span.index).map_or(0, |(bytes, _)| *bytes);
+        let (limits, _) = w.attempts[&span.index];
+        let start = span.offset + confirmed;
+        start
+            ..span
+                .end()
+                .min(start.saturating_add(limits.read_bytes_max()))
+    }
+
+    /// Mirrors `Upload::attempt` and `Download::attempt`; once for each piece of a chunk.
     fn attempt(&mut self, w: &mut Work, job: Job, span: Span) {
-        let (drive, offset, len) = (w.drive, span.offset as usize, span.len as usize);
+        let bytes = match job {
+            Job::Chunk(..) => Self::piece(w, span),
+            _ => span.offset..span.end(),
+        };
+        let (offset, len) = (bytes.start as usize, (bytes.end - bytes.start) as usize);
+        let drive = w.drive;
         let is_upload = self.scenario.direction == Direction::Upload;
         let call = if let (Job::Chunk(_, kind), true) = (&job, is_upload) {
             let body = match kind {
@@ -850,7 +885,14 @@ impl Client<'_> {
         if let Err(failure) = &answer
             && !matches!(job, Job::Proof | Job::Look)
         {
-            self.heard(w, failure, now);
+            let is_small = match job {
+                Job::Chunk(span, _) => {
+                    let piece = Self::piece(w, span);
+                    piece.end - piece.start <= LEAST_BYTES
+                }
+                _ => true,
+            };
+            self.heard(w, failure, is_small, now);
         }
         match job {
             Job::Compare(span, body) => match answer {
@@ -870,15 +912,38 @@ impl Client<'_> {
             },
             Job::Chunk(span, _) => match answer {
                 Ok(reply) => {
+                    let piece = Self::piece(w, span);
+                    let len = piece.end - piece.start;
+                    let (confirmed, came) = w.confirmed.entry(span.index).or_default();
+                    *confirmed += len;
                     if let Reply::Bytes(bytes) = reply {
-                        self.put(w, span, &bytes);
+                        came.extend(bytes);
+                    }
+                    if let Some((_, requests)) = w.attempts.get_mut(&span.index) {
+                        requests.confirm(RequestSize::plain(len));
+                    }
+                    if piece.end < span.end() {
+                        self.ledger.pieces += 1;
+                        self.attempt(w, job, span);
+                        return Ok(());
+                    }
+                    let came = w.confirmed.remove(&span.index);
+                    if self.scenario.direction != Direction::Upload {
+                        self.put(w, span, &came.unwrap_or_default().1);
                     }
                     self.settled(w, span);
                     w.goods += 1;
                     w.moved += span.len;
-                    w.engine.answered(span.index, Ok(span.len), now);
+                    let requests = w.attempts.remove(&span.index).unwrap_or_else(no_attempt).1;
+                    w.engine.attempted(span.index, &requests, Ok(span.len), now);
                 }
-                Err(failure) => self.failed(w, span, failure, now),
+                Err(failure) => {
+                    let piece = Self::piece(w, span);
+                    if let Some((_, requests)) = w.attempts.get_mut(&span.index) {
+                        requests.failed = Some(RequestSize::plain(piece.end - piece.start));
+                    }
+                    self.failed(w, span, failure, now);
+                }
             },
             Job::Proof => {
                 let failure = match answer {
@@ -911,7 +976,7 @@ impl Client<'_> {
     }
 
     /// What the checks learn from a failure.
-    fn heard(&mut self, w: &mut Work, failure: &Failure, now: Duration) {
+    fn heard(&mut self, w: &mut Work, failure: &Failure, is_small: bool, now: Duration) {
         let Failure::Refused(refusal) = failure else {
             return;
         };
@@ -919,16 +984,21 @@ impl Client<'_> {
             w.not_before = w.not_before.max(now + after.min(300 * S));
         }
         let is_too_new = refusal.status == 404 && now < 60 * S;
-        if classify(Operation::Write, failure) == Class::Permanent && !is_too_new {
+        // A size that is refused is tried again, smaller.
+        let is_final = !is_too_new && (is_small || !failure.is_about_size());
+        if classify(Operation::Write, failure) == Class::Permanent && is_final {
             w.refused = true;
         }
     }
 
     fn failed(&mut self, w: &mut Work, span: Span, failure: Failure, now: Duration) {
         self.ledger.failures += 1;
-        let before = w.engine.limit();
+        let (before, limits) = (w.engine.limit(), w.engine.limits());
         let class = classify(Operation::Write, &failure);
-        w.engine.answered(span.index, Err(failure), now);
+        let (_, requests) = w.attempts.remove(&span.index).unwrap_or_else(no_attempt);
+        // Part of the chunk got through, which ends an outage.
+        let has_advanced = requests.advanced_bytes >= LEAST_BYTES;
+        w.engine.attempted(span.index, &requests, Err(failure), now);
         let after = w.engine.limit();
         if class == Class::Busy && before > 1 && after == 1 {
             w.one_writer_known = true;
@@ -941,7 +1011,9 @@ impl Client<'_> {
         // is what was sent before the end of an outage, which a good answer may be.
         let is_new = w.then.remove(&span.index) == Some((w.falls, w.goods));
         let is_trouble = matches!(class, Class::Transient | Class::Throttle | Class::Busy);
-        if is_trouble {
+        let is_about_size = has_advanced || w.engine.limits() != limits;
+        w.goods += u64::from(has_advanced);
+        if is_trouble && !is_about_size {
             assert!(
                 after <= before,
                 "{class:?} and {after} workers, not {before}"
@@ -1075,6 +1147,11 @@ impl Journal {
         self.unwritten.extend_from_slice(&bytes);
         self.records += 1;
     }
+}
+
+/// A chunk is heard of that nobody sent.
+fn no_attempt() -> (Limits, Requests) {
+    panic!("no such attempt")
 }
 
 fn name(call: &Call) -> String {

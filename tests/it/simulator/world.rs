@@ -29,6 +29,17 @@ pub struct Faults {
     pub refusal: Option<(u64, u16)>,
 }
 
+/// What a path bears of one request, faults or not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bears {
+    /// Longer writes break the connection.
+    pub write: Option<usize>,
+    /// Longer reads do.
+    pub read: Option<usize>,
+    /// Longer bodies of writes are refused.
+    pub refused: Option<usize>,
+}
+
 #[derive(Clone, Debug)]
 pub enum Call {
     Create {
@@ -100,6 +111,7 @@ pub struct World {
     pub now: Duration,
     pub rng: fastrand::Rng,
     pub faults: Faults,
+    pub bears: Bears,
     pub drives: Vec<Drive>,
     /// What a new drive is filled with, if not with zeros.
     pub garbage: bool,
@@ -134,6 +146,7 @@ impl World {
             now: Duration::ZERO,
             rng,
             faults: Faults::default(),
+            bears: Bears::default(),
             drives: Vec::new(),
             garbage: false,
             one_writer: false,
@@ -221,6 +234,20 @@ impl World {
         {
             self.faults.refusal = None;
             self.answer(lost, number, Err(refused(status, None, None)));
+            return number;
+        }
+        let (len, cut) = match &call {
+            Call::Write { body, .. } => (body.len(), self.bears.write),
+            Call::Read { len, .. } => (*len, self.bears.read),
+            _ => (0, None),
+        };
+        if is_write && self.bears.refused.is_some_and(|most| len > most) {
+            self.answer(lost, number, Err(refused(413, None, None)));
+            return number;
+        }
+        if cut.is_some_and(|most| len > most) {
+            let failure = Failure::Broken("cut".into());
+            self.answer(lost, number, Err(failure));
             return number;
         }
         if self.is_in(&self.faults.outages) {

@@ -1,0 +1,284 @@
+//! Cutting a part of a chunk into smaller ones, where the whole of it does not get
+//! through. What is compressed is unpacked again as the pieces are taken, so that no
+//! more than a piece is in memory, plain and compressed.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use libdeflater::{CompressionLvl, Compressor};
+
+use super::gunzip::{Gunzip, Trailing};
+use super::gzip::worth;
+use crate::chunk::{Encoding, Part, RequestSize};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Pieces end where a block of the drive ends, if they are longer than one.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Gives the pieces of a part in order.
+pub(crate) struct Cutter {
+    part: Part,
+    /// The first byte of the drive that was not given yet.
+    at: u64,
+    packed: Option<Packed>,
+}
+
+/// The rest of a compressed part.
+struct Packed {
+    stream: Gunzip<Cursor<Bytes>>,
+    compressor: Compressor,
+    /// What was unpacked and not given yet.
+    plain: Vec<u8>,
+}
+
+impl Cutter {
+    /// Cuts what there is of `part` from the byte `from` of the drive on.
+    pub(crate) fn new(part: Part, from: u64) -> Self {
+        Self {
+            at: from.clamp(part.offset, part.offset + part.len),
+            part,
+            packed: None,
+        }
+    }
+
+    /// Whether the next piece is the whole part, or nothing: then it takes no time.
+    pub(crate) fn is_whole(&self, most: RequestSize) -> bool {
+        let is_untouched = self.at == self.part.offset && self.packed.is_none();
+        self.is_at_end() || is_untouched && self.part.size().fits(most)
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.at == self.part.offset + self.part.len
+    }
+
+    /// The next piece, within `most`, which is larger than nothing; `None` at the end.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Bug`] if the part is not what it says.
+    pub(crate) fn next(&mut self, most: RequestSize) -> Result<Option<Part>> {
+        if self.is_at_end() {
+            return Ok(None);
+        }
+        let left = self.part.offset + self.part.len - self.at;
+        let piece = match self.part.encoding {
+            _ if self.is_whole(most) => self.part.clone(),
+            Encoding::Identity => {
+                let len = ending_at_a_block(self.at, left.min(most.body).min(most.range));
+                let start = index(self.at - self.part.offset)?;
+                Part {
+                    offset: self.at,
+                    len,
+                    body: self.part.body.slice(start..start + index(len)?),
+                    encoding: Encoding::Identity,
+                }
+            }
+            Encoding::Gzip => self.cut_packed(left, most)?,
+        };
+        self.at += piece.len;
+        Ok(Some(piece))
+    }
+
+    fn cut_packed(&mut self, left: u64, most: RequestSize) -> Result<Part> {
+        let packed = match &mut self.packed {
+            Some(packed) => packed,
+            none => none.insert(Packed::new(&self.part, self.at)?),
+        };
+        // As much as is likely to fit, and no more than half: what is compressed lies
+        // beside what it is made of.
+        let body = (self.part.body.len() as u64).max(1);
+        let likely = u128::from(self.part.len) * u128::from(most.body) / u128::from(body);
+        let likely = u64::try_from(likely).unwrap_or(u64::MAX);
+        let half = (self.part.len / 2).max(BLOCK_BYTES);
+        let len = likely.min(half).max(most.body.min(half));
+        let mut len = ending_at_a_block(self.at, len.min(most.range).min(left));
+        packed.unpack(index(len)?)?;
+        loop {
+            let plain = &packed.plain[..index(len)?];
+            let room = worth(plain.len()).min(index(most.body.min(len))?);
+            let mut body = vec![0; room];
+            let packed_len = packed.compressor.gzip_compress(plain, &mut body).ok();
+            let (body, encoding) = match packed_len {
+                Some(packed_len) => {
+                    body.truncate(packed_len);
+                    (Bytes::from(body), Encoding::Gzip)
+                }
+                None if len <= most.body => (Bytes::copy_from_slice(plain), Encoding::Identity),
+                None => {
+                    len = ending_at_a_block(self.at, (len / 2).max(most.body));
+                    continue;
+                }
+            };
+            packed.plain.drain(..index(len)?);
+            return Ok(Part {
+                offset: self.at,
+                len,
+                body,
+                encoding,
+            });
+        }
+    }
+}
+
+impl Packed {
+    /// Begins to unpack `part` at the byte `at` of the drive.
+    fn new(part: &Part, at: u64) -> Result<Self> {
+        let input = Cursor::new(part.body.clone());
+        let mut packed = Self {
+            stream: Gunzip::new(input, part.len, Trailing::Refuse),
+            compressor: Compressor::new(CompressionLvl::new(1).unwrap_or_default()),
+            plain: Vec::new(),
+        };
+        let mut skip = index(at - part.offset)?;
+        let mut skipped = vec![0; skip.min(64 * 1024)];
+        while skip > 0 {
+            let end = skip.min(skipped.len());
+            skip -= packed.read(&mut skipped[..end])?;
+        }
+        Ok(packed)
+    }
+
+    /// Unpacks until there are so many bytes.
+    fn unpack(&mut self, len: usize) -> Result<()> {
+        let mut filled = self.plain.len();
+        self.plain.resize(len.max(filled), 0);
+        while filled < len {
+            // Apart from its own bytes, which are read into.
+            let mut plain = std::mem::take(&mut self.plain);
+            let read = self.read(&mut plain[filled..]);
+            self.plain = plain;
+            filled += read?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let wrong = || Error::new(ErrorKind::Bug, "A body does not hold what it says");
+        match self.stream.read(buffer) {
+            Ok(0) => Err(wrong()),
+            Ok(read) => Ok(read),
+            Err(cause) => Err(wrong().because(cause)),
+        }
+    }
+}
+
+/// A length from `at` on, cut so that it ends where a block does, if one ends within it.
+fn ending_at_a_block(at: u64, len: u64) -> u64 {
+    let end = (at + len) / BLOCK_BYTES * BLOCK_BYTES;
+    if end > at { end - at } else { len }
+}
+
+fn index(bytes: u64) -> Result<usize> {
+    usize::try_from(bytes).map_err(|_| Error::new(ErrorKind::Bug, "A part does not fit memory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packed(bytes: &[u8]) -> Bytes {
+        let mut compressor = Compressor::new(CompressionLvl::default());
+        let mut body = vec![0; compressor.gzip_compress_bound(bytes.len())];
+        let len = compressor.gzip_compress(bytes, &mut body).unwrap();
+        body.truncate(len);
+        body.into()
+    }
+
+    fn plain(part: &Part) -> Vec<u8> {
+        let mut plain = Vec::new();
+        match part.encoding {
+            Encoding::Identity => plain.extend_from_slice(&part.body),
+            Encoding::Gzip => {
+                let mut stream = flate2::read::GzDecoder::new(&part.body[..]);
+                std::io::Read::read_to_end(&mut stream, &mut plain).unwrap();
+            }
+        }
+        plain
+    }
+
+    /// Runs of zeros, of text and of noise.
+    fn mixed(runs: &[(u8, usize)]) -> Vec<u8> {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut bytes = Vec::new();
+        for (kind, len) in runs {
+            match kind % 3 {
+                0 => bytes.resize(bytes.len() + len, 0),
+                1 => bytes.extend((0..*len).map(|i| b"some text "[i % 10])),
+                _ => bytes.extend(std::iter::repeat_with(|| rng.u8(..)).take(*len)),
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        /// Whatever the limits, and wherever it begins: the pieces are the part's bytes,
+        /// in order, each within the limit.
+        #[test]
+        fn pieces_are_the_part(
+            runs in proptest::collection::vec((0..3_u8, 1..60_000_usize), 1..6),
+            offset in 0..10_000_u64,
+            from in 0..400_000_u64,
+            body in 1_000..200_000_u64,
+            range in 1_000..400_000_u64,
+            is_packed: bool,
+        ) {
+            let bytes = mixed(&runs);
+            let part = Part {
+                offset,
+                len: bytes.len() as u64,
+                body: if is_packed { packed(&bytes) } else { bytes.clone().into() },
+                encoding: if is_packed { Encoding::Gzip } else { Encoding::Identity },
+            };
+            let most = RequestSize { body, range };
+            let end = part.offset + part.len;
+            let from = from.clamp(offset, end);
+            let mut cutter = Cutter::new(part, from);
+            let (mut at, mut all) = (from, Vec::new());
+            while let Some(piece) = cutter.next(most).unwrap() {
+                prop_assert_eq!(piece.offset, at);
+                prop_assert!(piece.len > 0 && piece.size().fits(most), "{:?}", piece.size());
+                let bytes = plain(&piece);
+                prop_assert_eq!(bytes.len() as u64, piece.len);
+                at += piece.len;
+                all.extend(bytes);
+            }
+            prop_assert_eq!(at, end);
+            let start = usize::try_from(from - offset).unwrap();
+            prop_assert!(all == bytes[start..]);
+        }
+    }
+
+    #[test]
+    fn a_part_that_fits_is_not_unpacked() {
+        let part = Part {
+            offset: 5,
+            len: 100_000,
+            body: packed(&[7; 100_000]),
+            encoding: Encoding::Gzip,
+        };
+        let body = part.body.clone();
+        let mut cutter = Cutter::new(part, 0);
+        let piece = cutter.next(RequestSize::ANY).unwrap().unwrap();
+        assert_eq!((piece.offset, piece.len, piece.body), (5, 100_000, body));
+        assert!(cutter.next(RequestSize::ANY).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_compresses_well_is_cut_into_few_pieces() {
+        let bytes = mixed(&[(1, 2000), (2, 500)].repeat(200));
+        let part = Part {
+            offset: 0,
+            len: bytes.len() as u64,
+            body: packed(&bytes),
+            encoding: Encoding::Gzip,
+        };
+        let most = RequestSize {
+            body: part.body.len() as u64 / 2,
+            ..RequestSize::ANY
+        };
+        let mut cutter = Cutter::new(part, 0);
+        let pieces = std::iter::from_fn(|| cutter.next(most).unwrap()).count();
+        assert!(pieces <= 5, "{pieces}");
+    }
+}

@@ -1,0 +1,545 @@
+//! How large one request may be. A chunk goes in one request where that works; where
+//! it does not, in smaller pieces of it:
+//!
+//! - **The endpoint refuses the size** (413): from now on half of what it refused, at
+//!   once and for every chunk. It never grows back, and is worth remembering for the
+//!   next run.
+//! - **Requests of a size keep breaking** and none gets through: half of it. That may
+//!   also be the beginning of an outage, so it grows back: twice as large after a
+//!   number of requests that got through, which doubles each time that was in vain.
+//!
+//! A limit counts bytes on the wire, as a proxy and a connection do. Where a body is tiny
+//! already and is still refused, what counts is the bytes of the drive that it stands
+//! for: some front unpacks it to count.
+
+use crate::chunk::RequestSize;
+use crate::failure::Failure;
+
+/// No request is made smaller than this, in bytes: below it a request costs more than
+/// its body.
+pub const PIECE_BYTES_MIN: u64 = 16 * 1024;
+/// Requests in a row that have to break before whole chunks are divided: one alone is an
+/// accident.
+const BREAKS_MIN: u32 = 2;
+/// Requests that have to get through before larger ones are tried, at first and at
+/// most.
+const GOOD_MIN: u32 = 4;
+const GOOD_MAX: u32 = 1024;
+
+/// A limit of half this size: in bytes on the wire, or of the drive if there are hardly
+/// any on the wire. `None` of what is smallest already.
+fn halved(size: RequestSize, least: u64) -> Option<RequestSize> {
+    let half = |bytes: u64| (bytes / 2).max(least);
+    match (size.body > least, size.range > least) {
+        (true, _) => Some(RequestSize {
+            body: half(size.body),
+            ..RequestSize::ANY
+        }),
+        (false, true) => Some(RequestSize {
+            range: half(size.range),
+            ..RequestSize::ANY
+        }),
+        (false, false) => None,
+    }
+}
+
+fn doubled(size: RequestSize) -> RequestSize {
+    RequestSize {
+        body: size.body.saturating_mul(2),
+        range: size.range.saturating_mul(2),
+    }
+}
+
+/// What requests are allowed from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PiecesConfig {
+    /// The largest request: what is known of the endpoint, or was asked for.
+    pub most: RequestSize,
+    /// No request is made smaller than this many bytes.
+    pub least_bytes: u64,
+}
+
+impl Default for PiecesConfig {
+    fn default() -> Self {
+        Self {
+            most: RequestSize::ANY,
+            least_bytes: PIECE_BYTES_MIN,
+        }
+    }
+}
+
+/// What one attempt at a chunk may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request.
+    pub most: RequestSize,
+    /// Whether each write should have a connection of its own: connections do not live
+    /// long here, and one that was used before is about to break.
+    pub is_alone: bool,
+}
+
+impl Limits {
+    /// No limit.
+    pub const NONE: Self = Self {
+        most: RequestSize::ANY,
+        is_alone: false,
+    };
+
+    /// The longest read, in bytes.
+    pub fn read_bytes_max(&self) -> u64 {
+        self.most.body.min(self.most.range)
+    }
+}
+
+/// What the requests of one attempt came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Bytes of the chunk that were confirmed, or came, and need not move again.
+    pub advanced_bytes: u64,
+    /// Requests that got through.
+    pub confirmed: u32,
+    /// The largest body of those.
+    pub largest_body: u64,
+    /// The one that failed.
+    pub failed: Option<RequestSize>,
+}
+
+impl Requests {
+    /// The same, where nothing of what came is kept for another attempt.
+    #[must_use]
+    pub fn without_progress(self) -> Self {
+        Self {
+            advanced_bytes: 0,
+            ..self
+        }
+    }
+
+    /// One more got through, and its bytes need not move again.
+    pub fn confirm(&mut self, size: RequestSize) {
+        self.advanced_bytes += size.range;
+        self.confirmed += 1;
+        self.largest_body = self.largest_body.max(size.body);
+    }
+}
+
+/// What a failure says about the size of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Unrelated,
+    /// The request was larger than requests are from now on.
+    TooLarge,
+    /// It was refused for its size, and cannot be smaller.
+    Hopeless,
+}
+
+/// Decides how large requests may be; the head of this file says how.
+#[derive(Clone, Debug)]
+pub struct Pieces {
+    config: PiecesConfig,
+    /// The limit because larger requests break.
+    fragile: Option<RequestSize>,
+    /// The size that broke when there was no such limit.
+    whole: RequestSize,
+    /// Requests that broke since one of about their size got through: the smallest, and
+    /// how many.
+    broken: Option<(RequestSize, u32)>,
+    /// Requests that got through since the limit changed, and how many it takes for
+    /// larger ones.
+    good: u32,
+    good_wanted: u32,
+    has_grown: bool,
+    /// The largest body that was confirmed.
+    accepted: u64,
+    /// The smallest body that was refused for its size.
+    refused: Option<u64>,
+    /// Whether nothing was small enough.
+    is_hopeless: bool,
+}
+
+impl Pieces {
+    /// At the start of a transfer.
+    pub fn new(config: PiecesConfig) -> Self {
+        Self {
+            config,
+            fragile: None,
+            whole: RequestSize::ANY,
+            broken: None,
+            good: 0,
+            good_wanted: GOOD_MIN,
+            has_grown: false,
+            accepted: 0,
+            refused: None,
+            is_hopeless: false,
+        }
+    }
+
+    /// What the next attempt may use.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            most: self.most(),
+            is_alone: self.fragile.is_some(),
+        }
+    }
+
+    /// The smallest body in bytes that was refused for its size.
+    pub fn smallest_refused(&self) -> Option<u64> {
+        self.refused
+    }
+
+    /// The smallest body in bytes that was refused for its size, and the largest that is
+    /// allowed since. `None` where that is no limit to go by another time: because as much
+    /// was accepted, or nothing was small enough.
+    pub fn refused(&self) -> Option<(u64, u64)> {
+        let refused = self.refused.filter(|refused| self.accepted < *refused)?;
+        (!self.is_hopeless).then(|| (refused, self.config.most.body.max(self.accepted)))
+    }
+
+    /// An attempt got through.
+    pub fn succeeded(&mut self, requests: &Requests) {
+        if requests.confirmed == 0 {
+            return;
+        }
+        self.accepted = self.accepted.max(requests.largest_body);
+        if let Some((broken, _)) = self.broken
+            && requests.largest_body >= broken.body / 2
+        {
+            self.broken = None;
+        }
+        self.good = self.good.saturating_add(requests.confirmed);
+        if let Some(limit) = self.fragile
+            && self.good >= self.good_wanted
+        {
+            let larger = doubled(limit);
+            self.fragile = (!self.whole.fits(larger)).then_some(larger);
+            self.good = 0;
+            self.has_grown = true;
+        }
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, requests: &Requests, failure: &Failure) -> Verdict {
+        self.succeeded(requests);
+        let Some(size) = requests.failed else {
+            return Verdict::Unrelated;
+        };
+        if failure.is_about_size() {
+            return self.refuse(size);
+        }
+        // What came before it got through, so that it is an accident.
+        match requests.confirmed == 0 && may_be_about_size(failure) {
+            true => self.breaks(size),
+            false => Verdict::Unrelated,
+        }
+    }
+
+    fn refuse(&mut self, size: RequestSize) -> Verdict {
+        if size.body > self.config.least_bytes {
+            let refused = self.refused.unwrap_or(u64::MAX);
+            self.refused = Some(refused.min(size.body));
+        }
+        // One that was sent before the limit fell says nothing new.
+        if size.fits(self.config.most) {
+            let Some(smaller) = halved(size, self.config.least_bytes) else {
+                self.is_hopeless = true;
+                return Verdict::Hopeless;
+            };
+            self.config.most = self.config.most.min(smaller);
+        }
+        Verdict::TooLarge
+    }
+
+    fn breaks(&mut self, size: RequestSize) -> Verdict {
+        let smaller = halved(size, self.config.least_bytes);
+        let Some(smaller) = smaller.filter(|_| size.fits(self.most())) else {
+            return Verdict::Unrelated;
+        };
+        let (least, times) = match self.broken {
+            Some((least, times)) => (least.min(size), times + 1),
+            None => (size, 1),
+        };
+        if self.fragile.is_none() && times < BREAKS_MIN {
+            self.broken = Some((least, times));
+            return Verdict::Unrelated;
+        }
+        // Of several that broke the smallest counts.
+        let smaller = halved(least, self.config.least_bytes).unwrap_or(smaller);
+        if self.fragile.is_none() {
+            self.whole = least;
+        }
+        if std::mem::take(&mut self.has_grown) {
+            self.good_wanted = (self.good_wanted * 2).min(GOOD_MAX);
+        }
+        self.fragile = Some(self.fragile.unwrap_or(RequestSize::ANY).min(smaller));
+        (self.broken, self.good) = (None, 0);
+        Verdict::TooLarge
+    }
+
+    fn most(&self) -> RequestSize {
+        self.config
+            .most
+            .min(self.fragile.unwrap_or(RequestSize::ANY))
+    }
+}
+
+/// Whether a smaller request may get through where this one failed: the connection did
+/// not live long enough, or somebody between did not wait long enough for it, or an
+/// answer was cut short.
+fn may_be_about_size(failure: &Failure) -> bool {
+    match failure {
+        Failure::Broken(_) | Failure::Stalled(_) | Failure::NotApi(_) => true,
+        Failure::Refused(refusal) => matches!(refusal.status, 408 | 502 | 504),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::failure::Refusal;
+
+    const KIB: u64 = 1024;
+    const MIB: u64 = 1024 * KIB;
+
+    fn broken() -> Failure {
+        Failure::Broken("reset".into())
+    }
+
+    fn refused(status: u16) -> Failure {
+        Failure::Refused(Refusal {
+            status,
+            error: None,
+            message: String::new(),
+            retry_after: None,
+        })
+    }
+
+    fn failing(size: RequestSize) -> Requests {
+        Requests {
+            failed: Some(size),
+            ..Requests::default()
+        }
+    }
+
+    fn confirmed(bytes: u64) -> Requests {
+        let mut requests = Requests::default();
+        requests.confirm(RequestSize::plain(bytes));
+        requests
+    }
+
+    fn pieces() -> Pieces {
+        Pieces::new(PiecesConfig::default())
+    }
+
+    fn body(pieces: &Pieces) -> u64 {
+        pieces.limits().most.body
+    }
+
+    #[test]
+    fn one_break_is_an_accident_and_two_in_a_row_halve() {
+        let mut pieces = pieces();
+        let chunk = RequestSize::plain(5 * MIB);
+        assert_eq!(
+            pieces.failed(&failing(chunk), &broken()),
+            Verdict::Unrelated
+        );
+        pieces.succeeded(&confirmed(5 * MIB));
+        assert_eq!(
+            pieces.failed(&failing(chunk), &broken()),
+            Verdict::Unrelated
+        );
+        assert_eq!(pieces.limits(), Limits::NONE);
+        assert_eq!(pieces.failed(&failing(chunk), &broken()), Verdict::TooLarge);
+        assert_eq!(body(&pieces), 5 * MIB / 2);
+        assert!(pieces.limits().is_alone);
+        // The rest of that volley was sent before.
+        for _ in 0..9 {
+            assert_eq!(
+                pieces.failed(&failing(chunk), &broken()),
+                Verdict::Unrelated
+            );
+        }
+        assert_eq!(body(&pieces), 5 * MIB / 2);
+    }
+
+    #[test]
+    fn what_gets_through_but_is_much_smaller_says_nothing_of_what_breaks() {
+        let mut pieces = pieces();
+        let chunk = RequestSize::plain(5 * MIB);
+        pieces.failed(&failing(chunk), &broken());
+        pieces.succeeded(&confirmed(100 * KIB));
+        assert_eq!(pieces.failed(&failing(chunk), &broken()), Verdict::TooLarge);
+    }
+
+    #[test]
+    fn a_break_behind_what_got_through_is_an_accident() {
+        let mut pieces = pieces();
+        for _ in 0..20 {
+            let requests = Requests {
+                failed: Some(RequestSize::plain(MIB)),
+                ..confirmed(MIB)
+            };
+            assert_eq!(pieces.failed(&requests, &broken()), Verdict::Unrelated);
+        }
+        assert_eq!(pieces.limits(), Limits::NONE);
+    }
+
+    #[test]
+    fn other_failures_say_nothing_about_the_size() {
+        let mut pieces = pieces();
+        let others = [
+            refused(429),
+            refused(503),
+            refused(500),
+            refused(409),
+            Failure::Connect("refused".into()),
+        ];
+        for failure in others.iter().cycle().take(50) {
+            let verdict = pieces.failed(&failing(RequestSize::plain(MIB)), failure);
+            assert_eq!(verdict, Verdict::Unrelated);
+        }
+        assert_eq!(pieces.limits(), Limits::NONE);
+    }
+
+    #[test]
+    fn a_refused_size_halves_at_once_and_does_not_grow_back() {
+        let mut pieces = pieces();
+        let chunk = failing(RequestSize::plain(5 * MIB));
+        for _ in 0..4 {
+            // All four of a volley; the first one counts.
+            assert_eq!(pieces.failed(&chunk, &refused(413)), Verdict::TooLarge);
+        }
+        assert_eq!(body(&pieces), 5 * MIB / 2);
+        let half = failing(RequestSize::plain(5 * MIB / 2));
+        assert_eq!(pieces.failed(&half, &refused(413)), Verdict::TooLarge);
+        for _ in 0..10_000 {
+            pieces.succeeded(&confirmed(MIB));
+        }
+        assert_eq!(body(&pieces), 5 * MIB / 4);
+        assert!(!pieces.limits().is_alone);
+        assert_eq!(pieces.refused(), Some((5 * MIB / 2, 5 * MIB / 4)));
+    }
+
+    #[test]
+    fn what_is_refused_at_the_smallest_size_is_hopeless() {
+        let mut pieces = pieces();
+        let mut size = RequestSize::plain(5 * MIB);
+        let mut tries = 0;
+        while pieces.failed(&failing(size), &refused(413)) != Verdict::Hopeless {
+            size = RequestSize::plain(size.body.min(body(&pieces)));
+            tries += 1;
+            assert!(tries < 12);
+        }
+        assert_eq!(size.body, PIECE_BYTES_MIN);
+        assert_eq!(pieces.refused(), None);
+    }
+
+    #[test]
+    fn a_tiny_body_that_is_refused_stands_for_too_much_of_the_drive() {
+        let mut pieces = pieces();
+        let zeros = RequestSize {
+            body: 5 * KIB,
+            range: 5 * MIB,
+        };
+        assert_eq!(
+            pieces.failed(&failing(zeros), &refused(413)),
+            Verdict::TooLarge
+        );
+        assert_eq!(pieces.limits().most.range, 5 * MIB / 2);
+        assert_eq!(body(&pieces), u64::MAX);
+        assert_eq!(pieces.refused(), None);
+    }
+
+    #[test]
+    fn what_was_accepted_before_is_no_limit_for_another_time() {
+        let mut pieces = pieces();
+        pieces.succeeded(&confirmed(5 * MIB));
+        let chunk = failing(RequestSize::plain(5 * MIB));
+        assert_eq!(pieces.failed(&chunk, &refused(413)), Verdict::TooLarge);
+        assert_eq!(pieces.refused(), None);
+    }
+
+    #[test]
+    fn a_known_limit_holds_from_the_start() {
+        let pieces = Pieces::new(PiecesConfig {
+            most: RequestSize {
+                body: MIB,
+                ..RequestSize::ANY
+            },
+            ..PiecesConfig::default()
+        });
+        assert_eq!(body(&pieces), MIB);
+        assert_eq!(pieces.refused(), None);
+    }
+
+    /// A connection that breaks when more than `lives` bytes went over it.
+    fn play(lives: u64, chunk: u64, total: u64) -> (u64, u64) {
+        let mut pieces = pieces();
+        let (mut sent, mut wire) = (0, 0);
+        while sent < total {
+            let mut requests = Requests::default();
+            let mut left = chunk;
+            while left > 0 {
+                let size = RequestSize::plain(left.min(body(&pieces)));
+                if size.body > lives {
+                    wire += lives;
+                    requests.failed = Some(size);
+                    break;
+                }
+                wire += size.body;
+                left -= size.body;
+                requests.confirm(size);
+            }
+            sent += requests.advanced_bytes;
+            match requests.failed {
+                Some(_) => _ = pieces.failed(&requests, &broken()),
+                None => pieces.succeeded(&requests),
+            }
+        }
+        (sent, wire)
+    }
+
+    proptest! {
+        /// Whatever a connection bears: little is sent in vain.
+        #[test]
+        fn little_is_sent_in_vain(lives in 17 * KIB..8 * MIB, chunk in 64 * KIB..6 * MIB) {
+            let (sent, wire) = play(lives, chunk, 256 * MIB);
+            // Two whole ones, a halving each, and what is tried again later on.
+            let searched = (2 + 9) * lives;
+            prop_assert!(wire - sent <= searched + sent / 4, "{} of {}", wire - sent, sent);
+        }
+
+        /// After an outage all is as before, soon.
+        #[test]
+        fn an_outage_is_forgotten(breaks in 0..40_u32, chunk in 64 * KIB..6 * MIB) {
+            let mut pieces = pieces();
+            for _ in 0..breaks {
+                let size = RequestSize::plain(chunk).min(pieces.limits().most);
+                pieces.failed(&failing(size), &broken());
+            }
+            let mut requests = 0;
+            while pieces.limits() != Limits::NONE {
+                pieces.succeeded(&confirmed(chunk.min(body(&pieces))));
+                requests += 1;
+                prop_assert!(requests <= 10 * GOOD_MIN);
+            }
+        }
+
+        /// Nothing falls below the least, whatever happens.
+        #[test]
+        fn no_piece_is_too_small(events in proptest::collection::vec((0..4_u8, 1..9 * MIB), 0..200)) {
+            let mut pieces = pieces();
+            for (event, bytes) in events {
+                let size = RequestSize::plain(bytes).min(pieces.limits().most);
+                match event {
+                    0 => _ = pieces.failed(&failing(size), &refused(413)),
+                    1 => pieces.succeeded(&confirmed(size.body)),
+                    _ => _ = pieces.failed(&failing(size), &broken()),
+                }
+                prop_assert!(body(&pieces) >= PIECE_BYTES_MIN);
+            }
+        }
+    }
+}
