@@ -74,4 +74,42 @@ archive manifest ustar disk.img box.mf
 archive gnu gnu "$(basename "$long")" disk.img
 archive pax pax "$(basename "$long")" disk.img
 archive sparse gnu -S sparse.img disk.img
+mkdir -p streams
+head -c 300 "$work/disk" | lz4 -q -c >"$work/lz4"
+python3 - "$work/lz4" streams <<'PYTHON'
+import bz2, gzip, io, os, sys, zipfile
+
+lz4 = open(sys.argv[1], "rb").read()
+os.chdir(sys.argv[2])
+text = b"some text, some text, some text" * 5
+
+def write(name, *parts):
+    open(name, "wb").write(b"".join(parts))
+
+def archive(how, files, out):
+    with zipfile.ZipFile(out, "w", how) as archive:
+        for name, content in files:
+            archive.writestr(zipfile.ZipInfo(name), content, how)
+    return out
+
+class Pipe(io.RawIOBase):
+    def __init__(self):
+        self.all = b""
+    def writable(self):
+        return True
+    def write(self, data):
+        self.all += bytes(data)
+        return len(data)
+
+files = [("__MACOSX/._disk.img", b"attributes"), ("disk.img", text)]
+member = gzip.compress(text, mtime=0)
+write("gzip", member, member)
+write("gzip_padded", member, bytes(20))
+write("gzip_trailer", member, bytes(8), b"FWx0")
+write("bzip2", bz2.compress(text), bz2.compress(text), b"behind")
+write("lz4", b"\x51\x2a\x4d\x18\x03\0\0\0abc", lz4, b"\x50\x2a\x4d\x18\0\0\0\0", lz4)
+write("zip_deflated", archive(zipfile.ZIP_DEFLATED, files, io.BytesIO()).getvalue())
+write("zip_stored", archive(zipfile.ZIP_STORED, files, io.BytesIO()).getvalue())
+write("zip_streamed", archive(zipfile.ZIP_DEFLATED, files, Pipe()).all)
+PYTHON
 find . -type f -size +2048c -printf 'larger than -max_len of .ci/run: %P\n'

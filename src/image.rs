@@ -121,6 +121,9 @@ impl Image {
     /// # Errors
     /// As [`Image::open`].
     pub fn of(file: RawImage, options: &ImageOptions) -> Result<Self> {
+        if let Some(image) = Self::of_zip(&file, options)? {
+            return Ok(image);
+        }
         let file = archive::opened(file, options)?;
         let is_member = file.member().is_some();
         let format = match options.format {
@@ -149,6 +152,33 @@ impl Image {
                 .map(Arc::new)
                 .map(Self::Mapped),
         }
+    }
+
+    /// The file in a zip archive, if it is one and is to be taken for one.
+    fn of_zip(file: &RawImage, options: &ImageOptions) -> Result<Option<Self>> {
+        let is_wanted = options.disk.is_some() || (options.format.is_none() && !file.is_device());
+        if !is_wanted || stream::packing_of(file)? != Some(StreamFormat::Zip) {
+            return Ok(None);
+        }
+        let entry = stream::find_in_zip(file, options.disk.as_deref())?;
+        let is_told = match options.format {
+            None => false,
+            Some(Format::Raw) => true,
+            Some(format) => {
+                let what = format!(
+                    "{:?} in {} comes in order, and {format} has to be read at any place",
+                    entry.name(),
+                    file.path().display()
+                );
+                let error = Error::new(ErrorKind::Image, what);
+                return Err(error.hint_to("Unpack it into a file first, and upload that"));
+            }
+        };
+        let input = Input::of(file.clone());
+        let (format, options) = (StreamFormat::Zip, options.stream);
+        StreamImage::open_entry(input, format, Some(&entry), is_told, options)
+            .map(Self::stream)
+            .map(Some)
     }
 
     /// What can be read in order only: raw, or packed as a whole. What has to be read at

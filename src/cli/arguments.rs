@@ -127,7 +127,7 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
 
-    /// The disk in IMAGE, which is an OVA or another tar, by its name there [default: the
+    /// The disk in IMAGE, which is an OVA, another tar or a zip, by its name there [default: the
     /// first one of its description]. --format is then that of the disk
     #[arg(long, value_name = "NAME")]
     pub(super) disk: Option<String>,
@@ -138,7 +138,7 @@ pub(super) struct ImageArguments {
     pub(super) allow_backing: Vec<PathBuf>,
 
     /// Disk image, block device, or http(s):// URL of an image; packed with gzip, xz, zstd,
-    /// bzip2, lz4, lzma or lzip, or not; - is stdin
+    /// bzip2, lz4, lzma, lzip or zip, or not; - is stdin
     #[arg(value_name = "IMAGE")]
     pub(super) path: PathBuf,
 }

@@ -291,8 +291,10 @@ async fn send(
         && !arguments.gunzip
     {
         let format = stream.format();
+        let member = stream.member();
+        let member = member.map_or(String::new(), |member| format!(" ({member} in it)"));
         let line = format!(
-            "By its content the image is packed with {format}, and is unpacked; --format raw sends it as it is"
+            "By its content the image is packed with {format}{member}, and is unpacked; --format raw sends it as it is"
         );
         display.event(&Event::Notice(line));
     }

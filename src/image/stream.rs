@@ -9,6 +9,7 @@ mod members;
 mod skippable;
 mod source;
 mod xz;
+mod zip;
 mod zstd;
 
 use std::collections::BTreeSet;
@@ -25,12 +26,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
 pub use format::StreamFormat;
+use format::is_credible;
 use limit::OverLimit;
 use lzma::Lzma;
 use members::Members;
 pub use members::Trailer;
 use source::Source;
 pub use xz::index_size as xz_index_size;
+use zip::Zip;
+pub(super) use zip::{Entry as ZipEntry, find as find_in_zip};
 
 /// What the standard input is called.
 const STDIN: &str = "stdin";
@@ -199,6 +203,8 @@ pub struct StreamImage {
     packed_size: Option<u64>,
     fingerprint: Fingerprint,
     file: Option<RawImage>,
+    /// The file in an archive that it is, as it may be shown.
+    member: Option<String>,
     digest: Arc<OnceLock<Digest>>,
     trailer: Arc<OnceLock<Trailer>>,
 }
@@ -226,6 +232,17 @@ impl StreamImage {
         is_told: bool,
         options: StreamOptions,
     ) -> Result<Self> {
+        Self::open_entry(input, format, None, is_told, options)
+    }
+
+    /// The same, of the file in a zip archive that was found in it.
+    pub(super) fn open_entry(
+        input: Input,
+        format: StreamFormat,
+        entry: Option<&ZipEntry>,
+        is_told: bool,
+        options: StreamOptions,
+    ) -> Result<Self> {
         let (name, digest) = (input.name, Arc::default());
         let trailer = Arc::default();
         let tap = Tap {
@@ -234,8 +251,13 @@ impl StreamImage {
             digest: Arc::clone(&digest),
         };
         let packed = Source::new(tap, STEP_BYTES);
-        let (format, content) = unpacked(packed, format, &trailer)
-            .map_err(|cause| not_sound(&name, format, 0, cause))?;
+        let unpacked = Unpacked::open(packed, format, entry, &trailer);
+        let unpacked = unpacked.map_err(|cause| not_sound(&name, format, 0, cause))?;
+        let Unpacked {
+            format,
+            content,
+            member,
+        } = unpacked;
         let (head, content) = peek(content).map_err(|cause| not_sound(&name, format, 0, cause))?;
         if head.is_empty() {
             let what = format!("The content of {name} is empty");
@@ -249,7 +271,10 @@ impl StreamImage {
         let length = match told {
             Some(bytes) => Length::Known(bytes),
             None => {
-                let expected = input.file.as_ref().and_then(|file| format.expected(file));
+                let expected = match entry {
+                    Some(entry) => Some(entry.size).filter(|size| is_credible(*size)),
+                    None => input.file.as_ref().and_then(|file| format.expected(file)),
+                };
                 let guess = input.size.unwrap_or(0).saturating_mul(2);
                 let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
                 Length::Unknown { first, expected }
@@ -263,6 +288,7 @@ impl StreamImage {
             packed_size: input.size,
             fingerprint: input.fingerprint,
             file: input.file,
+            member,
             digest,
             trailer,
         };
@@ -320,6 +346,11 @@ impl StreamImage {
     /// What it is packed with.
     pub fn format(&self) -> StreamFormat {
         self.format
+    }
+
+    /// The file in a zip archive that it is, as it may be shown.
+    pub fn member(&self) -> Option<&str> {
+        self.member.as_deref()
     }
 
     /// Bytes of the content.
@@ -410,37 +441,56 @@ impl StreamImage {
     }
 }
 
-/// A reader of the content, and the format, which may be told only by what follows frames
-/// without content.
-fn unpacked(
-    mut packed: Packed,
+/// A reader of the content of a stream.
+struct Unpacked {
+    /// The format, which may be told only by what follows frames without content.
     format: StreamFormat,
-    trailer: &Arc<OnceLock<Trailer>>,
-) -> io::Result<(StreamFormat, Box<dyn Read + Send>)> {
-    let format = match format {
-        StreamFormat::Zstd | StreamFormat::Lz4 => {
-            skippable::skip(&mut packed)?;
-            let head = packed.peek(HEAD_BYTES)?;
-            match StreamFormat::behind_skippable(head) {
-                StreamFormat::Raw if !head.is_empty() => {
-                    return Err(io::ErrorKind::InvalidData.into());
+    content: Box<dyn Read + Send>,
+    member: Option<String>,
+}
+
+impl Unpacked {
+    fn open(
+        mut packed: Packed,
+        format: StreamFormat,
+        entry: Option<&ZipEntry>,
+        trailer: &Arc<OnceLock<Trailer>>,
+    ) -> io::Result<Self> {
+        let format = match format {
+            StreamFormat::Zstd | StreamFormat::Lz4 => {
+                skippable::skip(&mut packed)?;
+                let head = packed.peek(HEAD_BYTES)?;
+                match StreamFormat::behind_skippable(head) {
+                    StreamFormat::Raw if !head.is_empty() => {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    StreamFormat::Raw => format,
+                    told => told,
                 }
-                StreamFormat::Raw => format,
-                told => told,
             }
-        }
-        other => other,
-    };
-    let content: Box<dyn Read + Send> = match format {
-        StreamFormat::Raw => Box::new(packed),
-        StreamFormat::Zstd => Box::new(zstd::Zstd::open(packed)?),
-        StreamFormat::Xz => Box::new(Lzma::xz(packed)?),
-        StreamFormat::Lzma => Box::new(Lzma::alone(packed)?),
-        StreamFormat::Gzip | StreamFormat::Bzip2 | StreamFormat::Lzip | StreamFormat::Lz4 => {
-            Box::new(Members::new(packed, format, Arc::clone(trailer)))
-        }
-    };
-    Ok((format, content))
+            other => other,
+        };
+        let mut member = None;
+        let content: Box<dyn Read + Send> = match format {
+            StreamFormat::Raw => Box::new(packed),
+            StreamFormat::Zstd => Box::new(zstd::Zstd::open(packed)?),
+            StreamFormat::Xz => Box::new(Lzma::xz(packed)?),
+            StreamFormat::Lzma => Box::new(Lzma::alone(packed)?),
+            StreamFormat::Gzip | StreamFormat::Bzip2 | StreamFormat::Lzip | StreamFormat::Lz4 => {
+                Box::new(Members::new(packed, format, Arc::clone(trailer)))
+            }
+            StreamFormat::Zip => {
+                let (zip, name) = Zip::open(packed, entry, Arc::clone(trailer))?;
+                member = Some(name);
+                Box::new(zip)
+            }
+        };
+        Ok(Self {
+            format,
+            content,
+            member,
+        })
+    }
 }
 
 /// An error of ours that went through a decoder.
@@ -482,10 +532,12 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
         ),
         _ => (
             format!("{name} is not sound {format} at byte {offset} of its content"),
-            format!(
-                "Test it with: {}. If it can be fetched again, the same command then goes on where this one ended. With --format raw it is sent as it is",
-                command(name, format.test())
-            ),
+            match (command(name, format.test()), offset) {
+                (test, 0) => format!("Test it with: {test}. --format raw sends it as it is"),
+                (test, _) => format!(
+                    "Test it with: {test}. Once it was fetched again whole, the same command goes on where this one ended"
+                ),
+            },
         ),
     };
     Error::new(ErrorKind::Image, what)

@@ -62,8 +62,47 @@ fn lzip(plain: &[u8]) -> Vec<u8> {
     member
 }
 
+/// An archive with one file in it, as tools write it that cannot go back: checksum and sizes
+/// follow the file.
+fn zip(plain: &[u8]) -> Vec<u8> {
+    use flate2::{Compression, Crc, write::DeflateEncoder};
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(plain).unwrap();
+    let packed = encoder.finish().unwrap();
+    let mut crc = Crc::new();
+    crc.update(plain);
+    let low = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
+    let sums = [crc.sum().to_le_bytes(), low(packed.len()), low(plain.len())].concat();
+    let fields = b"\x14\0\x08\0\x08\0\0\0\0\0";
+    let file = [
+        b"PK\x03\x04",
+        &fields[..],
+        &[0; 12],
+        b"\x08\0\0\0disk.img",
+        &packed,
+    ]
+    .concat();
+    let file = [&file[..], b"PK\x07\x08", &sums].concat();
+    let entry = [
+        b"PK\x01\x02\x14\0",
+        &fields[..],
+        &sums,
+        b"\x08\0",
+        &[0; 16],
+        b"disk.img",
+    ]
+    .concat();
+    let end = [
+        b"PK\x05\x06\0\0\0\0\x01\0\x01\0",
+        &low(entry.len())[..],
+        &low(file.len()),
+        &[0; 2],
+    ];
+    [&file[..], &entry, &end.concat()].concat()
+}
+
 type Pack = fn(&[u8]) -> Vec<u8>;
-const PACKS: [(&str, Pack); 8] = [
+const PACKS: [(&str, Pack); 9] = [
     ("gzip", gzip),
     ("xz", xz),
     ("zstd", zstd),
@@ -72,7 +111,10 @@ const PACKS: [(&str, Pack); 8] = [
     ("lz4", lz4),
     ("lzma", lzma),
     ("lzip", lzip),
+    ("zip", zip),
 ];
+/// Formats that consist of one stream.
+const SINGLE: [&str; 2] = ["lzma", "zip"];
 /// Formats whose tools ignore what follows the compressed data.
 const TOLERANT: [&str; 3] = ["gzip", "bzip2", "lzip"];
 
@@ -188,7 +230,7 @@ fn a_size_that_is_told_makes_the_drive_at_once() {
         let outcome = scene.upload(&name).code(0);
         let count = content.len().div_ceil(C);
         let many = format!("Uploading {count} chunks of 16384 bytes: ....");
-        let is_known = ["xz", "lzip"].contains(&format) || i == 2;
+        let is_known = ["xz", "lzip", "zip"].contains(&format) || i == 2;
         assert_eq!(outcome.text().contains(&told), is_known, "{format}");
         assert_eq!(outcome.text().contains(&many), is_known, "{format}");
         let first = if is_known { content.len() as u64 } else { GIB };
@@ -211,8 +253,9 @@ fn parts_that_follow_each_other_are_one_image() {
     let scene = Scene::new();
     let content = content();
     let (first, rest) = content.split_at(4 * C + 5);
-    // An .lzma file is one stream.
-    let packs = PACKS.into_iter().filter(|(format, _)| *format != "lzma");
+    let packs = PACKS
+        .into_iter()
+        .filter(|(format, _)| !SINGLE.contains(format));
     for (i, (_, pack)) in packs.enumerate() {
         let packed = [pack(first), pack(rest)].concat();
         let name = format!("{i}.img");
@@ -320,6 +363,10 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
     let scene = Scene::new();
     let content = noise(1, 20 * C);
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
+        // What is at its end is looked at before anything is sent.
+        if format == "zip" {
+            continue;
+        }
         let packed = pack(&content);
         let name = format!("{i}.img");
         let cut = packed[..packed.len() - 9].to_vec();
@@ -367,6 +414,61 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
         assert!(scene.writes() < 20, "{format}: {} writes", scene.writes());
         assert_eq!(scene.desk.journals(), Vec::<PathBuf>::new());
     }
+}
+
+#[test]
+fn one_file_in_a_zip_archive_is_read_and_what_is_not_sound_is_refused_before_it_is_sent() {
+    let scene = Scene::new();
+    let content = content();
+    let packed = zip(&content);
+    scene.desk.file("a.zip", &packed);
+    let outcome = scene.upload("a.zip").code(0);
+    let outcome = outcome.says("packed with zip (disk.img in it)");
+    scene.check(&outcome.created(), &content);
+    // All of the archive is what was given.
+    let digest = sha256(&packed);
+    for outcome in [
+        scene.upload(&format!("--sha256 {digest} a.zip")),
+        scene.pipe(&format!("--sha256 {digest} -"), &packed),
+    ] {
+        scene.check(&outcome.code(0).created(), &content);
+    }
+    for has_no_ranges in [false, true] {
+        let site = Site {
+            has_no_ranges,
+            ..Site::of(&packed)
+        };
+        let web = site.serve();
+        let outcome = scene.upload(&format!("{}a.zip", web.uri()));
+        scene.check(&outcome.code(0).created(), &content);
+    }
+    let outcome = scene.upload("--disk disk.img a.zip").code(0);
+    scene.check(&outcome.created(), &content);
+    let all = drives(&scene.server);
+    scene
+        .upload("--disk other.img a.zip")
+        .code(1)
+        .says("\"disk.img\"");
+    for cut in [packed.len() - 1, packed.len() - 30, packed.len() / 2] {
+        scene.desk.file("cut.zip", &packed[..cut]);
+        let outcome = scene.upload("cut.zip").code(1);
+        outcome
+            .says("was cut off, or is damaged")
+            .says("unzip -t cut.zip");
+    }
+    assert_eq!(drives(&scene.server), all);
+    // On a pipe its end is seen when all was sent.
+    let outcome = scene.pipe("-n cut -", &packed[..packed.len() - 1]).code(1);
+    let drive = outcome.created();
+    outcome.says(&format!("Remove it with: openhosting rm {drive}"));
+    let damaged = {
+        let mut packed = packed.clone();
+        packed[100] ^= 0xff;
+        packed
+    };
+    scene.desk.file("damaged.zip", &damaged);
+    scene.upload("damaged.zip").code(1);
+    scene.upload("--format raw a.zip").code(0);
 }
 
 /// The command that a line of stderr ends with.
@@ -716,7 +818,7 @@ fn info_tells_what_can_be_told_of_a_packed_image() {
             serde_json::from_slice(&info(&name, "-j").code(0).stdout).unwrap();
         assert_eq!(object["packed_with"], format);
         assert_eq!(object["packed_bytes"], packed.len());
-        let is_told = ["xz", "lzip"].contains(&format) || i == 2;
+        let is_told = ["xz", "lzip", "zip"].contains(&format) || i == 2;
         let told = is_told.then_some(content.len());
         assert_eq!(object["disk_bytes"], serde_json::json!(told));
     }

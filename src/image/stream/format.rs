@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{lz4, lzma, skippable, zstd};
+use super::{lz4, lzma, skippable, zip, zstd};
 use crate::image::RawImage;
 
 /// Bytes that tell the size of the content, where those at the start do.
@@ -33,6 +33,8 @@ pub enum StreamFormat {
     Lzma,
     /// The .lz format of lzip, of any number of members.
     Lzip,
+    /// A zip archive that holds one file, stored or deflated.
+    Zip,
 }
 
 impl StreamFormat {
@@ -45,6 +47,9 @@ impl StreamFormat {
         }
         if let Some(format) = lzma::format_of(head) {
             return Some(format);
+        }
+        if zip::is_start(head) {
+            return Some(Self::Zip);
         }
         if skippable::is_start(head) {
             return Self::of_skippable(head);
@@ -105,6 +110,7 @@ impl StreamFormat {
             Self::Lz4 => "lz4",
             Self::Lzma => "lzma",
             Self::Lzip => "lzip",
+            Self::Zip => "zip",
         }
     }
 
@@ -119,6 +125,7 @@ impl StreamFormat {
             Self::Lz4 => "lz4 -t",
             Self::Lzma => "xz -t --format=lzma",
             Self::Lzip => "lzip -t",
+            Self::Zip => "unzip -t",
         }
     }
 
@@ -134,6 +141,7 @@ impl StreamFormat {
             Self::Lz4 => "lz4 -dc",
             Self::Lzma => "xz -dc --format=lzma",
             Self::Lzip => "lzip -dc",
+            Self::Zip => "unzip -p",
         }
     }
 
@@ -149,10 +157,16 @@ impl StreamFormat {
             Self::Lzma => lzma::alone_size(&header(file, 0)?)?,
             Self::Zstd => zstd::content_size(&first_frame(file)?)?,
             Self::Lz4 => lz4::content_size(&first_frame(file)?)?,
-            Self::Raw | Self::Gzip | Self::Bzip2 => return None,
+            // The directory of a zip archive was looked at before.
+            Self::Raw | Self::Gzip | Self::Bzip2 | Self::Zip => return None,
         };
-        (1..=EXPECTED_BYTES_MAX).contains(&size).then_some(size)
+        Some(size).filter(|size| is_credible(*size))
     }
+}
+
+/// Whether a drive may be made so large because something says so.
+pub(super) fn is_credible(size: u64) -> bool {
+    (1..=EXPECTED_BYTES_MAX).contains(&size)
 }
 
 /// The bytes of a file from `at` on that may be a header.
@@ -188,8 +202,8 @@ mod tests {
 
     #[test]
     fn a_format_is_known_by_its_start() {
-        use StreamFormat::{Bzip2, Gzip, Lz4, Lzip, Lzma, Xz, Zstd};
-        let cases: [(&[u8], Option<StreamFormat>); 27] = [
+        use StreamFormat::{Bzip2, Gzip, Lz4, Lzip, Lzma, Xz, Zip, Zstd};
+        let cases: [(&[u8], Option<StreamFormat>); 29] = [
             (b"\x1f\x8b\x08\0rest", Some(Gzip)),
             (b"\x1f\x8b\x08\xff", None),
             (b"\xfd7zXZ\0\0", Some(Xz)),
@@ -231,6 +245,11 @@ mod tests {
             (b"\x51\x2a\x4d\x18\x01\0\0\0_", Some(Zstd)),
             (b"\x51\x2a\x4d\x18\xff\xff\0\0what is not known", Some(Zstd)),
             (b"\x60\x2a\x4d\x18\x01\0\0\0_\x28\xb5\x2f\xfd", None),
+            (
+                b"PK\x03\x04\x14\0\0\0\x08\0________________________\x01\0\0\0a",
+                Some(Zip),
+            ),
+            (b"PK\x03\x04zip files begin so, and not with this", None),
         ];
         for (head, expected) in cases {
             assert_eq!(StreamFormat::of(head), expected, "{head:?}");
