@@ -51,6 +51,10 @@ pub(super) struct Partials(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     partials: HashMap<u64, Partial>,
+    /// How many bytes of each came at most, those that were given up included. Only what
+    /// comes beyond them is progress: else chunks that take each other's buffers would
+    /// begin anew for ever.
+    reached: HashMap<u64, usize>,
     /// Attempts that wait for a buffer.
     waiting: usize,
 }
@@ -80,12 +84,21 @@ impl Partials {
     }
 
     /// Keeps what there is of a chunk for another attempt, unless somebody waits for
-    /// its buffer.
-    fn keep(&self, index: u64, partial: Partial) {
+    /// its buffer. Gives the bytes that never came before.
+    fn keep(&self, index: u64, partial: Partial) -> u64 {
         let mut kept = self.lock();
+        let reached = kept.reached.entry(index).or_default();
+        let new = partial.filled.saturating_sub(*reached);
+        *reached += new;
         if kept.waiting == 0 && partial.filled > 0 {
             kept.partials.insert(index, partial);
         }
+        new as u64
+    }
+
+    /// All of a chunk came.
+    fn forget(&self, index: u64) {
+        self.lock().reached.remove(&index);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -121,13 +134,16 @@ impl Fetcher {
         let partial = self.partials.take(span.index, &self.pool, self.chunk).await;
         let mut partial = partial.ok_or_else(no_buffer)?;
         match self.read(&parts, &mut partial, most, requests).await {
-            Ok(()) => Ok(Fetched {
-                span,
-                parts,
-                bytes: partial.bytes,
-            }),
+            Ok(()) => {
+                self.partials.forget(span.index);
+                Ok(Fetched {
+                    span,
+                    parts,
+                    bytes: partial.bytes,
+                })
+            }
             Err(failure) => {
-                self.partials.keep(span.index, partial);
+                requests.advanced_bytes = self.partials.keep(span.index, partial);
                 Err(failure)
             }
         }

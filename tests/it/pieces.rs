@@ -125,6 +125,21 @@ fn what_came_of_a_chunk_outlives_a_failed_attempt() {
 }
 
 #[test]
+fn chunks_that_take_each_other_s_buffers_make_no_progress_for_ever() {
+    const CHUNK: usize = 24_576;
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let drive = holding(&desk, &server, &noise(20, 40 * CHUNK));
+    // The first part of each chunk comes, the rest never.
+    let never = |request: &Request| request.is_read() && !request.path.ends_with("/16384");
+    proxy.fault(never, usize::MAX, Fault::Answer(answer(502, &[], b"")));
+    let tool = desk.download(&proxy.uri()).args("-c 24576 --max-outage 1s");
+    let _ = tool.arg(&drive).arg("b.img").run().code(75);
+    let reads = proxy.count(Request::is_read);
+    assert!(reads < 1000, "{reads} reads");
+}
+
+#[test]
 fn reads_get_smaller_where_whole_ones_never_get_through() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
