@@ -41,8 +41,19 @@ pub use upload::main as upload_main;
 
 use std::future::Future;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
+
+/// A file beyond the limit of the system (`ulimit -f`) becomes an error of its write:
+/// without a handler the signal SIGXFSZ would end the process without a word.
+fn survive_long_files(runtime: &tokio::runtime::Runtime) {
+    let _within = runtime.enter();
+    let number = rustix::process::Signal::XFSZ.as_raw();
+    // The handler stays when what it reports to is dropped.
+    let _ = signal(SignalKind::from_raw(number));
+}
 
 /// Runs a command to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -51,6 +62,7 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .enable_all()
         .build()
         .map_err(|cause| Error::new(ErrorKind::Local, "Cannot start").because(cause))?;
+    survive_long_files(&runtime);
     let result = runtime.block_on(work);
     // Threads that wait for a slow disk are not waited for.
     runtime.shutdown_background();

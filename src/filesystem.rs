@@ -93,6 +93,19 @@ pub(crate) fn once(weaknesses: impl IntoIterator<Item = Weakness>) -> Vec<Weakne
     all
 }
 
+/// What a user can do about a file that cannot be written to.
+pub(crate) fn remedy(cause: &std::io::Error) -> Option<&'static str> {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match cause.kind() {
+        StorageFull => Some("Make room on the disk, then run the same command again"),
+        QuotaExceeded => Some("Make room in your disk quota, then run the same command again"),
+        FileTooLarge => Some(
+            "Raise the limit with ulimit -f, or choose a file system that takes longer files (FAT32 takes 4 GiB), then run the same command again",
+        ),
+        _ => None,
+    }
+}
+
 /// The directory that a file is in.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     match path.parent() {

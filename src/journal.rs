@@ -24,7 +24,7 @@ use rustix::fs::OFlags;
 use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Access, Lock, Locked, Staged, Weakness, create_whole, directory_of, sync_data,
+    self, Access, Lock, Locked, Staged, Weakness, create_whole, directory_of, remedy, sync_data,
     sync_directory, unsynced,
 };
 use crate::plan::Span;
@@ -54,9 +54,13 @@ impl Journal {
     /// [`ErrorKind::Local`] if it cannot be made or is there already.
     pub fn create(path: &Path, header: &Header) -> Result<Self> {
         let cannot = |cause: std::io::Error| {
+            let hint = match cause.kind() {
+                std::io::ErrorKind::FileTooLarge => remedy(&cause),
+                _ => None,
+            };
             cannot(path, "make")
                 .because(cause)
-                .hint_to("Put it elsewhere with --journal PATH")
+                .hint_to(hint.unwrap_or("Put it elsewhere with --journal PATH"))
         };
         let Some(bytes) = header.encode() else {
             return Err(Error::new(

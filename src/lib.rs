@@ -27,6 +27,7 @@ pub mod findings;
 pub mod image;
 pub mod journal;
 pub mod monitor;
+mod nonblocking;
 pub mod plan;
 pub mod policy;
 pub mod publish;

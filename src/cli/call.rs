@@ -16,6 +16,7 @@ use super::access::Access;
 use super::{exit, signals};
 use crate::api::{Client, ClientConfig, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
+use crate::nonblocking::{self, Waiting};
 use crate::wire::{Format, X_ELASTIC_ERROR};
 
 const PROGRAM: &str = "openhosting";
@@ -198,10 +199,10 @@ fn stdin_body() -> Result<Upload> {
 
 /// Keeps what has no length in a nameless temporary file until its end: the
 /// service wants a length, and memory may not be enough.
-fn spool(mut source: File) -> Result<Upload> {
+fn spool(source: File) -> Result<Upload> {
     let cannot = |cause| Error::new(ErrorKind::Local, "Cannot keep the input data").because(cause);
     let mut spooled = tempfile::tempfile().map_err(cannot)?;
-    let len = std::io::copy(&mut source, &mut spooled).map_err(cannot)?;
+    let len = std::io::copy(&mut Waiting(source), &mut spooled).map_err(cannot)?;
     spooled.rewind().map_err(cannot)?;
     Ok(stream(spooled, len))
 }
@@ -261,7 +262,7 @@ async fn print_body(client: &Client, mut response: Response) -> Result<()> {
 }
 
 fn print_parts(parts: &Receiver<Bytes>) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = nonblocking::stdout()?;
     while let Ok(part) = parts.recv_blocking() {
         stdout.write_all(&part)?;
     }

@@ -8,6 +8,7 @@ use super::printable;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
+use crate::nonblocking::Waiting;
 
 /// The line for a file of this name, with its end.
 fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
@@ -38,7 +39,7 @@ pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
         true => line(digest, path.as_os_str().as_bytes()),
         false => format!("{digest}  {}\n", printable::line(&name)).into_bytes(),
     };
-    let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+    let (mut stdout, mut stderr) = (Waiting(std::io::stdout()), Waiting(std::io::stderr()));
     let out: &mut dyn Write = match is_on_stdout {
         true => &mut stdout,
         false => &mut stderr,

@@ -12,6 +12,7 @@ use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
 use crate::monitor::{Event, Monitor, Progress};
+use crate::nonblocking::Waiting;
 use crate::transfer::Verified;
 
 /// Between two plain lines; a transfer that takes less has none of progress.
@@ -436,8 +437,8 @@ impl Display {
     /// Prints a line of the original, at once. A reader that went away is no
     /// reason to stop a transfer.
     fn print(&self, text: &str) {
-        let mut stdout = std::io::stdout();
-        let mut stderr = std::io::stderr();
+        let mut stdout = Waiting(std::io::stdout());
+        let mut stderr = Waiting(std::io::stderr());
         let out: &mut dyn Write = match self.way {
             Way::Up | Way::Down if self.is_stdout_left => return,
             Way::Up | Way::Down => &mut stdout,

@@ -16,6 +16,7 @@ use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat};
+use crate::nonblocking;
 use crate::shard::Shard;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
@@ -248,7 +249,12 @@ async fn run(
     *known = Some(drive);
     display.set_drive(drive);
     let destination = match arguments.way() {
-        Way::DownToStdout => Destination::Stream(Box::new(std::io::stdout())),
+        Way::DownToStdout => {
+            let stdout = nonblocking::stdout().map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause)
+            })?;
+            Destination::Stream(Box::new(stdout))
+        }
         Way::Up | Way::Down | Way::Publish | Way::Verify => Destination::File {
             path: arguments.file.clone(),
             force: arguments.force,

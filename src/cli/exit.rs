@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::printable;
 use crate::error::{Error, ErrorKind};
+use crate::nonblocking::{self, Waiting};
 
 /// The codes, as `--help` tells them.
 pub(super) const EXIT_CODES: &str = "\
@@ -49,12 +50,12 @@ pub(super) fn tell(program: &str, error: &Error) {
 /// Prints a line on stderr, one and without control characters whatever is in it. A
 /// stderr that is closed is no reason to fail.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable::line(line));
+    let _ = writeln!(Waiting(std::io::stderr()), "{}", printable::line(line));
 }
 
 /// Prints an object on stderr, in a line.
 pub(super) fn say_object(object: &serde_json::Value) {
-    let _ = writeln!(std::io::stderr(), "{}", printable::object(object));
+    let _ = writeln!(Waiting(std::io::stderr()), "{}", printable::object(object));
 }
 
 /// Reads the command line; ends the program where it is wrong, or asks for help.
@@ -91,7 +92,7 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
-    let written = std::io::stdout().lock().write_all(text.as_bytes());
+    let written = nonblocking::stdout().and_then(|mut out| out.write_all(text.as_bytes()));
     written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
 }
 

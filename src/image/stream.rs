@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Fingerprint, Format, RawImage, Use, archive};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::nonblocking::Waiting;
 use crate::quoting::quote;
 
 pub use format::StreamFormat;
@@ -113,7 +114,7 @@ impl Input {
     /// What this process reads from its stdin: nothing tells it from another.
     pub fn stdin() -> Self {
         Self {
-            read: Box::new(io::stdin()),
+            read: Box::new(Waiting(io::stdin())),
             name: STDIN.to_owned(),
             size: None,
             fingerprint: Fingerprint::default(),

@@ -21,7 +21,7 @@ use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
     self, Lock, Locked, Weakness, create_private, directory_of, exposed, give_mode, is_placeholder,
-    put_zeros, rename_new, sync_all, sync_directory, unsynced,
+    put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
 };
 
 /// Zeros shorter than this are written: a hole of less saves nothing.
@@ -130,28 +130,57 @@ fn part_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// What is at the name of a download.
+enum There {
+    /// A regular file, or nothing.
+    File,
+    /// A block device, by its own name, which is no link.
+    Device(PathBuf),
+}
+
 /// What is at `path`, if it can be the target of a download.
-fn look(path: &Path, force: bool) -> Result<Option<std::fs::FileType>> {
+fn look(path: &Path, force: bool) -> Result<There> {
     let shown = path.display();
     let refuse = |what: &str| Error::new(ErrorKind::Local, format!("{shown} {what}"));
     match std::fs::symlink_metadata(path) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(There::File),
         Err(cause) => Err(refuse("cannot be looked at").because(cause)),
         Ok(metadata) => {
             let kind = metadata.file_type();
-            if kind.is_symlink() {
-                return Err(refuse("is a symbolic link, which is not followed")
-                    .hint_to("Name the file itself"));
-            }
-            if !kind.is_file() && !kind.is_block_device() {
+            let there = if kind.is_symlink() {
+                let device = device_behind(path, &metadata).ok_or_else(|| {
+                    refuse("is a symbolic link, which is not followed").hint_to(
+                        "Name the file itself; of links only those of the system in /dev are followed, to block devices",
+                    )
+                })?;
+                There::Device(device)
+            } else if kind.is_block_device() {
+                There::Device(path.to_owned())
+            } else if kind.is_file() {
+                There::File
+            } else {
                 return Err(refuse("is neither a regular file nor a block device"));
-            }
+            };
             if !force && !is_placeholder(path) {
                 return Err(refuse("is there already").hint_to("Overwrite it with --force"));
             }
-            Ok(Some(kind))
+            Ok(there)
         }
     }
+}
+
+/// The block device that a link of the system leads to, such as `/dev/VG/LV` or
+/// `/dev/disk/by-id/NAME`: root created it, in a directory below /dev where nobody else
+/// can create one.
+fn device_behind(link: &Path, metadata: &std::fs::Metadata) -> Option<PathBuf> {
+    let directory = std::fs::canonicalize(directory_of(link)).ok()?;
+    let around = std::fs::metadata(&directory).ok()?;
+    let device = std::fs::canonicalize(link).ok()?;
+    let is_of_root = metadata.uid() == 0 && around.uid() == 0 && around.mode() & 0o022 == 0;
+    let is_device =
+        std::fs::symlink_metadata(&device).is_ok_and(|device| device.file_type().is_block_device());
+    let is_in_dev = directory.starts_with("/dev") && device.starts_with("/dev");
+    (is_of_root && is_in_dev && is_device).then_some(device)
 }
 
 impl ImageTarget {
@@ -182,12 +211,12 @@ impl ImageTarget {
     /// [`ErrorKind::Local`] if `path` is there and not `force`, is a symbolic
     /// link, or cannot be made; [`ErrorKind::Usage`] if it cannot have this format.
     pub fn create(path: &Path, size: u64, force: bool, format: TargetFormat) -> Result<Self> {
-        if look(path, force)?.is_some_and(|kind| kind.is_block_device()) {
+        if let There::Device(device) = look(path, force)? {
             if format != TargetFormat::Raw {
                 let what = format!("{} is a device: it cannot hold {format}", path.display());
                 return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
             }
-            return Self::device(path, size);
+            return Self::device(&device, path, size);
         }
         if format != TargetFormat::Raw && !Qcow2File::holds(size) {
             let what = format!("A disk of {size} bytes is larger than a {format} can be");
@@ -233,7 +262,7 @@ impl ImageTarget {
     /// [`ErrorKind::Local`] as for [`resume`](Self::resume); [`ErrorKind::Usage`] if
     /// `path` is a device.
     pub fn share(path: &Path, size: u64, force: bool) -> Result<Self> {
-        if look(path, force)?.is_some_and(|kind| kind.is_block_device()) {
+        if let There::Device(_) = look(path, force)? {
             let what = format!(
                 "{} is a device: several machines share a file",
                 path.display()
@@ -415,8 +444,8 @@ impl ImageTarget {
     /// longer than `size` bytes.
     pub fn in_place(path: &Path, size: u64) -> Result<Self> {
         // That it is there is what -o is about.
-        if look(path, true)?.is_some_and(|kind| kind.is_block_device()) {
-            return Self::device(path, size);
+        if let There::Device(device) = look(path, true)? {
+            return Self::device(&device, path, size);
         }
         let file = OpenOptions::new()
             .read(true)
@@ -446,14 +475,21 @@ impl ImageTarget {
         })
     }
 
-    fn device(path: &Path, size: u64) -> Result<Self> {
+    /// Opens a device, which the user named `path`.
+    fn device(device: &Path, path: &Path, size: u64) -> Result<Self> {
         // Exclusive: fails while the device is mounted.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags((OFlags::NOFOLLOW | OFlags::EXCL).bits().cast_signed())
-            .open(path)
+            .open(device)
             .map_err(|cause| cannot("open", path, cause).hint_to("Is it mounted?"))?;
+        // Whatever has the name by now.
+        let is_device = file.metadata().map(|m| m.file_type().is_block_device());
+        if !is_device.map_err(|cause| cannot("open", path, cause))? {
+            let what = format!("{} is not a block device any more", path.display());
+            return Err(Error::new(ErrorKind::Local, what));
+        }
         let room =
             seek(&file, SeekFrom::End(0)).map_err(|errno| cannot("measure", path, errno.into()))?;
         if room < size {
@@ -599,8 +635,15 @@ impl ImageTarget {
     }
 
     fn cannot_write(&self, cause: std::io::Error) -> Error {
-        cannot("write to", &self.path, cause)
-            .hint_to("What was downloaded is kept: make room, and run the same command again")
+        let hint = match cause.kind() {
+            std::io::ErrorKind::FileTooLarge => remedy(&cause),
+            _ => Some("What was downloaded is kept: make room, and run the same command again"),
+        };
+        let error = cannot("write to", &self.path, cause);
+        match hint {
+            Some(hint) => error.hint_to(hint),
+            None => error,
+        }
     }
 
     /// Writes what a file of its format needs besides the data, once all of that is
@@ -719,7 +762,12 @@ fn weaknesses(
 
 fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
     let what = format!("Cannot {what} {}", path.display());
-    Error::new(ErrorKind::Local, what).because(cause)
+    let remedy = remedy(&cause);
+    let error = Error::new(ErrorKind::Local, what).because(cause);
+    match remedy {
+        Some(remedy) => error.hint_to(remedy),
+        None => error,
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
@@ -19,7 +19,7 @@ use crate::chunk::zeros;
 use crate::codec::Packer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::Weakness;
+use crate::filesystem::{Weakness, remedy};
 use crate::image::{ImageTarget, TargetFormat};
 use crate::plan::Plan;
 
@@ -108,6 +108,11 @@ impl Sink {
             Self::Packed(packed) => packed.target.as_ref().map_or(&[], ImageTarget::weaknesses),
             Self::Stream(_) => &[],
         }
+    }
+
+    /// Why an ordered one takes no more.
+    pub(super) fn failed(&self) -> Error {
+        self.ordered().map_or_else(|error| error, Ordered::failed)
     }
 
     fn ordered(&self) -> Result<&Ordered> {
@@ -239,9 +244,24 @@ impl Write for Hashed {
 }
 
 /// The error of an output that takes no more.
-pub(super) fn closed() -> Error {
-    let what = "Cannot write to the output: it was closed";
-    Error::new(ErrorKind::Local, what)
+fn cannot_write(cause: std::io::Error) -> Error {
+    let remedy = remedy(&cause);
+    let error = Error::new(ErrorKind::Local, "Cannot write to the output").because(cause);
+    match remedy {
+        Some(remedy) => error.hint_to(remedy),
+        None => error,
+    }
+}
+
+/// Why an output takes no more, for everybody who finds out that it does not.
+type Failed = Arc<OnceLock<std::io::Error>>;
+
+/// The same error again: the library has no other way to copy one.
+fn copy(error: &std::io::Error) -> std::io::Error {
+    match error.raw_os_error() {
+        Some(number) => std::io::Error::from_raw_os_error(number),
+        None => std::io::Error::new(error.kind(), error.to_string()),
+    }
 }
 
 /// What is next in a stream.
@@ -275,6 +295,7 @@ impl Piece {
 pub(super) struct Ordered {
     pieces: mpsc::Sender<(u64, Piece, Arc<Semaphore>)>,
     thread: std::thread::JoinHandle<std::io::Result<Option<Digest>>>,
+    failed: Failed,
     count: u64,
 }
 
@@ -286,6 +307,8 @@ impl Ordered {
     ) -> Result<Self> {
         let (packing, checksum) = (options.packing, options.checksum);
         let (pieces, incoming) = mpsc::channel::<(u64, Piece, Arc<Semaphore>)>();
+        let failed = Failed::default();
+        let slot = Arc::clone(&failed);
         let thread = std::thread::Builder::new()
             .name("output".into())
             .spawn(move || {
@@ -296,9 +319,12 @@ impl Ordered {
                 for (index, piece, window) in incoming {
                     early.insert(index, (piece, window));
                     while let Some((piece, window)) = early.remove(&next) {
-                        // Else those who wait for room would wait for ever.
                         let written = piece.write_to(&mut stream);
-                        written.inspect_err(|_| window.close())?;
+                        written.inspect_err(|cause| {
+                            let _ = slot.set(copy(cause));
+                            // Else those who wait for room would wait for ever.
+                            window.close();
+                        })?;
                         window.add_permits(1);
                         next += piece.count();
                     }
@@ -315,15 +341,21 @@ impl Ordered {
         Ok(Self {
             pieces,
             thread,
+            failed,
             count,
         })
     }
 
     fn put(&self, index: u64, piece: Piece, window: Arc<Semaphore>) -> Result<()> {
         debug_assert!(index + piece.count() <= self.count);
-        self.pieces
-            .send((index, piece, window))
-            .map_err(|_| closed())
+        let sent = self.pieces.send((index, piece, window));
+        sent.map_err(|_| self.failed())
+    }
+
+    /// Why nothing more can be written.
+    fn failed(&self) -> Error {
+        let cause = self.failed.get().map(copy);
+        cannot_write(cause.unwrap_or_else(|| std::io::Error::other("its thread ended")))
     }
 
     pub(super) fn finish(self) -> Result<Option<Digest>> {
@@ -331,8 +363,6 @@ impl Ordered {
         let written = self.thread.join();
         written
             .unwrap_or_else(|_| Err(std::io::Error::other("the writing thread panicked")))
-            .map_err(|cause| {
-                Error::new(ErrorKind::Local, "Cannot write to the output").because(cause)
-            })
+            .map_err(cannot_write)
     }
 }

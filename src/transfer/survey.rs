@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::blocking;
-use super::sink::{Sink, closed};
+use super::sink::Sink;
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::Result;
@@ -198,7 +198,7 @@ impl Surveyor {
             }
             Err(_) => {
                 // The output closed it.
-                let _ = self.to.send(Err(closed())).await;
+                let _ = self.to.send(Err(self.config.sink.failed())).await;
                 Err(Closed)
             }
         }

@@ -225,8 +225,11 @@ fn exfat_holds_images_and_journals() {
 /// Transfers with these calls failing warn of this, once, and of nothing else.
 #[track_caller]
 fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&str>) {
-    let around = failing(calls);
+    let trace = scene.desk.path("trace");
+    let around = failing(calls).replace("/dev/null", trace.to_str().unwrap());
     let down = scene.download(&around, directory, false);
+    let trace = std::fs::read(trace).unwrap();
+    assert!(String::from_utf8_lossy(&trace).contains("(INJECTED)"));
     let up = scene.upload(&around, directory, false);
     for line in [UNLOCKED, UNSYNCED, EXPOSED, FIXED] {
         let is_it = warning == Some(line);
@@ -253,7 +256,6 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
         transfers(&at, &scene, &[&link], None);
     }
     transfers(&at, &scene, &["renameat2:error=EINVAL"], None);
-    transfers(&at, &scene, &["fallocate:error=EPERM"], None);
     transfers(&at, &scene, &["fchmod:error=EPERM"], Some(FIXED));
     for error in ["ENOLCK", "ENOSYS", "EOPNOTSUPP", "EINVAL"] {
         let flock = format!("flock:error={error}");
@@ -265,12 +267,37 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
     }
     // Nothing of all that.
     let all = [
-        "?link,linkat,renameat2,flock,fallocate:error=ENOSYS",
+        "?link,linkat,renameat2,flock:error=ENOSYS",
         "fsync,fdatasync:error=EINVAL",
     ];
     let outcome = scene.download(&failing(&all), &at, true);
     warns(&outcome, "This file system cannot sync ", 2);
     warns(&outcome, UNLOCKED, 1);
+}
+
+#[test]
+fn old_bytes_become_zeros_where_there_are_no_holes() {
+    if !has("strace") {
+        return;
+    }
+    let scene = Scene::new();
+    let size = 3 * C;
+    scene.desk.sparse("b.img", size as u64, &[(0, b"x")]);
+    let up = scene.desk.upload(&scene.server.uri).args("-q b.img").run();
+    let drive = up.code(0).created();
+    let mut zeros = vec![0; size];
+    zeros[0] = b'x';
+    for error in ["EOPNOTSUPP", "EPERM", "ENODEV"] {
+        let out = scene.desk.file("out", &noise(1, size));
+        let trace = scene.desk.path("trace");
+        let around = failing(&[&format!("fallocate:error={error}")]);
+        let around = around.replace("/dev/null", trace.to_str().unwrap());
+        let tool = scene.tool(&around, DOWNLOAD).args("-o 0").arg(&drive);
+        let _ = tool.arg(&out).run().code(0);
+        assert!(std::fs::read(out).unwrap() == zeros);
+        let trace = std::fs::read(trace).unwrap();
+        assert!(String::from_utf8_lossy(&trace).contains("(INJECTED)"));
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod faults;
 mod features;
 mod filesystems;
 mod formats;
+mod full;
 mod json;
 mod kill;
 mod libcloud;

@@ -1,0 +1,200 @@
+//! Outputs that take no more, for a while or at all, and devices by their links.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, Tool, UPLOAD};
+use crate::support::disk::{LoopDevice, Tmpfs};
+use crate::support::http::{assert_drive, drives};
+use crate::support::noise;
+use crate::support::server::TestServer;
+
+const SIZE: usize = 3 << 20;
+const FULL: &str = "Cannot write to the output: No space left on device (os error 28)\n";
+const AGAIN: &str = "Make room on the disk, then run the same command again\n";
+
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    image: Vec<u8>,
+    drive: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let server = desk.server();
+        let image = noise(11, SIZE);
+        desk.file("a.img", &image);
+        let up = desk.upload(&server.uri).args("-q a.img").run().code(0);
+        Self {
+            drive: up.created(),
+            desk,
+            server,
+            image,
+        }
+    }
+
+    /// A download by a shell, in which this comes before the command.
+    fn shell(&self, before: &str, after: &str) -> Tool<'_> {
+        let script = format!("{before} \"$@\" {after}");
+        let tool = self.desk.tool("sh").arg("-c").arg(script).arg("sh");
+        tool.arg(DOWNLOAD).env("OHURI", &self.server.uri)
+    }
+
+    fn download(&self, file: &Path) -> Tool<'_> {
+        let tool = self.desk.download(&self.server.uri).arg(&self.drive);
+        tool.arg(file)
+    }
+}
+
+#[test]
+fn a_stdout_without_room_says_so() {
+    let scene = Scene::new();
+    for flags in ["", "--gzip", "--zstd"] {
+        let tool = scene.shell("exec", ">/dev/full");
+        let tool = tool.args(flags).arg(&scene.drive).arg("-");
+        let _ = tool.run().code(1).says(FULL).says(AGAIN);
+    }
+}
+
+#[test]
+fn a_packed_download_without_room_says_so_and_finishes_when_there_is_some() {
+    let scene = Scene::new();
+    let root = scene.desk.path("small");
+    let Some(disk) = Tmpfs::mount(&root, 1 << 20) else {
+        return;
+    };
+    let out = root.join("out");
+    for method in ["gz", "zst", "xz"] {
+        disk.resize(1 << 20);
+        let run = || scene.download(&out).arg("--compress").arg(method).run();
+        let _ = run().code(1).says(FULL).says(AGAIN);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        disk.resize(8 << 20);
+        let _ = run().code(0);
+        assert!(out.metadata().unwrap().len() > SIZE as u64);
+        std::fs::remove_file(&out).unwrap();
+    }
+}
+
+/// Node.js and rsync make pipes that do not block, and share them.
+#[test]
+fn standard_streams_that_do_not_block_are_waited_for() {
+    const SCRIPT: &str = "import os, sys
+for fd in 0, 1, 2: os.set_blocking(fd, False)
+os.execvp(sys.argv[1], sys.argv[1:])";
+    if Command::new("python3").arg("-V").output().is_err() {
+        eprintln!("SKIPPED: no python3 to make pipes that do not block");
+        return;
+    }
+    let scene = Scene::new();
+    let run = |program: &str| {
+        let tool = scene.desk.tool("python3").arg("-c").arg(SCRIPT);
+        tool.arg(program).env("OHURI", &scene.server.uri)
+    };
+    let down = run(DOWNLOAD).arg(&scene.drive).arg("-").run().code(0);
+    assert!(down.stdout == scene.image);
+    let path = format!("drives {} read/0/{SIZE}", scene.drive);
+    let read = run(SIMPLE).args(&path).run().code(0);
+    assert!(read.stdout == scene.image);
+    let up = run(UPLOAD).arg("-").input(&scene.image).run().code(0);
+    assert_drive(&scene.server, &up.created(), &scene.image);
+}
+
+#[test]
+fn a_reader_that_went_away_is_a_broken_pipe() {
+    let scene = Scene::new();
+    let tool = scene.download(Path::new("-")).closed_stdout();
+    let _ = tool
+        .run()
+        .code(1)
+        .says("Cannot write to the output: Broken pipe (os error 32)\n");
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
+    let scene = Scene::new();
+    let limited = "ulimit -f 1000; exec";
+    for (after, file) in [("", "out"), (">redirected", "-")] {
+        let tool = scene.shell(limited, after);
+        let outcome = tool.arg(&scene.drive).arg(file).run();
+        let _ = outcome
+            .code(1)
+            .says("File too large (os error 27)\n")
+            .says("ulimit -f");
+    }
+    // Nothing is left that a rerun without the limit would stumble over.
+    let out = scene.desk.path("out");
+    let _ = scene.download(&out).run().code(0);
+    assert!(std::fs::read(out).unwrap() == scene.image);
+}
+
+/// A link; removed when dropped.
+struct Link(PathBuf);
+
+impl Link {
+    /// `None`, and it says so, where there cannot be one.
+    fn create(target: &Path, at: &str) -> Option<Self> {
+        let at = PathBuf::from(format!("{at}/openhosting-test-{}", std::process::id()));
+        let _ = std::fs::remove_file(&at);
+        match symlink(target, &at) {
+            Ok(()) => Some(Self(at)),
+            Err(error) => {
+                eprintln!("SKIPPED: no link {} can be created: {error}", at.display());
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// `/dev/VG/LV` and `/dev/disk/by-id/NAME` are links.
+#[test]
+fn a_link_of_the_system_to_a_device_is_followed_and_no_other_one() {
+    let scene = Scene::new();
+    let disk = scene.desk.sparse("disk", SIZE as u64, &[]);
+    let Some(device) = LoopDevice::over(&disk, &[]) else {
+        return;
+    };
+    let device = Path::new(&device.0);
+    let content = || std::fs::read(device).unwrap();
+    let Some(link) = Link::create(device, "/dev") else {
+        return;
+    };
+    let _ = scene
+        .download(&link.0)
+        .run()
+        .code(1)
+        .says("is there already");
+    let journal = scene.desk.path("j.ohj");
+    let run = |file: &Path| {
+        let tool = scene.download(file).arg("--force");
+        tool.arg("--journal").arg(&journal).run()
+    };
+    let _ = run(&link.0).code(0);
+    assert!(content() == scene.image);
+    drop(link);
+    // Elsewhere, where others could create it, and to something else.
+    let zeros = vec![0; SIZE];
+    std::fs::write(device, &zeros).unwrap();
+    let at_home = scene.desk.path("link");
+    symlink(device, &at_home).unwrap();
+    let mut refused = vec![at_home];
+    let shared = Link::create(device, "/dev/shm");
+    refused.extend(shared.iter().map(|link| link.0.clone()));
+    let to_a_file = Link::create(&scene.desk.path("a.img"), "/dev");
+    refused.extend(to_a_file.iter().map(|link| link.0.clone()));
+    for link in refused {
+        let outcome = run(&link).code(1);
+        let _ = outcome.says("is a symbolic link, which is not followed");
+    }
+    assert!(content() == zeros);
+    assert_eq!(drives(&scene.server).len(), 1);
+}
