@@ -240,6 +240,7 @@ fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&s
 }
 
 #[test]
+#[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn a_call_that_a_file_system_does_not_have_is_done_without() {
     if !has("strace") {
         return;
@@ -276,6 +277,7 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
 }
 
 #[test]
+#[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn old_bytes_become_zeros_where_there_are_no_holes() {
     if !has("strace") {
         return;
@@ -301,6 +303,7 @@ fn old_bytes_become_zeros_where_there_are_no_holes() {
 }
 
 #[test]
+#[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn transfers_need_no_proc() {
     let scene = Scene::new();
     let script = "mount -t tmpfs none /proc && exec \"$@\"";
