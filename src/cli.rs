@@ -3,6 +3,7 @@
 
 mod access;
 mod answer;
+mod archived;
 mod arguments;
 mod call;
 mod checksum;

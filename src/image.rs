@@ -10,6 +10,7 @@ mod fingerprint;
 mod format;
 mod gpt;
 mod mapped;
+mod pieces;
 mod raw;
 mod reader;
 mod stream;
@@ -33,7 +34,9 @@ pub use gpt::Gpt;
 pub use mapped::MappedImage;
 pub use raw::{Member, RawImage, Remote};
 pub use reader::{ImageReader, Piece, Unread};
-pub use stream::{Input, Length, StreamFormat, StreamImage, StreamOptions, Trailer, xz_index_size};
+pub use stream::{
+    Input, Length, Sought, StreamFormat, StreamImage, StreamOptions, Trailer, xz_index_size,
+};
 pub use target::{ClusterPacking, ImageTarget, TargetFormat};
 pub use uses::Use;
 
@@ -76,6 +79,12 @@ pub struct ImageOptions {
     pub allow_backing: Vec<PathBuf>,
     /// How to read it if it can be read in order only.
     pub stream: StreamOptions,
+}
+
+/// The error of a format with a map in what comes in order.
+fn not_in_order(name: impl fmt::Display, format: Format) -> Error {
+    let what = format!("{name} comes in order, and {format} has to be read at any place");
+    Error::new(ErrorKind::Image, what).hint_to("Put it into a file first")
 }
 
 /// An image to read from.
@@ -126,6 +135,12 @@ impl Image {
         }
         let file = archive::opened(file, options)?;
         let is_member = file.member().is_some();
+        if let Some(name) = options.disk.as_deref().filter(|_| !is_member) {
+            let sought = Self::sought(name, options.format, &file.path().display())?;
+            let format = stream::packing_of(&file)?.unwrap_or(StreamFormat::Raw);
+            return StreamImage::open(Input::of(file), format, sought, options.stream)
+                .map(Self::stream);
+        }
         let format = match options.format {
             Some(format) => format,
             None if file.is_device() && !is_member => Format::Raw,
@@ -135,7 +150,7 @@ impl Image {
                     return Err(archive::packed_member(&file, format));
                 }
                 if let Some(format) = packing {
-                    return StreamImage::open(Input::of(file), format, false, options.stream)
+                    return StreamImage::open(Input::of(file), format, Sought::Any, options.stream)
                         .map(Self::stream);
                 }
                 Format::of(&file)?
@@ -145,9 +160,12 @@ impl Image {
             // What is fetched to be hashed is not fetched twice.
             Format::Raw if options.stream.hashes && !file.is_local() && !is_member => {
                 let (format, options) = (StreamFormat::Raw, options.stream);
-                StreamImage::open(Input::of(file), format, true, options).map(Self::stream)
+                StreamImage::open(Input::of(file), format, Sought::Disk, options).map(Self::stream)
             }
-            Format::Raw => Ok(Self::Raw(file)),
+            Format::Raw => match format::is_vmdk_part(&file) {
+                Some(error) if options.format.is_none() => Err(error),
+                _ => Ok(Self::Raw(file)),
+            },
             _ => MappedImage::open(file, format, &options.allow_backing)
                 .map(Arc::new)
                 .map(Self::Mapped),
@@ -161,9 +179,9 @@ impl Image {
             return Ok(None);
         }
         let entry = stream::find_in_zip(file, options.disk.as_deref())?;
-        let is_told = match options.format {
-            None => false,
-            Some(Format::Raw) => true,
+        let sought = match options.format {
+            None => Sought::Any,
+            Some(Format::Raw) => Sought::Disk,
             Some(format) => {
                 let what = format!(
                     "{:?} in {} comes in order, and {format} has to be read at any place",
@@ -176,7 +194,7 @@ impl Image {
         };
         let input = Input::of(file.clone());
         let (format, options) = (StreamFormat::Zip, options.stream);
-        StreamImage::open_entry(input, format, Some(&entry), is_told, options)
+        StreamImage::open_entry(input, format, Some(&entry), sought, options)
             .map(Self::stream)
             .map(Some)
     }
@@ -188,25 +206,42 @@ impl Image {
     /// [`ErrorKind::Image`] for what is refused, not sound, or holds nothing.
     pub fn in_order(mut input: Input, options: &ImageOptions) -> Result<Self> {
         if let Some(disk) = &options.disk {
-            let what = format!(
-                "{} comes in order, and the disk {disk:?} in an archive has to be read at any place",
-                input.name
-            );
-            return Err(Error::new(ErrorKind::Image, what).hint_to("Put it into a file first"));
-        }
-        let format = match options.format {
-            Some(Format::Raw) => StreamFormat::Raw,
-            Some(format) => {
+            let sought = Self::sought(disk, options.format, &input.name)?;
+            let format = StreamFormat::of(&input.head()?).unwrap_or(StreamFormat::Raw);
+            if format == StreamFormat::Zip {
                 let what = format!(
-                    "{} comes in order, and {format} has to be read at any place",
+                    "{} comes in order, and the disk {disk:?} in a zip has to be read at any place",
                     input.name
                 );
                 return Err(Error::new(ErrorKind::Image, what).hint_to("Put it into a file first"));
             }
+            return StreamImage::open(input, format, sought, options.stream).map(Self::stream);
+        }
+        let format = match options.format {
+            Some(Format::Raw) => StreamFormat::Raw,
+            Some(format) => return Err(not_in_order(&input.name, format)),
             None => StreamFormat::of(&input.head()?).unwrap_or(StreamFormat::Raw),
         };
-        let is_told = options.format.is_some();
-        StreamImage::open(input, format, is_told, options.stream).map(Self::stream)
+        let sought = match options.format {
+            Some(_) => Sought::Disk,
+            None => Sought::Any,
+        };
+        StreamImage::open(input, format, sought, options.stream).map(Self::stream)
+    }
+
+    /// A disk in an archive that comes in order.
+    fn sought<'a>(
+        name: &'a str,
+        format: Option<Format>,
+        image: &dyn fmt::Display,
+    ) -> Result<Sought<'a>> {
+        match format {
+            Some(format) if format != Format::Raw => Err(not_in_order(image, format)),
+            format => Ok(Sought::Member {
+                name,
+                is_raw: format.is_some(),
+            }),
+        }
     }
 
     fn stream(image: StreamImage) -> Self {
@@ -262,7 +297,7 @@ impl Image {
     pub fn file(&self) -> Option<&RawImage> {
         match self {
             Self::Raw(image) => Some(image),
-            Self::Mapped(image) => image.file(),
+            Self::Mapped(image) => Some(image.file()),
             Self::Stream(_) => None,
         }
     }
@@ -270,6 +305,11 @@ impl Image {
     /// Whether it is on this machine, so that to read it costs nobody else anything.
     pub fn is_local(&self) -> bool {
         self.file().is_some_and(RawImage::is_local)
+    }
+
+    /// Whether other files than [`file`](Self::file) decide what the disk holds too.
+    pub fn is_in_several_files(&self) -> bool {
+        matches!(self, Self::Mapped(image) if image.is_in_several_files())
     }
 
     /// Begins to check what is read of it by the manifest of its archive. Gives the file
@@ -281,7 +321,10 @@ impl Image {
 
     /// The member of an archive that it is, if it is one.
     pub fn member(&self) -> Option<&Member> {
-        self.file().and_then(RawImage::member)
+        match self {
+            Self::Stream(image) => image.member(),
+            Self::Raw(_) | Self::Mapped(_) => self.file().and_then(RawImage::member),
+        }
     }
 
     /// How others use what it is read from just now: what they write meanwhile may

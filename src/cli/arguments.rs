@@ -127,8 +127,8 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
 
-    /// The disk in IMAGE, which is an OVA, another tar or a zip, by its name there [default: the
-    /// first one of its description]. --format is then that of the disk
+    /// The disk in IMAGE, which is an OVA, another tar or a zip, by its name there [default:
+    /// the one that boots, or the only one]. --format is then that of the disk
     #[arg(long, value_name = "NAME")]
     pub(super) disk: Option<String>,
 

@@ -322,6 +322,16 @@ fn shade(data: u64, part: u64) -> char {
 }
 
 fn object(told: &Told) -> Value {
+    let mut object = content(told);
+    if let Some(member) = told.image.member() {
+        object["archived_as"] = json!(member.name);
+        object["other_disks"] = json!(member.others);
+    }
+    object
+}
+
+/// What there is to tell of the disk.
+fn content(told: &Told) -> Value {
     let (format, size) = (told.image.format().name(), told.size());
     if let Some(stream) = told.packed() {
         return json!({
@@ -338,7 +348,7 @@ fn object(told: &Told) -> Value {
         wire.map(|(level, bytes)| (level.to_string(), json!(bytes)))
             .collect::<serde_json::Map<_, _>>()
     });
-    let mut object = json!({
+    json!({
         "format": format,
         "disk_bytes": size,
         "allocated_bytes": census.map(|census| census.allocated),
@@ -352,12 +362,7 @@ fn object(told: &Told) -> Value {
         "wire_bytes": wire,
         "map_part_bytes": census.map(|census| census.part),
         "map_data_bytes": census.map(|census| &census.map),
-    });
-    if let Some(member) = told.image.member() {
-        object["archived_as"] = json!(member.name);
-        object["other_disks"] = json!(member.others);
-    }
-    object
+    })
 }
 
 /// The map as a picture: a square for each part, the more data the darker.

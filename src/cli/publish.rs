@@ -19,7 +19,7 @@ use super::signals::{self, Heard};
 use super::signing::Signer;
 use super::tool::Common;
 use super::upload::{check_gzip, jobs_for};
-use super::{environment, exit, findings, quote};
+use super::{archived, environment, exit, findings, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::drive::DriveId;
@@ -132,6 +132,11 @@ pub(super) struct Arguments {
     /// trusted could write to: it could be made to look like another
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
+
+    /// The disk in IMAGE, which is an OVA or another tar, by its name there [default: the
+    /// one that boots, or the only one]. --format is then that of the disk
+    #[arg(long, value_name = "NAME")]
+    disk: Option<String>,
 
     /// A file that IMAGE may be written on top of (its backing file), or a directory
     /// of such files; may be given more than once
@@ -307,11 +312,17 @@ async fn work(
     };
     let how = ImageOptions {
         format: arguments.format,
+        disk: arguments.disk.clone(),
         allow_backing: arguments.allow_backing.clone(),
         ..ImageOptions::default()
     };
     let image = stop.unless_asked(open(arguments, image, how)).await?;
-    if arguments.format.is_none() && image.format() != Format::Raw {
+    let of_archive = archived::notices(&image);
+    if !of_archive.is_empty() {
+        for line in of_archive {
+            display.event(&Event::Notice(line));
+        }
+    } else if arguments.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
         let line = format!("By its content the image is {format}; --format raw takes it as it is");
         display.event(&Event::Notice(line));

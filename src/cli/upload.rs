@@ -13,7 +13,7 @@ use super::local::{Local, endpoint_name};
 use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
-use super::{arguments, drives, environment, exit};
+use super::{archived, arguments, drives, environment, exit, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
@@ -267,19 +267,11 @@ async fn send(
         Ok::<_, Error>((drive, sha256, open(arguments).await?))
     };
     let (drive, sha256, image) = stop.unless_asked(opened).await?;
-    if let Some(member) = image.member() {
-        let (name, format) = (&member.name, image.format());
-        let others = match member.others.as_slice() {
-            [] => "--format raw sends all of it as it is".to_owned(),
-            others => format!("--disk takes another one: {}", others.join(", ")),
-        };
-        let line =
-            format!("The image is an archive, and the disk {name} in it is {format}; {others}");
-        display.event(&Event::Notice(line));
-        if member.is_left_out() {
-            let line =
-                "The manifest of the archive tells no digest of this disk: it is not checked";
-            display.event(&Event::Notice(line.to_owned()));
+    check_sha256(arguments, &image)?;
+    let of_archive = archived::notices(&image);
+    if !of_archive.is_empty() {
+        for line in of_archive {
+            display.event(&Event::Notice(line));
         }
     } else if arguments.image.format.is_none() && image.format() != Format::Raw {
         let format = image.format();
@@ -291,7 +283,7 @@ async fn send(
         && !arguments.gunzip
     {
         let format = stream.format();
-        let member = stream.member();
+        let member = stream.entry();
         let member = member.map_or(String::new(), |member| format!(" ({member} in it)"));
         let line = format!(
             "By its content the image is packed with {format}{member}, and is unpacked; --format raw sends it as it is"
@@ -308,6 +300,7 @@ async fn send(
         (None, length) => length.first(),
     };
     let mut options = options(arguments, drive, size);
+    check_name(arguments, &options.target)?;
     options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
         let line = format!("-j lowered to {}: more were busy when probed", options.jobs);
@@ -411,6 +404,32 @@ fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a digest that would be that of a description alone, and say nothing of the disk.
+fn check_sha256(arguments: &Arguments, image: &Image) -> Result<()> {
+    let is_demanded = arguments.sha256.is_some() || arguments.sha256_file.is_some();
+    if !is_demanded || image.format() != Format::Vmdk || !image.is_in_several_files() {
+        return Ok(());
+    }
+    let what = "The disk is in several files, and --sha256 is about one file";
+    Err(Error::new(ErrorKind::Usage, what)
+        .hint_to("Check all of its files before, with: sha256sum -c FILE"))
+}
+
+/// Refuses a name that no drive can have, before anything is created: most often it is that
+/// of the image's file.
+fn check_name(arguments: &Arguments, target: &Target) -> Result<()> {
+    let Target::New(spec) = target else {
+        return Ok(());
+    };
+    let checked = spec.to_properties().map(|_| ());
+    checked.map_err(|error| {
+        let image = quote(&arguments.image.path.to_string_lossy());
+        error.hint_to(format!(
+            "Name the drive with -n: openhosting-upload -n NAME {image}"
+        ))
+    })
 }
 
 /// The options, with this drive, or a new one of `size` bytes.

@@ -1,53 +1,48 @@
-//! Appliances: OVA, which is a tar of a description of a machine (OVF, DMTF DSP0243) and
-//! of its disks. Nothing is unpacked: a disk is read where it lies in the file. Both
-//! come from anywhere and are not trusted.
+//! Archives: an OVA, which is a tar of a description of a machine (OVF, DMTF DSP0243) and
+//! of its disks, and other tars. Nothing is unpacked: a disk is read where it lies in the
+//! file, in one piece or in several. Archives come from anywhere and are not trusted.
 
 mod check;
+mod headers;
+mod in_order;
 mod manifest;
+mod names;
 mod ovf;
+mod sparse;
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
 
-use percent_encoding::percent_decode_str;
-
+use super::format::is_vmdk_description;
+use super::pieces::Pieces;
+use super::stream::packing_of;
 use super::{Format, ImageOptions, RawImage, StreamFormat};
 use crate::error::{Error, ErrorKind, Result};
-use check::Check;
+use crate::quoting::quote;
+use headers::{BLOCK_BYTES, Headers, Kind, Source};
+use names::Likeness;
 use ovf::Description;
 
-/// Bytes of a header, and what the sizes of members are rounded up to.
-const BLOCK_BYTES: usize = 512;
-/// Most bytes of headers, names and other attributes included: far more than those of
-/// an appliance, and what bounds the number of members.
-const HEADERS_BYTES_MAX: u64 = 1 << 20;
+pub(super) use check::Check;
+pub(super) use headers::is_start_of_one;
+pub(super) use in_order::{Described, DiskInOrder};
+
 /// Longest description, and longest manifest.
-const OVF_BYTES_MAX: u64 = 1 << 20;
+const TEXT_BYTES_MAX: u64 = 1 << 20;
 /// Most names that an error lists.
 const NAMES_MAX: usize = 20;
-
-/// Whether something begins as a tar does: the name of the format, and a checksum that
-/// is right.
-pub(super) fn is_start_of_one(head: &[u8]) -> bool {
-    const CHECKSUM: Range<usize> = 148..156;
-    let Some(block) = head.get(..BLOCK_BYTES) else {
-        return false;
-    };
-    let header = tar::Header::from_byte_slice(block);
-    let is_named = block.get(257..262) == Some(b"ustar");
-    let sum = |(at, byte): (usize, &u8)| match CHECKSUM.contains(&at) {
-        true => u32::from(b' '),
-        false => u32::from(*byte),
-    };
-    let sum: u32 = block.iter().enumerate().map(sum).sum();
-    is_named && header.cksum().is_ok_and(|told| told == sum)
-}
+/// Most links from one name to the next.
+const LINKS_MAX: usize = 8;
+/// Digits at the end of the name of a piece of a file (DSP0243, 7.1).
+const PIECE_DIGITS: usize = 9;
+/// Bytes that tell whether a member is a disk.
+const HEAD_BYTES: u64 = 128 << 10;
 
 /// The disk in an archive, if it is one and is to be taken for one; else the file itself.
 ///
 /// # Errors
-/// [`ErrorKind::Image`] if there is no such disk, it is packed or in pieces, or the
-/// archive or its description are not sound.
+/// [`ErrorKind::Image`] if there is no such disk, nothing says which of several it is, or
+/// the archive or its description are not sound.
 pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage> {
     let may_be_one = match (&options.disk, options.format) {
         (Some(_), _) => true,
@@ -63,27 +58,58 @@ pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage>
         file.read_at(&mut head, 0)?;
         is_start_of_one(&head)
     };
+    if is_one
+        && options.disk.is_none()
+        && options.format.is_none()
+        && Format::of(&file)? == Format::Vhd
+    {
+        let name = file.path().display();
+        let what = format!("{name} begins as a tar does, and ends as a VHD does");
+        return Err(Error::new(ErrorKind::Image, what).hint_to(
+            "Choose: --disk NAME takes a disk out of the tar, --format vhd takes the VHD, whose disk begins with the tar",
+        ));
+    }
     match (is_one, &options.disk) {
         (true, wanted) => Archive::open(&file)?.disk(wanted.as_deref()),
         (false, None) => Ok(file),
-        (false, Some(wanted)) => {
-            let name = file.path().display();
-            let what = format!("{name} is no OVA or other tar, so there is no {wanted:?} in it");
-            Err(
-                Error::new(ErrorKind::Image, what).hint_to(match StreamFormat::of(&head) {
-                    Some(format) => format!("It is packed with {format}: unpack it first"),
-                    None => "Leave --disk out".to_owned(),
-                }),
-            )
-        }
+        // Its content is looked at when it is unpacked.
+        (false, Some(_)) if packing_of(&file)?.is_some() => Ok(file),
+        (false, Some(wanted)) => Err(no_archive(&file.path().display().to_string(), wanted)),
     }
+}
+
+/// The error of an image that is no archive, although a disk in it is named.
+pub(super) fn no_archive(name: &str, wanted: &str) -> Error {
+    let what = format!("{name} is no OVA or other tar, so there is no {wanted:?} in it");
+    Error::new(ErrorKind::Image, what).hint_to("Leave --disk out")
 }
 
 /// The error of a disk that is packed within its archive.
 pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
     let what = format!("{} is packed with {format}", file.path().display());
-    Error::new(ErrorKind::Image, what)
-        .hint_to("Unpack the archive with tar first, and upload that file")
+    let error = Error::new(ErrorKind::Image, what);
+    let Some((archive, member)) = file.archive().zip(file.member()) else {
+        return error;
+    };
+    let name = names::base(&member.name);
+    let unpacked = name.rsplit_once('.').map_or("disk", |(stem, _)| stem);
+    let (tool, unpacked) = (format.decompress(), quote(unpacked));
+    let out = unpack_to_stdout(file, &archive.to_string_lossy());
+    error.hint_to(format!(
+        "Unpack it, and upload that file: {out} | {tool} > {unpacked} && openhosting-upload {unpacked}"
+    ))
+}
+
+/// A command that writes a member to its output, as the archive stores it.
+fn unpack_to_stdout(file: &RawImage, archive: &str) -> String {
+    let stored = file.stored_names().iter().map(|name| quote(name));
+    let names = stored.collect::<Vec<_>>().join(" ");
+    let archive = quote(archive);
+    match file.stored_names() {
+        // They are written in the archive's order.
+        [_] => format!("tar -xOf {archive} {names}"),
+        _ => format!("tar -xf {archive} {names} && cat {names}"),
+    }
 }
 
 /// An open archive.
@@ -92,13 +118,20 @@ struct Archive<'a> {
     members: Vec<Entry>,
 }
 
-/// A regular file in an archive.
+/// A file in an archive.
+#[derive(Clone, Debug)]
 struct Entry {
+    /// Its name in one way of writing.
     name: String,
     /// Where its bytes are.
-    part: Range<u64>,
-    /// Whether its holes were left out, so that its bytes are not those of the file.
-    is_sparse: bool,
+    pieces: Pieces,
+    /// The members that hold them, by their names in the archive, and the bytes of the file
+    /// in each.
+    stored: Vec<(String, Range<u64>)>,
+    /// Whether it is another name for another file.
+    is_link: bool,
+    /// Of a file that was joined from pieces, whether there are more behind a gap.
+    joined: Option<bool>,
 }
 
 impl Entry {
@@ -113,6 +146,15 @@ impl Entry {
             .rsplit_once('.')
             .map_or(&*self.name, |(stem, _)| stem)
     }
+
+    fn size(&self) -> u64 {
+        self.pieces.size()
+    }
+
+    /// Whether it is in several members.
+    fn is_joined(&self) -> bool {
+        self.stored.len() > 1
+    }
 }
 
 /// What the manifest of an archive tells of a file in it.
@@ -122,8 +164,34 @@ pub(super) enum Manifest {
     Absent,
     /// Nothing.
     Silent,
-    /// Its digest.
-    Tells(Check),
+    /// Its digest, or those of its pieces.
+    Tells(Vec<Check>),
+}
+
+/// The headers of an archive in a file.
+struct InFile<'a> {
+    file: &'a RawImage,
+    at: u64,
+}
+
+impl Source for InFile<'_> {
+    fn name(&self) -> String {
+        self.file.path().display().to_string()
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let there = self.file.size().saturating_sub(self.at);
+        let len = usize::try_from(there.min(bytes.len() as u64)).unwrap_or(0);
+        let read = self.file.read_at(&mut bytes[..len], self.at);
+        read.map_err(io::Error::other)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+
+    fn skip(&mut self, len: u64) -> io::Result<()> {
+        self.at = self.at.saturating_add(len);
+        Ok(())
+    }
 }
 
 impl<'a> Archive<'a> {
@@ -133,103 +201,186 @@ impl<'a> Archive<'a> {
             file,
             members: Vec::new(),
         };
-        let mut tar = tar::Archive::new(Headers {
-            file,
-            at: 0,
-            left: HEADERS_BYTES_MAX,
-        });
-        let entries = tar
-            .entries_with_seek()
-            .map_err(|cause| archive.broken(cause))?;
-        for entry in entries {
-            let mut entry = entry.map_err(|cause| archive.broken(cause))?;
-            let kind = entry.header().entry_type();
-            if !(kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse()) {
+        let mut links = Vec::new();
+        let mut headers = Headers::new(InFile { file, at: 0 });
+        let ours = |cause: io::Error| {
+            let broken = |cause| {
+                let what = format!("Cannot read {}", file.path().display());
+                Error::new(ErrorKind::Image, what).because(cause)
+            };
+            cause.downcast::<Error>().unwrap_or_else(broken)
+        };
+        while let Some(member) = headers.next().map_err(ours)? {
+            let name = names::plain(&member.name);
+            if names::is_companion(&name) {
                 continue;
             }
-            let mut name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let mut is_sparse = kind.is_gnu_sparse();
-            let extensions = entry.pax_extensions();
-            let extensions = extensions.map_err(|cause| archive.broken(cause))?;
-            for extension in extensions.into_iter().flatten().flatten() {
-                is_sparse |= extension.key_bytes().starts_with(b"GNU.sparse.");
-                // Its path is one for those who do not know how it is stored.
-                if extension.key_bytes() == b"GNU.sparse.name" {
-                    name = String::from_utf8_lossy(extension.value_bytes()).into_owned();
+            match member.kind {
+                Kind::Other => {}
+                Kind::Link {
+                    target,
+                    is_symbolic,
+                } => {
+                    let target = match is_symbolic {
+                        true => names::linked(&name, &target),
+                        false => names::plain(&target),
+                    };
+                    links.push((name, target));
                 }
-            }
-            let name = plain(&name).to_owned();
-            let (at, size) = (entry.raw_file_position(), entry.size());
-            let end = at.checked_add(size);
-            let part = match end.filter(|end| *end <= file.size()) {
-                Some(end) => at..end,
-                None if is_sparse => at..at,
-                None => {
+                Kind::File(_) if member.stored.end > file.size() => {
+                    let Range { start, end } = member.stored;
                     let what = format!(
-                        "{} was cut off, or is damaged: {name:?} in it, {size} bytes from byte {at} on, lies beyond its end",
-                        file.path().display()
+                        "{} was cut off, or is damaged: {name:?} in it, {} bytes from byte {start} on, lies beyond its end",
+                        archive.shown(),
+                        end - start
                     );
                     return Err(Error::new(ErrorKind::Image, what)
                         .hint_to("Fetch it again from where it came"));
                 }
-            };
-            archive.members.push(Entry {
-                name,
-                part,
-                is_sparse,
-            });
+                Kind::File(pieces) => archive.members.push(Entry {
+                    stored: vec![(member.name, 0..pieces.size())],
+                    name,
+                    pieces,
+                    is_link: false,
+                    joined: None,
+                }),
+            }
         }
+        archive.join();
+        archive.link(&links);
         Ok(archive)
     }
 
-    /// The disk of this name, or the first.
+    /// Puts files together that are there in pieces: NAME.000000000, NAME.000000001 and so
+    /// on.
+    fn join(&mut self) {
+        let number = |name: &str| {
+            let (stem, digits) = name.rsplit_once('.')?;
+            let is_number =
+                digits.len() == PIECE_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());
+            let number = digits.parse::<usize>().ok().filter(|_| is_number)?;
+            Some((stem.to_owned(), number))
+        };
+        let (pieces, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.members)
+            .into_iter()
+            .partition(|entry| number(&entry.name).is_some());
+        self.members = others;
+        for first in pieces
+            .iter()
+            .filter(|entry| number(&entry.name).is_some_and(|(_, number)| number == 0))
+        {
+            let Some((stem, _)) = number(&first.name) else {
+                continue;
+            };
+            let piece = |number: usize| {
+                let name = format!("{stem}.{number:0PIECE_DIGITS$}");
+                pieces.iter().find(|entry| entry.name == name)
+            };
+            let parts: Vec<&Entry> = (0..).map_while(piece).collect();
+            let mut at = 0;
+            let stored = parts
+                .iter()
+                .flat_map(|part| &part.stored)
+                .map(|(name, part)| {
+                    let start = at;
+                    at += part.end - part.start;
+                    (name.clone(), start..at)
+                });
+            self.members.push(Entry {
+                stored: stored.collect(),
+                pieces: parts.iter().flat_map(|part| part.pieces.iter()).collect(),
+                joined: Some(pieces.iter().any(|entry| {
+                    number(&entry.name)
+                        .is_some_and(|(other, number)| other == stem && number > parts.len())
+                })),
+                name: stem,
+                is_link: false,
+            });
+        }
+        // What follows a gap is no part of anything, but may be asked for by its own name.
+        self.members.extend(pieces.into_iter().map(|entry| Entry {
+            is_link: true,
+            ..entry
+        }));
+    }
+
+    /// Adds the files that are links to others.
+    fn link(&mut self, links: &[(String, String)]) {
+        for (name, target) in links {
+            let mut target = target;
+            for _ in 0..LINKS_MAX {
+                match links.iter().find(|(name, _)| name == target) {
+                    Some((_, next)) => target = next,
+                    None => break,
+                }
+            }
+            let found = self.members.iter().find(|entry| entry.name == *target);
+            if let Some(entry) = found {
+                let mut entry = entry.clone();
+                entry.is_link = true;
+                entry.name.clone_from(name);
+                self.members.push(entry);
+            }
+        }
+    }
+
+    /// The disk of this name; or the one that the machine boots, by the description; or the
+    /// only one.
     fn disk(&self, wanted: Option<&str>) -> Result<RawImage> {
         let ovf = self.members.iter().find(|entry| entry.is(".ovf"));
-        let description = ovf.map(|entry| self.described(entry)).transpose()?;
-        let disks = match &description {
-            Some(description) => self.told_by(description)?,
-            None => self.disks_by_content()?,
-        };
-        let name = match (wanted, disks.first()) {
-            (Some(wanted), _) => plain(wanted),
-            (None, Some(first)) => first,
-            (None, None) => {
-                let what = format!("{} is a tar, and no disk is in it", self.shown());
-                return Err(Error::new(ErrorKind::Image, what).hint_to(
-                    "Name a file in it with --disk, or send it as it is with --format raw",
-                ));
+        let described = ovf.map(|ovf| self.described(ovf)).transpose();
+        let (entry, disks) = match wanted {
+            // Nothing that the description says is needed.
+            Some(wanted) => {
+                let disks = match described {
+                    Ok(Some(disks)) => disks.into_iter().flatten().collect(),
+                    _ => self.disks_by_content()?,
+                };
+                let entry = self.named(wanted)?;
+                self.check_pieces(entry, None)?;
+                (entry, disks)
+            }
+            None => {
+                let mut disks = described?.unwrap_or_default().into_iter();
+                match disks.next() {
+                    Some(first) => {
+                        let first = first?;
+                        let others = disks.flatten();
+                        (first, std::iter::once(first).chain(others).collect())
+                    }
+                    None => {
+                        let (disk, disks) = self.only_disk(ovf.is_none())?;
+                        self.check_pieces(disk, None)?;
+                        (disk, disks)
+                    }
+                }
             }
         };
-        if let Some(how) = description.as_ref().and_then(|told| told.not_read(name)) {
-            let what = format!("The disk {name:?} in {} is {how}", self.shown());
-            return Err(Error::new(ErrorKind::Image, what)
-                .hint_to("Convert the appliance first, or unpack its disk and upload that"));
-        }
-        let entry = self.member(name)?;
-        if entry.is_sparse {
-            let what = format!("{name:?} in {} is stored without its holes", self.shown());
-            return Err(Error::new(ErrorKind::Image, what)
-                .hint_to("Unpack it with tar first, and upload that file"));
-        }
-        if entry.part.is_empty() {
+        if entry.size() == 0 {
             let what = format!(
-                "{name:?} in {} is empty: there is nothing to upload",
+                "{:?} in {} is empty: there is nothing to upload",
+                entry.name,
                 self.shown()
             );
-            return Err(Error::new(ErrorKind::Image, what));
+            return Err(Error::new(ErrorKind::Image, what).hint_to(self.names_hint()));
         }
-        let others: Vec<_> = disks.iter().filter(|disk| *disk != name).cloned().collect();
-        let manifest = self.manifest(name, ovf)?;
-        let member = self
-            .file
-            .with_member(name, entry.part.clone(), &others, manifest);
-        Ok(member)
+        let others = disks.iter().filter(|disk| disk.pieces != entry.pieces);
+        let others: Vec<_> = others.map(|disk| disk.name.clone()).collect();
+        let manifest = self.manifest(entry, ovf)?;
+        Ok(self.member(entry, &others, manifest))
+    }
+
+    fn member(&self, entry: &Entry, others: &[String], manifest: Manifest) -> RawImage {
+        let stored = entry.stored.iter().map(|(name, _)| name.clone()).collect();
+        let pieces = entry.pieces.clone();
+        self.file
+            .with_member(&entry.name, stored, pieces, others, manifest)
     }
 
     /// What the manifest tells of a file: the one that is called as the description, or
     /// else the first. Where it lies is not looked at, though the standard wants it right
     /// behind the description: tools and people put it at the end as well.
-    fn manifest(&self, name: &str, ovf: Option<&Entry>) -> Result<Manifest> {
+    fn manifest(&self, entry: &Entry, ovf: Option<&Entry>) -> Result<Manifest> {
         let mut manifests = self.members.iter().filter(|entry| entry.is(".mf"));
         let is_called_so = |entry: &&Entry| ovf.is_some_and(|ovf| ovf.stem() == entry.stem());
         let manifest = manifests.clone().find(is_called_so);
@@ -238,159 +389,326 @@ impl<'a> Archive<'a> {
         };
         let what = format!("Its manifest {:?}", manifest.name);
         let text = self.text(manifest, &what)?;
-        let is_it = |told: &str| {
-            let decoded = percent_decode_str(told).decode_utf8_lossy();
-            plain(told) == name || plain(&decoded) == name
+        let text = String::from_utf8_lossy(&text);
+        let beside = names::directory(&manifest.name);
+        let digest = |wanted: &[&str]| {
+            let is_it = |told: &str| {
+                let meant = names::meant(told, beside);
+                let is = |name: &&str| meant.iter().any(|told| is_called(told, name));
+                wanted.iter().any(is)
+            };
+            let told = manifest::digest_of(&text, is_it);
+            told.map_err(|why| self.not_sound(&what, &why))
         };
-        let told = manifest::digest_of(&String::from_utf8_lossy(&text), is_it);
-        let told = told.map_err(|why| self.not_sound(&what, &why))?;
-        Ok(told.map_or(Manifest::Silent, |told| {
-            Manifest::Tells(Check::new(&manifest.name, told))
-        }))
+        let check = |told, part: &Range<u64>| Check::new(&manifest.name, told, part.clone());
+        let plain: Vec<_> = entry
+            .stored
+            .iter()
+            .map(|(name, _)| names::plain(name))
+            .collect();
+        let mut checks = Vec::new();
+        // A link may be called by either name, and a joined file is covered piece by piece.
+        if !entry.is_joined() {
+            let mut wanted = vec![&*entry.name];
+            wanted.extend(plain.iter().map(String::as_str));
+            if let Some(told) = digest(&wanted)? {
+                checks.push(check(told, &(0..entry.size())));
+            }
+        } else if let Some(told) = digest(&[&*entry.name])? {
+            checks.push(check(told, &(0..entry.size())));
+        } else {
+            for (name, (_, part)) in plain.iter().zip(&entry.stored) {
+                if let Some(told) = digest(&[name])? {
+                    checks.push(check(told, part));
+                }
+            }
+        }
+        let covered: u64 = checks.iter().map(Check::len).sum();
+        Ok(match covered == entry.size() {
+            true => Manifest::Tells(checks),
+            false => Manifest::Silent,
+        })
     }
 
-    /// The disks that a description tells, by the names that they have in the archive.
-    fn told_by(&self, description: &Description) -> Result<Vec<String>> {
-        let disks = description.disks();
-        let disks = disks.map_err(|why| self.not_sound("Its description", &why))?;
-        Ok(disks.into_iter().map(str::to_owned).collect())
+    /// The files of the disks that the description tells, the one that boots first; each may
+    /// be one that cannot be read.
+    fn described(&self, ovf: &Entry) -> Result<Vec<Result<&Entry>>> {
+        let what = format!("Its description {:?}", ovf.name);
+        let text = self.text(ovf, &what)?;
+        let unsound = |why: String| self.not_sound(&what, &why);
+        let text = ovf::decoded(&text).map_err(unsound)?;
+        let description = Description::parse(&text).map_err(unsound)?;
+        let disks = description.disks().map_err(unsound)?;
+        let disks = disks.iter().map(|file| self.of_description(file, ovf));
+        Ok(disks.collect())
     }
 
-    /// Without a description: what is a disk by its content, or called so.
-    fn disks_by_content(&self) -> Result<Vec<String>> {
+    /// The file that a description means, if it can be read as it lies there.
+    fn of_description(&self, file: &ovf::File, ovf: &Entry) -> Result<&Entry> {
+        let meant = names::meant(&file.reference, names::directory(&ovf.name));
+        let mut found = meant.iter().filter_map(|name| self.find(name).transpose());
+        let Some(entry) = found.next().transpose()? else {
+            return Err(self.missing(&names::plain(&file.reference)));
+        };
+        let refuse = |how: &str| {
+            let what = format!("The disk {:?} in {} is {how}", entry.name, self.shown());
+            Err(Error::new(ErrorKind::Image, what))
+        };
+        if file.has_parent {
+            return refuse("what differs from another disk (parentRef)").map_err(|error| {
+                error.hint_to("Export the machine again when its snapshots are removed or merged")
+            });
+        }
+        self.check_pieces(entry, Some(file))?;
+        if let Some(how) = &file.compression
+            && packing_of(&self.member(entry, &[], Manifest::Absent))?.is_none()
+        {
+            return refuse(&format!("packed (compression {how:?})"))
+            .map_err(|error| {
+                let (archive, name) = (quote(&self.shown()), quote(&entry.stored[0].0));
+                error.hint_to(format!(
+                    "Unpack it, first with: tar -xf {archive} {name}. If the description is wrong: --disk {}",
+                    quote(&entry.name)
+                ))
+            });
+        }
+        Ok(entry)
+    }
+
+    /// Demands that the pieces of a joined file are all of it.
+    fn check_pieces(&self, entry: &Entry, told: Option<&ovf::File>) -> Result<()> {
+        let Some(why) = wrong_pieces(entry, told) else {
+            return Ok(());
+        };
+        let names: Vec<_> = entry.stored.iter().map(|(name, _)| quote(name)).collect();
+        let what = format!("The disk {:?} in {} is {why}", entry.name, self.shown());
+        Err(Error::new(ErrorKind::Image, what).hint_to(format!(
+            "If it is, join the pieces and upload that file: tar -xf {} {names} && cat {names} > disk && openhosting-upload disk",
+            quote(&self.shown()),
+            names = names.join(" ")
+        )))
+    }
+
+    /// The only file that is a disk, where no description tells any: by its content; or, if
+    /// none is, by its name where that counts.
+    fn only_disk(&self, by_name: bool) -> Result<(&Entry, Vec<&Entry>)> {
+        let mut disks = self.disks_by_content()?;
+        if disks.is_empty() && by_name {
+            disks = self.disks_by_name();
+        }
+        match disks.as_slice() {
+            [disk] => Ok((disk, disks.clone())),
+            [] => {
+                let what = format!("{} is a tar, and no disk is in it", self.shown());
+                let hint = format!(
+                    "{}. --format raw sends all of it as it is",
+                    self.names_hint()
+                );
+                Err(Error::new(ErrorKind::Image, what).hint_to(hint))
+            }
+            several => self.which(several),
+        }
+    }
+
+    /// The error of several disks, of which nothing says which one is meant.
+    fn which<T>(&self, disks: &[&Entry]) -> Result<T> {
+        // Of the same name none can be named.
+        for disk in disks {
+            self.find(&disk.name)?;
+        }
+        let archive = quote(&self.shown());
+        let description = disks.iter().find(|disk| {
+            let file = self.member(disk, &[], Manifest::Absent);
+            is_vmdk_description(&file).unwrap_or(false)
+        });
+        if let Some(disk) = description {
+            let what = format!(
+                "{} holds a VMDK in several files, which {:?} describes",
+                self.shown(),
+                disk.name
+            );
+            let name = quote(&disk.stored[0].0);
+            return Err(Error::new(ErrorKind::Image, what).hint_to(format!(
+                "Unpack all of them, and upload that one: tar -xf {archive} && openhosting-upload {name}"
+            )));
+        }
+        let what = format!(
+            "{} holds {} disks, and nothing in it says which one boots",
+            self.shown(),
+            disks.len()
+        );
+        let options = disks.iter().take(NAMES_MAX);
+        let options: Vec<_> = options
+            .map(|disk| format!("--disk {}", quote(&disk.name)))
+            .collect();
+        let hint = format!("Name one of them: {}", options.join(" or "));
+        Err(Error::new(ErrorKind::Image, what).hint_to(hint))
+    }
+
+    /// What begins as a disk does: of a format with a map, or with a partition table, a boot
+    /// sector or a file system.
+    fn disks_by_content(&self) -> Result<Vec<&Entry>> {
         let mut disks = Vec::new();
-        for entry in self.members.iter().filter(|entry| !entry.is_sparse) {
-            let name = entry.name.to_lowercase();
-            let is_called = name.ends_with(".img") || name.ends_with(".raw");
-            let file =
-                self.file
-                    .with_member(&entry.name, entry.part.clone(), &[], Manifest::Absent);
-            if is_called || Format::of(&file)? != Format::Raw {
-                disks.push(entry.name.clone());
+        for entry in self.members.iter().filter(|entry| !entry.is_link) {
+            let file = self.member(entry, &[], Manifest::Absent);
+            let len = usize::try_from(entry.size().min(HEAD_BYTES)).unwrap_or(0);
+            let mut head = vec![0; len];
+            file.read_at(&mut head, 0)?;
+            if is_disk(&head) || Format::of(&file)? != Format::Raw {
+                disks.push(entry);
             }
         }
         Ok(disks)
     }
 
-    /// The one file of this name.
-    fn member(&self, name: &str) -> Result<&Entry> {
-        let mut found = self.members.iter().filter(|entry| entry.name == name);
-        match (found.next(), found.next()) {
-            (Some(entry), None) => Ok(entry),
-            (Some(_), Some(_)) => {
-                let what = format!("There are several files {name:?} in {}", self.shown());
-                Err(Error::new(ErrorKind::Image, what)
-                    .hint_to("Which of them is the disk nobody can tell: unpack it with tar first"))
-            }
-            (None, _) => {
-                let names = self.members.iter().map(|entry| format!("{:?}", entry.name));
-                let names: Vec<_> = names.take(NAMES_MAX).collect();
-                let more = match self.members.len() > NAMES_MAX {
-                    true => " and others",
-                    false => "",
-                };
-                let what = format!("There is no file {name:?} in {}", self.shown());
-                let hint = format!("In it are {}{more}", names.join(", "));
-                Err(Error::new(ErrorKind::Image, what).hint_to(hint))
-            }
-        }
+    /// What is called as a disk is.
+    fn disks_by_name(&self) -> Vec<&Entry> {
+        let is_called = |entry: &&Entry| entry.is(".img") || entry.is(".raw");
+        let files = self.members.iter().filter(|entry| !entry.is_link);
+        files.filter(is_called).collect()
     }
 
-    /// Reads the description.
-    fn described(&self, entry: &Entry) -> Result<Description> {
-        let what = format!("Its description {:?}", entry.name);
-        let text = self.text(entry, &what)?;
-        let text =
-            str::from_utf8(&text).map_err(|_| self.not_sound(&what, "it is not in UTF-8"))?;
-        let is_there = |name: &str| self.members.iter().any(|entry| entry.name == name);
-        Description::parse(text, is_there).map_err(|why| self.not_sound(&what, &why))
+    /// The one file of this name, as exactly as it can be had; `None` if there is none.
+    fn find(&self, name: &str) -> Result<Option<&Entry>> {
+        for likeness in Likeness::CERTAIN {
+            let wanted = likeness.of(name);
+            let is_it = |entry: &&Entry| likeness.of(&entry.name) == wanted;
+            let mut found = self.members.iter().filter(is_it);
+            match (found.next(), found.next()) {
+                (None, _) => {}
+                (Some(entry), None) => return Ok(Some(entry)),
+                (Some(_), Some(_)) => {
+                    let what = format!("There are several files {name:?} in {}", self.shown());
+                    return Err(Error::new(ErrorKind::Image, what).hint_to(
+                        "Nobody can say which of them is the disk: unpack it with tar first",
+                    ));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The file that the user names.
+    fn named(&self, wanted: &str) -> Result<&Entry> {
+        let name = names::plain(wanted);
+        self.find(&name)?.ok_or_else(|| self.missing(&name))
+    }
+
+    /// The error of a file that is not there, with those that may be meant.
+    fn missing(&self, name: &str) -> Error {
+        let what = format!("There is no file {name:?} in {}", self.shown());
+        let wanted = Likeness::AnyCase.of(names::base(name));
+        let alike = self
+            .members
+            .iter()
+            .filter(|entry| Likeness::AnyCase.of(names::base(&entry.name)) == wanted);
+        let alike: Vec<_> = alike
+            .take(NAMES_MAX)
+            .map(|entry| format!("--disk {}", quote(&entry.name)))
+            .collect();
+        Error::new(ErrorKind::Image, what).hint_to(match alike.is_empty() {
+            true => self.names_hint(),
+            false => format!("If this is it, name it so: {}", alike.join(" or ")),
+        })
+    }
+
+    /// How to take a file, and which there are.
+    fn names_hint(&self) -> String {
+        let names = self.members.iter().map(|entry| format!("{:?}", entry.name));
+        let names: Vec<_> = names.take(NAMES_MAX).collect();
+        let more = match self.members.len() > NAMES_MAX {
+            true => " and others",
+            false => "",
+        };
+        match names.is_empty() {
+            true => "No file is in it".to_owned(),
+            false => format!(
+                "--disk NAME takes another file. In it are {}{more}",
+                names.join(", ")
+            ),
+        }
     }
 
     /// The bytes of a short file.
     fn text(&self, entry: &Entry, what: &str) -> Result<Vec<u8>> {
-        let size = entry.part.end - entry.part.start;
-        if size > OVF_BYTES_MAX || entry.is_sparse {
-            let why = format!("it is longer than {OVF_BYTES_MAX} bytes, or has holes");
+        let size = entry.size();
+        if size > TEXT_BYTES_MAX {
+            let why = format!("it is longer than {TEXT_BYTES_MAX} bytes");
             return Err(self.not_sound(what, &why));
         }
         let mut text = vec![0; usize::try_from(size).unwrap_or(0)];
-        self.file.read_at(&mut text, entry.part.start)?;
+        self.member(entry, &[], Manifest::Absent)
+            .read_at(&mut text, 0)?;
         Ok(text)
     }
 
-    fn shown(&self) -> std::path::Display<'_> {
-        self.file.path().display()
+    fn shown(&self) -> String {
+        self.file.path().display().to_string()
     }
 
-    /// An error about the description.
+    /// An error about the description or the manifest.
     fn not_sound(&self, what: &str, why: &str) -> Error {
-        let what = format!("{} is no sound OVA. {what}: {why}", self.shown());
-        Error::new(ErrorKind::Image, what)
-            .hint_to("Unpack it with tar, and upload the disk that you want")
+        let error = Error::new(
+            ErrorKind::Image,
+            format!("{} is no sound OVA. {what}: {why}", self.shown()),
+        );
+        let disks = self.disks_by_content().unwrap_or_default();
+        let disks = disks.into_iter().take(NAMES_MAX);
+        let options: Vec<_> = disks
+            .map(|disk| format!("--disk {}", quote(&disk.name)))
+            .collect();
+        error.hint_to(match options.is_empty() {
+            true => self.names_hint(),
+            false => format!("Name the disk: {}", options.join(" or ")),
+        })
     }
+}
 
-    /// An error about the headers. What tells of it may show what is in the file.
-    fn broken(&self, cause: io::Error) -> Error {
-        let cause = match cause.downcast::<Error>() {
-            Ok(ours) => return ours,
-            Err(cause) => cause,
+/// Whether two names mean one file.
+fn is_called(one: &str, other: &str) -> bool {
+    Likeness::Composed.of(one) == Likeness::Composed.of(other)
+}
+
+/// Why the pieces of a file may not be all of it, if so. A description may tell the bytes of
+/// each and of all. Where it does not, only a last piece of another length shows that it is
+/// the last.
+fn wrong_pieces(entry: &Entry, told: Option<&ovf::File>) -> Option<String> {
+    let has_more = entry.joined?;
+    let size = told.and_then(|file| file.size);
+    let piece_bytes = told.and_then(|file| file.piece_bytes.as_deref());
+    let len = |(_, part): &(String, Range<u64>)| part.end - part.start;
+    let (last, before) = entry.stored.split_last()?;
+    let piece_bytes = match piece_bytes {
+        Some(told) => told.parse().ok(),
+        None => before.first().map(len),
+    };
+    let is_whole = !has_more
+        && before.iter().all(|part| Some(len(part)) == piece_bytes)
+        && match size {
+            Some(size) => size == entry.size(),
+            None => Some(len(last)) != piece_bytes,
         };
-        let shown = cause
-            .to_string()
-            .escape_debug()
-            .take(200)
-            .collect::<String>();
-        let what = format!("{} is not a sound tar", self.shown());
-        Error::new(ErrorKind::Image, what)
-            .because(io::Error::new(cause.kind(), shown))
-            .hint_to("Fetch it again from where it came, or send it as it is with --format raw")
-    }
+    let size = size.map_or_else(|| "no size".to_owned(), |size| format!("{size} bytes"));
+    (!is_whole).then(|| {
+        format!(
+            "in {} pieces of {} bytes in all, and nothing says that this is all of it: the description tells {size}",
+            entry.stored.len(),
+            entry.size(),
+        )
+    })
 }
 
-/// A name without the `./` that tar is told to put before it.
-fn plain(name: &str) -> &str {
-    name.strip_prefix("./").unwrap_or(name)
-}
-
-/// The headers of an archive: so many bytes of them, since each says itself how long its
-/// names are.
-struct Headers<'a> {
-    file: &'a RawImage,
-    at: u64,
-    left: u64,
-}
-
-impl Read for Headers<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let there = self.file.size().saturating_sub(self.at);
-        let n = there.min(bytes.len() as u64);
-        let Some(left) = self.left.checked_sub(n) else {
-            let what = format!(
-                "{} is a tar with more than {HEADERS_BYTES_MAX} bytes of names and headers, as no OVA has",
-                self.file.path().display()
-            );
-            let error = Error::new(ErrorKind::Image, what)
-                .hint_to("Unpack the disk with tar first, or send it as it is with --format raw");
-            return Err(io::Error::other(error));
-        };
-        let len = usize::try_from(n).unwrap_or(0);
-        self.file
-            .read_at(&mut bytes[..len], self.at)
-            .map_err(io::Error::other)?;
-        self.left = left;
-        self.at += n;
-        Ok(len)
-    }
-}
-
-impl Seek for Headers<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let to = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => self.file.size().checked_add_signed(by),
-        };
-        self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
+/// Whether something begins as a disk does.
+fn is_disk(head: &[u8]) -> bool {
+    let has = |at: usize, magic: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    // A kernel has the signature of a boot sector as well.
+    let is_kernel = has(514, b"HdrS");
+    !is_kernel
+        && (has(510, b"\x55\xaa")
+            || has(512, b"EFI PART")
+            || has(4096, b"EFI PART")
+            || has(1080, b"\x53\xef")
+            || has(0, b"XFSB")
+            || has(32769, b"CD001")
+            || has(0x40, b"_BHRfS_M"))
 }

@@ -24,8 +24,10 @@ use std::sync::Mutex;
 use super::RawImage;
 use crate::codec::{Pack, UnpackError, Unpacker};
 use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
 
 pub(super) use survey::survey;
+pub(super) use vmdk::{is_description as is_vmdk_description, is_part as is_vmdk_part};
 
 /// Bytes of a sector, the unit of most formats whatever the disk's own.
 const SECTOR_BYTES: u64 = 512;
@@ -39,7 +41,7 @@ pub enum Format {
     Raw,
     /// QEMU's, versions 2 and 3.
     Qcow2,
-    /// VMware's, in one sparse file.
+    /// VMware's: in one sparse file, or in several files.
     Vmdk,
     /// VirtualBox's.
     Vdi,
@@ -72,6 +74,14 @@ impl Format {
         }
     }
 
+    /// Its name, as QEMU calls it.
+    fn name_in_qemu(self) -> &'static str {
+        match self {
+            Self::Vhd => "vpc",
+            other => other.name(),
+        }
+    }
+
     /// What a file is by its content: its name tells nothing. A file that is none
     /// of the others is raw.
     ///
@@ -97,7 +107,9 @@ impl Format {
             .is_some_and(|rest| rest.starts_with(vdi::MAGIC));
         if starts(qcow2::MAGIC) {
             Some(Self::Qcow2)
-        } else if vmdk::MAGICS.iter().any(|magic| starts(magic)) {
+        } else if vmdk::MAGICS.iter().any(|magic| starts(magic))
+            || vmdk::starts_as_description(head)
+        {
             Some(Self::Vmdk)
         } else if is_vdi {
             Some(Self::Vdi)
@@ -124,8 +136,38 @@ impl Format {
     }
 }
 
-/// Bytes that all formats but a fixed VHD are known by.
-const HEAD_BYTES: usize = vdi::MAGIC_AT + vdi::MAGIC.len();
+/// Bytes that all formats but a fixed VHD are known by: before a description of VMDK there
+/// may be empty lines.
+const HEAD_BYTES: usize = 512;
+
+/// A part of a disk: its bytes, and its layout if it is not all zeros.
+pub(super) type Part = (u64, Option<Box<dyn Layout>>);
+
+/// The parts of the disk that a file describes, if it is a description of several files.
+///
+/// # Errors
+/// [`ErrorKind::Image`] if one of them is not there, not sound, or may not be read.
+pub(super) fn parts_of(file: &RawImage, format: Format) -> Result<Option<Vec<Part>>> {
+    if format != Format::Vmdk || !vmdk::is_description(file)? {
+        return Ok(None);
+    }
+    let container = |file, format| Container { file, format };
+    let extents = vmdk::extents(&container(file.clone(), format))?;
+    let parts = extents.into_iter().map(|extent| {
+        let layout: Option<Box<dyn Layout>> = match extent.place {
+            vmdk::ExtentPlace::Zero => None,
+            vmdk::ExtentPlace::Flat(file) => {
+                Some(Box::new(Flat::new(container(file, Format::Raw))))
+            }
+            vmdk::ExtentPlace::Sparse(file) => {
+                let part = vmdk::Vmdk::open_part(container(file, format), extent.size)?;
+                Some(Box::new(part))
+            }
+        };
+        Ok((extent.size, layout))
+    });
+    parts.collect::<Result<_>>().map(Some)
+}
 
 impl FromStr for Format {
     type Err = Error;
@@ -289,11 +331,11 @@ impl Container {
         let what = format!("{} is not sound {}: {what}", self.name(), self.format);
         let error = Error::new(ErrorKind::Image, what).permanent();
         error.hint_to(match self.format {
-            _ if self.file.member().is_some() => {
-                "Unpack it with tar, and check it with: qemu-img check".to_owned()
-            }
             Format::Raw | Format::Vhd => "Copy it again from where it came".to_owned(),
-            _ => format!("Check it with: qemu-img check {}", self.name()),
+            _ => {
+                let check = self.command(|name| format!("qemu-img check {name}"));
+                format!("Check it with: {check}")
+            }
         })
     }
 
@@ -305,13 +347,46 @@ impl Container {
             self.format
         );
         let error = Error::new(ErrorKind::Image, what).permanent();
-        error.hint_to(match self.file.member() {
-            Some(_) => "Unpack it with tar, and convert it with: qemu-img convert".to_owned(),
-            None => format!(
-                "Convert it: qemu-img convert -O qcow2 {} NEW.qcow2",
-                self.name()
-            ),
-        })
+        let convert = self.command(|name| {
+            let format = self.format.name_in_qemu();
+            format!("qemu-img convert -f {format} -O qcow2 {name} NEW.qcow2")
+        });
+        error.hint_to(format!("Convert it: {convert}"))
+    }
+
+    /// The hint for a differencing disk of Microsoft's formats, which QEMU does not read.
+    fn merged(&self) -> String {
+        let convert = self.command(|name| {
+            format!("Convert-VHD -Path {name} -DestinationPath NEW.vhdx -VHDType Dynamic")
+        });
+        let clone =
+            self.command(|name| format!("VBoxManage clonemedium disk {name} NEW.vdi --format VDI"));
+        format!(
+            "With its parent beside it, write all of it to a new file, in PowerShell with Hyper-V: {convert}; or with VirtualBox: {clone}"
+        )
+    }
+
+    /// A command about this file, whose name it is given as a word for a shell. What is in
+    /// an archive is unpacked first.
+    fn command(&self, command: impl FnOnce(&str) -> String) -> String {
+        let names = self.file.stored_names().iter().map(|name| quote(name));
+        let names: Vec<_> = names.collect();
+        match (self.file.archive(), names.as_slice()) {
+            (Some(archive), [name]) => {
+                let archive = quote(&archive.to_string_lossy());
+                // tar makes names relative.
+                format!(
+                    "tar -xf {archive} {name} && {}",
+                    command(name.trim_start_matches('/'))
+                )
+            }
+            (Some(archive), _) => {
+                let (archive, names) = (quote(&archive.to_string_lossy()), names.join(" "));
+                let joined = command("disk");
+                format!("tar -xf {archive} {names} && cat {names} > disk && {joined}")
+            }
+            (None, _) => command(&quote(&self.name().to_string())),
+        }
     }
 
     /// Demands that so many bytes from `at` on lie within the file.

@@ -1,4 +1,5 @@
-//! An image of a format with a map, and the files that it is written on top of.
+//! An image of a format with a map, and the files that it is written on top of or that it
+//! is in.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -7,7 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::format::{BackingName, Format, Layout, Packed, Place, Run, checked_run, survey};
+use super::format::{
+    BackingName, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
+};
 use super::{Disk, Fingerprint, RawImage, Use};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,14 +18,30 @@ use crate::error::{Error, ErrorKind, Result};
 const LAYERS_MAX: usize = 64;
 /// Unpacked units that are kept, since a chunk may begin or end within one.
 const UNPACKED_MAX: usize = 4;
+/// Largest disk: more does not fit a signed 64-bit offset.
+const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// An open image of a format with a map.
 #[derive(Debug)]
 pub struct MappedImage {
-    /// The image itself, and then what each is written on top of.
-    layers: Vec<Box<dyn Layout>>,
+    /// The image's own file, and its format.
+    file: RawImage,
+    format: Format,
+    size: u64,
+    /// Of the bytes of the disk, the first layer counts that has them: what an image is
+    /// written on top of comes after it. Files that hold parts of the disk have no byte in
+    /// common.
+    layers: Vec<Layer>,
     fingerprint: Fingerprint,
     unpacked: Mutex<Vec<Unpacked>>,
+}
+
+/// What one file has of a disk.
+#[derive(Debug)]
+struct Layer {
+    layout: Box<dyn Layout>,
+    /// The bytes of the disk that it may have.
+    part: Range<u64>,
 }
 
 /// A unit that was unpacked: of which layer, from where, and its bytes.
@@ -32,60 +51,114 @@ impl MappedImage {
     /// Opens a file of this format, and what it is written on top of as far as
     /// that is one of `allowed` or lies below one.
     pub(super) fn open(file: RawImage, format: Format, allowed: &[PathBuf]) -> Result<Self> {
+        if let Some(parts) = parts_of(&file, format)? {
+            return Self::in_parts(file, format, parts);
+        }
         let mut seen = HashSet::new();
-        let mut layers = Vec::new();
+        let mut layers: Vec<Layer> = Vec::new();
+        let main = file.clone();
         let mut next = Some((file, format));
         while let Some((file, format)) = next.take() {
             // A file without a name, as of a descriptor, has no other beside it.
             seen.extend(std::fs::canonicalize(file.path()));
-            let layer = format.open(file)?;
-            survey(&*layer)?;
-            if let Some(backing) = layer.backing() {
-                let (path, format) = resolve(&*layer, backing, allowed)?;
+            let layout = format.open(file)?;
+            survey(&*layout)?;
+            if let Some(backing) = layout.backing() {
+                let (path, format) = resolve(&*layout, backing, allowed)?;
                 let is_loop = seen.contains(&path);
                 if is_loop || layers.len() + 1 == LAYERS_MAX {
                     let why = match is_loop {
                         true => "are written on top of each other in a circle",
                         false => "are too many",
                     };
-                    let what = format!("The files that {} needs {why}", layer.container().name());
+                    let what = format!("The files that {} needs {why}", layout.container().name());
                     return Err(Error::new(ErrorKind::Image, what));
                 }
                 next = Some((RawImage::open(&path)?, format));
             }
-            layers.push(layer);
+            // Beyond the end of a file there are zeros, whatever is below it.
+            let end = layers.last().map_or(u64::MAX, |layer| layer.part.end);
+            let part = 0..layout.size().min(end);
+            layers.push(Layer { layout, part });
         }
-        let prints = layers
-            .iter()
-            .map(|layer| layer.container().file.fingerprint());
-        Ok(Self {
-            fingerprint: Fingerprint::of_all(format.name(), prints),
+        let size = layers.first().map_or(0, |layer| layer.part.end);
+        Ok(Self::of(main, format, size, layers))
+    }
+
+    /// Opens a disk whose parts are in several files.
+    fn in_parts(file: RawImage, format: Format, parts: Vec<Part>) -> Result<Self> {
+        let mut layers = Vec::new();
+        let mut size = 0_u64;
+        for (len, layout) in parts {
+            let end = size.checked_add(len).filter(|end| *end <= DISK_BYTES_MAX);
+            let part = size..end.ok_or_else(|| {
+                let what = format!(
+                    "{} describes a disk larger than any can be",
+                    file.path().display()
+                );
+                Error::new(ErrorKind::Image, what)
+            })?;
+            size = part.end;
+            if let Some(layout) = layout {
+                survey(&*layout)?;
+                layers.push(Layer { layout, part });
+            }
+        }
+        Ok(Self::of(file, format, size, layers))
+    }
+
+    fn of(file: RawImage, format: Format, size: u64, layers: Vec<Layer>) -> Self {
+        let mut image = Self {
+            file,
+            format,
+            size,
             layers,
+            fingerprint: Fingerprint::default(),
             unpacked: Mutex::default(),
-        })
+        };
+        let prints = image.files().map(RawImage::fingerprint);
+        image.fingerprint = Fingerprint::of_all(format.name(), prints);
+        image
     }
 
     /// Opens a file that is being made: its map leads to all that is in it, and
     /// may lead to more.
     pub(super) fn unfinished(file: RawImage, format: Format) -> Result<Self> {
-        let layer = format.open(file)?;
+        let layout = format.open(file.clone())?;
         Ok(Self {
-            fingerprint: layer.container().file.fingerprint().clone(),
-            layers: vec![layer],
+            fingerprint: file.fingerprint().clone(),
+            size: layout.size(),
+            layers: vec![Layer {
+                part: 0..layout.size(),
+                layout,
+            }],
+            file,
+            format,
             unpacked: Mutex::default(),
         })
     }
 
+    /// All files that it is in: its own first, and each once.
+    fn files(&self) -> impl Iterator<Item = &RawImage> {
+        let layers = self.layers.iter();
+        let others = layers.map(|layer| &layer.layout.container().file);
+        let is_main = |file: &&RawImage| file.path() != self.file.path();
+        std::iter::once(&self.file).chain(others.filter(is_main))
+    }
+
+    /// Whether the bytes of its own file do not decide what the disk holds.
+    pub(super) fn is_in_several_files(&self) -> bool {
+        self.files().nth(1).is_some()
+    }
+
     /// The format of the image.
     pub fn format(&self) -> Format {
-        self.layers
-            .first()
-            .map_or(Format::Raw, |layer| layer.container().format)
+        self.format
     }
 
     /// The image's own file.
-    pub(super) fn file(&self) -> Option<&RawImage> {
-        self.layers.first().map(|layer| &layer.container().file)
+    pub(super) fn file(&self) -> &RawImage {
+        &self.file
     }
 
     pub(super) fn fingerprint(&self) -> &Fingerprint {
@@ -93,27 +166,28 @@ impl MappedImage {
     }
 
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        self.layers
-            .iter()
-            .try_for_each(|layer| layer.container().file.check_unchanged())
+        self.files().try_for_each(RawImage::check_unchanged)
     }
 
     /// Who else uses the devices, or ones over the files.
     pub(super) fn uses(&self) -> BTreeSet<Use> {
-        let files = self.layers.iter().map(|layer| &layer.container().file);
-        files.flat_map(RawImage::uses).collect()
+        self.files().flat_map(RawImage::uses).collect()
     }
 
     /// The run that holds `offset`, in the first layer that has it, and the number
     /// of that layer.
     fn run_at(&self, offset: u64) -> Result<(usize, Run)> {
-        let mut end = self.size();
+        let mut end = self.size;
         for (number, layer) in self.layers.iter().enumerate() {
-            if offset >= layer.size() {
-                break;
+            let Range { start, end: last } = layer.part;
+            if offset < start {
+                end = end.min(start);
             }
-            let run = checked_run(&**layer, offset)?;
-            end = end.min(run.end);
+            if !layer.part.contains(&offset) {
+                continue;
+            }
+            let run = checked_run(&*layer.layout, offset - start)?;
+            end = end.min(run.end.saturating_add(start)).min(last);
             if run.place != Place::Backing {
                 return Ok((number, Run { end, ..run }));
             }
@@ -129,7 +203,7 @@ impl MappedImage {
 
     /// Fills `bytes` from byte `from` of a packed unit of a layer.
     fn unpack(&self, number: usize, packed: &Packed, from: u64, bytes: &mut [u8]) -> Result<()> {
-        let Some(layer) = self.layers.get(number) else {
+        let Some(Layer { layout: layer, .. }) = self.layers.get(number) else {
             return Ok(());
         };
         // Beyond the end of the disk nothing has to be in it.
@@ -164,7 +238,7 @@ impl MappedImage {
 
 impl Disk for MappedImage {
     fn size(&self) -> u64 {
-        self.layers.first().map_or(0, |layer| layer.size())
+        self.size
     }
 
     fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
@@ -177,6 +251,7 @@ impl Disk for MappedImage {
                     // What is allocated may be a hole of the file all the same.
                     let len = run.end - offset;
                     let data = layer
+                        .layout
                         .container()
                         .file
                         .data_after(at)?
@@ -204,9 +279,12 @@ impl Disk for MappedImage {
             let len = usize::try_from(run.end - offset).unwrap_or(usize::MAX);
             let (part, after) = rest.split_at_mut(len.min(rest.len()));
             match (run.place, self.layers.get(number)) {
-                (Place::File(at), Some(layer)) => layer.container().file.read_at(part, at)?,
-                (Place::Packed(packed), _) => {
-                    self.unpack(number, &packed, offset - packed.unit.0, part)?;
+                (Place::File(at), Some(layer)) => {
+                    layer.layout.container().file.read_at(part, at)?;
+                }
+                (Place::Packed(packed), Some(layer)) => {
+                    let from = offset - layer.part.start - packed.unit.0;
+                    self.unpack(number, &packed, from, part)?;
                 }
                 _ => part.fill(0),
             }

@@ -2,22 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
-use super::archive::Manifest;
+use super::archive::{Check, Manifest};
+use super::pieces::Pieces;
 use super::uses::{Use, uses_of};
 use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
 
 /// An open raw image.
 #[derive(Clone, Debug)]
@@ -26,29 +29,44 @@ pub struct RawImage {
     path: PathBuf,
     /// That of the file, all of it.
     fingerprint: Fingerprint,
-    /// Where the image is in the file: all of it, or a part.
-    part: Range<u64>,
-    /// What the part is, if it is one.
-    member: Option<Arc<Member>>,
+    /// Where the image is in the file: all of it, or parts.
+    pieces: Pieces,
+    /// What the parts are, if they are a member of an archive.
+    member: Option<Arc<InArchive>>,
 }
 
-/// A member of an archive, which a part of a file is.
-#[derive(Debug)]
+/// A member of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its name in the archive, as it may be shown.
     pub name: String,
     /// The names of the other disks in the archive, as they may be shown.
     pub others: Vec<String>,
-    archive: PathBuf,
-    fingerprint: Fingerprint,
-    manifest: Manifest,
+    /// Whether the archive has a manifest without a digest of it.
+    pub is_left_out: bool,
 }
 
 impl Member {
-    /// Whether the archive has a manifest that tells no digest of it.
-    pub fn is_left_out(&self) -> bool {
-        matches!(self.manifest, Manifest::Silent)
+    /// The member of this name. Names are those in the archive, and escaped here.
+    pub(super) fn new(name: &str, others: &[String]) -> Self {
+        let shown = |name: &str| name.escape_debug().to_string();
+        Self {
+            name: shown(name),
+            others: others.iter().map(|other| shown(other)).collect(),
+            is_left_out: false,
+        }
     }
+}
+
+/// A member that is read as an image.
+#[derive(Debug)]
+struct InArchive {
+    member: Member,
+    archive: PathBuf,
+    /// The members that hold it, by their names in the archive.
+    stored: Vec<String>,
+    fingerprint: Fingerprint,
+    manifest: Manifest,
 }
 
 /// Where the bytes are.
@@ -80,6 +98,10 @@ pub trait Remote: fmt::Debug + Send + Sync {
 /// Opens a file for reading without ever waiting for the other end of a pipe,
 /// and takes its fingerprint.
 pub(super) fn open(path: &Path) -> Result<(File, Fingerprint)> {
+    // To open a named pipe and close it again would end whoever writes to it.
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        return Err(is_pipe(path));
+    }
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
@@ -110,6 +132,24 @@ fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
     }
 }
 
+/// The error of a pipe, which is read as stdin only.
+fn is_pipe(path: &Path) -> Error {
+    let what = format!("Cannot upload {}: it is a pipe", path.display());
+    // A shell made it for `<(COMMAND)`, and it is gone with this process.
+    let is_of_shell = path.starts_with("/dev/fd") || path.starts_with("/proc");
+    let hint = match is_of_shell {
+        true => {
+            "A pipe is read in order, as stdin: COMMAND | openhosting-upload -n NAME -".to_owned()
+        }
+        false => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let (name, path) = (quote(&name), quote(&path.to_string_lossy()));
+            format!("A pipe is read in order, as stdin: openhosting-upload -n {name} - < {path}")
+        }
+    };
+    Error::new(ErrorKind::Image, what).hint_to(hint)
+}
+
 fn empty(path: &Path) -> Error {
     let what = format!("{} is empty: there is nothing to upload", path.display());
     Error::new(ErrorKind::Image, what)
@@ -120,44 +160,77 @@ impl RawImage {
         Self {
             place,
             path,
-            part: 0..fingerprint.size,
+            pieces: Pieces::one(0..fingerprint.size),
             fingerprint,
             member: None,
         }
     }
 
-    /// The member of this name of the archive that it is, which lies at these bytes and
-    /// within it. Names are those in the archive, and escaped here.
+    /// The member of this name of the archive that it is, which lies in these pieces of the
+    /// members `stored`, all within it. Names are those in the archive.
     pub(super) fn with_member(
         &self,
         name: &str,
-        part: Range<u64>,
+        stored: Vec<String>,
+        pieces: Pieces,
         others: &[String],
         manifest: Manifest,
     ) -> Self {
-        let shown = |name: &str| name.escape_debug().to_string();
+        let member = Member {
+            is_left_out: matches!(manifest, Manifest::Silent),
+            ..Member::new(name, others)
+        };
         let mut path = self.path.clone().into_os_string();
         path.push("/");
-        path.push(shown(name));
-        let place = format!("member {} {}", part.start, part.end);
+        path.push(&member.name);
+        let mut place = "member".to_owned();
+        for stretch in pieces.iter() {
+            let _ = match stretch.at {
+                Some(at) => write!(place, " {at} {}", at + stretch.len),
+                None => write!(place, " - {}", stretch.len),
+            };
+        }
         Self {
             place: self.place.clone(),
             path: path.into(),
             fingerprint: self.fingerprint.clone(),
-            member: Some(Arc::new(Member {
-                name: shown(name),
-                others: others.iter().map(|other| shown(other)).collect(),
+            member: Some(Arc::new(InArchive {
+                member,
                 archive: self.path.clone(),
+                stored,
                 manifest,
                 fingerprint: Fingerprint::of_all(&place, std::iter::once(&self.fingerprint)),
             })),
-            part,
+            pieces,
+        }
+    }
+
+    /// A part of the file, which is all within it.
+    pub(super) fn with_part(&self, part: Range<u64>) -> Self {
+        Self {
+            pieces: Pieces::one(part),
+            ..self.clone()
         }
     }
 
     /// The member of an archive that it is, if it is one.
     pub fn member(&self) -> Option<&Member> {
-        self.member.as_deref()
+        self.member.as_deref().map(|within| &within.member)
+    }
+
+    /// The archive that it is a member of, if it is one.
+    pub(super) fn archive(&self) -> Option<&Path> {
+        self.member.as_deref().map(|within| &*within.archive)
+    }
+
+    /// The members of the archive that hold it, by their names there.
+    pub(super) fn stored_names(&self) -> &[String] {
+        self.member.as_deref().map_or(&[], |within| &within.stored)
+    }
+
+    /// What the manifest of its archive tells of it.
+    fn manifest(&self) -> Option<&Manifest> {
+        self.member.as_deref().map(|within| &within.manifest)
     }
 
     /// The file as the user gave it: of a member the archive.
@@ -185,6 +258,35 @@ impl RawImage {
             path.to_owned(),
             fingerprint,
         ))
+    }
+
+    /// Opens a regular file that is no link.
+    pub(super) fn open_regular(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
+            .open(path)
+            .map_err(|cause| cannot_open(path, cause))?;
+        let image = Self::over(file, path.to_owned())?;
+        match image.is_device() {
+            true => {
+                let what = format!("{} is no regular file", path.display());
+                Err(Error::new(ErrorKind::Image, what))
+            }
+            false => Ok(image),
+        }
+    }
+
+    /// The directory that the file itself is in, if it is known: not of a member of an
+    /// archive, nor of what has another name here or none.
+    pub(super) fn directory(&self) -> Option<PathBuf> {
+        if self.member.is_some() {
+            return None;
+        }
+        let path = std::fs::canonicalize(&self.path).ok()?;
+        let there = std::fs::symlink_metadata(&path).ok()?;
+        let is_it = (there.dev(), there.ino()) == (self.fingerprint.device, self.fingerprint.inode);
+        path.parent().filter(|_| is_it).map(Path::to_owned)
     }
 
     /// What this process reads from its stdin, if that is a file and nothing of it
@@ -215,7 +317,7 @@ impl RawImage {
         match &self.place {
             Place::File(file) => Box::new(InOrder {
                 file: Arc::clone(file),
-                part: self.part.clone(),
+                part: 0..self.size(),
             }),
             Place::Remote(remote) => remote.in_order(),
         }
@@ -242,7 +344,7 @@ impl RawImage {
 
     /// Bytes of the image.
     pub fn size(&self) -> u64 {
-        self.part.end - self.part.start
+        self.pieces.size()
     }
 
     /// Who else uses the device, or one over the file.
@@ -281,26 +383,38 @@ impl RawImage {
     /// there are only holes up to the end. Where holes cannot be told, all is
     /// data.
     pub fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        let size = self.size();
-        if offset >= size {
-            return Ok(None);
+        let mut offset = offset;
+        while let Some(stretch) = self.pieces.at(offset) {
+            if let Some(at) = stretch.at
+                && let Some(data) = self.data_in(at..at + stretch.len, offset)?
+            {
+                return Ok(Some(offset + (data.start - at)..offset + (data.end - at)));
+            }
+            offset += stretch.len;
         }
+        Ok(None)
+    }
+
+    /// The first extent of data in a part of the file, which begins at `offset` of the
+    /// image.
+    fn data_in(&self, part: Range<u64>, offset: u64) -> Result<Option<Range<u64>>> {
         let Place::File(file) = &self.place else {
-            return Ok(Some(offset..size));
+            return Ok(Some(part));
         };
-        let before = self.part.start;
-        let start = match seek(file, SeekFrom::Data(before + offset)) {
-            Ok(start) => start - before,
+        let start = match seek(file, SeekFrom::Data(part.start)) {
+            Ok(start) => start,
             // Nothing but holes, or the file ends before `offset` now; then
             // the fingerprint tells.
             Err(Errno::NXIO) => return Ok(None),
             // A block device, or a file system that knows no holes.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(offset..size)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(part)),
             Err(errno) => return Err(self.read_error(offset, errno.into())),
         };
-        let hole = seek(file, SeekFrom::Hole(before + start));
-        let end = hole.map_or(size, |hole| hole - before);
-        Ok((start < size).then(|| start..end.clamp(start + 1, size)))
+        let hole = seek(file, SeekFrom::Hole(start));
+        let end = hole.map_or(part.end, |hole| {
+            hole.clamp(start + 1, part.end.max(start + 1))
+        });
+        Ok((start < part.end).then_some(start..end))
     }
 
     /// Fills `bytes` from `offset`.
@@ -311,8 +425,10 @@ impl RawImage {
     /// short when it was opened.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         self.fetch(bytes, offset)?;
-        match self.member.as_deref().map(|member| &member.manifest) {
-            Some(Manifest::Tells(check)) => check.saw(self, bytes, offset),
+        match self.manifest() {
+            Some(Manifest::Tells(checks)) => checks
+                .iter()
+                .try_for_each(|check| check.saw(self, bytes, offset)),
             _ => Ok(()),
         }
     }
@@ -320,9 +436,9 @@ impl RawImage {
     /// From now on what is read of it is checked by the manifest of its archive. Whether
     /// that tells a digest of it; then [`finish_check`](Self::finish_check) ends it.
     pub(super) fn begin_check(&self) -> bool {
-        match self.member.as_deref().map(|member| &member.manifest) {
-            Some(Manifest::Tells(check)) => {
-                check.begin();
+        match self.manifest() {
+            Some(Manifest::Tells(checks)) => {
+                checks.iter().for_each(Check::begin);
                 true
             }
             _ => false,
@@ -337,28 +453,45 @@ impl RawImage {
     /// [`ErrorKind::Integrity`] if the digest is another one, or the file changed; what
     /// reading says; [`ErrorKind::Cancelled`] if it gave up.
     pub fn finish_check(&self, goes_on: &dyn Fn() -> bool) -> Result<()> {
-        match self.member.as_deref().map(|member| &member.manifest) {
-            Some(Manifest::Tells(check)) => check.finish(self, goes_on),
+        match self.manifest() {
+            Some(Manifest::Tells(checks)) => checks
+                .iter()
+                .try_for_each(|check| check.finish(self, goes_on)),
             _ => Ok(()),
         }
     }
 
     /// Fills `bytes` from `offset`, and tells nobody.
     pub(super) fn fetch(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
-        let end = offset.checked_add(bytes.len() as u64);
-        // What comes after a member is another one's.
-        if self.member.is_some() && end.is_none_or(|end| end > self.size()) {
-            return Err(self.read_error(offset, std::io::ErrorKind::UnexpectedEof.into()));
+        let (mut rest, mut offset) = (bytes, offset);
+        while !rest.is_empty() {
+            let Some(stretch) = self.pieces.at(offset) else {
+                self.check_unchanged()?;
+                return Err(self.read_error(offset, std::io::ErrorKind::UnexpectedEof.into()));
+            };
+            let len = usize::try_from(stretch.len).unwrap_or(usize::MAX);
+            let (part, after) = rest.split_at_mut(len.min(rest.len()));
+            match stretch.at {
+                Some(at) => self.fetch_from(at, part, offset)?,
+                None => part.fill(0),
+            }
+            offset += part.len() as u64;
+            rest = after;
         }
+        Ok(())
+    }
+
+    /// Fills `bytes`, which begin at `offset` of the image, from byte `start` of the file.
+    fn fetch_from(&self, start: u64, bytes: &mut [u8], offset: u64) -> Result<()> {
         let file = match &self.place {
             Place::File(file) => file,
-            Place::Remote(remote) => return remote.read_at(bytes, self.part.start + offset),
+            Place::Remote(remote) => return remote.read_at(bytes, start),
         };
         let mut done = 0;
         while done < bytes.len() {
             // A disk gives what is before a bad sector first.
-            let at = offset + done as u64;
-            match file.read_at(&mut bytes[done..], self.part.start + at) {
+            let (at, from) = (offset + done as u64, start + done as u64);
+            match file.read_at(&mut bytes[done..], from) {
                 Ok(0) => {
                     self.check_unchanged()?;
                     return Err(self.read_error(at, std::io::ErrorKind::UnexpectedEof.into()));
@@ -368,7 +501,7 @@ impl RawImage {
                 Err(cause) => {
                     let len = bytes.len() - done;
                     let bad = match is_bad_sector(&cause) {
-                        true => first_bad(file, self.part.start + at, len),
+                        true => first_bad(file, from, len),
                         false => 0,
                     };
                     return Err(self.read_error(at + bad, cause));

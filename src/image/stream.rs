@@ -20,7 +20,8 @@ use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Fingerprint, Format, RawImage, Use, archive};
+use super::archive::{self, Described, DiskInOrder};
+use super::{Fingerprint, Format, Member, RawImage, Use};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::Waiting;
@@ -195,6 +196,29 @@ pub struct StreamOptions {
     pub hashes: bool,
 }
 
+/// What is sought in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought<'a> {
+    /// The disk, which is all of its content, whatever that begins with.
+    Disk,
+    /// A disk, or the one in an archive.
+    Any,
+    /// A disk in an archive.
+    Member {
+        /// Its name there.
+        name: &'a str,
+        /// Whether it is raw, whatever it begins with.
+        is_raw: bool,
+    },
+}
+
+impl Sought<'_> {
+    /// Whether what it begins with counts.
+    fn is_looked_at(self) -> bool {
+        !matches!(self, Self::Disk | Self::Member { is_raw: true, .. })
+    }
+}
+
 /// An open stream, whose content is a raw disk.
 pub struct StreamImage {
     content: Box<dyn BufRead + Send>,
@@ -204,10 +228,11 @@ pub struct StreamImage {
     packed_size: Option<u64>,
     fingerprint: Fingerprint,
     file: Option<RawImage>,
-    /// The file in an archive that it is, as it may be shown.
-    member: Option<String>,
+    /// The file in a zip archive that it is, as it may be shown.
+    entry: Option<String>,
     digest: Arc<OnceLock<Digest>>,
     trailer: Arc<OnceLock<Trailer>>,
+    member: Option<Member>,
 }
 
 impl fmt::Debug for StreamImage {
@@ -221,8 +246,8 @@ impl fmt::Debug for StreamImage {
 }
 
 impl StreamImage {
-    /// Opens a stream that is packed so. Unless `is_told` that its content is raw, its
-    /// first bytes are unpacked and looked at.
+    /// Opens a stream that is packed so. Unless its content is told to be raw, its first
+    /// bytes are unpacked and looked at; of an archive it is a disk in that.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it is not sound there, holds nothing, or holds what
@@ -230,10 +255,10 @@ impl StreamImage {
     pub fn open(
         input: Input,
         format: StreamFormat,
-        is_told: bool,
+        sought: Sought<'_>,
         options: StreamOptions,
     ) -> Result<Self> {
-        Self::open_entry(input, format, None, is_told, options)
+        Self::open_entry(input, format, None, sought, options)
     }
 
     /// The same, of the file in a zip archive that was found in it.
@@ -241,7 +266,7 @@ impl StreamImage {
         input: Input,
         format: StreamFormat,
         entry: Option<&ZipEntry>,
-        is_told: bool,
+        sought: Sought<'_>,
         options: StreamOptions,
     ) -> Result<Self> {
         let (name, digest) = (input.name, Arc::default());
@@ -257,16 +282,46 @@ impl StreamImage {
         let Unpacked {
             format,
             content,
-            member,
+            member: entry_name,
         } = unpacked;
-        let (head, content) = peek(content).map_err(|cause| not_sound(&name, format, 0, cause))?;
+        let bad = |cause| not_sound(&name, format, 0, cause);
+        let (mut head, content) = peek(content).map_err(bad)?;
         if head.is_empty() {
             let what = format!("The content of {name} is empty");
             return Err(Error::new(ErrorKind::Image, what));
         }
-        let told = match format {
+        let mut content: Box<dyn Read + Send> = Box::new(content);
+        let mut fingerprint = input.fingerprint;
+        let mut member = None;
+        let wanted = match sought {
+            Sought::Member { name, .. } => Some(name),
+            Sought::Disk | Sought::Any => None,
+        };
+        match (archive::is_start_of_one(&head), wanted) {
+            (false, Some(wanted)) => return Err(archive::no_archive(&name, wanted)),
+            (false, None) => {}
+            (true, _) if sought == Sought::Disk => {}
+            (true, _) => {
+                let described = Described {
+                    name: name.clone(),
+                    unpack: command(&name, format.decompress()),
+                };
+                let opened = DiskInOrder::open(content, described, wanted);
+                let (disk, found, size) = opened.map_err(bad)?;
+                let place = format!("member {}", found.name);
+                if input.file.is_some() {
+                    fingerprint = Fingerprint::of_all(&place, std::iter::once(&fingerprint));
+                }
+                member = Some((found, size));
+                let (disk_head, disk) = peek(disk).map_err(bad)?;
+                (head, content) = (disk_head, Box::new(disk));
+            }
+        }
+        let told = match (&member, format) {
+            // What the archive says of its member; the end of that confirms it.
+            (Some((_, size)), _) => Some(*size),
             _ if options.size.is_some() => options.size,
-            StreamFormat::Raw => input.size,
+            (None, StreamFormat::Raw) => input.size,
             _ => None,
         };
         let length = match told {
@@ -287,13 +342,14 @@ impl StreamImage {
             name,
             length,
             packed_size: input.size,
-            fingerprint: input.fingerprint,
+            fingerprint,
             file: input.file,
-            member,
+            entry: entry_name,
             digest,
             trailer,
+            member: member.map(|(member, _)| member),
         };
-        if !is_told {
+        if sought.is_looked_at() {
             image.check_content(&head)?;
         }
         Ok(image)
@@ -302,11 +358,25 @@ impl StreamImage {
     /// Refuses content that has to be read at any place, or is packed again.
     fn check_content(&self, head: &[u8]) -> Result<()> {
         let within = match (Format::of_head(head), StreamFormat::of(head)) {
+            (_, Some(format)) if self.member.is_some() => format.name(),
             _ if archive::is_start_of_one(head) => "an archive",
             (Some(format), _) => format.name(),
             (None, Some(format)) if self.format != StreamFormat::Raw => format.name(),
             _ => return Ok(()),
         };
+        if let Some(member) = &self.member {
+            let what = format!(
+                "{:?} in {} is {within}, which cannot be read in order",
+                member.name, self.name
+            );
+            let (file, unpack) = (
+                quote(&member.name),
+                command(&self.name, self.format.decompress()),
+            );
+            return Err(Error::new(ErrorKind::Image, what).permanent().hint_to(format!(
+                "Unpack it, and upload that file: {unpack} | tar -xf - {file} && openhosting-upload {file}"
+            )));
+        }
         let what = match self.format {
             StreamFormat::Raw => format!(
                 "{} is {within}, which has to be read at any place, not in order",
@@ -327,7 +397,7 @@ impl StreamImage {
     pub(super) fn open_gzip(path: &Path, mut options: StreamOptions) -> Result<Self> {
         let open = |options| {
             let input = Input::of(RawImage::open(path)?);
-            Self::open(input, StreamFormat::Gzip, true, options)
+            Self::open(input, StreamFormat::Gzip, Sought::Disk, options)
         };
         if options.size.is_none() {
             let mut measured = open(StreamOptions::default())?;
@@ -344,14 +414,19 @@ impl StreamImage {
         open(options)
     }
 
+    /// The member of an archive that it is, if it is one.
+    pub(super) fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
+    }
+
     /// What it is packed with.
     pub fn format(&self) -> StreamFormat {
         self.format
     }
 
     /// The file in a zip archive that it is, as it may be shown.
-    pub fn member(&self) -> Option<&str> {
-        self.member.as_deref()
+    pub fn entry(&self) -> Option<&str> {
+        self.entry.as_deref()
     }
 
     /// Bytes of the content.

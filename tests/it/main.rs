@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod archives;
 mod disks;
 mod download;
 mod drives;

@@ -53,7 +53,7 @@ const VIRTUALBOX: &str = r#"<?xml version="1.0"?>
 
 /// Runs tar, or another program, on the desk.
 #[track_caller]
-fn command(bench: &Bench, program: &str, args: &[&str]) {
+pub(crate) fn command(bench: &Bench, program: &str, args: &[&str]) {
     let mut command = Command::new(program);
     let run = command.args(args).current_dir(bench.desk.work()).output();
     let run = run.unwrap();
@@ -81,7 +81,7 @@ fn bench() -> Bench {
 
 /// Packs these files, as they are called, into `image.iso`, whose name lies.
 #[track_caller]
-fn pack(bench: &Bench, format: &str, names: &[&str]) {
+pub(crate) fn pack(bench: &Bench, format: &str, names: &[&str]) {
     let format = format!("--format={format}");
     let args = [&[&*format, "-cf", "image.iso"][..], names].concat();
     command(bench, "tar", &args);
@@ -113,7 +113,7 @@ fn destroy(bench: &Bench, drive: &str) {
 
 /// Uploads, and compares the drive with what it should hold.
 #[track_caller]
-fn check(bench: &Bench, args: &[&str], expected: &[u8]) -> Outcome {
+pub(crate) fn check(bench: &Bench, args: &[&str], expected: &[u8]) -> Outcome {
     let tool = bench.desk.upload(&bench.server.uri).args("-c 1000000");
     let outcome = tool.list(args).run().code(0);
     let drive = bench.only_drive();
@@ -241,31 +241,21 @@ fn what_has_to_be_unpacked_first_is_told() {
     pack_appliance(&bench, VMWARE);
     let tar = std::fs::read(bench.path("image.iso")).unwrap();
     bench.desk.file("packed", &gzip(&tar));
-    bench.refused("packed", "is an archive within gzip");
-    bench.refused("--disk x packed", "It is packed with gzip: unpack it first");
+    bench.refused(
+        "packed",
+        "is an OVA, whose disks have to be read at any place",
+    );
+    bench.refused("--disk box-disk1.vmdk packed", "is an OVA");
     let piped = |args: &str| {
         let tool = bench.desk.upload(&bench.server.uri);
         tool.args(args).arg("-").input(&tar).run().code(1)
     };
-    let _ = piped("").says("an archive, which has to be read at any place");
-    let _ = piped("--disk x").says("the disk \"x\" in an archive has to be read at any place");
-    // A disk that is packed within, and one whose holes are left out.
+    let _ = piped("").says("is an OVA, whose disks have to be read at any place");
+    let _ = piped("--disk x").says("is an OVA");
+    // A disk that is packed within.
     bench.desk.file("disk.img", &gzip(&noise(1, 100_000)));
     pack(&bench, "ustar", &["disk.img"]);
     bench.refused("image.iso", "is packed with gzip");
-    bench
-        .desk
-        .sparse("disk.img", 1 << 20, &[(1 << 19, b"data")]);
-    for format in ["gnu", "pax"] {
-        let format = format!("--format={format}");
-        let holes = "--hole-detection=raw";
-        command(
-            &bench,
-            "tar",
-            &[&format, "-S", holes, "-cf", "image.iso", "disk.img"],
-        );
-        bench.refused("--disk disk.img image.iso", "is stored without its holes");
-    }
     let _ = upload(&bench, "-z --disk x image.iso").code(2);
     assert_eq!(drives(&bench.server), Vec::<String>::new());
 }
@@ -344,7 +334,7 @@ fn an_archive_is_read_from_a_web_server_by_ranges_and_its_digest_is_that_of_all(
 
 /// The digest of a file of the desk, by a program of coreutils.
 #[track_caller]
-fn sum(bench: &Bench, program: &str, name: &str) -> String {
+pub(crate) fn sum(bench: &Bench, program: &str, name: &str) -> String {
     let run = Command::new(program)
         .arg(bench.path(name))
         .output()
@@ -545,7 +535,7 @@ fn nothing_is_published_of_a_disk_that_is_not_as_the_manifest_says() {
 }
 
 /// A header of a regular file as ustar has it, with this field for the size.
-fn header(name: &str, kind: u8, size: &[u8; 12]) -> [u8; 512] {
+pub(crate) fn header(name: &str, kind: u8, size: &[u8; 12]) -> [u8; 512] {
     let mut header = [0; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     for at in [100, 108, 116] {
@@ -565,7 +555,7 @@ fn seal(header: &mut [u8]) {
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
-fn octal(size: u64) -> [u8; 12] {
+pub(crate) fn octal(size: u64) -> [u8; 12] {
     format!("{size:011o}\0").as_bytes().try_into().unwrap()
 }
 
@@ -584,7 +574,7 @@ fn record(key: &str, value: &str) -> String {
     format!("{} {key}={value}\n", rest + digits.unwrap())
 }
 
-fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes
 }
@@ -668,11 +658,6 @@ fn hostile_archives_are_refused() {
         (raw("disk.img", b"\x1b[2Jwords999"), overflow),
         (sized("18446744073709551615"), overflow),
         (sized("9223372036854775807"), beyond),
-        // A link tells a size that nothing follows.
-        (
-            [header("a", b'2', &base256(1 << 63)).to_vec(), small.clone()].concat(),
-            overflow,
-        ),
         (unsealed, overflow),
         (twice(b'L'), overflow),
         (twice(b'x'), overflow),
@@ -728,10 +713,6 @@ fn hostile_descriptions_are_refused() {
             "packed (compression \"gzip\")",
         ),
         (
-            ovf(&file(" ovf:chunkSize=\"9\""), disk),
-            "in several pieces",
-        ),
-        (
             ovf(&file(""), "<Disk ovf:fileRef=\"f\" ovf:parentRef=\"p\"/>"),
             "differs from another disk",
         ),
@@ -742,7 +723,7 @@ fn hostile_descriptions_are_refused() {
         ),
         (
             ovf("<File id=\"f\" href=\"/etc/passwd\"/>", disk),
-            "no file \"/etc/passwd\" in",
+            "no file \"etc/passwd\" in",
         ),
         (
             ovf("<File id=\"f\" href=\"&none;\"/>", disk),
@@ -771,9 +752,12 @@ fn hostile_descriptions_are_refused() {
         pack(&bench, "ustar", &["box.ovf", "disk.img"]);
         bench.refused("image.iso", says);
     }
-    bench.desk.file("box.ovf", b"<Envelope a=\"\xff\"/>");
+    bench.desk.file(
+        "box.ovf",
+        b"<?xml version='1.0' encoding='x-none'?><Envelope/>",
+    );
     pack(&bench, "ustar", &["box.ovf", "disk.img"]);
-    bench.refused("image.iso", "not in UTF-8");
+    bench.refused("image.iso", "encoding \"x-none\" is unknown");
     // What is not packed may say so, and a mark of the order of bytes is no fault.
     let text = ovf(&file(" ovf:compression=\"identity\""), disk);
     bench

@@ -1,5 +1,6 @@
 //! The check of a disk by the manifest of its archive, while it is read.
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::manifest::{Passing, Told};
@@ -11,9 +12,12 @@ const STEP_BYTES: u64 = 256 * 1024;
 /// Bytes of a hole that are hashed at a time.
 const HOLE_BYTES_MAX: u64 = 1 << 30;
 
-/// What a manifest tells of a file of its archive, and how far that was checked.
+/// What a manifest tells of a file of its archive, which is a disk or a piece of one, and
+/// how far that was checked.
 #[derive(Debug)]
 pub(in crate::image) struct Check {
+    /// The bytes of the disk that the file holds.
+    part: Range<u64>,
     /// Its name, as it may be shown.
     manifest: String,
     told: Told,
@@ -30,12 +34,26 @@ enum State {
 }
 
 impl Check {
-    /// By the manifest of this name.
-    pub(super) fn new(manifest: &str, told: Told) -> Self {
+    /// By the manifest of this name, of this part of a disk.
+    pub(super) fn new(manifest: &str, told: Told, part: Range<u64>) -> Self {
         Self {
+            part,
             manifest: manifest.escape_debug().to_string(),
             told,
             state: Mutex::new(State::Idle),
+        }
+    }
+
+    /// Bytes of the disk that it is about.
+    pub(super) fn len(&self) -> u64 {
+        self.part.end - self.part.start
+    }
+
+    fn part_of<'a>(&self, disk: &'a RawImage) -> Part<'a> {
+        Part {
+            disk,
+            start: self.part.start,
+            size: self.len(),
         }
     }
 
@@ -57,14 +75,23 @@ impl Check {
     /// # Errors
     /// As [`RawImage::read_at`].
     pub(in crate::image) fn saw(&self, file: &RawImage, bytes: &[u8], offset: u64) -> Result<()> {
+        let start = offset.max(self.part.start);
+        let end = (offset + bytes.len() as u64).min(self.part.end);
+        if start >= end {
+            return Ok(());
+        }
+        let within = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
+        let bytes = &bytes[within(start)..within(end)];
         let mut state = self.state();
         let State::Running(passing) = &mut *state else {
             return Ok(());
         };
+        let file = self.part_of(file);
+        let offset = start - self.part.start;
         if passing.has_to_reach(offset, bytes.len()) {
             while passing.next() < offset {
                 let end = passing.kept_from().unwrap_or(offset);
-                fill(passing, file, end.min(offset))?;
+                fill(passing, &file, end.min(offset))?;
             }
         } else if let Some(start) = passing.left_out_before(offset) {
             // Now it is at hand most likely: read from elsewhere, in the same page.
@@ -74,7 +101,7 @@ impl Check {
         }
         passing.saw(bytes, offset);
         while let Some(end) = passing.gap() {
-            fill(passing, file, end)?;
+            fill(passing, &file, end)?;
         }
         Ok(())
     }
@@ -94,15 +121,16 @@ impl Check {
         let State::Running(passing) = &mut *state else {
             return Ok(());
         };
-        while passing.next() < file.size() {
+        let (whole, file) = (file, self.part_of(file));
+        while passing.next() < file.size {
             if !goes_on() {
                 return Err(Error::new(ErrorKind::Cancelled, "Stopped"));
             }
-            let end = passing.kept_from().unwrap_or(file.size());
+            let end = passing.kept_from().unwrap_or(file.size);
             let most = passing.next().saturating_add(HOLE_BYTES_MAX);
-            fill(passing, file, end.min(most))?;
+            fill(passing, &file, end.min(most))?;
         }
-        file.check_unchanged()?;
+        whole.check_unchanged()?;
         let State::Running(passing) = std::mem::replace(&mut *state, State::Passed) else {
             return Ok(());
         };
@@ -113,7 +141,7 @@ impl Check {
         *state = State::Idle;
         let what = format!(
             "{} has the {kind} {hex}, and the manifest {} tells {}",
-            file.path().display(),
+            whole.path().display(),
             self.manifest,
             self.told.hex
         );
@@ -122,10 +150,29 @@ impl Check {
     }
 }
 
+/// The part of a disk that one file of the archive holds. Offsets are those in the file.
+struct Part<'a> {
+    disk: &'a RawImage,
+    start: u64,
+    size: u64,
+}
+
+impl Part<'_> {
+    /// Where the first data from `at` on begins, in the file or behind it.
+    fn data_from(&self, at: u64) -> Result<Option<u64>> {
+        let data = self.disk.data_after(self.start + at)?;
+        Ok(data.map(|data| data.start - self.start))
+    }
+
+    fn fetch(&self, bytes: &mut [u8], at: u64) -> Result<()> {
+        self.disk.fetch(bytes, self.start + at)
+    }
+}
+
 /// Hashes up to `end`, but no more than a step of data.
-fn fill(passing: &mut Passing, file: &RawImage, end: u64) -> Result<()> {
+fn fill(passing: &mut Passing, file: &Part<'_>, end: u64) -> Result<()> {
     let at = passing.next();
-    let data = file.data_after(at)?.map_or(end, |data| data.start.min(end));
+    let data = file.data_from(at)?.map_or(end, |data| data.min(end));
     if data > at {
         passing.saw_zeros(data - at);
         return Ok(());

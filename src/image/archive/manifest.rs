@@ -93,9 +93,22 @@ pub(super) fn digest_of(text: &str, is_it: impl Fn(&str) -> bool) -> Result<Opti
     Ok(told)
 }
 
-/// The kind, the name and the digest of a line.
+/// The kind, the name and the digest of a line: as the standard has it, or as `sha256sum`
+/// prints it, whose kind its length tells.
 fn parts(line: &str) -> Option<(Kind, &str, &str)> {
-    let (kind, rest) = line.split_once('(')?;
+    let Some((kind, rest)) = line
+        .split_once('(')
+        .filter(|(kind, _)| Kind::of(kind).is_some())
+    else {
+        let (hex, name) = line.trim_end().split_once([' ', '\t'])?;
+        let kinds = [Kind::Sha1, Kind::Sha256, Kind::Sha512];
+        let kind = kinds
+            .into_iter()
+            .find(|kind| kind.hex_digits() == hex.len())?;
+        let is_hex = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = name.trim_start().trim_start_matches('*');
+        return is_hex.then_some((kind, name, hex));
+    };
     // There may be brackets in a name, but not in a digest.
     let (name, rest) = rest.rsplit_once(')')?;
     let hex = rest.trim_start().strip_prefix('=')?.trim();
@@ -264,6 +277,8 @@ mod tests {
             format!("SHA256(a (1).vmdk)= {one}"),
             format!("SHA256 (a (1).vmdk) = {}\r\n", one.to_uppercase()),
             format!("sha-256(a (1).vmdk)={one}"),
+            format!("{one}  a (1).vmdk"),
+            format!("{one} *a (1).vmdk\r\n"),
             format!("garbage\n\nSHA256(b)= 00\nSHA256(a (1).vmdk)= {one}\nMD5(a (1).vmdk)= 0"),
             // The strongest counts, wherever it is.
             format!("SHA256(a (1).vmdk)= {one}\nSHA1(a (1).vmdk)= {sha1}"),

@@ -1,48 +1,110 @@
-//! What an OVF (DMTF DSP0243, 1.x and 2.x, and VMware's 0.9 before it) tells of disks: the
-//! files that the appliance has, and which of them are disks.
+//! What an OVF (DMTF DSP0243, 1.x and 2.x, and VMware's 0.9 before it) says of disks: the
+//! files that the appliance has, which of them are disks, and which disk the machine boots.
 
-use percent_encoding::percent_decode_str;
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
-use super::plain;
-
 /// Deepest element: those of machines are a dozen deep.
 const DEPTH_MAX: usize = 64;
-/// Most files, and most disks.
+/// Most files, most disks, and most devices.
 const FILES_MAX: usize = 1000;
+/// Bytes that hold the declaration of a document.
+const DECLARATION_BYTES: usize = 256;
 
-/// What is told.
+/// What a description says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Description {
     files: Vec<File>,
     disks: Vec<Disk>,
+    /// Devices of the machine that may be disks.
+    devices: Vec<Device>,
+    /// How many machines there are.
+    machines: usize,
+    /// The devices that VMware's boot order names, the first one first.
+    boot_order: Vec<String>,
 }
 
 /// A file of the appliance.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct File {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct File {
     id: String,
-    /// As it is in the archive.
-    name: String,
+    /// Its name as the description has it.
+    pub(super) reference: String,
     /// How it is packed, if that is told.
-    compression: Option<String>,
-    is_chunked: bool,
+    pub(super) compression: Option<String>,
+    /// Bytes of each piece, if it is in several.
+    pub(super) piece_bytes: Option<String>,
+    /// Its size in bytes, as the description has it.
+    pub(super) size: Option<u64>,
+    /// Whether it holds what differs from another disk.
+    pub(super) has_parent: bool,
 }
 
 /// A disk of the machine.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Disk {
+    id: String,
     /// The file that holds it; none for an empty one.
     file: Option<String>,
     has_parent: bool,
 }
 
+/// A device of the machine.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Device {
+    id: String,
+    /// The controller that it hangs on, and its place there.
+    parent: String,
+    address: Option<u64>,
+    /// The disk in it.
+    disk: Option<String>,
+}
+
+/// The text of a document in the encoding that its first bytes declare. What is not sound
+/// in it becomes replacement characters, which are in no name of a file.
+///
+/// # Errors
+/// The name of an encoding that is unknown.
+pub(super) fn decoded(bytes: &[u8]) -> Result<String, String> {
+    let (encoding, mark) = match Encoding::for_bom(bytes) {
+        Some(marked) => marked,
+        None => (declared(bytes)?, 0),
+    };
+    let bytes = bytes.get(mark..).unwrap_or_default();
+    let (text, _) = encoding.decode_without_bom_handling(bytes);
+    Ok(text.into_owned())
+}
+
+/// The encoding of a document without a mark of the order of its bytes.
+fn declared(bytes: &[u8]) -> Result<&'static Encoding, String> {
+    if bytes.starts_with(b"<\0") {
+        return Ok(UTF_16LE);
+    }
+    if bytes.starts_with(b"\0<") {
+        return Ok(UTF_16BE);
+    }
+    let head = &bytes[..bytes.len().min(DECLARATION_BYTES)];
+    let head = String::from_utf8_lossy(head);
+    let declaration = head.trim_start().strip_prefix("<?xml");
+    let declaration = declaration.and_then(|rest| rest.split_once("?>"));
+    let Some((_, rest)) = declaration.and_then(|(text, _)| text.split_once("encoding")) else {
+        return Ok(UTF_8);
+    };
+    let rest = rest.trim_start().strip_prefix('=').unwrap_or_default();
+    let name = rest.trim().split(['"', '\'']).nth(1).unwrap_or_default();
+    match Encoding::for_label_no_replacement(name.as_bytes()) {
+        // Its bytes would not have shown the declaration.
+        Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => Ok(UTF_8),
+        Some(encoding) => Ok(encoding),
+        None => Err(format!("its encoding {name:?} is unknown here")),
+    }
+}
+
 impl Description {
     /// Reads a description; why it is none, else. Entities are not expanded, and a
-    /// document that defines its own is refused. `is_there` tells whether a file has
-    /// this name.
-    pub(super) fn parse(text: &str, is_there: impl Fn(&str) -> bool) -> Result<Self, String> {
+    /// document that defines its own is refused.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         // What opened and is not closed.
         let mut open: Vec<String> = Vec::new();
         let mut told = Self::default();
@@ -56,6 +118,12 @@ impl Description {
                     open.pop();
                     continue;
                 }
+                Event::Text(text) => {
+                    if let [.., parent, name] = open.as_slice() {
+                        told.take_text(parent, name, text.trim());
+                    }
+                    continue;
+                }
                 Event::DocType(_) => return Err("it defines a type of document".into()),
                 Event::Eof if !open.is_empty() => return Err("it ends in the middle".into()),
                 Event::Eof if !has_root => return Err("it is empty".into()),
@@ -67,14 +135,9 @@ impl Description {
                 return Err(format!("it is {name:?}, not one Envelope"));
             }
             has_root = true;
-            match (open.last().map(String::as_str), name) {
-                (Some("References"), "File") => {
-                    told.files.push(File::of(&element, &is_there)?);
-                }
-                (Some("DiskSection" | "Section"), "Disk") => told.disks.push(Disk::of(&element)?),
-                _ => {}
-            }
-            if told.files.len().max(told.disks.len()) > FILES_MAX {
+            told.take_element(open.last().map(String::as_str), name, &element)?;
+            let most = told.files.len().max(told.disks.len());
+            if most.max(told.devices.len()) > FILES_MAX {
                 return Err(format!("it tells of more than {FILES_MAX} files or disks"));
             }
             if !is_empty {
@@ -86,52 +149,117 @@ impl Description {
         }
     }
 
-    /// The names of the files of disks, in the order of the disks; why not, if one of them
-    /// is not told.
-    pub(super) fn disks(&self) -> Result<Vec<&str>, String> {
-        let mut names = Vec::new();
-        for id in self.disks.iter().filter_map(|disk| disk.file.as_deref()) {
-            let file = self.files.iter().find(|file| file.id == id);
-            let file = file.ok_or_else(|| format!("it tells of no file {id:?}"))?;
-            if !names.contains(&&*file.name) {
-                names.push(&*file.name);
+    fn take_element(
+        &mut self,
+        parent: Option<&str>,
+        name: &str,
+        element: &BytesStart<'_>,
+    ) -> Result<(), String> {
+        match (parent, name) {
+            (Some("References"), "File") => self.files.push(File::of(element)?),
+            (Some("DiskSection" | "Section"), "Disk") => self.disks.push(Disk::of(element)?),
+            (_, "Item" | "StorageItem") => self.devices.push(Device::default()),
+            (_, "VirtualHardwareSection") => self.machines += 1,
+            (_, "BootOrderSection") => {
+                let attributes = attributes(element)?;
+                let value = |name| attributes.iter().find(|(key, _)| key == name);
+                if value("type").is_some_and(|(_, kind)| kind == "disk")
+                    && let Some((_, devices)) = value("instanceId")
+                {
+                    let devices = devices.split_whitespace().take(FILES_MAX);
+                    self.boot_order.extend(devices.map(str::to_owned));
+                }
             }
+            _ => {}
         }
-        Ok(names)
+        Ok(())
     }
 
-    /// Why the file of this name cannot be read as it lies there.
-    pub(super) fn not_read(&self, name: &str) -> Option<String> {
-        let file = self.files.iter().find(|file| file.name == name)?;
-        let has_parent = |disk: &Disk| disk.has_parent && disk.file.as_ref() == Some(&file.id);
-        if file.is_chunked {
-            Some("in several pieces (chunkSize)".to_owned())
-        } else if let Some(how) = &file.compression {
-            Some(format!("packed (compression {how:?})"))
-        } else if self.disks.iter().any(has_parent) {
-            Some("what differs from another disk (parentRef)".to_owned())
-        } else {
-            None
+    /// Takes the text of an element that belongs to a device.
+    fn take_text(&mut self, parent: &str, name: &str, text: &str) {
+        if !matches!(parent, "Item" | "StorageItem") || text.is_empty() {
+            return;
         }
+        let Some(device) = self.devices.last_mut() else {
+            return;
+        };
+        match name {
+            "InstanceID" | "InstanceId" => text.clone_into(&mut device.id),
+            "Parent" => text.clone_into(&mut device.parent),
+            "AddressOnParent" => device.address = text.parse().ok(),
+            // ovf:/disk/ID, or /disk/ID before there was a standard.
+            "HostResource" => {
+                let disk = text.rsplit_once("/disk/");
+                device.disk = disk.map(|(_, disk)| disk.to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    /// The files of disks: that of the disk which the machine boots, if the description
+    /// says so, and then the others in its order. Why not, if one of them is not told.
+    pub(super) fn disks(&self) -> Result<Vec<File>, String> {
+        let mut disks: Vec<&Disk> = self.disks.iter().collect();
+        if let Some(boot) = self.boot_disk() {
+            // Those that are equal stay in their order.
+            disks.sort_by_key(|disk| disk.id != boot);
+        }
+        let mut files: Vec<File> = Vec::new();
+        for disk in disks {
+            let Some(id) = &disk.file else {
+                continue;
+            };
+            let file = self.files.iter().find(|file| file.id == *id);
+            let file = file.ok_or_else(|| format!("it tells of no file {id:?}"))?;
+            match files.iter_mut().find(|other| other.id == *id) {
+                Some(other) => other.has_parent |= disk.has_parent,
+                None => files.push(File {
+                    has_parent: disk.has_parent,
+                    ..file.clone()
+                }),
+            }
+        }
+        Ok(files)
+    }
+
+    /// The disk that boots: the first of the boot order; or, if all disks hang on one
+    /// controller, that at its lowest address. Between controllers, and between several
+    /// machines, the description does not decide.
+    fn boot_disk(&self) -> Option<&str> {
+        if self.machines > 1 {
+            return None;
+        }
+        let holds_data = |device: &&Device| {
+            let mut disks = self.disks.iter().filter(|disk| disk.file.is_some());
+            disks.any(|disk| device.disk.as_ref() == Some(&disk.id))
+        };
+        let devices: Vec<&Device> = self.devices.iter().filter(holds_data).collect();
+        let ordered = self.boot_order.iter();
+        let ordered = ordered.filter_map(|id| devices.iter().find(|device| device.id == *id));
+        if let Some(first) = ordered.clone().next() {
+            return first.disk.as_deref();
+        }
+        let is_one = devices
+            .iter()
+            .all(|device| device.parent == devices[0].parent);
+        let has_addresses = devices.iter().all(|device| device.address.is_some());
+        let first = devices.iter().min_by_key(|device| device.address)?;
+        (is_one && has_addresses).then_some(first.disk.as_deref())?
     }
 }
 
 impl File {
-    fn of(element: &BytesStart<'_>, is_there: impl Fn(&str) -> bool) -> Result<Self, String> {
+    fn of(element: &BytesStart<'_>) -> Result<Self, String> {
         let mut file = Self::default();
         for (name, value) in attributes(element)? {
             match name.as_str() {
                 "id" => file.id = value,
-                // A relative URI, says the standard; many write the name as it is.
-                "href" if is_there(plain(&value)) => file.name = plain(&value).to_owned(),
-                "href" => {
-                    let name = percent_decode_str(&value).decode_utf8_lossy();
-                    file.name = plain(&name).to_owned();
-                }
+                "href" => file.reference = value,
+                "size" => file.size = value.parse().ok(),
                 "compression" if value != "identity" && !value.is_empty() => {
                     file.compression = Some(value);
                 }
-                "chunkSize" => file.is_chunked = true,
+                "chunkSize" => file.piece_bytes = Some(value),
                 _ => {}
             }
         }
@@ -144,6 +272,7 @@ impl Disk {
         let mut disk = Self::default();
         for (name, value) in attributes(element)? {
             match name.as_str() {
+                "diskId" => disk.id = value,
                 "fileRef" if !value.is_empty() => disk.file = Some(value),
                 "parentRef" => disk.has_parent = true,
                 _ => {}
@@ -172,4 +301,105 @@ fn attributes(element: &BytesStart<'_>) -> Result<Vec<(String, String)>, String>
 fn shown(error: impl std::fmt::Display) -> String {
     let text = error.to_string();
     text.escape_debug().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_read_in_the_encoding_that_it_declares() {
+        let text = |name: &str| format!("<?xml version=\"1.0\" encoding='{name}' ?><a b=\"für\"/>");
+        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| {
+            let units = text.encode_utf16();
+            units.flat_map(bytes).collect::<Vec<u8>>()
+        };
+        let latin1 = |name: &str| {
+            let text = text(name);
+            text.chars().map(|c| c as u8).collect::<Vec<u8>>()
+        };
+        for bytes in [
+            text("UTF-8").into_bytes(),
+            format!("\u{feff}{}", text("utf-8")).into_bytes(),
+            latin1("ISO-8859-1"),
+            latin1("windows-1252"),
+            utf16(&text("UTF-16"), u16::to_le_bytes),
+            utf16(&text("UTF-16"), u16::to_be_bytes),
+            utf16(&format!("\u{feff}{}", text("UTF-16")), u16::to_le_bytes),
+            utf16(&format!("\u{feff}{}", text("UTF-16")), u16::to_be_bytes),
+            "<a b=\"für\"/>".into(),
+        ] {
+            let decoded = decoded(&bytes).unwrap();
+            assert!(decoded.ends_with("<a b=\"für\"/>"), "{decoded}");
+        }
+        assert!(decoded(&latin1("UTF-8")).unwrap().contains("f\u{fffd}r"));
+        assert!(
+            decoded(&latin1("klingon"))
+                .unwrap_err()
+                .contains("\"klingon\"")
+        );
+        assert_eq!(decoded(b""), Ok(String::new()));
+    }
+
+    /// The names of the files of disks of a machine with these devices.
+    fn disks(devices: &str) -> Vec<String> {
+        let file = |id: &str| format!("<File ovf:id=\"f{id}\" ovf:href=\"{id}.vmdk\"/>");
+        let disk = |id: &str| format!("<Disk ovf:diskId=\"d{id}\" ovf:fileRef=\"f{id}\"/>");
+        let text = format!(
+            "<Envelope xmlns:ovf=\"o\"><References>{}{}</References><DiskSection>\
+             <Disk ovf:diskId=\"empty\"/>{}{}</DiskSection><VirtualSystem>{devices}\
+             </VirtualSystem></Envelope>",
+            file("a"),
+            file("b"),
+            disk("a"),
+            disk("b"),
+        );
+        let disks = Description::parse(&text).unwrap().disks().unwrap();
+        disks.into_iter().map(|file| file.reference).collect()
+    }
+
+    fn device(id: &str, parent: &str, address: &str, disk: &str) -> String {
+        format!(
+            "<Item><rasd:AddressOnParent>{address}</rasd:AddressOnParent>\
+             <rasd:HostResource>{disk}</rasd:HostResource>\
+             <rasd:InstanceID>{id}</rasd:InstanceID><rasd:Parent> {parent} </rasd:Parent></Item>"
+        )
+    }
+
+    #[test]
+    fn the_disk_that_boots_comes_first_where_that_is_said() {
+        let machine = |items: &[String]| {
+            let items = items.concat();
+            format!("<VirtualHardwareSection>{items}</VirtualHardwareSection>")
+        };
+        let (order, swapped) = (["a.vmdk", "b.vmdk"], ["b.vmdk", "a.vmdk"]);
+        let one = [
+            device("7", "3", "10", "ovf:/disk/da"),
+            device("8", "3", "9", "/disk/db"),
+            device("9", "3", "0", "ovf:/disk/empty"),
+            device("10", "4", "0", "ovf:/file/fa"),
+        ];
+        assert_eq!(disks(""), order);
+        assert_eq!(disks(&machine(&one)), swapped);
+        let boots = |kind, ids| {
+            let section = "<Info>Boot order</Info></vmw:BootOrderSection>";
+            let start =
+                format!("<vmw:BootOrderSection vmw:type=\"{kind}\" vmw:instanceId=\"{ids}\">");
+            format!("{}{start}{section}", machine(&one))
+        };
+        assert_eq!(disks(&boots("disk", "99 7 8")), order);
+        assert_eq!(disks(&boots("cdrom", "7")), swapped);
+        // Two controllers, an address that is not told, and two machines.
+        let several = [
+            device("7", "3", "1", "ovf:/disk/da"),
+            device("8", "4", "0", "ovf:/disk/db"),
+        ];
+        assert_eq!(disks(&machine(&several)), order);
+        let unknown = [
+            device("7", "3", "1", "ovf:/disk/da"),
+            device("8", "3", "x", "ovf:/disk/db"),
+        ];
+        assert_eq!(disks(&machine(&unknown)), order);
+        assert_eq!(disks(&[machine(&one), machine(&[])].concat()), order);
+    }
 }

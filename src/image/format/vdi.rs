@@ -33,6 +33,14 @@ pub(super) struct Vdi {
     tables: Tables,
 }
 
+/// The hint for a file that only VirtualBox reads: its older versions, and snapshots, whose
+/// parents it has to know.
+fn clone(container: &Container) -> String {
+    let clone = container
+        .command(|name| format!("VBoxManage clonemedium disk {name} NEW.vdi --format VDI"));
+    format!("Write all of it to a new file with VirtualBox, on the host that it is from: {clone}")
+}
+
 impl Vdi {
     pub(super) fn open(container: Container) -> Result<Self> {
         let header: [u8; 512] = container.array("its header", 0)?;
@@ -42,12 +50,14 @@ impl Vdi {
         let (version, kind) = (le32(&header, 68), le32(&header, 76));
         if version != VERSION {
             let (major, minor) = (version >> 16, version & 0xffff);
-            return Err(container.unsupported(&format!("it has version {major}.{minor}, not 1.1")));
+            let what = format!("it has version {major}.{minor}, not 1.1");
+            return Err(container.unsupported(&what).hint_to(clone(&container)));
         }
         // A parent or a snapshot that it hangs on is named by a UUID.
         let is_linked = header[424..456].iter().any(|byte| *byte != 0);
         if ON_TOP.contains(&kind) || is_linked {
-            return Err(container.unsupported("it holds only what differs from another file"));
+            let what = "it holds only what differs from another file";
+            return Err(container.unsupported(what).hint_to(clone(&container)));
         }
         if kind != DYNAMIC && kind != STATIC {
             return Err(container.unsupported(&format!("it is of kind {kind}, not 1 or 2")));

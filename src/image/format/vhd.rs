@@ -66,9 +66,7 @@ pub(super) fn open(container: Container) -> Result<Box<dyn Layout>> {
             .map(|dynamic| -> Box<dyn Layout> { Box::new(dynamic) }),
         DIFFERENCING => {
             let what = "it holds only what differs from another file";
-            Err(container
-                .unsupported(what)
-                .hint_to("Merge it with its parent first, where it was made"))
+            Err(container.unsupported(what).hint_to(container.merged()))
         }
         _ => Err(container.damaged(&format!("it is of kind {kind}, not 2 to 4"))),
     }

@@ -70,9 +70,7 @@ impl Vhdx {
         let metadata = metadata_of(&container, metadata)?;
         if metadata.has_parent {
             let what = "it holds only what differs from another file";
-            return Err(container
-                .unsupported(what)
-                .hint_to("Merge it with its parent first, where it was made"));
+            return Err(container.unsupported(what).hint_to(container.merged()));
         }
         let Metadata {
             block,
@@ -193,8 +191,8 @@ fn check_header(container: &Container) -> Result<()> {
     if header[48..64].iter().any(|byte| *byte != 0) {
         let what = "it was not closed: what its log holds is missing from it";
         return Err(container.unsupported(what).hint_to(format!(
-            "Detach it where it is in use, or write the log to a copy of it: qemu-img check -r all {}",
-            container.name()
+            "Detach it where it is in use, or write the log to a copy of it: {}",
+            container.command(|name| format!("qemu-img check -r all {name}"))
         )));
     }
     Ok(())

@@ -1,29 +1,39 @@
-//! VMDK in one file: VMware's "Virtual Disk Format", version 5.0, the kinds
-//! `monolithicSparse` and `streamOptimized`. Numbers are little-endian, places are
-//! in sectors. A directory leads to tables, which lead to grains; in a stream a
-//! grain is packed, behind a marker that tells which grain it is.
+//! VMDK: VMware's "Virtual Disk Format", version 5.0. Numbers are little-endian, places
+//! are in sectors. Of a sparse file (`monolithicSparse`, `streamOptimized`) a directory
+//! leads to tables, which lead to grains; in a stream a grain is packed, behind a marker
+//! that tells which grain it is. A disk in several files is described by a small text
+//! file (`description.rs`).
+
+mod description;
 
 use std::sync::Mutex;
 
 use super::table::{Tables, le16, le32, le64};
 use super::{Container, Grid, Layout, Packed, Place, Run, SECTOR_BYTES};
 use crate::codec::{Pack, Unpacker};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::quoting::quote;
+use description::Description;
+
+pub(super) use description::{ExtentPlace, extents, starts_as_description};
+pub(in crate::image) use description::{is_description, is_part};
 
 const SPARSE: &[u8] = b"KDMV";
-const DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
-/// What files of this format begin with: a sparse extent, one of ESX, and a
-/// description of several files.
-pub(super) const MAGICS: [&[u8]; 3] = [SPARSE, b"COWD\x01\0\0\0", DESCRIPTOR];
+/// What files of this format begin with, but for a description of several files: a sparse
+/// file, one of ESX, and a newer one of ESX.
+pub(super) const MAGICS: [&[u8]; 3] = [SPARSE, COWD, SESPARSE];
+const COWD: &[u8] = b"COWD\x01\0\0\0";
+const SESPARSE: &[u8] = b"\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0";
 
 const HEADER_BYTES: usize = 512;
 /// Where the directory is if only the footer tells.
 const AT_END: u64 = u64::MAX;
-/// The end of a file of which the footer tells: a marker, the footer, and a
-/// marker of the end.
-const FOOTER_BYTES: u64 = 1024;
-/// Longest description, in sectors.
-const DESCRIPTOR_SECTORS_MAX: u64 = 2048;
+/// Most bytes of zeros behind the footer of a file.
+const PADDING_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that are read at a time in search of a footer.
+const STEP_BYTES: u64 = 64 << 10;
+/// Longest description within a file, in sectors.
+const DESCRIPTION_SECTORS_MAX: u64 = 2048;
 /// Sizes of a grain, in sectors: 4 KiB to 8 MiB.
 const GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=16384;
 /// Most entries of a table: QEMU's limit as well.
@@ -55,24 +65,34 @@ pub(super) struct Vmdk {
 }
 
 impl Vmdk {
+    /// Opens a file that is all of a disk.
     pub(super) fn open(container: Container) -> Result<Self> {
         let len = container.file.size().min(HEADER_BYTES as u64);
         let head = container.bytes("its header", 0, len)?;
-        if head.starts_with(DESCRIPTOR) {
-            let text = text(&container, 0, container.file.size())?;
-            return Err(refuse(&container, &Descriptor::parse(&text)));
+        if head.starts_with(COWD) || head.starts_with(SESPARSE) {
+            let what = "it is one of the files of a disk or a snapshot of ESX";
+            return Err(container.unsupported(what).hint_to(of_several(&container)));
         }
-        if head.starts_with(MAGICS[1]) {
-            let what = "it is part of a disk of ESX";
-            return Err(container
-                .unsupported(what)
-                .hint_to("Name the flat file or an export of the machine instead"));
+        let first = header(&container)?;
+        check_description(&container, &first)?;
+        Self::of(container, first)
+    }
+
+    /// Opens a file that holds `size` bytes of a disk which a description outside of it
+    /// describes.
+    pub(super) fn open_part(container: Container, size: u64) -> Result<Self> {
+        let first = header(&container)?;
+        let part = Self::of(container, first)?;
+        match part.size >= size {
+            true => Ok(part),
+            false => Err(part.container.damaged(&format!(
+                "it holds {} bytes of the disk, and its description tells {size}",
+                part.size
+            ))),
         }
-        let first: [u8; HEADER_BYTES] = container.array("its header", 0)?;
-        if !first.starts_with(SPARSE) {
-            return Err(container.damaged("it does not begin as such a file does"));
-        }
-        check_descriptor(&container, &first)?;
+    }
+
+    fn of(container: Container, first: [u8; HEADER_BYTES]) -> Result<Self> {
         let header = match le64(&first, 56) {
             AT_END => footer(&container)?,
             _ => first,
@@ -234,123 +254,122 @@ fn in_bytes(container: &Container, what: &str, sector: u64) -> Result<u64> {
     })
 }
 
-/// The footer, which is a header as it is at the end.
+/// The footer, which is a header as it is at the end. A marker of the end follows, which is
+/// all zeros, and what others padded the file with; some writers leave the marker out.
 fn footer(container: &Container) -> Result<[u8; HEADER_BYTES]> {
-    let at = container.file.size().saturating_sub(FOOTER_BYTES);
-    let footer: [u8; HEADER_BYTES] = container.array("its footer", at)?;
-    if !footer.starts_with(SPARSE) || le64(&footer, 56) == AT_END {
+    let cut_off = || {
         let what = "it has no footer: it was cut off, or is damaged";
-        return Err(container.damaged(what));
+        container.damaged(what)
+    };
+    let size = container.file.size();
+    let mut end = size - size % SECTOR_BYTES;
+    let first = end.saturating_sub(PADDING_BYTES_MAX);
+    while end > first {
+        let start = end.saturating_sub(STEP_BYTES).max(first);
+        let bytes = container.bytes("its end", start, end - start)?;
+        let mut sectors = bytes.chunks_exact(HEADER_BYTES).rev();
+        if let Some(last) = sectors.find(|sector| sector.iter().any(|byte| *byte != 0)) {
+            let footer = last.first_chunk().copied();
+            return footer
+                .filter(|footer| footer.starts_with(SPARSE) && le64(footer, 56) != AT_END)
+                .ok_or_else(cut_off);
+        }
+        end = start;
     }
-    Ok(footer)
+    Err(cut_off())
 }
 
-/// The text of a description.
-fn text(container: &Container, at: u64, len: u64) -> Result<String> {
-    let len = len.min(DESCRIPTOR_SECTORS_MAX * SECTOR_BYTES);
-    let mut bytes = container.bytes("its description", at, len)?;
-    let end = bytes.iter().position(|byte| *byte == 0);
-    bytes.truncate(end.unwrap_or(bytes.len()));
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// The header.
+fn header(container: &Container) -> Result<[u8; HEADER_BYTES]> {
+    let header: [u8; HEADER_BYTES] = container.array("its header", 0)?;
+    match header.starts_with(SPARSE) {
+        true => Ok(header),
+        false => Err(container.damaged("it does not begin as such a file does")),
+    }
 }
 
 /// Demands that the file is the disk, all of it and nothing else.
-fn check_descriptor(container: &Container, header: &[u8]) -> Result<()> {
+fn check_description(container: &Container, header: &[u8]) -> Result<()> {
     let at = in_bytes(container, "its description", le64(header, 28))?;
     let len = in_bytes(container, "its description", le64(header, 36))?;
-    let descriptor = match at {
-        0 => Descriptor::default(),
-        _ => Descriptor::parse(&text(container, at, len)?),
+    let description = match at {
+        0 => Description::default(),
+        _ => {
+            let len = len.min(DESCRIPTION_SECTORS_MAX * SECTOR_BYTES);
+            let mut bytes = container.bytes("its description", at, len)?;
+            let end = bytes.iter().position(|byte| *byte == 0);
+            bytes.truncate(end.unwrap_or(bytes.len()));
+            Description::parse(&bytes)
+        }
     };
-    if descriptor == Descriptor::default() {
-        let what = "it is one of several files of a disk";
-        return Err(container.unsupported(what).hint_to(
-            "Convert the disk: qemu-img convert -O qcow2 DISK.vmdk NEW.qcow2, with the small file that names the others",
-        ));
+    if description == Description::default() {
+        let what = "it has no description, as one of several files of a disk has none";
+        return Err(container
+            .unsupported(what)
+            .hint_to(undescribed(container, header)));
     }
-    let is_whole = matches!(&*descriptor.kind, "monolithicSparse" | "streamOptimized")
-        && descriptor.extents == ["SPARSE"]
-        && descriptor
-            .parent
-            .as_deref()
-            .is_none_or(|parent| parent == "ffffffff");
+    if let Some(why) = description.is_part_of_another() {
+        return Err(description.refuse(container, &why));
+    }
+    let capacity = le64(header, 12);
+    let is_whole = match (&*description.kind, description.extents.as_slice()) {
+        ("monolithicSparse" | "streamOptimized", [extent]) => extent.kind == "SPARSE",
+        // What others call it when it is the same.
+        ("custom", [extent]) => extent.kind == "SPARSE" && extent.sectors == capacity,
+        _ => false,
+    };
     match is_whole {
         true => Ok(()),
-        false => Err(refuse(container, &descriptor)),
-    }
-}
-
-/// What a description tells, as far as it is needed.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Descriptor {
-    kind: String,
-    /// The number of what it is written on top of.
-    parent: Option<String>,
-    /// The kinds of its extents.
-    extents: Vec<String>,
-}
-
-impl Descriptor {
-    fn parse(text: &str) -> Self {
-        let mut descriptor = Self::default();
-        for line in text.lines().map(str::trim) {
-            let mut words = line.split_whitespace();
-            if matches!(words.next(), Some("RW" | "RDONLY" | "NOACCESS")) {
-                let kind = words.nth(1).unwrap_or_default().to_owned();
-                descriptor.extents.push(kind);
-            } else if let Some((key, value)) = line.split_once('=') {
-                let value = value.trim().trim_matches('"');
-                match key.trim() {
-                    "createType" => value.clone_into(&mut descriptor.kind),
-                    "parentCID" => descriptor.parent = Some(value.to_lowercase()),
-                    _ => {}
+        false => {
+            let what = match (&*description.kind, description.extents.len()) {
+                ("", _) => "its description does not tell its kind".to_owned(),
+                ("monolithicSparse" | "streamOptimized" | "custom", 0 | 1) => {
+                    "its description does not fit it".to_owned()
                 }
-            }
+                (kind, _) => format!("it is of kind {kind:?}, and its data is in other files"),
+            };
+            Err(description.refuse(container, &what))
         }
-        descriptor
     }
 }
 
-/// Why a disk with this description is not read, and what to do about it.
-fn refuse(container: &Container, descriptor: &Descriptor) -> Error {
-    if descriptor
-        .parent
-        .as_deref()
-        .is_some_and(|parent| parent != "ffffffff")
-    {
-        let what = "it holds only what differs from another file";
-        return container.unsupported(what);
-    }
-    let what = match (&*descriptor.kind, descriptor.extents.len()) {
-        ("", _) => "its description does not tell its kind".to_owned(),
-        ("monolithicSparse" | "streamOptimized", 0 | 1) => {
-            "its description does not fit it".to_owned()
-        }
-        (kind, _) => format!("it is of kind {kind:?}, and its data is in other files"),
+/// The hint for a file that is one of several: the name of the one that describes them, if
+/// that is beside it.
+fn of_several(container: &Container) -> String {
+    let name = container.name().to_string();
+    let (name, or) = match description::beside(&container.file) {
+        Some((path, _)) => (path.to_string_lossy().into_owned(), ""),
+        None => (
+            name,
+            ", or the same with the small file that describes all of them",
+        ),
     };
-    let refused = container.unsupported(&what);
-    match &*descriptor.kind {
-        "monolithicFlat" | "vmfs" => refused
-            .hint_to("Name the file with the data, which ends with -flat.vmdk, with --format raw"),
-        _ => refused,
-    }
+    let name = quote(&name);
+    format!("Convert it: qemu-img convert -f vmdk -O qcow2 {name} NEW.qcow2{or}")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_description_tells_kind_parent_and_extents() {
-        let text = "# Disk DescriptorFile\nversion=1\nCID=5f\nparentCID=FFFFFFFF\n\
-                    createType=\"twoGbMaxExtentSparse\"\n\n# Extent description\n\
-                    RW 4192256 SPARSE \"a b-s001.vmdk\"\nRDONLY 1 ZERO\n\nddb.x = \"y\"\n";
-        let expected = Descriptor {
-            kind: "twoGbMaxExtentSparse".into(),
-            parent: Some("ffffffff".into()),
-            extents: vec!["SPARSE".into(), "ZERO".into()],
-        };
-        assert_eq!(Descriptor::parse(text), expected);
-        assert_eq!(Descriptor::parse("\0\u{fffd}="), Descriptor::default());
+/// The hint for a sparse file without a description: to name the one that describes it, or
+/// to write one.
+fn undescribed(container: &Container, header: &[u8]) -> String {
+    if let Some((path, _)) = description::beside(&container.file) {
+        let path = path.to_string_lossy();
+        return format!(
+            "Name the file that describes them: openhosting-upload {}",
+            quote(&path)
+        );
     }
+    let path = container.file.path();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let lines = [
+        "# Disk DescriptorFile".to_owned(),
+        "createType=\"monolithicSparse\"".to_owned(),
+        format!("RW {} SPARSE \"{name}\"", le64(header, 12)),
+    ];
+    let lines: Vec<_> = lines.iter().map(|line| quote(line)).collect();
+    let new = path.with_file_name("NEW.vmdk");
+    let new = quote(&new.to_string_lossy());
+    format!(
+        "Name the small file that describes all of them. If it is all of the disk, describe it: printf '%s\\n' {} > {new} && openhosting-upload {new}",
+        lines.join(" ")
+    )
 }

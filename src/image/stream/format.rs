@@ -131,7 +131,7 @@ impl StreamFormat {
 
     /// The command that decompresses such a file, which follows, to its standard output,
     /// whatever memory that takes.
-    pub(super) fn decompress(self) -> &'static str {
+    pub(in crate::image) fn decompress(self) -> &'static str {
         match self {
             Self::Raw => "cat",
             Self::Gzip => "gzip -dc",
