@@ -37,7 +37,7 @@ pub use reader::{ImageReader, Piece, Unread};
 pub use stream::{
     Input, Length, Sought, StreamFormat, StreamImage, StreamOptions, Trailer, xz_index_size,
 };
-pub use target::{ClusterPacking, ImageTarget, TargetFormat};
+pub use target::{ClusterPacking, ImageTarget, TargetFormat, data_blocks};
 pub use uses::Use;
 
 /// The bytes of a disk, which can be read at any place and from several threads at

@@ -6,8 +6,14 @@
 //! chunk, or after the bytes of a chunk are synced to the disk. Records that get
 //! lost cost a chunk that is sent again; a record that is wrong would cost the
 //! image.
+//!
+//! Records of chunks that are in a file but not synced say just that
+//! ([`Record::Written`]): they hold after the process was killed, and count for nothing
+//! after a loss of power.
 
 mod keeper;
+mod log;
+mod page_cache;
 mod record;
 mod replay;
 
@@ -16,7 +22,8 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use rangemap::RangeSet;
 use rustix::fs::OFlags;
@@ -24,26 +31,26 @@ use rustix::fs::OFlags;
 use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Access, Lock, Locked, Staged, Weakness, create_whole, directory_of, remedy, sync_data,
+    self, Access, Lock, Locked, Staged, Weakness, create_whole, directory_of, remedy,
     sync_directory, unsynced,
 };
 use crate::plan::Span;
 
-pub use keeper::{Keeper, Kept, Lag, Note};
-pub use record::{Direction, HEADER_BYTES, Header, HeaderError, RECORD_BYTES, Record};
+use log::Log;
+use record::VERSION;
+
+pub use keeper::{Data, Keeper, Kept, Lag, Note};
+pub use page_cache::PageCache;
+pub use record::{Direction, HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};
 
 /// An open journal. While it is open no other process can have it.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
-    path: PathBuf,
-    session: [u8; 16],
-    records: u64,
+    /// Shared with whoever writes records beside it.
+    log: Arc<Log>,
     /// Records that were not written yet.
-    unwritten: Vec<u8>,
-    /// After a failed sync nothing is known of what is on the disk.
-    is_broken: bool,
+    unwritten: Vec<Record>,
     weaknesses: Vec<Weakness>,
 }
 
@@ -88,15 +95,16 @@ impl Journal {
             }
         };
         let weaknesses = weak.take().into_iter().flatten().chain(names).collect();
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            session: header.session,
-            records: 0,
+        let log = Log::new(file, path, header.session, VERSION);
+        Ok(Self::over(log, weaknesses))
+    }
+
+    fn over(log: Log, weaknesses: Vec<Weakness>) -> Self {
+        Self {
+            log: Arc::new(log),
             unwritten: Vec::new(),
-            is_broken: false,
             weaknesses,
-        })
+        }
     }
 
     /// Opens a journal and reads it; `None` if there is none. A tail that a
@@ -132,23 +140,13 @@ impl Journal {
         let len = (HEADER_BYTES as u64) + replay.records * (RECORD_BYTES as u64);
         file.set_len(len)
             .map_err(|cause| cannot(path, "repair").because(cause))?;
-        let journal = Self {
-            file,
-            path: path.to_owned(),
-            session: replay.header.session,
-            records: replay.records,
-            unwritten: Vec::new(),
-            is_broken: false,
-            weaknesses,
-        };
+        let journal = Self::over(Log::after(&replay, file, path), weaknesses);
         Ok(Some((journal, replay)))
     }
 
     /// Adds a record; it counts after the next [`sync`](Self::sync).
     pub fn append(&mut self, record: &Record) {
-        let bytes = record.encode(self.records, &self.session);
-        self.unwritten.extend_from_slice(&bytes);
-        self.records += 1;
+        self.unwritten.push(record.clone());
     }
 
     /// Adds the record of a chunk that is in `data`, whose digest it makes from there.
@@ -185,23 +183,9 @@ impl Journal {
     /// [`ErrorKind::Local`]; then, and ever after: what a failed sync left on the
     /// disk is not known, and trying again would claim that it is.
     pub fn sync(&mut self) -> Result<()> {
-        if self.is_broken {
-            return Err(cannot(&self.path, "write"));
-        }
-        if self.unwritten.is_empty() {
-            return Ok(());
-        }
-        let new = (self.unwritten.len() / RECORD_BYTES) as u64;
-        let at = (HEADER_BYTES as u64) + (self.records - new) * (RECORD_BYTES as u64);
-        let written = self.file.write_all_at(&self.unwritten, at);
-        let synced = written.and_then(|()| sync_data(&self.file));
-        self.is_broken = synced.is_err();
-        self.unwritten.clear();
-        synced.map_err(|cause| {
-            cannot(&self.path, "write").because(cause).hint_to(
-                "What was transferred is safe; make room or put the journal elsewhere with --journal PATH, then run the same command again",
-            )
-        })
+        let unwritten = std::mem::take(&mut self.unwritten);
+        self.log.write(&unwritten)?;
+        self.log.sync()
     }
 
     /// The digests of all chunks that are done, by index. Of several records about
@@ -214,13 +198,13 @@ impl Journal {
         let each = |index, _, digest| {
             digests.insert(index, digest);
         };
-        let mut file = &self.file;
+        let mut file = &self.log.file;
         file.seek(SeekFrom::Start(0))
             .and_then(|_| {
                 let reader = BufReader::new(file.take(u64::MAX));
                 replay(reader, each).map_err(std::io::Error::other)
             })
-            .map_err(|cause| cannot(&self.path, "read").because(cause))?;
+            .map_err(|cause| cannot(self.path(), "read").because(cause))?;
         Ok(digests)
     }
 
@@ -231,29 +215,27 @@ impl Journal {
     /// [`ErrorKind::Local`] if it cannot be read or written; then it still says what
     /// it said.
     pub fn without(self, chunks: &RangeSet<u64>) -> Result<Self> {
-        let cannot = |cause: std::io::Error| cannot(&self.path, "write").because(cause);
-        let staged = Staged::beside(&self.path, Access::Private).map_err(cannot)?;
-        let mut anew = Self {
-            file: staged.file().try_clone().map_err(cannot)?,
-            path: self.path.clone(),
-            session: self.session,
-            records: 0,
-            unwritten: Vec::new(),
-            is_broken: false,
-            weaknesses: self.weaknesses,
-        };
-        lock(&anew.file, &self.path)?;
-        let mut file = &self.file;
+        let (log, path) = (&self.log, self.path());
+        let cannot = |cause: std::io::Error| cannot(path, "write").because(cause);
+        let staged = Staged::beside(path, Access::Private).map_err(cannot)?;
+        let file = staged.file().try_clone().map_err(cannot)?;
+        lock(&file, path)?;
+        let anew = Log::new(file, path, log.session, log.version);
+        let mut anew = Self::over(anew, self.weaknesses.clone());
+        let mut file = &log.file;
         file.seek(SeekFrom::Start(0)).map_err(cannot)?;
         let mut old = BufReader::new(file);
         let mut header = [0; HEADER_BYTES];
         old.read_exact(&mut header).map_err(cannot)?;
-        anew.file.write_all_at(&header, 0).map_err(cannot)?;
+        anew.log.file.write_all_at(&header, 0).map_err(cannot)?;
         let mut bytes = [0; RECORD_BYTES];
-        for number in 0..self.records {
+        for number in 0..log.records() {
             old.read_exact(&mut bytes).map_err(cannot)?;
-            match Record::decode(&bytes, number, &self.session) {
-                Some(Record::Done { index, .. }) if chunks.contains(&index) => {}
+            match Record::decode(&bytes, number, &log.session) {
+                Some(Record::Done { index, .. } | Record::Written { index, .. })
+                    if chunks.contains(&index) => {}
+                // They have other numbers there.
+                Some(Record::Synced { .. }) => {}
                 Some(Record::Holes { first, count }) => {
                     for gap in chunks.gaps(&(first..first.saturating_add(count))) {
                         anew.append(&Record::Holes {
@@ -269,7 +251,7 @@ impl Journal {
             }
         }
         anew.sync()?;
-        staged.replace(&self.path).map_err(cannot)?;
+        staged.replace(path).map_err(cannot)?;
         Ok(anew)
     }
 
@@ -280,7 +262,7 @@ impl Journal {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.log.path
     }
 
     /// Removes it: the transfer is complete.
@@ -288,11 +270,11 @@ impl Journal {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be removed.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_file(&self.path)
-            .map_err(|cause| cannot(&self.path, "remove").because(cause))?;
+        let path = self.path();
+        std::fs::remove_file(path).map_err(|cause| cannot(path, "remove").because(cause))?;
         // One that comes back after a loss of power tells of what is complete: the
         // next run finds that there is nothing to do. No reason to fail now.
-        let _ = sync_directory(directory_of(&self.path));
+        let _ = sync_directory(directory_of(path));
         Ok(())
     }
 }
@@ -353,7 +335,8 @@ mod tests {
         drop(journal);
         let (mut journal, replay) = Journal::open(&path).unwrap().unwrap();
         assert_eq!(replay.header, header());
-        assert_eq!((replay.records, replay.is_damaged), (1, false));
+        // It and that it is synced.
+        assert_eq!((replay.records, replay.is_damaged), (2, false));
         journal.append(&holes(2));
         journal.sync().unwrap();
         drop(journal);
@@ -429,10 +412,14 @@ mod tests {
     fn a_sync_that_fails_is_an_error_and_stays_one() {
         let directory = tempfile::tempdir().unwrap();
         let mut journal = Journal::create(&directory.path().join("j.ohj"), &header()).unwrap();
-        let good = std::mem::replace(&mut journal.file, never_synced());
+        let file = |journal: &mut Journal, file| {
+            let log = Arc::get_mut(&mut journal.log).unwrap();
+            std::mem::replace(&mut log.file, file)
+        };
+        let good = file(&mut journal, never_synced());
         journal.append(&holes(1));
         assert!(journal.sync().is_err(), "it was not synced");
-        journal.file = good;
+        file(&mut journal, good);
         journal.append(&holes(2));
         assert!(journal.sync().is_err(), "the first record is not there");
     }
@@ -442,11 +429,134 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
-        let keeper = Keeper::start(journal, Some(never_synced())).unwrap();
+        let keeper = Keeper::start(journal, Some(data(never_synced(), None))).unwrap();
         keeper.note(holes(1)).unwrap();
         assert!(keeper.finish().is_err());
         let (_, replay) = Journal::open(&path).unwrap().unwrap();
-        assert_eq!(replay.records, 0);
+        assert!(replay.state.settled().is_empty());
+    }
+
+    fn data(file: File, page_cache: Option<PageCache>) -> Data {
+        Data {
+            file,
+            page_cache,
+            taken: Vec::new(),
+        }
+    }
+
+    const PAGE_CACHE: PageCache = PageCache {
+        boot: [7; 16],
+        device: 1,
+        mount: 2,
+        inode: 3,
+    };
+
+    /// The chunk of 10 bytes with this index, of which one block holds data.
+    fn written(index: u64) -> Note {
+        let span = Span {
+            index,
+            offset: index * 10,
+            len: 10,
+        };
+        Note::Written { span, blocks: 1 }
+    }
+
+    /// What a process that is killed now would leave, once it says what is wanted.
+    fn left(path: &Path, is_wanted: impl Fn(&State) -> bool) -> State {
+        loop {
+            let bytes = std::fs::read(path).unwrap();
+            let state = replay(&bytes[..], |_, _, _| {}).unwrap().state;
+            if is_wanted(&state) {
+                return state;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_told_before_it_is_synced_and_no_more_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let file = tempfile::tempfile_in(directory.path()).unwrap();
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let (again, now) = (file.try_clone().unwrap(), Some(PAGE_CACHE));
+        let keeper = Keeper::start(journal, Some(data(again, now))).unwrap();
+        keeper.note(written(4)).unwrap();
+        let _ = left(&path, |state| state.written.len() == 1);
+        // Killed now, for all that the next one sees.
+        let bytes = std::fs::read(&path).unwrap();
+        drop(keeper.finish().unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        let (journal, replay) = Journal::open(&path).unwrap().unwrap();
+        assert!(replay.state.written.keys().eq([&4]));
+        let mut data = data(file, now);
+        data.taken.push(written(4));
+        let keeper = Keeper::start(journal, Some(data)).unwrap();
+        keeper.note(written(5)).unwrap();
+        let state = left(&path, |state| state.written.len() == 2);
+        assert_eq!(state.page_cache(), Some(PAGE_CACHE));
+        assert!(state.written.keys().eq([&4, &5]) && state.done.is_empty());
+        drop(keeper.finish().unwrap());
+        let state = left(&path, |_| true);
+        assert!(state.written.is_empty());
+        assert!(state.done.iter().eq([&(4..6)]));
+    }
+
+    #[test]
+    fn after_a_failed_sync_nothing_counts_that_was_not_synced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let data = data(never_synced(), Some(PAGE_CACHE));
+        let keeper = Keeper::start(journal, Some(data)).unwrap();
+        let done = Record::Done {
+            index: 5,
+            len: 10,
+            digest: ChunkDigest::Whole(Digest::of(&[1; 10])),
+        };
+        keeper.note(done).unwrap();
+        let _ = left(&path, |state| !state.written.is_empty());
+        assert!(keeper.finish().is_err());
+        let state = left(&path, |_| true);
+        assert_eq!((state.written.len(), state.page_cache()), (0, None));
+    }
+
+    #[test]
+    fn a_file_that_is_not_trusted_has_no_records_before_its_sync() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let file = tempfile::tempfile_in(directory.path()).unwrap();
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let keeper = Keeper::start(journal, Some(data(file, None))).unwrap();
+        keeper.note(written(5)).unwrap();
+        drop(keeper.finish().unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        let records = bytes[HEADER_BYTES..].chunks_exact(RECORD_BYTES);
+        let records = (0..).zip(records).map(|(number, record)| {
+            Record::decode(record.try_into().unwrap(), number, &header().session).unwrap()
+        });
+        let kinds: Vec<_> = records.collect();
+        assert!(
+            matches!(kinds[..], [Record::Done { .. }, Record::Synced { .. }]),
+            "{kinds:?}"
+        );
+    }
+
+    #[test]
+    fn what_an_endpoint_confirmed_is_told_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let journal = Journal::create(&path, &header()).unwrap();
+        let keeper = Keeper::start(journal, None).unwrap();
+        keeper.note(holes(1)).unwrap();
+        let _ = left(&path, |state| state.holes.contains(&1));
+        drop(keeper.finish().unwrap());
+        let state = left(&path, |_| true);
+        assert!(state.holes.iter().eq([&(1..2)]), "it is there once");
+        let records = (std::fs::read(&path).unwrap().len() - HEADER_BYTES) / RECORD_BYTES;
+        assert_eq!(records, 2, "the record, and that it is synced");
     }
 
     /// A journal, kept beside a file of three chunks that were written in this order;
@@ -457,11 +567,11 @@ mod tests {
         let journal = Journal::create(&path, &header()).unwrap();
         let data = tempfile::tempfile_in(directory.path()).unwrap();
         data.write_all_at(b"0123456789abcdefghijklmno", 0).unwrap();
-        let keeper = Keeper::start(journal, Some(data.try_clone().unwrap())).unwrap();
+        let keeper = Keeper::start(journal, Some(self::data(data, None))).unwrap();
         for (index, len) in [(1, 10), (0, 10), (2, 5)] {
             let offset = index * 10;
             let span = Span { index, offset, len };
-            keeper.note(Note::Written(span)).unwrap();
+            keeper.note(Note::Written { span, blocks: 1 }).unwrap();
         }
         if let Some(last) = last {
             keeper.note(last).unwrap();
@@ -516,7 +626,8 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 10]).unwrap();
         let (journal, replay) = Journal::open(&path).unwrap().unwrap();
-        assert_eq!((replay.records, replay.is_damaged), (3, false));
+        // The last one said that all before it are on the disk.
+        assert_eq!((replay.records, replay.is_damaged), (4, false));
         drop(journal);
         let mut damaged = whole;
         damaged[HEADER_BYTES + RECORD_BYTES] ^= 1;

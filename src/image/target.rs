@@ -23,6 +23,7 @@ use crate::filesystem::{
     self, Lock, Locked, Weakness, create_private, directory_of, exposed, give_mode, is_placeholder,
     put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
 };
+use crate::journal::PageCache;
 
 /// Zeros shorter than this are written: a hole of less saves nothing.
 const BLOCK_BYTES: u64 = 4096;
@@ -544,8 +545,19 @@ impl ImageTarget {
         self.staged.is_some()
     }
 
+    /// The page cache of the file, if a later run may believe in what this one wrote to
+    /// it without a sync. Not if others write to it: a sync of theirs could take away the
+    /// news that something could not be written.
+    pub fn page_cache(&self) -> Option<PageCache> {
+        match self.is_staged() && !self.is_shared {
+            true => PageCache::of(&self.file),
+            false => None,
+        }
+    }
+
     /// Puts the bytes of `range` at their place: these runs of data, each with its
-    /// offset and in order, and zeros between them.
+    /// offset and in order, and zeros between them. Of a raw file it gives the
+    /// [`data_blocks`] of the range.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
@@ -553,25 +565,30 @@ impl ImageTarget {
         &self,
         range: Range<u64>,
         runs: impl Iterator<Item = (u64, &'a [u8])>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         if let Some(qcow2) = &self.qcow2 {
             let put = qcow2.put(range, runs);
-            return put.map_err(|cause| self.cannot_write(cause));
+            return put.map(|()| 0).map_err(|cause| self.cannot_write(cause));
         }
         let mut at = range.start;
+        let mut blocks = DataBlocks::default();
         for (offset, run) in runs {
             self.put_zeros(at, offset.saturating_sub(at))?;
-            self.put(run, offset)?;
+            self.put(run, offset, &mut blocks)?;
             at = offset + run.len() as u64;
         }
-        self.put_zeros(at, range.end.saturating_sub(at))
+        self.put_zeros(at, range.end.saturating_sub(at))?;
+        Ok(blocks.count)
     }
 
     /// Puts bytes at their place, zeros as holes where that is right.
-    fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
+    fn put(&self, bytes: &[u8], offset: u64, blocks: &mut DataBlocks) -> Result<()> {
         for (start, end, is_hole) in runs(bytes, offset) {
             let at = offset + start as u64;
             let part = &bytes[start..end];
+            if !is_hole {
+                blocks.add(at, at + part.len() as u64);
+            }
             let put = match (is_hole, self.zeros) {
                 (true, Zeros::Leave) => Ok(()),
                 (true, Zeros::Punch) => self.punch(at, part.len() as u64),
@@ -732,6 +749,35 @@ fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
     runs
 }
 
+/// How many blocks of 4 KiB of a disk, counted from its start, hold anything but zeros
+/// within these bytes.
+pub fn data_blocks(bytes: &[u8], offset: u64) -> u64 {
+    let mut blocks = DataBlocks::default();
+    for (start, end, is_hole) in runs(bytes, offset) {
+        if !is_hole {
+            blocks.add(offset + start as u64, offset + end as u64);
+        }
+    }
+    blocks.count
+}
+
+/// A count of blocks, of which runs tell in order.
+#[derive(Debug, Default)]
+struct DataBlocks {
+    count: u64,
+    /// The first block that was not counted yet: two runs may meet within one.
+    next: u64,
+}
+
+impl DataBlocks {
+    /// From byte `start` to `end` there is no block of zeros.
+    fn add(&mut self, start: u64, end: u64) {
+        let first = self.next.max(start / BLOCK_BYTES);
+        self.next = self.next.max(end.div_ceil(BLOCK_BYTES));
+        self.count += self.next.saturating_sub(first);
+    }
+}
+
 /// Takes the lock of a file that is written to.
 fn lock(file: &File, path: &Path, how: Lock) -> Result<Option<Weakness>> {
     match filesystem::lock(file, how) {
@@ -776,6 +822,10 @@ mod tests {
 
     const RAW: TargetFormat = TargetFormat::Raw;
 
+    fn once(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+        std::iter::once((offset, bytes))
+    }
+
     #[test]
     fn runs_follow_the_blocks_of_the_file() {
         assert_eq!(runs(&[0; 10], 0), [(0, 10, true)]);
@@ -788,13 +838,42 @@ mod tests {
     }
 
     #[test]
+    fn as_many_blocks_hold_data_however_they_come() {
+        let mut bytes = vec![0; 40_000];
+        for at in [0, 4095, 8192, 30_000, 39_999] {
+            bytes[at] = 1;
+        }
+        assert_eq!(data_blocks(&bytes, 0), 4);
+        assert_eq!(data_blocks(&[0; 10_000], 4000), 0);
+        assert_eq!(data_blocks(&[], 5), 0);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 100_000, false, RAW).unwrap();
+        for offset in [0, 1, 4095, 4096, 50_000] {
+            let end = offset + bytes.len() as u64;
+            let all = data_blocks(&bytes, offset);
+            for step in [1, 100, 4096, 5000, 40_000] {
+                let runs = bytes.chunks(step).enumerate();
+                let runs = runs.map(|(i, run)| (offset + (i * step) as u64, run));
+                // Of zeros that are known nothing comes.
+                let runs = runs.filter(|(_, run)| !is_zero(run));
+                assert_eq!(
+                    target.put_all(offset..end, runs).unwrap(),
+                    all,
+                    "{offset} {step}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_staged_file_appears_only_when_published() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
         let target = ImageTarget::create(&path, 1 << 20, false, RAW).unwrap();
         let mut bytes = vec![0; 100_000];
         bytes[50_000] = 7;
-        target.put(&bytes, 4096).unwrap();
+        target.put_all(4096..104_096, once(4096, &bytes)).unwrap();
         assert!(!path.exists());
         target.publish(false).unwrap();
         let out = std::fs::read(&path).unwrap();
@@ -809,12 +888,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
         let target = ImageTarget::create(&path, 20_000, false, RAW).unwrap();
-        target.put(&[9; 20_000], 0).unwrap();
+        target.put_all(0..20_000, once(0, &[9; 20_000])).unwrap();
         drop(target);
         let target = ImageTarget::resume(&path, 20_000, false, RAW)
             .unwrap()
             .unwrap();
-        target.put(&[0; 20_000], 0).unwrap();
+        target.put_all(0..20_000, once(0, &[0; 20_000])).unwrap();
         target.publish(false).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), vec![0; 20_000]);
         assert!(
@@ -829,7 +908,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.img");
         let target = ImageTarget::create(&path, 20_000, false, TargetFormat::Raw).unwrap();
-        target.put(&[9; 20_000], 0).unwrap();
+        target.put_all(0..20_000, once(0, &[9; 20_000])).unwrap();
         let then = target.handle().unwrap().metadata().unwrap();
         let (inode, at_ns) = (then.ino(), modified_ns(&then));
         target.publish(false).unwrap();

@@ -1,10 +1,16 @@
-//! Writes a journal beside a transfer, on a thread of its own: many records go
-//! to the disk with one sync.
+//! Writes a journal beside a transfer, on two threads of its own.
 //!
-//! Of a chunk that was written to a file the digest is made here, from the file (its
-//! page cache), when its record is due: not on the way of the chunk, and not at all of
-//! what is complete before. Who writes to the staged file within that time, past its
-//! lock and its mode 0600, is not found out by it.
+//! The first one writes a record as soon as it is told of something, which takes
+//! microseconds: then a process that is killed loses nothing of it. Of an upload that is
+//! the record itself, since the endpoint has the chunk. Of a download it says that the
+//! chunk is in the file but not on the disk ([`Record::Written`]), if the file is one
+//! of which that can be believed later.
+//!
+//! The second one syncs: many records go to the disk together. Of a chunk that was
+//! written to a file it makes the digest, from the file (its page cache), when its record
+//! is due: not on the way of the chunk, and not at all of what is complete before. Who
+//! writes to the staged file within that time, past its lock and its mode 0600, is not
+//! found out by it.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +20,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Journal, Record};
+use super::log::Log;
+use super::{Journal, PageCache, Proof, Record};
+use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{sync_all, sync_data};
 use crate::image::modified_ns;
@@ -45,7 +53,12 @@ pub enum Note {
     /// A record as it is.
     Record(Record),
     /// A chunk that is in the file, in bytes of it; its digest is not known yet.
-    Written(Span),
+    Written {
+        /// Which one.
+        span: Span,
+        /// How many [blocks](crate::image::data_blocks) of it hold data.
+        blocks: u64,
+    },
     /// All chunks are in the file. The last note.
     Whole,
 }
@@ -55,8 +68,30 @@ impl Note {
     fn bytes(&self) -> u64 {
         match self {
             Self::Record(Record::Done { len, .. }) => u64::from(*len),
-            Self::Written(span) => span.len,
+            Self::Written { span, .. } => span.len,
             Self::Record(_) | Self::Whole => 0,
+        }
+    }
+
+    /// What can be said of a chunk that is in the file and not synced.
+    fn unsynced(&self) -> Option<Record> {
+        match *self {
+            Self::Written { span, blocks } => Some(Record::Written {
+                index: span.index,
+                // Longer ones there are not: a chunk is a buffer.
+                len: u32::try_from(span.len).ok()?,
+                proof: Proof::Blocks(blocks),
+            }),
+            Self::Record(Record::Done {
+                index,
+                len,
+                digest: ChunkDigest::Whole(digest),
+            }) => Some(Record::Written {
+                index,
+                len,
+                proof: Proof::Digest(digest),
+            }),
+            Self::Record(_) | Self::Whole => None,
         }
     }
 }
@@ -65,6 +100,19 @@ impl From<Record> for Note {
     fn from(record: Record) -> Self {
         Self::Record(record)
     }
+}
+
+/// The file that the chunks of a download are written to. It is synced before any
+/// record that needs it.
+#[derive(Debug)]
+pub struct Data {
+    /// The file.
+    pub file: File,
+    /// Its page cache, if what is in there and was not synced may be believed by a later
+    /// run.
+    pub page_cache: Option<PageCache>,
+    /// Chunks that the last run wrote and did not sync, and that are there.
+    pub taken: Vec<Note>,
 }
 
 /// A journal that was kept to the end of its transfer.
@@ -93,45 +141,67 @@ impl Lag {
 pub struct Keeper {
     notes: Sender<Note>,
     lag: Lag,
-    failed: Arc<Mutex<Option<Error>>>,
-    thread: JoinHandle<Option<Kept>>,
+    failed: Failed,
+    writing: JoinHandle<Option<()>>,
+    keeping: JoinHandle<Option<Kept>>,
+}
+
+/// Why a journal cannot be kept any more: the first reason.
+#[derive(Clone, Debug, Default)]
+struct Failed(Arc<Mutex<Option<Error>>>);
+
+impl Failed {
+    fn set(&self, error: Error) {
+        if let Ok(mut slot) = self.0.lock() {
+            slot.get_or_insert(error);
+        }
+    }
+
+    fn take(&self) -> Error {
+        let known = self.0.lock().ok().and_then(|mut slot| slot.take());
+        known.unwrap_or_else(|| Error::new(ErrorKind::Local, "The journal cannot be kept"))
+    }
 }
 
 impl Keeper {
-    /// Starts to keep a journal. With `data`, the file that chunks are written
-    /// to: it is synced before any record about it.
+    /// Starts to keep a journal: of a download, with the file that chunks are written to.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if there cannot be another thread.
-    pub fn start(journal: Journal, data: Option<File>) -> Result<Self> {
+    pub fn start(journal: Journal, data: Option<Data>) -> Result<Self> {
         let (notes, incoming) = channel();
-        let failed = Arc::new(Mutex::new(None));
-        let slot = Arc::clone(&failed);
+        let (written, to_sync) = channel();
+        let failed = Failed::default();
         let lag = Lag::default();
-        let keeping = Keeping {
-            journal,
-            data,
+        let (file, before) = data
+            .map(|data| (data.file, (data.page_cache, data.taken)))
+            .unzip();
+        let writing = Writing {
+            log: Arc::clone(&journal.log),
+            written,
             lag: lag.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || match keeping.run(&incoming) {
-                Ok(kept) => Some(kept),
-                Err(error) => {
-                    if let Ok(mut slot) = slot.lock() {
-                        *slot = Some(error);
-                    }
-                    None
-                }
-            })
-            .map_err(|cause| {
-                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
-            })?;
+        let keeping = Keeping {
+            journal,
+            data: file,
+            lag: lag.clone(),
+        };
+        let on_error = failed.clone();
+        let writing = thread("journal", move || {
+            let run = writing.run(&incoming, before);
+            run.map_err(|error| on_error.set(error)).ok()
+        })?;
+        let on_error = failed.clone();
+        let keeping = thread("journal sync", move || {
+            let kept = keeping.run(&to_sync);
+            kept.map_err(|error| on_error.set(error)).ok()
+        })?;
         Ok(Self {
             notes,
             lag,
             failed,
-            thread,
+            writing,
+            keeping,
         })
     }
 
@@ -142,7 +212,7 @@ impl Keeper {
     pub fn note(&self, note: impl Into<Note>) -> Result<()> {
         let note = note.into();
         self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
-        self.notes.send(note).map_err(|_| take(&self.failed))
+        self.notes.send(note).map_err(|_| self.failed.take())
     }
 
     /// How far it is behind.
@@ -156,21 +226,68 @@ impl Keeper {
     /// Why it cannot be kept.
     pub fn finish(self) -> Result<Kept> {
         drop(self.notes);
-        let failed = self.failed;
-        self.thread
-            .join()
-            .ok()
-            .flatten()
-            .ok_or_else(|| take(&failed))
+        // The second thread ends when the first one did.
+        let written = self.writing.join().ok().flatten();
+        let kept = self.keeping.join().ok().flatten();
+        written.and(kept).ok_or_else(|| self.failed.take())
     }
 }
 
-fn take(failed: &Mutex<Option<Error>>) -> Error {
-    let known = failed.lock().ok().and_then(|mut slot| slot.take());
-    known.unwrap_or_else(|| Error::new(ErrorKind::Local, "The journal cannot be kept"))
+fn thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|cause| Error::new(ErrorKind::Local, "Cannot start a thread").because(cause))
 }
 
-/// What the thread has.
+/// What the first thread has.
+struct Writing {
+    log: Arc<Log>,
+    /// Where a note goes after that.
+    written: Sender<Note>,
+    lag: Lag,
+}
+
+impl Writing {
+    /// Writes what can be said of each note at once. Of a download `before` is the page
+    /// cache of its file, and what the last run left there.
+    fn run(
+        &self,
+        notes: &Receiver<Note>,
+        before: Option<(Option<PageCache>, Vec<Note>)>,
+    ) -> Result<()> {
+        let Some((page_cache, taken)) = before else {
+            for note in notes {
+                if let Note::Record(record) = &note {
+                    self.log.write(std::slice::from_ref(record))?;
+                }
+                if self.written.send(note).is_err() {
+                    break;
+                }
+            }
+            return Ok(());
+        };
+        let is_trusted = self.log.begin_run(page_cache)?;
+        for note in taken {
+            self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
+            let _ = self.written.send(note);
+        }
+        for note in notes {
+            if is_trusted && let Some(record) = note.unsynced() {
+                self.log.write(&[record])?;
+            }
+            if self.written.send(note).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the second thread has.
 struct Keeping {
     journal: Journal,
     data: Option<File>,
@@ -250,9 +367,12 @@ impl Keeping {
     fn keep(&mut self, batch: &Batch) -> Result<()> {
         for note in &batch.notes {
             match (note, &self.data) {
-                (Note::Record(record), _) => self.journal.append(record),
-                (Note::Written(span), Some(data)) => self.journal.append_written(data, *span)?,
-                (Note::Written(_), None) | (Note::Whole, _) => {}
+                (Note::Record(record), Some(_)) => self.journal.append(record),
+                (Note::Written { span, .. }, Some(data)) => {
+                    self.journal.append_written(data, *span)?;
+                }
+                // The first thread wrote them.
+                (_, None) | (Note::Whole, _) => {}
             }
         }
         self.sync_data()?;
@@ -267,14 +387,14 @@ impl Keeping {
         for note in batch.notes {
             match note {
                 Note::Record(record) => self.journal.append(&record),
-                Note::Written(span) => unrecorded.push(span),
+                Note::Written { span, .. } => unrecorded.push(span),
                 Note::Whole => {}
             }
         }
         if let Some(data) = &self.data {
             // Its time, too, has to be on the disk: the file is known by it.
             let metadata = sync_all(data).and_then(|()| data.metadata());
-            let metadata = metadata.map_err(cannot_sync)?;
+            let metadata = metadata.map_err(|cause| self.cannot_sync(cause))?;
             self.journal.append(&Record::Whole {
                 inode: metadata.ino(),
                 modified_ns: modified_ns(&metadata),
@@ -286,12 +406,15 @@ impl Keeping {
 
     fn sync_data(&self) -> Result<()> {
         match &self.data {
-            Some(data) => sync_data(data).map_err(cannot_sync),
+            Some(data) => sync_data(data).map_err(|cause| self.cannot_sync(cause)),
             None => Ok(()),
         }
     }
-}
 
-fn cannot_sync(cause: std::io::Error) -> Error {
-    Error::new(ErrorKind::Local, "Cannot sync the image to the disk").because(cause)
+    /// The kernel tells of a failure once, and then calls clean what it could not write:
+    /// what this run wrote and did not sync counts no more, for any later run.
+    fn cannot_sync(&self, cause: std::io::Error) -> Error {
+        self.journal.log.revoke();
+        Error::new(ErrorKind::Local, "Cannot sync the image to the disk").because(cause)
+    }
 }

@@ -6,6 +6,7 @@
 
 use bytes::{Buf, BufMut};
 
+use super::page_cache::PageCache;
 use crate::digest::{ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::image::Fingerprint;
@@ -17,7 +18,10 @@ pub const RECORD_BYTES: usize = 64;
 
 const MAGIC: &[u8; 8] = b"OHJOURNL";
 /// The version written. Every version ever written can be read.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// The first version that has [`Record::Run`], [`Record::Written`] and
+/// [`Record::Synced`].
+pub(super) const VERSION_WITH_UNSYNCED: u32 = 2;
 /// Longest text in a header, in bytes.
 const TEXT_BYTES_MAX: usize = 1500;
 
@@ -98,6 +102,37 @@ pub enum Record {
         /// When it was last written to, in nanoseconds since 1970.
         modified_ns: i128,
     },
+    /// A run of a download begins to write to its file. The [`Written`](Self::Written)
+    /// records of earlier runs end here. With `None` this run has none that count: its
+    /// file cannot be trusted without a sync, or a sync failed.
+    Run(Option<PageCache>),
+    /// A chunk was written to the file of a download but not synced. It is there as long
+    /// as the page cache of the last [`Run`](Self::Run) is.
+    Written {
+        /// Its index.
+        index: u64,
+        /// Its length in bytes.
+        len: u32,
+        /// What its bytes are compared with before they are believed.
+        proof: Proof,
+    },
+    /// All records before this number were on the disk when this one was written. What
+    /// is not sound among them was damaged later, and no crash tore it.
+    Synced {
+        /// The number.
+        records: u64,
+    },
+}
+
+/// What the bytes of a chunk that was not synced are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// How many [blocks](crate::image::data_blocks) of it hold data. That costs nothing
+    /// to find out, and is enough: a page that the kernel could not write to the disk
+    /// reads as zeros once it is gone from memory.
+    Blocks(u64),
+    /// The digest of its bytes.
+    Digest(Digest),
 }
 
 /// Why bytes are no header.
@@ -159,8 +194,10 @@ impl Header {
         }
         let mut input = &bytes[8..HEADER_BYTES - 4];
         let version = input.get_u32_le();
-        if version != VERSION {
-            return Err(HeaderError::Newer(version));
+        match version {
+            0 => return Err(damaged),
+            1..=VERSION => {}
+            _ => return Err(HeaderError::Newer(version)),
         }
         let direction = match input.get_u8() {
             1 => Direction::Upload,
@@ -191,6 +228,11 @@ impl Header {
             user: text(&mut input).ok_or(HeaderError::Damaged)?,
         })
     }
+}
+
+/// The version of a journal with this header, which is sound.
+pub(super) fn version_of(header: &[u8; HEADER_BYTES]) -> u32 {
+    (&header[8..]).get_u32_le()
 }
 
 fn text(input: &mut &[u8]) -> Option<String> {
@@ -239,6 +281,24 @@ impl Record {
                 payload[..16].copy_from_slice(&modified_ns.to_le_bytes());
                 (5, 0, 0, *inode)
             }
+            Self::Run(None) => (6, 0, 0, 0),
+            Self::Run(Some(cache)) => {
+                payload[..16].copy_from_slice(&cache.boot);
+                payload[16..24].copy_from_slice(&cache.device.to_le_bytes());
+                payload[24..].copy_from_slice(&cache.mount.to_le_bytes());
+                (6, 1, 0, cache.inode)
+            }
+            Self::Written { index, len, proof } => {
+                match proof {
+                    Proof::Blocks(blocks) => payload[..8].copy_from_slice(&blocks.to_le_bytes()),
+                    Proof::Digest(digest) => {
+                        version = 2;
+                        payload = *digest.as_bytes();
+                    }
+                }
+                (7, 0, *len, *index)
+            }
+            Self::Synced { records } => (8, 0, 0, *records),
         };
         let mut bytes = [0; RECORD_BYTES];
         let mut out = &mut bytes[..];
@@ -306,6 +366,25 @@ impl Record {
                 inode: index,
                 modified_ns: rest.get_i128_le(),
             }),
+            (6, 1) if flags & 1 == 0 => Some(Self::Run(None)),
+            (6, 1) => {
+                let mut boot = [0; 16];
+                rest.copy_to_slice(&mut boot);
+                Some(Self::Run(Some(PageCache {
+                    boot,
+                    device: rest.get_u64_le(),
+                    mount: rest.get_u64_le(),
+                    inode: index,
+                })))
+            }
+            (7, 1 | 2) => {
+                let proof = match version {
+                    1 => Proof::Blocks(rest.get_u64_le()),
+                    _ => Proof::Digest(Digest::from_bytes(payload)),
+                };
+                Some(Self::Written { index, len, proof })
+            }
+            (8, 1) => Some(Self::Synced { records: index }),
             _ => None,
         }
     }
@@ -350,6 +429,24 @@ pub(super) mod tests {
             )
     }
 
+    fn page_cache() -> impl Strategy<Value = Option<PageCache>> {
+        let cache =
+            any::<([u8; 16], u64, u64, u64)>().prop_map(|(boot, device, mount, inode)| PageCache {
+                boot,
+                device,
+                mount,
+                inode,
+            });
+        proptest::option::of(cache)
+    }
+
+    fn proof() -> impl Strategy<Value = Proof> {
+        prop_oneof![
+            any::<u64>().prop_map(Proof::Blocks),
+            any::<[u8; 32]>().prop_map(|digest| Proof::Digest(Digest::from_bytes(digest))),
+        ]
+    }
+
     pub(crate) fn record() -> impl Strategy<Value = Record> {
         prop_oneof![
             any::<([u8; 16], bool)>().prop_map(|(id, is_ours)| Record::Drive {
@@ -371,6 +468,13 @@ pub(super) mod tests {
             }),
             any::<(u64, i128)>()
                 .prop_map(|(inode, modified_ns)| Record::Whole { inode, modified_ns }),
+            page_cache().prop_map(Record::Run),
+            (any::<(u64, u32)>(), proof()).prop_map(|((index, len), proof)| Record::Written {
+                index,
+                len,
+                proof
+            }),
+            any::<u64>().prop_map(|records| Record::Synced { records }),
         ]
     }
 

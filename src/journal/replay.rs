@@ -1,10 +1,15 @@
 //! What a journal says when it is read again: pure, over any reader.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use rangemap::RangeSet;
 
-use super::record::{HEADER_BYTES, Header, HeaderError, RECORD_BYTES, Record};
+use super::page_cache::PageCache;
+use super::record::{
+    HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED,
+    version_of,
+};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 
@@ -22,6 +27,11 @@ pub struct State {
     /// The file that all of a download was in: its inode, and when it was last
     /// written to, in nanoseconds since 1970. True of it only while it has both.
     pub whole: Option<(u64, i128)>,
+    /// Chunks that the last run wrote and did not sync, by index, with their lengths. They
+    /// are there only as long as that page cache is.
+    pub written: BTreeMap<u64, (u32, Proof)>,
+    /// The number of the last [`Record::Run`], and what it says.
+    pub run: Option<(u64, Option<PageCache>)>,
 }
 
 impl State {
@@ -32,14 +42,21 @@ impl State {
         all
     }
 
-    /// Takes a record in. What lies beyond the `chunks` of the transfer is not
-    /// believed: a count of 2^64 would keep somebody busy who goes through it.
-    fn apply(&mut self, record: &Record, chunks: u64) {
+    /// The page cache that [`written`](Self::written) is about.
+    pub fn page_cache(&self) -> Option<PageCache> {
+        self.run.and_then(|(_, page_cache)| page_cache)
+    }
+
+    /// Takes a record in, which has this number. What lies beyond the `chunks` of the
+    /// transfer is not believed: a count of 2^64 would keep somebody busy who goes
+    /// through it.
+    fn apply(&mut self, number: u64, record: &Record, chunks: u64) {
         match *record {
             Record::Drive { id, is_ours } => self.drive = Some((id, is_ours)),
             Record::Done { index, .. } => {
                 if index < chunks {
                     self.done.insert(index..index + 1);
+                    self.written.remove(&index);
                 }
             }
             Record::Holes { first, count } => {
@@ -53,6 +70,16 @@ impl State {
                 write_requests,
             } => self.counters = Some((write_bytes, write_requests)),
             Record::Whole { inode, modified_ns } => self.whole = Some((inode, modified_ns)),
+            Record::Run(page_cache) => {
+                self.run = Some((number, page_cache));
+                self.written.clear();
+            }
+            Record::Written { index, len, proof } => {
+                if index < chunks && self.page_cache().is_some() {
+                    self.written.insert(index, (len, proof));
+                }
+            }
+            Record::Synced { .. } => {}
         }
     }
 }
@@ -62,12 +89,15 @@ impl State {
 pub struct Replay {
     /// What it is about.
     pub header: Header,
+    /// The version of its format.
+    pub version: u32,
     /// What it says.
     pub state: State,
     /// How many records are sound.
     pub records: u64,
-    /// Whether sound records follow one that is not. Then this is no tail that
-    /// was torn by a crash but damage: what follows is not believed, and said.
+    /// Whether a record that is not sound was so once: one that follows says that it
+    /// was on the disk (in version 1, is sound itself). Then this is no tail that was
+    /// torn by a crash but damage: what follows is not believed, and said.
     pub is_damaged: bool,
 }
 
@@ -97,6 +127,7 @@ pub fn replay(
     let header = Header::decode(&bytes)?;
     let chunks = header.size.div_ceil(header.chunk.max(1));
     let mut replay = Replay {
+        version: version_of(&bytes),
         state: State::default(),
         records: 0,
         is_damaged: false,
@@ -105,28 +136,28 @@ pub fn replay(
     let mut bytes = [0; RECORD_BYTES];
     while fill(&mut input, &mut bytes)? {
         let Some(record) = Record::decode(&bytes, replay.records, &replay.header.session) else {
-            let next = replay.records + 1;
-            replay.is_damaged = has_sound_record(input, next, &replay.header.session)?;
+            replay.is_damaged = was_sound(input, &replay)?;
             return Ok(replay);
         };
         if let Record::Done { index, len, digest } = record {
             each(index, len, digest);
         }
-        replay.state.apply(&record, chunks);
+        replay.state.apply(replay.records, &record, chunks);
         replay.records += 1;
     }
     Ok(replay)
 }
 
-fn has_sound_record(
-    mut input: impl Read,
-    mut number: u64,
-    session: &[u8; 16],
-) -> std::io::Result<bool> {
+/// Whether what follows tells that the next record was once on the disk.
+fn was_sound(mut input: impl Read, replay: &Replay) -> std::io::Result<bool> {
+    let torn = replay.records;
     let mut bytes = [0; RECORD_BYTES];
+    let mut number = torn + 1;
     while fill(&mut input, &mut bytes)? {
-        if Record::decode(&bytes, number, session).is_some() {
-            return Ok(true);
+        match Record::decode(&bytes, number, &replay.header.session) {
+            Some(Record::Synced { records }) if records > torn => return Ok(true),
+            Some(_) if replay.version < VERSION_WITH_UNSYNCED => return Ok(true),
+            _ => {}
         }
         number += 1;
     }
@@ -148,13 +179,18 @@ fn fill(input: &mut impl Read, mut bytes: &mut [u8]) -> std::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::record::Direction;
+    use super::super::record::tests::record;
     use super::*;
 
-    fn journal(records: u64) -> Vec<u8> {
-        let header = Header {
+    const SESSION: [u8; 16] = *b"0123456789abcdef";
+
+    fn header() -> Header {
+        Header {
             direction: Direction::Upload,
-            session: *b"0123456789abcdef",
+            session: SESSION,
             token: [7; 16],
             size: 1000,
             chunk: 10,
@@ -162,17 +198,40 @@ mod tests {
             source: None,
             endpoint: "https://h/".into(),
             user: "u".into(),
-        };
-        let mut bytes = header.encode().unwrap().to_vec();
-        for number in 0..records {
-            let record = Record::Done {
-                index: number,
-                len: 10,
-                digest: ChunkDigest::of(&number.to_le_bytes()),
-            };
-            bytes.extend_from_slice(&record.encode(number, &header.session));
+        }
+    }
+
+    fn encode(records: &[Record]) -> Vec<u8> {
+        let mut bytes = header().encode().unwrap().to_vec();
+        for (number, record) in (0..).zip(records) {
+            bytes.extend_from_slice(&record.encode(number, &SESSION));
         }
         bytes
+    }
+
+    /// The same in version 1.
+    fn as_version_1(mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes[8] = 1;
+        let crc = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// So many records of chunks that are done.
+    fn done(records: u64) -> Vec<Record> {
+        let done = |index: u64| Record::Done {
+            index,
+            len: 10,
+            digest: ChunkDigest::of(&index.to_le_bytes()),
+        };
+        (0..records).map(done).collect()
+    }
+
+    /// The same, and that they are on the disk.
+    fn journal(records: u64) -> Vec<u8> {
+        let mut all = done(records);
+        all.push(Record::Synced { records });
+        encode(&all)
     }
 
     fn read(bytes: &[u8]) -> Result<Replay, ReplayError> {
@@ -186,7 +245,7 @@ mod tests {
     fn check_prefix(bytes: &[u8]) -> Replay {
         let replay = read(bytes).unwrap();
         let done: u64 = replay.state.done.iter().map(|r| r.end - r.start).sum();
-        assert_eq!(done, replay.records);
+        assert_eq!(done, replay.records.min(20));
         assert!(replay.state.done.iter().all(|r| r.start == 0));
         replay
     }
@@ -213,7 +272,7 @@ mod tests {
                 let replay = check_prefix(&bytes);
                 let record = ((at - HEADER_BYTES) / RECORD_BYTES) as u64;
                 assert_eq!(replay.records, record);
-                assert_eq!(replay.is_damaged, record < 19);
+                assert_eq!(replay.is_damaged, record < 20);
                 bytes[at] ^= 1 << bit;
             }
         }
@@ -225,9 +284,111 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_on_the_disk_can_be_damaged() {
+        let mut records = done(20);
+        records.insert(10, Record::Synced { records: 7 });
+        let whole = encode(&records);
+        for torn in 0..records.len() {
+            let mut bytes = whole.clone();
+            bytes[HEADER_BYTES + torn * RECORD_BYTES] ^= 1;
+            let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
+            assert_eq!(replay.records, torn as u64);
+            assert_eq!(replay.is_damaged, torn < 7, "{torn}");
+            // Version 1 does not tell: whatever follows is a sign of damage.
+            let old = super::replay(&as_version_1(bytes)[..], |_, _, _| {}).unwrap();
+            assert_eq!(old.is_damaged, torn + 1 < records.len(), "{torn}");
+        }
+    }
+
+    fn page_cache(number: u8) -> PageCache {
+        PageCache {
+            boot: [number; 16],
+            device: 1,
+            mount: 2,
+            inode: 3,
+        }
+    }
+
+    fn written(index: u64) -> Record {
+        Record::Written {
+            index,
+            len: 10,
+            proof: Proof::Blocks(1),
+        }
+    }
+
+    #[test]
+    fn only_the_last_run_tells_of_what_was_not_synced() {
+        let done = done(9);
+        let journal = encode(&[
+            // Without a run nobody knows which page cache that is.
+            written(1),
+            Record::Run(Some(page_cache(7))),
+            written(2),
+            Record::Run(Some(page_cache(8))),
+            written(3),
+            written(4),
+            written(100),
+            done[3].clone(),
+        ]);
+        let state = read(&journal).unwrap().state;
+        assert_eq!(state.page_cache(), Some(page_cache(8)));
+        let told: Vec<_> = state.written.into_iter().collect();
+        assert_eq!(told, [(4, (10, Proof::Blocks(1)))]);
+        assert!(state.done.contains(&3) && !state.done.contains(&4));
+        let mut revoked = journal;
+        let void = Record::Run(None).encode(3, &SESSION);
+        revoked[HEADER_BYTES + 3 * RECORD_BYTES..][..RECORD_BYTES].copy_from_slice(&void);
+        let state = read(&revoked).unwrap().state;
+        assert_eq!((state.page_cache(), state.written.len()), (None, 0));
+    }
+
+    proptest! {
+        /// Whatever was written and wherever it ends: what is not synced is told of the
+        /// last run alone, and never of what is done.
+        #[test]
+        fn any_prefix_tells_what_its_records_say(
+            records in proptest::collection::vec((record(), 0_u64..120, 0_u8..3), 0..40),
+            cut in 0_usize..50 * RECORD_BYTES,
+        ) {
+            let records: Vec<_> = records.into_iter().map(|(record, small, kind)| match record {
+                Record::Done { digest, len, .. } => Record::Done { index: small, len, digest },
+                Record::Run(Some(_)) => Record::Run(Some(page_cache(kind))),
+                Record::Written { len, proof, .. } => Record::Written { index: small, len, proof },
+                // A reason to call it damaged, which does not matter here.
+                Record::Synced { .. } => Record::Synced { records: 0 },
+                other => other,
+            }).collect();
+            let bytes = encode(&records);
+            let cut = bytes.len().min(HEADER_BYTES + cut);
+            let replay = replay(&bytes[..cut], |_, _, _| {}).unwrap();
+            let whole = (cut - HEADER_BYTES) / RECORD_BYTES;
+            prop_assert_eq!((replay.records, replay.is_damaged), (whole as u64, false));
+            let records = &records[..whole];
+            let run = records.iter().rposition(|record| matches!(record, Record::Run(_)));
+            let page_cache = run.and_then(|run| match records[run] {
+                Record::Run(page_cache) => page_cache,
+                _ => None,
+            });
+            prop_assert_eq!(replay.state.page_cache(), page_cache);
+            let mut expected = BTreeMap::new();
+            for record in &records[run.unwrap_or(whole)..] {
+                match *record {
+                    Record::Written { index, len, proof } if index < 100 && page_cache.is_some() => {
+                        expected.insert(index, (len, proof));
+                    }
+                    Record::Done { index, .. } => _ = expected.remove(&index),
+                    _ => {}
+                }
+            }
+            prop_assert_eq!(replay.state.written, expected);
+        }
+    }
+
+    #[test]
     fn what_lies_beyond_the_end_is_not_believed() {
-        let mut bytes = journal(0);
-        let session = *b"0123456789abcdef";
+        let mut bytes = encode(&[]);
+        let session = SESSION;
         let digest = ChunkDigest::of(&[]);
         let hostile = [
             Record::Holes {
@@ -268,6 +429,7 @@ mod tests {
             let mut zeroed = whole.clone();
             zeroed[at..].fill(0);
             let replay = check_prefix(&zeroed);
+            // Nothing follows.
             assert_eq!((replay.records, replay.is_damaged), (from as u64, false));
             for other in from + 1..20 {
                 let mut swapped = whole.clone();

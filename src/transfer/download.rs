@@ -174,7 +174,7 @@ pub async fn download(
     let base = options.offset.unwrap_or_default().min(info.size);
     let plan = Plan::new(info.size - base, options.chunk);
     let (force, sink, mut session) =
-        open(client, destination, options, &info, plan, monitor).await?;
+        open(client, destination, options, &info, plan, monitor, &stop).await?;
     warn(
         session.weaknesses().iter().chain(sink.weaknesses()),
         monitor,
@@ -213,7 +213,10 @@ pub async fn download(
         bytes: Some(todo.iter().map(|range| plan.bytes_in(range)).sum()),
     });
     let keeper = match session.journal.take() {
-        Some(journal) => Some(Keeper::start(journal, sink.handle()?)?),
+        Some(journal) => {
+            let data = sink.data(std::mem::take(&mut session.taken))?;
+            Some(Keeper::start(journal, data)?)
+        }
         None => None,
     };
     let follower = match &sink {
@@ -270,7 +273,7 @@ pub async fn download(
         window,
         served: 0,
         sampler: sampler.clone(),
-        digests: Arc::default(),
+        put: Arc::default(),
         keeper,
         to_verify: Expected::default(),
         follower,
@@ -406,6 +409,15 @@ pub(super) async fn check_still(
     ))
 }
 
+/// What is known of a chunk that was put to its place.
+#[derive(Clone, Copy, Debug, Default)]
+struct Put {
+    /// Blocks of it that hold data.
+    blocks: u64,
+    /// Its digest, if somebody needs it.
+    digest: Option<Digest>,
+}
+
 /// The chunks of a download.
 struct Download {
     /// One buffer for each chunk of the window, or for each request where none waits.
@@ -422,8 +434,8 @@ struct Download {
     /// The workers that the window and the pool are for.
     served: u32,
     sampler: Sampler,
-    /// Digests of chunks that are written but not settled yet.
-    digests: Arc<Mutex<BTreeMap<u64, Digest>>>,
+    /// Chunks that are put to their place but not settled yet, by index.
+    put: Arc<Mutex<BTreeMap<u64, Put>>>,
     keeper: Option<Keeper>,
     to_verify: Expected,
     follower: Option<Follower>,
@@ -468,7 +480,7 @@ impl Job for Download {
         let fetcher = self.fetcher.clone();
         let most = limits.read_bytes_max();
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
-        let (sampler, digests) = (self.sampler.clone(), Arc::clone(&self.digests));
+        let (sampler, all) = (self.sampler.clone(), Arc::clone(&self.put));
         let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
         async move {
             let parts = match parts {
@@ -491,12 +503,13 @@ impl Job for Download {
                 if let Some((span, bytes)) = fetched.first() {
                     sampler.look_at(span, bytes);
                 }
-                if (sampler.wants_digests() || lag.is_behind())
-                    && let Ok(mut digests) = digests.lock()
-                {
-                    digests.insert(span.index, fetched.digest());
+                let is_wanted = sampler.wants_digests() || lag.is_behind();
+                let digest = is_wanted.then(|| fetched.digest());
+                let blocks = sink.put(fetched, &window)?;
+                if let Ok(mut all) = all.lock() {
+                    all.insert(span.index, Put { blocks, digest });
                 }
-                sink.put(fetched, &window)
+                Ok(())
             });
             match put.await {
                 Ok(()) => Attempt {
@@ -514,16 +527,13 @@ impl Job for Download {
         if let Some(follower) = &mut self.follower {
             follower.settled(span.index..span.index + 1);
         }
-        let digest = self
-            .digests
-            .lock()
-            .ok()
-            .and_then(|mut digests| digests.remove(&span.index));
+        let put = self.put.lock().ok();
+        let put = put.and_then(|mut all| all.remove(&span.index));
+        let Put { blocks, digest } = put.unwrap_or_default();
         if let Some(keeper) = &self.keeper {
             // Where there is a journal, the plan begins where the file does.
-            keeper.note(
-                done(span, digest.map(Into::into)).map_or(Note::Written(span), Note::Record),
-            )?;
+            let written = Note::Written { span, blocks };
+            keeper.note(done(span, digest.map(Into::into)).map_or(written, Note::Record))?;
         }
         if self.sampler.is_full()
             && let Some(digest) = digest

@@ -4,17 +4,18 @@
 use rangemap::RangeSet;
 
 use super::changed::differing;
-use super::session::{Session, blocking};
+use super::download::DownloadOptions;
+use super::session::{Session, blocking, done};
 use super::shell::stopped;
 use super::sink::Sink;
 use super::stop::Stop;
-use super::verify::Sampler;
-use crate::digest::ChunkDigest;
+use super::verify::{Sampler, Verify};
+use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Disk, TargetFormat};
-use crate::journal::{Journal, State};
+use crate::image::{Disk, ImageTarget, TargetFormat, data_blocks};
+use crate::journal::{Journal, Note, Proof, Record, State};
 use crate::monitor::{Event, Monitor};
-use crate::plan::Plan;
+use crate::plan::{Plan, Span};
 
 /// Bytes that are read before somebody who wants to stop is heard.
 const STEP_BYTES: u64 = 64 << 20;
@@ -49,12 +50,104 @@ pub(super) async fn check_earlier(
     let (journal, wrong) =
         take_back(journal, &mut session.state, image, plan, sampler, stop).await?;
     session.journal = Some(journal);
+    not_there(wrong, monitor);
+    // Of these there was no digest: the drive is what they are compared with.
+    let taken = session.taken.iter().filter_map(index_of);
+    let taken = taken.map(|index| index..index + 1).collect();
+    let (image, plan, sampler) = (target.to_disk(format)?, *plan, sampler.clone());
+    blocking(move || sampler.look_back(&*image, &plan, &taken)).await
+}
+
+/// Says that these many chunks are fetched again.
+fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
     if wrong > 0 {
         monitor.event(&Event::Warning(format!(
             "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
         )));
     }
+}
+
+/// The chunk that a note is about.
+fn index_of(note: &Note) -> Option<u64> {
+    match note {
+        Note::Written { span, .. } => Some(span.index),
+        Note::Record(Record::Done { index, .. }) => Some(*index),
+        Note::Record(_) | Note::Whole => None,
+    }
+}
+
+/// Takes over what the last run wrote to the file and did not sync, if its page cache is
+/// still the one that it was written to. It counts as settled, and is synced and recorded
+/// as if this run had written it.
+///
+/// # Errors
+/// [`ErrorKind::Cancelled`].
+pub(super) async fn take_unsynced(
+    target: &ImageTarget,
+    options: &DownloadOptions,
+    plan: &Plan,
+    session: &mut Session,
+    monitor: &mut dyn Monitor,
+    stop: &Stop,
+) -> Result<()> {
+    let mut written = std::mem::take(&mut session.state.written);
+    let settled = session.state.settled();
+    written.retain(|index, _| !settled.contains(index));
+    if written.is_empty() || target.page_cache() != session.state.page_cache() {
+        return Ok(());
+    }
+    let image = target.to_disk(options.format)?;
+    let (plan, stop) = (*plan, stop.clone());
+    let (is_raw, is_full) = (target.is_raw(), options.verify == Verify::Full);
+    let (taken, wrong) = blocking(move || {
+        let (mut taken, mut wrong) = (Vec::new(), 0);
+        let mut bytes = Vec::new();
+        for (index, (len, proof)) in written {
+            if stop.is_asked() {
+                return Err(stopped().hint_to("The same command goes on"));
+            }
+            let span = plan.span(index).filter(|span| span.len == u64::from(len));
+            let Some(span) = span else { continue };
+            bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
+            // What cannot be read is not there.
+            let read = image.read_at(&mut bytes, span.offset);
+            let note = match read.is_ok() {
+                true => proven(span, &bytes, proof, is_raw, is_full),
+                false => None,
+            };
+            match note {
+                Some(note) => taken.push(note),
+                None => wrong += 1,
+            }
+        }
+        Ok((taken, wrong))
+    })
+    .await?;
+    not_there(wrong, monitor);
+    let there = taken.iter().filter_map(index_of);
+    session
+        .state
+        .done
+        .extend(there.map(|index| index..index + 1));
+    session.taken = taken;
     Ok(())
+}
+
+/// What to record of a chunk whose bytes are as they were written; `None` if they are
+/// not. With a digest where `is_full`.
+fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -> Option<Note> {
+    let digest = match proof {
+        Proof::Blocks(blocks) if is_raw && data_blocks(bytes, span.offset) == blocks => {
+            if !is_full {
+                return Some(Note::Written { span, blocks });
+            }
+            Digest::of(bytes)
+        }
+        Proof::Blocks(_) => return None,
+        Proof::Digest(digest) if Digest::of(bytes) == digest => digest,
+        Proof::Digest(_) => return None,
+    };
+    done(span, Some(digest.into())).map(Note::Record)
 }
 
 /// Does it for one journal, of which `state` is the sum. Gives it back, and how many

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::changed::differing;
 use super::download::{Destination, DownloadOptions};
+use super::earlier::take_unsynced;
 use super::session::{Identity, JournalOptions, Session, blocking, gaps};
 use super::sink::{Ordered, Packed, Sink};
+use super::stop::Stop;
 use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,6 +23,7 @@ pub(super) async fn open(
     info: &DriveInfo,
     plan: Plan,
     monitor: &mut dyn Monitor,
+    stop: &Stop,
 ) -> Result<(bool, Sink, Session)> {
     let (path, force) = match destination {
         Destination::Stream(_) if options.format != TargetFormat::Raw => {
@@ -100,6 +103,7 @@ pub(super) async fn open(
         {
             let target = take_whole(target, &plan, &mut session).await?;
             session.report_chunk(options.chunk, monitor);
+            take_unsynced(&target, options, &plan, &mut session, monitor, stop).await?;
             let there = session.state.settled();
             let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
             monitor.event(&Event::Notice(format!(

@@ -11,7 +11,7 @@ use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, once};
-use crate::journal::{Direction, Header, Journal, Keeper, Kept, Record, Replay, State};
+use crate::journal::{Direction, Header, Journal, Keeper, Kept, Note, Record, Replay, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
 
@@ -57,6 +57,8 @@ pub(super) struct Session {
     /// The image when the first run began.
     pub(super) source: Option<crate::image::Fingerprint>,
     pub(super) is_resumed: bool,
+    /// What the last run of a download wrote and did not sync, and is there.
+    pub(super) taken: Vec<Note>,
     /// The journal was damaged: what it does not tell may be there all the same.
     pub(super) is_damaged: bool,
     /// The drive that a forgotten run created and left.
@@ -91,6 +93,7 @@ impl Session {
             token: header.token,
             source: header.source.clone(),
             is_resumed: false,
+            taken: Vec::new(),
             is_damaged: false,
             left_behind: None,
         };

@@ -21,6 +21,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, remedy};
 use crate::image::{ImageTarget, TargetFormat};
+use crate::journal::{Data, Note};
 use crate::plan::Plan;
 
 /// Most bytes of a hole that are put at a time.
@@ -35,7 +36,20 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// What has to be synced before a chunk counts as there.
+    /// What the journal of a download has to know of its file. `taken` is what the last
+    /// run wrote there and did not sync.
+    pub(super) fn data(&self, taken: Vec<Note>) -> Result<Option<Data>> {
+        let Self::File(target) = self else {
+            return Ok(None);
+        };
+        Ok(Some(Data {
+            file: target.handle()?,
+            page_cache: target.page_cache(),
+            taken,
+        }))
+    }
+
+    /// The file, if there is one whose bytes are put at their places.
     pub(super) fn handle(&self) -> Result<Option<File>> {
         match self {
             Self::File(target) => target.handle().map(Some),
@@ -44,8 +58,8 @@ impl Sink {
     }
 
     /// Puts a chunk to its place. Blocks. Gives its permit of the window back when it
-    /// is there.
-    pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<()> {
+    /// is there. Of a raw file it gives the blocks of the chunk that hold data.
+    pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<u64> {
         match self {
             Self::File(target) => {
                 let span = chunk.span();
@@ -53,14 +67,15 @@ impl Sink {
                     Run::Bytes(bytes) => Some((offset, bytes)),
                     Run::Zeros(_) => None,
                 });
-                target.put_all(span.offset..span.end(), data)?;
+                let blocks = target.put_all(span.offset..span.end(), data)?;
                 window.add_permits(1);
-                Ok(())
+                Ok(blocks)
             }
             Self::Stream(_) | Self::Packed(_) => {
                 let index = chunk.span().index;
                 let chunk = Piece::Chunk(chunk);
-                self.ordered()?.put(index, chunk, Arc::clone(window))
+                let put = self.ordered()?.put(index, chunk, Arc::clone(window));
+                put.map(|()| 0)
             }
         }
     }

@@ -232,7 +232,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
             Outcome::Crashed => {
                 seen.crashes += 1;
                 if world.rng.bool() {
-                    power_loss(&mut disk, &mut world);
+                    power_loss(&mut disk, &mut ledger, &mut world);
                 }
                 if disk.published.is_some() {
                     break;
@@ -245,6 +245,9 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
             Outcome::Ended(why) => {
                 assert!(!is_calm, "without faults it ends with {why}");
                 seen.ended += 1;
+                if world.rng.u8(..4) == 0 {
+                    power_loss(&mut disk, &mut ledger, &mut world);
+                }
             }
         }
         // Until the next run. A drive that was made is known to `info` by then: if
@@ -259,8 +262,10 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
     seen.most_workers = seen.most_workers.max(ledger.most_workers);
 }
 
-fn power_loss(disk: &mut Disk, world: &mut World) {
+fn power_loss(disk: &mut Disk, ledger: &mut Ledger, world: &mut World) {
     world.say(|| "--- power loss".into());
+    disk.boots += 1;
+    ledger.lose_what_was_not_synced();
     for file in [&mut disk.journal, &mut disk.part].into_iter().flatten() {
         file.power_loss(&mut world.rng);
     }

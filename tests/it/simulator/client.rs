@@ -10,7 +10,10 @@ use openhosting::chunk::RequestSize;
 use openhosting::digest::{ChunkDigest, Digest};
 use openhosting::drive::DriveId;
 use openhosting::failure::Failure;
-use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, State, replay};
+use openhosting::image::data_blocks;
+use openhosting::journal::{
+    Direction, HEADER_BYTES, Header, PageCache, Proof, RECORD_BYTES, Record, State, replay,
+};
 use openhosting::plan::{Plan, Span};
 use openhosting::policy::{
     Action, Attempts, Body, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Limits,
@@ -60,6 +63,20 @@ pub struct Disk {
     pub published: Option<SimFile>,
     /// Of a thousand syncs so many fail.
     pub eio_per_mille: u32,
+    /// How often power was lost.
+    pub boots: u8,
+}
+
+impl Disk {
+    /// As `PageCache::of` the staged file.
+    fn page_cache(&self) -> PageCache {
+        PageCache {
+            boot: [self.boots; 16],
+            device: 1,
+            mount: 2,
+            inode: 3,
+        }
+    }
 }
 
 /// What the checks know beyond one run.
@@ -67,6 +84,9 @@ pub struct Disk {
 pub struct Ledger {
     /// Chunks whose record was synced: they may never be sent again.
     pub synced: BTreeSet<u64>,
+    /// Chunks whose record was written: they may not be sent again unless power was lost
+    /// or a sync failed.
+    pub written: BTreeSet<u64>,
     pub ever_sent: BTreeSet<u64>,
     pub sends: u64,
     pub failures: u64,
@@ -124,11 +144,11 @@ enum Job {
     Look,
 }
 
-/// Mirrors `journal::Journal`: `append` and `sync`.
+/// Mirrors `journal::Journal` and its `Log`.
 struct Journal {
     session: [u8; 16],
     records: u64,
-    unwritten: Vec<u8>,
+    synced: u64,
     is_broken: bool,
 }
 
@@ -193,7 +213,7 @@ impl Client<'_> {
         if restart {
             self.disk.journal = None;
             self.disk.part = None;
-            self.ledger.synced.clear();
+            self.ledger.forget();
         }
         match self.transfer() {
             Ok(()) => Outcome::Complete,
@@ -263,23 +283,22 @@ impl Client<'_> {
         }
     }
 
-    /// Mirrors `Session::record`, and `Journal::append` and `sync` with it.
-    fn record(&mut self, journal: &mut Journal, record: &Record) -> Result<(), End> {
-        journal.append(record);
+    /// Mirrors `Session::record`.
+    fn record(&mut self, journal: &mut Journal, record: Record) -> Result<(), End> {
+        self.write(journal, &[record])?;
         self.sync(journal)
     }
 
-    fn sync(&mut self, journal: &mut Journal) -> Result<(), End> {
+    /// Mirrors `Log::write`.
+    fn write(&mut self, journal: &mut Journal, records: &[Record]) -> Result<(), End> {
         if journal.is_broken {
             return Err(Eio.into());
         }
-        if journal.unwritten.is_empty() {
-            return Ok(());
+        let at = HEADER_BYTES + journal.records as usize * RECORD_BYTES;
+        let mut bytes = Vec::new();
+        for (number, record) in (journal.records..).zip(records) {
+            bytes.extend_from_slice(&record.encode(number, &journal.session));
         }
-        let new = (journal.unwritten.len() / RECORD_BYTES) as u64;
-        let at = HEADER_BYTES + (journal.records - new) as usize * RECORD_BYTES;
-        let bytes = std::mem::take(&mut journal.unwritten);
-        let fails = self.eio();
         let cut = self.world.rng.usize(..=bytes.len());
         let Some(file) = &mut self.disk.journal else {
             panic!("no journal");
@@ -291,8 +310,57 @@ impl Client<'_> {
             panic!("no journal");
         };
         file.write(at, &bytes);
+        journal.records += records.len() as u64;
+        for record in records {
+            match *record {
+                Record::Done { index, .. } | Record::Written { index, .. } => {
+                    _ = self.ledger.written.insert(index);
+                }
+                Record::Holes { first, count } => self.ledger.written.extend(first..first + count),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Mirrors `Log::sync`.
+    fn sync(&mut self, journal: &mut Journal) -> Result<(), End> {
+        if journal.is_broken {
+            return Err(Eio.into());
+        }
+        if journal.synced == journal.records {
+            return Ok(());
+        }
+        self.tick()?;
+        let fails = self.eio();
+        let Some(file) = &mut self.disk.journal else {
+            panic!("no journal");
+        };
         let synced = file.sync(fails, &mut self.world.rng);
         journal.is_broken = synced.is_err();
+        if synced.is_err() {
+            self.ledger.lose_what_was_not_synced();
+        }
+        synced?;
+        self.tick()?;
+        let records = journal.records;
+        self.write(journal, &[Record::Synced { records }])?;
+        journal.synced = journal.records;
+        Ok(())
+    }
+
+    /// Mirrors `Keeping::sync_data`.
+    fn sync_data(&mut self, journal: &mut Journal) -> Result<(), End> {
+        let fails = self.eio();
+        let Some(part) = &mut self.disk.part else {
+            return Ok(());
+        };
+        let synced = part.sync(fails, &mut self.world.rng);
+        if synced.is_err() {
+            // As `Log::revoke`.
+            self.ledger.lose_what_was_not_synced();
+            self.write(journal, &[Record::Run(None)])?;
+        }
         synced?;
         self.tick()?;
         Ok(())
@@ -301,6 +369,11 @@ impl Client<'_> {
     /// Mirrors `Session::begin`, `Journal::create` and `Journal::open`.
     fn begin(&mut self) -> Result<(Journal, State, Header, bool, bool), End> {
         self.tick()?;
+        // Else a later sync would have to make up for one that failed.
+        self.disk.journal.iter_mut().for_each(SimFile::evict);
+        if self.world.rng.bool() {
+            self.disk.part.iter_mut().for_each(SimFile::evict);
+        }
         if let Some(file) = &mut self.disk.journal {
             let Ok(replay) = replay(file.bytes(), |_, _, _| {}) else {
                 panic!("a header that was synced before anything else is damaged");
@@ -309,7 +382,7 @@ impl Client<'_> {
             let journal = Journal {
                 session: replay.header.session,
                 records: replay.records,
-                unwritten: Vec::new(),
+                synced: replay.records,
                 is_broken: false,
             };
             return Ok((
@@ -342,7 +415,7 @@ impl Client<'_> {
         let journal = Journal {
             session,
             records: 0,
-            unwritten: Vec::new(),
+            synced: 0,
             is_broken: false,
         };
         Ok((journal, State::default(), header, false, false))
@@ -394,6 +467,7 @@ impl Client<'_> {
             .say(|| format!("resumed {is_resumed}, damaged {is_damaged}, {state:?}"));
         let mut state = state;
         let mut leave_zeros = true;
+        let mut taken = Vec::new();
         let drive = if is_upload {
             self.check_state(&state, state.drive.map(|(id, _)| id));
             self.prepare(&state, &header, is_resumed)?
@@ -419,13 +493,14 @@ impl Client<'_> {
                     );
                     return Err(End::Restart);
                 }
+                taken = self.take_unsynced(&mut state);
                 self.check_state(&state, None);
                 leave_zeros = false;
             } else {
                 if is_resumed {
                     // The image is gone, so what the journal says of it is void.
                     self.disk.journal = None;
-                    self.ledger.synced.clear();
+                    self.ledger.forget();
                     self.tick()?;
                     (journal, state, ..) = self.begin()?;
                 }
@@ -444,7 +519,7 @@ impl Client<'_> {
         if is_upload || state.drive.is_none() {
             self.record(
                 &mut journal,
-                &Record::Drive {
+                Record::Drive {
                     id: drive,
                     is_ours: is_upload && is_ours,
                 },
@@ -479,14 +554,22 @@ impl Client<'_> {
             },
             seed: self.world.rng.u64(..),
         });
+        if !is_upload {
+            // As `Log::begin_run`.
+            let page_cache = Some(self.disk.page_cache());
+            if state.page_cache() != page_cache {
+                self.write(&mut journal, &[Record::Run(page_cache)])?;
+            }
+        }
+        let batch = taken.iter().map(|index| self.done(*index)).collect();
         let work = Work {
             engine,
             began: self.world.now,
             drive,
             compare: is_damaged && is_upload,
             journal,
-            batch: Vec::new(),
-            batch_until: Duration::ZERO,
+            batch,
+            batch_until: self.world.now + KEEPER_WAIT,
             keeper_failed: false,
             in_flight: BTreeMap::new(),
             pieces: self.pieces(&todo),
@@ -660,7 +743,7 @@ impl Client<'_> {
         let exposed = self
             .ledger
             .ever_sent
-            .difference(&self.ledger.synced)
+            .difference(&self.ledger.written)
             .count();
         self.ledger.exposed += exposed as u64;
     }
@@ -777,6 +860,11 @@ impl Client<'_> {
                 assert!(
                     !self.ledger.synced.contains(&span.index),
                     "chunk {} is sent again though its record was synced",
+                    span.index
+                );
+                assert!(
+                    !self.ledger.written.contains(&span.index),
+                    "chunk {} is sent again though its record was written",
                     span.index
                 );
                 if !self.ledger.ever_sent.insert(span.index) {
@@ -899,7 +987,7 @@ impl Client<'_> {
                 Ok(Reply::Bytes(bytes)) => {
                     let range = span.offset as usize..span.end() as usize;
                     if Digest::of(&bytes) == Digest::of(&self.scenario.source[range]) {
-                        self.settled(w, span);
+                        self.settled(w, span)?;
                         w.goods += 1;
                         w.moved += span.len;
                         w.engine.answered(span.index, Ok(span.len), now);
@@ -931,7 +1019,7 @@ impl Client<'_> {
                     if self.scenario.direction != Direction::Upload {
                         self.put(w, span, &came.unwrap_or_default().1);
                     }
-                    self.settled(w, span);
+                    self.settled(w, span)?;
                     w.goods += 1;
                     w.moved += span.len;
                     let requests = w.attempts.remove(&span.index).unwrap_or_else(no_attempt).1;
@@ -1047,17 +1135,56 @@ impl Client<'_> {
     }
 
     /// Mirrors `Upload::settled` and `Download::settled`.
-    fn settled(&mut self, w: &mut Work, span: Span) {
+    fn settled(&mut self, w: &mut Work, span: Span) -> Result<(), End> {
+        self.note(w, self.done(span.index))
+    }
+
+    fn bytes_of(&self, index: u64) -> (Span, &[u8]) {
+        let Some(span) = self.scenario.plan.span(index) else {
+            panic!("chunk {index} is none");
+        };
         let range = span.offset as usize..span.end() as usize;
-        let digest = ChunkDigest::of(&self.scenario.source[range]);
-        self.note(
-            w,
-            Record::Done {
-                index: span.index,
-                len: span.len as u32,
-                digest,
-            },
-        );
+        (span, &self.scenario.source[range])
+    }
+
+    fn done(&self, index: u64) -> Record {
+        let (span, bytes) = self.bytes_of(index);
+        Record::Done {
+            index,
+            len: span.len as u32,
+            digest: ChunkDigest::of(bytes),
+        }
+    }
+
+    /// Mirrors `Note::unsynced`.
+    fn unsynced(&self, index: u64) -> Record {
+        let (span, bytes) = self.bytes_of(index);
+        Record::Written {
+            index,
+            len: span.len as u32,
+            proof: Proof::Blocks(data_blocks(bytes, span.offset)),
+        }
+    }
+
+    /// Mirrors `transfer::earlier::take_unsynced`.
+    fn take_unsynced(&self, state: &mut State) -> Vec<u64> {
+        if state.page_cache() != Some(self.disk.page_cache()) {
+            return Vec::new();
+        }
+        let part = self.disk.part.as_ref().map_or(&[][..], SimFile::bytes);
+        let settled = state.settled();
+        let written = std::mem::take(&mut state.written);
+        let is_there = |(index, (_, proof)): &(u64, (u32, Proof))| {
+            let (span, _) = self.bytes_of(*index);
+            let bytes = &part[span.offset as usize..span.end() as usize];
+            !settled.contains(index) && *proof == Proof::Blocks(data_blocks(bytes, span.offset))
+        };
+        let taken = written.into_iter().filter(is_there);
+        let taken: Vec<_> = taken.map(|(index, _)| index).collect();
+        state
+            .done
+            .extend(taken.iter().map(|index| *index..index + 1));
+        taken
     }
 
     /// Mirrors `Shell::report`.
@@ -1070,7 +1197,7 @@ impl Client<'_> {
                     first: chunks.start,
                     count: chunks.end - chunks.start,
                 },
-            );
+            )?;
         }
         Ok(())
     }
@@ -1084,16 +1211,29 @@ impl Client<'_> {
     }
 
     /// Mirrors `Keeper::note`, and `Shell::fail` where that fails.
-    fn note(&mut self, w: &mut Work, record: Record) {
+    fn note(&mut self, w: &mut Work, record: Record) -> Result<(), End> {
         if w.keeper_failed {
             w.local_error = true;
             w.engine.image_failed();
-            return;
+            return Ok(());
+        }
+        // As `Writing::run`.
+        let at_once = match (self.scenario.direction, &record) {
+            (Direction::Upload, record) => Some(record.clone()),
+            (_, Record::Done { index, .. }) => Some(self.unsynced(*index)),
+            _ => None,
+        };
+        if let Some(record) = at_once {
+            match self.write(&mut w.journal, &[record]) {
+                Err(End::Error(_)) => w.keeper_failed = true,
+                other => other?,
+            }
         }
         if w.batch.is_empty() {
             w.batch_until = self.world.now + KEEPER_WAIT;
         }
         w.batch.push(record);
+        Ok(())
     }
 
     fn keep_if_due(&mut self, w: &mut Work) -> Result<(), End> {
@@ -1117,15 +1257,9 @@ impl Client<'_> {
             return Ok(());
         }
         let batch = std::mem::take(&mut w.batch);
-        if self.disk.part.is_some() {
-            let fails = self.eio();
-            if let Some(part) = &mut self.disk.part {
-                part.sync(fails, &mut self.world.rng)?;
-            }
-            self.tick()?;
-        }
-        for record in &batch {
-            w.journal.append(record);
+        if self.scenario.direction == Direction::Download {
+            self.sync_data(&mut w.journal)?;
+            self.write(&mut w.journal, &batch)?;
         }
         // Once the sync is done the records count, though the process may be
         // killed before it hears of it.
@@ -1141,11 +1275,17 @@ impl Client<'_> {
     }
 }
 
-impl Journal {
-    fn append(&mut self, record: &Record) {
-        let bytes = record.encode(self.records, &self.session);
-        self.unwritten.extend_from_slice(&bytes);
-        self.records += 1;
+impl Ledger {
+    /// The user starts over, or the image is gone.
+    fn forget(&mut self) {
+        self.synced.clear();
+        self.written.clear();
+    }
+
+    /// Power was lost, or a sync failed.
+    pub fn lose_what_was_not_synced(&mut self) {
+        self.exposed += self.written.difference(&self.synced).count() as u64;
+        self.written.clone_from(&self.synced);
     }
 }
 

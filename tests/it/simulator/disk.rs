@@ -14,6 +14,8 @@ pub struct SimFile {
     seen: Vec<u8>,
     disk: Vec<u8>,
     unsynced: Vec<Change>,
+    /// A sync failed: what is seen may be in memory only, and is never written again.
+    has_failed: bool,
 }
 
 /// `fdatasync` failed.
@@ -27,6 +29,7 @@ impl SimFile {
             disk: bytes.clone(),
             seen: bytes,
             unsynced: Vec::new(),
+            has_failed: false,
         }
     }
 
@@ -50,11 +53,20 @@ impl SimFile {
     pub fn sync(&mut self, fails: bool, rng: &mut fastrand::Rng) -> Result<(), Eio> {
         if fails {
             self.lose(rng);
+            self.has_failed = true;
             return Err(Eio);
         }
-        self.disk.clone_from(&self.seen);
-        self.unsynced.clear();
+        for change in self.unsynced.drain(..) {
+            apply(&mut self.disk, &change);
+        }
         Ok(())
+    }
+
+    /// The memory is needed for something else: what could not be written is gone.
+    pub fn evict(&mut self) {
+        if std::mem::take(&mut self.has_failed) {
+            self.seen.clone_from(&self.disk);
+        }
     }
 
     /// Power is lost.

@@ -1,0 +1,183 @@
+//! The file of a journal and the place in it where the next record goes.
+//!
+//! Several threads write records: each is written at once, which makes it safe from the
+//! death of the process, and goes to the disk with the next sync.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::cannot;
+use super::page_cache::PageCache;
+use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
+use super::replay::Replay;
+use crate::error::Result;
+use crate::filesystem::sync_data;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) session: [u8; 16],
+    pub(super) version: u32,
+    end: Mutex<End>,
+}
+
+/// Where it ends.
+#[derive(Debug, Default)]
+struct End {
+    records: u64,
+    /// As many of them are on the disk, or need not be.
+    synced: u64,
+    /// The number of the last [`Record::Run`], and what it says.
+    run: Option<(u64, Option<PageCache>)>,
+    /// After a failed sync nothing is known of what is on the disk.
+    is_broken: bool,
+}
+
+/// The byte that a record begins at.
+fn place_of(number: u64) -> u64 {
+    (HEADER_BYTES as u64) + number * (RECORD_BYTES as u64)
+}
+
+impl Log {
+    /// A log without a record.
+    pub(super) fn new(file: File, path: &Path, session: [u8; 16], version: u32) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+            session,
+            version,
+            end: Mutex::default(),
+        }
+    }
+
+    /// The log of a journal that was read, up to what is sound of it.
+    pub(super) fn after(replay: &Replay, file: File, path: &Path) -> Self {
+        let end = End {
+            records: replay.records,
+            synced: replay.records,
+            run: replay.state.run,
+            is_broken: false,
+        };
+        Self {
+            end: Mutex::new(end),
+            ..Self::new(file, path, replay.header.session, replay.version)
+        }
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.end().records
+    }
+
+    /// Writes records. They survive the process, and with the next sync a loss of power.
+    pub(super) fn write(&self, records: &[Record]) -> Result<()> {
+        let mut end = self.end();
+        self.write_at_end(&mut end, records)
+    }
+
+    fn write_at_end(&self, end: &mut End, records: &[Record]) -> Result<()> {
+        if end.is_broken {
+            return Err(cannot(&self.path, "write"));
+        }
+        let mut bytes = Vec::with_capacity(records.len() * RECORD_BYTES);
+        let mut run = end.run;
+        for (number, record) in (end.records..).zip(records) {
+            bytes.extend_from_slice(&record.encode(number, &self.session));
+            if let Record::Run(page_cache) = record {
+                run = Some((number, *page_cache));
+            }
+        }
+        let written = self.file.write_all_at(&bytes, place_of(end.records));
+        end.is_broken = written.is_err();
+        written.map_err(|cause| self.full(cause))?;
+        end.records += records.len() as u64;
+        end.run = run;
+        Ok(())
+    }
+
+    /// Puts all records on the disk, safe from a loss of power.
+    pub(super) fn sync(&self) -> Result<()> {
+        let records = {
+            let end = self.end();
+            if end.is_broken {
+                return Err(cannot(&self.path, "write"));
+            }
+            if end.synced == end.records {
+                return Ok(());
+            }
+            end.records
+        };
+        // Others may write meanwhile.
+        let synced = sync_data(&self.file);
+        let mut end = self.end();
+        end.is_broken |= synced.is_err();
+        synced.map_err(|cause| self.full(cause))?;
+        let is_all = end.records == records;
+        if self.has_unsynced() {
+            self.write_at_end(&mut end, &[Record::Synced { records }])?;
+        }
+        end.synced = match is_all {
+            // That it is synced is nothing that a crash would miss.
+            true => end.records,
+            false => records,
+        };
+        Ok(())
+    }
+
+    /// Whether its version has records of what is not synced.
+    fn has_unsynced(&self) -> bool {
+        self.version >= VERSION_WITH_UNSYNCED
+    }
+
+    /// From now on what is said of chunks that are not synced is about this page cache.
+    /// What the last run said holds on if it was about the same one. Gives whether there
+    /// may be such records.
+    pub(super) fn begin_run(&self, page_cache: Option<PageCache>) -> Result<bool> {
+        if !self.has_unsynced() {
+            return Ok(false);
+        }
+        let mut end = self.end();
+        if end.run.and_then(|(_, last)| last) != page_cache {
+            self.write_at_end(&mut end, &[Record::Run(page_cache)])?;
+        }
+        Ok(page_cache.is_some())
+    }
+
+    /// Takes back all that was said of what is not synced: a sync failed, so that the
+    /// kernel may have forgotten what it has still in memory.
+    pub(super) fn revoke(&self) {
+        let mut end = self.end();
+        let Some((run, Some(_))) = end.run else {
+            return;
+        };
+        let write = |number| {
+            let record = Record::Run(None).encode(number, &self.session);
+            self.file.write_all_at(&record, place_of(number))
+        };
+        let revoked = match write(end.records) {
+            Ok(()) => {
+                end.records += 1;
+                Ok(())
+            }
+            // Over the record of this run there is room, also on a disk that is full.
+            Err(_) => write(run),
+        };
+        if let Err(error) = revoked {
+            tracing::warn!(%error, "the journal cannot be corrected");
+        }
+        end.run = None;
+    }
+
+    fn full(&self, cause: std::io::Error) -> crate::error::Error {
+        cannot(&self.path, "write").because(cause).hint_to(
+            "What was transferred is safe; make room or put the journal elsewhere with --journal PATH, then run the same command again",
+        )
+    }
+}
