@@ -380,10 +380,11 @@ fn a_bad_sector_under_an_unfinished_download_is_told() {
     let hold = Fault::Hold(Gate::default());
     scene
         .proxy
-        .fault_after(70, Request::is_read, usize::MAX, hold);
+        .fault_after(RECORDS, Request::is_read, usize::MAX, hold);
     let running = run().spawn();
     let path = scene.desk.path("out.ohj");
-    while path.metadata().map_or(0, |metadata| metadata.len()) < 4096 + 64 * 64 {
+    // All are synced: what is not is fetched again where it cannot be read.
+    while !path.exists() || journal(&path).len() < RECORDS {
         std::thread::yield_now();
     }
     let _ = running.kill9();
@@ -456,7 +457,6 @@ fn a_journal_that_was_not_synced_says_nothing_false() {
         let confirmed = scene.confirmed();
         let is_confirmed = |(index, _): &(u64, ChunkDigest)| confirmed.contains(index);
         assert!(told.iter().all(is_confirmed), "a record without an answer");
-        assert!(told.len() <= RECORDS * (nth - 1), "{} records", told.len());
         scene.forget();
         let _ = scene.tool(UPLOAD).run().code(0);
         assert_eq!(scene.sent(), MANY - told.len());

@@ -19,6 +19,7 @@ mod formats;
 mod full;
 mod json;
 mod kill;
+mod killed;
 mod libcloud;
 mod load;
 mod manual;
