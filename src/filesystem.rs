@@ -31,7 +31,7 @@ pub(crate) use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub(crate) use zeros::{punch, put_zeros};
 
 /// Whether only the plain ways are used.
-const PLAIN: bool = cfg!(feature = "plain-filesystem");
+pub(crate) const PLAIN: bool = cfg!(feature = "plain-filesystem");
 
 /// Something that this file system does not do, and what the user has to do or to
 /// know because of it.
