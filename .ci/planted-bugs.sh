@@ -62,10 +62,21 @@ bug() {
 
 bug 'no fsync of the journal' \
     'lib journal::tests::a_sync_that_fails_is_an_error_and_stays_one' \
-    src/journal.rs 'written.and_then(|()| self.file.sync_data())' 'written'
+    src/journal/log.rs 'sync_data(&self.file)' 'self.file.metadata().map(|_| ())'
 bug 'no fsync of the data before its record' \
     'lib journal::tests::no_record_is_kept_before_what_it_tells_of_is_on_the_disk' \
-    src/journal/keeper.rs 'data.sync_data()' 'data.metadata().map(|_| ())'
+    src/journal/keeper.rs 'sync_data(data)' 'data.metadata().map(|_| ())'
+bug 'a failed sync takes nothing back' \
+    'lib journal::tests::after_a_failed_sync_nothing_counts_that_was_not_synced' \
+    src/journal/keeper.rs 'self.journal.log.revoke();' ''
+bug 'what another boot did not sync is believed' \
+    'it killed::records_of_another_boot_file_system_or_file_are_not_believed' \
+    src/transfer/earlier.rs 'target.page_cache() != session.state.page_cache()' \
+    'session.state.page_cache().is_none()'
+bug 'what was not synced is believed unseen' \
+    'it killed::what_is_not_in_the_file_any_more_is_fetched_again' \
+    src/transfer/earlier.rs 'data_blocks(bytes, span.offset) == blocks' \
+    'data_blocks(bytes, span.offset) <= blocks'
 bug 'what is beyond the end of a file is hashed as a hole' \
     'lib digest::tests::of_a_part_of_a_file_with_holes' \
     src/digest.rs 'if file.metadata()?.len() >= range.end' 'if file.metadata()?.len() > 0'
@@ -193,11 +204,11 @@ bug 'a date is compared with the clock of this machine' \
     $'httpdate::parse_http_date(date).ok())\n        .map_or_else(SystemTime::now, |_| SystemTime::now())'
 bug 'a failed sync of the image is made again and trusted' \
     'it disks::what_was_not_synced_counts_as_not_there' \
-    src/journal/keeper.rs 'data.sync_data()' 'data.sync_data().or_else(|_| data.sync_data())'
+    src/journal/keeper.rs 'sync_data(data)' 'sync_data(data).or_else(|_| sync_data(data))'
 bug 'a failed sync of the journal is made again and trusted' \
     'it disks::a_journal_that_was_not_synced_says_nothing_false' \
-    src/journal.rs 'written.and_then(|()| self.file.sync_data())' \
-    'written.and_then(|()| self.file.sync_data().or_else(|_| self.file.sync_data()))'
+    src/journal/log.rs 'sync_data(&self.file)' \
+    'sync_data(&self.file).or_else(|_| sync_data(&self.file))'
 bug 'a journal that could not be made stays' \
     'it disks::an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command' \
     src/journal.rs $'            let _ = std::fs::remove_file(path);\n            return Err(cannot(cause));' \
@@ -208,7 +219,7 @@ bug 'the journal goes before the last word' \
     'journal: { drop(Ended::of(journal)); Ended::default() },'
 bug 'a transfer that is complete fails for a sync of its directory' \
     'it disks::an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command' \
-    src/journal.rs $'        let _ = sync_directory(directory_of(&self.path));\n        Ok(())' \
+    src/journal.rs $'        let _ = sync_directory(directory_of(path));\n        Ok(())' \
     $'        sync_directory(directory_of(&self.path)).map_err(|cause| cannot(&self.path, "remove").because(cause))'
 bug 'the chunk of a bad byte is named, not the byte' \
     'it disks::the_first_bad_byte_of_a_disk_is_named' \

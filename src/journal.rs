@@ -545,6 +545,29 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_version_1_stays_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j.ohj");
+        let mut bytes = header().encode().unwrap().to_vec();
+        bytes[8] = 1;
+        let crc = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let (journal, _) = Journal::open(&path).unwrap().unwrap();
+        let file = tempfile::tempfile_in(directory.path()).unwrap();
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let keeper = Keeper::start(journal, Some(data(file, Some(PAGE_CACHE)))).unwrap();
+        keeper.note(written(5)).unwrap();
+        let kept = keeper.finish().unwrap();
+        drop(kept.journal.without(&RangeSet::new()).unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
+        // Those who know no other version can go on with it.
+        assert_eq!((replay.version, replay.records), (1, 1));
+        assert!(replay.state.done.contains(&5));
+    }
+
+    #[test]
     fn what_an_endpoint_confirmed_is_told_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");

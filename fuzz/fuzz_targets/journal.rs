@@ -5,7 +5,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use openhosting::digest::ChunkDigest;
-use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record, replay};
+use openhosting::journal::{
+    Direction, HEADER_BYTES, Header, PageCache, Proof, RECORD_BYTES, Record, replay,
+};
 
 /// Replays bytes and checks what cannot be otherwise; the chunks told, in order.
 fn told(bytes: &[u8]) -> Option<Vec<u64>> {
@@ -22,6 +24,11 @@ fn told(bytes: &[u8]) -> Option<Vec<u64>> {
             .iter()
             .all(|range| range.start < range.end && range.end <= chunks)
     );
+    // What is not synced is told of one page cache, and within the transfer.
+    let written = &replay.state.written;
+    assert!(written.is_empty() || replay.state.page_cache().is_some());
+    assert!(written.len() as u64 <= replay.records);
+    assert!(written.keys().all(|index| *index < chunks));
     Some(told)
 }
 
@@ -51,7 +58,7 @@ fuzz_target!(|data: &[u8]| {
     let mut written = Vec::new();
     for number in 0..64 {
         let (what, first, count) = (next(), next(), next());
-        let record = match what % 5 {
+        let record = match what % 9 {
             0 => break,
             1 => Record::Holes { first, count },
             2 => Record::Drivestate {
@@ -62,6 +69,19 @@ fuzz_target!(|data: &[u8]| {
                 inode: first,
                 modified_ns: count.into(),
             },
+            4 => Record::Run(None),
+            5 => Record::Run(Some(PageCache {
+                boot: [first as u8; 16],
+                device: count,
+                mount: first,
+                inode: count,
+            })),
+            6 => Record::Written {
+                index: first,
+                len: count as u32,
+                proof: Proof::Blocks(count),
+            },
+            7 => Record::Synced { records: count },
             _ => {
                 written.push(first);
                 Record::Done {
