@@ -169,7 +169,9 @@ impl Log {
             // Over the record of this run there is room, also on a disk that is full.
             Err(_) => write(run),
         };
-        if let Err(error) = revoked {
+        // Else the disk may still hold what was said before, should the kernel not get to
+        // write this.
+        if let Err(error) = revoked.and_then(|()| sync_data(&self.file)) {
             tracing::warn!(%error, "the journal cannot be corrected");
         }
         end.run = None;

@@ -582,8 +582,10 @@ fn after_kill_9_nothing_written_is_fetched_again() {
     let came = scene.answered();
     let _ = scene.reads();
     let again = scene.run("--verify none out").code(0);
-    assert_eq!(resumed(&again), came * C);
-    assert_eq!(scene.reads(), CHUNKS - came);
+    let settled = resumed(&again) / C;
+    // Those that were held were answered after the kill.
+    assert!((PASSED..=came).contains(&settled), "{settled} of {came}");
+    assert_eq!(scene.reads(), CHUNKS - settled);
     scene.check_done("out");
 }
 

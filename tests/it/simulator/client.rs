@@ -360,6 +360,10 @@ impl Client<'_> {
             // As `Log::revoke`.
             self.ledger.lose_what_was_not_synced();
             self.write(journal, &[Record::Run(None)])?;
+            let fails = self.eio();
+            if let Some(file) = &mut self.disk.journal {
+                file.sync(fails, &mut self.world.rng)?;
+            }
         }
         synced?;
         self.tick()?;

@@ -66,6 +66,10 @@ impl SimFile {
     pub fn evict(&mut self) {
         if std::mem::take(&mut self.has_failed) {
             self.seen.clone_from(&self.disk);
+            // What is yet to be written stays.
+            for change in &self.unsynced {
+                apply(&mut self.seen, change);
+            }
         }
     }
 
