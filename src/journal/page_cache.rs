@@ -98,8 +98,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (a, b) = (directory.path().join("a"), directory.path().join("b"));
         let open = |path| PageCache::of(&File::create(path).unwrap());
+        // The tests of the tools say where none is trusted.
         let Some(first) = open(&a) else {
-            eprintln!("SKIPPED: no page cache is trusted here");
             return;
         };
         assert_eq!(open(&a), Some(first));
