@@ -79,7 +79,7 @@ fn every_seed_ends_with_the_same_bytes() {
     if all >= 500 {
         assert!(seen.crashes > all / 4 && seen.ended > all / 20, "{seen:?}");
         assert!(seen.first_run > all / 10 && seen.doubts > 0, "{seen:?}");
-        assert!(seen.falls > all / 4 && seen.most_workers == 12, "{seen:?}");
+        assert!(seen.falls > all / 4 && seen.most_workers >= 8, "{seen:?}");
         assert!(seen.pieces > all, "{seen:?}");
     }
 }

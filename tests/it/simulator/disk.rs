@@ -59,6 +59,8 @@ impl SimFile {
         for change in self.unsynced.drain(..) {
             apply(&mut self.disk, &change);
         }
+        // The inode is written again, whatever became of it before.
+        self.disk.resize(self.seen.len(), 0);
         Ok(())
     }
 
