@@ -7,12 +7,15 @@ mod archive;
 mod census;
 mod content;
 mod fingerprint;
+mod foreign;
 mod format;
 mod gpt;
 mod mapped;
+mod notices;
 mod pieces;
 mod raw;
 mod reader;
+mod signs;
 mod stream;
 mod target;
 mod uses;
@@ -32,10 +35,12 @@ pub(crate) use fingerprint::modified_ns;
 pub use format::Format;
 pub use gpt::Gpt;
 pub use mapped::MappedImage;
+pub use notices::LateNotices;
 pub use raw::{Member, RawImage, Remote};
 pub use reader::{ImageReader, Piece, Unread};
 pub use stream::{
-    Input, Length, Sought, StreamFormat, StreamImage, StreamOptions, Trailer, xz_index_size,
+    Input, Length, Sought, StreamEnd, StreamFormat, StreamImage, StreamOptions, Trailer,
+    xz_index_size,
 };
 pub use target::{ClusterPacking, ImageTarget, TargetFormat, data_blocks};
 pub use uses::Use;
@@ -153,7 +158,11 @@ impl Image {
                     return StreamImage::open(Input::of(file), format, Sought::Any, options.stream)
                         .map(Self::stream);
                 }
-                Format::of(&file)?
+                let format = Format::of(&file)?;
+                if format == Format::Raw {
+                    foreign::check(&file)?;
+                }
+                format
             }
         };
         match format {
@@ -335,6 +344,20 @@ impl Image {
             Self::Mapped(image) => image.uses(),
             Self::Stream(image) => image.uses(),
         }
+    }
+
+    /// What a user should know of it before it is sent, each in a line. Of a raw image it is
+    /// asked whether it looks like a disk, unless its format `is_told`. Blocks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if its first bytes cannot be read.
+    pub fn notices(&self, is_told: bool) -> Result<Vec<String>> {
+        notices::of(self, is_told)
+    }
+
+    /// What can be told at its end only.
+    pub fn late_notices(&self) -> LateNotices {
+        LateNotices::of(self)
     }
 
     /// What it was when it was opened.

@@ -20,7 +20,7 @@ use super::environment;
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Census, Disk, Format, Image, StreamFormat, StreamImage};
+use crate::image::{Census, Disk, Format, Gpt, Image, StreamFormat, StreamImage};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::transfer::{WebConfig, blocking, open_web};
 
@@ -124,8 +124,9 @@ async fn open(info: &Info) -> Result<Image> {
 
 async fn run(info: &Info) -> Result<Answer> {
     let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
+    let is_told = info.image.format.is_some();
     blocking(move || {
-        let told = Told::of(image, chunk)?;
+        let told = Told::of(image, chunk, is_told)?;
         if let Some(path) = &map {
             write_new(path, &svg(told.census()?, told.image.format()))?;
         }
@@ -140,11 +141,18 @@ struct Told {
     chunk: NonZeroU64,
     /// Of a disk that can be read at any place, and whose map is known.
     census: Option<Census>,
+    /// Lines that an upload of it prints.
+    notices: Vec<String>,
 }
 
 impl Told {
-    /// Looks at an image. Blocks.
-    fn of(image: Image, chunk: NonZeroU64) -> Result<Self> {
+    /// Looks at an image, whose format may be told. Blocks.
+    fn of(image: Image, chunk: NonZeroU64, is_told: bool) -> Result<Self> {
+        let mut notices = image.notices(is_told)?;
+        let table = image
+            .disk()
+            .and_then(|disk| Some((Gpt::of(disk)?, disk.size())));
+        notices.extend(table.and_then(|(table, size)| table.misplaced(size, size)));
         let levels = LEVELS.map(str::parse::<Level>);
         let levels = levels.into_iter().collect::<Result<Vec<_>>>()?;
         let disk = match &image {
@@ -168,6 +176,7 @@ impl Told {
             image,
             chunk,
             census,
+            notices,
         })
     }
 
@@ -226,6 +235,14 @@ fn bytes(size: u64) -> String {
 }
 
 fn text(told: &Told) -> String {
+    let mut text = about(told);
+    for notice in &told.notices {
+        let _ = writeln!(text, "{:<12} {notice}", "Notice");
+    }
+    text
+}
+
+fn about(told: &Told) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<12} {value}");
@@ -339,6 +356,7 @@ fn content(told: &Told) -> Value {
             "packed_with": stream.format().name(),
             "packed_bytes": stream.packed_size(),
             "disk_bytes": size,
+            "notices": told.notices,
         });
     }
     let census = told.census.as_ref();
@@ -362,6 +380,7 @@ fn content(told: &Told) -> Value {
         "wire_bytes": wire,
         "map_part_bytes": census.map(|census| census.part),
         "map_data_bytes": census.map(|census| &census.map),
+        "notices": told.notices,
     })
 }
 

@@ -327,6 +327,12 @@ async fn work(
         let line = format!("By its content the image is {format}; --format raw takes it as it is");
         display.event(&Event::Notice(line));
     }
+    let is_told = arguments.format.is_some();
+    let looked_at = blocking(move || Ok((image.notices(is_told)?, image)));
+    let (notices, image) = stop.unless_asked(looked_at).await?;
+    for line in notices {
+        display.event(&Event::Notice(line));
+    }
     let published = publish(client, image, options, display, stop).await?;
     Ok(Outcome::Published(published))
 }

@@ -290,10 +290,16 @@ async fn send(
         );
         display.event(&Event::Notice(line));
     }
+    let is_told = arguments.image.format.is_some();
+    let looked_at = blocking(move || Ok((image.notices(is_told)?, image)));
+    let (notices, image) = stop.unless_asked(looked_at).await?;
+    for line in notices {
+        display.event(&Event::Notice(line));
+    }
     let size = match (arguments.grow, image.length()) {
         (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
         (Some(_), Length::Unknown { .. }) => {
-            let what = "--grow needs the size of the image, and a packed one does not tell it";
+            let what = "--grow needs the size of the image, which is not known before its end";
             let error = Error::new(ErrorKind::Usage, what);
             return Err(error.hint_to("Tell it with --size").into());
         }

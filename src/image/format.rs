@@ -27,6 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
 pub(super) use survey::survey;
+pub(super) use vhd::{Ending as VhdEnding, Footer as VhdFooter, ending as vhd_ending};
 pub(super) use vmdk::{is_description as is_vmdk_description, is_part as is_vmdk_part};
 
 /// Bytes of a sector, the unit of most formats whatever the disk's own.
@@ -93,7 +94,7 @@ impl Format {
         file.read_at(&mut head[..usize::try_from(len).unwrap_or(0)], 0)?;
         Ok(match Self::of_head(&head) {
             Some(format) => format,
-            None if vhd::is_fixed(file)? => Self::Vhd,
+            None if vhd::is_known_by_its_end(file)? => Self::Vhd,
             None => Self::Raw,
         })
     }
@@ -210,6 +211,11 @@ pub(super) trait Layout: fmt::Debug + Send + Sync {
 
     /// The file that this one is written on top of, if any.
     fn backing(&self) -> Option<&BackingName> {
+        None
+    }
+
+    /// Bytes of a sector of the disk, where the file tells.
+    fn sector(&self) -> Option<u64> {
         None
     }
 

@@ -29,20 +29,51 @@ impl Gpt {
             .find_map(|sector| Self::with_sectors(disk, sector))
     }
 
+    /// The table of a disk that begins so; `None` if it has none that is sound, or it
+    /// begins later.
+    pub(super) fn of_head(head: &[u8]) -> Option<Self> {
+        SECTORS_BYTES.into_iter().find_map(|sector| {
+            let at = usize::try_from(sector).ok()?;
+            Self::of_header(head.get(at..)?.first_chunk()?, sector)
+        })
+    }
+
     fn with_sectors(disk: &dyn Disk, sector: u64) -> Option<Self> {
         if disk.size() < 2 * sector {
             return None;
         }
         let mut header = [0; HEADER_BYTES];
         disk.read_at(&mut header, sector).ok()?;
+        Self::of_header(&header, sector)
+    }
+
+    fn of_header(header: &[u8; HEADER_BYTES], sector: u64) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(*header.get(at..)?.first_chunk()?));
         let half = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
         let is_sound = header.starts_with(MAGIC)
             && half(12)? as usize == HEADER_BYTES
-            && half(16)? == checksum(&header)
+            && half(16)? == checksum(header)
             && number(24)? == 1;
         let backup = number(32)?.checked_mul(sector)?;
         is_sound.then_some(Self { sector, backup })
+    }
+
+    /// What to say of a table whose copy is not at the end of a drive of `drive` bytes, to
+    /// which an image of `image` bytes goes; nothing if it is.
+    pub fn misplaced(&self, image: u64, drive: u64) -> Option<String> {
+        let backup = self.backup;
+        // Then it is nowhere, also where the drive ends just there.
+        if backup.saturating_add(self.sector) > image {
+            return Some(format!(
+                "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
+            ));
+        }
+        if self.is_at_end(drive) {
+            return None;
+        }
+        Some(format!(
+            "The copy of the GPT is at byte {backup}, not at the end of the drive. In the guest, move it with: sgdisk -e DISK (growpart does so too)"
+        ))
     }
 
     /// Whether its copy is in the last sector of a disk of `size` bytes.

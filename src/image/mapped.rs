@@ -156,6 +156,11 @@ impl MappedImage {
         self.format
     }
 
+    /// Bytes of a sector of the disk, where the format tells.
+    pub(super) fn sector(&self) -> Option<u64> {
+        self.layers.first().and_then(|layer| layer.layout.sector())
+    }
+
     /// The image's own file.
     pub(super) fn file(&self) -> &RawImage {
         &self.file

@@ -22,6 +22,9 @@ use super::{Disk, Fingerprint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
+/// What stdin is called.
+pub(super) const STDIN: &str = "stdin";
+
 /// An open raw image.
 #[derive(Clone, Debug)]
 pub struct RawImage {
@@ -292,7 +295,7 @@ impl RawImage {
     /// What this process reads from its stdin, if that is a file and nothing of it
     /// was read.
     pub(super) fn stdin() -> Result<Option<Self>> {
-        let path = PathBuf::from("stdin");
+        let path = PathBuf::from(STDIN);
         let stdin = std::io::stdin().as_fd().try_clone_to_owned();
         let mut file =
             File::from(stdin.map_err(|cause| {
@@ -310,6 +313,11 @@ impl RawImage {
             0 => Err(empty(&stdin.path)),
             _ => Ok(Some(stdin)),
         }
+    }
+
+    /// Whether it was opened as stdin, so that it has no name for a command.
+    pub(super) fn is_stdin(&self) -> bool {
+        self.as_given().path.as_os_str() == STDIN
     }
 
     /// Its bytes in order. Of what is elsewhere no member can be had so.

@@ -1,6 +1,7 @@
 //! An image that can be read once and in order only: packed as a whole, or from a
 //! pipe. What it is packed with is told by its first bytes, never by its name.
 
+mod ending;
 mod format;
 mod limit;
 mod lz4;
@@ -21,12 +22,17 @@ use std::sync::{Arc, OnceLock};
 use sha2::{Digest as _, Sha256};
 
 use super::archive::{self, Described, DiskInOrder};
-use super::{Fingerprint, Format, Member, RawImage, Use};
+use super::foreign::{self, Place};
+use super::format::{VhdEnding, vhd_ending};
+use super::raw::STDIN;
+use super::{Fingerprint, Format, Gpt, Member, RawImage, Use, signs};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::Waiting;
 use crate::quoting::quote;
 
+use ending::HeldBack;
+pub use ending::StreamEnd;
 pub use format::StreamFormat;
 use format::is_credible;
 use limit::OverLimit;
@@ -38,8 +44,6 @@ pub use xz::index_size as xz_index_size;
 use zip::Zip;
 pub(super) use zip::{Entry as ZipEntry, find as find_in_zip};
 
-/// What the standard input is called.
-const STDIN: &str = "stdin";
 /// Bytes read at a time, packed or not.
 const STEP_BYTES: usize = 256 * 1024;
 /// Bytes that tell what a stream is, and what it holds.
@@ -129,7 +133,7 @@ impl Input {
     /// [`ErrorKind::Image`] if it cannot be read, or is empty.
     pub fn head(&mut self) -> Result<Vec<u8>> {
         let read = std::mem::replace(&mut self.read, Box::new(io::empty()));
-        let (head, read) = peek(read).map_err(|cause| unreadable(&self.name, cause))?;
+        let (head, read) = peek(read, HEAD_BYTES).map_err(|cause| unreadable(&self.name, cause))?;
         self.read = Box::new(read);
         match head.is_empty() {
             true => {
@@ -148,14 +152,34 @@ impl fmt::Debug for Input {
 }
 
 /// What a reader begins with, and a reader that begins with it again.
-type Peeked<R> = (Vec<u8>, Chain<Cursor<Vec<u8>>, R>);
+type Peeked<R> = (Vec<u8>, Chain<Cursor<Vec<u8>>, Failing<R>>);
 
-fn peek<R: Read>(mut read: R) -> io::Result<Peeked<R>> {
+/// Reads the first bytes. An error behind some of them comes again where it was.
+fn peek<R: Read>(mut read: R, most: usize) -> io::Result<Peeked<R>> {
     let mut head = Vec::new();
-    read.by_ref()
-        .take(HEAD_BYTES as u64)
-        .read_to_end(&mut head)?;
-    Ok((head.clone(), Cursor::new(head).chain(read)))
+    let failed = read.by_ref().take(most as u64).read_to_end(&mut head).err();
+    if head.is_empty()
+        && let Some(cause) = failed
+    {
+        return Err(cause);
+    }
+    let rest = Failing { failed, read };
+    Ok((head.clone(), Cursor::new(head).chain(rest)))
+}
+
+/// A reader that fails once, with an error that came before.
+struct Failing<R> {
+    failed: Option<io::Error>,
+    read: R,
+}
+
+impl<R: Read> Read for Failing<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self.failed.take() {
+            Some(cause) => Err(cause),
+            None => self.read.read(bytes),
+        }
+    }
 }
 
 /// The bytes of a stream before they are decompressed.
@@ -233,6 +257,9 @@ pub struct StreamImage {
     digest: Arc<OnceLock<Digest>>,
     trailer: Arc<OnceLock<Trailer>>,
     member: Option<Member>,
+    /// The first bytes of the content, [`signs::HEAD_BYTES`] or all.
+    head: Vec<u8>,
+    ended: Arc<OnceLock<StreamEnd>>,
 }
 
 impl fmt::Debug for StreamImage {
@@ -285,7 +312,7 @@ impl StreamImage {
             member: entry_name,
         } = unpacked;
         let bad = |cause| not_sound(&name, format, 0, cause);
-        let (mut head, content) = peek(content).map_err(bad)?;
+        let (mut head, content) = peek(content, signs::HEAD_BYTES).map_err(bad)?;
         if head.is_empty() {
             let what = format!("The content of {name} is empty");
             return Err(Error::new(ErrorKind::Image, what));
@@ -313,7 +340,7 @@ impl StreamImage {
                     fingerprint = Fingerprint::of_all(&place, std::iter::once(&fingerprint));
                 }
                 member = Some((found, size));
-                let (disk_head, disk) = peek(disk).map_err(bad)?;
+                let (disk_head, disk) = peek(disk, signs::HEAD_BYTES).map_err(bad)?;
                 (head, content) = (disk_head, Box::new(disk));
             }
         }
@@ -325,6 +352,11 @@ impl StreamImage {
             _ => None,
         };
         let length = match told {
+            // Bytes at its end may be no part of the disk.
+            Some(bytes) if options.size.is_none() && sought.is_looked_at() => Length::Unknown {
+                first: bytes,
+                expected: Some(bytes),
+            },
             Some(bytes) => Length::Known(bytes),
             None => {
                 let expected = match entry {
@@ -334,6 +366,17 @@ impl StreamImage {
                 let guess = input.size.unwrap_or(0).saturating_mul(2);
                 let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
                 Length::Unknown { first, expected }
+            }
+        };
+        let ended = Arc::default();
+        let content: Box<dyn Read + Send> = match sought.is_looked_at() {
+            false => content,
+            true => {
+                let (name, file) = (name.clone(), input.file.clone());
+                let judge = move |tail: &[u8], before| {
+                    judge(tail, before, &name, &place(file.as_ref(), format))
+                };
+                Box::new(HeldBack::new(content, Box::new(judge), Arc::clone(&ended)))
             }
         };
         let image = Self {
@@ -348,21 +391,28 @@ impl StreamImage {
             digest,
             trailer,
             member: member.map(|(member, _)| member),
+            head,
+            ended,
         };
         if sought.is_looked_at() {
-            image.check_content(&head)?;
+            image.check_content()?;
         }
         Ok(image)
     }
 
-    /// Refuses content that has to be read at any place, or is packed again.
-    fn check_content(&self, head: &[u8]) -> Result<()> {
-        let within = match (Format::of_head(head), StreamFormat::of(head)) {
-            (_, Some(format)) if self.member.is_some() => format.name(),
-            _ if archive::is_start_of_one(head) => "an archive",
-            (Some(format), _) => format.name(),
-            (None, Some(format)) if self.format != StreamFormat::Raw => format.name(),
-            _ => return Ok(()),
+    /// Refuses content that has to be read at any place, is packed again, or is no disk.
+    fn check_content(&self) -> Result<()> {
+        let (head, name) = (&*self.head, &self.name);
+        let place = place(self.file.as_ref(), self.format);
+        let (within, is_packed) = match (Format::of_head(head), StreamFormat::of(head)) {
+            (_, Some(format)) if self.member.is_some() => (format.name(), true),
+            _ if archive::is_start_of_one(head) => ("an archive", false),
+            (Some(format), _) => (format.name(), false),
+            (None, Some(format)) if self.format != StreamFormat::Raw => (format.name(), true),
+            _ => {
+                let found = foreign::of_head(head);
+                return found.map_or(Ok(()), |found| Err(found.refuse(name, &place)));
+            }
         };
         if let Some(member) = &self.member {
             let what = format!(
@@ -378,26 +428,54 @@ impl StreamImage {
             )));
         }
         let what = match self.format {
-            StreamFormat::Raw => format!(
-                "{} is {within}, which has to be read at any place, not in order",
-                self.name
-            ),
-            format => format!("{} is {within} within {format}", self.name),
+            StreamFormat::Raw => {
+                format!("{name} is {within}, which has to be read at any place, not in order")
+            }
+            format => format!("{name} is {within} within {format}"),
         };
-        let within = within.trim_start_matches("an ");
-        let hint = format!("Unpack it into a file first, and upload that {within}");
-        Err(Error::new(ErrorKind::Image, what).hint_to(hint))
+        let hint = match place {
+            Place::Packed(path, format) if is_packed => {
+                let command = format.decompress();
+                let path = foreign::word(&path.to_string_lossy());
+                format!("Unpack it once: {command} {path} | openhosting-upload -")
+            }
+            Place::Packed(..) => {
+                place.hint("Unpack it into a file first", "openhosting-upload {in}")
+            }
+            _ => {
+                let within = within.trim_start_matches("an ");
+                format!("Unpack it into a file first, and upload that {within}")
+            }
+        };
+        Err(Error::new(ErrorKind::Image, what).permanent().hint_to(hint))
     }
 
-    /// Opens a gzip file whose content is the disk, whatever it begins with, and
-    /// unpacks it once to measure and check it, unless its size is told.
+    /// The GPT that the content begins with.
+    pub(super) fn gpt(&self) -> Option<Gpt> {
+        Gpt::of_head(&self.head)
+    }
+
+    /// The first bytes of the content.
+    pub(super) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Where it will be told how it ended, once it was read to its end, unless its content
+    /// is not looked at.
+    pub(super) fn ended(&self) -> Arc<OnceLock<StreamEnd>> {
+        Arc::clone(&self.ended)
+    }
+
+    /// Opens a gzip file whose content is the disk, and unpacks it once to measure and
+    /// check it, unless its size is told.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it cannot be opened, or is not sound gzip.
+    /// [`ErrorKind::Image`] if it cannot be opened, is not sound gzip, or holds what is
+    /// known not to be a raw disk.
     pub(super) fn open_gzip(path: &Path, mut options: StreamOptions) -> Result<Self> {
         let open = |options| {
             let input = Input::of(RawImage::open(path)?);
-            Self::open(input, StreamFormat::Gzip, Sought::Disk, options)
+            Self::open(input, StreamFormat::Gzip, Sought::Any, options)
         };
         if options.size.is_none() {
             let mut measured = open(StreamOptions::default())?;
@@ -566,6 +644,27 @@ impl Unpacked {
             content,
             member,
         })
+    }
+}
+
+/// Where the content of a stream is, for commands.
+fn place(file: Option<&RawImage>, format: StreamFormat) -> Place<'_> {
+    match file.filter(|file| file.is_local() && !file.is_stdin()) {
+        Some(file) if format != StreamFormat::Raw => Place::Packed(file.path(), format),
+        _ => Place::Elsewhere(format),
+    }
+}
+
+/// How a stream ended, by its last bytes and how many were before them.
+fn judge(tail: &[u8], before: u64, name: &str, place: &Place<'_>) -> Result<StreamEnd> {
+    if let Some(found) = foreign::of_tail(tail) {
+        return Err(found.refuse(name, place));
+    }
+    match vhd_ending(tail, before) {
+        VhdEnding::Other => Ok(StreamEnd::Whole),
+        VhdEnding::Whole if before > 0 => Ok(StreamEnd::FooterLeftOut),
+        VhdEnding::Whole => Err(foreign::doubtful_vhd(name, None, before, place)),
+        VhdEnding::Doubtful(footer) => Err(foreign::doubtful_vhd(name, footer, before, place)),
     }
 }
 

@@ -17,6 +17,9 @@ use crate::plan::Plan;
 use crate::policy::Zeros;
 use crate::shard::Shard;
 
+/// Bytes at the end of a stream that may be no part of the disk.
+const FOOTER_BYTES: u64 = 512;
+
 /// An upload whose drive is known and fit.
 pub(super) struct Begun {
     pub(super) image: Image,
@@ -75,7 +78,12 @@ pub(super) async fn begin(
     }
     let needed = match &options.target {
         Target::New(spec) if !plan.is_endless() => spec.size.max(size),
-        Target::New(_) | Target::Existing(_) | Target::Made(_) => size,
+        Target::New(_) => size,
+        // What is expected of a stream may have a footer in it that is left out.
+        Target::Existing(_) | Target::Made(_) => {
+            let least = |bytes: u64| bytes.saturating_sub(FOOTER_BYTES);
+            length.known().or(length.expected().map(least)).unwrap_or(0)
+        }
     };
     let prepared = tokio::select! {
         drive = prepare(client, needed, options, &mut session, rng) => drive,
@@ -114,7 +122,7 @@ pub(super) async fn begin(
         },
         is_new,
     });
-    if let Some(line) = table.and_then(|table| misplaced(table, size, drive.size)) {
+    if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
         monitor.event(&Event::Warning(line));
     }
     Ok(Begun {
@@ -269,23 +277,6 @@ fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
         return refuse("the size of the image", "Tell it with --size");
     }
     Ok(())
-}
-
-/// What to say of a partition table whose copy is not at the end of the drive.
-fn misplaced(table: Gpt, image: u64, drive: u64) -> Option<String> {
-    let backup = table.backup;
-    // Then it is nowhere, also where the drive ends just there.
-    if backup.saturating_add(table.sector) > image {
-        return Some(format!(
-            "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
-        ));
-    }
-    if table.is_at_end(drive) {
-        return None;
-    }
-    Some(format!(
-        "The copy of the GPT is at byte {backup}, not at the end of the drive. In the guest, move it with: sgdisk -e DISK (growpart does so too)"
-    ))
 }
 
 /// The error of a drive of `has` bytes that needs `needed`.

@@ -104,6 +104,11 @@ impl Room {
         Ok(())
     }
 
+    /// Bytes that the drive is to have for an image of `size`.
+    pub(super) fn size_for(&self, size: u64) -> u64 {
+        if self.is_ours { size } else { self.size }
+    }
+
     /// Cuts the drive to `size`, the image's. Gives the reason if the endpoint does
     /// not do that: the drive is good as it is, and larger.
     ///

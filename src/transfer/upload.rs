@@ -239,6 +239,7 @@ async fn send(
         None => Digests::Unwanted,
     };
     let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests);
+    let late = begun.image.late_notices();
     let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let earlier = earlier(&image, &mut session, options).await?;
     let source = match options.sha256 {
@@ -348,13 +349,21 @@ async fn send(
         true => Some(stop.clone().unless_asked(pipeline.checksum()).await?),
         false => None,
     };
-    if let Some(room) = room
-        && let Some(failure) = room.cut(plan.size()).await?
-    {
-        monitor.event(&Event::Warning(format!(
-            "The drive stays larger than the image, which has {} bytes: {failure}",
-            plan.size()
-        )));
+    let mut drive_size = begun.drive.size;
+    if let Some(room) = room {
+        drive_size = room.size_for(plan.size());
+        if let Some(failure) = room.cut(plan.size()).await? {
+            monitor.event(&Event::Warning(format!(
+                "The drive stays larger than the image, which has {} bytes: {failure}",
+                plan.size()
+            )));
+        }
+    }
+    for line in late.notices(plan.size()) {
+        monitor.event(&Event::Notice(line));
+    }
+    if let Some(line) = late.warning(plan.size(), drive_size) {
+        monitor.event(&Event::Warning(line));
     }
     let (journal, to_verify) =
         everything_settled(journal, session.state, &plan, to_verify, &sampler).await?;

@@ -15,6 +15,7 @@ mod extents;
 mod faults;
 mod features;
 mod filesystems;
+mod foreign;
 mod formats;
 mod full;
 mod json;

@@ -8,6 +8,7 @@
 
 use super::table::{Tables, be32, be64};
 use super::{Container, Flat, Grid, Layout, Place, Run, SECTOR_BYTES};
+use crate::chunk::is_zero;
 use crate::error::Result;
 use crate::image::RawImage;
 
@@ -24,18 +25,134 @@ const FREE: u32 = 0xffff_ffff;
 /// Sizes that a block may have; they have 512 KiB or 2 MiB.
 const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 28;
 
-/// Whether the last sector of a file is the footer of a fixed one that is whole.
-/// More must be right than its first word: it is the end of a disk otherwise.
-pub(super) fn is_fixed(file: &RawImage) -> Result<bool> {
+/// Most bytes between the end of a disk and its footer that are read to see that they are
+/// zeros.
+const GAP_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of them that are read at a time.
+const GAP_STEP_BYTES: usize = 64 << 10;
+
+/// What 512 bytes say that are a footer, or seem to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::image) struct Footer {
+    /// Bytes of the disk.
+    pub(in crate::image) size: u64,
+    kind: u32,
+    /// Where the second header is of one that has tables.
+    header: u64,
+    /// Whether its checksum is right.
+    is_sound: bool,
+}
+
+impl Footer {
+    /// That of bytes that begin as one does.
+    fn of(bytes: &[u8; FOOTER_BYTES]) -> Option<Self> {
+        bytes.starts_with(MAGIC).then(|| Self {
+            size: be64(bytes, 48),
+            kind: be32(bytes, 60),
+            header: be64(bytes, 16),
+            is_sound: be32(bytes, 64) == checksum(bytes, 64),
+        })
+    }
+
+    /// Whether the reader takes a file for a fixed one that has so many bytes before it.
+    pub(in crate::image) fn fits(&self, before: u64) -> bool {
+        self.kind == FIXED && self.is_sound && (1..=before).contains(&self.size)
+    }
+
+    /// Whether it is that of a fixed file which has exactly its disk before it: that is no
+    /// accident, even where the checksum is wrong.
+    fn is_of_all(&self, before: u64) -> bool {
+        self.kind == FIXED && self.size == before
+    }
+}
+
+/// The last sector of what ends with the footer of a VHD, or with bytes that may be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::image) enum Ending {
+    /// Something else.
+    Other,
+    /// The footer of a fixed disk, whose bytes are all that is before it. The checksum is
+    /// right.
+    Whole,
+    /// A footer that does not fit what is before it, or is damaged.
+    Doubtful(Option<Footer>),
+}
+
+/// What ends so, with `tail`, the last 512 bytes or all, after `before` bytes.
+pub(in crate::image) fn ending(tail: &[u8], before: u64) -> Ending {
+    let footer = tail.first_chunk().and_then(Footer::of);
+    // The first versions of Virtual PC wrote one byte less.
+    let is_short = tail.get(1..).is_some_and(|tail| tail.starts_with(MAGIC));
+    match footer {
+        Some(footer) if footer.is_sound && footer.is_of_all(before) => Ending::Whole,
+        None if is_short => Ending::Doubtful(None),
+        None => Ending::Other,
+        some => Ending::Doubtful(some),
+    }
+}
+
+/// The last 512 bytes of a file, and how many are before them.
+fn footer_of(file: &RawImage) -> Result<Option<([u8; FOOTER_BYTES], u64)>> {
     let Some(at) = file.size().checked_sub(FOOTER_BYTES as u64) else {
-        return Ok(false);
+        return Ok(None);
     };
     let mut footer = [0; FOOTER_BYTES];
     file.read_at(&mut footer, at)?;
-    Ok(footer.starts_with(MAGIC)
-        && be32(&footer, 60) == FIXED
-        && be64(&footer, 48) == at
-        && be32(&footer, 64) == checksum(&footer, 64))
+    Ok(Some((footer, at)))
+}
+
+/// Whether the last sector of a file is the footer of a fixed one that is whole.
+/// More must be right than its first word: it is the end of a disk otherwise.
+fn is_fixed(file: &RawImage) -> Result<bool> {
+    let footer = footer_of(file)?;
+    Ok(footer
+        .is_some_and(|(footer, at)| Footer::of(&footer).is_some_and(|footer| footer.is_of_all(at))))
+}
+
+/// Whether a file that does not begin as one is read as VHD because of its end: a fixed
+/// one that is whole, or has zeros between its disk and the footer, or one with tables
+/// whose first footer is damaged.
+pub(super) fn is_known_by_its_end(file: &RawImage) -> Result<bool> {
+    let Some((footer, at)) = footer_of(file)? else {
+        return Ok(false);
+    };
+    let Some(footer) = Footer::of(&footer) else {
+        return Ok(false);
+    };
+    match footer.kind {
+        _ if footer.is_of_all(at) => Ok(true),
+        FIXED if footer.is_sound => is_zero_between(file, footer.size, at),
+        DYNAMIC | DIFFERENCING if footer.is_sound => {
+            let mut cookie = [0; DYNAMIC_MAGIC.len()];
+            let end = footer.header.checked_add(cookie.len() as u64);
+            let is_within = end.is_some_and(|end| end <= at);
+            if is_within {
+                file.read_at(&mut cookie, footer.header)?;
+            }
+            Ok(cookie == DYNAMIC_MAGIC)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Whether there are zeros in these bytes of a file, and few enough to look.
+fn is_zero_between(file: &RawImage, start: u64, end: u64) -> Result<bool> {
+    let is_few = (end.checked_sub(start)).is_some_and(|gap| gap <= GAP_BYTES_MAX);
+    if start == 0 || !is_few {
+        return Ok(false);
+    }
+    let mut step = vec![0; GAP_STEP_BYTES];
+    let mut at = start;
+    while at < end {
+        let len = usize::try_from(end - at).unwrap_or(usize::MAX);
+        let some = &mut step[..len.min(GAP_STEP_BYTES)];
+        file.read_at(some, at)?;
+        if !is_zero(some) {
+            return Ok(false);
+        }
+        at += some.len() as u64;
+    }
+    Ok(true)
 }
 
 /// Opens a VHD file of either kind.
@@ -51,7 +168,8 @@ pub(super) fn open(container: Container) -> Result<Box<dyn Layout>> {
     if !footer.starts_with(MAGIC) {
         return Err(container.damaged("it has no footer: it was cut off, or is no such file"));
     }
-    if be32(&footer, 64) != checksum(&footer, 64) {
+    let is_whole = Footer::of(&footer).is_some_and(|footer| footer.is_of_all(end));
+    if !is_whole && be32(&footer, 64) != checksum(&footer, 64) {
         return Err(container.damaged("the checksum of its footer is wrong"));
     }
     let (size, kind) = (be64(&footer, 48), be32(&footer, 60));

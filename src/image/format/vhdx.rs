@@ -44,6 +44,7 @@ pub(super) struct Vhdx {
     container: Container,
     size: u64,
     block: u64,
+    sector: u64,
     /// Blocks of the disk before an entry of another kind.
     chunk_ratio: u64,
     bat: u64,
@@ -93,6 +94,7 @@ impl Vhdx {
         let image = Self {
             size,
             block,
+            sector,
             chunk_ratio: (sector << 23) / block,
             bat: bat.0,
             tables: Tables::default(),
@@ -128,6 +130,10 @@ impl Vhdx {
 impl Layout for Vhdx {
     fn container(&self) -> &Container {
         &self.container
+    }
+
+    fn sector(&self) -> Option<u64> {
+        Some(self.sector)
     }
 
     fn size(&self) -> u64 {

@@ -1,0 +1,587 @@
+//! Content that is known not to be a raw disk: images of formats that are not read here,
+//! archives, what is compressed in a way that is not read, programs, and pages or pointers
+//! that were fetched in place of an image. Sent as it is, it would make a drive that no
+//! machine can use.
+//!
+//! A sign of a disk wins (`signs`): a disk may begin with any bytes before its
+//! first file system. What has neither is a disk, for all that anybody can tell.
+
+mod table;
+mod text;
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use file_format::{FileFormat, Kind};
+
+use super::RawImage;
+use super::format::{VhdEnding, VhdFooter, vhd_ending};
+use super::signs::{self, sign_of};
+use super::stream::StreamFormat;
+use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
+
+/// Content that is not a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    /// What it is, with its article.
+    what: Cow<'static, str>,
+    way: Way,
+}
+
+/// What a user can do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The words before a command, and the command, with `{in}` for the file, `{out}` for
+    /// a raw image beside it, and `{stem}` for its name without the extension.
+    Run(&'static str, &'static str),
+    /// A sentence.
+    Advice(&'static str),
+}
+
+/// What something is that begins so and is not a disk: `head` has [`signs::HEAD_BYTES`],
+/// or all that there is.
+pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
+    if let Some(found) = table::surely(head) {
+        return Some(found);
+    }
+    if sign_of(head).is_some() {
+        return None;
+    }
+    let found = table::of_head(head).or_else(|| text::of_head(head));
+    found.or_else(|| by_crate(head))
+}
+
+/// What `file-format` says, where its signature is long enough.
+fn by_crate(head: &[u8]) -> Option<Foreign> {
+    let format = FileFormat::from_bytes(head);
+    if is_weak(format) || is_short(format, head) {
+        return None;
+    }
+    let way = match format.kind() {
+        Kind::Archive | Kind::Compressed | Kind::Package => {
+            Way::Advice("Unpack it first, and upload the disk in it")
+        }
+        _ => Way::Run("Look at what it is with", "file {in}"),
+    };
+    Some(Foreign {
+        what: Cow::Owned(format.name().to_owned()),
+        way,
+    })
+}
+
+/// Whether three bytes are enough to be taken for this format: a disk that is encrypted, or
+/// holds random bytes, has any three of them sooner or later.
+fn is_short(format: FileFormat, head: &[u8]) -> bool {
+    const FEW: usize = 3;
+    let other = |(at, byte): (usize, &u8)| if at < FEW { *byte } else { !byte };
+    let others: Vec<u8> = head.iter().enumerate().map(other).collect();
+    FileFormat::from_bytes(others) == format
+}
+
+/// Whether a format is none, or is a disk, or a disk can begin as it does: with numbers that
+/// are small, or with a few bytes further on.
+fn is_weak(format: FileFormat) -> bool {
+    use FileFormat as F;
+    matches!(
+        format,
+        F::ArbitraryBinaryData
+            | F::Empty
+            | F::PlainText
+            | F::AmigaDiskFile
+            | F::Iso9660
+            | F::Squashfs
+            | F::AndroidBinaryXml
+            | F::AndroidResourceStorageContainer
+            | F::ArchivedByRobertJung
+            | F::AutodeskAnimator
+            | F::AutodeskAnimatorPro
+            | F::BdavMpeg2TransportStream
+            | F::Commodore64Program
+            | F::MicrosoftWorksWordProcessor
+            | F::Mpeg12Video
+            | F::Mpeg2TransportStream
+            | F::PictureExchange
+            | F::Shapefile
+            | F::Truetype
+            | F::WindowsCursor
+            | F::WindowsIcon
+            | F::WindowsMetafile
+    )
+}
+
+/// Bytes at the end of a file that tell what it is.
+pub(super) const TAIL_BYTES: usize = 512;
+
+/// What something is that ends so, with the last [`TAIL_BYTES`] of it: formats that put
+/// their header behind the disk.
+pub(super) fn of_tail(tail: &[u8]) -> Option<Foreign> {
+    const MACRIUM_7: &[u8] = b"__79241006_2651_11D4_";
+    let last = |n: usize| tail.len().checked_sub(n).and_then(|at| tail.get(at..));
+    let is_at = |n, magic: &[u8]| last(n).is_some_and(|end| end.starts_with(magic));
+    let (what, way) = if is_at(512, b"koly\0\0\0\x04\0\0\x02\0") {
+        let command = "qemu-img convert -f dmg -O raw {in} {out}";
+        (
+            "an Apple disk image (DMG)",
+            Way::Run("Convert it with", command),
+        )
+    } else if is_at(8, b"cdsaencr") {
+        let command = "hdiutil convert {in} -format UDTO -o {out}";
+        (
+            "an encrypted Apple disk image",
+            Way::Run("Convert it on macOS with", command),
+        )
+    } else if is_at(12, b"MACRIUM_FILE")
+        || last(54).is_some_and(|end| end.windows(MACRIUM_7.len()).any(|part| part == MACRIUM_7))
+    {
+        let advice = "Restore it with Macrium Reflect, and upload what it was restored to";
+        ("a backup of Macrium Reflect", Way::Advice(advice))
+    } else if is_at(12, b"NER5") || is_at(8, b"NERO") {
+        (
+            "an image of Nero (NRG)",
+            Way::Run("Convert it with", "nrg2iso {in} {stem}.iso"),
+        )
+    } else if is_at(64, b"bbis") {
+        (
+            "a compressed ISO image (UIF)",
+            Way::Run("Convert it with", "uif2iso {in} {stem}.iso"),
+        )
+    } else {
+        return None;
+    };
+    Some(Foreign::new(what, way))
+}
+
+/// Demands that a file which no reader knows is not known to be something else than a raw
+/// disk.
+///
+/// # Errors
+/// [`ErrorKind::Image`] if it is, with the command that makes a disk of it.
+pub(super) fn check(file: &RawImage) -> Result<()> {
+    let head = head_of(file, signs::HEAD_BYTES)?;
+    let start = file.size().saturating_sub(TAIL_BYTES as u64);
+    let mut tail = [0; TAIL_BYTES];
+    let len = usize::try_from(file.size() - start).unwrap_or(0);
+    let tail = &mut tail[..len];
+    file.read_at(tail, start)?;
+    let (name, place) = (file.path().display().to_string(), Place::of(file));
+    if let Some(found) = of_head(&head).or_else(|| of_tail(tail)) {
+        return Err(found.refuse(&name, &place));
+    }
+    match vhd_ending(tail, start) {
+        VhdEnding::Doubtful(footer) => Err(doubtful_vhd(&name, footer, start, &place)),
+        VhdEnding::Other | VhdEnding::Whole => Ok(()),
+    }
+}
+
+/// The error of what ends with the footer of a VHD that does not fit, after `before` bytes.
+pub(super) fn doubtful_vhd(
+    name: &str,
+    footer: Option<VhdFooter>,
+    before: u64,
+    place: &Place<'_>,
+) -> Error {
+    let how = match footer {
+        Some(VhdFooter { size, .. }) if size != before => {
+            format!("of a VHD with a disk of {size} bytes, and has {before} bytes before it")
+        }
+        _ => "of a VHD, which is damaged".to_owned(),
+    };
+    let what = format!("{name} ends with the footer {how}");
+    let leave_out = place.hint(
+        "Leave the footer out, and upload the rest, with",
+        "head -c -512 {in} > {out}",
+    );
+    let vhd = match (place, footer) {
+        (Place::File(_), Some(footer)) if footer.fits(before) => {
+            let size = footer.size;
+            format!("; --format vhd takes its first {size} bytes")
+        }
+        _ => String::new(),
+    };
+    Error::new(ErrorKind::Image, what)
+        .permanent()
+        .hint_to(format!("{leave_out} ({}{vhd})", place.forced()))
+}
+
+/// The first bytes of a file.
+pub(super) fn head_of(file: &RawImage, most: usize) -> Result<Vec<u8>> {
+    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
+    let mut head = vec![0; len.min(most)];
+    file.read_at(&mut head, 0)?;
+    Ok(head)
+}
+
+/// Where content is, for commands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// A file on this machine, all of it.
+    File(&'a Path),
+    /// A member of an archive on this machine, by its name there.
+    Member(&'a Path, &'a str),
+    /// What a file on this machine is unpacked to.
+    Packed(&'a Path, StreamFormat),
+    /// A pipe or a web server, and how it is packed.
+    Elsewhere(StreamFormat),
+}
+
+impl<'a> Place<'a> {
+    /// That of a file, or of a member of an archive.
+    pub(super) fn of(file: &'a RawImage) -> Self {
+        match file.member() {
+            _ if !file.is_local() || file.is_stdin() => Self::Elsewhere(StreamFormat::Raw),
+            Some(member) => match file.archive() {
+                Some(archive) => Self::Member(archive, &member.name),
+                None => Self::File(file.path()),
+            },
+            None => Self::File(file.path()),
+        }
+    }
+
+    /// The file that a command is about, and the commands that have to make it first.
+    fn file(&self) -> (String, String) {
+        match self {
+            Self::File(path) => (path.to_string_lossy().into_owned(), String::new()),
+            Self::Member(archive, name) => {
+                let first = format!(
+                    "tar -xf {} {} && ",
+                    word(&archive.to_string_lossy()),
+                    word(name)
+                );
+                ((*name).to_owned(), first)
+            }
+            Self::Packed(path, format) => {
+                let path = path.to_string_lossy();
+                let unpacked = stem(&path);
+                let first = format!(
+                    "{} {} > {} && ",
+                    format.decompress(),
+                    word(&path),
+                    word(&unpacked)
+                );
+                (unpacked, first)
+            }
+            Self::Elsewhere(_) => ("FILE".to_owned(), String::new()),
+        }
+    }
+
+    /// What has to be done before the command.
+    fn before(&self) -> &'static str {
+        match self {
+            Self::Elsewhere(StreamFormat::Raw) => "Put it into a file first. ",
+            Self::Elsewhere(_) => "Unpack it into a file first. ",
+            Self::File(_) | Self::Member(..) | Self::Packed(..) => "",
+        }
+    }
+
+    /// How it is sent as it is all the same.
+    fn forced(&self) -> String {
+        match self {
+            Self::File(_) | Self::Elsewhere(StreamFormat::Raw) => {
+                "--format raw sends it as it is".to_owned()
+            }
+            Self::Member(_, name) => {
+                format!("--disk {} --format raw sends it as it is", word(name))
+            }
+            Self::Packed(path, format) => format!(
+                "to send that as it is: {} {} | openhosting-upload --format raw -",
+                format.decompress(),
+                word(&path.to_string_lossy())
+            ),
+            Self::Elsewhere(_) => {
+                "to send that as it is, unpack it before the pipe, with --format raw".to_owned()
+            }
+        }
+    }
+
+    /// A hint that ends with a command about the file: `{in}`, `{out}` and `{stem}` in it
+    /// are replaced.
+    pub(super) fn hint(&self, words: &str, command: &str) -> String {
+        let (file, first) = self.file();
+        let (stem, out) = match self {
+            Self::Elsewhere(_) => ("DISK".to_owned(), "DISK.img".to_owned()),
+            _ => (stem(&file), raw_of(&file, &stem(&file))),
+        };
+        let command = command
+            .replace("{in}", &word(&file))
+            .replace("{out}", &word(&out))
+            .replace("{stem}", &word(&stem));
+        format!("{}{words}: {first}{command}", self.before())
+    }
+}
+
+impl Foreign {
+    const fn new(what: &'static str, way: Way) -> Self {
+        Self {
+            what: Cow::Borrowed(what),
+            way,
+        }
+    }
+
+    /// The error that refuses it.
+    pub(super) fn refuse(self, name: &str, place: &Place<'_>) -> Error {
+        let within = match place {
+            Place::Packed(_, format) | Place::Elsewhere(format) if *format != StreamFormat::Raw => {
+                format!(" within {format}")
+            }
+            _ => String::new(),
+        };
+        let Self { what, way } = self;
+        let what = format!("{name} is {what}{within}, not a raw disk");
+        let way = match way {
+            Way::Run(words, command) => place.hint(words, command),
+            Way::Advice(sentence) => sentence.to_owned(),
+        };
+        Error::new(ErrorKind::Image, what)
+            .permanent()
+            .hint_to(format!("{way} ({})", place.forced()))
+    }
+}
+
+/// A name of a file as a word of a command, which is no flag.
+pub(super) fn word(name: &str) -> String {
+    match name.starts_with('-') {
+        true => quote(&format!("./{name}")),
+        false => quote(name),
+    }
+}
+
+/// A name without its extension; one without any gets another, so that no command
+/// overwrites what it reads.
+fn stem(name: &str) -> String {
+    const EXTENSION_BYTES_MAX: usize = 8;
+    let base = name.rsplit('/').next().unwrap_or(name);
+    let split = base.rsplit_once('.').filter(|(stem, extension)| {
+        !stem.is_empty() && (1..=EXTENSION_BYTES_MAX).contains(&extension.len())
+    });
+    match split {
+        Some((_, extension)) => name[..name.len() - extension.len() - 1].to_owned(),
+        None => format!("{name}.out"),
+    }
+}
+
+/// A name for the raw image that is made of a file.
+fn raw_of(name: &str, stem: &str) -> String {
+    let is_raw = |name: &str| name.ends_with(".img") || name.ends_with(".raw");
+    match format!("{stem}.img") {
+        _ if is_raw(stem) => stem.to_owned(),
+        same if same == name => format!("{stem}.raw"),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that are no text, and no disk.
+    fn noise(seed: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        fastrand::Rng::with_seed(seed).fill(&mut bytes);
+        bytes
+    }
+
+    fn what(head: &[u8]) -> Option<String> {
+        of_head(head).map(|found| found.what.into_owned())
+    }
+
+    #[test]
+    fn two_bytes_are_never_enough() {
+        let mut head = noise(1, 600);
+        for start in 0..=u16::MAX {
+            head[..2].copy_from_slice(&start.to_le_bytes());
+            assert_eq!(what(&head), None, "{start:04x}");
+        }
+    }
+
+    #[test]
+    fn noise_zeros_and_patterns_are_no_format() {
+        for seed in 0..2000 {
+            assert_eq!(what(&noise(seed, 4096)), None, "{seed}");
+        }
+        for byte in 0..=255 {
+            assert_eq!(what(&[byte; 5000]), None, "{byte:02x}");
+            // As what erases or marks disks writes it.
+            let mut marked = vec![0; 5000];
+            marked[..4].fill(byte);
+            assert_eq!(what(&marked), None, "{byte:02x}");
+        }
+        for len in [0, 1, 2, 3, 511] {
+            assert_eq!(what(&noise(7, len)), None, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_sign_of_a_disk_wins() {
+        let starts: [&[u8]; 4] = [
+            b"7z\xbc\xaf\x27\x1c",
+            b"%PDF-1.4\n",
+            b"\x7fELF\x02\x01\x01",
+            b"a text\n",
+        ];
+        for start in starts {
+            let mut disk = noise(3, signs::HEAD_BYTES);
+            disk[..start.len()].copy_from_slice(start);
+            if start != b"a text\n" {
+                assert!(what(&disk).is_some(), "{start:?}");
+            }
+            for (at, sign) in [
+                (32769, &b"CD001"[..]),
+                (65536 + 64, b"_BHRfS_M"),
+                (512, b"EFI PART"),
+                (4096, b"EFI PART"),
+                (512, b"LABELONE"),
+                (4086, b"SWAPSPACE2"),
+                (510, b"\x55\xaa"),
+            ] {
+                let mut disk = disk.clone();
+                disk[446..510].fill(0);
+                disk[at..at + sign.len()].copy_from_slice(sign);
+                assert_eq!(what(&disk), None, "{start:?} {sign:?}");
+            }
+        }
+        // Loaders start it from its own first sector, and it is no disk.
+        let mut kernel = noise(3, 4096);
+        kernel[446..510].fill(0);
+        kernel[510..518].copy_from_slice(b"\x55\xaa\xeb\x6aHdrS");
+        assert_eq!(what(&kernel).as_deref(), Some("a Linux kernel"));
+    }
+
+    #[test]
+    fn text_is_what_it_says() {
+        let lines = |line: &str| line.repeat(300);
+        let digest = format!("{}  disk.img\n", "0a".repeat(32));
+        let cases: [(String, Option<&str>); 27] = [
+            ("<!DOCTYPE HTML>\n<html>".into(), Some("a web page")),
+            ("\u{feff}  <!-- x --><HTML>".into(), Some("a web page")),
+            (
+                "<?xml version=\"1.0\"?><!-- a --><bmap version=\"2.0\">".into(),
+                Some("a block map, which describes an image"),
+            ),
+            (
+                "<ovf:Envelope>".into(),
+                Some("a description of a machine (OVF)"),
+            ),
+            (
+                "<Error><Code>AccessDenied</Code></Error>".into(),
+                Some("an XML document"),
+            ),
+            ("{\"error\": \"not found\"}".into(), Some("a JSON document")),
+            (
+                "../.git/annex/objects/0/1".into(),
+                Some("a pointer of git-annex, not the file"),
+            ),
+            (
+                "/annex/objects/SHA256E-s1--00.img\n".into(),
+                Some("a pointer of git-annex, not the file"),
+            ),
+            (
+                "version https://git-lfs.github.com/spec/v1\n".into(),
+                Some("a pointer of Git LFS, not the file"),
+            ),
+            ("#!/bin/sh\nexec true\n".into(), Some("a script")),
+            (
+                "#!/bin/sh\n#V2.0 Format\nmodprobe cloop".into(),
+                Some("a cloop image"),
+            ),
+            (digest.clone(), Some("a list of checksums")),
+            (lines(&digest), Some("a list of checksums")),
+            (
+                format!("SHA256 (disk.img) = {}\n", "0A".repeat(32)),
+                Some("a list of checksums"),
+            ),
+            (
+                lines(":10010000214601360121470136007EFE09D2190140\r\n"),
+                Some("a firmware file (Intel HEX)"),
+            ),
+            (
+                lines("S1137AF00A0A0D0000000000000000000000000061\n"),
+                Some("a firmware file (S-record)"),
+            ),
+            (
+                "# Disk DescriptorFile\nversion=1\n".into(),
+                Some("a description of a VMDK, whose disk is in other files"),
+            ),
+            (
+                "\r\n\r\n# Disk Descriptor File \r\n".into(),
+                Some("a description of a VMDK, whose disk is in other files"),
+            ),
+            (
+                "-----BEGIN PGP MESSAGE-----\n".into(),
+                Some("a file encrypted with OpenPGP"),
+            ),
+            ("d8:announce30:http://example".into(), Some("a torrent")),
+            ("404: Not Found".into(), Some("a text file")),
+            ("Zugriff verweigert, für alle\n".into(), Some("a text file")),
+            (lines("what a log says\n"), Some("a text file")),
+            (format!("<html>{}", "\0".repeat(600)), Some("a web page")),
+            (format!("a label{}", "\0".repeat(600)), None),
+            ("U".repeat(5000), None),
+            ("a\u{1}b".into(), None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(what(text.as_bytes()).as_deref(), expected, "{text:.60}");
+        }
+        // In other encodings.
+        let latin = b"F\xfcr alle, d\xe9j\xe0 vu\r\n".repeat(9);
+        assert_eq!(what(&latin).as_deref(), Some("a text file"));
+        for (mark, bytes) in [
+            (0xfeff_u16, u16::to_be_bytes as fn(u16) -> [u8; 2]),
+            (0xfeff, u16::to_le_bytes),
+        ] {
+            let wide: Vec<u8> = std::iter::once(mark)
+                .chain("<html>".encode_utf16())
+                .flat_map(bytes)
+                .collect();
+            assert_eq!(what(&wide).as_deref(), Some("a web page"));
+        }
+        assert_eq!(what(b"\xff\xfe\0\0\0\0\0\0"), None);
+    }
+
+    #[test]
+    fn media_documents_and_programs_are_known() {
+        let pad = |start: &[u8]| [start, &noise(5, 500)].concat();
+        for start in [
+            &b"\x89PNG\r\n\x1a\n"[..],
+            b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+            b"GIF89a",
+            b"%PDF-1.7",
+            b"SQLite format 3\0",
+            b"fLaC",
+            b"OggS",
+            b"ID3\x04",
+            b"RIFF\x10\0\0\0WAVE",
+            b"\x1a\x45\xdf\xa3",
+            b"wOF2",
+            b"\xca\xfe\xba\xbe",
+            b"\0asm\x01\0\0\0",
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+            b"bvx2",
+            b"Rar!\x1a\x07\x01\0",
+            b"RZIP\x02\x01",
+        ] {
+            assert!(what(&pad(start)).is_some(), "{start:?}");
+        }
+    }
+
+    #[test]
+    fn a_command_names_other_files_than_it_reads() {
+        let cases = [
+            ("a.simg", "a", "a.img"),
+            ("a.img", "a", "a.raw"),
+            ("a.img.lzo", "a.img", "a.img"),
+            ("dir.d/disk", "dir.d/disk.out", "dir.d/disk.out.img"),
+            ("dir/.disk", "dir/.disk.out", "dir/.disk.out.img"),
+            (
+                "a.not-an-extension",
+                "a.not-an-extension.out",
+                "a.not-an-extension.out.img",
+            ),
+        ];
+        for (name, expected_stem, raw) in cases {
+            let stem = stem(name);
+            assert_eq!((&*stem, &*raw_of(name, &stem)), (expected_stem, raw));
+        }
+        assert_eq!((&*word("-a"), &*word("a b")), ("./-a", "'a b'"));
+    }
+}

@@ -1,0 +1,116 @@
+//! What there is to say of an image that is sent all the same: it may be no disk, or not
+//! one that the drive can be used as.
+
+use std::sync::{Arc, OnceLock};
+
+use super::signs::{self, has_boot_signature, sign_of};
+use super::{Disk, Format, Gpt, Image, Length, StreamEnd};
+use crate::error::Result;
+
+/// Bytes of a sector of a drive.
+const SECTOR_BYTES: u64 = 512;
+
+/// Lines about an image, before it is sent. Of a raw one whose format `is_told` it is not
+/// asked whether it is a disk. Blocks.
+///
+/// # Errors
+/// What reading its first bytes says.
+pub(super) fn of(image: &Image, is_told: bool) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    let read;
+    let head = match image {
+        Image::Stream(stream) => stream.head(),
+        Image::Raw(raw) => {
+            read = head_of(raw)?;
+            &read
+        }
+        Image::Mapped(mapped) => {
+            read = head_of(&**mapped)?;
+            &read
+        }
+    };
+    let is_raw = image.format() == Format::Raw;
+    let sign = sign_of(head);
+    if is_raw && !is_told && sign.is_none() && !has_boot_signature(head) {
+        lines.push(
+            "No boot signature, partition table or known file system was found in the image: check that it is a disk"
+                .to_owned(),
+        );
+    }
+    if is_raw && sign == Some(signs::LUKS) {
+        lines.push(
+            "The image is a LUKS container, and will be one on the drive: the guest has to open it with its key"
+                .to_owned(),
+        );
+    }
+    let sector = match image {
+        Image::Mapped(mapped) => mapped.sector(),
+        Image::Raw(_) | Image::Stream(_) => None,
+    };
+    let table = Gpt::of_head(head).map(|table| table.sector);
+    let mut sectors = [table, sector].into_iter().flatten();
+    if let Some(sector) = sectors.find(|sector| *sector != SECTOR_BYTES) {
+        lines.push(format!(
+            "The image was made for sectors of {sector} bytes: on a drive with sectors of {SECTOR_BYTES} bytes, which is usual, the guest may not find its partitions"
+        ));
+    }
+    if let Length::Known(size) = image.length() {
+        lines.extend(of_size(size));
+    }
+    Ok(lines)
+}
+
+/// A line about an image of `size` bytes.
+fn of_size(size: u64) -> Option<String> {
+    let rest = size % SECTOR_BYTES;
+    (rest != 0).then(|| {
+        format!(
+            "The image has {size} bytes, which is not a multiple of the sector size of {SECTOR_BYTES}: the guest may not see the last {rest} bytes"
+        )
+    })
+}
+
+fn head_of(disk: &dyn Disk) -> Result<Vec<u8>> {
+    let len = usize::try_from(disk.size()).unwrap_or(usize::MAX);
+    let mut head = vec![0; len.min(signs::HEAD_BYTES)];
+    disk.read_at(&mut head, 0)?;
+    Ok(head)
+}
+
+/// What can be said of a stream at its end only.
+#[derive(Clone, Debug, Default)]
+pub struct LateNotices {
+    table: Option<Gpt>,
+    is_size_new: bool,
+    ended: Arc<OnceLock<StreamEnd>>,
+}
+
+impl LateNotices {
+    pub(super) fn of(image: &Image) -> Self {
+        match image {
+            Image::Raw(_) | Image::Mapped(_) => Self::default(),
+            Image::Stream(stream) => Self {
+                table: stream.gpt(),
+                is_size_new: stream.length().known().is_none(),
+                ended: stream.ended(),
+            },
+        }
+    }
+
+    /// The lines about an image of `size` bytes that was read to its end.
+    pub fn notices(&self, size: u64) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.ended.get() == Some(&StreamEnd::FooterLeftOut) {
+            lines.push(
+                "The image is a fixed VHD: its footer, the last 512 bytes, was left out".to_owned(),
+            );
+        }
+        lines.extend(of_size(size).filter(|_| self.is_size_new));
+        lines
+    }
+
+    /// What is wrong with it on a drive of `drive` bytes.
+    pub fn warning(&self, size: u64, drive: u64) -> Option<String> {
+        self.table?.misplaced(size, drive)
+    }
+}
