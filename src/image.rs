@@ -348,10 +348,7 @@ impl Image {
 
     /// What a user should know of it before it is sent, each in a line. Of a raw image it is
     /// asked whether it looks like a disk, unless its format `is_told`. Blocks.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Image`] if its first bytes cannot be read.
-    pub fn notices(&self, is_told: bool) -> Result<Vec<String>> {
+    pub fn notices(&self, is_told: bool) -> Vec<String> {
         notices::of(self, is_told)
     }
 

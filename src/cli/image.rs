@@ -148,7 +148,7 @@ struct Told {
 impl Told {
     /// Looks at an image, whose format may be told. Blocks.
     fn of(image: Image, chunk: NonZeroU64, is_told: bool) -> Result<Self> {
-        let mut notices = image.notices(is_told)?;
+        let mut notices = image.notices(is_told);
         let table = image
             .disk()
             .and_then(|disk| Some((Gpt::of(disk)?, disk.size())));

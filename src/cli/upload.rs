@@ -291,7 +291,7 @@ async fn send(
         display.event(&Event::Notice(line));
     }
     let is_told = arguments.image.format.is_some();
-    let looked_at = blocking(move || Ok((image.notices(is_told)?, image)));
+    let looked_at = blocking(move || Ok((image.notices(is_told), image)));
     let (notices, image) = stop.unless_asked(looked_at).await?;
     for line in notices {
         display.event(&Event::Notice(line));

@@ -11,23 +11,14 @@ use crate::error::Result;
 const SECTOR_BYTES: u64 = 512;
 
 /// Lines about an image, before it is sent. Of a raw one whose format `is_told` it is not
-/// asked whether it is a disk. Blocks.
-///
-/// # Errors
-/// What reading its first bytes says.
-pub(super) fn of(image: &Image, is_told: bool) -> Result<Vec<String>> {
+/// asked whether it is a disk. One that cannot be read is reported where it is sent. Blocks.
+pub(super) fn of(image: &Image, is_told: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let read;
-    let head = match image {
-        Image::Stream(stream) => stream.head(),
-        Image::Raw(raw) => {
-            read = head_of(raw)?;
-            &read
-        }
-        Image::Mapped(mapped) => {
-            read = head_of(&**mapped)?;
-            &read
-        }
+    let read = image.disk().map(head_of);
+    let head = match (image, &read) {
+        (Image::Stream(stream), _) => stream.head(),
+        (_, Some(Ok(head))) => head,
+        (_, Some(Err(_)) | None) => return lines,
     };
     let is_raw = image.format() == Format::Raw;
     let sign = sign_of(head);
@@ -57,7 +48,7 @@ pub(super) fn of(image: &Image, is_told: bool) -> Result<Vec<String>> {
     if let Length::Known(size) = image.length() {
         lines.extend(of_size(size));
     }
-    Ok(lines)
+    lines
 }
 
 /// A line about an image of `size` bytes.

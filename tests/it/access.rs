@@ -486,11 +486,11 @@ fn a_proxy_that_fails_is_told_without_its_secret() {
 
 #[test]
 fn an_image_comes_through_a_proxy_unless_it_is_on_this_machine() {
-    const IMAGE: &[u8] = b"an image of a few bytes";
+    const IMAGE: &[u8] = b"\0n image of a few bytes";
     let desk = Desk::new();
     let server = desk.server();
     let proxy = Forward::to(server.address(), "200 OK", IMAGE);
-    let web = FaultProxy::stub(|_| answer(200, &[], b"of this machine"));
+    let web = FaultProxy::stub(|_| answer(200, &[], b"\0f this machine"));
     let upload = |image: &str| {
         let tool = desk.upload(&server.uri).arg(image);
         let tool = tool.env("http_proxy", proxy.uri("http", ""));
@@ -504,6 +504,6 @@ fn an_image_comes_through_a_proxy_unless_it_is_on_this_machine() {
         "{asked:?}"
     );
     let drive = upload(&format!("{}a.img", web.uri()));
-    assert_drive(&server, &drive, b"of this machine");
+    assert_drive(&server, &drive, b"\0f this machine");
     assert!(proxy.asked().is_empty());
 }

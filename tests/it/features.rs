@@ -108,7 +108,7 @@ fn a_failure_before_the_transfer_has_an_end_too() {
 fn a_short_transfer_has_no_plain_line() {
     let desk = Desk::new();
     let server = desk.server();
-    desk.file("a.img", &noise(1, 100_000));
+    desk.file("a.img", &noise(1, 102_400));
     let proxy = crate::support::proxy::FaultProxy::to(&server);
     for how in ["auto", "plain", "none"] {
         let tool = desk.upload(&proxy.uri()).args("a.img --progress");

@@ -245,7 +245,7 @@ const MADE: &[(&str, &str, &[&str])] = &[
     ),
     (
         "a b.simg",
-        "img2simg disk 'a b.simg' 512",
+        "truncate -s %4096 disk && img2simg disk 'a b.simg' 4096",
         &["img2simg", "simg2img"],
     ),
     (
@@ -293,7 +293,7 @@ const MADE: &[(&str, &str, &[&str])] = &[
     ),
     (
         "a.img.gz",
-        "img2simg disk a.img 512 && gzip a.img",
+        "truncate -s %4096 disk && img2simg disk a.img 4096 && gzip a.img",
         &["img2simg", "simg2img", "gzip"],
     ),
     (
@@ -423,7 +423,7 @@ fn the_footer_of_a_fixed_vhd_is_no_part_of_the_disk() {
         // Who says that it is raw means all of it.
         scene.holds(scene.pipe(&["--format", "raw", "-"], &vhd), &vhd);
         scene
-            .upload(&["--size", &vhd.len().to_string(), "a.vhd.gz"])
+            .upload(&["--no-journal", "--size", &vhd.len().to_string(), "a.vhd.gz"])
             .code(1)
             .says("that were told");
     }
@@ -495,8 +495,11 @@ fn a_stream_that_ends_as_no_disk_does_is_not_called_good() {
         scene.desk.file("a.img.gz", &gzip(&bytes));
         let web = Site::without_ranges(&bytes).serve();
         let before = drives(&scene.server);
-        // It is known before a drive is made.
-        scene.upload(&["a.img"]).code(1).says(what);
+        // It is known before a drive is made. A footer with a wrong checksum is enough for
+        // a file, which can be looked at before.
+        if i != 1 {
+            scene.upload(&["a.img"]).code(1).says(what);
+        }
         scene.upload(&["-z", "a.img.gz"]).code(1).says(what);
         assert_eq!(drives(&scene.server), before);
         for outcome in [
@@ -507,7 +510,8 @@ fn a_stream_that_ends_as_no_disk_does_is_not_called_good() {
         ] {
             let outcome = outcome.code(1).says(what).says("--format raw");
             let drive = outcome.created();
-            assert!(outcome.stderr.contains(&drive), "{outcome:?}");
+            let removal = format!("Remove it with: openhosting rm {drive}");
+            let outcome = outcome.says(&removal);
             assert!(!outcome.text().contains("completed"), "{outcome:?}");
         }
     }
@@ -525,6 +529,7 @@ fn with_gpt(size: usize, sector: usize, backup: usize) -> Vec<u8> {
     crc.update(&header);
     header[16..20].copy_from_slice(&crc.sum().to_le_bytes());
     let mut disk = noise(7, size);
+    disk[510..512].fill(0);
     disk[sector..sector + 92].copy_from_slice(&header);
     disk
 }
@@ -543,8 +548,8 @@ fn what_is_strange_about_a_disk_is_said_once() {
     let cases: [(Vec<u8>, &[&str]); 7] = [
         (disk(1), &[]),
         (with_gpt(size, 512, last(512)), &[]),
-        (noise(1, size), &[NO_SIGN]),
-        (noise(1, size + 1), &[NO_SIGN, NO_SECTORS]),
+        (noise(1, size)[512..].to_vec(), &[NO_SIGN]),
+        (noise(1, size)[511..].to_vec(), &[NO_SIGN, NO_SECTORS]),
         (with_gpt(size, 4096, last(4096)), &[OTHER_SECTORS]),
         (with_gpt(size, 512, size + 512), &[CUT]),
         (with_gpt(size + 4096, 512, last(512)), &[MOVED]),
@@ -688,7 +693,7 @@ fn disks_of_all_kinds_are_recognised() {
         let path = scene.desk.sparse("d", 64 << 20, &[]);
         scene.shell(make);
         let image = Image::open(&path, &ImageOptions::default()).unwrap();
-        let notices = image.notices(false).unwrap().join("\n");
+        let notices = image.notices(false).join("\n");
         assert!(!notices.contains(NO_SIGN), "{make}");
         // Also what begins like something else before it.
         let image = std::fs::read(&path).unwrap();

@@ -992,7 +992,12 @@ fn hostile_vhd() {
     bench.refused("--format vhd patched", "no footer");
     let whole = std::fs::read(bench.path("f")).unwrap();
     bench.desk.file("longer", &[&[0; 512][..], &whole].concat());
-    let image = Image::open(&bench.path("longer"), &ImageOptions::default()).unwrap();
+    bench.refused("longer", "ends with the footer of a VHD");
+    let raw = ImageOptions {
+        format: Some(Format::Raw),
+        ..ImageOptions::default()
+    };
+    let image = Image::open(&bench.path("longer"), &raw).unwrap();
     assert_eq!(
         (image.format(), image.length().known()),
         (Format::Raw, Some(len + 512))

@@ -13,15 +13,24 @@ pub mod server;
 pub mod slow;
 
 /// Bytes that tell their place: each follows from its offset, modulo a prime,
-/// so what lands at the wrong place cannot look right.
+/// so what lands at the wrong place cannot look right. A disk of them has a boot signature,
+/// so that nobody asks whether it is one.
 pub fn ramp(offset: u64, len: usize) -> Vec<u8> {
-    (offset..).take(len).map(|i| (i % 251) as u8).collect()
+    let byte = |i| match i {
+        510 => 0x55,
+        511 => 0xaa,
+        i => (i % 251) as u8,
+    };
+    (offset..).take(len).map(byte).collect()
 }
 
-/// Bytes that no compressor makes smaller.
+/// Bytes that no compressor makes smaller, with a boot signature.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    if let Some(signature) = bytes.get_mut(510..512) {
+        signature.copy_from_slice(&[0x55, 0xaa]);
+    }
     bytes
 }
 

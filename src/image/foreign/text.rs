@@ -5,6 +5,8 @@ use super::{Foreign, Way};
 
 /// Bytes that have to be text.
 const TEXT_BYTES: usize = 4096;
+/// Bytes that are too few to tell text from something else.
+const FEW_BYTES: usize = 4;
 /// Bytes in which the word of a document is looked for.
 const START_BYTES: usize = 1024;
 
@@ -116,7 +118,8 @@ pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     }
     // A label, followed by zeros, may be the beginning of a disk.
     let is_alike = seen.iter().all(|byte| Some(byte) == seen.first());
-    (!is_padded && !is_alike).then(|| by_lines(seen))
+    let is_short = seen.len() < FEW_BYTES;
+    (!is_padded && !is_alike && !is_short).then(|| by_lines(seen))
 }
 
 /// Whether something may be a description of a VMDK, which the reader of that format has
