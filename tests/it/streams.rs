@@ -701,7 +701,10 @@ fn what_cannot_be_read_in_order_is_refused_within_a_stream() {
     outcome.says("stdin is qcow2, which has to be read at any place");
     assert_eq!(drives(&scene.server), Vec::<String>::new());
     scene.desk.file("c.img", &gzip(&qcow2));
-    scene.upload("-z c.img").code(1).says("is qcow2 within gzip");
+    scene
+        .upload("-z c.img")
+        .code(1)
+        .says("is qcow2 within gzip");
     assert_eq!(drives(&scene.server), Vec::<String>::new());
     // Who says what it is is believed.
     let outcome = scene.pipe("--format raw -", &qcow2).code(0);

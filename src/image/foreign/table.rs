@@ -396,7 +396,12 @@ const DISKS: &[Entry] = &[
 
 /// Archives and what is packed as a whole. Those that are read never come here.
 const PACKED: &[Entry] = &[
-    entry("a tar archive whose header is damaged", 257, b"ustar", unpack("tar -xf {in}")),
+    entry(
+        "a tar archive whose header is damaged",
+        257,
+        b"ustar",
+        unpack("tar -xf {in}"),
+    ),
     entry("a ZIP archive", 0, b"PK\x03\x04", unpack("unzip {in}")),
     entry("a ZIP archive without files", 0, b"PK\x05\x06", LOOK),
     entry(
