@@ -143,10 +143,7 @@ fn foreign() -> Vec<(&'static str, Vec<u8>)> {
         ("a QED image", qed()),
         ("a web page", page.into()),
         ("a web page", [&b"\xff\xfe"[..], &wide].concat()),
-        (
-            "a web page",
-            format!("\n\n<?xml version='1.0'?>\n<html/>").into(),
-        ),
+        ("a web page", "\n\n<?xml version='1.0'?>\n<html/>".into()),
         ("a pointer of Git LFS", lfs.into()),
         (
             "a description of a VMDK",
@@ -272,7 +269,7 @@ const MADE: &[(&str, &str, &[&str])] = &[
     ),
     (
         "a.pc",
-        "mke2fs -q -F -t ext4 disk && partclone.ext4 -c -L /dev/null -s disk -o a.pc",
+        "truncate -s 2M disk && mke2fs -q -F -t ext4 disk && partclone.ext4 -c -L /dev/null -s disk -o a.pc",
         &["mke2fs", "partclone.ext4", "partclone.restore"],
     ),
     (
