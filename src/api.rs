@@ -3,10 +3,12 @@
 
 mod answer;
 mod body;
+mod cause;
 mod client;
 mod endpoint;
 mod meter;
 mod patience;
+mod route;
 mod trust;
 mod web;
 
@@ -14,5 +16,6 @@ pub use body::{Upload, UploadBody};
 pub use client::{Client, ClientConfig, RawCall};
 pub use endpoint::Endpoint;
 pub use meter::Meter;
-pub use trust::Certificates;
+pub use route::{Proxies, Route};
+pub use trust::{Certificates, Identity};
 pub use web::{Pin, Web, WebAnswer, WebUrl};

@@ -25,6 +25,7 @@ mod printable;
 mod private;
 mod probe;
 mod prompt;
+mod proxies;
 mod publish;
 mod server;
 mod signals;

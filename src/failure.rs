@@ -14,6 +14,9 @@ pub enum Failure {
     Connect(String),
     /// The certificate of the endpoint was not accepted.
     Certificate(String),
+    /// Something on the way refuses this machine, or speaks another protocol: a proxy, or
+    /// the TLS of the endpoint.
+    Barred(Obstacle),
     /// The connection broke after it was made. Whether the endpoint did what was
     /// asked is not known.
     Broken(String),
@@ -25,6 +28,15 @@ pub enum Failure {
     /// The answer is not one of this API: a proxy's page, a redirect, a body of
     /// the wrong length.
     NotApi(String),
+}
+
+/// What bars the way to an endpoint until somebody configures something else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What it is, with the place where it is.
+    pub why: String,
+    /// What to do about it.
+    pub hint: &'static str,
 }
 
 /// An error answer (REFERENCE section 3).
@@ -44,7 +56,7 @@ impl Failure {
     /// Whether the endpoint may have done what was asked.
     pub fn is_ambiguous(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Certificate(_) => false,
+            Self::Connect(_) | Self::Certificate(_) | Self::Barred(_) => false,
             Self::Broken(_) | Self::Stalled(_) | Self::NotApi(_) => true,
             // Of a 4xx the service says clearly that nothing was done. A
             // timeout of a proxy (408) and all of 5xx leave it open; that a
@@ -84,6 +96,7 @@ impl Failure {
                     "Check the endpoint's name and this machine's date and certificates; --cacert FILE tells others",
                 ),
             ),
+            Self::Barred(obstacle) => (ErrorKind::Rejected, Some(obstacle.hint)),
             Self::NotApi(_) => (
                 ErrorKind::Protocol,
                 Some(
@@ -107,6 +120,16 @@ impl Refusal {
             return (ErrorKind::Rejected, None);
         }
         match self.status {
+            // The API names its error; what stands before it does not.
+            403 | 404 if self.error.is_none() => (
+                match self.status {
+                    403 => ErrorKind::Unauthenticated,
+                    _ => ErrorKind::NotFound,
+                },
+                Some(
+                    "The answer bears no mark of the API: a firewall or proxy may have sent it. Check OHURI, or the profile's endpoint, then the drive and the credentials",
+                ),
+            ),
             401 | 403 => (
                 ErrorKind::Unauthenticated,
                 Some("Check OHAUTH, or the profile's credentials: <user uuid>:<secret API key>"),
@@ -145,6 +168,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Connect(why) => write!(f, "cannot connect: {why}"),
             Self::Certificate(why) => write!(f, "certificate not accepted: {why}"),
+            Self::Barred(obstacle) => write!(f, "cannot connect: {}", obstacle.why),
             Self::Broken(why) => write!(f, "connection broke: {why}"),
             Self::Stalled(after) => {
                 write!(f, "nothing moved for {} s", after.as_secs_f32().ceil())

@@ -7,7 +7,9 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 
+use super::cause::no_answer;
 use super::meter::Traffic;
+use super::route::Route;
 use crate::failure::{Failure, Refusal};
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
 
@@ -15,36 +17,6 @@ use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
 const ERROR_BODY_BYTES: u64 = 4096;
 /// Longest message shown.
 const MESSAGE_CHARS: usize = 160;
-
-/// What a request that got no answer at all failed of.
-pub(super) fn no_answer(error: reqwest::Error) -> Failure {
-    let is_connect = error.is_connect();
-    let error = error.without_url();
-    let mut why = String::new();
-    let mut certificate = None;
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(error) = cause {
-        certificate = certificate.or_else(|| invalid_certificate(error));
-        // The innermost cause says what happened; the others where.
-        why = error.to_string();
-        cause = error.source();
-    }
-    match certificate {
-        Some(why) => Failure::Certificate(why),
-        None if is_connect => Failure::Connect(why),
-        None => Failure::Broken(why),
-    }
-}
-
-/// What is wrong with the certificate, if that is what `error` is about.
-fn invalid_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-        return Some(error.to_string());
-    }
-    // An io error hides what it wraps from `source`, maybe another io error.
-    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-    invalid_certificate(inner)
-}
 
 /// Lets 2xx pass and makes a failure of everything else.
 pub(super) async fn check(response: Response, stall: Duration) -> Result<Response, Failure> {
@@ -57,7 +29,8 @@ pub(super) async fn check(response: Response, stall: Duration) -> Result<Respons
     let message = if status.is_redirection() {
         redirect_message(&response)
     } else if is_html(response.headers()) {
-        "an HTML page".to_owned()
+        let page = collect_at_most(response, ERROR_BODY_BYTES, stall).await;
+        html_message(&page)
     } else {
         // The status is clear without it.
         let body = collect_at_most(response, ERROR_BODY_BYTES, stall).await;
@@ -189,7 +162,8 @@ pub(super) async fn next_part(
 ) -> Result<Option<Bytes>, Failure> {
     match tokio::time::timeout(stall, response.chunk()).await {
         Ok(Ok(part)) => Ok(part),
-        Ok(Err(error)) => Err(no_answer(error)),
+        // The connection was there: it is no matter of how it was configured.
+        Ok(Err(error)) => Err(no_answer(error, &Route::default())),
         Err(_) => Err(Failure::Stalled(stall)),
     }
 }
@@ -205,6 +179,22 @@ fn is_html(headers: &HeaderMap) -> bool {
             .to_ascii_lowercase()
             .starts_with("text/html")
     })
+}
+
+/// A page of HTML by its title, which is all of it that a person would read in a line.
+fn html_message(page: &[u8]) -> String {
+    let text = String::from_utf8_lossy(page);
+    // ASCII only, so that places in the one are places in the other.
+    let lower = text.to_ascii_lowercase();
+    let title = lower.find("<title>").and_then(|start| {
+        let start = start + "<title>".len();
+        let end = start + lower.get(start..)?.find("</title>")?;
+        text.get(start..end)
+    });
+    match title.map(|title| first_line(title.as_bytes())) {
+        Some(title) if !title.is_empty() => format!("an HTML page, {title:?}"),
+        _ => "an HTML page".to_owned(),
+    }
 }
 
 fn redirect_message(response: &Response) -> String {

@@ -15,10 +15,12 @@ use reqwest::{Method, Response, Url};
 
 use super::answer;
 use super::body::{Upload, UploadBody};
+use super::cause::{no_answer, was_not_sent};
 use super::endpoint::Endpoint;
 use super::meter::{Meter, Traffic};
 use super::patience::{self, Progress};
-use super::trust::{Certificates, Trust};
+use super::route::Route;
+use super::trust::{Certificates, Identity, Trust};
 use crate::chunk::{Encoding, Part};
 use crate::credentials::Credentials;
 use crate::digest::Digest;
@@ -29,6 +31,10 @@ use crate::wire::{
     EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties, X_OPENHOSTING_EXTENSIONS,
 };
 
+/// Attempts at a request without a body whose connection was closed before anything was
+/// sent. With TLS 1.3 a server says only after the handshake that it refuses a client, and
+/// whether that is seen before the request is sent is a matter of chance.
+const UNSENT_ATTEMPTS: usize = 5;
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of one drive's properties that are read.
@@ -46,6 +52,11 @@ pub struct ClientConfig {
     /// What the endpoint's certificate has to be signed by; what this machine trusts
     /// without them. A [`Web`](super::Web) trusts both.
     pub certificates: Option<Certificates>,
+    /// Who this client is to the endpoint's TLS, if it asks. A [`Web`](super::Web) never
+    /// tells.
+    pub identity: Option<Identity>,
+    /// Where all this was configured, for messages.
+    pub route: Route,
 }
 
 impl Default for ClientConfig {
@@ -57,6 +68,8 @@ impl Default for ClientConfig {
             stall: Duration::from_secs(30),
             meter: None,
             certificates: None,
+            identity: None,
+            route: Route::default(),
         }
     }
 }
@@ -68,6 +81,7 @@ pub struct Client {
     endpoint: Endpoint,
     user: String,
     stall: Duration,
+    route: Route,
     traffic: Traffic,
     extensions: Arc<Extensions>,
 }
@@ -112,7 +126,7 @@ impl Client {
             None => Trust::Machine,
         };
         let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(trust.tls()?)
+            .tls_backend_preconfigured(trust.tls(config.identity.as_ref())?)
             .default_headers(headers)
             .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(config.connect)
@@ -126,7 +140,10 @@ impl Client {
             .referer(false)
             // What is worth repeating is decided in `policy`.
             .retry(reqwest::retry::never());
-        if endpoint.is_loopback() {
+        let is_excluded = endpoint
+            .url([])
+            .is_ok_and(|url| config.route.excludes(&url));
+        if endpoint.is_loopback() || is_excluded {
             // A proxy would be handed the credentials in the clear.
             builder = builder.no_proxy();
         }
@@ -144,6 +161,7 @@ impl Client {
             endpoint,
             user: credentials.user().to_owned(),
             stall: config.stall,
+            route: config.route.clone(),
             traffic: Traffic::new(config.meter.clone()),
             extensions: Arc::default(),
         })
@@ -524,8 +542,17 @@ impl Client {
                 )))
             };
         }
-        let answer = patience::answer(request.send(), &progress, self.stall).await?;
-        answer.map_err(answer::no_answer)
+        for _ in 0..UNSENT_ATTEMPTS {
+            let again = request.try_clone();
+            let answer = patience::answer(request.send(), &progress, self.stall).await?;
+            match (answer, again) {
+                (Err(error), Some(again)) if was_not_sent(&error) => request = again,
+                (answer, _) => return answer.map_err(|error| no_answer(error, &self.route)),
+            }
+        }
+        Err(Failure::Broken(
+            "the connection closed before a request was sent".into(),
+        ))
     }
 
     fn drive_url(&self, drive: DriveId, action: &[&str]) -> Result<Url, Failure> {

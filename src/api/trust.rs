@@ -3,9 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
+};
 use rustls_platform_verifier::Verifier;
 
 use super::client::cannot;
@@ -16,12 +22,14 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Certificates(Arc<[CertificateDer<'static>]>);
 
 impl Certificates {
-    /// Reads what a PEM file holds, one certificate or several.
+    /// Reads what a PEM file holds, one certificate or several. What stands between them
+    /// does not count, whatever its encoding.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if there is none in it, or one that is damaged.
     pub fn from_pem(text: &[u8]) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Usage, what);
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let found: Vec<_> = CertificateDer::pem_slice_iter(text)
             .collect::<std::result::Result<_, _>>()
             .map_err(|cause| wrong("A certificate is damaged").because(cause))?;
@@ -64,31 +72,160 @@ pub(super) enum Trust<'c> {
 }
 
 impl Trust<'_> {
-    /// The TLS of a client that trusts so.
-    pub(super) fn tls(self) -> Result<ClientConfig> {
+    /// The TLS of a client that trusts so, and says who it is if it is asked.
+    pub(super) fn tls(self, identity: Option<&Identity>) -> Result<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(cannot)?;
-        let by_machine = |more: &[CertificateDer<'static>]| {
+        let by_machine = |more: &[CertificateDer<'static>], provider| {
             Verifier::new_with_extra_roots(more.iter().cloned(), provider).map_err(cannot)
         };
-        let verifier = match self {
+        let (inner, trusted): (Arc<dyn ServerCertVerifier>, _) = match self {
             Self::Nobody => {
                 let config = config.with_root_certificates(RootCertStore::empty());
                 return Ok(config.with_no_client_auth());
             }
             Self::Only(certificates) => {
-                let config = config.with_root_certificates(certificates.roots()?);
-                return Ok(config.with_no_client_auth());
+                let roots = Arc::new(certificates.roots()?);
+                let built = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+                (built.map_err(cannot)?, Some(certificates))
             }
-            Self::Machine => by_machine(&[])?,
-            Self::MachineAnd(certificates) => by_machine(&certificates.0)?,
+            Self::Machine => (Arc::new(by_machine(&[], provider)?), None),
+            Self::MachineAnd(certificates) => {
+                let verifier = by_machine(&certificates.0, provider)?;
+                (Arc::new(verifier), Some(certificates))
+            }
         };
-        // The verifier of the platform is set in no other way; it verifies all the same.
-        let config = config.dangerous();
-        let config = config.with_custom_certificate_verifier(Arc::new(verifier));
-        Ok(config.with_no_client_auth())
+        let trusted = trusted.cloned();
+        // A verifier of our own is set in no other way; it verifies all the same.
+        let config = config
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SelfSigned { inner, trusted }));
+        match identity {
+            None => Ok(config.with_no_client_auth()),
+            Some(identity) => config
+                .with_client_auth_cert(identity.chain.to_vec(), identity.key.clone_key())
+                .map_err(|cause| {
+                    let what = "The client certificate and its key do not fit each other";
+                    Error::new(ErrorKind::Usage, what).because(cause)
+                }),
+        }
+    }
+}
+
+/// Who a client is to the TLS of a server: a chain of certificates and the private key of
+/// the first one. Cheap to clone.
+#[derive(Clone)]
+pub struct Identity {
+    chain: Arc<[CertificateDer<'static>]>,
+    key: Arc<PrivateKeyDer<'static>>,
+}
+
+impl Identity {
+    /// Reads the certificates of one PEM file and the private key of another, or of the
+    /// same.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if a certificate or the key is missing, damaged or encrypted.
+    /// No message quotes the key.
+    pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self> {
+        let chain = Certificates::from_pem(certificates)?.0;
+        let wrong = |what: &str| Error::new(ErrorKind::Usage, what);
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| {
+            wrong("There is no private key in PEM form, or it is encrypted")
+                .hint_to("Decrypt a key with: openssl pkey -in KEY -out PLAIN-KEY")
+        })?;
+        Ok(Self {
+            chain,
+            key: Arc::new(key),
+        })
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} certificates and a key", self.chain.len())
+    }
+}
+
+/// Verifies as another verifier does, and accepts a certificate that signed itself if the
+/// user trusts this very certificate.
+///
+/// `openssl req -x509` marks such a certificate as that of a CA, and a CA's certificate is
+/// refused for a server. Whoever names it with `--cacert` trusts it, as curl does.
+#[derive(Debug)]
+struct SelfSigned {
+    inner: Arc<dyn ServerCertVerifier>,
+    trusted: Option<Certificates>,
+}
+
+impl SelfSigned {
+    fn trusts(&self, certificate: &CertificateDer<'_>) -> bool {
+        let trusted = self.trusted.as_ref();
+        trusted.is_some_and(|trusted| trusted.0.iter().any(|one| one == certificate))
+    }
+}
+
+/// Whether the only thing that is wrong with a certificate is that it is one of a CA. The
+/// time was right: that is looked at before.
+fn is_of_a_ca(error: &rustls::Error) -> bool {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
+            matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+        }
+        _ => false,
+    }
+}
+
+impl ServerCertVerifier for SelfSigned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            Err(error) if is_of_a_ca(&error) && self.trusts(end_entity) => {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                verify_server_name(&parsed, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }
 
@@ -104,6 +241,15 @@ mod tests {
         };
         let two = format!("# ours\n{}{}", pem(), pem());
         let certificates = Certificates::from_pem(two.as_bytes()).unwrap();
+        assert_eq!(format!("{certificates:?}"), "2 certificates");
+        let (first, second) = (pem(), pem());
+        let odd = [
+            &b"\xef\xbb\xbf"[..],
+            first.as_bytes(),
+            b"# M\xfcller\r\n",
+            second.as_bytes(),
+        ];
+        let certificates = Certificates::from_pem(&odd.concat()).unwrap();
         assert_eq!(format!("{certificates:?}"), "2 certificates");
         let cut = pem().replace("-----END", "----");
         let other = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -16,8 +16,10 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, StatusCode, Url};
 
 use super::answer;
+use super::cause::no_answer;
 use super::client::{ClientConfig, cannot};
 use super::endpoint::is_loopback;
+use super::route::Route;
 use super::trust::Trust;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
@@ -239,6 +241,7 @@ pub struct Web {
     /// For this machine, past all proxies.
     direct: reqwest::Client,
     stall: Duration,
+    route: Route,
 }
 
 impl Web {
@@ -252,7 +255,7 @@ impl Web {
             Some(certificates) => Trust::MachineAnd(certificates),
             None => Trust::Machine,
         };
-        let tls = tls.tls()?;
+        let tls = tls.tls(None)?;
         let builder = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -268,6 +271,10 @@ impl Web {
             http: builder().build().map_err(cannot)?,
             direct: builder().no_proxy().build().map_err(cannot)?,
             stall: config.stall,
+            route: Route {
+                endpoint_from: None,
+                ..config.route.clone()
+            },
         })
     }
 
@@ -282,7 +289,7 @@ impl Web {
         range: Option<Range<u64>>,
         pin: Option<&Pin>,
     ) -> Result<WebAnswer, Failure> {
-        let http = match is_loopback(&url.0) {
+        let http = match is_loopback(&url.0) || self.route.excludes(&url.0) {
             true => &self.direct,
             false => &self.http,
         };
@@ -296,7 +303,7 @@ impl Web {
         let sent = tokio::time::timeout(self.stall, request.send()).await;
         let response = sent
             .map_err(|_| Failure::Stalled(self.stall))?
-            .map_err(no_answer)?;
+            .map_err(|error| failure_of(error, &self.route))?;
         if is_empty_file(&response) {
             return Err(Failure::NotApi("the file is empty".into()));
         }
@@ -335,9 +342,9 @@ impl Web {
 }
 
 /// A redirect that is not followed is no reason to try again.
-fn no_answer(error: reqwest::Error) -> Failure {
+fn failure_of(error: reqwest::Error, route: &Route) -> Failure {
     if !error.is_redirect() {
-        return answer::no_answer(error);
+        return no_answer(error, route);
     }
     Failure::Refused(Refusal {
         status: error.status().map_or(302, |status| status.as_u16()),

@@ -1,12 +1,14 @@
 //! Which cloud, and as whom: from flags, the environment and the config, in this order.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::config::{Config, Profile, Reference};
+use super::proxies::FromEnvironment;
 use super::{environment, private, quote};
-use crate::api::{Certificates, Client, ClientConfig, Endpoint};
+use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
@@ -31,6 +33,14 @@ pub(super) struct Access {
     /// of those that this machine trusts
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
+
+    /// Client certificate (PEM) for an endpoint that asks for one
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+
+    /// Private key of the client certificate (PEM) [default: in the file of --cert]
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
 }
 
 /// A profile that was chosen.
@@ -44,7 +54,10 @@ struct Chosen {
 pub(super) struct Resolved {
     endpoint: Endpoint,
     credentials: Source,
+    /// What names the endpoint.
+    endpoint_from: String,
     certificates: Option<Certificates>,
+    identity: Option<Identity>,
 }
 
 /// Where the credentials come from.
@@ -63,6 +76,10 @@ impl Access {
     /// [`ErrorKind::Usage`] if endpoint or credentials are told nowhere, or wrongly.
     pub(super) async fn client(&self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
         let resolved = self.resolve()?;
+        let config = ClientConfig {
+            route: route()?,
+            ..config
+        };
         stop.unless_asked(resolved.client(config)).await
     }
 
@@ -71,7 +88,7 @@ impl Access {
     /// # Errors
     /// As [`client`](Self::client).
     pub(super) fn resolve(&self) -> Result<Resolved> {
-        let uri = environment::variable(&["OHURI", "EHURI"])?;
+        let uri = environment::variable_named(&["OHURI", "EHURI"])?;
         let auth = environment::variable(&["OHAUTH", "EHAUTH"])?.map(Zeroizing::new);
         // Where all is told no config is looked at, right or wrong.
         let is_told = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
@@ -149,7 +166,7 @@ impl Access {
 fn resolve(
     flags: &Access,
     chosen: Option<Chosen>,
-    uri: Option<String>,
+    uri: Option<(String, String)>,
     auth: Option<Zeroizing<String>>,
 ) -> Result<Resolved> {
     let missing = |what: &str| Error::new(ErrorKind::Usage, what);
@@ -158,14 +175,21 @@ fn resolve(
         Some(chosen) => (None, Some(chosen.profile)),
         None => (None, None),
     };
-    let endpoint_of = |profile: &Option<Profile>| profile.as_ref()?.endpoint.clone();
-    let told = flags.endpoint.clone();
-    let told = told.or_else(|| endpoint_of(&named)).or(uri);
+    let endpoint_of = |profile: &Option<Profile>| {
+        let profile = profile.as_ref()?;
+        let from = format!("the profile {:?}", profile.name);
+        Some((profile.endpoint.clone()?, from))
+    };
+    let flag = flags
+        .endpoint
+        .clone()
+        .map(|told| (told, "--endpoint".to_owned()));
+    let told = flag.or_else(|| endpoint_of(&named)).or(uri);
     let is_theirs = told.is_none();
-    let endpoint: Endpoint = told
+    let (endpoint, endpoint_from) = told
         .or_else(|| endpoint_of(&other))
-        .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?
-        .parse()?;
+        .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?;
+    let endpoint: Endpoint = endpoint.parse()?;
     let source_of = |profile: &Option<Profile>| {
         let profile = profile.as_ref()?;
         let reference = profile.credentials.clone()?;
@@ -190,15 +214,61 @@ fn resolve(
             "Name another profile with --profile, or set OHAUTH; --profile {name} --endpoint {endpoint} sends them there"
         )));
     }
-    let of_profile = match named {
-        Some(profile) => profile.cacert,
-        None => other.filter(|_| is_theirs).and_then(|other| other.cacert),
+    let files = match named {
+        Some(profile) => profile.files,
+        None => other
+            .filter(|_| is_theirs)
+            .map(|other| other.files)
+            .unwrap_or_default(),
     };
-    let cacert = flags.cacert.clone().or(of_profile);
+    let cacert = flags.cacert.clone().or(files.cacert);
+    // A key belongs to its certificate: both are of one place.
+    let (cert, key) = match &flags.cert {
+        Some(cert) => (Some(cert.clone()), flags.key.clone()),
+        None => (files.cert, files.key),
+    };
     Ok(Resolved {
         endpoint,
+        endpoint_from,
         credentials,
         certificates: cacert.as_deref().map(certificates).transpose()?,
+        identity: cert
+            .map(|cert| identity(&cert, key.as_deref()))
+            .transpose()?,
+    })
+}
+
+/// The client certificate in a file, and its key in another one or the same.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if they cannot be read, or others can read the key.
+fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
+    let certificates = private::read_public_bytes("client certificate", cert)?;
+    let key_file = key.unwrap_or(cert);
+    let key = private::read_secret("key of the client certificate", key_file)?;
+    Identity::from_pem(&certificates, key.as_bytes()).map_err(|cause| {
+        let hint = cause.hint().map(str::to_owned);
+        let what = format!(
+            "Cannot use the client certificate {} with the key {}",
+            cert.display(),
+            key_file.display()
+        );
+        let error = Error::new(ErrorKind::Usage, what).because(cause);
+        match hint {
+            Some(hint) => error.hint_to(hint),
+            None => error,
+        }
+    })
+}
+
+/// The way that the environment names.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if a variable is not UTF-8.
+pub(super) fn route() -> Result<Route> {
+    Ok(Route {
+        endpoint_from: None,
+        proxies: Some(Arc::new(FromEnvironment::read()?)),
     })
 }
 
@@ -207,8 +277,8 @@ fn resolve(
 /// # Errors
 /// [`ErrorKind::Usage`] if they cannot be read.
 pub(super) fn certificates(path: &Path) -> Result<Certificates> {
-    let text = private::read_public("certificates", path)?;
-    Certificates::from_pem(text.as_bytes()).map_err(|cause| {
+    let text = private::read_public_bytes("certificates", path)?;
+    Certificates::from_pem(&text).map_err(|cause| {
         let what = format!("Cannot use the certificates {}", path.display());
         Error::new(ErrorKind::Usage, what).because(cause)
     })
@@ -231,6 +301,11 @@ impl Resolved {
         };
         let config = ClientConfig {
             certificates: self.certificates,
+            identity: self.identity,
+            route: Route {
+                endpoint_from: Some(self.endpoint_from),
+                ..config.route
+            },
             ..config
         };
         Client::new(self.endpoint, &credentials, &config)
@@ -261,12 +336,13 @@ mod tests {
                 name: "p".into(),
                 endpoint: endpoint.map(str::to_owned),
                 credentials: Some(Reference::Variable("P".into())),
-                cacert: None,
+                ..Profile::default()
             },
             is_named,
         });
         let auth = auth.map(|auth| Zeroizing::new(auth.to_owned()));
-        let resolved = resolve(&flags, chosen, uri.map(str::to_owned), auth);
+        let uri = uri.map(|uri| (uri.to_owned(), "OHURI".to_owned()));
+        let resolved = resolve(&flags, chosen, uri, auth);
         let resolved = resolved.map_err(|error| error.to_string())?;
         let who = match resolved.credentials {
             Source::Told(text) => text.to_string(),

@@ -15,7 +15,7 @@ use super::{environment, private};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The keys of a profile.
-const KEYS: &str = "endpoint, credentials and cacert";
+const KEYS: &str = "endpoint, credentials, cacert, cert and cert-key";
 /// How credentials are told.
 const REFERENCES: &str = "credentials.file = \"FILE\", a file with one line UUID:KEY that nobody else may read; \
      or credentials.env = \"VARIABLE\", or credentials.command = [\"PROGRAM\", \"ARGUMENT\"]";
@@ -38,7 +38,18 @@ pub(super) struct Profile {
     pub(super) name: String,
     pub(super) endpoint: Option<String>,
     pub(super) credentials: Option<Reference>,
+    pub(super) files: TlsFiles,
+}
+
+/// Files for TLS.
+#[derive(Clone, Default)]
+pub(super) struct TlsFiles {
+    /// The certificates that the endpoint's has to be signed by.
     pub(super) cacert: Option<PathBuf>,
+    /// The client certificate.
+    pub(super) cert: Option<PathBuf>,
+    /// Its key, if that is not in the same file.
+    pub(super) key: Option<PathBuf>,
 }
 
 /// Where credentials are. No Debug: somebody may have put a secret among the words.
@@ -159,7 +170,9 @@ impl Source<'_> {
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "endpoint" => profile.endpoint = Some(self.text(value)?.to_owned()),
-                "cacert" => profile.cacert = Some(self.file(value)?),
+                "cacert" => profile.files.cacert = Some(self.file(value)?),
+                "cert" => profile.files.cert = Some(self.file(value)?),
+                "cert-key" => profile.files.key = Some(self.file(value)?),
                 "credentials" => profile.credentials = Some(self.reference(value)?),
                 secret if SECRETS.contains(&secret) => return Err(self.secret(key.span())),
                 other => {
@@ -313,7 +326,10 @@ mod tests {
         let file = Reference::File("/etc/oh/work.key".into());
         assert!(of("work").credentials == Some(file));
         assert_eq!(of("work").endpoint.as_deref(), Some("https://h/"));
-        assert_eq!(of("work").cacert.as_deref(), Some(Path::new("/ca.pem")));
+        assert_eq!(
+            of("work").files.cacert.as_deref(),
+            Some(Path::new("/ca.pem"))
+        );
         assert!(of("ci").credentials == Some(Reference::Variable("CI_AUTH".into())));
         let words = ["pass", "show", "x"].map(str::to_owned);
         assert!(of("a b").credentials == Some(Reference::Command(words.into())));

@@ -85,6 +85,11 @@ pub(super) fn state_of(name: &str) -> Option<PathBuf> {
 
 /// The first of these variables that is set to something.
 pub(super) fn variable(names: &[&str]) -> Result<Option<String>> {
+    Ok(variable_named(names)?.map(|(value, _)| value))
+}
+
+/// The same, with the name of that variable.
+pub(super) fn variable_named(names: &[&str]) -> Result<Option<(String, String)>> {
     for name in names {
         match env::var(name) {
             // A byte order mark comes along where the value was read from such a file.
@@ -93,7 +98,7 @@ pub(super) fn variable(names: &[&str]) -> Result<Option<String>> {
                     .strip_prefix('\u{feff}')
                     .map(str::to_owned)
                     .unwrap_or(value);
-                return Ok(Some(value));
+                return Ok(Some((value, (*name).to_owned())));
             }
             Ok(_) | Err(env::VarError::NotPresent) => {}
             // The value is not quoted: it may be a secret.

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 use super::quote;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A key, or a config, is a few lines.
-const BYTES_MAX: u64 = 1 << 20;
+/// A key, or a config, is a few lines; the certificates that a system trusts are less
+/// than a MiB, and those of an enterprise may be more.
+const BYTES_MAX: u64 = 16 << 20;
 /// What may stand before the text of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Bits of a file's mode that let its group write to it, or anybody use it.
@@ -74,6 +75,14 @@ pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> 
     read(what, path, |_| None)
 }
 
+/// The bytes of such a file, whatever its encoding.
+///
+/// # Errors
+/// As [`read_public`].
+pub(super) fn read_public_bytes(what: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    read_bytes(what, path, |_| None)
+}
+
 /// Who may do what with an open file.
 struct Permissions {
     mode: u32,
@@ -96,13 +105,29 @@ impl Permissions {
     }
 }
 
-/// Reads a file, unless something is wrong with its mode or owner: what, and what to do
-/// about it. A byte order mark, which editors of Windows write, is no part of the text.
+/// The text of a file, unless something is wrong with its mode or owner. A byte order mark,
+/// which editors of Windows write, is no part of the text.
 fn read(
     what: &str,
     path: &Path,
     wrong: impl FnOnce(&Permissions) -> Option<(&'static str, String)>,
 ) -> Result<Zeroizing<String>> {
+    let bytes = read_bytes(what, path, wrong)?;
+    let text = std::str::from_utf8(&bytes).map_err(|cause| {
+        let what = format!("The {what} {} is not UTF-8", path.display());
+        Error::new(ErrorKind::Usage, what).because(cause)
+    })?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Reads a file, unless something is wrong with its mode or owner: what, and what to do
+/// about it.
+fn read_bytes(
+    what: &str,
+    path: &Path,
+    wrong: impl FnOnce(&Permissions) -> Option<(&'static str, String)>,
+) -> Result<Zeroizing<Vec<u8>>> {
     let cannot = || {
         let what = format!("Cannot read the {what} {}", path.display());
         Error::new(ErrorKind::Usage, what)
@@ -114,13 +139,13 @@ fn read(
         let what = format!("Cannot use the {what} {}: {why}", path.display());
         return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
     }
-    let mut text = Zeroizing::new(String::new());
-    file.take(BYTES_MAX)
-        .read_to_string(&mut text)
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
         .map_err(|cause| cannot().because(cause))?;
-    match text.strip_prefix(BYTE_ORDER_MARK) {
-        Some(rest) => Ok(Zeroizing::new(rest.to_owned())),
-        None => Ok(text),
+    match bytes.len() as u64 > BYTES_MAX {
+        true => Err(cannot().because(format!("it is larger than {BYTES_MAX} bytes"))),
+        false => Ok(bytes),
     }
 }
 

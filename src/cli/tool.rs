@@ -14,7 +14,7 @@ use super::answer::{Answer, Form};
 use super::display::{Display, End, Showing, Shown, Way};
 use super::github::{BytesOutput, Report};
 use super::signals::{self, Heard};
-use super::{arguments, checksum, exit, findings};
+use super::{access, arguments, checksum, exit, findings};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -83,6 +83,7 @@ impl Common {
         };
         let config = ClientConfig {
             certificates,
+            route: access::route()?,
             ..self.config()
         };
         Ok(WebConfig {

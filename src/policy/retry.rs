@@ -54,7 +54,7 @@ fn by_answer(failure: &Failure) -> Class {
     match failure {
         Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => Class::Transient,
         // A clock or a name is wrong; waiting mends neither.
-        Failure::Certificate(_) => Class::Permanent,
+        Failure::Certificate(_) | Failure::Barred(_) => Class::Permanent,
         // A proxy's page may be gone in a moment.
         Failure::NotApi(_) => Class::Doubtful,
         Failure::Refused(refusal) => by_status(refusal),

@@ -465,7 +465,7 @@ fn a_proxy_that_fails_is_told_without_its_secret() {
         hides(tool.args("-v drives list").env(name, value).run())
     };
     let refusing = Forward::to(server.address(), "407 Who are you", b"");
-    let refused = list("https_proxy", &refusing.uri("http", &who)).code(75);
+    let refused = list("https_proxy", &refusing.uri("http", &who)).code(1);
     let _ = refused.says("cannot connect");
     let nobody = TcpListener::bind("127.0.0.1:0")
         .unwrap()

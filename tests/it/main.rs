@@ -47,6 +47,7 @@ mod simple;
 mod simulator;
 mod streams;
 mod support;
+mod tls;
 mod transcripts;
 mod upload;
 mod upload_faults;

@@ -56,7 +56,7 @@ impl From<Failure> for Why {
             Failure::Refused(refusal) => format!("endpoint answered {}", refusal.status),
             Failure::NotApi(_) => "the answer was not one of the API".to_owned(),
             Failure::Broken(_) => "the connection broke".to_owned(),
-            Failure::Connect(_) => "no connection".to_owned(),
+            Failure::Connect(_) | Failure::Barred(_) => "no connection".to_owned(),
             Failure::Certificate(_) => "the certificate was not accepted".to_owned(),
             failure @ Failure::Stalled(_) => failure.to_string(),
         })

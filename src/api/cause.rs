@@ -1,0 +1,157 @@
+//! Why a request got no answer: from the errors of the HTTP and TLS libraries to what a
+//! user can do about it.
+
+use std::error::Error as StdError;
+
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
+
+use super::route::Route;
+use crate::failure::{Failure, Obstacle};
+
+/// What a request that got no answer at all failed of.
+pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
+    let is_connect = error.is_connect();
+    let place = error.url().map(|url| route.describe(url));
+    let error = error.without_url();
+    let mut why = String::new();
+    let mut known = None;
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        known = known.or_else(|| known_failure(error));
+        // The innermost cause says what happened; the others where.
+        why = error.to_string();
+        cause = error.source();
+    }
+    let place = place.unwrap_or_else(|| "the endpoint".to_owned());
+    match known {
+        Some(Known::Certificate(why)) => Failure::Certificate(format!("{place}: {why}")),
+        Some(Known::Obstacle { why, hint }) => Failure::Barred(Obstacle {
+            why: format!("{place}: {why}"),
+            hint,
+        }),
+        None if is_connect => Failure::Connect(format!("{place}: {why}")),
+        None => Failure::Broken(why),
+    }
+}
+
+/// Whether the connection was closed before any byte of the request was sent.
+pub(super) fn was_not_sent(error: &reqwest::Error) -> bool {
+    let first: &(dyn StdError + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<hyper::Error>())
+        .any(hyper::Error::is_canceled)
+}
+
+/// A cause that has a name, and that another attempt does not change.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    Certificate(String),
+    Obstacle { why: String, hint: &'static str },
+}
+
+fn known_failure(error: &(dyn StdError + 'static)) -> Option<Known> {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return of_tls(error);
+    }
+    if let Some(error) = error.downcast_ref::<hyper::Error>()
+        && error.is_parse()
+    {
+        return Some(Known::Obstacle {
+            why: "the answer is not HTTP".into(),
+            hint: "Check scheme and port of the endpoint: a port for TLS needs https://",
+        });
+    }
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        // An io error hides what it wraps from `source`, maybe another io error.
+        return io.get_ref().and_then(|inner| known_failure(inner));
+    }
+    of_tunnel(&error.to_string())
+}
+
+/// What a proxy said to the request for a tunnel. The type is not public, so its text has
+/// to do; a test holds each of these texts against a real proxy's answer.
+fn of_tunnel(text: &str) -> Option<Known> {
+    let (why, hint) = match text.strip_prefix("tunnel error: ")? {
+        "proxy authorization required" => (
+            "the proxy wants a user and a password (407)",
+            "Name them in the variable of the proxy: http://USER:PASSWORD@HOST:PORT",
+        ),
+        "unsuccessful" => (
+            "the proxy refuses the way to the endpoint",
+            "Ask who runs the proxy, name another one, or leave it out with NO_PROXY=HOST",
+        ),
+        _ => return None,
+    };
+    Some(Known::Obstacle {
+        why: why.into(),
+        hint,
+    })
+}
+
+fn of_tls(error: &rustls::Error) -> Option<Known> {
+    const CLIENT_CERTIFICATE: &str =
+        "Pass one with --cert FILE and --key FILE, or the profile's cert and key";
+    const PLAIN: &str = "Check scheme and port of the endpoint: this port may be for http://";
+    const VERSION: &str =
+        "TLS 1.2 and 1.3 are spoken here: update the server, or the proxy before it";
+    let obstacle = |why: &str, hint| {
+        Some(Known::Obstacle {
+            why: why.to_owned(),
+            hint,
+        })
+    };
+    match error {
+        rustls::Error::InvalidCertificate(error) => Some(Known::Certificate(in_words(error))),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            obstacle("the answer is not TLS", PLAIN)
+        }
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => obstacle(
+            "both sides have no version or cipher of TLS in common",
+            VERSION,
+        ),
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => obstacle(
+            &format!("a client certificate is required, or the one sent is refused ({error})"),
+            CLIENT_CERTIFICATE,
+        ),
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => obstacle(
+            "the server refuses the TLS handshake: it wants a client certificate, or other ciphers",
+            CLIENT_CERTIFICATE,
+        ),
+        rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => obstacle(
+            "the server does not know this host name",
+            "Check the endpoint's name",
+        ),
+        _ => None,
+    }
+}
+
+/// What is wrong with a certificate.
+fn in_words(error: &CertificateError) -> String {
+    let what = match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet: compare the clocks"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another name"
+        }
+        CertificateError::UnknownIssuer => "nobody who is trusted here has signed it",
+        CertificateError::Revoked => "it was revoked",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not for a server"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{what} ({error})")
+}

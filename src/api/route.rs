@@ -1,0 +1,52 @@
+//! The way from this machine to a server, for messages: where the endpoint and a proxy were
+//! configured.
+
+use std::fmt;
+use std::sync::Arc;
+
+use reqwest::Url;
+
+/// Which proxies are configured, and where.
+pub trait Proxies: fmt::Debug + Send + Sync {
+    /// The proxy for a URL and what names it, as in `http://proxy:3128, from https_proxy`.
+    /// It holds no password.
+    fn describe(&self, url: &Url) -> Option<String>;
+
+    /// Whether a URL is excluded from all proxies in a way that the HTTP library does not
+    /// know, such as by its port.
+    fn excludes(&self, url: &Url) -> bool;
+}
+
+/// Where the endpoint and the proxies were configured. The default knows neither.
+#[derive(Clone, Debug, Default)]
+pub struct Route {
+    /// What names the endpoint: a flag, a variable, a profile.
+    pub endpoint_from: Option<String>,
+    /// The proxies.
+    pub proxies: Option<Arc<dyn Proxies>>,
+}
+
+impl Route {
+    /// The place that a request to this URL goes to, and what configured it.
+    pub(super) fn describe(&self, url: &Url) -> String {
+        let host = url.host_str().unwrap_or_default();
+        let place = match url.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let from = self.endpoint_from.as_ref();
+        let place = from.map_or_else(|| place.clone(), |from| format!("{place} (from {from})"));
+        let is_direct = super::endpoint::is_loopback(url) || self.excludes(url);
+        let proxies = self.proxies.as_ref().filter(|_| !is_direct);
+        match proxies.and_then(|proxies| proxies.describe(url)) {
+            Some(proxy) => format!("{place} through the proxy {proxy}"),
+            None => place,
+        }
+    }
+
+    /// Whether no proxy may be asked for this URL.
+    pub(super) fn excludes(&self, url: &Url) -> bool {
+        let proxies = self.proxies.as_ref();
+        proxies.is_some_and(|proxies| proxies.excludes(url))
+    }
+}
