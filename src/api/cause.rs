@@ -36,10 +36,14 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
 
 /// Whether the connection was closed before any byte of the request was sent.
 pub(super) fn was_not_sent(error: &reqwest::Error) -> bool {
-    let first: &(dyn StdError + 'static) = error;
-    std::iter::successors(Some(first), |error| error.source())
-        .filter_map(|error| error.downcast_ref::<hyper::Error>())
-        .any(hyper::Error::is_canceled)
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A cause that has a name, and that another attempt does not change.
