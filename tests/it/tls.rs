@@ -172,7 +172,7 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
     };
     let peer = Peer::start(&cert, &key, &ours);
     // Flags go before the words of a call.
-    let tool = || with_cacert(&desk, &peer.uri, &cert);
+    let trusting = || with_cacert(&desk, &peer.uri, &cert);
     let run = |tool: Tool<'_>| tool.args("drives list").run();
     for (certificate, code) in [
         (None, 1),
@@ -180,8 +180,8 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
         (Some((&ours, &our_key)), 0),
     ] {
         let tool = match certificate {
-            None => tool(),
-            Some((cert, key)) => tool().arg("--cert").arg(cert).arg("--key").arg(key),
+            None => trusting(),
+            Some((cert, key)) => trusting().arg("--cert").arg(cert).arg("--key").arg(key),
         };
         let outcome = run(tool).code(code);
         match code {
@@ -199,7 +199,7 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
         .concat();
     let both = desk.file("both.pem", &both);
     std::fs::set_permissions(&both, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let _ = run(tool().arg("--cert").arg(&both)).code(0);
+    let _ = run(trusting().arg("--cert").arg(&both)).code(0);
     let directory = desk.path("../home/.config/openhosting");
     std::fs::create_dir_all(&directory).unwrap();
     let text = format!(
@@ -220,9 +220,13 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
         std::os::unix::fs::PermissionsExt::from_mode(0o644),
     )
     .unwrap();
-    let open = tool().arg("--cert").arg(&ours).arg("--key").arg(&our_key);
+    let open = trusting()
+        .arg("--cert")
+        .arg(&ours)
+        .arg("--key")
+        .arg(&our_key);
     let _ = run(open).code(2).says("others can read it");
-    let _ = run(tool().arg("--cert").arg(&ours)).code(2);
+    let _ = run(trusting().arg("--cert").arg(&ours)).code(2);
 }
 
 #[test]
