@@ -145,10 +145,6 @@ fn foreign() -> Vec<(&'static str, Vec<u8>)> {
         ("a web page", [&b"\xff\xfe"[..], &wide].concat()),
         ("a web page", "\n\n<?xml version='1.0'?>\n<html/>".into()),
         ("a pointer of Git LFS", lfs.into()),
-        (
-            "a description of a VMDK",
-            "\r\n# Disk Descriptor File\r\nversion=1\r\n".into(),
-        ),
         ("an EWF (EnCase) image", pad(b"EVF\x09\x0d\x0a\xff\0")),
         ("a 7z archive", pad(b"7z\xbc\xaf\x27\x1c")),
         (
