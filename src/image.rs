@@ -10,6 +10,7 @@ mod fingerprint;
 mod foreign;
 mod format;
 mod gpt;
+mod holes;
 mod mapped;
 mod notices;
 mod pieces;
@@ -34,6 +35,7 @@ pub use fingerprint::Fingerprint;
 pub(crate) use fingerprint::modified_ns;
 pub use format::Format;
 pub use gpt::Gpt;
+pub use holes::{FalseHole, Holes};
 pub use mapped::MappedImage;
 pub use notices::LateNotices;
 pub use raw::{Member, RawImage, Remote};
@@ -53,7 +55,7 @@ pub trait Disk: fmt::Debug + Send + Sync {
 
     /// The first extent of data that ends after `offset`, in bytes, or a part of it
     /// that begins where it does; `None` if there are only holes up to the end.
-    /// Where holes cannot be told, all is data.
+    /// Where holes are unknown or not believed, all is data.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it cannot be told.
@@ -65,6 +67,12 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// [`ErrorKind::Image`] if it cannot be read, [`ErrorKind::Integrity`] if the
     /// image ends before: it was not so short when it was opened.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Whether it is still what it was when it was opened.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Integrity`] if it is not.
+    fn check_unchanged(&self) -> Result<()>;
 }
 
 /// How to open an image.
@@ -289,6 +297,30 @@ impl Image {
             Self::Raw(image) => Some(image),
             Self::Mapped(image) => Some(&**image),
             Self::Stream(_) => None,
+        }
+    }
+
+    /// The disk as [`disk`](Self::disk) gives it, for whoever reads it again later. Only
+    /// of what is on this machine: to read it twice costs nobody else anything.
+    pub(crate) fn to_disk(&self) -> Option<Arc<dyn Disk>> {
+        match self {
+            _ if !self.is_local() => None,
+            Self::Raw(image) => Some(Arc::new(image.clone())),
+            Self::Mapped(image) => Some(Arc::<MappedImage>::clone(image)),
+            Self::Stream(_) => None,
+        }
+    }
+
+    /// Decides how far what the file system reports as holes is believed, for all files
+    /// that the image is in. The first call counts, and it has to come before the image
+    /// is read; without one it is [`Holes::Sample`]. Gives the reported holes that hold
+    /// data: those files are read as if they had none. Blocks.
+    pub fn decide_holes(&self, how: Holes) -> Vec<FalseHole> {
+        match self {
+            Self::Raw(image) => image.decide_holes(how).into_iter().collect(),
+            Self::Mapped(image) => image.decide_holes(how),
+            // It is read in order, holes and all.
+            Self::Stream(_) => Vec::new(),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::image::{Fingerprint, Image, content_of};
+use crate::image::{Fingerprint, Holes, Image, content_of};
 use crate::monitor::{Event, Monitor, Silent};
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
@@ -125,6 +125,8 @@ pub struct PublishOptions {
     pub max_outage: Duration,
     /// How much to read back.
     pub verify: Verify,
+    /// How far holes that the file system reports are believed.
+    pub holes: Holes,
     /// Directory of journals; none is kept without.
     pub journals: Option<PathBuf>,
     /// Directory of receipts, by drive; none is kept there without.
@@ -153,6 +155,8 @@ impl PublishOptions {
             body_bytes_max: None,
             max_outage: Duration::from_secs(15 * 60),
             verify: Verify::default(),
+            // The digest under which it is published is of every byte.
+            holes: Holes::Read,
             journals: None,
             receipts: None,
             receipt: None,
@@ -231,6 +235,15 @@ pub async fn publish(
     stop: Stop,
 ) -> Result<Published, Unpublished> {
     let clock = (SystemTime::now(), std::time::Instant::now());
+    let how = options.holes;
+    let (image, found) = blocking(move || {
+        let found = image.decide_holes(how);
+        Ok((image, found))
+    })
+    .await?;
+    for hole in found {
+        monitor.event(&Event::Warning(hole.to_string()));
+    }
     let Some(disk) = image.disk() else {
         let what = "An image that can only be read once cannot be published";
         return Err(Error::new(ErrorKind::Usage, what)
@@ -1027,18 +1040,31 @@ impl<'a> Publisher<'a> {
         .await
     }
 
-    /// Compares blocks of a drive with a content.
+    /// Compares blocks of a drive with a content, to verify it.
     async fn inspect(
         &mut self,
         drive: DriveId,
         content: &Arc<Content>,
         blocks: RangeSet<u64>,
     ) -> Result<RangeSet<u64>> {
+        self.compare(drive, content, blocks, false).await
+    }
+
+    /// The same; what the endpoint calls a hole may count as zeros where this only finds
+    /// out what to send.
+    async fn compare(
+        &mut self,
+        drive: DriveId,
+        content: &Arc<Content>,
+        blocks: RangeSet<u64>,
+        trusts_holes: bool,
+    ) -> Result<RangeSet<u64>> {
         if blocks.is_empty() {
             return Ok(blocks);
         }
         let options = InspectOptions {
             blocks,
+            trusts_holes,
             jobs: self.options.jobs.get(),
             max_outage: self.options.max_outage,
         };

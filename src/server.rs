@@ -105,7 +105,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use self::faults::{Faults, LargeReads};
+use self::faults::{Faults, LargeReads, ToldExtents};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::READ_BYTES_MAX;
@@ -266,7 +266,9 @@ impl Server {
             digests: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, usize::from),
             )),
-            has_extensions: plan == FaultPlan::default(),
+            // Other clouds have none, unless it is they that are wrong.
+            has_extensions: plan == FaultPlan::default() || plan.extents == ToldExtents::Hidden,
+            told_extents: plan.extents,
             faults: Faults::new(plan),
         };
         Ok(Self {

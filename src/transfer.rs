@@ -31,6 +31,7 @@ mod opening;
 mod pace;
 mod patient;
 mod pipeline;
+mod places;
 mod probe;
 mod rate;
 mod reading;

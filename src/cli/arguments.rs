@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::api::WebUrl;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Format, ImageOptions, StreamOptions};
+use crate::image::{Format, Holes, ImageOptions, StreamOptions};
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
@@ -137,6 +137,12 @@ pub(super) struct ImageArguments {
     #[arg(long, value_name = "PATH")]
     pub(super) allow_backing: Vec<PathBuf>,
 
+    /// How far holes that the file system reports are believed: trust (not looked at),
+    /// sample (some bytes of each are read) or read (all bytes are read) [default: sample;
+    /// read where every byte counts, as with --checksum, --sha256 or --verify full]
+    #[arg(long, value_name = "HOW")]
+    pub(super) holes: Option<Holes>,
+
     /// Disk image, block device, or http(s):// URL of an image; packed with gzip, xz, zstd,
     /// bzip2, lz4, lzma, lzip or zip, or not; - is stdin
     #[arg(value_name = "IMAGE")]
@@ -149,6 +155,7 @@ impl fmt::Debug for ImageArguments {
             .field("format", &self.format)
             .field("disk", &self.disk)
             .field("allow_backing", &self.allow_backing)
+            .field("holes", &self.holes)
             .field("image", &self.shown())
             .finish()
     }

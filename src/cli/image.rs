@@ -20,7 +20,7 @@ use super::environment;
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Census, Disk, Format, Gpt, Image, StreamFormat, StreamImage};
+use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::transfer::{WebConfig, blocking, open_web};
 
@@ -125,8 +125,9 @@ async fn open(info: &Info) -> Result<Image> {
 async fn run(info: &Info) -> Result<Answer> {
     let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
     let is_told = info.image.format.is_some();
+    let holes = info.image.holes.unwrap_or_default();
     blocking(move || {
-        let told = Told::of(image, chunk, is_told)?;
+        let told = Told::of(image, chunk, is_told, holes)?;
         if let Some(path) = &map {
             write_new(path, &svg(told.census()?, told.image.format()))?;
         }
@@ -143,11 +144,14 @@ struct Told {
     census: Option<Census>,
     /// Lines that an upload of it prints.
     notices: Vec<String>,
+    /// Reported holes that hold data.
+    false_holes: Vec<FalseHole>,
 }
 
 impl Told {
     /// Looks at an image, whose format may be told. Blocks.
-    fn of(image: Image, chunk: NonZeroU64, is_told: bool) -> Result<Self> {
+    fn of(image: Image, chunk: NonZeroU64, is_told: bool, holes: Holes) -> Result<Self> {
+        let false_holes = image.decide_holes(holes);
         let mut notices = image.notices(is_told);
         let table = image
             .disk()
@@ -177,6 +181,7 @@ impl Told {
             chunk,
             census,
             notices,
+            false_holes,
         })
     }
 
@@ -279,6 +284,9 @@ fn about(told: &Told) -> String {
         );
         return text;
     };
+    for hole in &told.false_holes {
+        line("Holes", hole.to_string());
+    }
     let size = census.plan.size();
     let about = if census.is_exact() { "" } else { "about " };
     line(
@@ -381,7 +389,14 @@ fn content(told: &Told) -> Value {
         "map_part_bytes": census.map(|census| census.part),
         "map_data_bytes": census.map(|census| &census.map),
         "notices": told.notices,
-    })
+    });
+    if !told.false_holes.is_empty() {
+        let holes = told.false_holes.iter();
+        object["false_holes"] = holes
+            .map(|hole| json!({"file": hole.file, "offset": hole.offset}))
+            .collect();
+    }
+    object
 }
 
 /// The map as a picture: a square for each part, the more data the darker.

@@ -25,7 +25,7 @@ use crate::codec::Compression;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
-use crate::image::{Format, Image, ImageOptions};
+use crate::image::{Format, Holes, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
 use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
@@ -142,6 +142,11 @@ pub(super) struct Arguments {
     /// of such files; may be given more than once
     #[arg(long, value_name = "PATH")]
     allow_backing: Vec<PathBuf>,
+
+    /// How far holes that the file system reports are believed: read (all bytes are read),
+    /// sample (some bytes of each are read) or trust (not looked at)
+    #[arg(long, value_name = "HOW", default_value_t = Holes::Read)]
+    holes: Holes,
 
     /// Disk image, block device, or URL of an image on a web server that has ranges
     #[arg(value_name = "IMAGE")]
@@ -381,6 +386,7 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
         body_bytes_max: None,
         max_outage: arguments.common.max_outage,
         verify: arguments.common.verify,
+        holes: arguments.holes,
         journals: environment::state_of("journals"),
         receipts: environment::state_of("receipts"),
         receipt: arguments.receipt.clone(),

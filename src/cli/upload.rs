@@ -464,6 +464,7 @@ fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOp
         selection: None,
         shard: arguments.shard,
         sha256: None,
+        holes: arguments.image.holes,
     }
 }
 

@@ -193,6 +193,7 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
     };
     let options = InspectOptions {
         blocks: blocks.clone(),
+        trusts_holes: false,
         jobs: arguments.jobs.get(),
         max_outage: arguments.max_outage,
     };

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use super::format::{
     BackingName, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
 };
+use super::holes::{FalseHole, Holes};
 use super::{Disk, Fingerprint, RawImage, Use};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -174,6 +175,13 @@ impl MappedImage {
         self.files().try_for_each(RawImage::check_unchanged)
     }
 
+    /// As [`RawImage::decide_holes`], for every file.
+    pub(super) fn decide_holes(&self, how: Holes) -> Vec<FalseHole> {
+        self.files()
+            .filter_map(|file| file.decide_holes(how))
+            .collect()
+    }
+
     /// Who else uses the devices, or ones over the files.
     pub(super) fn uses(&self) -> BTreeSet<Use> {
         self.files().flat_map(RawImage::uses).collect()
@@ -259,7 +267,7 @@ impl Disk for MappedImage {
                         .layout
                         .container()
                         .file
-                        .data_after(at)?
+                        .data_after(at)
                         .unwrap_or(u64::MAX..u64::MAX);
                     if data.start < at + len {
                         let start = offset + data.start.saturating_sub(at);
@@ -297,6 +305,10 @@ impl Disk for MappedImage {
             rest = after;
         }
         Ok(())
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        self.check_unchanged()
     }
 }
 

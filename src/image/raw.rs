@@ -12,10 +12,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, seek};
+use rustix::fs::{Advice, OFlags, fadvise};
 use rustix::io::Errno;
 
 use super::archive::{Check, Manifest};
+use super::holes::{FalseHole, HoleMap, Holes};
 use super::pieces::Pieces;
 use super::uses::{Use, uses_of};
 use super::{Disk, Fingerprint};
@@ -75,8 +76,22 @@ struct InArchive {
 /// Where the bytes are.
 #[derive(Clone, Debug)]
 enum Place {
-    File(Arc<File>),
+    File(Arc<LocalFile>),
     Remote(Arc<dyn Remote>),
+}
+
+/// A file on this machine. Whoever reads it shares what is known of its holes.
+#[derive(Debug)]
+struct LocalFile {
+    file: File,
+    holes: HoleMap,
+}
+
+impl Place {
+    fn file(file: File) -> Self {
+        let holes = HoleMap::default();
+        Self::File(Arc::new(LocalFile { file, holes }))
+    }
 }
 
 /// An image that is elsewhere, and can be read at any place.
@@ -256,11 +271,7 @@ impl RawImage {
 
     pub(super) fn open(path: &Path) -> Result<Self> {
         let (file, fingerprint) = open(path)?;
-        Ok(Self::whole(
-            Place::File(Arc::new(file)),
-            path.to_owned(),
-            fingerprint,
-        ))
+        Ok(Self::whole(Place::file(file), path.to_owned(), fingerprint))
     }
 
     /// Opens a regular file that is no link.
@@ -323,8 +334,8 @@ impl RawImage {
     /// Its bytes in order. Of what is elsewhere no member can be had so.
     pub(super) fn in_order(&self) -> Box<dyn Read + Send> {
         match &self.place {
-            Place::File(file) => Box::new(InOrder {
-                file: Arc::clone(file),
+            Place::File(local) => Box::new(InOrder {
+                local: Arc::clone(local),
                 part: 0..self.size(),
             }),
             Place::Remote(remote) => remote.in_order(),
@@ -334,7 +345,7 @@ impl RawImage {
     /// The file on this machine.
     pub(super) fn file(&self) -> Option<&File> {
         match &self.place {
-            Place::File(file) => Some(file),
+            Place::File(local) => Some(&local.file),
             Place::Remote(_) => None,
         }
     }
@@ -347,7 +358,7 @@ impl RawImage {
     /// An open file, to be read as an image.
     pub(super) fn over(file: File, path: PathBuf) -> Result<Self> {
         let fingerprint = Fingerprint::of(&file, &path)?;
-        Ok(Self::whole(Place::File(Arc::new(file)), path, fingerprint))
+        Ok(Self::whole(Place::file(file), path, fingerprint))
     }
 
     /// Bytes of the image.
@@ -379,50 +390,53 @@ impl RawImage {
 
     pub(super) fn check_unchanged(&self) -> Result<()> {
         match &self.place {
-            Place::File(file) => {
-                Fingerprint::of(file, &self.path)?.check_same(&self.fingerprint, &self.path)
+            Place::File(local) => {
+                Fingerprint::of(&local.file, &self.path)?.check_same(&self.fingerprint, &self.path)
             }
             // Every answer tells.
             Place::Remote(_) => Ok(()),
         }
     }
 
+    /// Decides how far the holes of the file are believed; see [`Image::decide_holes`].
+    /// Whatever else reads the file, all of it, goes by that too. Blocks.
+    ///
+    /// [`Image::decide_holes`]: super::Image::decide_holes
+    pub(super) fn decide_holes(&self, how: Holes) -> Option<FalseHole> {
+        let Place::File(local) = &self.place else {
+            return None;
+        };
+        let found = local.holes.decide(&local.file, self.fingerprint.size, how);
+        found.map(|offset| FalseHole {
+            file: self.as_given().path.display().to_string(),
+            offset,
+        })
+    }
+
     /// The first extent of data that ends after `offset`, in bytes; `None` if
-    /// there are only holes up to the end. Where holes cannot be told, all is
-    /// data.
-    pub fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
+    /// there are only holes up to the end. Where holes are unknown or not believed, all
+    /// is data.
+    pub fn data_after(&self, offset: u64) -> Option<Range<u64>> {
         let mut offset = offset;
         while let Some(stretch) = self.pieces.at(offset) {
             if let Some(at) = stretch.at
-                && let Some(data) = self.data_in(at..at + stretch.len, offset)?
+                && let Some(data) = self.data_in(at..at + stretch.len)
             {
-                return Ok(Some(offset + (data.start - at)..offset + (data.end - at)));
+                return Some(offset + (data.start - at)..offset + (data.end - at));
             }
             offset += stretch.len;
         }
-        Ok(None)
+        None
     }
 
-    /// The first extent of data in a part of the file, which begins at `offset` of the
-    /// image.
-    fn data_in(&self, part: Range<u64>, offset: u64) -> Result<Option<Range<u64>>> {
-        let Place::File(file) = &self.place else {
-            return Ok(Some(part));
+    /// The first extent of data in a part of the file.
+    fn data_in(&self, part: Range<u64>) -> Option<Range<u64>> {
+        let Place::File(local) = &self.place else {
+            return Some(part);
         };
-        let start = match seek(file, SeekFrom::Data(part.start)) {
-            Ok(start) => start,
-            // Nothing but holes, or the file ends before `offset` now; then
-            // the fingerprint tells.
-            Err(Errno::NXIO) => return Ok(None),
-            // A block device, or a file system that knows no holes.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(part)),
-            Err(errno) => return Err(self.read_error(offset, errno.into())),
-        };
-        let hole = seek(file, SeekFrom::Hole(start));
-        let end = hole.map_or(part.end, |hole| {
-            hole.clamp(start + 1, part.end.max(start + 1))
-        });
-        Ok((start < part.end).then_some(start..end))
+        let size = self.fingerprint.size;
+        let data = local.holes.data_after(&local.file, size, part.start)?;
+        (data.start < part.end).then(|| data.start..data.end.min(part.end))
     }
 
     /// Fills `bytes` from `offset`.
@@ -492,7 +506,7 @@ impl RawImage {
     /// Fills `bytes`, which begin at `offset` of the image, from byte `start` of the file.
     fn fetch_from(&self, start: u64, bytes: &mut [u8], offset: u64) -> Result<()> {
         let file = match &self.place {
-            Place::File(file) => file,
+            Place::File(local) => &local.file,
             Place::Remote(remote) => return remote.read_at(bytes, start),
         };
         let mut done = 0;
@@ -561,7 +575,7 @@ fn first_bad(file: &File, offset: u64, len: usize) -> u64 {
 
 /// A file, read from a place on without moving its offset, which others share.
 struct InOrder {
-    file: Arc<File>,
+    local: Arc<LocalFile>,
     part: Range<u64>,
 }
 
@@ -569,7 +583,10 @@ impl Read for InOrder {
     fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
         let left = usize::try_from(self.part.end - self.part.start).unwrap_or(usize::MAX);
         let most = left.min(bytes.len());
-        let n = self.file.read_at(&mut bytes[..most], self.part.start)?;
+        let n = self
+            .local
+            .file
+            .read_at(&mut bytes[..most], self.part.start)?;
         self.part.start += n as u64;
         Ok(n)
     }
@@ -581,10 +598,14 @@ impl Disk for RawImage {
     }
 
     fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        self.data_after(offset)
+        Ok(self.data_after(offset))
     }
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         self.read_at(bytes, offset)
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        self.check_unchanged()
     }
 }

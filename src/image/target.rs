@@ -516,9 +516,12 @@ impl ImageTarget {
     /// The disk as far as it is in this file, which holds it in `format`.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if there are no more file descriptors,
+    /// [`ErrorKind::Local`] if there are no more file descriptors or the disk fails,
     /// [`ErrorKind::Image`] if it cannot be measured, or is not of that format.
     pub fn to_disk(&self, format: TargetFormat) -> Result<Box<dyn Disk>> {
+        if let Some(qcow2) = &self.qcow2 {
+            qcow2.pad().map_err(|cause| self.cannot_write(cause))?;
+        }
         let name = self.staged.as_ref().map_or(&self.path, |(part, _)| part);
         let file = RawImage::over(self.handle()?, name.clone())?;
         Ok(match format {
@@ -636,9 +639,19 @@ impl ImageTarget {
         put_zeros(&self.file, offset, len)
     }
 
-    /// Whether the file surely has no data there. Of a device nothing is known.
+    /// Whether the file has no data there, and reads as zeros: that the file system calls
+    /// it a hole is not enough where old bytes would show. What is longer is punched
+    /// anyway. Of a device nothing is known.
     fn is_hole(&self, offset: u64, len: u64) -> bool {
-        self.zeros != Zeros::Write && self.data_after(offset) >= offset.saturating_add(len)
+        const LEN_MAX: u64 = 1 << 20;
+        if self.zeros == Zeros::Write
+            || len > LEN_MAX
+            || self.data_after(offset) < offset.saturating_add(len)
+        {
+            return false;
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, offset).is_ok() && is_zero(&bytes)
     }
 
     /// Where the first data at or after `offset` is, as far as the file system tells.

@@ -60,7 +60,8 @@ impl Publisher<'_> {
                 )
             }
             _ => {
-                let differing = self.inspect(work.drive, &content, set_of(blocks)).await?;
+                let blocks = set_of(blocks);
+                let differing = self.compare(work.drive, &content, blocks, true).await?;
                 let selection = Selection::blocks(content, differing.clone());
                 (Target::Existing(work.drive), selection, true, differing)
             }

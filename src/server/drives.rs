@@ -14,7 +14,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
 use super::body::{self, Incoming};
-use super::faults::{Faults, PastEnd};
+use super::faults::{Faults, PastEnd, ToldExtents};
 use super::guard::Guard;
 use super::hosted::{Hosted, Purpose};
 use super::imaging::{Imaging, Imagings, Order};
@@ -60,6 +60,7 @@ pub(super) struct Api {
     pub(super) digests: Arc<Semaphore>,
     /// Whether there is more than the API has.
     pub(super) has_extensions: bool,
+    pub(super) told_extents: ToldExtents,
 }
 
 type Result<T = Answer> = std::result::Result<T, Refusal>;
@@ -237,8 +238,12 @@ impl Api {
     ) -> Result {
         let drive = self.extended(user, id)?;
         let asked = range(&drive, offset, size)?;
+        let told = self.told_extents;
         let extents = blocking(move || {
-            let (data, end) = sparse::data_extents(&drive.file, asked.clone());
+            let (data, end) = match told {
+                ToldExtents::True => sparse::data_extents(&drive.file, asked.clone()),
+                ToldExtents::Hidden => (Vec::new(), asked.end),
+            };
             // What began meanwhile may have moved the data.
             drive.check_readable()?;
             range(&drive, offset, size)?;

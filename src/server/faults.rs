@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 pub(super) use self::bodies::{Line, Slowed};
 pub use self::plan::FaultPlan;
-pub(super) use self::plan::{FreshReads, LargeReads, PastEnd};
+pub(super) use self::plan::{FreshReads, LargeReads, PastEnd, ToldExtents};
 
 use self::bodies::cut;
 use self::plan::{Act, Counting, Fake, GzipWrites, UserKeys};

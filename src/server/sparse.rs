@@ -21,6 +21,11 @@ const EXTENTS_MAX: usize = 4096;
 /// file may hold many holes that are not told of.
 const LOOKS_MAX: usize = 32 * 1024;
 
+/// Places that are read of a hole that the file system reports, a microsecond each.
+const PLACES_OF_HOLE: u64 = 6;
+/// A longer range is made a hole without a look at whether it is one.
+const LOOKED_AT_BYTES_MAX: u64 = 1 << 20;
+
 /// Writes `data` at `offset` bytes. Runs of zeros become holes, in blocks of 4
 /// KiB of the file; whatever was there before never shows again.
 pub(super) fn write_at(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
@@ -81,20 +86,63 @@ pub(super) fn zero_at(file: &File, offset: u64, len: u64) -> io::Result<()> {
     }
 }
 
-/// Whether there is surely no data in the range.
+/// Whether the range is a hole, or at least zeros. That the file system reports one is
+/// not enough: what is left alone would show again.
 fn is_hole(file: &File, offset: u64, len: u64) -> bool {
-    next_data(file, offset, offset + len) == offset + len
+    let end = offset + len;
+    len <= LOOKED_AT_BYTES_MAX
+        && reported_data(file, offset, end) == end
+        && reads_as_zeros(file, offset, len)
 }
 
 /// Where the first data at or after `offset` is, up to `end`. Where the file
-/// system cannot tell, that is at `offset`.
+/// system cannot tell, or what it calls a hole holds data, that is at `offset`: file
+/// systems have reported holes where data had just been written.
 pub(super) fn next_data(file: &File, offset: u64, end: u64) -> u64 {
+    let data = reported_data(file, offset, end);
+    match is_likely_a_hole(file, offset..data) {
+        true => data,
+        false => offset,
+    }
+}
+
+fn reported_data(file: &File, offset: u64, end: u64) -> u64 {
     match seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => data.min(end),
+        Ok(data) => data.clamp(offset, end),
         // No data up to the end of the file.
         Err(Errno::NXIO) => end,
         Err(_) => offset,
     }
+}
+
+/// Whether a sample of these bytes is zeros: both ends, and places between.
+fn is_likely_a_hole(file: &File, hole: Range<u64>) -> bool {
+    let (len, block) = (hole.end - hole.start, BLOCK_BYTES as u64);
+    if len <= 2 * block {
+        return reads_as_zeros(file, hole.start, len);
+    }
+    let last = hole.end - block;
+    let between = (0..PLACES_OF_HOLE.min(len / HOLE_BYTES_MIN))
+        .map(|_| fastrand::u64(hole.start..=last) / block * block);
+    [hole.start, last]
+        .into_iter()
+        .chain(between)
+        .all(|at| reads_as_zeros(file, at.max(hole.start), block))
+}
+
+/// Whether these bytes are zeros; not if they cannot be read.
+fn reads_as_zeros(file: &File, offset: u64, len: u64) -> bool {
+    let mut bytes = [0; 4 * BLOCK_BYTES];
+    let (mut at, end) = (offset, offset + len);
+    while at < end {
+        let step = (end - at).min(bytes.len() as u64);
+        let step = &mut bytes[..step as usize];
+        if file.read_exact_at(step, at).is_err() || !all_zero(step) {
+            return false;
+        }
+        at += step.len() as u64;
+    }
+    true
 }
 
 /// What data there is in a range of a file, and up to where that was looked at: at
@@ -119,12 +167,12 @@ pub(super) fn data_extents(file: &File, range: Range<u64>) -> (Vec<Range<u64>>, 
     (data, at)
 }
 
-/// Where the data at `offset` ends, at most at `end`. Somebody may have made a hole
-/// of it meanwhile: then a block counts as data still.
+/// Where the data at `offset` ends, at most at `end`. Where the file system calls it a
+/// hole, which it may be by now, all counts as data.
 pub(super) fn next_hole(file: &File, offset: u64, end: u64) -> u64 {
     match seek(file, SeekFrom::Hole(offset)) {
-        Ok(hole) => hole.max(offset + BLOCK_BYTES as u64).min(end),
-        Err(_) => end,
+        Ok(hole) if hole > offset => hole.min(end),
+        _ => end,
     }
 }
 

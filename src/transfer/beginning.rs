@@ -33,10 +33,11 @@ pub(super) struct Begun {
 }
 
 /// Takes up an earlier run or begins a new one; makes the drive, or looks at the
-/// one that is there.
+/// one that is there. `holes_are_read` says that this run reads what is called a hole.
 pub(super) async fn begin(
     client: &Client,
     image: Image,
+    holes_are_read: bool,
     options: &UploadOptions,
     monitor: &mut dyn Monitor,
     mut stop: Stop,
@@ -64,7 +65,8 @@ pub(super) async fn begin(
     warn(session.weaknesses(), monitor);
     let (plan, first) = (session.plan, session.first);
     session.report_chunk(options.chunk, monitor);
-    let (image, is_changed) = take_up(image, &plan, &mut session, options, monitor).await?;
+    let (image, is_changed) =
+        take_up(image, holes_are_read, &plan, &mut session, options, monitor).await?;
     let (image, table, uses) = blocking(move || {
         let table = image.disk().and_then(Gpt::of);
         let uses = image.uses();
@@ -138,9 +140,11 @@ pub(super) async fn begin(
 }
 
 /// Takes up an earlier run: what it settled stays settled, if the image is the
-/// same. Gives the image back, and whether it changed.
+/// same. Gives the image back, and whether it changed. Where this run reads holes, the
+/// earlier one may have left out what they hold: then all that it settled is read again.
 async fn take_up(
     image: Image,
+    holes_are_read: bool,
     plan: &Plan,
     session: &mut Session,
     options: &UploadOptions,
@@ -171,7 +175,8 @@ async fn take_up(
         return Ok((image, false));
     };
     let now = image.fingerprint();
-    if now.tells_changes() && session.source.as_ref() == Some(now) {
+    let is_same = now.tells_changes() && session.source.as_ref() == Some(now);
+    if is_same && !(holes_are_read && image.is_local()) {
         session.journal = Some(journal);
         return Ok((image, false));
     }
@@ -190,7 +195,11 @@ async fn take_up(
     let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
     // With no difference found it still counts as changed: a chunk whose record
     // was lost may be on the drive, and be zero now.
-    if count > 0 && !options.journal.changed_ok {
+    if count > 0 && is_same {
+        monitor.event(&Event::Warning(format!(
+            "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
+        )));
+    } else if count > 0 && !options.journal.changed_ok {
         let what = format!(
             "The image changed since the upload began: {count} chunks that were sent differ now"
         );
@@ -201,7 +210,7 @@ async fn take_up(
         session.state.done.remove(range.clone());
         session.state.holes.remove(range.clone());
     }
-    Ok((image, true))
+    Ok((image, !is_same))
 }
 
 /// Makes the drive, or looks at the one that is there: nothing is written to a

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rangemap::RangeSet;
 use tokio::sync::Semaphore;
 
 use super::JOBS_DEFAULT;
@@ -19,13 +20,13 @@ use super::earlier::check_earlier;
 use super::fetch::{Fetcher, Partials};
 use super::opening::{counters, open};
 use super::patient::{CALL_ATTEMPTS, patiently};
+use super::places::HolePlaces;
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted, warn};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, lost};
 use super::sink::Sink;
 use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
-use super::upload::everything_settled;
-use super::verify::{Digests, Expected, Sampler, Verified, Verify, verify};
+use super::verify::{Again, Digests, Expected, Local, Sampler, Verified, Verify, verify};
 use crate::api::Client;
 use crate::buffer::BufferPool;
 use crate::chunk::RequestSize;
@@ -188,7 +189,8 @@ pub async fn download(
         true => Digests::Whole,
         false => Digests::Unwanted,
     };
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests);
+    let is_again = matches!(sink, Sink::File(_));
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests, is_again);
     check_earlier(
         &sink,
         options.format,
@@ -199,9 +201,17 @@ pub async fn download(
         &stop,
     )
     .await?;
+    let others: RangeSet<u64> = match options.shard {
+        Some(shard) => shard.others(plan.count()).into_iter().collect(),
+        None => RangeSet::new(),
+    };
     let mut settled = session.state.settled();
-    if let Some(shard) = options.shard {
-        settled.extend(shard.others(plan.count()));
+    settled.extend(others.clone());
+    let holes = session.state.holes.clone();
+    let mut hole_places = HolePlaces::new(rng.u64(..));
+    for chunks in holes.iter() {
+        let bytes = plan.bytes_of(chunks);
+        hole_places.hole(base + bytes.start..base + bytes.end);
     }
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
@@ -276,6 +286,8 @@ pub async fn download(
         put: Arc::default(),
         keeper,
         to_verify: Expected::default(),
+        holes,
+        hole_places,
         follower,
     };
     let mut shell = Shell::new(client.clone(), options.drive, engine, job);
@@ -300,15 +312,23 @@ pub async fn download(
     outcome.map_err(there)?;
     let kept = kept.map_err(there)?;
     let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
-    let (journal, to_verify) =
-        everything_settled(journal, session.state, &plan, job.to_verify, &sampler)
-            .await
-            .map_err(there)?;
+    sampler.look_into(job.hole_places.take());
+    let local = match job.sink.to_disk(options.format).map_err(there)? {
+        Some(disk) => Local::Again(Again {
+            disk,
+            plan,
+            base,
+            chunks: gaps(&plan, 0, &others).into_iter().collect(),
+            holes: job.holes,
+        }),
+        // There is no journal then, and no earlier run.
+        None => Local::Seen(job.to_verify),
+    };
     let verified = verify(
         client,
         options.drive,
         &sampler,
-        to_verify,
+        local,
         options.jobs.get(),
         options.max_outage,
         stop,
@@ -437,18 +457,40 @@ struct Download {
     /// Chunks that are put to their place but not settled yet, by index.
     put: Arc<Mutex<BTreeMap<u64, Put>>>,
     keeper: Option<Keeper>,
+    /// What a full verification expects of what cannot be read again.
     to_verify: Expected,
+    /// Chunks that were holes.
+    holes: RangeSet<u64>,
+    /// Places in what the endpoint called holes.
+    hole_places: HolePlaces,
     follower: Option<Follower>,
+}
+
+impl Download {
+    /// These chunks are holes, but for these parts of the drive.
+    fn note_holes(&mut self, chunks: Range<u64>, parts: &[Range<u64>]) {
+        let bytes = self.plan.bytes_of(&chunks);
+        let mut at = self.base + bytes.start;
+        for part in parts {
+            self.hole_places.hole(at..part.start);
+            at = part.end;
+        }
+        self.hole_places.hole(at..self.base + bytes.end);
+    }
 }
 
 impl Job for Download {
     async fn feed(&mut self) -> Feed {
         match self.survey.next().await {
             Some(Ok(Found::Chunk(index, parts))) => {
+                self.note_holes(index..index + 1, &parts);
                 self.parts.insert(index, parts);
                 Feed::Chunk(index)
             }
-            Some(Ok(Found::Holes(chunks))) => Feed::Hole(chunks),
+            Some(Ok(Found::Holes(chunks))) => {
+                self.note_holes(chunks.clone(), &[]);
+                Feed::Hole(chunks)
+            }
             Some(Err(error)) => Feed::Failed(error),
             None => Feed::End,
         }
@@ -535,7 +577,7 @@ impl Job for Download {
             let written = Note::Written { span, blocks };
             keeper.note(done(span, digest.map(Into::into)).map_or(written, Note::Record))?;
         }
-        if self.sampler.is_full()
+        if self.sampler.collects()
             && let Some(digest) = digest
         {
             let offset = self.base + span.offset;
@@ -554,10 +596,13 @@ impl Job for Download {
                 count: chunks.end - chunks.start,
             })?;
         }
-        if self.sampler.is_full() {
+        if self.sampler.collects() {
             let bytes = self.plan.bytes_of(&chunks);
             let bytes = self.base + bytes.start..self.base + bytes.end;
             self.to_verify.zeros(bytes);
+        }
+        if !chunks.is_empty() {
+            self.holes.insert(chunks);
         }
         Ok(())
     }

@@ -29,6 +29,9 @@ use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig,
 pub struct InspectOptions {
     /// The blocks, by index.
     pub blocks: RangeSet<u64>,
+    /// Whether what the endpoint calls a hole counts as zeros. That is for finding out what
+    /// to send; a verification looks for itself.
+    pub trusts_holes: bool,
     /// Most requests in flight.
     pub jobs: u32,
     /// Give up when nothing succeeded for so long.
@@ -36,8 +39,7 @@ pub struct InspectOptions {
 }
 
 /// Compares a drive with what it should hold, block by block, and gives the blocks
-/// that differ. Where the endpoint makes digests nothing is read; what it tells to be
-/// a hole is zeros. Whole chunks cost a request each, single blocks as well.
+/// that differ. Where the endpoint makes digests nothing is read. Whole chunks cost a request each, single blocks as well.
 /// `monitor` is told how many bytes are compared; holes that are told count as nothing to
 /// do.
 ///
@@ -53,7 +55,7 @@ pub async fn inspect(
 ) -> Result<RangeSet<u64>> {
     let mut rng = fastrand::Rng::new();
     let ranges = tokio::select! {
-        ranges = to_compare(client, drive, content, &options.blocks, &mut rng) => Arc::new(ranges),
+        ranges = to_compare(client, drive, content, options, &mut rng) => Arc::new(ranges),
         () = stop.asked() => return Err(stopped()),
     };
     // To the engine, each range is a chunk.
@@ -105,15 +107,15 @@ pub async fn inspect(
     Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
 }
 
-/// The ranges of blocks to compare, none of more than one chunk. What should be zeros
-/// and is told to be a hole is left out.
+/// The ranges of blocks to compare, none of more than one chunk.
 async fn to_compare(
     client: &Client,
     drive: DriveId,
     content: &Content,
-    blocks: &RangeSet<u64>,
+    options: &InspectOptions,
     rng: &mut fastrand::Rng,
 ) -> Vec<Range<u64>> {
+    let blocks = &options.blocks;
     let (plan, block_plan) = (content.plan(), content.block_plan());
     let chunks = chunks_of(blocks);
     let mut zeros = RangeSet::new();
@@ -125,7 +127,7 @@ async fn to_compare(
     }
     let mut to_compare = blocks.clone();
     // A few blocks are asked for sooner than what is a hole.
-    if chunks.iter().any(|range| range.end - range.start > 1) {
+    if options.trusts_holes && chunks.iter().any(|range| range.end - range.start > 1) {
         let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), rng)
             .await
             .into_iter()

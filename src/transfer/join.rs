@@ -3,15 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use rangemap::RangeSet;
+
 use super::download::{DownloadInterrupted, DownloadOptions, Downloaded, check_still, look};
 use super::earlier::take_back;
 use super::opening::{check_same_drive, staged};
+use super::places::HolePlaces;
 use super::session::{Ended, blocking, gaps, warn};
 use super::sink::digest_of;
 use super::stop::Stop;
-use super::upload::everything_settled;
-use super::verify::{Digests, Expected, Sampler, verify};
+use super::verify::{Again, Digests, Local, Sampler, verify};
 use crate::api::Client;
+use crate::content::set_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{ImageTarget, TargetFormat};
 use crate::journal::{Journal, State};
@@ -80,8 +83,8 @@ pub async fn join_download(
         offset: 0,
         bytes: Some(0),
     });
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), Digests::Unwanted);
-    let mut to_verify = Expected::default();
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), Digests::Unwanted, true);
+    let mut holes = RangeSet::new();
     let (mut ended, mut torn) = (Vec::new(), Vec::new());
     for (index, (mut journal, mut state)) in (1..).zip(journals) {
         if !sampler.is_off() {
@@ -95,28 +98,26 @@ pub async fn join_download(
                 torn.push(index);
             }
         }
-        let settled = state.settled();
-        let (disk, all) = (target.to_disk(TargetFormat::Raw)?, sampler.clone());
-        blocking(move || all.look_back(&*disk, &plan, &settled)).await?;
-        let (journal, more) =
-            everything_settled(Some(journal), state, &plan, to_verify, &sampler).await?;
-        to_verify = more;
-        ended.extend(journal);
+        holes.extend(state.holes);
+        ended.push(journal);
     }
     if !torn.is_empty() {
         return Err(missing(&torn, count).into());
     }
+    let mut hole_places = HolePlaces::new(rng.u64(..));
+    for chunks in holes.iter() {
+        hole_places.hole(plan.bytes_of(chunks));
+    }
+    sampler.look_into(hole_places.take());
+    let local = Local::Again(Again {
+        disk: target.to_disk(TargetFormat::Raw)?.into(),
+        plan,
+        base: 0,
+        chunks: set_of(0..plan.count()),
+        holes,
+    });
     let (jobs, outage) = (options.jobs.get(), options.max_outage);
-    let verified = verify(
-        client,
-        options.drive,
-        &sampler,
-        to_verify,
-        jobs,
-        outage,
-        stop,
-    )
-    .await;
+    let verified = verify(client, options.drive, &sampler, local, jobs, outage, stop).await;
     let verified = verified.map_err(|error| match error.kind() {
         ErrorKind::Integrity => {
             error.hint_to("Run all shards again with --restart, and nothing may write to the drive")

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use rangemap::RangeSet;
 use tokio::sync::OnceCell;
 
 use super::pipeline::{Pipeline, Prepared};
@@ -40,8 +41,11 @@ pub(super) struct Upload {
     /// Whether a chunk is read before it is written.
     pub(super) compare: bool,
     pub(super) keeper: Option<Keeper>,
-    /// The chunks to verify at the end, if it is all of them.
+    /// The chunks to verify at the end, if it is all of them and they cannot be read
+    /// again.
     pub(super) to_verify: Option<Expected>,
+    /// Chunks that were left out as holes.
+    pub(super) holes: RangeSet<u64>,
     pub(super) zero_digests: ZeroDigests,
     /// The first chunk of the transfer.
     pub(super) first: u64,
@@ -298,6 +302,9 @@ impl Job for Upload {
         if let Some(to_verify) = &mut self.to_verify {
             to_verify.zeros(self.plan.bytes_of(&chunks));
         }
+        if !chunks.is_empty() {
+            self.holes.insert(chunks);
+        }
         Ok(())
     }
 
@@ -317,8 +324,6 @@ mod tests {
     use std::num::NonZeroU64;
     use std::time::Duration;
 
-    use rangemap::RangeSet;
-
     use super::super::pace::Pace;
     use super::super::pipeline::{Earlier, PipelineConfig};
     use super::super::shell::Shell;
@@ -336,7 +341,7 @@ mod tests {
     fn upload(plan: Plan) -> Upload {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(plan.size()).unwrap();
-        let sampler = Sampler::new(Verify::None, &plan, 1, Digests::Quick);
+        let sampler = Sampler::new(Verify::None, &plan, 1, Digests::Quick, false);
         let config = PipelineConfig {
             image: Image::open_raw(file.path()).unwrap(),
             plan,
@@ -360,6 +365,7 @@ mod tests {
             compare: false,
             keeper: None,
             to_verify: Some(Expected::default()),
+            holes: RangeSet::new(),
             zero_digests: ZeroDigests::default(),
             first: 0,
             room: None,

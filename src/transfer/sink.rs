@@ -20,7 +20,7 @@ use crate::codec::Packer;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Weakness, remedy};
-use crate::image::{ImageTarget, TargetFormat};
+use crate::image::{Disk, ImageTarget, TargetFormat};
 use crate::journal::{Data, Note};
 use crate::plan::Plan;
 
@@ -53,6 +53,15 @@ impl Sink {
     pub(super) fn handle(&self) -> Result<Option<File>> {
         match self {
             Self::File(target) => target.handle().map(Some),
+            Self::Stream(_) | Self::Packed(_) => Ok(None),
+        }
+    }
+
+    /// The disk as far as it is in the file, which holds it in `format`; none of what
+    /// went by.
+    pub(super) fn to_disk(&self, format: TargetFormat) -> Result<Option<Arc<dyn Disk>>> {
+        match self {
+            Self::File(target) => Ok(Some(target.to_disk(format)?.into())),
             Self::Stream(_) | Self::Packed(_) => Ok(None),
         }
     }

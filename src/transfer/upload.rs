@@ -20,14 +20,16 @@ use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, ref
 use super::shell::Shell;
 use super::sounding::sound;
 use super::stop::Stop;
-use super::verify::{Digests, Expected, Sampler, Verified, Verify, ZeroDigests, verify};
+use super::verify::{
+    Again, Digests, Expected, Local, Sampler, Verified, Verify, ZeroDigests, verify,
+};
 use crate::api::Client;
 use crate::chunk::RequestSize;
 use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Image, RawImage};
+use crate::image::{Holes, Image, RawImage};
 use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
@@ -82,6 +84,10 @@ pub struct UploadOptions {
     /// The SHA-256 that the image has to have, of its bytes as they were given: packed,
     /// or in their format.
     pub sha256: Option<Digest>,
+    /// How far holes that the file system reports are believed. `None` for a sample, or
+    /// for not at all where something is asked for that goes by every byte: a full
+    /// verification, a checksum, or a SHA-256.
+    pub holes: Option<Holes>,
 }
 
 impl UploadOptions {
@@ -102,7 +108,18 @@ impl UploadOptions {
             selection: None,
             shard: None,
             sha256: None,
+            holes: None,
         }
+    }
+
+    /// How far holes are believed.
+    fn holes(&self) -> Holes {
+        let goes_by_every_byte =
+            self.verify == Verify::Full || self.checksum || self.sha256.is_some();
+        self.holes.unwrap_or(match goes_by_every_byte {
+            true => Holes::Read,
+            false => Holes::Sample,
+        })
     }
 }
 
@@ -172,7 +189,21 @@ pub async fn upload(
     stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
     let mut rng = fastrand::Rng::new();
-    let begun = begin(client, image, options, monitor, stop.clone(), &mut rng).await?;
+    let (image, are_read) = match options.selection {
+        // Whoever made the selection has read the image and decided that.
+        Some(_) => (image, false),
+        None => decide_holes(image, options.holes(), monitor).await?,
+    };
+    let begun = begin(
+        client,
+        image,
+        are_read,
+        options,
+        monitor,
+        stop.clone(),
+        &mut rng,
+    )
+    .await?;
     let mut resume = Resume {
         drive: begun.drive.id,
         offset: 0,
@@ -196,6 +227,24 @@ pub async fn upload(
     }
 }
 
+/// Decides how far the holes of the image are believed. Gives it back, and whether what
+/// is called a hole is read.
+async fn decide_holes(
+    image: Image,
+    how: Holes,
+    monitor: &mut dyn Monitor,
+) -> Result<(Image, bool)> {
+    let (image, found) = blocking(move || {
+        let found = image.decide_holes(how);
+        Ok((image, found))
+    })
+    .await?;
+    for hole in &found {
+        monitor.event(&Event::Warning(hole.to_string()));
+    }
+    Ok((image, how == Holes::Read || !found.is_empty()))
+}
+
 /// Sends what is missing, reads back what was asked for, and ends the journal.
 /// Keeps `resume` true to how far it came.
 async fn send(
@@ -209,13 +258,16 @@ async fn send(
 ) -> Result<Uploaded> {
     let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive.id);
     let settled = session.state.settled();
-    let mut passed = settled.clone();
+    // What is nothing to this run: it is neither sent nor verified.
+    let mut others = RangeSet::new();
     if let Some(selection) = &options.selection {
-        passed.extend(selection.left_out());
+        others.extend(selection.left_out());
     }
     if let Some(shard) = options.shard {
-        passed.extend(shard.others(plan.count()));
+        others.extend(shard.others(plan.count()));
     }
+    let mut passed = settled.clone();
+    passed.extend(others.clone());
     let todo = gaps(&plan, begun.first, &passed);
     // What is told may be wrong; the end tells.
     let expected = begun
@@ -238,8 +290,16 @@ async fn send(
         Some(_) => Digests::Quick,
         None => Digests::Unwanted,
     };
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests);
     let late = begun.image.late_notices();
+    let again = begun.image.to_disk().map(|disk| Again {
+        disk,
+        plan,
+        base: 0,
+        chunks: gaps(&plan, begun.first, &others).into_iter().collect(),
+        holes: session.state.holes.clone(),
+    });
+    let seed = rng.u64(..);
+    let sampler = Sampler::new(options.verify, &plan, seed, digests, again.is_some());
     let image = look_back(begun.image, &plan, &settled, &sampler).await?;
     let earlier = earlier(&image, &mut session, options).await?;
     let source = match options.sha256 {
@@ -304,7 +364,8 @@ async fn send(
         zeros: HashMap::new(),
         compare,
         keeper: session.journal.take().map(keep).transpose()?,
-        to_verify: sampler.is_full().then(Expected::default),
+        to_verify: sampler.collects().then(Expected::default),
+        holes: RangeSet::new(),
         zero_digests: ZeroDigests::default(),
         first: begun.first,
         room,
@@ -321,7 +382,7 @@ async fn send(
         resume.chunks = Some(plan.count());
         resume.size = Some(plan.size());
     }
-    let to_verify = job.to_verify.unwrap_or_default();
+    let (to_verify, holes) = (job.to_verify.unwrap_or_default(), job.holes);
     let pipeline = job.pipeline;
     // Whatever happened: what was confirmed is kept.
     let kept = finish(job.keeper).await;
@@ -365,13 +426,22 @@ async fn send(
     if let Some(line) = late.warning(plan.size(), drive_size) {
         monitor.event(&Event::Warning(line));
     }
-    let (journal, to_verify) =
-        everything_settled(journal, session.state, &plan, to_verify, &sampler).await?;
+    let (journal, local) = match again {
+        Some(mut again) => {
+            again.holes.extend(holes);
+            (journal, Local::Again(again))
+        }
+        None => {
+            let (journal, seen) =
+                everything_settled(journal, session.state, &plan, to_verify, &sampler).await?;
+            (journal, Local::Seen(seen))
+        }
+    };
     let verified = verify(
         client,
         drive,
         &sampler,
-        to_verify,
+        local,
         options.jobs.get(),
         options.max_outage,
         stop,
@@ -500,7 +570,7 @@ pub(super) async fn everything_settled(
     mut to_verify: Expected,
     sampler: &Sampler,
 ) -> Result<(Option<Journal>, Expected)> {
-    if !sampler.is_full() {
+    if !sampler.collects() {
         return Ok((journal, to_verify));
     }
     let plan = *plan;

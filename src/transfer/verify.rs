@@ -14,11 +14,11 @@ use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
 use super::checksum::Hasher;
+use super::places::{self, HOLE_SAMPLES_MAX, spread};
 use super::reading::read_all;
 use super::session::blocking;
-use super::shell::{Attempt, Feed, Job, Shell, stopped};
+use super::shell::{Attempt, Feed, Job, Shell};
 use super::stop::Stop;
-use super::survey::not_holes;
 use crate::api::Client;
 use crate::chunk::{DataChunk, is_zero};
 use crate::digest::{ChunkDigest, Digest};
@@ -32,13 +32,7 @@ use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig,
 use crate::wire::READ_BYTES_MAX;
 
 /// Bytes of a sample.
-const SAMPLE_BYTES: usize = 16 * 1024;
-/// Fewest chunks of a large image that are sampled.
-const SAMPLES_MIN: u64 = 16;
-/// Most chunks that are sampled: of an image with one damaged chunk in a hundred,
-/// 300 samples hit one with 95 %.
-const SAMPLES_MAX: u64 = 300;
-
+const SAMPLE_BYTES: usize = places::SAMPLE_BYTES as usize;
 /// Longest range of which the endpoint is asked for a digest: a second of work
 /// there, during which nothing moves.
 const DIGEST_BYTES_MAX: u64 = 256 << 20;
@@ -48,10 +42,11 @@ const DIGEST_BYTES_MAX: u64 = 256 << 20;
 pub enum Verify {
     /// Nothing.
     None,
-    /// 16 KiB of the first chunk, the last one, and one in a hundred between.
+    /// 16 KiB of the first chunk, the last one, and one in a hundred between; of holes as
+    /// well.
     #[default]
     Sample,
-    /// Everything.
+    /// Everything. What is on this machine is read again for it, holes too.
     Full,
 }
 
@@ -90,6 +85,62 @@ enum Check {
     Digest { span: Span, digest: ChunkDigest },
     /// Zeros, in these bytes.
     Zeros(Range<u64>),
+    /// What this machine holds at these bytes by then.
+    Again(Range<u64>),
+}
+
+/// What a drive is compared with.
+pub(super) enum Local {
+    /// What was seen of it when it passed by: it cannot be read again.
+    Seen(Expected),
+    /// It is read again, so that whatever was wrong when it was read first is found.
+    Again(Again),
+}
+
+/// A disk on this machine, an image or the file of a download, that is read again.
+pub(super) struct Again {
+    /// Byte for byte as on the drive.
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) plan: Plan,
+    /// Byte of the drive, and of the disk, that the plan begins at.
+    pub(super) base: u64,
+    /// The chunks to compare.
+    pub(super) chunks: RangeSet<u64>,
+    /// Those of them that were left out as holes: the others hold data.
+    pub(super) holes: RangeSet<u64>,
+}
+
+impl Again {
+    /// A sample: of the chunks with data, and of the holes, of which a sparse image would
+    /// have nothing else.
+    fn sample(&self, rng: &mut fastrand::Rng) -> Vec<Range<u64>> {
+        let (mut data, mut holes) = (self.chunks.clone(), RangeSet::new());
+        for hole in self.holes.iter() {
+            for chunks in self.chunks.overlapping(hole) {
+                holes.insert(chunks.start.max(hole.start)..chunks.end.min(hole.end));
+            }
+            data.remove(hole.clone());
+        }
+        let mut places = spread(&self.plan, &data, u64::MAX, rng);
+        places.extend(spread(&self.plan, &holes, HOLE_SAMPLES_MAX, rng));
+        let base = self.base;
+        let places = places.into_iter();
+        places
+            .map(|place| base + place.start..base + place.end)
+            .collect()
+    }
+
+    /// Everything, in pieces that one request can read.
+    fn all(&self) -> Vec<Range<u64>> {
+        let ranges = self.chunks.iter().flat_map(|chunks| {
+            let bytes = self.plan.bytes_of(chunks);
+            pieces(
+                self.base + bytes.start..self.base + bytes.end,
+                READ_BYTES_MAX,
+            )
+        });
+        ranges.collect()
+    }
 }
 
 /// What a full verification expects of the drive.
@@ -113,26 +164,10 @@ impl Expected {
         }
     }
 
-    fn len(&self) -> u64 {
-        let chunks: u64 = self.chunks.iter().map(|(span, _)| span.len).sum();
-        let zeros: u64 = self.zeros.iter().map(|range| range.end - range.start).sum();
-        chunks + zeros
-    }
-
-    fn ranges(&self) -> u64 {
-        (self.chunks.len() + self.zeros.len()) as u64
-    }
-
-    /// What there is to check: of the zeros what the endpoint does not call a hole.
-    async fn into_checks(
-        self,
-        client: &Client,
-        drive: DriveId,
-        rng: &mut fastrand::Rng,
-    ) -> Vec<Check> {
-        let zeros = not_holes(client, drive, self.zeros, rng).await;
+    /// What there is to check. What the endpoint calls a hole is checked as well.
+    fn into_checks(self) -> Vec<Check> {
+        let zeros = self.zeros.into_iter();
         let zeros = zeros
-            .into_iter()
             .flat_map(|range| pieces(range, DIGEST_BYTES_MAX))
             .map(Check::Zeros);
         let chunks = self.chunks.into_iter();
@@ -162,10 +197,12 @@ pub(super) enum Digests {
     Whole,
 }
 
-/// Takes samples of chunks as they pass by.
+/// Takes samples of chunks as they pass by, of what cannot be read again.
 #[derive(Clone, Debug)]
 pub(super) struct Sampler {
     verify: Verify,
+    /// Whether it will be read again.
+    is_again: bool,
     /// `None` as long as nobody knows.
     chunks: Option<u64>,
     /// The last chunk, once it is known of an image whose size nobody knew.
@@ -176,15 +213,23 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Samples of an image with this plan. `digests` is what somebody else needs.
-    pub(super) fn new(verify: Verify, plan: &Plan, seed: u64, digests: Digests) -> Self {
+    /// Samples of an image with this plan, which will be read again if `is_again`.
+    /// `digests` is what somebody else needs.
+    pub(super) fn new(
+        verify: Verify,
+        plan: &Plan,
+        seed: u64,
+        digests: Digests,
+        is_again: bool,
+    ) -> Self {
         Self {
             verify,
+            is_again,
             chunks: (!plan.is_endless()).then(|| plan.count()),
             last: Arc::default(),
             seed,
             digests: match verify {
-                Verify::Full => Digests::Whole,
+                Verify::Full if !is_again => Digests::Whole,
                 _ => digests,
             },
             samples: Arc::default(),
@@ -208,13 +253,23 @@ impl Sampler {
         self.verify == Verify::Full
     }
 
+    /// Whether somebody has to collect what a full verification expects.
+    pub(super) fn collects(&self) -> bool {
+        self.is_full() && !self.is_again
+    }
+
+    /// Whether samples are taken of what cannot be read again.
+    fn takes_samples(&self) -> bool {
+        self.verify == Verify::Sample && !self.is_again
+    }
+
     pub(super) fn is_off(&self) -> bool {
         self.verify == Verify::None
     }
 
     /// A chunk of data passes by, or what there is of data in it.
     pub(super) fn look_at(&self, span: Span, bytes: &[u8]) {
-        if self.verify != Verify::Sample || !self.picks(span.index) {
+        if !self.takes_samples() || !self.picks(span.index) {
             return;
         }
         let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
@@ -234,7 +289,7 @@ impl Sampler {
         plan: &Plan,
         settled: &RangeSet<u64>,
     ) -> Result<()> {
-        if self.verify != Verify::Sample {
+        if !self.takes_samples() {
             return Ok(());
         }
         let settled = settled.iter().flat_map(Clone::clone);
@@ -253,10 +308,27 @@ impl Sampler {
         Ok(())
     }
 
+    /// These places, in bytes of the drive, were left out because the endpoint called
+    /// them holes: a sample has them too.
+    pub(super) fn look_into(&self, holes: Vec<Range<u64>>) {
+        for place in holes {
+            if self.is_again {
+                self.push(Check::Again(place));
+            } else {
+                let zeros = vec![0; usize::try_from(place.end - place.start).unwrap_or(0)];
+                self.add(place.start, &zeros);
+            }
+        }
+    }
+
     fn add(&self, offset: u64, bytes: &[u8]) {
         let bytes = Bytes::copy_from_slice(bytes);
+        self.push(Check::Bytes { offset, bytes });
+    }
+
+    fn push(&self, check: Check) {
         if let Ok(mut samples) = self.samples.lock() {
-            samples.push(Check::Bytes { offset, bytes });
+            samples.push(check);
         }
     }
 
@@ -265,7 +337,7 @@ impl Sampler {
         // Of an image without an end, as many as if it ended here: that adds up to
         // more, but to no more than a multiple of that.
         let chunks = self.chunks.unwrap_or_else(|| index.saturating_add(1));
-        let wanted = (chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX);
+        let wanted = places::wanted(chunks);
         let last = self
             .chunks
             .map_or_else(|| self.last.get().copied(), |n| n.checked_sub(1));
@@ -300,38 +372,34 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// Reads back what the sampler picked, or all that is expected.
+/// Reads back a sample of the drive, or all of it, and compares it with what this machine
+/// holds.
 pub(super) async fn verify(
     client: &Client,
     drive: DriveId,
     sampler: &Sampler,
-    expected: Expected,
+    local: Local,
     jobs: u32,
     max_outage: Duration,
-    mut stop: Stop,
+    stop: Stop,
 ) -> Result<Verified> {
-    let (verified, checks) = match sampler.verify {
-        Verify::None => return Ok(Verified::default()),
-        Verify::Sample => {
-            let checks = sampler.take();
-            let verified = Verified {
-                ranges: checks.len() as u64,
-                bytes: checks.iter().map(Check::len).sum(),
+    let mut rng = fastrand::Rng::with_seed(sampler.seed);
+    let (disk, checks) = match (local, sampler.verify) {
+        (_, Verify::None) => return Ok(Verified::default()),
+        (Local::Seen(expected), Verify::Full) => (None, expected.into_checks()),
+        (Local::Seen(_), Verify::Sample) => (None, sampler.take()),
+        (Local::Again(again), verify) => {
+            let (ranges, mut checks) = match verify {
+                Verify::Full => (again.all(), Vec::new()),
+                _ => (again.sample(&mut rng), sampler.take()),
             };
-            (verified, checks)
+            checks.extend(ranges.into_iter().map(Check::Again));
+            (Some(again.disk), checks)
         }
-        Verify::Full => {
-            let verified = Verified {
-                ranges: expected.ranges(),
-                bytes: expected.len(),
-            };
-            let mut rng = fastrand::Rng::with_seed(sampler.seed);
-            let checks = tokio::select! {
-                checks = expected.into_checks(client, drive, &mut rng) => checks,
-                () = stop.asked() => return Err(stopped()),
-            };
-            (verified, checks)
-        }
+    };
+    let verified = Verified {
+        ranges: checks.len() as u64,
+        bytes: checks.iter().map(Check::len).sum(),
     };
     // To the engine, each check is a chunk.
     let engine = Engine::new(EngineConfig {
@@ -346,17 +414,119 @@ pub(super) async fn verify(
         pieces: PiecesConfig::default(),
         seed: sampler.seed,
     });
-    let job = ReadBack {
+    let against = Arc::new(Against {
         client: client.clone(),
         drive,
+        disk: disk.clone(),
+        is_full: sampler.is_full(),
+        zeros: Mutex::default(),
+    });
+    let job = ReadBack {
+        against,
         checks: Arc::new(checks),
-        zeros: Arc::default(),
         next: 0,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job);
     let ending = shell.run(&mut Silent, stop).await;
-    shell.outcome(ending, "read back")?;
-    Ok(verified)
+    let outcome = shell.outcome(ending, "read back");
+    if let Some(disk) = disk {
+        // Where that is what changed it says so, rather than to blame the drive.
+        blocking(move || disk.check_unchanged()).await?;
+    }
+    outcome.map(|()| verified)
+}
+
+/// What checks are made against.
+struct Against {
+    client: Client,
+    drive: DriveId,
+    /// What [`Check::Again`] reads.
+    disk: Option<Arc<dyn Disk>>,
+    /// Whether it is so much that digests of the endpoint do in place of bytes.
+    is_full: bool,
+    zeros: Mutex<ZeroDigests>,
+}
+
+impl Against {
+    /// Whether the drive holds what the disk holds.
+    async fn is_same(
+        self: &Arc<Self>,
+        bytes: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<bool, Failure>> {
+        let disk = self
+            .disk
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Bug, "Nothing can be read again"))?;
+        let (offset, len) = (bytes.start, bytes.end - bytes.start);
+        let read = blocking(move || {
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+            disk.read_at(&mut bytes, offset)?;
+            Ok(bytes)
+        });
+        if self.is_full {
+            let asked = self.client.digest(self.drive, offset, len);
+            let (read, asked) = tokio::join!(read, asked);
+            let (read, digest) = match (read?, asked) {
+                (read, Ok(Some(digest))) => (read, digest),
+                (read, Ok(None)) => {
+                    return Ok(self.reads_as(offset, read, step_max, requests).await);
+                }
+                (_, Err(failure)) => return Ok(Err(failure)),
+            };
+            let this = Arc::clone(self);
+            return blocking(move || Ok(Ok(this.digest(&read) == digest))).await;
+        }
+        Ok(self.reads_as(offset, read.await?, step_max, requests).await)
+    }
+
+    async fn reads_as(
+        &self,
+        offset: u64,
+        bytes: Vec<u8>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<bool, Failure> {
+        let len = bytes.len() as u64;
+        let read = read_all(&self.client, self.drive, offset, len, step_max, requests).await;
+        read.map(|read| read == bytes)
+    }
+
+    fn digest(&self, bytes: &[u8]) -> Digest {
+        match is_zero(bytes) {
+            true => self.zero_digest(bytes.len() as u64),
+            false => Digest::of(bytes),
+        }
+    }
+
+    /// The digest of so many zeros; made once. Blocks.
+    fn zero_digest(&self, len: u64) -> Digest {
+        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        zeros.of(len)
+    }
+
+    /// Whether the drive holds nothing but zeros there.
+    async fn is_zeros(
+        self: &Arc<Self>,
+        bytes: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<bool, Failure>> {
+        let len = bytes.end - bytes.start;
+        Ok(
+            match self.client.digest(self.drive, bytes.start, len).await {
+                Ok(Some(digest)) => {
+                    let this = Arc::clone(self);
+                    Ok(blocking(move || Ok(this.zero_digest(len) == digest)).await?)
+                }
+                Ok(None) => {
+                    reads_as_zeros(&self.client, self.drive, bytes, step_max, requests).await
+                }
+                Err(failure) => Err(failure),
+            },
+        )
+    }
 }
 
 impl Check {
@@ -364,7 +534,7 @@ impl Check {
         match self {
             Self::Bytes { bytes, .. } => bytes.len() as u64,
             Self::Digest { span, .. } => span.len,
-            Self::Zeros(bytes) => bytes.end - bytes.start,
+            Self::Zeros(bytes) | Self::Again(bytes) => bytes.end - bytes.start,
         }
     }
 
@@ -372,18 +542,17 @@ impl Check {
         match self {
             Self::Bytes { offset, .. } => *offset,
             Self::Digest { span, .. } => span.offset,
-            Self::Zeros(bytes) => bytes.start,
+            Self::Zeros(bytes) | Self::Again(bytes) => bytes.start,
         }
     }
 
     async fn run(
         &self,
-        client: &Client,
-        drive: DriveId,
-        zeros: &Arc<Mutex<ZeroDigests>>,
+        against: &Arc<Against>,
         step_max: u64,
         requests: &mut Requests,
     ) -> Result<Result<(), Failure>> {
+        let (client, drive) = (&against.client, against.drive);
         let is_same = match self {
             Self::Bytes { offset, bytes } => {
                 let len = bytes.len() as u64;
@@ -393,19 +562,8 @@ impl Check {
             Self::Digest { span, digest } => {
                 holds(client, drive, *span, digest, step_max, requests).await
             }
-            Self::Zeros(bytes) => {
-                let len = bytes.end - bytes.start;
-                match client.digest(drive, bytes.start, len).await {
-                    Ok(Some(digest)) => {
-                        let zeros = zero_digest(zeros, len).await?;
-                        Ok(zeros == digest)
-                    }
-                    Ok(None) => {
-                        reads_as_zeros(client, drive, bytes.clone(), step_max, requests).await
-                    }
-                    Err(failure) => Err(failure),
-                }
-            }
+            Self::Zeros(bytes) => against.is_zeros(bytes.clone(), step_max, requests).await?,
+            Self::Again(bytes) => against.is_same(bytes.clone(), step_max, requests).await?,
         };
         match is_same {
             Ok(true) => Ok(Ok(())),
@@ -499,16 +657,6 @@ async fn reads_as_zeros(
     Ok(true)
 }
 
-/// The digest of so many zeros; made off the reactor, once.
-async fn zero_digest(zeros: &Arc<Mutex<ZeroDigests>>, len: u64) -> Result<Digest> {
-    let zeros = Arc::clone(zeros);
-    blocking(move || {
-        let mut zeros = zeros.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(zeros.of(len))
-    })
-    .await
-}
-
 /// Digests of zeros, by length.
 #[derive(Debug, Default)]
 pub(super) struct ZeroDigests(HashMap<u64, Digest>);
@@ -524,10 +672,8 @@ impl ZeroDigests {
 }
 
 struct ReadBack {
-    client: Client,
-    drive: DriveId,
+    against: Arc<Against>,
     checks: Arc<Vec<Check>>,
-    zeros: Arc<Mutex<ZeroDigests>>,
     next: u64,
 }
 
@@ -546,8 +692,7 @@ impl Job for ReadBack {
         _: Body,
         limits: Limits,
     ) -> impl Future<Output = Attempt> + Send + 'static {
-        let (client, drive) = (self.client.clone(), self.drive);
-        let (checks, zeros) = (Arc::clone(&self.checks), Arc::clone(&self.zeros));
+        let (checks, against) = (Arc::clone(&self.checks), Arc::clone(&self.against));
         async move {
             // The engine was told of as many chunks as there are checks.
             let check = usize::try_from(span.index).ok().and_then(|i| checks.get(i));
@@ -557,9 +702,7 @@ impl Job for ReadBack {
             let mut requests = Requests::default();
             let step_max = limits.read_bytes_max();
             Attempt {
-                answer: check
-                    .run(&client, drive, &zeros, step_max, &mut requests)
-                    .await,
+                answer: check.run(&against, step_max, &mut requests).await,
                 wire_bytes: check.len(),
                 requests: requests.without_progress(),
             }
@@ -583,7 +726,7 @@ mod tests {
     fn samples_are_bounded_and_hold_both_ends() {
         for chunks in [1, 2, 16, 100, 10_000, 1_000_000] {
             let plan = Plan::new(chunks, NonZeroU64::MIN);
-            let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted);
+            let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted, false);
             let picked: Vec<u64> = (0..chunks).filter(|i| sampler.picks(*i)).collect();
             assert_eq!(picked.first(), Some(&0));
             assert_eq!(picked.last(), Some(&(chunks - 1)));
@@ -599,7 +742,7 @@ mod tests {
     #[test]
     fn an_image_without_a_known_end_is_sampled_all_along() {
         let plan = Plan::endless(NonZeroU64::MIN);
-        let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted);
+        let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted, false);
         let picked: Vec<u64> = (0..1_000_000).filter(|i| sampler.picks(*i)).collect();
         assert!(picked.starts_with(&[0, 1, 2]));
         assert!(picked.len() < 2000, "{}", picked.len());
@@ -631,7 +774,8 @@ mod tests {
         for bytes in [10..20, 30..40, 20..30] {
             expected.zeros(bytes);
         }
-        assert_eq!((expected.ranges(), expected.len()), (1, 30));
+        let checks = expected.into_checks();
+        assert!(matches!(&checks[..], [Check::Zeros(bytes)] if *bytes == (10..40)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::support::{gunzip, noise};
 const C: u64 = 16 * 1024;
 /// Holes of less than this are not told of.
 const HOLE: u64 = 64 * 1024;
+/// Most bytes of a sample that is read back.
+const SAMPLE: u64 = 16 * 1024;
 const CHUNKS: u64 = 1000;
 const SIZE: u64 = CHUNKS * C - 77;
 /// Where there is data: across the bounds of chunks, at both ends, and alone.
@@ -255,13 +257,12 @@ fn a_terabyte_of_holes_is_a_few_requests() {
     let out = scene.path("out");
     scene.desk.own(&out);
     let tool = scene.desk.download(&scene.proxy.uri()).arg(&drive);
-    let _ = tool.args("--verify full").arg(&out).run().code(0);
-    // The chunk of the data is read, its digest and that of nothing else asked for.
-    assert_eq!(read_bytes(&scene.proxy), data.len() as u64);
-    assert_eq!(scene.proxy.count(Request::is_read), 1);
-    assert_eq!(scene.proxy.count(is_digest), 1);
-    // Before, and at the end for each of two holes.
-    assert_eq!(scene.proxy.count(is_extents), 3);
+    let _ = tool.arg(&out).run().code(0);
+    // The chunk of the data is read, and samples of it and of the holes.
+    let samples = scene.proxy.count(Request::is_read) as u64 - 1;
+    assert!(samples > 4 && samples < 64, "{samples}");
+    assert!(read_bytes(&scene.proxy) <= data.len() as u64 + samples * SAMPLE);
+    assert_eq!(scene.proxy.count(is_extents), 1);
     assert_eq!(out.metadata().unwrap().len(), size);
     let mut bytes = vec![1; data.len() + 2];
     let file = File::open(&out).unwrap();
@@ -427,7 +428,10 @@ fn a_named_image_with_holes_is_taken_for_what_it_is() {
     name("out.oh-part", "out");
     scene.again_but_keep();
     let _ = scene.run("", "out").code(0).says("had finished the image");
-    assert_eq!(scene.proxy.count(Request::is_read), 0);
+    // It is compared with the drive, and no more.
+    for request in scene.proxy.requests().iter().filter(|one| one.is_read()) {
+        assert!(asked(request).1 <= SAMPLE, "{}", request.path);
+    }
     scene.check("out");
     // One where a hole is none any more is not.
     let _ = std::fs::remove_file(scene.path("out"));
@@ -601,42 +605,24 @@ fn a_full_verification_finds_what_was_called_a_hole() {
 // ---- Verifying an upload ----
 
 #[test]
-fn holes_of_an_upload_are_verified_without_a_digest() {
+fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
-    let size = 1_u64 << 40;
+    let size = 64_u64 << 20;
     let data = noise(9, 100_000);
-    desk.sparse("a.img", size, &[(500 << 30, &data)]);
+    desk.sparse("a.img", size, &[(30 << 20, &data)]);
     let tool = desk
         .upload(&proxy.uri())
         .args("--verify full --progress json");
     let outcome = tool.arg("a.img").run().code(0);
-    if !has_holes(&server, &outcome.created()) {
-        return;
-    }
-    assert_eq!(proxy.count(is_digest), 1);
-    assert_eq!(proxy.count(is_extents), 2);
+    let drive = outcome.created();
     let last = outcome.stderr.lines().last().unwrap();
     let last: serde_json::Value = serde_json::from_str(last).unwrap();
     assert_eq!(last["verified_bytes"], size);
-}
-
-#[test]
-fn without_extents_holes_are_verified_in_long_ranges() {
-    let desk = Desk::new();
-    let (server, proxy) = desk.pair();
-    let data = noise(9, 100_000);
-    desk.sparse("a.img", 1 << 30, &[(512 << 20, &data)]);
-    proxy.fault(
-        is_extents,
-        usize::MAX,
-        Fault::Answer(refusal(404, "missing")),
-    );
-    let tool = desk.upload(&proxy.uri()).args("-c 1048576 --verify full");
-    let outcome = tool.arg("a.img").run().code(0);
-    let drive = outcome.created();
-    // The chunk of the data, 512 MiB before it in two, and as much after it.
-    assert_eq!(proxy.count(is_digest), 5);
+    assert_eq!(proxy.count(is_extents), 0);
+    let requests = proxy.requests();
+    let digests = requests.iter().filter(|request| is_digest(request));
+    assert_eq!(digests.map(|digest| asked(digest).1).sum::<u64>(), size);
     // And what is no zero there is found.
     proxy.forget();
     let gate = Gate::default();
@@ -645,12 +631,12 @@ fn without_extents_holes_are_verified_in_long_ranges() {
     let running = tool.arg("-d").arg(&drive).arg("a.img").spawn();
     proxy.wait_for("a digest", |requests| requests.iter().any(is_digest));
     let file = File::options().write(true).open(server.drive_file(&drive));
-    file.unwrap().write_all_at(b"x", 700 << 20).unwrap();
+    file.unwrap().write_all_at(b"x", 50 << 20).unwrap();
     gate.open();
     let _ = running
         .wait()
         .code(4)
-        .says("does not hold what was transferred: the 268435456 bytes at");
+        .says("does not hold what was transferred: the 4194304 bytes at 50331648 differ");
 }
 
 #[test]
@@ -667,24 +653,4 @@ fn zeros_are_read_where_there_is_no_extension() {
     // The proof of zeros as well.
     assert!(read_bytes(&proxy) >= 20 << 20);
     drop(server);
-}
-
-#[test]
-fn a_hole_that_is_none_is_found_by_a_full_verification() {
-    let desk = Desk::new();
-    let (server, proxy) = desk.pair();
-    desk.sparse("a.img", 1 << 30, &[(512 << 20, b"data")]);
-    let gate = Gate::default();
-    proxy.fault(is_extents, usize::MAX, Fault::Hold(gate.clone()));
-    let tool = desk.upload(&proxy.uri()).args("--verify full a.img");
-    let running = tool.spawn();
-    proxy.wait_for("a question", |requests| requests.iter().any(is_extents));
-    let drive = crate::support::http::drives(&server).pop().unwrap();
-    let file = File::options().write(true).open(server.drive_file(&drive));
-    file.unwrap().write_all_at(b"x", 900 << 20).unwrap();
-    gate.open();
-    let _ = running
-        .wait()
-        .code(4)
-        .says("does not hold what was transferred");
 }

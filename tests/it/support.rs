@@ -6,6 +6,7 @@ pub mod disk;
 pub mod failing;
 pub mod http;
 pub mod link;
+pub mod lying;
 pub mod proxy;
 pub mod python;
 pub mod schema;

@@ -160,7 +160,7 @@ struct Part<'a> {
 impl Part<'_> {
     /// Where the first data from `at` on begins, in the file or behind it.
     fn data_from(&self, at: u64) -> Result<Option<u64>> {
-        let data = self.disk.data_after(self.start + at)?;
+        let data = self.disk.data_after(self.start + at);
         Ok(data.map(|data| data.start - self.start))
     }
 

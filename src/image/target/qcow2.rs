@@ -444,6 +444,16 @@ impl Qcow2File {
         Ok(())
     }
 
+    /// Makes the file end where its last cluster does, so that it can be read before it is
+    /// finished: what was written last may be a part of a cluster.
+    pub(super) fn pad(&self) -> io::Result<()> {
+        let map = self.map()?;
+        match self.file.metadata()?.len() < map.next {
+            true => self.file.set_len(map.next),
+            false => Ok(()),
+        }
+    }
+
     /// Counts how often each cluster is used, and makes it a file that others read.
     /// Nobody writes to it any more.
     pub(super) fn finish(&self) -> io::Result<()> {

@@ -25,6 +25,7 @@ pub struct FaultPlan {
     pub(in crate::server) fresh_reads: FreshReads,
     pub(in crate::server) large_reads: LargeReads,
     pub(in crate::server) past_end: PastEnd,
+    pub(in crate::server) extents: ToldExtents,
     pub(in crate::server) imaging_bytes_per_s: Option<u64>,
     pub(super) latency: Latency,
     pub(super) bytes_per_s: Option<u64>,
@@ -83,6 +84,15 @@ pub(in crate::server) enum LargeReads {
     Refused,
     Allowed,
     Short,
+}
+
+/// What is said of where a drive holds data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::server) enum ToldExtents {
+    #[default]
+    True,
+    /// Every drive is one hole, whatever it holds.
+    Hidden,
 }
 
 /// What a write past the end of the drive gets.
@@ -247,6 +257,10 @@ impl FromStr for FaultPlan {
                     ("full", PastEnd::Full),
                     ("truncated", PastEnd::Truncated),
                 ],
+            )?,
+            extents: fields.word(
+                "extents",
+                &[("true", ToldExtents::True), ("hidden", ToldExtents::Hidden)],
             )?,
             imaging_bytes_per_s: fields.number("imaging_bytes_per_s", 1)?,
             user_keys: fields.word(

@@ -1,0 +1,418 @@
+//! Where a file holds data, as its file system reports it, and how far that report is
+//! believed.
+//!
+//! File systems have reported holes where there was data: OpenZFS for files that were
+//! just written, APFS, and network file systems. Whatever is taken for a hole is neither
+//! sent nor hashed, so that a wrong report makes a wrong drive. One walk over the file,
+//! before anything of it is used, decides for the whole run: either the report is
+//! believed, or all of the file counts as data.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use rustix::fs::{SeekFrom, fdatasync, seek};
+use rustix::io::Errno;
+
+use crate::chunk::is_zero;
+use crate::error::{Error, ErrorKind};
+
+/// Most extents of data that are remembered, 16 bytes each. A file with more of them has
+/// its shortest holes read as data.
+const EXTENTS_MAX: usize = 1 << 20;
+/// Bytes read at each place of a sample: a page, which is what a hole costs least.
+const PLACE_BYTES: u64 = 4096;
+/// Each stretch of a hole of at least this length is looked at once, unless that adds up
+/// to too many places.
+const STRETCH_BYTES_MIN: u64 = 64 * 1024;
+/// Places that every hole gets, if it is long enough for them. To read a place takes a
+/// microsecond, and to send the data beside the hole hundreds of them.
+const PLACES_OF_HOLE: u64 = 8;
+/// Places that all holes of a file share, by their length: milliseconds.
+const PLACES: u64 = 1 << 12;
+/// The same for a file with more space than data: its holes may be preallocated space,
+/// or data that is not reported. Up to 64 GiB of holes are looked at every 64 KiB. It
+/// takes a second or two.
+const PLACES_IF_DOUBTFUL: u64 = 1 << 20;
+/// Bytes of space that the file system itself may need for a file, besides the data,
+/// and for each extent of it.
+const OVERHEAD_BYTES: u64 = 64 * 1024;
+const OVERHEAD_BYTES_OF_EXTENT: u64 = 64;
+
+/// How far the holes that a file system reports are believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holes {
+    /// They are not looked at.
+    Trust,
+    /// A sample of every hole is read; if one of them holds data, or if no data is
+    /// reported at all where there is space, everything is.
+    #[default]
+    Sample,
+    /// Everything is read.
+    Read,
+}
+
+impl FromStr for Holes {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "trust" => Ok(Self::Trust),
+            "sample" => Ok(Self::Sample),
+            "read" => Ok(Self::Read),
+            _ => {
+                let what = format!("{text:?} is not trust, sample or read");
+                Err(Error::new(ErrorKind::Usage, what))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Holes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Trust => "trust",
+            Self::Sample => "sample",
+            Self::Read => "read",
+        })
+    }
+}
+
+/// A hole that a file system reported and that holds data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FalseHole {
+    /// The file, as it may be shown.
+    pub file: String,
+    /// A byte of the file in a place that is not zeros.
+    pub offset: u64,
+}
+
+impl fmt::Display for FalseHole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, offset } = self;
+        write!(
+            f,
+            "The file system reports a hole in {file} at byte {offset}, where there is data: all of the file is read"
+        )
+    }
+}
+
+/// What is known of the holes of one file. It is decided once, at the first question.
+#[derive(Debug, Default)]
+pub(super) struct HoleMap {
+    how: OnceLock<Holes>,
+    known: OnceLock<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// In bytes of the file, in order. `None` if all of it counts as data.
+    data: Option<Vec<Range<u64>>>,
+    /// A place in a reported hole that holds data.
+    false_hole: Option<u64>,
+}
+
+impl Known {
+    fn all_is_data(false_hole: Option<u64>) -> Self {
+        Self {
+            data: None,
+            false_hole,
+        }
+    }
+}
+
+impl HoleMap {
+    /// Decides, for a file of `size` bytes. The first call counts. Gives a place in a
+    /// reported hole that holds data, if one was found. Blocks.
+    pub(super) fn decide(&self, file: &File, size: u64, how: Holes) -> Option<u64> {
+        let how = *self.how.get_or_init(|| how);
+        self.known(file, size, how).false_hole
+    }
+
+    fn known(&self, file: &File, size: u64, how: Holes) -> &Known {
+        self.known.get_or_init(|| look(file, size, how))
+    }
+
+    /// The first extent of data that ends after `offset`, or the rest of it, in a file
+    /// of `size` bytes; `None` if there is none up to the end.
+    pub(super) fn data_after(&self, file: &File, size: u64, offset: u64) -> Option<Range<u64>> {
+        let how = *self.how.get_or_init(Holes::default);
+        match &self.known(file, size, how).data {
+            None => (offset < size).then_some(offset..size),
+            Some(data) => {
+                let next = data.partition_point(|extent| extent.end <= offset);
+                let extent = data.get(next)?;
+                Some(extent.start.max(offset)..extent.end)
+            }
+        }
+    }
+}
+
+fn look(file: &File, size: u64, how: Holes) -> Known {
+    if how == Holes::Read {
+        return Known::all_is_data(None);
+    }
+    let Some(data) = walk(file, size) else {
+        return Known::all_is_data(None);
+    };
+    if holes(&data, size).next().is_none() {
+        return Known::all_is_data(None);
+    }
+    // Some file systems report data as a hole until it is on the disk. Where that cannot
+    // be asked for, of a read-only one say, nothing is waiting to be written.
+    let _ = fdatasync(file);
+    let Some(data) = walk(file, size) else {
+        return Known::all_is_data(None);
+    };
+    if how == Holes::Trust {
+        return Known {
+            data: Some(data),
+            false_hole: None,
+        };
+    }
+    let space = file.metadata().map_or(u64::MAX, |now| now.blocks() * 512);
+    if data.is_empty() && space > 0 {
+        return Known::all_is_data(None);
+    }
+    let places = match is_doubtful(&data, space) {
+        true => PLACES_IF_DOUBTFUL,
+        false => PLACES,
+    };
+    match sample(file, &data, size, places) {
+        Some(at) => Known::all_is_data(Some(at)),
+        None => Known {
+            data: Some(data),
+            false_hole: None,
+        },
+    }
+}
+
+/// Whether the file takes more space than the data that is reported.
+fn is_doubtful(data: &[Range<u64>], space: u64) -> bool {
+    let reported: u64 = data.iter().map(|extent| extent.end - extent.start).sum();
+    let overhead = OVERHEAD_BYTES + OVERHEAD_BYTES_OF_EXTENT * data.len() as u64;
+    space > reported.saturating_add(overhead)
+}
+
+/// All extents of data, in order; `None` where the file system cannot report them, or
+/// what it reports makes no sense.
+fn walk(file: &File, size: u64) -> Option<Vec<Range<u64>>> {
+    let mut data: Vec<Range<u64>> = Vec::new();
+    // Holes up to this length count as data.
+    let mut short = 0;
+    let mut at = 0;
+    while at < size {
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Ok(start) if start < at => return None,
+            Ok(start) if start < size => start,
+            // None up to the end.
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(_) => return None,
+        };
+        let end = match seek(file, SeekFrom::Hole(start)) {
+            Ok(end) if end > start => end.min(size),
+            _ => size,
+        };
+        match data.last_mut() {
+            Some(last) if start - last.end <= short => last.end = end,
+            _ => data.push(start..end),
+        }
+        while data.len() >= EXTENTS_MAX {
+            short = (2 * short).max(STRETCH_BYTES_MIN);
+            join(&mut data, short);
+        }
+        at = end;
+    }
+    Some(data)
+}
+
+/// Joins extents with holes of at most `short` bytes between them.
+fn join(data: &mut Vec<Range<u64>>, short: u64) {
+    data.dedup_by(|next, last| {
+        let is_near = next.start - last.end <= short;
+        if is_near {
+            last.end = next.end;
+        }
+        is_near
+    });
+}
+
+/// The holes of a file of `size` bytes.
+fn holes(data: &[Range<u64>], size: u64) -> impl Iterator<Item = Range<u64>> {
+    let starts = std::iter::once(0).chain(data.iter().map(|extent| extent.end));
+    let ends = data.iter().map(|extent| extent.start);
+    let holes = starts.zip(ends.chain(std::iter::once(size)));
+    holes
+        .map(|(start, end)| start..end)
+        .filter(|hole| !hole.is_empty())
+}
+
+/// Reads a sample of every hole: both its ends, since a wrong report is wrong at the
+/// edges of data most likely, and places between them. Gives one that is not zeros, or
+/// cannot be read: then whoever reads it reports why.
+fn sample(file: &File, data: &[Range<u64>], size: u64, places: u64) -> Option<u64> {
+    let all: u64 = holes(data, size).map(|hole| hole.end - hole.start).sum();
+    let stretch = (all / places).max(STRETCH_BYTES_MIN);
+    let mut rng = fastrand::Rng::new();
+    let mut bytes = [0; PLACE_BYTES as usize];
+    let mut is_data = |at: u64, hole: &Range<u64>| {
+        let len = usize::try_from((hole.end - at).min(PLACE_BYTES)).unwrap_or(0);
+        let bytes = &mut bytes[..len];
+        let read = file.read_exact_at(bytes, at);
+        read.is_err() || !is_zero(bytes)
+    };
+    for hole in holes(data, size) {
+        let len = hole.end - hole.start;
+        let ends = [
+            hole.start,
+            hole.end.saturating_sub(PLACE_BYTES).max(hole.start),
+        ];
+        let count = (len / STRETCH_BYTES_MIN)
+            .min(PLACES_OF_HOLE)
+            .max(len / stretch);
+        let step = len / count.max(1);
+        let within = (0..count).map(|i| {
+            let at = hole.start + i * step + rng.u64(..step);
+            (at / PLACE_BYTES * PLACE_BYTES).max(hole.start)
+        });
+        if let Some(at) = ends
+            .into_iter()
+            .chain(within)
+            .find(|at| is_data(*at, &hole))
+        {
+            return Some(at);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustix::fs::{FallocateFlags, fallocate};
+
+    use super::*;
+
+    fn sparse(size: u64, writes: &[(u64, &[u8])]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        for (offset, bytes) in writes {
+            file.write_all_at(bytes, *offset).unwrap();
+        }
+        file
+    }
+
+    /// All data, as somebody finds it who asks for one extent after the other.
+    fn found(map: &HoleMap, file: &File, size: u64) -> Vec<Range<u64>> {
+        let (mut all, mut at) = (Vec::new(), 0);
+        while let Some(data) = map.data_after(file, size, at) {
+            assert!(at <= data.start && data.start < data.end && data.end <= size);
+            at = data.end;
+            all.push(data);
+        }
+        all
+    }
+
+    #[test]
+    fn an_empty_terabyte_is_one_hole_unless_it_is_to_be_read() {
+        let size = 1 << 40;
+        let file = sparse(size, &[]);
+        for (how, expected) in [
+            (Holes::Trust, vec![]),
+            (Holes::Sample, vec![]),
+            (Holes::Read, vec![0..size]),
+        ] {
+            let map = HoleMap::default();
+            assert_eq!(map.decide(&file, size, how), None);
+            assert_eq!(found(&map, &file, size), expected, "{how}");
+            // The first decision counts.
+            let _ = map.decide(&file, size, Holes::Read);
+            assert_eq!(found(&map, &file, size), expected, "{how}");
+        }
+    }
+
+    #[test]
+    fn a_place_with_data_in_a_hole_is_found_where_it_is_likely() {
+        // A report that leaves out all but the first extent.
+        let size = 64 << 20;
+        for (at, len) in [
+            // The ends of the hole, and a part of it.
+            (1 << 20, 1),
+            (size - 1, 1),
+            (20 << 20, 30 << 20),
+        ] {
+            let file = sparse(size, &[(0, &[7; 4096]), (at, &vec![7; len])]);
+            let reported = [0..1 << 20];
+            let found = sample(&file, &reported, size, PLACES);
+            assert!(found.is_some(), "{at}");
+        }
+        let file = sparse(size, &[(0, &[7; 4096])]);
+        let reported = [0..1 << 20];
+        assert_eq!(sample(&file, &reported, size, PLACES), None);
+        // Space that the report does not explain is looked at every 64 KiB.
+        let file = sparse(size, &[(0, &[7; 4096]), (33 << 20, &[7; 200 << 10])]);
+        let space = file.metadata().unwrap().blocks() * 512;
+        assert!(is_doubtful(&[0..4096], space), "{space}");
+        let found = sample(&file, &reported, size, PLACES_IF_DOUBTFUL);
+        assert!(
+            found.is_some_and(|at| (33 << 20..34 << 20).contains(&at)),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn space_without_data_is_read_and_beside_data_it_is_a_hole() {
+        let size = 8 << 20;
+        let file = sparse(size, &[]);
+        fallocate(&file, FallocateFlags::empty(), 0, size).unwrap();
+        let all = |file: &File| found(&HoleMap::default(), file, size);
+        assert_eq!(
+            all(&file),
+            [Range {
+                start: 0,
+                end: size
+            }]
+        );
+        file.write_all_at(&[7; 4096], 1 << 20).unwrap();
+        let data: u64 = all(&file).iter().map(|data| data.end - data.start).sum();
+        assert!(data < size, "{data}");
+    }
+
+    #[test]
+    fn short_holes_count_as_data_when_there_are_too_many() {
+        let mut data = vec![0..10, 20..30, 40..50, 100..110];
+        join(&mut data, 10);
+        assert_eq!(data, [0..50, 100..110]);
+        let holes: Vec<_> = holes(&data, 200).collect();
+        assert_eq!(holes, [50..100, 110..200]);
+        assert_eq!(super::holes(&[Range { start: 0, end: 5 }], 5).count(), 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_data_is_left_out(
+            size in 1_u64..400_000,
+            writes in proptest::collection::vec((0_u64..400_000, 1_usize..60_000), 0..6),
+        ) {
+            let file = sparse(size, &[]);
+            for (offset, len) in writes {
+                let len = len.min(usize::try_from(size.saturating_sub(offset)).unwrap());
+                file.write_all_at(&vec![7; len], offset).unwrap();
+            }
+            file.set_len(size).unwrap();
+            let mut bytes = vec![0; usize::try_from(size).unwrap()];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let map = HoleMap::default();
+            let mut at = 0;
+            for data in found(&map, &file, size) {
+                prop_assert!(is_zero(&bytes[at..data.start as usize]));
+                at = data.end as usize;
+            }
+            prop_assert!(is_zero(&bytes[at..]));
+        }
+    }
+}

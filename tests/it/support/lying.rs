@@ -1,0 +1,55 @@
+//! Runs a tool that is told wrong things about holes by its file system, as some file
+//! systems did: `lying.py` filters its system calls.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use super::cli::{Desk, Tool};
+
+/// The calls that fail: of `lseek` with this `whence`, from this offset on.
+#[derive(Clone, Copy, Debug)]
+pub struct Lie {
+    pub whence: u32,
+    pub errno: u32,
+    pub from: u64,
+}
+
+pub const SEEK_DATA: u32 = 3;
+pub const SEEK_HOLE: u32 = 4;
+/// Of `SEEK_DATA`: there is no data at or after the offset.
+pub const ENXIO: u32 = 6;
+
+/// There is no data from this byte on, whatever there is.
+pub const fn no_data(from: u64) -> Lie {
+    Lie {
+        whence: SEEK_DATA,
+        errno: ENXIO,
+        from,
+    }
+}
+
+fn script() -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/it/support/lying.py")
+}
+
+/// Whether system calls can be filtered here; it says so if not.
+pub fn can() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let mut python = std::process::Command::new("python3");
+        let tried = python.arg(script()).args(["3", "6", "0", "true"]).status();
+        let can = tried.is_ok_and(|status| status.success());
+        if !can {
+            eprintln!("SKIPPED: no python3, or system calls cannot be filtered here");
+        }
+        can
+    })
+}
+
+/// A program that is told so.
+pub fn told<'a>(desk: &'a Desk, lie: Lie, program: &str) -> Tool<'a> {
+    let words = [lie.whence, lie.errno].map(|word| word.to_string());
+    let tool = desk.tool("python3").arg(script()).list(words);
+    tool.arg(lie.from.to_string()).arg(program)
+}
