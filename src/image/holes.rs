@@ -14,11 +14,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use rustix::fs::{SeekFrom, fdatasync, seek};
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::chunk::is_zero;
 use crate::error::{Error, ErrorKind};
+use crate::filesystem::sync_data;
 
 /// Most extents of data that are remembered, 16 bytes each. A file with more of them has
 /// its shortest holes read as data.
@@ -30,7 +31,7 @@ const PLACE_BYTES: u64 = 4096;
 const STRETCH_BYTES_MIN: u64 = 64 * 1024;
 /// Places that every hole gets, if it is long enough for them. To read a place takes a
 /// microsecond, and to send the data beside the hole hundreds of them.
-const PLACES_OF_HOLE: u64 = 8;
+const PLACES_OF_HOLE: u64 = 4;
 /// Places that all holes of a file share, by their length: milliseconds.
 const PLACES: u64 = 1 << 12;
 /// The same for a file with more space than data: its holes may be preallocated space,
@@ -163,7 +164,7 @@ fn look(file: &File, size: u64, how: Holes) -> Known {
     }
     // Some file systems report data as a hole until it is on the disk. Where that cannot
     // be asked for, of a read-only one say, nothing is waiting to be written.
-    let _ = fdatasync(file);
+    let _ = sync_data(file);
     let Some(data) = walk(file, size) else {
         return Known::all_is_data(None);
     };
