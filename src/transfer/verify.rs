@@ -111,9 +111,8 @@ pub(super) struct Again {
 }
 
 impl Again {
-    /// A sample: of the chunks with data, and of the holes, of which a sparse image would
-    /// have nothing else.
-    fn sample(&self, rng: &mut fastrand::Rng) -> Vec<Range<u64>> {
+    /// The chunks with data, and those that were left out as holes.
+    fn divided(&self) -> (RangeSet<u64>, RangeSet<u64>) {
         let (mut data, mut holes) = (self.chunks.clone(), RangeSet::new());
         for hole in self.holes.iter() {
             for chunks in self.chunks.overlapping(hole) {
@@ -121,6 +120,13 @@ impl Again {
             }
             data.remove(hole.clone());
         }
+        (data, holes)
+    }
+
+    /// A sample: of the chunks with data, and of the holes, of which a sparse image would
+    /// have nothing else.
+    fn sample(&self, rng: &mut fastrand::Rng) -> Vec<Range<u64>> {
+        let (data, holes) = self.divided();
         let mut places = spread(&self.plan, &data, u64::MAX, rng);
         places.extend(spread(&self.plan, &holes, HOLE_SAMPLES_MAX, rng));
         let base = self.base;
@@ -130,14 +136,16 @@ impl Again {
             .collect()
     }
 
-    /// Everything, in pieces that one request can read.
+    /// Everything, in pieces that one request can read, and of data no more than a chunk:
+    /// a mismatch names the piece.
     fn all(&self) -> Vec<Range<u64>> {
-        let ranges = self.chunks.iter().flat_map(|chunks| {
+        let (data, holes) = self.divided();
+        let chunk = self.plan.chunk_bytes().min(READ_BYTES_MAX);
+        let data = data.iter().map(|chunks| (chunks, chunk));
+        let holes = holes.iter().map(|chunks| (chunks, READ_BYTES_MAX));
+        let ranges = data.chain(holes).flat_map(|(chunks, step)| {
             let bytes = self.plan.bytes_of(chunks);
-            pieces(
-                self.base + bytes.start..self.base + bytes.end,
-                READ_BYTES_MAX,
-            )
+            pieces(self.base + bytes.start..self.base + bytes.end, step)
         });
         ranges.collect()
     }

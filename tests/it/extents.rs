@@ -636,7 +636,7 @@ fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
     let _ = running
         .wait()
         .code(4)
-        .says("does not hold what was transferred: the 4194304 bytes at 50331648 differ");
+        .says("does not hold what was transferred: the 1048576 bytes at 52428800 differ");
 }
 
 #[test]
