@@ -316,6 +316,7 @@ pub async fn download(
     let local = match job.sink.to_disk(options.format).map_err(there)? {
         Some(disk) => Local::Again(Again {
             disk,
+            is_image: false,
             plan,
             base,
             chunks: gaps(&plan, 0, &others).into_iter().collect(),

@@ -111,6 +111,7 @@ pub async fn join_download(
     sampler.look_into(hole_places.take());
     let local = Local::Again(Again {
         disk: target.to_disk(TargetFormat::Raw)?.into(),
+        is_image: false,
         plan,
         base: 0,
         chunks: set_of(0..plan.count()),

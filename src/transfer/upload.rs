@@ -293,6 +293,7 @@ async fn send(
     let late = begun.image.late_notices();
     let again = begun.image.to_disk().map(|disk| Again {
         disk,
+        is_image: true,
         plan,
         base: 0,
         chunks: gaps(&plan, begun.first, &others).into_iter().collect(),

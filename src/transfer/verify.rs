@@ -101,6 +101,9 @@ pub(super) enum Local {
 pub(super) struct Again {
     /// Byte for byte as on the drive.
     pub(super) disk: Arc<dyn Disk>,
+    /// Whether it is an error if it changes meanwhile. To the file of a download other
+    /// shards may write.
+    pub(super) is_image: bool,
     pub(super) plan: Plan,
     /// Byte of the drive, and of the disk, that the plan begins at.
     pub(super) base: u64,
@@ -392,6 +395,7 @@ pub(super) async fn verify(
     stop: Stop,
 ) -> Result<Verified> {
     let mut rng = fastrand::Rng::with_seed(sampler.seed);
+    let mut image = None;
     let (disk, checks) = match (local, sampler.verify) {
         (_, Verify::None) => return Ok(Verified::default()),
         (Local::Seen(expected), Verify::Full) => (None, expected.into_checks()),
@@ -402,6 +406,7 @@ pub(super) async fn verify(
                 _ => (again.sample(&mut rng), sampler.take()),
             };
             checks.extend(ranges.into_iter().map(Check::Again));
+            image = again.is_image.then(|| Arc::clone(&again.disk));
             (Some(again.disk), checks)
         }
     };
@@ -425,7 +430,7 @@ pub(super) async fn verify(
     let against = Arc::new(Against {
         client: client.clone(),
         drive,
-        disk: disk.clone(),
+        disk,
         is_full: sampler.is_full(),
         zeros: Mutex::default(),
     });
@@ -437,9 +442,9 @@ pub(super) async fn verify(
     let mut shell = Shell::new(client.clone(), drive, engine, job);
     let ending = shell.run(&mut Silent, stop).await;
     let outcome = shell.outcome(ending, "read back");
-    if let Some(disk) = disk {
+    if let Some(image) = image {
         // Where that is what changed it says so, rather than to blame the drive.
-        blocking(move || disk.check_unchanged()).await?;
+        blocking(move || image.check_unchanged()).await?;
     }
     outcome.map(|()| verified)
 }
