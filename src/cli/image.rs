@@ -374,7 +374,7 @@ fn content(told: &Told) -> Value {
         wire.map(|(level, bytes)| (level.to_string(), json!(bytes)))
             .collect::<serde_json::Map<_, _>>()
     });
-    json!({
+    let mut object = json!({
         "format": format,
         "disk_bytes": size,
         "allocated_bytes": census.map(|census| census.allocated),
