@@ -202,7 +202,7 @@ pub async fn download(
     )
     .await?;
     let others: RangeSet<u64> = match options.shard {
-        Some(shard) => shard.others(plan.count()).into_iter().collect(),
+        Some(shard) => shard.others(plan.count()).collect(),
         None => RangeSet::new(),
     };
     let mut settled = session.state.settled();
