@@ -35,6 +35,7 @@ mod tool;
 mod trace;
 mod upload;
 mod verify;
+mod waits;
 
 pub use download::main as download_main;
 pub use own::main as call_main;

@@ -25,9 +25,11 @@ pub enum Failure {
     Stalled(Duration),
     /// The endpoint answered with an error.
     Refused(Refusal),
-    /// The answer is not one of this API: a proxy's page, a redirect, a body of
-    /// the wrong length.
+    /// The answer is not one of this API: a proxy's page, or a body that cannot be
+    /// one of it.
     NotApi(String),
+    /// The answer has another length than was asked for.
+    WrongLength(String),
 }
 
 /// What bars the way to an endpoint until somebody configures something else.
@@ -38,6 +40,9 @@ pub struct Obstacle {
     /// What to do about it.
     pub hint: &'static str,
 }
+/// The message of an error answer whose body is a page for people, which this API never
+/// sends.
+pub(crate) const HTML_PAGE: &str = "an HTML page";
 
 /// An error answer (REFERENCE section 3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,13 +62,32 @@ impl Failure {
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Certificate(_) | Self::Barred(_) => false,
-            Self::Broken(_) | Self::Stalled(_) | Self::NotApi(_) => true,
+            Self::Broken(_) | Self::Stalled(_) | Self::NotApi(_) | Self::WrongLength(_) => true,
             // Of a 4xx the service says clearly that nothing was done. A
             // timeout of a proxy (408) and all of 5xx leave it open; that a
             // resource is full (507) does not.
             Self::Refused(refusal) => {
                 refusal.status == 408 || refusal.status >= 500 && refusal.status != 507
             }
+        }
+    }
+
+    /// Whether something else than the endpoint may have answered: a captive portal, the
+    /// page of a front, an inspecting proxy. Of error answers only those that such a thing
+    /// gives; a 401 or 407 is never one, since to repeat it can lock an account.
+    pub fn is_foreign(&self) -> bool {
+        match self {
+            Self::Certificate(_) | Self::NotApi(_) => true,
+            Self::Refused(refusal) => match refusal.status {
+                300..=399 => true,
+                403 | 404 | 405 | 451 => refusal.message.starts_with(HTML_PAGE),
+                _ => false,
+            },
+            Self::Connect(_)
+            | Self::Barred(_)
+            | Self::Broken(_)
+            | Self::Stalled(_)
+            | Self::WrongLength(_) => false,
         }
     }
 
@@ -101,6 +125,12 @@ impl Failure {
                 ErrorKind::Protocol,
                 Some(
                     "Check OHURI, or the profile's endpoint: it must be the API's, and no proxy may answer in its place",
+                ),
+            ),
+            Self::WrongLength(_) => (
+                ErrorKind::Protocol,
+                Some(
+                    "Something between here and the endpoint may cut answers off, or the endpoint does",
                 ),
             ),
             Self::Refused(refusal) => refusal.kind_and_hint(),
@@ -175,6 +205,7 @@ impl fmt::Display for Failure {
             }
             Self::Refused(refusal) => refusal.fmt(f),
             Self::NotApi(why) => write!(f, "the answer is not from the API: {why}"),
+            Self::WrongLength(why) => write!(f, "the answer has the wrong length: {why}"),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What a transfer tells while it runs. The library reports, the terminal draws.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::drive::DriveId;
+use crate::failure::{Failure, HTML_PAGE, Refusal};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +54,137 @@ pub enum Event {
     /// The user should look at this: something is not as it should be, or costs more
     /// than it had to. One line.
     Warning(String),
+    /// The run waits, since something failed; not told of each attempt.
+    Waiting(Waiting),
+    /// What was waited for, and told of, is over.
+    WaitOver {
+        /// Who answers again, as "the endpoint".
+        who: String,
+        /// How long that took.
+        time: Duration,
+    },
+}
+
+/// Why a run waits, and for how long. Its `Display` is the line to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The HTTP status that was answered, if it was an answer of HTTP.
+    pub status: Option<u16>,
+    /// How long it is to the next attempt.
+    pub wait: Duration,
+    /// How long it is until the run gives up, if nothing succeeds until then; `None`
+    /// while nothing failed yet.
+    pub gives_up_in: Option<Duration>,
+    line: String,
+}
+
+impl Waiting {
+    /// Why, without anything that changes from one attempt to the next.
+    pub(crate) fn why(failure: &Failure) -> String {
+        match failure {
+            Failure::Refused(refusal) => refusal.status.to_string(),
+            Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => "outage".to_owned(),
+            Failure::Barred(_) => "barred".to_owned(),
+            Failure::Certificate(_) | Failure::NotApi(_) => "foreign".to_owned(),
+            Failure::WrongLength(_) => "length".to_owned(),
+        }
+    }
+
+    /// After this failure of a request to `who`.
+    pub(crate) fn after(
+        failure: &Failure,
+        who: &str,
+        wait: Duration,
+        gives_up_in: Duration,
+    ) -> Self {
+        let left = span(gives_up_in);
+        let (mut status, asked) = (None, failure.retry_after());
+        let line = match failure {
+            Failure::Refused(refusal) => {
+                status = Some(refusal.status);
+                let meaning = meaning(refusal);
+                match asked {
+                    Some(asked) if asked > Duration::from_secs(1) => format!(
+                        "{} from {who}{meaning}, waiting {}",
+                        refusal.status,
+                        span(asked)
+                    ),
+                    _ => format!(
+                        "{} from {who}{meaning}, trying again for up to {left}",
+                        refusal.status
+                    ),
+                }
+            }
+            Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => format!(
+                "{} does not answer, waiting; giving up in {left} ({failure})",
+                capital(who)
+            ),
+            Failure::Certificate(_) | Failure::NotApi(_) => format!(
+                "Something answers in place of {who} ({failure}), trying again for up to {left}"
+            ),
+            Failure::Barred(_) | Failure::WrongLength(_) => {
+                format!("{failure}, from {who}: trying again for up to {left}")
+            }
+        };
+        Self {
+            status,
+            wait,
+            gives_up_in: Some(gives_up_in),
+            line,
+        }
+    }
+
+    /// Nothing came from `who` for so long.
+    pub(crate) fn silent(who: &str, silence: Duration) -> Self {
+        Self {
+            status: None,
+            wait: Duration::ZERO,
+            gives_up_in: None,
+            line: format!(
+                "{} does not answer, waiting (nothing came for {})",
+                capital(who),
+                span(silence)
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+/// What an error answer means, where its status does not tell all.
+fn meaning(refusal: &Refusal) -> String {
+    let words = match (refusal.status, refusal.error) {
+        (300..=399, _) => refusal.message.as_str(),
+        (409, _) => "the drive is busy",
+        (500, _) => "internal error",
+        (502, _) => "bad gateway",
+        (503, _) => "not available",
+        (504, _) => "gateway timeout",
+        _ if refusal.message.starts_with(HTML_PAGE) => HTML_PAGE,
+        _ => return String::new(),
+    };
+    format!(" ({words})")
+}
+
+/// A length of time for people: exact where it is short.
+pub(crate) fn span(time: Duration) -> String {
+    let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
+    match seconds {
+        0..600 => format!("{seconds} s"),
+        600..7200 => format!("{} min", (seconds + 30) / 60),
+        _ => format!("{} h", (seconds + 1800) / 3600),
+    }
+}
+
+/// The text with a capital.
+pub(crate) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().to_string());
+    first.unwrap_or_default() + chars.as_str()
 }
 
 /// How far a transfer is.

@@ -34,12 +34,13 @@ use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Fingerprint, Holes, Image, content_of};
-use crate::monitor::{Event, Monitor, Silent};
+use crate::monitor::{Event, Monitor};
+use crate::policy::Operation;
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
-    InspectOptions, Stop, Verify, blocking, claim, counters, create_bearing, inspect, patiently,
-    stopped,
+    InspectOptions, Patience, Stop, Verify, WaitsOnly, blocking, claim, counters, create_bearing,
+    inspect, stopped,
 };
 use crate::wire::Properties;
 
@@ -52,9 +53,6 @@ pub use keys::{
 use keys::{Holds, Mark, State, properties};
 pub use keys::{Publication, publication};
 
-/// Attempts at a request that is no chunk: they last about as long as a restart of
-/// the endpoint.
-const CALL_ATTEMPTS: u32 = 6;
 /// Blocks that are read back of all, and of those that were written: what is damaged
 /// to one in a hundred is seen with 95 %.
 const SAMPLE_BLOCKS: u64 = 300;
@@ -121,8 +119,8 @@ pub struct PublishOptions {
     pub compression: Compression,
     /// Most bytes of the body of one request, if the endpoint is known to refuse more.
     pub body_bytes_max: Option<NonZeroU64>,
-    /// Give up when nothing succeeded for so long.
-    pub max_outage: Duration,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
     /// How much to read back.
     pub verify: Verify,
     /// How far holes that the file system reports are believed.
@@ -153,7 +151,7 @@ impl PublishOptions {
             jobs: crate::transfer::JOBS_DEFAULT,
             compression: Compression::default(),
             body_bytes_max: None,
-            max_outage: Duration::from_secs(15 * 60),
+            patience: Patience::default(),
             verify: Verify::default(),
             // The digest under which it is published is of every byte.
             holes: Holes::Read,
@@ -566,7 +564,7 @@ impl<'a> Publisher<'a> {
                     base,
                 });
             }
-            if began.elapsed() >= self.options.max_outage {
+            if began.elapsed() >= self.options.patience.max_outage() {
                 let what = format!("Shard 1 of {} made no drive", shard.count());
                 return Err(Error::new(ErrorKind::Unavailable, what)
                     .hint_to("Run all shards with the same image, name and token"));
@@ -757,8 +755,12 @@ impl<'a> Publisher<'a> {
         };
         let once = uuid::Uuid::new_v4().as_simple().to_string();
         let mut stop = self.stop.clone();
+        let patience = &self.options.patience;
         let created = tokio::select! {
-            created = create_bearing(self.client, &spec, keys, &once, false, &mut self.rng) => created,
+            created = patience.watching(
+                self.monitor,
+                create_bearing(self.client, &spec, keys, &once, false, patience),
+            ) => created,
             () = stop.asked() => return Err(stopped()),
         };
         let drive = created.map_err(|not| not.error)?.drive;
@@ -1066,10 +1068,11 @@ impl<'a> Publisher<'a> {
             blocks,
             trusts_holes,
             jobs: self.options.jobs.get(),
-            max_outage: self.options.max_outage,
+            patience: self.options.patience.clone(),
         };
-        let (stop, silent) = (self.stop.clone(), &mut Silent);
-        inspect(self.client, drive, content, &options, silent, stop).await
+        let stop = self.stop.clone();
+        let waits = &mut WaitsOnly(self.monitor);
+        inspect(self.client, drive, content, &options, waits, stop).await
     }
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {
@@ -1096,11 +1099,13 @@ impl<'a> Publisher<'a> {
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        let patience = &self.options.patience;
         let answer = async {
-            let answer = patiently(CALL_ATTEMPTS, &mut self.rng, request).await;
-            answer.map_err(|failure| failure.into_error(what))
+            let answer = patience.call(self.client, Operation::Write, request).await;
+            answer.map_err(|unanswered| unanswered.into_error(what))
         };
-        self.stop.unless_asked(answer).await
+        let answer = self.stop.unless_asked(answer);
+        patience.watching(self.monitor, answer).await
     }
 
     async fn pause(&mut self, time: Duration) -> Result<()> {

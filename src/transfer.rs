@@ -29,7 +29,7 @@ mod join;
 mod mirror;
 mod opening;
 mod pace;
-mod patient;
+mod patience;
 mod pipeline;
 mod places;
 mod probe;
@@ -52,7 +52,8 @@ pub(crate) use create::create_bearing;
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
 pub use drives::{find_drive, list_drives, look_at_drive, remove_drive};
 pub(crate) use opening::counters;
-pub(crate) use patient::patiently;
+pub use patience::Patience;
+pub(crate) use patience::WaitsOnly;
 pub(crate) use session::blocking;
 pub(crate) use shell::{claim, stopped};
 

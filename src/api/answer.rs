@@ -7,10 +7,9 @@ use bytes::{Bytes, BytesMut};
 use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
 
-use super::cause::no_answer;
+use super::flow::Flow;
 use super::meter::Traffic;
-use super::route::Route;
-use crate::failure::{Failure, Refusal};
+use crate::failure::{Failure, HTML_PAGE, Refusal};
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
 
 /// Bytes of an error's body that are read, to show its first line.
@@ -51,7 +50,7 @@ pub(super) async fn properties(
     stall: Duration,
 ) -> Result<Vec<Properties>, Failure> {
     if is_html(response.headers()) {
-        return Err(Failure::NotApi("an HTML page".into()));
+        return Err(Failure::NotApi(HTML_PAGE.into()));
     }
     let body = collect(response, limit, stall).await?;
     Properties::parse_all(Format::Text, &body).map_err(|error| Failure::NotApi(error.to_string()))
@@ -69,17 +68,23 @@ pub(super) async fn fill(
     came: &mut usize,
 ) -> Result<(), Failure> {
     let len = bytes.len();
-    let wrong = |got: &dyn std::fmt::Display| {
-        Err(Failure::NotApi(format!("{got} bytes for a read of {len}")))
+    // What is no read at all has another length as well.
+    let kind = match is_bytes(response.headers()) {
+        true => Failure::WrongLength,
+        false => Failure::NotApi,
     };
+    let wrong = |got: &dyn std::fmt::Display| Err(kind(format!("{got} bytes for a read of {len}")));
+    if is_html(response.headers()) {
+        return Err(Failure::NotApi(HTML_PAGE.into()));
+    }
     let declared = response.content_length();
     if let Some(declared) = declared
         && declared != len as u64
     {
         return wrong(&declared);
     }
-    let mut filled = 0;
-    while let Some(part) = next_part(&mut response, stall).await? {
+    let (mut filled, mut flow) = (0, Flow::of(stall));
+    while let Some(part) = flow.next_part(&mut response).await? {
         let Some(place) = bytes.get_mut(filled..filled + part.len()) else {
             return wrong(&"more");
         };
@@ -134,7 +139,8 @@ async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<
     // The length is bounded by the limit, which is the caller's memory.
     let expected = response.content_length().unwrap_or_default();
     let mut body = BytesMut::with_capacity(usize::try_from(expected).unwrap_or_default());
-    while let Some(part) = next_part(&mut response, stall).await? {
+    let mut flow = Flow::of(stall);
+    while let Some(part) = flow.next_part(&mut response).await? {
         if (body.len() + part.len()) as u64 > limit {
             let what = format!("more than the {limit} bytes that were expected");
             return Err(Failure::NotApi(what));
@@ -145,27 +151,14 @@ async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<
 }
 
 async fn collect_at_most(mut response: Response, limit: u64, stall: Duration) -> Bytes {
-    let mut body = BytesMut::new();
+    let (mut body, mut flow) = (BytesMut::new(), Flow::of(stall));
     while (body.len() as u64) < limit {
-        match next_part(&mut response, stall).await {
+        match flow.next_part(&mut response).await {
             Ok(Some(part)) => body.extend_from_slice(&part),
             Ok(None) | Err(_) => break,
         }
     }
     body.freeze()
-}
-
-/// The next part of a body; an error if nothing comes for `stall`.
-pub(super) async fn next_part(
-    response: &mut Response,
-    stall: Duration,
-) -> Result<Option<Bytes>, Failure> {
-    match tokio::time::timeout(stall, response.chunk()).await {
-        Ok(Ok(part)) => Ok(part),
-        // The connection was there: it is no matter of how it was configured.
-        Ok(Err(error)) => Err(no_answer(error, &Route::default())),
-        Err(_) => Err(Failure::Stalled(stall)),
-    }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -192,9 +185,19 @@ fn html_message(page: &[u8]) -> String {
         text.get(start..end)
     });
     match title.map(|title| first_line(title.as_bytes())) {
-        Some(title) if !title.is_empty() => format!("an HTML page, {title:?}"),
-        _ => "an HTML page".to_owned(),
+        Some(title) if !title.is_empty() => format!("{HTML_PAGE}, {title:?}"),
+        _ => HTML_PAGE.to_owned(),
     }
+}
+
+/// Whether a body is said to be bytes of a drive, or nothing is said of it.
+fn is_bytes(headers: &HeaderMap) -> bool {
+    header(headers, CONTENT_TYPE.as_str()).is_none_or(|value| {
+        value
+            .trim_start()
+            .to_ascii_lowercase()
+            .starts_with("application/octet-stream")
+    })
 }
 
 fn redirect_message(response: &Response) -> String {
@@ -311,7 +314,7 @@ mod tests {
                 &mut 0,
             )
             .await;
-            assert!(matches!(answer, Err(Failure::NotApi(_))), "{len}");
+            assert!(matches!(answer, Err(Failure::WrongLength(_))), "{len}");
         }
     }
 

@@ -184,7 +184,7 @@ mod tests {
         let began = Instant::now();
         // Shorter than a wait for the meter.
         let stall = Duration::from_millis(100);
-        let sent = patience::answer(body.collect(), &progress, stall).await;
+        let sent = patience::answer(body.collect(), &progress, stall, stall).await;
         let sent = sent.unwrap().unwrap().to_bytes();
         assert!(sent == bytes);
         assert_eq!(began.elapsed().as_millis() / 100, 100);

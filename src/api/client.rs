@@ -17,6 +17,7 @@ use super::answer;
 use super::body::{Upload, UploadBody};
 use super::cause::{no_answer, was_not_sent};
 use super::endpoint::Endpoint;
+use super::flow::Flow;
 use super::meter::{Meter, Traffic};
 use super::patience::{self, Progress};
 use super::route::Route;
@@ -47,6 +48,9 @@ pub struct ClientConfig {
     pub connect: Duration,
     /// How long nothing may move before a request counts as hung.
     pub stall: Duration,
+    /// How long nothing may succeed before the run is given up: no answer is waited for
+    /// any longer, unless `stall` is longer.
+    pub outage: Duration,
     /// How fast bodies may move, both ways; as fast as they can without one.
     pub meter: Option<Arc<dyn Meter>>,
     /// What the endpoint's certificate has to be signed by; what this machine trusts
@@ -66,6 +70,7 @@ impl Default for ClientConfig {
             // fill the queue of a slow link (FAULTS P5).
             connect: Duration::from_secs(20),
             stall: Duration::from_secs(30),
+            outage: Duration::from_secs(15 * 60),
             meter: None,
             certificates: None,
             identity: None,
@@ -82,8 +87,12 @@ pub struct Client {
     user: String,
     stall: Duration,
     route: Route,
+    /// Longest wait for an answer, after all of the request is gone.
+    answer: Duration,
     traffic: Traffic,
     extensions: Arc<Extensions>,
+    /// Whether the endpoint answered as the API does.
+    has_answered: Arc<AtomicBool>,
 }
 
 /// What more than the API the endpoint announced to have.
@@ -162,8 +171,10 @@ impl Client {
             user: credentials.user().to_owned(),
             stall: config.stall,
             route: config.route.clone(),
+            answer: config.stall.max(config.outage),
             traffic: Traffic::new(config.meter.clone()),
             extensions: Arc::default(),
+            has_answered: Arc::default(),
         })
     }
 
@@ -183,6 +194,20 @@ impl Client {
         self.traffic.moved()
     }
 
+    /// Whether the endpoint has answered a call as the API does, to this client or its
+    /// clones: then its address is right, and so was its certificate.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Notes an answer that is one of the API.
+    fn noted<T>(&self, answer: Result<T, Failure>) -> Result<T, Failure> {
+        if answer.is_ok() {
+            self.has_answered.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
     /// `drives/UUID/info` (REFERENCE 1.1).
     ///
     /// # Errors
@@ -191,7 +216,9 @@ impl Client {
         let url = self.drive_url(drive, &["info"])?;
         let response = self.get(url).await?;
         self.note_extensions(&response);
-        one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
+        self.noted(one_drive(
+            answer::properties(response, INFO_BYTES_MAX, self.stall).await?,
+        ))
     }
 
     /// `drives/UUID/info/full`: info with the counters, where plain info has
@@ -202,7 +229,9 @@ impl Client {
     pub async fn info_full(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
         let url = self.drive_url(drive, &["info", "full"])?;
         let response = self.get(url).await?;
-        one_drive(answer::properties(response, INFO_BYTES_MAX, self.stall).await?)
+        self.noted(one_drive(
+            answer::properties(response, INFO_BYTES_MAX, self.stall).await?,
+        ))
     }
 
     /// `drives/info`: all drives of the user.
@@ -213,7 +242,7 @@ impl Client {
         let url = self.url(["drives", "info"])?;
         let response = self.get(url).await?;
         let objects = answer::properties(response, LIST_BYTES_MAX, self.stall).await?;
-        objects.into_iter().map(drive).collect()
+        self.noted(objects.into_iter().map(drive).collect())
     }
 
     /// `drives/create`.
@@ -236,7 +265,7 @@ impl Client {
         self.note_extensions(&response);
         let status = response.status().as_u16();
         let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
-        Ok((one_drive(objects)?, status))
+        Ok((self.noted(one_drive(objects))?, status))
     }
 
     /// `drives/UUID/set`: merges `changes` into the keys of a drive. What it
@@ -339,7 +368,7 @@ impl Client {
     /// probe found otherwise.
     ///
     /// # Errors
-    /// Any [`Failure`]; [`Failure::NotApi`] for an answer of another length.
+    /// Any [`Failure`]; [`Failure::WrongLength`] for an answer of another length.
     pub async fn read(&self, drive: DriveId, offset: u64, len: u64) -> Result<Bytes, Failure> {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         self.read_into(drive, offset, &mut bytes, &mut 0).await?;
@@ -363,7 +392,8 @@ impl Client {
         let (offset, size) = (offset.to_string(), bytes.len().to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let response = self.get(url).await?;
-        answer::fill(response, bytes, self.stall, Some(&self.traffic), came).await
+        let filled = answer::fill(response, bytes, self.stall, Some(&self.traffic), came).await;
+        self.noted(filled)
     }
 
     /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
@@ -467,16 +497,16 @@ impl Client {
     /// of it. They are thrown away.
     ///
     /// # Errors
-    /// Any [`Failure`]; [`Failure::NotApi`] for an answer that is longer.
+    /// Any [`Failure`]; [`Failure::WrongLength`] for an answer that is longer.
     pub async fn read_length(&self, drive: DriveId, offset: u64, len: u64) -> Result<u64, Failure> {
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
         let mut response = self.get(url).await?;
-        let mut came = 0;
-        while let Some(part) = self.next_part(&mut response).await? {
+        let (mut came, mut flow) = (0, Flow::of(self.stall));
+        while let Some(part) = flow.next_part(&mut response).await? {
             came += part.len() as u64;
             if came > len {
-                return Err(Failure::NotApi(format!(
+                return Err(Failure::WrongLength(format!(
                     "more than the {len} bytes asked for"
                 )));
             }
@@ -495,12 +525,9 @@ impl Client {
         self.send(Method::POST, call.url, &headers, call.body).await
     }
 
-    /// The next part of an answer's body.
-    ///
-    /// # Errors
-    /// A [`Failure`] if the connection breaks or nothing comes.
-    pub async fn next_part(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        answer::next_part(response, self.stall).await
+    /// What watches over the body of an answer as it comes.
+    pub fn flow(&self) -> Flow {
+        Flow::of(self.stall)
     }
 
     async fn get(&self, url: Url) -> Result<Response, Failure> {
@@ -544,7 +571,8 @@ impl Client {
         }
         for _ in 0..UNSENT_ATTEMPTS {
             let again = request.try_clone();
-            let answer = patience::answer(request.send(), &progress, self.stall).await?;
+            let answer =
+                patience::answer(request.send(), &progress, self.stall, self.answer).await?;
             match (answer, again) {
                 (Err(error), Some(again)) if was_not_sent(&error) => request = again,
                 (answer, _) => return answer.map_err(|error| no_answer(error, &self.route)),

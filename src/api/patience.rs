@@ -82,11 +82,13 @@ impl Progress {
 /// and after its last byte not longer than twice that, a second per MiB, and what
 /// the bytes in buffers may take. The kernel swallows some megabytes that go
 /// nowhere; for those the connection has a limit of its own, `TCP_USER_TIMEOUT`
-/// (FAULTS 2.1, N5).
+/// (FAULTS 2.1, N5). However large the body was, an answer is not waited for longer than
+/// `longest` after its last byte.
 pub(super) async fn answer<F: Future>(
     answer: F,
     progress: &Progress,
     stall: Duration,
+    longest: Duration,
 ) -> Result<F::Output, Failure> {
     let mut answer = pin!(answer);
     loop {
@@ -95,7 +97,8 @@ pub(super) async fn answer<F: Future>(
             stall
         } else {
             let mib = u32::try_from(progress.len >> 20).unwrap_or(u32::MAX);
-            stall * 2 + PER_MIB.saturating_mul(mib) + progress.buffers_take()
+            let patience = stall * 2 + PER_MIB.saturating_mul(mib) + progress.buffers_take();
+            patience.min(longest)
         };
         match tokio::time::timeout(patience, &mut answer).await {
             Ok(output) => return Ok(output),
@@ -125,7 +128,7 @@ mod tests {
                 }
             }
         };
-        assert_eq!(answer(slow, &progress, S * 30).await, Ok(()));
+        assert_eq!(answer(slow, &progress, S * 30, S * 900).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -142,9 +145,9 @@ mod tests {
                 tokio::time::sleep(S * 100).await;
             }
         };
-        assert_eq!(answer(slow, &progress, S * 30).await, Ok(()));
+        assert_eq!(answer(slow, &progress, S * 30, S * 900).await, Ok(()));
         let hang = std::future::pending::<()>();
-        let stalled = answer(hang, &progress, S * 30).await;
+        let stalled = answer(hang, &progress, S * 30, S * 900).await;
         assert_eq!(stalled, Err(Failure::Stalled(S * (64 + 256))));
     }
 
@@ -153,7 +156,7 @@ mod tests {
         let progress = Progress::of(3 << 20);
         let hang = std::future::pending::<()>();
         assert_eq!(
-            answer(hang, &progress, S * 30).await,
+            answer(hang, &progress, S * 30, S * 900).await,
             Err(Failure::Stalled(S * 30))
         );
         // All of it at once: what is in buffers takes no time worth waiting for.
@@ -161,8 +164,14 @@ mod tests {
         progress.advance(3 << 20);
         let hang = std::future::pending::<()>();
         assert_eq!(
-            answer(hang, &progress, S * 30).await,
+            answer(hang, &progress, S * 30, S * 900).await,
             Err(Failure::Stalled(S * 63))
+        );
+        // Less than that is all that an outage may take.
+        let hang = std::future::pending::<()>();
+        assert_eq!(
+            answer(hang, &progress, S * 30, S * 40).await,
+            Err(Failure::Stalled(S * 40))
         );
     }
 }

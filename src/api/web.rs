@@ -19,6 +19,7 @@ use super::answer;
 use super::cause::no_answer;
 use super::client::{ClientConfig, cannot};
 use super::endpoint::is_loopback;
+use super::flow::Flow;
 use super::route::Route;
 use super::trust::Trust;
 use crate::error::{Error, ErrorKind, Result};
@@ -221,7 +222,7 @@ pub struct WebAnswer {
     /// What the server says the body is encoded with, in lower case, though no encoding
     /// was accepted.
     pub encoding: Option<String>,
-    stall: Duration,
+    flow: Flow,
 }
 
 impl WebAnswer {
@@ -230,7 +231,7 @@ impl WebAnswer {
     /// # Errors
     /// A [`Failure`] if the connection breaks or nothing comes.
     pub async fn next_part(&mut self) -> Result<Option<Bytes>, Failure> {
-        answer::next_part(&mut self.response, self.stall).await
+        self.flow.next_part(&mut self.response).await
     }
 }
 
@@ -336,7 +337,7 @@ impl Web {
             place,
             encoding: encoding.filter(|encoding| encoding != IDENTITY),
             response,
-            stall: self.stall,
+            flow: Flow::of(self.stall),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::access::Access;
 use super::{exit, signals};
-use crate::api::{Client, ClientConfig, RawCall, Upload};
+use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
 use crate::wire::{Format, X_ELASTIC_ERROR};
@@ -22,6 +23,8 @@ use crate::wire::{Format, X_ELASTIC_ERROR};
 const PROGRAM: &str = "openhosting";
 /// Bytes of a large body that are read at a time.
 const STEP_BYTES: usize = 256 * 1024;
+/// A call without an answer for this long is said to wait.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// Makes one call of the API and prints its answer
 ///
@@ -132,13 +135,13 @@ async fn run(arguments: &Arguments, client: &Client) -> Result<bool> {
         show_request(&call);
     }
     let cannot = |failure: crate::failure::Failure| failure.into_error("No answer");
-    let response = client.raw(call).await.map_err(cannot)?;
+    let response = said(client.raw(call)).await.map_err(cannot)?;
     if arguments.verbose {
         show_answer(&response);
     }
     let status = response.status();
     let error = response.headers().get(X_ELASTIC_ERROR).cloned();
-    print_body(client, response).await?;
+    print_body(client.flow(), response).await?;
     if !status.is_success() {
         let word = error.as_ref().and_then(|value| value.to_str().ok());
         let line = format!(
@@ -149,6 +152,21 @@ async fn run(arguments: &Arguments, client: &Client) -> Result<bool> {
         exit::say(line.trim_end());
     }
     Ok(status.is_success())
+}
+
+/// Waits for an answer. The call is made once, as the original does; but nobody is left
+/// alone with a call that hangs.
+async fn said<T>(answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => return answer,
+        () = tokio::time::sleep(SILENCE) => {}
+    }
+    let silence = SILENCE.as_secs();
+    exit::say(&format!(
+        "{PROGRAM}: No answer from the endpoint for {silence} s, waiting"
+    ));
+    answer.await
 }
 
 impl Arguments {
@@ -232,14 +250,14 @@ fn read_parts(mut file: File, len: u64, sender: &Sender<std::io::Result<Bytes>>)
     }
 }
 
-async fn print_body(client: &Client, mut response: Response) -> Result<()> {
+async fn print_body(mut flow: Flow, mut response: Response) -> Result<()> {
     let cannot = |failure: crate::failure::Failure| failure.into_error("The answer is incomplete");
     let (sender, parts) = async_channel::bounded::<Bytes>(4);
     // A terminal or a pipe may block as long as it likes, but not the reactor.
     let printer = tokio::task::spawn_blocking(move || print_parts(&parts));
     let mut incomplete = Ok(());
     loop {
-        match client.next_part(&mut response).await {
+        match flow.next_part(&mut response).await {
             Ok(Some(part)) => {
                 if sender.send(part).await.is_err() {
                     break;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::github::{Github, When};
-use super::{arguments, exit, findings};
+use super::{arguments, exit, findings, waits};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
@@ -171,6 +171,8 @@ pub(super) struct Display {
     began: Instant,
     progress: Progress,
     notice: Option<String>,
+    /// What is waited for.
+    wait: Option<String>,
     started: bool,
 }
 
@@ -232,6 +234,7 @@ impl Display {
             progress: Progress::default(),
             notice: None,
             refused: None,
+            wait: None,
             started: false,
         }
     }
@@ -464,6 +467,9 @@ impl Display {
         if progress.retries > 0 {
             message += &format!(", {} retries", progress.retries);
         }
+        if let Some(wait) = &self.wait {
+            message += &format!(", {wait}");
+        }
         bar.set_message(message);
     }
 
@@ -473,6 +479,35 @@ impl Display {
         let endpoint = client.endpoint().to_string();
         if let Err(error) = findings::remember(&endpoint, self.refused) {
             self.notice(&error.chain(), false);
+        }
+    }
+
+    /// Tells what is waited for, or that it is over. Such lines are few, and are told at
+    /// once whatever was told before: whoever waits wants to know why.
+    fn wait(&mut self, event: &Event) {
+        let Some(line) = waits::line(event) else {
+            return;
+        };
+        self.wait = match event {
+            Event::Waiting(_) => Some(line.clone()),
+            _ => None,
+        };
+        self.draw();
+        if self.quiet {
+            return;
+        }
+        if self.lines == Some(Lines::Json) {
+            exit::say_object(&waiting(event, &line));
+            return;
+        }
+        if self.wait.is_some() && self.github.warn(&line) {
+            return;
+        }
+        let elapsed = self.began.elapsed();
+        let line = format!("{line} (after {})", in_seconds(elapsed));
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.say(&line)),
+            None => self.say(&line),
         }
     }
 
@@ -510,6 +545,25 @@ impl Display {
         } else {
             self.waiting_more += 1;
         }
+    }
+}
+
+/// A line about a wait for programs. Its keys are a promise: docs/progress.md.
+fn waiting(event: &Event, line: &str) -> serde_json::Value {
+    match event {
+        Event::Waiting(waiting) => serde_json::json!({
+            "event": "waiting",
+            "message": line,
+            "status": waiting.status,
+            "wait_s": waiting.wait.as_secs_f64().round(),
+            "gives_up_in_s": waiting.gives_up_in.map(|time| time.as_secs_f64().round()),
+        }),
+        Event::WaitOver { time, .. } => serde_json::json!({
+            "event": "wait_over",
+            "message": line,
+            "waited_s": time.as_secs_f64().round(),
+        }),
+        _ => serde_json::Value::Null,
     }
 }
 
@@ -572,6 +626,7 @@ impl Monitor for Display {
                 refused_bytes,
                 accepted_bytes,
             } => self.refused = Some((*refused_bytes, *accepted_bytes)),
+            Event::Waiting(_) | Event::WaitOver { .. } => self.wait(event),
             Event::Notice(line) => self.notice(line, false),
             Event::Warning(line) => self.notice(line, true),
         }

@@ -245,7 +245,9 @@ async fn run(
             .hint_to("Name a file")
             .into());
     }
-    let drive = stop.unless_asked(arguments.drive.find(&client)).await?;
+    let patience = arguments.common.patience();
+    let found = stop.unless_asked(arguments.drive.find(&client, &patience));
+    let drive = patience.watching(display, found).await?;
     *known = Some(drive);
     display.set_drive(drive);
     let destination = match arguments.way() {
@@ -264,6 +266,7 @@ async fn run(
     let options = DownloadOptions {
         format,
         packing,
+        patience,
         ..options(arguments, drive, &client, &findings)
     };
     let done = match arguments.join {
@@ -304,7 +307,6 @@ fn options(
         chunk: arguments.chunk,
         read_bytes_max: NonZeroU64::new(findings.read_bytes_max()).unwrap_or_else(default_chunk),
         jobs: arguments.common.jobs,
-        max_outage: arguments.common.max_outage,
         allow_live: arguments.allow_live,
         shard: arguments.shard,
         journal: JournalOptions {

@@ -16,12 +16,13 @@ use super::access::Access;
 use super::answer::{Answer, Form, error_object};
 use super::named::Named;
 use super::table::table;
+use super::waits::{self, Said};
 use super::{exit, printable, quote};
 use crate::api::{Client, ClientConfig};
 use crate::drive::{DriveId, DriveInfo, only_named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Publication, publication};
-use crate::transfer::{Stop, list_drives, look_at_drive, remove_drive, stopped};
+use crate::transfer::{Patience, Stop, list_drives, look_at_drive, remove_drive, stopped};
 
 const LS: Form = Form {
     program: "openhosting ls",
@@ -119,11 +120,17 @@ fn main(
     form: Form,
     is_json: bool,
     access: &Access,
-    run: impl AsyncFnOnce(&Client, Stop) -> Result<Answer>,
+    run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<Answer>,
 ) -> ExitCode {
     form.run(is_json, async |mut stop| {
-        let client = access.client(ClientConfig::default(), &mut stop).await?;
-        run(&client, stop).await
+        let config = ClientConfig {
+            outage: waits::MAX_OUTAGE,
+            ..ClientConfig::default()
+        };
+        let client = access.client(config, &mut stop).await?;
+        let patience = waits::patience();
+        let work = run(&client, &patience, stop);
+        patience.watching(&mut Said(form.program), work).await
     })
 }
 
@@ -137,8 +144,8 @@ pub(super) fn ls(words: &[OsString]) -> ExitCode {
         LS,
         arguments.json,
         &arguments.access,
-        async |client, mut stop| {
-            let mut drives = stop.unless_asked(list_drives(client)).await?;
+        async |client, patience, mut stop| {
+            let mut drives = stop.unless_asked(list_drives(client, patience)).await?;
             drives.sort_by(|a, b| (name(a), a.id).cmp(&(name(b), b.id)));
             let objects: Vec<_> = drives.iter().map(object).collect();
             Ok(Answer::new(listed(&drives), json!({ "drives": objects })))
@@ -156,8 +163,9 @@ pub(super) fn show(words: &[OsString]) -> ExitCode {
         SHOW,
         arguments.json,
         &arguments.access,
-        async |client, mut stop| {
-            let drive = stop.unless_asked(arguments.drive.look(client)).await?;
+        async |client, patience, mut stop| {
+            let drive = stop.unless_asked(arguments.drive.look(client, patience));
+            let drive = drive.await?;
             let mut object = object(&drive);
             let properties = drive.properties.iter();
             object["properties"] = properties
@@ -179,7 +187,7 @@ pub(super) fn rm(words: &[OsString]) -> ExitCode {
         RM,
         arguments.json,
         &arguments.access,
-        async |client, stop| remove(client, &arguments, stop).await,
+        async |client, patience, stop| remove(client, &arguments, patience, stop).await,
     )
 }
 
@@ -291,9 +299,14 @@ fn object(drive: &DriveInfo) -> Value {
     })
 }
 
-async fn remove(client: &Client, arguments: &Rm, mut stop: Stop) -> Result<Answer> {
+async fn remove(
+    client: &Client,
+    arguments: &Rm,
+    patience: &Patience,
+    mut stop: Stop,
+) -> Result<Answer> {
     let drives = stop.unless_asked(async {
-        let drives = found(client, &arguments.drives).await?;
+        let drives = found(client, &arguments.drives, patience).await?;
         if !arguments.yes {
             ask(&drives).await?;
         }
@@ -307,7 +320,7 @@ async fn remove(client: &Client, arguments: &Rm, mut stop: Stop) -> Result<Answe
         let removed = match stop.is_asked() {
             true => Err(stopped()),
             false => tokio::select! {
-                removed = remove_drive(client, drive.id) => removed,
+                removed = remove_drive(client, drive.id, patience) => removed,
                 () = stop.asked_at_once() => Err(stopped()),
             },
         };
@@ -340,16 +353,16 @@ async fn remove(client: &Client, arguments: &Rm, mut stop: Stop) -> Result<Answe
 }
 
 /// The drives that are meant, each once.
-async fn found(client: &Client, named: &[Named]) -> Result<Vec<DriveInfo>> {
+async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<Vec<DriveInfo>> {
     let has_names = named.iter().any(|named| named.id().is_none());
     let all = match has_names {
-        true => list_drives(client).await?,
+        true => list_drives(client, patience).await?,
         false => Vec::new(),
     };
     let mut found: Vec<DriveInfo> = Vec::new();
     for named in named {
         let drive = match named {
-            Named::Id(id) => look_at_drive(client, *id).await?,
+            Named::Id(id) => look_at_drive(client, *id, patience).await?,
             Named::Name(name) => only_named(&all, name)?.clone(),
         };
         if found.iter().all(|other| other.id != drive.id) {

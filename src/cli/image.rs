@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanBytes;
@@ -17,6 +16,7 @@ use super::access::certificates;
 use super::answer::{Answer, Form};
 use super::arguments::{self, ImageArguments};
 use super::environment;
+use super::waits::{self, Said};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,9 +36,6 @@ const LEVELS: [&str; 4] = ["0", "1", "6", "9"];
 const COLUMNS: usize = 64;
 /// Lines of the map.
 const LINES: u64 = 8;
-/// An image on a web server that cannot be reached for so long is given up: somebody
-/// waits for the answer.
-const MAX_OUTAGE: Duration = Duration::from_secs(60);
 /// Pixels of a part in the picture.
 const PIXELS: usize = 14;
 
@@ -115,11 +112,13 @@ async fn open(info: &Info) -> Result<Image> {
         certificates: info.cacert.as_deref().map(certificates).transpose()?,
         ..ClientConfig::default()
     };
+    let patience = waits::patience();
     let config = WebConfig {
         web: Web::new(&config)?,
-        max_outage: MAX_OUTAGE,
+        patience: patience.clone(),
     };
-    open_web(&url, &options, &config).await
+    let opened = open_web(&url, &options, &config);
+    patience.watching(&mut Said(FORM.program), opened).await
 }
 
 async fn run(info: &Info) -> Result<Answer> {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::Result;
-use crate::transfer::{find_drive, look_at_drive};
+use crate::transfer::{Patience, find_drive, look_at_drive};
 
 /// Which drive is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +40,10 @@ impl Named {
     /// # Errors
     /// What the endpoint says; [`NotFound`](crate::ErrorKind::NotFound) if there is no
     /// such name, [`Usage`](crate::ErrorKind::Usage) if several drives have it.
-    pub(super) async fn find(&self, client: &Client) -> Result<DriveId> {
+    pub(super) async fn find(&self, client: &Client, patience: &Patience) -> Result<DriveId> {
         match self {
             Self::Id(id) => Ok(*id),
-            Self::Name(name) => Ok(find_drive(client, name).await?.id),
+            Self::Name(name) => Ok(find_drive(client, name, patience).await?.id),
         }
     }
 
@@ -51,7 +51,7 @@ impl Named {
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub(super) async fn look(&self, client: &Client) -> Result<DriveInfo> {
-        look_at_drive(client, self.find(client).await?).await
+    pub(super) async fn look(&self, client: &Client, patience: &Patience) -> Result<DriveInfo> {
+        look_at_drive(client, self.find(client, patience).await?, patience).await
     }
 }

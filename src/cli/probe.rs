@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::access::Access;
 use super::answer::{Answer, Form};
 use super::table::table;
-use super::{exit, findings};
+use super::{exit, findings, waits};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -110,6 +110,7 @@ struct Said(bool);
 
 impl Monitor for Said {
     fn event(&mut self, event: &Event) {
+        waits::Said(PROGRAM).event(event);
         if let (true, Event::Drive { id, .. }) = (self.0, event) {
             exit::say(&format!(
                 "{PROGRAM}: asking, with drive {id}, for up to two minutes"

@@ -31,7 +31,7 @@ use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
 };
 use crate::shard::Shard;
-use crate::transfer::{Stop, Verified, blocking, open_web};
+use crate::transfer::{Patience, Stop, Verified, blocking, open_web};
 
 const PROGRAM: &str = "openhosting publish";
 const FORM: Form = Form {
@@ -321,7 +321,8 @@ async fn work(
         allow_backing: arguments.allow_backing.clone(),
         ..ImageOptions::default()
     };
-    let image = stop.unless_asked(open(arguments, image, how)).await?;
+    let image = stop.unless_asked(open(arguments, image, how, &options.patience));
+    let image = options.patience.watching(display, image).await?;
     let of_archive = archived::notices(&image);
     if !of_archive.is_empty() {
         for line in of_archive {
@@ -343,9 +344,14 @@ async fn work(
 }
 
 /// Opens the image, off the reactor.
-async fn open(arguments: &Arguments, image: &Path, how: ImageOptions) -> Result<Image> {
+async fn open(
+    arguments: &Arguments,
+    image: &Path,
+    how: ImageOptions,
+    patience: &Patience,
+) -> Result<Image> {
     if let Some(url) = web_url(image)? {
-        let web = arguments.common.web(arguments.local.is_some())?;
+        let web = arguments.common.web(arguments.local.is_some(), patience)?;
         return open_web(&url, &how, &web).await;
     }
     let path = image.to_owned();
@@ -384,7 +390,7 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
         tier: arguments.tier.clone(),
         compression: arguments.level,
         body_bytes_max: None,
-        max_outage: arguments.common.max_outage,
+        patience: arguments.common.patience(),
         verify: arguments.common.verify,
         holes: arguments.holes,
         journals: environment::state_of("journals"),

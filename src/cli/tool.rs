@@ -20,7 +20,9 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
-use crate::transfer::{Ended, JOBS_DEFAULT, RateLimit, Stop, Verified, Verify, WebConfig};
+use crate::transfer::{
+    Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verified, Verify, WebConfig,
+};
 
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
@@ -32,7 +34,8 @@ pub(super) struct Common {
     #[command(flatten)]
     pub(super) access: Access,
 
-    /// Give up when nothing succeeded for so long; can be resumed
+    /// Give up when nothing succeeded for this long, from the first request of the run to
+    /// the last (resumable)
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     pub(super) max_outage: Duration,
 
@@ -44,7 +47,7 @@ pub(super) struct Common {
     #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
     pub(super) limit_rate: Option<NonZeroU64>,
 
-    /// Take a request for hung when nothing moved for so long
+    /// Abort a request when it moved nothing for this long, or less than 32 bytes per second
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
     pub(super) stall_timeout: Duration,
 
@@ -69,14 +72,21 @@ impl Common {
     pub(super) fn config(&self) -> ClientConfig {
         ClientConfig {
             stall: self.stall_timeout,
+            outage: self.max_outage,
             meter: self.limit_rate.map(RateLimit::meter),
             ..ClientConfig::default()
         }
     }
 
+    /// How long the run goes on while nothing succeeds: one for all of it, so that the
+    /// display knows of every wait.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.max_outage).until(self.deadline)
+    }
+
     /// How images and digests are fetched from web servers. With --local there is no
     /// endpoint to be told.
-    pub(super) fn web(&self, is_local: bool) -> Result<WebConfig> {
+    pub(super) fn web(&self, is_local: bool, patience: &Patience) -> Result<WebConfig> {
         let certificates = match is_local {
             true => self.access.certificates()?,
             false => self.access.resolve()?.certificates(),
@@ -88,7 +98,7 @@ impl Common {
         };
         Ok(WebConfig {
             web: Web::new(&config)?,
-            max_outage: self.max_outage,
+            patience: patience.clone(),
         })
     }
 

@@ -25,8 +25,8 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::shard::Shard;
 use crate::transfer::{
-    Interrupted, JournalOptions, Stop, Target, UploadOptions, Uploaded, WebConfig, blocking,
-    fetch_text, open_web, upload,
+    Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,
+    blocking, fetch_text, open_web, upload,
 };
 
 const PROGRAM: &str = "openhosting-upload";
@@ -156,8 +156,8 @@ impl Arguments {
     }
 
     /// How images and digests are fetched from web servers.
-    fn web(&self) -> Result<WebConfig> {
-        self.common.web(self.local.is_some())
+    fn web(&self, patience: &Patience) -> Result<WebConfig> {
+        self.common.web(self.local.is_some(), patience)
     }
 }
 
@@ -257,16 +257,18 @@ async fn send(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
+    let patience = arguments.common.patience();
     let opened = async {
         // Before the image, which may take a while to open.
         let drive = match arguments.existing() {
-            Some(named) => Some(named.find(&client).await?),
+            Some(named) => Some(named.find(&client, &patience).await?),
             None => None,
         };
-        let sha256 = sha256(arguments).await?;
-        Ok::<_, Error>((drive, sha256, open(arguments).await?))
+        let sha256 = sha256(arguments, &patience).await?;
+        Ok::<_, Error>((drive, sha256, open(arguments, &patience).await?))
     };
-    let (drive, sha256, image) = stop.unless_asked(opened).await?;
+    let opened = stop.unless_asked(opened);
+    let (drive, sha256, image) = patience.watching(display, opened).await?;
     check_sha256(arguments, &image)?;
     let of_archive = archived::notices(&image);
     if !of_archive.is_empty() {
@@ -305,7 +307,7 @@ async fn send(
         }
         (None, length) => length.first(),
     };
-    let mut options = options(arguments, drive, size);
+    let mut options = options(arguments, drive, size, patience);
     check_name(arguments, &options.target)?;
     options.jobs = jobs_for(arguments.common.jobs, findings);
     if options.jobs < arguments.common.jobs {
@@ -336,14 +338,14 @@ async fn send(
 
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
 /// large image, takes a while.
-async fn open(arguments: &Arguments) -> Result<Image> {
+async fn open(arguments: &Arguments, patience: &Patience) -> Result<Image> {
     let told = arguments.size;
-    let image = open_any(arguments).await?;
+    let image = open_any(arguments, patience).await?;
     check_size(&image, told)?;
     Ok(image)
 }
 
-async fn open_any(arguments: &Arguments) -> Result<Image> {
+async fn open_any(arguments: &Arguments, patience: &Patience) -> Result<Image> {
     let (image, gunzip) = (arguments.image.clone(), arguments.gunzip);
     let options = ImageOptions {
         stream: StreamOptions {
@@ -357,7 +359,7 @@ async fn open_any(arguments: &Arguments) -> Result<Image> {
         return Err(Error::new(ErrorKind::Usage, what).hint_to("Leave -z out"));
     }
     if let Some(url) = image.url()? {
-        return open_web(&url, &options, &arguments.web()?).await;
+        return open_web(&url, &options, &arguments.web(patience)?).await;
     }
     let opened = move || match (image.is_stdin(), gunzip) {
         (false, true) => Image::open_gzip(&image.path, options.stream),
@@ -371,12 +373,15 @@ async fn open_any(arguments: &Arguments) -> Result<Image> {
 const SUMS_BYTES_MAX: u64 = 4 << 20;
 
 /// The digest that the image has to have, if one was told.
-async fn sha256(arguments: &Arguments) -> Result<Option<Digest>> {
+async fn sha256(arguments: &Arguments, patience: &Patience) -> Result<Option<Digest>> {
     let Some(path) = &arguments.sha256_file else {
         return Ok(arguments.sha256);
     };
     let (shown, text) = match arguments::web_url(path)? {
-        Some(url) => (url.to_string(), fetch_text(&url, &arguments.web()?).await?),
+        Some(url) => (
+            url.to_string(),
+            fetch_text(&url, &arguments.web(patience)?).await?,
+        ),
         None => {
             let mut text = Vec::new();
             std::fs::File::open(path)
@@ -439,7 +444,12 @@ fn check_name(arguments: &Arguments, target: &Target) -> Result<()> {
 }
 
 /// The options, with this drive, or a new one of `size` bytes.
-fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOptions {
+fn options(
+    arguments: &Arguments,
+    drive: Option<DriveId>,
+    size: u64,
+    patience: Patience,
+) -> UploadOptions {
     let target = match drive {
         Some(id) => Target::Existing(id),
         None => Target::New(DriveSpec {
@@ -456,7 +466,7 @@ fn options(arguments: &Arguments, drive: Option<DriveId>, size: u64) -> UploadOp
         body_bytes_max: None,
         jobs: arguments.common.jobs,
         compression: arguments.level,
-        max_outage: arguments.common.max_outage,
+        patience,
         journal: JournalOptions::default(),
         compare: arguments.resume_from_drive.is_some(),
         verify: arguments.common.verify,
@@ -591,7 +601,7 @@ mod tests {
         let arguments = parse("dir/a.img").unwrap();
         assert_eq!(arguments.chunk.get(), 5_242_880);
         assert_eq!(
-            options(&arguments, None, 7),
+            options(&arguments, None, 7, Patience::default()),
             UploadOptions::to(Target::New(DriveSpec {
                 name: "a.img".into(),
                 size: 7,
@@ -629,7 +639,7 @@ mod tests {
         findings.body_was_refused(2 << 20, 1 << 20);
         for (shard, chunk) in [("", 1 << 20), ("--shard 1/2", 5_242_880)] {
             let arguments = parse(&format!("-d {ID} {shard} a.img")).unwrap();
-            let mut options = options(&arguments, None, 7);
+            let mut options = options(&arguments, None, 7, Patience::default());
             limit_bodies(&mut options, &findings);
             assert_eq!(options.chunk.get(), chunk);
             assert_eq!(options.body_bytes_max, NonZeroU64::new(1 << 20));

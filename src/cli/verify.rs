@@ -26,7 +26,9 @@ use crate::plan::Plan;
 use crate::publish::{pick, read_receipt_if};
 use crate::receipt::{Coverage, Receipt};
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, JOBS_DEFAULT, Stop, Verified, inspect};
+use crate::transfer::{
+    InspectOptions, JOBS_DEFAULT, Patience, Stop, Verified, inspect, look_at_drive,
+};
 
 const PROGRAM: &str = "openhosting verify";
 const FORM: Form = Form {
@@ -75,7 +77,7 @@ pub(super) struct Arguments {
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     jobs: NonZeroU32,
 
-    /// Give up when nothing succeeded for so long
+    /// Give up when nothing succeeded for this long
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     max_outage: Duration,
 
@@ -157,19 +159,22 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
         Some(public) => signing::check(path, bytes, public),
         None => Ok(()),
     })?;
-    let client = arguments
-        .access
-        .client(ClientConfig::default(), &mut stop)
-        .await?;
-    let drive = match &arguments.drive {
-        None => receipt.drive,
-        Some(named) => stop.unless_asked(named.find(&client)).await?,
+    let patience = Patience::new(arguments.max_outage);
+    let config = ClientConfig {
+        outage: arguments.max_outage,
+        ..ClientConfig::default()
     };
+    let client = arguments.access.client(config, &mut stop).await?;
+    let looked = stop.unless_asked(async {
+        let drive = match &arguments.drive {
+            None => receipt.drive,
+            Some(named) => named.find(&client, &patience).await?,
+        };
+        look_at_drive(&client, drive, &patience).await
+    });
+    let info = patience.watching(display, looked).await?;
+    let drive = info.id;
     display.set_drive(drive);
-    let info = client
-        .info(drive)
-        .await
-        .map_err(|failure| failure.into_error(&format!("Cannot look at drive {drive}")))?;
     let size = receipt.content.size();
     if info.size < size {
         let what = format!(
@@ -195,7 +200,7 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
         blocks: blocks.clone(),
         trusts_holes: false,
         jobs: arguments.jobs.get(),
-        max_outage: arguments.max_outage,
+        patience,
     };
     let root = content.root();
     let content = Arc::new(content);

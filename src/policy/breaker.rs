@@ -87,7 +87,9 @@ impl Breaker {
     /// and again, while no chunk gets through, may last twice as long.
     pub fn gives_up_at(&self) -> Option<Duration> {
         let silent = self.failing_since?.saturating_add(self.max_outage);
-        let fruitless = self.fruitless_since?.saturating_add(self.max_outage * 2);
+        let fruitless = self
+            .fruitless_since?
+            .saturating_add(self.max_outage.saturating_mul(2));
         Some(silent.min(fruitless))
     }
 }

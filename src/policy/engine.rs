@@ -10,7 +10,7 @@ use std::time::Duration;
 use rangemap::RangeSet;
 
 use super::pieces::{Limits, Pieces, PiecesConfig, Requests, Verdict};
-use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify, wait};
+use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify_known, fits, wait};
 use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
 use crate::failure::Failure;
 use crate::plan::{Plan, Span};
@@ -22,6 +22,14 @@ const ATTEMPTS_MAX: u32 = 10;
 const FRESH_FOR: Duration = Duration::from_secs(60);
 /// How long a busy drive is waited for when the cause is not our own.
 const BUSY_FOR: Duration = Duration::from_secs(600);
+/// When an outage was too long, requests for chunks that are in flight may go on while
+/// bytes move; without any for this long they hang as well.
+const QUIET_MAX: Duration = Duration::from_secs(30);
+/// A chunk that a page answers though the endpoint answers to others is refused for good
+/// after this many times.
+const FOREIGN_MAX: u32 = 3;
+/// The last probe of an outage has this long.
+const LAST_PROBE: Duration = Duration::from_secs(2);
 
 /// What an [`Engine`] needs to know.
 #[derive(Clone, Debug)]
@@ -97,6 +105,17 @@ pub enum Ending {
     Incomplete,
 }
 
+/// What a transfer waits for while nothing succeeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// When the next request is due.
+    pub next: Duration,
+    /// When the transfer gives up if nothing succeeds until then.
+    pub gives_up_at: Duration,
+    /// Whether it is certain that not one request alone fails.
+    pub is_outage: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Tries {
     /// Failures of all kinds.
@@ -107,6 +126,11 @@ struct Tries {
     counted: u32,
     /// Successes of others when it failed last.
     successes: u64,
+    /// Failures that something in between could explain, with good answers of the
+    /// endpoint, probes among them, between two of them.
+    foreign: u32,
+    /// Such answers when it failed so last.
+    answers: u64,
 }
 
 /// One transfer, from its start to its end. Owned by the shell.
@@ -137,12 +161,20 @@ pub struct Engine {
     look_due: bool,
     busy_since: Option<Duration>,
     successes: u64,
+    /// Good answers, those to probes included.
+    answers: u64,
     retries: u64,
     skipped_bytes: u64,
     /// Holes that were left out and nobody was told of.
     skipped: Vec<Range<u64>>,
     image_ended: bool,
     ending: Option<Ending>,
+    /// The run ends then: no wait that the endpoint asks for may go beyond it.
+    deadline: Option<Duration>,
+    /// The last failure that an outage could explain.
+    last_failure: Option<Failure>,
+    /// Bytes of bodies that have moved, and when that was another number.
+    moved: (u64, Duration),
     rng: fastrand::Rng,
 }
 
@@ -168,14 +200,23 @@ impl Engine {
             look_due: false,
             busy_since: None,
             successes: 0,
+            answers: 0,
             retries: 0,
             skipped_bytes: 0,
             skipped: Vec::new(),
             image_ended: false,
             ending: None,
+            deadline: None,
+            last_failure: None,
+            moved: (0, Duration::ZERO),
             rng: fastrand::Rng::with_seed(config.seed),
             config,
         }
+    }
+
+    /// The run ends at this time, whatever has come of it then.
+    pub fn set_deadline(&mut self, at: Duration) {
+        self.deadline = Some(at);
     }
 
     /// Whether another chunk may be given now. Bounds what is ready but not
@@ -225,11 +266,28 @@ impl Engine {
     /// So many bytes of bodies have moved since the start. Tell it before each
     /// [`next`](Self::next).
     pub fn moved(&mut self, bytes: u64, now: Duration) {
+        if self.moved.0 != bytes {
+            self.moved = (bytes, now);
+        }
         self.concurrency.moved(bytes, now);
     }
 
     /// What to do now.
     pub fn next(&mut self, now: Duration) -> Action {
+        if self.over_at().is_some_and(|at| now >= at)
+            && let Some(failure) = self.last_failure.clone()
+        {
+            self.end(Ending::GaveUp(failure));
+        }
+        match self.decide(now) {
+            Action::Wait(until) if self.ending.is_none() => {
+                Action::Wait([until, self.over_at()].into_iter().flatten().min())
+            }
+            action => action,
+        }
+    }
+
+    fn decide(&mut self, now: Duration) -> Action {
         if let Some(ending) = &self.ending {
             return if self.is_quiet() {
                 Action::End(ending.clone())
@@ -295,6 +353,7 @@ impl Engine {
                 self.ledger.settle(index..index + 1);
                 self.tries.remove(&index);
                 self.successes += 1;
+                self.answers += 1;
                 self.busy_since = None;
                 if self.breaker.succeeded() {
                     self.concurrency.outage_ended(now);
@@ -326,19 +385,22 @@ impl Engine {
         self.asking -= 1;
         match answer {
             Ok(()) => {
+                self.answers += 1;
                 if self.breaker.probed() {
                     self.concurrency.outage_ended(now);
                 }
             }
             Err(failure) => {
-                let class = classify(Operation::Read, &failure);
+                let class = classify_known(Operation::Read, &failure);
                 if class == Class::Permanent && !self.is_too_new(&failure, now) {
                     return self.end(Ending::Failed(failure));
                 }
-                if self.is_hopeless(now) {
+                if self.is_hopeless(now) || !self.has_time_for(&failure, now) {
                     return self.end(Ending::GaveUp(failure));
                 }
-                self.probe_at = now + self.breaker.next_probe(&mut self.rng);
+                let probe_at = now + self.breaker.next_probe(&mut self.rng);
+                self.probe_at = self.in_time(probe_at);
+                self.last_failure = Some(failure.clone());
                 if class == Class::Throttle && failure.retry_after().is_some() {
                     let due = now + wait(class, &failure, 0, &mut self.rng);
                     self.asked = self.asked.max(due);
@@ -354,6 +416,34 @@ impl Engine {
         if let Some(by) = claimed {
             self.end(Ending::Claimed(by));
         }
+    }
+
+    /// The read-back of a range that was never written got no answer though it was made
+    /// again as long as an outage is borne.
+    pub fn unproved(&mut self, failure: Failure) {
+        self.asking -= 1;
+        self.end(Ending::GaveUp(failure));
+    }
+
+    /// What is waited for; `None` while nothing fails.
+    pub fn outlook(&self, now: Duration) -> Option<Outlook> {
+        let gives_up_at = self.breaker.gives_up_at()?;
+        let next = if self.breaker.is_open() {
+            self.probe_at
+        } else {
+            let due = self.delayed.peek().map(|Reverse((due, ..))| *due);
+            self.gate.max(due.unwrap_or(now))
+        };
+        Some(Outlook {
+            next: next.max(self.asked).max(now),
+            gives_up_at: self.deadline.map_or(gives_up_at, |at| at.min(gives_up_at)),
+            is_outage: self.breaker.is_open(),
+        })
+    }
+
+    /// Whether nothing succeeded for longer than an outage is borne.
+    pub fn is_hopeless(&self, now: Duration) -> bool {
+        self.breaker.gives_up_at().is_some_and(|at| now >= at)
     }
 
     /// Whether the end is decided, though requests may be in flight still.
@@ -446,7 +536,7 @@ impl Engine {
         if has_advanced {
             self.advanced(index, now);
         }
-        let mut class = classify(self.config.operation, &failure);
+        let mut class = classify_known(self.config.operation, &failure);
         let is_ours_alone = match class {
             Class::Transient | Class::Throttle
                 if verdict == Verdict::TooLarge || has_advanced && failure.is_break() =>
@@ -479,6 +569,10 @@ impl Engine {
             tries.counted += 1;
             tries.successes = self.successes;
         }
+        if failure.is_foreign() && self.answers > tries.answers {
+            tries.foreign += 1;
+            tries.answers = self.answers;
+        }
         let tries = *tries;
         let mut all_wait = class == Class::Throttle;
         match class {
@@ -493,7 +587,8 @@ impl Engine {
             }
             Class::Transient => {
                 if self.breaker.failed(now) {
-                    self.probe_at = now + self.breaker.next_probe(&mut self.rng);
+                    let probe_at = now + self.breaker.next_probe(&mut self.rng);
+                    self.probe_at = self.in_time(probe_at);
                 }
             }
             Class::Throttle => self.breaker.stuck(now),
@@ -511,7 +606,12 @@ impl Engine {
                 }
             }
         }
-        if tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now) {
+        // What answers to others and not to this chunk is no outage.
+        if tries.foreign >= FOREIGN_MAX {
+            return self.end(Ending::Failed(failure));
+        }
+        let is_over = tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now);
+        if is_over || !self.has_time_for(&failure, now) {
             return self.end(Ending::GaveUp(failure));
         }
         let due = match has_advanced && failure.is_break() {
@@ -519,6 +619,8 @@ impl Engine {
             true => now,
             false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
         };
+        let due = self.in_time(due);
+        self.last_failure = Some(failure.clone());
         if all_wait {
             self.gate = self.gate.max(due);
         }
@@ -586,8 +688,32 @@ impl Engine {
         self.skipped.push(chunks);
     }
 
-    fn is_hopeless(&self, now: Duration) -> bool {
-        self.breaker.gives_up_at().is_some_and(|at| now >= at)
+    /// When the transfer ends though requests are in flight, since none of them gets
+    /// anywhere. One that moves bytes may go on.
+    fn over_at(&self) -> Option<Duration> {
+        let at = self.breaker.gives_up_at()?;
+        let last = match self.asking {
+            0 => at,
+            _ => at.saturating_add(LAST_PROBE),
+        };
+        let quiet = match self.in_flight.is_empty() {
+            true => Duration::ZERO,
+            false => self.moved.1 + self.config.max_outage.min(QUIET_MAX),
+        };
+        Some(last.max(quiet))
+    }
+
+    /// The time of an attempt, but not after the end of an outage: the last attempt is
+    /// made when the time is over, not long before.
+    fn in_time(&self, at: Duration) -> Duration {
+        self.breaker.gives_up_at().map_or(at, |end| at.min(end))
+    }
+
+    /// Whether there is time for the wait that the endpoint asks for.
+    fn has_time_for(&self, failure: &Failure, now: Duration) -> bool {
+        let outage = self.breaker.gives_up_at();
+        let end = outage.unwrap_or_else(|| now.saturating_add(self.config.max_outage));
+        fits(failure, now, self.deadline.map_or(end, |at| end.min(at)))
     }
 
     /// A drive that was made a moment ago may not be known everywhere yet.
@@ -808,7 +934,8 @@ mod tests {
         assert!(matches!(engine.next(now), Action::Wait(Some(_))));
         now = 150 * S;
         assert_eq!(engine.next(now), Action::Probe);
-        assert_eq!(engine.next(now), Action::Wait(None));
+        // Nothing before the probe ends, or the outage.
+        assert_eq!(engine.next(now), Action::Wait(Some(903 * S)));
         engine.probed(Err(Failure::Connect("refused".into())), now);
         now = 200 * S;
         assert_eq!(engine.next(now), Action::Probe);
@@ -837,27 +964,200 @@ mod tests {
             }
         };
         assert_eq!(ending, Ending::GaveUp(Failure::Connect("refused".into())));
-        assert!(now >= 901 * S && now < 940 * S, "{now:?}");
+        assert_eq!(now, 901 * S);
+    }
+
+    /// Plays a transfer of one chunk whose attempts and probes all fail: how it ended, and
+    /// when.
+    fn outage(engine: &mut Engine, failure: &Failure) -> (Ending, Duration) {
+        engine.chunk(0);
+        let mut now = S;
+        loop {
+            match engine.next(now) {
+                Action::Send(span, _) => engine.answered(span.index, Err(failure.clone()), now),
+                Action::Probe => engine.probed(Err(failure.clone()), now),
+                Action::Wait(Some(until)) => {
+                    assert!(until > now, "a wait that is over already");
+                    now = until;
+                }
+                Action::End(ending) => return (ending, now),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]
-    fn a_page_of_a_proxy_is_tried_a_few_times() {
-        let mut engine = engine(1, 1, Zeros::Write);
-        engine.chunk(0);
-        let (mut now, mut attempts) = (S, 0);
+    fn what_stands_in_between_is_borne_as_an_outage() {
+        let failures = [
+            Failure::NotApi("an HTML page".into()),
+            Failure::Certificate("unknown issuer".into()),
+            refused(302, None),
+        ];
+        for failure in failures {
+            let (ending, now) = outage(&mut engine(1, 1, Zeros::Write), &failure);
+            assert_eq!(ending, Ending::GaveUp(failure));
+            assert_eq!(now, 901 * S);
+        }
+    }
+
+    #[test]
+    fn an_answer_of_the_wrong_length_is_tried_a_few_times() {
+        let failure = Failure::WrongLength("3 bytes".into());
+        let (ending, now) = outage(&mut engine(1, 1, Zeros::Write), &failure);
+        assert_eq!(ending, Ending::Failed(failure));
+        assert!(now < 60 * S, "{now:?}");
+    }
+
+    #[test]
+    fn a_page_for_one_chunk_alone_is_no_outage() {
+        let mut engine = engine(100, 1, Zeros::Write);
+        for index in 0..30 {
+            engine.chunk(index);
+        }
+        let (mut now, mut pages) = (S, 0);
         let ending = loop {
             match engine.next(now) {
+                Action::Send(span, _) if span.index == 7 => {
+                    pages += 1;
+                    engine.answered(7, Err(Failure::NotApi("html".into())), now);
+                }
                 Action::Send(span, _) => {
-                    attempts += 1;
-                    engine.answered(span.index, Err(Failure::NotApi("html".into())), now);
+                    now += S;
+                    engine.answered(span.index, Ok(10), now);
                 }
                 Action::Wait(Some(until)) => now = until,
                 Action::End(ending) => break ending,
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(attempts, DOUBTFUL_ATTEMPTS);
         assert_eq!(ending, Ending::Failed(Failure::NotApi("html".into())));
+        assert_eq!(pages, FOREIGN_MAX);
+    }
+
+    #[test]
+    fn a_page_for_the_only_chunk_that_is_left_is_no_outage_either() {
+        let mut engine = engine(1, 1, Zeros::Write);
+        engine.chunk(0);
+        engine.image_ended();
+        let mut now = S;
+        let ending = loop {
+            match engine.next(now) {
+                Action::Send(..) => engine.answered(0, Err(refused(302, None)), now),
+                Action::Probe => engine.probed(Ok(()), now),
+                Action::Wait(Some(until)) => now = until,
+                Action::End(ending) => break ending,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(ending, Ending::Failed(refused(302, None)));
+        assert!(now < 600 * S, "{now:?}");
+    }
+
+    fn asks(seconds: u32) -> Failure {
+        Failure::Refused(Refusal {
+            status: 429,
+            error: None,
+            message: String::new(),
+            retry_after: Some(seconds * S),
+        })
+    }
+
+    #[test]
+    fn a_wait_that_is_longer_than_there_is_time_is_the_end_at_once() {
+        let ends = |asked: u32, deadline: Option<Duration>| {
+            let mut engine = engine(1, 1, Zeros::Write);
+            if let Some(at) = deadline {
+                engine.set_deadline(at);
+            }
+            engine.chunk(0);
+            sent(&engine.next(S));
+            engine.answered(0, Err(asks(asked)), S);
+            let is_over = engine.next(S) == Action::End(Ending::GaveUp(asks(asked)));
+            assert_eq!(is_over, engine.ending().is_some());
+            is_over
+        };
+        assert!(ends(3600, None) && !ends(900, None));
+        assert!(ends(300, Some(200 * S)) && !ends(300, Some(301 * S)));
+    }
+
+    #[test]
+    fn requests_that_hang_in_an_outage_do_not_prolong_it() {
+        let mut config = engine(100, 4, Zeros::Write).config;
+        config.max_outage = 10 * S;
+        let mut engine = Engine::new(config);
+        for index in 0..4 {
+            engine.chunk(index);
+            sent(&engine.next(S));
+        }
+        engine.moved(40, S);
+        let stalled = || Err(Failure::Stalled(30 * S));
+        for index in 0..4 {
+            engine.answered(index, stalled(), 31 * S);
+        }
+        // Others, which hang as well.
+        let mut now = 31 * S;
+        let until = loop {
+            match engine.next(now) {
+                Action::Send(..) => engine.moved(50, now),
+                Action::Wait(Some(until)) if until < 41 * S => now = until,
+                Action::Wait(Some(until)) => break until,
+                other => panic!("{other:?} while requests hang"),
+            }
+        };
+        assert!(until <= now + 10 * S, "{until:?} after {now:?}");
+        // As long as bytes move it goes on.
+        engine.moved(60, until);
+        engine.next(45 * S);
+        assert_eq!(engine.ending(), None, "bytes move, and it gave up");
+        let until = 65 * S;
+        engine.next(until);
+        let ending = Ending::GaveUp(Failure::Stalled(30 * S));
+        assert_eq!(engine.ending(), Some(&ending));
+        assert!(engine.is_hopeless(until));
+    }
+
+    #[test]
+    fn the_last_probe_that_hangs_is_not_waited_for() {
+        let mut config = engine(100, 8, Zeros::Write).config;
+        config.max_outage = 10 * S;
+        let mut engine = Engine::new(config);
+        for index in 0..5 {
+            engine.chunk(index);
+            engine.next(S);
+        }
+        for index in 0..5 {
+            engine.answered(index, Err(refused(502, None)), S);
+        }
+        let mut now = S;
+        while let Action::Wait(Some(until)) = engine.next(now) {
+            now = until;
+        }
+        // That was the probe, or the retry of one: it is never answered.
+        let Action::Wait(Some(until)) = engine.next(now) else {
+            panic!("nothing bounds the probe")
+        };
+        assert!(until >= 11 * S && until <= 13 * S, "{until:?}");
+        engine.next(until);
+        assert_eq!(engine.ending(), Some(&Ending::GaveUp(refused(502, None))));
+    }
+
+    #[test]
+    fn the_outlook_tells_what_is_waited_for() {
+        let mut engine = engine(100, 8, Zeros::Write);
+        assert_eq!(engine.outlook(S), None);
+        for index in 0..5 {
+            engine.chunk(index);
+            engine.next(S);
+        }
+        engine.answered(0, Err(asks(60)), S);
+        let outlook = engine.outlook(S).unwrap();
+        assert!(outlook.next >= 61 * S && !outlook.is_outage, "{outlook:?}");
+        assert_eq!(outlook.gives_up_at, 901 * S);
+        for index in 1..5 {
+            engine.answered(index, Err(refused(502, None)), S);
+        }
+        engine.answered(1, Ok(10), 2 * S);
+        assert_eq!(engine.outlook(2 * S), None);
     }
 
     #[test]
@@ -903,7 +1203,8 @@ mod tests {
         engine.answered(0, Err(Failure::Broken("reset".into())), S);
         // Another one is on its way before the first is due again.
         assert_eq!(sent(&engine.next(S)), 1);
-        assert_eq!(engine.next(100 * S), Action::Wait(None));
+        let end_of_outage = Action::Wait(Some(901 * S));
+        assert_eq!(engine.next(100 * S), end_of_outage);
     }
 
     #[test]

@@ -287,7 +287,7 @@ impl Pieces {
 /// answer was cut short.
 fn may_be_about_size(failure: &Failure) -> bool {
     match failure {
-        Failure::Broken(_) | Failure::Stalled(_) | Failure::NotApi(_) => true,
+        Failure::Broken(_) | Failure::Stalled(_) | Failure::WrongLength(_) => true,
         Failure::Refused(refusal) => matches!(refusal.status, 408 | 502 | 504),
         _ => false,
     }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::Breaker;
 use super::backoff::{Backoff, obey};
 use crate::failure::{Failure, Refusal};
 use crate::wire::ErrorType;
@@ -55,8 +56,9 @@ fn by_answer(failure: &Failure) -> Class {
         Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => Class::Transient,
         // A clock or a name is wrong; waiting mends neither.
         Failure::Certificate(_) | Failure::Barred(_) => Class::Permanent,
-        // A proxy's page may be gone in a moment.
-        Failure::NotApi(_) => Class::Doubtful,
+        // A proxy's page may be gone in a moment, and an answer that was cut off is not
+        // cut off again. If it is, that is how the endpoint answers.
+        Failure::NotApi(_) | Failure::WrongLength(_) => Class::Doubtful,
         Failure::Refused(refusal) => by_status(refusal),
     }
 }
@@ -95,37 +97,130 @@ fn by_status(refusal: &Refusal) -> Class {
     }
 }
 
-/// Counts the attempts of one request that is made on its own, outside of a
-/// transfer's engine: info, list, create, a read-back.
-#[derive(Clone, Copy, Debug)]
+/// What `failure` calls for once the endpoint has answered as the API does in this run.
+///
+/// The same failure means something else then: the address and the certificate were
+/// right a moment ago, so whatever answers now (a captive portal, the page of a front, an
+/// inspecting proxy) stands in between, and may go away again. That is an outage.
+pub fn classify_known(operation: Operation, failure: &Failure) -> Class {
+    match classify(operation, failure) {
+        Class::Permanent | Class::Doubtful if failure.is_foreign() => Class::Transient,
+        class => class,
+    }
+}
+
+/// What to do after a failed attempt at a single request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt, after this wait.
+    Again(Duration),
+    /// None: another attempt cannot help.
+    Refused,
+    /// None before it was found out what the endpoint did. Only of
+    /// [`Operation::Create`].
+    Unclear,
+    /// None for now: the outage is longer than the run bears, or the endpoint asks to
+    /// come back later than that.
+    GaveUp,
+}
+
+/// The attempts at requests that are made outside of a transfer's engine: info, list,
+/// create, set, destroy. They bear an outage as long as chunks do.
+#[derive(Clone, Debug)]
 pub struct Attempts {
-    made: u32,
-    max: u32,
+    breaker: Breaker,
+    max_outage: Duration,
+    deadline: Option<Duration>,
+    /// Failures since the last answer.
+    failures: u32,
+    /// Those that may be permanent.
+    doubtful: u32,
 }
 
 impl Attempts {
-    /// At most `max` attempts.
-    pub fn at_most(max: u32) -> Self {
-        Self { made: 0, max }
+    /// Attempts that end when nothing succeeded for `max_outage`.
+    pub fn new(max_outage: Duration) -> Self {
+        Self {
+            breaker: Breaker::new(max_outage),
+            max_outage,
+            deadline: None,
+            failures: 0,
+            doubtful: 0,
+        }
     }
 
-    /// An attempt failed: how long to wait before the next one; `None` if there
-    /// should be none.
+    /// The same attempts in a run that ends at `deadline`: no wait goes beyond it.
+    #[must_use]
+    pub fn until(mut self, deadline: Option<Duration>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The endpoint answered: the outage, if there was one, is over.
+    pub fn answered(&mut self) {
+        self.breaker.succeeded();
+        (self.failures, self.doubtful) = (0, 0);
+    }
+
+    /// An attempt at `operation` failed; `is_known` if the endpoint answered as the API
+    /// does before, in this run.
     pub fn failed(
         &mut self,
         operation: Operation,
         failure: &Failure,
+        is_known: bool,
+        now: Duration,
         rng: &mut fastrand::Rng,
-    ) -> Option<Duration> {
-        self.made += 1;
-        let class = classify(operation, failure);
-        let max = match class {
-            Class::Permanent | Class::Ambiguous => return None,
-            Class::Doubtful => self.max.min(DOUBTFUL_ATTEMPTS),
-            Class::Transient | Class::Throttle | Class::Busy => self.max,
+    ) -> Next {
+        let class = match is_known {
+            true => classify_known(operation, failure),
+            false => classify(operation, failure),
         };
-        (self.made < max).then(|| wait(class, failure, self.made - 1, rng))
+        if class == Class::Permanent {
+            return Next::Refused;
+        }
+        self.breaker.stuck(now);
+        self.failures += 1;
+        match class {
+            Class::Ambiguous => return Next::Unclear,
+            Class::Doubtful => {
+                self.doubtful += 1;
+                if self.doubtful >= DOUBTFUL_ATTEMPTS {
+                    return Next::Refused;
+                }
+            }
+            Class::Permanent | Class::Transient | Class::Throttle | Class::Busy => {}
+        }
+        let end = self.gives_up_at().unwrap_or(now);
+        match (now < end && fits(failure, now, end), class) {
+            (true, _) => {
+                let wait = wait(class, failure, self.failures - 1, rng);
+                // The last attempt is made when the time is over, not before.
+                Next::Again(wait.min(end.saturating_sub(now)))
+            }
+            // A drive that somebody else uses is no outage.
+            (false, Class::Doubtful | Class::Busy) => Next::Refused,
+            (false, _) => Next::GaveUp,
+        }
     }
+
+    /// When the attempts end if nothing succeeds until then; `None` while nothing fails.
+    pub fn gives_up_at(&self) -> Option<Duration> {
+        let outage = self.breaker.gives_up_at()?;
+        Some(self.deadline.map_or(outage, |at| outage.min(at)))
+    }
+
+    /// How long an outage is borne.
+    pub fn max_outage(&self) -> Duration {
+        self.max_outage
+    }
+}
+
+/// Whether the wait that the endpoint asks for is over before `end`.
+pub(super) fn fits(failure: &Failure, now: Duration, end: Duration) -> bool {
+    failure
+        .retry_after()
+        .is_none_or(|asked| now.saturating_add(asked) <= end)
 }
 
 /// How long to wait after failure number `n` of one request.
@@ -147,6 +242,7 @@ pub(super) fn wait(class: Class, failure: &Failure, n: u32, rng: &mut fastrand::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::HTML_PAGE;
 
     pub(crate) fn refused(status: u16, error: Option<ErrorType>) -> Failure {
         Failure::Refused(Refusal {
@@ -201,38 +297,133 @@ mod tests {
     }
 
     #[test]
-    fn attempts_end() {
-        let mut rng = fastrand::Rng::with_seed(7);
-        let cases = [
-            (refused(503, None), 3),
-            (refused(500, Some(ErrorType::Failed)), 3),
-            (refused(404, None), 0),
+    fn what_stands_in_between_is_an_outage_once_the_endpoint_is_known() {
+        use Class::{Ambiguous, Doubtful, Permanent, Throttle, Transient};
+        let page = |status| {
+            Failure::Refused(Refusal {
+                status,
+                error: None,
+                message: HTML_PAGE.into(),
+                retry_after: None,
+            })
+        };
+        let table = [
+            (Failure::NotApi(HTML_PAGE.into()), Transient, Ambiguous),
+            (Failure::Certificate(String::new()), Transient, Transient),
+            (refused(302, None), Transient, Transient),
+            (page(403), Transient, Transient),
+            (page(404), Transient, Transient),
+            (page(511), Transient, Ambiguous),
+            // These speak about the request, or must not be repeated.
+            (page(401), Permanent, Permanent),
+            (page(407), Permanent, Permanent),
+            (page(413), Permanent, Permanent),
+            (refused(403, None), Permanent, Permanent),
+            (refused(404, Some(ErrorType::Missing)), Permanent, Permanent),
+            (Failure::WrongLength(String::new()), Doubtful, Ambiguous),
+            (refused(429, None), Throttle, Throttle),
         ];
-        for (failure, retries) in cases {
-            let mut attempts = Attempts::at_most(4);
-            let mut waits = 0;
-            while attempts
-                .failed(Operation::Read, &failure, &mut rng)
-                .is_some()
-            {
-                waits += 1;
+        for (failure, read, create) in table {
+            let known = |operation| classify_known(operation, &failure);
+            assert_eq!(known(Operation::Read), read, "{failure:?}");
+            assert_eq!(known(Operation::Create), create, "{failure:?}");
+        }
+    }
+
+    const S: Duration = Duration::from_secs(1);
+
+    /// Fails until it ends: how many attempts there were, when the last one was, and why
+    /// it was the last.
+    fn exhaust(attempts: &mut Attempts, failure: &Failure) -> (u32, Duration, Next) {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut now, mut made) = (100 * S, 0);
+        loop {
+            made += 1;
+            match attempts.failed(Operation::Read, failure, false, now, &mut rng) {
+                Next::Again(wait) => now += wait,
+                next => return (made, now, next),
             }
-            assert_eq!(waits, retries, "{failure:?}");
         }
     }
 
     #[test]
-    fn retry_after_is_the_least_wait() {
+    fn attempts_go_on_until_the_outage_is_too_long() {
+        let cases = [
+            (refused(502, None), Next::GaveUp),
+            (Failure::Connect("refused".into()), Next::GaveUp),
+            (refused(429, None), Next::GaveUp),
+            (refused(409, None), Next::Refused),
+        ];
+        for (failure, last) in cases {
+            let mut attempts = Attempts::new(60 * S);
+            let (made, now, next) = exhaust(&mut attempts, &failure);
+            // The whole time is used, and no more.
+            assert_eq!((now, next), (160 * S, last), "{failure:?}");
+            assert!((5..30).contains(&made), "{made} attempts at {failure:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_permanent_is_tried_a_few_times_and_what_is_never() {
+        let cases = [
+            (refused(500, Some(ErrorType::Failed)), DOUBTFUL_ATTEMPTS),
+            (Failure::NotApi(HTML_PAGE.into()), DOUBTFUL_ATTEMPTS),
+            (refused(404, None), 1),
+            (refused(302, None), 1),
+        ];
+        for (failure, attempts) in cases {
+            let (made, _, next) = exhaust(&mut Attempts::new(60 * S), &failure);
+            assert_eq!((made, next), (attempts, Next::Refused), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_the_outage() {
         let mut rng = fastrand::Rng::with_seed(7);
-        let failure = Failure::Refused(Refusal {
-            status: 503,
-            error: None,
-            message: String::new(),
-            retry_after: Some(Duration::from_secs(9)),
-        });
-        let wait = Attempts::at_most(2)
-            .failed(Operation::Read, &failure, &mut rng)
-            .unwrap();
-        assert!(wait >= Duration::from_secs(9) && wait < Duration::from_secs(10));
+        let mut attempts = Attempts::new(60 * S);
+        let failure = refused(502, None);
+        for now in [S, 59 * S] {
+            let next = attempts.failed(Operation::Read, &failure, true, now, &mut rng);
+            assert!(matches!(next, Next::Again(_)), "{next:?}");
+        }
+        assert_eq!(attempts.gives_up_at(), Some(61 * S));
+        attempts.answered();
+        assert_eq!(attempts.gives_up_at(), None);
+        let next = attempts.failed(Operation::Read, &failure, true, 62 * S, &mut rng);
+        assert!(matches!(next, Next::Again(_)), "{next:?}");
+        let next = attempts.failed(Operation::Read, &failure, true, 122 * S, &mut rng);
+        assert_eq!(next, Next::GaveUp);
+    }
+
+    #[test]
+    fn without_patience_the_first_failure_is_the_last() {
+        let (made, now, next) = exhaust(&mut Attempts::new(Duration::ZERO), &refused(502, None));
+        assert_eq!((made, now, next), (1, 100 * S, Next::GaveUp));
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_if_there_is_time_for_it() {
+        let asks = |seconds| {
+            Failure::Refused(Refusal {
+                status: 429,
+                error: None,
+                message: String::new(),
+                retry_after: Some(seconds * S),
+            })
+        };
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut next = |attempts: Attempts, seconds| {
+            let mut attempts = attempts;
+            attempts.failed(Operation::Read, &asks(seconds), true, S, &mut rng)
+        };
+        let Next::Again(wait) = next(Attempts::new(7200 * S), 3600) else {
+            panic!("an hour is less than two");
+        };
+        assert!(wait >= 3600 * S && wait < 3961 * S, "{wait:?}");
+        assert_eq!(next(Attempts::new(900 * S), 3600), Next::GaveUp);
+        let hurried = Attempts::new(7200 * S).until(Some(600 * S));
+        assert_eq!(next(hurried, 3600), Next::GaveUp);
+        // Just as long as there is time.
+        assert_eq!(next(Attempts::new(900 * S), 900), Next::Again(900 * S));
     }
 }

@@ -260,7 +260,7 @@ impl Publisher<'_> {
                     self.notice("The cloud copies the base");
                 }
                 told = Some(progress);
-            } else if moved.elapsed() >= self.options.max_outage {
+            } else if moved.elapsed() >= self.options.patience.max_outage() {
                 let what = format!("The copy into drive {drive} does not get on");
                 return Err(Error::new(ErrorKind::Unavailable, what));
             }

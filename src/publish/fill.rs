@@ -81,7 +81,7 @@ impl Publisher<'_> {
             body_bytes_max: self.options.body_bytes_max,
             jobs: self.options.jobs,
             compression,
-            max_outage: self.options.max_outage,
+            patience: self.options.patience.clone(),
             journal: JournalOptions {
                 path: journal,
                 endpoint: self.options.endpoint.clone(),

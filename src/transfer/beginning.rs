@@ -2,7 +2,6 @@
 
 use super::changed::changed;
 use super::create::create;
-use super::patient::{CALL_ATTEMPTS, patiently};
 use super::session::{Identity, Session, blocking, warn};
 use super::shell::{claim, claimed, stopped};
 use super::stop::Stop;
@@ -14,7 +13,7 @@ use crate::image::{Gpt, Image, Length};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
-use crate::policy::Zeros;
+use crate::policy::{Operation, Zeros};
 use crate::shard::Shard;
 
 /// Bytes at the end of a stream that may be no part of the disk.
@@ -41,7 +40,6 @@ pub(super) async fn begin(
     options: &UploadOptions,
     monitor: &mut dyn Monitor,
     mut stop: Stop,
-    rng: &mut fastrand::Rng,
 ) -> Result<Begun> {
     let length = image.length();
     let plan = match length {
@@ -88,7 +86,10 @@ pub(super) async fn begin(
         }
     };
     let prepared = tokio::select! {
-        drive = prepare(client, needed, options, &mut session, rng) => drive,
+        drive = options.patience.watching(
+            monitor,
+            prepare(client, needed, options, &mut session),
+        ) => drive,
         () = stop.asked() => Err(stopped().hint_to(
             "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
         )),
@@ -220,14 +221,13 @@ async fn prepare(
     needed: u64,
     options: &UploadOptions,
     session: &mut Session,
-    rng: &mut fastrand::Rng,
 ) -> Result<DriveInfo> {
     let id = match (&options.target, session.state.drive) {
         (Target::Existing(id) | Target::Made(id), _) => *id,
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
             let token = session.token();
-            let created = create(client, spec, &token, session.is_resumed, rng).await;
+            let created = create(client, spec, &token, session.is_resumed, &options.patience).await;
             let drive = match created {
                 Ok(created) => created.drive,
                 Err(not) => {
@@ -251,10 +251,13 @@ async fn prepare(
             };
         }
     };
-    let drive = patiently(CALL_ATTEMPTS, rng, || client.info(id))
+    let info = || client.info(id);
+    let drive = options
+        .patience
+        .call(client, Operation::Read, info)
         .await
-        .map_err(|failure| {
-            let error = failure.into_error(&format!("Cannot use drive {id}"));
+        .map_err(|unanswered| {
+            let error = unanswered.into_error(&format!("Cannot use drive {id}"));
             if session.is_resumed && error.kind() == ErrorKind::NotFound {
                 return error.hint_to("The earlier run's drive is gone: start over with --restart. If it was made a moment ago, wait and run the same command again");
             }

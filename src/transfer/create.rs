@@ -1,6 +1,7 @@
 //! Making exactly one drive, whatever becomes of the answers. The decisions are
 //! [`Creation`]'s; here is what they act on.
 
+use super::patience::{Patience, bounded_by, gave_up, waits_for};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,9 +41,10 @@ pub(super) async fn create(
     spec: &DriveSpec,
     token: &str,
     is_resumed: bool,
-    rng: &mut fastrand::Rng,
+    patience: &Patience,
 ) -> Result<Created, NotCreated> {
-    create_bearing(client, spec, &Properties::new(), token, is_resumed, rng).await
+    let keys = Properties::new();
+    create_bearing(client, spec, &keys, token, is_resumed, patience).await
 }
 
 /// As [`create`], a drive that bears these `keys` from its first moment.
@@ -52,7 +54,7 @@ pub(crate) async fn create_bearing(
     keys: &Properties,
     token: &str,
     is_resumed: bool,
-    rng: &mut fastrand::Rng,
+    patience: &Patience,
 ) -> Result<Created, NotCreated> {
     let mut body = spec.to_properties()?;
     let mut set = |key: &str, value: &str| {
@@ -65,7 +67,8 @@ pub(crate) async fn create_bearing(
     set(TOKEN_KEY, token)?;
 
     let what = format!("Failed to create drive of size {}", spec.size);
-    let mut creation = Creation::new();
+    let mut creation = Creation::new(patience.attempts());
+    let mut rng = fastrand::Rng::new();
     let mut step = if is_resumed {
         creation.resume()
     } else {
@@ -79,15 +82,19 @@ pub(crate) async fn create_bearing(
         step = match step {
             CreateStep::Post { after } => {
                 tokio::time::sleep(after).await;
-                match client.create_with_status(&body).await {
+                let create = client.create_with_status(&body);
+                match bounded_by(patience, creation.gives_up_at(), create).await {
                     Ok((drive, status)) => {
+                        patience.answered();
                         let status = Some(status);
                         return Ok(Created { drive, status });
                     }
                     Err(failure) => {
                         tracing::debug!(%failure, "create");
                         is_unclear |= failure.is_ambiguous();
-                        let step = creation.post_failed(&failure, rng);
+                        let (is_known, now) = (client.has_answered(), patience.now());
+                        let step = creation.post_failed(&failure, is_known, now, &mut rng);
+                        announce(patience, &failure, &step, &creation);
                         last = Some(failure);
                         step
                     }
@@ -95,8 +102,10 @@ pub(crate) async fn create_bearing(
             }
             CreateStep::Look { after } => {
                 tokio::time::sleep(after).await;
-                match client.drives().await {
+                let drives = client.drives();
+                match bounded_by(patience, creation.gives_up_at(), drives).await {
                     Ok(drives) => {
+                        patience.answered();
                         let (found, alike) = candidates(drives, spec, token);
                         let ids: Vec<_> = found.iter().map(|drive| drive.id).collect();
                         match creation.looked(&ids, &alike) {
@@ -107,20 +116,26 @@ pub(crate) async fn create_bearing(
                                     let status = None;
                                     return Ok(Created { drive, status });
                                 }
-                                CreateStep::GiveUp
+                                CreateStep::GiveUp { is_outage: false }
                             }
                             step => step,
                         }
                     }
                     Err(failure) => {
-                        let step = creation.look_failed(&failure);
+                        let (is_known, now) = (client.has_answered(), patience.now());
+                        let step = creation.look_failed(&failure, is_known, now, &mut rng);
+                        announce(patience, &failure, &step, &creation);
                         // What became of asking tells more.
                         last.get_or_insert(failure);
                         step
                     }
                 }
             }
-            CreateStep::Adopt(_) | CreateStep::GiveUp => {
+            CreateStep::GiveUp { is_outage: true } if let Some(why) = &last => {
+                let error = gave_up(&what, why, patience.max_outage());
+                return Err(NotCreated { error, is_unclear });
+            }
+            CreateStep::Adopt(_) | CreateStep::GiveUp { .. } => {
                 let why = last.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
                 let error = why.into_error(&what);
                 return Err(NotCreated { error, is_unclear });
@@ -139,6 +154,13 @@ pub(crate) async fn create_bearing(
                 return Err(NotCreated { error, is_unclear });
             }
         };
+    }
+}
+
+/// Reports the wait before the next step, unless there is none.
+fn announce(patience: &Patience, failure: &Failure, step: &CreateStep, creation: &Creation) {
+    if let CreateStep::Post { after } | CreateStep::Look { after } = step {
+        waits_for(patience, failure, *after, creation.gives_up_at());
     }
 }
 

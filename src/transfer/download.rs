@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rangemap::RangeSet;
 use tokio::sync::Semaphore;
@@ -19,14 +18,14 @@ use super::checksum::Follower;
 use super::earlier::check_earlier;
 use super::fetch::{Fetcher, Partials};
 use super::opening::{counters, open};
-use super::patient::{CALL_ATTEMPTS, patiently};
+use super::patience::Patience;
 use super::places::HolePlaces;
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted, warn};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, lost};
 use super::sink::Sink;
 use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
-use super::verify::{Again, Digests, Expected, Local, Sampler, Verified, Verify, verify};
+use super::verify::{Again, Digests, Expected, Local, ReadFrom, Sampler, Verified, Verify, verify};
 use crate::api::Client;
 use crate::buffer::BufferPool;
 use crate::chunk::RequestSize;
@@ -80,8 +79,8 @@ pub struct DownloadOptions {
     pub read_bytes_max: NonZeroU64,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
-    /// Give up when nothing succeeded for so long.
-    pub max_outage: Duration,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
     /// Whether a drive may be in use or change meanwhile.
     pub allow_live: bool,
     /// The part of the chunks that is fetched, to a raw file that other machines write
@@ -109,7 +108,7 @@ impl DownloadOptions {
             chunk: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
             read_bytes_max: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
             jobs: JOBS_DEFAULT,
-            max_outage: Duration::from_secs(15 * 60),
+            patience: Patience::default(),
             allow_live: false,
             shard: None,
             journal: JournalOptions::default(),
@@ -171,7 +170,8 @@ pub async fn download(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let mut rng = fastrand::Rng::new();
-    let info = stop.unless_asked(look(client, options, &mut rng)).await?;
+    let look = stop.unless_asked(look(client, options));
+    let info = options.patience.watching(monitor, look).await?;
     let base = options.offset.unwrap_or_default().min(info.size);
     let plan = Plan::new(info.size - base, options.chunk);
     let (force, sink, mut session) =
@@ -245,7 +245,7 @@ pub async fn download(
         zeros: Zeros::Skip,
         operation: Operation::Read,
         is_fresh: false,
-        max_outage: options.max_outage,
+        max_outage: options.patience.max_outage(),
         pieces: PiecesConfig {
             // Fewer where an earlier run began with larger chunks.
             most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),
@@ -278,7 +278,7 @@ pub async fn download(
         base,
         fetcher,
         sink,
-        survey: Survey::start(survey, rng.u64(..)),
+        survey: Survey::start(survey),
         parts: HashMap::new(),
         window,
         served: 0,
@@ -290,7 +290,13 @@ pub async fn download(
         hole_places,
         follower,
     };
-    let mut shell = Shell::new(client.clone(), options.drive, engine, job);
+    let mut shell = Shell::new(
+        client.clone(),
+        options.drive,
+        engine,
+        job,
+        &options.patience,
+    );
     let ending = shell.run(monitor, stop.clone()).await;
     let (progress, first_open) = (shell.progress(), shell.first_open());
     let outcome = shell.outcome(ending, "read");
@@ -325,25 +331,24 @@ pub async fn download(
         // There is no journal then, and no earlier run.
         None => Local::Seen(job.to_verify),
     };
-    let verified = verify(
+    let from = ReadFrom {
         client,
-        options.drive,
-        &sampler,
-        local,
-        options.jobs.get(),
-        options.max_outage,
-        stop,
-    )
-    .await;
+        drive: options.drive,
+        jobs: options.jobs.get(),
+        patience: &options.patience,
+    };
+    let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
     let verified = match verified {
         Err(error) if error.kind() == ErrorKind::Integrity => {
             let error = error
                 .hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
             return Err(refuted(error, journal).await.into());
         }
-        Ok(verified) => check_still(client, options, &info, &mut rng)
-            .await
-            .map(|()| verified),
+        Ok(verified) => {
+            let check = stop.unless_asked(check_still(client, options, &info));
+            let checked = options.patience.watching(monitor, check).await;
+            checked.map(|()| verified)
+        }
         Err(error) => Err(error),
     };
     let verified = match verified {
@@ -386,15 +391,14 @@ async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
 }
 
 /// What the drive is like now; an error if it is in use.
-pub(super) async fn look(
-    client: &Client,
-    options: &DownloadOptions,
-    rng: &mut fastrand::Rng,
-) -> Result<DriveInfo> {
+pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<DriveInfo> {
     let drive = options.drive;
-    let info = patiently(CALL_ATTEMPTS, rng, || client.info(drive))
+    let info = || client.info(drive);
+    let info = options
+        .patience
+        .call(client, Operation::Read, info)
         .await
-        .map_err(|failure| failure.into_error(&format!("Cannot read drive {drive}")))?;
+        .map_err(|unanswered| unanswered.into_error(&format!("Cannot read drive {drive}")))?;
     match claim(&info) {
         Some(by) if !options.allow_live => Err(claimed(drive, &by).hint_to(
             "A drive in use changes while it is copied: stop the server that uses it, or take what comes with --allow-live",
@@ -408,12 +412,11 @@ pub(super) async fn check_still(
     client: &Client,
     options: &DownloadOptions,
     before: &DriveInfo,
-    rng: &mut fastrand::Rng,
 ) -> Result<()> {
     if options.allow_live {
         return Ok(());
     }
-    let after = look(client, options, rng).await?;
+    let after = look(client, options).await?;
     let what = if after.size != before.size {
         "its size changed"
     } else if counters(&after) != counters(before) {

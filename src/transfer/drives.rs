@@ -1,24 +1,27 @@
 //! Drives as people see them: all of them, one by its name, one less. Requests that may
 //! be made again are.
 
-use tokio::time::sleep;
-
-use super::patient::{CALL_ATTEMPTS, patiently};
+use super::patience::{Patience, Trial};
 use super::shell::{claim, claimed};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo, only_named};
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::policy::{Attempts, Operation};
+use crate::policy::Operation;
+use crate::wire::ErrorType;
+
+/// Attempts to remove a drive that is in use, as far as is seen at the attempt only.
+const BUSY_ATTEMPTS: u32 = 3;
 
 /// All drives of the user.
 ///
 /// # Errors
 /// What the endpoint says.
-pub async fn list_drives(client: &Client) -> Result<Vec<DriveInfo>> {
-    let mut rng = fastrand::Rng::new();
-    let drives = patiently(CALL_ATTEMPTS, &mut rng, || client.drives()).await;
-    drives.map_err(|failure| failure.into_error("Cannot list the drives"))
+pub async fn list_drives(client: &Client, patience: &Patience) -> Result<Vec<DriveInfo>> {
+    let drives = patience.call(client, Operation::Read, || client.drives());
+    drives
+        .await
+        .map_err(|unanswered| unanswered.into_error("Cannot list the drives"))
 }
 
 /// One drive, with its counters where the endpoint tells them in full info only.
@@ -26,25 +29,30 @@ pub async fn list_drives(client: &Client) -> Result<Vec<DriveInfo>> {
 /// # Errors
 /// What the endpoint says; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there
 /// is no such drive.
-pub async fn look_at_drive(client: &Client, drive: DriveId) -> Result<DriveInfo> {
-    let mut rng = fastrand::Rng::new();
-    let full = patiently(CALL_ATTEMPTS, &mut rng, || client.info_full(drive)).await;
-    let info = match full {
-        // A cloud that does not know the call, or no such drive: the plain one tells.
-        Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 404 | 405) => {
-            patiently(CALL_ATTEMPTS, &mut rng, || client.info(drive)).await
+pub async fn look_at_drive(
+    client: &Client,
+    drive: DriveId,
+    patience: &Patience,
+) -> Result<DriveInfo> {
+    let look = || async move {
+        match client.info_full(drive).await {
+            // A cloud that does not know the call, or no such drive: the plain one tells.
+            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 404 | 405) => {
+                client.info(drive).await
+            }
+            full => full,
         }
-        full => full,
     };
-    info.map_err(|failure| failure.into_error(&format!("Cannot look at drive {drive}")))
+    let info = patience.call(client, Operation::Read, look).await;
+    info.map_err(|unanswered| unanswered.into_error(&format!("Cannot look at drive {drive}")))
 }
 
 /// The one drive of this name.
 ///
 /// # Errors
 /// What the endpoint says, and that of [`only_named`].
-pub async fn find_drive(client: &Client, name: &str) -> Result<DriveInfo> {
-    let drives = list_drives(client).await?;
+pub async fn find_drive(client: &Client, name: &str, patience: &Patience) -> Result<DriveInfo> {
+    let drives = list_drives(client, patience).await?;
     only_named(&drives, name).cloned()
 }
 
@@ -53,19 +61,23 @@ pub async fn find_drive(client: &Client, name: &str) -> Result<DriveInfo> {
 /// # Errors
 /// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) if it is in use; else what the
 /// endpoint says.
-pub async fn remove_drive(client: &Client, drive: DriveId) -> Result<()> {
-    let mut rng = fastrand::Rng::new();
+pub async fn remove_drive(client: &Client, drive: DriveId, patience: &Patience) -> Result<()> {
     let what = format!("Cannot remove drive {drive}");
-    let info = patiently(CALL_ATTEMPTS, &mut rng, || client.info(drive)).await;
-    let info = info.map_err(|failure| failure.into_error(&what))?;
+    let info = patience.call(client, Operation::Read, || client.info(drive));
+    let info = info
+        .await
+        .map_err(|unanswered| unanswered.into_error(&what))?;
     if let Some(by) = claim(&info) {
         return Err(claimed(drive, &by));
     }
-    let mut attempts = Attempts::at_most(CALL_ATTEMPTS);
-    let mut is_repeated = false;
+    let mut trial = Trial::of(patience);
+    let (mut is_repeated, mut busy) = (false, 0);
     loop {
-        let failure = match client.destroy(drive).await {
-            Ok(_) => return Ok(()),
+        let failure = match trial.attempt(client.destroy(drive)).await {
+            Ok(_) => {
+                trial.answered();
+                return Ok(());
+            }
             // An attempt before was done, and its answer lost.
             Err(Failure::Refused(refusal)) if refusal.status == 404 && is_repeated => {
                 return Ok(());
@@ -73,9 +85,22 @@ pub async fn remove_drive(client: &Client, drive: DriveId) -> Result<()> {
             Err(failure) => failure,
         };
         is_repeated |= failure.is_ambiguous();
-        match attempts.failed(Operation::Write, &failure, &mut rng) {
-            Some(wait) => sleep(wait).await,
-            None => return Err(failure.into_error(&what)),
+        busy += u32::from(is_busy(&failure));
+        if busy >= BUSY_ATTEMPTS {
+            return Err(failure.into_error(&what));
         }
+        let again = trial.after(Operation::Write, failure, client.has_answered());
+        again
+            .await
+            .map_err(|unanswered| unanswered.into_error(&what))?;
+    }
+}
+
+fn is_busy(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused(refusal) => {
+            refusal.status == 409 || refusal.error == Some(ErrorType::Busy)
+        }
+        _ => false,
     }
 }

@@ -193,7 +193,7 @@ fn no_buffer() -> Failure {
 /// shorter. What is known of an endpoint may be out of date.
 fn is_too_much(failure: &Failure) -> bool {
     match failure {
-        Failure::NotApi(_) => true,
+        Failure::WrongLength(_) => true,
         Failure::Refused(refusal) => matches!(refusal.status, 400 | 413 | 416),
         _ => false,
     }

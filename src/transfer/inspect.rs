@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rangemap::RangeSet;
 
+use super::patience::Patience;
 use super::reading::read_all;
 use super::session::blocking;
-use super::shell::{Attempt, Feed, Job, Shell, stopped};
+use super::shell::{Attempt, Feed, Job, Shell};
 use super::stop::Stop;
 use super::survey::not_holes;
 use super::verify::ZeroDigests;
@@ -34,8 +34,8 @@ pub struct InspectOptions {
     pub trusts_holes: bool,
     /// Most requests in flight.
     pub jobs: u32,
-    /// Give up when nothing succeeded for so long.
-    pub max_outage: Duration,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
 }
 
 /// Compares a drive with what it should hold, block by block, and gives the blocks
@@ -54,10 +54,9 @@ pub async fn inspect(
     mut stop: Stop,
 ) -> Result<RangeSet<u64>> {
     let mut rng = fastrand::Rng::new();
-    let ranges = tokio::select! {
-        ranges = to_compare(client, drive, content, options, &mut rng) => Arc::new(ranges),
-        () = stop.asked() => return Err(stopped()),
-    };
+    let patience = &options.patience;
+    let ranges = stop.unless_asked(to_compare(client, drive, content, options));
+    let ranges = Arc::new(patience.watching(monitor, ranges).await?);
     // To the engine, each range is a chunk.
     let engine = Engine::new(EngineConfig {
         plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
@@ -67,7 +66,7 @@ pub async fn inspect(
         zeros: Zeros::Write,
         operation: Operation::Read,
         is_fresh: false,
-        max_outage: options.max_outage,
+        max_outage: patience.max_outage(),
         pieces: PiecesConfig::default(),
         seed: rng.u64(..),
     });
@@ -100,7 +99,7 @@ pub async fn inspect(
         next: 0,
         compared,
     };
-    let mut shell = Shell::new(client.clone(), drive, engine, job);
+    let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
     let ending = shell.run(&mut monitor, stop).await;
     shell.outcome(ending, "read")?;
     let differing = comparing.differing.lock();
@@ -113,8 +112,7 @@ async fn to_compare(
     drive: DriveId,
     content: &Content,
     options: &InspectOptions,
-    rng: &mut fastrand::Rng,
-) -> Vec<Range<u64>> {
+) -> Result<Vec<Range<u64>>> {
     let blocks = &options.blocks;
     let (plan, block_plan) = (content.plan(), content.block_plan());
     let chunks = chunks_of(blocks);
@@ -128,8 +126,8 @@ async fn to_compare(
     let mut to_compare = blocks.clone();
     // A few blocks are asked for sooner than what is a hole.
     if options.trusts_holes && chunks.iter().any(|range| range.end - range.start > 1) {
-        let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), rng)
-            .await
+        let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), &options.patience)
+            .await?
             .into_iter()
             .collect();
         for bytes in zeros.iter() {
@@ -151,7 +149,7 @@ async fn to_compare(
             (!piece.is_empty()).then_some(piece)
         })
     });
-    ranges.collect()
+    Ok(ranges.collect())
 }
 
 /// What all attempts share.

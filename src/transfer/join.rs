@@ -12,7 +12,7 @@ use super::places::HolePlaces;
 use super::session::{Ended, blocking, gaps, warn};
 use super::sink::digest_of;
 use super::stop::Stop;
-use super::verify::{Again, Digests, Local, Sampler, verify};
+use super::verify::{Again, Digests, Local, ReadFrom, Sampler, verify};
 use crate::api::Client;
 use crate::content::set_of;
 use crate::error::{Error, ErrorKind, Result};
@@ -54,10 +54,11 @@ pub async fn join_download(
     shards: Shards,
     options: &DownloadOptions,
     monitor: &mut dyn Monitor,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let mut rng = fastrand::Rng::new();
-    let info = look(client, options, &mut rng).await?;
+    let info = stop.unless_asked(look(client, options));
+    let info = options.patience.watching(monitor, info).await?;
     let plan = Plan::new(info.size, options.chunk);
     let (path, force, count) = (shards.path.clone(), shards.force, shards.count);
     let opened = blocking(move || {
@@ -117,15 +118,21 @@ pub async fn join_download(
         chunks: set_of(0..plan.count()),
         holes,
     });
-    let (jobs, outage) = (options.jobs.get(), options.max_outage);
-    let verified = verify(client, options.drive, &sampler, local, jobs, outage, stop).await;
+    let from = ReadFrom {
+        client,
+        drive: options.drive,
+        jobs: options.jobs.get(),
+        patience: &options.patience,
+    };
+    let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
     let verified = verified.map_err(|error| match error.kind() {
         ErrorKind::Integrity => {
             error.hint_to("Run all shards again with --restart, and nothing may write to the drive")
         }
         _ => error,
     })?;
-    check_still(client, options, &info, &mut rng).await?;
+    let check = stop.unless_asked(check_still(client, options, &info));
+    options.patience.watching(monitor, check).await?;
     let is_wanted = options.checksum;
     let (checksum, weaknesses) = blocking(move || {
         let digest = match is_wanted {

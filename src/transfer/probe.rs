@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use self::questions::Prober;
 use super::create::{Created, NotCreated, create};
+use super::patience::{Patience, Trial, Unanswered};
 use super::shell::stopped;
 use super::stop::Stop;
 use crate::api::Client;
@@ -24,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::findings::{Finding, Findings, RetryAfter, Size};
 use crate::monitor::{Event, Monitor};
-use crate::policy::{Attempts, Operation, TOKEN_KEY};
+use crate::policy::{Operation, TOKEN_KEY};
 
 const MIB: u64 = 1024 * 1024;
 /// Name of the drive.
@@ -36,8 +37,8 @@ const SIZE: u64 = 40 * MIB + 1000;
 const ROUND_SIZE: u64 = 40 * MIB;
 /// Time for all questions together; removing the drive has its own.
 const TIME: Duration = Duration::from_secs(100);
-/// Attempts at removing the drive: about a minute and a half.
-const REMOVE_ATTEMPTS: u32 = 8;
+/// How long an outage may last before the drive is made, and when it is removed.
+const OUTAGE: Duration = Duration::from_secs(90);
 /// What came of a probe whose drive was made.
 #[derive(Debug)]
 pub struct Probed {
@@ -60,10 +61,10 @@ pub struct Probed {
 /// not certain.
 pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<Probed> {
     let token = Uuid::new_v4().as_simple().to_string();
-    let mut abort = stop.clone();
+    let (mut abort, patience) = (stop.clone(), Patience::new(OUTAGE));
     // Whoever asks to stop now waits until it is clear whether there is a drive.
     let (created, asked) = tokio::select! {
-        created = make(client, &token) => created?,
+        created = patience.watching(monitor, make(client, &token, &patience)) => created?,
         () = abort.asked_at_once() => return Err(stopped().hint_to(may_be_left(&token))),
     };
     let drive = created.drive.id;
@@ -103,7 +104,7 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
     questions.shutdown().await;
 
     let removed = tokio::select! {
-        removed = remove(client, drive, &notes) => removed,
+        removed = patience.watching(monitor, remove(client, drive, &notes, &patience)) => removed,
         () = abort.asked_at_once() => Err(stopped()),
     };
     let Found {
@@ -137,21 +138,20 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
 }
 
 /// Makes the drive, and tells the size that was asked for.
-async fn make(client: &Client, token: &str) -> Result<(Created, u64)> {
-    let mut rng = fastrand::Rng::new();
+async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Created, u64)> {
     let mut spec = DriveSpec {
         name: PROBE_NAME.to_owned(),
         size: SIZE,
         tier: "disk".to_owned(),
         shared: false,
     };
-    let mut made = create(client, &spec, token, false, &mut rng).await;
+    let mut made = create(client, &spec, token, false, patience).await;
     // Refused maybe for its size: then nothing was made.
     if let Err(NotCreated { error, is_unclear }) = &made
         && (error.kind(), *is_unclear) == (ErrorKind::Rejected, false)
     {
         spec.size = ROUND_SIZE;
-        made = create(client, &spec, token, false, &mut rng).await;
+        made = create(client, &spec, token, false, patience).await;
     }
     match made {
         Ok(created) => Ok((created, spec.size)),
@@ -170,15 +170,19 @@ fn may_be_left(token: &str) -> String {
 
 /// Destroys the drive until it is gone, and gives the status of the answer if
 /// there was one.
-async fn remove(client: &Client, drive: DriveId, notes: &Notes) -> Result<Option<u16>> {
-    let mut rng = fastrand::Rng::new();
-    let mut attempts = Attempts::at_most(REMOVE_ATTEMPTS);
+async fn remove(
+    client: &Client,
+    drive: DriveId,
+    notes: &Notes,
+    patience: &Patience,
+) -> Result<Option<u16>> {
+    let mut trial = Trial::of(patience);
     let mut status = None;
     let is_missing = |failure: &Failure| matches!(failure, Failure::Refused(r) if r.status == 404);
     loop {
         // What is answered is one thing, whether the drive is gone another.
-        let destroyed = client.destroy(drive).await;
-        let looked = client.info(drive).await;
+        let destroyed = trial.attempt(client.destroy(drive)).await;
+        let looked = trial.attempt(client.info(drive)).await;
         status = status.or(destroyed.as_ref().ok().copied());
         let failure = match (destroyed, looked) {
             (_, Err(failure)) if is_missing(&failure) => return Ok(status),
@@ -189,10 +193,9 @@ async fn remove(client: &Client, drive: DriveId, notes: &Notes) -> Result<Option
         notes.note(&failure);
         tracing::debug!(%failure, "destroy");
         // Destroying what is destroyed does no harm, as with a write.
-        match attempts.failed(Operation::Write, &failure, &mut rng) {
-            Some(wait) => sleep(wait).await,
-            None => return Err(failure.into_error("Cannot destroy it")),
-        }
+        let again = trial.after(Operation::Write, failure, client.has_answered());
+        let cannot = |unanswered: Unanswered| unanswered.into_error("Cannot destroy it");
+        again.await.map_err(cannot)?;
     }
 }
 

@@ -2,13 +2,12 @@
 //! in steps, ahead of what is written to it, and cut to size at the end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinHandle;
 
 use super::beginning::too_small;
-use super::patient::{CALL_ATTEMPTS, Patience, patiently};
+use super::patience::{Patience, Trial, Unanswered};
 use super::reading::read_all;
 use crate::api::Client;
 use crate::chunk::is_zero;
@@ -42,7 +41,7 @@ struct Drive {
     name: Option<String>,
     /// Writes hold it for reading: a drive that is written to cannot change its size.
     writes: Arc<RwLock<()>>,
-    max_outage: Duration,
+    patience: Patience,
 }
 
 impl Room {
@@ -50,7 +49,7 @@ impl Room {
         client: &Client,
         drive: &DriveInfo,
         is_ours: bool,
-        max_outage: Duration,
+        patience: &Patience,
     ) -> Self {
         Self {
             drive: Drive {
@@ -58,7 +57,7 @@ impl Room {
                 id: drive.id,
                 name: drive.properties.get("name").map(str::to_owned),
                 writes: Arc::default(),
-                max_outage,
+                patience: patience.clone(),
             },
             size: drive.size,
             is_ours,
@@ -120,12 +119,10 @@ impl Room {
         }
         match self.drive.set_size(size).await {
             Ok(_) => Ok(None),
-            Err(failure) if classify(Operation::Write, &failure) == Class::Permanent => {
-                Ok(Some(failure))
-            }
-            Err(failure) => {
+            Err(unanswered) if is_refused(&unanswered) => Ok(Some(unanswered.failure)),
+            Err(unanswered) => {
                 let what = format!("Cannot cut drive {} to {size} bytes", self.drive.id);
-                Err(failure.into_error(&what))
+                Err(unanswered.into_error(&what))
             }
         }
     }
@@ -149,33 +146,33 @@ impl Drive {
                 Ok(grown) if grown >= end => break grown,
                 Ok(grown) => return Err(too_small(self.id, grown, end, true)),
                 // More than the account has, maybe; less may do.
-                Err(failure)
-                    if wanted > end && classify(Operation::Write, &failure) == Class::Permanent =>
-                {
-                    wanted = end;
-                }
-                Err(failure) => {
+                Err(unanswered) if wanted > end && is_refused(&unanswered) => wanted = end,
+                Err(unanswered) => {
                     let what = format!("Cannot grow drive {} to {wanted} bytes", self.id);
-                    return Err(failure.into_error(&what));
+                    return Err(unanswered.into_error(&what));
                 }
             }
         };
         if is_checked {
             let len = READ_BYTES_MAX.min(grown - size);
-            let mut rng = fastrand::Rng::new();
-            let read = patiently(CALL_ATTEMPTS, &mut rng, || async {
+            let read = || async {
                 let mut requests = Requests::default();
-                read_all(
-                    &self.client,
-                    self.id,
-                    size,
-                    len,
-                    READ_BYTES_MAX,
-                    &mut requests,
-                )
-                .await
-            });
-            if !read.await.is_ok_and(|bytes| is_zero(&bytes)) {
+                let (client, most) = (&self.client, READ_BYTES_MAX);
+                read_all(client, self.id, size, len, most, &mut requests).await
+            };
+            let read = self
+                .patience
+                .call(&self.client, Operation::Read, read)
+                .await;
+            if let Err(unanswered) = &read
+                && unanswered.outage.is_some()
+            {
+                let what = format!("Cannot read drive {}", self.id);
+                return read
+                    .map(|_| size)
+                    .map_err(|unanswered| unanswered.into_error(&what));
+            }
+            if !read.is_ok_and(|bytes| is_zero(&bytes)) {
                 let what = format!(
                     "What drive {} grew by is not proven to read as zeros",
                     self.id
@@ -188,32 +185,45 @@ impl Drive {
     }
 
     /// Sets the size, patiently, and gives what it became. Repeating it does no harm.
-    async fn set_size(&self, size: u64) -> Result<u64, Failure> {
+    async fn set_size(&self, size: u64) -> Result<u64, Unanswered> {
         let mut changes = Properties::new();
         let name = self.name.as_deref();
         // As the clients of the service do, which send both always (REFERENCE 1.1).
         for (key, value) in [("name", name), ("size", Some(&*size.to_string()))] {
             if let Some(value) = value {
-                changes
-                    .insert(key, value)
-                    .map_err(|error| Failure::NotApi(error.to_string()))?;
+                let inserted = changes.insert(key, value);
+                inserted.map_err(|error| Unanswered {
+                    failure: Failure::NotApi(error.to_string()),
+                    outage: None,
+                })?;
             }
         }
-        let mut patience = Patience::new(Operation::Write, self.max_outage);
+        let mut trial = Trial::of(&self.patience);
         loop {
             let alone = self.writes.write().await;
-            let done = match self.client.set(self.id, &changes).await {
-                Ok(()) => self.client.info(self.id).await.map(|drive| drive.size),
-                Err(failure) => Err(failure),
-            };
+            let done = trial.attempt(async {
+                self.client.set(self.id, &changes).await?;
+                self.client.info(self.id).await.map(|drive| drive.size)
+            });
+            let done = done.await;
             drop(alone);
             let failure = match done {
-                Ok(size) => return Ok(size),
+                Ok(size) => {
+                    trial.answered();
+                    return Ok(size);
+                }
                 Err(failure) => failure,
             };
-            patience.after(failure).await?;
+            let is_known = self.client.has_answered();
+            trial.after(Operation::Write, failure, is_known).await?;
         }
     }
+}
+
+/// Whether the endpoint will never do it.
+fn is_refused(unanswered: &Unanswered) -> bool {
+    classify(Operation::Write, &unanswered.failure) == Class::Permanent
+        && unanswered.outage.is_none()
 }
 
 /// How large to make a drive of `size` that has to hold all before `end`.

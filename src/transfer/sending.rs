@@ -325,6 +325,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::pace::Pace;
+    use super::super::patience::Patience;
     use super::super::pipeline::{Earlier, PipelineConfig};
     use super::super::shell::Shell;
     use super::super::stop::Stop;
@@ -391,7 +392,13 @@ mod tests {
         // Announced, but its body never came.
         engine.chunk(1);
         let job = upload(plan);
-        let mut shell = Shell::new(job.client.clone(), job.drive, engine, job);
+        let mut shell = Shell::new(
+            job.client.clone(),
+            job.drive,
+            engine,
+            job,
+            &Patience::default(),
+        );
         let ending = shell.run(&mut Silent, Stop::never()).await;
         let error = shell.outcome(ending, "write to").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Bug);

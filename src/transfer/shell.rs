@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::patient::{CALL_ATTEMPTS, patiently};
+use super::patience::{Patience, gave_up};
 use super::reading::read_all;
 use super::stop::Stop;
 use crate::api::Client;
@@ -18,11 +18,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Encoded, Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Action, Body, Ending, Engine, Limits, Requests, Wire};
+use crate::policy::{Action, Body, Ending, Engine, Limits, Operation, Requests, Wire};
 use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
 const GRACE: Duration = Duration::from_secs(10);
+/// While requests are in flight and nothing moves for this long, that is reported.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// What a job has for the engine.
 #[derive(Debug)]
@@ -106,7 +108,10 @@ pub(super) struct Shell<J> {
     job: J,
     attempts: JoinSet<Answer>,
     local_error: Option<Error>,
+    patience: Patience,
     began: Instant,
+    /// Bytes that had moved, and when that was seen first; unless it was reported.
+    silent: Option<(u64, Instant)>,
     /// Bytes that the client had moved then.
     moved_before: u64,
     progress: Progress,
@@ -117,13 +122,23 @@ pub(super) struct Shell<J> {
 /// What came back from a request.
 enum Answer {
     Chunk(Span, Body, Attempt),
-    Proof(bool),
+    /// Whether the bytes are zeros; the error is of an outage that was too long.
+    Proof(Result<bool, Failure>),
     Probe(Result<(), Failure>),
     Look(Option<String>),
 }
 
 impl<J: Job> Shell<J> {
-    pub(super) fn new(client: Client, drive: DriveId, engine: Engine, job: J) -> Self {
+    pub(super) fn new(
+        client: Client,
+        drive: DriveId,
+        mut engine: Engine,
+        job: J,
+        patience: &Patience,
+    ) -> Self {
+        if let Some(left) = patience.left() {
+            engine.set_deadline(left);
+        }
         Self {
             moved_before: client.moved_bytes(),
             client,
@@ -132,7 +147,9 @@ impl<J: Job> Shell<J> {
             job,
             attempts: JoinSet::new(),
             local_error: None,
+            patience: patience.clone(),
             began: Instant::now(),
+            silent: None,
             progress: Progress::default(),
             has_reported_breaks: false,
         }
@@ -158,6 +175,7 @@ impl<J: Job> Shell<J> {
         self.job.serve(self.engine.limit());
         let ending = self.work(monitor, stop).await;
         self.attempts.shutdown().await;
+        self.patience.report(monitor);
         self.report(monitor);
         if let Some((refused_bytes, accepted_bytes)) = self.engine.refused_body() {
             monitor.event(&Event::BodyRefused {
@@ -187,12 +205,18 @@ impl<J: Job> Shell<J> {
                 }
             };
             if let Some(ending) = self.engine.ending() {
+                // Questions need no answer any more, and hanging requests have none.
+                if self.engine.in_flight() == 0 || self.engine.is_hopeless(now) {
+                    return ending.clone();
+                }
                 let at = *grace.get_or_insert_with(|| Instant::now() + GRACE);
                 if Instant::now() >= at {
                     return ending.clone();
                 }
             }
-            let wake = grace.or_else(|| wait.map(|until| self.began + until));
+            let silence = self.silence();
+            let wake = grace.or_else(|| wait.and_then(|until| self.began.checked_add(until)));
+            let wake = wake.into_iter().chain(silence).min();
             tokio::select! {
                 Some(answer) = self.attempts.join_next() => match answer {
                     Ok(answer) => self.answered(answer, monitor),
@@ -200,11 +224,36 @@ impl<J: Job> Shell<J> {
                     Err(_) => return Ending::Incomplete,
                 },
                 feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed, monitor),
+                event = self.patience.event() => monitor.event(&event),
                 () = drain.asked(), if self.engine.ending().is_none() => {}
                 () = abort.asked_at_once() => return Ending::Stopped,
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
             self.report(monitor);
+        }
+    }
+
+    /// Reports it if requests are in flight and nothing moves. When to look again.
+    fn silence(&mut self) -> Option<Instant> {
+        if self.engine.in_flight() == 0 {
+            self.silent = None;
+            return None;
+        }
+        let (moved, now) = (self.client.moved_bytes(), Instant::now());
+        match self.silent {
+            Some((before, since)) if before == moved => {
+                let silence = now - since;
+                if silence < SILENCE {
+                    return Some(since + SILENCE);
+                }
+                self.patience.silent(silence);
+                // Once is enough: what comes of it is reported.
+                None
+            }
+            _ => {
+                self.silent = Some((moved, now));
+                Some(now + SILENCE)
+            }
         }
     }
 
@@ -221,8 +270,8 @@ impl<J: Job> Shell<J> {
             }
             Action::ProveZeros(span) => {
                 let len = span.len.min(READ_BYTES_MAX);
+                let patience = self.patience.clone();
                 self.attempts.spawn(async move {
-                    let mut rng = fastrand::Rng::new();
                     let read = || {
                         let (client, offset) = (&client, span.offset);
                         async move {
@@ -231,14 +280,15 @@ impl<J: Job> Shell<J> {
                                 .await
                         }
                     };
-                    let read = patiently(CALL_ATTEMPTS, &mut rng, read).await;
-                    Answer::Proof(read.is_ok_and(|bytes| is_zero(&bytes)))
+                    Answer::Proof(match patience.call(&client, Operation::Read, read).await {
+                        Ok(bytes) => Ok(is_zero(&bytes)),
+                        Err(unanswered) if unanswered.outage.is_some() => Err(unanswered.failure),
+                        // No answer is no proof.
+                        Err(_) => Ok(false),
+                    })
                 });
             }
             Action::Probe => {
-                monitor.event(&Event::Warning(
-                    "The endpoint does not answer, waiting".into(),
-                ));
                 self.attempts
                     .spawn(async move { Answer::Probe(client.info(drive).await.map(|_| ())) });
             }
@@ -275,18 +325,25 @@ impl<J: Job> Shell<J> {
                 }
                 let was_alone = self.engine.limits().is_alone;
                 let was_refused = self.engine.pieces().smallest_refused().is_some();
+                let failure = answer.as_ref().err().cloned();
                 self.engine
                     .attempted(span.index, &attempt.requests, answer, now);
                 self.report_pieces(was_alone, was_refused, monitor);
+                self.waits(failure, now);
             }
-            Answer::Proof(is_zero) => {
+            Answer::Proof(Err(failure)) => self.engine.unproved(failure),
+            Answer::Proof(Ok(is_zero)) => {
                 if !is_zero {
                     let what = "The new drive is not proven to read as zeros: zeros are sent";
                     monitor.event(&Event::Notice(what.into()));
                 }
                 self.engine.proved(is_zero);
             }
-            Answer::Probe(answer) => self.engine.probed(answer, now),
+            Answer::Probe(answer) => {
+                let failure = answer.as_ref().err().cloned();
+                self.engine.probed(answer, now);
+                self.waits(failure, now);
+            }
             Answer::Look(by) => self.engine.looked(by),
         }
     }
@@ -304,6 +361,17 @@ impl<J: Job> Shell<J> {
                 "Connections break before a chunk gets through: continuing with smaller pieces"
                     .into(),
             ));
+        }
+    }
+
+    /// Reports what is waited for after a failure, or that it is over.
+    fn waits(&self, failure: Option<Failure>, now: Duration) {
+        match (failure, self.engine.outlook(now)) {
+            (None, _) => self.patience.answered(),
+            (Some(failure), Some(outlook)) if self.engine.ending().is_none() => {
+                self.patience.failed(&failure, outlook, now);
+            }
+            (Some(_), _) => {}
         }
     }
 
@@ -374,10 +442,9 @@ impl<J: Job> Shell<J> {
             Ending::Failed(failure) => {
                 failure.into_error(&format!("Cannot {what} drive {}", self.drive))
             }
-            Ending::GaveUp(failure) => Error::new(
-                ErrorKind::Unavailable,
-                format!("Gave up for now: {failure}"),
-            ),
+            Ending::GaveUp(failure) => {
+                gave_up("Gave up for now", &failure, self.patience.max_outage())
+            }
             Ending::Claimed(by) => claimed(self.drive, &by),
             Ending::Stopped => stopped(),
             Ending::ImageFailed => self.local_error.take().unwrap_or_else(lost),
@@ -494,7 +561,8 @@ mod tests {
             failure: failure.clone(),
             settled: Vec::new(),
         };
-        let mut shell = Shell::new(client, DriveId::random(), engine, job);
+        let patience = Patience::default();
+        let mut shell = Shell::new(client, DriveId::random(), engine, job, &patience);
         let stop = Stop::never();
         let ending = shell.run(&mut Silent, stop).await;
         assert_eq!(ending, Ending::Failed(failure));

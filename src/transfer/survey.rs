@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::patient::{CALL_ATTEMPTS, patiently};
+use super::patience::Patience;
 use super::session::blocking;
 use super::sink::Sink;
 use crate::api::Client;
@@ -20,6 +20,7 @@ use crate::drive::DriveId;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::plan::Plan;
+use crate::policy::Operation;
 use crate::wire::{Extents, READ_BYTES_MAX};
 
 /// Shorter holes between the data of a chunk are read: to leave one out takes a
@@ -63,7 +64,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn start(config: SurveyConfig, seed: u64) -> Self {
+    pub(super) fn start(config: SurveyConfig) -> Self {
         // The window bounds what is found ahead.
         let (to, found) = mpsc::channel(1);
         let (settled, seen) = watch::channel(());
@@ -71,7 +72,6 @@ impl Survey {
             config,
             to,
             settled: seen,
-            rng: fastrand::Rng::with_seed(seed),
             has_failed: false,
             is_over: false,
         };
@@ -107,7 +107,6 @@ struct Surveyor {
     config: SurveyConfig,
     to: mpsc::Sender<Result<Found>>,
     settled: watch::Receiver<()>,
-    rng: fastrand::Rng,
     /// It could not be asked, and nothing that was asked since.
     has_failed: bool,
     /// The endpoint tells nothing, whatever it announced.
@@ -176,7 +175,9 @@ impl Surveyor {
         if self.is_over {
             return Ok(None);
         }
-        let told = ask(&self.config.client, self.config.drive, bytes, &mut self.rng).await;
+        // Once: whether it is an outage a chunk tells.
+        let told = self.config.client.extents(self.config.drive, bytes).await;
+        let told = told.or_else(not_told);
         self.is_over = matches!(told, Ok(None));
         told
     }
@@ -225,21 +226,14 @@ impl Surveyor {
     }
 }
 
-/// Asks for the extents of a range; `None` where the endpoint does not tell, or
-/// tells what cannot be.
-async fn ask(
-    client: &Client,
-    drive: DriveId,
-    bytes: Range<u64>,
-    rng: &mut fastrand::Rng,
-) -> Result<Option<Extents>, Failure> {
-    let ask = || client.extents(drive, bytes.clone());
-    match patiently(CALL_ATTEMPTS, rng, ask).await {
-        Err(Failure::NotApi(why)) => {
+/// An answer about extents that cannot be one counts as none.
+fn not_told(failure: Failure) -> Result<Option<Extents>, Failure> {
+    match failure {
+        Failure::NotApi(why) | Failure::WrongLength(why) => {
             tracing::debug!(why, "The endpoint does not tell extents after all");
             Ok(None)
         }
-        told => told,
+        failure => Err(failure),
     }
 }
 
@@ -285,19 +279,22 @@ fn parts(chunk: Range<u64>, data: &[Range<u64>]) -> Vec<Range<u64>> {
 
 /// What of these bytes, which should be zeros, the endpoint does not call a hole:
 /// all of it where it does not tell. In order, if they are.
+///
+/// # Errors
+/// If the endpoint does not answer for longer than an outage is borne.
 pub(super) async fn not_holes(
     client: &Client,
     drive: DriveId,
     zeros: impl IntoIterator<Item = Range<u64>>,
-    rng: &mut fastrand::Rng,
-) -> Vec<Range<u64>> {
+    patience: &Patience,
+) -> Result<Vec<Range<u64>>> {
     let mut left: Vec<Range<u64>> = Vec::new();
     let mut is_over = false;
     for mut range in zeros {
         while !range.is_empty() {
             let told = match is_over {
                 true => None,
-                false => ask(client, drive, range.clone(), rng).await.ok().flatten(),
+                false => ask(client, drive, &range, patience).await?,
             };
             let Some(extents) = told.filter(|told| left.len() + told.data().len() < UNPROVEN_MAX)
             else {
@@ -317,7 +314,24 @@ pub(super) async fn not_holes(
             range.start = extents.end();
         }
     }
-    left
+    Ok(left)
+}
+
+/// What the endpoint tells of a range; `None` where it does not.
+async fn ask(
+    client: &Client,
+    drive: DriveId,
+    range: &Range<u64>,
+    patience: &Patience,
+) -> Result<Option<Extents>> {
+    let ask = || async { client.extents(drive, range.clone()).await.or_else(not_told) };
+    match patience.call(client, Operation::Read, ask).await {
+        Ok(told) => Ok(told),
+        Err(unanswered) if unanswered.outage.is_some() => {
+            Err(unanswered.into_error(&format!("Cannot read drive {drive}")))
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// Adds a range after all others.

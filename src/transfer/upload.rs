@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rangemap::RangeSet;
 
@@ -12,6 +11,7 @@ use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
 use super::checksum::SourceHash;
 use super::pace::Pace;
+use super::patience::Patience;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
 use super::room::Room;
 use super::selection::Selection;
@@ -21,7 +21,7 @@ use super::shell::Shell;
 use super::sounding::sound;
 use super::stop::Stop;
 use super::verify::{
-    Again, Digests, Expected, Local, Sampler, Verified, Verify, ZeroDigests, verify,
+    Again, Digests, Expected, Local, ReadFrom, Sampler, Verified, Verify, ZeroDigests, verify,
 };
 use crate::api::Client;
 use crate::chunk::RequestSize;
@@ -65,8 +65,8 @@ pub struct UploadOptions {
     pub jobs: NonZeroU32,
     /// How hard to compress.
     pub compression: Compression,
-    /// Give up when nothing succeeded for so long.
-    pub max_outage: Duration,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
     /// Where to keep what was done.
     pub journal: JournalOptions,
     /// Read each chunk of the drive first, and write only what differs.
@@ -100,7 +100,7 @@ impl UploadOptions {
             body_bytes_max: None,
             jobs: JOBS_DEFAULT,
             compression: Compression::default(),
-            max_outage: Duration::from_secs(15 * 60),
+            patience: Patience::default(),
             journal: JournalOptions::default(),
             compare: false,
             verify: Verify::default(),
@@ -194,16 +194,7 @@ pub async fn upload(
         Some(_) => (image, false),
         None => decide_holes(image, options.holes(), monitor).await?,
     };
-    let begun = begin(
-        client,
-        image,
-        are_read,
-        options,
-        monitor,
-        stop.clone(),
-        &mut rng,
-    )
-    .await?;
+    let begun = begin(client, image, are_read, options, monitor, stop.clone()).await?;
     let mut resume = Resume {
         drive: begun.drive.id,
         offset: 0,
@@ -314,7 +305,7 @@ async fn send(
     };
     let room = plan.is_endless().then(|| {
         let is_ours = matches!(options.target, Target::New(_));
-        Room::of(client, &begun.drive, is_ours, options.max_outage)
+        Room::of(client, &begun.drive, is_ours, &options.patience)
     });
     let engine = Engine::new(EngineConfig {
         plan,
@@ -324,7 +315,7 @@ async fn send(
         zeros: begun.zeros,
         operation: Operation::Write,
         is_fresh: begun.is_new,
-        max_outage: options.max_outage,
+        max_outage: options.patience.max_outage(),
         pieces: PiecesConfig {
             most: RequestSize {
                 body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
@@ -372,7 +363,7 @@ async fn send(
         room,
         waiting: None,
     };
-    let mut shell = Shell::new(client.clone(), drive, engine, job);
+    let mut shell = Shell::new(client.clone(), drive, engine, job, &options.patience);
     let ending = shell.run(monitor, stop.clone()).await;
     let progress = shell.progress();
     resume.chunk = shell.first_open();
@@ -414,7 +405,8 @@ async fn send(
     let mut drive_size = begun.drive.size;
     if let Some(room) = room {
         drive_size = room.size_for(plan.size());
-        if let Some(failure) = room.cut(plan.size()).await? {
+        let cut = options.patience.watching(monitor, room.cut(plan.size()));
+        if let Some(failure) = cut.await? {
             monitor.event(&Event::Warning(format!(
                 "The drive stays larger than the image, which has {} bytes: {failure}",
                 plan.size()
@@ -438,16 +430,13 @@ async fn send(
             (journal, Local::Seen(seen))
         }
     };
-    let verified = verify(
+    let from = ReadFrom {
         client,
-        drive,
-        &sampler,
-        local,
-        options.jobs.get(),
-        options.max_outage,
-        stop,
-    )
-    .await;
+        drive: drive,
+        jobs: options.jobs.get(),
+        patience: &options.patience,
+    };
+    let verified = verify(from, &sampler, local, monitor, stop).await;
     let verified = match verified {
         Err(error) if error.kind() == ErrorKind::Integrity => {
             resume.chunk = begun.first;

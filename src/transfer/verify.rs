@@ -7,13 +7,13 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
 use super::checksum::Hasher;
+use super::patience::{Patience, WaitsOnly};
 use super::places::{self, HOLE_SAMPLES_MAX, spread};
 use super::reading::read_all;
 use super::session::blocking;
@@ -26,7 +26,7 @@ use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::Disk;
-use crate::monitor::Silent;
+use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
@@ -383,17 +383,30 @@ pub struct Verified {
     pub bytes: u64,
 }
 
+/// The drive that is read back, and how.
+pub(super) struct ReadFrom<'a> {
+    pub(super) client: &'a Client,
+    pub(super) drive: DriveId,
+    /// Most requests in flight.
+    pub(super) jobs: u32,
+    pub(super) patience: &'a Patience,
+}
+
 /// Reads back a sample of the drive, or all of it, and compares it with what this machine
 /// holds.
 pub(super) async fn verify(
-    client: &Client,
-    drive: DriveId,
+    from: ReadFrom<'_>,
     sampler: &Sampler,
     local: Local,
-    jobs: u32,
-    max_outage: Duration,
+    monitor: &mut dyn Monitor,
     stop: Stop,
 ) -> Result<Verified> {
+    let ReadFrom {
+        client,
+        drive,
+        jobs,
+        patience,
+    } = from;
     let mut rng = fastrand::Rng::with_seed(sampler.seed);
     let mut image = None;
     let (disk, checks) = match (local, sampler.verify) {
@@ -423,7 +436,7 @@ pub(super) async fn verify(
         zeros: Zeros::Write,
         operation: Operation::Read,
         is_fresh: false,
-        max_outage,
+        max_outage: patience.max_outage(),
         pieces: PiecesConfig::default(),
         seed: sampler.seed,
     });
@@ -439,8 +452,8 @@ pub(super) async fn verify(
         checks: Arc::new(checks),
         next: 0,
     };
-    let mut shell = Shell::new(client.clone(), drive, engine, job);
-    let ending = shell.run(&mut Silent, stop).await;
+    let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
+    let ending = shell.run(&mut WaitsOnly(monitor), stop).await;
     let outcome = shell.outcome(ending, "read back");
     if let Some(image) = image {
         // Where that is what changed it says so, rather than to blame the drive.

@@ -5,7 +5,6 @@
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use sha2::{Digest as _, Sha256};
@@ -13,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::mirror::{Known, Mirrors};
-use super::patient::Patience;
+use super::patience::{Patience, Trial, Unanswered};
 use super::session::blocking;
 use crate::api::{Pin, Web, WebAnswer, WebUrl};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,8 +43,8 @@ const TEXT_BYTES_MAX: usize = 4 << 20;
 pub struct WebConfig {
     /// The client.
     pub web: Web,
-    /// Give up when nothing succeeded for so long.
-    pub max_outage: Duration,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
 }
 
 /// Opens an image on a web server, as [`Image::open`] does.
@@ -146,9 +145,13 @@ struct WebFile {
 impl WebFile {
     /// One of which nothing is known.
     fn new(url: &WebUrl, config: &WebConfig) -> Self {
+        let config = WebConfig {
+            patience: config.patience.of("the image's server"),
+            ..config.clone()
+        };
         Self {
             url: url.clone(),
-            config: config.clone(),
+            config,
             pin: None,
             mirrors: Mirrors::default(),
             handle: Handle::current(),
@@ -167,7 +170,7 @@ impl WebFile {
                 "" => format!("its server answered {}", refusal.status),
                 message => format!("its server answered {} ({message})", refusal.status),
             },
-            Failure::NotApi(why) => why.clone(),
+            Failure::NotApi(why) | Failure::WrongLength(why) => why.clone(),
             other => other.to_string(),
         };
         let what = format!("Cannot fetch {}: {why}", self.url);
@@ -180,6 +183,19 @@ impl WebFile {
             }
             _ => Error::new(ErrorKind::Image, what),
         }
+    }
+
+    /// Waits before another attempt, or gives the error to show if there is none.
+    async fn again(&self, trial: &mut Trial, failure: Failure) -> Result<()> {
+        // A page is how a web server says that there is no such file.
+        let is_known = self.pin.is_some() && matches!(failure, Failure::Certificate(_));
+        let again = trial.after(Operation::Read, failure, is_known).await;
+        again.map_err(
+            |Unanswered { failure, outage }| match (self.error(failure), outage) {
+                (error, None) => error,
+                (error, Some(_)) => Error::new(ErrorKind::Unavailable, error.to_string()),
+            },
+        )
     }
 
     fn changed(&self) -> Error {
@@ -223,11 +239,14 @@ impl WebFile {
 
     /// Asks for a range, or for all, until there is an answer.
     async fn patiently(&self, range: Option<Range<u64>>) -> Result<WebAnswer> {
-        let mut patience = Patience::new(Operation::Read, self.config.max_outage);
+        let mut trial = Trial::of(&self.config.patience);
         loop {
-            match self.get(range.clone()).await {
-                Ok(answer) => return answer,
-                Err(failure) => patience.after(failure).await.map_err(|f| self.error(f))?,
+            match trial.attempt(self.get(range.clone())).await {
+                Ok(answer) => {
+                    trial.answered();
+                    return answer;
+                }
+                Err(failure) => self.again(&mut trial, failure).await?,
             }
         }
     }
@@ -277,19 +296,17 @@ impl WebFile {
     async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(len);
-        let mut patience = Patience::new(Operation::Read, self.config.max_outage);
+        let mut trial = Trial::of(&self.config.patience);
         while bytes.len() < len {
-            let failure = match self
-                .get(Some(range.start + bytes.len() as u64..range.end))
-                .await
-            {
+            let rest = Some(range.start + bytes.len() as u64..range.end);
+            let failure = match trial.attempt(self.get(rest)).await {
                 Ok(answer) => {
                     let mut answer = answer?;
                     let before = bytes.len();
                     loop {
                         match answer.next_part().await {
                             Ok(Some(part)) => {
-                                patience.reset();
+                                trial.answered();
                                 let left = len - bytes.len();
                                 bytes.extend_from_slice(part.get(..left).unwrap_or(&part));
                             }
@@ -304,7 +321,7 @@ impl WebFile {
                 Err(failure) => Some(failure),
             };
             if let Some(failure) = failure {
-                patience.after(failure).await.map_err(|f| self.error(f))?;
+                self.again(&mut trial, failure).await?;
             }
         }
         Ok(bytes)
@@ -418,14 +435,14 @@ impl WebFile {
         parts: &async_channel::Sender<Result<Bytes>>,
     ) -> Result<()> {
         let size = end.or_else(|| answer.as_ref().and_then(|answer| answer.pin.size));
-        let mut patience = Patience::new(Operation::Read, self.config.max_outage);
+        let mut trial = Trial::of(&self.config.patience);
         let (mut at, mut before) = (0, 0);
         loop {
             if size == Some(at) && end.is_some() {
                 return Ok(());
             }
             let failure = match &mut answer {
-                None => match self.get(Some(at..u64::MAX)).await {
+                None => match trial.attempt(self.get(Some(at..u64::MAX))).await {
                     Ok(fetched) => {
                         answer = Some(fetched?);
                         before = at;
@@ -435,7 +452,7 @@ impl WebFile {
                 },
                 Some(open) => match open.next_part().await {
                     Ok(Some(part)) => {
-                        patience.reset();
+                        trial.answered();
                         at += part.len() as u64;
                         if parts.send(Ok(part)).await.is_err() {
                             // Nobody reads any more.
@@ -459,7 +476,7 @@ impl WebFile {
                     .hint_to("It is fetched from its start by the same command, which sends only what is missing"));
             }
             if let Some(failure) = failure {
-                patience.after(failure).await.map_err(|f| self.error(f))?;
+                self.again(&mut trial, failure).await?;
             }
         }
     }

@@ -29,6 +29,7 @@ mod matrix;
 mod outputs;
 mod ova;
 mod page;
+mod patience;
 mod pieces;
 mod pipelines;
 mod places;

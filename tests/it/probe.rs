@@ -238,7 +238,7 @@ fn counters_in_info_full_and_a_connection_that_breaks_at_a_large_body() {
     let server = TestServer::with_plan(&json!({
         "counters": "full",
         "writers_max": 1,
-        "faults": [{"request": write, "nth": 2, "times": 9, "reset": "before"}],
+        "faults": [{"request": write, "nth": 2, "times": 30, "reset": "before"}],
     }));
     let answers = User::of(&server).probe();
     let expected =
@@ -256,10 +256,10 @@ fn one_question_that_fails_leaves_the_others_alone() {
         {"request": "POST /drives/*/set", "times": 9, "answer": {"status": 402}},
         // It says that it did, and did not: only a look tells.
         {"request": "POST /drives/*/destroy", "answer": {"status": 200}},
-        {"request": "GET /drives/*/read/**", "times": 3, "truncate_bytes": 9},
-        {"request": "POST /drives/*/write/12582912", "times": 9,
+        {"request": "GET /drives/*/read/**", "times": 30, "truncate_bytes": 9},
+        {"request": "POST /drives/*/write/12582912", "times": 30,
          "answer": {"status": 200, "done": true}},
-        {"request": "POST /drives/*/write/14680064", "times": 9, "reset": "after"},
+        {"request": "POST /drives/*/write/14680064", "times": 30, "reset": "after"},
     ]}));
     let answers = User::of(&server).probe();
     assert_eq!(answers["user_keys_set"], unknown("endpoint answered 402"));

@@ -210,6 +210,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
             crash_at,
             stop_at,
             events: 0,
+            has_answered: false,
         };
         let outcome = client.run(restart);
         world.say(|| format!("--- {outcome:?}"));

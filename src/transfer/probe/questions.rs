@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Notes, PROBE_NAME};
+use super::{Notes, PROBE_NAME, Patience, Trial};
 use crate::api::{Client, Upload};
 use crate::chunk::{Encoding, is_zero};
 use crate::codec::gzip_zeros;
@@ -18,7 +18,7 @@ use crate::findings::{
     Counts, Finding, GzipWrites, LargeReads, LargestBody, ParallelWrites, PastEnd, Taken, Told,
     WriteCounters,
 };
-use crate::policy::{Attempts, Operation, TOKEN_KEY};
+use crate::policy::{Operation, TOKEN_KEY};
 use crate::wire::{Properties, READ_BYTES_MAX};
 
 const KIB: u64 = 1024;
@@ -26,8 +26,8 @@ const MIB: u64 = 1024 * KIB;
 
 /// Time for one question.
 const TIME_EACH: Duration = Duration::from_secs(40);
-/// Attempts at one request.
-const ATTEMPTS: u32 = 3;
+/// How long an outage may last during one question.
+const OUTAGE: Duration = Duration::from_secs(5);
 /// How long writes are held open beside each other before their last bytes
 /// follow: long enough that all of them have begun.
 const HOLD: Duration = Duration::from_secs(2);
@@ -55,6 +55,7 @@ impl From<Failure> for Why {
         Self(match failure {
             Failure::Refused(refusal) => format!("endpoint answered {}", refusal.status),
             Failure::NotApi(_) => "the answer was not one of the API".to_owned(),
+            Failure::WrongLength(_) => "the answer has the wrong length".to_owned(),
             Failure::Broken(_) => "the connection broke".to_owned(),
             Failure::Connect(_) | Failure::Barred(_) => "no connection".to_owned(),
             Failure::Certificate(_) => "the certificate was not accepted".to_owned(),
@@ -136,7 +137,7 @@ impl Prober {
     where
         F: Future<Output = std::result::Result<T, Failure>>,
     {
-        let mut attempts = Attempts::at_most(ATTEMPTS);
+        let mut trial = Trial::of(&Patience::new(OUTAGE));
         loop {
             let failure = match request(self.client.clone(), self.drive.id).await {
                 Ok(answer) => return Ok(answer),
@@ -144,10 +145,8 @@ impl Prober {
             };
             self.notes.note(&failure);
             tracing::debug!(%failure, "probe");
-            match attempts.failed(Operation::Write, &failure, &mut self.rng) {
-                Some(wait) => sleep(wait).await,
-                None => return Err(failure),
-            }
+            let again = trial.after(Operation::Write, failure, true);
+            again.await.map_err(|unanswered| unanswered.failure)?;
         }
     }
 
@@ -292,7 +291,7 @@ impl Prober {
         counters: &mut WriteCounters,
     ) -> Asked<(u64, u64)> {
         let expected = (body.len() as u64, 1);
-        let mut attempts = Attempts::at_most(ATTEMPTS);
+        let mut trial = Trial::of(&Patience::new(OUTAGE));
         loop {
             let before = self.look(counters.told).await?;
             // A second attempt would count as well: then all is measured anew.
@@ -303,10 +302,8 @@ impl Prober {
                 .write_body(id, offset, Encoding::Identity, upload);
             if let Err(failure) = written.await {
                 self.notes.note(&failure);
-                match attempts.failed(Operation::Write, &failure, &mut self.rng) {
-                    Some(wait) => sleep(wait).await,
-                    None => return Err(failure.into()),
-                }
+                let again = trial.after(Operation::Write, failure, true);
+                again.await.map_err(|unanswered| unanswered.failure)?;
                 continue;
             }
             let added = |after: (u64, u64)| {
@@ -411,7 +408,7 @@ impl Prober {
     /// Begins so many writes and ends them together: how many were accepted, the
     /// others being busy, and whether bytes of those are not there.
     async fn write_at_a_time(&mut self, number: u32) -> Asked<(u32, bool)> {
-        let mut attempts = Attempts::at_most(ATTEMPTS);
+        let mut trial = Trial::of(&Patience::new(OUTAGE));
         loop {
             let bodies: Vec<_> = (0..number).map(|_| self.random(PIECE)).collect();
             let answers = hold(&self.client, self.drive.id, &bodies).await;
@@ -434,10 +431,8 @@ impl Prober {
             };
             if let Some(failure) = failure {
                 self.notes.note(&failure);
-                match attempts.failed(Operation::Write, &failure, &mut self.rng) {
-                    Some(wait) => sleep(wait).await,
-                    None => return Err(failure.into()),
-                }
+                let again = trial.after(Operation::Write, failure, true);
+                again.await.map_err(|unanswered| unanswered.failure)?;
                 continue;
             }
             let there = self.read(PARALLEL_AT, PIECE * u64::from(number)).await?;

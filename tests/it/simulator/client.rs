@@ -17,7 +17,7 @@ use openhosting::journal::{
 use openhosting::plan::{Plan, Span};
 use openhosting::policy::{
     Action, Attempts, Body, Class, CreateStep, Creation, Ending, Engine, EngineConfig, Limits,
-    Operation, PiecesConfig, Requests, Zeros, classify,
+    Next, Operation, PiecesConfig, Requests, Zeros, classify_known,
 };
 use rangemap::RangeSet;
 
@@ -162,6 +162,8 @@ pub struct Client<'a> {
     /// The event at which the user asks to stop.
     pub stop_at: Option<u64>,
     pub events: u64,
+    /// As `api::Client::has_answered`.
+    pub has_answered: bool,
 }
 
 /// The state of [`Client::work`].
@@ -253,6 +255,7 @@ impl Client<'_> {
             {
                 self.world
                     .say(|| format!("  -> {:?}", answer.as_ref().map(|_| ())));
+                self.has_answered |= answer.is_ok();
                 return Ok(answer);
             }
         }
@@ -268,17 +271,18 @@ impl Client<'_> {
         self.tick()
     }
 
-    /// Mirrors `transfer::patient::patiently`.
+    /// Mirrors `transfer::Patience::call`.
     fn patiently(&mut self, call: &Call) -> Result<Answer, Crash> {
-        let mut attempts = Attempts::at_most(3);
+        let mut attempts = Attempts::new(self.scenario.max_outage);
         loop {
             let failure = match self.call(call.clone())? {
                 Ok(reply) => return Ok(Ok(reply)),
                 Err(failure) => failure,
             };
-            match attempts.failed(Operation::Read, &failure, &mut self.world.rng) {
-                Some(wait) => self.sleep(wait)?,
-                None => return Ok(Err(failure)),
+            let (now, rng) = (self.world.now, &mut self.world.rng);
+            match attempts.failed(Operation::Read, &failure, self.has_answered, now, rng) {
+                Next::Again(wait) => self.sleep(wait)?,
+                Next::Refused | Next::Unclear | Next::GaveUp => return Ok(Err(failure)),
             }
         }
     }
@@ -620,7 +624,7 @@ impl Client<'_> {
     fn create(&mut self, header: &Header, is_resumed: bool) -> Result<DriveId, End> {
         let token = format!("{:?}", header.token);
         let size = self.scenario.source.len();
-        let mut creation = Creation::new();
+        let mut creation = Creation::new(Attempts::new(self.scenario.max_outage));
         let mut is_unclear = is_resumed;
         let mut step = if is_resumed {
             creation.resume()
@@ -641,7 +645,8 @@ impl Client<'_> {
                         Ok(other) => panic!("{other:?}"),
                         Err(failure) => {
                             is_unclear |= failure.is_ambiguous();
-                            creation.post_failed(&failure, &mut self.world.rng)
+                            let (now, rng) = (self.world.now, &mut self.world.rng);
+                            creation.post_failed(&failure, self.has_answered, now, rng)
                         }
                     }
                 }
@@ -657,11 +662,14 @@ impl Client<'_> {
                             creation.looked(&found, &alike)
                         }
                         Ok(other) => panic!("{other:?}"),
-                        Err(failure) => creation.look_failed(&failure),
+                        Err(failure) => {
+                            let (now, rng) = (self.world.now, &mut self.world.rng);
+                            creation.look_failed(&failure, self.has_answered, now, rng)
+                        }
                     }
                 }
                 CreateStep::Adopt(id) => return Ok(id),
-                CreateStep::GiveUp => {
+                CreateStep::GiveUp { .. } => {
                     if !is_unclear {
                         // As `Session::forget`.
                         self.disk.journal = None;
@@ -793,6 +801,9 @@ impl Client<'_> {
                 );
             }
             if let Some(ending) = w.engine.ending() {
+                if w.engine.in_flight() == 0 || w.engine.is_hopeless(now) {
+                    return Ok(ending.clone());
+                }
                 let at = *grace.get_or_insert(self.world.now + GRACE);
                 if self.world.now >= at {
                     return Ok(ending.clone());
@@ -898,7 +909,7 @@ impl Client<'_> {
                 assert!(in_flight <= 1 || !w.one_writer_known, "two writers again");
             }
             Action::ProveZeros(span) => {
-                w.proof = Some((Attempts::at_most(3), span));
+                w.proof = Some((Attempts::new(self.scenario.max_outage), span));
                 self.prove(w);
             }
             Action::Probe => {
@@ -1048,11 +1059,14 @@ impl Client<'_> {
                     Err(failure) => failure,
                 };
                 let attempts = w.proof.as_mut().map(|(attempts, _)| attempts);
-                let wait =
-                    attempts.and_then(|a| a.failed(Operation::Read, &failure, &mut self.world.rng));
-                match wait {
-                    Some(wait) => w.proof_at = Some(self.world.now + wait),
-                    None => {
+                let (now, rng) = (self.world.now, &mut self.world.rng);
+                match attempts.map(|a| a.failed(Operation::Read, &failure, true, now, rng)) {
+                    Some(Next::Again(wait)) => w.proof_at = Some(now + wait),
+                    Some(Next::GaveUp) => {
+                        w.proof = None;
+                        w.engine.unproved(failure);
+                    }
+                    Some(Next::Refused | Next::Unclear) | None => {
                         w.proof = None;
                         w.engine.proved(false);
                     }
@@ -1073,12 +1087,12 @@ impl Client<'_> {
             return;
         };
         if let (429 | 503, Some(after)) = (refusal.status, refusal.retry_after) {
-            w.not_before = w.not_before.max(now + after.min(300 * S));
+            w.not_before = w.not_before.max(now + after);
         }
         let is_too_new = refusal.status == 404 && now < 60 * S;
         // A size that is refused is tried again, smaller.
         let is_final = !is_too_new && (is_small || !failure.is_about_size());
-        if classify(Operation::Write, failure) == Class::Permanent && is_final {
+        if classify_known(Operation::Write, failure) == Class::Permanent && is_final {
             w.refused = true;
         }
     }
@@ -1086,7 +1100,7 @@ impl Client<'_> {
     fn failed(&mut self, w: &mut Work, span: Span, failure: Failure, now: Duration) {
         self.ledger.failures += 1;
         let (before, limits) = (w.engine.limit(), w.engine.limits());
-        let class = classify(Operation::Write, &failure);
+        let class = classify_known(Operation::Write, &failure);
         let (_, requests) = w.attempts.remove(&span.index).unwrap_or_else(no_attempt);
         // Part of the chunk got through, which ends an outage.
         let has_advanced = requests.advanced_bytes >= LEAST_BYTES;

@@ -165,6 +165,8 @@ pub enum Fault {
     Trickle(Duration),
     /// Takes it and never answers.
     Stall,
+    /// Forwards it and sends the answer's body byte by byte, a pause after each.
+    Drip(Duration),
     /// Forwards it once the gate is open.
     Hold(Gate),
 }
@@ -557,6 +559,17 @@ impl Connection {
                 self.reply(index, &answer)
             }
             Some(Fault::AnswerInstead(answer)) => self.reply(index, &answer),
+            Some(Fault::Drip(pause)) => {
+                let (head, body) = answer.split_at(head_len(&answer));
+                self.reply(index, head)?;
+                for byte in body {
+                    std::thread::sleep(pause);
+                    self.client
+                        .write_all(&[*byte])
+                        .map_err(|_| Close::Properly)?;
+                }
+                Ok(())
+            }
             Some(Fault::Rewrite(rewrite)) => {
                 let answer = rewrite(&self.request(index), answer);
                 self.reply(index, &answer)

@@ -1,0 +1,39 @@
+//! What commands that make a few calls say while they wait for the endpoint.
+
+use std::time::Duration;
+
+use super::exit;
+use crate::monitor::{Event, Monitor, capital, span};
+use crate::transfer::Patience;
+
+/// Such a command gives up after this long: a restart of the endpoint is over then, and
+/// somebody waits for the answer.
+pub(super) const MAX_OUTAGE: Duration = Duration::from_secs(60);
+
+/// The patience of such a command.
+pub(super) fn patience() -> Patience {
+    Patience::new(MAX_OUTAGE)
+}
+
+/// Says on stderr what is waited for, as the command of this name.
+pub(super) struct Said(pub(super) &'static str);
+
+impl Monitor for Said {
+    fn event(&mut self, event: &Event) {
+        if let Some(line) = line(event) {
+            exit::say(&format!("{}: {line}", self.0));
+        }
+    }
+}
+
+/// The line of an event about waiting; `None` of any other one.
+pub(super) fn line(event: &Event) -> Option<String> {
+    match event {
+        Event::Waiting(waiting) => Some(waiting.to_string()),
+        Event::WaitOver { who, time } => {
+            let who = capital(who);
+            Some(format!("{who} answers again, after {}", span(*time)))
+        }
+        _ => None,
+    }
+}

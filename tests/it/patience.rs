@@ -1,0 +1,310 @@
+//! How long a run goes on while nothing succeeds, from its first request to its last, and
+//! what it says meanwhile.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::cli::{Desk, Outcome};
+use crate::support::http::{assert_drive, create, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, FaultProxy, Request, answer, page};
+use crate::support::server::TestServer;
+
+const C: u64 = 65536;
+const SIZE: usize = 8 * C as usize + 77;
+const CHUNKS: usize = 9;
+
+/// A server, a proxy, and an image of nine chunks.
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    proxy: FaultProxy,
+    image: Vec<u8>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let image = noise(SIZE as u64, SIZE);
+        desk.file("a.img", &image);
+        Self {
+            desk,
+            server,
+            proxy,
+            image,
+        }
+    }
+
+    fn upload(&self, args: &str) -> Outcome {
+        let tool = self.desk.upload(&self.proxy.uri());
+        tool.args("-c 65536 a.img").args(args).run()
+    }
+
+    /// A drive that holds the image.
+    fn drive(&self) -> String {
+        let drive = create(&self.server, SIZE as u64);
+        std::fs::write(self.server.drive_file(&drive), &self.image).unwrap();
+        drive
+    }
+
+    /// Everything is answered so.
+    fn fault_all(&self, fault: Fault) {
+        self.proxy.fault(|_| true, usize::MAX, fault);
+    }
+
+    /// Exactly one drive is there, and holds the image.
+    #[track_caller]
+    fn check_drive(&self) {
+        let all = drives(&self.server);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_drive(&self.server, &all[0], &self.image);
+    }
+}
+
+fn bad_gateway() -> Fault {
+    Fault::Answer(answer(
+        502,
+        &["Content-Type: text/html"],
+        b"<html>Bad gateway",
+    ))
+}
+
+fn later(status: u16, seconds: u32) -> Fault {
+    Fault::Answer(answer(status, &[&format!("Retry-After: {seconds}")], b""))
+}
+
+fn redirect() -> Fault {
+    Fault::Answer(answer(302, &["Location: http://portal.test/login"], b""))
+}
+
+// ---- The first request ----
+
+#[test]
+fn an_endpoint_that_comes_up_late_is_waited_for() {
+    // An address of its own: meanwhile other tests listen on free ports of 127.0.0.1.
+    let address = format!("127.77.{}.{}", fastrand::u8(..), fastrand::u8(1..));
+    let port = {
+        let listener = TcpListener::bind((address.as_str(), 0)).unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let listen = format!("{address}:{port}");
+    let uri = format!("http://{listen}/");
+    let desk = Desk::new();
+    let image = noise(1, SIZE);
+    desk.file("a.img", &image);
+    let upload = desk.upload(&uri).args("-c 65536 a.img").spawn();
+    let publish = desk.simple(&uri);
+    let publish = publish.args("publish a.img --name nightly").spawn();
+    let list = desk.simple(&uri).args("ls").spawn();
+    for waiting in [&upload, &publish, &list] {
+        waiting.wait_stderr("The endpoint does not answer, waiting; giving up in ");
+    }
+    let server = desk.server_with(&["--listen", &listen]);
+    let uploaded = upload.wait().code(0).says("The endpoint answers again");
+    assert_drive(&server, &uploaded.created(), &image);
+    publish.wait().code(0).says("The endpoint answers again");
+    list.wait().code(0).says("The endpoint answers again");
+    assert_eq!(drives(&server).len(), 2, "one of each");
+}
+
+#[test]
+fn what_is_not_the_api_from_the_start_is_an_error_at_once() {
+    for (fault, says) in [
+        (Fault::Answer(page()), "not from the API: an HTML page"),
+        (redirect(), "redirect to portal.test, not followed"),
+    ] {
+        let scene = Scene::new();
+        scene.fault_all(fault);
+        scene.upload("").code(1).says(says);
+        let drive = scene.drive();
+        let tool = scene.desk.download(&scene.proxy.uri());
+        tool.arg(drive).arg("out").run().code(1).says(says);
+    }
+}
+
+#[test]
+fn a_create_that_fails_in_an_outage_makes_one_drive() {
+    let scene = Scene::new();
+    // It was made, nobody heard of it, and then nobody answers for a while.
+    let lost = Fault::AnswerInstead(answer(502, &[], b""));
+    scene.proxy.fault(Request::is_create, 1, lost);
+    scene
+        .proxy
+        .fault(|r| r.path == "/drives/info", 4, bad_gateway());
+    scene.upload("").code(0);
+    assert_eq!(scene.proxy.count(Request::is_create), 1);
+    scene.check_drive();
+}
+
+// ---- The end ----
+
+#[test]
+fn an_outage_after_the_last_byte_is_borne_as_well() {
+    let scene = Scene::new();
+    let drive = scene.drive();
+    // The first look is the one at the beginning.
+    scene
+        .proxy
+        .fault_after(1, Request::is_info, 5, bad_gateway());
+    let tool = scene.desk.download(&scene.proxy.uri());
+    tool.arg(&drive).arg("out").run().code(0);
+    assert_eq!(scene.proxy.count(Request::is_info), 7);
+    assert!(std::fs::read(scene.desk.path("out")).unwrap() == scene.image);
+}
+
+#[test]
+fn an_outage_while_it_is_verified_is_reported() {
+    let scene = Scene::new();
+    scene.proxy.fault(Request::reads_back, 1, later(429, 4));
+    let outcome = scene.upload("--verify full").code(0);
+    outcome
+        .says("429 from the endpoint, waiting 4 s")
+        .says("The endpoint answers again");
+    scene.check_drive();
+}
+
+// ---- A dead backend ----
+
+#[test]
+fn a_dead_backend_ends_it_in_time_from_the_start_and_in_the_middle() {
+    for (skip, fault) in [
+        (0, Fault::Stall),
+        (0, bad_gateway()),
+        (5, Fault::Stall),
+        (5, bad_gateway()),
+    ] {
+        let scene = Scene::new();
+        scene.proxy.fault_after(skip, |_| true, usize::MAX, fault);
+        let began = std::time::Instant::now();
+        let outcome = scene.upload("--max-outage 3s --stall-timeout 2s").code(75);
+        outcome.says("nothing succeeded for 3s");
+        // Three seconds and a stall; it was more than a minute.
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+}
+
+// ---- Waits that the endpoint asks for ----
+
+#[test]
+fn a_wait_that_is_too_long_ends_it_at_once() {
+    for (args, seconds, says) in [
+        ("", 3600, "429, and asks to come back in 1h"),
+        ("--deadline 90s", 300, "429, and asks to come back in 5m"),
+        (
+            "--max-outage 1m",
+            90,
+            "429, and asks to come back in 1m 30s",
+        ),
+    ] {
+        let scene = Scene::new();
+        scene
+            .proxy
+            .fault_after(3, Request::is_write, usize::MAX, later(429, seconds));
+        let outcome = scene.upload(args).code(75).says(says);
+        assert!(scene.proxy.count(Request::is_write) <= 3 + 4 + 2);
+        let drive = outcome.hint().0;
+        assert_eq!(drives(&scene.server), [drive.as_str()]);
+        assert!(outcome.stderr.contains("--max-outage "), "{outcome:?}");
+    }
+    // A first request, and a command without the flag.
+    let scene = Scene::new();
+    scene.fault_all(later(503, 3600));
+    let says = "503, and asks to come back in 1h";
+    scene.upload("").code(75).says(says);
+    let list = scene.desk.simple(&scene.proxy.uri()).args("ls").run();
+    list.code(75).says(says);
+}
+
+#[test]
+fn a_wait_is_said_with_its_reason_and_its_length() {
+    let scene = Scene::new();
+    scene.proxy.fault(|_| true, 1, later(429, 4));
+    let list = scene
+        .desk
+        .simple(&scene.proxy.uri())
+        .args("ls --json")
+        .run();
+    let list = list
+        .code(0)
+        .says("openhosting ls: 429 from the endpoint, waiting 4 s");
+    let list = list.says("openhosting ls: The endpoint answers again, after ");
+    let object: Value = serde_json::from_str(list.text()).unwrap();
+    assert_eq!(object["drives"], serde_json::json!([]));
+}
+
+#[test]
+fn a_wait_is_an_object_for_programs() {
+    let scene = Scene::new();
+    scene
+        .proxy
+        .fault_after(3, Request::is_write, 1, later(503, 4));
+    let outcome = scene.upload("-j 1 --progress json").code(0);
+    let lines = outcome.stderr.lines();
+    let objects: Vec<Value> = lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let of = |event: &str| {
+        let mut found = objects.iter().filter(|object| object["event"] == event);
+        let first = found.next();
+        assert_eq!(found.count(), 0, "{event} more than once");
+        first.unwrap_or_else(|| panic!("no {event} in {objects:#?}"))
+    };
+    let waiting = of("waiting");
+    let message = "503 from the endpoint (not available), waiting 4 s";
+    assert_eq!(waiting["message"], message);
+    assert_eq!(waiting["status"], 503);
+    assert!(waiting["wait_s"].as_f64().unwrap() >= 4.0);
+    assert!(waiting["gives_up_in_s"].as_f64().unwrap() > 800.0);
+    assert!(of("wait_over")["waited_s"].as_f64().unwrap() >= 4.0);
+}
+
+// ---- What stands in between ----
+
+#[test]
+fn a_captive_portal_in_the_middle_is_an_outage() {
+    for fault in [Fault::Answer(page()), redirect()] {
+        let scene = Scene::new();
+        scene
+            .proxy
+            .fault_after(3, Request::is_write, 7, fault.clone());
+        scene.proxy.fault(Request::is_info, 1, fault);
+        let outcome = scene.upload("-j 1").code(0);
+        outcome
+            .says("the endpoint (")
+            .says("The endpoint answers again");
+        scene.check_drive();
+    }
+}
+
+#[test]
+fn a_captive_portal_that_stays_can_be_resumed_from() {
+    for fault in [Fault::Answer(page()), redirect()] {
+        let scene = Scene::new();
+        scene.proxy.fault_after(5, |_| true, usize::MAX, fault);
+        scene.upload("--max-outage 2s").code(75);
+        scene.proxy.heal();
+        let again = scene.upload("").code(0);
+        again.says("Resuming");
+        scene.check_drive();
+    }
+}
+
+// ---- A drip ----
+
+#[test]
+fn an_answer_that_drips_is_a_stall() {
+    let scene = Scene::new();
+    let drive = scene.drive();
+    let drip = Fault::Drip(Duration::from_millis(100));
+    scene.proxy.fault(Request::is_read, 2, drip.clone());
+    scene.proxy.fault(Request::is_info, 1, drip);
+    let tool = scene.desk.download(&scene.proxy.uri());
+    let tool = tool.args("-c 65536 --stall-timeout 2s").arg(&drive);
+    tool.arg("out").run().code(0);
+    assert!(scene.proxy.count(Request::is_read) >= CHUNKS + 2);
+    assert_eq!(scene.proxy.count(Request::is_info), 3);
+    assert!(std::fs::read(scene.desk.path("out")).unwrap() == scene.image);
+}
