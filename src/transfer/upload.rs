@@ -432,7 +432,7 @@ async fn send(
     };
     let from = ReadFrom {
         client,
-        drive: drive,
+        drive,
         jobs: options.jobs.get(),
         patience: &options.patience,
     };
