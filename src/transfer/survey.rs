@@ -23,6 +23,10 @@ use crate::plan::Plan;
 use crate::policy::Operation;
 use crate::wire::{Extents, READ_BYTES_MAX};
 
+/// Extents are not asked for any more when that failed so often in a row, with a chunk
+/// that was read after each failure. A bad link breaks a few requests and is no reason to
+/// fetch terabytes of holes.
+const FAILURES_MAX: u32 = 6;
 /// Shorter holes between the data of a chunk are read: to leave one out takes a
 /// request more, and on a long way that costs more than to carry a MiB.
 const LEFT_OUT_BYTES_MIN: u64 = 1 << 20;
@@ -72,7 +76,7 @@ impl Survey {
             config,
             to,
             settled: seen,
-            has_failed: false,
+            failures: 0,
             is_over: false,
         };
         let mut task = JoinSet::new();
@@ -107,8 +111,8 @@ struct Surveyor {
     config: SurveyConfig,
     to: mpsc::Sender<Result<Found>>,
     settled: watch::Receiver<()>,
-    /// It could not be asked, and nothing that was asked since.
-    has_failed: bool,
+    /// How often asking failed in a row, while chunks were read.
+    failures: u32,
     /// The endpoint tells nothing, whatever it announced.
     is_over: bool,
 }
@@ -129,16 +133,13 @@ impl Surveyor {
             let asked = base + bytes.start..base + bytes.end;
             let told = match self.ask(asked).await {
                 Ok(extents) => {
-                    self.has_failed = false;
+                    self.failures = 0;
                     extents
                 }
-                // Reads get through and this does not.
-                Err(_) if self.has_failed => {
-                    self.is_over = true;
-                    None
-                }
                 Err(_) => {
-                    self.has_failed = true;
+                    self.failures += 1;
+                    // Reads get through and this does not.
+                    self.is_over = self.failures >= FAILURES_MAX;
                     None
                 }
             };
@@ -162,7 +163,7 @@ impl Surveyor {
                 self.hand_over(Found::Chunk(span.index, vec![data])).await?;
             }
             chunks.start += 1;
-            if self.has_failed && !self.is_over {
+            if self.failures > 0 && !self.is_over {
                 // That chunk tells whether it is an outage; how to bear one is
                 // decided where chunks are sent.
                 self.settled.changed().await.map_err(|_| Closed)?;
