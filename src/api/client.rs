@@ -229,6 +229,7 @@ impl Client {
     pub async fn info_full(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
         let url = self.drive_url(drive, &["info", "full"])?;
         let response = self.get(url).await?;
+        self.note_extensions(&response);
         self.noted(one_drive(
             answer::properties(response, INFO_BYTES_MAX, self.stall).await?,
         ))
