@@ -306,7 +306,12 @@ impl Web {
             .map_err(|_| Failure::Stalled(self.stall))?
             .map_err(|error| failure_of(error, &self.route))?;
         if is_empty_file(&response) {
-            return Err(Failure::NotApi("the file is empty".into()));
+            return Err(Failure::Refused(Refusal {
+                status: response.status().as_u16(),
+                error: None,
+                message: "the file is empty".to_owned(),
+                retry_after: None,
+            }));
         }
         let response = answer::check(response, self.stall).await?;
         let place = url.redirected_to(response.url());
