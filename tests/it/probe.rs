@@ -388,7 +388,7 @@ fn the_findings_are_kept_and_used() {
 
     // With it no write is ever busy, whatever -j says.
     let image = user.home.path().join("image");
-    let data = ramp(0, 400_000);
+    let data = ramp(0, 782 * 512);
     std::fs::write(&image, &data).unwrap();
     let busy = |log: String| log.matches("status=409").count();
     let before = busy(server.log());
