@@ -34,7 +34,7 @@ struct End {
     /// The number of the last [`Record::Run`], and what it says.
     run: Option<(u64, Option<PageCache>)>,
     /// After a failed sync nothing is known of what is on the disk.
-    is_broken: bool,
+    broken: Option<String>,
 }
 
 /// The byte that a record begins at.
@@ -60,7 +60,7 @@ impl Log {
             records: replay.records,
             synced: replay.records,
             run: replay.state.run,
-            is_broken: false,
+            broken: None,
         };
         Self {
             end: Mutex::new(end),
@@ -83,8 +83,8 @@ impl Log {
     }
 
     fn write_at_end(&self, end: &mut End, records: &[Record]) -> Result<()> {
-        if end.is_broken {
-            return Err(cannot(&self.path, "write"));
+        if let Some(cause) = &end.broken {
+            return Err(cannot(&self.path, "write").because(cause.clone()));
         }
         let mut bytes = Vec::with_capacity(records.len() * RECORD_BYTES);
         let mut run = end.run;
@@ -95,7 +95,7 @@ impl Log {
             }
         }
         let written = self.file.write_all_at(&bytes, place_of(end.records));
-        end.is_broken = written.is_err();
+        end.broken = written.as_ref().err().map(ToString::to_string);
         written.map_err(|cause| self.full(cause))?;
         end.records += records.len() as u64;
         end.run = run;
@@ -106,8 +106,8 @@ impl Log {
     pub(super) fn sync(&self) -> Result<()> {
         let records = {
             let end = self.end();
-            if end.is_broken {
-                return Err(cannot(&self.path, "write"));
+            if let Some(cause) = &end.broken {
+                return Err(cannot(&self.path, "write").because(cause.clone()));
             }
             if end.synced == end.records {
                 return Ok(());
@@ -117,7 +117,9 @@ impl Log {
         // Others may write meanwhile.
         let synced = sync_data(&self.file);
         let mut end = self.end();
-        end.is_broken |= synced.is_err();
+        if let Err(cause) = &synced {
+            end.broken.get_or_insert(cause.to_string());
+        }
         synced.map_err(|cause| self.full(cause))?;
         let is_all = end.records == records;
         if self.has_unsynced() {

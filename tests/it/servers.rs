@@ -429,8 +429,9 @@ fn servers_outlive_the_program_and_are_found_again() {
     wait_console(&server, &first, "boot 3");
 }
 
-/// A copy of 4 MiB takes five seconds here, so that it is caught in the middle.
-const SLOW_IMAGING: u64 = 800_000;
+/// A copy of 4 MiB takes ten seconds here, so that it is caught in the middle also where
+/// guests have to share two busy cores.
+const SLOW_IMAGING: u64 = 400_000;
 
 #[test]
 fn imagings_and_guests_are_taken_up_together_after_kill_9() {

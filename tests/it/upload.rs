@@ -116,8 +116,10 @@ fn an_image_of_zeros_costs_next_to_nothing() {
         let outcome = desk.upload(&proxy.uri()).arg(name).run().code(0);
         expect_stdout(&outcome, 4, 5_242_880, size);
         let requests = proxy.requests();
-        assert_eq!(requests.len(), 2, "create and proof");
-        assert!(requests[0].is_create() && requests[1].is_read());
+        // Creation, the proof, and a sample of the four holes.
+        assert!(requests.len() <= 2 + 4, "{requests:?}");
+        assert!(requests[0].is_create());
+        assert!(requests[1..].iter().all(Request::is_read));
         assert!(proxy.bytes_up() < 2000, "{} bytes up", proxy.bytes_up());
         assert_drive(&server, &outcome.created(), &vec![0; size as usize]);
     }
