@@ -44,8 +44,8 @@ pub(super) fn hearing<T>(
     })
 }
 
-/// Runs a command that has nothing to finish when a signal stops it: no line announces
-/// that.
+/// Runs a command that stops at once on a signal: it has nothing in flight to finish, so
+/// no line announces that.
 pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T, Heard)> {
     block_on(async {
         let (stop, heard) = listen(None, None)?;

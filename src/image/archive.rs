@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 use headers::{BLOCK_BYTES, Headers, Kind, Source};
 use names::Likeness;
+pub(super) use names::is_companion;
 use ovf::Description;
 
 pub(super) use check::Check;

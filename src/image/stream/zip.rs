@@ -15,6 +15,7 @@ use flate2::bufread::DeflateDecoder;
 
 use super::{Packed, StreamFormat, Trailer};
 use crate::error::{Error, ErrorKind};
+use crate::image::archive;
 pub(in crate::image) use directory::find;
 pub(super) use header::is_start;
 use header::{Header, Method};
@@ -39,13 +40,9 @@ impl Entry {
     }
 }
 
-/// Whether a system put it beside somebody's files, or it is a directory.
+/// Whether a member is no file of the user: a directory, or a companion of another system.
 fn is_companion(name: &str) -> bool {
-    let last = name.rsplit('/').next().unwrap_or_default();
-    name.ends_with('/')
-        || name.split('/').any(|part| part == "__MACOSX")
-        || last.starts_with("._")
-        || [".DS_Store", "Thumbs.db", "desktop.ini"].contains(&last)
+    name.ends_with('/') || archive::is_companion(name)
 }
 
 /// The content of the file in an archive.
