@@ -48,7 +48,8 @@
 //!   and 409 `busy` to all that changes them. `start` answers 200 with the object.
 //!   `shutdown`, `reset` and the like of a server that is not active are 400 `usage`,
 //!   and `stop` is 204. Without QEMU a start is 500 `failed` (docs/servers.md).
-//! - Above the memory for bodies a write waits, at most 10 s, then is 503.
+//! - A write waits at most 10 s for the memory of its body, then is 429 if its user
+//!   has too many bodies under way, or 503 if all together have (`budget`).
 //!
 //! - A user's limits are 402 `billing`: the account does not cover more. Too many
 //!   requests of a user, and too many wrong keys from an address, are 429 `busy`.
@@ -60,6 +61,7 @@
 mod answer;
 mod auth;
 mod body;
+mod budget;
 mod claims;
 mod connection;
 mod drives;
@@ -244,7 +246,8 @@ impl Server {
             store,
             machines: Arc::new(machines),
             users: auth::Users::new(&users),
-            memory: writing::Memory::new(),
+            memory: writing::Memory::default(),
+            budgets: budget::Budgets::new(),
             imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
             is_stopping: AtomicBool::new(false),
             guard: guard::Guard::new(config.requests_max, config.wrong_keys_max),

@@ -3,17 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Body;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
 use super::body::{self, Incoming};
+use super::budget::{Budgets, Share};
 use super::faults::{Faults, PastEnd, ToldExtents};
 use super::guard::Guard;
 use super::hosted::{Hosted, Purpose};
@@ -35,6 +37,8 @@ use crate::wire::{
 /// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
 /// "Size rounding").
 const ROUND_BYTES: u64 = 4 * 1024 * 1024;
+/// Longest wait of a write for the memory of its body, before it is refused.
+const BODY_WAIT: Duration = Duration::from_secs(10);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ pub(super) struct Api {
     pub(super) machines: Arc<Machines>,
     pub(super) users: Users,
     pub(super) memory: Memory,
+    pub(super) budgets: Budgets,
     pub(super) imagings: Imagings,
     pub(super) is_stopping: AtomicBool,
     pub(super) guard: Guard,
@@ -277,7 +282,7 @@ impl Api {
 
     async fn write(
         self: &Arc<Self>,
-        user: &str,
+        user: &Arc<str>,
         id: DriveId,
         offset: u64,
         request: Request<Incoming>,
@@ -293,15 +298,17 @@ impl Api {
             past_end: self.past_end,
         };
         write.check()?;
-        let permit = self.memory.reserve(&write).await?;
+        let bytes = write.buffer_bytes() as u64;
+        let share = self.budgets.bodies.take_within(user, bytes, BODY_WAIT);
+        let share = share.await?;
         if write.held_bytes().is_some() {
             let mut buffer = self.memory.buffer(&write);
             body::fill(request.into_body(), &mut buffer).await?;
             let land = move |write: &Write, _: &Self| write.land(&buffer);
-            return self.finish(write, permit, land).await;
+            return self.finish(write, share, land).await;
         }
         let (pump, frames) = body::stream(request.into_body());
-        let work = self.finish(write, permit, |write, api| {
+        let work = self.finish(write, share, |write, api| {
             write.run(frames, &api.store, &api.memory)
         });
         tokio::pin!(work);
@@ -316,12 +323,12 @@ impl Api {
     async fn finish(
         self: &Arc<Self>,
         write: Write,
-        permit: OwnedSemaphorePermit,
+        share: Share,
         run: impl FnOnce(&Write, &Self) -> Result<u64> + Send + 'static,
     ) -> Result {
         let api = Arc::clone(self);
         let work = blocking(move || {
-            let _permit = permit;
+            let _share = share;
             let bytes = run(&write, &api)?;
             let drive = &write.pass.drive;
             drive.count_write(bytes);

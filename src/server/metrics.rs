@@ -14,6 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::budget::{Budget, Budgets};
+
 /// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
 /// a long transfer over a slow link.
 const SECONDS: [f64; 14] = [
@@ -40,6 +42,18 @@ struct InState {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfBudget {
+    budget: &'static str,
+}
+
+/// Whose part of a budget: that of one `user`, or `all`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartOfBudget {
+    budget: &'static str,
+    of: &'static str,
+}
+
 type Count = Gauge<i64, std::sync::atomic::AtomicI64>;
 
 /// The figures of one server.
@@ -58,6 +72,9 @@ pub(super) struct Metrics {
     allocated: Count,
     free: Count,
     imagings: Family<InState, Count>,
+    budgets_used: Family<OfBudget, Count>,
+    budgets_limit: Family<PartOfBudget, Count>,
+    budgets_refused: Family<PartOfBudget, Counter>,
     resident: Count,
     open_files: Count,
 }
@@ -106,6 +123,15 @@ impl Metrics {
         registry.register_with_unit("filesystem_free", text, Unit::Bytes, free.clone());
         let text = "Imagings, waiting for their turn or under way";
         registry.register("imagings", text, imagings.clone());
+        let budgets_used = Family::default();
+        let budgets_limit = Family::default();
+        let budgets_refused = Family::default();
+        let text = "What requests hold of a budget now, in the unit of its name";
+        registry.register("budget_used", text, budgets_used.clone());
+        let text = "What one user, and all users together, may hold of a budget";
+        registry.register("budget_limit", text, budgets_limit.clone());
+        let text = "Requests refused because one user, or all together, held too much";
+        registry.register("budget_refused", text, budgets_refused.clone());
         // The names that exporters of processes use.
         let text = "Memory of the process that is in RAM";
         let name = "process_resident_memory";
@@ -125,6 +151,9 @@ impl Metrics {
             allocated,
             free,
             imagings,
+            budgets_used,
+            budgets_limit,
+            budgets_refused,
             resident,
             open_files,
         }
@@ -156,7 +185,7 @@ impl Metrics {
     }
 
     /// All of it as text. Blocks a little on the kernel.
-    pub(super) fn print(&self, stock: Stock) -> String {
+    pub(super) fn print(&self, stock: Stock, budgets: &Budgets) -> String {
         let set = |gauge: &Count, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -169,6 +198,20 @@ impl Metrics {
             ("running", stock.imagings_running),
         ] {
             set(&self.imagings.get_or_create(&InState { state }), number);
+        }
+        for figures in budgets.all().map(Budget::figures) {
+            let budget = figures.name;
+            let used = self.budgets_used.get_or_create(&OfBudget { budget });
+            set(&used, figures.used);
+            for (of, limit, refused) in [
+                ("user", figures.each, figures.refused_to_user),
+                ("all", figures.all, figures.refused_to_all),
+            ] {
+                let part = PartOfBudget { budget, of };
+                set(&self.budgets_limit.get_or_create(&part), limit);
+                let counter = self.budgets_refused.get_or_create(&part);
+                counter.inner().store(refused, Ordering::Relaxed);
+            }
         }
         set(&self.resident, resident_bytes().unwrap_or(0));
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);

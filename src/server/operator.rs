@@ -101,7 +101,7 @@ async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
 }
 
 async fn metrics(api: Arc<Api>) -> Answer {
-    let printed = spawn_blocking(move || api.metrics.print(stock(&api))).await;
+    let printed = spawn_blocking(move || api.metrics.print(stock(&api), &api.budgets)).await;
     match printed {
         Ok(printed) => text(StatusCode::OK, MEDIA_TYPE, printed),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "fault of the server"),

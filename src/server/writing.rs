@@ -13,10 +13,6 @@ use std::io::Read;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::answer::Refusal;
 use super::body::Frames;
@@ -30,13 +26,6 @@ use crate::codec::{Gunzip, GunzipError, Trailing};
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Step of a long raw body.
 const STEP_BYTES: usize = 1024 * 1024;
-/// Memory for all bodies together.
-const BUDGET_BYTES: usize = 256 * 1024 * 1024;
-/// What a permit of the budget stands for. It is also the least for one body,
-/// which bounds the number of threads that wait for slow ones.
-const PERMIT_BYTES: usize = 1024 * 1024;
-/// Longest wait for the budget, before 503.
-const BUDGET_WAIT: Duration = Duration::from_secs(10);
 /// Buffers kept for the next write.
 const KEPT_BUFFERS: usize = 4;
 
@@ -60,10 +49,9 @@ pub(super) struct Write {
     pub(super) past_end: PastEnd,
 }
 
-/// Memory for bodies: a budget, and buffers to use again.
-#[derive(Debug)]
+/// Buffers to use again. How many there may be is up to the budget for bodies.
+#[derive(Debug, Default)]
 pub(super) struct Memory {
-    budget: Arc<Semaphore>,
     buffers: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -99,23 +87,6 @@ impl Drop for Buffer {
 }
 
 impl Memory {
-    pub(super) fn new() -> Self {
-        Self {
-            budget: Arc::new(Semaphore::new(BUDGET_BYTES / PERMIT_BYTES)),
-            buffers: Arc::default(),
-        }
-    }
-
-    /// Waits for the memory that `write` needs.
-    pub(super) async fn reserve(&self, write: &Write) -> Result<OwnedSemaphorePermit, Refusal> {
-        let permits = write.buffer_bytes().div_ceil(PERMIT_BYTES).max(1) as u32;
-        let permit = Arc::clone(&self.budget).acquire_many_owned(permits);
-        match timeout(BUDGET_WAIT, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Refusal::overloaded()),
-        }
-    }
-
     /// A buffer for `write`, within what was reserved.
     pub(super) fn buffer(&self, write: &Write) -> Buffer {
         let len = write.held_bytes().unwrap_or_else(|| write.buffer_bytes());
@@ -158,7 +129,8 @@ impl Write {
         Ok(body.len() as u64)
     }
 
-    fn buffer_bytes(&self) -> usize {
+    /// The memory that the body takes, in bytes.
+    pub(super) fn buffer_bytes(&self) -> usize {
         if self.is_streamed() {
             return STEP_BYTES;
         }

@@ -26,6 +26,7 @@ mod libcloud;
 mod load;
 mod manual;
 mod matrix;
+mod neighbours;
 mod outputs;
 mod ova;
 mod page;
