@@ -16,6 +16,7 @@
 mod lock;
 mod mode;
 mod names;
+mod private;
 mod replace;
 mod sync;
 mod zeros;
@@ -24,8 +25,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use lock::{Lock, Locked, lock};
-pub(crate) use mode::{Access, create_private, exposed, give_mode};
+pub(crate) use mode::{Access, Step, exposed, give_mode};
 pub(crate) use names::{create_whole, is_placeholder, rename_new};
+pub(crate) use private::{
+    Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
+    overwrite, private_directory, read_all, read_named, read_own,
+};
 pub(crate) use replace::{Staged, replace, replace_from};
 pub(crate) use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub(crate) use zeros::{punch, put_zeros};

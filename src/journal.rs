@@ -19,20 +19,19 @@ mod replay;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use rangemap::RangeSet;
-use rustix::fs::OFlags;
 
 use crate::digest::{ChunkDigest, Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Access, Lock, Locked, Staged, Weakness, create_whole, directory_of, remedy,
-    sync_directory, unsynced,
+    self, Access, Foreign, Lock, Locked, Staged, Weakness, create_whole, directory_of, open_own,
+    remedy, sync_directory, unsynced,
 };
 use crate::plan::Span;
 
@@ -111,20 +110,27 @@ impl Journal {
     /// crash tore is cut off; of one that is damaged a copy is kept beside it.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if another process has it, or it cannot be read.
+    /// [`ErrorKind::Local`] if another process has it, another user may have written it,
+    /// or it cannot be read.
     pub fn open(path: &Path) -> Result<Option<(Self, Replay)>> {
         if filesystem::is_placeholder(path) {
             return Ok(None);
         }
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-            .open(path);
-        let mut file = match opened {
+        let mut file = match open_own(path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(cannot(path, "open").because(cause)),
+            Err(cause) => {
+                let hint = Foreign::of(&cause).map(|why| {
+                    let over =
+                        "or start over with --restart, or choose another file with --journal PATH";
+                    why.remedy(path, over)
+                });
+                let error = cannot(path, "use").because(cause);
+                return Err(match hint {
+                    Some(hint) => error.hint_to(hint),
+                    None => error,
+                });
+            }
         };
         let weaknesses = lock(&file, path)?.into_iter().collect();
         let replay = replay(BufReader::new(&mut file), |_, _, _| {}).map_err(|cause| {
@@ -133,9 +139,10 @@ impl Journal {
             )
         })?;
         if replay.is_damaged {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".bad");
-            std::fs::copy(path, &name).map_err(|cause| cannot(path, "copy").because(cause))?;
+            keep_aside(&file, path).map_err(|cause| {
+                let hint = "It is damaged, and its copy could not be written beside it: start over with --restart";
+                cannot(path, "copy").because(cause).hint_to(hint)
+            })?;
         }
         let len = (HEADER_BYTES as u64) + replay.records * (RECORD_BYTES as u64);
         file.set_len(len)
@@ -279,6 +286,17 @@ impl Journal {
     }
 }
 
+/// Copies a damaged journal to `PATH.bad`, in the place of an earlier copy. A link with that
+/// name is replaced, not followed.
+fn keep_aside(mut file: &File, path: &Path) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bad");
+    let copy = Staged::beside(path, Access::Private)?;
+    file.seek(SeekFrom::Start(0))?;
+    std::io::copy(&mut file, &mut copy.file())?;
+    copy.replace(Path::new(&name)).map(drop)
+}
+
 /// Takes the lock of a journal.
 fn lock(file: &File, path: &Path) -> Result<Option<Weakness>> {
     let locked = filesystem::lock(file, Lock::Exclusive);
@@ -303,6 +321,11 @@ fn cannot(path: &Path, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+
+    use rustix::fs::OFlags;
+
     use super::*;
 
     fn header() -> Header {
@@ -654,12 +677,21 @@ mod tests {
         drop(journal);
         let mut damaged = whole;
         damaged[HEADER_BYTES + RECORD_BYTES] ^= 1;
-        std::fs::write(&path, &damaged).unwrap();
-        let (_, replay) = Journal::open(&path).unwrap().unwrap();
-        assert_eq!((replay.records, replay.is_damaged), (1, true));
-        assert_eq!(
-            std::fs::read(path.with_extension("ohj.bad")).unwrap(),
-            damaged
+        // Somebody planted a link where the copy goes: it is replaced, not followed.
+        let (bad, victim) = (
+            path.with_extension("ohj.bad"),
+            directory.path().join("victim"),
         );
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &bad).unwrap();
+        for _ in 0..2 {
+            std::fs::write(&path, &damaged).unwrap();
+            let (_, replay) = Journal::open(&path).unwrap().unwrap();
+            assert_eq!((replay.records, replay.is_damaged), (1, true));
+            assert_eq!(std::fs::read(&bad).unwrap(), damaged);
+            let copy = bad.symlink_metadata().unwrap();
+            assert!(copy.is_file() && copy.permissions().mode() & 0o777 == 0o600);
+        }
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
     }
 }

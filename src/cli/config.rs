@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
@@ -19,6 +20,8 @@ const KEYS: &str = "endpoint, credentials, cacert, cert and cert-key";
 /// How credentials are told.
 const REFERENCES: &str = "credentials.file = \"FILE\", a file with one line UUID:KEY that nobody else may read; \
      or credentials.env = \"VARIABLE\", or credentials.command = [\"PROGRAM\", \"ARGUMENT\"]";
+/// Most bytes that a command may print: credentials are one line among a few comments.
+const PRINTED_BYTES_MAX: u64 = 64 << 10;
 /// Under these names somebody would put the secret itself.
 const SECRETS: [&str; 9] = [
     "auth", "ehauth", "key", "ohauth", "pass", "password", "secret", "token", "user",
@@ -282,17 +285,29 @@ async fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
         let _ = write!(what, "the command {program:?} {why}");
         Error::new(ErrorKind::Usage, what)
     };
-    let ran = Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::inherit())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
-        .output()
-        .await
+        .spawn()
         .map_err(|cause| cannot(&"cannot be run").because(cause))?;
-    let stdout = Zeroizing::new(ran.stdout);
-    if !ran.status.success() {
-        return Err(cannot(&format_args!("ended with {}", ran.status)));
+    let failed = |cause| cannot(&"cannot be read from").because(cause);
+    let mut stdout = Zeroizing::new(Vec::new());
+    if let Some(output) = child.stdout.take() {
+        let mut output = output.take(PRINTED_BYTES_MAX + 1);
+        output.read_to_end(&mut stdout).await.map_err(failed)?;
+    }
+    if stdout.len() as u64 > PRINTED_BYTES_MAX {
+        // Killed as it is dropped.
+        return Err(cannot(&format_args!(
+            "printed more than {PRINTED_BYTES_MAX} bytes, which are no credentials"
+        )));
+    }
+    let status = child.wait().await.map_err(failed)?;
+    if !status.success() {
+        return Err(cannot(&format_args!("ended with {status}")));
     }
     let text = std::str::from_utf8(&stdout);
     text.map(|text| Zeroizing::new(text.to_owned()))
@@ -405,6 +420,7 @@ mod tests {
             (&["false", "canary"], "\"false\" ended with exit status: 1"),
             (&["/nosuch", "canary"], "\"/nosuch\" cannot be run: No such"),
             (&["printf", "\\377"], "printed what is no text"),
+            (&["yes"], "\"yes\" printed more than 65536 bytes"),
         ] {
             let error = fetch(words).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);

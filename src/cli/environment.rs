@@ -1,9 +1,7 @@
 //! What comes from the environment.
 
 use std::env;
-use std::fs::DirBuilder;
 use std::io::IsTerminal;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use reqwest::Url;
@@ -12,6 +10,7 @@ use zeroize::Zeroizing;
 use super::prompt;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::private_directory;
 
 /// Asks once for the key of `user`, without echo, as the original does.
 pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
@@ -121,16 +120,14 @@ pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
     const HINT: &str = "Choose a file with --journal PATH, or pass --no-journal: then an upload that is killed cannot resume";
     let directory = state_of("journals");
     let directory = directory.ok_or_else(|| no_state_directory("the journal").hint_to(HINT))?;
-    let mut builder = DirBuilder::new();
-    let created = builder.recursive(true).mode(0o700).create(&directory);
-    created.map_err(|cause| {
+    private_directory(&directory).map_err(|cause| {
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
         let kind = match cause.kind() {
             NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => ErrorKind::Usage,
             _ => ErrorKind::Local,
         };
         let what = format!(
-            "Cannot create the directory of the journal {}",
+            "Cannot use the directory of the journal {}",
             directory.display()
         );
         Error::new(kind, what).because(cause).hint_to(HINT)

@@ -1,16 +1,17 @@
 //! Where the findings of probes are kept: one file each, in the user's state
 //! directory, which nobody else may read. It holds no secret all the same.
 
-use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::environment;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, directory_of, replace};
+use crate::filesystem::{Access, directory_of, private_directory, read_own, replace};
 use crate::findings::Findings;
+
+/// Most bytes of such a file that are read.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// The file for `endpoint`: `openhosting/findings/HASH.json` below the
 /// [state directory](environment::state_directory), where HASH is the first 16 hexadecimal
@@ -33,7 +34,7 @@ pub(super) fn load(endpoint: &str) -> Result<Option<Findings>> {
         let what = format!("Cannot use the findings in {}", path.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
-    let text = match fs::read(&path) {
+    let text = match read_own(&path, BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error.into())),
@@ -60,9 +61,7 @@ pub(super) fn remember(endpoint: &str, refused: Option<(u64, u64)>) -> Result<()
 /// any moment.
 pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
     let write = || {
-        let mut builder = DirBuilder::new();
-        let builder = builder.recursive(true).mode(0o700);
-        builder.create(directory_of(path))?;
+        private_directory(directory_of(path))?;
         let text = format!("{:#}\n", findings.to_json());
         replace(path, Access::Private, text.as_bytes())
     };
@@ -74,6 +73,7 @@ pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ use super::waits::{self, Said};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Access, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::transfer::{WebConfig, blocking, open_web};
@@ -215,7 +215,7 @@ impl Told {
 
 /// Writes a file that is not there yet.
 fn write_new(path: &Path, text: &str) -> Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    let file = create_new(path, Access::Usual);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|cause| {
             let what = format!("Cannot write the map {}", path.display());

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, Parser, ValueEnum};
-use clap_complete::Shell;
+use clap_complete::{Generator, Shell};
 use clap_mangen::Man;
 
 use super::{call, download, exit, own, server, upload};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Access, replace};
 
 /// Prints a script that completes commands and flags of all tools
 ///
@@ -91,20 +92,25 @@ fn complete(arguments: &Completions) -> Result<()> {
         Kind::Zsh => Shell::Zsh,
         Kind::Fish => Shell::Fish,
     };
-    let mut script = Vec::new();
+    let mut all = Vec::new();
     for mut program in programs() {
         let name = program.get_name().to_owned();
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut program, &name, &mut script);
         match &arguments.directory {
-            Some(directory) => {
-                make(directory)?;
-                clap_complete::generate_to(shell, &mut program, name, directory)
-                    .map(drop)
-                    .map_err(|cause| cannot(directory).because(cause))?;
-            }
-            None => clap_complete::generate(shell, &mut program, name, &mut script),
+            Some(directory) => put(directory, &shell.file_name(&name), &script)?,
+            None => all.extend(script),
         }
     }
-    exit::print(&String::from_utf8_lossy(&script))
+    exit::print(&String::from_utf8_lossy(&all))
+}
+
+/// Puts a file into a directory, which is created if it is missing. A link with its name is
+/// replaced, not followed.
+fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    std::fs::create_dir_all(directory).map_err(|cause| cannot(directory).because(cause))?;
+    let file = directory.join(name);
+    replace(&file, Access::Usual, bytes).map_err(|cause| cannot(&file).because(cause))
 }
 
 /// `openhosting man`.
@@ -116,10 +122,8 @@ pub(super) fn man(words: &[OsString]) -> ExitCode {
 fn write(arguments: &Manual) -> Result<()> {
     let pages = pages()?;
     if let Some(directory) = &arguments.directory {
-        make(directory)?;
         for (name, page) in pages {
-            let file = directory.join(format!("{name}.1"));
-            std::fs::write(&file, page).map_err(|cause| cannot(&file).because(cause))?;
+            put(directory, &format!("{name}.1"), page.as_bytes())?;
         }
         return Ok(());
     }
@@ -133,10 +137,6 @@ fn write(arguments: &Manual) -> Result<()> {
                 .hint_to(format!("The pages are: {}", names.join(" "))))
         }
     }
-}
-
-fn make(directory: &Path) -> Result<()> {
-    std::fs::create_dir_all(directory).map_err(|cause| cannot(directory).because(cause))
 }
 
 fn cannot(path: &Path) -> Error {

@@ -2,7 +2,6 @@
 //! the first, nor write to the second.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::quote;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{open_named, read_all};
 
 /// A key, or a config, is a few lines; the certificates that a system trusts are less
 /// than a MiB, and those of an enterprise may be more.
@@ -132,21 +132,15 @@ fn read_bytes(
         let what = format!("Cannot read the {what} {}", path.display());
         Error::new(ErrorKind::Usage, what)
     };
-    let file = File::open(path).map_err(|cause| cannot().because(cause))?;
+    let file = open_named(path).map_err(|cause| cannot().because(cause))?;
     // Of the file that was opened, whatever has its name by now.
     let permissions = Permissions::of(&file).map_err(|cause| cannot().because(cause))?;
     if let Some((why, hint)) = wrong(&permissions) {
         let what = format!("Cannot use the {what} {}: {why}", path.display());
         return Err(Error::new(ErrorKind::Usage, what).hint_to(hint));
     }
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|cause| cannot().because(cause))?;
-    match bytes.len() as u64 > BYTES_MAX {
-        true => Err(cannot().because(format!("it is larger than {BYTES_MAX} bytes"))),
-        false => Ok(bytes),
-    }
+    let bytes = read_all(file, BYTES_MAX).map_err(|cause| cannot().because(cause))?;
+    Ok(Zeroizing::new(bytes))
 }
 
 #[cfg(test)]

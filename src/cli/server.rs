@@ -19,6 +19,7 @@ use super::signals::Heard;
 use super::{environment, exit, limits, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::read_named;
 use crate::server::{Config, FaultPlan, Rate, Server, users};
 use crate::wire::{READ_BYTES_MAX, parse_size};
 
@@ -276,12 +277,15 @@ fn default_directory() -> Result<PathBuf> {
     })
 }
 
+/// Most bytes of a fault plan.
+const FAULT_PLAN_BYTES_MAX: u64 = 16 << 20;
+
 fn fault_plan(path: &Path) -> Result<FaultPlan> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = read_named(path, FAULT_PLAN_BYTES_MAX).map_err(|error| {
         let what = format!("Cannot read the fault plan {}", path.display());
         Error::new(ErrorKind::Usage, what).because(error)
     })?;
-    text.parse()
+    String::from_utf8_lossy(&text).parse()
 }
 
 /// A server that takes connections, and of which that was told.

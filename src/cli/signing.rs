@@ -1,6 +1,5 @@
 //! Signatures of receipts, as minisign makes them: one crate signs, another one checks.
 
-use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -9,10 +8,13 @@ use minisign_verify::{PublicKey, Signature};
 
 use super::{private, prompt};
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, replace};
+use crate::filesystem::{Access, open_named, read_named, replace};
 
 /// The password of a key that has one.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
+
+/// Most bytes of a signature: it has four lines, two of which are comments.
+const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
 
 /// A key that signs. No Debug: it is a secret.
 pub(super) struct Signer(SecretKey);
@@ -59,7 +61,7 @@ impl Signer {
             let what = format!("Cannot sign {}", path.display());
             Error::new(ErrorKind::Local, what)
         };
-        let file = File::open(path).map_err(|cause| cannot().because(cause))?;
+        let file = open_named(path).map_err(|cause| cannot().because(cause))?;
         let signature = minisign::sign(None, &self.0, file, Some(comment), None)
             .map_err(|cause| cannot().because(cause.to_string()))?;
         let beside = signature_of(path);
@@ -95,8 +97,9 @@ pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {
             .because(cause)
             .hint_to("Do not trust it")
     };
-    let text = std::fs::read_to_string(&beside)
+    let text = read_named(&beside, SIGNATURE_BYTES_MAX)
         .map_err(|cause| wrong(format!("{}: {cause}", beside.display())))?;
+    let text = String::from_utf8_lossy(&text);
     let signature = Signature::decode(&text).map_err(|cause| wrong(cause.to_string()))?;
     key.verify(bytes, &signature, false)
         .map_err(|cause| wrong(cause.to_string()))

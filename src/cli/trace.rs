@@ -1,13 +1,11 @@
 //! `--trace FILE`: how each chunk was compressed, and why so (docs/trace.md).
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Foreign, overwrite};
 use crate::monitor::{Encoded, Event, Monitor, Reason};
 
 /// A monitor that writes a line for each chunk and passes everything on.
@@ -19,19 +17,17 @@ pub(super) struct Traced<'a> {
 }
 
 impl<'a> Traced<'a> {
-    /// Writes to `path`, which may be there, as a regular file, and is overwritten.
+    /// Writes to `path`; a regular file of this user that is there is overwritten.
     pub(super) fn create(path: &Path, monitor: &'a mut dyn Monitor) -> Result<Self> {
-        let cannot = |cause| {
+        let file = overwrite(path).map_err(|cause| {
+            let hint = Foreign::of(&cause).map(|why| why.remedy(path, "or choose another file"));
             let what = format!("Cannot write the trace {}", path.display());
-            Error::new(ErrorKind::Local, what).because(cause)
-        };
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(path)
-            .map_err(cannot)?;
+            let error = Error::new(ErrorKind::Local, what).because(cause);
+            match hint {
+                Some(hint) => error.hint_to(hint),
+                None => error,
+            }
+        })?;
         Ok(Self {
             path: path.to_owned(),
             lines: BufWriter::new(file),

@@ -1,6 +1,5 @@
 //! `openhosting-upload`.
 
-use std::io::Read as _;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +18,7 @@ use crate::codec::Compression;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::read_named;
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::monitor::{Event, Monitor};
@@ -383,13 +383,10 @@ async fn sha256(arguments: &Arguments, patience: &Patience) -> Result<Option<Dig
             fetch_text(&url, &arguments.web(patience)?).await?,
         ),
         None => {
-            let mut text = Vec::new();
-            std::fs::File::open(path)
-                .and_then(|file| file.take(SUMS_BYTES_MAX).read_to_end(&mut text))
-                .map_err(|cause| {
-                    let what = format!("Cannot read the digests in {}", path.display());
-                    Error::new(ErrorKind::Usage, what).because(cause)
-                })?;
+            let text = read_named(path, SUMS_BYTES_MAX).map_err(|cause| {
+                let what = format!("Cannot read the digests in {}", path.display());
+                Error::new(ErrorKind::Usage, what).because(cause)
+            })?;
             (path.display().to_string(), text)
         }
     };

@@ -1,17 +1,19 @@
 //! Permissions of files: FAT has none, and elsewhere a file that we create may belong
 //! to somebody else (CIFS, NFS with squashed users, bind mounts with other users).
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 
 use super::{PLAIN, Weakness};
 
 /// The bits of a mode that are about others than the owner.
 const OTHERS: u32 = 0o077;
+/// Those that let others write.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,28 +34,30 @@ impl Access {
     }
 }
 
-/// Creates a file that is not there yet, for its owner alone; a link is not followed.
-pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(Access::Private.mode())
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
-}
-
-/// Whether others can read a file that was [created](create_private) for its owner
+/// Whether others can read a file that was [created](super::create_new) for its owner
 /// alone: then the file system has modes of its own.
 pub(crate) fn exposed(file: &File, path: &Path) -> Option<Weakness> {
     let is_exposed = file.metadata().is_ok_and(|m| m.mode() & OTHERS != 0);
     is_exposed.then(|| Weakness::Exposed(path.to_owned()))
 }
 
+/// When a private file gets its mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Before it gets its name: nobody but its owner may write to it yet, since a run that
+    /// is killed now leaves it to the next one, which has to believe its bytes.
+    Read,
+    /// After it got its name.
+    All,
+}
+
 /// Gives a private file the mode that the umask leaves to new files. Where that
 /// fails, the file keeps the mode it has.
-pub(crate) fn give_mode(file: &File, path: &Path) -> Option<Weakness> {
-    let wanted = Access::Usual.mode() & !umask();
+pub(crate) fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
+    let wanted = match step {
+        Step::Read => Access::Usual.mode() & !umask() & !OTHERS_WRITE,
+        Step::All => Access::Usual.mode() & !umask(),
+    };
     let is_right = |file: &File| file.metadata().is_ok_and(|m| m.mode() & 0o777 == wanted);
     if is_right(file) {
         return None;
@@ -88,6 +92,7 @@ fn umask_by_change() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::create_new;
     use super::*;
 
     #[test]
@@ -97,24 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn a_created_file_is_private_and_new() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
-        let file = create_private(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
-        assert_eq!(exposed(&file, &path), None);
-        assert!(create_private(&path).is_err());
-        let link = directory.path().join("link");
-        std::os::unix::fs::symlink(directory.path().join("new"), &link).unwrap();
-        assert!(create_private(&link).is_err());
-        assert!(!directory.path().join("new").exists());
-    }
-
-    #[test]
     fn a_file_that_others_can_read_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        let file = create_private(&path).unwrap();
+        let file = create_new(&path, Access::Private).unwrap();
         file.set_permissions(Permissions::from_mode(0o640)).unwrap();
         assert_eq!(exposed(&file, &path), Some(Weakness::Exposed(path)));
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
 
-use super::{Access, PLAIN, Staged, create_private, directory_of};
+use super::{Access, PLAIN, Staged, create_new, directory_of};
 
 /// What a name holds for a moment, where nothing better keeps it from others.
 const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finished file\n";
@@ -77,7 +77,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     // Creating is exclusive everywhere, and then the name is ours to rename over. A
     // process that is killed between the two leaves the placeholder, which the next
     // run recognizes by its text.
-    let mut placeholder = create_private(to)?;
+    let mut placeholder = create_new(to, Access::Private)?;
     // On a full disk an empty one does as well, unless we are killed just then.
     let _ = placeholder.write_all(PLACEHOLDER);
     drop(placeholder);

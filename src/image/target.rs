@@ -20,8 +20,9 @@ use crate::chunk::is_zero;
 use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Lock, Locked, Weakness, create_private, directory_of, exposed, give_mode, is_placeholder,
-    put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
+    self, Access, Foreign, Lock, Locked, Step, Weakness, can_others_create_in, create_new,
+    directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create, open_own, put_zeros,
+    remedy, rename_new, sync_all, sync_directory, unsynced,
 };
 use crate::journal::PageCache;
 
@@ -224,9 +225,10 @@ impl ImageTarget {
             return Err(Error::new(ErrorKind::Usage, what));
         }
         let part = part_of(path);
-        let file = create_private(&part).map_err(|cause| {
+        let file = create_new(&part, Access::Private).map_err(|cause| {
+            let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
             let error = cannot("make", &part, cause);
-            if part.exists() {
+            if is_there {
                 return error.hint_to(
                     "An earlier run left it without its journal: start over with --restart",
                 );
@@ -271,15 +273,8 @@ impl ImageTarget {
             return Err(Error::new(ErrorKind::Usage, what));
         }
         let part = part_of(path);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-            .open(&part)
-            .map_err(|cause| cannot("make", &part, cause))?;
+        let file = open_or_create(&part)
+            .map_err(|cause| not_ours(&part, cause, "or remove it and run all shards again"))?;
         let unlocked = lock(&file, &part, Lock::Shared)?;
         let failed = |cause| cannot("make room in", &part, cause);
         let metadata = file.metadata().map_err(failed)?;
@@ -332,15 +327,10 @@ impl ImageTarget {
     ) -> Result<Option<Self>> {
         look(path, force)?;
         let part = part_of(path);
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&part);
-        let file = match opened {
+        let file = match open_own(&part) {
             Ok(file) => file,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(cause) => return Err(cannot("open", &part, cause)),
+            Err(cause) => return Err(not_ours(&part, cause, "or start over with --restart")),
         };
         let unlocked = lock(&file, &part, Lock::Exclusive)?;
         let metadata = file
@@ -386,9 +376,16 @@ impl ImageTarget {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
+        // Whoever owns it could change it after it was compared.
+        if foreign(&file, path)
+            .map_err(|cause| cannot("open", path, cause))?
+            .is_some()
+        {
+            return Ok(None);
+        }
         if !is_raw
             && !Qcow2File::is_finished(&file, size, format.pack())
                 .map_err(|cause| cannot("read", path, cause))?
@@ -409,11 +406,8 @@ impl ImageTarget {
     /// [`ErrorKind::Local`] if it cannot be removed, or another process writes to it.
     pub fn discard(path: &Path) -> Result<()> {
         let part = part_of(path);
-        let mut options = OpenOptions::new();
-        options.read(true);
-        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        // What cannot be opened, a link say, nobody writes to.
-        let _opened = match options.open(&part) {
+        // Of what is not ours, a link say, no lock counts: its owner could hold it for ever.
+        let _opened = match open_own(&part) {
             Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,
             Err(_) => None,
         };
@@ -431,7 +425,8 @@ impl ImageTarget {
     fn remove(part: &Path) -> Result<()> {
         match std::fs::remove_file(part) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(cannot("remove", part, cause))
+                Err(cannot("remove", part, cause)
+                    .hint_to("Remove it by hand, or write the image to another directory"))
             }
             _ => Ok(()),
         }
@@ -441,9 +436,9 @@ impl ImageTarget {
     /// tool does with `-o`: what is before stays as it is.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it is a symbolic link, not a regular file, or
-    /// longer than `size` bytes.
-    pub fn in_place(path: &Path, size: u64) -> Result<Self> {
+    /// [`ErrorKind::Local`] if it is a symbolic link, not a regular file, longer than `size`
+    /// bytes, or, unless `force`, another user's, who could read what is written.
+    pub fn in_place(path: &Path, size: u64, force: bool) -> Result<Self> {
         // That it is there is what -o is about.
         if let There::Device(device) = look(path, true)? {
             return Self::device(&device, path, size);
@@ -453,9 +448,19 @@ impl ImageTarget {
             .write(true)
             .create(true)
             .truncate(false)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
+        let why = foreign(&file, path).map_err(|cause| cannot("open", path, cause))?;
+        if let Some(why) = why
+            && !(force && matches!(why, Foreign::Owner(_)))
+        {
+            let hint = why.remedy(path, "or write to it all the same with --force");
+            let what = format!("Cannot write to {}", path.display());
+            return Err(Error::new(ErrorKind::Local, what)
+                .because(why)
+                .hint_to(hint));
+        }
         let unlocked = lock(&file, path, Lock::Exclusive)?;
         let len = file
             .metadata()
@@ -703,17 +708,8 @@ impl ImageTarget {
         let (Some((part, path)), false) = (&self.staged, self.is_shared) else {
             return Ok(Vec::new());
         };
-        let ours = self.file.metadata().map_err(failed)?;
-        let named = std::fs::symlink_metadata(part).map_err(failed)?;
-        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
-            let what = format!(
-                "{} is not the file any more that was written",
-                part.display()
-            );
-            return Err(Error::new(ErrorKind::Local, what)
-                .hint_to("Somebody replaced it. Start over with --restart"));
-        }
-        let fixed = give_mode(&self.file, path);
+        self.check_named(part)?;
+        give_mode(&self.file, path, Step::Read);
         let renamed = match force {
             true => std::fs::rename(part, path),
             false => rename_new(part, path),
@@ -730,9 +726,39 @@ impl ImageTarget {
             }
             _ => failed(cause),
         })?;
+        // Where only we can rename it is no use to look, and some file systems number a
+        // file anew when it is renamed.
+        if can_others_create_in(directory_of(path)) {
+            self.check_named(path)?;
+        }
+        let fixed = give_mode(&self.file, path, Step::All);
         let unsynced = sync_directory(directory_of(path)).map_err(failed)?;
         let new = fixed.into_iter().chain(unsynced);
         Ok(new.filter(|new| !self.weaknesses.contains(new)).collect())
+    }
+
+    /// Checks that `name` still is that of the file that was written: whoever may write to
+    /// its directory can put another one there.
+    fn check_named(&self, name: &Path) -> Result<()> {
+        let failed = |cause| cannot("finish", &self.path, cause);
+        let ours = self.file.metadata().map_err(failed)?;
+        let named = std::fs::symlink_metadata(name).map_err(failed)?;
+        if (ours.dev(), ours.ino()) == (named.dev(), named.ino()) {
+            return Ok(());
+        }
+        let what = format!("{} is no longer the file that was written", name.display());
+        Err(Error::new(ErrorKind::Local, what)
+            .hint_to("Somebody replaced it. Start over with --restart"))
+    }
+}
+
+/// The error of a staged file that may be another user's.
+fn not_ours(part: &Path, cause: std::io::Error, otherwise: &str) -> Error {
+    let hint = Foreign::of(&cause).map(|why| why.remedy(part, otherwise));
+    let error = cannot("use", part, cause);
+    match hint {
+        Some(hint) => error.hint_to(hint),
+        None => error,
     }
 }
 

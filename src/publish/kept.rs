@@ -1,12 +1,11 @@
 //! Receipts on this machine: read, and written so that there is an old one or a new
 //! one, never half of one. Everything here blocks.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Access, directory_of, replace};
+use crate::filesystem::{Access, directory_of, read_named, replace};
 use crate::receipt::Receipt;
 
 /// Most bytes of a receipt that are read: of a disk of 2 TiB that is all data.
@@ -29,11 +28,7 @@ pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> 
         let what = format!("Cannot use the receipt {}", path.display());
         Error::new(ErrorKind::Usage, what)
     };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|cause| cannot().because(cause))?;
-    file.take(RECEIPT_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|cause| cannot().because(cause))?;
+    let bytes = read_named(path, RECEIPT_BYTES_MAX).map_err(|cause| cannot().because(cause))?;
     check(&bytes)?;
     Receipt::parse(&bytes).map_err(|cause| match cause.hint().map(str::to_owned) {
         Some(hint) => cannot().because(cause).hint_to(hint),

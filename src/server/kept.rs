@@ -5,19 +5,33 @@
 //! synced, renamed, and its directory synced: after a crash at any moment there is
 //! the old one or the new one.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::metadata::set;
 use crate::digest::Digest;
-use crate::filesystem::{Access, directory_of, replace_from, sync_directory};
+use crate::filesystem::{Access, Foreign, directory_of, read_own, replace_from, sync_directory};
 use crate::wire::{Format, Properties};
 
-/// Makes a directory that nobody else may look into, if it is not there.
-pub(super) fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+/// Most bytes of such a file that are read: its keys come from requests, which are shorter.
+const BYTES_MAX: u64 = 16 << 20;
+
+/// Reads such a file, which this server wrote.
+///
+/// # Errors
+/// [`is_of_the_file`] tells an error that is about this file alone.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_own(path, BYTES_MAX)
+}
+
+/// Whether an error is the fault of one file, which is damaged or may be another user's;
+/// else, as when there are too many open files, no file could be trusted to be as it seems.
+pub(super) fn is_of_the_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
+    // 5 is EIO, a sick disk.
+    matches!(error.kind(), InvalidData | IsADirectory | NotFound)
+        || Foreign::of(error).is_some()
+        || error.raw_os_error() == Some(5)
 }
 
 /// Version of the files.

@@ -34,7 +34,7 @@ use super::kept::{self, sync_parent};
 use super::machine::{Live, Machine, MachineId, Record, Rest, Run, Settings, now};
 use super::resources::Resources;
 use super::store::Store;
-use crate::filesystem::punch;
+use crate::filesystem::{private_directory, punch};
 use crate::wire::Properties;
 
 /// How often counters are asked for and consoles cut.
@@ -75,7 +75,7 @@ impl Machines {
         let data = data.canonicalize()?;
         let directory = data.join("servers");
         let staging = store.staging();
-        kept::private_directory(&directory)?;
+        private_directory(&directory)?;
         let mut machines = Self {
             host: host(&data.join("host"), &staging)?,
             resources: Resources::open(&data, &staging)?,
@@ -102,7 +102,10 @@ impl Machines {
             }
             let id = path.file_stem().and_then(OsStr::to_str);
             let loaded = match id.and_then(MachineId::parse) {
-                Some(id) => Record::parse(id, &fs::read(&path)?).map(|record| (id, record)),
+                Some(id) => match kept::read(&path) {
+                    Err(error) if kept::is_of_the_file(&error) => None,
+                    read => Record::parse(id, &read?).map(|record| (id, record)),
+                },
                 None => None,
             };
             let Some((id, record)) = loaded else {
@@ -497,7 +500,7 @@ impl Machines {
             // Nothing works there any more, unless something went badly wrong.
             hypervisor.clear(&directory);
             unless_missing(fs::remove_dir_all(&directory))?;
-            kept::private_directory(&directory)
+            private_directory(&directory)
         });
         prepared.await.map_err(io::Error::from)??;
         let nics = settings.nics().into_iter().map(|nic| SpecNic {
@@ -670,8 +673,8 @@ fn cut_console(path: &Path) {
 
 /// The name of this host: made up once.
 fn host(path: &Path, staging: &Path) -> io::Result<Uuid> {
-    match fs::read_to_string(path) {
-        Ok(text) => Uuid::try_parse(text.trim()).map_err(io::Error::other),
+    match kept::read(path) {
+        Ok(text) => Uuid::try_parse_ascii(text.trim_ascii()).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let host = Uuid::new_v4();
             kept::write(&format!("{host}\n"), path, staging)?;

@@ -24,6 +24,7 @@ use super::hosted::{lock, read, write};
 use super::kept::{self, sync_parent};
 use super::metadata::{SETTINGS_BYTES_MAX, put_or_unset, set};
 use crate::drive::parse_uuid;
+use crate::filesystem::private_directory;
 use crate::wire::{Format, Properties};
 
 /// The addresses that are given out: a part of 127.0.0.0/8 that nothing else uses.
@@ -139,7 +140,7 @@ impl Resources {
     /// changes something.
     pub(super) fn open(data: &Path, staging: &Path) -> io::Result<Self> {
         let directory = data.join("resources");
-        kept::private_directory(&directory)?;
+        private_directory(&directory)?;
         let mut resources = BTreeMap::new();
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
@@ -318,7 +319,10 @@ fn candidate(number: u32) -> Ipv4Addr {
 }
 
 fn load(path: &Path) -> io::Result<Option<(ResourceId, Resource)>> {
-    let bytes = fs::read(path)?;
+    let bytes = match kept::read(path) {
+        Err(error) if kept::is_of_the_file(&error) => return Ok(None),
+        read => read?,
+    };
     Ok(parse(path.file_stem().and_then(OsStr::to_str), &bytes))
 }
 

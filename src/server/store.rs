@@ -13,11 +13,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
+
+use zeroize::Zeroizing;
 
 use super::answer::Refusal;
 use super::faults::FreshReads;
@@ -28,7 +29,10 @@ use super::quota::Quotas;
 use crate::credentials::Credentials;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{Lock, Locked, lock as lock_file};
+use crate::filesystem::{
+    Access, Foreign, Lock, Locked, create_new, lock as lock_file, open_or_create, open_own,
+    private_directory,
+};
 
 /// All drives of the server.
 #[derive(Debug)]
@@ -60,9 +64,10 @@ impl Store {
             &directory.join("drives"),
             &directory.join("staging"),
         ] {
-            kept::private_directory(path).map_err(failed)?;
+            private_directory(path).map_err(|error| not_ours(path, error))?;
         }
-        let lock = private().open(directory.join("lock")).map_err(failed)?;
+        let lock_path = directory.join("lock");
+        let lock = open_or_create(&lock_path).map_err(|error| not_ours(&lock_path, error))?;
         match lock_file(&lock, Lock::Exclusive) {
             Locked::Held => {}
             Locked::Busy => {
@@ -112,7 +117,7 @@ impl Store {
     }
 
     fn load_drive(&self, id: DriveId, path: &Path) -> io::Result<Slot> {
-        let loaded = fs::read(path).and_then(|bytes| {
+        let loaded = kept::read(path).and_then(|bytes| {
             let bad = || io::Error::new(io::ErrorKind::InvalidData, "its metadata is damaged");
             let metadata = Metadata::parse(id, &bytes).ok_or_else(bad)?;
             self.open_drive(id, metadata)
@@ -122,7 +127,7 @@ impl Store {
                 drive.with_metadata(|m| self.quotas.count(&m.user, m.size));
                 Ok(Slot::Ready(Arc::new(drive)))
             }
-            Err(error) if is_of_the_drive(&error) => {
+            Err(error) if kept::is_of_the_file(&error) => {
                 tracing::error!(%id, %error, "A drive is damaged, the others are served");
                 Ok(Slot::Failed)
             }
@@ -132,7 +137,7 @@ impl Store {
 
     fn open_drive(&self, id: DriveId, metadata: Metadata) -> io::Result<Hosted> {
         let data_path = self.path(id, "data");
-        let file = OpenOptions::new().read(true).write(true).open(&data_path)?;
+        let file = open_own(&data_path)?;
         let len = file.metadata()?.len();
         if len < metadata.size {
             let what = format!("{len} bytes are left of {}", metadata.size);
@@ -219,7 +224,7 @@ impl Store {
         let grant = self.quotas.take(&user, 1, metadata.size)?;
         let id = DriveId::random();
         let (data, meta) = (self.path(id, "data"), self.path(id, "meta"));
-        let made = private().create_new(true).open(&data).and_then(|file| {
+        let made = create_new(&data, Access::Private).and_then(|file| {
             file.set_len(metadata.size)?;
             self.fresh_reads.fill(&file, 0, metadata.size)?;
             metadata.keep(id, &meta, &self.staging())?;
@@ -309,11 +314,14 @@ impl Store {
             let what = format!("Cannot keep the user in {}", path.display());
             Error::new(ErrorKind::Local, what).because(error)
         };
-        match fs::read_to_string(&path) {
-            Ok(text) => super::users::parse_line(text.trim_end_matches('\n')).map_err(|error| {
-                let what = format!("Cannot understand {}", path.display());
-                Error::new(ErrorKind::Local, what).because(error)
-            }),
+        match kept::read(&path).map(Zeroizing::new) {
+            Ok(text) => {
+                let line = String::from_utf8_lossy(&text);
+                super::users::parse_line(line.trim_end_matches('\n')).map_err(|error| {
+                    let what = format!("Cannot understand {}", path.display());
+                    Error::new(ErrorKind::Local, what).because(error)
+                })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let user = super::users::make_up()?;
                 let line = format!("{}:{}\n", user.user(), user.expose_key());
@@ -325,19 +333,19 @@ impl Store {
     }
 }
 
-/// Whether an error is the fault of one drive; else, as when there are too many
-/// open files, no drive could be trusted to be as it seems.
-fn is_of_the_drive(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
-    // 5 is EIO, a sick disk.
-    matches!(error.kind(), InvalidData | IsADirectory | NotFound) || error.raw_os_error() == Some(5)
-}
-
-/// To create or open for writing what only its owner may read.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).mode(0o600);
-    options
+/// The error of a directory that cannot be used, or may be another user's.
+fn not_ours(path: &Path, error: io::Error) -> Error {
+    let hint = Foreign::of(&error).map(|why| {
+        let otherwise =
+            "or choose a directory of your own with --data DIR, or --local DIR of the tools";
+        why.remedy(path, otherwise)
+    });
+    let what = format!("Cannot use {} as data of a server", path.display());
+    let error = Error::new(ErrorKind::Local, what).because(error);
+    match hint {
+        Some(hint) => error.hint_to(hint),
+        None => error,
+    }
 }
 
 #[cfg(test)]

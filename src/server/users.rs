@@ -9,6 +9,10 @@ use zeroize::Zeroizing;
 
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{open_named, read_all};
+
+/// Most bytes of a users file.
+const BYTES_MAX: u64 = 64 << 20;
 
 /// Reads one `UUID:KEY`. No message quotes it: it holds a secret.
 ///
@@ -39,15 +43,15 @@ pub fn read_file(path: &Path) -> Result<Vec<Credentials>> {
         let what = format!("Cannot read the users file {}", path.display());
         Error::new(ErrorKind::Local, what).because(error)
     };
-    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let file = open_named(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode();
     if mode & 0o077 != 0 {
         let what = format!("Others may use the users file {}", path.display());
         return Err(Error::new(ErrorKind::Usage, what)
             .hint_to(format!("Run: chmod 600 {}", path.display())));
     }
-    let mut text = Zeroizing::new(String::new());
-    io::Read::read_to_string(&mut file, &mut text).map_err(failed)?;
+    let bytes = Zeroizing::new(read_all(file, BYTES_MAX).map_err(failed)?);
+    let text = std::str::from_utf8(&bytes).map_err(|error| failed(io::Error::other(error)))?;
     let lines = text.lines().enumerate();
     let users = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     users

@@ -64,7 +64,7 @@ pub(super) async fn open(
         return Ok((force, Sink::Packed(sink), session));
     }
     if options.offset.is_some() {
-        let target = blocking(move || ImageTarget::in_place(&path, size)).await?;
+        let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
         let session = Session::begin(
             &JournalOptions::default(),
             identity(client, plan, TargetFormat::Raw),

@@ -242,7 +242,9 @@ fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>>
             // Its start is damaged, and the user does not want it.
             std::fs::remove_file(path).map_err(|cause| {
                 let what = format!("Cannot remove the journal {}", path.display());
-                Error::new(ErrorKind::Local, what).because(cause)
+                Error::new(ErrorKind::Local, what)
+                    .because(cause)
+                    .hint_to("Put it elsewhere with --journal PATH")
             })?;
             Ok(None)
         }

@@ -34,6 +34,7 @@ mod patience;
 mod pieces;
 mod pipelines;
 mod places;
+mod planted;
 mod powerloss;
 mod probe;
 mod process;

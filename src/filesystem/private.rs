@@ -1,0 +1,440 @@
+//! Files and directories in places where other users may write.
+//!
+//! A directory such as /tmp, or the home directory of the user for whom root works, can
+//! hold links, pipes and files that somebody else put there under the names that this
+//! program uses. So every file that this program creates beside what the user named is
+//! created exclusively, and whatever it finds there under such a name is used only if
+//! this user owns it: no link is followed, no pipe is waited for, and nothing is believed
+//! or overwritten that another user could have prepared.
+//!
+//! Some file systems show every file as that of one owner, with one mode (FAT, CIFS, FUSE).
+//! There a file counts as ours if a file that we create beside it looks the same.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{OFlags, statfs};
+use rustix::process::geteuid;
+
+use super::{Access, directory_of};
+use crate::quoting::quote;
+
+/// The bit of a mode that lets everybody write. Group members are not among those who are
+/// refused: only the owner or root can have let them, as Kubernetes does with `fsGroup`.
+const EVERYBODY_WRITES: u32 = 0o002;
+/// The file system that pipes without a name are on, such as those of `<(COMMAND)`.
+const PIPEFS_MAGIC: u64 = 0x5049_5045;
+/// The superuser, who can change everything anyway.
+const ROOT: u32 = 0;
+
+/// Why a file or directory is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// Another user owns it: this one.
+    Owner(u32),
+    /// Everybody may write to it.
+    Writable,
+    /// It has another name as well, and others can create files here: it may be any file of
+    /// this user.
+    Linked,
+    /// It is a symbolic link.
+    Link,
+    /// It is a pipe, a device or a directory.
+    NotAFile,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner(owner) => write!(
+                f,
+                "it belongs to user {owner}, and this process runs as user {}",
+                geteuid().as_raw()
+            ),
+            Self::Writable => f.write_str("everybody may write to it"),
+            Self::Linked => f.write_str(
+                "it is a hard link to a file that has another name, in a directory of others",
+            ),
+            Self::Link => f.write_str("it is a symbolic link, which is not followed"),
+            Self::NotAFile => f.write_str("it is not a regular file"),
+        }
+    }
+}
+
+impl std::error::Error for Foreign {}
+
+impl From<Foreign> for io::Error {
+    fn from(foreign: Foreign) -> Self {
+        Self::new(ErrorKind::PermissionDenied, foreign)
+    }
+}
+
+impl Foreign {
+    /// The reason within an error of this module, if that is what it is.
+    pub(crate) fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// What the user can do about it. `otherwise` continues the sentence that begins with
+    /// a check of who created it.
+    pub(crate) fn remedy(&self, path: &Path, otherwise: &str) -> String {
+        let name = quote(&path.to_string_lossy());
+        match self {
+            Self::Owner(owner) => format!(
+                "Run the same command as user {owner} if it is from an earlier run of theirs; {otherwise}"
+            ),
+            Self::Writable => {
+                format!("If nobody else can have changed it, run: chmod o-w {name}; {otherwise}")
+            }
+            Self::Linked | Self::Link | Self::NotAFile => {
+                format!("See what it is with: ls -l {name}; {otherwise}")
+            }
+        }
+    }
+}
+
+/// Creates a file that is not there yet, to be read and written. A link is not followed.
+pub(crate) fn create_new(path: &Path, access: Access) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(access.mode())
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+/// What a file of ours is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Its content counts: nobody else may have written it.
+    Believe,
+    /// Its content is replaced.
+    Overwrite,
+}
+
+/// Opens a file that an earlier run of this user left, to be read and written.
+///
+/// # Errors
+/// [`Foreign`] if it may be somebody else's, and as [`File::open`].
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+    open(
+        path,
+        OpenOptions::new().read(true).write(true),
+        Use::Believe,
+    )
+}
+
+/// Opens such a file, or creates one for its owner alone: for files that several processes
+/// of one user share.
+///
+/// # Errors
+/// As [`open_own`].
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    create_or(path, Access::Private, open_own)
+}
+
+/// Creates a file, or empties the one of this user that is there.
+///
+/// # Errors
+/// [`Foreign`] if it is another user's, or no regular file.
+pub(crate) fn overwrite(path: &Path) -> io::Result<File> {
+    create_or(path, Access::Usual, |path| {
+        let file = open(path, OpenOptions::new().write(true), Use::Overwrite)?;
+        file.set_len(0)?;
+        Ok(file)
+    })
+}
+
+/// Reads a file of this user, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// As [`open_own`]; [`ErrorKind::InvalidData`] if it is larger.
+pub(crate) fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = open(path, OpenOptions::new().read(true), Use::Believe)?;
+    read_all(file, bytes_max)
+}
+
+/// Why a file may be another user's to write to, as far as its file system has owners.
+/// `path` is its name.
+pub(crate) fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
+    Ok(check(&file.metadata()?, path, Use::Overwrite).err())
+}
+
+/// Creates a directory with its parents, for this user alone, unless it is there already.
+///
+/// # Errors
+/// [`Foreign`] if it is there and another user owns it, root excepted, or everybody may
+/// write to it; and as [`DirBuilder::create`].
+pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let us = geteuid().as_raw();
+    let is_trusted = |owner| owner == us || owner == ROOT;
+    let named = std::fs::symlink_metadata(path)?;
+    if named.is_symlink() && !is_trusted(named.uid()) {
+        return Err(Foreign::Owner(named.uid()).into());
+    }
+    let directory = std::fs::metadata(path)?;
+    let why = if !is_trusted(directory.uid()) {
+        Foreign::Owner(directory.uid())
+    } else if directory.mode() & EVERYBODY_WRITES != 0 {
+        Foreign::Writable
+    } else {
+        return Ok(());
+    };
+    match is_as_created_in(path, &directory) {
+        true => Ok(()),
+        false => Err(why.into()),
+    }
+}
+
+/// Reads a file that the user named, whoever owns it, of at most `bytes_max` bytes. A link
+/// is followed. A pipe that has a name is refused, since nobody may ever write to it; one
+/// of a shell, as of `<(COMMAND)`, is read to its end.
+///
+/// # Errors
+/// [`Foreign::NotAFile`]; [`ErrorKind::InvalidData`] if it is larger; and as
+/// [`File::open`].
+pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    read_all(open_named(path)?, bytes_max)
+}
+
+/// Opens such a file.
+///
+/// # Errors
+/// As [`read_named`].
+pub(crate) fn open_named(path: &Path) -> io::Result<File> {
+    // Not to open a pipe that is refused: its writer would be told that somebody reads.
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_fifo() && is_nameless_pipe(path) {
+        return File::open(path);
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() || metadata.is_dir() || is_null(&metadata) {
+        // Reading a directory fails with the error that says so.
+        true => Ok(file),
+        false => Err(Foreign::NotAFile.into()),
+    }
+}
+
+fn is_nameless_pipe(path: &Path) -> bool {
+    statfs(path).is_ok_and(|system| u64::try_from(system.f_type) == Ok(PIPEFS_MAGIC))
+}
+
+/// Whether it is /dev/null, which stands for an empty file.
+fn is_null(metadata: &Metadata) -> bool {
+    metadata.file_type().is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3)
+}
+
+/// Reads all of an open file if that has at most `bytes_max` bytes.
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`] if it has more.
+pub(crate) fn read_all(source: impl io::Read, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source
+        .take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > bytes_max {
+        true => {
+            let what = format!("it has more than {bytes_max} bytes");
+            Err(io::Error::new(ErrorKind::InvalidData, what))
+        }
+        false => Ok(bytes),
+    }
+}
+
+fn create_or(
+    path: &Path,
+    access: Access,
+    open: impl Fn(&Path) -> io::Result<File>,
+) -> io::Result<File> {
+    match create_new(path, access) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    match open(path) {
+        // Removed in between, by another process that was done with it.
+        Err(error) if error.kind() == ErrorKind::NotFound => create_new(path, access),
+        opened => opened,
+    }
+}
+
+fn open(path: &Path, options: &OpenOptions, purpose: Use) -> io::Result<File> {
+    // To open a device can do something already, so look at it before.
+    let kind = std::fs::symlink_metadata(path)?.file_type();
+    if kind.is_symlink() {
+        return Err(Foreign::Link.into());
+    } else if !kind.is_file() {
+        return Err(Foreign::NotAFile.into());
+    }
+    let mut options = options.clone();
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    let file = match options.open(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let there = std::fs::symlink_metadata(path)?;
+            return Err(match check(&there, path, purpose) {
+                Err(why) => why.into(),
+                Ok(()) => error,
+            });
+        }
+        opened => opened?,
+    };
+    check(&file.metadata()?, path, purpose)?;
+    Ok(file)
+}
+
+fn check(file: &Metadata, path: &Path, purpose: Use) -> Result<(), Foreign> {
+    let directory = directory_of(path);
+    let why = if !file.is_file() {
+        return Err(Foreign::NotAFile);
+    } else if file.uid() != geteuid().as_raw() {
+        Foreign::Owner(file.uid())
+    } else if purpose == Use::Believe && file.mode() & EVERYBODY_WRITES != 0 {
+        Foreign::Writable
+    } else if file.nlink() > 1 && can_others_create_in(directory) {
+        return Err(Foreign::Linked);
+    } else {
+        return Ok(());
+    };
+    match is_as_created_in(directory, file) {
+        true => Ok(()),
+        false => Err(why),
+    }
+}
+
+/// Whether other users than root can give files names in a directory.
+pub(crate) fn can_others_create_in(directory: &Path) -> bool {
+    std::fs::metadata(directory).is_ok_and(|directory| {
+        let owner = directory.uid();
+        let is_trusted = owner == geteuid().as_raw() || owner == ROOT;
+        !is_trusted || directory.mode() & EVERYBODY_WRITES != 0
+    })
+}
+
+/// Whether what we create in `directory` has the owner of `there`, and can be written to by
+/// everybody if that can: then its file system has no owners and modes of its own.
+fn is_as_created_in(directory: &Path, there: &Metadata) -> bool {
+    let created = tempfile::Builder::new()
+        .prefix(".openhosting-")
+        .tempfile_in(directory)
+        .and_then(|probe| probe.as_file().metadata());
+    let needed = there.mode() & EVERYBODY_WRITES;
+    created.is_ok_and(|created| created.uid() == there.uid() && created.mode() & needed == needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::process::Command;
+
+    use super::*;
+
+    fn why(opened: io::Result<File>) -> Option<Foreign> {
+        Foreign::of(&opened.err()?).cloned()
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_is_created_is_new_and_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let file = create_new(&path, Access::Private).unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        assert!(create_new(&path, Access::Private).is_err());
+        let link = directory.path().join("link");
+        symlink(directory.path().join("new"), &link).unwrap();
+        assert!(create_new(&link, Access::Private).is_err());
+        assert!(open_or_create(&link).is_err() && overwrite(&link).is_err());
+        assert!(!directory.path().join("new").exists());
+    }
+
+    #[test]
+    fn neither_links_nor_pipes_nor_what_everybody_may_write_are_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        std::fs::write(path("file"), "x").unwrap();
+        assert_eq!(why(open_own(&path("file"))), None);
+        symlink(path("file"), path("link")).unwrap();
+        assert_eq!(why(open_own(&path("link"))), Some(Foreign::Link));
+        let made = Command::new("mkfifo").arg(path("pipe")).status();
+        assert!(made.unwrap().success());
+        for open in [open_own, open_or_create, overwrite, open_named] {
+            assert_eq!(why(open(&path("pipe"))), Some(Foreign::NotAFile));
+        }
+        assert_eq!(
+            why(open_own(Path::new("/dev/null"))),
+            Some(Foreign::NotAFile)
+        );
+        chmod(&path("file"), 0o660);
+        assert_eq!(
+            why(open_own(&path("file"))),
+            None,
+            "its owner let the group"
+        );
+        chmod(&path("file"), 0o666);
+        assert_eq!(why(open_own(&path("file"))), Some(Foreign::Writable));
+        assert_eq!(why(overwrite(&path("file"))), None);
+        assert_eq!(std::fs::read(path("file")).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_hard_link_is_refused_only_where_others_can_have_made_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        std::fs::write(&file, "x").unwrap();
+        std::fs::hard_link(&file, &link).unwrap();
+        assert_eq!(why(open_own(&link)), None);
+        chmod(directory.path(), 0o1777);
+        assert_eq!(why(open_own(&link)), Some(Foreign::Linked));
+        assert_eq!(why(overwrite(&link)), Some(Foreign::Linked));
+        assert_eq!(std::fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_directory_that_everybody_may_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b");
+        private_directory(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
+        chmod(&path, 0o770);
+        private_directory(&path).unwrap();
+        chmod(&path, 0o1777);
+        let error = private_directory(&path).unwrap_err();
+        assert_eq!(Foreign::of(&error), Some(&Foreign::Writable));
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_named_file_is_read_up_to_its_bound_and_a_shell_s_pipe_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        std::fs::write(&file, "12345").unwrap();
+        symlink(&file, &link).unwrap();
+        assert_eq!(read_named(&link, 5).unwrap(), b"12345");
+        let error = read_named(&link, 4).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert_eq!(read_named(Path::new("/dev/null"), 4).unwrap(), b"");
+        assert_eq!(
+            why(open_named(Path::new("/dev/zero"))),
+            Some(Foreign::NotAFile)
+        );
+        assert!(read_named(directory.path(), 4).is_err());
+        let (reader, writer) = io::pipe().unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+        let name = format!("/proc/self/fd/{fd}");
+        let written = std::thread::spawn(move || io::Write::write_all(&mut { writer }, b"late"));
+        assert_eq!(read_named(Path::new(&name), 9).unwrap(), b"late");
+        written.join().unwrap().unwrap();
+    }
+}
