@@ -58,6 +58,7 @@
 //!
 //! Beyond the loopback interface it serves with TLS only, unless told otherwise.
 
+mod admission;
 mod answer;
 mod auth;
 mod body;
@@ -94,26 +95,26 @@ mod writing;
 pub use faults::FaultPlan;
 pub use rate::Rate;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use self::admission::{Admission, Limits, Place};
 use self::faults::{Faults, LargeReads, ToldExtents};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::READ_BYTES_MAX;
 
-/// Connections at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 512;
 /// Longest wait for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for requests in flight to finish when the server stops.
@@ -149,6 +150,8 @@ pub struct Config {
     pub drive_bytes_max: Option<u64>,
     /// Most requests of one user; more are 429 with `Retry-After`.
     pub requests_max: Option<Rate>,
+    /// Most connections of one user; a request on another is 429.
+    pub connections_max: usize,
     /// Most wrong keys from one address (of IPv6, from the first 64 bits of one);
     /// after that it is 429, right keys too.
     pub wrong_keys_max: Option<Rate>,
@@ -178,6 +181,7 @@ impl Config {
             drives_max: None,
             drive_bytes_max: None,
             requests_max: None,
+            connections_max: admission::OF_ONE_USER,
             wrong_keys_max: Some(Rate::WRONG_KEYS),
             faults: FaultPlan::default(),
             qemu: "qemu-system-x86_64".into(),
@@ -242,12 +246,19 @@ impl Server {
             }
         }
         let credentials = users[0].clone();
+        let files = getrlimit(Resource::Nofile).current;
+        let files = files.map_or(usize::MAX, |files| {
+            usize::try_from(files).unwrap_or(usize::MAX)
+        });
+        let limits = Limits::new(config.connections_max, files);
         let api = drives::Api {
             store,
             machines: Arc::new(machines),
             users: auth::Users::new(&users),
             memory: writing::Memory::default(),
             budgets: budget::Budgets::new(),
+            admission: Admission::new(limits),
+            health: tokio::sync::Mutex::default(),
             imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
             is_stopping: AtomicBool::new(false),
             guard: guard::Guard::new(config.requests_max, config.wrong_keys_max),
@@ -355,31 +366,20 @@ impl Server {
         self.api.machines.find_running().await;
         let mut connections = JoinSet::new();
         let graceful = GracefulShutdown::new();
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         tokio::pin!(shutdown);
         loop {
-            let (stream, permit) = tokio::select! {
+            let (stream, place) = tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = accept(&listener, &room) => accepted,
+                accepted = accept(&listener, &self.api.admission) => accepted,
             };
             let tls = self.tls.as_ref().map(|Tls(acceptor)| acceptor.clone());
             let (api, watcher) = (Arc::clone(&self.api), graceful.watcher());
-            // Who has gone by now is nobody's address.
-            let from = stream
-                .peer_addr()
-                .map_or(Ipv4Addr::UNSPECIFIED.into(), |a| a.ip());
+            let serve = serve(stream, tls, api, watcher, Arc::clone(&place));
             connections.spawn(async move {
-                let _permit = permit;
-                let socket = socket::Socket::new(stream);
-                let is_reset = socket.is_reset();
-                let Some(acceptor) = tls else {
-                    return connection::serve(socket, api, watcher, is_reset, from).await;
-                };
-                match timeout(HANDSHAKE, acceptor.accept(socket)).await {
-                    Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset, from).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!("TLS handshake took too long"),
+                tokio::select! {
+                    () = serve => {}
+                    () = place.closed() => tracing::debug!("A connection was closed"),
                 }
             });
         }
@@ -417,25 +417,41 @@ fn open_cgroup(directory: &Path) -> Result<hypervisor::Cgroup> {
     })
 }
 
-/// The next connection, when there is room for one.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
-    // The semaphore is never closed.
-    let permit = Arc::clone(room).acquire_owned().await.ok();
+/// Serves one connection to its end.
+async fn serve(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    api: Arc<drives::Api>,
+    watcher: Watcher,
+    place: Arc<Place>,
+) {
+    let socket = socket::Socket::new(stream);
+    let is_reset = socket.is_reset();
+    let Some(acceptor) = tls else {
+        return connection::serve(socket, api, watcher, is_reset, place).await;
+    };
+    match timeout(HANDSHAKE, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset, place).await,
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake took too long"),
+    }
+}
+
+/// The next connection, and its place.
+async fn accept(listener: &TcpListener, admission: &Arc<Admission>) -> (TcpStream, Arc<Place>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 // Without it small answers wait for acknowledgements.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "Cannot set TCP_NODELAY");
                 }
-                return (stream, permit);
+                return (stream, admission.admit(from.ip()));
             }
             // Out of descriptors, mostly: they come back when others end.
             Err(error) => {
                 tracing::warn!(%error, "Cannot accept a connection");
+                admission.relieve();
                 sleep(Duration::from_millis(100)).await;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,6 +98,10 @@ pub(super) struct Args {
     /// Most requests of one user, as 20/s, 600/m or 10000/h
     #[arg(long, value_name = "RATE")]
     rate_limit: Option<Rate>,
+
+    /// Most connections of one user
+    #[arg(long, value_name = "NUMBER", default_value = "256")]
+    max_connections: NonZeroUsize,
 
     /// Most wrong keys from one address, as 60/m, before all from there is 429; `none`
     /// for no limit [default: 60/m]
@@ -262,6 +267,7 @@ fn config(args: Args) -> Result<Config> {
         drives_max: args.max_drives,
         drive_bytes_max: args.max_bytes,
         requests_max: args.rate_limit,
+        connections_max: args.max_connections.get(),
         qemu: args.qemu,
         forward: args.forward,
         cgroup: args.cgroup,

@@ -262,6 +262,14 @@ impl Refusal {
         Self::new(ErrorType::Full, "No space left for the drive")
     }
 
+    /// The same, and the connection ends with it.
+    pub(super) fn and_last(self) -> Self {
+        Self {
+            is_last: true,
+            ..self
+        }
+    }
+
     /// The type in the error table.
     pub(super) fn error(&self) -> ErrorType {
         self.error

@@ -1,6 +1,5 @@
 //! One connection: HTTP/1.1 requests and their answers.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::Instrument;
 
+use super::admission::Place;
 use super::answer::{Answer, Refusal};
 use super::body::Incoming;
 use super::drives::Api;
@@ -34,16 +34,17 @@ pub(super) async fn serve<S>(
     api: Arc<Api>,
     watcher: Watcher,
     is_reset: Arc<AtomicBool>,
-    from: IpAddr,
+    place: Arc<Place>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let api = Arc::clone(&api);
         let is_reset = Arc::clone(&is_reset);
+        let place = Arc::clone(&place);
         async move {
             let (method, path) = (request.method().clone(), request.uri().path());
-            let record = Arc::new(Record::new(method, path, from, &api.metrics));
+            let record = Arc::new(Record::new(method, path, place, &api.metrics));
             let span = record.span().clone();
             let request = request.map(|body| Incoming::counted(body, Arc::clone(&record)));
             let answer = answer(&api, request, record).instrument(span).await;
@@ -96,18 +97,12 @@ async fn dispatch(
     request: Request<Incoming>,
     record: &Record,
 ) -> Result<Answer, Refusal> {
-    api.guard.let_in(record.from())?;
+    // To come without a key is no guess.
     let header = request.headers().get(AUTHORIZATION);
-    let user = api
-        .users
-        .prove(header.map(hyper::header::HeaderValue::as_bytes));
-    let Some(user) = user else {
-        if header.is_some() {
-            api.guard.wrong_key(record.from());
-        }
-        return Err(Refusal::auth());
-    };
-    record.set_user(&user);
+    let header = header.ok_or_else(Refusal::auth)?;
+    let prove = || api.users.prove(header.as_bytes());
+    let user = api.guard.prove(record.from(), prove)?;
+    record.set_user(&user)?;
     api.guard.request(&user)?;
     check_framing(&request)?;
     let is_post = match *request.method() {

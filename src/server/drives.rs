@@ -12,6 +12,7 @@ use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderNam
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::admission::Admission;
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
 use super::body::{self, Incoming};
@@ -48,6 +49,9 @@ pub(super) struct Api {
     pub(super) users: Users,
     pub(super) memory: Memory,
     pub(super) budgets: Budgets,
+    pub(super) admission: Arc<Admission>,
+    /// Held while the data directory is checked.
+    pub(super) health: tokio::sync::Mutex<()>,
     pub(super) imagings: Imagings,
     pub(super) is_stopping: AtomicBool,
     pub(super) guard: Guard,

@@ -5,10 +5,11 @@
 //! may look again when one wrong key more would be allowed. Behind a proxy all
 //! clients are one address.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::admission::network;
 use super::answer::Refusal;
 use super::rate::{Limiter, Rate};
 
@@ -27,26 +28,27 @@ impl Guard {
         }
     }
 
-    /// Whether somebody from there may try a key.
-    pub(super) fn let_in(&self, from: IpAddr) -> Result<(), Refusal> {
-        let Some(addresses) = &self.addresses else {
-            return Ok(());
+    /// Checks a key that somebody from there gave: `proof` returns whose it is. The only
+    /// place where keys are checked. Whether the address may try one more, the proof and the
+    /// count of a wrong key are one step, so guesses made at once count like others.
+    ///
+    /// # Errors
+    /// 429 if the address used up its wrong keys, 401 for one more.
+    pub(super) fn prove<T>(
+        &self,
+        from: IpAddr,
+        proof: impl FnOnce() -> Option<T>,
+    ) -> Result<T, Refusal> {
+        let proved = match &self.addresses {
+            None => Ok(proof()),
+            Some(addresses) => addresses.attempt(network(from), Instant::now(), proof),
         };
-        match addresses.wait(&network(from), Instant::now()) {
-            wait if wait.is_zero() => Ok(()),
-            wait => Err(Refusal::too_many(
-                wait,
-                "Too many wrong keys from this address",
-            )),
-        }
-    }
-
-    /// The key was wrong.
-    pub(super) fn wrong_key(&self, from: IpAddr) {
-        if let Some(addresses) = &self.addresses
-            && addresses.take(network(from), Instant::now()).is_err()
-        {
-            tracing::debug!(%from, "More wrong keys than allowed");
+        match proved {
+            Ok(proved) => proved.ok_or_else(Refusal::auth),
+            Err(wait) => {
+                let sentence = "Too many wrong keys from this address";
+                Err(Refusal::too_many(wait, sentence))
+            }
         }
     }
 
@@ -61,17 +63,6 @@ impl Guard {
     }
 }
 
-/// What one client has for itself: a whole address, of IPv6 the first 64 bits.
-fn network(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,23 +71,25 @@ mod tests {
     fn an_address_is_held_back_and_its_neighbours_of_ipv6_with_it() {
         let guard = Guard::new(None, Some("2/h".parse().unwrap()));
         let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let right = |from| guard.prove(at(from), || Some(()));
         for from in [
             "192.0.2.1",
             "::ffff:192.0.2.1",
             "2001:db8::1",
             "2001:db8::2:1",
         ] {
-            assert_eq!(guard.let_in(at(from)), Ok(()));
-            guard.wrong_key(at(from));
+            assert_eq!(right(from), Ok(()));
+            let wrong = guard.prove(at(from), || None::<()>);
+            assert_eq!(wrong.unwrap_err().to_answer().status(), 401);
         }
         for from in ["192.0.2.1", "2001:db8::99"] {
-            let refusal = guard.let_in(at(from)).unwrap_err().to_answer();
+            let refusal = right(from).unwrap_err().to_answer();
             assert_eq!(refusal.status(), 429);
             let wait = refusal.headers()["retry-after"].to_str().unwrap();
             assert!((1..=1800).contains(&wait.parse::<u64>().unwrap()), "{wait}");
         }
         for from in ["192.0.2.2", "2001:db8:0:1::1"] {
-            assert_eq!(guard.let_in(at(from)), Ok(()));
+            assert_eq!(right(from), Ok(()));
         }
         assert_eq!(guard.request(&"u".into()), Ok(()));
     }

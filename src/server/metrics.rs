@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::admission::{Admission, Reason};
 use super::budget::{Budget, Budgets};
 
 /// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
@@ -40,6 +41,16 @@ struct OfCall {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InState {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    of: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Because {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,6 +83,8 @@ pub(super) struct Metrics {
     allocated: Count,
     free: Count,
     imagings: Family<InState, Count>,
+    connections: Family<Of, Count>,
+    connections_closed: Family<Because, Counter>,
     budgets_used: Family<OfBudget, Count>,
     budgets_limit: Family<PartOfBudget, Count>,
     budgets_refused: Family<PartOfBudget, Counter>,
@@ -123,6 +136,12 @@ impl Metrics {
         registry.register_with_unit("filesystem_free", text, Unit::Bytes, free.clone());
         let text = "Imagings, waiting for their turn or under way";
         registry.register("imagings", text, imagings.clone());
+        let connections = Family::default();
+        let connections_closed = Family::default();
+        let text = "Connections of users, and of strangers who have not proved to be one";
+        registry.register("connections", text, connections.clone());
+        let text = "Connections closed to make room, or because they proved no user in time";
+        registry.register("connections_closed", text, connections_closed.clone());
         let budgets_used = Family::default();
         let budgets_limit = Family::default();
         let budgets_refused = Family::default();
@@ -151,6 +170,8 @@ impl Metrics {
             allocated,
             free,
             imagings,
+            connections,
+            connections_closed,
             budgets_used,
             budgets_limit,
             budgets_refused,
@@ -185,7 +206,7 @@ impl Metrics {
     }
 
     /// All of it as text. Blocks a little on the kernel.
-    pub(super) fn print(&self, stock: Stock, budgets: &Budgets) -> String {
+    pub(super) fn print(&self, stock: Stock, budgets: &Budgets, admission: &Admission) -> String {
         let set = |gauge: &Count, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -198,6 +219,16 @@ impl Metrics {
             ("running", stock.imagings_running),
         ] {
             set(&self.imagings.get_or_create(&InState { state }), number);
+        }
+        let (strangers, users) = admission.count();
+        for (of, number) in [("strangers", strangers), ("users", users)] {
+            set(&self.connections.get_or_create(&Of { of }), number as u64);
+        }
+        for because in Reason::ALL {
+            let reason = because.as_str();
+            let counter = self.connections_closed.get_or_create(&Because { reason });
+            let closed = admission.closed(because);
+            counter.inner().store(closed, Ordering::Relaxed);
         }
         for figures in budgets.all().map(Budget::figures) {
             let budget = figures.name;

@@ -9,9 +9,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use super::admission::{Admission, Limits};
 use super::answer::{Answer, full};
 use super::connection::{HEADER_BYTES_MAX, HEADER_WAIT};
 use super::drives::Api;
@@ -45,8 +45,11 @@ pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
     if api.is_stopping.load(Ordering::Relaxed) {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     }
+    // One at a time: everybody may ask, and each check takes a thread and the disk.
+    let turn = api.health.lock().await;
     let store = Arc::clone(api);
     let checked = spawn_blocking(move || store.store.check()).await;
+    drop(turn);
     match checked {
         Ok(Ok(())) => plain(StatusCode::OK, "ok"),
         Ok(Err(error)) => {
@@ -63,16 +66,18 @@ pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
 /// Answers with figures until it is dropped.
 pub(super) async fn serve_metrics(listener: TcpListener, api: Arc<Api>) {
     let mut connections = JoinSet::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let admission = Admission::new(Limits::strangers_only(CONNECTIONS_MAX));
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, place) = tokio::select! {
             Some(_) = connections.join_next() => continue,
-            accepted = super::accept(&listener, &room) => accepted,
+            accepted = super::accept(&listener, &admission) => accepted,
         };
         let api = Arc::clone(&api);
         connections.spawn(async move {
-            let _permit = permit;
-            serve_connection(stream, api).await;
+            tokio::select! {
+                () = serve_connection(stream, api) => {}
+                () = place.closed() => {}
+            }
         });
     }
 }
@@ -101,7 +106,8 @@ async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
 }
 
 async fn metrics(api: Arc<Api>) -> Answer {
-    let printed = spawn_blocking(move || api.metrics.print(stock(&api), &api.budgets)).await;
+    let printed =
+        spawn_blocking(move || api.metrics.print(stock(&api), &api.budgets, &api.admission)).await;
     match printed {
         Ok(printed) => text(StatusCode::OK, MEDIA_TYPE, printed),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "fault of the server"),

@@ -250,7 +250,7 @@ async fn get(
     }
     let user = page.user(headers, Instant::now());
     let user = user.ok_or_else(Refusal::auth)?;
-    record.set_user(&user);
+    record.set_user(&user)?;
     match path.split_once('/') {
         None if path == "state" => state(api, user).await,
         Some(("map", id)) => {
@@ -279,7 +279,7 @@ async fn post(
     let (answer, cookie) = match path {
         "login" => {
             let user = login(api, request, record).await?;
-            record.set_user(&user);
+            record.set_user(&user)?;
             tracing::info!(user = &*user, "Logged in on the page");
             (
                 json(&json!({"user": &*user})),
@@ -317,16 +317,13 @@ async fn login(
     request: Request<Incoming>,
     record: &Record,
 ) -> Result<Arc<str>, Refusal> {
-    api.guard.let_in(record.from())?;
     let wrong = || Refusal::usage("The body is not user and key");
     let body = Zeroizing::new(body::small(request.into_body()).await?);
     let fields: Value = serde_json::from_slice(&body).map_err(|_| wrong())?;
     let text = |key: &str| fields.get(key).and_then(Value::as_str).ok_or_else(wrong);
-    let proved = api.users.prove_pair(text("user")?, text("key")?);
-    proved.ok_or_else(|| {
-        api.guard.wrong_key(record.from());
-        Refusal::auth()
-    })
+    let (user, key) = (text("user")?, text("key")?);
+    let prove = || api.users.prove_pair(user, key);
+    api.guard.prove(record.from(), prove)
 }
 
 /// What the page shows of a user's drives and servers.

@@ -2,9 +2,8 @@
 //!
 //! Of each key one moment is known: when it would be back where it began (GCRA, as
 //! networks do it). Whoever asks evenly is never refused; whoever was silent for the
-//! whole time may ask so many times at once. Of the crates that do it none tells
-//! whether one more would be allowed without taking it, which is what wrong keys
-//! need: they count, right ones only look.
+//! whole time may ask so many times at once. No crate that does it offers what wrong keys
+//! need: to check, to try and to count the failure in one step.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -121,22 +120,35 @@ impl<K: Hash + Eq> Limiter<K> {
         }
     }
 
-    /// How long until one more is allowed; zero if it is now. Takes nothing.
-    pub(super) fn wait(&self, key: &K, now: Instant) -> Duration {
-        let keys = lock(&self.keys);
-        let back_at = keys.back_at.get(key).copied().unwrap_or(now);
-        back_at
-            .saturating_duration_since(now)
-            .saturating_sub(self.ahead)
+    /// Takes one, or returns how long to wait for it.
+    pub(super) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        self.attempt(key, now, || None::<()>).map(|_| ())
     }
 
-    /// Takes one, or tells how long to wait for it.
-    pub(super) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
-        let wait = self.wait(&key, now);
+    /// Makes an attempt if one more failure is allowed, and counts it if it fails; else
+    /// returns how long to wait. No other attempt comes in between: of many made at once
+    /// no more fail than allowed. `attempt` must be short, everybody waits for it.
+    pub(super) fn attempt<T>(
+        &self,
+        key: K,
+        now: Instant,
+        attempt: impl FnOnce() -> Option<T>,
+    ) -> Result<Option<T>, Duration> {
+        let mut keys = lock(&self.keys);
+        let back_at = keys.back_at.get(&key).copied().unwrap_or(now);
+        let wait = back_at.saturating_duration_since(now);
+        let wait = wait.saturating_sub(self.ahead);
         if !wait.is_zero() {
             return Err(wait);
         }
-        let mut keys = lock(&self.keys);
+        let done = attempt();
+        if done.is_none() {
+            self.count(&mut keys, key, now);
+        }
+        Ok(done)
+    }
+
+    fn count(&self, keys: &mut Keys<K>, key: K, now: Instant) {
         if keys.back_at.len() >= keys.forget_at {
             keys.back_at.retain(|_, back_at| *back_at > now);
             keys.forget_at = (2 * keys.back_at.len()).clamp(KEYS_FEW, KEYS_MAX);
@@ -145,7 +157,6 @@ impl<K: Hash + Eq> Limiter<K> {
             let back_at = keys.back_at.entry(key).or_insert(now);
             *back_at = (*back_at).max(now) + self.step;
         }
-        Ok(())
     }
 }
 
@@ -184,15 +195,18 @@ mod tests {
         let mut let_through = 0;
         for _ in 0..5000 {
             now += Duration::from_millis(random.u64(..40));
-            let wait = limiter.wait(&"a", now);
-            match limiter.take("a", now) {
+            // An attempt that succeeds takes nothing.
+            let look = |now| limiter.attempt("a", now, || Some(())).map(|_| ());
+            let looked = look(now);
+            let taken = limiter.take("a", now);
+            assert_eq!(taken, looked);
+            match taken {
                 Ok(()) => let_through += 1,
-                Err(told) => {
-                    assert_eq!(told, wait);
+                Err(wait) => {
                     // Just then one more is allowed, and not before.
                     let soon = now + wait;
-                    assert!(limiter.wait(&"a", soon).is_zero());
-                    assert!(!limiter.wait(&"a", soon - Duration::from_nanos(1)).is_zero());
+                    assert_eq!(look(soon), Ok(()));
+                    assert!(look(soon - Duration::from_nanos(1)).is_err());
                 }
             }
         }

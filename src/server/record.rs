@@ -13,9 +13,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, StatusCode};
 use tracing::Span;
 
+use super::admission::Place;
 use super::answer::{Answer, AnswerBody, Refusal};
 use super::hosted::lock;
 use super::metrics::Metrics;
@@ -45,7 +47,7 @@ impl Traffic {
 pub(super) struct Record {
     method: Method,
     path: String,
-    from: IpAddr,
+    place: Arc<Place>,
     began: Instant,
     user: OnceLock<Arc<str>>,
     call: OnceLock<&'static str>,
@@ -70,12 +72,18 @@ impl fmt::Debug for Record {
 }
 
 impl Record {
-    pub(super) fn new(method: Method, path: &str, from: IpAddr, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        method: Method,
+        path: &str,
+        place: Arc<Place>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        place.begin_request();
         let id = metrics.begin_request();
         Self {
             method,
             path: path.to_owned(),
-            from,
+            place,
             began: Instant::now(),
             user: OnceLock::new(),
             call: OnceLock::new(),
@@ -95,11 +103,16 @@ impl Record {
     }
 
     pub(super) fn from(&self) -> IpAddr {
-        self.from
+        self.place.from()
     }
 
-    pub(super) fn set_user(&self, user: &Arc<str>) {
+    /// The request proved `user`, whose connection it comes on from now on.
+    ///
+    /// # Errors
+    /// See [`Place::set_user`].
+    pub(super) fn set_user(&self, user: &Arc<str>) -> Result<(), Refusal> {
         let _ = self.user.set(Arc::clone(user));
+        self.place.set_user(user)
     }
 
     pub(super) fn set_call(&self, call: &'static str) {
@@ -133,7 +146,11 @@ impl Record {
     }
 
     /// The answer, which takes the record along to its end.
-    pub(super) fn answer(self: Arc<Self>, answer: Answer, refusal: Option<Refusal>) -> Answer {
+    pub(super) fn answer(self: Arc<Self>, mut answer: Answer, refusal: Option<Refusal>) -> Answer {
+        if self.place.is_overdue() {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
         let status = answer.status();
         *lock(&self.answered) = Some(Answered { status, refusal });
         answer.map(|body| {
@@ -152,6 +169,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.place.end_request();
         let took = self.began.elapsed();
         let call = self.call.get().copied().unwrap_or("none");
         let answered = lock(&self.answered).take();
@@ -163,7 +181,7 @@ impl Drop for Record {
         let refusal = answered.and_then(|answered| answered.refusal);
         let _entered = self.span.enter();
         tracing::debug!(
-            from = %self.from,
+            from = %self.place.from(),
             user = self.user.get().map(|user| &**user),
             method = %self.method,
             path = self.path,

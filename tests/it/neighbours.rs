@@ -2,8 +2,9 @@
 //! the same. Every test holds what it takes for as long as it runs, so none of them
 //! depends on how fast anything is.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use crate::support::http::{Ask, raw, read_reply};
 use crate::support::server::TestServer;
@@ -61,6 +62,12 @@ impl Scene {
         stream.write_all(head.as_bytes()).unwrap();
         stream
     }
+
+    fn assert_health(&self) {
+        let get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+        let health = raw(self.server.address(), get).expect("no answer");
+        assert_eq!((health.status, health.text()), (200, "ok\n"));
+    }
 }
 
 #[test]
@@ -94,4 +101,126 @@ fn bodies_that_do_not_come_leave_memory_for_those_of_others() {
     assert_eq!(refusals, 32);
     let refused = "openhosting_budget_refused_total{budget=\"body_bytes\",of=\"user\"}";
     assert_eq!(scene.metric(refused), Some(32.0));
+}
+
+#[test]
+fn keys_guessed_at_once_count_like_others_on_the_page_and_at_the_api() {
+    const GUESSES: usize = 50;
+    let count = |replies: Vec<u16>| {
+        let of = |status| replies.iter().filter(|s| **s == status).count();
+        (of(401), of(429))
+    };
+    let scene = Scene::new(&["--wrong-key-limit", "3/h"]);
+    let (user, _) = HONEST.split_once(':').unwrap();
+    let body = format!("{{\"user\": \"{user}\", \"key\": \"guess\"}}");
+    let head = format!(
+        "POST /ui/login HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: same-origin\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    let mut streams: Vec<_> = (0..GUESSES).map(|_| scene.begin(&head)).collect();
+    // Every request is let in and waits for its body.
+    for stream in &mut streams {
+        assert_eq!(read_reply(stream).unwrap().status, 100);
+    }
+    for stream in &mut streams {
+        stream.write_all(body.as_bytes()).unwrap();
+    }
+    let answered = |stream| read_reply(stream).unwrap().status;
+    let replies: Vec<_> = streams.iter_mut().map(answered).collect();
+    assert_eq!(count(replies), (3, GUESSES - 3));
+    // It is one limit, and a right key does not get past it either.
+    assert_eq!(scene.by(HONEST).get("/drives/list").error(), (429, "busy"));
+
+    let scene = Scene::new(&["--wrong-key-limit", "3/h"]);
+    let wrong = format!("{user}:guess");
+    let replies = std::thread::scope(|scope| {
+        let guess = || scene.by(&wrong).get("/drives/list").status;
+        let guesses: Vec<_> = (0..GUESSES).map(|_| scope.spawn(guess)).collect();
+        guesses
+            .into_iter()
+            .map(|guess| guess.join().unwrap())
+            .collect()
+    });
+    assert_eq!(count(replies), (3, GUESSES - 3));
+}
+
+#[test]
+fn strangers_take_places_from_strangers_only() {
+    // More than there were places for anybody, and than there are for strangers.
+    const CROWD: usize = 520;
+    let scene = Scene::new(&[]);
+    let drive = scene.create(HONEST, 10);
+    // An honest user who is here before the crowd.
+    let head = scene.by(HONEST).head("GET", "/drives/list");
+    let mut before = TcpStream::connect(scene.server.address()).unwrap();
+    let mut list = || {
+        write!(before, "{head}\r\n").unwrap();
+        read_reply(&mut before).expect("no answer").expect(200);
+    };
+    list();
+    let knocks = ["", "GET /drives/list HTTP/1.1\r\nHost: x\r\n\r\n"];
+    for knock in knocks {
+        let mut crowd = Vec::new();
+        for _ in 0..CROWD {
+            let mut stream = TcpStream::connect(scene.server.address()).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(60)))
+                .unwrap();
+            stream.write_all(knock.as_bytes()).unwrap();
+            if !knock.is_empty() {
+                let reply = read_reply(&mut stream).expect("no answer");
+                assert_eq!(reply.error(), (401, "auth"));
+            }
+            crowd.push(stream);
+        }
+        scene.assert_health();
+        let write = format!("/drives/{drive}/write");
+        scene.by(HONEST).post(&write, "x").expect(204);
+        list();
+        let strangers = scene.metric("openhosting_connections{of=\"strangers\"}");
+        assert!(strangers.is_some_and(|n| n <= 256.0), "{strangers:?}");
+    }
+    let closed = "openhosting_connections_closed_total{reason=\"strangers_full\"}";
+    assert!(
+        scene
+            .metric(closed)
+            .is_some_and(|n| n >= 2.0 * (CROWD - 256) as f64 - 1.0)
+    );
+}
+
+#[test]
+fn a_user_with_too_many_connections_loses_idle_ones_and_is_refused_when_all_are_busy() {
+    let scene = Scene::new(&["--max-connections", "4"]);
+    let drive = scene.create(HOSTILE, 10);
+    let head = scene.by(HOSTILE).head("GET", "/drives/list");
+    let mut idle: Vec<_> = (0..6)
+        .map(|_| {
+            let mut stream = TcpStream::connect(scene.server.address()).unwrap();
+            write!(stream, "{head}\r\n").unwrap();
+            read_reply(&mut stream).expect("no answer").expect(200);
+            stream
+        })
+        .collect();
+    // The two that were idle for longest are over, in whichever way.
+    for stream in &mut idle[..2] {
+        assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+    }
+    let write = format!("/drives/{drive}/write");
+    let head = scene.by(HOSTILE).head("POST", &write);
+    let head = format!("{head}Content-Length: 5\r\n");
+    let mut busy: Vec<_> = (0..4).map(|_| scene.begin(&head)).collect();
+    for stream in &mut busy {
+        assert_eq!(read_reply(stream).unwrap().status, 100);
+    }
+    let refused = scene.by(HOSTILE).get("/drives/list");
+    assert_eq!(refused.error(), (429, "busy"));
+    assert!(refused.text().contains("connections"), "{}", refused.text());
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("connection"), Some("close"));
+    scene.by(HONEST).get("/drives/list").expect(200);
+    for stream in &mut busy {
+        stream.write_all(b"12345").unwrap();
+        read_reply(stream).unwrap().expect(204);
+    }
 }
