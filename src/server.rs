@@ -9,6 +9,7 @@
 //!                                         +-> servers -> machines -> machine +- claims
 //!                                                          |  resources, settings
 //!                                                          +-> hypervisor -> qemu
+//! work, digests, peer: work in fair turns, which ends with the client it is for
 //! operator, metrics, page: for people who look at it
 //! ```
 //!
@@ -41,7 +42,7 @@
 //!   than GET and POST is 405 `method`.
 //! - `drives/UUID/digest/OFFSET/SIZE` and `drives/UUID/extents/OFFSET/SIZE` are
 //!   extensions of our own: 200 with the key `sha256`, or with `data` and `end`, of
-//!   a range of any length, where a read would be answered (docs/extensions.md).
+//!   a range, where a read would be answered (docs/extensions.md).
 //!   `info` and `create` announce them by `X-Openhosting-Extensions`. A server with
 //!   a fault plan plays another cloud, and has no extension.
 //! - A server is started by QEMU; its drives are claimed from its start to its end,
@@ -65,6 +66,7 @@ mod body;
 mod budget;
 mod claims;
 mod connection;
+mod digests;
 mod drives;
 mod faults;
 mod guard;
@@ -78,6 +80,7 @@ mod metadata;
 mod metrics;
 mod operator;
 mod page;
+mod peer;
 mod quota;
 mod rate;
 mod reading;
@@ -90,6 +93,7 @@ mod sparse;
 mod store;
 mod tls;
 pub mod users;
+mod work;
 mod writing;
 
 pub use faults::FaultPlan;
@@ -104,7 +108,6 @@ use std::time::Duration;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -277,9 +280,8 @@ impl Server {
             },
             past_end: plan.past_end,
             steps: reading::Steps::default(),
-            digests: Arc::new(Semaphore::new(
-                std::thread::available_parallelism().map_or(1, usize::from),
-            )),
+            digests: work::Turns::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            zeros: Arc::default(),
             // Other clouds have none, unless it is they that are wrong.
             has_extensions: plan == FaultPlan::default() || plan.extents == ToldExtents::Hidden,
             told_extents: plan.extents,
@@ -425,13 +427,15 @@ async fn serve(
     watcher: Watcher,
     place: Arc<Place>,
 ) {
+    // Without another descriptor its end is not seen; nothing else is missing.
+    let peer = peer::Peer::of(&stream).ok();
     let socket = socket::Socket::new(stream);
     let is_reset = socket.is_reset();
     let Some(acceptor) = tls else {
-        return connection::serve(socket, api, watcher, is_reset, place).await;
+        return connection::serve(socket, api, watcher, is_reset, peer, place).await;
     };
     match timeout(HANDSHAKE, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset, place).await,
+        Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset, peer, place).await,
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
     }

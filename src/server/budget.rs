@@ -52,22 +52,34 @@ const BODIES: Limit = Limit {
     step: MIB,
 };
 
+/// Digests, lists of extents and maps, those that wait for their turn included. Our
+/// clients have up to 64 workers.
+const DIGESTS: Limit = Limit {
+    name: "digests",
+    noun: "digests, lists of extents and maps under way",
+    each: 128,
+    all: 16 * 1024,
+    step: 1,
+};
+
 /// All budgets of a server.
 #[derive(Debug)]
 pub(super) struct Budgets {
     pub(super) bodies: Budget,
+    pub(super) digests: Budget,
 }
 
 impl Budgets {
     pub(super) fn new() -> Self {
         Self {
             bodies: Budget::new(BODIES),
+            digests: Budget::new(DIGESTS),
         }
     }
 
     /// Every budget, for the metrics.
-    pub(super) fn all(&self) -> [&Budget; 1] {
-        [&self.bodies]
+    pub(super) fn all(&self) -> [&Budget; 2] {
+        [&self.bodies, &self.digests]
     }
 }
 

@@ -20,6 +20,7 @@ use super::drives::Api;
 use super::faults::Reset;
 use super::operator;
 use super::page;
+use super::peer::Peer;
 use super::record::Record;
 use super::routes::Call;
 
@@ -34,12 +35,14 @@ pub(super) async fn serve<S>(
     api: Arc<Api>,
     watcher: Watcher,
     is_reset: Arc<AtomicBool>,
+    peer: Option<Peer>,
     place: Arc<Place>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let peer = Arc::new(peer);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let api = Arc::clone(&api);
+        let (api, peer) = (Arc::clone(&api), Arc::clone(&peer));
         let is_reset = Arc::clone(&is_reset);
         let place = Arc::clone(&place);
         async move {
@@ -47,7 +50,13 @@ pub(super) async fn serve<S>(
             let record = Arc::new(Record::new(method, path, place, &api.metrics));
             let span = record.span().clone();
             let request = request.map(|body| Incoming::counted(body, Arc::clone(&record)));
-            let answer = answer(&api, request, record).instrument(span).await;
+            let work = answer(&api, request, Arc::clone(&record)).instrument(span);
+            let answer = tokio::select! {
+                biased;
+                answer = work => answer,
+                // What only serves the client ends here, wherever it is.
+                () = gone(peer.as_ref().as_ref(), &record) => Err(Reset),
+            };
             answer.inspect_err(|Reset| is_reset.store(true, Ordering::Relaxed))
         }
     });
@@ -59,6 +68,15 @@ pub(super) async fn serve<S>(
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "Connection ended");
+    }
+}
+
+/// Waits until the client of a request has gone that changes nothing. Other requests are
+/// carried out once they are there as a whole. Ask only after the request was begun.
+async fn gone(peer: Option<&Peer>, record: &Record) {
+    match peer {
+        Some(peer) if record.ends_with_client() => peer.gone().await,
+        _ => std::future::pending().await,
     }
 }
 
@@ -76,6 +94,9 @@ async fn answer(
         && page::is_for(&request)
     {
         record.set_call("page");
+        if request.method() == Method::GET {
+            record.end_with_client();
+        }
         let answer = page::answer(api, page, request, &record).await;
         return Ok(record.answer(answer, None));
     }
@@ -125,6 +146,9 @@ async fn dispatch(
     }
     if call.changes() && !is_post {
         return Err(Refusal::method("POST", "The command needs POST"));
+    }
+    if !call.changes() {
+        record.end_with_client();
     }
     api.call(user, call, request).await
 }

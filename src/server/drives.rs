@@ -9,7 +9,6 @@ use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Body;
 use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::admission::Admission;
@@ -17,6 +16,7 @@ use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
 use super::body::{self, Incoming};
 use super::budget::{Budgets, Share};
+use super::digests::{DIGEST_BYTES_MAX, Digesting, Zeros};
 use super::faults::{Faults, PastEnd, ToldExtents};
 use super::guard::Guard;
 use super::hosted::{Hosted, Purpose};
@@ -25,10 +25,11 @@ use super::machines::Machines;
 use super::metadata::Metadata;
 use super::metrics::Metrics;
 use super::page::Page;
-use super::reading::{self, DriveBytes, Steps};
+use super::reading::{DriveBytes, Steps};
 use super::routes::{Call, Packing};
 use super::sparse;
 use super::store::Store;
+use super::work::{Job, Turns, in_turns};
 use super::writing::{Encoding, Memory, Write};
 use crate::drive::DriveId;
 use crate::wire::{
@@ -65,8 +66,10 @@ pub(super) struct Api {
     pub(super) faults: Faults,
     /// Buffers of reads.
     pub(super) steps: Steps,
-    /// Digests made at once: they take a core each.
-    pub(super) digests: Arc<Semaphore>,
+    /// Digests, extents and maps of drives: a turn takes a core.
+    pub(super) digests: Arc<Turns>,
+    /// What digests of zeros begin with.
+    pub(super) zeros: Arc<Zeros>,
     /// Whether there is more than the API has.
     pub(super) has_extensions: bool,
     pub(super) told_extents: ToldExtents,
@@ -207,7 +210,7 @@ impl Api {
     /// The SHA-256 of a range, so that a client need not read it to compare.
     async fn digest(
         &self,
-        user: &str,
+        user: &Arc<str>,
         id: DriveId,
         offset: u64,
         size: u64,
@@ -215,19 +218,15 @@ impl Api {
     ) -> Result {
         let drive = self.extended(user, id)?;
         range(&drive, offset, size)?;
-        // The semaphore is never closed.
-        let turn = Arc::clone(&self.digests).acquire_owned().await.ok();
+        if size > DIGEST_BYTES_MAX {
+            let sentence = format!("A digest is of at most {DIGEST_BYTES_MAX} bytes");
+            return Err(Refusal::usage(sentence));
+        }
+        let (_share, job) = self.join_digests(user).await?;
         drive.count_read(size);
-        let asked = Arc::new(());
-        let client = Arc::downgrade(&asked);
-        let digest = blocking(move || {
-            let _turn = turn;
-            // Nobody waits for it when the client has gone.
-            let goes_on = || client.strong_count() > 0;
-            Ok(reading::digest(&drive, offset, size, goes_on)?)
-        })
-        .await?;
-        drop(asked);
+        let (zeros, metrics) = (Arc::clone(&self.zeros), Arc::clone(&self.metrics));
+        let mut digesting = Digesting::new(drive, offset, size, zeros, metrics);
+        let digest = in_turns(job, move || Ok(digesting.step()?)).await?;
         let mut properties = Properties::new();
         properties
             .insert("sha256", digest.to_string())
@@ -239,7 +238,7 @@ impl Api {
     /// rest.
     async fn extents(
         &self,
-        user: &str,
+        user: &Arc<str>,
         id: DriveId,
         offset: u64,
         size: u64,
@@ -247,20 +246,27 @@ impl Api {
     ) -> Result {
         let drive = self.extended(user, id)?;
         let asked = range(&drive, offset, size)?;
-        let told = self.told_extents;
-        let extents = blocking(move || {
-            let (data, end) = match told {
-                ToldExtents::True => sparse::data_extents(&drive.file, asked.clone()),
-                ToldExtents::Hidden => (Vec::new(), asked.end),
-            };
-            // What began meanwhile may have moved the data.
-            drive.check_readable()?;
-            range(&drive, offset, size)?;
-            Ok(Extents::new(&asked, data, end).and_then(|extents| extents.to_properties()))
-        })
-        .await?;
+        let (_share, job) = self.join_digests(user).await?;
+        let (data, end) = match self.told_extents {
+            ToldExtents::True => {
+                let mut extents = sparse::Extents::new(asked.clone());
+                let drive = Arc::clone(&drive);
+                in_turns(job, move || Ok(extents.step(&drive.file))).await?
+            }
+            ToldExtents::Hidden => (Vec::new(), asked.end),
+        };
+        // What began meanwhile may have moved the data.
+        drive.check_readable()?;
+        range(&drive, offset, size)?;
+        let extents = Extents::new(&asked, data, end).and_then(|extents| extents.to_properties());
         let properties = extents.map_err(|_| Refusal::system("Cannot tell the extents"))?;
         Ok(answer::object(&properties, format))
+    }
+
+    /// A place in the queue of digests and the like, or 429 where `user` has too many.
+    pub(super) async fn join_digests(&self, user: &Arc<str>) -> Result<(Share, Arc<Job>)> {
+        let share = self.budgets.digests.take_within(user, 1, Duration::ZERO);
+        Ok((share.await?, self.digests.join(user)))
     }
 
     /// A drive that may be read now, for a command that no cloud has.

@@ -139,6 +139,11 @@ impl Hosted {
         self.file.metadata().map_or(0, |data| data.blocks() * 512)
     }
 
+    /// Whether the file system says that it takes no space at all.
+    pub(super) fn takes_no_space(&self) -> bool {
+        self.file.metadata().is_ok_and(|data| data.blocks() == 0)
+    }
+
     /// Whether an imaging into it waits for its turn; `None` if there is none.
     pub(super) fn is_imaging_queued(&self) -> Option<bool> {
         let state = self.state();

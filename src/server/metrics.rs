@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::admission::{Admission, Reason};
 use super::budget::{Budget, Budgets};
+use super::work::Load;
 
 /// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
 /// a long transfer over a slow link.
@@ -65,6 +66,11 @@ struct PartOfBudget {
     of: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Digested {
+    how: &'static str,
+}
+
 type Count = Gauge<i64, std::sync::atomic::AtomicI64>;
 
 /// The figures of one server.
@@ -77,6 +83,8 @@ pub(super) struct Metrics {
     seconds: Family<OfCall, Histogram, fn() -> Histogram>,
     received: Counter,
     sent: Counter,
+    digested: Family<Digested, Counter>,
+    digests: Family<InState, Count>,
     in_flight: Count,
     drives: Count,
     size: Count,
@@ -101,6 +109,7 @@ pub(super) struct Stock {
     pub(super) free: Option<u64>,
     pub(super) imagings_queued: u64,
     pub(super) imagings_running: u64,
+    pub(super) digests: Load,
 }
 
 impl Metrics {
@@ -114,6 +123,7 @@ impl Metrics {
         let [in_flight, drives, size, allocated, free] = [(); 5].map(|()| Count::default());
         let [resident, open_files] = [(); 2].map(|()| Count::default());
         let imagings = Family::default();
+        let (digested, digests) = (Family::default(), Family::default());
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("server", "The version of this server", version);
         let text = "Requests by call and status; the status is empty where the client had gone";
@@ -127,6 +137,10 @@ impl Metrics {
         registry.register_with_unit("sent", text, Unit::Bytes, sent.clone());
         let text = "Requests whose answers have not ended";
         registry.register("requests_in_flight", text, in_flight.clone());
+        let text = "Bytes of drives in digests, hashed or known to be zeros";
+        registry.register_with_unit("digest", text, Unit::Bytes, digested.clone());
+        let text = "Digests, lists of extents and maps, waiting for their turn or under way";
+        registry.register("digests", text, digests.clone());
         registry.register("drives", "Drives of all users", drives.clone());
         let text = "Sizes of all drives";
         registry.register_with_unit("drives_size", text, Unit::Bytes, size.clone());
@@ -164,6 +178,8 @@ impl Metrics {
             seconds,
             received,
             sent,
+            digested,
+            digests,
             in_flight,
             drives,
             size,
@@ -205,6 +221,18 @@ impl Metrics {
         self.sent.inc_by(bytes);
     }
 
+    /// So many bytes of a drive were hashed.
+    pub(super) fn digested(&self, bytes: u64) {
+        let hashed = Digested { how: "hashed" };
+        self.digested.get_or_create(&hashed).inc_by(bytes);
+    }
+
+    /// So many bytes of a drive were found to be zeros, and not hashed.
+    pub(super) fn digested_zeros(&self, bytes: u64) {
+        let zeros = Digested { how: "zeros" };
+        self.digested.get_or_create(&zeros).inc_by(bytes);
+    }
+
     /// All of it as text. Blocks a little on the kernel.
     pub(super) fn print(&self, stock: Stock, budgets: &Budgets, admission: &Admission) -> String {
         let set = |gauge: &Count, value: u64| {
@@ -243,6 +271,13 @@ impl Metrics {
                 let counter = self.budgets_refused.get_or_create(&part);
                 counter.inner().store(refused, Ordering::Relaxed);
             }
+        }
+        for (state, number) in [
+            ("queued", stock.digests.waiting),
+            ("running", stock.digests.running),
+        ] {
+            let digests = self.digests.get_or_create(&InState { state });
+            set(&digests, number as u64);
         }
         set(&self.resident, resident_bytes().unwrap_or(0));
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);

@@ -120,6 +120,7 @@ fn stock(api: &Api) -> Stock {
     let mut stock = Stock {
         drives: drives.len() as u64,
         free: api.store.free_bytes(),
+        digests: api.digests.load(),
         ..Stock::default()
     };
     for drive in drives {

@@ -29,7 +29,8 @@ use super::drives::Api;
 use super::hosted::{Hosted, lock};
 use super::machine::{Machine, MachineId};
 use super::record::Record;
-use super::sparse;
+use super::sparse::Extents;
+use super::work::in_turns;
 use crate::drive::DriveId;
 
 const HTML: &str = include_str!("page/page.html");
@@ -404,46 +405,68 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
 /// length, `?` where the file was asked too often.
 async fn map(api: &Arc<Api>, user: &str, id: DriveId) -> Result<Answer, Refusal> {
     let drive = api.store.own(user, id)?;
-    // The semaphore is never closed.
-    let turn = Arc::clone(&api.digests).acquire_owned().await.ok();
-    blocking(move || {
-        let _turn = turn;
-        Ok(json(&json!({"cells": cells(&drive)})))
-    })
-    .await
+    let (_share, job) = api.join_digests(&Arc::from(user)).await?;
+    let mut map = Map::new(&drive);
+    let cells = in_turns(job, move || Ok(map.step(&drive))).await?;
+    Ok(json(&json!({"cells": cells})))
 }
 
-fn cells(drive: &Hosted) -> String {
-    let size = drive.size();
-    let cell_bytes = size.div_ceil(CELLS).max(1);
-    let mut data = vec![0u64; size.div_ceil(cell_bytes) as usize];
-    let mut at = 0;
-    for _ in 0..LOOKS {
-        if at == size {
-            break;
+/// A map that is being drawn.
+struct Map {
+    size: u64,
+    cell_bytes: u64,
+    /// Bytes of data in each cell.
+    data: Vec<u64>,
+    extents: Extents,
+    /// How often extents were listed.
+    looks: usize,
+}
+
+impl Map {
+    fn new(drive: &Hosted) -> Self {
+        let size = drive.size();
+        let cell_bytes = size.div_ceil(CELLS).max(1);
+        Self {
+            size,
+            cell_bytes,
+            data: vec![0; size.div_ceil(cell_bytes) as usize],
+            extents: Extents::new(0..size),
+            looks: 0,
         }
-        let (extents, end) = sparse::data_extents(&drive.file, at..size);
+    }
+
+    /// Goes on for a moment; gives the digits at the end.
+    fn step(&mut self, drive: &Hosted) -> Option<String> {
+        let (extents, at) = self.extents.step(&drive.file)?;
         for extent in extents {
             let mut start = extent.start;
             while start < extent.end {
-                let cell = start / cell_bytes;
-                let end = extent.end.min((cell + 1) * cell_bytes);
-                data[cell as usize] += end - start;
+                let cell = start / self.cell_bytes;
+                let end = extent.end.min((cell + 1) * self.cell_bytes);
+                self.data[cell as usize] += end - start;
                 start = end;
             }
         }
-        at = end;
-    }
-    let digit = |(i, &bytes): (usize, &u64)| {
-        let start = i as u64 * cell_bytes;
-        let len = cell_bytes.min(size - start);
-        match start + len > at {
-            true => '?',
-            // Rounded up: what there is shows.
-            false => char::from(b'0' + (bytes as f64 * 9.0 / len as f64).ceil().min(9.0) as u8),
+        self.looks += 1;
+        if at < self.size && self.looks < LOOKS {
+            self.extents = Extents::new(at..self.size);
+            return None;
         }
-    };
-    data.iter().enumerate().map(digit).collect()
+        Some(self.digits(at))
+    }
+
+    fn digits(&self, at: u64) -> String {
+        let digit = |(i, &bytes): (usize, &u64)| {
+            let start = i as u64 * self.cell_bytes;
+            let len = self.cell_bytes.min(self.size - start);
+            match start + len > at {
+                true => '?',
+                // Rounded up: what there is shows.
+                false => char::from(b'0' + (bytes as f64 * 9.0 / len as f64).ceil().min(9.0) as u8),
+            }
+        };
+        self.data.iter().enumerate().map(digit).collect()
+    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -13,10 +13,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use sha2::{Digest as _, Sha256};
-
 use super::hosted::{Hosted, lock};
-use crate::digest::Digest;
 
 /// Bytes in memory for one answer; small, since slow clients keep it long.
 const STEP_BYTES: u64 = 256 * 1024;
@@ -138,27 +135,4 @@ impl Body for DriveBytes {
 fn read_now(drive: &Hosted, bytes: &mut [u8], offset: u64) -> usize {
     let mut buffers = [IoSliceMut::new(bytes)];
     preadv2(&drive.file, &mut buffers, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)
-}
-
-/// The SHA-256 of a range. Holes are read as well: with a digest others check what was
-/// called a hole, so it must not go by the same report.
-pub(super) fn digest(
-    drive: &Hosted,
-    mut offset: u64,
-    len: u64,
-    goes_on: impl Fn() -> bool,
-) -> io::Result<Digest> {
-    let mut bytes = vec![0; STEP_BYTES as usize];
-    let mut hasher = Sha256::new();
-    let end = offset + len;
-    while offset < end {
-        if !goes_on() {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        let step = &mut bytes[..STEP_BYTES.min(end - offset) as usize];
-        drive.file.read_exact_at(step, offset)?;
-        hasher.update(&*step);
-        offset += step.len() as u64;
-    }
-    Ok(Digest::from_bytes(hasher.finalize().into()))
 }

@@ -56,6 +56,7 @@ pub(super) struct Record {
     sent: AtomicU64,
     answered: Mutex<Option<Answered>>,
     is_whole: AtomicBool,
+    ends_with_client: AtomicBool,
     span: Span,
     metrics: Arc<Metrics>,
 }
@@ -92,6 +93,7 @@ impl Record {
             sent: AtomicU64::new(0),
             answered: Mutex::new(None),
             is_whole: AtomicBool::new(false),
+            ends_with_client: AtomicBool::new(false),
             span: tracing::error_span!("request", id),
             metrics: Arc::clone(metrics),
         }
@@ -117,6 +119,15 @@ impl Record {
 
     pub(super) fn set_call(&self, call: &'static str) {
         let _ = self.call.set(call);
+    }
+
+    /// The request changes nothing: its work is for nobody once the client has gone.
+    pub(super) fn end_with_client(&self) {
+        self.ends_with_client.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn ends_with_client(&self) -> bool {
+        self.ends_with_client.load(Ordering::Relaxed)
     }
 
     /// The request moves bytes of a drive.

@@ -20,6 +20,8 @@ const EXTENTS_MAX: usize = 4096;
 /// Most times that the file system is asked for one answer, a microsecond each: a
 /// file may hold many holes that are not told of.
 const LOOKS_MAX: usize = 32 * 1024;
+/// The same for one step of the way there.
+const LOOKS_OF_STEP: usize = 256;
 
 /// Places that are read of a hole that the file system reports, a microsecond each.
 const PLACES_OF_HOLE: u64 = 6;
@@ -145,26 +147,54 @@ fn reads_as_zeros(file: &File, offset: u64, len: u64) -> bool {
     true
 }
 
-/// What data there is in a range of a file, and up to where that was looked at: at
-/// least a block, unless the range is empty. Data may be zeros; holes are.
-pub(super) fn data_extents(file: &File, range: Range<u64>) -> (Vec<Range<u64>>, u64) {
-    let mut data: Vec<Range<u64>> = Vec::new();
-    let mut at = range.start;
-    for _ in 0..LOOKS_MAX {
-        at = next_data(file, at, range.end);
-        if at >= range.end {
-            break;
+/// A walk over the data in a range of a file, step by step. It ends at the end of the
+/// range or where an answer is long enough. Data may be zeros; holes are.
+#[derive(Debug)]
+pub(super) struct Extents {
+    data: Vec<Range<u64>>,
+    at: u64,
+    end: u64,
+    looks: usize,
+}
+
+impl Extents {
+    pub(super) fn new(range: Range<u64>) -> Self {
+        Self {
+            data: Vec::new(),
+            at: range.start,
+            end: range.end,
+            looks: 0,
         }
-        let end = next_hole(file, at, range.end);
-        let is_full = data.len() == EXTENTS_MAX;
-        match data.last_mut() {
-            Some(last) if at - last.end < HOLE_BYTES_MIN => last.end = end,
-            _ if is_full => break,
-            _ => data.push(at..end),
-        }
-        at = end;
     }
-    (data, at)
+
+    /// Looks on for a millisecond or so. At the end it gives the data, and up to where
+    /// was looked: at least a block, unless the range is empty.
+    pub(super) fn step(&mut self, file: &File) -> Option<(Vec<Range<u64>>, u64)> {
+        for _ in 0..LOOKS_OF_STEP {
+            if self.looks == LOOKS_MAX || !self.look(file) {
+                return Some((std::mem::take(&mut self.data), self.at));
+            }
+            self.looks += 1;
+        }
+        None
+    }
+
+    /// Looks for the next extent; `false` where that is the end.
+    fn look(&mut self, file: &File) -> bool {
+        self.at = next_data(file, self.at, self.end);
+        if self.at >= self.end {
+            return false;
+        }
+        let end = next_hole(file, self.at, self.end);
+        let is_full = self.data.len() == EXTENTS_MAX;
+        match self.data.last_mut() {
+            Some(last) if self.at - last.end < HOLE_BYTES_MIN => last.end = end,
+            _ if is_full => return false,
+            _ => self.data.push(self.at..end),
+        }
+        self.at = end;
+        true
+    }
 }
 
 /// Where the data at `offset` ends, at most at `end`. Where the file system calls it a
@@ -181,6 +211,15 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    fn data_extents(file: &File, range: Range<u64>) -> (Vec<Range<u64>>, u64) {
+        let mut extents = Extents::new(range);
+        loop {
+            if let Some(found) = extents.step(file) {
+                return found;
+            }
+        }
+    }
 
     fn read(file: &File) -> Vec<u8> {
         let mut all = vec![1; file.metadata().unwrap().len() as usize];

@@ -56,3 +56,4 @@ mod transcripts;
 mod upload;
 mod upload_faults;
 mod web;
+mod work;

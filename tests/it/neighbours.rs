@@ -9,16 +9,16 @@ use std::time::Duration;
 use crate::support::http::{Ask, raw, read_reply};
 use crate::support::server::TestServer;
 
-const HOSTILE: &str = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-hostile";
-const HONEST: &str = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-honest";
+pub(crate) const HOSTILE: &str = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-hostile";
+pub(crate) const HONEST: &str = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-honest";
 
 /// A server with a hostile and an honest user.
-struct Scene {
-    server: TestServer,
+pub(crate) struct Scene {
+    pub(crate) server: TestServer,
 }
 
 impl Scene {
-    fn new(args: &[&str]) -> Self {
+    pub(crate) fn new(args: &[&str]) -> Self {
         let users = ["--user", HOSTILE, "--user", HONEST];
         let metrics = ["--metrics", "127.0.0.1:0"];
         let args = [&users[..], &metrics, args].concat();
@@ -26,18 +26,18 @@ impl Scene {
         Self { server }
     }
 
-    fn by(&self, auth: &str) -> Ask<'_> {
+    pub(crate) fn by(&self, auth: &str) -> Ask<'_> {
         Ask::of(&self.server).by(auth)
     }
 
-    fn create(&self, auth: &str, size: u64) -> String {
+    pub(crate) fn create(&self, auth: &str, size: u64) -> String {
         let body = format!("name d\nsize {size}");
         let made = self.by(auth).post("/drives/create", body).expect(200);
         made.key("drive").unwrap().to_owned()
     }
 
     /// The value of a sample of the metrics; `None` while it has none.
-    fn metric(&self, sample: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, sample: &str) -> Option<f64> {
         let log = self.server.log();
         let line = log.lines().find(|line| line.contains("Telling metrics"));
         let (_, address) = line.unwrap().split_once("address=").unwrap();
@@ -49,7 +49,7 @@ impl Scene {
         })
     }
 
-    fn wait_for(&self, sample: &str, is_there: impl Fn(f64) -> bool) {
+    pub(crate) fn wait_for(&self, sample: &str, is_there: impl Fn(f64) -> bool) {
         while !self.metric(sample).is_some_and(&is_there) {
             std::thread::yield_now();
         }
