@@ -69,6 +69,7 @@ mod connection;
 mod digests;
 mod drives;
 mod faults;
+mod fill;
 mod guard;
 mod hosted;
 mod hypervisor;

@@ -11,8 +11,10 @@ use super::hosted::Hosted;
 use super::machine::{MachineId, Slot};
 
 /// Who has a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
+    /// The owner of the server.
+    pub(super) user: String,
     /// The machine that this server runs on.
     pub(super) host: Uuid,
     pub(super) server: MachineId,
@@ -46,6 +48,12 @@ impl Claims {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether only servers of others than `owner` have claims, which do not write.
+    pub(super) fn are_of_others(&self, owner: &str) -> bool {
+        let mut all = self.0.iter();
+        all.all(|holder| holder.user != owner && !holder.may_write)
     }
 
     /// Whether a guest may write to the drive.
@@ -93,6 +101,7 @@ mod tests {
 
     fn holder(server: u128) -> Holder {
         Holder {
+            user: "user".into(),
             host: Uuid::from_u128(1),
             server: MachineId::from_u128(server),
             slot: Slot::Ide(0, 0),

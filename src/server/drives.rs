@@ -18,9 +18,10 @@ use super::body::{self, Incoming};
 use super::budget::{Budgets, Share};
 use super::digests::{DIGEST_BYTES_MAX, Digesting, Zeros};
 use super::faults::{Faults, PastEnd, ToldExtents};
+use super::fill::{Fill, Order};
 use super::guard::Guard;
 use super::hosted::{Hosted, Purpose};
-use super::imaging::{Imaging, Imagings, Order};
+use super::imaging::Imagings;
 use super::machines::Machines;
 use super::metadata::Metadata;
 use super::metrics::Metrics;
@@ -125,9 +126,20 @@ impl Api {
     }
 
     async fn destroy(self: &Arc<Self>, user: &str, id: DriveId) -> Result {
-        let pass = self.store.own(user, id)?.pass(Purpose::Change)?;
         let api = Arc::clone(self);
-        blocking(move || api.store.destroy(&pass)).await?;
+        match self.store.own(user, id) {
+            Ok(drive) => {
+                let turn = drive.turn().await?;
+                blocking(move || api.store.destroy(&turn)).await?;
+            }
+            Err(refusal) => {
+                let user = user.to_owned();
+                let damaged = move || api.store.destroy_damaged(&user, id);
+                if !blocking(damaged).await? {
+                    return Err(refusal);
+                }
+            }
+        }
         Ok(answer::no_content())
     }
 
@@ -140,23 +152,15 @@ impl Api {
     ) -> Result {
         let drive = self.store.own(user, id)?;
         let body = keys_and_values(request).await?;
-        let mut wanted = drive.metadata();
-        wanted.merge(&body, |size| self.round(size))?;
-        // Only a new size disturbs others: clients send name and size always.
-        let new_size = (wanted.size != drive.size()).then_some(wanted.size);
-        let pass = new_size.map(|_| drive.pass(Purpose::Change)).transpose()?;
+        let turn = drive.turn().await?;
         let api = Arc::clone(self);
-        let drive = blocking(move || {
-            let _pass = pass;
-            api.store.change(&drive, |metadata| {
-                // Without a pass the size stays, whatever it is by now.
-                let size = new_size.unwrap_or(metadata.size);
-                metadata.merge(&body, |_| Ok(size))
-            })?;
-            Ok(drive)
+        let info = blocking(move || {
+            let change = |metadata: &mut Metadata| metadata.merge(&body, |size| api.round(size));
+            api.store.change(&turn, change)?;
+            Ok(turn.drive().info(false))
         })
         .await?;
-        Ok(answer::object(&drive.info(false), format))
+        Ok(answer::object(&info, format))
     }
 
     /// Answers when both drives are claimed and the key `imaging` is there; the
@@ -175,13 +179,9 @@ impl Api {
             packing,
             offset: 0,
         };
-        let imaging = Imaging::claim(&source, &destination, order)?;
+        let turn = destination.turn().await?;
         let api = Arc::clone(self);
-        let imaging = blocking(move || {
-            api.begin_imaging(&imaging)?;
-            Ok(imaging)
-        })
-        .await?;
+        let imaging = blocking(move || api.begin_imaging(&turn, &source, order)).await?;
         tokio::spawn(Arc::clone(self).image_in_background(imaging));
         Ok(answer::no_content())
     }
@@ -225,8 +225,14 @@ impl Api {
         let (_share, job) = self.join_digests(user).await?;
         drive.count_read(size);
         let (zeros, metrics) = (Arc::clone(&self.zeros), Arc::clone(&self.metrics));
-        let mut digesting = Digesting::new(drive, offset, size, zeros, metrics);
-        let digest = in_turns(job, move || Ok(digesting.step()?)).await?;
+        let read = Arc::clone(&drive);
+        let mut digesting = Digesting::new(read, offset, size, zeros, metrics);
+        let digest = in_turns(job, move || Ok(digesting.step()?)).await;
+        // A drive that was destroyed or shrank meanwhile has no such range, whatever came
+        // of it.
+        drive.check_readable()?;
+        range(&drive, offset, size)?;
+        let digest = digest?;
         let mut properties = Properties::new();
         properties
             .insert("sha256", digest.to_string())
@@ -342,11 +348,8 @@ impl Api {
             let bytes = run(&write, &api)?;
             let drive = &write.pass.drive;
             drive.count_write(bytes);
-            if !drive.with_metadata(|metadata| metadata.is_complete) {
-                api.store.change(drive, |metadata| {
-                    metadata.is_complete = true;
-                    Ok(())
-                })?;
+            if drive.fill() == Fill::Incomplete {
+                api.store.mark_whole(&drive.turn_blocking()?)?;
             }
             // Before the answer: who has it may destroy the drive at once.
             drop(write);

@@ -1,13 +1,30 @@
 //! One drive as the server holds it: its file, its metadata, and who uses it.
+//!
+//! Two locks of a drive order everything that happens to it:
+//!
+//! - The [`Turn`] is held by whoever changes what is stored of the drive, from the
+//!   decision until memory agrees with the disk: set, resize, destroy, the begin,
+//!   progress and end of an imaging, the counters at a stop. It is waited for, and it
+//!   cannot be had of a drive that is gone, so nothing is ever stored of one.
+//! - `state` is what memory knows: metadata and uses. It is held for moments and never
+//!   while the disk is waited for. A use ([`Pass`], [`Claim`]) is checked against all
+//!   others, and against the rights of its user, and entered, in one step.
+//!
+//! Order: turn, then `landing`, then the map of drives in the store, then `state`, then
+//! quotas. Nobody holds the turns of two drives. A pass is no lock: it is refused at
+//! once, so it may be asked for with or without the turn.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::answer::Refusal;
 use super::claims::{Claim, Claims, Holder};
+use super::fill::{Fill, FillFiles};
 use super::metadata::{Metadata, set};
 use super::record::Traffic;
 use crate::drive::DriveId;
@@ -19,18 +36,20 @@ use crate::wire::Properties;
 /// use under way is refused with 409 at once (REFERENCE section 7). Writes go
 /// together; destroying, resizing and being imaged go with nothing but reads. A
 /// server that is active claims its drives (`claims.rs`).
+///
+/// What other users read of a drive does not keep its owner from destroying it: their
+/// reads and imagings fail, their servers find the drive empty.
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) id: DriveId,
     pub(super) file: File,
     pub(super) metadata_path: PathBuf,
     pub(super) data_path: PathBuf,
+    pub(super) fill_files: FillFiles,
     /// Held while the bytes of one write go to the file, so that overlapping
     /// writes land one after the other and not mixed.
     pub(super) landing: Mutex<()>,
-    /// Held while metadata is changed and kept, which takes disk time; `state`
-    /// never is.
-    pub(super) keeping: Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// What moves to and from it.
     pub(super) traffic: Arc<Traffic>,
     state: Mutex<State>,
@@ -39,16 +58,42 @@ pub(super) struct Hosted {
 #[derive(Debug)]
 struct State {
     metadata: Metadata,
+    fill: Fill,
     /// Writes under way.
     writers: u32,
     /// Imagings that read this drive.
-    imaged_from: u32,
+    leases: Vec<Arc<Lease>>,
     /// Destroying, resizing, or being imaged.
     is_exclusive: bool,
     imaging: Option<Arc<Progress>>,
     /// Servers that use it.
     claims: Claims,
     is_gone: bool,
+}
+
+/// The right of a user's imaging to read its source. It ends before the imaging does
+/// when the drive is destroyed, or its owner takes the user off its readers.
+#[derive(Debug)]
+pub(super) struct Lease {
+    user: String,
+    has_ended: AtomicBool,
+}
+
+impl Lease {
+    pub(super) fn of(user: String) -> Arc<Self> {
+        Arc::new(Self {
+            user,
+            has_ended: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
 }
 
 /// How far an imaging into a drive is, in bytes of its source.
@@ -96,21 +141,24 @@ impl Hosted {
         id: DriveId,
         file: File,
         metadata: Metadata,
+        fill: Fill,
         metadata_path: PathBuf,
         data_path: PathBuf,
     ) -> Self {
         Self {
             id,
             file,
+            fill_files: FillFiles::beside(&data_path),
             metadata_path,
             data_path,
             landing: Mutex::new(()),
-            keeping: Mutex::new(()),
+            turn: Arc::default(),
             traffic: Arc::default(),
             state: Mutex::new(State {
                 metadata,
+                fill,
                 writers: 0,
-                imaged_from: 0,
+                leases: Vec::new(),
                 is_exclusive: false,
                 imaging: None,
                 claims: Claims::default(),
@@ -121,6 +169,29 @@ impl Hosted {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// Waits for its turn to change what is stored of the drive; 404 if it is gone by
+    /// then.
+    pub(super) async fn turn(self: &Arc<Self>) -> Result<Turn, Refusal> {
+        let guard = Arc::clone(&self.turn).lock_owned().await;
+        self.to_turn(guard)
+    }
+
+    /// The same on a thread that may block.
+    pub(super) fn turn_blocking(self: &Arc<Self>) -> Result<Turn, Refusal> {
+        let guard = Arc::clone(&self.turn).blocking_lock_owned();
+        self.to_turn(guard)
+    }
+
+    fn to_turn(self: &Arc<Self>, guard: OwnedMutexGuard<()>) -> Result<Turn, Refusal> {
+        match self.state().is_gone {
+            true => Err(Refusal::no_drive()),
+            false => Ok(Turn {
+                drive: Arc::clone(self),
+                _guard: guard,
+            }),
+        }
     }
 
     /// Its metadata at this moment.
@@ -155,15 +226,9 @@ impl Hosted {
         look(&self.state().metadata)
     }
 
-    /// Puts changed metadata in place; the caller has kept it. The counters
-    /// that ran on meanwhile stay.
-    pub(super) fn replace_metadata(&self, metadata: Metadata) {
-        let mut state = self.state();
-        let counters = state.metadata.counters;
-        state.metadata = Metadata {
-            counters,
-            ..metadata
-        };
+    /// How it was filled last.
+    pub(super) fn fill(&self) -> Fill {
+        self.state().fill
     }
 
     pub(super) fn count_read(&self, bytes: u64) {
@@ -187,15 +252,14 @@ impl Hosted {
         counters.write_requests += written.1;
     }
 
-    pub(super) fn mark_gone(&self) {
-        self.state().is_gone = true;
-    }
-
     /// What `info` tells; with `is_full` the progress of imaging as a percentage
     /// (REFERENCE sections 5 and 7).
     pub(super) fn info(&self, is_full: bool) -> Properties {
         let state = self.state();
         let mut info = state.metadata.to_info(self.id);
+        if state.fill == Fill::Incomplete {
+            set(&mut info, "status", "inactive");
+        }
         if let Some(progress) = &state.imaging {
             let value = match (progress.is_queued(), is_full) {
                 (true, _) => "queued".to_owned(),
@@ -204,7 +268,7 @@ impl Hosted {
             };
             set(&mut info, "imaging", value);
             set(&mut info, "claimed", format!("imaging:{}", progress.source));
-        } else if state.imaged_from > 0 {
+        } else if !state.leases.is_empty() {
             set(&mut info, "claimed", "imaging");
         } else if let Some(claimed) = state.claims.told() {
             set(&mut info, "claimed", claimed);
@@ -235,13 +299,13 @@ impl Hosted {
             };
             return Err(Refusal::busy(sentence));
         }
-        if state.imaged_from > 0 && !matches!(purpose, Purpose::ImageFrom) {
-            return Err(Refusal::busy(
-                "Drive is busy: it is the source of an imaging",
-            ));
-        }
-        let does_write = !matches!(purpose, Purpose::ImageFrom);
-        if does_write && !state.claims.is_empty() || state.claims.may_write() {
+        state.check_imagings(&purpose)?;
+        let is_claimed = match &purpose {
+            Purpose::ImageFrom(_) => state.claims.may_write(),
+            Purpose::Destroy => !state.claims.are_of_others(&state.metadata.user),
+            _ => !state.claims.is_empty(),
+        };
+        if is_claimed {
             return Err(Refusal::busy("Drive is busy: a server uses it"));
         }
         let shares_writes =
@@ -251,8 +315,8 @@ impl Hosted {
         }
         match &purpose {
             Purpose::Write { .. } => state.writers += 1,
-            Purpose::ImageFrom => state.imaged_from += 1,
-            Purpose::Change => state.is_exclusive = true,
+            Purpose::ImageFrom(lease) => state.leases.push(Arc::clone(lease)),
+            Purpose::Resize | Purpose::Destroy => state.is_exclusive = true,
             Purpose::ImageInto(progress) => {
                 state.is_exclusive = true;
                 state.imaging = Some(Arc::clone(progress));
@@ -265,15 +329,59 @@ impl Hosted {
     }
 }
 
+impl State {
+    /// Whether the imagings that read the drive allow this use. An imaging needs the
+    /// right to read, at this moment.
+    fn check_imagings(&self, purpose: &Purpose) -> Result<(), Refusal> {
+        let owner = &self.metadata.user;
+        let are_of_others = self.leases.iter().all(|lease| lease.user != *owner);
+        match purpose {
+            Purpose::ImageFrom(lease) if !self.metadata.may_read(&lease.user) => {
+                Err(Refusal::no_drive())
+            }
+            Purpose::ImageFrom(_) => Ok(()),
+            _ if self.leases.is_empty() => Ok(()),
+            Purpose::Destroy if are_of_others => Ok(()),
+            _ if are_of_others => Err(Refusal::busy(
+                "Drive is busy: it is the source of another user's imaging, \
+                 which ends when that user is taken off its readers",
+            )),
+            _ => Err(Refusal::busy(
+                "Drive is busy: it is the source of an imaging",
+            )),
+        }
+    }
+
+    /// Ends the imagings that may not read the drive any more.
+    fn end_leases(&mut self) {
+        let Self {
+            metadata, is_gone, ..
+        } = self;
+        self.leases.retain(|lease| {
+            let is_valid = !*is_gone && metadata.may_read(&lease.user);
+            if !is_valid {
+                lease.end();
+            }
+            is_valid
+        });
+    }
+}
+
 impl Hosted {
     /// Claims the drive for a server, until the claim is dropped. The claim of
-    /// an exclusive drive is the only one.
-    pub(super) fn claim(self: &Arc<Self>, holder: Holder) -> Result<Claim, Refusal> {
+    /// an exclusive drive is the only one. Whether `is_allowed` is asked in the same
+    /// moment.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        holder: Holder,
+        is_allowed: impl FnOnce(&Metadata) -> Result<(), Refusal>,
+    ) -> Result<Claim, Refusal> {
         let mut state = self.state();
         if state.is_gone {
             return Err(Refusal::no_drive());
         }
-        let is_imaged = state.imaging.is_some() || state.imaged_from > 0 && holder.may_write;
+        is_allowed(&state.metadata)?;
+        let is_imaged = state.imaging.is_some() || !state.leases.is_empty() && holder.may_write;
         let sentence = if is_imaged {
             "it is being imaged"
         } else if state.is_exclusive {
@@ -282,7 +390,7 @@ impl Hosted {
             "it is being written"
         } else {
             let is_shared = state.metadata.is_shared();
-            state.claims.add(holder, is_shared)?;
+            state.claims.add(holder.clone(), is_shared)?;
             return Ok(Claim::new(Arc::clone(self), holder));
         };
         Err(Refusal::busy(format!(
@@ -301,11 +409,13 @@ impl Hosted {
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     /// Writing bytes, beside fewer than so many others.
-    Write { at_most: u32 },
-    /// Destroying or resizing it.
-    Change,
+    Write {
+        at_most: u32,
+    },
+    Resize,
+    Destroy,
     /// Reading it into another drive.
-    ImageFrom,
+    ImageFrom(Arc<Lease>),
     /// Filling it from another drive.
     ImageInto(Arc<Progress>),
 }
@@ -320,15 +430,53 @@ pub(super) struct Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut state = self.drive.state();
-        match self.purpose {
+        match &self.purpose {
             Purpose::Write { .. } => state.writers -= 1,
-            Purpose::ImageFrom => state.imaged_from -= 1,
-            Purpose::Change => state.is_exclusive = false,
+            Purpose::ImageFrom(lease) => state.leases.retain(|other| !Arc::ptr_eq(other, lease)),
+            Purpose::Resize | Purpose::Destroy => state.is_exclusive = false,
             Purpose::ImageInto(_) => {
                 state.is_exclusive = false;
                 state.imaging = None;
             }
         }
+    }
+}
+
+/// The turn of a drive that is not gone: the right to change what is stored of it, which
+/// goes with what memory knows. Both change in `store.rs`.
+#[derive(Debug)]
+pub(super) struct Turn {
+    drive: Arc<Hosted>,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    pub(super) fn drive(&self) -> &Arc<Hosted> {
+        &self.drive
+    }
+
+    /// Puts changed metadata in place, which is stored. The counters that ran on
+    /// meanwhile stay.
+    pub(super) fn replace_metadata(&self, metadata: Metadata) {
+        let mut state = self.drive.state();
+        let counters = state.metadata.counters;
+        state.metadata = Metadata {
+            counters,
+            ..metadata
+        };
+        state.end_leases();
+    }
+
+    /// Puts in place how the drive is filled, which is stored.
+    pub(super) fn set_fill(&self, fill: Fill) {
+        self.drive.state().fill = fill;
+    }
+
+    /// The drive is not stored any more.
+    pub(super) fn mark_gone(&self) {
+        let mut state = self.drive.state();
+        state.is_gone = true;
+        state.end_leases();
     }
 }
 

@@ -1,21 +1,22 @@
 //! Filling a drive from another one (REFERENCE section 5), in the background.
 //!
 //! The bytes of the destination beyond what the source gives stay as they are.
-//! What is to be done is kept with the metadata of the destination until it is
+//! What is to be done is stored (`fill.rs`) until it is
 //! done: after a crash or a stop the next start goes on, from what is on the disk
 //! for sure where nothing is packed, else from the beginning. Until then the
 //! destination is told as being imaged, and cannot be read. An imaging that fails
 //! leaves it with status `inactive`, until something is written to it.
 //!
+//! Both drives stay claimed until the end is stored. So nobody can write to them while
+//! the next start would still go on.
+//!
 //! A copy shares the blocks of the source where the file system can (`FICLONE`),
 //! else the kernel copies (`copy_file_range`, which shares too where it may), else
 //! we do. Holes stay holes.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,11 +30,11 @@ use tokio::task::spawn_blocking;
 
 use super::answer::Refusal;
 use super::drives::Api;
-use super::hosted::{Hosted, Pass, Progress, Purpose};
+use super::fill::{Fill, Order};
+use super::hosted::{Hosted, Lease, Pass, Progress, Purpose, Turn};
 use super::routes::Packing;
 use super::sparse;
 use crate::codec::{Gunzip, Trailing};
-use crate::drive::DriveId;
 
 /// Imagings that run at once; more are queued.
 const AT_ONCE: u32 = 2;
@@ -45,6 +46,9 @@ const KERNEL_STEP_BYTES: u64 = 16 * 1024 * 1024;
 const KEPT_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
 /// Longest sleep of one that is slow on purpose: a stop has to be heard.
 const NAP: Duration = Duration::from_millis(100);
+
+/// How long to wait before another try to store the end of an imaging.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// All imagings of a server.
 #[derive(Debug)]
@@ -79,51 +83,11 @@ impl Imagings {
     }
 }
 
-/// What an imaging is to do, as it is kept: `copy UUID OFFSET`, where OFFSET is
-/// how many bytes of the source UUID are on the destination's disk for sure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Order {
-    pub(super) source: DriveId,
-    pub(super) packing: Packing,
-    pub(super) offset: u64,
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let packing = match self.packing {
-            Packing::Copy => "copy",
-            Packing::Gzip => "gzip",
-            Packing::Gunzip => "gunzip",
-        };
-        write!(f, "{packing} {} {}", self.source, self.offset)
-    }
-}
-
-impl FromStr for Order {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let words: Vec<&str> = text.split(' ').collect();
-        let [packing, source, offset] = words[..] else {
-            return Err(());
-        };
-        Ok(Self {
-            packing: match packing {
-                "copy" => Packing::Copy,
-                "gzip" => Packing::Gzip,
-                "gunzip" => Packing::Gunzip,
-                _ => return Err(()),
-            },
-            source: source.parse().map_err(|_| ())?,
-            offset: offset.parse().map_err(|_| ())?,
-        })
-    }
-}
-
 /// One imaging. It holds both drives until it is dropped.
 #[derive(Debug)]
 pub(super) struct Imaging {
     source: Pass,
+    lease: Arc<Lease>,
     destination: Pass,
     progress: Arc<Progress>,
     order: Order,
@@ -139,9 +103,11 @@ impl Imaging {
         if destination.id == source.id {
             return Err(Refusal::usage("A drive cannot be its own source"));
         }
-        let progress = Arc::new(Progress::new(source.id, source.size()));
+        // The size of the source stays as it is from here on.
+        let lease = Lease::of(destination.with_metadata(|metadata| metadata.user.clone()));
+        let source = source.pass(Purpose::ImageFrom(Arc::clone(&lease)))?;
+        let progress = Arc::new(Progress::new(source.drive.id, source.drive.size()));
         progress.reach(order.offset);
-        let source = source.pass(Purpose::ImageFrom)?;
         let destination = destination.pass(Purpose::ImageInto(Arc::clone(&progress)))?;
         let (size, room) = (source.drive.size(), destination.drive.size());
         if order.packing == Packing::Copy && size > room {
@@ -152,6 +118,7 @@ impl Imaging {
         }
         Ok(Self {
             source,
+            lease,
             destination,
             progress,
             order,
@@ -160,20 +127,24 @@ impl Imaging {
 }
 
 impl Api {
-    /// Claims both drives and keeps what is to be done; the rest happens in the
+    /// Claims both drives and stores what is to be done; the rest happens in the
     /// background. Blocks on the disk.
-    pub(super) fn begin_imaging(&self, imaging: &Imaging) -> Result<(), Refusal> {
-        self.store.change(&imaging.destination.drive, |metadata| {
-            metadata.imaging = Some(imaging.order);
-            Ok(())
-        })
+    pub(super) fn begin_imaging(
+        &self,
+        turn: &Turn,
+        source: &Arc<Hosted>,
+        order: Order,
+    ) -> Result<Imaging, Refusal> {
+        let imaging = Imaging::claim(source, turn.drive(), order)?;
+        self.store.store_order(turn, order)?;
+        Ok(imaging)
     }
 
     /// Takes up what a crash or a stop left: before anybody is served, so that
     /// nobody gets at the drives first.
     pub(super) fn take_up_imagings(self: &Arc<Self>) {
-        for drive in self.store.select(|metadata| metadata.imaging.is_some()) {
-            let Some(order) = drive.with_metadata(|metadata| metadata.imaging) else {
+        for drive in self.store.select(|_| true) {
+            let Fill::Imaging(order) = drive.fill() else {
                 continue;
             };
             let source = self.store.any(order.source);
@@ -185,8 +156,22 @@ impl Api {
                 }
                 Err(refusal) => {
                     tracing::warn!(id = %drive.id, %order, %refusal, "Cannot go on with an imaging");
-                    self.end_imaging(&drive, false);
+                    self.fail_in_background(&drive, order);
                 }
+            }
+        }
+    }
+
+    /// Ends an imaging that cannot go on. Its destination is claimed until then.
+    fn fail_in_background(self: &Arc<Self>, drive: &Arc<Hosted>, order: Order) {
+        let progress = Arc::new(Progress::new(order.source, 0));
+        match drive.pass(Purpose::ImageInto(progress)) {
+            Ok(pass) => {
+                let api = Arc::clone(self);
+                drop(spawn_blocking(move || api.end_imaging(&pass.drive, false)));
+            }
+            Err(refusal) => {
+                tracing::error!(id = %drive.id, %refusal, "Cannot end an imaging, the next start does");
             }
         }
     }
@@ -208,18 +193,23 @@ impl Api {
         let (source, destination) = (&imaging.source.drive, &imaging.destination.drive);
         let keep = |offset| {
             destination.file.sync_data()?;
-            let kept = self.store.change(destination, |metadata| {
-                metadata.imaging = Some(Order {
-                    offset,
-                    ..imaging.order
-                });
-                Ok(())
-            });
-            kept.map_err(|refusal| io::Error::other(refusal.to_string()))
+            let order = Order {
+                offset,
+                ..imaging.order
+            };
+            let turn = destination.turn_blocking();
+            let stored = turn.map(|turn| self.store.store_order(&turn, order));
+            if let Ok(Err(error)) = stored {
+                // What is stored stands: the next start would do more than it has to.
+                tracing::warn!(id = %destination.id, %error, "Cannot store how far an imaging is");
+            }
+            Ok(())
         };
         let result = imaging.run(&self.imagings, &keep);
         // What is called done must be there after a loss of power, too.
         let result = result.and_then(|bytes| destination.file.sync_data().map(|()| bytes));
+        // What it read since is anything.
+        let result = result.and_then(|bytes| imaging.check_lease().map(|()| bytes));
         match &result {
             Ok(bytes) => {
                 source.count_read(source.size());
@@ -234,14 +224,33 @@ impl Api {
         self.end_imaging(destination, result.is_ok());
     }
 
-    fn end_imaging(&self, destination: &Hosted, is_complete: bool) {
-        let kept = self.store.change(destination, |metadata| {
-            metadata.imaging = None;
-            metadata.is_complete = is_complete;
-            Ok(())
-        });
-        if let Err(error) = kept {
-            tracing::error!(id = %destination.id, %error, "Cannot keep the end of an imaging");
+    /// Stores the end of an imaging. The caller holds the drives until then. A full disk
+    /// is no reason to fail (`fill.rs`); while a broken one refuses, the imaging has not
+    /// ended.
+    fn end_imaging(&self, destination: &Arc<Hosted>, is_complete: bool) {
+        loop {
+            let turn = match destination.turn_blocking() {
+                Ok(turn) => turn,
+                Err(_) => return,
+            };
+            let stored = match is_complete {
+                true => self.store.mark_whole(&turn),
+                false => self.store.mark_incomplete(&turn),
+            };
+            drop(turn);
+            match stored {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(id = %destination.id, %error, "Cannot store the end of an imaging, trying again");
+                }
+            }
+            let tried = Instant::now();
+            while tried.elapsed() < RETRY {
+                if self.imagings.is_stopping() {
+                    return;
+                }
+                std::thread::sleep(NAP);
+            }
         }
     }
 }
@@ -259,6 +268,7 @@ impl Imaging {
             end: source.size(),
             progress: &self.progress,
             imagings,
+            lease: &self.lease,
             began: Instant::now(),
             begun,
         };
@@ -276,6 +286,20 @@ impl Imaging {
             Packing::Gzip => gzip(&mut from, &mut to).map(|()| to.offset),
             Packing::Gunzip => gunzip(from, &mut to).map(|()| to.offset),
         }
+    }
+}
+
+impl Imaging {
+    fn check_lease(&self) -> io::Result<()> {
+        check_lease(&self.lease)
+    }
+}
+
+/// Whether the source may be read still.
+fn check_lease(lease: &Lease) -> io::Result<()> {
+    match lease.has_ended() {
+        true => Err(io::Error::other("the source may not be read any more")),
+        false => Ok(()),
     }
 }
 
@@ -403,6 +427,7 @@ struct Reader<'a> {
     end: u64,
     progress: &'a Progress,
     imagings: &'a Imagings,
+    lease: &'a Lease,
     /// When it began, and at which byte.
     began: Instant,
     begun: u64,
@@ -416,6 +441,7 @@ impl Reader<'_> {
             if self.imagings.is_stopping() {
                 return Err(io::Error::other("the server stops"));
             }
+            check_lease(self.lease)?;
             let Some(rate) = self.imagings.bytes_per_s else {
                 return Ok(bytes.min(most));
             };
@@ -487,6 +513,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::drive::DriveId;
 
     const LEN: u64 = 40 << 20;
 
@@ -529,6 +556,7 @@ mod tests {
             end,
             progress: &progress,
             imagings: &imagings,
+            lease: &Lease::of(String::new()),
             began: Instant::now(),
             begun: offset,
         };
@@ -567,25 +595,5 @@ mod tests {
         let got = all(&copied(&source, offset as u64, 0));
         assert!(got[..offset].iter().all(|&b| b == 7));
         assert!(got[offset..] == all(&source)[offset..]);
-    }
-
-    #[test]
-    fn what_is_kept_of_an_imaging_reads_back() {
-        for packing in [Packing::Copy, Packing::Gzip, Packing::Gunzip] {
-            let order = Order {
-                source: DriveId::random(),
-                packing,
-                offset: 77,
-            };
-            assert_eq!(order.to_string().parse(), Ok(order));
-        }
-        for bad in [
-            "",
-            "copy",
-            "copy x 1",
-            "move 0012e24a-6eae-4279-9912-3432f698cec8 1",
-        ] {
-            assert_eq!(bad.parse::<Order>(), Err(()), "{bad}");
-        }
     }
 }

@@ -58,8 +58,19 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Properties> {
 
 /// Puts `text` into the file `path`, safe from a crash. `staging` is a directory on
 /// the same file system for the time between.
+///
+/// # Errors
+/// The file holds what it held before, so that the caller's memory may stay as it is,
+/// too. What fails after the new file is in its place is logged, and no error: a crash
+/// of this process does not undo it, a loss of power might.
 pub(super) fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
-    replace_from(staging, path, Access::Private, text.as_bytes())
+    match replace_from(staging, path, Access::Private, text.as_bytes()) {
+        Err(error) if read(path).is_ok_and(|now| now == text.as_bytes()) => {
+            tracing::error!(?path, %error, "A loss of power may undo what was stored");
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 /// Makes a rename or an unlink of `path` last.

@@ -21,7 +21,7 @@ use super::metadata::set;
 use crate::drive::parse_uuid;
 use crate::wire::Properties;
 
-pub(super) use settings::{Settings, Slot};
+pub(super) use settings::{Device, Settings, Slot};
 
 /// Keys of a kept file that no client sets.
 const RUN_ADDRESS: &str = "run:address";

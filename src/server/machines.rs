@@ -26,12 +26,14 @@ use uuid::Uuid;
 
 use super::answer::Refusal;
 use super::claims::{Claim, Holder};
-use super::hosted::{read, write};
+use super::fill::unless_missing;
+use super::hosted::{Hosted, read, write};
 use super::hypervisor::{
     End, Failure, Hypervisor, Later, Net, Password, Running, Spec, SpecDrive, SpecNic, Status,
 };
 use super::kept::{self, sync_parent};
-use super::machine::{Live, Machine, MachineId, Record, Rest, Run, Settings, now};
+use super::machine::{Device, Live, Machine, MachineId, Record, Rest, Run, Settings, now};
+use super::metadata::Metadata;
 use super::resources::Resources;
 use super::store::Store;
 use crate::filesystem::{private_directory, punch};
@@ -152,7 +154,7 @@ impl Machines {
         let Some(running) = found else { return false };
         let settings = machine.state().settings.clone();
         let vlans = vlans(&settings);
-        let taken = self.claim(machine, &settings).and_then(|(claims, _)| {
+        let taken = self.claim_again(machine, &settings).and_then(|claims| {
             self.resources.mark(run.address, &vlans)?;
             Ok(claims)
         });
@@ -410,15 +412,7 @@ impl Machines {
     fn check(&self, user: &str, settings: &Settings) -> Result {
         for device in settings.devices() {
             let drive = self.store.readable(user, device.drive)?;
-            let (is_own, is_shared) = drive.with_metadata(|m| (m.user == user, m.is_shared()));
-            let may_read = is_own || (device.is_cdrom && is_shared);
-            if !may_read {
-                let sentence = format!(
-                    "Drive {} of another user is invalid at {}: it must be of claim:type shared, and media cdrom",
-                    device.drive, device.slot
-                );
-                return Err(Refusal::usage(sentence));
-            }
+            drive.with_metadata(|metadata| check_device(user, &device, metadata))?;
         }
         self.resources
             .check(user, settings.static_address(), &vlans(settings))
@@ -434,24 +428,54 @@ impl Machines {
         let (mut claims, mut drives) = (Vec::new(), Vec::new());
         for device in settings.devices() {
             let drive = self.store.readable(&machine.user, device.drive)?;
-            let claim = drive.claim(Holder {
-                host: self.host,
-                server: machine.id,
-                slot: device.slot,
-                may_write: !device.is_cdrom,
-            })?;
-            claims.push(claim);
+            claims.push(self.claim_drive(machine, &device, &drive)?);
             drives.push(SpecDrive {
                 slot: device.slot,
                 path: drive.data_path.canonicalize()?,
                 // It stays while it is claimed.
                 size: drive.size(),
                 is_cdrom: device.is_cdrom,
-                is_shared: drive.with_metadata(super::metadata::Metadata::is_shared),
+                is_shared: drive.with_metadata(Metadata::is_shared),
                 boot_index: device.boot_index,
             });
         }
         Ok((claims, drives))
+    }
+
+    fn claim_drive(
+        &self,
+        machine: &Machine,
+        device: &Device,
+        drive: &Arc<Hosted>,
+    ) -> Result<Claim> {
+        let holder = Holder {
+            user: machine.user.clone(),
+            host: self.host,
+            server: machine.id,
+            slot: device.slot,
+            may_write: !device.is_cdrom,
+        };
+        drive.claim(holder, |metadata| {
+            check_device(&machine.user, device, metadata)
+        })
+    }
+
+    /// Claims the drives of a machine that has run on. One of another user may be
+    /// destroyed, or not be there for this user any more: that is no reason to take the
+    /// machine's power.
+    fn claim_again(&self, machine: &Machine, settings: &Settings) -> Result<Vec<Claim>> {
+        let mut claims = Vec::new();
+        for device in settings.devices() {
+            let drive = self.store.readable(&machine.user, device.drive);
+            match drive.and_then(|drive| self.claim_drive(machine, &device, &drive)) {
+                Ok(claim) => claims.push(claim),
+                Err(refusal) if device.is_cdrom => {
+                    tracing::warn!(id = %machine.id, drive = %device.drive, %refusal, "A server runs without one of its drives");
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(claims)
     }
 
     async fn launch(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
@@ -620,6 +644,20 @@ impl Machines {
     }
 }
 
+/// Whether a machine of `user` may have a drive at this device.
+fn check_device(user: &str, device: &Device, metadata: &Metadata) -> Result {
+    let is_own = metadata.user == user;
+    let is_lent = device.is_cdrom && metadata.is_shared();
+    match metadata.may_read(user) {
+        false => Err(Refusal::no_drive()),
+        true if is_own || is_lent => Ok(()),
+        true => Err(Refusal::usage(format!(
+            "Drive {} of another user is invalid at {}: it must be of claim:type shared, and media cdrom",
+            device.drive, device.slot
+        ))),
+    }
+}
+
 /// What a machine has while it runs, if it does.
 fn active(machine: &Machine) -> Result<Arc<Live>> {
     let live = machine.live();
@@ -639,14 +677,6 @@ async fn unless_ended<T>(live: &Live, done: std::result::Result<T, Failure>) -> 
             Err(not_active())
         }
         done => Ok(done?),
-    }
-}
-
-/// A removal, of which it is no failure that there was nothing.
-fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
 

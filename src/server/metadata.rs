@@ -5,9 +5,8 @@ use std::io;
 use std::path::Path;
 
 use super::answer::Refusal;
-use super::imaging::Order;
 use super::kept;
-use crate::drive::DriveId;
+use crate::drive::{DriveId, parse_uuid};
 use crate::wire::{Format, Properties, parse_size};
 
 /// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
@@ -57,10 +56,6 @@ pub(super) struct Metadata {
     /// `name`, `tier`, `tags` and what else a client sets, as it is told.
     pub(super) settings: Properties,
     pub(super) counters: Counters,
-    /// Whether the bytes are what the last imaging should have made of them.
-    pub(super) is_complete: bool,
-    /// The imaging into this drive that is not done yet.
-    pub(super) imaging: Option<Order>,
 }
 
 impl Metadata {
@@ -78,8 +73,6 @@ impl Metadata {
             size: 0,
             settings: Properties::new(),
             counters: Counters::default(),
-            is_complete: true,
-            imaging: None,
         };
         let cipher = body.get("encryption:cipher").filter(|v| !v.is_empty());
         let cipher = cipher.unwrap_or("aes-xts-plain");
@@ -173,15 +166,10 @@ impl Metadata {
 
     /// The keys that `info` tells of the drive at rest (REFERENCE 1.1).
     pub(super) fn to_info(&self, id: DriveId) -> Properties {
-        let status = if self.is_complete {
-            "active"
-        } else {
-            "inactive"
-        };
         let mut info = self.settings.clone();
         set(&mut info, "drive", id.to_string());
         set(&mut info, "size", self.size.to_string());
-        set(&mut info, "status", status);
+        set(&mut info, "status", "active");
         set(&mut info, "user", &self.user);
         for (key, value) in { self.counters }.fields() {
             set(&mut info, key, value.to_string());
@@ -198,15 +186,13 @@ impl Metadata {
     fn print(&self, id: DriveId) -> String {
         let mut kept = self.to_info(id);
         kept.remove("status");
-        set(&mut kept, "complete", self.is_complete.to_string());
-        let imaging = self.imaging.map(|order| order.to_string());
-        set(&mut kept, "imaging", imaging.as_deref().unwrap_or("false"));
         kept::print(&kept)
     }
 
     /// Reads what [`keep`](Self::keep) wrote; `None` if that is not what the
-    /// file holds.
-    pub(super) fn parse(id: DriveId, bytes: &[u8]) -> Option<Self> {
+    /// file holds. An earlier version had it there, too, whether the bytes are whole
+    /// (`fill.rs`): that is the second.
+    pub(super) fn parse(id: DriveId, bytes: &[u8]) -> Option<(Self, bool)> {
         let mut kept = kept::parse(bytes)?;
         if kept.remove("drive")? != id.to_string() {
             return None;
@@ -215,25 +201,26 @@ impl Metadata {
         for (key, value) in counters.fields() {
             *value = kept.remove(key)?.parse().ok()?;
         }
-        let mut is_complete = kept.remove("complete")?.parse().ok()?;
-        let imaging = match kept.remove("imaging")?.as_str() {
-            "false" => None,
-            // Of an earlier version, which could not go on.
-            "true" => {
-                is_complete = false;
-                None
-            }
-            order => Some(order.parse().ok()?),
-        };
-        Some(Self {
+        let was_complete = kept.remove("complete").is_none_or(|value| value == "true");
+        let was_imaged = kept.remove("imaging").is_some_and(|value| value != "false");
+        let metadata = Self {
             user: kept.remove("user")?,
             size: kept.remove("size")?.parse().ok()?,
             counters,
-            is_complete,
-            imaging,
             settings: kept,
-        })
+        };
+        Some((metadata, was_complete && !was_imaged))
     }
+}
+
+/// The owner of a drive whose metadata is damaged, if one line still tells it: so much
+/// that they may know of the damage, and destroy what is left. No client can write such
+/// a line, since their keys begin otherwise and their values are one line each.
+pub(super) fn owner_of_damaged(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut owners = text.lines().filter_map(|line| line.strip_prefix("user "));
+    let owner = owners.next().filter(|owner| parse_uuid(owner).is_some())?;
+    owners.next().is_none().then(|| owner.to_owned())
 }
 
 /// Sets a key of ours, which no key of this program can fail to be.
@@ -307,7 +294,7 @@ mod tests {
         let id = DriveId::random();
         let metadata = create("name digest x\\ndigest\nsize 1k\ntags a b\nuser:x y").unwrap();
         let kept = metadata.print(id);
-        assert_eq!(Metadata::parse(id, kept.as_bytes()), Some(metadata));
+        assert_eq!(Metadata::parse(id, kept.as_bytes()), Some((metadata, true)));
         assert_eq!(Metadata::parse(DriveId::random(), kept.as_bytes()), None);
         for at in 0..kept.len() {
             let mut bad = kept.clone().into_bytes();

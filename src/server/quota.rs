@@ -83,6 +83,7 @@ impl Quotas {
             return Err(Refusal::billing(sentence));
         }
         if let Some(most) = self.bytes_max
+            && bytes > 0
             && held.bytes.saturating_add(bytes) > most
         {
             let left = most.saturating_sub(held.bytes);
@@ -138,5 +139,6 @@ mod tests {
         // A limit that came later holds for what comes later.
         quotas.count("a", u64::MAX);
         assert_eq!(error(quotas.take("a", 1, 1)), Err(ErrorType::Billing));
+        assert_eq!(error(quotas.take("a", 0, 0)), Ok(()));
     }
 }

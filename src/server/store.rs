@@ -5,11 +5,17 @@
 //! user                UUID:KEY of the user made up when none was given
 //! drives/UUID.meta    metadata; a drive exists if and only if this does
 //! drives/UUID.data    its bytes, sparse, exactly as long as the drive
+//! drives/UUID.*       what an imaging into it has to do, or left (`fill.rs`)
 //! staging/            files for a moment; emptied at start
 //! ```
 //!
 //! Creating makes the bytes first and the metadata last, destroying goes the
 //! other way round, and what a crash leaves between is removed at start.
+//!
+//! What is stored of a drive is changed here only, by whoever has its turn
+//! (`hosted.rs`): first on the disk, then in memory. Where the disk refuses, both stay
+//! as they were. Counters alone run ahead in memory; they are stored with the next
+//! change and when the server stops.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,9 +28,10 @@ use zeroize::Zeroizing;
 
 use super::answer::Refusal;
 use super::faults::FreshReads;
-use super::hosted::{Hosted, Pass, lock, read, write};
+use super::fill::{Fill, FillFiles, Order, unless_missing};
+use super::hosted::{Hosted, Purpose, Turn, read, write};
 use super::kept::{self, sync_parent};
-use super::metadata::Metadata;
+use super::metadata::{Metadata, owner_of_damaged};
 use super::quota::Quotas;
 use crate::credentials::Credentials;
 use crate::drive::DriveId;
@@ -48,8 +55,16 @@ pub(super) struct Store {
 #[derive(Clone, Debug)]
 enum Slot {
     Ready(Arc<Hosted>),
-    /// Its metadata or bytes are damaged; its owner is not known.
-    Failed,
+    Damaged(Damaged),
+}
+
+/// A drive whose metadata or bytes are damaged.
+#[derive(Clone, Debug)]
+struct Damaged {
+    /// `None` if the metadata does not tell. Then it is not there for anybody; what is
+    /// left of it the operator has to remove.
+    owner: Option<String>,
+    size: u64,
 }
 
 impl Store {
@@ -81,7 +96,7 @@ impl Store {
             ),
         }
         for entry in fs::read_dir(directory.join("staging")).map_err(failed)? {
-            fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+            remove_leftover(&entry.map_err(failed)?.path());
         }
         let store = Self {
             directory: directory.to_owned(),
@@ -105,9 +120,10 @@ impl Store {
             };
             match path.extension().and_then(OsStr::to_str) {
                 Some("meta") => drop(drives.insert(id, self.load_drive(id, &path)?)),
-                Some("data") if !self.path(id, "meta").try_exists()? => {
-                    tracing::info!(%id, "Removed what an interrupted command left");
-                    fs::remove_file(&path)?;
+                Some("data" | "imaging" | "incomplete")
+                    if !self.path(id, "meta").try_exists()? =>
+                {
+                    remove_leftover(&path);
                 }
                 _ => {}
             }
@@ -117,25 +133,38 @@ impl Store {
     }
 
     fn load_drive(&self, id: DriveId, path: &Path) -> io::Result<Slot> {
+        let mut damaged = Damaged {
+            owner: None,
+            // The file is exactly as long as the drive.
+            size: fs::metadata(self.path(id, "data")).map_or(0, |data| data.len()),
+        };
         let loaded = kept::read(path).and_then(|bytes| {
-            let bad = || io::Error::new(io::ErrorKind::InvalidData, "its metadata is damaged");
-            let metadata = Metadata::parse(id, &bytes).ok_or_else(bad)?;
-            self.open_drive(id, metadata)
+            let Some((metadata, is_whole)) = Metadata::parse(id, &bytes) else {
+                damaged.owner = owner_of_damaged(&bytes);
+                let what = "its metadata is damaged";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            };
+            damaged = Damaged {
+                owner: Some(metadata.user.clone()),
+                size: metadata.size,
+            };
+            self.open_drive(id, metadata, is_whole)
         });
+        if let Some(owner) = &damaged.owner {
+            self.quotas.count(owner, damaged.size);
+        }
         match loaded {
-            Ok(drive) => {
-                drive.with_metadata(|m| self.quotas.count(&m.user, m.size));
-                Ok(Slot::Ready(Arc::new(drive)))
-            }
+            Ok(drive) => Ok(Slot::Ready(Arc::new(drive))),
             Err(error) if kept::is_of_the_file(&error) => {
-                tracing::error!(%id, %error, "A drive is damaged, the others are served");
-                Ok(Slot::Failed)
+                let owner = damaged.owner.as_deref().unwrap_or("unknown");
+                tracing::error!(%id, owner, %error, "A drive is damaged, the others are served");
+                Ok(Slot::Damaged(damaged))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn open_drive(&self, id: DriveId, metadata: Metadata) -> io::Result<Hosted> {
+    fn open_drive(&self, id: DriveId, metadata: Metadata, is_whole: bool) -> io::Result<Hosted> {
         let data_path = self.path(id, "data");
         let file = open_own(&data_path)?;
         let len = file.metadata()?.len();
@@ -149,7 +178,20 @@ impl Store {
             file.set_len(metadata.size)?;
         }
         let metadata_path = self.path(id, "meta");
-        Ok(Hosted::new(id, file, metadata, metadata_path, data_path))
+        let fill_files = FillFiles::beside(&data_path);
+        if !is_whole {
+            fill_files.store_incomplete(&self.staging())?;
+            metadata.keep(id, &metadata_path, &self.staging())?;
+        }
+        let fill = fill_files.load(id)?;
+        Ok(Hosted::new(
+            id,
+            file,
+            metadata,
+            fill,
+            metadata_path,
+            data_path,
+        ))
     }
 
     fn path(&self, id: DriveId, extension: &str) -> PathBuf {
@@ -180,30 +222,32 @@ impl Store {
 
     /// The drive `id`, if `user` owns it.
     pub(super) fn own(&self, user: &str, id: DriveId) -> Result<Arc<Hosted>, Refusal> {
-        self.find(id, |metadata| metadata.user == user)
+        self.find(user, id, |metadata| metadata.user == user)
     }
 
     /// The drive `id`, if `user` may read it.
     pub(super) fn readable(&self, user: &str, id: DriveId) -> Result<Arc<Hosted>, Refusal> {
-        self.find(id, |metadata| metadata.may_read(user))
+        self.find(user, id, |metadata| metadata.may_read(user))
     }
 
     /// The drive `id`, whoever owns it.
     pub(super) fn any(&self, id: DriveId) -> Result<Arc<Hosted>, Refusal> {
-        self.find(id, |_| true)
+        self.find("", id, |_| true)
     }
 
     fn find(
         &self,
+        user: &str,
         id: DriveId,
         is_allowed: impl FnOnce(&Metadata) -> bool,
     ) -> Result<Arc<Hosted>, Refusal> {
         let drives = read(&self.drives);
         match drives.get(&id) {
             Some(Slot::Ready(drive)) if drive.with_metadata(is_allowed) => Ok(Arc::clone(drive)),
-            Some(Slot::Failed) => Err(Refusal::system(
-                "Drive is damaged, the server's log tells more",
-            )),
+            // Others have no right to know that there is one.
+            Some(Slot::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => Err(
+                Refusal::system("Drive is damaged, the server's log tells more"),
+            ),
             _ => Err(Refusal::no_drive()),
         }
     }
@@ -239,72 +283,148 @@ impl Store {
             }
         };
         grant.keep();
-        let drive = Arc::new(Hosted::new(id, file, metadata, meta, data));
+        let drive = Arc::new(Hosted::new(id, file, metadata, Fill::Whole, meta, data));
         write(&self.drives).insert(id, Slot::Ready(Arc::clone(&drive)));
         Ok(drive)
     }
 
-    /// Destroys the drive of `pass`.
-    pub(super) fn destroy(&self, pass: &Pass) -> Result<(), Refusal> {
-        let drive = &pass.drive;
-        let _keeping = lock(&drive.keeping);
-        fs::remove_file(&drive.metadata_path)?;
-        drive.mark_gone();
+    /// Destroys a drive.
+    pub(super) fn destroy(&self, turn: &Turn) -> Result<(), Refusal> {
+        let drive = turn.drive();
+        let _pass = drive.pass(Purpose::Destroy)?;
+        unless_missing(fs::remove_file(&drive.metadata_path))?;
+        turn.mark_gone();
         write(&self.drives).remove(&drive.id);
-        drive.with_metadata(|m| self.quotas.give_back(&m.user, 1, m.size));
-        sync_parent(&drive.metadata_path)?;
-        if let Err(error) = fs::remove_file(&drive.data_path) {
-            // The drive is gone all the same; the next start removes the rest.
-            tracing::warn!(id = %drive.id, %error, "Cannot remove the bytes of a drive");
+        sync_destroyed(&drive.metadata_path);
+        let (user, size) = drive.with_metadata(|m| (m.user.clone(), m.size));
+        // Who reads it has it open: cut off it takes no space, whoever reads on. What
+        // takes space is not given back.
+        match drive.file.set_len(0) {
+            Ok(()) => self.quotas.give_back(&user, 1, size),
+            Err(error) => {
+                tracing::error!(id = %drive.id, %error, "Cannot free the space of a drive, the next start does");
+            }
         }
+        self.remove_rest(drive.id);
         Ok(())
     }
 
-    /// Changes the metadata of a drive, and keeps it before anybody sees it. A
-    /// new size needs a pass to change the drive.
+    /// Destroys the drive `id` of `user` if it is damaged; says whether it was.
+    pub(super) fn destroy_damaged(&self, user: &str, id: DriveId) -> Result<bool, Refusal> {
+        let mut drives = write(&self.drives);
+        let size = match drives.get(&id) {
+            Some(Slot::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => damaged.size,
+            _ => return Ok(false),
+        };
+        let path = self.path(id, "meta");
+        unless_missing(fs::remove_file(&path))?;
+        drives.remove(&id);
+        drop(drives);
+        sync_destroyed(&path);
+        if self.remove_rest(id) {
+            self.quotas.give_back(user, 1, size);
+        }
+        Ok(true)
+    }
+
+    /// Removes the files of a drive that has no metadata any more, or leaves that to the
+    /// next start.
+    fn remove_rest(&self, id: DriveId) -> bool {
+        let rest = ["imaging", "incomplete", "data"].map(|extension| {
+            let removed = unless_missing(fs::remove_file(self.path(id, extension)));
+            removed.inspect_err(|error| {
+                tracing::warn!(%id, extension, %error, "Cannot remove a file of a destroyed drive");
+            })
+        });
+        rest.iter().all(Result::is_ok)
+    }
+
+    /// Changes the metadata of a drive. A new size needs that nobody else uses it.
     pub(super) fn change(
         &self,
-        drive: &Hosted,
+        turn: &Turn,
         change: impl FnOnce(&mut Metadata) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let _keeping = lock(&drive.keeping);
+        let drive = turn.drive();
         let old = drive.metadata();
         let mut new = old.clone();
         change(&mut new)?;
-        let more = new.size.saturating_sub(old.size);
+        let (size, is_same) = (new.size, new.size == old.size);
+        let _pass = match is_same {
+            true => None,
+            false => Some(drive.pass(Purpose::Resize)?),
+        };
+        let more = size.saturating_sub(old.size);
         let grant = self.quotas.take(&old.user, 0, more)?;
-        if new.size > old.size {
-            // First to the old end: whatever a failed cut left beyond it must
-            // not show as part of the larger drive.
-            drive.file.set_len(old.size)?;
-            drive.file.set_len(new.size)?;
-            self.fresh_reads.fill(&drive.file, old.size, new.size)?;
+        let stored = self.grow(drive, old.size, size).and_then(|()| {
+            let path = &drive.metadata_path;
+            new.keep(drive.id, path, &self.staging())
+        });
+        if let Err(error) = stored {
+            // What it has beyond its end is of no use, and takes space.
+            if !is_same {
+                let _ = drive.file.set_len(old.size);
+            }
+            return Err(error.into());
         }
-        self.keep(drive, &new)?;
         grant.keep();
-        let less = old.size.saturating_sub(new.size);
-        self.quotas.give_back(&old.user, 0, less);
-        let shrinks = new.size < old.size;
-        let size = new.size;
-        drive.replace_metadata(new);
-        if shrinks {
-            drive.file.set_len(size)?;
+        turn.replace_metadata(new);
+        if size < old.size {
+            // The drive is shorter by now. What could not be cut off does not show, but
+            // takes space: the next start, or the next time it grows, cuts it off.
+            match drive.file.set_len(size) {
+                Ok(()) => self.quotas.give_back(&old.user, 0, old.size - size),
+                Err(error) => {
+                    tracing::error!(id = %drive.id, %error, "Cannot free the space of a drive that shrank");
+                }
+            }
         }
         Ok(())
     }
 
-    /// Keeps the counters of all drives, at the end.
+    fn grow(&self, drive: &Hosted, from: u64, to: u64) -> io::Result<()> {
+        if to <= from {
+            return Ok(());
+        }
+        // First to the old end: whatever a failed cut left beyond it must
+        // not show as part of the larger drive.
+        drive.file.set_len(from)?;
+        drive.file.set_len(to)?;
+        self.fresh_reads.fill(&drive.file, from, to)
+    }
+
+    /// Stores what an imaging into a drive has to do, or how far it is.
+    pub(super) fn store_order(&self, turn: &Turn, order: Order) -> io::Result<()> {
+        let drive = turn.drive();
+        drive.fill_files.store(drive.id, order, &self.staging())?;
+        turn.set_fill(Fill::Imaging(order));
+        Ok(())
+    }
+
+    /// The bytes of a drive are as they should be.
+    pub(super) fn mark_whole(&self, turn: &Turn) -> io::Result<()> {
+        turn.drive().fill_files.finish()?;
+        turn.set_fill(Fill::Whole);
+        Ok(())
+    }
+
+    /// The imaging into a drive has failed.
+    pub(super) fn mark_incomplete(&self, turn: &Turn) -> io::Result<()> {
+        turn.drive().fill_files.fail()?;
+        turn.set_fill(Fill::Incomplete);
+        Ok(())
+    }
+
+    /// Stores the counters of all drives, at the end.
     pub(super) fn keep_all(&self) {
         for drive in self.select(|_| true) {
-            let _keeping = lock(&drive.keeping);
-            if let Err(error) = self.keep(&drive, &drive.metadata()) {
+            let Ok(turn) = drive.turn_blocking() else {
+                continue;
+            };
+            if let Err(error) = self.change(&turn, |_| Ok(())) {
                 tracing::warn!(id = %drive.id, %error, "Cannot keep the counters of a drive");
             }
         }
-    }
-
-    fn keep(&self, drive: &Hosted, metadata: &Metadata) -> io::Result<()> {
-        metadata.keep(drive.id, &drive.metadata_path, &self.staging())
     }
 
     /// The user that was made up for this directory: the same at every start.
@@ -348,11 +468,27 @@ fn not_ours(path: &Path, error: io::Error) -> Error {
     }
 }
 
+/// Removes what an interrupted command left. What cannot be removed, as a directory
+/// that somebody made there, does no harm.
+fn remove_leftover(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => tracing::info!(?path, "Removed what an interrupted command left"),
+        Err(error) => tracing::warn!(?path, %error, "Cannot remove a file, left alone"),
+    }
+}
+
+/// Makes the removal of a drive's metadata last, where the disk lets it.
+fn sync_destroyed(metadata_path: &Path) {
+    if let Err(error) = sync_parent(metadata_path) {
+        tracing::error!(?metadata_path, %error, "A loss of power may undo that a drive was destroyed");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use super::super::hosted::Purpose;
+    use super::super::hosted::{Lease, Pass};
     use super::*;
     use crate::wire::{Format, Properties};
 
@@ -384,7 +520,7 @@ mod tests {
         assert!(!orphan.exists() && !half.exists());
         let drive = store.own("owner", resized.id).unwrap();
         store
-            .change(&drive, |metadata| {
+            .change(&drive.turn_blocking().unwrap(), |metadata| {
                 metadata.size = 20_000;
                 Ok(())
             })
@@ -392,11 +528,20 @@ mod tests {
         let mut grown = [1; 10_000];
         drive.file.read_exact_at(&mut grown, 10_000).unwrap();
         assert!(grown.iter().all(|&b| b == 0));
-        for damaged in [torn.id, cut.id] {
-            let refusal = store.own("owner", damaged).unwrap_err();
-            assert_eq!(refusal.error().status(), 500);
+        // Whose it is tells only the metadata.
+        for (user, damaged, status) in [
+            ("owner", torn.id, 404),
+            ("owner", cut.id, 500),
+            ("other", cut.id, 404),
+        ] {
+            let refusal = store.own(user, damaged).unwrap_err();
+            assert_eq!(refusal.error().status(), status, "{user}");
         }
         assert_eq!(store.select(|_| true).len(), 1);
+        assert!(!store.destroy_damaged("other", cut.id).unwrap());
+        assert!(!store.destroy_damaged("owner", torn.id).unwrap());
+        assert!(store.destroy_damaged("owner", cut.id).unwrap());
+        assert!(!cut.metadata_path.exists() && !cut.data_path.exists());
     }
 
     #[test]
@@ -419,24 +564,105 @@ mod tests {
         let write = || drive.pass(Purpose::Write { at_most: 2 });
         let status = |result: Result<Pass, Refusal>| result.map(drop).map_err(|r| r.error());
         let busy = Err(crate::wire::ErrorType::Busy);
+        let missing = Err(crate::wire::ErrorType::Missing);
 
         let (first, second) = (write().unwrap(), write().unwrap());
-        assert_eq!(status(drive.pass(Purpose::Change)), busy);
-        assert_eq!(status(drive.pass(Purpose::ImageFrom)), busy);
+        let image_from = |user: &str| drive.pass(Purpose::ImageFrom(Lease::of(user.to_owned())));
+        assert_eq!(status(drive.pass(Purpose::Resize)), busy);
+        assert_eq!(status(image_from("owner")), busy);
         assert_eq!(status(drive.pass(Purpose::Write { at_most: 1 })), busy);
         drop((first, second));
 
-        let sources = [(); 2].map(|()| drive.pass(Purpose::ImageFrom).unwrap());
+        let sources = [(); 2].map(|()| image_from("owner").unwrap());
+        assert_eq!(status(image_from("other")), missing);
         assert_eq!(status(write()), busy);
-        assert_eq!(status(drive.pass(Purpose::Change)), busy);
+        assert_eq!(status(drive.pass(Purpose::Destroy)), busy);
         assert!(drive.info(false).get("claimed").is_some());
         drop(sources);
 
-        let change = drive.pass(Purpose::Change).unwrap();
+        let resize = drive.pass(Purpose::Resize).unwrap();
         assert_eq!(status(write()), busy);
-        store.destroy(&change).unwrap();
-        drop(change);
-        assert_eq!(status(write()), Err(crate::wire::ErrorType::Missing));
+        drop(resize);
+        let turn = drive.turn_blocking().unwrap();
+        store.destroy(&turn).unwrap();
+        drop(turn);
+        assert_eq!(status(write()), missing);
         assert!(store.own("owner", drive.id).is_err());
+        assert!(drive.turn_blocking().is_err());
+    }
+    #[test]
+    fn an_imaging_of_another_user_lasts_as_long_as_its_right_to_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        let drive = store.create(metadata(10)).unwrap();
+        let readers = |value: &'static str| {
+            let turn = drive.turn_blocking().unwrap();
+            let set = |metadata: &mut Metadata| {
+                let settings = &mut metadata.settings;
+                super::super::metadata::put_or_unset(settings, "readers", value)
+            };
+            store.change(&turn, set).unwrap();
+        };
+        let image = |user: &str| {
+            let lease = Lease::of(user.to_owned());
+            let pass = drive.pass(Purpose::ImageFrom(Arc::clone(&lease)));
+            (lease, pass)
+        };
+        let write = || drive.pass(Purpose::Write { at_most: 2 });
+        assert!(image("reader").1.is_err());
+        readers("reader other");
+        let (first, _pass) = image("reader");
+        let (second, _second_pass) = image("other");
+        assert!(write().is_err());
+        readers("other");
+        assert!(first.has_ended() && !second.has_ended());
+        assert!(write().is_err());
+        // To be a reader again is another right.
+        readers("reader");
+        assert!(first.has_ended() && second.has_ended());
+        drop(write().unwrap());
+        let (own, own_pass) = image("owner");
+        let (third, _third_pass) = image("reader");
+        let turn = drive.turn_blocking().unwrap();
+        assert!(store.destroy(&turn).is_err());
+        assert!(!own.has_ended());
+        drop(own_pass);
+        store.destroy(&turn).unwrap();
+        assert!(third.has_ended());
+    }
+
+    #[test]
+    fn what_a_destroyed_drive_takes_is_given_back_when_it_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let quotas = Quotas::new(Some(1), Some(1 << 20));
+        let store = Store::open(directory.path(), FreshReads::Zeros, quotas).unwrap();
+        let drive = store.create(metadata(1 << 20)).unwrap();
+        drive.file.write_all_at(&[1; 1 << 20], 0).unwrap();
+        assert!(store.create(metadata(1)).is_err());
+        store.destroy(&drive.turn_blocking().unwrap()).unwrap();
+        // Somebody reads it still.
+        assert_eq!(drive.allocated_bytes(), 0);
+        store.create(metadata(1 << 20)).unwrap();
+    }
+
+    #[test]
+    fn a_stray_directory_keeps_nobody_from_the_drives() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        let drive = store.create(metadata(10)).unwrap();
+        let (id, other) = (DriveId::random(), DriveId::random());
+        let stray = [
+            store.path(id, "data"),
+            store.path(other, "meta"),
+            store.staging().join("x"),
+            directory.path().join("drives/lost+found"),
+        ];
+        drop(store);
+        for path in &stray {
+            fs::create_dir(path).unwrap();
+        }
+        let store = open(directory.path()).unwrap();
+        assert!(store.own("owner", drive.id).is_ok());
+        assert!(stray.iter().all(|path| path.exists()));
     }
 }

@@ -90,16 +90,44 @@ fn a_restart_keeps_the_user_and_the_drives() {
 
 #[test]
 fn a_damaged_drive_fails_alone() {
-    let mut server = TestServer::start();
-    let (bad, good) = (create(&server, 10), create(&server, 10));
+    let owner = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-a";
+    let other = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b";
+    let nobody = "2164ce57-591c-43ee-ade5-000000000000";
+    let mut server = TestServer::with_args(&["--user", owner, "--user", other]);
+    let [bad, short, torn, good] = [(); 4].map(|()| create(&server, 10));
     let stopped = server.stop();
     assert!(stopped.success());
-    std::fs::write(server.metadata_file(&bad), "size 10\nuser").unwrap();
+    let metadata = std::fs::read_to_string(server.metadata_file(&bad)).unwrap();
+    std::fs::write(
+        server.metadata_file(&bad),
+        metadata.replace("size 10", "size 11"),
+    )
+    .unwrap();
+    std::fs::write(server.drive_file(&short), "x").unwrap();
+    std::fs::write(server.metadata_file(&torn), "size 10\nuser").unwrap();
     std::fs::write(server.data.join("staging/left"), "x").unwrap();
     server.start_again();
-    for command in ["info", "read", "destroy", "write"] {
-        let reply = Ask::of(&server).post(&format!("/drives/{bad}/{command}"), "");
-        assert_eq!(reply.error(), (500, "system"), "{command}");
+    let ask = |auth: &str, drive: &str, command: &str| {
+        let ask = Ask::of(&server).by(auth);
+        ask.post(&format!("/drives/{drive}/{command}"), "")
+    };
+    // Whether there is one, others do not learn; nor does anybody of whom nothing says
+    // that the drive is theirs.
+    for command in ["info", "read", "destroy", "set", "write"] {
+        for (auth, drive) in [(other, &bad), (other, &short), (owner, &torn)] {
+            let (reply, nothing) = (ask(auth, drive, command), ask(auth, nobody, command));
+            assert_eq!(reply.error(), (404, "missing"), "{command}");
+            assert_eq!(reply.body, nothing.body);
+        }
+    }
+    for drive in [&bad, &short] {
+        for command in ["info", "read", "set", "write"] {
+            let reply = ask(owner, drive, command);
+            assert_eq!(reply.error(), (500, "system"), "{command}");
+        }
+        ask(owner, drive, "destroy").expect(204);
+        assert_eq!(ask(owner, drive, "info").error(), (404, "missing"));
+        assert!(!server.metadata_file(drive).exists() && !server.drive_file(drive).exists());
     }
     assert_eq!(
         Ask::of(&server).get("/drives/list").expect(200).text(),

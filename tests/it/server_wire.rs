@@ -570,7 +570,7 @@ fn an_imaging_goes_on_from_what_was_kept_and_fails_without_its_source() {
         .iter()
         .zip([format!("copy {source} 60"), format!("copy {NOBODY} 0")])
     {
-        let file = server.metadata_file(drive);
+        let file = server.metadata_file(drive).with_extension("imaging");
         let kept = std::fs::read_to_string(&file).unwrap();
         let kept = kept[..kept.rfind("digest ").unwrap()].replace(
             &format!("imaging copy {source} 0"),
