@@ -229,9 +229,8 @@ impl Api {
     /// ended.
     fn end_imaging(&self, destination: &Arc<Hosted>, is_complete: bool) {
         loop {
-            let turn = match destination.turn_blocking() {
-                Ok(turn) => turn,
-                Err(_) => return,
+            let Ok(turn) = destination.turn_blocking() else {
+                return;
             };
             let stored = match is_complete {
                 true => self.store.mark_whole(&turn),

@@ -90,7 +90,23 @@ struct Done {
 
 impl Op {
     fn random(rng: &mut Rng, user: usize, model: &Model, drives: &[String]) -> Self {
-        let any = |rng: &mut Rng| drives[rng.usize(..drives.len())].clone();
+        // Mostly own ones, and mostly one of the oldest two: there clients meet.
+        let own: Vec<_> = drives
+            .iter()
+            .filter(|id| model[*id].owner == user)
+            .collect();
+        let any = |rng: &mut Rng| {
+            let all: Vec<_> = match own.is_empty() || rng.u8(..5) == 0 {
+                true => drives.iter().collect(),
+                false => own.clone(),
+            };
+            let few = if rng.bool() {
+                all.len().min(2)
+            } else {
+                all.len()
+            };
+            all[rng.usize(..few)].clone()
+        };
         let size = |rng: &mut Rng| SIZES[rng.usize(..SIZES.len())];
         let name = |rng: &mut Rng| format!("n{}", rng.u64(..));
         if drives.is_empty() {
@@ -99,11 +115,11 @@ impl Op {
         let drive = any(rng);
         let len = model[&drive].data.len();
         let what = match rng.u8(..20) {
-            0..4 => return Self::create(user, name(rng), size(rng)),
-            4..8 => What::Set(Set {
+            0..3 => return Self::create(user, name(rng), size(rng)),
+            3..8 => What::Set(Set {
                 name: rng.bool().then(|| name(rng)),
                 size: rng.bool().then(|| size(rng)),
-                is_readable: rng.bool().then(|| rng.bool()),
+                is_readable: rng.bool().then(|| rng.u8(..3) > 0),
                 is_shared: rng.bool().then(|| rng.bool()),
             }),
             8..10 => What::Destroy,
@@ -120,7 +136,12 @@ impl Op {
                 let len = rng.usize(..=(len - offset));
                 What::Read { offset, len }
             }
-            16..18 => What::Image { from: any(rng) },
+            16..18 => What::Image {
+                from: match rng.bool() {
+                    true => drives[rng.usize(..drives.len())].clone(),
+                    false => any(rng),
+                },
+            },
             18 => What::Info,
             _ => What::List,
         };
@@ -496,7 +517,8 @@ fn observe(server: &TestServer) -> Model {
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    (expected.sort(), files.sort());
+    expected.sort();
+    files.sort();
     assert_eq!(files, expected);
     model
 }
