@@ -124,6 +124,15 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for requests in flight to finish when the server stops.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What one user may have where nothing else is said: more than most need, and little
+/// enough that a hundred users do not take all descriptors and addresses. The cores are
+/// those of one server that has as many as it can.
+const DRIVES_MAX: u64 = 1000;
+const SERVERS_MAX: u64 = 100;
+const ADDRESSES_MAX: u64 = 100;
+const VLANS_MAX: u64 = 100;
+const GUEST_CORES_MAX: u64 = 64;
+
 /// What a server is made from.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -148,10 +157,21 @@ pub struct Config {
     pub read_bytes_max: u64,
     /// Whether there is a web page at `/ui/`.
     pub has_page: bool,
-    /// Most drives of one user; more are 402 `billing`.
+    /// Most drives of one user; more are 402 `billing`. `None` is no limit, here and below.
     pub drives_max: Option<u64>,
     /// Most bytes of all drives of one user, by their sizes; more are 402 `billing`.
     pub drive_bytes_max: Option<u64>,
+    /// Most servers of one user; more are 402 `billing`, as of all that follow.
+    pub servers_max: Option<u64>,
+    /// Most addresses of one user that are resources; those of servers that are active
+    /// come besides.
+    pub addresses_max: Option<u64>,
+    /// Most private networks of one user.
+    pub vlans_max: Option<u64>,
+    /// Most memory of all active servers of one user, in bytes.
+    pub guest_memory_bytes_max: Option<u64>,
+    /// Most cores of all active servers of one user.
+    pub guest_cores_max: Option<u64>,
     /// Most requests of one user; more are 429 with `Retry-After`.
     pub requests_max: Option<Rate>,
     /// Most connections of one user; a request on another is 429.
@@ -182,8 +202,13 @@ impl Config {
             round_size: false,
             read_bytes_max: READ_BYTES_MAX,
             has_page: true,
-            drives_max: None,
+            drives_max: Some(DRIVES_MAX),
             drive_bytes_max: None,
+            servers_max: Some(SERVERS_MAX),
+            addresses_max: Some(ADDRESSES_MAX),
+            vlans_max: Some(VLANS_MAX),
+            guest_memory_bytes_max: memory_bytes().map(|bytes| bytes / 2),
+            guest_cores_max: Some(GUEST_CORES_MAX),
             requests_max: None,
             connections_max: admission::OF_ONE_USER,
             wrong_keys_max: Some(Rate::WRONG_KEYS),
@@ -225,7 +250,15 @@ impl Server {
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
         let tls = tls.transpose()?.map(Tls);
         let plan = config.faults;
-        let quotas = quota::Quotas::new(config.drives_max, config.drive_bytes_max);
+        let quotas = quota::Quotas::new(quota::Limits::new([
+            (quota::Kind::Drives, config.drives_max),
+            (quota::Kind::Bytes, config.drive_bytes_max),
+            (quota::Kind::Servers, config.servers_max),
+            (quota::Kind::Addresses, config.addresses_max),
+            (quota::Kind::Vlans, config.vlans_max),
+            (quota::Kind::Memory, config.guest_memory_bytes_max),
+            (quota::Kind::Cores, config.guest_cores_max),
+        ]));
         let store = Arc::new(store::Store::open(
             &config.directory,
             plan.fresh_reads,
@@ -409,6 +442,16 @@ impl Server {
         let api = self.api;
         let _ = tokio::task::spawn_blocking(move || api.store.keep_all()).await;
     }
+}
+
+/// The memory of this machine in bytes, if the kernel tells.
+fn memory_bytes() -> Option<u64> {
+    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 fn open_cgroup(directory: &Path) -> Result<hypervisor::Cgroup> {

@@ -86,14 +86,35 @@ pub(super) struct Args {
     #[arg(long)]
     no_page: bool,
 
-    /// Most drives of one user
-    #[arg(long, value_name = "NUMBER")]
-    max_drives: Option<u64>,
+    /// Most drives of one user, or `none` for no limit [default: 1000]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    max_drives: Option<Most>,
 
     /// Most bytes of all drives of one user, by their sizes; k, M, G and T are powers
     /// of 1024
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_bytes: Option<u64>,
+
+    /// Most servers of one user, or `none` [default: 100]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    max_servers: Option<Most>,
+
+    /// Most addresses of one user that are resources, or `none` [default: 100]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    max_addresses: Option<Most>,
+
+    /// Most private networks of one user, or `none` [default: 100]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    max_vlans: Option<Most>,
+
+    /// Most memory of all active servers of one user, or `none`; k, M, G and T are
+    /// powers of 1024 [default: half of this machine's]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    max_memory: Option<Most>,
+
+    /// Most cores of all active servers of one user, or `none` [default: 64]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    max_cores: Option<Most>,
 
     /// Most requests of one user, as 20/s, 600/m or 10000/h
     #[arg(long, value_name = "RATE")]
@@ -160,6 +181,34 @@ fn rate_or_none(text: &str) -> std::result::Result<RateOrNone, Error> {
     match text {
         "none" => Ok(RateOrNone(None)),
         rate => rate.parse().map(|rate| RateOrNone(Some(rate))),
+    }
+}
+
+/// The most there may be, or that there is no limit.
+#[derive(Clone, Copy, Debug)]
+struct Most(Option<u64>);
+
+impl Most {
+    /// What was given, else the usual limit.
+    fn or(given: Option<Self>, usual: Option<u64>) -> Option<u64> {
+        given.map_or(usual, |Self(most)| most)
+    }
+}
+
+fn number_or_none(text: &str) -> std::result::Result<Most, String> {
+    match text {
+        "none" => Ok(Most(None)),
+        number => match number.parse() {
+            Ok(number) => Ok(Most(Some(number))),
+            Err(_) => Err("it is neither a whole number nor \"none\"".into()),
+        },
+    }
+}
+
+fn size_or_none(text: &str) -> std::result::Result<Most, String> {
+    match text {
+        "none" => Ok(Most(None)),
+        text => size(text).map(|size| Most(Some(size))),
     }
 }
 
@@ -264,8 +313,13 @@ fn config(args: Args) -> Result<Config> {
         round_size: args.round_size,
         read_bytes_max: args.read_max,
         has_page: !args.no_page,
-        drives_max: args.max_drives,
+        drives_max: Most::or(args.max_drives, usual.drives_max),
         drive_bytes_max: args.max_bytes,
+        servers_max: Most::or(args.max_servers, usual.servers_max),
+        addresses_max: Most::or(args.max_addresses, usual.addresses_max),
+        vlans_max: Most::or(args.max_vlans, usual.vlans_max),
+        guest_memory_bytes_max: Most::or(args.max_memory, usual.guest_memory_bytes_max),
+        guest_cores_max: Most::or(args.max_cores, usual.guest_cores_max),
         requests_max: args.rate_limit,
         connections_max: args.max_connections.get(),
         qemu: args.qemu,

@@ -18,6 +18,7 @@ use super::hosted::lock;
 use super::hypervisor::{Failure, IoCounters, Running, Status};
 use super::kept;
 use super::metadata::set;
+use super::quota::Grant;
 use crate::drive::parse_uuid;
 use crate::wire::Properties;
 
@@ -261,6 +262,9 @@ pub(super) struct State {
     pub(super) rest: Rest,
     pub(super) live: Option<Arc<Live>>,
     pub(super) is_gone: bool,
+    /// What it takes of its user's quotas while it exists, and while it runs.
+    pub(super) held: Option<Grant>,
+    pub(super) held_running: Option<Grant>,
 }
 
 impl State {
@@ -291,6 +295,8 @@ impl Machine {
                 rest: record.rest,
                 live: None,
                 is_gone: false,
+                held: None,
+                held_running: None,
             }),
         }
     }

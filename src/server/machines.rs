@@ -34,6 +34,7 @@ use super::hypervisor::{
 use super::kept::{self, sync_parent};
 use super::machine::{Device, Live, Machine, MachineId, Record, Rest, Run, Settings, now};
 use super::metadata::Metadata;
+use super::quota::{Amounts, Kind};
 use super::resources::Resources;
 use super::store::Store;
 use crate::filesystem::{private_directory, punch};
@@ -80,7 +81,7 @@ impl Machines {
         private_directory(&directory)?;
         let mut machines = Self {
             host: host(&data.join("host"), &staging)?,
-            resources: Resources::open(&data, &staging)?,
+            resources: Resources::open(&data, &staging, store.quotas())?,
             directory,
             staging,
             store,
@@ -117,7 +118,10 @@ impl Machines {
             if let Some(run) = record.run {
                 self.kept_runs.insert(id, run);
             }
-            machines.insert(id, Arc::new(self.machine(id, record)));
+            let machine = self.machine(id, record);
+            let held = self.store.quotas().hold_anyway(&machine.user, one());
+            machine.state().held = Some(held);
+            machines.insert(id, Arc::new(machine));
         }
         self.machines = RwLock::new(machines);
         Ok(())
@@ -167,6 +171,9 @@ impl Machines {
             }
         };
         tracing::info!(id = %machine.id, "Took over a server that runs");
+        let held = self.running(&settings);
+        let held = self.store.quotas().hold_anyway(&machine.user, held);
+        machine.state().held_running = Some(held);
         let is_paused = running.status() == Status::Paused;
         let live = self.watch(machine, running, run, claims, vlans);
         live.take_counters_as_known().await;
@@ -267,6 +274,7 @@ impl Machines {
     ) -> Result<Arc<Machine>> {
         let settings = Settings::create(body)?;
         self.check(user, &settings)?;
+        let held = self.store.quotas().hold(user, one())?;
         let record = Record {
             user: user.to_owned(),
             settings,
@@ -274,6 +282,7 @@ impl Machines {
             run: None,
         };
         let machine = Arc::new(self.machine(MachineId::random(), record));
+        machine.state().held = Some(held);
         let _turn = machine.turn.lock().await;
         let made = match is_started {
             true => self.launch(&machine).await,
@@ -481,6 +490,8 @@ impl Machines {
     async fn launch(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let settings = machine.state().settings.clone();
         let (claims, drives) = self.claim(machine, &settings)?;
+        let running = self.running(&settings);
+        let held = self.store.quotas().hold(&machine.user, running)?;
         let vlans = vlans(&settings);
         let address = self
             .resources
@@ -497,6 +508,7 @@ impl Machines {
                 return Err(refusal);
             }
         };
+        machine.state().held_running = Some(held);
         let live = self.watch(machine, running, run, claims, vlans);
         let started = match self.keep(machine).await {
             Ok(()) => live.running.resume().await.map_err(Refusal::from),
@@ -510,6 +522,14 @@ impl Machines {
         live.refresh().await;
         tracing::info!(id = %machine.id, "Started a server");
         Ok(())
+    }
+
+    /// What a machine with these settings takes of its user's quotas while it runs.
+    fn running(&self, settings: &Settings) -> Amounts {
+        Amounts::of([
+            (Kind::Memory, u64::from(settings.mem_mb()) << 20),
+            (Kind::Cores, u64::from(settings.cores(self.cores_here))),
+        ])
     }
 
     async fn make(
@@ -599,6 +619,7 @@ impl Machines {
                 self.resources.take_back(live.run.address, &live.vlans);
                 live.release_drives();
             }
+            state.held_running = None;
             state.rest = match end {
                 End::Died => Rest::Dead,
                 End::ShutDown | End::PowerCut => Rest::Stopped,
@@ -631,7 +652,11 @@ impl Machines {
     }
 
     async fn forget(&self, machine: &Machine) -> Result {
-        machine.state().is_gone = true;
+        {
+            let mut state = machine.state();
+            state.is_gone = true;
+            (state.held, state.held_running) = (None, None);
+        }
         self.change(|machines| machines.remove(&machine.id));
         let (path, directory) = (machine.path.clone(), machine.directory.clone());
         let removed = spawn_blocking(move || {
@@ -656,6 +681,11 @@ fn check_device(user: &str, device: &Device, metadata: &Metadata) -> Result {
             device.drive, device.slot
         ))),
     }
+}
+
+/// One machine, as quotas count it.
+fn one() -> Amounts {
+    Amounts::of([(Kind::Servers, 1)])
 }
 
 /// What a machine has while it runs, if it does.

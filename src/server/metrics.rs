@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::admission::{Admission, Reason};
 use super::budget::{Budget, Budgets};
+use super::quota::Figures;
 use super::work::Load;
 
 /// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
@@ -52,6 +53,11 @@ struct Of {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Because {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfQuota {
+    quota: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -93,6 +99,9 @@ pub(super) struct Metrics {
     imagings: Family<InState, Count>,
     connections: Family<Of, Count>,
     connections_closed: Family<Because, Counter>,
+    quotas_used: Family<OfQuota, Count>,
+    quotas_limit: Family<OfQuota, Count>,
+    quotas_refused: Family<OfQuota, Counter>,
     budgets_used: Family<OfBudget, Count>,
     budgets_limit: Family<PartOfBudget, Count>,
     budgets_refused: Family<PartOfBudget, Counter>,
@@ -101,7 +110,7 @@ pub(super) struct Metrics {
 }
 
 /// What is looked up when somebody asks, in bytes where it is no number.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Stock {
     pub(super) drives: u64,
     pub(super) size: u64,
@@ -110,6 +119,7 @@ pub(super) struct Stock {
     pub(super) imagings_queued: u64,
     pub(super) imagings_running: u64,
     pub(super) digests: Load,
+    pub(super) quotas: Vec<Figures>,
 }
 
 impl Metrics {
@@ -156,6 +166,14 @@ impl Metrics {
         registry.register("connections", text, connections.clone());
         let text = "Connections closed to make room, or because they proved no user in time";
         registry.register("connections_closed", text, connections_closed.clone());
+        let (quotas_used, quotas_limit) = (Family::default(), Family::default());
+        let quotas_refused = Family::default();
+        let text = "What all users have that one may have so much of, in the unit of its name";
+        registry.register("quota_used", text, quotas_used.clone());
+        let text = "The most that one user may have; -1 without a limit";
+        registry.register("quota_limit", text, quotas_limit.clone());
+        let text = "Requests refused because one user had too much";
+        registry.register("quota_refused", text, quotas_refused.clone());
         let budgets_used = Family::default();
         let budgets_limit = Family::default();
         let budgets_refused = Family::default();
@@ -188,6 +206,9 @@ impl Metrics {
             imagings,
             connections,
             connections_closed,
+            quotas_used,
+            quotas_limit,
+            quotas_refused,
             budgets_used,
             budgets_limit,
             budgets_refused,
@@ -234,7 +255,7 @@ impl Metrics {
     }
 
     /// All of it as text. Blocks a little on the kernel.
-    pub(super) fn print(&self, stock: Stock, budgets: &Budgets, admission: &Admission) -> String {
+    pub(super) fn print(&self, stock: &Stock, budgets: &Budgets, admission: &Admission) -> String {
         let set = |gauge: &Count, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -257,6 +278,17 @@ impl Metrics {
             let counter = self.connections_closed.get_or_create(&Because { reason });
             let closed = admission.closed(because);
             counter.inner().store(closed, Ordering::Relaxed);
+        }
+        for figures in &stock.quotas {
+            let of = OfQuota {
+                quota: figures.kind.name(),
+            };
+            set(&self.quotas_used.get_or_create(&of), figures.used);
+            let limit = figures.limit.map(i64::try_from);
+            let limit = limit.map_or(-1, |limit| limit.unwrap_or(i64::MAX));
+            self.quotas_limit.get_or_create(&of).set(limit);
+            let refused = self.quotas_refused.get_or_create(&of);
+            refused.inner().store(figures.refused, Ordering::Relaxed);
         }
         for figures in budgets.all().map(Budget::figures) {
             let budget = figures.name;

@@ -106,8 +106,11 @@ async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
 }
 
 async fn metrics(api: Arc<Api>) -> Answer {
-    let printed =
-        spawn_blocking(move || api.metrics.print(stock(&api), &api.budgets, &api.admission)).await;
+    let printed = spawn_blocking(move || {
+        api.metrics
+            .print(&stock(&api), &api.budgets, &api.admission)
+    })
+    .await;
     match printed {
         Ok(printed) => text(StatusCode::OK, MEDIA_TYPE, printed),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "fault of the server"),
@@ -121,6 +124,7 @@ fn stock(api: &Api) -> Stock {
         drives: drives.len() as u64,
         free: api.store.free_bytes(),
         digests: api.digests.load(),
+        quotas: api.store.quotas().figures().to_vec(),
         ..Stock::default()
     };
     for drive in drives {

@@ -1,119 +1,266 @@
-//! How many drives a user may have, and how many bytes in all.
+//! What a user may have: drives and their bytes, servers, addresses, private networks, and
+//! the memory and cores of servers that are active.
 //!
-//! What a user holds is the sizes of drives as they are told, not what they take on
-//! the disk: a user can reckon with it, and what was granted can be written. It is
+//! What a user holds of bytes is the sizes of drives as they are told, not what they take
+//! on the disk: a user can reckon with it, and what was granted can be written. It is
 //! the account that does not cover more, so the refusal is 402 `billing`; 507 `full`
 //! stays what says that there is no space left for anybody (REFERENCE section 3).
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::ops::{Index, IndexMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::answer::Refusal;
 use super::hosted::lock;
 
-/// What the users of a server hold, and how much they may.
-#[derive(Debug, Default)]
-pub(super) struct Quotas {
-    drives_max: Option<u64>,
-    bytes_max: Option<u64>,
-    held: Mutex<HashMap<String, Held>>,
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Drives,
+    /// Bytes of drives.
+    Bytes,
+    Servers,
+    Addresses,
+    Vlans,
+    /// Bytes of memory of servers that are active.
+    Memory,
+    /// Their cores.
+    Cores,
 }
 
+impl Kind {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Drives,
+        Self::Bytes,
+        Self::Servers,
+        Self::Addresses,
+        Self::Vlans,
+        Self::Memory,
+        Self::Cores,
+    ];
+
+    /// Its name in the metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Drives => "drives",
+            Self::Bytes => "drive_bytes",
+            Self::Servers => "servers",
+            Self::Addresses => "addresses",
+            Self::Vlans => "vlans",
+            Self::Memory => "guest_memory_bytes",
+            Self::Cores => "guest_cores",
+        }
+    }
+
+    /// Its name in a sentence, after a number.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Drives => "drives",
+            Self::Bytes => "bytes of drives",
+            Self::Servers => "servers",
+            Self::Addresses => "addresses",
+            Self::Vlans => "private networks",
+            Self::Memory => "bytes of memory of active servers",
+            Self::Cores => "cores of active servers",
+        }
+    }
+}
+
+/// A number for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Held {
-    drives: u64,
-    bytes: u64,
+pub(super) struct Amounts([u64; Kind::ALL.len()]);
+
+impl Amounts {
+    /// These, and nothing of the others.
+    pub(super) fn of<const N: usize>(amounts: [(Kind, u64); N]) -> Self {
+        let mut all = Self::default();
+        for (kind, amount) in amounts {
+            all[kind] = amount;
+        }
+        all
+    }
+
+    fn change(&mut self, by: &Self, change: fn(u64, u64) -> u64) {
+        for kind in Kind::ALL {
+            self[kind] = change(self[kind], by[kind]);
+        }
+    }
 }
 
-/// What was granted; given back when dropped before it is kept.
+impl Index<Kind> for Amounts {
+    type Output = u64;
+
+    fn index(&self, kind: Kind) -> &u64 {
+        &self.0[kind as usize]
+    }
+}
+
+impl IndexMut<Kind> for Amounts {
+    fn index_mut(&mut self, kind: Kind) -> &mut u64 {
+        &mut self.0[kind as usize]
+    }
+}
+
+/// The most that one user may have of each kind; `u64::MAX` where there is no limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits(Amounts);
+
+impl Limits {
+    pub(super) fn new(limits: [(Kind, Option<u64>); Kind::ALL.len()]) -> Self {
+        Self(Amounts::of(
+            limits.map(|(kind, limit)| (kind, limit.unwrap_or(u64::MAX))),
+        ))
+    }
+}
+
+#[cfg(test)]
+impl Limits {
+    pub(super) fn of_drives(drives: u64, bytes: u64) -> Self {
+        let mut limits = Self::default();
+        (limits.0[Kind::Drives], limits.0[Kind::Bytes]) = (drives, bytes);
+        limits
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self(Amounts([u64::MAX; Kind::ALL.len()]))
+    }
+}
+
+/// What the users of a server hold, and how much they may. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Quotas(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    limits: Limits,
+    held: Mutex<HashMap<String, Amounts>>,
+    refused: [AtomicU64; Kind::ALL.len()],
+}
+
+/// What was granted; given back when it is dropped, unless it is kept.
 #[derive(Debug)]
 #[must_use = "what is dropped is given back"]
-pub(super) struct Grant<'a> {
-    quotas: &'a Quotas,
-    user: &'a str,
-    held: Held,
+pub(super) struct Grant {
+    quotas: Quotas,
+    user: String,
+    amounts: Amounts,
 }
 
-impl Grant<'_> {
-    /// The drive is there.
+impl Grant {
+    /// What was granted is there from now on, and somebody else gives it back.
     pub(super) fn keep(mut self) {
-        self.held = Held::default();
+        self.amounts = Amounts::default();
     }
 }
 
-impl Drop for Grant<'_> {
+impl Drop for Grant {
     fn drop(&mut self) {
-        let Held { drives, bytes } = self.held;
-        self.quotas.give_back(self.user, drives, bytes);
+        self.quotas.release(&self.user, &self.amounts);
     }
+}
+
+/// One kind as the metrics show it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figures {
+    pub(super) kind: Kind,
+    /// What all users hold together.
+    pub(super) used: u64,
+    /// What one may have; `None` without a limit.
+    pub(super) limit: Option<u64>,
+    pub(super) refused: u64,
 }
 
 impl Quotas {
-    pub(super) fn new(drives_max: Option<u64>, bytes_max: Option<u64>) -> Self {
-        Self {
-            drives_max,
-            bytes_max,
-            held: Mutex::default(),
+    pub(super) fn new(limits: Limits) -> Self {
+        Self(Arc::new(Inner {
+            limits,
+            ..Inner::default()
+        }))
+    }
+
+    /// Grants so much more, or 402.
+    pub(super) fn hold(&self, user: &str, amounts: Amounts) -> Result<Grant, Refusal> {
+        let mut all = lock(&self.0.held);
+        let held = all.get(user).copied().unwrap_or_default();
+        for kind in Kind::ALL {
+            let (more, most) = (amounts[kind], self.0.limits.0[kind]);
+            // What holds too much already may change in other ways.
+            if more > 0 && held[kind].saturating_add(more) > most {
+                self.0.refused[kind as usize].fetch_add(1, Ordering::Relaxed);
+                let (noun, left) = (kind.noun(), most.saturating_sub(held[kind]));
+                return Err(Refusal::billing(format!(
+                    "The account may have {most} {noun}, of which {left} are left: \
+                     {more} more are not covered"
+                )));
+            }
         }
-    }
-
-    /// Counts a drive that is there already, however much that makes.
-    pub(super) fn count(&self, user: &str, bytes: u64) {
-        let mut held = lock(&self.held);
-        let held = held.entry(user.to_owned()).or_default();
-        held.drives += 1;
-        held.bytes = held.bytes.saturating_add(bytes);
-    }
-
-    /// Grants so many more drives and bytes, or 402.
-    pub(super) fn take<'a>(
-        &'a self,
-        user: &'a str,
-        drives: u64,
-        bytes: u64,
-    ) -> Result<Grant<'a>, Refusal> {
-        let mut all = lock(&self.held);
         let held = all.entry(user.to_owned()).or_default();
-        if let Some(most) = self.drives_max
-            && drives > 0
-            && held.drives.saturating_add(drives) > most
-        {
-            let has = held.drives;
-            let sentence = format!("The account may have {most} drives, and has {has}");
-            return Err(Refusal::billing(sentence));
+        held.change(&amounts, u64::saturating_add);
+        Ok(self.grant(user, amounts))
+    }
+
+    /// Counts what is there already, however much that makes.
+    pub(super) fn hold_anyway(&self, user: &str, amounts: Amounts) -> Grant {
+        let mut all = lock(&self.0.held);
+        let held = all.entry(user.to_owned()).or_default();
+        held.change(&amounts, u64::saturating_add);
+        self.grant(user, amounts)
+    }
+
+    fn grant(&self, user: &str, amounts: Amounts) -> Grant {
+        Grant {
+            quotas: self.clone(),
+            user: user.to_owned(),
+            amounts,
         }
-        if let Some(most) = self.bytes_max
-            && bytes > 0
-            && held.bytes.saturating_add(bytes) > most
-        {
-            let left = most.saturating_sub(held.bytes);
-            let sentence = format!(
-                "The account may have {most} bytes of drives, of which {left} are left: \
-                 {bytes} more are not covered"
-            );
-            return Err(Refusal::billing(sentence));
-        }
-        let granted = Held { drives, bytes };
-        held.drives += drives;
-        held.bytes = held.bytes.saturating_add(bytes);
-        Ok(Grant {
-            quotas: self,
-            user,
-            held: granted,
-        })
     }
 
     /// A user holds so much less.
-    pub(super) fn give_back(&self, user: &str, drives: u64, bytes: u64) {
-        let mut all = lock(&self.held);
+    pub(super) fn release(&self, user: &str, amounts: &Amounts) {
+        let mut all = lock(&self.0.held);
         if let Some(held) = all.get_mut(user) {
-            held.drives = held.drives.saturating_sub(drives);
-            held.bytes = held.bytes.saturating_sub(bytes);
-            if *held == Held::default() {
+            held.change(amounts, u64::saturating_sub);
+            if *held == Amounts::default() {
                 all.remove(user);
             }
         }
     }
+
+    /// Every kind, for the metrics.
+    pub(super) fn figures(&self) -> [Figures; Kind::ALL.len()] {
+        let mut used = Amounts::default();
+        for held in lock(&self.0.held).values() {
+            used.change(held, u64::saturating_add);
+        }
+        Kind::ALL.map(|kind| Figures {
+            kind,
+            used: used[kind],
+            limit: Some(self.0.limits.0[kind]).filter(|limit| *limit < u64::MAX),
+            refused: self.0.refused[kind as usize].load(Ordering::Relaxed),
+        })
+    }
+
+    /// Counts a drive that is there already, however much that makes.
+    pub(super) fn count(&self, user: &str, bytes: u64) {
+        self.hold_anyway(user, drives(1, bytes)).keep();
+    }
+
+    /// Grants so many more drives and bytes, or 402.
+    pub(super) fn take(&self, user: &str, number: u64, bytes: u64) -> Result<Grant, Refusal> {
+        self.hold(user, drives(number, bytes))
+    }
+
+    /// A user holds so many drives and bytes less.
+    pub(super) fn give_back(&self, user: &str, number: u64, bytes: u64) {
+        self.release(user, &drives(number, bytes));
+    }
+}
+
+fn drives(number: u64, bytes: u64) -> Amounts {
+    Amounts::of([(Kind::Drives, number), (Kind::Bytes, bytes)])
 }
 
 #[cfg(test)]
@@ -123,8 +270,8 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_given_back_and_users_do_not_share() {
-        let quotas = Quotas::new(Some(2), Some(100));
-        let error = |result: Result<Grant<'_>, Refusal>| result.map(drop).map_err(|r| r.error());
+        let quotas = Quotas::new(Limits::of_drives(2, 100));
+        let error = |result: Result<Grant, Refusal>| result.map(drop).map_err(|r| r.error());
         quotas.take("a", 1, 60).unwrap().keep();
         drop(quotas.take("a", 1, 40).unwrap());
         assert_eq!(error(quotas.take("a", 1, 41)), Err(ErrorType::Billing));
@@ -135,10 +282,31 @@ mod tests {
         quotas.take("b", 2, 100).unwrap().keep();
         quotas.give_back("a", 1, 60);
         quotas.give_back("a", 1, 40);
-        assert!(!lock(&quotas.held).contains_key("a"));
+        assert!(!lock(&quotas.0.held).contains_key("a"));
         // A limit that came later holds for what comes later.
         quotas.count("a", u64::MAX);
         assert_eq!(error(quotas.take("a", 1, 1)), Err(ErrorType::Billing));
         assert_eq!(error(quotas.take("a", 0, 0)), Ok(()));
+    }
+
+    #[test]
+    fn each_kind_is_counted_and_limited_on_its_own() {
+        for kind in Kind::ALL {
+            let mut limits = Limits::default();
+            limits.0[kind] = 5;
+            let quotas = Quotas::new(limits);
+            let held = quotas.hold("a", Amounts::of([(kind, 3)])).unwrap();
+            let refusal = quotas.hold("a", Amounts::of([(kind, 3)])).unwrap_err();
+            assert_eq!(refusal.error(), ErrorType::Billing);
+            assert!(refusal.to_string().contains("2 are left"), "{refusal}");
+            for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
+                drop(quotas.hold("a", Amounts::of([(other, u64::MAX)])).unwrap());
+            }
+            let figures = quotas.figures()[kind as usize];
+            assert_eq!((figures.kind, figures.used), (kind, 3));
+            assert_eq!((figures.limit, figures.refused), (Some(5), 1));
+            drop(held);
+            assert_eq!(quotas.figures()[kind as usize].used, 0);
+        }
     }
 }

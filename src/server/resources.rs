@@ -23,6 +23,7 @@ use super::answer::Refusal;
 use super::hosted::{lock, read, write};
 use super::kept::{self, sync_parent};
 use super::metadata::{SETTINGS_BYTES_MAX, put_or_unset, set};
+use super::quota::{self, Amounts, Quotas};
 use crate::drive::parse_uuid;
 use crate::filesystem::private_directory;
 use crate::wire::{Format, Properties};
@@ -133,19 +134,23 @@ pub(super) struct Resources {
     vlans_used: Mutex<BTreeMap<Uuid, u32>>,
     /// Held while files change.
     keeping: Mutex<()>,
+    quotas: Quotas,
 }
 
 impl Resources {
     /// Loads what the data directory `data` keeps. Blocks on the disk, as all that
     /// changes something.
-    pub(super) fn open(data: &Path, staging: &Path) -> io::Result<Self> {
+    pub(super) fn open(data: &Path, staging: &Path, quotas: Quotas) -> io::Result<Self> {
         let directory = data.join("resources");
         private_directory(&directory)?;
         let mut resources = BTreeMap::new();
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
             match load(&path)? {
-                Some((id, resource)) => drop(resources.insert(id, resource)),
+                Some((id, resource)) => {
+                    quotas.hold_anyway(&resource.user, one(id.kind())).keep();
+                    resources.insert(id, resource);
+                }
                 None => tracing::error!(?path, "A resource is damaged, the others are served"),
             }
         }
@@ -156,6 +161,7 @@ impl Resources {
             used: Mutex::default(),
             vlans_used: Mutex::default(),
             keeping: Mutex::default(),
+            quotas,
         })
     }
 
@@ -203,11 +209,14 @@ impl Resources {
         };
         resource.merge(body)?;
         let _keeping = lock(&self.keeping);
+        let grant = self.quotas.hold(user, one(kind))?;
         let id = match kind {
             Kind::Vlan => ResourceId::Vlan(Uuid::new_v4()),
             Kind::Ip => ResourceId::Ip(self.free_address()?),
         };
-        Ok(self.keep(id, resource)?)
+        let info = self.keep(id, resource)?;
+        grant.keep();
+        Ok(info)
     }
 
     pub(super) fn change(
@@ -236,6 +245,7 @@ impl Resources {
         let path = self.path(id);
         fs::remove_file(&path)?;
         write(&self.resources).remove(&id);
+        self.quotas.release(user, &one(id.kind()));
         Ok(sync_parent(&path)?)
     }
 
@@ -311,6 +321,14 @@ impl Resources {
     }
 }
 
+/// One resource, as quotas count it.
+fn one(kind: Kind) -> Amounts {
+    match kind {
+        Kind::Ip => Amounts::of([(quota::Kind::Addresses, 1)]),
+        Kind::Vlan => Amounts::of([(quota::Kind::Vlans, 1)]),
+    }
+}
+
 /// The address of this number, without the first and the last of any 256.
 fn candidate(number: u32) -> Ipv4Addr {
     let last = 1 + number % 254;
@@ -354,7 +372,7 @@ mod tests {
     #[test]
     fn resources_outlive_the_server_and_belong_to_one_user() {
         let data = tempfile::tempdir().unwrap();
-        let open = || Resources::open(data.path(), data.path()).unwrap();
+        let open = || Resources::open(data.path(), data.path(), Quotas::default()).unwrap();
         let resources = open();
         let made = resources.create("u", Kind::Ip, &body("name a b")).unwrap();
         let vlan = resources.create("u", Kind::Vlan, &body("name 2G")).unwrap();
@@ -389,7 +407,7 @@ mod tests {
     #[test]
     fn what_a_server_has_is_not_lent_again_nor_destroyed() {
         let data = tempfile::tempdir().unwrap();
-        let resources = Resources::open(data.path(), data.path()).unwrap();
+        let resources = Resources::open(data.path(), data.path(), Quotas::default()).unwrap();
         let ip = resources.create("u", Kind::Ip, &body("")).unwrap();
         let ip: Ipv4Addr = ip.get("resource").unwrap().parse().unwrap();
         let vlan = resources.create("u", Kind::Vlan, &body("")).unwrap();

@@ -198,6 +198,11 @@ impl Store {
         self.directory.join(format!("drives/{id}.{extension}"))
     }
 
+    /// What users hold, of everything and not of drives only.
+    pub(super) fn quotas(&self) -> Quotas {
+        self.quotas.clone()
+    }
+
     /// Whether the directory can be used.
     pub(super) fn check(&self) -> io::Result<()> {
         fs::metadata(self.directory.join("drives"))?;
@@ -489,6 +494,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::super::hosted::{Lease, Pass};
+    use super::super::quota::Limits;
     use super::*;
     use crate::wire::{Format, Properties};
 
@@ -634,7 +640,7 @@ mod tests {
     #[test]
     fn what_a_destroyed_drive_takes_is_given_back_when_it_is_free() {
         let directory = tempfile::tempdir().unwrap();
-        let quotas = Quotas::new(Some(1), Some(1 << 20));
+        let quotas = Quotas::new(Limits::of_drives(1, 1 << 20));
         let store = Store::open(directory.path(), FreshReads::Zeros, quotas).unwrap();
         let drive = store.create(metadata(1 << 20)).unwrap();
         drive.file.write_all_at(&[1; 1 << 20], 0).unwrap();

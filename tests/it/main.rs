@@ -39,6 +39,7 @@ mod powerloss;
 mod probe;
 mod process;
 mod publish;
+mod quotas;
 mod resume;
 mod server_guard;
 mod server_operator;

@@ -57,7 +57,7 @@ fn a_user_has_no_more_drives_and_bytes_than_allowed() {
     let refused = make(&server, A, "1");
     assert_eq!(refused.error(), (402, "billing"));
     assert!(
-        refused.text().contains("3 drives, and has 3"),
+        refused.text().contains("3 drives, of which 0 are left"),
         "{}",
         refused.text()
     );
