@@ -33,7 +33,7 @@ pub(crate) use private::{
 };
 pub(crate) use replace::{Staged, replace, replace_from};
 pub(crate) use sync::{sync_all, sync_data, sync_directory, unsynced};
-pub(crate) use zeros::{punch, put_zeros};
+pub(crate) use zeros::put_zeros;
 
 /// Whether only the plain ways are used.
 pub(crate) const PLAIN: bool = cfg!(feature = "plain-filesystem");

@@ -94,10 +94,12 @@ mod sparse;
 mod store;
 mod tls;
 pub mod users;
+mod vnc;
 mod work;
 mod writing;
 
 pub use faults::FaultPlan;
+pub use hypervisor::Reach;
 pub use rate::Rate;
 
 use std::net::SocketAddr;
@@ -185,6 +187,10 @@ pub struct Config {
     pub qemu: PathBuf,
     /// Ports of TCP at the address of a server that lead to its guest.
     pub forward: Vec<u16>,
+    /// What guests reach over the network.
+    pub guest_network: Reach,
+    /// Whether screens of servers are shown over VNC, at port 5900 of their addresses.
+    pub has_vnc_port: bool,
     /// A directory of the cgroup file system, version 2, in which servers get their
     /// shares of the processors. Without it all share alike.
     pub cgroup: Option<PathBuf>,
@@ -215,6 +221,8 @@ impl Config {
             faults: FaultPlan::default(),
             qemu: "qemu-system-x86_64".into(),
             forward: Vec::new(),
+            guest_network: Reach::None,
+            has_vnc_port: true,
             cgroup: None,
         }
     }
@@ -266,8 +274,13 @@ impl Server {
         )?);
         let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
         let qemu = Arc::new(hypervisor::Qemu::new(config.qemu, cgroup));
+        let network = machines::Network {
+            forward: config.forward,
+            reach: config.guest_network,
+            has_vnc_port: config.has_vnc_port,
+        };
         let machines =
-            machines::Machines::open(&config.directory, Arc::clone(&store), qemu, config.forward);
+            machines::Machines::open(&config.directory, Arc::clone(&store), qemu, network);
         let machines = machines.map_err(|error| {
             let what = format!("Cannot load the servers in {}", config.directory.display());
             Error::new(ErrorKind::Local, what).because(error)

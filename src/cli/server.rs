@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::fs::Mode;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,7 +22,7 @@ use super::{environment, exit, limits, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
-use crate::server::{Config, FaultPlan, Rate, Server, users};
+use crate::server::{Config, FaultPlan, Rate, Reach, Server, users};
 use crate::wire::{READ_BYTES_MAX, parse_size};
 
 const PROGRAM: &str = "openhosting-server";
@@ -147,6 +148,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "PORT")]
     forward: Vec<u16>,
 
+    /// What the guests of servers reach over the network (docs/servers.md)
+    #[arg(long, value_name = "NETWORK", default_value = "none")]
+    guest_network: GuestNetwork,
+
+    /// Do not listen for VNC on port 5900 of the addresses of servers
+    #[arg(long)]
+    no_vnc_port: bool,
+
     /// Directory of cgroup version 2, with the controller cpu, in which servers
     /// get their shares of the processors [default: all share alike]
     #[arg(long, value_name = "DIR")]
@@ -171,6 +180,27 @@ enum LogFormat {
     Text,
     /// One object a line, for programs
     Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum GuestNetwork {
+    /// Nothing: guests only answer at the ports of --forward
+    None,
+    /// Public IPv4 addresses and DNS, nothing of this machine or its network
+    Internet,
+    /// All that this machine reaches, its loopback interface included: for guests
+    /// that you trust
+    Host,
+}
+
+impl From<GuestNetwork> for Reach {
+    fn from(network: GuestNetwork) -> Self {
+        match network {
+            GuestNetwork::None => Self::None,
+            GuestNetwork::Internet => Self::Internet,
+            GuestNetwork::Host => Self::Host,
+        }
+    }
 }
 
 /// A rate, or that there is none.
@@ -255,6 +285,8 @@ pub fn main() -> ExitCode {
 fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
     let (listen, metrics, is_json) = (args.listen, args.metrics, args.json);
     allow_many_files();
+    // Whatever is made, by programs that run servers too, is for this user only.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     let server = Server::open(config(args)?)?;
     server.check_address(listen)?;
     if let Some(address) = metrics {
@@ -324,6 +356,8 @@ fn config(args: Args) -> Result<Config> {
         connections_max: args.max_connections.get(),
         qemu: args.qemu,
         forward: args.forward,
+        guest_network: args.guest_network.into(),
+        has_vnc_port: !args.no_vnc_port,
         cgroup: args.cgroup,
         ..usual
     })

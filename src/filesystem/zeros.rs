@@ -10,13 +10,6 @@ use rustix::io::Errno;
 use super::PLAIN;
 use crate::chunk::zeros;
 
-/// Makes `len` bytes from `offset` on a hole, if this file system has holes. Keeps the
-/// length of the file.
-pub(crate) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    Ok(fallocate(file, mode, offset, len)?)
-}
-
 /// Makes `len` bytes from `offset` on read as zeros: as a hole, or as zeros that the
 /// device makes itself, or by writing them.
 pub(crate) fn put_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {

@@ -2,6 +2,9 @@
 //! that is there.
 
 mod cgroup;
+mod console;
+mod frames;
+mod log;
 mod process;
 mod qemu;
 mod qmp;
@@ -13,11 +16,13 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::machine::{MachineId, Slot};
 
 pub(super) use cgroup::Cgroup;
+pub(super) use console::read as read_console;
 pub(super) use qemu::Qemu;
 
 /// A future behind a trait object.
@@ -35,7 +40,8 @@ pub(super) trait Hypervisor: fmt::Debug + Send + Sync {
         directory: &'a Path,
     ) -> Later<'a, Option<Arc<dyn Running>>>;
 
-    /// Ends whatever runs in `directory`. Blocks until it has ended.
+    /// Ends the server that an earlier process of ours left in `directory`, if there is
+    /// one. Blocks until it has ended.
     fn clear(&self, directory: &Path);
 }
 
@@ -73,6 +79,13 @@ pub(super) trait Running: fmt::Debug + Send + Sync {
 
     /// A picture of its screen, PNG.
     fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>>;
+
+    /// Brings the file `console` in its directory up to date. It never grows without
+    /// bounds, and [`read_console`] reads it.
+    fn keep_console(&self) -> Later<'_, ()>;
+
+    /// A connection to its VNC server, which asks for the password.
+    fn vnc(&self) -> Later<'_, std::io::Result<UnixStream>>;
 }
 
 /// A server as a hypervisor is to make it.
@@ -86,7 +99,7 @@ pub(super) struct Spec {
     pub(super) mem_mb: u32,
     pub(super) drives: Vec<SpecDrive>,
     pub(super) nics: Vec<SpecNic>,
-    /// The address of this machine at which VNC listens, on its usual port, 5900.
+    /// The address of this machine at which its ports are.
     pub(super) address: Ipv4Addr,
     pub(super) password: Option<Password>,
 }
@@ -119,9 +132,21 @@ pub(super) struct SpecNic {
 pub(super) enum Net {
     /// Outside, behind an address translation; these TCP ports of the address of the
     /// server lead to the guest.
-    Outside { forward: Vec<u16> },
+    Outside { forward: Vec<u16>, reach: Reach },
     /// The servers that name the same network.
     Vlan(Uuid),
+}
+
+/// What guests reach from their first network card, as the operator decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing: they answer at the ports that are forwarded to them.
+    #[default]
+    None,
+    /// Public addresses of IPv4, and the resolver of this machine.
+    Internet,
+    /// Whatever this machine reaches, its loopback interface included.
+    Host,
 }
 
 /// A password, which is not shown.

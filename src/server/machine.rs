@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::claims::Claim;
@@ -154,6 +155,8 @@ pub(super) struct Live {
     counters: Mutex<BTreeMap<Slot, IoCounters>>,
     /// The last picture of its screen, and when it was asked for.
     picture: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    /// What serves those who look at its screen over VNC.
+    viewers: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Live {
@@ -163,6 +166,7 @@ impl Live {
         run: Run,
         claims: Vec<Claim>,
         vlans: Vec<Uuid>,
+        viewers: Option<JoinHandle<()>>,
     ) -> Self {
         Self {
             running,
@@ -171,6 +175,16 @@ impl Live {
             vlans,
             counters: Mutex::default(),
             picture: tokio::sync::Mutex::default(),
+            viewers: Mutex::new(viewers),
+        }
+    }
+
+    /// Ends what serves viewers, so that the port is free again.
+    pub(super) async fn end_viewers(&self) {
+        let viewers = lock(&self.viewers).take();
+        if let Some(viewers) = viewers {
+            viewers.abort();
+            let _ = viewers.await;
         }
     }
 

@@ -14,13 +14,13 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -29,7 +29,8 @@ use super::claims::{Claim, Holder};
 use super::fill::unless_missing;
 use super::hosted::{Hosted, read, write};
 use super::hypervisor::{
-    End, Failure, Hypervisor, Later, Net, Password, Running, Spec, SpecDrive, SpecNic, Status,
+    End, Failure, Hypervisor, Later, Net, Password, Reach, Running, Spec, SpecDrive, SpecNic,
+    Status, read_console,
 };
 use super::kept::{self, sync_parent};
 use super::machine::{Device, Live, Machine, MachineId, Record, Rest, Run, Settings, now};
@@ -37,17 +38,27 @@ use super::metadata::Metadata;
 use super::quota::{Amounts, Kind};
 use super::resources::Resources;
 use super::store::Store;
-use crate::filesystem::{private_directory, punch};
+use super::vnc;
+use crate::filesystem::private_directory;
 use crate::wire::Properties;
 
-/// How often counters are asked for and consoles cut.
+/// How often counters are asked for and consoles kept.
 const TICK: Duration = Duration::from_secs(5);
 /// How long a machine that hung up may take to be seen to end.
 const GOING: Duration = Duration::from_secs(2);
-/// What is kept of a console, and told.
-const CONSOLE_BYTES: u64 = 1024 * 1024;
 
 type Result<T = ()> = std::result::Result<T, Refusal>;
+
+/// What guests reach, and what reaches them.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// Ports of TCP that lead from a machine's address to its guest.
+    pub(super) forward: Vec<u16>,
+    /// What guests reach.
+    pub(super) reach: Reach,
+    /// Whether screens can be seen at the port of VNC.
+    pub(super) has_vnc_port: bool,
+}
 
 /// All machines of the server.
 #[derive(Debug)]
@@ -58,8 +69,7 @@ pub(super) struct Machines {
     store: Arc<Store>,
     pub(super) resources: Resources,
     hypervisor: Arc<dyn Hypervisor>,
-    /// Ports of TCP that lead from a machine's address to its guest.
-    forward: Vec<u16>,
+    network: Network,
     cores_here: u32,
     machines: RwLock<BTreeMap<MachineId, Arc<Machine>>>,
     /// Runs that were kept, to be found again by [`find_running`](Self::find_running).
@@ -72,7 +82,7 @@ impl Machines {
         data: &Path,
         store: Arc<Store>,
         hypervisor: Arc<dyn Hypervisor>,
-        forward: Vec<u16>,
+        network: Network,
     ) -> io::Result<Self> {
         // As the kernel tells it of a process that works there.
         let data = data.canonicalize()?;
@@ -86,7 +96,7 @@ impl Machines {
             staging,
             store,
             hypervisor,
-            forward,
+            network,
             cores_here: std::thread::available_parallelism()
                 .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             machines: RwLock::default(),
@@ -175,7 +185,7 @@ impl Machines {
         let held = self.store.quotas().hold_anyway(&machine.user, held);
         machine.state().held_running = Some(held);
         let is_paused = running.status() == Status::Paused;
-        let live = self.watch(machine, running, run, claims, vlans);
+        let live = self.watch(machine, running, run, claims, vlans).await;
         live.take_counters_as_known().await;
         // It may have been left before its first step.
         if !is_paused && let Err(failure) = live.running.resume().await {
@@ -392,18 +402,11 @@ impl Machines {
 
     /// The last MiB that a machine wrote to its serial port, at its last run.
     pub(super) async fn console(&self, machine: &Machine) -> Result<Vec<u8>> {
+        if let Some(live) = machine.live() {
+            live.running.keep_console().await;
+        }
         let path = machine.directory.join("console");
-        let read = spawn_blocking(move || match fs::File::open(path) {
-            Ok(mut file) => {
-                let len = file.metadata()?.len();
-                file.seek(SeekFrom::Start(len.saturating_sub(CONSOLE_BYTES)))?;
-                let mut bytes = Vec::new();
-                file.take(CONSOLE_BYTES).read_to_end(&mut bytes)?;
-                Ok(bytes)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-        });
+        let read = spawn_blocking(move || read_console(&path));
         Ok(read.await.map_err(io::Error::from)??)
     }
 
@@ -509,7 +512,7 @@ impl Machines {
             }
         };
         machine.state().held_running = Some(held);
-        let live = self.watch(machine, running, run, claims, vlans);
+        let live = self.watch(machine, running, run, claims, vlans).await;
         let started = match self.keep(machine).await {
             Ok(()) => live.running.resume().await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
@@ -554,7 +557,8 @@ impl Machines {
             net: match nic.vlan {
                 Some(vlan) => Net::Vlan(vlan),
                 None => Net::Outside {
-                    forward: self.forward.clone(),
+                    forward: self.network.forward.clone(),
+                    reach: self.network.reach,
                 },
             },
         });
@@ -575,7 +579,7 @@ impl Machines {
     }
 
     /// Notes that a machine runs, and sees to it until it does not.
-    fn watch(
+    async fn watch(
         self: &Arc<Self>,
         machine: &Arc<Machine>,
         running: Arc<dyn Running>,
@@ -583,7 +587,11 @@ impl Machines {
         claims: Vec<Claim>,
         vlans: Vec<Uuid>,
     ) -> Arc<Live> {
-        let live = Arc::new(Live::new(running, run, claims, vlans));
+        let viewers = match self.network.has_vnc_port {
+            true => self.show(machine.id, run, Arc::clone(&running)).await,
+            false => None,
+        };
+        let live = Arc::new(Live::new(running, run, claims, vlans, viewers));
         machine.state().live = Some(Arc::clone(&live));
         let (this, machine, watched) = (Arc::clone(self), Arc::clone(machine), Arc::clone(&live));
         tokio::spawn(async move {
@@ -594,7 +602,7 @@ impl Machines {
                     end = &mut ended => break end,
                     () = sleep(TICK) => {
                         watched.refresh().await;
-                        cut_console(&machine.directory.join("console"));
+                        watched.running.keep_console().await;
                     }
                 }
             };
@@ -610,10 +618,31 @@ impl Machines {
         live
     }
 
+    /// Serves the viewers of a machine at its address, until the task is aborted.
+    async fn show(
+        &self,
+        id: MachineId,
+        run: Run,
+        running: Arc<dyn Running>,
+    ) -> Option<JoinHandle<()>> {
+        match vnc::listen(run.address).await {
+            Ok(listener) => Some(tokio::spawn(vnc::serve(listener, running))),
+            Err(error) => {
+                let address = run.address;
+                tracing::warn!(%id, %error, %address, "Cannot listen for VNC");
+                None
+            }
+        }
+    }
+
     /// Notes that a machine has ended: claims and address are free again; it vanishes
     /// unless it is persistent.
     async fn settle(&self, machine: &Arc<Machine>, end: End) {
         let is_persistent = {
+            let live = machine.live();
+            if let Some(live) = &live {
+                live.end_viewers().await;
+            }
             let mut state = machine.state();
             if let Some(live) = state.live.take() {
                 self.resources.take_back(live.run.address, &live.vlans);
@@ -715,22 +744,6 @@ fn vlans(settings: &Settings) -> Vec<Uuid> {
     settings.nics().iter().filter_map(|nic| nic.vlan).collect()
 }
 
-/// Gives back the disk space of what nobody is told of a console any more. Its length
-/// stays, so that nothing that is written meanwhile is lost.
-fn cut_console(path: &Path) {
-    let cut = || -> io::Result<()> {
-        let file = fs::File::options().write(true).open(path)?;
-        let len = file.metadata()?.len();
-        if len > 2 * CONSOLE_BYTES {
-            punch(&file, 0, len - CONSOLE_BYTES)?;
-        }
-        Ok(())
-    };
-    if let Err(error) = cut() {
-        tracing::debug!(%error, ?path, "Cannot cut a console");
-    }
-}
-
 /// The name of this host: made up once.
 fn host(path: &Path, staging: &Path) -> io::Result<Uuid> {
     match kept::read(path) {
@@ -762,30 +775,7 @@ impl From<Failure> for Refusal {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
-
-    #[test]
-    fn of_a_long_console_the_end_takes_space_only() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("console");
-        let long = vec![b'x'; 5 * CONSOLE_BYTES as usize];
-        fs::write(&path, &long).unwrap();
-        cut_console(&path);
-        let metadata = fs::metadata(&path).unwrap();
-        assert_eq!(metadata.len(), long.len() as u64);
-        assert!(
-            metadata.blocks() * 512 <= 2 * CONSOLE_BYTES,
-            "{}",
-            metadata.blocks()
-        );
-        let end = fs::read(&path)
-            .unwrap()
-            .split_off(4 * CONSOLE_BYTES as usize);
-        assert!(end.iter().all(|&b| b == b'x'));
-        cut_console(&directory.path().join("none"));
-    }
 
     #[test]
     fn the_host_keeps_its_name() {

@@ -42,6 +42,11 @@ impl Rate {
         number: NonZeroU32::MIN.saturating_add(59),
         unit: Unit::Minute,
     };
+    /// Of attempts to see the screen of one server over VNC.
+    pub(super) const VNC_ATTEMPTS: Self = Self {
+        number: NonZeroU32::MIN.saturating_add(19),
+        unit: Unit::Minute,
+    };
 }
 
 impl Unit {

@@ -18,6 +18,7 @@ mod filesystems;
 mod foreign;
 mod formats;
 mod full;
+mod guests;
 mod holes;
 mod json;
 mod kill;

@@ -3,15 +3,22 @@
 //! A process works in the directory of its server, with what it keeps there:
 //!
 //! ```text
+//! process   which process it is (`process.rs`)
 //! qmp       the socket that it is driven over
-//! console   what the guest wrote to its serial port
-//! log       what QEMU has to say
+//! vnc       the socket of its screen
+//! to-filter0, from-filter0   the sockets of a network card's filter (`frames.rs`)
+//! console   what the guest wrote to its serial port, its last MiB (`console.rs`)
+//! log       what QEMU wrote to its stderr, once it has ended (`log.rs`)
 //! ```
 //!
 //! It is a group of processes of its own, has no pipe to us, and so goes on when we
 //! end, however we do. Who it is, is proven by the socket: the kernel names the process
-//! that listens on it, and QEMU the server. One that does not listen is found by the
-//! directory that it works in, and killed.
+//! that listens on it, and QEMU the server. One of no known server is killed if the
+//! record names it, or if it listens on the socket.
+//!
+//! A guest is hostile. QEMU is confined (`-sandbox`), has no more descriptors, file sizes
+//! and environment than it needs, writes to nothing that grows but its drives, and
+//! gives the guest the network that the operator chose ([`Reach`]).
 //!
 //! A guest that switches itself off is kept for a moment (`-no-shutdown`), so that
 //! one that ended while nobody watched is told from one that died.
@@ -19,23 +26,31 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::process::Command;
-use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::sync::{Mutex, OnceCell, mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::console;
+use super::frames;
+use super::log::Log;
 use super::process::{self, Process};
 use super::qmp::{Event, Qmp};
 use super::{
-    Cgroup, End, Failure, Hypervisor, IoCounters, Later, Net, Running, Spec, SpecDrive, Status,
+    Cgroup, End, Failure, Hypervisor, IoCounters, Later, Net, Reach, Running, Spec, SpecDrive,
+    Status,
 };
 use crate::server::machine::{MachineId, Slot};
 
@@ -48,8 +63,16 @@ const GOING: Duration = Duration::from_secs(10);
 /// Longest look at whether KVM works.
 const PROBING: Duration = Duration::from_secs(20);
 const KVM: &str = "/dev/kvm";
-/// What is read of a log.
-const LOG_BYTES: usize = 4096;
+/// The sockets.
+const QMP: &str = "qmp";
+const VNC: &str = "vnc";
+/// What QEMU gets of our environment: what finds programs and libraries. Credentials and
+/// the like are no business of a process that runs a guest.
+const ENVIRONMENT: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"];
+/// Most descriptors of a process: its drives, and the connections of its guest.
+const FILES_MAX: u64 = 4096;
+/// The largest file that a process may write, unless a drive is larger: a screen's picture.
+const FILE_BYTES_MIN: u64 = 64 << 20;
 
 /// QEMU, the program.
 #[derive(Debug)]
@@ -106,17 +129,18 @@ impl Qemu {
 
     async fn launch(&self, spec: &Spec) -> Result<Arc<QemuServer>, Failure> {
         let accelerator = self.accelerator().await;
-        let log = File::create(spec.directory.join("log"))?;
+        let log = Log::create()?;
         let mut command = Command::new(&self.program);
+        let kept = ENVIRONMENT.iter();
+        let kept = kept.filter_map(|&name| Some((name, std::env::var_os(name)?)));
         command
             .args(arguments(spec, accelerator))
             .current_dir(&spec.directory)
-            // Credentials that tools take from there are no business of a guest.
-            .env_remove("OHAUTH")
-            .env_remove("EHAUTH")
+            .env_clear()
+            .envs(kept)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(log.writer()?)
             // A Ctrl-C on our terminal is not for it.
             .process_group(0);
         let mut child = command.spawn().map_err(|error| match error.kind() {
@@ -128,12 +152,15 @@ impl Qemu {
         // Whatever becomes of it, it leaves no zombie.
         tokio::spawn(async move { child.wait().await });
         let process = process?;
-        let made = self.greet(spec, pid, &process).await;
+        let made = match limit(spec, pid).and_then(|()| process::record(&spec.directory, pid)) {
+            Ok(()) => self.greet(spec, pid, &process).await,
+            Err(error) => Err(Failure::Local(error)),
+        };
         if made.is_err() {
             process.kill();
             process.ended().await;
         }
-        let server = made.map_err(|failure| match last_line(&spec.directory.join("log")) {
+        let server = made.map_err(|failure| match log.last_line() {
             Some(line) => Failure::Refused(line),
             None => failure,
         })?;
@@ -153,7 +180,7 @@ impl Qemu {
     ) -> Result<Arc<QemuServer>, Failure> {
         let deadline = Instant::now() + STARTING;
         let stream = loop {
-            if let Ok(stream) = connect(&spec.directory).await {
+            if let Ok(stream) = connect(&spec.directory, QMP).await {
                 break stream;
             }
             tokio::select! {
@@ -167,6 +194,11 @@ impl Qemu {
         let server = self.attach(spec.id, &spec.directory, stream).await?;
         if server.pid != pid {
             return Err(Failure::Silent("another process answers for it".into()));
+        }
+        // The directory is private. So are they, wherever they may be moved.
+        for socket in [QMP, VNC] {
+            let path = spec.directory.join(socket);
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         }
         if let Some(password) = &spec.password {
             server.set_password(Some(&password.0)).await?;
@@ -193,6 +225,10 @@ impl Qemu {
         if uuid["UUID"].as_str() != Some(id.to_string().as_str()) {
             return Err(Failure::Silent("it is another server".into()));
         }
+        // A guest whose frames nobody takes has no network. That is no reason to end it.
+        if let Err(failure) = frames::attend(&qmp, directory).await {
+            tracing::warn!(%id, %failure, "Cannot filter the frames of a server");
+        }
         let status = qmp.run("query-status", json!({})).await?;
         let status = status["status"].as_str().unwrap_or_default().to_owned();
         let first = match status.as_str() {
@@ -209,6 +245,8 @@ impl Qemu {
             is_asked: AtomicBool::new(false),
             is_shut_down: AtomicBool::new(false),
             screens: AtomicU64::new(0),
+            console: Mutex::default(),
+            log: Log::of_process(pid),
             cgroup: self.cgroup.clone(),
         });
         tokio::spawn(Arc::clone(&server).watch(events));
@@ -233,7 +271,7 @@ impl Hypervisor for Qemu {
         directory: &'a Path,
     ) -> Later<'a, Option<Arc<dyn Running>>> {
         Box::pin(async move {
-            let stream = connect(directory).await.ok()?;
+            let stream = connect(directory, QMP).await.ok()?;
             match self.attach(id, directory, stream).await {
                 Ok(server) => {
                     let server: Arc<dyn Running> = server;
@@ -248,31 +286,39 @@ impl Hypervisor for Qemu {
     }
 
     fn clear(&self, directory: &Path) {
-        if let Err(error) = process::kill_within(directory) {
-            tracing::warn!(%error, ?directory, "Cannot look for hypervisors");
-        }
+        process::kill_recorded(directory, QMP);
     }
 }
 
-/// Connects to the socket in `directory`, however long its path is: the address of a
+/// Connects to a socket in `directory`, however long its path is: the address of a
 /// socket has room for some 100 bytes.
-async fn connect(directory: &Path) -> std::io::Result<UnixStream> {
+pub(super) async fn connect(directory: &Path, socket: &str) -> std::io::Result<UnixStream> {
     let directory = File::open(directory)?;
     let fd = directory.as_raw_fd();
-    UnixStream::connect(format!("/proc/self/fd/{fd}/qmp")).await
+    UnixStream::connect(format!("/proc/self/fd/{fd}/{socket}")).await
 }
 
-/// The last line of what QEMU said, without its name. Warnings are none.
-fn last_line(log: &Path) -> Option<String> {
-    let text = fs::read(log).ok()?;
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_BYTES)..]);
-    let mut lines = text.lines().rev().map(str::trim);
-    let line = lines.find(|line| !line.is_empty() && !line.contains(": warning: "))?;
-    Some(
-        line.strip_prefix("qemu-system-x86_64: ")
-            .unwrap_or(line)
-            .to_owned(),
-    )
+/// Limits what the process `pid` may take, before its guest makes a step. No core file
+/// holds the memory of a guest.
+fn limit(spec: &Spec, pid: u32) -> std::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let largest = spec.drives.iter().map(|drive| drive.size).max();
+    for (resource, most) in [
+        (Resource::Core, 0),
+        (Resource::Nofile, FILES_MAX),
+        (Resource::Fsize, largest.unwrap_or(0).max(FILE_BYTES_MIN)),
+    ] {
+        // Only root may raise the maximum.
+        let most = getrlimit(resource)
+            .maximum
+            .map_or(most, |here| most.min(here));
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        prlimit(pid, resource, limit)?;
+    }
+    Ok(())
 }
 
 /// A process of QEMU.
@@ -289,6 +335,9 @@ struct QemuServer {
     /// Whether the guest switched itself off.
     is_shut_down: AtomicBool,
     screens: AtomicU64,
+    /// Held while the console moves from QEMU to its file.
+    console: Mutex<()>,
+    log: Option<Log>,
     cgroup: Option<Cgroup>,
 }
 
@@ -316,11 +365,13 @@ impl QemuServer {
         {
             tracing::debug!(id = %self.id, %error, "Cannot remove a control group");
         }
+        let died_of = self.keep_log();
         let end = if self.is_shut_down.load(Ordering::Relaxed) {
             End::ShutDown
         } else if self.is_asked.load(Ordering::Relaxed) {
             End::PowerCut
         } else {
+            tracing::warn!(id = %self.id, last_line = died_of, "QEMU ended");
             End::Died
         };
         self.status.send_replace(Status::Ended(end));
@@ -333,7 +384,37 @@ impl QemuServer {
         tokio::spawn(async move { server.quit().await });
     }
 
+    /// Writes what QEMU said to the file `log`, and gives its last line.
+    fn keep_log(&self) -> Option<String> {
+        let text = self.log.as_ref()?.text();
+        if !text.is_empty()
+            && let Err(error) = console::append(&self.directory.join("log"), text.as_bytes())
+        {
+            tracing::debug!(id = %self.id, %error, "Cannot keep a log");
+        }
+        self.log.as_ref()?.last_line()
+    }
+
+    /// Moves what the guest wrote to its serial port since the last time to the file.
+    async fn move_console(&self) -> Result<(), Failure> {
+        let _turn = self.console.lock().await;
+        let arguments = json!({
+            "device": "console", "size": console::RING_BYTES, "format": "base64",
+        });
+        let text = self.qmp.run("ringbuf-read", arguments).await?;
+        let engine = base64::engine::general_purpose::STANDARD;
+        let bytes = engine.decode(text.as_str().unwrap_or_default());
+        let bytes = bytes.map_err(|_| Failure::Silent("its console is not base64".into()))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let path = self.directory.join("console");
+        let kept = spawn_blocking(move || console::append(&path, &bytes)).await;
+        Ok(kept.map_err(std::io::Error::from)??)
+    }
+
     async fn quit(&self) {
+        let _ = timeout(GOING, self.move_console()).await;
         // That it went before it answered is as good.
         let _ = timeout(GOING, self.qmp.run("quit", json!({}))).await;
         if timeout(GOING, self.process.ended()).await.is_err() {
@@ -447,6 +528,18 @@ impl Running for QemuServer {
     fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>> {
         Box::pin(self.draw_screen())
     }
+
+    fn keep_console(&self) -> Later<'_, ()> {
+        Box::pin(async {
+            if let Err(failure) = self.move_console().await {
+                tracing::debug!(id = %self.id, %failure, "Cannot read a console");
+            }
+        })
+    }
+
+    fn vnc(&self) -> Later<'_, std::io::Result<UnixStream>> {
+        Box::pin(connect(&self.directory, VNC))
+    }
 }
 
 /// The command line. Nothing secret is in it, and no text of a client.
@@ -457,14 +550,16 @@ fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
     put(&["-nodefaults", "-no-user-config", "-no-shutdown", "-S"]);
     put(&[
         "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]);
     put(&["-name", &id, "-uuid", &id]);
     put(&[
         "-machine",
-        &format!("pc,accel={accelerator}"),
+        // Memory is not shared with other guests, who could measure what is in it.
+        &format!("pc,accel={accelerator},dump-guest-core=off,mem-merge=off,vmport=off"),
         "-cpu",
-        "max",
+        // Guests of guests are a way to attack the kernel.
+        "max,vmx=off,svm=off",
     ]);
     put(&[
         "-smp",
@@ -473,10 +568,16 @@ fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
         &format!("{}M", spec.mem_mb),
     ]);
     put(&["-rtc", "base=utc", "-vga", "std"]);
-    put(&["-vnc", &format!("{}:0,password=on", spec.address)]);
-    put(&["-chardev", "socket,id=qmp,path=qmp,server=on,wait=off"]);
+    put(&["-vnc", &format!("unix:{VNC},password=on")]);
+    put(&[
+        "-chardev",
+        &format!("socket,id=qmp,path={QMP},server=on,wait=off"),
+    ]);
     put(&["-mon", "chardev=qmp,mode=control"]);
-    put(&["-chardev", "file,id=console,path=console,append=on"]);
+    put(&[
+        "-chardev",
+        &format!("ringbuf,id=console,size={}", console::RING_BYTES),
+    ]);
     put(&["-serial", "chardev:console"]);
     if spec.drives.iter().any(|drive| drive.boot_index.is_some()) {
         put(&["-boot", "strict=on"]);
@@ -509,6 +610,15 @@ fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
         let device = json!({"driver": driver, "id": name, "netdev": name, "mac": mac});
         put(&["-device", &device.to_string()]);
+        if let Net::Outside {
+            reach: Reach::Internet,
+            ..
+        } = nic.net
+        {
+            for words in frames::arguments(nic.index) {
+                put(&[&words[0], &words[1]]);
+            }
+        }
     }
     args
 }
@@ -568,12 +678,17 @@ fn device(drive: &SpecDrive) -> Value {
 
 fn netdev(net: &Net, spec: &Spec) -> String {
     match net {
-        Net::Outside { forward } => {
+        Net::Outside { forward, reach } => {
             let address = spec.address;
             let forward = forward
                 .iter()
                 .map(|port| format!(",hostfwd=tcp:{address}:{port}-:{port}"));
-            format!("user{}", forward.collect::<String>())
+            let restricted = match reach {
+                Reach::None => ",restrict=on,ipv6=off",
+                Reach::Internet => ",ipv6=off",
+                Reach::Host => "",
+            };
+            format!("user{restricted}{}", forward.collect::<String>())
         }
         // A group of the addresses that stay on this machine, told by the UUID.
         Net::Vlan(vlan) => {
@@ -619,6 +734,7 @@ mod tests {
                     mac: [0x52, 0, 0, 0, 0, 9],
                     net: Net::Outside {
                         forward: vec![22, 80],
+                        reach: Reach::None,
                     },
                 },
                 SpecNic {
@@ -646,11 +762,11 @@ mod tests {
         }]);
         let line = line(&spec);
         for part in [
-            "-machine pc,accel=tcg",
+            "-machine pc,accel=tcg,",
             "-smp 3 -m 64M",
-            "-vnc 127.70.1.2:0,password=on",
+            "-vnc unix:vnc,password=on",
             "-boot strict=on",
-            "-netdev user,hostfwd=tcp:127.70.1.2:22-:22,hostfwd=tcp:127.70.1.2:80-:80,id=nic0",
+            "-netdev user,restrict=on,ipv6=off,hostfwd=tcp:127.70.1.2:22-:22,hostfwd=tcp:127.70.1.2:80-:80,id=nic0",
             "\"driver\":\"virtio-net-pci\"",
             "\"mac\":\"52:00:00:00:00:09\"",
             "-netdev socket,mcast=239.7.7.7:21799,localaddr=127.0.0.1,id=nic1",
@@ -694,16 +810,20 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_said_last_is_told() {
-        let directory = tempfile::tempdir().unwrap();
-        let log = directory.path().join("log");
-        assert_eq!(last_line(&log), None);
-        fs::write(
-            &log,
-            "x\nqemu-system-x86_64: no room\nqemu-system-x86_64: warning: y\n\n",
-        )
-        .unwrap();
-        assert_eq!(last_line(&log).as_deref(), Some("no room"));
+    fn a_card_leads_where_the_operator_says() {
+        for (reach, netdev, filters) in [
+            (Reach::None, "user,restrict=on,ipv6=off,", 0),
+            (Reach::Internet, "user,ipv6=off,", 1),
+            (Reach::Host, "user,hostfwd=", 0),
+        ] {
+            let mut spec = spec(vec![]);
+            if let Net::Outside { reach: at, .. } = &mut spec.nics[0].net {
+                *at = reach;
+            }
+            let line = line(&spec);
+            assert!(line.contains(&format!("-netdev {netdev}")), "{line}");
+            assert_eq!(line.matches("filter-redirector").count(), filters, "{line}");
+        }
     }
 
     #[tokio::test]
