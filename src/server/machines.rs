@@ -394,6 +394,11 @@ impl Machines {
         unless_ended(&live, drawn).await
     }
 
+    /// Whether screens can be seen at the port of VNC.
+    pub(super) fn has_vnc_port(&self) -> bool {
+        self.network.has_vnc_port
+    }
+
     /// What `info` tells of a machine, with counters as they were last heard, up to
     /// 5 s ago: nobody is asked.
     pub(super) fn info_as_known(&self, machine: &Machine) -> Properties {

@@ -373,6 +373,7 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
     // The guest is not asked, nor what runs it: this is told once a second.
     let info = api.machines.info_as_known(machine);
     let number = |key: &str| info.get(key).and_then(|value| value.parse::<u64>().ok());
+    let has_vnc = api.machines.has_vnc_port();
     let devices = machine.state().settings.devices();
     let drives = devices.iter().map(|device| {
         let slot = device.slot.to_string();
@@ -396,7 +397,7 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
         "mem_mb": number("mem"),
         "started": number("started"),
         "address": info.get("nic:0:ip"),
-        "vnc": info.get("vnc:ip"),
+        "vnc": info.get("vnc:ip").filter(|_| has_vnc),
         "drives": drives.collect::<Vec<_>>(),
     })
 }

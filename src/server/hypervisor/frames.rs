@@ -36,7 +36,7 @@ const CARDS: u8 = 4;
 /// More than the longest frame that a card of QEMU makes.
 const FRAME_BYTES_MAX: usize = 128 * 1024;
 /// Frames that wait to be taken back. More are dropped, as networks do.
-const WAITING_MAX: usize = 256;
+const WAITING_MAX: usize = 64;
 /// How often this machine is asked for its own addresses.
 const ADDRESSES_AGE: Duration = Duration::from_secs(10);
 

@@ -13,7 +13,9 @@ use std::process::Stdio;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
+use rustix::io::Errno;
 
+const NAME: &str = "openhosting-log";
 /// Its size.
 const LOG_BYTES: usize = 64 * 1024;
 
@@ -25,7 +27,11 @@ impl Log {
     /// An empty one.
     pub(super) fn create() -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create("openhosting-log", flags)?;
+        // Some systems allow no other; kernels before 6.3 do not know it.
+        let file = match memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => memfd_create(NAME, flags)?,
+            made => made?,
+        };
         ftruncate(&file, LOG_BYTES as u64)?;
         fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
         Ok(Self(file.into()))
