@@ -102,6 +102,7 @@ pub use faults::FaultPlan;
 pub use hypervisor::Reach;
 pub use rate::Rate;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -185,6 +186,9 @@ pub struct Config {
     pub faults: FaultPlan,
     /// The program that runs servers: a name that is looked for, or a path.
     pub qemu: PathBuf,
+    /// All of that program's environment. What finds programs and libraries belongs in it,
+    /// and no secret: it runs guests.
+    pub qemu_environment: Vec<(OsString, OsString)>,
     /// Ports of TCP at the address of a server that lead to its guest.
     pub forward: Vec<u16>,
     /// What guests reach over the network.
@@ -220,6 +224,7 @@ impl Config {
             wrong_keys_max: Some(Rate::WRONG_KEYS),
             faults: FaultPlan::default(),
             qemu: "qemu-system-x86_64".into(),
+            qemu_environment: Vec::new(),
             forward: Vec::new(),
             guest_network: Reach::None,
             has_vnc_port: true,
@@ -273,7 +278,11 @@ impl Server {
             quotas,
         )?);
         let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
-        let qemu = Arc::new(hypervisor::Qemu::new(config.qemu, cgroup));
+        let qemu = Arc::new(hypervisor::Qemu::new(
+            config.qemu,
+            config.qemu_environment,
+            cgroup,
+        ));
         let network = machines::Network {
             forward: config.forward,
             reach: config.guest_network,

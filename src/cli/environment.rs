@@ -1,6 +1,7 @@
 //! What comes from the environment.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -171,6 +172,14 @@ fn is_proxy(value: &str) -> bool {
         false => format!("http://{value}").parse(),
     };
     url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme()))
+}
+
+/// What other programs need to find programs and libraries, and nothing else.
+pub(super) fn of_programs() -> Vec<(OsString, OsString)> {
+    let names = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"].map(OsString::from);
+    let pair = |name: OsString| Some((env::var_os(&name)?, name));
+    let pairs = names.into_iter().filter_map(pair);
+    pairs.map(|(value, name)| (name, value)).collect()
 }
 
 #[cfg(test)]

@@ -355,6 +355,7 @@ fn config(args: Args) -> Result<Config> {
         requests_max: args.rate_limit,
         connections_max: args.max_connections.get(),
         qemu: args.qemu,
+        qemu_environment: environment::of_programs(),
         forward: args.forward,
         guest_network: args.guest_network.into(),
         has_vnc_port: !args.no_vnc_port,

@@ -24,6 +24,7 @@
 //! one that ended while nobody watched is told from one that died.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -67,9 +68,6 @@ const KVM: &str = "/dev/kvm";
 /// The sockets.
 const QMP: &str = "qmp";
 const VNC: &str = "vnc";
-/// What QEMU gets of our environment: what finds programs and libraries. Credentials and
-/// the like are no business of a process that runs a guest.
-const ENVIRONMENT: [&str; 4] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"];
 /// Most descriptors of a process: its drives, and the connections of its guest.
 const FILES_MAX: u64 = 4096;
 /// The largest picture of a screen, in bytes: 2560 x 1600 in noise.
@@ -81,16 +79,24 @@ const FILE_BYTES_MIN: u64 = 64 << 20;
 #[derive(Debug)]
 pub(in crate::server) struct Qemu {
     program: PathBuf,
+    /// All of its environment.
+    environment: Vec<(OsString, OsString)>,
     cgroup: Option<Cgroup>,
     /// Found out at the first start.
     accelerator: OnceCell<&'static str>,
 }
 
 impl Qemu {
-    /// Runs servers with `program`, a name that is looked for or a path.
-    pub(in crate::server) fn new(program: PathBuf, cgroup: Option<Cgroup>) -> Self {
+    /// Runs servers with `program`, a name that is looked for or a path, which gets
+    /// `environment` and no more.
+    pub(in crate::server) fn new(
+        program: PathBuf,
+        environment: Vec<(OsString, OsString)>,
+        cgroup: Option<Cgroup>,
+    ) -> Self {
         Self {
             program,
+            environment,
             cgroup,
             accelerator: OnceCell::new(),
         }
@@ -117,6 +123,8 @@ impl Qemu {
                 .args(["-nodefaults", "-no-user-config", "-display", "none", "-S"])
                 .args(["-machine", "pc,accel=kvm", "-cpu", "max", "-m", "16"])
                 .args(["-qmp", "stdio"])
+                .env_clear()
+                .envs(self.environment.iter().cloned())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -134,13 +142,11 @@ impl Qemu {
         let accelerator = self.accelerator().await;
         let log = Log::create()?;
         let mut command = Command::new(&self.program);
-        let kept = ENVIRONMENT.iter();
-        let kept = kept.filter_map(|&name| Some((name, std::env::var_os(name)?)));
         command
             .args(arguments(spec, accelerator))
             .current_dir(&spec.directory)
             .env_clear()
-            .envs(kept)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.writer()?)
@@ -843,7 +849,7 @@ mod tests {
     #[tokio::test]
     async fn without_qemu_it_is_told_which_program_is_missing() {
         let directory = tempfile::tempdir().unwrap();
-        let qemu = Qemu::new("/nonexistent/qemu".into(), None);
+        let qemu = Qemu::new("/nonexistent/qemu".into(), vec![], None);
         let mut spec = spec(vec![]);
         directory.path().clone_into(&mut spec.directory);
         let failure = qemu.start(&spec).await.unwrap_err();
