@@ -5,7 +5,7 @@
 #                           of the programs in BIN (default: built here, optimised)
 #
 # Where GitHub runs it (GITHUB_REPOSITORY, GITHUB_SHA), DIR gets the example workflows as
-# well, with the action and its commit filled in.
+# well, with the action, its commit and the digest of the archive filled in.
 set -euo pipefail
 
 to=${1:?"usage: release.sh DIR [BIN]"}
@@ -31,10 +31,12 @@ cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$work/$name"
 tar --create --sort=name --owner=0 --group=0 --numeric-owner --mtime="@${SOURCE_DATE_EPOCH:-0}" \
     --directory "$work" "$name" | gzip --no-name --best >"$to/$name.tar.gz"
 if [[ -n ${GITHUB_REPOSITORY:-} && -n ${GITHUB_SHA:-} ]]; then
+    digest=$(sha256sum <"$to/$name.tar.gz")
     for example in ci/github/examples/*.yml; do
         sed -e '/# OWNER/d' \
             -e "s|OWNER/openhosting@0\{40\} # v.*|$GITHUB_REPOSITORY@$GITHUB_SHA # v$version|" \
-            -e "s|version: [0-9.]*\$|version: $version|" "$example" >"$to/${example##*/}"
+            -e "s|version: [0-9.]*\$|version: $version|" \
+            -e "s|sha256: \"0\{64\}\"\$|sha256: \"${digest%% *}\"|" "$example" >"$to/${example##*/}"
     done
 fi
 (cd "$to" && sha256sum "$name.tar.gz" >SHA256SUMS)

@@ -23,15 +23,16 @@ if [[ ${GITHUB_ACTIONS:-} == true && $OHAUTH == *:?* ]]; then
     done
 fi
 
-flags=(--name "$INPUT_NAME" --base "${INPUT_BASE:-auto}")
+# With = a value is a value, whatever it begins with.
+flags=("--name=$INPUT_NAME" "--base=${INPUT_BASE:-auto}")
 # Spaces and line ends are between tags; no name of a file is meant by one.
 read -r -d '' -a tags <<<"${INPUT_TAGS:-}" || true
 for tag in "${tags[@]}"; do
-    flags+=(--tag "$tag")
+    flags+=("--tag=$tag")
 done
-[[ -z ${INPUT_READERS:-} ]] || flags+=(--readers "$INPUT_READERS")
-[[ -z ${INPUT_KEEP:-} ]] || flags+=(--keep "$INPUT_KEEP")
-[[ -z ${INPUT_RECEIPT:-} ]] || flags+=(--receipt "$INPUT_RECEIPT")
-[[ -z ${INPUT_ENDPOINT:-} ]] || flags+=(--endpoint "$INPUT_ENDPOINT")
+[[ -z ${INPUT_READERS:-} ]] || flags+=("--readers=$INPUT_READERS")
+[[ -z ${INPUT_KEEP:-} ]] || flags+=("--keep=$INPUT_KEEP")
+[[ -z ${INPUT_RECEIPT:-} ]] || flags+=("--receipt=$INPUT_RECEIPT")
+[[ -z ${INPUT_ENDPOINT:-} ]] || flags+=("--endpoint=$INPUT_ENDPOINT")
 
 exec openhosting publish --github "${flags[@]}" -- "$INPUT_IMAGE"

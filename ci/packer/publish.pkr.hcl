@@ -51,9 +51,9 @@ build {
     inline_shebang = "/bin/sh -eu"
     inline = [
       # The disk of the qcow2 is sent, as a delta on top of the last one.
-      "openhosting publish \"$DISK\" --name \"$NAME\" --keep \"$KEEP\" --receipt \"$NAME.receipt.json\" --progress plain > \"$NAME.drive\"",
-      "openhosting verify \"$NAME.receipt.json\" --sample 5",
-      "echo \"published as drive $(cat \"$NAME.drive\")\"",
+      "openhosting publish --name=\"$NAME\" --keep=\"$KEEP\" --receipt=\"$NAME.receipt.json\" --progress=plain -- \"$DISK\" > \"./$NAME.drive\"",
+      "openhosting verify --sample=5 -- \"$NAME.receipt.json\"",
+      "echo \"published as drive $(cat \"./$NAME.drive\")\"",
     ]
   }
 }

@@ -32,6 +32,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent.parent
 CI = ROOT / "ci"
 BLOCK = 65536
+# A value that is a flag where a script does not say that it is none. Nothing answers there.
+HOSTILE = "--endpoint=http://127.0.0.1:9/"
 # A guard against a hang, not a promise about time.
 WATCHDOG_S = 300
 
@@ -99,6 +101,9 @@ class Scene:
         self.stack.callback(self.server.stop)
         self.image = self.work / "disk.img"
         self.image.write_bytes(os.urandom(40 * BLOCK + 77))
+        # The same image, under a name that could be a flag.
+        self.flag = "--help"
+        os.link(self.image, self.work / self.flag)
         return self
 
     def __exit__(self, *_):
@@ -145,10 +150,40 @@ class Runner:
 
     def __init__(self, scene, **github):
         self.scene = scene
-        self.github = {"action_ref": "main", "action_repository": "owner/openhosting", **github}
+        self.github = {"action_ref": "main", "action_repository": "owner/openhosting", "token": "the token", **github}
         self.server_url = "https://github.invalid"
         self.path = BARE["PATH"]
         self.masks = []
+
+    def attest(self, archive, **built):
+        """Puts a stand-in for gh on the PATH, which knows one attestation. As with the real
+        one, each flag has to agree with it, and a token is needed."""
+        known = {
+            "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
+            "--repo": "owner/openhosting",
+            "--signer-workflow": "owner/openhosting/.github/workflows/release.yml",
+            **built,
+        }
+        tools = self.scene.root / "gh"
+        tools.mkdir(exist_ok=True)
+        (tools / "gh").write_text(
+            f"""#!{sys.executable}
+import hashlib, os, sys
+known = {known!r}
+words = sys.argv[1:]
+assert words[:2] == ["attestation", "verify"] and os.environ["GH_TOKEN"] == "the token", words
+flags = words[3:]
+flags.remove("--deny-self-hosted-runners")
+told = dict(zip(flags[::2], flags[1::2], strict=True))
+told["sha256"] = hashlib.sha256(open(words[2], "rb").read()).hexdigest()
+assert {{"--repo", "--signer-workflow", "--source-ref"}} <= set(told), told
+wrong = [name for name, value in told.items() if known.get(name) != value]
+if wrong:
+    sys.exit(f"gh: no attestation with {{wrong}}")
+"""
+        )
+        (tools / "gh").chmod(0o755)
+        self.path = f"{tools}:{self.path}"
 
     def value(self, text, inputs, steps):
         """Replaces the expressions in a value."""
@@ -258,9 +293,15 @@ def github_action():
     with Scene() as scene, releases(scene) as (url, version, archive):
         secrets = scene.server.environment()
 
-        def runner(ref="main"):
+        commit = "ab" * 20
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        sound = archive.read_bytes()
+
+        def runner(ref="main", **built):
             runner = Runner(scene, action_ref=ref)
             runner.server_url = url
+            archive.write_bytes(sound)
+            runner.attest(archive, **{"--source-ref": f"refs/tags/v{version}", "--source-digest": commit, **built})
             return runner
 
         # By the tag of the release that it was named by.
@@ -290,7 +331,6 @@ def github_action():
         outputs, _, _ = runner().run({**inputs, "version": version}, secrets)
         assert (outputs["drive"], outputs["bytes_sent"]) == (drive, "0"), outputs
         scene.change(7)
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         outputs, _, summary = runner().run({**inputs, "version": f"v{version}", "sha256": digest}, secrets)
         assert outputs["drive"] != drive and int(outputs["bytes_sent"]) < 2 * BLOCK, outputs
         assert "delta on top of" in summary, summary
@@ -307,6 +347,9 @@ def github_action():
         scene.server.holds(outputs["drive"], scene.image)
         assert scene.server.info(outputs["drive"])["name"] == "n $(id)"
         assert not (scene.work / "pwned").exists() and "\n::error::" not in log, log
+        # Values that could be flags are values.
+        outputs, log, _ = runner().run({"image": scene.flag, "name": HOSTILE, "version": version}, secrets)
+        assert scene.server.info(outputs["drive"])["name"] == HOSTILE
 
         def fails(why, inputs, environment, code, runner):
             path = runner.path
@@ -328,12 +371,44 @@ def github_action():
             ("Cannot fetch", {"version": "9.9.9"}),
         ]:
             assert fails(why, {**inputs, **more}, secrets, 1, runner()), why
-        archive.write_bytes(archive.read_bytes()[:-1] + b"x")
-        assert fails("that its release tells", {**inputs, "version": version}, secrets, 1, runner())
-        sums = archive.parent / "SHA256SUMS"
-        sums.write_text(sums.read_text().replace("openhosting-", "other-"))
-        assert fails("does not name", {**inputs, "version": version}, secrets, 1, runner())
+        # Whoever can change the release, and its checksums with it, cannot change what it is
+        # verified against.
+        def tampered(runner):
+            archive.write_bytes(tampered_with)
+            digest = hashlib.sha256(tampered_with).hexdigest()
+            (archive.parent / "SHA256SUMS").write_text(f"{digest}  {archive.name}\n")
+            return runner
+
+        with tempfile.TemporaryDirectory() as place:
+            sh("tar", "-xzf", archive, "-C", place)
+            (tree,) = Path(place).iterdir()
+            (tree / "openhosting").write_text(f'#!/bin/sh\ntouch "{scene.work}/pwned"\necho "openhosting {version}"\n')
+            sh("tar", "-czf", Path(place, "tampered"), "-C", place, tree.name)
+            tampered_with = Path(place, "tampered").read_bytes()
+        attested = {**inputs, "version": version}
+        assert fails("no attestation", attested, secrets, 1, tampered(runner()))
+        assert fails("no attestation", attested, secrets, 1, tampered(runner(commit)))
+        assert fails("no attestation", inputs, secrets, 1, tampered(runner(f"v{version}")))
+        assert fails("of the input sha256", {**attested, "sha256": digest}, secrets, 1, tampered(runner()))
         assert not (scene.work / "pwned").exists()
+        # Of another workflow, tag or repository; and a pinned action takes what was built from
+        # the commit that it is pinned to.
+        for wrong in [
+            {"--signer-workflow": "owner/openhosting/.github/workflows/ci.yml"},
+            {"--source-ref": "refs/heads/main"},
+            {"--repo": "other/openhosting"},
+        ]:
+            assert fails("no attestation", attested, secrets, 1, runner(**wrong)), wrong
+        assert fails(f"from the commit {'cd' * 20}", attested, secrets, 1, runner("cd" * 20))
+        assert runner(commit).run(attested, secrets)[0]["outcome"] == "complete"
+        # With a pinned digest no gh is needed; without both nothing is installed.
+        bare = runner()
+        bare.path = BARE["PATH"]
+        assert bare.run({**attested, "sha256": digest}, secrets)[0]["outcome"] == "complete"
+        if shutil.which("gh") is None:
+            bare = runner()
+            bare.path = BARE["PATH"]
+            assert fails("There is no gh", attested, secrets, 1, bare)
 
         # Built from source where it was named by no release. That cargo builds is
         # proven elsewhere: this one hands out what it has built.
@@ -341,6 +416,7 @@ def github_action():
         tools.mkdir()
         (tools / "cargo").write_text(
             "#!/bin/sh\n"
+            '[ -z "${GH_TOKEN:-}" ] || exit 1\n'
             f'[ "$1 $2 $3 $4 $5" = "install --locked --path {ROOT} --root" ] || exit 1\n'
             f'mkdir -p "$6/bin" && cp {BIN}/openhosting "$6/bin/"\n'
         )
@@ -386,6 +462,23 @@ def github_examples():
         scene.server.holds(drives.pop(), scene.image)
 
 
+def assert_least_rights(text):
+    """Demands that each action is pinned by its commit, with the version beside it; that a
+    workflow gives no rights but to jobs that name them; that a job which may change something
+    runs no code of the repository; and that none may both attest and publish."""
+    for line in text.splitlines():
+        if re.match(r"\s*(- )?uses:", line):
+            assert re.fullmatch(r"\s*(- )?uses: \S+@[0-9a-f]{40} # v\S+", line), line
+    workflow = yaml.safe_load(text)
+    assert workflow.get("permissions") in ({}, {"contents": "read"}), workflow.get("permissions")
+    for name, job in workflow["jobs"].items():
+        rights = {right for right, level in job.get("permissions", {}).items() if level != "read"}
+        words = [step.get("uses", step.get("run", "")) for step in job["steps"]]
+        runs_ours = any("checkout" in word or "cargo" in word or "ci/" in word for word in words)
+        assert not (rights and runs_ours), f"{name} runs code of the repository with {rights}"
+        assert not {"contents", "id-token"} <= rights, name
+
+
 def lint_github():
     # --color-mode is of newer ones; what they fetch is in the package.
     workflows = sorted(CI.glob("github/examples/*.yml")) + sorted(ROOT.glob(".github/workflows/*.yml"))
@@ -415,8 +508,26 @@ def lint_github():
             assert "OWNER" not in text and "000000" not in text, text
             uses = [line for line in text.splitlines() if "/openhosting@" in line]
             assert uses and all(f"acme/openhosting@{'ab' * 20} # v" in line for line in uses), uses
+            (archive,) = Path(root).glob("*.tar.gz")
+            assert f'sha256: "{hashlib.sha256(archive.read_bytes()).hexdigest()}"' in text, text
             shutil.copy(Path(root, example.name), place)
         sh(VENV / "zizmor", "--offline", "--no-progress", "--strict-collection", place.parent.parent)
+    # Actions of others are pinned, and code of the repository runs without a right to change it.
+    for workflow in workflows:
+        assert_least_rights(workflow.read_text())
+    release = (ROOT / ".github/workflows/release.yml").read_text()
+    for wrong in [
+        ("contents: read", "contents: write"),
+        ("@ea165f8d65b6e75b540449e92b4886f43607fa02 #", "@v4 #"),
+        ("permissions: {}\n", ""),
+        ("      id-token: write\n", "      id-token: write\n      contents: write\n"),
+    ]:
+        assert wrong[0] in release, wrong
+        try:
+            assert_least_rights(release.replace(*wrong))
+        except AssertionError:
+            continue
+        raise AssertionError(f"{wrong} was not noticed")
     # The names that docs and scripts use are those of the action.
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     for workflow in workflows:
@@ -446,12 +557,17 @@ def gitlab():
     for shell in (("bash", "-eo", "pipefail"), ("sh", "-e")):
         with Scene() as scene:
 
-            def run(name, **more):
+            def run(name, code=0, **more):
                 told = job(name)
-                script = "\n".join(told["script"])
-                return scene.shell(script, shell=shell, **{**variables, **told["variables"], **more})
+                # The endpoint is a line of the script; variables that a pipeline was started
+                # with cannot send the key elsewhere.
+                script = "\n".join(told["before_script"] + told["script"])
+                assert "https://api-east1.openhosting.com/" in script
+                script = script.replace("https://api-east1.openhosting.com/", scene.server.uri)
+                elsewhere = {"OHURI": "http://127.0.0.1:9/", "OPENHOSTING_PROFILE": "elsewhere"}
+                return scene.shell(script, shell=shell, code=code, **{**variables, **told["variables"], **elsewhere, **more})
 
-            run(".openhosting-publish", OPENHOSTING_NAME="n", OPENHOSTING_FLAGS="--tag a --tag b")
+            run(".openhosting-publish", OPENHOSTING_NAME="n", OPENHOSTING_TAGS="a b", OPENHOSTING_KEEP="1")
             told = outputs_of((scene.work / "openhosting.env").read_text())
             drive = told["OPENHOSTING_DRIVE"]
             scene.server.holds(drive, scene.image)
@@ -459,6 +575,11 @@ def gitlab():
             assert info["tags"] == "a b" and told["OPENHOSTING_DIGEST"] == info["user:oh-digest"], told
             assert int(told["OPENHOSTING_BYTES_SENT"]) > 0 and len(told) == 3, told
             assert (scene.work / "openhosting-receipt.json").exists()
+            # Whatever they hold, values are no flags, and no names of files.
+            run(".openhosting-publish", OPENHOSTING_IMAGE=scene.flag, OPENHOSTING_NAME=HOSTILE, OPENHOSTING_TAGS=f"* {HOSTILE}", OPENHOSTING_KEEP="2")
+            (drive,) = scene.server.named(HOSTILE)
+            assert set(scene.server.info(drive)["tags"].split()) == {"*", HOSTILE}
+            run(".openhosting-publish", code=2, OPENHOSTING_NAME="n", OPENHOSTING_KEEP=f"1 {HOSTILE}")
             shards = job(".openhosting-shard")["parallel"]
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 runs = [
@@ -497,6 +618,8 @@ def jenkins():
         drive = (scene.work / "drive.txt").read_text().strip()
         assert scene.server.named(defaults["NAME"]) == [drive]
         scene.server.holds(drive, scene.image)
+        scene.shell(scripts[0], shell=("sh", "-xe"), **{**defaults, "IMAGE": scene.flag, "NAME": HOSTILE})
+        assert scene.server.named(HOSTILE) == [(scene.work / "drive.txt").read_text().strip()]
         # One that gives up is run again, thrice at most; another failure is one.
         tools = scene.root / "tools"
         tools.mkdir()
@@ -548,6 +671,8 @@ def packer():
         drive = (scene.work / f"{environment['NAME']}.drive").read_text().strip()
         assert f"published as drive {drive}" in done.stdout, done.stdout
         assert scene.server.named(defaults["name"]) == [drive]
+        sh(script, cwd=scene.work, env=scene.environment(**{**environment, "NAME": "--join"}))
+        assert len(scene.server.named("--join")) == 1
         # A qcow2 has whole sectors: what follows the last byte is zeros.
         scene.server.holds(drive, scene.image)
 
@@ -573,6 +698,12 @@ def kubernetes():
             runs = [pool.submit(run, "publish-shards", JOB_COMPLETION_INDEX=str(i)) for i in range(count)]
             assert {done.result() for done in runs} == {str(count)}
         name = run("publish-join")
+        runs = [functools.partial(run, "publish-shards", JOB_COMPLETION_INDEX=str(i), NAME=HOSTILE) for i in range(count)]
+        with concurrent.futures.ThreadPoolExecutor(count) as pool:
+            for done in [pool.submit(one) for one in runs]:
+                done.result()
+        run("publish-join", NAME=HOSTILE)
+        assert len(scene.server.named(HOSTILE)) == 1
         (drive,) = scene.server.named(name)
         scene.server.holds(drive, scene.image)
 
@@ -621,6 +752,9 @@ fi
         log = (scene.work / "sbatch.log").read_text()
         scene.assert_hidden(log)
         assert log.count("\n") == 2, log
+        (scene.work / "done-4711").unlink()
+        scene.shell(f"{shlex.quote(str(CI / 'slurm/publish.sh'))} {scene.flag} '{HOSTILE}' 2", PATH=path)
+        assert len(scene.server.named(HOSTILE)) == 1
         scene.shell(f"{shlex.quote(str(CI / 'slurm/publish.sh'))} disk.img n 0", code=2, PATH=path)
 
 
@@ -678,6 +812,37 @@ def systemd():
         newest.rename(state / "web.next.qcow2")
         run()
         assert len(backups()) == 2 and not (state / "web.next.qcow2").exists(), backups()
+        # Others in the same directory: another instance, a date that is not over, a link, and a
+        # directory. None of them is counted or removed, and the new one is never removed for
+        # them.
+        others = {
+            "web-2-20200101T000000Z.qcow2",
+            "web-2T-20200101T000000Z.qcow2",
+            "web-20990101T000000Z.qcow2",
+            "web-20200101T000000Z.qcow2.txt",
+            "web-2020T1Z.qcow2",
+        }
+        for other in others:
+            (state / other).write_text("another's")
+        (state / "web-20200102T000000Z.qcow2").symlink_to("web-2020T1Z.qcow2")
+        (state / "web-20200103T000000Z.qcow2").mkdir()
+        others |= {"web-20200102T000000Z.qcow2", "web-20200103T000000Z.qcow2"}
+        for path in backups():
+            if path.name not in others:
+                path.unlink()
+        (state / "web-20200104T000000Z.qcow2").write_text("the oldest")
+        (state / "web-20200105T000000Z.qcow2").write_text("the one before")
+        done = run(KEEP="2")
+        assert "web-20990101T000000Z.qcow2 has a date in the future" in done.stderr, done.stderr
+        left = {path.name for path in backups()} - others
+        assert others <= {path.name for path in backups()}, backups()
+        assert len(left) == 2 and "web-20200105T000000Z.qcow2" in left, left
+        (new,) = left - {"web-20200105T000000Z.qcow2"}
+        (state / new).rename(state / "web-20200106T000000Z.qcow2")
+        run(KEEP="1")
+        left = {path.name for path in backups()} - others
+        assert others <= {path.name for path in backups()} and len(left) == 1, left
+        assert not left & {"web-20200105T000000Z.qcow2", "web-20200106T000000Z.qcow2"}, left
         run(code=2, KEEP="0")
         run(code=2, KEEP="x")
         run(code=2, DRIVE="")
