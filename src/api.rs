@@ -1,6 +1,9 @@
 //! The client of the API: one method per call, one attempt each. What to do
 //! about a failure is decided elsewhere, in [`policy`](crate::policy).
 
+// What comes from the network is bounded before it is added up: release builds wrap.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod answer;
 mod body;
 mod cause;

@@ -17,6 +17,7 @@ mod findings;
 mod github;
 mod image;
 mod limits;
+mod list;
 mod local;
 mod manual;
 mod named;
@@ -43,11 +44,21 @@ pub use server::main as server_main;
 pub use upload::main as upload_main;
 
 use std::future::Future;
+use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
+
+/// Reads a config as one that is found at `path`, and says what is wrong with it.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if it is no config.
+#[doc(hidden)]
+pub fn check_config(text: &str, path: &Path) -> Result<()> {
+    config::Config::parse(text, path).map(drop)
+}
 
 /// A file beyond the limit of the system (`ulimit -f`) becomes an error of its write:
 /// without a handler the signal SIGXFSZ would end the process without a word.

@@ -61,12 +61,16 @@ impl fmt::Debug for DriveId {
     }
 }
 
+/// Largest size of a drive that is believed, 4 EiB: beyond it sums of offsets and sizes
+/// could overflow, and no file system has so large a file.
+pub const DRIVE_BYTES_MAX: u64 = 1 << 62;
+
 /// What the API tells of a drive (REFERENCE 1.1, "info keys").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveInfo {
     /// Its name in the API.
     pub id: DriveId,
-    /// Its size in bytes.
+    /// Its size in bytes, at most [`DRIVE_BYTES_MAX`].
     pub size: u64,
     /// All keys of the answer, those above included.
     pub properties: Properties,
@@ -93,6 +97,10 @@ impl DriveInfo {
         let size = parse_size(field("size")?).map_err(|error| {
             Error::new(ErrorKind::Protocol, "The answer has no readable size").because(error)
         })?;
+        if size > DRIVE_BYTES_MAX {
+            let what = format!("The answer gives a size of {size} bytes, which no drive has");
+            return Err(Error::new(ErrorKind::Protocol, what));
+        }
         Ok(Self {
             id,
             size,
@@ -255,6 +263,22 @@ mod tests {
             ..spec
         };
         assert_eq!(spec.to_properties().unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_size_that_sums_could_overflow_with_is_not_believed() {
+        let drive = |size: &str| {
+            let text = format!("drive 0012e24a-6eae-4279-9912-3432f698cec8\nsize {size}\n");
+            DriveInfo::from_properties(Properties::parse(Format::Text, text.as_bytes()).unwrap())
+        };
+        assert_eq!(drive("4194304T").unwrap().size, DRIVE_BYTES_MAX);
+        for size in ["4194305T", "9223372036854775807", "18446744073709551615"] {
+            assert_eq!(
+                drive(size).unwrap_err().kind(),
+                ErrorKind::Protocol,
+                "{size}"
+            );
+        }
     }
 
     #[test]

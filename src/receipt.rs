@@ -12,7 +12,7 @@ use crate::content::{
     BLOCK_BYTES, BLOCK_DIGEST_BYTES, CHUNK_DIGEST_BYTES, CONTENT_CHUNK_BYTES, Content, Digests, Run,
 };
 use crate::digest::Digest;
-use crate::drive::DriveId;
+use crate::drive::{DRIVE_BYTES_MAX, DriveId};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version of the file that this program writes and reads.
@@ -59,6 +59,9 @@ pub struct Coverage {
     pub of: u64,
 }
 
+/// Most factors of a product that are multiplied one by one: a receipt may tell any number.
+const FACTORS_MAX: u64 = 1 << 20;
+
 impl Coverage {
     /// With which probability a change of so many blocks, wherever they are, would
     /// have been seen, from 0 to 1.
@@ -78,9 +81,12 @@ impl Coverage {
             true => (self.checked, changed),
             false => (changed, self.checked),
         };
-        let missed: f64 = (0..few)
-            .map(|i| (1.0 - many as f64 / (self.of - i) as f64).ln())
-            .sum();
+        let missed_by = |of: u64| (1.0 - many as f64 / of as f64).ln();
+        let missed: f64 = match few <= FACTORS_MAX {
+            true => (0..few).map(|i| missed_by(self.of - i)).sum(),
+            // As if each could be picked twice: that says a little less than is true.
+            false => few as f64 * missed_by(self.of),
+        };
         -missed.exp_m1()
     }
 
@@ -176,6 +182,10 @@ impl Receipt {
                 .hint_to("Use the program that wrote it, or a newer one"));
         }
         let size = number("size")?;
+        if size > DRIVE_BYTES_MAX {
+            let what = format!("\"size\" is {size} bytes, which no drive has");
+            return Err(wrong(&what));
+        }
         let digests = |key: &str, bytes: u64, name: &str, width: usize| {
             let value = object.get(key).unwrap_or(&Value::Null);
             let count = size.div_ceil(bytes);
@@ -288,6 +298,21 @@ mod tests {
             content.push(&ChunkContent::of(chunk));
         }
         content
+    }
+
+    #[test]
+    fn a_coverage_of_any_numbers_is_told_at_once_and_never_too_high() {
+        let exact = |checked, of, changed: u64| {
+            let coverage = Coverage { checked, of };
+            (coverage.confidence(changed), coverage.statement())
+        };
+        let (told, _) = exact(u64::MAX / 4, u64::MAX, u64::MAX / 8);
+        assert!((0.0..=1.0).contains(&told), "{told}");
+        // Around the bound of what is multiplied, both ways agree.
+        let few = FACTORS_MAX;
+        let (below, _) = exact(few, few * few, few);
+        let (above, _) = exact(few + 1, few * few, few + 1);
+        assert!(above <= below + 0.001 && above > 0.6, "{below} {above}");
     }
 
     #[test]

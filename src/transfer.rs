@@ -50,7 +50,7 @@ mod web;
 
 pub(crate) use create::create_bearing;
 pub use download::{Destination, DownloadInterrupted, DownloadOptions, Downloaded, download};
-pub use drives::{find_drive, list_drives, look_at_drive, remove_drive};
+pub use drives::{drives_that, each_drive, find_drive, look_at_drive, remove_drive};
 pub(crate) use opening::counters;
 pub use patience::Patience;
 pub(crate) use patience::WaitsOnly;

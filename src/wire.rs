@@ -2,6 +2,9 @@
 //! wire, in both of its formats (REFERENCE section 2), and the words for what
 //! went wrong (section 3). Pure functions over bytes: no I/O, no network.
 
+// What comes from the network is bounded before it is added up: release builds wrap.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod error_type;
 mod extents;
 mod format;
@@ -15,6 +18,7 @@ pub use extents::Extents;
 pub use format::Format;
 pub use properties::Properties;
 pub use size::parse_size;
+pub use text::ObjectReader;
 
 /// Name of the header that carries the type of an error (REFERENCE section 3).
 pub const X_ELASTIC_ERROR: &str = "x-elastic-error";
@@ -53,6 +57,9 @@ pub enum WireError {
     /// The JSON is not a flat object, or an array of such.
     #[error("JSON of an unexpected shape: {0}")]
     Shape(&'static str),
+    /// One object has more bytes than any has.
+    #[error("An object has more than {0} bytes")]
+    TooLong(usize),
     /// One object was expected and another number came.
     #[error("Expected one object and found {0}")]
     NotOne(usize),

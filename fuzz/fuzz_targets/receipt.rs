@@ -13,6 +13,8 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(receipt.content.block(block).is_some(), block < blocks);
         }
         assert!(receipt.content.differing(&receipt.content).is_empty());
+        assert!((0.0..=1.0).contains(&receipt.verified.confidence(blocks / 2)));
+        assert!(!receipt.verified.statement().is_empty());
         let again = Receipt::parse(receipt.print().as_bytes()).expect("what was printed");
         assert_eq!(again.content.root(), receipt.content.root());
         assert_eq!((again.drive, again.how), (receipt.drive, receipt.how));

@@ -3,19 +3,25 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
-use reqwest::Response;
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, LOCATION, RETRY_AFTER};
+use bytes::{Buf, Bytes, BytesMut};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION,
+    RETRY_AFTER,
+};
+use reqwest::{Response, StatusCode};
 
 use super::flow::Flow;
 use super::meter::Traffic;
+use crate::drive::DriveId;
 use crate::failure::{Failure, HTML_PAGE, Refusal};
-use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR};
+use crate::wire::{ErrorType, ObjectReader, Properties, X_ELASTIC_ERROR};
 
 /// Bytes of an error's body that are read, to show its first line.
 const ERROR_BODY_BYTES: u64 = 4096;
 /// Longest message shown.
 const MESSAGE_CHARS: usize = 160;
+/// Most bytes of the properties of one drive that are read.
+pub(super) const OBJECT_BYTES_MAX: usize = 1 << 20;
 
 /// Lets 2xx pass and makes a failure of everything else.
 pub(super) async fn check(response: Response, stall: Duration) -> Result<Response, Failure> {
@@ -43,17 +49,136 @@ pub(super) async fn check(response: Response, stall: Duration) -> Result<Respons
     }))
 }
 
-/// Reads a body of keys and values.
+/// What an answer is to hold.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// Keys and values.
+    Objects,
+    /// Bytes of a drive.
+    Bytes,
+}
+
+/// Lets an answer pass whose headers say that it is what was asked for: its type, all of it,
+/// and as it is. Whatever else may come from a captive portal or a cache in between.
+fn expect(response: &Response, asked: Asked) -> Result<(), Failure> {
+    let headers = response.headers();
+    let not_api = |what: String| Err(Failure::NotApi(what));
+    if is_html(headers) {
+        return not_api(HTML_PAGE.to_owned());
+    }
+    let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+    if is_part || headers.contains_key(CONTENT_RANGE) {
+        let range = shown(headers, &CONTENT_RANGE).unwrap_or_else(|| "unknown".to_owned());
+        return not_api(format!("a part that was not asked for, range {range}"));
+    }
+    if let Some(encoding) = shown(headers, &CONTENT_ENCODING)
+        && !encoding.eq_ignore_ascii_case("identity")
+    {
+        return not_api(format!(
+            "a body with the encoding {encoding:?}, which was not asked for"
+        ));
+    }
+    // Objects come as text, and a few old clouds call everything bytes; nothing may be said.
+    let (what, types): (_, &[&str]) = match asked {
+        Asked::Objects => ("text", &["text/plain", OCTETS]),
+        Asked::Bytes => ("bytes", &[OCTETS]),
+    };
+    match media_type(headers) {
+        Some(found) if !types.contains(&&*found) => {
+            not_api(format!("a body of type {found:?}, not {what}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The type of bytes.
+const OCTETS: &str = "application/octet-stream";
+
+/// The type of a body, without parameters; `None` if nothing is said of it.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = shown(headers, &CONTENT_TYPE)?;
+    let name = value.split(';').next().unwrap_or_default().trim();
+    (!name.is_empty()).then(|| name.to_ascii_lowercase())
+}
+
+/// A header as a line that can be shown.
+fn shown(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    Some(first_line(headers.get(name)?.as_bytes()))
+}
+
+/// The objects of an answer as they come.
+#[derive(Debug)]
+pub(super) struct Objects {
+    response: Response,
+    flow: Flow,
+    /// What came and is not read yet.
+    part: Bytes,
+    /// `None` after the end.
+    reader: Option<ObjectReader>,
+    left: u64,
+    limit: u64,
+}
+
+impl Objects {
+    /// The objects of a body of at most `limit` bytes.
+    pub(super) fn of(response: Response, limit: u64, stall: Duration) -> Result<Self, Failure> {
+        expect(&response, Asked::Objects)?;
+        let objects = Self {
+            flow: Flow::of(stall),
+            part: Bytes::new(),
+            reader: Some(ObjectReader::new(OBJECT_BYTES_MAX)),
+            left: limit,
+            limit,
+            response,
+        };
+        match objects.response.content_length() {
+            Some(len) if len > limit => Err(objects.too_long()),
+            _ => Ok(objects),
+        }
+    }
+
+    fn too_long(&self) -> Failure {
+        let limit = self.limit;
+        Failure::NotApi(format!("more than the {limit} bytes that were expected"))
+    }
+
+    /// The next one; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Properties>, Failure> {
+        let not_api = |error: crate::wire::WireError| Failure::NotApi(error.to_string());
+        loop {
+            let Some(reader) = &mut self.reader else {
+                return Ok(None);
+            };
+            let mut rest: &[u8] = &self.part;
+            let read = reader.read(&mut rest).map_err(not_api)?;
+            let rest = rest.len();
+            self.part.advance(self.part.len().saturating_sub(rest));
+            if read.is_some() {
+                return Ok(read);
+            }
+            let Some(part) = self.flow.next_part(&mut self.response).await? else {
+                let last = self.reader.take().map(|mut reader| reader.finish());
+                return Ok(last.transpose().map_err(not_api)?.flatten());
+            };
+            let left = self.left.checked_sub(part.len() as u64);
+            self.left = left.ok_or_else(|| self.too_long())?;
+            self.part = part;
+        }
+    }
+}
+
+/// Reads a body of keys and values of at most `limit` bytes.
 pub(super) async fn properties(
     response: Response,
     limit: u64,
     stall: Duration,
 ) -> Result<Vec<Properties>, Failure> {
-    if is_html(response.headers()) {
-        return Err(Failure::NotApi(HTML_PAGE.into()));
+    let mut objects = Objects::of(response, limit, stall)?;
+    let mut all = Vec::new();
+    while let Some(object) = objects.next().await? {
+        all.push(object);
     }
-    let body = collect(response, limit, stall).await?;
-    Properties::parse_all(Format::Text, &body).map_err(|error| Failure::NotApi(error.to_string()))
+    Ok(all)
 }
 
 /// Reads a body that is exactly as long as `bytes` into them. The originals wrote a
@@ -68,28 +193,25 @@ pub(super) async fn fill(
     came: &mut usize,
 ) -> Result<(), Failure> {
     let len = bytes.len();
-    // What is no read at all has another length as well.
-    let kind = match is_bytes(response.headers()) {
-        true => Failure::WrongLength,
-        false => Failure::NotApi,
+    expect(&response, Asked::Bytes)?;
+    let wrong = |got: &dyn std::fmt::Display| {
+        let what = format!("{got} bytes for a read of {len}");
+        Err(Failure::WrongLength(what))
     };
-    let wrong = |got: &dyn std::fmt::Display| Err(kind(format!("{got} bytes for a read of {len}")));
-    if is_html(response.headers()) {
-        return Err(Failure::NotApi(HTML_PAGE.into()));
-    }
     let declared = response.content_length();
     if let Some(declared) = declared
         && declared != len as u64
     {
         return wrong(&declared);
     }
-    let (mut filled, mut flow) = (0, Flow::of(stall));
+    let (mut filled, mut flow) = (0_usize, Flow::of(stall));
     while let Some(part) = flow.next_part(&mut response).await? {
-        let Some(place) = bytes.get_mut(filled..filled + part.len()) else {
+        let end = filled.saturating_add(part.len());
+        let Some(place) = bytes.get_mut(filled..end) else {
             return wrong(&"more");
         };
         place.copy_from_slice(&part);
-        filled += part.len();
+        filled = end;
         if declared.is_some() {
             *came = filled;
         }
@@ -117,37 +239,56 @@ async fn pass(traffic: Option<&Traffic>, bytes: usize) {
     }
 }
 
-/// Checks that a body is nothing, or an object of the API: what a write may
-/// answer.
-pub(super) async fn nothing(response: Response, stall: Duration) -> Result<(), Failure> {
-    const LIMIT: u64 = 64 * 1024;
-    let objects = properties(response, LIMIT, stall).await?;
-    if objects.iter().all(|object| object.get("drive").is_some()) {
-        Ok(())
-    } else {
-        Err(Failure::NotApi("a body that is no drive".into()))
+/// Reads a body of at most `len` bytes of a drive and throws it away; gives how many came.
+pub(super) async fn length(
+    mut response: Response,
+    len: u64,
+    stall: Duration,
+) -> Result<u64, Failure> {
+    expect(&response, Asked::Bytes)?;
+    let (mut came, mut flow) = (0_u64, Flow::of(stall));
+    while let Some(part) = flow.next_part(&mut response).await? {
+        came = came.saturating_add(part.len() as u64);
+        if came > len {
+            let what = format!("more than the {len} bytes asked for");
+            return Err(Failure::WrongLength(what));
+        }
     }
+    Ok(came)
 }
 
-async fn collect(mut response: Response, limit: u64, stall: Duration) -> Result<Bytes, Failure> {
-    if let Some(len) = response.content_length()
-        && len > limit
-    {
-        let what = format!("{len} bytes where at most {limit} were expected");
-        return Err(Failure::NotApi(what));
+/// Checks that a body is nothing, or the object of a drive: what a call that changes one may
+/// answer. Of which drive is known, but of an imaging (REFERENCE section 5).
+pub(super) async fn nothing(
+    response: Response,
+    drive: Option<DriveId>,
+    stall: Duration,
+) -> Result<(), Failure> {
+    const LIMIT: u64 = 64 * 1024;
+    if response.status() == StatusCode::NO_CONTENT {
+        return Ok(());
     }
-    // The length is bounded by the limit, which is the caller's memory.
-    let expected = response.content_length().unwrap_or_default();
-    let mut body = BytesMut::with_capacity(usize::try_from(expected).unwrap_or_default());
-    let mut flow = Flow::of(stall);
-    while let Some(part) = flow.next_part(&mut response).await? {
-        if (body.len() + part.len()) as u64 > limit {
-            let what = format!("more than the {limit} bytes that were expected");
-            return Err(Failure::NotApi(what));
+    for object in properties(response, LIMIT, stall).await? {
+        let Some(found) = object.get("drive") else {
+            return Err(Failure::NotApi("a body that is no drive".into()));
+        };
+        let is_it = |drive: &DriveId| {
+            found
+                .trim()
+                .parse()
+                .is_ok_and(|found: DriveId| found == *drive)
+        };
+        if let Some(drive) = drive.filter(|drive| !is_it(drive)) {
+            return Err(another_drive(found, drive));
         }
-        body.extend_from_slice(&part);
     }
-    Ok(body.freeze())
+    Ok(())
+}
+
+/// The failure of an answer about another drive than was asked about.
+pub(super) fn another_drive(found: &str, asked: DriveId) -> Failure {
+    let found = first_line(found.as_bytes());
+    Failure::NotApi(format!("it is about drive {found}, not {asked}"))
 }
 
 async fn collect_at_most(mut response: Response, limit: u64, stall: Duration) -> Bytes {
@@ -180,24 +321,14 @@ fn html_message(page: &[u8]) -> String {
     // ASCII only, so that places in the one are places in the other.
     let lower = text.to_ascii_lowercase();
     let title = lower.find("<title>").and_then(|start| {
-        let start = start + "<title>".len();
-        let end = start + lower.get(start..)?.find("</title>")?;
-        text.get(start..end)
+        let title = text.get(start..)?.get("<title>".len()..)?;
+        let end = title.to_ascii_lowercase().find("</title>")?;
+        title.get(..end)
     });
     match title.map(|title| first_line(title.as_bytes())) {
         Some(title) if !title.is_empty() => format!("{HTML_PAGE}, {title:?}"),
         _ => HTML_PAGE.to_owned(),
     }
-}
-
-/// Whether a body is said to be bytes of a drive, or nothing is said of it.
-fn is_bytes(headers: &HeaderMap) -> bool {
-    header(headers, CONTENT_TYPE.as_str()).is_none_or(|value| {
-        value
-            .trim_start()
-            .to_ascii_lowercase()
-            .starts_with("application/octet-stream")
-    })
 }
 
 fn redirect_message(response: &Response) -> String {

@@ -39,7 +39,7 @@ const UNSENT_ATTEMPTS: usize = 5;
 /// Most bytes of a list of drives that are read.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// Most bytes of one drive's properties that are read.
-const INFO_BYTES_MAX: u64 = 1 << 20;
+const INFO_BYTES_MAX: u64 = answer::OBJECT_BYTES_MAX as u64;
 
 /// Settings of a [`Client`].
 #[derive(Clone, Debug)]
@@ -214,11 +214,7 @@ impl Client {
     /// Any [`Failure`]; 404 if there is no such drive.
     pub async fn info(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
         let url = self.drive_url(drive, &["info"])?;
-        let response = self.get(url).await?;
-        self.note_extensions(&response);
-        self.noted(one_drive(
-            answer::properties(response, INFO_BYTES_MAX, self.stall).await?,
-        ))
+        self.info_of(drive, url).await
     }
 
     /// `drives/UUID/info/full`: info with the counters, where plain info has
@@ -228,11 +224,19 @@ impl Client {
     /// Any [`Failure`]; 404 if there is no such drive.
     pub async fn info_full(&self, drive: DriveId) -> Result<DriveInfo, Failure> {
         let url = self.drive_url(drive, &["info", "full"])?;
+        self.info_of(drive, url).await
+    }
+
+    /// An answer that has to be about this very drive.
+    async fn info_of(&self, asked: DriveId, url: Url) -> Result<DriveInfo, Failure> {
         let response = self.get(url).await?;
         self.note_extensions(&response);
-        self.noted(one_drive(
-            answer::properties(response, INFO_BYTES_MAX, self.stall).await?,
-        ))
+        let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
+        let info = one_drive(objects)?;
+        match info.id == asked {
+            true => self.noted(Ok(info)),
+            false => Err(answer::another_drive(&info.id.to_string(), asked)),
+        }
     }
 
     /// `drives/info`: all drives of the user.
@@ -240,10 +244,39 @@ impl Client {
     /// # Errors
     /// Any [`Failure`].
     pub async fn drives(&self) -> Result<Vec<DriveInfo>, Failure> {
+        self.drives_that(|_| true).await
+    }
+
+    /// Those of [`drives`](Self::drives) that are wanted; of the others nothing is kept.
+    ///
+    /// # Errors
+    /// Any [`Failure`].
+    pub async fn drives_that(
+        &self,
+        is_wanted: impl Fn(&DriveInfo) -> bool,
+    ) -> Result<Vec<DriveInfo>, Failure> {
+        let mut drives = Vec::new();
+        self.each_drive(async |drive| {
+            if is_wanted(&drive) {
+                drives.push(drive);
+            }
+        })
+        .await?;
+        Ok(drives)
+    }
+
+    /// `drives/info`, each drive as it comes. After a failure some of them were there.
+    ///
+    /// # Errors
+    /// Any [`Failure`].
+    pub async fn each_drive(&self, mut each: impl AsyncFnMut(DriveInfo)) -> Result<(), Failure> {
         let url = self.url(["drives", "info"])?;
         let response = self.get(url).await?;
-        let objects = answer::properties(response, LIST_BYTES_MAX, self.stall).await?;
-        self.noted(objects.into_iter().map(drive).collect())
+        let mut objects = answer::Objects::of(response, LIST_BYTES_MAX, self.stall)?;
+        while let Some(object) = objects.next().await? {
+            each(drive(object)?).await;
+        }
+        self.noted(Ok(()))
     }
 
     /// `drives/create`.
@@ -280,7 +313,7 @@ impl Client {
         let body = changes.print(Format::Text);
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
         let response = self.post(url, &headers, Upload::Bytes(body.into())).await?;
-        answer::nothing(response, self.stall).await
+        answer::nothing(response, Some(drive), self.stall).await
     }
 
     /// `drives/UUID/destroy`: destroys a drive and all that is on it, and gives
@@ -293,7 +326,9 @@ impl Client {
         let url = self.drive_url(drive, &["destroy"])?;
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
         let response = self.post(url, &headers, Upload::empty()).await?;
-        Ok(response.status().as_u16())
+        let status = response.status().as_u16();
+        answer::nothing(response, Some(drive), self.stall).await?;
+        Ok(status)
     }
 
     /// `drives/DESTINATION/image/SOURCE`: begins to copy one drive into another, on the
@@ -305,7 +340,7 @@ impl Client {
         let url = self.drive_url(destination, &["image", &source.to_string()])?;
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
         let response = self.post(url, &headers, Upload::empty()).await?;
-        answer::nothing(response, self.stall).await
+        answer::nothing(response, None, self.stall).await
     }
 
     /// `drives/UUID/write/OFFSET`: writes a part of a chunk to its place.
@@ -360,7 +395,7 @@ impl Client {
         headers.extend_from_slice(more);
         let response = self.post(url, &headers, body).await?;
         let status = response.status().as_u16();
-        answer::nothing(response, self.stall).await?;
+        answer::nothing(response, Some(drive), self.stall).await?;
         Ok(status)
     }
 
@@ -502,17 +537,8 @@ impl Client {
     pub async fn read_length(&self, drive: DriveId, offset: u64, len: u64) -> Result<u64, Failure> {
         let (offset, size) = (offset.to_string(), len.to_string());
         let url = self.drive_url(drive, &["read", &offset, &size])?;
-        let mut response = self.get(url).await?;
-        let (mut came, mut flow) = (0, Flow::of(self.stall));
-        while let Some(part) = flow.next_part(&mut response).await? {
-            came += part.len() as u64;
-            if came > len {
-                return Err(Failure::WrongLength(format!(
-                    "more than the {len} bytes asked for"
-                )));
-            }
-        }
-        Ok(came)
+        let response = self.get(url).await?;
+        answer::length(response, len, self.stall).await
     }
 
     /// Any call at all, by POST, as the simple tool makes them; the answer is

@@ -55,8 +55,9 @@ impl Flow {
             Ok(Err(error)) => return Err(no_answer(error, &Route::default())),
             Err(_) => return Err(Failure::Stalled(self.stall)),
         };
-        self.waited += began.elapsed();
-        self.came += part.as_ref().map_or(0, |part| part.len() as u64);
+        self.waited = self.waited.saturating_add(began.elapsed());
+        let came = part.as_ref().map_or(0, |part| part.len() as u64);
+        self.came = self.came.saturating_add(came);
         if self.came >= self.floor {
             (self.waited, self.came) = (Duration::ZERO, 0);
         }

@@ -43,7 +43,7 @@ impl Progress {
 
     pub(super) fn advance(&self, bytes: u64) {
         let before = self.sent.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes >= self.len {
+        if before.saturating_add(bytes) >= self.len {
             self.done_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
@@ -97,7 +97,10 @@ pub(super) async fn answer<F: Future>(
             stall
         } else {
             let mib = u32::try_from(progress.len >> 20).unwrap_or(u32::MAX);
-            let patience = stall * 2 + PER_MIB.saturating_mul(mib) + progress.buffers_take();
+            let patience = stall
+                .saturating_mul(2)
+                .saturating_add(PER_MIB.saturating_mul(mib))
+                .saturating_add(progress.buffers_take());
             patience.min(longest)
         };
         match tokio::time::timeout(patience, &mut answer).await {

@@ -22,6 +22,7 @@ use super::endpoint::is_loopback;
 use super::flow::Flow;
 use super::route::Route;
 use super::trust::Trust;
+use crate::drive::DRIVE_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
 
@@ -223,15 +224,24 @@ pub struct WebAnswer {
     /// was accepted.
     pub encoding: Option<String>,
     flow: Flow,
+    /// Bytes of the range that have not come; `None` of a whole file, which ends by itself.
+    left: Option<u64>,
 }
 
 impl WebAnswer {
     /// The next part of the body.
     ///
     /// # Errors
-    /// A [`Failure`] if the connection breaks or nothing comes.
+    /// A [`Failure`] if the connection breaks or nothing comes, or more comes than the range
+    /// holds.
     pub async fn next_part(&mut self) -> Result<Option<Bytes>, Failure> {
-        self.flow.next_part(&mut self.response).await
+        let part = self.flow.next_part(&mut self.response).await?;
+        if let (Some(left), Some(part)) = (&mut self.left, &part) {
+            *left = left.checked_sub(part.len() as u64).ok_or_else(|| {
+                Failure::WrongLength("more bytes than the range that it is said to be".into())
+            })?;
+        }
+        Ok(part)
     }
 }
 
@@ -316,19 +326,27 @@ impl Web {
         let response = answer::check(response, self.stall).await?;
         let place = url.redirected_to(response.url());
         let headers = response.headers();
-        let (from, size) = match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let told = header(headers, &CONTENT_RANGE).and_then(content_range);
-                match (told, &range) {
-                    (Some((from, size)), Some(range)) if from == range.start => (Some(from), size),
-                    _ => {
-                        let what = "another range than was asked for";
-                        return Err(Failure::NotApi(what.into()));
-                    }
-                }
+        let declared = response.content_length();
+        let (part, size) = match (response.status(), &range) {
+            (StatusCode::PARTIAL_CONTENT, Some(asked)) => {
+                let part = header(headers, &CONTENT_RANGE).and_then(ContentRange::parse);
+                let part = part.filter(|part| part.answers(asked, declared));
+                let Some(part) = part else {
+                    let what = "another range than was asked for";
+                    return Err(Failure::NotApi(what.into()));
+                };
+                (Some(part), part.size)
             }
-            _ => (None, response.content_length()),
+            (StatusCode::PARTIAL_CONTENT, None) => {
+                let what = "a part of the file where all of it was asked for";
+                return Err(Failure::NotApi(what.into()));
+            }
+            _ => (None, declared),
         };
+        if let Some(size) = size.filter(|size| *size > DRIVE_BYTES_MAX) {
+            let what = format!("a size of {size} bytes, which no file has");
+            return Err(Failure::NotApi(what));
+        }
         let text = |name: &HeaderName| header(headers, name).map(str::to_owned);
         let pin = Pin {
             size,
@@ -337,7 +355,8 @@ impl Web {
         };
         let encoding = header(headers, &CONTENT_ENCODING).map(str::to_ascii_lowercase);
         Ok(WebAnswer {
-            from,
+            from: part.map(|part| part.first),
+            left: part.map(ContentRange::len),
             pin,
             place,
             encoding: encoding.filter(|encoding| encoding != IDENTITY),
@@ -349,13 +368,15 @@ impl Web {
 
 /// A redirect that is not followed is no reason to try again.
 fn failure_of(error: reqwest::Error, route: &Route) -> Failure {
-    if !error.is_redirect() {
+    // The other one is of a redirect to what is no URL of the web.
+    if !error.is_redirect() && !error.is_builder() {
         return no_answer(error, route);
     }
+    let why = std::error::Error::source(&error).map(ToString::to_string);
     Failure::Refused(Refusal {
         status: error.status().map_or(302, |status| status.as_u16()),
         error: None,
-        message: "a redirect that is not followed".to_owned(),
+        message: why.unwrap_or_else(|| "a redirect that is not followed".to_owned()),
         retry_after: None,
     })
 }
@@ -372,15 +393,47 @@ fn range_of(range: &Range<u64>) -> String {
     }
 }
 
-/// `bytes 5-9/100` begins at 5, and there are 100; of `bytes 5-9/*` the size is unknown.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let (from, _) = range.split_once('-')?;
-    let size = match size.trim() {
-        "*" => None,
-        size => Some(size.parse().ok()?),
-    };
-    Some((from.trim().parse().ok()?, size))
+/// The part of a file that an answer says it is: `bytes 5-9/100` is the five bytes from 5 on,
+/// of 100; of `bytes 5-9/*` the size is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ContentRange {
+    first: u64,
+    last: u64,
+    size: Option<u64>,
+}
+
+impl ContentRange {
+    /// Reads the header; `None` if that is none, or of no part of a file.
+    fn parse(text: &str) -> Option<Self> {
+        let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let size = match size.trim() {
+            "*" => None,
+            size => Some(number(size)?),
+        };
+        let (first, last) = (number(first.trim())?, number(last.trim())?);
+        let is_part = first <= last && last < size.unwrap_or(u64::MAX);
+        is_part.then_some(Self { first, last, size })
+    }
+
+    /// Its bytes, at least one.
+    fn len(self) -> u64 {
+        self.last.saturating_sub(self.first).saturating_add(1)
+    }
+
+    /// Whether it is what was asked for, or the first part of that, and the body is declared
+    /// to be as long.
+    fn answers(self, asked: &Range<u64>, declared: Option<u64>) -> bool {
+        self.first == asked.start
+            && self.last < asked.end
+            && declared.is_none_or(|declared| declared == self.len())
+    }
+}
+
+/// Digits only.
+fn number(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 /// Whether the server refuses a range because the file holds no byte.
@@ -389,8 +442,14 @@ fn is_empty_file(response: &Response) -> bool {
         && header(response.headers(), &CONTENT_RANGE).is_some_and(|range| range == "bytes */0")
 }
 
-/// Follows a redirect, but not from https to http, where anybody could answer.
+/// Follows a redirect to another place of the web, but not from https to http, where anybody
+/// could answer.
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let scheme = attempt.url().scheme();
+    if !matches!(scheme, "http" | "https") {
+        let what = format!("a redirect to {scheme}:, which is neither http nor https");
+        return attempt.error(what);
+    }
     let was_safe = attempt.previous().iter().any(|url| url.scheme() == "https");
     if was_safe && attempt.url().scheme() != "https" {
         return attempt.error("a redirect from https to http, which is not followed");
@@ -465,10 +524,46 @@ mod tests {
 
     #[test]
     fn a_content_range_is_read_or_not() {
-        assert_eq!(content_range("bytes 5-9/100"), Some((5, Some(100))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
-        for bad in ["bytes 5-9/x", "bytes */100", "5-9/100", "bytes 5/100", ""] {
-            assert_eq!(content_range(bad), None, "{bad}");
+        let part = |first, last, size| Some(ContentRange { first, last, size });
+        assert_eq!(ContentRange::parse("bytes 5-9/100"), part(5, 9, Some(100)));
+        assert_eq!(ContentRange::parse("bytes 5-9/*"), part(5, 9, None));
+        for bad in [
+            "bytes 5-9/x",
+            "bytes */100",
+            "5-9/100",
+            "bytes 5/100",
+            "",
+            // No byte, beyond the end, and beyond all numbers.
+            "bytes 9-5/100",
+            "bytes 5-100/100",
+            "bytes 5-9/+100",
+            "bytes 5-9/",
+            "bytes -1-9/100",
+            "bytes 5-18446744073709551616/*",
+            "bytes 5-18446744073709551615/*",
+        ] {
+            assert_eq!(ContentRange::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_that_which_was_asked_for_or_its_beginning() {
+        let answers = |text: &str, asked: Range<u64>, declared| {
+            let part = ContentRange::parse(text).unwrap();
+            part.answers(&asked, declared)
+        };
+        assert!(answers("bytes 5-9/100", 5..10, Some(5)));
+        assert!(answers("bytes 5-9/100", 5..10, None));
+        assert!(answers("bytes 5-7/100", 5..10, Some(3)));
+        assert!(answers("bytes 5-9/100", 5..u64::MAX, Some(5)));
+        for (text, asked, declared) in [
+            ("bytes 4-9/100", 5..10, Some(6)),
+            ("bytes 6-9/100", 5..10, Some(4)),
+            ("bytes 5-10/100", 5..10, Some(6)),
+            ("bytes 5-9/100", 5..10, Some(6)),
+            ("bytes 5-9/100", 5..10, Some(0)),
+        ] {
+            assert!(!answers(text, asked, declared), "{text} {declared:?}");
         }
     }
 }

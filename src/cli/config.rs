@@ -78,7 +78,7 @@ impl Config {
         }
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self> {
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {
         let source = Source { text, path };
         let document = DeTable::parse(text).map_err(|error| {
             // Its own text quotes the line, which may hold what should not be shown.

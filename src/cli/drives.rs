@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use super::answer::{Answer, Form, error_object};
+use super::list::List;
 use super::named::Named;
+use super::signals::{self, Heard};
 use super::table::table;
 use super::waits::{self, Said};
 use super::{exit, printable, quote};
@@ -22,7 +24,9 @@ use crate::api::{Client, ClientConfig};
 use crate::drive::{DriveId, DriveInfo, only_named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Publication, publication};
-use crate::transfer::{Patience, Stop, list_drives, look_at_drive, remove_drive, stopped};
+use crate::transfer::{
+    Patience, Stop, drives_that, each_drive, look_at_drive, remove_drive, stopped,
+};
 
 const LS: Form = Form {
     program: "openhosting ls",
@@ -115,6 +119,13 @@ pub(super) fn removal(drive: DriveId, access: &Access, local: Option<&Path>) -> 
     }
 }
 
+fn client_config() -> ClientConfig {
+    ClientConfig {
+        outage: waits::MAX_OUTAGE,
+        ..ClientConfig::default()
+    }
+}
+
 /// Runs one of these commands.
 fn main(
     form: Form,
@@ -123,11 +134,7 @@ fn main(
     run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<Answer>,
 ) -> ExitCode {
     form.run(is_json, async |mut stop| {
-        let config = ClientConfig {
-            outage: waits::MAX_OUTAGE,
-            ..ClientConfig::default()
-        };
-        let client = access.client(config, &mut stop).await?;
+        let client = access.client(client_config(), &mut stop).await?;
         let patience = waits::patience();
         let work = run(&client, &patience, stop);
         patience.watching(&mut Said(form.program), work).await
@@ -140,17 +147,47 @@ pub(super) fn ls(words: &[OsString]) -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    if arguments.json {
+        return ls_json(&arguments.access);
+    }
     main(
         LS,
-        arguments.json,
+        false,
         &arguments.access,
         async |client, patience, mut stop| {
-            let mut drives = stop.unless_asked(list_drives(client, patience)).await?;
-            drives.sort_by(|a, b| (name(a), a.id).cmp(&(name(b), b.id)));
-            let objects: Vec<_> = drives.iter().map(object).collect();
-            Ok(Answer::new(listed(&drives), json!({ "drives": objects })))
+            let rows = stop.unless_asked(rows(client, patience)).await?;
+            Ok(Answer::new(listed(rows), Value::Null))
         },
     )
+}
+
+/// `openhosting ls --json`: the drives in the order in which the endpoint gives them, each
+/// printed as it comes.
+fn ls_json(access: &Access) -> ExitCode {
+    let list = List::start(LS, "drives");
+    let items = list.items();
+    let done = signals::hearing(LS.program, None, async |mut stop| {
+        let client = access.client(client_config(), &mut stop).await?;
+        let patience = waits::patience();
+        let drives = each_drive(&client, &patience, async |drive| {
+            // It fails where nobody reads stdout any more: the end of the list says so.
+            let _ = items.send((drive.id.to_bytes(), object(&drive))).await;
+        });
+        let drives = stop.unless_asked(drives);
+        patience.watching(&mut Said(LS.program), drives).await
+    });
+    let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
+    list.finish(result, &heard)
+}
+
+/// The rows of the table, by name.
+async fn rows(client: &Client, patience: &Patience) -> Result<Vec<Row>> {
+    let mut rows = std::collections::BTreeMap::new();
+    let list = each_drive(client, patience, async |drive| {
+        rows.insert((name(&drive).to_owned(), drive.id), row(&drive));
+    });
+    list.await?;
+    Ok(rows.into_values().collect())
 }
 
 /// `openhosting show`.
@@ -220,21 +257,25 @@ fn time(ms: u64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
+/// A row of the table of `ls`.
+type Row = [String; 6];
+
+fn row(drive: &DriveInfo) -> Row {
+    [
+        name(drive).to_owned(),
+        HumanBytes(drive.size).to_string(),
+        status(drive),
+        drive.claimed().unwrap_or_default().to_owned(),
+        publication(drive).map_or(String::new(), |told| published(&told)),
+        drive.id.to_string(),
+    ]
+}
+
 /// The table of `ls`.
-fn listed(drives: &[DriveInfo]) -> String {
+fn listed(rows: Vec<Row>) -> String {
     let head = ["NAME", "SIZE", "STATUS", "USED BY", "PUBLISHED", "UUID"];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(drives.iter().map(|drive| {
-        [
-            name(drive).to_owned(),
-            HumanBytes(drive.size).to_string(),
-            status(drive),
-            drive.claimed().unwrap_or_default().to_owned(),
-            publication(drive).map_or(String::new(), |told| published(&told)),
-            drive.id.to_string(),
-        ]
-    }));
-    table(&rows, &[1])
+    let head = std::iter::once(head.map(str::to_owned));
+    table(head.chain(rows), &[1])
 }
 
 /// The lines of `show`.
@@ -356,7 +397,14 @@ async fn remove(
 async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<Vec<DriveInfo>> {
     let has_names = named.iter().any(|named| named.id().is_none());
     let all = match has_names {
-        true => list_drives(client, patience).await?,
+        true => {
+            let is_named = |drive: &DriveInfo| {
+                let is_it =
+                    |named: &Named| matches!(named, Named::Name(other) if other == name(drive));
+                named.iter().any(is_it)
+            };
+            drives_that(client, patience, is_named).await?
+        }
         false => Vec::new(),
     };
     let mut found: Vec<DriveInfo> = Vec::new();
@@ -435,7 +483,7 @@ mod tests {
             )),
             drive(&format!("name c\n{publishing} writing")),
         ];
-        let table = listed(&drives);
+        let table = listed(drives.iter().map(row).collect());
         let lines: Vec<Vec<_>> = table
             .lines()
             .map(|line| {

@@ -97,7 +97,7 @@ async fn run(arguments: &Arguments, mut stop: Stop) -> Result<Answer> {
     let saved = saved.transpose();
     let kept = saved.as_ref().ok().and(file);
     let mut answer = Answer::new(
-        table(&rows(&probed.findings), &[]),
+        table(rows(&probed.findings), &[]),
         object(&probed, kept.as_ref()),
     );
     // A drive that is left goes before a file that is not there.

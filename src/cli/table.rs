@@ -7,11 +7,14 @@ use super::printable;
 
 /// Rows of cells, the first of them the head, in columns with two spaces between them;
 /// those columns are flushed right. Nothing is cut off or wrapped: it may go to a file.
-pub(super) fn table<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
+pub(super) fn table<const N: usize>(
+    rows: impl IntoIterator<Item = [String; N]>,
+    right: &[usize],
+) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     for row in rows {
-        table.add_row(row.iter().map(|cell| printable::line(cell)));
+        table.add_row(row.map(|cell| printable::line(&cell)));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -37,7 +40,7 @@ mod tests {
             row(["日本\u{1b}[31m\n", "1 B", ""]),
         ];
         assert_eq!(
-            table(&rows, &[1]),
+            table(rows, &[1]),
             "NAME                   SIZE  STATUS\n\
              a                 10.00 GiB  active\n\
              日本\\u{1b}[31m\\n        1 B\n"

@@ -1,11 +1,11 @@
 //! Drives as people see them: all of them, one by its name, one less. Requests that may
 //! be made again are.
 
-use super::patience::{Patience, Trial};
+use super::patience::{Patience, Trial, Unanswered};
 use super::shell::{claim, claimed};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo, only_named};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::policy::Operation;
 use crate::wire::ErrorType;
@@ -13,15 +13,46 @@ use crate::wire::ErrorType;
 /// Attempts to remove a drive that is in use, as far as is seen at the attempt only.
 const BUSY_ATTEMPTS: u32 = 3;
 
-/// All drives of the user.
+/// All drives of the user, each as it comes; again from the first one where that broke off.
 ///
 /// # Errors
 /// What the endpoint says.
-pub async fn list_drives(client: &Client, patience: &Patience) -> Result<Vec<DriveInfo>> {
-    let drives = patience.call(client, Operation::Read, || client.drives());
-    drives
-        .await
-        .map_err(|unanswered| unanswered.into_error("Cannot list the drives"))
+pub async fn each_drive(
+    client: &Client,
+    patience: &Patience,
+    mut each: impl AsyncFnMut(DriveInfo),
+) -> Result<()> {
+    let mut trial = Trial::of(patience);
+    loop {
+        match trial.attempt(client.each_drive(&mut each)).await {
+            Ok(()) => {
+                trial.answered();
+                return Ok(());
+            }
+            Err(failure) => {
+                let again = trial.after(Operation::Read, failure, client.has_answered());
+                again.await.map_err(cannot_list)?;
+            }
+        }
+    }
+}
+
+/// Those drives of the user that are wanted.
+///
+/// # Errors
+/// What the endpoint says.
+pub async fn drives_that(
+    client: &Client,
+    patience: &Patience,
+    is_wanted: impl Fn(&DriveInfo) -> bool,
+) -> Result<Vec<DriveInfo>> {
+    let drives = || client.drives_that(&is_wanted);
+    let drives = patience.call(client, Operation::Read, drives);
+    drives.await.map_err(cannot_list)
+}
+
+fn cannot_list(unanswered: Unanswered) -> Error {
+    unanswered.into_error("Cannot list the drives")
 }
 
 /// One drive, with its counters where the endpoint tells them in full info only.
@@ -52,7 +83,8 @@ pub async fn look_at_drive(
 /// # Errors
 /// What the endpoint says, and that of [`only_named`].
 pub async fn find_drive(client: &Client, name: &str, patience: &Patience) -> Result<DriveInfo> {
-    let drives = list_drives(client, patience).await?;
+    let is_named = |drive: &DriveInfo| drive.properties.get("name") == Some(name);
+    let drives = drives_that(client, patience, is_named).await?;
     only_named(&drives, name).cloned()
 }
 

@@ -55,7 +55,13 @@ impl Extents {
     pub fn to_properties(&self) -> Result<Properties, WireError> {
         let extents = self.data.iter();
         let extents: Vec<String> = extents
-            .map(|extent| format!("{}/{}", extent.start, extent.end - extent.start))
+            .map(|extent| {
+                format!(
+                    "{}/{}",
+                    extent.start,
+                    extent.end.saturating_sub(extent.start)
+                )
+            })
             .collect();
         let mut properties = Properties::new();
         properties.insert("data", extents.join(" "))?;

@@ -11,13 +11,17 @@ use super::WireError;
 pub fn parse_size(text: &str) -> Result<u64, WireError> {
     let bad = || WireError::BadSize(text.to_owned());
     let trimmed = text.trim();
-    let (digits, shift) = match trimmed.as_bytes().last() {
-        Some(b'k' | b'K') => (&trimmed[..trimmed.len() - 1], 10),
-        Some(b'M') => (&trimmed[..trimmed.len() - 1], 20),
-        Some(b'G') => (&trimmed[..trimmed.len() - 1], 30),
-        Some(b'T') => (&trimmed[..trimmed.len() - 1], 40),
-        _ => (trimmed, 0),
-    };
+    let unit = |suffixes: &[char]| trimmed.strip_suffix(suffixes);
+    let units = [
+        (unit(&['k', 'K']), 10),
+        (unit(&['M']), 20),
+        (unit(&['G']), 30),
+        (unit(&['T']), 40),
+    ];
+    let with_unit = units
+        .into_iter()
+        .find_map(|(digits, shift)| Some((digits?, shift)));
+    let (digits, shift) = with_unit.unwrap_or((trimmed, 0));
     // `u64::from_str` takes a leading plus, the API does not.
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(bad());

@@ -26,24 +26,101 @@ pub(super) fn print(objects: &[Properties]) -> String {
 }
 
 pub(super) fn parse(body: &str) -> Result<Vec<Properties>, WireError> {
+    let mut reader = ObjectReader::new(usize::MAX);
     let mut objects = Vec::new();
-    let mut object = Properties::new();
-    for line in body.split('\n') {
+    let mut rest = body.as_bytes();
+    while let Some(object) = reader.read(&mut rest)? {
+        objects.push(object);
+    }
+    objects.extend(reader.finish()?);
+    Ok(objects)
+}
+
+/// Reads objects from a body that comes in parts: no more than one of them is in memory.
+#[derive(Debug)]
+pub struct ObjectReader {
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    object: Properties,
+    /// Bytes of lines that are in `object`, and most that there may be.
+    object_bytes: usize,
+    object_bytes_max: usize,
+}
+
+impl ObjectReader {
+    /// A reader of objects of at most this many bytes each.
+    pub fn new(object_bytes_max: usize) -> Self {
+        Self {
+            line: Vec::new(),
+            object: Properties::new(),
+            object_bytes: 0,
+            object_bytes_max,
+        }
+    }
+
+    /// Takes bytes from `part`, up to the end of an object; `None` when all are taken and
+    /// there is no whole object yet.
+    ///
+    /// # Errors
+    /// What is against the grammar; [`WireError::TooLong`] for an object that is too large.
+    pub fn read(&mut self, part: &mut &[u8]) -> Result<Option<Properties>, WireError> {
+        while let Some(end) = part.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = part.split_at(end);
+            *part = rest.get(1..).unwrap_or_default();
+            self.count(line.len())?;
+            let ended = if self.line.is_empty() {
+                self.take_line(line)?
+            } else {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.extend_from_slice(line);
+                self.take_line(&whole)?
+            };
+            if ended.is_some() {
+                return Ok(ended);
+            }
+        }
+        self.count(part.len())?;
+        self.line.extend_from_slice(std::mem::take(part));
+        Ok(None)
+    }
+
+    /// The object that the end of the body ends.
+    ///
+    /// # Errors
+    /// What is against the grammar.
+    pub fn finish(&mut self) -> Result<Option<Properties>, WireError> {
+        let line = std::mem::take(&mut self.line);
+        if let Some(object) = self.take_line(&line)? {
+            return Ok(Some(object));
+        }
+        Ok(self.end())
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), WireError> {
+        self.object_bytes = self.object_bytes.saturating_add(bytes);
+        match self.object_bytes > self.object_bytes_max {
+            true => Err(WireError::TooLong(self.object_bytes_max)),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a line without its end. A blank one ends an object, if there is one.
+    fn take_line(&mut self, line: &[u8]) -> Result<Option<Properties>, WireError> {
+        let line = std::str::from_utf8(line).map_err(|_| WireError::NotUtf8)?;
         let line = line.trim_start_matches([' ', '\t', '\r']);
         let line = line.trim_end_matches('\r');
         if line.is_empty() {
-            if !object.is_empty() {
-                objects.push(std::mem::take(&mut object));
-            }
-            continue;
+            return Ok(self.end());
         }
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-        object.insert(key, unescape(value))?;
+        self.object.insert(key, unescape(value))?;
+        Ok(None)
     }
-    if !object.is_empty() {
-        objects.push(object);
+
+    fn end(&mut self) -> Option<Properties> {
+        self.object_bytes = 0;
+        (!self.object.is_empty()).then(|| std::mem::take(&mut self.object))
     }
-    Ok(objects)
 }
 
 fn escape_into(out: &mut String, value: &str) {
@@ -101,6 +178,48 @@ mod tests {
         assert_eq!(objects[0].get("a"), Some("2"));
         assert_eq!(objects[0].get("b"), Some(""));
         assert_eq!(objects[1].get("c"), Some(" x"));
+    }
+
+    #[test]
+    fn a_body_in_parts_is_the_same_objects() {
+        let body = "\n a 1\r\nb ä ö\n\n\nc\n\nd 4";
+        let whole = parse(body).unwrap();
+        for step in 1..body.len() {
+            let mut reader = ObjectReader::new(1000);
+            let mut objects = Vec::new();
+            for mut part in body.as_bytes().chunks(step) {
+                while let Some(object) = reader.read(&mut part).unwrap() {
+                    objects.push(object);
+                }
+            }
+            objects.extend(reader.finish().unwrap());
+            assert_eq!(objects, whole, "in parts of {step}");
+        }
+    }
+
+    #[test]
+    fn an_object_is_bounded_in_parts_as_well() {
+        let read = |parts: &[&str]| {
+            let mut reader = ObjectReader::new(8);
+            let mut read = 0;
+            for part in parts {
+                let mut part = part.as_bytes();
+                while reader.read(&mut part)?.is_some() {
+                    read += 1;
+                }
+            }
+            reader
+                .finish()
+                .map(|last| read + usize::from(last.is_some()))
+        };
+        assert_eq!(read(&["a 1\nb 2\n\na 1\nb 2\n\na", " 1"]), Ok(3));
+        for parts in [
+            &["aaaaaaaaa"][..],
+            &["a 1\n", "b 2\n", "c 3\n"],
+            &["aaaa", "aaaa", "a"],
+        ] {
+            assert_eq!(read(parts), Err(WireError::TooLong(8)), "{parts:?}");
+        }
     }
 
     #[test]

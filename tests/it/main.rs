@@ -20,6 +20,7 @@ mod formats;
 mod full;
 mod guests;
 mod holes;
+mod hostile;
 mod json;
 mod kill;
 mod killed;

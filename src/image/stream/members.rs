@@ -50,10 +50,19 @@ impl Member for bzip2::bufread::BzDecoder<Packed> {
     }
 }
 
+/// Members that there may be however little they hold, and bytes of content that each one
+/// beyond them has to bring. A decoder takes as long to set up as to decode half a megabyte,
+/// so that a few megabytes of empty members would take minutes.
+const MEMBERS_FREE: u64 = 8192;
+const MEMBER_BYTES_MIN: u64 = 512;
+
 /// The content of all members.
 pub(super) struct Members {
     format: StreamFormat,
     state: State,
+    /// Members that were begun, and bytes of content of all of them.
+    members: u64,
+    content_bytes: u64,
     trailer: Arc<OnceLock<Trailer>>,
 }
 
@@ -88,16 +97,30 @@ impl Members {
         Self {
             format,
             state: State::Before(source, true),
+            members: 0,
+            content_bytes: 0,
             trailer,
         }
     }
 
     /// Goes on to the next member, or to the end.
-    fn advance(&self, mut source: Packed, is_first: bool) -> io::Result<State> {
+    fn advance(&mut self, mut source: Packed, is_first: bool) -> io::Result<State> {
         let head = source.peek(HEAD_BYTES)?;
         match next(self.format, head, is_first) {
             Next::End => Ok(State::Ended),
-            Next::Member => Ok(State::Within(open(self.format, source)?)),
+            Next::Member => {
+                self.members = self.members.saturating_add(1);
+                let worth = self.content_bytes / MEMBER_BYTES_MIN;
+                if self.members > MEMBERS_FREE.saturating_add(worth) {
+                    return Err(damaged(format!(
+                        "the {} parts of it before byte {} hold only {} bytes",
+                        self.members,
+                        source.consumed(),
+                        self.content_bytes
+                    )));
+                }
+                Ok(State::Within(open(self.format, source)?))
+            }
             Next::Skippable => {
                 skippable::skip(&mut source)?;
                 Ok(State::Before(source, is_first))
@@ -147,7 +170,10 @@ impl Read for Members {
             if let State::Within(member) = &mut self.state {
                 match member.read(bytes)? {
                     0 => {}
-                    n => return Ok(n),
+                    n => {
+                        self.content_bytes = self.content_bytes.saturating_add(n as u64);
+                        return Ok(n);
+                    }
                 }
             }
             // An error on the way leaves this one.

@@ -120,6 +120,26 @@ fn all_formats_and_all_that_follows_is_read() {
 }
 
 #[test]
+fn members_that_hold_next_to_nothing_are_not_decoded_for_ever() {
+    for (format, pack) in PACKS {
+        if !["gzip", "lz4"].contains(&format) {
+            continue;
+        }
+        for piece in [&b""[..], b"1"] {
+            let many = [pack(&content()), pack(piece).repeat(9000)].concat();
+            let error = read(&many).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Image, "{format}");
+            assert!(error.chain().contains("hold only"), "{}", error.chain());
+        }
+        // Fewer are read, and so are as many as one likes that hold something.
+        let few = [pack(&content()), pack(b"").repeat(1000)].concat();
+        assert_eq!(read(&few).unwrap().0, content(), "{format}");
+        let worth = pack(&[7; 1024]).repeat(9000);
+        assert_eq!(read(&worth).unwrap().0.len(), 9000 * 1024, "{format}");
+    }
+}
+
+#[test]
 fn a_stream_that_is_cut_off_anywhere_is_an_error() {
     let content = content();
     for (format, pack) in PACKS {

@@ -1,0 +1,114 @@
+//! A list with `--json` that is printed as it comes: one of a large account is never in
+//! memory as a whole.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+use std::thread::JoinHandle;
+
+use async_channel::{Receiver, Sender};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Form};
+use super::signals::Heard;
+use super::{exit, printable};
+use crate::error::{Error, ErrorKind, Result};
+use crate::nonblocking::{self, Waiting};
+
+/// Items that wait to be printed.
+const WAITING_MAX: usize = 64;
+
+/// Something in the list, with what tells it from the others: a list that broke off is asked
+/// for again, and each item is printed once.
+pub(super) type Item = ([u8; 16], Value);
+
+/// The object of a [`Form`] whose key `key` is such a list.
+#[derive(Debug)]
+pub(super) struct List {
+    form: Form,
+    key: &'static str,
+    items: Sender<Item>,
+    printer: JoinHandle<io::Result<Option<Out>>>,
+}
+
+type Out = BufWriter<Waiting<File>>;
+
+impl List {
+    /// Begins a list, of which nothing is printed before the first item.
+    pub(super) fn start(form: Form, key: &'static str) -> Self {
+        let (items, waiting) = async_channel::bounded(WAITING_MAX);
+        // A terminal or a pipe may block as long as it likes.
+        let printer = std::thread::spawn(move || print(key, &waiting));
+        Self {
+            form,
+            key,
+            items,
+            printer,
+        }
+    }
+
+    /// Where items go. Once nobody takes them, they are dropped.
+    pub(super) fn items(&self) -> Sender<Item> {
+        self.items.clone()
+    }
+
+    /// Ends the object, with the error if there is one, and gives the exit code.
+    pub(super) fn finish(self, result: Result<()>, heard: &Heard) -> ExitCode {
+        self.items.close();
+        let printed = self.printer.join();
+        let printed = printed.unwrap_or_else(|_| Err(io::Error::other("the printer panicked")));
+        let printed = match printed {
+            // Nothing came: the object is as that of any other command.
+            Ok(None) => {
+                let empty = json!({ self.key: [] });
+                let answer = result.map(|()| Answer::new(String::new(), empty));
+                return self.form.finish(true, heard, answer);
+            }
+            Ok(Some(mut out)) => {
+                let end = end(self.form, result.as_ref().err(), heard);
+                out.write_all(end.as_bytes()).and_then(|()| out.flush())
+            }
+            Err(cause) => Err(cause),
+        };
+        let cannot = |cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause);
+        match result.and_then(|()| printed.map_err(cannot)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                exit::tell(self.form.program, &error);
+                ExitCode::from(heard.exit_code(error.kind()))
+            }
+        }
+    }
+}
+
+/// Prints what comes, each item once. `None` if nothing came.
+fn print(key: &str, items: &Receiver<Item>) -> io::Result<Option<Out>> {
+    let mut seen = HashSet::new();
+    let mut out = None;
+    while let Ok((id, item)) = items.recv_blocking() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let before = match &out {
+            None => format!("{{\n  {}: [\n    ", json!(key)),
+            Some(_) => ",\n    ".to_owned(),
+        };
+        let out = match &mut out {
+            Some(out) => out,
+            none => none.insert(BufWriter::new(nonblocking::stdout()?)),
+        };
+        out.write_all(before.as_bytes())?;
+        let item = printable::safe_json(&format!("{item:#}"));
+        out.write_all(item.replace('\n', "\n    ").as_bytes())?;
+    }
+    Ok(out)
+}
+
+/// What follows the last item.
+fn end(form: Form, error: Option<&Error>, heard: &Heard) -> String {
+    let error = error.map(|error| (error, heard.exit_code(error.kind())));
+    let rest = form.print(json!({}), error);
+    // The keys of an object that has no others, without its first brace.
+    format!("\n  ],{}", rest.strip_prefix('{').unwrap_or(&rest))
+}
