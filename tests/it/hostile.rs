@@ -284,7 +284,7 @@ fn a_redirect_to_what_is_not_the_web_is_an_error_at_once() {
             "a redirect to ftp:, which is neither",
         ),
         ("file:///etc/passwd", "redirect, not followed"),
-        ("data:,x", "redirect, not followed"),
+        ("data:,x", "a redirect to data:, which is neither"),
     ] {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
