@@ -4,6 +4,7 @@ mod cut;
 mod gunzip;
 mod gzip;
 mod pack;
+mod sparse;
 mod unpack;
 
 pub(crate) use cut::Cutter;
@@ -11,4 +12,5 @@ pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub(crate) use pack::ClusterPacker;
 pub use pack::{Packer, Packing};
+pub(crate) use sparse::{SparseGzip, UNIT_BYTES};
 pub(crate) use unpack::{Pack, UnpackError, Unpacker};

@@ -32,6 +32,8 @@ pub const X_OPENHOSTING_EXTENSIONS: &str = "x-openhosting-extensions";
 pub const EXTENSION_DIGEST: &str = "digest";
 /// The extension `drives/UUID/extents/OFFSET/SIZE`.
 pub const EXTENSION_EXTENTS: &str = "extents";
+/// The extension by which a server of ours ends an imaging: `image/cancel`.
+pub const EXTENSION_CANCEL: &str = "cancel";
 /// The extensions `servers/UUID/console`, `servers/UUID/screen`, and
 /// `servers/UUID/suspend` with `servers/UUID/resume`.
 pub const EXTENSIONS_OF_SERVERS: &str = "console, screen, suspend";

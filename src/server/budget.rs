@@ -62,11 +62,21 @@ const DIGESTS: Limit = Limit {
     step: 1,
 };
 
+/// Imagings that have not ended, those that wait for their turn included.
+const IMAGINGS: Limit = Limit {
+    name: "imagings",
+    noun: "imagings under way",
+    each: 100,
+    all: 16 * 1024,
+    step: 1,
+};
+
 /// All budgets of a server.
 #[derive(Debug)]
 pub(super) struct Budgets {
     pub(super) bodies: Budget,
     pub(super) digests: Budget,
+    pub(super) imagings: Budget,
 }
 
 impl Budgets {
@@ -74,12 +84,13 @@ impl Budgets {
         Self {
             bodies: Budget::new(BODIES),
             digests: Budget::new(DIGESTS),
+            imagings: Budget::new(IMAGINGS),
         }
     }
 
     /// Every budget, for the metrics.
-    pub(super) fn all(&self) -> [&Budget; 2] {
-        [&self.bodies, &self.digests]
+    pub(super) fn all(&self) -> [&Budget; 3] {
+        [&self.bodies, &self.digests, &self.imagings]
     }
 }
 

@@ -34,7 +34,8 @@ use super::work::{Job, Turns, in_turns};
 use super::writing::{Encoding, Memory, Write};
 use crate::drive::DriveId;
 use crate::wire::{
-    EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties, X_OPENHOSTING_EXTENSIONS,
+    EXTENSION_CANCEL, EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties,
+    X_OPENHOSTING_EXTENSIONS,
 };
 
 /// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
@@ -98,6 +99,7 @@ impl Api {
             Call::Destroy(id) => self.destroy(&user, id).await,
             Call::Set(id) => self.set(&user, id, request, format).await,
             Call::Image(id, source, packing) => self.image(&user, id, source, packing).await,
+            Call::CancelImage(id) => self.cancel_image(&user, id).await,
             Call::Read(id, offset, size) => self.read(&user, id, offset, size),
             Call::Digest(id, offset, size) => self.digest(&user, id, offset, size, format).await,
             Call::Extents(id, offset, size) => self.extents(&user, id, offset, size, format).await,
@@ -129,6 +131,8 @@ impl Api {
         let api = Arc::clone(self);
         match self.store.own(user, id) {
             Ok(drive) => {
+                // What fills it is for nobody any more.
+                drive.cancel_imaging().await;
                 let turn = drive.turn().await?;
                 blocking(move || api.store.destroy(&turn)).await?;
             }
@@ -167,7 +171,7 @@ impl Api {
     /// rest happens in the background (REFERENCE section 5).
     async fn image(
         self: &Arc<Self>,
-        user: &str,
+        user: &Arc<str>,
         id: DriveId,
         source: DriveId,
         packing: Packing,
@@ -179,10 +183,26 @@ impl Api {
             packing,
             offset: 0,
         };
-        let turn = destination.turn().await?;
+        let share = self.budgets.imagings.take_within(user, 1, Duration::ZERO);
+        let share = share.await?;
         let api = Arc::clone(self);
-        let imaging = blocking(move || api.begin_imaging(&turn, &source, order)).await?;
-        tokio::spawn(Arc::clone(self).image_in_background(imaging));
+        // What is stored is carried out, also where the client has gone by then.
+        let begun = tokio::spawn(async move {
+            let turn = destination.turn().await?;
+            let begins = Arc::clone(&api);
+            let imaging = blocking(move || begins.begin_imaging(&turn, &source, order)).await?;
+            tokio::spawn(api.image_in_background(imaging, Some(share)));
+            Ok(answer::no_content())
+        });
+        begun.await.unwrap_or_else(|error| Err(broke_off(&error)))
+    }
+
+    /// Ends an imaging into a drive. There may be none: then all is as wanted.
+    async fn cancel_image(&self, user: &str, id: DriveId) -> Result {
+        if !self.has_extensions {
+            return Err(Refusal::no_command());
+        }
+        self.store.own(user, id)?.cancel_imaging().await;
         Ok(answer::no_content())
     }
 
@@ -288,7 +308,7 @@ impl Api {
     fn announce(&self, mut answer: Answer) -> Answer {
         if self.has_extensions {
             let name = HeaderName::from_static(X_OPENHOSTING_EXTENSIONS);
-            let names = format!("{EXTENSION_DIGEST}, {EXTENSION_EXTENTS}");
+            let names = format!("{EXTENSION_DIGEST}, {EXTENSION_EXTENTS}, {EXTENSION_CANCEL}");
             if let Ok(names) = HeaderValue::try_from(names) {
                 answer.headers_mut().insert(name, names);
             }

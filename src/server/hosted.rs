@@ -17,10 +17,12 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::timeout;
 
 use super::answer::Refusal;
 use super::claims::{Claim, Claims, Holder};
@@ -29,6 +31,9 @@ use super::metadata::{Metadata, set};
 use super::record::Traffic;
 use crate::drive::DriveId;
 use crate::wire::Properties;
+
+/// Longest wait for the end of an imaging that was cancelled.
+const CANCEL_WAIT: Duration = Duration::from_secs(30);
 
 /// A drive on this server.
 ///
@@ -76,23 +81,33 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Lease {
     user: String,
-    has_ended: AtomicBool,
+    has_ended: watch::Sender<bool>,
 }
 
 impl Lease {
     pub(super) fn of(user: String) -> Arc<Self> {
         Arc::new(Self {
             user,
-            has_ended: AtomicBool::new(false),
+            has_ended: watch::Sender::new(false),
         })
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire)
+        *self.has_ended.borrow()
     }
 
     fn end(&self) {
-        self.has_ended.store(true, Ordering::Release);
+        self.has_ended.send_replace(true);
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(&self) {
+        // The sender is there as long as this.
+        let _ = self
+            .has_ended
+            .subscribe()
+            .wait_for(|has_ended| *has_ended)
+            .await;
     }
 }
 
@@ -104,6 +119,8 @@ pub(super) struct Progress {
     bytes_total: u64,
     /// 0 while it waits for its turn.
     started: AtomicU64,
+    is_cancelled: watch::Sender<bool>,
+    has_ended: watch::Sender<bool>,
 }
 
 impl Progress {
@@ -113,6 +130,8 @@ impl Progress {
             bytes: AtomicU64::new(0),
             bytes_total,
             started: AtomicU64::new(0),
+            is_cancelled: watch::Sender::new(false),
+            has_ended: watch::Sender::new(false),
         }
     }
 
@@ -122,6 +141,25 @@ impl Progress {
 
     pub(super) fn reach(&self, bytes: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The imaging is to end soon.
+    fn cancel(&self) {
+        self.is_cancelled.send_replace(true);
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        *self.is_cancelled.borrow()
+    }
+
+    /// Waits until the imaging is cancelled.
+    pub(super) async fn cancelled(&self) {
+        // The senders are there as long as this.
+        let _ = self.is_cancelled.subscribe().wait_for(|is| *is).await;
+    }
+
+    async fn ended(&self) {
+        let _ = self.has_ended.subscribe().wait_for(|has| *has).await;
     }
 
     fn is_queued(&self) -> bool {
@@ -219,6 +257,16 @@ impl Hosted {
     pub(super) fn is_imaging_queued(&self) -> Option<bool> {
         let state = self.state();
         state.imaging.as_ref().map(|progress| progress.is_queued())
+    }
+
+    /// Cancels the imaging into it, if there is one, and waits for its end, which is soon.
+    pub(super) async fn cancel_imaging(&self) {
+        let imaging = self.state().imaging.clone();
+        if let Some(progress) = imaging {
+            progress.cancel();
+            // While a broken disk refuses to store the end it has not ended.
+            let _ = timeout(CANCEL_WAIT, progress.ended()).await;
+        }
     }
 
     /// Looks at the metadata without a copy.
@@ -434,9 +482,11 @@ impl Drop for Pass {
             Purpose::Write { .. } => state.writers -= 1,
             Purpose::ImageFrom(lease) => state.leases.retain(|other| !Arc::ptr_eq(other, lease)),
             Purpose::Resize | Purpose::Destroy => state.is_exclusive = false,
-            Purpose::ImageInto(_) => {
+            Purpose::ImageInto(progress) => {
                 state.is_exclusive = false;
                 state.imaging = None;
+                // The source is free by now, too.
+                progress.has_ended.send_replace(true);
             }
         }
     }

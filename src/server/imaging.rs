@@ -10,41 +10,31 @@
 //! Both drives stay claimed until the end is stored. So nobody can write to them while
 //! the next start would still go on.
 //!
-//! A copy shares the blocks of the source where the file system can (`FICLONE`),
-//! else the kernel copies (`copy_file_range`, which shares too where it may), else
-//! we do. Holes stay holes.
+//! Imagings take turns (`work.rs`): each user has the same share, in which the oldest
+//! come first. One that waits is told as `queued` until its first turn. Its owner can
+//! cancel it, or destroy the drive.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::FileExt;
+mod filling;
+
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use rustix::fs::{copy_file_range, ioctl_ficlone};
-use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
+use self::filling::{Filling, Task};
 use super::answer::Refusal;
+use super::budget::Share;
 use super::drives::Api;
 use super::fill::{Fill, Order};
 use super::hosted::{Hosted, Lease, Pass, Progress, Purpose, Turn};
 use super::routes::Packing;
-use super::sparse;
-use crate::codec::{Gunzip, Trailing};
+use super::work::{Turns, in_turns_until};
 
 /// Imagings that run at once; more are queued.
-const AT_ONCE: u32 = 2;
-const STEP_BYTES: u64 = 1024 * 1024;
-/// What the kernel is asked to copy at once: some milliseconds, in which progress
-/// stands still and a stop is not heard.
-const KERNEL_STEP_BYTES: u64 = 16 * 1024 * 1024;
-/// After so many bytes what was copied is made to last, and where it ends is kept.
-const KEPT_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
-/// Longest sleep of one that is slow on purpose: a stop has to be heard.
+const AT_ONCE: usize = 2;
+/// Longest sleep before a look at whether the server stops.
 const NAP: Duration = Duration::from_millis(100);
 
 /// How long to wait before another try to store the end of an imaging.
@@ -53,8 +43,10 @@ const RETRY: Duration = Duration::from_secs(5);
 /// All imagings of a server.
 #[derive(Debug)]
 pub(super) struct Imagings {
-    turns: Arc<Semaphore>,
-    is_stopping: AtomicBool,
+    turns: Arc<Turns>,
+    /// How many there are, those that wait included.
+    under_way: watch::Sender<usize>,
+    is_stopping: watch::Sender<bool>,
     /// The most that one does, in bytes of its source, where a fault plan says so.
     bytes_per_s: Option<u64>,
 }
@@ -62,24 +54,42 @@ pub(super) struct Imagings {
 impl Imagings {
     pub(super) fn new(bytes_per_s: Option<u64>) -> Self {
         Self {
-            turns: Arc::new(Semaphore::new(AT_ONCE as usize)),
-            is_stopping: AtomicBool::new(false),
+            turns: Turns::new(AT_ONCE),
+            under_way: watch::Sender::new(0),
+            is_stopping: watch::Sender::new(false),
             bytes_per_s,
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Relaxed)
+        *self.is_stopping.borrow()
     }
 
     /// Waits for imagings to end; those that do not in time are told to stop, and
     /// the next start goes on with them.
     pub(super) async fn stop(&self, patience: Duration) {
-        let all = || self.turns.acquire_many(AT_ONCE);
+        let all = async || {
+            // The sender is there as long as this.
+            let _ = self.under_way.subscribe().wait_for(|&n| n == 0).await;
+        };
         if tokio::time::timeout(patience, all()).await.is_err() {
-            self.is_stopping.store(true, Ordering::Relaxed);
-            let _ = all().await;
+            self.is_stopping.send_replace(true);
+            all().await;
         }
+    }
+
+    fn begin(&self) -> UnderWay<'_> {
+        self.under_way.send_modify(|n| *n += 1);
+        UnderWay(self)
+    }
+}
+
+/// An imaging counts until this is dropped.
+struct UnderWay<'a>(&'a Imagings);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.send_modify(|n| *n -= 1);
     }
 }
 
@@ -152,7 +162,7 @@ impl Api {
             match claimed {
                 Ok(imaging) => {
                     tracing::info!(id = %drive.id, %order, "Goes on with an imaging");
-                    tokio::spawn(Arc::clone(self).image_in_background(imaging));
+                    tokio::spawn(Arc::clone(self).image_in_background(imaging, None));
                 }
                 Err(refusal) => {
                     tracing::warn!(id = %drive.id, %order, %refusal, "Cannot go on with an imaging");
@@ -176,44 +186,108 @@ impl Api {
         }
     }
 
-    /// Waits for its turn, then does it.
-    pub(super) async fn image_in_background(self: Arc<Self>, imaging: Imaging) {
-        // The semaphore is never closed.
-        let Ok(_turn) = Arc::clone(&self.imagings.turns).acquire_owned().await else {
-            return;
-        };
-        let span = tracing::Span::current();
-        let work = spawn_blocking(move || span.in_scope(|| self.do_imaging(&imaging)));
+    /// Does it when it has turns. The share of the budget is returned at its end.
+    pub(super) async fn image_in_background(
+        self: Arc<Self>,
+        imaging: Imaging,
+        _share: Option<Share>,
+    ) {
+        let _under_way = self.imagings.begin();
+        let result = self.fill(&imaging).await;
+        let (api, span) = (Arc::clone(&self), tracing::Span::current());
+        let work = spawn_blocking(move || span.in_scope(|| api.finish_imaging(&imaging, result)));
         if work.await.is_err() {
             tracing::error!("An imaging broke off");
         }
     }
 
-    fn do_imaging(&self, imaging: &Imaging) {
+    /// Fills the destination; gives the number of bytes that were written.
+    async fn fill(self: &Arc<Self>, imaging: &Imaging) -> io::Result<u64> {
+        let mut filling = Filling::new(self.task(imaging));
+        let started = Arc::clone(&imaging.progress);
+        let step = move || {
+            started.start();
+            Ok(filling.step().transpose())
+        };
+        let destination = &imaging.destination.drive;
+        let user = destination.with_metadata(|metadata| Arc::from(&*metadata.user));
+        let job = self.imagings.turns.join(&user);
+        match in_turns_until(job, self.halted(imaging), step).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(())) => self.check(&imaging.progress, &imaging.lease).map(|()| 0),
+            Err(refusal) => Err(io::Error::other(refusal.to_string())),
+        }
+    }
+
+    /// Waits until an imaging that waits for its turn has to end.
+    async fn halted(&self, imaging: &Imaging) {
+        let mut is_stopping = self.imagings.is_stopping.subscribe();
+        tokio::select! {
+            _ = is_stopping.wait_for(|is_stopping| *is_stopping) => {}
+            () = imaging.progress.cancelled() => {}
+            () = imaging.lease.ended() => {}
+        }
+    }
+
+    /// Whether an imaging may go on.
+    fn check(&self, progress: &Progress, lease: &Lease) -> io::Result<()> {
+        let why = if progress.is_cancelled() {
+            "it was cancelled"
+        } else if lease.has_ended() {
+            "the source may not be read any more"
+        } else if self.imagings.is_stopping() {
+            "the server stops"
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(why))
+    }
+
+    fn task(self: &Arc<Self>, imaging: &Imaging) -> Task {
         let (source, destination) = (&imaging.source.drive, &imaging.destination.drive);
-        let keep = |offset| {
-            destination.file.sync_data()?;
-            let order = Order {
-                offset,
-                ..imaging.order
-            };
-            let turn = destination.turn_blocking();
-            let stored = turn.map(|turn| self.store.store_order(&turn, order));
+        let (api, order, kept) = (Arc::clone(self), imaging.order, Arc::clone(destination));
+        let keep = move |offset| {
+            kept.file.sync_data()?;
+            let turn = kept.turn_blocking();
+            let stored = turn.map(|turn| api.store.store_order(&turn, Order { offset, ..order }));
             if let Ok(Err(error)) = stored {
                 // What is stored stands: the next start would do more than it has to.
-                tracing::warn!(id = %destination.id, %error, "Cannot store how far an imaging is");
+                tracing::warn!(id = %kept.id, %error, "Cannot store how far an imaging is");
             }
             Ok(())
         };
-        let result = imaging.run(&self.imagings, &keep);
+        let (api, lease) = (Arc::clone(self), Arc::clone(&imaging.lease));
+        let progress = Arc::clone(&imaging.progress);
+        let check = move || api.check(&progress, &lease);
+        Task {
+            source: Arc::clone(source),
+            destination: Arc::clone(destination),
+            order,
+            progress: Arc::clone(&imaging.progress),
+            metrics: Arc::clone(&self.metrics),
+            bytes_per_s: self.imagings.bytes_per_s,
+            check: Box::new(check),
+            keep: Box::new(keep),
+        }
+    }
+
+    /// Stores how an imaging ended.
+    fn finish_imaging(&self, imaging: &Imaging, result: io::Result<u64>) {
+        let (source, destination) = (&imaging.source.drive, &imaging.destination.drive);
         // What is called done must be there after a loss of power, too.
         let result = result.and_then(|bytes| destination.file.sync_data().map(|()| bytes));
         // What it read since is anything.
-        let result = result.and_then(|bytes| imaging.check_lease().map(|()| bytes));
+        let result = match imaging.lease.has_ended() {
+            true => result.and_then(|_| self.check(&imaging.progress, &imaging.lease).map(|()| 0)),
+            false => result,
+        };
         match &result {
             Ok(bytes) => {
                 source.count_read(source.size());
                 destination.count_write(*bytes);
+            }
+            Err(_) if imaging.progress.is_cancelled() => {
+                tracing::info!(id = %destination.id, "An imaging was cancelled");
             }
             Err(_) if self.imagings.is_stopping() => {
                 tracing::info!(id = %destination.id, "An imaging waits for the next start");
@@ -251,348 +325,5 @@ impl Api {
                 std::thread::sleep(NAP);
             }
         }
-    }
-}
-
-impl Imaging {
-    /// Does it, or gives up soon when the server stops; tells how many bytes of
-    /// the destination it wrote. `keep` makes a copy last up to an offset.
-    fn run(&self, imagings: &Imagings, keep: &Keep<'_>) -> io::Result<u64> {
-        self.progress.start();
-        let (source, destination) = (&self.source.drive, &self.destination.drive);
-        let begun = self.order.offset;
-        let mut from = Reader {
-            file: &source.file,
-            offset: 0,
-            end: source.size(),
-            progress: &self.progress,
-            imagings,
-            lease: &self.lease,
-            began: Instant::now(),
-            begun,
-        };
-        let mut to = Writer {
-            file: &destination.file,
-            offset: 0,
-            end: destination.size(),
-        };
-        match self.order.packing {
-            Packing::Copy => {
-                (from.offset, to.offset) = (begun, begun);
-                copy(&mut from, &mut to, keep)?;
-                Ok(to.offset - begun)
-            }
-            Packing::Gzip => gzip(&mut from, &mut to).map(|()| to.offset),
-            Packing::Gunzip => gunzip(from, &mut to).map(|()| to.offset),
-        }
-    }
-}
-
-impl Imaging {
-    fn check_lease(&self) -> io::Result<()> {
-        check_lease(&self.lease)
-    }
-}
-
-/// Whether the source may be read still.
-fn check_lease(lease: &Lease) -> io::Result<()> {
-    match lease.has_ended() {
-        true => Err(io::Error::other("the source may not be read any more")),
-        false => Ok(()),
-    }
-}
-
-type Keep<'a> = dyn Fn(u64) -> io::Result<()> + 'a;
-
-fn copy(from: &mut Reader<'_>, to: &mut Writer<'_>, keep: &Keep<'_>) -> io::Result<()> {
-    if from.offset == 0 && from.imagings.bytes_per_s.is_none() && clone(from.file, to.file)? {
-        to.advance(from.end)?;
-        return Ok(());
-    }
-    let mut kernel_copies = true;
-    let mut buffer = vec![0; STEP_BYTES as usize];
-    let mut kept = from.offset;
-    while from.offset < from.end {
-        let data = sparse::next_data(from.file, from.offset, from.end);
-        to.skip_zeros(data - from.offset)?;
-        from.offset = data;
-        let data_end = sparse::next_hole(from.file, data, from.end);
-        while from.offset < data_end {
-            let step = from.step(data_end - from.offset, KERNEL_STEP_BYTES)?;
-            let copied = match kernel_copies {
-                true => copy_in_kernel(from, to, step)?,
-                false => None,
-            };
-            match copied {
-                Some(bytes) => {
-                    from.passed(bytes);
-                    to.advance(bytes)?;
-                }
-                None => {
-                    kernel_copies = false;
-                    let step = step.min(STEP_BYTES) as usize;
-                    from.read_exact(&mut buffer[..step])?;
-                    to.write_all(&buffer[..step])?;
-                }
-            }
-            if from.offset - kept >= KEPT_EVERY_BYTES {
-                keep(from.offset)?;
-                kept = from.offset;
-            }
-        }
-        from.progress.reach(from.offset);
-    }
-    Ok(())
-}
-
-/// Shares all blocks of `from` with `to`, which is not shorter; `false` where the
-/// file system cannot, and nothing has changed.
-fn clone(from: &File, to: &File) -> io::Result<bool> {
-    match ioctl_ficlone(to, from) {
-        Ok(()) => Ok(true),
-        // Among them a source whose last block is not whole, and a longer
-        // destination.
-        Err(error) if is_unable(error) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Lets the kernel copy up to `step` bytes; `None` where it cannot.
-fn copy_in_kernel(from: &Reader<'_>, to: &Writer<'_>, step: u64) -> io::Result<Option<u64>> {
-    let (mut source, mut destination) = (from.offset, to.offset);
-    let step = usize::try_from(step).unwrap_or(usize::MAX);
-    let copied = copy_file_range(
-        from.file,
-        Some(&mut source),
-        to.file,
-        Some(&mut destination),
-        step,
-    );
-    match copied {
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(bytes) => Ok(Some(bytes as u64)),
-        Err(Errno::INTR) => Ok(Some(0)),
-        Err(error) if is_unable(error) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether a call says that it is not for this file system or these files.
-fn is_unable(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::XDEV | Errno::NOTTY | Errno::PERM
-    )
-}
-
-fn gzip(from: &mut Reader<'_>, to: &mut Writer<'_>) -> io::Result<()> {
-    // Batches what the encoder gives in small pieces.
-    let batches = io::BufWriter::with_capacity(STEP_BYTES as usize, to);
-    let mut encoder = GzEncoder::new(batches, Compression::fast());
-    let mut buffer = vec![0; STEP_BYTES as usize];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => break,
-            n => encoder.write_all(&buffer[..n])?,
-        }
-    }
-    encoder.finish()?.flush()
-}
-
-fn gunzip(from: Reader<'_>, to: &mut Writer<'_>) -> io::Result<()> {
-    let packed = BufReader::with_capacity(STEP_BYTES as usize, from);
-    let mut gunzip = Gunzip::new(packed, to.end, Trailing::Ignore);
-    let mut buffer = vec![0; STEP_BYTES as usize];
-    loop {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match gunzip.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            }
-        }
-        if filled == 0 {
-            return Ok(());
-        }
-        to.write_all(&buffer[..filled])?;
-    }
-}
-
-/// The source, which tells its progress.
-struct Reader<'a> {
-    file: &'a File,
-    offset: u64,
-    end: u64,
-    progress: &'a Progress,
-    imagings: &'a Imagings,
-    lease: &'a Lease,
-    /// When it began, and at which byte.
-    began: Instant,
-    begun: u64,
-}
-
-impl Reader<'_> {
-    /// How many of `bytes` to take next, `most` if there is no hurry; an error when
-    /// the server stops. One that is slow on purpose sleeps here.
-    fn step(&self, bytes: u64, most: u64) -> io::Result<u64> {
-        loop {
-            if self.imagings.is_stopping() {
-                return Err(io::Error::other("the server stops"));
-            }
-            check_lease(self.lease)?;
-            let Some(rate) = self.imagings.bytes_per_s else {
-                return Ok(bytes.min(most));
-            };
-            let due = (self.offset - self.begun) as f64 / rate as f64;
-            let wait = due - self.began.elapsed().as_secs_f64();
-            if wait <= 0.0 {
-                return Ok(bytes.min(most).min(rate.div_ceil(10)));
-            }
-            std::thread::sleep(Duration::from_secs_f64(wait).min(NAP));
-        }
-    }
-
-    fn passed(&mut self, bytes: u64) {
-        self.offset += bytes;
-        self.progress.reach(self.offset);
-    }
-}
-
-impl Read for Reader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let step = self.step(self.end - self.offset, buffer.len() as u64)?;
-        let buffer = &mut buffer[..step as usize];
-        self.file.read_exact_at(buffer, self.offset)?;
-        self.passed(step);
-        Ok(buffer.len())
-    }
-}
-
-/// The destination, bounded by its end.
-struct Writer<'a> {
-    file: &'a File,
-    offset: u64,
-    end: u64,
-}
-
-impl Writer<'_> {
-    fn advance(&mut self, len: u64) -> io::Result<u64> {
-        let start = self.offset;
-        if len > self.end - start {
-            return Err(io::Error::other("the destination is too small"));
-        }
-        self.offset += len;
-        Ok(start)
-    }
-
-    fn skip_zeros(&mut self, len: u64) -> io::Result<()> {
-        let start = self.advance(len)?;
-        match len {
-            0 => Ok(()),
-            len => sparse::zero_at(self.file, start, len),
-        }
-    }
-}
-
-impl Write for Writer<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let start = self.advance(data.len() as u64)?;
-        sparse::write_at(self.file, data, start)?;
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use super::*;
-    use crate::drive::DriveId;
-
-    const LEN: u64 = 40 << 20;
-
-    /// A file with holes, data and zeros that are data; its last block is not whole.
-    fn source(directory: &str) -> File {
-        let file = tempfile::tempfile_in(directory).unwrap();
-        file.set_len(LEN + 1234).unwrap();
-        let mut random = fastrand::Rng::with_seed(5);
-        for (at, len) in [
-            (0, 9000),
-            (5 << 20, 3 << 20),
-            (30 << 20, 4 << 20),
-            (LEN, 1234),
-        ] {
-            let mut bytes = vec![0; len];
-            random.fill(&mut bytes);
-            file.write_all_at(&bytes, at).unwrap();
-        }
-        file.write_all_at(&[0; 100_000], 20 << 20).unwrap();
-        file
-    }
-
-    fn all(file: &File) -> Vec<u8> {
-        let mut all = vec![1; file.metadata().unwrap().len() as usize];
-        file.read_exact_at(&mut all, 0).unwrap();
-        all
-    }
-
-    /// Copies from `offset` on to a destination full of old bytes.
-    fn copied(source: &File, offset: u64, longer: u64) -> File {
-        let end = source.metadata().unwrap().len();
-        let destination = tempfile::tempfile_in("/tmp").unwrap();
-        let old = vec![7; (end + longer) as usize];
-        destination.write_all_at(&old, 0).unwrap();
-        let imagings = Imagings::new(None);
-        let progress = Progress::new(DriveId::random(), end);
-        let mut from = Reader {
-            file: source,
-            offset,
-            end,
-            progress: &progress,
-            imagings: &imagings,
-            lease: &Lease::of(String::new()),
-            began: Instant::now(),
-            begun: offset,
-        };
-        let mut to = Writer {
-            file: &destination,
-            offset,
-            end: end + longer,
-        };
-        copy(&mut from, &mut to, &|_| Ok(())).unwrap();
-        assert_eq!(to.offset, end);
-        destination
-    }
-
-    #[test]
-    fn a_copy_is_equal_with_and_without_the_help_of_the_kernel() {
-        // Between two file systems the kernel does not copy.
-        for directory in ["/tmp", "/dev/shm"] {
-            let source = source(directory);
-            let plain = all(&source);
-            for longer in [0, 4096, 5000] {
-                let destination = copied(&source, 0, longer);
-                let got = all(&destination);
-                assert!(got[..plain.len()] == plain, "{directory} {longer}");
-                assert!(got[plain.len()..].iter().all(|&b| b == 7));
-                // Most of it are holes; where the file system has none, both are long.
-                let blocks = |file: &File| file.metadata().unwrap().blocks();
-                assert!(blocks(&destination) <= blocks(&source) + longer / 512 + 1024);
-            }
-        }
-    }
-
-    #[test]
-    fn a_copy_goes_on_and_leaves_what_is_before() {
-        let source = source("/tmp");
-        let offset = 6 << 20;
-        let got = all(&copied(&source, offset as u64, 0));
-        assert!(got[..offset].iter().all(|&b| b == 7));
-        assert!(got[offset..] == all(&source)[offset..]);
     }
 }

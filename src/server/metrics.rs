@@ -90,6 +90,7 @@ pub(super) struct Metrics {
     received: Counter,
     sent: Counter,
     digested: Family<Digested, Counter>,
+    imaged: Family<Digested, Counter>,
     digests: Family<InState, Count>,
     in_flight: Count,
     drives: Count,
@@ -133,7 +134,7 @@ impl Metrics {
         let [in_flight, drives, size, allocated, free] = [(); 5].map(|()| Count::default());
         let [resident, open_files] = [(); 2].map(|()| Count::default());
         let imagings = Family::default();
-        let (digested, digests) = (Family::default(), Family::default());
+        let (digested, digests, imaged) = (Family::default(), Family::default(), Family::default());
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("server", "The version of this server", version);
         let text = "Requests by call and status; the status is empty where the client had gone";
@@ -149,6 +150,8 @@ impl Metrics {
         registry.register("requests_in_flight", text, in_flight.clone());
         let text = "Bytes of drives in digests, hashed or known to be zeros";
         registry.register_with_unit("digest", text, Unit::Bytes, digested.clone());
+        let text = "Bytes of the sources of imagings, read or known to be zeros";
+        registry.register_with_unit("imaging", text, Unit::Bytes, imaged.clone());
         let text = "Digests, lists of extents and maps, waiting for their turn or under way";
         registry.register("digests", text, digests.clone());
         registry.register("drives", "Drives of all users", drives.clone());
@@ -197,6 +200,7 @@ impl Metrics {
             received,
             sent,
             digested,
+            imaged,
             digests,
             in_flight,
             drives,
@@ -252,6 +256,18 @@ impl Metrics {
     pub(super) fn digested_zeros(&self, bytes: u64) {
         let zeros = Digested { how: "zeros" };
         self.digested.get_or_create(&zeros).inc_by(bytes);
+    }
+
+    /// So many bytes of the source of an imaging were copied, packed or unpacked.
+    pub(super) fn imaged(&self, bytes: u64) {
+        let data = Digested { how: "data" };
+        self.imaged.get_or_create(&data).inc_by(bytes);
+    }
+
+    /// So many bytes of the source of an imaging took no work: holes and shared blocks.
+    pub(super) fn imaged_zeros(&self, bytes: u64) {
+        let zeros = Digested { how: "zeros" };
+        self.imaged.get_or_create(&zeros).inc_by(bytes);
     }
 
     /// All of it as text. Blocks a little on the kernel.

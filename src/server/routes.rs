@@ -29,6 +29,8 @@ pub(super) enum Call {
     Set(DriveId),
     /// `drives/ID/image/SOURCE[/gzip|/gunzip]`
     Image(DriveId, DriveId, Packing),
+    /// `drives/ID/image/cancel`: an extension of our own
+    CancelImage(DriveId),
     /// `drives/ID/read[/OFFSET[/SIZE]]`, in bytes
     Read(DriveId, u64, Option<u64>),
     /// `drives/ID/digest/OFFSET/SIZE`, in bytes: an extension of our own
@@ -79,6 +81,7 @@ impl Call {
             ["info", "full"] => Ok(Self::InfoFull(id()?)),
             ["destroy"] => Ok(Self::Destroy(id()?)),
             ["set"] => Ok(Self::Set(id()?)),
+            ["image", "cancel"] => Ok(Self::CancelImage(id()?)),
             ["image", source] => Ok(Self::Image(id()?, drive(source)?, Packing::Copy)),
             ["image", source, "gzip"] => Ok(Self::Image(id()?, drive(source)?, Packing::Gzip)),
             ["image", source, "gunzip"] => Ok(Self::Image(id()?, drive(source)?, Packing::Gunzip)),
@@ -106,6 +109,7 @@ impl Call {
             Self::Destroy(_) => "destroy",
             Self::Set(_) => "set",
             Self::Image(..) => "image",
+            Self::CancelImage(_) => "image-cancel",
             Self::Read(..) => "read",
             Self::Digest(..) => "digest",
             Self::Extents(..) => "extents",
@@ -130,7 +134,7 @@ impl Call {
             Self::Info(_) | Self::InfoFull(_) => false,
             Self::Read(..) | Self::Digest(..) | Self::Extents(..) => false,
             Self::Create | Self::Destroy(_) | Self::Set(_) => true,
-            Self::Image(..) | Self::Write(..) => true,
+            Self::Image(..) | Self::CancelImage(_) | Self::Write(..) => true,
             Self::Server(call) => call.changes(),
             Self::Resource(call) => call.changes(),
         }
@@ -168,6 +172,7 @@ mod tests {
             ("/drives/ID/digest/7/9", Call::Digest(id, 7, 9)),
             ("/drives/ID/extents/7/9", Call::Extents(id, 7, 9)),
             ("/drives/ID/write", Call::Write(id, 0)),
+            ("/drives/ID/image/cancel", Call::CancelImage(id)),
             (
                 "/servers/create/stopped",
                 Call::Server(ServerCall::CreateStopped),

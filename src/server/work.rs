@@ -10,7 +10,9 @@
 //! at the end of the slice, and the job leaves the queue at once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -150,11 +152,8 @@ impl State {
 }
 
 impl Job {
-    /// Waits for a turn. A job has one at a time.
-    pub(super) async fn turn(self: &Arc<Self>) -> Turn {
-        self.turn_after(None).await
-    }
-
+    /// Waits for a turn. A job has one at a time: its `last` goes to whoever is next, which
+    /// is this job again where nobody else waits.
     async fn turn_after(self: &Arc<Self>, mut last: Option<Turn>) -> Turn {
         loop {
             let (sender, receiver) = oneshot::channel();
@@ -201,15 +200,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Turn {
-    /// Gives the turn to whoever is next and waits for another, which is this one again
-    /// where nobody else waits.
-    pub(super) async fn renew(self) -> Self {
-        let job = Arc::clone(&self.0);
-        job.turn_after(Some(self)).await
-    }
-}
-
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.with_user(|user| user.turns -= 1);
@@ -236,26 +226,49 @@ pub(super) fn slice<T, E>(mut step: impl FnMut() -> Result<Option<T>, E>) -> Res
 /// dropped the work ends with the slice under way.
 pub(super) async fn in_turns<T: Send + 'static>(
     job: Arc<Job>,
-    mut step: impl FnMut() -> Result<Option<T>, Refusal> + Send + 'static,
+    step: impl FnMut() -> Result<Option<T>, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let mut turn = job.turn().await;
+    match in_turns_until(job, pending::<Infallible>(), step).await? {
+        Ok(done) => Ok(done),
+        Err(never) => match never {},
+    }
+}
+
+/// The same, unless `halted` comes first while a turn is waited for: then `step` is dropped
+/// and will not be called any more.
+pub(super) async fn in_turns_until<T: Send + 'static, H>(
+    job: Arc<Job>,
+    halted: impl Future<Output = H>,
+    mut step: impl FnMut() -> Result<Option<T>, Refusal> + Send + 'static,
+) -> Result<Result<T, H>, Refusal> {
+    tokio::pin!(halted);
+    let mut last = None;
     loop {
+        let turn = tokio::select! {
+            biased;
+            why = &mut halted => return Ok(Err(why)),
+            turn = job.turn_after(last.take()) => turn,
+        };
         let sliced = blocking(move || {
             let done = slice(&mut step)?;
             Ok((turn, step, done))
         });
-        let done;
-        (turn, step, done) = sliced.await?;
+        let (turn, again, done) = sliced.await?;
         if let Some(done) = done {
-            return Ok(done);
+            return Ok(Ok(done));
         }
-        turn = turn.renew().await;
+        (last, step) = (Some(turn), again);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn renew(turn: Turn) -> Turn {
+        let job = Arc::clone(&turn.0);
+        job.turn_after(Some(turn)).await
+    }
 
     fn users(turns: &Turns) -> usize {
         lock(&turns.state).users.len()
@@ -272,10 +285,10 @@ mod tests {
                 .map(|job| {
                     let job = Arc::clone(job);
                     tokio::spawn(async move {
-                        let mut turn = job.turn().await;
+                        let mut turn = job.turn_after(None).await;
                         for slices in 0.. {
                             tokio::task::yield_now().await;
-                            turn = turn.renew().await;
+                            turn = renew(turn).await;
                             assert!(slices < 1_000_000, "never ends");
                         }
                     })
@@ -285,11 +298,14 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             let before = lock(&turns.state).given;
-            let mut turn = turns.join(&one).turn().await;
+            let mut turn = {
+                let job = turns.join(&one);
+                job.turn_after(None).await
+            };
             const SLICES: u64 = 1000;
             for _ in 0..SLICES {
                 tokio::task::yield_now().await;
-                turn = turn.renew().await;
+                turn = renew(turn).await;
             }
             let others = lock(&turns.state).given - before - SLICES;
             // One job has one turn at a time; the rest is for the others.
@@ -309,15 +325,15 @@ mod tests {
         let turns = Turns::new(1);
         let user: Arc<str> = "u".into();
         let [first, second, third] = [(); 3].map(|()| turns.join(&user));
-        let mut turn = first.turn().await;
-        let later = tokio::spawn(async move { third.turn().await.0.ticket });
-        let sooner = tokio::spawn(async move { second.turn().await.0.ticket });
+        let mut turn = first.turn_after(None).await;
+        let later = tokio::spawn(async move { third.turn_after(None).await.0.ticket });
+        let sooner = tokio::spawn(async move { second.turn_after(None).await.0.ticket });
         while turns.load().waiting < 2 {
             tokio::task::yield_now().await;
         }
         // The oldest goes on until it is done.
         for _ in 0..100 {
-            turn = turn.renew().await;
+            turn = renew(turn).await;
         }
         assert_eq!(
             turns.load(),
@@ -342,7 +358,7 @@ mod tests {
             match random.u8(..4) {
                 0 => {
                     let job = turns.join(&names[random.usize(..3)]);
-                    waiting.push(Box::pin(async move { job.turn().await }));
+                    waiting.push(Box::pin(async move { job.turn_after(None).await }));
                 }
                 1 if !waiting.is_empty() => {
                     // Whether it got a turn by now or not.

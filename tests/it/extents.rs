@@ -170,7 +170,7 @@ fn extents_are_where_the_data_is() {
     assert_eq!(info.key("read:requests"), Some("1"));
     assert_eq!(
         info.header("x-openhosting-extensions"),
-        Some("digest, extents")
+        Some("digest, extents, cancel")
     );
 }
 

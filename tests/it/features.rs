@@ -213,7 +213,7 @@ fn a_digest_is_that_of_the_bytes_and_is_guarded_as_a_read() {
     let info = Ask::of(&server).get(&format!("/drives/{drive}/info"));
     assert_eq!(
         info.header("x-openhosting-extensions"),
-        Some("digest, extents")
+        Some("digest, extents, cancel")
     );
     let refused = |path: &str| {
         let reply = Ask::of(&server).get(&path.replace("ID", &drive));

@@ -8,7 +8,10 @@ use std::net::{Shutdown, TcpStream};
 use sha2::Digest;
 
 use crate::neighbours::{HONEST, HOSTILE, Scene};
+use crate::servers::has_qemu;
 use crate::support::http::{Reply, read_reply};
+use crate::support::server::working_below;
+use crate::support::{noise, ramp};
 
 const GIB: u64 = 1 << 30;
 const HASHED: &str = "openhosting_digest_bytes_total{how=\"hashed\"}";
@@ -151,4 +154,176 @@ fn holes_are_not_hashed_and_an_empty_drive_is_not_even_read() {
     assert_eq!(sha256(digest(3 * GIB, 101_000_004)), expected);
     let hashed = scene.metric(HASHED).unwrap();
     assert!((1e6..2e6).contains(&hashed), "{hashed}");
+}
+
+/// The value of a key of a drive's info, if it has that key.
+fn info(scene: &Scene, auth: &str, drive: &str, key: &str) -> Option<String> {
+    let info = scene.by(auth).get(&format!("/drives/{drive}/info"));
+    info.expect(200).key(key).map(str::to_owned)
+}
+
+fn image(scene: &Scene, auth: &str, to: &str, from: &str) -> Reply {
+    scene
+        .by(auth)
+        .post(&format!("/drives/{to}/image/{from}"), "")
+}
+
+fn wait_for_end(scene: &Scene, auth: &str, drive: &str) {
+    while info(scene, auth, drive, "imaging").is_some() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// A server whose imagings take a minute for 60 kB, and the directory of its plan.
+fn slow_imagings() -> (Scene, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = directory.path().join("plan.json");
+    // With lists of extents it is a server of ours, not another cloud.
+    let text = r#"{"imaging_bytes_per_s": 1000, "extents": "hidden"}"#;
+    std::fs::write(&plan, text).unwrap();
+    let scene = Scene::new(&["--faults", plan.to_str().unwrap()]);
+    (scene, directory)
+}
+
+#[test]
+fn an_imaging_waits_for_a_share_of_those_of_others_only() {
+    let (scene, _plan) = slow_imagings();
+    let source = scene.create(HOSTILE, 60_000);
+    write(&scene, HOSTILE, &source, 0, &noise(3, 60_000));
+    let taken = [(); 4].map(|()| scene.create(HOSTILE, 60_000));
+    for drive in &taken {
+        image(&scene, HOSTILE, drive, &source).expect(204);
+    }
+    let own = scene.create(HONEST, 100);
+    write(&scene, HONEST, &own, 0, &ramp(1, 100));
+    let [copy, packed] = [(); 2].map(|()| scene.create(HONEST, 200));
+    image(&scene, HONEST, &copy, &own).expect(204);
+    image(&scene, HONEST, &packed, &format!("{own}/gzip")).expect(204);
+    for drive in [&copy, &packed] {
+        wait_for_end(&scene, HONEST, drive);
+        assert_eq!(info(&scene, HONEST, drive, "status").unwrap(), "active");
+    }
+    let states = taken
+        .each_ref()
+        .map(|drive| info(&scene, HOSTILE, drive, "imaging"));
+    let states = states.each_ref().map(Option::as_deref);
+    // The oldest of a user go first.
+    let expected = [Some("true"), Some("true"), Some("queued"), Some("queued")];
+    assert_eq!(states, expected);
+    let read = scene.by(HONEST).get(&format!("/drives/{copy}/read/0/100"));
+    assert_eq!(read.expect(200).body, ramp(1, 100));
+}
+
+#[test]
+fn an_imaging_is_cancelled_by_its_owner_or_with_its_drive() {
+    let (mut scene, _plan) = slow_imagings();
+    let source = scene.create(HOSTILE, 60_000);
+    write(&scene, HOSTILE, &source, 0, &noise(3, 60_000));
+    let [first, second, third] = [(); 3].map(|()| scene.create(HOSTILE, 60_000));
+    for drive in [&first, &second, &third] {
+        image(&scene, HOSTILE, drive, &source).expect(204);
+    }
+    let cancel = format!("/drives/{first}/image/cancel");
+    assert_eq!(scene.by(HOSTILE).get(&cancel).error(), (405, "method"));
+    assert_eq!(scene.by(HONEST).post(&cancel, "").error(), (404, "missing"));
+    for _ in 0..2 {
+        scene.by(HOSTILE).post(&cancel, "").expect(204);
+        assert_eq!(info(&scene, HOSTILE, &first, "imaging"), None);
+        assert_eq!(info(&scene, HOSTILE, &first, "claimed"), None);
+        assert_eq!(info(&scene, HOSTILE, &first, "status").unwrap(), "inactive");
+    }
+    // One under way, and one that waits, end with their drives.
+    for drive in [&third, &second] {
+        scene
+            .by(HOSTILE)
+            .post(&format!("/drives/{drive}/destroy"), "")
+            .expect(204);
+        let info = scene.by(HOSTILE).get(&format!("/drives/{drive}/info"));
+        assert_eq!(info.error(), (404, "missing"));
+    }
+    // Nothing holds the source any more.
+    assert_eq!(info(&scene, HOSTILE, &source, "claimed"), None);
+    write(&scene, HOSTILE, &source, 0, b"x");
+    // It does not come back.
+    scene.server.restart();
+    assert_eq!(info(&scene, HOSTILE, &first, "imaging"), None);
+    assert_eq!(info(&scene, HOSTILE, &first, "status").unwrap(), "inactive");
+    write(&scene, HOSTILE, &first, 0, b"x");
+    assert_eq!(info(&scene, HOSTILE, &first, "status").unwrap(), "active");
+}
+
+#[test]
+fn holes_are_packed_without_being_read_and_unpack_to_what_was_there() {
+    let scene = Scene::new(&[]);
+    let source = scene.create(HONEST, GIB);
+    let pieces = [0, 100_000_000, GIB - 300_000];
+    for (seed, offset) in pieces.into_iter().enumerate() {
+        write(
+            &scene,
+            HONEST,
+            &source,
+            offset,
+            &noise(seed as u64, 300_000),
+        );
+    }
+    let packed = scene.create(HONEST, 8 << 20);
+    image(&scene, HONEST, &packed, &format!("{source}/gzip")).expect(204);
+    wait_for_end(&scene, HONEST, &packed);
+    assert_eq!(info(&scene, HONEST, &packed, "status").unwrap(), "active");
+    let data = scene.metric("openhosting_imaging_bytes_total{how=\"data\"}");
+    assert!(data.unwrap() < f64::from(8 << 20), "{data:?}");
+    let file = std::fs::File::open(scene.server.drive_file(&packed)).unwrap();
+    let mut plain = flate2::read::GzDecoder::new(std::io::BufReader::new(file));
+    let mut hasher = sha2::Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut plain, &mut buffer).unwrap() {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    let digest = hasher.finalize();
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let told = scene
+        .by(HONEST)
+        .get(&format!("/drives/{source}/digest/0/{GIB}"));
+    assert_eq!(sha256(told), digest);
+    // And back again.
+    let copy = scene.create(HONEST, GIB);
+    image(&scene, HONEST, &copy, &format!("{packed}/gunzip")).expect(204);
+    wait_for_end(&scene, HONEST, &copy);
+    let told = scene
+        .by(HONEST)
+        .get(&format!("/drives/{copy}/digest/0/{GIB}"));
+    assert_eq!(sha256(told), digest);
+}
+
+#[test]
+fn a_question_to_a_guest_that_hangs_ends_with_its_client() {
+    if !has_qemu() {
+        return;
+    }
+    let scene = Scene::new(&[]);
+    let made = scene
+        .by(HONEST)
+        .post("/servers/create", "name guest\ncpu 500\nmem 16");
+    let id = made.expect(200).key("server").unwrap().to_owned();
+    let pids = working_below(&scene.server.data.join("servers"));
+    let signal = |name: &str| {
+        for pid in &pids {
+            let mut kill = std::process::Command::new("kill");
+            let status = kill.args([name, &pid.to_string()]).status();
+            assert!(status.unwrap().success());
+        }
+    };
+    signal("-STOP");
+    for (what, call) in [("screen", "servers-screen"), ("info", "servers-info")] {
+        drop(send(&scene, HONEST, &format!("/servers/{id}/{what}")));
+        let gone = format!("openhosting_requests_total{{call=\"{call}\",status=\"\"}}");
+        let ended = format!("openhosting_request_duration_seconds_count{{call=\"{call}\"}}");
+        scene.wait_for(&ended, |n| n >= 1.0);
+        // It was not the server that gave up.
+        assert_eq!(scene.metric(&gone), Some(1.0), "{what}");
+    }
+    signal("-CONT");
 }
