@@ -638,6 +638,78 @@ mod tests {
     }
 
     #[test]
+    fn servers_of_others_that_only_read_keep_no_owner_from_destroying() {
+        use super::super::claims::Holder;
+        use super::super::machine::{MachineId, Slot};
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        let drive = store.create(metadata(10)).unwrap();
+        let claim = |user: &str, may_write| {
+            let holder = Holder {
+                user: user.into(),
+                host: uuid::Uuid::nil(),
+                server: MachineId::random(),
+                slot: Slot::Ide(0, 0),
+                may_write,
+            };
+            drive.claim(holder, |_| Ok(())).unwrap()
+        };
+        let destroy = || store.destroy(&drive.turn_blocking().unwrap());
+        for may_write in [false, true] {
+            let _own = claim("owner", may_write);
+            assert!(destroy().is_err());
+        }
+        let others = claim("other", false);
+        assert!(drive.pass(Purpose::Write { at_most: 1 }).is_err());
+        destroy().unwrap();
+        drop(others);
+    }
+
+    #[test]
+    fn metadata_of_an_earlier_version_says_what_is_not_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path()).unwrap();
+        let drives = [
+            ("complete true\nimaging false\n", "active"),
+            ("complete false\nimaging false\n", "inactive"),
+            ("complete true\nimaging true\n", "inactive"),
+            (
+                "complete true\nimaging copy 0012e24a-6eae-4279-9912-3432f698cec8 7\n",
+                "inactive",
+            ),
+        ]
+        .map(|(lines, status)| {
+            let drive = store.create(metadata(10)).unwrap();
+            let text = fs::read_to_string(&drive.metadata_path).unwrap();
+            let text = format!("{lines}{}", &text[..text.rfind("digest ").unwrap()]);
+            let digest = crate::digest::Digest::of(text.as_bytes());
+            fs::write(&drive.metadata_path, format!("{text}digest {digest}\n")).unwrap();
+            (drive.id, status)
+        });
+        drop(store);
+        // Once, and for good.
+        for _ in 0..2 {
+            let store = open(directory.path()).unwrap();
+            for (id, status) in drives {
+                let info = store.own("owner", id).unwrap().info(false);
+                assert_eq!(info.get("status"), Some(status));
+                assert_eq!((info.get("complete"), info.get("imaging")), (None, None));
+            }
+        }
+        let store = open(directory.path()).unwrap();
+        for (id, _) in drives {
+            let drive = store.own("owner", id).unwrap();
+            store.mark_whole(&drive.turn_blocking().unwrap()).unwrap();
+        }
+        drop(store);
+        let store = open(directory.path()).unwrap();
+        for (id, _) in drives {
+            let drive = store.own("owner", id).unwrap();
+            assert_eq!(drive.fill(), Fill::Whole);
+        }
+    }
+
+    #[test]
     fn what_a_destroyed_drive_takes_is_given_back_when_it_is_free() {
         let directory = tempfile::tempdir().unwrap();
         let quotas = Quotas::new(Limits::of_drives(1, 1 << 20));

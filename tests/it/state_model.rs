@@ -573,13 +573,18 @@ fn fill_disk(root: &Path, left: usize) {
 fn what_clients_do_at_once_is_explained_by_some_order() {
     let mut rng = Rng::with_seed(seed("model"));
     let rounds = rounds(250);
-    let root = tempfile::tempdir().unwrap();
-    let disk = Tmpfs::mount(root.path(), 2 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("disk");
+    let disk = Tmpfs::mount(&root, 2 << 20);
     let (drives_max, bytes_max) = (DRIVES_MAX.to_string(), BYTES_MAX.to_string());
     let args = ["--user", USERS[0], "--user", USERS[1]];
     let limits = ["--max-drives", &drives_max, "--max-bytes", &bytes_max];
-    let args = [&args[..], &limits[..]].concat();
-    let mut server = TestServer::start_with(&args, &root.path().join("data"));
+    // Imagings take some milliseconds, so that the rest happens meanwhile.
+    let plan = directory.path().join("plan.json");
+    std::fs::write(&plan, r#"{"imaging_bytes_per_s": 2000000}"#).unwrap();
+    let plan = ["--fault-plan", plan.to_str().unwrap()];
+    let args = [&args[..], &limits[..], &plan[..]].concat();
+    let mut server = TestServer::start_with(&args, &root.join("data"));
     let mut model = Model::new();
     // As they came up, so that a seed chooses alike.
     let mut drives: Vec<String> = Vec::new();
@@ -588,11 +593,11 @@ fn what_clients_do_at_once_is_explained_by_some_order() {
     for round in 0..rounds {
         match rng.u8(..8) {
             0 if disk.is_some() && !is_full => {
-                fill_disk(root.path(), rng.usize(..6) * 4096);
+                fill_disk(&root, rng.usize(..6) * 4096);
                 is_full = true;
             }
             1 | 2 if is_full => {
-                std::fs::remove_file(root.path().join("filler")).unwrap();
+                std::fs::remove_file(root.join("filler")).unwrap();
                 is_full = false;
             }
             _ => {}
