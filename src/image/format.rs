@@ -202,6 +202,12 @@ pub(super) trait Layout: fmt::Debug + Send + Sync {
     /// never before the byte after `offset`.
     fn run_at(&self, offset: u64) -> Result<Run>;
 
+    /// As [`run_at`](Self::run_at), for a look at the tables alone: the run may be all of a
+    /// unit, parts of which another table calls zeros.
+    fn unit_at(&self, offset: u64) -> Result<Run> {
+        self.run_at(offset)
+    }
+
     /// Unpacks the start of a packed unit.
     fn unpack(&self, packed: &Packed, bytes: &mut [u8]) -> Result<()> {
         let _ = bytes;
@@ -304,7 +310,18 @@ pub(super) struct BackingName {
 /// # Errors
 /// [`ErrorKind::Image`] if the file ends before.
 pub(super) fn checked_run(layout: &dyn Layout, offset: u64) -> Result<Run> {
-    let mut run = layout.run_at(offset)?;
+    checked(layout, offset, layout.run_at(offset)?)
+}
+
+/// The [unit](Layout::unit_at) that holds `offset`, checked as a run is.
+///
+/// # Errors
+/// As [`checked_run`].
+fn checked_unit(layout: &dyn Layout, offset: u64) -> Result<Run> {
+    checked(layout, offset, layout.unit_at(offset)?)
+}
+
+fn checked(layout: &dyn Layout, offset: u64, mut run: Run) -> Result<Run> {
     run.end = run.end.min(layout.size());
     if run.end <= offset {
         let what = format!("The map of {} stands still", layout.container().format);

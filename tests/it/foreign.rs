@@ -448,6 +448,70 @@ fn a_file_with_a_footer_that_is_damaged_or_late_is_read_where_that_is_sure() {
     }
 }
 
+/// A dynamic VHD of blocks of 32 KiB: the bitmap and the bytes of each that is there.
+fn dynamic(blocks: &[Option<(Vec<u8>, Vec<u8>)>]) -> Vec<u8> {
+    const BLOCK: usize = 32 << 10;
+    let mut footer = footer(blocks.len() * BLOCK, 3);
+    footer[16..24].copy_from_slice(&512_u64.to_be_bytes());
+    footer[64..68].fill(0);
+    let sum = |bytes: &[u8]| !bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    let checksum = sum(&footer);
+    footer[64..68].copy_from_slice(&checksum.to_be_bytes());
+    let mut header = vec![0; 1024];
+    header[..8].copy_from_slice(b"cxsparse");
+    header[8..16].fill(0xff);
+    header[16..24].copy_from_slice(&1536_u64.to_be_bytes());
+    header[24..28].copy_from_slice(&[0, 1, 0, 0]);
+    header[28..32].copy_from_slice(&(blocks.len() as u32).to_be_bytes());
+    header[32..36].copy_from_slice(&(BLOCK as u32).to_be_bytes());
+    let checksum = sum(&header);
+    header[36..40].copy_from_slice(&checksum.to_be_bytes());
+    let (mut table, mut body) = (vec![0xff; SECTOR], Vec::new());
+    for (i, block) in blocks.iter().enumerate() {
+        let Some((bitmap, bytes)) = block else {
+            continue;
+        };
+        let at = (2048 + body.len()) as u32 / 512;
+        table[4 * i..4 * i + 4].copy_from_slice(&at.to_be_bytes());
+        body.extend_from_slice(bitmap);
+        body.resize(body.len() + SECTOR - bitmap.len(), 0);
+        body.extend_from_slice(bytes);
+    }
+    [footer.clone(), header, table, body, footer].concat()
+}
+
+#[test]
+fn sectors_that_a_dynamic_vhd_calls_not_written_are_zeros() {
+    const BLOCK: usize = 32 << 10;
+    let scene = Scene::new();
+    let all = noise(11, 4 * BLOCK);
+    let block = |i: usize| all[i * BLOCK..(i + 1) * BLOCK].to_vec();
+    // Every sector but those of the second KiB, and the last one; a block whose writer left
+    // the bitmap alone; one that is all there; and one that is not there.
+    let mut bitmap = vec![0xff; 8];
+    (bitmap[0], bitmap[7]) = (0b1100_1111, 0xfe);
+    let blocks = [
+        Some((bitmap, block(0))),
+        Some((vec![0; 8], block(1))),
+        Some((vec![0xff; 8], block(2))),
+        None,
+    ];
+    let mut disk = all.clone();
+    disk[1024..2048].fill(0);
+    disk[BLOCK - SECTOR..BLOCK].fill(0);
+    disk[3 * BLOCK..].fill(0);
+    scene.desk.file("a.vhd", &dynamic(&blocks));
+    for flags in ["", "-c 512 --holes trust", "-c 5000 --checksum"] {
+        let mut args: Vec<_> = flags.split_whitespace().collect();
+        args.push("a.vhd");
+        scene.holds(scene.upload(&args), &disk);
+    }
+    let mapped = scene.simple(&["image", "info", "-j", "a.vhd"]).code(0);
+    let told: serde_json::Value = serde_json::from_str(mapped.text()).unwrap();
+    let data = (3 * BLOCK - 3 * SECTOR) as u64;
+    assert_eq!(told["allocated_bytes"], data, "{told}");
+}
+
 #[test]
 fn a_stream_that_ends_as_no_disk_does_is_not_called_good() {
     let scene = Scene::new();

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::{Grid, Layout, Place, checked_run};
+use super::{Grid, Layout, Place, checked_unit};
 use crate::error::Result;
 
 /// Cells of one page of [`Claims`].
@@ -77,7 +77,7 @@ pub(in crate::image) fn survey(layout: &dyn Layout) -> Result<()> {
     }
     let (mut offset, mut table, mut stored) = (0, None, 0_u64);
     while offset < layout.size() {
-        let run = checked_run(layout, offset)?;
+        let run = checked_unit(layout, offset)?;
         if run.table.is_some() && run.table != table {
             table = run.table;
             let at = table.unwrap_or(0);

@@ -2,9 +2,14 @@
 //! Numbers are big-endian. A footer tells the size; a fixed file is the disk and
 //! that footer, a dynamic one has a table of blocks.
 //!
-//! Before each block there is a bitmap of the sectors that were written. It is not
-//! looked at, as QEMU does not: what was not written is zeros in the block too,
-//! and a writer that left the bitmap alone would lose its data.
+//! Before each block there is a bitmap of the sectors that were written. The other ones are
+//! zeros, whatever the block holds there: on a logical volume that was used before these are
+//! old bytes. VirtualBox, Xen and libvhdi read it so. QEMU does not look at the bitmap. So of
+//! a block whose bitmap is all zeros, which says that its writer left bitmaps alone, all is
+//! data, as QEMU reads it: nobody allocates a block to write nothing to it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
 use super::table::{Tables, be32, be64};
 use super::{Container, Flat, Grid, Layout, Place, Run, SECTOR_BYTES};
@@ -196,6 +201,13 @@ fn checksum(bytes: &[u8], at: usize) -> u32 {
     !sum(&bytes[..at]).wrapping_add(sum(&bytes[at + 4..]))
 }
 
+/// Bitmaps that are kept of one file: a chunk lies in a few blocks.
+const BITMAPS_MAX: usize = 16;
+
+/// The bitmaps of blocks that were read last, by the index of the block; `None` where all of
+/// it counts as data.
+type Bitmaps = Mutex<VecDeque<(u64, Option<Arc<[u8]>>)>>;
+
 /// A table of blocks.
 #[derive(Debug)]
 struct Dynamic {
@@ -206,6 +218,7 @@ struct Dynamic {
     bitmap: u64,
     table: u64,
     tables: Tables,
+    bitmaps: Bitmaps,
 }
 
 impl Dynamic {
@@ -244,9 +257,56 @@ impl Dynamic {
                 .next_multiple_of(SECTOR_BYTES),
             table,
             tables: Tables::default(),
+            bitmaps: Bitmaps::default(),
             container,
         })
     }
+
+    /// The bitmap of the block with this index, which is in the file from `at` on; `None` if
+    /// all of the block counts as data.
+    fn bitmap_of(&self, index: u64, at: u64) -> Result<Option<Arc<[u8]>>> {
+        if let Ok(kept) = self.bitmaps.lock()
+            && let Some((_, bitmap)) = kept.iter().find(|(block, _)| *block == index)
+        {
+            return Ok(bitmap.clone());
+        }
+        let used = self.block / SECTOR_BYTES / 8;
+        let bits = self.container.bytes("a bitmap of sectors", at, used)?;
+        let is_all = |byte| bits.iter().all(|bits| *bits == byte);
+        let bitmap: Option<Arc<[u8]>> = match is_all(0) || is_all(0xff) {
+            true => None,
+            false => Some(bits.into()),
+        };
+        if let Ok(mut kept) = self.bitmaps.lock() {
+            kept.truncate(BITMAPS_MAX - 1);
+            kept.push_front((index, bitmap.clone()));
+        }
+        Ok(bitmap)
+    }
+}
+
+/// Whether a sector of a block was written, and the first one after it of which that is not
+/// so, up to the end of the bitmap.
+fn written_from(bitmap: &[u8], sector: u64) -> (bool, u64) {
+    let byte = |sector: u64| {
+        let at = usize::try_from(sector / 8).unwrap_or(usize::MAX);
+        bitmap.get(at).copied().unwrap_or(0)
+    };
+    let is_written = |sector| byte(sector) & (0x80 >> (sector % 8)) != 0;
+    let first = is_written(sector);
+    let alike = if first { 0xff } else { 0 };
+    let end = bitmap.len() as u64 * 8;
+    let mut next = sector + 1;
+    while next < end {
+        if next % 8 == 0 && byte(next) == alike {
+            next += 8;
+        } else if is_written(next) == first {
+            next += 1;
+        } else {
+            break;
+        }
+    }
+    (first, next)
 }
 
 impl Layout for Dynamic {
@@ -259,6 +319,26 @@ impl Layout for Dynamic {
     }
 
     fn run_at(&self, offset: u64) -> Result<Run> {
+        let unit = self.unit_at(offset)?;
+        let Place::File(place) = unit.place else {
+            return Ok(unit);
+        };
+        let (index, within) = (offset / self.block, offset % self.block);
+        let Some(bitmap) = self.bitmap_of(index, place - within - self.bitmap)? else {
+            return Ok(unit);
+        };
+        let (is_written, next) = written_from(&bitmap, within / SECTOR_BYTES);
+        Ok(Run {
+            end: index * self.block + next * SECTOR_BYTES,
+            place: match is_written {
+                true => unit.place,
+                false => Place::Zero,
+            },
+            table: None,
+        })
+    }
+
+    fn unit_at(&self, offset: u64) -> Result<Run> {
         let index = offset / self.block;
         let at = self.table + index * 4;
         let entries = self.tables.entries(&self.container, at, 4)?;
@@ -295,5 +375,25 @@ impl Layout for Dynamic {
         let blocks = self.size.div_ceil(self.block);
         let first = (self.table + blocks * 4).next_multiple_of(SECTOR_BYTES);
         Grid::of(self.bitmap + self.block, first + self.bitmap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_alike_are_one_run() {
+        let bitmap = [0b1100_0000, 0, 0, 0b0000_0001, 0xff, 0xff];
+        let mut runs = Vec::new();
+        let mut sector = 0;
+        while sector < 48 {
+            let (is_written, next) = written_from(&bitmap, sector);
+            runs.push((is_written, sector..next));
+            sector = next;
+        }
+        assert_eq!(runs, [(true, 0..2), (false, 2..31), (true, 31..48)]);
+        assert_eq!(written_from(&bitmap, 1), (true, 2));
+        assert_eq!(written_from(&bitmap, 40), (true, 48));
     }
 }
