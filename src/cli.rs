@@ -2,6 +2,7 @@
 //! on the terminal and hears signals.
 
 mod access;
+mod again;
 mod answer;
 mod archived;
 mod arguments;

@@ -29,7 +29,7 @@ pub(crate) use mode::{Access, Step, exposed, give_mode};
 pub(crate) use names::{create_whole, is_placeholder, rename_new};
 pub(crate) use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
-    overwrite, private_directory, read_all, read_named, read_own,
+    open_to_read, overwrite, private_directory, read_all, read_named, read_own,
 };
 pub(crate) use replace::{Staged, replace, replace_from};
 pub(crate) use sync::{sync_all, sync_data, sync_directory, unsynced};

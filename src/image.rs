@@ -44,6 +44,7 @@ pub use stream::{
     Input, Length, Sought, StreamEnd, StreamFormat, StreamImage, StreamOptions, Trailer,
     xz_index_size,
 };
+pub(crate) use target::part_of;
 pub use target::{ClusterPacking, ImageTarget, TargetFormat, data_blocks};
 pub use uses::Use;
 

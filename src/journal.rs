@@ -13,6 +13,7 @@
 
 mod keeper;
 mod log;
+mod others;
 mod page_cache;
 mod record;
 mod replay;
@@ -39,6 +40,7 @@ use log::Log;
 use record::VERSION;
 
 pub use keeper::{Data, Keeper, Kept, Lag, Note};
+pub use others::{Other, others};
 pub use page_cache::PageCache;
 pub use record::{Direction, HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};

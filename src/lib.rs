@@ -16,6 +16,7 @@ pub mod buffer;
 pub mod chunk;
 pub mod cli;
 pub mod codec;
+pub mod commands;
 pub mod content;
 pub mod credentials;
 pub mod digest;

@@ -23,6 +23,7 @@ use super::patience::{self, Progress};
 use super::route::Route;
 use super::trust::{Certificates, Identity, Trust};
 use crate::chunk::{Encoding, Part};
+use crate::commands::Commands;
 use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
@@ -181,6 +182,11 @@ impl Client {
     /// Where this client sends to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Commands for messages, which reach the same endpoint.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.route.commands
     }
 
     /// Who asks.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use reqwest::Url;
 
+use crate::commands::Commands;
+
 /// Which proxies are configured, and where.
 pub trait Proxies: fmt::Debug + Send + Sync {
     /// The proxy for a URL and what names it, as in `http://proxy:3128, from https_proxy`.
@@ -24,6 +26,8 @@ pub struct Route {
     pub endpoint_from: Option<String>,
     /// The proxies.
     pub proxies: Option<Arc<dyn Proxies>>,
+    /// The commands that messages print.
+    pub commands: Commands,
 }
 
 impl Route {

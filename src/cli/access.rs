@@ -9,6 +9,7 @@ use super::config::{Config, Profile, Reference};
 use super::proxies::FromEnvironment;
 use super::{environment, private, quote};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
+use crate::commands::Commands;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
@@ -77,7 +78,10 @@ impl Access {
     pub(super) async fn client(&self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
         let resolved = self.resolve()?;
         let config = ClientConfig {
-            route: route()?,
+            route: Route {
+                commands: Commands::with_flags(self.given()),
+                ..route()?
+            },
             ..config
         };
         stop.unless_asked(resolved.client(config)).await
@@ -114,11 +118,14 @@ impl Access {
     /// The flags that were given, quoted for a shell, each after a space: a command with
     /// them reaches the same cloud as the same user, in the same environment.
     pub(super) fn given(&self) -> String {
-        let cacert = self.cacert.as_deref().map(Path::to_string_lossy);
+        let [cacert, cert, key] = [&self.cacert, &self.cert, &self.key]
+            .map(|path| path.as_deref().map(Path::to_string_lossy));
         let flags = [
             ("--endpoint", self.endpoint.as_deref()),
             ("--profile", self.profile.as_deref()),
             ("--cacert", cacert.as_deref()),
+            ("--cert", cert.as_deref()),
+            ("--key", key.as_deref()),
         ];
         let given = flags
             .into_iter()
@@ -267,8 +274,8 @@ fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
 /// [`ErrorKind::Usage`] if a variable is not UTF-8.
 pub(super) fn route() -> Result<Route> {
     Ok(Route {
-        endpoint_from: None,
         proxies: Some(Arc::new(FromEnvironment::read()?)),
+        ..Route::default()
     })
 }
 

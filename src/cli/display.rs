@@ -524,7 +524,11 @@ impl Display {
             return;
         }
         let elapsed = self.began.elapsed();
-        let line = format!("{line} (after {})", in_seconds(elapsed));
+        let line = match self.started {
+            true => format!("{line} (after {})", in_seconds(elapsed)),
+            // It may end with a command to be copied.
+            false => line.to_owned(),
+        };
         match &self.bar {
             Some(bar) => bar.suspend(|| self.say(&line)),
             // What there is to know before it begins is told at once.

@@ -1,5 +1,6 @@
 //! `openhosting-download`.
 
+use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,18 +10,20 @@ use clap::{Parser, ValueEnum};
 use super::display::{Display, Way};
 use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
-use super::{arguments, checksum, exit};
+use super::{again, arguments, checksum, exit, quote};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
-use crate::image::{ClusterPacking, TargetFormat};
+use crate::image::{ClusterPacking, TargetFormat, part_of};
+use crate::journal::{Direction, others};
+use crate::monitor::{Event, Monitor};
 use crate::nonblocking;
 use crate::shard::Shard;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
-    download, join_download,
+    blocking, download, join_download,
 };
 use crate::wire::READ_BYTES_MAX;
 
@@ -269,6 +272,9 @@ async fn run(
         patience,
         ..options(arguments, drive, &client, &findings)
     };
+    if let Some(line) = unfinished(arguments, &options, &client).await? {
+        display.event(&Event::Notice(line));
+    }
     let done = match arguments.join {
         Some(count) => {
             let shards = Shards {
@@ -286,6 +292,58 @@ async fn run(
         checksum::keep(digest, &arguments.file)?;
     }
     Ok(done)
+}
+
+/// A line about an earlier download of this drive to another file in the same directory that
+/// did not end, if this one begins anew.
+async fn unfinished(
+    arguments: &Arguments,
+    options: &DownloadOptions,
+    client: &Client,
+) -> Result<Option<String>> {
+    let is_resumable = arguments.way() == Way::Down
+        && options.packing.is_none()
+        && arguments.offset.is_none()
+        && arguments.shard.is_none()
+        && arguments.join.is_none();
+    let is_chosen = arguments.journal.is_some() || options.journal.restart;
+    let Some(path) = options.journal.path.clone() else {
+        return Ok(None);
+    };
+    if !is_resumable || is_chosen {
+        return Ok(None);
+    }
+    let direction = match options.format {
+        TargetFormat::Raw => Direction::Download,
+        TargetFormat::Qcow2(_) => Direction::DownloadAsQcow2,
+    };
+    let (drive, user) = (options.drive, client.user().to_owned());
+    let endpoint = options.journal.endpoint.clone();
+    let other = blocking(move || {
+        if path.symlink_metadata().is_ok() {
+            return Ok(None);
+        }
+        let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+        let mut all = others(directory.unwrap_or(Path::new(".")), direction, |_| true);
+        Ok(all.find_map(|other| {
+            let header = &other.header;
+            let is_same =
+                (other.drive, &header.user, &header.endpoint) == (drive, &user, &endpoint);
+            let file = other.path.with_extension("");
+            let has_part = part_of(&file).symlink_metadata().is_ok();
+            (is_same && has_part).then_some(file)
+        }))
+    });
+    Ok(other.await?.map(|file| {
+        let name = quote(&file.to_string_lossy());
+        let is_file = |word: &OsStr| word == arguments.file.as_os_str();
+        let other = |word: &OsStr| is_file(word).then(|| name.clone());
+        let again = again::command(PROGRAM, other, "");
+        format!(
+            "An earlier download of this drive did not end: part of it is in {}. To continue that one instead: {again}",
+            part_of(&file).display()
+        )
+    }))
 }
 
 fn options(

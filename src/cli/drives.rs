@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -19,9 +18,9 @@ use super::named::Named;
 use super::signals::{self, Heard};
 use super::table::table;
 use super::waits::{self, Said};
-use super::{exit, printable, quote};
+use super::{exit, printable};
 use crate::api::{Client, ClientConfig};
-use crate::drive::{DriveId, DriveInfo, only_named};
+use crate::drive::{DriveInfo, only_named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Publication, publication};
 use crate::transfer::{
@@ -105,18 +104,6 @@ pub(super) struct Rm {
     /// The drives, by their UUIDs or their names
     #[arg(value_name = "DRIVE", required = true)]
     drives: Vec<Named>,
-}
-
-/// The command that destroys a drive: of the cloud that these flags reach, or of a
-/// directory of drives on this machine, of which no server is running.
-pub(super) fn removal(drive: DriveId, access: &Access, local: Option<&Path>) -> String {
-    match local {
-        Some(directory) => {
-            let directory = quote(&directory.to_string_lossy());
-            format!("rm {directory}/drives/{drive}.*")
-        }
-        None => format!("openhosting rm{} {drive}", access.given()),
-    }
 }
 
 fn client_config() -> ClientConfig {

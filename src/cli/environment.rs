@@ -1,7 +1,7 @@
 //! What comes from the environment.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -135,6 +135,11 @@ pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
     })?;
     let digest = Digest::of(what.join("\n").as_bytes()).to_string();
     Ok(directory.join(format!("{}.ohj", &digest[..16])))
+}
+
+/// Whether a name, without its extension, is one that [`journal_path`] gives.
+pub(super) fn is_journal_name(stem: &OsStr) -> bool {
+    stem.len() == 16 && stem.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
 }
 
 /// Checks the variables that name proxies: one that cannot be understood would be passed

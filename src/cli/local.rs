@@ -8,15 +8,19 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::api::{Client, ClientConfig};
+use crate::api::{Client, ClientConfig, Route};
+use crate::commands::Commands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, Server};
+
+/// What the name of such an endpoint begins with.
+pub(super) const LOCAL: &str = "local ";
 
 /// What names the endpoint that serves `directory`, since its port is another one each
 /// time.
 pub(super) fn endpoint_name(directory: &Path) -> String {
     let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-    format!("local {}", path.display())
+    format!("{LOCAL}{}", path.display())
 }
 
 /// A server inside this process.
@@ -45,7 +49,15 @@ impl Local {
         let listener = TcpListener::bind(any_port).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let endpoint = format!("http://{address}/").parse()?;
-        let client = Client::new(endpoint, server.credentials(), config)?;
+        let route = Route {
+            commands: Commands::of_directory(directory),
+            ..config.route.clone()
+        };
+        let config = ClientConfig {
+            route,
+            ..config.clone()
+        };
+        let client = Client::new(endpoint, server.credentials(), &config)?;
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(server.run(listener, async move {
             // A dropped sender means stop as well.

@@ -1,5 +1,6 @@
 //! `openhosting-upload`.
 
+use std::ffi::OsStr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,19 +9,21 @@ use clap::Parser;
 
 use super::arguments::ImageArguments;
 use super::display::{Display, Way};
-use super::local::{Local, endpoint_name};
+use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
 use super::tool::{self, Common, Done, Tool, Unfinished};
 use super::trace::Traced;
-use super::{archived, arguments, drives, environment, exit, quote};
+use super::{again, archived, arguments, environment, exit, quote};
 use crate::api::Client;
 use crate::codec::Compression;
+use crate::commands::Commands;
 use crate::digest::{Digest, digest_for};
 use crate::drive::{DriveId, DriveSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
+use crate::journal::{Direction, others};
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::shard::Shard;
@@ -153,6 +156,14 @@ impl Arguments {
     /// The drive to write to that is there already.
     fn existing(&self) -> Option<&Named> {
         self.drive.as_ref().or(self.resume_from_drive.as_ref())
+    }
+
+    /// Commands for messages.
+    fn commands(&self) -> Commands {
+        match &self.local {
+            Some(directory) => Commands::of_directory(directory),
+            None => Commands::with_flags(self.common.access.given()),
+        }
     }
 
     /// How images and digests are fetched from web servers.
@@ -324,6 +335,9 @@ async fn send(
     }
     options.sha256 = sha256;
     options.journal = journal(arguments, drive, &client)?;
+    if let Some(line) = unfinished(arguments, &options, &image, client.user()).await? {
+        display.event(&Event::Notice(line));
+    }
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
@@ -512,6 +526,71 @@ fn journal(
     })
 }
 
+/// A line about an earlier upload of this very image that did not end, under another name of
+/// the image, of the drive or of the endpoint: this one is about to create a second drive.
+async fn unfinished(
+    arguments: &Arguments,
+    options: &UploadOptions,
+    image: &Image,
+    user: &str,
+) -> Result<Option<String>> {
+    let source = image.fingerprint().clone();
+    let is_chosen = arguments.journal.is_some() || options.journal.restart;
+    let Some(path) = options.journal.path.clone().filter(|_| !is_chosen) else {
+        return Ok(None);
+    };
+    if !matches!(options.target, Target::New(_)) || !source.tells_changes() {
+        return Ok(None);
+    }
+    let (endpoint, of_user) = (options.journal.endpoint.clone(), user.to_owned());
+    let other = blocking(move || {
+        // With its journal this is no second upload.
+        if path.symlink_metadata().is_ok() {
+            return Ok(None);
+        }
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let mut all = others(directory, Direction::Upload, environment::is_journal_name);
+        Ok(all.find(|other| {
+            let header = &other.header;
+            let is_near = header.user == of_user || header.endpoint == endpoint;
+            other.is_ours && is_near && header.source.as_ref() == Some(&source)
+        }))
+    });
+    let Some(other) = other.await? else {
+        return Ok(None);
+    };
+    let (drive, of_user) = (other.drive, &other.header.user);
+    let same = "An earlier upload of this image did not end";
+    let journal = quote(&other.path.to_string_lossy());
+    let is_local = arguments.local.is_some() || other.header.endpoint.starts_with(LOCAL);
+    let (flags, whose) = match &other.header.endpoint {
+        there if *there == options.journal.endpoint => {
+            (format!("--journal {journal}"), String::new())
+        }
+        // Only this name leads there, as far as is known.
+        there if is_local => (
+            format!("--resume-from-drive {drive}"),
+            format!(", which was at {there}"),
+        ),
+        there => (
+            format!("--endpoint {} --journal {journal}", quote(there)),
+            format!(", which was at {there}"),
+        ),
+    };
+    let whose = match of_user == user {
+        true => whose,
+        false => format!(" of user {of_user}{whose}"),
+    };
+    // A URL may hold who may fetch it.
+    let is_url = matches!(arguments.image.url(), Ok(Some(_)));
+    let image = arguments.image.path.as_os_str();
+    let hidden = |word: &OsStr| (is_url && word == image).then(|| "URL".to_owned());
+    let again = again::command(PROGRAM, hidden, &flags);
+    Ok(Some(format!(
+        "{same}; its drive is {drive}{whose}. This one creates another drive. To continue that one instead: {again}"
+    )))
+}
+
 /// The name for a new drive; an empty one counts as none, as in the original.
 fn name(arguments: &Arguments) -> String {
     match &arguments.name {
@@ -535,8 +614,7 @@ fn advice(arguments: &Arguments, interrupted: &Interrupted) -> Vec<String> {
         let drive = resume.drive;
         let line = match resume.is_ours {
             true => {
-                let local = arguments.local.as_deref();
-                let removal = drives::removal(drive, &arguments.common.access, local);
+                let removal = arguments.commands().removal(drive);
                 format!(
                     "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
                 )

@@ -128,6 +128,14 @@ pub(crate) fn open_own(path: &Path) -> io::Result<File> {
     )
 }
 
+/// Opens such a file, to be read.
+///
+/// # Errors
+/// As [`open_own`].
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().read(true), Use::Believe)
+}
+
 /// Opens such a file, or creates one for its owner alone: for files that several processes
 /// of one user share.
 ///
@@ -154,8 +162,7 @@ pub(crate) fn overwrite(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As [`open_own`]; [`ErrorKind::InvalidData`] if it is larger.
 pub(crate) fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let file = open(path, OpenOptions::new().read(true), Use::Believe)?;
-    read_all(file, bytes_max)
+    read_all(open_to_read(path)?, bytes_max)
 }
 
 /// Why a file may be another user's to write to, as far as its file system has owners.

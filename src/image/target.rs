@@ -126,7 +126,7 @@ pub struct ImageTarget {
 }
 
 /// The name of the staged file of `path`.
-fn part_of(path: &Path) -> PathBuf {
+pub(crate) fn part_of(path: &Path) -> PathBuf {
     let mut name = OsString::from(path.as_os_str());
     name.push(".oh-part");
     PathBuf::from(name)

@@ -118,7 +118,8 @@ impl Publisher<'_> {
         let what = format!("publish\n{endpoint}\n{user}\n{drive}\n{part}");
         let name = Digest::of(what.as_bytes()).to_string();
         let directory = self.options.journals.as_ref()?;
-        Some(directory.join(format!("{}.ohj", &name[..16])))
+        // Named apart from those of uploads, which the upload tool continues.
+        Some(directory.join(format!("publish-{}.ohj", &name[..16])))
     }
 }
 

@@ -63,6 +63,12 @@ pub(super) async fn begin(
     warn(session.weaknesses(), monitor);
     let (plan, first) = (session.plan, session.first);
     session.report_chunk(options.chunk, monitor);
+    if let Some(drive) = session.left_behind {
+        let removal = client.commands().removal(drive);
+        monitor.event(&Event::Warning(format!(
+            "The earlier run left drive {drive}; remove it with: {removal}"
+        )));
+    }
     let (image, is_changed) =
         take_up(image, holes_are_read, &plan, &mut session, options, monitor).await?;
     let (image, table, uses) = blocking(move || {
@@ -90,9 +96,10 @@ pub(super) async fn begin(
             monitor,
             prepare(client, needed, options, &mut session),
         ) => drive,
-        () = stop.asked() => Err(stopped().hint_to(
-            "A drive may have been made: the same command takes it up, or list yours with: openhosting drives info",
-        )),
+        () = stop.asked() => Err(stopped().hint_to(format!(
+            "A drive may have been made: the same command takes it up, or list yours with: {}",
+            client.commands().call("drives info")
+        ))),
     };
     let drive = match prepared {
         Ok(drive) => drive,
@@ -151,11 +158,6 @@ async fn take_up(
     options: &UploadOptions,
     monitor: &mut dyn Monitor,
 ) -> Result<(Image, bool)> {
-    if let Some(drive) = session.left_behind {
-        monitor.event(&Event::Warning(format!(
-            "The earlier run left drive {drive}; remove it with: openhosting drives {drive} destroy"
-        )));
-    }
     if !session.is_resumed {
         return Ok((image, false));
     }
@@ -247,7 +249,7 @@ async fn prepare(
             return if drive.size >= needed {
                 Ok(drive)
             } else {
-                Err(too_small(drive.id, drive.size, needed, true))
+                Err(too_small(client, drive.id, drive.size, needed, true))
             };
         }
     };
@@ -265,7 +267,7 @@ async fn prepare(
         })?;
     if drive.size < needed {
         let is_ours = matches!(options.target, Target::New(_));
-        return Err(too_small(drive.id, drive.size, needed, is_ours));
+        return Err(too_small(client, drive.id, drive.size, needed, is_ours));
     }
     if let Some(by) = claim(&drive) {
         return Err(claimed(id, &by));
@@ -292,13 +294,20 @@ fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
 }
 
 /// The error of a drive of `has` bytes that needs `needed`.
-pub(super) fn too_small(drive: DriveId, has: u64, needed: u64, is_ours: bool) -> Error {
+pub(super) fn too_small(
+    client: &Client,
+    drive: DriveId,
+    has: u64,
+    needed: u64,
+    is_ours: bool,
+) -> Error {
     let who = match is_ours {
         true => "should have",
         false => "the image",
     };
     let what = format!("Drive {drive} has {has} bytes and {who} {needed}: it does not fit");
+    let set = client.commands().call(&format!("-c drives {drive} set"));
     Error::new(ErrorKind::Rejected, what).hint_to(format!(
-        "Grow the drive first: echo 'size {needed}' | openhosting -c drives {drive} set"
+        "Grow the drive first: echo 'size {needed}' | {set}"
     ))
 }

@@ -146,10 +146,10 @@ pub(crate) async fn create_bearing(
                     "{what}: the answer was lost, and any of these drives may be the one: {}",
                     list.join(" ")
                 );
-                let error = Error::new(ErrorKind::Conflict, which).hint_to(
-                    "Nothing was destroyed. Look at them with: openhosting drives UUID info, \
-                     and upload to the right one with -d UUID",
-                );
+                let error = Error::new(ErrorKind::Conflict, which).hint_to(format!(
+                    "Nothing was destroyed. Upload to the right one with -d UUID; look at one with: {}",
+                    client.commands().call("drives UUID info")
+                ));
                 let is_unclear = true;
                 return Err(NotCreated { error, is_unclear });
             }

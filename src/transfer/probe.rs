@@ -65,7 +65,7 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
     // Whoever asks to stop now waits until it is clear whether there is a drive.
     let (created, asked) = tokio::select! {
         created = patience.watching(monitor, make(client, &token, &patience)) => created?,
-        () = abort.asked_at_once() => return Err(stopped().hint_to(may_be_left(&token))),
+        () = abort.asked_at_once() => return Err(stopped().hint_to(may_be_left(client, &token))),
     };
     let drive = created.drive.id;
     monitor.event(&Event::Drive {
@@ -125,7 +125,8 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
             Err(Error::new(cause.kind(), what)
                 .because(cause)
                 .hint_to(format!(
-                    "Remove it with: openhosting drives {drive} destroy"
+                    "Remove it with: {}",
+                    client.commands().call(&format!("drives {drive} destroy"))
                 )))
         }
     };
@@ -155,16 +156,16 @@ async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Crea
     }
     match made {
         Ok(created) => Ok((created, spec.size)),
-        Err(not) if not.is_unclear => Err(not.error.hint_to(may_be_left(token))),
+        Err(not) if not.is_unclear => Err(not.error.hint_to(may_be_left(client, token))),
         Err(not) => Err(not.error),
     }
 }
 
 /// What to do when nobody knows whether a drive was made.
-fn may_be_left(token: &str) -> String {
+fn may_be_left(client: &Client, token: &str) -> String {
     format!(
-        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: \
-         openhosting drives info"
+        "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: {}",
+        client.commands().call("drives info")
     )
 }
 

@@ -83,7 +83,13 @@ impl Room {
     pub(super) async fn reach(&mut self, end: u64) -> Result<()> {
         while self.size < end {
             if !self.is_ours {
-                return Err(too_small(self.drive.id, self.size, end, false));
+                return Err(too_small(
+                    &self.drive.client,
+                    self.drive.id,
+                    self.size,
+                    end,
+                    false,
+                ));
             }
             let growth = match &mut self.growth {
                 Some(growth) => growth,
@@ -144,7 +150,7 @@ impl Drive {
         let grown = loop {
             match self.set_size(wanted).await {
                 Ok(grown) if grown >= end => break grown,
-                Ok(grown) => return Err(too_small(self.id, grown, end, true)),
+                Ok(grown) => return Err(too_small(&self.client, self.id, grown, end, true)),
                 // More than the account has, maybe; less may do.
                 Err(unanswered) if wanted > end && is_refused(&unanswered) => wanted = end,
                 Err(unanswered) => {

@@ -14,6 +14,7 @@ use crate::filesystem::{Weakness, once};
 use crate::journal::{Direction, Header, Journal, Keeper, Kept, Note, Record, Replay, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
+use crate::quoting::quote;
 
 /// Where a transfer keeps what it did, and how it takes up an earlier run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -278,7 +279,13 @@ fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
         return differs("the direction", &then, &now);
     }
     if now.endpoint != then.endpoint {
-        return differs("the endpoint", &then.endpoint, &now.endpoint);
+        let error = differs("the endpoint", &then.endpoint, &now.endpoint);
+        return error.map_err(|error| {
+            error.hint_to(format!(
+                "If both are names of one cloud, continue under the earlier one, as with --endpoint {}, or start over with --restart",
+                quote(&then.endpoint)
+            ))
+        });
     }
     if now.user != then.user {
         return differs("the user", &then.user, &now.user);

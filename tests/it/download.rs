@@ -353,6 +353,24 @@ fn links_planted_at_the_other_names_are_not_followed() {
 }
 
 #[test]
+fn a_download_to_another_file_says_which_one_is_unfinished_and_how_to_continue_it() {
+    let scene = Scene::new();
+    let _ = scene.interrupted();
+    let moved = scene.proxy.count(Request::is_read);
+    let second = scene.run("second").code(0);
+    let words = "To continue that one instead: openhosting-download ";
+    let (_, rest) = second.stderr.split_once(words).unwrap();
+    let rest = rest.lines().next().unwrap();
+    scene.proxy.forget();
+    let tool = scene.desk.download(&scene.proxy.uri()).args(rest);
+    let _ = tool.run().code(0).says("Resuming: ");
+    assert!(moved > PASSED && scene.proxy.count(Request::is_read) < CHUNKS);
+    scene.check_done("out");
+    let third = scene.run("third").code(0);
+    assert!(!third.stderr.contains("did not end"), "{third:?}");
+}
+
+#[test]
 fn a_drive_that_is_not_there() {
     let scene = Scene::new();
     let drive = uuid::Uuid::new_v4().to_string();

@@ -172,6 +172,85 @@ fn done(journal: &Path) -> usize {
     state.done.into_iter().flatten().count()
 }
 
+/// Runs a command that a line printed, where the tools run.
+#[track_caller]
+fn paste(scene: &Scene, uri: &str, line: &str) -> Outcome {
+    let upload = Path::new(UPLOAD).parent().unwrap();
+    let path = format!("{}:{}", upload.display(), std::env::var("PATH").unwrap());
+    let tool = scene.desk.tool("bash").env("PATH", path).env("OHURI", uri);
+    tool.arg("-c").arg(line).run()
+}
+
+/// What follows these words, to the end of their line.
+#[track_caller]
+fn rest<'a>(outcome: &'a Outcome, words: &str) -> &'a str {
+    let rest = outcome.stderr.split_once(words).map(|(_, rest)| rest);
+    let rest = rest.unwrap_or_else(|| panic!("no {words:?}: {outcome:?}"));
+    rest.lines().next().unwrap()
+}
+
+#[test]
+fn an_upload_under_another_name_says_which_one_is_unfinished_and_how_to_continue_it() {
+    for how in ["image", "name", "endpoint"] {
+        let scene = Scene::new();
+        let _ = scene.interrupted("");
+        let (confirmed, first) = (scene.confirmed(), scene.drive());
+        let (image, renamed) = (scene.desk.path("a.img"), scene.desk.path("b c.img"));
+        std::fs::rename(&image, &renamed).unwrap();
+        let uri = match how {
+            "image" => scene.proxy.uri(),
+            _ => {
+                std::fs::rename(&renamed, &image).unwrap();
+                scene.server.uri.clone()
+            }
+        };
+        let tool = match how {
+            "image" => scene.desk.upload(&uri).args("-c 16384 --").arg("b c.img"),
+            "name" => scene
+                .desk
+                .upload(&scene.proxy.uri())
+                .args("-c 16384 -n b a.img"),
+            _ => scene.desk.upload(&uri).args("-c 16384 a.img"),
+        };
+        let second = tool.run().code(0);
+        assert_ne!(second.created(), first);
+        let _ = scene.writes();
+        let command = rest(&second, "To continue that one instead: ").to_owned();
+        let reached = match how {
+            // The command itself names the earlier one.
+            "endpoint" => "http://127.0.0.1:1/".into(),
+            _ => scene.proxy.uri(),
+        };
+        let again = paste(&scene, &reached, &command).code(0);
+        assert_eq!(resumed(&again), confirmed * C, "{command}");
+        assert_eq!(scene.writes().len(), CHUNKS - confirmed);
+        assert_drive(&scene.server, &first, &scene.image);
+        assert_eq!(scene.desk.journals(), Vec::<PathBuf>::new());
+        // Now there is nothing to be said.
+        let tool = scene.desk.upload(&scene.proxy.uri()).args("-c 16384 -n c");
+        let third = tool.arg(if how == "image" { "b c.img" } else { "a.img" });
+        let third = third.run().code(0);
+        assert!(!third.stderr.contains("did not end"), "{third:?}");
+    }
+}
+
+#[test]
+fn the_command_that_removes_a_forgotten_drive_reaches_its_endpoint() {
+    let scene = Scene::new();
+    let _ = scene.interrupted("");
+    let first = scene.drive();
+    let tool = scene
+        .desk
+        .tool(UPLOAD)
+        .args("-c 16384 --restart --endpoint");
+    let again = tool.arg(scene.proxy.uri()).arg("a.img").run().code(0);
+    let command = rest(&again, "remove it with: ");
+    let _ = paste(&scene, "http://127.0.0.1:1/", &format!("{command} --yes")).code(0);
+    let left = drives(&scene.server);
+    assert_eq!(left.len(), 1);
+    assert!(!left.contains(&first), "{command}");
+}
+
 // ---- What stops a run ----
 
 #[test]

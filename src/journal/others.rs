@@ -1,0 +1,146 @@
+//! Journals of other transfers in a directory: a transfer that begins may be one that did not
+//! end, under another name.
+
+use std::ffi::OsStr;
+use std::fs::read_dir;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::record::{Direction, HEADER_BYTES, Header, RECORD_BYTES};
+use super::replay::replay;
+use crate::drive::DriveId;
+use crate::filesystem::open_to_read;
+
+/// Most names of a directory that are looked at.
+const NAMES_MAX: usize = 10_000;
+/// Most journals that are opened: those that were written to last.
+const JOURNALS_MAX: usize = 64;
+/// Bytes of each that are read: the drive is among the first records.
+const START_BYTES: usize = HEADER_BYTES + 64 * RECORD_BYTES;
+/// How the name of a journal ends.
+const EXTENSION: &str = "ohj";
+
+/// A transfer that did not end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Its journal.
+    pub path: PathBuf,
+    /// What it is about.
+    pub header: Header,
+    /// Its drive.
+    pub drive: DriveId,
+    /// Whether it created the drive.
+    pub is_ours: bool,
+}
+
+/// The journals in `directory` that are about an upload or download, whose names without
+/// `.ohj` are `wanted`, the newest first. One that another process has is left out, as are
+/// those that cannot be read or may be another user's. Blocks; what is read is bounded.
+pub fn others<'a>(
+    directory: &Path,
+    direction: Direction,
+    wanted: impl Fn(&OsStr) -> bool + 'a,
+) -> impl Iterator<Item = Other> + 'a {
+    let entries = read_dir(directory).into_iter().flatten().flatten();
+    let mut journals: Vec<(SystemTime, PathBuf)> = entries
+        .take(NAMES_MAX)
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == EXTENSION))
+        .filter(|path| path.file_stem().is_some_and(&wanted))
+        .filter_map(|path| Some((path.symlink_metadata().ok()?.modified().ok()?, path)))
+        .collect();
+    journals.sort_by(|a, b| b.cmp(a));
+    journals.truncate(JOURNALS_MAX);
+    let all = journals.into_iter().filter_map(|(_, path)| read(path));
+    all.filter(move |other| other.header.direction == direction)
+}
+
+fn read(path: PathBuf) -> Option<Other> {
+    let file = open_to_read(&path).ok()?;
+    if is_locked(file.metadata().ok()?.ino()) {
+        return None;
+    }
+    let replay = replay(file.take(START_BYTES as u64), |_, _, _| {}).ok()?;
+    let (drive, is_ours) = replay.state.drive?;
+    Some(Other {
+        path,
+        header: replay.header,
+        drive,
+        is_ours,
+    })
+}
+
+/// Whether a process has locked the file with this inode, on whatever device. To ask for the
+/// lock would make a process that starts just now believe that it is taken.
+fn is_locked(inode: u64) -> bool {
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let end = format!(":{inode}");
+    locks
+        .lines()
+        .flat_map(str::split_whitespace)
+        .any(|word| word.ends_with(&end) && word.matches(':').count() == 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::super::{Journal, Record};
+    use super::*;
+
+    #[test]
+    #[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
+    fn the_newest_that_nobody_works_on_comes_first_and_few_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let header = |direction| Header {
+            direction,
+            session: [3; 16],
+            token: [0; 16],
+            size: 100,
+            chunk: 10,
+            first: 0,
+            source: None,
+            endpoint: "https://h/".into(),
+            user: "u".into(),
+        };
+        let create = |name: &str, direction, at: u64| {
+            let path = directory.path().join(name);
+            let mut journal = Journal::create(&path, &header(direction)).unwrap();
+            let drive = Record::Drive {
+                id: DriveId::random(),
+                is_ours: true,
+            };
+            journal.append(&drive);
+            journal.sync().unwrap();
+            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(at);
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(at).unwrap();
+            journal
+        };
+        for i in 0..JOURNALS_MAX as u64 + 3 {
+            drop(create(&format!("{i}.ohj"), Direction::Upload, i));
+        }
+        drop(create("down.ohj", Direction::Download, 1000));
+        drop(create("unwanted.ohj", Direction::Upload, 1000));
+        let running = create("running.ohj", Direction::Upload, 1000);
+        std::fs::write(directory.path().join("junk.ohj"), "junk").unwrap();
+        let found = || {
+            let wanted = |stem: &OsStr| stem != "unwanted";
+            let all = others(directory.path(), Direction::Upload, wanted);
+            let names = all.map(|other| other.path.file_stem().unwrap().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        let newest = JOURNALS_MAX + 2;
+        let two: [OsString; 2] = [newest, newest - 1].map(|name| name.to_string().into());
+        assert_eq!(found()[..2], two);
+        assert!(found().len() < JOURNALS_MAX);
+        drop(running);
+        assert_eq!(found()[0], "running");
+        assert_eq!(
+            others(Path::new("/nosuch"), Direction::Upload, |_| true).count(),
+            0
+        );
+    }
+}
