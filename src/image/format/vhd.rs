@@ -298,7 +298,7 @@ fn written_from(bitmap: &[u8], sector: u64) -> (bool, u64) {
     let end = bitmap.len() as u64 * 8;
     let mut next = sector + 1;
     while next < end {
-        if next % 8 == 0 && byte(next) == alike {
+        if next.is_multiple_of(8) && byte(next) == alike {
             next += 8;
         } else if is_written(next) == first {
             next += 1;
