@@ -115,6 +115,8 @@ pub struct PublishOptions {
     pub tier: String,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
+    /// Fewest requests in flight, as far as the endpoint takes so many.
+    pub jobs_min: NonZeroU32,
     /// How hard to compress.
     pub compression: Compression,
     /// Most bytes of the body of one request, if the endpoint is known to refuse more.
@@ -149,6 +151,7 @@ impl PublishOptions {
             role: Role::default(),
             tier: "disk".into(),
             jobs: crate::transfer::JOBS_DEFAULT,
+            jobs_min: NonZeroU32::MIN,
             compression: Compression::default(),
             body_bytes_max: None,
             patience: Patience::default(),

@@ -70,10 +70,10 @@ pub use web::{WebConfig, fetch_text, open_web};
 
 use std::num::NonZeroU32;
 
-/// Most requests in flight unless the user says otherwise. Few links want so many;
-/// one that is long, fast and loses packets does (docs/RELIABILITY.md, "On a bad
-/// link"), and memory is taken for those only that help.
-pub const JOBS_DEFAULT: NonZeroU32 = match NonZeroU32::new(16) {
+/// Most requests in flight unless the user says otherwise. Few links need so many: one that
+/// is long and fast and loses packets does (docs/PERFORMANCE.md, "Links with latency").
+/// Memory is taken only for those that are used.
+pub const JOBS_DEFAULT: NonZeroU32 = match NonZeroU32::new(64) {
     Some(jobs) => jobs,
     None => NonZeroU32::MIN,
 };

@@ -365,6 +365,7 @@ fn options(
         chunk: arguments.chunk,
         read_bytes_max: NonZeroU64::new(findings.read_bytes_max()).unwrap_or_else(default_chunk),
         jobs: arguments.common.jobs,
+        jobs_min: arguments.common.min_jobs,
         allow_live: arguments.allow_live,
         shard: arguments.shard,
         journal: JournalOptions {

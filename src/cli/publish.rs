@@ -307,6 +307,7 @@ async fn work(
     mut stop: Stop,
 ) -> Result<Outcome, Unpublished> {
     options.jobs = jobs_for(arguments.common.jobs, findings);
+    options.jobs_min = arguments.common.min_jobs;
     options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
     if options.endpoint.is_empty() {
         options.endpoint = client.endpoint().to_string();

@@ -27,9 +27,13 @@ use crate::transfer::{
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
 pub(super) struct Common {
-    /// Most requests in flight; it begins with 4, and there are as many as help
+    /// Most requests in flight; a transfer begins with 4, and uses as many as help
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
+
+    /// Fewest requests in flight, from the start; the same number as --jobs makes it fixed
+    #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs)]
+    pub(super) min_jobs: NonZeroU32,
 
     #[command(flatten)]
     pub(super) access: Access,
@@ -187,6 +191,13 @@ pub(super) fn main<T: Tool>() -> ExitCode {
         Err(code) => return code,
     };
     let common = tool.common();
+    if common.min_jobs > common.jobs {
+        let what = format!(
+            "--min-jobs {} is more than --jobs {}",
+            common.min_jobs, common.jobs
+        );
+        return exit::finish(T::PROGRAM, Err(Error::new(ErrorKind::Usage, what)));
+    }
     let (way, drive) = (tool.way(), tool.drive());
     if common.json && way == Way::DownToStdout {
         let what = "--json and - both need stdout";

@@ -476,6 +476,7 @@ fn options(
         chunk: arguments.chunk,
         body_bytes_max: None,
         jobs: arguments.common.jobs,
+        jobs_min: arguments.common.min_jobs,
         compression: arguments.level,
         patience,
         journal: JournalOptions::default(),

@@ -1,69 +1,75 @@
 //! How many requests may be in flight at once: as many as help, and no more.
 //!
-//! How many that is depends on what nobody tells: a link that loses packets wants
-//! many connections (FAULTS 0.6: eight carry four times what one does), a clean one
-//! is full with one or two, some clouds take one writer per drive, and an
-//! endpoint that has too much to do wants fewer. So it is found out, by trying:
+//! Nobody says how many that is. A link that loses packets wants many connections: each of
+//! them is held back by its own losses (FAULTS 0.6). A clean link is full with a few. Some
+//! clouds take one writer per drive, and an endpoint with too much to do wants fewer. So
+//! the number is found by trying it:
 //!
-//! - **Up while it helps.** The goodput of the present number is measured, then that
-//!   of twice as many. The larger number stays if it brings a fair share of
-//!   what it could; else half the step is tried, and then neither for a
-//!   while, which is longer each time.
-//! - **Down on trouble.** Half as many after a sign of overload or loss, at most
-//!   once for all requests that were under way then. What was busy once is not
-//!   tried again: it costs a chunk sent in vain.
-//! - **Down when it no longer helps.** Where the goodput falls, fewer are tried, and
-//!   stay if they do as well.
+//! - **Up while it helps.** A transfer begins with a few requests and doubles their number
+//!   as long as that moves clearly more bytes per second. Later it tries more again, at
+//!   intervals that double while nothing comes of it.
+//! - **Down on evidence of harm only**: errors that overload explains, a busy drive, or a
+//!   goodput that fell for good and is higher with fewer. Goodput on a link with loss
+//!   fluctuates, and one low measurement proves nothing.
 //!
-//! Goodput is measured in two ways. Over whole requests, which takes as long as
-//! they do. And where these take long, by a glance: the bytes that move while no
-//! request begins or ends, when no buffer is being filled or emptied.
-//!
-//! Only times in which all the requests that were allowed were in flight tell
-//! anything: where the compressors are what limits, more requests are not used
-//! and less is no loss.
+//! The measure is the number of bytes of bodies that move in each quarter of a second,
+//! over all requests. That works for requests of any length, and within the first second.
+//! Two things distort it, and are left out: the first ticks after a change, when
+//! connections are made and buffers fill, and ticks in which fewer requests were in flight
+//! than allowed, because then something else limits the transfer (compressors, a slow
+//! disk). Requests that begin and end together make bursts, so a measurement lasts longer
+//! than one request, where these are short.
 
 use std::time::Duration;
 
-/// Requests in flight at the start: what hides a round trip on a clean link, so that
-/// a short transfer on a fast one loses nothing by the search.
+/// Requests in flight at the start.
 const START: u32 = 4;
-/// Of the gain that more requests could bring, the part that they have to bring
-/// to stay. A double number has to bring a fifth more; azcopy's tuner asks for as
-/// much. Less would be noise on many links.
-const FAIR_SHARE: f64 = 0.2;
-/// Least time over which requests for one measurement are begun: on a fast link
-/// there are many, and their mean is steadier.
-const WINDOW: Duration = Duration::from_secs(2);
-/// Requests for one measurement, unless it takes longer than the time after them to
-/// begin so many: then as many do as begin at once when the limit is doubled.
-const WINDOW_REQUESTS: u32 = 8;
-const WINDOW_MAX: Duration = Duration::from_secs(10);
-/// How long no request began or ended before a glance: connections are made and grow,
-/// and buffers are full, by then.
-const GLANCE_AFTER: Duration = Duration::from_secs(3);
-/// How long a glance is.
-const GLANCE: Duration = Duration::from_secs(5);
-/// What a request costs beyond its body, in bytes: a round trip, and the endpoint's
-/// work. So that chunks of zeros, which are tiny in gzip, count as something.
-const REQUEST_BYTES: u64 = 64 * 1024;
-/// Of the time of all requests that were allowed, the part that may have been unused,
-/// or the measurement does not count.
-const UNUSED_MAX: f64 = 0.05;
-/// How long a number that did not help is not tried again, at first and at most:
-/// each time twice as long.
+/// If no request of the start is over after this time, the link is not one on which a few
+/// are enough for sure, and twice as many are sent without a measurement.
+const START_WAIT: Duration = Duration::from_millis(250);
+/// How long bytes are counted for one sample.
+const TICK: Duration = Duration::from_millis(250);
+/// Ticks after a change that are left out.
+const SKIPPED_TICKS: u32 = 2;
+/// Fewest samples of a decision: while the number is being doubled, to see whether the
+/// goodput changed, and of a trial.
+const GROWING_SAMPLES: usize = 2;
+const HOLDING_SAMPLES: usize = 4;
+const TRIAL_SAMPLES: usize = 8;
+/// Most samples of a decision, however long requests take.
+const SAMPLES_MAX: usize = 12;
+/// Samples that are kept: the mean goodput is over these.
+const SAMPLES_KEPT: usize = 32;
+/// A sample that is so many times the mean of those before it shows that connections are
+/// still growing. That is waited for during so many samples.
+const STILL_RISING: f64 = 1.1;
+const RISING_SAMPLES: usize = 8;
+/// How many times the goodput has to become for a larger number to stay, and for an even
+/// larger one to be tried at once. A doubled number would make it 2 at best; less than
+/// the first is noise on many links.
+const HELPS: f64 = 1.1;
+const GROWS: f64 = 1.2;
+/// As [`HELPS`], of a trial, which measures for longer.
+const TRIAL_HELPS: f64 = 1.05;
+/// A goodput so many times what it was, or as many times less, is another link: the number
+/// is searched for again.
+const CHANGED: f64 = 1.5;
+/// By which part of the limit the number in flight may have differed from it, or the tick
+/// does not count.
+const DIFFERENCE_MAX: f64 = 0.1;
+/// How long a number is held before more are tried again, at first and at most.
+const HOLD_MIN: Duration = Duration::from_secs(10);
+const HOLD_MAX: Duration = Duration::from_secs(16 * 60);
+/// How long a number that led to errors is not tried again, at first and at most, and at
+/// least in times of a request.
 const BARRED_MIN: Duration = Duration::from_secs(60);
 const BARRED_MAX: Duration = Duration::from_secs(16 * 60);
-/// It is at least so many times as long as the last request took.
 const BARRED_REQUESTS: u32 = 8;
-/// A goodput so many times what it was, or as many times less, is another link: then
-/// what did not help may be tried again.
-const CHANGED: f64 = 1.5;
-/// Trouble within this time after there are more, or as many times as the last request
-/// took, is due to their number. Later it is an accident, which has half as many for a
-/// moment but keeps nobody from trying as many again.
-const TROUBLE_SOON: Duration = Duration::from_secs(20);
-const TROUBLE_SOON_REQUESTS: u32 = 4;
+/// Trouble within this time after the number grew, or within as many times as the last
+/// request took, is due to their number. Later it is an accident, which halves the number
+/// but keeps nobody from trying as many again.
+const TROUBLE_SOON: Duration = Duration::from_secs(10);
+const TROUBLE_SOON_REQUESTS: u32 = 3;
 
 /// Taken for each request that is sent, and given back when it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,8 +77,6 @@ pub struct Ticket {
     sent_at: Duration,
     /// As [`Concurrency::era`] then.
     era: u64,
-    /// The measurement that it counts for.
-    window: Option<u64>,
 }
 
 /// A number of requests in flight, and the goodput that it had, in bytes per second.
@@ -80,53 +84,25 @@ pub struct Ticket {
 struct Known {
     level: u32,
     rate: f64,
-    /// Whether it is from a glance: compared with one only.
-    is_glance: bool,
 }
 
-impl Known {
-    /// Whether this number of requests is worth having, compared with a smaller one.
-    fn helps(self, smaller: Self) -> bool {
-        let ideal = f64::from(self.level) / f64::from(smaller.level);
-        self.rate > smaller.rate * (1.0 + FAIR_SHARE * (ideal - 1.0))
-    }
+/// What the present number of requests is being measured for.
+#[derive(Clone, Copy, Debug)]
+enum Search {
+    /// Whether it is worth having, compared with a smaller one; `None` at the start.
+    Growing(Option<Known>),
+    /// As [`Growing`](Self::Growing) after the goodput fell. If it is not worth having, it
+    /// is tried whether fewer do better.
+    Recovering(Known),
+    /// Whether the goodput stays what it is; more are tried then.
+    Holding(Duration),
+    /// Whether more do better than this.
+    More(Known),
+    /// Whether fewer do clearly better than this.
+    Fewer(Known),
 }
 
-/// A measurement: the first requests of a time, until all of them ended.
-#[derive(Clone, Copy, Debug, Default)]
-struct Window {
-    /// Its number.
-    serial: u64,
-    /// When the first of its requests was sent.
-    began: Duration,
-    sent: u32,
-    ended: u32,
-    bytes: u64,
-    /// Sum of the times its requests took.
-    taken: Duration,
-    /// Requests that could have been in flight and were not, in seconds.
-    unused_s: f64,
-}
-
-impl Window {
-    /// Whether a request that is sent now counts for it.
-    fn is_open(&self, limit: u32, now: Duration) -> bool {
-        let since = now.saturating_sub(self.began);
-        self.sent <= limit / 2
-            || since < WINDOW
-            || self.sent < WINDOW_REQUESTS && since < WINDOW_MAX
-    }
-}
-
-/// A time in which no request begins or ends.
-#[derive(Clone, Copy, Debug, Default)]
-struct Quiet {
-    since: Duration,
-    /// The bytes that had moved when the glance began.
-    from: Option<(Duration, u64)>,
-}
-
-/// Numbers of requests that are not tried for now.
+/// Numbers of requests that are not tried before a time.
 #[derive(Clone, Copy, Debug)]
 struct Barred {
     /// This one and all above.
@@ -135,57 +111,73 @@ struct Barred {
     hold: Duration,
 }
 
-/// How many requests may be in flight, found by trying; the head of this file tells
-/// how.
+/// How many requests may be in flight, found by trying. See the head of this file.
 #[derive(Clone, Debug)]
 pub struct Concurrency {
     limit: u32,
+    floor: u32,
     ceiling: u32,
     in_flight: u32,
-    /// When the limit changed last.
+    search: Search,
+    /// When the limit changed last, and when it grew last.
     since: Duration,
-    /// When `in_flight` or `limit` changed last.
-    at: Duration,
+    grew: Option<Duration>,
     /// Counts changes of the limit.
     era: u64,
-    /// The first era after the last fall: what was sent before has been heard.
+    /// The first era after the last fall: trouble of requests that were sent before it has
+    /// been answered already.
     fell: u64,
-    window: Window,
-    quiet: Quiet,
+    /// Whether a request has ended well.
+    has_succeeded: bool,
     /// How long the last request took that succeeded.
     took: Duration,
-    /// The goodput at the limit, as measured last.
-    rate: Option<Known>,
-    /// What `rate` was when the search at this limit ended.
-    settled_rate: Option<f64>,
-    /// The smaller number that the limit was found to be better than.
-    below: Option<Known>,
-    /// The number that the limit is being compared with.
-    trial: Option<Known>,
+    /// When `in_flight` or `limit` changed last.
+    at: Duration,
+    /// By how many requests the number in flight differed from the limit during this tick,
+    /// times seconds.
+    difference_s: f64,
+    /// When this tick began, and how many bytes had moved then.
+    tick: Option<(Duration, u64)>,
+    skipped: u32,
+    /// Goodputs of the ticks at this limit, in bytes per second.
+    samples: Vec<f64>,
+    /// What the goodput at this limit is expected to be.
+    expected: Option<f64>,
+    hold: Duration,
+    /// This number and more did not help when tried last.
+    useless: Option<u32>,
+    /// This number and more led to errors.
     barred: Option<Barred>,
     /// The limit before the first failure since the last success.
     before: Option<u32>,
 }
 
 impl Concurrency {
-    /// At most `ceiling` requests in flight, and few at the start.
-    pub fn new(ceiling: u32) -> Self {
+    /// At least `floor` and at most `ceiling` requests in flight; few at the start. Where
+    /// both are the same, it is that number unless the endpoint refuses so many.
+    pub fn new(floor: u32, ceiling: u32) -> Self {
         let ceiling = ceiling.max(1);
+        let floor = floor.clamp(1, ceiling);
         Self {
-            limit: ceiling.min(START),
+            limit: START.clamp(floor, ceiling),
+            floor,
             ceiling,
             in_flight: 0,
+            search: Search::Growing(None),
             since: Duration::ZERO,
-            at: Duration::ZERO,
+            grew: None,
             era: 0,
             fell: 0,
-            window: Window::default(),
-            quiet: Quiet::default(),
+            has_succeeded: false,
             took: Duration::ZERO,
-            rate: None,
-            settled_rate: None,
-            below: None,
-            trial: None,
+            at: Duration::ZERO,
+            difference_s: 0.0,
+            tick: None,
+            skipped: 0,
+            samples: Vec::new(),
+            expected: None,
+            hold: HOLD_MIN,
+            useless: None,
             barred: None,
             before: None,
         }
@@ -200,164 +192,330 @@ impl Concurrency {
     pub fn sent(&mut self, now: Duration) -> Ticket {
         self.advance(now);
         self.in_flight += 1;
-        self.stir(now);
-        let window = &mut self.window;
-        if window.sent == 0 {
-            window.began = now;
-            window.unused_s = 0.0;
-        }
-        let is_open = window.is_open(self.limit, now);
-        window.sent += u32::from(is_open);
         Ticket {
             sent_at: now,
             era: self.era,
-            window: is_open.then_some(window.serial),
         }
     }
 
-    /// A request succeeded; `bytes` of bodies moved for it.
-    pub fn succeeded(&mut self, ticket: Ticket, bytes: u64, now: Duration) {
+    /// A request succeeded.
+    pub fn succeeded(&mut self, ticket: Ticket, now: Duration) {
         self.before = None;
+        self.has_succeeded = true;
         self.took = now.saturating_sub(ticket.sent_at);
-        let bytes = bytes.saturating_add(REQUEST_BYTES);
-        self.ended(ticket, bytes, now);
+        self.left(now);
     }
 
     /// A request failed of something that the number of requests has no part in.
-    pub fn failed(&mut self, ticket: Ticket, now: Duration) {
-        self.ended(ticket, 0, now);
+    pub fn failed(&mut self, now: Duration) {
+        self.left(now);
     }
 
-    /// A request failed in a way that smells of overload or of a bad link.
+    /// A request failed in a way that overload or a bad link explains.
     pub fn troubled(&mut self, ticket: Ticket, now: Duration) {
         self.left(now);
         self.before.get_or_insert(self.limit);
         if ticket.era < self.fell {
             return;
         }
-        let from = self.limit;
         let soon = TROUBLE_SOON.max(self.took * TROUBLE_SOON_REQUESTS);
-        let is_new = self.below.is_some_and(|below| below.level < from);
-        if self.is_trying_more() || is_new && now < self.since + soon {
-            self.bar(from, now);
+        if self.grew.is_some_and(|grew| now < grew + soon) {
+            self.bar(self.limit, now);
         }
         self.fall(now);
     }
 
-    /// The drive was busy. True if that may be due to our own other requests, and
-    /// there are fewer now; false if there was one only.
+    /// The drive was busy. True if that may be due to our own other requests, and there
+    /// are fewer now; false if there was one only.
     pub fn busy(&mut self, ticket: Ticket, now: Duration) -> bool {
         self.left(now);
         if ticket.era < self.fell {
             return true;
         }
         if self.limit == 1 {
-            self.measure();
             return false;
         }
         self.fall(now);
+        // What was busy once is not tried again: each try costs a chunk sent in vain.
         self.ceiling = self.limit;
         true
     }
 
-    /// An outage ended: come back carefully, with half of what was before it. That
-    /// the link was gone says nothing of how many requests it carries.
+    /// An outage ended: continue carefully, with half of what was before it. That the link
+    /// was gone says nothing about how many requests it carries.
     pub fn outage_ended(&mut self, now: Duration) {
         let before = self.before.take().unwrap_or(self.limit);
-        self.forget();
         self.barred = None;
-        self.fell = self.era + 1;
-        self.set((before / 2).max(1), now);
+        self.restart((before / 2).max(1), now);
     }
 
     /// So many bytes of bodies have moved since the start, over all requests.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
-        if self.glance_at(now).is_none_or(|at| now < at) {
+        self.advance(now);
+        if let Some((began, before)) = self.tick {
+            let tick = now.saturating_sub(began);
+            if tick < TICK {
+                return;
+            }
+            self.ticked(bytes.saturating_sub(before), tick.as_secs_f64(), now);
+        }
+        self.tick = Some((now, bytes));
+        self.difference_s = 0.0;
+    }
+
+    /// So many bytes moved in a tick.
+    fn ticked(&mut self, bytes: u64, tick_s: f64, now: Duration) {
+        if self.difference_s > DIFFERENCE_MAX * f64::from(self.limit) * tick_s {
             return;
         }
-        let Some((at, then)) = self.quiet.from else {
-            self.quiet.from = Some((now, bytes));
+        if self.is_slow_start(now) {
+            let more = (self.limit * 2).min(self.most(now));
+            self.set(more.max(self.limit), now);
             return;
-        };
-        self.stir(now);
-        let bytes = bytes.saturating_sub(then) as f64;
-        // Nothing moved at all: it is not the number of requests that is wrong.
-        if bytes > 0.0 {
-            self.measure();
-            self.judge(
-                Known {
-                    level: self.limit,
-                    rate: bytes / now.saturating_sub(at).as_secs_f64(),
-                    is_glance: true,
-                },
-                now,
-            );
+        }
+        if self.skipped < SKIPPED_TICKS {
+            self.skipped += 1;
+            return;
+        }
+        if self.samples.len() == SAMPLES_KEPT {
+            self.samples.remove(0);
+        }
+        self.samples.push(bytes as f64 / tick_s);
+        self.judge(now);
+    }
+
+    /// When to tell [`moved`](Self::moved) at the latest.
+    pub fn tick_at(&self) -> Option<Duration> {
+        let (began, _) = self.tick?;
+        (self.in_flight > 0 && self.floor < self.ceiling).then(|| began + TICK)
+    }
+
+    /// Whether nothing is known yet but that requests take long here.
+    fn is_slow_start(&self, now: Duration) -> bool {
+        matches!(self.search, Search::Growing(None))
+            && self.era == 0
+            && !self.has_succeeded
+            && now >= START_WAIT
+    }
+
+    /// Another goodput was measured: whether that is enough to decide, and what.
+    fn judge(&mut self, now: Duration) {
+        match self.search {
+            Search::Growing(before) => {
+                if let Some(here) = self.grown() {
+                    match before {
+                        None => self.go_on(here, now),
+                        Some(before) => self.compare(here, before, HELPS, now),
+                    }
+                }
+            }
+            Search::Recovering(before) => {
+                if let Some(here) = self.grown() {
+                    self.compare(here, before, HELPS, now);
+                }
+            }
+            Search::Holding(until) => self.held(until, now),
+            Search::More(before) => {
+                if let Some(here) = self.measured(TRIAL_SAMPLES) {
+                    self.compare(here, before, TRIAL_HELPS, now);
+                }
+            }
+            Search::Fewer(before) => {
+                if let Some(here) = self.measured(TRIAL_SAMPLES) {
+                    match here.rate >= before.rate * HELPS {
+                        true => self.try_fewer(here, now),
+                        false => self.go_back(before, now),
+                    }
+                }
+            }
         }
     }
 
-    /// When to tell [`moved`](Self::moved) at the latest, if anything depends on it.
-    pub fn glance_at(&self, now: Duration) -> Option<Duration> {
-        let is_wanted = match self.trial {
-            Some(other) => other.is_glance && other.level < self.limit,
-            None => self.more(now).is_some(),
+    /// Keeps a larger number or goes back to the smaller one.
+    fn compare(&mut self, here: Known, before: Known, helps: f64, now: Duration) {
+        let has_fallen = matches!(self.search, Search::Recovering(_));
+        if here.rate >= before.rate * helps {
+            self.hold = HOLD_MIN;
+            self.useless = None;
+            match here.rate >= before.rate * GROWS {
+                true => self.go_on(here, now),
+                false => self.hold(now),
+            }
+            return;
+        }
+        self.useless = Some(here.level);
+        match has_fallen {
+            true => self.try_fewer(before, now),
+            false => self.go_back(before, now),
+        }
+    }
+
+    /// Tries half as many, where that is allowed.
+    fn try_fewer(&mut self, here: Known, now: Duration) {
+        if here.level / 2 >= self.floor {
+            self.set(here.level / 2, now);
+            self.search = Search::Fewer(here);
+        } else {
+            self.go_back(here, now);
+        }
+    }
+
+    /// Back to a number and its goodput.
+    fn go_back(&mut self, to: Known, now: Duration) {
+        self.set(to.level, now);
+        self.expected = Some(to.rate);
+        self.hold(now);
+    }
+
+    /// The number is held: whether the link has changed, or it is time to try more.
+    fn held(&mut self, until: Duration, now: Duration) {
+        let Some(here) = self.measured(HOLDING_SAMPLES) else {
+            return;
         };
-        (is_wanted && self.in_flight == self.limit).then(|| match self.quiet.from {
-            Some((at, _)) => at + GLANCE,
-            None => self.quiet.since + GLANCE_AFTER,
+        let expected = *self.expected.get_or_insert(here.rate);
+        let has_fallen = here.rate < expected / CHANGED;
+        if has_fallen || here.rate > expected * CHANGED {
+            self.expected = Some(here.rate);
+            self.useless = None;
+            self.hold = HOLD_MIN;
+            match self.more(now) {
+                Some(more) => {
+                    self.set(more, now);
+                    self.search = match has_fallen {
+                        true => Search::Recovering(here),
+                        false => Search::Growing(Some(here)),
+                    };
+                }
+                None if has_fallen => self.try_fewer(here, now),
+                None => self.hold(now),
+            }
+        } else if now >= until {
+            let rate = mean(&self.samples);
+            match self.more(now) {
+                Some(more) => {
+                    self.hold = (self.hold * 2).min(HOLD_MAX);
+                    self.set(more, now);
+                    self.search = Search::More(Known { rate, ..here });
+                }
+                None => {
+                    self.useless = None;
+                    self.hold(now);
+                }
+            }
+        }
+    }
+
+    /// Doubles the number, where that is possible.
+    fn go_on(&mut self, here: Known, now: Duration) {
+        match self.more(now) {
+            Some(more) => {
+                self.set(more, now);
+                self.search = Search::Growing(Some(here));
+            }
+            None => self.hold(now),
+        }
+    }
+
+    fn hold(&mut self, now: Duration) {
+        self.search = Search::Holding(now + self.hold);
+    }
+
+    /// The goodput at this limit, if there are enough samples.
+    fn measured(&self, least: usize) -> Option<Known> {
+        let needed = self.needed(least);
+        let from = self.samples.len().checked_sub(needed)?;
+        Some(Known {
+            level: self.limit,
+            rate: mean(self.samples.get(from..)?),
         })
     }
 
-    fn is_trying_more(&self) -> bool {
-        self.trial.is_some_and(|other| other.level < self.limit)
+    /// As [`measured`](Self::measured), once connections have grown.
+    fn grown(&self) -> Option<Known> {
+        let here = self.measured(GROWING_SAMPLES)?;
+        let (last, earlier) = self.samples.split_last()?;
+        let is_rising = *last > mean(earlier) * STILL_RISING;
+        (!is_rising || self.samples.len() >= RISING_SAMPLES).then_some(here)
+    }
+
+    /// How many samples a decision takes: more than a request takes, if that is short.
+    fn needed(&self, least: usize) -> usize {
+        let ticks = self.took.as_secs_f64() * 1.5 / TICK.as_secs_f64();
+        (ticks.ceil() as usize).clamp(least, SAMPLES_MAX)
+    }
+
+    /// What to try next: twice as many, or half as many more.
+    fn more(&self, now: Duration) -> Option<u32> {
+        let useless = self.useless.map_or(u32::MAX, |from| from - 1);
+        let most = self.most(now).min(useless);
+        let level = self.limit;
+        let steps = [level.saturating_mul(2).min(self.ceiling), level + level / 2];
+        steps
+            .into_iter()
+            .find(|more| (level + 1..=most).contains(more))
+    }
+
+    /// The most that may be tried now.
+    fn most(&self, now: Duration) -> u32 {
+        let barred = self.barred.filter(|barred| now < barred.until);
+        barred.map_or(self.ceiling, |barred| self.ceiling.min(barred.from - 1))
+    }
+
+    /// This many led to errors: neither they nor more for a while, which is longer each
+    /// time.
+    fn bar(&mut self, from: u32, now: Duration) {
+        let hold = match self.barred {
+            Some(barred) if now < barred.until => barred.hold,
+            Some(barred) => (barred.hold * 2).min(BARRED_MAX),
+            None => BARRED_MIN,
+        };
+        self.barred = Some(Barred {
+            from: from.max(2),
+            until: now + hold.max(self.took * BARRED_REQUESTS),
+            hold,
+        });
     }
 
     /// Half as many, or as many as before what is being tried.
     fn fall(&mut self, now: Duration) {
         let half = (self.limit / 2).max(1);
-        let level = match self.trial {
-            Some(other) if other.level < self.limit => other.level.max(half),
+        let level = match self.search {
+            Search::Growing(Some(fewer)) | Search::Recovering(fewer) | Search::More(fewer) => {
+                fewer.level.max(half)
+            }
             _ => half,
         };
-        self.forget();
-        self.fell = self.era + 1;
-        self.set(level, now);
+        self.restart(level, now);
     }
 
-    /// Nothing is known of goodputs any more.
-    fn forget(&mut self) {
-        (self.rate, self.settled_rate) = (None, None);
-        (self.below, self.trial) = (None, None);
+    /// Continues with another number; nothing is known about goodputs any more, and more
+    /// are tried as soon as there is a measurement.
+    fn restart(&mut self, level: u32, now: Duration) {
+        self.fell = self.era + 1;
+        self.set(level, now);
+        self.search = Search::Growing(None);
     }
 
     fn set(&mut self, limit: u32, now: Duration) {
         self.advance(now);
-        self.limit = limit.min(self.ceiling);
+        let limit = limit.min(self.ceiling);
+        if limit > self.limit {
+            self.grew = Some(now);
+        }
+        self.limit = limit;
         self.since = now;
-        self.stir(now);
         self.era += 1;
-        self.measure();
-    }
-
-    /// Begins another window.
-    fn measure(&mut self) {
-        self.window = Window {
-            serial: self.window.serial + 1,
-            ..Window::default()
-        };
-    }
-
-    /// Something began or ended.
-    fn stir(&mut self, now: Duration) {
-        self.quiet = Quiet {
-            since: now,
-            from: None,
-        };
+        self.samples.clear();
+        self.skipped = 0;
+        self.expected = None;
+        self.tick = None;
     }
 
     fn advance(&mut self, now: Duration) {
-        let unused = self.limit.saturating_sub(self.in_flight);
+        // More than allowed are in flight for a while after a fall.
+        let difference = self.limit.abs_diff(self.in_flight);
         let time = now.saturating_sub(self.at);
-        self.window.unused_s += f64::from(unused) * time.as_secs_f64();
+        self.difference_s += f64::from(difference) * time.as_secs_f64();
         self.at = self.at.max(now);
     }
 
@@ -365,152 +523,21 @@ impl Concurrency {
     fn left(&mut self, now: Duration) {
         self.advance(now);
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.stir(now);
-    }
-
-    /// A request is over, and may have been the last one of the window.
-    fn ended(&mut self, ticket: Ticket, bytes: u64, now: Duration) {
-        self.left(now);
-        let window = &mut self.window;
-        if ticket.window == Some(window.serial) {
-            window.ended += 1;
-            window.bytes = window.bytes.saturating_add(bytes);
-            window.taken += now.saturating_sub(ticket.sent_at);
-        }
-        if window.ended == window.sent && !window.is_open(self.limit, now) {
-            self.conclude(now);
-        }
-    }
-
-    /// All requests of the window ended.
-    fn conclude(&mut self, now: Duration) {
-        let window = self.window;
-        self.measure();
-        let time = now.saturating_sub(window.began);
-        if window.unused_s > UNUSED_MAX * f64::from(self.limit) * time.as_secs_f64() {
-            return;
-        }
-        // As many requests, each at the mean speed of one: unlike a count of bytes in
-        // a time this has no edges, where a chunk more or less is a great deal.
-        let taken_s = window.taken.as_secs_f64().max(1e-9);
-        self.judge(
-            Known {
-                level: self.limit,
-                rate: f64::from(self.limit) * window.bytes as f64 / taken_s,
-                is_glance: false,
-            },
-            now,
-        );
-    }
-
-    /// The goodput at the limit was measured.
-    fn judge(&mut self, here: Known, now: Duration) {
-        match self.trial.take() {
-            Some(other) if other.level < here.level => self.tried_more(here, other, now),
-            Some(other) => self.tried_fewer(here, other, now),
-            None => self.went_on(here, now),
-        }
-    }
-
-    fn tried_more(&mut self, here: Known, fewer: Known, now: Duration) {
-        if here.helps(fewer) {
-            self.below = Some(fewer);
-            self.barred = self.barred.filter(|barred| here.level < barred.from);
-            self.settle(here);
-            self.try_more(now);
-        } else {
-            self.bar(here.level, now);
-            self.set(fewer.level, now);
-        }
-    }
-
-    fn tried_fewer(&mut self, here: Known, more: Known, now: Duration) {
-        if here.rate < more.rate {
-            self.below = Some(here);
-            self.settle(more);
-            self.set(more.level, now);
-        } else {
-            self.below = None;
-            self.bar(more.level, now);
-            self.settle(here);
-            self.try_fewer(here, now);
-        }
-    }
-
-    /// Measured once more at the same limit.
-    fn went_on(&mut self, mut here: Known, now: Duration) {
-        let mean = match self.rate {
-            Some(before) if before.is_glance == here.is_glance => (before.rate + here.rate) / 2.0,
-            _ => here.rate,
-        };
-        let settled = *self.settled_rate.get_or_insert(mean);
-        let is_worse = mean < settled / CHANGED;
-        if is_worse || mean > settled * CHANGED {
-            // What was before is no part of it.
-            self.settled_rate = Some(here.rate);
-            self.barred = None;
-        } else {
-            here.rate = mean;
-        }
-        self.rate = Some(here);
-        if is_worse || self.below.is_some_and(|below| here.rate < below.rate) {
-            self.try_fewer(here, now);
-        } else {
-            self.try_more(now);
-        }
-    }
-
-    fn settle(&mut self, here: Known) {
-        self.rate = Some(here);
-        self.settled_rate = Some(here.rate);
-    }
-
-    /// Tries half as many.
-    fn try_fewer(&mut self, here: Known, now: Duration) {
-        if here.level > 1 {
-            self.trial = Some(here);
-            self.set(here.level / 2, now);
-        }
-    }
-
-    fn try_more(&mut self, now: Duration) {
-        if let (Some(here), Some(more)) = (self.rate, self.more(now)) {
-            self.trial = Some(here);
-            self.set(more, now);
-        }
-    }
-
-    /// What to try next: twice as many, or half as many more.
-    fn more(&self, now: Duration) -> Option<u32> {
-        let barred = self.barred.filter(|barred| now < barred.until);
-        let most = barred.map_or(self.ceiling, |barred| self.ceiling.min(barred.from - 1));
-        let level = self.limit;
-        let steps = [(level * 2).min(self.ceiling), level + level / 2];
-        steps
-            .into_iter()
-            .find(|more| (level + 1..=most).contains(more))
-    }
-
-    /// This many did not help, or did harm: neither they nor more for a while.
-    fn bar(&mut self, from: u32, now: Duration) {
-        let hold = match self.barred {
-            // Still the same search.
-            Some(barred) if now < barred.until => barred.hold,
-            Some(barred) => (barred.hold * 2).min(BARRED_MAX),
-            None => BARRED_MIN,
-        };
-        self.barred = Some(Barred {
-            from,
-            until: now + hold.max(self.took * BARRED_REQUESTS),
-            hold,
-        });
     }
 }
+
+fn mean(samples: &[f64]) -> f64 {
+    samples.iter().sum::<f64>() / samples.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod link;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::link::{Ended, Link as Wire, Network};
     use super::*;
 
     const S: Duration = Duration::from_secs(1);
@@ -577,7 +604,7 @@ mod tests {
     impl Run {
         fn new(ceiling: u32, seed: u64) -> Self {
             Self {
-                concurrency: Concurrency::new(ceiling),
+                concurrency: Concurrency::new(1, ceiling),
                 rng: fastrand::Rng::with_seed(seed),
                 now: 0.0,
                 moved: 0.0,
@@ -630,7 +657,7 @@ mod tests {
             }
         }
 
-        /// On to the next end of a request, or to a glance.
+        /// On to the next end of a request, or of a tick.
         fn step(&mut self, link: &Link, seen: &mut Seen) {
             let all: f64 = self.requests.iter().map(|r| r.speed).sum();
             let carries = (link.carries)(self.requests.len() as f64);
@@ -642,16 +669,16 @@ mod tests {
                 .enumerate()
                 .min_by(|a, b| a.1.total_cmp(&b.1))
                 .unwrap();
-            let glance = self.concurrency.glance_at(self.time());
-            let glance = glance.map_or(f64::MAX, |at| at.as_secs_f64() - self.now);
-            let is_glance = glance < wait;
-            let wait = if is_glance { glance + 1e-6 } else { wait };
+            let tick = self.concurrency.tick_at();
+            let tick = tick.map_or(f64::MAX, |at| at.as_secs_f64() - self.now);
+            let is_tick = tick < wait;
+            let wait = if is_tick { tick.max(0.0) + 1e-6 } else { wait };
             self.now += wait;
             self.moved += wait * carries;
             for request in &mut self.requests {
                 request.left -= wait * carries * request.speed / all;
             }
-            if is_glance {
+            if is_tick {
                 return;
             }
             let done = self.requests.swap_remove(at);
@@ -660,8 +687,7 @@ mod tests {
                 self.concurrency.troubled(done.ticket, self.time());
             } else {
                 seen.bytes += link.chunk;
-                let bytes = link.chunk as u64;
-                self.concurrency.succeeded(done.ticket, bytes, self.time());
+                self.concurrency.succeeded(done.ticket, self.time());
             }
         }
     }
@@ -849,7 +875,7 @@ mod tests {
 
     #[test]
     fn busy_goes_down_to_one_for_good() {
-        let mut concurrency = Concurrency::new(8);
+        let mut concurrency = Concurrency::new(1, 8);
         for now in [1, 2] {
             let ticket = concurrency.sent(S * now);
             assert!(concurrency.busy(ticket, S * now));
@@ -861,14 +887,14 @@ mod tests {
         for _ in 0..1000 {
             let ticket = concurrency.sent(now);
             now += S;
-            concurrency.succeeded(ticket, 1000, now);
+            concurrency.succeeded(ticket, now);
         }
         assert_eq!(concurrency.limit(), 1);
     }
 
     #[test]
     fn one_volley_is_one_fall() {
-        let mut concurrency = Concurrency::new(4);
+        let mut concurrency = Concurrency::new(1, 4);
         let tickets: Vec<_> = (0..4).map(|_| concurrency.sent(S)).collect();
         for ticket in &tickets[..3] {
             concurrency.troubled(*ticket, 2 * S);
@@ -883,7 +909,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_no_reason_to_begin_from_one() {
-        let mut concurrency = Concurrency::new(4);
+        let mut concurrency = Concurrency::new(1, 4);
         for now in 1..6 {
             let ticket = concurrency.sent(S * now);
             concurrency.troubled(ticket, S * now);
@@ -900,6 +926,148 @@ mod tests {
         assert_eq!(concurrency.limit(), 1);
     }
 
+    /// A transfer over a modelled link: with a fixed number of requests, or a search.
+    fn transfer(link: Wire, mut concurrency: Concurrency, bytes: f64, seed: u64) -> (f64, u32) {
+        let mut network = Network::new(link, seed);
+        let mut unsent = (bytes / link.chunk).ceil() as u64;
+        let mut open = unsent;
+        let total = open as f64 * link.chunk;
+        let (mut most, mut resume_at) = (0, Duration::ZERO);
+        while open > 0 {
+            let now = network.now();
+            concurrency.moved(network.moved(), now);
+            most = most.max(concurrency.limit());
+            while unsent > 0
+                && now >= resume_at
+                && network.in_flight() < concurrency.limit() as usize
+            {
+                unsent -= 1;
+                network.send(concurrency.sent(now));
+            }
+            for ended in network.step() {
+                let now = network.now();
+                match ended {
+                    Ended::Done(ticket) => {
+                        open -= 1;
+                        concurrency.succeeded(ticket, now);
+                    }
+                    Ended::Refused(ticket) => {
+                        unsent += 1;
+                        resume_at = now + S;
+                        concurrency.troubled(ticket, now);
+                    }
+                }
+            }
+        }
+        (total / network.now().as_secs_f64(), most)
+    }
+
+    /// Goodput as a part of what the best fixed number has: the mean and the worst of some
+    /// seeds.
+    fn of_the_best(link: Wire, seconds: f64, seeds: u64) -> (f64, f64) {
+        let bytes = link.rate * seconds * 0.8;
+        let fixed = |jobs| transfer(link, Concurrency::new(jobs, jobs), bytes, 1).0;
+        let best = [4, 8, 16, 32, 64]
+            .map(fixed)
+            .into_iter()
+            .fold(0.0, f64::max);
+        let parts: Vec<f64> = (0..seeds)
+            .map(|seed| transfer(link, Concurrency::new(1, 64), bytes, seed).0 / best)
+            .collect();
+        let worst = parts.iter().copied().fold(f64::MAX, f64::min);
+        (mean(&parts), worst)
+    }
+
+    #[test]
+    fn it_is_close_to_the_best_fixed_number_on_links_with_latency() {
+        is_close_to_the_best(2);
+    }
+
+    #[test]
+    #[ignore = "takes minutes: as the test before, with more seeds"]
+    fn it_is_close_to_the_best_fixed_number_with_many_seeds() {
+        is_close_to_the_best(40);
+    }
+
+    fn is_close_to_the_best(seeds: u64) {
+        let slow_server = Wire {
+            server: 0.3,
+            ..Wire::new(200.0, 20.0, 0.0)
+        };
+        let large_queue = Wire {
+            queue: 12.5e6,
+            ..Wire::new(50.0, 20.0, 0.0)
+        };
+        let few_requests = Wire {
+            most: 4,
+            ..Wire::new(200.0, 100.0, 0.0)
+        };
+        let change = |times| Wire {
+            change: Some((30.0, times)),
+            ..Wire::new(100.0, 100.0, 0.0)
+        };
+        // The part of the best that has to be reached in 20 seconds, and in two minutes.
+        let links = [
+            ("20 Mbit/s, 30 ms", Wire::new(20.0, 30.0, 0.0), 0.95, 0.95),
+            ("50 Mbit/s, 20 ms", Wire::new(50.0, 20.0, 0.0), 0.95, 0.95),
+            ("a large queue", large_queue, 0.75, 0.85),
+            (
+                "100, 80 ms, 0.1 %",
+                Wire::new(100.0, 80.0, 0.001),
+                0.7,
+                0.88,
+            ),
+            ("200, 100 ms", Wire::new(200.0, 100.0, 0.0), 0.72, 0.88),
+            (
+                "200, 100 ms, 0.1 %",
+                Wire::new(200.0, 100.0, 0.001),
+                0.72,
+                0.88,
+            ),
+            (
+                "200, 100 ms, 1 %",
+                Wire::new(200.0, 100.0, 0.01),
+                0.85,
+                0.92,
+            ),
+            ("100, 250 ms", Wire::new(100.0, 250.0, 0.0), 0.78, 0.9),
+            ("800, 10 ms", Wire::new(800.0, 10.0, 0.0), 0.9, 0.9),
+            ("10, 100 ms, 1 %", Wire::new(10.0, 100.0, 0.01), 0.9, 0.8),
+            ("rate / 4", change(0.25), 0.72, 0.9),
+            ("rate x 4", change(4.0), 0.72, 0.88),
+            ("four requests", few_requests, 0.85, 0.88),
+            ("slow server", slow_server, 0.9, 0.92),
+        ];
+        for (name, link, short, long) in links {
+            for is_upload in [true, false] {
+                let link = Wire { is_upload, ..link };
+                for (seconds, part) in [(20.0, short), (120.0, long)] {
+                    let (mean, worst) = of_the_best(link, seconds, seeds);
+                    let what = format!(
+                        "{name}, upload: {is_upload}, {seconds} s: {mean:.2}, worst {worst:.2}"
+                    );
+                    assert!(mean > part && worst > part - 0.1, "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_fixed_number_stays_what_it_is() {
+        let link = Wire::new(100.0, 80.0, 0.001);
+        for jobs in [1, 7, 64] {
+            let concurrency = Concurrency::new(jobs, jobs);
+            assert_eq!(concurrency.limit(), jobs);
+            assert_eq!(transfer(link, concurrency, 100e6, 1).1, jobs);
+        }
+        // Never fewer than the least.
+        let mut concurrency = Concurrency::new(12, 64);
+        assert_eq!(concurrency.limit(), 12);
+        let ticket = concurrency.sent(S);
+        concurrency.succeeded(ticket, 2 * S);
+        assert!(concurrency.limit() >= 12);
+    }
+
     proptest! {
         /// Whatever is answered, in whatever order.
         #[test]
@@ -907,7 +1075,7 @@ mod tests {
             ceiling in 0_u32..40,
             events in prop::collection::vec((0_u8..8, any::<u16>(), 0_u64..5000), 0..300),
         ) {
-            let mut concurrency = Concurrency::new(ceiling);
+            let mut concurrency = Concurrency::new(1, ceiling);
             let mut sent: Vec<(Ticket, u32)> = Vec::new();
             let (mut now, mut falls) = (Duration::ZERO, 0);
             for (event, which, ms) in events {
@@ -929,12 +1097,12 @@ mod tests {
                         prop_assert_eq!(concurrency.limit() < before, !is_heard);
                         falls += u32::from(!is_heard);
                     }
-                    2 => concurrency.failed(ticket, now),
+                    2 => concurrency.failed(now),
                     3 => {
                         concurrency.outage_ended(now);
                         falls += 1;
                     }
-                    _ => concurrency.succeeded(ticket, u64::from(which), now),
+                    _ => concurrency.succeeded(ticket, now),
                 }
                 prop_assert!((1..=ceiling.max(1)).contains(&concurrency.limit()));
             }

@@ -28,6 +28,9 @@ const QUIET_MAX: Duration = Duration::from_secs(30);
 /// A chunk that a page answers though the endpoint answers to others is refused for good
 /// after this many times.
 const FOREIGN_MAX: u32 = 3;
+/// Most chunks that are ready and not sent. It hides the time that one takes to be
+/// prepared, which does not grow with the number of requests.
+pub const READY_MAX: usize = 16;
 /// The last probe of an outage has this long.
 const LAST_PROBE: Duration = Duration::from_secs(2);
 
@@ -40,6 +43,8 @@ pub struct EngineConfig {
     pub first: u64,
     /// Chunks that an earlier run settled.
     pub settled: RangeSet<u64>,
+    /// Fewest requests in flight, as far as the endpoint takes so many.
+    pub jobs_min: u32,
     /// Most requests in flight.
     pub jobs: u32,
     /// What to do with holes.
@@ -190,7 +195,7 @@ impl Engine {
             delayed: BinaryHeap::new(),
             in_flight: BTreeMap::new(),
             tries: HashMap::new(),
-            concurrency: Concurrency::new(config.jobs),
+            concurrency: Concurrency::new(config.jobs_min, config.jobs),
             breaker: Breaker::new(config.max_outage),
             pieces: Pieces::new(config.pieces),
             gate: Duration::ZERO,
@@ -224,7 +229,7 @@ impl Engine {
     pub fn wants_chunk(&self) -> bool {
         self.ending.is_none()
             && !self.image_ended
-            && self.ready.len() < self.concurrency.limit() as usize
+            && self.ready.len() < (self.concurrency.limit() as usize).min(READY_MAX)
     }
 
     /// A chunk of data is ready to be sent.
@@ -329,13 +334,12 @@ impl Engine {
             return Action::End(Ending::Incomplete);
         }
         // One that is due already waits for another one to end.
-        let times = [due, self.concurrency.glance_at(now)].into_iter().flatten();
+        let times = [due, self.concurrency.tick_at()].into_iter().flatten();
         Action::Wait(times.filter(|at| *at > now).min())
     }
 
-    /// An attempt at a chunk ended: with so many bytes of bodies that it moved, or
-    /// not well.
-    pub fn answered(&mut self, index: u64, answer: Result<u64, Failure>, now: Duration) {
+    /// An attempt at a chunk ended, well or not.
+    pub fn answered(&mut self, index: u64, answer: Result<(), Failure>, now: Duration) {
         self.attempted(index, &Requests::default(), answer, now);
     }
 
@@ -344,12 +348,12 @@ impl Engine {
         &mut self,
         index: u64,
         requests: &Requests,
-        answer: Result<u64, Failure>,
+        answer: Result<(), Failure>,
         now: Duration,
     ) {
         let (ticket, body) = self.in_flight.remove(&index).unwrap_or_default();
         match answer {
-            Ok(bytes) => {
+            Ok(()) => {
                 self.ledger.settle(index..index + 1);
                 self.tries.remove(&index);
                 self.successes += 1;
@@ -358,7 +362,7 @@ impl Engine {
                 if self.breaker.succeeded() {
                     self.concurrency.outage_ended(now);
                 }
-                self.concurrency.succeeded(ticket, bytes, now);
+                self.concurrency.succeeded(ticket, now);
                 self.pieces.succeeded(requests);
             }
             Err(failure) => self.failed((index, body), ticket, requests, failure, now),
@@ -527,7 +531,7 @@ impl Engine {
         let verdict = self.pieces.failed(requests, &failure);
         if failure.is_about_size() && verdict == Verdict::TooLarge {
             // Nothing is wrong but the size, and that is another one next time.
-            self.concurrency.failed(ticket, now);
+            self.concurrency.failed(now);
             self.retries += 1;
             self.delayed.push(Reverse((now, index, body)));
             return;
@@ -541,7 +545,7 @@ impl Engine {
             Class::Transient | Class::Throttle
                 if verdict == Verdict::TooLarge || has_advanced && failure.is_break() =>
             {
-                self.concurrency.failed(ticket, now);
+                self.concurrency.failed(now);
                 false
             }
             Class::Transient | Class::Throttle => {
@@ -550,7 +554,7 @@ impl Engine {
             }
             Class::Busy => !self.concurrency.busy(ticket, now),
             Class::Permanent | Class::Ambiguous | Class::Doubtful => {
-                self.concurrency.failed(ticket, now);
+                self.concurrency.failed(now);
                 false
             }
         };
@@ -748,6 +752,7 @@ mod tests {
             plan: Plan::new(chunks * 10, NonZeroU64::new(10).unwrap()),
             first: 0,
             settled: RangeSet::new(),
+            jobs_min: 1,
             jobs,
             zeros,
             operation: Operation::Write,
@@ -782,14 +787,14 @@ mod tests {
         assert_eq!(sent(&engine.next(S)), 0);
         assert_eq!(sent(&engine.next(S)), 1);
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(1, Ok(10), S);
-        engine.answered(0, Ok(10), S);
+        engine.answered(1, Ok(()), S);
+        engine.answered(0, Ok(()), S);
         assert_eq!(engine.next(S), Action::Wait(None));
         engine.hole(2..3);
         engine.image_ended();
         assert_eq!(sent(&engine.next(S)), 2);
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(2, Ok(10), S);
+        engine.answered(2, Ok(()), S);
         assert_eq!(engine.next(S), Action::End(Ending::Complete));
     }
 
@@ -801,7 +806,7 @@ mod tests {
         engine.image_ended();
         for index in [2, 0] {
             assert_eq!(sent(&engine.next(S)), index);
-            engine.answered(index, Ok(10), S);
+            engine.answered(index, Ok(()), S);
         }
         assert_eq!(engine.next(S), Action::End(Ending::Incomplete));
     }
@@ -836,7 +841,7 @@ mod tests {
             engine.chunk(3);
             assert!(matches!(engine.next(S), Action::ProveZeros(span) if span.index == 0));
             assert_eq!(sent(&engine.next(S)), 3);
-            engine.answered(3, Ok(10), S);
+            engine.answered(3, Ok(()), S);
             assert_eq!(engine.next(S), Action::Wait(None));
             engine.proved(proven);
             engine.image_ended();
@@ -846,7 +851,7 @@ mod tests {
             } else {
                 for index in 0..3 {
                     assert_eq!(sent(&engine.next(S)), index);
-                    engine.answered(index, Ok(10), S);
+                    engine.answered(index, Ok(()), S);
                 }
                 assert_eq!(engine.next(S), Action::End(Ending::Complete));
                 assert_eq!(engine.skipped_bytes(), 0);
@@ -872,7 +877,7 @@ mod tests {
         engine.answered(1, Err(refused(507, None)), S);
         assert!(!engine.wants_chunk());
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(0, Ok(10), S);
+        engine.answered(0, Ok(()), S);
         // A failure of another one now changes nothing.
         engine.answered(2, Err(refused(401, None)), S);
         let ending = Ending::Failed(refused(507, None));
@@ -892,12 +897,12 @@ mod tests {
         for index in 1..4 {
             engine.answered(index, busy(), S);
         }
-        engine.answered(0, Ok(10), S);
+        engine.answered(0, Ok(()), S);
         assert_eq!(engine.concurrency.limit(), 2);
         let later = 100 * S;
         let (a, b) = (sent(&engine.next(later)), sent(&engine.next(later)));
         engine.answered(a, busy(), later);
-        engine.answered(b, Ok(10), later);
+        engine.answered(b, Ok(()), later);
         assert_eq!(engine.concurrency.limit(), 1);
         let later = 200 * S;
         let c = sent(&engine.next(later));
@@ -1023,7 +1028,7 @@ mod tests {
                 }
                 Action::Send(span, _) => {
                     now += S;
-                    engine.answered(span.index, Ok(10), now);
+                    engine.answered(span.index, Ok(()), now);
                 }
                 Action::Wait(Some(until)) => now = until,
                 Action::End(ending) => break ending,
@@ -1156,7 +1161,7 @@ mod tests {
         for index in 1..5 {
             engine.answered(index, Err(refused(502, None)), S);
         }
-        engine.answered(1, Ok(10), 2 * S);
+        engine.answered(1, Ok(()), 2 * S);
         assert_eq!(engine.outlook(2 * S), None);
     }
 
@@ -1375,7 +1380,7 @@ mod tests {
         sent(&engine.next(S));
         engine.stop();
         assert_eq!(engine.next(S), Action::Wait(None));
-        engine.answered(0, Ok(10), S);
+        engine.answered(0, Ok(()), S);
         assert_eq!(engine.next(S), Action::End(Ending::Stopped));
         assert_eq!(engine.first_open(), 1);
     }

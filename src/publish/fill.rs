@@ -80,6 +80,7 @@ impl Publisher<'_> {
             chunk,
             body_bytes_max: self.options.body_bytes_max,
             jobs: self.options.jobs,
+            jobs_min: self.options.jobs_min,
             compression,
             patience: self.options.patience.clone(),
             journal: JournalOptions {

@@ -77,6 +77,8 @@ pub struct DownloadOptions {
     /// Most bytes of one read: [`READ_BYTES_MAX`], unless the endpoint is known to
     /// answer more. If it does not after all, it is that from then on.
     pub read_bytes_max: NonZeroU64,
+    /// Fewest requests in flight, as far as the endpoint takes so many.
+    pub jobs_min: NonZeroU32,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
     /// How long it goes on while nothing succeeds.
@@ -107,6 +109,7 @@ impl DownloadOptions {
             offset: None,
             chunk: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
             read_bytes_max: NonZeroU64::new(READ_BYTES_MAX).unwrap_or(NonZeroU64::MIN),
+            jobs_min: NonZeroU32::MIN,
             jobs: JOBS_DEFAULT,
             patience: Patience::default(),
             allow_live: false,
@@ -240,6 +243,7 @@ pub async fn download(
         plan,
         first: 0,
         settled,
+        jobs_min: options.jobs_min.get(),
         jobs: options.jobs.get(),
         // A hole that is told to the engine is where it belongs already.
         zeros: Zeros::Skip,
@@ -533,7 +537,6 @@ impl Job for Download {
                 Ok(parts) => parts,
                 Err(error) => return Attempt::local(error),
             };
-            let read_bytes = parts.iter().map(|part| part.end - part.start).sum();
             let mut requests = Requests::default();
             let fetched = fetcher.fetch(on_drive, parts, most, &mut requests).await;
             let fetched = match fetched {
@@ -541,7 +544,7 @@ impl Job for Download {
                 Err(failure) => {
                     return Attempt {
                         requests,
-                        ..Attempt::of(Err(failure), 0)
+                        ..Attempt::of(Err(failure))
                     };
                 }
             };
@@ -560,7 +563,7 @@ impl Job for Download {
             match put.await {
                 Ok(()) => Attempt {
                     requests,
-                    ..Attempt::of(Ok(()), read_bytes)
+                    ..Attempt::of(Ok(()))
                 },
                 Err(error) => Attempt::local(error),
             }

@@ -62,6 +62,7 @@ pub async fn inspect(
         plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
         first: 0,
         settled: RangeSet::new(),
+        jobs_min: 1,
         jobs: options.jobs,
         zeros: Zeros::Write,
         operation: Operation::Read,
@@ -324,7 +325,6 @@ impl Job for Comparison {
             let step_max = limits.read_bytes_max();
             Attempt {
                 answer: comparing.compare(range, step_max, &mut requests).await,
-                wire_bytes: 0,
                 requests: requests.without_progress(),
             }
         }

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, ImageReader, Piece, Unread};
 use crate::monitor::Encoded;
 use crate::plan::Plan;
+use crate::policy::READY_MAX;
 
 /// What comes out of the pipeline, in any order.
 #[derive(Debug)]
@@ -114,10 +115,10 @@ pub(super) struct Pipeline {
     pace: Pace,
 }
 
-/// Buffers for so many requests: one for each in flight, one ready for each of
-/// these, one to read into, and what each compressor writes to.
+/// Buffers for so many requests: one for each in flight, those that are ready, one to
+/// read into, and what each compressor writes to.
 fn buffers(workers: usize, compressors: usize) -> usize {
-    2 * workers + 1 + compressors
+    workers + workers.min(READY_MAX) + 1 + compressors
 }
 
 impl Pipeline {

@@ -142,7 +142,7 @@ async fn write(
     limits: Limits,
     confirmed: &AtomicU64,
 ) -> Attempt {
-    let (mut wire_bytes, mut requests) = (0, Requests::default());
+    let mut requests = Requests::default();
     let from = confirmed.load(Ordering::Relaxed);
     for part in chunk.parts {
         let mut cutter = Cutter::new(part, from);
@@ -165,7 +165,6 @@ async fn write(
                 Err(error) => return Attempt::local(error),
             };
             let (size, end) = (piece.size(), piece.offset + piece.len);
-            wire_bytes += size.body;
             let written = match limits.is_alone {
                 true => client.write_alone(drive, piece).await,
                 false => client.write(drive, piece).await,
@@ -174,7 +173,7 @@ async fn write(
                 requests.failed = Some(size);
                 return Attempt {
                     requests,
-                    ..Attempt::of(Err(failure), wire_bytes)
+                    ..Attempt::of(Err(failure))
                 };
             }
             confirmed.store(end, Ordering::Relaxed);
@@ -183,7 +182,7 @@ async fn write(
     }
     Attempt {
         requests,
-        ..Attempt::of(Ok(()), wire_bytes)
+        ..Attempt::of(Ok(()))
     }
 }
 
@@ -242,12 +241,12 @@ impl Job for Upload {
                 let mut requests = Requests::default();
                 let step_max = limits.read_bytes_max();
                 match holds(&client, drive, span, &expected, step_max, &mut requests).await {
-                    Ok(true) => return Attempt::of(Ok(()), 0),
+                    Ok(true) => return Attempt::of(Ok(())),
                     Ok(false) => {}
                     Err(failure) => {
                         return Attempt {
                             requests: requests.without_progress(),
-                            ..Attempt::of(Err(failure), 0)
+                            ..Attempt::of(Err(failure))
                         };
                     }
                 }
@@ -381,6 +380,7 @@ mod tests {
             plan,
             first: 0,
             settled: RangeSet::new(),
+            jobs_min: 1,
             jobs: 1,
             zeros: Zeros::Write,
             operation: Operation::Write,

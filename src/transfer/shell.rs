@@ -48,18 +48,15 @@ pub(super) enum Feed {
 pub(super) struct Attempt {
     /// What came of it; the outer error is one of this machine.
     pub(super) answer: Result<Result<(), Failure>>,
-    /// Bytes of bodies that it moved.
-    pub(super) wire_bytes: u64,
     /// What its requests came to, where they obey the limits that it was given.
     pub(super) requests: Requests,
 }
 
 impl Attempt {
     /// One that was made.
-    pub(super) fn of(answer: Result<(), Failure>, wire_bytes: u64) -> Self {
+    pub(super) fn of(answer: Result<(), Failure>) -> Self {
         Self {
             answer: Ok(answer),
-            wire_bytes,
             requests: Requests::default(),
         }
     }
@@ -68,7 +65,6 @@ impl Attempt {
     pub(super) fn local(error: Error) -> Self {
         Self {
             answer: Err(error),
-            wire_bytes: 0,
             requests: Requests::default(),
         }
     }
@@ -312,7 +308,6 @@ impl<J: Job> Shell<J> {
                     self.fail(error);
                     Err(failure)
                 });
-                let answer = answer.map(|()| attempt.wire_bytes);
                 match &answer {
                     Ok(_) => {
                         self.progress.done_bytes += span.len;
@@ -519,7 +514,7 @@ mod tests {
                 } else {
                     Ok(())
                 };
-                Attempt::of(answer, span.len)
+                Attempt::of(answer)
             }
         }
 
@@ -542,6 +537,7 @@ mod tests {
             plan: Plan::new(30, NonZeroU64::new(10).unwrap()),
             first: 0,
             settled: RangeSet::new(),
+            jobs_min: 1,
             jobs: 1,
             zeros: Zeros::Write,
             operation: Operation::Write,

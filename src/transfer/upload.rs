@@ -63,6 +63,8 @@ pub struct UploadOptions {
     pub body_bytes_max: Option<NonZeroU64>,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
+    /// Fewest requests in flight, as far as the endpoint takes so many.
+    pub jobs_min: NonZeroU32,
     /// How hard to compress.
     pub compression: Compression,
     /// How long it goes on while nothing succeeds.
@@ -99,6 +101,7 @@ impl UploadOptions {
             chunk: NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN),
             body_bytes_max: None,
             jobs: JOBS_DEFAULT,
+            jobs_min: NonZeroU32::MIN,
             compression: Compression::default(),
             patience: Patience::default(),
             journal: JournalOptions::default(),
@@ -311,6 +314,7 @@ async fn send(
         plan,
         first: begun.first,
         settled: passed,
+        jobs_min: options.jobs_min.get(),
         jobs: options.jobs.get(),
         zeros: begun.zeros,
         operation: Operation::Write,

@@ -383,6 +383,10 @@ pub struct Verified {
     pub bytes: u64,
 }
 
+/// Checks that are made at once from the start. Most of them are of a few KiB, so that a
+/// round trip is what they take.
+const CHECKS_AT_ONCE: u32 = 16;
+
 /// The drive that is read back, and how.
 pub(super) struct ReadFrom<'a> {
     pub(super) client: &'a Client,
@@ -432,6 +436,7 @@ pub(super) async fn verify(
         plan: Plan::new(checks.len() as u64, NonZeroU64::MIN),
         first: 0,
         settled: RangeSet::new(),
+        jobs_min: jobs.min(CHECKS_AT_ONCE),
         jobs,
         zeros: Zeros::Write,
         operation: Operation::Read,
@@ -729,7 +734,6 @@ impl Job for ReadBack {
             let step_max = limits.read_bytes_max();
             Attempt {
                 answer: check.run(&against, step_max, &mut requests).await,
-                wire_bytes: check.len(),
                 requests: requests.without_progress(),
             }
         }

@@ -541,6 +541,7 @@ impl Client<'_> {
             plan,
             first: 0,
             settled,
+            jobs_min: 1,
             jobs: self.scenario.jobs,
             zeros: if is_upload {
                 // An earlier run may have written zeros of which no record survived.
@@ -1005,7 +1006,7 @@ impl Client<'_> {
                         self.settled(w, span)?;
                         w.goods += 1;
                         w.moved += span.len;
-                        w.engine.answered(span.index, Ok(span.len), now);
+                        w.engine.answered(span.index, Ok(()), now);
                     } else {
                         self.attempt(w, Job::Chunk(span, body), span);
                     }
@@ -1038,7 +1039,7 @@ impl Client<'_> {
                     w.goods += 1;
                     w.moved += span.len;
                     let requests = w.attempts.remove(&span.index).unwrap_or_else(no_attempt).1;
-                    w.engine.attempted(span.index, &requests, Ok(span.len), now);
+                    w.engine.attempted(span.index, &requests, Ok(()), now);
                 }
                 Err(failure) => {
                     let piece = Self::piece(w, span);

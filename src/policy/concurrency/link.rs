@@ -1,0 +1,299 @@
+//! A model of TCP connections over one link, for tests of
+//! [`Concurrency`](super::Concurrency): a bottleneck with a rate and a queue, latency, loss,
+//! and an endpoint that takes time for each request and may refuse more than some. Bytes
+//! are a fluid within a step; losses are drawn for each connection and step. Windows grow
+//! as in slow start and CUBIC (RFC 9438). Checked against an emulated link in
+//! docs/PERFORMANCE.md, "Links with latency".
+
+use std::time::Duration;
+
+/// Bytes of a packet's payload.
+const MSS: f64 = 1448.0;
+/// Bytes of a body that HTTP and TLS hold above the socket.
+const USER_BUFFER: f64 = 450_000.0;
+/// Windows in packets: of a new connection, and the least.
+const WINDOW_FIRST: f64 = 10.0;
+const WINDOW_MIN: f64 = 2.0;
+/// CUBIC's parameters.
+const BETA: f64 = 0.7;
+const C: f64 = 0.4;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// Bytes per second.
+    pub(super) rate: f64,
+    /// Seconds of a round trip with an empty queue.
+    pub(super) rtt: f64,
+    /// Probability that a packet is lost.
+    pub(super) loss: f64,
+    /// Bytes that the queue holds.
+    pub(super) queue: f64,
+    /// Seconds that the endpoint takes for each request.
+    pub(super) server: f64,
+    /// More requests than this at a time are refused.
+    pub(super) most: usize,
+    /// Bytes of a request's body.
+    pub(super) chunk: f64,
+    /// Bytes of an upload count as moved when the connection takes them, before they
+    /// arrive.
+    pub(super) is_upload: bool,
+    /// From this second on, the rate is multiplied by this.
+    pub(super) change: Option<(f64, f64)>,
+}
+
+impl Link {
+    /// A link of so many Mbit/s, with a round trip in milliseconds, and a queue of half of
+    /// what is under way on it.
+    pub(super) fn new(mbit: f64, rtt_ms: f64, loss: f64) -> Self {
+        let rate = mbit * 125_000.0;
+        Self {
+            rate,
+            rtt: rtt_ms / 1000.0,
+            loss,
+            queue: (rate * rtt_ms / 1000.0 / 2.0).max(65_536.0),
+            server: 0.0,
+            most: usize::MAX,
+            chunk: f64::from(4 << 20),
+            is_upload: true,
+            change: None,
+        }
+    }
+}
+
+/// A connection, as its sender sees it.
+#[derive(Clone, Debug)]
+struct Tcp {
+    window: f64,
+    slow_start_below: f64,
+    /// The window before the last loss, and when that was.
+    window_max: f64,
+    lost_at: f64,
+    idle_since: f64,
+}
+
+impl Tcp {
+    fn new() -> Self {
+        Self {
+            window: WINDOW_FIRST,
+            slow_start_below: f64::MAX,
+            window_max: 0.0,
+            lost_at: f64::MIN,
+            idle_since: 0.0,
+        }
+    }
+
+    /// A packet was lost; more losses within a round trip are the same event.
+    fn lose(&mut self, now: f64, rtt: f64) {
+        if now < self.lost_at + rtt {
+            return;
+        }
+        self.window_max = self.window;
+        self.window = (self.window * BETA).max(WINDOW_MIN);
+        self.slow_start_below = self.window;
+        self.lost_at = now;
+    }
+
+    fn grow(&mut self, packets: f64, now: f64, rtt: f64) {
+        if self.window < self.slow_start_below {
+            self.window += packets;
+            return;
+        }
+        let since = now - self.lost_at;
+        let k = (self.window_max * (1.0 - BETA) / C).cbrt();
+        let cubic = C * (since + rtt - k).powi(3) + self.window_max;
+        let reno = self.window_max * BETA + 0.53 * since / rtt;
+        let target = cubic.max(reno).min(self.window * 1.5);
+        if target > self.window {
+            self.window += (target - self.window) * (packets / self.window).min(1.0);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// The connection is made, or the answer is on its way, until then.
+    Opening(f64),
+    Moving,
+    /// All has arrived; the answer is here then.
+    Answered(f64),
+}
+
+#[derive(Debug)]
+struct Request<T> {
+    ticket: T,
+    connection: usize,
+    state: State,
+    arrived: f64,
+    moved: f64,
+    is_refused: bool,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) enum Ended<T> {
+    Done(T),
+    Refused(T),
+}
+
+/// Requests under way on a [`Link`], in virtual time.
+#[derive(Debug)]
+pub(super) struct Network<T> {
+    link: Link,
+    now: f64,
+    connections: Vec<Tcp>,
+    idle: Vec<usize>,
+    requests: Vec<Request<T>>,
+    /// Bytes in the queue.
+    queued: f64,
+    moved: f64,
+    rng: fastrand::Rng,
+}
+
+impl<T> Network<T> {
+    pub(super) fn new(link: Link, seed: u64) -> Self {
+        Self {
+            link,
+            now: 0.0,
+            connections: Vec::new(),
+            idle: Vec::new(),
+            requests: Vec::new(),
+            queued: 0.0,
+            moved: 0.0,
+            rng: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        Duration::from_secs_f64(self.now)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Bytes of bodies that the client counts as moved.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved as u64
+    }
+
+    pub(super) fn send(&mut self, ticket: T) {
+        let link = self.link;
+        let answer = match link.is_upload {
+            true => 0.0,
+            false => link.rtt + link.server,
+        };
+        let (connection, opening) = match self.idle.pop() {
+            Some(connection) => {
+                if let Some(tcp) = self.connections.get_mut(connection)
+                    && self.now - tcp.idle_since > (2.0 * link.rtt).max(1.0)
+                {
+                    tcp.window = tcp.window.min(WINDOW_FIRST);
+                }
+                (connection, answer)
+            }
+            None => {
+                self.connections.push(Tcp::new());
+                // TCP, TLS, and the request.
+                (self.connections.len() - 1, 3.0 * link.rtt + answer)
+            }
+        };
+        self.requests.push(Request {
+            ticket,
+            connection,
+            state: State::Opening(self.now + opening),
+            arrived: 0.0,
+            moved: 0.0,
+            is_refused: self.requests.len() >= link.most,
+        });
+    }
+
+    /// A step of time, and what ended in it.
+    pub(super) fn step(&mut self) -> Vec<Ended<T>> {
+        let link = self.link;
+        let step = (link.rtt / 8.0).min(0.01);
+        let rate = match link.change {
+            Some((at, times)) if self.now >= at => link.rate * times,
+            _ => link.rate,
+        };
+        self.now += step;
+        let rtt = link.rtt + self.queued / rate;
+        let mut wanted = 0.0;
+        for request in &mut self.requests {
+            if let State::Opening(until) = request.state
+                && self.now >= until
+            {
+                request.state = State::Moving;
+            }
+            if matches!(request.state, State::Moving) {
+                wanted += self.connections[request.connection].window * MSS / rtt;
+            }
+        }
+        let carried = match self.queued > 0.0 {
+            true => rate,
+            false => wanted.min(rate),
+        };
+        let part = if wanted > 0.0 {
+            (carried / wanted).min(1.0)
+        } else {
+            0.0
+        };
+        self.queued = (self.queued + (wanted - rate) * step).max(0.0);
+        let overflow = (self.queued - link.queue).max(0.0);
+        self.queued = self.queued.min(link.queue);
+        let dropped = if wanted > 0.0 {
+            (overflow / (wanted * step)).min(1.0)
+        } else {
+            0.0
+        };
+        let mut ended = Vec::new();
+        let mut i = 0;
+        while let Some(request) = self.requests.get_mut(i) {
+            let tcp = &mut self.connections[request.connection];
+            match request.state {
+                State::Opening(_) => {}
+                State::Moving => {
+                    let sent = tcp.window * MSS / rtt * step;
+                    let packets = sent / MSS;
+                    let none_lost =
+                        (1.0 - link.loss).powf(packets) * (1.0 - dropped).powf(packets.min(8.0));
+                    if self.rng.f64() >= none_lost {
+                        tcp.lose(self.now, rtt);
+                    }
+                    let arrived =
+                        (sent * part * (1.0 - link.loss)).min(link.chunk - request.arrived);
+                    request.arrived += arrived;
+                    tcp.grow(arrived / MSS, self.now, rtt);
+                    let buffered = match link.is_upload {
+                        true => USER_BUFFER + 2.0 * tcp.window * MSS,
+                        false => 0.0,
+                    };
+                    let moved = (request.arrived + buffered).min(link.chunk);
+                    if moved > request.moved {
+                        self.moved += moved - request.moved;
+                        request.moved = moved;
+                    }
+                    if request.arrived >= link.chunk - 1.0 || request.is_refused {
+                        let answer = match link.is_upload {
+                            true => rtt + link.server,
+                            false => 0.0,
+                        };
+                        request.state = State::Answered(self.now + answer);
+                    }
+                }
+                State::Answered(at) if self.now >= at => {
+                    let request = self.requests.swap_remove(i);
+                    self.connections[request.connection].idle_since = self.now;
+                    self.idle.push(request.connection);
+                    ended.push(match request.is_refused {
+                        true => Ended::Refused(request.ticket),
+                        false => Ended::Done(request.ticket),
+                    });
+                    continue;
+                }
+                State::Answered(_) => {}
+            }
+            i += 1;
+        }
+        ended
+    }
+}
