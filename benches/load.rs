@@ -6,6 +6,13 @@
 //! cargo bench --bench load -- --users 64 --seconds 60 --kind raw --peer nginx
 //! ```
 //!
+//! With `--hostile` the same load runs without and with one user who exhausts each budget
+//! of the server in turn, and what the others notice is printed.
+//!
+//! ```sh
+//! cargo bench --bench load -- --hostile --users 64 --seconds 20
+//! ```
+//!
 //! nginx (Debian: nginx-light, or nginx with its WebDAV module) takes the same bodies
 //! by PUT, as the yardstick for the way of the bytes to the disk. Exits with 1 if
 //! anything went wrong or is missing at the end.
@@ -14,6 +21,9 @@
 #[path = "load/client.rs"]
 #[allow(unreachable_pub)]
 mod client;
+#[path = "load/hostile.rs"]
+#[allow(unreachable_pub)]
+mod hostile;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -52,6 +62,10 @@ struct Args {
     /// Who takes them
     #[arg(long, default_value = "server")]
     peer: Peer,
+
+    /// Also run with one user who exhausts each budget in turn
+    #[arg(long)]
+    hostile: bool,
 
     /// Where the drives are; a directory below it is made and removed again
     #[arg(long, default_value = "/tmp")]
@@ -97,6 +111,10 @@ fn main() -> ExitCode {
         Peer::Nginx => nginx(&args, directory.path()),
     };
     let report = client::run(address, &places, load);
+    let mut is_fair = true;
+    if args.hostile {
+        is_fair = with_hostile_neighbours(address, &places, load, &report);
+    }
     let peak = peak_bytes(child.id());
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     let _ = child.wait();
@@ -105,10 +123,44 @@ fn main() -> ExitCode {
     for error in report.errors.iter().take(20) {
         println!("error: {error}");
     }
-    match report.errors.is_empty() && report.verified_bytes > 0 {
+    match report.errors.is_empty() && report.verified_bytes > 0 && is_fair {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
+}
+
+/// Runs the load with each attack, and prints how it compares with the quiet run before it.
+/// Returns whether no honest request failed.
+fn with_hostile_neighbours(
+    address: SocketAddr,
+    places: &[Place],
+    load: Load,
+    quiet: &client::Report,
+) -> bool {
+    let p99 = |report: &client::Report| report.latencies.value_at_quantile(0.99) as f64 / 1000.0;
+    let quiet_p99 = p99(quiet);
+    println!("| one user takes | requests | failures | p50 ms | p99 ms | p99 to that without |");
+    println!("|---|--:|--:|--:|--:|--:|");
+    let row = |name: &str, report: &client::Report| {
+        let p50 = report.latencies.value_at_quantile(0.5) as f64 / 1000.0;
+        let (requests, failures) = (report.requests, report.errors.len());
+        let p99 = p99(report);
+        let ratio = p99 / quiet_p99;
+        println!("| {name} | {requests} | {failures} | {p50:.1} | {p99:.1} | {ratio:.2} |");
+    };
+    row("nothing", quiet);
+    let mut failures = 0;
+    for attack in hostile::Attack::ALL {
+        let held = hostile::begin(address, attack).unwrap();
+        let report = client::run(address, places, load);
+        drop(held);
+        row(&format!("{attack:?}").to_lowercase(), &report);
+        for error in report.errors.iter().take(3) {
+            println!("error: {error}");
+        }
+        failures += report.errors.len();
+    }
+    failures == 0
 }
 
 /// Of a process and its children.
@@ -129,7 +181,11 @@ fn server(args: &Args, directory: &Path) -> Running {
         .map(|i| format!("00000000-0000-4000-8000-{i:012}:key-{i}"))
         .collect();
     let file = directory.join("users");
-    std::fs::write(&file, users.join("\n")).unwrap();
+    let mut lines = users.join("\n");
+    if args.hostile {
+        lines = format!("{lines}\n{}", hostile::USER);
+    }
+    std::fs::write(&file, lines).unwrap();
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_openhosting-server"))
         .arg("--data")

@@ -38,6 +38,10 @@
 //!   failed one shows as status `inactive` until the next write or imaging.
 //! - Counters begin at 4096 and 1 as recorded. They are kept when metadata
 //!   changes and at a graceful end; a crash loses what came since.
+//! - Answers with several objects are printed while they are sent, with chunked coding
+//!   where they are longer than 32 KiB: what changes meanwhile shows in them or not.
+//! - What a browser sends for a page of another site is 400 `usage`, with the right key
+//!   too; so is a request of HTTP/1.1 without one valid `Host`.
 //! - A request with a query is 404 `missing`: the API has none. A method other
 //!   than GET and POST is 405 `method`.
 //! - `drives/UUID/digest/OFFSET/SIZE` and `drives/UUID/extents/OFFSET/SIZE` are
@@ -75,11 +79,13 @@ mod hosted;
 mod hypervisor;
 mod imaging;
 mod kept;
+mod listing;
 mod machine;
 mod machines;
 mod metadata;
 mod metrics;
 mod operator;
+mod origin;
 mod page;
 mod peer;
 mod quota;
@@ -317,6 +323,7 @@ impl Server {
             memory: writing::Memory::default(),
             budgets: budget::Budgets::new(),
             admission: Admission::new(limits),
+            drives_max: files / 2,
             health: tokio::sync::Mutex::default(),
             imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
             is_stopping: AtomicBool::new(false),

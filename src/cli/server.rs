@@ -18,7 +18,7 @@ use tracing::Level;
 
 use super::answer::Form;
 use super::signals::Heard;
-use super::{environment, exit, limits, quote};
+use super::{environment, exit, limits, printable, quote};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
@@ -26,6 +26,9 @@ use crate::server::{Config, FaultPlan, Rate, Reach, Server, users};
 use crate::wire::{READ_BYTES_MAX, parse_size};
 
 const PROGRAM: &str = "openhosting-server";
+/// Threads for work that blocks: more than requests and steps of reads can take
+/// (`src/server/budget.rs`).
+const BLOCKING_THREADS_MAX: usize = 1024;
 const FORM: Form = Form {
     program: PROGRAM,
     schema: "server/1",
@@ -35,7 +38,8 @@ const FORM: Form = Form {
 /// Serves the API: drives in a directory of sparse files, servers by QEMU.
 ///
 /// Once it accepts connections it prints two lines that a shell can evaluate,
-/// OHURI and OHAUTH of the first user; the log goes to stderr.
+/// OHURI and OHAUTH of the first user; the log goes to stderr. OHAUTH holds the
+/// user's key: it is left out with --users-file, and where stdout is the journal.
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
@@ -87,7 +91,8 @@ pub(super) struct Args {
     #[arg(long)]
     no_page: bool,
 
-    /// Most drives of one user, or `none` for no limit [default: 1000]
+    /// Most drives of one user, or `none` for no limit [default: 1000, or a quarter of the
+    /// files that this process may open if that is less, since each drive is one]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
     max_drives: Option<Most>,
 
@@ -260,7 +265,7 @@ pub fn main() -> ExitCode {
         Level::INFO
     };
     let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(log_writer(args.log_format))
         .with_max_level(level)
         .with_ansi(false);
     // Fails only if somebody else set one, which then does.
@@ -282,12 +287,50 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Where lines of the log go: to stderr, without characters that change how a terminal
+/// shows a line. What clients send, such as paths and names of keys, can hold them.
+fn log_writer(format: LogFormat) -> impl Fn() -> Printable<io::Stderr> + Send + Sync + 'static {
+    move || Printable {
+        to: io::stderr(),
+        format,
+    }
+}
+
+/// Escapes what is written, which is one line at a time.
+struct Printable<W> {
+    to: W,
+    format: LogFormat,
+}
+
+impl<W: io::Write> io::Write for Printable<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let safe = match self.format {
+            LogFormat::Json => printable::safe_json(&text),
+            LogFormat::Text => {
+                let lines = text.split_inclusive('\n').map(|line| {
+                    let end = if line.ends_with('\n') { "\n" } else { "" };
+                    printable::line(line.trim_end_matches('\n')) + end
+                });
+                lines.collect()
+            }
+        };
+        self.to.write_all(safe.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
     let (listen, metrics, is_json) = (args.listen, args.metrics, args.json);
-    allow_many_files();
+    let shows_key = args.users_file.is_none() && !is_journal();
+    let files = allow_many_files();
     // Whatever is made, by programs that run servers too, is for this user only.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let server = Server::open(config(args)?)?;
+    let server = Server::open(config(args, files)?)?;
     server.check_address(listen)?;
     if let Some(address) = metrics {
         server.check_metrics_address(address)?;
@@ -295,10 +338,11 @@ fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
     limits::check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
     let result = runtime.block_on(async {
-        let listening = listen_on(server, listen, metrics, is_json).await?;
+        let listening = listen_on(server, listen, metrics, (is_json, shows_key)).await?;
         is_told.store(true, Ordering::Relaxed);
         serve(listening).await
     });
@@ -307,8 +351,9 @@ fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
     result
 }
 
-/// Every drive is an open file, and the usual soft limit is 1024.
-fn allow_many_files() {
+/// Raises the limit of open files as far as it goes, and returns it. Every drive is an
+/// open file, and the usual soft limit is 1024.
+fn allow_many_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {
@@ -318,9 +363,11 @@ fn allow_many_files() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "Cannot raise the number of open files");
     }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-fn config(args: Args) -> Result<Config> {
+/// The configuration for a process that may open `files` files.
+fn config(args: Args, files: u64) -> Result<Config> {
     let directory = match args.data {
         Some(directory) => directory,
         None => default_directory()?,
@@ -334,6 +381,7 @@ fn config(args: Args) -> Result<Config> {
     }
     let faults = args.fault_plan.as_deref().map(fault_plan).transpose()?;
     let usual = Config::new(directory);
+    let drives_max = usual.drives_max.map(|most| most.min(files / 4));
     let wrong_keys = args.wrong_key_limit.map(|RateOrNone(rate)| rate);
     Ok(Config {
         wrong_keys_max: wrong_keys.unwrap_or(usual.wrong_keys_max),
@@ -345,7 +393,7 @@ fn config(args: Args) -> Result<Config> {
         round_size: args.round_size,
         read_bytes_max: args.read_max,
         has_page: !args.no_page,
-        drives_max: Most::or(args.max_drives, usual.drives_max),
+        drives_max: Most::or(args.max_drives, drives_max),
         drive_bytes_max: args.max_bytes,
         servers_max: Most::or(args.max_servers, usual.servers_max),
         addresses_max: Most::or(args.max_addresses, usual.addresses_max),
@@ -394,7 +442,7 @@ async fn listen_on(
     mut server: Server,
     listen: SocketAddr,
     metrics: Option<SocketAddr>,
-    is_json: bool,
+    (is_json, shows_key): (bool, bool),
 ) -> Result<Listening> {
     let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
     let bind = async |address: SocketAddr| {
@@ -409,7 +457,14 @@ async fn listen_on(
         server = server.with_metrics(listener);
     }
     let signals = Signals::hear().map_err(|error| failed("Cannot hear signals".into(), error))?;
-    exit::print(&told(&server, address, is_json))?;
+    exit::print(&announcement(&server, address, is_json, shows_key))?;
+    if !shows_key {
+        let user = server.credentials().user();
+        tracing::info!(
+            user,
+            "Did not print the key of the first user, which is in a file"
+        );
+    }
     tracing::info!(%address, "Serving");
     Ok(Listening {
         server,
@@ -466,22 +521,34 @@ impl Signals {
     }
 }
 
-/// The two lines, or the object. The kernel takes connections already.
-fn told(server: &Server, address: SocketAddr, is_json: bool) -> String {
-    let auth = format!(
-        "{}:{}",
-        server.credentials().user(),
-        server.credentials().expose_key()
-    );
-    let uri = format!("{}://{address}/", server.scheme());
-    match is_json {
-        true => FORM.print(json!({ "endpoint": uri, "auth": auth }), None),
-        false => format!(
-            "export OHURI={}\nexport OHAUTH={}\n",
-            quote(&uri),
-            quote(&auth)
-        ),
+/// Whether stdout goes to the journal of systemd, where others may read it and it stays:
+/// systemd names the device and the inode of what it connected.
+fn is_journal() -> bool {
+    let stdout = rustix::fs::fstat(io::stdout());
+    let journal = std::env::var("JOURNAL_STREAM").ok();
+    match (stdout, journal) {
+        (Ok(stdout), Some(journal)) => journal == format!("{}:{}", stdout.st_dev, stdout.st_ino),
+        _ => false,
     }
+}
+
+/// The two lines, or the object. The kernel takes connections already.
+fn announcement(server: &Server, address: SocketAddr, is_json: bool, shows_key: bool) -> String {
+    let uri = format!("{}://{address}/", server.scheme());
+    let credentials = server.credentials();
+    let auth = shows_key.then(|| format!("{}:{}", credentials.user(), credentials.expose_key()));
+    if is_json {
+        let mut object = json!({ "endpoint": uri });
+        if let Some(auth) = auth {
+            object["auth"] = auth.into();
+        }
+        return FORM.print(object, None);
+    }
+    let mut lines = format!("export OHURI={}\n", quote(&uri));
+    if let Some(auth) = auth {
+        lines += &format!("export OHAUTH={}\n", quote(&auth));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -494,6 +561,22 @@ mod tests {
         assert_eq!(quote("u:a$b"), "'u:a$b'");
         assert_eq!(quote("u:it's"), "'u:it'\\''s'");
         assert_eq!(quote("u:é"), "'u:é'");
+    }
+
+    #[test]
+    fn a_line_of_the_log_does_nothing_to_a_terminal() {
+        use std::io::Write;
+        for (format, line) in [
+            (LogFormat::Text, "a\\u{202e}b\\u{1b}\n"),
+            (LogFormat::Json, "a\\u202eb\\u001b\n"),
+        ] {
+            let mut log = Printable {
+                to: Vec::new(),
+                format,
+            };
+            log.write_all("a\u{202e}b\x1b\n".as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(log.to).unwrap(), line);
+        }
     }
 
     #[test]
@@ -514,7 +597,8 @@ mod tests {
             "--read-max",
             "9",
         ];
-        let config = config(Args::parse_from(args)).unwrap();
+        let config = config(Args::parse_from(args), 2048).unwrap();
+        assert_eq!(config.drives_max, Some(512));
         assert_eq!(config.directory, PathBuf::from("d"));
         assert_eq!(config.users[0].expose_key(), "k");
         assert!(config.one_writer && !config.round_size && config.tls.is_none());

@@ -46,11 +46,11 @@ pub(super) struct Limits {
 
 impl Limits {
     /// The limits of a server that may open `files` files, with `of_one_user` connections
-    /// for each user. Most files are for drives.
+    /// for each user. A connection takes up to three files, and half of all are for drives.
     pub(super) fn new(of_one_user: usize, files: usize) -> Self {
-        let of_all_users = OF_ALL_USERS.max(4 * of_one_user).min(files / 4).max(4);
+        let of_all_users = OF_ALL_USERS.max(4 * of_one_user).min(files / 8).max(4);
         Self {
-            strangers: STRANGERS.min(files / 16).max(4),
+            strangers: STRANGERS.min(files / 32).max(4),
             of_one_user: of_one_user.min(of_all_users),
             of_all_users,
         }
@@ -433,11 +433,11 @@ mod tests {
     }
 
     #[test]
-    fn most_files_are_left_for_drives() {
-        for files in [64, 256, 1024, 4096, 1 << 20] {
+    fn half_of_the_files_are_left_for_drives() {
+        for files in [256, 1024, 4096, 8192, 1 << 20] {
             let limits = Limits::new(OF_ONE_USER, files);
             assert!(
-                limits.strangers + limits.of_all_users <= files / 2,
+                3 * (limits.strangers + limits.of_all_users) <= files / 2,
                 "{limits:?}"
             );
             assert!(limits.of_one_user <= limits.of_all_users);

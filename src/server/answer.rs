@@ -6,10 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Body;
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
+
+use super::listing;
 
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR, X_ELASTIC_OUTPUT};
 
@@ -17,6 +20,17 @@ use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR, X_ELASTIC_OUTP
 pub(super) type AnswerBody = BoxBody<Bytes, std::io::Error>;
 /// An answer, ready to be sent.
 pub(super) type Answer = Response<AnswerBody>;
+
+/// The memory that an answer takes while nobody reads it, in bytes: an extension of
+/// answers that take more than [`SMALL_BYTES`], for the budget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held(pub(super) u64);
+
+/// Not worth counting: the number of connections bounds it.
+const SMALL_BYTES: u64 = 64 * 1024;
+/// What an answer takes that is made while it is sent: hyper asks for frames until it has
+/// some 400 KiB, and there may be one more of 256 KiB.
+const STREAM_BYTES: u64 = 640 * 1024;
 
 /// What a text answer holds, as `X-Elastic-Output` says.
 const PROPERTIES: HeaderValue = HeaderValue::from_static("properties");
@@ -31,54 +45,53 @@ pub(super) fn no_content() -> Answer {
 
 /// 200 with one object.
 pub(super) fn object(object: &Properties, format: Format) -> Answer {
-    keys_and_values(object.print(format), format, PROPERTIES)
+    of_body(full(object.print(format)), format, PROPERTIES)
 }
 
-/// 200 with several objects.
-pub(super) fn objects(objects: &[Properties], format: Format) -> Answer {
-    keys_and_values(Properties::print_all(objects, format), format, PROPERTIES)
+/// 200 with several objects, printed while they are sent.
+pub(super) fn objects(
+    objects: impl Iterator<Item = Properties> + Send + Sync + 'static,
+    format: Format,
+) -> Answer {
+    of_body(listing::of_objects(objects, format), format, PROPERTIES)
 }
 
 /// 200 with a list of drives or servers. JSON has them under `uuid`, as recorded
 /// clients read it, and under `key`, as everywhere else (REFERENCE section 7).
-pub(super) fn list(key: &str, ids: &[String], format: Format) -> Answer {
-    let body = match format {
-        Format::Text => ids.iter().map(|id| format!("{id}\n")).collect(),
-        Format::Json => {
-            let objects: Vec<_> = ids
-                .iter()
-                .map(|id| serde_json::json!({key: id, "uuid": id}))
-                .collect();
-            format!("{}\n", serde_json::Value::Array(objects))
-        }
-    };
-    keys_and_values(body, format, LIST)
+pub(super) fn list(
+    key: &'static str,
+    ids: impl Iterator<Item = String> + Send + Sync + 'static,
+    format: Format,
+) -> Answer {
+    let lines = ids.map(move |id| match format {
+        Format::Text => format!("{id}\n"),
+        Format::Json => serde_json::json!({key: id, "uuid": id}).to_string(),
+    });
+    of_body(listing::of_lines(lines, format), format, LIST)
 }
 
 /// 200 with a list of resources (REFERENCE 1.3): lines of `TYPE RESOURCE`, or objects
 /// with these two keys.
-pub(super) fn resources(resources: &[Properties], format: Format) -> Answer {
-    let words = |object: &Properties| {
-        let value = |key| object.get(key).unwrap_or_default().to_owned();
-        (value("type"), value("resource"))
-    };
-    let words = resources.iter().map(words);
-    let body = match format {
-        Format::Text => words
-            .map(|(kind, name)| format!("{kind} {name}\n"))
-            .collect(),
-        Format::Json => {
-            let objects =
-                words.map(|(kind, name)| serde_json::json!({"type": kind, "resource": name}));
-            format!("{}\n", serde_json::Value::Array(objects.collect()))
+pub(super) fn resources(
+    resources: impl Iterator<Item = Properties> + Send + Sync + 'static,
+    format: Format,
+) -> Answer {
+    let lines = resources.map(move |object| {
+        let value = |key| object.get(key).unwrap_or_default();
+        let (kind, name) = (value("type"), value("resource"));
+        match format {
+            Format::Text => format!("{kind} {name}\n"),
+            Format::Json => serde_json::json!({"type": kind, "resource": name}).to_string(),
         }
-    };
-    keys_and_values(body, format, LIST)
+    });
+    of_body(listing::of_lines(lines, format), format, LIST)
 }
 
 /// 200 with a file of another kind.
 pub(super) fn file(bytes: impl Into<Bytes>, media_type: &'static str) -> Answer {
-    let mut answer = Response::new(full(bytes));
+    let bytes = bytes.into();
+    let len = bytes.len() as u64;
+    let mut answer = holding(full(bytes), len);
     let media_type = HeaderValue::from_static(media_type);
     answer.headers_mut().insert(CONTENT_TYPE, media_type);
     answer
@@ -86,18 +99,27 @@ pub(super) fn file(bytes: impl Into<Bytes>, media_type: &'static str) -> Answer 
 
 /// 200 with raw bytes.
 pub(super) fn bytes(body: AnswerBody) -> Answer {
-    let mut answer = Response::new(body);
+    let mut answer = holding(body, STREAM_BYTES);
     let octets = HeaderValue::from_static("application/octet-stream");
     answer.headers_mut().insert(CONTENT_TYPE, octets);
     answer
 }
 
-fn keys_and_values(body: String, format: Format, output: HeaderValue) -> Answer {
-    let mut answer = Response::new(full(body));
+fn of_body(body: AnswerBody, format: Format, output: HeaderValue) -> Answer {
+    let bytes = body.size_hint().exact().unwrap_or(STREAM_BYTES);
+    let mut answer = holding(body, bytes);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     if format == Format::Text {
         headers.insert(HeaderName::from_static(X_ELASTIC_OUTPUT), output);
+    }
+    answer
+}
+
+fn holding(body: AnswerBody, bytes: u64) -> Answer {
+    let mut answer = Response::new(body);
+    if bytes > SMALL_BYTES {
+        answer.extensions_mut().insert(Held(bytes));
     }
     answer
 }

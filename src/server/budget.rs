@@ -23,6 +23,8 @@ use super::answer::Refusal;
 use super::hosted::lock;
 
 const MIB: u64 = 1024 * 1024;
+/// Longest wait of a request for a share, before it is refused.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a refused client should wait. Shares are returned when a body or an answer
 /// ends, which for an honest client is soon.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -52,6 +54,26 @@ const BODIES: Limit = Limit {
     step: MIB,
 };
 
+/// Memory for answers that are longer than 64 KiB, whether read or not.
+const ANSWERS: Limit = Limit {
+    name: "answer_bytes",
+    noun: "bytes of answers that were not read yet",
+    each: 64 * MIB,
+    all: 256 * MIB,
+    step: MIB / 16,
+};
+
+/// Requests that are worked on, to the beginning of their answers, but for those that other
+/// budgets bound. Each may take one of the runtime's threads for blocking work, which
+/// `/health`, writes and steps of reads need too.
+const REQUESTS: Limit = Limit {
+    name: "requests",
+    noun: "requests under way",
+    each: 64,
+    all: 448,
+    step: 1,
+};
+
 /// Digests, lists of extents and maps, those that wait for their turn included. Our
 /// clients have up to 64 workers.
 const DIGESTS: Limit = Limit {
@@ -75,6 +97,8 @@ const IMAGINGS: Limit = Limit {
 #[derive(Debug)]
 pub(super) struct Budgets {
     pub(super) bodies: Budget,
+    pub(super) answers: Budget,
+    pub(super) requests: Budget,
     pub(super) digests: Budget,
     pub(super) imagings: Budget,
 }
@@ -83,14 +107,23 @@ impl Budgets {
     pub(super) fn new() -> Self {
         Self {
             bodies: Budget::new(BODIES),
+            answers: Budget::new(ANSWERS),
+            requests: Budget::new(REQUESTS),
             digests: Budget::new(DIGESTS),
             imagings: Budget::new(IMAGINGS),
         }
     }
 
     /// Every budget, for the metrics.
-    pub(super) fn all(&self) -> [&Budget; 3] {
-        [&self.bodies, &self.digests, &self.imagings]
+    pub(super) fn all(&self) -> [&Budget; 5] {
+        let Self {
+            bodies,
+            answers,
+            requests,
+            digests,
+            imagings,
+        } = self;
+        [bodies, answers, requests, digests, imagings]
     }
 }
 
@@ -240,7 +273,6 @@ mod tests {
         all: 100,
         step: 10,
     };
-    const PATIENCE: Duration = Duration::from_secs(10);
 
     fn user(name: &str) -> Arc<str> {
         name.into()

@@ -14,11 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::Instrument;
 
 use super::admission::Place;
-use super::answer::{Answer, Refusal};
+use super::answer::{Answer, Held, Refusal};
 use super::body::Incoming;
+use super::budget::PATIENCE;
 use super::drives::Api;
 use super::faults::Reset;
 use super::operator;
+use super::origin::{check_host, check_site};
 use super::page;
 use super::peer::Peer;
 use super::record::Record;
@@ -85,6 +87,9 @@ async fn answer(
     request: Request<Incoming>,
     record: Arc<Record>,
 ) -> Result<Answer, Reset> {
+    if let Err(refusal) = check_host(&request) {
+        return Ok(record.answer(refusal.to_answer(), Some(refusal)));
+    }
     if request.uri().path() == operator::HEALTH {
         record.set_call("health");
         let answer = operator::health(api, request.method()).await;
@@ -98,17 +103,38 @@ async fn answer(
             record.end_with_client();
         }
         let answer = page::answer(api, page, request, &record).await;
-        return Ok(record.answer(answer, None));
+        return Ok(hold(api, record, Ok(answer)).await);
     }
     let served = api
         .faults
         .play(request, |request| dispatch(api, request, &record))
         .await?;
-    let (answer, refusal) = match served {
-        Ok(answer) => (answer, None),
-        Err(refusal) => (refusal.to_answer(), Some(refusal)),
+    Ok(hold(api, record, served).await)
+}
+
+/// The answer to a request, which holds its share of the budget until it was sent.
+async fn hold(api: &Arc<Api>, record: Arc<Record>, served: Result<Answer, Refusal>) -> Answer {
+    let held = match served {
+        Ok(answer) => take_share(api, &record, answer).await,
+        refused => refused,
     };
-    Ok(record.answer(answer, refusal))
+    match held {
+        Ok(answer) => record.answer(answer, None),
+        Err(refusal) => record.answer(refusal.to_answer(), Some(refusal)),
+    }
+}
+
+async fn take_share(
+    api: &Arc<Api>,
+    record: &Record,
+    mut answer: Answer,
+) -> Result<Answer, Refusal> {
+    let held = answer.extensions_mut().remove::<Held>();
+    if let (Some(Held(bytes)), Some(user)) = (held, record.user()) {
+        let share = api.budgets.answers.take_within(user, bytes, PATIENCE);
+        record.hold(share.await?);
+    }
+    Ok(answer)
 }
 
 /// Who, then what, then how; so that nobody without credentials learns which
@@ -118,6 +144,8 @@ async fn dispatch(
     request: Request<Incoming>,
     record: &Record,
 ) -> Result<Answer, Refusal> {
+    // Before the key: a page of another site must not use up the guesses of its visitor.
+    check_site(request.headers())?;
     // To come without a key is no guess.
     let header = request.headers().get(AUTHORIZATION);
     let header = header.ok_or_else(Refusal::auth)?;
@@ -150,6 +178,10 @@ async fn dispatch(
     if !call.changes() {
         record.end_with_client();
     }
+    let _turn = match call.has_own_budget() {
+        true => None,
+        false => Some(api.budgets.requests.take_within(&user, 1, PATIENCE).await?),
+    };
     api.call(user, call, request).await
 }
 

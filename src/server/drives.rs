@@ -15,7 +15,7 @@ use super::admission::Admission;
 use super::answer::{self, Answer, Refusal};
 use super::auth::Users;
 use super::body::{self, Incoming};
-use super::budget::{Budgets, Share};
+use super::budget::{Budgets, PATIENCE, Share};
 use super::digests::{DIGEST_BYTES_MAX, Digesting, Zeros};
 use super::faults::{Faults, PastEnd, ToldExtents};
 use super::fill::{Fill, Order};
@@ -41,8 +41,6 @@ use crate::wire::{
 /// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
 /// "Size rounding").
 const ROUND_BYTES: u64 = 4 * 1024 * 1024;
-/// Longest wait of a write for the memory of its body, before it is refused.
-const BODY_WAIT: Duration = Duration::from_secs(10);
 
 /// What all requests share.
 #[derive(Debug)]
@@ -61,6 +59,8 @@ pub(super) struct Api {
     /// The web page, if there is one.
     pub(super) page: Option<Page>,
     pub(super) metrics: Arc<Metrics>,
+    /// Most drives of all users: each is an open file.
+    pub(super) drives_max: usize,
     pub(super) writers_max: u32,
     pub(super) round_size: bool,
     pub(super) read_bytes_max: u64,
@@ -89,10 +89,10 @@ impl Api {
     ) -> Result {
         let format = Format::of_accept(text(request.headers(), &ACCEPT));
         match call {
-            Call::List => Ok(list(&self.store.select(|m| *m.user == *user), format)),
-            Call::ListStandard => Ok(list(&self.store.select(Metadata::is_standard), format)),
-            Call::InfoAll => Ok(infos(&self.store.select(|m| *m.user == *user), format)),
-            Call::InfoStandard => Ok(infos(&self.store.select(Metadata::is_standard), format)),
+            Call::List => Ok(list(self.drives(move |m| *m.user == *user), format)),
+            Call::ListStandard => Ok(list(self.drives(Metadata::is_standard), format)),
+            Call::InfoAll => Ok(infos(self.drives(move |m| *m.user == *user), format)),
+            Call::InfoStandard => Ok(infos(self.drives(Metadata::is_standard), format)),
             Call::Info(id) => self.info(&user, id, false, format),
             Call::InfoFull(id) => self.info(&user, id, true, format),
             Call::Create => self.create(user, request, format).await,
@@ -109,6 +109,20 @@ impl Api {
         }
     }
 
+    /// The drives that `is_wanted`, by UUID, looked up one by one.
+    fn drives(
+        &self,
+        is_wanted: impl Fn(&Metadata) -> bool + Send + Sync + 'static,
+    ) -> impl Iterator<Item = Arc<Hosted>> + Send + Sync + 'static {
+        let store = Arc::clone(&self.store);
+        let mut last = None;
+        std::iter::from_fn(move || {
+            let drive = store.next(last, &is_wanted)?;
+            last = Some(drive.id);
+            Some(drive)
+        })
+    }
+
     fn info(&self, user: &str, id: DriveId, is_full: bool, format: Format) -> Result {
         let drive = self.store.readable(user, id)?;
         Ok(self.announce(answer::object(&drive.info(is_full), format)))
@@ -122,6 +136,13 @@ impl Api {
     ) -> Result {
         let body = keys_and_values(request).await?;
         let metadata = Metadata::create(&user, &body, |size| self.round(size))?;
+        if self.store.len() >= self.drives_max {
+            tracing::warn!(
+                drives = self.drives_max,
+                "No file may be opened for another drive"
+            );
+            return Err(Refusal::full());
+        }
         let api = Arc::clone(self);
         let drive = blocking(move || api.store.create(metadata)).await?;
         Ok(self.announce(answer::object(&drive.info(false), format)))
@@ -335,7 +356,7 @@ impl Api {
         };
         write.check()?;
         let bytes = write.buffer_bytes() as u64;
-        let share = self.budgets.bodies.take_within(user, bytes, BODY_WAIT);
+        let share = self.budgets.bodies.take_within(user, bytes, PATIENCE);
         let share = share.await?;
         if write.held_bytes().is_some() {
             let mut buffer = self.memory.buffer(&write);
@@ -395,14 +416,18 @@ fn range(drive: &Hosted, offset: u64, size: u64) -> Result<Range<u64>> {
     }
 }
 
-fn list(drives: &[Arc<Hosted>], format: Format) -> Answer {
-    let ids: Vec<_> = drives.iter().map(|drive| drive.id.to_string()).collect();
-    answer::list("drive", &ids, format)
+fn list(
+    drives: impl Iterator<Item = Arc<Hosted>> + Send + Sync + 'static,
+    format: Format,
+) -> Answer {
+    answer::list("drive", drives.map(|drive| drive.id.to_string()), format)
 }
 
-fn infos(drives: &[Arc<Hosted>], format: Format) -> Answer {
-    let infos: Vec<_> = drives.iter().map(|drive| drive.info(false)).collect();
-    answer::objects(&infos, format)
+fn infos(
+    drives: impl Iterator<Item = Arc<Hosted>> + Send + Sync + 'static,
+    format: Format,
+) -> Answer {
+    answer::objects(drives.map(|drive| drive.info(false)), format)
 }
 
 pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {

@@ -269,10 +269,15 @@ impl Machines {
 
     /// What `info` tells of a machine, with counters as they are now.
     pub(super) async fn info(&self, machine: &Machine) -> Properties {
+        self.refresh(machine).await;
+        self.info_as_known(machine)
+    }
+
+    /// Asks a machine that runs for its counters.
+    pub(super) async fn refresh(&self, machine: &Machine) {
         if let Some(live) = machine.live() {
             live.refresh().await;
         }
-        machine.info(self.cores_here)
     }
 
     /// Makes a machine, and starts it if it is to run: if that fails there is none.

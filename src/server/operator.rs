@@ -16,6 +16,7 @@ use super::answer::{Answer, full};
 use super::connection::{HEADER_BYTES_MAX, HEADER_WAIT};
 use super::drives::Api;
 use super::metrics::{MEDIA_TYPE, Stock};
+use super::origin::check_host;
 
 /// Where anybody may ask whether the server is well.
 pub(super) const HEALTH: &str = "/health";
@@ -86,6 +87,9 @@ async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let api = Arc::clone(&api);
         async move {
+            if let Err(refusal) = check_host(&request) {
+                return Ok(refusal.to_answer());
+            }
             let answer = match (request.uri().path(), request.method()) {
                 (HEALTH, method) => health(&api, method).await,
                 (METRICS, &(Method::GET | Method::HEAD)) => metrics(api).await,

@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, HeaderMap,
-    HeaderName, HeaderValue, LOCATION, ORIGIN, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -25,9 +24,11 @@ use zeroize::Zeroizing;
 use super::answer::{Answer, Refusal, file, full};
 use super::auth::digest;
 use super::body::{self, Incoming};
+use super::budget::PATIENCE;
 use super::drives::Api;
 use super::hosted::{Hosted, lock};
 use super::machine::{Machine, MachineId};
+use super::origin::is_from_page;
 use super::record::Record;
 use super::sparse::Extents;
 use super::work::in_turns;
@@ -50,6 +51,8 @@ const SESSIONS_MAX: usize = 16;
 const DRIVES_MAX: usize = 500;
 /// Servers that one state tells of.
 const SERVERS_MAX: usize = 100;
+/// Characters of a name that are shown.
+const NAME_CHARS_MAX: usize = 200;
 /// Parts of a map.
 const CELLS: u64 = 256;
 /// How often a file may be asked for its next 4096 extents, for one map.
@@ -252,6 +255,7 @@ async fn get(
     let user = page.user(headers, Instant::now());
     let user = user.ok_or_else(Refusal::auth)?;
     record.set_user(&user)?;
+    let _turn = api.budgets.requests.take_within(&user, 1, PATIENCE).await?;
     match path.split_once('/') {
         None if path == "state" => state(api, user).await,
         Some(("map", id)) => {
@@ -274,7 +278,7 @@ async fn post(
     request: Request<Incoming>,
     record: &Record,
 ) -> Result<Answer, Refusal> {
-    if !is_same_origin(request.headers()) {
+    if !is_from_page(request.headers()) {
         return Err(Refusal::usage("The request does not come from the page"));
     }
     let (answer, cookie) = match path {
@@ -294,23 +298,6 @@ async fn post(
     let cookie = cookie.ok_or_else(|| Refusal::system("Cannot make a session"))?;
     answer.headers_mut().insert(SET_COOKIE, cookie);
     Ok(answer)
-}
-
-/// Whether the browser says that the page itself sent it. What no browser sent has
-/// to say so too. A form of another site can send neither these headers nor JSON.
-fn is_same_origin(headers: &HeaderMap) -> bool {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let is_json = text(&CONTENT_TYPE) == Some("application/json");
-    let fetch_site = HeaderName::from_static("sec-fetch-site");
-    let is_same = match (text(&fetch_site), text(&ORIGIN), text(&HOST)) {
-        (Some(site), _, _) => site == "same-origin",
-        (None, Some(origin), Some(host)) => {
-            let (_, from) = origin.split_once("://").unwrap_or_default();
-            from.eq_ignore_ascii_case(host)
-        }
-        _ => false,
-    };
-    is_json && is_same
 }
 
 async fn login(
@@ -357,7 +344,7 @@ fn drive(drive: &Hosted) -> Value {
     let (received, sent, in_flight) = drive.traffic.look();
     json!({
         "id": drive.id.to_string(),
-        "name": info.get("name"),
+        "name": clipped(info.get("name")),
         "size": drive.size(),
         "allocated": drive.allocated_bytes(),
         "status": info.get("status"),
@@ -366,6 +353,11 @@ fn drive(drive: &Hosted) -> Value {
         "sent": sent,
         "in_flight": in_flight,
     })
+}
+
+/// A name as the page shows it: users choose them, and a state has hundreds of them.
+fn clipped(name: Option<&str>) -> Option<String> {
+    name.map(|name| name.chars().take(NAME_CHARS_MAX).collect())
 }
 
 /// No key of it but these: one that is not here is the password.
@@ -381,7 +373,7 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
         json!({
             "slot": slot,
             "id": device.drive.to_string(),
-            "name": drive.and_then(|drive| drive.info(false).get("name").map(str::to_owned)),
+            "name": drive.and_then(|drive| clipped(drive.info(false).get("name"))),
             "is_cdrom": device.is_cdrom,
             "boots": device.boot_index.map(|index| index + 1),
             "read": number(&format!("{slot}:read:bytes")),
@@ -390,7 +382,7 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
     });
     json!({
         "id": machine.id.to_string(),
-        "name": info.get("name"),
+        "name": clipped(info.get("name")),
         "status": info.get("status"),
         "cpu_mhz": number("cpu"),
         "cores": number("smp:cores"),
@@ -567,7 +559,7 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(is_same_origin(&headers(&pairs)), is_same, "{pairs:?}");
+            assert_eq!(is_from_page(&headers(&pairs)), is_same, "{pairs:?}");
         }
     }
 

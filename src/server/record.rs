@@ -19,6 +19,7 @@ use tracing::Span;
 
 use super::admission::Place;
 use super::answer::{Answer, AnswerBody, Refusal};
+use super::budget::Share;
 use super::hosted::lock;
 use super::metrics::Metrics;
 
@@ -55,6 +56,8 @@ pub(super) struct Record {
     received: AtomicU64,
     sent: AtomicU64,
     answered: Mutex<Option<Answered>>,
+    /// What its answer holds of the budget, to its end.
+    share: OnceLock<Share>,
     is_whole: AtomicBool,
     ends_with_client: AtomicBool,
     span: Span,
@@ -92,6 +95,7 @@ impl Record {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             answered: Mutex::new(None),
+            share: OnceLock::new(),
             is_whole: AtomicBool::new(false),
             ends_with_client: AtomicBool::new(false),
             span: tracing::error_span!("request", id),
@@ -128,6 +132,16 @@ impl Record {
 
     pub(super) fn ends_with_client(&self) -> bool {
         self.ends_with_client.load(Ordering::Relaxed)
+    }
+
+    /// The user that the request proved.
+    pub(super) fn user(&self) -> Option<&Arc<str>> {
+        self.user.get()
+    }
+
+    /// Holds `share` to the end of the answer.
+    pub(super) fn hold(&self, share: Share) {
+        let _ = self.share.set(share);
     }
 
     /// The request moves bytes of a drive.

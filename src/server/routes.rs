@@ -119,6 +119,15 @@ impl Call {
         }
     }
 
+    /// Whether something else bounds how many of these a user has under way: memory for
+    /// bodies and answers, or turns for digests. All others share the budget for requests.
+    pub(super) fn has_own_budget(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(..) | Self::Write(..) | Self::Digest(..) | Self::Extents(..)
+        )
+    }
+
     /// The drive whose bytes it moves.
     pub(super) fn moves(&self) -> Option<DriveId> {
         match *self {

@@ -184,15 +184,17 @@ impl Api {
         match call {
             ServerCall::List => {
                 let machines = self.machines.of_user(&user);
-                let ids: Vec<_> = machines.iter().map(|m| m.id.to_string()).collect();
-                Ok(answer::list("server", &ids, format))
+                let ids = machines.into_iter().map(|m| m.id.to_string());
+                Ok(answer::list("server", ids, format))
             }
             ServerCall::Info => {
-                let mut infos = Vec::new();
-                for machine in self.machines.of_user(&user) {
-                    infos.push(self.machines.info(&machine).await);
+                let own = self.machines.of_user(&user);
+                for machine in &own {
+                    self.machines.refresh(machine).await;
                 }
-                Ok(answer::objects(&infos, format))
+                let machines = Arc::clone(&self.machines);
+                let infos = own.into_iter().map(move |m| machines.info_as_known(&m));
+                Ok(answer::objects(infos, format))
             }
             ServerCall::Create | ServerCall::CreateStopped => {
                 let body = keys_and_values(request).await?;
@@ -295,12 +297,14 @@ impl Api {
         let resources = &self.machines.resources;
         let object = |info: Properties| answer::object(&info, format);
         match call {
-            ResourceCall::List(kind) => {
-                Ok(answer::resources(&resources.infos(&user, kind), format))
-            }
-            ResourceCall::InfoAll(kind) => {
-                Ok(answer::objects(&resources.infos(&user, kind), format))
-            }
+            ResourceCall::List(kind) => Ok(answer::resources(
+                resources.infos(&user, kind).into_iter(),
+                format,
+            )),
+            ResourceCall::InfoAll(kind) => Ok(answer::objects(
+                resources.infos(&user, kind).into_iter(),
+                format,
+            )),
             ResourceCall::Info(id) => resources.info(&user, id).map(object),
             ResourceCall::Create(kind) => {
                 let body = keys_and_values(request).await?;

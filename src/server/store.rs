@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
@@ -265,6 +266,26 @@ impl Store {
             _ => None,
         });
         ready.collect()
+    }
+
+    /// How many drives there are. Each is an open file.
+    pub(super) fn len(&self) -> usize {
+        read(&self.drives).len()
+    }
+
+    /// The first drive after `last`, by UUID, that `is_wanted`.
+    pub(super) fn next(
+        &self,
+        last: Option<DriveId>,
+        is_wanted: impl Fn(&Metadata) -> bool,
+    ) -> Option<Arc<Hosted>> {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let drives = read(&self.drives);
+        let mut rest = drives.range((after, Bound::Unbounded));
+        rest.find_map(|(_, slot)| match slot {
+            Slot::Ready(drive) if drive.with_metadata(&is_wanted) => Some(Arc::clone(drive)),
+            _ => None,
+        })
     }
 
     /// Makes a new drive. Blocks on the disk, as all that follow.

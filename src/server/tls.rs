@@ -1,5 +1,6 @@
 //! TLS from a certificate and a key in PEM files.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,8 +8,16 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{open_named, read_all};
+
+/// Bits of a file's mode that let its group write to it, or anybody else use it. Its group
+/// may read it: Debian's ssl-cert and volumes of Kubernetes are made so.
+const NOT_FOR_A_KEY: u32 = 0o027;
+/// A key is a few lines.
+const KEY_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads the chain of certificates and the key, and takes HTTP/1.1 only.
 pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
@@ -19,7 +28,7 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
         .map_err(|error| failed(certificate, error.into()))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, error.into()))?;
+    let private = private_key(key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -29,4 +38,24 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
         .map_err(|error| failed(certificate, error.into()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
+        let what = format!("Cannot use {} for TLS", path.display());
+        Error::new(ErrorKind::Usage, what).because(cause)
+    };
+    let file = open_named(path).map_err(|error| failed(error.into()))?;
+    let metadata = file.metadata().map_err(|error| failed(error.into()))?;
+    let mode = metadata.permissions().mode();
+    if metadata.is_file() && mode & NOT_FOR_A_KEY != 0 {
+        let (file, mode) = (path.display(), mode & 0o7777);
+        let what = format!("Others may use the TLS key {file}: its mode is {mode:04o}");
+        return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+            "Run: chmod 600 {file}; in a volume of Kubernetes, set defaultMode: 0440"
+        )));
+    }
+    let pem = read_all(file, KEY_BYTES_MAX).map_err(|error| failed(error.into()))?;
+    let pem = Zeroizing::new(pem);
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| failed(error.into()))
 }

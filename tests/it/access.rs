@@ -241,6 +241,7 @@ fn certificate(desk: &Desk, name: &str) -> (PathBuf, PathBuf) {
     let cert = desk.file(format!("{name}.pem"), made.cert.pem().as_bytes());
     let key = made.signing_key.serialize_pem();
     let key = desk.file(format!("{name}.key"), key.as_bytes());
+    crate::support::only_for_its_owner(&key);
     (cert, key)
 }
 

@@ -224,3 +224,67 @@ fn a_user_with_too_many_connections_loses_idle_ones_and_is_refused_when_all_are_
         read_reply(stream).unwrap().expect(204);
     }
 }
+
+#[test]
+fn answers_that_nobody_reads_take_little_memory() {
+    const DRIVES: usize = 60;
+    const READERS: usize = 100;
+    // What a single one of these answers would take, had it been made as a whole.
+    const ANSWER_BYTES: usize = DRIVES * 60_000;
+    const MEMORY_BYTES_MAX: u64 = 160 << 20;
+    let scene = Scene::new(&[]);
+    let everyone = "ffffffff-ffff-ffff-ffff-ffffffffffff";
+    let long = "x".repeat(60_000);
+    for _ in 0..DRIVES {
+        let body = format!("size 1\nreaders {everyone}\nuser:note {long}");
+        scene.by(HOSTILE).post("/drives/create", body).expect(200);
+    }
+    let head = scene.by(HOSTILE).head("GET", "/drives/info/standard");
+    let mut readers: Vec<_> = (0..READERS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(scene.server.address()).unwrap();
+            // The kernel must not take the whole answer for a client that reads nothing.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+            stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for stream in &mut readers {
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200");
+    }
+    let peak = crate::load::client::peak_resident_bytes(scene.server.pid()).unwrap();
+    assert!(peak < MEMORY_BYTES_MAX, "{} MiB", peak >> 20);
+    assert!((ANSWER_BYTES * READERS) as u64 > 2 * MEMORY_BYTES_MAX);
+    let used = scene.metric("openhosting_budget_used{budget=\"answer_bytes\"}");
+    assert!(used.is_some_and(|used| used > 0.0), "{used:?}");
+    // Whoever reads gets all of it, whole, in both formats.
+    for accept in ["text/plain", "application/json"] {
+        let head = scene.by(HONEST).with("Connection: close");
+        let head = head.with(&format!("Accept: {accept}"));
+        let head = head.head("GET", "/drives/info/standard");
+        let mut stream = TcpStream::connect(scene.server.address()).unwrap();
+        // HTTP/1.0 knows no chunks: the answer comes as it is.
+        let head = head.replace("HTTP/1.1", "HTTP/1.0");
+        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let notes: Vec<String> = match accept {
+            "text/plain" => {
+                let lines = body.lines();
+                let notes = lines.filter_map(|line| line.strip_prefix("user:note "));
+                notes.map(str::to_owned).collect()
+            }
+            _ => {
+                let objects: Vec<serde_json::Value> = serde_json::from_str(body).unwrap();
+                let note =
+                    |object: &serde_json::Value| object["user:note"].as_str().map(str::to_owned);
+                objects.iter().filter_map(note).collect()
+            }
+        };
+        assert_eq!(notes.len(), DRIVES, "{accept}");
+        assert!(notes.iter().all(|note| *note == long), "{accept}");
+    }
+}

@@ -1,6 +1,6 @@
 //! Who is let in, where the server listens, and what it makes of damage.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
@@ -212,6 +212,134 @@ fn users_come_from_a_file_too() {
     Ask::of(&server).by(A).get("/drives/list").expect(200);
 }
 
+/// What a server prints in a shell, which is given `$0` and `$@` to run it.
+fn printed(script: &str, args: &[&str]) -> String {
+    let data = tempfile::tempdir().unwrap();
+    let script = format!("{script} & server=$!; read -r _ <&3; kill $server; wait $server");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut child = Command::new("bash")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_openhosting-server")])
+        .arg("--data")
+        .arg(data.path().join("data"))
+        .args(args)
+        .stdin(reader)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let is_serving = |line: &String| line.contains("Serving");
+    assert!(
+        log.by_ref()
+            .map_while(Result::ok)
+            .any(|line| is_serving(&line))
+    );
+    drop(writer);
+    let out = child.wait_with_output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn keys_of_a_users_file_and_keys_that_would_go_to_the_journal_are_not_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("users");
+    std::fs::write(&file, format!("{A}\n")).unwrap();
+    crate::support::only_for_its_owner(&file);
+    let file = file.to_str().unwrap();
+    let run = "exec 3<&0; \"$0\" \"$@\"";
+    for (args, is_json) in [
+        (vec!["--users-file", file], false),
+        (vec!["--users-file", file, "--json"], true),
+    ] {
+        let out = printed(run, &args);
+        assert!(out.contains("http://127.0.0.1:"), "{out}");
+        assert!(!out.contains("it's") && !out.contains("key"), "{out}");
+        assert_eq!(out.contains('{'), is_json);
+    }
+    // What systemd says where stdout is the journal.
+    let journal = "exec 3<&0; export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/1); ";
+    let journal = format!("exec 4>&1; {journal}").replace("fd/1", "fd/4");
+    let out = printed(&format!("{journal} \"$0\" \"$@\""), &[]);
+    assert!(out.contains("OHURI=") && !out.contains("OHAUTH="), "{out}");
+    let out = printed("exec 3<&0; JOURNAL_STREAM=1:1 \"$0\" \"$@\"", &[]);
+    assert!(out.contains("OHURI=") && out.contains("OHAUTH="), "{out}");
+}
+
+#[test]
+fn a_tls_key_that_others_may_use_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (path("cert"), path("key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let chmod = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+    for mode in [0o644, 0o604, 0o620, 0o666] {
+        chmod(mode);
+        let (code, message) = refused(&["--tls-cert", &cert, "--tls-key", &key]);
+        assert_eq!(code, 2);
+        assert!(message.contains(&format!("mode is 0{mode:o}")), "{message}");
+        assert!(message.contains(&format!("chmod 600 {key}")), "{message}");
+    }
+    // The group may read it, as it may on Debian.
+    for mode in [0o600, 0o400, 0o640] {
+        chmod(mode);
+        let server = TestServer::with_args(&["--tls-cert", &cert, "--tls-key", &key]);
+        assert!(server.uri.starts_with("https://"));
+    }
+}
+
+#[test]
+fn what_a_browser_sends_for_another_site_is_refused_with_the_right_key_too() {
+    let server = TestServer::with_args(&["--user", A, "--wrong-key-limit", "1/h"]);
+    let destroyed = create(&server, 10);
+    let destroy = format!("/drives/{destroyed}/destroy");
+    for header in [
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+        "Origin: https://elsewhere.example",
+        "Origin: null",
+    ] {
+        let reply = Ask::of(&server).with(header).post(&destroy, "");
+        assert_eq!(reply.error(), (400, "usage"), "{header}");
+        assert!(reply.text().contains("another site"), "{}", reply.text());
+        // Nor does it use up the wrong keys of its visitor.
+        let guess = Ask::of(&server)
+            .by("u:wrong")
+            .with(header)
+            .get("/drives/list");
+        assert_eq!(guess.error(), (400, "usage"), "{header}");
+    }
+    let own = Ask::of(&server).with("Sec-Fetch-Site: same-origin");
+    own.get("/drives/list").expect(200);
+    let typed = Ask::of(&server).with("Sec-Fetch-Site: none");
+    typed.get("/drives/list").expect(200);
+    let own = Ask::of(&server).with("Origin: http://test");
+    own.post(&destroy, "").expect(204);
+}
+
+#[test]
+fn a_request_of_http_1_1_names_one_host() {
+    let server = TestServer::start();
+    for hosts in [
+        "",
+        "Host: a\r\nHost: a\r\n",
+        "Host: a b\r\n",
+        "Host: u@a\r\n",
+    ] {
+        for path in ["/health", "/drives/list", "/ui/"] {
+            let request = format!("GET {path} HTTP/1.1\r\n{hosts}\r\n");
+            let reply = raw(server.address(), request.as_bytes()).unwrap();
+            assert_eq!(reply.status, 400, "{request}");
+            assert_eq!(reply.header("connection"), Some("close"), "{request}");
+        }
+    }
+    // HTTP/1.0 had no such header.
+    let reply = raw(server.address(), b"GET /health HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(reply.status, 200);
+}
+
 #[test]
 fn tls_is_served_and_plain_http_is_not() {
     let directory = tempfile::tempdir().unwrap();
@@ -220,6 +348,7 @@ fn tls_is_served_and_plain_http_is_not() {
     let (cert, key) = (path("cert"), path("key"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    crate::support::only_for_its_owner(&key);
     let args = [
         "--tls-cert",
         &cert,

@@ -72,6 +72,47 @@ fn a_user_has_no_more_drives_and_bytes_than_allowed() {
 }
 
 #[test]
+fn a_user_cannot_take_all_files_that_the_server_may_open() {
+    let few = ["bash", "-c", "ulimit -n 256; exec \"$0\" \"$@\""].map(Into::into);
+    let server = TestServer::within(&few, &["--user", A, "--user", B]);
+    let refused = (0..256).find_map(|_| {
+        let reply = make(&server, A, "1");
+        (reply.status != 200).then_some(reply)
+    });
+    let refused = refused.unwrap();
+    assert_eq!(refused.error(), (402, "billing"));
+    assert!(refused.text().contains("64 drives"), "{}", refused.text());
+    make(&server, B, "1").expect(200);
+    // With limits that are too high for it there are still files for connections.
+    let many = ["--user", A, "--max-drives", "1000"];
+    let server = TestServer::within(&few, &many);
+    let statuses: Vec<_> = (0..150).map(|_| make(&server, A, "1").status).collect();
+    assert_eq!(statuses.iter().position(|s| *s != 200), Some(128));
+    assert!(statuses[128..].iter().all(|s| *s == 507), "{statuses:?}");
+}
+
+#[test]
+fn the_log_holds_nothing_that_turns_text_around() {
+    for format in ["json", "text"] {
+        let server = TestServer::with_args(&["--log-format", format]);
+        let body = "size 10\na\u{202e}b\u{2066}c x";
+        let refused = Ask::of(&server).post("/drives/create", body);
+        assert_eq!(refused.error(), (400, "usage"));
+        let path = "/drives/\u{202e}/info";
+        let head = Ask::of(&server).head("GET", path);
+        let _ = raw(server.address(), format!("{head}\r\n").as_bytes());
+        while !server.log().contains("202e") {
+            std::thread::yield_now();
+        }
+        assert!(
+            !server.log().contains(['\u{202e}', '\u{2066}']),
+            "{}",
+            server.log()
+        );
+    }
+}
+
+#[test]
 fn drives_made_at_once_do_not_slip_past_the_limit() {
     let server = TestServer::with_args(&["--max-drives", "5"]);
     let made: usize = std::thread::scope(|scope| {

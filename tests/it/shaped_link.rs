@@ -39,6 +39,7 @@ impl Scene {
         let certificate = desk.file("cert.pem", made.cert.pem().as_bytes());
         let key = made.signing_key.serialize_pem();
         let key = desk.file("key.pem", key.as_bytes());
+        crate::support::only_for_its_owner(&key);
         let (cert, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
         let auth = desk.auth();
         let args = ["--listen", "10.78.0.1:0", "--user", &auth];

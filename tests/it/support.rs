@@ -13,6 +13,12 @@ pub mod schema;
 pub mod server;
 pub mod slow;
 
+/// Makes a file that only its owner may read, as one with a key must be.
+pub fn only_for_its_owner(path: impl AsRef<std::path::Path>) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
 /// Bytes that tell their place: each follows from its offset, modulo a prime,
 /// so what lands at the wrong place cannot look right. A disk of them has a boot signature,
 /// so that nobody asks whether it is one.

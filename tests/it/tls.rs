@@ -153,6 +153,7 @@ fn a_certificate_that_expired_is_refused_even_if_it_is_the_one_that_is_named() {
         desk.file("c", cert.as_bytes()),
         desk.file("k", key.serialize_pem().as_bytes()),
     );
+    crate::support::only_for_its_owner(&key);
     let (_server, uri) = server(&desk, &cert, &key);
     let refused = list(&desk, &uri, &cert).run().code(1);
     let _ = refused.says("it has expired");

@@ -846,6 +846,7 @@ fn an_endpoint_is_believed_only_with_a_certificate_that_this_machine_trusts() {
     let cert = desk.file("cert.pem", made.cert.pem().as_bytes());
     let key = made.signing_key.serialize_pem();
     let key = desk.file("key.pem", key.as_bytes());
+    crate::support::only_for_its_owner(&key);
     let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
     let server = desk.server_with(&["--tls-cert", cert, "--tls-key", key]);
     let image = noise(5, 200_000);

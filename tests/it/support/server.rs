@@ -231,7 +231,16 @@ fn spawn(
         })
     };
     let uri = line("export OHURI=");
-    let auth = line("export OHAUTH=");
+    // The key of a user from a file is not printed.
+    let users_file = args.iter().position(|arg| arg == "--users-file");
+    let auth = match users_file {
+        Some(flag) => {
+            let users = std::fs::read_to_string(&args[flag + 1]).unwrap();
+            let mut users = users.lines().filter(|line| !line.starts_with('#'));
+            users.next().unwrap().to_owned()
+        }
+        None => line("export OHAUTH="),
+    };
     let (user, key) = auth.split_once(':').unwrap();
     let (user, key) = (user.to_owned(), key.to_owned());
     (child, uri, user, key)
