@@ -58,6 +58,12 @@ impl TestServer {
         Self::launch(&[], &args, data, own_directory)
     }
 
+    /// Another plan for the next start of a server that has one.
+    pub fn set_plan(&self, plan: &serde_json::Value) {
+        let file = self.own_directory.path().join("plan.json");
+        std::fs::write(file, plan.to_string()).unwrap();
+    }
+
     /// A server on the directory `data`, which it leaves there.
     pub fn start_with(args: &[&str], data: &Path) -> Self {
         Self::launch(&[], args, data.to_owned(), TempDir::new().unwrap())
