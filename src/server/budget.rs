@@ -45,12 +45,13 @@ pub(super) struct Limit {
 }
 
 /// Memory for the bodies of writes. At least 1 MiB counts for each body, which also
-/// bounds the threads that wait for slow bodies.
+/// bounds the threads that wait for slow bodies. Our clients send up to 64 chunks of 4 MiB
+/// at once on a link that loses packets, each for many seconds.
 const BODIES: Limit = Limit {
     name: "body_bytes",
     noun: "bytes of request bodies in memory",
-    each: 64 * MIB,
-    all: 256 * MIB,
+    each: 320 * MIB,
+    all: 1280 * MIB,
     step: MIB,
 };
 

@@ -79,15 +79,15 @@ fn bodies_that_do_not_come_leave_memory_for_those_of_others() {
     let head = scene.by(HOSTILE).head("POST", &write);
     // Nobody knows what a gzip body unpacks to, so each takes 8 MiB.
     let head = format!("{head}Content-Encoding: gzip\r\nContent-Length: 1000000\r\n");
-    let mut streams: Vec<_> = (0..40).map(|_| scene.begin(&head)).collect();
-    scene.wait_for("openhosting_requests_in_flight", |n| n >= 40.0);
+    let mut streams: Vec<_> = (0..48).map(|_| scene.begin(&head)).collect();
+    scene.wait_for("openhosting_requests_in_flight", |n| n >= 48.0);
     for _ in 0..4 {
         let body = crate::support::gzip(&vec![1; 9 << 20]);
         let path = format!("/drives/{own}/write");
         scene.by(HONEST).post_gzip(&path, body).expect(204);
     }
     let used = "openhosting_budget_used{budget=\"body_bytes\"}";
-    assert_eq!(scene.metric(used), Some(f64::from(64 << 20)));
+    assert_eq!(scene.metric(used), Some(f64::from(320 << 20)));
     // Those who wait for the hostile user's own part are refused, and say why.
     let mut refusals = 0;
     for stream in &mut streams {
@@ -98,9 +98,9 @@ fn bodies_that_do_not_come_leave_memory_for_those_of_others() {
             refusals += 1;
         }
     }
-    assert_eq!(refusals, 32);
+    assert_eq!(refusals, 8);
     let refused = "openhosting_budget_refused_total{budget=\"body_bytes\",of=\"user\"}";
-    assert_eq!(scene.metric(refused), Some(32.0));
+    assert_eq!(scene.metric(refused), Some(8.0));
 }
 
 #[test]
