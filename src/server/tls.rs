@@ -11,13 +11,13 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{open_named, read_all};
+use crate::filesystem::{open_named, read_all, read_named};
 
 /// Bits of a file's mode that let its group write to it, or anybody else use it. Its group
 /// may read it: Debian's ssl-cert and volumes of Kubernetes are made so.
 const NOT_FOR_A_KEY: u32 = 0o027;
-/// A key is a few lines.
-const KEY_BYTES_MAX: u64 = 1 << 20;
+/// A key is a few lines, and so is each certificate of a chain.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// Reads the chain of certificates and the key, and takes HTTP/1.1 only.
 pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
@@ -25,9 +25,10 @@ pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
         let what = format!("Cannot use {} for TLS", path.display());
         Error::new(ErrorKind::Usage, what).because(cause)
     };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
-        .map_err(|error| failed(certificate, error.into()))?;
+    let pem = read_named(certificate, PEM_BYTES_MAX);
+    let pem = pem.map_err(|error| failed(certificate, error.into()))?;
+    let chain: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let chain = chain.map_err(|error| failed(certificate, error.into()))?;
     let private = private_key(key)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -55,7 +56,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
             "Run: chmod 600 {file}; in a volume of Kubernetes, set defaultMode: 0440"
         )));
     }
-    let pem = read_all(file, KEY_BYTES_MAX).map_err(|error| failed(error.into()))?;
+    let pem = read_all(file, PEM_BYTES_MAX).map_err(|error| failed(error.into()))?;
     let pem = Zeroizing::new(pem);
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| failed(error.into()))
 }

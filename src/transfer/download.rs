@@ -338,6 +338,7 @@ pub async fn download(
     let from = ReadFrom {
         client,
         drive: options.drive,
+        open: progress.workers,
         jobs: options.jobs.get(),
         patience: &options.patience,
     };

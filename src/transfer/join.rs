@@ -121,6 +121,7 @@ pub async fn join_download(
     let from = ReadFrom {
         client,
         drive: options.drive,
+        open: 1,
         jobs: options.jobs.get(),
         patience: &options.patience,
     };

@@ -437,6 +437,7 @@ async fn send(
     let from = ReadFrom {
         client,
         drive,
+        open: progress.workers,
         jobs: options.jobs.get(),
         patience: &options.patience,
     };

@@ -383,14 +383,16 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// Checks that are made at once from the start. Most of them are of a few KiB, so that a
-/// round trip is what they take.
-const CHECKS_AT_ONCE: u32 = 16;
+/// Most checks that are made at once from the start, over connections that are open. Most
+/// checks are of a few KiB, so that a round trip is what they take.
+const CHECKS_AT_ONCE_MAX: u32 = 16;
 
 /// The drive that is read back, and how.
 pub(super) struct ReadFrom<'a> {
     pub(super) client: &'a Client,
     pub(super) drive: DriveId,
+    /// Connections that the transfer leaves open.
+    pub(super) open: u32,
     /// Most requests in flight.
     pub(super) jobs: u32,
     pub(super) patience: &'a Patience,
@@ -408,6 +410,7 @@ pub(super) async fn verify(
     let ReadFrom {
         client,
         drive,
+        open,
         jobs,
         patience,
     } = from;
@@ -436,7 +439,7 @@ pub(super) async fn verify(
         plan: Plan::new(checks.len() as u64, NonZeroU64::MIN),
         first: 0,
         settled: RangeSet::new(),
-        jobs_min: jobs.min(CHECKS_AT_ONCE),
+        jobs_min: open.clamp(1, CHECKS_AT_ONCE_MAX),
         jobs,
         zeros: Zeros::Write,
         operation: Operation::Read,
