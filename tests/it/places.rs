@@ -159,7 +159,7 @@ fn a_home_that_holds_no_journal_is_named() {
     let upload = scene.desk.upload(&scene.proxy.uri()).arg("a.img");
     let outcome = upload.env("HOME", &file).run().code(2);
     let line = format!(
-        "Cannot create the directory of the journal {}/.local/state/openhosting/journals: ",
+        "Cannot use the directory of the journal {}/.local/state/openhosting/journals: ",
         file.display()
     );
     let _ = outcome
