@@ -109,7 +109,9 @@ async fn ask(call: u8, answer: &[u8]) {
         3 => shown(client.destroy(drive()).await.map(drop)),
         4 => {
             let body = Upload::Bytes(vec![1; LEN as usize].into());
-            let written = client.write_body(drive(), 0, Encoding::Identity, body).await;
+            let written = client
+                .write_body(drive(), 0, Encoding::Identity, body)
+                .await;
             shown(written.map(drop));
         }
         5 => {
