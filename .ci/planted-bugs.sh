@@ -3,6 +3,7 @@
 # catch it: a test that passes all the same proves nothing. Ends with a table.
 #
 #   planted-bugs.sh [WORD]   all bugs, or those whose name has WORD in it
+#   planted-bugs.sh --anchors  only looks whether each bug can be planted: seconds
 #   PLANTED_DIR              where the copy and its build are kept between runs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -27,14 +28,25 @@ refresh() {
 }
 
 # What each bug needs is built before the first one, which has only so much time.
-refresh
-(cd "$copy" && cargo test --quiet --lib --test it --no-run)
+if [[ $only != --anchors ]]; then
+    refresh
+    (cd "$copy" && cargo test --quiet --lib --test it --no-run)
+fi
 
 # bug NAME TEST FILE FROM TO: in FILE, the one place that reads FROM reads TO.
 # TEST is `lib PATH` or `it PATH`. An anchor that is gone is a failure, too: then
 # the bug has to be planted elsewhere.
 bug() {
     local name=$1 where=${2%% *} test=${2#* } file=$3 begin=$SECONDS verdict output
+    if [[ $only == --anchors ]]; then
+        if ! FROM=$4 perl -0ne '
+            my $count = () = /\Q$ENV{FROM}\E/g;
+            die "the anchor is there $count times\n" if $count != 1' "$file"; then
+            echo "$name: cannot be planted in $file"
+            survived=1
+        fi
+        return 0
+    fi
     [[ $name == *"$only"* ]] || return 0
     refresh
     if ! FROM=$4 TO=$5 perl -0pi -e '
@@ -62,7 +74,7 @@ bug() {
 
 bug 'no fsync of the journal' \
     'lib journal::tests::a_sync_that_fails_is_an_error_and_stays_one' \
-    src/journal/log.rs 'sync_data(&self.file)' 'self.file.metadata().map(|_| ())'
+    src/journal/log.rs 'let synced = sync_data(&self.file);' 'let synced = self.file.metadata().map(|_| ());'
 bug 'no fsync of the data before its record' \
     'lib journal::tests::no_record_is_kept_before_what_it_tells_of_is_on_the_disk' \
     src/journal/keeper.rs 'sync_data(data)' 'data.metadata().map(|_| ())'
@@ -96,7 +108,8 @@ bug 'records beyond the end are believed' \
     src/journal/replay.rs 'first.saturating_add(count).min(chunks)' 'first.saturating_add(count)'
 bug 'the lock lets two in' \
     'lib journal::tests::one_process_at_a_time_and_no_link_is_followed' \
-    src/journal.rs 'NonBlockingLockExclusive' 'NonBlockingLockShared'
+    src/filesystem/lock.rs 'Lock::Exclusive => FlockOperation::NonBlockingLockExclusive' \
+    'Lock::Exclusive => FlockOperation::NonBlockingLockShared'
 bug 'zeros left out of a used drive' \
     'lib policy::engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
     src/policy/zeros.rs $'        } else {\n            Self::Write' $'        } else {\n            Self::Skip'
@@ -150,7 +163,7 @@ bug 'answered probes count as progress' \
     src/policy/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
 bug 'no fewer workers when the drive is busy' \
     'lib policy::concurrency::tests::busy_goes_down_to_one_for_good' \
-    src/policy/concurrency.rs $'        self.fall(now);\n        self.ceiling' '        self.ceiling'
+    src/policy/concurrency.rs $'        self.fall(now);\n        // What was busy' '        // What was busy'
 bug 'as many workers in a storm as before' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
     src/policy/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
@@ -160,17 +173,17 @@ bug 'one volley of failures counts as many' \
     $'        self.before.get_or_insert(self.limit);\n        if ticket.era > self.era {'
 bug 'workers are added where the compressors are what limits' \
     'lib policy::concurrency::tests::what_waits_for_the_compressors_tells_nothing' \
-    src/policy/concurrency.rs 'const UNUSED_MAX: f64 = 0.05;' 'const UNUSED_MAX: f64 = 1.0;'
+    src/policy/concurrency.rs 'const DIFFERENCE_MAX: f64 = 0.1;' 'const DIFFERENCE_MAX: f64 = 100.0;'
 bug 'what did not help stays' \
     'lib policy::concurrency::tests::it_finds_what_a_link_carries_best_and_stays_there' \
-    src/policy/concurrency.rs 'if here.helps(fewer) {' 'if here.rate > 0.0 {'
+    src/policy/concurrency.rs 'if here.rate >= before.rate * helps {' 'if here.rate > 0.0 {'
 bug 'a chunk that is due wakes the shell for ever' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
     src/policy/engine.rs 'times.filter(|at| *at > now).min()' 'times.min()'
 bug 'a short read is accepted' \
     'lib api::answer::tests::a_body_of_another_length_is_no_chunk' \
-    src/api/answer.rs $'    let len = bytes.len();\n    // What' \
-    $'    let told = response.content_length().unwrap_or(u64::MAX);\n    let len = bytes.len().min(told as usize);\n    // What'
+    src/api/answer.rs $'    let len = bytes.len();\n    expect(' \
+    $'    let told = response.content_length().unwrap_or(u64::MAX);\n    let len = bytes.len().min(told as usize);\n    expect('
 bug 'a redirect is taken for success' \
     'lib api::answer::tests::only_2xx_is_success' \
     src/api/answer.rs 'if status.is_success() {' 'if status.is_success() || status.is_redirection() {'
@@ -179,17 +192,16 @@ bug '404 is swallowed' \
     src/api/answer.rs 'if status.is_success() {' 'if status.is_success() || status.as_u16() == 404 {'
 bug 'only the first member of a gzip image' \
     'lib image::reader::tests::a_gzip_image_of_several_members_reads_from_any_chunk' \
-    src/image/stream.rs 'flate2::bufread::MultiGzDecoder::new(packed)' 'flate2::bufread::GzDecoder::new(packed)'
+    src/image/stream/members.rs 'match next(self.format, head, is_first) {' \
+    $'match next(self.format, head, is_first) {\n            _ if !is_first => Ok(State::Ended),'
 bug 'other bytes at the second attempt' \
     'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
-    src/transfer/sending.rs 'let chunk = self.bodies.get(&span.index).cloned();' 'let chunk = self.bodies.remove(&span.index);'
+    src/transfer/sending.rs 'Body::Given => match self.bodies.get(&span.index) {' \
+    'Body::Given => match self.bodies.remove(&span.index).as_ref() {'
 bug 'DONE is noted before the answer' \
     'lib transfer::shell::tests::nothing_is_settled_before_it_is_confirmed' \
-    src/transfer/shell.rs $'            Action::Send(span) => {\n' $'            Action::Send(span) => {\n                let _ = self.job.settled(span);\n'
-bug 'zeros left out where a record was lost' \
-    'it resume::zeros_where_a_record_was_lost_are_written' \
-    src/transfer/beginning.rs '    Ok((image, true))' \
-    '    Ok((image, count > 0))'
+    src/transfer/shell.rs $'            Action::Send(span, body) => {\n' \
+    $'            Action::Send(span, body) => {\n                let _ = self.job.settled(span, body);\n'
 bug 'digests of an earlier change are verified' \
     'it resume::what_was_sent_twice_is_verified_as_it_is_now' \
     src/journal.rs 'digests.insert(index, digest);' \
@@ -202,10 +214,6 @@ bug 'an image that has its name is not known again' \
     'it download::one_that_was_named_but_not_tidied_up_is_done' \
     src/transfer/opening.rs 'if !is_told && whole.is_none() {' \
     'if session.is_resumed {'
-bug 'a new journal has a name before it is whole' \
-    'it kill::a_download_killed_at_every_sync_and_rename_finishes' \
-    src/journal.rs 'Ok(file) => Ok(Some(file)),' \
-    'Ok(_) => Ok(None),'
 bug 'a resume that never resumes' \
     'it resume::after_a_signal_nothing_confirmed_is_sent_again' \
     src/transfer/session.rs 'settled.gaps(&all).collect()' \
@@ -222,12 +230,12 @@ bug 'a failed sync of the image is made again and trusted' \
     src/journal/keeper.rs 'sync_data(data)' 'sync_data(data).or_else(|_| sync_data(data))'
 bug 'a failed sync of the journal is made again and trusted' \
     'it disks::a_journal_that_was_not_synced_says_nothing_false' \
-    src/journal/log.rs 'sync_data(&self.file)' \
-    'sync_data(&self.file).or_else(|_| sync_data(&self.file))'
+    src/journal/log.rs 'let synced = sync_data(&self.file);' \
+    'let synced = sync_data(&self.file).or_else(|_| sync_data(&self.file));'
 bug 'a journal that could not be made stays' \
     'it disks::an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command' \
-    src/journal.rs $'            let _ = std::fs::remove_file(path);\n            return Err(cannot(cause));' \
-    $'            return Err(cannot(cause));'
+    src/journal.rs $'                let _ = std::fs::remove_file(path);\n                return Err(cannot(cause));' \
+    $'                return Err(cannot(cause));'
 bug 'the journal goes before the last word' \
     'it disks::an_upload_killed_at_any_call_makes_one_drive' \
     src/transfer/upload.rs 'journal: Ended::of(journal),' \
@@ -245,7 +253,7 @@ bug 'what an earlier run left is trusted by its length' \
     src/transfer/earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
 bug 'who starts over takes the file from who writes to it' \
     'it download::a_file_that_is_written_to_is_not_taken_away' \
-    src/image/target.rs 'Ok(file) => lock(&file, &part, EXCLUSIVE).map(|()| Some(file))?,' 'Ok(file) => Some(file),'
+    src/image/target.rs 'Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,' 'Ok(file) => Some(file),'
 bug 'damage is mended and still claimed' \
     'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
     src/transfer/earlier.rs 'journal.without(&wrong)?' 'journal'
@@ -315,19 +323,13 @@ bug 'a tunnel passes for this machine' \
 bug 'the end of a stream is not looked for' \
     'it streams::a_size_that_is_not_so_is_an_error' \
     src/image/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
-bug 'another state of a file on a server is read on' \
-    'it streams::a_file_that_changes_on_its_server_is_told' \
-    src/transfer/web.rs 'Some(_) if answer.pin == *pin => Ok(Ok(answer)),' 'Some(_) => Ok(Ok(answer)),'
 bug 'a digest that is not the one that was told is taken' \
     'it streams::the_digest_of_what_was_given_is_demanded' \
     src/transfer/upload.rs 'if digest == expected {' 'if digest == digest {'
 bug 'ova: the first file of the description is taken for its first disk' \
     'it ova::the_first_disk_of_the_description_is_sent_or_the_one_that_is_named' \
-    src/image/archive/ovf.rs 'self.files.iter().find(|file| file.id == id)' \
-    'self.files.iter().find(|file| file.id != id)'
-bug 'ova: bytes beyond the end of a member are read' \
-    'it ova::a_disk_of_more_than_eight_gib_is_found_and_its_holes_are_holes' \
-    src/image/raw.rs 'self.member.is_some() && end.is_none_or' 'self.member.is_none() && end.is_none_or'
+    src/image/archive/ovf.rs 'self.files.iter().find(|file| file.id == *id)' \
+    'self.files.iter().find(|file| file.id != *id)'
 bug 'qcow2: a packed cluster is taken for a plain one' \
     'it formats::qcow2_packed_with_zlib_and_zstd' \
     src/image/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
@@ -368,8 +370,11 @@ bug 'qcow2 written: what an earlier run left is no zeros' \
     'None if part.is_zero() => return None,'
 bug 'a GPT that was cut off is at the end of a larger drive' \
     'it outputs::a_gpt_whose_copy_is_not_at_the_end_is_told' \
-    src/transfer/beginning.rs 'if backup.saturating_add(table.sector) > image {' 'if backup == u64::MAX {'
+    src/image/gpt.rs 'if backup.saturating_add(self.sector) > image {' 'if backup == u64::MAX {'
 
+if [[ $only == --anchors ]]; then
+    exit "$survived"
+fi
 printf '\n%s' "$table"
 if ((survived)); then
     echo 'planted bugs: some were not caught'
