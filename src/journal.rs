@@ -328,20 +328,11 @@ mod tests {
 
     use rustix::fs::OFlags;
 
+    use super::record::tests::header_of;
     use super::*;
 
     fn header() -> Header {
-        Header {
-            direction: Direction::Download,
-            session: [3; 16],
-            token: [0; 16],
-            size: 100,
-            chunk: 10,
-            first: 0,
-            source: None,
-            endpoint: "https://h/".into(),
-            user: "u".into(),
-        }
+        header_of(Direction::Download)
     }
 
     fn holes(first: u64) -> Record {

@@ -223,7 +223,8 @@ impl Config {
             servers_max: Some(SERVERS_MAX),
             addresses_max: Some(ADDRESSES_MAX),
             vlans_max: Some(VLANS_MAX),
-            guest_memory_bytes_max: memory_bytes().map(|bytes| bytes / 2),
+            guest_memory_bytes_max: metrics::bytes_in_proc("/proc/meminfo", "MemTotal:")
+                .map(|bytes| bytes / 2),
             guest_cores_max: Some(GUEST_CORES_MAX),
             requests_max: None,
             connections_max: admission::OF_ONE_USER,
@@ -471,16 +472,6 @@ impl Server {
         let api = self.api;
         let _ = tokio::task::spawn_blocking(move || api.store.keep_all()).await;
     }
-}
-
-/// The memory of this machine in bytes, if the kernel tells.
-fn memory_bytes() -> Option<u64> {
-    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = told
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 fn open_cgroup(directory: &Path) -> Result<hypervisor::Cgroup> {

@@ -178,8 +178,6 @@ pub(crate) fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
 /// write to it; and as [`DirBuilder::create`].
 pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let us = geteuid().as_raw();
-    let is_trusted = |owner| owner == us || owner == ROOT;
     let named = std::fs::symlink_metadata(path)?;
     if named.is_symlink() && !is_trusted(named.uid()) {
         return Err(Foreign::Owner(named.uid()).into());
@@ -317,12 +315,15 @@ fn check(file: &Metadata, path: &Path, purpose: Use) -> Result<(), Foreign> {
     }
 }
 
+/// Whether a user is this one, or root, who can change everything anyway.
+fn is_trusted(owner: u32) -> bool {
+    owner == geteuid().as_raw() || owner == ROOT
+}
+
 /// Whether other users than root can give files names in a directory.
 pub(crate) fn can_others_create_in(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|directory| {
-        let owner = directory.uid();
-        let is_trusted = owner == geteuid().as_raw() || owner == ROOT;
-        !is_trusted || directory.mode() & EVERYBODY_WRITES != 0
+        !is_trusted(directory.uid()) || directory.mode() & EVERYBODY_WRITES != 0
     })
 }
 

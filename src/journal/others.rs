@@ -87,6 +87,7 @@ fn is_locked(inode: u64) -> bool {
 mod tests {
     use std::ffi::OsString;
 
+    use super::super::record::tests::header_of;
     use super::super::{Journal, Record};
     use super::*;
 
@@ -94,20 +95,9 @@ mod tests {
     #[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
     fn the_newest_that_nobody_works_on_comes_first_and_few_are_read() {
         let directory = tempfile::tempdir().unwrap();
-        let header = |direction| Header {
-            direction,
-            session: [3; 16],
-            token: [0; 16],
-            size: 100,
-            chunk: 10,
-            first: 0,
-            source: None,
-            endpoint: "https://h/".into(),
-            user: "u".into(),
-        };
         let create = |name: &str, direction, at: u64| {
             let path = directory.path().join(name);
-            let mut journal = Journal::create(&path, &header(direction)).unwrap();
+            let mut journal = Journal::create(&path, &header_of(direction)).unwrap();
             let drive = Record::Drive {
                 id: DriveId::random(),
                 is_ours: true,

@@ -396,6 +396,21 @@ pub(super) mod tests {
 
     use super::*;
 
+    /// A small header of a transfer from byte 0 on.
+    pub(in crate::journal) fn header_of(direction: Direction) -> Header {
+        Header {
+            direction,
+            session: [3; 16],
+            token: [0; 16],
+            size: 100,
+            chunk: 10,
+            first: 0,
+            source: None,
+            endpoint: "https://h/".into(),
+            user: "u".into(),
+        }
+    }
+
     pub(crate) fn header() -> impl Strategy<Value = Header> {
         let fingerprint =
             any::<(u64, u64, u64, i128)>().prop_map(|(size, device, inode, ns)| Fingerprint {
@@ -519,17 +534,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_later_version_is_told() {
-        let header = Header {
-            direction: Direction::Upload,
-            session: [0; 16],
-            token: [0; 16],
-            size: 1,
-            chunk: 1,
-            first: 0,
-            source: None,
-            endpoint: "https://h/".into(),
-            user: "u".into(),
-        };
+        let header = header_of(Direction::Upload);
         let mut bytes = header.encode().unwrap();
         bytes[8] = 9;
         let crc = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);

@@ -182,22 +182,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::record::Direction;
-    use super::super::record::tests::record;
+    use super::super::record::tests::{header_of, record};
     use super::*;
 
     const SESSION: [u8; 16] = *b"0123456789abcdef";
 
     fn header() -> Header {
         Header {
-            direction: Direction::Upload,
             session: SESSION,
             token: [7; 16],
             size: 1000,
-            chunk: 10,
-            first: 0,
-            source: None,
-            endpoint: "https://h/".into(),
-            user: "u".into(),
+            ..header_of(Direction::Upload)
         }
     }
 

@@ -22,11 +22,9 @@
 
 use std::time::Duration;
 
-/// Requests in flight at the start.
+/// Requests in flight at the start. If none of them has succeeded after the first tick, a
+/// few may not be enough for this link, and twice as many are sent without a measurement.
 const START: u32 = 4;
-/// If no request of the start is over after this time, the link is not one on which a few
-/// are enough for sure, and twice as many are sent without a measurement.
-const START_WAIT: Duration = Duration::from_millis(250);
 /// How long bytes are counted for one sample.
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks after a change that are left out.
@@ -119,8 +117,7 @@ pub struct Concurrency {
     ceiling: u32,
     in_flight: u32,
     search: Search,
-    /// When the limit changed last, and when it grew last.
-    since: Duration,
+    /// When the limit grew last.
     grew: Option<Duration>,
     /// Counts changes of the limit.
     era: u64,
@@ -164,7 +161,6 @@ impl Concurrency {
             ceiling,
             in_flight: 0,
             search: Search::Growing(None),
-            since: Duration::ZERO,
             grew: None,
             era: 0,
             fell: 0,
@@ -220,7 +216,7 @@ impl Concurrency {
         }
         let soon = TROUBLE_SOON.max(self.took * TROUBLE_SOON_REQUESTS);
         if self.grew.is_some_and(|grew| now < grew + soon) {
-            self.bar(self.limit, now);
+            self.bar(now);
         }
         self.fall(now);
     }
@@ -268,7 +264,8 @@ impl Concurrency {
         if self.difference_s > DIFFERENCE_MAX * f64::from(self.limit) * tick_s {
             return;
         }
-        if self.is_slow_start(now) {
+        // Nothing is known yet but that requests take long.
+        if self.era == 0 && !self.has_succeeded {
             let more = (self.limit * 2).min(self.most(now));
             self.set(more.max(self.limit), now);
             return;
@@ -288,14 +285,6 @@ impl Concurrency {
     pub fn tick_at(&self) -> Option<Duration> {
         let (began, _) = self.tick?;
         (self.in_flight > 0 && self.floor < self.ceiling).then(|| began + TICK)
-    }
-
-    /// Whether nothing is known yet but that requests take long here.
-    fn is_slow_start(&self, now: Duration) -> bool {
-        matches!(self.search, Search::Growing(None))
-            && self.era == 0
-            && !self.has_succeeded
-            && now >= START_WAIT
     }
 
     /// Another goodput was measured: whether that is enough to decide, and what.
@@ -461,16 +450,16 @@ impl Concurrency {
         barred.map_or(self.ceiling, |barred| self.ceiling.min(barred.from - 1))
     }
 
-    /// This many led to errors: neither they nor more for a while, which is longer each
-    /// time.
-    fn bar(&mut self, from: u32, now: Duration) {
+    /// The present number led to errors: neither it nor a larger one is tried for a while,
+    /// which is longer each time.
+    fn bar(&mut self, now: Duration) {
         let hold = match self.barred {
             Some(barred) if now < barred.until => barred.hold,
             Some(barred) => (barred.hold * 2).min(BARRED_MAX),
             None => BARRED_MIN,
         };
         self.barred = Some(Barred {
-            from: from.max(2),
+            from: self.limit.max(2),
             until: now + hold.max(self.took * BARRED_REQUESTS),
             hold,
         });
@@ -503,7 +492,6 @@ impl Concurrency {
             self.grew = Some(now);
         }
         self.limit = limit;
-        self.since = now;
         self.era += 1;
         self.samples.clear();
         self.skipped = 0;

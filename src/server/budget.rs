@@ -171,24 +171,6 @@ impl Budget {
         }
     }
 
-    /// Waits for a share for as long as it takes. Drop the future when the client goes.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for work that waits for its turn")
-    )]
-    pub(super) async fn take(&self, user: &Arc<str>, amount: u64) -> Result<Share, Refusal> {
-        let permits = self.permits(amount);
-        // The semaphores are never closed.
-        let own = self.part(user).acquire_many_owned(permits).await;
-        let own = own.map_err(|_| self.refuse_user())?;
-        let all = Arc::clone(&self.all).acquire_many_owned(permits).await;
-        let all = all.map_err(|_| self.refuse_all())?;
-        Ok(Share {
-            _own: own,
-            _all: all,
-        })
-    }
-
     /// Waits for a share for at most `patience`, then refuses: 429 if the user holds too
     /// much, else 503.
     pub(super) async fn take_within(
@@ -302,7 +284,10 @@ mod tests {
         drop((share, queue, held));
         assert_eq!(budget.figures().used, 0);
         // More than the whole part of a user is that part.
-        let all = budget.take(&greedy, u64::MAX).await.unwrap();
+        let all = budget
+            .take_within(&greedy, u64::MAX, PATIENCE)
+            .await
+            .unwrap();
         assert_eq!(budget.figures().used, 40);
         drop(all);
     }

@@ -73,7 +73,7 @@ struct PartOfBudget {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Digested {
+struct Treated {
     how: &'static str,
 }
 
@@ -89,8 +89,8 @@ pub(super) struct Metrics {
     seconds: Family<OfCall, Histogram, fn() -> Histogram>,
     received: Counter,
     sent: Counter,
-    digested: Family<Digested, Counter>,
-    imaged: Family<Digested, Counter>,
+    digested: Family<Treated, Counter>,
+    imaged: Family<Treated, Counter>,
     digests: Family<InState, Count>,
     in_flight: Count,
     drives: Count,
@@ -248,25 +248,25 @@ impl Metrics {
 
     /// So many bytes of a drive were hashed.
     pub(super) fn digested(&self, bytes: u64) {
-        let hashed = Digested { how: "hashed" };
+        let hashed = Treated { how: "hashed" };
         self.digested.get_or_create(&hashed).inc_by(bytes);
     }
 
     /// So many bytes of a drive were found to be zeros, and not hashed.
     pub(super) fn digested_zeros(&self, bytes: u64) {
-        let zeros = Digested { how: "zeros" };
+        let zeros = Treated { how: "zeros" };
         self.digested.get_or_create(&zeros).inc_by(bytes);
     }
 
     /// So many bytes of the source of an imaging were copied, packed or unpacked.
     pub(super) fn imaged(&self, bytes: u64) {
-        let data = Digested { how: "data" };
+        let data = Treated { how: "data" };
         self.imaged.get_or_create(&data).inc_by(bytes);
     }
 
     /// So many bytes of the source of an imaging took no work: holes and shared blocks.
     pub(super) fn imaged_zeros(&self, bytes: u64) {
-        let zeros = Digested { how: "zeros" };
+        let zeros = Treated { how: "zeros" };
         self.imaged.get_or_create(&zeros).inc_by(bytes);
     }
 
@@ -327,7 +327,8 @@ impl Metrics {
             let digests = self.digests.get_or_create(&InState { state });
             set(&digests, number as u64);
         }
-        set(&self.resident, resident_bytes().unwrap_or(0));
+        let resident = bytes_in_proc("/proc/self/status", "VmRSS:");
+        set(&self.resident, resident.unwrap_or(0));
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         // One of them is that directory.
         set(&self.open_files, files.saturating_sub(1) as u64);
@@ -338,11 +339,10 @@ impl Metrics {
     }
 }
 
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// The bytes that a file of /proc states on the line that begins with `key`, in kB.
+pub(super) fn bytes_in_proc(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib * 1024)
+    kib.checked_mul(1024)
 }

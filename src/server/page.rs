@@ -17,7 +17,6 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -25,7 +24,7 @@ use super::answer::{Answer, Refusal, file, full};
 use super::auth::digest;
 use super::body::{self, Incoming};
 use super::budget::PATIENCE;
-use super::drives::Api;
+use super::drives::{Api, blocking};
 use super::hosted::{Hosted, lock};
 use super::machine::{Machine, MachineId};
 use super::origin::is_from_page;
@@ -462,23 +461,10 @@ impl Map {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    let done = spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(Refusal::system("Internal fault of the server")))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::origin::tests::headers;
     use super::*;
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let header = |(name, value): &(&'static str, &str)| {
-            (HeaderName::from_static(name), value.parse().unwrap())
-        };
-        pairs.iter().map(header).collect()
-    }
 
     fn asked_with(cookie: &HeaderValue) -> HeaderMap {
         let cookie = cookie.to_str().unwrap().split(';').next().unwrap();
