@@ -235,19 +235,9 @@ fn credentials_are_told_by_a_file_a_variable_or_a_command_and_never_inline() {
     }
 }
 
-/// A certificate and its key, for a name.
-fn certificate(desk: &Desk, name: &str) -> (PathBuf, PathBuf) {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let cert = desk.file(format!("{name}.pem"), made.cert.pem().as_bytes());
-    let key = made.signing_key.serialize_pem();
-    let key = desk.file(format!("{name}.key"), key.as_bytes());
-    crate::support::only_for_its_owner(&key);
-    (cert, key)
-}
-
-/// A server with such a certificate.
+/// A server with a certificate for a name.
 fn with_tls(desk: &Desk, name: &str) -> (TestServer, PathBuf) {
-    let (cert, key) = certificate(desk, name);
+    let [cert, key] = desk.certificate(name);
     let (c, k) = (cert.to_str().unwrap(), key.to_str().unwrap());
     let server = desk.server_with(&["--tls-cert", c, "--tls-key", k]);
     (server, cert)
@@ -257,7 +247,7 @@ fn with_tls(desk: &Desk, name: &str) -> (TestServer, PathBuf) {
 fn every_tool_takes_certificates() {
     let desk = Desk::new();
     let (server, cert) = with_tls(&desk, "localhost");
-    let (other, _) = certificate(&desk, "other");
+    let [other, _] = desk.certificate("other");
     let uri = server.uri.replace("127.0.0.1", "localhost");
     let image = noise(2, 200_000);
     desk.file("a.img", &image);

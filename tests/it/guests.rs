@@ -254,6 +254,14 @@ impl Host {
         }
     }
 
+    /// No guest reached the loopback interface.
+    #[track_caller]
+    fn assert_untouched(&self) {
+        let reached = "a guest reaches the loopback interface";
+        assert!(!self.has_connection(), "{reached}");
+        assert!(!self.has_datagram(), "{reached}");
+    }
+
     fn has_datagram(&self) -> bool {
         match self.udp.recv(&mut [0; 64]) {
             Ok(_) => true,
@@ -306,14 +314,7 @@ fn a_guest_reaches_nothing_of_this_machine_and_no_other_guest() {
     frames.push(udp(RESOLVER, 53, &dns_query()));
     let guest = id(&start(&server, b'w', &frames, ""));
     let frames = frames_after_rounds(&server, &guest);
-    assert!(
-        !host.has_connection(),
-        "a guest reaches the loopback interface"
-    );
-    assert!(
-        !host.has_datagram(),
-        "a guest reaches the loopback interface"
-    );
+    host.assert_untouched();
     assert_eq!(answers(&frames), NONE);
 }
 
@@ -374,14 +375,7 @@ fn a_guest_with_the_internet_reaches_nothing_of_this_machine() {
         let (frames, now) = received(&console(&server, &guest));
         now >= rounds + ROUNDS && arps(&frames) > before + 2
     });
-    assert!(
-        !host.has_connection(),
-        "a guest reaches the loopback interface"
-    );
-    assert!(
-        !host.has_datagram(),
-        "a guest reaches the loopback interface"
-    );
+    host.assert_untouched();
 }
 
 #[test]

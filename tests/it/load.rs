@@ -1,7 +1,7 @@
 //! Many users at once: nothing is refused, nothing is lost, and memory stays bounded.
 //! `cargo bench --bench load` is the long version of it, with figures.
 
-use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::support::server::TestServer;
@@ -21,33 +21,48 @@ mod hostile;
 use client::{Kind, Load, Place};
 use hostile::Attack;
 
-/// What bodies may take together (`src/server/writing.rs`), and the program itself.
+/// More than the bodies of this load take together, and the program itself.
 const MEMORY_BYTES_MAX: u64 = (256 + 64) << 20;
+
+fn users(number: u64) -> Vec<String> {
+    let user = |i| format!("00000000-0000-4000-8000-{i:012}:key-{i}");
+    (0..number).map(user).collect()
+}
+
+/// A server of these users, whose list is in `directory`.
+fn server_for(users: &[String], directory: &Path) -> TestServer {
+    let file = directory.join("users");
+    std::fs::write(&file, users.join("\n")).unwrap();
+    crate::support::only_for_its_owner(&file);
+    TestServer::with_args(&["--users-file", file.to_str().unwrap()])
+}
+
+fn load(time: Duration) -> Load {
+    Load {
+        kind: Kind::Both,
+        body_bytes: 200_000,
+        slots: 4,
+        time,
+    }
+}
+
+/// A drive of each user.
+fn places(server: &TestServer, users: &[String], load: Load) -> Vec<Place> {
+    let size = (load.body_bytes * load.slots) as u64;
+    let place = |auth: &String| Place::Drive {
+        id: client::create(server.address(), auth, size).unwrap(),
+        auth: auth.clone(),
+    };
+    users.iter().map(place).collect()
+}
 
 #[test]
 fn sixty_four_users_at_once_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let users: Vec<String> = (0..64)
-        .map(|i| format!("00000000-0000-4000-8000-{i:012}:key-{i}"))
-        .collect();
-    let file = directory.path().join("users");
-    std::fs::write(&file, users.join("\n")).unwrap();
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
-    let server = TestServer::with_args(&["--users-file", file.to_str().unwrap()]);
-    let load = Load {
-        kind: Kind::Both,
-        body_bytes: 200_000,
-        slots: 4,
-        time: Duration::from_secs(2),
-    };
-    let size = (load.body_bytes * load.slots) as u64;
-    let places: Vec<_> = users
-        .into_iter()
-        .map(|auth| Place::Drive {
-            id: client::create(server.address(), &auth, size).unwrap(),
-            auth,
-        })
-        .collect();
+    let users = users(64);
+    let server = server_for(&users, directory.path());
+    let load = load(Duration::from_secs(2));
+    let places = places(&server, &users, load);
     let report = client::run(server.address(), &places, load);
     assert_eq!(report.errors, Vec::<String>::new());
     // Each of them wrote something, and all that was confirmed last is there.
@@ -63,27 +78,12 @@ fn sixty_four_users_at_once_lose_nothing() {
 
 #[test]
 fn what_one_user_takes_fails_no_request_of_others() {
-    let mut users = vec![hostile::USER.to_owned()];
-    users.extend((0..16).map(|i| format!("00000000-0000-4000-8000-{i:012}:key-{i}")));
+    let honest = users(16);
+    let all = [vec![hostile::USER.to_owned()], honest.clone()].concat();
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("users");
-    std::fs::write(&file, users.join("\n")).unwrap();
-    crate::support::only_for_its_owner(&file);
-    let server = TestServer::with_args(&["--users-file", file.to_str().unwrap()]);
-    let load = Load {
-        kind: Kind::Both,
-        body_bytes: 200_000,
-        slots: 4,
-        time: Duration::from_millis(700),
-    };
-    let size = (load.body_bytes * load.slots) as u64;
-    let places: Vec<_> = users[1..]
-        .iter()
-        .map(|auth| Place::Drive {
-            id: client::create(server.address(), auth, size).unwrap(),
-            auth: auth.clone(),
-        })
-        .collect();
+    let server = server_for(&all, directory.path());
+    let load = load(Duration::from_millis(700));
+    let places = places(&server, &honest, load);
     for attack in Attack::ALL {
         let held = hostile::begin(server.address(), attack).unwrap();
         let report = client::run(server.address(), &places, load);

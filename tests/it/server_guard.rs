@@ -5,7 +5,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::http::{Ask, basic, create, raw, read_all, read_reply};
@@ -269,11 +270,8 @@ fn keys_of_a_users_file_and_keys_that_would_go_to_the_journal_are_not_printed() 
 fn a_tls_key_that_others_may_use_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
-    let (cert, key) = (path("cert"), path("key"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let files = crate::support::certificate(directory.path(), "localhost");
+    let [cert, key] = files.map(|file| file.to_str().unwrap().to_owned());
     let chmod = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
     for mode in [0o644, 0o604, 0o620, 0o666] {
         chmod(mode);
@@ -343,12 +341,8 @@ fn a_request_of_http_1_1_names_one_host() {
 #[test]
 fn tls_is_served_and_plain_http_is_not() {
     let directory = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
-    let (cert, key) = (path("cert"), path("key"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    crate::support::only_for_its_owner(&key);
+    let files = crate::support::certificate(directory.path(), "localhost");
+    let [cert, key] = files.map(|file| file.to_str().unwrap().to_owned());
     let args = [
         "--tls-cert",
         &cert,
@@ -361,7 +355,9 @@ fn tls_is_served_and_plain_http_is_not() {
     assert!(server.uri.starts_with("https://0.0.0.0:"));
 
     let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_file(&cert).unwrap())
+        .unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -35,11 +35,7 @@ impl Scene {
     fn new(link: &BadLink) -> Self {
         let desk = Desk::new();
         // A transfer beyond this machine is one over TLS.
-        let made = rcgen::generate_simple_self_signed(["10.78.0.1".to_owned()]).unwrap();
-        let certificate = desk.file("cert.pem", made.cert.pem().as_bytes());
-        let key = made.signing_key.serialize_pem();
-        let key = desk.file("key.pem", key.as_bytes());
-        crate::support::only_for_its_owner(&key);
+        let [certificate, key] = desk.certificate("10.78.0.1");
         let (cert, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
         let auth = desk.auth();
         let args = ["--listen", "10.78.0.1:0", "--user", &auth];

@@ -19,6 +19,16 @@ pub fn only_for_its_owner(path: impl AsRef<std::path::Path>) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
+/// The files of a certificate for a name, and of its key, which only this user may read.
+pub fn certificate(directory: &std::path::Path, name: &str) -> [std::path::PathBuf; 2] {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let files = ["pem", "key"].map(|end| directory.join(format!("{name}.{end}")));
+    std::fs::write(&files[0], made.cert.pem()).unwrap();
+    std::fs::write(&files[1], made.signing_key.serialize_pem()).unwrap();
+    only_for_its_owner(&files[1]);
+    files
+}
+
 /// Bytes that tell their place: each follows from its offset, modulo a prime,
 /// so what lands at the wrong place cannot look right. A disk of them has a boot signature,
 /// so that nobody asks whether it is one.

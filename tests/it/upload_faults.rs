@@ -842,11 +842,7 @@ fn a_proxy_of_the_environment_never_hears_of_an_endpoint_on_this_machine() {
 #[test]
 fn an_endpoint_is_believed_only_with_a_certificate_that_this_machine_trusts() {
     let desk = Desk::new();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let cert = desk.file("cert.pem", made.cert.pem().as_bytes());
-    let key = made.signing_key.serialize_pem();
-    let key = desk.file("key.pem", key.as_bytes());
-    crate::support::only_for_its_owner(&key);
+    let [cert, key] = desk.certificate("localhost");
     let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
     let server = desk.server_with(&["--tls-cert", cert, "--tls-key", key]);
     let image = noise(5, 200_000);

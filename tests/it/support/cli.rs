@@ -146,6 +146,13 @@ impl Desk {
         self.own.lock().unwrap().push(path.to_owned());
     }
 
+    /// The files of a certificate for a name, and of its key.
+    pub fn certificate(&self, name: &str) -> [PathBuf; 2] {
+        let files = super::certificate(&self.work(), name);
+        files.iter().for_each(|file| self.own(file));
+        files
+    }
+
     /// The upload tool, for an endpoint.
     pub fn upload(&self, endpoint: &str) -> Tool<'_> {
         self.tool(UPLOAD).env("OHURI", endpoint)
