@@ -115,7 +115,7 @@ pub struct PublishOptions {
     pub tier: String,
     /// Most requests in flight.
     pub jobs: NonZeroU32,
-    /// Fewest requests in flight, as far as the endpoint takes so many.
+    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: NonZeroU32,
     /// How hard to compress.
     pub compression: Compression,

@@ -59,7 +59,7 @@ pub struct Coverage {
     pub of: u64,
 }
 
-/// Most factors of a product that are multiplied one by one: a receipt may tell any number.
+/// Most factors of a product that are multiplied one by one: a receipt may state any number.
 const FACTORS_MAX: u64 = 1 << 20;
 
 impl Coverage {

@@ -253,7 +253,7 @@ impl Client {
         self.drives_that(|_| true).await
     }
 
-    /// Those of [`drives`](Self::drives) that are wanted; of the others nothing is kept.
+    /// As [`drives`](Self::drives), but only those that `is_wanted` selects are held in memory.
     ///
     /// # Errors
     /// Any [`Failure`].

@@ -19,8 +19,8 @@ use crate::nonblocking::{self, Waiting};
 /// Items that wait to be printed.
 const WAITING_MAX: usize = 64;
 
-/// Something in the list, with what tells it from the others: a list that broke off is asked
-/// for again, and each item is printed once.
+/// An item of the list with its identity: a list that broke off is requested again, and each
+/// item is printed once.
 pub(super) type Item = ([u8; 16], Value);
 
 /// The object of a [`Form`] whose key `key` is such a list.

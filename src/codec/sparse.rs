@@ -1,6 +1,6 @@
 //! gzip of a stream with long runs of zeros, which cost next to nothing: their deflated
-//! form is made once and repeated, and the checksum of so many zeros is computed from that
-//! of fewer. The result is one member, as everybody reads it.
+//! form is made once and repeated, and the checksum of a long run is computed from that of
+//! a short one. The result is one member, as everybody reads it.
 
 use std::sync::OnceLock;
 
@@ -63,7 +63,7 @@ impl SparseGzip {
         deflate(&mut self.compress, bytes, FlushCompress::None, out);
     }
 
-    /// Packs so many times [`UNIT_BYTES`] zeros, each of which takes about a kB of `out`.
+    /// Compresses `units` times [`UNIT_BYTES`] zeros, each of which takes about a kB of `out`.
     pub(crate) fn zeros(&mut self, units: u64, out: &mut Vec<u8>) {
         if !self.is_aligned {
             deflate(&mut self.compress, &[], FlushCompress::Full, out);

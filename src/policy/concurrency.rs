@@ -1,7 +1,7 @@
 //! How many requests may be in flight at once: as many as help, and no more.
 //!
-//! Nobody says how many that is. A link that loses packets wants many connections: each of
-//! them is held back by its own losses (FAULTS 0.6). A clean link is full with a few. Some
+//! The best number is unknown. A link that loses packets needs many connections: each of
+//! them is slowed down by its own losses (FAULTS 0.6). A clean link is full with a few. Some
 //! clouds take one writer per drive, and an endpoint with too much to do wants fewer. So
 //! the number is found by trying it:
 //!
@@ -36,36 +36,36 @@ const HOLDING_SAMPLES: usize = 4;
 const TRIAL_SAMPLES: usize = 8;
 /// Most samples of a decision, however long requests take.
 const SAMPLES_MAX: usize = 12;
-/// Samples that are kept: the mean goodput is over these.
+/// The goodput of a held number is the mean of its last samples: at most this many.
 const SAMPLES_KEPT: usize = 32;
-/// A sample that is so many times the mean of those before it shows that connections are
-/// still growing. That is waited for during so many samples.
+/// If the last sample is this many times the mean of those before it, connections are still
+/// growing, and the decision waits, for at most this many samples.
 const STILL_RISING: f64 = 1.1;
 const RISING_SAMPLES: usize = 8;
-/// How many times the goodput has to become for a larger number to stay, and for an even
-/// larger one to be tried at once. A doubled number would make it 2 at best; less than
-/// the first is noise on many links.
+/// The factor by which the goodput has to grow for a larger number to stay, and for an even
+/// larger one to be tried at once. Twice the requests give 2 at best; less than the first is
+/// noise on many links.
 const HELPS: f64 = 1.1;
 const GROWS: f64 = 1.2;
 /// As [`HELPS`], of a trial, which measures for longer.
 const TRIAL_HELPS: f64 = 1.05;
-/// A goodput so many times what it was, or as many times less, is another link: the number
-/// is searched for again.
+/// If the goodput rises or falls by this factor, the link has changed, and the search
+/// starts again.
 const CHANGED: f64 = 1.5;
-/// By which part of the limit the number in flight may have differed from it, or the tick
-/// does not count.
+/// A tick counts only if the number in flight differed from the limit by at most this part
+/// of it, on average.
 const DIFFERENCE_MAX: f64 = 0.1;
-/// How long a number is held before more are tried again, at first and at most.
+/// How long a number is held before a larger one is tried again: the first time, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(10);
 const HOLD_MAX: Duration = Duration::from_secs(16 * 60);
-/// How long a number that led to errors is not tried again, at first and at most, and at
-/// least in times of a request.
+/// How long a number that led to errors is not tried again: the first time, at most, and at
+/// least this many times the duration of a request.
 const BARRED_MIN: Duration = Duration::from_secs(60);
 const BARRED_MAX: Duration = Duration::from_secs(16 * 60);
 const BARRED_REQUESTS: u32 = 8;
-/// Trouble within this time after the number grew, or within as many times as the last
-/// request took, is due to their number. Later it is an accident, which halves the number
-/// but keeps nobody from trying as many again.
+/// Trouble this soon after the number grew, or within this many durations of a request, is
+/// attributed to the number. Later trouble is an accident: it halves the number, which may
+/// grow back at once.
 const TROUBLE_SOON: Duration = Duration::from_secs(10);
 const TROUBLE_SOON_REQUESTS: u32 = 3;
 
@@ -151,7 +151,7 @@ pub struct Concurrency {
 
 impl Concurrency {
     /// At least `floor` and at most `ceiling` requests in flight; few at the start. Where
-    /// both are the same, it is that number unless the endpoint refuses so many.
+    /// both are equal, the number is fixed unless the endpoint causes errors.
     pub fn new(floor: u32, ceiling: u32) -> Self {
         let ceiling = ceiling.max(1);
         let floor = floor.clamp(1, ceiling);
@@ -245,7 +245,8 @@ impl Concurrency {
         self.restart((before / 2).max(1), now);
     }
 
-    /// So many bytes of bodies have moved since the start, over all requests.
+    /// `bytes` of bodies have moved since the start, over all requests. Call it at least when
+    /// [`tick_at`](Self::tick_at) says.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
         self.advance(now);
         if let Some((began, before)) = self.tick {
@@ -259,7 +260,7 @@ impl Concurrency {
         self.difference_s = 0.0;
     }
 
-    /// So many bytes moved in a tick.
+    /// A tick ended, in which this many bytes moved.
     fn ticked(&mut self, bytes: u64, tick_s: f64, now: Duration) {
         if self.difference_s > DIFFERENCE_MAX * f64::from(self.limit) * tick_s {
             return;
@@ -281,7 +282,7 @@ impl Concurrency {
         self.judge(now);
     }
 
-    /// When to tell [`moved`](Self::moved) at the latest.
+    /// When to call [`moved`](Self::moved) at the latest; `None` while nothing depends on it.
     pub fn tick_at(&self) -> Option<Duration> {
         let (began, _) = self.tick?;
         (self.in_flight > 0 && self.floor < self.ceiling).then(|| began + TICK)

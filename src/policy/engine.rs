@@ -43,7 +43,7 @@ pub struct EngineConfig {
     pub first: u64,
     /// Chunks that an earlier run settled.
     pub settled: RangeSet<u64>,
-    /// Fewest requests in flight, as far as the endpoint takes so many.
+    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: u32,
     /// Most requests in flight.
     pub jobs: u32,

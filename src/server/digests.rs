@@ -28,7 +28,7 @@ const STATE_BYTES: u64 = 1 << 20;
 /// A shorter file may lie in its inode, and take no blocks.
 const EMPTY_BYTES_MIN: u64 = 1 << 20;
 
-/// SHA-256 after so many zeros, for every MiB up to [`DIGEST_BYTES_MAX`]: 120 kB when it
+/// The state of SHA-256 after zeros, for every MiB up to [`DIGEST_BYTES_MAX`]: 120 kB when it
 /// is full, which costs one pass over a GiB.
 #[derive(Debug, Default)]
 pub(super) struct Zeros(Mutex<Vec<Sha256>>);
@@ -99,7 +99,7 @@ impl Digesting {
         }
     }
 
-    /// Goes on for a moment; gives the digest at the end. Blocks on the disk.
+    /// Hashes the next bytes; returns the digest after the last ones. Blocks on the disk.
     pub(super) fn step(&mut self) -> io::Result<Option<Digest>> {
         if self.buffer.is_empty() {
             self.buffer = vec![0; STEP_BYTES as usize];
@@ -133,8 +133,8 @@ impl Digesting {
         Ok(Some(Digest::from_bytes(hash.into())))
     }
 
-    /// Whether the drive takes no space, and the range reads as zeros as far as a sample
-    /// tells.
+    /// Whether the drive takes no space, the file system reports no data in the range, and a
+    /// sample of it reads as zeros.
     fn is_empty(&self) -> bool {
         self.end - self.offset >= EMPTY_BYTES_MIN
             && self.drive.takes_no_space()

@@ -74,7 +74,7 @@ pub(super) enum Fill {
     Incomplete,
 }
 
-/// The files of one drive that tell its [`Fill`].
+/// The files of one drive that store its [`Fill`].
 #[derive(Debug)]
 pub(super) struct FillFiles {
     imaging: PathBuf,

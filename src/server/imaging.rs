@@ -11,7 +11,7 @@
 //! the next start would still go on.
 //!
 //! Imagings take turns (`work.rs`): each user has the same share, in which the oldest
-//! come first. One that waits is told as `queued` until its first turn. Its owner can
+//! come first. One that waits shows as `queued` until its first turn. Its owner can
 //! cancel it, or destroy the drive.
 
 mod filling;

@@ -19,7 +19,7 @@ const BYTES_MAX: u64 = 16 << 20;
 /// Reads such a file, which this server wrote.
 ///
 /// # Errors
-/// [`is_of_the_file`] tells an error that is about this file alone.
+/// [`is_of_the_file`] says whether an error is about this file alone.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_own(path, BYTES_MAX)
 }

@@ -246,25 +246,25 @@ impl Metrics {
         self.sent.inc_by(bytes);
     }
 
-    /// So many bytes of a drive were hashed.
+    /// `bytes` of a drive were hashed.
     pub(super) fn digested(&self, bytes: u64) {
         let hashed = Treated { how: "hashed" };
         self.digested.get_or_create(&hashed).inc_by(bytes);
     }
 
-    /// So many bytes of a drive were found to be zeros, and not hashed.
+    /// `bytes` of a drive were found to be zeros, and not hashed.
     pub(super) fn digested_zeros(&self, bytes: u64) {
         let zeros = Treated { how: "zeros" };
         self.digested.get_or_create(&zeros).inc_by(bytes);
     }
 
-    /// So many bytes of the source of an imaging were copied, packed or unpacked.
+    /// `bytes` of the source of an imaging were copied, compressed or decompressed.
     pub(super) fn imaged(&self, bytes: u64) {
         let data = Treated { how: "data" };
         self.imaged.get_or_create(&data).inc_by(bytes);
     }
 
-    /// So many bytes of the source of an imaging took no work: holes and shared blocks.
+    /// `bytes` of the source of an imaging took no work: holes and shared blocks.
     pub(super) fn imaged_zeros(&self, bytes: u64) {
         let zeros = Treated { how: "zeros" };
         self.imaged.get_or_create(&zeros).inc_by(bytes);

@@ -248,12 +248,12 @@ impl Quotas {
         self.hold_anyway(user, drives(1, bytes)).keep();
     }
 
-    /// Grants so many more drives and bytes, or 402.
+    /// Grants more drives and bytes, or refuses with 402.
     pub(super) fn take(&self, user: &str, number: u64, bytes: u64) -> Result<Grant, Refusal> {
         self.hold(user, drives(number, bytes))
     }
 
-    /// A user holds so many drives and bytes less.
+    /// A user returns drives and bytes.
     pub(super) fn give_back(&self, user: &str, number: u64, bytes: u64) {
         self.release(user, &drives(number, bytes));
     }

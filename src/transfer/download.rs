@@ -77,7 +77,7 @@ pub struct DownloadOptions {
     /// Most bytes of one read: [`READ_BYTES_MAX`], unless the endpoint is known to
     /// answer more. If it does not after all, it is that from then on.
     pub read_bytes_max: NonZeroU64,
-    /// Fewest requests in flight, as far as the endpoint takes so many.
+    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: NonZeroU32,
     /// Most requests in flight.
     pub jobs: NonZeroU32,

@@ -115,8 +115,8 @@ pub(super) struct Pipeline {
     pace: Pace,
 }
 
-/// Buffers for so many requests: one for each in flight, those that are ready, one to
-/// read into, and what each compressor writes to.
+/// Buffers for `workers` requests: one for each in flight, one for each chunk that is ready,
+/// one for the reader, and one that each compressor writes to.
 fn buffers(workers: usize, compressors: usize) -> usize {
     workers + workers.min(READY_MAX) + 1 + compressors
 }

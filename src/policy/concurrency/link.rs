@@ -42,8 +42,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link of so many Mbit/s, with a round trip in milliseconds, and a queue of half of
-    /// what is under way on it.
+    /// A link with a rate in Mbit/s and a round trip in milliseconds, whose queue holds half
+    /// of the product of both.
     pub(super) fn new(mbit: f64, rtt_ms: f64, loss: f64) -> Self {
         let rate = mbit * 125_000.0;
         Self {

@@ -27,14 +27,14 @@ const STEP_BYTES: u64 = 1024 * 1024;
 /// What the kernel is asked to copy at once: some milliseconds, in which progress
 /// stands still and a stop is not heard.
 const KERNEL_STEP_BYTES: u64 = 16 * 1024 * 1024;
-/// After so many bytes what was copied is made to last, and where it ends is kept.
+/// After this many bytes a copy is synced, and its progress is stored.
 const KEPT_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
 /// Longest sleep of one that is slow on purpose: a stop has to be heard.
 const NAP: Duration = Duration::from_millis(100);
 /// Units of zeros that are packed in one step: a MB of gzip.
 const UNITS_OF_STEP: u64 = 1024;
 
-/// What a [`Filling`] is told.
+/// What a [`Filling`] needs.
 pub(super) struct Task {
     pub(super) source: Arc<Hosted>,
     pub(super) destination: Arc<Hosted>,
@@ -110,8 +110,8 @@ impl Filling {
         }
     }
 
-    /// Goes on for some milliseconds; at the end it gives the number of bytes of the
-    /// destination that were written. Blocks on the disk.
+    /// Works for some milliseconds; after the last step it returns how many bytes of the
+    /// destination were written. Blocks on the disk.
     pub(super) fn step(&mut self) -> io::Result<Option<u64>> {
         let is_done = match &mut self.how {
             How::Copy(copy) => copy.step(&mut self.to, &self.keep)?,
@@ -337,7 +337,7 @@ impl Unpack {
     }
 }
 
-/// The source, which tells its progress.
+/// The source, which reports its progress.
 struct Reader {
     drive: Arc<Hosted>,
     offset: u64,
