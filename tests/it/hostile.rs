@@ -2,7 +2,7 @@
 //! that it ends.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -42,7 +42,9 @@ fn serve(bytes: Vec<u8>) -> SocketAddr {
     serve_each(move |_| bytes.clone())
 }
 
-/// Answers each request by its number, and then closes the connection.
+/// Answers each request by its number, says that it closes the connection, so that the client
+/// does not use it again, and closes it when the client did: with bytes unread, the kernel would
+/// reset the connection and could drop the answer.
 fn serve_each(answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -54,7 +56,14 @@ fn serve_each(answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> SocketAddr 
             while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
                 head.push(byte[0]);
             }
-            let _ = stream.write_all(&answer(number));
+            let mut answer = answer(number);
+            if let Some(line) = answer.windows(2).position(|pair| pair == b"\r\n") {
+                let close = b"\r\nConnection: close".iter().copied();
+                answer.splice(line..line, close);
+            }
+            let _ = stream.write_all(&answer);
+            let _ = stream.shutdown(Shutdown::Write);
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
         }
     });
     address
