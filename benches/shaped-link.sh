@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures transfers over a bad link, made for the purpose between two network
-# namespaces (shaped-link/link.py), against one curl stream and against the link:
+# namespaces (links/link.py), against one curl stream and against the link:
 #
 #   benches/shaped-link.sh [PART...]
 #

@@ -19,9 +19,9 @@ HERE = pathlib.Path(__file__).parent
 BIN = pathlib.Path(os.environ["OH_BIN"])
 ENDPOINT = "https://10.78.0.1:8443/"
 MIB = 1 << 20
-# As FAULTS 6.4 has them: Mbit/s, ms each way, permille lost each way.
-P3 = {"rate": 10, "delay": 50, "loss": 10}
-P4 = {"rate": 1, "delay": 150, "loss": 30}
+# Mbit/s, ms each way, percent lost each way.
+P3 = {"rate": 10, "delay": 50, "loss": 1}
+P4 = {"rate": 1, "delay": 150, "loss": 3}
 P5 = {"rate": 0.256, "delay": 300, "loss": 0}
 CERTIFICATE = """[req]
 distinguished_name = name
@@ -75,7 +75,7 @@ class Link:
     def __init__(self, lab, cc, rate, delay, loss, queue=256):
         self.lab, self.spawned = lab, []
         settings = {"rate": rate, "delay": delay, "loss": loss, "queue": queue, "cc": cc}
-        command = [sys.executable, HERE / "link.py"]
+        command = [sys.executable, HERE.parent / "links/link.py"]
         command += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
         self.relay = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

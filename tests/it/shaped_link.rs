@@ -19,7 +19,7 @@ const MIB: u64 = 1 << 20;
 
 /// `None` where there can be none.
 fn link() -> Option<BadLink> {
-    BadLink::new("--rate 10 --delay 20 --loss 10 --cc cubic")
+    BadLink::new("--rate 10 --delay 20 --loss 1 --cc cubic")
 }
 
 struct Scene {

@@ -1,4 +1,4 @@
-//! A bad link between two network namespaces: benches/shaped-link/link.py.
+//! A bad link between two network namespaces: benches/links/link.py.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -25,7 +25,7 @@ impl BadLink {
     /// A link with these settings, as the script takes them. `None` if none can be made
     /// here.
     pub fn new(settings: &str) -> Option<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/shaped-link/link.py");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/links/link.py");
         let mut script = Command::new("python3")
             .arg(path)
             .args(settings.split_whitespace())
