@@ -85,11 +85,11 @@ class Fixed(Contestant):
                 else:
                     request = f'url = "{url}/read/{offset}/{len(piece)}"\n'
                     request += f'output = "out/{offset}"\n'
-                # What every request needs anew after `next`. Refused requests (429) are
-                # made again after a second.
+                # What every request needs anew after `next`. Those that are refused (429)
+                # or cut off are made again after a second.
                 request += f'cacert = "{site.lab.directory}/cert.pem"\n'
                 request += (site.lab.directory / "curl.auth").read_text()
-                request += "silent\nshow-error\nfail\nretry = 100\nretry-delay = 1\n"
+                request += "silent\nshow-error\nfail\nretry = 100\nretry-all-errors\nretry-delay = 1\n"
                 requests.append(request)
         config = site.directory / "curl.cfg"
         config.touch(0o600)

@@ -72,13 +72,13 @@ class Lab:
 
     def image(self, size, compressible=False):
         """An image of this size, the same each time."""
-        path = self.directory / f"{'text' if compressible else 'noise'}-{size}.img"
+        path = self.directory / f"{'records' if compressible else 'noise'}-{size}.img"
         with self.making:
             if not path.exists():
                 noise = random.Random(SEED)
                 with open(path, "wb") as file:
                     while (left := size - file.tell()) > 0:
-                        file.write((text if compressible else random_mib)(noise)[:left])
+                        file.write((records_mib if compressible else noise_mib)(noise)[:left])
         return path
 
     def drive(self, image):
@@ -98,8 +98,10 @@ class Lab:
                     uri = line.removeprefix("export ").strip().partition("=")[2].strip("'\"")
                     upload = [self.bin / "openhosting-upload", "--no-journal", image]
                     env = {**self.environment(self.directory), "OHURI": uri}
-                    subprocess.run([str(w) for w in upload], check=True, env=env,
-                                   stdout=log, stderr=log)
+                    done = subprocess.run([str(word) for word in upload], env=env, stdout=log,
+                                          stderr=log)
+                    if done.returncode:
+                        raise Failed(f"the image for downloads was not stored: {log.name}")
                 finally:
                     running.terminate()
                     running.wait()
@@ -120,16 +122,15 @@ def private(path, text):
     path.write_text(text)
 
 
-def random_mib(noise):
+def noise_mib(noise):
     return noise.randbytes(MIB)
 
 
-def text(noise):
-    """A MiB that gzip makes about three times smaller: records of 4 random bytes."""
+def records_mib(noise):
+    """What gzip makes about three times smaller: 4 random bytes in each 16."""
     fields = iter(noise.randbytes(MIB // 4))
-    return b"".join(
-        b"id=%02x%02x at=%02x%02x\n" % values for values in zip(fields, fields, fields, fields)
-    )[:MIB]
+    record = bytes(5) + b"%c%c" + bytes(3) + b"%c%c\xff\xff\xff\xff"
+    return b"".join(record % values for values in zip(fields, fields, fields, fields))
 
 
 def sweep():

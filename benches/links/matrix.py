@@ -41,10 +41,14 @@ class Link:
         return self.rate_mbit, self.second_rate_mbit or self.rate_mbit
 
     @property
+    def is_plain_server(self):
+        """Whether our server does nothing that the peers' does not do as well."""
+        return not (self.server_flags or self.plan)
+
+    @property
     def is_clean(self):
         """Whether nothing but the link's rate limits a transfer."""
-        is_plain = not (self.server_flags or self.plan or self.second_rate_mbit)
-        return is_plain and self.loss_percent == 0
+        return self.is_plain_server and not self.second_rate_mbit and self.loss_percent == 0
 
     def image_bytes(self, seconds):
         """The size of an image that this link carries in about so many seconds."""

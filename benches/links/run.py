@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -21,6 +22,9 @@ PATIENCE = 2.5
 # IP and TCP headers, with timestamps.
 HEADER_BYTES = 52
 RUNS_MAX = 32
+# Beside whom a stream is measured where a link is shared, and how long after their start.
+COMPANIONS = ("ours", "16", "aria2")
+HEAD_START_S = 5
 # Set when something ends this program: all runs stop at once.
 STOPPING = threading.Event()
 
@@ -88,20 +92,24 @@ class Run:
         self.lab, self.link, self.way = lab, link, way
         self.contestant, self.seconds, self.seed = contestant, seconds, seed
 
+    def prepared(self):
+        """The size of the image."""
+        return self.link.image_bytes(self.seconds)
+
     def measure(self):
         """The result, as it is written to the file."""
-        link, size = self.link, self.link.image_bytes(self.seconds)
+        link, size = self.link, self.prepared()
         result = {
             "link": link.name, "way": self.way, "contestant": self.contestant.name,
-            "seconds": self.seconds, "image_bytes": size, "seed": self.seed,
+            "kind": type(self).__name__.lower(), "seconds": self.seconds, "image_bytes": size,
+            "seed": self.seed,
         }
         if self.contestant.is_missing():
             return {**result, "missing": self.contestant.program}
         image = self.lab.image(size, link.compressible)
         seeded, drive = self.lab.drive(image) if self.way == "down" else (None, None)
-        if self.contestant.has_peers:
-            seeded = None
-        site = Site(self.lab, link, image, self.seed, self.contestant.has_peers, seeded)
+        has_peers = self.contestant.has_peers or isinstance(self, Beside)
+        site = Site(self.lab, link, image, self.seed, has_peers, seeded)
         with contextlib.closing(site):
             try:
                 self.contestant.prepare(site, self.way, drive)
@@ -155,6 +163,35 @@ class Run:
         return ideal_s / took_s if is_whole else moved / self.link.carries_bytes(took_s, self.seconds)
 
 
+class Beside(Run):
+    """One stream of curl beside a contestant that transfers all the time: how much of the
+    link is left to it."""
+
+    def prepared(self):
+        # Enough for the contestant to outlast the stream.
+        return self.link.image_bytes(2 * self.seconds + 2 * HEAD_START_S)
+
+    def transfer(self, site, drive, size):
+        stream = CONTESTANTS["curl"].command(site, self.way, drive)
+        counted = "%{size_download}" if self.way == "down" else "%{size_upload}"
+        stream += ["-o", "/dev/null", "--max-time", self.seconds, "-w", f"bytes {counted}\n"]
+        with open(site.directory / "log", "wb") as log, open(site.directory / "stream", "wb") as own:
+            process = site.spawn(self.contestant.command(site, self.way, drive), log)
+            try:
+                code, _ = wait(process, HEAD_START_S)
+                if code is None:
+                    wait(site.spawn(stream, own), 2 * self.seconds)
+                    code, _ = wait(process, 0)
+            finally:
+                stop(process)
+        if code is not None:
+            raise Failed(f"{self.contestant.name} ended with {code} before the stream did")
+        (moved,) = re.findall(r"^bytes (\d+)", (site.directory / "stream").read_text(), re.MULTILINE)
+        mbit_per_s = int(moved) / MBIT_BYTES / self.seconds
+        return {"stream_mbit_per_s": round(mbit_per_s, 3),
+                "stream_share": round(mbit_per_s / self.link.rate_mbit, 4)}
+
+
 def wait(process, seconds):
     """Waits for the end of a process; its exit code, none if it is not over in time, and
     its CPU time."""
@@ -199,8 +236,13 @@ def runs(lab, args):
         for seed in range(1, args.rounds + 1):
             for way in link.ways:
                 for contestant in args.contestants:
-                    if way in contestant.ways and args.way in (None, way):
-                        yield Run(lab, link, way, contestant, args.seconds, seed)
+                    if way not in contestant.ways or args.way not in (None, way):
+                        continue
+                    if contestant.has_peers and not link.is_plain_server:
+                        continue
+                    yield Run(lab, link, way, contestant, args.seconds, seed)
+                    if link.is_shared and contestant.name in COMPANIONS:
+                        yield Beside(lab, link, way, contestant, args.seconds, seed)
 
 
 def say(result):
@@ -209,6 +251,8 @@ def say(result):
         rest = f"is not installed: {result['missing']}"
     elif "failed" in result:
         rest = f"failed: {result['failed']}"
+    elif "stream_share" in result:
+        rest = f"leaves {result['stream_share']:.0%} of the link to one stream of curl"
     else:
         rest = f"{result['took_s']:7.1f} s {result['mbit_per_s']:7.1f} Mbit/s {result['share']:5.0%}"
         rest += f"  {result['connections_peak']} connections"
