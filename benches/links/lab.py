@@ -18,6 +18,7 @@ from pathlib import Path
 
 import link as emulated
 
+ROOT = emulated.HERE.parents[1]
 MIB = 1 << 20
 PIECE = 4 * MIB
 OURS, PEERS = 8443, 9443
@@ -46,17 +47,35 @@ http {{
 """
 
 
+def programs():
+    """The directory of the programs to measure: OH_BIN, or what is built here."""
+    if "OH_BIN" in os.environ:
+        return Path(os.environ["OH_BIN"])
+    subprocess.run(["cargo", "build", "--release", "--locked", "--bins"], cwd=ROOT, check=True)
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release")
+
+
+def end_in_order():
+    """Lets every signal that ends this program go through its clean-up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 class Failed(Exception):
     """A program failed, or transferred other bytes than it should."""
+
+
+class NoLink(Exception):
+    """This machine cannot emulate links."""
 
 
 class Lab:
     """A directory for all runs: an identity, a certificate, images."""
 
-    def __init__(self, programs, keep_in=None):
+    def __init__(self, programs):
         sweep()
-        self.bin = Path(programs).resolve()
-        self.directory = Path(tempfile.mkdtemp(prefix=f"oh-links-{os.getpid()}-", dir=keep_in))
+        self.bin = programs.resolve()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"oh-links-{os.getpid()}-"))
         self.making = threading.Lock()
         self.auth = f"{uuid.uuid4()}:{secrets.token_hex(16)}"
         private(self.directory / "users", self.auth + "\n")
@@ -151,7 +170,7 @@ class Site:
             (self.directory / name).mkdir()
         self.drives = self.directory / "data/drives"
         self.speaking = threading.Lock()
-        self.servers = []
+        self.servers, self.relay = [], None
         try:
             self.relay = self.connect(seed)
             if seeded:
@@ -162,8 +181,6 @@ class Site:
         except BaseException:
             self.close()
             raise
-
-    relay = None
 
     def connect(self, seed):
         link = self.link
@@ -272,10 +289,6 @@ class Site:
             self.relay.stdin.close()
             self.relay.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-class NoLink(Exception):
-    """This machine cannot emulate links."""
 
 
 def copy_links(source, target):

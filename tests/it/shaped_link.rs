@@ -1,6 +1,6 @@
 //! Both tools over a link of 10 Mbit/s that takes its time and loses packets: a real
 //! one, as far as the kernel is concerned. The longer runs, with figures, are those of
-//! benches/shaped-link.sh.
+//! benches/links/trouble.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
