@@ -53,7 +53,7 @@ pub enum Encoding {
 
 /// A chunk as it goes over the wire: one write, or several where zeros between
 /// them are left out. Every attempt sends these same bytes to the same places: that
-/// is what makes a repeated write harmless (FAULTS 3.1).
+/// is what makes a repeated write harmless (docs/dev/faults.md, 3.1).
 #[derive(Clone, Debug)]
 pub struct EncodedChunk {
     /// Where it goes.

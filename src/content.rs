@@ -23,7 +23,7 @@ pub const BLOCK_BYTES: NonZeroU64 = match NonZeroU64::new(64 * 1024) {
     None => NonZeroU64::MIN,
 };
 /// Bytes of a chunk of a content: what one read may ask for, so that any cloud can be
-/// asked for one (REFERENCE 1.1).
+/// asked for one (docs/dev/reference.md, 1.7).
 pub const CONTENT_CHUNK_BYTES: NonZeroU64 = match NonZeroU64::new(4 * 1024 * 1024) {
     Some(bytes) => bytes,
     None => NonZeroU64::MIN,

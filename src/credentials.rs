@@ -1,5 +1,5 @@
 //! Who asks: a user UUID and a secret key, sent as HTTP Basic
-//! (REFERENCE 1.0). The key is wiped from memory when dropped and has neither
+//! (docs/dev/reference.md, 1.1). The key is wiped from memory when dropped and has neither
 //! `Display` nor a telling `Debug`.
 
 use std::fmt;

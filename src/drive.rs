@@ -65,7 +65,7 @@ impl fmt::Debug for DriveId {
 /// could overflow, and no file system has so large a file.
 pub const DRIVE_BYTES_MAX: u64 = 1 << 62;
 
-/// What the API tells of a drive (REFERENCE 1.1, "info keys").
+/// What the API tells of a drive (docs/dev/reference.md, 1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveInfo {
     /// Its name in the API.
@@ -113,7 +113,7 @@ impl DriveInfo {
         self.properties.get("claimed").filter(|v| !v.is_empty())
     }
 
-    /// How far an imaging of this drive is, if one runs (REFERENCE section 5).
+    /// How far an imaging of this drive is, if one runs (docs/dev/reference.md, 5.2).
     /// One old client's mock says `false` for none.
     pub fn imaging(&self) -> Option<&str> {
         self.properties
@@ -153,7 +153,7 @@ pub fn only_named<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveIn
     }
 }
 
-/// What to create: the body of `drives/create` (REFERENCE 1.1, "create keys").
+/// What to create: the body of `drives/create` (docs/dev/reference.md, 1.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveSpec {
     /// Free text; a newline in it is escaped on the wire.

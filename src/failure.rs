@@ -44,7 +44,7 @@ pub struct Obstacle {
 /// sends.
 pub(crate) const HTML_PAGE: &str = "an HTML page";
 
-/// An error answer (REFERENCE section 3).
+/// An error answer (docs/dev/reference.md, 3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.

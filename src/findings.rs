@@ -1,7 +1,7 @@
 //! What is known of how an endpoint behaves where clouds of the family differ
-//! (REFERENCE sections 6 and 7), and its JSON. What is not known is as cautious
-//! as can be: findings can make a tool do less than its default, or save it a
-//! request that is sure to fail, and never makes it trust more.
+//! (docs/dev/reference.md, 6 and docs/dev/reference.md, 7), and its JSON. What is not
+//! known is as cautious as can be: findings can make a tool do less than its default, or
+//! save it a request that is sure to fail, and never makes it trust more.
 
 use serde_json::{Map, Value, json};
 
@@ -46,7 +46,7 @@ impl<T> From<Result<T, String>> for Finding<T> {
     }
 }
 
-/// How many writes to one drive go together (REFERENCE 1.1, "write").
+/// How many writes to one drive go together (docs/dev/reference.md, 1.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParallelWrites {
     /// Most that were accepted at a time.
@@ -57,7 +57,7 @@ pub struct ParallelWrites {
     pub loses_bytes: bool,
 }
 
-/// The counters `write:bytes` and `write:requests` (REFERENCE 1.1, "info keys").
+/// The counters `write:bytes` and `write:requests` (docs/dev/reference.md, 1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteCounters {
     /// Where they are told.
@@ -105,7 +105,7 @@ pub enum Taken {
     Short(u64),
 }
 
-/// Reads above 4 MiB (REFERENCE 1.1, "read").
+/// Reads above 4 MiB (docs/dev/reference.md, 1.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LargeReads {
     /// Of 4 MiB and a byte.
@@ -243,7 +243,7 @@ impl Findings {
     }
 
     /// Most bytes of one read that are known to be answered in full: 4 MiB if
-    /// nothing is known (REFERENCE 1.1, "read").
+    /// nothing is known (docs/dev/reference.md, 1.7).
     pub fn read_bytes_max(&self) -> u64 {
         match self.large_reads.known() {
             Some(LargeReads {

@@ -276,7 +276,7 @@ impl Image {
 
     /// Opens a gzip file whose content is the disk's bytes. It is unpacked once
     /// to measure and check it: the length that gzip stores is modulo 4 GiB and
-    /// only of its last member (REFERENCE 4.4, fault 13).
+    /// only of its last member (docs/dev/reference.md, T13).
     ///
     /// # Errors
     /// As [`Image::open_raw`], and for a file that is not sound gzip.

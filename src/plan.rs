@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 /// Bytes of a chunk unless the user says otherwise: 5 MiB, as the service's
-/// documentation prints it (REFERENCE section 2, "Chunk defaults").
+/// documentation prints it (docs/dev/reference.md, 2.6).
 pub const CHUNK_BYTES_DEFAULT: u64 = 5 * 1024 * 1024;
 
 /// The size that stands for one that is not known: no disk has it, since an offset

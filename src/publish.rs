@@ -58,7 +58,7 @@ pub use keys::{Publication, publication};
 const SAMPLE_BLOCKS: u64 = 300;
 /// Blocks that are read back of those that were written.
 const WRITTEN_BLOCKS: u64 = 100;
-/// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
+/// Everyone, as the `readers` key says it (docs/dev/reference.md, 1.4).
 const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 /// Between two looks at what the cloud is doing, at least.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
@@ -1134,7 +1134,7 @@ fn how(holds: Holds) -> How {
     }
 }
 
-/// An imaging that failed leaves a drive that is not `active` (REFERENCE 1.1).
+/// An imaging that failed leaves a drive that is not `active` (docs/dev/reference.md, 1.3).
 fn is_broken(drive: &DriveInfo) -> bool {
     drive.properties.get("status") == Some("inactive")
 }

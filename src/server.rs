@@ -1,4 +1,4 @@
-//! The API server: drives, servers and resources (REFERENCE sections 1.1 to 1.3) for
+//! The API server: drives, servers and resources (docs/dev/reference.md, 1) for
 //! several users, on a directory of sparse files and with QEMU.
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //!
 //! The reactor only moves bytes and looks at state in memory; whatever touches
 //! the disk or unpacks gzip is on a thread that may block. What it answers where
-//! the sources leave it open (REFERENCE section 7):
+//! the sources leave it open (docs/dev/reference.md, 7):
 //!
 //! - Sizes are exact; rounding to 4 MiB is a switch.
 //! - A read is of at most 4 MiB, or up to the end of the drive by `read` and
@@ -157,10 +157,9 @@ pub struct Config {
     /// everybody on the way reads the secret keys.
     pub insecure_listen: bool,
     /// Whether a second write to a drive is 409 while one is under way, as some
-    /// clouds of this family do (REFERENCE 1.1, "write").
+    /// clouds of this family do (docs/dev/reference.md, 1.8).
     pub one_writer: bool,
-    /// Whether sizes are rounded up to a multiple of 4 MiB (REFERENCE 1.1,
-    /// "Size rounding").
+    /// Whether sizes are rounded up to a multiple of 4 MiB (docs/dev/reference.md, 1.6).
     pub round_size: bool,
     /// Most bytes that one read may ask for.
     pub read_bytes_max: u64,

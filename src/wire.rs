@@ -1,6 +1,6 @@
 //! The grammar of the API: what a body of keys and values looks like on the
-//! wire, in both of its formats (REFERENCE section 2), and the words for what
-//! went wrong (section 3). Pure functions over bytes: no I/O, no network.
+//! wire, in both of its formats (docs/dev/reference.md, 2), and the words for what
+//! went wrong (docs/dev/reference.md, 3). Pure functions over bytes: no I/O, no network.
 
 // What comes from the network is bounded before it is added up: release builds wrap.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
@@ -20,10 +20,10 @@ pub use properties::Properties;
 pub use size::parse_size;
 pub use text::ObjectReader;
 
-/// Name of the header that carries the type of an error (REFERENCE section 3).
+/// Name of the header that carries the type of an error (docs/dev/reference.md, 3.2).
 pub const X_ELASTIC_ERROR: &str = "x-elastic-error";
 /// Name of the header that tells what a text answer holds: `properties` or
-/// `list` (REFERENCE section 2).
+/// `list` (docs/dev/reference.md, 2.5).
 pub const X_ELASTIC_OUTPUT: &str = "x-elastic-output";
 /// Name of the header that tells which extensions of our own server there are, by
 /// name and separated by commas. No cloud of this family has it.
@@ -37,7 +37,7 @@ pub const EXTENSION_CANCEL: &str = "cancel";
 /// The extensions `servers/UUID/console`, `servers/UUID/screen`, and
 /// `servers/UUID/suspend` with `servers/UUID/resume`.
 pub const EXTENSIONS_OF_SERVERS: &str = "console, screen, suspend";
-/// Most bytes that one read may ask for: 4096k (REFERENCE 1.1, "read").
+/// Most bytes that one read may ask for: 4096k (docs/dev/reference.md, 1.7).
 pub const READ_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A body that does not follow the grammar.

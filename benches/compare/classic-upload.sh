@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # An upload as the providers' script does it, written anew for the benchmark: one
 # chunk after another, each through gzip at its default level and a curl of its own
-# (REFERENCE 4.2). It sends zeros like everything else, and does not try again.
+# (docs/dev/reference.md, 4.3). It sends zeros like everything else, and does not try again.
 #
 #   OHURI=... OHAUTH=USER:KEY classic-upload.sh IMAGE [CHUNK-BYTES]
 set -euo pipefail

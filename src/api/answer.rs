@@ -1,5 +1,6 @@
-//! Reading answers: what is one of this API and what is not (REFERENCE 1.0 and
-//! section 3). Only 2xx is success; the originals took a redirect for one.
+//! Reading answers: what is one of this API and what is not (docs/dev/reference.md, 1.1
+//! and docs/dev/reference.md, 3.1). Only 2xx is success; the originals took a redirect for one
+//! (docs/dev/reference.md, T2).
 
 use std::time::{Duration, SystemTime};
 
@@ -182,8 +183,8 @@ pub(super) async fn properties(
 }
 
 /// Reads a body that is exactly as long as `bytes` into them. The originals wrote a
-/// shorter one as it was, and put all that followed in the wrong place (REFERENCE
-/// 4.4, fault 1). `came` becomes the number of bytes that are there when it breaks off: none
+/// shorter one as it was, and put all that followed in the wrong place (docs/dev/reference.md, T1).
+/// `came` becomes the number of bytes that are there when it breaks off: none
 /// of an answer that does not say that it has as many, which may be somebody else's page.
 pub(super) async fn fill(
     mut response: Response,
@@ -258,7 +259,7 @@ pub(super) async fn length(
 }
 
 /// Checks that a body is nothing, or the object of a drive: what a call that changes one may
-/// answer. Of which drive is known, but of an imaging (REFERENCE section 5).
+/// answer. Of which drive is known, but of an imaging (docs/dev/reference.md, 5.1).
 pub(super) async fn nothing(
     response: Response,
     drive: Option<DriveId>,

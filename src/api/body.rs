@@ -1,5 +1,5 @@
 //! Request bodies: of a known length, always. The service does not take
-//! `Transfer-Encoding: chunked` (REFERENCE 1.1, "write").
+//! `Transfer-Encoding: chunked` (docs/dev/reference.md, 1.8).
 
 use std::future::Future;
 use std::pin::Pin;

@@ -68,7 +68,7 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             // Two round trips with TLS, and one takes eight seconds where other requests
-            // fill the queue of a slow link (FAULTS P5).
+            // fill the queue of a slow link (docs/dev/faults.md, P5).
             connect: Duration::from_secs(20),
             stall: Duration::from_secs(30),
             outage: Duration::from_secs(15 * 60),
@@ -214,7 +214,7 @@ impl Client {
         answer
     }
 
-    /// `drives/UUID/info` (REFERENCE 1.1).
+    /// `drives/UUID/info` (docs/dev/reference.md, 1.3).
     ///
     /// # Errors
     /// Any [`Failure`]; 404 if there is no such drive.
@@ -224,7 +224,7 @@ impl Client {
     }
 
     /// `drives/UUID/info/full`: info with the counters, where plain info has
-    /// none (REFERENCE 1.1).
+    /// none (docs/dev/reference.md, 1.3).
     ///
     /// # Errors
     /// Any [`Failure`]; 404 if there is no such drive.
@@ -338,7 +338,8 @@ impl Client {
     }
 
     /// `drives/DESTINATION/image/SOURCE`: begins to copy one drive into another, on the
-    /// cloud itself. How far that is tells [`info`](Self::info) (REFERENCE section 5).
+    /// cloud itself. How far that is tells [`info`](Self::info)
+    /// (docs/dev/reference.md, 5.2).
     ///
     /// # Errors
     /// Any [`Failure`]. Repeating it begins anew, with the same outcome.
@@ -548,7 +549,7 @@ impl Client {
     }
 
     /// Any call at all, by POST, as the simple tool makes them; the answer is
-    /// given back whatever its status (REFERENCE 4.1).
+    /// given back whatever its status (docs/dev/reference.md, 4.2).
     ///
     /// # Errors
     /// A [`Failure`] if there is no answer.

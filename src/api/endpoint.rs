@@ -8,7 +8,7 @@ use reqwest::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where the API is: scheme, host, port and maybe a path prefix (REFERENCE 1.0).
+/// Where the API is: scheme, host, port and maybe a path prefix (docs/dev/reference.md, 1.1).
 ///
 /// Credentials are sent to it, so it must be https, or http to this very
 /// machine.

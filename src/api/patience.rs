@@ -82,7 +82,7 @@ impl Progress {
 /// and after its last byte not longer than twice that, a second per MiB, and what
 /// the bytes in buffers may take. The kernel swallows some megabytes that go
 /// nowhere; for those the connection has a limit of its own, `TCP_USER_TIMEOUT`
-/// (FAULTS 2.1, N5). However large the body was, an answer is not waited for longer than
+/// (docs/dev/faults.md, N5). However large the body was, an answer is not waited for longer than
 /// `longest` after its last byte.
 pub(super) async fn answer<F: Future>(
     answer: F,

@@ -1,6 +1,6 @@
 //! Commands of our own in the simple tool. The first word selects one of them;
 //! everything else is a call of the API, as in the original, which knows no
-//! object of these names (REFERENCE section 1). A new command is one entry here.
+//! object of these names (docs/dev/reference.md, 1.1). A new command is one entry here.
 
 use std::env;
 use std::ffi::OsString;

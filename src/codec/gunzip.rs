@@ -10,7 +10,7 @@ pub(crate) enum Trailing {
     /// They make the stream bad: a body is all gzip or it is not gzip.
     Refuse,
     /// They are not looked at: a drive is longer than the gzip file on it
-    /// (REFERENCE section 5).
+    /// (docs/dev/reference.md, 5.1).
     Ignore,
 }
 

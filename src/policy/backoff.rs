@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Full jitter: a wait drawn evenly from nothing up to `base * 2^n`, at most
-/// `cap` (FAULTS 3.4). Evenly, so that workers that failed together do not come
+/// `cap` (docs/dev/faults.md, 3.4). Evenly, so that workers that failed together do not come
 /// back together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {

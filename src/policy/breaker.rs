@@ -8,7 +8,7 @@ use super::Backoff;
 const FAILURES_MAX: u32 = 5;
 
 /// Opens after a row of failures: then nothing is sent but one cheap probe at a
-/// time, until one succeeds (FAULTS 3.4). An outage is no reason to abort a bulk
+/// time, until one succeeds (docs/dev/faults.md, 3.4). An outage is no reason to abort a bulk
 /// transfer, so attempts made during one do not count against a chunk; only its
 /// length does.
 #[derive(Clone, Debug)]

@@ -1,9 +1,9 @@
 //! How many requests may be in flight at once: as many as help, and no more.
 //!
 //! The best number is unknown. A link that loses packets needs many connections: each of
-//! them is slowed down by its own losses (FAULTS 0.6). A clean link is full with a few. Some
-//! clouds take one writer per drive, and an endpoint with too much to do wants fewer. So
-//! the number is found by trying it:
+//! them is slowed down by its own losses (docs/dev/faults.md, 1.5). A clean link is full with
+//! a few. Some clouds take one writer per drive (docs/dev/faults.md, 1.1), and an endpoint with
+//! too much to do wants fewer. So the number is found by trying it:
 //!
 //! - **Up while it helps.** A transfer begins with a few requests and doubles their number
 //!   as long as that moves clearly more bytes per second. Later it tries more again, at
@@ -705,7 +705,7 @@ mod tests {
             ("twelve", 0.9, |n| n.min(12.0) * MIB),
             ("all help", 0.9, |n| n * MIB),
             ("fast", 0.9, |n| n.min(10.0) * 100.0 * MIB),
-            ("cubic, as in FAULTS 0.6", 0.85, |n| {
+            ("cubic, docs/dev/faults.md, 1.5", 0.85, |n| {
                 1.25 * MIB * n / (n + 3.0)
             }),
             ("more than six do harm", 0.7, |n| {

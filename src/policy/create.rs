@@ -1,7 +1,7 @@
 //! Creating exactly one drive, though a lost answer does not tell whether there
 //! is one. Every create carries a random token in a `user:` key; when it is
 //! unclear what happened, the token is looked for among our drives before
-//! anything is asked for again (FAULTS 3.3).
+//! anything is asked for again (docs/dev/faults.md, 3.3).
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! What is worth another attempt: one table, with the reason beside each line
-//! (FAULTS 3.1 and 3.2).
+//! (docs/dev/faults.md, 3.1 and docs/dev/faults.md, 3.2).
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 /// A hole may be left out only on a drive that is known to read as zeros where
 /// nothing was written. That is never so for a drive that was there before, and
 /// not for sure for one made just now: the service encrypts drives by default,
-/// and an encrypted drive need not read as zeros (FAULTS 0.4). So it is proven
+/// and an encrypted drive need not read as zeros (docs/dev/faults.md, 1.4). So it is proven
 /// first, by reading back a range that was never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zeros {

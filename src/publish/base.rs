@@ -17,7 +17,7 @@ use crate::transfer::{blocking, counters};
 /// the same, they are for a cloud that copies wrongly.
 const BASE_BLOCKS: u64 = 100;
 /// Looks in a row that must find no imaging: two clients saw the key missing for a
-/// moment while it still ran (REFERENCE section 5).
+/// moment while it still ran (docs/dev/reference.md, 5.2).
 const LOOKS_WITHOUT: u32 = 3;
 
 /// A drive that the cloud copies into while the image is still being read.

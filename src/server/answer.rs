@@ -1,4 +1,5 @@
-//! What the server answers, and what it refuses (REFERENCE sections 2, 3).
+//! What the server answers, and what it refuses (docs/dev/reference.md, 2.5 and
+//! docs/dev/reference.md, 3.2).
 
 use std::fmt;
 use std::time::Duration;
@@ -57,7 +58,7 @@ pub(super) fn objects(
 }
 
 /// 200 with a list of drives or servers. JSON has them under `uuid`, as recorded
-/// clients read it, and under `key`, as everywhere else (REFERENCE section 7).
+/// clients read it, and under `key`, as everywhere else (docs/dev/reference.md, 7).
 pub(super) fn list(
     key: &'static str,
     ids: impl Iterator<Item = String> + Send + Sync + 'static,
@@ -70,7 +71,7 @@ pub(super) fn list(
     of_body(listing::of_lines(lines, format), format, LIST)
 }
 
-/// 200 with a list of resources (REFERENCE 1.3): lines of `TYPE RESOURCE`, or objects
+/// 200 with a list of resources (docs/dev/reference.md, 1.12): lines of `TYPE RESOURCE`, or objects
 /// with these two keys.
 pub(super) fn resources(
     resources: impl Iterator<Item = Properties> + Send + Sync + 'static,
@@ -156,7 +157,7 @@ pub(super) fn made_up(
 }
 
 /// A refused request: a type of the error table and one human sentence, which
-/// is text whatever was asked for (REFERENCE section 7).
+/// is text whatever was asked for (docs/dev/reference.md, 7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     error: ErrorType,
@@ -194,7 +195,7 @@ impl Refusal {
         }
     }
 
-    /// 408: the rest of the body did not come. Not in the table of REFERENCE section 3,
+    /// 408: the rest of the body did not come (docs/dev/reference.md, 3.3),
     /// where 400 would say that the request is wrong: the same may well succeed.
     pub(super) fn too_slow() -> Self {
         Self {
@@ -214,8 +215,8 @@ impl Refusal {
         Self::new(ErrorType::Billing, sentence)
     }
 
-    /// 429: too many requests; the next is welcome after `wait`. Not in the table of
-    /// REFERENCE section 3; the nearest type there is `busy`.
+    /// 429: too many requests; the next is welcome after `wait`. The nearest type in the
+    /// table is `busy` (docs/dev/reference.md, 3.3).
     pub(super) fn too_many(wait: Duration, sentence: impl Into<String>) -> Self {
         // Whole seconds, none too few.
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -259,8 +260,8 @@ impl Refusal {
         Self::new(ErrorType::Busy, sentence)
     }
 
-    /// 503: the server has no memory to spare at the moment. Not in the table
-    /// of REFERENCE section 3; the nearest type there is `busy`.
+    /// 503: the server has no memory to spare at the moment. The nearest type in the
+    /// table is `busy` (docs/dev/reference.md, 3.3).
     pub(super) fn overloaded() -> Self {
         Self {
             status: Some(StatusCode::SERVICE_UNAVAILABLE),

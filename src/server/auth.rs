@@ -1,4 +1,4 @@
-//! Who asks: HTTP Basic against the users of the server (REFERENCE 1.0).
+//! Who asks: HTTP Basic against the users of the server (docs/dev/reference.md, 1.1).
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Which servers use a drive (REFERENCE section 5). A server that is active claims
+//! Which servers use a drive (docs/dev/reference.md, 5.3). A server that is active claims
 //! its drives, from its start to its end. A drive of `claim:type exclusive`, the
 //! default, has one claim; a shared one many.
 

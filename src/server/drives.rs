@@ -38,8 +38,7 @@ use crate::wire::{
     X_OPENHOSTING_EXTENSIONS,
 };
 
-/// Sizes are rounded up to this, where the server is told to (REFERENCE 1.1,
-/// "Size rounding").
+/// Sizes are rounded up to this, where the server is told to (docs/dev/reference.md, 1.6).
 const ROUND_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What all requests share.
@@ -189,7 +188,7 @@ impl Api {
     }
 
     /// Answers when both drives are claimed and the key `imaging` is there; the
-    /// rest happens in the background (REFERENCE section 5).
+    /// rest happens in the background (docs/dev/reference.md, 5.2).
     async fn image(
         self: &Arc<Self>,
         user: &Arc<str>,

@@ -38,7 +38,7 @@ use crate::wire::{Format, Properties, READ_BYTES_MAX};
 
 /// How long a stalled request is kept: longer than any client waits.
 const STALL: Duration = Duration::from_secs(600);
-/// The keys of info that count (REFERENCE 1.1).
+/// The keys of info that count (docs/dev/reference.md, 1.3).
 const COUNTERS: [&str; 4] = [
     "read:bytes",
     "read:requests",

@@ -38,7 +38,7 @@ const CANCEL_WAIT: Duration = Duration::from_secs(30);
 /// A drive on this server.
 ///
 /// Who uses it is counted, never waited for: what does not go together with a
-/// use under way is refused with 409 at once (REFERENCE section 7). Writes go
+/// use under way is refused with 409 at once (docs/dev/reference.md, 7). Writes go
 /// together; destroying, resizing and being imaged go with nothing but reads. A
 /// server that is active claims its drives (`claims.rs`).
 ///
@@ -301,7 +301,7 @@ impl Hosted {
     }
 
     /// What `info` tells; with `is_full` the progress of imaging as a percentage
-    /// (REFERENCE sections 5 and 7).
+    /// (docs/dev/reference.md, 5.2).
     pub(super) fn info(&self, is_full: bool) -> Properties {
         let state = self.state();
         let mut info = state.metadata.to_info(self.id);

@@ -1,4 +1,4 @@
-//! Filling a drive from another one (REFERENCE section 5), in the background.
+//! Filling a drive from another one (docs/dev/reference.md, 5.1), in the background.
 //!
 //! The bytes of the destination beyond what the source gives stay as they are.
 //! What is to be done is stored (`fill.rs`) until it is

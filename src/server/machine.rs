@@ -336,8 +336,8 @@ impl Machine {
         }
     }
 
-    /// What `info` tells, in the keys of the second generation (REFERENCE 1.2, "info
-    /// keys"). `cores_here` are those of this machine.
+    /// What `info` tells, in the keys of the second generation
+    /// (docs/dev/reference.md, 1.11). `cores_here` are those of this machine.
     pub(super) fn info(&self, cores_here: u32) -> Properties {
         let state = self.state();
         let mut info = state.settings.keys().clone();

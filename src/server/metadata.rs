@@ -9,7 +9,7 @@ use super::kept;
 use crate::drive::{DriveId, parse_uuid};
 use crate::wire::{Format, Properties, parse_size};
 
-/// Everyone, as the `readers` key says it (REFERENCE 1.1, "create keys").
+/// Everyone, as the `readers` key says it (docs/dev/reference.md, 1.4).
 pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 /// Most bytes of the keys that a client can set, printed.
 pub(super) const SETTINGS_BYTES_MAX: usize = 64 * 1024;
@@ -87,7 +87,7 @@ impl Metadata {
     }
 
     /// Merges the body of `set`: keys that are not in it stay, an empty value
-    /// unsets a key (REFERENCE 1.1, "set").
+    /// unsets a key (docs/dev/reference.md, 1.5).
     pub(super) fn merge(
         &mut self,
         body: &Properties,
@@ -164,7 +164,7 @@ impl Metadata {
             .any(|r| r.eq_ignore_ascii_case(user))
     }
 
-    /// The keys that `info` tells of the drive at rest (REFERENCE 1.1).
+    /// The keys that `info` tells of the drive at rest (docs/dev/reference.md, 1.3).
     pub(super) fn to_info(&self, id: DriveId) -> Properties {
         let mut info = self.settings.clone();
         set(&mut info, "drive", id.to_string());

@@ -4,7 +4,7 @@
 //! What a user holds of bytes is the sizes of drives as they are told, not what they take
 //! on the disk: a user can reckon with it, and what was granted can be written. It is
 //! the account that does not cover more, so the refusal is 402 `billing`; 507 `full`
-//! stays what says that there is no space left for anybody (REFERENCE section 3).
+//! stays what says that there is no space left for anybody (docs/dev/reference.md, 3.3).
 
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};

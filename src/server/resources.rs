@@ -1,4 +1,4 @@
-//! Resources: addresses and private networks that a user has (REFERENCE 1.3).
+//! Resources: addresses and private networks that a user has (docs/dev/reference.md, 1.12).
 //!
 //! An address is one of this machine's loopback network, of which a server that has
 //! it takes the ports it serves: `nic:0:dhcp 127.70.1.2`. A VLAN joins servers whose

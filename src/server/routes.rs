@@ -1,4 +1,4 @@
-//! Which command a path names (REFERENCE section 1). Double slashes count as
+//! Which command a path names (docs/dev/reference.md, 1). Double slashes count as
 //! one; nothing of a path is used as text: a drive is parsed to 128 bits, an
 //! offset to a number.
 

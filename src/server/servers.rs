@@ -1,4 +1,5 @@
-//! The commands of servers and resources (REFERENCE 1.2 and 1.3): one arm for each.
+//! The commands of servers (docs/dev/reference.md, 1.9) and of resources
+//! (docs/dev/reference.md, 1.12): one arm for each.
 
 use std::sync::Arc;
 

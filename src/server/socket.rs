@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Longest wait for a client to take more of an answer. The kernel asks for more when
 /// a third of its buffer is free: of one that shares 256 kbit/s with three others that
-/// took more than 30 s, while all of them went on (FAULTS P5).
+/// took more than 30 s, while all of them went on (docs/dev/faults.md, S17).
 const WRITE_STALL: Duration = Duration::from_secs(120);
 /// Longest silence, and longest time, in which a client may finish sending
 /// after the last answer.

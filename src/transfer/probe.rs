@@ -1,5 +1,5 @@
 //! Asking an endpoint how it behaves, with one small drive of our own, where no
-//! document tells (FAULTS section 7).
+//! document tells (docs/dev/faults.md, 7).
 //!
 //! Each question stands for itself: one that cannot be answered leaves the
 //! others alone. They run in a task of their own, so that whatever becomes of it
@@ -31,7 +31,7 @@ const MIB: u64 = 1024 * 1024;
 /// Name of the drive.
 pub const PROBE_NAME: &str = "openhosting-probe";
 /// Size that is asked for: room for the largest body, and no multiple of
-/// anything, so that rounding shows (REFERENCE 1.1, "Size rounding").
+/// anything, so that rounding shows (docs/dev/reference.md, 1.6).
 const SIZE: u64 = 40 * MIB + 1000;
 /// The same where odd sizes are refused.
 const ROUND_SIZE: u64 = 40 * MIB;

@@ -194,7 +194,7 @@ impl Drive {
     async fn set_size(&self, size: u64) -> Result<u64, Unanswered> {
         let mut changes = Properties::new();
         let name = self.name.as_deref();
-        // As the clients of the service do, which send both always (REFERENCE 1.1).
+        // As the clients of the service do, which send both always (docs/dev/reference.md, 1.5).
         for (key, value) in [("name", name), ("size", Some(&*size.to_string()))] {
             if let Some(value) = value {
                 let inserted = changes.insert(key, value);

@@ -1,4 +1,4 @@
-//! The error table of REFERENCE section 3.
+//! The error table (docs/dev/reference.md, 3.1).
 
 use std::fmt;
 
@@ -69,7 +69,7 @@ impl ErrorType {
     }
 
     /// Reads a header value. The type may be followed by a space and more
-    /// (REFERENCE section 3); an unknown word is `None`.
+    /// (docs/dev/reference.md, 3.2); an unknown word is `None`.
     pub fn from_header(value: &str) -> Option<Self> {
         let word = value.split_whitespace().next()?;
         Self::ALL.into_iter().find(|t| t.as_str() == word)

@@ -1,5 +1,5 @@
 //! Which of the two formats a body has. Input and output are independent
-//! (REFERENCE section 2).
+//! (docs/dev/reference.md, 2.1).
 
 /// Format of a body of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! `application/json`: flat objects with the keys of the text format; several
-//! objects are an array (REFERENCE section 2).
+//! objects are an array (docs/dev/reference.md, 2.3).
 
 use serde_json::{Map, Value};
 
 use super::{Properties, WireError};
 
-/// Keys whose values the recorded answers print as numbers (REFERENCE section
-/// 2). Everything else is a string, the drive counters included.
+/// Keys whose values the recorded answers print as numbers
+/// (docs/dev/reference.md, 2.4). Everything else is a string, the drive counters included.
 const NUMBERS: [&str; 12] = [
     "cpu",
     "mem",

@@ -6,10 +6,10 @@ use std::collections::btree_map;
 use super::{Format, WireError, json, text};
 
 /// One object: keys and their values, sorted by key as the second generation
-/// of the service prints them (REFERENCE section 7).
+/// of the service prints them (docs/dev/reference.md, 7).
 ///
 /// A value is always a string here; which of them JSON writes as numbers is a
-/// matter of printing (REFERENCE section 2, "Numbers vs strings"). An empty
+/// matter of printing (docs/dev/reference.md, 2.4). An empty
 /// value stands for a key to be unset: JSON `null` reads as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties(BTreeMap<String, String>);
@@ -21,7 +21,7 @@ impl Properties {
     }
 
     /// Sets a key. A key that is set already gets the new value: of two in one
-    /// body the last one counts (REFERENCE section 2).
+    /// body the last one counts (docs/dev/reference.md, 2.2).
     ///
     /// # Errors
     /// [`WireError::BadKey`] and [`WireError::BadValue`] for what a line of

@@ -3,7 +3,7 @@
 use super::WireError;
 
 /// Reads a size: a whole number of bytes, maybe with one of the suffixes
-/// k, M, G and T, which are powers of 1024 (REFERENCE 1.1, create).
+/// k, M, G and T, which are powers of 1024 (docs/dev/reference.md, 1.6).
 /// Upper-case K is taken too; white space around is not part of it.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! `text/plain`: one `KEY VALUE` a line, split at the first space; a blank line
-//! between objects (REFERENCE section 2).
+//! between objects (docs/dev/reference.md, 2.2).
 //!
 //! A newline in a value is written as backslash and `n`. How the service
 //! escapes a backslash is not known, so a backslash stands for itself wherever

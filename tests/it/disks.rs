@@ -405,7 +405,7 @@ fn a_bad_sector_under_an_unfinished_download_is_told() {
 // ---- What was not synced ----
 
 /// The image's sync fails: of what it was about the journal says nothing, though
-/// all of it can still be read (FAULTS C6).
+/// all of it can still be read (docs/dev/faults.md, C6).
 #[test]
 fn what_was_not_synced_counts_as_not_there() {
     let Some(library) = failing::library() else {

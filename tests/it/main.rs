@@ -8,6 +8,7 @@
 
 mod access;
 mod archives;
+mod citations;
 mod disks;
 mod download;
 mod drives;
@@ -42,6 +43,7 @@ mod probe;
 mod process;
 mod publish;
 mod quotas;
+mod recorded;
 mod resume;
 mod server_guard;
 mod server_operator;

@@ -84,16 +84,10 @@ pub fn gunzip(packed: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// A file of the folder of recorded answers, if the folder is here.
-pub fn recorded(name: &str) -> Option<String> {
+/// A file of `fixtures/recorded`.
+pub fn recorded(name: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/api/recorded")
+        .join("fixtures/recorded")
         .join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) => {
-            eprintln!("SKIPPED: {} is not here: {error}", path.display());
-            None
-        }
-    }
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

@@ -148,7 +148,7 @@ impl StreamFormat {
     /// How much a file tells that its content is: .xz by its indexes, lzip by the ends of
     /// its members, LZMA-alone by its header, Zstandard and LZ4 by their first frame, which
     /// others may follow. What gzip tells is modulo 4 GiB, and of its last member only
-    /// (REFERENCE 4.4, fault 13). Nobody has checked it: decoders do, at the end, so that a
+    /// (docs/dev/reference.md, T13). Nobody has checked it: decoders do, at the end, so that a
     /// lie is an error.
     pub(super) fn expected(self, file: &RawImage) -> Option<u64> {
         let size = match self {

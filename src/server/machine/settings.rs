@@ -1,5 +1,5 @@
 //! The keys that a client sets of a server: which there are, what they may hold,
-//! and what they mean (REFERENCE 1.2, "config keys"). Pure functions.
+//! and what they mean (docs/dev/reference.md, 1.10). Pure functions.
 //!
 //! Keys of the first generation are understood and kept as those of the second:
 //! `vnc:ip auto` is `vnc auto`. A password stays under the name that it was given
@@ -143,7 +143,7 @@ impl Settings {
     }
 
     /// Merges what an active server takes: name, cpu, persistent, tags, user keys
-    /// and the password (REFERENCE 1.2). Another key is refused, unless it says
+    /// and the password (docs/dev/reference.md, 1.10). Another key is refused, unless it says
     /// what is so already: clients send them all.
     pub(in crate::server) fn merge_active(&mut self, body: &Properties) -> Result {
         let mut wanted = self.clone();

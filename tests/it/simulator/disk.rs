@@ -48,7 +48,7 @@ impl SimFile {
         self.unsynced.push(Change::Len(len));
     }
 
-    /// A failed sync marks the pages clean all the same (FAULTS 1, ATC 2020):
+    /// A failed sync marks the pages clean all the same (docs/dev/faults.md, 1.6):
     /// what is on the disk then is left to chance.
     pub fn sync(&mut self, fails: bool, rng: &mut fastrand::Rng) -> Result<(), Eio> {
         if fails {
