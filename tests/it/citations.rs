@@ -133,7 +133,7 @@ fn links_between_the_two_documents_lead_to_headings() {
         let [from, target] = [from, to].map(|name| fs::read_to_string(root().join(name)).unwrap());
         let anchors = anchors(&target);
         let file_name = to.rsplit('/').next().unwrap();
-        for (_, rest) in from.split(&format!("({file_name}#")).skip(1).enumerate() {
+        for rest in from.split(&format!("({file_name}#")).skip(1) {
             let anchor = rest.split(')').next().unwrap();
             assert!(anchors.contains(anchor), "{to} has no heading #{anchor}");
         }
