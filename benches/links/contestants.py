@@ -2,6 +2,7 @@
 gives the command that is measured, and checks afterwards that the bytes are equal."""
 
 import filecmp
+import os
 import shutil
 
 from lab import OURS, PEERS, PIECE, Failed
@@ -15,15 +16,17 @@ class Contestant:
     """How one of them transfers; `ways` are the directions in which it can."""
 
     ways = ("up", "down")
-    # The program that has to be there.
-    program = None
+    # The programs that have to be there.
+    programs = ()
     has_peers = False
 
     def __init__(self, name):
         self.name = name
 
-    def is_missing(self):
-        return self.program and not shutil.which(self.program)
+    def missing(self):
+        """Programs that are not installed."""
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+        return [program for program in self.programs if not shutil.which(program, path=path)]
 
     def prepare(self, site, way, drive):
         """Makes what the command needs."""
@@ -62,7 +65,7 @@ class Ours(Contestant):
 class Fixed(Contestant):
     """A fixed number of parallel requests for 4 MiB each, by curl."""
 
-    program = "curl"
+    programs = ("curl",)
 
     def __init__(self, number):
         super().__init__(str(number))
@@ -136,7 +139,7 @@ class Peer(Contestant):
 class Curl(Peer):
     """One stream."""
 
-    program = "curl"
+    programs = ("curl", "nginx")
 
     def command(self, site, way, drive):
         start = ["curl", "-sS", "--fail", "--cacert", site.lab.directory / "cert.pem"]
@@ -149,7 +152,7 @@ class Curl(Peer):
 
 
 class Aria2(Peer):
-    program = "aria2c"
+    programs = ("aria2c", "nginx")
     ways = ("down",)
 
     def command(self, site, way, drive):
@@ -159,7 +162,7 @@ class Aria2(Peer):
 
 
 class Rclone(Peer):
-    program = "rclone"
+    programs = ("rclone", "nginx")
     ways = ("down",)
 
     def command(self, site, way, drive):

@@ -55,6 +55,16 @@ def programs():
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release")
 
 
+def check_links():
+    """Fails where this machine cannot emulate links; builds the emulator."""
+    trial = [sys.executable, emulated.__file__, "--rate", "1", "--delay", "1"]
+    done = subprocess.run(trial, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode == emulated.CANNOT:
+        raise NoLink(done.stderr.strip())
+    if done.returncode:
+        raise Failed(done.stderr.strip())
+
+
 def end_in_order():
     """Lets every signal that ends this program go through its clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -128,7 +138,7 @@ class Lab:
 
     def environment(self, home):
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin",
             "HOME": str(home),
             "SSL_CERT_FILE": str(self.directory / "cert.pem"),
             "OHURI": f"https://{emulated.SERVER}:{OURS}/",
@@ -193,9 +203,7 @@ class Site:
                                  text=True, start_new_session=True)
         ready = relay.stdout.readline().split()
         if not ready:
-            if relay.wait() == emulated.CANNOT:
-                raise NoLink("no namespaces or TUN devices can be made here")
-            raise Failed("link.py failed")
+            raise Failed(f"link.py ended with {relay.wait()}")
         _, self.near, self.far = ready
         return relay
 

@@ -51,8 +51,11 @@ def build():
     """Builds the emulator where it is not yet built; its path."""
     command = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", TARGET]
     command += ["--manifest-path", HERE / "emulator/Cargo.toml"]
-    # stdout is for our own answers.
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    try:
+        # stdout is for our own answers.
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"link.py: the emulator could not be built: {error}")
     return TARGET / "release/openhosting-link-emulator"
 
 
@@ -134,7 +137,6 @@ def main():
     # Ends as by the end of stdin: the namespaces are removed.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
-    emulator = build()
     client, server = (f"{PREFIX}-{os.getpid()}-{end}" for end in ("client", "server"))
     process = None
     try:
@@ -150,7 +152,7 @@ def main():
             why = getattr(error, "stderr", None) or error
             print(f"link.py: no link can be made here: {why}".strip(), file=sys.stderr)
             sys.exit(CANNOT)
-        process, lines = carry(emulator, link, near, far)
+        process, lines = carry(build(), link, near, far)
         print("ready", client, server, flush=True)
         for line in sys.stdin:
             lines.write(line)
