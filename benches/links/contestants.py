@@ -142,10 +142,14 @@ class Curl(Peer):
     programs = ("curl", "nginx")
 
     def command(self, site, way, drive):
-        start = ["curl", "-sS", "--fail", "--cacert", site.lab.directory / "cert.pem"]
+        return self.stream(site, way, "out/image")
+
+    def stream(self, site, way, output, *flags):
+        """An upload of the image, or a download to `output`."""
+        start = ["curl", "-sS", "--fail", "--cacert", site.lab.directory / "cert.pem", *flags]
         if way == "up":
             return [*start, "-o", "/dev/null", "-T", site.image, f"{self.url}/put/image"]
-        return [*start, "-o", "out/image", f"{self.url}/image"]
+        return [*start, "-o", output, f"{self.url}/image"]
 
     def check(self, site, way, drive):
         same(site.directory / ("put" if way == "up" else "out") / "image", site.image)
