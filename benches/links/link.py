@@ -74,7 +74,8 @@ def lay(namespace, device, own, peer, cc):
     ip("netns", "exec", namespace, "sysctl", "-qw", *settings)
     ip("-n", namespace, "link", "set", "lo", "up")
     ip("-n", namespace, "addr", "add", own, "peer", peer, "dev", device)
-    ip("-n", namespace, "link", "set", device, "mtu", str(MTU), "txqueuelen", "1000", "up")
+    # The kernel's own queue only has to last until the emulator runs.
+    ip("-n", namespace, "link", "set", device, "mtu", str(MTU), "txqueuelen", "10000", "up")
     congctl = ["congctl", cc] if cc else []
     ip("-n", namespace, "route", "replace", peer, "dev", device, "src", own, *congctl)
 
