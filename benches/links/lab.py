@@ -99,9 +99,18 @@ class Lab:
     def close(self):
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def path(self, size, compressible):
+        return self.directory / f"{'records' if compressible else 'noise'}-{size}.img"
+
+    def discard(self, size, compressible):
+        """Removes an image, and the drive with it."""
+        path = self.path(size, compressible)
+        path.unlink(missing_ok=True)
+        shutil.rmtree(path.with_suffix(".drives"), ignore_errors=True)
+
     def image(self, size, compressible=False):
         """An image of this size, the same each time."""
-        path = self.directory / f"{'records' if compressible else 'noise'}-{size}.img"
+        path = self.path(size, compressible)
         with self.making:
             if not path.exists():
                 noise = random.Random(SEED)
@@ -257,7 +266,10 @@ class Site:
         with self.speaking:
             self.relay.stdin.write(line + "\n")
             self.relay.stdin.flush()
-            return self.relay.stdout.readline().strip()
+            answer = self.relay.stdout.readline().strip()
+        if not answer:
+            raise Failed("the link ended")
+        return answer
 
     def counts(self):
         return json.loads(self.ask("counts"))
