@@ -15,6 +15,7 @@ mod level;
 mod pieces;
 mod rate;
 mod retry;
+mod tail;
 mod waits;
 mod zeros;
 

@@ -11,6 +11,7 @@ use rangemap::RangeSet;
 
 use super::pieces::{Limits, Pieces, PiecesConfig, Requests, Verdict};
 use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify_known, fits, wait};
+use super::tail::Tail;
 use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
 use crate::failure::Failure;
 use crate::plan::{Plan, Span};
@@ -156,6 +157,7 @@ pub struct Engine {
     concurrency: Concurrency,
     breaker: Breaker,
     pieces: Pieces,
+    tail: Tail,
     /// No chunk is sent before.
     gate: Duration,
     /// The endpoint asked for no request at all before.
@@ -198,6 +200,7 @@ impl Engine {
             concurrency: Concurrency::new(config.jobs_min, config.jobs),
             breaker: Breaker::new(config.max_outage),
             pieces: Pieces::new(config.pieces),
+            tail: Tail::default(),
             gate: Duration::ZERO,
             asked: Duration::ZERO,
             probe_at: Duration::ZERO,
@@ -274,6 +277,12 @@ impl Engine {
         if self.moved.0 != bytes {
             self.moved = (bytes, now);
         }
+        // In the tail more requests are in flight than are counted here.
+        let in_flight = match self.is_in_tail() {
+            true => 0,
+            false => self.in_flight.len(),
+        };
+        self.tail.moved(bytes, in_flight, now);
         self.concurrency.moved(bytes, now);
     }
 
@@ -457,7 +466,37 @@ impl Engine {
 
     /// How large the requests of the next attempt may be.
     pub fn limits(&self) -> Limits {
-        self.pieces.limits()
+        let limits = self.pieces.limits();
+        let to_come = self
+            .ledger
+            .open()
+            .saturating_sub(self.in_flight.len() as u64);
+        let limit = u64::from(self.concurrency.limit());
+        let is_shared = to_come < limit && limit > 1 && !limits.is_alone;
+        Limits {
+            shared_bytes: match is_shared {
+                true => self.tail.piece_bytes(),
+                false => u64::MAX,
+            },
+            ..limits
+        }
+    }
+
+    /// How many requests there may be for pieces of the chunks in flight, besides one for
+    /// each chunk that is not settled.
+    pub fn spare(&self, now: Duration) -> u32 {
+        let is_held_back = now < self.gate.max(self.asked) || self.breaker.is_open();
+        if self.ending.is_some() || is_held_back || self.pieces.limits().is_alone {
+            return 0;
+        }
+        let needed = self.ledger.open().saturating_add(u64::from(self.asking));
+        let needed = u32::try_from(needed).unwrap_or(u32::MAX);
+        self.concurrency.limit().saturating_sub(needed)
+    }
+
+    /// Whether there are requests to spare.
+    fn is_in_tail(&self) -> bool {
+        self.ledger.open() < u64::from(self.concurrency.limit())
     }
 
     /// What is known of the size of requests.
@@ -1383,5 +1422,104 @@ mod tests {
         engine.answered(0, Ok(()), S);
         assert_eq!(engine.next(S), Action::End(Ending::Stopped));
         assert_eq!(engine.first_open(), 1);
+    }
+
+    /// An engine of `chunks` chunks of 4 MiB whose requests carry this many bytes per second
+    /// each, when all but the last `left` have got through.
+    fn near_the_end(chunks: u64, jobs: u32, rate: u64, left: u64) -> (Engine, Duration) {
+        let mut config = engine(chunks, jobs, Zeros::Write).config;
+        let chunk = NonZeroU64::new(4 << 20).unwrap();
+        config.plan = Plan::new(chunks * chunk.get(), chunk);
+        config.jobs_min = jobs;
+        let mut engine = Engine::new(config);
+        let (mut now, mut moved, mut in_flight) = (S, 0, Vec::new());
+        let (mut given, mut done) = (0, 0);
+        while done < chunks - left {
+            while engine.wants_chunk() && given < chunks {
+                engine.chunk(given);
+                given += 1;
+            }
+            engine.moved(moved, now);
+            while let Action::Send(span, _) = engine.next(now) {
+                in_flight.push(span.index);
+            }
+            let all = in_flight.len() as u64;
+            now += Duration::from_millis((4 << 20) * 1000 / rate / all);
+            moved += 4 << 20;
+            engine.moved(moved, now);
+            engine.answered(in_flight.remove(0), Ok(()), now);
+            done += 1;
+        }
+        while engine.wants_chunk() && given < chunks {
+            engine.chunk(given);
+            given += 1;
+        }
+        while matches!(engine.next(now), Action::Send(..)) {}
+        (engine, now)
+    }
+
+    #[test]
+    fn the_last_chunks_are_divided_where_requests_take_long() {
+        let slow = 1 << 20;
+        // More than the limit are to come; fewer; a fast link; one request at a time.
+        assert!(!near_the_end(100, 8, slow, 40).0.limits().is_shared());
+        let (engine, now) = near_the_end(100, 8, slow, 12);
+        let limits = engine.limits();
+        let piece = limits.piece_of(RequestSize::plain(4 << 20));
+        assert!((600_000..900_000).contains(&piece), "{piece}");
+        assert_eq!(engine.spare(now), 0);
+        let (engine, _) = near_the_end(100, 8, 20 << 20, 12);
+        let piece = engine.limits().piece_of(RequestSize::plain(4 << 20));
+        assert_eq!(piece, u64::MAX);
+        let (engine, now) = near_the_end(20, 1, slow, 1);
+        assert!(!engine.limits().is_shared());
+        assert_eq!(engine.spare(now), 0);
+    }
+
+    #[test]
+    fn what_no_chunk_needs_is_to_spare() {
+        let (mut engine, now) = near_the_end(100, 8, 1 << 20, 5);
+        assert_eq!((engine.limit(), engine.spare(now)), (8, 3));
+        // A chunk that waits for another attempt needs its request.
+        let busy = refused(500, None);
+        engine.answered(99, Err(Failure::Broken("reset".into())), now);
+        let limit = engine.limit();
+        assert!(limit < 8);
+        assert_eq!(engine.spare(now), limit.saturating_sub(5));
+        engine.answered(98, Ok(()), now);
+        engine.answered(97, Ok(()), now);
+        engine.answered(96, Ok(()), now);
+        assert_eq!(engine.spare(now), limit - 2);
+        // An outage, and an end.
+        for _ in 0..20 {
+            if let Action::Send(span, _) = engine.next(now + S) {
+                engine.answered(span.index, Err(busy.clone()), now + S);
+            }
+        }
+        engine.stop();
+        assert_eq!(engine.spare(now), 0);
+    }
+
+    #[test]
+    fn nothing_is_to_spare_while_the_endpoint_asks_for_patience() {
+        let (mut engine, now) = near_the_end(100, 8, 1 << 20, 3);
+        assert_eq!(engine.spare(now), 5);
+        engine.answered(99, Err(asks(7)), now);
+        assert_eq!(engine.spare(now + S), 0);
+        assert!(engine.spare(now + 30 * S) > 0);
+    }
+
+    #[test]
+    fn the_end_of_an_image_of_unknown_size_is_near_once_it_is_known() {
+        let (engine, now) = near_the_end(100, 8, 1 << 20, 5);
+        let mut config = engine.config.clone();
+        let chunk = NonZeroU64::new(config.plan.chunk_bytes()).unwrap();
+        let plan = std::mem::replace(&mut config.plan, Plan::endless(chunk));
+        let mut endless = Engine::new(config);
+        assert_eq!(endless.spare(now), 0);
+        assert!(!endless.limits().is_shared());
+        endless.ledger.settle(0..98);
+        endless.ends_at(plan);
+        assert_eq!(endless.spare(now), 6);
     }
 }

@@ -11,6 +11,8 @@ use rangemap::RangeSet;
 pub struct Ledger {
     all: Range<u64>,
     settled: RangeSet<u64>,
+    /// How many of all chunks are settled.
+    count: u64,
     /// What was settled by an earlier run.
     before: RangeSet<u64>,
 }
@@ -20,6 +22,7 @@ impl Ledger {
     /// already.
     pub fn new(all: Range<u64>, before: RangeSet<u64>) -> Self {
         Self {
+            count: count(&before, &all),
             all,
             settled: before.clone(),
             before,
@@ -29,6 +32,9 @@ impl Ledger {
     /// Marks chunks as settled.
     pub fn settle(&mut self, chunks: Range<u64>) {
         if !chunks.is_empty() {
+            let new = chunks.start.max(self.all.start)..chunks.end.min(self.all.end);
+            let known = count(&self.settled, &new);
+            self.count += new.end.saturating_sub(new.start).saturating_sub(known);
             self.settled.insert(chunks);
         }
     }
@@ -36,6 +42,7 @@ impl Ledger {
     /// There are so many chunks and no more, as was found out by now.
     pub fn ends_at(&mut self, count: u64) {
         self.all.end = count.max(self.all.start);
+        self.count = self::count(&self.settled, &self.all);
     }
 
     /// Whether a chunk is settled.
@@ -54,11 +61,13 @@ impl Ledger {
     /// How many chunks this run settled without a gap from the first one on.
     pub fn in_order(&self) -> u64 {
         let prefix = self.all.start..self.first_open();
-        let before = self.before.overlapping(&prefix);
-        let before: u64 = before
-            .map(|range| range.end.min(prefix.end) - range.start.max(prefix.start))
-            .sum();
-        prefix.end.saturating_sub(prefix.start) - before
+        prefix.end.saturating_sub(prefix.start) - count(&self.before, &prefix)
+    }
+
+    /// How many chunks are not settled.
+    pub fn open(&self) -> u64 {
+        let all = self.all.end.saturating_sub(self.all.start);
+        all.saturating_sub(self.count)
     }
 
     /// Whether every chunk is settled.
@@ -67,9 +76,47 @@ impl Ledger {
     }
 }
 
+/// How many of `chunks` are in `set`.
+fn count(set: &RangeSet<u64>, chunks: &Range<u64>) -> u64 {
+    if chunks.is_empty() {
+        return 0;
+    }
+    let within = set.overlapping(chunks);
+    within
+        .map(|range| range.end.min(chunks.end) - range.start.max(chunks.start))
+        .sum()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_open_is_what_is_not_settled(
+            first in 0..8_u64,
+            end in 0..40_u64,
+            before in proptest::collection::vec((0..45_u64, 1..8_u64), 0..4),
+            settled in proptest::collection::vec((0..45_u64, 0..8_u64), 0..12),
+            ends_at in proptest::option::of(0..45_u64),
+        ) {
+            let before = before.into_iter().map(|(start, len)| start..start + len).collect();
+            let mut ledger = Ledger::new(first..end.max(first), before);
+            let mut all = first..end.max(first);
+            for (i, (start, len)) in settled.into_iter().enumerate() {
+                if let (3, Some(end)) = (i, ends_at) {
+                    ledger.ends_at(end);
+                    all.end = end.max(first);
+                }
+                ledger.settle(start..start + len);
+                let open = all.clone().filter(|index| !ledger.is_settled(*index)).count();
+                prop_assert_eq!(ledger.open(), open as u64);
+                prop_assert_eq!(ledger.open() == 0, ledger.is_complete());
+            }
+        }
+    }
 
     #[test]
     fn complete_only_when_nothing_is_missing() {

@@ -18,6 +18,12 @@ use crate::failure::Failure;
 /// No request is made smaller than this, in bytes: below it a request costs more than
 /// its body.
 pub const PIECE_BYTES_MIN: u64 = 16 * 1024;
+/// A chunk that several requests share is divided into at most this many pieces. On average
+/// they have no fewer bytes on the wire than the second number, and their length is a
+/// multiple of the third one.
+const SHARED_PIECES_MAX: u64 = 16;
+const SHARED_BYTES_MIN: u64 = 256 * 1024;
+const SHARED_ALIGN: u64 = 64 * 1024;
 /// Requests in a row that have to break before whole chunks are divided: one alone is an
 /// accident.
 const BREAKS_MIN: u32 = 2;
@@ -76,6 +82,9 @@ pub struct Limits {
     /// Whether each write should have a connection of its own: connections do not live
     /// long here, and one that was used before is about to break.
     pub is_alone: bool,
+    /// How many bytes on the wire a piece should have where several requests may share a
+    /// chunk; `u64::MAX` where they may not.
+    pub shared_bytes: u64,
 }
 
 impl Limits {
@@ -83,7 +92,24 @@ impl Limits {
     pub const NONE: Self = Self {
         most: RequestSize::ANY,
         is_alone: false,
+        shared_bytes: u64::MAX,
     };
+
+    /// Whether several requests may share a chunk.
+    pub fn is_shared(&self) -> bool {
+        self.shared_bytes < u64::MAX
+    }
+
+    /// How many bytes of the drive each piece of a chunk of this size should hold:
+    /// `u64::MAX` for one that is not worth a division.
+    pub fn piece_of(&self, chunk: RequestSize) -> u64 {
+        let piece = self.shared_bytes.max(SHARED_BYTES_MIN);
+        let pieces = (chunk.body.saturating_add(piece / 2) / piece).min(SHARED_PIECES_MAX);
+        match pieces {
+            0 | 1 => u64::MAX,
+            pieces => chunk.range.div_ceil(pieces).next_multiple_of(SHARED_ALIGN),
+        }
+    }
 
     /// The longest read, in bytes.
     pub fn read_bytes_max(&self) -> u64 {
@@ -179,6 +205,7 @@ impl Pieces {
         Limits {
             most: self.most(),
             is_alone: self.fragile.is_some(),
+            ..Limits::NONE
         }
     }
 
@@ -499,6 +526,27 @@ mod tests {
             }
         }
         (sent, wire)
+    }
+
+    #[test]
+    fn a_chunk_is_divided_if_its_requests_take_long() {
+        let piece_of = |shared_bytes, body, range| {
+            let limits = Limits {
+                shared_bytes,
+                ..Limits::NONE
+            };
+            limits.piece_of(RequestSize { body, range })
+        };
+        // Unknown, and a request that takes no longer than one and a half pieces.
+        assert_eq!(piece_of(u64::MAX, 4 * MIB, 4 * MIB), u64::MAX);
+        assert_eq!(piece_of(3 * MIB, 4 * MIB, 4 * MIB), u64::MAX);
+        assert_eq!(piece_of(2 * MIB, 4 * MIB, 4 * MIB), 2 * MIB);
+        assert_eq!(piece_of(MIB, 4 * MIB, 8 * MIB), 2 * MIB);
+        // None is too small, and there are not too many.
+        assert_eq!(piece_of(0, 4 * MIB, 4 * MIB), 256 * KIB);
+        assert_eq!(piece_of(0, 256 * KIB, 4 * MIB), u64::MAX);
+        assert_eq!(piece_of(0, 64 * MIB, 64 * MIB), 4 * MIB);
+        assert_eq!(piece_of(MIB, 3 * MIB, 3 * MIB + 5), MIB + 64 * KIB);
     }
 
     proptest! {

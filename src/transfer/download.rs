@@ -23,6 +23,7 @@ use super::places::HolePlaces;
 use super::session::{Ended, JournalOptions, blocking, done, finish, gaps, refuted, warn};
 use super::shell::{Attempt, Feed, Job, Shell, claim, claimed, lost};
 use super::sink::Sink;
+use super::spare::Spare;
 use super::stop::Stop;
 use super::survey::{Found, Survey, SurveyConfig};
 use super::verify::{Again, Digests, Expected, Local, ReadFrom, Sampler, Verified, Verify, verify};
@@ -37,7 +38,7 @@ use crate::image::TargetFormat;
 use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Zeros};
 use crate::shard::Shard;
 use crate::wire::READ_BYTES_MAX;
 
@@ -518,6 +519,7 @@ impl Job for Download {
         span: Span,
         body: Body,
         limits: Limits,
+        spare: &Spare,
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let on_drive = Span {
             offset: self.base + span.offset,
@@ -528,8 +530,7 @@ impl Job for Download {
             Body::Given => self.parts.get(&span.index).cloned().ok_or_else(lost),
             Body::Zeros => Err(lost()),
         };
-        let fetcher = self.fetcher.clone();
-        let most = limits.read_bytes_max();
+        let (fetcher, spare) = (self.fetcher.clone(), spare.clone());
         let (sink, window) = (Arc::clone(&self.sink), Arc::clone(&self.window));
         let (sampler, all) = (self.sampler.clone(), Arc::clone(&self.put));
         let lag = self.keeper.as_ref().map(Keeper::lag).unwrap_or_default();
@@ -538,16 +539,10 @@ impl Job for Download {
                 Ok(parts) => parts,
                 Err(error) => return Attempt::local(error),
             };
-            let mut requests = Requests::default();
-            let fetched = fetcher.fetch(on_drive, parts, most, &mut requests).await;
-            let fetched = match fetched {
+            let fetched = fetcher.fetch(on_drive, parts, limits, &spare).await;
+            let (fetched, requests) = match fetched {
                 Ok(fetched) => fetched,
-                Err(failure) => {
-                    return Attempt {
-                        requests,
-                        ..Attempt::of(Err(failure))
-                    };
-                }
+                Err(attempt) => return attempt,
             };
             let put = blocking(move || {
                 if let Some((span, bytes)) = fetched.first() {

@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::checksum::Hasher;
 use super::reading::read;
+use super::sharing::{Made, in_pieces};
+use super::shell::Attempt;
+use super::spare::Spare;
 use crate::api::Client;
 use crate::buffer::{Buffer, BufferPool};
-use crate::chunk::zeros;
+use crate::chunk::{RequestSize, zeros};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::failure::Failure;
 use crate::plan::Span;
-use crate::policy::Requests;
+use crate::policy::{Limits, Requests};
 use crate::wire::READ_BYTES_MAX;
 
 /// What was read of a chunk: its parts. What lies between them is zeros.
@@ -122,67 +125,134 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Reads these parts of a chunk, in steps of at most `most` bytes; each step has its
-    /// full length or is a failure. What came in order before a failure is kept.
+    /// Reads these parts of a chunk, within these limits; each read has its full length
+    /// or is a failure. What came without a gap before a failure is kept.
     pub(super) async fn fetch(
         &self,
         span: Span,
         parts: Vec<Range<u64>>,
-        most: u64,
-        requests: &mut Requests,
-    ) -> Result<Fetched, Failure> {
+        limits: Limits,
+        spare: &Spare,
+    ) -> Result<(Fetched, Requests), Attempt> {
         let partial = self.partials.take(span.index, &self.pool, self.chunk).await;
-        let mut partial = partial.ok_or_else(no_buffer)?;
-        match self.read(&parts, &mut partial, most, requests).await {
-            Ok(()) => {
+        let failed = |failure| Attempt::of(Err(failure));
+        let mut partial = partial.ok_or_else(|| failed(no_buffer()))?;
+        let read = self.read(&parts, &mut partial, limits, spare).await;
+        let attempt = read.unwrap_or_else(failed);
+        match attempt.answer {
+            Ok(Ok(())) => {
                 self.partials.forget(span.index);
-                Ok(Fetched {
+                let fetched = Fetched {
                     span,
                     parts,
                     bytes: partial.bytes,
-                })
+                };
+                Ok((fetched, attempt.requests))
             }
-            Err(failure) => {
-                requests.advanced_bytes = self.partials.keep(span.index, partial);
-                Err(failure)
+            answer => {
+                let advanced_bytes = self.partials.keep(span.index, partial);
+                Err(Attempt {
+                    answer,
+                    requests: Requests {
+                        advanced_bytes,
+                        ..attempt.requests
+                    },
+                })
             }
         }
     }
 
+    /// Reads what is missing of a chunk into its buffer.
     async fn read(
         &self,
         parts: &[Range<u64>],
         partial: &mut Partial,
+        limits: Limits,
+        spare: &Spare,
+    ) -> Result<Attempt, Failure> {
+        let len = parts.iter().map(|part| part.end - part.start).sum();
+        let step = limits.piece_of(RequestSize::plain(len));
+        let bytes = partial.bytes.get_mut(..index(len)?).ok_or_else(no_buffer)?;
+        let mut pieces = pieces(parts, bytes, partial.filled, step)?.into_iter();
+        let most = limits.read_bytes_max();
+        let next = || {
+            let piece = pieces.next();
+            async move {
+                let (offset, bytes) = piece?;
+                let end = offset + bytes.len() as u64;
+                let mut requests = Requests::default();
+                let read = self.read_piece(offset, bytes, most, &mut requests).await;
+                Some(Made {
+                    bytes: offset..end,
+                    attempt: Attempt {
+                        requests,
+                        ..Attempt::of(read)
+                    },
+                })
+            }
+        };
+        let whole = in_pieces(limits.is_shared().then_some(spare), next).await;
+        partial.filled += index(whole.attempt.requests.advanced_bytes)?;
+        Ok(whole.attempt)
+    }
+
+    /// Fills `bytes` from the byte `offset` of the drive on, in order.
+    async fn read_piece(
+        &self,
+        offset: u64,
+        bytes: &mut [u8],
         most: u64,
         requests: &mut Requests,
     ) -> Result<(), Failure> {
-        let mut start = 0;
-        for part in parts {
-            let len = usize::try_from(part.end - part.start).map_err(|_| no_buffer())?;
-            let end = start + len;
-            while partial.filled < end {
-                let step_max = self.step_max.load(Ordering::Relaxed);
-                let offset = part.start + (partial.filled - start) as u64;
-                // The parts lie within the chunk, which the buffer holds.
-                let rest = partial.bytes.get_mut(partial.filled..end);
-                let rest = rest.ok_or_else(no_buffer)?;
-                let before = requests.advanced_bytes;
-                let (client, step) = (&self.client, step_max.min(most));
-                let read = read(client, self.drive, offset, rest, step, requests).await;
-                let came = requests.advanced_bytes - before;
-                partial.filled += usize::try_from(came).unwrap_or(0);
-                match read {
-                    Err(failure) if step > READ_BYTES_MAX && is_too_much(&failure) => {
-                        tracing::debug!(step, %failure, "a read that large is answered no more");
-                        self.step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
-                    }
-                    read => read?,
+        loop {
+            let step = self.step_max.load(Ordering::Relaxed).min(most);
+            // As many came before, if any did.
+            let came = usize::try_from(requests.advanced_bytes).unwrap_or(usize::MAX);
+            let rest = bytes.get_mut(came..).unwrap_or_default();
+            let offset = offset + came as u64;
+            match read(&self.client, self.drive, offset, rest, step, requests).await {
+                Err(failure) if step > READ_BYTES_MAX && is_too_much(&failure) => {
+                    tracing::debug!(step, %failure, "a read that large is answered no more");
+                    self.step_max.store(READ_BYTES_MAX, Ordering::Relaxed);
                 }
+                read => return read,
             }
-            start = end;
         }
-        Ok(())
     }
+}
+
+/// Divides what follows `filled` bytes of a chunk: each piece with its place on the drive
+/// and in the buffer of the chunk, which holds the parts one after the other.
+fn pieces<'a>(
+    parts: &[Range<u64>],
+    bytes: &'a mut [u8],
+    filled: usize,
+    step: u64,
+) -> Result<Vec<(u64, &'a mut [u8])>, Failure> {
+    let (mut rest, mut skip) = (bytes, filled as u64);
+    let mut pieces = Vec::new();
+    for part in parts {
+        let mut at = part.start;
+        while at < part.end {
+            let is_filled = skip > 0;
+            let most = if is_filled { skip } else { step };
+            let end = at.saturating_add(most).min(part.end);
+            let (piece, after) = std::mem::take(&mut rest)
+                .split_at_mut_checked(index(end - at)?)
+                .ok_or_else(no_buffer)?;
+            rest = after;
+            match is_filled {
+                true => skip -= end - at,
+                false => pieces.push((at, piece)),
+            }
+            at = end;
+        }
+    }
+    Ok(pieces)
+}
+
+fn index(bytes: u64) -> Result<usize, Failure> {
+    usize::try_from(bytes).map_err(|_| no_buffer())
 }
 
 fn no_buffer() -> Failure {
@@ -299,6 +369,34 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever the parts, their division and what came before.
+        #[test]
+        fn pieces_are_disjoint_and_all_that_is_missing(
+            cuts in proptest::collection::btree_set(1000_u64..200_000, 2..12),
+            filled in 0_usize..200_000,
+            step in prop_oneof![Just(u64::MAX), 1_000_u64..100_000],
+        ) {
+            let cuts: Vec<u64> = cuts.into_iter().collect();
+            let parts: Vec<_> = cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
+            let len = parts.iter().map(|part| (part.end - part.start) as usize).sum();
+            let filled = filled.min(len);
+            let mut bytes = vec![0_u8; len];
+            // What belongs to each byte of the drive.
+            let byte = |at: u64| 1 + (at % 251) as u8;
+            let mut expected: Vec<u8> = parts.iter().cloned().flatten().map(byte).collect();
+            expected[..filled].fill(0);
+            let pieces = pieces(&parts, &mut bytes, filled, step).unwrap();
+            let mut end = 0;
+            for (offset, piece) in pieces {
+                prop_assert!(offset >= end && !piece.is_empty() && piece.len() as u64 <= step);
+                for (at, filled) in (offset..).zip(piece.iter_mut()) {
+                    *filled = byte(at);
+                }
+                end = offset + piece.len() as u64;
+            }
+            prop_assert!(bytes == expected);
+        }
+
         #[test]
         fn a_chunk_is_whole_whatever_its_parts(
             offset in 0_u64..1000,

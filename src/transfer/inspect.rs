@@ -10,6 +10,7 @@ use super::patience::Patience;
 use super::reading::read_all;
 use super::session::blocking;
 use super::shell::{Attempt, Feed, Job, Shell};
+use super::spare::Spare;
 use super::stop::Stop;
 use super::survey::not_holes;
 use super::verify::ZeroDigests;
@@ -314,6 +315,7 @@ impl Job for Comparison {
         span: Span,
         _: Body,
         limits: Limits,
+        _: &Spare,
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let comparing = Arc::clone(&self.comparing);
         let range = self.range(span);

@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rangemap::RangeSet;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::pipeline::{Pipeline, Prepared};
 use super::room::Room;
 use super::session::{blocking, done};
+use super::sharing::{Made, in_pieces};
 use super::shell::{Attempt, Feed, Job, lost};
+use super::spare::Spare;
 use super::verify::{Expected, ZeroDigests, holds};
 use crate::api::Client;
-use crate::chunk::{EncodedChunk, Encoding, Part};
+use crate::chunk::{EncodedChunk, Encoding, Part, RequestSize};
 use crate::codec::{Cutter, gzip_zeros};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
@@ -132,6 +134,60 @@ async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> 
     })
 }
 
+/// The parts of a chunk, as they are cut into pieces.
+struct Cuts {
+    parts: std::vec::IntoIter<Part>,
+    cutter: Option<Cutter>,
+    /// Where it begins, in bytes of the drive.
+    from: u64,
+    most: RequestSize,
+}
+
+impl Cuts {
+    fn new(chunk: EncodedChunk, from: u64, limits: Limits) -> Self {
+        let whole = RequestSize {
+            body: chunk.body_bytes(),
+            range: chunk.parts.iter().map(|part| part.len).sum(),
+        };
+        let wanted = RequestSize {
+            range: limits.piece_of(whole),
+            ..RequestSize::ANY
+        };
+        Self {
+            parts: chunk.parts.into_iter(),
+            cutter: None,
+            from,
+            most: limits.most.min(wanted),
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Part>> {
+        let most = self.most;
+        loop {
+            let Some(mut cutter) = self.cutter.take() else {
+                let Some(part) = self.parts.next() else {
+                    return Ok(None);
+                };
+                self.cutter = Some(Cutter::new(part, self.from));
+                continue;
+            };
+            let (cutter, piece) = match cutter.is_whole(most) {
+                true => cutter.next(most).map(|piece| (cutter, piece))?,
+                // What is compressed is unpacked for it.
+                false => {
+                    let cut = move || cutter.next(most).map(|piece| (cutter, piece));
+                    blocking(cut).await?
+                }
+            };
+            if piece.is_some() {
+                self.cutter = Some(cutter);
+                return Ok(piece);
+            }
+        }
+    }
+}
+
 /// Writes the parts of a chunk, whole or in pieces, from the byte `confirmed` of the
 /// drive on, which moves with what is confirmed. Every piece holds the same bytes as the
 /// part that it is of.
@@ -140,50 +196,45 @@ async fn write(
     drive: DriveId,
     chunk: EncodedChunk,
     limits: Limits,
+    spare: &Spare,
     confirmed: &AtomicU64,
 ) -> Attempt {
-    let mut requests = Requests::default();
-    let from = confirmed.load(Ordering::Relaxed);
-    for part in chunk.parts {
-        let mut cutter = Cutter::new(part, from);
-        loop {
-            let cut = match cutter.is_whole(limits.most) {
-                true => cutter.next(limits.most).map(|piece| (cutter, piece)),
-                // What is compressed is unpacked for it.
-                false => {
-                    let mut cutter = cutter;
-                    let cut = move || cutter.next(limits.most).map(|piece| (cutter, piece));
-                    blocking(cut).await
-                }
-            };
-            let piece = match cut {
-                Ok((_, None)) => break,
-                Ok((rest, Some(piece))) => {
-                    cutter = rest;
-                    piece
-                }
-                Err(error) => return Attempt::local(error),
-            };
-            let (size, end) = (piece.size(), piece.offset + piece.len);
-            let written = match limits.is_alone {
-                true => client.write_alone(drive, piece).await,
-                false => client.write(drive, piece).await,
-            };
-            if let Err(failure) = written {
-                requests.failed = Some(size);
-                return Attempt {
-                    requests,
-                    ..Attempt::of(Err(failure))
-                };
+    let end = chunk.span.end();
+    let cuts = Cuts::new(chunk, confirmed.load(Ordering::Relaxed), limits);
+    let cuts = &Mutex::new(cuts);
+    let next = || async move {
+        let piece = match cuts.lock().await.next().await {
+            Ok(piece) => piece?,
+            Err(error) => {
+                return Some(Made {
+                    bytes: end..end,
+                    attempt: Attempt::local(error),
+                });
             }
-            confirmed.store(end, Ordering::Relaxed);
-            requests.confirm(size);
+        };
+        let (size, bytes) = (piece.size(), piece.offset..piece.offset + piece.len);
+        let written = match limits.is_alone {
+            true => client.write_alone(drive, piece).await,
+            false => client.write(drive, piece).await,
+        };
+        let mut requests = Requests::default();
+        match written {
+            Ok(()) => requests.confirm(size),
+            Err(_) => requests.failed = Some(size),
         }
+        Some(Made {
+            bytes,
+            attempt: Attempt {
+                requests,
+                ..Attempt::of(written)
+            },
+        })
+    };
+    let written = in_pieces(limits.is_shared().then_some(spare), next).await;
+    if let Some(end) = written.end {
+        confirmed.store(end, Ordering::Relaxed);
     }
-    Attempt {
-        requests,
-        ..Attempt::of(Ok(()))
-    }
+    written.attempt
 }
 
 impl Job for Upload {
@@ -219,6 +270,7 @@ impl Job for Upload {
         span: Span,
         kind: Body,
         limits: Limits,
+        spare: &Spare,
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let body = self.body(span, kind);
         let expected = match (&body, self.compare) {
@@ -226,7 +278,7 @@ impl Job for Upload {
             _ => None,
         };
         let confirmed = Arc::clone(self.confirmed.entry(span.index).or_default());
-        let (client, drive) = (self.client.clone(), self.drive);
+        let (client, drive, spare) = (self.client.clone(), self.drive, spare.clone());
         let turn = self.room.as_ref().map(Room::turn);
         async move {
             let body = match body {
@@ -256,7 +308,7 @@ impl Job for Upload {
                 Payload::Zeros(made) => zero_chunk(span, &made).await,
             };
             match chunk {
-                Ok(chunk) => write(&client, drive, chunk, limits, &confirmed).await,
+                Ok(chunk) => write(&client, drive, chunk, limits, &spare, &confirmed).await,
                 Err(error) => Attempt::local(error),
             }
         }
@@ -322,6 +374,8 @@ impl Job for Upload {
 mod tests {
     use std::num::NonZeroU64;
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::super::pace::Pace;
     use super::super::patience::Patience;
@@ -409,7 +463,75 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Bug);
         // What is zeros needs no body.
         job.settled(span, Body::Zeros).unwrap();
-        let attempt = job.attempt(span, Body::Zeros, Limits::NONE).await;
+        let attempt = job.attempt(span, Body::Zeros, Limits::NONE, &Spare::default());
+        let attempt = attempt.await;
         assert!(matches!(attempt.answer, Ok(Err(_))), "{attempt:?}");
+    }
+
+    proptest! {
+        /// Whatever the parts and the limits, and wherever it begins.
+        #[test]
+        fn pieces_of_a_chunk_are_disjoint_and_all_that_is_missing(
+            runs in proptest::collection::vec((1..200_000_usize, 0..100_000_u64, any::<bool>()), 1..5),
+            from in 0..1_500_000_u64,
+            shared_bytes in prop_oneof![Just(u64::MAX), 1..1_000_000_u64],
+            most in prop_oneof![Just(u64::MAX), 20_000..1_000_000_u64],
+        ) {
+            let (mut at, mut parts, mut rng) = (0, Vec::new(), fastrand::Rng::with_seed(7));
+            let mut expected = std::collections::BTreeMap::new();
+            for (len, gap, is_packed) in runs {
+                let plain: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+                expected.extend((at..).zip(plain.iter().copied()).filter(|(at, _)| *at >= from));
+                let (body, encoding) = match is_packed {
+                    true => (packed(&plain), Encoding::Gzip),
+                    false => (plain.into(), Encoding::Identity),
+                };
+                let len = len as u64;
+                parts.push(Part { offset: at, len, body, encoding });
+                at += len + gap;
+            }
+            let span = Span { index: 0, offset: 0, len: at };
+            let chunk = EncodedChunk { span, parts, digest: None };
+            let limits = Limits {
+                most: RequestSize { body: most, ..RequestSize::ANY },
+                shared_bytes,
+                ..Limits::NONE
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let mut cuts = Cuts::new(chunk, from, limits);
+                while let Some(piece) = cuts.next().await.unwrap() {
+                    prop_assert!(piece.size().fits(limits.most), "{:?}", piece.size());
+                    let plain = unpacked(&piece);
+                    prop_assert_eq!(plain.len() as u64, piece.len);
+                    for (at, byte) in (piece.offset..).zip(plain) {
+                        // Each byte once.
+                        prop_assert_eq!(expected.remove(&at), Some(byte));
+                    }
+                }
+                prop_assert!(expected.is_empty());
+                Ok(())
+            })?;
+        }
+    }
+
+    fn packed(plain: &[u8]) -> Bytes {
+        use std::io::Write as _;
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap().into()
+    }
+
+    fn unpacked(part: &Part) -> Vec<u8> {
+        use std::io::Read as _;
+        let mut plain = Vec::new();
+        match part.encoding {
+            Encoding::Identity => plain.extend_from_slice(&part.body),
+            Encoding::Gzip => {
+                let mut decoder = flate2::read::GzDecoder::new(&part.body[..]);
+                decoder.read_to_end(&mut plain).unwrap();
+            }
+        }
+        plain
     }
 }

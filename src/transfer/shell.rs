@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::patience::{Patience, gave_up};
 use super::reading::read_all;
+use super::spare::Spare;
 use super::stop::Stop;
 use crate::api::Client;
 use crate::chunk::is_zero;
@@ -80,13 +81,15 @@ pub(super) trait Job {
     }
     /// So many chunks may be in flight from now on.
     fn serve(&mut self, _workers: u32) {}
-    /// Makes an attempt at a chunk, in requests within these limits. One whose body
-    /// should be here and is not fails with [`lost`].
+    /// Makes an attempt at a chunk, in requests within these limits: one at a time, and
+    /// where the limits say so one more for each that is to spare. One whose body should be
+    /// here and is not fails with [`lost`].
     fn attempt(
         &mut self,
         span: Span,
         body: Body,
         limits: Limits,
+        spare: &Spare,
     ) -> impl Future<Output = Attempt> + Send + 'static;
     /// A chunk needs no further attempt. An error ends the transfer.
     fn settled(&mut self, span: Span, body: Body) -> Result<()>;
@@ -103,6 +106,7 @@ pub(super) struct Shell<J> {
     engine: Engine,
     job: J,
     attempts: JoinSet<Answer>,
+    spare: Spare,
     local_error: Option<Error>,
     patience: Patience,
     began: Instant,
@@ -142,6 +146,7 @@ impl<J: Job> Shell<J> {
             engine,
             job,
             attempts: JoinSet::new(),
+            spare: Spare::default(),
             local_error: None,
             patience: patience.clone(),
             began: Instant::now(),
@@ -200,6 +205,7 @@ impl<J: Job> Shell<J> {
                     continue;
                 }
             };
+            self.spare.allow(self.engine.spare(now));
             if let Some(ending) = self.engine.ending() {
                 // Questions need no answer any more, and hanging requests have none.
                 if self.engine.in_flight() == 0 || self.engine.is_hopeless(now) {
@@ -258,7 +264,9 @@ impl<J: Job> Shell<J> {
         let (client, drive) = (self.client.clone(), self.drive);
         match *action {
             Action::Send(span, body) => {
-                let attempt = self.job.attempt(span, body, self.engine.limits());
+                let attempt = self
+                    .job
+                    .attempt(span, body, self.engine.limits(), &self.spare);
                 self.attempts
                     .spawn(async move { Answer::Chunk(span, body, attempt.await) });
                 // At once: what is not seen to be under way seems to take no time.
@@ -506,6 +514,7 @@ mod tests {
             span: Span,
             _: Body,
             _: Limits,
+            _: &Spare,
         ) -> impl Future<Output = Attempt> + Send + 'static {
             let failure = self.failure.clone();
             async move {

@@ -18,6 +18,7 @@ use super::places::{self, HOLE_SAMPLES_MAX, spread};
 use super::reading::read_all;
 use super::session::blocking;
 use super::shell::{Attempt, Feed, Job, Shell};
+use super::spare::Spare;
 use super::stop::Stop;
 use crate::api::Client;
 use crate::chunk::{DataChunk, is_zero};
@@ -725,6 +726,7 @@ impl Job for ReadBack {
         span: Span,
         _: Body,
         limits: Limits,
+        _: &Spare,
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let (checks, against) = (Arc::clone(&self.checks), Arc::clone(&self.against));
         async move {

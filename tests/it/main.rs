@@ -58,6 +58,7 @@ mod simulator;
 mod state_model;
 mod streams;
 mod support;
+mod tail;
 mod tls;
 mod transcripts;
 mod upload;

@@ -209,8 +209,24 @@ struct State {
     rules: Vec<Rule>,
     behind: Behind,
     connections: usize,
-    writes_now: usize,
-    writes_peak: usize,
+    writes: Peak,
+    reads: Peak,
+    /// Of writes that match, one beside another is busy.
+    one_writer: Option<Matcher>,
+}
+
+/// How many requests there are at once.
+#[derive(Default)]
+struct Peak {
+    now: usize,
+    most: usize,
+}
+
+impl Peak {
+    fn begin(&mut self) {
+        self.now += 1;
+        self.most = self.most.max(self.now);
+    }
 }
 
 struct Shared {
@@ -258,8 +274,9 @@ impl FaultProxy {
                 rules: Vec::new(),
                 behind,
                 connections: 0,
-                writes_now: 0,
-                writes_peak: 0,
+                writes: Peak::default(),
+                reads: Peak::default(),
+                one_writer: None,
             }),
             changed: Condvar::new(),
             ended: AtomicBool::new(false),
@@ -386,7 +403,18 @@ impl FaultProxy {
 
     /// Most writes at once.
     pub fn writes_peak(&self) -> usize {
-        self.shared.lock().writes_peak
+        self.shared.lock().writes.most
+    }
+
+    /// Most reads at once.
+    pub fn reads_peak(&self) -> usize {
+        self.shared.lock().reads.most
+    }
+
+    /// From now on a write that matches is 409 busy while there is another write.
+    pub fn allow_one_writer(&self, matches: impl Fn(&Request) -> bool + Send + 'static) {
+        self.shared
+            .change(|state| state.one_writer = Some(Box::new(matches)));
     }
 }
 
@@ -466,27 +494,32 @@ impl Connection {
         let len: u64 = request
             .header("content-length")
             .map_or(0, |len| len.parse().unwrap());
-        let is_write = request.is_write();
+        let (is_write, is_read) = (request.is_write(), request.is_read());
         let (mut index, mut fault) = (0, None);
         let mut behind = None;
         self.shared.change(|state| {
             index = state.requests.len();
-            fault = pick(&mut state.rules, &request);
+            let is_one = state.one_writer.as_ref();
+            fault = match is_write && state.writes.now > 0 && is_one.is_some_and(|f| f(&request)) {
+                true => Some(Fault::Answer(refusal(409, "busy"))),
+                false => pick(&mut state.rules, &request),
+            };
             state.requests.push(Request {
                 is_faulted: fault.is_some(),
                 ..request
             });
             behind = Some(state.behind.clone());
             if is_write {
-                state.writes_now += 1;
-                state.writes_peak = state.writes_peak.max(state.writes_now);
+                state.writes.begin();
+            }
+            if is_read {
+                state.reads.begin();
             }
         });
         let result = self.handle(index, len, fault, &behind.unwrap());
         self.shared.change(|state| {
-            if is_write {
-                state.writes_now -= 1;
-            }
+            state.writes.now -= usize::from(is_write);
+            state.reads.now -= usize::from(is_read);
         });
         result
     }

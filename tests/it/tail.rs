@@ -1,0 +1,264 @@
+//! The end of a transfer over a link where requests take seconds: the last chunk goes in
+//! pieces, over connections that have nothing else to do.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::support::cli::Desk;
+use super::support::http::{assert_drive, drives};
+use super::support::noise;
+use super::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
+use super::support::server::TestServer;
+
+const CHUNK: u64 = 2 << 20;
+/// Four chunks at once, and the last one alone.
+const LAST: u64 = 4 * CHUNK;
+const SIZE: u64 = 5 * CHUNK;
+/// After each 64 KiB: a chunk takes more than three seconds.
+const PAUSE: Duration = Duration::from_millis(100);
+const FLAGS: &str = "-c 2097152 -j 4 --min-jobs 4";
+
+fn image(seed: u64) -> Vec<u8> {
+    noise(seed, SIZE as usize)
+}
+
+/// The bytes of the drive that a request reads or writes.
+fn range(request: &Request) -> Range<u64> {
+    if request.is_write() {
+        let offset = request.offset();
+        return offset..offset + request.plain().len() as u64;
+    }
+    let mut numbers = request.path.rsplit('/').map(|word| word.parse::<u64>());
+    let (len, offset) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let (len, offset) = (len.unwrap(), offset.unwrap());
+    offset..offset + len
+}
+
+fn offset(request: &Request) -> u64 {
+    match request.is_write() {
+        true => request.offset(),
+        false => range(request).start,
+    }
+}
+
+fn moves(request: &Request) -> bool {
+    request.is_write() || request.is_read()
+}
+
+fn is_of_the_last(request: &Request) -> bool {
+    moves(request) && offset(request) >= LAST
+}
+
+/// Lets bodies pass slowly. A fault for some of them goes before.
+fn slow_down(proxy: &FaultProxy) {
+    proxy.fault(moves, usize::MAX, Fault::Trickle(PAUSE));
+}
+
+/// Waits until this many requests for pieces of the last chunk are under way.
+fn wait_for_pieces(proxy: &FaultProxy, count: usize) {
+    proxy.wait_for("a piece beside others", |requests| {
+        let last = requests.iter().filter(|request| is_of_the_last(request));
+        last.filter(|request| request.status == 0).count() >= count
+    });
+}
+
+/// Whether the last chunk was moved in pieces, each byte of it once.
+#[track_caller]
+fn assert_divided(proxy: &FaultProxy) {
+    let requests = proxy.requests();
+    let last = requests.iter().filter(|request| is_of_the_last(request));
+    let mut pieces: Vec<_> = last.map(range).collect();
+    pieces.sort_by_key(|piece| piece.start);
+    assert!(pieces.len() >= 3, "{pieces:?}");
+    assert_eq!(
+        (pieces[0].start, pieces[pieces.len() - 1].end),
+        (LAST, SIZE)
+    );
+    assert!(
+        pieces.windows(2).all(|pair| pair[0].end == pair[1].start),
+        "{pieces:?}"
+    );
+}
+
+/// A drive that holds the image, made by an upload that nothing disturbs.
+fn holding(desk: &Desk, server: &TestServer, image: &[u8]) -> String {
+    desk.file("held.img", image);
+    let tool = desk.upload(&server.uri).args("--level 0 held.img");
+    tool.run().code(0).created()
+}
+
+#[test]
+fn the_pieces_of_the_last_chunk_are_written_beside_each_other() {
+    // Raw, and compressed to half.
+    for (level, step) in [("0", 1), ("1", 2)] {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let mut image = image(1);
+        for bytes in image.chunks_mut(1000) {
+            let zeros = bytes.len() - bytes.len() / step;
+            bytes[..zeros].fill(b'x');
+        }
+        let gate = Gate::default();
+        proxy.fault(is_of_the_last, 3, Fault::Hold(gate.clone()));
+        // What is compressed has half of the bytes.
+        proxy.fault(moves, usize::MAX, Fault::Trickle(PAUSE * step as u32));
+        desk.file("a.img", &image);
+        let tool = desk.upload(&proxy.uri()).args(FLAGS);
+        let tool = tool.args("--verify none --level").arg(level).arg("a.img");
+        let running = tool.spawn();
+        wait_for_pieces(&proxy, 3);
+        gate.open();
+        let outcome = running.wait().code(0);
+        assert_drive(&server, &outcome.created(), &image);
+        assert_divided(&proxy);
+        assert!(proxy.writes_peak() <= 4, "{}", proxy.writes_peak());
+    }
+}
+
+#[test]
+fn the_pieces_of_the_last_chunk_are_read_beside_each_other() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = image(2);
+    let drive = holding(&desk, &server, &image);
+    let gate = Gate::default();
+    proxy.fault(is_of_the_last, 3, Fault::Hold(gate.clone()));
+    slow_down(&proxy);
+    let tool = desk.download(&proxy.uri()).args(FLAGS);
+    let tool = tool.args("--verify none").arg(&drive).arg("b.img");
+    let running = tool.spawn();
+    wait_for_pieces(&proxy, 3);
+    gate.open();
+    let _ = running.wait().code(0);
+    assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+    assert_divided(&proxy);
+    assert!(proxy.reads_peak() <= 4, "{}", proxy.reads_peak());
+}
+
+#[test]
+fn one_request_at_a_time_stays_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = noise(3, 3 << 20);
+    slow_down(&proxy);
+    desk.file("a.img", &image);
+    let flags = "-c 1048576 -j 1 --verify none";
+    let tool = desk
+        .upload(&proxy.uri())
+        .args(flags)
+        .args("--level 0 a.img");
+    let drive = tool.run().code(0).created();
+    assert_drive(&server, &drive, &image);
+    let tool = desk.download(&proxy.uri()).args(flags);
+    let _ = tool.arg(&drive).arg("b.img").run().code(0);
+    assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+    assert_eq!((proxy.writes_peak(), proxy.reads_peak()), (1, 1));
+    // Nobody could help, so that nothing was divided.
+    assert!(proxy.count(|request| request.is_write()) <= 4);
+}
+
+#[test]
+fn a_piece_that_fails_is_moved_again() {
+    std::thread::scope(|scope| {
+        for fault in [
+            Fault::ResetMidBody,
+            Fault::LoseAnswer,
+            Fault::ResetMidAnswer,
+            Fault::Answer(refusal(500, "failed")),
+            Fault::Answer(refusal(429, "busy")),
+        ] {
+            scope.spawn(move || {
+                let desk = Desk::new();
+                let (server, proxy) = desk.pair();
+                let image = image(4);
+                // Pieces before it and after it get through.
+                proxy.fault_after(1, is_of_the_last, 1, fault);
+                slow_down(&proxy);
+                desk.file("a.img", &image);
+                let flags = "--verify none";
+                let tool = desk.upload(&proxy.uri()).args(FLAGS).args(flags);
+                let outcome = tool.args("--level 0 a.img").run().code(0);
+                assert_drive(&server, &outcome.created(), &image);
+                let last = proxy.count(is_of_the_last);
+                assert!((4..=10).contains(&last), "{last}");
+            });
+        }
+        for fault in [
+            Fault::ResetBeforeBody,
+            Fault::CutAnswer,
+            Fault::ResetMidAnswer,
+            Fault::Answer(refusal(500, "failed")),
+        ] {
+            scope.spawn(move || {
+                let desk = Desk::new();
+                let (server, proxy) = desk.pair();
+                let image = image(5);
+                let drive = holding(&desk, &server, &image);
+                proxy.fault_after(1, is_of_the_last, 1, fault);
+                slow_down(&proxy);
+                let tool = desk.download(&proxy.uri()).args(FLAGS);
+                let tool = tool.args("--verify none").arg(&drive).arg("b.img");
+                let _ = tool.run().code(0);
+                assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_run_that_is_killed_between_pieces_goes_on() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = image(6);
+    desk.file("a.img", &image);
+    let gate = Gate::default();
+    // The first piece is stored; those after it are under way.
+    proxy.fault_after(1, is_of_the_last, usize::MAX, Fault::Hold(gate.clone()));
+    slow_down(&proxy);
+    let upload = || {
+        let tool = desk.upload(&proxy.uri()).args(FLAGS);
+        tool.args("--level 0 a.img")
+    };
+    let running = upload().spawn();
+    wait_for_pieces(&proxy, 2);
+    let _ = running.kill9();
+    proxy.heal();
+    gate.open();
+    let _ = upload().run().code(0).says("Resuming: ");
+    let drives = drives(&server);
+    assert_eq!(drives.len(), 1);
+    assert_drive(&server, &drives[0], &image);
+
+    let gate = Gate::default();
+    proxy.forget();
+    proxy.fault_after(1, is_of_the_last, usize::MAX, Fault::Hold(gate.clone()));
+    slow_down(&proxy);
+    let download = || {
+        let tool = desk.download(&proxy.uri()).args(FLAGS);
+        tool.arg(&drives[0]).arg("b.img")
+    };
+    let running = download().spawn();
+    wait_for_pieces(&proxy, 2);
+    let _ = running.kill9();
+    proxy.heal();
+    gate.open();
+    let _ = download().run().code(0).says("Resuming: ");
+    assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+}
+
+#[test]
+fn a_drive_that_takes_one_writer_is_left_with_one() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let image = image(7);
+    desk.file("a.img", &image);
+    // Nothing was busy before the last chunk.
+    proxy.allow_one_writer(is_of_the_last);
+    slow_down(&proxy);
+    let tool = desk.upload(&proxy.uri()).args(FLAGS);
+    let outcome = tool.args("--verify none --level 0 a.img").run().code(0);
+    assert_drive(&server, &outcome.created(), &image);
+    // Four pieces at once, two, and then one request for the rest.
+    let busy = proxy.count(|request| request.status == 409);
+    assert!((1..=6).contains(&busy), "{busy} were busy");
+}
