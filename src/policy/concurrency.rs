@@ -520,7 +520,7 @@ fn mean(samples: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-mod link;
+pub(super) mod link;
 
 #[cfg(test)]
 mod tests {

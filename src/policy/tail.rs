@@ -59,7 +59,16 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::num::NonZeroU64;
+
+    use rangemap::RangeSet;
+
+    use super::super::concurrency::link::{Ended, Link, Network};
+    use super::super::{Action, Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros};
     use super::*;
+    use crate::chunk::RequestSize;
+    use crate::plan::Plan;
 
     /// `in_flight` requests that carry this many bytes per second each, for some seconds.
     fn play(tail: &mut Tail, rate: u64, in_flight: usize, seconds: u64) {
@@ -85,5 +94,115 @@ mod tests {
         // It follows what the link does.
         play(&mut tail, 100_000, 64, 60);
         assert!((75_000..80_000).contains(&tail.piece_bytes()));
+    }
+
+    /// One attempt: its pieces that were not sent, and how many are under way.
+    #[derive(Default)]
+    struct Attempt {
+        unsent: Vec<u64>,
+        under_way: u32,
+    }
+
+    /// Seconds of a transfer of chunks of 4 MiB over a modelled link, with the last ones
+    /// divided or not.
+    fn transfer(
+        link: Link,
+        [jobs_min, jobs]: [u32; 2],
+        chunks: u64,
+        divides: bool,
+        seed: u64,
+    ) -> f64 {
+        let chunk = NonZeroU64::new(4 << 20).unwrap();
+        let mut engine = Engine::new(EngineConfig {
+            plan: Plan::new(chunks * chunk.get(), chunk),
+            first: 0,
+            settled: RangeSet::new(),
+            jobs_min,
+            jobs,
+            zeros: Zeros::Write,
+            operation: Operation::Write,
+            is_fresh: false,
+            max_outage: Duration::from_secs(900),
+            pieces: PiecesConfig::default(),
+            seed,
+        });
+        let mut network = Network::new(link, seed);
+        let mut attempts = BTreeMap::<u64, Attempt>::new();
+        let mut given = 0;
+        loop {
+            let now = network.now();
+            engine.moved(network.moved(), now);
+            while engine.wants_chunk() && given < chunks {
+                engine.chunk(given);
+                given += 1;
+            }
+            if given == chunks {
+                engine.image_ended();
+            }
+            match engine.next(now) {
+                Action::Send(span, _) => {
+                    let mut limits = engine.limits();
+                    if !divides {
+                        limits.shared_bytes = u64::MAX;
+                    }
+                    let piece = limits.piece_of(RequestSize::plain(span.len));
+                    let starts = (0..span.len).step_by(usize::try_from(piece).unwrap());
+                    let unsent = starts.map(|start| piece.min(span.len - start)).collect();
+                    attempts.entry(span.index).or_default().unsent = unsent;
+                }
+                Action::End(ending) => {
+                    assert_eq!(ending, Ending::Complete);
+                    return network.now().as_secs_f64();
+                }
+                _ => {
+                    for ended in network.step() {
+                        let Ended::Done(index) = ended else {
+                            panic!("refused");
+                        };
+                        let attempt = attempts.get_mut(&index).unwrap();
+                        attempt.under_way -= 1;
+                        if attempt.under_way == 0 && attempt.unsent.is_empty() {
+                            attempts.remove(&index);
+                            engine.answered(index, Ok(()), network.now());
+                        }
+                    }
+                }
+            }
+            let helping = attempts.values().map(|one| one.under_way.saturating_sub(1));
+            let mut spare = engine.spare(network.now()).saturating_sub(helping.sum());
+            for (index, attempt) in &mut attempts {
+                while attempt.under_way == 0 || spare > 0 {
+                    let Some(bytes) = attempt.unsent.pop() else {
+                        break;
+                    };
+                    spare -= u32::from(attempt.under_way > 0);
+                    attempt.under_way += 1;
+                    network.send_bytes(*index, bytes as f64);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn divided_chunks_shorten_the_end_of_a_transfer() {
+        // How long it takes at most, as a part of the time without.
+        let links = [
+            ("50, 20 ms", Link::new(50.0, 20.0, 0.0), 1.02),
+            ("200, 100 ms", Link::new(200.0, 100.0, 0.0), 1.0),
+            ("200, 100 ms, 0.1 %", Link::new(200.0, 100.0, 0.001), 0.9),
+            ("200, 100 ms, 1 %", Link::new(200.0, 100.0, 0.01), 0.85),
+            ("100, 250 ms", Link::new(100.0, 250.0, 0.0), 1.0),
+        ];
+        for (name, link, most) in links {
+            for is_upload in [true, false] {
+                let link = Link { is_upload, ..link };
+                let seconds = |divides| -> f64 {
+                    let one = |seed| transfer(link, [64, 64], 80, divides, seed);
+                    (1..3).map(one).sum()
+                };
+                let part = seconds(true) / seconds(false);
+                assert!(part <= most, "{name}, upload: {is_upload}: {part:.2}");
+            }
+        }
     }
 }

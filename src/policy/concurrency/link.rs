@@ -19,32 +19,32 @@ const BETA: f64 = 0.7;
 const C: f64 = 0.4;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
+pub(in super::super) struct Link {
     /// Bytes per second.
-    pub(super) rate: f64,
+    pub(in super::super) rate: f64,
     /// Seconds of a round trip with an empty queue.
-    pub(super) rtt: f64,
+    pub(in super::super) rtt: f64,
     /// Probability that a packet is lost.
-    pub(super) loss: f64,
+    pub(in super::super) loss: f64,
     /// Bytes that the queue holds.
-    pub(super) queue: f64,
+    pub(in super::super) queue: f64,
     /// Seconds that the endpoint takes for each request.
-    pub(super) server: f64,
+    pub(in super::super) server: f64,
     /// More requests than this at a time are refused.
-    pub(super) most: usize,
+    pub(in super::super) most: usize,
     /// Bytes of a request's body.
-    pub(super) chunk: f64,
+    pub(in super::super) chunk: f64,
     /// Bytes of an upload count as moved when the connection takes them, before they
     /// arrive.
-    pub(super) is_upload: bool,
+    pub(in super::super) is_upload: bool,
     /// From this second on, the rate is multiplied by this.
-    pub(super) change: Option<(f64, f64)>,
+    pub(in super::super) change: Option<(f64, f64)>,
 }
 
 impl Link {
     /// A link with a rate in Mbit/s and a round trip in milliseconds, whose queue holds half
     /// of the product of both.
-    pub(super) fn new(mbit: f64, rtt_ms: f64, loss: f64) -> Self {
+    pub(in super::super) fn new(mbit: f64, rtt_ms: f64, loss: f64) -> Self {
         let rate = mbit * 125_000.0;
         Self {
             rate,
@@ -123,6 +123,8 @@ struct Request<T> {
     ticket: T,
     connection: usize,
     state: State,
+    /// Bytes of its body.
+    bytes: f64,
     arrived: f64,
     moved: f64,
     is_refused: bool,
@@ -130,14 +132,14 @@ struct Request<T> {
 
 /// What came of a request.
 #[derive(Debug)]
-pub(super) enum Ended<T> {
+pub(in super::super) enum Ended<T> {
     Done(T),
     Refused(T),
 }
 
 /// Requests under way on a [`Link`], in virtual time.
 #[derive(Debug)]
-pub(super) struct Network<T> {
+pub(in super::super) struct Network<T> {
     link: Link,
     now: f64,
     connections: Vec<Tcp>,
@@ -150,7 +152,7 @@ pub(super) struct Network<T> {
 }
 
 impl<T> Network<T> {
-    pub(super) fn new(link: Link, seed: u64) -> Self {
+    pub(in super::super) fn new(link: Link, seed: u64) -> Self {
         Self {
             link,
             now: 0.0,
@@ -163,20 +165,25 @@ impl<T> Network<T> {
         }
     }
 
-    pub(super) fn now(&self) -> Duration {
+    pub(in super::super) fn now(&self) -> Duration {
         Duration::from_secs_f64(self.now)
     }
 
-    pub(super) fn in_flight(&self) -> usize {
+    pub(in super::super) fn in_flight(&self) -> usize {
         self.requests.len()
     }
 
     /// Bytes of bodies that the client counts as moved.
-    pub(super) fn moved(&self) -> u64 {
+    pub(in super::super) fn moved(&self) -> u64 {
         self.moved as u64
     }
 
-    pub(super) fn send(&mut self, ticket: T) {
+    pub(in super::super) fn send(&mut self, ticket: T) {
+        self.send_bytes(ticket, self.link.chunk);
+    }
+
+    /// A request for a piece of a chunk.
+    pub(in super::super) fn send_bytes(&mut self, ticket: T, bytes: f64) {
         let link = self.link;
         let answer = match link.is_upload {
             true => 0.0,
@@ -201,6 +208,7 @@ impl<T> Network<T> {
             ticket,
             connection,
             state: State::Opening(self.now + opening),
+            bytes,
             arrived: 0.0,
             moved: 0.0,
             is_refused: self.requests.len() >= link.most,
@@ -208,7 +216,7 @@ impl<T> Network<T> {
     }
 
     /// A step of time, and what ended in it.
-    pub(super) fn step(&mut self) -> Vec<Ended<T>> {
+    pub(in super::super) fn step(&mut self) -> Vec<Ended<T>> {
         let link = self.link;
         let step = (link.rtt / 8.0).min(0.01);
         let rate = match link.change {
@@ -260,19 +268,19 @@ impl<T> Network<T> {
                         tcp.lose(self.now, rtt);
                     }
                     let arrived =
-                        (sent * part * (1.0 - link.loss)).min(link.chunk - request.arrived);
+                        (sent * part * (1.0 - link.loss)).min(request.bytes - request.arrived);
                     request.arrived += arrived;
                     tcp.grow(arrived / MSS, self.now, rtt);
                     let buffered = match link.is_upload {
                         true => USER_BUFFER + 2.0 * tcp.window * MSS,
                         false => 0.0,
                     };
-                    let moved = (request.arrived + buffered).min(link.chunk);
+                    let moved = (request.arrived + buffered).min(request.bytes);
                     if moved > request.moved {
                         self.moved += moved - request.moved;
                         request.moved = moved;
                     }
-                    if request.arrived >= link.chunk - 1.0 || request.is_refused {
+                    if request.arrived >= request.bytes - 1.0 || request.is_refused {
                         let answer = match link.is_upload {
                             true => rtt + link.server,
                             false => 0.0,
