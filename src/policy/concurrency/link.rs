@@ -1,9 +1,9 @@
 //! A model of TCP connections over one link, for tests of
-//! [`Concurrency`](super::Concurrency): a bottleneck with a rate and a queue, latency, loss,
-//! and an endpoint that takes time for each request and may refuse more than some. Bytes
-//! are a fluid within a step; losses are drawn for each connection and step. Windows grow
-//! as in slow start and CUBIC (RFC 9438). Checked against an emulated link in
-//! docs/PERFORMANCE.md, "Links with latency".
+//! [`Concurrency`](super::Concurrency) and [`Tail`](super::super::tail::Tail): a bottleneck
+//! with a rate and a queue, latency, loss, and an endpoint that takes time for each request
+//! and may refuse more than some. Bytes are a fluid within a step; losses are drawn for each
+//! connection and step. Windows grow as in slow start and CUBIC (RFC 9438). Checked against
+//! an emulated link in docs/PERFORMANCE.md, "Links with latency".
 
 use std::time::Duration;
 
