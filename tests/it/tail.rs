@@ -28,7 +28,7 @@ fn range(request: &Request) -> Range<u64> {
         let offset = request.offset();
         return offset..offset + request.plain().len() as u64;
     }
-    let mut numbers = request.path.rsplit('/').map(|word| word.parse::<u64>());
+    let mut numbers = request.path.rsplit('/').map(str::parse::<u64>);
     let (len, offset) = (numbers.next().unwrap(), numbers.next().unwrap());
     let (len, offset) = (len.unwrap(), offset.unwrap());
     offset..offset + len
@@ -154,7 +154,7 @@ fn one_request_at_a_time_stays_one() {
     assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
     assert_eq!((proxy.writes_peak(), proxy.reads_peak()), (1, 1));
     // Nobody could help, so that nothing was divided.
-    assert!(proxy.count(|request| request.is_write()) <= 4);
+    assert!(proxy.count(Request::is_write) <= 4);
 }
 
 #[test]
