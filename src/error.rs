@@ -94,6 +94,17 @@ impl Error {
         self.is_permanent
     }
 
+    /// The same error for another caller, with its causes in its message.
+    pub(crate) fn repeated(&self) -> Self {
+        Self {
+            kind: self.kind,
+            message: self.chain(),
+            hint: self.hint.clone(),
+            source: None,
+            is_permanent: self.is_permanent,
+        }
+    }
+
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -157,8 +157,13 @@ impl Failed {
         }
     }
 
-    fn take(&self) -> Error {
-        let known = self.0.lock().ok().and_then(|mut slot| slot.take());
+    /// The reason. Several workers may ask at once, and any of them may be the one whose
+    /// error is printed, so every one gets the reason.
+    fn reason(&self) -> Error {
+        let known = self.0.lock().ok().and_then(|mut slot| {
+            let copy = slot.as_ref().map(Error::repeated);
+            std::mem::replace(&mut *slot, copy)
+        });
         known.unwrap_or_else(|| Error::new(ErrorKind::Local, "The journal cannot be kept"))
     }
 }
@@ -212,7 +217,7 @@ impl Keeper {
     pub fn note(&self, note: impl Into<Note>) -> Result<()> {
         let note = note.into();
         self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
-        self.notes.send(note).map_err(|_| self.failed.take())
+        self.notes.send(note).map_err(|_| self.failed.reason())
     }
 
     /// How far it is behind.
@@ -229,7 +234,7 @@ impl Keeper {
         // The second thread ends when the first one did.
         let written = self.writing.join().ok().flatten();
         let kept = self.keeping.join().ok().flatten();
-        written.and(kept).ok_or_else(|| self.failed.take())
+        written.and(kept).ok_or_else(|| self.failed.reason())
     }
 }
 
@@ -416,5 +421,25 @@ impl Keeping {
     fn cannot_sync(&self, cause: std::io::Error) -> Error {
         self.journal.log.revoke();
         Error::new(ErrorKind::Local, "Cannot sync the image to the disk").because(cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_caller_gets_the_reason_of_a_failure() {
+        let failed = Failed::default();
+        let error = Error::new(ErrorKind::Local, "Cannot sync the image to the disk");
+        failed.set(error.because(std::io::Error::from_raw_os_error(5)));
+        failed.set(Error::new(ErrorKind::Local, "A later one"));
+        for _ in 0..3 {
+            let line = failed.reason().chain();
+            assert!(
+                line.starts_with("Cannot sync the image to the disk: Input/output error"),
+                "{line}"
+            );
+        }
     }
 }

@@ -229,13 +229,14 @@ impl Metrics {
 
     /// A request has ended, with this status if it was answered.
     pub(super) fn end_request(&self, call: &'static str, status: Option<u16>, took: Duration) {
-        self.in_flight.dec();
         let status = status.map(|status| status.to_string()).unwrap_or_default();
         self.requests
             .get_or_create(&Answered { call, status })
             .inc();
         let seconds = self.seconds.get_or_create(&OfCall { call });
         seconds.observe(took.as_secs_f64());
+        // Last: when no request is in flight, all of them are counted.
+        self.in_flight.dec();
     }
 
     pub(super) fn received(&self, bytes: u64) {

@@ -14,6 +14,7 @@ use crate::support::cli::{DOWNLOAD, Desk, Outcome, Tool, UPLOAD};
 use crate::support::disk::{LoopDevice, Tmpfs};
 use crate::support::failing::{self, EIO, ENOSPC, Failing, KILL};
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
@@ -328,7 +329,7 @@ fn an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command() {
 #[test]
 fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
     if !can_trace() {
-        eprintln!("SKIPPED: strace cannot trace here");
+        skip(Need::Other("tracing of system calls"), "strace fails");
         return;
     }
     let scene = Scene::new(CHUNKS);

@@ -11,6 +11,7 @@ use openhosting::journal::{PageCache, replay};
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running};
 use crate::support::disk::Tmpfs;
 use crate::support::http::{Ask, create};
+use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, page, refusal};
 use crate::support::server::TestServer;
 use crate::support::{noise, ramp};
@@ -583,7 +584,10 @@ fn after_kill_9_nothing_written_is_fetched_again() {
     let scene = Scene::new();
     let journal = scene.path("out.ohj");
     if PageCache::of(&File::open(scene.path("in")).unwrap()).is_none() {
-        eprintln!("SKIPPED: no page cache is trusted here");
+        skip(
+            Need::Other("a trusted page cache"),
+            "the file system has none",
+        );
         return;
     }
     let outcome = scene.stopped("out", |running, _| {

@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use crate::support::cli::{Desk, Outcome, Tool};
+use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, create};
+use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, page, refusal};
 use crate::support::server::TestServer;
 use crate::support::{gunzip, noise};
@@ -115,7 +116,7 @@ fn has_holes(server: &TestServer, drive: &str) -> bool {
     let file = server.drive_file(drive).metadata().unwrap();
     let has = file.blocks() * 512 < file.len();
     if !has {
-        eprintln!("SKIPPED: no holes on this file system");
+        skip(Need::Other("a file system with holes"), "there are none");
     }
     has
 }
@@ -336,7 +337,7 @@ fn old_bytes_do_not_show_in_holes() {
 fn a_device_gets_its_zeros() {
     let scene = Scene::new();
     let old = scene.desk.file("disk", &vec![7; 1 << 25]);
-    let Some(device) = Loop::of(&old) else {
+    let Some(device) = LoopDevice::over(&old, &[]) else {
         return;
     };
     let _ = scene.run("--force", &device.0).code(0);
@@ -346,29 +347,6 @@ fn a_device_gets_its_zeros() {
     let wrong = image.iter().zip(&scene.image).position(|(a, b)| a != b);
     assert_eq!(wrong, None, "first byte that differs");
     assert!(rest.iter().all(|&b| b == 7), "written beyond the end");
-}
-
-struct Loop(String);
-
-impl Loop {
-    fn of(path: &Path) -> Option<Self> {
-        let made = Command::new("losetup")
-            .args(["-f", "--show"])
-            .arg(path)
-            .output();
-        let device = made.ok().filter(|made| made.status.success());
-        let device = device.and_then(|made| String::from_utf8(made.stdout).ok());
-        if device.is_none() {
-            eprintln!("SKIPPED: no loop device can be made here");
-        }
-        device.map(|device| Self(device.trim().to_owned()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //! kill, and say once what is weaker.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running, Tool, UPLOAD};
 use crate::support::disk::Mounted;
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::needs::{Need, needs, skip};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
@@ -146,18 +147,6 @@ fn failing(calls: &[&str]) -> String {
     )
 }
 
-fn has(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .stdout(Stdio::null())
-        .status();
-    let has = found.is_ok_and(|status| status.success());
-    if !has {
-        eprintln!("SKIPPED: there is no {program}");
-    }
-    has
-}
-
 /// Mounts a FUSE file system. `None`, and it says so, where that cannot be.
 fn mount(command: &mut Command, at: &Path) -> Option<Mounted> {
     std::fs::create_dir_all(at).unwrap();
@@ -165,7 +154,7 @@ fn mount(command: &mut Command, at: &Path) -> Option<Mounted> {
     match mounted {
         Ok(output) if output.status.success() => Some(Mounted(at.to_owned())),
         output => {
-            eprintln!("SKIPPED: {command:?} cannot mount: {output:?}");
+            skip(Need::Other("FUSE"), format_args!("{command:?}: {output:?}"));
             None
         }
     }
@@ -185,7 +174,7 @@ fn bindfs(scene: &Scene, mode: &str) -> Option<(PathBuf, Mounted)> {
 
 #[test]
 fn files_that_belong_to_somebody_else_are_finished() {
-    if !has("bindfs") {
+    if !needs(&[Need::Command("bindfs")]) {
         return;
     }
     let scene = Scene::new();
@@ -200,7 +189,7 @@ fn files_that_belong_to_somebody_else_are_finished() {
 
 #[test]
 fn exfat_holds_images_and_journals() {
-    if !has("mkfs.exfat") || !has("mount.exfat-fuse") {
+    if !needs(&["mkfs.exfat", "mount.exfat-fuse"].map(Need::Command)) {
         return;
     }
     let scene = Scene::new();
@@ -242,7 +231,7 @@ fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&s
 #[test]
 #[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn a_call_that_a_file_system_does_not_have_is_done_without() {
-    if !has("strace") {
+    if !needs(&[Need::Command("strace")]) {
         return;
     }
     let scene = Scene::new();
@@ -279,7 +268,7 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
 #[test]
 #[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn old_bytes_become_zeros_where_there_are_no_holes() {
-    if !has("strace") {
+    if !needs(&[Need::Command("strace")]) {
         return;
     }
     let scene = Scene::new();
@@ -311,7 +300,7 @@ fn transfers_need_no_proc() {
     let around = format!("unshare -m sh {}", script.display());
     let probe = scene.tool(&around, "test").args("! -e /proc/self").run();
     if !probe.status.success() {
-        eprintln!("SKIPPED: /proc cannot be taken away: {probe:?}");
+        skip(Need::Other("mount namespaces"), format_args!("{probe:?}"));
         return;
     }
     let at = scene.desk.path("at");

@@ -8,6 +8,7 @@ use openhosting::image::{Image, ImageOptions};
 use crate::streams::Site;
 use crate::support::cli::{Desk, Outcome, SIMPLE};
 use crate::support::http::{assert_drive, drives, info};
+use crate::support::needs::{Need, needs};
 use crate::support::server::TestServer;
 use crate::support::{gzip, noise};
 
@@ -96,21 +97,11 @@ fn command_of(outcome: &Outcome) -> String {
     command[..end].to_owned()
 }
 
-/// Whether these programs are here.
-fn has(programs: &[&str]) -> bool {
-    let is_here = |program: &&str| {
-        let find = format!("PATH=$PATH:/usr/sbin:/sbin command -v {program}");
-        let found = Command::new("sh").args(["-c", &find]).output();
-        found.is_ok_and(|found| found.status.success())
-    };
-    let missing: Vec<_> = programs
-        .iter()
-        .filter(|program| !is_here(program))
-        .collect();
-    if !missing.is_empty() {
-        eprintln!("SKIPPED: {missing:?} are not here");
-    }
-    missing.is_empty()
+/// Whether these programs are here; without them a part of a test is left out.
+#[track_caller]
+fn has(programs: &[&'static str]) -> bool {
+    let programs: Vec<_> = programs.iter().copied().map(Need::Command).collect();
+    needs(&programs)
 }
 
 /// The header of an Android sparse image, and one chunk of all that is in it.

@@ -11,6 +11,7 @@ use openhosting::image::{Disk, Format, Image, ImageOptions};
 
 use crate::support::cli::{Desk, UPLOAD};
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Request, refusal};
 use crate::support::server::TestServer;
 use crate::support::{noise, ramp};
@@ -363,7 +364,7 @@ fn what_is_not_allocated_is_never_read() {
         .args(["-e", "trace=pread64", "true"])
         .output();
     if !probe.is_ok_and(|probe| probe.status.success()) {
-        eprintln!("SKIPPED: strace cannot trace here");
+        skip(Need::Other("tracing of system calls"), "strace fails");
         return;
     }
     for (format, options) in images {

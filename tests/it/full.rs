@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, Tool, UPLOAD};
 use crate::support::disk::{LoopDevice, Tmpfs};
 use crate::support::http::{assert_drive, drives};
+use crate::support::needs::{Need, needs, skip};
 use crate::support::noise;
 use crate::support::server::TestServer;
 
@@ -85,8 +85,7 @@ fn standard_streams_that_do_not_block_are_waited_for() {
     const SCRIPT: &str = "import os, sys
 for fd in 0, 1, 2: os.set_blocking(fd, False)
 os.execvp(sys.argv[1], sys.argv[1:])";
-    if Command::new("python3").arg("-V").output().is_err() {
-        eprintln!("SKIPPED: no python3 to make pipes that do not block");
+    if !needs(&[Need::Command("python3")]) {
         return;
     }
     let scene = Scene::new();
@@ -142,7 +141,8 @@ impl Link {
         match symlink(target, &at) {
             Ok(()) => Some(Self(at)),
             Err(error) => {
-                eprintln!("SKIPPED: no link {} can be created: {error}", at.display());
+                let detail = format_args!("{}: {error}", at.display());
+                skip(Need::Other("a writable /dev"), detail);
                 None
             }
         }

@@ -14,6 +14,7 @@ use fastrand::Rng;
 
 use crate::support::cli::{Desk, Running};
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
 use crate::support::{noise, rounds, seed};
@@ -286,7 +287,7 @@ fn a_server_killed_at_any_moment_loses_nothing_it_confirmed() {
 #[test]
 fn a_download_killed_at_every_sync_and_rename_finishes() {
     if !can_trace() {
-        eprintln!("SKIPPED: strace cannot trace here");
+        skip(Need::Other("tracing of system calls"), "strace fails");
         return;
     }
     let desk = Desk::new();

@@ -15,6 +15,7 @@ use openhosting::journal::{
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Tool, UPLOAD};
 use crate::support::failing::{self, EIO, Failing, KILL};
 use crate::support::http::{assert_drive, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::noise;
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
@@ -89,7 +90,10 @@ impl Scene {
         let file = self.desk.file("probe", b"");
         let is_trusted = PageCache::of(&File::open(file).unwrap()).is_some();
         if !is_trusted {
-            eprintln!("SKIPPED: no page cache is trusted here");
+            skip(
+                Need::Other("a trusted page cache"),
+                "the file system has none",
+            );
         }
         is_trusted
     }
@@ -273,10 +277,7 @@ fn after_another_boot_nothing_counts_that_was_not_synced() {
     let tool = tool.arg("-c").arg(CHUNK.to_string());
     let again = tool.arg(&scene.drive).arg("out").run();
     if !again.stderr.contains("Resuming: ") {
-        eprintln!(
-            "SKIPPED: no other boot can be played here: {}",
-            again.stderr
-        );
+        skip(Need::Other("mount namespaces"), again.stderr);
         return;
     }
     assert_eq!(resumed(&again.code(0)), 0);

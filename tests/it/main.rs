@@ -55,6 +55,7 @@ mod shaped_link;
 mod shards;
 mod simple;
 mod simulator;
+mod skips;
 mod state_model;
 mod streams;
 mod support;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD};
+use crate::support::needs::{Need, needs};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
 /// Each tool and command: how it is run, and its page.
@@ -42,15 +42,6 @@ fn flags(desk: &Desk, tool: &str, command: &[&str]) -> BTreeSet<String> {
         }
     }
     assert!(found.contains("--help"), "{found:?}");
-    found
-}
-
-/// Whether a program is here; a test is left out without it, and says so.
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("SKIPPED: no {program}");
-    }
     found
 }
 
@@ -114,7 +105,7 @@ fn scripts_are_written_where_shells_look_for_them() {
         for name in names {
             assert!(desk.path(&directory).join(name).exists(), "{name}");
         }
-        if has(shell) {
+        if needs(&[Need::Command(shell)]) {
             for file in files {
                 let read = desk.tool(shell).arg("-n").arg(file).run().code(0);
                 assert_eq!(read.stderr, "");
@@ -127,7 +118,7 @@ fn scripts_are_written_where_shells_look_for_them() {
 #[test]
 fn zsh_and_fish_take_the_scripts_of_all_tools() {
     let desk = Desk::new();
-    if has("zsh") {
+    if needs(&[Need::Command("zsh")]) {
         let script = desk.tool(SIMPLE).args("completions zsh").run().code(0);
         desk.file("all.zsh", &script.stdout);
         let commands = "autoload -U compinit; compinit -u -D; source all.zsh; \
@@ -138,7 +129,7 @@ fn zsh_and_fish_take_the_scripts_of_all_tools() {
             "_openhosting\n_openhosting-upload\n_openhosting-server\n"
         );
     }
-    if has("fish") {
+    if needs(&[Need::Command("fish")]) {
         let script = desk.tool(SIMPLE).args("completions fish").run().code(0);
         desk.file("all.fish", &script.stdout);
         let commands = "source all.fish; complete -C 'openhosting-upload --prof'; complete -C 'openhosting pub'";
@@ -159,7 +150,7 @@ fn the_manual_has_a_page_for_each_command_with_all_its_flags() {
         .collect();
     let expected: BTreeSet<_> = ALL.iter().map(|(_, _, page)| format!("{page}.1")).collect();
     assert_eq!(files, expected);
-    let has_groff = has("groff");
+    let has_groff = needs(&[Need::Command("groff")]);
     for (tool, command, page) in ALL {
         let file = format!("pages/{page}.1");
         let source = std::fs::read_to_string(desk.path(&file)).unwrap();

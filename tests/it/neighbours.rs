@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::http::{Ask, raw, read_reply};
 use crate::support::server::TestServer;
@@ -50,8 +50,11 @@ impl Scene {
     }
 
     pub(crate) fn wait_for(&self, sample: &str, is_there: impl Fn(f64) -> bool) {
+        // A guard against a hang, not a promise about time.
+        let deadline = Instant::now() + Duration::from_secs(120);
         while !self.metric(sample).is_some_and(&is_there) {
-            std::thread::yield_now();
+            assert!(Instant::now() < deadline, "{sample} never came to be so");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::support::cli::{Desk, Outcome, Tool};
 use crate::support::disk::LoopDevice;
 use crate::support::http::{Ask, assert_drive, create, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
 use crate::support::{gunzip, noise, ramp, seed};
@@ -395,7 +396,7 @@ impl Mounted {
             .status();
         let is_mounted = mounted.is_ok_and(|status| status.success());
         if !is_mounted {
-            eprintln!("SKIPPED: nothing can be mounted here");
+            skip(Need::Other("mounting of loop devices"), "mount fails");
         }
         is_mounted.then(|| Self(point.to_owned()))
     }

@@ -14,6 +14,7 @@ use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver};
 use crate::servers::{has_qemu, image};
 use crate::support::cli::Desk;
 use crate::support::http::{Ask, Reply, create, raw};
+use crate::support::needs::{Need, needs};
 use crate::support::noise;
 use crate::support::server::TestServer;
 
@@ -237,12 +238,8 @@ impl Drop for Browser {
 impl Browser {
     /// `None`, and it says so, where there is no Chromium.
     async fn open() -> Option<Self> {
-        for program in ["chromium", "chromedriver"] {
-            let found = Command::new(program).arg("--version").output();
-            if !found.is_ok_and(|out| out.status.success()) {
-                eprintln!("SKIPPED: no {program}; Debian's packages chromium and chromium-driver");
-                return None;
-            }
+        if !needs(&["chromium", "chromedriver"].map(Need::Command)) {
+            return None;
         }
         let profile = TempDir::new().unwrap();
         let mut process = Command::new("chromedriver")

@@ -10,6 +10,7 @@ use super::support::noise;
 use super::support::proxy::{Fault, FaultProxy, Request, answer};
 use super::support::server::TestServer;
 use super::support::slow::{Cut, SlowLink};
+use crate::support::needs::{Need, needs};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1 << 20;
@@ -307,6 +308,9 @@ fn publish_halves_what_is_refused_as_well() {
     assert_eq!(proxy.count(|request| request.status == 413), 0);
 }
 
+/// The address of nginx.
+const NGINX: &str = "127.0.0.2";
+
 /// nginx in front of a server; killed when dropped.
 struct Nginx {
     process: Child,
@@ -318,17 +322,14 @@ impl Nginx {
     /// With these lines in its configuration. `None`, and it says so, where there is no
     /// nginx.
     fn before(server: &TestServer, lines: &str) -> Option<Self> {
-        let there = Command::new("nginx")
-            .arg("-v")
-            .stderr(Stdio::null())
-            .status();
-        if !there.is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: no nginx");
+        if !needs(&[Need::Command("nginx")]) {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
+        // nginx does not choose a free port itself. No other test listens at this address,
+        // so none takes the port in between.
         let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let listener = std::net::TcpListener::bind((NGINX, 0)).unwrap();
             listener.local_addr().unwrap().port()
         };
         let at = directory.path().display();
@@ -340,7 +341,7 @@ impl Nginx {
         let configuration = format!(
             "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/error.log;\n\
              events {{}}\nhttp {{\naccess_log off;\n{temporary}\
-             server {{\nlisten 127.0.0.1:{port};\n{lines}\n\
+             server {{\nlisten {NGINX}:{port};\n{lines}\n\
              location / {{ proxy_pass http://{behind}; }}\n}}\n}}\n"
         );
         let file = directory.path().join("nginx.conf");
@@ -356,10 +357,10 @@ impl Nginx {
         let nginx = Self {
             process,
             _directory: directory,
-            uri: format!("http://127.0.0.1:{port}/"),
+            uri: format!("http://{NGINX}:{port}/"),
         };
         for _ in 0..1000 {
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if std::net::TcpStream::connect((NGINX, port)).is_ok() {
                 return Some(nginx);
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::cli::{Desk, SIMPLE, Tool, UPLOAD};
 use crate::support::http::{assert_drive, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
@@ -47,7 +48,7 @@ impl Scene {
         };
         let probe = run("true").run();
         if !probe.status.success() {
-            eprintln!("SKIPPED: /etc/passwd cannot be replaced: {probe:?}");
+            skip(Need::Other("mount namespaces"), format_args!("{probe:?}"));
             return None;
         }
         Some(run(tool))

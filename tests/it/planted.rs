@@ -9,6 +9,7 @@ use openhosting::digest::ChunkDigest;
 use openhosting::journal::{Direction, HEADER_BYTES, Header, RECORD_BYTES, Record};
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, SIMPLE, Tool, UPLOAD};
+use crate::support::needs::{Need, needs};
 use crate::support::noise;
 use crate::support::server::TestServer;
 
@@ -34,15 +35,6 @@ const PLACES: [(Who, u32, u32); 3] = [
     (Who::Root, 0, 0o1777),
     (Who::Nobody, 0, 0o1777),
 ];
-
-/// Whether files can be given to other users.
-fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        eprintln!("SKIPPED: only root can become another user");
-    }
-    is_root
-}
 
 fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
@@ -143,7 +135,7 @@ impl Scene {
 #[test]
 #[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
-    if !is_root() {
+    if !needs(&[Need::Root]) {
         return;
     }
     let scene = Scene::new();
@@ -187,7 +179,7 @@ fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
 #[test]
 #[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_part_of_another_user_is_not_shared_by_shards_nor_written_in_place() {
-    if !is_root() {
+    if !needs(&[Need::Root]) {
         return;
     }
     let scene = Scene::new();
@@ -243,7 +235,7 @@ fn serve(scene: &Scene, who: Who, data: &Path) -> Outcome {
 #[test]
 #[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_data_directory_of_another_user_is_refused_and_what_links_in_it_name_stays() {
-    if !is_root() {
+    if !needs(&[Need::Root]) {
         return;
     }
     let scene = Scene::new();
@@ -333,7 +325,7 @@ fn the_bytes_of_a_drive_are_no_link() {
 #[test]
 #[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_directory_of_journals_and_a_trace_of_another_user_are_refused() {
-    if !is_root() {
+    if !needs(&[Need::Root]) {
         return;
     }
     let scene = Scene::new();

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running};
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::slow::SlowLink;
 use crate::support::{noise, rounds, seed};
 
@@ -46,7 +47,10 @@ impl Disk {
         // Only if it works at all, and then it is a first test of it.
         let is_ready = is_made && disk.cut() && disk.mount();
         if !is_ready {
-            eprintln!("SKIPPED: needs root, a loop device, mkfs.ext4 and xfs_io");
+            skip(
+                Need::Other("a loop device that can be shut down"),
+                "mkfs.ext4, mount or xfs_io fails",
+            );
         }
         is_ready.then_some(disk)
     }
@@ -65,9 +69,18 @@ impl Disk {
         run("xfs_io", &["-x", "-c", "shutdown"], &self.root)
     }
 
-    /// The machine is off.
+    /// The machine is off. A process that another test has just started may hold the file
+    /// system for a moment, with a file that it inherited or in a mount namespace that it
+    /// copied: then it is not off before that has gone.
     fn unmount(&self) -> bool {
-        run("umount", &[], &self.root)
+        wait_until(|| run("umount", &[], &self.root)) && wait_until(|| !self.is_attached())
+    }
+
+    /// Whether a loop device holds the image, which ends with the last mount of it.
+    fn is_attached(&self) -> bool {
+        let mut losetup = Command::new("losetup");
+        let attached = losetup.arg("-j").arg(&self.image).output();
+        attached.is_ok_and(|attached| !attached.stdout.is_empty())
     }
 
     fn cut(&self) -> bool {
@@ -83,6 +96,14 @@ impl Drop for Disk {
             .stderr(Stdio::null())
             .status();
     }
+}
+
+/// Waits, as long as a test that hangs may take.
+fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
+    (0..6000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        is_so()
+    })
 }
 
 fn run(program: &str, args: &[&str], path: &Path) -> bool {
@@ -261,15 +282,11 @@ fn control_a_sync_that_is_left_out_is_caught() {
         assert!(disk.shut_down());
         let cut = running.kill9();
         if !cut.stderr.is_empty() && cut.stderr.contains("strace:") {
-            eprintln!("SKIPPED: strace cannot trace here: {}", cut.stderr);
+            skip(Need::Other("tracing of system calls"), cut.stderr);
             return;
         }
         // strace went; what it traced goes by itself, by the errors it sees.
-        let is_off = (0..2000).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            disk.unmount()
-        });
-        assert!(is_off && disk.mount());
+        assert!(disk.unmount() && disk.mount());
         // A sample of what the earlier run wrote would find it, and mend it.
         let again = desk.download(&link.uri()).args("-c 16384 --verify none");
         let again = again.arg(&drive).arg(&out).run();
@@ -285,10 +302,11 @@ fn control_a_sync_that_is_left_out_is_caught() {
     assert!(caught > 0);
 }
 
-/// Without a sync nothing is left: the cut is real.
+/// Without a sync a cut can lose everything: it is real.
 #[test]
-fn control_what_was_not_synced_is_lost() {
+fn control_what_was_not_synced_can_be_lost() {
     let Some(disk) = Disk::new() else { return };
+    let mut lost = 0;
     for _ in 0..3 {
         for (name, is_synced) in [("synced", true), ("not", false)] {
             let mut file = std::fs::File::create(disk.root.join(name)).unwrap();
@@ -305,8 +323,10 @@ fn control_what_was_not_synced_is_lost() {
             read.map_or(Vec::new(), |_| bytes)
         };
         assert!(read("synced") == noise(1, 100_000));
-        assert!(read("not") != noise(1, 100_000));
+        // The kernel may write it at any time without being asked, so not every cut loses it.
+        lost += usize::from(read("not") != noise(1, 100_000));
         let _ = std::fs::remove_file(disk.root.join("synced"));
         let _ = std::fs::remove_file(disk.root.join("not"));
     }
+    assert!(lost > 0, "no cut loses anything");
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, Tool, UPLOAD, has_terminals};
+use crate::support::needs::{Need, needs};
 
 /// Runs the tool, sends it a signal as soon as the terminal hides what is typed, and
 /// prints its exit code and the settings of the terminal.
@@ -25,15 +26,6 @@ fn as_nobody(desk: &Desk) -> Tool<'_> {
     let group = format!("--regid={NOBODY}");
     desk.tool("setpriv")
         .list([user, group, "--clear-groups".into()])
-}
-
-/// Whether a test can act as another user.
-fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        eprintln!("SKIPPED: only root can become another user");
-    }
-    is_root
 }
 
 #[test]
@@ -134,7 +126,7 @@ fn too_few_descriptors_are_an_error_and_no_panic() {
 
 #[test]
 fn too_few_threads_are_an_error_and_no_panic() {
-    if !is_root() {
+    if !needs(&[Need::Root]) {
         return;
     }
     let desk = Desk::new();
@@ -154,7 +146,7 @@ fn too_few_threads_are_an_error_and_no_panic() {
 
 #[test]
 fn a_secret_that_is_mounted_for_the_group_is_accepted() {
-    if !is_root() {
+    if !needs(&[Need::Root]) {
         return;
     }
     let desk = Desk::new();

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::http::{Ask, basic, create, raw, read_all, read_reply};
+use crate::support::needs::{Need, skip};
 use crate::support::ramp;
 use crate::support::server::TestServer;
 
@@ -191,7 +192,7 @@ fn it_listens_where_it_is_told_to() {
         assert!(server.uri.starts_with("http://[::1]:"));
         create(&server, 1);
     } else {
-        eprintln!("SKIPPED: there is no IPv6 here");
+        skip(Need::Other("IPv6"), "::1 cannot be bound");
     }
     let server = TestServer::with_args(&["--listen", "0.0.0.0:0", "--insecure-listen"]);
     assert!(server.uri.starts_with("http://0.0.0.0:"));

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::support::cli::Desk;
 use crate::support::http::{Ask, Reply, create, info, read_all};
+use crate::support::needs::{Need, needs, skip};
 use crate::support::server::{TestServer, working_below};
 use crate::support::{noise, recorded};
 
@@ -25,11 +26,7 @@ const OTHER: &str = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b";
 
 /// Whether guests can run here.
 pub(crate) fn has_qemu() -> bool {
-    let found = Command::new("qemu-system-x86_64").arg("--version").output();
-    if found.is_err() {
-        eprintln!("SKIPPED: qemu-system-x86_64 is not installed: no guest is started");
-    }
-    found.is_ok()
+    needs(&[Need::Command("qemu-system-x86_64")])
 }
 
 /// The bootable image, with a guest that ignores the power button (`i`), heeds it (`b`)
@@ -535,8 +532,11 @@ struct Groups(PathBuf);
 
 impl Groups {
     fn make() -> Option<Self> {
-        let skip = |why: &str| {
-            eprintln!("SKIPPED: no share of the processors is tried: {why}");
+        let lacks = |why: &str| {
+            skip(
+                Need::Other("control groups of version 2 for processors"),
+                why,
+            );
             None
         };
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -546,17 +546,17 @@ impl Groups {
             (kind == "cgroup2").then(|| PathBuf::from(path))
         });
         let Some(mount) = mount else {
-            return skip("no cgroup version 2 is mounted");
+            return lacks("no cgroup version 2 is mounted");
         };
         let directory = mount.join(format!("openhosting-test-{}", std::process::id()));
         if let Err(error) = std::fs::create_dir(&directory) {
-            return skip(&format!("{}: {error}", directory.display()));
+            return lacks(&format!("{}: {error}", directory.display()));
         }
         let groups = Self(directory);
         let controllers = std::fs::read_to_string(groups.0.join("cgroup.controllers"));
         match controllers.unwrap().split(' ').any(|c| c.trim() == "cpu") {
             true => Some(groups),
-            false => skip("groups of version 2 have no controller cpu here"),
+            false => lacks("groups of version 2 have no controller cpu here"),
         }
     }
 }

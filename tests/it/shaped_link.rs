@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, Running, Tool, UPLOAD};
 use crate::support::link::BadLink;
+use crate::support::needs::{Need, skip};
 use crate::support::noise;
 use crate::support::server::TestServer;
 
@@ -117,7 +118,10 @@ fn killed_connections_cost_what_was_in_flight() {
     let Some(mut link) = link() else { return };
     let scene = Scene::new(&link);
     if link.kill_connections().is_none() {
-        eprintln!("SKIPPED: this kernel kills no connections");
+        skip(
+            Need::Other("a kernel that kills connections"),
+            "ss -K fails",
+        );
         return;
     }
     let mut drive = String::new();

@@ -5,6 +5,7 @@ use std::io::{Seek, SeekFrom};
 
 use crate::support::cli::Desk;
 use crate::support::http::{assert_drive, create, drives};
+use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, refusal};
 use crate::support::{noise, ramp};
 
@@ -218,7 +219,7 @@ fn a_file_larger_than_memory_is_streamed() {
     gate.open();
     let _ = running.wait().code(0);
     let Ok(status) = status else {
-        eprintln!("SKIPPED: no /proc to look up memory in");
+        skip(Need::Other("/proc"), "there is no status of a process");
         return;
     };
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));

@@ -7,6 +7,7 @@ pub mod failing;
 pub mod http;
 pub mod link;
 pub mod lying;
+pub mod needs;
 pub mod proxy;
 pub mod python;
 pub mod schema;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::support::cli::{Desk, Outcome};
 use crate::support::http::{Ask, assert_drive, create, drives, info};
+use crate::support::needs::{Need, needs};
 use crate::support::proxy::{FaultProxy, Request};
 use crate::support::{gzip, noise, ramp};
 
@@ -605,7 +606,7 @@ fn a_file_that_cannot_be_read_is_refused() {
             .args("--reuid=65534 --regid=65534 --clear-groups")
             .arg(crate::support::cli::UPLOAD)
     } else {
-        eprintln!("SKIPPED: root reads everything, and there is no setpriv");
+        needs(&[Need::Command("setpriv")]);
         return;
     };
     let tool = tool.env("OHURI", proxy.uri()).arg("secret.img");

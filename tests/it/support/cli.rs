@@ -15,6 +15,7 @@ use std::time::Duration;
 use base64::Engine;
 use tempfile::TempDir;
 
+use super::needs::{Need, needs};
 use super::proxy::FaultProxy;
 use super::server::TestServer;
 
@@ -54,12 +55,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 /// Whether there is a Python to make terminals; a test is left out without it.
 pub fn has_terminals() -> bool {
-    let version = Command::new("python3").arg("-V").output();
-    let has = version.is_ok_and(|output| output.status.success());
-    if !has {
-        eprintln!("SKIPPED: no python3 to make a terminal");
-    }
-    has
+    needs(&[Need::Command("python3")])
 }
 
 /// A directory to work in, and an identity to work as.

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::needs::{Need, skip};
+
 /// A tmpfs; unmounted when dropped.
 pub struct Tmpfs(PathBuf);
 
@@ -14,7 +16,7 @@ impl Tmpfs {
         let mount = mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]);
         let is_mounted = mount.arg(path).status().is_ok_and(|s| s.success());
         if !is_mounted {
-            eprintln!("SKIPPED: no tmpfs can be mounted here");
+            skip(Need::Other("mounting of a tmpfs"), "mount fails");
         }
         is_mounted.then(|| Self(path.to_owned()))
     }
@@ -65,7 +67,7 @@ impl LoopDevice {
         let device = made.ok().filter(|made| made.status.success());
         let device = device.and_then(|made| String::from_utf8(made.stdout).ok());
         if device.is_none() {
-            eprintln!("SKIPPED: no loop device can be made here");
+            skip(Need::Other("loop devices"), "losetup fails");
         }
         device.map(|name| Self(name.trim().to_owned()))
     }

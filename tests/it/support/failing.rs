@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use super::cli::{Desk, Tool};
+use super::needs::{Need, skip};
 
 /// The errors that are made.
 pub const EIO: i32 = 5;
@@ -44,7 +45,7 @@ pub fn library() -> Option<&'static Path> {
         Some(made)
     });
     if made.is_none() {
-        eprintln!("SKIPPED: no C compiler makes the library that fails calls");
+        skip(Need::Command("cc"), "it makes no library");
     }
     made.as_deref()
 }

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
+use super::needs::{Need, skip};
 use super::server::TestServer;
 
 /// Exit code of the script where no link can be made.
@@ -39,7 +40,10 @@ impl BadLink {
         let mut words = ready.split_whitespace().skip(1).map(str::to_owned);
         let (Some(client), Some(server)) = (words.next(), words.next()) else {
             assert_eq!(script.wait().unwrap().code(), Some(CANNOT));
-            eprintln!("SKIPPED: needs root, network namespaces and /dev/net/tun");
+            skip(
+                Need::Other("network namespaces and /dev/net/tun"),
+                "no link can be made",
+            );
             return None;
         };
         Some(Self {

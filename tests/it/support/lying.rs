@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::cli::{Desk, Tool};
+use super::needs::{Need, skip};
 
 /// The calls that fail: of `lseek` with this `whence`, from this offset on.
 #[derive(Clone, Copy, Debug)]
@@ -36,15 +37,15 @@ fn script() -> PathBuf {
 /// Whether system calls can be filtered here; it says so if not.
 pub fn can() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| {
+    let can = *CAN.get_or_init(|| {
         let mut python = std::process::Command::new("python3");
         let tried = python.arg(script()).args(["3", "6", "0", "true"]).status();
-        let can = tried.is_ok_and(|status| status.success());
-        if !can {
-            eprintln!("SKIPPED: no python3, or system calls cannot be filtered here");
-        }
-        can
-    })
+        tried.is_ok_and(|status| status.success())
+    });
+    if !can {
+        skip(Need::Other("filters of system calls"), "lying.py fails");
+    }
+    can
 }
 
 /// A program that is told so.

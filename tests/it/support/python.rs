@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::needs::{Need, skip};
+
 /// A Python with `package` (`NAME==VERSION`), made once under the target directory;
 /// `None`, and it says so, where that cannot be.
 pub fn with(package: &str) -> Option<PathBuf> {
@@ -17,11 +19,13 @@ pub fn with(package: &str) -> Option<PathBuf> {
             Ok(out) if out.status.success() => true,
             Ok(out) => {
                 let said = String::from_utf8_lossy(&out.stderr);
-                eprintln!("SKIPPED: {} {args:?}: {said}", program.display());
+                let detail = format_args!("{} {args:?}: {said}", program.display());
+                skip(Need::Other("packages of Python"), detail);
                 false
             }
             Err(error) => {
-                eprintln!("SKIPPED: {}: {error}", program.display());
+                let detail = format_args!("{}: {error}", program.display());
+                skip(Need::Other("packages of Python"), detail);
                 false
             }
         }
