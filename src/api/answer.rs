@@ -234,7 +234,7 @@ pub(super) async fn fill(
 /// is not taken fills the connection's window, and that holds the other side back.
 async fn pass(traffic: Option<&Traffic>, bytes: usize) {
     let Some(traffic) = traffic else { return };
-    traffic.count(bytes);
+    traffic.count(bytes as u64);
     if let Some(meter) = &traffic.meter {
         tokio::time::sleep(meter.take(bytes)).await;
     }

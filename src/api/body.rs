@@ -16,6 +16,10 @@ use super::patience::Progress;
 /// Bytes handed to the connection at a time: small enough that progress shows on
 /// a slow link, large enough that it costs nothing.
 const STEP_BYTES: usize = 64 * 1024;
+/// Bytes that HTTP, TLS and a new socket take at once, whatever the link carries. They count
+/// as moved when the rest of the body was handed over: without that, every new connection
+/// would look fast in its first moments.
+const BUFFERED_BYTES: u64 = 512 * 1024;
 
 /// What to send.
 #[derive(Debug)]
@@ -58,6 +62,9 @@ pub struct UploadBody {
     left: u64,
     progress: Progress,
     traffic: Traffic,
+    /// Bytes that were handed over, and that were counted.
+    handed: u64,
+    counted: u64,
     /// What waits for the meter.
     held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
@@ -80,6 +87,8 @@ impl UploadBody {
             left,
             progress,
             traffic,
+            handed: 0,
+            counted: 0,
             held: None,
         }
     }
@@ -87,7 +96,13 @@ impl UploadBody {
     fn hand_over(&mut self, part: Bytes) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         self.left = self.left.saturating_sub(part.len() as u64);
         self.progress.advance(part.len() as u64);
-        self.traffic.count(part.len());
+        self.handed += part.len() as u64;
+        let moved = match self.left {
+            0 => self.handed,
+            _ => self.handed.saturating_sub(BUFFERED_BYTES),
+        };
+        self.traffic.count(moved.saturating_sub(self.counted));
+        self.counted = self.counted.max(moved);
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 }

@@ -29,9 +29,9 @@ impl Traffic {
         }
     }
 
-    /// So many bytes were handed over to a connection, or came from it.
-    pub(super) fn count(&self, bytes: usize) {
-        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// So many bytes went through a connection.
+    pub(super) fn count(&self, bytes: u64) {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes that were counted.

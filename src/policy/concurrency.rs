@@ -8,9 +8,13 @@
 //! - **Up while it helps.** A transfer begins with a few requests and doubles their number
 //!   as long as that moves clearly more bytes per second. Later it tries more again, at
 //!   intervals that double while nothing comes of it.
-//! - **Down on evidence of harm only**: errors that overload explains, a busy drive, or a
-//!   goodput that fell for good and is higher with fewer. Goodput on a link with loss
-//!   fluctuates, and one low measurement proves nothing.
+//! - **Up when the goodput falls.** New connections send fast until their first losses. A
+//!   few of them fill a link for a second or two, which shows what it carries, and then slow
+//!   down. So the best goodput is remembered, and more requests are sent while less arrives.
+//! - **Down at once on errors** that overload explains, and when a drive is busy.
+//! - **Down step by step where more did not help**: a quarter less at a time, as long as the
+//!   goodput stays what it was. Half of the connections at once would have to grow for
+//!   seconds before they carry what all of them did.
 //!
 //! The measure is the number of bytes of bodies that move in each quarter of a second,
 //! over all requests. That works for requests of any length, and within the first second.
@@ -30,10 +34,13 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks after a change that are left out.
 const SKIPPED_TICKS: u32 = 2;
 /// Fewest samples of a decision: while the number is being doubled, to see whether the
-/// goodput changed, and of a trial.
+/// goodput changed, of a trial of more, and of one of fewer.
 const GROWING_SAMPLES: usize = 2;
 const HOLDING_SAMPLES: usize = 4;
-const TRIAL_SAMPLES: usize = 8;
+const MORE_SAMPLES: usize = 8;
+const FEWER_SAMPLES: usize = 12;
+/// A trial of fewer ends early if these first samples are as low as [`FALLEN`].
+const FEWER_EARLY_SAMPLES: usize = 3;
 /// Most samples of a decision, however long requests take.
 const SAMPLES_MAX: usize = 12;
 /// The goodput of a held number is the mean of its last samples: at most this many.
@@ -42,21 +49,32 @@ const SAMPLES_KEPT: usize = 32;
 /// growing, and the decision waits, for at most this many samples.
 const STILL_RISING: f64 = 1.1;
 const RISING_SAMPLES: usize = 8;
-/// The factor by which the goodput has to grow for a larger number to stay, and for an even
-/// larger one to be tried at once. Twice the requests give 2 at best; less than the first is
-/// noise on many links.
+/// The factor by which the goodput has to grow for a larger number to be worth having, and
+/// for an even larger one to be tried at once. Twice the requests give 2 at best; less than
+/// the first is noise on many links.
 const HELPS: f64 = 1.1;
 const GROWS: f64 = 1.2;
 /// As [`HELPS`], of a trial, which measures for longer.
-const TRIAL_HELPS: f64 = 1.05;
-/// If the goodput rises or falls by this factor, the link has changed, and the search
-/// starts again.
-const CHANGED: f64 = 1.5;
+const MORE_HELPS: f64 = 1.05;
+/// Fewer requests are kept if they move at least this part of the best goodput.
+const FEWER_KEEPS: f64 = 0.97;
+/// Fewer than this many are tried only where fewer did better before: a connection is idle
+/// for a round trip after each request, and the others have to fill the link meanwhile.
+const FEWER_MIN: u32 = 8;
+/// If the goodput is less than this part of the best, more requests are sent.
+const FALLEN: f64 = 0.85;
+/// After a fall, so many steps up that do not help show that the link itself is slower now.
+const VAIN_MAX: u32 = 2;
+/// If the goodput rises by this factor by itself, the link has changed, and larger numbers
+/// are tried again.
+const RISEN: f64 = 1.5;
 /// A tick counts only if the number in flight differed from the limit by at most this part
 /// of it, on average.
 const DIFFERENCE_MAX: f64 = 0.1;
 /// How long a number is held before a larger one is tried again: the first time, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(10);
+/// How long fewer requests are held before even fewer are tried.
+const FEWER_HOLD: Duration = Duration::from_secs(3);
 const HOLD_MAX: Duration = Duration::from_secs(16 * 60);
 /// How long a number that led to errors is not tried again: the first time, at most, and at
 /// least this many times the duration of a request.
@@ -89,14 +107,14 @@ struct Known {
 enum Search {
     /// Whether it is worth having, compared with a smaller one; `None` at the start.
     Growing(Option<Known>),
-    /// As [`Growing`](Self::Growing) after the goodput fell. If it is not worth having, it
-    /// is tried whether fewer do better.
-    Recovering(Known),
-    /// Whether the goodput stays what it is; more are tried then.
+    /// Whether it brings back the goodput that fell to this, and how many steps have not
+    /// helped.
+    Recovering(Known, u32),
+    /// Whether the goodput stays what it is; another number is tried then.
     Holding(Duration),
     /// Whether more do better than this.
     More(Known),
-    /// Whether fewer do clearly better than this.
+    /// Whether fewer do as well as this.
     Fewer(Known),
 }
 
@@ -143,6 +161,12 @@ pub struct Concurrency {
     hold: Duration,
     /// This number and more did not help when tried last.
     useless: Option<u32>,
+    /// Fewer than this number did worse when tried last.
+    needed: Option<u32>,
+    /// Fewer than this number are not tried.
+    fewer_min: u32,
+    /// The best goodput of late that lasted for some samples.
+    best_rate: f64,
     /// This number and more led to errors.
     barred: Option<Barred>,
     /// The limit before the first failure since the last success.
@@ -174,6 +198,9 @@ impl Concurrency {
             expected: None,
             hold: HOLD_MIN,
             useless: None,
+            needed: None,
+            fewer_min: FEWER_MIN,
+            best_rate: 0.0,
             barred: None,
             before: None,
         }
@@ -265,7 +292,6 @@ impl Concurrency {
         if self.difference_s > DIFFERENCE_MAX * f64::from(self.limit) * tick_s {
             return;
         }
-        // Nothing is known yet but that requests take long.
         if self.era == 0 && !self.has_succeeded {
             let more = (self.limit * 2).min(self.most(now));
             self.set(more.max(self.limit), now);
@@ -291,108 +317,158 @@ impl Concurrency {
     /// Another goodput was measured: whether that is enough to decide, and what.
     fn judge(&mut self, now: Duration) {
         match self.search {
-            Search::Growing(before) => {
+            Search::Growing(None) => {
                 if let Some(here) = self.grown() {
-                    match before {
-                        None => self.go_on(here, now),
-                        Some(before) => self.compare(here, before, HELPS, now),
-                    }
+                    self.best_rate = here.rate;
+                    self.go_on(here, now);
                 }
             }
-            Search::Recovering(before) => {
+            Search::Growing(Some(before)) => self.growing(before, now),
+            Search::Recovering(fallen, vain) => {
                 if let Some(here) = self.grown() {
-                    self.compare(here, before, HELPS, now);
+                    self.recovering(here, fallen, vain, now);
                 }
             }
-            Search::Holding(until) => self.held(until, now),
+            Search::Holding(until) => self.holding(until, now),
             Search::More(before) => {
-                if let Some(here) = self.measured(TRIAL_SAMPLES) {
-                    self.compare(here, before, TRIAL_HELPS, now);
-                }
-            }
-            Search::Fewer(before) => {
-                if let Some(here) = self.measured(TRIAL_SAMPLES) {
-                    match here.rate >= before.rate * HELPS {
-                        true => self.try_fewer(here, now),
-                        false => self.go_back(before, now),
+                if let Some(here) = self.measured(MORE_SAMPLES) {
+                    if here.rate >= before.rate * MORE_HELPS {
+                        self.hold = HOLD_MIN;
+                        self.useless = None;
+                        self.keep(here.rate, now);
+                    } else {
+                        self.useless = Some(here.level);
+                        self.go_back(before, now);
                     }
                 }
             }
+            Search::Fewer(before) => self.with_fewer(before, now),
         }
     }
 
-    /// Keeps a larger number or goes back to the smaller one.
-    fn compare(&mut self, here: Known, before: Known, helps: f64, now: Duration) {
-        let has_fallen = matches!(self.search, Search::Recovering(_));
-        if here.rate >= before.rate * helps {
+    /// The number was doubled. That it helps may be seen early; that it does not, only when
+    /// the new connections have grown. Then it is held all the same: connections that are
+    /// there already do no harm for a while, and on a link with loss they will be needed.
+    fn growing(&mut self, before: Known, now: Duration) {
+        let early = self.measured(GROWING_SAMPLES);
+        if let Some(here) = early.filter(|here| here.rate >= before.rate * GROWS) {
+            self.go_on(here, now);
+        } else if let Some(here) = self.grown() {
+            let is_useless = here.rate < before.rate * HELPS;
+            self.useless = is_useless.then_some(here.level);
+            self.keep(here.rate.max(before.rate), now);
+        }
+    }
+
+    /// The number was doubled because the goodput had fallen.
+    fn recovering(&mut self, here: Known, fallen: Known, vain: u32, now: Duration) {
+        let helps = here.rate >= fallen.rate * HELPS;
+        let (reached, vain) = if helps { (here, 0) } else { (fallen, vain + 1) };
+        if here.rate >= self.best_rate * FALLEN {
+            self.keep(here.rate, now);
+        } else if vain < VAIN_MAX
+            && let Some(twice) = self.twice(now)
+        {
+            self.set(twice, now);
+            self.search = Search::Recovering(reached, vain);
+        } else {
+            if !helps {
+                self.useless = Some(here.level);
+            }
+            self.best_rate = reached.rate;
+            self.go_back(reached, now);
+        }
+    }
+
+    /// The number is held: whether the link has changed, or it is time to try another.
+    fn holding(&mut self, until: Duration, now: Duration) {
+        let Some(here) = self.measured(HOLDING_SAMPLES) else {
+            return;
+        };
+        self.best_rate = self.best_rate.max(here.rate);
+        let expected = *self.expected.get_or_insert(here.rate);
+        if here.rate < self.best_rate * FALLEN {
             self.hold = HOLD_MIN;
             self.useless = None;
-            match here.rate >= before.rate * GROWS {
-                true => self.go_on(here, now),
-                false => self.hold(now),
+            match self.twice(now) {
+                Some(twice) => {
+                    self.set(twice, now);
+                    self.search = Search::Recovering(here, 0);
+                }
+                // This is what there is now. Perhaps fewer do as well.
+                None => {
+                    self.best_rate = here.rate;
+                    self.useless = Some(here.level);
+                    self.hold(now);
+                }
             }
-            return;
-        }
-        self.useless = Some(here.level);
-        match has_fallen {
-            true => self.try_fewer(before, now),
-            false => self.go_back(before, now),
+        } else if here.rate > expected * RISEN {
+            self.hold = HOLD_MIN;
+            self.useless = None;
+            self.expected = Some(here.rate);
+            self.go_on(here, now);
+        } else if now >= until {
+            let rate = mean(&self.samples);
+            self.try_another(Known { rate, ..here }, now);
         }
     }
 
-    /// Tries half as many, where that is allowed.
-    fn try_fewer(&mut self, here: Known, now: Duration) {
-        if here.level / 2 >= self.floor {
-            self.set(here.level / 2, now);
+    /// Tries fewer where this many did not help, and otherwise more.
+    fn try_another(&mut self, here: Known, now: Duration) {
+        self.hold = (self.hold * 2).min(HOLD_MAX);
+        let is_useless = self.useless.is_some_and(|useless| here.level >= useless);
+        let is_needed = self.needed.is_some_and(|needed| here.level <= needed);
+        let least = self.floor.max(self.fewer_min);
+        let fewer = (here.level - (here.level / 4).max(1)).max(least);
+        if is_useless && !is_needed && fewer < here.level {
+            self.set(fewer, now);
             self.search = Search::Fewer(here);
+        } else if let Some(more) = self.more(now) {
+            self.best_rate = here.rate;
+            self.set(more, now);
+            self.search = Search::More(here);
         } else {
-            self.go_back(here, now);
+            self.useless = None;
+            self.needed = None;
+            self.hold(now);
         }
+    }
+
+    /// There are fewer requests than before.
+    fn with_fewer(&mut self, before: Known, now: Duration) {
+        let early = self.measured(FEWER_EARLY_SAMPLES);
+        let is_worse = early.is_some_and(|here| here.rate < before.rate * FALLEN);
+        let here = self.measured(FEWER_SAMPLES);
+        if let Some(here) = here.filter(|here| here.rate >= self.best_rate * FEWER_KEEPS) {
+            if here.rate >= before.rate * MORE_HELPS {
+                self.fewer_min = 1;
+            }
+            self.hold = HOLD_MIN;
+            self.useless = Some(here.level);
+            self.keep(here.rate, now);
+            self.search = Search::Holding(now + FEWER_HOLD);
+        } else if is_worse || here.is_some() {
+            self.fewer_min = FEWER_MIN;
+            self.needed = Some(before.level);
+            self.go_back(before, now);
+        }
+    }
+
+    /// Holds the present number, whose goodput is this.
+    fn keep(&mut self, rate: f64, now: Duration) {
+        self.expected = Some(rate);
+        self.best_rate = self.best_rate.max(rate);
+        self.samples.clear();
+        self.hold(now);
     }
 
     /// Back to a number and its goodput.
     fn go_back(&mut self, to: Known, now: Duration) {
-        self.set(to.level, now);
+        if to.level != self.limit {
+            self.set(to.level, now);
+        }
         self.expected = Some(to.rate);
         self.hold(now);
-    }
-
-    /// The number is held: whether the link has changed, or it is time to try more.
-    fn held(&mut self, until: Duration, now: Duration) {
-        let Some(here) = self.measured(HOLDING_SAMPLES) else {
-            return;
-        };
-        let expected = *self.expected.get_or_insert(here.rate);
-        let has_fallen = here.rate < expected / CHANGED;
-        if has_fallen || here.rate > expected * CHANGED {
-            self.expected = Some(here.rate);
-            self.useless = None;
-            self.hold = HOLD_MIN;
-            match self.more(now) {
-                Some(more) => {
-                    self.set(more, now);
-                    self.search = match has_fallen {
-                        true => Search::Recovering(here),
-                        false => Search::Growing(Some(here)),
-                    };
-                }
-                None if has_fallen => self.try_fewer(here, now),
-                None => self.hold(now),
-            }
-        } else if now >= until {
-            let rate = mean(&self.samples);
-            match self.more(now) {
-                Some(more) => {
-                    self.hold = (self.hold * 2).min(HOLD_MAX);
-                    self.set(more, now);
-                    self.search = Search::More(Known { rate, ..here });
-                }
-                None => {
-                    self.useless = None;
-                    self.hold(now);
-                }
-            }
-        }
     }
 
     /// Doubles the number, where that is possible.
@@ -445,6 +521,12 @@ impl Concurrency {
             .find(|more| (level + 1..=most).contains(more))
     }
 
+    /// Twice as many, or as many as may be tried now, if that is more.
+    fn twice(&self, now: Duration) -> Option<u32> {
+        let twice = self.limit.saturating_mul(2).min(self.most(now));
+        (twice > self.limit).then_some(twice)
+    }
+
     /// The most that may be tried now.
     fn most(&self, now: Duration) -> u32 {
         let barred = self.barred.filter(|barred| now < barred.until);
@@ -470,7 +552,7 @@ impl Concurrency {
     fn fall(&mut self, now: Duration) {
         let half = (self.limit / 2).max(1);
         let level = match self.search {
-            Search::Growing(Some(fewer)) | Search::Recovering(fewer) | Search::More(fewer) => {
+            Search::Growing(Some(fewer)) | Search::Recovering(fewer, _) | Search::More(fewer) => {
                 fewer.level.max(half)
             }
             _ => half,
@@ -484,6 +566,9 @@ impl Concurrency {
         self.fell = self.era + 1;
         self.set(level, now);
         self.search = Search::Growing(None);
+        self.best_rate = 0.0;
+        self.needed = None;
+        self.useless = None;
     }
 
     fn set(&mut self, limit: u32, now: Duration) {
@@ -999,33 +1084,33 @@ mod tests {
         let links = [
             ("20 Mbit/s, 30 ms", Wire::new(20.0, 30.0, 0.0), 0.95, 0.95),
             ("50 Mbit/s, 20 ms", Wire::new(50.0, 20.0, 0.0), 0.95, 0.95),
-            ("a large queue", large_queue, 0.75, 0.85),
+            ("a large queue", large_queue, 0.85, 0.92),
             (
                 "100, 80 ms, 0.1 %",
                 Wire::new(100.0, 80.0, 0.001),
-                0.7,
-                0.88,
+                0.8,
+                0.92,
             ),
-            ("200, 100 ms", Wire::new(200.0, 100.0, 0.0), 0.72, 0.88),
+            ("200, 100 ms", Wire::new(200.0, 100.0, 0.0), 0.85, 0.92),
             (
                 "200, 100 ms, 0.1 %",
                 Wire::new(200.0, 100.0, 0.001),
-                0.72,
-                0.88,
+                0.84,
+                0.93,
             ),
             (
                 "200, 100 ms, 1 %",
                 Wire::new(200.0, 100.0, 0.01),
-                0.85,
+                0.88,
                 0.92,
             ),
-            ("100, 250 ms", Wire::new(100.0, 250.0, 0.0), 0.78, 0.9),
-            ("800, 10 ms", Wire::new(800.0, 10.0, 0.0), 0.9, 0.9),
-            ("10, 100 ms, 1 %", Wire::new(10.0, 100.0, 0.01), 0.9, 0.8),
-            ("rate / 4", change(0.25), 0.72, 0.9),
-            ("rate x 4", change(4.0), 0.72, 0.88),
+            ("100, 250 ms", Wire::new(100.0, 250.0, 0.0), 0.84, 0.92),
+            ("800, 10 ms", Wire::new(800.0, 10.0, 0.0), 0.92, 0.93),
+            ("10, 100 ms, 1 %", Wire::new(10.0, 100.0, 0.01), 0.9, 0.85),
+            ("rate / 4", change(0.25), 0.85, 0.92),
+            ("rate x 4", change(4.0), 0.85, 0.9),
             ("four requests", few_requests, 0.85, 0.88),
-            ("slow server", slow_server, 0.9, 0.92),
+            ("slow server", slow_server, 0.92, 0.94),
         ];
         for (name, link, short, long) in links {
             for is_upload in [true, false] {

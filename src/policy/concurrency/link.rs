@@ -9,8 +9,10 @@ use std::time::Duration;
 
 /// Bytes of a packet's payload.
 const MSS: f64 = 1448.0;
-/// Bytes of a body that HTTP and TLS hold above the socket.
+/// Bytes of a body that HTTP and TLS hold above the socket, and those that are not counted
+/// before the rest of the body was handed over.
 const USER_BUFFER: f64 = 450_000.0;
+const UNCOUNTED: f64 = 524_288.0;
 /// Windows in packets: of a new connection, and the least.
 const WINDOW_FIRST: f64 = 10.0;
 const WINDOW_MIN: f64 = 2.0;
@@ -275,7 +277,11 @@ impl<T> Network<T> {
                         true => USER_BUFFER + 2.0 * tcp.window * MSS,
                         false => 0.0,
                     };
-                    let moved = (request.arrived + buffered).min(request.bytes);
+                    let handed = (request.arrived + buffered).min(request.bytes);
+                    let moved = match link.is_upload && handed < request.bytes {
+                        true => handed - UNCOUNTED,
+                        false => handed,
+                    };
                     if moved > request.moved {
                         self.moved += moved - request.moved;
                         request.moved = moved;
