@@ -96,7 +96,7 @@ impl UploadBody {
     fn hand_over(&mut self, part: Bytes) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         self.left = self.left.saturating_sub(part.len() as u64);
         self.progress.advance(part.len() as u64);
-        self.handed += part.len() as u64;
+        self.handed = self.handed.saturating_add(part.len() as u64);
         let moved = match self.left {
             0 => self.handed,
             _ => self.handed.saturating_sub(BUFFERED_BYTES),
