@@ -8,6 +8,8 @@ mod sparse;
 mod unpack;
 
 pub(crate) use cut::Cutter;
+#[cfg(test)]
+pub(crate) use cut::tests::{packed, plain};
 pub(crate) use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
 pub(crate) use pack::ClusterPacker;

@@ -62,9 +62,8 @@ pub struct UploadBody {
     left: u64,
     progress: Progress,
     traffic: Traffic,
-    /// Bytes that were handed over, and that were counted.
+    /// Bytes that were handed over.
     handed: u64,
-    counted: u64,
     /// What waits for the meter.
     held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
@@ -88,22 +87,25 @@ impl UploadBody {
             progress,
             traffic,
             handed: 0,
-            counted: 0,
             held: None,
         }
     }
 
     fn hand_over(&mut self, part: Bytes) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let before = self.moved();
         self.left = self.left.saturating_sub(part.len() as u64);
-        self.progress.advance(part.len() as u64);
         self.handed = self.handed.saturating_add(part.len() as u64);
-        let moved = match self.left {
+        self.progress.advance(part.len() as u64);
+        self.traffic.count(self.moved().saturating_sub(before));
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    /// Bytes that count as moved.
+    fn moved(&self) -> u64 {
+        match self.left {
             0 => self.handed,
             _ => self.handed.saturating_sub(BUFFERED_BYTES),
-        };
-        self.traffic.count(moved.saturating_sub(self.counted));
-        self.counted = self.counted.max(moved);
-        Poll::Ready(Some(Ok(Frame::data(part))))
+        }
     }
 }
 

@@ -172,12 +172,12 @@ fn index(bytes: u64) -> Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn packed(bytes: &[u8]) -> Bytes {
+    pub(crate) fn packed(bytes: &[u8]) -> Bytes {
         let mut compressor = Compressor::new(CompressionLvl::default());
         let mut body = vec![0; compressor.gzip_compress_bound(bytes.len())];
         let len = compressor.gzip_compress(bytes, &mut body).unwrap();
@@ -185,7 +185,7 @@ mod tests {
         body.into()
     }
 
-    fn plain(part: &Part) -> Vec<u8> {
+    pub(crate) fn plain(part: &Part) -> Vec<u8> {
         let mut plain = Vec::new();
         match part.encoding {
             Encoding::Identity => plain.extend_from_slice(&part.body),

@@ -63,7 +63,8 @@ const FEWER_KEEPS: f64 = 0.97;
 const FEWER_MIN: u32 = 8;
 /// If the goodput is less than this part of the best, more requests are sent.
 const FALLEN: f64 = 0.85;
-/// After a fall, so many steps up that do not help show that the link itself is slower now.
+/// After a fall, this many doublings in a row that do not help mean that the link itself has
+/// become slower.
 const VAIN_MAX: u32 = 2;
 /// If the goodput rises by this factor by itself, the link has changed, and larger numbers
 /// are tried again.

@@ -385,7 +385,7 @@ mod tests {
     use super::super::verify::{Digests, Sampler, Verify};
     use super::*;
     use crate::api::ClientConfig;
-    use crate::codec::Compression;
+    use crate::codec::{Compression, packed, plain};
     use crate::error::ErrorKind;
     use crate::image::Image;
     use crate::monitor::Silent;
@@ -480,11 +480,11 @@ mod tests {
             let (mut at, mut parts, mut rng) = (0, Vec::new(), fastrand::Rng::with_seed(7));
             let mut expected = std::collections::BTreeMap::new();
             for (len, gap, is_packed) in runs {
-                let plain: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
-                expected.extend((at..).zip(plain.iter().copied()).filter(|(at, _)| *at >= from));
+                let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+                expected.extend((at..).zip(bytes.iter().copied()).filter(|(at, _)| *at >= from));
                 let (body, encoding) = match is_packed {
-                    true => (packed(&plain), Encoding::Gzip),
-                    false => (plain.into(), Encoding::Identity),
+                    true => (packed(&bytes), Encoding::Gzip),
+                    false => (bytes.into(), Encoding::Identity),
                 };
                 let len = len as u64;
                 parts.push(Part { offset: at, len, body, encoding });
@@ -502,9 +502,9 @@ mod tests {
                 let mut cuts = Cuts::new(chunk, from, limits);
                 while let Some(piece) = cuts.next().await.unwrap() {
                     prop_assert!(piece.size().fits(limits.most), "{:?}", piece.size());
-                    let plain = unpacked(&piece);
-                    prop_assert_eq!(plain.len() as u64, piece.len);
-                    for (at, byte) in (piece.offset..).zip(plain) {
+                    let bytes = plain(&piece);
+                    prop_assert_eq!(bytes.len() as u64, piece.len);
+                    for (at, byte) in (piece.offset..).zip(bytes) {
                         // Each byte once.
                         prop_assert_eq!(expected.remove(&at), Some(byte));
                     }
@@ -513,25 +513,5 @@ mod tests {
                 Ok(())
             })?;
         }
-    }
-
-    fn packed(plain: &[u8]) -> Bytes {
-        use std::io::Write as _;
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(plain).unwrap();
-        encoder.finish().unwrap().into()
-    }
-
-    fn unpacked(part: &Part) -> Vec<u8> {
-        use std::io::Read as _;
-        let mut plain = Vec::new();
-        match part.encoding {
-            Encoding::Identity => plain.extend_from_slice(&part.body),
-            Encoding::Gzip => {
-                let mut decoder = flate2::read::GzDecoder::new(&part.body[..]);
-                decoder.read_to_end(&mut plain).unwrap();
-            }
-        }
-        plain
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::support::cli::Desk;
+use super::support::cli::{Desk, Tool};
 use super::support::http::{assert_drive, drives};
 use super::support::noise;
 use super::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
@@ -204,43 +204,40 @@ fn a_piece_that_fails_is_moved_again() {
     });
 }
 
+/// Runs a tool until the first piece has moved and those after it are under way, and kills it.
+fn kill_between_pieces(proxy: &FaultProxy, tool: Tool<'_>) {
+    let gate = Gate::default();
+    proxy.forget();
+    proxy.fault_after(1, is_piece, usize::MAX, Fault::Hold(gate.clone()));
+    slow_down(proxy);
+    let running = tool.spawn();
+    wait_for_pieces(proxy, 2);
+    let _ = running.kill9();
+    proxy.heal();
+    gate.open();
+}
+
 #[test]
 fn a_run_that_is_killed_between_pieces_goes_on() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = image(6);
     desk.file("a.img", &image);
-    let gate = Gate::default();
-    // The first piece is stored; those after it are under way.
-    proxy.fault_after(1, is_piece, usize::MAX, Fault::Hold(gate.clone()));
-    slow_down(&proxy);
     let upload = || {
         let tool = desk.upload(&proxy.uri()).args(FLAGS);
         tool.args("--level 0 a.img")
     };
-    let running = upload().spawn();
-    wait_for_pieces(&proxy, 2);
-    let _ = running.kill9();
-    proxy.heal();
-    gate.open();
+    kill_between_pieces(&proxy, upload());
     let _ = upload().run().code(0).says("Resuming: ");
     let drives = drives(&server);
     assert_eq!(drives.len(), 1);
     assert_drive(&server, &drives[0], &image);
 
-    let gate = Gate::default();
-    proxy.forget();
-    proxy.fault_after(1, is_piece, usize::MAX, Fault::Hold(gate.clone()));
-    slow_down(&proxy);
     let download = || {
         let tool = desk.download(&proxy.uri()).args(FLAGS);
         tool.arg(&drives[0]).arg("b.img")
     };
-    let running = download().spawn();
-    wait_for_pieces(&proxy, 2);
-    let _ = running.kill9();
-    proxy.heal();
-    gate.open();
+    kill_between_pieces(&proxy, download());
     let _ = download().run().code(0).says("Resuming: ");
     assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
 }

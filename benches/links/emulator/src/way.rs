@@ -138,7 +138,7 @@ impl State {
         }
     }
 
-    /// How long the link needs for so many bytes.
+    /// How long the link needs for this many bytes.
     fn time_of(&self, bytes: usize) -> Duration {
         Duration::from_secs_f64(bytes as f64 / self.bytes_per_s)
     }
