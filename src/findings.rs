@@ -3,7 +3,9 @@
 //! known is as cautious as can be: findings can make a tool do less than its default, or
 //! save it a request that is sure to fail, and never makes it trust more.
 
-use serde_json::{Map, Value, json};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::READ_BYTES_MAX;
@@ -47,7 +49,7 @@ impl<T> From<Result<T, String>> for Finding<T> {
 }
 
 /// How many writes to one drive go together (docs/dev/reference.md, 1.8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ParallelWrites {
     /// Most that were accepted at a time.
     pub accepted: u32,
@@ -58,7 +60,7 @@ pub struct ParallelWrites {
 }
 
 /// The counters `write:bytes` and `write:requests` (docs/dev/reference.md, 1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct WriteCounters {
     /// Where they are told.
     pub told: Told,
@@ -71,18 +73,21 @@ pub struct WriteCounters {
 }
 
 /// Where counters are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Told {
     /// In `info`.
     Info,
     /// In `info/full` only.
+    #[serde(rename = "info/full")]
     InfoFull,
     /// Nowhere.
     Nowhere,
 }
 
 /// What counters count of writes by the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Counts {
     /// Every byte and every request, once.
     Exact,
@@ -95,27 +100,31 @@ pub enum Counts {
 }
 
 /// What a request gets that may be more than the endpoint allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Taken {
     /// It is done.
     Accepted,
     /// It is refused with this status.
     Refused(u16),
     /// It succeeds with so many bytes only.
+    #[serde(rename = "short_bytes")]
     Short(u64),
 }
 
 /// Reads above 4 MiB (docs/dev/reference.md, 1.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LargeReads {
     /// Of 4 MiB and a byte.
+    #[serde(rename = "4194305")]
     pub above: Taken,
     /// Of 8 MiB.
+    #[serde(rename = "8388608")]
     pub double: Taken,
 }
 
 /// A write that begins on the drive and ends behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PastEnd {
     /// The status of the answer.
     pub status: u16,
@@ -126,7 +135,7 @@ pub struct PastEnd {
 }
 
 /// The largest raw body of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LargestBody {
     /// The largest that was accepted, in bytes; 0 if none was.
     pub accepted_bytes: u64,
@@ -138,7 +147,8 @@ pub struct LargestBody {
 }
 
 /// What becomes of a body with `Content-Encoding: gzip`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GzipWrites {
     /// It is unpacked.
     Decoded,
@@ -149,7 +159,7 @@ pub enum GzipWrites {
 }
 
 /// What came with a 429 or 503.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RetryAfter {
     /// The status.
     pub status: u16,
@@ -158,7 +168,7 @@ pub struct RetryAfter {
 }
 
 /// What size a drive gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Size {
     /// Bytes asked for.
     pub asked_bytes: u64,
@@ -166,12 +176,16 @@ pub struct Size {
     pub given_bytes: u64,
 }
 
-/// What is known of one endpoint.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What is known of one endpoint. Serde knows the answers only: see
+/// [`to_json`](Self::to_json).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Findings {
     /// Its URI, which never holds a user or a password.
+    #[serde(skip)]
     pub endpoint: String,
     /// When it was probed, in seconds since 1970.
+    #[serde(skip)]
     pub probed_at_s: u64,
     /// How many writes to one drive go together.
     pub parallel_writes: Finding<ParallelWrites>,
@@ -289,26 +303,11 @@ impl Findings {
     /// under `answers` for each question `{"known": true, "value": ...}` or
     /// `{"known": false, "why": "..."}`. Units are in the names.
     pub fn to_json(&self) -> Value {
-        let answers = json!({
-            "parallel_writes": print(&self.parallel_writes),
-            "write_counters": print(&self.write_counters),
-            "fresh_reads_zero": print(&self.fresh_reads_zero),
-            "large_reads": print(&self.large_reads),
-            "past_end": print(&self.past_end),
-            "user_keys_created": print(&self.user_keys_created),
-            "user_keys_set": print(&self.user_keys_set),
-            "largest_body": print(&self.largest_body),
-            "gzip_writes": print(&self.gzip_writes),
-            "retry_after": print(&self.retry_after),
-            "size": print(&self.size),
-            "create_status": print(&self.create_status),
-            "destroy_status": print(&self.destroy_status),
-        });
         json!({
             "version": VERSION,
             "endpoint": self.endpoint,
             "probed_at_s": self.probed_at_s,
-            "answers": answers,
+            "answers": self,
         })
     }
 
@@ -326,249 +325,35 @@ impl Findings {
         }
         let endpoint = value["endpoint"].as_str();
         let endpoint = endpoint.ok_or_else(|| wrong("name no endpoint"))?;
-        let answers = &value["answers"];
         Ok(Self {
             endpoint: endpoint.to_owned(),
             probed_at_s: value["probed_at_s"].as_u64().unwrap_or_default(),
-            parallel_writes: parse(&answers["parallel_writes"]),
-            write_counters: parse(&answers["write_counters"]),
-            fresh_reads_zero: parse(&answers["fresh_reads_zero"]),
-            large_reads: parse(&answers["large_reads"]),
-            past_end: parse(&answers["past_end"]),
-            user_keys_created: parse(&answers["user_keys_created"]),
-            user_keys_set: parse(&answers["user_keys_set"]),
-            largest_body: parse(&answers["largest_body"]),
-            gzip_writes: parse(&answers["gzip_writes"]),
-            retry_after: parse(&answers["retry_after"]),
-            size: parse(&answers["size"]),
-            create_status: parse(&answers["create_status"]),
-            destroy_status: parse(&answers["destroy_status"]),
+            ..Self::deserialize(&value["answers"]).unwrap_or_default()
         })
     }
 }
 
-fn print<T: Answer>(finding: &Finding<T>) -> Value {
-    match finding {
-        Finding::Known(answer) => json!({"known": true, "value": answer.print()}),
-        Finding::Unknown(why) => json!({"known": false, "why": why}),
-    }
-}
-
-fn parse<T: Answer>(value: &Value) -> Finding<T> {
-    match (value["known"].as_bool(), value["why"].as_str()) {
-        (Some(true), _) => match T::parse(&value["value"]) {
-            Some(answer) => Finding::Known(answer),
-            None => Finding::Unknown("the kept answer cannot be understood".to_owned()),
-        },
-        (_, Some(why)) => Finding::Unknown(why.to_owned()),
-        _ => Finding::default(),
-    }
-}
-
-/// An answer as JSON.
-trait Answer: Sized {
-    fn print(&self) -> Value;
-    fn parse(value: &Value) -> Option<Self>;
-}
-
-impl Answer for bool {
-    fn print(&self) -> Value {
-        Value::from(*self)
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        value.as_bool()
-    }
-}
-
-impl Answer for u16 {
-    fn print(&self) -> Value {
-        Value::from(*self)
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        value.as_u64()?.try_into().ok()
-    }
-}
-
-/// `null` is none; what is there must be a number.
-fn optional<T: TryFrom<u64>>(value: &Value) -> Option<Option<T>> {
-    match value {
-        Value::Null => Some(None),
-        value => Some(Some(value.as_u64()?.try_into().ok()?)),
-    }
-}
-
-fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
-    value.as_u64()?.try_into().ok()
-}
-
-impl Answer for ParallelWrites {
-    fn print(&self) -> Value {
-        json!({
-            "accepted": self.accepted,
-            "busy_from": self.busy_from,
-            "loses_bytes": self.loses_bytes,
-        })
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            accepted: number(&value["accepted"])?,
-            busy_from: optional(&value["busy_from"])?,
-            loses_bytes: value["loses_bytes"].as_bool()?,
-        })
-    }
-}
-
-const TOLD: [(&str, Told); 3] = [
-    ("info", Told::Info),
-    ("info/full", Told::InfoFull),
-    ("nowhere", Told::Nowhere),
-];
-const COUNTS: [(&str, Counts); 4] = [
-    ("exact", Counts::Exact),
-    ("pages", Counts::Pages),
-    ("nothing", Counts::Nothing),
-    ("otherwise", Counts::Otherwise),
-];
-
-fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'static str {
-    let found = words.iter().find(|(_, m)| *m == meaning);
-    found.map_or("", |(word, _)| word)
-}
-
-fn meaning_of<T: Copy>(words: &[(&'static str, T)], value: &Value) -> Option<T> {
-    let found = words.iter().find(|(word, _)| value == word);
-    found.map(|(_, meaning)| *meaning)
-}
-
-impl Answer for WriteCounters {
-    fn print(&self) -> Value {
-        json!({
-            "told": word_of(&TOLD, self.told),
-            "counts": word_of(&COUNTS, self.counts),
-            "is_late": self.is_late,
-            "start_bytes": self.start_bytes,
-        })
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            told: meaning_of(&TOLD, &value["told"])?,
-            counts: meaning_of(&COUNTS, &value["counts"])?,
-            is_late: value["is_late"].as_bool()?,
-            start_bytes: optional(&value["start_bytes"])?,
-        })
-    }
-}
-
-impl Answer for Taken {
-    fn print(&self) -> Value {
+impl<T: Serialize> Serialize for Finding<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Accepted => json!("accepted"),
-            Self::Refused(status) => json!({ "refused": status }),
-            Self::Short(bytes) => json!({ "short_bytes": bytes }),
+            Self::Known(answer) => json!({"known": true, "value": answer}),
+            Self::Unknown(why) => json!({"known": false, "why": why}),
         }
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        if value == "accepted" {
-            return Some(Self::Accepted);
-        }
-        let refused = number(&value["refused"]).map(Self::Refused);
-        refused.or_else(|| Some(Self::Short(number(&value["short_bytes"])?)))
+        .serialize(serializer)
     }
 }
 
-impl Answer for LargeReads {
-    fn print(&self) -> Value {
-        json!({"4194305": self.above.print(), "8388608": self.double.print()})
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            above: Taken::parse(&value["4194305"])?,
-            double: Taken::parse(&value["8388608"])?,
-        })
-    }
-}
-
-impl Answer for PastEnd {
-    fn print(&self) -> Value {
-        json!({"status": self.status, "is_written": self.is_written, "grows": self.grows})
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            status: number(&value["status"])?,
-            is_written: value["is_written"].as_bool()?,
-            grows: value["grows"].as_bool()?,
-        })
-    }
-}
-
-impl Answer for LargestBody {
-    fn print(&self) -> Value {
-        json!({
-            "accepted_bytes": self.accepted_bytes,
-            "refused_bytes": self.refused_bytes,
-            "refused_status": self.refused_status,
-        })
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            accepted_bytes: number(&value["accepted_bytes"])?,
-            refused_bytes: optional(&value["refused_bytes"])?,
-            refused_status: optional(&value["refused_status"])?,
-        })
-    }
-}
-
-impl Answer for GzipWrites {
-    fn print(&self) -> Value {
-        match self {
-            Self::Decoded => json!("decoded"),
-            Self::Stored => json!("stored"),
-            Self::Refused(status) => json!({ "refused": status }),
-        }
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        match value.as_str() {
-            Some("decoded") => Some(Self::Decoded),
-            Some("stored") => Some(Self::Stored),
-            _ => number(&value["refused"]).map(Self::Refused),
-        }
-    }
-}
-
-impl Answer for RetryAfter {
-    fn print(&self) -> Value {
-        json!({"status": self.status, "seconds": self.seconds})
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            status: number(&value["status"])?,
-            seconds: optional(&value["seconds"])?,
-        })
-    }
-}
-
-impl Answer for Size {
-    fn print(&self) -> Value {
-        let mut map = Map::new();
-        map.insert("asked_bytes".into(), self.asked_bytes.into());
-        map.insert("given_bytes".into(), self.given_bytes.into());
-        Value::Object(map)
-    }
-
-    fn parse(value: &Value) -> Option<Self> {
-        Some(Self {
-            asked_bytes: number(&value["asked_bytes"])?,
-            given_bytes: number(&value["given_bytes"])?,
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Finding<T> {
+    /// What is missing or cannot be understood is unknown, so that one answer does not
+    /// take the others with it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Ok(match (value["known"].as_bool(), value["why"].as_str()) {
+            (Some(true), _) => T::deserialize(&value["value"])
+                .map_err(|_| "the kept answer cannot be understood".to_owned())
+                .into(),
+            (_, Some(why)) => Self::Unknown(why.to_owned()),
+            _ => Self::default(),
         })
     }
 }
@@ -628,6 +413,34 @@ mod tests {
         for findings in [full(), Findings::unknown("https://h/", "no time")] {
             assert_eq!(Findings::from_json(&findings.to_json()).unwrap(), findings);
         }
+    }
+
+    #[test]
+    fn the_json_is_what_earlier_versions_wrote() {
+        let answer = |value| json!({"known": true, "value": value});
+        let unknown = |why: &str| json!({"known": false, "why": why});
+        let expected = json!({
+            "version": 1,
+            "endpoint": "https://api.example.com/",
+            "probed_at_s": 7,
+            "answers": {
+                "parallel_writes": answer(json!({"accepted": 3, "busy_from": 4, "loses_bytes": false})),
+                "write_counters": answer(json!({"told": "info/full", "counts": "pages", "is_late": true, "start_bytes": 4096})),
+                "fresh_reads_zero": answer(json!(false)),
+                "large_reads": answer(json!({"4194305": "accepted", "8388608": {"short_bytes": 4_194_304}})),
+                "past_end": answer(json!({"status": 507, "is_written": false, "grows": false})),
+                "user_keys_created": answer(json!(true)),
+                "user_keys_set": unknown("connection broke"),
+                "largest_body": answer(json!({"accepted_bytes": 5 << 20, "refused_bytes": 16 << 20, "refused_status": null})),
+                "gzip_writes": answer(json!({"refused": 415})),
+                "retry_after": answer(json!({"status": 503, "seconds": 1})),
+                "size": answer(json!({"asked_bytes": 1, "given_bytes": 4_194_304})),
+                "create_status": answer(json!(200)),
+                "destroy_status": unknown("not probed"),
+            },
+        });
+        // As text: the order of the keys counts too.
+        assert_eq!(full().to_json().to_string(), expected.to_string());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::content::{
@@ -51,9 +52,10 @@ impl How {
 }
 
 /// How much of a drive was compared with its content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Coverage {
     /// Blocks that were compared, each picked with equal chance.
+    #[serde(rename = "blocks")]
     pub checked: u64,
     /// Blocks that there are.
     pub of: u64,
@@ -153,7 +155,7 @@ impl Receipt {
             "bytes_sent": self.sent_bytes,
             "began": self.began,
             "seconds": (self.took.as_secs_f64() * 1000.0).round() / 1000.0,
-            "verified": { "blocks": self.verified.checked, "of": self.verified.of },
+            "verified": self.verified,
         });
         format!("{object:#}\n")
     }
@@ -207,10 +209,7 @@ impl Receipt {
             "delta" => How::Delta(text("base")?.parse()?),
             other => return Err(wrong(&format!("{other:?} is no \"how\""))),
         };
-        let verified = |key: &str| {
-            let value = object.get("verified").and_then(|v| v.get(key)?.as_u64());
-            value.ok_or_else(|| wrong("\"verified\" does not tell blocks"))
-        };
+        let verified = Coverage::deserialize(&object["verified"]);
         let seconds = object.get("seconds").and_then(Value::as_f64);
         Ok(Self {
             drive: text("drive")?.parse()?,
@@ -223,10 +222,7 @@ impl Receipt {
             took: seconds
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
                 .ok_or_else(|| wrong("\"seconds\" is missing or no time"))?,
-            verified: Coverage {
-                checked: verified("blocks")?,
-                of: verified("of")?,
-            },
+            verified: verified.map_err(|_| wrong("\"verified\" does not tell blocks"))?,
         })
     }
 }

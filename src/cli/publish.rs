@@ -486,7 +486,7 @@ fn published(done: &Published) -> Value {
         "how": done.how.name(),
         "base": done.how.base().map(|base| base.to_string()),
         "bytes_sent": done.sent_bytes,
-        "verified": { "blocks": done.verified.checked, "of": done.verified.of },
+        "verified": done.verified,
         "destroyed": destroyed,
     })
 }
