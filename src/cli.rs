@@ -30,6 +30,7 @@ mod prompt;
 mod proxies;
 mod publish;
 mod server;
+mod shown_run;
 mod signals;
 mod signing;
 mod table;

@@ -25,7 +25,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use lock::{Lock, Locked, lock};
-pub(crate) use mode::{Access, Step, exposed, give_mode};
+pub(crate) use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
 pub(crate) use names::{create_whole, is_placeholder, rename_new};
 pub(crate) use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,

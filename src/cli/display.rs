@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::github::{Github, When};
+use super::github::{BytesOutput, Github, Report, When};
 use super::{arguments, exit, findings, waits};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::nonblocking::Waiting;
-use crate::transfer::Verified;
 
 /// Between two plain lines; a transfer that takes less has none of progress.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -65,8 +64,8 @@ enum Lines {
 /// How a transfer ended, for the display.
 #[derive(Debug)]
 pub(super) struct End {
-    /// What was verified, if it is complete.
-    pub(super) verified: Option<Verified>,
+    /// Bytes that were verified, if it is complete.
+    pub(super) verified_bytes: Option<u64>,
     /// What went wrong, if anything did.
     pub(super) error: Option<ErrorKind>,
     pub(super) exit_code: u8,
@@ -79,8 +78,6 @@ pub(super) struct End {
 pub(super) struct Shown {
     /// As `outcome` in docs/progress.md.
     pub(super) outcome: &'static str,
-    pub(super) drive: Option<DriveId>,
-    pub(super) progress: Progress,
     pub(super) took: Duration,
     pub(super) github: Github,
 }
@@ -250,6 +247,24 @@ impl Display {
         self.drive = Some(drive);
     }
 
+    /// What moved so far, for whoever comes after this run.
+    pub(super) fn report(&self, rows: Vec<(&'static str, String)>) -> Report {
+        let bytes = match self.way {
+            Way::Up | Way::Publish => BytesOutput::Sent,
+            Way::Down | Way::DownToStdout | Way::Verify => BytesOutput::Received,
+        };
+        Report {
+            drive: self.drive,
+            bytes: (bytes, self.progress.wire_bytes),
+            rows,
+            ..Report::default()
+        }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
     /// What is told at the end, for programs: what `end` of the progress tells, but for
     /// what was only so meanwhile. Its keys are a promise: docs/json.md.
     pub(super) fn object(&self, end: &End) -> serde_json::Value {
@@ -267,7 +282,7 @@ impl Display {
     pub(super) fn ended(mut self, end: &End) -> Shown {
         self.print_dots();
         if self.dots && self.started {
-            self.print(if end.verified.is_some() {
+            self.print(if end.verified_bytes.is_some() {
                 " completed\n"
             } else {
                 "E\n"
@@ -288,15 +303,13 @@ impl Display {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        if let Some(verified) = end.verified
+        if let Some(verified) = end.verified_bytes
             && is_summed
         {
             exit::say(&self.summary(verified));
         }
         Shown {
             outcome: end.outcome(),
-            drive: self.drive,
-            progress: self.progress,
             took: self.since.elapsed(),
             github: self.github,
         }
@@ -398,13 +411,13 @@ impl Display {
             );
             line["outcome"] = end.outcome().into();
             line["exit_code"] = end.exit_code.into();
-            line["verified_bytes"] = end.verified.map_or(0, |verified| verified.bytes).into();
+            line["verified_bytes"] = end.verified_bytes.unwrap_or(0).into();
             line["resume"] = resume.into();
         }
         line
     }
 
-    fn summary(&self, verified: Verified) -> String {
+    fn summary(&self, verified_bytes: u64) -> String {
         let progress = self.progress;
         let data = progress.done_bytes - progress.skipped_bytes;
         let elapsed = self.began.elapsed();
@@ -418,7 +431,7 @@ impl Display {
             HumanBytes(progress.wire_bytes),
             HumanBytes(progress.skipped_bytes),
             progress.retries,
-            HumanBytes(verified.bytes),
+            HumanBytes(verified_bytes),
         )
     }
 
@@ -713,7 +726,7 @@ mod tests {
     fn the_keys_of_json() {
         let display = display(arguments::Progress::Json);
         let end = End {
-            verified: None,
+            verified_bytes: None,
             error: Some(ErrorKind::Cancelled),
             exit_code: exit::SIGINT,
             resume: None,

@@ -170,7 +170,7 @@ impl Tool for Arguments {
         let mut drive = None;
         match run(self, &mut drive, display, stop).await {
             Ok(downloaded) => Ok(Done {
-                verified: downloaded.verified,
+                verified_bytes: downloaded.verified.bytes,
                 checksum: downloaded.checksum,
                 journal: downloaded.journal,
             }),

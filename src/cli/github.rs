@@ -53,7 +53,7 @@ pub(super) struct Github {
 }
 
 /// How a run ended, for whoever comes after it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Report {
     /// As `outcome` in docs/progress.md.
     pub(super) outcome: &'static str,
@@ -67,8 +67,9 @@ pub(super) struct Report {
 }
 
 /// The output that tells how much moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum BytesOutput {
+    #[default]
     Sent,
     Received,
 }

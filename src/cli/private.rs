@@ -11,19 +11,13 @@ use zeroize::Zeroizing;
 
 use super::quote;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{open_named, read_all};
+use crate::filesystem::{Exposure, OTHERS_WRITE, open_named, read_all};
 
 /// A key, or a config, is a few lines; the certificates that a system trusts are less
 /// than a MiB, and those of an enterprise may be more.
 const BYTES_MAX: u64 = 16 << 20;
 /// What may stand before the text of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// Bits of a file's mode that let its group write to it, or anybody use it.
-const NOT_FOR_A_SECRET: u32 = 0o027;
-/// Bits that let its group use it.
-const GROUP_USE: u32 = 0o070;
-/// Bits that let others write to it.
-const OTHERS_WRITE: u32 = 0o022;
 
 /// Reads a file that holds a secret. `what` it is begins the messages, as in "key".
 ///
@@ -35,20 +29,15 @@ const OTHERS_WRITE: u32 = 0o022;
 /// [`ErrorKind::Usage`] if anybody else may use it, or it cannot be read.
 pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> {
     read(what, path, |file| {
-        let is_too_open = file.mode & NOT_FOR_A_SECRET != 0;
-        let is_open = file.mode & GROUP_USE != 0;
-        match (is_too_open || is_open, file.can_change) {
-            (true, true) => Some((
-                "others can read it",
-                format!("Run: chmod 600 {}", quote(&path.to_string_lossy())),
-            )),
-            (true, false) if is_too_open => Some((
-                "others can read it",
+        let hint = match (Exposure::of(file.mode), file.can_change) {
+            (Exposure::Private, _) | (Exposure::Group, false) => return None,
+            (_, true) => format!("Run: chmod 600 {}", quote(&path.to_string_lossy())),
+            (Exposure::Open, false) => {
                 "This process cannot change that: mount it with mode 0400 or 0440 (defaultMode of a Kubernetes volume)"
-                    .to_owned(),
-            )),
-            _ => None,
-        }
+                    .to_owned()
+            }
+        };
+        Some(("others can read it", hint))
     })
 }
 

@@ -8,20 +8,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::answer::{Answer, Form};
+use super::answer::Form;
 use super::arguments::web_url;
-use super::display::{Display, End, Shown, Way};
-use super::github::{BytesOutput, Report};
+use super::display::{Display, Way};
+use super::github::Report;
 use super::local::{Local, endpoint_name};
-use super::signals::{self, Heard};
+use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::Signer;
 use super::tool::Common;
 use super::upload::{check_gzip, jobs_for};
 use super::{archived, environment, exit, findings, quote};
 use crate::api::Client;
 use crate::codec::Compression;
+use crate::content::BLOCK_BYTES;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
@@ -31,7 +32,7 @@ use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
 };
 use crate::shard::Shard;
-use crate::transfer::{Patience, Stop, Verified, blocking, open_web};
+use crate::transfer::{Patience, Stop, blocking, open_web};
 
 const PROGRAM: &str = "openhosting publish";
 const FORM: Form = Form {
@@ -175,53 +176,106 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Err(code) => return code,
     };
     let common = &arguments.common;
-    let name = &arguments.name;
-    let mut display = Display::new(PROGRAM, Way::Publish, None, &common.showing, name);
-    let result = signals::hearing(PROGRAM, common.deadline, async |stop| {
-        run(&arguments, &mut display, stop).await
-    });
-    let (outcome, heard) = match result {
-        Ok(done) => done,
-        Err(error) => return FORM.finish(common.json, &Heard::default(), Err(error)),
+    let run = ShownRun {
+        form: FORM,
+        is_json: common.json,
+        way: Way::Publish,
+        showing: &common.showing,
+        about: &arguments.name,
+        drive: None,
+        deadline: common.deadline,
     };
-    let (verified, error) = match &outcome {
-        Ok(Outcome::Published(done)) => (Some(done.verified.checked), None),
-        Ok(Outcome::CleanedUp(_)) => (Some(0), None),
-        Err(unpublished) => (None, Some(unpublished.error.kind())),
-    };
-    let mut shown = display.ended(&End {
-        verified: verified.map(|blocks| Verified {
-            ranges: blocks,
-            bytes: blocks * crate::content::BLOCK_BYTES.get(),
-        }),
-        error,
-        exit_code: error.map_or(0, |kind| heard.exit_code(kind)),
-        resume: None,
-    });
-    let mut report = report(&shown, &arguments);
-    let (answer, advice) = match outcome {
-        Ok(outcome) => {
-            report.add(&outcome);
-            (Answer::new(text(&outcome), object(&outcome)), None)
+    run.run(async |display, stop| {
+        let done = publish_or_clean_up(&arguments, display, stop).await;
+        let report = Report {
+            drive: None,
+            ..display.report(rows(&arguments))
+        };
+        match done {
+            Ok(Outcome::Published(done)) => published(&done, report),
+            Ok(Outcome::CleanedUp(removed)) => cleaned_up(&removed, report),
+            Err(unpublished) => unfinished(&arguments, unpublished, report),
         }
-        Err(Unpublished { error, unfinished }) => {
-            report.drive = unfinished;
-            let is_permanent = error.is_permanent();
-            let advice = unfinished.map(|drive| left_behind(&arguments, drive, is_permanent));
-            let go_on = advice.iter().map(|line| ("To go on", line.clone()));
-            report.rows.extend(go_on);
-            let drive = unfinished.map(|drive| drive.to_string());
-            let answer = Answer {
-                error: Some(error),
-                ..Answer::new(String::new(), json!({ "unfinished": drive }))
-            };
-            (answer, advice)
-        }
-    };
-    shown.github.leave(&report, answer.error.as_ref());
-    FORM.finish_telling(common.json, &heard, Ok(answer), |error| {
-        shown.github.tell(error, advice.as_slice());
     })
+}
+
+/// What the summary shows, whatever was done.
+fn rows(arguments: &Arguments) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("Name", arguments.name.clone())];
+    if let Some(image) = &arguments.image {
+        rows.push(("Image", image.to_string_lossy().into_owned()));
+    }
+    if let Some(shard) = arguments.shard {
+        rows.push(("Shard", format!("{} of {}", shard.index(), shard.count())));
+    }
+    rows
+}
+
+/// The object's keys are a promise: docs/publish.md.
+fn published(done: &Published, mut report: Report) -> RunOutcome<'static> {
+    report.drive = Some(done.drive);
+    report.digest = Some(done.root);
+    report.bytes.1 = done.sent_bytes;
+    let how = match done.how.base() {
+        Some(base) => format!("{} on top of {base}", done.how.name()),
+        None => done.how.name().to_owned(),
+    };
+    report.rows.extend([
+        ("Size", format!("{} bytes", done.size)),
+        ("Sent as", how),
+        ("Verified", done.verified.statement()),
+    ]);
+    let destroyed = texts(&done.destroyed);
+    if !destroyed.is_empty() {
+        report.rows.push(("Destroyed", destroyed.join(" ")));
+    }
+    RunOutcome {
+        text: format!("{}\n", done.drive),
+        object: Some(json!({
+            "drive": done.drive.to_string(),
+            "published": done.is_published,
+            "root": done.root.to_string(),
+            "size": done.size,
+            "how": done.how.name(),
+            "base": done.how.base().map(|base| base.to_string()),
+            "bytes_sent": done.sent_bytes,
+            "verified": done.verified,
+            "destroyed": destroyed,
+        })),
+        verified_bytes: Some(done.verified.checked * BLOCK_BYTES.get()),
+        report,
+        ..RunOutcome::default()
+    }
+}
+
+fn cleaned_up(removed: &[DriveId], mut report: Report) -> RunOutcome<'static> {
+    let removed = texts(removed);
+    report.rows.push(("Removed", removed.join(" ")));
+    RunOutcome {
+        object: Some(json!({ "removed": removed })),
+        verified_bytes: Some(0),
+        report,
+        ..RunOutcome::default()
+    }
+}
+
+fn unfinished(
+    arguments: &Arguments,
+    Unpublished { error, unfinished }: Unpublished,
+    mut report: Report,
+) -> RunOutcome<'static> {
+    report.drive = unfinished;
+    let is_permanent = error.is_permanent();
+    let advice = unfinished.map(|drive| left_behind(arguments, drive, is_permanent));
+    let drive = unfinished.map(|drive| drive.to_string());
+    RunOutcome {
+        advice: advice.into_iter().collect(),
+        ..RunOutcome::failed(error, Some(json!({ "unfinished": drive })), report)
+    }
+}
+
+fn texts(drives: &[DriveId]) -> Vec<String> {
+    drives.iter().map(ToString::to_string).collect()
 }
 
 /// What to say of an unfinished drive: how to finish it, unless the same command could
@@ -250,7 +304,7 @@ fn left_behind(arguments: &Arguments, drive: DriveId, is_permanent: bool) -> Str
     format!("Drive {drive} is unfinished: {again}remove it with: {cleanup} --cleanup")
 }
 
-async fn run(
+async fn publish_or_clean_up(
     arguments: &Arguments,
     display: &mut Display,
     mut stop: Stop,
@@ -405,89 +459,6 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
                 .map(endpoint_name)
                 .unwrap_or_default(),
         )
-    })
-}
-
-fn text(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Published(done) => format!("{}\n", done.drive),
-        Outcome::CleanedUp(_) => String::new(),
-    }
-}
-
-fn object(outcome: &Outcome) -> Value {
-    match outcome {
-        Outcome::Published(done) => published(done),
-        Outcome::CleanedUp(removed) => {
-            let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
-            json!({ "removed": removed })
-        }
-    }
-}
-
-/// What there is to leave for others, before it is known what was done.
-fn report(shown: &Shown, arguments: &Arguments) -> Report {
-    let mut rows = vec![("Name", arguments.name.clone())];
-    if let Some(image) = &arguments.image {
-        rows.push(("Image", image.to_string_lossy().into_owned()));
-    }
-    if let Some(shard) = arguments.shard {
-        rows.push(("Shard", format!("{} of {}", shard.index(), shard.count())));
-    }
-    Report {
-        outcome: shown.outcome,
-        drive: None,
-        digest: None,
-        bytes: (BytesOutput::Sent, shown.progress.wire_bytes),
-        took: shown.took,
-        rows,
-    }
-}
-
-impl Report {
-    fn add(&mut self, outcome: &Outcome) {
-        let ids = |drives: &[DriveId]| {
-            let drives: Vec<_> = drives.iter().map(ToString::to_string).collect();
-            drives.join(" ")
-        };
-        let done = match outcome {
-            Outcome::Published(done) => done,
-            Outcome::CleanedUp(removed) => {
-                self.rows.push(("Removed", ids(removed)));
-                return;
-            }
-        };
-        self.drive = Some(done.drive);
-        self.digest = Some(done.root);
-        self.bytes.1 = done.sent_bytes;
-        let how = match done.how.base() {
-            Some(base) => format!("{} on top of {base}", done.how.name()),
-            None => done.how.name().to_owned(),
-        };
-        self.rows.extend([
-            ("Size", format!("{} bytes", done.size)),
-            ("Sent as", how),
-            ("Verified", done.verified.statement()),
-        ]);
-        if !done.destroyed.is_empty() {
-            self.rows.push(("Destroyed", ids(&done.destroyed)));
-        }
-    }
-}
-
-/// A publication for programs. Its keys are a promise: docs/publish.md.
-fn published(done: &Published) -> Value {
-    let destroyed: Vec<_> = done.destroyed.iter().map(ToString::to_string).collect();
-    json!({
-        "drive": done.drive.to_string(),
-        "published": done.is_published,
-        "root": done.root.to_string(),
-        "size": done.size,
-        "how": done.how.name(),
-        "base": done.how.base().map(|base| base.to_string()),
-        "bytes_sent": done.sent_bytes,
-        "verified": done.verified,
-        "destroyed": destroyed,
     })
 }
 

@@ -10,19 +10,18 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::access::Access;
-use super::answer::{Answer, Form};
-use super::display::{Display, End, Showing, Shown, Way};
-use super::github::{BytesOutput, Report};
-use super::signals::{self, Heard};
+use super::answer::Form;
+use super::display::{Display, Showing, Way};
+use super::github::Report;
+use super::shown_run::{RunOutcome, ShownRun};
 use super::{access, arguments, checksum, exit, findings};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
-use crate::transfer::{
-    Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verified, Verify, WebConfig,
-};
+use crate::monitor::Progress;
+use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, WebConfig};
 
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
@@ -160,7 +159,7 @@ pub(super) trait Tool: Parser {
 /// A transfer that is complete.
 #[derive(Debug)]
 pub(super) struct Done {
-    pub(super) verified: Verified,
+    pub(super) verified_bytes: u64,
     /// The digest of the image, if it was asked for.
     pub(super) checksum: Option<Digest>,
     /// To be removed when it was told.
@@ -198,7 +197,7 @@ pub(super) fn main<T: Tool>() -> ExitCode {
         );
         return exit::finish(T::PROGRAM, Err(Error::new(ErrorKind::Usage, what)));
     }
-    let (way, drive) = (tool.way(), tool.drive());
+    let way = tool.way();
     if common.json && way == Way::DownToStdout {
         let what = "--json and - both need stdout";
         let error = Error::new(ErrorKind::Usage, what)
@@ -206,88 +205,56 @@ pub(super) fn main<T: Tool>() -> ExitCode {
         return exit::finish(T::PROGRAM, Err(error));
     }
     let image = tool.image().to_string_lossy();
-    let mut display = Display::new(T::PROGRAM, way, drive, &common.showing, &image);
-    if common.json {
-        display.leave_stdout();
-    }
-    let result = signals::hearing(T::PROGRAM, common.deadline, async |stop| {
-        tool.transfer(&mut display, stop).await
-    });
-    let (outcome, heard) = match result {
-        Ok(done) => done,
-        Err(error) => return form.finish(common.json, &Heard::default(), Err(error)),
+    let run = ShownRun {
+        form,
+        is_json: common.json,
+        way,
+        showing: &common.showing,
+        about: &image,
+        drive: tool.drive(),
+        deadline: common.deadline,
     };
-    let end = match &outcome {
-        Ok(done) => End {
-            verified: Some(done.verified),
-            error: None,
-            exit_code: 0,
-            resume: None,
-        },
-        Err(unfinished) => {
-            let kind = unfinished.error.kind();
-            End {
-                verified: None,
-                error: Some(kind),
-                exit_code: heard.exit_code(kind),
+    run.run(async |display, stop| {
+        let transferred = tool.transfer(display, stop).await;
+        let report = display.report(rows(display.progress(), &image));
+        match transferred {
+            Ok(done) => complete(&tool, done, report),
+            Err(unfinished) => RunOutcome {
                 resume: unfinished.resume,
-            }
+                advice: unfinished.advice,
+                ..RunOutcome::failed(unfinished.error, None, report)
+            },
         }
-    };
-    let mut object = display.object(&end);
-    let checksum = outcome.as_ref().ok().and_then(|done| done.checksum);
-    object["sha256"] = checksum.map(|digest| digest.to_string()).into();
-    let mut shown = display.ended(&end);
-    let mut report = report(&shown, way, &image);
-    let (error, advice) = match outcome {
-        Ok(done) => {
-            report.digest = done.checksum;
-            let verified = format!("{} bytes", done.verified.bytes);
-            report.rows.push(("Verified", verified));
-            if let (Some(digest), false) = (done.checksum, common.json) {
-                checksum::print(digest, tool.image(), way != Way::DownToStdout);
-            }
-            (done.journal.remove().err(), Vec::new())
-        }
-        Err(unfinished) => {
-            let go_on = unfinished.advice.iter();
-            let go_on = go_on.map(|line| ("To go on", line.clone()));
-            report.rows.extend(go_on);
-            (Some(unfinished.error), unfinished.advice)
-        }
-    };
-    shown.github.leave(&report, error.as_ref());
-    let answer = Answer {
-        error,
-        ..Answer::new(String::new(), object)
-    };
-    form.finish_telling(common.json, &heard, Ok(answer), |error| {
-        shown.github.tell(error, &advice);
     })
 }
 
-/// What there is to leave for others about a transfer of this image.
-fn report(shown: &Shown, way: Way, image: &str) -> Report {
-    let progress = shown.progress;
-    let bytes = match way {
-        Way::Up | Way::Publish => BytesOutput::Sent,
-        Way::Down | Way::DownToStdout | Way::Verify => BytesOutput::Received,
-    };
-    let data = progress.done_bytes - progress.skipped_bytes;
-    Report {
-        outcome: shown.outcome,
-        drive: shown.drive,
-        digest: None,
-        bytes: (bytes, progress.wire_bytes),
-        took: shown.took,
-        rows: vec![
-            ("Image", image.to_owned()),
-            ("Data", format!("{data} bytes")),
-            (
-                "Zeros left out",
-                format!("{} bytes", progress.skipped_bytes),
-            ),
-            ("Retries", progress.retries.to_string()),
-        ],
+/// What came of a complete transfer. Its digest is printed, and its journal removed, at the
+/// very end.
+fn complete<T: Tool>(tool: &T, done: Done, mut report: Report) -> RunOutcome<'_> {
+    report.digest = done.checksum;
+    let verified = done.verified_bytes;
+    report.rows.push(("Verified", format!("{verified} bytes")));
+    RunOutcome {
+        verified_bytes: Some(verified),
+        report,
+        at_end: Some(Box::new(move || {
+            if let (Some(digest), false) = (done.checksum, tool.common().json) {
+                checksum::print(digest, tool.image(), tool.way() != Way::DownToStdout);
+            }
+            done.journal.remove()
+        })),
+        ..RunOutcome::default()
     }
+}
+
+/// What the summary of a transfer of this image shows.
+fn rows(progress: Progress, image: &str) -> Vec<(&'static str, String)> {
+    let data = progress.done_bytes - progress.skipped_bytes;
+    let zeros = progress.skipped_bytes;
+    vec![
+        ("Image", image.to_owned()),
+        ("Data", format!("{data} bytes")),
+        ("Zeros left out", format!("{zeros} bytes")),
+        ("Retries", progress.retries.to_string()),
+    ]
 }

@@ -196,7 +196,7 @@ impl Tool for Arguments {
     async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
         match run(self, display, stop).await {
             Ok(uploaded) => Ok(Done {
-                verified: uploaded.verified,
+                verified_bytes: uploaded.verified.bytes,
                 checksum: uploaded.checksum,
                 journal: uploaded.journal,
             }),

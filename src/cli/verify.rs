@@ -9,26 +9,24 @@ use std::time::Duration;
 
 use clap::Parser;
 use rangemap::RangeSet;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::access::Access;
-use super::answer::{Answer, Form};
-use super::display::{Display, End, Showing, Way};
-use super::github::{BytesOutput, Report};
+use super::answer::Form;
+use super::display::{Display, Showing, Way};
+use super::github::Report;
 use super::named::Named;
-use super::signals::{self, Heard};
+use super::shown_run::{RunOutcome, ShownRun};
 use super::{arguments, exit, signing};
 use crate::api::ClientConfig;
-use crate::content::{blocks_in, count, set_of};
-use crate::digest::Digest;
+use crate::content::{Content, blocks_in, count, set_of};
+use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::publish::{pick, read_receipt_if};
-use crate::receipt::{Coverage, Receipt};
+use crate::receipt::Coverage;
 use crate::shard::Shard;
-use crate::transfer::{
-    InspectOptions, JOBS_DEFAULT, Patience, Stop, Verified, inspect, look_at_drive,
-};
+use crate::transfer::{InspectOptions, JOBS_DEFAULT, Patience, Stop, inspect, look_at_drive};
 
 const PROGRAM: &str = "openhosting verify";
 const FORM: Form = Form {
@@ -104,56 +102,39 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let drive = arguments.drive.as_ref().and_then(Named::id);
     let receipt = arguments.receipt.to_string_lossy();
-    let mut display = Display::new(PROGRAM, Way::Verify, drive, &arguments.showing, &receipt);
-    let result = signals::hearing(PROGRAM, None, async |stop| {
-        run(&arguments, &mut display, stop).await
-    });
-    let (result, heard) = result.unwrap_or_else(|error| (Err(error), Heard::default()));
-    let error = match &result {
-        Ok(found) => found.answer.error.as_ref(),
-        Err(error) => Some(error),
+    let run = ShownRun {
+        form: FORM,
+        is_json: arguments.json,
+        way: Way::Verify,
+        showing: &arguments.showing,
+        about: &receipt,
+        drive: arguments.drive.as_ref().and_then(Named::id),
+        deadline: None,
     };
-    let kind = error.map(Error::kind);
-    let found = result.as_ref().ok();
-    let mut shown = display.ended(&End {
-        verified: found.map(|found| found.verified),
-        error: kind,
-        exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
-        resume: None,
-    });
-    let mut report = Report {
-        outcome: shown.outcome,
-        drive: shown.drive,
-        digest: found.map(|found| found.root),
-        bytes: (BytesOutput::Received, shown.progress.wire_bytes),
-        took: shown.took,
-        rows: vec![("Receipt", receipt.into_owned())],
-    };
-    if let Some(found) = found {
-        let differing = found.differing.to_string();
-        report.rows.push(("Compared", found.coverage.statement()));
-        report.rows.push(("Blocks that differ", differing));
-    }
-    shown.github.leave(&report, error);
-    let answer = result.map(|found| found.answer);
-    FORM.finish_telling(arguments.json, &heard, answer, |error| {
-        shown.github.tell(error, &[]);
+    run.run(async |display, stop| {
+        let compared = compare(&arguments, display, stop).await;
+        let report = display.report(vec![("Receipt", receipt.clone().into_owned())]);
+        match compared {
+            Ok(compared) => compared.outcome(report),
+            Err(error) => RunOutcome::failed(error, Some(Value::Null), report),
+        }
     })
 }
 
 /// What was found.
-struct Found {
-    answer: Answer,
-    verified: Verified,
-    root: Digest,
-    coverage: Coverage,
-    /// Blocks that differ.
-    differing: u64,
+struct Compared {
+    drive: DriveId,
+    content: Arc<Content>,
+    shard: Option<Shard>,
+    /// The blocks that were compared, of so many.
+    blocks: RangeSet<u64>,
+    of: u64,
+    /// Those of them that differ.
+    differing: RangeSet<u64>,
 }
 
-async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Result<Found> {
+async fn compare(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Result<Compared> {
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),
@@ -175,15 +156,15 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
     let info = patience.watching(display, looked).await?;
     let drive = info.id;
     display.set_drive(drive);
-    let size = receipt.content.size();
-    if info.size < size {
+    let content = receipt.content;
+    if info.size < content.size() {
         let what = format!(
-            "Drive {drive} has {} bytes, less than the {size} of its receipt",
-            info.size
+            "Drive {drive} has {} bytes, less than the {} of its receipt",
+            info.size,
+            content.size()
         );
         return Err(Error::new(ErrorKind::Integrity, what));
     }
-    let Receipt { content, .. } = receipt;
     let all = content.block_plan().count();
     let blocks = part(arguments.shard, content.plan().count(), all);
     let of = count(&blocks);
@@ -202,62 +183,72 @@ async fn run(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Re
         jobs: arguments.jobs.get(),
         patience,
     };
-    let root = content.root();
     let content = Arc::new(content);
-    let differing = match blocks.is_empty() {
-        true => RangeSet::new(),
-        false => inspect(&client, drive, &content, &options, display, stop).await?,
+    let differing = if blocks.is_empty() {
+        RangeSet::new()
+    } else {
+        inspect(&client, drive, &content, &options, display, stop).await?
     };
-    let coverage = Coverage {
-        checked: count(&blocks),
+    Ok(Compared {
+        drive,
+        content,
+        shard: arguments.shard,
+        blocks,
         of,
-    };
-    let first = differing
-        .first()
-        .map(|range| range.start * content.block_plan().chunk_bytes());
-    let object = json!({
-        "drive": drive.to_string(),
-        "root": root.to_string(),
-        "is_same": first.is_none(),
-        "blocks": coverage.checked,
-        "of": coverage.of,
-        "differing": count(&differing),
-        "first_differing_byte": first,
-        "sees_change_of_1_percent": coverage.confidence(of.div_ceil(100)),
-        "sees_change_of_one_block": coverage.confidence(1),
-    });
-    let verified = Verified {
-        ranges: coverage.checked,
-        bytes: bytes_of(&blocks, &content.block_plan()),
-    };
-    let found = |answer| Found {
-        answer,
-        verified,
-        root,
-        coverage,
-        differing: count(&differing),
-    };
-    let Some(first) = first else {
-        let of_what = match arguments.shard {
-            Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
-            None => String::new(),
+        differing,
+    })
+}
+
+impl Compared {
+    fn outcome(&self, mut report: Report) -> RunOutcome<'static> {
+        let (drive, root) = (self.drive, self.content.root());
+        let coverage = Coverage {
+            checked: count(&self.blocks),
+            of: self.of,
         };
-        let statement = coverage.statement();
-        let text = format!("Drive {drive} holds what its receipt tells: {of_what}{statement}\n");
-        return Ok(found(Answer::new(text, object)));
-    };
-    let what = format!(
-        "Drive {drive} does not hold what its receipt tells: {} of {} blocks that were compared differ, the first at byte {first}",
-        count(&differing),
-        coverage.checked,
-    );
-    let error =
-        Error::new(ErrorKind::Integrity, what).hint_to("Do not use it; publish the image again");
-    let answer = Answer {
-        error: Some(error),
-        ..Answer::new(String::new(), object)
-    };
-    Ok(found(answer))
+        let differing = count(&self.differing);
+        let plan = self.content.block_plan();
+        let first = self.differing.first();
+        let first = first.map(|range| range.start * plan.chunk_bytes());
+        report.digest = Some(root);
+        report.rows.push(("Compared", coverage.statement()));
+        report
+            .rows
+            .push(("Blocks that differ", differing.to_string()));
+        let mut outcome = RunOutcome {
+            verified_bytes: Some(bytes_of(&self.blocks, &plan)),
+            object: Some(json!({
+                "drive": drive.to_string(),
+                "root": root.to_string(),
+                "is_same": first.is_none(),
+                "blocks": coverage.checked,
+                "of": coverage.of,
+                "differing": differing,
+                "first_differing_byte": first,
+                "sees_change_of_1_percent": coverage.confidence(coverage.of.div_ceil(100)),
+                "sees_change_of_one_block": coverage.confidence(1),
+            })),
+            report,
+            ..RunOutcome::default()
+        };
+        if let Some(first) = first {
+            let what = format!(
+                "Drive {drive} does not hold what its receipt tells: {differing} of {} blocks that were compared differ, the first at byte {first}",
+                coverage.checked,
+            );
+            let error = Error::new(ErrorKind::Integrity, what);
+            outcome.error = Some(error.hint_to("Do not use it; publish the image again"));
+        } else {
+            let of_what = match self.shard {
+                Some(shard) => format!("part {} of {}: ", shard.index(), shard.count()),
+                None => String::new(),
+            };
+            let statement = coverage.statement();
+            outcome.text =
+                format!("Drive {drive} holds what its receipt tells: {of_what}{statement}\n");
+        }
+        outcome
+    }
 }
 
 /// Bytes of some blocks.

@@ -13,7 +13,35 @@ use super::{PLAIN, Weakness};
 /// The bits of a mode that are about others than the owner.
 const OTHERS: u32 = 0o077;
 /// Those that let others write.
-const OTHERS_WRITE: u32 = 0o022;
+pub(crate) const OTHERS_WRITE: u32 = 0o022;
+/// Those that let the group write, or anybody else use the file.
+const MORE_THAN_GROUP_READS: u32 = 0o027;
+
+/// How far others than its owner may use a file that holds a secret, by its mode. This is
+/// the only place that says which modes are too open for one; what an owner may be asked to
+/// change depends on the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// Only the owner can use it.
+    Private,
+    /// The group can read it, as in Debian's ssl-cert and in volumes of Kubernetes.
+    Group,
+    /// The group can write to it, or everybody can use it.
+    Open,
+}
+
+impl Exposure {
+    /// Of a file with this mode.
+    pub(crate) fn of(mode: u32) -> Self {
+        if mode & MORE_THAN_GROUP_READS != 0 {
+            Self::Open
+        } else if mode & OTHERS != 0 {
+            Self::Group
+        } else {
+            Self::Private
+        }
+    }
+}
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +127,14 @@ mod tests {
     fn the_mask_is_the_same_with_and_without_proc() {
         assert_eq!(umask(), umask_by_change());
         assert_eq!(umask_by_change(), umask_by_change());
+    }
+
+    #[test]
+    fn a_secret_is_exposed_by_all_but_its_owner_s_bits() {
+        let of = Exposure::of;
+        assert!([0o600, 0o400, 0o700, 0o100_600].map(of) == [Exposure::Private; 4]);
+        assert!([0o640, 0o440, 0o610].map(of) == [Exposure::Group; 3]);
+        assert!([0o620, 0o604, 0o602, 0o601, 0o666].map(of) == [Exposure::Open; 5]);
     }
 
     #[test]

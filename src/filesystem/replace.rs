@@ -1,4 +1,14 @@
 //! Files that are written whole or not at all, in the place of an earlier one.
+//!
+//! This is the only code that replaces a file by writing a new one. The new file is created
+//! exclusively under a random name, with the mode of its [`Access`], in the directory of the
+//! old one or in one of the same file system. It is synced, then renamed, and then the
+//! directory is synced. A symbolic link at the name is replaced, not followed. A reader,
+//! and a crash at any moment, finds the old file or the new one. If a step before the
+//! rename fails, the old file stays and the new one is removed.
+//!
+//! Two things are not replacements: a name that must not exist before (`names.rs`), and the
+//! staged file of a download, which stays until a later run finishes it (`image::target`).
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
@@ -86,6 +96,11 @@ mod tests {
         }
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        replace(&link, Access::Private, b"third").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "second");
+        assert!(link.symlink_metadata().unwrap().is_file());
         let into_nothing = directory.path().join("none/file");
         assert!(replace(&into_nothing, Access::Usual, b"x").is_err());
     }

@@ -11,11 +11,8 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{open_named, read_all, read_named};
+use crate::filesystem::{Exposure, open_named, read_all, read_named};
 
-/// Bits of a file's mode that let its group write to it, or anybody else use it. Its group
-/// may read it: Debian's ssl-cert and volumes of Kubernetes are made so.
-const NOT_FOR_A_KEY: u32 = 0o027;
 /// A key is a few lines, and so is each certificate of a chain.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
@@ -49,7 +46,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let file = open_named(path).map_err(|error| failed(error.into()))?;
     let metadata = file.metadata().map_err(|error| failed(error.into()))?;
     let mode = metadata.permissions().mode();
-    if metadata.is_file() && mode & NOT_FOR_A_KEY != 0 {
+    if metadata.is_file() && Exposure::of(mode) == Exposure::Open {
         let (file, mode) = (path.display(), mode & 0o7777);
         let what = format!("Others may use the TLS key {file}: its mode is {mode:04o}");
         return Err(Error::new(ErrorKind::Usage, what).hint_to(format!(

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystem::{open_named, read_all};
+use crate::filesystem::{Exposure, open_named, read_all};
 
 /// Most bytes of a users file.
 const BYTES_MAX: u64 = 64 << 20;
@@ -45,7 +45,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Credentials>> {
     };
     let file = open_named(path).map_err(failed)?;
     let mode = file.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
+    if Exposure::of(mode) != Exposure::Private {
         let what = format!("Others may use the users file {}", path.display());
         return Err(Error::new(ErrorKind::Usage, what)
             .hint_to(format!("Run: chmod 600 {}", path.display())));
