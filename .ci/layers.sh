@@ -62,15 +62,17 @@ forbid() {
 }
 
 # Everything that is not one of the upper layers is a noun, or wire, codec, image.
-upper='api|policy|transfer|publish|server|cli|bin|lib'
+upper='api|policy|transfer|publish|tenancy|vm|server|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, wire, codec, image' api policy transfer publish server cli -- "${low[@]}"
-forbid api policy transfer publish server cli -- api
-forbid policy transfer publish server cli -- policy
-forbid transfer publish server cli -- transfer
-forbid publish server cli -- publish
+forbid 'nouns, wire, codec, image' api policy transfer publish tenancy vm server cli -- "${low[@]}"
+forbid api policy transfer publish tenancy vm server cli -- api
+forbid policy transfer publish tenancy vm server cli -- policy
+forbid transfer publish tenancy vm server cli -- transfer
+forbid publish tenancy vm server cli -- publish
+forbid tenancy api policy transfer publish vm server cli -- tenancy
+forbid vm api policy transfer publish server cli -- vm
 forbid server api policy transfer publish cli -- server
 
 mapfile -t list < <(files wire codec)

@@ -36,7 +36,9 @@ mod quoting;
 pub mod receipt;
 pub mod server;
 pub mod shard;
+mod tenancy;
 pub mod transfer;
+mod vm;
 pub mod wire;
 
 pub use credentials::Credentials;

@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! run -> connection -> faults -> auth -> routes -> drives -> store -> hosted (one drive)
-//!       socket, tls, record    guard      |          |   metadata, quota     ^
+//!       socket, tls, record    guard      |          |   metadata, fill       ^
 //!                                         |          +-> body -> writing -> sparse
 //!                                         |          +-> reading, imaging    |
-//!                                         +-> servers -> machines -> machine +- claims
-//!                                                          |  resources, settings
-//!                                                          +-> hypervisor -> qemu
+//!                                         +-> servers -> vm::machines -------+ vm::claims
+//!
+//! shared: what all requests share   tasks: work that goes on when its client has gone
 //! work, digests, peer: work in fair turns, which ends with the client it is for
-//! operator, metrics, page: for people who look at it
+//! operator, metrics, page, sessions: for people who look at it
 //! ```
 //!
 //! The reactor only moves bytes and looks at state in memory; whatever touches
@@ -65,10 +65,10 @@
 
 mod admission;
 mod answer;
+
 mod auth;
 mod body;
 mod budget;
-mod claims;
 mod connection;
 mod digests;
 mod drives;
@@ -76,37 +76,33 @@ mod faults;
 mod fill;
 mod guard;
 mod hosted;
-mod hypervisor;
 mod imaging;
-mod kept;
+mod line;
 mod listing;
-mod machine;
-mod machines;
 mod metadata;
 mod metrics;
 mod operator;
 mod origin;
 mod page;
 mod peer;
-mod quota;
-mod rate;
 mod reading;
 mod record;
-mod resources;
 mod routes;
 mod servers;
+mod sessions;
+mod shared;
 mod socket;
 mod sparse;
 mod store;
+mod tasks;
 mod tls;
 pub mod users;
-mod vnc;
 mod work;
 mod writing;
 
+pub use crate::tenancy::rate::Rate;
+pub use crate::vm::hypervisor::Reach;
 pub use faults::FaultPlan;
-pub use hypervisor::Reach;
-pub use rate::Rate;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -119,13 +115,21 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use self::admission::{Admission, Limits, Place};
+use self::admission::{Admission, ConnectionLimits, Place};
+use self::connection::Client;
 use self::faults::{Faults, LargeReads, ToldExtents};
+use self::imaging::Imagings;
+use self::store::Store;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tenancy::quota::{Kind, Limits as QuotaLimits, Quotas};
+use crate::vm::claims::Drives;
+use crate::vm::machines::{GuestNetwork, Machines, Site};
+use crate::vm::qemu::Qemu;
+use crate::vm::qemu::cgroup::Cgroup;
 use crate::wire::READ_BYTES_MAX;
 
 /// Longest wait for a TLS handshake.
@@ -242,7 +246,7 @@ impl Config {
 /// A server that is ready to run: its directory is locked and loaded.
 #[derive(Debug)]
 pub struct Server {
-    api: Arc<drives::Api>,
+    api: Arc<shared::Api>,
     credentials: Credentials,
     tls: Option<Tls>,
     insecure_listen: bool,
@@ -264,43 +268,18 @@ impl Server {
     /// [`ErrorKind::Local`] if the directory, or that of control groups, cannot be used
     /// or another server uses it; [`ErrorKind::Usage`] for TLS files that are not what they must
     /// be, or a user given twice.
-    pub fn open(config: Config) -> Result<Self> {
+    pub fn open(mut config: Config) -> Result<Self> {
         let tls = config.tls.as_ref();
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
         let tls = tls.transpose()?.map(Tls);
-        let plan = config.faults;
-        let quotas = quota::Quotas::new(quota::Limits::new([
-            (quota::Kind::Drives, config.drives_max),
-            (quota::Kind::Bytes, config.drive_bytes_max),
-            (quota::Kind::Servers, config.servers_max),
-            (quota::Kind::Addresses, config.addresses_max),
-            (quota::Kind::Vlans, config.vlans_max),
-            (quota::Kind::Memory, config.guest_memory_bytes_max),
-            (quota::Kind::Cores, config.guest_cores_max),
-        ]));
-        let store = Arc::new(store::Store::open(
+        let store = Store::open(
             &config.directory,
-            plan.fresh_reads,
-            quotas,
-        )?);
-        let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
-        let qemu = Arc::new(hypervisor::Qemu::new(
-            config.qemu,
-            config.qemu_environment,
-            cgroup,
-        ));
-        let network = machines::Network {
-            forward: config.forward,
-            reach: config.guest_network,
-            has_vnc_port: config.has_vnc_port,
-        };
-        let machines =
-            machines::Machines::open(&config.directory, Arc::clone(&store), qemu, network);
-        let machines = machines.map_err(|error| {
-            let what = format!("Cannot load the servers in {}", config.directory.display());
-            Error::new(ErrorKind::Local, what).because(error)
-        })?;
-        let mut users = config.users;
+            config.faults.fresh_reads,
+            quotas(&config),
+        )?;
+        let store = Arc::new(store);
+        let machines = open_machines(&mut config, &store)?;
+        let mut users = std::mem::take(&mut config.users);
         if users.is_empty() {
             users.push(store.made_up_user()?);
         }
@@ -315,8 +294,15 @@ impl Server {
         let files = files.map_or(usize::MAX, |files| {
             usize::try_from(files).unwrap_or(usize::MAX)
         });
-        let limits = Limits::new(config.connections_max, files);
-        let api = drives::Api {
+        let limits = ConnectionLimits::new(config.connections_max, files);
+        let plan = config.faults;
+        let metrics = Arc::new(metrics::Metrics::new());
+        let imagings = Imagings::new(
+            Arc::clone(&store),
+            Arc::clone(&metrics),
+            plan.imaging_bytes_per_s,
+        );
+        let api = shared::Api {
             store,
             machines: Arc::new(machines),
             users: auth::Users::new(&users),
@@ -325,13 +311,13 @@ impl Server {
             admission: Admission::new(limits),
             drives_max: files / 2,
             health: tokio::sync::Mutex::default(),
-            imagings: imaging::Imagings::new(plan.imaging_bytes_per_s),
+            imagings,
             is_stopping: AtomicBool::new(false),
             guard: guard::Guard::new(config.requests_max, config.wrong_keys_max),
             page: config
                 .has_page
-                .then(|| page::Page::new(config.tls.is_some())),
-            metrics: Arc::new(metrics::Metrics::new()),
+                .then(|| sessions::Sessions::new(config.tls.is_some())),
+            metrics,
             writers_max: match config.one_writer {
                 true => 1,
                 false => plan.writers_max.unwrap_or(u32::MAX),
@@ -422,7 +408,7 @@ impl Server {
             Error::new(ErrorKind::Local, "Cannot tell the address of the listener").because(error)
         })?;
         self.check_address(address)?;
-        self.api.take_up_imagings();
+        self.api.imagings.take_up();
         // Ends when it is dropped, with this future.
         let mut metrics = JoinSet::new();
         if let Some(listener) = self.metrics.take() {
@@ -436,7 +422,7 @@ impl Server {
             let (stream, place) = tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = accept(&listener, &self.api.admission) => accepted,
+                accepted = self.api.admission.accept(&listener) => accepted,
             };
             let tls = self.tls.as_ref().map(|Tls(acceptor)| acceptor.clone());
             let (api, watcher) = (Arc::clone(&self.api), graceful.watcher());
@@ -473,8 +459,46 @@ impl Server {
     }
 }
 
-fn open_cgroup(directory: &Path) -> Result<hypervisor::Cgroup> {
-    hypervisor::Cgroup::open(directory).map_err(|error| {
+/// What one user may have.
+fn quotas(config: &Config) -> Quotas {
+    Quotas::new(QuotaLimits::new([
+        (Kind::Drives, config.drives_max),
+        (Kind::Bytes, config.drive_bytes_max),
+        (Kind::Servers, config.servers_max),
+        (Kind::Addresses, config.addresses_max),
+        (Kind::Vlans, config.vlans_max),
+        (Kind::Memory, config.guest_memory_bytes_max),
+        (Kind::Cores, config.guest_cores_max),
+    ]))
+}
+
+/// The machines in the data directory, with all that `config` says about them.
+fn open_machines(config: &mut Config, store: &Arc<Store>) -> Result<Machines> {
+    let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
+    let qemu = Qemu::new(
+        std::mem::take(&mut config.qemu),
+        std::mem::take(&mut config.qemu_environment),
+        cgroup,
+    );
+    let network = GuestNetwork {
+        forward: std::mem::take(&mut config.forward),
+        reach: config.guest_network,
+        has_vnc_port: config.has_vnc_port,
+    };
+    let site = Site {
+        data: config.directory.clone(),
+        staging: store.staging(),
+        drives: Arc::clone(store) as Arc<dyn Drives>,
+        quotas: store.quotas(),
+    };
+    Machines::open(site, Arc::new(qemu), network).map_err(|error| {
+        let what = format!("Cannot load the servers in {}", config.directory.display());
+        Error::new(ErrorKind::Local, what).because(error)
+    })
+}
+
+fn open_cgroup(directory: &Path) -> Result<Cgroup> {
+    Cgroup::open(directory).map_err(|error| {
         let what = format!("Cannot use the control group {}", directory.display());
         Error::new(ErrorKind::Local, what)
             .because(error)
@@ -486,42 +510,24 @@ fn open_cgroup(directory: &Path) -> Result<hypervisor::Cgroup> {
 async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    api: Arc<drives::Api>,
+    api: Arc<shared::Api>,
     watcher: Watcher,
     place: Arc<Place>,
 ) {
-    // Without another descriptor its end is not seen; nothing else is missing.
     let peer = peer::Peer::of(&stream).ok();
     let socket = socket::Socket::new(stream);
-    let is_reset = socket.is_reset();
+    let client = Client {
+        is_reset: socket.is_reset(),
+        peer,
+        place,
+    };
     let Some(acceptor) = tls else {
-        return connection::serve(socket, api, watcher, is_reset, peer, place).await;
+        return connection::serve(socket, api, watcher, client).await;
     };
     match timeout(HANDSHAKE, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => connection::serve(stream, api, watcher, is_reset, peer, place).await,
+        Ok(Ok(stream)) => connection::serve(stream, api, watcher, client).await,
         Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => tracing::debug!("TLS handshake took too long"),
-    }
-}
-
-/// The next connection, and its place.
-async fn accept(listener: &TcpListener, admission: &Arc<Admission>) -> (TcpStream, Arc<Place>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                // Without it small answers wait for acknowledgements.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "Cannot set TCP_NODELAY");
-                }
-                return (stream, admission.admit(from.ip()));
-            }
-            // Out of descriptors, mostly: they come back when others end.
-            Err(error) => {
-                tracing::warn!(%error, "Cannot accept a connection");
-                admission.relieve();
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
     }
 }
 

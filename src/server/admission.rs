@@ -19,11 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::answer::Refusal;
-use super::hosted::lock;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 
 /// Connections of strangers, of one user and of all users, where the limit of open files
 /// allows it.
@@ -38,13 +39,13 @@ const STRANGER_END: Duration = Duration::from_secs(60);
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ConnectionLimits {
     pub(super) strangers: usize,
     pub(super) of_one_user: usize,
     pub(super) of_all_users: usize,
 }
 
-impl Limits {
+impl ConnectionLimits {
     /// The limits of a server that may open `files` files, with `of_one_user` connections
     /// for each user. A connection takes up to three files, and half of all are for drives.
     pub(super) fn new(of_one_user: usize, files: usize) -> Self {
@@ -96,7 +97,7 @@ impl Reason {
 /// The connections of a listener.
 #[derive(Debug)]
 pub(super) struct Admission {
-    limits: Limits,
+    limits: ConnectionLimits,
     open: Mutex<Open>,
     closed: [AtomicU64; Reason::ALL.len()],
 }
@@ -130,7 +131,7 @@ pub(super) struct Place {
 }
 
 impl Admission {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
+    pub(super) fn new(limits: ConnectionLimits) -> Arc<Self> {
         Arc::new(Self {
             limits,
             open: Mutex::default(),
@@ -138,8 +139,32 @@ impl Admission {
         })
     }
 
+    /// The next connection, and its place.
+    pub(super) async fn accept(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+    ) -> (TcpStream, Arc<Place>) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    // Without it small answers wait for acknowledgements.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "Cannot set TCP_NODELAY");
+                    }
+                    return (stream, self.admit(from.ip()));
+                }
+                // Out of descriptors, mostly: they come back when others end.
+                Err(error) => {
+                    tracing::warn!(%error, "Cannot accept a connection");
+                    self.relieve();
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
     /// Makes a place for a new connection.
-    pub(super) fn admit(self: &Arc<Self>, from: IpAddr) -> Arc<Place> {
+    fn admit(self: &Arc<Self>, from: IpAddr) -> Arc<Place> {
         let end = Arc::new(Notify::new());
         let mut open = lock(&self.open);
         if open.strangers().count() >= self.limits.strangers {
@@ -166,7 +191,7 @@ impl Admission {
     }
 
     /// Closes a connection that matters least, because the process has no descriptor left.
-    pub(super) fn relieve(&self) {
+    fn relieve(&self) {
         let mut open = lock(&self.open);
         if !self.close_a_stranger(&mut open) {
             self.close_an_idle(&mut open, None);
@@ -301,7 +326,7 @@ impl Place {
     /// are. The connection ends with that answer.
     pub(super) fn set_user(&self, user: &Arc<str>) -> Result<(), Refusal> {
         let admission = &self.admission;
-        let Limits {
+        let ConnectionLimits {
             of_one_user,
             of_all_users,
             ..
@@ -353,7 +378,7 @@ mod tests {
     use super::*;
 
     fn admission(strangers: usize, of_one_user: usize, of_all_users: usize) -> Arc<Admission> {
-        Admission::new(Limits {
+        Admission::new(ConnectionLimits {
             strangers,
             of_one_user,
             of_all_users,
@@ -399,9 +424,9 @@ mod tests {
             place.set_user(&user(name)).map(|()| place)
         };
         let (first, second) = (place("a").unwrap(), place("a").unwrap());
-        let refused = place("a").unwrap_err().to_answer();
+        let refused = place("a").unwrap_err();
         assert_eq!(refused.status(), 429);
-        assert_eq!(refused.headers()["connection"], "close");
+        assert!(refused.is_last());
         // On a connection that it has a user may always ask.
         first.set_user(&user("a")).unwrap();
         second.end_request();
@@ -409,7 +434,7 @@ mod tests {
         assert!(is_open(&first) && !is_open(&second) && is_open(&third));
         // The server's places: of the user who has most, an idle one.
         let _fourth = place("b").unwrap();
-        assert_eq!(place("c").unwrap_err().to_answer().status(), 503);
+        assert_eq!(place("c").unwrap_err().status(), 503);
         first.end_request();
         let fifth = place("c").unwrap();
         assert!(!is_open(&first));
@@ -435,13 +460,16 @@ mod tests {
     #[test]
     fn half_of_the_files_are_left_for_drives() {
         for files in [256, 1024, 4096, 8192, 1 << 20] {
-            let limits = Limits::new(OF_ONE_USER, files);
+            let limits = ConnectionLimits::new(OF_ONE_USER, files);
             assert!(
                 3 * (limits.strangers + limits.of_all_users) <= files / 2,
                 "{limits:?}"
             );
             assert!(limits.of_one_user <= limits.of_all_users);
         }
-        assert_eq!(Limits::new(OF_ONE_USER, 1 << 20).of_all_users, 1024);
+        assert_eq!(
+            ConnectionLimits::new(OF_ONE_USER, 1 << 20).of_all_users,
+            1024
+        );
     }
 }

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
+use hyper::Request;
 use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::answer::Refusal;
-use super::faults::{Line, Slowed};
+use super::line::{Line, Slowed};
 use super::record::Record;
+use crate::tenancy::refusal::Refusal;
+use crate::wire::{Format, Properties};
 
 /// Longest wait for [`PROGRESS_BYTES`] more of a body, or its end.
 const STALL: Duration = Duration::from_secs(30);
@@ -148,6 +151,46 @@ pub(super) async fn small(body: Incoming) -> Result<Vec<u8>, Refusal> {
         all.extend_from_slice(&data);
     }
     Ok(all)
+}
+
+/// How a body is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Bytes of the drive.
+    Raw,
+    /// gzip of them.
+    Gzip,
+}
+
+/// The keys and values that a request sends.
+pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties, Refusal> {
+    let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
+    if encoding(request.headers())? != Encoding::Raw {
+        return Err(Refusal::usage("Only the body of a write may be gzip"));
+    }
+    let body = small(request.into_body()).await?;
+    Properties::parse(format, &body).map_err(|error| Refusal::usage(error.to_string()))
+}
+
+/// How the body of a request is packed, by its headers.
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let encoding = match values.next() {
+        None => return Ok(Encoding::Raw),
+        Some(value) => value.to_str().unwrap_or_default().to_ascii_lowercase(),
+    };
+    match (encoding.trim(), values.next()) {
+        ("identity" | "", None) => Ok(Encoding::Raw),
+        ("gzip" | "x-gzip", None) => Ok(Encoding::Gzip),
+        _ => Err(Refusal::usage(
+            "Content-Encoding is neither gzip nor identity",
+        )),
+    }
+}
+
+/// The value of a header, if it is text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// A body of exactly as many bytes as `buffer` holds.

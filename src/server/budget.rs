@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Refusal;
-use super::hosted::lock;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 
 const MIB: u64 = 1024 * 1024;
 /// Longest wait of a request for a share, before it is refused.
@@ -277,9 +277,9 @@ mod tests {
         }
         let share = budget.take_within(&modest, 40, Duration::ZERO).await;
         assert_eq!(budget.figures().used, 80);
-        let refusal = queue.remove(0).await.unwrap_err().to_answer();
+        let refusal = queue.remove(0).await.unwrap_err();
         assert_eq!(refusal.status(), 429);
-        assert_eq!(refusal.headers()["retry-after"], "1");
+        assert_eq!(refusal.retry_after_s(), Some(1));
         assert_eq!(budget.figures().refused_to_user, 1);
         drop((share, queue, held));
         assert_eq!(budget.figures().used, 0);
@@ -300,7 +300,7 @@ mod tests {
             held.push(budget.take_within(&user(name), 30, PATIENCE).await.unwrap());
         }
         let refused = budget.take_within(&user("d"), 20, PATIENCE).await;
-        assert_eq!(refused.unwrap_err().to_answer().status(), 503);
+        assert_eq!(refused.unwrap_err().status(), 503);
         let figures = budget.figures();
         assert_eq!((figures.used, figures.refused_to_all), (90, 1));
         // What the refused request had of its user's part is free again.

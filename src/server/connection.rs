@@ -2,53 +2,53 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use hyper::header::{AUTHORIZATION, TRANSFER_ENCODING};
-use hyper::server::conn::http1;
+use hyper::header::{ACCEPT, AUTHORIZATION, TRANSFER_ENCODING};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::Instrument;
 
 use super::admission::Place;
-use super::answer::{Answer, Held, Refusal};
-use super::body::Incoming;
+use super::answer::{self, Answer, Held};
+use super::body::{Incoming, text};
 use super::budget::PATIENCE;
-use super::drives::Api;
+use super::drives;
 use super::faults::Reset;
+use super::metadata::Metadata;
 use super::operator;
 use super::origin::{check_host, check_site};
 use super::page;
 use super::peer::Peer;
 use super::record::Record;
 use super::routes::Call;
+use super::shared::Api;
+use super::socket;
+use crate::tenancy::refusal::Refusal;
+use crate::wire::Format;
 
-/// Longest wait for the header of a request, and for the next request.
-pub(super) const HEADER_WAIT: Duration = Duration::from_secs(10);
-pub(super) const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// What is known of the client of a connection.
+pub(super) struct Client {
+    /// To be set where the connection is to end with a reset.
+    pub(super) is_reset: Arc<AtomicBool>,
+    /// Sees its end; without it nothing else is missing.
+    pub(super) peer: Option<Peer>,
+    pub(super) place: Arc<Place>,
+}
 
-/// Serves requests until the client or `watcher` ends it, or it is to be reset:
-/// then `is_reset` is set.
-pub(super) async fn serve<S>(
-    stream: S,
-    api: Arc<Api>,
-    watcher: Watcher,
-    is_reset: Arc<AtomicBool>,
-    peer: Option<Peer>,
-    place: Arc<Place>,
-) where
+/// Serves requests until the client or `watcher` ends it, or it is to be reset.
+pub(super) async fn serve<S>(stream: S, api: Arc<Api>, watcher: Watcher, client: Client)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let peer = Arc::new(peer);
+    let client = Arc::new(client);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (api, peer) = (Arc::clone(&api), Arc::clone(&peer));
-        let is_reset = Arc::clone(&is_reset);
-        let place = Arc::clone(&place);
+        let (api, client) = (Arc::clone(&api), Arc::clone(&client));
         async move {
             let (method, path) = (request.method().clone(), request.uri().path());
+            let place = Arc::clone(&client.place);
             let record = Arc::new(Record::new(method, path, place, &api.metrics));
             let span = record.span().clone();
             let request = request.map(|body| Incoming::counted(body, Arc::clone(&record)));
@@ -57,15 +57,12 @@ pub(super) async fn serve<S>(
                 biased;
                 answer = work => answer,
                 // What only serves the client ends here, wherever it is.
-                () = gone(peer.as_ref().as_ref(), &record) => Err(Reset),
+                () = gone(client.peer.as_ref(), &record) => Err(Reset),
             };
-            answer.inspect_err(|Reset| is_reset.store(true, Ordering::Relaxed))
+            answer.inspect_err(|Reset| client.is_reset.store(true, Ordering::Relaxed))
         }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_WAIT)
-        .max_header_size(HEADER_BYTES_MAX)
+    let connection = socket::http()
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
@@ -88,7 +85,7 @@ async fn answer(
     record: Arc<Record>,
 ) -> Result<Answer, Reset> {
     if let Err(refusal) = check_host(&request) {
-        return Ok(record.answer(refusal.to_answer(), Some(refusal)));
+        return Ok(record.answer(answer::refusal(&refusal), Some(refusal)));
     }
     if request.uri().path() == operator::HEALTH {
         record.set_call("health");
@@ -120,7 +117,7 @@ async fn hold(api: &Arc<Api>, record: Arc<Record>, served: Result<Answer, Refusa
     };
     match held {
         Ok(answer) => record.answer(answer, None),
-        Err(refusal) => record.answer(refusal.to_answer(), Some(refusal)),
+        Err(refusal) => record.answer(answer::refusal(&refusal), Some(refusal)),
     }
 }
 
@@ -182,7 +179,36 @@ async fn dispatch(
         true => None,
         false => Some(api.budgets.requests.take_within(&user, 1, PATIENCE).await?),
     };
-    api.call(user, call, request).await
+    carry_out(api, user, call, request).await
+}
+
+/// Does what `user` asks for.
+async fn carry_out(
+    api: &Arc<Api>,
+    user: Arc<str>,
+    call: Call,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let format = Format::of_accept(text(request.headers(), &ACCEPT));
+    match call {
+        Call::List => Ok(drives::list(api.drives(move |m| *m.user == *user), format)),
+        Call::ListStandard => Ok(drives::list(api.drives(Metadata::is_standard), format)),
+        Call::InfoAll => Ok(drives::infos(api.drives(move |m| *m.user == *user), format)),
+        Call::InfoStandard => Ok(drives::infos(api.drives(Metadata::is_standard), format)),
+        Call::Info(id) => api.info(&user, id, false, format),
+        Call::InfoFull(id) => api.info(&user, id, true, format),
+        Call::Create => api.create(user, request, format).await,
+        Call::Destroy(id) => api.destroy(&user, id).await,
+        Call::Set(id) => api.set(&user, id, request, format).await,
+        Call::Image(id, source, packing) => api.image(&user, id, source, packing).await,
+        Call::CancelImage(id) => api.cancel_image(&user, id).await,
+        Call::Read(id, offset, size) => api.read(&user, id, offset, size),
+        Call::Digest(part) => api.digest(&user, part, format).await,
+        Call::Extents(part) => api.extents(&user, part, format).await,
+        Call::Write(id, offset) => api.write(&user, id, offset, request).await,
+        Call::Server(call) => api.call_server(user, call, request, format).await,
+        Call::Resource(call) => api.call_resource(user, call, request, format).await,
+    }
 }
 
 /// hyper refuses most of what could be understood in two ways; this is the

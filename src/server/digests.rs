@@ -7,16 +7,18 @@
 //! then, by its blocks and by its extents, and a sample of the range is read besides.
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest as _, Sha256};
 
-use super::hosted::{Hosted, lock};
+use super::hosted::Hosted;
 use super::metrics::Metrics;
 use super::sparse::{all_zero, next_data};
 use crate::chunk::zeros;
 use crate::digest::Digest;
+use crate::tenancy::locks::lock;
 
 /// Longest range of one digest, in bytes: the longest chunk of our clients. It bounds
 /// what one request costs.
@@ -79,18 +81,17 @@ pub(super) struct Digesting {
 }
 
 impl Digesting {
-    /// Of `len` bytes of `drive` from `offset` on.
+    /// Of a `range` of the bytes of `drive`.
     pub(super) fn new(
         drive: Arc<Hosted>,
-        offset: u64,
-        len: u64,
+        range: Range<u64>,
         table: Arc<Zeros>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             drive,
-            offset,
-            end: offset + len,
+            offset: range.start,
+            end: range.end,
             zeros: 0,
             hasher: None,
             buffer: Vec::new(),

@@ -1,38 +1,31 @@
-//! The commands: one method for each.
+//! What drives are asked for: one method for each command.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Body;
-use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::task::{JoinError, spawn_blocking};
+use hyper::header::{HeaderName, HeaderValue};
 
-use super::admission::Admission;
-use super::answer::{self, Answer, Refusal};
-use super::auth::Users;
-use super::body::{self, Incoming};
-use super::budget::{Budgets, PATIENCE, Share};
-use super::digests::{DIGEST_BYTES_MAX, Digesting, Zeros};
-use super::faults::{Faults, PastEnd, ToldExtents};
-use super::fill::{Fill, Order};
-use super::guard::Guard;
+use super::answer::{self, Answer};
+use super::body::{self, Incoming, encoding, keys_and_values};
+use super::budget::{PATIENCE, Share};
+use super::digests::{DIGEST_BYTES_MAX, Digesting};
+use super::faults::ToldExtents;
+use super::fill::{Fill, Order, Packing};
 use super::hosted::{Hosted, Purpose};
-use super::imaging::Imagings;
-use super::machines::Machines;
 use super::metadata::Metadata;
-use super::metrics::Metrics;
-use super::page::Page;
-use super::reading::{DriveBytes, Steps};
-use super::routes::{Call, Packing};
+use super::reading::DriveBytes;
+use super::routes::Part;
+use super::shared::Api;
 use super::sparse;
-use super::store::Store;
-use super::work::{Job, Turns, in_turns};
-use super::writing::{Encoding, Memory, Write};
+use super::tasks::{blocking, detached};
+use super::work::in_turns;
+use super::writing::Write;
 use crate::drive::DriveId;
+use crate::tenancy::refusal::Refusal;
 use crate::wire::{
     EXTENSION_CANCEL, EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties,
     X_OPENHOSTING_EXTENSIONS,
@@ -41,75 +34,11 @@ use crate::wire::{
 /// Sizes are rounded up to this, where the server is told to (docs/dev/reference.md, 1.6).
 const ROUND_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What all requests share.
-#[derive(Debug)]
-pub(super) struct Api {
-    pub(super) store: Arc<Store>,
-    pub(super) machines: Arc<Machines>,
-    pub(super) users: Users,
-    pub(super) memory: Memory,
-    pub(super) budgets: Budgets,
-    pub(super) admission: Arc<Admission>,
-    /// Held while the data directory is checked.
-    pub(super) health: tokio::sync::Mutex<()>,
-    pub(super) imagings: Imagings,
-    pub(super) is_stopping: AtomicBool,
-    pub(super) guard: Guard,
-    /// The web page, if there is one.
-    pub(super) page: Option<Page>,
-    pub(super) metrics: Arc<Metrics>,
-    /// Most drives of all users: each is an open file.
-    pub(super) drives_max: usize,
-    pub(super) writers_max: u32,
-    pub(super) round_size: bool,
-    pub(super) read_bytes_max: u64,
-    pub(super) past_end: PastEnd,
-    pub(super) faults: Faults,
-    /// Buffers of reads.
-    pub(super) steps: Steps,
-    /// Digests, extents and maps of drives: a turn takes a core.
-    pub(super) digests: Arc<Turns>,
-    /// What digests of zeros begin with.
-    pub(super) zeros: Arc<Zeros>,
-    /// Whether there is more than the API has.
-    pub(super) has_extensions: bool,
-    pub(super) told_extents: ToldExtents,
-}
-
 type Result<T = Answer> = std::result::Result<T, Refusal>;
 
 impl Api {
-    /// Does what `user` asks for.
-    pub(super) async fn call(
-        self: &Arc<Self>,
-        user: Arc<str>,
-        call: Call,
-        request: Request<Incoming>,
-    ) -> Result {
-        let format = Format::of_accept(text(request.headers(), &ACCEPT));
-        match call {
-            Call::List => Ok(list(self.drives(move |m| *m.user == *user), format)),
-            Call::ListStandard => Ok(list(self.drives(Metadata::is_standard), format)),
-            Call::InfoAll => Ok(infos(self.drives(move |m| *m.user == *user), format)),
-            Call::InfoStandard => Ok(infos(self.drives(Metadata::is_standard), format)),
-            Call::Info(id) => self.info(&user, id, false, format),
-            Call::InfoFull(id) => self.info(&user, id, true, format),
-            Call::Create => self.create(user, request, format).await,
-            Call::Destroy(id) => self.destroy(&user, id).await,
-            Call::Set(id) => self.set(&user, id, request, format).await,
-            Call::Image(id, source, packing) => self.image(&user, id, source, packing).await,
-            Call::CancelImage(id) => self.cancel_image(&user, id).await,
-            Call::Read(id, offset, size) => self.read(&user, id, offset, size),
-            Call::Digest(id, offset, size) => self.digest(&user, id, offset, size, format).await,
-            Call::Extents(id, offset, size) => self.extents(&user, id, offset, size, format).await,
-            Call::Write(id, offset) => self.write(&user, id, offset, request).await,
-            Call::Server(call) => self.call_server(user, call, request, format).await,
-            Call::Resource(call) => self.call_resource(user, call, request, format).await,
-        }
-    }
-
     /// The drives that `is_wanted`, by UUID, looked up one by one.
-    fn drives(
+    pub(super) fn drives(
         &self,
         is_wanted: impl Fn(&Metadata) -> bool + Send + Sync + 'static,
     ) -> impl Iterator<Item = Arc<Hosted>> + Send + Sync + 'static {
@@ -122,12 +51,12 @@ impl Api {
         })
     }
 
-    fn info(&self, user: &str, id: DriveId, is_full: bool, format: Format) -> Result {
+    pub(super) fn info(&self, user: &str, id: DriveId, is_full: bool, format: Format) -> Result {
         let drive = self.store.readable(user, id)?;
         Ok(self.announce(answer::object(&drive.info(is_full), format)))
     }
 
-    async fn create(
+    pub(super) async fn create(
         self: &Arc<Self>,
         user: Arc<str>,
         request: Request<Incoming>,
@@ -147,7 +76,7 @@ impl Api {
         Ok(self.announce(answer::object(&drive.info(false), format)))
     }
 
-    async fn destroy(self: &Arc<Self>, user: &str, id: DriveId) -> Result {
+    pub(super) async fn destroy(self: &Arc<Self>, user: &str, id: DriveId) -> Result {
         let api = Arc::clone(self);
         match self.store.own(user, id) {
             Ok(drive) => {
@@ -167,7 +96,7 @@ impl Api {
         Ok(answer::no_content())
     }
 
-    async fn set(
+    pub(super) async fn set(
         self: &Arc<Self>,
         user: &str,
         id: DriveId,
@@ -189,8 +118,8 @@ impl Api {
 
     /// Answers when both drives are claimed and the key `imaging` is there; the
     /// rest happens in the background (docs/dev/reference.md, 5.2).
-    async fn image(
-        self: &Arc<Self>,
+    pub(super) async fn image(
+        &self,
         user: &Arc<str>,
         id: DriveId,
         source: DriveId,
@@ -205,20 +134,20 @@ impl Api {
         };
         let share = self.budgets.imagings.take_within(user, 1, Duration::ZERO);
         let share = share.await?;
-        let api = Arc::clone(self);
+        let imagings = Arc::clone(&self.imagings);
         // What is stored is carried out, also where the client has gone by then.
-        let begun = tokio::spawn(async move {
+        detached(async move {
             let turn = destination.turn().await?;
-            let begins = Arc::clone(&api);
-            let imaging = blocking(move || begins.begin_imaging(&turn, &source, order)).await?;
-            tokio::spawn(api.image_in_background(imaging, Some(share)));
+            let begins = Arc::clone(&imagings);
+            let imaging = blocking(move || begins.begin(&turn, &source, order)).await?;
+            tokio::spawn(imagings.run(imaging, Some(share)));
             Ok(answer::no_content())
-        });
-        begun.await.unwrap_or_else(|error| Err(broke_off(&error)))
+        })
+        .await
     }
 
     /// Ends an imaging into a drive. There may be none: then all is as wanted.
-    async fn cancel_image(&self, user: &str, id: DriveId) -> Result {
+    pub(super) async fn cancel_image(&self, user: &str, id: DriveId) -> Result {
         if !self.has_extensions {
             return Err(Refusal::no_command());
         }
@@ -226,7 +155,7 @@ impl Api {
         Ok(answer::no_content())
     }
 
-    fn read(&self, user: &str, id: DriveId, offset: u64, size: Option<u64>) -> Result {
+    pub(super) fn read(&self, user: &str, id: DriveId, offset: u64, size: Option<u64>) -> Result {
         let drive = self.store.readable(user, id)?;
         drive.check_readable()?;
         let past_the_end = || Refusal::usage("The read goes past the end of the drive");
@@ -248,30 +177,23 @@ impl Api {
     }
 
     /// The SHA-256 of a range, so that a client need not read it to compare.
-    async fn digest(
-        &self,
-        user: &Arc<str>,
-        id: DriveId,
-        offset: u64,
-        size: u64,
-        format: Format,
-    ) -> Result {
-        let drive = self.extended(user, id)?;
-        range(&drive, offset, size)?;
-        if size > DIGEST_BYTES_MAX {
+    pub(super) async fn digest(&self, user: &Arc<str>, part: Part, format: Format) -> Result {
+        let drive = self.extended(user, part.drive)?;
+        let range = check_range(&drive, part)?;
+        if part.size > DIGEST_BYTES_MAX {
             let sentence = format!("A digest is of at most {DIGEST_BYTES_MAX} bytes");
             return Err(Refusal::usage(sentence));
         }
         let (_share, job) = self.join_digests(user).await?;
-        drive.count_read(size);
+        drive.count_read(part.size);
         let (zeros, metrics) = (Arc::clone(&self.zeros), Arc::clone(&self.metrics));
         let read = Arc::clone(&drive);
-        let mut digesting = Digesting::new(read, offset, size, zeros, metrics);
+        let mut digesting = Digesting::new(read, range, zeros, metrics);
         let digest = in_turns(job, move || Ok(digesting.step()?)).await;
         // A drive that was destroyed or shrank meanwhile has no such range, whatever came
         // of it.
         drive.check_readable()?;
-        range(&drive, offset, size)?;
+        check_range(&drive, part)?;
         let digest = digest?;
         let mut properties = Properties::new();
         properties
@@ -282,16 +204,9 @@ impl Api {
 
     /// Where in a range the drive holds data, so that a client need not read the
     /// rest.
-    async fn extents(
-        &self,
-        user: &Arc<str>,
-        id: DriveId,
-        offset: u64,
-        size: u64,
-        format: Format,
-    ) -> Result {
-        let drive = self.extended(user, id)?;
-        let asked = range(&drive, offset, size)?;
+    pub(super) async fn extents(&self, user: &Arc<str>, part: Part, format: Format) -> Result {
+        let drive = self.extended(user, part.drive)?;
+        let asked = check_range(&drive, part)?;
         let (_share, job) = self.join_digests(user).await?;
         let (data, end) = match self.told_extents {
             ToldExtents::True => {
@@ -303,16 +218,10 @@ impl Api {
         };
         // What began meanwhile may have moved the data.
         drive.check_readable()?;
-        range(&drive, offset, size)?;
+        check_range(&drive, part)?;
         let extents = Extents::new(&asked, data, end).and_then(|extents| extents.to_properties());
         let properties = extents.map_err(|_| Refusal::system("Cannot tell the extents"))?;
         Ok(answer::object(&properties, format))
-    }
-
-    /// A place in the queue of digests and the like, or 429 where `user` has too many.
-    pub(super) async fn join_digests(&self, user: &Arc<str>) -> Result<(Share, Arc<Job>)> {
-        let share = self.budgets.digests.take_within(user, 1, Duration::ZERO);
-        Ok((share.await?, self.digests.join(user)))
     }
 
     /// A drive that may be read now, for a command that no cloud has.
@@ -336,7 +245,7 @@ impl Api {
         answer
     }
 
-    async fn write(
+    pub(super) async fn write(
         self: &Arc<Self>,
         user: &Arc<str>,
         id: DriveId,
@@ -407,67 +316,24 @@ impl Api {
     }
 }
 
-/// The bytes of a drive from `offset` on, none past its end.
-fn range(drive: &Hosted, offset: u64, size: u64) -> Result<Range<u64>> {
-    match offset.checked_add(size) {
-        Some(end) if end <= drive.size() => Ok(offset..end),
+/// The bytes of a part, none past the end of the drive.
+fn check_range(drive: &Hosted, part: Part) -> Result<Range<u64>> {
+    match part.offset.checked_add(part.size) {
+        Some(end) if end <= drive.size() => Ok(part.offset..end),
         _ => Err(Refusal::usage("The range goes past the end of the drive")),
     }
 }
 
-fn list(
+pub(super) fn list(
     drives: impl Iterator<Item = Arc<Hosted>> + Send + Sync + 'static,
     format: Format,
 ) -> Answer {
     answer::list("drive", drives.map(|drive| drive.id.to_string()), format)
 }
 
-fn infos(
+pub(super) fn infos(
     drives: impl Iterator<Item = Arc<Hosted>> + Send + Sync + 'static,
     format: Format,
 ) -> Answer {
     answer::objects(drives.map(|drive| drive.info(false)), format)
-}
-
-pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties> {
-    let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
-    if encoding(request.headers())? != Encoding::Raw {
-        return Err(Refusal::usage("Only the body of a write may be gzip"));
-    }
-    let body = body::small(request.into_body()).await?;
-    Properties::parse(format, &body).map_err(|error| Refusal::usage(error.to_string()))
-}
-
-fn encoding(headers: &HeaderMap) -> Result<Encoding> {
-    let mut values = headers.get_all(CONTENT_ENCODING).iter();
-    let encoding = match values.next() {
-        None => return Ok(Encoding::Raw),
-        Some(value) => value.to_str().unwrap_or_default().to_ascii_lowercase(),
-    };
-    match (encoding.trim(), values.next()) {
-        ("identity" | "", None) => Ok(Encoding::Raw),
-        ("gzip" | "x-gzip", None) => Ok(Encoding::Gzip),
-        _ => Err(Refusal::usage(
-            "Content-Encoding is neither gzip nor identity",
-        )),
-    }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// Does `work` where it may block. It goes on when the client has gone.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let span = tracing::Span::current();
-    let work = spawn_blocking(move || span.in_scope(work));
-    work.await.unwrap_or_else(|error| Err(broke_off(&error)))
-}
-
-/// What is answered for a command whose task did not come to its end.
-pub(super) fn broke_off(error: &JoinError) -> Refusal {
-    tracing::error!(%error, "A command broke off");
-    Refusal::system("Internal fault of the server, its log tells more")
 }

@@ -8,7 +8,7 @@
 //! rest of the server has anyway: how many writers, how long a read, what past
 //! the end, and what never-written bytes are.
 
-mod bodies;
+mod cut;
 mod plan;
 
 use std::collections::HashMap;
@@ -23,17 +23,18 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::{Request, StatusCode};
 use tokio::time::sleep;
 
-pub(super) use self::bodies::{Line, Slowed};
 pub use self::plan::FaultPlan;
 pub(super) use self::plan::{FreshReads, LargeReads, PastEnd, ToldExtents};
 
-use self::bodies::cut;
+use self::cut::cut;
 use self::plan::{Act, Counting, Fake, GzipWrites, UserKeys};
-use super::answer::{self, Answer, Refusal};
+use super::answer::{self, Answer};
 use super::body::Incoming;
-use super::hosted::lock;
-use super::metadata::set;
+use super::line::{Line, Slowed};
 use super::routes::Call;
+use crate::tenancy::keys::set;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 use crate::wire::{Format, Properties, READ_BYTES_MAX};
 
 /// How long a stalled request is kept: longer than any client waits.

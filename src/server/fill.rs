@@ -16,11 +16,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::kept::{self, sync_parent};
-use super::metadata::set;
-use super::routes::Packing;
 use crate::drive::DriveId;
+use crate::tenancy::kept::{self, sync_parent, unless_missing};
+use crate::tenancy::keys::set;
 use crate::wire::Properties;
+
+/// What imaging does to the bytes on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// Nothing.
+    Copy,
+    /// The destination gets the gzip of the source.
+    Gzip,
+    /// The destination gets what the source unpacks to.
+    Gunzip,
+}
 
 /// What an imaging is to do: `copy UUID OFFSET`, where OFFSET is how many bytes of the
 /// source UUID are on the destination's disk for sure.
@@ -144,14 +154,6 @@ fn parse(id: DriveId, bytes: &[u8]) -> Option<Order> {
     let mut object = kept::parse(bytes)?;
     (object.remove("drive")? == id.to_string()).then_some(())?;
     object.remove("imaging")?.parse().ok()
-}
-
-/// A removal; a missing file is not an error.
-pub(super) fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::network;
-use super::answer::Refusal;
-use super::rate::{Limiter, Rate};
+use crate::tenancy::rate::{Limiter, Rate};
+use crate::tenancy::refusal::Refusal;
 
 /// The limits of a server.
 #[derive(Debug)]
@@ -80,13 +80,13 @@ mod tests {
         ] {
             assert_eq!(right(from), Ok(()));
             let wrong = guard.prove(at(from), || None::<()>);
-            assert_eq!(wrong.unwrap_err().to_answer().status(), 401);
+            assert_eq!(wrong.unwrap_err().status(), 401);
         }
         for from in ["192.0.2.1", "2001:db8::99"] {
-            let refusal = right(from).unwrap_err().to_answer();
+            let refusal = right(from).unwrap_err();
             assert_eq!(refusal.status(), 429);
-            let wait = refusal.headers()["retry-after"].to_str().unwrap();
-            assert!((1..=1800).contains(&wait.parse::<u64>().unwrap()), "{wait}");
+            let wait = refusal.retry_after_s().unwrap();
+            assert!((1..=1800).contains(&wait), "{wait}");
         }
         for from in ["192.0.2.2", "2001:db8:0:1::1"] {
             assert_eq!(right(from), Ok(()));

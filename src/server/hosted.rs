@@ -16,20 +16,24 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::timeout;
 
-use super::answer::Refusal;
-use super::claims::{Claim, Claims, Holder};
 use super::fill::{Fill, FillFiles};
-use super::metadata::{Metadata, set};
+use super::metadata::Metadata;
 use super::record::Traffic;
 use crate::drive::DriveId;
+use crate::tenancy::keys::set;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
+use crate::vm::claims::{Claim, Claims, Drive, Holder};
+use crate::vm::hypervisor::IoCounters;
+use crate::vm::ids::Slot;
 use crate::wire::Properties;
 
 /// Longest wait for the end of an imaging that was cancelled.
@@ -57,11 +61,11 @@ pub(super) struct Hosted {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// What moves to and from it.
     pub(super) traffic: Arc<Traffic>,
-    state: Mutex<State>,
+    state: Mutex<DriveState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct DriveState {
     metadata: Metadata,
     fill: Fill,
     /// Writes under way.
@@ -180,19 +184,18 @@ impl Hosted {
         file: File,
         metadata: Metadata,
         fill: Fill,
-        metadata_path: PathBuf,
         data_path: PathBuf,
     ) -> Self {
         Self {
             id,
             file,
             fill_files: FillFiles::beside(&data_path),
-            metadata_path,
+            metadata_path: data_path.with_extension("meta"),
             data_path,
             landing: Mutex::new(()),
             turn: Arc::default(),
             traffic: Arc::default(),
-            state: Mutex::new(State {
+            state: Mutex::new(DriveState {
                 metadata,
                 fill,
                 writers: 0,
@@ -205,7 +208,7 @@ impl Hosted {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DriveState> {
         lock(&self.state)
     }
 
@@ -291,15 +294,6 @@ impl Hosted {
         counters.write_requests += 1;
     }
 
-    /// Counts what a guest read and wrote.
-    pub(super) fn count_guest(&self, read: (u64, u64), written: (u64, u64)) {
-        let counters = &mut self.state().metadata.counters;
-        counters.read_bytes += read.0;
-        counters.read_requests += read.1;
-        counters.write_bytes += written.0;
-        counters.write_requests += written.1;
-    }
-
     /// What `info` tells; with `is_full` the progress of imaging as a percentage
     /// (docs/dev/reference.md, 5.2).
     pub(super) fn info(&self, is_full: bool) -> Properties {
@@ -377,7 +371,7 @@ impl Hosted {
     }
 }
 
-impl State {
+impl DriveState {
     /// Whether the imagings that read the drive allow this use. An imaging needs the
     /// right to read, at this moment.
     fn check_imagings(&self, purpose: &Purpose) -> Result<(), Refusal> {
@@ -415,20 +409,17 @@ impl State {
     }
 }
 
-impl Hosted {
-    /// Claims the drive for a server, until the claim is dropped. The claim of
-    /// an exclusive drive is the only one. Whether `is_allowed` is asked in the same
-    /// moment.
-    pub(super) fn claim(
-        self: &Arc<Self>,
-        holder: Holder,
-        is_allowed: impl FnOnce(&Metadata) -> Result<(), Refusal>,
-    ) -> Result<Claim, Refusal> {
+impl Drive for Hosted {
+    fn check(&self, user: &str, slot: Slot, may_write: bool) -> Result<(), Refusal> {
+        self.with_metadata(|metadata| self.check_claim(metadata, user, slot, may_write))
+    }
+
+    fn claim(self: Arc<Self>, holder: Holder) -> Result<Claim, Refusal> {
         let mut state = self.state();
         if state.is_gone {
             return Err(Refusal::no_drive());
         }
-        is_allowed(&state.metadata)?;
+        self.check_claim(&state.metadata, &holder.user, holder.slot, holder.may_write)?;
         let is_imaged = state.imaging.is_some() || !state.leases.is_empty() && holder.may_write;
         let sentence = if is_imaged {
             "it is being imaged"
@@ -439,7 +430,8 @@ impl Hosted {
         } else {
             let is_shared = state.metadata.is_shared();
             state.claims.add(holder.clone(), is_shared)?;
-            return Ok(Claim::new(Arc::clone(self), holder));
+            drop(state);
+            return Ok(Claim::new(self, holder));
         };
         Err(Refusal::busy(format!(
             "Drive {} is busy: {sentence}",
@@ -447,9 +439,50 @@ impl Hosted {
         )))
     }
 
-    /// Ends a claim.
-    pub(super) fn release(&self, holder: &Holder) {
+    fn release(&self, holder: &Holder) {
         self.state().claims.remove(holder);
+    }
+
+    fn path(&self) -> &Path {
+        &self.data_path
+    }
+
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.with_metadata(Metadata::is_shared)
+    }
+
+    fn count_guest(&self, more: IoCounters) {
+        let counters = &mut self.state().metadata.counters;
+        counters.read_bytes += more.read_bytes;
+        counters.read_requests += more.read_requests;
+        counters.write_bytes += more.write_bytes;
+        counters.write_requests += more.write_requests;
+    }
+}
+
+impl Hosted {
+    /// Whether a server of `user` may have the drive, with this `metadata`, at `slot`.
+    fn check_claim(
+        &self,
+        metadata: &Metadata,
+        user: &str,
+        slot: Slot,
+        may_write: bool,
+    ) -> Result<(), Refusal> {
+        let is_own = metadata.user == user;
+        let is_lent = !may_write && metadata.is_shared();
+        match metadata.may_read(user) {
+            false => Err(Refusal::no_drive()),
+            true if is_own || is_lent => Ok(()),
+            true => Err(Refusal::usage(format!(
+                "Drive {} of another user is invalid at {slot}: it must be of claim:type shared, and media cdrom",
+                self.id
+            ))),
+        }
     }
 }
 
@@ -528,19 +561,4 @@ impl Turn {
         state.is_gone = true;
         state.end_leases();
     }
-}
-
-/// Locks a mutex of plain data: after a panic elsewhere it is still whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same, to look at what is behind a lock that many may hold to read.
-pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The same, to change it.
-pub(super) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,13 +24,13 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use self::filling::{Filling, Task};
-use super::answer::Refusal;
 use super::budget::Share;
-use super::drives::Api;
-use super::fill::{Fill, Order};
+use super::fill::{Fill, Order, Packing};
 use super::hosted::{Hosted, Lease, Pass, Progress, Purpose, Turn};
-use super::routes::Packing;
+use super::metrics::Metrics;
+use super::store::Store;
 use super::work::{Turns, in_turns_until};
+use crate::tenancy::refusal::Refusal;
 
 /// Imagings that run at once; more are queued.
 const AT_ONCE: usize = 2;
@@ -43,6 +43,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// All imagings of a server.
 #[derive(Debug)]
 pub(super) struct Imagings {
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
     turns: Arc<Turns>,
     /// How many there are, those that wait included.
     under_way: watch::Sender<usize>,
@@ -52,13 +54,19 @@ pub(super) struct Imagings {
 }
 
 impl Imagings {
-    pub(super) fn new(bytes_per_s: Option<u64>) -> Self {
-        Self {
+    pub(super) fn new(
+        store: Arc<Store>,
+        metrics: Arc<Metrics>,
+        bytes_per_s: Option<u64>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            metrics,
             turns: Turns::new(AT_ONCE),
             under_way: watch::Sender::new(0),
             is_stopping: watch::Sender::new(false),
             bytes_per_s,
-        }
+        })
     }
 
     fn is_stopping(&self) -> bool {
@@ -78,7 +86,7 @@ impl Imagings {
         }
     }
 
-    fn begin(&self) -> UnderWay<'_> {
+    fn count(&self) -> UnderWay<'_> {
         self.under_way.send_modify(|n| *n += 1);
         UnderWay(self)
     }
@@ -136,10 +144,10 @@ impl Imaging {
     }
 }
 
-impl Api {
+impl Imagings {
     /// Claims both drives and stores what is to be done; the rest happens in the
     /// background. Blocks on the disk.
-    pub(super) fn begin_imaging(
+    pub(super) fn begin(
         &self,
         turn: &Turn,
         source: &Arc<Hosted>,
@@ -152,7 +160,7 @@ impl Api {
 
     /// Takes up what a crash or a stop left: before anybody is served, so that
     /// nobody gets at the drives first.
-    pub(super) fn take_up_imagings(self: &Arc<Self>) {
+    pub(super) fn take_up(self: &Arc<Self>) {
         for drive in self.store.select(|_| true) {
             let Fill::Imaging(order) = drive.fill() else {
                 continue;
@@ -162,23 +170,23 @@ impl Api {
             match claimed {
                 Ok(imaging) => {
                     tracing::info!(id = %drive.id, %order, "Goes on with an imaging");
-                    tokio::spawn(Arc::clone(self).image_in_background(imaging, None));
+                    tokio::spawn(Arc::clone(self).run(imaging, None));
                 }
                 Err(refusal) => {
                     tracing::warn!(id = %drive.id, %order, %refusal, "Cannot go on with an imaging");
-                    self.fail_in_background(&drive, order);
+                    self.fail(&drive, order);
                 }
             }
         }
     }
 
     /// Ends an imaging that cannot go on. Its destination is claimed until then.
-    fn fail_in_background(self: &Arc<Self>, drive: &Arc<Hosted>, order: Order) {
+    fn fail(self: &Arc<Self>, drive: &Arc<Hosted>, order: Order) {
         let progress = Arc::new(Progress::new(order.source, 0));
         match drive.pass(Purpose::ImageInto(progress)) {
             Ok(pass) => {
-                let api = Arc::clone(self);
-                drop(spawn_blocking(move || api.end_imaging(&pass.drive, false)));
+                let this = Arc::clone(self);
+                drop(spawn_blocking(move || this.end(&pass.drive, false)));
             }
             Err(refusal) => {
                 tracing::error!(id = %drive.id, %refusal, "Cannot end an imaging, the next start does");
@@ -187,15 +195,11 @@ impl Api {
     }
 
     /// Does it when it has turns. The share of the budget is returned at its end.
-    pub(super) async fn image_in_background(
-        self: Arc<Self>,
-        imaging: Imaging,
-        _share: Option<Share>,
-    ) {
-        let _under_way = self.imagings.begin();
+    pub(super) async fn run(self: Arc<Self>, imaging: Imaging, _share: Option<Share>) {
+        let _under_way = self.count();
         let result = self.fill(&imaging).await;
-        let (api, span) = (Arc::clone(&self), tracing::Span::current());
-        let work = spawn_blocking(move || span.in_scope(|| api.finish_imaging(&imaging, result)));
+        let (this, span) = (Arc::clone(&self), tracing::Span::current());
+        let work = spawn_blocking(move || span.in_scope(|| this.finish(&imaging, result)));
         if work.await.is_err() {
             tracing::error!("An imaging broke off");
         }
@@ -211,7 +215,7 @@ impl Api {
         };
         let destination = &imaging.destination.drive;
         let user = destination.with_metadata(|metadata| Arc::from(&*metadata.user));
-        let job = self.imagings.turns.join(&user);
+        let job = self.turns.join(&user);
         match in_turns_until(job, self.halted(imaging), step).await {
             Ok(Ok(result)) => result,
             Ok(Err(())) => self.check(&imaging.progress, &imaging.lease).map(|()| 0),
@@ -221,7 +225,7 @@ impl Api {
 
     /// Waits until an imaging that waits for its turn has to end.
     async fn halted(&self, imaging: &Imaging) {
-        let mut is_stopping = self.imagings.is_stopping.subscribe();
+        let mut is_stopping = self.is_stopping.subscribe();
         tokio::select! {
             _ = is_stopping.wait_for(|is_stopping| *is_stopping) => {}
             () = imaging.progress.cancelled() => {}
@@ -235,7 +239,7 @@ impl Api {
             "it was cancelled"
         } else if lease.has_ended() {
             "the source may not be read any more"
-        } else if self.imagings.is_stopping() {
+        } else if self.is_stopping() {
             "the server stops"
         } else {
             return Ok(());
@@ -245,34 +249,38 @@ impl Api {
 
     fn task(self: &Arc<Self>, imaging: &Imaging) -> Task {
         let (source, destination) = (&imaging.source.drive, &imaging.destination.drive);
-        let (api, order, kept) = (Arc::clone(self), imaging.order, Arc::clone(destination));
+        let (store, order, kept) = (
+            Arc::clone(&self.store),
+            imaging.order,
+            Arc::clone(destination),
+        );
         let keep = move |offset| {
             kept.file.sync_data()?;
             let turn = kept.turn_blocking();
-            let stored = turn.map(|turn| api.store.store_order(&turn, Order { offset, ..order }));
+            let stored = turn.map(|turn| store.store_order(&turn, Order { offset, ..order }));
             if let Ok(Err(error)) = stored {
                 // What is stored stands: the next start would do more than it has to.
                 tracing::warn!(id = %kept.id, %error, "Cannot store how far an imaging is");
             }
             Ok(())
         };
-        let (api, lease) = (Arc::clone(self), Arc::clone(&imaging.lease));
+        let (this, lease) = (Arc::clone(self), Arc::clone(&imaging.lease));
         let progress = Arc::clone(&imaging.progress);
-        let check = move || api.check(&progress, &lease);
+        let check = move || this.check(&progress, &lease);
         Task {
             source: Arc::clone(source),
             destination: Arc::clone(destination),
             order,
             progress: Arc::clone(&imaging.progress),
             metrics: Arc::clone(&self.metrics),
-            bytes_per_s: self.imagings.bytes_per_s,
+            bytes_per_s: self.bytes_per_s,
             check: Box::new(check),
             keep: Box::new(keep),
         }
     }
 
     /// Stores how an imaging ended.
-    fn finish_imaging(&self, imaging: &Imaging, result: io::Result<u64>) {
+    fn finish(&self, imaging: &Imaging, result: io::Result<u64>) {
         let (source, destination) = (&imaging.source.drive, &imaging.destination.drive);
         // What is called done must be there after a loss of power, too.
         let result = result.and_then(|bytes| destination.file.sync_data().map(|()| bytes));
@@ -289,19 +297,19 @@ impl Api {
             Err(_) if imaging.progress.is_cancelled() => {
                 tracing::info!(id = %destination.id, "An imaging was cancelled");
             }
-            Err(_) if self.imagings.is_stopping() => {
+            Err(_) if self.is_stopping() => {
                 tracing::info!(id = %destination.id, "An imaging waits for the next start");
                 return;
             }
             Err(error) => tracing::warn!(id = %destination.id, %error, "Imaging failed"),
         }
-        self.end_imaging(destination, result.is_ok());
+        self.end(destination, result.is_ok());
     }
 
     /// Stores the end of an imaging. The caller holds the drives until then. A full disk
     /// is no reason to fail (`fill.rs`); while a broken one refuses, the imaging has not
     /// ended.
-    fn end_imaging(&self, destination: &Arc<Hosted>, is_complete: bool) {
+    fn end(&self, destination: &Arc<Hosted>, is_complete: bool) {
         loop {
             let Ok(turn) = destination.turn_blocking() else {
                 return;
@@ -319,7 +327,7 @@ impl Api {
             }
             let tried = Instant::now();
             while tried.elapsed() < RETRY {
-                if self.imagings.is_stopping() {
+                if self.is_stopping() {
                     return;
                 }
                 std::thread::sleep(NAP);

@@ -8,10 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::answer::{AnswerBody, full};
 use crate::wire::{Format, Properties};
 
 /// A frame is at least this long, but for the last one.
@@ -29,7 +27,7 @@ struct Grammar {
 pub(super) fn of_objects(
     objects: impl Iterator<Item = Properties> + Send + Sync + 'static,
     format: Format,
-) -> AnswerBody {
+) -> Listing {
     let printed = objects.map(move |object| {
         let mut text = object.print(format);
         if format == Format::Json {
@@ -44,7 +42,7 @@ pub(super) fn of_objects(
 pub(super) fn of_lines(
     lines: impl Iterator<Item = String> + Send + Sync + 'static,
     format: Format,
-) -> AnswerBody {
+) -> Listing {
     print(lines, format, "")
 }
 
@@ -52,7 +50,7 @@ fn print(
     items: impl Iterator<Item = String> + Send + Sync + 'static,
     format: Format,
     between: &'static str,
-) -> AnswerBody {
+) -> Listing {
     let (begin, grammar) = match format {
         Format::Text => ("", Grammar { between, end: "" }),
         Format::Json => {
@@ -72,18 +70,13 @@ fn print(
         ahead: None,
     };
     let first = listing.print_frame();
-    match listing.is_ended {
-        // With a length, as most answers have it.
-        true => full(first),
-        false => {
-            listing.ahead = Some(first);
-            listing.boxed()
-        }
-    }
+    // What is whole has a length, as most answers have it.
+    listing.ahead = Some(first).filter(|first| !(listing.is_ended && first.is_empty()));
+    listing
 }
 
-/// The rest of an answer.
-struct Listing {
+/// The body of such an answer.
+pub(super) struct Listing {
     items: Box<dyn Iterator<Item = String> + Send + Sync>,
     grammar: Grammar,
     begin: &'static str,
@@ -132,15 +125,20 @@ impl Body for Listing {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+        match (&self.ahead, self.is_ended) {
+            (ahead, true) => SizeHint::with_exact(ahead.as_ref().map_or(0, String::len) as u64),
+            _ => SizeHint::default(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+
     use super::*;
 
-    async fn text(body: AnswerBody) -> String {
+    async fn text(body: Listing) -> String {
         let bytes = body.collect().await.unwrap().to_bytes();
         String::from_utf8(bytes.to_vec()).unwrap()
     }

@@ -4,15 +4,14 @@
 use std::io;
 use std::path::Path;
 
-use super::answer::Refusal;
-use super::kept;
 use crate::drive::{DriveId, parse_uuid};
-use crate::wire::{Format, Properties, parse_size};
+use crate::tenancy::kept;
+use crate::tenancy::keys::{check_length, one_of, put, put_label, put_or_unset, set};
+use crate::tenancy::refusal::Refusal;
+use crate::wire::{Properties, parse_size};
 
 /// Everyone, as the `readers` key says it (docs/dev/reference.md, 1.4).
 pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
-/// Most bytes of the keys that a client can set, printed.
-pub(super) const SETTINGS_BYTES_MAX: usize = 64 * 1024;
 
 /// The four counters of a drive. They begin at 4096 bytes and 1 request, as
 /// recorded of the real systems, which touch a new drive themselves.
@@ -118,24 +117,12 @@ impl Metadata {
                 },
                 "readers" => {
                     readers(value)?;
-                    self.put_or_unset(key, value)?;
+                    put_or_unset(&mut self.settings, key, value)?;
                 }
-                "name" | "tags" => self.put_or_unset(key, value)?,
-                _ if key.starts_with("user:") && key.len() > 5 => self.put_or_unset(key, value)?,
-                _ => {
-                    let sentence = format!("Key {key:?} is unknown or cannot be set");
-                    return Err(Refusal::usage(sentence));
-                }
+                _ => put_label(&mut self.settings, key, value)?,
             }
         }
-        if self.settings.print(Format::Text).len() > SETTINGS_BYTES_MAX {
-            return Err(Refusal::usage("The keys of the drive are too long"));
-        }
-        Ok(())
-    }
-
-    fn put_or_unset(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
-        put_or_unset(&mut self.settings, key, value)
+        check_length(&self.settings, "drive")
     }
 
     fn put(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
@@ -223,33 +210,6 @@ pub(super) fn owner_of_damaged(bytes: &[u8]) -> Option<String> {
     owners.next().is_none().then(|| owner.to_owned())
 }
 
-/// Sets a key of ours, which no key of this program can fail to be.
-pub(super) fn set(object: &mut Properties, key: &str, value: impl Into<String>) {
-    let result = object.insert(key, value);
-    debug_assert!(result.is_ok(), "{key}: {result:?}");
-}
-
-/// Sets a key of a client's; an empty value unsets it.
-pub(super) fn put_or_unset(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
-    if value.is_empty() {
-        object.remove(key);
-        return Ok(());
-    }
-    put(object, key, value)
-}
-
-/// Sets a key of a client's.
-pub(super) fn put(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
-    let control = |c: char| c.is_control() && c != '\n';
-    if value.contains(control) {
-        let sentence = format!("Value of {key:?} holds a control character");
-        return Err(Refusal::usage(sentence));
-    }
-    object
-        .insert(key, value)
-        .map_err(|error| Refusal::usage(error.to_string()))
-}
-
 fn size(value: &str) -> Result<u64, Refusal> {
     match parse_size(value).map_err(|error| Refusal::usage(error.to_string()))? {
         0 => Err(Refusal::usage("Size must not be zero or negative")),
@@ -257,17 +217,6 @@ fn size(value: &str) -> Result<u64, Refusal> {
         size if i64::try_from(size).is_err() => Err(Refusal::usage("Size is too large")),
         size => Ok(size),
     }
-}
-
-/// Refuses a value that is none of `allowed`.
-pub(super) fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<(), Refusal> {
-    if allowed.contains(&value) {
-        return Ok(());
-    }
-    let allowed = allowed.join(" or ");
-    Err(Refusal::usage(format!(
-        "Value {value:?} of {key:?} is invalid, it is {allowed}"
-    )))
 }
 
 fn readers(value: &str) -> Result<(), Refusal> {
@@ -283,6 +232,7 @@ fn readers(value: &str) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Format;
 
     fn create(body: &str) -> Result<Metadata, Refusal> {
         let body = Properties::parse(Format::Text, body.as_bytes()).unwrap();

@@ -16,8 +16,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::admission::{Admission, Reason};
 use super::budget::{Budget, Budgets};
-use super::quota::Figures;
 use super::work::Load;
+use crate::tenancy::quota::Figures;
 
 /// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
 /// a long transfer over a slow link.

@@ -4,19 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::admission::{Admission, Limits};
-use super::answer::{Answer, full};
-use super::connection::{HEADER_BYTES_MAX, HEADER_WAIT};
-use super::drives::Api;
+use super::admission::{Admission, ConnectionLimits};
+use super::answer::{self, Answer, full};
 use super::metrics::{MEDIA_TYPE, Stock};
 use super::origin::check_host;
+use super::shared::Api;
+use super::socket::{self, Socket};
 
 /// Where anybody may ask whether the server is well.
 pub(super) const HEALTH: &str = "/health";
@@ -67,11 +66,11 @@ pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
 /// Answers with figures until it is dropped.
 pub(super) async fn serve_metrics(listener: TcpListener, api: Arc<Api>) {
     let mut connections = JoinSet::new();
-    let admission = Admission::new(Limits::strangers_only(CONNECTIONS_MAX));
+    let admission = Admission::new(ConnectionLimits::strangers_only(CONNECTIONS_MAX));
     loop {
         let (stream, place) = tokio::select! {
             Some(_) = connections.join_next() => continue,
-            accepted = super::accept(&listener, &admission) => accepted,
+            accepted = admission.accept(&listener) => accepted,
         };
         let api = Arc::clone(&api);
         connections.spawn(async move {
@@ -88,7 +87,7 @@ async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
         let api = Arc::clone(&api);
         async move {
             if let Err(refusal) = check_host(&request) {
-                return Ok(refusal.to_answer());
+                return Ok(answer::refusal(&refusal));
             }
             let answer = match (request.uri().path(), request.method()) {
                 (HEALTH, method) => health(&api, method).await,
@@ -99,11 +98,8 @@ async fn serve_connection(stream: TcpStream, api: Arc<Api>) {
             Ok::<_, std::convert::Infallible>(answer)
         }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_WAIT)
-        .max_header_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(super::socket::Socket::new(stream)), service);
+    let stream = TokioIo::new(Socket::new(stream));
+    let connection = socket::http().serve_connection(stream, service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "A connection for figures ended");
     }

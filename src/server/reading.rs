@@ -13,7 +13,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::hosted::{Hosted, lock};
+use super::hosted::Hosted;
+use crate::tenancy::locks::lock;
 
 /// Bytes in memory for one answer; small, since slow clients keep it long.
 const STEP_BYTES: u64 = 256 * 1024;

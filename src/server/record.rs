@@ -18,10 +18,11 @@ use hyper::{Method, StatusCode};
 use tracing::Span;
 
 use super::admission::Place;
-use super::answer::{Answer, AnswerBody, Refusal};
+use super::answer::{Answer, AnswerBody};
 use super::budget::Share;
-use super::hosted::lock;
 use super::metrics::Metrics;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 
 /// What moves to and from one drive, for those who look at it now.
 #[derive(Debug, Default)]

@@ -2,9 +2,13 @@
 //! one; nothing of a path is used as text: a drive is parsed to 128 bits, an
 //! offset to a number.
 
-use super::answer::Refusal;
-use super::servers::{ResourceCall, ServerCall};
+mod servers;
+
+pub(super) use self::servers::{MachineCall, ResourceCall, ServerCall};
+
+use super::fill::Packing;
 use crate::drive::DriveId;
+use crate::tenancy::refusal::Refusal;
 
 /// A command of the API, with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +38,9 @@ pub(super) enum Call {
     /// `drives/ID/read[/OFFSET[/SIZE]]`, in bytes
     Read(DriveId, u64, Option<u64>),
     /// `drives/ID/digest/OFFSET/SIZE`, in bytes: an extension of our own
-    Digest(DriveId, u64, u64),
+    Digest(Part),
     /// `drives/ID/extents/OFFSET/SIZE`, in bytes: an extension of our own
-    Extents(DriveId, u64, u64),
+    Extents(Part),
     /// `drives/ID/write[/OFFSET]`, in bytes
     Write(DriveId, u64),
     /// `servers/...`
@@ -45,15 +49,12 @@ pub(super) enum Call {
     Resource(ResourceCall),
 }
 
-/// What imaging does to the bytes on their way.
+/// A part of a drive, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
-    /// Nothing.
-    Copy,
-    /// The destination gets the gzip of the source.
-    Gzip,
-    /// The destination gets what the source unpacks to.
-    Gunzip,
+pub(super) struct Part {
+    pub(super) drive: DriveId,
+    pub(super) offset: u64,
+    pub(super) size: u64,
 }
 
 impl Call {
@@ -76,6 +77,13 @@ impl Call {
     fn parse_of_drive(id: &str, command: &[&str]) -> Result<Self, Refusal> {
         // What is no UUID names no drive; but an unknown command comes first.
         let id = || drive(id);
+        let part = |offset: &str, size: &str| {
+            Ok::<_, Refusal>(Part {
+                drive: id()?,
+                offset: number(offset)?,
+                size: number(size)?,
+            })
+        };
         match command {
             ["info"] => Ok(Self::Info(id()?)),
             ["info", "full"] => Ok(Self::InfoFull(id()?)),
@@ -88,8 +96,8 @@ impl Call {
             ["read"] => Ok(Self::Read(id()?, 0, None)),
             ["read", offset] => Ok(Self::Read(id()?, number(offset)?, None)),
             ["read", offset, size] => Ok(Self::Read(id()?, number(offset)?, Some(number(size)?))),
-            ["digest", offset, size] => Ok(Self::Digest(id()?, number(offset)?, number(size)?)),
-            ["extents", offset, size] => Ok(Self::Extents(id()?, number(offset)?, number(size)?)),
+            ["digest", offset, size] => Ok(Self::Digest(part(offset, size)?)),
+            ["extents", offset, size] => Ok(Self::Extents(part(offset, size)?)),
             ["write"] => Ok(Self::Write(id()?, 0)),
             ["write", offset] => Ok(Self::Write(id()?, number(offset)?)),
             _ => Err(Refusal::no_command()),
@@ -111,8 +119,8 @@ impl Call {
             Self::Image(..) => "image",
             Self::CancelImage(_) => "image-cancel",
             Self::Read(..) => "read",
-            Self::Digest(..) => "digest",
-            Self::Extents(..) => "extents",
+            Self::Digest(_) => "digest",
+            Self::Extents(_) => "extents",
             Self::Write(..) => "write",
             Self::Server(call) => call.name(),
             Self::Resource(call) => call.name(),
@@ -124,7 +132,7 @@ impl Call {
     pub(super) fn has_own_budget(&self) -> bool {
         matches!(
             self,
-            Self::Read(..) | Self::Write(..) | Self::Digest(..) | Self::Extents(..)
+            Self::Read(..) | Self::Write(..) | Self::Digest(_) | Self::Extents(_)
         )
     }
 
@@ -141,7 +149,7 @@ impl Call {
         match self {
             Self::List | Self::InfoAll | Self::ListStandard | Self::InfoStandard => false,
             Self::Info(_) | Self::InfoFull(_) => false,
-            Self::Read(..) | Self::Digest(..) | Self::Extents(..) => false,
+            Self::Read(..) | Self::Digest(_) | Self::Extents(_) => false,
             Self::Create | Self::Destroy(_) | Self::Set(_) => true,
             Self::Image(..) | Self::CancelImage(_) | Self::Write(..) => true,
             Self::Server(call) => call.changes(),
@@ -163,8 +171,8 @@ fn number(text: &str) -> Result<u64, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::resources::Kind;
     use super::*;
+    use crate::vm::resources::Kind;
     use crate::wire::ErrorType;
 
     const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
@@ -172,14 +180,19 @@ mod tests {
     #[test]
     fn commands_are_told_by_their_path() {
         let id: DriveId = ID.parse().unwrap();
+        let part = Part {
+            drive: id,
+            offset: 7,
+            size: 9,
+        };
         let cases = [
             ("/drives/list", Call::List),
             ("//drives///info/", Call::InfoAll),
             ("/drives/ID/info/full", Call::InfoFull(id)),
             ("/drives/ID/read/7/9", Call::Read(id, 7, Some(9))),
             ("/drives/ID/read", Call::Read(id, 0, None)),
-            ("/drives/ID/digest/7/9", Call::Digest(id, 7, 9)),
-            ("/drives/ID/extents/7/9", Call::Extents(id, 7, 9)),
+            ("/drives/ID/digest/7/9", Call::Digest(part)),
+            ("/drives/ID/extents/7/9", Call::Extents(part)),
             ("/drives/ID/write", Call::Write(id, 0)),
             ("/drives/ID/image/cancel", Call::CancelImage(id)),
             (

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -20,6 +22,19 @@ const WRITE_STALL: Duration = Duration::from_secs(120);
 /// after the last answer.
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(30);
+
+/// Longest wait for the header of a request, and for the next request.
+const HEADER_WAIT: Duration = Duration::from_secs(10);
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// HTTP as it is spoken on every connection.
+pub(super) fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_WAIT)
+        .max_header_size(HEADER_BYTES_MAX);
+    http
+}
 
 /// A TCP connection of the server.
 ///

@@ -27,13 +27,10 @@ use std::sync::{Arc, RwLock};
 
 use zeroize::Zeroizing;
 
-use super::answer::Refusal;
 use super::faults::FreshReads;
-use super::fill::{Fill, FillFiles, Order, unless_missing};
-use super::hosted::{Hosted, Purpose, Turn, read, write};
-use super::kept::{self, sync_parent};
+use super::fill::{Fill, FillFiles, Order};
+use super::hosted::{Hosted, Purpose, Turn};
 use super::metadata::{Metadata, owner_of_damaged};
-use super::quota::Quotas;
 use crate::credentials::Credentials;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,12 +38,17 @@ use crate::filesystem::{
     Access, Foreign, Lock, Locked, create_new, lock as lock_file, open_or_create, open_own,
     private_directory,
 };
+use crate::tenancy::kept::{self, sync_parent, unless_missing};
+use crate::tenancy::locks::{read, write};
+use crate::tenancy::quota::Quotas;
+use crate::tenancy::refusal::Refusal;
+use crate::vm::claims::{Drive, Drives};
 
 /// All drives of the server.
 #[derive(Debug)]
 pub(super) struct Store {
     directory: PathBuf,
-    drives: RwLock<BTreeMap<DriveId, Slot>>,
+    drives: RwLock<BTreeMap<DriveId, Entry>>,
     fresh_reads: FreshReads,
     quotas: Quotas,
     /// The lock goes when this is closed.
@@ -54,7 +56,7 @@ pub(super) struct Store {
 }
 
 #[derive(Clone, Debug)]
-enum Slot {
+enum Entry {
     Ready(Arc<Hosted>),
     Damaged(Damaged),
 }
@@ -66,6 +68,12 @@ struct Damaged {
     /// left of it the operator has to remove.
     owner: Option<String>,
     size: u64,
+}
+
+impl Drives for Store {
+    fn readable(&self, user: &str, id: DriveId) -> Result<Arc<dyn Drive>, Refusal> {
+        Ok(self.readable(user, id)?)
+    }
 }
 
 impl Store {
@@ -133,7 +141,7 @@ impl Store {
         Ok(())
     }
 
-    fn load_drive(&self, id: DriveId, path: &Path) -> io::Result<Slot> {
+    fn load_drive(&self, id: DriveId, path: &Path) -> io::Result<Entry> {
         let mut damaged = Damaged {
             owner: None,
             // The file is exactly as long as the drive.
@@ -155,11 +163,11 @@ impl Store {
             self.quotas.count(owner, damaged.size);
         }
         match loaded {
-            Ok(drive) => Ok(Slot::Ready(Arc::new(drive))),
+            Ok(drive) => Ok(Entry::Ready(Arc::new(drive))),
             Err(error) if kept::is_of_the_file(&error) => {
                 let owner = damaged.owner.as_deref().unwrap_or("unknown");
                 tracing::error!(%id, owner, %error, "A drive is damaged, the others are served");
-                Ok(Slot::Damaged(damaged))
+                Ok(Entry::Damaged(damaged))
             }
             Err(error) => Err(error),
         }
@@ -185,14 +193,7 @@ impl Store {
             metadata.keep(id, &metadata_path, &self.staging())?;
         }
         let fill = fill_files.load(id)?;
-        Ok(Hosted::new(
-            id,
-            file,
-            metadata,
-            fill,
-            metadata_path,
-            data_path,
-        ))
+        Ok(Hosted::new(id, file, metadata, fill, data_path))
     }
 
     fn path(&self, id: DriveId, extension: &str) -> PathBuf {
@@ -249,9 +250,9 @@ impl Store {
     ) -> Result<Arc<Hosted>, Refusal> {
         let drives = read(&self.drives);
         match drives.get(&id) {
-            Some(Slot::Ready(drive)) if drive.with_metadata(is_allowed) => Ok(Arc::clone(drive)),
+            Some(Entry::Ready(drive)) if drive.with_metadata(is_allowed) => Ok(Arc::clone(drive)),
             // Others have no right to know that there is one.
-            Some(Slot::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => Err(
+            Some(Entry::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => Err(
                 Refusal::system("Drive is damaged, the server's log tells more"),
             ),
             _ => Err(Refusal::no_drive()),
@@ -262,7 +263,7 @@ impl Store {
     pub(super) fn select(&self, is_wanted: impl Fn(&Metadata) -> bool) -> Vec<Arc<Hosted>> {
         let drives = read(&self.drives);
         let ready = drives.values().filter_map(|slot| match slot {
-            Slot::Ready(drive) if drive.with_metadata(&is_wanted) => Some(Arc::clone(drive)),
+            Entry::Ready(drive) if drive.with_metadata(&is_wanted) => Some(Arc::clone(drive)),
             _ => None,
         });
         ready.collect()
@@ -283,7 +284,7 @@ impl Store {
         let drives = read(&self.drives);
         let mut rest = drives.range((after, Bound::Unbounded));
         rest.find_map(|(_, slot)| match slot {
-            Slot::Ready(drive) if drive.with_metadata(&is_wanted) => Some(Arc::clone(drive)),
+            Entry::Ready(drive) if drive.with_metadata(&is_wanted) => Some(Arc::clone(drive)),
             _ => None,
         })
     }
@@ -309,8 +310,8 @@ impl Store {
             }
         };
         grant.keep();
-        let drive = Arc::new(Hosted::new(id, file, metadata, Fill::Whole, meta, data));
-        write(&self.drives).insert(id, Slot::Ready(Arc::clone(&drive)));
+        let drive = Arc::new(Hosted::new(id, file, metadata, Fill::Whole, data));
+        write(&self.drives).insert(id, Entry::Ready(Arc::clone(&drive)));
         Ok(drive)
     }
 
@@ -339,7 +340,7 @@ impl Store {
     pub(super) fn destroy_damaged(&self, user: &str, id: DriveId) -> Result<bool, Refusal> {
         let mut drives = write(&self.drives);
         let size = match drives.get(&id) {
-            Some(Slot::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => damaged.size,
+            Some(Entry::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => damaged.size,
             _ => return Ok(false),
         };
         let path = self.path(id, "meta");
@@ -515,8 +516,8 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::super::hosted::{Lease, Pass};
-    use super::super::quota::Limits;
     use super::*;
+    use crate::tenancy::quota::Limits;
     use crate::wire::{Format, Properties};
 
     fn open(directory: &Path) -> Result<Store> {
@@ -626,7 +627,7 @@ mod tests {
             let turn = drive.turn_blocking().unwrap();
             let set = |metadata: &mut Metadata| {
                 let settings = &mut metadata.settings;
-                super::super::metadata::put_or_unset(settings, "readers", value)
+                crate::tenancy::keys::put_or_unset(settings, "readers", value)
             };
             store.change(&turn, set).unwrap();
         };
@@ -660,11 +661,16 @@ mod tests {
 
     #[test]
     fn servers_of_others_that_only_read_keep_no_owner_from_destroying() {
-        use super::super::claims::Holder;
-        use super::super::machine::{MachineId, Slot};
+        use super::super::metadata::EVERYONE;
+        use crate::vm::claims::Holder;
+        use crate::vm::ids::{MachineId, Slot};
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
-        let drive = store.create(metadata(10)).unwrap();
+        let mut shared = metadata(10);
+        for (key, value) in [("claim:type", "shared"), ("readers", EVERYONE)] {
+            crate::tenancy::keys::set(&mut shared.settings, key, value);
+        }
+        let drive = store.create(shared).unwrap();
         let claim = |user: &str, may_write| {
             let holder = Holder {
                 user: user.into(),
@@ -673,7 +679,7 @@ mod tests {
                 slot: Slot::Ide(0, 0),
                 may_write,
             };
-            drive.claim(holder, |_| Ok(())).unwrap()
+            Arc::clone(&drive).claim(holder).unwrap()
         };
         let destroy = || store.destroy(&drive.turn_blocking().unwrap());
         for may_write in [false, true] {

@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::answer::Refusal;
-use super::drives::blocking;
-use super::hosted::lock;
+use super::tasks::blocking;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 
 /// Length of a slice: long enough that to change threads costs nothing, short enough
 /// that others do not notice the wait.
@@ -28,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(25);
 
 /// Turns for one kind of work.
 pub(super) struct Turns {
-    state: Mutex<State>,
+    queue: Mutex<Queue>,
 }
 
 impl fmt::Debug for Turns {
@@ -37,10 +37,10 @@ impl fmt::Debug for Turns {
     }
 }
 
-struct State {
+struct Queue {
     /// Turns that nobody has. Unless this is 0 nobody waits.
     free: usize,
-    users: HashMap<Arc<str>, User>,
+    users: HashMap<Arc<str>, UserJobs>,
     /// Jobs that came so far.
     tickets: u64,
     /// Turns that were given so far.
@@ -48,14 +48,14 @@ struct State {
 }
 
 #[derive(Default)]
-struct User {
+struct UserJobs {
     jobs: usize,
     /// Turns that this user has now.
     turns: usize,
     /// When the last turn was given to this user, counted in turns.
     last: u64,
     /// The jobs that wait for a turn, by ticket.
-    waiting: BTreeMap<u64, (Arc<Job>, oneshot::Sender<Turn>)>,
+    waiting: BTreeMap<u64, (Arc<Job>, oneshot::Sender<WorkTurn>)>,
 }
 
 /// How many jobs there are of one kind of work.
@@ -82,13 +82,13 @@ impl fmt::Debug for Job {
 
 /// The right to work for one slice; the next job gets it when this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn(Arc<Job>);
+pub(super) struct WorkTurn(Arc<Job>);
 
 impl Turns {
     /// As many turns at once as `at_once`, which is at least 1.
     pub(super) fn new(at_once: usize) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
+            queue: Mutex::new(Queue {
                 free: at_once.max(1),
                 users: HashMap::new(),
                 tickets: 0,
@@ -99,20 +99,20 @@ impl Turns {
 
     /// A new job of `user`. Take a share of a budget before: nothing here bounds the jobs.
     pub(super) fn join(self: &Arc<Self>, user: &Arc<str>) -> Arc<Job> {
-        let mut state = lock(&self.state);
-        state.users.entry(Arc::clone(user)).or_default().jobs += 1;
-        state.tickets += 1;
+        let mut queue = lock(&self.queue);
+        queue.users.entry(Arc::clone(user)).or_default().jobs += 1;
+        queue.tickets += 1;
         Arc::new(Job {
             turns: Arc::clone(self),
             user: Arc::clone(user),
-            ticket: state.tickets,
+            ticket: queue.tickets,
         })
     }
 
     /// How many jobs there are at this moment.
     pub(super) fn load(&self) -> Load {
-        let state = lock(&self.state);
-        let users = state.users.values();
+        let queue = lock(&self.queue);
+        let users = queue.users.values();
         users.fold(Load::default(), |load, user| Load {
             running: load.running + user.turns,
             waiting: load.waiting + user.waiting.len(),
@@ -122,19 +122,19 @@ impl Turns {
     /// Gives the turns that are free to those who wait.
     fn give(self: &Arc<Self>) {
         loop {
-            let Some((job, sender)) = lock(&self.state).take_next() else {
+            let Some((job, sender)) = lock(&self.queue).take_next() else {
                 return;
             };
             // Outside of the lock: a job that does not wait any more drops its turn here.
-            let _ = sender.send(Turn(job));
+            let _ = sender.send(WorkTurn(job));
         }
     }
 }
 
-impl State {
+impl Queue {
     /// The job that gets the next turn, which counts as given; `None` if no turn is free
     /// or nobody waits.
-    fn take_next(&mut self) -> Option<(Arc<Job>, oneshot::Sender<Turn>)> {
+    fn take_next(&mut self) -> Option<(Arc<Job>, oneshot::Sender<WorkTurn>)> {
         self.free = self.free.checked_sub(1)?;
         let waiting = self.users.values_mut().filter(|u| !u.waiting.is_empty());
         let next = waiting.min_by_key(|user| (user.turns, user.last));
@@ -154,7 +154,7 @@ impl State {
 impl Job {
     /// Waits for a turn. A job has one at a time: its `last` goes to whoever is next, which
     /// is this job again where nobody else waits.
-    async fn turn_after(self: &Arc<Self>, mut last: Option<Turn>) -> Turn {
+    async fn turn_after(self: &Arc<Self>, mut last: Option<WorkTurn>) -> WorkTurn {
         loop {
             let (sender, receiver) = oneshot::channel();
             self.with_user(|user| user.waiting.insert(self.ticket, (Arc::clone(self), sender)));
@@ -171,19 +171,19 @@ impl Job {
         }
     }
 
-    fn with_user<T>(&self, change: impl FnOnce(&mut User) -> T) -> T {
-        let mut state = lock(&self.turns.state);
-        change(state.users.entry(Arc::clone(&self.user)).or_default())
+    fn with_user<T>(&self, change: impl FnOnce(&mut UserJobs) -> T) -> T {
+        let mut queue = lock(&self.turns.queue);
+        change(queue.users.entry(Arc::clone(&self.user)).or_default())
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let mut state = lock(&self.turns.state);
-        if let Some(user) = state.users.get_mut(&self.user) {
+        let mut queue = lock(&self.turns.queue);
+        if let Some(user) = queue.users.get_mut(&self.user) {
             user.jobs = user.jobs.saturating_sub(1);
             if user.jobs == 0 {
-                state.users.remove(&self.user);
+                queue.users.remove(&self.user);
             }
         }
     }
@@ -200,10 +200,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Drop for Turn {
+impl Drop for WorkTurn {
     fn drop(&mut self) {
         self.0.with_user(|user| user.turns -= 1);
-        lock(&self.0.turns.state).free += 1;
+        lock(&self.0.turns.queue).free += 1;
         self.0.turns.give();
     }
 }
@@ -265,13 +265,13 @@ pub(super) async fn in_turns_until<T: Send + 'static, H>(
 mod tests {
     use super::*;
 
-    async fn renew(turn: Turn) -> Turn {
+    async fn renew(turn: WorkTurn) -> WorkTurn {
         let job = Arc::clone(&turn.0);
         job.turn_after(Some(turn)).await
     }
 
     fn users(turns: &Turns) -> usize {
-        lock(&turns.state).users.len()
+        lock(&turns.queue).users.len()
     }
 
     #[tokio::test]
@@ -297,7 +297,7 @@ mod tests {
             while turns.load().running < at_once {
                 tokio::task::yield_now().await;
             }
-            let before = lock(&turns.state).given;
+            let before = lock(&turns.queue).given;
             let mut turn = {
                 let job = turns.join(&one);
                 job.turn_after(None).await
@@ -307,7 +307,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 turn = renew(turn).await;
             }
-            let others = lock(&turns.state).given - before - SLICES;
+            let others = lock(&turns.queue).given - before - SLICES;
             // One job has one turn at a time; the rest is for the others.
             let fair = (at_once as u64 - 1).max(1) * SLICES;
             assert!(others <= fair + 20, "{others} of {fair} with {at_once}");
@@ -384,6 +384,6 @@ mod tests {
         }
         drop((held, waiting));
         assert_eq!((turns.load(), users(&turns)), (Load::default(), 0));
-        assert_eq!(lock(&turns.state).free, 2);
+        assert_eq!(lock(&turns.queue).free, 2);
     }
 }

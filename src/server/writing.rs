@@ -14,13 +14,14 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use super::answer::Refusal;
-use super::body::Frames;
+use super::body::{Encoding, Frames};
 use super::faults::PastEnd;
-use super::hosted::{Hosted, Pass, lock};
+use super::hosted::{Hosted, Pass};
 use super::sparse;
 use super::store::Store;
 use crate::codec::{Gunzip, GunzipError, Trailing};
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 
 /// Most unpacked bytes of a body that are held in memory.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -28,15 +29,6 @@ const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 const STEP_BYTES: usize = 1024 * 1024;
 /// Buffers kept for the next write.
 const KEPT_BUFFERS: usize = 4;
-
-/// How a body is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// Bytes of the drive.
-    Raw,
-    /// gzip of them.
-    Gzip,
-}
 
 /// One write.
 pub(super) struct Write {

@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
+use super::super::fill::{Order, Packing};
 use super::super::hosted::{Hosted, Progress};
 use super::super::metrics::Metrics;
-use super::super::routes::Packing;
 use super::super::sparse;
-use super::Order;
 use crate::codec::{Gunzip, SparseGzip, Trailing, UNIT_BYTES};
 
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -454,8 +453,8 @@ mod tests {
         let body = format!("size {}", file.metadata().unwrap().len());
         let body = Properties::parse(Format::Text, body.as_bytes()).unwrap();
         let metadata = Metadata::create("user", &body, Ok).unwrap();
-        let (id, none) = (DriveId::random(), PathBuf::new);
-        Arc::new(Hosted::new(id, file, metadata, Fill::Whole, none(), none()))
+        let (id, nowhere) = (DriveId::random(), PathBuf::new());
+        Arc::new(Hosted::new(id, file, metadata, Fill::Whole, nowhere))
     }
 
     /// A drive with holes, data and zeros that are data; its last block is not whole.

@@ -13,8 +13,8 @@ use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::hosted::lock;
 use crate::error::{Error, ErrorKind};
+use crate::tenancy::locks::lock;
 
 /// So many at most are known of at once: more are not held back. A key is known
 /// only until it is back where it began.
@@ -38,12 +38,12 @@ enum Unit {
 
 impl Rate {
     /// Of wrong keys, where nothing else is said: 60 in a minute.
-    pub(super) const WRONG_KEYS: Self = Self {
+    pub(crate) const WRONG_KEYS: Self = Self {
         number: NonZeroU32::MIN.saturating_add(59),
         unit: Unit::Minute,
     };
     /// Of attempts to see the screen of one server over VNC.
-    pub(super) const VNC_ATTEMPTS: Self = Self {
+    pub(crate) const VNC_ATTEMPTS: Self = Self {
         number: NonZeroU32::MIN.saturating_add(19),
         unit: Unit::Minute,
     };
@@ -96,7 +96,7 @@ impl fmt::Display for Rate {
 
 /// Holds each key to a [`Rate`].
 #[derive(Debug)]
-pub(super) struct Limiter<K> {
+pub(crate) struct Limiter<K> {
     /// What one takes.
     step: Duration,
     /// What may be taken in advance.
@@ -113,7 +113,7 @@ struct Keys<K> {
 }
 
 impl<K: Hash + Eq> Limiter<K> {
-    pub(super) fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         let step = rate.unit.time() / rate.number.get();
         Self {
             step,
@@ -126,14 +126,14 @@ impl<K: Hash + Eq> Limiter<K> {
     }
 
     /// Takes one, or returns how long to wait for it.
-    pub(super) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
         self.attempt(key, now, || None::<()>).map(|_| ())
     }
 
     /// Makes an attempt if one more failure is allowed, and counts it if it fails; else
     /// returns how long to wait. No other attempt comes in between: of many made at once
     /// no more fail than allowed. `attempt` must be short, everybody waits for it.
-    pub(super) fn attempt<T>(
+    pub(crate) fn attempt<T>(
         &self,
         key: K,
         now: Instant,

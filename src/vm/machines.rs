@@ -20,26 +20,26 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::answer::Refusal;
-use super::claims::{Claim, Holder};
-use super::fill::unless_missing;
-use super::hosted::{Hosted, read, write};
+use super::claims::{Claim, Drive, Drives, Holder};
+use super::console;
 use super::hypervisor::{
     End, Failure, Hypervisor, Later, Net, Password, Reach, Running, Spec, SpecDrive, SpecNic,
-    Status, read_console,
+    Status,
 };
-use super::kept::{self, sync_parent};
-use super::machine::{Device, Live, Machine, MachineId, Record, Rest, Run, Settings, now};
-use super::metadata::Metadata;
-use super::quota::{Amounts, Kind};
+use super::ids::MachineId;
+use super::machine::{Live, Machine, MachineRecord, Rest, SavedRun, now};
 use super::resources::Resources;
-use super::store::Store;
+use super::settings::{Device, Settings};
 use super::vnc;
 use crate::filesystem::private_directory;
+use crate::tenancy::kept::{self, sync_parent, unless_missing};
+use crate::tenancy::locks::{read, write};
+use crate::tenancy::quota::{Amounts, Kind, Quotas};
+use crate::tenancy::refusal::Refusal;
 use crate::wire::Properties;
 
 /// How often counters are asked for and consoles kept.
@@ -49,52 +49,63 @@ const GOING: Duration = Duration::from_secs(2);
 
 type Result<T = ()> = std::result::Result<T, Refusal>;
 
+/// The place in a server where machines live.
+#[derive(Debug)]
+pub(crate) struct Site {
+    /// The data directory.
+    pub(crate) data: PathBuf,
+    /// Where files are for a moment, on the same file system.
+    pub(crate) staging: PathBuf,
+    pub(crate) drives: Arc<dyn Drives>,
+    pub(crate) quotas: Quotas,
+}
+
 /// What guests reach, and what reaches them.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(crate) struct GuestNetwork {
     /// Ports of TCP that lead from a machine's address to its guest.
-    pub(super) forward: Vec<u16>,
+    pub(crate) forward: Vec<u16>,
     /// What guests reach.
-    pub(super) reach: Reach,
+    pub(crate) reach: Reach,
     /// Whether screens can be seen at the port of VNC.
-    pub(super) has_vnc_port: bool,
+    pub(crate) has_vnc_port: bool,
 }
 
 /// All machines of the server.
 #[derive(Debug)]
-pub(super) struct Machines {
+pub(crate) struct Machines {
     directory: PathBuf,
     staging: PathBuf,
     host: Uuid,
-    store: Arc<Store>,
-    pub(super) resources: Resources,
+    drives: Arc<dyn Drives>,
+    quotas: Quotas,
+    pub(crate) resources: Resources,
     hypervisor: Arc<dyn Hypervisor>,
-    network: Network,
+    network: GuestNetwork,
     cores_here: u32,
     machines: RwLock<BTreeMap<MachineId, Arc<Machine>>>,
     /// Runs that were kept, to be found again by [`find_running`](Self::find_running).
-    kept_runs: BTreeMap<MachineId, Run>,
+    kept_runs: BTreeMap<MachineId, SavedRun>,
 }
 
 impl Machines {
     /// Loads what the data directory keeps. Blocks on the disk.
-    pub(super) fn open(
-        data: &Path,
-        store: Arc<Store>,
+    pub(crate) fn open(
+        site: Site,
         hypervisor: Arc<dyn Hypervisor>,
-        network: Network,
+        network: GuestNetwork,
     ) -> io::Result<Self> {
         // As the kernel tells it of a process that works there.
-        let data = data.canonicalize()?;
+        let data = site.data.canonicalize()?;
         let directory = data.join("servers");
-        let staging = store.staging();
         private_directory(&directory)?;
         let mut machines = Self {
-            host: host(&data.join("host"), &staging)?,
-            resources: Resources::open(&data, &staging, store.quotas())?,
+            host: host(&data.join("host"), &site.staging)?,
+            resources: Resources::open(&data, &site.staging, site.quotas.clone())?,
             directory,
-            staging,
-            store,
+            staging: site.staging,
+            drives: site.drives,
+            quotas: site.quotas,
             hypervisor,
             network,
             cores_here: std::thread::available_parallelism()
@@ -117,7 +128,7 @@ impl Machines {
             let loaded = match id.and_then(MachineId::parse) {
                 Some(id) => match kept::read(&path) {
                     Err(error) if kept::is_of_the_file(&error) => None,
-                    read => Record::parse(id, &read?).map(|record| (id, record)),
+                    read => MachineRecord::parse(id, &read?).map(|record| (id, record)),
                 },
                 None => None,
             };
@@ -129,7 +140,7 @@ impl Machines {
                 self.kept_runs.insert(id, run);
             }
             let machine = self.machine(id, record);
-            let held = self.store.quotas().hold_anyway(&machine.user, one());
+            let held = self.quotas.hold_anyway(&machine.user, one());
             machine.state().held = Some(held);
             machines.insert(id, Arc::new(machine));
         }
@@ -137,7 +148,7 @@ impl Machines {
         Ok(())
     }
 
-    fn machine(&self, id: MachineId, record: Record) -> Machine {
+    fn machine(&self, id: MachineId, record: MachineRecord) -> Machine {
         let path = self.directory.join(format!("{id}.meta"));
         let directory = self.directory.join(format!("{id}.run"));
         Machine::new(id, record, path, directory)
@@ -145,7 +156,7 @@ impl Machines {
 
     /// Takes over the machines that an earlier process of ours left running, and ends
     /// what it left half made. Before the first request.
-    pub(super) async fn find_running(self: &Arc<Self>) {
+    pub(crate) async fn find_running(self: &Arc<Self>) {
         for (&id, run) in &self.kept_runs {
             let Some(machine) = self.get(id) else {
                 continue;
@@ -163,7 +174,7 @@ impl Machines {
         }
     }
 
-    async fn take_over(self: &Arc<Self>, machine: &Arc<Machine>, run: Run) -> bool {
+    async fn take_over(self: &Arc<Self>, machine: &Arc<Machine>, run: SavedRun) -> bool {
         let found = self.hypervisor.find(machine.id, &machine.directory).await;
         let Some(running) = found else { return false };
         let settings = machine.state().settings.clone();
@@ -182,10 +193,11 @@ impl Machines {
         };
         tracing::info!(id = %machine.id, "Took over a server that runs");
         let held = self.running(&settings);
-        let held = self.store.quotas().hold_anyway(&machine.user, held);
+        let held = self.quotas.hold_anyway(&machine.user, held);
         machine.state().held_running = Some(held);
         let is_paused = running.status() == Status::Paused;
-        let live = self.watch(machine, running, run, claims, vlans).await;
+        let live = Live::new(running, run, claims, vlans);
+        let live = self.watch(machine, live).await;
         live.take_counters_as_known().await;
         // It may have been left before its first step.
         if !is_paused && let Err(failure) = live.running.resume().await {
@@ -195,7 +207,7 @@ impl Machines {
     }
 
     /// Adds what guests read and wrote to the counters of their drives, at the end.
-    pub(super) async fn count_all(&self) {
+    pub(crate) async fn count_all(&self) {
         let live: Vec<_> = self
             .all()
             .iter()
@@ -217,7 +229,7 @@ impl Machines {
     }
 
     /// Every machine, sorted by UUID.
-    pub(super) fn all(&self) -> Vec<Arc<Machine>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Machine>> {
         read(&self.machines).values().cloned().collect()
     }
 
@@ -255,33 +267,33 @@ impl Machines {
     }
 
     /// The machine `id`, if `user` owns it.
-    pub(super) fn own(&self, user: &str, id: MachineId) -> Result<Arc<Machine>> {
+    pub(crate) fn own(&self, user: &str, id: MachineId) -> Result<Arc<Machine>> {
         let machine = self.get(id).filter(|machine| machine.user == user);
         machine.ok_or_else(Refusal::no_server)
     }
 
     /// The user's machines, sorted by UUID.
-    pub(super) fn of_user(&self, user: &str) -> Vec<Arc<Machine>> {
+    pub(crate) fn of_user(&self, user: &str) -> Vec<Arc<Machine>> {
         let mut all = self.all();
         all.retain(|machine| machine.user == user);
         all
     }
 
     /// What `info` tells of a machine, with counters as they are now.
-    pub(super) async fn info(&self, machine: &Machine) -> Properties {
+    pub(crate) async fn info(&self, machine: &Machine) -> Properties {
         self.refresh(machine).await;
         self.info_as_known(machine)
     }
 
     /// Asks a machine that runs for its counters.
-    pub(super) async fn refresh(&self, machine: &Machine) {
+    pub(crate) async fn refresh(&self, machine: &Machine) {
         if let Some(live) = machine.live() {
             live.refresh().await;
         }
     }
 
     /// Makes a machine, and starts it if it is to run: if that fails there is none.
-    pub(super) async fn create(
+    pub(crate) async fn create(
         self: &Arc<Self>,
         user: &str,
         body: &Properties,
@@ -289,8 +301,8 @@ impl Machines {
     ) -> Result<Arc<Machine>> {
         let settings = Settings::create(body)?;
         self.check(user, &settings)?;
-        let held = self.store.quotas().hold(user, one())?;
-        let record = Record {
+        let held = self.quotas.hold(user, one())?;
+        let record = MachineRecord {
             user: user.to_owned(),
             settings,
             rest: Rest::Stopped,
@@ -313,7 +325,7 @@ impl Machines {
     }
 
     /// Starts a machine that does not run.
-    pub(super) async fn start(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+    pub(crate) async fn start(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let _turn = Self::turn(machine).await?;
         if let Some(live) = machine.live() {
             return Err(Refusal::busy(match live.running.status() {
@@ -325,14 +337,14 @@ impl Machines {
     }
 
     /// Takes the power of a machine. It may be off already: then all is as wanted.
-    pub(super) async fn stop(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+    pub(crate) async fn stop(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let _turn = Self::turn(machine).await?;
         self.end(machine).await;
         Ok(())
     }
 
     /// Stops a machine and forgets it. Its drives are kept.
-    pub(super) async fn destroy(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+    pub(crate) async fn destroy(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let _turn = Self::turn(machine).await?;
         self.end(machine).await;
         if !machine.state().is_gone {
@@ -350,7 +362,7 @@ impl Machines {
     }
 
     /// Merges keys into those of a machine.
-    pub(super) async fn set(self: &Arc<Self>, machine: &Arc<Machine>, body: &Properties) -> Result {
+    pub(crate) async fn set(self: &Arc<Self>, machine: &Arc<Machine>, body: &Properties) -> Result {
         let _turn = Self::turn(machine).await?;
         let old = machine.state().settings.clone();
         let mut new = old.clone();
@@ -370,7 +382,7 @@ impl Machines {
                 live.running.set_cpu(new.cpu_mhz());
             }
         }
-        let record = Record {
+        let record = MachineRecord {
             settings: new.clone(),
             ..machine.record()
         };
@@ -380,7 +392,7 @@ impl Machines {
     }
 
     /// Does `command` to a machine that runs.
-    pub(super) async fn with_running<T>(
+    pub(crate) async fn with_running<T>(
         &self,
         machine: &Machine,
         command: impl for<'a> FnOnce(&'a dyn Running) -> Later<'a, std::result::Result<T, Failure>>,
@@ -393,30 +405,30 @@ impl Machines {
 
     /// What is on the screen of a machine that runs, PNG. Looking takes no turn: it
     /// delays nobody's command, also where the hypervisor hangs.
-    pub(super) async fn screen(&self, machine: &Machine) -> Result<Bytes> {
+    pub(crate) async fn screen(&self, machine: &Machine) -> Result<Bytes> {
         let live = active(machine)?;
         let drawn = live.screen().await;
         unless_ended(&live, drawn).await
     }
 
     /// Whether screens can be seen at the port of VNC.
-    pub(super) fn has_vnc_port(&self) -> bool {
+    pub(crate) fn has_vnc_port(&self) -> bool {
         self.network.has_vnc_port
     }
 
     /// What `info` tells of a machine, with counters as they were last heard, up to
     /// 5 s ago: nobody is asked.
-    pub(super) fn info_as_known(&self, machine: &Machine) -> Properties {
+    pub(crate) fn info_as_known(&self, machine: &Machine) -> Properties {
         machine.info(self.cores_here)
     }
 
     /// The last MiB that a machine wrote to its serial port, at its last run.
-    pub(super) async fn console(&self, machine: &Machine) -> Result<Vec<u8>> {
+    pub(crate) async fn console(&self, machine: &Machine) -> Result<Vec<u8>> {
         if let Some(live) = machine.live() {
             live.running.keep_console().await;
         }
         let path = machine.directory.join("console");
-        let read = spawn_blocking(move || read_console(&path));
+        let read = spawn_blocking(move || console::read(&path));
         Ok(read.await.map_err(io::Error::from)??)
     }
 
@@ -433,8 +445,8 @@ impl Machines {
     /// there, or not for this user.
     fn check(&self, user: &str, settings: &Settings) -> Result {
         for device in settings.devices() {
-            let drive = self.store.readable(user, device.drive)?;
-            drive.with_metadata(|metadata| check_device(user, &device, metadata))?;
+            let drive = self.drives.readable(user, device.drive)?;
+            drive.check(user, device.slot, !device.is_cdrom)?;
         }
         self.resources
             .check(user, settings.static_address(), &vlans(settings))
@@ -449,15 +461,15 @@ impl Machines {
         self.check(&machine.user, settings)?;
         let (mut claims, mut drives) = (Vec::new(), Vec::new());
         for device in settings.devices() {
-            let drive = self.store.readable(&machine.user, device.drive)?;
-            claims.push(self.claim_drive(machine, &device, &drive)?);
+            let drive = self.drives.readable(&machine.user, device.drive)?;
+            claims.push(self.claim_drive(machine, &device, Arc::clone(&drive))?);
             drives.push(SpecDrive {
                 slot: device.slot,
-                path: drive.data_path.canonicalize()?,
+                path: drive.path().canonicalize()?,
                 // It stays while it is claimed.
                 size: drive.size(),
                 is_cdrom: device.is_cdrom,
-                is_shared: drive.with_metadata(Metadata::is_shared),
+                is_shared: drive.is_shared(),
                 boot_index: device.boot_index,
             });
         }
@@ -468,7 +480,7 @@ impl Machines {
         &self,
         machine: &Machine,
         device: &Device,
-        drive: &Arc<Hosted>,
+        drive: Arc<dyn Drive>,
     ) -> Result<Claim> {
         let holder = Holder {
             user: machine.user.clone(),
@@ -477,9 +489,7 @@ impl Machines {
             slot: device.slot,
             may_write: !device.is_cdrom,
         };
-        drive.claim(holder, |metadata| {
-            check_device(&machine.user, device, metadata)
-        })
+        drive.claim(holder)
     }
 
     /// Claims the drives of a machine that has run on. One of another user may be
@@ -488,8 +498,8 @@ impl Machines {
     fn claim_again(&self, machine: &Machine, settings: &Settings) -> Result<Vec<Claim>> {
         let mut claims = Vec::new();
         for device in settings.devices() {
-            let drive = self.store.readable(&machine.user, device.drive);
-            match drive.and_then(|drive| self.claim_drive(machine, &device, &drive)) {
+            let drive = self.drives.readable(&machine.user, device.drive);
+            match drive.and_then(|drive| self.claim_drive(machine, &device, drive)) {
                 Ok(claim) => claims.push(claim),
                 Err(refusal) if device.is_cdrom => {
                     tracing::warn!(id = %machine.id, drive = %device.drive, %refusal, "A server runs without one of its drives");
@@ -504,12 +514,12 @@ impl Machines {
         let settings = machine.state().settings.clone();
         let (claims, drives) = self.claim(machine, &settings)?;
         let running = self.running(&settings);
-        let held = self.store.quotas().hold(&machine.user, running)?;
+        let held = self.quotas.hold(&machine.user, running)?;
         let vlans = vlans(&settings);
         let address = self
             .resources
             .lend(&machine.user, settings.static_address(), &vlans)?;
-        let run = Run {
+        let run = SavedRun {
             address,
             started: now(),
         };
@@ -522,7 +532,8 @@ impl Machines {
             }
         };
         machine.state().held_running = Some(held);
-        let live = self.watch(machine, running, run, claims, vlans).await;
+        let live = Live::new(running, run, claims, vlans);
+        let live = self.watch(machine, live).await;
         let started = match self.keep(machine).await {
             Ok(()) => live.running.resume().await.map_err(Refusal::from),
             Err(refusal) => Err(refusal),
@@ -550,7 +561,7 @@ impl Machines {
         machine: &Machine,
         settings: &Settings,
         drives: Vec<SpecDrive>,
-        run: Run,
+        run: SavedRun,
     ) -> Result<Arc<dyn Running>> {
         let (directory, hypervisor) = (machine.directory.clone(), Arc::clone(&self.hypervisor));
         let prepared = spawn_blocking(move || {
@@ -589,19 +600,11 @@ impl Machines {
     }
 
     /// Notes that a machine runs, and sees to it until it does not.
-    async fn watch(
-        self: &Arc<Self>,
-        machine: &Arc<Machine>,
-        running: Arc<dyn Running>,
-        run: Run,
-        claims: Vec<Claim>,
-        vlans: Vec<Uuid>,
-    ) -> Arc<Live> {
-        let viewers = match self.network.has_vnc_port {
-            true => self.show(machine.id, run, Arc::clone(&running)).await,
-            false => None,
-        };
-        let live = Arc::new(Live::new(running, run, claims, vlans, viewers));
+    async fn watch(self: &Arc<Self>, machine: &Arc<Machine>, live: Live) -> Arc<Live> {
+        let live = Arc::new(live);
+        if self.network.has_vnc_port {
+            show(machine.id, &live).await;
+        }
         machine.state().live = Some(Arc::clone(&live));
         let (this, machine, watched) = (Arc::clone(self), Arc::clone(machine), Arc::clone(&live));
         tokio::spawn(async move {
@@ -626,23 +629,6 @@ impl Machines {
             }
         });
         live
-    }
-
-    /// Serves the viewers of a machine at its address, until the task is aborted.
-    async fn show(
-        &self,
-        id: MachineId,
-        run: Run,
-        running: Arc<dyn Running>,
-    ) -> Option<JoinHandle<()>> {
-        match vnc::listen(run.address).await {
-            Ok(listener) => Some(tokio::spawn(vnc::serve(listener, running))),
-            Err(error) => {
-                let address = run.address;
-                tracing::warn!(%id, %error, %address, "Cannot listen for VNC");
-                None
-            }
-        }
     }
 
     /// Notes that a machine has ended: claims and address are free again; it vanishes
@@ -683,7 +669,7 @@ impl Machines {
         self.keep_record(machine, machine.record()).await
     }
 
-    async fn keep_record(&self, machine: &Machine, record: Record) -> Result {
+    async fn keep_record(&self, machine: &Machine, record: MachineRecord) -> Result {
         let (text, path) = (record.print(machine.id), machine.path.clone());
         let staging = self.staging.clone();
         let kept = spawn_blocking(move || kept::write(&text, &path, &staging));
@@ -708,17 +694,15 @@ impl Machines {
     }
 }
 
-/// Whether a machine of `user` may have a drive at this device.
-fn check_device(user: &str, device: &Device, metadata: &Metadata) -> Result {
-    let is_own = metadata.user == user;
-    let is_lent = device.is_cdrom && metadata.is_shared();
-    match metadata.may_read(user) {
-        false => Err(Refusal::no_drive()),
-        true if is_own || is_lent => Ok(()),
-        true => Err(Refusal::usage(format!(
-            "Drive {} of another user is invalid at {}: it must be of claim:type shared, and media cdrom",
-            device.drive, device.slot
-        ))),
+/// Serves the viewers of a machine at its address, until they are ended.
+async fn show(id: MachineId, live: &Live) {
+    let address = live.run.address;
+    match vnc::listen(address).await {
+        Ok(listener) => {
+            let viewers = vnc::serve(listener, Arc::clone(&live.running));
+            live.set_viewers(tokio::spawn(viewers));
+        }
+        Err(error) => tracing::warn!(%id, %error, %address, "Cannot listen for VNC"),
     }
 }
 

@@ -14,10 +14,10 @@ use rustix::fs::OFlags;
 use crate::filesystem::{Access, replace};
 
 /// The size of the ring, in bytes, and of what is shown of a console.
-pub(super) const RING_BYTES: u64 = 1024 * 1024;
+pub(crate) const RING_BYTES: u64 = 1024 * 1024;
 
 /// Appends `bytes` to the file `path`, of which it keeps twice [`RING_BYTES`] at most.
-pub(super) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options()
         .create(true)
         .append(true)
@@ -32,7 +32,7 @@ pub(super) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// The end of the file `path`, at most [`RING_BYTES`]; empty if there is no file.
-pub(in crate::server) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::hypervisor::Running;
-use super::rate::{Limiter, Rate};
+use crate::tenancy::rate::{Limiter, Rate};
 
 /// The port of the first screen of a machine, by the custom of VNC.
 const PORT: u16 = 5900;
@@ -41,12 +41,12 @@ const VERSIONS: [(&[u8; 12], bool); 5] = [
 const BY_PASSWORD: u8 = 2;
 
 /// Listens for the viewers of a server at `address`.
-pub(super) async fn listen(address: Ipv4Addr) -> io::Result<TcpListener> {
+pub(crate) async fn listen(address: Ipv4Addr) -> io::Result<TcpListener> {
     TcpListener::bind((address, PORT)).await
 }
 
 /// Serves viewers until it is dropped.
-pub(super) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
+pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
     let attempts = Limiter::new(Rate::VNC_ATTEMPTS);
     let room = Arc::new(Semaphore::new(VIEWERS_MAX));
     let mut viewers = JoinSet::new();

@@ -8,9 +8,9 @@
 use std::io;
 use std::path::Path;
 
-use super::metadata::set;
 use crate::digest::Digest;
 use crate::filesystem::{Access, Foreign, directory_of, read_own, replace_from, sync_directory};
+use crate::tenancy::keys::set;
 use crate::wire::{Format, Properties};
 
 /// Most bytes of such a file that are read: its keys come from requests, which are shorter.
@@ -20,13 +20,13 @@ const BYTES_MAX: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`is_of_the_file`] says whether an error is about this file alone.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_own(path, BYTES_MAX)
 }
 
 /// Whether an error is the fault of one file, which is damaged or may be another user's;
 /// else, as when there are too many open files, no file could be trusted to be as it seems.
-pub(super) fn is_of_the_file(error: &io::Error) -> bool {
+pub(crate) fn is_of_the_file(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
     // 5 is EIO, a sick disk.
     matches!(error.kind(), InvalidData | IsADirectory | NotFound)
@@ -38,7 +38,7 @@ pub(super) fn is_of_the_file(error: &io::Error) -> bool {
 const VERSION: &str = "1";
 
 /// The text of a file that keeps `object`.
-pub(super) fn print(object: &Properties) -> String {
+pub(crate) fn print(object: &Properties) -> String {
     let mut kept = object.clone();
     set(&mut kept, "version", VERSION);
     let text = kept.print(Format::Text);
@@ -46,7 +46,7 @@ pub(super) fn print(object: &Properties) -> String {
 }
 
 /// What [`print`] was given; `None` if that is not what the bytes hold.
-pub(super) fn parse(bytes: &[u8]) -> Option<Properties> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Properties> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
     if tail != format!("digest {}\n", Digest::of(text.as_bytes())) {
@@ -63,7 +63,7 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Properties> {
 /// The file holds what it held before, so that the caller's memory may stay as it is,
 /// too. What fails after the new file is in its place is logged, and no error: a crash
 /// of this process does not undo it, a loss of power might.
-pub(super) fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
+pub(crate) fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
     match replace_from(staging, path, Access::Private, text.as_bytes()) {
         Err(error) if read(path).is_ok_and(|now| now == text.as_bytes()) => {
             tracing::error!(?path, %error, "A loss of power may undo what was stored");
@@ -74,6 +74,14 @@ pub(super) fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
 }
 
 /// Makes a rename or an unlink of `path` last.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     sync_directory(directory_of(path)).map(drop)
+}
+
+/// A removal; a missing file is not an error.
+pub(crate) fn unless_missing(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }

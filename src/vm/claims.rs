@@ -1,35 +1,71 @@
 //! Which servers use a drive (docs/dev/reference.md, 5.3). A server that is active claims
 //! its drives, from its start to its end. A drive of `claim:type exclusive`, the
 //! default, has one claim; a shared one many.
+//!
+//! Whoever serves the drives implements [`Drives`] and [`Drive`].
 
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::answer::Refusal;
-use super::hosted::Hosted;
-use super::machine::{MachineId, Slot};
+use super::hypervisor::IoCounters;
+use super::ids::{MachineId, Slot};
+use crate::drive::DriveId;
+use crate::tenancy::refusal::Refusal;
+
+/// The drives that servers may use.
+pub(crate) trait Drives: fmt::Debug + Send + Sync {
+    /// The drive `id`, if `user` may read it.
+    fn readable(&self, user: &str, id: DriveId) -> Result<Arc<dyn Drive>, Refusal>;
+}
+
+/// A drive that servers may use.
+pub(crate) trait Drive: fmt::Debug + Send + Sync {
+    /// Whether a server of `user` may have it at `slot` at this moment.
+    fn check(&self, user: &str, slot: Slot, may_write: bool) -> Result<(), Refusal>;
+
+    /// Claims it until the claim is dropped, if [`check`](Self::check) and everybody who
+    /// uses it allow that in the same moment.
+    fn claim(self: Arc<Self>, holder: Holder) -> Result<Claim, Refusal>;
+
+    /// Ends a claim.
+    fn release(&self, holder: &Holder);
+
+    /// The file with its bytes.
+    fn path(&self) -> &Path;
+
+    /// Its size in bytes, which stays while it is claimed.
+    fn size(&self) -> u64;
+
+    /// Whether more than one server may claim it.
+    fn is_shared(&self) -> bool;
+
+    /// Counts what a guest read and wrote.
+    fn count_guest(&self, more: IoCounters);
+}
 
 /// Who has a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(crate) struct Holder {
     /// The owner of the server.
-    pub(super) user: String,
+    pub(crate) user: String,
     /// The machine that this server runs on.
-    pub(super) host: Uuid,
-    pub(super) server: MachineId,
-    pub(super) slot: Slot,
+    pub(crate) host: Uuid,
+    pub(crate) server: MachineId,
+    pub(crate) slot: Slot,
     /// Whether the guest may write to the drive.
-    pub(super) may_write: bool,
+    pub(crate) may_write: bool,
 }
 
 /// The claims on one drive.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Vec<Holder>);
+pub(crate) struct Claims(Vec<Holder>);
 
 impl Claims {
     /// Adds a claim, if the others allow it.
-    pub(super) fn add(&mut self, holder: Holder, is_shared: bool) -> Result<(), Refusal> {
+    pub(crate) fn add(&mut self, holder: Holder, is_shared: bool) -> Result<(), Refusal> {
         match self.0.first() {
             Some(first) if !is_shared => Err(Refusal::busy(format!(
                 "Drive is busy: server {} claims it exclusively",
@@ -42,28 +78,28 @@ impl Claims {
         }
     }
 
-    pub(super) fn remove(&mut self, holder: &Holder) {
+    pub(crate) fn remove(&mut self, holder: &Holder) {
         self.0.retain(|other| other != holder);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether only servers of others than `owner` have claims, which do not write.
-    pub(super) fn are_of_others(&self, owner: &str) -> bool {
+    pub(crate) fn are_of_others(&self, owner: &str) -> bool {
         let mut all = self.0.iter();
         all.all(|holder| holder.user != owner && !holder.may_write)
     }
 
     /// Whether a guest may write to the drive.
-    pub(super) fn may_write(&self) -> bool {
+    pub(crate) fn may_write(&self) -> bool {
         self.0.iter().any(|holder| holder.may_write)
     }
 
     /// The value of `claimed`, as recorded: `HOST:guest:SERVER:DEVICE`, separated by
     /// spaces. `None` without a claim.
-    pub(super) fn told(&self) -> Option<String> {
+    pub(crate) fn told(&self) -> Option<String> {
         let one = |h: &Holder| format!("{}:guest:{}:{}", h.host, h.server, h.slot);
         let all: Vec<_> = self.0.iter().map(one).collect();
         (!all.is_empty()).then(|| all.join(" "))
@@ -72,19 +108,19 @@ impl Claims {
 
 /// A claim; ends when dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
-    pub(super) drive: Arc<Hosted>,
+pub(crate) struct Claim {
+    pub(crate) drive: Arc<dyn Drive>,
     holder: Holder,
 }
 
 impl Claim {
     /// The claim that was just added to `drive`.
-    pub(super) fn new(drive: Arc<Hosted>, holder: Holder) -> Self {
+    pub(crate) fn new(drive: Arc<dyn Drive>, holder: Holder) -> Self {
         Self { drive, holder }
     }
 
     /// Where the drive is attached.
-    pub(super) fn slot(&self) -> Slot {
+    pub(crate) fn slot(&self) -> Slot {
         self.holder.slot
     }
 }

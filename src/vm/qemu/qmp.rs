@@ -7,7 +7,10 @@
 //! readable. Here a dozen keys are looked for, and others left alone.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,13 +21,21 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::super::hosted::lock;
-use super::Failure;
+use crate::tenancy::locks::lock;
+use crate::vm::hypervisor::Failure;
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest line that is read.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Connects to a socket in `directory`, however long its path is: the address of a
+/// socket has room for some 100 bytes.
+pub(crate) async fn connect(directory: &Path, socket: &str) -> io::Result<UnixStream> {
+    let directory = File::open(directory)?;
+    let fd = directory.as_raw_fd();
+    UnixStream::connect(format!("/proc/self/fd/{fd}/{socket}")).await
+}
 
 /// Something that happened.
 #[derive(Debug)]
@@ -38,11 +49,11 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) struct Qmp {
     lines: mpsc::UnboundedSender<Vec<u8>>,
-    waiting: Arc<Mutex<Waiting>>,
+    waiting: Arc<Mutex<Pending>>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Pending {
     next: u64,
     answers: HashMap<u64, oneshot::Sender<Result<Value, String>>>,
     is_over: bool,
@@ -62,7 +73,7 @@ impl Qmp {
         }
         let (lines, to_write) = mpsc::unbounded_channel();
         let (events, received) = mpsc::unbounded_channel();
-        let waiting = Arc::<Mutex<Waiting>>::default();
+        let waiting = Arc::<Mutex<Pending>>::default();
         tokio::spawn(write_all(write, to_write));
         tokio::spawn(read_all(reader, Arc::clone(&waiting), events));
         let qmp = Self { lines, waiting };
@@ -114,7 +125,7 @@ async fn write_all(mut to: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiver<Ve
 
 async fn read_all(
     mut from: BufReader<OwnedReadHalf>,
-    waiting: Arc<Mutex<Waiting>>,
+    waiting: Arc<Mutex<Pending>>,
     events: mpsc::UnboundedSender<Event>,
 ) {
     loop {
@@ -132,7 +143,7 @@ async fn read_all(
     waiting.answers.clear();
 }
 
-fn take(mut value: Value, waiting: &Mutex<Waiting>, events: &mpsc::UnboundedSender<Event>) {
+fn take(mut value: Value, waiting: &Mutex<Pending>, events: &mpsc::UnboundedSender<Event>) {
     if let Some(name) = value.get("event").and_then(Value::as_str) {
         let name = name.to_owned();
         let data = value.get_mut("data").map(Value::take).unwrap_or_default();

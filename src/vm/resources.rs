@@ -19,14 +19,14 @@ use std::sync::{Mutex, RwLock};
 
 use uuid::Uuid;
 
-use super::answer::Refusal;
-use super::hosted::{lock, read, write};
-use super::kept::{self, sync_parent};
-use super::metadata::{SETTINGS_BYTES_MAX, put_or_unset, set};
-use super::quota::{self, Amounts, Quotas};
 use crate::drive::parse_uuid;
 use crate::filesystem::private_directory;
-use crate::wire::{Format, Properties};
+use crate::tenancy::kept::{self, sync_parent};
+use crate::tenancy::keys::{check_length, put_label, set};
+use crate::tenancy::locks::{lock, read, write};
+use crate::tenancy::quota::{self, Amounts, Quotas};
+use crate::tenancy::refusal::Refusal;
+use crate::wire::Properties;
 
 /// The addresses that are given out: a part of 127.0.0.0/8 that nothing else uses.
 const NETWORK: u32 = u32::from_be_bytes([127, 64, 0, 0]);
@@ -34,13 +34,13 @@ const NETWORK_BITS: u32 = 10;
 
 /// The two types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Ip,
     Vlan,
 }
 
 impl Kind {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "ip" => Some(Self::Ip),
             "vlan" => Some(Self::Vlan),
@@ -51,13 +51,13 @@ impl Kind {
 
 /// Names a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ResourceId {
+pub(crate) enum ResourceId {
     Ip(Ipv4Addr),
     Vlan(Uuid),
 }
 
 impl ResourceId {
-    pub(super) fn parse(kind: Kind, text: &str) -> Option<Self> {
+    pub(crate) fn parse(kind: Kind, text: &str) -> Option<Self> {
         match kind {
             Kind::Ip => text.parse().ok().map(Self::Ip),
             Kind::Vlan => parse_uuid(text).map(Self::Vlan),
@@ -97,20 +97,9 @@ struct Resource {
 impl Resource {
     fn merge(&mut self, body: &Properties) -> Result<(), Refusal> {
         for (key, value) in body {
-            match key.as_str() {
-                "name" | "tags" => {}
-                _ if key.starts_with("user:") && key.len() > 5 => {}
-                _ => {
-                    let sentence = format!("Key {key:?} is unknown or cannot be set");
-                    return Err(Refusal::usage(sentence));
-                }
-            }
-            put_or_unset(&mut self.settings, key, value)?;
+            put_label(&mut self.settings, key, value)?;
         }
-        match self.settings.print(Format::Text).len() > SETTINGS_BYTES_MAX {
-            true => Err(Refusal::usage("The keys of the resource are too long")),
-            false => Ok(()),
-        }
+        check_length(&self.settings, "resource")
     }
 
     fn info(&self, id: ResourceId) -> Properties {
@@ -125,7 +114,7 @@ impl Resource {
 
 /// All resources, and the addresses that are in use.
 #[derive(Debug)]
-pub(super) struct Resources {
+pub(crate) struct Resources {
     directory: PathBuf,
     staging: PathBuf,
     resources: RwLock<BTreeMap<ResourceId, Resource>>,
@@ -140,7 +129,7 @@ pub(super) struct Resources {
 impl Resources {
     /// Loads what the data directory `data` keeps. Blocks on the disk, as all that
     /// changes something.
-    pub(super) fn open(data: &Path, staging: &Path, quotas: Quotas) -> io::Result<Self> {
+    pub(crate) fn open(data: &Path, staging: &Path, quotas: Quotas) -> io::Result<Self> {
         let directory = data.join("resources");
         private_directory(&directory)?;
         let mut resources = BTreeMap::new();
@@ -184,7 +173,7 @@ impl Resources {
     }
 
     /// The user's resources, all or of one kind.
-    pub(super) fn infos(&self, user: &str, kind: Option<Kind>) -> Vec<Properties> {
+    pub(crate) fn infos(&self, user: &str, kind: Option<Kind>) -> Vec<Properties> {
         let resources = read(&self.resources);
         let own = resources.iter().filter(|(id, resource)| {
             resource.user == user && kind.is_none_or(|kind| kind == id.kind())
@@ -192,12 +181,12 @@ impl Resources {
         own.map(|(&id, resource)| resource.info(id)).collect()
     }
 
-    pub(super) fn info(&self, user: &str, id: ResourceId) -> Result<Properties, Refusal> {
+    pub(crate) fn info(&self, user: &str, id: ResourceId) -> Result<Properties, Refusal> {
         Ok(self.own(user, id)?.info(id))
     }
 
     /// Makes one, with a name that nothing has.
-    pub(super) fn create(
+    pub(crate) fn create(
         &self,
         user: &str,
         kind: Kind,
@@ -219,7 +208,7 @@ impl Resources {
         Ok(info)
     }
 
-    pub(super) fn change(
+    pub(crate) fn change(
         &self,
         user: &str,
         id: ResourceId,
@@ -232,7 +221,7 @@ impl Resources {
     }
 
     /// Destroys one that no active server uses.
-    pub(super) fn destroy(&self, user: &str, id: ResourceId) -> Result<(), Refusal> {
+    pub(crate) fn destroy(&self, user: &str, id: ResourceId) -> Result<(), Refusal> {
         let _keeping = lock(&self.keeping);
         self.own(user, id)?;
         let is_used = match id {
@@ -264,7 +253,7 @@ impl Resources {
     }
 
     /// Refuses what is not the user's.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         user: &str,
         wanted: Option<Ipv4Addr>,
@@ -280,7 +269,7 @@ impl Resources {
 
     /// An address for a server that starts: the static one if it is the user's, else
     /// any. `vlans` are the networks it is in.
-    pub(super) fn lend(
+    pub(crate) fn lend(
         &self,
         user: &str,
         wanted: Option<Ipv4Addr>,
@@ -294,7 +283,7 @@ impl Resources {
     }
 
     /// Notes that a server that runs has these.
-    pub(super) fn mark(&self, address: Ipv4Addr, vlans: &[Uuid]) -> Result<(), Refusal> {
+    pub(crate) fn mark(&self, address: Ipv4Addr, vlans: &[Uuid]) -> Result<(), Refusal> {
         if !lock(&self.used).insert(address) {
             let sentence = format!("Address {address} is busy: a server uses it");
             return Err(Refusal::busy(sentence));
@@ -307,7 +296,7 @@ impl Resources {
     }
 
     /// Takes back what a server had.
-    pub(super) fn take_back(&self, address: Ipv4Addr, vlans: &[Uuid]) {
+    pub(crate) fn take_back(&self, address: Ipv4Addr, vlans: &[Uuid]) {
         lock(&self.used).remove(&address);
         let mut used = lock(&self.vlans_used);
         for vlan in vlans {
@@ -355,6 +344,7 @@ fn parse(stem: Option<&str>, bytes: &[u8]) -> Option<(ResourceId, Resource)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Format;
 
     fn body(text: &str) -> Properties {
         Properties::parse(Format::Text, text.as_bytes()).unwrap()

@@ -27,9 +27,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::Failure;
-use super::qemu::connect;
-use super::qmp::Qmp;
+use super::qmp::{Qmp, connect};
+use crate::vm::hypervisor::Failure;
 
 /// Network cards of a server, at most.
 const CARDS: u8 = 4;
@@ -116,7 +115,7 @@ async fn filter(from_guest: UnixStream, to_network: UnixStream) -> io::Result<()
     let mut from_guest = BufReader::new(from_guest);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     let writer = tokio::spawn(write_all(to_network, receiver));
-    let mut here: Vec<Network> = Vec::new();
+    let mut here: Vec<Subnet> = Vec::new();
     let mut asked: Option<Instant> = None;
     loop {
         let len = from_guest.read_u32().await? as usize;
@@ -153,7 +152,7 @@ async fn write_all(
 }
 
 /// Whether a frame of a guest may pass. `here` are the addresses of this machine.
-fn may_pass(frame: &[u8], here: &[Network]) -> bool {
+fn may_pass(frame: &[u8], here: &[Subnet]) -> bool {
     let Some((_, rest)) = frame.split_first_chunk::<12>() else {
         return false;
     };
@@ -166,7 +165,7 @@ fn may_pass(frame: &[u8], here: &[Network]) -> bool {
 }
 
 /// `None` for what is no whole packet.
-fn may_packet_pass(packet: &[u8], here: &[Network]) -> Option<bool> {
+fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
     let (head, _) = packet.split_first_chunk::<20>()?;
     // Version 4, five words: nobody sends options, which could name other addresses.
     if head[0] != 0x45 {
@@ -213,12 +212,12 @@ fn is_public(address: Ipv4Addr) -> bool {
 
 /// Addresses with the same first bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Network {
+struct Subnet {
     address: u32,
     bits: u32,
 }
 
-impl Network {
+impl Subnet {
     fn contains(self, address: Ipv4Addr) -> bool {
         let differs = self.address ^ u32::from(address);
         self.bits == 0 || differs >> (32 - self.bits) == 0
@@ -226,12 +225,12 @@ impl Network {
 }
 
 /// The addresses that reach this machine itself.
-fn own_networks() -> io::Result<Vec<Network>> {
+fn own_networks() -> io::Result<Vec<Subnet>> {
     Ok(parse_fib_trie(&fs::read_to_string("/proc/net/fib_trie")?))
 }
 
 /// Its routes: an address after `|--`, and under it `/BITS host LOCAL` if it is ours.
-fn parse_fib_trie(text: &str) -> Vec<Network> {
+fn parse_fib_trie(text: &str) -> Vec<Subnet> {
     let (mut address, mut found) = (None, Vec::new());
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -241,7 +240,7 @@ fn parse_fib_trie(text: &str) -> Vec<Network> {
                 let bits = bits.strip_prefix('/').and_then(|bits| bits.parse().ok());
                 if let (Some(address), Some(bits @ 0..=32)) = (address, bits) {
                     let address = u32::from(address);
-                    found.push(Network { address, bits });
+                    found.push(Subnet { address, bits });
                 }
             }
             _ => {}
@@ -265,7 +264,7 @@ mod tests {
         frame
     }
 
-    fn here() -> Vec<Network> {
+    fn here() -> Vec<Subnet> {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n\
             Local:\n     |-- 9.8.7.6\n        /32 host LOCAL\n     |-- 9.8.7.255\n        /32 link BROADCAST\n\
                  |-- 23.0.0.0\n        /8 host LOCAL\n";

@@ -11,12 +11,12 @@ use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::answer::Refusal;
-use super::hosted::lock;
+use crate::tenancy::locks::lock;
+use crate::tenancy::refusal::Refusal;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Drives,
     /// Bytes of drives.
     Bytes,
@@ -30,7 +30,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Drives,
         Self::Bytes,
         Self::Servers,
@@ -41,7 +41,7 @@ impl Kind {
     ];
 
     /// Its name in the metrics.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Drives => "drives",
             Self::Bytes => "drive_bytes",
@@ -69,11 +69,11 @@ impl Kind {
 
 /// A number for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Amounts([u64; Kind::ALL.len()]);
+pub(crate) struct Amounts([u64; Kind::ALL.len()]);
 
 impl Amounts {
     /// These, and nothing of the others.
-    pub(super) fn of<const N: usize>(amounts: [(Kind, u64); N]) -> Self {
+    pub(crate) fn of<const N: usize>(amounts: [(Kind, u64); N]) -> Self {
         let mut all = Self::default();
         for (kind, amount) in amounts {
             all[kind] = amount;
@@ -104,10 +104,10 @@ impl IndexMut<Kind> for Amounts {
 
 /// The most that one user may have of each kind; `u64::MAX` where there is no limit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits(Amounts);
+pub(crate) struct Limits(Amounts);
 
 impl Limits {
-    pub(super) fn new(limits: [(Kind, Option<u64>); Kind::ALL.len()]) -> Self {
+    pub(crate) fn new(limits: [(Kind, Option<u64>); Kind::ALL.len()]) -> Self {
         Self(Amounts::of(
             limits.map(|(kind, limit)| (kind, limit.unwrap_or(u64::MAX))),
         ))
@@ -116,7 +116,7 @@ impl Limits {
 
 #[cfg(test)]
 impl Limits {
-    pub(super) fn of_drives(drives: u64, bytes: u64) -> Self {
+    pub(crate) fn of_drives(drives: u64, bytes: u64) -> Self {
         let mut limits = Self::default();
         (limits.0[Kind::Drives], limits.0[Kind::Bytes]) = (drives, bytes);
         limits
@@ -131,7 +131,7 @@ impl Default for Limits {
 
 /// What the users of a server hold, and how much they may. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Quotas(Arc<Inner>);
+pub(crate) struct Quotas(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -143,7 +143,7 @@ struct Inner {
 /// What was granted; given back when it is dropped, unless it is kept.
 #[derive(Debug)]
 #[must_use = "what is dropped is given back"]
-pub(super) struct Grant {
+pub(crate) struct Grant {
     quotas: Quotas,
     user: String,
     amounts: Amounts,
@@ -151,7 +151,7 @@ pub(super) struct Grant {
 
 impl Grant {
     /// What was granted is there from now on, and somebody else gives it back.
-    pub(super) fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.amounts = Amounts::default();
     }
 }
@@ -164,17 +164,17 @@ impl Drop for Grant {
 
 /// One kind as the metrics show it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Figures {
-    pub(super) kind: Kind,
+pub(crate) struct Figures {
+    pub(crate) kind: Kind,
     /// What all users hold together.
-    pub(super) used: u64,
+    pub(crate) used: u64,
     /// What one may have; `None` without a limit.
-    pub(super) limit: Option<u64>,
-    pub(super) refused: u64,
+    pub(crate) limit: Option<u64>,
+    pub(crate) refused: u64,
 }
 
 impl Quotas {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self(Arc::new(Inner {
             limits,
             ..Inner::default()
@@ -182,7 +182,7 @@ impl Quotas {
     }
 
     /// Grants so much more, or 402.
-    pub(super) fn hold(&self, user: &str, amounts: Amounts) -> Result<Grant, Refusal> {
+    pub(crate) fn hold(&self, user: &str, amounts: Amounts) -> Result<Grant, Refusal> {
         let mut all = lock(&self.0.held);
         let held = all.get(user).copied().unwrap_or_default();
         for kind in Kind::ALL {
@@ -203,7 +203,7 @@ impl Quotas {
     }
 
     /// Counts what is there already, however much that makes.
-    pub(super) fn hold_anyway(&self, user: &str, amounts: Amounts) -> Grant {
+    pub(crate) fn hold_anyway(&self, user: &str, amounts: Amounts) -> Grant {
         let mut all = lock(&self.0.held);
         let held = all.entry(user.to_owned()).or_default();
         held.change(&amounts, u64::saturating_add);
@@ -219,7 +219,7 @@ impl Quotas {
     }
 
     /// A user holds so much less.
-    pub(super) fn release(&self, user: &str, amounts: &Amounts) {
+    pub(crate) fn release(&self, user: &str, amounts: &Amounts) {
         let mut all = lock(&self.0.held);
         if let Some(held) = all.get_mut(user) {
             held.change(amounts, u64::saturating_sub);
@@ -230,7 +230,7 @@ impl Quotas {
     }
 
     /// Every kind, for the metrics.
-    pub(super) fn figures(&self) -> [Figures; Kind::ALL.len()] {
+    pub(crate) fn figures(&self) -> [Figures; Kind::ALL.len()] {
         let mut used = Amounts::default();
         for held in lock(&self.0.held).values() {
             used.change(held, u64::saturating_add);
@@ -244,17 +244,17 @@ impl Quotas {
     }
 
     /// Counts a drive that is there already, however much that makes.
-    pub(super) fn count(&self, user: &str, bytes: u64) {
+    pub(crate) fn count(&self, user: &str, bytes: u64) {
         self.hold_anyway(user, drives(1, bytes)).keep();
     }
 
     /// Grants more drives and bytes, or refuses with 402.
-    pub(super) fn take(&self, user: &str, number: u64, bytes: u64) -> Result<Grant, Refusal> {
+    pub(crate) fn take(&self, user: &str, number: u64, bytes: u64) -> Result<Grant, Refusal> {
         self.hold(user, drives(number, bytes))
     }
 
     /// A user returns drives and bytes.
-    pub(super) fn give_back(&self, user: &str, number: u64, bytes: u64) {
+    pub(crate) fn give_back(&self, user: &str, number: u64, bytes: u64) {
         self.release(user, &drives(number, bytes));
     }
 }

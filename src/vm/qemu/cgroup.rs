@@ -5,16 +5,16 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::machine::MachineId;
+use crate::vm::ids::MachineId;
 
 /// A directory of the cgroup file system that is ours to make groups in, with the
 /// controller `cpu`.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
     /// Takes `directory`, if groups in it have the controller.
-    pub(in crate::server) fn open(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         // Children get it only where it is named here.
         let control = directory.join("cgroup.subtree_control");
         let has_cpu = |text: String| text.split_whitespace().any(|word| word == "cpu");

@@ -1,14 +1,6 @@
 //! What runs servers. The rest of the program knows these two traits; QEMU is the one
 //! that is there.
 
-mod cgroup;
-mod console;
-mod frames;
-mod log;
-mod process;
-mod qemu;
-mod qmp;
-
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -19,17 +11,13 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
-use super::machine::{MachineId, Slot};
-
-pub(super) use cgroup::Cgroup;
-pub(super) use console::read as read_console;
-pub(super) use qemu::Qemu;
+use super::ids::{MachineId, Slot};
 
 /// A future behind a trait object.
-pub(super) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What can start servers, and find those that run.
-pub(super) trait Hypervisor: fmt::Debug + Send + Sync {
+pub(crate) trait Hypervisor: fmt::Debug + Send + Sync {
     /// Makes a server, which waits for [`Running::resume`] before its first step.
     fn start<'a>(&'a self, spec: &'a Spec) -> Later<'a, Result<Arc<dyn Running>, Failure>>;
 
@@ -46,7 +34,7 @@ pub(super) trait Hypervisor: fmt::Debug + Send + Sync {
 }
 
 /// A server that runs.
-pub(super) trait Running: fmt::Debug + Send + Sync {
+pub(crate) trait Running: fmt::Debug + Send + Sync {
     /// How it stands, at this moment.
     fn status(&self) -> Status;
 
@@ -81,7 +69,7 @@ pub(super) trait Running: fmt::Debug + Send + Sync {
     fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>>;
 
     /// Brings the file `console` in its directory up to date. It never grows without
-    /// bounds, and [`read_console`] reads it.
+    /// bounds, and `console.rs` reads it.
     fn keep_console(&self) -> Later<'_, ()>;
 
     /// A connection to its VNC server, which asks for the password.
@@ -90,46 +78,46 @@ pub(super) trait Running: fmt::Debug + Send + Sync {
 
 /// A server as a hypervisor is to make it.
 #[derive(Debug)]
-pub(super) struct Spec {
-    pub(super) id: MachineId,
+pub(crate) struct Spec {
+    pub(crate) id: MachineId,
     /// Its own, where the hypervisor keeps what it needs. No symbolic link in it.
-    pub(super) directory: PathBuf,
-    pub(super) cpu_mhz: u32,
-    pub(super) cores: u32,
-    pub(super) mem_mb: u32,
-    pub(super) drives: Vec<SpecDrive>,
-    pub(super) nics: Vec<SpecNic>,
+    pub(crate) directory: PathBuf,
+    pub(crate) cpu_mhz: u32,
+    pub(crate) cores: u32,
+    pub(crate) mem_mb: u32,
+    pub(crate) drives: Vec<SpecDrive>,
+    pub(crate) nics: Vec<SpecNic>,
     /// The address of this machine at which its ports are.
-    pub(super) address: Ipv4Addr,
-    pub(super) password: Option<Password>,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) password: Option<Password>,
 }
 
 /// A drive of a [`Spec`].
 #[derive(Debug)]
-pub(super) struct SpecDrive {
-    pub(super) slot: Slot,
-    pub(super) path: PathBuf,
+pub(crate) struct SpecDrive {
+    pub(crate) slot: Slot,
+    pub(crate) path: PathBuf,
     /// In bytes.
-    pub(super) size: u64,
-    pub(super) is_cdrom: bool,
+    pub(crate) size: u64,
+    pub(crate) is_cdrom: bool,
     /// Whether others write to it too.
-    pub(super) is_shared: bool,
-    pub(super) boot_index: Option<usize>,
+    pub(crate) is_shared: bool,
+    pub(crate) boot_index: Option<usize>,
 }
 
 /// A network card of a [`Spec`].
 #[derive(Debug)]
-pub(super) struct SpecNic {
-    pub(super) index: u8,
+pub(crate) struct SpecNic {
+    pub(crate) index: u8,
     /// `e1000`, `rtl8139` or `virtio`.
-    pub(super) model: &'static str,
-    pub(super) mac: [u8; 6],
-    pub(super) net: Net,
+    pub(crate) model: &'static str,
+    pub(crate) mac: [u8; 6],
+    pub(crate) net: Net,
 }
 
 /// What a network card leads to.
 #[derive(Debug)]
-pub(super) enum Net {
+pub(crate) enum Net {
     /// Outside, behind an address translation; these TCP ports of the address of the
     /// server lead to the guest.
     Outside { forward: Vec<u16>, reach: Reach },
@@ -151,7 +139,7 @@ pub enum Reach {
 
 /// A password, which is not shown.
 #[derive(Clone)]
-pub(super) struct Password(pub(super) String);
+pub(crate) struct Password(pub(crate) String);
 
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,7 +149,7 @@ impl fmt::Debug for Password {
 
 /// How a server that runs stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Status {
+pub(crate) enum Status {
     Active,
     Paused,
     Ended(End),
@@ -169,7 +157,7 @@ pub(super) enum Status {
 
 /// How a server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The guest switched it off.
     ShutDown,
     /// Its power was taken.
@@ -180,16 +168,28 @@ pub(super) enum End {
 
 /// What went through one drive, in bytes and requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct IoCounters {
-    pub(super) read_bytes: u64,
-    pub(super) read_requests: u64,
-    pub(super) write_bytes: u64,
-    pub(super) write_requests: u64,
+pub(crate) struct IoCounters {
+    pub(crate) read_bytes: u64,
+    pub(crate) read_requests: u64,
+    pub(crate) write_bytes: u64,
+    pub(crate) write_requests: u64,
+}
+
+impl IoCounters {
+    /// `f` of each number here and there.
+    pub(crate) fn zip(self, other: Self, f: fn(u64, u64) -> u64) -> Self {
+        Self {
+            read_bytes: f(self.read_bytes, other.read_bytes),
+            read_requests: f(self.read_requests, other.read_requests),
+            write_bytes: f(self.write_bytes, other.write_bytes),
+            write_requests: f(self.write_requests, other.write_requests),
+        }
+    }
 }
 
 /// Why a hypervisor did not do something.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// There is none.
     #[error("No hypervisor: {0:?} is not installed")]
     Missing(PathBuf),

@@ -23,11 +23,16 @@
 //! A guest that switches itself off is kept for a moment (`-no-shutdown`), so that
 //! one that ended while nobody watched is told from one that died.
 
+pub(crate) mod cgroup;
+mod frames;
+mod log;
+mod process;
+mod qmp;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -45,16 +50,15 @@ use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::cgroup::Cgroup;
+use self::log::Log;
+use self::process::Process;
+use self::qmp::{Event, Qmp, connect};
 use super::console;
-use super::frames;
-use super::log::Log;
-use super::process::{self, Process};
-use super::qmp::{Event, Qmp};
-use super::{
-    Cgroup, End, Failure, Hypervisor, IoCounters, Later, Net, Reach, Running, Spec, SpecDrive,
-    Status,
+use super::hypervisor::{
+    End, Failure, Hypervisor, IoCounters, Later, Net, Reach, Running, Spec, SpecDrive, Status,
 };
-use crate::server::machine::{MachineId, Slot};
+use super::ids::{MachineId, Slot};
 
 /// Longest wait for a process to listen.
 const STARTING: Duration = Duration::from_secs(60);
@@ -77,7 +81,7 @@ const FILE_BYTES_MIN: u64 = 64 << 20;
 
 /// QEMU, the program.
 #[derive(Debug)]
-pub(in crate::server) struct Qemu {
+pub(crate) struct Qemu {
     program: PathBuf,
     /// All of its environment.
     environment: Vec<(OsString, OsString)>,
@@ -89,7 +93,7 @@ pub(in crate::server) struct Qemu {
 impl Qemu {
     /// Runs servers with `program`, a name that is looked for or a path, which gets
     /// `environment` and no more.
-    pub(in crate::server) fn new(
+    pub(crate) fn new(
         program: PathBuf,
         environment: Vec<(OsString, OsString)>,
         cgroup: Option<Cgroup>,
@@ -297,14 +301,6 @@ impl Hypervisor for Qemu {
     fn clear(&self, directory: &Path) {
         process::kill_recorded(directory, QMP);
     }
-}
-
-/// Connects to a socket in `directory`, however long its path is: the address of a
-/// socket has room for some 100 bytes.
-pub(super) async fn connect(directory: &Path, socket: &str) -> std::io::Result<UnixStream> {
-    let directory = File::open(directory)?;
-    let fd = directory.as_raw_fd();
-    UnixStream::connect(format!("/proc/self/fd/{fd}/{socket}")).await
 }
 
 /// The picture in `path`. A guest can make one that no compression makes small.
@@ -725,7 +721,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::super::{Password, SpecNic};
+    use super::super::hypervisor::{Password, SpecNic};
     use super::*;
 
     fn drive(slot: Slot) -> SpecDrive {

@@ -1,10 +1,7 @@
 //! One server of the API, which this program calls a machine: what a client set, how it
 //! stands, and what it has while it runs.
 
-mod settings;
-
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,15 +12,14 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::claims::Claim;
-use super::hosted::lock;
 use super::hypervisor::{Failure, IoCounters, Running, Status};
-use super::kept;
-use super::metadata::set;
-use super::quota::Grant;
-use crate::drive::parse_uuid;
+use super::ids::{MachineId, Slot};
+use super::settings::Settings;
+use crate::tenancy::kept;
+use crate::tenancy::keys::set;
+use crate::tenancy::locks::lock;
+use crate::tenancy::quota::Grant;
 use crate::wire::Properties;
-
-pub(super) use settings::{Device, Settings, Slot};
 
 /// Keys of a kept file that no client sets.
 const RUN_ADDRESS: &str = "run:address";
@@ -32,43 +28,9 @@ const REST: &str = "rest";
 /// For how long a picture of a screen is shown to others who look.
 const PICTURE_AGE: Duration = Duration::from_millis(250);
 
-/// Names a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct MachineId(Uuid);
-
-impl MachineId {
-    /// A new name that no machine has.
-    pub(super) fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-
-    /// The usual form of 36 characters only, in either case.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        parse_uuid(text).map(Self)
-    }
-
-    /// The address of one of its network cards: the same at every start.
-    pub(super) fn mac(self, nic: u8) -> [u8; 6] {
-        let [a, b, c, d, e, f, ..] = self.0.into_bytes();
-        // Of one card, and given by nobody: the two lowest bits say so.
-        [a & 0xfc | 0x02, b, c, d, e, f ^ nic]
-    }
-
-    #[cfg(test)]
-    pub(super) fn from_u128(id: u128) -> Self {
-        Self(Uuid::from_u128(id))
-    }
-}
-
-impl fmt::Display for MachineId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_hyphenated().fmt(f)
-    }
-}
-
 /// How a machine stands that does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(crate) enum Rest {
     Stopped,
     /// It ended, and neither it nor a client wanted it to.
     Dead,
@@ -85,25 +47,25 @@ impl Rest {
 
 /// What is kept of a run, so that it is found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct SavedRun {
     /// The address of this machine that the server has.
-    pub(super) address: Ipv4Addr,
+    pub(crate) address: Ipv4Addr,
     /// When it was started, in seconds since 1970.
-    pub(super) started: u64,
+    pub(crate) started: u64,
 }
 
 /// What is kept of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) user: String,
-    pub(super) settings: Settings,
-    pub(super) rest: Rest,
-    pub(super) run: Option<Run>,
+pub(crate) struct MachineRecord {
+    pub(crate) user: String,
+    pub(crate) settings: Settings,
+    pub(crate) rest: Rest,
+    pub(crate) run: Option<SavedRun>,
 }
 
-impl Record {
+impl MachineRecord {
     /// The text of its file.
-    pub(super) fn print(&self, id: MachineId) -> String {
+    pub(crate) fn print(&self, id: MachineId) -> String {
         let mut kept = self.settings.keys().clone();
         set(&mut kept, "server", id.to_string());
         set(&mut kept, "user", &self.user);
@@ -116,7 +78,7 @@ impl Record {
     }
 
     /// Reads what [`print`](Self::print) made; `None` if that is not what it holds.
-    pub(super) fn parse(id: MachineId, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(id: MachineId, bytes: &[u8]) -> Option<Self> {
         let mut kept = kept::parse(bytes)?;
         if kept.remove("server")? != id.to_string() {
             return None;
@@ -129,7 +91,7 @@ impl Record {
         };
         let run = match (kept.remove(RUN_ADDRESS), kept.remove(RUN_STARTED)) {
             (None, None) => None,
-            (Some(address), Some(started)) => Some(Run {
+            (Some(address), Some(started)) => Some(SavedRun {
                 address: address.parse().ok()?,
                 started: started.parse().ok()?,
             }),
@@ -146,11 +108,11 @@ impl Record {
 
 /// What a machine has while it runs.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) running: Arc<dyn Running>,
-    pub(super) run: Run,
+pub(crate) struct Live {
+    pub(crate) running: Arc<dyn Running>,
+    pub(crate) run: SavedRun,
     claims: Mutex<Vec<Claim>>,
-    pub(super) vlans: Vec<Uuid>,
+    pub(crate) vlans: Vec<Uuid>,
     /// What was last heard of its drives.
     counters: Mutex<BTreeMap<Slot, IoCounters>>,
     /// The last picture of its screen, and when it was asked for.
@@ -161,12 +123,11 @@ pub(super) struct Live {
 
 impl Live {
     /// A machine that was just made, or found.
-    pub(super) fn new(
+    pub(crate) fn new(
         running: Arc<dyn Running>,
-        run: Run,
+        run: SavedRun,
         claims: Vec<Claim>,
         vlans: Vec<Uuid>,
-        viewers: Option<JoinHandle<()>>,
     ) -> Self {
         Self {
             running,
@@ -175,12 +136,17 @@ impl Live {
             vlans,
             counters: Mutex::default(),
             picture: tokio::sync::Mutex::default(),
-            viewers: Mutex::new(viewers),
+            viewers: Mutex::default(),
         }
     }
 
+    /// Notes what serves viewers.
+    pub(crate) fn set_viewers(&self, viewers: JoinHandle<()>) {
+        *lock(&self.viewers) = Some(viewers);
+    }
+
     /// Ends what serves viewers, so that the port is free again.
-    pub(super) async fn end_viewers(&self) {
+    pub(crate) async fn end_viewers(&self) {
         let viewers = lock(&self.viewers).take();
         if let Some(viewers) = viewers {
             viewers.abort();
@@ -190,7 +156,7 @@ impl Live {
 
     /// A picture of its screen, PNG. One is drawn at a time and no more often than
     /// [`PICTURE_AGE`] says, however many look.
-    pub(super) async fn screen(&self) -> Result<Bytes, Failure> {
+    pub(crate) async fn screen(&self) -> Result<Bytes, Failure> {
         let mut last = self.picture.lock().await;
         if let Some((asked, picture)) = &*last
             && asked.elapsed() < PICTURE_AGE
@@ -205,20 +171,20 @@ impl Live {
 
     /// Takes the counters of a machine that was found for counted: an earlier process
     /// did that.
-    pub(super) async fn take_counters_as_known(&self) {
+    pub(crate) async fn take_counters_as_known(&self) {
         if let Ok(counters) = self.running.counters().await {
             *lock(&self.counters) = counters;
         }
     }
 
     /// Ends its claims.
-    pub(super) fn release_drives(&self) {
+    pub(crate) fn release_drives(&self) {
         lock(&self.claims).clear();
     }
 
     /// Asks for the counters of its drives, and adds to those of the drives what is
     /// new. What was heard last stays where there is no answer.
-    pub(super) async fn refresh(&self) {
+    pub(crate) async fn refresh(&self) {
         let Ok(new) = self.running.counters().await else {
             return;
         };
@@ -229,23 +195,8 @@ impl Live {
             };
             let old = old.entry(claim.slot()).or_default();
             // An answer that was overtaken by another is not counted backwards.
-            let since = |new: u64, old: u64| new.saturating_sub(old);
-            claim.drive.count_guest(
-                (
-                    since(new.read_bytes, old.read_bytes),
-                    since(new.read_requests, old.read_requests),
-                ),
-                (
-                    since(new.write_bytes, old.write_bytes),
-                    since(new.write_requests, old.write_requests),
-                ),
-            );
-            *old = IoCounters {
-                read_bytes: old.read_bytes.max(new.read_bytes),
-                read_requests: old.read_requests.max(new.read_requests),
-                write_bytes: old.write_bytes.max(new.write_bytes),
-                write_requests: old.write_requests.max(new.write_requests),
-            };
+            claim.drive.count_guest(new.zip(*old, u64::saturating_sub));
+            *old = new.zip(*old, u64::max);
         }
     }
 
@@ -256,34 +207,34 @@ impl Live {
 
 /// A machine on this server.
 #[derive(Debug)]
-pub(super) struct Machine {
-    pub(super) id: MachineId,
-    pub(super) user: String,
+pub(crate) struct Machine {
+    pub(crate) id: MachineId,
+    pub(crate) user: String,
     /// The file of its record.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Its own directory, of its last run.
-    pub(super) directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// Held by a command that changes it, from its start to its end: they come one
     /// after the other.
-    pub(super) turn: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    state: Mutex<MachineState>,
 }
 
 /// How a machine stands.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) settings: Settings,
-    pub(super) rest: Rest,
-    pub(super) live: Option<Arc<Live>>,
-    pub(super) is_gone: bool,
+pub(crate) struct MachineState {
+    pub(crate) settings: Settings,
+    pub(crate) rest: Rest,
+    pub(crate) live: Option<Arc<Live>>,
+    pub(crate) is_gone: bool,
     /// What it takes of its user's quotas while it exists, and while it runs.
-    pub(super) held: Option<Grant>,
-    pub(super) held_running: Option<Grant>,
+    pub(crate) held: Option<Grant>,
+    pub(crate) held_running: Option<Grant>,
 }
 
-impl State {
+impl MachineState {
     /// As `info` tells it.
-    pub(super) fn status(&self) -> &'static str {
+    pub(crate) fn status(&self) -> &'static str {
         let Some(live) = &self.live else {
             return self.rest.as_str();
         };
@@ -297,14 +248,19 @@ impl State {
 }
 
 impl Machine {
-    pub(super) fn new(id: MachineId, record: Record, path: PathBuf, directory: PathBuf) -> Self {
+    pub(crate) fn new(
+        id: MachineId,
+        record: MachineRecord,
+        path: PathBuf,
+        directory: PathBuf,
+    ) -> Self {
         Self {
             id,
             user: record.user,
             path,
             directory,
             turn: tokio::sync::Mutex::default(),
-            state: Mutex::new(State {
+            state: Mutex::new(MachineState {
                 settings: record.settings,
                 rest: record.rest,
                 live: None,
@@ -316,19 +272,19 @@ impl Machine {
     }
 
     /// Its state, for a moment.
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, MachineState> {
         lock(&self.state)
     }
 
     /// What it has while it runs.
-    pub(super) fn live(&self) -> Option<Arc<Live>> {
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
         self.state().live.clone()
     }
 
     /// What is to be kept of it now.
-    pub(super) fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> MachineRecord {
         let state = self.state();
-        Record {
+        MachineRecord {
             user: self.user.clone(),
             settings: state.settings.clone(),
             rest: state.rest,
@@ -338,7 +294,7 @@ impl Machine {
 
     /// What `info` tells, in the keys of the second generation
     /// (docs/dev/reference.md, 1.11). `cores_here` are those of this machine.
-    pub(super) fn info(&self, cores_here: u32) -> Properties {
+    pub(crate) fn info(&self, cores_here: u32) -> Properties {
         let state = self.state();
         let mut info = state.settings.keys().clone();
         set(&mut info, "server", self.id.to_string());
@@ -379,7 +335,7 @@ impl Machine {
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs())
 }
@@ -394,7 +350,7 @@ mod tests {
         let body = "name a b\ncpu 500\nmem 64\npersistent true\npassword secret\nuser:x y";
         let body = Properties::parse(Format::Text, body.as_bytes()).unwrap();
         let id = MachineId::random();
-        let mut record = Record {
+        let mut record = MachineRecord {
             user: "u".into(),
             settings: Settings::create(&body).unwrap(),
             rest: Rest::Dead,
@@ -402,28 +358,26 @@ mod tests {
         };
         for run in [
             None,
-            Some(Run {
+            Some(SavedRun {
                 address: Ipv4Addr::new(127, 70, 0, 1),
                 started: 1_291_493_868,
             }),
         ] {
             record.run = run;
             let text = record.print(id);
-            assert_eq!(Record::parse(id, text.as_bytes()).as_ref(), Some(&record));
-            assert_eq!(Record::parse(MachineId::random(), text.as_bytes()), None);
             assert_eq!(
-                Record::parse(id, text.replace("500", "501").as_bytes()),
+                MachineRecord::parse(id, text.as_bytes()).as_ref(),
+                Some(&record)
+            );
+            assert_eq!(
+                MachineRecord::parse(MachineId::random(), text.as_bytes()),
+                None
+            );
+            assert_eq!(
+                MachineRecord::parse(id, text.replace("500", "501").as_bytes()),
                 None
             );
         }
         assert!(!format!("{record:?}").contains("secret"));
-    }
-
-    #[test]
-    fn the_cards_of_a_machine_have_addresses_of_their_own() {
-        let id = MachineId::random();
-        assert_eq!(id.mac(0), id.mac(0));
-        assert_ne!(id.mac(0), id.mac(1));
-        assert_eq!(id.mac(0)[0] & 3, 2);
     }
 }

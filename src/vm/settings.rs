@@ -14,10 +14,11 @@ use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-use super::super::answer::Refusal;
-use super::super::metadata::{SETTINGS_BYTES_MAX, one_of, put, put_or_unset, set};
+use super::ids::Slot;
 use crate::drive::DriveId;
-use crate::wire::{Format, Properties};
+use crate::tenancy::keys::{check_length, one_of, put, put_label, put_or_unset, set, unknown};
+use crate::tenancy::refusal::Refusal;
+use crate::wire::Properties;
 
 /// Core MHz of a server. Clients of the clouds used 500 to 20000.
 const CPU_MHZ: RangeInclusive<u32> = 100..=1_000_000;
@@ -38,73 +39,31 @@ const FIREWALL: [&str; 3] = [
     "nic:0:firewall:reject",
 ];
 
-/// Where a drive is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::server) enum Slot {
-    /// `ide:CHANNEL:UNIT`
-    Ide(u8, u8),
-    /// `scsi:0:UNIT`
-    Scsi(u8),
-    /// `block:UNIT`, a disk of virtio
-    Block(u8),
-    /// `ata:0:UNIT`
-    Ata(u8),
-}
-
-impl Slot {
-    /// The slot that a key names.
-    pub(in crate::server) fn parse(key: &str) -> Option<Self> {
-        let (bus, place) = key.split_once(':')?;
-        let digit = |text: &str, at_most: u8| match text.as_bytes() {
-            [digit @ b'0'..=b'9'] if digit - b'0' <= at_most => Some(digit - b'0'),
-            _ => None,
-        };
-        match (bus, place.split_once(':')) {
-            ("ide", Some((channel, unit))) => Some(Self::Ide(digit(channel, 1)?, digit(unit, 1)?)),
-            ("scsi", Some(("0", unit))) => Some(Self::Scsi(digit(unit, 7)?)),
-            ("ata", Some(("0", unit))) => Some(Self::Ata(digit(unit, 5)?)),
-            ("block", None) => Some(Self::Block(digit(place, 7)?)),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ide(channel, unit) => write!(f, "ide:{channel}:{unit}"),
-            Self::Scsi(unit) => write!(f, "scsi:0:{unit}"),
-            Self::Block(unit) => write!(f, "block:{unit}"),
-            Self::Ata(unit) => write!(f, "ata:0:{unit}"),
-        }
-    }
-}
-
 /// A drive that is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::server) struct Device {
-    pub(in crate::server) slot: Slot,
-    pub(in crate::server) drive: DriveId,
+pub(crate) struct Device {
+    pub(crate) slot: Slot,
+    pub(crate) drive: DriveId,
     /// `media cdrom`: the guest cannot write to it.
-    pub(in crate::server) is_cdrom: bool,
+    pub(crate) is_cdrom: bool,
     /// Its place in the order of booting, from 0 on.
-    pub(in crate::server) boot_index: Option<usize>,
+    pub(crate) boot_index: Option<usize>,
 }
 
 /// A network card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::server) struct Nic {
-    pub(in crate::server) index: u8,
+pub(crate) struct Nic {
+    pub(crate) index: u8,
     /// One of `e1000`, `rtl8139` and `virtio`.
-    pub(in crate::server) model: &'static str,
-    pub(in crate::server) mac: Option<[u8; 6]>,
+    pub(crate) model: &'static str,
+    pub(crate) mac: Option<[u8; 6]>,
     /// The private network it is in; else it is the card that leads outside.
-    pub(in crate::server) vlan: Option<Uuid>,
+    pub(crate) vlan: Option<Uuid>,
 }
 
 /// What a client has set. Every key of it is valid, and they go together.
 #[derive(Clone, PartialEq, Eq)]
-pub(in crate::server) struct Settings(Properties);
+pub(crate) struct Settings(Properties);
 
 /// The password is not shown.
 impl fmt::Debug for Settings {
@@ -118,7 +77,7 @@ type Result<T = ()> = std::result::Result<T, Refusal>;
 
 impl Settings {
     /// Those of a new server, from the body of `servers/create`.
-    pub(in crate::server) fn create(body: &Properties) -> Result<Self> {
+    pub(crate) fn create(body: &Properties) -> Result<Self> {
         let mut keys = Properties::new();
         set(&mut keys, "smp", "auto");
         let mut settings = Self(keys);
@@ -127,7 +86,7 @@ impl Settings {
     }
 
     /// Those that were kept, if they are valid.
-    pub(in crate::server) fn from_kept(keys: &Properties) -> Option<Self> {
+    pub(crate) fn from_kept(keys: &Properties) -> Option<Self> {
         let mut settings = Self(Properties::new());
         settings.merge(keys).ok()?;
         (settings.0 == *keys).then_some(settings)
@@ -135,7 +94,7 @@ impl Settings {
 
     /// Merges the body of `set`: keys that are not in it stay, an empty value
     /// unsets a key. When it fails some keys may be merged: use a copy.
-    pub(in crate::server) fn merge(&mut self, body: &Properties) -> Result {
+    pub(crate) fn merge(&mut self, body: &Properties) -> Result {
         for (key, value) in body {
             self.put(key, value)?;
         }
@@ -145,7 +104,7 @@ impl Settings {
     /// Merges what an active server takes: name, cpu, persistent, tags, user keys
     /// and the password (docs/dev/reference.md, 1.10). Another key is refused, unless it says
     /// what is so already: clients send them all.
-    pub(in crate::server) fn merge_active(&mut self, body: &Properties) -> Result {
+    pub(crate) fn merge_active(&mut self, body: &Properties) -> Result {
         let mut wanted = self.clone();
         for (key, value) in body {
             wanted.put(key, value)?;
@@ -172,7 +131,7 @@ impl Settings {
     fn put(&mut self, key: &str, value: &str) -> Result {
         let keys = &mut self.0;
         match key {
-            "name" | "tags" | "boot" => put_or_unset(keys, key, value),
+            "boot" => put_or_unset(keys, key, value),
             "cpu" => put_number(keys, key, value, &CPU_MHZ),
             "mem" => put_number(keys, key, value, &MEM_MB),
             "smp" if matches!(value, "" | "auto") => put(keys, key, "auto"),
@@ -217,7 +176,8 @@ impl Settings {
                 put_or_unset(keys, key, value)
             }
             _ if FIREWALL.contains(&key) => put_or_unset(keys, key, value),
-            _ if key.starts_with("user:") && key.len() > 5 => put_or_unset(keys, key, value),
+            "name" | "tags" => put_label(keys, key, value),
+            _ if key.starts_with("user:") => put_label(keys, key, value),
             _ if key.starts_with("nic:") => self.put_nic(key, value),
             _ => self.put_device(key, value),
         }
@@ -306,14 +266,11 @@ impl Settings {
                 return Err(Refusal::usage(sentence));
             }
         }
-        if self.0.print(Format::Text).len() > SETTINGS_BYTES_MAX {
-            return Err(Refusal::usage("The keys of the server are too long"));
-        }
-        Ok(())
+        check_length(&self.0, "server")
     }
 
     /// All keys, as they are told and kept.
-    pub(in crate::server) fn keys(&self) -> &Properties {
+    pub(crate) fn keys(&self) -> &Properties {
         &self.0
     }
 
@@ -322,18 +279,18 @@ impl Settings {
     }
 
     /// Core MHz.
-    pub(in crate::server) fn cpu_mhz(&self) -> u32 {
+    pub(crate) fn cpu_mhz(&self) -> u32 {
         self.number("cpu").unwrap_or(*CPU_MHZ.start())
     }
 
     /// Memory in MB.
-    pub(in crate::server) fn mem_mb(&self) -> u32 {
+    pub(crate) fn mem_mb(&self) -> u32 {
         self.number("mem").unwrap_or(*MEM_MB.start())
     }
 
     /// Cores: those asked for, or one for each begun 2000 MHz, at most as many as
     /// this machine has.
-    pub(in crate::server) fn cores(&self, cores_here: u32) -> u32 {
+    pub(crate) fn cores(&self, cores_here: u32) -> u32 {
         let auto = || {
             self.cpu_mhz()
                 .div_ceil(CORE_MHZ)
@@ -343,28 +300,28 @@ impl Settings {
     }
 
     /// Whether the server stays when it has stopped.
-    pub(in crate::server) fn is_persistent(&self) -> bool {
+    pub(crate) fn is_persistent(&self) -> bool {
         self.0.get("persistent").is_some()
     }
 
     /// The password of VNC; without one nobody gets in.
-    pub(in crate::server) fn password(&self) -> Option<&str> {
+    pub(crate) fn password(&self) -> Option<&str> {
         let given = self.0.get("password");
         given.or_else(|| self.0.get("vnc:password"))
     }
 
     /// The static address that the server is to have.
-    pub(in crate::server) fn static_address(&self) -> Option<Ipv4Addr> {
+    pub(crate) fn static_address(&self) -> Option<Ipv4Addr> {
         self.0.get("nic:0:dhcp")?.parse().ok()
     }
 
     /// Whether the server has an address of its own.
-    pub(in crate::server) fn has_dhcp(&self) -> bool {
+    pub(crate) fn has_dhcp(&self) -> bool {
         self.0.get("nic:0:dhcp").is_some()
     }
 
     /// The attached drives, by slot.
-    pub(in crate::server) fn devices(&self) -> Vec<Device> {
+    pub(crate) fn devices(&self) -> Vec<Device> {
         let boot = self.0.get("boot").unwrap_or_default();
         let boot: Vec<_> = boot.split_whitespace().collect();
         let device = |(key, value): (&String, &String)| {
@@ -379,7 +336,7 @@ impl Settings {
     }
 
     /// The network cards. The first is there when anything is said of it.
-    pub(in crate::server) fn nics(&self) -> Vec<Nic> {
+    pub(crate) fn nics(&self) -> Vec<Nic> {
         let nic = |index: u8| {
             let get = |rest: &str| self.0.get(&format!("nic:{index}:{rest}"));
             let vlan = get("vlan").and_then(|vlan| Uuid::try_parse(vlan).ok());
@@ -421,10 +378,6 @@ fn put_number(
     }
 }
 
-fn unknown(key: &str) -> Refusal {
-    Refusal::usage(format!("Key {key:?} is unknown or cannot be set"))
-}
-
 /// A hardware address that is one card's.
 fn mac(text: &str) -> Option<[u8; 6]> {
     let mut bytes = [0; 6];
@@ -443,6 +396,7 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 mod tests {
     use super::*;
     use crate::wire::ErrorType;
+    use crate::wire::Format;
 
     const DRIVE: &str = "08c92dd5-70a0-4f51-83d2-835919d254df";
     const OTHER: &str = "853bb98a-4fff-4c2f-a265-97c363f19ea5";

@@ -1,76 +1,23 @@
-//! Bodies that a fault plan does something to.
+//! A slow line, as a fault plan may want it, and bodies that go over it.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::server::answer::AnswerBody;
-use crate::server::hosted::lock;
+use crate::tenancy::locks::lock;
 
-/// How long the bytes before a cut get to leave.
-const CUT_AFTER: Duration = Duration::from_millis(200);
 /// Pieces of a slow body: so many a second, but none shorter than this.
 const PIECES_PER_S: u64 = 20;
 const PIECE_BYTES_MIN: u64 = 1024;
 
-/// `body` as long as it says, but broken off after `bytes`.
-pub(super) fn cut(body: AnswerBody, bytes: u64) -> AnswerBody {
-    let cut = Cut {
-        body,
-        left: bytes,
-        wait: None,
-    };
-    cut.boxed()
-}
-
-struct Cut {
-    body: AnswerBody,
-    left: u64,
-    wait: Option<Pin<Box<Sleep>>>,
-}
-
-impl Body for Cut {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.left == 0 {
-            // An error at once would take with it what is not sent yet.
-            let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(CUT_AFTER)));
-            return wait
-                .as_mut()
-                .poll(context)
-                .map(|()| Some(Err(io::Error::other("cut, as the fault plan says"))));
-        }
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        polled.map_ok(|frame| match frame.into_data() {
-            Ok(mut data) => {
-                data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-                self.left -= data.len() as u64;
-                Frame::data(data)
-            }
-            Err(frame) => frame,
-        })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// The one slow line that all bodies go over, in both directions.
 #[derive(Debug)]
-pub(in crate::server) struct Line {
+pub(super) struct Line {
     bytes_per_s: u64,
     /// When it has carried all that it was given.
     free_at: Mutex<Instant>,
@@ -100,7 +47,7 @@ impl Line {
 
 /// A body over a [`Line`].
 #[derive(Debug)]
-pub(in crate::server) struct Slowed<B> {
+pub(super) struct Slowed<B> {
     body: B,
     line: Arc<Line>,
     /// What came and is not under way yet.
@@ -110,7 +57,7 @@ pub(in crate::server) struct Slowed<B> {
 }
 
 impl<B> Slowed<B> {
-    pub(in crate::server) fn new(body: B, line: Arc<Line>) -> Self {
+    pub(super) fn new(body: B, line: Arc<Line>) -> Self {
         Self {
             body,
             line,
