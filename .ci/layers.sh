@@ -2,8 +2,10 @@
 # Who may import whom (ARCHITECTURE.md): fails and names the line where a module
 # reaches up, or does what belongs to another layer.
 #
-#   layers.sh [SOURCE-DIR]      default: src of this repository
+#   layers.sh [SOURCE-DIR]      default: src of this repository, with its crates
 #
+# What a crate may use, Cargo enforces; here are the rules within the root crate, and those
+# about the standard library.
 # It reads text, not Rust: lines that are comments are left out, `use` lists of
 # several lines are understood, macros that build paths are not.
 set -euo pipefail
@@ -61,12 +63,12 @@ forbid() {
     deny "$layer" "must not import ${names[*]}" "$(imports "${names[@]}")" "${list[@]}"
 }
 
-# Everything that is not one of the upper layers is a noun, or wire, codec, image.
+# Everything that is not one of the upper layers is a noun, or image or journal.
 upper='api|policy|transfer|publish|tenancy|vm|server|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, wire, codec, image' api policy transfer publish tenancy vm server cli -- "${low[@]}"
+forbid 'nouns, image, journal' api policy transfer publish tenancy vm server cli -- "${low[@]}"
 forbid api policy transfer publish tenancy vm server cli -- api
 forbid policy transfer publish tenancy vm server cli -- policy
 forbid transfer publish tenancy vm server cli -- transfer
@@ -75,18 +77,19 @@ forbid tenancy api policy transfer publish vm server cli -- tenancy
 forbid vm api policy transfer publish server cli -- vm
 forbid server api policy transfer publish cli -- server
 
-mapfile -t list < <(files wire codec)
-deny 'wire, codec' 'pure functions: no files, no network, no clock' \
-    '\bstd::(?:fs|net|time)\b|\b(?:tokio|reqwest|hyper)\s*::' "${list[@]}"
+crates=$(dirname "$src")/crates
+mapfile -t list < <(find "$crates/base/src" -name '*.rs' | sort)
+deny base 'pure functions: no files, no network, no clock' \
+    '\bstd::(?:fs|net)\b|\b(?:Instant|SystemTime)\b' "${list[@]}"
 mapfile -t list < <(files policy)
 deny policy 'decides only: time, chance and outcomes are handed in' \
     '\b(?:tokio|reqwest|hyper)\b|\b(?:Instant|SystemTime)\b|\bstd::(?:fs|net|env|thread)\b' "${list[@]}"
 
-mapfile -t list < <(find "$src" -name '*.rs' ! -path "$src/cli/*" ! -path "$src/cli.rs" ! -path "$src/bin/*" | sort)
+mapfile -t list < <(find "$src" "$crates"/*/src -name '*.rs' ! -path "$src/cli/*" ! -path "$src/cli.rs" ! -path "$src/bin/*" | sort)
 deny 'all but cli and bin' 'no printing, no environment, no process' \
     '\be?print(?:ln)?!|\bstd::env\b|\bstd::\{[^;]*\benv\b|\benv::(?:var|args|current_dir)|\bprocess::exit\b' "${list[@]}"
 deny 'all but cli and bin' 'clap, indicatif and rpassword belong to cli' \
     '\b(?:clap|indicatif|rpassword)\s*::' "${list[@]}"
 
 ((found == 0)) || exit 1
-echo "layers: $rules rules hold over $(find "$src" -name '*.rs' | wc -l) files"
+echo "layers: $rules rules hold over $(find "$src" "$crates"/*/src -name '*.rs' | wc -l) files"

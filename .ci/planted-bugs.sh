@@ -24,7 +24,7 @@ refresh() {
             mkdir -p "$copy/$(dirname "$file")"
             cp "$file" "$copy/$file"
         fi
-    done < <(git ls-files -z -- Cargo.toml Cargo.lock action.yml benches ci docs src tests fixtures README.md)
+    done < <(git ls-files -z -- Cargo.toml Cargo.lock action.yml benches ci crates docs src tests fixtures README.md)
 }
 
 # What each bug needs is built before the first one, which has only so much time.
@@ -34,7 +34,7 @@ if [[ $only != --anchors ]]; then
 fi
 
 # bug NAME TEST FILE FROM TO: in FILE, the one place that reads FROM reads TO.
-# TEST is `lib PATH` or `it PATH`. An anchor that is gone is a failure, too: then
+# TEST is `it PATH`, `lib PATH` (src), or the name of a directory of crates/ and a PATH. An anchor that is gone is a failure, too: then
 # the bug has to be planted elsewhere.
 bug() {
     local name=$1 where=${2%% *} test=${2#* } file=$3 begin=$SECONDS verdict output
@@ -55,8 +55,11 @@ bug() {
         s/\Q$ENV{FROM}\E/$ENV{TO}/' "$copy/$file"; then
         verdict='NOT PLANTED' survived=1
     else
-        local args=(--lib)
-        [[ $where == it ]] && args=(--test it)
+        local args=(--package "openhosting-$where" --lib)
+        case $where in
+            it) args=(--test it) ;;
+            lib) args=(--package openhosting --lib) ;;
+        esac
         output=$(cd "$copy" && timeout 600 cargo test --quiet "${args[@]}" -- --exact "$test" 2>&1) || true
         if grep -q '^test result: FAILED. 0 passed; 1 failed' <<<"$output"; then
             verdict=caught
@@ -90,8 +93,8 @@ bug 'what was not synced is believed unseen' \
     src/transfer/earlier.rs 'data_blocks(bytes, span.offset) == blocks' \
     'data_blocks(bytes, span.offset) <= blocks'
 bug 'what is beyond the end of a file is hashed as a hole' \
-    'lib digest::tests::of_a_part_of_a_file_with_holes' \
-    src/digest.rs 'if file.metadata()?.len() >= range.end' 'if file.metadata()?.len() > 0'
+    'filesystem digest::tests::of_a_part_of_a_file_with_holes' \
+    crates/filesystem/src/digest.rs 'if file.metadata()?.len() >= range.end' 'if file.metadata()?.len() > 0'
 bug 'a file is called whole after it was written to' \
     'lib image::target::tests::a_file_that_was_written_to_is_not_as_it_was' \
     src/image/target.rs 'now.ino() == inode && modified_ns(&now) == at_ns' 'now.ino() == inode'
@@ -108,7 +111,7 @@ bug 'records beyond the end are believed' \
     src/journal/replay.rs 'first.saturating_add(count).min(chunks)' 'first.saturating_add(count)'
 bug 'the lock lets two in' \
     'lib journal::tests::one_process_at_a_time_and_no_link_is_followed' \
-    src/filesystem/lock.rs 'Lock::Exclusive => FlockOperation::NonBlockingLockExclusive' \
+    crates/filesystem/src/lock.rs 'Lock::Exclusive => FlockOperation::NonBlockingLockExclusive' \
     'Lock::Exclusive => FlockOperation::NonBlockingLockShared'
 bug 'zeros left out of a used drive' \
     'lib policy::engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
@@ -287,10 +290,10 @@ bug 'shards are joined though one is missing' \
     src/publish.rs 'if !missing.is_empty() {' 'if missing.len() > 1 {'
 bug 'the root leaves the blocks out' \
     'lib receipt::tests::one_digest_that_was_changed_is_noticed' \
-    src/content.rs '        self.blocks.hash_into(&mut hasher);' ''
+    crates/base/src/content.rs '        self.blocks.hash_into(&mut hasher);' ''
 bug 'what lies beyond a shorter base is taken for zeros' \
-    'lib content::tests::beyond_a_shorter_base_everything_differs' \
-    src/content.rs 'if base.size < self.size && known < self.blocks.count() {' 'if base.size > self.size && known < self.blocks.count() {'
+    'base content::tests::beyond_a_shorter_base_everything_differs' \
+    crates/base/src/content.rs 'if base.size < self.size && known < self.blocks.count() {' 'if base.size > self.size && known < self.blocks.count() {'
 bug 'a drive grows by no more than it must' \
     'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
     src/transfer/room.rs 'size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)' 'end.max(size)'
@@ -301,14 +304,14 @@ bug 'what passes by again is not compared' \
     'it streams::other_bytes_than_those_of_the_earlier_run_are_noticed' \
     src/transfer/pipeline.rs 'Some(digest) => digest.is_of(chunk.bytes()),' 'Some(_) => true,'
 bug 'bytes of another chunk left in a hole' \
-    'lib buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
-    src/buffer.rs 'self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);' ''
+    'base buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
+    crates/base/src/buffer.rs 'self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);' ''
 bug 'a buffer that was written to passes for zeros' \
-    'lib buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
-    src/buffer.rs 'self.used.touched = 0..self.used.bytes.len();' ''
+    'base buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
+    crates/base/src/buffer.rs 'self.used.touched = 0..self.used.bytes.len();' ''
 bug 'a digest of data that does not tell where it lies' \
-    'lib digest::chunk::tests::what_moved_is_not_the_same' \
-    src/digest/chunk.rs 'sha256.update((run.start as u64).to_le_bytes());' ''
+    'base digest::chunk::tests::what_moved_is_not_the_same' \
+    crates/base/src/digest/chunk.rs 'sha256.update((run.start as u64).to_le_bytes());' ''
 bug 'zeros that are none any more pass for what was sent' \
     'it resume::zeros_within_a_chunk_that_are_none_any_more_are_sent' \
     src/transfer/changed.rs 'if !digest.is_of(&bytes) {' 'if false {'
@@ -360,8 +363,8 @@ bug 'qcow2 written: packed clusters in one cluster count once' \
     'it outputs::qemu_img_finds_the_drive_in_a_qcow2' \
     src/image/target/qcow2.rs '.and_then(|count| count.checked_add(1))' '.map(|_| 1)'
 bug 'qcow2 written: packed further back than QEMU looks' \
-    'lib codec::pack::tests::a_cluster_is_packed_if_that_makes_it_shorter' \
-    src/codec/pack.rs 'CLUSTER_WINDOW_BITS: u8 = 12' 'CLUSTER_WINDOW_BITS: u8 = 15'
+    'base codec::pack::tests::a_cluster_is_packed_if_that_makes_it_shorter' \
+    crates/base/src/codec/pack.rs 'CLUSTER_WINDOW_BITS: u8 = 12' 'CLUSTER_WINDOW_BITS: u8 = 15'
 bug 'qcow2 written: a resumed run gives a cluster away twice' \
     'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
     src/image/target/qcow2.rs 'next = next.max(place.end.next_multiple_of(CLUSTER));' ''

@@ -14,7 +14,6 @@
 mod keeper;
 mod log;
 mod others;
-mod page_cache;
 mod record;
 mod replay;
 
@@ -28,7 +27,7 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
-use crate::digest::{ChunkDigest, Digest};
+use crate::digest::ChunkDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
     self, Access, Foreign, Lock, Locked, Staged, Weakness, create_whole, directory_of, open_own,
@@ -39,9 +38,9 @@ use crate::plan::Span;
 use log::Log;
 use record::VERSION;
 
+pub use crate::filesystem::PageCache;
 pub use keeper::{Data, Keeper, Kept, Lag, Note};
 pub use others::{Other, others};
-pub use page_cache::PageCache;
 pub use record::{Direction, HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};
 
@@ -160,7 +159,7 @@ impl Journal {
 
     /// Adds the record of a chunk that is in `data`, whose digest it makes from there.
     fn append_written(&mut self, data: &File, span: Span) -> Result<()> {
-        let digest = Digest::of_file(data, span.offset..span.end()).map_err(|cause| {
+        let digest = filesystem::digest_of(data, span.offset..span.end()).map_err(|cause| {
             Error::new(ErrorKind::Local, "Cannot read the image for its journal").because(cause)
         })?;
         // Longer ones there are not: a chunk is a buffer.
@@ -330,6 +329,7 @@ mod tests {
 
     use super::record::tests::header_of;
     use super::*;
+    use crate::digest::Digest;
 
     fn header() -> Header {
         header_of(Direction::Download)

@@ -12,34 +12,26 @@
 //! is run as a test of this documentation.
 
 pub mod api;
-pub mod buffer;
-pub mod chunk;
 pub mod cli;
-pub mod codec;
 pub mod commands;
-pub mod content;
-pub mod credentials;
-pub mod digest;
-pub mod drive;
-pub mod error;
-pub mod failure;
-pub mod filesystem;
 pub mod findings;
 pub mod image;
 pub mod journal;
 pub mod monitor;
-mod nonblocking;
-pub mod plan;
 pub mod policy;
 pub mod publish;
-mod quoting;
 pub mod receipt;
 pub mod server;
 pub mod shard;
 mod tenancy;
 pub mod transfer;
 mod vm;
-pub mod wire;
+
+use openhosting_base::quoting;
+pub use openhosting_base::{
+    buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,
+};
+use openhosting_filesystem::{self as filesystem, nonblocking};
 
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};

@@ -20,11 +20,10 @@ use crate::chunk::is_zero;
 use crate::codec::Pack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
-    self, Access, Foreign, Lock, Locked, Step, Weakness, can_others_create_in, create_new,
-    directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create, open_own, put_zeros,
-    remedy, rename_new, sync_all, sync_directory, unsynced,
+    self, Access, Foreign, Lock, Locked, PageCache, Step, Weakness, can_others_create_in,
+    create_new, directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create,
+    open_own, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
 };
-use crate::journal::PageCache;
 
 /// Zeros shorter than this are written: a hole of less saves nothing.
 const BLOCK_BYTES: u64 = 4096;

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::PageCache;
 use super::cannot;
-use super::page_cache::PageCache;
 use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
 use super::replay::Replay;
 use crate::error::Result;

@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BufMut};
 
-use super::page_cache::PageCache;
+use super::PageCache;
 use crate::digest::{ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::image::Fingerprint;

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use rangemap::RangeSet;
 
-use super::page_cache::PageCache;
+use super::PageCache;
 use super::record::{
     HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED,
     version_of,

@@ -372,9 +372,12 @@ impl Job for Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::num::NonZeroU64;
     use std::time::Duration;
 
+    use flate2::read::GzDecoder;
+    use flate2::write::GzEncoder;
     use proptest::prelude::*;
 
     use super::super::pace::Pace;
@@ -385,11 +388,27 @@ mod tests {
     use super::super::verify::{Digests, Sampler, Verify};
     use super::*;
     use crate::api::ClientConfig;
-    use crate::codec::{Compression, packed, plain};
+    use crate::codec::Compression;
     use crate::error::ErrorKind;
     use crate::image::Image;
     use crate::monitor::Silent;
     use crate::policy::{Engine, EngineConfig, Operation, PiecesConfig, Zeros};
+
+    fn packed(bytes: &[u8]) -> Bytes {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap().into()
+    }
+
+    fn plain(part: &Part) -> Vec<u8> {
+        let mut plain = part.body.to_vec();
+        if part.encoding == Encoding::Gzip {
+            plain.clear();
+            let mut decoder = GzDecoder::new(&part.body[..]);
+            decoder.read_to_end(&mut plain).unwrap();
+        }
+        plain
+    }
 
     /// An upload of zeros in chunks of 10 bytes, to an endpoint where nothing listens.
     fn upload(plan: Plan) -> Upload {

@@ -183,7 +183,7 @@ pub(super) struct Finished {
 pub(super) fn digest_of(file: &File) -> Result<Digest> {
     let digest = file
         .metadata()
-        .and_then(|metadata| Digest::of_file(file, 0..metadata.len()));
+        .and_then(|metadata| crate::filesystem::digest_of(file, 0..metadata.len()));
     digest.map_err(|cause| {
         Error::new(ErrorKind::Local, "Cannot read what was written").because(cause)
     })

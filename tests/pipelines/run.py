@@ -878,7 +878,7 @@ def docker():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
         told = sh("cargo", "metadata", "--no-deps", "--locked", "--offline", "--format-version=1", cwd=context)
-        programs = {t["name"] for t in json.loads(told.stdout)["packages"][0]["targets"] if t["kind"] == ["bin"]}
+        programs = {t["name"] for p in json.loads(told.stdout)["packages"] for t in p["targets"] if t["kind"] == ["bin"]}
         assert programs == {"openhosting", "openhosting-upload", "openhosting-download", "openhosting-server"}
     # The image that has nothing but glibc, libgcc and certificates is enough.
     for program in programs:

@@ -9,7 +9,7 @@ use super::PLAIN;
 
 /// Who else may have the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lock {
+pub enum Lock {
     /// Nobody.
     Exclusive,
     /// Others that share it too.
@@ -18,7 +18,7 @@ pub(crate) enum Lock {
 
 /// What became of an attempt to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Locked {
+pub enum Locked {
     /// The lock is ours, until the file is closed.
     Held,
     /// Another process has it.
@@ -30,7 +30,7 @@ pub(crate) enum Locked {
 /// Locks a file, without waiting. The lock ends with the process, so a crash leaves
 /// nothing to clean up. That is why there is no lock file in its place: one that a
 /// crash left would have to be removed by hand.
-pub(crate) fn lock(file: &File, lock: Lock) -> Locked {
+pub fn lock(file: &File, lock: Lock) -> Locked {
     if PLAIN {
         return Locked::Unsupported;
     }

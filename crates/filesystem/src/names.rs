@@ -15,10 +15,7 @@ const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finish
 
 /// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
 /// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
-pub(crate) fn create_whole(
-    path: &Path,
-    fill: impl Fn(&File) -> io::Result<()>,
-) -> io::Result<File> {
+pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::Result<File> {
     if !PLAIN && let Ok(file) = nameless(directory_of(path)) {
         fill(&file)?;
         match name(&file, path) {
@@ -53,7 +50,7 @@ fn name(file: &File, path: &Path) -> io::Result<()> {
 
 /// Renames a file to a name that nothing has. Fails with [`ErrorKind::AlreadyExists`]
 /// otherwise: what appeared meanwhile is not overwritten.
-pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     if is_placeholder(to) {
         return std::fs::rename(from, to);
     }
@@ -90,7 +87,7 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Whether `path` is what an earlier run left between reserving a name and using it:
 /// as good as nothing.
-pub(crate) fn is_placeholder(path: &Path) -> bool {
+pub fn is_placeholder(path: &Path) -> bool {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())

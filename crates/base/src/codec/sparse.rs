@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
 /// Zeros that are repeated as one, in bytes.
-pub(crate) const UNIT_BYTES: u64 = 1 << 20;
+pub const UNIT_BYTES: u64 = 1 << 20;
 /// Room that is made in the output at a time.
 const ROOM_BYTES: usize = 64 * 1024;
 /// Magic, deflate, no flags, no time, no hint, an unknown system.
@@ -15,7 +15,7 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// A gzip stream that is made. What it gives is put into a buffer of the caller's.
 #[derive(Debug)]
-pub(crate) struct SparseGzip {
+pub struct SparseGzip {
     compress: Compress,
     crc: Crc,
     bytes: u64,
@@ -45,7 +45,7 @@ fn unit() -> &'static Unit {
 
 impl SparseGzip {
     /// A stream that begins; its header goes to `out`.
-    pub(crate) fn begin(out: &mut Vec<u8>) -> Self {
+    pub fn begin(out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(&HEADER);
         Self {
             compress: Compress::new(Compression::fast(), false),
@@ -56,7 +56,7 @@ impl SparseGzip {
     }
 
     /// Packs these bytes.
-    pub(crate) fn data(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    pub fn data(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         self.crc.update(bytes);
         self.bytes = self.bytes.wrapping_add(bytes.len() as u64);
         self.is_aligned = false;
@@ -64,7 +64,7 @@ impl SparseGzip {
     }
 
     /// Compresses `units` times [`UNIT_BYTES`] zeros, each of which takes about a kB of `out`.
-    pub(crate) fn zeros(&mut self, units: u64, out: &mut Vec<u8>) {
+    pub fn zeros(&mut self, units: u64, out: &mut Vec<u8>) {
         if !self.is_aligned {
             deflate(&mut self.compress, &[], FlushCompress::Full, out);
             self.is_aligned = true;
@@ -78,7 +78,7 @@ impl SparseGzip {
     }
 
     /// Ends the stream.
-    pub(crate) fn finish(mut self, out: &mut Vec<u8>) {
+    pub fn finish(mut self, out: &mut Vec<u8>) {
         deflate(&mut self.compress, &[], FlushCompress::Finish, out);
         out.extend_from_slice(&self.crc.sum().to_le_bytes());
         // The length modulo 2^32, as the format has it.

@@ -2,7 +2,7 @@
 
 /// Quotes a word for a POSIX shell if it needs it. What could act on a terminal is
 /// written as bash's `$'...'` escapes.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();

@@ -2,9 +2,8 @@
 //! the blocks within them, to find out what changed. Zeros cost nothing: a run of
 //! them is a number, whatever its length.
 //!
-//! Everything here is arithmetic. [`image`](crate::image) reads a disk into a
-//! [`Content`], [`transfer`](crate::transfer) compares one with a drive, and a
-//! [`receipt`](crate::receipt) keeps one.
+//! Everything here is arithmetic. `image` reads a disk into a [`Content`],
+//! `transfer` compares one with a drive, and a receipt keeps one.
 
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -31,10 +30,10 @@ pub const CONTENT_CHUNK_BYTES: NonZeroU64 = match NonZeroU64::new(4 * 1024 * 102
 /// Blocks of a chunk.
 const CHUNK_BLOCKS: u64 = CONTENT_CHUNK_BYTES.get() / BLOCK_BYTES.get();
 /// Bytes of a chunk's digest: a SHA-256.
-pub(crate) const CHUNK_DIGEST_BYTES: usize = 32;
+pub const CHUNK_DIGEST_BYTES: usize = 32;
 /// Bytes of a block's digest: the first half of a SHA-256. Two blocks of one disk
 /// that differ and look the same are as likely as a UUID that is there twice.
-pub(crate) const BLOCK_DIGEST_BYTES: usize = 16;
+pub const BLOCK_DIGEST_BYTES: usize = 16;
 /// What the root is a digest of begins with this, so that it is no digest of
 /// anything else.
 const ROOT_PREFIX: &[u8] = b"openhosting root 1\n";
@@ -50,7 +49,7 @@ pub enum Held<'a> {
 
 impl Held<'_> {
     /// The SHA-256, of data that all of it is known of: of a chunk.
-    pub(crate) fn sha256(self) -> Option<Digest> {
+    pub fn sha256(self) -> Option<Digest> {
         match self {
             Self::Zeros => None,
             Self::Data(digest) => digest.try_into().ok().map(Digest::from_bytes),
@@ -60,7 +59,7 @@ impl Held<'_> {
 
 /// Some pieces, one after the other, that are of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Run {
+pub enum Run {
     /// So many of zeros.
     Zeros(u64),
     /// Digests, one after the other.
@@ -70,7 +69,7 @@ pub(crate) enum Run {
 /// Digests of the pieces of a disk, in order. Neighbours of one kind are one run, so
 /// that equal contents are equal here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Digests {
+pub struct Digests {
     width: usize,
     /// Each with the index of its first piece.
     runs: Vec<(u64, Run)>,
@@ -79,7 +78,7 @@ pub(crate) struct Digests {
 
 impl Digests {
     /// Digests of `width` bytes, of no piece yet.
-    pub(crate) fn new(width: usize) -> Self {
+    pub fn new(width: usize) -> Self {
         Self {
             width,
             runs: Vec::new(),
@@ -88,22 +87,22 @@ impl Digests {
     }
 
     /// Bytes of one digest.
-    pub(crate) fn width(&self) -> usize {
+    pub fn width(&self) -> usize {
         self.width
     }
 
     /// How many pieces there are.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.count
     }
 
     /// The runs, in order.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.iter().map(|(_, run)| run)
     }
 
     /// So many more pieces of zeros; `None` beyond 64 bits.
-    pub(crate) fn zeros(&mut self, more: u64) -> Option<()> {
+    pub fn zeros(&mut self, more: u64) -> Option<()> {
         let count = self.count.checked_add(more)?;
         match self.runs.last_mut() {
             _ if more == 0 => {}
@@ -115,7 +114,7 @@ impl Digests {
     }
 
     /// More pieces of data, whose digests these are; `None` if it is no whole number.
-    pub(crate) fn data(&mut self, digests: &[u8]) -> Option<()> {
+    pub fn data(&mut self, digests: &[u8]) -> Option<()> {
         if !digests.len().is_multiple_of(self.width) {
             return None;
         }
@@ -143,7 +142,7 @@ impl Digests {
     }
 
     /// What a piece holds; `None` beyond the end.
-    pub(crate) fn get(&self, index: u64) -> Option<Held<'_>> {
+    pub fn get(&self, index: u64) -> Option<Held<'_>> {
         let (run, at, _) = self.run_at(index)?;
         match run {
             Run::Zeros(_) => Some(Held::Zeros),
@@ -223,7 +222,7 @@ impl ChunkContent {
     /// Of the bytes of a chunk, and whether `base` has the same there: a content, and
     /// the index of the chunk in it. Then the digest of the chunk is the one that it has
     /// there, and is not made again.
-    pub(crate) fn beside(bytes: &[u8], base: Option<(&Content, u64)>) -> (Self, bool) {
+    pub fn beside(bytes: &[u8], base: Option<(&Content, u64)>) -> (Self, bool) {
         let blocks = Self::blocks_of(bytes);
         let known = base.and_then(|(base, index)| base.same_chunk(index, bytes.len(), &blocks));
         let is_same = known.is_some();
@@ -252,7 +251,7 @@ fn block_bytes() -> usize {
 }
 
 /// The digest of a block, as it is kept.
-pub(crate) fn block_digest(digest: &Digest) -> [u8; BLOCK_DIGEST_BYTES] {
+pub fn block_digest(digest: &Digest) -> [u8; BLOCK_DIGEST_BYTES] {
     let mut kept = [0; BLOCK_DIGEST_BYTES];
     kept.copy_from_slice(&digest.as_bytes()[..BLOCK_DIGEST_BYTES]);
     kept
@@ -277,7 +276,7 @@ impl Content {
     }
 
     /// A content of these digests; `None` unless there are as many as `size` wants.
-    pub(crate) fn from_digests(size: u64, chunks: Digests, blocks: Digests) -> Option<Self> {
+    pub fn from_digests(size: u64, chunks: Digests, blocks: Digests) -> Option<Self> {
         let content = Self {
             size,
             chunks,
@@ -326,11 +325,13 @@ impl Content {
         Plan::new(self.size, BLOCK_BYTES)
     }
 
-    pub(crate) fn chunks(&self) -> &Digests {
+    /// The digests of its chunks.
+    pub fn chunks(&self) -> &Digests {
         &self.chunks
     }
 
-    pub(crate) fn blocks(&self) -> &Digests {
+    /// The digests of its blocks.
+    pub fn blocks(&self) -> &Digests {
         &self.blocks
     }
 
@@ -410,18 +411,18 @@ pub fn chunk_of(block: u64) -> u64 {
 }
 
 /// The blocks of these chunks, of `count` that there are.
-pub(crate) fn blocks_in(chunks: &Range<u64>, count: u64) -> Range<u64> {
+pub fn blocks_in(chunks: &Range<u64>, count: u64) -> Range<u64> {
     let first = |chunk| blocks_of(chunk).start.min(count);
     first(chunks.start)..first(chunks.end)
 }
 
 /// How many blocks, or chunks, these are.
-pub(crate) fn count(pieces: &RangeSet<u64>) -> u64 {
+pub fn count(pieces: &RangeSet<u64>) -> u64 {
     pieces.iter().map(|range| range.end - range.start).sum()
 }
 
 /// A range as a set; an empty one is an empty set.
-pub(crate) fn set_of(range: Range<u64>) -> RangeSet<u64> {
+pub fn set_of(range: Range<u64>) -> RangeSet<u64> {
     Some(range)
         .filter(|range| !range.is_empty())
         .into_iter()

@@ -31,7 +31,7 @@ impl DriveId {
 }
 
 /// Reads a UUID in its usual form of 36 characters only, in either case.
-pub(crate) fn parse_uuid(text: &str) -> Option<Uuid> {
+pub fn parse_uuid(text: &str) -> Option<Uuid> {
     (text.len() == 36)
         .then(|| Uuid::try_parse(text).ok())
         .flatten()
@@ -123,10 +123,7 @@ impl DriveInfo {
 }
 
 /// The drives of a name.
-pub(crate) fn named<'d>(
-    drives: &'d [DriveInfo],
-    name: &str,
-) -> impl Iterator<Item = &'d DriveInfo> {
+pub fn named<'d>(drives: &'d [DriveInfo], name: &str) -> impl Iterator<Item = &'d DriveInfo> {
     drives
         .iter()
         .filter(move |drive| drive.properties.get("name") == Some(name))

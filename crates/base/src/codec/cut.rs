@@ -2,6 +2,7 @@
 //! through. What is compressed is unpacked again as the pieces are taken, so that no
 //! more than a piece is in memory, plain and compressed.
 
+use std::fmt;
 use std::io::Cursor;
 
 use bytes::Bytes;
@@ -16,11 +17,17 @@ use crate::error::{Error, ErrorKind, Result};
 const BLOCK_BYTES: u64 = 4096;
 
 /// Gives the pieces of a part in order.
-pub(crate) struct Cutter {
+pub struct Cutter {
     part: Part,
     /// The first byte of the drive that was not given yet.
     at: u64,
     packed: Option<Packed>,
+}
+
+impl fmt::Debug for Cutter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cutter").finish_non_exhaustive()
+    }
 }
 
 /// The rest of a compressed part.
@@ -33,7 +40,7 @@ struct Packed {
 
 impl Cutter {
     /// Cuts what there is of `part` from the byte `from` of the drive on.
-    pub(crate) fn new(part: Part, from: u64) -> Self {
+    pub fn new(part: Part, from: u64) -> Self {
         Self {
             at: from.clamp(part.offset, part.offset + part.len),
             part,
@@ -42,7 +49,7 @@ impl Cutter {
     }
 
     /// Whether the next piece is the whole part, or nothing: then it takes no time.
-    pub(crate) fn is_whole(&self, most: RequestSize) -> bool {
+    pub fn is_whole(&self, most: RequestSize) -> bool {
         let is_untouched = self.at == self.part.offset && self.packed.is_none();
         self.is_at_end() || is_untouched && self.part.size().fits(most)
     }
@@ -55,7 +62,7 @@ impl Cutter {
     ///
     /// # Errors
     /// [`ErrorKind::Bug`] if the part is not what it says.
-    pub(crate) fn next(&mut self, most: RequestSize) -> Result<Option<Part>> {
+    pub fn next(&mut self, most: RequestSize) -> Result<Option<Part>> {
         if self.is_at_end() {
             return Ok(None);
         }
@@ -172,12 +179,12 @@ fn index(bytes: u64) -> Result<usize> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(crate) fn packed(bytes: &[u8]) -> Bytes {
+    fn packed(bytes: &[u8]) -> Bytes {
         let mut compressor = Compressor::new(CompressionLvl::default());
         let mut body = vec![0; compressor.gzip_compress_bound(bytes.len())];
         let len = compressor.gzip_compress(bytes, &mut body).unwrap();
@@ -185,7 +192,7 @@ pub(crate) mod tests {
         body.into()
     }
 
-    pub(crate) fn plain(part: &Part) -> Vec<u8> {
+    fn plain(part: &Part) -> Vec<u8> {
         let mut plain = Vec::new();
         match part.encoding {
             Encoding::Identity => plain.extend_from_slice(&part.body),

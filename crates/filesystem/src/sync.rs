@@ -10,17 +10,17 @@ use super::{PLAIN, Weakness};
 
 /// Makes the bytes of a file safe from a loss of power, as far as its file system can.
 /// One that cannot is reported when the file is opened: [`unsynced`].
-pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+pub fn sync_data(file: &File) -> io::Result<()> {
     unless_unsupported(file.sync_data()).map(drop)
 }
 
 /// The same, and what is known about the file besides: its times, say.
-pub(crate) fn sync_all(file: &File) -> io::Result<()> {
+pub fn sync_all(file: &File) -> io::Result<()> {
     unless_unsupported(file.sync_all()).map(drop)
 }
 
 /// Syncs a file that was created just now. A file system that cannot is a weakness.
-pub(crate) fn unsynced(file: &File, path: &Path) -> io::Result<Option<Weakness>> {
+pub fn unsynced(file: &File, path: &Path) -> io::Result<Option<Weakness>> {
     let is_synced = unless_unsupported(file.sync_all())?;
     Ok((!is_synced).then(|| Weakness::Unsynced(path.to_owned())))
 }
@@ -42,7 +42,7 @@ fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
 /// # Errors
 /// Those of a disk that is broken, full or read-only. A file system that cannot sync
 /// directories, or a directory that may be written to but not opened, is a weakness.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
+pub fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
     let unsynced = || Ok(Some(Weakness::UnsyncedNames(directory.to_owned())));
     if PLAIN {
         return unsynced();

@@ -12,13 +12,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 /// Reads and writes as if the stream blocked.
 #[derive(Debug)]
-pub(crate) struct Waiting<T>(pub(crate) T);
+pub struct Waiting<T>(pub T);
 
 /// stdout without a buffer of its own.
 ///
 /// # Errors
 /// If it is closed, or there are no more file descriptors.
-pub(crate) fn stdout() -> io::Result<Waiting<File>> {
+pub fn stdout() -> io::Result<Waiting<File>> {
     let stdout = io::stdout().as_fd().try_clone_to_owned()?;
     Ok(Waiting(File::from(stdout)))
 }

@@ -6,7 +6,7 @@ use flate2::bufread::GzDecoder;
 
 /// What to do with bytes after the last member of a gzip stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trailing {
+pub enum Trailing {
     /// They make the stream bad: a body is all gzip or it is not gzip.
     Refuse,
     /// They are not looked at: a drive is longer than the gzip file on it
@@ -16,7 +16,7 @@ pub(crate) enum Trailing {
 
 /// Why a stream could not be unpacked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum GunzipError {
+pub enum GunzipError {
     /// It unpacks to more than the bound.
     #[error("Unpacks to more than {0} bytes")]
     TooLong(u64),
@@ -36,7 +36,7 @@ pub(crate) enum GunzipError {
 /// The end (a read of 0 bytes) is told only after checksum and length of every
 /// member proved right, so whoever waits for it has a valid stream.
 #[derive(Debug)]
-pub(crate) struct Gunzip<R> {
+pub struct Gunzip<R> {
     stage: Stage<R>,
     trailing: Trailing,
     bytes_max: u64,
@@ -54,7 +54,7 @@ enum Stage<R> {
 
 impl<R: BufRead> Gunzip<R> {
     /// Unpacks `packed`, to at most `bytes_max` bytes.
-    pub(crate) fn new(packed: R, bytes_max: u64, trailing: Trailing) -> Self {
+    pub fn new(packed: R, bytes_max: u64, trailing: Trailing) -> Self {
         let watched = Watched {
             inner: packed,
             failed: false,
@@ -73,7 +73,7 @@ impl<R: BufRead> Gunzip<R> {
     ///
     /// # Errors
     /// A [`GunzipError`]; afterwards the stream is at its end.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, GunzipError> {
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, GunzipError> {
         loop {
             let Stage::Member(decoder) = &mut self.stage else {
                 return Ok(0);

@@ -12,10 +12,16 @@
 //! the caller gets a [`Weakness`] to report, when a transfer begins.
 //!
 //! The feature `plain-filesystem`, which is for tests, uses the plain ways only.
+//!
+//! No network, no async, and no decision about what a missing promise means to a user.
+//! Start at [`Weakness`], then at [`open_own`] and [`create_whole`], which most callers use.
 
+mod digest;
 mod lock;
 mod mode;
 mod names;
+pub mod nonblocking;
+mod page_cache;
 mod private;
 mod replace;
 mod sync;
@@ -24,16 +30,18 @@ mod zeros;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub(crate) use lock::{Lock, Locked, lock};
-pub(crate) use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
-pub(crate) use names::{create_whole, is_placeholder, rename_new};
-pub(crate) use private::{
+pub use digest::digest_of;
+pub use lock::{Lock, Locked, lock};
+pub use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
+pub use names::{create_whole, is_placeholder, rename_new};
+pub use page_cache::PageCache;
+pub use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
     open_to_read, overwrite, private_directory, read_all, read_named, read_own,
 };
-pub(crate) use replace::{Staged, replace, replace_from};
-pub(crate) use sync::{sync_all, sync_data, sync_directory, unsynced};
-pub(crate) use zeros::put_zeros;
+pub use replace::{Staged, replace, replace_from};
+pub use sync::{sync_all, sync_data, sync_directory, unsynced};
+pub use zeros::put_zeros;
 
 /// Whether only the plain ways are used.
 pub(crate) const PLAIN: bool = cfg!(feature = "plain-filesystem");
@@ -87,7 +95,7 @@ impl fmt::Display for Weakness {
 }
 
 /// Removes what says the same about another file: a user needs each warning once.
-pub(crate) fn once(weaknesses: impl IntoIterator<Item = Weakness>) -> Vec<Weakness> {
+pub fn once(weaknesses: impl IntoIterator<Item = Weakness>) -> Vec<Weakness> {
     let mut all: Vec<Weakness> = Vec::new();
     for weakness in weaknesses {
         let kind = std::mem::discriminant(&weakness);
@@ -99,7 +107,7 @@ pub(crate) fn once(weaknesses: impl IntoIterator<Item = Weakness>) -> Vec<Weakne
 }
 
 /// What a user can do about a file that cannot be written to.
-pub(crate) fn remedy(cause: &std::io::Error) -> Option<&'static str> {
+pub fn remedy(cause: &std::io::Error) -> Option<&'static str> {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match cause.kind() {
         StorageFull => Some("Make room on the disk, then run the same command again"),
@@ -112,7 +120,7 @@ pub(crate) fn remedy(cause: &std::io::Error) -> Option<&'static str> {
 }
 
 /// The directory that a file is in.
-pub(crate) fn directory_of(path: &Path) -> &Path {
+pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -20,7 +20,7 @@ use rustix::fs::{OFlags, statfs};
 use rustix::process::geteuid;
 
 use super::{Access, directory_of};
-use crate::quoting::quote;
+use openhosting_base::quoting::quote;
 
 /// The bit of a mode that lets everybody write. Group members are not among those who are
 /// refused: only the owner or root can have let them, as Kubernetes does with `fsGroup`.
@@ -32,7 +32,7 @@ const ROOT: u32 = 0;
 
 /// Why a file or directory is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Foreign {
+pub enum Foreign {
     /// Another user owns it: this one.
     Owner(u32),
     /// Everybody may write to it.
@@ -74,13 +74,13 @@ impl From<Foreign> for io::Error {
 
 impl Foreign {
     /// The reason within an error of this module, if that is what it is.
-    pub(crate) fn of(error: &io::Error) -> Option<&Self> {
+    pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
     /// What the user can do about it. `otherwise` continues the sentence that begins with
     /// a check of who created it.
-    pub(crate) fn remedy(&self, path: &Path, otherwise: &str) -> String {
+    pub fn remedy(&self, path: &Path, otherwise: &str) -> String {
         let name = quote(&path.to_string_lossy());
         match self {
             Self::Owner(owner) => format!(
@@ -97,7 +97,7 @@ impl Foreign {
 }
 
 /// Creates a file that is not there yet, to be read and written. A link is not followed.
-pub(crate) fn create_new(path: &Path, access: Access) -> io::Result<File> {
+pub fn create_new(path: &Path, access: Access) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -120,7 +120,7 @@ enum Use {
 ///
 /// # Errors
 /// [`Foreign`] if it may be somebody else's, and as [`File::open`].
-pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+pub fn open_own(path: &Path) -> io::Result<File> {
     open(
         path,
         OpenOptions::new().read(true).write(true),
@@ -132,7 +132,7 @@ pub(crate) fn open_own(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open_own`].
-pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+pub fn open_to_read(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().read(true), Use::Believe)
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open_own`].
-pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+pub fn open_or_create(path: &Path) -> io::Result<File> {
     create_or(path, Access::Private, open_own)
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// [`Foreign`] if it is another user's, or no regular file.
-pub(crate) fn overwrite(path: &Path) -> io::Result<File> {
+pub fn overwrite(path: &Path) -> io::Result<File> {
     create_or(path, Access::Usual, |path| {
         let file = open(path, OpenOptions::new().write(true), Use::Overwrite)?;
         file.set_len(0)?;
@@ -161,13 +161,13 @@ pub(crate) fn overwrite(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// As [`open_own`]; [`ErrorKind::InvalidData`] if it is larger.
-pub(crate) fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     read_all(open_to_read(path)?, bytes_max)
 }
 
 /// Why a file may be another user's to write to, as far as its file system has owners.
 /// `path` is its name.
-pub(crate) fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
+pub fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
     Ok(check(&file.metadata()?, path, Use::Overwrite).err())
 }
 
@@ -176,7 +176,7 @@ pub(crate) fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
 /// # Errors
 /// [`Foreign`] if it is there and another user owns it, root excepted, or everybody may
 /// write to it; and as [`DirBuilder::create`].
-pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
+pub fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let named = std::fs::symlink_metadata(path)?;
     if named.is_symlink() && !is_trusted(named.uid()) {
@@ -203,7 +203,7 @@ pub(crate) fn private_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// [`Foreign::NotAFile`]; [`ErrorKind::InvalidData`] if it is larger; and as
 /// [`File::open`].
-pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     read_all(open_named(path)?, bytes_max)
 }
 
@@ -211,7 +211,7 @@ pub(crate) fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As [`read_named`].
-pub(crate) fn open_named(path: &Path) -> io::Result<File> {
+pub fn open_named(path: &Path) -> io::Result<File> {
     // Not to open a pipe that is refused: its writer would be told that somebody reads.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_fifo() && is_nameless_pipe(path) {
@@ -242,7 +242,7 @@ fn is_null(metadata: &Metadata) -> bool {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidData`] if it has more.
-pub(crate) fn read_all(source: impl io::Read, bytes_max: u64) -> io::Result<Vec<u8>> {
+pub fn read_all(source: impl io::Read, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source
         .take(bytes_max.saturating_add(1))
@@ -321,7 +321,7 @@ fn is_trusted(owner: u32) -> bool {
 }
 
 /// Whether other users than root can give files names in a directory.
-pub(crate) fn can_others_create_in(directory: &Path) -> bool {
+pub fn can_others_create_in(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|directory| {
         !is_trusted(directory.uid()) || directory.mode() & EVERYBODY_WRITES != 0
     })

@@ -14,7 +14,6 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// The kinds of failure. What a caller can do differs from kind to kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// A flag, an argument or the environment is wrong.
     Usage,
@@ -95,7 +94,7 @@ impl Error {
     }
 
     /// The same error for another caller, with its causes in its message.
-    pub(crate) fn repeated(&self) -> Self {
+    pub fn repeated(&self) -> Self {
         Self {
             kind: self.kind,
             message: self.chain(),

@@ -3,7 +3,7 @@
 //!
 //! [`RawChunk`] (read from the image) → [`DataChunk`] or a hole (zero check) →
 //! [`EncodedChunk`] (compressed, or left alone) → confirmed, which is an entry
-//! in the [`Ledger`](crate::policy::Ledger).
+//! in the `Ledger` of the engine.
 
 use std::ops::Range;
 

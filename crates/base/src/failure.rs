@@ -42,7 +42,7 @@ pub struct Obstacle {
 }
 /// The message of an error answer whose body is a page for people, which this API never
 /// sends.
-pub(crate) const HTML_PAGE: &str = "an HTML page";
+pub const HTML_PAGE: &str = "an HTML page";
 
 /// An error answer (docs/dev/reference.md, 3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::{PLAIN, Weakness};
 /// The bits of a mode that are about others than the owner.
 const OTHERS: u32 = 0o077;
 /// Those that let others write.
-pub(crate) const OTHERS_WRITE: u32 = 0o022;
+pub const OTHERS_WRITE: u32 = 0o022;
 /// Those that let the group write, or anybody else use the file.
 const MORE_THAN_GROUP_READS: u32 = 0o027;
 
@@ -21,7 +21,7 @@ const MORE_THAN_GROUP_READS: u32 = 0o027;
 /// the only place that says which modes are too open for one; what an owner may be asked to
 /// change depends on the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exposure {
+pub enum Exposure {
     /// Only the owner can use it.
     Private,
     /// The group can read it, as in Debian's ssl-cert and in volumes of Kubernetes.
@@ -32,7 +32,7 @@ pub(crate) enum Exposure {
 
 impl Exposure {
     /// Of a file with this mode.
-    pub(crate) fn of(mode: u32) -> Self {
+    pub fn of(mode: u32) -> Self {
         if mode & MORE_THAN_GROUP_READS != 0 {
             Self::Open
         } else if mode & OTHERS != 0 {
@@ -45,7 +45,7 @@ impl Exposure {
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     /// The owner.
     Private,
     /// Whoever the umask of the user lets.
@@ -64,14 +64,14 @@ impl Access {
 
 /// Whether others can read a file that was [created](super::create_new) for its owner
 /// alone: then the file system has modes of its own.
-pub(crate) fn exposed(file: &File, path: &Path) -> Option<Weakness> {
+pub fn exposed(file: &File, path: &Path) -> Option<Weakness> {
     let is_exposed = file.metadata().is_ok_and(|m| m.mode() & OTHERS != 0);
     is_exposed.then(|| Weakness::Exposed(path.to_owned()))
 }
 
 /// When a private file gets its mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// Before it gets its name: nobody but its owner may write to it yet, since a run that
     /// is killed now leaves it to the next one, which has to believe its bytes.
     Read,
@@ -81,7 +81,7 @@ pub(crate) enum Step {
 
 /// Gives a private file the mode that the umask leaves to new files. Where that
 /// fails, the file keeps the mode it has.
-pub(crate) fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
+pub fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
     let wanted = match step {
         Step::Read => Access::Usual.mode() & !umask() & !OTHERS_WRITE,
         Step::All => Access::Usual.mode() & !umask(),

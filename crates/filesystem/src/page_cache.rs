@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::fs::{AtFlags, FileType, StatxFlags, fstatfs, statx};
 use uuid::Uuid;
 
-use crate::filesystem::PLAIN;
+use crate::PLAIN;
 
 /// A file, and the page cache that holds what was written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::PLAIN;
-use crate::chunk::zeros;
+use openhosting_base::chunk::zeros;
 
 /// Makes `len` bytes from `offset` on read as zeros: as a hole, or as zeros that the
 /// device makes itself, or by writing them.
-pub(crate) fn put_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
+pub fn put_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }

@@ -105,7 +105,7 @@ impl<W: Write> Packer<W> {
 }
 
 /// Packs clusters of an image, each on its own, so that QEMU reads them.
-pub(crate) enum ClusterPacker {
+pub enum ClusterPacker {
     /// With nothing around it.
     Deflate(Compress),
     /// In one frame.
@@ -126,7 +126,7 @@ impl ClusterPacker {
     ///
     /// # Errors
     /// If the compressor cannot be set up.
-    pub(crate) fn new(pack: Pack) -> io::Result<Self> {
+    pub fn new(pack: Pack) -> io::Result<Self> {
         let level = flate2::Compression::default();
         Ok(match pack {
             Pack::Deflate | Pack::Zlib => Self::Deflate(Compress::new_with_window_bits(
@@ -145,7 +145,7 @@ impl ClusterPacker {
     ///
     /// # Errors
     /// Of the compressor.
-    pub(crate) fn pack(&mut self, plain: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    pub fn pack(&mut self, plain: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut packed = vec![0; plain.len().saturating_sub(1)];
         let len = match self {
             Self::Deflate(compress) => {

@@ -13,7 +13,7 @@ const WINDOW_LOG_MAX: u32 = 23;
 
 /// How a cluster is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pack {
+pub enum Pack {
     /// Deflate with nothing around it (RFC 1951).
     Deflate,
     /// Deflate in zlib's envelope (RFC 1950).
@@ -24,7 +24,7 @@ pub(crate) enum Pack {
 
 /// Packed bytes that do not unpack to what they should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UnpackError {
+pub enum UnpackError {
     /// Not of this packing.
     #[error("The packed bytes are damaged: {0}")]
     Damaged(String),
@@ -35,7 +35,7 @@ pub(crate) enum UnpackError {
 
 /// Unpacks. It keeps its state from one cluster to the next, to have it at hand
 /// and not for what it holds.
-pub(crate) struct Unpacker(Way);
+pub struct Unpacker(Way);
 
 enum Way {
     /// libdeflate takes less time, but only a stream that is whole and fills
@@ -53,7 +53,7 @@ impl Unpacker {
     ///
     /// # Errors
     /// [`UnpackError::Damaged`] if there is no memory for it.
-    pub(crate) fn new(pack: Pack) -> Result<Self, UnpackError> {
+    pub fn new(pack: Pack) -> Result<Self, UnpackError> {
         Ok(Self(match pack {
             Pack::Deflate => Way::deflate(false),
             Pack::Zlib => Way::deflate(true),
@@ -72,7 +72,7 @@ impl Unpacker {
     ///
     /// # Errors
     /// [`UnpackError`]; then `out` holds anything.
-    pub(crate) fn unpack(&mut self, packed: &[u8], out: &mut [u8]) -> Result<(), UnpackError> {
+    pub fn unpack(&mut self, packed: &[u8], out: &mut [u8]) -> Result<(), UnpackError> {
         let filled = match &mut self.0 {
             Way::Deflate {
                 fast,

@@ -21,17 +21,12 @@ use super::{Access, Weakness, directory_of, rename_new, sync_all, sync_directory
 
 /// Puts `bytes` in the place of the file `path`: at any moment, also after a crash,
 /// there is the old one or the new one.
-pub(crate) fn replace(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
     replace_from(directory_of(path), path, access, bytes)
 }
 
 /// The same; the new file is written in `staging`, a directory of the same file system.
-pub(crate) fn replace_from(
-    staging: &Path,
-    path: &Path,
-    access: Access,
-    bytes: &[u8],
-) -> io::Result<()> {
+pub fn replace_from(staging: &Path, path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
     let staged = Staged::within(staging, access)?;
     staged.file().write_all(bytes)?;
     staged.replace(path).map(drop)
@@ -39,14 +34,14 @@ pub(crate) fn replace_from(
 
 /// A file under a name for now; removed when dropped.
 #[derive(Debug)]
-pub(crate) struct Staged {
+pub struct Staged {
     file: File,
     path: TempPath,
 }
 
 impl Staged {
     /// In the directory of `path`.
-    pub(crate) fn beside(path: &Path, access: Access) -> io::Result<Self> {
+    pub fn beside(path: &Path, access: Access) -> io::Result<Self> {
         Self::within(directory_of(path), access)
     }
 
@@ -60,12 +55,12 @@ impl Staged {
     }
 
     /// The file.
-    pub(crate) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
     /// Syncs it and puts it in the place of `path`.
-    pub(crate) fn replace(self, path: &Path) -> io::Result<(File, Option<Weakness>)> {
+    pub fn replace(self, path: &Path) -> io::Result<(File, Option<Weakness>)> {
         sync_all(&self.file)?;
         self.path.persist(path).map_err(|error| error.error)?;
         let weakness = sync_directory(directory_of(path))?;

@@ -1,0 +1,16 @@
+//! Gzip and Zstandard, both ways. Pure: bytes in, bytes out; no network, no files.
+
+mod cut;
+mod gunzip;
+mod gzip;
+mod pack;
+mod sparse;
+mod unpack;
+
+pub use cut::Cutter;
+pub use gunzip::{Gunzip, GunzipError, Trailing};
+pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
+pub use pack::ClusterPacker;
+pub use pack::{Packer, Packing};
+pub use sparse::{SparseGzip, UNIT_BYTES};
+pub use unpack::{Pack, UnpackError, Unpacker};
