@@ -4,6 +4,7 @@
 // What comes from the network is bounded before it is added up: release builds wrap.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod ahead;
 mod answer;
 mod body;
 mod cause;

@@ -23,6 +23,7 @@ mod create;
 mod download;
 mod drives;
 mod earlier;
+mod early_checks;
 mod fetch;
 mod inspect;
 mod join;

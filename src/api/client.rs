@@ -13,6 +13,7 @@ use reqwest::header::{
 };
 use reqwest::{Method, Response, Url};
 
+use super::ahead::Ahead;
 use super::answer;
 use super::body::{Upload, UploadBody};
 use super::cause::{no_answer, was_not_sent};
@@ -84,6 +85,9 @@ impl Default for ClientConfig {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    /// Opens connections for `http`, which shares its connector. None of them is idle in
+    /// its own pool, so that it never sends anything.
+    opener: reqwest::Client,
     endpoint: Endpoint,
     user: String,
     stall: Duration,
@@ -135,39 +139,46 @@ impl Client {
             Some(certificates) => Trust::Only(certificates),
             None => Trust::Machine,
         };
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(trust.tls(config.identity.as_ref())?)
-            .default_headers(headers)
-            .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect)
-            // Bytes that the kernel took but the other side does not confirm.
-            .tcp_user_timeout(config.stall)
-            // Below what servers usually allow, so that they do not close a
-            // connection at the moment we use it again.
-            .pool_idle_timeout(Duration::from_secs(20))
-            // Credentials go to the endpoint that was typed and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            // What is worth repeating is decided in `policy`.
-            .retry(reqwest::retry::never());
+        let tls = trust.tls(config.identity.as_ref())?;
+        let ahead = Ahead::new(config.connect);
         let is_excluded = endpoint
             .url([])
             .is_ok_and(|url| config.route.excludes(&url));
-        if endpoint.is_loopback() || is_excluded {
-            // A proxy would be handed the credentials in the clear.
-            builder = builder.no_proxy();
-        }
-        if endpoint.is_localhost() {
-            // Port 0 stands for the port of the URL.
-            let loopback = [
-                IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ];
-            builder =
-                builder.resolve_to_addrs("localhost", &loopback.map(|ip| SocketAddr::new(ip, 0)));
-        }
+        let build = || {
+            let mut builder = reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .connector_layer(ahead.clone())
+                .default_headers(headers.clone())
+                .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(config.connect)
+                // Bytes that the kernel took but the other side does not confirm.
+                .tcp_user_timeout(config.stall)
+                // Below what servers usually allow, so that they do not close a
+                // connection at the moment we use it again.
+                .pool_idle_timeout(Duration::from_secs(20))
+                // Credentials go to the endpoint that was typed and nowhere else.
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                // What is worth repeating is decided in `policy`.
+                .retry(reqwest::retry::never());
+            if endpoint.is_loopback() || is_excluded {
+                // A proxy would be handed the credentials in the clear.
+                builder = builder.no_proxy();
+            }
+            if endpoint.is_localhost() {
+                // Port 0 stands for the port of the URL.
+                let loopback = [
+                    IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    IpAddr::V6(Ipv6Addr::LOCALHOST),
+                ];
+                builder = builder
+                    .resolve_to_addrs("localhost", &loopback.map(|ip| SocketAddr::new(ip, 0)));
+            }
+            builder.build().map_err(cannot)
+        };
         Ok(Self {
-            http: builder.build().map_err(cannot)?,
+            http: build()?,
+            opener: build()?,
             endpoint,
             user: credentials.user().to_owned(),
             stall: config.stall,
@@ -198,6 +209,25 @@ impl Client {
     /// [`read`](Self::read): of this client and its clones, since it was made.
     pub fn moved_bytes(&self) -> u64 {
         self.traffic.moved()
+    }
+
+    /// Begins to open this many connections, for requests that follow within a few seconds.
+    pub async fn open_ahead(&self, connections: u32) {
+        for _ in 0..connections {
+            if let Ok(url) = self.url(["drives", "info"]) {
+                Ahead::opening(self.opener.get(url).send()).await;
+            }
+        }
+    }
+
+    /// The same client, but what it moves is not among the [`moved_bytes`](Self::moved_bytes)
+    /// of this one. A limit of the rate is about both together.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self {
+            traffic: self.traffic.apart(),
+            ..self.clone()
+        }
     }
 
     /// Whether the endpoint has answered a call as the API does, to this client or its

@@ -29,6 +29,11 @@ impl Traffic {
         }
     }
 
+    /// Another count under the same meter.
+    pub(super) fn apart(&self) -> Self {
+        Self::new(self.meter.clone())
+    }
+
     /// So many bytes went through a connection.
     pub(super) fn count(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);

@@ -4,6 +4,7 @@ use super::changed::changed;
 use super::create::create;
 use super::session::{Identity, Session, blocking, warn};
 use super::shell::{claim, claimed, stopped};
+use super::sounding::WORTH_BYTES_MIN;
 use super::stop::Stop;
 use super::upload::{Target, UploadOptions};
 use crate::api::Client;
@@ -13,7 +14,7 @@ use crate::image::{Gpt, Image, Length};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
-use crate::policy::{Operation, Zeros};
+use crate::policy::{Concurrency, Operation, Zeros};
 use crate::shard::Shard;
 
 /// Bytes at the end of a stream that may be no part of the disk.
@@ -91,6 +92,7 @@ pub(super) async fn begin(
             length.known().or(length.expected().map(least)).unwrap_or(0)
         }
     };
+    client.open_ahead(at_once(&plan, options)).await;
     let prepared = tokio::select! {
         drive = options.patience.watching(
             monitor,
@@ -145,6 +147,17 @@ pub(super) async fn begin(
         // What held data once may be zero now: then zeros are no hole.
         zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
     })
+}
+
+/// Connections that the first requests need: those for the first chunks, and one more where
+/// the wire is sounded.
+fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
+    let first = Concurrency::new(options.jobs_min.get(), options.jobs.get()).limit();
+    let first = first.min(u32::try_from(plan.count()).unwrap_or(u32::MAX));
+    match first > 1 && plan.size() >= WORTH_BYTES_MIN {
+        true => first.saturating_add(1),
+        false => first,
+    }
 }
 
 /// Takes up an earlier run: what it settled stays settled, if the image is the

@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex};
 
 use rangemap::RangeSet;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::JOBS_DEFAULT;
 use super::checksum::Follower;
 use super::earlier::check_earlier;
+use super::early_checks::{CheckedDrive, EarlyChecks, run_checked};
 use super::fetch::{Fetcher, Partials};
 use super::opening::{counters, open};
 use super::patience::Patience;
@@ -38,7 +40,9 @@ use crate::image::TargetFormat;
 use crate::journal::{Journal, Keeper, Note, Record};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
-use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Zeros};
+use crate::policy::{
+    Body, Concurrency, Engine, EngineConfig, Limits, Operation, PiecesConfig, Zeros,
+};
 use crate::shard::Shard;
 use crate::wire::READ_BYTES_MAX;
 
@@ -174,6 +178,8 @@ pub async fn download(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let mut rng = fastrand::Rng::new();
+    let first = Concurrency::new(options.jobs_min.get(), options.jobs.get()).limit();
+    client.open_ahead(first).await;
     let look = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, look).await?;
     let base = options.offset.unwrap_or_default().min(info.size);
@@ -240,6 +246,17 @@ pub async fn download(
         }
         _ => None,
     };
+    // Other formats cannot be read before they are complete.
+    let disk = match is_raw {
+        true => sink.to_disk(options.format)?,
+        false => None,
+    };
+    let is_readable = disk.is_some() || !is_again;
+    let early_checks = EarlyChecks::new(&sampler, plan, base, rng.u64(..));
+    let early_checks = early_checks.filter(|_| is_readable);
+    if let Some(early_checks) = &early_checks {
+        early_checks.settled_before(&session.state.settled(), &holes);
+    }
     let engine = Engine::new(EngineConfig {
         plan,
         first: 0,
@@ -290,6 +307,7 @@ pub async fn download(
         sampler: sampler.clone(),
         put: Arc::default(),
         keeper,
+        early_checks: early_checks.clone(),
         to_verify: Expected::default(),
         holes,
         hole_places,
@@ -302,13 +320,27 @@ pub async fn download(
         job,
         &options.patience,
     );
-    let ending = shell.run(monitor, stop.clone()).await;
+    let checked = CheckedDrive {
+        client,
+        drive: options.drive,
+        disk,
+        is_image: false,
+    };
+    let ending = run_checked(
+        shell.run(monitor, stop.clone()),
+        early_checks.as_ref(),
+        checked,
+    );
+    let ending = ending.await;
     let (progress, first_open) = (shell.progress(), shell.first_open());
-    let outcome = shell.outcome(ending, "read");
+    let (outcome, mismatch) = match ending {
+        Ok(ending) => (shell.outcome(ending, "read"), None),
+        Err(error) => (Ok(()), Some(error)),
+    };
     let job = shell.into_job();
     job.survey.end().await;
     let is_whole = is_raw && options.shard.is_none();
-    if let (Ok(()), Some(keeper), true) = (&outcome, &job.keeper, is_whole) {
+    if let (Ok(()), None, Some(keeper), true) = (&outcome, &mismatch, &job.keeper, is_whole) {
         // Where that fails, so does the end of it.
         let _ = keeper.note(Note::Whole);
     }
@@ -322,6 +354,13 @@ pub async fn download(
     };
     outcome.map_err(there)?;
     let kept = kept.map_err(there)?;
+    if let Some(error) = mismatch {
+        let journal = kept.map(|kept| kept.journal);
+        return Err(match error.kind() {
+            ErrorKind::Integrity => mismatched(error, journal).await,
+            _ => there(error),
+        });
+    }
     let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
     sampler.look_into(job.hole_places.take());
     let local = match job.sink.to_disk(options.format).map_err(there)? {
@@ -342,16 +381,18 @@ pub async fn download(
         open: progress.workers,
         jobs: options.jobs.get(),
         patience: &options.patience,
+        passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
     };
+    // All that is on this machine was read before this begins, so that it may be asked at
+    // the same time as the sample is read again.
+    let mut still = StillThere::of(client, options, &info);
     let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
     let verified = match verified {
         Err(error) if error.kind() == ErrorKind::Integrity => {
-            let error = error
-                .hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
-            return Err(refuted(error, journal).await.into());
+            return Err(mismatched(error, journal).await);
         }
         Ok(verified) => {
-            let check = stop.unless_asked(check_still(client, options, &info));
+            let check = stop.unless_asked(still.check());
             let checked = options.patience.watching(monitor, check).await;
             checked.map(|()| verified)
         }
@@ -383,6 +424,55 @@ pub async fn download(
         checksum,
         journal: Ended::of(journal),
     })
+}
+
+/// The error of a download that is not what the drive holds; its journal goes.
+async fn mismatched(error: Error, journal: Option<Journal>) -> DownloadInterrupted {
+    let error =
+        error.hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
+    refuted(error, journal).await.into()
+}
+
+/// A look at the drive that is under way beside other requests, unless only one at a time
+/// is allowed: then it begins when its answer is wanted.
+struct StillThere {
+    client: Client,
+    options: DownloadOptions,
+    before: DriveInfo,
+    looking: JoinSet<Result<()>>,
+}
+
+impl StillThere {
+    fn of(client: &Client, options: &DownloadOptions, before: &DriveInfo) -> Self {
+        let mut this = Self {
+            client: client.clone(),
+            options: options.clone(),
+            before: before.clone(),
+            looking: JoinSet::new(),
+        };
+        if options.jobs.get() > 1 {
+            this.begin();
+        }
+        this
+    }
+
+    fn begin(&mut self) {
+        let (client, options) = (self.client.clone(), self.options.clone());
+        let before = self.before.clone();
+        let look = async move { check_still(&client, &options, &before).await };
+        self.looking.spawn(look);
+    }
+
+    /// As [`check_still`].
+    async fn check(&mut self) -> Result<()> {
+        if self.looking.is_empty() {
+            self.begin();
+        }
+        match self.looking.join_next().await {
+            Some(Ok(checked)) => checked,
+            _ => Err(Error::new(ErrorKind::Bug, "A task panicked")),
+        }
+    }
 }
 
 /// Adds to the journal of a transfer that does not end yet what it tells of only by
@@ -467,6 +557,7 @@ struct Download {
     /// Chunks that are put to their place but not settled yet, by index.
     put: Arc<Mutex<BTreeMap<u64, Put>>>,
     keeper: Option<Keeper>,
+    early_checks: Option<EarlyChecks>,
     /// What a full verification expects of what cannot be read again.
     to_verify: Expected,
     /// Chunks that were holes.
@@ -507,6 +598,9 @@ impl Job for Download {
     }
 
     fn serve(&mut self, workers: u32) {
+        if let Some(early_checks) = &self.early_checks {
+            early_checks.serve(workers);
+        }
         let more = workers.saturating_sub(self.served);
         self.window.add_permits(2 * more as usize);
         self.served += more;
@@ -586,6 +680,9 @@ impl Job for Download {
             let offset = self.base + span.offset;
             self.to_verify.chunk(Span { offset, ..span }, digest.into());
         }
+        if let Some(early_checks) = &self.early_checks {
+            early_checks.settled(span);
+        }
         Ok(())
     }
 
@@ -605,6 +702,9 @@ impl Job for Download {
             self.to_verify.zeros(bytes);
         }
         if !chunks.is_empty() {
+            if let Some(early_checks) = &self.early_checks {
+                early_checks.skipped(chunks.clone());
+            }
             self.holes.insert(chunks);
         }
         Ok(())

@@ -7,6 +7,7 @@ use rangemap::RangeSet;
 
 use super::download::{DownloadInterrupted, DownloadOptions, Downloaded, check_still, look};
 use super::earlier::take_back;
+use super::early_checks::Passed;
 use super::opening::{check_same_drive, staged};
 use super::places::HolePlaces;
 use super::session::{Ended, blocking, gaps, warn};
@@ -124,6 +125,7 @@ pub async fn join_download(
         open: 1,
         jobs: options.jobs.get(),
         patience: &options.patience,
+        passed: Passed::default(),
     };
     let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
     let verified = verified.map_err(|error| match error.kind() {

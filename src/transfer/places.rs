@@ -64,7 +64,7 @@ pub(super) fn spread(
 }
 
 /// A place in these bytes, anywhere.
-fn place_in(bytes: Range<u64>, rng: &mut fastrand::Rng) -> Range<u64> {
+pub(super) fn place_in(bytes: Range<u64>, rng: &mut fastrand::Rng) -> Range<u64> {
     let len = (bytes.end - bytes.start).min(SAMPLE_BYTES);
     let start = rng.u64(bytes.start..=bytes.end - len);
     start..start + len

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rangemap::RangeSet;
 use tokio::sync::{Mutex, OnceCell};
 
+use super::early_checks::EarlyChecks;
 use super::pipeline::{Pipeline, Prepared};
 use super::room::Room;
 use super::session::{blocking, done};
@@ -43,6 +44,7 @@ pub(super) struct Upload {
     /// Whether a chunk is read before it is written.
     pub(super) compare: bool,
     pub(super) keeper: Option<Keeper>,
+    pub(super) early_checks: Option<EarlyChecks>,
     /// The chunks to verify at the end, if it is all of them and they cannot be read
     /// again.
     pub(super) to_verify: Option<Expected>,
@@ -261,6 +263,9 @@ impl Job for Upload {
     }
 
     fn serve(&mut self, workers: u32) {
+        if let Some(early_checks) = &self.early_checks {
+            early_checks.serve(workers);
+        }
         let workers = usize::try_from(workers).unwrap_or(usize::MAX);
         self.pipeline.serve(workers);
     }
@@ -332,6 +337,9 @@ impl Job for Upload {
         if let Some(chunk) = self.bodies.remove(&span.index) {
             self.pipeline.pace().confirmed(span.len, chunk.body_bytes());
         }
+        if let Some(early_checks) = &self.early_checks {
+            early_checks.settled(span);
+        }
         Ok(())
     }
 
@@ -354,6 +362,9 @@ impl Job for Upload {
             to_verify.zeros(self.plan.bytes_of(&chunks));
         }
         if !chunks.is_empty() {
+            if let Some(early_checks) = &self.early_checks {
+                early_checks.skipped(chunks.clone());
+            }
             self.holes.insert(chunks);
         }
         Ok(())
@@ -437,6 +448,7 @@ mod tests {
             zeros: HashMap::new(),
             compare: false,
             keeper: None,
+            early_checks: None,
             to_verify: Some(Expected::default()),
             holes: RangeSet::new(),
             zero_digests: ZeroDigests::default(),

@@ -10,6 +10,7 @@ use rangemap::RangeSet;
 use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
 use super::checksum::SourceHash;
+use super::early_checks::{CheckedDrive, EarlyChecks, run_checked};
 use super::pace::Pace;
 use super::patience::Patience;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
@@ -18,7 +19,7 @@ use super::selection::Selection;
 use super::sending::Upload;
 use super::session::{Ended, JournalOptions, Session, blocking, finish, gaps, refuted};
 use super::shell::Shell;
-use super::sounding::sound;
+use super::sounding::{Sounding, sound};
 use super::stop::Stop;
 use super::verify::{
     Again, Digests, Expected, Local, ReadFrom, Sampler, Verified, Verify, ZeroDigests, verify,
@@ -33,7 +34,7 @@ use crate::image::{Holes, Image, RawImage};
 use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
-use crate::policy::{Engine, EngineConfig, Operation, PiecesConfig};
+use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig};
 use crate::shard::Shard;
 
 /// The drive to write to.
@@ -334,11 +335,14 @@ async fn send(
     let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
     let is_local = client.endpoint().is_loopback();
     let pace = Pace::new(options.compression, jobs, is_local);
-    let image = match compare {
+    let (image, mut sounding) = match compare {
         // Nothing is written that is there already.
-        true => image,
+        true => (image, Sounding::default()),
         false => sound(client, drive, image, &plan, &todo, &pace, body_bytes_max).await?,
     };
+    if jobs == 1 {
+        sounding.end().await;
+    }
     let keep = |journal| Keeper::start(journal, None);
     let config = PipelineConfig {
         image,
@@ -350,6 +354,10 @@ async fn send(
         earlier,
         selection: options.selection.clone(),
     };
+    let early_checks = EarlyChecks::new(&sampler, plan, 0, rng.u64(..));
+    if let Some(early_checks) = &early_checks {
+        early_checks.settled_before(&settled, &session.state.holes);
+    }
     let job = Upload {
         client: client.clone(),
         drive,
@@ -360,6 +368,7 @@ async fn send(
         zeros: HashMap::new(),
         compare,
         keeper: session.journal.take().map(keep).transpose()?,
+        early_checks: early_checks.clone(),
         to_verify: sampler.collects().then(Expected::default),
         holes: RangeSet::new(),
         zero_digests: ZeroDigests::default(),
@@ -368,10 +377,27 @@ async fn send(
         waiting: None,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job, &options.patience);
-    let ending = shell.run(monitor, stop.clone()).await;
+    let checked = CheckedDrive {
+        client,
+        drive,
+        disk: again.as_ref().map(|again| Arc::clone(&again.disk)),
+        is_image: true,
+    };
+    let ending = run_checked(
+        shell.run(monitor, stop.clone()),
+        early_checks.as_ref(),
+        checked,
+    );
+    let ending = ending.await;
+    if let Ok(Ending::Complete) = ending {
+        sounding.end().await;
+    }
     let progress = shell.progress();
     resume.chunk = shell.first_open();
-    let outcome = shell.outcome(ending, "write to");
+    let (outcome, mismatch) = match ending {
+        Ok(ending) => (shell.outcome(ending, "write to"), None),
+        Err(error) => (Ok(()), Some(error)),
+    };
     let mut job = shell.into_job();
     let (plan, room) = (job.plan, job.room.take());
     if !plan.is_endless() {
@@ -382,6 +408,10 @@ async fn send(
     let pipeline = job.pipeline;
     // Whatever happened: what was confirmed is kept.
     let kept = finish(job.keeper).await;
+    if let Some(error) = mismatch {
+        let journal = kept?.map(|kept| kept.journal);
+        return Err(mismatched(error, begun.first, journal, resume).await);
+    }
     outcome.inspect_err(|error| {
         // What changed while it was read has to be read again from its start.
         if error.kind() == ErrorKind::Integrity {
@@ -440,15 +470,11 @@ async fn send(
         open: progress.workers,
         jobs: options.jobs.get(),
         patience: &options.patience,
+        passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
     };
-    let verified = verify(from, &sampler, local, monitor, stop).await;
-    let verified = match verified {
-        Err(error) if error.kind() == ErrorKind::Integrity => {
-            resume.chunk = begun.first;
-            resume.is_journaled = false;
-            return Err(refuted(error, journal).await);
-        }
-        verified => verified?,
+    let verified = match verify(from, &sampler, local, monitor, stop).await {
+        Ok(verified) => verified,
+        Err(error) => return Err(mismatched(error, begun.first, journal, resume).await),
     };
     Ok(Uploaded {
         drive,
@@ -457,6 +483,22 @@ async fn send(
         checksum,
         journal: Ended::of(journal),
     })
+}
+
+/// The error of a verification. If the drive does not hold what was sent, its journal goes,
+/// and all of it has to be sent again.
+async fn mismatched(
+    error: Error,
+    first: u64,
+    journal: Option<Journal>,
+    resume: &mut Resume,
+) -> Error {
+    if error.kind() != ErrorKind::Integrity {
+        return error;
+    }
+    resume.chunk = first;
+    resume.is_journaled = false;
+    refuted(error, journal).await
 }
 
 /// Demands that what was read has the digest that it has to have. Gives the journal

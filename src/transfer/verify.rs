@@ -13,8 +13,9 @@ use rangemap::RangeSet;
 use sha2::{Digest as _, Sha256};
 
 use super::checksum::Hasher;
+use super::early_checks::Passed;
 use super::patience::{Patience, WaitsOnly};
-use super::places::{self, HOLE_SAMPLES_MAX, spread};
+use super::places::{self, HOLE_SAMPLES_MAX, place_in, spread};
 use super::reading::read_all;
 use super::session::blocking;
 use super::shell::{Attempt, Feed, Job, Shell};
@@ -79,7 +80,7 @@ impl fmt::Display for Verify {
 
 /// Something that the drive must hold.
 #[derive(Clone, Debug)]
-enum Check {
+pub(super) enum Check {
     /// These very bytes at this offset.
     Bytes { offset: u64, bytes: Bytes },
     /// Bytes with this digest.
@@ -128,16 +129,28 @@ impl Again {
     }
 
     /// A sample: of the chunks with data, and of the holes, of which a sparse image would
-    /// have nothing else.
-    fn sample(&self, rng: &mut fastrand::Rng) -> Vec<Range<u64>> {
+    /// have nothing else. Chunks that were looked into already may be left out, and as many
+    /// others as were looked into besides.
+    fn sample(&self, passed: &Passed, rng: &mut fastrand::Rng) -> Divided {
         let (data, holes) = self.divided();
-        let mut places = spread(&self.plan, &data, u64::MAX, rng);
-        places.extend(spread(&self.plan, &holes, HOLE_SAMPLES_MAX, rng));
-        let base = self.base;
-        let places = places.into_iter();
-        places
-            .map(|place| base + place.start..base + place.end)
-            .collect()
+        let kinds = [
+            (data, u64::MAX, &passed.data),
+            (holes, HOLE_SAMPLES_MAX, &passed.holes),
+        ];
+        let mut sample = Divided::default();
+        for (chunks, most, passed) in kinds {
+            let mut places = spread(&self.plan, &chunks, most, rng);
+            both_ends_first(&mut places, rng);
+            let is_passed = |place: &Range<u64>| passed.contains(&self.plan.index_of(place.start));
+            let (mut checked, mut left): (Vec<_>, Vec<_>) = places.into_iter().partition(is_passed);
+            let besides = count(passed).saturating_sub(checked.len());
+            checked.extend(left.split_off(left.len().saturating_sub(besides)));
+            let again =
+                |place: Range<u64>| Check::Again(self.base + place.start..self.base + place.end);
+            sample.spare.extend(checked.into_iter().map(again));
+            sample.checks.extend(left.into_iter().map(again));
+        }
+        sample
     }
 
     /// Everything, in pieces that one request can read, and of data no more than a chunk:
@@ -185,6 +198,47 @@ impl Expected {
         let chunks = self.chunks.into_iter();
         let chunks = chunks.map(|(span, digest)| Check::Digest { span, digest });
         chunks.chain(zeros).collect()
+    }
+}
+
+/// The checks of a sample.
+#[derive(Debug, Default)]
+struct Divided {
+    /// Those to make.
+    checks: Vec<Check>,
+    /// Those that may be left out, since as many were made while the transfer ran. The
+    /// first ones tell most.
+    spare: Vec<Check>,
+}
+
+impl Divided {
+    /// A list of at least `least` checks, if there are as many, and how many of its first
+    /// ones are more than a second look.
+    fn fill(self, least: usize) -> (usize, Vec<Check>) {
+        let Self { mut checks, spare } = self;
+        let new = checks.len();
+        checks.extend(spare.into_iter().take(least.saturating_sub(new)));
+        (new, checks)
+    }
+}
+
+/// How many numbers these are.
+fn count(ranges: &RangeSet<u64>) -> usize {
+    let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// The last one first, which an endpoint loses most likely, then the first one, then the
+/// others in any order.
+fn both_ends_first<T>(places: &mut [T], rng: &mut fastrand::Rng) {
+    places.reverse();
+    if let Some((_, others)) = places.split_first_mut() {
+        if let Some(last) = others.len().checked_sub(1) {
+            others.swap(0, last);
+        }
+        if let Some((_, others)) = others.split_first_mut() {
+            rng.shuffle(others);
+        }
     }
 }
 
@@ -277,6 +331,34 @@ impl Sampler {
 
     pub(super) fn is_off(&self) -> bool {
         self.verify == Verify::None
+    }
+
+    /// Whether what is compared is read again on this machine.
+    pub(super) fn is_again(&self) -> bool {
+        self.is_again
+    }
+
+    /// A chunk is settled, whose offset is one of the drive: what there is to check of it.
+    pub(super) fn due(&self, span: Span) -> Vec<Check> {
+        if self.is_off() || !self.picks(span.index) {
+            return Vec::new();
+        }
+        if self.is_again {
+            let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
+            return vec![Check::Again(place_in(span.offset..span.end(), &mut rng))];
+        }
+        let samples = self.samples.lock();
+        let mut samples = samples.unwrap_or_else(PoisonError::into_inner);
+        let chunk = span.offset..span.end();
+        let due = samples.extract_if(.., |check| chunk.contains(&check.offset()));
+        due.collect()
+    }
+
+    /// A check that was due and was not made. What is read again is picked anew at the end.
+    pub(super) fn leave(&self, check: Check) {
+        if !self.is_again {
+            self.push(check);
+        }
     }
 
     /// A chunk of data passes by, or what there is of data in it.
@@ -384,9 +466,13 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// Most checks that are made at once from the start, over connections that are open. Most
-/// checks are of a few KiB, so that a round trip is what they take.
-const CHECKS_AT_ONCE_MAX: u32 = 16;
+/// Most checks of a full verification that are made at once from the start, over connections
+/// that are open: more could take more memory than the transfer. The checks of a sample are
+/// of a few KiB each, and as many are made at once as there are connections.
+const FULL_AT_ONCE_MAX: u32 = 16;
+/// At the end so many checks are made at least, if there are as many connections: together
+/// they take a round trip, as one would.
+const LAST_LOOK: usize = 16;
 
 /// The drive that is read back, and how.
 pub(super) struct ReadFrom<'a> {
@@ -397,10 +483,14 @@ pub(super) struct ReadFrom<'a> {
     /// Most requests in flight.
     pub(super) jobs: u32,
     pub(super) patience: &'a Patience,
+    /// What was checked while the transfer ran.
+    pub(super) passed: Passed,
 }
 
 /// Reads back a sample of the drive, or all of it, and compares it with what this machine
-/// holds.
+/// holds. Of a sample, what was checked already is left out, but a look at the drive as it
+/// is now remains: at the end of the drive, at its start, and at as many other places as
+/// one round trip can check.
 pub(super) async fn verify(
     from: ReadFrom<'_>,
     sampler: &Sampler,
@@ -414,33 +504,51 @@ pub(super) async fn verify(
         open,
         jobs,
         patience,
+        passed,
     } = from;
     let mut rng = fastrand::Rng::with_seed(sampler.seed);
     let mut image = None;
-    let (disk, checks) = match (local, sampler.verify) {
+    let least = usize::try_from(open).map_or(LAST_LOOK, |open| open.clamp(1, LAST_LOOK));
+    let mut verified = Verified::default();
+    if !sampler.is_full() {
+        verified.ranges = passed.count;
+        verified.bytes = passed.bytes;
+    }
+    let all = |checks: Vec<Check>| (checks.len(), checks);
+    let (disk, (new, checks)) = match (local, sampler.verify) {
         (_, Verify::None) => return Ok(Verified::default()),
-        (Local::Seen(expected), Verify::Full) => (None, expected.into_checks()),
-        (Local::Seen(_), Verify::Sample) => (None, sampler.take()),
+        (Local::Seen(expected), Verify::Full) => (None, all(expected.into_checks())),
+        (Local::Seen(_), Verify::Sample) => {
+            let mut spare = passed.seen;
+            spare.sort_unstable_by_key(Check::offset);
+            both_ends_first(&mut spare, &mut rng);
+            let checks = sampler.take();
+            (None, Divided { checks, spare }.fill(least))
+        }
         (Local::Again(again), verify) => {
-            let (ranges, mut checks) = match verify {
-                Verify::Full => (again.all(), Vec::new()),
-                _ => (again.sample(&mut rng), sampler.take()),
+            let checks = match verify {
+                Verify::Full => all(again.all().into_iter().map(Check::Again).collect()),
+                _ => {
+                    let mut sample = again.sample(&passed, &mut rng);
+                    sample.checks.extend(sampler.take());
+                    sample.fill(least)
+                }
             };
-            checks.extend(ranges.into_iter().map(Check::Again));
             image = again.is_image.then(|| Arc::clone(&again.disk));
             (Some(again.disk), checks)
         }
     };
-    let verified = Verified {
-        ranges: checks.len() as u64,
-        bytes: checks.iter().map(Check::len).sum(),
-    };
+    verified.ranges += new as u64;
+    verified.bytes += checks.iter().take(new).map(Check::len).sum::<u64>();
     // To the engine, each check is a chunk.
     let engine = Engine::new(EngineConfig {
         plan: Plan::new(checks.len() as u64, NonZeroU64::MIN),
         first: 0,
         settled: RangeSet::new(),
-        jobs_min: open.clamp(1, CHECKS_AT_ONCE_MAX),
+        jobs_min: match sampler.is_full() {
+            true => open.clamp(1, FULL_AT_ONCE_MAX),
+            false => open.max(1),
+        },
         jobs,
         zeros: Zeros::Write,
         operation: Operation::Read,
@@ -449,13 +557,7 @@ pub(super) async fn verify(
         pieces: PiecesConfig::default(),
         seed: sampler.seed,
     });
-    let against = Arc::new(Against {
-        client: client.clone(),
-        drive,
-        disk,
-        is_full: sampler.is_full(),
-        zeros: Mutex::default(),
-    });
+    let against = Arc::new(Against::new(client.clone(), drive, disk, sampler.is_full()));
     let job = ReadBack {
         against,
         checks: Arc::new(checks),
@@ -472,7 +574,7 @@ pub(super) async fn verify(
 }
 
 /// What checks are made against.
-struct Against {
+pub(super) struct Against {
     client: Client,
     drive: DriveId,
     /// What [`Check::Again`] reads.
@@ -483,6 +585,23 @@ struct Against {
 }
 
 impl Against {
+    /// `disk` is what can be read again; `is_full` says whether it is so much that digests
+    /// of the endpoint do in place of bytes.
+    pub(super) fn new(
+        client: Client,
+        drive: DriveId,
+        disk: Option<Arc<dyn Disk>>,
+        is_full: bool,
+    ) -> Self {
+        Self {
+            client,
+            drive,
+            disk,
+            is_full,
+            zeros: Mutex::default(),
+        }
+    }
+
     /// Whether the drive holds what the disk holds.
     async fn is_same(
         self: &Arc<Self>,
@@ -565,7 +684,7 @@ impl Against {
 }
 
 impl Check {
-    fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         match self {
             Self::Bytes { bytes, .. } => bytes.len() as u64,
             Self::Digest { span, .. } => span.len,
@@ -573,7 +692,7 @@ impl Check {
         }
     }
 
-    fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         match self {
             Self::Bytes { offset, .. } => *offset,
             Self::Digest { span, .. } => span.offset,
@@ -581,7 +700,8 @@ impl Check {
         }
     }
 
-    async fn run(
+    /// Makes one attempt. The outer error is a mismatch, or one of this machine.
+    pub(super) async fn run(
         &self,
         against: &Arc<Against>,
         step_max: u64,

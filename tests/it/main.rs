@@ -45,6 +45,7 @@ mod publish;
 mod quotas;
 mod recorded;
 mod resume;
+mod round_trips;
 mod server_guard;
 mod server_operator;
 mod server_state;

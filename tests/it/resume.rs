@@ -696,7 +696,8 @@ fn a_journal_is_for_its_owner_only() {
 fn so_much_is_read_back() {
     for (how, least, most) in [("none", 0, 0), ("sample", 2, 60), ("full", CHUNKS, CHUNKS)] {
         let scene = Scene::new();
-        let _ = scene.run(&format!("--verify {how}")).code(0);
+        // One request at a time: nothing is read back before the end, or twice.
+        let _ = scene.run(&format!("--verify {how} -j 1")).code(0);
         let reads = scene.proxy.count(Request::reads_back);
         assert!((least..=most).contains(&reads), "{how}: {reads} reads");
         scene.check_done();
@@ -708,7 +709,7 @@ fn a_full_verification_reads_what_earlier_runs_wrote() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     scene.proxy.forget();
-    let _ = scene.run("--verify full").code(0);
+    let _ = scene.run("--verify full -j 1").code(0);
     assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS);
 }
 
@@ -716,8 +717,9 @@ fn a_full_verification_reads_what_earlier_runs_wrote() {
 fn with_nothing_left_to_send_a_sample_is_read_back_all_the_same() {
     let scene = Scene::new();
     let full = Fault::Answer(refusal(507, "full"));
-    scene.proxy.fault(Request::reads_back, 1, full);
+    scene.proxy.fault(Request::reads_back, usize::MAX, full);
     let _ = scene.run("").code(1).says("Cannot read back");
+    scene.proxy.heal();
     scene.proxy.forget();
     let again = scene.run("").code(0);
     assert_eq!(resumed(&again), SIZE);
@@ -731,8 +733,9 @@ fn bytes_that_changed_on_the_drive_are_found() {
     let scene = Scene::new();
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
+    // One request at a time: nothing is read back before the end.
     scene.proxy.fault(Request::reads_back, usize::MAX, hold);
-    let running = scene.start("--verify full");
+    let running = scene.start("--verify full -j 1");
     scene.proxy.wait_for("a look at the drive", |requests| {
         requests.iter().any(Request::reads_back)
     });

@@ -48,9 +48,11 @@ fn the_example_of_the_documentation() {
     assert_drive(&server, &drive, &image);
     assert_eq!(drives(&server), [drive.as_str()]);
     assert_eq!(info(&server, &drive, "name").as_deref(), Some("disk.img"));
-    // Both chunks were sampled: 16 KiB of each were read back.
+    // Both chunks were sampled: 16 KiB of each were read back, perhaps while the other was
+    // sent, and then a second time at the end.
     let sampled = proxy.count(|request| request.path.ends_with("/16384"));
-    assert_eq!((proxy.requests().len(), sampled), (5, 2));
+    assert!((2..=4).contains(&sampled), "{sampled}");
+    assert_eq!(proxy.requests().len(), 3 + sampled);
     assert_eq!(offsets(&proxy), [0, 5_242_880]);
     // No request is without credentials, none is chunked.
     for request in proxy.requests() {
@@ -117,11 +119,11 @@ fn an_image_of_zeros_costs_next_to_nothing() {
         let outcome = desk.upload(&proxy.uri()).arg(name).run().code(0);
         expect_stdout(&outcome, 4, 5_242_880, size);
         let requests = proxy.requests();
-        // Creation, the proof, and a sample of the four holes.
-        assert!(requests.len() <= 2 + 4, "{requests:?}");
+        // Creation, the proof, and a sample of the four holes, once or twice.
+        assert!(requests.len() <= 2 + 8, "{requests:?}");
         assert!(requests[0].is_create());
         assert!(requests[1..].iter().all(Request::is_read));
-        assert!(proxy.bytes_up() < 2000, "{} bytes up", proxy.bytes_up());
+        assert!(proxy.bytes_up() < 3000, "{} bytes up", proxy.bytes_up());
         assert_drive(&server, &outcome.created(), &vec![0; size as usize]);
     }
 }
@@ -203,7 +205,8 @@ fn what_compresses_is_sent_compressed_and_noise_is_not() {
     for (image, level) in [(noise(1, size), 1), (ramp(0, size), 1), (ramp(0, size), 0)] {
         proxy.forget();
         desk.file("a.img", &image);
-        let tool = desk.upload(&proxy.uri()).args("-c 65536 a.img --level");
+        let flags = "-c 65536 --verify none a.img --level";
+        let tool = desk.upload(&proxy.uri()).args(flags);
         let outcome = tool.arg(level.to_string()).run().code(0);
         assert_drive(&server, &outcome.created(), &image);
         let packs = level == 1 && image[..251] == ramp(0, 251);

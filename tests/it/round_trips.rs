@@ -1,0 +1,353 @@
+//! What of a transfer is not its chunks: requests that wait for no other one are made at the
+//! same time, and samples are read back while the transfer runs.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use crate::support::cli::{Desk, Running};
+use crate::support::http::{assert_drive, drives};
+use crate::support::noise;
+use crate::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
+use crate::support::server::TestServer;
+
+const C: usize = 64 * 1024;
+const CHUNKS: usize = 16;
+const SIZE: usize = CHUNKS * C;
+/// Two chunks at a time, so that there is a place for a check beside them.
+const TWO: &str = "--min-jobs 2 -j 2";
+
+struct Scene {
+    desk: Desk,
+    server: TestServer,
+    proxy: FaultProxy,
+    image: Vec<u8>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let (server, proxy) = desk.pair();
+        let image = noise(5, SIZE);
+        desk.file("a.img", &image);
+        Self {
+            desk,
+            server,
+            proxy,
+            image,
+        }
+    }
+
+    fn upload(&self, flags: &str) -> Running<'_> {
+        let tool = self.desk.upload(&self.proxy.uri());
+        tool.args("-c 65536").args(flags).arg("a.img").spawn()
+    }
+
+    /// Holds the request for the last chunk.
+    fn hold_last(&self) -> Gate {
+        let gate = Gate::default();
+        let last = format!("/{}", SIZE - C);
+        let is_last =
+            move |r: &Request| r.path.ends_with(&last) || r.path.ends_with(&format!("{last}/{C}"));
+        self.proxy.fault(is_last, 1, Fault::Hold(gate.clone()));
+        gate
+    }
+
+    fn drive(&self) -> String {
+        drives(&self.server).pop().unwrap()
+    }
+
+    /// Changes the bytes of some chunks on the drive.
+    fn spoil(&self, chunks: std::ops::Range<usize>) {
+        let path = self.server.drive_file(&self.drive());
+        let file = File::options().write(true).open(path).unwrap();
+        let bytes: Vec<u8> = chunks_of(&self.image, &chunks).map(|byte| !byte).collect();
+        file.write_all_at(&bytes, (chunks.start * C) as u64)
+            .unwrap();
+    }
+
+    fn writes_answered(&self) -> usize {
+        self.proxy.count(|r| r.is_write() && r.status == 204)
+    }
+}
+
+fn chunks_of<'a>(image: &'a [u8], chunks: &std::ops::Range<usize>) -> impl Iterator<Item = &'a u8> {
+    image[chunks.start * C..chunks.end * C].iter()
+}
+
+/// How many reads were answered.
+fn read(requests: &[Request]) -> usize {
+    let read = |r: &&Request| r.reads_back() && r.status == 200;
+    requests.iter().filter(read).count()
+}
+
+/// All other chunks are looked into before the last one is on the drive, and what is left
+/// is one round trip: all of it is under way at once.
+#[test]
+fn an_upload_ends_one_round_trip_after_its_last_chunk() {
+    let scene = Scene::new();
+    let gate = scene.hold_last();
+    let running = scene.upload(TWO);
+    scene
+        .proxy
+        .wait_for("the early checks", |requests| read(requests) == CHUNKS - 1);
+    let at_end = Gate::default();
+    let hold = Fault::Hold(at_end.clone());
+    scene.proxy.fault(Request::reads_back, usize::MAX, hold);
+    gate.open();
+    scene.proxy.wait_for("the last look", |requests| {
+        requests.iter().filter(|r| r.reads_back()).count() == CHUNKS + 1
+    });
+    at_end.open();
+    let _ = running.wait().code(0);
+    // Both ends of the drive, and nothing after them.
+    assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS + 1);
+    let requests = scene.proxy.requests();
+    let offset = |r: &Request| -> usize { r.path.split('/').nth(4).unwrap().parse().unwrap() };
+    let mut last: Vec<_> = requests[requests.len() - 2..].iter().map(offset).collect();
+    last.sort_unstable();
+    assert!(last[0] < C && last[1] >= SIZE - C, "{last:?}");
+    assert_drive(&scene.server, &scene.drive(), &scene.image);
+}
+
+/// The last chunk never gets through: what ends the run is the mismatch.
+#[test]
+fn a_mismatch_in_the_middle_ends_the_upload_before_the_rest_is_sent() {
+    for flags in ["", "--verify full"] {
+        let scene = Scene::new();
+        let (last, reads) = (scene.hold_last(), Gate::default());
+        let hold = Fault::Hold(reads.clone());
+        scene.proxy.fault(Request::reads_back, 1, hold);
+        let running = scene.upload(&format!("{TWO} {flags}"));
+        scene.proxy.wait_for("the writes and a read", |requests| {
+            let written = |r: &&Request| r.is_write() && r.status == 204;
+            requests.iter().filter(written).count() == CHUNKS - 1
+                && requests.iter().any(Request::reads_back)
+        });
+        // After it was confirmed, and before it is read.
+        scene.spoil(0..CHUNKS - 1);
+        reads.open();
+        let outcome = running.wait().code(4);
+        let outcome = outcome.says("does not hold what was transferred");
+        assert!(!outcome.text().contains("completed"), "{outcome:?}");
+        assert_eq!(scene.writes_answered(), CHUNKS - 1);
+        last.open();
+    }
+}
+
+/// What was right when it was looked into, and was lost since.
+#[test]
+fn what_is_lost_after_it_was_checked_is_found_at_the_end() {
+    for lost in [0..1, 1..CHUNKS - 1] {
+        // One round trip has room for all chunks, or for both ends of the drive.
+        let jobs = if lost.len() > 1 { 4 } else { 2 };
+        let scene = Scene::new();
+        let gate = scene.hold_last();
+        let running = scene.upload(&format!("--min-jobs {jobs} -j {jobs}"));
+        scene
+            .proxy
+            .wait_for("the early checks", |requests| read(requests) == CHUNKS - 1);
+        scene.spoil(lost);
+        gate.open();
+        let outcome = running.wait().code(4);
+        let _ = outcome.says("does not hold what was transferred");
+    }
+}
+
+#[test]
+fn a_read_back_that_fails_does_not_fail_the_upload() {
+    let faults = [
+        Fault::ResetBeforeBody,
+        Fault::LoseAnswer,
+        Fault::CutAnswer,
+        Fault::Answer(refusal(503, "busy")),
+        Fault::Answer(refusal(409, "busy")),
+        Fault::Answer(refusal(500, "failed")),
+    ];
+    for fault in faults {
+        let scene = Scene::new();
+        let gate = scene.hold_last();
+        scene.proxy.fault(Request::reads_back, 2, fault);
+        let running = scene.upload(TWO);
+        scene.proxy.wait_for("the writes and a read", |requests| {
+            let written = |r: &&Request| r.is_write() && r.status == 204;
+            requests.iter().filter(written).count() == CHUNKS - 1
+                && requests.iter().any(Request::reads_back)
+        });
+        gate.open();
+        let _ = running.wait().code(0);
+        assert_drive(&scene.server, &scene.drive(), &scene.image);
+        // Every chunk was looked into all the same.
+        let mut chunks: Vec<usize> = scene
+            .proxy
+            .requests()
+            .iter()
+            .filter(|r| r.reads_back() && r.status == 200 && !r.is_faulted)
+            .map(|r| r.path.split('/').nth(4).unwrap().parse::<usize>().unwrap() / C)
+            .collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        assert_eq!(chunks.len(), CHUNKS);
+    }
+}
+
+/// An endpoint that refuses reads while it is written to is asked once, and one that gets
+/// one request at a time not at all.
+#[test]
+fn an_endpoint_that_wants_few_requests_is_not_read_before_the_end() {
+    for (flags, before) in [(TWO, 1), ("-j 1", 0)] {
+        let scene = Scene::new();
+        let gate = scene.hold_last();
+        let busy = Fault::Answer(refusal(409, "busy"));
+        scene.proxy.fault(Request::reads_back, usize::MAX, busy);
+        let running = scene.upload(flags);
+        scene.proxy.wait_for("the last write", |requests| {
+            requests.iter().filter(|r| r.is_write()).count() == CHUNKS
+                && requests.iter().filter(|r| r.status == 204).count() == CHUNKS - 1
+        });
+        assert_eq!(scene.proxy.count(Request::reads_back), before, "{flags}");
+        scene.proxy.heal();
+        gate.open();
+        let _ = running.wait().code(0);
+        assert!(scene.proxy.count(Request::reads_back) >= CHUNKS);
+    }
+}
+
+/// What is read back is not what is sent: the summary counts neither the early checks nor
+/// the last look as bytes on the wire, and a second look not as another one.
+#[test]
+fn the_summary_is_the_same_whenever_the_sample_is_read() {
+    let mut summaries = Vec::new();
+    for flags in [TWO, "-j 1"] {
+        let scene = Scene::new();
+        let gate = scene.hold_last();
+        let running = scene.upload(&format!("{flags} --level 0 --json"));
+        if flags == TWO {
+            scene
+                .proxy
+                .wait_for("the early checks", |requests| read(requests) == CHUNKS - 1);
+        }
+        gate.open();
+        let outcome = running.wait().code(0);
+        let object: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        summaries.push(["bytes_on_wire", "verified_bytes"].map(|key| object[key].clone()));
+    }
+    assert_eq!(summaries[0], summaries[1]);
+    assert_eq!(summaries[0][1], (CHUNKS * 16 * 1024) as u64);
+}
+
+/// Nothing has to be answered before the connections for the first chunks are open, and no
+/// request is made for that.
+#[test]
+fn connections_for_the_first_chunks_are_opened_before_there_is_a_drive() {
+    let scene = Scene::new();
+    let gate = Gate::default();
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.fault(Request::is_create, 1, hold);
+    let running = scene.upload("--min-jobs 4");
+    scene.proxy.wait_for("the creation", |requests| {
+        requests.iter().any(Request::is_create)
+    });
+    for _ in 0..10_000 {
+        if scene.proxy.connections() >= 4 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(scene.proxy.connections(), 4);
+    assert_eq!(scene.proxy.requests().len(), 1);
+    gate.open();
+    let _ = running.wait().code(0);
+    let requests = scene.proxy.requests();
+    assert!(requests.iter().all(|r| !r.path.ends_with("drives/info")));
+    let mut used: Vec<_> = requests.iter().map(|r| r.connection).collect();
+    used.sort_unstable();
+    used.dedup();
+    assert!(used.starts_with(&[0, 1, 2, 3]), "{used:?}");
+}
+
+/// The first chunks do not wait for the write that sounds a slow wire.
+#[test]
+fn the_first_chunk_does_not_wait_for_the_answer_that_sounds_the_wire() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let data = noise(7, 1 << 20);
+    desk.sparse("a.img", 64 << 20, &[(0, &data)]);
+    let gate = Gate::default();
+    let is_sounding = |r: &Request| r.is_write() && r.header("content-length") == Some("65536");
+    proxy.fault(is_sounding, 1, Fault::Hold(gate.clone()));
+    let running = desk.upload(&proxy.uri()).arg("a.img").spawn();
+    proxy.wait_for("the sounding", |requests| requests.iter().any(is_sounding));
+    // Longer than a chunk takes to be read, and shorter than anybody waits for the answer.
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        gate.open();
+    });
+    proxy.wait_for("the first chunk", |requests| {
+        requests.iter().filter(|r| r.is_write()).count() > 1
+    });
+    let sounding = proxy.requests().into_iter().find(|r| is_sounding(r));
+    assert_eq!(sounding.unwrap().status, 0, "it was answered before");
+    let outcome = running.wait().code(0);
+    let mut image = vec![0; 64 << 20];
+    image[..data.len()].copy_from_slice(&data);
+    assert_drive(&server, &outcome.created(), &image);
+}
+
+/// The look whether the drive is still the same, and the last look at the sample.
+#[test]
+fn a_download_ends_one_round_trip_after_its_last_chunk() {
+    let scene = Scene::new();
+    let _ = scene.upload("").wait().code(0);
+    let drive = scene.drive();
+    scene.proxy.forget();
+    let gate = scene.hold_last();
+    let tool = scene.desk.download(&scene.proxy.uri());
+    let tool = tool.args("-c 65536").args(TWO).arg(&drive).arg("out");
+    let running = tool.spawn();
+    let sampled = |r: &&Request| r.path.ends_with("/16384");
+    scene.proxy.wait_for("the early checks", |requests| {
+        let answered = |r: &&Request| sampled(r) && r.status == 200;
+        requests.iter().filter(answered).count() == CHUNKS - 1
+    });
+    let at_end = Gate::default();
+    let hold = Fault::Hold(at_end.clone());
+    let is_any = |_: &Request| true;
+    scene.proxy.fault(is_any, usize::MAX, hold);
+    gate.open();
+    scene.proxy.wait_for("the last look", |requests| {
+        requests.iter().filter(sampled).count() == CHUNKS + 1
+            && requests.iter().filter(|r| r.is_info()).count() == 2
+    });
+    at_end.open();
+    let before = scene.proxy.requests().len();
+    let _ = running.wait().code(0);
+    assert_eq!(scene.proxy.requests().len(), before);
+    assert!(std::fs::read(scene.desk.path("out")).unwrap() == scene.image);
+}
+
+/// A drive that is written to while it is downloaded.
+#[test]
+fn a_chunk_that_changes_after_it_came_ends_the_download_early() {
+    let scene = Scene::new();
+    let _ = scene.upload("").wait().code(0);
+    let drive = scene.drive();
+    scene.proxy.forget();
+    let (last, reads) = (scene.hold_last(), Gate::default());
+    let hold = Fault::Hold(reads.clone());
+    let is_sample = |r: &Request| r.path.ends_with("/16384");
+    scene.proxy.fault(is_sample, 1, hold);
+    let tool = scene.desk.download(&scene.proxy.uri());
+    let tool = tool.args("-c 65536").args(TWO).arg(&drive).arg("out");
+    let running = tool.spawn();
+    scene.proxy.wait_for("a sample", |requests| {
+        let came = |r: &&Request| r.is_read() && r.status == 200;
+        requests.iter().any(is_sample) && requests.iter().filter(came).count() == CHUNKS - 1
+    });
+    scene.spoil(0..CHUNKS - 1);
+    reads.open();
+    let outcome = running.wait().code(4);
+    let _ = outcome.says("does not hold what was transferred");
+    assert!(!scene.desk.path("out").exists());
+    last.open();
+}
