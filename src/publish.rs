@@ -35,6 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Fingerprint, Holes, Image, content_of};
 use crate::monitor::{Event, Monitor};
+use crate::plan::Span;
 use crate::policy::Operation;
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
@@ -362,6 +363,8 @@ struct Publisher<'a> {
     stop: Stop,
     rng: fastrand::Rng,
     unfinished: Option<DriveId>,
+    /// Connections that are open, at most.
+    open: u32,
     began: (SystemTime, std::time::Instant),
 }
 
@@ -395,6 +398,7 @@ impl<'a> Publisher<'a> {
             stop,
             rng: fastrand::Rng::new(),
             unfinished: None,
+            open: 1,
             began: (SystemTime::now(), std::time::Instant::now()),
         })
     }
@@ -788,16 +792,26 @@ impl<'a> Publisher<'a> {
     async fn make_ready(&mut self, drive: DriveId) -> Result<Work> {
         let plan = self.content.block_plan();
         let last = plan.count().saturating_sub(1);
-        let mut is_proven = true;
-        for block in [0, last / 2, last] {
-            let Some(span) = plan.span(block) else {
-                continue;
-            };
-            let client = self.client;
+        let spans = [0, last / 2, last].map(|block| plan.span(block));
+        let (client, patience) = (self.client, &self.options.patience);
+        let reads_as_zeros = |span: Option<Span>| async move {
+            let Some(span) = span else { return Ok(true) };
             let read = || client.read(drive, span.offset, span.len);
-            let bytes = self.call("Cannot read the new drive", read).await?;
-            is_proven &= is_zero(&bytes);
-        }
+            let bytes = patience.call(client, Operation::Write, read).await;
+            let what = "Cannot read the new drive";
+            let bytes = bytes.map_err(|unanswered| unanswered.into_error(what))?;
+            Ok::<_, Error>(is_zero(&bytes))
+        };
+        let [first, middle, last] = spans.map(reads_as_zeros);
+        let proofs = async {
+            if self.options.jobs.get() == 1 {
+                return Ok((first.await?, middle.await?, last.await?));
+            }
+            tokio::try_join!(first, middle, last)
+        };
+        let proofs = self.stop.unless_asked(proofs);
+        let (first, middle, last) = patience.watching(self.monitor, proofs).await?;
+        let is_proven = first && middle && last;
         let holds = match is_proven {
             true => Holds::Zeros,
             false => {
@@ -1070,6 +1084,9 @@ impl<'a> Publisher<'a> {
         let options = InspectOptions {
             blocks,
             trusts_holes,
+            // To find out what to send, no more is to be found than that.
+            widens: !trusts_holes,
+            open: self.open,
             jobs: self.options.jobs.get(),
             patience: self.options.patience.clone(),
         };

@@ -494,6 +494,11 @@ impl Client {
         digest.map(Some).ok_or_else(no_digest)
     }
 
+    /// Whether the endpoint announced that it makes digests.
+    pub fn makes_digests(&self) -> bool {
+        self.extensions.digest.load(Ordering::Relaxed)
+    }
+
     /// `drives/UUID/extents/OFFSET/SIZE`: which bytes of a range, not empty, hold
     /// data, from its start up to where the answer ends; `None` where the endpoint
     /// did not announce that it tells, has no such call after all, or tells what

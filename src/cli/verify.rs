@@ -180,6 +180,8 @@ async fn compare(arguments: &Arguments, display: &mut Display, mut stop: Stop) -
     let options = InspectOptions {
         blocks: blocks.clone(),
         trusts_holes: false,
+        widens: false,
+        open: 1,
         jobs: arguments.jobs.get(),
         patience,
     };

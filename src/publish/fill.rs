@@ -99,6 +99,7 @@ impl Publisher<'_> {
         let uploaded = upload(self.client, image, &options, self.monitor, stop)
             .await
             .map_err(|interrupted| interrupted.error)?;
+        self.open = uploaded.progress.workers;
         Ok((uploaded.journal, uploaded.progress.wire_bytes, written))
     }
 

@@ -25,6 +25,12 @@ use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 
+/// Most ranges that are compared at once from the start: each may be a chunk that the
+/// endpoint has to read.
+const AT_ONCE_MAX: u32 = 16;
+/// With at least so many ranges in a chunk, one digest of all of it takes less than theirs.
+const RANGES_OF_CHUNK_MAX: usize = 4;
+
 /// What of a drive is compared, and how.
 #[derive(Clone, Debug)]
 pub struct InspectOptions {
@@ -33,6 +39,11 @@ pub struct InspectOptions {
     /// Whether what the endpoint calls a hole counts as zeros. That is for finding out what
     /// to send; a verification looks for itself.
     pub trusts_holes: bool,
+    /// Whether more may be compared than was asked for, and reported where it differs: a
+    /// chunk with many of the blocks then costs one request where the endpoint makes digests.
+    pub widens: bool,
+    /// Connections that are open: as many ranges are compared at once from the start.
+    pub open: u32,
     /// Most requests in flight.
     pub jobs: u32,
     /// How long it goes on while nothing succeeds.
@@ -63,7 +74,7 @@ pub async fn inspect(
         plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
         first: 0,
         settled: RangeSet::new(),
-        jobs_min: 1,
+        jobs_min: options.open.clamp(1, AT_ONCE_MAX),
         jobs: options.jobs,
         zeros: Zeros::Write,
         operation: Operation::Read,
@@ -151,7 +162,20 @@ async fn to_compare(
             (!piece.is_empty()).then_some(piece)
         })
     });
-    Ok(ranges.collect())
+    let mut ranges: Vec<_> = ranges.collect();
+    if options.widens && client.makes_digests() {
+        ranges = ranges
+            .chunk_by(|one, other| chunk_of(one.start) == chunk_of(other.start))
+            .flat_map(|ranges| match ranges {
+                [first, ..] if ranges.len() > RANGES_OF_CHUNK_MAX => {
+                    let chunk = blocks_of(chunk_of(first.start));
+                    vec![chunk.start..chunk.end.min(count)]
+                }
+                ranges => ranges.to_vec(),
+            })
+            .collect();
+    }
+    Ok(ranges)
 }
 
 /// What all attempts share.

@@ -351,3 +351,25 @@ fn a_chunk_that_changes_after_it_came_ends_the_download_early() {
     assert!(!scene.desk.path("out").exists());
     last.open();
 }
+
+/// The proofs of a new drive need one round trip, and the sample a digest of each chunk.
+#[test]
+fn a_publication_makes_few_requests_beside_its_chunks() {
+    const CHUNK: u64 = 4 << 20;
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let data = noise(7, 1 << 20);
+    desk.sparse("a.img", 10 * CHUNK, &[(0, &data), (7 * CHUNK, &data)]);
+    let gate = Gate::default();
+    proxy.fault(Request::is_read, 3, Fault::Hold(gate.clone()));
+    let tool = desk.simple(&proxy.uri());
+    let running = tool.args("publish --name a a.img").spawn();
+    proxy.wait_for("all proofs at once", |requests| {
+        requests.iter().filter(|r| r.is_read()).count() == 3
+    });
+    gate.open();
+    let _ = running.wait().code(0);
+    let digests = proxy.count(|r| r.path.contains("/digest/"));
+    assert!((1..=10).contains(&digests), "{digests} digests");
+    assert_eq!(drives(&server).len(), 1);
+}
