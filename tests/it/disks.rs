@@ -148,8 +148,9 @@ fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
     let scene = Scene::new(CHUNKS);
     for chunk in [0, CHUNKS / 2, CHUNKS - 1] {
         // One read of its beginning, two that look for a partition table, one for each
-        // chunk, in order, and none to see what the image is.
-        let tool = || scene.tool(UPLOAD).args("--format raw");
+        // chunk, in order, and none to see what the image is, or to check what was sent
+        // before the end.
+        let tool = || scene.tool(UPLOAD).args("-j 1 --format raw");
         let failing = Failing {
             call: "pread64",
             nth: chunk + 4,

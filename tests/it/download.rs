@@ -879,7 +879,7 @@ fn so_much_of_a_resumed_download_is_read_back() {
     let scene = Scene::new();
     let _ = scene.interrupted();
     scene.proxy.forget();
-    let _ = scene.run("--verify full out").code(0);
+    let _ = scene.run("-j 1 --verify full out").code(0);
     let digests = scene.proxy.count(|r| r.path.contains("/digest/"));
     assert_eq!(digests, CHUNKS);
     scene.check_done("out");

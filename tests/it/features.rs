@@ -246,7 +246,10 @@ fn a_full_verification_reads_nothing_where_digests_are_made() {
     let (server, proxy) = desk.pair();
     let image = noise(6, 20 * C as usize);
     desk.file("a.img", &image);
-    let tool = desk.upload(&proxy.uri()).args("-c 65536 --verify full");
+    // One request at a time: nothing is looked at before the end.
+    let tool = desk
+        .upload(&proxy.uri())
+        .args("-c 65536 -j 1 --verify full");
     let outcome = tool.arg("a.img").run().code(0);
     let drive = outcome.created();
     assert!(proxy.bytes_down() < 20_000, "{} down", proxy.bytes_down());
@@ -273,7 +276,7 @@ fn a_tampered_drive_is_found_by_its_digest() {
     proxy.fault(is_digest, usize::MAX, Fault::Hold(gate.clone()));
     let tool = desk
         .upload(&proxy.uri())
-        .args("-c 65536 --verify full a.img");
+        .args("-c 65536 -j 1 --verify full a.img");
     let running = tool.spawn();
     proxy.wait_for("a digest", |requests| requests.iter().any(is_digest));
     let drive = drives(&server).pop().unwrap();
