@@ -221,18 +221,21 @@ impl EarlyChecks {
     async fn next(&self) -> Due {
         loop {
             let changed = self.0.changed.notified();
-            let mut state = self.lock();
-            if state.workers > 1
-                && state.allowed > 0
-                && !state.is_over
-                && let Some(due) = state.due.front().cloned()
-            {
-                state.allowed -= 1;
+            if let Some(due) = self.try_next() {
                 return due;
             }
-            drop(state);
             changed.await;
         }
+    }
+
+    fn try_next(&self) -> Option<Due> {
+        let mut state = self.lock();
+        if state.workers < 2 || state.allowed == 0 || state.is_over {
+            return None;
+        }
+        let due = state.due.front().cloned()?;
+        state.allowed -= 1;
+        Some(due)
     }
 
     fn passed(&self, due: Due) {

@@ -164,16 +164,17 @@ async fn to_compare(
     });
     let mut ranges: Vec<_> = ranges.collect();
     if options.widens && client.makes_digests() {
-        ranges = ranges
-            .chunk_by(|one, other| chunk_of(one.start) == chunk_of(other.start))
-            .flat_map(|ranges| match ranges {
+        let mut widened = Vec::new();
+        for ranges in ranges.chunk_by(|one, other| chunk_of(one.start) == chunk_of(other.start)) {
+            match ranges {
                 [first, ..] if ranges.len() > RANGES_OF_CHUNK_MAX => {
                     let chunk = blocks_of(chunk_of(first.start));
-                    vec![chunk.start..chunk.end.min(count)]
+                    widened.push(chunk.start..chunk.end.min(count));
                 }
-                ranges => ranges.to_vec(),
-            })
-            .collect();
+                ranges => widened.extend_from_slice(ranges),
+            }
+        }
+        ranges = widened;
     }
     Ok(ranges)
 }
