@@ -804,7 +804,7 @@ impl<'a> Publisher<'a> {
         };
         let [first, middle, last] = spans.map(reads_as_zeros);
         let proofs = async {
-            if self.options.jobs.get() == 1 {
+            if self.options.jobs.get() < 3 {
                 return Ok((first.await?, middle.await?, last.await?));
             }
             tokio::try_join!(first, middle, last)

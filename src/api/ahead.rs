@@ -10,17 +10,18 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Older connections are not used: servers close what is idle.
-const AGE_MAX: Duration = Duration::from_secs(10);
+/// How long a connection waits for a request; then it is closed. Some servers give a new
+/// connection five seconds for its first request.
+const AGE_MAX: Duration = Duration::from_secs(4);
 
 tokio::task_local! {
     /// Set while a request is polled whose connection is to be set aside.
@@ -28,15 +29,32 @@ tokio::task_local! {
 }
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-/// A task that connects. What the HTTP client calls a connection has no name, so that the
-/// type is known only where connections are made.
-type Connecting = Box<dyn Any + Send>;
+/// An [`Opening`]. What the HTTP client calls a connection has no name, so that the type is
+/// known only where connections are made.
+type AnyOpening = Box<dyn Any + Send>;
 
-/// The layer around the connector of a client.
+/// A task that connects, and ends when this is dropped. `None` if it failed.
+struct Opening<T>(JoinHandle<Option<T>>);
+
+impl<T> Opening<T> {
+    async fn connection(mut self) -> Option<T> {
+        (&mut self.0).await.ok().flatten()
+    }
+}
+
+impl<T> Drop for Opening<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Waiting = Arc<Mutex<VecDeque<(Instant, AnyOpening)>>>;
+
+/// The layer around the connector of a client. With its last clone, what waits is closed.
 #[derive(Clone, Debug)]
 pub(super) struct Ahead {
     connect: Duration,
-    waiting: Arc<Mutex<VecDeque<(Instant, Connecting)>>>,
+    waiting: Waiting,
 }
 
 impl Ahead {
@@ -59,23 +77,34 @@ impl Ahead {
         .await;
     }
 
-    fn set_aside<T: Send + 'static>(&self, connecting: JoinHandle<T>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push_back((Instant::now(), Box::new(connecting)));
+    fn set_aside<T: Send + 'static>(&self, opening: Opening<T>) {
+        lock(&self.waiting).push_back((Instant::now(), Box::new(opening)));
+        let waiting = Arc::downgrade(&self.waiting);
+        tokio::spawn(async move {
+            sleep(AGE_MAX).await;
+            if let Some(waiting) = waiting.upgrade() {
+                lock(&waiting).retain(|(since, _)| since.elapsed() < AGE_MAX);
+            }
+        });
     }
 
     /// The oldest connection that was set aside and is young enough.
-    fn take<T: 'static>(&self) -> Option<JoinHandle<T>> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((since, connecting)) = waiting.pop_front() {
+    fn take<T: 'static>(&self) -> Option<Opening<T>> {
+        let mut waiting = lock(&self.waiting);
+        while let Some((since, opening)) = waiting.pop_front() {
             if since.elapsed() < AGE_MAX
-                && let Ok(connecting) = connecting.downcast()
+                && let Ok(opening) = opening.downcast()
             {
-                return Some(*connecting);
+                return Some(*opening);
             }
         }
         None
     }
+}
+
+fn lock(waiting: &Waiting) -> MutexGuard<'_, VecDeque<(Instant, AnyOpening)>> {
+    // Nothing in it can be half done.
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S> Layer<S> for Ahead {
@@ -117,18 +146,168 @@ where
         let mut connector = std::mem::replace(&mut self.connector, next);
         if OPENING.try_with(|()| ()).is_ok() {
             let connecting = timeout(self.ahead.connect, connector.call(to));
-            self.ahead
-                .set_aside(tokio::spawn(async move { connecting.await.ok()?.ok() }));
+            let opening = tokio::spawn(async move { connecting.await.ok()?.ok() });
+            self.ahead.set_aside(Opening(opening));
             return Box::pin(std::future::pending());
         }
-        let opened = self.ahead.take::<Option<S::Response>>();
+        let opened = self.ahead.take::<S::Response>();
         Box::pin(async move {
             if let Some(opened) = opened
-                && let Ok(Some(connection)) = opened.await
+                && let Some(connection) = opened.connection().await
             {
                 return Ok(connection);
             }
+            // The time that this may take began before the connection was awaited, and the
+            // error that it ends with is that of a connection of its own.
             connector.call(to).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// What happened to connections.
+    #[derive(Debug, Default)]
+    struct Counts {
+        begun: AtomicU32,
+        open: AtomicU32,
+    }
+
+    /// Connects in one second, unless this attempt is to fail then or never to end.
+    #[derive(Clone)]
+    struct Network {
+        counts: Arc<Counts>,
+        failing: std::ops::Range<u32>,
+        hanging: std::ops::Range<u32>,
+    }
+
+    struct Connection(u32, Arc<Counts>);
+
+    impl Drop for Connection {
+        fn drop(&mut self) {
+            self.1.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Service<()> for Network {
+        type Response = Connection;
+        type Error = Cause;
+        type Future = Pin<Box<dyn Future<Output = Result<Connection, Cause>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, (): ()) -> Self::Future {
+            let counts = Arc::clone(&self.counts);
+            let number = counts.begun.fetch_add(1, Ordering::Relaxed);
+            let fails = self.failing.contains(&number);
+            let hangs = self.hanging.contains(&number);
+            Box::pin(async move {
+                sleep(Duration::from_secs(1)).await;
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                if fails {
+                    return Err(format!("attempt {number}").into());
+                }
+                counts.open.fetch_add(1, Ordering::Relaxed);
+                Ok(Connection(number, counts))
+            })
+        }
+    }
+
+    struct Scene {
+        counts: Arc<Counts>,
+        connector: Connector<Network>,
+    }
+
+    impl Scene {
+        fn new(failing: std::ops::Range<u32>, hanging: std::ops::Range<u32>) -> Self {
+            let counts = Arc::<Counts>::default();
+            let network = Network {
+                counts: Arc::clone(&counts),
+                failing,
+                hanging,
+            };
+            let connector = Ahead::new(Duration::from_secs(30)).layer(network);
+            Self { counts, connector }
+        }
+
+        async fn opening(&self, connections: u32) {
+            for _ in 0..connections {
+                let mut connector = self.connector.clone();
+                Ahead::opening(async move { connector.call(()).await }).await;
+            }
+        }
+
+        /// Which attempt at connecting a request gets, or its error; and how many seconds
+        /// that took.
+        async fn connects(&mut self) -> (Result<Connection, String>, u64) {
+            let began = Instant::now();
+            let connected = self.connector.call(()).await;
+            let connected = connected.map_err(|error| error.to_string());
+            (connected, began.elapsed().as_secs())
+        }
+
+        fn counts(&self) -> (u32, u32) {
+            let Counts { begun, open } = &*self.counts;
+            (begun.load(Ordering::Relaxed), open.load(Ordering::Relaxed))
+        }
+    }
+
+    fn number((connected, seconds): (Result<Connection, String>, u64)) -> (u32, u64) {
+        (connected.map(|connection| connection.0).unwrap(), seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_use_what_was_opened_and_then_connections_of_their_own() {
+        let mut scene = Scene::new(0..0, 0..0);
+        scene.opening(2).await;
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(scene.counts(), (2, 2));
+        assert_eq!(number(scene.connects().await), (0, 0));
+        assert_eq!(number(scene.connects().await), (1, 0));
+        assert_eq!(number(scene.connects().await), (2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_request_uses_is_closed_soon() {
+        let mut scene = Scene::new(0..0, 0..0);
+        scene.opening(3).await;
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(scene.counts(), (3, 3));
+        sleep(AGE_MAX).await;
+        assert_eq!(scene.counts(), (3, 0));
+        assert_eq!(number(scene.connects().await), (3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_client_all_is_closed() {
+        let scene = Scene::new(0..0, 0..0);
+        scene.opening(2).await;
+        sleep(Duration::from_secs(2)).await;
+        // Another one that is not open yet.
+        scene.opening(1).await;
+        let Scene { counts, connector } = scene;
+        drop(connector);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(counts.open.load(Ordering::Relaxed), 0);
+    }
+
+    /// Nor does its error replace the one of the request's own connection.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_fails_fails_no_request() {
+        let mut scene = Scene::new(0..1, 0..0);
+        scene.opening(1).await;
+        assert_eq!(number(scene.connects().await), (1, 2));
+        let mut scene = Scene::new(0..9, 0..0);
+        scene.opening(1).await;
+        let (failed, seconds) = scene.connects().await;
+        assert_eq!((failed.err().unwrap().as_str(), seconds), ("attempt 1", 2));
     }
 }

@@ -211,9 +211,12 @@ impl Client {
         self.traffic.moved()
     }
 
-    /// Begins to open this many connections, for requests that follow within a few seconds.
-    pub async fn open_ahead(&self, connections: u32) {
-        for _ in 0..connections {
+    /// Begins to open connections, for this many requests at a time that follow within a few
+    /// seconds. One that fails is no error: its request opens another.
+    pub async fn open_ahead(&self, requests: u32) {
+        // The one of the last answer is open still.
+        let is_open = u32::from(self.has_answered());
+        for _ in is_open..requests {
             if let Ok(url) = self.url(["drives", "info"]) {
                 Ahead::opening(self.opener.get(url).send()).await;
             }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::JOBS_DEFAULT;
 use super::checksum::Follower;
 use super::earlier::check_earlier;
-use super::early_checks::{CheckedDrive, EarlyChecks, run_checked};
+use super::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use super::fetch::{Fetcher, Partials};
 use super::opening::{counters, open};
 use super::patience::Patience;
@@ -252,7 +252,7 @@ pub async fn download(
         false => None,
     };
     let is_readable = disk.is_some() || !is_again;
-    let early_checks = EarlyChecks::new(&sampler, plan, base, rng.u64(..));
+    let early_checks = EarlyChecks::new(&sampler, plan, base, options.jobs.get(), rng.u64(..));
     let early_checks = early_checks.filter(|_| is_readable);
     if let Some(early_checks) = &early_checks {
         early_checks.settled_before(&session.state.settled(), &holes);
@@ -325,6 +325,7 @@ pub async fn download(
         drive: options.drive,
         disk,
         is_image: false,
+        spare: shell.spare(),
     };
     let ending = run_checked(
         shell.run(monitor, stop.clone()),
@@ -332,10 +333,14 @@ pub async fn download(
         checked,
     );
     let ending = ending.await;
+    if ending.is_err() {
+        shell.abort(monitor).await;
+    }
     let (progress, first_open) = (shell.progress(), shell.first_open());
     let (outcome, mismatch) = match ending {
         Ok(ending) => (shell.outcome(ending, "read"), None),
-        Err(error) => (Ok(()), Some(error)),
+        Err(CheckFailure::Changed(error)) => (Err(error), None),
+        Err(CheckFailure::Mismatch(error)) => (Ok(()), Some(error)),
     };
     let job = shell.into_job();
     job.survey.end().await;
@@ -356,10 +361,7 @@ pub async fn download(
     let kept = kept.map_err(there)?;
     if let Some(error) = mismatch {
         let journal = kept.map(|kept| kept.journal);
-        return Err(match error.kind() {
-            ErrorKind::Integrity => mismatched(error, journal).await,
-            _ => there(error),
-        });
+        return Err(mismatched(error, journal).await);
     }
     let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
     sampler.look_into(job.hole_places.take());
@@ -375,11 +377,13 @@ pub async fn download(
         // There is no journal then, and no earlier run.
         None => Local::Seen(job.to_verify),
     };
+    // One of the requests is the look at the drive.
+    let jobs = options.jobs.get().saturating_sub(1).max(1);
     let from = ReadFrom {
         client,
         drive: options.drive,
-        open: progress.workers,
-        jobs: options.jobs.get(),
+        open: progress.workers.min(jobs),
+        jobs,
         patience: &options.patience,
         passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
     };

@@ -11,9 +11,10 @@
 //!
 //! The transfer comes first: one check at a time, at most [`CHECKS_PER_CHUNK`] for each
 //! settled chunk, none while only one request may be in flight, and no more of them after
-//! the endpoint refused one. A check that failed in another way waits for the next settled
-//! chunk, and after [`FAILURES_MAX`] of those the rest is left to the end, where checks are
-//! repeated as long as the run has patience.
+//! the endpoint refused one. Where the transfer may have as many requests in flight as the
+//! user allows, a check takes one of those that it has to spare. A check that failed in
+//! another way waits for the next settled chunk, and after [`FAILURES_MAX`] of those the
+//! rest is left to the end, where checks are repeated as long as the run has patience.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,10 +26,11 @@ use tokio::sync::Notify;
 
 use super::places::{HOLE_SAMPLES_MAX, place_in, wanted};
 use super::session::blocking;
+use super::spare::Spare;
 use super::verify::{Against, Check, Sampler};
 use crate::api::Client;
 use crate::drive::DriveId;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::Disk;
 use crate::plan::{Plan, Span};
@@ -50,6 +52,8 @@ struct Shared {
     plan: Plan,
     /// Byte of the drive that the plan begins at.
     base: u64,
+    /// Most requests in flight, checks included.
+    jobs: u32,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -96,31 +100,49 @@ pub(super) struct CheckedDrive<'a> {
     pub(super) disk: Option<Arc<dyn Disk>>,
     /// Whether it is an error if that changes meanwhile.
     pub(super) is_image: bool,
+    /// Requests that the transfer has to spare.
+    pub(super) spare: Spare,
+}
+
+/// Why a check ends a transfer.
+#[derive(Debug)]
+pub(super) enum CheckFailure {
+    /// The drive does not hold what was transferred.
+    Mismatch(Error),
+    /// The image changed meanwhile, so that nothing can be said of the drive.
+    Changed(Error),
 }
 
 /// Runs a transfer with its early checks, if there are any. The first check that finds
 /// something wrong ends both.
 ///
 /// # Errors
-/// What the check found: a mismatch, or that the image changed or cannot be read.
+/// What the check found.
 pub(super) async fn run_checked<T>(
     transfer: impl Future<Output = T>,
     checks: Option<&EarlyChecks>,
     drive: CheckedDrive<'_>,
-) -> Result<T> {
+) -> Result<T, CheckFailure> {
     let Some(checks) = checks else {
         return Ok(transfer.await);
     };
     tokio::select! {
         done = transfer => Ok(done),
-        error = checks.run(drive) => Err(error),
+        found = checks.run(drive) => Err(found),
     }
 }
 
 impl EarlyChecks {
     /// Checks of what `sampler` picks of this plan, whose end is known; `None` if nothing
-    /// is to be verified. `base` is the byte of the drive that the plan begins at.
-    pub(super) fn new(sampler: &Sampler, plan: Plan, base: u64, seed: u64) -> Option<Self> {
+    /// is to be verified. `base` is the byte of the drive that the plan begins at, and `jobs`
+    /// are the most requests in flight.
+    pub(super) fn new(
+        sampler: &Sampler,
+        plan: Plan,
+        base: u64,
+        jobs: u32,
+        seed: u64,
+    ) -> Option<Self> {
         if sampler.is_off() || plan.is_endless() {
             return None;
         }
@@ -132,6 +154,7 @@ impl EarlyChecks {
             sampler: sampler.clone(),
             plan,
             base,
+            jobs,
             state: Mutex::new(state),
             changed: Notify::new(),
         })))
@@ -187,7 +210,7 @@ impl EarlyChecks {
     }
 
     /// Makes the checks. Ends only if the drive, or the image, is not what it should be.
-    pub(super) async fn run(&self, drive: CheckedDrive<'_>) -> Error {
+    async fn run(&self, drive: CheckedDrive<'_>) -> CheckFailure {
         let image = drive.disk.clone().filter(|_| drive.is_image);
         let against = Arc::new(Against::new(
             // What is read back is not progress of the transfer.
@@ -198,14 +221,37 @@ impl EarlyChecks {
         ));
         loop {
             let due = self.next().await;
+            // The pieces of the last chunks use the same ones.
+            let _permit = match self.is_at_most() {
+                true => Some(drive.spare.take().await),
+                false => None,
+            };
             let mut requests = Requests::default();
             let checked = due.check.run(&against, READ_BYTES_MAX, &mut requests).await;
             match checked {
                 Ok(Ok(())) => self.passed(due),
                 Ok(Err(failure)) => self.failed(&failure),
-                Err(error) => return not_the_image(image).await.unwrap_or(error),
+                Err(error) if error.kind() == ErrorKind::Integrity => {
+                    return match changed(image).await {
+                        Some(changed) => CheckFailure::Changed(changed),
+                        None => CheckFailure::Mismatch(error),
+                    };
+                }
+                // What cannot be read here is reported when the sample is read at the end.
+                Err(error) => self.stop(&error),
             }
         }
+    }
+
+    /// Whether the transfer may use all requests that the user allows.
+    fn is_at_most(&self) -> bool {
+        self.lock().workers >= self.0.jobs
+    }
+
+    /// Leaves the rest to the end.
+    fn stop(&self, error: &Error) {
+        tracing::debug!(%error, "early check");
+        self.lock().is_over = true;
     }
 
     /// Ends the checks: those that passed. The others are left to the sampler.
@@ -300,7 +346,7 @@ impl EarlyChecks {
 }
 
 /// Whether the image has changed: then the drive is not to blame.
-async fn not_the_image(image: Option<Arc<dyn Disk>>) -> Option<Error> {
+async fn changed(image: Option<Arc<dyn Disk>>) -> Option<Error> {
     let image = image?;
     blocking(move || image.check_unchanged()).await.err()
 }

@@ -166,6 +166,11 @@ impl<J: Job> Shell<J> {
         self.progress
     }
 
+    /// Requests that no chunk needs.
+    pub(super) fn spare(&self) -> Spare {
+        self.spare.clone()
+    }
+
     /// The job, when all is over.
     pub(super) fn into_job(self) -> J {
         self.job
@@ -175,6 +180,12 @@ impl<J: Job> Shell<J> {
     pub(super) async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
         self.job.serve(self.engine.limit());
         let ending = self.work(monitor, stop).await;
+        self.abort(monitor).await;
+        ending
+    }
+
+    /// Ends what is under way, and reports how far it came. Harmless a second time.
+    pub(super) async fn abort(&mut self, monitor: &mut dyn Monitor) {
         self.attempts.shutdown().await;
         self.patience.report(monitor);
         self.report(monitor);
@@ -184,7 +195,6 @@ impl<J: Job> Shell<J> {
                 accepted_bytes,
             });
         }
-        ending
     }
 
     async fn work(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {

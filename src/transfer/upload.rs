@@ -10,7 +10,7 @@ use rangemap::RangeSet;
 use super::JOBS_DEFAULT;
 use super::beginning::{Begun, begin};
 use super::checksum::SourceHash;
-use super::early_checks::{CheckedDrive, EarlyChecks, run_checked};
+use super::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use super::pace::Pace;
 use super::patience::Patience;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
@@ -340,7 +340,8 @@ async fn send(
         true => (image, Sounding::default()),
         false => sound(client, drive, image, &plan, &todo, &pace, body_bytes_max).await?,
     };
-    if jobs == 1 {
+    if engine.limit() >= options.jobs.get() {
+        // It is one of the requests that the user allows.
         sounding.end().await;
     }
     let keep = |journal| Keeper::start(journal, None);
@@ -354,7 +355,7 @@ async fn send(
         earlier,
         selection: options.selection.clone(),
     };
-    let early_checks = EarlyChecks::new(&sampler, plan, 0, rng.u64(..));
+    let early_checks = EarlyChecks::new(&sampler, plan, 0, options.jobs.get(), rng.u64(..));
     if let Some(early_checks) = &early_checks {
         early_checks.settled_before(&settled, &session.state.holes);
     }
@@ -382,6 +383,7 @@ async fn send(
         drive,
         disk: again.as_ref().map(|again| Arc::clone(&again.disk)),
         is_image: true,
+        spare: shell.spare(),
     };
     let ending = run_checked(
         shell.run(monitor, stop.clone()),
@@ -389,14 +391,17 @@ async fn send(
         checked,
     );
     let ending = ending.await;
-    if let Ok(Ending::Complete) = ending {
-        sounding.end().await;
+    match ending {
+        Ok(Ending::Complete) => sounding.end().await,
+        Ok(_) => {}
+        Err(_) => shell.abort(monitor).await,
     }
     let progress = shell.progress();
     resume.chunk = shell.first_open();
     let (outcome, mismatch) = match ending {
         Ok(ending) => (shell.outcome(ending, "write to"), None),
-        Err(error) => (Ok(()), Some(error)),
+        Err(CheckFailure::Changed(error)) => (Err(error), None),
+        Err(CheckFailure::Mismatch(error)) => (Ok(()), Some(error)),
     };
     let mut job = shell.into_job();
     let (plan, room) = (job.plan, job.room.take());

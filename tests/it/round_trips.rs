@@ -17,6 +17,9 @@ const SIZE: usize = CHUNKS * C;
 /// Two chunks at a time, so that there is a place for a check beside them.
 const TWO: &str = "--min-jobs 2 -j 2";
 
+/// More than the chunks need at the end.
+const FOUR: &str = "--min-jobs 4 -j 4";
+
 struct Scene {
     desk: Desk,
     server: TestServer,
@@ -75,6 +78,11 @@ fn chunks_of<'a>(image: &'a [u8], chunks: &std::ops::Range<usize>) -> impl Itera
     image[chunks.start * C..chunks.end * C].iter()
 }
 
+/// The offset of a read.
+fn offset(request: &Request) -> u64 {
+    request.path.split('/').nth(4).unwrap().parse().unwrap()
+}
+
 /// How many reads were answered.
 fn read(requests: &[Request]) -> usize {
     let read = |r: &&Request| r.reads_back() && r.status == 200;
@@ -103,10 +111,10 @@ fn an_upload_ends_one_round_trip_after_its_last_chunk() {
     // Both ends of the drive, and nothing after them.
     assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS + 1);
     let requests = scene.proxy.requests();
-    let offset = |r: &Request| -> usize { r.path.split('/').nth(4).unwrap().parse().unwrap() };
     let mut last: Vec<_> = requests[requests.len() - 2..].iter().map(offset).collect();
     last.sort_unstable();
-    assert!(last[0] < C && last[1] >= SIZE - C, "{last:?}");
+    let (first_end, last_start) = (C as u64, (SIZE - C) as u64);
+    assert!(last[0] < first_end && last[1] >= last_start, "{last:?}");
     assert_drive(&scene.server, &scene.drive(), &scene.image);
 }
 
@@ -133,6 +141,88 @@ fn a_mismatch_in_the_middle_ends_the_upload_before_the_rest_is_sent() {
         assert_eq!(scene.writes_answered(), CHUNKS - 1);
         last.open();
     }
+}
+
+/// A chunk that goes in pieces is settled when the last of them is, and not before.
+#[test]
+fn a_chunk_is_not_read_back_while_a_piece_of_it_is_missing() {
+    const HELD: u64 = 5 * C as u64;
+    let scene = Scene::new();
+    let len = |r: &Request| -> usize { r.header("content-length").unwrap().parse().unwrap() };
+    let is_large = move |r: &Request| r.is_write() && len(r) > C / 4;
+    let too_large = Fault::Answer(refusal(413, "size"));
+    scene.proxy.fault(is_large, usize::MAX, too_large);
+    let gate = Gate::default();
+    let chunk = HELD..HELD + C as u64;
+    let last = chunk.end - C as u64 / 4;
+    let is_last = move |r: &Request| r.is_write() && r.offset() == last && !is_large(r);
+    scene.proxy.fault(is_last, 1, Fault::Hold(gate.clone()));
+    let running = scene.upload(FOUR);
+    scene
+        .proxy
+        .wait_for("the other chunks", |requests| read(requests) == CHUNKS - 1);
+    let of_it = |requests: &[Request]| -> Vec<Request> {
+        let of_it = |r: &&Request| r.reads_back() && chunk.contains(&offset(r));
+        requests.iter().filter(of_it).cloned().collect()
+    };
+    let requests = scene.proxy.requests();
+    let pieces = |r: &&Request| r.is_write() && r.status == 204 && chunk.contains(&r.offset());
+    assert_eq!(requests.iter().filter(pieces).count(), 3);
+    assert!(of_it(&requests).is_empty());
+    gate.open();
+    let _ = running.wait().code(0);
+    assert!(!of_it(&scene.proxy.requests()).is_empty());
+    assert_drive(&scene.server, &scene.drive(), &scene.image);
+}
+
+/// While the chunks use all requests that the user allows, none is made beside them.
+#[test]
+fn a_check_is_one_of_the_requests_that_are_allowed() {
+    let scene = Scene::new();
+    let gate = Gate::default();
+    let is_late = |r: &Request| r.is_write() && r.offset() >= (CHUNKS / 2 * C) as u64;
+    let hold = Fault::Hold(gate.clone());
+    scene.proxy.fault(is_late, usize::MAX, hold);
+    let running = scene.upload(TWO);
+    scene.proxy.wait_for("two writes", |requests| {
+        let under_way = |r: &&Request| r.is_write() && r.status == 0;
+        requests
+            .iter()
+            .filter(under_way)
+            .filter(|r| is_late(r))
+            .count()
+            == 2
+    });
+    assert!(scene.writes_answered() >= CHUNKS / 2);
+    assert_eq!(scene.proxy.count(Request::reads_back), 0);
+    gate.open();
+    let _ = running.wait().code(0);
+    assert!(scene.proxy.count(Request::reads_back) >= CHUNKS);
+}
+
+/// The drive is not to blame, and what the journal says of it is right.
+#[test]
+fn an_image_that_changes_while_it_is_sent_keeps_its_journal() {
+    let scene = Scene::new();
+    let (last, reads) = (scene.hold_last(), Gate::default());
+    let hold = Fault::Hold(reads.clone());
+    scene.proxy.fault(Request::reads_back, 1, hold);
+    let running = scene.upload(TWO);
+    scene.proxy.wait_for("the writes and a read", |requests| {
+        let written = |r: &&Request| r.is_write() && r.status == 204;
+        requests.iter().filter(written).count() == CHUNKS - 1
+            && requests.iter().any(Request::reads_back)
+    });
+    let changed = noise(6, SIZE);
+    scene.desk.file("a.img", &changed);
+    reads.open();
+    let _ = running.wait().code(4).says("changed");
+    last.open();
+    scene.proxy.heal();
+    let drive = scene.drive();
+    let _ = scene.upload(TWO).wait().code(0);
+    assert_eq!(scene.drive(), drive);
+    assert_drive(&scene.server, &drive, &changed);
 }
 
 /// What was right when it was looked into, and was lost since.
@@ -178,12 +268,12 @@ fn a_read_back_that_fails_does_not_fail_the_upload() {
         let _ = running.wait().code(0);
         assert_drive(&scene.server, &scene.drive(), &scene.image);
         // Every chunk was looked into all the same.
-        let mut chunks: Vec<usize> = scene
+        let mut chunks: Vec<u64> = scene
             .proxy
             .requests()
             .iter()
             .filter(|r| r.reads_back() && r.status == 200 && !r.is_faulted)
-            .map(|r| r.path.split('/').nth(4).unwrap().parse::<usize>().unwrap() / C)
+            .map(|r| offset(r) / C as u64)
             .collect();
         chunks.sort_unstable();
         chunks.dedup();
