@@ -63,12 +63,12 @@ forbid() {
     deny "$layer" "must not import ${names[*]}" "$(imports "${names[@]}")" "${list[@]}"
 }
 
-# Everything that is not one of the upper layers is a noun, or image or journal.
+# Everything that is not one of the upper layers is a noun, or journal.
 upper='api|policy|transfer|publish|tenancy|vm|server|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, image, journal' api policy transfer publish tenancy vm server cli -- "${low[@]}"
+forbid 'nouns, journal' api policy transfer publish tenancy vm server cli -- "${low[@]}"
 forbid api policy transfer publish tenancy vm server cli -- api
 forbid policy transfer publish tenancy vm server cli -- policy
 forbid transfer publish tenancy vm server cli -- transfer

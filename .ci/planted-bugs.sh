@@ -96,8 +96,8 @@ bug 'what is beyond the end of a file is hashed as a hole' \
     'filesystem digest::tests::of_a_part_of_a_file_with_holes' \
     crates/filesystem/src/digest.rs 'if file.metadata()?.len() >= range.end' 'if file.metadata()?.len() > 0'
 bug 'a file is called whole after it was written to' \
-    'lib image::target::tests::a_file_that_was_written_to_is_not_as_it_was' \
-    src/image/target.rs 'now.ino() == inode && modified_ns(&now) == at_ns' 'now.ino() == inode'
+    'image target::tests::a_file_that_was_written_to_is_not_as_it_was' \
+    crates/image/src/target.rs 'now.ino() == inode && modified_ns(&now) == at_ns' 'now.ino() == inode'
 bug 'a journal without some chunks calls them whole' \
     'lib journal::tests::what_is_taken_back_is_not_said_any_more' \
     src/journal.rs 'Some(Record::Whole { .. }) if !chunks.is_empty() => {}' \
@@ -195,8 +195,8 @@ bug '404 is swallowed' \
     'lib api::answer::tests::only_2xx_is_success' \
     src/api/answer.rs 'if status.is_success() {' 'if status.is_success() || status.as_u16() == 404 {'
 bug 'only the first member of a gzip image' \
-    'lib image::reader::tests::a_gzip_image_of_several_members_reads_from_any_chunk' \
-    src/image/stream/members.rs 'match next(self.format, head, is_first) {' \
+    'image reader::tests::a_gzip_image_of_several_members_reads_from_any_chunk' \
+    crates/image/src/stream/members.rs 'match next(self.format, head, is_first) {' \
     $'match next(self.format, head, is_first) {\n            _ if !is_first => Ok(State::Ended),'
 bug 'other bytes at the second attempt' \
     'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
@@ -250,14 +250,14 @@ bug 'a transfer that is complete fails for a sync of its directory' \
     $'        sync_directory(directory_of(&self.path)).map_err(|cause| cannot(&self.path, "remove").because(cause))'
 bug 'the chunk of a bad byte is named, not the byte' \
     'it disks::the_first_bad_byte_of_a_disk_is_named' \
-    src/image/raw.rs 'return Err(self.read_error(at + bad, cause));' \
+    crates/image/src/raw.rs 'return Err(self.read_error(at + bad, cause));' \
     'return Err(self.read_error(offset + 0 * bad, cause));'
 bug 'what an earlier run left is trusted by its length' \
     'it download::bytes_that_changed_on_the_disk_are_found_and_fetched_again' \
     src/transfer/earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
 bug 'who starts over takes the file from who writes to it' \
     'it download::a_file_that_is_written_to_is_not_taken_away' \
-    src/image/target.rs 'Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,' 'Ok(file) => Some(file),'
+    crates/image/src/target.rs 'Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,' 'Ok(file) => Some(file),'
 bug 'damage is mended and still claimed' \
     'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
     src/transfer/earlier.rs 'journal.without(&wrong)?' 'journal'
@@ -326,55 +326,55 @@ bug 'a tunnel passes for this machine' \
     src/policy/level.rs 'LOCAL_PART * self.machine.cost.value' 'f64::MAX'
 bug 'the end of a stream is not looked for' \
     'it streams::a_size_that_is_not_so_is_an_error' \
-    src/image/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
+    crates/image/src/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
 bug 'a digest that is not the one that was told is taken' \
     'it streams::the_digest_of_what_was_given_is_demanded' \
     src/transfer/upload.rs 'if digest == expected {' 'if digest == digest {'
 bug 'ova: the first file of the description is taken for its first disk' \
     'it ova::the_first_disk_of_the_description_is_sent_or_the_one_that_is_named' \
-    src/image/archive/ovf.rs 'self.files.iter().find(|file| file.id == *id)' \
+    crates/image/src/archive/ovf.rs 'self.files.iter().find(|file| file.id == *id)' \
     'self.files.iter().find(|file| file.id != *id)'
 bug 'qcow2: a packed cluster is taken for a plain one' \
     'it formats::qcow2_packed_with_zlib_and_zstd' \
-    src/image/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
+    crates/image/src/format/qcow2.rs 'if descriptor & COMPRESSED != 0 {' 'if descriptor == COMPRESSED {'
 bug 'qcow2: a cluster of zeros is read as data' \
     'it formats::qcow2_that_was_written_to' \
-    src/image/format/qcow2.rs '            (true, _) => Ok(Place::Zero),' \
+    crates/image/src/format/qcow2.rs '            (true, _) => Ok(Place::Zero),' \
     $'            (true, true) => Ok(Place::File(host)),\n            (true, false) => Ok(Place::Zero),'
 bug 'vmdk: a grain is unpacked from its marker on' \
     'it formats::vmdk_in_one_file' \
-    src/image/format/vmdk.rs 'let at = packed.at + MARKER_BYTES;' 'let at = packed.at;'
+    crates/image/src/format/vmdk.rs 'let at = packed.at + MARKER_BYTES;' 'let at = packed.at;'
 bug 'vdi: the map is off by one' \
     'it formats::vdi_dynamic_and_static' \
-    src/image/format/vdi.rs 'let at = self.map + index * 4;' 'let at = self.map + index.saturating_sub(1) * 4;'
+    crates/image/src/format/vdi.rs 'let at = self.map + index * 4;' 'let at = self.map + index.saturating_sub(1) * 4;'
 bug 'vhd: the bitmap of a block is taken for data' \
     'it formats::vhd_dynamic_and_fixed' \
-    src/image/format/vhd.rs 'Place::File(at + self.bitmap + offset % self.block)' \
+    crates/image/src/format/vhd.rs 'Place::File(at + self.bitmap + offset % self.block)' \
     'Place::File(at + offset % self.block)'
 bug 'vhdx: a log that was not written back is ignored' \
     'it formats::hostile_vhdx' \
-    src/image/format/vhdx.rs 'if header[48..64].iter().any(|byte| *byte != 0) {' \
+    crates/image/src/format/vhdx.rs 'if header[48..64].iter().any(|byte| *byte != 0) {' \
     'if header[48..64].iter().all(|byte| *byte == 255) {'
 bug 'vhdx: the entries between those of blocks are taken for them' \
     'it formats::disks_of_terabytes_cost_what_is_in_them' \
-    src/image/format/vhdx.rs 'let at = self.bat + (index + index / self.chunk_ratio) * 8;' \
+    crates/image/src/format/vhdx.rs 'let at = self.bat + (index + index / self.chunk_ratio) * 8;' \
     'let at = self.bat + index * 8;'
 bug 'qcow2 written: packed clusters in one cluster count once' \
     'it outputs::qemu_img_finds_the_drive_in_a_qcow2' \
-    src/image/target/qcow2.rs '.and_then(|count| count.checked_add(1))' '.map(|_| 1)'
+    crates/image/src/target/qcow2.rs '.and_then(|count| count.checked_add(1))' '.map(|_| 1)'
 bug 'qcow2 written: packed further back than QEMU looks' \
     'base codec::pack::tests::a_cluster_is_packed_if_that_makes_it_shorter' \
     crates/base/src/codec/pack.rs 'CLUSTER_WINDOW_BITS: u8 = 12' 'CLUSTER_WINDOW_BITS: u8 = 15'
 bug 'qcow2 written: a resumed run gives a cluster away twice' \
-    'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
-    src/image/target/qcow2.rs 'next = next.max(place.end.next_multiple_of(CLUSTER));' ''
+    'image target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    crates/image/src/target/qcow2.rs 'next = next.max(place.end.next_multiple_of(CLUSTER));' ''
 bug 'qcow2 written: what an earlier run left is no zeros' \
-    'lib image::target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
-    src/image/target/qcow2.rs 'None if part.is_zero() => zeros.get(..len_of(part.len))?,' \
+    'image target::qcow2::tests::our_reader_finds_what_was_put_in_any_order_over_two_runs' \
+    crates/image/src/target/qcow2.rs 'None if part.is_zero() => zeros.get(..len_of(part.len))?,' \
     'None if part.is_zero() => return None,'
 bug 'a GPT that was cut off is at the end of a larger drive' \
     'it outputs::a_gpt_whose_copy_is_not_at_the_end_is_told' \
-    src/image/gpt.rs 'if backup.saturating_add(self.sector) > image {' 'if backup == u64::MAX {'
+    crates/image/src/gpt.rs 'if backup.saturating_add(self.sector) > image {' 'if backup == u64::MAX {'
 
 if [[ $only == --anchors ]]; then
     exit "$survived"

@@ -15,7 +15,6 @@ pub mod api;
 pub mod cli;
 pub mod commands;
 pub mod findings;
-pub mod image;
 pub mod journal;
 pub mod monitor;
 pub mod policy;
@@ -32,6 +31,8 @@ pub use openhosting_base::{
     buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,
 };
 use openhosting_filesystem::{self as filesystem, nonblocking};
+
+pub use openhosting_image as image;
 
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};

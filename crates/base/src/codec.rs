@@ -10,7 +10,6 @@ mod unpack;
 pub use cut::Cutter;
 pub use gunzip::{Gunzip, GunzipError, Trailing};
 pub use gzip::{Compression, Gzip, Level, ZeroRuns, gzip_zeros};
-pub use pack::ClusterPacker;
-pub use pack::{Packer, Packing};
+pub use pack::{ClusterPacker, Packer, Packing};
 pub use sparse::{SparseGzip, UNIT_BYTES};
 pub use unpack::{Pack, UnpackError, Unpacker};

@@ -1,0 +1,260 @@
+//! The disk in an archive that comes in order, packed or through a pipe, as clouds hand out
+//! images: `disk.raw` in a .tar.gz. It is read in its turn, whatever comes before is passed
+//! over, and all that follows is read to the end, where the checksums of what packs it are.
+
+use std::io::{self, Read};
+
+use super::headers::{Entry, Headers, Kind, Source};
+use super::names::{self, Likeness};
+use super::{HEAD_BYTES, is_disk};
+use crate::error::{Error, ErrorKind};
+use crate::pieces::{Pieces, Stretch};
+use crate::quoting::quote;
+use crate::{Format, Member};
+
+/// What is said of an archive that comes in order.
+#[derive(Clone, Debug)]
+pub(crate) struct Described {
+    /// What it is called in messages.
+    pub(crate) name: String,
+    /// The command that writes the tar to its output.
+    pub(crate) unpack: String,
+}
+
+/// The bytes of an archive in order.
+struct InStream {
+    read: Box<dyn Read + Send>,
+    name: String,
+}
+
+impl Source for InStream {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.read.read(&mut bytes[done..]) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(cause),
+            }
+        }
+        Ok(done)
+    }
+
+    fn skip(&mut self, len: u64) -> io::Result<()> {
+        io::copy(&mut self.read.by_ref().take(len), &mut io::sink()).map(|_| ())
+    }
+}
+
+/// The content of one member, and after it nothing: but its end comes only when all of the
+/// archive was read.
+pub(crate) struct DiskInOrder {
+    headers: Headers<InStream>,
+    described: Described,
+    /// The member.
+    name: String,
+    /// Whether it was named, so that another disk is no surprise.
+    is_named: bool,
+    content: Content,
+    /// What was read of it to look at it, and how much of that was given.
+    head: io::Cursor<Vec<u8>>,
+    is_over: bool,
+}
+
+/// What is still to come of a member.
+struct Content {
+    pieces: Pieces,
+    offset: u64,
+}
+
+impl Content {
+    fn of(pieces: Pieces) -> Self {
+        Self { pieces, offset: 0 }
+    }
+
+    /// Reads on; nothing at the end.
+    fn read(&mut self, headers: &mut Headers<InStream>, bytes: &mut [u8]) -> io::Result<usize> {
+        let Some(Stretch { at, len }) = self.pieces.at(self.offset) else {
+            return Ok(0);
+        };
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
+        let n = match at {
+            None => {
+                bytes[..len].fill(0);
+                len
+            }
+            Some(_) => headers.read(&mut bytes[..len])?,
+        };
+        if n == 0 && len > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.offset += n as u64;
+        Ok(n)
+    }
+
+    /// Its first bytes.
+    fn head(&mut self, headers: &mut Headers<InStream>) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(self.pieces.size().min(HEAD_BYTES)).unwrap_or(0);
+        let mut head = vec![0; len];
+        let mut done = 0;
+        while done < len {
+            done += self.read(headers, &mut head[done..])?;
+        }
+        Ok(head)
+    }
+}
+
+impl DiskInOrder {
+    /// Reads up to the disk of this name, or the first one: the bytes of the disk come next.
+    /// Of what is a disk by its name alone nothing is known yet.
+    ///
+    /// # Errors
+    /// Of ours, if there is no such disk, or it cannot be read in order; what reading says.
+    pub(crate) fn open(
+        read: Box<dyn Read + Send>,
+        described: Described,
+        wanted: Option<&str>,
+    ) -> io::Result<(Self, Member, u64)> {
+        let name = described.name.clone();
+        let mut headers = Headers::new(InStream { read, name });
+        let mut seen = Vec::new();
+        let wanted = wanted.map(|wanted| {
+            let wanted = names::plain(wanted);
+            Likeness::Composed.of(&wanted).into_owned()
+        });
+        loop {
+            let Some((name, pieces)) = next_file(&mut headers, &described)? else {
+                return Err(none(&described, wanted.as_deref(), &seen));
+            };
+            let mut content = Content::of(pieces);
+            let is_named = match &wanted {
+                Some(wanted) => Likeness::Composed.of(&name) == **wanted,
+                None => false,
+            };
+            let head = match wanted.is_some() && !is_named {
+                true => Vec::new(),
+                false => content.head(&mut headers)?,
+            };
+            let lower = name.to_lowercase();
+            let is_called = lower.ends_with(".img") || lower.ends_with(".raw");
+            if is_named || wanted.is_none() && (is_called || holds_disk(&head)) {
+                let size = content.pieces.size();
+                if size == 0 {
+                    let what = format!(
+                        "{name:?} in {} is empty: there is nothing to upload",
+                        described.name
+                    );
+                    return Err(io::Error::other(Error::new(ErrorKind::Image, what)));
+                }
+                let member = Member::new(&name, &[]);
+                let disk = Self {
+                    headers,
+                    described,
+                    name,
+                    is_named,
+                    content,
+                    head: io::Cursor::new(head),
+                    is_over: false,
+                };
+                return Ok((disk, member, size));
+            }
+            if seen.len() < super::NAMES_MAX {
+                seen.push(name);
+            }
+        }
+    }
+
+    /// Reads what follows the disk. Another disk there would have been as good a choice.
+    fn finish(&mut self) -> io::Result<()> {
+        while let Some((name, pieces)) = next_file(&mut self.headers, &self.described)? {
+            if self.is_named {
+                continue;
+            }
+            let head = Content::of(pieces).head(&mut self.headers)?;
+            if holds_disk(&head) {
+                let what = format!(
+                    "{} holds the disk {name:?} besides {:?}, and nothing in it says which one boots",
+                    self.described.name, self.name
+                );
+                let error = Error::new(ErrorKind::Image, what).permanent();
+                return Err(io::Error::other(error.hint_to(format!(
+                    "Name one of them: --disk {} or --disk {}",
+                    quote(&self.name),
+                    quote(&name)
+                ))));
+            }
+        }
+        self.headers.drain()
+    }
+}
+
+impl Read for DiskInOrder {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.head.read(bytes)?;
+        if n > 0 || bytes.is_empty() {
+            return Ok(n);
+        }
+        let n = self.content.read(&mut self.headers, bytes)?;
+        if n == 0 && !self.is_over {
+            self.finish()?;
+            self.is_over = true;
+        }
+        Ok(n)
+    }
+}
+
+/// The next regular file. What needs all of the archive at once is refused.
+fn next_file(
+    headers: &mut Headers<InStream>,
+    described: &Described,
+) -> io::Result<Option<(String, Pieces)>> {
+    while let Some(Entry { name, kind, .. }) = headers.next()? {
+        let name = names::plain(&name);
+        let Kind::File(pieces) = kind else {
+            continue;
+        };
+        if names::is_companion(&name) {
+            continue;
+        }
+        let lower = name.to_lowercase();
+        let why = match lower.rsplit_once('.') {
+            Some((_, "ovf")) => "is an OVA, whose disks have to be read at any place",
+            Some((_, "mf")) => "holds a manifest, by which its disk can be checked in a file only",
+            _ => return Ok(Some((name, pieces))),
+        };
+        let what = format!("{} {why}: it comes in order", described.name);
+        let hint = format!(
+            "Write it to a file, and upload that: {} > archive.tar && openhosting-upload archive.tar",
+            described.unpack
+        );
+        let error = Error::new(ErrorKind::Image, what).permanent();
+        return Err(io::Error::other(error.hint_to(hint)));
+    }
+    Ok(None)
+}
+
+/// Whether something begins as a disk does, raw or of a format with a map.
+fn holds_disk(head: &[u8]) -> bool {
+    is_disk(head) || Format::of_head(head).is_some()
+}
+
+/// The error of an archive without a disk, or without that of this name.
+fn none(described: &Described, wanted: Option<&str>, seen: &[String]) -> io::Error {
+    let what = match wanted {
+        Some(wanted) => format!("There is no file {wanted:?} in {}", described.name),
+        None => format!("{} is a tar, and no disk is in it", described.name),
+    };
+    let seen: Vec<_> = seen.iter().map(|name| format!("{name:?}")).collect();
+    let hint = match seen.is_empty() {
+        true => "No file is in it".to_owned(),
+        false => format!(
+            "--disk NAME takes another file. In it are {}",
+            seen.join(", ")
+        ),
+    };
+    io::Error::other(Error::new(ErrorKind::Image, what).permanent().hint_to(hint))
+}

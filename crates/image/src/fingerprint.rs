@@ -1,0 +1,122 @@
+//! Tells whether a file is still the one it was.
+
+use std::fs::File;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What tells one state of a file from another without reading it: device,
+/// inode, size, and when it was last written to, in nanoseconds. Not when it was
+/// renamed or its permissions changed: that is no reason to give up. Of a block
+/// device, whose node has none of these, only its size.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// Size in bytes.
+    pub size: u64,
+    /// Device of the file system; 0 for a block device.
+    pub device: u64,
+    /// Inode; 0 for a block device.
+    pub inode: u64,
+    /// When it was last written to, in nanoseconds since 1970; 0 for a block
+    /// device. Of an image that is not raw, a digest of what there is of all its
+    /// files.
+    pub modified_ns: i128,
+}
+
+/// When a file was last written to, in nanoseconds since 1970.
+pub fn modified_ns(metadata: &std::fs::Metadata) -> i128 {
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
+
+impl Fingerprint {
+    /// Takes the fingerprint of an open regular file or block device.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it is neither, or cannot be measured.
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
+        let fail = |cause: std::io::Error| {
+            Error::new(
+                ErrorKind::Image,
+                format!("Cannot measure {}", path.display()),
+            )
+            .because(cause)
+        };
+        let metadata = file.metadata().map_err(fail)?;
+        if metadata.file_type().is_block_device() {
+            let size = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))
+                .map_err(|errno| fail(errno.into()))?;
+            return Ok(Self {
+                size,
+                ..Self::default()
+            });
+        }
+        if !metadata.is_file() {
+            let kind = if metadata.is_dir() {
+                "a directory"
+            } else {
+                "neither a regular file nor a block device"
+            };
+            let what = format!("Cannot upload {}: it is {kind}", path.display());
+            return Err(Error::new(ErrorKind::Image, what)
+                .hint_to("Name one disk image, or the block device of a disk"));
+        }
+        Ok(Self {
+            size: metadata.len(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified_ns: modified_ns(&metadata),
+        })
+    }
+
+    /// The fingerprint of an image of this format in these files, the image's own
+    /// first: all but the time is of that one, and the time is a digest of all.
+    pub(super) fn of_all<'a>(format: &str, files: impl Iterator<Item = &'a Self>) -> Self {
+        let mut digest = Sha256::new_with_prefix(format);
+        let mut first = None;
+        let mut tells_changes = true;
+        for file in files {
+            digest.update(file.size.to_le_bytes());
+            digest.update(file.device.to_le_bytes());
+            digest.update(file.inode.to_le_bytes());
+            digest.update(file.modified_ns.to_le_bytes());
+            tells_changes &= file.tells_changes();
+            first.get_or_insert(file);
+        }
+        let first = first.cloned().unwrap_or_default();
+        let digest = digest.finalize();
+        Self {
+            inode: if tells_changes { first.inode } else { 0 },
+            modified_ns: digest.first_chunk().copied().map_or(0, i128::from_le_bytes),
+            ..first
+        }
+    }
+
+    /// Whether an equal fingerprint means an equal content: not so for a block
+    /// device.
+    pub fn tells_changes(&self) -> bool {
+        self.inode != 0
+    }
+
+    /// Compares with an earlier fingerprint of the same file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Integrity`] that tells what changed.
+    pub fn check_same(&self, earlier: &Self, path: &Path) -> Result<()> {
+        let path = path.display();
+        let what = if self.size != earlier.size {
+            format!(
+                "{path} changed while it was read: its size was {} bytes and is {}",
+                earlier.size, self.size
+            )
+        } else if self != earlier {
+            format!("{path} changed while it was read: it was written to or replaced")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Integrity, what)
+            .hint_to("The drive holds a mixture now. Stop what writes to the image, or take a snapshot, and upload again"))
+    }
+}

@@ -1,0 +1,133 @@
+//! One walk over the map of a file before anything of it is used, so that a file
+//! that was cut off or is damaged is told before a drive is made. It reads tables
+//! only.
+
+use std::collections::HashMap;
+
+use super::{Grid, Layout, Place, checked_unit};
+use crate::error::Result;
+
+/// Cells of one page of [`Claims`].
+const PAGE_CELLS: u64 = 4096;
+/// Pages of [`Claims`] at most: 64 MiB of bits. At a cell of 64 KiB that is a file
+/// of 32 TiB; of a larger one only the beginning is looked at for overlaps.
+const PAGES_MAX: usize = (64 << 20) / (PAGE_CELLS as usize / 8);
+
+/// Which cells of a file something begins in.
+struct Claims {
+    unit: u64,
+    base: u64,
+    pages: HashMap<u64, Box<[u64; (PAGE_CELLS / 64) as usize]>>,
+}
+
+impl Claims {
+    fn new(unit: u64, base: u64) -> Self {
+        let unit = unit.max(1);
+        Self {
+            unit,
+            base: base % unit,
+            pages: HashMap::new(),
+        }
+    }
+
+    /// Claims what begins at `at` and every unit from there, `len` bytes in all.
+    /// Tells the first that was claimed before.
+    fn claim(&mut self, at: u64, len: u64) -> Result<(), u64> {
+        // A unit ahead, so that what lies before the first cell has one as well.
+        let first = (at - at.min(self.base)) / self.unit + u64::from(at >= self.base);
+        for cell in first..first.saturating_add(len.div_ceil(self.unit)) {
+            let (page, bit) = (cell / PAGE_CELLS, cell % PAGE_CELLS);
+            if !self.pages.contains_key(&page) && self.pages.len() >= PAGES_MAX {
+                return Ok(());
+            }
+            let bits = self.pages.entry(page).or_insert_with(|| Box::new([0; _]));
+            let word = &mut bits[usize::try_from(bit / 64).unwrap_or(0)];
+            let mask = 1 << (bit % 64);
+            if *word & mask != 0 {
+                return Err(at.saturating_add((cell - first).saturating_mul(self.unit)));
+            }
+            *word |= mask;
+        }
+        Ok(())
+    }
+}
+
+/// Walks over all of the map.
+///
+/// # Errors
+/// [`ErrorKind::Image`](crate::ErrorKind::Image) if it leads beyond the end of the
+/// file, or to one place of the file from two of the disk.
+pub(crate) fn survey(layout: &dyn Layout) -> Result<()> {
+    let container = layout.container();
+    let twice =
+        |what: &str, at: u64| container.damaged(&format!("{what} at byte {at} is used twice"));
+    let Grid {
+        unit,
+        base,
+        table: table_bytes,
+        header,
+        has_tables_in_it,
+    } = layout.grid();
+    let mut units = Claims::new(unit, base);
+    let mut tables = Claims::new(table_bytes, 0);
+    for (start, end) in header {
+        units
+            .claim(start, end - start)
+            .map_err(|at| twice("its header", at))?;
+    }
+    let (mut offset, mut table, mut stored) = (0, None, 0_u64);
+    while offset < layout.size() {
+        let run = checked_unit(layout, offset)?;
+        if run.table.is_some() && run.table != table {
+            table = run.table;
+            let at = table.unwrap_or(0);
+            let claims = match has_tables_in_it {
+                true => &mut units,
+                false => &mut tables,
+            };
+            claims
+                .claim(at, table_bytes)
+                .map_err(|at| twice("a table", at))?;
+        }
+        if let Place::File(at) = run.place {
+            let len = run.end - offset;
+            units.claim(at, len).map_err(|at| twice("data", at))?;
+            stored = stored.saturating_add(len);
+            // Whatever the grid does not tell: there is no more in it than that.
+            if stored > container.file.size() {
+                return Err(twice("data", at));
+            }
+        }
+        offset = run.end;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_in_one_cell_overlap() {
+        let mut claims = Claims::new(100, 30);
+        claims.claim(30, 100).unwrap();
+        claims.claim(130, 250).unwrap();
+        assert_eq!(claims.claim(230, 1), Err(230));
+        // Before the first cell, and right after the last one.
+        claims.claim(29, 1).unwrap();
+        assert_eq!(claims.claim(0, 1), Err(0));
+        claims.claim(430, 100).unwrap();
+        assert_eq!(claims.claim(0, 0), Ok(()));
+        assert_eq!(claims.claim(529, 1), Err(529));
+    }
+
+    #[test]
+    fn claims_are_bounded() {
+        let mut claims = Claims::new(1, 0);
+        for page in 0..PAGES_MAX as u64 + 10 {
+            claims.claim(page * PAGE_CELLS, 1).unwrap();
+        }
+        assert_eq!(claims.pages.len(), PAGES_MAX);
+        assert!(claims.claim(0, 1).is_err());
+    }
+}

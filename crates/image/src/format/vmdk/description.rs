@@ -1,0 +1,466 @@
+//! The description of a VMDK: lines of text, within a sparse file or in a small file of
+//! their own, which then names the files that hold the disk.
+//!
+//! Those are opened only beside the description, by plain names, and if they are regular
+//! files. So a description leads to no file of another directory. A guest cannot make its
+//! raw disk one: a description is a text of at most 64 KiB, without NUL bytes in it.
+
+use std::path::PathBuf;
+
+use encoding_rs::{Encoding, UTF_8};
+
+use super::super::{Container, Format};
+use super::SECTOR_BYTES;
+use crate::RawImage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
+
+/// Longest description in a file of its own.
+const TEXT_BYTES_MAX: u64 = 64 << 10;
+
+/// What a description tells, as far as it is needed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Description {
+    pub(super) kind: String,
+    /// The number of what it is written on top of.
+    parent: Option<String>,
+    /// Whether it names the file that it is written on top of.
+    names_parent: bool,
+    pub(super) extents: Vec<Line>,
+}
+
+/// A line that tells where a part of the disk is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Line {
+    is_readable: bool,
+    pub(super) sectors: u64,
+    pub(super) kind: String,
+    file: String,
+    /// The sector of the file where it begins, if that is told.
+    offset: Option<u64>,
+    is_sound: bool,
+}
+
+/// A part of a disk, in bytes.
+#[derive(Debug)]
+pub(crate) struct Extent {
+    pub(crate) size: u64,
+    pub(crate) place: ExtentPlace,
+}
+
+/// Where a part of a disk is.
+#[derive(Debug)]
+pub(crate) enum ExtentPlace {
+    /// Nowhere: it is zeros.
+    Zero,
+    /// In this file, as it is.
+    Flat(RawImage),
+    /// In this sparse file.
+    Sparse(RawImage),
+}
+
+/// Whether something begins as a description of several files does, which some write with
+/// a mark of UTF-8, empty lines, or a space more.
+pub(crate) fn starts_as_description(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    let words = head.trim_ascii_start();
+    let letters = words.iter().take(32).filter(|byte| **byte != b' ');
+    let letters: Vec<u8> = letters.map(u8::to_ascii_lowercase).collect();
+    letters.starts_with(b"#diskdescriptorfile")
+}
+
+/// Whether a file is a description of several files.
+pub(crate) fn is_description(file: &RawImage) -> Result<bool> {
+    let mut head = [0; super::super::HEAD_BYTES];
+    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
+    let head = &mut head[..len.min(super::super::HEAD_BYTES)];
+    file.read_at(head, 0)?;
+    Ok(starts_as_description(head))
+}
+
+/// The description that a file is.
+fn read(file: &RawImage) -> Result<Option<Description>> {
+    if file.size() > TEXT_BYTES_MAX || !is_description(file)? {
+        return Ok(None);
+    }
+    let mut text = vec![0; usize::try_from(file.size()).unwrap_or(0)];
+    file.read_at(&mut text, 0)?;
+    // Some writers fill the last sectors with zeros.
+    let end = text.iter().rposition(|byte| *byte != 0);
+    text.truncate(end.map_or(0, |end| end + 1));
+    Ok((!text.contains(&0)).then(|| Description::parse(&text)))
+}
+
+/// The parts of the disk that a file describes, in their order.
+///
+/// # Errors
+/// [`ErrorKind::Image`] if it describes no such disk, or one of the files is not there, or
+/// is none that may be opened.
+pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
+    let file = &container.file;
+    let Some(description) = read(file)? else {
+        let what = format!(
+            "it begins as a description does, and is no text of at most {TEXT_BYTES_MAX} bytes"
+        );
+        return Err(container
+            .unsupported(&what)
+            .hint_to("If it is a raw disk, --format raw sends it as it is"));
+    };
+    if let Some(why) = description.is_part_of_another() {
+        return Err(description.refuse(container, &why));
+    }
+    if description.extents.is_empty() {
+        return Err(container.damaged("it names no file with data"));
+    }
+    if let Some(archive) = file.archive() {
+        let name = file.stored_names().first().map_or("", String::as_str);
+        let (archive, name) = (quote(&archive.to_string_lossy()), quote(name));
+        return Err(container
+            .unsupported("its data is in other files of the archive")
+            .hint_to(format!(
+                "Unpack all of them, and upload that one: tar -xf {archive} && openhosting-upload {name}"
+            )));
+    }
+    let mut extents: Vec<Extent> = Vec::new();
+    for line in &description.extents {
+        let size = line
+            .sectors
+            .checked_mul(SECTOR_BYTES)
+            .filter(|_| line.is_sound);
+        let size = size.filter(|size| *size > 0);
+        let size =
+            size.ok_or_else(|| container.damaged("a line about a part of it is not sound"))?;
+        if !line.is_readable {
+            return Err(description.refuse(container, "a part of it may not be read"));
+        }
+        let place = match &*line.kind {
+            "ZERO" => ExtentPlace::Zero,
+            "FLAT" | "VMFS" => {
+                let file = opened(container, &line.file)?;
+                let start = line.offset.unwrap_or(0).checked_mul(SECTOR_BYTES);
+                let end = start.and_then(|start| start.checked_add(size));
+                let part = start.zip(end).filter(|(_, end)| *end <= file.size());
+                let (start, end) = part.ok_or_else(|| {
+                    container.damaged(&format!(
+                        "{:?} is shorter than the part of the disk that it holds",
+                        line.file
+                    ))
+                })?;
+                ExtentPlace::Flat(file.with_part(start..end))
+            }
+            "SPARSE" => ExtentPlace::Sparse(opened(container, &line.file)?),
+            kind => {
+                let what = format!("a part of it is of kind {kind:?}");
+                return Err(description.refuse(container, &what));
+            }
+        };
+        extents.push(Extent { size, place });
+    }
+    Ok(extents)
+}
+
+/// Opens a file that a description names: a regular one beside it, by a plain name.
+fn opened(container: &Container, name: &str) -> Result<RawImage> {
+    let refuse = |why: &str| {
+        let what = format!("it names the file {name:?}, {why}");
+        container.unsupported(&what)
+    };
+    let is_plain = !name.is_empty()
+        && !matches!(name, "." | "..")
+        && !name.contains(['/', '\\', '\0'])
+        && !name.chars().any(char::is_control);
+    if !is_plain {
+        return Err(
+            refuse("which is no plain name of a file beside it").hint_to(format!(
+                "If you trust it: qemu-img convert -O qcow2 {} NEW.qcow2",
+                quote(&container.name().to_string())
+            )),
+        );
+    }
+    let directory = container.file.directory();
+    let directory = directory.ok_or_else(|| {
+        refuse("which has to be beside it, and it is not a file with a name here")
+            .hint_to("Put all of its files into one directory, and name that which describes them")
+    })?;
+    let path = directory.join(name);
+    RawImage::open_regular(&path).map_err(|error| {
+        let is_missing = !path.exists();
+        let error = refuse(match is_missing {
+            true => "which is not beside it",
+            false => "which cannot be opened as a regular file that is no link",
+        })
+        .because(error);
+        match is_missing {
+            true => error.hint_to(format!(
+                "Copy all files of the disk into {}",
+                quote(&directory.to_string_lossy())
+            )),
+            false => error.hint_to("Copy the file itself there, in place of a link to it"),
+        }
+    })
+}
+
+/// The description beside a file that names it as one of its parts, and whether the file
+/// as it is is all of that disk.
+pub(super) fn beside(file: &RawImage) -> Option<(PathBuf, bool)> {
+    let directory = file.directory()?;
+    let name = file.path().file_name()?.to_str()?;
+    let disk = disk_of(name)?;
+    for suffix in ["vmdk", "VMDK"] {
+        let path = directory.join(format!("{disk}.{suffix}"));
+        let Ok(other) = RawImage::open_regular(&path) else {
+            continue;
+        };
+        let Ok(Some(description)) = read(&other) else {
+            continue;
+        };
+        if description.extents.iter().any(|line| line.file == name) {
+            let is_all = match description.extents.as_slice() {
+                [line] => {
+                    matches!(&*line.kind, "FLAT" | "VMFS")
+                        && line.offset.unwrap_or(0) == 0
+                        && line.sectors.checked_mul(SECTOR_BYTES) == Some(file.size())
+                        && description.is_part_of_another().is_none()
+                }
+                _ => false,
+            };
+            let shown = file.path().with_file_name(format!("{disk}.{suffix}"));
+            return Some((shown, is_all));
+        }
+    }
+    None
+}
+
+/// The name of the disk that a file of this name is a part of, as VMware names them.
+fn disk_of(name: &str) -> Option<&str> {
+    let stem = name
+        .strip_suffix(".vmdk")
+        .or_else(|| name.strip_suffix(".VMDK"))?;
+    let (disk, part) = stem.rsplit_once('-')?;
+    let is_numbered = part.len() >= 4
+        && part.starts_with(['f', 's'])
+        && part[1..].bytes().all(|digit| digit.is_ascii_digit());
+    let is_part = is_numbered || matches!(part, "flat" | "delta" | "sesparse");
+    (is_part && !disk.is_empty()).then_some(disk)
+}
+
+/// The error of a raw file that is only a part of a disk, by its name and by the
+/// description beside it.
+pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
+    let name = file.path().file_name()?.to_str()?;
+    let disk = disk_of(name)?;
+    let what = match beside(file) {
+        Some((_, true)) => return None,
+        Some((path, false)) => {
+            let path = path.to_string_lossy();
+            let what = format!(
+                "{} is a part of the disk that {path} describes",
+                file.path().display()
+            );
+            return Some(Error::new(ErrorKind::Image, what).hint_to(format!(
+                "Upload that disk: openhosting-upload {}. --format raw sends this file as it is",
+                quote(&path)
+            )));
+        }
+        // A disk in one flat file is all there.
+        None if name.to_lowercase().ends_with("-flat.vmdk") => return None,
+        None => format!(
+            "{} is called as one of several files of a disk are",
+            file.path().display()
+        ),
+    };
+    Some(Error::new(ErrorKind::Image, what).hint_to(format!(
+        "Name the file that describes all of them, {disk}.vmdk, beside it. --format raw sends this file as it is"
+    )))
+}
+
+impl Description {
+    /// Reads a description, in the encoding that it declares.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let encoding = text.lines().find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            let value = value.trim().trim_matches('"');
+            (key.trim() == "encoding").then(|| Encoding::for_label(value.as_bytes()))?
+        });
+        let (text, ..) = encoding.unwrap_or(UTF_8).decode(bytes);
+        Self::of(&text)
+    }
+
+    fn of(text: &str) -> Self {
+        let mut description = Self::default();
+        for line in text.lines().map(str::trim) {
+            let first = line.split_whitespace().next();
+            if let Some("RW" | "RDONLY" | "NOACCESS") = first {
+                description.extents.push(Line::of(line));
+            } else if let Some((key, value)) = line.split_once('=') {
+                let value = value.trim().trim_matches('"');
+                match key.trim() {
+                    "createType" => value.clone_into(&mut description.kind),
+                    "parentCID" => description.parent = Some(value.to_lowercase()),
+                    "parentFileNameHint" => description.names_parent = true,
+                    _ => {}
+                }
+            }
+        }
+        description
+    }
+
+    /// Why the disk is not all in the files of this description, if it is not. Some writers
+    /// have zeros for the number of no parent.
+    pub(super) fn is_part_of_another(&self) -> Option<String> {
+        let parent = self.parent.as_deref().unwrap_or("ffffffff");
+        let is_none = matches!(parent, "ffffffff" | "00000000");
+        if self.names_parent || !is_none {
+            return Some("it holds only what differs from another file".to_owned());
+        }
+        matches!(
+            &*self.kind,
+            "fullDevice" | "partitionedDevice" | "vmfsRaw" | "vmfsRDM"
+        )
+        .then(|| format!("it is of kind {:?}: its data is on a device", self.kind))
+    }
+
+    /// Why a disk with this description is not read, and what to do about it.
+    pub(super) fn refuse(&self, container: &Container, why: &str) -> Error {
+        let error = container.unsupported(why);
+        let is_alone = container.file.archive().is_none();
+        match self.is_part_of_another().is_some() && is_alone && container.format == Format::Vmdk {
+            true => error.hint_to(format!(
+                "With all its files beside it: qemu-img convert -f vmdk -O qcow2 {name} NEW.qcow2; on the host: vmkfstools -i {name} NEW.vmdk",
+                name = quote(&container.name().to_string())
+            )),
+            false => error,
+        }
+    }
+}
+
+impl Line {
+    /// Reads `RW 63 FLAT "disk-f001.vmdk" 0`.
+    fn of(line: &str) -> Self {
+        let mut rest = line;
+        let mut word = || {
+            let trimmed = rest.trim_start();
+            let end = trimmed.find(char::is_whitespace).unwrap_or(trimmed.len());
+            let (word, after) = trimmed.split_at(end);
+            rest = after;
+            word
+        };
+        let (access, sectors, kind) = (word(), word(), word());
+        let sectors = sectors.parse::<u64>();
+        let quoted = rest
+            .trim()
+            .strip_prefix('"')
+            .and_then(|rest| rest.rsplit_once('"'));
+        let (file, offset) = quoted.unwrap_or_default();
+        let offset = offset.split_whitespace().next().map(str::parse::<u64>);
+        let is_zero = kind == "ZERO";
+        Self {
+            is_readable: access != "NOACCESS",
+            is_sound: sectors.is_ok()
+                && (is_zero || quoted.is_some())
+                && !matches!(offset, Some(Err(_))),
+            sectors: sectors.unwrap_or(0),
+            kind: kind.to_owned(),
+            file: file.to_owned(),
+            offset: offset.and_then(Result::ok),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_tells_kind_parent_and_extents() {
+        let text = "# Disk DescriptorFile\nversion=1\nCID=5f\nparentCID=FFFFFFFF\n\
+                    createType=\"twoGbMaxExtentSparse\"\n\n# Extent description\n\
+                    RW 4192256 SPARSE \"a b-s001.vmdk\"\r\nRDONLY 1 ZERO\nRW  7 FLAT  \"x\" 8\n\
+                    RW x FLAT \"x\"\nNOACCESS 1 FLAT x\n\nddb.x = \"y\"\n";
+        let description = Description::of(text);
+        assert_eq!(description.kind, "twoGbMaxExtentSparse");
+        assert_eq!(description.is_part_of_another(), None);
+        let lines = description.extents.iter().map(|line| {
+            let Line {
+                is_readable,
+                sectors,
+                kind,
+                file,
+                offset,
+                is_sound,
+            } = line;
+            (
+                *is_sound && *is_readable,
+                *sectors,
+                &**kind,
+                &**file,
+                *offset,
+            )
+        });
+        assert_eq!(
+            lines.collect::<Vec<_>>(),
+            [
+                (true, 4_192_256, "SPARSE", "a b-s001.vmdk", None),
+                (true, 1, "ZERO", "", None),
+                (true, 7, "FLAT", "x", Some(8)),
+                (false, 0, "FLAT", "x", None),
+                (false, 1, "FLAT", "", None),
+            ]
+        );
+        assert_eq!(Description::parse(b"\0\xff="), Description::default());
+        let latin1 = b"encoding=\"windows-1252\"\nRW 1 FLAT \"Gr\xf6sse\"";
+        assert_eq!(Description::parse(latin1).extents[0].file, "Gr\u{f6}sse");
+        for text in [
+            "parentCID=12345678",
+            "parentCID=ffffffff\nparentFileNameHint=\"base.vmdk\"",
+            "createType=\"fullDevice\"",
+        ] {
+            assert!(
+                Description::of(text).is_part_of_another().is_some(),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            Description::of("parentCID=00000000").is_part_of_another(),
+            None
+        );
+    }
+
+    #[test]
+    fn descriptions_are_known_however_their_first_line_is_written() {
+        for text in [
+            "# Disk DescriptorFile\n",
+            "# Disk Descriptor File\r\n",
+            "\u{feff}\n\r\n  #Disk DescriptorFile",
+            "# disk descriptorfile",
+        ] {
+            assert!(starts_as_description(text.as_bytes()), "{text:?}");
+        }
+        for text in [
+            "",
+            "# Disk",
+            "Disk DescriptorFile",
+            "x# Disk DescriptorFile",
+        ] {
+            assert!(!starts_as_description(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn files_of_several_are_known_by_their_names() {
+        for (name, disk) in [
+            ("a-flat.vmdk", Some("a")),
+            ("a-b-f001.vmdk", Some("a-b")),
+            ("a-s012.vmdk", Some("a")),
+            ("a-000001-sesparse.vmdk", Some("a-000001")),
+            ("a-disk1.vmdk", None),
+            ("a-s1.vmdk", None),
+            ("-flat.vmdk", None),
+            ("a-flat.img", None),
+            ("ubuntu-f.vmdk", None),
+        ] {
+            assert_eq!(disk_of(name), disk, "{name}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The partition table of a disk, as far as growing it concerns it: a GPT keeps a
+//! copy of its header in the last sector (UEFI specification, 5.3).
+
+use flate2::Crc;
+
+use super::Disk;
+
+const MAGIC: &[u8; 8] = b"EFI PART";
+/// Bytes of a sector that disks with such a table have.
+const SECTORS_BYTES: [u64; 2] = [512, 4096];
+/// Bytes of a header that are looked at, and the fewest that it may say it has.
+const HEADER_BYTES: usize = 92;
+
+/// A GPT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpt {
+    /// Bytes of a sector.
+    pub sector: u64,
+    /// Byte of the disk that its copy is at, as its header says.
+    pub backup: u64,
+}
+
+impl Gpt {
+    /// The table of a disk; `None` if it has none that is sound, or it cannot be
+    /// read: what is wrong with the image is told where it is sent.
+    pub fn of(disk: &dyn Disk) -> Option<Self> {
+        SECTORS_BYTES
+            .into_iter()
+            .find_map(|sector| Self::with_sectors(disk, sector))
+    }
+
+    /// The table of a disk that begins so; `None` if it has none that is sound, or it
+    /// begins later.
+    pub(super) fn of_head(head: &[u8]) -> Option<Self> {
+        SECTORS_BYTES.into_iter().find_map(|sector| {
+            let at = usize::try_from(sector).ok()?;
+            Self::of_header(head.get(at..)?.first_chunk()?, sector)
+        })
+    }
+
+    fn with_sectors(disk: &dyn Disk, sector: u64) -> Option<Self> {
+        if disk.size() < 2 * sector {
+            return None;
+        }
+        let mut header = [0; HEADER_BYTES];
+        disk.read_at(&mut header, sector).ok()?;
+        Self::of_header(&header, sector)
+    }
+
+    fn of_header(header: &[u8; HEADER_BYTES], sector: u64) -> Option<Self> {
+        let number = |at: usize| Some(u64::from_le_bytes(*header.get(at..)?.first_chunk()?));
+        let half = |at: usize| Some(u32::from_le_bytes(*header.get(at..)?.first_chunk()?));
+        let is_sound = header.starts_with(MAGIC)
+            && half(12)? as usize == HEADER_BYTES
+            && half(16)? == checksum(header)
+            && number(24)? == 1;
+        let backup = number(32)?.checked_mul(sector)?;
+        is_sound.then_some(Self { sector, backup })
+    }
+
+    /// What to say of a table whose copy is not at the end of a drive of `drive` bytes, to
+    /// which an image of `image` bytes goes; nothing if it is.
+    pub fn misplaced(&self, image: u64, drive: u64) -> Option<String> {
+        let backup = self.backup;
+        // Then it is nowhere, also where the drive ends just there.
+        if backup.saturating_add(self.sector) > image {
+            return Some(format!(
+                "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
+            ));
+        }
+        if self.is_at_end(drive) {
+            return None;
+        }
+        Some(format!(
+            "The copy of the GPT is at byte {backup}, not at the end of the drive. In the guest, move it with: sgdisk -e DISK (growpart does so too)"
+        ))
+    }
+
+    /// Whether its copy is in the last sector of a disk of `size` bytes.
+    pub fn is_at_end(&self, size: u64) -> bool {
+        let last = (size / self.sector).checked_sub(1);
+        last.and_then(|last| last.checked_mul(self.sector)) == Some(self.backup)
+    }
+}
+
+/// The checksum of a header, in which that itself counts as zeros.
+fn checksum(header: &[u8; HEADER_BYTES]) -> u32 {
+    let mut crc = Crc::new();
+    crc.update(&header[..16]);
+    crc.update(&[0; 4]);
+    crc.update(&header[20..]);
+    crc.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Image;
+
+    /// A disk with a header that says where its copy is.
+    fn disk(sector: u64, backup: u64, spoil: Option<usize>) -> (tempfile::NamedTempFile, Image) {
+        let mut header = [0; HEADER_BYTES];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&0x1_0000_u32.to_le_bytes());
+        header[12..16].copy_from_slice(&92_u32.to_le_bytes());
+        header[24..32].copy_from_slice(&1_u64.to_le_bytes());
+        header[32..40].copy_from_slice(&backup.to_le_bytes());
+        let sum = checksum(&header);
+        header[16..20].copy_from_slice(&sum.to_le_bytes());
+        if let Some(at) = spoil {
+            header[at] ^= 1;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        let at = sector as usize;
+        bytes[at..at + HEADER_BYTES].copy_from_slice(&header);
+        std::fs::write(file.path(), bytes).unwrap();
+        let image = Image::open_raw(file.path()).unwrap();
+        (file, image)
+    }
+
+    #[test]
+    fn a_table_is_known_with_sectors_of_either_size() {
+        for sector in SECTORS_BYTES {
+            let last = (1 << 20) / sector - 1;
+            let (_file, image) = disk(sector, last, None);
+            let gpt = Gpt::of(image.disk().unwrap()).unwrap();
+            assert_eq!((gpt.sector, gpt.backup), (sector, last * sector));
+            assert!(gpt.is_at_end(1 << 20));
+            // What is no sector any more does not count.
+            assert!(gpt.is_at_end((1 << 20) + sector - 1));
+            assert!(!gpt.is_at_end((1 << 20) + sector));
+            assert!(!gpt.is_at_end((1 << 20) - 1));
+            assert!(!gpt.is_at_end(0));
+        }
+    }
+
+    #[test]
+    fn what_is_not_sound_is_none() {
+        for spoil in [0, 13, 16, 24, 33, 91] {
+            let (_file, image) = disk(512, 2047, Some(spoil));
+            assert_eq!(Gpt::of(image.disk().unwrap()), None, "{spoil}");
+        }
+        let (_file, image) = disk(512, u64::MAX / 2, None);
+        assert_eq!(Gpt::of(image.disk().unwrap()), None);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [0; 600]).unwrap();
+        let image = Image::open_raw(file.path()).unwrap();
+        assert_eq!(Gpt::of(image.disk().unwrap()), None);
+    }
+}

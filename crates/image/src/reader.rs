@@ -1,0 +1,487 @@
+//! Walks an image chunk by chunk, in order. Here the two kinds of images meet: of a
+//! disk that can be read at any place holes and chunks that are settled are passed
+//! over, so that the work is proportional to the data, not to the size; of a stream
+//! all has to be read.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Disk, Image, MappedImage, StreamImage};
+use crate::buffer::{Buffer, BufferPool};
+use crate::chunk::RawChunk;
+use crate::error::{Error, ErrorKind, Result};
+use crate::plan::{Plan, Span};
+
+/// What the reader finds.
+#[derive(Debug)]
+pub enum Piece {
+    /// A chunk that was read.
+    Chunk(RawChunk),
+    /// A chunk that whoever has time reads: of a format with a map that takes more
+    /// than a copy, so that one thread would be too few.
+    Unread(Unread),
+    /// Chunks, by index, that lie in a hole of the file and were not read.
+    Hole(Range<u64>),
+    /// The size of the image in bytes, of which nobody knew before. Comes before the
+    /// last chunk.
+    End(u64),
+}
+
+/// A chunk that is to be read, and the buffer for it.
+#[derive(Debug)]
+pub struct Unread {
+    image: Arc<MappedImage>,
+    span: Span,
+    buffer: Buffer,
+}
+
+impl Unread {
+    /// Where it lies.
+    pub fn span(&self) -> Span {
+        self.span
+    }
+
+    /// Reads it. Blocks.
+    ///
+    /// # Errors
+    /// As [`ImageReader::next_piece`].
+    pub fn read(mut self) -> Result<RawChunk> {
+        let read = read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
+        // The reader may have come to the end by now, and looked there.
+        self.image.check_unchanged()?;
+        Ok(RawChunk::sparse(self.span, self.buffer, read))
+    }
+}
+
+/// Reads the chunks of an image in order.
+#[derive(Debug)]
+pub struct ImageReader {
+    image: Image,
+    plan: Plan,
+    pool: BufferPool,
+    /// The chunks still to be read, by index, the next range last.
+    todo: Vec<Range<u64>>,
+    /// The data extent found last, in bytes; it may cover many chunks.
+    extent: Range<u64>,
+    /// How far a stream has been read, in bytes.
+    stream_offset: u64,
+    /// The last chunk of a stream, while it is told that it is the last.
+    held: Option<RawChunk>,
+}
+
+impl ImageReader {
+    /// A reader of the chunks of `plan` that are in `todo`, which is in order,
+    /// into buffers of `pool`.
+    pub fn new(image: Image, plan: Plan, mut todo: Vec<Range<u64>>, pool: BufferPool) -> Self {
+        todo.reverse();
+        Self {
+            image,
+            plan,
+            pool,
+            todo,
+            extent: 0..0,
+            stream_offset: 0,
+            held: None,
+        }
+    }
+
+    /// The next piece; `None` at the end, or when the pool was closed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if the image cannot be read,
+    /// [`ErrorKind::Integrity`] if it changed since it was opened.
+    pub fn next_piece(&mut self) -> Result<Option<Piece>> {
+        if let Some(chunk) = self.held.take() {
+            return Ok(Some(Piece::Chunk(chunk)));
+        }
+        let next = self.next_span();
+        if let Image::Stream(stream) = &mut self.image {
+            let Some((span, _)) = next else {
+                return end_of_stream(stream, &self.plan, self.stream_offset);
+            };
+            return self.next_of_stream(span);
+        }
+        let Some((span, range_end)) = next else {
+            self.image.check_unchanged()?;
+            return Ok(None);
+        };
+        if let Some(disk) = self.image.disk() {
+            if self.extent.end <= span.offset {
+                // A change of the image in the middle is told before the end.
+                self.image.check_unchanged()?;
+                self.extent = disk.data_after(span.offset)?.unwrap_or(u64::MAX..u64::MAX);
+            }
+            let hole = self
+                .plan
+                .within(span.offset..self.extent.start.max(span.offset));
+            let hole = hole.start..hole.end.min(range_end);
+            if !hole.is_empty() {
+                self.advance(hole.end);
+                return Ok(Some(Piece::Hole(hole)));
+            }
+        }
+        self.advance(span.index + 1);
+        self.read(span)
+    }
+
+    /// The next chunk, and where its range of chunks ends.
+    fn next_span(&mut self) -> Option<(Span, u64)> {
+        while self.todo.last().is_some_and(Range::is_empty) {
+            self.todo.pop();
+        }
+        let range = self.todo.last()?;
+        Some((self.plan.span(range.start)?, range.end))
+    }
+
+    fn advance(&mut self, to: u64) {
+        if let Some(range) = self.todo.last_mut() {
+            range.start = to;
+        }
+    }
+
+    fn read(&mut self, span: Span) -> Result<Option<Piece>> {
+        // A chunk's length fits: the pool could not hold it otherwise.
+        let Some(mut buffer) = self
+            .pool
+            .take(usize::try_from(span.len).unwrap_or(usize::MAX))
+        else {
+            return Ok(None);
+        };
+        if let Image::Mapped(image) = &self.image {
+            let image = Arc::clone(image);
+            return Ok(Some(Piece::Unread(Unread {
+                image,
+                span,
+                buffer,
+            })));
+        }
+        let chunk = match self.image.disk() {
+            Some(disk) => {
+                let read = read_extents(disk, &mut self.extent, span, &mut buffer)?;
+                RawChunk::sparse(span, buffer, read)
+            }
+            None => RawChunk::new(span, buffer),
+        };
+        Ok(Some(Piece::Chunk(chunk)))
+    }
+
+    /// The next chunk of a stream. Where nobody knew its size, a look at what follows
+    /// tells whether it is the last one.
+    fn next_of_stream(&mut self, span: Span) -> Result<Option<Piece>> {
+        let Some(mut buffer) = self
+            .pool
+            .take(usize::try_from(span.len).unwrap_or(usize::MAX))
+        else {
+            return Ok(None);
+        };
+        let Image::Stream(stream) = &mut self.image else {
+            return Err(Error::new(ErrorKind::Bug, "It is no stream"));
+        };
+        while self.stream_offset < span.offset {
+            let n = (span.offset - self.stream_offset).min(buffer.len() as u64);
+            let step = &mut buffer[..usize::try_from(n).unwrap_or(0)];
+            match stream.read_next(step, self.stream_offset)? {
+                0 => return Err(shorter(stream, &self.plan, self.stream_offset)),
+                n => self.stream_offset += n as u64,
+            }
+        }
+        let n = stream.read_next(&mut buffer, span.offset)?;
+        self.stream_offset += n as u64;
+        let is_whole = n as u64 == span.len;
+        if !self.plan.is_endless() {
+            if !is_whole {
+                return Err(shorter(stream, &self.plan, self.stream_offset));
+            }
+            self.advance(span.index + 1);
+            return Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))));
+        }
+        let is_last = !is_whole || stream.is_at_end(self.stream_offset)?;
+        self.advance(span.index + 1);
+        if !is_last {
+            return Ok(Some(Piece::Chunk(RawChunk::new(span, buffer))));
+        }
+        self.plan = self.plan.ending_at(self.stream_offset);
+        buffer.resize(n);
+        self.held = self
+            .plan
+            .span(span.index)
+            .map(|span| RawChunk::new(span, buffer));
+        Ok(Some(Piece::End(self.stream_offset)))
+    }
+}
+
+/// The end of a stream: nothing may follow what was said to be all.
+fn end_of_stream(stream: &mut StreamImage, plan: &Plan, offset: u64) -> Result<Option<Piece>> {
+    if offset == plan.size() && !stream.is_at_end(offset)? {
+        return Err(stream.wrong_size(plan.size(), true, offset));
+    }
+    stream.check_unchanged()?;
+    Ok(None)
+}
+
+/// The error of a stream that ends too early.
+fn shorter(stream: &StreamImage, plan: &Plan, offset: u64) -> Error {
+    match plan.is_endless() {
+        true => {
+            let what = format!("The image ends at byte {offset}, before the first byte to send");
+            Error::new(ErrorKind::Usage, what)
+        }
+        false => stream.wrong_size(plan.size(), false, offset),
+    }
+}
+
+/// Fills a chunk from the data extents in it; what lies between them is a hole,
+/// and so zero. Gives the ranges of the chunk that were read.
+fn read_extents(
+    disk: &dyn Disk,
+    extent: &mut Range<u64>,
+    span: Span,
+    buffer: &mut Buffer,
+) -> Result<Vec<Range<usize>>> {
+    let mut ranges = Vec::new();
+    let at = |offset: u64| usize::try_from(offset - span.offset).unwrap_or(usize::MAX);
+    let mut offset = span.offset;
+    while offset < span.end() {
+        if extent.end <= offset {
+            *extent = disk.data_after(offset)?.unwrap_or(u64::MAX..u64::MAX);
+        }
+        let data = extent.start.clamp(offset, span.end())..extent.end.min(span.end());
+        if data.start < data.end {
+            ranges.push(at(data.start)..at(data.end));
+        }
+        offset = data.end.max(data.start);
+    }
+    buffer.fill(&ranges, |bytes, at| {
+        disk.read_at(bytes, span.offset + at as u64)
+    })?;
+    Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::num::NonZeroU64;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chunk::Checked;
+    use crate::{Length, StreamOptions};
+
+    fn reader(image: Image, chunk: u64, first: u64) -> (ImageReader, Plan) {
+        let plan = Plan::new(
+            image.length().known().unwrap(),
+            NonZeroU64::new(chunk).unwrap(),
+        );
+        let pool = BufferPool::new(2);
+        let todo = std::iter::once(first..plan.count()).collect();
+        (ImageReader::new(image, plan, todo, pool), plan)
+    }
+
+    /// What a drive that was zero would hold after all pieces are written, and
+    /// how many chunks were read.
+    fn replay(mut reader: ImageReader, plan: Plan, first: u64) -> (Vec<u8>, u64) {
+        let mut drive = vec![0; usize::try_from(plan.size()).unwrap()];
+        let (mut next, mut read) = (first, 0);
+        while let Some(piece) = reader.next_piece().unwrap() {
+            match piece {
+                Piece::Hole(range) => {
+                    assert_eq!(range.start, next);
+                    next = range.end;
+                }
+                Piece::End(_) => panic!("the size was known"),
+                Piece::Unread(_) => panic!("a raw image has no map"),
+                Piece::Chunk(chunk) => {
+                    read += 1;
+                    let span = plan.span(next).unwrap();
+                    if let Checked::Data(data) = chunk.check() {
+                        assert_eq!(data.span(), span);
+                        let at = usize::try_from(span.offset).unwrap();
+                        drive[at..at + data.bytes().len()].copy_from_slice(data.bytes());
+                    }
+                    next += 1;
+                }
+            }
+        }
+        assert_eq!(next, plan.count());
+        (drive, read)
+    }
+
+    fn sparse(dir: &Path, size: u64, writes: &[(u64, Vec<u8>)]) -> (std::path::PathBuf, Vec<u8>) {
+        let path = dir.join("image");
+        let file = File::create(&path).unwrap();
+        file.set_len(size).unwrap();
+        let mut content = vec![0; usize::try_from(size).unwrap()];
+        for (offset, bytes) in writes {
+            let len = bytes.len().min(usize::try_from(size - offset).unwrap());
+            file.write_all_at(&bytes[..len], *offset).unwrap();
+            let at = usize::try_from(*offset).unwrap();
+            content[at..at + len].copy_from_slice(&bytes[..len]);
+        }
+        (path, content)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn what_is_read_is_the_file_whatever_its_holes(
+            size in 1_u64..400_000,
+            chunk in 1000_u64..150_000,
+            writes in proptest::collection::vec((0_u64..400_000, 1_usize..60_000), 0..5),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let writes: Vec<_> = writes
+                .into_iter()
+                .filter(|(offset, _)| *offset < size)
+                .map(|(offset, len)| (offset, (0..len).map(|i| (i % 251) as u8).collect()))
+                .collect();
+            let (path, content) = sparse(dir.path(), size, &writes);
+            let (reader, plan) = reader(Image::open_raw(&path).unwrap(), chunk, 0);
+            prop_assert_eq!(replay(reader, plan, 0).0, content);
+        }
+    }
+
+    #[test]
+    fn holes_are_never_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = 1 << 40;
+        let path = dir.path().join("image");
+        let file = File::create(&path).unwrap();
+        file.set_len(size).unwrap();
+        file.write_all_at(&[7; 4096], size / 2).unwrap();
+        let (mut reader, plan) = reader(Image::open_raw(&path).unwrap(), 5 << 20, 0);
+        let (mut holes, mut chunks) = (0, 0);
+        while let Some(piece) = reader.next_piece().unwrap() {
+            match piece {
+                Piece::Hole(range) => holes += range.end - range.start,
+                Piece::Chunk(_) | Piece::Unread(_) => chunks += 1,
+                Piece::End(_) => panic!("the size was known"),
+            }
+        }
+        assert_eq!((holes + chunks, chunks), (plan.count(), 1));
+    }
+
+    #[test]
+    fn only_what_is_to_do_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        // Chunks are whole blocks of any file system.
+        const CHUNK: u64 = 64 * 1024;
+        let writes = [(0, vec![1; 150_000]), (7 * CHUNK, vec![2; 5])];
+        let (path, _) = sparse(dir.path(), 10 * CHUNK, &writes);
+        let image = Image::open_raw(&path).unwrap();
+        let plan = Plan::new(
+            image.length().known().unwrap(),
+            NonZeroU64::new(CHUNK).unwrap(),
+        );
+        let todo = vec![1..2, 4..4, 5..9];
+        let mut reader = ImageReader::new(image, plan, todo, BufferPool::new(2));
+        let mut seen = Vec::new();
+        while let Some(piece) = reader.next_piece().unwrap() {
+            seen.push(match piece {
+                Piece::Hole(range) => format!("hole {range:?}"),
+                Piece::End(size) => format!("end {size}"),
+                Piece::Unread(unread) => format!("unread {}", unread.span().index),
+                Piece::Chunk(chunk) => match chunk.check() {
+                    Checked::Data(data) => format!("data {}", data.span().index),
+                    Checked::Hole(span) => format!("zero {}", span.index),
+                },
+            });
+        }
+        assert_eq!(seen, ["data 1", "hole 5..7", "data 7", "hole 8..9"]);
+    }
+
+    #[test]
+    fn a_gzip_image_of_several_members_reads_from_any_chunk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.gz");
+        let content: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+        let mut file = File::create(&path).unwrap();
+        for part in content.chunks(100_000) {
+            let mut gz = flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
+            gz.write_all(part).unwrap();
+            gz.finish().unwrap();
+        }
+        drop(file);
+        let image = Image::open_gzip(&path, StreamOptions::default()).unwrap();
+        assert_eq!(image.length(), Length::Known(300_000));
+        let (full, plan) = reader(image, 70_000, 0);
+        assert_eq!(replay(full, plan, 0).0, content);
+        let (rest, plan) = reader(
+            Image::open_gzip(&path, StreamOptions::default()).unwrap(),
+            70_000,
+            2,
+        );
+        let (drive, read) = replay(rest, plan, 2);
+        assert_eq!(read, 3);
+        assert_eq!(drive[140_000..], content[140_000..]);
+    }
+
+    #[test]
+    fn broken_gzip_is_refused_before_anything_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&[1; 10_000]).unwrap();
+        let sound = gz.finish().unwrap();
+        let mut bad_crc = sound.clone();
+        let at = sound.len() - 6;
+        bad_crc[at] ^= 1;
+        let mut cut = sound.clone();
+        cut.extend_from_slice(&sound[..12]);
+        let cases = [
+            sound[..sound.len() - 9].to_vec(),
+            bad_crc,
+            cut,
+            vec![9; 100],
+        ];
+        for (i, bytes) in cases.into_iter().enumerate() {
+            let path = dir.path().join(format!("{i}.gz"));
+            std::fs::write(&path, bytes).unwrap();
+            let error = Image::open_gzip(&path, StreamOptions::default()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Image, "{i}");
+        }
+    }
+
+    #[test]
+    fn a_change_while_reading_is_an_integrity_error() {
+        for truncate in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("image");
+            std::fs::write(&path, vec![1; 300_000]).unwrap();
+            let (mut reader, _) = reader(Image::open_raw(&path).unwrap(), 100_000, 0);
+            assert!(reader.next_piece().unwrap().is_some());
+            let file = File::options().write(true).open(&path).unwrap();
+            if truncate {
+                file.set_len(100_000).unwrap();
+            } else {
+                file.write_all_at(b"x", 0).unwrap();
+            }
+            let error = loop {
+                match reader.next_piece() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("nothing was noticed"),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::Integrity);
+        }
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        File::create(&empty).unwrap();
+        for path in [
+            &empty,
+            dir.path(),
+            Path::new("/dev/null"),
+            Path::new("/nonexistent"),
+        ] {
+            let error = Image::open_raw(path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Image, "{}", path.display());
+        }
+    }
+}

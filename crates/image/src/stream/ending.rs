@@ -1,0 +1,168 @@
+//! The end of a stream that is said to be a raw disk. Formats that put their header behind
+//! the disk are known there only, when nearly all was sent: so the last bytes are held back
+//! until it is known that they are the last ones.
+
+use std::io::{self, Read};
+use std::sync::{Arc, OnceLock};
+
+use crate::error::Error;
+use crate::foreign::TAIL_BYTES;
+
+/// Bytes that are read at a time for a caller who takes few.
+const STEP_BYTES: usize = 4096;
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// As it came.
+    Whole,
+    /// With the footer of a fixed VHD, whose disk is all that was before it: the footer was
+    /// left out.
+    FooterLeftOut,
+}
+
+/// Decides by the last bytes, and how many came before them, how a stream ended.
+type Judge = Box<dyn Fn(&[u8], u64) -> Result<StreamEnd, Error> + Send>;
+
+/// A reader that gives the last bytes of another one only after they were judged.
+pub(super) struct HeldBack<R> {
+    inner: R,
+    /// What was read and not given.
+    held: Vec<u8>,
+    /// Bytes that were given.
+    given: u64,
+    judge: Judge,
+    /// Known when `inner` has ended.
+    ended: Arc<OnceLock<StreamEnd>>,
+}
+
+impl<R: Read> HeldBack<R> {
+    pub(super) fn new(inner: R, judge: Judge, ended: Arc<OnceLock<StreamEnd>>) -> Self {
+        Self {
+            inner,
+            held: Vec::new(),
+            given: 0,
+            judge,
+            ended,
+        }
+    }
+
+    /// Bytes at the start of those that are held which may be given.
+    fn ready(&self) -> usize {
+        match self.ended.get() {
+            Some(_) => self.held.len(),
+            None => self.held.len().saturating_sub(TAIL_BYTES),
+        }
+    }
+
+    /// Nothing comes after what is held.
+    fn end(&mut self) -> io::Result<()> {
+        let ended = (self.judge)(&self.held, self.given).map_err(io::Error::other)?;
+        if ended == StreamEnd::FooterLeftOut {
+            self.held.clear();
+        }
+        let _ = self.ended.set(ended);
+        Ok(())
+    }
+
+    /// Reads into a buffer with room for what is held and as much again: without a copy of
+    /// all bytes.
+    fn read_through(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let held = self.held.len();
+        bytes[..held].copy_from_slice(&self.held);
+        let read = self.inner.read(&mut bytes[held..])?;
+        if read == 0 {
+            self.end()?;
+            return Ok(self.give(bytes));
+        }
+        let given = (held + read).saturating_sub(TAIL_BYTES);
+        self.held.clear();
+        self.held.extend_from_slice(&bytes[given..held + read]);
+        self.given += given as u64;
+        Ok(given)
+    }
+
+    /// Gives what may be given.
+    fn give(&mut self, bytes: &mut [u8]) -> usize {
+        let n = self.ready().min(bytes.len());
+        bytes[..n].copy_from_slice(&self.held[..n]);
+        self.held.drain(..n);
+        self.given += n as u64;
+        n
+    }
+}
+
+impl<R: Read> Read for HeldBack<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if bytes.is_empty() || self.ready() > 0 || self.ended.get().is_some() {
+                return Ok(self.give(bytes));
+            }
+            // What is held are at most the last bytes now.
+            if bytes.len() >= 2 * TAIL_BYTES {
+                match self.read_through(bytes)? {
+                    0 => continue,
+                    n => return Ok(n),
+                }
+            }
+            let held = self.held.len();
+            self.held.resize(held + STEP_BYTES, 0);
+            let read = self.inner.read(&mut self.held[held..]);
+            self.held.truncate(held + *read.as_ref().unwrap_or(&0));
+            if read? == 0 {
+                self.end()?;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Gives pieces of these lengths, one after the other and over again.
+    struct Pieces(Vec<u8>, Vec<usize>);
+
+    impl Read for Pieces {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            self.1.rotate_left(1);
+            let n = self.1[0].min(bytes.len()).min(self.0.len());
+            bytes[..n].copy_from_slice(&self.0[..n]);
+            self.0.drain(..n);
+            Ok(n)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_comes_out_but_a_footer(
+            len in 0_usize..5000,
+            pieces in proptest::collection::vec(1_usize..3000, 1..5),
+            wanted in proptest::collection::vec(1_usize..3000, 1..5),
+            left_out: bool,
+        ) {
+            let all: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            let expected = all.clone();
+            let tail = len.saturating_sub(TAIL_BYTES);
+            let judge = move |held: &[u8], before: u64| {
+                assert_eq!((held, before), (&expected[tail..], tail as u64));
+                Ok(if left_out { StreamEnd::FooterLeftOut } else { StreamEnd::Whole })
+            };
+            let ended = Arc::default();
+            let mut read = HeldBack::new(Pieces(all.clone(), pieces), Box::new(judge), Arc::clone(&ended));
+            let (mut got, mut wanted) = (Vec::new(), wanted.into_iter().cycle());
+            loop {
+                let mut step = vec![0; wanted.next().unwrap()];
+                match read.read(&mut step).unwrap() {
+                    0 => break,
+                    n => got.extend_from_slice(&step[..n]),
+                }
+            }
+            prop_assert_eq!(&got[..], if left_out { &all[..tail] } else { &all[..] });
+            prop_assert!(ended.get().is_some());
+            prop_assert_eq!(read.read(&mut [0; 10]).unwrap(), 0);
+        }
+    }
+}

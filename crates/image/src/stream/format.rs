@@ -1,0 +1,258 @@
+//! What a stream is packed with, by its first bytes.
+
+use std::fmt;
+
+use super::{lz4, lzma, skippable, zip, zstd};
+use crate::RawImage;
+
+/// Bytes that tell the size of the content, where those at the start do.
+const HEADER_BYTES: usize = zstd::HEADER_BYTES;
+/// Most frames without content before the first one with some that are looked behind for
+/// the size of the content.
+const SKIPPABLE_MAX: usize = 1024;
+/// A drive is not made larger at first than this because of what a header says
+/// that nobody has checked: 2 TiB.
+const EXPECTED_BYTES_MAX: u64 = 2 << 40;
+
+/// How a stream holds a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamFormat {
+    /// As it is.
+    Raw,
+    /// RFC 1952, of any number of members.
+    Gzip,
+    /// The .xz file format 1.2, of any number of streams.
+    Xz,
+    /// RFC 8878, of any number of frames.
+    Zstd,
+    /// bzip2, of any number of streams.
+    Bzip2,
+    /// The LZ4 frame format, of any number of frames.
+    Lz4,
+    /// The .lzma format of LZMA Utils, called LZMA-alone. It has no checksum.
+    Lzma,
+    /// The .lz format of lzip, of any number of members.
+    Lzip,
+    /// A zip archive that holds one file, stored or deflated.
+    Zip,
+}
+
+impl StreamFormat {
+    /// What something that begins so is packed with; `None` if it is not packed.
+    pub fn of(head: &[u8]) -> Option<Self> {
+        let starts = |magic: &[u8]| head.starts_with(magic);
+        // The reserved bits of the flags are zero.
+        if starts(&[0x1f, 0x8b, 8]) && head.get(3).is_none_or(|flags| flags & 0xe0 == 0) {
+            return Some(Self::Gzip);
+        }
+        if let Some(format) = lzma::format_of(head) {
+            return Some(format);
+        }
+        if zip::is_start(head) {
+            return Some(Self::Zip);
+        }
+        if skippable::is_start(head) {
+            return Self::of_skippable(head);
+        }
+        if starts(zstd::MAGIC) {
+            return Some(Self::Zstd);
+        }
+        if starts(lz4::MAGIC) || starts(lz4::LEGACY_MAGIC) {
+            return Some(Self::Lz4);
+        }
+        let is_level = head
+            .get(3)
+            .is_some_and(|level| (b'1'..=b'9').contains(level));
+        let block = head.get(4..10);
+        let is_block = block == Some(&[0x31, 0x41, 0x59, 0x26, 0x53, 0x59])
+            || block == Some(&[0x17, 0x72, 0x45, 0x38, 0x50, 0x90]);
+        (starts(b"BZh") && is_level && is_block).then_some(Self::Bzip2)
+    }
+
+    /// What begins with frames without content. Where they are longer than what is known
+    /// of it, it is called Zstandard until all of them were read.
+    fn of_skippable(head: &[u8]) -> Option<Self> {
+        let mut rest = head;
+        while skippable::is_start(rest) {
+            let length = skippable::length(rest).and_then(|length| usize::try_from(length).ok());
+            match length.and_then(|length| rest.get(length..)) {
+                Some(behind) => rest = behind,
+                None => return Some(Self::Zstd),
+            }
+        }
+        match Self::behind_skippable(rest) {
+            Self::Raw if rest.len() >= zstd::MAGIC.len() => None,
+            Self::Raw => Some(Self::Zstd),
+            format => Some(format),
+        }
+    }
+
+    /// What the bytes behind frames without content begin; raw if it is neither of the
+    /// two that have such frames.
+    pub(super) fn behind_skippable(head: &[u8]) -> Self {
+        match head {
+            head if head.starts_with(lz4::MAGIC) || head.starts_with(lz4::LEGACY_MAGIC) => {
+                Self::Lz4
+            }
+            head if head.starts_with(zstd::MAGIC) => Self::Zstd,
+            _ => Self::Raw,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+            Self::Bzip2 => "bzip2",
+            Self::Lz4 => "lz4",
+            Self::Lzma => "lzma",
+            Self::Lzip => "lzip",
+            Self::Zip => "zip",
+        }
+    }
+
+    /// The command that tests such a file, which follows.
+    pub(super) fn test(self) -> &'static str {
+        match self {
+            Self::Raw => "cksum",
+            Self::Gzip => "gzip -t",
+            Self::Xz => "xz -t",
+            Self::Zstd => "zstd -t --long=31",
+            Self::Bzip2 => "bzip2 -t",
+            Self::Lz4 => "lz4 -t",
+            Self::Lzma => "xz -t --format=lzma",
+            Self::Lzip => "lzip -t",
+            Self::Zip => "unzip -t",
+        }
+    }
+
+    /// The command that decompresses such a file, which follows, to its standard output,
+    /// whatever memory that takes.
+    pub(crate) fn decompress(self) -> &'static str {
+        match self {
+            Self::Raw => "cat",
+            Self::Gzip => "gzip -dc",
+            Self::Xz => "xz -dc",
+            Self::Zstd => "zstd -dc --long=31",
+            Self::Bzip2 => "bzip2 -dc",
+            Self::Lz4 => "lz4 -dc",
+            Self::Lzma => "xz -dc --format=lzma",
+            Self::Lzip => "lzip -dc",
+            Self::Zip => "unzip -p",
+        }
+    }
+
+    /// How much a file tells that its content is: .xz by its indexes, lzip by the ends of
+    /// its members, LZMA-alone by its header, Zstandard and LZ4 by their first frame, which
+    /// others may follow. What gzip tells is modulo 4 GiB, and of its last member only
+    /// (docs/dev/reference.md, T13). Nobody has checked it: decoders do, at the end, so that a
+    /// lie is an error.
+    pub(super) fn expected(self, file: &RawImage) -> Option<u64> {
+        let size = match self {
+            Self::Xz => super::xz_index_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
+            Self::Lzip => lzma::lzip_size(file)?,
+            Self::Lzma => lzma::alone_size(&header(file, 0)?)?,
+            Self::Zstd => zstd::content_size(&first_frame(file)?)?,
+            Self::Lz4 => lz4::content_size(&first_frame(file)?)?,
+            // The directory of a zip archive was looked at before.
+            Self::Raw | Self::Gzip | Self::Bzip2 | Self::Zip => return None,
+        };
+        Some(size).filter(|size| is_credible(*size))
+    }
+}
+
+/// Whether a drive may be made so large because something says so.
+pub(super) fn is_credible(size: u64) -> bool {
+    (1..=EXPECTED_BYTES_MAX).contains(&size)
+}
+
+/// The bytes of a file from `at` on that may be a header.
+fn header(file: &RawImage, at: u64) -> Option<Vec<u8>> {
+    let len = file.size().checked_sub(at)?.min(HEADER_BYTES as u64);
+    let mut header = vec![0; usize::try_from(len).ok()?];
+    file.read_at(&mut header, at).ok()?;
+    Some(header)
+}
+
+/// The header of the first frame that has content.
+fn first_frame(file: &RawImage) -> Option<Vec<u8>> {
+    let mut at = 0_u64;
+    for _ in 0..SKIPPABLE_MAX {
+        let header = header(file, at)?;
+        match skippable::is_start(&header) {
+            true => at = at.checked_add(skippable::length(&header)?)?,
+            false => return Some(header),
+        }
+    }
+    None
+}
+
+impl fmt::Display for StreamFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_known_by_its_start() {
+        use StreamFormat::{Bzip2, Gzip, Lz4, Lzip, Lzma, Xz, Zip, Zstd};
+        let cases: [(&[u8], Option<StreamFormat>); 29] = [
+            (b"\x1f\x8b\x08\0rest", Some(Gzip)),
+            (b"\x1f\x8b\x08\xff", None),
+            (b"\xfd7zXZ\0\0", Some(Xz)),
+            (b"\x28\xb5\x2f\xfd", Some(Zstd)),
+            (b"BZh91AY&SYrest", Some(Bzip2)),
+            (b"BZh9 is a text", None),
+            (b"BZh", None),
+            (b"QFI\xfb", None),
+            (b"", None),
+            (b"\x04\x22\x4d\x18\x64", Some(Lz4)),
+            (b"\x02\x21\x4c\x18\x64", Some(Lz4)),
+            (b"LZIP\x01\x0c", Some(Lzip)),
+            (b"LZIP\x01\x0b", None),
+            (b"LZIP\x02\x0c", None),
+            (b"LZIP codes", None),
+            (
+                b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0rest",
+                Some(Lzma),
+            ),
+            (b"\x5d\0\0\xc0\0\0\0\0\x01\0\0\0\0\0rest", Some(Lzma)),
+            // No such dictionary, no such size, no such stream.
+            (
+                b"\x5d\0\0\x81\0\xff\xff\xff\xff\xff\xff\xff\xff\0rest",
+                None,
+            ),
+            (b"\x5d\0\0\x80\0\0\0\0\0\0\0\0\0\0rest", None),
+            (
+                b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\x01rest",
+                None,
+            ),
+            // Frames without content, and what follows them.
+            (b"\x5f\x2a\x4d\x18\x01\0\0\0_\x28\xb5\x2f\xfd", Some(Zstd)),
+            (b"\x50\x2a\x4d\x18\x01\0\0\0_\x04\x22\x4d\x18", Some(Lz4)),
+            (
+                b"\x51\x2a\x4d\x18\0\0\0\0\x5e\x2a\x4d\x18\0\0\0\0\x04\x22\x4d\x18",
+                Some(Lz4),
+            ),
+            (b"\x51\x2a\x4d\x18\x01\0\0\0_something else", None),
+            (b"\x51\x2a\x4d\x18\x01\0\0\0_", Some(Zstd)),
+            (b"\x51\x2a\x4d\x18\xff\xff\0\0what is not known", Some(Zstd)),
+            (b"\x60\x2a\x4d\x18\x01\0\0\0_\x28\xb5\x2f\xfd", None),
+            (
+                b"PK\x03\x04\x14\0\0\0\x08\0________________________\x01\0\0\0a",
+                Some(Zip),
+            ),
+            (b"PK\x03\x04zip files begin so, and not with this", None),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(StreamFormat::of(head), expected, "{head:?}");
+        }
+    }
+}

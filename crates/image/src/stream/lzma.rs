@@ -1,0 +1,207 @@
+//! The three formats of LZMA: .xz, .lz (lzip) and .lzma (LZMA-alone), all by liblzma.
+
+use std::io::{self, BufRead, Read};
+
+use liblzma::stream::{Action, CONCATENATED, Error, Status, Stream};
+
+use super::limit::{MEMORY_BYTES_MAX, OverLimit};
+use super::members::Member;
+use super::{Packed, StreamFormat};
+use crate::RawImage;
+
+/// Bytes of the header of an LZMA-alone file.
+const ALONE_HEADER_BYTES: usize = 13;
+/// Largest content that one of these is believed to tell; xz and its relatives look at no
+/// more either before they take a file for one.
+const ALONE_BYTES_MAX: u64 = 1 << 38;
+/// What stands for a size that is not known.
+const ALONE_UNKNOWN: u64 = u64::MAX;
+/// Bytes at the end of a member of an lzip file.
+const LZIP_FOOTER_BYTES: u64 = 20;
+/// Bytes at its start.
+const LZIP_HEADER_BYTES: u64 = 6;
+/// Most members of an lzip file whose sizes are summed before it is decompressed.
+const LZIP_MEMBERS_MAX: usize = 65_536;
+
+/// A decoder.
+pub(super) struct Lzma {
+    source: Packed,
+    stream: Stream,
+    /// Whether the stream has to be all there is.
+    is_alone: bool,
+    is_over: bool,
+}
+
+impl Lzma {
+    /// All streams of an .xz file, and the padding between them and behind them.
+    pub(super) fn xz(source: Packed) -> io::Result<Self> {
+        Self::new(
+            source,
+            Stream::new_stream_decoder(MEMORY_BYTES_MAX, CONCATENATED),
+        )
+    }
+
+    /// One member of an .lz file.
+    pub(super) fn lzip(source: Packed) -> io::Result<Self> {
+        Self::new(source, Stream::new_lzip_decoder(MEMORY_BYTES_MAX, 0))
+    }
+
+    /// An .lzma file, behind which nothing may follow.
+    pub(super) fn alone(source: Packed) -> io::Result<Self> {
+        Ok(Self {
+            is_alone: true,
+            ..Self::new(source, Stream::new_lzma_decoder(MEMORY_BYTES_MAX))?
+        })
+    }
+
+    fn new(source: Packed, stream: Result<Stream, Error>) -> io::Result<Self> {
+        Ok(Self {
+            source,
+            stream: stream?,
+            is_alone: false,
+            is_over: false,
+        })
+    }
+
+    /// What a decoder that has reached its limit would have needed. It tells only whether
+    /// a limit would do.
+    fn needed(&mut self) -> u64 {
+        let (mut too_few, mut enough) = (MEMORY_BYTES_MAX, 1 << 40);
+        while enough - too_few > 1 << 20 {
+            let middle = too_few + (enough - too_few) / 2;
+            match self.stream.set_memlimit(middle) {
+                Ok(()) => enough = middle,
+                Err(_) => too_few = middle,
+            }
+        }
+        enough
+    }
+}
+
+impl Read for Lzma {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if bytes.is_empty() || self.is_over {
+            return Ok(0);
+        }
+        loop {
+            let input = self.source.fill_buf()?;
+            let is_last = input.is_empty();
+            let action = match is_last {
+                true => Action::Finish,
+                false => Action::Run,
+            };
+            let before = (self.stream.total_in(), self.stream.total_out());
+            let status = self.stream.process(input, bytes, action);
+            let consumed = usize::try_from(self.stream.total_in() - before.0).unwrap_or(0);
+            let n = usize::try_from(self.stream.total_out() - before.1).unwrap_or(0);
+            self.source.consume(consumed);
+            match status {
+                Err(Error::MemLimit) => {
+                    let needed = Some(self.needed());
+                    return Err(io::Error::other(OverLimit { needed }));
+                }
+                Err(Error::Mem) => return Err(io::ErrorKind::OutOfMemory.into()),
+                Err(cause) => return Err(cause.into()),
+                Ok(Status::StreamEnd) => {
+                    self.is_over = true;
+                    if self.is_alone && !self.source.peek(1)?.is_empty() {
+                        let at = self.source.consumed();
+                        let what = format!("something follows its end, from byte {at} on");
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                    }
+                    return Ok(n);
+                }
+                Ok(_) if n > 0 => return Ok(n),
+                Ok(_) if is_last => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) if consumed == 0 => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+impl Member for Lzma {
+    fn into_source(self: Box<Self>) -> Packed {
+        self.source
+    }
+}
+
+/// Which of these formats something begins as.
+pub(super) fn format_of(head: &[u8]) -> Option<StreamFormat> {
+    if head.starts_with(b"\xfd7zXZ\0") {
+        return Some(StreamFormat::Xz);
+    }
+    if is_lzip(head) {
+        return Some(StreamFormat::Lzip);
+    }
+    is_alone(head).then_some(StreamFormat::Lzma)
+}
+
+/// Whether something begins as an .lz file: a version, and a dictionary that there is.
+fn is_lzip(head: &[u8]) -> bool {
+    matches!(head, [b'L', b'Z', b'I', b'P', 0 | 1, dictionary, ..] if (12..=29).contains(&(dictionary & 0x1f)))
+}
+
+/// Whether something begins as an .lzma file. There is no magic number: what is looked for
+/// is the properties that all tools write by default, a dictionary of a usual size, a
+/// content of a credible size and the zero that all streams of the coder begin with.
+fn is_alone(head: &[u8]) -> bool {
+    const PROPERTIES: u8 = 0x5d;
+    let Some((dictionary, size)) = alone_header(head) else {
+        return false;
+    };
+    let is_usual = dictionary == u32::MAX || {
+        // 2^n, or 2^n + 2^(n - 1).
+        let lowest = 1_u32.checked_shl(dictionary.trailing_zeros()).unwrap_or(0);
+        dictionary >= 4096 && (dictionary == lowest || dictionary == lowest.saturating_mul(3))
+    };
+    let is_credible = size == ALONE_UNKNOWN || (1..=ALONE_BYTES_MAX).contains(&size);
+    let is_coded = head.get(ALONE_HEADER_BYTES) == Some(&0);
+    head.first() == Some(&PROPERTIES) && is_usual && is_credible && is_coded
+}
+
+/// The size of the dictionary and of the content that the header of an .lzma file tells.
+fn alone_header(head: &[u8]) -> Option<(u32, u64)> {
+    let dictionary = head.get(1..5)?.first_chunk().copied()?;
+    let size = head.get(5..ALONE_HEADER_BYTES)?.first_chunk().copied()?;
+    Some((u32::from_le_bytes(dictionary), u64::from_le_bytes(size)))
+}
+
+/// The bytes of the content that an .lzma file tells.
+pub(super) fn alone_size(head: &[u8]) -> Option<u64> {
+    let (_, size) = alone_header(head)?;
+    Some(size).filter(|size| *size != ALONE_UNKNOWN)
+}
+
+/// The bytes of the content that the members of an .lz file tell, which is read from its
+/// end; `None` where something else stands at its end, or it is not sound there.
+pub(super) fn lzip_size(file: &RawImage) -> Option<u64> {
+    let mut end = file.size();
+    let mut total = 0_u64;
+    for _ in 0..LZIP_MEMBERS_MAX {
+        let mut footer = [0; LZIP_FOOTER_BYTES as usize];
+        let footer_at = end.checked_sub(LZIP_FOOTER_BYTES)?;
+        file.read_at(&mut footer, footer_at).ok()?;
+        let number = |at: usize| {
+            let bytes = footer.get(at..)?.first_chunk().copied()?;
+            Some(u64::from_le_bytes(bytes))
+        };
+        let (content, member) = (number(4)?, number(12)?);
+        let start = end.checked_sub(member)?;
+        if start.checked_add(LZIP_HEADER_BYTES)? > footer_at {
+            return None;
+        }
+        let mut header = [0; LZIP_HEADER_BYTES as usize];
+        file.read_at(&mut header, start).ok()?;
+        // Only since version 1 a member tells its length.
+        if !is_lzip(&header) || header[4] == 0 {
+            return None;
+        }
+        total = total.checked_add(content)?;
+        if start == 0 {
+            return Some(total);
+        }
+        end = start;
+    }
+    None
+}

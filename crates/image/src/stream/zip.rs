@@ -1,0 +1,234 @@
+//! Zip archives of one file, stored or deflated (APPNOTE 6.3), read in order. Of a file the
+//! directory at its end tells beforehand what is in it (`directory`); on a pipe the headers
+//! before the files have to do.
+//!
+//! It is our own, since the crates for zip allocate what a directory claims, and cannot
+//! read files from a pipe whose sizes follow them, as all that is zipped on the fly.
+
+mod directory;
+mod header;
+
+use std::io::{self, Read};
+use std::sync::{Arc, OnceLock};
+
+use flate2::bufread::DeflateDecoder;
+
+use super::{Packed, StreamFormat, Trailer};
+use crate::archive;
+use crate::error::{Error, ErrorKind};
+pub(crate) use directory::find;
+pub(super) use header::is_start;
+use header::{Header, Method};
+
+/// The file in an archive that is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its name, as it may be shown.
+    name: String,
+    /// Where its header begins in the archive.
+    at: u64,
+    /// Its bytes.
+    pub(super) size: u64,
+    packed: u64,
+    crc: u32,
+}
+
+impl Entry {
+    /// Its name, as it may be shown.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Whether a member is no file of the user: a directory, or a companion of another system.
+fn is_companion(name: &str) -> bool {
+    name.ends_with('/') || archive::is_companion(name)
+}
+
+/// The content of the file in an archive.
+pub(super) struct Zip {
+    body: Body,
+    header: Header,
+    /// Whether the directory told which file it is: then others may be beside it.
+    is_chosen: bool,
+    crc: flate2::Crc,
+    size: u64,
+    /// Bytes of the archive before those of the file.
+    before: u64,
+    trailer: Arc<OnceLock<Trailer>>,
+}
+
+enum Body {
+    /// Bytes as they are, so many more.
+    Stored(Packed, u64),
+    Deflated(DeflateDecoder<Packed>),
+    Over,
+    Failed,
+}
+
+impl Zip {
+    /// Reads the file that was found, or the only one that comes. Gives its name besides,
+    /// as it may be shown.
+    ///
+    /// # Errors
+    /// Our own if it is encrypted, or packed as is not read here.
+    pub(super) fn open(
+        mut source: Packed,
+        entry: Option<&Entry>,
+        trailer: Arc<OnceLock<Trailer>>,
+    ) -> io::Result<(Self, String)> {
+        let header = match entry {
+            Some(entry) => {
+                source.skip(entry.at)?;
+                let told = Header::read(&mut source)?;
+                Header {
+                    crc: entry.crc,
+                    packed: entry.packed,
+                    size: entry.size,
+                    are_sizes_behind: false,
+                    ..told
+                }
+            }
+            None => {
+                let header = next_file(&mut source)?;
+                header.ok_or_else(|| corrupt("no file is in it".into()))?
+            }
+        };
+        let name = header.name.escape_debug().to_string();
+        header.check_readable()?;
+        let before = source.consumed();
+        let body = match header.method {
+            Method::Deflated => Body::Deflated(DeflateDecoder::new(source)),
+            Method::Stored if header.are_sizes_behind => {
+                let what = format!("{name:?} in the zip archive is stored without its size");
+                return Err(ours(what, "Put the archive into a file first".to_owned()));
+            }
+            Method::Stored | Method::Other(_) => Body::Stored(source, header.packed),
+        };
+        let zip = Self {
+            body,
+            header,
+            is_chosen: entry.is_some(),
+            crc: flate2::Crc::new(),
+            size: 0,
+            before,
+            trailer,
+        };
+        Ok((zip, name))
+    }
+
+    /// Checks what was read, and reads what follows it to the end.
+    fn finish(&self, mut source: Packed) -> io::Result<()> {
+        let packed = source.consumed() - self.before;
+        let read = (self.crc.sum(), packed, self.size);
+        if self.header.are_sizes_behind {
+            header::check_descriptor(&mut source, read)?;
+        } else if read != (self.header.crc, self.header.packed, self.header.size) {
+            return Err(corrupt(format!(
+                "{:?} in it has not the size or the checksum that it should have",
+                self.header.name
+            )));
+        }
+        if !self.is_chosen {
+            if let Some(other) = next_file(&mut source)? {
+                let (one, other) = (&self.header.name, &other.name);
+                let what = format!("The zip archive holds several files, {one:?} and {other:?}");
+                return Err(ours(
+                    what,
+                    "Put it into a file, and name the disk in it with --disk".to_owned(),
+                ));
+            }
+            header::skip_directory(&mut source)?;
+            let at = source.consumed();
+            let bytes = io::copy(&mut source, &mut io::sink())?;
+            if bytes > 0 {
+                let format = StreamFormat::Zip;
+                let _ = self.trailer.set(Trailer { format, at, bytes });
+            }
+            return Ok(());
+        }
+        io::copy(&mut source, &mut io::sink())?;
+        Ok(())
+    }
+}
+
+impl Read for Zip {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let n = match &mut self.body {
+            Body::Stored(source, left) => {
+                let most = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let n = source.read(&mut bytes[..most])?;
+                if n == 0 && *left > 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                *left -= n as u64;
+                n
+            }
+            Body::Deflated(decoder) => decoder.read(bytes)?,
+            Body::Over => return Ok(0),
+            Body::Failed => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        if n > 0 {
+            self.crc.update(&bytes[..n]);
+            self.size += n as u64;
+            return Ok(n);
+        }
+        // An error on the way leaves this one.
+        match std::mem::replace(&mut self.body, Body::Failed) {
+            Body::Stored(source, _) => self.finish(source)?,
+            Body::Deflated(decoder) => self.finish(decoder.into_inner())?,
+            Body::Over | Body::Failed => {}
+        }
+        self.body = Body::Over;
+        Ok(0)
+    }
+}
+
+/// The header of the next file that is no companion; `None` where the directory begins.
+fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
+    loop {
+        if !is_start(source.peek(header::HEADER_BYTES)?) {
+            return Ok(None);
+        }
+        let header = Header::read(source)?;
+        if !is_companion(&header.name) {
+            return Ok(Some(header));
+        }
+        skip_body(source, &header)?;
+    }
+}
+
+/// Skips a file. Where its size follows it, it has to be decompressed to find its end.
+fn skip_body(source: &mut Packed, header: &Header) -> io::Result<()> {
+    if !header.are_sizes_behind {
+        return source.skip(header.packed);
+    }
+    header.check_readable()?;
+    if header.method != Method::Deflated {
+        return Err(corrupt(format!("{:?} in it has no size", header.name)));
+    }
+    let before = source.consumed();
+    let mut crc = flate2::CrcReader::new(DeflateDecoder::new(&mut *source));
+    let size = io::copy(&mut crc, &mut io::sink())?;
+    let sum = crc.crc().sum();
+    let read = (sum, source.consumed() - before, size);
+    header::check_descriptor(source, read)
+}
+
+fn corrupt(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// An error of ours that no run of the same command gets round.
+fn ours(what: String, hint: String) -> io::Error {
+    let error = Error::new(ErrorKind::Image, what).permanent();
+    io::Error::other(error.hint_to(hint))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

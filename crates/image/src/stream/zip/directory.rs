@@ -1,0 +1,237 @@
+//! The directory at the end of a zip archive.
+
+use super::header::{
+    END, END_64, ENTRY, Header, IS_LARGER, LOCATOR_64, larger_numbers, u16_at, u32_at, u64_at,
+};
+use super::{Entry, is_companion};
+use crate::RawImage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::quoting::quote;
+
+/// Most bytes of the directory: tens of thousands of files, far more than an archive of an
+/// image has.
+const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the end of the directory, before a comment.
+const END_BYTES: usize = 22;
+/// Longest comment.
+const COMMENT_BYTES_MAX: usize = u16::MAX as usize;
+/// Bytes of an entry before its name.
+const ENTRY_BYTES: usize = 46;
+/// Most names that an error lists.
+const NAMES_MAX: usize = 20;
+
+/// Where the directory is.
+struct Directory {
+    at: u64,
+    bytes: u64,
+    count: u64,
+}
+
+/// The file of this name in an archive, or the only one that is no companion of others.
+///
+/// # Errors
+/// [`ErrorKind::Image`] if the archive is not sound at its end, or it has no such file or
+/// several.
+pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
+    let shown = file.path().display().to_string();
+    let broken = || {
+        let what = format!(
+            "{shown} is a zip archive that was cut off, or is damaged: it has no sound directory at its end"
+        );
+        Error::new(ErrorKind::Image, what)
+            .permanent()
+            .hint_to(format!(
+                "Test it with: {}, and fetch it again",
+                super::super::command(&shown, "unzip -t")
+            ))
+    };
+    let directory = directory(file)?.ok_or_else(broken)?;
+    if directory.bytes > DIRECTORY_BYTES_MAX {
+        let what = format!(
+            "{shown} is a zip archive of {} files: only one that holds one image is read",
+            directory.count
+        );
+        return Err(Error::new(ErrorKind::Image, what).hint_to("Unpack the image first"));
+    }
+    let mut bytes = vec![0; usize::try_from(directory.bytes).unwrap_or(0)];
+    file.read_at(&mut bytes, directory.at)?;
+    let entries = entries(&bytes, directory.count).ok_or_else(broken)?;
+    let mut files: Vec<_> = match wanted {
+        Some(wanted) => entries
+            .iter()
+            .filter(|(header, _)| header.name == wanted)
+            .collect(),
+        None => {
+            let files = entries.iter();
+            files
+                .filter(|(header, _)| !is_companion(&header.name))
+                .collect()
+        }
+    };
+    let Some((header, at)) = files.pop().filter(|_| files.is_empty()) else {
+        return Err(choice(&shown, wanted, &entries));
+    };
+    if let Some(how) = header.unreadable() {
+        let what = format!("{:?} in {shown} is {how}", header.name);
+        let name = quote(&header.name);
+        return Err(Error::new(ErrorKind::Image, what).hint_to(format!(
+            "7-Zip may read it: 7z x -so {} {name} | openhosting-upload -n {name} -",
+            quote(&shown)
+        )));
+    }
+    if header.size == 0 {
+        let what = format!(
+            "{:?} in {shown} is empty: there is nothing to upload",
+            header.name
+        );
+        return Err(Error::new(ErrorKind::Image, what));
+    }
+    if at
+        .checked_add(header.packed)
+        .is_none_or(|end| end > directory.at)
+    {
+        return Err(broken());
+    }
+    Ok(Entry {
+        name: header.name.escape_debug().to_string(),
+        at: *at,
+        size: header.size,
+        packed: header.packed,
+        crc: header.crc,
+    })
+}
+
+/// The error of an archive where nothing, or nothing for sure, is the image.
+fn choice(shown: &str, wanted: Option<&str>, entries: &[(Header, u64)]) -> Error {
+    let files = entries.iter().map(|(header, _)| &*header.name);
+    let files: Vec<_> = files.filter(|name| !is_companion(name)).collect();
+    let list = files.iter().take(NAMES_MAX).map(|name| format!("{name:?}"));
+    let list = list.collect::<Vec<_>>().join(", ");
+    let more = match files.len() > NAMES_MAX {
+        true => " and others",
+        false => "",
+    };
+    let (what, hint) = match (wanted, &files[..]) {
+        (_, []) => (
+            format!("{shown} is a zip archive without a file in it"),
+            String::new(),
+        ),
+        (None, [first, ..]) => (
+            format!(
+                "{shown} is a zip archive of {} files: {list}{more}",
+                files.len()
+            ),
+            format!(
+                "Name the disk in it, as in: openhosting-upload --disk {} {}",
+                quote(first),
+                quote(shown)
+            ),
+        ),
+        (Some(wanted), _) => (
+            format!("{wanted:?} is not one file in {shown}"),
+            format!("In it are {list}{more}"),
+        ),
+    };
+    let error = Error::new(ErrorKind::Image, what);
+    match hint.is_empty() {
+        true => error,
+        false => error.hint_to(hint),
+    }
+}
+
+/// Finds the directory by the end of the file; `None` if it is not there, or of an archive
+/// in several files.
+fn directory(file: &RawImage) -> Result<Option<Directory>> {
+    let tail_bytes = file.size().min((END_BYTES + COMMENT_BYTES_MAX) as u64);
+    let mut tail = vec![0; usize::try_from(tail_bytes).unwrap_or(0)];
+    let tail_at = file.size() - tail_bytes;
+    file.read_at(&mut tail, tail_at)?;
+    // The last end whose comment fits: a comment may hold one too.
+    let is_end = |at: &usize| {
+        let end = &tail[*at..];
+        let comment = u16_at(end, END_BYTES - 2).map(usize::from);
+        end.starts_with(END) && comment.is_some_and(|comment| END_BYTES + comment <= end.len())
+    };
+    let Some(at) = (0..tail.len()).rev().find(is_end) else {
+        return Ok(None);
+    };
+    let end = &tail[at..];
+    let end_at = tail_at + at as u64;
+    let numbers = || {
+        let (disk, count) = (u16_at(end, 4)?, u16_at(end, 10)?);
+        let (bytes, at) = (u32_at(end, 12)?, u32_at(end, 16)?);
+        Some((disk, count, bytes, at))
+    };
+    let Some((disk, count, bytes, at)) = numbers() else {
+        return Ok(None);
+    };
+    let is_larger = count == u16::MAX || bytes == IS_LARGER || at == IS_LARGER;
+    let found = match is_larger {
+        false => Some(Directory {
+            at: at.into(),
+            bytes: bytes.into(),
+            count: count.into(),
+        })
+        .filter(|_| disk == 0),
+        true => directory_64(file, end_at)?,
+    };
+    Ok(found.filter(|found| {
+        let end = found.at.checked_add(found.bytes);
+        end.is_some_and(|end| end <= end_at)
+    }))
+}
+
+/// The same by the larger numbers that stand before the end.
+fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
+    const LOCATOR_BYTES: usize = 20;
+    const FIXED_BYTES: usize = 56;
+    let Some(locator_at) = end_at.checked_sub(LOCATOR_BYTES as u64) else {
+        return Ok(None);
+    };
+    let mut locator = [0; LOCATOR_BYTES];
+    file.read_at(&mut locator, locator_at)?;
+    let at = u64_at(&locator, 8).filter(|_| locator.starts_with(LOCATOR_64));
+    let is_within = |at: &u64| {
+        let end = at.checked_add(FIXED_BYTES as u64);
+        end.is_some_and(|end| end <= locator_at)
+    };
+    let Some(at) = at.filter(is_within) else {
+        return Ok(None);
+    };
+    let mut end = [0; FIXED_BYTES];
+    file.read_at(&mut end, at)?;
+    let found = || {
+        Some(Directory {
+            count: u64_at(&end, 32)?,
+            bytes: u64_at(&end, 40)?,
+            at: u64_at(&end, 48)?,
+        })
+    };
+    Ok(found().filter(|_| end.starts_with(END_64)))
+}
+
+/// The files of a directory, and where their headers are; `None` if it is not sound.
+fn entries(bytes: &[u8], count: u64) -> Option<Vec<(Header, u64)>> {
+    let mut entries = Vec::new();
+    let mut rest = bytes;
+    while rest.starts_with(ENTRY) {
+        let length = |at| u16_at(rest, at).map(usize::from);
+        let (name, extra, comment) = (length(28)?, length(30)?, length(32)?);
+        let name_end = ENTRY_BYTES + name;
+        let extra_end = name_end + extra;
+        let extra = rest.get(name_end..extra_end)?;
+        let header = Header::parse(rest.get(6..)?, rest.get(ENTRY_BYTES..name_end)?, extra)?;
+        let at = match u32_at(rest, 42)? {
+            IS_LARGER => {
+                // Behind those of the sizes that are larger.
+                let sizes = [24, 20].map(|at| u32_at(rest, at) == Some(IS_LARGER));
+                let before = sizes.iter().filter(|is_larger| **is_larger).count();
+                larger_numbers(extra).nth(before)?
+            }
+            at => u64::from(at),
+        };
+        entries.push((header, at));
+        rest = rest.get(extra_end + comment..)?;
+    }
+    (entries.len() as u64 == count).then_some(entries)
+}

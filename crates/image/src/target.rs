@@ -1,0 +1,992 @@
+//! Where a download goes: a file that appears under its name only when it is
+//! whole and on the disk, or one that is written in place.
+
+mod qcow2;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::io::Errno;
+
+use self::qcow2::Qcow2File;
+use super::{Disk, Format, MappedImage, RawImage, modified_ns};
+use crate::chunk::is_zero;
+use crate::codec::Pack;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{
+    self, Access, Foreign, Lock, Locked, PageCache, Step, Weakness, can_others_create_in,
+    create_new, directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create,
+    open_own, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
+};
+
+/// Zeros shorter than this are written: a hole of less saves nothing.
+const BLOCK_BYTES: u64 = 4096;
+
+/// How the file of a download holds the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetFormat {
+    /// As it is, byte by byte.
+    #[default]
+    Raw,
+    /// As qcow2, version 3.
+    Qcow2(Option<ClusterPacking>),
+}
+
+/// How each cluster of a file is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterPacking {
+    /// With deflate, which every version of QEMU unpacks.
+    Zlib,
+    /// With Zstandard: QEMU 5.1 or later.
+    Zstd,
+}
+
+impl ClusterPacking {
+    fn pack(self) -> Pack {
+        match self {
+            Self::Zlib => Pack::Deflate,
+            Self::Zstd => Pack::Zstd,
+        }
+    }
+}
+
+impl TargetFormat {
+    /// Bytes of the disk that the file tells of: qcow2 knows whole sectors only.
+    pub fn size_of(self, size: u64) -> u64 {
+        match self {
+            Self::Raw => size,
+            Self::Qcow2(_) => size.next_multiple_of(qcow2::SECTOR_BYTES),
+        }
+    }
+
+    /// What chunks have to be a multiple of, in bytes: a packed cluster is written
+    /// as a whole.
+    pub fn chunk_multiple(self) -> u64 {
+        match self {
+            Self::Raw | Self::Qcow2(None) => 1,
+            Self::Qcow2(Some(_)) => qcow2::CLUSTER,
+        }
+    }
+
+    /// The format, whatever the packing.
+    pub fn format(self) -> Format {
+        match self {
+            Self::Raw => Format::Raw,
+            Self::Qcow2(_) => Format::Qcow2,
+        }
+    }
+
+    fn pack(self) -> Option<Pack> {
+        match self {
+            Self::Raw | Self::Qcow2(None) => None,
+            Self::Qcow2(Some(packing)) => Some(packing.pack()),
+        }
+    }
+}
+
+impl fmt::Display for TargetFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.format().fmt(f)
+    }
+}
+
+/// What to do with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zeros {
+    /// The file is ours and holds nothing there: they are there already.
+    Leave,
+    /// Old bytes may be there: make a hole, or write zeros where that fails.
+    Punch,
+    /// A device: write them.
+    Write,
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct ImageTarget {
+    file: File,
+    /// Of those who write to it.
+    turn: Mutex<()>,
+    zeros: Zeros,
+    /// The file, if it is to be a qcow2: what is put goes through it.
+    qcow2: Option<Qcow2File>,
+    /// Its name for now and the one it gets; `None` if it is written in place.
+    staged: Option<(PathBuf, PathBuf)>,
+    /// Whether other machines write to it, and it gets its name from none of us.
+    is_shared: bool,
+    path: PathBuf,
+    weaknesses: Vec<Weakness>,
+}
+
+/// The name of the staged file of `path`.
+pub fn part_of(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(".oh-part");
+    PathBuf::from(name)
+}
+
+/// What is at the name of a download.
+enum There {
+    /// A regular file, or nothing.
+    File,
+    /// A block device, by its own name, which is no link.
+    Device(PathBuf),
+}
+
+/// What is at `path`, if it can be the target of a download.
+fn look(path: &Path, force: bool) -> Result<There> {
+    let shown = path.display();
+    let refuse = |what: &str| Error::new(ErrorKind::Local, format!("{shown} {what}"));
+    match std::fs::symlink_metadata(path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(There::File),
+        Err(cause) => Err(refuse("cannot be looked at").because(cause)),
+        Ok(metadata) => {
+            let kind = metadata.file_type();
+            let there = if kind.is_symlink() {
+                let device = device_behind(path, &metadata).ok_or_else(|| {
+                    refuse("is a symbolic link, which is not followed").hint_to(
+                        "Name the file itself; of links only those of the system in /dev are followed, to block devices",
+                    )
+                })?;
+                There::Device(device)
+            } else if kind.is_block_device() {
+                There::Device(path.to_owned())
+            } else if kind.is_file() {
+                There::File
+            } else {
+                return Err(refuse("is neither a regular file nor a block device"));
+            };
+            if !force && !is_placeholder(path) {
+                return Err(refuse("is there already").hint_to("Overwrite it with --force"));
+            }
+            Ok(there)
+        }
+    }
+}
+
+/// The block device that a link of the system leads to, such as `/dev/VG/LV` or
+/// `/dev/disk/by-id/NAME`: root created it, in a directory below /dev where nobody else
+/// can create one.
+fn device_behind(link: &Path, metadata: &std::fs::Metadata) -> Option<PathBuf> {
+    let directory = std::fs::canonicalize(directory_of(link)).ok()?;
+    let around = std::fs::metadata(&directory).ok()?;
+    let device = std::fs::canonicalize(link).ok()?;
+    let is_of_root = metadata.uid() == 0 && around.uid() == 0 && around.mode() & 0o022 == 0;
+    let is_device =
+        std::fs::symlink_metadata(&device).is_ok_and(|device| device.file_type().is_block_device());
+    let is_in_dev = directory.starts_with("/dev") && device.starts_with("/dev");
+    (is_of_root && is_in_dev && is_device).then_some(device)
+}
+
+impl ImageTarget {
+    /// A raw target that is written in place and by us alone, for what is there
+    /// otherwise to be said.
+    fn over(file: File, path: &Path, zeros: Zeros) -> Self {
+        Self {
+            file,
+            turn: Mutex::default(),
+            zeros,
+            qcow2: None,
+            path: path.to_owned(),
+            staged: None,
+            is_shared: false,
+            weaknesses: Vec::new(),
+        }
+    }
+
+    /// What its file system cannot do for it.
+    pub fn weaknesses(&self) -> &[Weakness] {
+        &self.weaknesses
+    }
+
+    /// Makes the target of a new download of `size` bytes. A block device is
+    /// written in place; anything else is staged beside `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if `path` is there and not `force`, is a symbolic
+    /// link, or cannot be made; [`ErrorKind::Usage`] if it cannot have this format.
+    pub fn create(path: &Path, size: u64, force: bool, format: TargetFormat) -> Result<Self> {
+        if let There::Device(device) = look(path, force)? {
+            if format != TargetFormat::Raw {
+                let what = format!("{} is a device: it cannot hold {format}", path.display());
+                return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
+            }
+            return Self::device(&device, path, size);
+        }
+        if format != TargetFormat::Raw && !Qcow2File::holds(size) {
+            let what = format!("A disk of {size} bytes is larger than a {format} can be");
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        let part = part_of(path);
+        let file = create_new(&part, Access::Private).map_err(|cause| {
+            let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
+            let error = cannot("make", &part, cause);
+            if is_there {
+                return error.hint_to(
+                    "An earlier run left it without its journal: start over with --restart",
+                );
+            }
+            error
+        })?;
+        let unlocked = lock(&file, &part, Lock::Exclusive)?;
+        let made = match format {
+            TargetFormat::Raw => file.set_len(size).map(|()| None),
+            TargetFormat::Qcow2(_) => file
+                .try_clone()
+                .and_then(|file| Qcow2File::create(file, size, format.pack()))
+                .map(Some),
+        };
+        let made = made.and_then(|qcow2| Ok((qcow2, weaknesses(&file, &part, unlocked)?)));
+        let (qcow2, weaknesses) = made.map_err(|cause| {
+            // Nothing is in it, and the next run would not know whose it is.
+            let _ = std::fs::remove_file(&part);
+            cannot("make room in", &part, cause)
+        })?;
+        Ok(Self {
+            qcow2,
+            staged: Some((part, path.to_owned())),
+            weaknesses,
+            ..Self::over(file, path, Zeros::Leave)
+        })
+    }
+
+    /// Opens what several machines stage beside `path`, or makes it: nobody writes to
+    /// what is another's. It gets its name when it is [resumed](Self::resume), once
+    /// nobody has it any more.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] as for [`resume`](Self::resume); [`ErrorKind::Usage`] if
+    /// `path` is a device.
+    pub fn share(path: &Path, size: u64, force: bool) -> Result<Self> {
+        if let There::Device(_) = look(path, force)? {
+            let what = format!(
+                "{} is a device: several machines share a file",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        let part = part_of(path);
+        let file = open_or_create(&part)
+            .map_err(|cause| not_ours(&part, cause, "or remove it and run all shards again"))?;
+        let unlocked = lock(&file, &part, Lock::Shared)?;
+        let failed = |cause| cannot("make room in", &part, cause);
+        let metadata = file.metadata().map_err(failed)?;
+        match metadata.len() {
+            // New, or one that somebody is making just now.
+            0 if metadata.is_file() => file.set_len(size).map_err(failed)?,
+            len if len == size && metadata.is_file() => {}
+            _ => return Err(no_part_of_ours(&part, "Remove it and run all shards again")),
+        }
+        let weaknesses = weaknesses(&file, &part, unlocked).map_err(failed)?;
+        Ok(Self {
+            staged: Some((part, path.to_owned())),
+            is_shared: true,
+            weaknesses,
+            ..Self::over(file, path, Zeros::Punch)
+        })
+    }
+
+    /// The inode of the file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be told.
+    pub fn inode(&self) -> Result<u64> {
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|cause| cannot("measure", &self.path, cause))?;
+        Ok(metadata.ino())
+    }
+
+    /// Checks that the directory of `path` is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it is not.
+    pub fn check_directory(path: &Path) -> Result<()> {
+        match std::fs::metadata(directory_of(path)) {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(cannot("make", path, cause)),
+        }
+    }
+
+    /// Opens what an earlier run staged beside `path`; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] as for [`create`](Self::create), and if it is not of
+    /// this size and format.
+    pub fn resume(
+        path: &Path,
+        size: u64,
+        force: bool,
+        format: TargetFormat,
+    ) -> Result<Option<Self>> {
+        look(path, force)?;
+        let part = part_of(path);
+        let file = match open_own(&part) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(not_ours(&part, cause, "or start over with --restart")),
+        };
+        let unlocked = lock(&file, &part, Lock::Exclusive)?;
+        let metadata = file
+            .metadata()
+            .map_err(|cause| cannot("open", &part, cause))?;
+        let other = || no_part_of_ours(&part, "Start over with --restart");
+        let qcow2 = match format {
+            _ if !metadata.is_file() => return Err(other()),
+            TargetFormat::Raw if metadata.len() != size => return Err(other()),
+            TargetFormat::Raw => None,
+            TargetFormat::Qcow2(_) => {
+                let resumed = file
+                    .try_clone()
+                    .and_then(|file| Qcow2File::resume(file, size, format.pack()))
+                    .map_err(|cause| cannot("go on with", &part, cause))?;
+                Some(resumed.ok_or_else(other)?)
+            }
+        };
+        let weaknesses = weaknesses(&file, &part, unlocked)
+            .map_err(|cause| cannot("go on with", &part, cause))?;
+        Ok(Some(Self {
+            qcow2,
+            staged: Some((part, path.to_owned())),
+            weaknesses,
+            ..Self::over(file, path, Zeros::Punch)
+        }))
+    }
+
+    /// Opens `path`, if it is a file of a disk of `size` bytes in this format and
+    /// nothing is staged beside it any more: what an earlier run published.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be opened or synced.
+    pub fn published(path: &Path, size: u64, format: TargetFormat) -> Result<Option<Self>> {
+        if std::fs::symlink_metadata(part_of(path)).is_ok() {
+            return Ok(None);
+        }
+        let is_raw = format == TargetFormat::Raw;
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_file() && (!is_raw || metadata.len() == size) => {}
+            _ => return Ok(None),
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(path)
+            .map_err(|cause| cannot("open", path, cause))?;
+        // Whoever owns it could change it after it was compared.
+        if foreign(&file, path)
+            .map_err(|cause| cannot("open", path, cause))?
+            .is_some()
+        {
+            return Ok(None);
+        }
+        if !is_raw
+            && !Qcow2File::is_finished(&file, size, format.pack())
+                .map_err(|cause| cannot("read", path, cause))?
+        {
+            return Ok(None);
+        }
+        let unsynced =
+            sync_directory(directory_of(path)).map_err(|cause| cannot("finish", path, cause))?;
+        Ok(Some(Self {
+            weaknesses: unsynced.into_iter().collect(),
+            ..Self::over(file, path, Zeros::Punch)
+        }))
+    }
+
+    /// Removes what an earlier run staged beside `path`, if anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be removed, or another process writes to it.
+    pub fn discard(path: &Path) -> Result<()> {
+        let part = part_of(path);
+        // Of what is not ours, a link say, no lock counts: its owner could hold it for ever.
+        let _opened = match open_own(&part) {
+            Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,
+            Err(_) => None,
+        };
+        Self::remove(&part)
+    }
+
+    /// Gives up: what was staged is removed.
+    pub fn abandon(self) {
+        if let Some((part, _)) = &self.staged {
+            // One that stays is told to the next run.
+            let _ = Self::remove(part);
+        }
+    }
+
+    fn remove(part: &Path) -> Result<()> {
+        match std::fs::remove_file(part) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(cannot("remove", part, cause)
+                    .hint_to("Remove it by hand, or write the image to another directory"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens `path` to be written in place from byte `offset` on, as the original
+    /// tool does with `-o`: what is before stays as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it is a symbolic link, not a regular file, longer than `size`
+    /// bytes, or, unless `force`, another user's, who could read what is written.
+    pub fn in_place(path: &Path, size: u64, force: bool) -> Result<Self> {
+        // That it is there is what -o is about.
+        if let There::Device(device) = look(path, true)? {
+            return Self::device(&device, path, size);
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(path)
+            .map_err(|cause| cannot("open", path, cause))?;
+        let why = foreign(&file, path).map_err(|cause| cannot("open", path, cause))?;
+        if let Some(why) = why
+            && !(force && matches!(why, Foreign::Owner(_)))
+        {
+            let hint = why.remedy(path, "or write to it all the same with --force");
+            let what = format!("Cannot write to {}", path.display());
+            return Err(Error::new(ErrorKind::Local, what)
+                .because(why)
+                .hint_to(hint));
+        }
+        let unlocked = lock(&file, path, Lock::Exclusive)?;
+        let len = file
+            .metadata()
+            .map_err(|cause| cannot("open", path, cause))?
+            .len();
+        if len > size {
+            let what = format!(
+                "{} has {len} bytes and the drive {size}: it is no beginning of it",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Local, what));
+        }
+        file.set_len(size)
+            .map_err(|cause| cannot("make room in", path, cause))?;
+        Ok(Self {
+            weaknesses: unlocked.into_iter().collect(),
+            ..Self::over(file, path, Zeros::Punch)
+        })
+    }
+
+    /// Opens a device, which the user named `path`.
+    fn device(device: &Path, path: &Path, size: u64) -> Result<Self> {
+        // Exclusive: fails while the device is mounted.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::EXCL).bits().cast_signed())
+            .open(device)
+            .map_err(|cause| cannot("open", path, cause).hint_to("Is it mounted?"))?;
+        // Whatever has the name by now.
+        let is_device = file.metadata().map(|m| m.file_type().is_block_device());
+        if !is_device.map_err(|cause| cannot("open", path, cause))? {
+            let what = format!("{} is not a block device any more", path.display());
+            return Err(Error::new(ErrorKind::Local, what));
+        }
+        let room =
+            seek(&file, SeekFrom::End(0)).map_err(|errno| cannot("measure", path, errno.into()))?;
+        if room < size {
+            let what = format!(
+                "{} has {room} bytes and the drive {size}: it does not fit",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Local, what));
+        }
+        Ok(Self::over(file, path, Zeros::Write))
+    }
+
+    /// The file itself, to sync it from elsewhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if there are no more file descriptors.
+    pub fn handle(&self) -> Result<File> {
+        self.file
+            .try_clone()
+            .map_err(|cause| cannot("open again", &self.path, cause))
+    }
+
+    /// The disk as far as it is in this file, which holds it in `format`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if there are no more file descriptors or the disk fails,
+    /// [`ErrorKind::Image`] if it cannot be measured, or is not of that format.
+    pub fn to_disk(&self, format: TargetFormat) -> Result<Box<dyn Disk>> {
+        if let Some(qcow2) = &self.qcow2 {
+            qcow2.pad().map_err(|cause| self.cannot_write(cause))?;
+        }
+        let name = self.staged.as_ref().map_or(&self.path, |(part, _)| part);
+        let file = RawImage::over(self.handle()?, name.clone())?;
+        Ok(match format {
+            TargetFormat::Raw => Box::new(file),
+            TargetFormat::Qcow2(_) => Box::new(MappedImage::unfinished(file, format.format())?),
+        })
+    }
+
+    /// Whether its bytes are those of the disk, each at its place.
+    pub fn is_raw(&self) -> bool {
+        self.qcow2.is_none()
+    }
+
+    /// Whether it is the file with this inode, last written to at this time, in
+    /// nanoseconds since 1970.
+    pub fn is_as_it_was(&self, inode: u64, at_ns: i128) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|now| now.ino() == inode && modified_ns(&now) == at_ns)
+    }
+
+    /// Whether it will be published under its name at the end.
+    pub fn is_staged(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// The page cache of the file, if a later run may believe in what this one wrote to
+    /// it without a sync. Not if others write to it: a sync of theirs could take away the
+    /// news that something could not be written.
+    pub fn page_cache(&self) -> Option<PageCache> {
+        match self.is_staged() && !self.is_shared {
+            true => PageCache::of(&self.file),
+            false => None,
+        }
+    }
+
+    /// Puts the bytes of `range` at their place: these runs of data, each with its
+    /// offset and in order, and zeros between them. Of a raw file it gives the
+    /// [`data_blocks`] of the range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the disk is full or fails.
+    pub fn put_all<'a>(
+        &self,
+        range: Range<u64>,
+        runs: impl Iterator<Item = (u64, &'a [u8])>,
+    ) -> Result<u64> {
+        if let Some(qcow2) = &self.qcow2 {
+            let put = qcow2.put(range, runs);
+            return put.map(|()| 0).map_err(|cause| self.cannot_write(cause));
+        }
+        let mut at = range.start;
+        let mut blocks = DataBlocks::default();
+        for (offset, run) in runs {
+            self.put_zeros(at, offset.saturating_sub(at))?;
+            self.put(run, offset, &mut blocks)?;
+            at = offset + run.len() as u64;
+        }
+        self.put_zeros(at, range.end.saturating_sub(at))?;
+        Ok(blocks.count)
+    }
+
+    /// Puts bytes at their place, zeros as holes where that is right.
+    fn put(&self, bytes: &[u8], offset: u64, blocks: &mut DataBlocks) -> Result<()> {
+        for (start, end, is_hole) in runs(bytes, offset) {
+            let at = offset + start as u64;
+            let part = &bytes[start..end];
+            if !is_hole {
+                blocks.add(at, at + part.len() as u64);
+            }
+            let put = match (is_hole, self.zeros) {
+                (true, Zeros::Leave) => Ok(()),
+                (true, Zeros::Punch) => self.punch(at, part.len() as u64),
+                _ => self.write(part, at),
+            };
+            put.map_err(|cause| self.cannot_write(cause))?;
+        }
+        Ok(())
+    }
+
+    /// One at a time: a file system lets no other one in, and would have it spin on a
+    /// processor that has better things to do.
+    fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(bytes, offset)
+    }
+
+    /// Whether zeros are where they belong without anything being done.
+    pub fn leaves_zeros(&self) -> bool {
+        match &self.qcow2 {
+            Some(qcow2) => qcow2.leaves_zeros(),
+            None => self.zeros == Zeros::Leave,
+        }
+    }
+
+    /// Makes `len` bytes from `offset` on zeros, as holes where that can be: on a
+    /// device too the zeros are not moved, if it can make them itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the disk is full or fails.
+    pub fn put_zeros(&self, offset: u64, len: u64) -> Result<()> {
+        let put = match (&self.qcow2, self.zeros) {
+            _ if self.leaves_zeros() => Ok(()),
+            (Some(qcow2), _) => qcow2.put(offset..offset + len, std::iter::empty()),
+            (None, _) => self.punch(offset, len),
+        };
+        put.map_err(|cause| self.cannot_write(cause))
+    }
+
+    /// Makes zeros of old bytes, without moving any if that can be.
+    fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
+        if len == 0 || self.is_hole(offset, len) {
+            return Ok(());
+        }
+        put_zeros(&self.file, offset, len)
+    }
+
+    /// Whether the file has no data there, and reads as zeros: that the file system calls
+    /// it a hole is not enough where old bytes would show. What is longer is punched
+    /// anyway. Of a device nothing is known.
+    fn is_hole(&self, offset: u64, len: u64) -> bool {
+        const LEN_MAX: u64 = 1 << 20;
+        if self.zeros == Zeros::Write
+            || len > LEN_MAX
+            || self.data_after(offset) < offset.saturating_add(len)
+        {
+            return false;
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, offset).is_ok() && is_zero(&bytes)
+    }
+
+    /// Where the first data at or after `offset` is, as far as the file system tells.
+    fn data_after(&self, offset: u64) -> u64 {
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            // None up to the end of the file.
+            Err(Errno::NXIO) => u64::MAX,
+            Err(_) => offset,
+        }
+    }
+
+    fn cannot_write(&self, cause: std::io::Error) -> Error {
+        let hint = match cause.kind() {
+            std::io::ErrorKind::FileTooLarge => remedy(&cause),
+            _ => Some("What was downloaded is kept: make room, and run the same command again"),
+        };
+        let error = cannot("write to", &self.path, cause);
+        match hint {
+            Some(hint) => error.hint_to(hint),
+            None => error,
+        }
+    }
+
+    /// Writes what a file of its format needs besides the data, once all of that is
+    /// there, and walks over what came of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the disk is full or fails, [`ErrorKind::Image`] if
+    /// somebody else wrote to the file.
+    pub fn complete(&self) -> Result<()> {
+        let Some(qcow2) = &self.qcow2 else {
+            return Ok(());
+        };
+        qcow2.finish().map_err(|cause| self.cannot_write(cause))?;
+        let file = RawImage::over(self.handle()?, self.path.clone())?;
+        MappedImage::open(file, Format::Qcow2, &[]).map(drop)
+    }
+
+    /// Makes it safe from a loss of power and, if it was staged, visible under
+    /// its name. Returns what the file system could not do for it, and had not shown
+    /// [before](Self::weaknesses).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`]; then the staged file stays where it is.
+    pub fn publish(self, force: bool) -> Result<Vec<Weakness>> {
+        let failed = |cause| cannot("finish", &self.path, cause);
+        sync_all(&self.file).map_err(failed)?;
+        let (Some((part, path)), false) = (&self.staged, self.is_shared) else {
+            return Ok(Vec::new());
+        };
+        self.check_named(part)?;
+        give_mode(&self.file, path, Step::Read);
+        let renamed = match force {
+            true => std::fs::rename(part, path),
+            false => rename_new(part, path),
+        };
+        renamed.map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                let what = format!(
+                    "{} came into being meanwhile; the download is in {}",
+                    path.display(),
+                    part.display()
+                );
+                Error::new(ErrorKind::Local, what)
+                    .hint_to("Overwrite it by the same command with --force")
+            }
+            _ => failed(cause),
+        })?;
+        // Where only we can rename it is no use to look, and some file systems number a
+        // file anew when it is renamed.
+        if can_others_create_in(directory_of(path)) {
+            self.check_named(path)?;
+        }
+        let fixed = give_mode(&self.file, path, Step::All);
+        let unsynced = sync_directory(directory_of(path)).map_err(failed)?;
+        let new = fixed.into_iter().chain(unsynced);
+        Ok(new.filter(|new| !self.weaknesses.contains(new)).collect())
+    }
+
+    /// Checks that `name` still is that of the file that was written: whoever may write to
+    /// its directory can put another one there.
+    fn check_named(&self, name: &Path) -> Result<()> {
+        let failed = |cause| cannot("finish", &self.path, cause);
+        let ours = self.file.metadata().map_err(failed)?;
+        let named = std::fs::symlink_metadata(name).map_err(failed)?;
+        if (ours.dev(), ours.ino()) == (named.dev(), named.ino()) {
+            return Ok(());
+        }
+        let what = format!("{} is no longer the file that was written", name.display());
+        Err(Error::new(ErrorKind::Local, what)
+            .hint_to("Somebody replaced it. Start over with --restart"))
+    }
+}
+
+/// The error of a staged file that may be another user's.
+fn not_ours(part: &Path, cause: std::io::Error, otherwise: &str) -> Error {
+    let hint = Foreign::of(&cause).map(|why| why.remedy(part, otherwise));
+    let error = cannot("use", part, cause);
+    match hint {
+        Some(hint) => error.hint_to(hint),
+        None => error,
+    }
+}
+
+/// The error of a staged file that no earlier run of this transfer left.
+fn no_part_of_ours(part: &Path, hint: &str) -> Error {
+    let what = format!("{} is not what the earlier run left", part.display());
+    Error::new(ErrorKind::Local, what).hint_to(hint.to_owned())
+}
+
+/// The runs of zero blocks and of all else, as start, end and whether it is
+/// zero. Blocks are counted from the start of the file.
+fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
+    let mut runs: Vec<(usize, usize, bool)> = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let to_block = BLOCK_BYTES - (offset + start as u64) % BLOCK_BYTES;
+        let end = bytes
+            .len()
+            .min(start + usize::try_from(to_block).unwrap_or(1));
+        let is_hole = is_zero(&bytes[start..end]);
+        match runs.last_mut() {
+            Some((_, last, was_hole)) if *was_hole == is_hole => *last = end,
+            _ => runs.push((start, end, is_hole)),
+        }
+        start = end;
+    }
+    runs
+}
+
+/// How many blocks of 4 KiB of a disk, counted from its start, hold anything but zeros
+/// within these bytes.
+pub fn data_blocks(bytes: &[u8], offset: u64) -> u64 {
+    let mut blocks = DataBlocks::default();
+    for (start, end, is_hole) in runs(bytes, offset) {
+        if !is_hole {
+            blocks.add(offset + start as u64, offset + end as u64);
+        }
+    }
+    blocks.count
+}
+
+/// A count of blocks, of which runs tell in order.
+#[derive(Debug, Default)]
+struct DataBlocks {
+    count: u64,
+    /// The first block that was not counted yet: two runs may meet within one.
+    next: u64,
+}
+
+impl DataBlocks {
+    /// From byte `start` to `end` there is no block of zeros.
+    fn add(&mut self, start: u64, end: u64) {
+        let first = self.next.max(start / BLOCK_BYTES);
+        self.next = self.next.max(end.div_ceil(BLOCK_BYTES));
+        self.count += self.next.saturating_sub(first);
+    }
+}
+
+/// Takes the lock of a file that is written to.
+fn lock(file: &File, path: &Path, how: Lock) -> Result<Option<Weakness>> {
+    match filesystem::lock(file, how) {
+        Locked::Held => Ok(None),
+        Locked::Unsupported => Ok(Some(Weakness::Unlocked(path.to_owned()))),
+        Locked::Busy => {
+            let what = format!("Another process writes to {}", path.display());
+            Err(Error::new(ErrorKind::Local, what))
+        }
+    }
+}
+
+/// What the file system cannot do for a staged file. File and directory are synced at
+/// the end as well: that they cannot be is found out when the transfer begins.
+fn weaknesses(
+    file: &File,
+    part: &Path,
+    unlocked: Option<Weakness>,
+) -> std::io::Result<Vec<Weakness>> {
+    let all = [
+        unlocked,
+        exposed(file, part),
+        unsynced(file, part)?,
+        sync_directory(directory_of(part))?,
+    ];
+    Ok(all.into_iter().flatten().collect())
+}
+
+fn cannot(what: &str, path: &Path, cause: std::io::Error) -> Error {
+    let what = format!("Cannot {what} {}", path.display());
+    let remedy = remedy(&cause);
+    let error = Error::new(ErrorKind::Local, what).because(cause);
+    match remedy {
+        Some(remedy) => error.hint_to(remedy),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RAW: TargetFormat = TargetFormat::Raw;
+
+    fn once(offset: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+        std::iter::once((offset, bytes))
+    }
+
+    #[test]
+    fn runs_follow_the_blocks_of_the_file() {
+        assert_eq!(runs(&[0; 10], 0), [(0, 10, true)]);
+        let mut bytes = vec![0; 20_000];
+        bytes[9000] = 1;
+        let expected = [(0, 8192, true), (8192, 12288, false), (12288, 20_000, true)];
+        assert_eq!(runs(&bytes, 0), expected);
+        let expected = [(0, 8191, true), (8191, 12287, false), (12287, 20_000, true)];
+        assert_eq!(runs(&bytes, 1), expected);
+    }
+
+    #[test]
+    fn as_many_blocks_hold_data_however_they_come() {
+        let mut bytes = vec![0; 40_000];
+        for at in [0, 4095, 8192, 30_000, 39_999] {
+            bytes[at] = 1;
+        }
+        assert_eq!(data_blocks(&bytes, 0), 4);
+        assert_eq!(data_blocks(&[0; 10_000], 4000), 0);
+        assert_eq!(data_blocks(&[], 5), 0);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 100_000, false, RAW).unwrap();
+        for offset in [0, 1, 4095, 4096, 50_000] {
+            let end = offset + bytes.len() as u64;
+            let all = data_blocks(&bytes, offset);
+            for step in [1, 100, 4096, 5000, 40_000] {
+                let runs = bytes.chunks(step).enumerate();
+                let runs = runs.map(|(i, run)| (offset + (i * step) as u64, run));
+                // Of zeros that are known nothing comes.
+                let runs = runs.filter(|(_, run)| !is_zero(run));
+                assert_eq!(
+                    target.put_all(offset..end, runs).unwrap(),
+                    all,
+                    "{offset} {step}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_staged_file_appears_only_when_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 1 << 20, false, RAW).unwrap();
+        let mut bytes = vec![0; 100_000];
+        bytes[50_000] = 7;
+        target.put_all(4096..104_096, once(4096, &bytes)).unwrap();
+        assert!(!path.exists());
+        target.publish(false).unwrap();
+        let out = std::fs::read(&path).unwrap();
+        assert_eq!((out.len(), out[54_096]), (1 << 20, 7));
+        assert!(path.metadata().unwrap().blocks() * 512 <= 8192);
+        let error = ImageTarget::create(&path, 5, false, RAW).unwrap_err();
+        assert!(error.chain().contains("is there already"));
+    }
+
+    #[test]
+    fn what_an_earlier_run_wrote_is_no_zero() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 20_000, false, RAW).unwrap();
+        target.put_all(0..20_000, once(0, &[9; 20_000])).unwrap();
+        drop(target);
+        let target = ImageTarget::resume(&path, 20_000, false, RAW)
+            .unwrap()
+            .unwrap();
+        target.put_all(0..20_000, once(0, &[0; 20_000])).unwrap();
+        target.publish(false).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), vec![0; 20_000]);
+        assert!(
+            ImageTarget::resume(&directory.path().join("x"), 1, false, RAW)
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_is_not_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.img");
+        let target = ImageTarget::create(&path, 20_000, false, TargetFormat::Raw).unwrap();
+        target.put_all(0..20_000, once(0, &[9; 20_000])).unwrap();
+        let then = target.handle().unwrap().metadata().unwrap();
+        let (inode, at_ns) = (then.ino(), modified_ns(&then));
+        target.publish(false).unwrap();
+        let target = ImageTarget::published(&path, 20_000, TargetFormat::Raw)
+            .unwrap()
+            .unwrap();
+        assert!(target.is_as_it_was(inode, at_ns), "its name is another one");
+        assert!(!target.is_as_it_was(inode + 1, at_ns));
+        let later = then.modified().unwrap() + std::time::Duration::from_nanos(4_000_000);
+        target.handle().unwrap().set_modified(later).unwrap();
+        assert!(!target.is_as_it_was(inode, at_ns));
+    }
+
+    #[test]
+    fn links_directories_and_late_comers_are_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "x").unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        for force in [true, false] {
+            assert!(ImageTarget::create(&link, 1, force, RAW).is_err());
+            assert!(ImageTarget::create(directory.path(), 1, force, RAW).is_err());
+        }
+        let path = directory.path().join("out");
+        let target = ImageTarget::create(&path, 1, false, RAW).unwrap();
+        std::fs::write(&path, "late").unwrap();
+        assert!(target.publish(false).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"late");
+        // Another file at the staged name.
+        let path = directory.path().join("other");
+        let target = ImageTarget::create(&path, 1, false, RAW).unwrap();
+        std::fs::remove_file(part_of(&path)).unwrap();
+        std::fs::write(part_of(&path), "x").unwrap();
+        assert!(target.publish(true).is_err());
+        assert!(!path.exists());
+        // A planted link at the staged name.
+        let planted = directory.path().join("p.oh-part");
+        std::os::unix::fs::symlink(&victim, &planted).unwrap();
+        assert!(ImageTarget::create(&directory.path().join("p"), 1, false, RAW).is_err());
+        assert_eq!(std::fs::read(&victim).unwrap(), b"x");
+    }
+}
