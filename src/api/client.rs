@@ -212,14 +212,19 @@ impl Client {
     }
 
     /// Begins to open connections, for this many requests at a time that follow within a few
-    /// seconds. One that fails is no error: its request opens another.
+    /// seconds. One that fails is no error: its request opens another. Through a proxy none
+    /// is opened: one that refuses a password would be asked several times with it.
     pub async fn open_ahead(&self, requests: u32) {
+        let Ok(url) = self.url(["drives", "info"]) else {
+            return;
+        };
+        if self.route.proxy(&url).is_some() {
+            return;
+        }
         // The one of the last answer is open still.
         let is_open = u32::from(self.has_answered());
         for _ in is_open..requests {
-            if let Ok(url) = self.url(["drives", "info"]) {
-                Ahead::opening(self.opener.get(url).send()).await;
-            }
+            Ahead::opening(self.opener.get(url.clone()).send()).await;
         }
     }
 

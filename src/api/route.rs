@@ -40,12 +40,17 @@ impl Route {
         };
         let from = self.endpoint_from.as_ref();
         let place = from.map_or_else(|| place.clone(), |from| format!("{place} (from {from})"));
-        let is_direct = super::endpoint::is_loopback(url) || self.excludes(url);
-        let proxies = self.proxies.as_ref().filter(|_| !is_direct);
-        match proxies.and_then(|proxies| proxies.describe(url)) {
+        match self.proxy(url) {
             Some(proxy) => format!("{place} through the proxy {proxy}"),
             None => place,
         }
+    }
+
+    /// The proxy for this URL and what names it.
+    pub(super) fn proxy(&self, url: &Url) -> Option<String> {
+        let is_direct = super::endpoint::is_loopback(url) || self.excludes(url);
+        let proxies = self.proxies.as_ref().filter(|_| !is_direct);
+        proxies.and_then(|proxies| proxies.describe(url))
     }
 
     /// Whether no proxy may be asked for this URL.

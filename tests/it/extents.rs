@@ -591,7 +591,8 @@ fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
     desk.sparse("a.img", size, &[(30 << 20, &data)]);
     let tool = desk
         .upload(&proxy.uri())
-        .args("--verify full --progress json");
+        // One request at a time: nothing is looked at before the end.
+        .args("-j 1 --verify full --progress json");
     let outcome = tool.arg("a.img").run().code(0);
     let drive = outcome.created();
     let last = outcome.stderr.lines().last().unwrap();
@@ -605,7 +606,8 @@ fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
     proxy.forget();
     let gate = Gate::default();
     proxy.fault(is_digest, usize::MAX, Fault::Hold(gate.clone()));
-    let tool = desk.upload(&proxy.uri()).args("-c 1048576 --verify full");
+    let flags = "-c 1048576 -j 1 --verify full";
+    let tool = desk.upload(&proxy.uri()).args(flags);
     let running = tool.arg("-d").arg(&drive).arg("a.img").spawn();
     proxy.wait_for("a digest", |requests| requests.iter().any(is_digest));
     let file = File::options().write(true).open(server.drive_file(&drive));
