@@ -3,42 +3,42 @@
 
 mod access;
 mod again;
-mod answer;
 mod archived;
 mod arguments;
 mod call;
-mod checksum;
+mod checksum_line;
 mod config;
 mod display;
 mod download;
-mod drives;
+mod drive_commands;
 mod environment;
 mod exit;
-mod findings;
+mod findings_file;
 mod github;
 mod image;
+mod json_list;
 mod limits;
-mod list;
 mod local;
 mod manual;
 mod named;
+mod output;
 mod own;
 mod printable;
-mod private;
 mod probe;
 mod prompt;
 mod proxies;
 mod publish;
+mod secret_files;
 mod server;
 mod shown_run;
 mod signals;
 mod signing;
-mod table;
+mod text_table;
 mod tool;
 mod trace;
 mod upload;
 mod verify;
-mod waits;
+mod wait_lines;
 
 pub use download::main as download_main;
 pub use own::main as call_main;
@@ -59,7 +59,7 @@ use crate::quoting::quote;
 /// [`ErrorKind::Usage`] if it is no config.
 #[doc(hidden)]
 pub fn check_config(text: &str, path: &Path) -> Result<()> {
-    config::Config::parse(text, path).map(drop)
+    config::ConfigFile::parse(text, path).map(drop)
 }
 
 /// A file beyond the limit of the system (`ulimit -f`) becomes an error of its write:

@@ -12,9 +12,9 @@
 //! removed that does not bear the token of this publication.
 
 mod base;
-mod fill;
-mod kept;
 mod keys;
+mod receipts;
+mod sending_blocks;
 
 use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -46,13 +46,13 @@ use crate::transfer::{
 use crate::wire::Properties;
 
 use base::Early;
-pub use kept::{read_receipt, read_receipt_if, write_receipt};
 pub use keys::{
     DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, SOURCE_KEY, STATE_KEY,
     WRITES_KEY,
 };
-use keys::{Holds, Mark, State, properties};
+use keys::{DriveState, Holds, Mark, properties};
 pub use keys::{Publication, publication};
+pub use receipts::{read_receipt, read_receipt_if, write_receipt};
 
 /// Blocks that are read back of all, and of those that were written: what is damaged
 /// to one in a hundred is seen with 95 %.
@@ -504,7 +504,7 @@ impl<'a> Publisher<'a> {
     ) -> Result<Early> {
         let keys = [
             (PUBLISH_KEY, self.token.clone()),
-            (STATE_KEY, State::Cloning.name().into()),
+            (STATE_KEY, DriveState::Cloning.name().into()),
             (SOURCE_KEY, source),
             (HOLDS_KEY, Holds::Base(base).print()),
         ];
@@ -558,7 +558,7 @@ impl<'a> Publisher<'a> {
         loop {
             let drives = self.drives().await?;
             let found = self.mine(&drives).into_iter().find(|(mark, _)| {
-                mark.state == State::Writing && mark.shards == Some(shard.count())
+                mark.state == DriveState::Writing && mark.shards == Some(shard.count())
             });
             if let Some((mark, drive)) = found {
                 let (drive, holds) = (drive.id, mark.holds);
@@ -587,7 +587,7 @@ impl<'a> Publisher<'a> {
     /// The drive that all shards have worked on.
     async fn joined(&mut self, drives: &[DriveInfo]) -> Result<Work> {
         let mut mine = self.mine(drives).into_iter();
-        let Some((mark, drive)) = mine.find(|(mark, _)| mark.state == State::Writing) else {
+        let Some((mark, drive)) = mine.find(|(mark, _)| mark.state == DriveState::Writing) else {
             let what = format!(
                 "No drive of shards of {:?} with this content",
                 self.options.name
@@ -702,7 +702,7 @@ impl<'a> Publisher<'a> {
         self.unfinished = Some(drive);
         self.notice(&format!("Going on with the unfinished drive {drive}"));
         let info = self.info(drive).await?;
-        if let (State::Writing, Some(by)) = (mark.state, claim(&info)) {
+        if let (DriveState::Writing, Some(by)) = (mark.state, claim(&info)) {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!("Drive {drive} is {by}"),
@@ -715,14 +715,14 @@ impl<'a> Publisher<'a> {
         }
         let base = self.content_under(mark.holds).await;
         match mark.state {
-            State::Writing | State::Published => Ok(Work {
+            DriveState::Writing | DriveState::Published => Ok(Work {
                 drive,
                 holds: mark.holds,
                 is_new: false,
                 base,
             }),
-            State::Making => self.make_ready(drive).await,
-            State::Cloning => match mark.holds {
+            DriveState::Making => self.make_ready(drive).await,
+            DriveState::Cloning => match mark.holds {
                 Holds::Base(id) => self.clone_base(drive, id, base, false).await,
                 _ => self.make_ready(drive).await,
             },
@@ -733,8 +733,8 @@ impl<'a> Publisher<'a> {
     async fn make(&mut self, drives: &[DriveInfo], shards: Option<u32>) -> Result<Work> {
         let base = self.base(drives).await?;
         let (state, holds) = match &base {
-            Some((base, _)) => (State::Cloning, Holds::Base(*base)),
-            None => (State::Making, Holds::Unknown),
+            Some((base, _)) => (DriveState::Cloning, Holds::Base(*base)),
+            None => (DriveState::Making, Holds::Unknown),
         };
         let keys = [
             (PUBLISH_KEY, self.token.clone()),
@@ -831,7 +831,7 @@ impl<'a> Publisher<'a> {
         base: Option<Arc<Content>>,
     ) -> Result<Work> {
         let keys = properties([
-            (STATE_KEY, State::Writing.name().into()),
+            (STATE_KEY, DriveState::Writing.name().into()),
             (GOAL_KEY, self.root.to_string()),
             (HOLDS_KEY, holds.print()),
         ])?;
@@ -906,7 +906,7 @@ impl<'a> Publisher<'a> {
             .await?;
         let mut keys = vec![
             ("name", self.options.name.clone()),
-            (STATE_KEY, State::Published.name().into()),
+            (STATE_KEY, DriveState::Published.name().into()),
             (DIGEST_KEY, self.root.to_string()),
             (PUBLISHED_KEY, now().to_string()),
         ];
@@ -955,7 +955,7 @@ impl<'a> Publisher<'a> {
         };
         let asked = self.options.receipt.clone();
         let own = self.options.receipts.clone();
-        let own = own.map(|directory| kept::receipt_file(&directory, drive));
+        let own = own.map(|directory| receipts::receipt_file(&directory, drive));
         let written = blocking(move || {
             // What was not asked for is no reason to fail.
             let spare = own.map_or(Ok(()), |path| write_receipt(&path, &receipt));
@@ -1047,7 +1047,7 @@ impl<'a> Publisher<'a> {
         let receipts = self.options.receipts.clone();
         let files = [
             self.journal(drive),
-            receipts.map(|directory| kept::receipt_file(&directory, drive)),
+            receipts.map(|directory| receipts::receipt_file(&directory, drive)),
         ];
         blocking(move || {
             for file in files.into_iter().flatten() {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::config::{Config, Profile, Reference};
+use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::FromEnvironment;
-use super::{environment, private, quote};
+use super::{environment, quote, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -45,16 +45,16 @@ pub(super) struct Access {
 }
 
 /// A profile that was chosen.
-struct Chosen {
+struct ChosenProfile {
     profile: Profile,
     /// By the flag: then it goes before the environment.
     is_named: bool,
 }
 
 /// Where to go, and as whom.
-pub(super) struct Resolved {
+pub(super) struct ResolvedAccess {
     endpoint: Endpoint,
-    credentials: Source,
+    credentials: CredentialSource,
     /// What names the endpoint.
     endpoint_from: String,
     certificates: Option<Certificates>,
@@ -62,7 +62,7 @@ pub(super) struct Resolved {
 }
 
 /// Where the credentials come from.
-enum Source {
+enum CredentialSource {
     /// They were in the environment.
     Told(Zeroizing<String>),
     /// They are where this profile says.
@@ -91,7 +91,7 @@ impl Access {
     ///
     /// # Errors
     /// As [`client`](Self::client).
-    pub(super) fn resolve(&self) -> Result<Resolved> {
+    pub(super) fn resolve(&self) -> Result<ResolvedAccess> {
         let uri = environment::variable_named(&["OHURI", "EHURI"])?;
         let auth = environment::variable(&["OHAUTH", "EHAUTH"])?.map(Zeroizing::new);
         // Where all is told no config is looked at, right or wrong.
@@ -135,14 +135,14 @@ impl Access {
             .collect()
     }
 
-    fn chosen(&self) -> Result<Option<Chosen>> {
+    fn chosen(&self) -> Result<Option<ChosenProfile>> {
         let by_variable = || environment::variable(&[PROFILE_VARIABLE]);
         let (name, named_by) = match &self.profile {
             Some(name) => (Some(name.clone()), "--profile"),
             None => (by_variable()?, PROFILE_VARIABLE),
         };
         let config = match environment::config_file() {
-            Some(path) => Config::open(&path)?.ok_or(path),
+            Some(path) => ConfigFile::open(&path)?.ok_or(path),
             None => Err(PathBuf::from("~/.config/openhosting/config.toml")),
         };
         let (name, named_by, config) = match (name, config) {
@@ -161,7 +161,7 @@ impl Access {
             },
             (None, Err(_)) => return Ok(None),
         };
-        Ok(Some(Chosen {
+        Ok(Some(ChosenProfile {
             profile: config.profile(&name, named_by)?.clone(),
             is_named: self.profile.is_some(),
         }))
@@ -172,10 +172,10 @@ impl Access {
 /// environment; then a profile that no flag names.
 fn resolve(
     flags: &Access,
-    chosen: Option<Chosen>,
+    chosen: Option<ChosenProfile>,
     uri: Option<(String, String)>,
     auth: Option<Zeroizing<String>>,
-) -> Result<Resolved> {
+) -> Result<ResolvedAccess> {
     let missing = |what: &str| Error::new(ErrorKind::Usage, what);
     let (named, other) = match chosen {
         Some(chosen) if chosen.is_named => (Some(chosen.profile), None),
@@ -200,9 +200,9 @@ fn resolve(
     let source_of = |profile: &Option<Profile>| {
         let profile = profile.as_ref()?;
         let reference = profile.credentials.clone()?;
-        Some(Source::Profile(profile.name.clone(), reference))
+        Some(CredentialSource::Profile(profile.name.clone(), reference))
     };
-    let told = source_of(&named).or(auth.map(Source::Told));
+    let told = source_of(&named).or(auth.map(CredentialSource::Told));
     let is_told = told.is_some();
     let credentials = told
         .or_else(|| source_of(&other))
@@ -234,7 +234,7 @@ fn resolve(
         Some(cert) => (Some(cert.clone()), flags.key.clone()),
         None => (files.cert, files.key),
     };
-    Ok(Resolved {
+    Ok(ResolvedAccess {
         endpoint,
         endpoint_from,
         credentials,
@@ -250,9 +250,9 @@ fn resolve(
 /// # Errors
 /// [`ErrorKind::Usage`] if they cannot be read, or others can read the key.
 fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
-    let certificates = private::read_public_bytes("client certificate", cert)?;
+    let certificates = secret_files::read_public_bytes("client certificate", cert)?;
     let key_file = key.unwrap_or(cert);
-    let key = private::read_secret("key of the client certificate", key_file)?;
+    let key = secret_files::read_secret("key of the client certificate", key_file)?;
     Identity::from_pem(&certificates, key.as_bytes()).map_err(|cause| {
         let hint = cause.hint().map(str::to_owned);
         let what = format!(
@@ -284,14 +284,14 @@ pub(super) fn route() -> Result<Route> {
 /// # Errors
 /// [`ErrorKind::Usage`] if they cannot be read.
 pub(super) fn certificates(path: &Path) -> Result<Certificates> {
-    let text = private::read_public_bytes("certificates", path)?;
+    let text = secret_files::read_public_bytes("certificates", path)?;
     Certificates::from_pem(&text).map_err(|cause| {
         let what = format!("Cannot use the certificates {}", path.display());
         Error::new(ErrorKind::Usage, what).because(cause)
     })
 }
 
-impl Resolved {
+impl ResolvedAccess {
     /// The certificates, if there are any besides this machine's.
     pub(super) fn certificates(self) -> Option<Certificates> {
         self.certificates
@@ -299,8 +299,8 @@ impl Resolved {
 
     async fn client(self, config: ClientConfig) -> Result<Client> {
         let text = match self.credentials {
-            Source::Told(text) => text,
-            Source::Profile(name, reference) => reference.fetch(&name).await?,
+            CredentialSource::Told(text) => text,
+            CredentialSource::Profile(name, reference) => reference.fetch(&name).await?,
         };
         let credentials = match Credentials::split(&text) {
             (user, Some(key)) => Credentials::new(user, key)?,
@@ -338,7 +338,7 @@ mod tests {
             endpoint: flag.map(str::to_owned),
             ..Access::default()
         };
-        let chosen = profile.map(|(endpoint, is_named)| Chosen {
+        let chosen = profile.map(|(endpoint, is_named)| ChosenProfile {
             profile: Profile {
                 name: "p".into(),
                 endpoint: endpoint.map(str::to_owned),
@@ -352,8 +352,8 @@ mod tests {
         let resolved = resolve(&flags, chosen, uri, auth);
         let resolved = resolved.map_err(|error| error.to_string())?;
         let who = match resolved.credentials {
-            Source::Told(text) => text.to_string(),
-            Source::Profile(name, _) => name,
+            CredentialSource::Told(text) => text.to_string(),
+            CredentialSource::Profile(name, _) => name,
         };
         Ok(format!("{who} at {}", resolved.endpoint))
     }

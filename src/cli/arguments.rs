@@ -218,7 +218,7 @@ impl ImageArguments {
 
 /// How progress is shown on stderr.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Progress {
+pub(super) enum ProgressMode {
     /// A bar on a terminal, plain lines elsewhere
     #[default]
     Auto,

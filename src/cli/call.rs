@@ -54,7 +54,7 @@ const SILENCE: Duration = Duration::from_secs(15);
     after_help = exit::EXIT_CODES,
     args_override_self = true
 )]
-pub(super) struct Arguments {
+pub(super) struct CallArguments {
     /// Read input data for the call from stdin
     #[arg(short = 'c', conflicts_with = "file")]
     stdin: bool,
@@ -87,12 +87,12 @@ pub(super) struct Arguments {
 #[cfg(test)]
 pub(super) fn help() -> String {
     use clap::CommandFactory;
-    Arguments::command().render_long_help().to_string()
+    CallArguments::command().render_long_help().to_string()
 }
 
 /// The program.
 pub(super) fn main() -> ExitCode {
-    let arguments: Arguments = exit::parse(std::env::args_os());
+    let arguments: CallArguments = exit::parse(std::env::args_os());
     let answer = signals::hearing_at_once(async |mut stop| {
         // Nothing is left to finish: one call is all there is.
         let client = arguments
@@ -113,7 +113,7 @@ pub(super) fn main() -> ExitCode {
 }
 
 /// Whether the endpoint answered with success.
-async fn run(arguments: &Arguments, client: &Client) -> Result<bool> {
+async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
     let url = client.endpoint().url(arguments.segments())?;
     let body = match (&arguments.file, arguments.stdin) {
         (Some(path), _) => Some(file_body(path)?),
@@ -169,7 +169,7 @@ async fn said<T>(answer: impl Future<Output = T>) -> T {
     answer.await
 }
 
-impl Arguments {
+impl CallArguments {
     /// The path: every space of every argument stands for a slash, as in the
     /// original.
     fn segments(&self) -> impl Iterator<Item = &str> {
@@ -316,12 +316,12 @@ mod tests {
     #[test]
     fn spaces_are_slashes_and_options_end_at_the_command() {
         let arguments =
-            Arguments::try_parse_from(["openhosting", "-jv", "drives list", "-j", "--fail"])
+            CallArguments::try_parse_from(["openhosting", "-jv", "drives list", "-j", "--fail"])
                 .unwrap();
         assert!(arguments.json && arguments.verbose && !arguments.fail);
         let path: Vec<_> = arguments.segments().collect();
         assert_eq!(path, ["drives", "list", "-j", "--fail"]);
-        assert!(Arguments::try_parse_from(["openhosting"]).is_err());
-        assert!(Arguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());
+        assert!(CallArguments::try_parse_from(["openhosting"]).is_err());
+        assert!(CallArguments::try_parse_from(["openhosting", "-x", "drives"]).is_err());
     }
 }

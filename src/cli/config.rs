@@ -12,7 +12,7 @@ use tokio::process::Command;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use super::{environment, private};
+use super::{environment, secret_files};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The keys of a profile.
@@ -28,7 +28,7 @@ const SECRETS: [&str; 9] = [
 ];
 
 /// What was read.
-pub(super) struct Config {
+pub(super) struct ConfigFile {
     path: PathBuf,
     /// The profile that is used where none is named.
     pub(super) default: Option<String>,
@@ -66,7 +66,7 @@ pub(super) enum Reference {
     Command(Vec<String>),
 }
 
-impl Config {
+impl ConfigFile {
     /// Reads the config; `None` if there is none.
     ///
     /// # Errors
@@ -74,12 +74,12 @@ impl Config {
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
         match path.try_exists() {
             Ok(false) => Ok(None),
-            _ => Self::parse(&private::read_trusted("config", path)?, path).map(Some),
+            _ => Self::parse(&secret_files::read_trusted("config", path)?, path).map(Some),
         }
     }
 
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {
-        let source = Source { text, path };
+        let source = ConfigText { text, path };
         let document = DeTable::parse(text).map_err(|error| {
             // Its own text quotes the line, which may hold what should not be shown.
             source.wrong(error.span().unwrap_or_default(), error.message())
@@ -126,14 +126,14 @@ impl Config {
 }
 
 /// The text of a config, for messages that tell the line.
-struct Source<'t> {
+struct ConfigText<'t> {
     text: &'t str,
     path: &'t Path,
 }
 
 type Value<'t> = toml::Spanned<DeValue<'t>>;
 
-impl Source<'_> {
+impl ConfigText<'_> {
     fn wrong(&self, at: Range<usize>, what: &str) -> Error {
         let before = self.text.get(..at.start).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -244,7 +244,7 @@ impl Reference {
     /// [`ErrorKind::Usage`] if they are not there. No message quotes them.
     pub(super) async fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
         let text = match self {
-            Self::File(path) => private::read_secret("credentials", path)?,
+            Self::File(path) => secret_files::read_secret("credentials", path)?,
             Self::Variable(name) => return environment::variable(&[name])?
                 .map(Zeroizing::new)
                 .ok_or_else(|| {
@@ -318,8 +318,8 @@ async fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Config> {
-        Config::parse(text, Path::new("/etc/oh/config.toml"))
+    fn parse(text: &str) -> Result<ConfigFile> {
+        ConfigFile::parse(text, Path::new("/etc/oh/config.toml"))
     }
 
     #[test]

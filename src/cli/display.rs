@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::github::{BytesOutput, Github, Report, When};
-use super::{arguments, exit, findings, waits};
+use super::{arguments, exit, findings_file, wait_lines};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
@@ -63,7 +63,7 @@ enum Lines {
 
 /// How a transfer ended, for the display.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct RunEnd {
     /// Bytes that were verified, if it is complete.
     pub(super) verified_bytes: Option<u64>,
     /// What went wrong, if anything did.
@@ -75,14 +75,14 @@ pub(super) struct End {
 
 /// What was shown of a transfer that is over.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ShownEnd {
     /// As `outcome` in docs/progress.md.
     pub(super) outcome: &'static str,
     pub(super) took: Duration,
     pub(super) github: Github,
 }
 
-impl End {
+impl RunEnd {
     fn outcome(&self) -> &'static str {
         match self.error {
             None => "complete",
@@ -101,7 +101,7 @@ fn in_seconds(time: Duration) -> humantime::FormattedDuration {
 
 /// The flags that tell how to show a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
-pub(super) struct Showing {
+pub(super) struct DisplayArguments {
     /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
     /// bar, plain (a line every 10 s), json (docs/progress.md), or none
     #[arg(
@@ -111,7 +111,7 @@ pub(super) struct Showing {
         default_value_t,
         hide_possible_values = true
     )]
-    pub(super) progress: arguments::Progress,
+    pub(super) progress: arguments::ProgressMode,
 
     /// Neither dots nor progress
     #[arg(short, long)]
@@ -178,10 +178,10 @@ impl Display {
         program: &'static str,
         way: Way,
         drive: Option<DriveId>,
-        showing: &Showing,
+        showing: &DisplayArguments,
         about: &str,
     ) -> Self {
-        use arguments::Progress as How;
+        use arguments::ProgressMode as How;
         let (progress, quiet) = (showing.progress, showing.quiet);
         let mut github = Github::new(program, showing.github);
         github.group(about);
@@ -267,7 +267,7 @@ impl Display {
 
     /// What is told at the end, for programs: what `end` of the progress tells, but for
     /// what was only so meanwhile. Its keys are a promise: docs/json.md.
-    pub(super) fn object(&self, end: &End) -> serde_json::Value {
+    pub(super) fn object(&self, end: &RunEnd) -> serde_json::Value {
         let mut object = self.json("end", self.began.elapsed(), Some(end));
         if let Some(keys) = object.as_object_mut() {
             for key in ["event", "in_flight", "workers"] {
@@ -279,7 +279,7 @@ impl Display {
 
     /// The transfer is over. What the original prints then, and what was asked for
     /// besides.
-    pub(super) fn ended(mut self, end: &End) -> Shown {
+    pub(super) fn ended(mut self, end: &RunEnd) -> ShownEnd {
         self.print_dots();
         if self.dots && self.started {
             self.print(if end.verified_bytes.is_some() {
@@ -308,7 +308,7 @@ impl Display {
         {
             exit::say(&self.summary(verified));
         }
-        Shown {
+        ShownEnd {
             outcome: end.outcome(),
             took: self.since.elapsed(),
             github: self.github,
@@ -388,7 +388,7 @@ impl Display {
     }
 
     /// A line for programs. Its keys are a promise: docs/progress.md.
-    fn json(&self, event: &str, elapsed: Duration, end: Option<&End>) -> serde_json::Value {
+    fn json(&self, event: &str, elapsed: Duration, end: Option<&RunEnd>) -> serde_json::Value {
         let progress = self.progress;
         let mut line = serde_json::json!({
             "event": event,
@@ -490,7 +490,7 @@ impl Display {
     /// cannot be done is no failure of the transfer.
     pub(super) fn remember(&mut self, client: &Client) {
         let endpoint = client.endpoint().to_string();
-        if let Err(error) = findings::remember(&endpoint, self.refused) {
+        if let Err(error) = findings_file::remember(&endpoint, self.refused) {
             self.notice(&error.chain(), false);
         }
     }
@@ -498,7 +498,7 @@ impl Display {
     /// Tells what is waited for, or that it is over. Such lines are few, and are told at
     /// once whatever was told before: whoever waits wants to know why.
     fn wait(&mut self, event: &Event) {
-        let Some(line) = waits::line(event) else {
+        let Some(line) = wait_lines::line(event) else {
             return;
         };
         self.wait = match event {
@@ -654,10 +654,10 @@ impl Monitor for Display {
 mod tests {
     use super::*;
 
-    fn display(progress: arguments::Progress) -> Display {
-        let showing = Showing {
+    fn display(progress: arguments::ProgressMode) -> Display {
+        let showing = DisplayArguments {
             progress,
-            ..Showing::default()
+            ..DisplayArguments::default()
         };
         let mut display = Display::new("tool", Way::Up, None, &showing, "");
         display.started = true;
@@ -675,7 +675,7 @@ mod tests {
 
     #[test]
     fn a_plain_line_tells_all_and_controls_nothing() {
-        let line = display(arguments::Progress::Plain).plain(Duration::from_secs(10));
+        let line = display(arguments::ProgressMode::Plain).plain(Duration::from_secs(10));
         assert_eq!(
             line,
             "2.00 GiB of 4.00 GiB in 10s, 102.40 MiB/s, 400.00 MiB on the wire, 8 workers, \
@@ -686,7 +686,7 @@ mod tests {
 
     #[test]
     fn lines_are_told_at_their_pace() {
-        use arguments::Progress::{Json, None, Plain};
+        use arguments::ProgressMode::{Json, None, Plain};
         let paces = [(Plain, [0, 10, 20]), (Json, [9, 10, 29]), (None, [0, 0, 0])];
         for (how, expected) in paces {
             let mut display = display(how);
@@ -702,7 +702,7 @@ mod tests {
 
     #[test]
     fn notices_wait_for_the_next_plain_line() {
-        let mut display = display(arguments::Progress::Plain);
+        let mut display = display(arguments::ProgressMode::Plain);
         let at = Duration::from_secs;
         display.notice_in_time("a".into(), at(3));
         assert_eq!((display.told_at, display.waiting.len()), (at(3), 0));
@@ -724,8 +724,8 @@ mod tests {
 
     #[test]
     fn the_keys_of_json() {
-        let display = display(arguments::Progress::Json);
-        let end = End {
+        let display = display(arguments::ProgressMode::Json);
+        let end = RunEnd {
             verified_bytes: None,
             error: Some(ErrorKind::Cancelled),
             exit_code: exit::SIGINT,

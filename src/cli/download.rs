@@ -9,8 +9,8 @@ use clap::{Parser, ValueEnum};
 
 use super::display::{Display, Way};
 use super::named::Named;
-use super::tool::{self, Common, Done, Tool, Unfinished};
-use super::{again, arguments, checksum, exit, quote};
+use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
+use super::{again, arguments, checksum_line, exit, quote};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
@@ -40,7 +40,7 @@ const PROGRAM: &str = "openhosting-download";
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-pub(super) struct Arguments {
+pub(super) struct DownloadArguments {
     /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
     /// most this size
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
@@ -73,7 +73,7 @@ pub(super) struct Arguments {
         hide_possible_values = true,
         conflicts_with = "offset"
     )]
-    format: Kind,
+    format: FileFormat,
 
     /// Pack what is written. Raw, as a whole: gz, zst or xz; such a download cannot
     /// go on when it stopped, it starts over. qcow2, each cluster: zlib, which every
@@ -104,7 +104,7 @@ pub(super) struct Arguments {
     join: Option<NonZeroU32>,
 
     #[command(flatten)]
-    common: Common,
+    common: CommonArguments,
 
     /// The drive to download, by its UUID or its name
     #[arg(value_name = "DRIVE")]
@@ -117,7 +117,7 @@ pub(super) struct Arguments {
 
 /// A format that can be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum FileFormat {
     #[default]
     Raw,
     Qcow2,
@@ -139,14 +139,14 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
-    tool::main::<Arguments>()
+    tool::main::<DownloadArguments>()
 }
 
-impl Tool for Arguments {
+impl Tool for DownloadArguments {
     const PROGRAM: &'static str = PROGRAM;
     const SCHEMA: &'static str = "download/1";
 
-    fn common(&self) -> &Common {
+    fn common(&self) -> &CommonArguments {
         &self.common
     }
 
@@ -166,15 +166,19 @@ impl Tool for Arguments {
         self.drive.id()
     }
 
-    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
+    async fn transfer(
+        &self,
+        display: &mut Display,
+        stop: Stop,
+    ) -> Result<CompleteTransfer, UnfinishedTransfer> {
         let mut drive = None;
         match run(self, &mut drive, display, stop).await {
-            Ok(downloaded) => Ok(Done {
+            Ok(downloaded) => Ok(CompleteTransfer {
                 verified_bytes: downloaded.verified.bytes,
                 checksum: downloaded.checksum,
                 journal: downloaded.journal,
             }),
-            Err(interrupted) => Err(Unfinished {
+            Err(interrupted) => Err(UnfinishedTransfer {
                 advice: advice(self, &interrupted),
                 resume: drive.zip(interrupted.resume_at),
                 error: interrupted.error,
@@ -183,7 +187,7 @@ impl Tool for Arguments {
     }
 }
 
-impl Arguments {
+impl DownloadArguments {
     /// The format of the file, and how it is packed as a whole.
     ///
     /// # Errors
@@ -198,23 +202,23 @@ impl Arguments {
             Err(Error::new(ErrorKind::Usage, what.to_owned()).hint_to(hint.to_owned()))
         };
         let packing = match (self.format, method) {
-            (Kind::Raw, None) => None,
-            (Kind::Raw, Some(Method::Gz)) => Some(Packing::Gzip),
-            (Kind::Raw, Some(Method::Zst)) => Some(Packing::Zstd),
-            (Kind::Raw, Some(Method::Xz)) => Some(Packing::Xz),
-            (Kind::Raw, Some(Method::Zlib | Method::Zstd)) => {
+            (FileFormat::Raw, None) => None,
+            (FileFormat::Raw, Some(Method::Gz)) => Some(Packing::Gzip),
+            (FileFormat::Raw, Some(Method::Zst)) => Some(Packing::Zstd),
+            (FileFormat::Raw, Some(Method::Xz)) => Some(Packing::Xz),
+            (FileFormat::Raw, Some(Method::Zlib | Method::Zstd)) => {
                 return refuse(
                     "--compress zlib and zstd pack the clusters of a qcow2",
                     "Add --format qcow2, or use --compress gz, zst or xz",
                 );
             }
-            (Kind::Qcow2, Some(Method::Gz | Method::Zst | Method::Xz)) => {
+            (FileFormat::Qcow2, Some(Method::Gz | Method::Zst | Method::Xz)) => {
                 return refuse(
                     "--compress gz, zst and xz pack a raw image",
                     "Pack the clusters of a qcow2 with --compress zlib or zstd",
                 );
             }
-            (Kind::Qcow2, clusters) => {
+            (FileFormat::Qcow2, clusters) => {
                 let clusters = clusters.map(|method| match method {
                     Method::Zstd => ClusterPacking::Zstd,
                     _ => ClusterPacking::Zlib,
@@ -233,7 +237,7 @@ impl Arguments {
 }
 
 async fn run(
-    arguments: &Arguments,
+    arguments: &DownloadArguments,
     known: &mut Option<DriveId>,
     display: &mut Display,
     mut stop: Stop,
@@ -289,7 +293,7 @@ async fn run(
     if let Some(digest) = done.checksum
         && arguments.way() == Way::Down
     {
-        checksum::keep(digest, &arguments.file)?;
+        checksum_line::keep(digest, &arguments.file)?;
     }
     Ok(done)
 }
@@ -297,7 +301,7 @@ async fn run(
 /// A line about an earlier download of this drive to another file in the same directory that
 /// did not end, if this one begins anew.
 async fn unfinished(
-    arguments: &Arguments,
+    arguments: &DownloadArguments,
     options: &DownloadOptions,
     client: &Client,
 ) -> Result<Option<String>> {
@@ -347,7 +351,7 @@ async fn unfinished(
 }
 
 fn options(
-    arguments: &Arguments,
+    arguments: &DownloadArguments,
     drive: DriveId,
     client: &Client,
     findings: &Findings,
@@ -381,7 +385,7 @@ fn options(
 }
 
 /// How to go on.
-fn advice(arguments: &Arguments, interrupted: &DownloadInterrupted) -> Vec<String> {
+fn advice(arguments: &DownloadArguments, interrupted: &DownloadInterrupted) -> Vec<String> {
     let Some(offset) = interrupted.resume_at else {
         return Vec::new();
     };
@@ -408,8 +412,8 @@ mod tests {
 
     const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 
-    fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(std::iter::once(PROGRAM).chain(line.split_whitespace()))
+    fn parse(line: &str) -> Result<DownloadArguments, clap::Error> {
+        DownloadArguments::try_parse_from(std::iter::once(PROGRAM).chain(line.split_whitespace()))
     }
 
     #[test]

@@ -12,10 +12,10 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::access::certificates;
-use super::answer::{Answer, Form};
 use super::arguments::{self, ImageArguments};
 use super::environment;
-use super::waits::{self, Said};
+use super::output::{CommandOutput, OutputForm};
+use super::wait_lines::{self, WaitLines};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,7 +25,7 @@ use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
 use crate::transfer::{WebConfig, blocking, open_web};
 
 const PROGRAM: &str = "openhosting image";
-const FORM: Form = Form {
+const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "image-info/1",
     short: Some("-j"),
@@ -42,24 +42,24 @@ const PIXELS: usize = 14;
 /// Tells about disk images
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-image", bin_name = PROGRAM, version)]
-pub(super) struct Arguments {
+pub(super) struct ImageCommand {
     #[command(subcommand)]
-    what: What,
+    what: ImageSubcommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ImageSubcommand {
     /// Tells what an image holds, and what sending it will cost
     ///
     /// It walks over the map of the image and reads up to 32 chunks of its data; with
     /// more data than that, what depends on content is an estimate. Nothing is sent.
     /// Of an image on a web server only headers and the map are fetched; what they do
     /// not tell is not known.
-    Info(Info),
+    Info(InfoArguments),
 }
 
 #[derive(Debug, Args)]
-struct Info {
+struct InfoArguments {
     /// Print one JSON object instead of text (docs/json.md)
     #[arg(short, long)]
     json: bool,
@@ -87,18 +87,18 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = match FORM.parse(words) {
+    let arguments: ImageCommand = match FORM.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let What::Info(info) = arguments.what;
+    let ImageSubcommand::Info(info) = arguments.what;
     FORM.run(info.json, async |mut stop| {
         stop.unless_asked(run(&info)).await
     })
 }
 
 /// Opens the image. Of one that is elsewhere its headers and tables are fetched.
-async fn open(info: &Info) -> Result<Image> {
+async fn open(info: &InfoArguments) -> Result<Image> {
     let (image, options) = (info.image.clone(), info.image.options());
     let Some(url) = image.url()? else {
         return blocking(move || match image.is_stdin() {
@@ -112,31 +112,33 @@ async fn open(info: &Info) -> Result<Image> {
         certificates: info.cacert.as_deref().map(certificates).transpose()?,
         ..ClientConfig::default()
     };
-    let patience = waits::patience();
+    let patience = wait_lines::patience();
     let config = WebConfig {
         web: Web::new(&config)?,
         patience: patience.clone(),
     };
     let opened = open_web(&url, &options, &config);
-    patience.watching(&mut Said(FORM.program), opened).await
+    patience
+        .watching(&mut WaitLines(FORM.program), opened)
+        .await
 }
 
-async fn run(info: &Info) -> Result<Answer> {
+async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
     let is_told = info.image.format.is_some();
     let holes = info.image.holes.unwrap_or_default();
     blocking(move || {
-        let told = Told::of(image, chunk, is_told, holes)?;
+        let told = ImageSurvey::of(image, chunk, is_told, holes)?;
         if let Some(path) = &map {
             write_new(path, &svg(told.census()?, told.image.format()))?;
         }
-        Ok(Answer::new(text(&told), object(&told)))
+        Ok(CommandOutput::new(text(&told), object(&told)))
     })
     .await
 }
 
 /// What there is to tell.
-struct Told {
+struct ImageSurvey {
     image: Image,
     chunk: NonZeroU64,
     /// Of a disk that can be read at any place, and whose map is known.
@@ -147,7 +149,7 @@ struct Told {
     false_holes: Vec<FalseHole>,
 }
 
-impl Told {
+impl ImageSurvey {
     /// Looks at an image, whose format may be told. Blocks.
     fn of(image: Image, chunk: NonZeroU64, is_told: bool, holes: Holes) -> Result<Self> {
         let false_holes = image.decide_holes(holes);
@@ -238,7 +240,7 @@ fn bytes(size: u64) -> String {
     format!("{size} bytes, {}", HumanBytes(size))
 }
 
-fn text(told: &Told) -> String {
+fn text(told: &ImageSurvey) -> String {
     let mut text = about(told);
     for notice in &told.notices {
         let _ = writeln!(text, "{:<12} {notice}", "Notice");
@@ -246,7 +248,7 @@ fn text(told: &Told) -> String {
     text
 }
 
-fn about(told: &Told) -> String {
+fn about(told: &ImageSurvey) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<12} {value}");
@@ -345,7 +347,7 @@ fn shade(data: u64, part: u64) -> char {
     }
 }
 
-fn object(told: &Told) -> Value {
+fn object(told: &ImageSurvey) -> Value {
     let mut object = content(told);
     if let Some(member) = told.image.member() {
         object["archived_as"] = json!(member.name);
@@ -355,7 +357,7 @@ fn object(told: &Told) -> Value {
 }
 
 /// What there is to tell of the disk.
-fn content(told: &Told) -> Value {
+fn content(told: &ImageSurvey) -> Value {
     let (format, size) = (told.image.format().name(), told.size());
     if let Some(stream) = told.packed() {
         return json!({

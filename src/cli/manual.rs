@@ -28,7 +28,7 @@ use crate::filesystem::{Access, replace};
 pub(super) struct Completions {
     /// The shell: bash, zsh or fish
     #[arg(value_name = "SHELL", value_enum, hide_possible_values = true)]
-    shell: Kind,
+    shell: CompletionShell,
 
     /// Write a file for each tool into DIR instead, under the name that the shell looks
     /// for
@@ -38,7 +38,7 @@ pub(super) struct Completions {
 
 /// A shell.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Kind {
+enum CompletionShell {
     Bash,
     Zsh,
     Fish,
@@ -67,16 +67,16 @@ pub(super) fn programs() -> [Command; 4] {
             .bin_name(format!("openhosting {}", own.word))
             .display_name(format!("openhosting-{}", own.word))
     });
-    let call = call::Arguments::command()
+    let call = call::CallArguments::command()
         .subcommands(own)
         .subcommand_negates_reqs(true)
         // `openhosting help` is a call, as in the original.
         .disable_help_subcommand(true);
     [
         call,
-        upload::Arguments::command(),
-        download::Arguments::command(),
-        server::Args::command(),
+        upload::UploadArguments::command(),
+        download::DownloadArguments::command(),
+        server::ServerArguments::command(),
     ]
 }
 
@@ -88,9 +88,9 @@ pub(super) fn completions(words: &[OsString]) -> ExitCode {
 
 fn complete(arguments: &Completions) -> Result<()> {
     let shell = match arguments.shell {
-        Kind::Bash => Shell::Bash,
-        Kind::Zsh => Shell::Zsh,
-        Kind::Fish => Shell::Fish,
+        CompletionShell::Bash => Shell::Bash,
+        CompletionShell::Zsh => Shell::Zsh,
+        CompletionShell::Fish => Shell::Fish,
     };
     let mut all = Vec::new();
     for mut program in programs() {

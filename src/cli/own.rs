@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use super::{call, drives, image, manual, probe, publish, verify};
+use super::{call, drive_commands, image, manual, probe, publish, verify};
 
 /// A command.
-pub(super) struct Own {
+pub(super) struct OwnCommand {
     pub(super) word: &'static str,
     /// Gets its word and all that follows.
     main: fn(&[OsString]) -> ExitCode,
@@ -19,51 +19,51 @@ pub(super) struct Own {
     pub(super) command: fn() -> clap::Command,
 }
 
-pub(super) const COMMANDS: &[Own] = &[
-    Own {
+pub(super) const COMMANDS: &[OwnCommand] = &[
+    OwnCommand {
         word: "completions",
         main: manual::completions,
         command: manual::Completions::command,
     },
-    Own {
+    OwnCommand {
         word: "image",
         main: image::main,
-        command: image::Arguments::command,
+        command: image::ImageCommand::command,
     },
-    Own {
+    OwnCommand {
         word: "ls",
-        main: drives::ls,
-        command: drives::Ls::command,
+        main: drive_commands::ls,
+        command: drive_commands::LsArguments::command,
     },
-    Own {
+    OwnCommand {
         word: "man",
         main: manual::man,
         command: manual::Manual::command,
     },
-    Own {
+    OwnCommand {
         word: "probe",
         main: probe::main,
-        command: probe::Arguments::command,
+        command: probe::ProbeArguments::command,
     },
-    Own {
+    OwnCommand {
         word: "publish",
         main: publish::main,
-        command: publish::Arguments::command,
+        command: publish::PublishArguments::command,
     },
-    Own {
+    OwnCommand {
         word: "rm",
-        main: drives::rm,
-        command: drives::Rm::command,
+        main: drive_commands::rm,
+        command: drive_commands::RmArguments::command,
     },
-    Own {
+    OwnCommand {
         word: "show",
-        main: drives::show,
-        command: drives::Show::command,
+        main: drive_commands::show,
+        command: drive_commands::ShowArguments::command,
     },
-    Own {
+    OwnCommand {
         word: "verify",
         main: verify::main,
-        command: verify::Arguments::command,
+        command: verify::VerifyArguments::command,
     },
 ];
 
@@ -76,7 +76,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn own(words: &[OsString]) -> Option<&'static Own> {
+fn own(words: &[OsString]) -> Option<&'static OwnCommand> {
     let first = words.first()?;
     COMMANDS.iter().find(|own| first == own.word)
 }

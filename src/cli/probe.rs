@@ -10,9 +10,9 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::answer::{Answer, Form};
-use super::table::table;
-use super::{exit, findings, waits};
+use super::output::{CommandOutput, OutputForm};
+use super::text_table::table;
+use super::{exit, findings_file, wait_lines};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -25,7 +25,7 @@ use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting probe";
-const FORM: Form = Form {
+const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "probe/1",
     short: Some("-j"),
@@ -45,7 +45,7 @@ const STALL: Duration = Duration::from_secs(10);
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-pub(super) struct Arguments {
+pub(super) struct ProbeArguments {
     /// Print one JSON object instead of a table (docs/json.md)
     #[arg(short, long)]
     json: bool,
@@ -60,14 +60,14 @@ pub(super) struct Arguments {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = match FORM.parse(words) {
+    let arguments: ProbeArguments = match FORM.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
     FORM.run(arguments.json, async |stop| run(&arguments, stop).await)
 }
 
-async fn run(arguments: &Arguments, mut stop: Stop) -> Result<Answer> {
+async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput> {
     let config = ClientConfig {
         stall: STALL,
         ..ClientConfig::default()
@@ -76,9 +76,9 @@ async fn run(arguments: &Arguments, mut stop: Stop) -> Result<Answer> {
     // Asked before a drive is made.
     let file = match arguments.no_save {
         true => None,
-        false => Some(findings::path(&client.endpoint().to_string())?),
+        false => Some(findings_file::path(&client.endpoint().to_string())?),
     };
-    let mut said = Said(std::io::stderr().is_terminal());
+    let mut said = ProbeLines(std::io::stderr().is_terminal());
     let probed = probe(&client, &mut said, stop).await?;
     if probed.is_stopped {
         let what = "Stopped before all was asked, nothing is kept";
@@ -93,10 +93,10 @@ async fn run(arguments: &Arguments, mut stop: Stop) -> Result<Answer> {
     }
     let saved = file
         .as_ref()
-        .map(|file| findings::save(&probed.findings, file));
+        .map(|file| findings_file::save(&probed.findings, file));
     let saved = saved.transpose();
     let kept = saved.as_ref().ok().and(file);
-    let mut answer = Answer::new(
+    let mut answer = CommandOutput::new(
         table(rows(&probed.findings), &[]),
         object(&probed, kept.as_ref()),
     );
@@ -106,11 +106,11 @@ async fn run(arguments: &Arguments, mut stop: Stop) -> Result<Answer> {
 }
 
 /// Tells somebody who waits at a terminal what is going on.
-struct Said(bool);
+struct ProbeLines(bool);
 
-impl Monitor for Said {
+impl Monitor for ProbeLines {
     fn event(&mut self, event: &Event) {
-        waits::Said(PROGRAM).event(event);
+        wait_lines::WaitLines(PROGRAM).event(event);
         if let (true, Event::Drive { id, .. }) = (self.0, event) {
             exit::say(&format!(
                 "{PROGRAM}: asking, with drive {id}, for up to two minutes"
@@ -360,8 +360,8 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         use clap::CommandFactory;
-        Arguments::command().debug_assert();
-        let parse = |flag| Arguments::try_parse_from(["probe", flag]).unwrap();
+        ProbeArguments::command().debug_assert();
+        let parse = |flag| ProbeArguments::try_parse_from(["probe", flag]).unwrap();
         assert!(parse("--no-save").no_save && parse("--keep-profile").no_save);
     }
 }

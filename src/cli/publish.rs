@@ -10,16 +10,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::json;
 
-use super::answer::Form;
 use super::arguments::web_url;
 use super::display::{Display, Way};
 use super::github::Report;
 use super::local::{Local, endpoint_name};
+use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::Signer;
-use super::tool::Common;
+use super::tool::CommonArguments;
 use super::upload::{check_gzip, jobs_for};
-use super::{archived, environment, exit, findings, quote};
+use super::{archived, environment, exit, findings_file, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::content::BLOCK_BYTES;
@@ -35,7 +35,7 @@ use crate::shard::Shard;
 use crate::transfer::{Patience, Stop, blocking, open_web};
 
 const PROGRAM: &str = "openhosting publish";
-const FORM: Form = Form {
+const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "publish/1",
     short: None,
@@ -55,7 +55,7 @@ const FORM: Form = Form {
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-pub(super) struct Arguments {
+pub(super) struct PublishArguments {
     /// Name of the drive
     #[arg(short, long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
@@ -126,7 +126,7 @@ pub(super) struct Arguments {
     local: Option<PathBuf>,
 
     #[command(flatten)]
-    common: Common,
+    common: CommonArguments,
 
     /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
     /// says; a block device is raw]. Say raw of a raw image that somebody not
@@ -164,14 +164,14 @@ fn tag(text: &str) -> Result<String, String> {
 }
 
 /// What was done.
-enum Outcome {
+enum PublishOutcome {
     Published(Published),
     CleanedUp(Vec<DriveId>),
 }
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = match FORM.parse(words) {
+    let arguments: PublishArguments = match FORM.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -192,15 +192,15 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
             ..display.report(rows(&arguments))
         };
         match done {
-            Ok(Outcome::Published(done)) => published(&done, report),
-            Ok(Outcome::CleanedUp(removed)) => cleaned_up(&removed, report),
+            Ok(PublishOutcome::Published(done)) => published(&done, report),
+            Ok(PublishOutcome::CleanedUp(removed)) => cleaned_up(&removed, report),
             Err(unpublished) => unfinished(&arguments, unpublished, report),
         }
     })
 }
 
 /// What the summary shows, whatever was done.
-fn rows(arguments: &Arguments) -> Vec<(&'static str, String)> {
+fn rows(arguments: &PublishArguments) -> Vec<(&'static str, String)> {
     let mut rows = vec![("Name", arguments.name.clone())];
     if let Some(image) = &arguments.image {
         rows.push(("Image", image.to_string_lossy().into_owned()));
@@ -260,7 +260,7 @@ fn cleaned_up(removed: &[DriveId], mut report: Report) -> RunOutcome<'static> {
 }
 
 fn unfinished(
-    arguments: &Arguments,
+    arguments: &PublishArguments,
     Unpublished { error, unfinished }: Unpublished,
     mut report: Report,
 ) -> RunOutcome<'static> {
@@ -280,7 +280,7 @@ fn texts(drives: &[DriveId]) -> Vec<String> {
 
 /// What to say of an unfinished drive: how to finish it, unless the same command could
 /// only fail again, and how to remove it.
-fn left_behind(arguments: &Arguments, drive: DriveId, is_permanent: bool) -> String {
+fn left_behind(arguments: &PublishArguments, drive: DriveId, is_permanent: bool) -> String {
     let mut cleanup = format!(
         "openhosting publish --name {}{}",
         quote(&arguments.name),
@@ -305,10 +305,10 @@ fn left_behind(arguments: &Arguments, drive: DriveId, is_permanent: bool) -> Str
 }
 
 async fn publish_or_clean_up(
-    arguments: &Arguments,
+    arguments: &PublishArguments,
     display: &mut Display,
     mut stop: Stop,
-) -> Result<Outcome, Unpublished> {
+) -> Result<PublishOutcome, Unpublished> {
     let mut options = options(arguments)?;
     // Before anything is sent: its password may be another one.
     let signer = match &arguments.sign_key {
@@ -321,7 +321,7 @@ async fn publish_or_clean_up(
         display.event(&Event::Warning(line));
     }
     let outcome = go(arguments, &mut options, display, stop).await?;
-    if let (Some(signer), Some(file), Outcome::Published(done)) =
+    if let (Some(signer), Some(file), PublishOutcome::Published(done)) =
         (signer, &arguments.receipt, &outcome)
     {
         let comment = format!("drive {} root {}", done.drive, done.root);
@@ -331,15 +331,15 @@ async fn publish_or_clean_up(
 }
 
 async fn go(
-    arguments: &Arguments,
+    arguments: &PublishArguments,
     options: &mut PublishOptions,
     display: &mut Display,
     mut stop: Stop,
-) -> Result<Outcome, Unpublished> {
+) -> Result<PublishOutcome, Unpublished> {
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;
         let url = client.endpoint().to_string();
-        let findings = findings::load(&url).ok().flatten().unwrap_or_default();
+        let findings = findings_file::load(&url).ok().flatten().unwrap_or_default();
         check_gzip(&findings)?;
         let result = work(arguments, &client, &findings, options, display, stop).await;
         display.remember(&client);
@@ -353,13 +353,13 @@ async fn go(
 }
 
 async fn work(
-    arguments: &Arguments,
+    arguments: &PublishArguments,
     client: &Client,
     findings: &Findings,
     options: &mut PublishOptions,
     display: &mut Display,
     mut stop: Stop,
-) -> Result<Outcome, Unpublished> {
+) -> Result<PublishOutcome, Unpublished> {
     options.jobs = jobs_for(arguments.common.jobs, findings);
     options.jobs_min = arguments.common.min_jobs;
     options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
@@ -368,7 +368,7 @@ async fn work(
     }
     let Some(image) = &arguments.image else {
         let removed = clean_up(client, options, display, stop).await?;
-        return Ok(Outcome::CleanedUp(removed));
+        return Ok(PublishOutcome::CleanedUp(removed));
     };
     let how = ImageOptions {
         format: arguments.format,
@@ -395,12 +395,12 @@ async fn work(
         display.event(&Event::Notice(line));
     }
     let published = publish(client, image, options, display, stop).await?;
-    Ok(Outcome::Published(published))
+    Ok(PublishOutcome::Published(published))
 }
 
 /// Opens the image, off the reactor.
 async fn open(
-    arguments: &Arguments,
+    arguments: &PublishArguments,
     image: &Path,
     how: ImageOptions,
     patience: &Patience,
@@ -413,7 +413,7 @@ async fn open(
     blocking(move || Image::open(&path, &how)).await
 }
 
-fn options(arguments: &Arguments) -> Result<PublishOptions> {
+fn options(arguments: &PublishArguments) -> Result<PublishOptions> {
     if arguments.image.as_deref() == Some(Path::new("-")) {
         let what = "No image is published from stdin: it is read twice";
         return Err(Error::new(ErrorKind::Usage, what).hint_to(
@@ -466,8 +466,8 @@ fn options(arguments: &Arguments) -> Result<PublishOptions> {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(std::iter::once("publish").chain(line.split_whitespace()))
+    fn parse(line: &str) -> Result<PublishArguments, clap::Error> {
+        PublishArguments::try_parse_from(std::iter::once("publish").chain(line.split_whitespace()))
     }
 
     #[test]

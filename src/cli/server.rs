@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::Level;
 
-use super::answer::Form;
+use super::output::OutputForm;
 use super::signals::Heard;
 use super::{environment, exit, limits, printable, quote};
 use crate::credentials::Credentials;
@@ -29,7 +29,7 @@ const PROGRAM: &str = "openhosting-server";
 /// Threads for work that blocks: more than requests and steps of reads can take
 /// (`src/server/budget.rs`).
 const BLOCKING_THREADS_MAX: usize = 1024;
-const FORM: Form = Form {
+const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "server/1",
     short: None,
@@ -43,7 +43,7 @@ const FORM: Form = Form {
 // No Debug: it holds keys.
 #[derive(Parser)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-pub(super) struct Args {
+pub(super) struct ServerArguments {
     /// Address and port to listen on; port 0 is any free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
@@ -94,7 +94,7 @@ pub(super) struct Args {
     /// Most drives of one user, or `none` for no limit [default: 1000, or a quarter of the
     /// files that this process may open if that is less, since each drive is one]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
-    max_drives: Option<Most>,
+    max_drives: Option<MostOrNone>,
 
     /// Most bytes of all drives of one user, by their sizes; k, M, G and T are powers
     /// of 1024
@@ -103,24 +103,24 @@ pub(super) struct Args {
 
     /// Most servers of one user, or `none` [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
-    max_servers: Option<Most>,
+    max_servers: Option<MostOrNone>,
 
     /// Most addresses of one user that are resources, or `none` [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
-    max_addresses: Option<Most>,
+    max_addresses: Option<MostOrNone>,
 
     /// Most private networks of one user, or `none` [default: 100]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
-    max_vlans: Option<Most>,
+    max_vlans: Option<MostOrNone>,
 
     /// Most memory of all active servers of one user, or `none`; k, M, G and T are
     /// powers of 1024 [default: half of this machine's]
     #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
-    max_memory: Option<Most>,
+    max_memory: Option<MostOrNone>,
 
     /// Most cores of all active servers of one user, or `none` [default: 64]
     #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
-    max_cores: Option<Most>,
+    max_cores: Option<MostOrNone>,
 
     /// Most requests of one user, as 20/s, 600/m or 10000/h
     #[arg(long, value_name = "RATE")]
@@ -221,29 +221,29 @@ fn rate_or_none(text: &str) -> std::result::Result<RateOrNone, Error> {
 
 /// The most there may be, or that there is no limit.
 #[derive(Clone, Copy, Debug)]
-struct Most(Option<u64>);
+struct MostOrNone(Option<u64>);
 
-impl Most {
+impl MostOrNone {
     /// What was given, else the usual limit.
     fn or(given: Option<Self>, usual: Option<u64>) -> Option<u64> {
         given.map_or(usual, |Self(most)| most)
     }
 }
 
-fn number_or_none(text: &str) -> std::result::Result<Most, String> {
+fn number_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
     match text {
-        "none" => Ok(Most(None)),
+        "none" => Ok(MostOrNone(None)),
         number => match number.parse() {
-            Ok(number) => Ok(Most(Some(number))),
+            Ok(number) => Ok(MostOrNone(Some(number))),
             Err(_) => Err("it is neither a whole number nor \"none\"".into()),
         },
     }
 }
 
-fn size_or_none(text: &str) -> std::result::Result<Most, String> {
+fn size_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
     match text {
-        "none" => Ok(Most(None)),
-        text => size(text).map(|size| Most(Some(size))),
+        "none" => Ok(MostOrNone(None)),
+        text => size(text).map(|size| MostOrNone(Some(size))),
     }
 }
 
@@ -254,7 +254,7 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
-    let args: Args = match FORM.parse(&words) {
+    let args: ServerArguments = match FORM.parse(&words) {
         Ok(args) => args,
         Err(code) => return code,
     };
@@ -324,7 +324,7 @@ impl<W: io::Write> io::Write for Printable<W> {
     }
 }
 
-fn start(args: Args, is_told: &AtomicBool) -> Result<()> {
+fn start(args: ServerArguments, is_told: &AtomicBool) -> Result<()> {
     let (listen, metrics, is_json) = (args.listen, args.metrics, args.json);
     let shows_key = args.users_file.is_none() && !is_journal();
     let files = allow_many_files();
@@ -367,7 +367,7 @@ fn allow_many_files() -> u64 {
 }
 
 /// The configuration for a process that may open `files` files.
-fn config(args: Args, files: u64) -> Result<Config> {
+fn config(args: ServerArguments, files: u64) -> Result<Config> {
     let directory = match args.data {
         Some(directory) => directory,
         None => default_directory()?,
@@ -393,13 +393,13 @@ fn config(args: Args, files: u64) -> Result<Config> {
         round_size: args.round_size,
         read_bytes_max: args.read_max,
         has_page: !args.no_page,
-        drives_max: Most::or(args.max_drives, drives_max),
+        drives_max: MostOrNone::or(args.max_drives, drives_max),
         drive_bytes_max: args.max_bytes,
-        servers_max: Most::or(args.max_servers, usual.servers_max),
-        addresses_max: Most::or(args.max_addresses, usual.addresses_max),
-        vlans_max: Most::or(args.max_vlans, usual.vlans_max),
-        guest_memory_bytes_max: Most::or(args.max_memory, usual.guest_memory_bytes_max),
-        guest_cores_max: Most::or(args.max_cores, usual.guest_cores_max),
+        servers_max: MostOrNone::or(args.max_servers, usual.servers_max),
+        addresses_max: MostOrNone::or(args.max_addresses, usual.addresses_max),
+        vlans_max: MostOrNone::or(args.max_vlans, usual.vlans_max),
+        guest_memory_bytes_max: MostOrNone::or(args.max_memory, usual.guest_memory_bytes_max),
+        guest_cores_max: MostOrNone::or(args.max_cores, usual.guest_cores_max),
         requests_max: args.rate_limit,
         connections_max: args.max_connections.get(),
         qemu: args.qemu,
@@ -432,7 +432,7 @@ fn fault_plan(path: &Path) -> Result<FaultPlan> {
 }
 
 /// A server that takes connections, and of which that was told.
-struct Listening {
+struct ListeningServer {
     server: Server,
     listener: TcpListener,
     signals: Signals,
@@ -443,7 +443,7 @@ async fn listen_on(
     listen: SocketAddr,
     metrics: Option<SocketAddr>,
     (is_json, shows_key): (bool, bool),
-) -> Result<Listening> {
+) -> Result<ListeningServer> {
     let failed = |what: String, error: io::Error| Error::new(ErrorKind::Local, what).because(error);
     let bind = async |address: SocketAddr| {
         let listener = TcpListener::bind(address).await;
@@ -466,15 +466,15 @@ async fn listen_on(
         );
     }
     tracing::info!(%address, "Serving");
-    Ok(Listening {
+    Ok(ListeningServer {
         server,
         listener,
         signals,
     })
 }
 
-async fn serve(listening: Listening) -> Result<()> {
-    let Listening {
+async fn serve(listening: ListeningServer) -> Result<()> {
+    let ListeningServer {
         server,
         listener,
         mut signals,
@@ -582,7 +582,7 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         use clap::CommandFactory;
-        Args::command().debug_assert();
+        ServerArguments::command().debug_assert();
     }
 
     #[test]
@@ -597,12 +597,12 @@ mod tests {
             "--read-max",
             "9",
         ];
-        let config = config(Args::parse_from(args), 2048).unwrap();
+        let config = config(ServerArguments::parse_from(args), 2048).unwrap();
         assert_eq!(config.drives_max, Some(512));
         assert_eq!(config.directory, PathBuf::from("d"));
         assert_eq!(config.users[0].expose_key(), "k");
         assert!(config.one_writer && !config.round_size && config.tls.is_none());
         assert_eq!(config.read_bytes_max, 9);
-        assert!(Args::try_parse_from([PROGRAM, "--tls-cert", "c"]).is_err());
+        assert!(ServerArguments::try_parse_from([PROGRAM, "--tls-cert", "c"]).is_err());
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::answer::{Answer, Form};
-use super::display::{Display, End, Showing, Way};
+use super::display::{Display, DisplayArguments, RunEnd, Way};
 use super::github::Report;
+use super::output::{CommandOutput, OutputForm};
 use super::signals::{self, Heard};
 use crate::drive::DriveId;
 use crate::error::{Error, Result};
@@ -16,10 +16,10 @@ use crate::transfer::Stop;
 
 /// A command that is about to run.
 pub(super) struct ShownRun<'a> {
-    pub(super) form: Form,
+    pub(super) form: OutputForm,
     pub(super) is_json: bool,
     pub(super) way: Way,
-    pub(super) showing: &'a Showing,
+    pub(super) showing: &'a DisplayArguments,
     /// The image, receipt or name in the title of what is shown.
     pub(super) about: &'a str,
     /// The drive, where it is known before an event tells it.
@@ -80,7 +80,7 @@ impl ShownRun<'_> {
         };
         let (mut report, mut error) = (outcome.report, outcome.error);
         let kind = error.as_ref().map(Error::kind);
-        let end = End {
+        let end = RunEnd {
             verified_bytes: outcome.verified_bytes,
             error: kind,
             exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
@@ -100,7 +100,7 @@ impl ShownRun<'_> {
             error = at_end().err().or(error);
         }
         shown.github.leave(&report, error.as_ref());
-        let answer = Answer {
+        let answer = CommandOutput {
             text: outcome.text,
             object,
             error,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use minisign::{SecretKey, SecretKeyBox};
 use minisign_verify::{PublicKey, Signature};
 
-use super::{private, prompt};
+use super::{prompt, secret_files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, open_named, read_named, replace};
 
@@ -27,7 +27,7 @@ impl Signer {
             let what = format!("Cannot use the key {}: {why}", path.display());
             Error::new(ErrorKind::Usage, what)
         };
-        let text = private::read_secret("key", path)?;
+        let text = secret_files::read_secret("key", path)?;
         let boxed = SecretKeyBox::from_string(&text).map_err(|_| cannot("it is no key"))?;
         // What these errors say may quote the file.
         if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
@@ -83,7 +83,7 @@ pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {
     let key = match PublicKey::from_base64(public) {
         Ok(key) => key,
         Err(_) => {
-            let text = private::read_public("key", Path::new(public))?;
+            let text = secret_files::read_public("key", Path::new(public))?;
             PublicKey::decode(&text).map_err(|cause| {
                 let what = format!("{public} is no public key");
                 Error::new(ErrorKind::Usage, what).because(cause.to_string())

@@ -10,11 +10,11 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::access::Access;
-use super::answer::Form;
-use super::display::{Display, Showing, Way};
+use super::display::{Display, DisplayArguments, Way};
 use super::github::Report;
+use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::{access, arguments, checksum, exit, findings};
+use super::{access, arguments, checksum_line, exit, findings_file};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -25,7 +25,7 @@ use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, We
 
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
-pub(super) struct Common {
+pub(super) struct CommonArguments {
     /// Most requests in flight; a transfer begins with 4, and uses as many as help
     #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
@@ -63,14 +63,14 @@ pub(super) struct Common {
     pub(super) restart: bool,
 
     #[command(flatten)]
-    pub(super) showing: Showing,
+    pub(super) showing: DisplayArguments,
 
     /// Print one JSON object on stdout, when all is over, and nothing else (docs/json.md)
     #[arg(long)]
     pub(super) json: bool,
 }
 
-impl Common {
+impl CommonArguments {
     /// How a client of the endpoint is to behave.
     pub(super) fn config(&self) -> ClientConfig {
         ClientConfig {
@@ -120,7 +120,7 @@ pub(super) trait Tool: Parser {
     const SCHEMA: &'static str;
 
     /// The flags that both tools have.
-    fn common(&self) -> &Common;
+    fn common(&self) -> &CommonArguments;
 
     /// Which way the bytes go.
     fn way(&self) -> Way;
@@ -134,8 +134,12 @@ pub(super) trait Tool: Parser {
     /// Makes the transfer.
     ///
     /// # Errors
-    /// [`Unfinished`]: why, and how to go on.
-    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished>;
+    /// [`UnfinishedTransfer`]: why, and how to go on.
+    async fn transfer(
+        &self,
+        display: &mut Display,
+        stop: Stop,
+    ) -> Result<CompleteTransfer, UnfinishedTransfer>;
 
     /// Says a line to somebody at a terminal.
     fn notice(&self, line: &str) {
@@ -147,7 +151,7 @@ pub(super) trait Tool: Parser {
     /// What is known of the endpoint. Without it everything goes as well, so that a
     /// finding that cannot be used is no reason to fail.
     fn findings(&self, client: &Client) -> Findings {
-        findings::load(&client.endpoint().to_string())
+        findings_file::load(&client.endpoint().to_string())
             .unwrap_or_else(|error| {
                 self.notice(&format!("{}; left out", error.chain()));
                 None
@@ -158,7 +162,7 @@ pub(super) trait Tool: Parser {
 
 /// A transfer that is complete.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(super) struct CompleteTransfer {
     pub(super) verified_bytes: u64,
     /// The digest of the image, if it was asked for.
     pub(super) checksum: Option<Digest>,
@@ -168,7 +172,7 @@ pub(super) struct Done {
 
 /// A transfer that is not.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(super) struct UnfinishedTransfer {
     pub(super) error: Error,
     /// The drive, and the byte at which another run would go on.
     pub(super) resume: Option<(DriveId, u64)>,
@@ -179,7 +183,7 @@ pub(super) struct Unfinished {
 /// The program: shows the transfer, stops it when it is told to, and says how it
 /// ended.
 pub(super) fn main<T: Tool>() -> ExitCode {
-    let form = Form {
+    let form = OutputForm {
         program: T::PROGRAM,
         schema: T::SCHEMA,
         short: None,
@@ -230,7 +234,7 @@ pub(super) fn main<T: Tool>() -> ExitCode {
 
 /// What came of a complete transfer. Its digest is printed, and its journal removed, at the
 /// very end.
-fn complete<T: Tool>(tool: &T, done: Done, mut report: Report) -> RunOutcome<'_> {
+fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> RunOutcome<'_> {
     report.digest = done.checksum;
     let verified = done.verified_bytes;
     report.rows.push(("Verified", format!("{verified} bytes")));
@@ -239,7 +243,7 @@ fn complete<T: Tool>(tool: &T, done: Done, mut report: Report) -> RunOutcome<'_>
         report,
         at_end: Some(Box::new(move || {
             if let (Some(digest), false) = (done.checksum, tool.common().json) {
-                checksum::print(digest, tool.image(), tool.way() != Way::DownToStdout);
+                checksum_line::print(digest, tool.image(), tool.way() != Way::DownToStdout);
             }
             done.journal.remove()
         })),

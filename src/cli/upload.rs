@@ -11,7 +11,7 @@ use super::arguments::ImageArguments;
 use super::display::{Display, Way};
 use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
-use super::tool::{self, Common, Done, Tool, Unfinished};
+use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::Traced;
 use super::{again, archived, arguments, environment, exit, quote};
 use crate::api::Client;
@@ -43,7 +43,7 @@ const PROGRAM: &str = "openhosting-upload";
 /// on the terminal.
 #[derive(Debug, Parser, PartialEq, Eq)]
 #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
-pub(super) struct Arguments {
+pub(super) struct UploadArguments {
     /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
     /// most this size
     #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
@@ -137,7 +137,7 @@ pub(super) struct Arguments {
     shard: Option<Shard>,
 
     #[command(flatten)]
-    common: Common,
+    common: CommonArguments,
 
     #[command(flatten)]
     image: ImageArguments,
@@ -149,10 +149,10 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
-    tool::main::<Arguments>()
+    tool::main::<UploadArguments>()
 }
 
-impl Arguments {
+impl UploadArguments {
     /// The drive to write to that is there already.
     fn existing(&self) -> Option<&Named> {
         self.drive.as_ref().or(self.resume_from_drive.as_ref())
@@ -172,11 +172,11 @@ impl Arguments {
     }
 }
 
-impl Tool for Arguments {
+impl Tool for UploadArguments {
     const PROGRAM: &'static str = PROGRAM;
     const SCHEMA: &'static str = "upload/1";
 
-    fn common(&self) -> &Common {
+    fn common(&self) -> &CommonArguments {
         &self.common
     }
 
@@ -193,9 +193,13 @@ impl Tool for Arguments {
         None
     }
 
-    async fn transfer(&self, display: &mut Display, stop: Stop) -> Result<Done, Unfinished> {
+    async fn transfer(
+        &self,
+        display: &mut Display,
+        stop: Stop,
+    ) -> Result<CompleteTransfer, UnfinishedTransfer> {
         match run(self, display, stop).await {
-            Ok(uploaded) => Ok(Done {
+            Ok(uploaded) => Ok(CompleteTransfer {
                 verified_bytes: uploaded.verified.bytes,
                 checksum: uploaded.checksum,
                 journal: uploaded.journal,
@@ -203,7 +207,7 @@ impl Tool for Arguments {
             Err(interrupted) => {
                 let resume = interrupted.resume;
                 let resume = resume.filter(|_| !interrupted.error.is_permanent());
-                Err(Unfinished {
+                Err(UnfinishedTransfer {
                     advice: advice(self, &interrupted),
                     resume: resume.map(|resume| (resume.drive, resume.offset)),
                     error: interrupted.error,
@@ -214,7 +218,7 @@ impl Tool for Arguments {
 }
 
 async fn run(
-    arguments: &Arguments,
+    arguments: &UploadArguments,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
@@ -262,7 +266,7 @@ fn limit_bodies(options: &mut UploadOptions, findings: &Findings) {
 }
 
 async fn send(
-    arguments: &Arguments,
+    arguments: &UploadArguments,
     client: Client,
     findings: &Findings,
     display: &mut Display,
@@ -352,14 +356,14 @@ async fn send(
 
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
 /// large image, takes a while.
-async fn open(arguments: &Arguments, patience: &Patience) -> Result<Image> {
+async fn open(arguments: &UploadArguments, patience: &Patience) -> Result<Image> {
     let told = arguments.size;
     let image = open_any(arguments, patience).await?;
     check_size(&image, told)?;
     Ok(image)
 }
 
-async fn open_any(arguments: &Arguments, patience: &Patience) -> Result<Image> {
+async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Image> {
     let (image, gunzip) = (arguments.image.clone(), arguments.gunzip);
     let options = ImageOptions {
         stream: StreamOptions {
@@ -387,7 +391,7 @@ async fn open_any(arguments: &Arguments, patience: &Patience) -> Result<Image> {
 const SUMS_BYTES_MAX: u64 = 4 << 20;
 
 /// The digest that the image has to have, if one was told.
-async fn sha256(arguments: &Arguments, patience: &Patience) -> Result<Option<Digest>> {
+async fn sha256(arguments: &UploadArguments, patience: &Patience) -> Result<Option<Digest>> {
     let Some(path) = &arguments.sha256_file else {
         return Ok(arguments.sha256);
     };
@@ -429,7 +433,7 @@ fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
 }
 
 /// Refuses a digest that would be that of a description alone, and say nothing of the disk.
-fn check_sha256(arguments: &Arguments, image: &Image) -> Result<()> {
+fn check_sha256(arguments: &UploadArguments, image: &Image) -> Result<()> {
     let is_demanded = arguments.sha256.is_some() || arguments.sha256_file.is_some();
     if !is_demanded || image.format() != Format::Vmdk || !image.is_in_several_files() {
         return Ok(());
@@ -441,7 +445,7 @@ fn check_sha256(arguments: &Arguments, image: &Image) -> Result<()> {
 
 /// Refuses a name that no drive can have, before anything is created: most often it is that
 /// of the image's file.
-fn check_name(arguments: &Arguments, target: &Target) -> Result<()> {
+fn check_name(arguments: &UploadArguments, target: &Target) -> Result<()> {
     let Target::New(spec) = target else {
         return Ok(());
     };
@@ -456,7 +460,7 @@ fn check_name(arguments: &Arguments, target: &Target) -> Result<()> {
 
 /// The options, with this drive, or a new one of `size` bytes.
 fn options(
-    arguments: &Arguments,
+    arguments: &UploadArguments,
     drive: Option<DriveId>,
     size: u64,
     patience: Patience,
@@ -492,7 +496,7 @@ fn options(
 
 /// Where the journal of this upload is: the same file for the same command.
 fn journal(
-    arguments: &Arguments,
+    arguments: &UploadArguments,
     drive: Option<DriveId>,
     client: &Client,
 ) -> Result<JournalOptions> {
@@ -530,7 +534,7 @@ fn journal(
 /// A line about an earlier upload of this very image that did not end, under another name of
 /// the image, of the drive or of the endpoint: this one is about to create a second drive.
 async fn unfinished(
-    arguments: &Arguments,
+    arguments: &UploadArguments,
     options: &UploadOptions,
     image: &Image,
     user: &str,
@@ -593,7 +597,7 @@ async fn unfinished(
 }
 
 /// The name for a new drive; an empty one counts as none, as in the original.
-fn name(arguments: &Arguments) -> String {
+fn name(arguments: &UploadArguments) -> String {
     match &arguments.name {
         Some(name) if !name.is_empty() => name.clone(),
         _ if arguments.image.is_stdin() => "stdin".to_owned(),
@@ -606,7 +610,7 @@ fn name(arguments: &Arguments) -> String {
 
 /// How to go on: the original's two lines, and ours. Where the same command could only
 /// fail again, what it leaves behind.
-fn advice(arguments: &Arguments, interrupted: &Interrupted) -> Vec<String> {
+fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String> {
     let mut lines = Vec::new();
     let Some(resume) = interrupted.resume else {
         return lines;
@@ -654,8 +658,8 @@ mod tests {
 
     const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 
-    fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        Arguments::try_parse_from(std::iter::once(PROGRAM).chain(line.split_whitespace()))
+    fn parse(line: &str) -> Result<UploadArguments, clap::Error> {
+        UploadArguments::try_parse_from(std::iter::once(PROGRAM).chain(line.split_whitespace()))
     }
 
     #[test]

@@ -12,10 +12,10 @@ use rangemap::RangeSet;
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::answer::Form;
-use super::display::{Display, Showing, Way};
+use super::display::{Display, DisplayArguments, Way};
 use super::github::Report;
 use super::named::Named;
+use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::{arguments, exit, signing};
 use crate::api::ClientConfig;
@@ -29,7 +29,7 @@ use crate::shard::Shard;
 use crate::transfer::{InspectOptions, JOBS_DEFAULT, Patience, Stop, inspect, look_at_drive};
 
 const PROGRAM: &str = "openhosting verify";
-const FORM: Form = Form {
+const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "verify/1",
     short: Some("-J"),
@@ -45,7 +45,7 @@ const FORM: Form = Form {
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
-pub(super) struct Arguments {
+pub(super) struct VerifyArguments {
     /// Compare P percent of the blocks, picked by chance [default: all]
     #[arg(long, value_name = "P", value_parser = percent)]
     sample: Option<f64>,
@@ -80,7 +80,7 @@ pub(super) struct Arguments {
     max_outage: Duration,
 
     #[command(flatten)]
-    showing: Showing,
+    showing: DisplayArguments,
 
     /// The receipt (docs/receipt.md)
     #[arg(value_name = "RECEIPT")]
@@ -98,7 +98,7 @@ fn percent(text: &str) -> Result<f64, String> {
 
 /// The command.
 pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: Arguments = match FORM.parse(words) {
+    let arguments: VerifyArguments = match FORM.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -134,7 +134,11 @@ struct Compared {
     differing: RangeSet<u64>,
 }
 
-async fn compare(arguments: &Arguments, display: &mut Display, mut stop: Stop) -> Result<Compared> {
+async fn compare(
+    arguments: &VerifyArguments,
+    display: &mut Display,
+    mut stop: Stop,
+) -> Result<Compared> {
     let path = &arguments.receipt;
     let receipt = read_receipt_if(path, |bytes| match &arguments.pubkey {
         Some(public) => signing::check(path, bytes, public),

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::kept::{read_receipt, receipt_file};
 use super::keys::{Holds, Mark};
+use super::receipts::{read_receipt, receipt_file};
 use super::{Base, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
 use crate::drive::{DriveId, DriveInfo, named, only_named};

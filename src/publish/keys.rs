@@ -33,7 +33,7 @@ pub(super) fn shard_key(index: u32, count: u32) -> String {
 
 /// How far a drive is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum DriveState {
     /// It was made. Nothing was written to it.
     Making,
     /// The cloud copies another drive into it, or was about to.
@@ -44,7 +44,7 @@ pub(super) enum State {
     Published,
 }
 
-impl State {
+impl DriveState {
     const ALL: [(Self, &str); 4] = [
         (Self::Making, "making"),
         (Self::Cloning, "cloning"),
@@ -91,7 +91,7 @@ impl Holds {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) token: String,
-    pub(super) state: State,
+    pub(super) state: DriveState,
     /// `None` as long as the image is being read.
     pub(super) goal: Option<Digest>,
     pub(super) source: Option<String>,
@@ -110,7 +110,7 @@ impl Mark {
     pub(super) fn of(drive: &DriveInfo) -> Option<Self> {
         let value = |key| drive.properties.get(key).map(str::trim);
         let state = value(STATE_KEY)?;
-        let (state, _) = State::ALL.iter().find(|(_, name)| *name == state)?;
+        let (state, _) = DriveState::ALL.iter().find(|(_, name)| *name == state)?;
         let writes = value(WRITES_KEY).and_then(|text| {
             let (bytes, requests) = text.split_once(' ')?;
             Some((bytes.parse().ok()?, requests.parse().ok()?))
@@ -123,7 +123,7 @@ impl Mark {
             source: value(SOURCE_KEY).map(str::to_owned),
             holds: value(HOLDS_KEY).map_or(Holds::Unknown, Holds::parse),
             shards: value(SHARDS_KEY).and_then(|text| text.parse().ok()),
-            digest: digest.filter(|_| *state == State::Published),
+            digest: digest.filter(|_| *state == DriveState::Published),
             published: value(PUBLISHED_KEY)
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(0),
@@ -132,7 +132,7 @@ impl Mark {
     }
 
     pub(super) fn is_unfinished(&self) -> bool {
-        self.state != State::Published
+        self.state != DriveState::Published
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use async_channel::{Receiver, Sender};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Form};
+use super::output::{CommandOutput, OutputForm};
 use super::signals::Heard;
 use super::{exit, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,10 +23,10 @@ const WAITING_MAX: usize = 64;
 /// item is printed once.
 pub(super) type Item = ([u8; 16], Value);
 
-/// The object of a [`Form`] whose key `key` is such a list.
+/// The object of a [`OutputForm`] whose key `key` is such a list.
 #[derive(Debug)]
-pub(super) struct List {
-    form: Form,
+pub(super) struct JsonList {
+    form: OutputForm,
     key: &'static str,
     items: Sender<Item>,
     printer: JoinHandle<io::Result<Option<Out>>>,
@@ -34,9 +34,9 @@ pub(super) struct List {
 
 type Out = BufWriter<Waiting<File>>;
 
-impl List {
+impl JsonList {
     /// Begins a list, of which nothing is printed before the first item.
-    pub(super) fn start(form: Form, key: &'static str) -> Self {
+    pub(super) fn start(form: OutputForm, key: &'static str) -> Self {
         let (items, waiting) = async_channel::bounded(WAITING_MAX);
         // A terminal or a pipe may block as long as it likes.
         let printer = std::thread::spawn(move || print(key, &waiting));
@@ -62,7 +62,7 @@ impl List {
             // Nothing came: the object is as that of any other command.
             Ok(None) => {
                 let empty = json!({ self.key: [] });
-                let answer = result.map(|()| Answer::new(String::new(), empty));
+                let answer = result.map(|()| CommandOutput::new(String::new(), empty));
                 return self.form.finish(true, heard, answer);
             }
             Ok(Some(mut out)) => {
@@ -106,7 +106,7 @@ fn print(key: &str, items: &Receiver<Item>) -> io::Result<Option<Out>> {
 }
 
 /// What follows the last item.
-fn end(form: Form, error: Option<&Error>, heard: &Heard) -> String {
+fn end(form: OutputForm, error: Option<&Error>, heard: &Heard) -> String {
     let error = error.map(|error| (error, heard.exit_code(error.kind())));
     let rest = form.print(json!({}), error);
     // The keys of an object that has no others, without its first brace.

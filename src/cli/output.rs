@@ -14,7 +14,7 @@ use crate::transfer::Stop;
 
 /// What a command has to tell.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct CommandOutput {
     /// For people.
     pub(super) text: String,
     /// For programs: the keys of its schema, but `schema` and `error`.
@@ -23,7 +23,7 @@ pub(super) struct Answer {
     pub(super) error: Option<Error>,
 }
 
-impl Answer {
+impl CommandOutput {
     /// All went well.
     pub(super) fn new(text: String, object: Value) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Answer {
 
 /// How a command answers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct OutputForm {
     /// Begins each line on stderr.
     pub(super) program: &'static str,
     /// Name and version of the object, as in `ls/1`; its schema is in docs/schema.
@@ -45,7 +45,7 @@ pub(super) struct Form {
     pub(super) short: Option<&'static str>,
 }
 
-impl Form {
+impl OutputForm {
     /// Reads the command line. With a wrong one, and with `--help`, that is the end.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Form {
     pub(super) fn run(
         self,
         is_json: bool,
-        work: impl AsyncFnOnce(Stop) -> Result<Answer>,
+        work: impl AsyncFnOnce(Stop) -> Result<CommandOutput>,
     ) -> ExitCode {
         let done = signals::hearing(self.program, None, work);
         let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
@@ -82,7 +82,12 @@ impl Form {
     }
 
     /// Tells what became of a command, and gives its exit code.
-    pub(super) fn finish(self, is_json: bool, heard: &Heard, result: Result<Answer>) -> ExitCode {
+    pub(super) fn finish(
+        self,
+        is_json: bool,
+        heard: &Heard,
+        result: Result<CommandOutput>,
+    ) -> ExitCode {
         let tell = |error: &Error| exit::tell(self.program, error);
         self.finish_telling(is_json, heard, result, tell)
     }
@@ -92,7 +97,7 @@ impl Form {
         self,
         is_json: bool,
         heard: &Heard,
-        result: Result<Answer>,
+        result: Result<CommandOutput>,
         tell: impl FnOnce(&Error),
     ) -> ExitCode {
         let (answer, error) = match result {
@@ -176,7 +181,7 @@ fn kind_name(kind: ErrorKind) -> &'static str {
 mod tests {
     use super::*;
 
-    const FORM: Form = Form {
+    const FORM: OutputForm = OutputForm {
         program: "openhosting x",
         schema: "x/1",
         short: Some("-j"),

@@ -16,9 +16,9 @@ pub(super) fn patience() -> Patience {
 }
 
 /// Says on stderr what is waited for, as the command of this name.
-pub(super) struct Said(pub(super) &'static str);
+pub(super) struct WaitLines(pub(super) &'static str);
 
-impl Monitor for Said {
+impl Monitor for WaitLines {
     fn event(&mut self, event: &Event) {
         if let Some(line) = line(event) {
             exit::say(&format!("{}: {line}", self.0));

@@ -12,12 +12,12 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::access::Access;
-use super::answer::{Answer, Form, error_object};
-use super::list::List;
+use super::json_list::JsonList;
 use super::named::Named;
+use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
-use super::table::table;
-use super::waits::{self, Said};
+use super::text_table::table;
+use super::wait_lines::{self, WaitLines};
 use super::{exit, printable};
 use crate::api::{Client, ClientConfig};
 use crate::drive::{DriveInfo, only_named};
@@ -27,17 +27,17 @@ use crate::transfer::{
     Patience, Stop, drives_that, each_drive, look_at_drive, remove_drive, stopped,
 };
 
-const LS: Form = Form {
+const LS: OutputForm = OutputForm {
     program: "openhosting ls",
     schema: "ls/1",
     short: Some("-j"),
 };
-const SHOW: Form = Form {
+const SHOW: OutputForm = OutputForm {
     program: "openhosting show",
     schema: "show/1",
     short: Some("-j"),
 };
-const RM: Form = Form {
+const RM: OutputForm = OutputForm {
     program: "openhosting rm",
     schema: "rm/1",
     short: Some("-j"),
@@ -50,7 +50,7 @@ const RM: Form = Form {
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-ls", bin_name = "openhosting ls", version, after_help = exit::EXIT_CODES)]
-pub(super) struct Ls {
+pub(super) struct LsArguments {
     /// Print one JSON object instead of a table (docs/json.md)
     #[arg(short, long)]
     json: bool,
@@ -66,7 +66,7 @@ pub(super) struct Ls {
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-show", bin_name = "openhosting show", version, after_help = exit::EXIT_CODES)]
-pub(super) struct Show {
+pub(super) struct ShowArguments {
     /// Print one JSON object instead of lines (docs/json.md)
     #[arg(short, long)]
     json: bool,
@@ -89,7 +89,7 @@ pub(super) struct Show {
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-rm", bin_name = "openhosting rm", version, after_help = exit::EXIT_CODES)]
-pub(super) struct Rm {
+pub(super) struct RmArguments {
     /// Do not ask; needed where there is no terminal to ask on
     #[arg(short, long)]
     yes: bool,
@@ -108,29 +108,29 @@ pub(super) struct Rm {
 
 fn client_config() -> ClientConfig {
     ClientConfig {
-        outage: waits::MAX_OUTAGE,
+        outage: wait_lines::MAX_OUTAGE,
         ..ClientConfig::default()
     }
 }
 
 /// Runs one of these commands.
 fn main(
-    form: Form,
+    form: OutputForm,
     is_json: bool,
     access: &Access,
-    run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<Answer>,
+    run: impl AsyncFnOnce(&Client, &Patience, Stop) -> Result<CommandOutput>,
 ) -> ExitCode {
     form.run(is_json, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
-        let patience = waits::patience();
+        let patience = wait_lines::patience();
         let work = run(&client, &patience, stop);
-        patience.watching(&mut Said(form.program), work).await
+        patience.watching(&mut WaitLines(form.program), work).await
     })
 }
 
 /// `openhosting ls`.
 pub(super) fn ls(words: &[OsString]) -> ExitCode {
-    let arguments: Ls = match LS.parse(words) {
+    let arguments: LsArguments = match LS.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -143,7 +143,7 @@ pub(super) fn ls(words: &[OsString]) -> ExitCode {
         &arguments.access,
         async |client, patience, mut stop| {
             let rows = stop.unless_asked(rows(client, patience)).await?;
-            Ok(Answer::new(listed(rows), Value::Null))
+            Ok(CommandOutput::new(listed(rows), Value::Null))
         },
     )
 }
@@ -151,17 +151,17 @@ pub(super) fn ls(words: &[OsString]) -> ExitCode {
 /// `openhosting ls --json`: the drives in the order in which the endpoint gives them, each
 /// printed as it comes.
 fn ls_json(access: &Access) -> ExitCode {
-    let list = List::start(LS, "drives");
+    let list = JsonList::start(LS, "drives");
     let items = list.items();
     let done = signals::hearing(LS.program, None, async |mut stop| {
         let client = access.client(client_config(), &mut stop).await?;
-        let patience = waits::patience();
+        let patience = wait_lines::patience();
         let drives = each_drive(&client, &patience, async |drive| {
             // It fails where nobody reads stdout any more: the end of the list says so.
             let _ = items.send((drive.id.to_bytes(), object(&drive))).await;
         });
         let drives = stop.unless_asked(drives);
-        patience.watching(&mut Said(LS.program), drives).await
+        patience.watching(&mut WaitLines(LS.program), drives).await
     });
     let (result, heard) = done.unwrap_or_else(|error| (Err(error), Heard::default()));
     list.finish(result, &heard)
@@ -179,7 +179,7 @@ async fn rows(client: &Client, patience: &Patience) -> Result<Vec<Row>> {
 
 /// `openhosting show`.
 pub(super) fn show(words: &[OsString]) -> ExitCode {
-    let arguments: Show = match SHOW.parse(words) {
+    let arguments: ShowArguments = match SHOW.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -196,14 +196,14 @@ pub(super) fn show(words: &[OsString]) -> ExitCode {
                 .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
                 .collect::<serde_json::Map<_, _>>()
                 .into();
-            Ok(Answer::new(told(&drive), object))
+            Ok(CommandOutput::new(told(&drive), object))
         },
     )
 }
 
 /// `openhosting rm`.
 pub(super) fn rm(words: &[OsString]) -> ExitCode {
-    let arguments: Rm = match RM.parse(words) {
+    let arguments: RmArguments = match RM.parse(words) {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
@@ -329,10 +329,10 @@ fn object(drive: &DriveInfo) -> Value {
 
 async fn remove(
     client: &Client,
-    arguments: &Rm,
+    arguments: &RmArguments,
     patience: &Patience,
     mut stop: Stop,
-) -> Result<Answer> {
+) -> Result<CommandOutput> {
     let drives = stop.unless_asked(async {
         let drives = found(client, &arguments.drives, patience).await?;
         if !arguments.yes {
@@ -341,7 +341,7 @@ async fn remove(
         Ok(drives)
     });
     let drives = drives.await?;
-    let mut answer = Answer::new(String::new(), Value::Null);
+    let mut answer = CommandOutput::new(String::new(), Value::Null);
     let mut objects = Vec::new();
     for drive in &drives {
         // One whose destruction was asked for is waited for, as ever.
