@@ -3,7 +3,6 @@
 
 mod access;
 mod again;
-mod archived;
 mod arguments;
 mod call;
 mod checksum_line;
@@ -16,6 +15,7 @@ mod exit;
 mod findings_file;
 mod github;
 mod image;
+mod image_notices;
 mod json_list;
 mod limits;
 mod local;

@@ -288,15 +288,12 @@ fn token(options: &PublishOptions, user: &str) -> Result<String> {
         return Ok(Digest::of(what.as_bytes()).to_string()[..32].to_owned());
     };
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    match (1..=64).contains(&token.len()) && token.bytes().all(is_plain) {
-        true => Ok(token.clone()),
-        false => {
-            let what = format!(
-                "Token {token:?} is not 1 to 64 letters, digits, dashes, underscores and dots"
-            );
-            Err(Error::new(ErrorKind::Usage, what))
-        }
+    if (1..=64).contains(&token.len()) && token.bytes().all(is_plain) {
+        return Ok(token.clone());
     }
+    let what =
+        format!("Token {token:?} is not 1 to 64 letters, digits, dashes, underscores and dots");
+    Err(Error::new(ErrorKind::Usage, what))
 }
 
 /// The name of a drive that is not finished.
@@ -812,12 +809,11 @@ impl<'a> Publisher<'a> {
         let proofs = self.stop.unless_asked(proofs);
         let (first, middle, last) = patience.watching(self.monitor, proofs).await?;
         let is_proven = first && middle && last;
-        let holds = match is_proven {
-            true => Holds::Zeros,
-            false => {
-                self.warn("The new drive does not read as zeros: zeros are sent");
-                Holds::Unknown
-            }
+        let holds = if is_proven {
+            Holds::Zeros
+        } else {
+            self.warn("The new drive does not read as zeros: zeros are sent");
+            Holds::Unknown
         };
         self.begin_writing(drive, holds, true, None).await
     }

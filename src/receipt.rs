@@ -79,10 +79,7 @@ impl Coverage {
             return 1.0;
         }
         // Symmetric in both: the shorter product.
-        let (few, many) = match self.checked < changed {
-            true => (self.checked, changed),
-            false => (changed, self.checked),
-        };
+        let (few, many) = (self.checked.min(changed), self.checked.max(changed));
         let missed_by = |of: u64| (1.0 - many as f64 / of as f64).ln();
         let missed: f64 = match few <= FACTORS_MAX {
             true => (0..few).map(|i| missed_by(self.of - i)).sum(),

@@ -9,9 +9,15 @@ use crate::api::WebUrl;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, Holes, ImageOptions, StreamOptions};
+use crate::plan::CHUNK_BYTES_DEFAULT;
 
 /// Largest chunk: a chunk is held in memory, several times.
 const CHUNK_BYTES_MAX: u64 = 1 << 30;
+
+/// The size of chunks of an image, unless another is asked for.
+pub(super) fn default_chunk() -> NonZeroU64 {
+    NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
+}
 
 /// Reads CHUNK as the original tools do: decimal, no leading zero, no suffix.
 pub(super) fn chunk(text: &str) -> Result<NonZeroU64, String> {

@@ -211,11 +211,11 @@ impl ConfigText<'_> {
             "env" => {
                 let name = self.text(value)?;
                 let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-                match is_name {
-                    true => Ok(Reference::Variable(name.to_owned())),
+                if !is_name {
                     // Not quoted: it may be the secret itself.
-                    false => Err(self.wrong(value.span(), "env takes the name of a variable")),
+                    return Err(self.wrong(value.span(), "env takes the name of a variable"));
                 }
+                Ok(Reference::Variable(name.to_owned()))
             }
             "command" => {
                 let what = "command takes a program and its arguments, as in [\"pass\", \"show\", \"cloud\"]";
@@ -223,10 +223,10 @@ impl ConfigText<'_> {
                 let words = value.get_ref().as_array().ok_or_else(wrong)?;
                 let words = words.iter().map(|word| self.text(word).map(str::to_owned));
                 let words: Vec<_> = words.collect::<Result<_>>()?;
-                match words.is_empty() {
-                    true => Err(wrong()),
-                    false => Ok(Reference::Command(words)),
+                if words.is_empty() {
+                    return Err(wrong());
                 }
+                Ok(Reference::Command(words))
             }
             secret if SECRETS.contains(&secret) => Err(self.secret(key.span())),
             other => {

@@ -261,6 +261,13 @@ impl Display {
         }
     }
 
+    /// Shows lines that the user has to know.
+    pub(super) fn notices(&mut self, lines: impl IntoIterator<Item = String>) {
+        for line in lines {
+            self.notice(&line, false);
+        }
+    }
+
     pub(super) fn progress(&self) -> Progress {
         self.progress
     }

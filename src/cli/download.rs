@@ -18,7 +18,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat, part_of};
 use crate::journal::{Direction, others};
-use crate::monitor::{Event, Monitor};
 use crate::nonblocking;
 use crate::shard::Shard;
 use crate::transfer::{
@@ -276,9 +275,7 @@ async fn run(
         patience,
         ..options(arguments, drive, &client, &findings)
     };
-    if let Some(line) = unfinished(arguments, &options, &client).await? {
-        display.event(&Event::Notice(line));
-    }
+    display.notices(unfinished(arguments, &options, &client).await?);
     let done = match arguments.join {
         Some(count) => {
             let shards = Shards {

@@ -1,7 +1,6 @@
 //! `openhosting ls`, `show` and `rm`: drives for people. `openhosting drives ...` is the
 //! call of the API, and stays what it is.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
@@ -27,17 +26,17 @@ use crate::transfer::{
     Patience, Stop, drives_that, each_drive, look_at_drive, remove_drive, stopped,
 };
 
-const LS: OutputForm = OutputForm {
+pub(super) const LS: OutputForm = OutputForm {
     program: "openhosting ls",
     schema: "ls/1",
     short: Some("-j"),
 };
-const SHOW: OutputForm = OutputForm {
+pub(super) const SHOW: OutputForm = OutputForm {
     program: "openhosting show",
     schema: "show/1",
     short: Some("-j"),
 };
-const RM: OutputForm = OutputForm {
+pub(super) const RM: OutputForm = OutputForm {
     program: "openhosting rm",
     schema: "rm/1",
     short: Some("-j"),
@@ -129,11 +128,7 @@ fn main(
 }
 
 /// `openhosting ls`.
-pub(super) fn ls(words: &[OsString]) -> ExitCode {
-    let arguments: LsArguments = match LS.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
+pub(super) fn ls(arguments: &LsArguments) -> ExitCode {
     if arguments.json {
         return ls_json(&arguments.access);
     }
@@ -178,11 +173,7 @@ async fn rows(client: &Client, patience: &Patience) -> Result<Vec<Row>> {
 }
 
 /// `openhosting show`.
-pub(super) fn show(words: &[OsString]) -> ExitCode {
-    let arguments: ShowArguments = match SHOW.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
+pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
     main(
         SHOW,
         arguments.json,
@@ -202,16 +193,12 @@ pub(super) fn show(words: &[OsString]) -> ExitCode {
 }
 
 /// `openhosting rm`.
-pub(super) fn rm(words: &[OsString]) -> ExitCode {
-    let arguments: RmArguments = match RM.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
+pub(super) fn rm(arguments: &RmArguments) -> ExitCode {
     main(
         RM,
         arguments.json,
         &arguments.access,
-        async |client, patience, stop| remove(client, &arguments, patience, stop).await,
+        async |client, patience, stop| remove(client, arguments, patience, stop).await,
     )
 }
 
@@ -345,12 +332,13 @@ async fn remove(
     let mut objects = Vec::new();
     for drive in &drives {
         // One whose destruction was asked for is waited for, as ever.
-        let removed = match stop.is_asked() {
-            true => Err(stopped()),
-            false => tokio::select! {
+        let removed = if stop.is_asked() {
+            Err(stopped())
+        } else {
+            tokio::select! {
                 removed = remove_drive(client, drive.id, patience) => removed,
                 () = stop.asked_at_once() => Err(stopped()),
-            },
+            }
         };
         let mut object = json!({
             "drive": drive.id.to_string(),
@@ -436,10 +424,10 @@ async fn ask(drives: &[DriveInfo]) -> Result<()> {
         std::io::stdin().lock().read_line(&mut line).map(|_| line)
     });
     let answer = answer.await.ok().and_then(std::io::Result::ok);
-    match is_yes(&answer.unwrap_or_default()) {
-        true => Ok(()),
-        false => Err(refuse("the answer was not yes")),
-    }
+    let is_meant = is_yes(&answer.unwrap_or_default());
+    is_meant
+        .then_some(())
+        .ok_or_else(|| refuse("the answer was not yes"))
 }
 
 fn is_yes(line: &str) -> bool {

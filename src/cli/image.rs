@@ -1,7 +1,6 @@
 //! `openhosting image info`: what an image holds and what sending it will cost.
 
-use std::ffi::OsString;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -21,11 +20,11 @@ use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, create_new};
 use crate::image::{Census, Disk, FalseHole, Format, Gpt, Holes, Image, StreamFormat, StreamImage};
-use crate::plan::{CHUNK_BYTES_DEFAULT, Plan};
+use crate::plan::Plan;
 use crate::transfer::{WebConfig, blocking, open_web};
 
 const PROGRAM: &str = "openhosting image";
-const FORM: OutputForm = OutputForm {
+pub(super) const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "image-info/1",
     short: Some("-j"),
@@ -69,7 +68,7 @@ struct InfoArguments {
     map: Option<PathBuf>,
 
     /// Size of chunks in bytes
-    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
     /// File of certificates (PEM) by which a web server's may be signed, besides those
@@ -81,19 +80,11 @@ struct InfoArguments {
     image: ImageArguments,
 }
 
-fn default_chunk() -> NonZeroU64 {
-    NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
-}
-
 /// The command.
-pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: ImageCommand = match FORM.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    let ImageSubcommand::Info(info) = arguments.what;
+pub(super) fn main(arguments: &ImageCommand) -> ExitCode {
+    let ImageSubcommand::Info(info) = &arguments.what;
     FORM.run(info.json, async |mut stop| {
-        stop.unless_asked(run(&info)).await
+        stop.unless_asked(run(info)).await
     })
 }
 
@@ -240,98 +231,95 @@ fn bytes(size: u64) -> String {
     format!("{size} bytes, {}", HumanBytes(size))
 }
 
-fn text(told: &ImageSurvey) -> String {
-    let mut text = about(told);
-    for notice in &told.notices {
-        let _ = writeln!(text, "{:<12} {notice}", "Notice");
+/// Lines of a name and what there is to say about it.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, name: &str, value: impl Display) {
+        let _ = writeln!(self.0, "{name:<12} {value}");
     }
-    text
 }
 
-fn about(told: &ImageSurvey) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "{name:<12} {value}");
-    };
+fn text(told: &ImageSurvey) -> String {
+    let mut text = Text::default();
     if let Some(member) = told.image.member() {
         let others = match member.others.as_slice() {
             [] => String::new(),
             others => format!(" (others: {})", others.join(", ")),
         };
-        line("Archived as", format!("{}{others}", member.name));
+        text.line("Archived as", format!("{}{others}", member.name));
     }
-    let format = told.image.format();
-    if let Some(stream) = told.packed() {
-        let (packed, size) = (stream.packed_size(), told.size());
-        let not_known = "not known before it is unpacked".to_owned();
-        line(
-            "Format",
-            format!("{format}, packed with {}", stream.format()),
-        );
-        line("Packed", packed.map_or("not known".to_owned(), bytes));
-        line("Disk", size.map_or(not_known, bytes));
-        return text;
+    match (told.packed(), &told.census) {
+        (Some(stream), _) => about_packed(&mut text, told, stream),
+        (None, None) => about_unknown(&mut text, told),
+        (None, Some(census)) => about_disk(&mut text, told, census),
     }
-    line("Format", format.to_string());
-    let not_known = "not known before its end".to_owned();
-    line("Disk", told.size().map_or(not_known, bytes));
-    let Some(census) = &told.census else {
-        if let Some(count) = told.chunks() {
-            line("Chunks", format!("{count} of {} bytes", told.chunk));
-        }
-        line(
-            "Not known",
-            "what is zeros, nor what it packs to: nothing but its start was read".into(),
-        );
-        return text;
-    };
+    for notice in &told.notices {
+        text.line("Notice", notice);
+    }
+    text.0
+}
+
+fn about_packed(text: &mut Text, told: &ImageSurvey, stream: &StreamImage) {
+    let (format, method) = (told.image.format(), stream.format());
+    let not_known = || "not known before it is unpacked".to_owned();
+    let packed = stream.packed_size();
+    text.line("Format", format!("{format}, packed with {method}"));
+    text.line("Packed", packed.map_or("not known".to_owned(), bytes));
+    text.line("Disk", told.size().map_or_else(not_known, bytes));
+}
+
+/// Of a disk of which nothing but its start was read.
+fn about_unknown(text: &mut Text, told: &ImageSurvey) {
+    let not_known = || "not known before its end".to_owned();
+    text.line("Format", told.image.format());
+    text.line("Disk", told.size().map_or_else(not_known, bytes));
+    if let Some(count) = told.chunks() {
+        text.line("Chunks", format!("{count} of {} bytes", told.chunk));
+    }
+    let what = "what is zeros, nor what it packs to: nothing but its start was read";
+    text.line("Not known", what);
+}
+
+fn about_disk(text: &mut Text, told: &ImageSurvey, census: &Census) {
+    let (plan, allocated) = (&census.plan, census.allocated);
+    let (size, count) = (plan.size(), plan.count());
+    text.line("Format", told.image.format());
+    text.line("Disk", bytes(size));
     for hole in &told.false_holes {
-        line("Holes", hole.to_string());
+        text.line("Holes", hole);
     }
-    let size = census.plan.size();
-    let about = if census.is_exact() { "" } else { "about " };
-    line(
-        "Allocated",
-        format!(
-            "{} bytes, {}",
-            census.allocated,
-            percent(census.allocated, size)
-        ),
-    );
-    let chunks = format!(
-        "{} of {} bytes",
-        census.plan.count(),
-        census.plan.chunk_bytes()
-    );
+    let share = percent(allocated, size);
+    text.line("Allocated", format!("{allocated} bytes, {share}"));
+    let chunks = format!("{count} of {} bytes", plan.chunk_bytes());
     if census.knows_content() {
-        let wire: Vec<_> = census
-            .wire()
-            .map(|(level, bytes)| format!("{about}{} at level {level}", HumanBytes(bytes)))
-            .collect();
+        let about = if census.is_exact() { "" } else { "about " };
+        let wire = census.wire();
+        let wire =
+            wire.map(|(level, bytes)| format!("{about}{} at level {level}", HumanBytes(bytes)));
         let to_send = census.chunks_to_send();
-        line("Zeros", format!("{about}{}", percent(census.zeros(), size)));
-        line(
+        text.line("Zeros", format!("{about}{}", percent(census.zeros(), size)));
+        text.line(
             "Chunks",
             format!("{chunks}, {about}{to_send} of them to send"),
         );
-        line("On the wire", wire.join(", "));
+        text.line("On the wire", wire.collect::<Vec<_>>().join(", "));
     } else {
         let with_data = census.data_chunks;
-        line("Chunks", format!("{chunks}, {with_data} of them with data"));
-        line(
-            "Not known",
-            "what of the data is zeros, nor what it packs to: only the map was fetched".into(),
-        );
+        text.line("Chunks", format!("{chunks}, {with_data} of them with data"));
+        let what = "what of the data is zeros, nor what it packs to: only the map was fetched";
+        text.line("Not known", what);
     }
-    line(
+    let part = census.part;
+    text.line(
         "Map",
-        format!("of parts of {} bytes, darker with more data", census.part),
+        format!("of parts of {part} bytes, darker with more data"),
     );
     for parts in census.map.chunks(COLUMNS) {
-        text.extend(parts.iter().map(|data| shade(*data, census.part)));
-        text.push('\n');
+        text.0.extend(parts.iter().map(|data| shade(*data, part)));
+        text.0.push('\n');
     }
-    text
 }
 
 /// A character for a part of the map.

@@ -64,6 +64,16 @@ impl OutputForm {
         })
     }
 
+    /// Reads the command line of a command, and runs it.
+    pub(super) fn main<T: Parser>(
+        self,
+        words: &[OsString],
+        run: impl FnOnce(&T) -> ExitCode,
+    ) -> ExitCode {
+        self.parse(words)
+            .map_or_else(|code| code, |arguments| run(&arguments))
+    }
+
     /// Whether an object is asked for, of words that could not be understood.
     fn is_json(self, words: &[OsString]) -> bool {
         let mut flags = words.iter().take_while(|word| *word != "--");

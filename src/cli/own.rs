@@ -27,12 +27,12 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     },
     OwnCommand {
         word: "image",
-        main: image::main,
+        main: |words| image::FORM.main(words, image::main),
         command: image::ImageCommand::command,
     },
     OwnCommand {
         word: "ls",
-        main: drive_commands::ls,
+        main: |words| drive_commands::LS.main(words, drive_commands::ls),
         command: drive_commands::LsArguments::command,
     },
     OwnCommand {
@@ -42,27 +42,27 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     },
     OwnCommand {
         word: "probe",
-        main: probe::main,
+        main: |words| probe::FORM.main(words, probe::main),
         command: probe::ProbeArguments::command,
     },
     OwnCommand {
         word: "publish",
-        main: publish::main,
+        main: |words| publish::FORM.main(words, publish::main),
         command: publish::PublishArguments::command,
     },
     OwnCommand {
         word: "rm",
-        main: drive_commands::rm,
+        main: |words| drive_commands::RM.main(words, drive_commands::rm),
         command: drive_commands::RmArguments::command,
     },
     OwnCommand {
         word: "show",
-        main: drive_commands::show,
+        main: |words| drive_commands::SHOW.main(words, drive_commands::show),
         command: drive_commands::ShowArguments::command,
     },
     OwnCommand {
         word: "verify",
-        main: verify::main,
+        main: |words| verify::FORM.main(words, verify::main),
         command: verify::VerifyArguments::command,
     },
 ];

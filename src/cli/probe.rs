@@ -1,6 +1,5 @@
 //! `openhosting probe`: asks an endpoint how it behaves, and keeps the answers.
 
-use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +24,7 @@ use crate::transfer::{Probed, Stop, probe};
 use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting probe";
-const FORM: OutputForm = OutputForm {
+pub(super) const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "probe/1",
     short: Some("-j"),
@@ -59,12 +58,8 @@ pub(super) struct ProbeArguments {
 }
 
 /// The command.
-pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: ProbeArguments = match FORM.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    FORM.run(arguments.json, async |stop| run(&arguments, stop).await)
+pub(super) fn main(arguments: &ProbeArguments) -> ExitCode {
+    FORM.run(arguments.json, async |stop| run(arguments, stop).await)
 }
 
 async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput> {

@@ -2,7 +2,6 @@
 //! and not before.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,13 +18,12 @@ use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::Signer;
 use super::tool::CommonArguments;
 use super::upload::{check_gzip, jobs_for};
-use super::{archived, environment, exit, findings_file, quote};
+use super::{environment, exit, findings_file, image_notices, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::content::BLOCK_BYTES;
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::findings::Findings;
 use crate::image::{Format, Holes, Image, ImageOptions};
 use crate::monitor::{Event, Monitor};
 use crate::publish::{
@@ -35,7 +33,7 @@ use crate::shard::Shard;
 use crate::transfer::{Patience, Stop, blocking, open_web};
 
 const PROGRAM: &str = "openhosting publish";
-const FORM: OutputForm = OutputForm {
+pub(super) const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "publish/1",
     short: None,
@@ -157,10 +155,8 @@ pub(super) struct PublishArguments {
 /// Tags are separated by spaces.
 fn tag(text: &str) -> Result<String, String> {
     let is_one = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
-    match is_one {
-        true => Ok(text.to_owned()),
-        false => Err("a tag has no spaces".into()),
-    }
+    let tag = is_one.then(|| text.to_owned());
+    tag.ok_or_else(|| "a tag has no spaces".into())
 }
 
 /// What was done.
@@ -170,11 +166,7 @@ enum PublishOutcome {
 }
 
 /// The command.
-pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: PublishArguments = match FORM.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
+pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
     let common = &arguments.common;
     let run = ShownRun {
         form: FORM,
@@ -186,15 +178,15 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         deadline: common.deadline,
     };
     run.run(async |display, stop| {
-        let done = publish_or_clean_up(&arguments, display, stop).await;
+        let done = publish_or_clean_up(arguments, display, stop).await;
         let report = Report {
             drive: None,
-            ..display.report(rows(&arguments))
+            ..display.report(rows(arguments))
         };
         match done {
             Ok(PublishOutcome::Published(done)) => published(&done, report),
             Ok(PublishOutcome::CleanedUp(removed)) => cleaned_up(&removed, report),
-            Err(unpublished) => unfinished(&arguments, unpublished, report),
+            Err(unpublished) => unfinished(arguments, unpublished, report),
         }
     })
 }
@@ -336,18 +328,22 @@ async fn go(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<PublishOutcome, Unpublished> {
+    options.jobs_min = arguments.common.min_jobs;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;
-        let url = client.endpoint().to_string();
-        let findings = findings_file::load(&url).ok().flatten().unwrap_or_default();
+        options.endpoint = client.endpoint().to_string();
+        let findings = findings_file::load(&options.endpoint);
+        let findings = findings.ok().flatten().unwrap_or_default();
         check_gzip(&findings)?;
-        let result = work(arguments, &client, &findings, options, display, stop).await;
+        options.jobs = jobs_for(arguments.common.jobs, &findings);
+        options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
+        let result = work(arguments, &client, options, display, stop).await;
         display.remember(&client);
         return result;
     };
+    options.jobs = arguments.common.jobs;
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
-    let findings = Findings::default();
-    let result = work(arguments, &client, &findings, options, display, stop).await;
+    let result = work(arguments, &client, options, display, stop).await;
     local.stop().await;
     result
 }
@@ -355,17 +351,10 @@ async fn go(
 async fn work(
     arguments: &PublishArguments,
     client: &Client,
-    findings: &Findings,
-    options: &mut PublishOptions,
+    options: &PublishOptions,
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<PublishOutcome, Unpublished> {
-    options.jobs = jobs_for(arguments.common.jobs, findings);
-    options.jobs_min = arguments.common.min_jobs;
-    options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
-    if options.endpoint.is_empty() {
-        options.endpoint = client.endpoint().to_string();
-    }
     let Some(image) = &arguments.image else {
         let removed = clean_up(client, options, display, stop).await?;
         return Ok(PublishOutcome::CleanedUp(removed));
@@ -378,22 +367,9 @@ async fn work(
     };
     let image = stop.unless_asked(open(arguments, image, how, &options.patience));
     let image = options.patience.watching(display, image).await?;
-    let of_archive = archived::notices(&image);
-    if !of_archive.is_empty() {
-        for line in of_archive {
-            display.event(&Event::Notice(line));
-        }
-    } else if arguments.format.is_none() && image.format() != Format::Raw {
-        let format = image.format();
-        let line = format!("By its content the image is {format}; --format raw takes it as it is");
-        display.event(&Event::Notice(line));
-    }
-    let is_told = arguments.format.is_some();
-    let looked_at = blocking(move || Ok((image.notices(is_told), image)));
-    let (notices, image) = stop.unless_asked(looked_at).await?;
-    for line in notices {
-        display.event(&Event::Notice(line));
-    }
+    let told = arguments.format;
+    let lines = image_notices::by_content(&image, told, "takes");
+    let image = image_notices::show(image, lines, told.is_some(), display, &mut stop).await?;
     let published = publish(client, image, options, display, stop).await?;
     Ok(PublishOutcome::Published(published))
 }

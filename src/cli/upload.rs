@@ -13,7 +13,7 @@ use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::Traced;
-use super::{again, archived, arguments, environment, exit, quote};
+use super::{again, arguments, environment, exit, image_notices, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::commands::Commands;
@@ -24,8 +24,6 @@ use crate::filesystem::read_named;
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::{Direction, others};
-use crate::monitor::{Event, Monitor};
-use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,
@@ -46,7 +44,7 @@ const PROGRAM: &str = "openhosting-upload";
 pub(super) struct UploadArguments {
     /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
     /// most this size
-    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
+    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
     /// An existing drive to write to, by its UUID or its name [default: creates a new
@@ -141,10 +139,6 @@ pub(super) struct UploadArguments {
 
     #[command(flatten)]
     image: ImageArguments,
-}
-
-fn default_chunk() -> NonZeroU64 {
-    NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
 }
 
 /// The program.
@@ -285,34 +279,10 @@ async fn send(
     let opened = stop.unless_asked(opened);
     let (drive, sha256, image) = patience.watching(display, opened).await?;
     check_sha256(arguments, &image)?;
-    let of_archive = archived::notices(&image);
-    if !of_archive.is_empty() {
-        for line in of_archive {
-            display.event(&Event::Notice(line));
-        }
-    } else if arguments.image.format.is_none() && image.format() != Format::Raw {
-        let format = image.format();
-        let line = format!("By its content the image is {format}; --format raw sends it as it is");
-        display.event(&Event::Notice(line));
-    }
-    if let Image::Stream(stream) = &image
-        && stream.format() != StreamFormat::Raw
-        && !arguments.gunzip
-    {
-        let format = stream.format();
-        let member = stream.entry();
-        let member = member.map_or(String::new(), |member| format!(" ({member} in it)"));
-        let line = format!(
-            "By its content the image is packed with {format}{member}, and is unpacked; --format raw sends it as it is"
-        );
-        display.event(&Event::Notice(line));
-    }
-    let is_told = arguments.image.format.is_some();
-    let looked_at = blocking(move || Ok((image.notices(is_told), image)));
-    let (notices, image) = stop.unless_asked(looked_at).await?;
-    for line in notices {
-        display.event(&Event::Notice(line));
-    }
+    let told = arguments.image.format;
+    let mut lines = image_notices::by_content(&image, told, "sends");
+    lines.extend(packed(arguments, &image));
+    let image = image_notices::show(image, lines, told.is_some(), display, &mut stop).await?;
     let size = match (arguments.grow, image.length()) {
         (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
         (Some(_), Length::Unknown { .. }) => {
@@ -339,9 +309,7 @@ async fn send(
     }
     options.sha256 = sha256;
     options.journal = journal(arguments, drive, &client)?;
-    if let Some(line) = unfinished(arguments, &options, &image, client.user()).await? {
-        display.event(&Event::Notice(line));
-    }
+    display.notices(unfinished(arguments, &options, &image, client.user()).await?);
     let Some(file) = &arguments.trace else {
         return upload(&client, image, &options, display, stop).await;
     };
@@ -352,6 +320,22 @@ async fn send(
         arguments.notice(&error.chain());
     }
     uploaded
+}
+
+/// The line about an image that is found to be packed, without a flag that says so.
+fn packed(arguments: &UploadArguments, image: &Image) -> Option<String> {
+    let Image::Stream(stream) = image else {
+        return None;
+    };
+    let format = stream.format();
+    let member = stream.entry();
+    let member = member.map_or(String::new(), |member| format!(" ({member} in it)"));
+    let is_found = format != StreamFormat::Raw && !arguments.gunzip;
+    is_found.then(|| {
+        format!(
+            "By its content the image is packed with {format}{member}, and is unpacked; --format raw sends it as it is"
+        )
+    })
 }
 
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
@@ -408,10 +392,8 @@ async fn sha256(arguments: &UploadArguments, patience: &Patience) -> Result<Opti
             (path.display().to_string(), text)
         }
     };
-    let name = match arguments.image.is_stdin() {
-        true => None,
-        false => Some(arguments.image.name()?),
-    };
+    let is_named = !arguments.image.is_stdin();
+    let name = is_named.then(|| arguments.image.name()).transpose()?;
     let digest = digest_for(&String::from_utf8_lossy(&text), name.as_deref());
     digest.map(Some).map_err(|error| {
         let what = format!("Cannot tell the SHA-256 of the image by {shown}");
@@ -617,16 +599,14 @@ fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String>
     };
     if interrupted.error.is_permanent() {
         let drive = resume.drive;
-        let line = match resume.is_ours {
-            true => {
-                let removal = arguments.commands().removal(drive);
-                format!(
-                    "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
-                )
-            }
-            false => format!("Drive {drive} holds part of this upload, and not the image"),
-        };
-        lines.push(line);
+        lines.push(if resume.is_ours {
+            let removal = arguments.commands().removal(drive);
+            format!(
+                "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
+            )
+        } else {
+            format!("Drive {drive} holds part of this upload, and not the image")
+        });
         return lines;
     }
     // With wrong bytes no chunk in particular failed.

@@ -1,6 +1,5 @@
 //! `openhosting verify`: does a drive hold what its receipt tells?
 
-use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +28,7 @@ use crate::shard::Shard;
 use crate::transfer::{InspectOptions, JOBS_DEFAULT, Patience, Stop, inspect, look_at_drive};
 
 const PROGRAM: &str = "openhosting verify";
-const FORM: OutputForm = OutputForm {
+pub(super) const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "verify/1",
     short: Some("-J"),
@@ -97,11 +96,7 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 /// The command.
-pub(super) fn main(words: &[OsString]) -> ExitCode {
-    let arguments: VerifyArguments = match FORM.parse(words) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
+pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
     let receipt = arguments.receipt.to_string_lossy();
     let run = ShownRun {
         form: FORM,
@@ -113,7 +108,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         deadline: None,
     };
     run.run(async |display, stop| {
-        let compared = compare(&arguments, display, stop).await;
+        let compared = compare(arguments, display, stop).await;
         let report = display.report(vec![("Receipt", receipt.clone().into_owned())]);
         match compared {
             Ok(compared) => compared.outcome(report),

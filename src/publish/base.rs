@@ -230,10 +230,10 @@ impl Publisher<'_> {
             }
         }
         let after = self.wait_for_imaging(drive).await?;
-        Ok(match is_broken(&after) {
-            true => Cloned::Failed("failed".into()),
-            false => Cloned::Yes,
-        })
+        if is_broken(&after) {
+            return Ok(Cloned::Failed("failed".into()));
+        }
+        Ok(Cloned::Yes)
     }
 
     /// Waits until nothing is copied into a drive, and gives what it is then.

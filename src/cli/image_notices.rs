@@ -1,0 +1,48 @@
+//! What there is to know of an image before any of it is sent.
+
+use super::display::Display;
+use crate::error::Result;
+use crate::image::{Format, Image};
+use crate::transfer::{Stop, blocking};
+
+/// Shows these lines, and what the image itself tells. `is_told` says whether its format was
+/// given.
+pub(super) async fn show(
+    image: Image,
+    lines: Vec<String>,
+    is_told: bool,
+    display: &mut Display,
+    stop: &mut Stop,
+) -> Result<Image> {
+    display.notices(lines);
+    let looked_at = blocking(move || Ok((image.notices(is_told), image)));
+    let (notices, image) = stop.unless_asked(looked_at).await?;
+    display.notices(notices);
+    Ok(image)
+}
+
+/// The lines about an archive, or about a format that was found and not `told`. `does` is
+/// what the command does to an image that is raw, as in "sends".
+pub(super) fn by_content(image: &Image, told: Option<Format>, does: &str) -> Vec<String> {
+    let Some(member) = image.member() else {
+        let format = image.format();
+        let is_found = told.is_none() && format != Format::Raw;
+        let line =
+            || format!("By its content the image is {format}; --format raw {does} it as it is");
+        return is_found.then(line).into_iter().collect();
+    };
+    let (name, format) = (&member.name, image.format());
+    let others = match member.others.as_slice() {
+        [] => "--format raw takes all of it as it is".to_owned(),
+        others => format!("--disk takes another one: {}", others.join(", ")),
+    };
+    let mut lines = vec![format!(
+        "The image is an archive, and the disk {name} in it is {format}; {others}"
+    )];
+    if member.is_left_out {
+        lines.push(
+            "The manifest of the archive tells no digest of this disk: it is not checked".into(),
+        );
+    }
+    lines
+}
