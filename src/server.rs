@@ -65,7 +65,6 @@
 
 mod admission;
 mod answer;
-
 mod auth;
 mod body;
 mod budget;
@@ -100,8 +99,8 @@ pub mod users;
 mod work;
 mod writing;
 
-pub use crate::tenancy::rate::Rate;
-pub use crate::vm::hypervisor::Reach;
+pub use crate::tenancy::Rate;
+pub use crate::vm::Reach;
 pub use faults::FaultPlan;
 
 use std::ffi::OsString;
@@ -125,11 +124,8 @@ use self::imaging::Imagings;
 use self::store::Store;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tenancy::quota::{Kind, Limits as QuotaLimits, Quotas};
-use crate::vm::claims::Drives;
-use crate::vm::machines::{GuestNetwork, Machines, Site};
-use crate::vm::qemu::Qemu;
-use crate::vm::qemu::cgroup::Cgroup;
+use crate::tenancy::{QuotaKind, QuotaLimits, Quotas};
+use crate::vm::{Cgroup, Drives, GuestNetwork, Machines, Qemu, Site};
 use crate::wire::READ_BYTES_MAX;
 
 /// Longest wait for a TLS handshake.
@@ -462,13 +458,13 @@ impl Server {
 /// What one user may have.
 fn quotas(config: &Config) -> Quotas {
     Quotas::new(QuotaLimits::new([
-        (Kind::Drives, config.drives_max),
-        (Kind::Bytes, config.drive_bytes_max),
-        (Kind::Servers, config.servers_max),
-        (Kind::Addresses, config.addresses_max),
-        (Kind::Vlans, config.vlans_max),
-        (Kind::Memory, config.guest_memory_bytes_max),
-        (Kind::Cores, config.guest_cores_max),
+        (QuotaKind::Drives, config.drives_max),
+        (QuotaKind::Bytes, config.drive_bytes_max),
+        (QuotaKind::Servers, config.servers_max),
+        (QuotaKind::Addresses, config.addresses_max),
+        (QuotaKind::Vlans, config.vlans_max),
+        (QuotaKind::Memory, config.guest_memory_bytes_max),
+        (QuotaKind::Cores, config.guest_cores_max),
     ]))
 }
 

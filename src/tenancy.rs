@@ -9,11 +9,21 @@
 //! ```
 //!
 //! No network, and no knowledge of drives or servers. [`server`](crate::server) and `vm`
-//! stand on it. Start reading at [`refusal`].
+//! stand on it. Start reading at `refusal`.
 
+mod counters;
 pub(crate) mod kept;
-pub(crate) mod keys;
-pub(crate) mod locks;
-pub(crate) mod quota;
-pub(crate) mod rate;
-pub(crate) mod refusal;
+mod keys;
+mod locks;
+mod quota;
+mod rate;
+mod refusal;
+
+pub(crate) use self::counters::Counters;
+pub(crate) use self::kept::{sync_parent, unless_missing};
+pub(crate) use self::keys::{check_length, one_of, put, put_label, put_or_unset, set, unknown};
+pub(crate) use self::locks::{lock, read, write};
+pub(crate) use self::quota::{Amounts, Grant, QuotaFigures, QuotaKind, QuotaLimits, Quotas};
+pub(crate) use self::rate::Limiter;
+pub use self::rate::Rate;
+pub(crate) use self::refusal::Refusal;

@@ -9,13 +9,21 @@
 //! It answers no requests and knows no HTTP: [`server`](crate::server) does that, and serves
 //! the drives. Start reading at `machines`.
 
-pub(crate) mod claims;
+mod claims;
 mod console;
-pub(crate) mod hypervisor;
-pub(crate) mod ids;
-pub(crate) mod machine;
-pub(crate) mod machines;
-pub(crate) mod qemu;
-pub(crate) mod resources;
-pub(crate) mod settings;
+mod hypervisor;
+mod ids;
+mod machine;
+mod machines;
+mod qemu;
+mod resources;
+mod settings;
 mod vnc;
+
+pub(crate) use self::claims::{Claim, Claims, Drive, Drives, Holder};
+pub use self::hypervisor::Reach;
+pub(crate) use self::ids::{MachineId, Slot};
+pub(crate) use self::machine::Machine;
+pub(crate) use self::machines::{GuestNetwork, Machines, Site};
+pub(crate) use self::qemu::{Cgroup, Qemu};
+pub(crate) use self::resources::{ResourceId, ResourceKind};

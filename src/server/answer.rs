@@ -11,7 +11,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::listing;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::Refusal;
 use crate::wire::{ErrorType, Format, Properties, X_ELASTIC_ERROR, X_ELASTIC_OUTPUT};
 
 /// Body of an answer.

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::line::{Line, Slowed};
-use super::record::Record;
-use crate::tenancy::refusal::Refusal;
+use super::record::RequestRecord;
+use crate::tenancy::Refusal;
 use crate::wire::{Format, Properties};
 
 /// Longest wait for [`PROGRESS_BYTES`] more of a body, or its end.
@@ -33,28 +33,28 @@ const FRAMES_AHEAD: usize = 3;
 /// The body of a request, counted as it comes.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    body: Inner,
-    record: Arc<Record>,
+    body: IncomingBody,
+    record: Arc<RequestRecord>,
 }
 
 #[derive(Debug)]
-enum Inner {
+enum IncomingBody {
     Plain(hyper::body::Incoming),
     /// As a fault plan wants it.
     Slowed(Slowed<hyper::body::Incoming>),
 }
 
 impl Incoming {
-    pub(super) fn counted(body: hyper::body::Incoming, record: Arc<Record>) -> Self {
-        let body = Inner::Plain(body);
+    pub(super) fn counted(body: hyper::body::Incoming, record: Arc<RequestRecord>) -> Self {
+        let body = IncomingBody::Plain(body);
         Self { body, record }
     }
 
     /// The same, over a slow line.
     pub(super) fn slowed(self, line: Arc<Line>) -> Self {
         let body = match self.body {
-            Inner::Plain(body) => Inner::Slowed(Slowed::new(body, line)),
-            slowed @ Inner::Slowed(_) => slowed,
+            IncomingBody::Plain(body) => IncomingBody::Slowed(Slowed::new(body, line)),
+            slowed @ IncomingBody::Slowed(_) => slowed,
         };
         Self { body, ..self }
     }
@@ -69,8 +69,8 @@ impl Body for Incoming {
         context: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let polled = match &mut self.body {
-            Inner::Plain(body) => Pin::new(body).poll_frame(context),
-            Inner::Slowed(body) => Pin::new(body).poll_frame(context),
+            IncomingBody::Plain(body) => Pin::new(body).poll_frame(context),
+            IncomingBody::Slowed(body) => Pin::new(body).poll_frame(context),
         };
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.record.received(frame.data_ref().map_or(0, Bytes::len));
@@ -80,15 +80,15 @@ impl Body for Incoming {
 
     fn is_end_stream(&self) -> bool {
         match &self.body {
-            Inner::Plain(body) => body.is_end_stream(),
-            Inner::Slowed(body) => body.is_end_stream(),
+            IncomingBody::Plain(body) => body.is_end_stream(),
+            IncomingBody::Slowed(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Inner::Plain(body) => body.size_hint(),
-            Inner::Slowed(body) => body.size_hint(),
+            IncomingBody::Plain(body) => body.size_hint(),
+            IncomingBody::Slowed(body) => body.size_hint(),
         }
     }
 }

@@ -19,8 +19,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Refusal, lock};
 
 const MIB: u64 = 1024 * 1024;
 /// Longest wait of a request for a share, before it is refused.
@@ -150,7 +149,7 @@ pub(super) struct Share {
 
 /// A budget as the metrics show it, in the unit of its limit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Figures {
+pub(super) struct BudgetFigures {
     pub(super) name: &'static str,
     pub(super) used: u64,
     pub(super) each: u64,
@@ -195,7 +194,7 @@ impl Budget {
         })
     }
 
-    pub(super) fn figures(&self) -> Figures {
+    pub(super) fn figures(&self) -> BudgetFigures {
         let Limit {
             name,
             each,
@@ -203,7 +202,7 @@ impl Budget {
             step,
             ..
         } = self.limit;
-        Figures {
+        BudgetFigures {
             name,
             used: all.saturating_sub(self.all.available_permits() as u64 * step),
             each,

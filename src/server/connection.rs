@@ -15,18 +15,15 @@ use super::admission::Place;
 use super::answer::{self, Answer, Held};
 use super::body::{Incoming, text};
 use super::budget::PATIENCE;
-use super::drives;
 use super::faults::Reset;
 use super::metadata::Metadata;
-use super::operator;
 use super::origin::{check_host, check_site};
-use super::page;
 use super::peer::Peer;
-use super::record::Record;
+use super::record::RequestRecord;
 use super::routes::Call;
 use super::shared::Api;
-use super::socket;
-use crate::tenancy::refusal::Refusal;
+use super::{drives, operator, page, socket};
+use crate::tenancy::Refusal;
 use crate::wire::Format;
 
 /// What is known of the client of a connection.
@@ -49,7 +46,7 @@ where
         async move {
             let (method, path) = (request.method().clone(), request.uri().path());
             let place = Arc::clone(&client.place);
-            let record = Arc::new(Record::new(method, path, place, &api.metrics));
+            let record = Arc::new(RequestRecord::new(method, path, place, &api.metrics));
             let span = record.span().clone();
             let request = request.map(|body| Incoming::counted(body, Arc::clone(&record)));
             let work = answer(&api, request, Arc::clone(&record)).instrument(span);
@@ -72,7 +69,7 @@ where
 
 /// Waits until the client of a request has gone that changes nothing. Other requests are
 /// carried out once they are there as a whole. Ask only after the request was begun.
-async fn gone(peer: Option<&Peer>, record: &Record) {
+async fn gone(peer: Option<&Peer>, record: &RequestRecord) {
     match peer {
         Some(peer) if record.ends_with_client() => peer.gone().await,
         _ => std::future::pending().await,
@@ -82,7 +79,7 @@ async fn gone(peer: Option<&Peer>, record: &Record) {
 async fn answer(
     api: &Arc<Api>,
     request: Request<Incoming>,
-    record: Arc<Record>,
+    record: Arc<RequestRecord>,
 ) -> Result<Answer, Reset> {
     if let Err(refusal) = check_host(&request) {
         return Ok(record.answer(answer::refusal(&refusal), Some(refusal)));
@@ -110,7 +107,11 @@ async fn answer(
 }
 
 /// The answer to a request, which holds its share of the budget until it was sent.
-async fn hold(api: &Arc<Api>, record: Arc<Record>, served: Result<Answer, Refusal>) -> Answer {
+async fn hold(
+    api: &Arc<Api>,
+    record: Arc<RequestRecord>,
+    served: Result<Answer, Refusal>,
+) -> Answer {
     let held = match served {
         Ok(answer) => take_share(api, &record, answer).await,
         refused => refused,
@@ -123,7 +124,7 @@ async fn hold(api: &Arc<Api>, record: Arc<Record>, served: Result<Answer, Refusa
 
 async fn take_share(
     api: &Arc<Api>,
-    record: &Record,
+    record: &RequestRecord,
     mut answer: Answer,
 ) -> Result<Answer, Refusal> {
     let held = answer.extensions_mut().remove::<Held>();
@@ -139,7 +140,7 @@ async fn take_share(
 async fn dispatch(
     api: &Arc<Api>,
     request: Request<Incoming>,
-    record: &Record,
+    record: &RequestRecord,
 ) -> Result<Answer, Refusal> {
     // Before the key: a page of another site must not use up the guesses of its visitor.
     check_site(request.headers())?;

@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::sparse::{all_zero, next_data};
 use crate::chunk::zeros;
 use crate::digest::Digest;
-use crate::tenancy::locks::lock;
+use crate::tenancy::lock;
 
 /// Longest range of one digest, in bytes: the longest chunk of our clients. It bounds
 /// what one request costs.

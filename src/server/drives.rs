@@ -25,7 +25,7 @@ use super::tasks::{blocking, detached};
 use super::work::in_turns;
 use super::writing::Write;
 use crate::drive::DriveId;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::Refusal;
 use crate::wire::{
     EXTENSION_CANCEL, EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties,
     X_OPENHOSTING_EXTENSIONS,

@@ -32,21 +32,11 @@ use super::answer::{self, Answer};
 use super::body::Incoming;
 use super::line::{Line, Slowed};
 use super::routes::Call;
-use crate::tenancy::keys::set;
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Counters, Refusal, lock, set};
 use crate::wire::{Format, Properties, READ_BYTES_MAX};
 
 /// How long a stalled request is kept: longer than any client waits.
 const STALL: Duration = Duration::from_secs(600);
-/// The keys of info that count (docs/dev/reference.md, 1.3).
-const COUNTERS: [&str; 4] = [
-    "read:bytes",
-    "read:requests",
-    "write:bytes",
-    "write:requests",
-];
-
 /// The connection is to be reset.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reset;
@@ -250,7 +240,7 @@ impl Faults {
         };
         let mut changed = Properties::new();
         for (key, value) in object {
-            let is_dropped = COUNTERS.contains(&key.as_str()) && !is_told
+            let is_dropped = Counters::KEYS.contains(&key.as_str()) && !is_told
                 || key.starts_with("user:") && self.plan.user_keys == UserKeys::Dropped;
             if !is_dropped {
                 set(&mut changed, key, value);
@@ -261,7 +251,7 @@ impl Faults {
         {
             let before = lock(&self.looked).insert(drive.to_owned(), object.clone());
             let before = before.as_ref().unwrap_or(object);
-            for key in COUNTERS {
+            for key in Counters::KEYS {
                 set(&mut changed, key, before.get(key).unwrap_or_default());
             }
         }

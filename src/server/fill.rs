@@ -17,8 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::drive::DriveId;
-use crate::tenancy::kept::{self, sync_parent, unless_missing};
-use crate::tenancy::keys::set;
+use crate::tenancy::{kept, set, sync_parent, unless_missing};
 use crate::wire::Properties;
 
 /// What imaging does to the bytes on their way.

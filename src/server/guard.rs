@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::network;
-use crate::tenancy::rate::{Limiter, Rate};
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Limiter, Rate, Refusal};
 
 /// The limits of a server.
 #[derive(Debug)]

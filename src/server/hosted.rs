@@ -28,12 +28,8 @@ use super::fill::{Fill, FillFiles};
 use super::metadata::Metadata;
 use super::record::Traffic;
 use crate::drive::DriveId;
-use crate::tenancy::keys::set;
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
-use crate::vm::claims::{Claim, Claims, Drive, Holder};
-use crate::vm::hypervisor::IoCounters;
-use crate::vm::ids::Slot;
+use crate::tenancy::{Counters, Refusal, lock, set};
+use crate::vm::{Claim, Claims, Drive, Holder, Slot};
 use crate::wire::Properties;
 
 /// Longest wait for the end of an imaging that was cancelled.
@@ -455,12 +451,9 @@ impl Drive for Hosted {
         self.with_metadata(Metadata::is_shared)
     }
 
-    fn count_guest(&self, more: IoCounters) {
+    fn count_guest(&self, more: Counters) {
         let counters = &mut self.state().metadata.counters;
-        counters.read_bytes += more.read_bytes;
-        counters.read_requests += more.read_requests;
-        counters.write_bytes += more.write_bytes;
-        counters.write_requests += more.write_requests;
+        *counters = counters.zip(more, u64::saturating_add);
     }
 }
 

@@ -30,7 +30,7 @@ use super::hosted::{Hosted, Lease, Pass, Progress, Purpose, Turn};
 use super::metrics::Metrics;
 use super::store::Store;
 use super::work::{Turns, in_turns_until};
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::Refusal;
 
 /// Imagings that run at once; more are queued.
 const AT_ONCE: usize = 2;

@@ -15,13 +15,6 @@ use crate::wire::{Format, Properties};
 /// A frame is at least this long, but for the last one.
 const FRAME_BYTES: usize = 32 * 1024;
 
-/// What stands around and between the objects of an answer.
-#[derive(Clone, Copy, Debug)]
-struct Grammar {
-    between: &'static str,
-    end: &'static str,
-}
-
 /// Prints whole objects: a blank line between them in text, an array in JSON, as
 /// [`Properties::print_all`] does.
 pub(super) fn of_objects(
@@ -51,19 +44,14 @@ fn print(
     format: Format,
     between: &'static str,
 ) -> Listing {
-    let (begin, grammar) = match format {
-        Format::Text => ("", Grammar { between, end: "" }),
-        Format::Json => {
-            let grammar = Grammar {
-                between: ",",
-                end: "]\n",
-            };
-            ("[", grammar)
-        }
+    let (begin, between, end) = match format {
+        Format::Text => ("", between, ""),
+        Format::Json => ("[", ",", "]\n"),
     };
     let mut listing = Listing {
         items: Box::new(items),
-        grammar,
+        between,
+        end,
         is_first: true,
         is_ended: false,
         begin,
@@ -78,7 +66,9 @@ fn print(
 /// The body of such an answer.
 pub(super) struct Listing {
     items: Box<dyn Iterator<Item = String> + Send + Sync>,
-    grammar: Grammar,
+    /// What stands between the objects and after them.
+    between: &'static str,
+    end: &'static str,
     begin: &'static str,
     is_first: bool,
     is_ended: bool,
@@ -92,11 +82,11 @@ impl Listing {
         while frame.len() < FRAME_BYTES {
             let Some(item) = self.items.next() else {
                 self.is_ended = true;
-                frame += self.grammar.end;
+                frame += self.end;
                 break;
             };
             if !std::mem::take(&mut self.is_first) {
-                frame += self.grammar.between;
+                frame += self.between;
             }
             frame += &item;
         }

@@ -5,45 +5,21 @@ use std::io;
 use std::path::Path;
 
 use crate::drive::{DriveId, parse_uuid};
-use crate::tenancy::kept;
-use crate::tenancy::keys::{check_length, one_of, put, put_label, put_or_unset, set};
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{
+    Counters, Refusal, check_length, kept, one_of, put, put_label, put_or_unset, set,
+};
 use crate::wire::{Properties, parse_size};
 
 /// Everyone, as the `readers` key says it (docs/dev/reference.md, 1.4).
 pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 
-/// The four counters of a drive. They begin at 4096 bytes and 1 request, as
-/// recorded of the real systems, which touch a new drive themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counters {
-    pub(super) read_bytes: u64,
-    pub(super) read_requests: u64,
-    pub(super) write_bytes: u64,
-    pub(super) write_requests: u64,
-}
-
-impl Counters {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 4] {
-        [
-            ("read:bytes", &mut self.read_bytes),
-            ("read:requests", &mut self.read_requests),
-            ("write:bytes", &mut self.write_bytes),
-            ("write:requests", &mut self.write_requests),
-        ]
-    }
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self {
-            read_bytes: 4096,
-            read_requests: 1,
-            write_bytes: 4096,
-            write_requests: 1,
-        }
-    }
-}
+/// Those of a new drive, as recorded of the real systems, which touch it themselves.
+const NEW_COUNTERS: Counters = Counters {
+    read_bytes: 4096,
+    read_requests: 1,
+    write_bytes: 4096,
+    write_requests: 1,
+};
 
 /// What is known of a drive besides its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +47,7 @@ impl Metadata {
             user: user.to_owned(),
             size: 0,
             settings: Properties::new(),
-            counters: Counters::default(),
+            counters: NEW_COUNTERS,
         };
         let cipher = body.get("encryption:cipher").filter(|v| !v.is_empty());
         let cipher = cipher.unwrap_or("aes-xts-plain");
@@ -184,7 +160,7 @@ impl Metadata {
         if kept.remove("drive")? != id.to_string() {
             return None;
         }
-        let mut counters = Counters::default();
+        let mut counters = NEW_COUNTERS;
         for (key, value) in counters.fields() {
             *value = kept.remove(key)?.parse().ok()?;
         }

@@ -7,7 +7,7 @@
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::{Request, Version};
 
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::Refusal;
 
 /// Who asked, as far as the headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,15 +24,14 @@ use super::body::{self, Incoming};
 use super::budget::PATIENCE;
 use super::hosted::Hosted;
 use super::origin::is_from_page;
-use super::record::Record;
+use super::record::RequestRecord;
 use super::sessions::Sessions;
 use super::shared::Api;
 use super::tasks::blocking;
 use super::work::in_turns;
 use crate::drive::DriveId;
-use crate::tenancy::refusal::Refusal;
-use crate::vm::ids::MachineId;
-use crate::vm::machine::Machine;
+use crate::tenancy::Refusal;
+use crate::vm::{Machine, MachineId};
 
 const HTML: &str = include_str!("page/page.html");
 const CSS: &str = include_str!("page/page.css");
@@ -60,7 +59,7 @@ pub(super) async fn answer(
     api: &Arc<Api>,
     sessions: &Sessions,
     request: Request<Incoming>,
-    record: &Record,
+    record: &RequestRecord,
 ) -> Answer {
     let path = request.uri().path().strip_prefix("/ui/");
     let Some(path) = path.map(str::to_owned) else {
@@ -134,7 +133,7 @@ async fn get(
     sessions: &Sessions,
     path: &str,
     headers: &HeaderMap,
-    record: &Record,
+    record: &RequestRecord,
 ) -> Result<Answer, Refusal> {
     match path {
         "" => return Ok(file(HTML, "text/html; charset=utf-8")),
@@ -167,7 +166,7 @@ async fn post(
     sessions: &Sessions,
     path: &str,
     request: Request<Incoming>,
-    record: &Record,
+    record: &RequestRecord,
 ) -> Result<Answer, Refusal> {
     if !is_from_page(request.headers()) {
         return Err(Refusal::usage("The request does not come from the page"));
@@ -194,7 +193,7 @@ async fn post(
 async fn login(
     api: &Arc<Api>,
     request: Request<Incoming>,
-    record: &Record,
+    record: &RequestRecord,
 ) -> Result<Arc<str>, Refusal> {
     let wrong = || Refusal::usage("The body is not user and key");
     let body = Zeroizing::new(body::small(request.into_body()).await?);

@@ -14,7 +14,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::hosted::Hosted;
-use crate::tenancy::locks::lock;
+use crate::tenancy::lock;
 
 /// Bytes in memory for one answer; small, since slow clients keep it long.
 const STEP_BYTES: u64 = 256 * 1024;

@@ -21,8 +21,7 @@ use super::admission::Place;
 use super::answer::{Answer, AnswerBody};
 use super::budget::Share;
 use super::metrics::Metrics;
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Refusal, lock};
 
 /// What moves to and from one drive, for those who look at it now.
 #[derive(Debug, Default)]
@@ -46,7 +45,7 @@ impl Traffic {
 
 /// One request under way. Its end is when nobody has it any more: the answer was
 /// taken, or the client has gone.
-pub(super) struct Record {
+pub(super) struct RequestRecord {
     method: Method,
     path: String,
     place: Arc<Place>,
@@ -70,13 +69,13 @@ struct Answered {
     refusal: Option<Refusal>,
 }
 
-impl fmt::Debug for Record {
+impl fmt::Debug for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Record({} {})", self.method, self.path)
+        write!(f, "RequestRecord({} {})", self.method, self.path)
     }
 }
 
-impl Record {
+impl RequestRecord {
     pub(super) fn new(
         method: Method,
         path: &str,
@@ -193,7 +192,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         self.place.end_request();
         let took = self.began.elapsed();
@@ -227,7 +226,7 @@ impl Drop for Record {
 /// The body of an answer, counted as it goes.
 struct Counted {
     body: AnswerBody,
-    record: Arc<Record>,
+    record: Arc<RequestRecord>,
 }
 
 impl Body for Counted {

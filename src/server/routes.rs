@@ -8,7 +8,7 @@ pub(super) use self::servers::{MachineCall, ResourceCall, ServerCall};
 
 use super::fill::Packing;
 use crate::drive::DriveId;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::Refusal;
 
 /// A command of the API, with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,7 +172,7 @@ fn number(text: &str) -> Result<u64, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::resources::Kind;
+    use crate::vm::ResourceKind;
     use crate::wire::ErrorType;
 
     const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
@@ -201,7 +201,7 @@ mod tests {
             ),
             (
                 "/resources//ip/list",
-                Call::Resource(ResourceCall::List(Some(Kind::Ip))),
+                Call::Resource(ResourceCall::List(Some(ResourceKind::Ip))),
             ),
             (
                 "/drives/ID/image/ID/gunzip",

@@ -11,8 +11,8 @@ use super::body::{Incoming, keys_and_values};
 use super::routes::{MachineCall, ResourceCall, ServerCall};
 use super::shared::Api;
 use super::tasks::{blocking, detached};
-use crate::tenancy::refusal::Refusal;
-use crate::vm::machine::Machine;
+use crate::tenancy::Refusal;
+use crate::vm::Machine;
 use crate::wire::{EXTENSIONS_OF_SERVERS, Format, Properties, X_OPENHOSTING_EXTENSIONS};
 
 type Result<T = Answer> = std::result::Result<T, Refusal>;
@@ -69,53 +69,39 @@ impl Api {
             return Err(Refusal::no_command());
         }
         let machines = Arc::clone(&self.machines);
-        let no_content = |()| answer::no_content();
-        match call {
-            M::Info => self.server(&machine, format).await,
+        let done = match call {
+            M::Info => return self.server(&machine, format).await,
             M::Console => {
                 let console = machines.console(&machine).await?;
-                Ok(answer::file(console, "text/plain"))
+                return Ok(answer::file(console, "text/plain"));
             }
             M::Screen => {
                 let screen = machines.screen(&machine).await?;
-                Ok(answer::file(screen, "image/png"))
+                return Ok(answer::file(screen, "image/png"));
             }
             M::Set => {
                 let body = keys_and_values(request).await?;
                 let changed = Arc::clone(&machine);
                 detached(async move { machines.set(&changed, &body).await }).await?;
-                self.server(&machine, format).await
+                return self.server(&machine, format).await;
             }
             M::Start => {
                 let started = Arc::clone(&machine);
                 detached(async move { machines.start(&started).await }).await?;
-                self.server(&machine, format).await
+                return self.server(&machine, format).await;
             }
-            M::Stop => {
-                let stopped = detached(async move { machines.stop(&machine).await });
-                stopped.await.map(no_content)
-            }
-            M::Destroy => {
-                let destroyed = detached(async move { machines.destroy(&machine).await });
-                destroyed.await.map(no_content)
-            }
+            M::Stop => detached(async move { machines.stop(&machine).await }).await,
+            M::Destroy => detached(async move { machines.destroy(&machine).await }).await,
             M::Shutdown => {
-                let pressed = machines.with_running(&machine, |r| r.press_power_button());
-                pressed.await.map(no_content)
+                machines
+                    .with_running(&machine, |m| m.press_power_button())
+                    .await
             }
-            M::Reset => {
-                let reset = machines.with_running(&machine, |running| running.reset());
-                reset.await.map(no_content)
-            }
-            M::Suspend => {
-                let paused = machines.with_running(&machine, |running| running.pause());
-                paused.await.map(no_content)
-            }
-            M::Resume => {
-                let resumed = machines.with_running(&machine, |running| running.resume());
-                resumed.await.map(no_content)
-            }
-        }
+            M::Reset => machines.with_running(&machine, |m| m.reset()).await,
+            M::Suspend => machines.with_running(&machine, |m| m.pause()).await,
+            M::Resume => machines.with_running(&machine, |m| m.resume()).await,
+        };
+        done.map(|()| answer::no_content())
     }
 
     /// The answer with one server. It may be gone by now: then it is as it was.

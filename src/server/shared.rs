@@ -17,8 +17,8 @@ use super::sessions::Sessions;
 use super::store::Store;
 use super::work::{Job, Turns};
 use super::writing::Memory;
-use crate::tenancy::refusal::Refusal;
-use crate::vm::machines::Machines;
+use crate::tenancy::Refusal;
+use crate::vm::Machines;
 
 /// What all requests share.
 #[derive(Debug)]

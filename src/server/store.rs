@@ -38,11 +38,8 @@ use crate::filesystem::{
     Access, Foreign, Lock, Locked, create_new, lock as lock_file, open_or_create, open_own,
     private_directory,
 };
-use crate::tenancy::kept::{self, sync_parent, unless_missing};
-use crate::tenancy::locks::{read, write};
-use crate::tenancy::quota::Quotas;
-use crate::tenancy::refusal::Refusal;
-use crate::vm::claims::{Drive, Drives};
+use crate::tenancy::{Quotas, Refusal, kept, read, sync_parent, unless_missing, write};
+use crate::vm::{Drive, Drives};
 
 /// All drives of the server.
 #[derive(Debug)]
@@ -517,7 +514,7 @@ mod tests {
 
     use super::super::hosted::{Lease, Pass};
     use super::*;
-    use crate::tenancy::quota::Limits;
+    use crate::tenancy::QuotaLimits;
     use crate::wire::{Format, Properties};
 
     fn open(directory: &Path) -> Result<Store> {
@@ -627,7 +624,7 @@ mod tests {
             let turn = drive.turn_blocking().unwrap();
             let set = |metadata: &mut Metadata| {
                 let settings = &mut metadata.settings;
-                crate::tenancy::keys::put_or_unset(settings, "readers", value)
+                crate::tenancy::put_or_unset(settings, "readers", value)
             };
             store.change(&turn, set).unwrap();
         };
@@ -662,13 +659,12 @@ mod tests {
     #[test]
     fn servers_of_others_that_only_read_keep_no_owner_from_destroying() {
         use super::super::metadata::EVERYONE;
-        use crate::vm::claims::Holder;
-        use crate::vm::ids::{MachineId, Slot};
+        use crate::vm::{Holder, MachineId, Slot};
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();
         let mut shared = metadata(10);
         for (key, value) in [("claim:type", "shared"), ("readers", EVERYONE)] {
-            crate::tenancy::keys::set(&mut shared.settings, key, value);
+            crate::tenancy::set(&mut shared.settings, key, value);
         }
         let drive = store.create(shared).unwrap();
         let claim = |user: &str, may_write| {
@@ -739,7 +735,7 @@ mod tests {
     #[test]
     fn what_a_destroyed_drive_takes_is_given_back_when_it_is_free() {
         let directory = tempfile::tempdir().unwrap();
-        let quotas = Quotas::new(Limits::of_drives(1, 1 << 20));
+        let quotas = Quotas::new(QuotaLimits::of_drives(1, 1 << 20));
         let store = Store::open(directory.path(), FreshReads::Zeros, quotas).unwrap();
         let drive = store.create(metadata(1 << 20)).unwrap();
         drive.file.write_all_at(&[1; 1 << 20], 0).unwrap();

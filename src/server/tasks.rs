@@ -2,7 +2,7 @@
 
 use tokio::task::{JoinError, spawn_blocking};
 
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
 

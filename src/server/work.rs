@@ -19,8 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::tasks::blocking;
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Refusal, lock};
 
 /// Length of a slice: long enough that to change threads costs nothing, short enough
 /// that others do not notice the wait.

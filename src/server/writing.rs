@@ -20,8 +20,7 @@ use super::hosted::{Hosted, Pass};
 use super::sparse;
 use super::store::Store;
 use crate::codec::{Gunzip, GunzipError, Trailing};
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Refusal, lock};
 
 /// Most unpacked bytes of a body that are held in memory.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -11,12 +11,11 @@ use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::tenancy::locks::lock;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{locks::lock, refusal::Refusal};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum QuotaKind {
     Drives,
     /// Bytes of drives.
     Bytes,
@@ -29,7 +28,7 @@ pub(crate) enum Kind {
     Cores,
 }
 
-impl Kind {
+impl QuotaKind {
     pub(crate) const ALL: [Self; 7] = [
         Self::Drives,
         Self::Bytes,
@@ -69,11 +68,11 @@ impl Kind {
 
 /// A number for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Amounts([u64; Kind::ALL.len()]);
+pub(crate) struct Amounts([u64; QuotaKind::ALL.len()]);
 
 impl Amounts {
     /// These, and nothing of the others.
-    pub(crate) fn of<const N: usize>(amounts: [(Kind, u64); N]) -> Self {
+    pub(crate) fn of<const N: usize>(amounts: [(QuotaKind, u64); N]) -> Self {
         let mut all = Self::default();
         for (kind, amount) in amounts {
             all[kind] = amount;
@@ -82,32 +81,32 @@ impl Amounts {
     }
 
     fn change(&mut self, by: &Self, change: fn(u64, u64) -> u64) {
-        for kind in Kind::ALL {
+        for kind in QuotaKind::ALL {
             self[kind] = change(self[kind], by[kind]);
         }
     }
 }
 
-impl Index<Kind> for Amounts {
+impl Index<QuotaKind> for Amounts {
     type Output = u64;
 
-    fn index(&self, kind: Kind) -> &u64 {
+    fn index(&self, kind: QuotaKind) -> &u64 {
         &self.0[kind as usize]
     }
 }
 
-impl IndexMut<Kind> for Amounts {
-    fn index_mut(&mut self, kind: Kind) -> &mut u64 {
+impl IndexMut<QuotaKind> for Amounts {
+    fn index_mut(&mut self, kind: QuotaKind) -> &mut u64 {
         &mut self.0[kind as usize]
     }
 }
 
 /// The most that one user may have of each kind; `u64::MAX` where there is no limit.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits(Amounts);
+pub(crate) struct QuotaLimits(Amounts);
 
-impl Limits {
-    pub(crate) fn new(limits: [(Kind, Option<u64>); Kind::ALL.len()]) -> Self {
+impl QuotaLimits {
+    pub(crate) fn new(limits: [(QuotaKind, Option<u64>); QuotaKind::ALL.len()]) -> Self {
         Self(Amounts::of(
             limits.map(|(kind, limit)| (kind, limit.unwrap_or(u64::MAX))),
         ))
@@ -115,29 +114,29 @@ impl Limits {
 }
 
 #[cfg(test)]
-impl Limits {
+impl QuotaLimits {
     pub(crate) fn of_drives(drives: u64, bytes: u64) -> Self {
         let mut limits = Self::default();
-        (limits.0[Kind::Drives], limits.0[Kind::Bytes]) = (drives, bytes);
+        (limits.0[QuotaKind::Drives], limits.0[QuotaKind::Bytes]) = (drives, bytes);
         limits
     }
 }
 
-impl Default for Limits {
+impl Default for QuotaLimits {
     fn default() -> Self {
-        Self(Amounts([u64::MAX; Kind::ALL.len()]))
+        Self(Amounts([u64::MAX; QuotaKind::ALL.len()]))
     }
 }
 
 /// What the users of a server hold, and how much they may. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Quotas(Arc<Inner>);
+pub(crate) struct Quotas(Arc<Accounts>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    limits: Limits,
+struct Accounts {
+    limits: QuotaLimits,
     held: Mutex<HashMap<String, Amounts>>,
-    refused: [AtomicU64; Kind::ALL.len()],
+    refused: [AtomicU64; QuotaKind::ALL.len()],
 }
 
 /// What was granted; given back when it is dropped, unless it is kept.
@@ -164,8 +163,8 @@ impl Drop for Grant {
 
 /// One kind as the metrics show it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Figures {
-    pub(crate) kind: Kind,
+pub(crate) struct QuotaFigures {
+    pub(crate) kind: QuotaKind,
     /// What all users hold together.
     pub(crate) used: u64,
     /// What one may have; `None` without a limit.
@@ -174,10 +173,10 @@ pub(crate) struct Figures {
 }
 
 impl Quotas {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Inner {
+    pub(crate) fn new(limits: QuotaLimits) -> Self {
+        Self(Arc::new(Accounts {
             limits,
-            ..Inner::default()
+            ..Accounts::default()
         }))
     }
 
@@ -185,7 +184,7 @@ impl Quotas {
     pub(crate) fn hold(&self, user: &str, amounts: Amounts) -> Result<Grant, Refusal> {
         let mut all = lock(&self.0.held);
         let held = all.get(user).copied().unwrap_or_default();
-        for kind in Kind::ALL {
+        for kind in QuotaKind::ALL {
             let (more, most) = (amounts[kind], self.0.limits.0[kind]);
             // What holds too much already may change in other ways.
             if more > 0 && held[kind].saturating_add(more) > most {
@@ -230,12 +229,12 @@ impl Quotas {
     }
 
     /// Every kind, for the metrics.
-    pub(crate) fn figures(&self) -> [Figures; Kind::ALL.len()] {
+    pub(crate) fn figures(&self) -> [QuotaFigures; QuotaKind::ALL.len()] {
         let mut used = Amounts::default();
         for held in lock(&self.0.held).values() {
             used.change(held, u64::saturating_add);
         }
-        Kind::ALL.map(|kind| Figures {
+        QuotaKind::ALL.map(|kind| QuotaFigures {
             kind,
             used: used[kind],
             limit: Some(self.0.limits.0[kind]).filter(|limit| *limit < u64::MAX),
@@ -260,7 +259,7 @@ impl Quotas {
 }
 
 fn drives(number: u64, bytes: u64) -> Amounts {
-    Amounts::of([(Kind::Drives, number), (Kind::Bytes, bytes)])
+    Amounts::of([(QuotaKind::Drives, number), (QuotaKind::Bytes, bytes)])
 }
 
 #[cfg(test)]
@@ -270,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_not_kept_is_given_back_and_users_do_not_share() {
-        let quotas = Quotas::new(Limits::of_drives(2, 100));
+        let quotas = Quotas::new(QuotaLimits::of_drives(2, 100));
         let error = |result: Result<Grant, Refusal>| result.map(drop).map_err(|r| r.error());
         quotas.take("a", 1, 60).unwrap().keep();
         drop(quotas.take("a", 1, 40).unwrap());
@@ -291,15 +290,15 @@ mod tests {
 
     #[test]
     fn each_kind_is_counted_and_limited_on_its_own() {
-        for kind in Kind::ALL {
-            let mut limits = Limits::default();
+        for kind in QuotaKind::ALL {
+            let mut limits = QuotaLimits::default();
             limits.0[kind] = 5;
             let quotas = Quotas::new(limits);
             let held = quotas.hold("a", Amounts::of([(kind, 3)])).unwrap();
             let refusal = quotas.hold("a", Amounts::of([(kind, 3)])).unwrap_err();
             assert_eq!(refusal.error(), ErrorType::Billing);
             assert!(refusal.to_string().contains("2 are left"), "{refusal}");
-            for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
+            for other in QuotaKind::ALL.into_iter().filter(|other| *other != kind) {
                 drop(quotas.hold("a", Amounts::of([(other, u64::MAX)])).unwrap());
             }
             let figures = quotas.figures()[kind as usize];

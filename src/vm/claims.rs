@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::hypervisor::IoCounters;
 use super::ids::{MachineId, Slot};
 use crate::drive::DriveId;
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Counters, Refusal};
 
 /// The drives that servers may use.
 pub(crate) trait Drives: fmt::Debug + Send + Sync {
@@ -43,7 +42,7 @@ pub(crate) trait Drive: fmt::Debug + Send + Sync {
     fn is_shared(&self) -> bool;
 
     /// Counts what a guest read and wrote.
-    fn count_guest(&self, more: IoCounters);
+    fn count_guest(&self, more: Counters);
 }
 
 /// Who has a claim.

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::ids::{MachineId, Slot};
+use crate::tenancy::Counters;
 
 /// A future behind a trait object.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -63,7 +64,7 @@ pub(crate) trait Running: fmt::Debug + Send + Sync {
     fn set_cpu(&self, cpu_mhz: u32);
 
     /// What it read and wrote since it was started, by drive.
-    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, IoCounters>, Failure>>;
+    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, Counters>, Failure>>;
 
     /// A picture of its screen, PNG.
     fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>>;
@@ -164,27 +165,6 @@ pub(crate) enum End {
     PowerCut,
     /// The hypervisor went, and nobody asked it to.
     Died,
-}
-
-/// What went through one drive, in bytes and requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct IoCounters {
-    pub(crate) read_bytes: u64,
-    pub(crate) read_requests: u64,
-    pub(crate) write_bytes: u64,
-    pub(crate) write_requests: u64,
-}
-
-impl IoCounters {
-    /// `f` of each number here and there.
-    pub(crate) fn zip(self, other: Self, f: fn(u64, u64) -> u64) -> Self {
-        Self {
-            read_bytes: f(self.read_bytes, other.read_bytes),
-            read_requests: f(self.read_requests, other.read_requests),
-            write_bytes: f(self.write_bytes, other.write_bytes),
-            write_requests: f(self.write_requests, other.write_requests),
-        }
-    }
 }
 
 /// Why a hypervisor did not do something.

@@ -12,13 +12,10 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::claims::Claim;
-use super::hypervisor::{Failure, IoCounters, Running, Status};
+use super::hypervisor::{Failure, Running, Status};
 use super::ids::{MachineId, Slot};
 use super::settings::Settings;
-use crate::tenancy::kept;
-use crate::tenancy::keys::set;
-use crate::tenancy::locks::lock;
-use crate::tenancy::quota::Grant;
+use crate::tenancy::{Counters, Grant, kept, lock, set};
 use crate::wire::Properties;
 
 /// Keys of a kept file that no client sets.
@@ -114,7 +111,7 @@ pub(crate) struct Live {
     claims: Mutex<Vec<Claim>>,
     pub(crate) vlans: Vec<Uuid>,
     /// What was last heard of its drives.
-    counters: Mutex<BTreeMap<Slot, IoCounters>>,
+    counters: Mutex<BTreeMap<Slot, Counters>>,
     /// The last picture of its screen, and when it was asked for.
     picture: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
     /// What serves those who look at its screen over VNC.
@@ -198,10 +195,6 @@ impl Live {
             claim.drive.count_guest(new.zip(*old, u64::saturating_sub));
             *old = new.zip(*old, u64::max);
         }
-    }
-
-    fn told_counters(&self) -> BTreeMap<Slot, IoCounters> {
-        lock(&self.counters).clone()
     }
 }
 
@@ -320,13 +313,8 @@ impl Machine {
         if state.settings.password().is_some() {
             set(&mut info, "vnc:ip", &address);
         }
-        for (slot, counters) in live.told_counters() {
-            for (key, value) in [
-                ("read:bytes", counters.read_bytes),
-                ("read:requests", counters.read_requests),
-                ("write:bytes", counters.write_bytes),
-                ("write:requests", counters.write_requests),
-            ] {
+        for (slot, mut counters) in lock(&live.counters).clone() {
+            for (key, value) in counters.fields() {
                 set(&mut info, &format!("{slot}:{key}"), value.to_string());
             }
         }

@@ -36,10 +36,9 @@ use super::resources::Resources;
 use super::settings::{Device, Settings};
 use super::vnc;
 use crate::filesystem::private_directory;
-use crate::tenancy::kept::{self, sync_parent, unless_missing};
-use crate::tenancy::locks::{read, write};
-use crate::tenancy::quota::{Amounts, Kind, Quotas};
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{
+    Amounts, QuotaKind, Quotas, Refusal, kept, read, sync_parent, unless_missing, write,
+};
 use crate::wire::Properties;
 
 /// How often counters are asked for and consoles kept.
@@ -551,8 +550,8 @@ impl Machines {
     /// What a machine with these settings takes of its user's quotas while it runs.
     fn running(&self, settings: &Settings) -> Amounts {
         Amounts::of([
-            (Kind::Memory, u64::from(settings.mem_mb()) << 20),
-            (Kind::Cores, u64::from(settings.cores(self.cores_here))),
+            (QuotaKind::Memory, u64::from(settings.mem_mb()) << 20),
+            (QuotaKind::Cores, u64::from(settings.cores(self.cores_here))),
         ])
     }
 
@@ -708,7 +707,7 @@ async fn show(id: MachineId, live: &Live) {
 
 /// One machine, as quotas count it.
 fn one() -> Amounts {
-    Amounts::of([(Kind::Servers, 1)])
+    Amounts::of([(QuotaKind::Servers, 1)])
 }
 
 /// What a machine has while it runs, if it does.

@@ -23,7 +23,7 @@
 //! A guest that switches itself off is kept for a moment (`-no-shutdown`), so that
 //! one that ended while nobody watched is told from one that died.
 
-pub(crate) mod cgroup;
+mod cgroup;
 mod frames;
 mod log;
 mod process;
@@ -50,15 +50,16 @@ use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::cgroup::Cgroup;
+pub(crate) use self::cgroup::Cgroup;
 use self::log::Log;
 use self::process::Process;
 use self::qmp::{Event, Qmp, connect};
 use super::console;
 use super::hypervisor::{
-    End, Failure, Hypervisor, IoCounters, Later, Net, Reach, Running, Spec, SpecDrive, Status,
+    End, Failure, Hypervisor, Later, Net, Reach, Running, Spec, SpecDrive, Status,
 };
 use super::ids::{MachineId, Slot};
+use crate::tenancy::Counters;
 
 /// Longest wait for a process to listen.
 const STARTING: Duration = Duration::from_secs(60);
@@ -464,12 +465,12 @@ impl QemuServer {
         self.qmp.run("expire_password", arguments).await.map(drop)
     }
 
-    async fn read_counters(&self) -> Result<BTreeMap<Slot, IoCounters>, Failure> {
+    async fn read_counters(&self) -> Result<BTreeMap<Slot, Counters>, Failure> {
         let stats = self.qmp.run("query-blockstats", json!({})).await?;
         let one = |entry: &Value| {
             let slot = Slot::parse(&entry["node-name"].as_str()?.replace('-', ":"))?;
             let count = |key: &str| entry["stats"][key].as_u64().unwrap_or_default();
-            let counters = IoCounters {
+            let counters = Counters {
                 read_bytes: count("rd_bytes"),
                 read_requests: count("rd_operations"),
                 write_bytes: count("wr_bytes"),
@@ -537,7 +538,7 @@ impl Running for QemuServer {
         }
     }
 
-    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, IoCounters>, Failure>> {
+    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, Counters>, Failure>> {
         Box::pin(self.read_counters())
     }
 
@@ -577,39 +578,24 @@ fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
         // Guests of guests are a way to attack the kernel.
         "max,vmx=off,svm=off",
     ]);
-    put(&[
-        "-smp",
-        &spec.cores.to_string(),
-        "-m",
-        &format!("{}M", spec.mem_mb),
-    ]);
+    put(&["-smp", &spec.cores.to_string()]);
+    put(&["-m", &format!("{}M", spec.mem_mb)]);
     put(&["-rtc", "base=utc", "-vga", "std"]);
     put(&["-vnc", &format!("unix:{VNC},password=on")]);
-    put(&[
-        "-chardev",
-        &format!("socket,id=qmp,path={QMP},server=on,wait=off"),
-    ]);
+    let qmp = format!("socket,id=qmp,path={QMP},server=on,wait=off");
+    put(&["-chardev", &qmp]);
     put(&["-mon", "chardev=qmp,mode=control"]);
-    put(&[
-        "-chardev",
-        &format!("ringbuf,id=console,size={}", console::RING_BYTES),
-    ]);
+    let ring = format!("ringbuf,id=console,size={}", console::RING_BYTES);
+    put(&["-chardev", &ring]);
     put(&["-serial", "chardev:console"]);
     if spec.drives.iter().any(|drive| drive.boot_index.is_some()) {
         put(&["-boot", "strict=on"]);
     }
-    if spec
-        .drives
-        .iter()
-        .any(|drive| matches!(drive.slot, Slot::Scsi(_)))
-    {
+    let has = |is_on: fn(Slot) -> bool| spec.drives.iter().any(|drive| is_on(drive.slot));
+    if has(|slot| matches!(slot, Slot::Scsi(_))) {
         put(&["-device", "lsi53c895a,id=scsi0"]);
     }
-    if spec
-        .drives
-        .iter()
-        .any(|drive| matches!(drive.slot, Slot::Ata(_)))
-    {
+    if has(|slot| matches!(slot, Slot::Ata(_))) {
         put(&["-device", "ahci,id=ata0"]);
     }
     for drive in &spec.drives {

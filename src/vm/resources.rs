@@ -21,11 +21,10 @@ use uuid::Uuid;
 
 use crate::drive::parse_uuid;
 use crate::filesystem::private_directory;
-use crate::tenancy::kept::{self, sync_parent};
-use crate::tenancy::keys::{check_length, put_label, set};
-use crate::tenancy::locks::{lock, read, write};
-use crate::tenancy::quota::{self, Amounts, Quotas};
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{
+    Amounts, QuotaKind, Quotas, Refusal, check_length, kept, lock, put_label, read, set,
+    sync_parent, write,
+};
 use crate::wire::Properties;
 
 /// The addresses that are given out: a part of 127.0.0.0/8 that nothing else uses.
@@ -34,12 +33,12 @@ const NETWORK_BITS: u32 = 10;
 
 /// The two types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ResourceKind {
     Ip,
     Vlan,
 }
 
-impl Kind {
+impl ResourceKind {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text {
             "ip" => Some(Self::Ip),
@@ -57,17 +56,17 @@ pub(crate) enum ResourceId {
 }
 
 impl ResourceId {
-    pub(crate) fn parse(kind: Kind, text: &str) -> Option<Self> {
+    pub(crate) fn parse(kind: ResourceKind, text: &str) -> Option<Self> {
         match kind {
-            Kind::Ip => text.parse().ok().map(Self::Ip),
-            Kind::Vlan => parse_uuid(text).map(Self::Vlan),
+            ResourceKind::Ip => text.parse().ok().map(Self::Ip),
+            ResourceKind::Vlan => parse_uuid(text).map(Self::Vlan),
         }
     }
 
-    fn kind(self) -> Kind {
+    fn kind(self) -> ResourceKind {
         match self {
-            Self::Ip(_) => Kind::Ip,
-            Self::Vlan(_) => Kind::Vlan,
+            Self::Ip(_) => ResourceKind::Ip,
+            Self::Vlan(_) => ResourceKind::Vlan,
         }
     }
 
@@ -173,7 +172,7 @@ impl Resources {
     }
 
     /// The user's resources, all or of one kind.
-    pub(crate) fn infos(&self, user: &str, kind: Option<Kind>) -> Vec<Properties> {
+    pub(crate) fn infos(&self, user: &str, kind: Option<ResourceKind>) -> Vec<Properties> {
         let resources = read(&self.resources);
         let own = resources.iter().filter(|(id, resource)| {
             resource.user == user && kind.is_none_or(|kind| kind == id.kind())
@@ -189,7 +188,7 @@ impl Resources {
     pub(crate) fn create(
         &self,
         user: &str,
-        kind: Kind,
+        kind: ResourceKind,
         body: &Properties,
     ) -> Result<Properties, Refusal> {
         let mut resource = Resource {
@@ -200,8 +199,8 @@ impl Resources {
         let _keeping = lock(&self.keeping);
         let grant = self.quotas.hold(user, one(kind))?;
         let id = match kind {
-            Kind::Vlan => ResourceId::Vlan(Uuid::new_v4()),
-            Kind::Ip => ResourceId::Ip(self.free_address()?),
+            ResourceKind::Vlan => ResourceId::Vlan(Uuid::new_v4()),
+            ResourceKind::Ip => ResourceId::Ip(self.free_address()?),
         };
         let info = self.keep(id, resource)?;
         grant.keep();
@@ -311,10 +310,10 @@ impl Resources {
 }
 
 /// One resource, as quotas count it.
-fn one(kind: Kind) -> Amounts {
+fn one(kind: ResourceKind) -> Amounts {
     match kind {
-        Kind::Ip => Amounts::of([(quota::Kind::Addresses, 1)]),
-        Kind::Vlan => Amounts::of([(quota::Kind::Vlans, 1)]),
+        ResourceKind::Ip => Amounts::of([(QuotaKind::Addresses, 1)]),
+        ResourceKind::Vlan => Amounts::of([(QuotaKind::Vlans, 1)]),
     }
 }
 
@@ -335,7 +334,7 @@ fn load(path: &Path) -> io::Result<Option<(ResourceId, Resource)>> {
 
 fn parse(stem: Option<&str>, bytes: &[u8]) -> Option<(ResourceId, Resource)> {
     let mut settings = kept::parse(bytes)?;
-    let kind = Kind::parse(&settings.remove("type")?)?;
+    let kind = ResourceKind::parse(&settings.remove("type")?)?;
     let id = ResourceId::parse(kind, &settings.remove("resource")?)?;
     let user = settings.remove("user")?;
     (stem? == id.to_string()).then_some((id, Resource { user, settings }))
@@ -364,10 +363,14 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let open = || Resources::open(data.path(), data.path(), Quotas::default()).unwrap();
         let resources = open();
-        let made = resources.create("u", Kind::Ip, &body("name a b")).unwrap();
-        let vlan = resources.create("u", Kind::Vlan, &body("name 2G")).unwrap();
+        let made = resources
+            .create("u", ResourceKind::Ip, &body("name a b"))
+            .unwrap();
+        let vlan = resources
+            .create("u", ResourceKind::Vlan, &body("name 2G"))
+            .unwrap();
         assert_eq!(vlan.get("type"), Some("vlan"));
-        let id = ResourceId::parse(Kind::Ip, made.get("resource").unwrap()).unwrap();
+        let id = ResourceId::parse(ResourceKind::Ip, made.get("resource").unwrap()).unwrap();
         for refused in [body("size 1"), body("type ip"), body("user: x")] {
             assert!(resources.change("u", id, &refused).is_err());
         }
@@ -379,7 +382,7 @@ mod tests {
         let resources = open();
         assert_eq!(resources.info("u", id).unwrap(), changed);
         assert_eq!(resources.infos("u", None).len(), 2);
-        assert_eq!(resources.infos("u", Some(Kind::Vlan)), [vlan]);
+        assert_eq!(resources.infos("u", Some(ResourceKind::Vlan)), [vlan]);
         assert!(resources.infos("v", None).is_empty());
         assert_eq!(resources.info("v", id).unwrap_err().error().status(), 404);
         assert!(resources.destroy("v", id).is_err());
@@ -398,9 +401,11 @@ mod tests {
     fn what_a_server_has_is_not_lent_again_nor_destroyed() {
         let data = tempfile::tempdir().unwrap();
         let resources = Resources::open(data.path(), data.path(), Quotas::default()).unwrap();
-        let ip = resources.create("u", Kind::Ip, &body("")).unwrap();
+        let ip = resources.create("u", ResourceKind::Ip, &body("")).unwrap();
         let ip: Ipv4Addr = ip.get("resource").unwrap().parse().unwrap();
-        let vlan = resources.create("u", Kind::Vlan, &body("")).unwrap();
+        let vlan = resources
+            .create("u", ResourceKind::Vlan, &body(""))
+            .unwrap();
         let vlan = Uuid::try_parse(vlan.get("resource").unwrap()).unwrap();
         assert!(resources.lend("v", Some(ip), &[]).is_err());
         assert_eq!(resources.lend("u", Some(ip), &[vlan]).unwrap(), ip);

@@ -16,8 +16,7 @@ use uuid::Uuid;
 
 use super::ids::Slot;
 use crate::drive::DriveId;
-use crate::tenancy::keys::{check_length, one_of, put, put_label, put_or_unset, set, unknown};
-use crate::tenancy::refusal::Refusal;
+use crate::tenancy::{Refusal, check_length, one_of, put, put_label, put_or_unset, set, unknown};
 use crate::wire::Properties;
 
 /// Core MHz of a server. Clients of the clouds used 500 to 20000.

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::hypervisor::Running;
-use crate::tenancy::rate::{Limiter, Rate};
+use crate::tenancy::{Limiter, Rate};
 
 /// The port of the first screen of a machine, by the custom of VNC.
 const PORT: u16 = 5900;

@@ -51,12 +51,81 @@ impl Latency {
     }
 }
 
-/// What bytes of a drive are that nobody wrote.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::server) enum FreshReads {
-    #[default]
-    Zeros,
-    Pattern,
+/// Declares what can be one of several words in a plan; the first is the default.
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident {
+        $($(#[$about:meta])* $variant:ident = $word:literal,)+
+    })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(in crate::server) enum $name {
+            $($(#[$about])* $variant,)+
+        }
+
+        impl Words for $name {
+            const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::ALL[0].1
+            }
+        }
+    )+};
+}
+
+trait Words: Copy + Default + 'static {
+    const ALL: &'static [(&'static str, Self)];
+}
+
+words! {
+    /// What bytes of a drive are that nobody wrote.
+    FreshReads {
+        Zeros = "zeros",
+        Pattern = "pattern",
+    }
+
+    /// What a read above 4 MiB gets.
+    LargeReads {
+        Refused = "refused",
+        Allowed = "allowed",
+        Short = "short",
+    }
+
+    /// What is said of where a drive holds data.
+    ToldExtents {
+        True = "true",
+        /// Every drive is one hole, whatever it holds.
+        Hidden = "hidden",
+    }
+
+    /// What a write past the end of the drive gets.
+    PastEnd {
+        Usage = "usage",
+        Full = "full",
+        Truncated = "truncated",
+    }
+
+    /// Where and when counters are told.
+    Counting {
+        Kept = "kept",
+        /// In `info/full` only.
+        Full = "full",
+        /// What they were when somebody looked last.
+        Lagging = "lagging",
+        Absent = "absent",
+    }
+
+    UserKeys {
+        Kept = "kept",
+        Dropped = "dropped",
+    }
+
+    GzipWrites {
+        Decoded = "decoded",
+        /// The gzip itself lands on the drive.
+        Stored = "stored",
+    }
 }
 
 impl FreshReads {
@@ -75,60 +144,6 @@ impl FreshReads {
         }
         Ok(())
     }
-}
-
-/// What a read above 4 MiB gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::server) enum LargeReads {
-    #[default]
-    Refused,
-    Allowed,
-    Short,
-}
-
-/// What is said of where a drive holds data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::server) enum ToldExtents {
-    #[default]
-    True,
-    /// Every drive is one hole, whatever it holds.
-    Hidden,
-}
-
-/// What a write past the end of the drive gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::server) enum PastEnd {
-    #[default]
-    Usage,
-    Full,
-    Truncated,
-}
-
-/// Where and when counters are told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Counting {
-    #[default]
-    Kept,
-    /// In `info/full` only.
-    Full,
-    /// What they were when somebody looked last.
-    Lagging,
-    Absent,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum UserKeys {
-    #[default]
-    Kept,
-    Dropped,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum GzipWrites {
-    #[default]
-    Decoded,
-    /// The gzip itself lands on the drive.
-    Stored,
 }
 
 /// Every so many requests one is refused.
@@ -226,54 +241,14 @@ impl FromStr for FaultPlan {
                 jitter_ms: fields.number("latency_jitter_ms", 0)?.unwrap_or(0),
             },
             bytes_per_s: fields.number("bytes_per_s", 1)?,
-            counters: fields.word(
-                "counters",
-                &[
-                    ("kept", Counting::Kept),
-                    ("full", Counting::Full),
-                    ("lagging", Counting::Lagging),
-                    ("absent", Counting::Absent),
-                ],
-            )?,
-            fresh_reads: fields.word(
-                "fresh_reads",
-                &[
-                    ("zeros", FreshReads::Zeros),
-                    ("pattern", FreshReads::Pattern),
-                ],
-            )?,
-            large_reads: fields.word(
-                "large_reads",
-                &[
-                    ("refused", LargeReads::Refused),
-                    ("allowed", LargeReads::Allowed),
-                    ("short", LargeReads::Short),
-                ],
-            )?,
-            past_end: fields.word(
-                "past_end",
-                &[
-                    ("usage", PastEnd::Usage),
-                    ("full", PastEnd::Full),
-                    ("truncated", PastEnd::Truncated),
-                ],
-            )?,
-            extents: fields.word(
-                "extents",
-                &[("true", ToldExtents::True), ("hidden", ToldExtents::Hidden)],
-            )?,
+            counters: fields.one_of("counters")?,
+            fresh_reads: fields.one_of("fresh_reads")?,
+            large_reads: fields.one_of("large_reads")?,
+            past_end: fields.one_of("past_end")?,
+            extents: fields.one_of("extents")?,
             imaging_bytes_per_s: fields.number("imaging_bytes_per_s", 1)?,
-            user_keys: fields.word(
-                "user_keys",
-                &[("kept", UserKeys::Kept), ("dropped", UserKeys::Dropped)],
-            )?,
-            gzip_writes: fields.word(
-                "gzip_writes",
-                &[
-                    ("decoded", GzipWrites::Decoded),
-                    ("stored", GzipWrites::Stored),
-                ],
-            )?,
+            user_keys: fields.one_of("user_keys")?,
+            gzip_writes: fields.one_of("gzip_writes")?,
             body_bytes_max: fields.number("body_bytes_max", 0)?,
             every: fields.take("every").map(every).transpose()?,
             faults: match fields.take("faults") {
@@ -426,6 +401,10 @@ impl Fields {
                 self.place
             ))),
         }
+    }
+
+    fn one_of<T: Words>(&mut self, key: &str) -> Result<T> {
+        self.word(key, T::ALL)
     }
 
     fn word<T: Copy + Default>(&mut self, key: &str, words: &[(&str, T)]) -> Result<T> {

@@ -1,9 +1,8 @@
 //! The commands of servers (docs/dev/reference.md, 1.9) and of resources
 //! (docs/dev/reference.md, 1.12).
 
-use crate::tenancy::refusal::Refusal;
-use crate::vm::ids::MachineId;
-use crate::vm::resources::{Kind, ResourceId};
+use crate::tenancy::Refusal;
+use crate::vm::{MachineId, ResourceId, ResourceKind};
 
 /// A command of `servers/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +46,32 @@ pub(in crate::server) enum MachineCall {
     Screen,
 }
 
+impl MachineCall {
+    /// Each with its word in a path, and its name in figures and the log; in order.
+    const ALL: [(Self, &'static str, &'static str); 11] = [
+        (Self::Info, "info", "servers-info"),
+        (Self::Start, "start", "servers-start"),
+        (Self::Stop, "stop", "servers-stop"),
+        (Self::Shutdown, "shutdown", "servers-shutdown"),
+        (Self::Reset, "reset", "servers-reset"),
+        (Self::Destroy, "destroy", "servers-destroy"),
+        (Self::Set, "set", "servers-set"),
+        (Self::Suspend, "suspend", "servers-suspend"),
+        (Self::Resume, "resume", "servers-resume"),
+        (Self::Console, "console", "servers-console"),
+        (Self::Screen, "screen", "servers-screen"),
+    ];
+}
+
 /// A command of `resources/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum ResourceCall {
     /// `resources[/TYPE]/list`
-    List(Option<Kind>),
+    List(Option<ResourceKind>),
     /// `resources[/TYPE]/info`
-    InfoAll(Option<Kind>),
+    InfoAll(Option<ResourceKind>),
     /// `resources/TYPE/create`
-    Create(Kind),
+    Create(ResourceKind),
     /// `resources/TYPE/RESOURCE/info`
     Info(ResourceId),
     /// `resources/TYPE/RESOURCE/set`
@@ -67,25 +83,17 @@ pub(in crate::server) enum ResourceCall {
 impl ServerCall {
     /// The command that these segments of a path name, after `servers`.
     pub(in crate::server) fn parse(segments: &[&str]) -> Result<Self, Refusal> {
-        use MachineCall as M;
-        let (id, call) = match segments {
+        let (id, word) = match segments {
             ["list"] => return Ok(Self::List),
             ["info"] => return Ok(Self::Info),
             ["create"] => return Ok(Self::Create),
             ["create", "stopped"] => return Ok(Self::CreateStopped),
-            [id, "info"] | [id, "info", "full"] => (id, M::Info),
-            [id, "start"] => (id, M::Start),
-            [id, "stop"] => (id, M::Stop),
-            [id, "shutdown"] => (id, M::Shutdown),
-            [id, "reset"] => (id, M::Reset),
-            [id, "destroy"] => (id, M::Destroy),
-            [id, "set"] => (id, M::Set),
-            [id, "suspend"] => (id, M::Suspend),
-            [id, "resume"] => (id, M::Resume),
-            [id, "console"] => (id, M::Console),
-            [id, "screen"] => (id, M::Screen),
+            [id, word] | [id, word @ "info", "full"] => (id, word),
             _ => return Err(Refusal::no_command()),
         };
+        let mut all = MachineCall::ALL.into_iter();
+        let call = all.find(|(_, known, _)| known == word);
+        let (call, ..) = call.ok_or_else(Refusal::no_command)?;
         let id = MachineId::parse(id).ok_or_else(Refusal::no_server)?;
         Ok(Self::Of(id, call))
     }
@@ -96,19 +104,7 @@ impl ServerCall {
             Self::List => "servers-list",
             Self::Info => "servers-info-all",
             Self::Create | Self::CreateStopped => "servers-create",
-            Self::Of(_, call) => match call {
-                MachineCall::Info => "servers-info",
-                MachineCall::Start => "servers-start",
-                MachineCall::Stop => "servers-stop",
-                MachineCall::Shutdown => "servers-shutdown",
-                MachineCall::Reset => "servers-reset",
-                MachineCall::Destroy => "servers-destroy",
-                MachineCall::Set => "servers-set",
-                MachineCall::Suspend => "servers-suspend",
-                MachineCall::Resume => "servers-resume",
-                MachineCall::Console => "servers-console",
-                MachineCall::Screen => "servers-screen",
-            },
+            Self::Of(_, call) => MachineCall::ALL[call as usize].2,
         }
     }
 
@@ -128,7 +124,7 @@ impl ServerCall {
 impl ResourceCall {
     /// The command that these segments of a path name, after `resources`.
     pub(in crate::server) fn parse(segments: &[&str]) -> Result<Self, Refusal> {
-        let kind = |word: &str| Kind::parse(word).ok_or_else(Refusal::no_command);
+        let kind = |word: &str| ResourceKind::parse(word).ok_or_else(Refusal::no_command);
         let id = |of: &str, name: &str| {
             ResourceId::parse(kind(of)?, name).ok_or_else(Refusal::no_resource)
         };

@@ -21,7 +21,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::tenancy::locks::lock;
+use crate::tenancy::lock;
 use crate::vm::hypervisor::Failure;
 
 /// Longest wait for an answer.
