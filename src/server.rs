@@ -1,6 +1,11 @@
 //! The API server: drives, servers and resources (docs/dev/reference.md, 1) for
 //! several users, on a directory of sparse files and with QEMU.
 //!
+//! This room answers requests, and serves the drives; `vm` runs the servers, and
+//! `tenancy` has what both need. It never uses code of the clients: a fault
+//! that both sides share is one that no test finds. Start reading at `connection`, which
+//! dispatches a request, and go on with `drives`.
+//!
 //! ```text
 //! run -> connection -> faults -> auth -> routes -> drives -> store -> hosted (one drive)
 //!       socket, tls, record    guard      |          |   metadata, fill       ^
@@ -125,7 +130,7 @@ use self::store::Store;
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tenancy::{QuotaKind, QuotaLimits, Quotas};
-use crate::vm::{Cgroup, Drives, GuestNetwork, Machines, Qemu, Site};
+use crate::vm::{Backing, Cgroup, Drives, GuestNetwork, Machines, Qemu};
 use crate::wire::READ_BYTES_MAX;
 
 /// Longest wait for a TLS handshake.
@@ -481,13 +486,13 @@ fn open_machines(config: &mut Config, store: &Arc<Store>) -> Result<Machines> {
         reach: config.guest_network,
         has_vnc_port: config.has_vnc_port,
     };
-    let site = Site {
+    let backing = Backing {
         data: config.directory.clone(),
         staging: store.staging(),
         drives: Arc::clone(store) as Arc<dyn Drives>,
         quotas: store.quotas(),
     };
-    Machines::open(site, Arc::new(qemu), network).map_err(|error| {
+    Machines::open(backing, Arc::new(qemu), network).map_err(|error| {
         let what = format!("Cannot load the servers in {}", config.directory.display());
         Error::new(ErrorKind::Local, what).because(error)
     })

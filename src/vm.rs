@@ -24,6 +24,6 @@ pub(crate) use self::claims::{Claim, Claims, Drive, Drives, Holder};
 pub use self::hypervisor::Reach;
 pub(crate) use self::ids::{MachineId, Slot};
 pub(crate) use self::machine::Machine;
-pub(crate) use self::machines::{GuestNetwork, Machines, Site};
+pub(crate) use self::machines::{Backing, GuestNetwork, Machines};
 pub(crate) use self::qemu::{Cgroup, Qemu};
 pub(crate) use self::resources::{ResourceId, ResourceKind};

@@ -5,9 +5,7 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Body;
-use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use super::listing;
@@ -113,7 +111,7 @@ fn of_body(body: AnswerBody, format: Format, output: HeaderValue) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.media_type()));
     if format == Format::Text {
-        headers.insert(HeaderName::from_static(X_ELASTIC_OUTPUT), output);
+        headers.insert(X_ELASTIC_OUTPUT, output);
     }
     answer
 }
@@ -149,7 +147,7 @@ pub(super) fn made_up(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if let Some(error) = error {
         let error = HeaderValue::from_static(error.as_str());
-        headers.insert(HeaderName::from_static(X_ELASTIC_ERROR), error);
+        headers.insert(X_ELASTIC_ERROR, error);
     }
     if let Some(seconds) = retry_after_s {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -164,10 +162,8 @@ pub(super) fn refusal(refusal: &Refusal) -> Answer {
     *answer.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    headers.insert(
-        HeaderName::from_static(X_ELASTIC_ERROR),
-        HeaderValue::from_static(refusal.error().as_str()),
-    );
+    let error = HeaderValue::from_static(refusal.error().as_str());
+    headers.insert(X_ELASTIC_ERROR, error);
     if refusal.error() == ErrorType::Auth {
         let basic = HeaderValue::from_static("Basic realm=\"openhosting\"");
         headers.insert(WWW_AUTHENTICATE, basic);

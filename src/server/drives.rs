@@ -7,7 +7,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Body;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 
 use super::answer::{self, Answer};
 use super::body::{self, Incoming, encoding, keys_and_values};
@@ -236,10 +236,9 @@ impl Api {
 
     fn announce(&self, mut answer: Answer) -> Answer {
         if self.has_extensions {
-            let name = HeaderName::from_static(X_OPENHOSTING_EXTENSIONS);
             let names = format!("{EXTENSION_DIGEST}, {EXTENSION_EXTENTS}, {EXTENSION_CANCEL}");
             if let Ok(names) = HeaderValue::try_from(names) {
-                answer.headers_mut().insert(name, names);
+                answer.headers_mut().insert(X_OPENHOSTING_EXTENSIONS, names);
             }
         }
         answer

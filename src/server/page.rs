@@ -10,10 +10,7 @@ mod map;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use hyper::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
-};
+use hyper::header::{ACCEPT, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -93,18 +90,12 @@ fn redirect() -> Answer {
 fn guarded(mut answer: Answer) -> Answer {
     let headers = answer.headers_mut();
     for (name, value) in [
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, "no-store"),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
-        (
-            HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ),
+        ("content-security-policy", POLICY),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cache-control", "no-store"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -214,7 +205,7 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
         let machines = api.machines.of_user(&user);
         let servers = machines.iter().take(SERVERS_MAX);
         let servers: Vec<Value> = servers.map(|m| server(&api, &user, m)).collect();
-        let active = machines.iter().filter(|m| m.state().status() == "active");
+        let active = machines.iter().filter(|m| m.status() == "active");
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(json(&json!({
             "user": &*user,
@@ -256,7 +247,7 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
     let info = api.machines.info_as_known(machine);
     let number = |key: &str| info.get(key).and_then(|value| value.parse::<u64>().ok());
     let has_vnc = api.machines.has_vnc_port();
-    let devices = machine.state().settings.devices();
+    let devices = machine.devices();
     let drives = devices.iter().map(|device| {
         let slot = device.slot.to_string();
         let drive = api.store.readable(user, device.drive).ok();

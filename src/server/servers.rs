@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hyper::Request;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::HeaderValue;
 
 use super::answer::{self, Answer};
 use super::body::{Incoming, keys_and_values};
@@ -109,9 +109,8 @@ impl Api {
         let info = self.machines.info(machine).await;
         let mut answer = answer::object(&info, format);
         if self.has_extensions {
-            let name = HeaderName::from_static(X_OPENHOSTING_EXTENSIONS);
             let names = HeaderValue::from_static(EXTENSIONS_OF_SERVERS);
-            answer.headers_mut().insert(name, names);
+            answer.headers_mut().insert(X_OPENHOSTING_EXTENSIONS, names);
         }
         Ok(answer)
     }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::claims::Claim;
 use super::hypervisor::{Failure, Running, Status};
 use super::ids::{MachineId, Slot};
-use super::settings::Settings;
+use super::settings::{Device, Settings};
 use crate::tenancy::{Counters, Grant, kept, lock, set};
 use crate::wire::Properties;
 
@@ -267,6 +267,16 @@ impl Machine {
     /// Its state, for a moment.
     pub(crate) fn state(&self) -> MutexGuard<'_, MachineState> {
         lock(&self.state)
+    }
+
+    /// How it stands, as `info` tells it.
+    pub(crate) fn status(&self) -> &'static str {
+        self.state().status()
+    }
+
+    /// The drives that are attached to it.
+    pub(crate) fn devices(&self) -> Vec<Device> {
+        self.state().settings.devices()
     }
 
     /// What it has while it runs.

@@ -50,7 +50,7 @@ type Result<T = ()> = std::result::Result<T, Refusal>;
 
 /// The place in a server where machines live.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct Backing {
     /// The data directory.
     pub(crate) data: PathBuf,
     /// Where files are for a moment, on the same file system.
@@ -90,21 +90,21 @@ pub(crate) struct Machines {
 impl Machines {
     /// Loads what the data directory keeps. Blocks on the disk.
     pub(crate) fn open(
-        site: Site,
+        backing: Backing,
         hypervisor: Arc<dyn Hypervisor>,
         network: GuestNetwork,
     ) -> io::Result<Self> {
         // As the kernel tells it of a process that works there.
-        let data = site.data.canonicalize()?;
+        let data = backing.data.canonicalize()?;
         let directory = data.join("servers");
         private_directory(&directory)?;
         let mut machines = Self {
-            host: host(&data.join("host"), &site.staging)?,
-            resources: Resources::open(&data, &site.staging, site.quotas.clone())?,
+            host: host(&data.join("host"), &backing.staging)?,
+            resources: Resources::open(&data, &backing.staging, backing.quotas.clone())?,
             directory,
-            staging: site.staging,
-            drives: site.drives,
-            quotas: site.quotas,
+            staging: backing.staging,
+            drives: backing.drives,
+            quotas: backing.quotas,
             hypervisor,
             network,
             cores_here: std::thread::available_parallelism()
