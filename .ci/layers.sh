@@ -64,18 +64,15 @@ forbid() {
 }
 
 # Everything that is not one of the upper layers is a noun, or journal.
-upper='api|policy|transfer|publish|tenancy|vm|server|cli|bin|lib'
+upper='api|policy|transfer|publish|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, journal' api policy transfer publish tenancy vm server cli -- "${low[@]}"
-forbid api policy transfer publish tenancy vm server cli -- api
-forbid policy transfer publish tenancy vm server cli -- policy
-forbid transfer publish tenancy vm server cli -- transfer
-forbid publish tenancy vm server cli -- publish
-forbid tenancy api policy transfer publish vm server cli -- tenancy
-forbid vm api policy transfer publish server cli -- vm
-forbid server api policy transfer publish cli -- server
+forbid 'nouns, journal' api policy transfer publish server cli -- "${low[@]}"
+forbid api policy transfer publish server cli -- api
+forbid policy transfer publish server cli -- policy
+forbid transfer publish server cli -- transfer
+forbid publish server cli -- publish
 
 crates=$(dirname "$src")/crates
 mapfile -t list < <(find "$crates/base/src" -name '*.rs' | sort)

@@ -20,11 +20,8 @@ pub mod monitor;
 pub mod policy;
 pub mod publish;
 pub mod receipt;
-pub mod server;
 pub mod shard;
-mod tenancy;
 pub mod transfer;
-mod vm;
 
 use openhosting_base::quoting;
 pub use openhosting_base::{
@@ -33,6 +30,7 @@ pub use openhosting_base::{
 use openhosting_filesystem::{self as filesystem, nonblocking};
 
 pub use openhosting_image as image;
+pub use openhosting_server as server;
 
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};

@@ -1,6 +1,6 @@
 //! A user, or a stranger, who takes as much of one thing as a server gives, for as long as
-//! others work. Each attack is for one budget of `src/server/budget.rs` or limit of
-//! `src/server/admission.rs`.
+//! others work. Each attack is for one budget of `crates/server/src/budget.rs` or limit of
+//! `crates/server/src/admission.rs`.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -27,7 +27,7 @@ use crate::wire::{READ_BYTES_MAX, parse_size};
 
 const PROGRAM: &str = "openhosting-server";
 /// Threads for work that blocks: more than requests and steps of reads can take
-/// (`src/server/budget.rs`).
+/// (`crates/server/src/budget.rs`).
 const BLOCKING_THREADS_MAX: usize = 1024;
 const FORM: OutputForm = OutputForm {
     program: PROGRAM,

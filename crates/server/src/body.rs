@@ -1,0 +1,293 @@
+//! Bodies of requests: bounded, and given up when they stall.
+
+use std::io::{self, BufRead, Read};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::line::{Line, Slowed};
+use super::record::RequestRecord;
+use openhosting_base::wire::{Format, Properties};
+use openhosting_tenancy::Refusal;
+
+/// Longest wait for [`PROGRESS_BYTES`] more of a body, or its end.
+const STALL: Duration = Duration::from_secs(30);
+/// Less than this is no progress: else a byte now and then would hold a drive
+/// and memory for ever.
+const PROGRESS_BYTES: usize = 16 * 1024;
+/// Most bytes of a body of keys and values.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+/// Frames between the network and the thread that decodes them. hyper makes
+/// them at most some 400 KiB long.
+const FRAMES_AHEAD: usize = 3;
+
+/// The body of a request, counted as it comes.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    body: IncomingBody,
+    record: Arc<RequestRecord>,
+}
+
+#[derive(Debug)]
+enum IncomingBody {
+    Plain(hyper::body::Incoming),
+    /// As a fault plan wants it.
+    Slowed(Slowed<hyper::body::Incoming>),
+}
+
+impl Incoming {
+    pub(super) fn counted(body: hyper::body::Incoming, record: Arc<RequestRecord>) -> Self {
+        let body = IncomingBody::Plain(body);
+        Self { body, record }
+    }
+
+    /// The same, over a slow line.
+    pub(super) fn slowed(self, line: Arc<Line>) -> Self {
+        let body = match self.body {
+            IncomingBody::Plain(body) => IncomingBody::Slowed(Slowed::new(body, line)),
+            slowed @ IncomingBody::Slowed(_) => slowed,
+        };
+        Self { body, ..self }
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let polled = match &mut self.body {
+            IncomingBody::Plain(body) => Pin::new(body).poll_frame(context),
+            IncomingBody::Slowed(body) => Pin::new(body).poll_frame(context),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.record.received(frame.data_ref().map_or(0, Bytes::len));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            IncomingBody::Plain(body) => body.is_end_stream(),
+            IncomingBody::Slowed(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            IncomingBody::Plain(body) => body.size_hint(),
+            IncomingBody::Slowed(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A body as it comes, given up when the client is too slow.
+struct Paced {
+    body: Incoming,
+    /// Time waited for the client, and bytes got, since it was last found to
+    /// make progress.
+    waited: Duration,
+    bytes: usize,
+}
+
+impl Paced {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// The next bytes; `None` at the proper end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            let began = Instant::now();
+            let left = STALL.saturating_sub(self.waited);
+            let frame = match timeout(left, self.body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(_))) => return Err(cut_short()),
+                Err(_) => return Err(Refusal::too_slow()),
+            };
+            // Trailers are not part of this API.
+            if let Ok(data) = frame.into_data() {
+                self.waited += began.elapsed();
+                self.bytes += data.len();
+                if self.bytes >= PROGRESS_BYTES {
+                    (self.waited, self.bytes) = (Duration::ZERO, 0);
+                }
+                return Ok(Some(data));
+            }
+        }
+    }
+}
+
+fn cut_short() -> Refusal {
+    Refusal::usage("The body was cut short")
+}
+
+/// A whole body of keys and values.
+pub(super) async fn small(body: Incoming) -> Result<Vec<u8>, Refusal> {
+    let mut body = Paced::new(body);
+    let mut all = Vec::new();
+    while let Some(data) = body.next().await? {
+        if all.len() + data.len() > SMALL_BYTES_MAX {
+            let sentence = format!("The body is longer than {SMALL_BYTES_MAX} bytes");
+            return Err(Refusal::usage(sentence));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all)
+}
+
+/// How a body is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Bytes of the drive.
+    Raw,
+    /// gzip of them.
+    Gzip,
+}
+
+/// The keys and values that a request sends.
+pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties, Refusal> {
+    let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
+    if encoding(request.headers())? != Encoding::Raw {
+        return Err(Refusal::usage("Only the body of a write may be gzip"));
+    }
+    let body = small(request.into_body()).await?;
+    Properties::parse(format, &body).map_err(|error| Refusal::usage(error.to_string()))
+}
+
+/// How the body of a request is packed, by its headers.
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let mut values = headers.get_all(CONTENT_ENCODING).iter();
+    let encoding = match values.next() {
+        None => return Ok(Encoding::Raw),
+        Some(value) => value.to_str().unwrap_or_default().to_ascii_lowercase(),
+    };
+    match (encoding.trim(), values.next()) {
+        ("identity" | "", None) => Ok(Encoding::Raw),
+        ("gzip" | "x-gzip", None) => Ok(Encoding::Gzip),
+        _ => Err(Refusal::usage(
+            "Content-Encoding is neither gzip nor identity",
+        )),
+    }
+}
+
+/// The value of a header, if it is text.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// A body of exactly as many bytes as `buffer` holds.
+pub(super) async fn fill(body: Incoming, buffer: &mut [u8]) -> Result<(), Refusal> {
+    let mut body = Paced::new(body);
+    let mut rest = buffer;
+    while let Some(data) = body.next().await? {
+        let (place, after) = rest
+            .split_at_mut_checked(data.len())
+            .ok_or_else(|| Refusal::usage("The body is longer than it was said to be"))?;
+        place.copy_from_slice(&data);
+        rest = after;
+    }
+    match rest.is_empty() {
+        true => Ok(()),
+        false => Err(cut_short()),
+    }
+}
+
+/// A body on its way to a thread that may block: run the future beside the
+/// thread. It ends when the body does or nobody reads any more.
+pub(super) fn stream(body: Incoming) -> (impl Future<Output = ()>, Frames) {
+    let mut body = Paced::new(body);
+    let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
+    let pump = async move {
+        loop {
+            let frame = body.next().await.transpose();
+            let is_last = !matches!(frame, Some(Ok(_)));
+            let message = match frame {
+                Some(Ok(data)) => Message::Data(data),
+                Some(Err(refusal)) => Message::Failed(refusal),
+                None => Message::End,
+            };
+            if sender.send(message).await.is_err() || is_last {
+                return;
+            }
+        }
+    };
+    let frames = Frames {
+        receiver,
+        current: Bytes::new(),
+        is_ended: false,
+        failure: None,
+    };
+    (pump, frames)
+}
+
+enum Message {
+    Data(Bytes),
+    Failed(Refusal),
+    /// Said aloud: a body that merely stops coming has not ended.
+    End,
+}
+
+/// A body as a blocking reader. Its end is the proper end of the body; all else
+/// is an error, and [`failure`](Self::failure) tells which.
+pub(super) struct Frames {
+    receiver: mpsc::Receiver<Message>,
+    current: Bytes,
+    is_ended: bool,
+    failure: Option<Refusal>,
+}
+
+impl Frames {
+    /// Why reading failed.
+    pub(super) fn failure(&self) -> Refusal {
+        self.failure.clone().unwrap_or_else(cut_short)
+    }
+}
+
+impl BufRead for Frames {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.is_empty() && !self.is_ended {
+            match self.receiver.blocking_recv() {
+                Some(Message::Data(data)) => self.current = data,
+                Some(Message::End) => self.is_ended = true,
+                Some(Message::Failed(refusal)) => {
+                    self.failure = Some(refusal);
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.current.advance(amount);
+    }
+}
+
+impl Read for Frames {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let n = available.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&available[..n]);
+        self.consume(n);
+        Ok(n)
+    }
+}

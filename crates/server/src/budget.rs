@@ -1,0 +1,310 @@
+//! Budgets: how much of one thing each user, and all users together, may hold at one
+//! time.
+//!
+//! Whatever a request can hold for as long as its client likes belongs to a budget:
+//! memory for bodies, bytes of answers that nobody reads, work on a processor. A request
+//! takes a [`Share`] and returns it by dropping it. It first waits for the other requests
+//! of its own user, then for everybody else. So one user never holds, nor queues for,
+//! more than the part of one user, and the others find the rest free.
+//!
+//! A request that finds its user's part used up is refused with 429 `busy`, and one that
+//! finds no room for anybody with 503 `busy`, both with `Retry-After`. The metrics
+//! `openhosting_budget_*` show each budget by its name (docs/operating.md).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use openhosting_tenancy::{Refusal, lock};
+
+const MIB: u64 = 1024 * 1024;
+/// Longest wait of a request for a share, before it is refused.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a refused client should wait. Shares are returned when a body or an answer
+/// ends, which for an honest client is soon.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a budget is of, and how much of it there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    /// Its name in metrics: letters and underscores.
+    pub(super) name: &'static str,
+    /// Its name in the sentence of a refusal, with its unit.
+    pub(super) noun: &'static str,
+    /// Most that one user holds.
+    pub(super) each: u64,
+    /// Most that all users hold together.
+    pub(super) all: u64,
+    /// Amounts are rounded up to a multiple of this, and are at least this much.
+    pub(super) step: u64,
+}
+
+/// Memory for the bodies of writes. At least 1 MiB counts for each body, which also
+/// bounds the threads that wait for slow bodies. Our clients send up to 64 chunks of 4 MiB
+/// at once on a link that loses packets, each for many seconds.
+const BODIES: Limit = Limit {
+    name: "body_bytes",
+    noun: "bytes of request bodies in memory",
+    each: 320 * MIB,
+    all: 1280 * MIB,
+    step: MIB,
+};
+
+/// Memory for answers that are longer than 64 KiB, whether read or not.
+const ANSWERS: Limit = Limit {
+    name: "answer_bytes",
+    noun: "bytes of answers that were not read yet",
+    each: 64 * MIB,
+    all: 256 * MIB,
+    step: MIB / 16,
+};
+
+/// Requests that are worked on, to the beginning of their answers, but for those that other
+/// budgets bound. Each may take one of the runtime's threads for blocking work, which
+/// `/health`, writes and steps of reads need too.
+const REQUESTS: Limit = Limit {
+    name: "requests",
+    noun: "requests under way",
+    each: 64,
+    all: 448,
+    step: 1,
+};
+
+/// Digests, lists of extents and maps, those that wait for their turn included. Our
+/// clients have up to 64 workers.
+const DIGESTS: Limit = Limit {
+    name: "digests",
+    noun: "digests, lists of extents and maps under way",
+    each: 128,
+    all: 16 * 1024,
+    step: 1,
+};
+
+/// Imagings that have not ended, those that wait for their turn included.
+const IMAGINGS: Limit = Limit {
+    name: "imagings",
+    noun: "imagings under way",
+    each: 100,
+    all: 16 * 1024,
+    step: 1,
+};
+
+/// All budgets of a server.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    pub(super) bodies: Budget,
+    pub(super) answers: Budget,
+    pub(super) requests: Budget,
+    pub(super) digests: Budget,
+    pub(super) imagings: Budget,
+}
+
+impl Budgets {
+    pub(super) fn new() -> Self {
+        Self {
+            bodies: Budget::new(BODIES),
+            answers: Budget::new(ANSWERS),
+            requests: Budget::new(REQUESTS),
+            digests: Budget::new(DIGESTS),
+            imagings: Budget::new(IMAGINGS),
+        }
+    }
+
+    /// Every budget, for the metrics.
+    pub(super) fn all(&self) -> [&Budget; 5] {
+        let Self {
+            bodies,
+            answers,
+            requests,
+            digests,
+            imagings,
+        } = self;
+        [bodies, answers, requests, digests, imagings]
+    }
+}
+
+/// How much of one thing the users hold.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: Limit,
+    all: Arc<Semaphore>,
+    /// The part of each user that ever took a share. There are only as many as the
+    /// server was given.
+    users: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
+    refused_to_user: AtomicU64,
+    refused_to_all: AtomicU64,
+}
+
+/// A part of a budget; returned when it is dropped.
+#[derive(Debug)]
+#[must_use = "a share that is dropped is returned"]
+pub(super) struct Share {
+    _own: OwnedSemaphorePermit,
+    _all: OwnedSemaphorePermit,
+}
+
+/// A budget as the metrics show it, in the unit of its limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BudgetFigures {
+    pub(super) name: &'static str,
+    pub(super) used: u64,
+    pub(super) each: u64,
+    pub(super) all: u64,
+    /// Refusals because a user held too much, and because all together did.
+    pub(super) refused_to_user: u64,
+    pub(super) refused_to_all: u64,
+}
+
+impl Budget {
+    pub(super) fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            all: Arc::new(Semaphore::new((limit.all / limit.step) as usize)),
+            users: Mutex::default(),
+            refused_to_user: AtomicU64::new(0),
+            refused_to_all: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits for a share for at most `patience`, then refuses: 429 if the user holds too
+    /// much, else 503.
+    pub(super) async fn take_within(
+        &self,
+        user: &Arc<str>,
+        amount: u64,
+        patience: Duration,
+    ) -> Result<Share, Refusal> {
+        let permits = self.permits(amount);
+        let deadline = Instant::now() + patience;
+        let own = timeout_at(deadline, self.part(user).acquire_many_owned(permits)).await;
+        let Ok(Ok(own)) = own else {
+            return Err(self.refuse_user());
+        };
+        let all = Arc::clone(&self.all).acquire_many_owned(permits);
+        let Ok(Ok(all)) = timeout_at(deadline, all).await else {
+            return Err(self.refuse_all());
+        };
+        Ok(Share {
+            _own: own,
+            _all: all,
+        })
+    }
+
+    pub(super) fn figures(&self) -> BudgetFigures {
+        let limit = self.limit;
+        let free = self.all.available_permits() as u64 * limit.step;
+        BudgetFigures {
+            name: limit.name,
+            used: limit.all.saturating_sub(free),
+            each: limit.each,
+            all: limit.all,
+            refused_to_user: self.refused_to_user.load(Ordering::Relaxed),
+            refused_to_all: self.refused_to_all.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The permits for `amount`. What is more than the whole part of a user counts as
+    /// that: it would never be granted.
+    fn permits(&self, amount: u64) -> u32 {
+        let amount = amount.min(self.limit.each.min(self.limit.all));
+        let permits = amount.div_ceil(self.limit.step).max(1);
+        u32::try_from(permits).unwrap_or(u32::MAX)
+    }
+
+    fn part(&self, user: &Arc<str>) -> Arc<Semaphore> {
+        let mut users = lock(&self.users);
+        if let Some(part) = users.get(user) {
+            return Arc::clone(part);
+        }
+        let permits = self.limit.each.min(self.limit.all) / self.limit.step;
+        let part = Arc::new(Semaphore::new(permits as usize));
+        users.insert(Arc::clone(user), Arc::clone(&part));
+        part
+    }
+
+    fn refuse_user(&self) -> Refusal {
+        self.refused_to_user.fetch_add(1, Ordering::Relaxed);
+        let Limit { noun, each, .. } = self.limit;
+        let sentence = format!("This user has as many {noun} as one user may have: {each}");
+        Refusal::too_many(RETRY_AFTER, sentence)
+    }
+
+    fn refuse_all(&self) -> Refusal {
+        self.refused_to_all.fetch_add(1, Ordering::Relaxed);
+        Refusal::overloaded()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Limit = Limit {
+        name: "test_bytes",
+        noun: "bytes of tests",
+        each: 40,
+        all: 100,
+        step: 10,
+    };
+
+    fn user(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_user_gets_its_part_and_leaves_the_rest_to_others() {
+        let budget = Budget::new(LIMIT);
+        let (greedy, modest) = (user("greedy"), user("modest"));
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(budget.take_within(&greedy, 1, PATIENCE).await.unwrap());
+        }
+        // Requests of the greedy user wait for each other, not among the others.
+        let queue = (0..50).map(|_| budget.take_within(&greedy, 10, PATIENCE));
+        let mut queue: Vec<_> = queue.map(Box::pin).collect();
+        for waiting in &mut queue {
+            assert!(futures_poll(waiting.as_mut()).is_pending());
+        }
+        let share = budget.take_within(&modest, 40, Duration::ZERO).await;
+        assert_eq!(budget.figures().used, 80);
+        let refusal = queue.remove(0).await.unwrap_err();
+        assert_eq!(refusal.status(), 429);
+        assert_eq!(refusal.retry_after_s(), Some(1));
+        assert_eq!(budget.figures().refused_to_user, 1);
+        drop((share, queue, held));
+        assert_eq!(budget.figures().used, 0);
+        // More than the whole part of a user is that part.
+        let all = budget
+            .take_within(&greedy, u64::MAX, PATIENCE)
+            .await
+            .unwrap();
+        assert_eq!(budget.figures().used, 40);
+        drop(all);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_all_hold_together_is_bounded_too() {
+        let budget = Budget::new(LIMIT);
+        let mut held = Vec::new();
+        for name in ["a", "b", "c"] {
+            held.push(budget.take_within(&user(name), 30, PATIENCE).await.unwrap());
+        }
+        let refused = budget.take_within(&user("d"), 20, PATIENCE).await;
+        assert_eq!(refused.unwrap_err().status(), 503);
+        let figures = budget.figures();
+        assert_eq!((figures.used, figures.refused_to_all), (90, 1));
+        // What the refused request had of its user's part is free again.
+        held.pop();
+        held.push(budget.take_within(&user("d"), 40, PATIENCE).await.unwrap());
+        assert_eq!(budget.figures().used, 100);
+    }
+
+    fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        future.poll(&mut context)
+    }
+}

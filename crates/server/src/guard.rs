@@ -1,0 +1,95 @@
+//! Who asks too much: a user too often, an address with too many wrong keys.
+//!
+//! An address that used up its wrong keys is refused whatever it sends, right keys
+//! too: an answer to these would tell a right key from a wrong one for nothing. It
+//! may look again when one wrong key more would be allowed. Behind a proxy all
+//! clients are one address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::admission::network;
+use openhosting_tenancy::{Limiter, Rate, Refusal};
+
+/// The limits of a server.
+#[derive(Debug)]
+pub(super) struct Guard {
+    users: Option<Limiter<Arc<str>>>,
+    addresses: Option<Limiter<IpAddr>>,
+}
+
+impl Guard {
+    pub(super) fn new(requests: Option<Rate>, wrong_keys: Option<Rate>) -> Self {
+        Self {
+            users: requests.map(Limiter::new),
+            addresses: wrong_keys.map(Limiter::new),
+        }
+    }
+
+    /// Checks a key that somebody from there gave: `proof` returns whose it is. The only
+    /// place where keys are checked. Whether the address may try one more, the proof and the
+    /// count of a wrong key are one step, so guesses made at once count like others.
+    ///
+    /// # Errors
+    /// 429 if the address used up its wrong keys, 401 for one more.
+    pub(super) fn prove<T>(
+        &self,
+        from: IpAddr,
+        proof: impl FnOnce() -> Option<T>,
+    ) -> Result<T, Refusal> {
+        let proved = match &self.addresses {
+            None => Ok(proof()),
+            Some(addresses) => addresses.attempt(network(from), Instant::now(), proof),
+        };
+        match proved {
+            Ok(proved) => proved.ok_or_else(Refusal::auth),
+            Err(wait) => {
+                let sentence = "Too many wrong keys from this address";
+                Err(Refusal::too_many(wait, sentence))
+            }
+        }
+    }
+
+    /// Whether `user` may make a request now, which is counted.
+    pub(super) fn request(&self, user: &Arc<str>) -> Result<(), Refusal> {
+        let Some(users) = &self.users else {
+            return Ok(());
+        };
+        users
+            .take(Arc::clone(user), Instant::now())
+            .map_err(|wait| Refusal::too_many(wait, "Too many requests of this user"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_held_back_and_its_neighbours_of_ipv6_with_it() {
+        let guard = Guard::new(None, Some("2/h".parse().unwrap()));
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let right = |from| guard.prove(at(from), || Some(()));
+        for from in [
+            "192.0.2.1",
+            "::ffff:192.0.2.1",
+            "2001:db8::1",
+            "2001:db8::2:1",
+        ] {
+            assert_eq!(right(from), Ok(()));
+            let wrong = guard.prove(at(from), || None::<()>);
+            assert_eq!(wrong.unwrap_err().status(), 401);
+        }
+        for from in ["192.0.2.1", "2001:db8::99"] {
+            let refusal = right(from).unwrap_err();
+            assert_eq!(refusal.status(), 429);
+            let wait = refusal.retry_after_s().unwrap();
+            assert!((1..=1800).contains(&wait), "{wait}");
+        }
+        for from in ["192.0.2.2", "2001:db8:0:1::1"] {
+            assert_eq!(right(from), Ok(()));
+        }
+        assert_eq!(guard.request(&"u".into()), Ok(()));
+    }
+}

@@ -1,0 +1,557 @@
+//! One drive as the server holds it: its file, its metadata, and who uses it.
+//!
+//! Two locks of a drive order everything that happens to it:
+//!
+//! - The [`Turn`] is held by whoever changes what is stored of the drive, from the
+//!   decision until memory agrees with the disk: set, resize, destroy, the begin,
+//!   progress and end of an imaging, the counters at a stop. It is waited for, and it
+//!   cannot be had of a drive that is gone, so nothing is ever stored of one.
+//! - `state` is what memory knows: metadata and uses. It is held for moments and never
+//!   while the disk is waited for. A use ([`Pass`], [`Claim`]) is checked against all
+//!   others, and against the rights of its user, and entered, in one step.
+//!
+//! Order: turn, then `landing`, then the map of drives in the store, then `state`, then
+//! quotas. Nobody holds the turns of two drives. A pass is no lock: it is refused at
+//! once, so it may be asked for with or without the turn.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::timeout;
+
+use super::fill::{Fill, FillFiles};
+use super::metadata::Metadata;
+use super::record::Traffic;
+use openhosting_base::drive::DriveId;
+use openhosting_base::wire::Properties;
+use openhosting_tenancy::{Counters, Refusal, lock, set};
+use openhosting_vm::{Claim, Claims, Drive, Holder, Slot};
+
+/// Longest wait for the end of an imaging that was cancelled.
+const CANCEL_WAIT: Duration = Duration::from_secs(30);
+
+/// A drive on this server.
+///
+/// Who uses it is counted, never waited for: what does not go together with a
+/// use under way is refused with 409 at once (docs/dev/reference.md, 7). Writes go
+/// together; destroying, resizing and being imaged go with nothing but reads. A
+/// server that is active claims its drives (`claims.rs`).
+///
+/// What other users read of a drive does not keep its owner from destroying it: their
+/// reads and imagings fail, their servers find the drive empty.
+#[derive(Debug)]
+pub(super) struct Hosted {
+    pub(super) id: DriveId,
+    pub(super) file: File,
+    pub(super) metadata_path: PathBuf,
+    pub(super) data_path: PathBuf,
+    pub(super) fill_files: FillFiles,
+    /// Held while the bytes of one write go to the file, so that overlapping
+    /// writes land one after the other and not mixed.
+    pub(super) landing: Mutex<()>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What moves to and from it.
+    pub(super) traffic: Arc<Traffic>,
+    state: Mutex<DriveState>,
+}
+
+#[derive(Debug)]
+struct DriveState {
+    metadata: Metadata,
+    fill: Fill,
+    /// Writes under way.
+    writers: u32,
+    /// Imagings that read this drive.
+    leases: Vec<Arc<Lease>>,
+    /// Destroying, resizing, or being imaged.
+    is_exclusive: bool,
+    imaging: Option<Arc<Progress>>,
+    /// Servers that use it.
+    claims: Claims,
+    is_gone: bool,
+}
+
+/// The right of a user's imaging to read its source. It ends before the imaging does
+/// when the drive is destroyed, or its owner takes the user off its readers.
+#[derive(Debug)]
+pub(super) struct Lease {
+    user: String,
+    has_ended: watch::Sender<bool>,
+}
+
+impl Lease {
+    pub(super) fn of(user: String) -> Arc<Self> {
+        Arc::new(Self {
+            user,
+            has_ended: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        *self.has_ended.borrow()
+    }
+
+    fn end(&self) {
+        self.has_ended.send_replace(true);
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(&self) {
+        // The sender is there as long as this.
+        let _ = self
+            .has_ended
+            .subscribe()
+            .wait_for(|has_ended| *has_ended)
+            .await;
+    }
+}
+
+/// How far an imaging into a drive is, in bytes of its source.
+#[derive(Debug)]
+pub(super) struct Progress {
+    source: DriveId,
+    bytes: AtomicU64,
+    bytes_total: u64,
+    /// 0 while it waits for its turn.
+    started: AtomicU64,
+    is_cancelled: watch::Sender<bool>,
+    has_ended: watch::Sender<bool>,
+}
+
+impl Progress {
+    pub(super) fn new(source: DriveId, bytes_total: u64) -> Self {
+        Self {
+            source,
+            bytes: AtomicU64::new(0),
+            bytes_total,
+            started: AtomicU64::new(0),
+            is_cancelled: watch::Sender::new(false),
+            has_ended: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn start(&self) {
+        self.started.store(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn reach(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The imaging is to end soon.
+    fn cancel(&self) {
+        self.is_cancelled.send_replace(true);
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        *self.is_cancelled.borrow()
+    }
+
+    /// Waits until the imaging is cancelled.
+    pub(super) async fn cancelled(&self) {
+        // The senders are there as long as this.
+        let _ = self.is_cancelled.subscribe().wait_for(|is| *is).await;
+    }
+
+    async fn ended(&self) {
+        let _ = self.has_ended.subscribe().wait_for(|has| *has).await;
+    }
+
+    fn is_queued(&self) -> bool {
+        self.started.load(Ordering::Relaxed) == 0
+    }
+
+    fn percent(&self) -> u64 {
+        let bytes = u128::from(self.bytes.load(Ordering::Relaxed));
+        let percent = bytes * 100 / u128::from(self.bytes_total.max(1));
+        // 100 is told by the key's absence.
+        percent.min(99) as u64
+    }
+}
+
+impl Hosted {
+    pub(super) fn new(
+        id: DriveId,
+        file: File,
+        metadata: Metadata,
+        fill: Fill,
+        data_path: PathBuf,
+    ) -> Self {
+        Self {
+            id,
+            file,
+            fill_files: FillFiles::beside(&data_path),
+            metadata_path: data_path.with_extension("meta"),
+            data_path,
+            landing: Mutex::new(()),
+            turn: Arc::default(),
+            traffic: Arc::default(),
+            state: Mutex::new(DriveState {
+                metadata,
+                fill,
+                writers: 0,
+                leases: Vec::new(),
+                is_exclusive: false,
+                imaging: None,
+                claims: Claims::default(),
+                is_gone: false,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, DriveState> {
+        lock(&self.state)
+    }
+
+    /// Waits for its turn to change what is stored of the drive; 404 if it is gone by
+    /// then.
+    pub(super) async fn turn(self: &Arc<Self>) -> Result<Turn, Refusal> {
+        let guard = Arc::clone(&self.turn).lock_owned().await;
+        self.to_turn(guard)
+    }
+
+    /// The same on a thread that may block.
+    pub(super) fn turn_blocking(self: &Arc<Self>) -> Result<Turn, Refusal> {
+        let guard = Arc::clone(&self.turn).blocking_lock_owned();
+        self.to_turn(guard)
+    }
+
+    fn to_turn(self: &Arc<Self>, guard: OwnedMutexGuard<()>) -> Result<Turn, Refusal> {
+        match self.state().is_gone {
+            true => Err(Refusal::no_drive()),
+            false => Ok(Turn {
+                drive: Arc::clone(self),
+                _guard: guard,
+            }),
+        }
+    }
+
+    /// Its metadata at this moment.
+    pub(super) fn metadata(&self) -> Metadata {
+        self.state().metadata.clone()
+    }
+
+    /// Its size in bytes. It stays as it is while a [`Pass`] is held.
+    pub(super) fn size(&self) -> u64 {
+        self.state().metadata.size
+    }
+
+    /// What it takes on the disk, in bytes.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        // Of 512 bytes, whatever the file system's are.
+        self.file.metadata().map_or(0, |data| data.blocks() * 512)
+    }
+
+    /// Whether the file system says that it takes no space at all.
+    pub(super) fn takes_no_space(&self) -> bool {
+        self.file.metadata().is_ok_and(|data| data.blocks() == 0)
+    }
+
+    /// Whether an imaging into it waits for its turn; `None` if there is none.
+    pub(super) fn is_imaging_queued(&self) -> Option<bool> {
+        let state = self.state();
+        state.imaging.as_ref().map(|progress| progress.is_queued())
+    }
+
+    /// Cancels the imaging into it, if there is one, and waits for its end, which is soon.
+    pub(super) async fn cancel_imaging(&self) {
+        let imaging = self.state().imaging.clone();
+        if let Some(progress) = imaging {
+            progress.cancel();
+            // While a broken disk refuses to store the end it has not ended.
+            let _ = timeout(CANCEL_WAIT, progress.ended()).await;
+        }
+    }
+
+    /// Looks at the metadata without a copy.
+    pub(super) fn with_metadata<T>(&self, look: impl FnOnce(&Metadata) -> T) -> T {
+        look(&self.state().metadata)
+    }
+
+    /// How it was filled last.
+    pub(super) fn fill(&self) -> Fill {
+        self.state().fill
+    }
+
+    pub(super) fn count_read(&self, bytes: u64) {
+        let counters = &mut self.state().metadata.counters;
+        counters.read_bytes += bytes;
+        counters.read_requests += 1;
+    }
+
+    pub(super) fn count_write(&self, bytes: u64) {
+        let counters = &mut self.state().metadata.counters;
+        counters.write_bytes += bytes;
+        counters.write_requests += 1;
+    }
+
+    /// What `info` tells; with `is_full` the progress of imaging as a percentage
+    /// (docs/dev/reference.md, 5.2).
+    pub(super) fn info(&self, is_full: bool) -> Properties {
+        let state = self.state();
+        let mut info = state.metadata.to_info(self.id);
+        if state.fill == Fill::Incomplete {
+            set(&mut info, "status", "inactive");
+        }
+        if let Some(progress) = &state.imaging {
+            let value = match (progress.is_queued(), is_full) {
+                (true, _) => "queued".to_owned(),
+                (false, true) => format!("{}%", progress.percent()),
+                (false, false) => "true".to_owned(),
+            };
+            set(&mut info, "imaging", value);
+            set(&mut info, "claimed", format!("imaging:{}", progress.source));
+        } else if !state.leases.is_empty() {
+            set(&mut info, "claimed", "imaging");
+        } else if let Some(claimed) = state.claims.told() {
+            set(&mut info, "claimed", claimed);
+        }
+        info
+    }
+
+    /// Whether its bytes can be read: not in the middle of being imaged.
+    pub(super) fn check_readable(&self) -> Result<(), Refusal> {
+        let state = self.state();
+        match (state.is_gone, &state.imaging) {
+            (true, _) => Err(Refusal::no_drive()),
+            (false, Some(_)) => Err(Refusal::busy("Drive is busy: it is being imaged")),
+            (false, None) => Ok(()),
+        }
+    }
+
+    /// Asks for a use of the drive, to be held until it ends.
+    pub(super) fn pass(self: &Arc<Self>, purpose: Purpose) -> Result<Pass, Refusal> {
+        let mut state = self.state();
+        if state.is_gone {
+            return Err(Refusal::no_drive());
+        }
+        if state.is_exclusive {
+            let sentence = match state.imaging {
+                Some(_) => "Drive is busy: it is being imaged",
+                None => "Drive is busy: it is being changed",
+            };
+            return Err(Refusal::busy(sentence));
+        }
+        state.check_imagings(&purpose)?;
+        let is_claimed = match &purpose {
+            Purpose::ImageFrom(_) => state.claims.may_write(),
+            Purpose::Destroy => !state.claims.are_of_others(&state.metadata.user),
+            _ => !state.claims.is_empty(),
+        };
+        if is_claimed {
+            return Err(Refusal::busy("Drive is busy: a server uses it"));
+        }
+        let shares_writes =
+            matches!(purpose, Purpose::Write { at_most } if state.writers < at_most);
+        if state.writers > 0 && !shares_writes {
+            return Err(Refusal::busy("Drive is busy: it is being written"));
+        }
+        match &purpose {
+            Purpose::Write { .. } => state.writers += 1,
+            Purpose::ImageFrom(lease) => state.leases.push(Arc::clone(lease)),
+            Purpose::Resize | Purpose::Destroy => state.is_exclusive = true,
+            Purpose::ImageInto(progress) => {
+                state.is_exclusive = true;
+                state.imaging = Some(Arc::clone(progress));
+            }
+        }
+        Ok(Pass {
+            drive: Arc::clone(self),
+            purpose,
+        })
+    }
+}
+
+impl DriveState {
+    /// Whether the imagings that read the drive allow this use. An imaging needs the
+    /// right to read, at this moment.
+    fn check_imagings(&self, purpose: &Purpose) -> Result<(), Refusal> {
+        let owner = &self.metadata.user;
+        let are_of_others = self.leases.iter().all(|lease| lease.user != *owner);
+        match purpose {
+            Purpose::ImageFrom(lease) if !self.metadata.may_read(&lease.user) => {
+                Err(Refusal::no_drive())
+            }
+            Purpose::ImageFrom(_) => Ok(()),
+            _ if self.leases.is_empty() => Ok(()),
+            Purpose::Destroy if are_of_others => Ok(()),
+            _ if are_of_others => Err(Refusal::busy(
+                "Drive is busy: it is the source of another user's imaging, \
+                 which ends when that user is taken off its readers",
+            )),
+            _ => Err(Refusal::busy(
+                "Drive is busy: it is the source of an imaging",
+            )),
+        }
+    }
+
+    /// Ends the imagings that may not read the drive any more.
+    fn end_leases(&mut self) {
+        let Self {
+            metadata, is_gone, ..
+        } = self;
+        self.leases.retain(|lease| {
+            let is_valid = !*is_gone && metadata.may_read(&lease.user);
+            if !is_valid {
+                lease.end();
+            }
+            is_valid
+        });
+    }
+}
+
+impl Drive for Hosted {
+    fn check(&self, user: &str, slot: Slot, may_write: bool) -> Result<(), Refusal> {
+        self.with_metadata(|metadata| self.check_claim(metadata, user, slot, may_write))
+    }
+
+    fn claim(self: Arc<Self>, holder: Holder) -> Result<Claim, Refusal> {
+        let mut state = self.state();
+        if state.is_gone {
+            return Err(Refusal::no_drive());
+        }
+        self.check_claim(&state.metadata, &holder.user, holder.slot, holder.may_write)?;
+        let is_imaged = state.imaging.is_some() || !state.leases.is_empty() && holder.may_write;
+        let sentence = if is_imaged {
+            "it is being imaged"
+        } else if state.is_exclusive {
+            "it is being changed"
+        } else if state.writers > 0 {
+            "it is being written"
+        } else {
+            let is_shared = state.metadata.is_shared();
+            state.claims.add(holder.clone(), is_shared)?;
+            drop(state);
+            return Ok(Claim::new(self, holder));
+        };
+        Err(Refusal::busy(format!(
+            "Drive {} is busy: {sentence}",
+            self.id
+        )))
+    }
+
+    fn release(&self, holder: &Holder) {
+        self.state().claims.remove(holder);
+    }
+
+    fn path(&self) -> &Path {
+        &self.data_path
+    }
+
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.with_metadata(Metadata::is_shared)
+    }
+
+    fn count_guest(&self, more: Counters) {
+        let counters = &mut self.state().metadata.counters;
+        *counters = counters.zip(more, u64::saturating_add);
+    }
+}
+
+impl Hosted {
+    /// Whether a server of `user` may have the drive, with this `metadata`, at `slot`.
+    fn check_claim(
+        &self,
+        metadata: &Metadata,
+        user: &str,
+        slot: Slot,
+        may_write: bool,
+    ) -> Result<(), Refusal> {
+        let is_own = metadata.user == user;
+        let is_lent = !may_write && metadata.is_shared();
+        match metadata.may_read(user) {
+            false => Err(Refusal::no_drive()),
+            true if is_own || is_lent => Ok(()),
+            true => Err(Refusal::usage(format!(
+                "Drive {} of another user is invalid at {slot}: it must be of claim:type shared, and media cdrom",
+                self.id
+            ))),
+        }
+    }
+}
+
+/// What a drive is used for.
+#[derive(Clone, Debug)]
+pub(super) enum Purpose {
+    /// Writing bytes, beside fewer than so many others.
+    Write {
+        at_most: u32,
+    },
+    Resize,
+    Destroy,
+    /// Reading it into another drive.
+    ImageFrom(Arc<Lease>),
+    /// Filling it from another drive.
+    ImageInto(Arc<Progress>),
+}
+
+/// The right to use a drive; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) drive: Arc<Hosted>,
+    purpose: Purpose,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut state = self.drive.state();
+        match &self.purpose {
+            Purpose::Write { .. } => state.writers -= 1,
+            Purpose::ImageFrom(lease) => state.leases.retain(|other| !Arc::ptr_eq(other, lease)),
+            Purpose::Resize | Purpose::Destroy => state.is_exclusive = false,
+            Purpose::ImageInto(progress) => {
+                state.is_exclusive = false;
+                state.imaging = None;
+                // The source is free by now, too.
+                progress.has_ended.send_replace(true);
+            }
+        }
+    }
+}
+
+/// The turn of a drive that is not gone: the right to change what is stored of it, which
+/// goes with what memory knows. Both change in `store.rs`.
+#[derive(Debug)]
+pub(super) struct Turn {
+    drive: Arc<Hosted>,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    pub(super) fn drive(&self) -> &Arc<Hosted> {
+        &self.drive
+    }
+
+    /// Puts changed metadata in place, which is stored. The counters that ran on
+    /// meanwhile stay.
+    pub(super) fn replace_metadata(&self, metadata: Metadata) {
+        let mut state = self.drive.state();
+        let counters = state.metadata.counters;
+        state.metadata = Metadata {
+            counters,
+            ..metadata
+        };
+        state.end_leases();
+    }
+
+    /// Puts in place how the drive is filled, which is stored.
+    pub(super) fn set_fill(&self, fill: Fill) {
+        self.drive.state().fill = fill;
+    }
+
+    /// The drive is not stored any more.
+    pub(super) fn mark_gone(&self) {
+        let mut state = self.drive.state();
+        state.is_gone = true;
+        state.end_leases();
+    }
+}

@@ -1,0 +1,68 @@
+//! What a guest wrote to its serial port: its last MiB, in the file `console`.
+//!
+//! QEMU collects it in a ring in its memory, so that a guest cannot fill the disk,
+//! whether this program runs or not. Every few seconds, and when somebody asks, what is
+//! new moves from the ring to the file.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use openhosting_filesystem::{Access, replace};
+
+/// The size of the ring, in bytes, and of what is shown of a console.
+pub(crate) const RING_BYTES: u64 = 1024 * 1024;
+
+/// Appends `bytes` to the file `path`, of which it keeps twice [`RING_BYTES`] at most.
+pub(crate) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    file.write_all(bytes)?;
+    match file.metadata()?.len() > 2 * RING_BYTES {
+        true => replace(path, Access::Private, &read(path)?),
+        false => Ok(()),
+    }
+}
+
+/// The end of the file `path`, at most [`RING_BYTES`]; empty if there is no file.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(RING_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(RING_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_console_the_end_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console");
+        assert_eq!(read(&path).unwrap(), b"");
+        append(&path, b"first").unwrap();
+        assert_eq!(read(&path).unwrap(), b"first");
+        for n in 0..50u8 {
+            append(&path, &vec![n; 100_000]).unwrap();
+            let len = std::fs::metadata(&path).unwrap().len();
+            assert!(len <= 2 * RING_BYTES, "{len}");
+        }
+        let end = read(&path).unwrap();
+        assert_eq!(end.len() as u64, RING_BYTES);
+        assert!(end.ends_with(&[49; 100_000]) && end[0] >= 39);
+    }
+}

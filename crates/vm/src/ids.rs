@@ -1,0 +1,96 @@
+//! The names of machines, and of the places where drives are attached to them.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use openhosting_base::drive::parse_uuid;
+
+/// Names a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MachineId(Uuid);
+
+impl MachineId {
+    /// A new name that no machine has.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The usual form of 36 characters only, in either case.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_uuid(text).map(Self)
+    }
+
+    /// The address of one of its network cards: the same at every start.
+    pub fn mac(self, nic: u8) -> [u8; 6] {
+        let [a, b, c, d, e, f, ..] = self.0.into_bytes();
+        // Of one card, and given by nobody: the two lowest bits say so.
+        [a & 0xfc | 0x02, b, c, d, e, f ^ nic]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_u128(id: u128) -> Self {
+        Self(Uuid::from_u128(id))
+    }
+}
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+/// Where a drive is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// `ide:CHANNEL:UNIT`
+    Ide(u8, u8),
+    /// `scsi:0:UNIT`
+    Scsi(u8),
+    /// `block:UNIT`, a disk of virtio
+    Block(u8),
+    /// `ata:0:UNIT`
+    Ata(u8),
+}
+
+impl Slot {
+    /// The slot that a key names.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (bus, place) = key.split_once(':')?;
+        let digit = |text: &str, at_most: u8| match text.as_bytes() {
+            [digit @ b'0'..=b'9'] if digit - b'0' <= at_most => Some(digit - b'0'),
+            _ => None,
+        };
+        match (bus, place.split_once(':')) {
+            ("ide", Some((channel, unit))) => Some(Self::Ide(digit(channel, 1)?, digit(unit, 1)?)),
+            ("scsi", Some(("0", unit))) => Some(Self::Scsi(digit(unit, 7)?)),
+            ("ata", Some(("0", unit))) => Some(Self::Ata(digit(unit, 5)?)),
+            ("block", None) => Some(Self::Block(digit(place, 7)?)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ide(channel, unit) => write!(f, "ide:{channel}:{unit}"),
+            Self::Scsi(unit) => write!(f, "scsi:0:{unit}"),
+            Self::Block(unit) => write!(f, "block:{unit}"),
+            Self::Ata(unit) => write!(f, "ata:0:{unit}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cards_of_a_machine_have_addresses_of_their_own() {
+        let id = MachineId::random();
+        assert_eq!(id.mac(0), id.mac(0));
+        assert_ne!(id.mac(0), id.mac(1));
+        assert_eq!(id.mac(0)[0] & 3, 2);
+    }
+}

@@ -1,0 +1,30 @@
+//! Virtual servers on QEMU, which this program calls machines.
+//!
+//! ```text
+//! machines -> machine (one: settings, ids) -> hypervisor (two traits) <- qemu
+//!    |  resources: addresses, private networks     vnc: who looks at a screen
+//!    +-> claims: the drives, which somebody else serves
+//! ```
+//!
+//! It answers no requests and knows no HTTP: `openhosting-server` does that, and serves
+//! the drives. Start reading at `machines`.
+
+mod claims;
+mod console;
+mod hypervisor;
+mod ids;
+mod machine;
+mod machines;
+mod qemu;
+mod resources;
+mod settings;
+mod vnc;
+
+pub use self::claims::{Claim, Claims, Drive, Drives, Holder};
+pub use self::hypervisor::Reach;
+pub use self::ids::{MachineId, Slot};
+pub use self::machine::Machine;
+pub use self::machines::{Backing, GuestNetwork, Machines};
+pub use self::qemu::{Cgroup, Qemu};
+pub use self::resources::{ResourceId, ResourceKind, Resources};
+pub use self::settings::Device;

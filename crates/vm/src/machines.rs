@@ -1,0 +1,785 @@
+//! All machines, in the data directory:
+//!
+//! ```text
+//! host                UUID of this host, as `claimed` tells it
+//! servers/UUID.meta   its record (`machine.rs`); it exists if and only if this does
+//! servers/UUID.run/   what its last run left, and what the hypervisor keeps (`qemu.rs`)
+//! ```
+//!
+//! A start claims drives and address, has the hypervisor make the machine, keeps that
+//! it runs, and only then lets it take its first step. So whatever a crash leaves is
+//! one of two things: a machine whose record says that it runs, which is taken over,
+//! or one that did nothing yet, which is killed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::claims::{Claim, Drive, Drives, Holder};
+use super::console;
+use super::hypervisor::{
+    End, Failure, Hypervisor, Later, Net, Password, Reach, Running, Spec, SpecDrive, SpecNic,
+    Status,
+};
+use super::ids::MachineId;
+use super::machine::{Live, Machine, MachineRecord, Rest, SavedRun, now};
+use super::resources::Resources;
+use super::settings::{Device, Settings};
+use super::vnc;
+use openhosting_base::wire::Properties;
+use openhosting_filesystem::private_directory;
+use openhosting_tenancy::{
+    Amounts, QuotaKind, Quotas, Refusal, kept, read, sync_parent, unless_missing, write,
+};
+
+/// How often counters are asked for and consoles kept.
+const TICK: Duration = Duration::from_secs(5);
+/// How long a machine that hung up may take to be seen to end.
+const GOING: Duration = Duration::from_secs(2);
+
+type Result<T = ()> = std::result::Result<T, Refusal>;
+
+/// The place in a server where machines live.
+#[derive(Debug)]
+pub struct Backing {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Where files are for a moment, on the same file system.
+    pub staging: PathBuf,
+    /// The drives that machines may use.
+    pub drives: Arc<dyn Drives>,
+    /// What users may have.
+    pub quotas: Quotas,
+}
+
+/// What guests reach, and what reaches them.
+#[derive(Debug)]
+pub struct GuestNetwork {
+    /// Ports of TCP that lead from a machine's address to its guest.
+    pub forward: Vec<u16>,
+    /// What guests reach.
+    pub reach: Reach,
+    /// Whether screens can be seen at the port of VNC.
+    pub has_vnc_port: bool,
+}
+
+/// All machines of the server.
+#[derive(Debug)]
+pub struct Machines {
+    directory: PathBuf,
+    staging: PathBuf,
+    host: Uuid,
+    drives: Arc<dyn Drives>,
+    quotas: Quotas,
+    /// The addresses and private networks of users.
+    pub resources: Resources,
+    hypervisor: Arc<dyn Hypervisor>,
+    network: GuestNetwork,
+    cores_here: u32,
+    machines: RwLock<BTreeMap<MachineId, Arc<Machine>>>,
+    /// Runs that were kept, to be found again by [`find_running`](Self::find_running).
+    kept_runs: BTreeMap<MachineId, SavedRun>,
+}
+
+impl Machines {
+    /// Loads what the data directory keeps. Blocks on the disk.
+    pub fn open(
+        backing: Backing,
+        hypervisor: Arc<dyn Hypervisor>,
+        network: GuestNetwork,
+    ) -> io::Result<Self> {
+        // As the kernel tells it of a process that works there.
+        let data = backing.data.canonicalize()?;
+        let directory = data.join("servers");
+        private_directory(&directory)?;
+        let mut machines = Self {
+            host: host(&data.join("host"), &backing.staging)?,
+            resources: Resources::open(&data, &backing.staging, backing.quotas.clone())?,
+            directory,
+            staging: backing.staging,
+            drives: backing.drives,
+            quotas: backing.quotas,
+            hypervisor,
+            network,
+            cores_here: std::thread::available_parallelism()
+                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            machines: RwLock::default(),
+            kept_runs: BTreeMap::new(),
+        };
+        machines.load()?;
+        Ok(machines)
+    }
+
+    fn load(&mut self) -> io::Result<()> {
+        let mut machines = BTreeMap::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().and_then(OsStr::to_str) != Some("meta") {
+                continue;
+            }
+            let id = path.file_stem().and_then(OsStr::to_str);
+            let loaded = match id.and_then(MachineId::parse) {
+                Some(id) => match kept::read(&path) {
+                    Err(error) if kept::is_of_the_file(&error) => None,
+                    read => MachineRecord::parse(id, &read?).map(|record| (id, record)),
+                },
+                None => None,
+            };
+            let Some((id, record)) = loaded else {
+                tracing::error!(?path, "A server is damaged, the others are served");
+                continue;
+            };
+            if let Some(run) = record.run {
+                self.kept_runs.insert(id, run);
+            }
+            let machine = self.machine(id, record);
+            let held = self.quotas.hold_anyway(&machine.user, one());
+            machine.state().held = Some(held);
+            machines.insert(id, Arc::new(machine));
+        }
+        self.machines = RwLock::new(machines);
+        Ok(())
+    }
+
+    fn machine(&self, id: MachineId, record: MachineRecord) -> Machine {
+        let path = self.directory.join(format!("{id}.meta"));
+        let directory = self.directory.join(format!("{id}.run"));
+        Machine::new(id, record, path, directory)
+    }
+
+    /// Takes over the machines that an earlier process of ours left running, and ends
+    /// what it left half made. Before the first request.
+    pub async fn find_running(self: &Arc<Self>) {
+        for (&id, run) in &self.kept_runs {
+            let Some(machine) = self.get(id) else {
+                continue;
+            };
+            let _turn = machine.turn.lock().await;
+            if !self.take_over(&machine, *run).await {
+                tracing::warn!(%id, "A server ended while nobody watched");
+                self.settle(&machine, End::Died).await;
+            }
+        }
+        let (this, live) = (Arc::clone(self), self.all_live());
+        let cleared = spawn_blocking(move || this.clear_leftovers(&live));
+        if let Ok(Err(error)) | Err(error) = cleared.await.map_err(io::Error::from) {
+            tracing::warn!(%error, "Cannot look for what was left running");
+        }
+    }
+
+    async fn take_over(self: &Arc<Self>, machine: &Arc<Machine>, run: SavedRun) -> bool {
+        let found = self.hypervisor.find(machine.id, &machine.directory).await;
+        let Some(running) = found else { return false };
+        let settings = machine.state().settings.clone();
+        let vlans = vlans(&settings);
+        let taken = self.claim_again(machine, &settings).and_then(|claims| {
+            self.resources.mark(run.address, &vlans)?;
+            Ok(claims)
+        });
+        let claims = match taken {
+            Ok(claims) => claims,
+            Err(refusal) => {
+                tracing::error!(id = %machine.id, %refusal, "Ended a server whose drives are not there");
+                running.cut_power().await;
+                return false;
+            }
+        };
+        tracing::info!(id = %machine.id, "Took over a server that runs");
+        let held = self.running(&settings);
+        let held = self.quotas.hold_anyway(&machine.user, held);
+        machine.state().held_running = Some(held);
+        let is_paused = running.status() == Status::Paused;
+        let live = Live::new(running, run, claims, vlans);
+        let live = self.watch(machine, live).await;
+        live.take_counters_as_known().await;
+        // It may have been left before its first step.
+        if !is_paused && let Err(failure) = live.running.resume().await {
+            tracing::warn!(id = %machine.id, %failure, "Cannot let a server go on");
+        }
+        true
+    }
+
+    /// Adds what guests read and wrote to the counters of their drives, at the end.
+    pub async fn count_all(&self) {
+        let live: Vec<_> = self
+            .all()
+            .iter()
+            .filter_map(|machine| machine.live())
+            .collect();
+        if !live.is_empty() {
+            tracing::info!(
+                servers = live.len(),
+                "Servers run on, the next start takes them over"
+            );
+        }
+        for live in live {
+            live.refresh().await;
+        }
+    }
+
+    fn get(&self, id: MachineId) -> Option<Arc<Machine>> {
+        read(&self.machines).get(&id).cloned()
+    }
+
+    /// Every machine, sorted by UUID.
+    pub fn all(&self) -> Vec<Arc<Machine>> {
+        read(&self.machines).values().cloned().collect()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<MachineId, Arc<Machine>>) -> T) -> T {
+        change(&mut write(&self.machines))
+    }
+
+    fn all_live(&self) -> Vec<MachineId> {
+        let all = self.all();
+        let live = all.iter().filter(|machine| machine.live().is_some());
+        live.map(|machine| machine.id).collect()
+    }
+
+    /// Ends what runs and is not known, and removes directories of machines that are
+    /// no more.
+    fn clear_leftovers(&self, live: &[MachineId]) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().and_then(OsStr::to_str) != Some("run") {
+                continue;
+            }
+            let id = path
+                .file_stem()
+                .and_then(OsStr::to_str)
+                .and_then(MachineId::parse);
+            let Some(id) = id else { continue };
+            if !live.contains(&id) {
+                self.hypervisor.clear(&path);
+            }
+            if !self.directory.join(format!("{id}.meta")).try_exists()? {
+                fs::remove_dir_all(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine `id`, if `user` owns it.
+    pub fn own(&self, user: &str, id: MachineId) -> Result<Arc<Machine>> {
+        let machine = self.get(id).filter(|machine| machine.user == user);
+        machine.ok_or_else(Refusal::no_server)
+    }
+
+    /// The user's machines, sorted by UUID.
+    pub fn of_user(&self, user: &str) -> Vec<Arc<Machine>> {
+        let mut all = self.all();
+        all.retain(|machine| machine.user == user);
+        all
+    }
+
+    /// What `info` tells of a machine, with counters as they are now.
+    pub async fn info(&self, machine: &Machine) -> Properties {
+        self.refresh(machine).await;
+        self.info_as_known(machine)
+    }
+
+    /// Asks a machine that runs for its counters.
+    pub async fn refresh(&self, machine: &Machine) {
+        if let Some(live) = machine.live() {
+            live.refresh().await;
+        }
+    }
+
+    /// Makes a machine, and starts it if it is to run: if that fails there is none.
+    pub async fn create(
+        self: &Arc<Self>,
+        user: &str,
+        body: &Properties,
+        is_started: bool,
+    ) -> Result<Arc<Machine>> {
+        let settings = Settings::create(body)?;
+        self.check(user, &settings)?;
+        let held = self.quotas.hold(user, one())?;
+        let record = MachineRecord {
+            user: user.to_owned(),
+            settings,
+            rest: Rest::Stopped,
+            run: None,
+        };
+        let machine = Arc::new(self.machine(MachineId::random(), record));
+        machine.state().held = Some(held);
+        let _turn = machine.turn.lock().await;
+        let made = match is_started {
+            true => self.launch(&machine).await,
+            false => self.keep(&machine).await,
+        };
+        if let Err(refusal) = made {
+            // Whatever it left: nobody was told of it.
+            let _ = self.forget(&machine).await;
+            return Err(refusal);
+        }
+        self.change(|machines| machines.insert(machine.id, Arc::clone(&machine)));
+        Ok(Arc::clone(&machine))
+    }
+
+    /// Starts a machine that does not run.
+    pub async fn start(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+        let _turn = Self::turn(machine).await?;
+        if let Some(live) = machine.live() {
+            return Err(Refusal::busy(match live.running.status() {
+                Status::Paused => "Server is paused: resume it",
+                _ => "Server is active already",
+            }));
+        }
+        self.launch(machine).await
+    }
+
+    /// Takes the power of a machine. It may be off already: then all is as wanted.
+    pub async fn stop(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+        let _turn = Self::turn(machine).await?;
+        self.end(machine).await;
+        Ok(())
+    }
+
+    /// Stops a machine and forgets it. Its drives are kept.
+    pub async fn destroy(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+        let _turn = Self::turn(machine).await?;
+        self.end(machine).await;
+        if !machine.state().is_gone {
+            self.forget(machine).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(self: &Arc<Self>, machine: &Arc<Machine>) {
+        if let Some(live) = machine.live() {
+            live.refresh().await;
+            let end = live.running.cut_power().await;
+            self.settle(machine, end).await;
+        }
+    }
+
+    /// Merges keys into those of a machine.
+    pub async fn set(self: &Arc<Self>, machine: &Arc<Machine>, body: &Properties) -> Result {
+        let _turn = Self::turn(machine).await?;
+        let old = machine.state().settings.clone();
+        let mut new = old.clone();
+        let live = machine.live();
+        match &live {
+            Some(_) => new.merge_active(body)?,
+            None => {
+                new.merge(body)?;
+                self.check(&machine.user, &new)?;
+            }
+        }
+        if let Some(live) = &live {
+            if new.password() != old.password() {
+                live.running.set_password(new.password()).await?;
+            }
+            if new.cpu_mhz() != old.cpu_mhz() {
+                live.running.set_cpu(new.cpu_mhz());
+            }
+        }
+        let record = MachineRecord {
+            settings: new.clone(),
+            ..machine.record()
+        };
+        self.keep_record(machine, record).await?;
+        machine.state().settings = new;
+        Ok(())
+    }
+
+    /// Does `command` to a machine that runs.
+    pub async fn with_running<T>(
+        &self,
+        machine: &Machine,
+        command: impl for<'a> FnOnce(&'a dyn Running) -> Later<'a, std::result::Result<T, Failure>>,
+    ) -> Result<T> {
+        let _turn = Self::turn(machine).await?;
+        let live = active(machine)?;
+        let done = command(&*live.running).await;
+        unless_ended(&live, done).await
+    }
+
+    /// What is on the screen of a machine that runs, PNG. Looking takes no turn: it
+    /// delays nobody's command, also where the hypervisor hangs.
+    pub async fn screen(&self, machine: &Machine) -> Result<Bytes> {
+        let live = active(machine)?;
+        let drawn = live.screen().await;
+        unless_ended(&live, drawn).await
+    }
+
+    /// Whether screens can be seen at the port of VNC.
+    pub fn has_vnc_port(&self) -> bool {
+        self.network.has_vnc_port
+    }
+
+    /// What `info` tells of a machine, with counters as they were last heard, up to
+    /// 5 s ago: nobody is asked.
+    pub fn info_as_known(&self, machine: &Machine) -> Properties {
+        machine.info(self.cores_here)
+    }
+
+    /// The last MiB that a machine wrote to its serial port, at its last run.
+    pub async fn console(&self, machine: &Machine) -> Result<Vec<u8>> {
+        if let Some(live) = machine.live() {
+            live.running.keep_console().await;
+        }
+        let path = machine.directory.join("console");
+        let read = spawn_blocking(move || console::read(&path));
+        Ok(read.await.map_err(io::Error::from)??)
+    }
+
+    /// The right to change a machine, if it is still there.
+    async fn turn(machine: &Machine) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        let turn = machine.turn.lock().await;
+        match machine.state().is_gone {
+            true => Err(Refusal::no_server()),
+            false => Ok(turn),
+        }
+    }
+
+    /// What can be known to be wrong before a start: drives and resources that are not
+    /// there, or not for this user.
+    fn check(&self, user: &str, settings: &Settings) -> Result {
+        for device in settings.devices() {
+            let drive = self.drives.readable(user, device.drive)?;
+            drive.check(user, device.slot, !device.is_cdrom)?;
+        }
+        self.resources
+            .check(user, settings.static_address(), &vlans(settings))
+    }
+
+    /// Claims the drives of a machine.
+    fn claim(
+        &self,
+        machine: &Machine,
+        settings: &Settings,
+    ) -> Result<(Vec<Claim>, Vec<SpecDrive>)> {
+        self.check(&machine.user, settings)?;
+        let (mut claims, mut drives) = (Vec::new(), Vec::new());
+        for device in settings.devices() {
+            let drive = self.drives.readable(&machine.user, device.drive)?;
+            claims.push(self.claim_drive(machine, &device, Arc::clone(&drive))?);
+            drives.push(SpecDrive {
+                slot: device.slot,
+                path: drive.path().canonicalize()?,
+                // It stays while it is claimed.
+                size: drive.size(),
+                is_cdrom: device.is_cdrom,
+                is_shared: drive.is_shared(),
+                boot_index: device.boot_index,
+            });
+        }
+        Ok((claims, drives))
+    }
+
+    fn claim_drive(
+        &self,
+        machine: &Machine,
+        device: &Device,
+        drive: Arc<dyn Drive>,
+    ) -> Result<Claim> {
+        let holder = Holder {
+            user: machine.user.clone(),
+            host: self.host,
+            server: machine.id,
+            slot: device.slot,
+            may_write: !device.is_cdrom,
+        };
+        drive.claim(holder)
+    }
+
+    /// Claims the drives of a machine that has run on. One of another user may be
+    /// destroyed, or not be there for this user any more: that is no reason to take the
+    /// machine's power.
+    fn claim_again(&self, machine: &Machine, settings: &Settings) -> Result<Vec<Claim>> {
+        let mut claims = Vec::new();
+        for device in settings.devices() {
+            let drive = self.drives.readable(&machine.user, device.drive);
+            match drive.and_then(|drive| self.claim_drive(machine, &device, drive)) {
+                Ok(claim) => claims.push(claim),
+                Err(refusal) if device.is_cdrom => {
+                    tracing::warn!(id = %machine.id, drive = %device.drive, %refusal, "A server runs without one of its drives");
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn launch(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
+        let settings = machine.state().settings.clone();
+        let (claims, drives) = self.claim(machine, &settings)?;
+        let running = self.running(&settings);
+        let held = self.quotas.hold(&machine.user, running)?;
+        let vlans = vlans(&settings);
+        let address = self
+            .resources
+            .lend(&machine.user, settings.static_address(), &vlans)?;
+        let run = SavedRun {
+            address,
+            started: now(),
+        };
+        let made = self.make(machine, &settings, drives, run).await;
+        let running = match made {
+            Ok(running) => running,
+            Err(refusal) => {
+                self.resources.take_back(address, &vlans);
+                return Err(refusal);
+            }
+        };
+        machine.state().held_running = Some(held);
+        let live = Live::new(running, run, claims, vlans);
+        let live = self.watch(machine, live).await;
+        let started = match self.keep(machine).await {
+            Ok(()) => live.running.resume().await.map_err(Refusal::from),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = started {
+            live.running.cut_power().await;
+            self.settle(machine, End::PowerCut).await;
+            return Err(refusal);
+        }
+        live.refresh().await;
+        tracing::info!(id = %machine.id, "Started a server");
+        Ok(())
+    }
+
+    /// What a machine with these settings takes of its user's quotas while it runs.
+    fn running(&self, settings: &Settings) -> Amounts {
+        Amounts::of([
+            (QuotaKind::Memory, u64::from(settings.mem_mb()) << 20),
+            (QuotaKind::Cores, u64::from(settings.cores(self.cores_here))),
+        ])
+    }
+
+    async fn make(
+        &self,
+        machine: &Machine,
+        settings: &Settings,
+        drives: Vec<SpecDrive>,
+        run: SavedRun,
+    ) -> Result<Arc<dyn Running>> {
+        let (directory, hypervisor) = (machine.directory.clone(), Arc::clone(&self.hypervisor));
+        let prepared = spawn_blocking(move || {
+            // Nothing works there any more, unless something went badly wrong.
+            hypervisor.clear(&directory);
+            unless_missing(fs::remove_dir_all(&directory))?;
+            private_directory(&directory)
+        });
+        prepared.await.map_err(io::Error::from)??;
+        let nics = settings.nics().into_iter().map(|nic| SpecNic {
+            index: nic.index,
+            model: nic.model,
+            mac: nic.mac.unwrap_or_else(|| machine.id.mac(nic.index)),
+            net: match nic.vlan {
+                Some(vlan) => Net::Vlan(vlan),
+                None => Net::Outside {
+                    forward: self.network.forward.clone(),
+                    reach: self.network.reach,
+                },
+            },
+        });
+        let spec = Spec {
+            id: machine.id,
+            directory: machine.directory.clone(),
+            cpu_mhz: settings.cpu_mhz(),
+            cores: settings.cores(self.cores_here),
+            mem_mb: settings.mem_mb(),
+            drives,
+            nics: nics.collect(),
+            address: run.address,
+            password: settings
+                .password()
+                .map(|password| Password(password.to_owned())),
+        };
+        Ok(self.hypervisor.start(&spec).await?)
+    }
+
+    /// Notes that a machine runs, and sees to it until it does not.
+    async fn watch(self: &Arc<Self>, machine: &Arc<Machine>, live: Live) -> Arc<Live> {
+        let live = Arc::new(live);
+        if self.network.has_vnc_port {
+            show(machine.id, &live).await;
+        }
+        machine.state().live = Some(Arc::clone(&live));
+        let (this, machine, watched) = (Arc::clone(self), Arc::clone(machine), Arc::clone(&live));
+        tokio::spawn(async move {
+            let ended = watched.running.ended();
+            tokio::pin!(ended);
+            let end = loop {
+                tokio::select! {
+                    end = &mut ended => break end,
+                    () = sleep(TICK) => {
+                        watched.refresh().await;
+                        watched.running.keep_console().await;
+                    }
+                }
+            };
+            // Whoever ended it holds the turn, and settles it first.
+            let _turn = machine.turn.lock().await;
+            if machine
+                .live()
+                .is_some_and(|live| Arc::ptr_eq(&live, &watched))
+            {
+                this.settle(&machine, end).await;
+            }
+        });
+        live
+    }
+
+    /// Notes that a machine has ended: claims and address are free again; it vanishes
+    /// unless it is persistent.
+    async fn settle(&self, machine: &Arc<Machine>, end: End) {
+        let is_persistent = {
+            let live = machine.live();
+            if let Some(live) = &live {
+                live.end_viewers().await;
+            }
+            let mut state = machine.state();
+            if let Some(live) = state.live.take() {
+                self.resources.take_back(live.run.address, &live.vlans);
+                live.release_drives();
+            }
+            state.held_running = None;
+            state.rest = match end {
+                End::Died => Rest::Dead,
+                End::ShutDown | End::PowerCut => Rest::Stopped,
+            };
+            state.settings.is_persistent()
+        };
+        match end {
+            End::Died => tracing::warn!(id = %machine.id, "A server died"),
+            End::ShutDown => tracing::info!(id = %machine.id, "A server was shut down"),
+            End::PowerCut => tracing::info!(id = %machine.id, "Stopped a server"),
+        }
+        let kept = match is_persistent {
+            true => self.keep(machine).await,
+            false => self.forget(machine).await,
+        };
+        if let Err(refusal) = kept {
+            tracing::error!(id = %machine.id, %refusal, "Cannot keep the end of a server");
+        }
+    }
+
+    async fn keep(&self, machine: &Machine) -> Result {
+        self.keep_record(machine, machine.record()).await
+    }
+
+    async fn keep_record(&self, machine: &Machine, record: MachineRecord) -> Result {
+        let (text, path) = (record.print(machine.id), machine.path.clone());
+        let staging = self.staging.clone();
+        let kept = spawn_blocking(move || kept::write(&text, &path, &staging));
+        Ok(kept.await.map_err(io::Error::from)??)
+    }
+
+    async fn forget(&self, machine: &Machine) -> Result {
+        {
+            let mut state = machine.state();
+            state.is_gone = true;
+            (state.held, state.held_running) = (None, None);
+        }
+        self.change(|machines| machines.remove(&machine.id));
+        let (path, directory) = (machine.path.clone(), machine.directory.clone());
+        let removed = spawn_blocking(move || {
+            for removed in [fs::remove_file(&path), fs::remove_dir_all(&directory)] {
+                unless_missing(removed)?;
+            }
+            sync_parent(&path)
+        });
+        Ok(removed.await.map_err(io::Error::from)??)
+    }
+}
+
+/// Serves the viewers of a machine at its address, until they are ended.
+async fn show(id: MachineId, live: &Live) {
+    let address = live.run.address;
+    match vnc::listen(address).await {
+        Ok(listener) => {
+            let viewers = vnc::serve(listener, Arc::clone(&live.running));
+            live.set_viewers(tokio::spawn(viewers));
+        }
+        Err(error) => tracing::warn!(%id, %error, %address, "Cannot listen for VNC"),
+    }
+}
+
+/// One machine, as quotas count it.
+fn one() -> Amounts {
+    Amounts::of([(QuotaKind::Servers, 1)])
+}
+
+/// What a machine has while it runs, if it does.
+fn active(machine: &Machine) -> Result<Arc<Live>> {
+    let live = machine.live();
+    let live = live.filter(|live| !matches!(live.running.status(), Status::Ended(_)));
+    live.ok_or_else(not_active)
+}
+
+fn not_active() -> Refusal {
+    Refusal::usage("Server is not active")
+}
+
+/// What came of a command, where a machine that ended meanwhile is none that failed:
+/// its end is seen in a moment.
+async fn unless_ended<T>(live: &Live, done: std::result::Result<T, Failure>) -> Result<T> {
+    match done {
+        Err(Failure::Silent(_)) if timeout(GOING, live.running.ended()).await.is_ok() => {
+            Err(not_active())
+        }
+        done => Ok(done?),
+    }
+}
+
+/// The private networks that a machine is in.
+fn vlans(settings: &Settings) -> Vec<Uuid> {
+    settings.nics().iter().filter_map(|nic| nic.vlan).collect()
+}
+
+/// The name of this host: made up once.
+fn host(path: &Path, staging: &Path) -> io::Result<Uuid> {
+    match kept::read(path) {
+        Ok(text) => Uuid::try_parse_ascii(text.trim_ascii()).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let host = Uuid::new_v4();
+            kept::write(&format!("{host}\n"), path, staging)?;
+            Ok(host)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Missing(_) => {
+                tracing::warn!(%failure, "A server cannot be started");
+                Self::failed("No hypervisor: servers need QEMU (Debian: qemu-system-x86)")
+            }
+            Failure::Local(error) => error.into(),
+            Failure::Refused(_) | Failure::Silent(_) => {
+                tracing::error!(%failure, "The hypervisor failed");
+                Self::failed("The hypervisor failed, the server's log tells why")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_keeps_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("host");
+        let name = || host(&path, directory.path());
+        assert_eq!(name().unwrap(), name().unwrap());
+        fs::write(&path, "x").unwrap();
+        assert!(name().is_err());
+    }
+}

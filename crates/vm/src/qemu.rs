@@ -1,0 +1,840 @@
+//! QEMU: one process for each server, driven over QMP.
+//!
+//! A process works in the directory of its server, with what it keeps there:
+//!
+//! ```text
+//! process   which process it is (`process.rs`)
+//! qmp       the socket that it is driven over
+//! vnc       the socket of its screen
+//! to-filter0, from-filter0   the sockets of a network card's filter (`frames.rs`)
+//! console   what the guest wrote to its serial port, its last MiB (`console.rs`)
+//! log       what QEMU wrote to its stderr, once it has ended (`log.rs`)
+//! ```
+//!
+//! It is a group of processes of its own, has no pipe to us, and so goes on when we
+//! end, however we do. Who it is, is proven by the socket: the kernel names the process
+//! that listens on it, and QEMU the server. One of no known server is killed if the
+//! record names it, or if it listens on the socket.
+//!
+//! A guest is hostile. QEMU is confined (`-sandbox`), has no more descriptors, file sizes
+//! and environment than it needs, writes to nothing that grows but its drives, and
+//! gives the guest the network that the operator chose ([`Reach`]).
+//!
+//! A guest that switches itself off is kept for a moment (`-no-shutdown`), so that
+//! one that ended while nobody watched is told from one that died.
+
+mod cgroup;
+mod frames;
+mod log;
+mod process;
+mod qmp;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::process::Command;
+use tokio::sync::{Mutex, OnceCell, mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::cgroup::Cgroup;
+use self::log::Log;
+use self::process::Process;
+use self::qmp::{Event, Qmp, connect};
+use super::console;
+use super::hypervisor::{
+    End, Failure, Hypervisor, Later, Net, Reach, Running, Spec, SpecDrive, Status,
+};
+use super::ids::{MachineId, Slot};
+use openhosting_tenancy::Counters;
+
+/// Longest wait for a process to listen.
+const STARTING: Duration = Duration::from_secs(60);
+/// How often it is asked whether it does.
+const STEP: Duration = Duration::from_millis(20);
+/// Longest wait for a process to go by itself.
+const GOING: Duration = Duration::from_secs(10);
+/// Longest look at whether KVM works.
+const PROBING: Duration = Duration::from_secs(20);
+const KVM: &str = "/dev/kvm";
+/// The sockets.
+const QMP: &str = "qmp";
+const VNC: &str = "vnc";
+/// Most descriptors of a process: its drives, and the connections of its guest.
+const FILES_MAX: u64 = 4096;
+/// The largest picture of a screen, in bytes: 2560 x 1600 in noise.
+const PICTURE_BYTES_MAX: u64 = 16 << 20;
+/// The largest file that a process may write, unless a drive is larger: a screen's picture.
+const FILE_BYTES_MIN: u64 = 64 << 20;
+
+/// QEMU, the program.
+#[derive(Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    /// All of its environment.
+    environment: Vec<(OsString, OsString)>,
+    cgroup: Option<Cgroup>,
+    /// Found out at the first start.
+    accelerator: OnceCell<&'static str>,
+}
+
+impl Qemu {
+    /// Runs servers with `program`, a name that is looked for or a path, which gets
+    /// `environment` and no more.
+    pub fn new(
+        program: PathBuf,
+        environment: Vec<(OsString, OsString)>,
+        cgroup: Option<Cgroup>,
+    ) -> Self {
+        Self {
+            program,
+            environment,
+            cgroup,
+            accelerator: OnceCell::new(),
+        }
+    }
+
+    /// `kvm` where it works: that it is there does not say so.
+    async fn accelerator(&self) -> &'static str {
+        let found = self.accelerator.get_or_init(|| async {
+            let has_kvm = File::options().read(true).write(true).open(KVM).is_ok();
+            let accelerator = match has_kvm && self.kvm_works().await {
+                true => "kvm",
+                false => "tcg",
+            };
+            tracing::info!(accelerator, "Servers run with this accelerator");
+            accelerator
+        });
+        found.await
+    }
+
+    async fn kvm_works(&self) -> bool {
+        let probe = async {
+            let mut command = Command::new(&self.program);
+            command
+                .args(["-nodefaults", "-no-user-config", "-display", "none", "-S"])
+                .args(["-machine", "pc,accel=kvm", "-cpu", "max", "-m", "16"])
+                .args(["-qmp", "stdio"])
+                .env_clear()
+                .envs(self.environment.iter().cloned())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .kill_on_drop(true);
+            let mut child = command.spawn().ok()?;
+            let mut stdin = child.stdin.take()?;
+            let commands = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n";
+            stdin.write_all(commands).await.ok()?;
+            child.wait().await.ok()?.success().then_some(())
+        };
+        matches!(timeout(PROBING, probe).await, Ok(Some(())))
+    }
+
+    async fn launch(&self, spec: &Spec) -> Result<Arc<QemuServer>, Failure> {
+        let accelerator = self.accelerator().await;
+        let log = Log::create()?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments(spec, accelerator))
+            .current_dir(&spec.directory)
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.writer()?)
+            // A Ctrl-C on our terminal is not for it.
+            .process_group(0);
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::Missing(self.program.clone()),
+            _ => Failure::Local(error),
+        })?;
+        let pid = child.id().unwrap_or_default();
+        let process = Process::open(pid);
+        // Whatever becomes of it, it leaves no zombie.
+        tokio::spawn(async move { child.wait().await });
+        let process = process?;
+        let made = match limit(spec, pid).and_then(|()| process::record(&spec.directory, pid)) {
+            Ok(()) => self.greet(spec, pid, &process).await,
+            Err(error) => Err(Failure::Local(error)),
+        };
+        if made.is_err() {
+            process.kill();
+            process.ended().await;
+        }
+        let server = made.map_err(|failure| match log.last_line() {
+            Some(line) => Failure::Refused(line),
+            None => failure,
+        })?;
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.place(spec.id, pid, spec.cpu_mhz)
+        {
+            tracing::warn!(id = %spec.id, %error, "Cannot give a server its share");
+        }
+        Ok(server)
+    }
+
+    async fn greet(
+        &self,
+        spec: &Spec,
+        pid: u32,
+        process: &Process,
+    ) -> Result<Arc<QemuServer>, Failure> {
+        let deadline = Instant::now() + STARTING;
+        let stream = loop {
+            if let Ok(stream) = connect(&spec.directory, QMP).await {
+                break stream;
+            }
+            tokio::select! {
+                () = process.ended() => return Err(Failure::Refused("it ended at once".into())),
+                () = sleep(STEP) => {}
+            }
+            if Instant::now() > deadline {
+                return Err(Failure::Silent("it did not start in time".into()));
+            }
+        };
+        let server = self.attach(spec.id, &spec.directory, stream).await?;
+        if server.pid != pid {
+            return Err(Failure::Silent("another process answers for it".into()));
+        }
+        // The directory is private. So are they, wherever they may be moved.
+        for socket in [QMP, VNC] {
+            let path = spec.directory.join(socket);
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        }
+        if let Some(password) = &spec.password {
+            server.set_password(Some(&password.0)).await?;
+        }
+        Ok(server)
+    }
+
+    /// Takes over the process at the other end of `stream`.
+    async fn attach(
+        &self,
+        id: MachineId,
+        directory: &Path,
+        stream: UnixStream,
+    ) -> Result<Arc<QemuServer>, Failure> {
+        let pid = stream
+            .peer_cred()?
+            .pid()
+            .and_then(|pid| pid.try_into().ok());
+        let pid = pid.ok_or_else(|| Failure::Silent("it has no process number".into()))?;
+        let process = Process::open(pid)?;
+        let (qmp, events) = Qmp::open(stream).await?;
+        // It answers, so it was there when the descriptor was opened.
+        let uuid = qmp.run("query-uuid", json!({})).await?;
+        if uuid["UUID"].as_str() != Some(id.to_string().as_str()) {
+            return Err(Failure::Silent("it is another server".into()));
+        }
+        // A guest whose frames nobody takes has no network. That is no reason to end it.
+        if let Err(failure) = frames::attend(&qmp, directory).await {
+            tracing::warn!(%id, %failure, "Cannot filter the frames of a server");
+        }
+        let status = qmp.run("query-status", json!({})).await?;
+        let status = status["status"].as_str().unwrap_or_default().to_owned();
+        let first = match status.as_str() {
+            "running" | "prelaunch" | "shutdown" => Status::Active,
+            _ => Status::Paused,
+        };
+        let server = Arc::new(QemuServer {
+            id,
+            pid,
+            directory: directory.to_owned(),
+            qmp,
+            process,
+            status: watch::Sender::new(first),
+            is_asked: AtomicBool::new(false),
+            is_shut_down: AtomicBool::new(false),
+            screens: AtomicU64::new(0),
+            console: Mutex::default(),
+            log: Log::of_process(pid),
+            cgroup: self.cgroup.clone(),
+        });
+        tokio::spawn(Arc::clone(&server).watch(events));
+        if status == "shutdown" {
+            server.switched_off();
+        }
+        Ok(server)
+    }
+}
+
+impl Hypervisor for Qemu {
+    fn start<'a>(&'a self, spec: &'a Spec) -> Later<'a, Result<Arc<dyn Running>, Failure>> {
+        Box::pin(async move {
+            let server: Arc<dyn Running> = self.launch(spec).await?;
+            Ok(server)
+        })
+    }
+
+    fn find<'a>(
+        &'a self,
+        id: MachineId,
+        directory: &'a Path,
+    ) -> Later<'a, Option<Arc<dyn Running>>> {
+        Box::pin(async move {
+            let stream = connect(directory, QMP).await.ok()?;
+            match self.attach(id, directory, stream).await {
+                Ok(server) => {
+                    let server: Arc<dyn Running> = server;
+                    Some(server)
+                }
+                Err(failure) => {
+                    tracing::warn!(%id, %failure, "Cannot take over a server");
+                    None
+                }
+            }
+        })
+    }
+
+    fn clear(&self, directory: &Path) {
+        process::kill_recorded(directory, QMP);
+    }
+}
+
+/// The picture in `path`. A guest can make one that no compression makes small.
+fn read_picture(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut picture = Vec::new();
+    let file = File::open(path)?;
+    file.take(PICTURE_BYTES_MAX + 1).read_to_end(&mut picture)?;
+    match picture.len() as u64 > PICTURE_BYTES_MAX {
+        true => Err(Failure::Refused("its screen is too large to show".into())),
+        false => Ok(picture),
+    }
+}
+
+/// Limits what the process `pid` may take, before its guest makes a step. No core file
+/// holds the memory of a guest.
+fn limit(spec: &Spec, pid: u32) -> std::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let largest = spec.drives.iter().map(|drive| drive.size).max();
+    for (resource, most) in [
+        (Resource::Core, 0),
+        (Resource::Nofile, FILES_MAX),
+        (Resource::Fsize, largest.unwrap_or(0).max(FILE_BYTES_MIN)),
+    ] {
+        // Only root may raise the maximum.
+        let most = getrlimit(resource)
+            .maximum
+            .map_or(most, |here| most.min(here));
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        prlimit(pid, resource, limit)?;
+    }
+    Ok(())
+}
+
+/// A process of QEMU.
+#[derive(Debug)]
+struct QemuServer {
+    id: MachineId,
+    pid: u32,
+    directory: PathBuf,
+    qmp: Qmp,
+    process: Process,
+    status: watch::Sender<Status>,
+    /// Whether we asked it to end.
+    is_asked: AtomicBool,
+    /// Whether the guest switched itself off.
+    is_shut_down: AtomicBool,
+    screens: AtomicU64,
+    /// Held while the console moves from QEMU to its file.
+    console: Mutex<()>,
+    log: Option<Log>,
+    cgroup: Option<Cgroup>,
+}
+
+impl QemuServer {
+    async fn watch(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            tracing::debug!(id = %self.id, event = event.name, data = %event.data, "A server tells");
+            match event.name.as_str() {
+                // A guest that is off stops as well.
+                "STOP" if self.is_shut_down.load(Ordering::Relaxed) => {}
+                "STOP" => drop(self.status.send_replace(Status::Paused)),
+                "RESUME" => drop(self.status.send_replace(Status::Active)),
+                "SHUTDOWN" if event.data["guest"] == true => self.switched_off(),
+                _ => {}
+            }
+        }
+        // Without a connection it is of no use.
+        if timeout(GOING, self.process.ended()).await.is_err() {
+            tracing::warn!(id = %self.id, "Killed a hypervisor that hung up");
+            self.process.kill();
+            self.process.ended().await;
+        }
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.remove(self.id)
+        {
+            tracing::debug!(id = %self.id, %error, "Cannot remove a control group");
+        }
+        let died_of = self.keep_log();
+        let end = if self.is_shut_down.load(Ordering::Relaxed) {
+            End::ShutDown
+        } else if self.is_asked.load(Ordering::Relaxed) {
+            End::PowerCut
+        } else {
+            tracing::warn!(id = %self.id, last_line = died_of, "QEMU ended");
+            End::Died
+        };
+        self.status.send_replace(Status::Ended(end));
+    }
+
+    /// The guest is off: the process may go.
+    fn switched_off(self: &Arc<Self>) {
+        self.is_shut_down.store(true, Ordering::Relaxed);
+        let server = Arc::clone(self);
+        tokio::spawn(async move { server.quit().await });
+    }
+
+    /// Writes what QEMU said to the file `log`, and gives its last line.
+    fn keep_log(&self) -> Option<String> {
+        let text = self.log.as_ref()?.text();
+        if !text.is_empty()
+            && let Err(error) = console::append(&self.directory.join("log"), text.as_bytes())
+        {
+            tracing::debug!(id = %self.id, %error, "Cannot keep a log");
+        }
+        self.log.as_ref()?.last_line()
+    }
+
+    /// Moves what the guest wrote to its serial port since the last time to the file.
+    async fn move_console(&self) -> Result<(), Failure> {
+        let _turn = self.console.lock().await;
+        let arguments = json!({
+            "device": "console", "size": console::RING_BYTES, "format": "base64",
+        });
+        let text = self.qmp.run("ringbuf-read", arguments).await?;
+        let engine = base64::engine::general_purpose::STANDARD;
+        let bytes = engine.decode(text.as_str().unwrap_or_default());
+        let bytes = bytes.map_err(|_| Failure::Silent("its console is not base64".into()))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let path = self.directory.join("console");
+        let kept = spawn_blocking(move || console::append(&path, &bytes)).await;
+        Ok(kept.map_err(std::io::Error::from)??)
+    }
+
+    async fn quit(&self) {
+        let _ = timeout(GOING, self.move_console()).await;
+        // That it went before it answered is as good.
+        let _ = timeout(GOING, self.qmp.run("quit", json!({}))).await;
+        if timeout(GOING, self.process.ended()).await.is_err() {
+            self.process.kill();
+        }
+    }
+
+    async fn wait(&self) -> End {
+        let mut status = self.status.subscribe();
+        let is_over = |status: &Status| matches!(status, Status::Ended(_));
+        match status.wait_for(is_over).await.as_deref() {
+            Ok(Status::Ended(end)) => *end,
+            _ => End::Died,
+        }
+    }
+
+    async fn command(&self, command: &str) -> Result<(), Failure> {
+        self.qmp.run(command, json!({})).await.map(drop)
+    }
+
+    async fn set_vnc_password(&self, password: Option<&str>) -> Result<(), Failure> {
+        let time = match password {
+            Some(password) => {
+                let arguments = json!({"protocol": "vnc", "password": password});
+                self.qmp.run("set_password", arguments).await?;
+                "never"
+            }
+            None => "now",
+        };
+        let arguments = json!({"protocol": "vnc", "time": time});
+        self.qmp.run("expire_password", arguments).await.map(drop)
+    }
+
+    async fn read_counters(&self) -> Result<BTreeMap<Slot, Counters>, Failure> {
+        let stats = self.qmp.run("query-blockstats", json!({})).await?;
+        let one = |entry: &Value| {
+            let slot = Slot::parse(&entry["node-name"].as_str()?.replace('-', ":"))?;
+            let count = |key: &str| entry["stats"][key].as_u64().unwrap_or_default();
+            let counters = Counters {
+                read_bytes: count("rd_bytes"),
+                read_requests: count("rd_operations"),
+                write_bytes: count("wr_bytes"),
+                write_requests: count("wr_operations"),
+            };
+            Some((slot, counters))
+        };
+        let entries = stats.as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(entries.iter().filter_map(one).collect())
+    }
+
+    async fn draw_screen(&self) -> Result<Vec<u8>, Failure> {
+        let n = self.screens.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!("screen-{n}.png"));
+        let arguments = json!({"filename": path, "format": "png"});
+        let drawn = self.qmp.run("screendump", arguments).await;
+        let picture = drawn.and_then(|_| read_picture(&path));
+        let _ = fs::remove_file(&path);
+        picture
+    }
+}
+
+impl Running for QemuServer {
+    fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    fn ended(&self) -> Later<'_, End> {
+        Box::pin(self.wait())
+    }
+
+    fn cut_power(&self) -> Later<'_, End> {
+        self.is_asked.store(true, Ordering::Relaxed);
+        Box::pin(async {
+            self.quit().await;
+            self.wait().await
+        })
+    }
+
+    fn press_power_button(&self) -> Later<'_, Result<(), Failure>> {
+        Box::pin(self.command("system_powerdown"))
+    }
+
+    fn reset(&self) -> Later<'_, Result<(), Failure>> {
+        Box::pin(self.command("system_reset"))
+    }
+
+    fn pause(&self) -> Later<'_, Result<(), Failure>> {
+        Box::pin(self.command("stop"))
+    }
+
+    fn resume(&self) -> Later<'_, Result<(), Failure>> {
+        Box::pin(self.command("cont"))
+    }
+
+    fn set_password<'a>(&'a self, password: Option<&'a str>) -> Later<'a, Result<(), Failure>> {
+        Box::pin(self.set_vnc_password(password))
+    }
+
+    fn set_cpu(&self, cpu_mhz: u32) {
+        if let Some(cgroup) = &self.cgroup
+            && let Err(error) = cgroup.set(self.id, cpu_mhz)
+        {
+            tracing::warn!(id = %self.id, %error, "Cannot change the share of a server");
+        }
+    }
+
+    fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, Counters>, Failure>> {
+        Box::pin(self.read_counters())
+    }
+
+    fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>> {
+        Box::pin(self.draw_screen())
+    }
+
+    fn keep_console(&self) -> Later<'_, ()> {
+        Box::pin(async {
+            if let Err(failure) = self.move_console().await {
+                tracing::debug!(id = %self.id, %failure, "Cannot read a console");
+            }
+        })
+    }
+
+    fn vnc(&self) -> Later<'_, std::io::Result<UnixStream>> {
+        Box::pin(connect(&self.directory, VNC))
+    }
+}
+
+/// The command line. Nothing secret is in it, and no text of a client.
+fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
+    let mut args = Vec::new();
+    let mut put = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
+    let id = spec.id.to_string();
+    put(&["-nodefaults", "-no-user-config", "-no-shutdown", "-S"]);
+    put(&[
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    put(&["-name", &id, "-uuid", &id]);
+    put(&[
+        "-machine",
+        // Memory is not shared with other guests, who could measure what is in it.
+        &format!("pc,accel={accelerator},dump-guest-core=off,mem-merge=off,vmport=off"),
+        "-cpu",
+        // Guests of guests are a way to attack the kernel.
+        "max,vmx=off,svm=off",
+    ]);
+    put(&["-smp", &spec.cores.to_string()]);
+    put(&["-m", &format!("{}M", spec.mem_mb)]);
+    put(&["-rtc", "base=utc", "-vga", "std"]);
+    put(&["-vnc", &format!("unix:{VNC},password=on")]);
+    let qmp = format!("socket,id=qmp,path={QMP},server=on,wait=off");
+    put(&["-chardev", &qmp]);
+    put(&["-mon", "chardev=qmp,mode=control"]);
+    let ring = format!("ringbuf,id=console,size={}", console::RING_BYTES);
+    put(&["-chardev", &ring]);
+    put(&["-serial", "chardev:console"]);
+    if spec.drives.iter().any(|drive| drive.boot_index.is_some()) {
+        put(&["-boot", "strict=on"]);
+    }
+    let has = |is_on: fn(Slot) -> bool| spec.drives.iter().any(|drive| is_on(drive.slot));
+    if has(|slot| matches!(slot, Slot::Scsi(_))) {
+        put(&["-device", "lsi53c895a,id=scsi0"]);
+    }
+    if has(|slot| matches!(slot, Slot::Ata(_))) {
+        put(&["-device", "ahci,id=ata0"]);
+    }
+    for drive in &spec.drives {
+        put(&["-blockdev", &node(drive).to_string()]);
+        put(&["-device", &device(drive).to_string()]);
+    }
+    for nic in &spec.nics {
+        let name = format!("nic{}", nic.index);
+        put(&["-netdev", &format!("{},id={name}", netdev(&nic.net, spec))]);
+        let driver = match nic.model {
+            "virtio" => "virtio-net-pci",
+            model => model,
+        };
+        let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let device = json!({"driver": driver, "id": name, "netdev": name, "mac": mac});
+        put(&["-device", &device.to_string()]);
+        if let Net::Outside {
+            reach: Reach::Internet,
+            ..
+        } = nic.net
+        {
+            for words in frames::arguments(nic.index) {
+                put(&[&words[0], &words[1]]);
+            }
+        }
+    }
+    args
+}
+
+fn name(slot: Slot) -> String {
+    slot.to_string().replace(':', "-")
+}
+
+/// The file of a drive. What a guest discards or fills with zeros becomes a hole.
+fn node(drive: &SpecDrive) -> Value {
+    // Whole sectors only: the guest would see, and make, the last one whole.
+    let sectors = drive.size / 512 * 512;
+    json!({
+        "driver": "raw",
+        "node-name": name(drive.slot),
+        "read-only": drive.is_cdrom,
+        "discard": "unmap",
+        "detect-zeroes": "unmap",
+        "size": sectors,
+        "file": {
+            "driver": "file",
+            "filename": drive.path,
+            "read-only": drive.is_cdrom,
+            "discard": "unmap",
+        },
+    })
+}
+
+fn device(drive: &SpecDrive) -> Value {
+    let cdrom = |of_cd: &'static str, of_disk: &'static str| match drive.is_cdrom {
+        true => of_cd,
+        false => of_disk,
+    };
+    let id = name(drive.slot);
+    let mut device = match drive.slot {
+        Slot::Ide(channel, unit) => json!({
+            "driver": cdrom("ide-cd", "ide-hd"), "bus": format!("ide.{channel}"), "unit": unit,
+        }),
+        Slot::Scsi(unit) => json!({
+            "driver": cdrom("scsi-cd", "scsi-hd"), "bus": "scsi0.0", "scsi-id": unit,
+        }),
+        Slot::Ata(unit) => json!({
+            "driver": cdrom("ide-cd", "ide-hd"), "bus": format!("ata0.{unit}"),
+        }),
+        Slot::Block(_) => json!({"driver": "virtio-blk-pci"}),
+    };
+    device["id"] = json!(id);
+    device["drive"] = json!(id);
+    if drive.is_shared {
+        device["share-rw"] = json!(true);
+    }
+    if let Some(index) = drive.boot_index {
+        device["bootindex"] = json!(index);
+    }
+    device
+}
+
+fn netdev(net: &Net, spec: &Spec) -> String {
+    match net {
+        Net::Outside { forward, reach } => {
+            let address = spec.address;
+            let forward = forward
+                .iter()
+                .map(|port| format!(",hostfwd=tcp:{address}:{port}-:{port}"));
+            let restricted = match reach {
+                Reach::None => ",restrict=on,ipv6=off",
+                Reach::Internet => ",ipv6=off",
+                Reach::Host => "",
+            };
+            format!("user{restricted}{}", forward.collect::<String>())
+        }
+        // A group of the addresses that stay on this machine, told by the UUID.
+        Net::Vlan(vlan) => {
+            let [a, b, c, d, e, ..] = vlan.into_bytes();
+            let port = 20_000 + u16::from_be_bytes([d, e]) % 40_000;
+            format!("socket,mcast=239.{a}.{b}.{c}:{port},localaddr=127.0.0.1")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use uuid::Uuid;
+
+    use super::super::hypervisor::{Password, SpecNic};
+    use super::*;
+
+    fn drive(slot: Slot) -> SpecDrive {
+        SpecDrive {
+            slot,
+            path: "/data/a, b=\"c\".data".into(),
+            size: 10_000_000,
+            is_cdrom: false,
+            is_shared: false,
+            boot_index: None,
+        }
+    }
+
+    fn spec(drives: Vec<SpecDrive>) -> Spec {
+        Spec {
+            id: MachineId::from_u128(1),
+            directory: "/run".into(),
+            cpu_mhz: 2000,
+            cores: 3,
+            mem_mb: 64,
+            drives,
+            nics: vec![
+                SpecNic {
+                    index: 0,
+                    model: "virtio",
+                    mac: [0x52, 0, 0, 0, 0, 9],
+                    net: Net::Outside {
+                        forward: vec![22, 80],
+                        reach: Reach::None,
+                    },
+                },
+                SpecNic {
+                    index: 1,
+                    model: "rtl8139",
+                    mac: [0x52, 0, 0, 0, 1, 9],
+                    net: Net::Vlan(Uuid::from_bytes([7; 16])),
+                },
+            ],
+            address: Ipv4Addr::new(127, 70, 1, 2),
+            password: Some(Password("canary".into())),
+        }
+    }
+
+    fn line(spec: &Spec) -> String {
+        arguments(spec, "tcg").join(" ")
+    }
+
+    #[test]
+    fn a_server_is_made_as_its_keys_say() {
+        let spec = spec(vec![SpecDrive {
+            boot_index: Some(0),
+            is_shared: true,
+            ..drive(Slot::Ide(0, 1))
+        }]);
+        let line = line(&spec);
+        for part in [
+            "-machine pc,accel=tcg,",
+            "-smp 3 -m 64M",
+            "-vnc unix:vnc,password=on",
+            "-boot strict=on",
+            "-netdev user,restrict=on,ipv6=off,hostfwd=tcp:127.70.1.2:22-:22,hostfwd=tcp:127.70.1.2:80-:80,id=nic0",
+            "\"driver\":\"virtio-net-pci\"",
+            "\"mac\":\"52:00:00:00:00:09\"",
+            "-netdev socket,mcast=239.7.7.7:21799,localaddr=127.0.0.1,id=nic1",
+            "\"driver\":\"rtl8139\"",
+            "\"bus\":\"ide.0\"",
+            "\"driver\":\"ide-hd\"",
+            "\"id\":\"ide-0-1\"",
+            "\"share-rw\":true",
+            "\"unit\":1",
+            "\"bootindex\":0",
+            // Whole sectors, whatever the file is called.
+            "\"size\":9999872",
+            "\"filename\":\"/data/a, b=\\\"c\\\".data\"",
+            "\"detect-zeroes\":\"unmap\"",
+        ] {
+            assert!(line.contains(part), "{part}\n{line}");
+        }
+        assert!(!line.contains("canary") && !format!("{spec:?}").contains("canary"));
+    }
+
+    #[test]
+    fn each_slot_has_its_controller() {
+        for (slot, is_cdrom, controller, driver) in [
+            (Slot::Ide(1, 0), true, "-vga std", "ide-cd"),
+            (Slot::Scsi(3), false, "lsi53c895a,id=scsi0", "scsi-hd"),
+            (Slot::Scsi(3), true, "lsi53c895a,id=scsi0", "scsi-cd"),
+            (Slot::Ata(5), false, "ahci,id=ata0", "\"bus\":\"ata0.5\""),
+            (Slot::Block(7), false, "-vga std", "virtio-blk-pci"),
+        ] {
+            let line = line(&spec(vec![SpecDrive {
+                is_cdrom,
+                ..drive(slot)
+            }]));
+            assert!(line.contains(controller) && line.contains(driver), "{line}");
+            assert!(
+                line.contains(&format!("\"read-only\":{is_cdrom}")),
+                "{line}"
+            );
+            assert!(!line.contains("-boot"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_card_leads_where_the_operator_says() {
+        for (reach, netdev, filters) in [
+            (Reach::None, "user,restrict=on,ipv6=off,", 0),
+            (Reach::Internet, "user,ipv6=off,", 1),
+            (Reach::Host, "user,hostfwd=", 0),
+        ] {
+            let mut spec = spec(vec![]);
+            if let Net::Outside { reach: at, .. } = &mut spec.nics[0].net {
+                *at = reach;
+            }
+            let line = line(&spec);
+            assert!(line.contains(&format!("-netdev {netdev}")), "{line}");
+            assert_eq!(line.matches("filter-redirector").count(), filters, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_qemu_it_is_told_which_program_is_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let qemu = Qemu::new("/nonexistent/qemu".into(), vec![], None);
+        let mut spec = spec(vec![]);
+        directory.path().clone_into(&mut spec.directory);
+        let failure = qemu.start(&spec).await.unwrap_err();
+        assert!(matches!(failure, Failure::Missing(_)), "{failure}");
+    }
+}

@@ -1,0 +1,361 @@
+//! What a guest may send where it has the network `internet`: a filter of frames.
+//!
+//! QEMU's user network connects to whatever a guest names, from this machine: its loopback
+//! interface, its neighbours, the metadata of its cloud. It can be closed altogether, and
+//! no further. So QEMU hands each frame of the guest to this program over one socket and
+//! takes back over another what may pass. While nobody is connected QEMU drops the frames:
+//! without this program the guest has no network, rather than more.
+//!
+//! These are two filters of QEMU (`filter-redirector`). The one that takes frames out is
+//! there from the first to the last step of a guest. The one that takes them in is made
+//! anew by each run of this program, since it ends for good with its connection.
+//!
+//! A frame may pass if its packet goes to a public address of IPv4 that this machine does
+//! not have, or is one of the few that the user network itself needs. The addresses in
+//! that network are those that it has by default.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::qmp::{Qmp, connect};
+use crate::hypervisor::Failure;
+
+/// Network cards of a server, at most.
+const CARDS: u8 = 4;
+/// More than the longest frame that a card of QEMU makes.
+const FRAME_BYTES_MAX: usize = 128 * 1024;
+/// Frames that wait to be taken back. More are dropped, as networks do.
+const WAITING_MAX: usize = 64;
+/// How often this machine is asked for its own addresses.
+const ADDRESSES_AGE: Duration = Duration::from_secs(10);
+
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+const IPV4: [u8; 2] = [0x08, 0x00];
+const ARP: [u8; 2] = [0x08, 0x06];
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+fn sockets(card: u8) -> (String, String) {
+    (format!("to-filter{card}"), format!("from-filter{card}"))
+}
+
+/// The words with which QEMU hands over the frames of a card.
+pub(super) fn arguments(card: u8) -> [[String; 2]; 2] {
+    let (to, _) = sockets(card);
+    // "rx" is what the network receives, which is what the guest sends.
+    let filter =
+        format!("filter-redirector,id=filter-out{card},netdev=nic{card},queue=rx,outdev={to}");
+    [
+        [
+            "-chardev".into(),
+            format!("socket,id={to},path={to},server=on,wait=off"),
+        ],
+        ["-object".into(), filter],
+    ]
+}
+
+/// Filters the frames of the server in `directory`, which `qmp` drives, until it ends: if
+/// it was started so.
+pub(super) async fn attend(qmp: &Qmp, directory: &Path) -> Result<(), Failure> {
+    for card in 0..CARDS {
+        let (to, from) = sockets(card);
+        if !directory.join(&to).exists() {
+            continue;
+        }
+        take_frames(qmp, card, &from).await?;
+        let to = connect(directory, &to).await?;
+        let from = connect(directory, &from).await?;
+        tokio::spawn(async move {
+            if let Err(error) = filter(to, from).await {
+                tracing::debug!(%error, "A filter of frames has ended");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Has QEMU listen on the socket `from` for frames that may pass.
+async fn take_frames(qmp: &Qmp, card: u8, from: &str) -> Result<(), Failure> {
+    let filter = format!("filter-in{card}");
+    // What an earlier run of this program left, if there was one.
+    for (command, id) in [("object-del", &*filter), ("chardev-remove", from)] {
+        match qmp.run(command, json!({"id": id})).await {
+            Ok(_) | Err(Failure::Refused(_)) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let address = json!({"type": "unix", "data": {"path": from}});
+    let data = json!({"addr": address, "server": true, "wait": false});
+    let backend = json!({"type": "socket", "data": data});
+    qmp.run("chardev-add", json!({"id": from, "backend": backend}))
+        .await?;
+    // Frames go through the filters from the last to the first. Those that come in here
+    // must not meet the one that takes them out.
+    let filter = json!({
+        "qom-type": "filter-redirector", "id": filter, "netdev": format!("nic{card}"),
+        "queue": "rx", "indev": from, "position": "head",
+    });
+    qmp.run("object-add", filter).await.map(drop)
+}
+
+/// Takes frames from `from_guest` and gives those that may pass to `to_network`. Each is
+/// its length, four bytes, and the frame.
+async fn filter(from_guest: UnixStream, to_network: UnixStream) -> io::Result<()> {
+    let mut from_guest = BufReader::new(from_guest);
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let writer = tokio::spawn(write_all(to_network, receiver));
+    let mut here: Vec<Subnet> = Vec::new();
+    let mut asked: Option<Instant> = None;
+    loop {
+        let len = from_guest.read_u32().await? as usize;
+        if len > FRAME_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut frame = vec![0; len];
+        from_guest.read_exact(&mut frame).await?;
+        if asked.is_none_or(|asked| asked.elapsed() > ADDRESSES_AGE) {
+            here = spawn_blocking(own_networks).await??;
+            asked = Some(Instant::now());
+        }
+        // QEMU waits while it hands over a frame, and takes none back then: so this never
+        // waits for QEMU.
+        if may_pass(&frame, &here) {
+            let _ = sender.try_send(frame);
+        }
+        if writer.is_finished() {
+            return Ok(());
+        }
+    }
+}
+
+async fn write_all(
+    mut to_network: UnixStream,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+) -> io::Result<()> {
+    while let Some(frame) = frames.recv().await {
+        let mut bytes = (frame.len() as u32).to_be_bytes().to_vec();
+        bytes.extend_from_slice(&frame);
+        to_network.write_all(&bytes).await?;
+    }
+    Ok(())
+}
+
+/// Whether a frame of a guest may pass. `here` are the addresses of this machine.
+fn may_pass(frame: &[u8], here: &[Subnet]) -> bool {
+    let Some((_, rest)) = frame.split_first_chunk::<12>() else {
+        return false;
+    };
+    match rest.split_first_chunk::<2>() {
+        // Resolves addresses within the user network.
+        Some((&ARP, _)) => true,
+        Some((&IPV4, packet)) => may_packet_pass(packet, here).unwrap_or(false),
+        _ => false,
+    }
+}
+
+/// `None` for what is no whole packet.
+fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
+    let (head, _) = packet.split_first_chunk::<20>()?;
+    // Version 4, five words: nobody sends options, which could name other addresses.
+    if head[0] != 0x45 {
+        return None;
+    }
+    let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
+    let payload = packet.get(20..len)?;
+    let is_fragment = u16::from_be_bytes([head[6], head[7]]) & 0x3fff != 0;
+    let protocol = head[9];
+    let to = Ipv4Addr::new(head[16], head[17], head[18], head[19]);
+    if is_public(to) {
+        return Some(!here.iter().any(|network| network.contains(to)));
+    }
+    // The rest is for the user network itself.
+    if is_fragment {
+        return None;
+    }
+    let port = u16::from_be_bytes([*payload.get(2)?, *payload.get(3)?]);
+    Some(match (protocol, to, port) {
+        // DHCP.
+        (UDP, GATEWAY | Ipv4Addr::BROADCAST, 67) => true,
+        (UDP | TCP, RESOLVER, 53) => true,
+        // Answers to who came through a forwarded port: the gateway is whom the guest
+        // sees. Only SYN without ACK opens a connection.
+        (TCP, GATEWAY, _) => payload.get(13)? & 0x12 != 0x02,
+        _ => false,
+    })
+}
+
+/// Whether an address is one of the internet, and no special one (RFC 6890).
+fn is_public(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !(address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_documentation()
+        || a == 0
+        || (a == 100 && b & 0xc0 == 64)
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && b & 0xfe == 18)
+        // Multicast, reserved, broadcast.
+        || a >= 224)
+}
+
+/// Addresses with the same first bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Subnet {
+    address: u32,
+    bits: u32,
+}
+
+impl Subnet {
+    fn contains(self, address: Ipv4Addr) -> bool {
+        let differs = self.address ^ u32::from(address);
+        self.bits == 0 || differs >> (32 - self.bits) == 0
+    }
+}
+
+/// The addresses that reach this machine itself.
+fn own_networks() -> io::Result<Vec<Subnet>> {
+    Ok(parse_fib_trie(&fs::read_to_string("/proc/net/fib_trie")?))
+}
+
+/// Its routes: an address after `|--`, and under it `/BITS host LOCAL` if it is ours.
+fn parse_fib_trie(text: &str) -> Vec<Subnet> {
+    let (mut address, mut found) = (None, Vec::new());
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("|--"), Some(text), _) => address = text.parse::<Ipv4Addr>().ok(),
+            (Some(bits), Some("host"), Some("LOCAL")) => {
+                let bits = bits.strip_prefix('/').and_then(|bits| bits.parse().ok());
+                if let (Some(address), Some(bits @ 0..=32)) = (address, bits) {
+                    let address = u32::from(address);
+                    found.push(Subnet { address, bits });
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(protocol: u8, to: &str, port: u16, flags: u8) -> Vec<u8> {
+        let to: Ipv4Addr = to.parse().unwrap();
+        let mut frame = [&[0; 12][..], &IPV4].concat();
+        frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 2, 15]);
+        frame.extend(to.octets());
+        frame.extend([0x10, 0]);
+        frame.extend(port.to_be_bytes());
+        frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+        frame
+    }
+
+    fn here() -> Vec<Subnet> {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n\
+            Local:\n     |-- 9.8.7.6\n        /32 host LOCAL\n     |-- 9.8.7.255\n        /32 link BROADCAST\n\
+                 |-- 23.0.0.0\n        /8 host LOCAL\n";
+        parse_fib_trie(trie)
+    }
+
+    #[test]
+    fn a_guest_gets_to_the_internet_and_to_nothing_of_this_machine() {
+        let here = here();
+        assert_eq!(here.len(), 2);
+        for (to, may) in [
+            ("1.1.1.1", true),
+            ("9.8.7.5", true),
+            ("172.15.0.1", true),
+            ("172.32.0.1", true),
+            ("100.63.0.1", true),
+            ("198.17.255.255", true),
+            ("223.255.255.255", true),
+            // Of this machine.
+            ("9.8.7.6", false),
+            ("23.4.5.6", false),
+            // Of its loopback interface, its neighbours and its cloud.
+            ("127.0.0.1", false),
+            ("127.70.1.2", false),
+            ("0.0.0.0", false),
+            ("0.1.2.3", false),
+            ("10.0.0.1", false),
+            ("10.0.2.2", false),
+            ("10.0.2.3", false),
+            ("10.0.2.255", false),
+            ("100.64.0.1", false),
+            ("169.254.169.254", false),
+            ("172.16.0.1", false),
+            ("172.31.255.255", false),
+            ("192.0.0.192", false),
+            ("192.168.0.1", false),
+            ("198.18.0.1", false),
+            ("224.0.0.1", false),
+            ("239.1.2.3", false),
+            ("240.0.0.1", false),
+            ("255.255.255.255", false),
+        ] {
+            for protocol in [TCP, UDP, 1] {
+                let frame = packet(protocol, to, 80, 0x02);
+                assert_eq!(may_pass(&frame, &here), may, "{to} {protocol}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_the_user_network_only_what_it_needs_is_reached() {
+        for (protocol, to, port, flags, may) in [
+            (UDP, "10.0.2.2", 67, 0, true),
+            (UDP, "255.255.255.255", 67, 0, true),
+            (UDP, "10.0.2.2", 69, 0, false),
+            (UDP, "10.0.2.3", 53, 0, true),
+            (TCP, "10.0.2.3", 53, 2, true),
+            (TCP, "10.0.2.3", 80, 2, false),
+            (1, "10.0.2.3", 53, 2, false),
+            // Answers through forwarded ports, and no new connection.
+            (TCP, "10.0.2.2", 40000, 0x12, true),
+            (TCP, "10.0.2.2", 40000, 0x10, true),
+            (TCP, "10.0.2.2", 40000, 0x04, true),
+            (TCP, "10.0.2.2", 22, 0x02, false),
+            (TCP, "10.0.2.2", 22, 0x2a, false),
+        ] {
+            let frame = packet(protocol, to, port, flags);
+            assert_eq!(may_pass(&frame, &[]), may, "{protocol} {to} {port} {flags}");
+            // A fragment hides its port, another one its flags.
+            for fragment in [0x20, 0x01] {
+                let mut frame = frame.clone();
+                frame[14 + 6] = fragment;
+                assert!(!may_pass(&frame, &[]), "{protocol} {to} {port} {flags}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_does_not_pass() {
+        let good = packet(TCP, "1.1.1.1", 80, 2);
+        assert!(may_pass(&good, &[]));
+        for len in 0..good.len() {
+            assert!(!may_pass(&good[..len], &[]), "{len}");
+        }
+        for (at, value) in [(12, 0x86), (13, 0x01), (14, 0x46), (14, 0x65), (16, 1)] {
+            let mut frame = good.clone();
+            frame[at] = value;
+            assert!(!may_pass(&frame, &[]), "{at} {value}");
+        }
+        let arp = [&[0; 12][..], &ARP, &[0; 28]].concat();
+        assert!(may_pass(&arp, &[]));
+        assert!(!own_networks().unwrap().is_empty());
+    }
+}
