@@ -45,7 +45,6 @@ use crate::transfer::{
 };
 use crate::wire::Properties;
 
-use base::Early;
 pub use keys::{
     DIGEST_KEY, GOAL_KEY, HOLDS_KEY, PUBLISH_KEY, PUBLISHED_KEY, SHARDS_KEY, SOURCE_KEY, STATE_KEY,
     WRITES_KEY,
@@ -374,6 +373,24 @@ struct Work {
     is_new: bool,
     /// What it holds of its base, where that is known.
     base: Option<Arc<Content>>,
+}
+
+/// A drive that the cloud copies into while the image is still being read.
+#[derive(Debug)]
+struct Early {
+    drive: DriveId,
+    copied: Copied,
+}
+
+/// What a drive holds after the cloud was asked to copy a base into it.
+#[derive(Debug)]
+enum Copied {
+    /// The base, and what that is, if it is known.
+    Base(DriveId, Option<Arc<Content>>),
+    /// What it held before.
+    Nothing,
+    /// Nobody knows.
+    Unknown,
 }
 
 impl<'a> Publisher<'a> {

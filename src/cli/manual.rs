@@ -9,7 +9,7 @@ use clap::{Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::{Generator, Shell};
 use clap_mangen::Man;
 
-use super::{call, download, exit, own, server, upload};
+use super::{call, download, exit, server, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -58,15 +58,8 @@ pub(super) struct Manual {
     directory: Option<PathBuf>,
 }
 
-/// All programs, with all their commands.
-pub(super) fn programs() -> [Command; 4] {
-    let own = own::COMMANDS.iter().map(|own| {
-        // A name of two words is for the help of the command itself.
-        (own.command)()
-            .name(own.word)
-            .bin_name(format!("openhosting {}", own.word))
-            .display_name(format!("openhosting-{}", own.word))
-    });
+/// All programs; these commands are of `openhosting`.
+fn programs(own: Vec<Command>) -> [Command; 4] {
     let call = call::CallArguments::command()
         .subcommands(own)
         .subcommand_negates_reqs(true)
@@ -81,19 +74,19 @@ pub(super) fn programs() -> [Command; 4] {
 }
 
 /// `openhosting completions`.
-pub(super) fn completions(words: &[OsString]) -> ExitCode {
+pub(super) fn completions(words: &[OsString], own: Vec<Command>) -> ExitCode {
     let arguments: Completions = exit::parse(words.to_vec());
-    exit::finish("openhosting completions", complete(&arguments))
+    exit::finish("openhosting completions", complete(&arguments, own))
 }
 
-fn complete(arguments: &Completions) -> Result<()> {
+fn complete(arguments: &Completions, own: Vec<Command>) -> Result<()> {
     let shell = match arguments.shell {
         CompletionShell::Bash => Shell::Bash,
         CompletionShell::Zsh => Shell::Zsh,
         CompletionShell::Fish => Shell::Fish,
     };
     let mut all = Vec::new();
-    for mut program in programs() {
+    for mut program in programs(own) {
         let name = program.get_name().to_owned();
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut program, &name, &mut script);
@@ -114,13 +107,13 @@ fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 /// `openhosting man`.
-pub(super) fn man(words: &[OsString]) -> ExitCode {
+pub(super) fn man(words: &[OsString], own: Vec<Command>) -> ExitCode {
     let arguments: Manual = exit::parse(words.to_vec());
-    exit::finish("openhosting man", write(&arguments))
+    exit::finish("openhosting man", write(&arguments, own))
 }
 
-fn write(arguments: &Manual) -> Result<()> {
-    let pages = pages()?;
+fn write(arguments: &Manual, own: Vec<Command>) -> Result<()> {
+    let pages = pages(own)?;
     if let Some(directory) = &arguments.directory {
         for (name, page) in pages {
             put(directory, &format!("{name}.1"), page.as_bytes())?;
@@ -145,9 +138,9 @@ fn cannot(path: &Path) -> Error {
 }
 
 /// All pages, by their names.
-fn pages() -> Result<Vec<(String, String)>> {
+fn pages(own: Vec<Command>) -> Result<Vec<(String, String)>> {
     let mut pages = Vec::new();
-    for mut program in programs() {
+    for mut program in programs(own) {
         program.build();
         add(program, &mut pages)?;
     }
@@ -180,6 +173,7 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::own;
     use super::*;
 
     /// A command, and those below it.
@@ -192,16 +186,16 @@ mod tests {
 
     #[test]
     fn the_flags_of_all_tools_are_consistent() {
-        for program in programs() {
+        for program in programs(own::commands()) {
             program.debug_assert();
         }
     }
 
     #[test]
     fn every_command_and_every_flag_has_its_place_in_the_manual() {
-        let pages = pages().unwrap();
+        let pages = pages(own::commands()).unwrap();
         let mut commands = Vec::new();
-        for mut program in programs() {
+        for mut program in programs(own::commands()) {
             program.build();
             all(&program, &mut commands);
         }

@@ -15,14 +15,14 @@ pub(super) struct OwnCommand {
     pub(super) word: &'static str,
     /// Gets its word and all that follows.
     main: fn(&[OsString]) -> ExitCode,
-    /// What clap knows of it, for completions and the manual.
-    pub(super) command: fn() -> clap::Command,
+    /// What clap knows of it.
+    command: fn() -> clap::Command,
 }
 
 pub(super) const COMMANDS: &[OwnCommand] = &[
     OwnCommand {
         word: "completions",
-        main: manual::completions,
+        main: |words| manual::completions(words, commands()),
         command: manual::Completions::command,
     },
     OwnCommand {
@@ -37,7 +37,7 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     },
     OwnCommand {
         word: "man",
-        main: manual::man,
+        main: |words| manual::man(words, commands()),
         command: manual::Manual::command,
     },
     OwnCommand {
@@ -66,6 +66,18 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
         command: verify::VerifyArguments::command,
     },
 ];
+
+/// What clap knows of them all, for completions and the manual.
+pub(super) fn commands() -> Vec<clap::Command> {
+    let commands = COMMANDS.iter().map(|own| {
+        // A name of two words is for the help of the command itself.
+        (own.command)()
+            .name(own.word)
+            .bin_name(format!("openhosting {}", own.word))
+            .display_name(format!("openhosting-{}", own.word))
+    });
+    commands.collect()
+}
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {

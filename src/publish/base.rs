@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::keys::{Holds, Mark};
 use super::receipts::{read_receipt, receipt_file};
-use super::{Base, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
+use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
 use crate::drive::{DriveId, DriveInfo, named, only_named};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,24 +19,6 @@ const BASE_BLOCKS: u64 = 100;
 /// Looks in a row that must find no imaging: two clients saw the key missing for a
 /// moment while it still ran (docs/dev/reference.md, 5.2).
 const LOOKS_WITHOUT: u32 = 3;
-
-/// A drive that the cloud copies into while the image is still being read.
-#[derive(Debug)]
-pub(super) struct Early {
-    pub(super) drive: DriveId,
-    pub(super) copied: Copied,
-}
-
-/// What a drive holds after the cloud was asked to copy a base into it.
-#[derive(Debug)]
-pub(super) enum Copied {
-    /// The base, and what that is, if it is known.
-    Base(DriveId, Option<Arc<Content>>),
-    /// What it held before.
-    Nothing,
-    /// Nobody knows.
-    Unknown,
-}
 
 /// What came of asking for a copy.
 enum Cloned {
