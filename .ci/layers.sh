@@ -45,12 +45,12 @@ files() {
     done | sort
 }
 
-# imports NAME...: a regex for paths that start at one of these modules, in a
+# imports NAME...: a regex for paths that start at one of these modules or crates, in a
 # path or in a list of `use crate::{...}`.
 imports() {
     local names
     names=$(IFS='|' && echo "$*")
-    printf '%s' "\\b(?:crate|openhosting)\\s*::\\s*(?:(?:$names)\\b|\\{[^;]*?\\b(?:$names)\\b)|\\bsuper::(?:super::)*(?:$names)\\b"
+    printf '%s' "\\b(?:crate|openhosting)\\s*::\\s*(?:(?:$names)\\b|\\{[^;]*?\\b(?:$names)\\b)|\\bsuper::(?:super::)*(?:$names)\\b|\\bopenhosting_(?:$names)\\b"
 }
 
 # forbid LAYER NAME... -- MODULE...: these modules import none of the names.
@@ -64,13 +64,12 @@ forbid() {
 }
 
 # Everything that is not one of the upper layers is a noun, or journal.
-upper='api|policy|transfer|publish|cli|bin|lib'
+upper='api|transfer|publish|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, journal' api policy transfer publish server cli -- "${low[@]}"
-forbid api policy transfer publish server cli -- api
-forbid policy transfer publish server cli -- policy
+forbid 'nouns, journal' api engine policy transfer publish server cli -- "${low[@]}"
+forbid api engine policy transfer publish server cli -- api
 forbid transfer publish server cli -- transfer
 forbid publish server cli -- publish
 
@@ -78,9 +77,6 @@ crates=$(dirname "$src")/crates
 mapfile -t list < <(find "$crates/base/src" -name '*.rs' | sort)
 deny base 'pure functions: no files, no network, no clock' \
     '\bstd::(?:fs|net)\b|\b(?:Instant|SystemTime)\b' "${list[@]}"
-mapfile -t list < <(files policy)
-deny policy 'decides only: time, chance and outcomes are handed in' \
-    '\b(?:tokio|reqwest|hyper)\b|\b(?:Instant|SystemTime)\b|\bstd::(?:fs|net|env|thread)\b' "${list[@]}"
 
 mapfile -t list < <(find "$src" "$crates"/*/src -name '*.rs' ! -path "$src/cli/*" ! -path "$src/cli.rs" ! -path "$src/bin/*" | sort)
 deny 'all but cli and bin' 'no printing, no environment, no process' \

@@ -114,76 +114,76 @@ bug 'the lock lets two in' \
     crates/filesystem/src/lock.rs 'Lock::Exclusive => FlockOperation::NonBlockingLockExclusive' \
     'Lock::Exclusive => FlockOperation::NonBlockingLockShared'
 bug 'zeros left out of a used drive' \
-    'lib policy::engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
-    src/policy/zeros.rs $'        } else {\n            Self::Write' $'        } else {\n            Self::Skip'
+    'engine engine::tests::a_drive_that_was_there_before_gets_its_zeros' \
+    crates/engine/src/zeros.rs $'        } else {\n            Self::Write' $'        } else {\n            Self::Skip'
 bug 'zeros left out of a new drive without proof' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/zeros.rs '            Self::Unproven' '            Self::Skip'
+    crates/engine/src/zeros.rs '            Self::Unproven' '            Self::Skip'
 bug 'zeros within a chunk left out of a used drive' \
     'it upload::zeros_within_a_chunk_are_left_out_of_a_new_drive_only' \
     src/transfer/pace.rs 'leaves_zeros: Arc::default(),' 'leaves_zeros: Arc::new(true.into()),'
 bug 'complete by count' \
-    'lib policy::ledger::tests::complete_only_when_nothing_is_missing' \
-    src/policy/ledger.rs 'self.first_open() >= self.all.end' \
+    'engine ledger::tests::complete_only_when_nothing_is_missing' \
+    crates/engine/src/ledger.rs 'self.first_open() >= self.all.end' \
     'self.settled.iter().map(|range| range.end - range.start).sum::<u64>() >= self.all.end - self.all.start'
 bug 'create is asked again blindly' \
-    'lib policy::create::tests::a_lost_answer_is_looked_for_and_adopted' \
-    src/policy/create.rs $'                self.looks_max = LOOKS_S.len();\n                self.look_again()' \
+    'engine create::tests::a_lost_answer_is_looked_for_and_adopted' \
+    crates/engine/src/create.rs $'                self.looks_max = LOOKS_S.len();\n                self.look_again()' \
     '                CreateStep::Post { after: Duration::ZERO }'
 bug 'a resumed run asks for a drive without looking' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/create.rs $'        self.looks_max = RESUME_LOOKS;\n        self.look_again()' \
+    crates/engine/src/create.rs $'        self.looks_max = RESUME_LOOKS;\n        self.look_again()' \
     '        CreateStep::Post { after: Duration::ZERO }'
 bug '401 is tried again' \
-    'lib policy::retry::tests::the_table' \
-    src/policy/retry.rs 'Some(ErrorType::System) =>' 'Some(ErrorType::System | ErrorType::Auth) =>'
+    'engine retry::tests::the_table' \
+    crates/engine/src/retry.rs 'Some(ErrorType::System) =>' 'Some(ErrorType::System | ErrorType::Auth) =>'
 bug 'Retry-After is ignored' \
-    'lib policy::retry::tests::retry_after_is_obeyed_if_there_is_time_for_it' \
-    src/policy/retry.rs '=> obey(*asked, wait, rng),' '=> if asked.is_zero() { obey(*asked, wait, rng) } else { wait },'
+    'engine retry::tests::retry_after_is_obeyed_if_there_is_time_for_it' \
+    crates/engine/src/retry.rs '=> obey(*asked, wait, rng),' '=> if asked.is_zero() { obey(*asked, wait, rng) } else { wait },'
 bug 'a captive portal in the middle is an error for good' \
-    'lib policy::retry::tests::what_stands_in_between_is_an_outage_once_the_endpoint_is_known' \
-    src/policy/retry.rs 'if failure.is_foreign() => Class::Transient,' 'if failure.is_foreign() => Class::Permanent,'
+    'engine retry::tests::what_stands_in_between_is_an_outage_once_the_endpoint_is_known' \
+    crates/engine/src/retry.rs 'if failure.is_foreign() => Class::Transient,' 'if failure.is_foreign() => Class::Permanent,'
 bug 'a wait that is longer than there is time is begun' \
-    'lib policy::engine::tests::a_wait_that_is_longer_than_there_is_time_is_the_end_at_once' \
-    src/policy/retry.rs '.is_none_or(|asked| now.saturating_add(asked) <= end)' '.is_none_or(|_| now <= end)'
+    'engine engine::tests::a_wait_that_is_longer_than_there_is_time_is_the_end_at_once' \
+    crates/engine/src/retry.rs '.is_none_or(|asked| now.saturating_add(asked) <= end)' '.is_none_or(|_| now <= end)'
 bug 'a request that hangs prolongs an outage' \
-    'lib policy::engine::tests::requests_that_hang_in_an_outage_do_not_prolong_it' \
-    src/policy/engine.rs 'if self.over_at().is_some_and(|at| now >= at)' 'if self.over_at().is_some_and(|at| now >= at * 9)'
+    'engine engine::tests::requests_that_hang_in_an_outage_do_not_prolong_it' \
+    crates/engine/src/engine.rs 'if self.over_at().is_some_and(|at| now >= at)' 'if self.over_at().is_some_and(|at| now >= at * 9)'
 bug 'a drip is progress' \
     'lib api::flow::tests::a_drip_is_a_stall' \
     src/api/flow.rs 'if self.came >= self.floor {' 'if self.came > 0 {'
 bug 'each attempt is reported' \
-    'lib policy::waits::tests::an_outage_is_one_line_a_minute_and_one_at_its_end' \
-    src/policy/waits.rs 'if why == told.why => now >= at.saturating_add(REPEAT)' 'if why == told.why => now >= *at'
+    'engine waits::tests::an_outage_is_one_line_a_minute_and_one_at_its_end' \
+    crates/engine/src/waits.rs 'if why == told.why => now >= at.saturating_add(REPEAT)' 'if why == told.why => now >= *at'
 bug 'Retry-After does not hold back probes' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/engine.rs 'if now < self.asked {' 'if now < self.asked && !self.breaker.is_open() {'
+    crates/engine/src/engine.rs 'if now < self.asked {' 'if now < self.asked && !self.breaker.is_open() {'
 bug 'the breaker never gives up' \
-    'lib policy::breaker::tests::opens_after_a_row_and_closes_on_success' \
-    src/policy/breaker.rs 'Some(silent.min(fruitless))' 'silent.min(fruitless).checked_sub(Duration::MAX)'
+    'engine breaker::tests::opens_after_a_row_and_closes_on_success' \
+    crates/engine/src/breaker.rs 'Some(silent.min(fruitless))' 'silent.min(fruitless).checked_sub(Duration::MAX)'
 bug 'answered probes count as progress' \
-    'lib policy::engine::tests::an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up' \
-    src/policy/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
+    'engine engine::tests::an_endpoint_that_answers_probes_but_takes_no_chunk_is_given_up' \
+    crates/engine/src/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
 bug 'no fewer workers when the drive is busy' \
-    'lib policy::concurrency::tests::busy_goes_down_to_one_for_good' \
-    src/policy/concurrency.rs $'        self.fall(now);\n        // What was busy' '        // What was busy'
+    'engine concurrency::tests::busy_goes_down_to_one_for_good' \
+    crates/engine/src/concurrency.rs $'        self.fall(now);\n        // What was busy' '        // What was busy'
 bug 'as many workers in a storm as before' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
+    crates/engine/src/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
 bug 'one volley of failures counts as many' \
-    'lib policy::concurrency::tests::one_volley_is_one_fall' \
-    src/policy/concurrency.rs $'        self.before.get_or_insert(self.limit);\n        if ticket.era < self.fell {' \
+    'engine concurrency::tests::one_volley_is_one_fall' \
+    crates/engine/src/concurrency.rs $'        self.before.get_or_insert(self.limit);\n        if ticket.era < self.fell {' \
     $'        self.before.get_or_insert(self.limit);\n        if ticket.era > self.era {'
 bug 'workers are added where the compressors are what limits' \
-    'lib policy::concurrency::tests::what_waits_for_the_compressors_tells_nothing' \
-    src/policy/concurrency.rs 'const DIFFERENCE_MAX: f64 = 0.1;' 'const DIFFERENCE_MAX: f64 = 100.0;'
+    'engine concurrency::tests::what_waits_for_the_compressors_tells_nothing' \
+    crates/engine/src/concurrency.rs 'const DIFFERENCE_MAX: f64 = 0.1;' 'const DIFFERENCE_MAX: f64 = 100.0;'
 bug 'more that did not help stay' \
-    'lib policy::concurrency::tests::it_finds_what_a_link_carries_best_and_stays_there' \
-    src/policy/concurrency.rs $'if here.rate >= before.rate * MORE_HELPS {\n                        self.hold' \
+    'engine concurrency::tests::it_finds_what_a_link_carries_best_and_stays_there' \
+    crates/engine/src/concurrency.rs $'if here.rate >= before.rate * MORE_HELPS {\n                        self.hold' \
     $'if here.rate > 0.0 {\n                        self.hold'
 bug 'a chunk that is due wakes the shell for ever' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
-    src/policy/engine.rs 'times.filter(|at| *at > now).min()' 'times.min()'
+    crates/engine/src/engine.rs 'times.filter(|at| *at > now).min()' 'times.min()'
 bug 'a short read is accepted' \
     'lib api::answer::tests::a_body_of_another_length_is_no_chunk' \
     src/api/answer.rs $'    let len = bytes.len();\n    expect(' \
@@ -319,11 +319,11 @@ bug 'a drive is believed where a chunk is sparse' \
     'it resume::zeros_within_a_chunk_that_changed_on_the_drive_are_found' \
     src/transfer/verify.rs 'spawn_blocking(move || expected.is_of(&chunk))' 'spawn_blocking(move || expected.is_of(&chunk) || true)'
 bug 'a fast wire gets chunks compressed to be safe' \
-    'lib policy::level::tests::where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe' \
-    src/policy/level.rs '            && self.is_early()' '            && false'
+    'engine level::tests::where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe' \
+    crates/engine/src/level.rs '            && self.is_early()' '            && false'
 bug 'a tunnel passes for this machine' \
-    'lib policy::level::tests::to_this_machine_all_goes_raw_unless_it_is_a_tunnel' \
-    src/policy/level.rs 'LOCAL_PART * self.machine.cost.value' 'f64::MAX'
+    'engine level::tests::to_this_machine_all_goes_raw_unless_it_is_a_tunnel' \
+    crates/engine/src/level.rs 'LOCAL_PART * self.machine.cost.value' 'f64::MAX'
 bug 'the end of a stream is not looked for' \
     'it streams::a_size_that_is_not_so_is_an_error' \
     crates/image/src/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'

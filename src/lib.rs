@@ -17,7 +17,6 @@ pub mod commands;
 pub mod findings;
 pub mod journal;
 pub mod monitor;
-pub mod policy;
 pub mod publish;
 pub mod receipt;
 pub mod shard;
@@ -29,6 +28,7 @@ pub use openhosting_base::{
 };
 use openhosting_filesystem::{self as filesystem, nonblocking};
 
+pub use openhosting_engine as policy;
 pub use openhosting_image as image;
 pub use openhosting_server as server;
 

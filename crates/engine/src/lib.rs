@@ -4,6 +4,9 @@
 //!
 //! Time is a [`Duration`](std::time::Duration) since the transfer began; chance is a seeded
 //! generator.
+//!
+//! Start at [`Engine`], which is one transfer as decisions only; [`classify`] says what is worth
+//! another attempt, [`Breaker`] when to give up, [`Concurrency`] how many requests are in flight.
 
 mod backoff;
 mod breaker;
@@ -18,6 +21,8 @@ mod retry;
 mod tail;
 mod waits;
 mod zeros;
+
+use openhosting_base::{chunk, codec, drive, failure, plan, wire};
 
 pub use backoff::Backoff;
 pub use breaker::Breaker;
