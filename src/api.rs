@@ -7,8 +7,10 @@
 mod ahead;
 mod answer;
 mod body;
+mod buffers;
 mod cause;
 mod client;
+mod delivery;
 mod endpoint;
 mod flow;
 mod meter;
@@ -19,6 +21,7 @@ mod web;
 
 pub use body::{Upload, UploadBody};
 pub use client::{Client, ClientConfig, RawCall};
+pub use delivery::Delivery;
 pub use endpoint::Endpoint;
 pub use flow::Flow;
 pub use meter::Meter;

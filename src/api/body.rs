@@ -10,16 +10,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
+use super::buffers::Buffer;
 use super::meter::Traffic;
 use super::patience::Progress;
 
 /// Bytes handed to the connection at a time: small enough that progress shows on
 /// a slow link, large enough that it costs nothing.
 const STEP_BYTES: usize = 64 * 1024;
-/// Bytes that HTTP, TLS and a new socket take at once, whatever the link carries. They count
-/// as moved when the rest of the body was handed over: without that, every new connection
-/// would look fast in its first moments.
-const BUFFERED_BYTES: u64 = 512 * 1024;
 
 /// What to send.
 #[derive(Debug)]
@@ -62,8 +59,7 @@ pub struct UploadBody {
     left: u64,
     progress: Progress,
     traffic: Traffic,
-    /// Bytes that were handed over.
-    handed: u64,
+    buffer: Buffer,
     /// What waits for the meter.
     held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
@@ -84,28 +80,20 @@ impl UploadBody {
         Self {
             source,
             left,
+            buffer: Buffer::new(traffic.buffers.clone()),
             progress,
             traffic,
-            handed: 0,
             held: None,
         }
     }
 
     fn hand_over(&mut self, part: Bytes) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        let before = self.moved();
-        self.left = self.left.saturating_sub(part.len() as u64);
-        self.handed = self.handed.saturating_add(part.len() as u64);
-        self.progress.advance(part.len() as u64);
-        self.traffic.count(self.moved().saturating_sub(before));
+        let bytes = part.len() as u64;
+        self.left = self.left.saturating_sub(bytes);
+        self.progress.advance(bytes);
+        self.buffer.hand_over(bytes);
+        self.traffic.sent(bytes);
         Poll::Ready(Some(Ok(Frame::data(part))))
-    }
-
-    /// Bytes that count as moved.
-    fn moved(&self) -> u64 {
-        match self.left {
-            0 => self.handed,
-            _ => self.handed.saturating_sub(BUFFERED_BYTES),
-        }
     }
 }
 

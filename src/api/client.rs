@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +12,12 @@ use reqwest::header::{
     HeaderValue,
 };
 use reqwest::{Method, Response, Url};
+use tokio::time::Instant;
 
 use super::ahead::Ahead;
 use super::answer;
 use super::body::{Upload, UploadBody};
+use super::buffers::Buffers;
 use super::cause::{no_answer, was_not_sent};
 use super::endpoint::Endpoint;
 use super::flow::Flow;
@@ -98,6 +100,8 @@ pub struct Client {
     extensions: Arc<Extensions>,
     /// Whether the endpoint answered as the API does.
     has_answered: Arc<AtomicBool>,
+    /// How long the first answer took.
+    first_answer: Arc<OnceLock<Duration>>,
 }
 
 /// What more than the API the endpoint announced to have.
@@ -187,6 +191,7 @@ impl Client {
             traffic: Traffic::new(config.meter.clone()),
             extensions: Arc::default(),
             has_answered: Arc::default(),
+            first_answer: Arc::default(),
         })
     }
 
@@ -236,6 +241,22 @@ impl Client {
             traffic: self.traffic.apart(),
             ..self.clone()
         }
+    }
+
+    /// Whether any request had a body.
+    pub(super) fn has_sent(&self) -> bool {
+        self.traffic.has_sent()
+    }
+
+    /// What connections keep of bodies.
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.traffic.buffers
+    }
+
+    /// About how long a round trip to the endpoint takes: a third of what the first answer
+    /// took, as its connection and TLS need one each. Zero before that answer.
+    pub fn round_trip(&self) -> Duration {
+        self.first_answer.get().copied().unwrap_or_default() / 3
     }
 
     /// Whether the endpoint has answered a call as the API does, to this client or its
@@ -648,11 +669,16 @@ impl Client {
         }
         for _ in 0..UNSENT_ATTEMPTS {
             let again = request.try_clone();
+            let began = Instant::now();
             let answer =
                 patience::answer(request.send(), &progress, self.stall, self.answer).await?;
             match (answer, again) {
                 (Err(error), Some(again)) if was_not_sent(&error) => request = again,
-                (answer, _) => return answer.map_err(|error| no_answer(error, &self.route)),
+                (Err(error), _) => return Err(no_answer(error, &self.route)),
+                (Ok(answer), _) => {
+                    self.first_answer.get_or_init(|| began.elapsed());
+                    return Ok(answer);
+                }
             }
         }
         Err(Failure::Broken(

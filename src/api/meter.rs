@@ -3,8 +3,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use super::buffers::Buffers;
 
 /// Tells when bytes of bodies may move.
 pub trait Meter: fmt::Debug + Send + Sync {
@@ -19,6 +21,8 @@ pub trait Meter: fmt::Debug + Send + Sync {
 pub(super) struct Traffic {
     pub(super) meter: Option<Arc<dyn Meter>>,
     moved: Arc<AtomicU64>,
+    has_sent: Arc<AtomicBool>,
+    pub(super) buffers: Buffers,
 }
 
 impl Traffic {
@@ -26,6 +30,8 @@ impl Traffic {
         Self {
             meter,
             moved: Arc::default(),
+            has_sent: Arc::default(),
+            buffers: Buffers::default(),
         }
     }
 
@@ -37,6 +43,17 @@ impl Traffic {
     /// So many bytes went through a connection.
     pub(super) fn count(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes of a request went into a connection.
+    pub(super) fn sent(&self, bytes: u64) {
+        self.has_sent.store(true, Ordering::Relaxed);
+        self.count(bytes);
+    }
+
+    /// Whether any request had a body.
+    pub(super) fn has_sent(&self) -> bool {
+        self.has_sent.load(Ordering::Relaxed)
     }
 
     /// Bytes that were counted.

@@ -152,7 +152,7 @@ pub(super) async fn begin(
 /// How many requests are made at first: those for the first chunks, and one more where the
 /// wire is sounded beside them.
 fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
-    let first = Concurrency::new(options.jobs_min.get(), options.jobs.get()).limit();
+    let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
     let first = first.min(u32::try_from(plan.count()).unwrap_or(u32::MAX));
     match first < options.jobs.get() && plan.size() >= WORTH_BYTES_MIN {
         true => first.saturating_add(1),

@@ -178,7 +178,7 @@ pub async fn download(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let mut rng = fastrand::Rng::new();
-    let first = Concurrency::new(options.jobs_min.get(), options.jobs.get()).limit();
+    let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
     client.open_ahead(first).await;
     let look = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, look).await?;
@@ -268,6 +268,7 @@ pub async fn download(
         operation: Operation::Read,
         is_fresh: false,
         max_outage: options.patience.max_outage(),
+        round_trip: client.round_trip(),
         pieces: PiecesConfig {
             // Fewer where an earlier run began with larger chunks.
             most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),

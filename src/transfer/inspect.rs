@@ -80,6 +80,7 @@ pub async fn inspect(
         operation: Operation::Read,
         is_fresh: false,
         max_outage: patience.max_outage(),
+        round_trip: client.round_trip(),
         pieces: PiecesConfig::default(),
         seed: rng.u64(..),
     });

@@ -471,6 +471,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: Duration::from_secs(1),
+            round_trip: Duration::ZERO,
             pieces: PiecesConfig::default(),
             seed: 1,
         });

@@ -12,7 +12,7 @@ use super::patience::{Patience, gave_up};
 use super::reading::read_all;
 use super::spare::Spare;
 use super::stop::Stop;
-use crate::api::Client;
+use crate::api::{Client, Delivery};
 use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
@@ -114,6 +114,7 @@ pub(super) struct Shell<J> {
     silent: Option<(u64, Instant)>,
     /// Bytes that the client had moved then.
     moved_before: u64,
+    delivery: Delivery,
     progress: Progress,
     /// Whether the user knows that connections break too soon.
     has_reported_breaks: bool,
@@ -141,6 +142,7 @@ impl<J: Job> Shell<J> {
         }
         Self {
             moved_before: client.moved_bytes(),
+            delivery: Delivery::new(client.clone()),
             client,
             drive,
             engine,
@@ -206,7 +208,9 @@ impl<J: Job> Shell<J> {
                 self.engine.stop();
             }
             let now = self.began.elapsed();
-            self.engine.moved(self.client.moved_bytes(), now);
+            if let Some(bytes) = self.delivery.bytes() {
+                self.engine.moved(bytes, now);
+            }
             let wait = match self.engine.next(now) {
                 Action::End(ending) => return ending,
                 Action::Wait(until) => until,
@@ -228,7 +232,10 @@ impl<J: Job> Shell<J> {
             }
             let silence = self.silence();
             let wake = grace.or_else(|| wait.and_then(|until| self.began.checked_add(until)));
-            let wake = wake.into_iter().chain(silence).min();
+            let delivery = (self.engine.in_flight() > 0)
+                .then(|| self.delivery.due())
+                .flatten();
+            let wake = wake.into_iter().chain(silence).chain(delivery).min();
             tokio::select! {
                 Some(answer) = self.attempts.join_next() => match answer {
                     Ok(answer) => self.answered(answer, monitor),
@@ -562,6 +569,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: GRACE,
+            round_trip: Duration::ZERO,
             pieces: PiecesConfig::default(),
             seed: 1,
         });

@@ -321,6 +321,7 @@ async fn send(
         operation: Operation::Write,
         is_fresh: begun.is_new,
         max_outage: options.patience.max_outage(),
+        round_trip: client.round_trip(),
         pieces: PiecesConfig {
             most: RequestSize {
                 body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),

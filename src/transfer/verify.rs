@@ -554,6 +554,7 @@ pub(super) async fn verify(
         operation: Operation::Read,
         is_fresh: false,
         max_outage: patience.max_outage(),
+        round_trip: client.round_trip(),
         pieces: PiecesConfig::default(),
         seed: sampler.seed,
     });

@@ -56,6 +56,8 @@ pub struct EngineConfig {
     pub is_fresh: bool,
     /// Give up when nothing succeeded for so long.
     pub max_outage: Duration,
+    /// About how long a round trip to the endpoint takes.
+    pub round_trip: Duration,
     /// How large requests may be.
     pub pieces: PiecesConfig,
     /// Seed of all chance.
@@ -197,7 +199,7 @@ impl Engine {
             delayed: BinaryHeap::new(),
             in_flight: BTreeMap::new(),
             tries: HashMap::new(),
-            concurrency: Concurrency::new(config.jobs_min, config.jobs),
+            concurrency: Concurrency::new(config.jobs_min, config.jobs, config.round_trip),
             breaker: Breaker::new(config.max_outage),
             pieces: Pieces::new(config.pieces),
             tail: Tail::default(),
@@ -271,8 +273,8 @@ impl Engine {
         self.end(Ending::Stopped);
     }
 
-    /// So many bytes of bodies have moved since the start. Tell it before each
-    /// [`next`](Self::next).
+    /// So many bytes of bodies have arrived since the start. Tell it at least when
+    /// [`next`](Self::next) wakes.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
         if self.moved.0 != bytes {
             self.moved = (bytes, now);
@@ -797,6 +799,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: 900 * S,
+            round_trip: Duration::ZERO,
             pieces: PiecesConfig::default(),
             seed: 1,
         })

@@ -123,6 +123,7 @@ mod tests {
             operation: Operation::Write,
             is_fresh: false,
             max_outage: Duration::from_secs(900),
+            round_trip: Duration::ZERO,
             pieces: PiecesConfig::default(),
             seed,
         });

@@ -556,6 +556,7 @@ impl Client<'_> {
             },
             is_fresh: is_new,
             max_outage: self.scenario.max_outage,
+            round_trip: Duration::ZERO,
             pieces: PiecesConfig {
                 // All chunks are small here.
                 least_bytes: LEAST_BYTES,

@@ -10,9 +10,9 @@ use std::time::Duration;
 /// Bytes of a packet's payload.
 const MSS: f64 = 1448.0;
 /// Bytes of a body that HTTP and TLS hold above the socket, and those that are not counted
-/// before the rest of the body was handed over.
+/// at first.
 const USER_BUFFER: f64 = 450_000.0;
-const UNCOUNTED: f64 = 524_288.0;
+const UNCOUNTED: f64 = 458_752.0;
 /// Windows in packets: of a new connection, and the least.
 const WINDOW_FIRST: f64 = 10.0;
 const WINDOW_MIN: f64 = 2.0;
@@ -36,8 +36,8 @@ pub(in super::super) struct Link {
     pub(in super::super) most: usize,
     /// Bytes of a request's body.
     pub(in super::super) chunk: f64,
-    /// Bytes of an upload count as moved when the connection takes them, before they
-    /// arrive.
+    /// The bytes of an upload that have arrived are known from what was handed over and what
+    /// the system keeps; what HTTP and TLS keep is guessed.
     pub(in super::super) is_upload: bool,
     /// From this second on, the rate is multiplied by this.
     pub(in super::super) change: Option<(f64, f64)>,
@@ -129,7 +129,27 @@ struct Request<T> {
     bytes: f64,
     arrived: f64,
     moved: f64,
+    /// When its body was begun, and was handed over.
+    began: Option<f64>,
+    handed_over: Option<f64>,
     is_refused: bool,
+}
+
+impl<T> Request<T> {
+    /// Bytes of an upload that count as arrived, if the system keeps so many.
+    fn counted(&mut self, kept: f64, now: f64) -> f64 {
+        let began = *self.began.get_or_insert(now);
+        let kept = kept.min(self.bytes - self.arrived);
+        let handed = (self.arrived + kept + USER_BUFFER).min(self.bytes);
+        if handed < self.bytes {
+            return (handed - UNCOUNTED).max(0.0) - kept;
+        }
+        let ended = *self.handed_over.get_or_insert(now);
+        let buffered = UNCOUNTED.min(self.bytes);
+        let drains = (ended - began) * buffered / (self.bytes - buffered).max(1.0);
+        let left = (1.0 - (now - ended) / drains.max(1e-9)).max(0.0);
+        self.bytes - buffered * left - kept
+    }
 }
 
 /// What came of a request.
@@ -177,6 +197,7 @@ impl<T> Network<T> {
 
     /// Bytes of bodies that the client counts as moved.
     pub(in super::super) fn moved(&self) -> u64 {
+        // Never less than 0, as `as` has it.
         self.moved as u64
     }
 
@@ -213,6 +234,8 @@ impl<T> Network<T> {
             bytes,
             arrived: 0.0,
             moved: 0.0,
+            began: None,
+            handed_over: None,
             is_refused: self.requests.len() >= link.most,
         });
     }
@@ -273,19 +296,12 @@ impl<T> Network<T> {
                         (sent * part * (1.0 - link.loss)).min(request.bytes - request.arrived);
                     request.arrived += arrived;
                     tcp.grow(arrived / MSS, self.now, rtt);
-                    let buffered = match link.is_upload {
-                        true => USER_BUFFER + 2.0 * tcp.window * MSS,
-                        false => 0.0,
+                    let moved = match link.is_upload {
+                        true => request.counted(2.0 * tcp.window * MSS, self.now),
+                        false => request.arrived,
                     };
-                    let handed = (request.arrived + buffered).min(request.bytes);
-                    let moved = match link.is_upload && handed < request.bytes {
-                        true => handed - UNCOUNTED,
-                        false => handed,
-                    };
-                    if moved > request.moved {
-                        self.moved += moved - request.moved;
-                        request.moved = moved;
-                    }
+                    self.moved += moved - request.moved;
+                    request.moved = moved;
                     if request.arrived >= request.bytes - 1.0 || request.is_refused {
                         let answer = match link.is_upload {
                             true => rtt + link.server,

@@ -1,0 +1,136 @@
+//! What HTTP and TLS keep of bodies between the time that these were handed over and the
+//! time that the system takes them: the same number of bytes for each body, whatever the
+//! link carries, which drains when the rest was handed over.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Bytes of a body that HTTP and TLS keep while they have it, whatever the link carries.
+const BUFFER_BYTES: u64 = 448 * 1024;
+
+/// What HTTP and TLS keep of the bodies of a client; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Buffers(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// Of bodies that are not handed over yet.
+    bytes: u64,
+    draining: Vec<Draining>,
+}
+
+/// What is kept of a body that was handed over: it becomes less at the rate of the body.
+#[derive(Debug)]
+struct Draining {
+    bytes: u64,
+    since: Instant,
+    takes: Duration,
+}
+
+impl Draining {
+    fn left(&self, now: Instant) -> u64 {
+        let gone = (now - self.since).as_secs_f64() / self.takes.as_secs_f64().max(1e-9);
+        // Between 0 and all of them.
+        (self.bytes as f64 * (1.0 - gone.min(1.0))) as u64
+    }
+}
+
+impl Buffers {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes are kept.
+    pub(super) fn bytes(&self, now: Instant) -> u64 {
+        let mut kept = self.lock();
+        kept.draining.retain(|body| now < body.since + body.takes);
+        let draining = kept.draining.iter().map(|body| body.left(now));
+        kept.bytes.saturating_add(draining.sum())
+    }
+}
+
+/// What is kept of one body.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    buffers: Buffers,
+    kept: u64,
+    handed: u64,
+    began: Option<Instant>,
+}
+
+impl Buffer {
+    pub(super) fn new(buffers: Buffers) -> Self {
+        Self {
+            buffers,
+            kept: 0,
+            handed: 0,
+            began: None,
+        }
+    }
+
+    /// More of the body was handed over.
+    pub(super) fn hand_over(&mut self, bytes: u64) {
+        self.began.get_or_insert_with(Instant::now);
+        self.handed = self.handed.saturating_add(bytes);
+        let kept = self.handed.min(BUFFER_BYTES);
+        self.buffers.lock().bytes += kept - self.kept;
+        self.kept = kept;
+    }
+}
+
+impl Drop for Buffer {
+    /// The body was handed over, or the request failed.
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let took = self.began.map_or(Duration::ZERO, |began| now - began);
+        let carried = self.handed - self.kept;
+        // A body that was kept as a whole says nothing about the link.
+        let part = match carried {
+            0 => 0.0,
+            _ => self.kept as f64 / carried as f64,
+        };
+        let mut kept = self.buffers.lock();
+        kept.bytes -= self.kept;
+        kept.draining.push(Draining {
+            bytes: self.kept,
+            since: now,
+            takes: took.mul_f64(part),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_drains_at_the_rate_of_the_body() {
+        let buffers = Buffers::default();
+        let kept = || buffers.bytes(Instant::now());
+        let mut body = Buffer::new(buffers.clone());
+        body.hand_over(BUFFER_BYTES / 2);
+        assert_eq!(kept(), BUFFER_BYTES / 2);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        body.hand_over(BUFFER_BYTES / 2 + 2 * BUFFER_BYTES);
+        assert_eq!(kept(), BUFFER_BYTES);
+        // Twice as many bytes have moved in 4 seconds.
+        drop(body);
+        assert_eq!(kept(), BUFFER_BYTES);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(kept(), BUFFER_BYTES / 2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(kept(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_body_and_one_that_never_began_keep_nothing() {
+        let buffers = Buffers::default();
+        let mut body = Buffer::new(buffers.clone());
+        drop(Buffer::new(buffers.clone()));
+        body.hand_over(1000);
+        drop(body);
+        assert_eq!(buffers.bytes(Instant::now()), 0);
+    }
+}
