@@ -31,7 +31,8 @@ struct Draining {
 
 impl Draining {
     fn left(&self, now: Instant) -> u64 {
-        let gone = (now - self.since).as_secs_f64() / self.takes.as_secs_f64().max(1e-9);
+        let gone = now.saturating_duration_since(self.since).as_secs_f64()
+            / self.takes.as_secs_f64().max(1e-9);
         // Between 0 and all of them.
         (self.bytes as f64 * (1.0 - gone.min(1.0))) as u64
     }
@@ -45,7 +46,7 @@ impl Buffers {
     /// How many bytes are kept.
     pub(super) fn bytes(&self, now: Instant) -> u64 {
         let mut kept = self.lock();
-        kept.draining.retain(|body| now < body.since + body.takes);
+        kept.draining.retain(|body| body.left(now) > 0);
         let draining = kept.draining.iter().map(|body| body.left(now));
         kept.bytes.saturating_add(draining.sum())
     }
@@ -75,7 +76,8 @@ impl Buffer {
         self.began.get_or_insert_with(Instant::now);
         self.handed = self.handed.saturating_add(bytes);
         let kept = self.handed.min(BUFFER_BYTES);
-        self.buffers.lock().bytes += kept - self.kept;
+        let mut buffers = self.buffers.lock();
+        buffers.bytes = buffers.bytes.saturating_add(kept.saturating_sub(self.kept));
         self.kept = kept;
     }
 }
@@ -84,15 +86,17 @@ impl Drop for Buffer {
     /// The body was handed over, or the request failed.
     fn drop(&mut self) {
         let now = Instant::now();
-        let took = self.began.map_or(Duration::ZERO, |began| now - began);
-        let carried = self.handed - self.kept;
+        let took = self
+            .began
+            .map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        let carried = self.handed.saturating_sub(self.kept);
         // A body that was kept as a whole says nothing about the link.
         let part = match carried {
             0 => 0.0,
             _ => self.kept as f64 / carried as f64,
         };
         let mut kept = self.buffers.lock();
-        kept.bytes -= self.kept;
+        kept.bytes = kept.bytes.saturating_sub(self.kept);
         kept.draining.push(Draining {
             bytes: self.kept,
             since: now,

@@ -256,7 +256,8 @@ impl Client {
     /// About how long a round trip to the endpoint takes: a third of what the first answer
     /// took, as its connection and TLS need one each. Zero before that answer.
     pub fn round_trip(&self) -> Duration {
-        self.first_answer.get().copied().unwrap_or_default() / 3
+        let first = self.first_answer.get().copied().unwrap_or_default();
+        first.checked_div(3).unwrap_or_default()
     }
 
     /// Whether the endpoint has answered a call as the API does, to this client or its

@@ -59,7 +59,8 @@ impl Delivery {
         } else {
             0
         };
-        self.due = Some(now + INTERVAL.max(now.elapsed() * INTERVAL_COSTS));
+        let interval = INTERVAL.max(now.elapsed().saturating_mul(INTERVAL_COSTS));
+        self.due = now.checked_add(interval);
         let arrived = self.client.moved_bytes().saturating_sub(waiting);
         self.bytes = self.bytes.max(arrived);
         Some(self.bytes)
@@ -73,7 +74,7 @@ impl Delivery {
     /// Bytes that wait in connections of this process; 0 where the system does not tell.
     fn waiting_bytes(&mut self) -> u64 {
         let sockets = sockets();
-        for table in [self.table, 1 - self.table] {
+        for table in [self.table, usize::from(self.table == 0)] {
             if let Some(bytes) = TABLES.get(table).and_then(|path| read(path, &sockets)) {
                 self.table = table;
                 return bytes;
