@@ -47,7 +47,7 @@ pub fn print(object: &Properties) -> String {
     format!("{text}digest {}\n", Digest::of(text.as_bytes()))
 }
 
-/// What [`print`] was given; `None` if that is not what the bytes hold.
+/// What [`print()`] was given; `None` if that is not what the bytes hold.
 pub fn parse(bytes: &[u8]) -> Option<Properties> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
