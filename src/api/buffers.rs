@@ -31,10 +31,13 @@ struct Draining {
 
 impl Draining {
     fn left(&self, now: Instant) -> u64 {
-        let gone = now.saturating_duration_since(self.since).as_secs_f64()
-            / self.takes.as_secs_f64().max(1e-9);
+        let gone_for = now.saturating_duration_since(self.since);
+        if gone_for >= self.takes {
+            return 0;
+        }
+        let gone = gone_for.as_secs_f64() / self.takes.as_secs_f64();
         // Between 0 and all of them.
-        (self.bytes as f64 * (1.0 - gone.min(1.0))) as u64
+        (self.bytes as f64 * (1.0 - gone)) as u64
     }
 }
 
@@ -85,23 +88,21 @@ impl Buffer {
 impl Drop for Buffer {
     /// The body was handed over, or the request failed.
     fn drop(&mut self) {
-        let now = Instant::now();
-        let took = self
-            .began
-            .map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
-        let carried = self.handed.saturating_sub(self.kept);
-        // A body that was kept as a whole says nothing about the link.
-        let part = match carried {
-            0 => 0.0,
-            _ => self.kept as f64 / carried as f64,
-        };
         let mut kept = self.buffers.lock();
         kept.bytes = kept.bytes.saturating_sub(self.kept);
-        kept.draining.push(Draining {
-            bytes: self.kept,
-            since: now,
-            takes: took.mul_f64(part),
-        });
+        let carried = self.handed.saturating_sub(self.kept);
+        // A body that was kept as a whole says nothing about the link.
+        if let Some(began) = self.began
+            && carried > 0
+        {
+            let since = Instant::now();
+            let took = since.saturating_duration_since(began);
+            kept.draining.push(Draining {
+                bytes: self.kept,
+                since,
+                takes: took.mul_f64(self.kept as f64 / carried as f64),
+            });
+        }
     }
 }
 
