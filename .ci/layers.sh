@@ -64,12 +64,19 @@ forbid() {
 }
 
 # Everything that is not one of the upper layers is a noun, or journal.
-upper='api|transfer|publish|cli|bin|lib'
+upper='api|driver|verify|upload|download|probe|web_image|transfer|publish|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 
-forbid 'nouns, journal' api engine policy transfer publish server cli -- "${low[@]}"
-forbid api engine policy transfer publish server cli -- api
+# What knows of transfers, each room after those that it may use.
+rooms=(driver verify upload download probe web_image transfer)
+forbid 'nouns, journal' api engine policy "${rooms[@]}" publish server cli -- "${low[@]}"
+forbid api engine policy "${rooms[@]}" publish server cli -- api
+forbid driver verify upload download probe web_image transfer publish server cli -- driver
+forbid verify upload download probe web_image transfer publish server cli -- verify
+forbid upload download probe web_image transfer publish server cli -- upload
+forbid download upload probe web_image transfer publish server cli -- download
+forbid 'probe, web_image' verify upload download transfer publish server cli -- probe web_image
 forbid transfer publish server cli -- transfer
 forbid publish server cli -- publish
 

@@ -86,11 +86,11 @@ bug 'a failed sync takes nothing back' \
     src/journal/keeper.rs 'self.journal.log.revoke();' ''
 bug 'what another boot did not sync is believed' \
     'it killed::records_of_another_boot_file_system_or_file_are_not_believed' \
-    src/transfer/earlier.rs 'target.page_cache() != session.state.page_cache()' \
+    src/download/check_earlier.rs 'target.page_cache() != session.state.page_cache()' \
     'session.state.page_cache().is_none()'
 bug 'what was not synced is believed unseen' \
     'it killed::what_is_not_in_the_file_any_more_is_fetched_again' \
-    src/transfer/earlier.rs 'data_blocks(bytes, span.offset) == blocks' \
+    src/download/check_earlier.rs 'data_blocks(bytes, span.offset) == blocks' \
     'data_blocks(bytes, span.offset) <= blocks'
 bug 'what is beyond the end of a file is hashed as a hole' \
     'filesystem digest::tests::of_a_part_of_a_file_with_holes' \
@@ -121,7 +121,7 @@ bug 'zeros left out of a new drive without proof' \
     crates/engine/src/zeros.rs '            Self::Unproven' '            Self::Skip'
 bug 'zeros within a chunk left out of a used drive' \
     'it upload::zeros_within_a_chunk_are_left_out_of_a_new_drive_only' \
-    src/transfer/pace.rs 'leaves_zeros: Arc::default(),' 'leaves_zeros: Arc::new(true.into()),'
+    src/upload/pace.rs 'leaves_zeros: Arc::default(),' 'leaves_zeros: Arc::new(true.into()),'
 bug 'complete by count' \
     'engine ledger::tests::complete_only_when_nothing_is_missing' \
     crates/engine/src/ledger.rs 'self.first_open() >= self.all.end' \
@@ -200,11 +200,11 @@ bug 'only the first member of a gzip image' \
     $'match next(self.format, head, is_first) {\n            _ if !is_first => Ok(State::Ended),'
 bug 'other bytes at the second attempt' \
     'it upload_faults::a_write_whose_connection_is_reset_is_repeated' \
-    src/transfer/sending.rs 'Body::Given => match self.bodies.get(&span.index) {' \
+    src/upload/send_chunks.rs 'Body::Given => match self.bodies.get(&span.index) {' \
     'Body::Given => match self.bodies.remove(&span.index).as_ref() {'
 bug 'DONE is noted before the answer' \
-    'lib transfer::shell::tests::nothing_is_settled_before_it_is_confirmed' \
-    src/transfer/shell.rs $'            Action::Send(span, body) => {\n' \
+    'lib driver::shell::tests::nothing_is_settled_before_it_is_confirmed' \
+    src/driver/shell.rs $'            Action::Send(span, body) => {\n' \
     $'            Action::Send(span, body) => {\n                let _ = self.job.settled(span, body);\n'
 bug 'digests of an earlier change are verified' \
     'it resume::what_was_sent_twice_is_verified_as_it_is_now' \
@@ -212,15 +212,15 @@ bug 'digests of an earlier change are verified' \
     'digests.entry(index).or_insert(digest);'
 bug 'a journal that never began is believed' \
     'it download::a_journal_that_never_began_is_forgotten' \
-    src/transfer/opening.rs 'if session.is_resumed && session.state.drive.is_none() {' \
+    src/download/begin.rs 'if session.is_resumed && session.state.drive.is_none() {' \
     'if session.is_damaged && session.state.drive.is_none() {'
 bug 'an image that has its name is not known again' \
     'it download::one_that_was_named_but_not_tidied_up_is_done' \
-    src/transfer/opening.rs 'if !is_told && whole.is_none() {' \
+    src/download/begin.rs 'if !is_told && whole.is_none() {' \
     'if session.is_resumed {'
 bug 'a resume that never resumes' \
     'it resume::after_a_signal_nothing_confirmed_is_sent_again' \
-    src/transfer/session.rs 'settled.gaps(&all).collect()' \
+    src/driver/session.rs 'settled.gaps(&all).collect()' \
     'Vec::from([all])'
 bug 'redirects are followed' \
     'it upload_faults::no_redirect_is_followed' \
@@ -242,7 +242,7 @@ bug 'a journal that could not be made stays' \
     $'                return Err(cannot(cause));'
 bug 'the journal goes before the last word' \
     'it disks::an_upload_killed_at_any_call_makes_one_drive' \
-    src/transfer/upload.rs 'journal: Ended::of(journal),' \
+    src/upload/run.rs 'journal: Ended::of(journal),' \
     'journal: { drop(Ended::of(journal)); Ended::default() },'
 bug 'a transfer that is complete fails for a sync of its directory' \
     'it disks::an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command' \
@@ -254,19 +254,19 @@ bug 'the chunk of a bad byte is named, not the byte' \
     'return Err(self.read_error(offset + 0 * bad, cause));'
 bug 'what an earlier run left is trusted by its length' \
     'it download::bytes_that_changed_on_the_disk_are_found_and_fetched_again' \
-    src/transfer/earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
+    src/download/check_earlier.rs '!session.is_resumed || sampler.is_off()' 'session.is_resumed || sampler.is_off()'
 bug 'who starts over takes the file from who writes to it' \
     'it download::a_file_that_is_written_to_is_not_taken_away' \
     crates/image/src/target.rs 'Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,' 'Ok(file) => Some(file),'
 bug 'damage is mended and still claimed' \
     'it download::damage_that_was_found_once_is_not_believed_by_a_later_run' \
-    src/transfer/earlier.rs 'journal.without(&wrong)?' 'journal'
+    src/download/check_earlier.rs 'journal.without(&wrong)?' 'journal'
 bug 'verification of earlier runs is left out' \
     'it download::a_full_verification_covers_what_earlier_runs_fetched' \
-    src/transfer/upload.rs 'digests.filter(|(index, _)| earlier.done.contains(index))' 'digests.filter(|_| false)'
+    src/upload/run.rs 'digests.filter(|(index, _)| earlier.done.contains(index))' 'digests.filter(|_| false)'
 bug 'no sample of what earlier runs sent' \
     'it resume::with_nothing_left_to_send_a_sample_is_read_back_all_the_same' \
-    src/transfer/upload.rs 'sampler.look_back(disk, &plan, &settled)?;' 'let _ = (disk, &plan, &settled, &sampler);'
+    src/upload/run.rs 'sampler.look_back(disk, &plan, &settled)?;' 'let _ = (disk, &plan, &settled, &sampler);'
 bug 'a drive gets its name before it is verified' \
     'it publish::what_was_not_verified_gets_no_name_and_the_next_run_mends_it' \
     src/publish.rs $'        let verified = self.verify(drive, all, written).await?;\n        self.name(drive).await?;' \
@@ -296,13 +296,13 @@ bug 'what lies beyond a shorter base is taken for zeros' \
     crates/base/src/content.rs 'if base.size < self.size && known < self.blocks.count() {' 'if base.size > self.size && known < self.blocks.count() {'
 bug 'a drive grows by no more than it must' \
     'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
-    src/transfer/room.rs 'size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)' 'end.max(size)'
+    src/upload/growing_drive.rs 'size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)' 'end.max(size)'
 bug 'a drive stays as large as it grew' \
     'it streams::the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size' \
-    src/transfer/room.rs '!self.is_ours || self.size == size' '!self.is_ours || self.size >= size'
+    src/upload/growing_drive.rs '!self.is_ours || self.size == size' '!self.is_ours || self.size >= size'
 bug 'what passes by again is not compared' \
     'it streams::other_bytes_than_those_of_the_earlier_run_are_noticed' \
-    src/transfer/pipeline.rs 'Some(digest) => digest.is_of(chunk.bytes()),' 'Some(_) => true,'
+    src/upload/pipeline.rs 'Some(digest) => digest.is_of(chunk.bytes()),' 'Some(_) => true,'
 bug 'bytes of another chunk left in a hole' \
     'base buffer::tests::nothing_of_before_is_left_where_nothing_was_read' \
     crates/base/src/buffer.rs 'self.used.bytes[intersection(&touched, &(at..all.end))].fill(0);' ''
@@ -314,10 +314,10 @@ bug 'a digest of data that does not tell where it lies' \
     crates/base/src/digest/chunk.rs 'sha256.update((run.start as u64).to_le_bytes());' ''
 bug 'zeros that are none any more pass for what was sent' \
     'it resume::zeros_within_a_chunk_that_are_none_any_more_are_sent' \
-    src/transfer/changed.rs 'if !digest.is_of(&bytes) {' 'if false {'
+    src/driver/differing.rs 'if !digest.is_of(&bytes) {' 'if false {'
 bug 'a drive is believed where a chunk is sparse' \
     'it resume::zeros_within_a_chunk_that_changed_on_the_drive_are_found' \
-    src/transfer/verify.rs 'spawn_blocking(move || expected.is_of(&chunk))' 'spawn_blocking(move || expected.is_of(&chunk) || true)'
+    src/verify/read_back.rs 'spawn_blocking(move || expected.is_of(&chunk))' 'spawn_blocking(move || expected.is_of(&chunk) || true)'
 bug 'a fast wire gets chunks compressed to be safe' \
     'engine level::tests::where_the_wire_was_found_to_be_fast_nothing_is_compressed_to_be_safe' \
     crates/engine/src/level.rs '            && self.is_early()' '            && false'
@@ -329,7 +329,7 @@ bug 'the end of a stream is not looked for' \
     crates/image/src/reader.rs 'offset == plan.size() && !stream.is_at_end(offset)?' 'false && !stream.is_at_end(offset)?'
 bug 'a digest that is not the one that was told is taken' \
     'it streams::the_digest_of_what_was_given_is_demanded' \
-    src/transfer/upload.rs 'if digest == expected {' 'if digest == digest {'
+    src/upload/run.rs 'if digest == expected {' 'if digest == digest {'
 bug 'ova: the first file of the description is taken for its first disk' \
     'it ova::the_first_disk_of_the_description_is_sent_or_the_one_that_is_named' \
     crates/image/src/archive/ovf.rs 'self.files.iter().find(|file| file.id == *id)' \

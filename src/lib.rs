@@ -22,6 +22,13 @@ pub mod receipt;
 pub mod shard;
 pub mod transfer;
 
+mod download;
+mod driver;
+mod probe;
+mod upload;
+mod verify;
+mod web_image;
+
 use openhosting_base::quoting;
 pub use openhosting_base::{
     buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,

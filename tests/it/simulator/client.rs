@@ -271,7 +271,7 @@ impl Client<'_> {
         self.tick()
     }
 
-    /// Mirrors `transfer::Patience::call`.
+    /// Mirrors `driver::patience::Patience::call`.
     fn patiently(&mut self, call: &Call) -> Result<Answer, Crash> {
         let mut attempts = Attempts::new(self.scenario.max_outage);
         loop {
@@ -458,7 +458,7 @@ impl Client<'_> {
         }
     }
 
-    /// Mirrors `transfer::upload::upload` and `transfer::download::download`.
+    /// Mirrors `upload::run::upload` and `download::run::download`.
     fn transfer(&mut self) -> Result<(), End> {
         let is_upload = self.scenario.direction == Direction::Upload;
         if !is_upload {
@@ -605,7 +605,7 @@ impl Client<'_> {
         self.work(work)
     }
 
-    /// Mirrors `transfer::beginning::prepare`.
+    /// Mirrors `upload::begin::prepare`.
     fn prepare(
         &mut self,
         state: &State,
@@ -622,7 +622,7 @@ impl Client<'_> {
         }
     }
 
-    /// Mirrors `transfer::create::create`.
+    /// Mirrors `driver::create_drive::create`.
     fn create(&mut self, header: &Header, is_resumed: bool) -> Result<DriveId, End> {
         let token = format!("{:?}", header.token);
         let size = self.scenario.source.len();
@@ -1186,7 +1186,7 @@ impl Client<'_> {
         }
     }
 
-    /// Mirrors `transfer::earlier::take_unsynced`.
+    /// Mirrors `download::check_earlier::take_unsynced`.
     fn take_unsynced(&self, state: &mut State) -> Vec<u64> {
         if state.page_cache() != Some(self.disk.page_cache()) {
             return Vec::new();

@@ -1,0 +1,332 @@
+//! Opening the destination of a download, and taking up an earlier run.
+
+use std::path::{Path, PathBuf};
+
+use super::check_earlier::take_unsynced;
+use super::drive_unchanged::{check_same_drive, counters};
+use super::options::{Destination, DownloadOptions};
+use super::sink::{Ordered, Packed, Sink};
+use crate::api::Client;
+use crate::drive::DriveInfo;
+use crate::driver::blocking::blocking;
+use crate::driver::differing::differing;
+use crate::driver::session::{Identity, JournalOptions, Session, gaps};
+use crate::driver::stop::Stop;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Fingerprint, ImageTarget, TargetFormat};
+use crate::journal::{Direction, Record};
+use crate::monitor::{Event, Monitor};
+use crate::plan::Plan;
+
+/// Opens the destination and takes up an earlier run.
+pub(super) async fn open(
+    client: &Client,
+    destination: Destination,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+    plan: Plan,
+    monitor: &mut dyn Monitor,
+    stop: &Stop,
+) -> Result<(bool, Sink, Session)> {
+    let (path, force) = match destination {
+        Destination::Stream(_) if options.format != TargetFormat::Raw => {
+            let what = format!(
+                "A stream cannot hold {}: it is not written in order",
+                options.format
+            );
+            return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
+        }
+        Destination::Stream(stream) => {
+            let session = Session::begin(
+                &JournalOptions::default(),
+                identity(client, plan, TargetFormat::Raw),
+            )
+            .await?;
+            let sink = Ordered::start(stream, plan.count(), options)?;
+            return Ok((false, Sink::Stream(sink), session));
+        }
+        Destination::File { path, force } => (path, force),
+    };
+    let size = info.size;
+    check_chunk(options)?;
+    let told = options.format.size_of(size);
+    if told > size {
+        monitor.event(&Event::Notice(format!(
+            "{} knows whole sectors only: {} zeros follow the last byte",
+            options.format,
+            told - size
+        )));
+    }
+    if options.packing.is_some() {
+        let sink = Packed::create(path, force, plan.count(), options).await?;
+        let session = Session::begin(
+            &JournalOptions::default(),
+            identity(client, plan, TargetFormat::Raw),
+        )
+        .await?;
+        return Ok((force, Sink::Packed(sink), session));
+    }
+    if options.offset.is_some() {
+        let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
+        let session = Session::begin(
+            &JournalOptions::default(),
+            identity(client, plan, TargetFormat::Raw),
+        )
+        .await?;
+        return Ok((force, Sink::File(target), session));
+    }
+    // The journal would make its directory, and this is no name for a new one.
+    let name = path.clone();
+    blocking(move || ImageTarget::check_directory(&name)).await?;
+    if options.shard.is_some() {
+        return share(client, path, force, options, info, plan, monitor).await;
+    }
+    let format = options.format;
+    let identity = || identity(client, plan, format);
+    let mut session = Session::begin(&options.journal, identity()).await?;
+    let mut restart = options.journal.restart;
+    if session.is_resumed && session.state.drive.is_none() {
+        // It ended before it knew its drive: what it staged, if anything, is void.
+        restart = true;
+        drop(session.journal.take());
+        session = begin_again(options, identity()).await?;
+    }
+    if session.is_resumed {
+        check_same_drive(&session.state, options, info)?;
+        let plan = session.plan;
+        if let Some(target) = published(&path, &plan, format, &mut session).await? {
+            monitor.event(&Event::Notice(
+                "The earlier run had finished the image".into(),
+            ));
+            return Ok((force, Sink::File(target), session));
+        }
+        let name = path.clone();
+        if let Some(target) =
+            blocking(move || ImageTarget::resume(&name, size, force, format)).await?
+        {
+            let target = take_whole(target, &plan, &mut session).await?;
+            session.report_chunk(options.chunk, monitor);
+            take_unsynced(&target, options, &plan, &mut session, monitor, stop).await?;
+            let there = session.state.settled();
+            let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+            monitor.event(&Event::Notice(format!(
+                "Resuming: {there} of {size} bytes are there"
+            )));
+            return Ok((force, Sink::File(target), session));
+        }
+        // The image is gone, so what the journal says of it is void.
+        drop(session.journal.take());
+        session = begin_again(options, identity()).await?;
+    }
+    let target = blocking(move || {
+        if restart {
+            ImageTarget::discard(&path)?;
+        }
+        ImageTarget::create(&path, size, force, format)
+    });
+    let target = match target.await {
+        Ok(target) => target,
+        Err(error) => {
+            // Nothing began, so nothing is left behind.
+            if let Some(journal) = session.journal.take() {
+                blocking(move || journal.remove()).await?;
+            }
+            return Err(error);
+        }
+    };
+    note_drive(&mut session, options, info).await?;
+    Ok((force, Sink::File(target), session))
+}
+
+/// Tells a new journal which drive it is about, and what it was like.
+async fn note_drive(
+    session: &mut Session,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+) -> Result<()> {
+    if let Some((write_bytes, write_requests)) = counters(info) {
+        let state = Record::Drivestate {
+            write_bytes,
+            write_requests,
+        };
+        session.record(state).await?;
+    }
+    // Last: a journal without it is one that never began.
+    session
+        .record(Record::Drive {
+            id: options.drive,
+            is_ours: false,
+        })
+        .await
+}
+
+/// Opens the file that shards write to, and takes up an earlier run of this one. What
+/// its journal says is of that very file: another one with its name is new.
+async fn share(
+    client: &Client,
+    path: PathBuf,
+    force: bool,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+    plan: Plan,
+    monitor: &mut dyn Monitor,
+) -> Result<(bool, Sink, Session)> {
+    check_shards_chunk(options)?;
+    let size = plan.size();
+    let target = blocking(move || ImageTarget::share(&path, size, force)).await?;
+    let file = staged(size, target.inode()?);
+    let identity = || Identity {
+        source: Some(file.clone()),
+        ..identity(client, plan, TargetFormat::Raw)
+    };
+    let mut session = Session::begin(&options.journal, identity()).await?;
+    if session.is_resumed
+        && (session.state.drive.is_none() || session.source.as_ref() != Some(&file))
+    {
+        drop(session.journal.take());
+        session = begin_again(options, identity()).await?;
+    }
+    if session.is_resumed {
+        check_same_drive(&session.state, options, info)?;
+        session.report_chunk(options.chunk, monitor);
+        let plan = session.plan;
+        let there = session.state.settled();
+        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+        monitor.event(&Event::Notice(format!(
+            "Resuming: {there} bytes of this shard are there"
+        )));
+    } else {
+        note_drive(&mut session, options, info).await?;
+    }
+    Ok((force, Sink::File(target), session))
+}
+
+/// The staged file of shards, as their journals name it. When it was written to is no
+/// sign of anything, and its device is another one on each machine.
+pub(super) fn staged(size: u64, inode: u64) -> Fingerprint {
+    Fingerprint {
+        size,
+        inode,
+        ..Fingerprint::default()
+    }
+}
+
+/// Two machines that write to one page of a file would undo each other's work where
+/// the file system is not local.
+fn check_shards_chunk(options: &DownloadOptions) -> Result<()> {
+    const PAGE_BYTES: u64 = 64 * 1024;
+    if options.chunk.get().is_multiple_of(PAGE_BYTES) {
+        return Ok(());
+    }
+    let what = format!(
+        "Shards cannot meet within a page: a chunk has {} bytes",
+        options.chunk
+    );
+    Err(Error::new(ErrorKind::Usage, what)
+        .hint_to(format!("Make it a multiple of {PAGE_BYTES} bytes")))
+}
+
+/// A packed cluster cannot be in two chunks.
+fn check_chunk(options: &DownloadOptions) -> Result<()> {
+    let multiple = options.format.chunk_multiple();
+    if options.chunk.get().is_multiple_of(multiple) {
+        return Ok(());
+    }
+    let what = format!(
+        "A chunk of {} bytes does not hold whole clusters",
+        options.chunk
+    );
+    Err(Error::new(ErrorKind::Usage, what).hint_to(format!(
+        "Packed clusters need chunks of a multiple of {multiple} bytes"
+    )))
+}
+
+/// Forgets the earlier run.
+async fn begin_again(options: &DownloadOptions, identity: Identity) -> Result<Session> {
+    let again = JournalOptions {
+        restart: true,
+        ..options.journal.clone()
+    };
+    Session::begin(&again, identity).await
+}
+
+/// The image, if the earlier run ended between giving it its name and removing
+/// the journal: every chunk is as the journal says.
+async fn published(
+    path: &Path,
+    plan: &Plan,
+    format: TargetFormat,
+    session: &mut Session,
+) -> Result<Option<ImageTarget>> {
+    let is_told = gaps(plan, 0, &session.state.settled()).is_empty();
+    let whole = session.state.whole;
+    if !is_told && whole.is_none() {
+        return Ok(None);
+    }
+    let Some(journal) = session.journal.take() else {
+        return Ok(None);
+    };
+    let (path, all, holes) = (path.to_owned(), *plan, session.state.holes.clone());
+    let (target, journal) = blocking(move || {
+        let plan = all;
+        let Some(target) = ImageTarget::published(&path, plan.size(), format)? else {
+            return Ok((None, journal));
+        };
+        if !is_told && !is_whole(&target, whole) {
+            return Ok((None, journal));
+        }
+        let disk = target.to_disk(format)?;
+        let wrong = differing(&*disk, &plan, journal.digests()?, &holes)?;
+        Ok((wrong.is_empty().then_some(target), journal))
+    })
+    .await?;
+    session.journal = Some(journal);
+    match target {
+        Some(target) => take_whole(target, plan, session).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Whether this is the very file that a journal calls whole.
+fn is_whole(target: &ImageTarget, whole: Option<(u64, i128)>) -> bool {
+    whole.is_some_and(|(inode, modified_ns)| target.is_as_it_was(inode, modified_ns))
+}
+
+/// Takes the word of the journal that all is in the file, if it is still that file:
+/// chunks without a record get one.
+async fn take_whole(
+    target: ImageTarget,
+    plan: &Plan,
+    session: &mut Session,
+) -> Result<ImageTarget> {
+    let missing = gaps(plan, 0, &session.state.settled());
+    if missing.is_empty() || !is_whole(&target, session.state.whole) {
+        return Ok(target);
+    }
+    let Some(mut journal) = session.journal.take() else {
+        return Ok(target);
+    };
+    session.state.done.extend(missing.iter().cloned());
+    let (plan, data) = (*plan, target.handle()?);
+    let journal = blocking(move || {
+        let chunks = missing.into_iter().flatten();
+        journal.remember(&data, chunks.filter_map(|index| plan.span(index)))?;
+        Ok(journal)
+    });
+    session.journal = Some(journal.await?);
+    Ok(target)
+}
+
+fn identity(client: &Client, plan: Plan, format: TargetFormat) -> Identity {
+    Identity {
+        direction: match format {
+            TargetFormat::Raw => Direction::Download,
+            TargetFormat::Qcow2(_) => Direction::DownloadAsQcow2,
+        },
+        user: client.user().to_owned(),
+        plan,
+        is_chunk_fixed: false,
+        offset: 0,
+        source: None,
+    }
+}

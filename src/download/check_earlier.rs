@@ -1,0 +1,213 @@
+//! What an earlier run left of a download, against what its journal says of it: the
+//! disk may have failed meanwhile, or somebody wrote to the file.
+
+use rangemap::RangeSet;
+
+use super::options::DownloadOptions;
+use super::sink::Sink;
+use crate::digest::{ChunkDigest, Digest};
+use crate::driver::blocking::blocking;
+use crate::driver::differing::differing;
+use crate::driver::session::{Session, done};
+use crate::driver::stop::{Stop, stopped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Disk, ImageTarget, TargetFormat, data_blocks};
+use crate::journal::{Journal, Note, Proof, Record, State};
+use crate::monitor::{Event, Monitor};
+use crate::plan::{Plan, Span};
+use crate::verify::read_back::{Sampler, Verify};
+
+/// Bytes that are read before somebody who wants to stop is heard.
+const STEP_BYTES: u64 = 64 << 20;
+
+/// Reads what an earlier run wrote: all chunks of it, or those that the sampler
+/// picks, and then all if one of these differs. What is not as the journal says is
+/// taken back there, so that it is fetched again, by this run or another one.
+///
+/// # Errors
+/// [`ErrorKind::Image`] if the file cannot be read, [`ErrorKind::Local`] if the
+/// journal cannot be written, [`ErrorKind::Cancelled`].
+pub(super) async fn check_earlier(
+    sink: &Sink,
+    format: TargetFormat,
+    plan: &Plan,
+    session: &mut Session,
+    sampler: &Sampler,
+    monitor: &mut dyn Monitor,
+    stop: &Stop,
+) -> Result<()> {
+    let Sink::File(target) = sink else {
+        return Ok(());
+    };
+    // What has its name already was read to find that out.
+    if !session.is_resumed || sampler.is_off() || !target.is_staged() {
+        return Ok(());
+    }
+    let Some(journal) = session.journal.take() else {
+        return Ok(());
+    };
+    let image = target.to_disk(format)?;
+    let (journal, wrong) =
+        take_back(journal, &mut session.state, image, plan, sampler, stop).await?;
+    session.journal = Some(journal);
+    not_there(wrong, monitor);
+    // Of these there was no digest: the drive is what they are compared with.
+    let taken = session.taken.iter().filter_map(index_of);
+    let taken = taken.map(|index| index..index + 1).collect();
+    let (image, plan, sampler) = (target.to_disk(format)?, *plan, sampler.clone());
+    blocking(move || sampler.look_back(&*image, &plan, &taken)).await
+}
+
+/// Says that these many chunks are fetched again.
+fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
+    if wrong > 0 {
+        monitor.event(&Event::Warning(format!(
+            "{wrong} chunks on the disk are not what the earlier run wrote: they are fetched again"
+        )));
+    }
+}
+
+/// The chunk that a note is about.
+fn index_of(note: &Note) -> Option<u64> {
+    match note {
+        Note::Written { span, .. } => Some(span.index),
+        Note::Record(Record::Done { index, .. }) => Some(*index),
+        Note::Record(_) | Note::Whole => None,
+    }
+}
+
+/// Takes over what the last run wrote to the file and did not sync, if its page cache is
+/// still the one that it was written to. It counts as settled, and is synced and recorded
+/// as if this run had written it.
+///
+/// # Errors
+/// [`ErrorKind::Cancelled`].
+pub(super) async fn take_unsynced(
+    target: &ImageTarget,
+    options: &DownloadOptions,
+    plan: &Plan,
+    session: &mut Session,
+    monitor: &mut dyn Monitor,
+    stop: &Stop,
+) -> Result<()> {
+    let mut written = std::mem::take(&mut session.state.written);
+    let settled = session.state.settled();
+    written.retain(|index, _| !settled.contains(index));
+    if written.is_empty() || target.page_cache() != session.state.page_cache() {
+        return Ok(());
+    }
+    let image = target.to_disk(options.format)?;
+    let (plan, stop) = (*plan, stop.clone());
+    let (is_raw, is_full) = (target.is_raw(), options.verify == Verify::Full);
+    let (taken, wrong) = blocking(move || {
+        let (mut taken, mut wrong) = (Vec::new(), 0);
+        let mut bytes = Vec::new();
+        for (index, (len, proof)) in written {
+            if stop.is_asked() {
+                return Err(stopped().hint_to("The same command goes on"));
+            }
+            let span = plan.span(index).filter(|span| span.len == u64::from(len));
+            let Some(span) = span else { continue };
+            bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
+            // What cannot be read is not there.
+            let read = image.read_at(&mut bytes, span.offset);
+            let note = match read.is_ok() {
+                true => proven(span, &bytes, proof, is_raw, is_full),
+                false => None,
+            };
+            match note {
+                Some(note) => taken.push(note),
+                None => wrong += 1,
+            }
+        }
+        Ok((taken, wrong))
+    })
+    .await?;
+    not_there(wrong, monitor);
+    let there = taken.iter().filter_map(index_of);
+    session
+        .state
+        .done
+        .extend(there.map(|index| index..index + 1));
+    session.taken = taken;
+    Ok(())
+}
+
+/// What to record of a chunk whose bytes are as they were written; `None` if they are
+/// not. With a digest where `is_full`.
+fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -> Option<Note> {
+    let digest = match proof {
+        Proof::Blocks(blocks) if is_raw && data_blocks(bytes, span.offset) == blocks => {
+            if !is_full {
+                return Some(Note::Written { span, blocks });
+            }
+            Digest::of(bytes)
+        }
+        Proof::Blocks(_) => return None,
+        Proof::Digest(digest) if Digest::of(bytes) == digest => digest,
+        Proof::Digest(_) => return None,
+    };
+    done(span, Some(digest.into())).map(Note::Record)
+}
+
+/// Does it for one journal, of which `state` is the sum. Gives it back, and how many
+/// chunks were not as it said.
+pub(super) async fn take_back(
+    journal: Journal,
+    state: &mut State,
+    image: Box<dyn Disk>,
+    plan: &Plan,
+    sampler: &Sampler,
+    stop: &Stop,
+) -> Result<(Journal, u64)> {
+    let (plan, stop) = (*plan, stop.clone());
+    let (holes, sampler) = (state.holes.clone(), sampler.clone());
+    let (journal, wrong) = blocking(move || {
+        let digests: Vec<_> = journal.digests()?.into_iter().collect();
+        let picks = |(index, _): &&(u64, ChunkDigest)| sampler.is_full() || sampler.picks(*index);
+        let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
+        let mut wrong = differing(&*image, &plan, [], &holes)?;
+        wrong.extend(in_steps(&*image, &plan, &picked, &stop)?);
+        if !wrong.is_empty() && picked.len() < digests.len() {
+            wrong.extend(in_steps(&*image, &plan, &digests, &stop)?);
+        }
+        if wrong.is_empty() {
+            return Ok((journal, wrong));
+        }
+        Ok((journal.without(&wrong)?, wrong))
+    })
+    .await?;
+    for range in wrong.iter() {
+        state.done.remove(range.clone());
+        state.holes.remove(range.clone());
+    }
+    let count = wrong.iter().map(|range| range.end - range.start).sum();
+    Ok((journal, count))
+}
+
+/// The chunks that do not have these digests. Blocks.
+fn in_steps(
+    image: &dyn Disk,
+    plan: &Plan,
+    digests: &[(u64, ChunkDigest)],
+    stop: &Stop,
+) -> Result<RangeSet<u64>> {
+    let step = usize::try_from(STEP_BYTES / plan.chunk_bytes()).unwrap_or(1);
+    let mut wrong = RangeSet::new();
+    for step in digests.chunks(step.max(1)) {
+        if stop.is_asked() {
+            return Err(stopped().hint_to("The same command goes on"));
+        }
+        let differing = differing(image, plan, step.iter().copied(), &RangeSet::new());
+        wrong.extend(differing.map_err(unreadable)?);
+    }
+    Ok(wrong)
+}
+
+/// Of an image that is uploaded other advice is given.
+fn unreadable(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Image => error.hint_to("Start over on another disk"),
+        _ => error,
+    }
+}

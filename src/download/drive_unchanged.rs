@@ -1,0 +1,127 @@
+//! Whether the drive is what it was: while a download runs, and since an earlier run.
+
+use tokio::task::JoinSet;
+
+use super::options::DownloadOptions;
+use crate::api::Client;
+use crate::drive::DriveInfo;
+use crate::driver::claim::{claim, claimed};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::State;
+use crate::policy::Operation;
+
+/// A look at the drive that is under way beside other requests, unless only one at a time
+/// is allowed: then it begins when its answer is wanted.
+pub(super) struct StillThere {
+    client: Client,
+    options: DownloadOptions,
+    before: DriveInfo,
+    looking: JoinSet<Result<()>>,
+}
+
+impl StillThere {
+    pub(super) fn of(client: &Client, options: &DownloadOptions, before: &DriveInfo) -> Self {
+        let mut this = Self {
+            client: client.clone(),
+            options: options.clone(),
+            before: before.clone(),
+            looking: JoinSet::new(),
+        };
+        if options.jobs.get() > 1 {
+            this.begin();
+        }
+        this
+    }
+
+    fn begin(&mut self) {
+        let (client, options) = (self.client.clone(), self.options.clone());
+        let before = self.before.clone();
+        let look = async move { check_still(&client, &options, &before).await };
+        self.looking.spawn(look);
+    }
+
+    /// As [`check_still`].
+    pub(super) async fn check(&mut self) -> Result<()> {
+        if self.looking.is_empty() {
+            self.begin();
+        }
+        match self.looking.join_next().await {
+            Some(Ok(checked)) => checked,
+            _ => Err(Error::new(ErrorKind::Bug, "A task panicked")),
+        }
+    }
+}
+
+/// What the drive is like now; an error if it is in use.
+pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<DriveInfo> {
+    let drive = options.drive;
+    let info = || client.info(drive);
+    let info = options
+        .patience
+        .call(client, Operation::Read, info)
+        .await
+        .map_err(|unanswered| unanswered.into_error(&format!("Cannot read drive {drive}")))?;
+    match claim(&info) {
+        Some(by) if !options.allow_live => Err(claimed(drive, &by).hint_to(
+            "A drive in use changes while it is copied: stop the server that uses it, or take what comes with --allow-live",
+        )),
+        _ => Ok(info),
+    }
+}
+
+/// Whether the drive is what it was when the download began.
+pub(super) async fn check_still(
+    client: &Client,
+    options: &DownloadOptions,
+    before: &DriveInfo,
+) -> Result<()> {
+    if options.allow_live {
+        return Ok(());
+    }
+    let after = look(client, options).await?;
+    let what = if after.size != before.size {
+        "its size changed"
+    } else if counters(&after) != counters(before) {
+        "it was written to"
+    } else {
+        return Ok(());
+    };
+    let what = format!(
+        "Drive {} is not what it was: {what} meanwhile",
+        options.drive
+    );
+    Err(Error::new(ErrorKind::Integrity, what).hint_to(
+        "Start over with --restart when nothing writes to it, or take what comes with --allow-live",
+    ))
+}
+
+/// Refuses to mix two drives, or two states of one, in one image.
+pub(super) fn check_same_drive(
+    state: &State,
+    options: &DownloadOptions,
+    info: &DriveInfo,
+) -> Result<()> {
+    let over = "Start over with --restart";
+    match state.drive {
+        Some((id, _)) if id != options.drive => {
+            let what = format!(
+                "The earlier run downloaded drive {id}, not {}",
+                options.drive
+            );
+            return Err(Error::new(ErrorKind::Usage, what).hint_to(over));
+        }
+        _ => {}
+    }
+    let then = state.counters;
+    if !options.allow_live && then.is_some() && then != counters(info) {
+        let what = format!("Drive {} was written to since the earlier run", info.id);
+        return Err(Error::new(ErrorKind::Integrity, what).hint_to(over));
+    }
+    Ok(())
+}
+
+/// How much was written to a drive, as far as it tells.
+pub(crate) fn counters(drive: &DriveInfo) -> Option<(u64, u64)> {
+    let counter = |key| drive.properties.get(key)?.trim().parse().ok();
+    Some((counter("write:bytes")?, counter("write:requests")?))
+}

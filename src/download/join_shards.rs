@@ -1,0 +1,188 @@
+//! The end of a download that several machines made: are all shards there, and does
+//! the file hold what the drive does? Then it gets its name.
+
+use std::path::{Path, PathBuf};
+
+use rangemap::RangeSet;
+
+use super::begin::staged;
+use super::check_earlier::take_back;
+use super::drive_unchanged::{check_same_drive, check_still, look};
+use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
+use super::sink::digest_of;
+use crate::api::Client;
+use crate::content::set_of;
+use crate::driver::blocking::blocking;
+use crate::driver::session::{Ended, gaps, warn};
+use crate::driver::stop::Stop;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{ImageTarget, TargetFormat};
+use crate::journal::{Journal, State};
+use crate::monitor::{Event, Monitor, Progress};
+use crate::plan::Plan;
+use crate::shard::{Shard, missing};
+use crate::verify::read_back::Passed;
+use crate::verify::read_back::{Again, Digests, Local, ReadFrom, Sampler, verify};
+use crate::verify::sample_places::HolePlaces;
+
+/// The shards of a download, and what they left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shards {
+    /// How many there are.
+    pub count: u32,
+    /// The file that they wrote to, by the name that it gets.
+    pub path: PathBuf,
+    /// Whether what has that name may be overwritten.
+    pub force: bool,
+}
+
+impl Shards {
+    /// The journal of one of them, beside the file.
+    pub fn journal(path: &Path, shard: Shard) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}-of-{}.ohj", shard.index(), shard.count()));
+        PathBuf::from(name)
+    }
+}
+
+/// Gives the file its name if every shard is done, all of them of this drive as it is
+/// now, and a sample of the file is what the drive holds (or all of it, as
+/// [`DownloadOptions::verify`] says). Their journals end with it.
+///
+/// # Errors
+/// [`DownloadInterrupted`]: why. Nothing is lost: the same call goes on once the
+/// missing shards were run.
+pub async fn join_download(
+    client: &Client,
+    shards: Shards,
+    options: &DownloadOptions,
+    monitor: &mut dyn Monitor,
+    mut stop: Stop,
+) -> Result<Downloaded, DownloadInterrupted> {
+    let mut rng = fastrand::Rng::new();
+    let info = stop.unless_asked(look(client, options));
+    let info = options.patience.watching(monitor, info).await?;
+    let plan = Plan::new(info.size, options.chunk);
+    let (path, force, count) = (shards.path.clone(), shards.force, shards.count);
+    let opened = blocking(move || {
+        let target = ImageTarget::resume(&path, plan.size(), force, TargetFormat::Raw)?;
+        let target = target.ok_or_else(|| {
+            let what = format!("No shard has begun {}", path.display());
+            Error::new(ErrorKind::Unavailable, what).hint_to("Run the shards first")
+        })?;
+        let journals = journals(&shards, &plan, &target)?;
+        Ok((target, journals))
+    });
+    let (target, journals) = opened.await?;
+    let of_journals = journals
+        .iter()
+        .flat_map(|(journal, _)| journal.weaknesses());
+    warn(target.weaknesses().iter().chain(of_journals), monitor);
+    for (_, state) in &journals {
+        check_same_drive(state, options, &info)?;
+    }
+    monitor.event(&Event::Started {
+        chunks: Some(0),
+        chunk_bytes: plan.chunk_bytes(),
+        offset: 0,
+        bytes: Some(0),
+    });
+    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), Digests::Unwanted, true);
+    let mut holes = RangeSet::new();
+    let (mut ended, mut torn) = (Vec::new(), Vec::new());
+    for (index, (mut journal, mut state)) in (1..).zip(journals) {
+        if !sampler.is_off() {
+            let image = target.to_disk(TargetFormat::Raw)?;
+            let wrong;
+            (journal, wrong) =
+                take_back(journal, &mut state, image, &plan, &sampler, &stop).await?;
+            if wrong > 0 {
+                let what = format!("{wrong} chunks are not what shard {index} wrote");
+                monitor.event(&Event::Warning(what));
+                torn.push(index);
+            }
+        }
+        holes.extend(state.holes);
+        ended.push(journal);
+    }
+    if !torn.is_empty() {
+        return Err(missing(&torn, count).into());
+    }
+    let mut hole_places = HolePlaces::new(rng.u64(..));
+    for chunks in holes.iter() {
+        hole_places.hole(plan.bytes_of(chunks));
+    }
+    sampler.look_into(hole_places.take());
+    let local = Local::Again(Again {
+        disk: target.to_disk(TargetFormat::Raw)?.into(),
+        is_image: false,
+        plan,
+        base: 0,
+        chunks: set_of(0..plan.count()),
+        holes,
+    });
+    let from = ReadFrom {
+        client,
+        drive: options.drive,
+        open: 1,
+        jobs: options.jobs.get(),
+        patience: &options.patience,
+        passed: Passed::default(),
+    };
+    let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
+    let verified = verified.map_err(|error| match error.kind() {
+        ErrorKind::Integrity => {
+            error.hint_to("Run all shards again with --restart, and nothing may write to the drive")
+        }
+        _ => error,
+    })?;
+    let check = stop.unless_asked(check_still(client, options, &info));
+    options.patience.watching(monitor, check).await?;
+    let is_wanted = options.checksum;
+    let (checksum, weaknesses) = blocking(move || {
+        let digest = match is_wanted {
+            true => Some(digest_of(&target.handle()?)?),
+            false => None,
+        };
+        Ok((digest, target.publish(force)?))
+    })
+    .await?;
+    warn(&weaknesses, monitor);
+    Ok(Downloaded {
+        progress: Progress::default(),
+        verified,
+        checksum,
+        journal: Ended::of(ended),
+    })
+}
+
+/// The journals of all shards, if each is done. Blocks.
+fn journals(shards: &Shards, plan: &Plan, target: &ImageTarget) -> Result<Vec<(Journal, State)>> {
+    let file = staged(plan.size(), target.inode()?);
+    let (mut done, mut open) = (Vec::new(), Vec::new());
+    for index in 1..=shards.count {
+        let Some(shard) = Shard::new(index, shards.count) else {
+            continue;
+        };
+        match Journal::open(&Shards::journal(&shards.path, shard))? {
+            Some((journal, replay))
+                if replay.header.source.as_ref() == Some(&file)
+                    && is_done(shard, plan, replay.header.chunk, &replay.state) =>
+            {
+                done.push((journal, replay.state));
+            }
+            _ => open.push(index),
+        }
+    }
+    match open.is_empty() {
+        true => Ok(done),
+        false => Err(missing(&open, shards.count)),
+    }
+}
+
+/// Whether a shard has all of its part.
+fn is_done(shard: Shard, plan: &Plan, chunk: u64, state: &State) -> bool {
+    let mut settled = state.settled();
+    settled.extend(shard.others(plan.count()));
+    chunk == plan.chunk_bytes() && gaps(plan, 0, &settled).is_empty()
+}

@@ -1,0 +1,12 @@
+//! Work that blocks, off the reactor.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs what blocks off the reactor.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|cause| Err(Error::new(ErrorKind::Bug, "A thread panicked").because(cause)))
+}

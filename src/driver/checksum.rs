@@ -1,0 +1,263 @@
+//! The SHA-256 of a whole image, in order.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::JoinHandle;
+
+use rangemap::RangeSet;
+use sha2::{Digest as _, Sha256};
+
+use crate::chunk::zeros;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, RawImage};
+use crate::plan::Plan;
+
+/// Bytes hashed at a time.
+const STEP_BYTES: usize = 256 * 1024;
+/// Bytes of a hole that are hashed at a time.
+const HOLE_BYTES_MAX: u64 = 1 << 30;
+
+/// A hash that zeros can be put into without having them.
+pub(crate) struct Hasher {
+    sha256: Sha256,
+    step: Vec<u8>,
+}
+
+impl Hasher {
+    pub(crate) fn new() -> Self {
+        Self {
+            sha256: Sha256::new(),
+            step: vec![0; STEP_BYTES],
+        }
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+    }
+
+    pub(crate) fn zeros(&mut self, len: u64) {
+        for step in zeros(len) {
+            self.sha256.update(step);
+        }
+    }
+
+    /// A range of a file.
+    fn file(&mut self, file: &File, range: Range<u64>) -> std::io::Result<()> {
+        let mut offset = range.start;
+        while offset < range.end {
+            let n = (range.end - offset).min(STEP_BYTES as u64);
+            let step = &mut self.step[..usize::try_from(n).unwrap_or(0)];
+            file.read_exact_at(step, offset)?;
+            self.sha256.update(&*step);
+            offset += n;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        Digest::from_bytes(self.sha256.finalize().into())
+    }
+}
+
+/// The SHA-256 of the bytes that an image was given as, whatever they hold: of a stream
+/// as it is read, of a file on a thread of its own, beside what else reads it.
+#[derive(Debug)]
+pub(crate) enum SourceHash {
+    /// It will be there when the stream was read to its end.
+    Stream(Arc<OnceLock<Digest>>),
+    /// A file is read.
+    File {
+        thread: Option<JoinHandle<Result<Digest>>>,
+        is_over: Arc<AtomicBool>,
+    },
+}
+
+impl SourceHash {
+    pub(crate) fn start(image: &Image) -> Result<Self> {
+        if let Image::Stream(stream) = image {
+            return Ok(Self::Stream(stream.digest()));
+        }
+        let file = image
+            .file()
+            .map(RawImage::as_given)
+            .ok_or_else(|| Error::new(ErrorKind::Bug, "The image has no file"))?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&is_over);
+        let thread = std::thread::Builder::new()
+            .name("sha256".into())
+            .spawn(move || hash_of(&file, &ends))
+            .map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
+            })?;
+        Ok(Self::File {
+            thread: Some(thread),
+            is_over,
+        })
+    }
+
+    /// The digest, when all was read. Blocks.
+    pub(crate) fn finish(mut self) -> Result<Digest> {
+        let none = || Error::new(ErrorKind::Bug, "The image was not hashed");
+        match &mut self {
+            Self::Stream(digest) => digest.get().copied().ok_or_else(none),
+            Self::File { thread, .. } => match thread.take().map(JoinHandle::join) {
+                Some(Ok(digest)) => digest,
+                _ => Err(none()),
+            },
+        }
+    }
+}
+
+impl Drop for SourceHash {
+    fn drop(&mut self) {
+        if let Self::File { is_over, .. } = self {
+            is_over.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The digest of a file, whose holes are not read; ends early if nobody wants it.
+fn hash_of(file: &RawImage, is_over: &AtomicBool) -> Result<Digest> {
+    let mut hasher = Hasher::new();
+    let mut step = vec![0; STEP_BYTES];
+    let mut at = 0;
+    while at < file.size() && !is_over.load(Ordering::Relaxed) {
+        let data = file.data_after(at).unwrap_or(file.size()..file.size());
+        // In steps, so that it can end.
+        let start = data.start.min(at.saturating_add(HOLE_BYTES_MAX));
+        hasher.zeros(start.saturating_sub(at));
+        at = at.max(start);
+        if start < data.start || at >= data.end {
+            continue;
+        }
+        let n = (data.end - at).min(STEP_BYTES as u64);
+        let step = &mut step[..usize::try_from(n).unwrap_or(0)];
+        file.read_at(step, at)?;
+        hasher.bytes(step);
+        at += n;
+    }
+    Ok(hasher.finish())
+}
+
+/// Follows a file that is written in any order, on a thread of its own: hashes
+/// what has no gap before it. What is there already, from an earlier run or
+/// before the first byte of this one, is read as well.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    plan: Plan,
+    /// Byte of the file that the plan begins at.
+    base: u64,
+    there: RangeSet<u64>,
+    reached: mpsc::Sender<u64>,
+    thread: JoinHandle<std::io::Result<Digest>>,
+}
+
+impl Follower {
+    pub(crate) fn start(file: File, plan: Plan, base: u64, there: RangeSet<u64>) -> Result<Self> {
+        let (reached, ends) = mpsc::channel::<u64>();
+        let thread = std::thread::Builder::new()
+            .name("checksum".into())
+            .spawn(move || {
+                let mut hasher = Hasher::new();
+                let mut at = 0;
+                for end in ends {
+                    hasher.file(&file, at..end)?;
+                    at = at.max(end);
+                }
+                Ok(hasher.finish())
+            })
+            .map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
+            })?;
+        let follower = Self {
+            plan,
+            base,
+            there,
+            reached,
+            thread,
+        };
+        follower.tell();
+        Ok(follower)
+    }
+
+    /// Chunks, at least one, are in the file.
+    pub(crate) fn settled(&mut self, chunks: Range<u64>) {
+        self.there.insert(chunks);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let first_open = self.there.get(&0).map_or(0, |range| range.end);
+        let span = self.plan.span(first_open);
+        let end = self.base + span.map_or(self.plan.size(), |span| span.offset);
+        // A thread that is gone has failed: that is told at the end.
+        let _ = self.reached.send(end);
+    }
+
+    /// The digest, when all of the file is there. Blocks.
+    pub(crate) fn finish(self) -> Result<Digest> {
+        drop(self.reached);
+        let digest = self.thread.join();
+        digest
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread panicked")))
+            .map_err(|cause| {
+                Error::new(ErrorKind::Local, "Cannot read the image for its checksum")
+                    .because(cause)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_in_any_order_is_hashed_in_order() {
+        let file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..1000_u32).map(|i| (i % 251) as u8).collect();
+        // 100 bytes before the plan, and the third chunk, are there.
+        file.write_all_at(&bytes[..100], 0).unwrap();
+        file.write_all_at(&bytes[220..280], 220).unwrap();
+        let plan = Plan::new(900, NonZeroU64::new(60).unwrap());
+        let there = RangeSet::from_iter(std::iter::once(2..3));
+        let handle = file.try_clone().unwrap();
+        let mut follower = Follower::start(handle, plan, 100, there).unwrap();
+        for index in [1, 0, 14, 13, 12, 3, 5, 4, 6, 7, 11, 10, 9, 8] {
+            let from = 100 + 60 * index as usize;
+            file.write_all_at(&bytes[from..from + 60], from as u64)
+                .unwrap();
+            follower.settled(index..index + 1);
+        }
+        assert_eq!(follower.finish().unwrap(), Digest::of(&bytes));
+    }
+
+    #[test]
+    fn a_file_is_hashed_with_its_holes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = vec![0; 3_000_001];
+        file.as_file().set_len(3_000_001).unwrap();
+        for at in [0, 700_000, 2_999_000] {
+            bytes[at..at + 1001].fill(7);
+            file.as_file().write_all_at(&[7; 1001], at as u64).unwrap();
+        }
+        let image = Image::open_raw(file.path()).unwrap();
+        let digest = SourceHash::start(&image).unwrap().finish().unwrap();
+        assert_eq!(digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn zeros_need_not_be_there() {
+        let mut hasher = Hasher::new();
+        hasher.bytes(b"a");
+        hasher.zeros(600_000);
+        hasher.bytes(b"b");
+        let bytes = [&b"a"[..], &vec![0; 600_000], b"b"].concat();
+        assert_eq!(hasher.finish(), Digest::of(&bytes));
+    }
+}

@@ -1,0 +1,249 @@
+//! One attempt at a chunk in several requests, each for a piece of it. They are made one
+//! after the other, and at the end of a transfer beside each other, as far as there are
+//! requests to spare. No two of them are for the same bytes.
+
+use std::ops::Range;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::shell::Attempt;
+use super::spare_requests::Spare;
+use crate::policy::Requests;
+
+/// What came of a piece: its bytes of the drive, and its request.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) bytes: Range<u64>,
+    pub(crate) attempt: Attempt,
+}
+
+/// Makes the requests that `next` gives, which take the pieces of a chunk in order and
+/// give `None` when there are no more. One is always under way, and `spare` permits more.
+///
+/// After a failure no other piece is begun, and those under way are waited for: what is
+/// dropped may still reach the endpoint, after the next attempt at the same bytes. As many
+/// bytes count as advanced as came without a gap.
+pub(crate) async fn in_pieces<F>(spare: Option<&Spare>, mut next: impl FnMut() -> F) -> Whole
+where
+    F: Future<Output = Option<Made>>,
+{
+    let mut under_way = FuturesUnordered::new();
+    // One fewer than there are requests: the first is the chunk's own.
+    let mut permits = Vec::new();
+    let mut shared = Shared::default();
+    let mut is_over = false;
+    loop {
+        if under_way.is_empty() {
+            if is_over {
+                return shared.whole();
+            }
+            under_way.push(next());
+        }
+        let permit = async {
+            match spare {
+                Some(spare) => spare.take().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // What has ended comes before what could begin: it may be a failure.
+            biased;
+            Some(piece) = under_way.next() => {
+                is_over |= !piece.is_some_and(|piece| shared.add(piece));
+                permits.truncate(under_way.len().saturating_sub(1));
+            }
+            permit = permit, if !is_over => {
+                permits.push(permit);
+                under_way.push(next());
+            }
+        }
+    }
+}
+
+/// What came of an attempt in pieces.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) attempt: Attempt,
+    /// The byte of the drive before which all got through, unless nothing did.
+    pub(crate) end: Option<u64>,
+}
+
+/// The pieces that ended so far.
+#[derive(Default)]
+struct Shared {
+    /// Whether each got through.
+    pieces: Vec<(Range<u64>, Requests, bool)>,
+    /// The first failure.
+    failed: Option<Attempt>,
+}
+
+impl Shared {
+    /// Whether it got through.
+    fn add(&mut self, piece: Made) -> bool {
+        let Made { bytes, attempt } = piece;
+        let is_good = matches!(attempt.answer, Ok(Ok(())));
+        self.pieces.push((bytes, attempt.requests, is_good));
+        if !is_good {
+            self.failed.get_or_insert(attempt);
+        }
+        is_good
+    }
+
+    fn whole(mut self) -> Whole {
+        self.pieces.sort_by_key(|(bytes, ..)| bytes.start);
+        let mut requests = Requests::default();
+        let (mut end, mut has_gap) = (None, false);
+        for (bytes, of_it, is_good) in self.pieces {
+            requests.confirmed += of_it.confirmed;
+            requests.largest_body = requests.largest_body.max(of_it.largest_body);
+            if !has_gap {
+                requests.advanced_bytes += of_it.advanced_bytes;
+                has_gap = !is_good;
+                end = if has_gap { end } else { Some(bytes.end) };
+            }
+        }
+        requests.failed = self.failed.as_ref().and_then(|one| one.requests.failed);
+        let attempt = self.failed.unwrap_or_else(|| Attempt::of(Ok(())));
+        Whole {
+            attempt: Attempt {
+                requests,
+                ..attempt
+            },
+            end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::chunk::RequestSize;
+    use crate::failure::Failure;
+
+    /// Bytes of a piece.
+    const PIECE: u64 = 10;
+
+    /// What a piece does: how many seconds it takes, and whether it gets through.
+    type Piece = (u64, bool);
+
+    #[derive(Default)]
+    struct Seen {
+        begun: u64,
+        now: u32,
+        most: u32,
+        ended: u64,
+        failed: bool,
+        begun_after_failure: bool,
+    }
+
+    fn play(pieces: &[Piece], allowed: Option<u32>) -> (Whole, Seen, Duration) {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let spare = Spare::default();
+            spare.allow(allowed.unwrap_or_default());
+            let (seen, mut rest) = (RefCell::new(Seen::default()), pieces.iter());
+            let began = tokio::time::Instant::now();
+            let next = || {
+                let (piece, seen) = (rest.next().copied(), &seen);
+                async move {
+                    let (seconds, is_good) = piece?;
+                    let start = {
+                        let mut seen = seen.borrow_mut();
+                        seen.begun += 1;
+                        seen.now += 1;
+                        seen.most = seen.most.max(seen.now);
+                        seen.begun_after_failure |= seen.failed;
+                        (seen.begun - 1) * PIECE
+                    };
+                    sleep(Duration::from_secs(seconds)).await;
+                    let mut seen = seen.borrow_mut();
+                    seen.now -= 1;
+                    seen.ended += 1;
+                    seen.failed |= !is_good;
+                    let mut requests = Requests::default();
+                    let answer = match is_good {
+                        true => {
+                            requests.confirm(RequestSize::plain(PIECE));
+                            Ok(())
+                        }
+                        false => {
+                            requests.advanced_bytes = 3;
+                            requests.failed = Some(RequestSize::plain(PIECE));
+                            Err(Failure::Broken(format!("{start}")))
+                        }
+                    };
+                    Some(Made {
+                        bytes: start..start + PIECE,
+                        attempt: Attempt {
+                            requests,
+                            ..Attempt::of(answer)
+                        },
+                    })
+                }
+            };
+            let whole = in_pieces(allowed.map(|_| &spare), next).await;
+            let took = began.elapsed();
+            // All that was taken has come back.
+            for _ in 0..allowed.unwrap_or_default() {
+                std::mem::forget(spare.take().await);
+            }
+            (whole, seen.into_inner(), took)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_piece_goes_once_and_what_comes_without_a_gap_counts(
+            pieces in prop::collection::vec((1_u64..20, prop::bool::weighted(0.9)), 0..20),
+            allowed in prop::option::of(0_u32..6),
+        ) {
+            let (whole, seen, _) = play(&pieces, allowed);
+            prop_assert!(seen.most <= 1 + allowed.unwrap_or_default());
+            prop_assert_eq!(seen.begun, seen.ended);
+            prop_assert!(!seen.begun_after_failure);
+            let begun = &pieces[..usize::try_from(seen.begun).unwrap()];
+            let is_good = begun.iter().all(|piece| piece.1);
+            prop_assert_eq!(is_good, matches!(whole.attempt.answer, Ok(Ok(()))));
+            prop_assert!(!is_good || begun.len() == pieces.len());
+            let in_order = begun.iter().take_while(|piece| piece.1).count() as u64;
+            prop_assert_eq!(whole.end, (in_order > 0).then_some(in_order * PIECE));
+            let requests = whole.attempt.requests;
+            let part = if is_good { 0 } else { 3 };
+            prop_assert_eq!(requests.advanced_bytes, in_order * PIECE + part);
+            let good = begun.iter().filter(|piece| piece.1).count();
+            prop_assert_eq!(requests.confirmed as usize, good);
+            prop_assert_eq!(requests.failed.is_some(), !is_good);
+        }
+    }
+
+    #[test]
+    fn the_first_failure_is_the_one_that_counts() {
+        let pieces = [(9, false), (5, false), (7, false)];
+        let (whole, ..) = play(&pieces, Some(2));
+        let Ok(Err(Failure::Broken(which))) = whole.attempt.answer else {
+            panic!("{whole:?}");
+        };
+        assert_eq!(which, "10");
+    }
+
+    #[test]
+    fn what_is_to_spare_helps() {
+        let pieces = [(2, true); 12];
+        for (allowed, seconds) in [(None, 24), (Some(0), 24), (Some(1), 12), (Some(3), 6)] {
+            let (_, _, took) = play(&pieces, allowed);
+            assert_eq!(took, Duration::from_secs(seconds), "{allowed:?}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! One transfer over several runs: its journal, opened or begun.
+
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rangemap::RangeSet;
+use uuid::Uuid;
+
+use super::blocking::blocking;
+use crate::digest::ChunkDigest;
+use crate::drive::DriveId;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Weakness, once};
+use crate::journal::{Direction, Header, Journal, Keeper, Kept, Note, Record, Replay, State};
+use crate::monitor::{Event, Monitor};
+use crate::plan::{Plan, Span};
+use crate::quoting::quote;
+
+/// Where a transfer keeps what it did, and how it takes up an earlier run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalOptions {
+    /// The journal's file; `None` keeps nothing.
+    pub path: Option<PathBuf>,
+    /// What names the endpoint: its URL, unless that is another one each time.
+    pub endpoint: String,
+    /// Start over: forget the earlier run.
+    pub restart: bool,
+    /// An image that changed since the earlier run is no error: what changed is
+    /// sent again.
+    pub changed_ok: bool,
+}
+
+/// What is the same in every run of a transfer.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) direction: Direction,
+    pub(crate) user: String,
+    /// The plan of a first run. A run that goes on keeps the chunks of its journal.
+    pub(crate) plan: Plan,
+    /// Whether chunks of another size would be something else.
+    pub(crate) is_chunk_fixed: bool,
+    /// Byte of the image that it begins at, rounded down to a chunk.
+    pub(crate) offset: u64,
+    pub(crate) source: Option<crate::image::Fingerprint>,
+}
+
+/// A transfer that begins or goes on.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) journal: Option<Journal>,
+    /// The division into chunks, which is that of the first run.
+    pub(crate) plan: Plan,
+    /// The first chunk of the transfer.
+    pub(crate) first: u64,
+    pub(crate) state: State,
+    /// What a new drive bears.
+    pub(crate) token: [u8; 16],
+    /// The image when the first run began.
+    pub(crate) source: Option<crate::image::Fingerprint>,
+    pub(crate) is_resumed: bool,
+    /// What the last run of a download wrote and did not sync, and is there.
+    pub(crate) taken: Vec<Note>,
+    /// The journal was damaged: what it does not tell may be there all the same.
+    pub(crate) is_damaged: bool,
+    /// The drive that a forgotten run created and left.
+    pub(crate) left_behind: Option<DriveId>,
+}
+
+impl Session {
+    /// Opens the journal of an earlier run, or begins one. Off the reactor.
+    pub(crate) async fn begin(options: &JournalOptions, identity: Identity) -> Result<Self> {
+        let options = options.clone();
+        blocking(move || Self::begin_blocking(&options, identity)).await
+    }
+
+    fn begin_blocking(options: &JournalOptions, identity: Identity) -> Result<Self> {
+        let first_of = |plan: &Plan| plan.index_of(identity.offset).min(plan.count());
+        let header = Header {
+            direction: identity.direction,
+            session: Uuid::new_v4().into_bytes(),
+            token: Uuid::new_v4().into_bytes(),
+            size: identity.plan.size(),
+            chunk: identity.plan.chunk_bytes(),
+            first: first_of(&identity.plan),
+            source: identity.source,
+            endpoint: options.endpoint.clone(),
+            user: identity.user,
+        };
+        let mut session = Self {
+            journal: None,
+            plan: identity.plan,
+            first: header.first,
+            state: State::default(),
+            token: header.token,
+            source: header.source.clone(),
+            is_resumed: false,
+            taken: Vec::new(),
+            is_damaged: false,
+            left_behind: None,
+        };
+        let Some(path) = &options.path else {
+            return Ok(session);
+        };
+        if let Some((journal, replay)) = open(path, options.restart)? {
+            if options.restart {
+                session.left_behind = replay.as_ref().and_then(ours);
+                journal.remove()?;
+            } else if let Some(replay) = replay {
+                let plan = match NonZeroU64::new(replay.header.chunk) {
+                    Some(chunk) if !identity.is_chunk_fixed => identity.plan.in_chunks_of(chunk),
+                    _ => identity.plan,
+                };
+                let header = Header {
+                    chunk: plan.chunk_bytes(),
+                    first: first_of(&plan),
+                    ..header
+                };
+                check_same(path, &header, &replay.header)?;
+                return Ok(Self {
+                    plan,
+                    first: header.first,
+                    journal: Some(journal),
+                    state: replay.state,
+                    token: replay.header.token,
+                    source: replay.header.source,
+                    is_resumed: true,
+                    is_damaged: replay.is_damaged,
+                    ..session
+                });
+            }
+        }
+        session.journal = Some(Journal::create(path, &header)?);
+        Ok(session)
+    }
+
+    /// Puts a record on the disk before anything else happens.
+    pub(crate) async fn record(&mut self, record: Record) -> Result<()> {
+        let Some(mut journal) = self.journal.take() else {
+            return Ok(());
+        };
+        let journal = blocking(move || {
+            journal.append(&record);
+            journal.sync()?;
+            Ok(journal)
+        });
+        self.journal = Some(journal.await?);
+        Ok(())
+    }
+
+    /// Removes the journal of a run that ended before it did anything and leaves
+    /// nothing open: it would only puzzle the next run.
+    pub(crate) async fn forget(&mut self) {
+        if !self.is_resumed
+            && let Some(journal) = self.journal.take()
+        {
+            // A journal that stays costs a look for a drive that is not there.
+            let _ = blocking(move || journal.remove()).await;
+        }
+    }
+
+    /// What the file system cannot do for the journal.
+    pub(crate) fn weaknesses(&self) -> &[Weakness] {
+        self.journal.as_ref().map_or(&[], Journal::weaknesses)
+    }
+
+    /// Says that the chunks are smaller than those of a transfer that begins with `chunk`.
+    pub(crate) fn report_chunk(&self, chunk: NonZeroU64, monitor: &mut dyn Monitor) {
+        let kept = self.plan.chunk_bytes();
+        if kept < chunk.get() {
+            monitor.event(&Event::Notice(format!(
+                "Chunks stay at {kept} bytes, as the earlier run began; to use {chunk}, start over with --restart"
+            )));
+        }
+    }
+
+    /// The token as text, as a drive bears it.
+    pub(crate) fn token(&self) -> String {
+        Uuid::from_bytes(self.token).as_simple().to_string()
+    }
+}
+
+/// Warns of what the file system cannot do, once for each kind.
+pub(crate) fn warn<'a>(
+    weaknesses: impl IntoIterator<Item = &'a Weakness>,
+    monitor: &mut dyn Monitor,
+) {
+    for weakness in once(weaknesses.into_iter().cloned()) {
+        monitor.event(&Event::Warning(weakness.to_string()));
+    }
+}
+
+/// What was transferred is not there: the journal goes, which calls done what is not.
+pub(crate) async fn refuted(error: Error, journal: Option<Journal>) -> Error {
+    let Some(journal) = journal else {
+        return error;
+    };
+    match blocking(move || journal.remove()).await {
+        Ok(()) => error,
+        Err(left) => error.hint_to(format!("{}. Remove it by hand", left.chain())),
+    }
+}
+
+/// The journal of a transfer that is complete, or those of its shards. It stays until whoever has to know has
+/// been told: a process that is killed before leaves a journal in which all is done,
+/// and the same command says so, rather than that it begins anew.
+///
+/// Dropped, it is removed. Blocks for a moment then.
+#[derive(Debug, Default)]
+pub struct Ended(Vec<Journal>);
+
+impl Ended {
+    pub(crate) fn of(journals: impl IntoIterator<Item = Journal>) -> Self {
+        Self(journals.into_iter().collect())
+    }
+
+    /// Removes it. Blocks for a moment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if it cannot be removed.
+    pub fn remove(mut self) -> Result<()> {
+        let removed = self.0.drain(..).try_for_each(Journal::remove);
+        removed.map_err(|error| {
+            error.hint_to("All is transferred. Remove the journal by hand: while it is there the same command makes no new transfer")
+        })
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for journal in self.0.drain(..) {
+            // One that stays tells of a transfer that is complete.
+            let _ = journal.remove();
+        }
+    }
+}
+
+/// Opens a journal; one that cannot be read is only good for being forgotten.
+fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>> {
+    match Journal::open(path) {
+        Ok(None) => Ok(None),
+        Ok(Some((journal, replay))) => Ok(Some((journal, Some(replay)))),
+        Err(error) if restart && error.hint().is_some() => {
+            // Its start is damaged, and the user does not want it.
+            std::fs::remove_file(path).map_err(|cause| {
+                let what = format!("Cannot remove the journal {}", path.display());
+                Error::new(ErrorKind::Local, what)
+                    .because(cause)
+                    .hint_to("Put it elsewhere with --journal PATH")
+            })?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The drive that a run created.
+fn ours(replay: &Replay) -> Option<DriveId> {
+    let (id, is_ours) = replay.state.drive?;
+    is_ours.then_some(id)
+}
+
+/// Refuses a journal of another transfer.
+fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
+    let differs = |what: &str, then: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+        let what = format!(
+            "The journal {} is of another transfer: {what} was {then} and is {now}",
+            path.display()
+        );
+        Err(Error::new(ErrorKind::Usage, what)
+            .hint_to("Use the same flags as before, or start over with --restart"))
+    };
+    let direction = |direction| match direction {
+        Direction::Upload => "upload",
+        Direction::Download => "download",
+        Direction::DownloadAsQcow2 => "download as qcow2",
+    };
+    if now.direction != then.direction {
+        let (then, now) = (direction(then.direction), direction(now.direction));
+        return differs("the direction", &then, &now);
+    }
+    if now.endpoint != then.endpoint {
+        let error = differs("the endpoint", &then.endpoint, &now.endpoint);
+        return error.map_err(|error| {
+            error.hint_to(format!(
+                "If both are names of one cloud, continue under the earlier one, as with --endpoint {}, or start over with --restart",
+                quote(&then.endpoint)
+            ))
+        });
+    }
+    if now.user != then.user {
+        return differs("the user", &then.user, &now.user);
+    }
+    if now.chunk != then.chunk {
+        return differs("the chunk size", &then.chunk, &now.chunk);
+    }
+    if now.first != then.first {
+        return differs("the first chunk", &then.first, &now.first);
+    }
+    let is_endless = |header: &Header| {
+        NonZeroU64::new(header.chunk).is_some_and(|c| Plan::new(header.size, c).is_endless())
+    };
+    if is_endless(now) != is_endless(then) {
+        let (then, now) = match is_endless(now) {
+            true => (then.size.to_string(), "not known".to_owned()),
+            false => ("not known".to_owned(), now.size.to_string()),
+        };
+        return differs("the size", &then, &now);
+    }
+    if now.size != then.size {
+        let what = format!(
+            "The size was {} bytes when this transfer began and is {} now",
+            then.size, now.size
+        );
+        return Err(Error::new(ErrorKind::Integrity, what)
+            .hint_to("It is not the same any more: start over with --restart"));
+    }
+    Ok(())
+}
+
+/// The chunks from `first` on that are not settled.
+pub(crate) fn gaps(plan: &Plan, first: u64, settled: &RangeSet<u64>) -> Vec<Range<u64>> {
+    let all = first..plan.count();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    settled.gaps(&all).collect()
+}
+
+/// A record that a chunk is at its place. Without a digest there is none: nobody
+/// could check it later.
+pub(crate) fn done(span: Span, digest: Option<ChunkDigest>) -> Option<Record> {
+    Some(Record::Done {
+        index: span.index,
+        len: u32::try_from(span.len).ok()?,
+        digest: digest?,
+    })
+}
+
+/// Ends the keeping of a journal and gives it back. Off the reactor.
+pub(crate) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
+    match keeper {
+        Some(keeper) => blocking(move || keeper.finish().map(Some)).await,
+        None => Ok(None),
+    }
+}

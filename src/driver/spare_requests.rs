@@ -1,0 +1,107 @@
+//! Requests of the limit that no chunk needs any more: at the end of a transfer there are
+//! fewer chunks than requests allowed. The shell says how many they are; attempts take
+//! them for further pieces of their chunks.
+
+use tokio::sync::watch;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    allowed: u32,
+    taken: u32,
+}
+
+impl Counts {
+    fn has_one(&self) -> bool {
+        self.taken < self.allowed
+    }
+}
+
+/// See the [module](self). Clones share the same requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spare(watch::Sender<Counts>);
+
+/// The right to one more request, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(watch::Sender<Counts>);
+
+impl Spare {
+    /// Allows this many. If more are taken, none is given before enough have come back.
+    pub(crate) fn allow(&self, requests: u32) {
+        self.0.send_if_modified(|counts| {
+            let before = std::mem::replace(&mut counts.allowed, requests);
+            before != requests
+        });
+    }
+
+    /// Waits for one. Dropping the future loses nothing.
+    pub(crate) async fn take(&self) -> Permit {
+        let mut counts = self.0.subscribe();
+        loop {
+            // Fails only without a sender, and there is `self`.
+            let _ = counts.wait_for(Counts::has_one).await;
+            let is_taken = self.0.send_if_modified(|counts| {
+                let has_one = counts.has_one();
+                counts.taken += u32::from(has_one);
+                has_one
+            });
+            if is_taken {
+                return Permit(self.0.clone());
+            }
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.send_modify(|counts| counts.taken -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// One, if there is one now.
+    fn taken(spare: &Spare) -> Option<Permit> {
+        match pin!(spare.take()).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(permit) => Some(permit),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn there_are_as_many_as_allowed_and_none_at_the_start() {
+        let spare = Spare::default();
+        assert!(taken(&spare).is_none());
+        spare.allow(2);
+        let (one, two) = (taken(&spare).unwrap(), taken(&spare.clone()).unwrap());
+        assert!(taken(&spare).is_none());
+        // Fewer are allowed: the next one is free when both have come back.
+        spare.allow(1);
+        drop(one);
+        assert!(taken(&spare).is_none());
+        drop(two);
+        assert!(taken(&spare).is_some());
+        spare.allow(0);
+        assert!(taken(&spare).is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_comes_back() {
+        let spare = Spare::default();
+        let waiting = tokio::spawn({
+            let spare = spare.clone();
+            async move { spare.take().await }
+        });
+        tokio::task::yield_now().await;
+        spare.allow(1);
+        let permit = waiting.await.unwrap();
+        let (_, next) = tokio::join!(async { drop(permit) }, spare.take());
+        assert!(taken(&spare).is_none());
+        drop(next);
+    }
+}

@@ -1,0 +1,50 @@
+//! What the questions of a probe have found out so far.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::failure::Failure;
+use crate::findings::{Findings, RetryAfter};
+
+/// What is known so far; shared with the task that asks.
+#[derive(Clone, Debug)]
+pub(super) struct Notes(pub(super) Arc<Mutex<Found>>);
+
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) findings: Findings,
+    pub(super) retry_after: Option<RetryAfter>,
+}
+
+impl Notes {
+    pub(super) fn change(&self, change: impl FnOnce(&mut Found)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes what a failure tells by the way.
+    pub(super) fn note(&self, failure: &Failure) {
+        let Failure::Refused(refusal) = failure else {
+            return;
+        };
+        if !matches!(refusal.status, 429 | 503) {
+            return;
+        }
+        let seen = RetryAfter {
+            status: refusal.status,
+            seconds: refusal.retry_after.map(|time| time.as_secs()),
+        };
+        self.change(|found| {
+            // One with the header tells more.
+            if found.retry_after.is_none_or(|old| old.seconds.is_none()) {
+                found.retry_after = Some(seen);
+            }
+        });
+    }
+
+    pub(super) fn take(self) -> Found {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Found {
+            findings: found.findings.clone(),
+            retry_after: found.retry_after,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Beginning an upload: taking up an earlier run, and the drive, made or looked at.
+
+use rangemap::RangeSet;
+
+use super::growing_drive::too_small;
+use super::options::{Target, UploadOptions};
+use super::wire_speed::WORTH_BYTES_MIN;
+use crate::api::Client;
+use crate::drive::DriveInfo;
+use crate::driver::blocking::blocking;
+use crate::driver::claim::{claim, claimed};
+use crate::driver::create_drive::create;
+use crate::driver::differing::differing;
+use crate::driver::session::{Identity, Session, warn};
+use crate::driver::stop::{Stop, stopped};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Gpt, Image, Length};
+use crate::journal::{Direction, Journal, Record, State};
+use crate::monitor::{Event, Monitor};
+use crate::plan::Plan;
+use crate::policy::{Concurrency, Operation, Zeros};
+use crate::shard::Shard;
+
+/// Bytes at the end of a stream that may be no part of the disk.
+const FOOTER_BYTES: u64 = 512;
+
+/// An upload whose drive is known and fit.
+pub(super) struct Begun {
+    pub(super) image: Image,
+    pub(super) plan: Plan,
+    pub(super) first: u64,
+    pub(super) session: Session,
+    pub(super) drive: DriveInfo,
+    /// Whether this very run created it.
+    pub(super) is_new: bool,
+    pub(super) zeros: Zeros,
+}
+
+/// Takes up an earlier run or begins a new one; makes the drive, or looks at the
+/// one that is there. `holes_are_read` says that this run reads what is called a hole.
+pub(super) async fn begin(
+    client: &Client,
+    image: Image,
+    holes_are_read: bool,
+    options: &UploadOptions,
+    monitor: &mut dyn Monitor,
+    mut stop: Stop,
+) -> Result<Begun> {
+    let length = image.length();
+    let plan = match length {
+        Length::Known(size) => Plan::new(size, options.chunk),
+        Length::Unknown { .. } => Plan::endless(options.chunk),
+    };
+    if let Some(shard) = options.shard {
+        check_shard(shard, &options.target, &plan)?;
+    }
+    // Room for the rest is made when there is one.
+    let size = length.known().unwrap_or(0);
+    let identity = Identity {
+        direction: Direction::Upload,
+        user: client.user().to_owned(),
+        source: Some(image.fingerprint().clone()),
+        plan,
+        is_chunk_fixed: options.selection.is_some(),
+        offset: options.offset,
+    };
+    let mut session = Session::begin(&options.journal, identity).await?;
+    warn(session.weaknesses(), monitor);
+    let (plan, first) = (session.plan, session.first);
+    session.report_chunk(options.chunk, monitor);
+    if let Some(drive) = session.left_behind {
+        let removal = client.commands().removal(drive);
+        monitor.event(&Event::Warning(format!(
+            "The earlier run left drive {drive}; remove it with: {removal}"
+        )));
+    }
+    let (image, is_changed) =
+        take_up(image, holes_are_read, &plan, &mut session, options, monitor).await?;
+    let (image, table, uses) = blocking(move || {
+        let table = image.disk().and_then(Gpt::of);
+        let uses = image.uses();
+        Ok((image, table, uses))
+    })
+    .await?;
+    for used in uses {
+        monitor.event(&Event::Warning(format!(
+            "The image {used}: what is written there meanwhile may be missing or torn"
+        )));
+    }
+    let needed = match &options.target {
+        Target::New(spec) if !plan.is_endless() => spec.size.max(size),
+        Target::New(_) => size,
+        // What is expected of a stream may have a footer in it that is left out.
+        Target::Existing(_) | Target::Made(_) => {
+            let least = |bytes: u64| bytes.saturating_sub(FOOTER_BYTES);
+            length.known().or(length.expected().map(least)).unwrap_or(0)
+        }
+    };
+    client.open_ahead(at_once(&plan, options)).await;
+    let prepared = tokio::select! {
+        drive = options.patience.watching(
+            monitor,
+            prepare(client, needed, options, &mut session),
+        ) => drive,
+        () = stop.asked() => Err(stopped().hint_to(format!(
+            "A drive may have been made: the same command takes it up, or list yours with: {}",
+            client.commands().call("drives info")
+        ))),
+    };
+    let drive = match prepared {
+        Ok(drive) => drive,
+        Err(error) => {
+            if !matches!(options.target, Target::New(_)) {
+                session.forget().await;
+            }
+            return Err(error);
+        }
+    };
+    let is_ours = !matches!(options.target, Target::Existing(_));
+    // An earlier run wrote to the drive, and where is known of what it told only:
+    // a range that reads as zeros proves nothing, if these are zeros it wrote.
+    // Holes that it left out are the proof that it had one.
+    let was_proven = session.state.drive.is_none() || !session.state.holes.is_empty();
+    session
+        .record(Record::Drive {
+            id: drive.id,
+            is_ours,
+        })
+        .await?;
+    // A run that was cut off before its drive was known leaves it to this one.
+    let is_new = is_ours && session.state.drive.is_none();
+    monitor.event(&Event::Drive {
+        id: drive.id,
+        size: match (is_new, plan.is_endless()) {
+            (false, _) => drive.size,
+            (true, true) => length.first(),
+            (true, false) => needed,
+        },
+        is_new,
+    });
+    if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
+        monitor.event(&Event::Warning(line));
+    }
+    Ok(Begun {
+        image,
+        plan,
+        first,
+        session,
+        drive,
+        is_new,
+        // What held data once may be zero now: then zeros are no hole.
+        zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
+    })
+}
+
+/// How many requests are made at first: those for the first chunks, and one more where the
+/// wire is sounded beside them.
+fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
+    let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
+    let first = first.min(u32::try_from(plan.count()).unwrap_or(u32::MAX));
+    match first < options.jobs.get() && plan.size() >= WORTH_BYTES_MIN {
+        true => first.saturating_add(1),
+        false => first,
+    }
+}
+
+/// Takes up an earlier run: what it settled stays settled, if the image is the
+/// same. Gives the image back, and whether it changed. Where this run reads holes, the
+/// earlier one may have left out what they hold: then all that it settled is read again.
+async fn take_up(
+    image: Image,
+    holes_are_read: bool,
+    plan: &Plan,
+    session: &mut Session,
+    options: &UploadOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<(Image, bool)> {
+    if !session.is_resumed {
+        return Ok((image, false));
+    }
+    if session.is_damaged {
+        let what = "The journal is damaged: what it does not tell is compared with the drive";
+        monitor.event(&Event::Notice(what.into()));
+    }
+    let there = session.state.settled();
+    let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+    let of = match plan.is_endless() {
+        true => String::new(),
+        false => format!(" of {}", plan.size()),
+    };
+    monitor.event(&Event::Notice(format!(
+        "Resuming: {there}{of} bytes are settled"
+    )));
+    let Some(journal) = session.journal.take() else {
+        return Ok((image, false));
+    };
+    let now = image.fingerprint();
+    let is_same = now.tells_changes() && session.source.as_ref() == Some(now);
+    if is_same && !(holes_are_read && image.is_local()) {
+        session.journal = Some(journal);
+        return Ok((image, false));
+    }
+    if image.disk().is_none() {
+        // What was sent passes by again, and is compared then.
+        session.journal = Some(journal);
+        return Ok((image, true));
+    }
+    let (plan, state) = (*plan, session.state.clone());
+    let (image, journal, changed) = blocking(move || {
+        let changed = changed(&image, &plan, &journal, &state)?;
+        Ok((image, journal, changed))
+    })
+    .await?;
+    session.journal = Some(journal);
+    let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
+    // With no difference found it still counts as changed: a chunk whose record
+    // was lost may be on the drive, and be zero now.
+    if count > 0 && is_same {
+        monitor.event(&Event::Warning(format!(
+            "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
+        )));
+    } else if count > 0 && !options.journal.changed_ok {
+        let what = format!(
+            "The image changed since the upload began: {count} chunks that were sent differ now"
+        );
+        return Err(Error::new(ErrorKind::Integrity, what)
+            .hint_to("Send what changed with --changed-ok, or start over with --restart"));
+    }
+    for range in changed.iter() {
+        session.state.done.remove(range.clone());
+        session.state.holes.remove(range.clone());
+    }
+    Ok((image, !is_same))
+}
+
+/// Reads the settled chunks of an image again and compares them with the
+/// journal. Holes are looked at only where the file has data now. Blocks.
+///
+/// # Errors
+/// [`ErrorKind::Integrity`] for an image that can only be read once from its
+/// start; otherwise what reading says.
+fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Result<RangeSet<u64>> {
+    let Some(image) = image.disk() else {
+        return Err(Error::new(
+            ErrorKind::Integrity,
+            "The image was written to since the upload began",
+        )
+        .hint_to("Start over with --restart"));
+    };
+    differing(image, plan, journal.digests()?, &state.holes)
+}
+
+/// Makes the drive, or looks at the one that is there: nothing is written to a
+/// drive that cannot take the image.
+async fn prepare(
+    client: &Client,
+    needed: u64,
+    options: &UploadOptions,
+    session: &mut Session,
+) -> Result<DriveInfo> {
+    let id = match (&options.target, session.state.drive) {
+        (Target::Existing(id) | Target::Made(id), _) => *id,
+        (Target::New(_), Some((id, _))) => id,
+        (Target::New(spec), None) => {
+            let token = session.token();
+            let created = create(client, spec, &token, session.is_resumed, &options.patience).await;
+            let drive = match created {
+                Ok(created) => created.drive,
+                Err(not) => {
+                    if !not.is_unclear {
+                        session.forget().await;
+                    }
+                    return Err(match not.error.kind() {
+                        // The size was a guess, which may be more than the account allows.
+                        ErrorKind::Rejected if needed < spec.size => not.error.hint_to(format!(
+                            "The image does not tell its size, so a drive of {} bytes was requested. Pass its size with --size",
+                            spec.size
+                        )),
+                        _ => not.error,
+                    });
+                }
+            };
+            return if drive.size >= needed {
+                Ok(drive)
+            } else {
+                Err(too_small(client, drive.id, drive.size, needed, true))
+            };
+        }
+    };
+    let info = || client.info(id);
+    let drive = options
+        .patience
+        .call(client, Operation::Read, info)
+        .await
+        .map_err(|unanswered| {
+            let error = unanswered.into_error(&format!("Cannot use drive {id}"));
+            if session.is_resumed && error.kind() == ErrorKind::NotFound {
+                return error.hint_to("The earlier run's drive is gone: start over with --restart. If it was made a moment ago, wait and run the same command again");
+            }
+            error
+        })?;
+    if drive.size < needed {
+        let is_ours = matches!(options.target, Target::New(_));
+        return Err(too_small(client, drive.id, drive.size, needed, is_ours));
+    }
+    if let Some(by) = claim(&drive) {
+        return Err(claimed(id, &by));
+    }
+    Ok(drive)
+}
+
+/// All shards have to mean the same drive, and the same parts of it.
+fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
+    let refuse = |what: &str, hint: &str| {
+        let what = format!("Shard {shard} needs {what}");
+        Err(Error::new(ErrorKind::Usage, what).hint_to(hint.to_owned()))
+    };
+    if matches!(target, Target::New(_)) {
+        return refuse(
+            "a drive that is there",
+            "Make it first, and name it to all shards",
+        );
+    }
+    if plan.is_endless() {
+        return refuse("the size of the image", "Tell it with --size");
+    }
+    Ok(())
+}

@@ -1,0 +1,270 @@
+//! Room on the drive for an image whose size nobody knows: the drive is made larger
+//! in steps, ahead of what is written to it, and cut to size at the end.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::task::JoinHandle;
+
+use crate::api::Client;
+use crate::chunk::is_zero;
+use crate::drive::{DriveId, DriveInfo};
+use crate::driver::patience::{Patience, Trial, Unanswered};
+use crate::driver::read_range::read_all;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::policy::{Class, Operation, Requests, classify};
+use crate::wire::{Properties, READ_BYTES_MAX};
+
+/// The drive doubles, but grows by no more than this at once: what is too much has to
+/// be paid, and may be more than the account has.
+const STEP_BYTES_MAX: u64 = 256 << 30;
+
+/// The room that there is on a drive.
+#[derive(Debug)]
+pub(super) struct Room {
+    drive: Drive,
+    size: u64,
+    /// Whether the drive may be made larger and smaller: one that was there before is
+    /// left as it is.
+    is_ours: bool,
+    growth: Option<JoinHandle<Result<u64>>>,
+    /// Whether zeros are left out: then what is added has to read as zeros.
+    leaves_zeros: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Drive {
+    client: Client,
+    id: DriveId,
+    name: Option<String>,
+    /// Writes hold it for reading: a drive that is written to cannot change its size.
+    writes: Arc<RwLock<()>>,
+    patience: Patience,
+}
+
+impl Room {
+    pub(super) fn of(
+        client: &Client,
+        drive: &DriveInfo,
+        is_ours: bool,
+        patience: &Patience,
+    ) -> Self {
+        Self {
+            drive: Drive {
+                client: client.clone(),
+                id: drive.id,
+                name: drive.properties.get("name").map(str::to_owned),
+                writes: Arc::default(),
+                patience: patience.clone(),
+            },
+            size: drive.size,
+            is_ours,
+            growth: None,
+            leaves_zeros: false,
+        }
+    }
+
+    /// From now on zeros are left out.
+    pub(super) fn leave_zeros(&mut self) {
+        self.leaves_zeros = true;
+    }
+
+    /// A turn to write, which ends when it is dropped.
+    pub(super) fn turn(&self) -> impl Future<Output = OwnedRwLockReadGuard<()>> + Send + 'static {
+        Arc::clone(&self.drive.writes).read_owned()
+    }
+
+    /// Makes room for all bytes before `end`. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] if there is no more room; what the endpoint says.
+    pub(super) async fn reach(&mut self, end: u64) -> Result<()> {
+        while self.size < end {
+            if !self.is_ours {
+                return Err(too_small(
+                    &self.drive.client,
+                    self.drive.id,
+                    self.size,
+                    end,
+                    false,
+                ));
+            }
+            let growth = match &mut self.growth {
+                Some(growth) => growth,
+                none => {
+                    let (drive, size) = (self.drive.clone(), self.size);
+                    let is_checked = self.leaves_zeros;
+                    none.insert(tokio::spawn(async move {
+                        drive.grow(size, end, is_checked).await
+                    }))
+                }
+            };
+            let grown = growth.await;
+            self.growth = None;
+            let panicked = |cause| Err(Error::new(ErrorKind::Bug, "Cannot grow").because(cause));
+            self.size = grown.unwrap_or_else(panicked)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the drive is to have for an image of `size`.
+    pub(super) fn size_for(&self, size: u64) -> u64 {
+        if self.is_ours { size } else { self.size }
+    }
+
+    /// Cuts the drive to `size`, the image's. Gives the reason if the endpoint does
+    /// not do that: the drive is good as it is, and larger.
+    ///
+    /// # Errors
+    /// What the endpoint says if it may be tried again.
+    pub(super) async fn cut(self, size: u64) -> Result<Option<Failure>> {
+        if !self.is_ours || self.size == size {
+            return Ok(None);
+        }
+        match self.drive.set_size(size).await {
+            Ok(_) => Ok(None),
+            Err(unanswered) if is_refused(&unanswered) => Ok(Some(unanswered.failure)),
+            Err(unanswered) => {
+                let what = format!("Cannot cut drive {} to {size} bytes", self.drive.id);
+                Err(unanswered.into_error(&what))
+            }
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Some(growth) = &self.growth {
+            growth.abort();
+        }
+    }
+}
+
+impl Drive {
+    /// Makes the drive larger, to hold all before `end` at least, while nothing is
+    /// written to it. Gives its new size.
+    async fn grow(&self, size: u64, end: u64, is_checked: bool) -> Result<u64> {
+        let mut wanted = next_size(size, end);
+        let grown = loop {
+            match self.set_size(wanted).await {
+                Ok(grown) if grown >= end => break grown,
+                Ok(grown) => return Err(too_small(&self.client, self.id, grown, end, true)),
+                // More than the account has, maybe; less may do.
+                Err(unanswered) if wanted > end && is_refused(&unanswered) => wanted = end,
+                Err(unanswered) => {
+                    let what = format!("Cannot grow drive {} to {wanted} bytes", self.id);
+                    return Err(unanswered.into_error(&what));
+                }
+            }
+        };
+        if is_checked {
+            let len = READ_BYTES_MAX.min(grown - size);
+            let read = || async {
+                let mut requests = Requests::default();
+                let (client, most) = (&self.client, READ_BYTES_MAX);
+                read_all(client, self.id, size, len, most, &mut requests).await
+            };
+            let read = self
+                .patience
+                .call(&self.client, Operation::Read, read)
+                .await;
+            if let Err(unanswered) = &read
+                && unanswered.outage.is_some()
+            {
+                let what = format!("Cannot read drive {}", self.id);
+                return read
+                    .map(|_| size)
+                    .map_err(|unanswered| unanswered.into_error(&what));
+            }
+            if !read.is_ok_and(|bytes| is_zero(&bytes)) {
+                let what = format!(
+                    "What drive {} grew by is not proven to read as zeros",
+                    self.id
+                );
+                return Err(Error::new(ErrorKind::Rejected, what)
+                    .hint_to("Tell how large the image is with --size, and start over with --restart: then the drive need not grow"));
+            }
+        }
+        Ok(grown)
+    }
+
+    /// Sets the size, patiently, and gives what it became. Repeating it does no harm.
+    async fn set_size(&self, size: u64) -> Result<u64, Unanswered> {
+        let mut changes = Properties::new();
+        let name = self.name.as_deref();
+        // As the clients of the service do, which send both always (docs/dev/reference.md, 1.5).
+        for (key, value) in [("name", name), ("size", Some(&*size.to_string()))] {
+            if let Some(value) = value {
+                let inserted = changes.insert(key, value);
+                inserted.map_err(|error| Unanswered {
+                    failure: Failure::NotApi(error.to_string()),
+                    outage: None,
+                })?;
+            }
+        }
+        let mut trial = Trial::of(&self.patience);
+        loop {
+            let alone = self.writes.write().await;
+            let done = trial.attempt(async {
+                self.client.set(self.id, &changes).await?;
+                self.client.info(self.id).await.map(|drive| drive.size)
+            });
+            let done = done.await;
+            drop(alone);
+            let failure = match done {
+                Ok(size) => {
+                    trial.answered();
+                    return Ok(size);
+                }
+                Err(failure) => failure,
+            };
+            let is_known = self.client.has_answered();
+            trial.after(Operation::Write, failure, is_known).await?;
+        }
+    }
+}
+
+/// Whether the endpoint will never do it.
+fn is_refused(unanswered: &Unanswered) -> bool {
+    classify(Operation::Write, &unanswered.failure) == Class::Permanent
+        && unanswered.outage.is_none()
+}
+
+/// How large to make a drive of `size` that has to hold all before `end`.
+fn next_size(size: u64, end: u64) -> u64 {
+    size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)
+}
+
+/// The error of a drive of `has` bytes that needs `needed`.
+pub(super) fn too_small(
+    client: &Client,
+    drive: DriveId,
+    has: u64,
+    needed: u64,
+    is_ours: bool,
+) -> Error {
+    let who = match is_ours {
+        true => "should have",
+        false => "the image",
+    };
+    let what = format!("Drive {drive} has {has} bytes and {who} {needed}: it does not fit");
+    let set = client.commands().call(&format!("-c drives {drive} set"));
+    Error::new(ErrorKind::Rejected, what).hint_to(format!(
+        "Grow the drive first: echo 'size {needed}' | {set}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_doubles_up_to_a_bound_and_holds_what_it_must() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(next_size(GIB, GIB + 1), 2 * GIB);
+        assert_eq!(next_size(GIB, 5 * GIB), 5 * GIB);
+        assert_eq!(next_size(1024 * GIB, 1025 * GIB), 1280 * GIB);
+        assert_eq!(next_size(u64::MAX, u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,380 @@
+//! The blocking half of an upload: threads that read, check and compress.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::thread;
+
+use async_channel::{Receiver, Sender, bounded};
+use rangemap::RangeSet;
+
+use super::pace::Pace;
+use super::selection::Selection;
+use crate::buffer::BufferPool;
+use crate::chunk::{Checked, EncodedChunk, Encoding, RawChunk, is_zero};
+use crate::codec::Gzip;
+use crate::digest::{ChunkDigest, Digest};
+use crate::driver::checksum::Hasher;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, ImageReader, Piece, Unread};
+use crate::monitor::Encoded;
+use crate::plan::Plan;
+use crate::policy::READY_MAX;
+use crate::verify::read_back::Sampler;
+
+/// What comes out of the pipeline, in any order.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    /// A chunk that is ready to be sent, and how it was made.
+    Chunk(EncodedChunk, Encoded),
+    /// Chunks that are all zero.
+    Hole(Range<u64>),
+    /// The size of the image in bytes, of which nobody knew. Comes before the last
+    /// chunk.
+    End(u64),
+}
+
+/// What a pipeline is about.
+#[derive(Debug)]
+pub(super) struct PipelineConfig {
+    pub(super) image: Image,
+    pub(super) plan: Plan,
+    /// Chunks to send, in order.
+    pub(super) todo: Vec<Range<u64>>,
+    /// Most of these that will be in flight.
+    pub(super) jobs: usize,
+    pub(super) pace: Pace,
+    /// Whether to hash the whole image: then the other chunks are read as well.
+    pub(super) checksum: bool,
+    pub(super) earlier: Earlier,
+    /// What of the chunks is sent, if it is not all.
+    pub(super) selection: Option<Arc<Selection>>,
+}
+
+/// What earlier runs settled of an image that is read in order: it passes by again,
+/// and is compared.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// The digests of chunks that were sent.
+    pub(super) digests: BTreeMap<u64, ChunkDigest>,
+    /// Chunks that were left out as zeros.
+    pub(super) holes: RangeSet<u64>,
+    /// Whether what changed is to be sent again.
+    pub(super) changed_ok: bool,
+}
+
+impl Earlier {
+    /// Whether a chunk is what an earlier run found.
+    fn is_same(&self, chunk: &RawChunk) -> bool {
+        let index = chunk.span().index;
+        match self.digests.get(&index) {
+            Some(digest) => digest.is_of(chunk.bytes()),
+            None => self.holes.contains(&index) && is_zero(chunk.bytes()),
+        }
+    }
+
+    /// Whether there is a chunk at or after this one.
+    fn reaches(&self, count: u64) -> bool {
+        self.digests.range(count..).next().is_some()
+            || self.holes.overlapping(&(count..u64::MAX)).next().is_some()
+    }
+}
+
+fn changed(at: u64) -> Error {
+    let what = format!(
+        "The image changed since the upload began: at byte {at} it differs from what was sent"
+    );
+    Error::new(ErrorKind::Integrity, what)
+        .hint_to("Send what changed with --changed-ok, or start over with --restart")
+}
+
+/// What goes from the reader to the compressors.
+#[derive(Debug)]
+enum ToCheck {
+    /// A chunk.
+    Read(RawChunk),
+    /// One that the compressor reads, so that all of them read at once.
+    Unread(Unread),
+}
+
+impl ToCheck {
+    fn read(self) -> Result<RawChunk> {
+        match self {
+            Self::Read(chunk) => Ok(chunk),
+            Self::Unread(unread) => unread.read(),
+        }
+    }
+}
+
+/// The running threads. Dropping it ends them.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    prepared: Receiver<Result<Prepared>>,
+    checksum: Receiver<Digest>,
+    pool: BufferPool,
+    pace: Pace,
+}
+
+/// Buffers for `workers` requests: one for each in flight, one for each chunk that is ready,
+/// one for the reader, and one that each compressor writes to.
+fn buffers(workers: usize, compressors: usize) -> usize {
+    workers + workers.min(READY_MAX) + 1 + compressors
+}
+
+impl Pipeline {
+    /// Starts to read what there is to send. Holds at most three buffers of a chunk for
+    /// each that [`Pipeline::serve`] is told of.
+    pub(super) fn start(config: PipelineConfig, sampler: &Sampler) -> Result<Self> {
+        let PipelineConfig {
+            image,
+            plan,
+            todo,
+            jobs,
+            pace,
+            checksum,
+            earlier,
+            selection,
+        } = config;
+        let compressors = pace.compressors();
+        let pool = BufferPool::new(buffers(1, compressors));
+        let (to_check, raw) = bounded(jobs);
+        let (to_send, prepared) = bounded(jobs);
+
+        for number in 0..compressors {
+            let Some(scratch) = pool.take(0) else { break };
+            let gzip = Gzip::new(scratch);
+            let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
+            let (pace, selection) = (pace.clone(), selection.clone());
+            spawn(format!("gzip-{number}"), move || {
+                compress(&raw, gzip, &pace, &sampler, selection.as_deref(), &to_send);
+            })?;
+        }
+        let all = match checksum || image.disk().is_none() {
+            true => std::iter::once(0..plan.count()).collect(),
+            false => todo.clone(),
+        };
+        let reader = ImageReader::new(image, plan, all, pool.clone());
+        let (hashed, checksum_of) = bounded(1);
+        let hasher = checksum.then(|| (Hasher::new(), hashed));
+        let todo = todo.into_iter().filter(|range| !range.is_empty()).collect();
+        let sampler = sampler.clone();
+        let mut reading = Reading {
+            plan,
+            todo,
+            earlier,
+            selection,
+            hasher,
+            sampler,
+            to_check,
+            to_send,
+        };
+        spawn("reader".into(), move || reading.run(reader))?;
+        Ok(Self {
+            prepared,
+            checksum: checksum_of,
+            pool,
+            pace,
+        })
+    }
+
+    /// So many requests may be in flight from now on: takes the memory for it.
+    pub(super) fn serve(&self, workers: usize) {
+        self.pool.grow(buffers(workers, self.pace.compressors()));
+    }
+
+    /// The next piece that is ready; `None` at the end of the image.
+    pub(super) async fn next(&self) -> Option<Result<Prepared>> {
+        self.prepared.recv().await.ok()
+    }
+
+    /// Pieces that are ready and were not taken.
+    pub(super) fn ready(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// What the compressors go by.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// The digest of the whole image, when it has been read to its end.
+    pub(super) async fn checksum(&self) -> Result<Digest> {
+        while let Ok(prepared) = self.prepared.recv().await {
+            prepared?;
+        }
+        self.checksum
+            .recv()
+            .await
+            .map_err(|cause| Error::new(ErrorKind::Bug, "The image was not hashed").because(cause))
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.pace.close();
+        self.pool.close();
+        self.prepared.close();
+    }
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    match thread::Builder::new().name(name).spawn(work) {
+        Ok(_) => Ok(()),
+        Err(cause) => Err(Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)),
+    }
+}
+
+/// The thread that reads. What is not in `todo` is only hashed, or compared.
+struct Reading {
+    plan: Plan,
+    todo: RangeSet<u64>,
+    earlier: Earlier,
+    selection: Option<Arc<Selection>>,
+    hasher: Option<(Hasher, Sender<Digest>)>,
+    sampler: Sampler,
+    to_check: Sender<ToCheck>,
+    to_send: Sender<Result<Prepared>>,
+}
+
+impl Reading {
+    /// Ends when the image does, or when nobody takes any more.
+    fn run(&mut self, mut reader: ImageReader) {
+        loop {
+            let taken = match reader.next_piece() {
+                Ok(Some(piece)) => self.hand_over(piece),
+                Ok(None) => {
+                    if let Some((hasher, hashed)) = self.hasher.take() {
+                        let _ = hashed.send_blocking(hasher.finish());
+                    }
+                    return;
+                }
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let _ = self.to_send.send_blocking(Err(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether somebody takes it.
+    fn hand_over(&mut self, piece: Piece) -> Result<bool> {
+        let piece = match piece {
+            // It is hashed in order, and so read in order.
+            Piece::Unread(unread) if self.hasher.is_some() => Piece::Chunk(unread.read()?),
+            piece => piece,
+        };
+        Ok(match piece {
+            Piece::Unread(unread) => self.to_check.send_blocking(ToCheck::Unread(unread)).is_ok(),
+            Piece::Chunk(chunk) => {
+                if let Some((hasher, _)) = &mut self.hasher {
+                    hasher.bytes(chunk.bytes());
+                }
+                let is_wanted = self.todo.contains(&chunk.span().index) || self.differs(&chunk)?;
+                !is_wanted || self.to_check.send_blocking(ToCheck::Read(chunk)).is_ok()
+            }
+            Piece::Hole(chunks) => {
+                if let Some((hasher, _)) = &mut self.hasher {
+                    hasher.zeros(self.plan.bytes_in(&chunks));
+                }
+                self.todo.overlapping(&chunks).all(|range| {
+                    let hole = range.start.max(chunks.start)..range.end.min(chunks.end);
+                    let checked = match &self.selection {
+                        Some(selection) => hole
+                            .clone()
+                            .try_for_each(|index| selection.check(index, None)),
+                        None => Ok(()),
+                    };
+                    let is_same = checked.is_ok();
+                    let prepared = checked.map(|()| Prepared::Hole(hole));
+                    self.to_send.send_blocking(prepared).is_ok() && is_same
+                })
+            }
+            Piece::End(size) => {
+                self.plan = self.plan.ending_at(size);
+                self.sampler.ends_at(&self.plan);
+                if self.earlier.reaches(self.plan.count()) && !self.earlier.changed_ok {
+                    return Err(changed(size));
+                }
+                self.to_send.send_blocking(Ok(Prepared::End(size))).is_ok()
+            }
+        })
+    }
+
+    /// Whether a chunk that earlier runs settled is another one now, and is to be sent
+    /// again.
+    fn differs(&self, chunk: &RawChunk) -> Result<bool> {
+        let span = chunk.span();
+        let is_known = self.earlier.digests.contains_key(&span.index)
+            || self.earlier.holes.contains(&span.index);
+        if !is_known {
+            return Ok(false);
+        }
+        match self.earlier.is_same(chunk) {
+            true => {
+                self.sampler.look_at(span, chunk.bytes());
+                Ok(false)
+            }
+            false if self.earlier.changed_ok => Ok(true),
+            false => Err(changed(span.offset)),
+        }
+    }
+}
+
+fn compress(
+    raw: &Receiver<ToCheck>,
+    mut gzip: Gzip,
+    pace: &Pace,
+    sampler: &Sampler,
+    selection: Option<&Selection>,
+    to_send: &Sender<Result<Prepared>>,
+) {
+    while let Ok(chunk) = raw.recv_blocking() {
+        let prepared = chunk
+            .read()
+            .and_then(|chunk| prepare(chunk, &mut gzip, pace, sampler, selection));
+        let is_same = prepared.is_ok();
+        if to_send.send_blocking(prepared).is_err() || !is_same {
+            return;
+        }
+    }
+}
+
+/// Makes of a chunk what is sent of it.
+fn prepare(
+    chunk: RawChunk,
+    gzip: &mut Gzip,
+    pace: &Pace,
+    sampler: &Sampler,
+    selection: Option<&Selection>,
+) -> Result<Prepared> {
+    let chunk = match chunk.check() {
+        Checked::Hole(span) => {
+            selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
+            return Ok(Prepared::Hole(span.index..span.index + 1));
+        }
+        Checked::Data(chunk) => chunk,
+    };
+    let span = chunk.span();
+    sampler.look_at(span, chunk.bytes());
+    let digest = match selection {
+        Some(selection) => Some(selection.check_data(&chunk)?.into()),
+        None => sampler.digest(&chunk),
+    };
+    let ranges = selection.and_then(|selection| selection.ranges(&chunk));
+    let task = pace.take_up();
+    let chunk = match ranges {
+        Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
+        None => gzip.encode(chunk, task.level(), pace.zeros()),
+    };
+    let is_raw = chunk
+        .parts
+        .iter()
+        .all(|part| part.encoding == Encoding::Identity);
+    let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
+    Ok(Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
+}

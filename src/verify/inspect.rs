@@ -1,0 +1,373 @@
+//! Comparing a drive with a content: which of its blocks are other ones.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rangemap::RangeSet;
+
+use super::read_back::ZeroDigests;
+use crate::api::Client;
+use crate::chunk::is_zero;
+use crate::content::{BLOCK_BYTES, Content, Held, block_digest, blocks_of, chunk_of, chunks_of};
+use crate::digest::Digest;
+use crate::drive::DriveId;
+use crate::driver::blocking::blocking;
+use crate::driver::data_ranges::not_holes;
+use crate::driver::patience::Patience;
+use crate::driver::read_range::read_all;
+use crate::driver::shell::{Attempt, Feed, Job, Shell};
+use crate::driver::spare_requests::Spare;
+use crate::driver::stop::Stop;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::monitor::{Event, Monitor, Progress};
+use crate::plan::{Plan, Span};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
+
+/// Most ranges that are compared at once from the start: each may be a chunk that the
+/// endpoint has to read.
+const AT_ONCE_MAX: u32 = 16;
+/// With at least so many ranges in a chunk, one digest of all of it takes less than theirs.
+const RANGES_OF_CHUNK_MAX: usize = 4;
+
+/// What of a drive is compared, and how.
+#[derive(Clone, Debug)]
+pub struct InspectOptions {
+    /// The blocks, by index.
+    pub blocks: RangeSet<u64>,
+    /// Whether what the endpoint calls a hole counts as zeros. That is for finding out what
+    /// to send; a verification looks for itself.
+    pub trusts_holes: bool,
+    /// Whether more may be compared than was asked for, and reported where it differs: a
+    /// chunk with many of the blocks then costs one request where the endpoint makes digests.
+    pub widens: bool,
+    /// Connections that are open: as many ranges are compared at once from the start.
+    pub open: u32,
+    /// Most requests in flight.
+    pub jobs: u32,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
+}
+
+/// Compares a drive with what it should hold, block by block, and gives the blocks
+/// that differ. Where the endpoint makes digests nothing is read. Whole chunks cost a request each, single blocks as well.
+/// `monitor` is told how many bytes are compared; holes that are told count as nothing to
+/// do.
+///
+/// # Errors
+/// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
+pub async fn inspect(
+    client: &Client,
+    drive: DriveId,
+    content: &Arc<Content>,
+    options: &InspectOptions,
+    monitor: &mut dyn Monitor,
+    mut stop: Stop,
+) -> Result<RangeSet<u64>> {
+    let mut rng = fastrand::Rng::new();
+    let patience = &options.patience;
+    let ranges = stop.unless_asked(to_compare(client, drive, content, options));
+    let ranges = Arc::new(patience.watching(monitor, ranges).await?);
+    // To the engine, each range is a chunk.
+    let engine = Engine::new(EngineConfig {
+        plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
+        first: 0,
+        settled: RangeSet::new(),
+        jobs_min: options.open.clamp(1, AT_ONCE_MAX),
+        jobs: options.jobs,
+        zeros: Zeros::Write,
+        operation: Operation::Read,
+        is_fresh: false,
+        max_outage: patience.max_outage(),
+        round_trip: client.round_trip(),
+        pieces: PiecesConfig::default(),
+        seed: rng.u64(..),
+    });
+    let comparing = Arc::new(Comparing {
+        client: client.clone(),
+        drive,
+        content: Arc::clone(content),
+        zeros: Mutex::default(),
+        differing: Mutex::default(),
+    });
+    let block_plan = content.block_plan();
+    let bytes_of = |blocks: &Range<u64>| {
+        let bytes = block_plan.bytes_of(blocks);
+        bytes.end - bytes.start
+    };
+    monitor.event(&Event::Started {
+        chunks: Some(ranges.len() as u64),
+        chunk_bytes: content.plan().chunk_bytes(),
+        offset: 0,
+        bytes: Some(ranges.iter().map(bytes_of).sum()),
+    });
+    let compared = Arc::<AtomicU64>::default();
+    let mut monitor = InBytes {
+        monitor,
+        compared: Arc::clone(&compared),
+    };
+    let job = Comparison {
+        comparing: Arc::clone(&comparing),
+        ranges,
+        next: 0,
+        compared,
+    };
+    let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
+    let ending = shell.run(&mut monitor, stop).await;
+    shell.outcome(ending, "read")?;
+    let differing = comparing.differing.lock();
+    Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// The ranges of blocks to compare, none of more than one chunk.
+async fn to_compare(
+    client: &Client,
+    drive: DriveId,
+    content: &Content,
+    options: &InspectOptions,
+) -> Result<Vec<Range<u64>>> {
+    let blocks = &options.blocks;
+    let (plan, block_plan) = (content.plan(), content.block_plan());
+    let chunks = chunks_of(blocks);
+    let mut zeros = RangeSet::new();
+    for hole in content.zero_chunks().iter() {
+        for chunks in chunks.overlapping(hole) {
+            let chunks = chunks.start.max(hole.start)..chunks.end.min(hole.end);
+            zeros.insert(plan.bytes_of(&chunks));
+        }
+    }
+    let mut to_compare = blocks.clone();
+    // A few blocks are asked for sooner than what is a hole.
+    if options.trusts_holes && chunks.iter().any(|range| range.end - range.start > 1) {
+        let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), &options.patience)
+            .await?
+            .into_iter()
+            .collect();
+        for bytes in zeros.iter() {
+            for hole in unclear.gaps(bytes) {
+                let hole = block_plan.within(hole);
+                if !hole.is_empty() {
+                    to_compare.remove(hole);
+                }
+            }
+        }
+    }
+    let count = block_plan.count();
+    let ranges = to_compare.iter().flat_map(|range| {
+        let mut rest = range.start..range.end.min(count);
+        std::iter::from_fn(move || {
+            let chunk = blocks_of(chunk_of(rest.start));
+            let piece = rest.start..rest.end.min(chunk.end);
+            rest.start = piece.end;
+            (!piece.is_empty()).then_some(piece)
+        })
+    });
+    let mut ranges: Vec<_> = ranges.collect();
+    if options.widens && client.makes_digests() {
+        let mut widened = Vec::new();
+        for ranges in ranges.chunk_by(|one, other| chunk_of(one.start) == chunk_of(other.start)) {
+            match ranges {
+                [first, ..] if ranges.len() > RANGES_OF_CHUNK_MAX => {
+                    let chunk = blocks_of(chunk_of(first.start));
+                    widened.push(chunk.start..chunk.end.min(count));
+                }
+                ranges => widened.extend_from_slice(ranges),
+            }
+        }
+        ranges = widened;
+    }
+    Ok(ranges)
+}
+
+/// What all attempts share.
+struct Comparing {
+    client: Client,
+    drive: DriveId,
+    content: Arc<Content>,
+    zeros: Mutex<ZeroDigests>,
+    differing: Mutex<RangeSet<u64>>,
+}
+
+impl Comparing {
+    /// Compares some blocks of one chunk.
+    async fn compare(
+        self: Arc<Self>,
+        blocks: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<(), Failure>> {
+        let (drive, plan) = (self.drive, self.content.block_plan());
+        let bytes = plan.bytes_of(&blocks);
+        let len = bytes.end - bytes.start;
+        let whole = self
+            .content
+            .plan()
+            .span(bytes.start / self.content.plan().chunk_bytes());
+        let whole = whole.filter(|span| span.offset == bytes.start && span.len == len);
+        let told = match self.client.digest(drive, bytes.start, len).await {
+            Ok(told) => told,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let Some(told) = told else {
+            return self.read(blocks, bytes, step_max, requests).await;
+        };
+        let is_one = blocks.end - blocks.start == 1;
+        let expected = match whole {
+            Some(span) if !is_one => self.content.chunk(span.index),
+            _ if is_one => self.content.block(blocks.start),
+            _ => None,
+        };
+        if let Some(expected) = expected {
+            let is_same = self.is_same(expected, &told, len);
+            if is_same || is_one {
+                self.note(blocks, is_same);
+                return Ok(Ok(()));
+            }
+        }
+        // Something in it differs, or nobody knows what its digest should be.
+        for block in blocks {
+            let bytes = plan.bytes_of(&(block..block + 1));
+            let len = bytes.end - bytes.start;
+            let told = match self.client.digest(drive, bytes.start, len).await {
+                Ok(Some(told)) => told,
+                Ok(None) => return Ok(Err(Failure::Broken("no digests any more".into()))),
+                Err(failure) => return Ok(Err(failure)),
+            };
+            let is_same = self
+                .content
+                .block(block)
+                .is_some_and(|expected| self.is_same(expected, &told, len));
+            self.note(block..block + 1, is_same);
+        }
+        Ok(Ok(()))
+    }
+
+    fn is_same(&self, expected: Held<'_>, told: &Digest, len: u64) -> bool {
+        match expected {
+            Held::Zeros => {
+                let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+                zeros.of(len) == *told
+            }
+            Held::Data(expected) => told.as_bytes().starts_with(expected),
+        }
+    }
+
+    fn note(&self, blocks: Range<u64>, is_same: bool) {
+        let mut differing = self
+            .differing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match is_same {
+            // An attempt before this one may have said otherwise.
+            true => differing.remove(blocks),
+            false => differing.insert(blocks),
+        }
+    }
+
+    /// Where the endpoint makes no digests.
+    async fn read(
+        self: Arc<Self>,
+        blocks: Range<u64>,
+        bytes: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<(), Failure>> {
+        let (client, drive, len) = (&self.client, self.drive, bytes.end - bytes.start);
+        let read = read_all(client, drive, bytes.start, len, step_max, requests);
+        let read = match read.await {
+            Ok(read) => read,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        blocking(move || {
+            let step = usize::try_from(BLOCK_BYTES.get()).unwrap_or(usize::MAX);
+            for (block, bytes) in blocks.zip(read.chunks(step)) {
+                let is_same = match self.content.block(block) {
+                    Some(Held::Zeros) => is_zero(bytes),
+                    Some(Held::Data(expected)) => block_digest(&Digest::of(bytes)) == expected,
+                    None => false,
+                };
+                self.note(block..block + 1, is_same);
+            }
+            Ok(Ok(()))
+        })
+        .await
+    }
+}
+
+/// Tells bytes, where the shell counts ranges.
+struct InBytes<'m> {
+    monitor: &'m mut dyn Monitor,
+    compared: Arc<AtomicU64>,
+}
+
+impl Monitor for InBytes<'_> {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Progress(progress) => self.monitor.event(&Event::Progress(Progress {
+                done_bytes: self.compared.load(Ordering::Relaxed),
+                ..*progress
+            })),
+            other => self.monitor.event(other),
+        }
+    }
+}
+
+struct Comparison {
+    comparing: Arc<Comparing>,
+    ranges: Arc<Vec<Range<u64>>>,
+    next: u64,
+    /// Bytes of the ranges that are settled.
+    compared: Arc<AtomicU64>,
+}
+
+impl Comparison {
+    fn range(&self, span: Span) -> Option<Range<u64>> {
+        self.ranges.get(usize::try_from(span.index).ok()?).cloned()
+    }
+}
+
+impl Job for Comparison {
+    async fn feed(&mut self) -> Feed {
+        if self.next == self.ranges.len() as u64 {
+            return Feed::End;
+        }
+        self.next += 1;
+        Feed::Chunk(self.next - 1)
+    }
+
+    fn attempt(
+        &mut self,
+        span: Span,
+        _: Body,
+        limits: Limits,
+        _: &Spare,
+    ) -> impl Future<Output = Attempt> + Send + 'static {
+        let comparing = Arc::clone(&self.comparing);
+        let range = self.range(span);
+        async move {
+            let Some(range) = range else {
+                return Attempt::local(Error::new(ErrorKind::Bug, "No such range of blocks"));
+            };
+            let mut requests = Requests::default();
+            let step_max = limits.read_bytes_max();
+            Attempt {
+                answer: comparing.compare(range, step_max, &mut requests).await,
+                requests: requests.without_progress(),
+            }
+        }
+    }
+
+    fn settled(&mut self, span: Span, _: Body) -> Result<()> {
+        if let Some(range) = self.range(span) {
+            let bytes = self.comparing.content.block_plan().bytes_of(&range);
+            let bytes = bytes.end - bytes.start;
+            self.compared.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn skipped(&mut self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+}

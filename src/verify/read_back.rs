@@ -1,0 +1,962 @@
+//! Reading back: what the drive holds against what the image held.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use rangemap::RangeSet;
+use sha2::{Digest as _, Sha256};
+
+use super::sample_places as places;
+use super::sample_places::{HOLE_SAMPLES_MAX, place_in, spread};
+use crate::api::Client;
+use crate::chunk::{DataChunk, is_zero};
+use crate::digest::{ChunkDigest, Digest};
+use crate::drive::DriveId;
+use crate::driver::blocking::blocking;
+use crate::driver::checksum::Hasher;
+use crate::driver::patience::{Patience, WaitsOnly};
+use crate::driver::read_range::read_all;
+use crate::driver::shell::{Attempt, Feed, Job, Shell};
+use crate::driver::spare_requests::Spare;
+use crate::driver::stop::Stop;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::image::Disk;
+use crate::monitor::Monitor;
+use crate::plan::{Plan, Span};
+use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
+use crate::wire::READ_BYTES_MAX;
+
+/// Bytes of a sample.
+const SAMPLE_BYTES: usize = places::SAMPLE_BYTES as usize;
+/// Longest range of which the endpoint is asked for a digest: a second of work
+/// there, during which nothing moves.
+const DIGEST_BYTES_MAX: u64 = 256 << 20;
+
+/// How much to read back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Nothing.
+    None,
+    /// 16 KiB of the first chunk, the last one, and one in a hundred between; of holes as
+    /// well.
+    #[default]
+    Sample,
+    /// Everything. What is on this machine is read again for it, holes too.
+    Full,
+}
+
+impl FromStr for Verify {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "none" => Ok(Self::None),
+            "sample" => Ok(Self::Sample),
+            "full" => Ok(Self::Full),
+            _ => {
+                let what = format!("{text:?} is not none, sample or full");
+                Err(Error::new(ErrorKind::Usage, what))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Sample => "sample",
+            Self::Full => "full",
+        })
+    }
+}
+
+/// Something that the drive must hold.
+#[derive(Clone, Debug)]
+pub(crate) enum Check {
+    /// These very bytes at this offset.
+    Bytes { offset: u64, bytes: Bytes },
+    /// Bytes with this digest.
+    Digest { span: Span, digest: ChunkDigest },
+    /// Zeros, in these bytes.
+    Zeros(Range<u64>),
+    /// What this machine holds at these bytes by then.
+    Again(Range<u64>),
+}
+
+/// What a drive is compared with.
+pub(crate) enum Local {
+    /// What was seen of it when it passed by: it cannot be read again.
+    Seen(Expected),
+    /// It is read again, so that whatever was wrong when it was read first is found.
+    Again(Again),
+}
+
+/// A disk on this machine, an image or the file of a download, that is read again.
+pub(crate) struct Again {
+    /// Byte for byte as on the drive.
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Whether it is an error if it changes meanwhile. To the file of a download other
+    /// shards may write.
+    pub(crate) is_image: bool,
+    pub(crate) plan: Plan,
+    /// Byte of the drive, and of the disk, that the plan begins at.
+    pub(crate) base: u64,
+    /// The chunks to compare.
+    pub(crate) chunks: RangeSet<u64>,
+    /// Those of them that were left out as holes: the others hold data.
+    pub(crate) holes: RangeSet<u64>,
+}
+
+impl Again {
+    /// The chunks with data, and those that were left out as holes.
+    fn divided(&self) -> (RangeSet<u64>, RangeSet<u64>) {
+        let (mut data, mut holes) = (self.chunks.clone(), RangeSet::new());
+        for hole in self.holes.iter() {
+            for chunks in self.chunks.overlapping(hole) {
+                holes.insert(chunks.start.max(hole.start)..chunks.end.min(hole.end));
+            }
+            data.remove(hole.clone());
+        }
+        (data, holes)
+    }
+
+    /// A sample: of the chunks with data, and of the holes, of which a sparse image would
+    /// have nothing else. Chunks that were looked into already may be left out, and as many
+    /// others as were looked into besides.
+    fn sample(&self, passed: &Passed, rng: &mut fastrand::Rng) -> Divided {
+        let (data, holes) = self.divided();
+        let kinds = [
+            (data, u64::MAX, &passed.data),
+            (holes, HOLE_SAMPLES_MAX, &passed.holes),
+        ];
+        let mut sample = Divided::default();
+        for (chunks, most, passed) in kinds {
+            let mut places = spread(&self.plan, &chunks, most, rng);
+            both_ends_first(&mut places, rng);
+            let is_passed = |place: &Range<u64>| passed.contains(&self.plan.index_of(place.start));
+            let (mut checked, mut left): (Vec<_>, Vec<_>) = places.into_iter().partition(is_passed);
+            let besides = count(passed).saturating_sub(checked.len());
+            checked.extend(left.split_off(left.len().saturating_sub(besides)));
+            let again =
+                |place: Range<u64>| Check::Again(self.base + place.start..self.base + place.end);
+            sample.spare.extend(checked.into_iter().map(again));
+            sample.checks.extend(left.into_iter().map(again));
+        }
+        sample
+    }
+
+    /// Everything, in pieces that one request can read, and of data no more than a chunk:
+    /// a mismatch names the piece.
+    fn all(&self) -> Vec<Range<u64>> {
+        let (data, holes) = self.divided();
+        let chunk = self.plan.chunk_bytes().min(READ_BYTES_MAX);
+        let data = data.iter().map(|chunks| (chunks, chunk));
+        let holes = holes.iter().map(|chunks| (chunks, READ_BYTES_MAX));
+        let ranges = data.chain(holes).flat_map(|(chunks, step)| {
+            let bytes = self.plan.bytes_of(chunks);
+            pieces(self.base + bytes.start..self.base + bytes.end, step)
+        });
+        ranges.collect()
+    }
+}
+
+/// What a full verification expects of the drive.
+#[derive(Debug, Default)]
+pub(crate) struct Expected {
+    chunks: Vec<(Span, ChunkDigest)>,
+    /// In bytes; the number of holes counts, not their size.
+    zeros: RangeSet<u64>,
+}
+
+impl Expected {
+    /// A chunk holds bytes with this digest.
+    pub(crate) fn chunk(&mut self, span: Span, digest: ChunkDigest) {
+        self.chunks.push((span, digest));
+    }
+
+    /// These bytes are zeros.
+    pub(crate) fn zeros(&mut self, bytes: Range<u64>) {
+        if !bytes.is_empty() {
+            self.zeros.insert(bytes);
+        }
+    }
+
+    /// What there is to check. What the endpoint calls a hole is checked as well.
+    fn into_checks(self) -> Vec<Check> {
+        let zeros = self.zeros.into_iter();
+        let zeros = zeros
+            .flat_map(|range| pieces(range, DIGEST_BYTES_MAX))
+            .map(Check::Zeros);
+        let chunks = self.chunks.into_iter();
+        let chunks = chunks.map(|(span, digest)| Check::Digest { span, digest });
+        chunks.chain(zeros).collect()
+    }
+}
+
+/// The checks of a sample.
+#[derive(Debug, Default)]
+struct Divided {
+    /// Those to make.
+    checks: Vec<Check>,
+    /// Those that may be left out, since as many were made while the transfer ran. The
+    /// first ones tell most.
+    spare: Vec<Check>,
+}
+
+impl Divided {
+    /// A list of at least `least` checks, if there are as many, and how many of its first
+    /// ones are more than a second look.
+    fn fill(self, least: usize) -> (usize, Vec<Check>) {
+        let Self { mut checks, spare } = self;
+        let new = checks.len();
+        checks.extend(spare.into_iter().take(least.saturating_sub(new)));
+        (new, checks)
+    }
+}
+
+/// How many numbers these are.
+fn count(ranges: &RangeSet<u64>) -> usize {
+    let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// The last one first, which an endpoint loses most likely, then the first one, then the
+/// others in any order.
+fn both_ends_first<T>(places: &mut [T], rng: &mut fastrand::Rng) {
+    places.reverse();
+    if let Some((_, others)) = places.split_first_mut() {
+        if let Some(last) = others.len().checked_sub(1) {
+            others.swap(0, last);
+        }
+        if let Some((_, others)) = others.split_first_mut() {
+            rng.shuffle(others);
+        }
+    }
+}
+
+/// A range in pieces of at most so many bytes.
+fn pieces(range: Range<u64>, bytes_max: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut rest = range;
+    std::iter::from_fn(move || {
+        let piece = rest.start..rest.end.min(rest.start.saturating_add(bytes_max));
+        rest.start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Which digests of the chunks somebody needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Digests {
+    /// None.
+    Unwanted,
+    /// Those that take least.
+    Quick,
+    /// Those that an endpoint may make as well.
+    Whole,
+}
+
+/// Takes samples of chunks as they pass by, of what cannot be read again.
+#[derive(Clone, Debug)]
+pub(crate) struct Sampler {
+    verify: Verify,
+    /// Whether it will be read again.
+    is_again: bool,
+    /// `None` as long as nobody knows.
+    chunks: Option<u64>,
+    /// The last chunk, once it is known of an image whose size nobody knew.
+    last: Arc<OnceLock<u64>>,
+    seed: u64,
+    digests: Digests,
+    samples: Arc<Mutex<Vec<Check>>>,
+}
+
+impl Sampler {
+    /// Samples of an image with this plan, which will be read again if `is_again`.
+    /// `digests` is what somebody else needs.
+    pub(crate) fn new(
+        verify: Verify,
+        plan: &Plan,
+        seed: u64,
+        digests: Digests,
+        is_again: bool,
+    ) -> Self {
+        Self {
+            verify,
+            is_again,
+            chunks: (!plan.is_endless()).then(|| plan.count()),
+            last: Arc::default(),
+            seed,
+            digests: match verify {
+                Verify::Full if !is_again => Digests::Whole,
+                _ => digests,
+            },
+            samples: Arc::default(),
+        }
+    }
+
+    pub(crate) fn wants_digests(&self) -> bool {
+        self.digests != Digests::Unwanted
+    }
+
+    /// The digest of a chunk, if anybody needs it.
+    pub(crate) fn digest(&self, chunk: &DataChunk) -> Option<ChunkDigest> {
+        match self.digests {
+            Digests::Unwanted => None,
+            Digests::Quick => Some(chunk.digest()),
+            Digests::Whole => Some(Digest::of(chunk.bytes()).into()),
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.verify == Verify::Full
+    }
+
+    /// Whether somebody has to collect what a full verification expects.
+    pub(crate) fn collects(&self) -> bool {
+        self.is_full() && !self.is_again
+    }
+
+    /// Whether samples are taken of what cannot be read again.
+    fn takes_samples(&self) -> bool {
+        self.verify == Verify::Sample && !self.is_again
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.verify == Verify::None
+    }
+
+    /// Whether what is compared is read again on this machine.
+    pub(crate) fn is_again(&self) -> bool {
+        self.is_again
+    }
+
+    /// A chunk is settled, whose offset is one of the drive: what there is to check of it.
+    pub(crate) fn due(&self, span: Span) -> Vec<Check> {
+        if self.is_off() || !self.picks(span.index) {
+            return Vec::new();
+        }
+        if self.is_again {
+            let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
+            return vec![Check::Again(place_in(span.offset..span.end(), &mut rng))];
+        }
+        let samples = self.samples.lock();
+        let mut samples = samples.unwrap_or_else(PoisonError::into_inner);
+        let chunk = span.offset..span.end();
+        let due = samples.extract_if(.., |check| chunk.contains(&check.offset()));
+        due.collect()
+    }
+
+    /// A check that was due and was not made. What is read again is picked anew at the end.
+    pub(crate) fn leave(&self, check: Check) {
+        if !self.is_again {
+            self.push(check);
+        }
+    }
+
+    /// A chunk of data passes by, or what there is of data in it.
+    pub(crate) fn look_at(&self, span: Span, bytes: &[u8]) {
+        if !self.takes_samples() || !self.picks(span.index) {
+            return;
+        }
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
+        let at = rng.usize(..=bytes.len().saturating_sub(SAMPLE_BYTES));
+        let end = bytes.len().min(at + SAMPLE_BYTES);
+        self.add(span.offset + at as u64, &bytes[at..end]);
+    }
+
+    /// Chunks that earlier runs settled pass by no more: these samples are read from
+    /// the image again. Blocks.
+    ///
+    /// # Errors
+    /// What reading says.
+    pub(crate) fn look_back(
+        &self,
+        image: &dyn Disk,
+        plan: &Plan,
+        settled: &RangeSet<u64>,
+    ) -> Result<()> {
+        if !self.takes_samples() {
+            return Ok(());
+        }
+        let settled = settled.iter().flat_map(Clone::clone);
+        for span in settled
+            .filter(|i| self.picks(*i))
+            .filter_map(|i| plan.span(i))
+        {
+            let mut bytes = [0; SAMPLE_BYTES];
+            let len = span.len.min(SAMPLE_BYTES as u64);
+            let bytes = &mut bytes[..usize::try_from(len).unwrap_or(0)];
+            let mut rng = fastrand::Rng::with_seed(self.seed ^ span.index);
+            let offset = span.offset + rng.u64(..=span.len - len);
+            image.read_at(bytes, offset)?;
+            self.add(offset, bytes);
+        }
+        Ok(())
+    }
+
+    /// These places, in bytes of the drive, were left out because the endpoint called
+    /// them holes: a sample has them too.
+    pub(crate) fn look_into(&self, holes: Vec<Range<u64>>) {
+        for place in holes {
+            if self.is_again {
+                self.push(Check::Again(place));
+            } else {
+                let zeros = vec![0; usize::try_from(place.end - place.start).unwrap_or(0)];
+                self.add(place.start, &zeros);
+            }
+        }
+    }
+
+    fn add(&self, offset: u64, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.push(Check::Bytes { offset, bytes });
+    }
+
+    fn push(&self, check: Check) {
+        if let Ok(mut samples) = self.samples.lock() {
+            samples.push(check);
+        }
+    }
+
+    /// Whether a chunk is one of the sample.
+    pub(crate) fn picks(&self, index: u64) -> bool {
+        // Of an image without an end, as many as if it ended here: that adds up to
+        // more, but to no more than a multiple of that.
+        let chunks = self.chunks.unwrap_or_else(|| index.saturating_add(1));
+        let wanted = places::wanted(chunks);
+        let last = self
+            .chunks
+            .map_or_else(|| self.last.get().copied(), |n| n.checked_sub(1));
+        index == 0
+            || last == Some(index)
+            || fastrand::Rng::with_seed(self.seed ^ !index).u64(..chunks) < wanted
+    }
+
+    /// The end of an image was found whose size nobody knew. Tell it before the last
+    /// chunk passes by.
+    pub(crate) fn ends_at(&self, plan: &Plan) {
+        if let Some(last) = plan.count().checked_sub(1) {
+            let _ = self.last.set(last);
+        }
+    }
+
+    fn take(&self) -> Vec<Check> {
+        let taken = self
+            .samples
+            .lock()
+            .map(|mut samples| std::mem::take(&mut *samples));
+        taken.unwrap_or_default()
+    }
+}
+
+/// What was read back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// How many ranges.
+    pub ranges: u64,
+    /// Bytes of them all.
+    pub bytes: u64,
+}
+
+/// Most checks of a full verification that are made at once from the start, over connections
+/// that are open: more could take more memory than the transfer. The checks of a sample are
+/// of a few KiB each, and as many are made at once as there are connections.
+const FULL_AT_ONCE_MAX: u32 = 16;
+/// At the end so many checks are made at least, if there are as many connections: together
+/// they take a round trip, as one would.
+const LAST_LOOK: usize = 16;
+
+/// The drive that is read back, and how.
+pub(crate) struct ReadFrom<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) drive: DriveId,
+    /// Connections that the transfer leaves open.
+    pub(crate) open: u32,
+    /// Most requests in flight.
+    pub(crate) jobs: u32,
+    pub(crate) patience: &'a Patience,
+    /// What was checked while the transfer ran.
+    pub(crate) passed: Passed,
+}
+
+/// The checks that have passed.
+#[derive(Default)]
+pub(crate) struct Passed {
+    /// The chunks with data that were looked into.
+    pub(crate) data: RangeSet<u64>,
+    /// The same of holes.
+    pub(crate) holes: RangeSet<u64>,
+    /// How many checks that were.
+    pub(crate) count: u64,
+    /// Bytes of all of them.
+    pub(crate) bytes: u64,
+    /// Those of bytes that cannot be read again on this machine.
+    pub(crate) seen: Vec<Check>,
+}
+
+/// Reads back a sample of the drive, or all of it, and compares it with what this machine
+/// holds. Of a sample, what was checked already is left out, but a look at the drive as it
+/// is now remains: at the end of the drive, at its start, and at as many other places as
+/// one round trip can check.
+pub(crate) async fn verify(
+    from: ReadFrom<'_>,
+    sampler: &Sampler,
+    local: Local,
+    monitor: &mut dyn Monitor,
+    stop: Stop,
+) -> Result<Verified> {
+    let ReadFrom {
+        client,
+        drive,
+        open,
+        jobs,
+        patience,
+        passed,
+    } = from;
+    let mut rng = fastrand::Rng::with_seed(sampler.seed);
+    let mut image = None;
+    let least = usize::try_from(open).map_or(LAST_LOOK, |open| open.clamp(1, LAST_LOOK));
+    let mut verified = Verified::default();
+    if !sampler.is_full() {
+        verified.ranges = passed.count;
+        verified.bytes = passed.bytes;
+    }
+    let all = |checks: Vec<Check>| (checks.len(), checks);
+    let (disk, (new, checks)) = match (local, sampler.verify) {
+        (_, Verify::None) => return Ok(Verified::default()),
+        (Local::Seen(expected), Verify::Full) => (None, all(expected.into_checks())),
+        (Local::Seen(_), Verify::Sample) => {
+            let mut spare = passed.seen;
+            spare.sort_unstable_by_key(Check::offset);
+            both_ends_first(&mut spare, &mut rng);
+            let checks = sampler.take();
+            (None, Divided { checks, spare }.fill(least))
+        }
+        (Local::Again(again), verify) => {
+            let checks = match verify {
+                Verify::Full => all(again.all().into_iter().map(Check::Again).collect()),
+                _ => {
+                    let mut sample = again.sample(&passed, &mut rng);
+                    sample.checks.extend(sampler.take());
+                    sample.fill(least)
+                }
+            };
+            image = again.is_image.then(|| Arc::clone(&again.disk));
+            (Some(again.disk), checks)
+        }
+    };
+    verified.ranges += new as u64;
+    verified.bytes += checks.iter().take(new).map(Check::len).sum::<u64>();
+    // To the engine, each check is a chunk.
+    let engine = Engine::new(EngineConfig {
+        plan: Plan::new(checks.len() as u64, NonZeroU64::MIN),
+        first: 0,
+        settled: RangeSet::new(),
+        jobs_min: match sampler.is_full() {
+            true => open.clamp(1, FULL_AT_ONCE_MAX),
+            false => open.max(1),
+        },
+        jobs,
+        zeros: Zeros::Write,
+        operation: Operation::Read,
+        is_fresh: false,
+        max_outage: patience.max_outage(),
+        round_trip: client.round_trip(),
+        pieces: PiecesConfig::default(),
+        seed: sampler.seed,
+    });
+    let against = Arc::new(Against::new(client.clone(), drive, disk, sampler.is_full()));
+    let job = ReadBack {
+        against,
+        checks: Arc::new(checks),
+        next: 0,
+    };
+    let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
+    let ending = shell.run(&mut WaitsOnly(monitor), stop).await;
+    let outcome = shell.outcome(ending, "read back");
+    if let Some(image) = image {
+        // Where that is what changed it says so, rather than to blame the drive.
+        blocking(move || image.check_unchanged()).await?;
+    }
+    outcome.map(|()| verified)
+}
+
+/// What checks are made against.
+pub(crate) struct Against {
+    client: Client,
+    drive: DriveId,
+    /// What [`Check::Again`] reads.
+    disk: Option<Arc<dyn Disk>>,
+    /// Whether it is so much that digests of the endpoint do in place of bytes.
+    is_full: bool,
+    zeros: Mutex<ZeroDigests>,
+}
+
+impl Against {
+    /// `disk` is what can be read again; `is_full` says whether it is so much that digests
+    /// of the endpoint do in place of bytes.
+    pub(crate) fn new(
+        client: Client,
+        drive: DriveId,
+        disk: Option<Arc<dyn Disk>>,
+        is_full: bool,
+    ) -> Self {
+        Self {
+            client,
+            drive,
+            disk,
+            is_full,
+            zeros: Mutex::default(),
+        }
+    }
+
+    /// Whether the drive holds what the disk holds.
+    async fn is_same(
+        self: &Arc<Self>,
+        bytes: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<bool, Failure>> {
+        let disk = self
+            .disk
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Bug, "Nothing can be read again"))?;
+        let (offset, len) = (bytes.start, bytes.end - bytes.start);
+        let read = blocking(move || {
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+            disk.read_at(&mut bytes, offset)?;
+            Ok(bytes)
+        });
+        if self.is_full {
+            let asked = self.client.digest(self.drive, offset, len);
+            let (read, asked) = tokio::join!(read, asked);
+            let (read, digest) = match (read?, asked) {
+                (read, Ok(Some(digest))) => (read, digest),
+                (read, Ok(None)) => {
+                    return Ok(self.reads_as(offset, read, step_max, requests).await);
+                }
+                (_, Err(failure)) => return Ok(Err(failure)),
+            };
+            let this = Arc::clone(self);
+            return blocking(move || Ok(Ok(this.digest(&read) == digest))).await;
+        }
+        Ok(self.reads_as(offset, read.await?, step_max, requests).await)
+    }
+
+    async fn reads_as(
+        &self,
+        offset: u64,
+        bytes: Vec<u8>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<bool, Failure> {
+        let len = bytes.len() as u64;
+        let read = read_all(&self.client, self.drive, offset, len, step_max, requests).await;
+        read.map(|read| read == bytes)
+    }
+
+    fn digest(&self, bytes: &[u8]) -> Digest {
+        match is_zero(bytes) {
+            true => self.zero_digest(bytes.len() as u64),
+            false => Digest::of(bytes),
+        }
+    }
+
+    /// The digest of so many zeros; made once. Blocks.
+    fn zero_digest(&self, len: u64) -> Digest {
+        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        zeros.of(len)
+    }
+
+    /// Whether the drive holds nothing but zeros there.
+    async fn is_zeros(
+        self: &Arc<Self>,
+        bytes: Range<u64>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<bool, Failure>> {
+        let len = bytes.end - bytes.start;
+        Ok(
+            match self.client.digest(self.drive, bytes.start, len).await {
+                Ok(Some(digest)) => {
+                    let this = Arc::clone(self);
+                    Ok(blocking(move || Ok(this.zero_digest(len) == digest)).await?)
+                }
+                Ok(None) => {
+                    reads_as_zeros(&self.client, self.drive, bytes, step_max, requests).await
+                }
+                Err(failure) => Err(failure),
+            },
+        )
+    }
+}
+
+impl Check {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Bytes { bytes, .. } => bytes.len() as u64,
+            Self::Digest { span, .. } => span.len,
+            Self::Zeros(bytes) | Self::Again(bytes) => bytes.end - bytes.start,
+        }
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        match self {
+            Self::Bytes { offset, .. } => *offset,
+            Self::Digest { span, .. } => span.offset,
+            Self::Zeros(bytes) | Self::Again(bytes) => bytes.start,
+        }
+    }
+
+    /// Makes one attempt. The outer error is a mismatch, or one of this machine.
+    pub(crate) async fn run(
+        &self,
+        against: &Arc<Against>,
+        step_max: u64,
+        requests: &mut Requests,
+    ) -> Result<Result<(), Failure>> {
+        let (client, drive) = (&against.client, against.drive);
+        let is_same = match self {
+            Self::Bytes { offset, bytes } => {
+                let len = bytes.len() as u64;
+                let read = read_all(client, drive, *offset, len, step_max, requests).await;
+                read.map(|read| read == *bytes)
+            }
+            Self::Digest { span, digest } => {
+                holds(client, drive, *span, digest, step_max, requests).await
+            }
+            Self::Zeros(bytes) => against.is_zeros(bytes.clone(), step_max, requests).await?,
+            Self::Again(bytes) => against.is_same(bytes.clone(), step_max, requests).await?,
+        };
+        match is_same {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => Err(self.mismatch(drive)),
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    fn mismatch(&self, drive: DriveId) -> Error {
+        let what = format!(
+            "Drive {drive} does not hold what was transferred: the {} bytes at {} differ",
+            self.len(),
+            self.offset()
+        );
+        Error::new(ErrorKind::Integrity, what).hint_to(
+            "Nothing else may write to the drive meanwhile. Compare all of it and send what differs with --resume-from-drive UUID",
+        )
+    }
+}
+
+/// Whether a chunk of the drive has this digest.
+pub(crate) async fn holds(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+    expected: &ChunkDigest,
+    step_max: u64,
+    requests: &mut Requests,
+) -> Result<bool, Failure> {
+    let expected = match expected {
+        ChunkDigest::Whole(expected) => {
+            return Ok(digest_of(client, drive, span, step_max, requests).await? == *expected);
+        }
+        expected => *expected,
+    };
+    let mut chunk = Vec::with_capacity(usize::try_from(span.len).unwrap_or(0));
+    for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
+        let len = piece.end - piece.start;
+        chunk.extend(read_all(client, drive, piece.start, len, step_max, requests).await?);
+    }
+    tokio::task::spawn_blocking(move || expected.is_of(&chunk))
+        .await
+        .map_err(|cause| Failure::Broken(cause.to_string()))
+}
+
+/// The digest of a range of the drive: made by the endpoint, if that is one of
+/// ours, or else of what is read, in steps that the API allows.
+async fn digest_of(
+    client: &Client,
+    drive: DriveId,
+    span: Span,
+    step_max: u64,
+    requests: &mut Requests,
+) -> Result<Digest, Failure> {
+    if span.len <= DIGEST_BYTES_MAX
+        && let Some(digest) = client.digest(drive, span.offset, span.len).await?
+    {
+        return Ok(digest);
+    }
+    let mut hasher = Sha256::new();
+    for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
+        let len = piece.end - piece.start;
+        let bytes = read_all(client, drive, piece.start, len, step_max, requests).await?;
+        // Milliseconds of work; still not for the reactor.
+        let hashed = tokio::task::spawn_blocking(move || {
+            hasher.update(&bytes);
+            hasher
+        });
+        hasher = hashed
+            .await
+            .map_err(|cause| Failure::Broken(cause.to_string()))?;
+    }
+    Ok(Digest::from_bytes(hasher.finalize().into()))
+}
+
+/// Whether the drive holds nothing but zeros there, read in steps that the API
+/// allows.
+async fn reads_as_zeros(
+    client: &Client,
+    drive: DriveId,
+    bytes: Range<u64>,
+    step_max: u64,
+    requests: &mut Requests,
+) -> Result<bool, Failure> {
+    for piece in pieces(bytes, READ_BYTES_MAX) {
+        let len = piece.end - piece.start;
+        if !is_zero(&read_all(client, drive, piece.start, len, step_max, requests).await?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Digests of zeros, by length.
+#[derive(Debug, Default)]
+pub(crate) struct ZeroDigests(HashMap<u64, Digest>);
+
+impl ZeroDigests {
+    pub(crate) fn of(&mut self, len: u64) -> Digest {
+        *self.0.entry(len).or_insert_with(|| {
+            let mut hasher = Hasher::new();
+            hasher.zeros(len);
+            hasher.finish()
+        })
+    }
+}
+
+struct ReadBack {
+    against: Arc<Against>,
+    checks: Arc<Vec<Check>>,
+    next: u64,
+}
+
+impl Job for ReadBack {
+    async fn feed(&mut self) -> Feed {
+        if self.next == self.checks.len() as u64 {
+            return Feed::End;
+        }
+        self.next += 1;
+        Feed::Chunk(self.next - 1)
+    }
+
+    fn attempt(
+        &mut self,
+        span: Span,
+        _: Body,
+        limits: Limits,
+        _: &Spare,
+    ) -> impl Future<Output = Attempt> + Send + 'static {
+        let (checks, against) = (Arc::clone(&self.checks), Arc::clone(&self.against));
+        async move {
+            // The engine was told of as many chunks as there are checks.
+            let check = usize::try_from(span.index).ok().and_then(|i| checks.get(i));
+            let Some(check) = check else {
+                return Attempt::local(Error::new(ErrorKind::Bug, "No such check"));
+            };
+            let mut requests = Requests::default();
+            let step_max = limits.read_bytes_max();
+            Attempt {
+                answer: check.run(&against, step_max, &mut requests).await,
+                requests: requests.without_progress(),
+            }
+        }
+    }
+
+    fn settled(&mut self, _: Span, _: Body) -> Result<()> {
+        Ok(())
+    }
+
+    fn skipped(&mut self, _: Range<u64>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_bounded_and_hold_both_ends() {
+        for chunks in [1, 2, 16, 100, 10_000, 1_000_000] {
+            let plan = Plan::new(chunks, NonZeroU64::MIN);
+            let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted, false);
+            let picked: Vec<u64> = (0..chunks).filter(|i| sampler.picks(*i)).collect();
+            assert_eq!(picked.first(), Some(&0));
+            assert_eq!(picked.last(), Some(&(chunks - 1)));
+            assert!(picked.len() <= 400, "{} of {chunks}", picked.len());
+            assert!(
+                picked.len() as u64 >= chunks.min(8),
+                "{} of {chunks}",
+                picked.len()
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_without_a_known_end_is_sampled_all_along() {
+        let plan = Plan::endless(NonZeroU64::MIN);
+        let sampler = Sampler::new(Verify::Sample, &plan, 7, Digests::Unwanted, false);
+        let picked: Vec<u64> = (0..1_000_000).filter(|i| sampler.picks(*i)).collect();
+        assert!(picked.starts_with(&[0, 1, 2]));
+        assert!(picked.len() < 2000, "{}", picked.len());
+        for tenth in 0..10 {
+            let part = tenth * 100_000..(tenth + 1) * 100_000;
+            assert!(picked.iter().any(|i| part.contains(i)), "{part:?}");
+        }
+        let last = (1_000_000..).find(|i| !sampler.picks(*i)).unwrap();
+        sampler.ends_at(&plan.ending_at(last + 1));
+        assert!(sampler.picks(last));
+    }
+
+    #[test]
+    fn zeros_are_checked_in_pieces_and_all_of_them() {
+        const MAX: u64 = DIGEST_BYTES_MAX;
+        assert_eq!(pieces(5..5, DIGEST_BYTES_MAX).count(), 0);
+        for range in [5..6, 5..5 + MAX, 5..6 + MAX, 7..7 + 3 * MAX] {
+            let pieces: Vec<_> = pieces(range.clone(), DIGEST_BYTES_MAX).collect();
+            assert_eq!(pieces.first().map(|piece| piece.start), Some(range.start));
+            assert_eq!(pieces.last().map(|piece| piece.end), Some(range.end));
+            assert!(
+                pieces
+                    .iter()
+                    .all(|p| p.start < p.end && p.end - p.start <= MAX)
+            );
+            assert!(pieces.windows(2).all(|pair| pair[0].end == pair[1].start));
+        }
+        let mut expected = Expected::default();
+        for bytes in [10..20, 30..40, 20..30] {
+            expected.zeros(bytes);
+        }
+        let checks = expected.into_checks();
+        assert!(matches!(&checks[..], [Check::Zeros(bytes)] if *bytes == (10..40)));
+    }
+
+    #[test]
+    fn digests_of_zeros() {
+        let mut zeros = ZeroDigests::default();
+        for len in [0, 1, 65_536, 100_000] {
+            assert_eq!(
+                zeros.of(len),
+                Digest::of(&vec![0; usize::try_from(len).unwrap()])
+            );
+        }
+    }
+}

@@ -1,0 +1,564 @@
+//! Images on web servers: fetched by ranges, several at a time, where the server has
+//! these, else once and in order. What broke goes on, as the policy says; a file that
+//! changes meanwhile is an error.
+//!
+//! Which of several servers is asked, `mirrors` says. It never knows what becomes of the
+//! image. Start reading at [`open_web`].
+
+mod mirrors;
+
+use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use bytes::{Buf, Bytes};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use crate::api::{Pin, Web, WebAnswer, WebUrl};
+use crate::driver::blocking::blocking;
+use crate::driver::patience::{Patience, Trial, Unanswered};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
+use crate::policy::Operation;
+use crate::web_image::mirrors::{Known, Mirrors};
+
+/// Bytes that are asked for first: they tell the format as well.
+const FIRST_BYTES: u64 = 64 * 1024;
+/// Ranges of one read that are fetched at a time.
+const RANGES_MAX: u64 = 4;
+/// Shorter ranges are not worth a request of their own.
+const RANGE_BYTES_MIN: u64 = 1 << 20;
+/// What a short read fetches whole, since others follow beside it: the bytes of a packed
+/// cluster end within a page, and the next ones begin there.
+const PAGE_BYTES: u64 = 64 * 1024;
+/// Pages that are kept: 4 MiB.
+const PAGES_MAX: usize = 64;
+/// Parts of a body that wait to be read in order.
+const PARTS_MAX: usize = 16;
+/// An answer of fewer bytes, where more were asked for, is a failure.
+const SHORT_ANSWER_BYTES: usize = 4096;
+/// Most bytes of a text.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
+/// How to fetch.
+#[derive(Clone, Debug)]
+pub struct WebConfig {
+    /// The client.
+    pub web: Web,
+    /// How long it goes on while nothing succeeds.
+    pub patience: Patience,
+}
+
+/// Opens an image on a web server, as [`Image::open`] does.
+///
+/// # Errors
+/// As [`Image::open`]; [`ErrorKind::Unavailable`] if the server does not recover.
+pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) -> Result<Image> {
+    let file = WebFile::new(url, config);
+    let answer = file.patiently(Some(0..FIRST_BYTES)).await?;
+    let (options, encoding) = (options.clone(), answer.encoding.clone());
+    // From here on no answer is taken for all of the file that is a part of it.
+    if answer.from.is_some() {
+        let file = file.pinned(&answer).await?;
+        let opened = blocking(move || Image::of(RawImage::remote(Arc::new(file)), &options));
+        return check_encoding(opened.await?, encoding.as_deref(), url);
+    }
+    let input = Input {
+        name: url.to_string(),
+        size: answer.pin.size,
+        fingerprint: fingerprint(url, &answer.pin),
+        file: None,
+        read: Box::new(file.pump(Some(answer), None)),
+    };
+    let opened = blocking(move || Image::in_order(input, &options));
+    check_encoding(opened.await?, encoding.as_deref(), url)
+}
+
+/// An encoding that nobody accepted is most often the packing of the file itself, which
+/// is known by its content. Any other one would land on the drive.
+fn check_encoding(image: Image, encoding: Option<&str>, url: &WebUrl) -> Result<Image> {
+    let Some(encoding) = encoding else {
+        return Ok(image);
+    };
+    let packing = match &image {
+        Image::Stream(stream) => stream.format().name(),
+        Image::Raw(_) | Image::Mapped(_) => "raw",
+    };
+    if encoding.trim_start_matches("x-") == packing {
+        return Ok(image);
+    }
+    let what = format!(
+        "Cannot read {url}: its server says that the body is encoded with {encoding:?}, and its content is {packing}"
+    );
+    Err(Error::new(ErrorKind::Image, what)
+        .hint_to("Fetch it with a program that decodes it, and upload the file"))
+}
+
+/// Fetches a short text.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if it is not there or too long, [`ErrorKind::Unavailable`] if the server does not
+/// recover.
+pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
+    let file = WebFile::new(url, config);
+    let mut answer = file.patiently(None).await?;
+    let mut text = Vec::new();
+    while let Some(part) = answer.next_part().await.map_err(|f| file.error(f))? {
+        text.extend_from_slice(&part);
+        if text.len() > TEXT_BYTES_MAX {
+            let what = format!("{url} is longer than such a file is");
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+    }
+    Ok(text)
+}
+
+/// What tells a file from another: an inode of 0 where nothing does.
+fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
+    let number = |text: &str| {
+        let digest = Sha256::digest(text.as_bytes());
+        digest.first_chunk().copied().map_or(0, i128::from_le_bytes)
+    };
+    let place = number(&url.identity()).unsigned_abs();
+    Fingerprint {
+        size: pin.size.unwrap_or(0),
+        device: 0,
+        inode: match pin.tells_changes() {
+            true => u64::try_from(place & u128::from(u64::MAX)).unwrap_or(0) | 1,
+            false => 0,
+        },
+        modified_ns: number(&pin.to_text()),
+    }
+}
+
+/// A file on a web server that has ranges.
+#[derive(Clone, Debug)]
+struct WebFile {
+    url: WebUrl,
+    config: WebConfig,
+    /// Its state when it was opened.
+    pin: Option<Pin>,
+    mirrors: Mirrors,
+    handle: Handle,
+    /// The page that was asked for last is the last one.
+    pages: Arc<Mutex<Vec<(u64, Bytes)>>>,
+}
+
+impl WebFile {
+    /// One of which nothing is known.
+    fn new(url: &WebUrl, config: &WebConfig) -> Self {
+        let config = WebConfig {
+            patience: config.patience.of("the image's server"),
+            ..config.clone()
+        };
+        Self {
+            url: url.clone(),
+            config,
+            pin: None,
+            mirrors: Mirrors::default(),
+            handle: Handle::current(),
+            pages: Arc::default(),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.pin.as_ref().and_then(|pin| pin.size).unwrap_or(0)
+    }
+
+    /// The error to show.
+    fn error(&self, failure: Failure) -> Error {
+        let why = match &failure {
+            Failure::Refused(refusal) => match refusal.message.as_str() {
+                "" => format!("its server answered {}", refusal.status),
+                message => format!("its server answered {} ({message})", refusal.status),
+            },
+            Failure::NotApi(why) | Failure::WrongLength(why) => why.clone(),
+            other => other.to_string(),
+        };
+        let what = format!("Cannot fetch {}: {why}", self.url);
+        match failure {
+            Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => {
+                Error::new(ErrorKind::Unavailable, what)
+            }
+            Failure::Refused(refusal) if refusal.status >= 500 || refusal.status == 429 => {
+                Error::new(ErrorKind::Unavailable, what)
+            }
+            _ => Error::new(ErrorKind::Image, what),
+        }
+    }
+
+    /// Waits before another attempt, or gives the error to show if there is none.
+    async fn again(&self, trial: &mut Trial, failure: Failure) -> Result<()> {
+        // A page is how a web server says that there is no such file.
+        let is_known = self.pin.is_some() && matches!(failure, Failure::Certificate(_));
+        let again = trial.after(Operation::Read, failure, is_known).await;
+        again.map_err(
+            |Unanswered { failure, outage }| match (self.error(failure), outage) {
+                (error, None) => error,
+                (error, Some(_)) => Error::new(ErrorKind::Unavailable, error.to_string()),
+            },
+        )
+    }
+
+    fn changed(&self) -> Error {
+        let what = format!("{} changed while it was read", self.url);
+        Error::new(ErrorKind::Integrity, what).hint_to(
+            "A drive that was written to holds a mixture. Start over with --restart, from a file that stays as it is",
+        )
+    }
+
+    /// The file as it is now, by the answer for its first range.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if it is empty, or its size cannot be found out.
+    async fn pinned(self, first: &WebAnswer) -> Result<Self> {
+        let mut pin = first.pin.clone();
+        if pin.size.is_none() {
+            // A range may leave the size open; the answer to a request for all does not.
+            let whole = self.patiently(None).await?.pin;
+            let is_same = whole.fits(&pin);
+            pin.size = whole.size.filter(|_| is_same);
+        }
+        let cannot = |why: &str| Error::new(ErrorKind::Image, format!("{} {why}", self.url));
+        match pin.size {
+            Some(0) => return Err(cannot("is empty: there is nothing to upload")),
+            Some(_) => {}
+            None => {
+                let error = cannot("has no size that its server tells");
+                return Err(error.hint_to("Fetch it first, and upload the file"));
+            }
+        }
+        let known = Known {
+            place: first.place.clone(),
+            pin: pin.clone(),
+        };
+        self.mirrors.accept(&self.url, known, None);
+        Ok(Self {
+            pin: Some(pin),
+            ..self
+        })
+    }
+
+    /// Asks for a range, or for all, until there is an answer.
+    async fn patiently(&self, range: Option<Range<u64>>) -> Result<WebAnswer> {
+        let mut trial = Trial::of(&self.config.patience);
+        loop {
+            match trial.attempt(self.get(range.clone())).await {
+                Ok(answer) => {
+                    trial.answered();
+                    return answer;
+                }
+                Err(failure) => self.again(&mut trial, failure).await?,
+            }
+        }
+    }
+
+    /// One attempt; the inner error is of a file that changed.
+    async fn get(&self, range: Option<Range<u64>>) -> Result<Result<WebAnswer>, Failure> {
+        let Some(first) = &self.pin else {
+            let answer = self.config.web.get(&self.url, range, None).await?;
+            return Ok(Ok(answer));
+        };
+        let answer = self.get_from_mirror(range).await?;
+        let known = Known {
+            place: answer.place.clone(),
+            pin: answer.pin.clone(),
+        };
+        match (
+            self.mirrors.accept(&self.url, known, first.size),
+            answer.from,
+        ) {
+            (false, _) => Ok(Err(self.changed())),
+            (true, None) => Err(Failure::NotApi(
+                "it does not give a part of the file any more".into(),
+            )),
+            (true, Some(_)) => Ok(Ok(answer)),
+        }
+    }
+
+    /// Asks the server that answered before; where that one fails, whichever the URL of
+    /// the image leads to now.
+    async fn get_from_mirror(&self, range: Option<Range<u64>>) -> Result<WebAnswer, Failure> {
+        let web = &self.config.web;
+        let (mirror, pin) = self.mirrors.current(&self.url);
+        let Some(mirror) = mirror else {
+            return web.get(&self.url, range, pin.as_ref()).await;
+        };
+        match web.get(&mirror, range.clone(), pin.as_ref()).await {
+            Ok(answer) => Ok(answer),
+            Err(failure) => {
+                tracing::debug!(%failure, %mirror, "the redirector is asked again");
+                self.mirrors.leave(&mirror);
+                web.get(&self.url, range, None).await
+            }
+        }
+    }
+
+    /// All bytes of a range.
+    async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(len);
+        let mut trial = Trial::of(&self.config.patience);
+        while bytes.len() < len {
+            let rest = Some(range.start + bytes.len() as u64..range.end);
+            let failure = match trial.attempt(self.get(rest)).await {
+                Ok(answer) => {
+                    let mut answer = answer?;
+                    let before = bytes.len();
+                    loop {
+                        match answer.next_part().await {
+                            Ok(Some(part)) => {
+                                trial.answered();
+                                let left = len - bytes.len();
+                                bytes.extend_from_slice(part.get(..left).unwrap_or(&part));
+                            }
+                            Ok(None) => break ended_early(bytes.len() - before),
+                            Err(failure) => break Some(failure),
+                        }
+                        if bytes.len() == len {
+                            return Ok(bytes);
+                        }
+                    }
+                }
+                Err(failure) => Some(failure),
+            };
+            if let Some(failure) = failure {
+                self.again(&mut trial, failure).await?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Fetches in several ranges at a time. Called off the runtime, on which all of it
+    /// happens: if that ends, so does this.
+    fn fetch_blocking(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let (done, fetched) = mpsc::sync_channel(1);
+        let file = self.clone();
+        self.handle.spawn(async move {
+            let _ = done.send(file.fetch_parts(range).await);
+        });
+        fetched
+            .recv()
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Cancelled, "Stopped")))
+    }
+
+    async fn fetch_parts(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let len = range.end - range.start;
+        let step = len.div_ceil(RANGES_MAX).max(RANGE_BYTES_MIN);
+        let mut set = JoinSet::new();
+        let mut at = range.start;
+        let mut count = 0;
+        while at < range.end {
+            let (file, part) = (self.clone(), at..range.end.min(at.saturating_add(step)));
+            at = part.end;
+            let number = count;
+            count += 1;
+            set.spawn(async move { (number, file.fetch(part).await) });
+        }
+        let mut parts = vec![Vec::new(); count];
+        while let Some(joined) = set.join_next().await {
+            let (number, bytes) = joined
+                .map_err(|cause| Error::new(ErrorKind::Bug, "Cannot fetch").because(cause))?;
+            if let Some(part) = parts.get_mut(number) {
+                *part = bytes?;
+            }
+        }
+        Ok(match parts.len() {
+            1 => parts.swap_remove(0),
+            _ => parts.concat(),
+        })
+    }
+
+    /// The page that begins at `at`, if it is kept.
+    fn kept(&self, at: u64) -> Option<Bytes> {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = pages.iter().position(|page| page.0 == at)?;
+        let page = pages.remove(found);
+        let bytes = page.1.clone();
+        pages.push(page);
+        Some(bytes)
+    }
+
+    fn keep(&self, at: u64, bytes: Bytes) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have fetched it as well.
+        pages.retain(|page| page.0 != at);
+        if pages.len() >= PAGES_MAX {
+            pages.remove(0);
+        }
+        pages.push((at, bytes));
+    }
+
+    /// The pages from `start` to `end`, each with where it begins. Those that are not kept
+    /// are fetched, as many as follow each other in one request.
+    fn pages(&self, start: u64, end: u64) -> Result<Vec<(u64, Bytes)>> {
+        let starts = (start..end).step_by(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX));
+        let mut pages: Vec<_> = starts.map(|at| (at, self.kept(at))).collect();
+        for missing in pages.chunk_by_mut(|a, b| a.1.is_none() == b.1.is_none()) {
+            let Some((first, None)) = missing.first() else {
+                continue;
+            };
+            let first = *first;
+            let last = first.saturating_add(missing.len() as u64 * PAGE_BYTES);
+            let fetched = self.fetch_blocking(first..last.min(self.size()))?;
+            let parts = fetched.chunks(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX));
+            for ((at, page), part) in missing.iter_mut().zip(parts) {
+                let part = Bytes::copy_from_slice(part);
+                self.keep(*at, part.clone());
+                *page = Some(part);
+            }
+        }
+        let pages = pages.into_iter();
+        Ok(pages
+            .map(|(at, page)| (at, page.unwrap_or_default()))
+            .collect())
+    }
+
+    /// Begins to fetch in order, with an answer that is there or a request of its own.
+    /// Without `end` the server has no ranges, and what breaks cannot go on.
+    fn pump(&self, answer: Option<WebAnswer>, end: Option<u64>) -> WebRead {
+        let (parts, come) = async_channel::bounded(PARTS_MAX);
+        let file = self.clone();
+        self.handle.spawn(async move {
+            if let Err(error) = file.run_pump(answer, end, &parts).await {
+                let _ = parts.send(Err(error)).await;
+            }
+        });
+        WebRead {
+            parts: come,
+            part: Bytes::new(),
+        }
+    }
+
+    async fn run_pump(
+        &self,
+        mut answer: Option<WebAnswer>,
+        end: Option<u64>,
+        parts: &async_channel::Sender<Result<Bytes>>,
+    ) -> Result<()> {
+        let size = end.or_else(|| answer.as_ref().and_then(|answer| answer.pin.size));
+        let mut trial = Trial::of(&self.config.patience);
+        let (mut at, mut before) = (0, 0);
+        loop {
+            if size == Some(at) && end.is_some() {
+                return Ok(());
+            }
+            let failure = match &mut answer {
+                None => match trial.attempt(self.get(Some(at..u64::MAX))).await {
+                    Ok(fetched) => {
+                        answer = Some(fetched?);
+                        before = at;
+                        continue;
+                    }
+                    Err(failure) => Some(failure),
+                },
+                Some(open) => match open.next_part().await {
+                    Ok(Some(part)) => {
+                        trial.answered();
+                        at += part.len() as u64;
+                        if parts.send(Ok(part)).await.is_err() {
+                            // Nobody reads any more.
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                    Ok(None) if size.is_none_or(|size| at >= size) => return Ok(()),
+                    Ok(None) => ended_early(usize::try_from(at - before).unwrap_or(usize::MAX)),
+                    Err(failure) => Some(failure),
+                },
+            };
+            answer = None;
+            if end.is_none() {
+                let failure = failure.unwrap_or_else(cut_short);
+                let what = format!(
+                    "{} broke off after {at} bytes, and its server cannot go on there: {failure}",
+                    self.url
+                );
+                return Err(Error::new(ErrorKind::Unavailable, what)
+                    .hint_to("It is fetched from its start by the same command, which sends only what is missing"));
+            }
+            if let Some(failure) = failure {
+                self.again(&mut trial, failure).await?;
+            }
+        }
+    }
+}
+
+/// The failure of an answer that ended before what was asked for, after this many bytes.
+/// A server may answer with less than was asked for: then nothing failed, and the rest is
+/// asked for at once, unless the answers are so short that they would go on forever.
+fn ended_early(bytes: usize) -> Option<Failure> {
+    (bytes < SHORT_ANSWER_BYTES).then(cut_short)
+}
+
+fn cut_short() -> Failure {
+    Failure::Broken("it ended too early".into())
+}
+
+impl Remote for WebFile {
+    fn name(&self) -> String {
+        self.url.to_string()
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.pin
+            .as_ref()
+            .map_or_else(Fingerprint::default, |pin| fingerprint(&self.url, pin))
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > self.size() {
+            let what = format!("Byte {end} is beyond the end of {}", self.url);
+            return Err(Error::new(ErrorKind::Image, what));
+        }
+        if bytes.len() as u64 > RANGE_BYTES_MIN {
+            bytes.copy_from_slice(&self.fetch_blocking(offset..end)?);
+            return Ok(());
+        }
+        let (mut rest, mut offset) = (bytes, offset);
+        for (start, page) in self.pages(offset - offset % PAGE_BYTES, end)? {
+            let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
+            let page = page.get(from..).unwrap_or_default();
+            let (part, after) = rest.split_at_mut(page.len().min(rest.len()));
+            part.copy_from_slice(&page[..part.len()]);
+            offset += part.len() as u64;
+            rest = after;
+        }
+        match rest.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Bug, "A page is too short")),
+        }
+    }
+
+    fn in_order(&self) -> Box<dyn Read + Send> {
+        Box::new(self.pump(None, Some(self.size())))
+    }
+}
+
+/// A body as it comes.
+struct WebRead {
+    parts: async_channel::Receiver<Result<Bytes>>,
+    part: Bytes,
+}
+
+impl Read for WebRead {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        while self.part.is_empty() {
+            match self.parts.recv_blocking() {
+                Ok(Ok(part)) => self.part = part,
+                Ok(Err(error)) => return Err(io::Error::other(error)),
+                Err(_) => return Ok(0),
+            }
+        }
+        let n = self.part.len().min(bytes.len());
+        self.part.copy_to_slice(&mut bytes[..n]);
+        Ok(n)
+    }
+}
