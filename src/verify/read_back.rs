@@ -502,24 +502,47 @@ pub(crate) struct Passed {
     pub(crate) seen: Vec<Check>,
 }
 
+impl ReadFrom<'_> {
+    /// The engine of so many checks: to it, each is a chunk.
+    fn engine(&self, checks: usize, sampler: &Sampler) -> Engine {
+        Engine::new(EngineConfig {
+            plan: Plan::new(checks as u64, NonZeroU64::MIN),
+            first: 0,
+            settled: RangeSet::new(),
+            jobs_min: match sampler.is_full() {
+                true => self.open.clamp(1, FULL_AT_ONCE_MAX),
+                false => self.open.max(1),
+            },
+            jobs: self.jobs,
+            zeros: Zeros::Write,
+            operation: Operation::Read,
+            is_fresh: false,
+            max_outage: self.patience.max_outage(),
+            round_trip: self.client.round_trip(),
+            pieces: PiecesConfig::default(),
+            seed: sampler.seed,
+        })
+    }
+}
+
 /// Reads back a sample of the drive, or all of it, and compares it with what this machine
 /// holds. Of a sample, what was checked already is left out, but a look at the drive as it
 /// is now remains: at the end of the drive, at its start, and at as many other places as
 /// one round trip can check.
 pub(crate) async fn verify(
-    from: ReadFrom<'_>,
+    mut from: ReadFrom<'_>,
     sampler: &Sampler,
     local: Local,
     monitor: &mut dyn Monitor,
     stop: Stop,
 ) -> Result<Verified> {
+    let passed = std::mem::take(&mut from.passed);
     let ReadFrom {
         client,
         drive,
         open,
-        jobs,
         patience,
-        passed,
+        ..
     } = from;
     let mut rng = fastrand::Rng::with_seed(sampler.seed);
     let mut image = None;
@@ -555,24 +578,7 @@ pub(crate) async fn verify(
     };
     verified.ranges += new as u64;
     verified.bytes += checks.iter().take(new).map(Check::len).sum::<u64>();
-    // To the engine, each check is a chunk.
-    let engine = Engine::new(EngineConfig {
-        plan: Plan::new(checks.len() as u64, NonZeroU64::MIN),
-        first: 0,
-        settled: RangeSet::new(),
-        jobs_min: match sampler.is_full() {
-            true => open.clamp(1, FULL_AT_ONCE_MAX),
-            false => open.max(1),
-        },
-        jobs,
-        zeros: Zeros::Write,
-        operation: Operation::Read,
-        is_fresh: false,
-        max_outage: patience.max_outage(),
-        round_trip: client.round_trip(),
-        pieces: PiecesConfig::default(),
-        seed: sampler.seed,
-    });
+    let engine = from.engine(checks.len(), sampler);
     let against = Arc::new(Against::new(client.clone(), drive, disk, sampler.is_full()));
     let job = ReadBack {
         against,
