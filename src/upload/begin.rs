@@ -47,55 +47,14 @@ pub(super) async fn begin(
     mut stop: Stop,
 ) -> Result<Begun> {
     let length = image.length();
-    let plan = match length {
-        Length::Known(size) => Plan::new(size, options.chunk),
-        Length::Unknown { .. } => Plan::endless(options.chunk),
-    };
-    if let Some(shard) = options.shard {
-        check_shard(shard, &options.target, &plan)?;
-    }
     // Room for the rest is made when there is one.
     let size = length.known().unwrap_or(0);
-    let identity = Identity {
-        direction: Direction::Upload,
-        user: client.user().to_owned(),
-        source: Some(image.fingerprint().clone()),
-        plan,
-        is_chunk_fixed: options.selection.is_some(),
-        offset: options.offset,
-    };
-    let mut session = Session::begin(&options.journal, identity).await?;
-    warn(session.weaknesses(), monitor);
+    let mut session = open_session(client, &image, options, monitor).await?;
     let (plan, first) = (session.plan, session.first);
-    session.report_chunk(options.chunk, monitor);
-    if let Some(drive) = session.left_behind {
-        let removal = client.commands().removal(drive);
-        monitor.event(&Event::Warning(format!(
-            "The earlier run left drive {drive}; remove it with: {removal}"
-        )));
-    }
     let (image, is_changed) =
         take_up(image, holes_are_read, &plan, &mut session, options, monitor).await?;
-    let (image, table, uses) = blocking(move || {
-        let table = image.disk().and_then(Gpt::of);
-        let uses = image.uses();
-        Ok((image, table, uses))
-    })
-    .await?;
-    for used in uses {
-        monitor.event(&Event::Warning(format!(
-            "The image {used}: what is written there meanwhile may be missing or torn"
-        )));
-    }
-    let needed = match &options.target {
-        Target::New(spec) if !plan.is_endless() => spec.size.max(size),
-        Target::New(_) => size,
-        // What is expected of a stream may have a footer in it that is left out.
-        Target::Existing(_) | Target::Made(_) => {
-            let least = |bytes: u64| bytes.saturating_sub(FOOTER_BYTES);
-            length.known().or(length.expected().map(least)).unwrap_or(0)
-        }
-    };
+    let (image, table) = look_at_image(image, monitor).await?;
+    let needed = bytes_needed(&options.target, length, plan.is_endless());
     client.open_ahead(at_once(&plan, options)).await;
     let prepared = tokio::select! {
         drive = options.patience.watching(
@@ -151,6 +110,70 @@ pub(super) async fn begin(
         // What held data once may be zero now: then zeros are no hole.
         zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
     })
+}
+
+/// Opens the journal, with an earlier run in it or a new one, and says what it found.
+async fn open_session(
+    client: &Client,
+    image: &Image,
+    options: &UploadOptions,
+    monitor: &mut dyn Monitor,
+) -> Result<Session> {
+    let plan = match image.length() {
+        Length::Known(size) => Plan::new(size, options.chunk),
+        Length::Unknown { .. } => Plan::endless(options.chunk),
+    };
+    if let Some(shard) = options.shard {
+        check_shard(shard, &options.target, &plan)?;
+    }
+    let identity = Identity {
+        direction: Direction::Upload,
+        user: client.user().to_owned(),
+        source: Some(image.fingerprint().clone()),
+        plan,
+        is_chunk_fixed: options.selection.is_some(),
+        offset: options.offset,
+    };
+    let session = Session::begin(&options.journal, identity).await?;
+    warn(session.weaknesses(), monitor);
+    session.report_chunk(options.chunk, monitor);
+    if let Some(drive) = session.left_behind {
+        let removal = client.commands().removal(drive);
+        monitor.event(&Event::Warning(format!(
+            "The earlier run left drive {drive}; remove it with: {removal}"
+        )));
+    }
+    Ok(session)
+}
+
+/// Warns of what else uses the image, and gives it back with its partition table.
+async fn look_at_image(image: Image, monitor: &mut dyn Monitor) -> Result<(Image, Option<Gpt>)> {
+    let (image, table, uses) = blocking(move || {
+        let table = image.disk().and_then(Gpt::of);
+        let uses = image.uses();
+        Ok((image, table, uses))
+    })
+    .await?;
+    for used in uses {
+        monitor.event(&Event::Warning(format!(
+            "The image {used}: what is written there meanwhile may be missing or torn"
+        )));
+    }
+    Ok((image, table))
+}
+
+/// How many bytes the drive has to have, as far as that is known.
+fn bytes_needed(target: &Target, length: Length, is_endless: bool) -> u64 {
+    let size = length.known().unwrap_or(0);
+    match target {
+        Target::New(spec) if !is_endless => spec.size.max(size),
+        Target::New(_) => size,
+        // What is expected of a stream may have a footer in it that is left out.
+        Target::Existing(_) | Target::Made(_) => {
+            let least = |bytes: u64| bytes.saturating_sub(FOOTER_BYTES);
+            length.known().or(length.expected().map(least)).unwrap_or(0)
+        }
+    }
 }
 
 /// How many requests are made at first: those for the first chunks, and one more where the
