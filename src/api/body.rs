@@ -91,7 +91,10 @@ impl UploadBody {
         let bytes = part.len() as u64;
         self.left = self.left.saturating_sub(bytes);
         self.progress.advance(bytes);
-        self.buffer.hand_over(bytes);
+        // A meter hands over less than connections take, so nothing is kept.
+        if self.traffic.meter.is_none() {
+            self.buffer.hand_over(bytes);
+        }
         self.traffic.sent(bytes);
         Poll::Ready(Some(Ok(Frame::data(part))))
     }

@@ -97,10 +97,12 @@ impl Drop for Buffer {
         {
             let since = Instant::now();
             let took = since.saturating_duration_since(began);
+            // Nor does the time of a short rest.
+            let part = (self.kept as f64 / carried as f64).min(1.0);
             kept.draining.push(Draining {
                 bytes: self.kept,
                 since,
-                takes: took.mul_f64(self.kept as f64 / carried as f64),
+                takes: took.mul_f64(part),
             });
         }
     }
@@ -130,12 +132,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_small_body_and_one_that_never_began_keep_nothing() {
+    async fn a_small_body_is_soon_gone_and_one_that_never_began_keeps_nothing() {
         let buffers = Buffers::default();
         let mut body = Buffer::new(buffers.clone());
         drop(Buffer::new(buffers.clone()));
         body.hand_over(1000);
         drop(body);
+        assert_eq!(buffers.bytes(Instant::now()), 0);
+        // One that is hardly larger drains in no more time than it took.
+        let mut body = Buffer::new(buffers.clone());
+        body.hand_over(BUFFER_BYTES);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        body.hand_over(100);
+        drop(body);
+        assert_eq!(buffers.bytes(Instant::now()), BUFFER_BYTES);
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(buffers.bytes(Instant::now()), 0);
     }
 }

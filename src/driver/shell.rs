@@ -209,8 +209,9 @@ impl<J: Job> Shell<J> {
                 self.engine.stop();
             }
             let now = self.began.elapsed();
+            self.engine.moved(self.client.moved_bytes(), now);
             if let Some(bytes) = self.delivery.bytes() {
-                self.engine.moved(bytes, now);
+                self.engine.arrived(bytes, now);
             }
             let wait = match self.engine.next(now) {
                 Action::End(ending) => return ending,

@@ -195,8 +195,8 @@ async fn send(
         true => (image, Sounding::default()),
         false => sound(client, drive, image, &plan, &todo, &pace, body_bytes_max).await?,
     };
-    if engine.limit() >= options.jobs.get() {
-        // It is one of the requests that the user allows.
+    // It is one of the requests that the user allows, and more may be sent before it ends.
+    if engine.limit().saturating_mul(4) >= options.jobs.get() {
         sounding.end().await;
     }
     let keep = |journal| Keeper::start(journal, None);

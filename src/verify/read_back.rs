@@ -141,10 +141,14 @@ impl Again {
         for (chunks, most, passed) in kinds {
             let mut places = spread(&self.plan, &chunks, most, rng);
             both_ends_first(&mut places, rng);
+            // Both ends are read back, whatever else was checked already.
+            let ends: Vec<u64> = places.iter().take(2).map(|place| place.start).collect();
             let is_passed = |place: &Range<u64>| passed.contains(&self.plan.index_of(place.start));
             let (mut checked, mut left): (Vec<_>, Vec<_>) = places.into_iter().partition(is_passed);
+            let is_end = |place: &&Range<u64>| ends.contains(&place.start);
+            let least = left.iter().filter(is_end).count();
             let besides = count(passed).saturating_sub(checked.len());
-            checked.extend(left.split_off(left.len().saturating_sub(besides)));
+            checked.extend(left.split_off(left.len().saturating_sub(besides).max(least)));
             let again =
                 |place: Range<u64>| Check::Again(self.base + place.start..self.base + place.end);
             sample.spare.extend(checked.into_iter().map(again));
@@ -913,6 +917,54 @@ mod tests {
                 "{} of {chunks}",
                 picked.len()
             );
+        }
+    }
+
+    /// A disk of which nothing is read.
+    #[derive(Debug)]
+    struct Unread;
+
+    impl Disk for Unread {
+        fn size(&self) -> u64 {
+            unreachable!()
+        }
+
+        fn data_after(&self, _: u64) -> Result<Option<Range<u64>>> {
+            unreachable!()
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> Result<()> {
+            unreachable!()
+        }
+
+        fn check_unchanged(&self) -> Result<()> {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn an_end_that_was_not_read_during_the_transfer_is_read_after_it() {
+        const CHUNKS: u64 = 40;
+        let again = Again {
+            disk: Arc::new(Unread),
+            is_image: true,
+            plan: Plan::new(CHUNKS, NonZeroU64::MIN),
+            base: 0,
+            chunks: RangeSet::from_iter([0..CHUNKS]),
+            holes: RangeSet::new(),
+        };
+        // More was looked into than a sample has, but neither the first chunk nor the last.
+        let passed = Passed {
+            data: RangeSet::from_iter([1..CHUNKS - 1]),
+            ..Passed::default()
+        };
+        for seed in 0..20 {
+            let sample = again.sample(&passed, &mut fastrand::Rng::with_seed(seed));
+            for end in [0, CHUNKS - 1] {
+                let is_end =
+                    |check: &Check| matches!(check, Check::Again(range) if range.start == end);
+                assert!(sample.checks.iter().any(is_end), "{end}");
+            }
         }
     }
 

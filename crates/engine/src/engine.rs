@@ -273,12 +273,17 @@ impl Engine {
         self.end(Ending::Stopped);
     }
 
-    /// So many bytes of bodies have arrived since the start. Tell it at least when
-    /// [`next`](Self::next) wakes.
+    /// So many bytes of bodies were handed over to connections, or received, since the start.
+    /// Tell it before each [`next`](Self::next): a request that moves is not hopeless.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
         if self.moved.0 != bytes {
             self.moved = (bytes, now);
         }
+    }
+
+    /// So many bytes of bodies have arrived since the start. Tell it at least when
+    /// [`next`](Self::next) wakes.
+    pub fn arrived(&mut self, bytes: u64, now: Duration) {
         // In the tail more requests are in flight than are counted here.
         let in_flight = match self.is_in_tail() {
             true => 0,
@@ -1443,6 +1448,7 @@ mod tests {
                 given += 1;
             }
             engine.moved(moved, now);
+            engine.arrived(moved, now);
             while let Action::Send(span, _) = engine.next(now) {
                 in_flight.push(span.index);
             }
@@ -1450,6 +1456,7 @@ mod tests {
             now += Duration::from_millis((4 << 20) * 1000 / rate / all);
             moved += 4 << 20;
             engine.moved(moved, now);
+            engine.arrived(moved, now);
             engine.answered(in_flight.remove(0), Ok(()), now);
             done += 1;
         }

@@ -132,7 +132,7 @@ mod tests {
         let mut given = 0;
         loop {
             let now = network.now();
-            engine.moved(network.moved(), now);
+            engine.arrived(network.moved(), now);
             while engine.wants_chunk() && given < chunks {
                 engine.chunk(given);
                 given += 1;

@@ -788,6 +788,7 @@ impl Client<'_> {
             }
             let now = self.world.now - w.began;
             w.engine.moved(w.moved, now);
+            w.engine.arrived(w.moved, now);
             let wait = match w.engine.next(now) {
                 Action::End(ending) => return Ok(ending),
                 Action::Wait(until) => until,
