@@ -16,9 +16,11 @@ use super::Client;
 /// How often the system is asked at most. No more often is the answer used
 /// (`crate::policy`'s number of requests).
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Asking takes at most one part in this many of the time: the system looks through the
-/// table of all connections, which takes milliseconds on a machine with much memory.
+/// Asking takes one part in this many of the time, as the system looks through the table of
+/// all connections, which takes milliseconds on a machine with much memory. On a busy machine
+/// it takes longer than it costs, so there is a longest interval too.
 const INTERVAL_COSTS: u32 = 50;
+const INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// Reads how many bytes have arrived.
 #[derive(Debug)]
@@ -59,7 +61,8 @@ impl Delivery {
         } else {
             0
         };
-        let interval = INTERVAL.max(now.elapsed().saturating_mul(INTERVAL_COSTS));
+        let cost = now.elapsed().saturating_mul(INTERVAL_COSTS);
+        let interval = cost.clamp(INTERVAL, INTERVAL_MAX);
         self.due = now.checked_add(interval);
         let arrived = self.client.moved_bytes().saturating_sub(waiting);
         self.bytes = self.bytes.max(arrived);
