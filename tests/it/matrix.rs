@@ -340,6 +340,8 @@ impl Bench {
             (true, _) => tool.args("--max-outage 1s"),
             // Five failures in a row must hit one chunk.
             (_, "info, in an outage") => tool.args("-j 1"),
+            // A check that is refused during the transfer is made again after it.
+            (_, "read, back of a sample") => tool.args("-j 1"),
             _ => tool,
         };
         tool.arg("-c").arg(C.to_string())
