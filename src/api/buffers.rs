@@ -48,8 +48,7 @@ impl Buffers {
 
     /// How many bytes are kept.
     pub(super) fn bytes(&self, now: Instant) -> u64 {
-        let mut kept = self.lock();
-        kept.draining.retain(|body| body.left(now) > 0);
+        let kept = self.lock();
         let draining = kept.draining.iter().map(|body| body.left(now));
         kept.bytes.saturating_add(draining.sum())
     }
@@ -99,6 +98,7 @@ impl Drop for Buffer {
             let took = since.saturating_duration_since(began);
             // Nor does the time of a short rest.
             let part = (self.kept as f64 / carried as f64).min(1.0);
+            kept.draining.retain(|body| body.left(since) > 0);
             kept.draining.push(Draining {
                 bytes: self.kept,
                 since,
