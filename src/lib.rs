@@ -29,10 +29,10 @@ mod upload;
 mod verify;
 mod web_image;
 
-use openhosting_base::quoting;
 pub use openhosting_base::{
     buffer, chunk, codec, content, credentials, digest, drive, error, failure, plan, wire,
 };
+use openhosting_base::{locks, quoting};
 use openhosting_filesystem::{self as filesystem, nonblocking};
 
 pub use openhosting_engine as policy;

@@ -9,7 +9,7 @@ mod mirrors;
 
 use std::io::{self, Read};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::{Buf, Bytes};
 use sha2::{Digest as _, Sha256};
@@ -22,6 +22,7 @@ use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
+use crate::locks::lock;
 use crate::policy::Operation;
 use crate::web_image::mirrors::{Known, Mirrors};
 
@@ -374,7 +375,7 @@ impl WebFile {
 
     /// The page that begins at `at`, if it is kept.
     fn kept(&self, at: u64) -> Option<Bytes> {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = lock(&self.pages);
         let found = pages.iter().position(|page| page.0 == at)?;
         let page = pages.remove(found);
         let bytes = page.1.clone();
@@ -383,7 +384,7 @@ impl WebFile {
     }
 
     fn keep(&self, at: u64, bytes: Bytes) {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = lock(&self.pages);
         // Another thread may have fetched it as well.
         pages.retain(|page| page.0 != at);
         if pages.len() >= PAGES_MAX {

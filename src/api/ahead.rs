@@ -10,10 +10,11 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::locks::lock;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower_layer::Layer;
@@ -100,11 +101,6 @@ impl Ahead {
         }
         None
     }
-}
-
-fn lock(waiting: &Waiting) -> MutexGuard<'_, VecDeque<(Instant, AnyOpening)>> {
-    // Nothing in it can be half done.
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<S> Layer<S> for Ahead {

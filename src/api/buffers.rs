@@ -2,9 +2,10 @@
 //! time that the system takes them: the same number of bytes for each body, whatever the
 //! link carries, which drains when the rest was handed over.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::locks::lock;
 use tokio::time::Instant;
 
 /// Bytes of a body that HTTP and TLS keep while they have it, whatever the link carries.
@@ -43,7 +44,7 @@ impl Draining {
 
 impl Buffers {
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// How many bytes are kept.

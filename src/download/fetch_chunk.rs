@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::api::Client;
 use crate::buffer::{Buffer, BufferPool};
@@ -16,6 +16,7 @@ use crate::driver::read_range::read;
 use crate::driver::shell::Attempt;
 use crate::driver::spare_requests::Spare;
 use crate::failure::Failure;
+use crate::locks::lock;
 use crate::plan::Span;
 use crate::policy::{Limits, Requests};
 use crate::wire::READ_BYTES_MAX;
@@ -106,7 +107,7 @@ impl Partials {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Nothing in it can be half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

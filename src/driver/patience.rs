@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender, bounded};
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::api::Client;
 use crate::error::{Error, ErrorKind};
 use crate::failure::Failure;
+use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Waiting};
 use crate::policy::{Attempts, Next, Operation, Outlook, Told, Waits};
 
@@ -215,7 +216,7 @@ impl Patience {
 
     fn lock(&self) -> MutexGuard<'_, Waits> {
         // Nothing in it can be half done.
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waits)
     }
 }
 

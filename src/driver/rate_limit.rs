@@ -1,12 +1,13 @@
 //! The limit of bytes per second: a bucket, its clock, and its lock.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::api::Meter;
+use crate::locks::lock;
 use crate::policy::TokenBucket;
 
 /// A limit over all requests of the clients that share it.
@@ -28,12 +29,12 @@ impl RateLimit {
 
 impl Meter for RateLimit {
     fn step_bytes(&self) -> usize {
-        let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = lock(&self.bucket);
         usize::try_from(bucket.step_bytes()).unwrap_or(usize::MAX)
     }
 
     fn take(&self, bytes: usize) -> Duration {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = lock(&self.bucket);
         bucket.take(bytes as u64, self.began.elapsed())
     }
 }

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::PageCache;
 use super::cannot;
@@ -14,6 +14,7 @@ use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
 use super::replay::Replay;
 use crate::error::Result;
 use crate::filesystem::sync_data;
+use crate::locks::lock;
 
 /// See the module.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl Log {
     }
 
     fn end(&self) -> MutexGuard<'_, End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.end)
     }
 
     pub(super) fn records(&self) -> u64 {

@@ -1,9 +1,10 @@
 //! What the questions of a probe have found out so far.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::failure::Failure;
 use crate::findings::{Findings, RetryAfter};
+use crate::locks::lock;
 
 /// What is known so far; shared with the task that asks.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub(super) struct Found {
 
 impl Notes {
     pub(super) fn change(&self, change: impl FnOnce(&mut Found)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut lock(&self.0));
     }
 
     /// Notes what a failure tells by the way.
@@ -41,7 +42,7 @@ impl Notes {
     }
 
     pub(super) fn take(self) -> Found {
-        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock(&self.0);
         Found {
             findings: found.findings.clone(),
             retry_after: found.retry_after,

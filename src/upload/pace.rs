@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::codec::{Compression, Level, ZeroRuns};
+use crate::locks::lock;
 use crate::monitor::{Encoded, Reason};
 use crate::plan::Span;
 use crate::policy::{Choice, LevelConfig, LevelController, Wire};
@@ -247,7 +248,7 @@ impl Pace {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // Nothing in it can be half done.
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.0)
     }
 }
 

@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rangemap::RangeSet;
 use tokio::sync::Notify;
@@ -33,6 +33,7 @@ use crate::driver::spare_requests::Spare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::Disk;
+use crate::locks::lock;
 use crate::plan::{Plan, Span};
 use crate::policy::Requests;
 use crate::wire::READ_BYTES_MAX;
@@ -326,7 +327,7 @@ impl EarlyChecks {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in it can be half done.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 }
 

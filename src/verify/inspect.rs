@@ -21,6 +21,7 @@ use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
@@ -246,7 +247,7 @@ impl Comparing {
     fn is_same(&self, expected: Held<'_>, told: &Digest, len: u64) -> bool {
         match expected {
             Held::Zeros => {
-                let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut zeros = lock(&self.zeros);
                 zeros.of(len) == *told
             }
             Held::Data(expected) => told.as_bytes().starts_with(expected),

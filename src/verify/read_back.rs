@@ -28,6 +28,7 @@ use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::Disk;
+use crate::locks::lock;
 use crate::monitor::Monitor;
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
@@ -682,7 +683,7 @@ impl Against {
 
     /// The digest of so many zeros; made once. Blocks.
     fn zero_digest(&self, len: u64) -> Digest {
-        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut zeros = lock(&self.zeros);
         zeros.of(len)
     }
 

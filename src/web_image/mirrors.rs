@@ -1,9 +1,10 @@
 //! Which of several servers a file on the web is fetched from.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::api::{Pin, WebUrl};
+use crate::locks::lock;
 
 /// The servers of one file. A redirector may name another mirror for each request, and
 /// their validators differ, so all requests go to the server that answered first, and back
@@ -61,6 +62,6 @@ impl Mirrors {
     }
 
     fn answered(&self) -> MutexGuard<'_, Answered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -18,6 +18,7 @@ pub mod digest;
 pub mod drive;
 pub mod error;
 pub mod failure;
+pub mod locks;
 pub mod plan;
 pub mod quoting;
 pub mod wire;

@@ -4,11 +4,12 @@
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::fs::Mode;
 
 use super::{PLAIN, Weakness};
+use openhosting_base::locks::lock;
 
 /// The bits of a mode that are about others than the owner.
 const OTHERS: u32 = 0o077;
@@ -112,7 +113,7 @@ fn umask() -> u32 {
 fn umask_by_change() -> u32 {
     static TURN: Mutex<()> = Mutex::new(());
     // Two threads that interleave here would leave the strict mask behind.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = lock(&TURN);
     let mask = rustix::process::umask(Mode::from_raw_mode(OTHERS));
     let _ = rustix::process::umask(mask);
     mask.as_raw_mode()

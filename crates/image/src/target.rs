@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::fs::{OFlags, SeekFrom, seek};
 use rustix::io::Errno;
@@ -24,6 +24,7 @@ use crate::filesystem::{
     create_new, directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create,
     open_own, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
 };
+use openhosting_base::locks;
 
 /// Zeros shorter than this are written: a hole of less saves nothing.
 const BLOCK_BYTES: u64 = 4096;
@@ -609,7 +610,7 @@ impl ImageTarget {
     /// One at a time: a file system lets no other one in, and would have it spin on a
     /// processor that has better things to do.
     fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = locks::lock(&self.turn);
         self.file.write_all_at(bytes, offset)
     }
 

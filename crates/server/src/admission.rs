@@ -23,7 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use openhosting_tenancy::{Refusal, lock};
+use openhosting_base::locks::lock;
+use openhosting_tenancy::Refusal;
 
 /// Connections of strangers, of one user and of all users, where the limit of open files
 /// allows it.

@@ -19,7 +19,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use openhosting_tenancy::{Refusal, lock};
+use openhosting_base::locks::lock;
+use openhosting_tenancy::Refusal;
 
 const MIB: u64 = 1024 * 1024;
 /// Longest wait of a request for a share, before it is refused.

@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use super::sparse::{all_zero, next_data};
 use openhosting_base::chunk::zeros;
 use openhosting_base::digest::Digest;
-use openhosting_tenancy::lock;
+use openhosting_base::locks::lock;
 
 /// Longest range of one digest, in bytes: the longest chunk of our clients. It bounds
 /// what one request costs.

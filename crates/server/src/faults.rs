@@ -32,8 +32,9 @@ use super::answer::{self, Answer};
 use super::body::Incoming;
 use super::line::{Line, Slowed};
 use super::routes::Call;
+use openhosting_base::locks::lock;
 use openhosting_base::wire::{Format, Properties, READ_BYTES_MAX};
-use openhosting_tenancy::{Counters, Refusal, lock, set};
+use openhosting_tenancy::{Counters, Refusal, set};
 
 /// How long a stalled request is kept: longer than any client waits.
 const STALL: Duration = Duration::from_secs(600);

@@ -28,8 +28,9 @@ use super::fill::{Fill, FillFiles};
 use super::metadata::Metadata;
 use super::record::Traffic;
 use openhosting_base::drive::DriveId;
+use openhosting_base::locks::lock;
 use openhosting_base::wire::Properties;
-use openhosting_tenancy::{Counters, Refusal, lock, set};
+use openhosting_tenancy::{Counters, Refusal, set};
 use openhosting_vm::{Claim, Claims, Drive, Holder, Slot};
 
 /// Longest wait for the end of an imaging that was cancelled.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use openhosting_tenancy::lock;
+use openhosting_base::locks::lock;
 
 /// Pieces of a slow body: so many a second, but none shorter than this.
 const PIECES_PER_S: u64 = 20;

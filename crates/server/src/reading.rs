@@ -14,7 +14,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::hosted::Hosted;
-use openhosting_tenancy::lock;
+use openhosting_base::locks::lock;
 
 /// Bytes in memory for one answer; small, since slow clients keep it long.
 const STEP_BYTES: u64 = 256 * 1024;

@@ -21,7 +21,8 @@ use super::admission::Place;
 use super::answer::{Answer, AnswerBody};
 use super::budget::Share;
 use super::metrics::Metrics;
-use openhosting_tenancy::{Refusal, lock};
+use openhosting_base::locks::lock;
+use openhosting_tenancy::Refusal;
 
 /// What moves to and from one drive, for those who look at it now.
 #[derive(Debug, Default)]

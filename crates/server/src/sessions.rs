@@ -11,7 +11,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::auth::digest;
-use openhosting_tenancy::lock;
+use openhosting_base::locks::lock;
 
 const COOKIE_NAME: &str = "openhosting_session";
 /// A session ends when nobody looked for so long, and in any case after a day's work.

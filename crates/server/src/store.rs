@@ -34,11 +34,12 @@ use super::metadata::{Metadata, owner_of_damaged};
 use openhosting_base::credentials::Credentials;
 use openhosting_base::drive::DriveId;
 use openhosting_base::error::{Error, ErrorKind, Result};
+use openhosting_base::locks::{read, write};
 use openhosting_filesystem::{
     Access, Foreign, Lock, Locked, create_new, lock as lock_file, open_or_create, open_own,
     private_directory,
 };
-use openhosting_tenancy::{Quotas, Refusal, kept, read, sync_parent, unless_missing, write};
+use openhosting_tenancy::{Quotas, Refusal, kept, sync_parent, unless_missing};
 use openhosting_vm::{Drive, Drives};
 
 /// All drives of the server.

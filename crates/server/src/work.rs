@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::tasks::blocking;
-use openhosting_tenancy::{Refusal, lock};
+use openhosting_base::locks::lock;
+use openhosting_tenancy::Refusal;
 
 /// Length of a slice: long enough that to change threads costs nothing, short enough
 /// that others do not notice the wait.

@@ -20,7 +20,8 @@ use super::hosted::{Hosted, Pass};
 use super::sparse;
 use super::store::Store;
 use openhosting_base::codec::{Gunzip, GunzipError, Trailing};
-use openhosting_tenancy::{Refusal, lock};
+use openhosting_base::locks::lock;
+use openhosting_tenancy::Refusal;
 
 /// Most unpacked bytes of a body that are held in memory.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -5,7 +5,6 @@
 //! refusal   why a request is not carried out
 //! keys      what may stand in an object   ->  kept   the file that stores it
 //! quota     what a user may have          rate   how often something may happen
-//! locks     locks of plain data
 //! ```
 //!
 //! No network, and no knowledge of drives or servers. `openhosting-server` and `openhosting-vm`
@@ -14,7 +13,6 @@
 mod counters;
 pub mod kept;
 mod keys;
-mod locks;
 mod quota;
 mod rate;
 mod refusal;
@@ -22,7 +20,6 @@ mod refusal;
 pub use self::counters::Counters;
 pub use self::kept::{sync_parent, unless_missing};
 pub use self::keys::{check_length, one_of, put, put_label, put_or_unset, set, unknown};
-pub use self::locks::{lock, read, write};
 pub use self::quota::{Amounts, Grant, QuotaFigures, QuotaKind, QuotaLimits, Quotas};
 pub use self::rate::Limiter;
 pub use self::rate::Rate;

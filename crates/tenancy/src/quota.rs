@@ -11,7 +11,9 @@ use std::ops::{Index, IndexMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::{locks::lock, refusal::Refusal};
+use openhosting_base::locks::lock;
+
+use crate::refusal::Refusal;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

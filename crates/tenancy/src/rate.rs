@@ -13,8 +13,8 @@ use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::locks::lock;
 use openhosting_base::error::{Error, ErrorKind};
+use openhosting_base::locks::lock;
 
 /// So many at most are known of at once: more are not held back. A key is known
 /// only until it is back where it began.

@@ -15,8 +15,9 @@ use super::claims::Claim;
 use super::hypervisor::{Failure, Running, Status};
 use super::ids::{MachineId, Slot};
 use super::settings::{Device, Settings};
+use openhosting_base::locks::lock;
 use openhosting_base::wire::Properties;
-use openhosting_tenancy::{Counters, Grant, kept, lock, set};
+use openhosting_tenancy::{Counters, Grant, kept, set};
 
 /// Keys of a kept file that no client sets.
 const RUN_ADDRESS: &str = "run:address";

@@ -35,11 +35,10 @@ use super::machine::{Live, Machine, MachineRecord, Rest, SavedRun, now};
 use super::resources::Resources;
 use super::settings::{Device, Settings};
 use super::vnc;
+use openhosting_base::locks::{read, write};
 use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
-use openhosting_tenancy::{
-    Amounts, QuotaKind, Quotas, Refusal, kept, read, sync_parent, unless_missing, write,
-};
+use openhosting_tenancy::{Amounts, QuotaKind, Quotas, Refusal, kept, sync_parent, unless_missing};
 
 /// How often counters are asked for and consoles kept.
 const TICK: Duration = Duration::from_secs(5);

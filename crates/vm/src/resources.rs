@@ -20,11 +20,11 @@ use std::sync::{Mutex, RwLock};
 use uuid::Uuid;
 
 use openhosting_base::drive::parse_uuid;
+use openhosting_base::locks::{lock, read, write};
 use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
 use openhosting_tenancy::{
-    Amounts, QuotaKind, Quotas, Refusal, check_length, kept, lock, put_label, read, set,
-    sync_parent, write,
+    Amounts, QuotaKind, Quotas, Refusal, check_length, kept, put_label, set, sync_parent,
 };
 
 /// The addresses that are given out: a part of 127.0.0.0/8 that nothing else uses.

@@ -1,11 +1,12 @@
 //! The check of a disk by the manifest of its archive, while it is read.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::manifest::{Passing, Told};
 use crate::RawImage;
 use crate::error::{Error, ErrorKind, Result};
+use openhosting_base::locks::lock;
 
 /// Bytes that are read at a time.
 const STEP_BYTES: u64 = 256 * 1024;
@@ -58,7 +59,7 @@ impl Check {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// From now on what is read is checked, unless it was before.

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::hypervisor::Failure;
-use openhosting_tenancy::lock;
+use openhosting_base::locks::lock;
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
