@@ -21,7 +21,7 @@ mod web;
 
 pub use body::{Upload, UploadBody};
 pub use client::{Client, ClientConfig, RawCall};
-pub use delivery::Delivery;
+pub(crate) use delivery::Delivery;
 pub use endpoint::Endpoint;
 pub use flow::Flow;
 pub use meter::Meter;

@@ -219,7 +219,7 @@ impl Client {
     /// Begins to open connections, for this many requests at a time that follow within a few
     /// seconds. One that fails is no error: its request opens another. Through a proxy none
     /// is opened: one that refuses a password would be asked several times with it.
-    pub async fn open_ahead(&self, requests: u32) {
+    pub(crate) async fn open_ahead(&self, requests: u32) {
         let Ok(url) = self.url(["drives", "info"]) else {
             return;
         };
@@ -236,7 +236,7 @@ impl Client {
     /// The same client, but what it moves is not among the [`moved_bytes`](Self::moved_bytes)
     /// of this one. A limit of the rate is about both together.
     #[must_use]
-    pub fn apart(&self) -> Self {
+    pub(crate) fn apart(&self) -> Self {
         Self {
             traffic: self.traffic.apart(),
             ..self.clone()
@@ -255,7 +255,7 @@ impl Client {
 
     /// About how long a round trip to the endpoint takes: a third of what the first answer
     /// took, as its connection and TLS need one each. Zero before that answer.
-    pub fn round_trip(&self) -> Duration {
+    pub(crate) fn round_trip(&self) -> Duration {
         let first = self.first_answer.get().copied().unwrap_or_default();
         first.checked_div(3).unwrap_or_default()
     }

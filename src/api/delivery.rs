@@ -3,8 +3,8 @@
 //! A body is handed over to a connection long before it arrives. HTTP and TLS keep some of
 //! it ([`super::buffers`]), and the system keeps what the link has not carried yet, up to
 //! some MiB for each connection, and more while connections grow. So what was handed over
-//! says little about the link in the first seconds. Linux tells what it keeps; elsewhere
-//! that is not known.
+//! says little about the link in the first seconds. Linux reports how many bytes it keeps;
+//! other systems do not, and there only the buffers are subtracted.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use tokio::time::Instant;
 
 use super::Client;
 
-/// How often the system is asked at most. No more often is the answer used
-/// (`crate::policy`'s number of requests).
+/// Shortest time between two readings: a sample of the search for the number of requests
+/// ([`crate::policy::Concurrency`]).
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Asking takes one part in this many of the time, as the system looks through the table of
-/// all connections, which takes milliseconds on a machine with much memory. On a busy machine
-/// it takes longer than it costs, so there is a longest interval too.
+/// The interval is this many times the duration of a reading, because the kernel walks the
+/// table of all connections, which takes milliseconds on a machine with much memory. On a busy
+/// machine most of that duration is waiting, so the interval has a maximum.
 const INTERVAL_COSTS: u32 = 50;
 const INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// Reads how many bytes have arrived.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     client: Client,
     /// The one of [`TABLES`] that had connections of this process last.
     table: usize,
@@ -38,7 +38,7 @@ const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
 impl Delivery {
     /// Of the bodies of a client.
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
             table: 0,
@@ -47,9 +47,9 @@ impl Delivery {
         }
     }
 
-    /// Bytes of bodies that have arrived since the client was made; `None` if it is too soon
-    /// to ask again.
-    pub fn bytes(&mut self) -> Option<u64> {
+    /// Bytes of bodies that have arrived since the client was made; `None` before
+    /// [`due`](Self::due).
+    pub(crate) fn bytes(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.due.is_some_and(|due| now < due) {
             return None;
@@ -69,12 +69,12 @@ impl Delivery {
         Some(self.bytes)
     }
 
-    /// When [`bytes`](Self::bytes) may be asked again.
-    pub fn due(&self) -> Option<Instant> {
+    /// When the next reading may be made; `None` before the first one.
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Bytes that wait in connections of this process; 0 where the system does not tell.
+    /// Bytes that wait in connections of this process; 0 if the system does not report it.
     fn waiting_bytes(&mut self) -> u64 {
         let sockets = sockets();
         for table in [self.table, usize::from(self.table == 0)] {
@@ -87,7 +87,7 @@ impl Delivery {
     }
 }
 
-/// What a table says about these sockets; `None` if it has none of them.
+/// The send queues of these sockets in a table, in bytes; `None` if it has none of them.
 fn read(table: &str, sockets: &HashSet<u64>) -> Option<u64> {
     queued(&std::fs::read_to_string(table).ok()?, sockets)
 }
