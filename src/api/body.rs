@@ -91,7 +91,7 @@ impl UploadBody {
         let bytes = part.len() as u64;
         self.left = self.left.saturating_sub(bytes);
         self.progress.advance(bytes);
-        // A meter hands over less than connections take, so nothing is kept.
+        // Under a rate limit, connections take bytes faster than they come, and buffer none.
         if self.traffic.meter.is_none() {
             self.buffer.hand_over(bytes);
         }

@@ -1,6 +1,6 @@
 //! What HTTP and TLS keep of bodies between the time that these were handed over and the
-//! time that the system takes them: the same number of bytes for each body, whatever the
-//! link carries, which drains when the rest was handed over.
+//! time that the system takes them. It is the same number of bytes for each body on any link,
+//! and drains after the rest of the body was handed over.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::locks::lock;
 use tokio::time::Instant;
 
-/// Bytes of a body that HTTP and TLS keep while they have it, whatever the link carries.
+/// Most bytes of a body that HTTP and TLS keep. It does not depend on the link.
 const BUFFER_BYTES: u64 = 448 * 1024;
 
 /// What HTTP and TLS keep of the bodies of a client; clones share it.

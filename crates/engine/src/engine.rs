@@ -274,15 +274,16 @@ impl Engine {
     }
 
     /// So many bytes of bodies were handed over to connections, or received, since the start.
-    /// Tell it before each [`next`](Self::next): a request that moves is not hopeless.
+    /// Call it before each [`next`](Self::next): while the number grows, the requests in
+    /// flight are not given up.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
         if self.moved.0 != bytes {
             self.moved = (bytes, now);
         }
     }
 
-    /// So many bytes of bodies have arrived since the start. Tell it at least when
-    /// [`next`](Self::next) wakes.
+    /// So many bytes of bodies have arrived since the start. Call it at least when
+    /// the time of an [`Action::Wait`] has come.
     pub fn arrived(&mut self, bytes: u64, now: Duration) {
         // In the tail more requests are in flight than are counted here.
         let in_flight = match self.is_in_tail() {
