@@ -18,6 +18,7 @@ mod image;
 mod image_notices;
 mod json_list;
 mod limits;
+#[cfg(target_os = "linux")]
 mod local;
 mod manual;
 mod named;
@@ -29,6 +30,7 @@ mod prompt;
 mod proxies;
 mod publish;
 mod secret_files;
+#[cfg(target_os = "linux")]
 mod server;
 mod shown_run;
 mod signals;
@@ -39,6 +41,11 @@ mod trace;
 mod upload;
 mod verify;
 mod wait_lines;
+#[cfg(not(target_os = "linux"))]
+mod without_server;
+
+#[cfg(not(target_os = "linux"))]
+use without_server::{local, server};
 
 pub use download::main as download_main;
 pub use own::main as call_main;
@@ -48,10 +55,9 @@ pub use upload::main as upload_main;
 use std::future::Future;
 use std::path::Path;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
+use crate::system::survive_long_files;
 
 /// Reads a config as one that is found at `path`, and says what is wrong with it.
 ///
@@ -62,15 +68,6 @@ pub fn check_config(text: &str, path: &Path) -> Result<()> {
     config::ConfigFile::parse(text, path).map(drop)
 }
 
-/// A file beyond the limit of the system (`ulimit -f`) becomes an error of its write:
-/// without a handler the signal SIGXFSZ would end the process without a word.
-fn survive_long_files(runtime: &tokio::runtime::Runtime) {
-    let _within = runtime.enter();
-    let number = rustix::process::Signal::XFSZ.as_raw();
-    // The handler stays when what it reports to is dropped.
-    let _ = signal(SignalKind::from_raw(number));
-}
-
 /// Runs a command to its end.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     limits::check()?;
@@ -78,7 +75,10 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         .enable_all()
         .build()
         .map_err(|cause| Error::new(ErrorKind::Local, "Cannot start").because(cause))?;
-    survive_long_files(&runtime);
+    {
+        let _within = runtime.enter();
+        survive_long_files();
+    }
     let result = runtime.block_on(work);
     // Threads that wait for a slow disk are not waited for.
     runtime.shutdown_background();

@@ -21,7 +21,6 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +33,7 @@ use crate::filesystem::{
     remedy, sync_directory, unsynced,
 };
 use crate::plan::Span;
+use crate::system::FileAt;
 
 use log::Log;
 use record::VERSION;

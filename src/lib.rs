@@ -34,9 +34,11 @@ pub use openhosting_base::{
 };
 use openhosting_base::{locks, quoting};
 use openhosting_filesystem::{self as filesystem, nonblocking};
+use openhosting_system as system;
 
 pub use openhosting_engine as policy;
 pub use openhosting_image as image;
+#[cfg(target_os = "linux")]
 pub use openhosting_server as server;
 
 pub use credentials::Credentials;

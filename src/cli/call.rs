@@ -1,7 +1,7 @@
 //! `openhosting`: the simple tool. Each call is one request; stdout is what the
 //! endpoint answered, byte for byte.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -203,12 +203,11 @@ fn file_body(path: &Path) -> Result<Upload> {
 /// A body from stdin. A file is streamed, from where it stands; of anything else
 /// the length is known at its end only.
 fn stdin_body() -> Result<Upload> {
-    use std::os::fd::AsFd;
     let unreadable = |cause| Error::new(ErrorKind::Local, "Cannot read stdin").because(cause);
-    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-    let mut file = File::from(stdin.map_err(unreadable)?);
-    let metadata = file.metadata().map_err(unreadable)?;
-    if metadata.is_file() {
+    let mut file = nonblocking::stdin().map_err(unreadable)?;
+    // Some systems report nothing of a pipe.
+    let metadata = file.metadata().ok().filter(Metadata::is_file);
+    if let Some(metadata) = metadata {
         let position = file.stream_position().map_err(unreadable)?;
         return Ok(stream(file, metadata.len().saturating_sub(position)));
     }

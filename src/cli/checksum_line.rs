@@ -1,7 +1,6 @@
 //! `--checksum`: the line that `sha256sum` prints, and a file that it checks.
 
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::printable;
@@ -9,6 +8,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 use crate::nonblocking::Waiting;
+use crate::system::bytes_of;
 
 /// The line for a file of this name, with its end.
 fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
@@ -36,7 +36,7 @@ pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
     let name = path.as_os_str().to_string_lossy();
     let without_ends = name.replace(['\n', '\r'], "");
     let line = match printable::line(&without_ends) == without_ends {
-        true => line(digest, path.as_os_str().as_bytes()),
+        true => line(digest, &bytes_of(path.as_os_str())),
         false => format!("{digest}  {}\n", printable::line(&name)).into_bytes(),
     };
     let (mut stdout, mut stderr) = (Waiting(std::io::stdout()), Waiting(std::io::stderr()));
@@ -60,5 +60,5 @@ pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
         let what = format!("Cannot write {}", beside.display());
         Error::new(ErrorKind::Local, what).because(cause)
     };
-    replace(&beside, Access::Usual, &line(digest, name.as_bytes())).map_err(cannot)
+    replace(&beside, Access::Usual, &line(digest, &bytes_of(name))).map_err(cannot)
 }

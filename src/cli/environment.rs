@@ -12,6 +12,7 @@ use super::prompt;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
+use crate::system::{BASE_OF_CONFIG, BASE_OF_DATA, BASE_OF_STATE, Base};
 
 /// Asks once for the key of `user`, without echo, as the original does.
 pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
@@ -47,8 +48,25 @@ fn base_directory(variable: &str) -> Option<PathBuf> {
     path(variable).filter(|path| path.is_absolute())
 }
 
+/// A directory of the user as the system has it.
+fn base_of_system((variable, below): Base) -> Option<PathBuf> {
+    let base = match variable {
+        "HOME" => home(),
+        variable => base_directory(variable),
+    };
+    // To join nothing would add a separator.
+    base.map(|base| {
+        if below.is_empty() {
+            base
+        } else {
+            base.join(below)
+        }
+    })
+}
+
 /// Where a user's programs keep what they learnt: `XDG_STATE_HOME`, the first
-/// `StateDirectory=` of a service of systemd, or below the home directory.
+/// `StateDirectory=` of a service of systemd, or that of the system: below the home directory,
+/// or `LOCALAPPDATA`.
 pub(super) fn state_directory() -> Option<PathBuf> {
     let of_service = || {
         let all = env::var_os("STATE_DIRECTORY")?;
@@ -56,25 +74,26 @@ pub(super) fn state_directory() -> Option<PathBuf> {
     };
     base_directory("XDG_STATE_HOME")
         .or_else(of_service)
-        .or_else(|| Some(home()?.join(".local/state")))
+        .or_else(|| base_of_system(BASE_OF_STATE))
 }
 
 /// What to say where there is no [`state_directory`].
 pub(super) fn no_state_directory(what: &str) -> Error {
     let what = format!(
-        "There is no place for {what}: XDG_STATE_HOME, STATE_DIRECTORY and HOME are not set, and this user has no home directory"
+        "There is no place for {what}: XDG_STATE_HOME, STATE_DIRECTORY and {} are not set, and this user has no home directory",
+        BASE_OF_STATE.0
     );
     Error::new(ErrorKind::Usage, what)
 }
 
 /// Where a user's programs keep their data.
 pub(super) fn data_directory() -> Option<PathBuf> {
-    base_directory("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")))
+    base_directory("XDG_DATA_HOME").or_else(|| base_of_system(BASE_OF_DATA))
 }
 
 /// The config of this program.
 pub(super) fn config_file() -> Option<PathBuf> {
-    let directory = base_directory("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")))?;
+    let directory = base_directory("XDG_CONFIG_HOME").or_else(|| base_of_system(BASE_OF_CONFIG))?;
     Some(directory.join("openhosting/config.toml"))
 }
 

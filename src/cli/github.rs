@@ -9,16 +9,14 @@
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
-
-use rustix::fs::OFlags;
 
 use super::{exit, printable};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Error;
+use crate::system::{FileAt, Guard, OpenGuarded};
 
 /// The file that outputs of a step are appended to.
 const OUTPUT: &str = "GITHUB_OUTPUT";
@@ -227,11 +225,10 @@ fn leave(path: Option<OsString>, text: &str, most: u64) -> Result<(), String> {
 
 fn append(path: &Path, text: &str, most: u64) -> std::io::Result<()> {
     // A named pipe would hold the process until somebody reads it.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let mut file = OpenOptions::new()
         .read(true)
         .append(true)
-        .custom_flags(flags.bits().cast_signed())
+        .guarded(Guard::NoFollowNoWait)
         .open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {

@@ -5,6 +5,7 @@ use std::sync::RwLock;
 use std::thread::{Builder, available_parallelism, scope};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::system::null_device;
 
 /// File descriptors that a start takes at most: the reactor, signals, the terminal,
 /// a first connection.
@@ -17,7 +18,7 @@ const DESCRIPTORS: usize = 32;
 /// [`ErrorKind::Local`], with the limit to raise.
 pub(super) fn check() -> Result<()> {
     (0..DESCRIPTORS)
-        .map(|_| File::open("/dev/null"))
+        .map(|_| File::open(null_device()))
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(|cause| {
             let what = format!("Cannot start: {DESCRIPTORS} files cannot be open at once");

@@ -1,11 +1,9 @@
 //! Questions on the terminal whose answer is a secret.
 
-use std::fs::{File, OpenOptions};
-
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::system::Terminal;
 use crate::transfer::blocking;
 
 /// Asks a question and reads the answer without echo. Drop the future to give up, as on
@@ -26,26 +24,4 @@ pub(super) async fn secret(question: String) -> Result<Zeroizing<String>> {
             })
     })
     .await
-}
-
-/// The settings of the terminal of this process, which are restored on drop.
-struct Terminal {
-    tty: File,
-    settings: Termios,
-}
-
-impl Terminal {
-    /// `None` without a terminal: then nothing is asked there.
-    fn remember() -> Option<Self> {
-        let tty = OpenOptions::new().read(true).open("/dev/tty").ok()?;
-        let settings = tcgetattr(&tty).ok()?;
-        Some(Self { tty, settings })
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Without a terminal nobody misses its settings.
-        let _ = tcsetattr(&self.tty, OptionalActions::Now, &self.settings);
-    }
 }

@@ -2,16 +2,14 @@
 //! the first, nor write to the second.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{StatVfsMountFlags, fstatvfs};
-use rustix::process::geteuid;
 use zeroize::Zeroizing;
 
 use super::quote;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Exposure, OTHERS_WRITE, open_named, read_all};
+use crate::system::{Rights, can_be_changed, user};
 
 /// A key, or a config, is a few lines; the certificates that a system trusts are less
 /// than a MiB, and those of an enterprise may be more.
@@ -47,7 +45,7 @@ pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> 
 /// [`ErrorKind::Usage`] if anybody but its owner may write to it, the owner is neither
 /// this user nor root, or it cannot be read.
 pub(super) fn read_trusted(what: &str, path: &Path) -> Result<Zeroizing<String>> {
-    let us = geteuid().as_raw();
+    let us = user();
     let name = quote(&path.to_string_lossy());
     read(what, path, |file| match file.mode & OTHERS_WRITE {
         0 if file.owner == us || file.owner == 0 => None,
@@ -82,14 +80,13 @@ struct Permissions {
 
 impl Permissions {
     fn of(file: &File) -> std::io::Result<Self> {
-        let metadata = file.metadata()?;
-        let us = geteuid().as_raw();
-        let is_ours = us == 0 || us == metadata.uid();
-        let mount = fstatvfs(file)?.f_flag;
+        let rights = Rights::of(&file.metadata()?);
+        let us = user();
+        let is_ours = us == 0 || us == rights.owner;
         Ok(Self {
-            mode: metadata.mode(),
-            owner: metadata.uid(),
-            can_change: is_ours && !mount.contains(StatVfsMountFlags::RDONLY),
+            mode: rights.mode,
+            owner: rights.owner,
+            can_change: can_be_changed(file)? && is_ours,
         })
     }
 }

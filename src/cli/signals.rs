@@ -1,14 +1,13 @@
-//! What stops a transfer: SIGINT, SIGTERM and the deadline. The first one stops
+//! What stops a transfer: SIGINT or Ctrl-C, SIGTERM, and the deadline. The first one stops
 //! cleanly, a signal after it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{block_on, exit};
 use crate::error::{Error, ErrorKind, Result};
+use crate::system::{Signal, Signals};
 use crate::transfer::{Stop, stop_channel};
 
 /// What was heard.
@@ -57,9 +56,8 @@ pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T,
 /// Listens from now on; the deadline is counted from now on, too. Needs a runtime.
 /// A clean stop is announced as by `program`; without one it is not announced.
 fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
-    let cannot = |cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut signals = Signals::listen()
+        .map_err(|cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause))?;
     let (handle, stop) = stop_channel();
     let heard = Heard::default();
     let told = heard.clone();
@@ -73,8 +71,10 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
         let mut is_awaited = true;
         loop {
             let code = tokio::select! {
-                _ = interrupt.recv() => exit::SIGINT,
-                _ = terminate.recv() => exit::SIGTERM,
+                signal = signals.next() => match signal {
+                    Signal::Interrupt => exit::SIGINT,
+                    Signal::Terminate => exit::SIGTERM,
+                },
                 () = &mut is_over, if is_awaited => exit::DEADLINE,
             };
             is_awaited &= code != exit::DEADLINE;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
@@ -15,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, RawImage};
 use crate::plan::Plan;
+use crate::system::FileAt;
 
 /// Bytes hashed at a time.
 const STEP_BYTES: usize = 256 * 1024;

@@ -13,7 +13,6 @@
 //! found out by it.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -27,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{sync_all, sync_data};
 use crate::image::modified_ns;
 use crate::plan::Span;
+use crate::system::FileId;
 
 /// Longest time that a record waits for others.
 const WAIT: Duration = Duration::from_secs(1);
@@ -398,10 +398,10 @@ impl Keeping {
         }
         if let Some(data) = &self.data {
             // Its time, too, has to be on the disk: the file is known by it.
-            let metadata = sync_all(data).and_then(|()| data.metadata());
-            let metadata = metadata.map_err(|cause| self.cannot_sync(cause))?;
+            let synced = sync_all(data).and_then(|()| Ok((FileId::of(data)?, data.metadata()?)));
+            let (id, metadata) = synced.map_err(|cause| self.cannot_sync(cause))?;
             self.journal.append(&Record::Whole {
-                inode: metadata.ino(),
+                inode: id.inode,
                 modified_ns: modified_ns(&metadata),
             });
         }

@@ -4,7 +4,6 @@
 //! death of the process, and goes to the disk with the next sync.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -15,6 +14,7 @@ use super::replay::Replay;
 use crate::error::Result;
 use crate::filesystem::sync_data;
 use crate::locks::lock;
+use crate::system::FileAt;
 
 /// See the module.
 #[derive(Debug)]

@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::fs::read_dir;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,6 +11,7 @@ use super::record::{Direction, HEADER_BYTES, Header, RECORD_BYTES};
 use super::replay::replay;
 use crate::drive::DriveId;
 use crate::filesystem::open_to_read;
+use crate::system::is_locked;
 
 /// Most names of a directory that are looked at.
 const NAMES_MAX: usize = 10_000;
@@ -59,7 +59,7 @@ pub fn others<'a>(
 
 fn read(path: PathBuf) -> Option<Other> {
     let file = open_to_read(&path).ok()?;
-    if is_locked(file.metadata().ok()?.ino()) {
+    if is_locked(&file) {
         return None;
     }
     let replay = replay(file.take(START_BYTES as u64), |_, _, _| {}).ok()?;
@@ -70,17 +70,6 @@ fn read(path: PathBuf) -> Option<Other> {
         drive,
         is_ours,
     })
-}
-
-/// Whether a process has locked the file with this inode, on whatever device. To ask for the
-/// lock would make a process that starts just now believe that it is taken.
-fn is_locked(inode: u64) -> bool {
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    let end = format!(":{inode}");
-    locks
-        .lines()
-        .flat_map(str::split_whitespace)
-        .any(|word| word.ends_with(&end) && word.matches(':').count() == 2)
 }
 
 #[cfg(test)]

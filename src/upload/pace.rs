@@ -6,13 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::codec::{Compression, Level, ZeroRuns};
 use crate::locks::lock;
 use crate::monitor::{Encoded, Reason};
 use crate::plan::Span;
 use crate::policy::{Choice, LevelConfig, LevelController, Wire};
+use crate::system::{process_time, thread_time};
 
 /// How long a compressor waits for the first chunk to be confirmed: where that is
 /// soon, all that is compressed before is compressed in vain.
@@ -127,7 +126,7 @@ impl Pace {
 
     /// A chunk of so many bytes was confirmed, and so many bytes of bodies.
     pub(super) fn confirmed(&self, bytes: u64, body_bytes: u64) {
-        let (now, processor) = (self.began.elapsed(), processor(ClockId::ProcessCPUTime));
+        let (now, processor) = (self.began.elapsed(), process_time());
         let mut shared = self.lock();
         shared
             .controller
@@ -177,7 +176,7 @@ impl Pace {
             choice,
             wire: shared.wire,
             at,
-            processor: processor(ClockId::ThreadCPUTime),
+            processor: thread_time(),
         }
     }
 
@@ -221,7 +220,7 @@ impl Pace {
 
     /// It is done with it.
     pub(super) fn done(&self, task: &Task, span: Span, body_bytes: u64, is_raw: bool) -> Encoded {
-        let took = processor(ClockId::ThreadCPUTime).saturating_sub(task.processor);
+        let took = thread_time().saturating_sub(task.processor);
         let level = task.level();
         let is_random = is_raw && level != Level::RAW;
         if self.fixed.is_none() && !is_random {
@@ -250,12 +249,4 @@ impl Pace {
         // Nothing in it can be half done.
         lock(&self.shared.0)
     }
-}
-
-/// What a clock of processor time shows.
-fn processor(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::from_secs(seconds)
-        + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default())
 }

@@ -3,12 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use openhosting_base::chunk::zeros;
 use openhosting_base::digest::Digest;
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
+use openhosting_system::{FileAt, NextData, next_data};
 use sha2::{Digest as _, Sha256};
 
 /// Bytes of a file that are read at a time: they stay in the processor's cache.
@@ -24,12 +22,12 @@ pub fn digest_of(file: &File, range: Range<u64>) -> io::Result<Digest> {
     let mut bytes = vec![0; STEP_BYTES];
     let mut offset = range.start;
     while offset < range.end {
-        let data = match seek(file, SeekFrom::Data(offset)) {
-            Ok(data) => data.clamp(offset, range.end),
+        let data = match next_data(file, offset) {
+            NextData::At(data) => data.clamp(offset, range.end),
             // None up to the end of the file; what is beyond that is no hole.
-            Err(Errno::NXIO) if file.metadata()?.len() >= range.end => range.end,
+            NextData::Nowhere if file.metadata()?.len() >= range.end => range.end,
             // A device, or a file system that cannot tell.
-            Err(_) => offset,
+            NextData::Nowhere | NextData::Unknown => offset,
         };
         for step in zeros(data - offset) {
             sha256.update(step);

@@ -3,7 +3,8 @@
 //! FAT and exFAT have no owners, modes or hard links; FUSE and network file systems
 //! may lack locks, O_TMPFILE, RENAME_NOREPLACE or the fsync of a directory; a
 //! container may have no /proc. None of that is a reason to fail, so no other module
-//! calls the kernel for these directly.
+//! calls the kernel for these directly. `openhosting-system` has the calls, and what systems lack;
+//! this crate decides what to do without.
 //!
 //! Each function tries the better way first. It does not try to list the errors that
 //! mean "not supported": file systems disagree about them. Any error that does not
@@ -20,21 +21,20 @@ mod digest;
 mod lock;
 mod mode;
 mod names;
-pub mod nonblocking;
-mod page_cache;
 mod private;
 mod replace;
 mod sync;
 mod zeros;
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use digest::digest_of;
 pub use lock::{Lock, Locked, lock};
 pub use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
 pub use names::{create_whole, is_placeholder, rename_new};
-pub use page_cache::PageCache;
+pub use openhosting_system::{PageCache, nonblocking};
 pub use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
     open_to_read, overwrite, private_directory, read_all, read_named, read_own,
@@ -91,6 +91,14 @@ impl fmt::Display for Weakness {
                 path.display()
             ),
         }
+    }
+}
+
+/// The page cache of an open regular file; `None` where nothing may be concluded from it.
+pub fn page_cache_of(file: &File) -> Option<PageCache> {
+    match PLAIN {
+        true => None,
+        false => PageCache::of(file),
     }
 }
 

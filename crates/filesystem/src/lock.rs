@@ -1,9 +1,8 @@
 //! Locks between processes.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use openhosting_system::SHARED_LOCKS_ALLOW_WRITES;
 
 use super::PLAIN;
 
@@ -23,7 +22,8 @@ pub enum Locked {
     Held,
     /// Another process has it.
     Busy,
-    /// This file system has no locks: NFS without a lock daemon, Lustre, some FUSE.
+    /// This file system has no locks: NFS without a lock daemon, Lustre, some FUSE. Or the
+    /// system has none that are shared and let their holders write.
     Unsupported,
 }
 
@@ -34,13 +34,14 @@ pub fn lock(file: &File, lock: Lock) -> Locked {
     if PLAIN {
         return Locked::Unsupported;
     }
-    let operation = match lock {
-        Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
-        Lock::Shared => FlockOperation::NonBlockingLockShared,
+    let locked = match lock {
+        Lock::Exclusive => file.try_lock(),
+        Lock::Shared if SHARED_LOCKS_ALLOW_WRITES => file.try_lock_shared(),
+        Lock::Shared => return Locked::Unsupported,
     };
-    match rustix::io::retry_on_intr(|| flock(file, operation)) {
+    match locked {
         Ok(()) => Locked::Held,
-        Err(Errno::WOULDBLOCK) => Locked::Busy,
-        Err(_) => Locked::Unsupported,
+        Err(TryLockError::WouldBlock) => Locked::Busy,
+        Err(TryLockError::Error(_)) => Locked::Unsupported,
     }
 }

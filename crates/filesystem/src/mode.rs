@@ -1,15 +1,12 @@
 //! Permissions of files: FAT has none, and elsewhere a file that we create may belong
 //! to somebody else (CIFS, NFS with squashed users, bind mounts with other users).
 
-use std::fs::{File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::File;
 use std::path::Path;
-use std::sync::Mutex;
 
-use rustix::fs::Mode;
+use openhosting_system::{Rights, set_mode, umask};
 
 use super::{PLAIN, Weakness};
-use openhosting_base::locks::lock;
 
 /// The bits of a mode that are about others than the owner.
 const OTHERS: u32 = 0o077;
@@ -66,7 +63,9 @@ impl Access {
 /// Whether others can read a file that was [created](super::create_new) for its owner
 /// alone: then the file system has modes of its own.
 pub fn exposed(file: &File, path: &Path) -> Option<Weakness> {
-    let is_exposed = file.metadata().is_ok_and(|m| m.mode() & OTHERS != 0);
+    let is_exposed = file
+        .metadata()
+        .is_ok_and(|file| Rights::of(&file).mode & OTHERS != 0);
     is_exposed.then(|| Weakness::Exposed(path.to_owned()))
 }
 
@@ -83,52 +82,28 @@ pub enum Step {
 /// Gives a private file the mode that the umask leaves to new files. Where that
 /// fails, the file keeps the mode it has.
 pub fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
+    let mask = umask(PLAIN);
     let wanted = match step {
-        Step::Read => Access::Usual.mode() & !umask() & !OTHERS_WRITE,
-        Step::All => Access::Usual.mode() & !umask(),
+        Step::Read => Access::Usual.mode() & !mask & !OTHERS_WRITE,
+        Step::All => Access::Usual.mode() & !mask,
     };
-    let is_right = |file: &File| file.metadata().is_ok_and(|m| m.mode() & 0o777 == wanted);
+    let is_right = |file: &File| {
+        let metadata = file.metadata();
+        metadata.is_ok_and(|file| Rights::of(&file).mode & 0o777 == wanted)
+    };
     if is_right(file) {
         return None;
     }
-    let is_done = !PLAIN && file.set_permissions(Permissions::from_mode(wanted)).is_ok();
+    let is_done = !PLAIN && set_mode(file, wanted).is_ok();
     // A file system with modes of its own said so when the file was created.
     let is_known = exposed(file, path).is_some();
     (!is_done && !is_known).then(|| Weakness::FixedMode(path.to_owned()))
-}
-
-/// The file mode creation mask.
-fn umask() -> u32 {
-    let status = match PLAIN {
-        true => String::new(),
-        false => std::fs::read_to_string("/proc/self/status").unwrap_or_default(),
-    };
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
-        .unwrap_or_else(umask_by_change)
-}
-
-/// The mask without /proc: it can only be read by changing it. Meanwhile it is the
-/// strictest one, so that no file of another thread gets a wider mode than it should.
-fn umask_by_change() -> u32 {
-    static TURN: Mutex<()> = Mutex::new(());
-    // Two threads that interleave here would leave the strict mask behind.
-    let _turn = lock(&TURN);
-    let mask = rustix::process::umask(Mode::from_raw_mode(OTHERS));
-    let _ = rustix::process::umask(mask);
-    mask.as_raw_mode()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::create_new;
     use super::*;
-
-    #[test]
-    fn the_mask_is_the_same_with_and_without_proc() {
-        assert_eq!(umask(), umask_by_change());
-        assert_eq!(umask_by_change(), umask_by_change());
-    }
 
     #[test]
     fn a_secret_is_exposed_by_all_but_its_owner_s_bits() {
@@ -143,7 +118,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let file = create_new(&path, Access::Private).unwrap();
-        file.set_permissions(Permissions::from_mode(0o640)).unwrap();
+        set_mode(&file, 0o640).unwrap();
         assert_eq!(exposed(&file, &path), Some(Weakness::Exposed(path)));
     }
 }

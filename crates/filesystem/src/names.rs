@@ -2,11 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, linkat, renameat_with};
+use openhosting_system::{Guard, OpenGuarded, create_nameless, give_name, rename_exclusively};
 
 use super::{Access, PLAIN, Staged, create_new, directory_of};
 
@@ -16,9 +14,9 @@ const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finish
 /// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
 /// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
 pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::Result<File> {
-    if !PLAIN && let Ok(file) = nameless(directory_of(path)) {
+    if !PLAIN && let Ok(file) = create_nameless(directory_of(path)) {
         fill(&file)?;
-        match name(&file, path) {
+        match give_name(&file, path) {
             Ok(()) => return Ok(file),
             Err(error) if error.kind() == ErrorKind::AlreadyExists && !is_placeholder(path) => {
                 return Err(error);
@@ -32,22 +30,6 @@ pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::
     staged.appear_as(path)
 }
 
-/// A file without a name: a process that is killed now leaves nothing behind.
-fn nameless(directory: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(Access::Private.mode())
-        .custom_flags(OFlags::TMPFILE.bits().cast_signed())
-        .open(directory)
-}
-
-/// Gives a nameless file a name that nothing has.
-fn name(file: &File, path: &Path) -> io::Result<()> {
-    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(linkat(CWD, opened, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
-}
-
 /// Renames a file to a name that nothing has. Fails with [`ErrorKind::AlreadyExists`]
 /// otherwise: what appeared meanwhile is not overwritten.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
@@ -56,7 +38,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
     let is_there = |error: &io::Error| error.kind() == ErrorKind::AlreadyExists;
     if !PLAIN {
-        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(Into::into) {
+        match rename_exclusively(from, to) {
             Err(error) if is_there(&error) => return Err(error),
             Err(_) => {}
             Ok(()) => return Ok(()),
@@ -90,7 +72,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 pub fn is_placeholder(path: &Path) -> bool {
     let opened = OpenOptions::new()
         .read(true)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .guarded(Guard::NoFollowNoWait)
         .open(path);
     let Ok(file) = opened else {
         return false;

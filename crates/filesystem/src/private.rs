@@ -11,13 +11,14 @@
 //! There a file counts as ours if a file that we create beside it looks the same.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{OFlags, statfs};
-use rustix::process::geteuid;
+use openhosting_system::{
+    Guard, Kind, OpenGuarded, Rights, create_private_directory, is_nameless_pipe, is_null_device,
+    user,
+};
 
 use super::{Access, directory_of};
 use openhosting_base::quoting::quote;
@@ -25,8 +26,6 @@ use openhosting_base::quoting::quote;
 /// The bit of a mode that lets everybody write. Group members are not among those who are
 /// refused: only the owner or root can have let them, as Kubernetes does with `fsGroup`.
 const EVERYBODY_WRITES: u32 = 0o002;
-/// The file system that pipes without a name are on, such as those of `<(COMMAND)`.
-const PIPEFS_MAGIC: u64 = 0x5049_5045;
 /// The superuser, who can change everything anyway.
 const ROOT: u32 = 0;
 
@@ -52,7 +51,7 @@ impl fmt::Display for Foreign {
             Self::Owner(owner) => write!(
                 f,
                 "it belongs to user {owner}, and this process runs as user {}",
-                geteuid().as_raw()
+                user()
             ),
             Self::Writable => f.write_str("everybody may write to it"),
             Self::Linked => f.write_str(
@@ -102,8 +101,8 @@ pub fn create_new(path: &Path, access: Access) -> io::Result<File> {
         .read(true)
         .write(true)
         .create_new(true)
-        .mode(access.mode())
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .created_with(access.mode())
+        .guarded(Guard::NoFollow)
         .open(path)
 }
 
@@ -175,22 +174,23 @@ pub fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
 ///
 /// # Errors
 /// [`Foreign`] if it is there and another user owns it, root excepted, or everybody may
-/// write to it; and as [`DirBuilder::create`].
+/// write to it; and as [`create_private_directory`].
 pub fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    create_private_directory(path)?;
     let named = std::fs::symlink_metadata(path)?;
-    if named.is_symlink() && !is_trusted(named.uid()) {
-        return Err(Foreign::Owner(named.uid()).into());
+    let owner = Rights::of(&named).owner;
+    if named.is_symlink() && !is_trusted(owner) {
+        return Err(Foreign::Owner(owner).into());
     }
-    let directory = std::fs::metadata(path)?;
-    let why = if !is_trusted(directory.uid()) {
-        Foreign::Owner(directory.uid())
-    } else if directory.mode() & EVERYBODY_WRITES != 0 {
+    let directory = Rights::of(&std::fs::metadata(path)?);
+    let why = if !is_trusted(directory.owner) {
+        Foreign::Owner(directory.owner)
+    } else if directory.mode & EVERYBODY_WRITES != 0 {
         Foreign::Writable
     } else {
         return Ok(());
     };
-    match is_as_created_in(path, &directory) {
+    match is_as_created_in(path, directory) {
         true => Ok(()),
         false => Err(why.into()),
     }
@@ -214,28 +214,19 @@ pub fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 pub fn open_named(path: &Path) -> io::Result<File> {
     // Not to open a pipe that is refused: its writer would be told that somebody reads.
     let kind = std::fs::metadata(path)?.file_type();
-    if kind.is_fifo() && is_nameless_pipe(path) {
+    if kind.is_pipe() && is_nameless_pipe(path) {
         return File::open(path);
     }
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .guarded(Guard::NoWait)
         .open(path)?;
     let metadata = file.metadata()?;
-    match metadata.is_file() || metadata.is_dir() || is_null(&metadata) {
+    match metadata.is_file() || metadata.is_dir() || is_null_device(&metadata) {
         // Reading a directory fails with the error that says so.
         true => Ok(file),
         false => Err(Foreign::NotAFile.into()),
     }
-}
-
-fn is_nameless_pipe(path: &Path) -> bool {
-    statfs(path).is_ok_and(|system| u64::try_from(system.f_type) == Ok(PIPEFS_MAGIC))
-}
-
-/// Whether it is /dev/null, which stands for an empty file.
-fn is_null(metadata: &Metadata) -> bool {
-    metadata.file_type().is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3)
 }
 
 /// Reads all of an open file if that has at most `bytes_max` bytes.
@@ -281,7 +272,7 @@ fn open(path: &Path, options: &OpenOptions, purpose: Use) -> io::Result<File> {
         return Err(Foreign::NotAFile.into());
     }
     let mut options = options.clone();
-    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    options.guarded(Guard::NoFollowNoWait);
     let file = match options.open(path) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let there = std::fs::symlink_metadata(path)?;
@@ -298,18 +289,19 @@ fn open(path: &Path, options: &OpenOptions, purpose: Use) -> io::Result<File> {
 
 fn check(file: &Metadata, path: &Path, purpose: Use) -> Result<(), Foreign> {
     let directory = directory_of(path);
+    let rights = Rights::of(file);
     let why = if !file.is_file() {
         return Err(Foreign::NotAFile);
-    } else if file.uid() != geteuid().as_raw() {
-        Foreign::Owner(file.uid())
-    } else if purpose == Use::Believe && file.mode() & EVERYBODY_WRITES != 0 {
+    } else if rights.owner != user() {
+        Foreign::Owner(rights.owner)
+    } else if purpose == Use::Believe && rights.mode & EVERYBODY_WRITES != 0 {
         Foreign::Writable
-    } else if file.nlink() > 1 && can_others_create_in(directory) {
+    } else if rights.links > 1 && can_others_create_in(directory) {
         return Err(Foreign::Linked);
     } else {
         return Ok(());
     };
-    match is_as_created_in(directory, file) {
+    match is_as_created_in(directory, rights) {
         true => Ok(()),
         false => Err(why),
     }
@@ -317,25 +309,29 @@ fn check(file: &Metadata, path: &Path, purpose: Use) -> Result<(), Foreign> {
 
 /// Whether a user is this one, or root, who can change everything anyway.
 fn is_trusted(owner: u32) -> bool {
-    owner == geteuid().as_raw() || owner == ROOT
+    owner == user() || owner == ROOT
 }
 
 /// Whether other users than root can give files names in a directory.
 pub fn can_others_create_in(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|directory| {
-        !is_trusted(directory.uid()) || directory.mode() & EVERYBODY_WRITES != 0
+        let rights = Rights::of(&directory);
+        !is_trusted(rights.owner) || rights.mode & EVERYBODY_WRITES != 0
     })
 }
 
 /// Whether what we create in `directory` has the owner of `there`, and can be written to by
 /// everybody if that can: then its file system has no owners and modes of its own.
-fn is_as_created_in(directory: &Path, there: &Metadata) -> bool {
+fn is_as_created_in(directory: &Path, there: Rights) -> bool {
     let created = tempfile::Builder::new()
         .prefix(".openhosting-")
         .tempfile_in(directory)
         .and_then(|probe| probe.as_file().metadata());
-    let needed = there.mode() & EVERYBODY_WRITES;
-    created.is_ok_and(|created| created.uid() == there.uid() && created.mode() & needed == needed)
+    let needed = there.mode & EVERYBODY_WRITES;
+    created.is_ok_and(|created| {
+        let created = Rights::of(&created);
+        created.owner == there.owner && created.mode & needed == needed
+    })
 }
 
 #[cfg(test)]
@@ -358,7 +354,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let file = create_new(&path, Access::Private).unwrap();
-        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(Rights::of(&file.metadata().unwrap()).mode & 0o777, 0o600);
         assert!(create_new(&path, Access::Private).is_err());
         let link = directory.path().join("link");
         symlink(directory.path().join("new"), &link).unwrap();
@@ -414,7 +410,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b");
         private_directory(&path).unwrap();
-        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
+        assert_eq!(Rights::of(&path.metadata().unwrap()).mode & 0o777, 0o700);
         chmod(&path, 0o770);
         private_directory(&path).unwrap();
         chmod(&path, 0o1777);

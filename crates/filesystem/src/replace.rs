@@ -10,14 +10,13 @@
 //! Two things are not replacements: a name that must not exist before (`names.rs`), and the
 //! staged file of a download, which stays until a later run finishes it (`image::target`).
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Access, Weakness, directory_of, rename_new, sync_all, sync_directory};
+use super::{Access, Weakness, create_new, directory_of, rename_new, sync_all, sync_directory};
 
 /// Puts `bytes` in the place of the file `path`: at any moment, also after a crash,
 /// there is the old one or the new one.
@@ -48,8 +47,7 @@ impl Staged {
     fn within(directory: &Path, access: Access) -> io::Result<Self> {
         let named = tempfile::Builder::new()
             .prefix(".openhosting-")
-            .permissions(Permissions::from_mode(access.mode()))
-            .tempfile_in(directory)?;
+            .make_in(directory, |path| create_new(path, access))?;
         let (file, path) = NamedTempFile::into_parts(named);
         Ok(Self { file, path })
     }
@@ -60,9 +58,10 @@ impl Staged {
     }
 
     /// Syncs it and puts it in the place of `path`.
-    pub fn replace(self, path: &Path) -> io::Result<(File, Option<Weakness>)> {
+    pub fn replace(mut self, path: &Path) -> io::Result<(File, Option<Weakness>)> {
         sync_all(&self.file)?;
-        self.path.persist(path).map_err(|error| error.error)?;
+        std::fs::rename(&self.path, path)?;
+        self.path.disable_cleanup(true);
         let weakness = sync_directory(directory_of(path))?;
         Ok((self.file, weakness))
     }

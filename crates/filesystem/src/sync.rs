@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::io::Errno;
+use openhosting_system::{cannot_sync, is_disk_broken, open_directory};
 
 use super::{PLAIN, Weakness};
 
@@ -30,10 +30,8 @@ pub fn unsynced(file: &File, path: &Path) -> io::Result<Option<Weakness>> {
 fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
     match synced {
         Ok(()) => Ok(true),
-        Err(cause) => match Errno::from_io_error(&cause) {
-            Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
-            _ => Err(cause),
-        },
+        Err(cause) if cannot_sync(&cause) => Ok(false),
+        Err(cause) => Err(cause),
     }
 }
 
@@ -47,25 +45,17 @@ pub fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
     if PLAIN {
         return unsynced();
     }
-    let synced = match File::open(directory) {
+    let synced = match open_directory(directory) {
         Ok(opened) => opened.sync_all(),
         Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => return unsynced(),
         Err(cause) => return Err(cause),
     };
     match synced {
         Ok(()) => Ok(None),
-        Err(cause) if is_broken(&cause) => Err(cause),
+        Err(cause) if is_disk_broken(&cause) => Err(cause),
         // EINVAL, ENOTSUP, ENOSYS, EBADF, EPERM: file systems disagree.
         Err(_) => unsynced(),
     }
-}
-
-/// Whether the disk failed, rather than the file system being unable to do it.
-fn is_broken(cause: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(cause),
-        Some(Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::STALE | Errno::NODEV)
-    )
 }
 
 #[cfg(test)]
@@ -80,6 +70,7 @@ mod tests {
         let path = Path::new("x");
         let weakness = Weakness::Unsynced(path.to_owned());
         assert_eq!(unsynced(&null, path).unwrap(), Some(weakness));
+        use rustix::io::Errno;
         let error = |errno: Errno| Err(errno.into());
         assert!(unless_unsupported(error(Errno::IO)).is_err());
         assert!(unless_unsupported(error(Errno::NOSPC)).is_err());
@@ -89,6 +80,5 @@ mod tests {
     fn a_directory_that_is_not_there_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         assert!(super::super::PLAIN || sync_directory(&directory.path().join("x")).is_err());
-        assert!(is_broken(&Errno::IO.into()) && !is_broken(&Errno::INVAL.into()));
     }
 }

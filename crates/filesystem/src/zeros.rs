@@ -2,10 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
+use openhosting_system::{FileAt, punch};
 
 use super::PLAIN;
 use openhosting_base::chunk::zeros;
@@ -16,21 +14,8 @@ pub fn put_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    if !PLAIN {
-        let zeroed = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        for mode in [
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            zeroed,
-        ] {
-            match fallocate(file, mode, offset, len) {
-                Ok(()) => return Ok(()),
-                // Writing would fail as well, or fill what is full.
-                Err(error @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
-                    return Err(error.into());
-                }
-                Err(_) => {}
-            }
-        }
+    if !PLAIN && punch(file, offset, len)? {
+        return Ok(());
     }
     let mut at = offset;
     for step in zeros(len) {

@@ -1,9 +1,10 @@
 //! Tells whether a file is still the one it was.
 
 use std::fs::File;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+pub use openhosting_system::modified_ns;
+use openhosting_system::{FileId, Kind, device_size};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -26,11 +27,6 @@ pub struct Fingerprint {
     pub modified_ns: i128,
 }
 
-/// When a file was last written to, in nanoseconds since 1970.
-pub fn modified_ns(metadata: &std::fs::Metadata) -> i128 {
-    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
-}
-
 impl Fingerprint {
     /// Takes the fingerprint of an open regular file or block device.
     ///
@@ -45,11 +41,9 @@ impl Fingerprint {
             .because(cause)
         };
         let metadata = file.metadata().map_err(fail)?;
-        if metadata.file_type().is_block_device() {
-            let size = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))
-                .map_err(|errno| fail(errno.into()))?;
+        if metadata.file_type().is_block() {
             return Ok(Self {
-                size,
+                size: device_size(file).map_err(fail)?,
                 ..Self::default()
             });
         }
@@ -63,10 +57,11 @@ impl Fingerprint {
             return Err(Error::new(ErrorKind::Image, what)
                 .hint_to("Name one disk image, or the block device of a disk"));
         }
+        let FileId { device, inode } = FileId::of(file).map_err(fail)?;
         Ok(Self {
             size: metadata.len(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            device,
+            inode,
             modified_ns: modified_ns(&metadata),
         })
     }
@@ -91,6 +86,14 @@ impl Fingerprint {
             inode: if tells_changes { first.inode } else { 0 },
             modified_ns: digest.first_chunk().copied().map_or(0, i128::from_le_bytes),
             ..first
+        }
+    }
+
+    /// Which file it is.
+    pub(super) fn file_id(&self) -> FileId {
+        FileId {
+            device: self.device,
+            inode: self.inode,
         }
     }
 

@@ -10,12 +10,10 @@
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
+use openhosting_system::{FileAt, NextData, allocated_bytes, next_data, next_hole};
 
 use crate::chunk::is_zero;
 use crate::error::{Error, ErrorKind};
@@ -174,7 +172,7 @@ fn look(file: &File, size: u64, how: Holes) -> Known {
             false_hole: None,
         };
     }
-    let space = file.metadata().map_or(u64::MAX, |now| now.blocks() * 512);
+    let space = allocated_bytes(file).unwrap_or(u64::MAX);
     if data.is_empty() && space > 0 {
         return Known::all_is_data(None);
     }
@@ -206,15 +204,15 @@ fn walk(file: &File, size: u64) -> Option<Vec<Range<u64>>> {
     let mut short = 0;
     let mut at = 0;
     while at < size {
-        let start = match seek(file, SeekFrom::Data(at)) {
-            Ok(start) if start < at => return None,
-            Ok(start) if start < size => start,
+        let start = match next_data(file, at) {
+            NextData::At(start) if start < at => return None,
+            NextData::At(start) if start < size => start,
             // None up to the end.
-            Ok(_) | Err(Errno::NXIO) => break,
-            Err(_) => return None,
+            NextData::At(_) | NextData::Nowhere => break,
+            NextData::Unknown => return None,
         };
-        let end = match seek(file, SeekFrom::Hole(start)) {
-            Ok(end) if end > start => end.min(size),
+        let end = match next_hole(file, start) {
+            Some(end) if end > start => end.min(size),
             _ => size,
         };
         match data.last_mut() {
@@ -356,7 +354,7 @@ mod tests {
         assert_eq!(sample(&file, reported, size, PLACES), None);
         // Space that the report does not explain is looked at every 64 KiB.
         let file = sparse(size, &[(0, &[7; 4096]), (33 << 20, &[7; 200 << 10])]);
-        let space = file.metadata().unwrap().blocks() * 512;
+        let space = allocated_bytes(&file).unwrap();
         assert!(
             is_doubtful(std::slice::from_ref(&(0..4096)), space),
             "{space}"

@@ -22,7 +22,6 @@ mod reader;
 mod signs;
 mod stream;
 mod target;
-mod uses;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,6 +42,7 @@ pub use gpt::Gpt;
 pub use holes::{FalseHole, Holes};
 pub use mapped::MappedImage;
 pub use notices::LateNotices;
+pub use openhosting_system::Use;
 pub use raw::{Member, RawImage, Remote};
 pub use reader::{ImageReader, Piece, Unread};
 pub use stream::{
@@ -50,7 +50,6 @@ pub use stream::{
     xz_index_size,
 };
 pub use target::{ClusterPacking, ImageTarget, TargetFormat, data_blocks, part_of};
-pub use uses::Use;
 
 /// The bytes of a disk, which can be read at any place and from several threads at
 /// once.

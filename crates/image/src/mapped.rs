@@ -2,11 +2,11 @@
 //! is in.
 
 use std::collections::{BTreeSet, HashSet};
-use std::ffi::OsStr;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+use openhosting_system::{is_of_drive_letter, path_of_bytes};
 
 use super::format::{
     BackingName, Format, Layout, Packed, Part, Place, Run, checked_run, parts_of, survey,
@@ -334,7 +334,8 @@ fn resolve(
     }
     // A scheme before the first slash, as in nbd: or json:.
     let scheme = backing.name.split(|byte| *byte == b'/').next();
-    if backing.name.contains(&0) || scheme.is_some_and(|scheme| scheme.contains(&b':')) {
+    let has_scheme = scheme.is_some_and(|scheme| scheme.contains(&b':'));
+    if backing.name.contains(&0) || has_scheme && !is_of_drive_letter(&backing.name) {
         return Err(refuse("which is no path"));
     }
     let Some(format) = &backing.format else {
@@ -357,7 +358,7 @@ fn resolve(
         .path()
         .parent()
         .unwrap_or(Path::new(""));
-    let path = beside.join(OsStr::from_bytes(&backing.name));
+    let path = beside.join(path_of_bytes(&backing.name));
     let real = |path: &Path| {
         std::fs::canonicalize(path).map_err(|cause| {
             let what = format!("Cannot open {}", path.display());

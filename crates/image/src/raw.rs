@@ -5,23 +5,20 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
-use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, OFlags, fadvise};
-use rustix::io::Errno;
+use openhosting_filesystem::nonblocking;
+use openhosting_system::{FileAt, FileId, Guard, Kind, OpenGuarded, is_bad_sector, read_afresh};
 
 use super::archive::{Check, Manifest};
 use super::holes::{FalseHole, HoleMap, Holes};
 use super::pieces::Pieces;
-use super::uses::{Use, uses_of};
-use super::{Disk, Fingerprint};
+use super::{Disk, Fingerprint, Use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
+use openhosting_system::uses_of;
 
 /// What stdin is called.
 pub(super) const STDIN: &str = "stdin";
@@ -117,12 +114,12 @@ pub trait Remote: fmt::Debug + Send + Sync {
 /// and takes its fingerprint.
 pub(super) fn open(path: &Path) -> Result<(File, Fingerprint)> {
     // To open a named pipe and close it again would end whoever writes to it.
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_pipe()) {
         return Err(is_pipe(path));
     }
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .guarded(Guard::NoWait)
         .open(path)
         .map_err(|cause| cannot_open(path, cause))?;
     let fingerprint = Fingerprint::of(&file, path)?;
@@ -278,7 +275,7 @@ impl RawImage {
     pub(super) fn open_regular(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
+            .guarded(Guard::NoFollowNoWait)
             .open(path)
             .map_err(|cause| cannot_open(path, cause))?;
         let image = Self::over(file, path.to_owned())?;
@@ -298,8 +295,7 @@ impl RawImage {
             return None;
         }
         let path = std::fs::canonicalize(&self.path).ok()?;
-        let there = std::fs::symlink_metadata(&path).ok()?;
-        let is_it = (there.dev(), there.ino()) == (self.fingerprint.device, self.fingerprint.inode);
+        let is_it = FileId::at(&path).ok()? == self.fingerprint.file_id();
         path.parent().filter(|_| is_it).map(Path::to_owned)
     }
 
@@ -307,14 +303,11 @@ impl RawImage {
     /// was read.
     pub(super) fn stdin() -> Result<Option<Self>> {
         let path = PathBuf::from(STDIN);
-        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-        let mut file =
-            File::from(stdin.map_err(|cause| {
-                Error::new(ErrorKind::Image, "Cannot read stdin").because(cause)
-            })?);
+        let mut file = nonblocking::stdin()
+            .map_err(|cause| Error::new(ErrorKind::Image, "Cannot read stdin").because(cause))?;
         let is_file = file.metadata().is_ok_and(|metadata| {
             let kind = metadata.file_type();
-            kind.is_file() || kind.is_block_device()
+            kind.is_file() || kind.is_block()
         });
         if !is_file || !file.stream_position().is_ok_and(|at| at == 0) {
             return Ok(None);
@@ -546,19 +539,13 @@ impl RawImage {
     }
 }
 
-fn is_bad_sector(cause: &std::io::Error) -> bool {
-    Errno::from_io_error(cause) == Some(Errno::IO)
-}
-
 /// How many of the `len` bytes at `offset`, which cannot be read together, are before
 /// the first sector that cannot be read: the kernel may give up a larger piece as a
 /// whole. 0 if each of them can be read now.
 fn first_bad(file: &File, offset: u64, len: usize) -> u64 {
     const SECTOR_BYTES: u64 = 4096;
     // Else the kernel tries the same piece again.
-    for advice in [Advice::DontNeed, Advice::Random] {
-        let _ = fadvise(file, offset, NonZeroU64::new(len as u64), advice);
-    }
+    read_afresh(file, offset, len);
     let mut sector = [0; SECTOR_BYTES as usize];
     let end = offset + len as u64;
     let mut at = offset;

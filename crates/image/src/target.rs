@@ -7,12 +7,13 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{OFlags, SeekFrom, seek};
-use rustix::io::Errno;
+use openhosting_system::{
+    FileAt, FileId, Guard, Kind, NextData, OpenGuarded, Rights, check_replaceable, device_size,
+    next_data,
+};
 
 use self::qcow2::Qcow2File;
 use super::{Disk, Format, MappedImage, RawImage, modified_ns};
@@ -22,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{
     self, Access, Foreign, Lock, Locked, PageCache, Step, Weakness, can_others_create_in,
     create_new, directory_of, exposed, foreign, give_mode, is_placeholder, open_or_create,
-    open_own, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
+    open_own, page_cache_of, put_zeros, remedy, rename_new, sync_all, sync_directory, unsynced,
 };
 use openhosting_base::locks;
 
@@ -156,7 +157,7 @@ fn look(path: &Path, force: bool) -> Result<There> {
                     )
                 })?;
                 There::Device(device)
-            } else if kind.is_block_device() {
+            } else if kind.is_block() {
                 There::Device(path.to_owned())
             } else if kind.is_file() {
                 There::File
@@ -171,6 +172,15 @@ fn look(path: &Path, force: bool) -> Result<There> {
     }
 }
 
+/// Checks that `path` can be replaced at the end, if it is there: on Windows a program that has
+/// it open can forbid that, which is better known before the transfer than after it.
+fn check_end(path: &Path) -> Result<()> {
+    check_replaceable(path).map_err(|cause| {
+        cannot("replace", path, cause)
+            .hint_to("Close the program that has it open, or choose another name")
+    })
+}
+
 /// The block device that a link of the system leads to, such as `/dev/VG/LV` or
 /// `/dev/disk/by-id/NAME`: root created it, in a directory below /dev where nobody else
 /// can create one.
@@ -178,9 +188,10 @@ fn device_behind(link: &Path, metadata: &std::fs::Metadata) -> Option<PathBuf> {
     let directory = std::fs::canonicalize(directory_of(link)).ok()?;
     let around = std::fs::metadata(&directory).ok()?;
     let device = std::fs::canonicalize(link).ok()?;
-    let is_of_root = metadata.uid() == 0 && around.uid() == 0 && around.mode() & 0o022 == 0;
+    let (link, around) = (Rights::of(metadata), Rights::of(&around));
+    let is_of_root = link.owner == 0 && around.owner == 0 && around.mode & 0o022 == 0;
     let is_device =
-        std::fs::symlink_metadata(&device).is_ok_and(|device| device.file_type().is_block_device());
+        std::fs::symlink_metadata(&device).is_ok_and(|device| device.file_type().is_block());
     let is_in_dev = directory.starts_with("/dev") && device.starts_with("/dev");
     (is_of_root && is_in_dev && is_device).then_some(device)
 }
@@ -224,6 +235,7 @@ impl ImageTarget {
             let what = format!("A disk of {size} bytes is larger than a {format} can be");
             return Err(Error::new(ErrorKind::Usage, what));
         }
+        check_end(path)?;
         let part = part_of(path);
         let file = create_new(&part, Access::Private).map_err(|cause| {
             let is_there = cause.kind() == std::io::ErrorKind::AlreadyExists;
@@ -272,6 +284,7 @@ impl ImageTarget {
             );
             return Err(Error::new(ErrorKind::Usage, what));
         }
+        check_end(path)?;
         let part = part_of(path);
         let file = open_or_create(&part)
             .map_err(|cause| not_ours(&part, cause, "or remove it and run all shards again"))?;
@@ -298,9 +311,10 @@ impl ImageTarget {
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be told.
     pub fn inode(&self) -> Result<u64> {
-        let metadata = self.file.metadata();
-        let metadata = metadata.map_err(|cause| cannot("measure", &self.path, cause))?;
-        Ok(metadata.ino())
+        let id = FileId::of(&self.file);
+        Ok(id
+            .map_err(|cause| cannot("measure", &self.path, cause))?
+            .inode)
     }
 
     /// Checks that the directory of `path` is there.
@@ -326,6 +340,7 @@ impl ImageTarget {
         format: TargetFormat,
     ) -> Result<Option<Self>> {
         look(path, force)?;
+        check_end(path)?;
         let part = part_of(path);
         let file = match open_own(&part) {
             Ok(file) => file,
@@ -376,7 +391,7 @@ impl ImageTarget {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .guarded(Guard::NoFollowNoWait)
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
         // Whoever owns it could change it after it was compared.
@@ -448,7 +463,7 @@ impl ImageTarget {
             .write(true)
             .create(true)
             .truncate(false)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .guarded(Guard::NoFollowNoWait)
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
         let why = foreign(&file, path).map_err(|cause| cannot("open", path, cause))?;
@@ -487,17 +502,16 @@ impl ImageTarget {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::EXCL).bits().cast_signed())
+            .guarded(Guard::NoFollowInUse)
             .open(device)
             .map_err(|cause| cannot("open", path, cause).hint_to("Is it mounted?"))?;
         // Whatever has the name by now.
-        let is_device = file.metadata().map(|m| m.file_type().is_block_device());
+        let is_device = file.metadata().map(|m| m.file_type().is_block());
         if !is_device.map_err(|cause| cannot("open", path, cause))? {
             let what = format!("{} is not a block device any more", path.display());
             return Err(Error::new(ErrorKind::Local, what));
         }
-        let room =
-            seek(&file, SeekFrom::End(0)).map_err(|errno| cannot("measure", path, errno.into()))?;
+        let room = device_size(&file).map_err(|cause| cannot("measure", path, cause))?;
         if room < size {
             let what = format!(
                 "{} has {room} bytes and the drive {size}: it does not fit",
@@ -543,9 +557,9 @@ impl ImageTarget {
     /// Whether it is the file with this inode, last written to at this time, in
     /// nanoseconds since 1970.
     pub fn is_as_it_was(&self, inode: u64, at_ns: i128) -> bool {
-        self.file
-            .metadata()
-            .is_ok_and(|now| now.ino() == inode && modified_ns(&now) == at_ns)
+        let is_it = FileId::of(&self.file).is_ok_and(|id| id.inode == inode);
+        let now = self.file.metadata();
+        is_it && now.is_ok_and(|now| modified_ns(&now) == at_ns)
     }
 
     /// Whether it will be published under its name at the end.
@@ -558,7 +572,7 @@ impl ImageTarget {
     /// news that something could not be written.
     pub fn page_cache(&self) -> Option<PageCache> {
         match self.is_staged() && !self.is_shared {
-            true => PageCache::of(&self.file),
+            true => page_cache_of(&self.file),
             false => None,
         }
     }
@@ -661,11 +675,11 @@ impl ImageTarget {
 
     /// Where the first data at or after `offset` is, as far as the file system tells.
     fn data_after(&self, offset: u64) -> u64 {
-        match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(data) => data,
+        match next_data(&self.file, offset) {
+            NextData::At(data) => data,
             // None up to the end of the file.
-            Err(Errno::NXIO) => u64::MAX,
-            Err(_) => offset,
+            NextData::Nowhere => u64::MAX,
+            NextData::Unknown => offset,
         }
     }
 
@@ -741,9 +755,7 @@ impl ImageTarget {
     /// its directory can put another one there.
     fn check_named(&self, name: &Path) -> Result<()> {
         let failed = |cause| cannot("finish", &self.path, cause);
-        let ours = self.file.metadata().map_err(failed)?;
-        let named = std::fs::symlink_metadata(name).map_err(failed)?;
-        if (ours.dev(), ours.ino()) == (named.dev(), named.ino()) {
+        if FileId::of(&self.file).map_err(failed)? == FileId::at(name).map_err(failed)? {
             return Ok(());
         }
         let what = format!("{} is no longer the file that was written", name.display());
@@ -917,7 +929,8 @@ mod tests {
         target.publish(false).unwrap();
         let out = std::fs::read(&path).unwrap();
         assert_eq!((out.len(), out[54_096]), (1 << 20, 7));
-        assert!(path.metadata().unwrap().blocks() * 512 <= 8192);
+        let file = File::open(&path).unwrap();
+        assert!(openhosting_system::allocated_bytes(&file).unwrap() <= 8192);
         let error = ImageTarget::create(&path, 5, false, RAW).unwrap_err();
         assert!(error.chain().contains("is there already"));
     }
@@ -949,7 +962,7 @@ mod tests {
         let target = ImageTarget::create(&path, 20_000, false, TargetFormat::Raw).unwrap();
         target.put_all(0..20_000, once(0, &[9; 20_000])).unwrap();
         let then = target.handle().unwrap().metadata().unwrap();
-        let (inode, at_ns) = (then.ino(), modified_ns(&then));
+        let (inode, at_ns) = (target.inode().unwrap(), modified_ns(&then));
         target.publish(false).unwrap();
         let target = ImageTarget::published(&path, 20_000, TargetFormat::Raw)
             .unwrap()

@@ -68,6 +68,8 @@
 //!
 //! Beyond the loopback interface it serves with TLS only, unless told otherwise.
 
+#![cfg(target_os = "linux")]
+
 mod admission;
 mod answer;
 mod auth;

@@ -9,6 +9,8 @@
 //! It answers no requests and knows no HTTP: `openhosting-server` does that, and serves
 //! the drives. Start reading at `machines`.
 
+#![cfg(target_os = "linux")]
+
 mod claims;
 mod console;
 mod hypervisor;

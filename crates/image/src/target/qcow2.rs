@@ -17,10 +17,10 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::BufMut;
+use openhosting_system::FileAt;
 
 use crate::chunk::is_zero;
 use crate::codec::{ClusterPacker, Pack};
@@ -438,7 +438,7 @@ impl Qcow2File {
                 .count();
             let (now, after) = rest.split_at(together);
             let mut slices: Vec<_> = now.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-            write_slices(&self.file, &mut slices, *at)?;
+            self.file.write_all_slices_at(&mut slices, *at)?;
             rest = after;
         }
         Ok(())
@@ -576,23 +576,6 @@ fn parts<'a>(range: &Range<u64>, runs: impl Iterator<Item = (u64, &'a [u8])>) ->
         offset = end;
     }
     parts
-}
-
-/// Writes all of these, one after the other from `at` on.
-fn write_slices(file: &File, mut slices: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        match rustix::io::pwritev(file, slices, at) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                at += n as u64;
-                IoSlice::advance_slices(&mut slices, n);
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(())
 }
 
 /// The counts of the clusters of a file, a block of them in memory.

@@ -1,0 +1,65 @@
+//! Block devices and the null device.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Seek, SeekFrom};
+use std::path::Path;
+
+/// The device that reads as empty.
+pub fn null_device() -> &'static Path {
+    Path::new(if cfg!(windows) { "NUL" } else { "/dev/null" })
+}
+
+/// Whether an open file is the null device.
+pub fn is_null_device(metadata: &Metadata) -> bool {
+    is_null(metadata)
+}
+
+#[cfg(target_os = "linux")]
+fn is_null(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    metadata.file_type().is_char_device() && metadata.rdev() == rustix::fs::makedev(1, 3)
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn is_null(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let null = std::fs::metadata(null_device());
+    metadata.file_type().is_char_device() && null.is_ok_and(|null| null.rdev() == metadata.rdev())
+}
+
+#[cfg(not(unix))]
+fn is_null(_: &Metadata) -> bool {
+    false
+}
+
+/// Bytes of an open block device.
+///
+/// # Errors
+/// If the system does not report it, as macOS does not without calls that this program does
+/// not make.
+pub fn device_size(mut file: &File) -> io::Result<u64> {
+    match file.seek(SeekFrom::End(0))? {
+        0 if cfg!(not(target_os = "linux")) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system does not report the size of a device; pipe it through stdin instead",
+        )),
+        size => Ok(size),
+    }
+}
+
+/// Asks the system to forget what it read ahead of this part of a file, and to read only what
+/// is asked for from now on: a disk with a bad sector else fails as a whole piece again.
+pub fn read_afresh(file: &File, offset: u64, len: usize) {
+    advise(file, offset, len);
+}
+
+#[cfg(target_os = "linux")]
+fn advise(file: &File, offset: u64, len: usize) {
+    use rustix::fs::{Advice, fadvise};
+    for advice in [Advice::DontNeed, Advice::Random] {
+        let _ = fadvise(file, offset, std::num::NonZeroU64::new(len as u64), advice);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_: &File, _: u64, _: usize) {}

@@ -1,0 +1,70 @@
+//! The server and `--local` where there is no server: it needs Linux.
+
+use crate::error::{Error, ErrorKind};
+
+fn needs_linux(what: &str) -> Error {
+    Error::new(ErrorKind::Usage, format!("{what} runs on Linux only"))
+        .hint_to("Run openhosting-server on a Linux machine, or in WSL, and name its address with --endpoint or OHURI")
+}
+
+/// `openhosting-server`.
+pub(super) mod server {
+    use std::ffi::OsString;
+    use std::process::ExitCode;
+
+    use clap::Parser;
+
+    use super::needs_linux;
+    use crate::cli::exit;
+
+    const PROGRAM: &str = "openhosting-server";
+
+    /// Serves the API. It runs on Linux only.
+    #[derive(Debug, Parser)]
+    #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+    pub(in crate::cli) struct ServerArguments {
+        /// Whatever the server understands
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _arguments: Vec<OsString>,
+    }
+
+    /// Says that there is no server.
+    pub fn main() -> ExitCode {
+        let _: ServerArguments = exit::parse(std::env::args_os());
+        exit::finish(PROGRAM, Err(needs_linux("The server")))
+    }
+}
+
+/// `--local DIR`.
+pub(super) mod local {
+    use std::convert::Infallible;
+    use std::path::Path;
+
+    use super::needs_linux;
+    use crate::api::{Client, ClientConfig};
+    use crate::error::Result;
+
+    /// What the name of such an endpoint begins with.
+    pub(in crate::cli) const LOCAL: &str = "local ";
+
+    /// What names the endpoint that would serve `directory`.
+    pub(in crate::cli) fn endpoint_name(directory: &Path) -> String {
+        format!("{LOCAL}{}", directory.display())
+    }
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(in crate::cli) struct Local(Infallible);
+
+    impl Local {
+        /// Fails.
+        pub(in crate::cli) async fn start(_: &Path, _: &ClientConfig) -> Result<(Self, Client)> {
+            Err(needs_linux("The server of --local"))
+        }
+
+        /// Cannot be called.
+        pub(in crate::cli) async fn stop(self) {
+            match self.0 {}
+        }
+    }
+}
