@@ -32,6 +32,7 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::system::with_user_timeout;
 use crate::wire::{
     EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties, X_OPENHOSTING_EXTENSIONS,
 };
@@ -149,14 +150,13 @@ impl Client {
             .url([])
             .is_ok_and(|url| config.route.excludes(&url));
         let build = || {
-            let mut builder = reqwest::Client::builder()
+            // Bytes that the kernel took but the other side does not confirm.
+            let mut builder = with_user_timeout!(reqwest::Client::builder(), config.stall)
                 .tls_backend_preconfigured(tls.clone())
                 .connector_layer(ahead.clone())
                 .default_headers(headers.clone())
                 .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect)
-                // Bytes that the kernel took but the other side does not confirm.
-                .tcp_user_timeout(config.stall)
                 // Below what servers usually allow, so that they do not close a
                 // connection at the moment we use it again.
                 .pool_idle_timeout(Duration::from_secs(20))

@@ -25,6 +25,7 @@ use super::trust::Trust;
 use crate::drive::DRIVE_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
+use crate::system::with_user_timeout;
 
 /// The encoding that leaves a body as it is.
 const IDENTITY: &str = "identity";
@@ -268,11 +269,10 @@ impl Web {
         };
         let tls = tls.tls(None)?;
         let builder = || {
-            reqwest::Client::builder()
+            with_user_timeout!(reqwest::Client::builder(), config.stall)
                 .tls_backend_preconfigured(tls.clone())
                 .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect)
-                .tcp_user_timeout(config.stall)
                 .pool_idle_timeout(Duration::from_secs(20))
                 .redirect(Policy::custom(follow))
                 .referer(false)

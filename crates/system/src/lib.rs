@@ -27,6 +27,7 @@ mod page_cache;
 mod paths;
 mod rights;
 mod signals;
+mod sockets;
 mod terminal;
 mod uses;
 
