@@ -13,6 +13,7 @@ pub mod python;
 pub mod schema;
 pub mod server;
 pub mod slow;
+pub mod watchdog;
 
 /// Makes a file that only its owner may read, as one with a key must be.
 pub fn only_for_its_owner(path: impl AsRef<std::path::Path>) {

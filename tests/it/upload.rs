@@ -123,7 +123,8 @@ fn an_image_of_zeros_costs_next_to_nothing() {
         assert!(requests.len() <= 2 + 8, "{requests:?}");
         assert!(requests[0].is_create());
         assert!(requests[1..].iter().all(Request::is_read));
-        assert!(proxy.bytes_up() < 3000, "{} bytes up", proxy.bytes_up());
+        // The heads of ten requests at most, and what describes the drive.
+        assert!(proxy.bytes_up() < 5000, "{} bytes up", proxy.bytes_up());
         assert_drive(&server, &outcome.created(), &vec![0; size as usize]);
     }
 }

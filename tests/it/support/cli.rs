@@ -9,7 +9,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,6 +17,7 @@ use tempfile::TempDir;
 use super::needs::{Need, needs};
 use super::proxy::FaultProxy;
 use super::server::TestServer;
+use super::watchdog::Watched;
 
 /// A guard against a hang, not a promise about time.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -65,6 +65,7 @@ pub struct Desk {
     /// A random secret key.
     pub key: String,
     own: Mutex<Vec<PathBuf>>,
+    _watched: Watched,
 }
 
 impl Desk {
@@ -82,6 +83,7 @@ impl Desk {
             // What curl's configuration file and a URL would mangle.
             key: format!("k{}/+\"\\%{}", hex(), hex()),
             own: Mutex::default(),
+            _watched: Watched::this_test(),
         }
     }
 
@@ -382,14 +384,15 @@ type Said = (Mutex<(Vec<u8>, bool)>, Condvar);
 #[derive(Default)]
 struct Heard {
     bytes: Arc<Said>,
-    reader: Option<JoinHandle<()>>,
+    /// Whether a thread reads it to its end.
+    is_read: bool,
 }
 
 impl Heard {
     fn from(mut stream: impl Read + Send + 'static) -> Self {
         let bytes: Arc<Said> = Arc::default();
         let shared = Arc::clone(&bytes);
-        let reader = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let mut step = vec![0; 16 * 1024];
             loop {
                 let n = stream.read(&mut step).unwrap_or(0);
@@ -404,7 +407,7 @@ impl Heard {
         });
         Self {
             bytes,
-            reader: Some(reader),
+            is_read: true,
         }
     }
 
@@ -421,11 +424,20 @@ impl Heard {
         String::from_utf8_lossy(&heard.0).contains(text)
     }
 
-    fn all(mut self) -> Vec<u8> {
-        if let Some(reader) = self.reader.take() {
-            reader.join().unwrap();
-        }
-        std::mem::take(&mut self.bytes.0.lock().unwrap().0)
+    /// All of it. A process that the tool left behind may hold the pipe open for ever.
+    fn all(self) -> Vec<u8> {
+        let heard = self.bytes.0.lock().unwrap();
+        let is_open = |heard: &mut (Vec<u8>, bool)| self.is_read && !heard.1;
+        let (mut heard, timeout) = self
+            .bytes
+            .1
+            .wait_timeout_while(heard, WATCHDOG, is_open)
+            .unwrap();
+        assert!(
+            !timeout.timed_out(),
+            "the tool ended, but something holds its output open"
+        );
+        std::mem::take(&mut heard.0)
     }
 }
 

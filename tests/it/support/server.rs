@@ -125,7 +125,13 @@ impl TestServer {
 
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
+        for _ in 0..12_000 {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server does not end: {}", self.log());
     }
 
     /// Stops it with SIGTERM and waits for its end.
