@@ -19,6 +19,7 @@ use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
+use crate::support::watchdog::wait_until;
 
 const C: usize = 24 * 1024;
 const CHUNKS: usize = 13;
@@ -387,9 +388,9 @@ fn a_bad_sector_under_an_unfinished_download_is_told() {
     let running = run().args("--verify none").spawn();
     let path = scene.desk.path("out.ohj");
     // All are synced: what is not is fetched again where it cannot be read.
-    while !path.exists() || journal(&path).len() < RECORDS {
-        std::thread::yield_now();
-    }
+    wait_until("the records", || {
+        path.exists() && journal(&path).len() >= RECORDS
+    });
     let _ = running.kill9();
     scene.proxy.heal();
     let failing = Failing {
@@ -509,9 +510,7 @@ fn a_read_only_directory_is_told_and_left_as_it_is() {
             .args("-c 24576 ro/out")
     };
     let running = run().spawn();
-    while link.passed() < 5 * C as u64 {
-        std::thread::yield_now();
-    }
+    wait_until("five chunks", || link.passed() >= 5 * C as u64);
     // A file that is open to be written holds that off.
     running.signal("INT");
     let _ = running.wait().code(130);
@@ -531,9 +530,7 @@ fn an_image_that_grows_while_it_is_sent_is_never_called_complete() {
     let path = scene.desk.path("a.img");
     let run = || scene.tool(UPLOAD).env("OHURI", link.uri());
     let mut running = run().spawn();
-    while link.passed() < 20 * C as u64 {
-        std::thread::yield_now();
-    }
+    wait_until("twenty chunks", || link.passed() >= 20 * C as u64);
     let mut file = File::options().append(true).open(&path).unwrap();
     while !running.has_ended() {
         file.write_all(b"more").unwrap();

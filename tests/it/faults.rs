@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::support::http::{Ask, Reply, create, raw, read_all, read_reply};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 use crate::support::{gzip, ramp};
 
 const MIB: u64 = 1024 * 1024;
@@ -278,9 +279,7 @@ fn a_request_stalls_or_waits() {
     let head = Ask::of(&server).head("GET", "/drives/list");
     let mut stalled = TcpStream::connect(server.address()).unwrap();
     stalled.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-    while !server.log().contains("Stall") {
-        std::thread::yield_now();
-    }
+    wait_until("the fault", || server.log().contains("Stall"));
     // Others are answered meanwhile, late or not.
     for _ in 0..2 {
         Ask::of(&server).get("/drives/list").expect(200);

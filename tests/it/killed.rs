@@ -19,6 +19,7 @@ use crate::support::needs::{Need, skip};
 use crate::support::noise;
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
+use crate::support::watchdog::wait_until;
 
 const MIB: usize = 1 << 20;
 /// Workers, each of which has a chunk in flight at most.
@@ -71,9 +72,7 @@ impl Scene {
     fn killed_after(&self, bytes: usize, tool: Tool<'_>) -> usize {
         self.link.take_counts();
         let running = tool.spawn();
-        while self.link.passed() < bytes as u64 {
-            std::thread::yield_now();
-        }
+        wait_until("the bytes", || self.link.passed() >= bytes as u64);
         let outcome = running.kill9();
         assert_eq!(outcome.status.code(), None, "{outcome:?}");
         self.counted()

@@ -11,6 +11,7 @@ use super::support::proxy::{Fault, FaultProxy, Request, answer};
 use super::support::server::TestServer;
 use super::support::slow::{Cut, SlowLink};
 use crate::support::needs::{Need, needs};
+use crate::support::watchdog::wait_until;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1 << 20;
@@ -195,9 +196,7 @@ fn a_run_that_is_killed_between_two_pieces_goes_on() {
     desk.file("a.img", &image);
     let running = desk.upload(&link.uri()).arg("a.img").spawn();
     running.wait_stderr("smaller pieces");
-    while link.passed() < 14 * MIB {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("14 MiB", || link.passed() >= 14 * MIB);
     let _ = running.kill9();
     let outcome = desk.upload(&link.uri()).arg("a.img").run().code(0);
     let outcome = outcome.says("Resuming: ");

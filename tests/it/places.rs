@@ -9,9 +9,10 @@ use crate::support::needs::{Need, skip};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 
 const C: usize = 24 * 1024;
-const CHUNKS: usize = 80;
+const CHUNKS: usize = 160;
 
 struct Scene {
     desk: Desk,
@@ -61,9 +62,7 @@ impl Scene {
         self.proxy
             .fault_after(70, Request::is_write, usize::MAX, hold);
         let running = run().spawn();
-        while records(journals) < 64 {
-            std::thread::yield_now();
-        }
+        wait_until("the records", || records(journals) >= 64);
         let _ = running.kill9();
         self.proxy.heal();
         let _ = run().run().code(0).says("Resuming: ");

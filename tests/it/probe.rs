@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::support::http::{Ask, create, read_all};
 use crate::support::ramp;
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 
 const MIB: u64 = 1024 * 1024;
 /// A guard against a hang, not a promise about time.
@@ -330,9 +331,7 @@ fn a_drive_that_cannot_be_removed_is_told_with_the_command() {
 fn interrupted(user: &User<'_>, signal: &str) -> Output {
     let program = env!("CARGO_BIN_EXE_openhosting");
     let child = user.command(program, &["probe"]).spawn().unwrap();
-    while !user.server.log().contains("Plays a fault") {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the fault", || user.server.log().contains("Plays a fault"));
     let id = child.id().to_string();
     let status = Command::new("kill").args([signal, &id]).status();
     assert!(status.unwrap().success());

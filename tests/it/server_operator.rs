@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::support::cli::Desk;
 use crate::support::http::{Ask, Reply, basic, create, info, raw, read_reply};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 use crate::support::{noise, python, ramp};
 
 const A: &str = "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-a";
@@ -101,9 +102,7 @@ fn the_log_holds_nothing_that_turns_text_around() {
         let path = "/drives/\u{202e}/info";
         let head = Ask::of(&server).head("GET", path);
         let _ = raw(server.address(), format!("{head}\r\n").as_bytes());
-        while !server.log().contains("202e") {
-            std::thread::yield_now();
-        }
+        wait_until("the line in the log", || server.log().contains("202e"));
         assert!(
             !server.log().contains(['\u{202e}', '\u{2066}']),
             "{}",

@@ -5,6 +5,7 @@ use sha2::Digest;
 
 use crate::support::http::{Ask, create, raw, read_all};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 use crate::support::{gunzip, gzip, noise, ramp, recorded};
 
 const NOBODY: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
@@ -481,11 +482,9 @@ fn both_drives_are_claimed_while_imaging() {
         assert_eq!(reply.error(), (409, "busy"), "{command}");
     }
     // Two at a time: the third waits.
-    while info(&first, "info").key("imaging") != Some("true")
-        || info(&second, "info").key("imaging") != Some("true")
-    {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until("two copies under way", || {
+        [&first, &second].map(|copy| info(copy, "info").key("imaging") == Some("true")) == [true; 2]
+    });
     let full = info(&first, "info/full");
     let percent = full.key("imaging").unwrap().strip_suffix('%');
     assert!(percent.unwrap().parse::<u64>().unwrap() < 100);
@@ -518,13 +517,10 @@ fn an_imaging_cut_off_by_kill_9_goes_on_at_the_next_start() {
             // Somewhere in the middle; or over, on a slow machine.
             let is_waiting = |value: &str| value == "queued" || value == "0%";
             let full = format!("/drives/{copy}/info/full");
-            while Ask::of(&server)
-                .get(&full)
-                .key("imaging")
-                .is_some_and(is_waiting)
-            {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
+            wait_until("the first bytes of the copy", || {
+                let info = Ask::of(&server).get(&full);
+                !info.key("imaging").is_some_and(is_waiting)
+            });
             server.kill9();
             server.start_again();
             let write = Ask::of(&server).post(&format!("/drives/{source}/write"), &image[..1]);

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::support::http::{Ask, Reply, create, raw, read_all, read_reply};
 use crate::support::server::TestServer;
+use crate::support::watchdog::wait_until;
 use crate::support::{gzip, ramp};
 
 fn write(server: &TestServer, drive: &str, offset: u64, body: &[u8]) -> Reply {
@@ -290,9 +291,9 @@ fn a_stop_lets_the_write_under_way_finish() {
     let mut first = begin_write(&server, &drive);
     server.terminate();
     // It takes no more connections, soon.
-    while TcpStream::connect(server.address()).is_ok() {
-        std::thread::yield_now();
-    }
+    wait_until("no more connections", || {
+        TcpStream::connect(server.address()).is_err()
+    });
     first.write_all(b"cd").unwrap();
     assert_eq!(read_reply(&mut first).unwrap().status, 204);
     drop(first);
@@ -309,9 +310,9 @@ fn a_second_signal_does_not_wait() {
     let drive = create(&server, 10);
     let first = begin_write(&server, &drive);
     server.terminate();
-    while TcpStream::connect(server.address()).is_ok() {
-        std::thread::yield_now();
-    }
+    wait_until("no more connections", || {
+        TcpStream::connect(server.address()).is_err()
+    });
     server.terminate();
     assert_eq!(server.wait().code(), Some(130));
     drop(first);

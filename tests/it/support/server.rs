@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::watchdog::Watched;
+
 /// A running server; killed when dropped.
 pub struct TestServer {
     /// Its endpoint, as `OHURI`.
@@ -26,6 +28,7 @@ pub struct TestServer {
     args: Vec<String>,
     child: Child,
     own_directory: TempDir,
+    _watched: Watched,
 }
 
 impl TestServer {
@@ -82,6 +85,7 @@ impl TestServer {
             args,
             child,
             own_directory,
+            _watched: Watched::this_test(),
         }
     }
 

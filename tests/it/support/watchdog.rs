@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// the longest takes a minute. `OH_TEST_LIMIT` (seconds) changes it, for long runs by hand.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// Far longer than anything that a test waits for takes.
+const PATIENCE: Duration = Duration::from_secs(100);
+
 /// The tests that run, and since when.
 static RUNNING: Mutex<BTreeMap<u64, (String, Instant)>> = Mutex::new(BTreeMap::new());
 
@@ -37,6 +40,16 @@ impl Drop for Watched {
         if let Ok(mut running) = RUNNING.lock() {
             running.remove(&self.0);
         }
+    }
+}
+
+/// Waits until something is so, and fails when it never is.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what} never came");
+        std::thread::sleep(Duration::from_micros(300));
     }
 }
 
