@@ -3,7 +3,9 @@
 
 mod access;
 mod again;
+mod amounts;
 mod arguments;
+mod bar;
 mod call;
 mod checksum_line;
 mod config;
@@ -29,6 +31,7 @@ mod probe;
 mod prompt;
 mod proxies;
 mod publish;
+mod screen;
 mod secret_files;
 #[cfg(target_os = "linux")]
 mod server;
@@ -38,6 +41,7 @@ mod signing;
 mod text_table;
 mod tool;
 mod trace;
+mod unfinished;
 mod upload;
 mod verify;
 mod wait_lines;

@@ -17,6 +17,7 @@ pub(crate) mod differing;
 pub(crate) mod drives;
 pub(crate) mod jobs;
 pub(crate) mod patience;
+pub(crate) mod phases;
 pub(crate) mod pieces;
 pub(crate) mod rate_limit;
 pub(crate) mod read_range;

@@ -29,6 +29,30 @@ pub enum Event {
         offset: u64,
         /// Bytes of all of them, if that is known.
         bytes: Option<u64>,
+        /// Bytes of the image that need not be transferred, since an earlier run did that or
+        /// they are the same on the other side: together with `bytes` the size of it all.
+        earlier_bytes: u64,
+    },
+    /// A part of the run begins in which no chunk is transferred.
+    Phase {
+        /// What is done.
+        phase: Phase,
+        /// Bytes that it goes over, if that is known.
+        bytes: Option<u64>,
+    },
+    /// How many bytes the last phase has done.
+    PhaseProgress {
+        /// Of those that it goes over.
+        done_bytes: u64,
+    },
+    /// The run continues an earlier one.
+    Resuming {
+        /// Bytes of the image that the earlier run settled.
+        done_bytes: u64,
+        /// Bytes of the image, if that is known.
+        size: Option<u64>,
+        /// The same in a line for a log.
+        line: String,
     },
     /// The end of an image was found whose size nobody knew.
     Ended {
@@ -65,6 +89,22 @@ pub enum Event {
     },
 }
 
+/// A part of a run in which no chunk is transferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The image is opened, and the other side looked at.
+    Prepare,
+    /// The image is read to compute its digests.
+    Hash,
+    /// The cloud copies a drive.
+    Copy,
+    /// A drive is compared with the image.
+    Compare,
+    /// What was transferred is read back.
+    Check,
+}
+
 /// Why a run waits, and for how long. Its `Display` is the line to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
@@ -75,6 +115,8 @@ pub struct Waiting {
     /// How long it is until the run gives up, if nothing succeeds until then; `None`
     /// while nothing failed yet.
     pub gives_up_in: Option<Duration>,
+    /// The reason alone, such as `502 (bad gateway)`.
+    pub cause: String,
     line: String,
 }
 
@@ -99,6 +141,10 @@ impl Waiting {
     ) -> Self {
         let left = span(gives_up_in);
         let (mut status, asked) = (None, failure.retry_after());
+        let cause = match failure {
+            Failure::Refused(refusal) => format!("{}{}", refusal.status, meaning(refusal)),
+            failure => failure.to_string(),
+        };
         let line = match failure {
             Failure::Refused(refusal) => {
                 status = Some(refusal.status);
@@ -130,6 +176,7 @@ impl Waiting {
             status,
             wait,
             gives_up_in: Some(gives_up_in),
+            cause,
             line,
         }
     }
@@ -140,6 +187,7 @@ impl Waiting {
             status: None,
             wait: Duration::ZERO,
             gives_up_in: None,
+            cause: "no answer yet".to_owned(),
             line: format!(
                 "{} does not answer, waiting (nothing came for {})",
                 capital(who),

@@ -20,6 +20,7 @@ use std::collections::HashSet;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rangemap::RangeSet;
@@ -33,15 +34,15 @@ use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, DriveSpec, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::image::{Fingerprint, Holes, Image, content_of};
-use crate::monitor::{Event, Monitor};
+use crate::image::{Disk, Fingerprint, Holes, Image, content_of};
+use crate::monitor::{Event, Monitor, Phase};
 use crate::plan::Span;
 use crate::policy::Operation;
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
-    InspectOptions, Patience, Stop, Verify, WaitsOnly, blocking, claim, counters, create_bearing,
-    inspect, stopped,
+    AsPhase, InspectOptions, Patience, Stop, Verify, blocking, claim, counters, create_bearing,
+    inspect, reporting, stopped,
 };
 use crate::wire::Properties;
 
@@ -313,12 +314,13 @@ fn source(fingerprint: &Fingerprint) -> Option<String> {
     fingerprint.tells_changes().then(digest)
 }
 
-/// Reads all of an image, off the reactor; `other` is told when something was read that
-/// `base` has not.
+/// Reads all of an image, off the reactor, and counts its bytes in `done`; notifies `other`
+/// when it has read something that `base` has not.
 async fn read(
     image: Image,
     base: Option<Arc<Content>>,
     other: Arc<Notify>,
+    done: Arc<AtomicU64>,
     mut stop: Stop,
 ) -> Result<(Image, Content)> {
     let watched = stop.clone();
@@ -327,10 +329,11 @@ async fn read(
             return Err(Error::new(ErrorKind::Bug, "The image is a stream"));
         };
         let member = image.begin_check();
-        let content = content_of(disk, base.as_deref(), |is_other| {
+        let content = content_of(disk, base.as_deref(), |is_other, read_bytes| {
             if is_other {
                 other.notify_one();
             }
+            done.store(read_bytes, Ordering::Relaxed);
             !watched.is_asked()
         })?;
         if let Some(member) = member {
@@ -472,22 +475,57 @@ impl<'a> Publisher<'a> {
         };
         let other = Arc::new(Notify::new());
         let content = base.as_ref().map(|(_, content)| Arc::clone(content));
-        let reading = read(image, content, Arc::clone(&other), self.stop.clone());
+        let done = Arc::<AtomicU64>::default();
+        let size = image.disk().map(Disk::size);
+        let hashing = Event::Phase {
+            phase: Phase::Hash,
+            bytes: size,
+        };
+        self.monitor.event(&hashing);
+        let counted = Arc::clone(&done);
+        let reading = read(
+            image,
+            content,
+            Arc::clone(&other),
+            counted,
+            self.stop.clone(),
+        );
         let mut reading = std::pin::pin!(reading);
         // What is unfinished is taken up if it is of this content, or else told of.
         let is_first = keys::of_token(drives, &self.token).all(|(mark, _)| !mark.is_unfinished());
         let base = base.zip(self.source.clone()).filter(|_| is_first);
-        let seen = tokio::select! {
-            biased;
-            () = other.notified() => Ok(()),
-            read = &mut reading => Err(read?),
+        let seen = async {
+            tokio::select! {
+                biased;
+                () = other.notified() => Ok(()),
+                read = &mut reading => Err(read),
+            }
+        };
+        let seen = match reporting(self.monitor, &done, seen).await {
+            Ok(()) => Ok(()),
+            Err(read) => Err(read?),
         };
         let ((image, content), early) = match (seen, base) {
             (Err(read), _) => (read, None),
-            (Ok(()), None) => (reading.await?, None),
+            (Ok(()), None) => (reporting(self.monitor, &done, reading).await?, None),
             (Ok(()), Some((base, source))) => {
-                let early = self.begin_early(base, source);
-                let (read, early) = tokio::try_join!(reading, early)?;
+                let mut read = None;
+                let early = {
+                    let mut early = std::pin::pin!(self.begin_early(base, source));
+                    loop {
+                        tokio::select! {
+                            early = &mut early => break early?,
+                            done = &mut reading, if read.is_none() => read = Some(done?),
+                        }
+                    }
+                };
+                let read = match read {
+                    Some(read) => read,
+                    None => {
+                        self.monitor.event(&hashing);
+                        reporting(self.monitor, &done, reading).await?
+                    }
+                };
                 (read, Some(early))
             }
         };
@@ -1104,8 +1142,16 @@ impl<'a> Publisher<'a> {
             patience: self.options.patience.clone(),
         };
         let stop = self.stop.clone();
-        let waits = &mut WaitsOnly(self.monitor);
-        inspect(self.client, drive, content, &options, waits, stop).await
+        let phase = match trusts_holes {
+            true => Phase::Compare,
+            false => Phase::Check,
+        };
+        let monitor = &mut AsPhase {
+            monitor: self.monitor,
+            phase,
+            scale: None,
+        };
+        inspect(self.client, drive, content, &options, monitor, stop).await
     }
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {

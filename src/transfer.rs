@@ -30,5 +30,5 @@ pub(crate) use crate::download::drive_unchanged::counters;
 pub(crate) use crate::driver::blocking::blocking;
 pub(crate) use crate::driver::claim::claim;
 pub(crate) use crate::driver::create_drive::create_bearing;
-pub(crate) use crate::driver::patience::WaitsOnly;
+pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;

@@ -1,8 +1,24 @@
 //! The command of this very run, changed, for a message.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use super::quote;
+use super::{printable, quote};
+use crate::system::bytes_of;
+
+/// What stands for a URL that holds who may fetch it.
+const HIDDEN_URL: &str = "URL";
+
+/// How the command is changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes<'a> {
+    /// Flags that are left out.
+    pub(super) without: &'a [&'a str],
+    /// Flags that are left out with their values.
+    pub(super) without_values: &'a [&'a str],
+    /// What follows the flags that were given, quoted for a shell.
+    pub(super) flags: &'a str,
+}
 
 /// The command line of this run, quoted for a shell: `other` gives what to print for a word
 /// instead, and `flags`, which are quoted already, follow the flags that were given.
@@ -11,14 +27,220 @@ pub(super) fn command(
     other: impl Fn(&OsStr) -> Option<String>,
     flags: &str,
 ) -> String {
-    let words = std::env::args_os().skip(1);
-    let mut words: Vec<String> = words
-        .map(|word| other(&word).unwrap_or_else(|| quote(&word.to_string_lossy())))
-        .collect();
-    if !flags.is_empty() {
-        // What follows -- is no flag.
-        let end = words.iter().position(|word| word == "--");
-        words.insert(end.unwrap_or(words.len()), flags.to_owned());
+    let changes = Changes {
+        flags,
+        ..Changes::default()
+    };
+    changed(program, other, changes)
+}
+
+/// The command line of this run without these flags.
+pub(super) fn command_without(program: &str, without: &[&str]) -> String {
+    let changes = Changes {
+        without,
+        ..Changes::default()
+    };
+    changed(program, |_| None, changes)
+}
+
+/// The command line of this run with these changes.
+pub(super) fn changed(
+    program: &str,
+    other: impl Fn(&OsStr) -> Option<String>,
+    changes: Changes<'_>,
+) -> String {
+    let all: Vec<OsString> = std::env::args_os().collect();
+    of_words(&all, program, other, changes)
+}
+
+/// The same, of these words.
+fn of_words(
+    all: &[OsString],
+    program: &str,
+    other: impl Fn(&OsStr) -> Option<String>,
+    changes: Changes<'_>,
+) -> String {
+    let (program, given) = split(all, program);
+    let mut words = Vec::new();
+    let mut given = given.iter();
+    while let Some(word) = given.next() {
+        if word == "--" {
+            words.push((true, "--".to_owned()));
+            words.extend(given.map(|word| (false, shown(word, &other))));
+            break;
+        }
+        let flag = word.to_str().map_or("", |word| {
+            word.split_once('=').map_or(word, |(flag, _)| flag)
+        });
+        if changes.without.contains(&flag) {
+            continue;
+        }
+        if changes.without_values.contains(&flag) {
+            if word == flag {
+                given.next();
+            }
+            continue;
+        }
+        words.push((false, shown(word, &other)));
     }
-    format!("{program} {}", words.join(" "))
+    if !changes.flags.is_empty() {
+        // What follows -- is no flag.
+        let end = words.iter().position(|(is_end, _)| *is_end);
+        let end = end.unwrap_or(words.len());
+        words.insert(end, (false, changes.flags.to_owned()));
+    }
+    let words = words.into_iter().map(|(_, word)| word);
+    let words: Vec<String> = std::iter::once(program).chain(words).collect();
+    words.join(" ")
+}
+
+/// The program as it was called, and the words that follow: `openhosting upload` is
+/// `openhosting-upload` as well.
+fn split<'a>(all: &'a [OsString], program: &str) -> (String, &'a [OsString]) {
+    let (own, rest) = match all {
+        [] => return (program.to_owned(), &[]),
+        [own, rest @ ..] => (Path::new(own).file_name(), rest),
+    };
+    let is_one_program = own.is_some_and(|own| own == "openhosting");
+    let word = program
+        .strip_prefix("openhosting-")
+        .or_else(|| program.strip_prefix("openhosting "));
+    match (word, rest) {
+        (Some(word), [first, rest @ ..]) if is_one_program && first == word => {
+            (format!("openhosting {word}"), rest)
+        }
+        _ => (program.to_owned(), rest),
+    }
+}
+
+fn shown(word: &OsStr, other: impl Fn(&OsStr) -> Option<String>) -> String {
+    if let Some(other) = other(word) {
+        return other;
+    }
+    let text = word.to_string_lossy();
+    match text.split_once("://") {
+        Some((before, after)) if is_secret(after) => match before.split_once('=') {
+            Some((flag, _)) if flag.starts_with("--") => format!("{flag}={HIDDEN_URL}"),
+            _ => HIDDEN_URL.to_owned(),
+        },
+        _ => quoted(word),
+    }
+}
+
+/// Whether the rest of a URL may hold who may fetch it.
+fn is_secret(rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.contains('@') || rest.contains(['?', '#'])
+}
+
+/// A word for a shell, whatever bytes it has: what would not be printed as it is becomes an
+/// escape of `$'...'`, which bash, zsh, ksh and POSIX since 2024 know.
+fn quoted(word: &OsStr) -> String {
+    if let Some(text) = word.to_str() {
+        let quoted = quote(text);
+        if printable::line(&quoted) == quoted {
+            return quoted;
+        }
+    }
+    let bytes = bytes_of(word);
+    let escaped = bytes.iter().map(|byte| match byte {
+        b' ' | b'_' | b'.' | b'/' | b'-' | b'=' | b',' | b'+' => char::from(*byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+        // Three digits always: what follows is no part of it.
+        byte => format!("\\{byte:03o}"),
+    });
+    format!("$'{}'", escaped.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::path_of_bytes;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    fn of(line: &str, program: &str, changes: Changes<'_>) -> String {
+        of_words(&words(line), program, |_| None, changes)
+    }
+
+    #[test]
+    fn the_program_is_named_as_it_was_called() {
+        let of = |line, program| of(line, program, Changes::default());
+        assert_eq!(
+            of("./openhosting-upload -q a", "openhosting-upload"),
+            "openhosting-upload -q a"
+        );
+        assert_eq!(
+            of("/bin/openhosting upload a", "openhosting-upload"),
+            "openhosting upload a"
+        );
+        assert_eq!(
+            of("openhosting publish a --name n", "openhosting publish"),
+            "openhosting publish a --name n"
+        );
+        assert_eq!(
+            of("openhosting drives info", "openhosting"),
+            "openhosting drives info"
+        );
+    }
+
+    #[test]
+    fn flags_are_added_and_left_out_but_not_behind_the_end_of_flags() {
+        let changes = Changes {
+            without: &["--restart"],
+            without_values: &["--grow"],
+            flags: "-d x -o 5",
+        };
+        for (line, expected) in [
+            ("u --restart a", "u a -d x -o 5"),
+            ("u --grow 40G a", "u a -d x -o 5"),
+            ("u --grow=40G a", "u a -d x -o 5"),
+            ("u a -- --restart", "u a -d x -o 5 -- --restart"),
+        ] {
+            assert_eq!(of(line, "u", changes), expected);
+        }
+    }
+
+    #[test]
+    fn who_may_fetch_a_url_is_not_shown() {
+        for (word, expected) in [
+            ("https://h/a.img", "https://h/a.img"),
+            ("https://u:p@h/a.img", "URL"),
+            ("https://h/a.img?sig=secret", "URL"),
+            ("--sha256-file=https://h/a?x", "--sha256-file=URL"),
+            ("https://h/a@b.img", "https://h/a@b.img"),
+        ] {
+            assert_eq!(shown(OsStr::new(word), |_| None), expected);
+        }
+    }
+
+    #[test]
+    fn a_shell_reads_every_word_as_it_was_and_it_is_printed_as_it_is() {
+        for bytes in [
+            &b"a b"[..],
+            b"it's",
+            b"",
+            b"$(reboot) `x` \"y\"",
+            b"new\nline\x1b[31m\x7f",
+            b"\xff\xfe7",
+            "r\u{202e}l".as_bytes(),
+            b"##[error]x",
+            b"::warning::x",
+            b"-x=##[a]",
+        ] {
+            let word = path_of_bytes(bytes);
+            let quoted = quoted(&word);
+            assert_eq!(
+                printable::line(&format!("x {quoted}")),
+                format!("x {quoted}")
+            );
+            let run = std::process::Command::new("bash")
+                .args(["-c", &format!("printf %s {quoted}")])
+                .output()
+                .unwrap();
+            assert_eq!(run.stdout, bytes, "{quoted}");
+        }
+    }
 }

@@ -105,8 +105,9 @@ pub(super) fn main() -> ExitCode {
         Ok((Ok(is_success), _)) if is_success || !arguments.fail => ExitCode::SUCCESS,
         Ok((Ok(_), _)) => ExitCode::FAILURE,
         Ok((Err(error), heard)) => {
-            exit::tell(PROGRAM, &error);
-            ExitCode::from(heard.exit_code(error.kind()))
+            let code = heard.exit_code(error.kind());
+            exit::tell_coded(PROGRAM, &error, code);
+            ExitCode::from(code)
         }
         Err(error) => exit::finish(PROGRAM, Err(error)),
     }

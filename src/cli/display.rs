@@ -2,17 +2,21 @@
 //! as a bar, as plain lines or as JSON (docs/progress.md).
 
 use std::io::{IsTerminal, Write};
+use std::num::NonZeroU64;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-
+use super::amounts::{size, time};
+use super::bar::{Bar, percent};
 use super::github::{BytesOutput, Github, Report, When};
-use super::{arguments, exit, findings_file, wait_lines};
+use super::{arguments, exit, findings_file, screen, wait_lines};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
-use crate::monitor::{Event, Monitor, Progress};
+use crate::locks::lock;
+use crate::monitor::{Event, Monitor, Phase, Progress};
 use crate::nonblocking::Waiting;
+use crate::system::Stream;
 
 /// Between two plain lines; a transfer that takes less has none of progress.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -44,14 +48,38 @@ impl Way {
         }
     }
 
-    /// What was done, in a sentence.
-    fn done(self) -> &'static str {
+    /// What is done, before the name of what it is done to.
+    fn verb(self) -> &'static str {
         match self {
-            Self::Up | Self::Publish => "Uploaded",
-            Self::Down | Self::DownToStdout => "Downloaded",
-            Self::Verify => "Compared",
+            Self::Up => "Upload",
+            Self::Down | Self::DownToStdout => "Download",
+            Self::Publish => "Publish",
+            Self::Verify => "Verify",
         }
     }
+}
+
+/// What is done in a phase, before the name of what it is done to.
+fn verb_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Prepare => "Prepare",
+        Phase::Hash => "Hash",
+        Phase::Copy => "Copy",
+        Phase::Compare => "Compare",
+        Phase::Check => "Check",
+    }
+}
+
+/// What becomes of the lines of the original.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dots {
+    /// None are printed.
+    Off,
+    /// Each is printed at once.
+    Live,
+    /// They are printed when all is over: until then what reads them could bring them to the
+    /// terminal that shows progress, as `tee` does.
+    AtTheEnd,
 }
 
 /// Progress as lines.
@@ -71,6 +99,8 @@ pub(super) struct RunEnd {
     pub(super) exit_code: u8,
     /// Where another run would go on.
     pub(super) resume: Option<(DriveId, u64)>,
+    /// The lines that say what was done, where those of the display say it less well.
+    pub(super) summary: Option<Vec<String>>,
 }
 
 /// What was shown of a transfer that is over.
@@ -79,6 +109,8 @@ pub(super) struct ShownEnd {
     /// As `outcome` in docs/progress.md.
     pub(super) outcome: &'static str,
     pub(super) took: Duration,
+    /// The position in the disk and its size, once chunks began to move.
+    pub(super) position: Option<(u64, Option<u64>)>,
     pub(super) github: Github,
 }
 
@@ -137,6 +169,8 @@ pub(super) struct DisplayArguments {
 pub(super) struct Display {
     way: Way,
     program: &'static str,
+    /// The name of the image or of what else the command is about, for the bar.
+    name: String,
     /// Neither dots nor progress nor notices.
     quiet: bool,
     /// Somebody else prints on stdout.
@@ -155,21 +189,29 @@ pub(super) struct Display {
     /// The smallest body in bytes that the endpoint refused for its size, and the largest
     /// that was sent since.
     refused: Option<(u64, u64)>,
-    /// Unless nobody knows.
+    /// `None` while the number is unknown.
     chunks: Option<u64>,
     /// The line of dots, for a stdout that nobody watches.
-    dots: bool,
+    dots: Dots,
     dots_printed: u64,
-    bar: Option<ProgressBar>,
-    /// Unless nobody knows.
+    /// What stdout gets at the end.
+    held: String,
+    bar: Option<Arc<Mutex<Bar>>>,
+    /// Bytes to transfer; `None` while they are unknown.
     bytes: Option<u64>,
-    /// When the program began, and the chunks.
+    /// Bytes of the disk that need not be transferred.
+    earlier_bytes: u64,
+    /// Bytes of the disk, those that need not be transferred included.
+    disk_bytes: Option<u64>,
+    /// Bytes before the first chunk of this transfer.
+    skipped_to: u64,
+    /// When the program began, and the chunks or the phase.
     since: Instant,
     began: Instant,
     progress: Progress,
+    /// What is done now, if no chunks move.
+    phase: Option<(Phase, Option<u64>)>,
     notice: Option<String>,
-    /// What is waited for.
-    wait: Option<String>,
     started: bool,
 }
 
@@ -185,33 +227,23 @@ impl Display {
         let (progress, quiet) = (showing.progress, showing.quiet);
         let mut github = Github::new(program, showing.github);
         github.group(about);
-        let on_terminal = std::io::stderr().is_terminal();
-        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let (has_bar, lines) = match progress {
             _ if quiet => (false, None),
-            How::Auto if on_terminal && !is_dumb => (true, None),
-            How::Bar => (true, None),
+            How::Auto | How::Bar if screen::can_draw() => (true, None),
             How::Auto | How::Plain => (false, Some(Lines::Plain)),
             How::Json => (false, Some(Lines::Json)),
-            How::None => (false, None),
+            How::Bar | How::None => (false, None),
         };
-        let bar = has_bar.then(|| {
-            let bar = ProgressBar::new(0);
-            let template = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}  {msg}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar
-        });
-        // A line of dots would cross the bar, or the objects.
-        let is_crossed = match way {
-            Way::Up | Way::Down => on_terminal && std::io::stdout().is_terminal(),
-            Way::DownToStdout => on_terminal || lines == Some(Lines::Json),
-            Way::Publish | Way::Verify => true,
+        let name = name_of(way, about);
+        let bar = has_bar.then(|| Bar::new(way.verb(), &name, Instant::now()));
+        let dots = match quiet {
+            true => Dots::Off,
+            false => dots(way, lines, has_bar || lines.is_some()),
         };
         Self {
             way,
             program,
+            name,
             quiet,
             is_stdout_left: false,
             lines,
@@ -222,24 +254,38 @@ impl Display {
             github,
             drive,
             chunks: None,
-            dots: !(quiet || is_crossed),
+            dots,
             dots_printed: 0,
-            bar,
+            held: String::new(),
+            bar: bar.map(|bar| Arc::new(Mutex::new(bar))),
             bytes: None,
+            earlier_bytes: 0,
+            disk_bytes: None,
+            skipped_to: 0,
             since: Instant::now(),
             began: Instant::now(),
             progress: Progress::default(),
+            phase: None,
             notice: None,
             refused: None,
-            wait: None,
             started: false,
+        }
+    }
+
+    /// Shows the line of progress from now on: nothing is asked on the terminal any more. No
+    /// rate above `rate_max` bytes per second is shown.
+    pub(super) fn begin(&mut self, rate_max: Option<NonZeroU64>) {
+        self.begin_phase(Phase::Prepare, None);
+        if let Some(bar) = &self.bar {
+            lock(bar).set_rate_max(rate_max.map(NonZeroU64::get));
+            screen::show(Arc::clone(bar));
         }
     }
 
     /// Prints nothing on stdout: an object goes there when all is over.
     pub(super) fn leave_stdout(&mut self) {
         self.is_stdout_left = true;
-        self.dots = false;
+        self.dots = Dots::Off;
     }
 
     /// The drive is known by now, and not told by an event.
@@ -268,8 +314,20 @@ impl Display {
         }
     }
 
+    /// Time since the program began.
+    pub(super) fn took(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     pub(super) fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// The position in the disk in bytes, and its size, if that is known: what earlier runs
+    /// did counts as well.
+    fn position(&self) -> (u64, Option<u64>) {
+        let done = self.earlier_bytes + self.progress.done_bytes;
+        (done, self.disk_bytes.map(|total| total.max(done)))
     }
 
     /// What is told at the end, for programs: what `end` of the progress tells, but for
@@ -287,13 +345,21 @@ impl Display {
     /// The transfer is over. What the original prints then, and what was asked for
     /// besides.
     pub(super) fn ended(mut self, end: &RunEnd) -> ShownEnd {
+        screen::end();
         self.print_dots();
-        if self.dots && self.started {
-            self.print(if end.verified_bytes.is_some() {
-                " completed\n"
-            } else {
-                "E\n"
-            });
+        if self.dots != Dots::Off && self.started {
+            self.print(
+                Part::End,
+                if end.verified_bytes.is_some() {
+                    " completed\n"
+                } else {
+                    "E\n"
+                },
+            );
+        }
+        let held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
+            write_out(&mut Waiting(std::io::stdout()), &held);
         }
         let is_summed = match self.lines {
             None => self.bar.is_some(),
@@ -307,17 +373,20 @@ impl Display {
             exit::say(&format!("{}: {notices}", self.program));
         }
         self.github.end_group();
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
         if let Some(verified) = end.verified_bytes
             && is_summed
         {
-            exit::say(&self.summary(verified));
+            let lines = end.summary.clone();
+            let lines = lines.unwrap_or_else(|| self.summary(verified));
+            match self.bar {
+                Some(_) => lines.iter().for_each(|line| exit::say(line)),
+                None => exit::say(&lines.join(": ")),
+            }
         }
         ShownEnd {
             outcome: end.outcome(),
             took: self.since.elapsed(),
+            position: self.started.then(|| self.position()),
             github: self.github,
         }
     }
@@ -345,10 +414,23 @@ impl Display {
         self.say(&line);
     }
 
+    /// Prints a line about a phase in which no chunks move, if one is due.
+    fn tell_phase(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
+        let elapsed = self.began.elapsed();
+        if self.lines != Some(Lines::Plain) || elapsed < self.told_at + PLAIN_EVERY {
+            return;
+        }
+        self.told_at = elapsed;
+        let of = bytes.map_or(String::new(), |bytes| format!(" of {}", size(bytes)));
+        let verb = verb_of(phase);
+        let line = format!("{verb}: {}{of} in {}", size(done), in_seconds(elapsed));
+        self.say(&line);
+    }
+
     /// Says a line, where dots may be on stderr as well.
     fn say(&self, line: &str) {
-        if self.dots && self.started && self.way == Way::DownToStdout {
-            self.print(" ");
+        if self.dots != Dots::Off && self.started && self.way == Way::DownToStdout {
+            write_out(&mut Waiting(std::io::stderr()), " ");
         }
         exit::say(&format!("{}: {line}", self.program));
     }
@@ -364,28 +446,31 @@ impl Display {
 
     fn plain(&self, elapsed: Duration) -> String {
         let progress = self.progress;
-        let data = progress.done_bytes - progress.skipped_bytes;
-        let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
+        let (done, total) = self.position();
+        let moved = progress.done_bytes - progress.skipped_bytes;
+        let rate = moved as f64 / elapsed.as_secs_f64().max(0.001);
+        let of = total.map_or(String::new(), |total| {
+            let percent = percent(done, total).map_or(String::new(), |p| format!(" ({p} %)"));
+            format!(" of {}{percent}", size(total))
+        });
         let mut line = format!(
-            "{}{} in {}, {}/s, {} on the wire, {} workers",
-            HumanBytes(progress.done_bytes),
-            self.bytes
-                .map_or(String::new(), |bytes| format!(" of {}", HumanBytes(bytes))),
+            "{}{of} in {}, {}/s, {} on the wire, {} workers",
+            size(done),
             in_seconds(elapsed),
-            HumanBytes(rate as u64),
-            HumanBytes(progress.wire_bytes),
+            size(rate as u64),
+            size(progress.wire_bytes),
             progress.workers,
         );
         if progress.skipped_bytes > 0 {
-            line += &format!(", {} of zeros left out", HumanBytes(progress.skipped_bytes));
+            line += &format!(", {} of zeros left out", size(progress.skipped_bytes));
         }
         if progress.retries > 0 {
             line += &format!(", {} retries", progress.retries);
         }
-        if let Some(bytes) = self.bytes
+        if let Some(total) = total
             && rate >= 1.0
         {
-            let left = bytes.saturating_sub(progress.done_bytes) as f64 / rate;
+            let left = total.saturating_sub(done) as f64 / rate;
             line += &format!(
                 ", ETA {}",
                 in_seconds(Duration::from_secs_f64(left.min(1e9)))
@@ -424,73 +509,118 @@ impl Display {
         line
     }
 
-    fn summary(&self, verified_bytes: u64) -> String {
+    /// What was done to what, and what that took.
+    fn summary(&self, verified_bytes: u64) -> Vec<String> {
         let progress = self.progress;
-        let data = progress.done_bytes - progress.skipped_bytes;
-        let elapsed = self.began.elapsed();
-        let rate = data as f64 / elapsed.as_secs_f64().max(0.001);
-        format!(
-            "{} {} in {:.1} s ({}/s): {} on the wire, {} of zeros left out, {} retries, {} verified",
-            self.way.done(),
-            HumanBytes(data),
-            elapsed.as_secs_f64(),
-            HumanBytes(rate as u64),
-            HumanBytes(progress.wire_bytes),
-            HumanBytes(progress.skipped_bytes),
-            progress.retries,
-            HumanBytes(verified_bytes),
-        )
+        let (done, _) = self.position();
+        let (name, disk) = (&self.name, size(done));
+        let took = time(self.since.elapsed());
+        let drive = self.drive.map_or("?".to_owned(), short);
+        let did = match self.way {
+            Way::Up | Way::Publish => format!("Uploaded {name} ({disk}) to drive {drive}"),
+            Way::Down => format!("Downloaded drive {drive} ({disk}) to {name}"),
+            Way::DownToStdout => format!("Downloaded drive {drive} ({disk})"),
+            Way::Verify => format!("Compared {disk} of drive {drive}"),
+        };
+        let moved = match self.way {
+            Way::Up | Way::Publish => "sent",
+            Way::Down | Way::DownToStdout | Way::Verify => "received",
+        };
+        let mut parts = vec![format!("{} {moved}", size(progress.wire_bytes))];
+        if progress.skipped_bytes > 0 {
+            parts.push(format!("{} of zeros skipped", size(progress.skipped_bytes)));
+        }
+        if self.earlier_bytes > 0 {
+            parts.push(format!("{} done before", size(self.earlier_bytes)));
+        }
+        if progress.retries > 0 {
+            parts.push(format!("{} retries", progress.retries));
+        }
+        if self.way != Way::Verify {
+            parts.push(match verified_bytes {
+                0 => "not verified".to_owned(),
+                bytes if bytes >= done => "all verified".to_owned(),
+                _ => "sample verified".to_owned(),
+            });
+        }
+        vec![format!("{did} in {took}"), parts.join(", ")]
     }
 
     fn print_dots(&mut self) {
         let new = self.progress.chunks_in_order - self.dots_printed;
-        if self.dots && new > 0 {
+        if self.dots != Dots::Off && new > 0 {
             // A hole of a terabyte is many dots.
             const LINE: &str = "................................................................";
             let mut left = new;
             while left > 0 {
                 let n = left.min(LINE.len() as u64);
-                self.print(&LINE[..usize::try_from(n).unwrap_or(0)]);
+                self.print(Part::Middle, &LINE[..usize::try_from(n).unwrap_or(0)]);
                 left -= n;
             }
         }
         self.dots_printed += new;
     }
 
-    /// Prints a line of the original, at once. A reader that went away is no
-    /// reason to stop a transfer.
-    fn print(&self, text: &str) {
-        let mut stdout = Waiting(std::io::stdout());
-        let mut stderr = Waiting(std::io::stderr());
-        let out: &mut dyn Write = match self.way {
-            Way::Up | Way::Down if self.is_stdout_left => return,
-            Way::Up | Way::Down => &mut stdout,
-            Way::DownToStdout => &mut stderr,
-            Way::Publish | Way::Verify => return,
-        };
-        let _ = out.write_all(text.as_bytes());
-        let _ = out.flush();
+    /// Prints a part of the original's output.
+    fn print(&mut self, part: Part, text: &str) {
+        match self.way {
+            Way::Up | Way::Down if self.is_stdout_left => {}
+            Way::Up | Way::Down if self.dots == Dots::AtTheEnd => self.held += text,
+            Way::Up | Way::Down => {
+                let write = || write_out(&mut Waiting(std::io::stdout()), text);
+                match part {
+                    Part::Whole => screen::write(write),
+                    Part::Middle => screen::write_part(write),
+                    Part::End => screen::write_end(write),
+                }
+            }
+            Way::DownToStdout => write_out(&mut Waiting(std::io::stderr()), text),
+            Way::Publish | Way::Verify => {}
+        }
     }
 
-    fn draw(&self) {
-        let Some(bar) = &self.bar else { return };
-        let progress = self.progress;
-        // Zeros left out are no work done: they count neither as bytes moved nor
-        // in the rate.
-        let bytes = self.bytes.unwrap_or(progress.done_bytes);
-        bar.set_length(bytes.saturating_sub(progress.skipped_bytes));
-        bar.set_position(progress.done_bytes - progress.skipped_bytes);
-        let mut message = format!("wire {}", HumanBytes(progress.wire_bytes));
-        if progress.skipped_bytes > 0 {
-            message += &format!(", zeros {}", HumanBytes(progress.skipped_bytes));
+    /// Changes what the bar shows.
+    fn draw(&self, change: impl FnOnce(&mut Bar, Instant)) {
+        if let Some(bar) = &self.bar {
+            change(&mut lock(bar), Instant::now());
         }
-        if progress.retries > 0 {
-            message += &format!(", {} retries", progress.retries);
+    }
+
+    fn draw_progress(&self) {
+        let (progress, (done, total)) = (self.progress, self.position());
+        let moved = match self.way {
+            // Where the endpoint makes digests nothing else moves.
+            Way::Verify => progress.done_bytes,
+            _ => progress.wire_bytes,
+        };
+        let verb = match self.way {
+            Way::Up | Way::Publish => "sent",
+            Way::Down | Way::DownToStdout | Way::Verify => "received",
+        };
+        self.draw(|bar, now| {
+            if let Some(total) = total {
+                bar.set_total(total);
+            }
+            bar.at(done, moved, now);
+            let mut details = vec![format!("{} {verb}", size(progress.wire_bytes))];
+            if progress.skipped_bytes > 0 {
+                details.push(format!("{} of zeros", size(progress.skipped_bytes)));
+            }
+            if progress.retries > 0 {
+                details.push(format!("{} retries", progress.retries));
+            }
+            bar.set_details(details);
+        });
+    }
+
+    fn begin_phase(&mut self, phase: Phase, bytes: Option<u64>) {
+        self.phase = Some((phase, bytes));
+        if !self.started {
+            self.began = Instant::now();
+            self.told_at = Duration::ZERO;
         }
-        if let Some(wait) = &self.wait {
-            message += &format!(", {wait}");
-        }
-        bar.set_message(message);
+        self.draw(|bar, now| bar.begin(verb_of(phase), 0, bytes, now));
+        screen::draw_now();
     }
 
     /// What the transfer learned of the endpoint is remembered for the next one. That this
@@ -508,11 +638,13 @@ impl Display {
         let Some(line) = wait_lines::line(event) else {
             return;
         };
-        self.wait = match event {
-            Event::Waiting(_) => Some(line.clone()),
-            _ => None,
-        };
-        self.draw();
+        self.draw(|bar, now| match event {
+            Event::Waiting(waiting) => {
+                let gives_up_at = waiting.gives_up_in.and_then(|time| now.checked_add(time));
+                bar.wait(&waiting.cause, gives_up_at);
+            }
+            _ => bar.go_on(),
+        });
         if self.quiet {
             return;
         }
@@ -520,14 +652,18 @@ impl Display {
             exit::say_object(&waiting(event, &line));
             return;
         }
-        if self.wait.is_some() && self.github.warn(&line) {
+        let is_wait = matches!(event, Event::Waiting(_));
+        if is_wait && self.github.warn(&line) {
             return;
         }
-        let elapsed = self.began.elapsed();
-        let line = format!("{line} (after {})", in_seconds(elapsed));
-        match &self.bar {
-            Some(bar) => bar.suspend(|| self.say(&line)),
-            None => self.say(&line),
+        match (&self.bar, is_wait) {
+            // The bar shows it, with the time that is left.
+            (Some(_), true) => {}
+            (Some(_), false) => self.say(&line),
+            (None, _) => {
+                let elapsed = self.began.elapsed();
+                self.say(&format!("{line} (after {})", in_seconds(elapsed)));
+            }
         }
     }
 
@@ -544,17 +680,32 @@ impl Display {
             return;
         }
         let elapsed = self.began.elapsed();
-        let line = match self.started {
+        let line = match self.started && self.bar.is_none() {
             true => format!("{line} (after {})", in_seconds(elapsed)),
             // It may end with a command to be copied.
             false => line.to_owned(),
         };
-        match &self.bar {
-            Some(bar) => bar.suspend(|| self.say(&line)),
-            // What there is to know before it begins is told at once.
-            None if !self.started || self.lines.is_none() => self.say(&line),
-            None => self.notice_in_time(line, elapsed),
+        // What there is to know before it begins is told at once.
+        match self.started && self.lines.is_some() {
+            true => self.notice_in_time(line, elapsed),
+            false => self.say(&line),
         }
+    }
+
+    /// Says that this run continues an earlier one, and where.
+    fn resuming(&mut self, done: u64, total: Option<u64>, line: &str) {
+        let Some(share) = total.and_then(|total| percent(done, total)) else {
+            return self.notice(line, false);
+        };
+        if self.bar.is_none() {
+            return self.notice(line, false);
+        }
+        let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
+        let (name, done) = (self.name.clone(), size(done));
+        self.notice(
+            &format!("Resuming {name} at {share} % ({done}{of} already done)"),
+            false,
+        );
     }
 
     /// Tells a notice at once, or, within the time of another plain line, with the next
@@ -570,6 +721,61 @@ impl Display {
             self.waiting_more += 1;
         }
     }
+}
+
+/// A part of what the original prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Whole lines.
+    Whole,
+    /// What more follows in the same line.
+    Middle,
+    /// The end of a line.
+    End,
+}
+
+/// Writes at once. A reader that went away is no reason to stop a transfer.
+fn write_out(out: &mut dyn Write, text: &str) {
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// What becomes of the original's line of dots. `shows` says whether progress is shown on
+/// stderr.
+fn dots(way: Way, lines: Option<Lines>, shows: bool) -> Dots {
+    let is_terminal = std::io::stderr().is_terminal();
+    match way {
+        Way::Publish | Way::Verify => Dots::Off,
+        // They go to stderr, where they would cross the bar, or the objects.
+        Way::DownToStdout if is_terminal || lines == Some(Lines::Json) => Dots::Off,
+        Way::DownToStdout => Dots::Live,
+        Way::Up | Way::Down if std::io::stdout().is_terminal() => {
+            match is_terminal || Stream::Stderr.is_piped() {
+                true => Dots::Off,
+                false => Dots::Live,
+            }
+        }
+        Way::Up | Way::Down if screen::is_stdout_journal() => Dots::Off,
+        Way::Up | Way::Down if is_terminal && shows && Stream::Stdout.is_piped() => Dots::AtTheEnd,
+        Way::Up | Way::Down => Dots::Live,
+    }
+}
+
+/// The name of an image or drive for the bar, of a path, a URL or a name.
+fn name_of(way: Way, about: &str) -> String {
+    let name = about.split(['?', '#']).next().unwrap_or_default();
+    let name = name.trim_end_matches('/').rsplit('/').next();
+    match (way, name) {
+        (Way::Up, Some("-")) => "stdin".to_owned(),
+        (Way::DownToStdout, _) => "to stdout".to_owned(),
+        (Way::Publish, _) | (_, None) => about.to_owned(),
+        (_, Some(name)) => name.to_owned(),
+    }
+}
+
+/// The start of a UUID, which tells a user's drives apart.
+pub(super) fn short(drive: DriveId) -> String {
+    drive.to_string().chars().take(8).collect()
 }
 
 /// A line about a wait for programs. Its keys are a promise: docs/progress.md.
@@ -596,45 +802,54 @@ impl Monitor for Display {
         match event {
             Event::Drive { id, size, is_new } => {
                 self.drive = Some(*id);
-                if *is_new {
-                    self.print(&format!("Created drive {id} of size {size}\n"));
-                } else {
-                    self.print(&format!("Using existing drive {id}\n"));
-                }
+                let line = match is_new {
+                    true => format!("Created drive {id} of size {size}\n"),
+                    false => format!("Using existing drive {id}\n"),
+                };
+                self.print(Part::Whole, &line);
             }
             Event::Started {
                 chunks,
                 chunk_bytes,
                 offset,
                 bytes,
+                earlier_bytes,
             } => {
                 self.started = true;
+                self.phase = None;
                 self.bytes = *bytes;
                 self.chunks = *chunks;
+                self.earlier_bytes = *earlier_bytes;
+                self.disk_bytes = bytes.map(|bytes| bytes + earlier_bytes);
+                self.skipped_to = offset - offset % (*chunk_bytes).max(1);
                 self.began = Instant::now();
+                self.told_at = Duration::ZERO;
                 let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
-                if self.dots {
-                    self.print(&match self.way {
+                if self.dots != Dots::Off {
+                    let line = match self.way {
                         Way::Up | Way::Publish | Way::Verify => {
                             format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
                         }
                         Way::Down | Way::DownToStdout => format!(
                             "Downloading {many}chunks of {chunk_bytes} bytes starting at {offset}: "
                         ),
-                    });
-                }
-                if let Some(bar) = &self.bar {
-                    bar.enable_steady_tick(Duration::from_millis(200));
+                    };
+                    self.print(Part::Middle, &line);
                 }
                 if self.lines == Some(Lines::Json) {
                     exit::say_object(&self.json("start", Duration::ZERO, None));
                 }
-                self.draw();
+                let (done, total) = self.position();
+                let verb = self.way.verb();
+                self.draw(|bar, now| bar.begin(verb, done, total, now));
+                screen::draw_now();
             }
             Event::Ended { chunks, bytes } => {
                 self.bytes = Some(*bytes);
                 self.chunks = Some(*chunks);
-                self.draw();
+                // All of them from the first one on, those of earlier runs included.
+                self.disk_bytes = Some(self.skipped_to + bytes);
+                self.draw_progress();
             }
             Event::Progress(progress) => {
                 if progress.done_bytes > self.progress.done_bytes {
@@ -642,9 +857,21 @@ impl Monitor for Display {
                 }
                 self.progress = *progress;
                 self.print_dots();
-                self.draw();
+                self.draw_progress();
                 self.tell(self.began.elapsed());
             }
+            Event::Phase { phase, bytes } => self.begin_phase(*phase, *bytes),
+            Event::PhaseProgress { done_bytes } => {
+                if let Some((phase, bytes)) = self.phase {
+                    self.draw(|bar, now| bar.at(*done_bytes, *done_bytes, now));
+                    self.tell_phase(phase, *done_bytes, bytes);
+                }
+            }
+            Event::Resuming {
+                done_bytes,
+                size,
+                line,
+            } => self.resuming(*done_bytes, *size, line),
             Event::Encoded(_) => {}
             Event::BodyRefused {
                 refused_bytes,
@@ -669,6 +896,7 @@ mod tests {
         let mut display = Display::new("tool", Way::Up, None, &showing, "");
         display.started = true;
         display.bytes = Some(4 << 30);
+        display.disk_bytes = Some(4 << 30);
         display.progress = Progress {
             done_bytes: 2 << 30,
             skipped_bytes: 1 << 30,
@@ -685,8 +913,8 @@ mod tests {
         let line = display(arguments::ProgressMode::Plain).plain(Duration::from_secs(10));
         assert_eq!(
             line,
-            "2.00 GiB of 4.00 GiB in 10s, 102.40 MiB/s, 400.00 MiB on the wire, 8 workers, \
-             1.00 GiB of zeros left out, 3 retries, ETA 20s"
+            "2.0 GiB of 4.0 GiB (50 %) in 10s, 102 MiB/s, 400 MiB on the wire, 8 workers, \
+             1.0 GiB of zeros left out, 3 retries, ETA 20s"
         );
         assert!(!line.contains(char::is_control));
     }
@@ -737,6 +965,7 @@ mod tests {
             error: Some(ErrorKind::Cancelled),
             exit_code: exit::SIGINT,
             resume: None,
+            summary: None,
         };
         let object = display.json("end", Duration::from_millis(1500), Some(&end));
         let mut keys: Vec<_> = object.as_object().unwrap().keys().cloned().collect();

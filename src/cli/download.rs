@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+use super::again::Changes;
 use super::display::{Display, Way};
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
+use super::unfinished::Continuation;
 use super::{again, arguments, checksum_line, exit, quote};
 use crate::api::Client;
 use crate::codec::Packing;
@@ -38,7 +40,7 @@ const PROGRAM: &str = "openhosting-download";
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser, PartialEq, Eq)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
 pub(super) struct DownloadArguments {
     /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
     /// most this size
@@ -178,7 +180,9 @@ impl Tool for DownloadArguments {
                 journal: downloaded.journal,
             }),
             Err(interrupted) => Err(UnfinishedTransfer {
-                advice: advice(self, &interrupted),
+                original: original(self, &interrupted),
+                advice: Vec::new(),
+                continuation: continuation(self, &interrupted),
                 resume: drive.zip(interrupted.resume_at),
                 error: interrupted.error,
             }),
@@ -243,6 +247,7 @@ async fn run(
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
     let client = arguments.common.client(&mut stop).await?;
+    display.begin(arguments.common.limit_rate);
     if arguments.way() == Way::DownToStdout
         && (arguments.shard.is_some() || arguments.join.is_some())
     {
@@ -381,8 +386,41 @@ fn options(
     }
 }
 
-/// How to go on.
-fn advice(arguments: &DownloadArguments, interrupted: &DownloadInterrupted) -> Vec<String> {
+/// The command that continues, or starts over.
+fn continuation(
+    arguments: &DownloadArguments,
+    interrupted: &DownloadInterrupted,
+) -> Option<Continuation> {
+    let offset = interrupted.resume_at?;
+    if interrupted.error.is_permanent() || interrupted.error.kind() == ErrorKind::Integrity {
+        return None;
+    }
+    let is_in_place = arguments.offset.is_some();
+    let flags = match is_in_place {
+        true => format!("-o {offset}"),
+        false => String::new(),
+    };
+    let changes = Changes {
+        without: &["--restart"],
+        flags: &flags,
+        ..Changes::default()
+    };
+    let file = match is_in_place {
+        true => arguments.file.clone(),
+        false => part_of(&arguments.file),
+    };
+    let is_kept = interrupted.is_journaled || is_in_place;
+    let place = format!("in {}", file.to_string_lossy());
+    let is_stdout = arguments.way() == Way::DownToStdout;
+    Some(Continuation {
+        command: again::changed(PROGRAM, |_| None, changes),
+        place: is_kept.then_some(place),
+        needs: is_stdout.then_some("with stdout as before"),
+    })
+}
+
+/// The original's lines about how to go on, and ours.
+fn original(arguments: &DownloadArguments, interrupted: &DownloadInterrupted) -> Vec<String> {
     let Some(offset) = interrupted.resume_at else {
         return Vec::new();
     };

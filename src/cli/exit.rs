@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use super::printable;
+use super::{again, printable, screen};
 use crate::error::{Error, ErrorKind};
 use crate::nonblocking::{self, Waiting};
 
@@ -47,15 +47,31 @@ pub(super) fn tell(program: &str, error: &Error) {
     }
 }
 
+/// The same of a command that makes a few calls and stores nothing: where another run may
+/// succeed, the last line is its command.
+pub(super) fn tell_coded(program: &str, error: &Error, code: u8) {
+    tell(program, error);
+    if matches!(code, DEADLINE | SIGINT | SIGTERM) {
+        say("Start again with:");
+        say(&again::command_without(program, &[]));
+    }
+}
+
 /// Prints a line on stderr, one and without control characters whatever is in it. A
 /// stderr that is closed is no reason to fail.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(Waiting(std::io::stderr()), "{}", printable::line(line));
+    let line = printable::line(line);
+    screen::write(|| {
+        let _ = writeln!(Waiting(std::io::stderr()), "{line}");
+    });
 }
 
 /// Prints an object on stderr, in a line.
 pub(super) fn say_object(object: &serde_json::Value) {
-    let _ = writeln!(Waiting(std::io::stderr()), "{}", printable::object(object));
+    let object = printable::object(object);
+    screen::write(|| {
+        let _ = writeln!(Waiting(std::io::stderr()), "{object}");
+    });
 }
 
 /// Reads the command line; ends the program where it is wrong, or asks for help.
@@ -92,7 +108,8 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
-    let written = nonblocking::stdout().and_then(|mut out| out.write_all(text.as_bytes()));
+    let written =
+        screen::write(|| nonblocking::stdout().and_then(|mut out| out.write_all(text.as_bytes())));
     written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
 }
 
@@ -101,8 +118,9 @@ pub(super) fn finish(program: &str, result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(program, &error);
-            ExitCode::from(code_of(error.kind()))
+            let code = code_of(error.kind());
+            tell_coded(program, &error, code);
+            ExitCode::from(code)
         }
     }
 }

@@ -12,7 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{exit, printable};
+use super::{exit, printable, screen};
 use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::error::Error;
@@ -122,10 +122,15 @@ impl Github {
         true
     }
 
-    /// Tells an error with its hint, and what else there is to say about it.
-    pub(super) fn tell(&self, error: &Error, advice: &[String]) {
+    /// Tells an error with its hint, unless the advice tells it, and what else there is to
+    /// say about it.
+    pub(super) fn tell(&self, error: &Error, is_told: bool, advice: &[String]) {
         if !self.is_on {
-            exit::tell(self.program, error);
+            match (is_told, error.hint()) {
+                (false, _) => exit::tell(self.program, error),
+                (true, Some(hint)) => exit::say(hint),
+                (true, None) => {}
+            }
             for line in advice {
                 exit::say(line);
             }
@@ -254,7 +259,9 @@ fn append(path: &Path, text: &str, most: u64) -> std::io::Result<()> {
 
 /// Prints a command. What of it comes from others was made printable, and escaped.
 fn say(command: &str) {
-    let _ = writeln!(std::io::stderr(), "{command}");
+    screen::write(|| {
+        let _ = writeln!(std::io::stderr(), "{command}");
+    });
 }
 
 /// What follows the second `::` of a command, as GitHub's own toolkit escapes it.

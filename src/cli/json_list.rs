@@ -75,8 +75,9 @@ impl JsonList {
         match result.and_then(|()| printed.map_err(cannot)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                exit::tell(self.form.program, &error);
-                ExitCode::from(heard.exit_code(error.kind()))
+                let code = heard.exit_code(error.kind());
+                exit::tell_coded(self.form.program, &error, code);
+                ExitCode::from(code)
             }
         }
     }

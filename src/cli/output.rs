@@ -98,7 +98,9 @@ impl OutputForm {
         heard: &Heard,
         result: Result<CommandOutput>,
     ) -> ExitCode {
-        let tell = |error: &Error| exit::tell(self.program, error);
+        let tell = |error: &Error| {
+            exit::tell_coded(self.program, error, heard.exit_code(error.kind()));
+        };
         self.finish_telling(is_json, heard, result, tell)
     }
 

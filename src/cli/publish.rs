@@ -5,18 +5,21 @@ use std::borrow::Cow;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 
+use super::amounts::{size, time};
 use super::arguments::web_url;
-use super::display::{Display, Way};
+use super::display::{Display, Way, short};
 use super::github::Report;
 use super::local::{Local, endpoint_name};
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::signing::Signer;
 use super::tool::CommonArguments;
+use super::unfinished::Continuation;
 use super::upload::{check_gzip, jobs_for};
 use super::{environment, exit, findings_file, image_notices, quote};
 use crate::api::Client;
@@ -29,6 +32,7 @@ use crate::monitor::{Event, Monitor};
 use crate::publish::{
     Base, PublishOptions, Published, Role, Unpublished, clean_up, publish, readers,
 };
+use crate::receipt::How;
 use crate::shard::Shard;
 use crate::transfer::{Patience, Stop, blocking, open_web};
 
@@ -184,7 +188,10 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
             ..display.report(rows(arguments))
         };
         match done {
-            Ok(PublishOutcome::Published(done)) => published(&done, report),
+            Ok(PublishOutcome::Published(done)) => RunOutcome {
+                summary: Some(summary(arguments, &done, display.took())),
+                ..published(&done, report)
+            },
             Ok(PublishOutcome::CleanedUp(removed)) => cleaned_up(&removed, report),
             Err(unpublished) => unfinished(arguments, unpublished, report),
         }
@@ -201,6 +208,40 @@ fn rows(arguments: &PublishArguments) -> Vec<(&'static str, String)> {
         rows.push(("Shard", format!("{} of {}", shard.index(), shard.count())));
     }
     rows
+}
+
+/// The lines that say what was done.
+fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Vec<String> {
+    let (name, drive) = (&arguments.name, short(done.drive));
+    if done.how == How::Nothing {
+        return vec![format!(
+            "{name} is up to date: nothing to send (drive {drive})"
+        )];
+    }
+    let image = arguments.image.as_deref().and_then(Path::file_name);
+    let image = image.unwrap_or_default().to_string_lossy();
+    let (disk, took) = (size(done.size), time(took));
+    let did = match (done.is_published, arguments.shard) {
+        (false, Some(shard)) => format!(
+            "Sent part {} of {} of {image} ({disk}) to drive {drive} in {took}",
+            shard.index(),
+            shard.count()
+        ),
+        _ => format!("Published {image} ({disk}) as {name} (drive {drive}) in {took}"),
+    };
+    let base = done.how.base();
+    let on_top = base.map_or(String::new(), |base| {
+        format!(" on top of drive {}", short(base))
+    });
+    let verified = match (done.verified.checked, done.verified.of) {
+        (0, _) => "not verified",
+        (checked, of) if checked >= of => "all verified",
+        _ => "sample verified",
+    };
+    vec![
+        did,
+        format!("{} sent{on_top}, {verified}", size(done.sent_bytes)),
+    ]
 }
 
 /// The object's keys are a promise: docs/publish.md.
@@ -259,9 +300,16 @@ fn unfinished(
     report.drive = unfinished;
     let is_permanent = error.is_permanent();
     let advice = unfinished.map(|drive| left_behind(arguments, drive, is_permanent));
+    let continuation = unfinished
+        .filter(|_| !is_permanent)
+        .map(|drive| Continuation {
+            place: Some(format!("on drive {}", short(drive))),
+            ..Continuation::again(PROGRAM)
+        });
     let drive = unfinished.map(|drive| drive.to_string());
     RunOutcome {
         advice: advice.into_iter().collect(),
+        continuation,
         ..RunOutcome::failed(error, Some(json!({ "unfinished": drive })), report)
     }
 }
@@ -331,6 +379,7 @@ async fn go(
     options.jobs_min = arguments.common.min_jobs;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;
+        display.begin(arguments.common.limit_rate);
         options.endpoint = client.endpoint().to_string();
         let findings = findings_file::load(&options.endpoint);
         let findings = findings.ok().flatten().unwrap_or_default();
@@ -342,6 +391,7 @@ async fn go(
         return result;
     };
     options.jobs = arguments.common.jobs;
+    display.begin(arguments.common.limit_rate);
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
     let result = work(arguments, &client, options, display, stop).await;
     local.stop().await;

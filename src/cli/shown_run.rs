@@ -1,6 +1,7 @@
 //! How a command that moves much data runs: it is shown meanwhile, signals and its deadline
 //! stop it, and then stdout, stderr and GitHub Actions get what became of it.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use super::display::{Display, DisplayArguments, RunEnd, Way};
 use super::github::Report;
 use super::output::{CommandOutput, OutputForm};
 use super::signals::{self, Heard};
+use super::unfinished::{Continuation, Unfinished};
 use crate::drive::DriveId;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
 /// A command that is about to run.
@@ -35,8 +37,14 @@ pub(super) struct RunOutcome<'a> {
     pub(super) error: Option<Error>,
     /// The drive, and the byte at which another run would go on.
     pub(super) resume: Option<(DriveId, u64)>,
-    /// The lines that say how to go on.
+    /// The original's lines about how to go on, which a log still has.
+    pub(super) original: Vec<String>,
+    /// The lines that say what else there is to do.
     pub(super) advice: Vec<String>,
+    /// How another run continues this one, if it can.
+    pub(super) continuation: Option<Continuation>,
+    /// The lines that say what was done, where the display would say it less well.
+    pub(super) summary: Option<Vec<String>>,
     /// For people.
     pub(super) text: String,
     /// For programs; without it what the display tells at the end.
@@ -85,6 +93,7 @@ impl ShownRun<'_> {
             error: kind,
             exit_code: kind.map_or(0, |kind| heard.exit_code(kind)),
             resume: outcome.resume,
+            summary: outcome.summary,
         };
         let object = outcome.object.unwrap_or_else(|| {
             let mut object = display.object(&end);
@@ -94,11 +103,30 @@ impl ShownRun<'_> {
         let mut shown = display.ended(&end);
         report.outcome = shown.outcome;
         report.took = shown.took;
-        let go_on = outcome.advice.iter().map(|line| ("To go on", line.clone()));
-        report.rows.extend(go_on);
         if let Some(at_end) = outcome.at_end {
             error = at_end().err().or(error);
         }
+        let is_terminal = std::io::stderr().is_terminal();
+        let mut lines = match is_terminal && outcome.continuation.is_some() {
+            true => Vec::new(),
+            false => outcome.original,
+        };
+        lines.extend(outcome.advice);
+        if let Some(kind) = kind {
+            let unfinished = Unfinished {
+                kind,
+                exit_code: end.exit_code,
+                position: shown.position,
+            };
+            let continuation = outcome.continuation.or_else(|| {
+                // The same command starts over.
+                let command = || Continuation::again(form.program);
+                unfinished.is_resumable().then(command)
+            });
+            lines.extend(continuation.iter().flat_map(|next| unfinished.lines(next)));
+        }
+        let go_on = lines.iter().map(|line| ("To go on", line.clone()));
+        report.rows.extend(go_on);
         shown.github.leave(&report, error.as_ref());
         let answer = CommandOutput {
             text: outcome.text,
@@ -106,7 +134,9 @@ impl ShownRun<'_> {
             error,
         };
         form.finish_telling(is_json, &heard, Ok(answer), |error| {
-            shown.github.tell(error, &outcome.advice);
+            // On a terminal the line about how far it got says that it stopped.
+            let is_told = is_terminal && error.kind() == ErrorKind::Cancelled;
+            shown.github.tell(error, is_told, &lines);
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What stops a transfer: SIGINT or Ctrl-C, SIGTERM, and the deadline. The first one stops
 //! cleanly, a signal after it at once.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -53,6 +54,19 @@ pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T,
     })
 }
 
+/// The line that says that a run is about to stop. In a log it is that of earlier versions.
+fn announcement(program: &str, is_deadline: bool) -> String {
+    let why = match (is_deadline, std::io::stderr().is_terminal()) {
+        (true, true) => "The deadline is reached. ",
+        (true, false) => "the deadline is reached, ",
+        (false, _) => "",
+    };
+    match std::io::stderr().is_terminal() {
+        true => format!("{why}Stopping after the current requests. Press Ctrl-C again to stop now"),
+        false => format!("{program}: {why}finishing what is in flight; again to stop at once"),
+    }
+}
+
 /// Listens from now on; the deadline is counted from now on, too. Needs a runtime.
 /// A clean stop is announced as by `program`; without one it is not announced.
 fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
@@ -80,15 +94,9 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
             is_awaited &= code != exit::DEADLINE;
             if told.code() == 0 {
                 told.0.store(code, Ordering::Relaxed);
-                let why = match code {
-                    exit::DEADLINE => "the deadline is reached, ",
-                    _ => "",
-                };
                 handle.drain();
                 if let Some(program) = program {
-                    exit::say(&format!(
-                        "{program}: {why}finishing what is in flight; again to stop at once"
-                    ));
+                    exit::say(&announcement(program, code == exit::DEADLINE));
                 }
             } else if code != exit::DEADLINE {
                 handle.abort();

@@ -14,6 +14,7 @@ use super::display::{Display, DisplayArguments, Way};
 use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
+use super::unfinished::Continuation;
 use super::{access, arguments, checksum_line, exit, findings_file};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
@@ -176,8 +177,12 @@ pub(super) struct UnfinishedTransfer {
     pub(super) error: Error,
     /// The drive, and the byte at which another run would go on.
     pub(super) resume: Option<(DriveId, u64)>,
-    /// The lines that say how to go on.
+    /// The original's lines about how to go on.
+    pub(super) original: Vec<String>,
+    /// The lines that say what else there is to do.
     pub(super) advice: Vec<String>,
+    /// How another run continues this one, if it can.
+    pub(super) continuation: Option<Continuation>,
 }
 
 /// The program: shows the transfer, stops it when it is told to, and says how it
@@ -225,7 +230,9 @@ pub(super) fn main<T: Tool>() -> ExitCode {
             Ok(done) => complete(&tool, done, report),
             Err(unfinished) => RunOutcome {
                 resume: unfinished.resume,
+                original: unfinished.original,
                 advice: unfinished.advice,
+                continuation: unfinished.continuation,
                 ..RunOutcome::failed(unfinished.error, None, report)
             },
         }

@@ -7,12 +7,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use super::again::Changes;
 use super::arguments::ImageArguments;
-use super::display::{Display, Way};
+use super::display::{Display, Way, short};
 use super::local::{LOCAL, Local, endpoint_name};
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::Traced;
+use super::unfinished::Continuation;
 use super::{again, arguments, environment, exit, image_notices, quote};
 use crate::api::Client;
 use crate::codec::Compression;
@@ -202,7 +204,9 @@ impl Tool for UploadArguments {
                 let resume = interrupted.resume;
                 let resume = resume.filter(|_| !interrupted.error.is_permanent());
                 Err(UnfinishedTransfer {
+                    original: original(&interrupted),
                     advice: advice(self, &interrupted),
+                    continuation: continuation(self, &interrupted),
                     resume: resume.map(|resume| (resume.drive, resume.offset)),
                     error: interrupted.error,
                 })
@@ -216,14 +220,17 @@ async fn run(
     display: &mut Display,
     mut stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
+    let rate_max = arguments.common.limit_rate;
     let Some(directory) = &arguments.local else {
         let client = arguments.common.client(&mut stop).await?;
+        display.begin(rate_max);
         let findings = arguments.findings(&client);
         check_gzip(&findings)?;
         let result = send(arguments, client.clone(), &findings, display, stop).await;
         display.remember(&client);
         return result;
     };
+    display.begin(rate_max);
     let (local, client) = Local::start(directory, &arguments.common.config()).await?;
     let result = send(arguments, client, &Findings::default(), display, stop).await;
     local.stop().await;
@@ -590,23 +597,57 @@ fn name(arguments: &UploadArguments) -> String {
     }
 }
 
-/// How to go on: the original's two lines, and ours. Where the same command could only
-/// fail again, what it leaves behind.
+/// Where the same command could only fail again, what it leaves behind.
 fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String> {
+    let resume = interrupted.resume;
+    let Some(resume) = resume.filter(|_| interrupted.error.is_permanent()) else {
+        return Vec::new();
+    };
+    let drive = resume.drive;
+    vec![if resume.is_ours {
+        let removal = arguments.commands().removal(drive);
+        format!(
+            "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
+        )
+    } else {
+        format!("Drive {drive} holds part of this upload, and not the image")
+    }]
+}
+
+/// The command that continues.
+fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Option<Continuation> {
+    let needs = arguments
+        .image
+        .is_stdin()
+        .then_some("with the same image on stdin");
+    let resume = interrupted.resume;
+    let resume = resume.filter(|_| !interrupted.error.is_permanent());
+    let resume = resume.filter(|_| interrupted.error.kind() != ErrorKind::Integrity)?;
+    let flags = match (resume.is_journaled, arguments.shard) {
+        (true, _) | (false, Some(_)) => String::new(),
+        (false, None) if arguments.resume_from_drive.is_some() => format!("-o {}", resume.offset),
+        (false, None) => format!("-d {} -o {}", resume.drive, resume.offset),
+    };
+    let changes = Changes {
+        without: &["--restart"],
+        // An existing drive does not grow.
+        without_values: if flags.is_empty() { &[] } else { &["--grow"] },
+        flags: &flags,
+    };
+    Some(Continuation {
+        command: again::changed(PROGRAM, |_| None, changes),
+        place: Some(format!("on drive {}", short(resume.drive))),
+        needs,
+    })
+}
+
+/// The original's two lines about how to go on, and ours.
+fn original(interrupted: &Interrupted) -> Vec<String> {
     let mut lines = Vec::new();
     let Some(resume) = interrupted.resume else {
         return lines;
     };
     if interrupted.error.is_permanent() {
-        let drive = resume.drive;
-        lines.push(if resume.is_ours {
-            let removal = arguments.commands().removal(drive);
-            format!(
-                "Drive {drive}, created for this upload, does not hold the image. Remove it with: {removal}"
-            )
-        } else {
-            format!("Drive {drive} holds part of this upload, and not the image")
-        });
         return lines;
     }
     // With wrong bytes no chunk in particular failed.

@@ -145,6 +145,7 @@ async fn compare(
         ..ClientConfig::default()
     };
     let client = arguments.access.client(config, &mut stop).await?;
+    display.begin(None);
     let looked = stop.unless_asked(async {
         let drive = match &arguments.drive {
             None => receipt.drive,

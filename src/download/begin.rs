@@ -109,9 +109,11 @@ pub(super) async fn open(
             take_unsynced(&target, options, &plan, &mut session, monitor, stop).await?;
             let there = session.state.settled();
             let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
-            monitor.event(&Event::Notice(format!(
-                "Resuming: {there} of {size} bytes are there"
-            )));
+            monitor.event(&Event::Resuming {
+                done_bytes: there,
+                size: Some(size),
+                line: format!("Resuming: {there} of {size} bytes are there"),
+            });
             return Ok((force, Sink::File(target), session));
         }
         // The image is gone, so what the journal says of it is void.
@@ -192,9 +194,11 @@ async fn share(
         let plan = session.plan;
         let there = session.state.settled();
         let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
-        monitor.event(&Event::Notice(format!(
-            "Resuming: {there} bytes of this shard are there"
-        )));
+        monitor.event(&Event::Resuming {
+            done_bytes: there,
+            size: None,
+            line: format!("Resuming: {there} bytes of this shard are there"),
+        });
     } else {
         note_drive(&mut session, options, info).await?;
     }

@@ -86,6 +86,7 @@ pub async fn join_download(
         chunk_bytes: plan.chunk_bytes(),
         offset: 0,
         bytes: Some(0),
+        earlier_bytes: plan.size(),
     });
     let sampler = Sampler::new(options.verify, &plan, rng.u64(..), Digests::Unwanted, true);
     let mut holes = RangeSet::new();

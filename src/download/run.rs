@@ -100,11 +100,15 @@ pub async fn download(
     let todo = gaps(&plan, 0, &settled);
     let first = todo.first().map_or(plan.count(), |range| range.start);
     let offset_of = |chunk| base + plan.span(chunk).map_or(plan.size(), |span| span.offset);
+    let there = session.state.settled();
+    let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
     monitor.event(&Event::Started {
         chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
         chunk_bytes: plan.chunk_bytes(),
         offset: offset_of(first),
         bytes: Some(todo.iter().map(|range| plan.bytes_in(range)).sum()),
+        // With an offset it is where the file begins that this run writes to.
+        earlier_bytes: base + there,
     });
     let keeper = match session.journal.take() {
         Some(journal) => {

@@ -368,18 +368,6 @@ pub(crate) async fn bounded_by<T>(
     }
 }
 
-/// Passes on what is waited for, and nothing else: for a part of a run whose progress is
-/// not the run's.
-pub(crate) struct WaitsOnly<'a>(pub(crate) &'a mut dyn Monitor);
-
-impl Monitor for WaitsOnly<'_> {
-    fn event(&mut self, event: &Event) {
-        if matches!(event, Event::Waiting(_) | Event::WaitOver { .. }) {
-            self.0.event(event);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

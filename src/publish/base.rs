@@ -11,6 +11,7 @@ use crate::content::{Content, set_of};
 use crate::drive::{DriveId, DriveInfo, named, only_named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::monitor::{Event, Phase};
 use crate::transfer::{blocking, counters};
 
 /// Blocks of a copy that are compared with the receipt of its base: with the counters
@@ -240,6 +241,17 @@ impl Publisher<'_> {
                 moved = Instant::now();
                 if told.is_none() {
                     self.notice("The cloud copies the base");
+                    self.monitor.event(&Event::Phase {
+                        phase: Phase::Copy,
+                        bytes: Some(info.size),
+                    });
+                }
+                // It is a percentage, with or without its sign, or a word.
+                if let Ok(percent) = progress.trim_end_matches('%').parse::<f64>() {
+                    let share = (percent / 100.0).clamp(0.0, 1.0);
+                    self.monitor.event(&Event::PhaseProgress {
+                        done_bytes: (info.size as f64 * share) as u64,
+                    });
                 }
                 told = Some(progress);
             } else if moved.elapsed() >= self.options.patience.max_outage() {

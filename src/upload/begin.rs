@@ -211,9 +211,11 @@ async fn take_up(
         true => String::new(),
         false => format!(" of {}", plan.size()),
     };
-    monitor.event(&Event::Notice(format!(
-        "Resuming: {there}{of} bytes are settled"
-    )));
+    monitor.event(&Event::Resuming {
+        done_bytes: there,
+        size: (!plan.is_endless()).then(|| plan.size()),
+        line: format!("Resuming: {there}{of} bytes are settled"),
+    });
     let Some(journal) = session.journal.take() else {
         return Ok((image, false));
     };

@@ -29,6 +29,7 @@ use crate::journal::{Journal, Keeper, State};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig};
+use crate::shard::Shard;
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{
     Again, Digests, Expected, Local, ReadFrom, Sampler, ZeroDigests, verify,
@@ -74,6 +75,20 @@ pub async fn upload(
             })
         }
     }
+}
+
+/// Bytes of this run's part of the image that need not be sent.
+fn earlier_bytes(plan: &Plan, shard: Option<Shard>, passed: &RangeSet<u64>, first: u64) -> u64 {
+    let mut there = passed.clone();
+    if first > 0 {
+        there.insert(0..first);
+    }
+    if let Some(shard) = shard {
+        for others in shard.others(plan.count()) {
+            there.remove(others);
+        }
+    }
+    there.iter().map(|range| plan.bytes_in(range)).sum()
 }
 
 /// Decides how far the holes of the image are believed. Gives it back, and whether what
@@ -132,6 +147,12 @@ async fn send(
         chunk_bytes: plan.chunk_bytes(),
         offset: options.offset,
         bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
+        earlier_bytes: earlier_bytes(
+            &expected.unwrap_or(plan),
+            options.shard,
+            &passed,
+            begun.first,
+        ),
     });
     let compare = options.compare || session.is_damaged;
     let digests = match session.journal {

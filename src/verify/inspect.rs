@@ -102,6 +102,7 @@ pub async fn inspect(
         chunk_bytes: content.plan().chunk_bytes(),
         offset: 0,
         bytes: Some(ranges.iter().map(bytes_of).sum()),
+        earlier_bytes: 0,
     });
     let compared = Arc::<AtomicU64>::default();
     let mut monitor = InBytes {

@@ -20,7 +20,8 @@ use crate::digest::{ChunkDigest, Digest};
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Hasher;
-use crate::driver::patience::{Patience, WaitsOnly};
+use crate::driver::patience::Patience;
+use crate::driver::phases::AsPhase;
 use crate::driver::read_range::read_all;
 use crate::driver::shell::{Attempt, Feed, Job, Shell};
 use crate::driver::spare_requests::Spare;
@@ -29,7 +30,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::image::Disk;
 use crate::locks::lock;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Phase};
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
@@ -583,6 +584,13 @@ pub(crate) async fn verify(
     };
     verified.ranges += new as u64;
     verified.bytes += checks.iter().take(new).map(Check::len).sum::<u64>();
+    let bytes: u64 = checks.iter().map(Check::len).sum();
+    let mut monitor = AsPhase {
+        monitor,
+        phase: Phase::Check,
+        scale: Some((bytes, checks.len() as u64)),
+    };
+    monitor.begin(Some(bytes));
     let engine = from.engine(checks.len(), sampler);
     let against = Arc::new(Against::new(client.clone(), drive, disk, sampler.is_full()));
     let job = ReadBack {
@@ -591,7 +599,7 @@ pub(crate) async fn verify(
         next: 0,
     };
     let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
-    let ending = shell.run(&mut WaitsOnly(monitor), stop).await;
+    let ending = shell.run(&mut monitor, stop).await;
     let outcome = shell.outcome(ending, "read back");
     if let Some(image) = image {
         // Where that is what changed it says so, rather than to blame the drive.

@@ -562,7 +562,8 @@ fn after_a_signal_nothing_that_came_is_fetched_again() {
         });
         let outcome = scene.check_failed(outcome, code);
         let last = outcome.stderr.lines().last().unwrap_or_default();
-        assert!(last.contains("Run the same command again"), "{outcome:?}");
+        assert!(last.starts_with("openhosting-download "), "{outcome:?}");
+        assert!(last.ends_with(" out"), "{outcome:?}");
         let came = scene.answered();
         let _ = scene.reads();
         let again = scene.run("--verify none out").code(0);

@@ -202,12 +202,10 @@ fn publishing_and_verifying_tell_what_they_did() {
     proxy.fault(Request::is_write, 99, Fault::Answer(refusal(507, "full")));
     let (value, outcome) = failed("publish/1", own(publish), 1, "rejected");
     let unfinished = value["unfinished"].as_str().unwrap();
-    // How to go on is the last line, as ever.
+    let outcome = outcome.says(&format!("\nDrive {unfinished} is unfinished"));
+    // The command that continues is the last line.
     let last = outcome.stderr.lines().last().unwrap();
-    assert!(
-        last.starts_with(&format!("Drive {unfinished} is unfinished")),
-        "{last}"
-    );
+    assert_eq!(last, format!("openhosting {publish}"));
     proxy.heal();
     let removed = told("publish/1", own("publish --name n --cleanup --json"));
     assert_eq!(removed["removed"], serde_json::json!([unfinished]));

@@ -61,6 +61,7 @@ mod state_model;
 mod streams;
 mod support;
 mod tail;
+mod terminal;
 mod tls;
 mod transcripts;
 mod upload;

@@ -430,7 +430,7 @@ fn a_plain_log_has_a_line_every_ten_seconds_at_most() {
     let lines: Vec<_> = done.stderr.lines().collect();
     let (summary, lines) = lines.split_last().unwrap();
     assert!(
-        summary.contains("Uploaded 320.00 KiB in "),
+        summary.contains("Uploaded a.img (320 KiB) to drive "),
         "{}",
         done.stderr
     );

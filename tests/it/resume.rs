@@ -259,7 +259,7 @@ fn after_a_signal_nothing_confirmed_is_sent_again() {
         let scene = Scene::new();
         let outcome = scene.signalled("", signal).code(code);
         let last = outcome.stderr.lines().last().unwrap_or_default();
-        assert!(last.contains("run the same command again"), "{outcome:?}");
+        assert_eq!(last, "openhosting-upload -c 16384 a.img", "{outcome:?}");
         let confirmed = scene.confirmed();
         assert!((PASSED..CHUNKS).contains(&confirmed));
         let _ = scene.writes();

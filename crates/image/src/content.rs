@@ -17,15 +17,15 @@ const CHUNKS_FOR_EACH: usize = 8;
 
 /// Reads a disk and makes the digests of it, on as many threads as there are
 /// processors, up to eight. The digests of chunks that `base` has as well are taken from
-/// there. Blocks; `goes_on` is told now and then whether something was read that `base`
-/// has not, and it gives up when that says no.
+/// there. Blocks. It calls `goes_on` now and then with whether something was read that `base`
+/// has not, and with how many bytes of the disk were read, and gives up if that returns false.
 ///
 /// # Errors
 /// What reading says; [`ErrorKind::Cancelled`] if it gave up.
 pub fn content_of(
     disk: &dyn Disk,
     base: Option<&Content>,
-    goes_on: impl Fn(bool) -> bool,
+    goes_on: impl Fn(bool, u64) -> bool,
 ) -> Result<Content> {
     let mut content = Content::new(disk.size());
     let plan = content.plan();
@@ -35,7 +35,7 @@ pub fn content_of(
     let mut batch = 1;
     let (mut next, mut extent, mut is_other) = (0, 0..0, false);
     while let Some(span) = plan.span(next) {
-        if !goes_on(is_other) {
+        if !goes_on(is_other, span.offset) {
             return Err(Error::new(ErrorKind::Cancelled, "Stopped"));
         }
         if extent.end <= span.offset {
@@ -132,17 +132,17 @@ mod tests {
         // Data that is zeros.
         file.as_file().write_all_at(&[0; 9000], 25 * C).unwrap();
         let image = Image::open(file.path(), &ImageOptions::default()).unwrap();
-        let found = content_of(image.disk().unwrap(), None, |_| true).unwrap();
+        let found = content_of(image.disk().unwrap(), None, |_, _| true).unwrap();
         let mut expected = Content::new(size);
         for chunk in std::fs::read(file.path()).unwrap().chunks(C as usize) {
             expected.push(&ChunkContent::of(chunk));
         }
         assert_eq!(found, expected);
-        let stopped = content_of(image.disk().unwrap(), None, |_| false).unwrap_err();
+        let stopped = content_of(image.disk().unwrap(), None, |_, _| false).unwrap_err();
         assert_eq!(stopped.kind(), ErrorKind::Cancelled);
         // Beside itself nothing is other; a byte is, and is told of before the end.
         let others = AtomicUsize::new(0);
-        let count = |is_other: bool| {
+        let count = |is_other: bool, _: u64| {
             others.fetch_add(usize::from(is_other), Ordering::Relaxed);
             true
         };

@@ -28,6 +28,7 @@ mod paths;
 mod rights;
 mod signals;
 mod sockets;
+mod streams;
 mod terminal;
 mod uses;
 
@@ -49,6 +50,7 @@ pub use rights::{
     umask, user,
 };
 pub use signals::{Signal, Signals, survive_long_files};
+pub use streams::{Stream, columns, takes_sequences};
 pub use terminal::Terminal;
 pub use uses::{Use, is_locked, uses_of};
 

@@ -53,6 +53,31 @@ sys.stdout.buffer.write(shown)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
 
+/// Runs a tool on a terminal of so many columns, types Ctrl-C once the terminal got what matches
+/// a regular expression, if one is given, and prints all that the terminal got.
+const ON_A_SCREEN: &str = r#"
+import fcntl, os, pty, re, struct, sys, termios
+columns, stop_at, command = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3:]
+pid, fd = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    os.execvp(command[0], command)
+shown = b""
+while True:
+    try:
+        part = os.read(fd, 65536)
+    except OSError:
+        break
+    if not part:
+        break
+    shown += part
+    if stop_at and re.search(stop_at, shown):
+        os.write(fd, b"\x03")
+        stop_at = b""
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
 /// Whether there is a Python to make terminals; a test is left out without it.
 pub fn has_terminals() -> bool {
     needs(&[Need::Command("python3")])
@@ -182,6 +207,14 @@ impl Desk {
     pub fn on_a_terminal(&self, typed: &str, tool: &str) -> Tool<'_> {
         let python = self.tool("python3").arg("-c").arg(ON_A_TERMINAL);
         python.arg(typed).arg(tool)
+    }
+
+    /// A tool on a terminal of so many columns, on which Ctrl-C is typed once it got what
+    /// matches the regular expression `stop_at`; empty for never.
+    pub fn on_a_screen(&self, columns: u16, stop_at: &str, tool: &str) -> Tool<'_> {
+        let python = self.tool("python3").arg("-c").arg(ON_A_SCREEN);
+        let python = python.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
+        python.arg(columns.to_string()).arg(stop_at).arg(tool)
     }
 
     /// Any program, with the environment of the tools.

@@ -1,0 +1,246 @@
+//! The terminal on stderr, which has one owner: all lines pass through [`write`], so that
+//! none of them and the line of progress get into each other's way.
+//!
+//! A thread draws the line of progress a few times per second. A terminal that is stopped
+//! (Ctrl-S) holds that thread up, and not the transfer.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::bar::{Bar, Style};
+use crate::locks::lock;
+use crate::nonblocking::Waiting;
+use crate::system::{self, Stream};
+
+/// Between two drawings of the line.
+const DRAW_EVERY: Duration = Duration::from_millis(150);
+/// Columns of a terminal that does not know how many it has.
+const COLUMNS_DEFAULT: usize = 80;
+
+static SCREEN: Mutex<Screen> = Mutex::new(Screen {
+    bar: None,
+    drawn: String::new(),
+    style: Style {
+        has_color: false,
+        is_unicode: false,
+    },
+    taskbar: None,
+    is_stdout_open: false,
+});
+
+/// What is on the terminal.
+struct Screen {
+    /// The line of progress, if one is shown.
+    bar: Option<Arc<Mutex<Bar>>>,
+    /// What is drawn of it now.
+    drawn: String,
+    style: Style,
+    /// What the taskbar shows, where the terminal has one.
+    taskbar: Option<String>,
+    /// Whether a line without its end, of dots, is where stderr goes as well.
+    is_stdout_open: bool,
+}
+
+/// Writes whole lines to stdout or stderr; the line of progress makes room meanwhile.
+pub(super) fn write<T>(lines: impl FnOnce() -> T) -> T {
+    let mut screen = lock(&SCREEN);
+    screen.clear();
+    if std::mem::take(&mut screen.is_stdout_open) {
+        put("\n");
+    }
+    let written = lines();
+    screen.draw();
+    written
+}
+
+/// Writes a part of a line to stdout, which may be the file that stderr is: what stderr gets
+/// next begins a line of its own.
+pub(super) fn write_part(part: impl FnOnce()) {
+    let mut screen = lock(&SCREEN);
+    part();
+    screen.is_stdout_open = is_same_file();
+}
+
+/// Ends a line of parts. What is written of it is the end of the line.
+pub(super) fn write_end(end: impl FnOnce()) {
+    let mut screen = lock(&SCREEN);
+    end();
+    screen.is_stdout_open = false;
+}
+
+/// Shows the line of progress from now on.
+pub(super) fn show(bar: Arc<Mutex<Bar>>) {
+    let mut screen = lock(&SCREEN);
+    screen.style = style();
+    screen.taskbar = has_taskbar(|name| std::env::var(name).ok()).then(String::new);
+    let weak = Arc::downgrade(&bar);
+    screen.bar = Some(bar);
+    screen.draw();
+    drop(screen);
+    let drawing = thread::Builder::new().name("progress".into());
+    // Without this thread the line is drawn when other lines are.
+    let _ = drawing.spawn(move || {
+        while weak.strong_count() > 0 {
+            thread::sleep(DRAW_EVERY);
+            let mut screen = lock(&SCREEN);
+            screen.draw();
+        }
+    });
+}
+
+/// Draws the line now if it can, rather than when it is due: another phase has begun.
+pub(super) fn draw_now() {
+    if let Ok(mut screen) = SCREEN.try_lock() {
+        screen.draw();
+    }
+}
+
+/// Shows no line of progress any more, and leaves nothing of it on the terminal.
+pub(super) fn end() {
+    let mut screen = lock(&SCREEN);
+    screen.clear();
+    screen.bar = None;
+    if screen.taskbar.take().is_some_and(|shown| !shown.is_empty()) {
+        put("\u{1b}]9;4;0;\u{1b}\\");
+    }
+}
+
+impl Screen {
+    fn clear(&mut self) {
+        if !self.drawn.is_empty() {
+            put("\r\u{1b}[K");
+            self.drawn.clear();
+        }
+    }
+
+    fn draw(&mut self) {
+        let Some(bar) = &self.bar else { return };
+        // The transfer is never held up by the terminal.
+        let bar = lock(bar).clone();
+        let now = Instant::now();
+        let line = bar.line(columns(), now, self.style);
+        let mut text = String::new();
+        if line != self.drawn {
+            text += &format!("\r{line}\u{1b}[K");
+            self.drawn = line;
+        }
+        if let Some(shown) = &mut self.taskbar {
+            let next = taskbar(&bar);
+            if next != *shown {
+                text += &next;
+                *shown = next;
+            }
+        }
+        if !text.is_empty() {
+            put(&text);
+        }
+    }
+}
+
+/// A terminal that went away is no reason to fail.
+fn put(text: &str) {
+    let mut stderr = Waiting(std::io::stderr());
+    let _ = stderr.write_all(text.as_bytes());
+    let _ = stderr.flush();
+}
+
+/// Columns of the terminal on stderr.
+fn columns() -> usize {
+    system::columns().unwrap_or(COLUMNS_DEFAULT)
+}
+
+/// Whether stderr is a terminal on which a line can be drawn again.
+pub(super) fn can_draw() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stderr().is_terminal() && !is_dumb && system::takes_sequences()
+}
+
+fn style() -> Style {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(variable);
+    let locale = locale.unwrap_or_default().to_ascii_lowercase();
+    Style {
+        has_color: variable("NO_COLOR").is_none(),
+        is_unicode: locale.contains("utf-8") || locale.contains("utf8"),
+    }
+}
+
+/// Whether the terminal is known to show progress in the taskbar or its title (OSC 9;4).
+/// Others may show a notification instead, so those that are unknown get nothing.
+fn has_taskbar(variable: impl Fn(&str) -> Option<String>) -> bool {
+    // What a multiplexer makes of it is unknown.
+    if variable("TMUX").is_some() || variable("STY").is_some() {
+        return false;
+    }
+    let program = variable("TERM_PROGRAM").unwrap_or_default();
+    let has_feature = || variable("TERM_FEATURES").is_some_and(|features| features.contains('P'));
+    variable("WT_SESSION").is_some()
+        || variable("ConEmuANSI").is_some_and(|value| value == "ON")
+        || matches!(&*program, "WezTerm" | "ghostty")
+        || program == "iTerm.app" && has_feature()
+}
+
+/// The sequence that shows the state of the line of progress in the taskbar.
+fn taskbar(bar: &Bar) -> String {
+    let (state, percent) = match (bar.is_waiting(), bar.percent()) {
+        (false, Some(percent)) => (1, percent),
+        (true, Some(percent)) => (4, percent),
+        (_, None) => (3, 0),
+    };
+    format!("\u{1b}]9;4;{state};{percent}\u{1b}\\")
+}
+
+/// Whether stdout and stderr are the same file, pipe or socket.
+fn is_same_file() -> bool {
+    let out = Stream::Stdout.file_id();
+    out.is_some() && out == Stream::Stderr.file_id()
+}
+
+/// Whether stdout is the journal of systemd, which has a line for each line.
+pub(super) fn is_stdout_journal() -> bool {
+    match (Stream::Stdout.file_id(), std::env::var("JOURNAL_STREAM")) {
+        (Some(id), Ok(journal)) => journal == format!("{}:{}", id.device, id.inode),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_terminals_that_are_known_for_it_get_progress_in_the_taskbar() {
+        let has = |set: &[(&str, &str)]| {
+            has_taskbar(|name| {
+                let found = set.iter().find(|(set, _)| *set == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert!(!has(&[]));
+        assert!(has(&[("WT_SESSION", "x")]));
+        assert!(!has(&[("WT_SESSION", "x"), ("TMUX", "y")]));
+        assert!(has(&[("ConEmuANSI", "ON")]) && !has(&[("ConEmuANSI", "OFF")]));
+        assert!(has(&[("TERM_PROGRAM", "ghostty")]));
+        assert!(!has(&[("TERM_PROGRAM", "iTerm.app")]));
+        assert!(has(&[
+            ("TERM_PROGRAM", "iTerm.app"),
+            ("TERM_FEATURES", "T3P")
+        ]));
+        assert!(!has(&[("TERM_PROGRAM", "Apple_Terminal")]));
+    }
+
+    #[test]
+    fn the_taskbar_shows_percent_a_wait_or_that_something_is_done() {
+        let now = Instant::now();
+        let mut bar = Bar::new("Upload", "x", now);
+        assert_eq!(taskbar(&bar), "\u{1b}]9;4;3;0\u{1b}\\");
+        bar.begin("Upload", 1, Some(4), now);
+        assert_eq!(taskbar(&bar), "\u{1b}]9;4;1;25\u{1b}\\");
+        bar.wait("why", None);
+        assert_eq!(taskbar(&bar), "\u{1b}]9;4;4;25\u{1b}\\");
+    }
+}

@@ -1,0 +1,182 @@
+//! The last lines of a command that did not finish: how far it got, and the command that
+//! continues, which is always the last one.
+
+use super::amounts::size;
+use super::bar::percent;
+use super::{again, exit};
+use crate::error::ErrorKind;
+
+/// How a command that did not finish is continued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Continuation {
+    /// The command, complete.
+    pub(super) command: String,
+    /// Where what was done is, as in `on drive 31a9bd80`; `None` if the command starts over.
+    pub(super) place: Option<String>,
+    /// What the command needs besides, as in `with the same image on stdin`.
+    pub(super) needs: Option<&'static str>,
+}
+
+impl Continuation {
+    /// The same command, which starts over.
+    pub(super) fn again(program: &str) -> Self {
+        let without = &["--restart", "--cleanup"];
+        Self {
+            command: again::command_without(program, without),
+            place: None,
+            needs: None,
+        }
+    }
+}
+
+/// How a run ended that did not finish.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unfinished {
+    pub(super) kind: ErrorKind,
+    pub(super) exit_code: u8,
+    /// The position in the disk and its size, once chunks began to move.
+    pub(super) position: Option<(u64, Option<u64>)>,
+}
+
+impl Unfinished {
+    /// Whether the table of exit codes in the README says that the run can be continued.
+    pub(super) fn is_resumable(self) -> bool {
+        matches!(
+            self.exit_code,
+            exit::DEADLINE | exit::SIGINT | exit::SIGTERM
+        )
+    }
+
+    /// The two last lines.
+    pub(super) fn lines(self, continuation: &Continuation) -> [String; 2] {
+        let is_stopped = self.kind == ErrorKind::Cancelled;
+        let what_for = match (&continuation.place, self.kind) {
+            (Some(_), ErrorKind::Cancelled) => "Continue",
+            (Some(_), ErrorKind::Unavailable) => "Continue later",
+            // The error has said what to do first.
+            (Some(_), _) => "Then continue",
+            (None, _) => "Start again",
+        };
+        let needs = continuation
+            .needs
+            .map_or(String::new(), |needs| format!(", {needs}"));
+        let deadline = match self.exit_code {
+            exit::DEADLINE if is_stopped => " at the deadline",
+            _ => "",
+        };
+        let done = match self.position.filter(|(done, _)| *done > 0) {
+            None if is_stopped => format!("Stopped{deadline} before any data was transferred. "),
+            None => String::new(),
+            Some((done, total)) => {
+                let of = total.map_or(String::new(), |total| format!(" of {}", size(total)));
+                let place = continuation.place.as_ref();
+                let place = place.map_or(String::new(), |place| format!(" are {place}"));
+                let share = total.and_then(|total| percent(done, total));
+                let part = format!("{}{of}{place}", size(done));
+                match (is_stopped, share) {
+                    (true, Some(share)) => format!("Stopped{deadline} at {share} % ({part}). "),
+                    (true, None) => format!("Stopped{deadline} ({part}). "),
+                    (false, Some(share)) => format!("{share} % is done ({part}). "),
+                    (false, None) => format!("Part of it is done ({part}). "),
+                }
+            }
+        };
+        [
+            format!("{done}{what_for} with{needs}:"),
+            continuation.command.clone(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(
+        kind: ErrorKind,
+        exit_code: u8,
+        position: Option<(u64, Option<u64>)>,
+        place: Option<&str>,
+    ) -> String {
+        let unfinished = Unfinished {
+            kind,
+            exit_code,
+            position,
+        };
+        let [line, command] = unfinished.lines(&Continuation {
+            command: "c".into(),
+            place: place.map(str::to_owned),
+            needs: None,
+        });
+        assert_eq!(command, "c");
+        line
+    }
+
+    #[test]
+    fn one_line_says_how_far_it_got() {
+        let at = Some((173_015_040, Some(1 << 31)));
+        let on = Some("on drive 31a9bd80");
+        use ErrorKind::{Cancelled, Local, Unavailable};
+        for (kind, code, position, place, line) in [
+            (
+                Cancelled,
+                130,
+                at,
+                on,
+                "Stopped at 8 % (165 MiB of 2.0 GiB are on drive 31a9bd80). Continue with:",
+            ),
+            (
+                Cancelled,
+                75,
+                at,
+                on,
+                "Stopped at the deadline at 8 % (165 MiB of 2.0 GiB are on drive 31a9bd80). Continue with:",
+            ),
+            (
+                Cancelled,
+                143,
+                None,
+                on,
+                "Stopped before any data was transferred. Continue with:",
+            ),
+            (
+                Cancelled,
+                130,
+                None,
+                None,
+                "Stopped before any data was transferred. Start again with:",
+            ),
+            (
+                Cancelled,
+                130,
+                Some((5 << 20, None)),
+                on,
+                "Stopped (5.0 MiB are on drive 31a9bd80). Continue with:",
+            ),
+            (
+                Unavailable,
+                75,
+                at,
+                on,
+                "8 % is done (165 MiB of 2.0 GiB are on drive 31a9bd80). Continue later with:",
+            ),
+            (Unavailable, 75, None, None, "Start again with:"),
+            (
+                Local,
+                1,
+                at,
+                Some("in x.oh-part"),
+                "8 % is done (165 MiB of 2.0 GiB are in x.oh-part). Then continue with:",
+            ),
+            (
+                Cancelled,
+                130,
+                at,
+                None,
+                "Stopped at 8 % (165 MiB of 2.0 GiB). Start again with:",
+            ),
+        ] {
+            assert_eq!(lines(kind, code, position, place), line);
+        }
+    }
+}

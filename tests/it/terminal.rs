@@ -1,0 +1,323 @@
+//! What a terminal shows while a command runs: one line of progress that never wraps, is
+//! never there twice, and is gone at the end.
+
+use std::thread;
+
+use crate::support::cli::{DOWNLOAD, Desk, Outcome, SIMPLE, UPLOAD, has_terminals};
+use crate::support::http::drives;
+use crate::support::noise;
+use crate::support::proxy::{Fault, Request, refusal};
+
+const C: usize = 64 * 1024;
+/// Chunks of the image; the tests limit the rate, so that they take a moment.
+const CHUNKS: usize = 12;
+const SLOW: &str = "-c 65536 -j 2 --limit-rate 400K";
+const COLUMNS: [u16; 3] = [40, 80, 200];
+
+/// All lines of progress that the terminal showed, one after the other, and the text that is
+/// on it at the end.
+struct Screen {
+    progress: Vec<String>,
+    /// Lines as they were written, however many rows they take.
+    lines: Vec<String>,
+}
+
+/// Whether a row is one of progress: its first words are the name of a phase, and it was
+/// drawn from the left margin without an end of line.
+fn is_progress(row: &str) -> bool {
+    let mut words = row.split_whitespace();
+    let phase = words.next().unwrap_or_default();
+    let is_phase = [
+        "Prepare", "Upload", "Download", "Publish", "Verify", "Hash", "Check", "Compare", "Copy",
+    ]
+    .contains(&phase);
+    let is_bar = row.contains('\u{2501}') || row.contains('\u{2500}');
+    is_phase && !row.ends_with(':') || is_bar
+}
+
+/// Plays what was written on a terminal of so many columns, and looks at it after each piece.
+#[track_caller]
+fn play(outcome: &Outcome, columns: u16) -> Screen {
+    let mut terminal = vt100::Parser::new(50, columns, 0);
+    let mut progress: Vec<String> = Vec::new();
+    let mut rest = &outcome.stdout[..];
+    while !rest.is_empty() {
+        // A line is drawn, or one ends.
+        let end = rest.windows(3).position(|bytes| bytes == b"\x1b[K");
+        let end = end.map_or(rest.len(), |at| at + 3);
+        let line = rest.iter().position(|byte| *byte == b'\n');
+        let end = line.map_or(end, |at| end.min(at + 1));
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        terminal.process(piece);
+        let screen = terminal.screen();
+        let rows: Vec<String> = screen.rows(0, columns).collect();
+        let drawn: Vec<usize> = (0..rows.len())
+            .filter(|row| is_progress(&rows[*row]))
+            .collect();
+        assert!(
+            drawn.len() <= 1,
+            "{columns}: drawn twice:\n{}",
+            screen.contents()
+        );
+        if let Some(row) = drawn.first() {
+            let is_wrapped = screen.row_wrapped(u16::try_from(*row).unwrap());
+            assert!(!is_wrapped, "{columns}: wrapped:\n{}", screen.contents());
+            let (cursor, _) = screen.cursor_position();
+            assert_eq!(usize::from(cursor), *row, "text below a line of progress");
+            let row = rows[*row].trim_end().to_owned();
+            if progress.last() != Some(&row) {
+                progress.push(row);
+            }
+        }
+    }
+    let left = terminal
+        .screen()
+        .rows(0, columns)
+        .find(|row| is_progress(row));
+    assert_eq!(left, None, "{columns}: a line of progress is left");
+    let lines = terminal
+        .screen()
+        .contents()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    Screen { progress, lines }
+}
+
+impl Screen {
+    /// The phases that were shown, in order.
+    fn phases(&self) -> Vec<&str> {
+        let first = |row: &'_ String| row.len() - row.trim_start_matches(|c| c != ' ').len();
+        let mut phases: Vec<&str> = self.progress.iter().map(|row| &row[..first(row)]).collect();
+        phases.dedup();
+        phases
+    }
+
+    /// Percentages in the order in which they were shown, of one phase.
+    fn percents(&self, phase: &str) -> Vec<u64> {
+        let rows = self.progress.iter().filter(|row| row.starts_with(phase));
+        let percent = rows.filter_map(|row| {
+            let before = row.split_once('%')?.0;
+            before.rsplit(' ').next()?.parse().ok()
+        });
+        percent.collect()
+    }
+
+    #[track_caller]
+    fn has_line(&self, start: &str) -> &Self {
+        let found = self.lines.iter().any(|line| line.starts_with(start));
+        assert!(found, "no {start:?} in {:#?}", self.lines);
+        self
+    }
+}
+
+/// Runs a test on terminals of all widths at once.
+fn on_all_widths(test: impl Fn(u16) + Sync) {
+    if !has_terminals() {
+        return;
+    }
+    thread::scope(|scope| {
+        let test = &test;
+        for columns in COLUMNS {
+            scope.spawn(move || test(columns));
+        }
+    });
+}
+
+/// A desk with an image on it.
+fn desk() -> Desk {
+    let desk = Desk::new();
+    desk.file("disk.img", &noise(5, CHUNKS * C));
+    desk
+}
+
+#[test]
+fn an_upload_that_stops_and_resumes_and_a_download_show_one_line() {
+    on_all_widths(|columns| {
+        let desk = desk();
+        let (server, proxy) = desk.pair();
+        let run = |tool: &str, stop_at: &str, words: &str| {
+            let tool = desk.on_a_screen(columns, stop_at, tool);
+            tool.env("OHURI", proxy.uri()).args(words).run()
+        };
+        let words = format!("{SLOW} -n my-disk disk.img");
+        let stopped = run(UPLOAD, "[1-9][0-9]?%", &words).code(130);
+        let screen = play(&stopped, columns);
+        assert!(
+            screen.phases().contains(&"Upload"),
+            "{:#?}",
+            screen.progress
+        );
+        let percents = screen.percents("Upload");
+        assert!(percents.is_sorted(), "{percents:?}");
+        screen.has_line("Stopping after the current requests");
+        let last = stopped.text().trim_end().rsplit("\r\n").next().unwrap();
+        assert_eq!(last, format!("openhosting-upload {words}"));
+        let drive = drives(&server).into_iter().next().unwrap();
+        let short: String = drive.chars().take(8).collect();
+        let said = stopped.text().replace("\r\n", "");
+        assert!(
+            said.contains(&format!("768 KiB are on drive {short}). Continue with:")),
+            "{said}"
+        );
+
+        let resumed = run(UPLOAD, "", &words).code(0);
+        let screen = play(&resumed, columns);
+        screen.has_line("openhosting-upload: Resuming disk.img at ");
+        let after = screen.percents("Upload");
+        // It goes on where it was, and does not begin at zero.
+        assert!(after.iter().all(|percent| *percent >= 8), "{after:?}");
+        assert!(after.is_sorted(), "{after:?}");
+        screen.has_line("Uploaded disk.img (768 KiB) to drive");
+
+        let downloaded = run(DOWNLOAD, "", &format!("{SLOW} {drive} out")).code(0);
+        let screen = play(&downloaded, columns);
+        assert!(
+            screen.phases().contains(&"Download"),
+            "{:#?}",
+            screen.progress
+        );
+        screen.has_line(&format!("Downloaded drive {short} (768 KiB) to out"));
+        if columns >= 80 {
+            let bars = screen
+                .progress
+                .iter()
+                .filter(|row| row.starts_with("Download out"));
+            let cells = bars.map(|row| row.matches(['\u{2501}', '\u{2500}']).count());
+            assert!(cells.min().unwrap() >= 20, "{:#?}", screen.progress);
+        }
+    });
+}
+
+#[test]
+fn publish_and_verify_show_every_phase() {
+    on_all_widths(|columns| {
+        let desk = desk();
+        let server = desk.server();
+        let run = |words: &str| {
+            let tool = desk.on_a_screen(columns, "", SIMPLE);
+            let done = tool.env("OHURI", &server.uri).args(words).run().code(0);
+            let screen = play(&done, columns);
+            (screen, done)
+        };
+        let publish = "publish disk.img --name nightly --receipt r.json --limit-rate 600K";
+        let (first, done) = run(publish);
+        let phases = first.phases();
+        for phase in ["Hash", "Publish", "Check"] {
+            assert!(phases.contains(&phase), "{phases:?}");
+        }
+        first.has_line("Published disk.img (768 KiB) as nightly");
+        let drive = drives(&server).into_iter().next().unwrap();
+        assert!(done.text().contains(&drive));
+        let short: String = drive.chars().take(8).collect();
+        let (_, again) = run(publish);
+        let said = format!("nightly is up to date: nothing to send (drive {short})");
+        assert!(
+            again.text().replace("\r\n", "").contains(&said),
+            "{}",
+            again.text()
+        );
+        let (verified, _) = run("verify r.json");
+        assert!(
+            verified.phases().contains(&"Verify"),
+            "{:#?}",
+            verified.progress
+        );
+    });
+}
+
+#[test]
+fn an_outage_shows_its_cause_and_when_it_gives_up_in_the_same_line() {
+    on_all_widths(|columns| {
+        let desk = desk();
+        let (_server, proxy) = desk.pair();
+        let down = Fault::Answer(refusal(503, "system"));
+        proxy.fault_after(2, Request::is_write, usize::MAX, down);
+        let words = "-c 65536 -j 1 --max-outage 5s disk.img";
+        let tool = desk.on_a_screen(columns, "", UPLOAD);
+        let outcome = tool.env("OHURI", proxy.uri()).args(words).run().code(75);
+        let screen = play(&outcome, columns);
+        let waits = screen
+            .progress
+            .iter()
+            .find(|row| row.contains("in up") || row.contains("up in "));
+        let wait = waits.unwrap_or_else(|| panic!("{:#?}", screen.progress));
+        assert_eq!(
+            wait.contains("503 (not available); giving up in "),
+            columns >= 80,
+            "{wait}"
+        );
+        let last = outcome.text().trim_end().rsplit("\r\n").next().unwrap();
+        assert_eq!(last, format!("openhosting-upload {words}"));
+    });
+}
+
+/// As `upload … | tee log` does: what goes through the pipe comes to the same terminal.
+#[test]
+fn a_pipe_to_the_same_terminal_never_crosses_the_line() {
+    on_all_widths(|columns| {
+        let desk = desk();
+        let server = desk.server();
+        for (pipe, is_bar) in [
+            ("| cat", true),
+            ("2>&1 | cat", false),
+            ("2>&1 >/dev/tty | cat", false),
+        ] {
+            let script = format!("{UPLOAD} {SLOW} disk.img {pipe}");
+            let tool = desk.on_a_screen(columns, "", "sh").arg("-c").arg(script);
+            let outcome = tool.env("OHURI", &server.uri).run().code(0);
+            let screen = play(&outcome, columns);
+            assert_eq!(
+                !screen.progress.is_empty(),
+                is_bar,
+                "{pipe}: {:#?}",
+                screen.progress
+            );
+            let text = outcome.text();
+            if pipe != "2>&1 >/dev/tty | cat" {
+                let dots = format!(
+                    "Uploading {CHUNKS} chunks of {C} bytes: {}",
+                    ".".repeat(CHUNKS)
+                );
+                assert!(text.contains(&format!("{dots} completed\r\n")), "{text}");
+            }
+            assert!(text.contains("Created drive "), "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_terminal_that_cannot_draw_gets_plain_lines_and_no_color_is_honoured() {
+    if !has_terminals() {
+        return;
+    }
+    let desk = desk();
+    let server = desk.server();
+    let run = |name: &str, value: &str| {
+        let tool = desk.on_a_screen(80, "", UPLOAD).env(name, value);
+        let done = tool
+            .env("OHURI", &server.uri)
+            .args(SLOW)
+            .arg("disk.img")
+            .run();
+        done.code(0).text().to_owned()
+    };
+    let dumb = run("TERM", "dumb");
+    assert!(!dumb.contains('\u{1b}'), "{dumb:?}");
+    assert!(!dumb.replace("\r\n", "").contains('\r'), "{dumb:?}");
+    let plain = run("NO_COLOR", "1");
+    assert!(
+        plain.contains("Upload disk.img") && !plain.contains("\u{1b}[3"),
+        "{plain:?}"
+    );
+    let ascii = run("LC_ALL", "C");
+    assert!(
+        ascii.contains("------") && ascii.contains('#') && ascii.is_ascii(),
+        "{ascii:?}"
+    );
+    let taskbar = run("WT_SESSION", "x");
+    assert!(taskbar.contains("\u{1b}]9;4;1;"), "{taskbar:?}");
+    assert!(taskbar.contains("\u{1b}]9;4;0;\u{1b}\\"), "{taskbar:?}");
+    assert!(!plain.contains("]9;4"), "{plain:?}");
+}
