@@ -4,7 +4,7 @@
     benches/run.py CACHE                  everything: about an hour, 12 GB in CACHE
     benches/run.py CACHE --case links     one case; may be given several times
     benches/run.py CACHE --quick          small images, one round: whether it works
-    benches/run.py CACHE --docs           and puts the figures into docs/PERFORMANCE.md
+    benches/run.py CACHE --docs           and puts the figures into docs/dev/performance.md
 
 The images are made in CACHE, which is on a disk, and kept there. Nothing is installed:
 a peer that is missing is named and left out. Rounds are interleaved, so that a drift of
@@ -49,7 +49,7 @@ def main():
     add("--rounds", type=int, help="[default: 5, with --quick 1]")
     add("--quick", action="store_true", help="small images: whether it works, and no figures")
     add("--profile", choices=["release", "dev"], default="release", help="of cargo")
-    add("--docs", action="store_true", help="put the figures into docs/PERFORMANCE.md")
+    add("--docs", action="store_true", help="put the figures into docs/dev/performance.md")
     arguments = parser.parse_args()
     if arguments.docs and (arguments.quick or arguments.profile == "dev"):
         parser.error("--docs is for figures that count: without --quick and --profile dev")

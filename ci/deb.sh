@@ -11,7 +11,7 @@ cargo build --release --locked --bins >&2
 share=target/deb/share
 rm -rf target/deb
 mkdir -p "$share/doc/openhosting"
-cp README.md SECURITY.md docs/*.md docs/*.json "$share/doc/openhosting/"
+cp -r README.md SECURITY.md docs/user docs/dev docs/schema "$share/doc/openhosting/"
 # Debian's name for it.
 cp CHANGELOG.md "$share/doc/openhosting/changelog"
 gzip --no-name --best "$share/doc/openhosting/changelog"

@@ -1,5 +1,5 @@
 //! What a transfer did, kept on disk while it runs, so that a later run goes on
-//! where this one ended, whatever ended it (docs/formats.md).
+//! where this one ended, whatever ended it (docs/dev/formats.md).
 //!
 //! One rule holds it together: a journal never says more than is true. A record
 //! is written only after what it tells is so: after the endpoint confirmed a

@@ -1,5 +1,5 @@
 //! A receipt: what a published drive holds and how it came there, as a JSON file
-//! (docs/receipt.md). From it the drive can be verified without the image, and the
+//! (docs/user/receipts.md). From it the drive can be verified without the image, and the
 //! next image be sent as a delta.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One of several machines that share a work (docs/sharding.md).
+//! One of several machines that share a work (docs/user/many-machines.md).
 
 use std::fmt;
 use std::ops::Range;

@@ -49,7 +49,7 @@ class Results:
 
     def __init__(self, directory, is_docs):
         self.directory = directory / "performance" if is_docs else directory
-        self.document = directory / "PERFORMANCE.md" if is_docs else None
+        self.document = directory / "dev/performance.md" if is_docs else None
         self.path = self.directory / "results.json"
         self.cases = json.loads(self.path.read_text())["cases"] if self.path.exists() else {}
         self.machine = machine()
@@ -157,5 +157,5 @@ def put(text, name, table):
     before, found, rest = text.partition(begin)
     _, ended, after = rest.partition(end)
     if not found or not ended:
-        raise SystemExit(f"docs/PERFORMANCE.md has no {begin} with an {end}")
+        raise SystemExit(f"docs/dev/performance.md has no {begin} with an {end}")
     return f"{before}{begin}\n{table}\n\n{end}{after}"

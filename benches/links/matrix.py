@@ -25,7 +25,7 @@ class Link:
     compressible: bool = False
     ways: tuple[str, ...] = ("up", "down")
     server_flags: tuple[str, ...] = ()
-    # A fault plan for openhosting-server (docs/fault-plan.md).
+    # A fault plan for openhosting-server (docs/user/fault-plan.md).
     plan: str = ""
     # Whether politeness is measured here.
     is_shared: bool = False

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Publishes an image with an array of Slurm, each task a part of it (docs/sharding.md):
+# Publishes an image with an array of Slurm, each task a part of it (docs/user/many-machines.md):
 # puts two jobs into the queue, and tells the second one, which gives the drive its name.
 #
 #   publish.sh IMAGE NAME [SHARDS]      IMAGE is on a file system that all nodes see

@@ -1,5 +1,5 @@
 //! What there is to read of a drive. Where the endpoint tells which bytes hold data
-//! (docs/extensions.md), holes are settled without being read.
+//! (docs/dev/extensions.md), holes are settled without being read.
 //!
 //! A task goes ahead of the reads, a window of chunks at most. What the endpoint
 //! does not tell is read as ever, so nothing depends on its answers but speed; and

@@ -1,4 +1,4 @@
-//! What an endpoint tells of the data on a drive (docs/extensions.md).
+//! What an endpoint tells of the data on a drive (docs/dev/extensions.md).
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! The bytes of a journal: pure encoding and decoding, fuzzed.
 //!
 //! A header of 4096 bytes, then records of 64. 64 divides 512, so no record
-//! straddles a sector. All numbers are little-endian. docs/formats.md has the
+//! straddles a sector. All numbers are little-endian. docs/dev/formats.md has the
 //! table.
 
 use bytes::{Buf, BufMut};

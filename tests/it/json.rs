@@ -162,7 +162,7 @@ fn publishing_and_verifying_tell_what_they_did() {
     assert_eq!(told("publish/1", own(publish))["how"], "full");
     let receipt = std::fs::read(desk.path("r.json")).unwrap();
     validate(
-        "receipt.schema.json",
+        "schema/receipt.schema.json",
         &serde_json::from_slice(&receipt).unwrap(),
     );
     assert_eq!(told("publish/1", own(publish))["bytes_sent"], 0);

@@ -1,4 +1,4 @@
-//! One drive or one file, and several processes that work on it (docs/sharding.md).
+//! One drive or one file, and several processes that work on it (docs/user/many-machines.md).
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

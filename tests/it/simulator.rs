@@ -8,7 +8,7 @@
 //!
 //! What decides is the real code: the engine, the creation of a drive, the
 //! journal's bytes. What only acts, `src/transfer` and `journal::Keeper`, is
-//! played by `client`, step by step in the same order. docs/RELIABILITY.md tells
+//! played by `client`, step by step in the same order. docs/dev/reliability.md tells
 //! what is checked.
 
 #![allow(unreachable_pub)]

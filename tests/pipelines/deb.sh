@@ -78,7 +78,7 @@ if command -v systemd-analyze >/dev/null; then
         if grep openhosting <<<"$told"; then exit 1; fi
     done
 fi
-for file in changelog.gz copyright pipelines.md README.md examples/backup.conf.example; do
+for file in changelog.gz copyright user/pipelines.md README.md examples/backup.conf.example; do
     [[ -s $root/usr/share/doc/openhosting/$file ]] || { echo "deb: there is no $file" >&2; exit 1; }
 done
 # Where the program makes its own pages and completions they are in the package.

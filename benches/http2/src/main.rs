@@ -1,6 +1,6 @@
 //! HTTP/1.1 against HTTP/2 for what the uploader does: bodies of 5 MiB, so many at a
 //! time, to a server that drops them. What was decided from it is in
-//! docs/PERFORMANCE.md.
+//! docs/dev/performance.md.
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/http2/Cargo.toml

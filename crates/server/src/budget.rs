@@ -9,7 +9,7 @@
 //!
 //! A request that finds its user's part used up is refused with 429 `busy`, and one that
 //! finds no room for anybody with 503 `busy`, both with `Retry-After`. The metrics
-//! `openhosting_budget_*` show each budget by its name (docs/operating.md).
+//! `openhosting_budget_*` show each budget by its name (docs/user/operating.md).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

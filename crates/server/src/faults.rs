@@ -1,6 +1,6 @@
 //! A fault plan: what the server does wrong, or as another cloud would, so that
 //! clients can be tested against it. A testing aid; without a plan nothing here
-//! does anything. The format is told in `docs/fault-plan.md`.
+//! does anything. The format is told in `docs/user/fault-plan.md`.
 //!
 //! Most of it happens in one place, [`Faults::play`], around the answering of a
 //! request: it may answer itself, change the request or the answer, or break the

@@ -51,13 +51,13 @@
 //!   than GET and POST is 405 `method`.
 //! - `drives/UUID/digest/OFFSET/SIZE` and `drives/UUID/extents/OFFSET/SIZE` are
 //!   extensions of our own: 200 with the key `sha256`, or with `data` and `end`, of
-//!   a range, where a read would be answered (docs/extensions.md).
+//!   a range, where a read would be answered (docs/dev/extensions.md).
 //!   `info` and `create` announce them by `X-Openhosting-Extensions`. A server with
 //!   a fault plan plays another cloud, and has no extension.
 //! - A server is started by QEMU; its drives are claimed from its start to its end,
 //!   and 409 `busy` to all that changes them. `start` answers 200 with the object.
 //!   `shutdown`, `reset` and the like of a server that is not active are 400 `usage`,
-//!   and `stop` is 204. Without QEMU a start is 500 `failed` (docs/servers.md).
+//!   and `stop` is 204. Without QEMU a start is 500 `failed` (docs/user/servers.md).
 //! - A write waits at most 10 s for the memory of its body, then is 429 if its user
 //!   has too many bodies under way, or 503 if all together have (`budget`).
 //!

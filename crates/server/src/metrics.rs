@@ -1,5 +1,5 @@
 //! What an operator counts, in the text format of OpenMetrics, which Prometheus reads.
-//! The names are told in docs/operating.md. No user and no drive is named.
+//! The names are told in docs/user/operating.md. No user and no drive is named.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
 //! Which bytes of a range of a drive hold data: the answer of an extension of our
-//! own (docs/extensions.md).
+//! own (docs/dev/extensions.md).
 
 use std::ops::Range;
 

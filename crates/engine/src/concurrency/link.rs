@@ -3,7 +3,7 @@
 //! with a rate and a queue, latency, loss, and an endpoint that takes time for each request
 //! and may refuse more than some. Bytes are a fluid within a step; losses are drawn for each
 //! connection and step. Windows grow as in slow start and CUBIC (RFC 9438). Checked against
-//! an emulated link in docs/PERFORMANCE.md, "Links with latency".
+//! an emulated link in docs/dev/performance.md, "Links with latency".
 
 use std::time::Duration;
 

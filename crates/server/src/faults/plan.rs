@@ -220,7 +220,7 @@ impl Fault {
 impl FromStr for FaultPlan {
     type Err = Error;
 
-    /// Reads the TOML, or the same in JSON, of `docs/fault-plan.md`.
+    /// Reads the TOML, or the same in JSON, of `docs/user/fault-plan.md`.
     ///
     /// [`ErrorKind::Usage`] for what is not of that form: unknown keys are
     /// named, never left out.
@@ -274,7 +274,7 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Error {
 }
 
 fn wrong(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Usage, what).hint_to("The format is told in docs/fault-plan.md")
+    Error::new(ErrorKind::Usage, what).hint_to("The format is told in docs/user/fault-plan.md")
 }
 
 fn small(number: u64) -> Result<u32> {
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn the_plan_of_the_document_reads_the_same_in_both_formats() {
-        let text = include_str!("../../../../docs/fault-plan.md");
+        let text = include_str!("../../../../docs/user/fault-plan.md");
         let block = |language: &str| {
             let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
             rest.split_once("```").unwrap().0
