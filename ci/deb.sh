@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Makes the Debian package with cargo-deb (cargo install cargo-deb), and prints its path.
 #
-#   deb.sh [DIR]      DIR: where the package goes (default: target/debian)
+#   deb.sh [DIR [TARGET]]   DIR: where the package goes (default: target/debian)
+#                           TARGET: what ci/release/build.sh built; without one it is built here
 set -euo pipefail
 
 to=$(realpath -m "${1:-target/debian}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-cargo build --release --locked --bins >&2
+target=${2:-}
+[[ -n $target ]] || cargo build --release --locked --bins >&2
 
 share=target/deb/share
 rm -rf target/deb
@@ -17,7 +19,7 @@ cp CHANGELOG.md "$share/doc/openhosting/changelog"
 gzip --no-name --best "$share/doc/openhosting/changelog"
 
 # Pages and completions, which the program makes of its own flags, if it is one that does.
-own=target/release/openhosting
+own=target/${target:+$target/}release/openhosting
 help=$("$own" --help)
 if [[ $help == *'openhosting man '* ]]; then
     mkdir -p "$share/man/man1"
@@ -29,4 +31,4 @@ if [[ $help == *'openhosting completions '* ]]; then
     "$own" completions zsh "$share/zsh/vendor-completions" >&2
     "$own" completions fish "$share/fish/vendor_completions.d" >&2
 fi
-cargo deb --no-build --no-strip --output "$to/"
+cargo deb --no-build --no-strip ${target:+--target "$target"} --output "$to/"

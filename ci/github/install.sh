@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # First step of the action: puts the tools on the PATH of the steps that follow, from
-# a release, or built from the source of the action.
+# a release (ci/install.sh, which others run by themselves), or built from the source of the
+# action.
 #
 # Whoever can change a release can change its files and their checksums together. So the
 # archive is verified against something else: the SHA-256 that the workflow pins, or the
@@ -42,43 +43,20 @@ if [[ $version == build ]]; then
 else
     [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail 'The input version is neither as 1.2.3 nor build'
     [[ ${INPUT_SHA256:-} =~ ^([0-9a-f]{64})?$ ]] || fail 'The input sha256 is not 64 hexadecimal digits'
-    case "$(uname -s) $(uname -m)" in
-        'Linux x86_64') target=x86_64-unknown-linux-gnu ;;
-        'Linux aarch64') target=aarch64-unknown-linux-gnu ;;
-        *) fail 'There is no release for this system: give build as version' ;;
-    esac
-    # As the tools themselves: https, or http to this very machine.
-    protocol='=https'
-    [[ $GITHUB_SERVER_URL != http://127.0.0.1:* ]] || protocol='=http'
-    archive=openhosting-$version-$target.tar.gz
-    from=$GITHUB_SERVER_URL/$ACTION_REPOSITORY/releases/download/v$version
-    work=$(mktemp -d "$RUNNER_TEMP/openhosting-XXXXXX")
-    curl --fail --silent --show-error --location --proto "$protocol" --retry 5 --retry-connrefused \
-        --output "$work/$archive" "$from/$archive" || fail "Cannot fetch $archive of release $version"
+    options=(--from "$GITHUB_SERVER_URL/$ACTION_REPOSITORY" --version "$version" --to "$bin")
     if [[ -n ${INPUT_SHA256:-} ]]; then
-        (cd "$work" && sha256sum --check --strict --quiet - <<<"$INPUT_SHA256  $archive") ||
-            fail "$archive does not have the SHA-256 of the input sha256"
+        options+=(--sha256 "$INPUT_SHA256")
     else
         command -v gh >/dev/null ||
             fail 'There is no gh to verify the release with: give its digest as sha256, or build as version'
-        built=(--repo "$ACTION_REPOSITORY" --source-ref "refs/tags/v$version" --deny-self-hosted-runners
-            --signer-workflow "$ACTION_REPOSITORY/.github/workflows/release.yml")
-        what="built by release.yml of $ACTION_REPOSITORY at the tag v$version"
+        options+=(--require-attestation)
         # An action that is pinned to a commit installs what was built from that commit.
-        if [[ ${ACTION_REF:-} =~ ^[0-9a-f]{40}$ ]]; then
-            built+=(--source-digest "$ACTION_REF")
-            what+=", from the commit $ACTION_REF that the action is pinned to"
-        fi
-        GH_TOKEN=$token gh attestation verify "$work/$archive" "${built[@]}" ||
-            fail "$archive has no attestation that it was $what: name the action by the commit of that release, give the digest as sha256, or build as version"
+        [[ ! ${ACTION_REF:-} =~ ^[0-9a-f]{40}$ ]] || options+=(--source-digest "$ACTION_REF")
     fi
-    tar --extract --gzip --no-same-owner --file "$work/$archive" --directory "$work"
-    for tool in openhosting openhosting-upload openhosting-download openhosting-server; do
-        install -m 755 "$work/openhosting-$version-$target/$tool" "$bin/$tool"
-    done
-    rm -r "$work"
-    [[ $("$bin/openhosting" --version) == "openhosting $version" ]] ||
-        fail "What release $version holds is another version"
+    if ! said=$(GH_TOKEN=$token sh "$GITHUB_ACTION_PATH/ci/install.sh" "${options[@]}" 2>&1); then
+        printf '%s\n' "$said"
+        fail "${said##*install.sh: }"
+    fi
 fi
 "$bin/openhosting" --version
 printf '%s\n' "$bin" >>"$GITHUB_PATH"

@@ -1,7 +1,7 @@
 //! What comes from the environment.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::prompt;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
-use crate::system::{BASE_OF_CONFIG, BASE_OF_DATA, BASE_OF_STATE, Base};
+use crate::system::{BASE_OF_CONFIG, BASE_OF_STATE, Base};
 
 /// Asks once for the key of `user`, without echo, as the original does.
 pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
@@ -44,12 +44,12 @@ fn path(name: &str) -> Option<PathBuf> {
 }
 
 /// A base directory of XDG, which must be absolute to count.
-fn base_directory(variable: &str) -> Option<PathBuf> {
+pub(super) fn base_directory(variable: &str) -> Option<PathBuf> {
     path(variable).filter(|path| path.is_absolute())
 }
 
 /// A directory of the user as the system has it.
-fn base_of_system((variable, below): Base) -> Option<PathBuf> {
+pub(super) fn base_of_system((variable, below): Base) -> Option<PathBuf> {
     let base = match variable {
         "HOME" => home(),
         variable => base_directory(variable),
@@ -84,11 +84,6 @@ pub(super) fn no_state_directory(what: &str) -> Error {
         BASE_OF_STATE.0
     );
     Error::new(ErrorKind::Usage, what)
-}
-
-/// Where a user's programs keep their data.
-pub(super) fn data_directory() -> Option<PathBuf> {
-    base_directory("XDG_DATA_HOME").or_else(|| base_of_system(BASE_OF_DATA))
 }
 
 /// The config of this program.
@@ -196,14 +191,6 @@ fn is_proxy(value: &str) -> bool {
         false => format!("http://{value}").parse(),
     };
     url.is_ok_and(|url| url.has_host() && SCHEMES.contains(&url.scheme()))
-}
-
-/// What other programs need to find programs and libraries, and nothing else.
-pub(super) fn of_programs() -> Vec<(OsString, OsString)> {
-    let names = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"].map(OsString::from);
-    let pair = |name: OsString| Some((env::var_os(&name)?, name));
-    let pairs = names.into_iter().filter_map(pair);
-    pairs.map(|(value, name)| (name, value)).collect()
 }
 
 #[cfg(test)]

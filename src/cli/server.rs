@@ -1,5 +1,6 @@
 //! `openhosting-server`: flags to [`Config`], two lines on stdout, signals.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -23,6 +24,7 @@ use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
 use crate::server::{Config, FaultPlan, Rate, Reach, Server, users};
+use crate::system::BASE_OF_DATA;
 use crate::wire::{READ_BYTES_MAX, parse_size};
 
 const PROGRAM: &str = "openhosting-server";
@@ -351,6 +353,20 @@ fn start(args: ServerArguments, is_told: &AtomicBool) -> Result<()> {
     result
 }
 
+/// Where a user's programs keep their data.
+fn data_directory() -> Option<PathBuf> {
+    environment::base_directory("XDG_DATA_HOME")
+        .or_else(|| environment::base_of_system(BASE_OF_DATA))
+}
+
+/// What other programs need to find programs and libraries, and nothing else.
+fn environment_of_programs() -> Vec<(OsString, OsString)> {
+    let names = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"].map(OsString::from);
+    let pair = |name: OsString| Some((std::env::var_os(&name)?, name));
+    let pairs = names.into_iter().filter_map(pair);
+    pairs.map(|(value, name)| (name, value)).collect()
+}
+
 /// Raises the limit of open files as far as it goes, and returns it. Every drive is an
 /// open file, and the usual soft limit is 1024.
 fn allow_many_files() -> u64 {
@@ -403,7 +419,7 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
         requests_max: args.rate_limit,
         connections_max: args.max_connections.get(),
         qemu: args.qemu,
-        qemu_environment: environment::of_programs(),
+        qemu_environment: environment_of_programs(),
         forward: args.forward,
         guest_network: args.guest_network.into(),
         has_vnc_port: !args.no_vnc_port,
@@ -413,7 +429,7 @@ fn config(args: ServerArguments, files: u64) -> Result<Config> {
 }
 
 fn default_directory() -> Result<PathBuf> {
-    let data = environment::data_directory();
+    let data = data_directory();
     data.map(|data| data.join(PROGRAM)).ok_or_else(|| {
         let what = "XDG_DATA_HOME and HOME are not set, and this user has no home directory";
         Error::new(ErrorKind::Usage, what).hint_to("Say where to keep the drives with --data DIR")

@@ -269,11 +269,11 @@ if wrong:
 
 @contextlib.contextmanager
 def releases(scene):
-    """A site with a release of the programs, as ci/release.sh packs it."""
+    """A site with a release of the programs, as ci/release/pack.sh packs it."""
     version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
     at = scene.root / "site/owner/openhosting/releases/download" / f"v{version}"
-    archive = Path(sh(ROOT / "ci/release.sh", at, BIN).stdout.strip())
-    again = Path(sh(ROOT / "ci/release.sh", scene.root / "again", BIN).stdout.strip())
+    archive = Path(sh(ROOT / "ci/release/pack.sh", at, BIN).stdout.strip())
+    again = Path(sh(ROOT / "ci/release/pack.sh", scene.root / "again", BIN).stdout.strip())
     assert archive.read_bytes() == again.read_bytes(), "the same programs make another archive"
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -301,6 +301,7 @@ def github_action():
             runner = Runner(scene, action_ref=ref)
             runner.server_url = url
             archive.write_bytes(sound)
+            (archive.parent / "SHA256SUMS").write_text(f"{digest}  {archive.name}\n")
             runner.attest(archive, **{"--source-ref": f"refs/tags/v{version}", "--source-digest": commit, **built})
             return runner
 
@@ -367,8 +368,8 @@ def github_action():
         for why, more in [
             ("neither as 1.2.3 nor build", {"version": "1.2.3;touch pwned"}),
             ("not 64 hexadecimal", {"version": version, "sha256": "x"}),
-            ("of the input sha256", {"version": version, "sha256": "0" * 64}),
-            ("Cannot fetch", {"version": "9.9.9"}),
+            ("of the digest that was given", {"version": version, "sha256": "0" * 64}),
+            ("cannot fetch", {"version": "9.9.9"}),
         ]:
             assert fails(why, {**inputs, **more}, secrets, 1, runner()), why
         # Whoever can change the release, and its checksums with it, cannot change what it is
@@ -389,7 +390,7 @@ def github_action():
         assert fails("no attestation", attested, secrets, 1, tampered(runner()))
         assert fails("no attestation", attested, secrets, 1, tampered(runner(commit)))
         assert fails("no attestation", inputs, secrets, 1, tampered(runner(f"v{version}")))
-        assert fails("of the input sha256", {**attested, "sha256": digest}, secrets, 1, tampered(runner()))
+        assert fails("of the digest that was given", {**attested, "sha256": digest}, secrets, 1, tampered(runner()))
         assert not (scene.work / "pwned").exists()
         # Of another workflow, tag or repository; and a pinned action takes what was built from
         # the commit that it is pinned to.
@@ -425,6 +426,66 @@ def github_action():
         build.path = f"{tools}:{build.path}"
         outputs, log, _ = build.run(inputs, secrets)
         assert outputs["bytes_sent"] == "0" and "::group::Building openhosting" in log, log
+
+
+def install_script():
+    """ci/install.sh by itself: what it installs it has verified, or it installs nothing."""
+    with Scene() as scene, releases(scene) as (url, version, archive):
+        sound, sums = archive.read_bytes(), (archive.parent / "SHA256SUMS").read_text()
+        home = scene.root / "home of install"
+        home.mkdir()
+        script = archive.parent / "install.sh"
+        assert f"version={version}" in script.read_text(), "the version is not filled in"
+        files = (scene.root / "site").as_uri()
+
+        def install(*flags, tools=None, code=0, script=script, at=f"{url}/owner/openhosting"):
+            path = BARE["PATH"] if tools is None else f"{tools}:{BARE['PATH']}"
+            told = {"PATH": path, "HOME": str(home)}
+            done = sh("sh", script, "--from", at, *flags, env=told, code=code)
+            return done.stdout + done.stderr
+
+        def is_installed():
+            bin = home / ".local/bin"
+            there = bin.is_dir() and sorted(file.name for file in bin.iterdir())
+            shutil.rmtree(bin, ignore_errors=True)
+            return bool(there and "openhosting" in there and all(not name.endswith(".new") for name in there))
+
+        bare = shutil.which("gh", path=BARE["PATH"]) is None
+        said = install()
+        assert f"openhosting {version} is in {home}/.local/bin" in said and "Add it to your PATH" in said, said
+        assert not bare or "the attestation of the build was not verified" in said, said
+        assert is_installed()
+        install(at=f"{files}/owner/openhosting")
+        assert is_installed()
+        install("--to", scene.root / "else where", "--version", f"v{version}")
+        assert (scene.root / "else where/openhosting").exists() and not is_installed()
+        # Neither another archive than the sums list, nor one that they do not list.
+        archive.write_bytes(sound[:-1] + b"x")
+        assert "does not have the SHA-256 of SHA256SUMS" in install(code=1)
+        archive.write_bytes(sound)
+        (archive.parent / "SHA256SUMS").write_text(sums.replace("openhosting-", "other-"))
+        assert "does not list" in install(code=1)
+        (archive.parent / "SHA256SUMS").write_text(sums)
+        assert "the digest that was given" in install("--sha256", "0" * 64, code=1)
+        assert "cannot fetch" in install("--target", "m68k-unknown-none", code=1)
+        assert "not an https address" in install(at="http://example.invalid/owner/openhosting", code=1)
+        assert "unknown option" in install("--force", code=1)
+        # The sums and the archive of whoever can change both: gh says no.
+        tools = scene.root / "tools that refuse"
+        tools.mkdir()
+        (tools / "gh").write_text("#!/bin/sh\nexit 1\n")
+        (tools / "gh").chmod(0o755)
+        assert "has no attestation" in install(tools=tools, code=1)
+        if bare:
+            assert "gh is missing" in install("--require-attestation", code=1)
+        assert not is_installed()
+        # A script that was cut off does nothing.
+        text = script.read_text()
+        for part in range(1, 8):
+            cut = scene.root / "cut.sh"
+            cut.write_text(text[: len(text) * part // 8])
+            subprocess.run(["sh", cut], env={"PATH": BARE["PATH"], "HOME": str(home)}, capture_output=True)
+            assert not is_installed(), part
 
 
 def github_examples():
@@ -500,7 +561,7 @@ def lint_github():
     # What is attached to a release names who made it, and the commit, and is pinned as before.
     with tempfile.TemporaryDirectory() as root:
         told = {"GITHUB_REPOSITORY": "acme/openhosting", "GITHUB_SHA": "ab" * 20}
-        subprocess.run([ROOT / "ci/release.sh", root, BIN], check=True, capture_output=True, env={**os.environ, **told})
+        subprocess.run([ROOT / "ci/release/pack.sh", root, BIN], check=True, capture_output=True, env={**os.environ, **told})
         place = Path(root, ".github/workflows")
         place.mkdir(parents=True)
         for example in CI.glob("github/examples/*.yml"):
@@ -518,7 +579,7 @@ def lint_github():
     release = (ROOT / ".github/workflows/release.yml").read_text()
     for wrong in [
         ("contents: read", "contents: write"),
-        ("@ea165f8d65b6e75b540449e92b4886f43607fa02 #", "@v4 #"),
+        ("@bbbca2ddaa5d8feaa63e36b76fdaad77386f024f #", "@v7 #"),
         ("permissions: {}\n", ""),
         ("      id-token: write\n", "      id-token: write\n      contents: write\n"),
     ]:
@@ -894,7 +955,7 @@ def lint_yaml():
     sh(VENV / "yamllint", "--strict", "-c", Path(__file__).with_name("yamllint.yml"), *files)
 
 
-CASES = [lint_yaml, lint_github, github_action, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, docker]
+CASES = [lint_yaml, lint_github, github_action, install_script, github_examples, gitlab, jenkins, packer, kubernetes, slurm, systemd, docker]
 
 
 def main():

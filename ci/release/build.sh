@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds the programs of a release for one target, and prints the directory that they are in.
+#
+#   build.sh TARGET
+#
+# Programs for Linux run with glibc 2.17 or newer, or, with musl, without any. For these and for
+# FreeBSD it needs cargo-zigbuild and zig, for Windows mingw-w64, for macOS a Mac.
+set -euo pipefail
+
+target=${1:?"usage: build.sh TARGET"}
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+build=(cargo build)
+as=$target
+case $target in
+    *-linux-gnu)
+        build=(cargo zigbuild)
+        as=$target.2.17 ;;
+    *-linux-musl | *-freebsd) build=(cargo zigbuild) ;;
+esac
+# The same sources make the same programs, wherever they are.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+export CARGO_ENCODED_RUSTFLAGS="--remap-path-prefix=$PWD=openhosting"$'\x1f'"--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+if [[ $target == *-freebsd ]]; then
+    # The headers of FreeBSD hide a clock that liblzma falls back to without these.
+    export CFLAGS_x86_64_unknown_freebsd='-DHAVE_CLOCK_GETTIME=1 -DHAVE_CLOCK_MONOTONIC=1'
+fi
+"${build[@]}" --release --locked --bins --target "$as" >&2
+echo "$PWD/target/$target/release"
