@@ -81,7 +81,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
     fn the_newest_that_nobody_works_on_comes_first_and_few_are_read() {
         let directory = tempfile::tempdir().unwrap();
         let create = |name: &str, direction, at: u64| {

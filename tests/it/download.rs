@@ -395,7 +395,6 @@ fn a_directory_that_cannot_be_written_to() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn only_the_owner_can_read_it_before_it_is_done() {
     let scene = Scene::new();
     for (umask, mode) in [("000", 0o666), ("022", 0o644), ("077", 0o600)] {
@@ -740,7 +739,6 @@ fn one_that_was_named_but_not_tidied_up_is_done() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
 fn two_processes_never_write_to_one_image() {
     let scene = Scene::new();
     let _ = scene.stopped("out", |running, gate| {
@@ -755,7 +753,6 @@ fn two_processes_never_write_to_one_image() {
 /// Nor with a journal of another name, or none: who starts over would take the file
 /// away from the one who is at it, and that one would give its name to another's.
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
 fn a_file_that_is_written_to_is_not_taken_away() {
     let scene = Scene::new();
     let _ = scene.stopped("out", |running, gate| {

@@ -229,7 +229,6 @@ fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&s
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn a_call_that_a_file_system_does_not_have_is_done_without() {
     if !needs(&[Need::Command("strace")]) {
         return;
@@ -266,7 +265,6 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn old_bytes_become_zeros_where_there_are_no_holes() {
     if !needs(&[Need::Command("strace")]) {
         return;
@@ -292,7 +290,6 @@ fn old_bytes_become_zeros_where_there_are_no_holes() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "these calls are not made")]
 fn transfers_need_no_proc() {
     let scene = Scene::new();
     let script = "mount -t tmpfs none /proc && exec \"$@\"";

@@ -14,6 +14,7 @@ use fastrand::Rng;
 
 use crate::support::cli::{Desk, Running};
 use crate::support::http::{Ask, assert_drive, drives};
+use crate::support::is_plain;
 use crate::support::needs::{Need, skip};
 use crate::support::server::TestServer;
 use crate::support::slow::SlowLink;
@@ -148,7 +149,7 @@ fn an_upload_killed_at_any_moment_finishes_with_the_same_command() {
             assert_eq!(all.len(), 1, "drives: {all:?}");
             assert_drive(&server, &all[0], &image);
             let mut journals = desk.journals();
-            if cfg!(feature = "plain-filesystem") {
+            if is_plain() {
                 // A kill while one is made leaves its temporary file there.
                 let is_temporary = |path: &Path| {
                     let name = path.file_name().unwrap_or_default();
@@ -304,7 +305,7 @@ fn a_download_killed_at_every_sync_and_rename_finishes() {
     let mut killed = 0;
     // Then a file has a name from its beginning on, and its last one for a moment
     // before it is what it should be.
-    let is_plain = cfg!(feature = "plain-filesystem");
+    let is_plain = is_plain();
     for call in [
         "fsync",
         "fdatasync",
@@ -365,11 +366,7 @@ fn a_download_killed_at_every_sync_and_rename_finishes() {
     }
     eprintln!("syncs and renames: {killed} kills");
     // The plain ways of a file system take fewer steps.
-    let least = if cfg!(feature = "plain-filesystem") {
-        6
-    } else {
-        8
-    };
+    let least = if is_plain { 6 } else { 8 };
     assert!(killed >= least, "only {killed}");
 }
 

@@ -133,7 +133,6 @@ impl Scene {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
     if !needs(&[Need::Root]) {
         return;
@@ -177,7 +176,6 @@ fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_part_of_another_user_is_not_shared_by_shards_nor_written_in_place() {
     if !needs(&[Need::Root]) {
         return;
@@ -200,7 +198,6 @@ fn a_part_of_another_user_is_not_shared_by_shards_nor_written_in_place() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn the_copy_of_a_damaged_journal_goes_through_no_link() {
     let scene = Scene::new();
     let place = scene.desk.path("place");
@@ -233,7 +230,6 @@ fn serve(scene: &Scene, who: Who, data: &Path) -> Outcome {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_data_directory_of_another_user_is_refused_and_what_links_in_it_name_stays() {
     if !needs(&[Need::Root]) {
         return;
@@ -323,7 +319,6 @@ fn the_bytes_of_a_drive_are_no_link() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no modes")]
 fn a_directory_of_journals_and_a_trace_of_another_user_are_refused() {
     if !needs(&[Need::Root]) {
         return;

@@ -382,7 +382,6 @@ fn the_same_command_after_one_that_ended_well_makes_another_drive() {
 }
 
 #[test]
-#[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
 fn two_processes_never_work_at_one_upload() {
     let scene = Scene::new();
     let _ = scene.stopped("", |running, gate| {

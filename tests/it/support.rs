@@ -15,6 +15,14 @@ pub mod server;
 pub mod slow;
 pub mod watchdog;
 
+/// Makes a debug build do without what some file systems lack.
+pub const PLAIN: &str = "OPENHOSTING_PLAIN_FILESYSTEM";
+
+/// Whether the programs do so in this run of the tests.
+pub fn is_plain() -> bool {
+    std::env::var_os(PLAIN).is_some()
+}
+
 /// Makes a file that only its owner may read, as one with a key must be.
 pub fn only_for_its_owner(path: impl AsRef<std::path::Path>) {
     use std::os::unix::fs::PermissionsExt;

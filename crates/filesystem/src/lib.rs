@@ -12,7 +12,7 @@
 //! the one that is reported. Where the plain way keeps less than the better one,
 //! the caller gets a [`Weakness`] to report, when a transfer begins.
 //!
-//! The feature `plain-filesystem`, which is for tests, uses the plain ways only.
+//! In tests, `OPENHOSTING_PLAIN_FILESYSTEM` makes a debug build use the plain ways only.
 //!
 //! No network, no async, and no decision about what a missing promise means to a user.
 //! Start at [`Weakness`], then at [`open_own`] and [`create_whole`], which most callers use.
@@ -29,6 +29,7 @@ mod zeros;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 pub use digest::digest_of;
 pub use lock::{Lock, Locked, lock};
@@ -43,8 +44,13 @@ pub use replace::{Staged, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub use zeros::put_zeros;
 
-/// Whether only the plain ways are used.
-pub(crate) const PLAIN: bool = cfg!(feature = "plain-filesystem");
+/// Whether only the plain ways are used, as on a file system that lacks everything. For tests of
+/// these ways on any file system: only a debug build looks for `OPENHOSTING_PLAIN_FILESYSTEM`.
+pub fn is_plain() -> bool {
+    static IS_PLAIN: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("OPENHOSTING_PLAIN_FILESYSTEM").is_some());
+    cfg!(debug_assertions) && *IS_PLAIN
+}
 
 /// Something that this file system does not do, and what the user has to do or to
 /// know because of it.
@@ -96,9 +102,10 @@ impl fmt::Display for Weakness {
 
 /// The page cache of an open regular file; `None` where nothing may be concluded from it.
 pub fn page_cache_of(file: &File) -> Option<PageCache> {
-    match PLAIN {
-        true => None,
-        false => PageCache::of(file),
+    if is_plain() {
+        None
+    } else {
+        PageCache::of(file)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{File, TryLockError};
 
 use openhosting_system::SHARED_LOCKS_ALLOW_WRITES;
 
-use super::PLAIN;
+use super::is_plain;
 
 /// Who else may have the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Locked {
 /// nothing to clean up. That is why there is no lock file in its place: one that a
 /// crash left would have to be removed by hand.
 pub fn lock(file: &File, lock: Lock) -> Locked {
-    if PLAIN {
+    if is_plain() {
         return Locked::Unsupported;
     }
     let locked = match lock {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use openhosting_system::{Rights, set_mode, umask};
 
-use super::{PLAIN, Weakness};
+use super::{Weakness, is_plain};
 
 /// The bits of a mode that are about others than the owner.
 const OTHERS: u32 = 0o077;
@@ -82,7 +82,7 @@ pub enum Step {
 /// Gives a private file the mode that the umask leaves to new files. Where that
 /// fails, the file keeps the mode it has.
 pub fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
-    let mask = umask(PLAIN);
+    let mask = umask(is_plain());
     let wanted = match step {
         Step::Read => Access::Usual.mode() & !mask & !OTHERS_WRITE,
         Step::All => Access::Usual.mode() & !mask,
@@ -94,7 +94,7 @@ pub fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
     if is_right(file) {
         return None;
     }
-    let is_done = !PLAIN && set_mode(file, wanted).is_ok();
+    let is_done = !is_plain() && set_mode(file, wanted).is_ok();
     // A file system with modes of its own said so when the file was created.
     let is_known = exposed(file, path).is_some();
     (!is_done && !is_known).then(|| Weakness::FixedMode(path.to_owned()))

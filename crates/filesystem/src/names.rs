@@ -6,7 +6,7 @@ use std::path::Path;
 
 use openhosting_system::{Guard, OpenGuarded, create_nameless, give_name, rename_exclusively};
 
-use super::{Access, PLAIN, Staged, create_new, directory_of};
+use super::{Access, Staged, create_new, directory_of, is_plain};
 
 /// What a name holds for a moment, where nothing better keeps it from others.
 const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finished file\n";
@@ -14,7 +14,9 @@ const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finish
 /// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
 /// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
 pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::Result<File> {
-    if !PLAIN && let Ok(file) = create_nameless(directory_of(path)) {
+    if !is_plain()
+        && let Ok(file) = create_nameless(directory_of(path))
+    {
         fill(&file)?;
         match give_name(&file, path) {
             Ok(()) => return Ok(file),
@@ -37,7 +39,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
         return std::fs::rename(from, to);
     }
     let is_there = |error: &io::Error| error.kind() == ErrorKind::AlreadyExists;
-    if !PLAIN {
+    if !is_plain() {
         match rename_exclusively(from, to) {
             Err(error) if is_there(&error) => return Err(error),
             Err(_) => {}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use openhosting_system::{cannot_sync, is_disk_broken, open_directory};
 
-use super::{PLAIN, Weakness};
+use super::{Weakness, is_plain};
 
 /// Makes the bytes of a file safe from a loss of power, as far as its file system can.
 /// One that cannot is reported when the file is opened: [`unsynced`].
@@ -42,7 +42,7 @@ fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
 /// directories, or a directory that may be written to but not opened, is a weakness.
 pub fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
     let unsynced = || Ok(Some(Weakness::UnsyncedNames(directory.to_owned())));
-    if PLAIN {
+    if is_plain() {
         return unsynced();
     }
     let synced = match open_directory(directory) {
@@ -79,6 +79,6 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(super::super::PLAIN || sync_directory(&directory.path().join("x")).is_err());
+        assert!(super::super::is_plain() || sync_directory(&directory.path().join("x")).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use openhosting_system::{FileAt, punch};
 
-use super::PLAIN;
+use super::is_plain;
 use openhosting_base::chunk::zeros;
 
 /// Makes `len` bytes from `offset` on read as zeros: as a hole, or as zeros that the
@@ -14,7 +14,7 @@ pub fn put_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    if !PLAIN && punch(file, offset, len)? {
+    if !is_plain() && punch(file, offset, len)? {
         return Ok(());
     }
     let mut at = offset;

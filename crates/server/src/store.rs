@@ -571,7 +571,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(feature = "plain-filesystem", ignore = "no locks")]
     fn a_directory_has_one_server_and_one_made_up_user() {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path()).unwrap();

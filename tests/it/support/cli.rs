@@ -18,6 +18,7 @@ use super::needs::{Need, needs};
 use super::proxy::FaultProxy;
 use super::server::TestServer;
 use super::watchdog::Watched;
+use super::{PLAIN, is_plain};
 
 /// A guard against a hang, not a promise about time.
 const WATCHDOG: Duration = Duration::from_secs(120);
@@ -228,6 +229,9 @@ impl Desk {
             .env("OHAUTH", self.auth())
             .current_dir(self.work())
             .stdin(Stdio::null());
+        if is_plain() {
+            command.env(PLAIN, "1");
+        }
         Tool {
             desk: self,
             command,
