@@ -21,6 +21,7 @@ mod digest;
 mod lock;
 mod mode;
 mod names;
+mod plain;
 mod private;
 mod replace;
 mod sync;
@@ -29,13 +30,13 @@ mod zeros;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 pub use digest::digest_of;
 pub use lock::{Lock, Locked, lock};
 pub use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
 pub use names::{create_whole, is_placeholder, rename_new};
 pub use openhosting_system::{PageCache, nonblocking};
+pub use plain::is_plain;
 pub use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
     open_to_read, overwrite, private_directory, read_all, read_named, read_own,
@@ -43,14 +44,6 @@ pub use private::{
 pub use replace::{Staged, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub use zeros::put_zeros;
-
-/// Whether only the plain ways are used, as on a file system that lacks everything. For tests of
-/// these ways on any file system: only a debug build looks for `OPENHOSTING_PLAIN_FILESYSTEM`.
-pub fn is_plain() -> bool {
-    static IS_PLAIN: LazyLock<bool> =
-        LazyLock::new(|| std::env::var_os("OPENHOSTING_PLAIN_FILESYSTEM").is_some());
-    cfg!(debug_assertions) && *IS_PLAIN
-}
 
 /// Something that this file system does not do, and what the user has to do or to
 /// know because of it.
