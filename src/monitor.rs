@@ -143,6 +143,9 @@ impl Waiting {
         let (mut status, asked) = (None, failure.retry_after());
         let cause = match failure {
             Failure::Refused(refusal) => format!("{}{}", refusal.status, meaning(refusal)),
+            Failure::Connect(why) => format!("cannot connect: {}", innermost(why)),
+            Failure::Broken(_) => "the connection broke".to_owned(),
+            Failure::Stalled(_) => "no answer".to_owned(),
             failure => failure.to_string(),
         };
         let line = match failure {
@@ -201,6 +204,15 @@ impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line)
     }
+}
+
+/// The last cause of a chain in lower case, without the number that the system has for it.
+fn innermost(chain: &str) -> String {
+    let cause = chain.rsplit(": ").next().unwrap_or_default();
+    let cause = cause.split(" (os error").next().unwrap_or_default();
+    let mut chars = cause.chars();
+    let first = chars.next().map(|c| c.to_lowercase().to_string());
+    first.unwrap_or_default() + chars.as_str()
 }
 
 /// What an error answer means, where its status does not tell all.

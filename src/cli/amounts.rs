@@ -32,6 +32,15 @@ pub(super) fn short_time(time: Duration) -> String {
     }
 }
 
+/// A time that runs down, as in `14m50s`.
+pub(super) fn countdown(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => short_time(time),
+    }
+}
+
 /// A time that has passed, as in `0.4 s`, `28 s` or `12 min 5 s`.
 pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
@@ -84,6 +93,9 @@ mod tests {
         ] {
             assert_eq!(short_time(Duration::from_secs(seconds)), short);
             assert_eq!(time(Duration::from_secs(seconds)), long);
+        }
+        for (seconds, shown) in [(0, "0s"), (59, "59s"), (890, "14m50s"), (3600, "60m")] {
+            assert_eq!(countdown(Duration::from_secs(seconds)), shown);
         }
     }
 }

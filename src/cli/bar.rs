@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::amounts::{short_time, size};
+use super::amounts::{countdown, short_time, size};
 use super::printable;
 
 /// Cells of a bar where there is room for all parts of the line.
@@ -190,7 +190,10 @@ impl Bar {
         let cells = |cells| self.percent().is_some().then_some(cells);
         let mut forms = Vec::new();
         if !is_short {
-            let details = self.details.join(", ");
+            let details = match self.details.as_slice() {
+                [] => String::new(),
+                details => format!(" {}", details.join(", ")),
+            };
             for name in [NAME_CELLS_MAX, NAME_CELLS_MIN] {
                 if !details.is_empty() && name == NAME_CELLS_MAX {
                     let rest = vec![
@@ -283,7 +286,7 @@ impl Bar {
         let columns = room;
         let room = room.saturating_sub(head.width() + 1);
         let tail = wait.gives_up_at.map(|at| {
-            let left = short_time(at.saturating_duration_since(now));
+            let left = countdown(at.saturating_duration_since(now));
             match is_short {
                 true => format!("gives up in {left}"),
                 false => format!("giving up in {left}"),
@@ -441,12 +444,12 @@ mod tests {
         );
         assert_eq!(
             bar.line(200, at, PLAIN),
-            "Upload disk.img  41% ━━━━━━━━━━━━━━━━──────────────────────── 860 MiB/2.0 GiB  46 MiB/s  14s left 454 MiB sent, 778 MiB of zeros"
+            "Upload disk.img  41% ━━━━━━━━━━━━━━━━──────────────────────── 860 MiB/2.0 GiB  46 MiB/s  14s left  454 MiB sent, 778 MiB of zeros"
         );
         assert_eq!(bar.line(40, at, PLAIN), "Upload  41% 860 MiB/2.0 GiB  14s");
         assert_eq!(
             bar.line(59, at, PLAIN),
-            "Upload disk.img  41% ━━━━━─────── 860 MiB/2.0 GiB  14s"
+            "Upload disk.img  41% ━━━━━───────── 860 MiB/2.0 GiB  14s"
         );
     }
 
@@ -458,9 +461,9 @@ mod tests {
         bar.wait("cannot connect: connection refused", Some(at + 890 * S));
         assert_eq!(
             bar.line(80, at, PLAIN),
-            "Upload disk.img  41% cannot connect: connection refused; giving up in 14m"
+            "Upload disk.img  41% cannot connect: connection refused; giving up in 14m50s"
         );
-        assert_eq!(bar.line(40, at, PLAIN), "Upload  41% gives up in 14m");
+        assert_eq!(bar.line(40, at, PLAIN), "Upload  41% gives up in 14m50s");
         bar.go_on();
         assert!(!bar.line(80, at, PLAIN).contains("giving up"));
     }

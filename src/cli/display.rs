@@ -379,7 +379,10 @@ impl Display {
             let lines = end.summary.clone();
             let lines = lines.unwrap_or_else(|| self.summary(verified));
             match self.bar {
-                Some(_) => lines.iter().for_each(|line| exit::say(line)),
+                Some(_) => lines
+                    .iter()
+                    .flat_map(|line| screen::wrapped(line))
+                    .for_each(|line| exit::say(&line)),
                 None => exit::say(&lines.join(": ")),
             }
         }
@@ -432,7 +435,13 @@ impl Display {
         if self.dots != Dots::Off && self.started && self.way == Way::DownToStdout {
             write_out(&mut Waiting(std::io::stderr()), " ");
         }
-        exit::say(&format!("{}: {line}", self.program));
+        let line = format!("{}: {line}", self.program);
+        match self.bar {
+            Some(_) => screen::wrapped(&line)
+                .iter()
+                .for_each(|line| exit::say(line)),
+            None => exit::say(&line),
+        }
     }
 
     fn take_waiting(&mut self) -> Option<String> {
@@ -526,7 +535,10 @@ impl Display {
             Way::Up | Way::Publish => "sent",
             Way::Down | Way::DownToStdout | Way::Verify => "received",
         };
-        let mut parts = vec![format!("{} {moved}", size(progress.wire_bytes))];
+        let mut parts = Vec::new();
+        if progress.wire_bytes > 0 || self.way != Way::Verify {
+            parts.push(format!("{} {moved}", size(progress.wire_bytes)));
+        }
         if progress.skipped_bytes > 0 {
             parts.push(format!("{} of zeros skipped", size(progress.skipped_bytes)));
         }
@@ -543,7 +555,11 @@ impl Display {
                 _ => "sample verified".to_owned(),
             });
         }
-        vec![format!("{did} in {took}"), parts.join(", ")]
+        let mut lines = vec![format!("{did} in {took}")];
+        if !parts.is_empty() {
+            lines.push(parts.join(", "));
+        }
+        lines
     }
 
     fn print_dots(&mut self) {

@@ -3,15 +3,17 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::{Value, json};
 
 use super::access::Access;
+use super::bar::Bar;
 use super::output::{CommandOutput, OutputForm};
 use super::text_table::table;
-use super::{exit, findings_file, wait_lines};
+use super::{exit, findings_file, screen, wait_lines};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -74,7 +76,13 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
         false => Some(findings_file::path(&client.endpoint().to_string())?),
     };
     let mut said = ProbeLines(std::io::stderr().is_terminal());
-    let probed = probe(&client, &mut said, stop).await?;
+    if screen::can_draw() {
+        let bar = Bar::new("Probe", &client.endpoint().to_string(), Instant::now());
+        screen::show(Arc::new(Mutex::new(bar)));
+    }
+    let probed = probe(&client, &mut said, stop).await;
+    screen::end();
+    let probed = probed?;
     if probed.is_stopped {
         let what = "Stopped before all was asked, nothing is kept";
         let stopped = Error::new(ErrorKind::Cancelled, what);

@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use unicode_width::UnicodeWidthStr;
+
 use super::bar::{Bar, Style};
+use super::printable;
 use crate::locks::lock;
 use crate::nonblocking::Waiting;
 use crate::system::{self, Stream};
@@ -151,6 +154,34 @@ fn columns() -> usize {
     system::columns().unwrap_or(COLUMNS_DEFAULT)
 }
 
+/// Text for the terminal on stderr, cut between words. A line with a command in it stays whole,
+/// so that it can be copied.
+pub(super) fn wrapped(line: &str) -> Vec<String> {
+    wrap(&printable::line(line), columns())
+}
+
+fn wrap(line: &str, columns: usize) -> Vec<String> {
+    let mut words = line.split(' ');
+    let has_command = words
+        .clone()
+        .skip(1)
+        .any(|word| word.starts_with("openhosting") || word == "rm" || word == "sgdisk");
+    if has_command {
+        return vec![line.to_owned()];
+    }
+    let mut lines = vec![words.next().unwrap_or_default().to_owned()];
+    for word in words {
+        match lines.last_mut() {
+            Some(last) if last.width() + 1 + word.width() < columns => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Whether stderr is a terminal on which a line can be drawn again.
 pub(super) fn can_draw() -> bool {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -211,6 +242,19 @@ pub(super) fn is_stdout_journal() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_cut_between_words_and_commands_are_not_cut() {
+        assert_eq!(wrap("one two  three", 8), ["one two", " three"]);
+        assert_eq!(wrap("a-very-long-word b", 5), ["a-very-long-word", "b"]);
+        let command = "tool: To continue that one instead: openhosting-upload a.img";
+        assert_eq!(wrap(command, 20), [command]);
+        let own = "openhosting publish: The cloud copies the base";
+        assert_eq!(
+            wrap(own, 24),
+            ["openhosting publish:", "The cloud copies the", "base"]
+        );
+    }
 
     #[test]
     fn only_terminals_that_are_known_for_it_get_progress_in_the_taskbar() {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::display::{Display, DisplayArguments, RunEnd, Way};
 use super::github::Report;
 use super::output::{CommandOutput, OutputForm};
+use super::screen;
 use super::signals::{self, Heard};
 use super::unfinished::{Continuation, Unfinished};
 use crate::drive::DriveId;
@@ -123,7 +124,14 @@ impl ShownRun<'_> {
                 let command = || Continuation::again(form.program);
                 unfinished.is_resumable().then(command)
             });
-            lines.extend(continuation.iter().flat_map(|next| unfinished.lines(next)));
+            if let Some(next) = continuation {
+                let [how_far, command] = unfinished.lines(&next);
+                match is_terminal {
+                    true => lines.extend(screen::wrapped(&how_far)),
+                    false => lines.push(how_far),
+                }
+                lines.push(command);
+            }
         }
         let go_on = lines.iter().map(|line| ("To go on", line.clone()));
         report.rows.extend(go_on);

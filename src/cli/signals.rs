@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use super::{block_on, exit};
+use super::{block_on, exit, screen};
 use crate::error::{Error, ErrorKind, Result};
 use crate::system::{Signal, Signals};
 use crate::transfer::{Stop, stop_channel};
@@ -96,7 +96,13 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
                 told.0.store(code, Ordering::Relaxed);
                 handle.drain();
                 if let Some(program) = program {
-                    exit::say(&announcement(program, code == exit::DEADLINE));
+                    let line = announcement(program, code == exit::DEADLINE);
+                    match std::io::stderr().is_terminal() {
+                        true => screen::wrapped(&line)
+                            .iter()
+                            .for_each(|line| exit::say(line)),
+                        false => exit::say(&line),
+                    }
                 }
             } else if code != exit::DEADLINE {
                 handle.abort();
