@@ -12,6 +12,8 @@ mod config;
 mod display;
 mod download;
 mod drive_commands;
+mod drive_state;
+mod drive_table;
 mod environment;
 mod exit;
 mod findings_file;

@@ -14,6 +14,7 @@
 mod base;
 mod keys;
 mod receipts;
+mod selection;
 mod sending_blocks;
 
 use std::collections::HashSet;
@@ -53,6 +54,7 @@ pub use keys::{
 use keys::{DriveState, Holds, Mark, properties};
 pub use keys::{Publication, publication};
 pub use receipts::{read_receipt, read_receipt_if, write_receipt};
+pub use selection::{Several, is_candidate, select, time};
 
 /// Blocks that are read back of all, and of those that were written: what is damaged
 /// to one in a hundred is seen with 95 %.

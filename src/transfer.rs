@@ -11,7 +11,9 @@
 pub use crate::download::join_shards::{Shards, join_download};
 pub use crate::download::options::{Destination, DownloadInterrupted, DownloadOptions, Downloaded};
 pub use crate::download::run::download;
-pub use crate::driver::drives::{drives_that, each_drive, find_drive, look_at_drive, remove_drive};
+pub use crate::driver::drives::{
+    drives_that, each_drive, look_at_drive, remove_drive, server_name,
+};
 pub use crate::driver::jobs::JOBS_DEFAULT;
 pub use crate::driver::patience::Patience;
 pub use crate::driver::rate_limit::RateLimit;

@@ -13,6 +13,7 @@ use reqwest::header::{
 };
 use reqwest::{Method, Response, Url};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::ahead::Ahead;
 use super::answer;
@@ -303,6 +304,18 @@ impl Client {
             true => self.noted(Ok(info)),
             false => Err(answer::another_drive(&info.id.to_string(), asked)),
         }
+    }
+
+    /// The name in `servers/UUID/info`, if there is one.
+    ///
+    /// # Errors
+    /// Any [`Failure`]; 404 if there is no such server.
+    pub async fn server_name(&self, server: Uuid) -> Result<Option<String>, Failure> {
+        let url = self.url(["servers", &server.to_string(), "info"])?;
+        let response = self.get(url).await?;
+        let objects = answer::properties(response, INFO_BYTES_MAX, self.stall).await?;
+        let name = objects.first().and_then(|server| server.get("name"));
+        self.noted(Ok(name.map(str::to_owned)))
     }
 
     /// `drives/info`: all drives of the user.

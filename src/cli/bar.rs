@@ -336,7 +336,7 @@ pub(super) fn percent(done: u64, total: u64) -> Option<u64> {
 }
 
 /// Text in at most so many columns; what is missing in the middle is marked.
-fn shorten(text: &str, columns: usize, is_unicode: bool) -> String {
+pub(super) fn shorten(text: &str, columns: usize, is_unicode: bool) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }

@@ -21,6 +21,7 @@ use crate::findings::Findings;
 use crate::image::{ClusterPacking, TargetFormat, part_of};
 use crate::journal::{Direction, others};
 use crate::nonblocking;
+use crate::publish::Several;
 use crate::shard::Shard;
 use crate::transfer::{
     Destination, DownloadInterrupted, DownloadOptions, Downloaded, JournalOptions, Shards, Stop,
@@ -107,7 +108,8 @@ pub(super) struct DownloadArguments {
     #[command(flatten)]
     common: CommonArguments,
 
-    /// The drive to download, by its UUID or its name
+    /// The drive to download: its UUID, the beginning of it, its name, or NAME~1 for the
+    /// published drive before the newest of this name
     #[arg(value_name = "DRIVE")]
     drive: Named,
 
@@ -257,7 +259,7 @@ async fn run(
             .into());
     }
     let patience = arguments.common.patience();
-    let found = stop.unless_asked(arguments.drive.find(&client, &patience));
+    let found = stop.unless_asked(arguments.drive.find(&client, &patience, Several::Newest));
     let drive = patience.watching(display, found).await?;
     *known = Some(drive);
     display.set_drive(drive);

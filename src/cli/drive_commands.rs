@@ -4,27 +4,33 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use indicatif::HumanBytes;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr;
 
 use super::access::Access;
+use super::amounts::size;
+use super::drive_state::{self, DriveState};
+use super::drive_table::{self, Row};
 use super::json_list::JsonList;
 use super::named::Named;
 use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
-use super::text_table::table;
 use super::wait_lines::{self, WaitLines};
 use super::{exit, printable};
 use crate::api::{Client, ClientConfig};
-use crate::drive::{DriveInfo, only_named};
+use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
-use crate::publish::{Publication, publication};
+use crate::publish::{Several, is_candidate, publication, select, time};
+use crate::system;
 use crate::transfer::{
-    Patience, Stop, drives_that, each_drive, look_at_drive, remove_drive, stopped,
+    Patience, Stop, blocking, drives_that, each_drive, look_at_drive, remove_drive, stopped,
 };
+
+/// What the keys begin with by which our own commands know a drive.
+const INTERNAL: &str = "user:oh-";
 
 pub(super) const LS: OutputForm = OutputForm {
     program: "openhosting ls",
@@ -50,6 +56,10 @@ pub(super) const RM: OutputForm = OutputForm {
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-ls", bin_name = "openhosting ls", version, after_help = exit::EXIT_CODES)]
 pub(super) struct LsArguments {
+    /// Show whole UUIDs, sizes in bytes, times, and who uses the drives
+    #[arg(short, long)]
+    long: bool,
+
     /// Print one JSON object instead of a table (docs/json.md)
     #[arg(short, long)]
     json: bool,
@@ -66,6 +76,10 @@ pub(super) struct LsArguments {
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-show", bin_name = "openhosting show", version, after_help = exit::EXIT_CODES)]
 pub(super) struct ShowArguments {
+    /// Show all keys, those of publications included
+    #[arg(short, long)]
+    long: bool,
+
     /// Print one JSON object instead of lines (docs/json.md)
     #[arg(short, long)]
     json: bool,
@@ -73,7 +87,8 @@ pub(super) struct ShowArguments {
     #[command(flatten)]
     access: Access,
 
-    /// The drive, by its UUID or its name
+    /// The drive: its UUID, the beginning of it, its name, or NAME~1 for the published
+    /// drive before the newest of this name
     #[arg(value_name = "DRIVE")]
     drive: Named,
 }
@@ -100,7 +115,7 @@ pub(super) struct RmArguments {
     #[command(flatten)]
     access: Access,
 
-    /// The drives, by their UUIDs or their names
+    /// The drives: UUIDs, beginnings of them, names, or NAME~N
     #[arg(value_name = "DRIVE", required = true)]
     drives: Vec<Named>,
 }
@@ -137,8 +152,8 @@ pub(super) fn ls(arguments: &LsArguments) -> ExitCode {
         false,
         &arguments.access,
         async |client, patience, mut stop| {
-            let rows = stop.unless_asked(rows(client, patience)).await?;
-            Ok(CommandOutput::new(listed(rows), Value::Null))
+            let text = stop.unless_asked(listed(client, patience, arguments.long));
+            Ok(CommandOutput::new(text.await?, Value::Null))
         },
     )
 }
@@ -162,14 +177,38 @@ fn ls_json(access: &Access) -> ExitCode {
     list.finish(result, &heard)
 }
 
-/// The rows of the table, by name.
-async fn rows(client: &Client, patience: &Patience) -> Result<Vec<Row>> {
+/// `openhosting ls`, for people.
+async fn listed(client: &Client, patience: &Patience, is_long: bool) -> Result<String> {
     let mut rows = std::collections::BTreeMap::new();
+    let unfinished = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
     let list = each_drive(client, patience, async |drive| {
-        rows.insert((name(&drive).to_owned(), drive.id), row(&drive));
+        let row = Row {
+            id: drive.id,
+            name: name(&drive).to_owned(),
+            size: drive.size,
+            state: DriveState::of(&drive, &unfinished),
+            published_ms: publication(&drive).and_then(|publication| publication.published_ms),
+            claimed: drive.claimed().map(str::to_owned),
+            status: drive.properties.get("status").map(str::to_owned),
+        };
+        rows.insert((row.name.clone(), row.id), row);
     });
     list.await?;
-    Ok(rows.into_values().collect())
+    let rows: Vec<Row> = rows.into_values().collect();
+    let servers = rows.iter().filter_map(|row| row.state.server());
+    let servers = drive_state::server_names(client, servers).await;
+    Ok(match is_long {
+        true => drive_table::long(&rows, &servers),
+        false => {
+            let columns = std::io::stdout().is_terminal().then(system::columns);
+            drive_table::short(&rows, &servers, columns.flatten(), now_ms())
+        }
+    })
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// `openhosting show`.
@@ -187,7 +226,11 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
                 .map(|(key, value)| (key.clone(), Value::from(value.as_str())))
                 .collect::<serde_json::Map<_, _>>()
                 .into();
-            Ok(CommandOutput::new(told(&drive), object))
+            let unfinished = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
+            let state = DriveState::of(&drive, &unfinished);
+            let servers = drive_state::server_names(client, state.server()).await;
+            let text = told(&drive, &state.words(&servers), arguments.long);
+            Ok(CommandOutput::new(text, object))
         },
     )
 }
@@ -206,71 +249,23 @@ fn name(drive: &DriveInfo) -> &str {
     drive.properties.get("name").unwrap_or_default()
 }
 
-/// What it is doing, or the endpoint says it is.
-fn status(drive: &DriveInfo) -> String {
-    match drive.imaging() {
-        Some(progress) => format!("imaging {progress}"),
-        None => drive.properties.get("status").unwrap_or("?").to_owned(),
-    }
-}
-
-/// When it was published, or how far it is.
-fn published(publication: &Publication) -> String {
-    match (publication.state, publication.published_ms) {
-        ("published", Some(ms)) => time(ms),
-        ("published", None) => "yes".to_owned(),
-        (state, _) => format!("unfinished, {state}"),
-    }
-}
-
-/// A time in milliseconds since 1970, as RFC 3339 writes it.
-fn time(ms: u64) -> String {
-    // Beyond the year 9999 there is no such text.
-    const MS_MAX: u64 = 253_402_300_799_000;
-    let time = UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX));
-    humantime::format_rfc3339_seconds(time).to_string()
-}
-
-/// A row of the table of `ls`.
-type Row = [String; 6];
-
-fn row(drive: &DriveInfo) -> Row {
-    [
-        name(drive).to_owned(),
-        HumanBytes(drive.size).to_string(),
-        status(drive),
-        drive.claimed().unwrap_or_default().to_owned(),
-        publication(drive).map_or(String::new(), |told| published(&told)),
-        drive.id.to_string(),
-    ]
-}
-
-/// The table of `ls`.
-fn listed(rows: Vec<Row>) -> String {
-    let head = ["NAME", "SIZE", "STATUS", "USED BY", "PUBLISHED", "UUID"];
-    let head = std::iter::once(head.map(str::to_owned));
-    table(head.chain(rows), &[1])
-}
-
 /// The lines of `show`.
-fn told(drive: &DriveInfo) -> String {
-    let mut text = String::new();
+fn told(drive: &DriveInfo, state: &str, is_long: bool) -> String {
+    let mut lines = Vec::new();
     let mut line = |key: &str, value: &str| {
-        let _ = writeln!(
-            text,
-            "{:<12} {}",
-            printable::line(key),
-            printable::line(value)
-        );
+        lines.push((printable::line(key), printable::line(value)));
     };
     line("Name", name(drive));
     line("UUID", &drive.id.to_string());
-    let size = format!("{} bytes, {}", drive.size, HumanBytes(drive.size));
-    line("Size", &size);
-    line("Status", &status(drive));
-    line("Used by", drive.claimed().unwrap_or("nobody"));
+    line(
+        "Size",
+        &format!("{} ({} bytes)", size(drive.size), drive.size),
+    );
+    line("State", state);
     if let Some(publication) = publication(drive) {
-        line("Published", &published(&publication));
+        if let Some(ms) = publication.published_ms {
+            line("Published", &time(ms));
+        }
         if let Some(root) = publication.root {
             let key = match publication.state {
                 "published" => "Root",
@@ -279,11 +274,21 @@ fn told(drive: &DriveInfo) -> String {
             line(key, &root.to_string());
         }
     }
-    // What was told above in other words.
-    const TOLD: [&str; 6] = ["name", "drive", "size", "status", "claimed", "imaging"];
-    let others = drive.properties.iter();
-    for (key, value) in others.filter(|(key, _)| !TOLD.contains(&key.as_str())) {
+    // What is above in other words.
+    const SHOWN: [&str; 3] = ["name", "drive", "size"];
+    const SHOWN_SHORT: [&str; 3] = ["status", "claimed", "imaging"];
+    let is_other = |key: &str| {
+        !SHOWN.contains(&key)
+            && (is_long || !SHOWN_SHORT.contains(&key) && !key.starts_with(INTERNAL))
+    };
+    for (key, value) in drive.properties.iter().filter(|(key, _)| is_other(key)) {
         line(key, value);
+    }
+    let width = lines.iter().map(|(key, _)| key.width()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (key, value) in lines {
+        let spaces = width - key.width();
+        let _ = writeln!(text, "{key}{:spaces$}  {value}", "");
     }
     text
 }
@@ -370,23 +375,25 @@ async fn remove(
 
 /// The drives that are meant, each once.
 async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<Vec<DriveInfo>> {
-    let has_names = named.iter().any(|named| named.id().is_none());
-    let all = match has_names {
-        true => {
-            let is_named = |drive: &DriveInfo| {
-                let is_it =
-                    |named: &Named| matches!(named, Named::Name(other) if other == name(drive));
-                named.iter().any(is_it)
-            };
-            drives_that(client, patience, is_named).await?
+    let words: Vec<&str> = named
+        .iter()
+        .filter_map(|named| match named {
+            Named::Word(word) => Some(&**word),
+            Named::Id(_) => None,
+        })
+        .collect();
+    let all = match words.is_empty() {
+        true => Vec::new(),
+        false => {
+            let is_meant = |drive: &DriveInfo| words.iter().any(|word| is_candidate(drive, word));
+            drives_that(client, patience, is_meant).await?
         }
-        false => Vec::new(),
     };
     let mut found: Vec<DriveInfo> = Vec::new();
     for named in named {
         let drive = match named {
             Named::Id(id) => look_at_drive(client, *id, patience).await?,
-            Named::Name(name) => only_named(&all, name)?.clone(),
+            Named::Word(word) => select(&all, word, Several::Refuse)?.clone(),
         };
         if found.iter().all(|other| other.id != drive.id) {
             found.push(drive);
@@ -403,7 +410,7 @@ async fn ask(drives: &[DriveInfo]) -> Result<()> {
             .hint_to("Say --yes to destroy them without a question"));
     }
     for drive in drives {
-        let size = HumanBytes(drive.size);
+        let size = size(drive.size);
         let used = match drive.claimed() {
             Some(by) => format!(", in use by {}", printable::line(by)),
             None => String::new(),
@@ -437,55 +444,6 @@ fn is_yes(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Format, Properties};
-
-    const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
-
-    fn drive(more: &str) -> DriveInfo {
-        let text = format!("drive {ID}\nsize 10737418240\n{more}\n");
-        let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();
-        DriveInfo::from_properties(properties).unwrap()
-    }
-
-    #[test]
-    fn the_table_tells_what_a_drive_is_doing() {
-        let publishing = "user:oh-publish t\nuser:oh-state";
-        let drives = [
-            drive("name a\nstatus active\nclaimed s1"),
-            drive("status inactive\nimaging 5%"),
-            drive(&format!(
-                "name b\n{publishing} published\nuser:oh-published 1700000000000"
-            )),
-            drive(&format!("name c\n{publishing} writing")),
-        ];
-        let table = listed(drives.iter().map(row).collect());
-        let lines: Vec<Vec<_>> = table
-            .lines()
-            .map(|line| {
-                line.split("  ")
-                    .map(str::trim)
-                    .filter(|cell| !cell.is_empty())
-                    .collect()
-            })
-            .collect();
-        assert_eq!(
-            lines[0],
-            ["NAME", "SIZE", "STATUS", "USED BY", "PUBLISHED", "UUID"]
-        );
-        assert_eq!(lines[1], ["a", "10.00 GiB", "active", "s1", ID]);
-        assert_eq!(lines[2], ["10.00 GiB", "imaging 5%", ID]);
-        assert_eq!(
-            lines[3],
-            ["b", "10.00 GiB", "?", "2023-11-14T22:13:20Z", ID]
-        );
-        assert_eq!(lines[4], ["c", "10.00 GiB", "?", "unfinished, writing", ID]);
-    }
-
-    #[test]
-    fn no_time_is_too_late() {
-        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
-        assert_eq!(time(0), "1970-01-01T00:00:00Z");
-    }
 
     #[test]
     fn only_yes_is_yes() {

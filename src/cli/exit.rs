@@ -39,11 +39,11 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
     }
 }
 
-/// Prints an error in one line and its hint in another.
+/// Prints an error in one line and its hint below.
 pub(super) fn tell(program: &str, error: &Error) {
     say(&format!("{program}: {}", error.chain()));
-    if let Some(hint) = error.hint() {
-        say(hint);
+    for line in error.hint().unwrap_or_default().lines() {
+        say(line);
     }
 }
 

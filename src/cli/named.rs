@@ -1,29 +1,55 @@
-//! A drive as people name it: by its UUID, or by its name.
+//! A drive as people name it: by its UUID, by the beginning of one, or by its name.
 
-use std::convert::Infallible;
 use std::str::FromStr;
 
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::Result;
-use crate::transfer::{Patience, find_drive, look_at_drive};
+use crate::publish::{Several, is_candidate, select};
+use crate::transfer::{Patience, drives_that, look_at_drive};
 
 /// Which drive is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
     /// The one with this UUID. What looks like one is one.
     Id(DriveId),
-    /// The only one of this name.
-    Name(String),
+    /// What the endpoint has to be asked about: see [`select`].
+    Word(String),
 }
 
 impl FromStr for Named {
-    type Err = Infallible;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        let id = text.parse().ok().map(Self::Id);
-        Ok(id.unwrap_or_else(|| Self::Name(text.to_owned())))
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        match is_broken_uuid(text) {
+            true => Err(format!(
+                "not a UUID: it has {} digits, and a UUID has 32 in groups of 8, 4, 4, 4 and 12. List your drives with: openhosting ls",
+                text.bytes().filter(|byte| *byte != b'-').count()
+            )),
+            false => Ok(Self::Word(text.to_owned())),
+        }
     }
+}
+
+/// Whether this was meant to be a UUID, and is neither one nor the beginning of one.
+fn is_broken_uuid(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').collect();
+    let digits: usize = groups.iter().map(|group| group.len()).sum();
+    let is_meant = groups.len() == 5
+        && (28..=36).contains(&digits)
+        && groups
+            .concat()
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'o' | b'O' | b'l' | b'I'));
+    let is_hex = groups.concat().bytes().all(|byte| byte.is_ascii_hexdigit());
+    let begins = [8, 4, 4, 4]
+        .iter()
+        .zip(&groups)
+        .all(|(len, group)| group.len() == *len);
+    is_meant && !(is_hex && begins && digits < 32)
 }
 
 impl Named {
@@ -31,19 +57,27 @@ impl Named {
     pub(super) fn id(&self) -> Option<DriveId> {
         match self {
             Self::Id(id) => Some(*id),
-            Self::Name(_) => None,
+            Self::Word(_) => None,
         }
     }
 
     /// The UUID; looked for if it is not known.
     ///
     /// # Errors
-    /// What the endpoint says; [`NotFound`](crate::ErrorKind::NotFound) if there is no
-    /// such name, [`Usage`](crate::ErrorKind::Usage) if several drives have it.
-    pub(super) async fn find(&self, client: &Client, patience: &Patience) -> Result<DriveId> {
+    /// What the endpoint says, and that of [`select`].
+    pub(super) async fn find(
+        &self,
+        client: &Client,
+        patience: &Patience,
+        several: Several,
+    ) -> Result<DriveId> {
         match self {
             Self::Id(id) => Ok(*id),
-            Self::Name(name) => Ok(find_drive(client, name, patience).await?.id),
+            Self::Word(word) => {
+                let is_candidate = |drive: &DriveInfo| is_candidate(drive, word);
+                let drives = drives_that(client, patience, is_candidate).await?;
+                Ok(select(&drives, word, several)?.id)
+            }
         }
     }
 
@@ -52,6 +86,33 @@ impl Named {
     /// # Errors
     /// As [`find`](Self::find).
     pub(super) async fn look(&self, client: &Client, patience: &Patience) -> Result<DriveInfo> {
-        look_at_drive(client, self.find(client, patience).await?, patience).await
+        let id = self.find(client, patience, Several::Newest).await?;
+        look_at_drive(client, id, patience).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_with_a_digit_missing_or_too_many_is_no_name() {
+        for good in [
+            "nightly",
+            "0012e24a",
+            "0012e24a-6eae-4279-9912-3432f698cec",
+            "2026-11-29-01-02",
+            "a-b-c-d-e",
+        ] {
+            assert_eq!(good.parse(), Ok(Named::Word(good.into())));
+        }
+        for bad in [
+            "0012e24-6eae-4279-9912-3432f698cec8",
+            "0012e24a-6eae-4279-9912-3432f698cec8a",
+            "0012e24a-6eae-4279-9912-3432f698cecO",
+            "0012e24a-6eae-429-9912-3432f698cec8",
+        ] {
+            assert!(bad.parse::<Named>().is_err(), "{bad}");
+        }
     }
 }

@@ -26,6 +26,7 @@ use crate::filesystem::read_named;
 use crate::findings::{Findings, GzipWrites};
 use crate::image::{Format, Image, ImageOptions, Length, StreamFormat, StreamOptions};
 use crate::journal::{Direction, others};
+use crate::publish::Several;
 use crate::shard::Shard;
 use crate::transfer::{
     Interrupted, JournalOptions, Patience, Stop, Target, UploadOptions, Uploaded, WebConfig,
@@ -277,7 +278,7 @@ async fn send(
     let opened = async {
         // Before the image, which may take a while to open.
         let drive = match arguments.existing() {
-            Some(named) => Some(named.find(&client, &patience).await?),
+            Some(named) => Some(named.find(&client, &patience, Several::Refuse).await?),
             None => None,
         };
         let sha256 = sha256(arguments, &patience).await?;

@@ -22,6 +22,7 @@ use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::DriveId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
+use crate::publish::Several;
 use crate::publish::{pick, read_receipt_if};
 use crate::receipt::Coverage;
 use crate::shard::Shard;
@@ -58,7 +59,7 @@ pub(super) struct VerifyArguments {
     #[arg(long, value_name = "KEY")]
     pubkey: Option<String>,
 
-    /// The drive to compare, by its UUID or its name, if it is another one than the
+    /// The drive to compare: a UUID, the beginning of one, or a name, if it is another one than the
     /// receipt's
     #[arg(short, long, value_name = "DRIVE")]
     drive: Option<Named>,
@@ -149,7 +150,7 @@ async fn compare(
     let looked = stop.unless_asked(async {
         let drive = match &arguments.drive {
             None => receipt.drive,
-            Some(named) => named.find(&client, &patience).await?,
+            Some(named) => named.find(&client, &patience, Several::Newest).await?,
         };
         look_at_drive(&client, drive, &patience).await
     });

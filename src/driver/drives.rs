@@ -4,11 +4,12 @@
 use super::claim::{claim, claimed};
 use super::patience::{Patience, Trial, Unanswered};
 use crate::api::Client;
-use crate::drive::{DriveId, DriveInfo, only_named};
+use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, Result};
 use crate::failure::Failure;
 use crate::policy::Operation;
 use crate::wire::ErrorType;
+use uuid::Uuid;
 
 /// Attempts to remove a drive that is in use, as far as is seen at the attempt only.
 const BUSY_ATTEMPTS: u32 = 3;
@@ -78,14 +79,9 @@ pub async fn look_at_drive(
     info.map_err(|unanswered| unanswered.into_error(&format!("Cannot look at drive {drive}")))
 }
 
-/// The one drive of this name.
-///
-/// # Errors
-/// What the endpoint says, and that of [`only_named`].
-pub async fn find_drive(client: &Client, name: &str, patience: &Patience) -> Result<DriveInfo> {
-    let is_named = |drive: &DriveInfo| drive.properties.get("name") == Some(name);
-    let drives = drives_that(client, patience, is_named).await?;
-    only_named(&drives, name).cloned()
+/// The name of a server, if the endpoint tells it. Asked once: it is for people only.
+pub async fn server_name(client: &Client, server: Uuid) -> Option<String> {
+    client.server_name(server).await.ok().flatten()
 }
 
 /// Destroys a drive and all that is on it, unless somebody uses it.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::keys::{Holds, Mark};
 use super::receipts::{read_receipt, receipt_file};
+use super::selection::{Several, select};
 use super::{Base, Copied, LOOK_EVERY_MAX, LOOK_EVERY_MIN, Publisher, Work, is_broken, pick};
 use crate::content::{Content, set_of};
-use crate::drive::{DriveId, DriveInfo, named, only_named};
+use crate::drive::{DriveId, DriveInfo, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::monitor::{Event, Phase};
@@ -292,12 +293,12 @@ fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
     newest.map(|(_, drive)| drive)
 }
 
-/// The newest that was published under a name, or the only drive of it.
+/// The newest that was published under a name, or what the name means elsewhere.
 fn by_name<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
     if let Some(drive) = newest(drives, name) {
         return Ok(drive);
     }
-    only_named(drives, name)
+    select(drives, name, Several::Newest)
 }
 
 #[cfg(test)]
@@ -325,7 +326,7 @@ mod tests {
         assert_eq!(by_name(&drives, "m").unwrap().id, drives[3].id);
         let twice = [drive(1, "name m"), drive(2, "name m")];
         let error = by_name(&twice, "m").unwrap_err();
-        assert!(error.to_string().contains(&twice[1].id.to_string()));
+        assert!(error.hint().unwrap().contains(&twice[1].id.to_string()));
         assert_eq!(
             by_name(&twice, "x").unwrap_err().kind(),
             ErrorKind::NotFound

@@ -24,7 +24,7 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
     let uri = &server.uri;
     assert_eq!(
         own(&desk, uri, "ls").run().code(0).text(),
-        "NAME  SIZE  STATUS  USED BY  PUBLISHED  UUID\n"
+        "NAME  SIZE  STATE  AGE  UUID\n"
     );
     desk.file("a.img", &noise(1, 100_000));
     let publish = "publish a.img --name nightly --tag ci --readers all";
@@ -40,17 +40,20 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
     let lines: Vec<_> = table.text().lines().collect();
     assert_eq!(lines.len(), 3, "{table:?}");
     assert!(
-        lines[1].starts_with("b         5.00 GiB  active "),
+        lines[1].starts_with("b        5.0 GiB  ready "),
         "{table:?}"
     );
-    assert!(lines[1].ends_with(&plain) && lines[2].ends_with(&published));
+    assert!(lines[1].ends_with(&plain[..8]) && lines[2].ends_with(&published[..8]));
     assert!(
-        lines[2].starts_with("nightly  97.66 KiB  active "),
+        lines[2].starts_with("nightly   98 KiB  published "),
         "{table:?}"
     );
+    let long = own(&desk, uri, "ls -l").run().code(0);
+    let long = long.text().lines().last().unwrap().to_owned();
+    assert!(long.ends_with(&published), "{long}");
     // When, in UTC.
-    let time = lines[2].split_whitespace().rev().nth(1).unwrap();
-    assert!(time.starts_with("20") && time.ends_with('Z'), "{table:?}");
+    let time = long.split_whitespace().rev().nth(1).unwrap();
+    assert!(time.starts_with("20") && time.ends_with('Z'), "{long}");
 
     let listed = own(&desk, uri, "ls --json").run().code(0);
     let listed = object("ls/1", &listed.stdout);
@@ -65,7 +68,7 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
     assert_eq!(of["tags"], serde_json::json!(["ci"]));
     assert_eq!(of["size"], 100_000);
 
-    for drive in [&*published, "nightly"] {
+    for drive in [&*published, "nightly", "nightly~0", &published[..13]] {
         let shown = own(&desk, uri, "show").arg(drive).run().code(0);
         let line = |key: &str| {
             let mut lines = shown.text().lines();
@@ -74,8 +77,9 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
                 .map(str::to_owned)
         };
         assert_eq!(line("UUID").as_deref(), Some(&*published));
-        assert_eq!(line("Size").as_deref(), Some("100000 bytes, 97.66 KiB"));
-        assert_eq!(line("Used by").as_deref(), Some("nobody"));
+        assert_eq!(line("Size").as_deref(), Some("98 KiB (100000 bytes)"));
+        assert_eq!(line("State").as_deref(), Some("published"));
+        assert!(!shown.text().contains("user:oh-"), "{shown:?}");
         assert_eq!(line("tags").as_deref(), Some("ci"));
         let root = of["publication"]["root"].as_str().unwrap();
         assert_eq!(line("Root").as_deref(), Some(root));
@@ -117,9 +121,9 @@ fn a_name_of_several_drives_is_an_error_that_lists_them() {
             false => {
                 let outcome = outcome
                     .code(2)
-                    .says("Several drives have the name \"twice\"");
-                let outcome = outcome.says(&two[0]).says(&two[1]);
-                let _ = outcome.says("Say which one by its UUID");
+                    .says("2 drives are named \"twice\"")
+                    .says("Use a UUID:\n");
+                let _ = outcome.says(&two[0]).says(&two[1]);
             }
         }
     }
@@ -130,14 +134,51 @@ fn a_name_of_several_drives_is_an_error_that_lists_them() {
         desk.download(&proxy.uri()).args("twice b.img"),
     ];
     for tool in tools {
-        let _ = tool
-            .run()
-            .code(2)
-            .says("Several drives have the name \"twice\"");
+        let _ = tool.run().code(2).says("2 drives are named \"twice\"");
     }
     assert!(!desk.path("b.img").exists());
     assert_eq!(proxy.count(Request::is_write), 0);
     assert_eq!(drives(&server).len(), 2);
+}
+
+#[test]
+fn a_name_of_several_published_drives_is_the_newest_where_nothing_is_lost() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    let uri = &proxy.uri();
+    let publish = |seed| {
+        desk.file("a.img", &noise(seed, 100_000));
+        let publish = "publish a.img --name nightly --keep 3";
+        let published = own(&desk, uri, publish).run().code(0);
+        published.text().trim().to_owned()
+    };
+    let [old, new] = [publish(1), publish(2)];
+    let download = |drive: &str, file: &str| {
+        let tool = desk.download(uri).arg(drive).arg(file);
+        let _ = tool.run().code(0);
+        std::fs::read(desk.path(file)).unwrap()
+    };
+    assert!(download("nightly", "new.img") == noise(2, 100_000));
+    assert!(download("nightly~1", "old.img") == noise(1, 100_000));
+    assert!(download(&old[..18], "old2.img") == noise(1, 100_000));
+    let writes = proxy.count(Request::is_write);
+    for refused in [
+        own(&desk, uri, "rm --yes nightly"),
+        desk.upload(uri).args("-d nightly a.img"),
+    ] {
+        let refused = refused.run().code(2);
+        let refused = refused.says("2 drives are named \"nightly\"");
+        // The newest first, with size and time.
+        let at = |id: &str| refused.stderr.find(id).unwrap();
+        assert!(at(&new) < at(&old), "{}", refused.stderr);
+        let _ = refused.says("100000 bytes  published 20");
+    }
+    let missing = own(&desk, uri, "show nightly~2").run().code(1);
+    let _ = missing.says("There is no nightly~2");
+    assert_eq!(proxy.count(Request::is_write), writes);
+    let done = own(&desk, uri, "rm --yes nightly~1").run().code(0);
+    assert_eq!(done.text(), format!("Removed {old} nightly\n"));
+    assert_eq!(drives(&server), [&*new]);
 }
 
 #[test]

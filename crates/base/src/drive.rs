@@ -129,27 +129,6 @@ pub fn named<'d>(drives: &'d [DriveInfo], name: &str) -> impl Iterator<Item = &'
         .filter(move |drive| drive.properties.get("name") == Some(name))
 }
 
-/// The one drive of this name.
-///
-/// # Errors
-/// [`ErrorKind::NotFound`] if none has it; [`ErrorKind::Usage`] if several have, with
-/// their UUIDs.
-pub fn only_named<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
-    match &*named(drives, name).collect::<Vec<_>>() {
-        [drive] => Ok(drive),
-        [] => Err(Error::new(
-            ErrorKind::NotFound,
-            format!("No drive has the name {name:?}"),
-        )
-        .hint_to("List your drives with: openhosting ls")),
-        several => {
-            let ids: Vec<_> = several.iter().map(|drive| drive.id.to_string()).collect();
-            let what = format!("Several drives have the name {name:?}: {}", ids.join(" "));
-            Err(Error::new(ErrorKind::Usage, what).hint_to("Say which one by its UUID"))
-        }
-    }
-}
-
 /// What to create: the body of `drives/create` (docs/dev/reference.md, 1.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveSpec {
@@ -207,25 +186,6 @@ mod tests {
             "0012e24a-6eae-4279-9912-3432f698cec8a",
         ] {
             assert!(bad.parse::<DriveId>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_name_is_of_one_drive_or_an_error_tells_of_which() {
-        let drive = |number, name: &str| {
-            let id = DriveId::from_bytes([number; 16]);
-            let text = format!("drive {id}\nsize 5\nname {name}\n");
-            let properties = Properties::parse(Format::Text, text.as_bytes()).unwrap();
-            DriveInfo::from_properties(properties).unwrap()
-        };
-        let drives = [drive(1, "a"), drive(2, "b"), drive(3, "b")];
-        assert_eq!(only_named(&drives, "a").unwrap().id, drives[0].id);
-        let kind = |name| only_named(&drives, name).unwrap_err().kind();
-        assert_eq!(kind("A"), ErrorKind::NotFound);
-        let error = only_named(&drives, "b").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Usage);
-        for drive in &drives[1..] {
-            assert!(error.to_string().contains(&drive.id.to_string()), "{error}");
         }
     }
 

@@ -1,0 +1,162 @@
+//! The tables of `openhosting ls`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use unicode_width::UnicodeWidthStr;
+use uuid::Uuid;
+
+use super::amounts::{short_time, size};
+use super::bar::shorten;
+use super::drive_state::DriveState;
+use super::printable;
+use super::text_table::table;
+use crate::drive::DriveId;
+use crate::publish::time;
+
+/// Fewest digits of a UUID that are shown.
+const SHORT_ID: usize = 8;
+/// Columns of NAME and STATE that are left, however narrow the terminal is.
+const CELL_MIN: usize = 8;
+
+/// A drive of the list.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) id: DriveId,
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) state: DriveState,
+    pub(super) published_ms: Option<u64>,
+    pub(super) claimed: Option<String>,
+    pub(super) status: Option<String>,
+}
+
+/// The table in at most so many columns, if there is a limit: then names and states are cut.
+pub(super) fn short(
+    rows: &[Row],
+    servers: &BTreeMap<Uuid, String>,
+    columns: Option<usize>,
+    now_ms: u64,
+) -> String {
+    let digits = short_ids(rows);
+    let age = |row: &Row| {
+        let published = row.published_ms?;
+        Some(short_time(Duration::from_millis(
+            now_ms.saturating_sub(published),
+        )))
+    };
+    let mut cells: Vec<[String; 5]> =
+        vec![["NAME", "SIZE", "STATE", "AGE", "UUID"].map(str::to_owned)];
+    cells.extend(rows.iter().map(|row| {
+        [
+            printable::line(&row.name),
+            size(row.size),
+            printable::line(&row.state.words(servers)),
+            age(row).unwrap_or_else(|| "-".to_owned()),
+            row.id.to_string()[..digits].to_owned(),
+        ]
+    }));
+    if let Some(columns) = columns {
+        fit(&mut cells, columns);
+    }
+    table(cells, &[1, 3])
+}
+
+/// Cuts states, then names, so that the lines fit.
+fn fit(cells: &mut [[String; 5]], columns: usize) {
+    for column in [2, 0] {
+        let widest = |column: usize| {
+            let widths = cells.iter().map(|row| row[column].width());
+            widths.max().unwrap_or(0)
+        };
+        let all: usize = (0..5).map(widest).sum::<usize>() + 2 * 4;
+        let over = all.saturating_sub(columns);
+        if over == 0 {
+            return;
+        }
+        // A state says more in fewer columns.
+        let least = if column == 2 { 24 } else { CELL_MIN };
+        let room = widest(column).saturating_sub(over).max(least);
+        for row in cells.iter_mut() {
+            row[column] = shorten(&row[column], room, true);
+        }
+    }
+}
+
+/// Characters of the UUIDs that tell them apart.
+fn short_ids(rows: &[Row]) -> usize {
+    let mut ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+    ids.sort();
+    let common = ids.windows(2).map(|two| {
+        let pairs = two[0].bytes().zip(two[1].bytes());
+        pairs.take_while(|(a, b)| a == b).count()
+    });
+    (common.max().unwrap_or(0) + 1).clamp(SHORT_ID, 36)
+}
+
+/// The table with all columns, whatever its width.
+pub(super) fn long(rows: &[Row], servers: &BTreeMap<Uuid, String>) -> String {
+    let head = [
+        "NAME",
+        "BYTES",
+        "STATE",
+        "STATUS",
+        "CLAIMED",
+        "PUBLISHED",
+        "UUID",
+    ];
+    let head = std::iter::once(head.map(str::to_owned));
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = rows.iter().map(|row| {
+        [
+            row.name.clone(),
+            row.size.to_string(),
+            row.state.words(servers),
+            or_none(&row.status),
+            or_none(&row.claimed),
+            row.published_ms.map_or_else(|| "-".to_owned(), time),
+            row.id.to_string(),
+        ]
+    });
+    table(head.chain(rows), &[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: [u8; 16], name: &str, state: DriveState) -> Row {
+        Row {
+            id: DriveId::from_bytes(number),
+            name: name.to_owned(),
+            size: 10 << 30,
+            state,
+            published_ms: Some(0),
+            claimed: None,
+            status: None,
+        }
+    }
+
+    #[test]
+    fn the_table_fits_and_its_uuids_tell_the_drives_apart() {
+        let servers = BTreeMap::new();
+        let mut near = [1; 16];
+        near[5] = 2;
+        let long_name = "n".repeat(200);
+        let rows = [
+            row([1; 16], "a", DriveState::Ready),
+            row(near, &long_name, DriveState::Other("x".repeat(99))),
+        ];
+        let text = short(&rows, &servers, Some(80), 47 * 3_600_000);
+        for line in text.lines() {
+            assert!(line.width() <= 80, "{line}");
+        }
+        assert!(
+            text.contains("47h  01010101-0101") && text.contains("01010101-0102"),
+            "{text}"
+        );
+        // In a file nothing is cut.
+        assert!(short(&rows, &servers, None, 0).contains(&long_name));
+        assert!(long(&rows, &servers).contains(&rows[1].id.to_string()));
+    }
+}

@@ -1,0 +1,239 @@
+//! Which drive a word means: a UUID, the beginning of one, a name, or `NAME~N`.
+
+use std::cmp::Reverse;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::keys::publication;
+use crate::drive::{DriveInfo, named};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Fewest characters that are taken for the beginning of a UUID.
+const PREFIX_MIN: usize = 4;
+/// Most drives that an error lists.
+const CANDIDATES_MAX: usize = 10;
+const LIST: &str = "List your drives with: openhosting ls";
+
+/// What a name stands for that several published drives have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Several {
+    /// The newest of them: nothing is changed.
+    Newest,
+    /// None of them: what is there would be lost.
+    Refuse,
+}
+
+/// Whether a word could mean this drive.
+pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
+    has_name(drive, word)
+        || has_prefix(drive, word)
+        || counted(word).is_some_and(|(name, _)| has_name(drive, name))
+}
+
+/// The drive that a word means, of all that [`is_candidate`] selects.
+///
+/// A name comes before the beginning of a UUID.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] if it means none; [`ErrorKind::Usage`] if it could mean several,
+/// with a list of them.
+pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Result<&'d DriveInfo> {
+    let of_name: Vec<_> = named(drives, word).collect();
+    match &*of_name {
+        [] => {}
+        [drive] => return Ok(drive),
+        all => {
+            let all_published = all.iter().all(|drive| published_ms(drive).is_some());
+            if several == Several::Newest && all_published {
+                return newest_first(all).first().copied().ok_or_else(|| none(word));
+            }
+            let what = format!("{} drives are named {word:?}", all.len());
+            let hint = match all_published {
+                true => {
+                    format!("Use a UUID, or {word}~0 for the newest, {word}~1 for the one before")
+                }
+                false => "Use a UUID".to_owned(),
+            };
+            return Err(ambiguous(what, &hint, all));
+        }
+    }
+    if let Some((name, index)) = counted(word) {
+        let published = named(drives, name).filter(|drive| published_ms(drive).is_some());
+        let published = newest_first(&published.collect::<Vec<_>>());
+        if let Some(drive) = published.get(index) {
+            return Ok(drive);
+        }
+        if !published.is_empty() {
+            let what = format!(
+                "There is no {word}: of the name {name:?}, {} published {}",
+                published.len(),
+                if published.len() == 1 {
+                    "drive exists"
+                } else {
+                    "drives exist"
+                },
+            );
+            return Err(Error::new(ErrorKind::NotFound, what).hint_to(LIST));
+        }
+    }
+    let of_prefix: Vec<_> = drives
+        .iter()
+        .filter(|drive| has_prefix(drive, word))
+        .collect();
+    match &*of_prefix {
+        [drive] => Ok(drive),
+        [] => Err(none(word)),
+        all => {
+            let what = format!("{} drives have UUIDs that begin with {word}", all.len());
+            Err(ambiguous(what, "Use more of the UUID", all))
+        }
+    }
+}
+
+fn none(word: &str) -> Error {
+    let what = match is_prefix(word) {
+        true => format!("No drive has the name {word:?}, nor a UUID that begins so"),
+        false => format!("No drive has the name {word:?}"),
+    };
+    Error::new(ErrorKind::NotFound, what).hint_to(LIST)
+}
+
+/// `NAME~N` in its parts.
+fn counted(word: &str) -> Option<(&str, usize)> {
+    let (name, index) = word.rsplit_once('~')?;
+    let is_number = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number && !name.is_empty()).then_some((name, index.parse().ok()?))
+}
+
+fn has_name(drive: &DriveInfo, name: &str) -> bool {
+    drive.properties.get("name") == Some(name)
+}
+
+fn is_prefix(word: &str) -> bool {
+    word.len() >= PREFIX_MIN
+        && word
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+/// Whether its UUID begins with this, with or without hyphens.
+fn has_prefix(drive: &DriveInfo, word: &str) -> bool {
+    let id = drive.id.to_string();
+    let word = word.to_ascii_lowercase();
+    is_prefix(&word) && (id.starts_with(&word) || id.replace('-', "").starts_with(&word))
+}
+
+/// When it was published, if it is: 0 if that is not known.
+fn published_ms(drive: &DriveInfo) -> Option<u64> {
+    let publication = publication(drive).filter(|publication| publication.state == "published")?;
+    Some(publication.published_ms.unwrap_or(0))
+}
+
+fn newest_first<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
+    let mut drives = drives.to_vec();
+    drives.sort_by_key(|drive| (Reverse(published_ms(drive)), Reverse(drive.id)));
+    drives
+}
+
+/// The error that lists the drives that could be meant, the newest first.
+fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
+    let mut lines = vec![format!("{hint}:")];
+    let all = newest_first(drives);
+    for drive in all.iter().take(CANDIDATES_MAX) {
+        let when = match published_ms(drive) {
+            Some(ms) if ms > 0 => format!("published {}", time(ms)),
+            Some(_) => "published".to_owned(),
+            None => "not published".to_owned(),
+        };
+        let name = drive.properties.get("name").unwrap_or_default();
+        lines.push(format!(
+            "  {}  {} bytes  {when}  {name:?}",
+            drive.id, drive.size
+        ));
+    }
+    if let Some(more) = all
+        .len()
+        .checked_sub(CANDIDATES_MAX)
+        .filter(|more| *more > 0)
+    {
+        lines.push(format!("  and {more} more; all with: openhosting ls -l"));
+    }
+    Error::new(ErrorKind::Usage, what).hint_to(lines.join("\n"))
+}
+
+/// A time in milliseconds since 1970, as RFC 3339 writes it.
+pub fn time(ms: u64) -> String {
+    // Beyond the year 9999 there is no such text.
+    const MS_MAX: u64 = 253_402_300_799_000;
+    let time = UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::tests::drive;
+    use super::*;
+
+    fn published(number: u8, at: u64) -> DriveInfo {
+        let more =
+            format!("name n\nuser:oh-publish t\nuser:oh-state published\nuser:oh-published {at}");
+        drive(number, &more)
+    }
+
+    #[test]
+    fn a_name_is_the_newest_published_drive_but_not_where_that_would_be_lost() {
+        let drives = [published(1, 5), published(2, 9), published(3, 7)];
+        let id = |word| select(&drives, word, Several::Newest).unwrap().id;
+        assert_eq!(id("n"), drives[1].id);
+        assert_eq!(id("n~0"), drives[1].id);
+        assert_eq!(id("n~1"), drives[2].id);
+        assert_eq!(id("n~2"), drives[0].id);
+        let error = |word, several| select(&drives, word, several).unwrap_err();
+        assert_eq!(error("n~3", Several::Newest).kind(), ErrorKind::NotFound);
+        let refused = error("n", Several::Refuse);
+        assert_eq!(refused.to_string(), "3 drives are named \"n\"");
+        let hint = refused.hint().unwrap();
+        let lines: Vec<_> = hint.lines().collect();
+        assert!(lines[1].contains(&drives[1].id.to_string()), "{hint}");
+        assert!(lines[3].contains("1970-01-01T00:00:00Z"), "{hint}");
+        assert_eq!(
+            select(&drives, "n~2", Several::Refuse).unwrap().id,
+            drives[0].id
+        );
+    }
+
+    #[test]
+    fn a_plain_drive_of_the_name_makes_it_ambiguous() {
+        let drives = [published(1, 5), drive(2, "name n"), drive(3, "name x~1")];
+        let error = select(&drives, "n", Several::Newest).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        // A name comes first.
+        assert_eq!(
+            select(&drives, "x~1", Several::Refuse).unwrap().id,
+            drives[2].id
+        );
+    }
+
+    #[test]
+    fn the_beginning_of_a_uuid_is_enough_where_it_is_one_s() {
+        let drives = [
+            drive(0x11, "name a"),
+            drive(0x22, "name 1111"),
+            drive(0x22, "name b"),
+        ];
+        let id = |word| select(&drives, word, Several::Refuse).map(|drive| drive.id);
+        assert_eq!(id("11111").unwrap(), drives[0].id);
+        assert_eq!(id("11111111-11").unwrap(), drives[0].id);
+        assert_eq!(id("1111111111").unwrap(), drives[0].id);
+        assert_eq!(id("1111").unwrap(), drives[1].id);
+        assert_eq!(id("2222").unwrap_err().kind(), ErrorKind::Usage);
+        for none in ["111", "11112", "", "~1", "n~"] {
+            assert_eq!(id(none).unwrap_err().kind(), ErrorKind::NotFound, "{none}");
+        }
+    }
+
+    #[test]
+    fn no_time_is_too_late() {
+        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+    }
+}
