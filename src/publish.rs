@@ -42,8 +42,8 @@ use crate::policy::Operation;
 use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
-    AsPhase, InspectOptions, Patience, Stop, Verify, blocking, claim, counters, create_bearing,
-    inspect, reporting, stopped,
+    AsPhase, InspectOptions, Inspection, NewDrive, Patience, Stop, Verify, blocking, claim,
+    counters, create, reporting, stopped,
 };
 use crate::wire::Properties;
 
@@ -816,11 +816,16 @@ impl<'a> Publisher<'a> {
         };
         let once = uuid::Uuid::new_v4().as_simple().to_string();
         let mut stop = self.stop.clone();
+        let new = NewDrive {
+            spec: &spec,
+            keys,
+            token: &once,
+        };
         let patience = &self.options.patience;
         let created = tokio::select! {
             created = patience.watching(
                 self.monitor,
-                create_bearing(self.client, &spec, keys, &once, false, patience),
+                create(self.client, &new, false, patience),
             ) => created,
             () = stop.asked() => return Err(stopped()),
         };
@@ -1153,7 +1158,13 @@ impl<'a> Publisher<'a> {
             phase,
             scale: None,
         };
-        inspect(self.client, drive, content, &options, monitor, stop).await
+        let inspection = Inspection {
+            client: self.client,
+            drive,
+            content,
+            options: &options,
+        };
+        inspection.run(monitor, stop).await
     }
 
     async fn drives(&mut self) -> Result<Vec<DriveInfo>> {

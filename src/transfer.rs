@@ -24,13 +24,13 @@ pub use crate::probe::run::{Probed, probe};
 pub use crate::upload::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
 pub use crate::upload::run::upload;
 pub use crate::upload::selection::Selection;
-pub use crate::verify::inspect::{InspectOptions, inspect};
+pub use crate::verify::inspect::{InspectOptions, Inspection};
 pub use crate::verify::read_back::{Verified, Verify};
 pub use crate::web_image::{WebConfig, fetch_text, open_web};
 
 pub(crate) use crate::download::drive_unchanged::counters;
 pub(crate) use crate::driver::blocking::blocking;
 pub(crate) use crate::driver::claim::claim;
-pub(crate) use crate::driver::create_drive::create_bearing;
+pub(crate) use crate::driver::create_drive::{NewDrive, create};
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;

@@ -26,7 +26,7 @@ use crate::publish::Several;
 use crate::publish::{pick, read_receipt_if};
 use crate::receipt::Coverage;
 use crate::shard::Shard;
-use crate::transfer::{InspectOptions, JOBS_DEFAULT, Patience, Stop, inspect, look_at_drive};
+use crate::transfer::{InspectOptions, Inspection, JOBS_DEFAULT, Patience, Stop, look_at_drive};
 
 const PROGRAM: &str = "openhosting verify";
 pub(super) const FORM: OutputForm = OutputForm {
@@ -190,7 +190,13 @@ async fn compare(
     let differing = if blocks.is_empty() {
         RangeSet::new()
     } else {
-        inspect(&client, drive, &content, &options, display, stop).await?
+        let inspection = Inspection {
+            client: &client,
+            drive,
+            content: &content,
+            options: &options,
+        };
+        inspection.run(display, stop).await?
     };
     Ok(Compared {
         drive,

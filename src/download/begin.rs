@@ -18,126 +18,236 @@ use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 
-/// Opens the destination and takes up an earlier run.
-pub(super) async fn open(
-    client: &Client,
-    destination: Destination,
-    options: &DownloadOptions,
-    info: &DriveInfo,
-    plan: Plan,
-    monitor: &mut dyn Monitor,
-    stop: &Stop,
-) -> Result<(bool, Sink, Session)> {
-    let (path, force) = match destination {
-        Destination::Stream(_) if options.format != TargetFormat::Raw => {
-            let what = format!(
-                "A stream cannot hold {}: it is not written in order",
-                options.format
-            );
-            return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
+/// A destination that is open.
+pub(super) struct Opened {
+    pub(super) sink: Sink,
+    pub(super) session: Session,
+    /// Whether what has its name may be overwritten.
+    pub(super) force: bool,
+}
+
+/// What is known of a download before its destination is open.
+#[derive(Clone, Copy)]
+pub(super) struct Opening<'a> {
+    pub(super) client: &'a Client,
+    pub(super) options: &'a DownloadOptions,
+    pub(super) info: &'a DriveInfo,
+    pub(super) plan: Plan,
+}
+
+impl Opening<'_> {
+    /// Opens the destination and takes up an earlier run.
+    pub(super) async fn open(
+        self,
+        destination: Destination,
+        monitor: &mut dyn Monitor,
+        stop: &Stop,
+    ) -> Result<Opened> {
+        let options = self.options;
+        let (path, force) = match destination {
+            Destination::Stream(_) if options.format != TargetFormat::Raw => {
+                let what = format!(
+                    "A stream cannot hold {}: it is not written in order",
+                    options.format
+                );
+                return Err(Error::new(ErrorKind::Usage, what).hint_to("Name a file"));
+            }
+            Destination::Stream(stream) => {
+                let session = self.without_journal().await?;
+                let sink = Sink::Stream(Ordered::start(stream, self.plan.count(), options)?);
+                return Ok(Opened {
+                    sink,
+                    session,
+                    force: false,
+                });
+            }
+            Destination::File { path, force } => (path, force),
+        };
+        let size = self.info.size;
+        check_chunk(options)?;
+        let told = options.format.size_of(size);
+        if told > size {
+            monitor.event(&Event::Notice(format!(
+                "{} knows whole sectors only: {} zeros follow the last byte",
+                options.format,
+                told - size
+            )));
         }
-        Destination::Stream(stream) => {
-            let session = Session::begin(
-                &JournalOptions::default(),
-                identity(client, plan, TargetFormat::Raw),
-            )
-            .await?;
-            let sink = Ordered::start(stream, plan.count(), options)?;
-            return Ok((false, Sink::Stream(sink), session));
+        if options.packing.is_some() {
+            let sink = Packed::create(path, force, self.plan.count(), options).await?;
+            let (sink, session) = (Sink::Packed(sink), self.without_journal().await?);
+            return Ok(Opened {
+                sink,
+                session,
+                force,
+            });
         }
-        Destination::File { path, force } => (path, force),
-    };
-    let size = info.size;
-    check_chunk(options)?;
-    let told = options.format.size_of(size);
-    if told > size {
-        monitor.event(&Event::Notice(format!(
-            "{} knows whole sectors only: {} zeros follow the last byte",
-            options.format,
-            told - size
-        )));
+        if options.offset.is_some() {
+            let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
+            let (sink, session) = (Sink::File(target), self.without_journal().await?);
+            return Ok(Opened {
+                sink,
+                session,
+                force,
+            });
+        }
+        // The journal would make its directory, and this is no name for a new one.
+        let name = path.clone();
+        blocking(move || ImageTarget::check_directory(&name)).await?;
+        let (target, session) = match options.shard {
+            Some(_) => self.share(path, force, monitor).await?,
+            None => self.file(path, force, monitor, stop).await?,
+        };
+        Ok(Opened {
+            sink: Sink::File(target),
+            session,
+            force,
+        })
     }
-    if options.packing.is_some() {
-        let sink = Packed::create(path, force, plan.count(), options).await?;
-        let session = Session::begin(
-            &JournalOptions::default(),
-            identity(client, plan, TargetFormat::Raw),
-        )
-        .await?;
-        return Ok((force, Sink::Packed(sink), session));
+
+    /// A run that keeps no journal.
+    async fn without_journal(self) -> Result<Session> {
+        Session::begin(&JournalOptions::default(), self.identity(TargetFormat::Raw)).await
     }
-    if options.offset.is_some() {
-        let target = blocking(move || ImageTarget::in_place(&path, size, force)).await?;
-        let session = Session::begin(
-            &JournalOptions::default(),
-            identity(client, plan, TargetFormat::Raw),
-        )
-        .await?;
-        return Ok((force, Sink::File(target), session));
+
+    /// Opens a file that is this run's alone: the one of an earlier run, or a new one.
+    async fn file(
+        self,
+        path: PathBuf,
+        force: bool,
+        monitor: &mut dyn Monitor,
+        stop: &Stop,
+    ) -> Result<(ImageTarget, Session)> {
+        let (options, size, format) = (self.options, self.info.size, self.options.format);
+        let mut session = Session::begin(&options.journal, self.identity(format)).await?;
+        let mut restart = options.journal.restart;
+        if session.is_resumed && session.state.drive.is_none() {
+            // It ended before it knew its drive: what it staged, if anything, is void.
+            restart = true;
+            drop(session.journal.take());
+            session = begin_again(options, self.identity(format)).await?;
+        }
+        if session.is_resumed {
+            let resumed = self
+                .resume(&path, force, &mut session, monitor, stop)
+                .await?;
+            if let Some(target) = resumed {
+                return Ok((target, session));
+            }
+            // The image is gone, so what the journal says of it is void.
+            drop(session.journal.take());
+            session = begin_again(options, self.identity(format)).await?;
+        }
+        let target = blocking(move || {
+            if restart {
+                ImageTarget::discard(&path)?;
+            }
+            ImageTarget::create(&path, size, force, format)
+        });
+        let target = match target.await {
+            Ok(target) => target,
+            Err(error) => {
+                // Nothing began, so nothing is left behind.
+                if let Some(journal) = session.journal.take() {
+                    blocking(move || journal.remove()).await?;
+                }
+                return Err(error);
+            }
+        };
+        note_drive(&mut session, options, self.info).await?;
+        Ok((target, session))
     }
-    // The journal would make its directory, and this is no name for a new one.
-    let name = path.clone();
-    blocking(move || ImageTarget::check_directory(&name)).await?;
-    if options.shard.is_some() {
-        return share(client, path, force, options, info, plan, monitor).await;
-    }
-    let format = options.format;
-    let identity = || identity(client, plan, format);
-    let mut session = Session::begin(&options.journal, identity()).await?;
-    let mut restart = options.journal.restart;
-    if session.is_resumed && session.state.drive.is_none() {
-        // It ended before it knew its drive: what it staged, if anything, is void.
-        restart = true;
-        drop(session.journal.take());
-        session = begin_again(options, identity()).await?;
-    }
-    if session.is_resumed {
-        check_same_drive(&session.state, options, info)?;
+
+    /// Opens what an earlier run left; `None` if it is gone.
+    async fn resume(
+        self,
+        path: &Path,
+        force: bool,
+        session: &mut Session,
+        monitor: &mut dyn Monitor,
+        stop: &Stop,
+    ) -> Result<Option<ImageTarget>> {
+        let (options, size, format) = (self.options, self.info.size, self.options.format);
+        check_same_drive(&session.state, options, self.info)?;
         let plan = session.plan;
-        if let Some(target) = published(&path, &plan, format, &mut session).await? {
+        if let Some(target) = published(path, &plan, format, session).await? {
             monitor.event(&Event::Notice(
                 "The earlier run had finished the image".into(),
             ));
-            return Ok((force, Sink::File(target), session));
+            return Ok(Some(target));
         }
-        let name = path.clone();
-        if let Some(target) =
-            blocking(move || ImageTarget::resume(&name, size, force, format)).await?
+        let name = path.to_owned();
+        let target = blocking(move || ImageTarget::resume(&name, size, force, format)).await?;
+        let Some(target) = target else {
+            return Ok(None);
+        };
+        let target = take_whole(target, &plan, session).await?;
+        session.report_chunk(options.chunk, monitor);
+        take_unsynced(&target, options, session, monitor, stop).await?;
+        let there = session.state.settled();
+        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+        monitor.event(&Event::Resuming {
+            done_bytes: there,
+            size: Some(size),
+            line: format!("Resuming: {there} of {size} bytes are there"),
+        });
+        Ok(Some(target))
+    }
+
+    /// Opens the file that shards write to, and takes up an earlier run of this one. What
+    /// its journal says is of that very file: another one with its name is new.
+    async fn share(
+        self,
+        path: PathBuf,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(ImageTarget, Session)> {
+        let (options, size) = (self.options, self.plan.size());
+        check_shards_chunk(options)?;
+        let target = blocking(move || ImageTarget::share(&path, size, force)).await?;
+        let file = staged(size, target.inode()?);
+        let identity = || Identity {
+            source: Some(file.clone()),
+            ..self.identity(TargetFormat::Raw)
+        };
+        let mut session = Session::begin(&options.journal, identity()).await?;
+        if session.is_resumed
+            && (session.state.drive.is_none() || session.source.as_ref() != Some(&file))
         {
-            let target = take_whole(target, &plan, &mut session).await?;
+            drop(session.journal.take());
+            session = begin_again(options, identity()).await?;
+        }
+        if session.is_resumed {
+            check_same_drive(&session.state, options, self.info)?;
             session.report_chunk(options.chunk, monitor);
-            take_unsynced(&target, options, &plan, &mut session, monitor, stop).await?;
+            let plan = session.plan;
             let there = session.state.settled();
             let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
             monitor.event(&Event::Resuming {
                 done_bytes: there,
-                size: Some(size),
-                line: format!("Resuming: {there} of {size} bytes are there"),
+                size: None,
+                line: format!("Resuming: {there} bytes of this shard are there"),
             });
-            return Ok((force, Sink::File(target), session));
+        } else {
+            note_drive(&mut session, options, self.info).await?;
         }
-        // The image is gone, so what the journal says of it is void.
-        drop(session.journal.take());
-        session = begin_again(options, identity()).await?;
+        Ok((target, session))
     }
-    let target = blocking(move || {
-        if restart {
-            ImageTarget::discard(&path)?;
+
+    /// What is the same in every run of this download.
+    fn identity(self, format: TargetFormat) -> Identity {
+        Identity {
+            direction: match format {
+                TargetFormat::Raw => Direction::Download,
+                TargetFormat::Qcow2(_) => Direction::DownloadAsQcow2,
+            },
+            user: self.client.user().to_owned(),
+            plan: self.plan,
+            is_chunk_fixed: false,
+            offset: 0,
+            source: None,
         }
-        ImageTarget::create(&path, size, force, format)
-    });
-    let target = match target.await {
-        Ok(target) => target,
-        Err(error) => {
-            // Nothing began, so nothing is left behind.
-            if let Some(journal) = session.journal.take() {
-                blocking(move || journal.remove()).await?;
-            }
-            return Err(error);
-        }
-    };
-    note_drive(&mut session, options, info).await?;
-    Ok((force, Sink::File(target), session))
+    }
 }
 
 /// Tells a new journal which drive it is about, and what it was like.
@@ -160,49 +270,6 @@ async fn note_drive(
             is_ours: false,
         })
         .await
-}
-
-/// Opens the file that shards write to, and takes up an earlier run of this one. What
-/// its journal says is of that very file: another one with its name is new.
-async fn share(
-    client: &Client,
-    path: PathBuf,
-    force: bool,
-    options: &DownloadOptions,
-    info: &DriveInfo,
-    plan: Plan,
-    monitor: &mut dyn Monitor,
-) -> Result<(bool, Sink, Session)> {
-    check_shards_chunk(options)?;
-    let size = plan.size();
-    let target = blocking(move || ImageTarget::share(&path, size, force)).await?;
-    let file = staged(size, target.inode()?);
-    let identity = || Identity {
-        source: Some(file.clone()),
-        ..identity(client, plan, TargetFormat::Raw)
-    };
-    let mut session = Session::begin(&options.journal, identity()).await?;
-    if session.is_resumed
-        && (session.state.drive.is_none() || session.source.as_ref() != Some(&file))
-    {
-        drop(session.journal.take());
-        session = begin_again(options, identity()).await?;
-    }
-    if session.is_resumed {
-        check_same_drive(&session.state, options, info)?;
-        session.report_chunk(options.chunk, monitor);
-        let plan = session.plan;
-        let there = session.state.settled();
-        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
-        monitor.event(&Event::Resuming {
-            done_bytes: there,
-            size: None,
-            line: format!("Resuming: {there} bytes of this shard are there"),
-        });
-    } else {
-        note_drive(&mut session, options, info).await?;
-    }
-    Ok((force, Sink::File(target), session))
 }
 
 /// The staged file of shards, as their journals name it. When it was written to is no
@@ -319,18 +386,4 @@ async fn take_whole(
     });
     session.journal = Some(journal.await?);
     Ok(target)
-}
-
-fn identity(client: &Client, plan: Plan, format: TargetFormat) -> Identity {
-    Identity {
-        direction: match format {
-            TargetFormat::Raw => Direction::Download,
-            TargetFormat::Qcow2(_) => Direction::DownloadAsQcow2,
-        },
-        user: client.user().to_owned(),
-        plan,
-        is_chunk_fixed: false,
-        offset: 0,
-        source: None,
-    }
 }

@@ -20,42 +20,84 @@ use crate::verify::read_back::{Sampler, Verify};
 /// Bytes that are read before somebody who wants to stop is heard.
 const STEP_BYTES: u64 = 64 << 20;
 
-/// Reads what an earlier run wrote: all chunks of it, or those that the sampler
-/// picks, and then all if one of these differs. What is not as the journal says is
-/// taken back there, so that it is fetched again, by this run or another one.
-///
-/// # Errors
-/// [`ErrorKind::Image`] if the file cannot be read, [`ErrorKind::Local`] if the
-/// journal cannot be written, [`ErrorKind::Cancelled`].
-pub(super) async fn check_earlier(
-    sink: &Sink,
-    format: TargetFormat,
-    plan: &Plan,
-    session: &mut Session,
-    sampler: &Sampler,
-    monitor: &mut dyn Monitor,
-    stop: &Stop,
-) -> Result<()> {
-    let Sink::File(target) = sink else {
-        return Ok(());
-    };
-    // What has its name already was read to find that out.
-    if !session.is_resumed || sampler.is_off() || !target.is_staged() {
-        return Ok(());
+/// How what is in a file is read again.
+#[derive(Clone, Copy)]
+pub(super) struct Recheck<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) sampler: &'a Sampler,
+    pub(super) stop: &'a Stop,
+}
+
+impl Recheck<'_> {
+    /// Reads what an earlier run wrote: all chunks of it, or those that the sampler
+    /// picks, and then all if one of these differs. What is not as the journal says is
+    /// taken back there, so that it is fetched again, by this run or another one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`] if the file cannot be read, [`ErrorKind::Local`] if the
+    /// journal cannot be written, [`ErrorKind::Cancelled`].
+    pub(super) async fn check_earlier(
+        self,
+        sink: &Sink,
+        format: TargetFormat,
+        session: &mut Session,
+        monitor: &mut dyn Monitor,
+    ) -> Result<()> {
+        let Self { plan, sampler, .. } = self;
+        let Sink::File(target) = sink else {
+            return Ok(());
+        };
+        // What has its name already was read to find that out.
+        if !session.is_resumed || sampler.is_off() || !target.is_staged() {
+            return Ok(());
+        }
+        let Some(journal) = session.journal.take() else {
+            return Ok(());
+        };
+        let image = target.to_disk(format)?;
+        let (journal, wrong) = self.take_back(journal, &mut session.state, image).await?;
+        session.journal = Some(journal);
+        not_there(wrong, monitor);
+        // Of these there was no digest: the drive is what they are compared with.
+        let taken = session.taken.iter().filter_map(index_of);
+        let taken = taken.map(|index| index..index + 1).collect();
+        let (image, plan, sampler) = (target.to_disk(format)?, *plan, sampler.clone());
+        blocking(move || sampler.look_back(&*image, &plan, &taken)).await
     }
-    let Some(journal) = session.journal.take() else {
-        return Ok(());
-    };
-    let image = target.to_disk(format)?;
-    let (journal, wrong) =
-        take_back(journal, &mut session.state, image, plan, sampler, stop).await?;
-    session.journal = Some(journal);
-    not_there(wrong, monitor);
-    // Of these there was no digest: the drive is what they are compared with.
-    let taken = session.taken.iter().filter_map(index_of);
-    let taken = taken.map(|index| index..index + 1).collect();
-    let (image, plan, sampler) = (target.to_disk(format)?, *plan, sampler.clone());
-    blocking(move || sampler.look_back(&*image, &plan, &taken)).await
+
+    /// Does the same for one journal, of which `state` is the sum. Gives it back, and how many
+    /// chunks were not as it said.
+    pub(super) async fn take_back(
+        self,
+        journal: Journal,
+        state: &mut State,
+        image: Box<dyn Disk>,
+    ) -> Result<(Journal, u64)> {
+        let (plan, stop) = (*self.plan, self.stop.clone());
+        let (holes, sampler) = (state.holes.clone(), self.sampler.clone());
+        let (journal, wrong) = blocking(move || {
+            let digests: Vec<_> = journal.digests()?.into_iter().collect();
+            let picks =
+                |(index, _): &&(u64, ChunkDigest)| sampler.is_full() || sampler.picks(*index);
+            let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
+            let mut wrong = differing(&*image, &plan, [], &holes)?;
+            wrong.extend(in_steps(&*image, &plan, &picked, &stop)?);
+            if !wrong.is_empty() && picked.len() < digests.len() {
+                wrong.extend(in_steps(&*image, &plan, &digests, &stop)?);
+            }
+            if wrong.is_empty() {
+                return Ok((journal, wrong));
+            }
+            Ok((journal.without(&wrong)?, wrong))
+        })
+        .await?;
+        for range in wrong.iter() {
+            state.done.remove(range.clone());
+            state.holes.remove(range.clone());
+        }
+        let count = wrong.iter().map(|range| range.end - range.start).sum();
+        Ok((journal, count))
+    }
 }
 
 /// Says that these many chunks are fetched again.
@@ -85,7 +127,6 @@ fn index_of(note: &Note) -> Option<u64> {
 pub(super) async fn take_unsynced(
     target: &ImageTarget,
     options: &DownloadOptions,
-    plan: &Plan,
     session: &mut Session,
     monitor: &mut dyn Monitor,
     stop: &Stop,
@@ -97,7 +138,7 @@ pub(super) async fn take_unsynced(
         return Ok(());
     }
     let image = target.to_disk(options.format)?;
-    let (plan, stop) = (*plan, stop.clone());
+    let (plan, stop) = (session.plan, stop.clone());
     let (is_raw, is_full) = (target.is_raw(), options.verify == Verify::Full);
     let (taken, wrong) = blocking(move || {
         let (mut taken, mut wrong) = (Vec::new(), 0);
@@ -148,41 +189,6 @@ fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -
         Proof::Digest(_) => return None,
     };
     done(span, Some(digest.into())).map(Note::Record)
-}
-
-/// Does it for one journal, of which `state` is the sum. Gives it back, and how many
-/// chunks were not as it said.
-pub(super) async fn take_back(
-    journal: Journal,
-    state: &mut State,
-    image: Box<dyn Disk>,
-    plan: &Plan,
-    sampler: &Sampler,
-    stop: &Stop,
-) -> Result<(Journal, u64)> {
-    let (plan, stop) = (*plan, stop.clone());
-    let (holes, sampler) = (state.holes.clone(), sampler.clone());
-    let (journal, wrong) = blocking(move || {
-        let digests: Vec<_> = journal.digests()?.into_iter().collect();
-        let picks = |(index, _): &&(u64, ChunkDigest)| sampler.is_full() || sampler.picks(*index);
-        let picked: Vec<_> = digests.iter().filter(picks).copied().collect();
-        let mut wrong = differing(&*image, &plan, [], &holes)?;
-        wrong.extend(in_steps(&*image, &plan, &picked, &stop)?);
-        if !wrong.is_empty() && picked.len() < digests.len() {
-            wrong.extend(in_steps(&*image, &plan, &digests, &stop)?);
-        }
-        if wrong.is_empty() {
-            return Ok((journal, wrong));
-        }
-        Ok((journal.without(&wrong)?, wrong))
-    })
-    .await?;
-    for range in wrong.iter() {
-        state.done.remove(range.clone());
-        state.holes.remove(range.clone());
-    }
-    let count = wrong.iter().map(|range| range.end - range.start).sum();
-    Ok((journal, count))
 }
 
 /// The chunks that do not have these digests. Blocks.

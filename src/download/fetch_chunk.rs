@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::drive::DriveId;
 use crate::driver::checksum::Hasher;
 use crate::driver::pieces::{Made, in_pieces};
-use crate::driver::read_range::read;
+use crate::driver::read_range::DriveReader;
 use crate::driver::shell::Attempt;
 use crate::driver::spare_requests::Spare;
 use crate::failure::Failure;
@@ -211,7 +211,12 @@ impl Fetcher {
             let came = usize::try_from(requests.advanced_bytes).unwrap_or(usize::MAX);
             let rest = bytes.get_mut(came..).unwrap_or_default();
             let offset = offset + came as u64;
-            match read(&self.client, self.drive, offset, rest, step, requests).await {
+            let reader = DriveReader {
+                client: &self.client,
+                drive: self.drive,
+                step_max: step,
+            };
+            match reader.read(offset, rest, requests).await {
                 Err(failure) if step > READ_BYTES_MAX && is_too_much(&failure) => {
                     tracing::debug!(step, %failure, "a read that large is answered no more");
                     self.step_max.store(READ_BYTES_MAX, Ordering::Relaxed);

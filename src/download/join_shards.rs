@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rangemap::RangeSet;
 
 use super::begin::staged;
-use super::check_earlier::take_back;
+use super::check_earlier::Recheck;
 use super::drive_unchanged::{check_same_drive, check_still, look};
 use super::options::{DownloadInterrupted, DownloadOptions, Downloaded};
 use super::sink::digest_of;
@@ -89,26 +89,12 @@ pub async fn join_download(
         earlier_bytes: plan.size(),
     });
     let sampler = Sampler::new(options.verify, &plan, rng.u64(..), Digests::Unwanted, true);
-    let mut holes = RangeSet::new();
-    let (mut ended, mut torn) = (Vec::new(), Vec::new());
-    for (index, (mut journal, mut state)) in (1..).zip(journals) {
-        if !sampler.is_off() {
-            let image = target.to_disk(TargetFormat::Raw)?;
-            let wrong;
-            (journal, wrong) =
-                take_back(journal, &mut state, image, &plan, &sampler, &stop).await?;
-            if wrong > 0 {
-                let what = format!("{wrong} chunks are not what shard {index} wrote");
-                monitor.event(&Event::Warning(what));
-                torn.push(index);
-            }
-        }
-        holes.extend(state.holes);
-        ended.push(journal);
-    }
-    if !torn.is_empty() {
-        return Err(missing(&torn, count).into());
-    }
+    let recheck = Recheck {
+        plan: &plan,
+        sampler: &sampler,
+        stop: &stop,
+    };
+    let (ended, holes) = recheck_shards(recheck, journals, &target, count, monitor).await?;
     let mut hole_places = HolePlaces::new(rng.u64(..));
     for chunks in holes.iter() {
         hole_places.hole(plan.bytes_of(chunks));
@@ -141,9 +127,10 @@ pub async fn join_download(
     options.patience.watching(monitor, check).await?;
     let is_wanted = options.checksum;
     let (checksum, weaknesses) = blocking(move || {
-        let digest = match is_wanted {
-            true => Some(digest_of(&target.handle()?)?),
-            false => None,
+        let digest = if is_wanted {
+            Some(digest_of(&target.handle()?)?)
+        } else {
+            None
         };
         Ok((digest, target.publish(force)?))
     })
@@ -155,6 +142,40 @@ pub async fn join_download(
         checksum,
         journal: Ended::of(ended),
     })
+}
+
+/// Reads again what the shards wrote, as far as a sample goes. Returns their journals, and
+/// which chunks are holes.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if a shard has to run again, and what reading says.
+async fn recheck_shards(
+    recheck: Recheck<'_>,
+    journals: Vec<(Journal, State)>,
+    target: &ImageTarget,
+    count: u32,
+    monitor: &mut dyn Monitor,
+) -> Result<(Vec<Journal>, RangeSet<u64>)> {
+    let mut holes = RangeSet::new();
+    let (mut ended, mut torn) = (Vec::new(), Vec::new());
+    for (index, (mut journal, mut state)) in (1..).zip(journals) {
+        if !recheck.sampler.is_off() {
+            let image = target.to_disk(TargetFormat::Raw)?;
+            let wrong;
+            (journal, wrong) = recheck.take_back(journal, &mut state, image).await?;
+            if wrong > 0 {
+                let what = format!("{wrong} chunks are not what shard {index} wrote");
+                monitor.event(&Event::Warning(what));
+                torn.push(index);
+            }
+        }
+        holes.extend(state.holes);
+        ended.push(journal);
+    }
+    match torn.is_empty() {
+        true => Ok((ended, holes)),
+        false => Err(missing(&torn, count)),
+    }
 }
 
 /// The journals of all shards, if each is done. Blocks.

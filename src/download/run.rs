@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use rangemap::RangeSet;
 use tokio::sync::Semaphore;
 
-use super::begin::open;
-use super::check_earlier::check_earlier;
+use super::begin::{Opened, Opening};
+use super::check_earlier::Recheck;
 use super::drive_unchanged::{StillThere, look};
 use super::fetch_chunk::{Fetcher, Partials};
 use super::hole_survey::{Found, Survey, SurveyConfig};
@@ -21,16 +21,18 @@ use crate::api::Client;
 use crate::buffer::BufferPool;
 use crate::chunk::RequestSize;
 use crate::digest::Digest;
+use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::Follower;
-use crate::driver::session::{Ended, done, finish, gaps, refuted, warn};
+use crate::driver::session::{Ended, Session, done, finish, gaps, refuted, warn};
 use crate::driver::shell::{Attempt, Feed, Job, Shell, lost};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::TargetFormat;
-use crate::journal::{Journal, Keeper, Note, Record};
-use crate::monitor::{Event, Monitor};
+use crate::filesystem::Weakness;
+use crate::image::{Disk, TargetFormat};
+use crate::journal::{Journal, Keeper, Note, Record, State};
+use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{
     Body, Concurrency, Engine, EngineConfig, Limits, Operation, PiecesConfig, Zeros,
@@ -51,262 +53,424 @@ pub async fn download(
     monitor: &mut dyn Monitor,
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
-    let mut rng = fastrand::Rng::new();
     let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
     client.open_ahead(first).await;
     let look = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, look).await?;
     let base = options.offset.unwrap_or_default().min(info.size);
-    let plan = Plan::new(info.size - base, options.chunk);
-    let (force, sink, mut session) =
-        open(client, destination, options, &info, plan, monitor, &stop).await?;
-    warn(
-        session.weaknesses().iter().chain(sink.weaknesses()),
-        monitor,
-    );
-    let plan = session.plan;
-    let is_journaled = session.journal.is_some();
-    // The journal makes its digests itself, from a file that has the disk's bytes at
-    // their places.
-    let is_raw = options.format == TargetFormat::Raw;
-    let digests = match is_journaled && !is_raw {
-        true => Digests::Whole,
-        false => Digests::Unwanted,
-    };
-    let is_again = matches!(sink, Sink::File(_));
-    let sampler = Sampler::new(options.verify, &plan, rng.u64(..), digests, is_again);
-    check_earlier(
-        &sink,
-        options.format,
-        &plan,
-        &mut session,
-        &sampler,
-        monitor,
-        &stop,
-    )
-    .await?;
-    let others: RangeSet<u64> = match options.shard {
-        Some(shard) => shard.others(plan.count()).collect(),
-        None => RangeSet::new(),
-    };
-    let mut settled = session.state.settled();
-    settled.extend(others.clone());
-    let holes = session.state.holes.clone();
-    let mut hole_places = HolePlaces::new(rng.u64(..));
-    for chunks in holes.iter() {
-        let bytes = plan.bytes_of(chunks);
-        hole_places.hole(base + bytes.start..base + bytes.end);
-    }
-    let todo = gaps(&plan, 0, &settled);
-    let first = todo.first().map_or(plan.count(), |range| range.start);
-    let offset_of = |chunk| base + plan.span(chunk).map_or(plan.size(), |span| span.offset);
-    let there = session.state.settled();
-    let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
-    monitor.event(&Event::Started {
-        chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
-        chunk_bytes: plan.chunk_bytes(),
-        offset: offset_of(first),
-        bytes: Some(todo.iter().map(|range| plan.bytes_in(range)).sum()),
-        // With an offset it is where the file begins that this run writes to.
-        earlier_bytes: base + there,
-    });
-    let keeper = match session.journal.take() {
-        Some(journal) => {
-            let data = sink.data(std::mem::take(&mut session.taken))?;
-            Some(Keeper::start(journal, data)?)
-        }
-        None => None,
-    };
-    let follower = match &sink {
-        Sink::File(target) if options.checksum && is_raw => {
-            let there = settled.clone();
-            Some(Follower::start(target.handle()?, plan, base, there)?)
-        }
-        _ => None,
-    };
-    // Other formats cannot be read before they are complete.
-    let disk = match is_raw {
-        true => sink.to_disk(options.format)?,
-        false => None,
-    };
-    let is_readable = disk.is_some() || !is_again;
-    let early_checks = EarlyChecks::new(&sampler, plan, base, options.jobs.get(), rng.u64(..));
-    let early_checks = early_checks.filter(|_| is_readable);
-    if let Some(early_checks) = &early_checks {
-        early_checks.settled_before(&session.state.settled(), &holes);
-    }
-    let engine = Engine::new(EngineConfig {
-        plan,
-        first: 0,
-        settled,
-        jobs_min: options.jobs_min.get(),
-        jobs: options.jobs.get(),
-        // A hole that is told to the engine is where it belongs already.
-        zeros: Zeros::Skip,
-        operation: Operation::Read,
-        is_fresh: false,
-        max_outage: options.patience.max_outage(),
-        round_trip: client.round_trip(),
-        pieces: PiecesConfig {
-            // Fewer where an earlier run began with larger chunks.
-            most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),
-            ..PiecesConfig::default()
-        },
-        seed: rng.u64(..),
-    });
-    let sink = Arc::new(sink);
-    let window = Arc::new(Semaphore::new(0));
-    let survey = SurveyConfig {
-        client: client.clone(),
-        drive: options.drive,
-        plan,
-        base,
-        todo,
-        sink: Arc::clone(&sink),
-        window: Arc::clone(&window),
-    };
-    let chunk = plan.chunk_bytes().min(plan.size());
-    let fetcher = Fetcher {
-        client: client.clone(),
-        drive: options.drive,
-        step_max: Arc::new(AtomicU64::new(options.read_bytes_max.get())),
-        pool: BufferPool::new(1),
-        chunk: usize::try_from(chunk).unwrap_or(usize::MAX),
-        partials: Partials::default(),
-    };
-    let job = Download {
-        plan,
-        base,
-        fetcher,
-        sink,
-        survey: Survey::start(survey),
-        parts: HashMap::new(),
-        window,
-        served: 0,
-        sampler: sampler.clone(),
-        put: Arc::default(),
-        keeper,
-        early_checks: early_checks.clone(),
-        to_verify: Expected::default(),
-        holes,
-        hole_places,
-        follower,
-    };
-    let mut shell = Shell::new(
-        client.clone(),
-        options.drive,
-        engine,
-        job,
-        &options.patience,
-    );
-    let checked = CheckedDrive {
+    let opening = Opening {
         client,
-        drive: options.drive,
-        disk,
-        is_image: false,
-        spare: shell.spare(),
+        options,
+        info: &info,
+        plan: Plan::new(info.size - base, options.chunk),
     };
-    let ending = run_checked(
-        shell.run(monitor, stop.clone()),
-        early_checks.as_ref(),
-        checked,
-    );
-    let ending = ending.await;
-    if ending.is_err() {
-        shell.abort(monitor).await;
+    let opened = opening.open(destination, monitor, &stop).await?;
+    let (run, begun) = Run::begin(opening, opened, monitor, &stop).await?;
+    let fetching = run.start(begun, monitor)?;
+    let fetched = run.fetch(fetching, monitor, stop.clone()).await?;
+    run.finish(fetched, monitor, stop).await
+}
+
+/// What stays the same from the start of a download to its end.
+struct Run<'a> {
+    client: &'a Client,
+    options: &'a DownloadOptions,
+    /// The drive, as it was before the first read.
+    info: &'a DriveInfo,
+    plan: Plan,
+    /// Byte of the drive that the plan begins at.
+    base: u64,
+    /// Chunks of other shards.
+    others: RangeSet<u64>,
+    sampler: Sampler,
+    /// Whether a file with the name of the image may be overwritten.
+    force: bool,
+    is_journaled: bool,
+}
+
+/// A download that can start: its destination, and what an earlier run left there.
+struct Begun {
+    sink: Sink,
+    session: Session,
+}
+
+/// A download whose requests can be made.
+struct Fetching {
+    shell: Shell<Download>,
+    early_checks: Option<EarlyChecks>,
+    /// What is written, if it can be read before it is complete.
+    disk: Option<Arc<dyn Disk>>,
+}
+
+/// A download of which every chunk is settled.
+struct Fetched {
+    progress: Progress,
+    first_open: u64,
+    journal: Option<Journal>,
+    /// Chunks that the journal covers only by calling the file whole.
+    unrecorded: Vec<Span>,
+    early_checks: Option<EarlyChecks>,
+    sink: Arc<Sink>,
+    to_verify: Expected,
+    holes: RangeSet<u64>,
+    hole_places: HolePlaces,
+    follower: Option<Follower>,
+}
+
+impl<'a> Run<'a> {
+    /// Reads again what an earlier run left, as far as a sample goes.
+    async fn begin(
+        opening: Opening<'a>,
+        opened: Opened,
+        monitor: &mut dyn Monitor,
+        stop: &Stop,
+    ) -> Result<(Self, Begun)> {
+        let Opening {
+            client,
+            options,
+            info,
+            ..
+        } = opening;
+        let Opened {
+            sink,
+            mut session,
+            force,
+        } = opened;
+        warn(
+            session.weaknesses().iter().chain(sink.weaknesses()),
+            monitor,
+        );
+        let plan = session.plan;
+        let is_journaled = session.journal.is_some();
+        // The journal makes its digests itself, from a file that has the disk's bytes at
+        // their places.
+        let digests = if is_journaled && options.format != TargetFormat::Raw {
+            Digests::Whole
+        } else {
+            Digests::Unwanted
+        };
+        let is_again = matches!(sink, Sink::File(_));
+        let seed = fastrand::u64(..);
+        let sampler = Sampler::new(options.verify, &plan, seed, digests, is_again);
+        let recheck = Recheck {
+            plan: &plan,
+            sampler: &sampler,
+            stop,
+        };
+        recheck
+            .check_earlier(&sink, options.format, &mut session, monitor)
+            .await?;
+        let others = match options.shard {
+            Some(shard) => shard.others(plan.count()).collect(),
+            None => RangeSet::new(),
+        };
+        let run = Self {
+            client,
+            options,
+            info,
+            plan,
+            base: options.offset.unwrap_or_default().min(info.size),
+            others,
+            sampler,
+            force,
+            is_journaled,
+        };
+        Ok((run, Begun { sink, session }))
     }
-    let (progress, first_open) = (shell.progress(), shell.first_open());
-    let (outcome, mismatch) = match ending {
-        Ok(ending) => (shell.outcome(ending, "read"), None),
-        Err(CheckFailure::Changed(error)) => (Err(error), None),
-        Err(CheckFailure::Mismatch(error)) => (Ok(()), Some(error)),
-    };
-    let job = shell.into_job();
-    job.survey.end().await;
-    let is_whole = is_raw && options.shard.is_none();
-    if let (Ok(()), None, Some(keeper), true) = (&outcome, &mismatch, &job.keeper, is_whole) {
-        // Where that fails, so does the end of it.
-        let _ = keeper.note(Note::Whole);
+
+    fn is_raw(&self) -> bool {
+        self.options.format == TargetFormat::Raw
     }
-    // Whatever happened: what is on the disk is kept.
-    let kept = finish(job.keeper).await;
-    let there = |error| DownloadInterrupted {
-        error,
-        resume_at: Some(offset_of(first_open)),
-        is_whole: first_open == plan.count(),
-        is_journaled,
-    };
-    outcome.map_err(there)?;
-    let kept = kept.map_err(there)?;
-    if let Some(error) = mismatch {
-        let journal = kept.map(|kept| kept.journal);
-        return Err(mismatched(error, journal).await);
+
+    /// The byte of the drive that a chunk begins at.
+    fn offset_of(&self, chunk: u64) -> u64 {
+        let span = self.plan.span(chunk);
+        self.base + span.map_or(self.plan.size(), |span| span.offset)
     }
-    let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
-    sampler.look_into(job.hole_places.take());
-    let local = match job.sink.to_disk(options.format).map_err(there)? {
-        Some(disk) => Local::Again(Again {
-            disk,
-            is_image: false,
+
+    /// Starts to ask what is a hole, and makes all that the transfer needs.
+    fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Fetching> {
+        let Begun { sink, mut session } = begun;
+        let (client, options, plan, base) = (self.client, self.options, self.plan, self.base);
+        let mut settled = session.state.settled();
+        settled.extend(self.others.clone());
+        let holes = session.state.holes.clone();
+        let mut hole_places = HolePlaces::new(fastrand::u64(..));
+        for chunks in holes.iter() {
+            let bytes = plan.bytes_of(chunks);
+            hole_places.hole(base + bytes.start..base + bytes.end);
+        }
+        let todo = gaps(&plan, 0, &settled);
+        self.announce(&todo, &session.state, monitor);
+        let keeper = match session.journal.take() {
+            Some(journal) => {
+                let data = sink.data(std::mem::take(&mut session.taken))?;
+                Some(Keeper::start(journal, data)?)
+            }
+            None => None,
+        };
+        let follower = match &sink {
+            Sink::File(target) if options.checksum && self.is_raw() => {
+                let there = settled.clone();
+                Some(Follower::start(target.handle()?, plan, base, there)?)
+            }
+            _ => None,
+        };
+        // Other formats cannot be read before they are complete.
+        let disk = if self.is_raw() {
+            sink.to_disk(options.format)?
+        } else {
+            None
+        };
+        let is_readable = disk.is_some() || !matches!(sink, Sink::File(_));
+        let (jobs, seed) = (options.jobs.get(), fastrand::u64(..));
+        let early_checks = EarlyChecks::new(&self.sampler, plan, base, jobs, seed);
+        let early_checks = early_checks.filter(|_| is_readable);
+        if let Some(early_checks) = &early_checks {
+            early_checks.settled_before(&session.state.settled(), &holes);
+        }
+        let engine = self.engine(settled);
+        let sink = Arc::new(sink);
+        let window = Arc::new(Semaphore::new(0));
+        let survey = SurveyConfig {
+            client: client.clone(),
+            drive: options.drive,
             plan,
             base,
-            chunks: gaps(&plan, 0, &others).into_iter().collect(),
-            holes: job.holes,
-        }),
-        // There is no journal then, and no earlier run.
-        None => Local::Seen(job.to_verify),
-    };
-    // One of the requests is the look at the drive.
-    let jobs = options.jobs.get().saturating_sub(1).max(1);
-    let from = ReadFrom {
-        client,
-        drive: options.drive,
-        open: progress.workers.min(jobs),
-        jobs,
-        patience: &options.patience,
-        passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
-    };
-    // All that is on this machine was read before this begins, so that it may be asked at
-    // the same time as the sample is read again.
-    let mut still = StillThere::of(client, options, &info);
-    let verified = verify(from, &sampler, local, monitor, stop.clone()).await;
-    let verified = match verified {
-        Err(error) if error.kind() == ErrorKind::Integrity => {
+            todo,
+            sink: Arc::clone(&sink),
+            window: Arc::clone(&window),
+        };
+        let job = Download {
+            plan,
+            base,
+            fetcher: self.fetcher(),
+            sink,
+            survey: Survey::start(survey),
+            parts: HashMap::new(),
+            window,
+            served: 0,
+            sampler: self.sampler.clone(),
+            put: Arc::default(),
+            keeper,
+            early_checks: early_checks.clone(),
+            to_verify: Expected::default(),
+            holes,
+            hole_places,
+            follower,
+        };
+        let patience = &options.patience;
+        Ok(Fetching {
+            shell: Shell::new(client.clone(), options.drive, engine, job, patience),
+            early_checks,
+            disk,
+        })
+    }
+
+    /// Reports what there is to do.
+    fn announce(&self, todo: &[Range<u64>], state: &State, monitor: &mut dyn Monitor) {
+        let there = state.settled();
+        let there: u64 = there.iter().map(|range| self.plan.bytes_in(range)).sum();
+        let first = todo.first().map_or(self.plan.count(), |range| range.start);
+        monitor.event(&Event::Started {
+            chunks: Some(todo.iter().map(|range| range.end - range.start).sum()),
+            chunk_bytes: self.plan.chunk_bytes(),
+            offset: self.offset_of(first),
+            bytes: Some(todo.iter().map(|range| self.plan.bytes_in(range)).sum()),
+            // With an offset it is where the file begins that this run writes to.
+            earlier_bytes: self.base + there,
+        });
+    }
+
+    fn engine(&self, settled: RangeSet<u64>) -> Engine {
+        let options = self.options;
+        Engine::new(EngineConfig {
+            plan: self.plan,
+            first: 0,
+            settled,
+            jobs_min: options.jobs_min.get(),
+            jobs: options.jobs.get(),
+            // A hole that is told to the engine is where it belongs already.
+            zeros: Zeros::Skip,
+            operation: Operation::Read,
+            is_fresh: false,
+            max_outage: options.patience.max_outage(),
+            round_trip: self.client.round_trip(),
+            pieces: PiecesConfig {
+                // Fewer where an earlier run began with larger chunks.
+                most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),
+                ..PiecesConfig::default()
+            },
+            seed: fastrand::u64(..),
+        })
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        let chunk = self.plan.chunk_bytes().min(self.plan.size());
+        Fetcher {
+            client: self.client.clone(),
+            drive: self.options.drive,
+            step_max: Arc::new(AtomicU64::new(self.options.read_bytes_max.get())),
+            pool: BufferPool::new(1),
+            chunk: usize::try_from(chunk).unwrap_or(usize::MAX),
+            partials: Partials::default(),
+        }
+    }
+
+    /// Fetches every chunk. Whatever happens, what is on the disk stays in the journal.
+    async fn fetch(
+        &self,
+        fetching: Fetching,
+        monitor: &mut dyn Monitor,
+        stop: Stop,
+    ) -> Result<Fetched, DownloadInterrupted> {
+        let Fetching {
+            mut shell,
+            early_checks,
+            disk,
+        } = fetching;
+        let checked = CheckedDrive {
+            client: self.client,
+            drive: self.options.drive,
+            disk,
+            is_image: false,
+            spare: shell.spare(),
+        };
+        let transfer = shell.run(monitor, stop);
+        let ending = run_checked(transfer, early_checks.as_ref(), checked).await;
+        if ending.is_err() {
+            shell.abort(monitor).await;
+        }
+        let (progress, first_open) = (shell.progress(), shell.first_open());
+        let (outcome, mismatch) = match ending {
+            Ok(ending) => (shell.outcome(ending, "read"), None),
+            Err(CheckFailure::Changed(error)) => (Err(error), None),
+            Err(CheckFailure::Mismatch(error)) => (Ok(()), Some(error)),
+        };
+        let job = shell.into_job();
+        job.survey.end().await;
+        let is_whole = self.is_raw() && self.options.shard.is_none();
+        if let (Ok(()), None, Some(keeper), true) = (&outcome, &mismatch, &job.keeper, is_whole) {
+            // Where that fails, so does the end of it.
+            let _ = keeper.note(Note::Whole);
+        }
+        let kept = finish(job.keeper).await;
+        let there = |error| self.interrupted(error, first_open);
+        outcome.map_err(there)?;
+        let kept = kept.map_err(there)?;
+        let (journal, unrecorded) = kept.map(|kept| (kept.journal, kept.unrecorded)).unzip();
+        if let Some(error) = mismatch {
             return Err(mismatched(error, journal).await);
         }
-        Ok(verified) => {
-            let check = stop.unless_asked(still.check());
-            let checked = options.patience.watching(monitor, check).await;
-            checked.map(|()| verified)
+        Ok(Fetched {
+            progress,
+            first_open,
+            journal,
+            unrecorded: unrecorded.unwrap_or_default(),
+            early_checks,
+            sink: job.sink,
+            to_verify: job.to_verify,
+            holes: job.holes,
+            hole_places: job.hole_places,
+            follower: job.follower,
+        })
+    }
+
+    /// The end of a run that goes on another time, at the chunk `first_open`.
+    fn interrupted(&self, error: Error, first_open: u64) -> DownloadInterrupted {
+        DownloadInterrupted {
+            error,
+            resume_at: Some(self.offset_of(first_open)),
+            is_whole: first_open == self.plan.count(),
+            is_journaled: self.is_journaled,
         }
-        Err(error) => Err(error),
-    };
-    let verified = match verified {
-        Ok(verified) => verified,
-        Err(error) => {
-            remember(journal, &job.sink, unrecorded.unwrap_or_default()).await;
-            return Err(there(error));
-        }
-    };
-    let (sink, follower, checksum) = (job.sink, job.follower, options.checksum);
-    let (checksum, weaknesses) = blocking(move || {
-        let followed = follower.map(Follower::finish).transpose()?;
-        let written = Arc::into_inner(sink)
-            .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
-            .finish(force, checksum)?;
-        Ok((followed.or(written.digest), written.weaknesses))
-    })
-    .await
-    .map_err(there)?;
-    warn(&weaknesses, monitor);
-    // That of a shard tells those who join them that it is done.
-    let journal = journal.filter(|_| options.shard.is_none());
-    Ok(Downloaded {
-        progress,
-        verified,
-        checksum,
-        journal: Ended::of(journal),
-    })
+    }
+
+    /// Compares with the drive, sees whether that changed, and gives the file its name.
+    async fn finish(
+        self,
+        fetched: Fetched,
+        monitor: &mut dyn Monitor,
+        mut stop: Stop,
+    ) -> Result<Downloaded, DownloadInterrupted> {
+        let (client, options, plan) = (self.client, self.options, self.plan);
+        let (progress, journal) = (fetched.progress, fetched.journal);
+        let there = |error| self.interrupted(error, fetched.first_open);
+        self.sampler.look_into(fetched.hole_places.take());
+        let local = match fetched.sink.to_disk(options.format).map_err(there)? {
+            Some(disk) => Local::Again(Again {
+                disk,
+                is_image: false,
+                plan,
+                base: self.base,
+                chunks: gaps(&plan, 0, &self.others).into_iter().collect(),
+                holes: fetched.holes,
+            }),
+            // There is no journal then, and no earlier run.
+            None => Local::Seen(fetched.to_verify),
+        };
+        // One of the requests is the look at the drive.
+        let jobs = options.jobs.get().saturating_sub(1).max(1);
+        let early_checks = fetched.early_checks;
+        let from = ReadFrom {
+            client,
+            drive: options.drive,
+            open: progress.workers.min(jobs),
+            jobs,
+            patience: &options.patience,
+            passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
+        };
+        // All that is on this machine was read before this begins, so that it may be asked
+        // at the same time as the sample is read again.
+        let mut still = StillThere::of(client, options, self.info);
+        let verified = match verify(from, &self.sampler, local, monitor, stop.clone()).await {
+            Err(error) if error.kind() == ErrorKind::Integrity => {
+                return Err(mismatched(error, journal).await);
+            }
+            Ok(verified) => {
+                let check = stop.unless_asked(still.check());
+                let checked = options.patience.watching(monitor, check).await;
+                checked.map(|()| verified)
+            }
+            Err(error) => Err(error),
+        };
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(error) => {
+                remember(journal, &fetched.sink, fetched.unrecorded).await;
+                return Err(there(error));
+            }
+        };
+        let published = self.publish(fetched.sink, fetched.follower).await;
+        let (checksum, weaknesses) = published.map_err(there)?;
+        warn(&weaknesses, monitor);
+        // That of a shard tells those who join them that it is done.
+        let journal = journal.filter(|_| options.shard.is_none());
+        Ok(Downloaded {
+            progress,
+            verified,
+            checksum,
+            journal: Ended::of(journal),
+        })
+    }
+
+    /// Gives the file its name. Returns its digest, if that was requested, and what the
+    /// file system cannot do.
+    async fn publish(
+        &self,
+        sink: Arc<Sink>,
+        follower: Option<Follower>,
+    ) -> Result<(Option<Digest>, Vec<Weakness>)> {
+        let (force, checksum) = (self.force, self.options.checksum);
+        blocking(move || {
+            let followed = follower.map(Follower::finish).transpose()?;
+            let written = Arc::into_inner(sink)
+                .ok_or_else(|| Error::new(ErrorKind::Bug, "The image is still being written"))?
+                .finish(force, checksum)?;
+            Ok((followed.or(written.digest), written.weaknesses))
+        })
+        .await
+    }
 }
 
 /// The error of a download that is not what the drive holds; its journal goes.

@@ -1,6 +1,8 @@
 //! Making exactly one drive, whatever becomes of the answers. The decisions are
 //! [`Creation`]'s; here is what they act on.
 
+use std::ops::ControlFlow;
+
 use super::patience::{Patience, bounded_by, gave_up, waits_for};
 use crate::api::Client;
 use crate::drive::{DriveInfo, DriveSpec};
@@ -34,126 +36,175 @@ impl From<Error> for NotCreated {
     }
 }
 
-/// Creates a drive as `spec` says, bearing `token`. If an earlier run may have
-/// done so with this very token, its drive is looked for first.
-pub(crate) async fn create(
-    client: &Client,
-    spec: &DriveSpec,
-    token: &str,
-    is_resumed: bool,
-    patience: &Patience,
-) -> Result<Created, NotCreated> {
-    let keys = Properties::new();
-    create_bearing(client, spec, &keys, token, is_resumed, patience).await
+/// A drive to make, which bears its keys from its first moment.
+pub(crate) struct NewDrive<'a> {
+    pub(crate) spec: &'a DriveSpec,
+    pub(crate) keys: &'a Properties,
+    /// What tells it from drives of other runs.
+    pub(crate) token: &'a str,
 }
 
-/// As [`create`], a drive that bears these `keys` from its first moment.
-pub(crate) async fn create_bearing(
+/// Creates a drive. If an earlier run may have done so with this very token, its drive is
+/// looked for first.
+pub(crate) async fn create(
     client: &Client,
-    spec: &DriveSpec,
-    keys: &Properties,
-    token: &str,
+    new: &NewDrive<'_>,
     is_resumed: bool,
     patience: &Patience,
 ) -> Result<Created, NotCreated> {
-    let mut body = spec.to_properties()?;
-    let mut set = |key: &str, value: &str| {
-        body.insert(key, value)
-            .map_err(|error| Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error))
+    let mut making = Making {
+        client,
+        new,
+        body: new.body()?,
+        patience,
+        creation: Creation::new(patience.attempts()),
+        rng: fastrand::Rng::new(),
+        last: None,
+        is_unclear: is_resumed,
     };
-    for (key, value) in keys {
-        set(key, value)?;
-    }
-    set(TOKEN_KEY, token)?;
-
-    let what = format!("Failed to create drive of size {}", spec.size);
-    let mut creation = Creation::new(patience.attempts());
-    let mut rng = fastrand::Rng::new();
     let mut step = if is_resumed {
-        creation.resume()
+        making.creation.resume()
     } else {
         CreateStep::Post {
             after: std::time::Duration::ZERO,
         }
     };
-    let mut last = None;
-    let mut is_unclear = is_resumed;
     loop {
-        step = match step {
+        let next = match step {
             CreateStep::Post { after } => {
                 tokio::time::sleep(after).await;
-                let create = client.create_with_status(&body);
-                match bounded_by(patience, creation.gives_up_at(), create).await {
-                    Ok((drive, status)) => {
-                        patience.answered();
-                        let status = Some(status);
-                        return Ok(Created { drive, status });
-                    }
-                    Err(failure) => {
-                        tracing::debug!(%failure, "create");
-                        is_unclear |= failure.is_ambiguous();
-                        let (is_known, now) = (client.has_answered(), patience.now());
-                        let step = creation.post_failed(&failure, is_known, now, &mut rng);
-                        announce(patience, &failure, &step, &creation);
-                        last = Some(failure);
-                        step
-                    }
-                }
+                making.post().await
             }
             CreateStep::Look { after } => {
                 tokio::time::sleep(after).await;
-                let drives = client.drives();
-                match bounded_by(patience, creation.gives_up_at(), drives).await {
-                    Ok(drives) => {
-                        patience.answered();
-                        let (found, alike) = candidates(drives, spec, token);
-                        let ids: Vec<_> = found.iter().map(|drive| drive.id).collect();
-                        match creation.looked(&ids, &alike) {
-                            CreateStep::Adopt(id) => {
-                                // It is among those found.
-                                if let Some(drive) = found.into_iter().find(|d| d.id == id) {
-                                    tracing::info!(drive = %id, "found the drive of a lost answer");
-                                    let status = None;
-                                    return Ok(Created { drive, status });
-                                }
-                                CreateStep::GiveUp { is_outage: false }
-                            }
-                            step => step,
-                        }
+                making.look().await
+            }
+            step => return Err(making.ended(step)),
+        };
+        match next {
+            ControlFlow::Continue(next) => step = next,
+            ControlFlow::Break(created) => return Ok(created),
+        }
+    }
+}
+
+impl NewDrive<'_> {
+    /// The body of the request.
+    fn body(&self) -> Result<Properties> {
+        let mut body = self.spec.to_properties()?;
+        let token = std::iter::once((TOKEN_KEY, self.token));
+        for (key, value) in self
+            .keys
+            .into_iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .chain(token)
+        {
+            body.insert(key, value).map_err(|error| {
+                Error::new(ErrorKind::Bug, "Cannot describe the drive").because(error)
+            })?;
+        }
+        Ok(body)
+    }
+}
+
+/// The making of one drive.
+struct Making<'a> {
+    client: &'a Client,
+    new: &'a NewDrive<'a>,
+    body: Properties,
+    patience: &'a Patience,
+    creation: Creation,
+    rng: fastrand::Rng,
+    /// Why there is no drive yet.
+    last: Option<Failure>,
+    /// Whether one may have been made all the same.
+    is_unclear: bool,
+}
+
+impl Making<'_> {
+    /// Asks for the drive.
+    async fn post(&mut self) -> ControlFlow<Created, CreateStep> {
+        let (client, patience) = (self.client, self.patience);
+        let create = client.create_with_status(&self.body);
+        match bounded_by(patience, self.creation.gives_up_at(), create).await {
+            Ok((drive, status)) => {
+                patience.answered();
+                let status = Some(status);
+                ControlFlow::Break(Created { drive, status })
+            }
+            Err(failure) => {
+                tracing::debug!(%failure, "create");
+                self.is_unclear |= failure.is_ambiguous();
+                let (is_known, now) = (client.has_answered(), patience.now());
+                let creation = &mut self.creation;
+                let step = creation.post_failed(&failure, is_known, now, &mut self.rng);
+                announce(patience, &failure, &step, creation);
+                self.last = Some(failure);
+                ControlFlow::Continue(step)
+            }
+        }
+    }
+
+    /// Looks for the drive of an answer that was lost.
+    async fn look(&mut self) -> ControlFlow<Created, CreateStep> {
+        let (client, patience) = (self.client, self.patience);
+        match bounded_by(patience, self.creation.gives_up_at(), client.drives()).await {
+            Ok(drives) => {
+                patience.answered();
+                let (found, alike) = candidates(drives, self.new.spec, self.new.token);
+                let ids: Vec<_> = found.iter().map(|drive| drive.id).collect();
+                let step = self.creation.looked(&ids, &alike);
+                let CreateStep::Adopt(id) = step else {
+                    return ControlFlow::Continue(step);
+                };
+                // It is among those found.
+                match found.into_iter().find(|drive| drive.id == id) {
+                    Some(drive) => {
+                        tracing::info!(drive = %id, "found the drive of a lost answer");
+                        let status = None;
+                        ControlFlow::Break(Created { drive, status })
                     }
-                    Err(failure) => {
-                        let (is_known, now) = (client.has_answered(), patience.now());
-                        let step = creation.look_failed(&failure, is_known, now, &mut rng);
-                        announce(patience, &failure, &step, &creation);
-                        // What became of asking tells more.
-                        last.get_or_insert(failure);
-                        step
-                    }
+                    None => ControlFlow::Continue(CreateStep::GiveUp { is_outage: false }),
                 }
             }
-            CreateStep::GiveUp { is_outage: true } if let Some(why) = &last => {
-                let error = gave_up(&what, why, patience.max_outage());
-                return Err(NotCreated { error, is_unclear });
+            Err(failure) => {
+                let (is_known, now) = (client.has_answered(), patience.now());
+                let creation = &mut self.creation;
+                let step = creation.look_failed(&failure, is_known, now, &mut self.rng);
+                announce(patience, &failure, &step, creation);
+                // What became of asking tells more.
+                self.last.get_or_insert(failure);
+                ControlFlow::Continue(step)
             }
-            CreateStep::Adopt(_) | CreateStep::GiveUp { .. } => {
-                let why = last.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
-                let error = why.into_error(&what);
-                return Err(NotCreated { error, is_unclear });
-            }
-            CreateStep::Doubt(drives) => {
+        }
+    }
+
+    /// The error of an end without a drive.
+    fn ended(self, step: CreateStep) -> NotCreated {
+        let what = format!("Failed to create drive of size {}", self.new.spec.size);
+        let mut is_unclear = self.is_unclear;
+        let error = match (step, self.last) {
+            (CreateStep::Doubt(drives), _) => {
+                is_unclear = true;
                 let list: Vec<_> = drives.iter().map(ToString::to_string).collect();
                 let which = format!(
                     "{what}: the answer was lost, and any of these drives may be the one: {}",
                     list.join(" ")
                 );
-                let error = Error::new(ErrorKind::Conflict, which).hint_to(format!(
+                Error::new(ErrorKind::Conflict, which).hint_to(format!(
                     "Nothing was destroyed. Upload to the right one with -d UUID; look at one with: {}",
-                    client.commands().call("drives UUID info")
-                ));
-                let is_unclear = true;
-                return Err(NotCreated { error, is_unclear });
+                    self.client.commands().call("drives UUID info")
+                ))
+            }
+            (CreateStep::GiveUp { is_outage: true }, Some(why)) => {
+                gave_up(&what, &why, self.patience.max_outage())
+            }
+            (_, why) => {
+                let why = why.unwrap_or_else(|| Failure::NotApi("it names no drive".into()));
+                why.into_error(&what)
             }
         };
+        NotCreated { error, is_unclear }
     }
 }
 

@@ -7,61 +7,68 @@ use crate::drive::DriveId;
 use crate::failure::Failure;
 use crate::policy::{PIECE_BYTES_MIN, Requests};
 
-/// Fills `bytes` from the byte `offset` of the drive on, in requests of at most
-/// `step_max` bytes. Where a connection breaks after something came, the rest is
-/// requested at once; how to bear other failures is the caller's to decide.
-///
-/// # Errors
-/// The failure of a request that brought next to nothing. As many bytes as
-/// `requests.advanced_bytes` grew by are there all the same.
-pub(crate) async fn read(
-    client: &Client,
-    drive: DriveId,
-    offset: u64,
-    bytes: &mut [u8],
-    step_max: u64,
-    requests: &mut Requests,
-) -> Result<(), Failure> {
-    let step_max = usize::try_from(step_max).unwrap_or(usize::MAX).max(1);
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let end = bytes.len().min(filled.saturating_add(step_max));
-        let step = &mut bytes[filled..end];
-        let size = RequestSize::plain(step.len() as u64);
-        let mut came = 0;
-        let read = client
-            .read_into(drive, offset + filled as u64, step, &mut came)
-            .await;
-        filled += came;
-        match read {
-            Ok(()) => requests.confirm(size),
-            Err(failure) => {
-                requests.advanced_bytes += came as u64;
-                if came as u64 >= PIECE_BYTES_MIN && failure.is_break() {
-                    tracing::debug!(offset, came, %failure, "requesting the rest");
-                    continue;
-                }
-                requests.failed = Some(size);
-                return Err(failure);
-            }
-        }
-    }
-    Ok(())
+/// Reads one drive, in requests of at most `step_max` bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct DriveReader<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) drive: DriveId,
+    pub(crate) step_max: u64,
 }
 
-/// As [`read`], for who needs no more than the bytes.
-///
-/// # Errors
-/// The failure of a request that brought next to nothing.
-pub(crate) async fn read_all(
-    client: &Client,
-    drive: DriveId,
-    offset: u64,
-    len: u64,
-    step_max: u64,
-    requests: &mut Requests,
-) -> Result<Vec<u8>, Failure> {
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    read(client, drive, offset, &mut bytes, step_max, requests).await?;
-    Ok(bytes)
+impl DriveReader<'_> {
+    /// Fills `bytes` from the byte `offset` of the drive on. Where a connection breaks
+    /// after something came, the rest is requested at once; how to bear other failures is
+    /// the caller's to decide.
+    ///
+    /// # Errors
+    /// The failure of a request that brought next to nothing. As many bytes as
+    /// `requests.advanced_bytes` grew by are there all the same.
+    pub(crate) async fn read(
+        self,
+        offset: u64,
+        bytes: &mut [u8],
+        requests: &mut Requests,
+    ) -> Result<(), Failure> {
+        let step_max = usize::try_from(self.step_max).unwrap_or(usize::MAX).max(1);
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let end = bytes.len().min(filled.saturating_add(step_max));
+            let step = &mut bytes[filled..end];
+            let size = RequestSize::plain(step.len() as u64);
+            let mut came = 0;
+            let read = self
+                .client
+                .read_into(self.drive, offset + filled as u64, step, &mut came)
+                .await;
+            filled += came;
+            match read {
+                Ok(()) => requests.confirm(size),
+                Err(failure) => {
+                    requests.advanced_bytes += came as u64;
+                    if came as u64 >= PIECE_BYTES_MIN && failure.is_break() {
+                        tracing::debug!(offset, came, %failure, "requesting the rest");
+                        continue;
+                    }
+                    requests.failed = Some(size);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`DriveReader::read`], for a caller that needs no more than the bytes.
+    ///
+    /// # Errors
+    /// The failure of a request that brought next to nothing.
+    pub(crate) async fn read_all(
+        self,
+        offset: u64,
+        len: u64,
+        requests: &mut Requests,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        self.read(offset, &mut bytes, requests).await?;
+        Ok(bytes)
+    }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::claim::{claim, claimed};
 use super::patience::{Patience, gave_up};
-use super::read_range::read_all;
+use super::read_range::DriveReader;
 use super::spare_requests::Spare;
 use super::stop::{Stop, stopped};
 use crate::api::{Client, Delivery};
@@ -295,13 +295,14 @@ impl<J: Job> Shell<J> {
                 let len = span.len.min(READ_BYTES_MAX);
                 let patience = self.patience.clone();
                 self.attempts.spawn(async move {
-                    let read = || {
-                        let (client, offset) = (&client, span.offset);
-                        async move {
-                            let mut requests = Requests::default();
-                            read_all(client, drive, offset, len, READ_BYTES_MAX, &mut requests)
-                                .await
-                        }
+                    let reader = DriveReader {
+                        client: &client,
+                        drive,
+                        step_max: READ_BYTES_MAX,
+                    };
+                    let read = || async move {
+                        let mut requests = Requests::default();
+                        reader.read_all(span.offset, len, &mut requests).await
                     };
                     Answer::Proof(match patience.call(&client, Operation::Read, read).await {
                         Ok(bytes) => Ok(is_zero(&bytes)),

@@ -11,7 +11,7 @@ use super::notes::{Found, Notes};
 use super::questions::{PROBE_NAME, Prober};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveSpec};
-use crate::driver::create_drive::{Created, NotCreated, create};
+use crate::driver::create_drive::{Created, NewDrive, NotCreated, create};
 use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::driver::stop::{Stop, stopped};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::findings::{Finding, Findings, Size};
 use crate::monitor::{Event, Monitor};
 use crate::policy::{Operation, TOKEN_KEY};
+use crate::wire::Properties;
 
 const MIB: u64 = 1024 * 1024;
 /// Size that is asked for: room for the largest body, and no multiple of
@@ -132,19 +133,26 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
 
 /// Makes the drive, and tells the size that was asked for.
 async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Created, u64)> {
-    let mut spec = DriveSpec {
+    let spec_of = |size| DriveSpec {
         name: PROBE_NAME.to_owned(),
-        size: SIZE,
+        size,
         tier: "disk".to_owned(),
         shared: false,
     };
-    let mut made = create(client, &spec, token, false, patience).await;
+    let keys = Properties::new();
+    let (mut spec, round) = (&spec_of(SIZE), &spec_of(ROUND_SIZE));
+    let new = |spec| NewDrive {
+        spec,
+        keys: &keys,
+        token,
+    };
+    let mut made = create(client, &new(spec), false, patience).await;
     // Refused maybe for its size: then nothing was made.
     if let Err(NotCreated { error, is_unclear }) = &made
         && (error.kind(), *is_unclear) == (ErrorKind::Rejected, false)
     {
-        spec.size = ROUND_SIZE;
-        made = create(client, &spec, token, false, patience).await;
+        spec = round;
+        made = create(client, &new(spec), false, patience).await;
     }
     match made {
         Ok(created) => Ok((created, spec.size)),

@@ -9,7 +9,7 @@ use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
 use crate::driver::claim::{claim, claimed};
-use crate::driver::create_drive::create;
+use crate::driver::create_drive::{NewDrive, create};
 use crate::driver::differing::differing;
 use crate::driver::session::{Identity, Session, warn};
 use crate::driver::stop::{Stop, stopped};
@@ -20,6 +20,7 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
 use crate::policy::{Concurrency, Operation, Zeros};
 use crate::shard::Shard;
+use crate::wire::Properties;
 
 /// Bytes at the end of a stream that may be no part of the disk.
 const FOOTER_BYTES: u64 = 512;
@@ -36,80 +37,161 @@ pub(super) struct Begun {
     pub(super) zeros: Zeros,
 }
 
-/// Takes up an earlier run or begins a new one; makes the drive, or looks at the
-/// one that is there. `holes_are_read` says that this run reads what is called a hole.
-pub(super) async fn begin(
-    client: &Client,
-    image: Image,
-    holes_are_read: bool,
-    options: &UploadOptions,
-    monitor: &mut dyn Monitor,
-    mut stop: Stop,
-) -> Result<Begun> {
-    let length = image.length();
-    // Room for the rest is made when there is one.
-    let size = length.known().unwrap_or(0);
-    let mut session = open_session(client, &image, options, monitor).await?;
-    let (plan, first) = (session.plan, session.first);
-    let (image, is_changed) =
-        take_up(image, holes_are_read, &plan, &mut session, options, monitor).await?;
-    let (image, table) = look_at_image(image, monitor).await?;
-    let needed = bytes_needed(&options.target, length, plan.is_endless());
-    client.open_ahead(at_once(&plan, options)).await;
-    let prepared = tokio::select! {
-        drive = options.patience.watching(
-            monitor,
-            prepare(client, needed, options, &mut session),
-        ) => drive,
-        () = stop.asked() => Err(stopped().hint_to(format!(
-            "A drive may have been made: the same command takes it up, or list yours with: {}",
-            client.commands().call("drives info")
-        ))),
-    };
-    let drive = match prepared {
-        Ok(drive) => drive,
-        Err(error) => {
-            if !matches!(options.target, Target::New(_)) {
-                session.forget().await;
+/// What an upload begins with.
+#[derive(Clone, Copy)]
+pub(super) struct Beginning<'a> {
+    pub(super) client: &'a Client,
+    pub(super) options: &'a UploadOptions,
+    /// Whether this run reads what is called a hole.
+    pub(super) holes_are_read: bool,
+}
+
+impl Beginning<'_> {
+    /// Takes up an earlier run or begins a new one; makes the drive, or looks at the
+    /// one that is there.
+    pub(super) async fn begin(
+        self,
+        image: Image,
+        monitor: &mut dyn Monitor,
+        mut stop: Stop,
+    ) -> Result<Begun> {
+        let Self {
+            client, options, ..
+        } = self;
+        let length = image.length();
+        // Room for the rest is made when there is one.
+        let size = length.known().unwrap_or(0);
+        let mut session = open_session(client, &image, options, monitor).await?;
+        let (plan, first) = (session.plan, session.first);
+        let (image, is_changed) = self.take_up(image, &mut session, monitor).await?;
+        let (image, table) = look_at_image(image, monitor).await?;
+        let needed = bytes_needed(&options.target, length, plan.is_endless());
+        client.open_ahead(at_once(&plan, options)).await;
+        let prepared = tokio::select! {
+            drive = options.patience.watching(
+                monitor,
+                prepare(client, needed, options, &mut session),
+            ) => drive,
+            () = stop.asked() => Err(stopped().hint_to(format!(
+                "A drive may have been made: the same command takes it up, or list yours with: {}",
+                client.commands().call("drives info")
+            ))),
+        };
+        let drive = match prepared {
+            Ok(drive) => drive,
+            Err(error) => {
+                if !matches!(options.target, Target::New(_)) {
+                    session.forget().await;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-    };
-    let is_ours = !matches!(options.target, Target::Existing(_));
-    // An earlier run wrote to the drive, and where is known of what it told only:
-    // a range that reads as zeros proves nothing, if these are zeros it wrote.
-    // Holes that it left out are the proof that it had one.
-    let was_proven = session.state.drive.is_none() || !session.state.holes.is_empty();
-    session
-        .record(Record::Drive {
+        };
+        let is_ours = !matches!(options.target, Target::Existing(_));
+        // An earlier run wrote to the drive, and where is known of what it told only:
+        // a range that reads as zeros proves nothing, if these are zeros it wrote.
+        // Holes that it left out are the proof that it had one.
+        let was_proven = session.state.drive.is_none() || !session.state.holes.is_empty();
+        session
+            .record(Record::Drive {
+                id: drive.id,
+                is_ours,
+            })
+            .await?;
+        // A run that was cut off before its drive was known leaves it to this one.
+        let is_new = is_ours && session.state.drive.is_none();
+        monitor.event(&Event::Drive {
             id: drive.id,
-            is_ours,
+            size: match (is_new, plan.is_endless()) {
+                (false, _) => drive.size,
+                (true, true) => length.first(),
+                (true, false) => needed,
+            },
+            is_new,
+        });
+        if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
+            monitor.event(&Event::Warning(line));
+        }
+        Ok(Begun {
+            image,
+            plan,
+            first,
+            session,
+            drive,
+            is_new,
+            // What held data once may be zero now: then zeros are no hole.
+            zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
+        })
+    }
+
+    /// Takes up an earlier run: what it settled stays settled, if the image is the
+    /// same. Gives the image back, and whether it changed. Where this run reads holes, the
+    /// earlier one may have left out what they hold: then all that it settled is read again.
+    async fn take_up(
+        self,
+        image: Image,
+        session: &mut Session,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(Image, bool)> {
+        let plan = session.plan;
+        if !session.is_resumed {
+            return Ok((image, false));
+        }
+        if session.is_damaged {
+            let what = "The journal is damaged: what it does not tell is compared with the drive";
+            monitor.event(&Event::Notice(what.into()));
+        }
+        let there = session.state.settled();
+        let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
+        let of = match plan.is_endless() {
+            true => String::new(),
+            false => format!(" of {}", plan.size()),
+        };
+        monitor.event(&Event::Resuming {
+            done_bytes: there,
+            size: (!plan.is_endless()).then(|| plan.size()),
+            line: format!("Resuming: {there}{of} bytes are settled"),
+        });
+        let Some(journal) = session.journal.take() else {
+            return Ok((image, false));
+        };
+        let now = image.fingerprint();
+        let is_same = now.tells_changes() && session.source.as_ref() == Some(now);
+        if is_same && !(self.holes_are_read && image.is_local()) {
+            session.journal = Some(journal);
+            return Ok((image, false));
+        }
+        if image.disk().is_none() {
+            // What was sent passes by again, and is compared then.
+            session.journal = Some(journal);
+            return Ok((image, true));
+        }
+        let state = session.state.clone();
+        let (image, journal, changed) = blocking(move || {
+            let changed = changed(&image, &plan, &journal, &state)?;
+            Ok((image, journal, changed))
         })
         .await?;
-    // A run that was cut off before its drive was known leaves it to this one.
-    let is_new = is_ours && session.state.drive.is_none();
-    monitor.event(&Event::Drive {
-        id: drive.id,
-        size: match (is_new, plan.is_endless()) {
-            (false, _) => drive.size,
-            (true, true) => length.first(),
-            (true, false) => needed,
-        },
-        is_new,
-    });
-    if let Some(line) = table.and_then(|table| table.misplaced(size, drive.size)) {
-        monitor.event(&Event::Warning(line));
+        session.journal = Some(journal);
+        let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
+        // With no difference found it still counts as changed: a chunk whose record
+        // was lost may be on the drive, and be zero now.
+        if count > 0 && is_same {
+            monitor.event(&Event::Warning(format!(
+            "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
+        )));
+        } else if count > 0 && !self.options.journal.changed_ok {
+            let what = format!(
+                "The image changed since the upload began: {count} chunks that were sent differ now"
+            );
+            return Err(Error::new(ErrorKind::Integrity, what)
+                .hint_to("Send what changed with --changed-ok, or start over with --restart"));
+        }
+        for range in changed.iter() {
+            session.state.done.remove(range.clone());
+            session.state.holes.remove(range.clone());
+        }
+        Ok((image, !is_same))
     }
-    Ok(Begun {
-        image,
-        plan,
-        first,
-        session,
-        drive,
-        is_new,
-        // What held data once may be zero now: then zeros are no hole.
-        zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
-    })
 }
 
 /// Opens the journal, with an earlier run in it or a new one, and says what it found.
@@ -187,77 +269,6 @@ fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
     }
 }
 
-/// Takes up an earlier run: what it settled stays settled, if the image is the
-/// same. Gives the image back, and whether it changed. Where this run reads holes, the
-/// earlier one may have left out what they hold: then all that it settled is read again.
-async fn take_up(
-    image: Image,
-    holes_are_read: bool,
-    plan: &Plan,
-    session: &mut Session,
-    options: &UploadOptions,
-    monitor: &mut dyn Monitor,
-) -> Result<(Image, bool)> {
-    if !session.is_resumed {
-        return Ok((image, false));
-    }
-    if session.is_damaged {
-        let what = "The journal is damaged: what it does not tell is compared with the drive";
-        monitor.event(&Event::Notice(what.into()));
-    }
-    let there = session.state.settled();
-    let there: u64 = there.iter().map(|range| plan.bytes_in(range)).sum();
-    let of = match plan.is_endless() {
-        true => String::new(),
-        false => format!(" of {}", plan.size()),
-    };
-    monitor.event(&Event::Resuming {
-        done_bytes: there,
-        size: (!plan.is_endless()).then(|| plan.size()),
-        line: format!("Resuming: {there}{of} bytes are settled"),
-    });
-    let Some(journal) = session.journal.take() else {
-        return Ok((image, false));
-    };
-    let now = image.fingerprint();
-    let is_same = now.tells_changes() && session.source.as_ref() == Some(now);
-    if is_same && !(holes_are_read && image.is_local()) {
-        session.journal = Some(journal);
-        return Ok((image, false));
-    }
-    if image.disk().is_none() {
-        // What was sent passes by again, and is compared then.
-        session.journal = Some(journal);
-        return Ok((image, true));
-    }
-    let (plan, state) = (*plan, session.state.clone());
-    let (image, journal, changed) = blocking(move || {
-        let changed = changed(&image, &plan, &journal, &state)?;
-        Ok((image, journal, changed))
-    })
-    .await?;
-    session.journal = Some(journal);
-    let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
-    // With no difference found it still counts as changed: a chunk whose record
-    // was lost may be on the drive, and be zero now.
-    if count > 0 && is_same {
-        monitor.event(&Event::Warning(format!(
-            "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
-        )));
-    } else if count > 0 && !options.journal.changed_ok {
-        let what = format!(
-            "The image changed since the upload began: {count} chunks that were sent differ now"
-        );
-        return Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("Send what changed with --changed-ok, or start over with --restart"));
-    }
-    for range in changed.iter() {
-        session.state.done.remove(range.clone());
-        session.state.holes.remove(range.clone());
-    }
-    Ok((image, !is_same))
-}
-
 /// Reads the settled chunks of an image again and compares them with the
 /// journal. Holes are looked at only where the file has data now. Blocks.
 ///
@@ -288,7 +299,12 @@ async fn prepare(
         (Target::New(_), Some((id, _))) => id,
         (Target::New(spec), None) => {
             let token = session.token();
-            let created = create(client, spec, &token, session.is_resumed, &options.patience).await;
+            let new = NewDrive {
+                spec,
+                keys: &Properties::new(),
+                token: &token,
+            };
+            let created = create(client, &new, session.is_resumed, &options.patience).await;
             let drive = match created {
                 Ok(created) => created.drive,
                 Err(not) => {

@@ -10,7 +10,7 @@ use crate::api::Client;
 use crate::chunk::is_zero;
 use crate::drive::{DriveId, DriveInfo};
 use crate::driver::patience::{Patience, Trial, Unanswered};
-use crate::driver::read_range::read_all;
+use crate::driver::read_range::DriveReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::policy::{Class, Operation, Requests, classify};
@@ -160,10 +160,14 @@ impl Drive {
         };
         if is_checked {
             let len = READ_BYTES_MAX.min(grown - size);
-            let read = || async {
+            let reader = DriveReader {
+                client: &self.client,
+                drive: self.id,
+                step_max: READ_BYTES_MAX,
+            };
+            let read = || async move {
                 let mut requests = Requests::default();
-                let (client, most) = (&self.client, READ_BYTES_MAX);
-                read_all(client, self.id, size, len, most, &mut requests).await
+                reader.read_all(size, len, &mut requests).await
             };
             let read = self
                 .patience

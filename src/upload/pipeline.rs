@@ -142,11 +142,15 @@ impl Pipeline {
 
         for number in 0..compressors {
             let Some(scratch) = pool.take(0) else { break };
-            let gzip = Gzip::new(scratch);
-            let (raw, to_send, sampler) = (raw.clone(), to_send.clone(), sampler.clone());
-            let (pace, selection) = (pace.clone(), selection.clone());
+            let mut compressor = Compressor {
+                gzip: Gzip::new(scratch),
+                pace: pace.clone(),
+                sampler: sampler.clone(),
+                selection: selection.clone(),
+            };
+            let (raw, to_send) = (raw.clone(), to_send.clone());
             spawn(format!("gzip-{number}"), move || {
-                compress(&raw, gzip, &pace, &sampler, selection.as_deref(), &to_send);
+                compressor.run(&raw, &to_send);
             })?;
         }
         let all = match checksum || image.disk().is_none() {
@@ -325,56 +329,59 @@ impl Reading {
     }
 }
 
-fn compress(
-    raw: &Receiver<ToCheck>,
-    mut gzip: Gzip,
-    pace: &Pace,
-    sampler: &Sampler,
-    selection: Option<&Selection>,
-    to_send: &Sender<Result<Prepared>>,
-) {
-    while let Ok(chunk) = raw.recv_blocking() {
-        let prepared = chunk
-            .read()
-            .and_then(|chunk| prepare(chunk, &mut gzip, pace, sampler, selection));
-        let is_same = prepared.is_ok();
-        if to_send.send_blocking(prepared).is_err() || !is_same {
-            return;
-        }
-    }
+/// A thread that checks and compresses.
+struct Compressor {
+    gzip: Gzip,
+    pace: Pace,
+    sampler: Sampler,
+    selection: Option<Arc<Selection>>,
 }
 
-/// Makes of a chunk what is sent of it.
-fn prepare(
-    chunk: RawChunk,
-    gzip: &mut Gzip,
-    pace: &Pace,
-    sampler: &Sampler,
-    selection: Option<&Selection>,
-) -> Result<Prepared> {
-    let chunk = match chunk.check() {
-        Checked::Hole(span) => {
-            selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
-            return Ok(Prepared::Hole(span.index..span.index + 1));
+impl Compressor {
+    /// Ends when nothing comes any more, or nobody takes what it makes.
+    fn run(&mut self, raw: &Receiver<ToCheck>, to_send: &Sender<Result<Prepared>>) {
+        while let Ok(chunk) = raw.recv_blocking() {
+            let prepared = chunk.read().and_then(|chunk| self.prepare(chunk));
+            let is_same = prepared.is_ok();
+            if to_send.send_blocking(prepared).is_err() || !is_same {
+                return;
+            }
         }
-        Checked::Data(chunk) => chunk,
-    };
-    let span = chunk.span();
-    sampler.look_at(span, chunk.bytes());
-    let digest = match selection {
-        Some(selection) => Some(selection.check_data(&chunk)?.into()),
-        None => sampler.digest(&chunk),
-    };
-    let ranges = selection.and_then(|selection| selection.ranges(&chunk));
-    let task = pace.take_up();
-    let chunk = match ranges {
-        Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
-        None => gzip.encode(chunk, task.level(), pace.zeros()),
-    };
-    let is_raw = chunk
-        .parts
-        .iter()
-        .all(|part| part.encoding == Encoding::Identity);
-    let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
-    Ok(Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
+    }
+
+    /// Makes of a chunk what is sent of it.
+    fn prepare(&mut self, chunk: RawChunk) -> Result<Prepared> {
+        let Self {
+            gzip,
+            pace,
+            sampler,
+            selection,
+        } = self;
+        let selection = selection.as_deref();
+        let chunk = match chunk.check() {
+            Checked::Hole(span) => {
+                selection.map_or(Ok(()), |selection| selection.check(span.index, None))?;
+                return Ok(Prepared::Hole(span.index..span.index + 1));
+            }
+            Checked::Data(chunk) => chunk,
+        };
+        let span = chunk.span();
+        sampler.look_at(span, chunk.bytes());
+        let digest = match selection {
+            Some(selection) => Some(selection.check_data(&chunk)?.into()),
+            None => sampler.digest(&chunk),
+        };
+        let ranges = selection.and_then(|selection| selection.ranges(&chunk));
+        let task = pace.take_up();
+        let chunk = match ranges {
+            Some(ranges) => gzip.encode_ranges(&chunk, task.level(), &ranges),
+            None => gzip.encode(chunk, task.level(), pace.zeros()),
+        };
+        let is_raw = chunk
+            .parts
+            .iter()
+            .all(|part| part.encoding == Encoding::Identity);
+        let encoded = pace.done(&task, span, chunk.body_bytes(), is_raw);
+        Ok(Prepared::Chunk(EncodedChunk { digest, ..chunk }, encoded))
+    }
 }

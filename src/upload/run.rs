@@ -1,39 +1,35 @@
 //! An upload: image → chunk → zero check → gzip → POST → confirmed.
 
-use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rangemap::RangeSet;
 
-use super::begin::{Begun, begin};
+use super::begin::{Beginning, Begun};
 use super::growing_drive::Room;
 use super::options::{Interrupted, Resume, Target, UploadOptions, Uploaded};
 use super::pace::Pace;
 use super::pipeline::{Earlier, Pipeline, PipelineConfig};
 use super::send_chunks::Upload;
-use super::wire_speed::{Sounding, sound};
+use super::wire_speed::{Sounding, WireProbe};
 use crate::api::Client;
 use crate::chunk::RequestSize;
 use crate::digest::Digest;
-use crate::drive::DriveId;
+use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
 use crate::driver::checksum::SourceHash;
 use crate::driver::session::{Ended, Session, finish, gaps, refuted};
 use crate::driver::shell::Shell;
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Holes, Image, RawImage};
+use crate::image::{Holes, Image, LateNotices, Length, RawImage, Trailer};
 use crate::journal::{Journal, Keeper, State};
-use crate::monitor::{Event, Monitor};
+use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::Plan;
-use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig};
-use crate::shard::Shard;
+use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros};
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
-use crate::verify::read_back::{
-    Again, Digests, Expected, Local, ReadFrom, Sampler, ZeroDigests, verify,
-};
+use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 
 /// Uploads `image`. It is done when every chunk was confirmed by the endpoint,
 /// or is a hole on a drive that is proven to read as zeros there.
@@ -47,26 +43,23 @@ pub async fn upload(
     monitor: &mut dyn Monitor,
     stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
-    let mut rng = fastrand::Rng::new();
-    let (image, are_read) = match options.selection {
+    let (image, holes_are_read) = match options.selection {
         // Whoever made the selection has read the image and decided that.
         Some(_) => (image, false),
         None => decide_holes(image, options.holes(), monitor).await?,
     };
-    let begun = begin(client, image, are_read, options, monitor, stop.clone()).await?;
-    let mut resume = Resume {
-        drive: begun.drive.id,
-        offset: 0,
-        chunk: begun.first,
-        chunks: (!begun.plan.is_endless()).then(|| begun.plan.count()),
-        size: (!begun.plan.is_endless()).then(|| begun.plan.size()),
-        is_ours: matches!(options.target, Target::New(_)),
-        is_journaled: begun.session.journal.is_some(),
+    let beginning = Beginning {
+        client,
+        options,
+        holes_are_read,
     };
+    let begun = beginning.begin(image, monitor, stop.clone()).await?;
+    let mut run = Run::of(client, options, &begun, stop);
     let chunk_bytes = begun.plan.chunk_bytes();
-    match send(client, begun, options, monitor, stop, &mut rng, &mut resume).await {
+    match run.send(begun, monitor).await {
         Ok(uploaded) => Ok(uploaded),
         Err(error) => {
+            let mut resume = run.resume;
             let offset = resume.chunk.saturating_mul(chunk_bytes);
             resume.offset = offset.min(resume.size.unwrap_or(u64::MAX));
             Err(Interrupted {
@@ -75,20 +68,6 @@ pub async fn upload(
             })
         }
     }
-}
-
-/// Bytes of this run's part of the image that need not be sent.
-fn earlier_bytes(plan: &Plan, shard: Option<Shard>, passed: &RangeSet<u64>, first: u64) -> u64 {
-    let mut there = passed.clone();
-    if first > 0 {
-        there.insert(0..first);
-    }
-    if let Some(shard) = shard {
-        for others in shard.others(plan.count()) {
-            there.remove(others);
-        }
-    }
-    there.iter().map(|range| plan.bytes_in(range)).sum()
 }
 
 /// Decides how far the holes of the image are believed. Gives it back, and whether what
@@ -109,335 +88,493 @@ async fn decide_holes(
     Ok((image, how == Holes::Read || !found.is_empty()))
 }
 
-/// Sends what is missing, reads back what was asked for, and ends the journal.
-/// Keeps `resume` true to how far it came.
-async fn send(
-    client: &Client,
-    begun: Begun,
-    options: &UploadOptions,
-    monitor: &mut dyn Monitor,
+/// An upload whose drive is there.
+struct Run<'a> {
+    client: &'a Client,
+    options: &'a UploadOptions,
     stop: Stop,
-    rng: &mut fastrand::Rng,
-    resume: &mut Resume,
-) -> Result<Uploaded> {
-    let (plan, mut session, drive) = (begun.plan, begun.session, begun.drive.id);
-    let settled = session.state.settled();
-    // What is nothing to this run: it is neither sent nor verified.
-    let mut others = RangeSet::new();
-    if let Some(selection) = &options.selection {
-        others.extend(selection.left_out());
-    }
-    if let Some(shard) = options.shard {
-        others.extend(shard.others(plan.count()));
-    }
-    let mut passed = settled.clone();
-    passed.extend(others.clone());
-    let todo = gaps(&plan, begun.first, &passed);
-    // What is told may be wrong; the end tells.
-    let expected = begun
-        .image
-        .length()
-        .expected()
-        .map(|size| plan.ending_at(size));
-    let so_far = expected.map(|plan| gaps(&plan, begun.first, &passed));
-    let sum =
-        |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
-    monitor.event(&Event::Started {
-        chunks: sum(&|range| range.end - range.start),
-        chunk_bytes: plan.chunk_bytes(),
-        offset: options.offset,
-        bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
-        earlier_bytes: earlier_bytes(
-            &expected.unwrap_or(plan),
-            options.shard,
-            &passed,
-            begun.first,
-        ),
-    });
-    let compare = options.compare || session.is_damaged;
-    let digests = match session.journal {
-        _ if compare => Digests::Whole,
-        Some(_) => Digests::Quick,
-        None => Digests::Unwanted,
-    };
-    let late = begun.image.late_notices();
-    let again = begun.image.to_disk().map(|disk| Again {
-        disk,
-        is_image: true,
-        plan,
-        base: 0,
-        chunks: gaps(&plan, begun.first, &others).into_iter().collect(),
-        holes: session.state.holes.clone(),
-    });
-    let seed = rng.u64(..);
-    let sampler = Sampler::new(options.verify, &plan, seed, digests, again.is_some());
-    let image = look_back(begun.image, &plan, &settled, &sampler).await?;
-    let earlier = earlier(&image, &mut session, options).await?;
-    let source = match options.sha256 {
-        Some(expected) => Some((expected, SourceHash::start(&image)?)),
-        None => None,
-    };
-    let member = image.begin_check();
-    let trailer = match &image {
-        Image::Stream(stream) => Some(stream.trailer()),
-        Image::Raw(_) | Image::Mapped(_) => None,
-    };
-    let room = plan.is_endless().then(|| {
-        let is_ours = matches!(options.target, Target::New(_));
-        Room::of(client, &begun.drive, is_ours, &options.patience)
-    });
-    let engine = Engine::new(EngineConfig {
-        plan,
-        first: begun.first,
-        settled: passed,
-        jobs_min: options.jobs_min.get(),
-        jobs: options.jobs.get(),
-        zeros: begun.zeros,
-        operation: Operation::Write,
-        is_fresh: begun.is_new,
-        max_outage: options.patience.max_outage(),
-        round_trip: client.round_trip(),
-        pieces: PiecesConfig {
-            most: RequestSize {
-                body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
-                // Fewer where an earlier run began with larger chunks.
-                range: options.chunk.get(),
-            },
-            ..PiecesConfig::default()
-        },
-        seed: rng.u64(..),
-    });
-    let body_bytes_max = options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get);
-    let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
-    let is_local = client.endpoint().is_loopback();
-    let pace = Pace::new(options.compression, jobs, is_local);
-    let (image, mut sounding) = match compare {
-        // Nothing is written that is there already.
-        true => (image, Sounding::default()),
-        false => sound(client, drive, image, &plan, &todo, &pace, body_bytes_max).await?,
-    };
-    // It is one of the requests that the user allows, and more may be sent before it ends.
-    if engine.limit().saturating_mul(4) >= options.jobs.get() {
-        sounding.end().await;
-    }
-    let keep = |journal| Keeper::start(journal, None);
-    let config = PipelineConfig {
-        image,
-        plan,
-        todo,
-        jobs,
-        pace,
-        checksum: options.checksum,
-        earlier,
-        selection: options.selection.clone(),
-    };
-    let early_checks = EarlyChecks::new(&sampler, plan, 0, options.jobs.get(), rng.u64(..));
-    if let Some(early_checks) = &early_checks {
-        early_checks.settled_before(&settled, &session.state.holes);
-    }
-    let job = Upload {
-        client: client.clone(),
-        drive,
-        plan,
-        pipeline: Pipeline::start(config, &sampler)?,
-        bodies: HashMap::new(),
-        confirmed: HashMap::new(),
-        zeros: HashMap::new(),
-        compare,
-        keeper: session.journal.take().map(keep).transpose()?,
-        early_checks: early_checks.clone(),
-        to_verify: sampler.collects().then(Expected::default),
-        holes: RangeSet::new(),
-        zero_digests: ZeroDigests::default(),
-        first: begun.first,
-        room,
-        waiting: None,
-    };
-    let mut shell = Shell::new(client.clone(), drive, engine, job, &options.patience);
-    let checked = CheckedDrive {
-        client,
-        drive,
-        disk: again.as_ref().map(|again| Arc::clone(&again.disk)),
-        is_image: true,
-        spare: shell.spare(),
-    };
-    let ending = run_checked(
-        shell.run(monitor, stop.clone()),
-        early_checks.as_ref(),
-        checked,
-    );
-    let ending = ending.await;
-    match ending {
-        Ok(Ending::Complete) => sounding.end().await,
-        Ok(_) => {}
-        Err(_) => shell.abort(monitor).await,
-    }
-    let progress = shell.progress();
-    resume.chunk = shell.first_open();
-    let (outcome, mismatch) = match ending {
-        Ok(ending) => (shell.outcome(ending, "write to"), None),
-        Err(CheckFailure::Changed(error)) => (Err(error), None),
-        Err(CheckFailure::Mismatch(error)) => (Ok(()), Some(error)),
-    };
-    let mut job = shell.into_job();
-    let (plan, room) = (job.plan, job.room.take());
-    if !plan.is_endless() {
-        resume.chunks = Some(plan.count());
-        resume.size = Some(plan.size());
-    }
-    let (to_verify, holes) = (job.to_verify.unwrap_or_default(), job.holes);
-    let pipeline = job.pipeline;
-    // Whatever happened: what was confirmed is kept.
-    let kept = finish(job.keeper).await;
-    if let Some(error) = mismatch {
-        let journal = kept?.map(|kept| kept.journal);
-        return Err(mismatched(error, begun.first, journal, resume).await);
-    }
-    outcome.inspect_err(|error| {
-        // What changed while it was read has to be read again from its start.
-        if error.kind() == ErrorKind::Integrity {
-            resume.chunk = begun.first;
-        }
-    })?;
-    if let Some(trailer) = trailer.as_ref().and_then(|trailer| trailer.get()) {
-        monitor.event(&Event::Warning(trailer.to_string()));
-    }
-    let journal = kept?.map(|kept| kept.journal);
-    let journal = match source {
-        Some((expected, source)) => {
-            check_source(expected, source, drive, journal, resume, stop.clone()).await?
-        }
-        None => journal,
-    };
-    let journal = match member {
-        Some(member) => check_member(member, drive, journal, resume, stop.clone()).await?,
-        None => journal,
-    };
-    let checksum = match options.checksum {
-        true => Some(stop.clone().unless_asked(pipeline.checksum()).await?),
-        false => None,
-    };
-    let mut drive_size = begun.drive.size;
-    if let Some(room) = room {
-        drive_size = room.size_for(plan.size());
-        let cut = options.patience.watching(monitor, room.cut(plan.size()));
-        if let Some(failure) = cut.await? {
-            monitor.event(&Event::Warning(format!(
-                "The drive stays larger than the image, which has {} bytes: {failure}",
-                plan.size()
-            )));
-        }
-    }
-    for line in late.notices(plan.size()) {
-        monitor.event(&Event::Notice(line));
-    }
-    if let Some(line) = late.warning(plan.size(), drive_size) {
-        monitor.event(&Event::Warning(line));
-    }
-    let (journal, local) = match again {
-        Some(mut again) => {
-            again.holes.extend(holes);
-            (journal, Local::Again(again))
-        }
-        None => {
-            let (journal, seen) =
-                everything_settled(journal, session.state, &plan, to_verify, &sampler).await?;
-            (journal, Local::Seen(seen))
-        }
-    };
-    let from = ReadFrom {
-        client,
-        drive,
-        open: progress.workers,
-        jobs: options.jobs.get(),
-        patience: &options.patience,
-        passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
-    };
-    let verified = match verify(from, &sampler, local, monitor, stop).await {
-        Ok(verified) => verified,
-        Err(error) => return Err(mismatched(error, begun.first, journal, resume).await),
-    };
-    Ok(Uploaded {
-        drive,
-        progress,
-        verified,
-        checksum,
-        journal: Ended::of(journal),
-    })
-}
-
-/// The error of a verification. If the drive does not hold what was sent, its journal goes,
-/// and all of it has to be sent again.
-async fn mismatched(
-    error: Error,
+    drive: DriveInfo,
+    /// The first chunk of the upload.
     first: u64,
-    journal: Option<Journal>,
-    resume: &mut Resume,
-) -> Error {
-    if error.kind() != ErrorKind::Integrity {
-        return error;
-    }
-    resume.chunk = first;
-    resume.is_journaled = false;
-    refuted(error, journal).await
+    /// Where another run resumes, should this one end now.
+    resume: Resume,
 }
 
-/// Demands that what was read has the digest that it has to have. Gives the journal
-/// back, or removes it: it calls done what is not the image that was meant.
-async fn check_source(
-    expected: Digest,
-    source: SourceHash,
-    drive: DriveId,
-    journal: Option<Journal>,
-    resume: &mut Resume,
-    mut stop: Stop,
-) -> Result<Option<Journal>> {
-    let digest = stop.unless_asked(blocking(move || source.finish())).await?;
-    if digest == expected {
-        return Ok(journal);
-    }
-    let what = format!("The image has the SHA-256 {digest}, not {expected}");
-    let fetch = "Fetch the image again, or look at where the digest is from";
-    Err(unusable(&what, fetch, drive, journal, resume).await)
+/// What there is to send.
+struct Scope {
+    /// Chunks that earlier runs settled.
+    settled: RangeSet<u64>,
+    /// Chunks that are nothing to this run: they are neither sent nor verified.
+    others: RangeSet<u64>,
+    /// Both of these.
+    passed: RangeSet<u64>,
+    todo: Vec<Range<u64>>,
 }
 
-/// Demands that a member of an archive has the digest that its manifest tells: all of it,
-/// whatever of it was read in this run. Gives the journal back, or removes it, as
-/// [`check_source`] does.
-async fn check_member(
-    member: RawImage,
-    drive: DriveId,
-    journal: Option<Journal>,
-    resume: &mut Resume,
-    mut stop: Stop,
-) -> Result<Option<Journal>> {
-    let watched = stop.clone();
-    let check = blocking(move || member.finish_check(&|| !watched.is_asked()));
-    let Err(error) = stop.unless_asked(check).await else {
-        return Ok(journal);
-    };
-    if error.kind() != ErrorKind::Integrity {
-        return Err(error);
-    }
-    let fetch = error.hint().unwrap_or("Fetch the archive again");
-    Err(unusable(&error.to_string(), fetch, drive, journal, resume).await)
+/// An upload whose requests can be made.
+struct Sending {
+    shell: Shell<Upload>,
+    sounding: Sounding,
+    early_checks: Option<EarlyChecks>,
+    sampler: Sampler,
+    /// How to read the image again, if that can be done.
+    again: Option<Again>,
+    checks: SourceChecks,
+    /// What earlier runs did.
+    state: State,
 }
 
-/// The error of an upload of what is not the image that was meant, without its journal:
-/// that calls done what must not be used.
-async fn unusable(
-    what: &str,
-    fetch: &str,
-    drive: DriveId,
+/// What the image has to be, which is known once all of it was read.
+struct SourceChecks {
+    sha256: Option<(Digest, SourceHash)>,
+    /// A member of an archive, with the digest of its manifest.
+    member: Option<RawImage>,
+    trailer: Option<Arc<OnceLock<Trailer>>>,
+    late: LateNotices,
+}
+
+/// An upload of which every chunk is settled.
+struct Sent {
+    /// The plan, with the end of the image, which may have been unknown before.
+    plan: Plan,
+    progress: Progress,
     journal: Option<Journal>,
-    resume: &mut Resume,
-) -> Error {
-    let what = format!("{what}: drive {drive} must not be used");
-    let error = Error::new(ErrorKind::Integrity, what)
-        .permanent()
-        .hint_to(fetch);
-    resume.is_journaled = false;
-    refuted(error, journal).await
+    pipeline: Pipeline,
+    room: Option<Room>,
+    to_verify: Expected,
+    /// Holes that this run left out.
+    holes: RangeSet<u64>,
+    early_checks: Option<EarlyChecks>,
+    sampler: Sampler,
+    again: Option<Again>,
+    checks: SourceChecks,
+    state: State,
+}
+
+impl<'a> Run<'a> {
+    fn of(client: &'a Client, options: &'a UploadOptions, begun: &Begun, stop: Stop) -> Self {
+        Self {
+            client,
+            options,
+            stop,
+            drive: begun.drive.clone(),
+            first: begun.first,
+            resume: Resume {
+                drive: begun.drive.id,
+                offset: 0,
+                chunk: begun.first,
+                chunks: (!begun.plan.is_endless()).then(|| begun.plan.count()),
+                size: (!begun.plan.is_endless()).then(|| begun.plan.size()),
+                is_ours: matches!(options.target, Target::New(_)),
+                is_journaled: begun.session.journal.is_some(),
+            },
+        }
+    }
+
+    /// Sends what is missing, reads back what was asked for, and ends the journal.
+    async fn send(&mut self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Uploaded> {
+        let sending = self.start(begun, monitor).await?;
+        let mut sent = self.transfer(sending, monitor).await?;
+        self.check_sent(&mut sent, monitor).await?;
+        self.finish(sent, monitor).await
+    }
+
+    fn scope(&self, plan: &Plan, state: &State) -> Scope {
+        let settled = state.settled();
+        let mut others = RangeSet::new();
+        if let Some(selection) = &self.options.selection {
+            others.extend(selection.left_out());
+        }
+        if let Some(shard) = self.options.shard {
+            others.extend(shard.others(plan.count()));
+        }
+        let mut passed = settled.clone();
+        passed.extend(others.clone());
+        Scope {
+            todo: gaps(plan, self.first, &passed),
+            settled,
+            others,
+            passed,
+        }
+    }
+
+    /// Bytes of this run's part of the image that need not be sent.
+    fn earlier_bytes(&self, plan: &Plan, passed: &RangeSet<u64>) -> u64 {
+        let mut there = passed.clone();
+        if self.first > 0 {
+            there.insert(0..self.first);
+        }
+        if let Some(shard) = self.options.shard {
+            for others in shard.others(plan.count()) {
+                there.remove(others);
+            }
+        }
+        there.iter().map(|range| plan.bytes_in(range)).sum()
+    }
+
+    /// Reports what there is to do. What the image says of its size may be wrong, which
+    /// its end shows.
+    fn announce(
+        &self,
+        plan: &Plan,
+        length: Length,
+        passed: &RangeSet<u64>,
+        monitor: &mut dyn Monitor,
+    ) {
+        let expected = length.expected().map(|size| plan.ending_at(size));
+        let so_far = expected.map(|plan| gaps(&plan, self.first, passed));
+        let sum =
+            |of: &dyn Fn(&Range<u64>) -> u64| so_far.as_ref().map(|gaps| gaps.iter().map(of).sum());
+        monitor.event(&Event::Started {
+            chunks: sum(&|range| range.end - range.start),
+            chunk_bytes: plan.chunk_bytes(),
+            offset: self.options.offset,
+            bytes: sum(&|range| expected.map_or(0, |plan| plan.bytes_in(range))),
+            earlier_bytes: self.earlier_bytes(&expected.unwrap_or(*plan), passed),
+        });
+    }
+
+    /// Starts to read and compress, and makes all that the transfer needs.
+    async fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Sending> {
+        let (client, options, drive) = (self.client, self.options, self.drive.id);
+        let (plan, mut session) = (begun.plan, begun.session);
+        let scope = self.scope(&plan, &session.state);
+        self.announce(&plan, begun.image.length(), &scope.passed, monitor);
+        let compare = options.compare || session.is_damaged;
+        let digests = match session.journal {
+            _ if compare => Digests::Whole,
+            Some(_) => Digests::Quick,
+            None => Digests::Unwanted,
+        };
+        let late = begun.image.late_notices();
+        let again = begun.image.to_disk().map(|disk| Again {
+            disk,
+            is_image: true,
+            plan,
+            base: 0,
+            chunks: gaps(&plan, self.first, &scope.others).into_iter().collect(),
+            holes: session.state.holes.clone(),
+        });
+        let seed = fastrand::u64(..);
+        let sampler = Sampler::new(options.verify, &plan, seed, digests, again.is_some());
+        let image = look_back(begun.image, &plan, &scope.settled, &sampler).await?;
+        let earlier = earlier(&image, &mut session, options).await?;
+        let checks = SourceChecks::begin(&image, options.sha256, late)?;
+        let room = plan.is_endless().then(|| {
+            let is_ours = matches!(options.target, Target::New(_));
+            Room::of(client, &self.drive, is_ours, &options.patience)
+        });
+        let engine = self.engine(plan, scope.passed, begun.zeros, begun.is_new);
+        let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
+        let is_local = client.endpoint().is_loopback();
+        let pace = Pace::new(options.compression, jobs, is_local);
+        let wire = WireProbe {
+            client,
+            drive,
+            pace: &pace,
+            body_bytes_max: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
+        };
+        let (image, mut sounding) = match compare {
+            // Nothing is written that is there already.
+            true => (image, Sounding::default()),
+            false => wire.sound(image, &plan, &scope.todo).await?,
+        };
+        // It is one of the requests that the user allows, and more may be sent before it ends.
+        if engine.limit().saturating_mul(4) >= options.jobs.get() {
+            sounding.end().await;
+        }
+        let config = PipelineConfig {
+            image,
+            plan,
+            todo: scope.todo,
+            jobs,
+            pace,
+            checksum: options.checksum,
+            earlier,
+            selection: options.selection.clone(),
+        };
+        let (jobs, seed) = (options.jobs.get(), fastrand::u64(..));
+        let early_checks = EarlyChecks::new(&sampler, plan, 0, jobs, seed);
+        if let Some(early_checks) = &early_checks {
+            early_checks.settled_before(&scope.settled, &session.state.holes);
+        }
+        let keep = |journal| Keeper::start(journal, None);
+        let pipeline = Pipeline::start(config, &sampler)?;
+        let keeper = session.journal.take().map(keep).transpose()?;
+        let job = Upload {
+            compare,
+            keeper,
+            early_checks: early_checks.clone(),
+            to_verify: sampler.collects().then(Expected::default),
+            first: self.first,
+            room,
+            ..Upload::new(client.clone(), drive, plan, pipeline)
+        };
+        Ok(Sending {
+            shell: Shell::new(client.clone(), drive, engine, job, &options.patience),
+            sounding,
+            early_checks,
+            sampler,
+            again,
+            checks,
+            state: session.state,
+        })
+    }
+
+    fn engine(&self, plan: Plan, settled: RangeSet<u64>, zeros: Zeros, is_fresh: bool) -> Engine {
+        let options = self.options;
+        Engine::new(EngineConfig {
+            plan,
+            first: self.first,
+            settled,
+            jobs_min: options.jobs_min.get(),
+            jobs: options.jobs.get(),
+            zeros,
+            operation: Operation::Write,
+            is_fresh,
+            max_outage: options.patience.max_outage(),
+            round_trip: self.client.round_trip(),
+            pieces: PiecesConfig {
+                most: RequestSize {
+                    body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
+                    // Fewer where an earlier run began with larger chunks.
+                    range: options.chunk.get(),
+                },
+                ..PiecesConfig::default()
+            },
+            seed: fastrand::u64(..),
+        })
+    }
+
+    /// Sends every chunk. Whatever happens, what was confirmed stays in the journal.
+    async fn transfer(&mut self, sending: Sending, monitor: &mut dyn Monitor) -> Result<Sent> {
+        let Sending {
+            mut shell,
+            mut sounding,
+            early_checks,
+            again,
+            ..
+        } = sending;
+        let checked = CheckedDrive {
+            client: self.client,
+            drive: self.drive.id,
+            disk: again.as_ref().map(|again| Arc::clone(&again.disk)),
+            is_image: true,
+            spare: shell.spare(),
+        };
+        let transfer = shell.run(monitor, self.stop.clone());
+        let ending = run_checked(transfer, early_checks.as_ref(), checked).await;
+        match ending {
+            Ok(Ending::Complete) => sounding.end().await,
+            Ok(_) => {}
+            Err(_) => shell.abort(monitor).await,
+        }
+        let progress = shell.progress();
+        self.resume.chunk = shell.first_open();
+        let (outcome, mismatch) = match ending {
+            Ok(ending) => (shell.outcome(ending, "write to"), None),
+            Err(CheckFailure::Changed(error)) => (Err(error), None),
+            Err(CheckFailure::Mismatch(error)) => (Ok(()), Some(error)),
+        };
+        let job = shell.into_job();
+        if !job.plan.is_endless() {
+            self.resume.chunks = Some(job.plan.count());
+            self.resume.size = Some(job.plan.size());
+        }
+        let kept = finish(job.keeper).await;
+        if let Some(error) = mismatch {
+            let journal = kept?.map(|kept| kept.journal);
+            return Err(self.mismatched(error, journal).await);
+        }
+        outcome.inspect_err(|error| {
+            // What changed while it was read has to be read again from its start.
+            if error.kind() == ErrorKind::Integrity {
+                self.resume.chunk = self.first;
+            }
+        })?;
+        Ok(Sent {
+            plan: job.plan,
+            progress,
+            journal: kept?.map(|kept| kept.journal),
+            pipeline: job.pipeline,
+            room: job.room,
+            to_verify: job.to_verify.unwrap_or_default(),
+            holes: job.holes,
+            early_checks,
+            sampler: sending.sampler,
+            again,
+            checks: sending.checks,
+            state: sending.state,
+        })
+    }
+
+    /// Demands that what was sent is the image that was meant, and cuts the drive to its
+    /// size. The order is that of what a user has to know first.
+    async fn check_sent(&mut self, sent: &mut Sent, monitor: &mut dyn Monitor) -> Result<()> {
+        let trailer = sent.checks.trailer.as_ref();
+        if let Some(trailer) = trailer.and_then(|trailer| trailer.get()) {
+            monitor.event(&Event::Warning(trailer.to_string()));
+        }
+        if let Some((expected, source)) = sent.checks.sha256.take() {
+            self.check_source(expected, source, &mut sent.journal)
+                .await?;
+        }
+        if let Some(member) = sent.checks.member.take() {
+            self.check_member(member, &mut sent.journal).await?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a drive that grew with the image to its size, and reports what the end of the
+    /// image showed.
+    async fn fit_drive(
+        &self,
+        room: Option<Room>,
+        late: &LateNotices,
+        size: u64,
+        monitor: &mut dyn Monitor,
+    ) -> Result<()> {
+        let mut drive_size = self.drive.size;
+        if let Some(room) = room {
+            drive_size = room.size_for(size);
+            let cut = self.options.patience.watching(monitor, room.cut(size));
+            if let Some(failure) = cut.await? {
+                monitor.event(&Event::Warning(format!(
+                    "The drive stays larger than the image, which has {size} bytes: {failure}"
+                )));
+            }
+        }
+        for line in late.notices(size) {
+            monitor.event(&Event::Notice(line));
+        }
+        if let Some(line) = late.warning(size, drive_size) {
+            monitor.event(&Event::Warning(line));
+        }
+        Ok(())
+    }
+
+    /// Reads back what was asked for, and ends the journal.
+    async fn finish(&mut self, sent: Sent, monitor: &mut dyn Monitor) -> Result<Uploaded> {
+        let (options, plan, sampler) = (self.options, sent.plan, sent.sampler);
+        let mut stop = self.stop.clone();
+        let checksum = match options.checksum {
+            true => Some(stop.unless_asked(sent.pipeline.checksum()).await?),
+            false => None,
+        };
+        self.fit_drive(sent.room, &sent.checks.late, plan.size(), monitor)
+            .await?;
+        let (journal, local) = match sent.again {
+            Some(mut again) => {
+                again.holes.extend(sent.holes);
+                (sent.journal, Local::Again(again))
+            }
+            None => {
+                let (journal, to_verify) = (sent.journal, sent.to_verify);
+                let (journal, seen) =
+                    everything_settled(journal, sent.state, &plan, to_verify, &sampler).await?;
+                (journal, Local::Seen(seen))
+            }
+        };
+        let early_checks = sent.early_checks;
+        let from = ReadFrom {
+            client: self.client,
+            drive: self.drive.id,
+            open: sent.progress.workers,
+            jobs: options.jobs.get(),
+            patience: &options.patience,
+            passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
+        };
+        let verified = match verify(from, &sampler, local, monitor, stop).await {
+            Ok(verified) => verified,
+            Err(error) => return Err(self.mismatched(error, journal).await),
+        };
+        Ok(Uploaded {
+            drive: self.drive.id,
+            progress: sent.progress,
+            verified,
+            checksum,
+            journal: Ended::of(journal),
+        })
+    }
+
+    /// The error of a verification. If the drive does not hold what was sent, its journal
+    /// goes, and all of it has to be sent again.
+    async fn mismatched(&mut self, error: Error, journal: Option<Journal>) -> Error {
+        if error.kind() != ErrorKind::Integrity {
+            return error;
+        }
+        self.resume.chunk = self.first;
+        self.resume.is_journaled = false;
+        refuted(error, journal).await
+    }
+
+    /// Demands that what was read has the digest that it has to have. Otherwise it removes
+    /// the journal, which calls done what is not the image that was meant.
+    async fn check_source(
+        &mut self,
+        expected: Digest,
+        source: SourceHash,
+        journal: &mut Option<Journal>,
+    ) -> Result<()> {
+        let digest = blocking(move || source.finish());
+        let digest = self.stop.clone().unless_asked(digest).await?;
+        if digest == expected {
+            return Ok(());
+        }
+        let what = format!("The image has the SHA-256 {digest}, not {expected}");
+        let fetch = "Fetch the image again, or look at where the digest is from";
+        Err(self.unusable(&what, fetch, journal.take()).await)
+    }
+
+    /// Demands that a member of an archive has the digest that its manifest tells: all of
+    /// it, whatever of it was read in this run. Otherwise it removes the journal, as
+    /// [`Run::check_source`] does.
+    async fn check_member(
+        &mut self,
+        member: RawImage,
+        journal: &mut Option<Journal>,
+    ) -> Result<()> {
+        let watched = self.stop.clone();
+        let check = blocking(move || member.finish_check(&|| !watched.is_asked()));
+        let Err(error) = self.stop.clone().unless_asked(check).await else {
+            return Ok(());
+        };
+        if error.kind() != ErrorKind::Integrity {
+            return Err(error);
+        }
+        let fetch = error.hint().unwrap_or("Fetch the archive again");
+        let what = error.to_string();
+        Err(self.unusable(&what, fetch, journal.take()).await)
+    }
+
+    /// The error of an upload of what is not the image that was meant, without its journal:
+    /// that calls done what must not be used.
+    async fn unusable(&mut self, what: &str, fetch: &str, journal: Option<Journal>) -> Error {
+        let what = format!("{what}: drive {} must not be used", self.drive.id);
+        let error = Error::new(ErrorKind::Integrity, what)
+            .permanent()
+            .hint_to(fetch);
+        self.resume.is_journaled = false;
+        refuted(error, journal).await
+    }
+}
+
+impl SourceChecks {
+    fn begin(image: &Image, sha256: Option<Digest>, late: LateNotices) -> Result<Self> {
+        let sha256 = match sha256 {
+            Some(expected) => Some((expected, SourceHash::start(image)?)),
+            None => None,
+        };
+        Ok(Self {
+            sha256,
+            member: image.begin_check(),
+            trailer: match image {
+                Image::Stream(stream) => Some(stream.trailer()),
+                Image::Raw(_) | Image::Mapped(_) => None,
+            },
+            late,
+        })
+    }
 }
 
 /// What earlier runs settled of an image that is read in order.

@@ -18,7 +18,8 @@ use crate::codec::{Cutter, gzip_zeros};
 use crate::digest::ChunkDigest;
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
-use crate::driver::pieces::{Made, in_pieces};
+use crate::driver::pieces::{Made, Whole, in_pieces};
+use crate::driver::read_range::DriveReader;
 use crate::driver::session::done;
 use crate::driver::shell::{Attempt, Feed, Job, lost};
 use crate::driver::spare_requests::Spare;
@@ -61,6 +62,28 @@ pub(super) struct Upload {
 }
 
 impl Upload {
+    /// The upload of all that the pipeline gives, without a journal and without checks.
+    pub(super) fn new(client: Client, drive: DriveId, plan: Plan, pipeline: Pipeline) -> Self {
+        Self {
+            client,
+            drive,
+            plan,
+            pipeline,
+            bodies: HashMap::new(),
+            confirmed: HashMap::new(),
+            zeros: HashMap::new(),
+            compare: false,
+            keeper: None,
+            early_checks: None,
+            to_verify: None,
+            holes: RangeSet::new(),
+            zero_digests: ZeroDigests::default(),
+            first: 0,
+            room: None,
+            waiting: None,
+        }
+    }
+
     /// The next piece that is ready. Dropping the future loses nothing.
     async fn next(&mut self) -> Feed {
         match self.pipeline.next().await {
@@ -143,6 +166,9 @@ struct Cuts {
     cutter: Option<Cutter>,
     /// Where it begins, in bytes of the drive.
     from: u64,
+    /// Where the chunk ends, in bytes of the drive.
+    end: u64,
+    limits: Limits,
     most: RequestSize,
 }
 
@@ -157,9 +183,11 @@ impl Cuts {
             ..RequestSize::ANY
         };
         Self {
+            end: chunk.span.end(),
             parts: chunk.parts.into_iter(),
             cutter: None,
             from,
+            limits,
             most: limits.most.min(wanted),
         }
     }
@@ -191,19 +219,10 @@ impl Cuts {
     }
 }
 
-/// Writes the parts of a chunk, whole or in pieces, from the byte `confirmed` of the
-/// drive on, which moves with what is confirmed. Every piece holds the same bytes as the
-/// part that it is of.
-async fn write(
-    client: &Client,
-    drive: DriveId,
-    chunk: EncodedChunk,
-    limits: Limits,
-    spare: &Spare,
-    confirmed: &AtomicU64,
-) -> Attempt {
-    let end = chunk.span.end();
-    let cuts = Cuts::new(chunk, confirmed.load(Ordering::Relaxed), limits);
+/// Writes the parts of a chunk, whole or in pieces. Every piece holds the same bytes as
+/// the part that it is of.
+async fn write(client: &Client, drive: DriveId, cuts: Cuts, spare: &Spare) -> Whole {
+    let (limits, end) = (cuts.limits, cuts.end);
     let cuts = &Mutex::new(cuts);
     let next = || async move {
         let piece = match cuts.lock().await.next().await {
@@ -233,11 +252,7 @@ async fn write(
             },
         })
     };
-    let written = in_pieces(limits.is_shared().then_some(spare), next).await;
-    if let Some(end) = written.end {
-        confirmed.store(end, Ordering::Relaxed);
-    }
-    written.attempt
+    in_pieces(limits.is_shared().then_some(spare), next).await
 }
 
 impl Job for Upload {
@@ -298,7 +313,12 @@ impl Job for Upload {
             if let Some(expected) = expected {
                 let mut requests = Requests::default();
                 let step_max = limits.read_bytes_max();
-                match holds(&client, drive, span, &expected, step_max, &mut requests).await {
+                let reader = DriveReader {
+                    client: &client,
+                    drive,
+                    step_max,
+                };
+                match holds(reader, span, &expected, &mut requests).await {
                     Ok(true) => return Attempt::of(Ok(())),
                     Ok(false) => {}
                     Err(failure) => {
@@ -314,7 +334,14 @@ impl Job for Upload {
                 Payload::Zeros(made) => zero_chunk(span, &made).await,
             };
             match chunk {
-                Ok(chunk) => write(&client, drive, chunk, limits, &spare, &confirmed).await,
+                Ok(chunk) => {
+                    let cuts = Cuts::new(chunk, confirmed.load(Ordering::Relaxed), limits);
+                    let written = write(&client, drive, cuts, &spare).await;
+                    if let Some(end) = written.end {
+                        confirmed.store(end, Ordering::Relaxed);
+                    }
+                    written.attempt
+                }
                 Err(error) => Attempt::local(error),
             }
         }

@@ -49,38 +49,53 @@ impl Sounding {
     }
 }
 
-/// Writes the first data of the image as it is, and tells `pace` how long that took.
-/// The chunk that it belongs to is sent all the same, with the same bytes. Nothing
-/// that goes wrong with the requests counts: it will go wrong again. Once the wire is seen
-/// not to be fast, the transfer begins at once: on a long link the answer takes round trips.
-///
-/// # Errors
-/// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read.
-pub(super) async fn sound(
-    client: &Client,
-    drive: DriveId,
-    image: Image,
-    plan: &Plan,
-    todo: &[Range<u64>],
-    pace: &Pace,
-    body_bytes_max: u64,
-) -> Result<(Image, Sounding)> {
-    let bytes: u64 = todo.iter().map(|range| plan.bytes_in(range)).sum();
-    if bytes < WORTH_BYTES_MIN || pace.is_fixed() || body_bytes_max < FIRST_BYTES {
-        return Ok((image, Sounding::default()));
+/// Finds out how fast the wire to a drive is.
+pub(super) struct WireProbe<'a> {
+    pub(super) client: &'a Client,
+    pub(super) drive: DriveId,
+    /// What learns from it.
+    pub(super) pace: &'a Pace,
+    /// Most bytes of one body.
+    pub(super) body_bytes_max: u64,
+}
+
+impl WireProbe<'_> {
+    /// Writes the first data of the image as it is, and tells `pace` how long that took.
+    /// The chunk that it belongs to is sent all the same, with the same bytes. Nothing
+    /// that goes wrong with the requests counts: it will go wrong again. Once the wire is seen
+    /// not to be fast, the transfer begins at once: on a long link the answer takes round trips.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read.
+    pub(super) async fn sound(
+        self,
+        image: Image,
+        plan: &Plan,
+        todo: &[Range<u64>],
+    ) -> Result<(Image, Sounding)> {
+        let Self {
+            client,
+            drive,
+            pace,
+            body_bytes_max,
+        } = self;
+        let bytes: u64 = todo.iter().map(|range| plan.bytes_in(range)).sum();
+        if bytes < WORTH_BYTES_MIN || pace.is_fixed() || body_bytes_max < FIRST_BYTES {
+            return Ok((image, Sounding::default()));
+        }
+        let todo: Vec<_> = todo.iter().map(|range| plan.bytes_of(range)).collect();
+        let (image, data) = blocking(move || {
+            let data = first_data(&image, &todo)?;
+            Ok((image, data))
+        })
+        .await?;
+        if let Some((offset, bytes)) = data {
+            let most = usize::try_from(body_bytes_max).unwrap_or(usize::MAX);
+            let bytes = bytes.slice(..bytes.len().min(most));
+            return Ok((image, send(client, drive, offset, bytes, pace).await));
+        }
+        Ok((image, Sounding::default()))
     }
-    let todo: Vec<_> = todo.iter().map(|range| plan.bytes_of(range)).collect();
-    let (image, data) = blocking(move || {
-        let data = first_data(&image, &todo)?;
-        Ok((image, data))
-    })
-    .await?;
-    if let Some((offset, bytes)) = data {
-        let most = usize::try_from(body_bytes_max).unwrap_or(usize::MAX);
-        let bytes = bytes.slice(..bytes.len().min(most));
-        return Ok((image, send(client, drive, offset, bytes, pace).await));
-    }
-    Ok((image, Sounding::default()))
 }
 
 /// The first bytes that are to be sent and are data, as many as are wanted, and where

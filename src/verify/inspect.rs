@@ -15,7 +15,7 @@ use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
 use crate::driver::data_ranges::not_holes;
 use crate::driver::patience::Patience;
-use crate::driver::read_range::read_all;
+use crate::driver::read_range::DriveReader;
 use crate::driver::shell::{Attempt, Feed, Job, Shell};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
@@ -51,135 +51,150 @@ pub struct InspectOptions {
     pub patience: Patience,
 }
 
-/// Compares a drive with what it should hold, block by block, and gives the blocks
-/// that differ. Where the endpoint makes digests nothing is read. Whole chunks cost a request each, single blocks as well.
+/// A comparison of a drive with what it should hold, block by block. Where the endpoint makes digests nothing is read. Whole chunks cost a request each, single blocks as well.
 /// `monitor` is told how many bytes are compared; holes that are told count as nothing to
 /// do.
-///
-/// # Errors
-/// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
-pub async fn inspect(
-    client: &Client,
-    drive: DriveId,
-    content: &Arc<Content>,
-    options: &InspectOptions,
-    monitor: &mut dyn Monitor,
-    mut stop: Stop,
-) -> Result<RangeSet<u64>> {
-    let mut rng = fastrand::Rng::new();
-    let patience = &options.patience;
-    let ranges = stop.unless_asked(to_compare(client, drive, content, options));
-    let ranges = Arc::new(patience.watching(monitor, ranges).await?);
-    // To the engine, each range is a chunk.
-    let engine = Engine::new(EngineConfig {
-        plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
-        first: 0,
-        settled: RangeSet::new(),
-        jobs_min: options.open.clamp(1, AT_ONCE_MAX),
-        jobs: options.jobs,
-        zeros: Zeros::Write,
-        operation: Operation::Read,
-        is_fresh: false,
-        max_outage: patience.max_outage(),
-        round_trip: client.round_trip(),
-        pieces: PiecesConfig::default(),
-        seed: rng.u64(..),
-    });
-    let comparing = Arc::new(Comparing {
-        client: client.clone(),
-        drive,
-        content: Arc::clone(content),
-        zeros: Mutex::default(),
-        differing: Mutex::default(),
-    });
-    let block_plan = content.block_plan();
-    let bytes_of = |blocks: &Range<u64>| {
-        let bytes = block_plan.bytes_of(blocks);
-        bytes.end - bytes.start
-    };
-    monitor.event(&Event::Started {
-        chunks: Some(ranges.len() as u64),
-        chunk_bytes: content.plan().chunk_bytes(),
-        offset: 0,
-        bytes: Some(ranges.iter().map(bytes_of).sum()),
-        earlier_bytes: 0,
-    });
-    let compared = Arc::<AtomicU64>::default();
-    let mut monitor = InBytes {
-        monitor,
-        compared: Arc::clone(&compared),
-    };
-    let job = Comparison {
-        comparing: Arc::clone(&comparing),
-        ranges,
-        next: 0,
-        compared,
-    };
-    let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
-    let ending = shell.run(&mut monitor, stop).await;
-    shell.outcome(ending, "read")?;
-    let differing = comparing.differing.lock();
-    Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
+#[derive(Clone, Copy, Debug)]
+pub struct Inspection<'a> {
+    /// Whose drive it is.
+    pub client: &'a Client,
+    /// The drive.
+    pub drive: DriveId,
+    /// What it should hold.
+    pub content: &'a Arc<Content>,
+    /// What to compare of it, and how.
+    pub options: &'a InspectOptions,
 }
 
-/// The ranges of blocks to compare, none of more than one chunk.
-async fn to_compare(
-    client: &Client,
-    drive: DriveId,
-    content: &Content,
-    options: &InspectOptions,
-) -> Result<Vec<Range<u64>>> {
-    let blocks = &options.blocks;
-    let (plan, block_plan) = (content.plan(), content.block_plan());
-    let chunks = chunks_of(blocks);
-    let mut zeros = RangeSet::new();
-    for hole in content.zero_chunks().iter() {
-        for chunks in chunks.overlapping(hole) {
-            let chunks = chunks.start.max(hole.start)..chunks.end.min(hole.end);
-            zeros.insert(plan.bytes_of(&chunks));
-        }
+impl Inspection<'_> {
+    /// Compares, and returns the blocks that differ.
+    ///
+    /// # Errors
+    /// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
+    pub async fn run(self, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<RangeSet<u64>> {
+        let Self {
+            client,
+            drive,
+            content,
+            options,
+        } = self;
+        let mut rng = fastrand::Rng::new();
+        let patience = &options.patience;
+        let ranges = stop.unless_asked(self.to_compare());
+        let ranges = Arc::new(patience.watching(monitor, ranges).await?);
+        // To the engine, each range is a chunk.
+        let engine = Engine::new(EngineConfig {
+            plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
+            first: 0,
+            settled: RangeSet::new(),
+            jobs_min: options.open.clamp(1, AT_ONCE_MAX),
+            jobs: options.jobs,
+            zeros: Zeros::Write,
+            operation: Operation::Read,
+            is_fresh: false,
+            max_outage: patience.max_outage(),
+            round_trip: client.round_trip(),
+            pieces: PiecesConfig::default(),
+            seed: rng.u64(..),
+        });
+        let comparing = Arc::new(Comparing {
+            client: client.clone(),
+            drive,
+            content: Arc::clone(content),
+            zeros: Mutex::default(),
+            differing: Mutex::default(),
+        });
+        let block_plan = content.block_plan();
+        let bytes_of = |blocks: &Range<u64>| {
+            let bytes = block_plan.bytes_of(blocks);
+            bytes.end - bytes.start
+        };
+        monitor.event(&Event::Started {
+            chunks: Some(ranges.len() as u64),
+            chunk_bytes: content.plan().chunk_bytes(),
+            offset: 0,
+            bytes: Some(ranges.iter().map(bytes_of).sum()),
+            earlier_bytes: 0,
+        });
+        let compared = Arc::<AtomicU64>::default();
+        let mut monitor = InBytes {
+            monitor,
+            compared: Arc::clone(&compared),
+        };
+        let job = Comparison {
+            comparing: Arc::clone(&comparing),
+            ranges,
+            next: 0,
+            compared,
+        };
+        let mut shell = Shell::new(client.clone(), drive, engine, job, patience);
+        let ending = shell.run(&mut monitor, stop).await;
+        shell.outcome(ending, "read")?;
+        let differing = comparing.differing.lock();
+        Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
     }
-    let mut to_compare = blocks.clone();
-    // A few blocks are asked for sooner than what is a hole.
-    if options.trusts_holes && chunks.iter().any(|range| range.end - range.start > 1) {
-        let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), &options.patience)
-            .await?
-            .into_iter()
-            .collect();
-        for bytes in zeros.iter() {
-            for hole in unclear.gaps(bytes) {
-                let hole = block_plan.within(hole);
-                if !hole.is_empty() {
-                    to_compare.remove(hole);
+
+    /// The ranges of blocks to compare, none of more than one chunk.
+    async fn to_compare(self) -> Result<Vec<Range<u64>>> {
+        let Self {
+            client,
+            drive,
+            content,
+            options,
+        } = self;
+        let blocks = &options.blocks;
+        let (plan, block_plan) = (content.plan(), content.block_plan());
+        let chunks = chunks_of(blocks);
+        let mut zeros = RangeSet::new();
+        for hole in content.zero_chunks().iter() {
+            for chunks in chunks.overlapping(hole) {
+                let chunks = chunks.start.max(hole.start)..chunks.end.min(hole.end);
+                zeros.insert(plan.bytes_of(&chunks));
+            }
+        }
+        let mut to_compare = blocks.clone();
+        // A few blocks are asked for sooner than what is a hole.
+        if options.trusts_holes && chunks.iter().any(|range| range.end - range.start > 1) {
+            let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), &options.patience)
+                .await?
+                .into_iter()
+                .collect();
+            for bytes in zeros.iter() {
+                for hole in unclear.gaps(bytes) {
+                    let hole = block_plan.within(hole);
+                    if !hole.is_empty() {
+                        to_compare.remove(hole);
+                    }
                 }
             }
         }
-    }
-    let count = block_plan.count();
-    let ranges = to_compare.iter().flat_map(|range| {
-        let mut rest = range.start..range.end.min(count);
-        std::iter::from_fn(move || {
-            let chunk = blocks_of(chunk_of(rest.start));
-            let piece = rest.start..rest.end.min(chunk.end);
-            rest.start = piece.end;
-            (!piece.is_empty()).then_some(piece)
-        })
-    });
-    let mut ranges: Vec<_> = ranges.collect();
-    if options.widens && client.makes_digests() {
-        let mut widened = Vec::new();
-        for ranges in ranges.chunk_by(|one, other| chunk_of(one.start) == chunk_of(other.start)) {
-            match ranges {
-                [first, ..] if ranges.len() > RANGES_OF_CHUNK_MAX => {
-                    let chunk = blocks_of(chunk_of(first.start));
-                    widened.push(chunk.start..chunk.end.min(count));
+        let count = block_plan.count();
+        let ranges = to_compare.iter().flat_map(|range| {
+            let mut rest = range.start..range.end.min(count);
+            std::iter::from_fn(move || {
+                let chunk = blocks_of(chunk_of(rest.start));
+                let piece = rest.start..rest.end.min(chunk.end);
+                rest.start = piece.end;
+                (!piece.is_empty()).then_some(piece)
+            })
+        });
+        let mut ranges: Vec<_> = ranges.collect();
+        if options.widens && client.makes_digests() {
+            let mut widened = Vec::new();
+            for ranges in ranges.chunk_by(|one, other| chunk_of(one.start) == chunk_of(other.start))
+            {
+                match ranges {
+                    [first, ..] if ranges.len() > RANGES_OF_CHUNK_MAX => {
+                        let chunk = blocks_of(chunk_of(first.start));
+                        widened.push(chunk.start..chunk.end.min(count));
+                    }
+                    ranges => widened.extend_from_slice(ranges),
                 }
-                ranges => widened.extend_from_slice(ranges),
             }
+            ranges = widened;
         }
-        ranges = widened;
+        Ok(ranges)
     }
-    Ok(ranges)
 }
 
 /// What all attempts share.
@@ -275,9 +290,13 @@ impl Comparing {
         step_max: u64,
         requests: &mut Requests,
     ) -> Result<Result<(), Failure>> {
-        let (client, drive, len) = (&self.client, self.drive, bytes.end - bytes.start);
-        let read = read_all(client, drive, bytes.start, len, step_max, requests);
-        let read = match read.await {
+        let reader = DriveReader {
+            client: &self.client,
+            drive: self.drive,
+            step_max,
+        };
+        let len = bytes.end - bytes.start;
+        let read = match reader.read_all(bytes.start, len, requests).await {
             Ok(read) => read,
             Err(failure) => return Ok(Err(failure)),
         };

@@ -22,7 +22,7 @@ use crate::driver::blocking::blocking;
 use crate::driver::checksum::Hasher;
 use crate::driver::patience::Patience;
 use crate::driver::phases::AsPhase;
-use crate::driver::read_range::read_all;
+use crate::driver::read_range::DriveReader;
 use crate::driver::shell::{Attempt, Feed, Job, Shell};
 use crate::driver::spare_requests::Spare;
 use crate::driver::stop::Stop;
@@ -670,6 +670,14 @@ impl Against {
         Ok(self.reads_as(offset, read.await?, step_max, requests).await)
     }
 
+    fn reader(&self, step_max: u64) -> DriveReader<'_> {
+        DriveReader {
+            client: &self.client,
+            drive: self.drive,
+            step_max,
+        }
+    }
+
     async fn reads_as(
         &self,
         offset: u64,
@@ -678,7 +686,7 @@ impl Against {
         requests: &mut Requests,
     ) -> Result<bool, Failure> {
         let len = bytes.len() as u64;
-        let read = read_all(&self.client, self.drive, offset, len, step_max, requests).await;
+        let read = self.reader(step_max).read_all(offset, len, requests).await;
         read.map(|read| read == bytes)
     }
 
@@ -709,9 +717,7 @@ impl Against {
                     let this = Arc::clone(self);
                     Ok(blocking(move || Ok(this.zero_digest(len) == digest)).await?)
                 }
-                Ok(None) => {
-                    reads_as_zeros(&self.client, self.drive, bytes, step_max, requests).await
-                }
+                Ok(None) => reads_as_zeros(self.reader(step_max), bytes, requests).await,
                 Err(failure) => Err(failure),
             },
         )
@@ -742,16 +748,14 @@ impl Check {
         step_max: u64,
         requests: &mut Requests,
     ) -> Result<Result<(), Failure>> {
-        let (client, drive) = (&against.client, against.drive);
+        let (reader, drive) = (against.reader(step_max), against.drive);
         let is_same = match self {
             Self::Bytes { offset, bytes } => {
                 let len = bytes.len() as u64;
-                let read = read_all(client, drive, *offset, len, step_max, requests).await;
+                let read = reader.read_all(*offset, len, requests).await;
                 read.map(|read| read == *bytes)
             }
-            Self::Digest { span, digest } => {
-                holds(client, drive, *span, digest, step_max, requests).await
-            }
+            Self::Digest { span, digest } => holds(reader, *span, digest, requests).await,
             Self::Zeros(bytes) => against.is_zeros(bytes.clone(), step_max, requests).await?,
             Self::Again(bytes) => against.is_same(bytes.clone(), step_max, requests).await?,
         };
@@ -776,23 +780,21 @@ impl Check {
 
 /// Whether a chunk of the drive has this digest.
 pub(crate) async fn holds(
-    client: &Client,
-    drive: DriveId,
+    reader: DriveReader<'_>,
     span: Span,
     expected: &ChunkDigest,
-    step_max: u64,
     requests: &mut Requests,
 ) -> Result<bool, Failure> {
     let expected = match expected {
         ChunkDigest::Whole(expected) => {
-            return Ok(digest_of(client, drive, span, step_max, requests).await? == *expected);
+            return Ok(digest_of(reader, span, requests).await? == *expected);
         }
         expected => *expected,
     };
     let mut chunk = Vec::with_capacity(usize::try_from(span.len).unwrap_or(0));
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
-        chunk.extend(read_all(client, drive, piece.start, len, step_max, requests).await?);
+        chunk.extend(reader.read_all(piece.start, len, requests).await?);
     }
     tokio::task::spawn_blocking(move || expected.is_of(&chunk))
         .await
@@ -802,21 +804,22 @@ pub(crate) async fn holds(
 /// The digest of a range of the drive: made by the endpoint, if that is one of
 /// ours, or else of what is read, in steps that the API allows.
 async fn digest_of(
-    client: &Client,
-    drive: DriveId,
+    reader: DriveReader<'_>,
     span: Span,
-    step_max: u64,
     requests: &mut Requests,
 ) -> Result<Digest, Failure> {
     if span.len <= DIGEST_BYTES_MAX
-        && let Some(digest) = client.digest(drive, span.offset, span.len).await?
+        && let Some(digest) = reader
+            .client
+            .digest(reader.drive, span.offset, span.len)
+            .await?
     {
         return Ok(digest);
     }
     let mut hasher = Sha256::new();
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
-        let bytes = read_all(client, drive, piece.start, len, step_max, requests).await?;
+        let bytes = reader.read_all(piece.start, len, requests).await?;
         // Milliseconds of work; still not for the reactor.
         let hashed = tokio::task::spawn_blocking(move || {
             hasher.update(&bytes);
@@ -832,15 +835,13 @@ async fn digest_of(
 /// Whether the drive holds nothing but zeros there, read in steps that the API
 /// allows.
 async fn reads_as_zeros(
-    client: &Client,
-    drive: DriveId,
+    reader: DriveReader<'_>,
     bytes: Range<u64>,
-    step_max: u64,
     requests: &mut Requests,
 ) -> Result<bool, Failure> {
     for piece in pieces(bytes, READ_BYTES_MAX) {
         let len = piece.end - piece.start;
-        if !is_zero(&read_all(client, drive, piece.start, len, step_max, requests).await?) {
+        if !is_zero(&reader.read_all(piece.start, len, requests).await?) {
             return Ok(false);
         }
     }

@@ -588,26 +588,64 @@ impl Engine {
             self.advanced(index, now);
         }
         let mut class = classify_known(self.config.operation, &failure);
-        let is_ours_alone = match class {
-            Class::Transient | Class::Throttle
-                if verdict == Verdict::TooLarge || has_advanced && failure.is_break() =>
-            {
-                self.concurrency.failed(now);
-                false
-            }
-            Class::Transient | Class::Throttle => {
-                self.concurrency.troubled(ticket, now);
-                false
-            }
-            Class::Busy => !self.concurrency.busy(ticket, now),
-            Class::Permanent | Class::Ambiguous | Class::Doubtful => {
-                self.concurrency.failed(now);
-                false
-            }
-        };
+        let is_its_own = verdict == Verdict::TooLarge || has_advanced && failure.is_break();
+        let is_ours_alone = self.lower_limit(class, is_its_own, ticket, now);
         if class == Class::Permanent && self.is_too_new(&failure, now) {
             class = Class::Transient;
         }
+        let tries = self.count_failure(index, verdict, &failure);
+        let is_final = self.is_final(class, index, is_ours_alone, now);
+        // What answers to others and not to this chunk is no outage.
+        if is_final || tries.foreign >= FOREIGN_MAX {
+            return self.end(Ending::Failed(failure));
+        }
+        let is_over = tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now);
+        if is_over || !self.has_time_for(&failure, now) {
+            return self.end(Ending::GaveUp(failure));
+        }
+        let due = match has_advanced && failure.is_break() {
+            // The connection broke and the endpoint is there.
+            true => now,
+            false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
+        };
+        let due = self.in_time(due);
+        self.last_failure = Some(failure.clone());
+        if class == Class::Throttle || is_ours_alone {
+            self.gate = self.gate.max(due);
+        }
+        if matches!(class, Class::Throttle | Class::Busy) && failure.retry_after().is_some() {
+            self.asked = self.asked.max(due);
+        }
+        self.retries += 1;
+        self.delayed.push(Reverse((due, index, body)));
+    }
+
+    /// Lowers the number of requests in flight after a failure. `is_its_own` says that the
+    /// failure has its cause in the request: its size, or a connection that broke after
+    /// progress. Returns whether the drive is busy although this is the only writer.
+    fn lower_limit(
+        &mut self,
+        class: Class,
+        is_its_own: bool,
+        ticket: Ticket,
+        now: Duration,
+    ) -> bool {
+        match class {
+            Class::Busy => return !self.concurrency.busy(ticket, now),
+            Class::Transient | Class::Throttle if !is_its_own => {
+                self.concurrency.troubled(ticket, now);
+            }
+            Class::Transient
+            | Class::Throttle
+            | Class::Permanent
+            | Class::Ambiguous
+            | Class::Doubtful => self.concurrency.failed(now),
+        }
+        false
+    }
+
+    /// Counts a failure of a chunk, and returns what has been counted of it.
+    fn count_failure(&mut self, index: u64, verdict: Verdict, failure: &Failure) -> Tries {
         let tries = self.tries.entry(index).or_default();
         tries.failures += 1;
         if verdict == Verdict::TooLarge {
@@ -624,17 +662,19 @@ impl Engine {
             tries.foreign += 1;
             tries.answers = self.answers;
         }
-        let tries = *tries;
-        let mut all_wait = class == Class::Throttle;
+        *tries
+    }
+
+    /// Reports a failure of this class to the breaker. Returns whether the transfer ends
+    /// with it, whatever others do.
+    fn is_final(&mut self, class: Class, index: u64, is_ours_alone: bool, now: Duration) -> bool {
         match class {
-            Class::Permanent | Class::Ambiguous => return self.end(Ending::Failed(failure)),
+            Class::Permanent | Class::Ambiguous => return true,
             Class::Doubtful => {
                 self.breaker.stuck(now);
                 let tries = self.tries.entry(index).or_default();
                 tries.doubtful += 1;
-                if tries.doubtful >= DOUBTFUL_ATTEMPTS {
-                    return self.end(Ending::Failed(failure));
-                }
+                return tries.doubtful >= DOUBTFUL_ATTEMPTS;
             }
             Class::Transient => {
                 if self.breaker.failed(now) {
@@ -650,36 +690,11 @@ impl Engine {
                         self.look_due = true;
                         now
                     });
-                    all_wait = true;
-                    if now >= since + BUSY_FOR.min(self.config.max_outage) {
-                        return self.end(Ending::Failed(failure));
-                    }
+                    return now >= since + BUSY_FOR.min(self.config.max_outage);
                 }
             }
         }
-        // What answers to others and not to this chunk is no outage.
-        if tries.foreign >= FOREIGN_MAX {
-            return self.end(Ending::Failed(failure));
-        }
-        let is_over = tries.counted >= ATTEMPTS_MAX || self.is_hopeless(now);
-        if is_over || !self.has_time_for(&failure, now) {
-            return self.end(Ending::GaveUp(failure));
-        }
-        let due = match has_advanced && failure.is_break() {
-            // The connection broke and the endpoint is there.
-            true => now,
-            false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
-        };
-        let due = self.in_time(due);
-        self.last_failure = Some(failure.clone());
-        if all_wait {
-            self.gate = self.gate.max(due);
-        }
-        if matches!(class, Class::Throttle | Class::Busy) && failure.retry_after().is_some() {
-            self.asked = self.asked.max(due);
-        }
-        self.retries += 1;
-        self.delayed.push(Reverse((due, index, body)));
+        false
     }
 
     /// Part of a chunk got through, and need not be sent again: no success yet, but

@@ -66,6 +66,14 @@ pub enum Length {
 }
 
 impl Length {
+    /// That of a stream which nobody vouches for: what its header says, or else twice the
+    /// bytes that it is packed in.
+    fn guessed(expected: Option<u64>, packed_size: Option<u64>) -> Self {
+        let guess = packed_size.unwrap_or(0).saturating_mul(2);
+        let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
+        Self::Unknown { first, expected }
+    }
+
     /// The bytes, if they are known.
     pub fn known(self) -> Option<u64> {
         match self {
@@ -243,6 +251,28 @@ impl Sought<'_> {
     }
 }
 
+/// What a stream holds, once it is unpacked.
+struct Content {
+    /// The first bytes, [`signs::HEAD_BYTES`] or all; `read` begins with them again.
+    head: Vec<u8>,
+    read: Box<dyn Read + Send>,
+    /// Of a disk in an archive: which member it is, and its size in bytes.
+    member: Option<(Member, u64)>,
+}
+
+impl Content {
+    /// The disk in this archive.
+    fn disk_within(self, described: Described, wanted: Option<&str>) -> io::Result<Self> {
+        let (disk, member, size) = DiskInOrder::open(self.read, described, wanted)?;
+        let (head, disk) = peek(disk, signs::HEAD_BYTES)?;
+        Ok(Self {
+            head,
+            read: Box::new(disk),
+            member: Some((member, size)),
+        })
+    }
+}
+
 /// An open stream, whose content is a raw disk.
 pub struct StreamImage {
     content: Box<dyn BufRead + Send>,
@@ -312,19 +342,22 @@ impl StreamImage {
             member: entry_name,
         } = unpacked;
         let bad = |cause| not_sound(&name, format, 0, cause);
-        let (mut head, content) = peek(content, signs::HEAD_BYTES).map_err(bad)?;
+        let (head, content) = peek(content, signs::HEAD_BYTES).map_err(bad)?;
         if head.is_empty() {
             let what = format!("The content of {name} is empty");
             return Err(Error::new(ErrorKind::Image, what));
         }
-        let mut content: Box<dyn Read + Send> = Box::new(content);
+        let mut content = Content {
+            head,
+            read: Box::new(content),
+            member: None,
+        };
         let mut fingerprint = input.fingerprint;
-        let mut member = None;
         let wanted = match sought {
             Sought::Member { name, .. } => Some(name),
             Sought::Disk | Sought::Any => None,
         };
-        match (archive::is_start_of_one(&head), wanted) {
+        match (archive::is_start_of_one(&content.head), wanted) {
             (false, Some(wanted)) => return Err(archive::no_archive(&name, wanted)),
             (false, None) => {}
             (true, _) if sought == Sought::Disk => {}
@@ -333,18 +366,14 @@ impl StreamImage {
                     name: name.clone(),
                     unpack: command(&name, format.decompress()),
                 };
-                let opened = DiskInOrder::open(content, described, wanted);
-                let (disk, found, size) = opened.map_err(bad)?;
-                let place = format!("member {}", found.name);
-                if input.file.is_some() {
+                content = content.disk_within(described, wanted).map_err(bad)?;
+                if let (Some((found, _)), Some(_)) = (&content.member, &input.file) {
+                    let place = format!("member {}", found.name);
                     fingerprint = Fingerprint::of_all(&place, std::iter::once(&fingerprint));
                 }
-                member = Some((found, size));
-                let (disk_head, disk) = peek(disk, signs::HEAD_BYTES).map_err(bad)?;
-                (head, content) = (disk_head, Box::new(disk));
             }
         }
-        let told = match (&member, format) {
+        let told = match (&content.member, format) {
             // What the archive says of its member; the end of that confirms it.
             (Some((_, size)), _) => Some(*size),
             _ if options.size.is_some() => options.size,
@@ -363,24 +392,20 @@ impl StreamImage {
                     Some(entry) => Some(entry.size).filter(|size| is_credible(*size)),
                     None => input.file.as_ref().and_then(|file| format.expected(file)),
                 };
-                let guess = input.size.unwrap_or(0).saturating_mul(2);
-                let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
-                Length::Unknown { first, expected }
+                Length::guessed(expected, input.size)
             }
         };
         let ended = Arc::default();
-        let content: Box<dyn Read + Send> = match sought.is_looked_at() {
-            false => content,
-            true => {
-                let (name, file) = (name.clone(), input.file.clone());
-                let judge = move |tail: &[u8], before| {
-                    judge(tail, before, &name, &place(file.as_ref(), format))
-                };
-                Box::new(HeldBack::new(content, Box::new(judge), Arc::clone(&ended)))
-            }
-        };
+        let mut read = content.read;
+        if sought.is_looked_at() {
+            let (name, file) = (name.clone(), input.file.clone());
+            let judge = move |tail: &[u8], before| {
+                judge(tail, before, &name, &place(file.as_ref(), format))
+            };
+            read = Box::new(HeldBack::new(read, Box::new(judge), Arc::clone(&ended)));
+        }
         let image = Self {
-            content: Box::new(BufReader::with_capacity(STEP_BYTES, content)),
+            content: Box::new(BufReader::with_capacity(STEP_BYTES, read)),
             format,
             name,
             length,
@@ -390,8 +415,8 @@ impl StreamImage {
             entry: entry_name,
             digest,
             trailer,
-            member: member.map(|(member, _)| member),
-            head,
+            member: content.member.map(|(member, _)| member),
+            head: content.head,
             ended,
         };
         if sought.is_looked_at() {

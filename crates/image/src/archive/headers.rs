@@ -187,32 +187,27 @@ impl<S: Source> Headers<S> {
                     let name = name.unwrap_or_else(|| text(&header.path_bytes()));
                     let link = long_link.or(extension.link.take());
                     let link = link.or_else(|| header.link_name_bytes().map(|link| text(&link)));
-                    return self
-                        .member(kind, header, size, extension, name, link)
-                        .map(Some);
+                    extension.size = extension.size.or(Some(size));
+                    (extension.name, extension.link) = (Some(name), link);
+                    return self.member(header, extension).map(Some);
                 }
             }
         }
     }
 
-    /// The member with this header.
-    fn member(
-        &mut self,
-        kind: u8,
-        header: &tar::Header,
-        size: u64,
-        extension: Extension,
-        mut name: String,
-        link: Option<String>,
-    ) -> io::Result<Entry> {
+    /// The member with this header, whose name, link and size `known` has from wherever
+    /// they were found.
+    fn member(&mut self, header: &tar::Header, known: Extension) -> io::Result<Entry> {
+        let kind = header.entry_type().as_byte();
+        let (mut name, link) = (known.name.unwrap_or_default(), known.link);
         // Links, devices, directories and pipes have no bytes, whatever size they tell.
         let size = match kind {
             b'1'..=b'6' => 0,
-            _ => extension.size.unwrap_or(size),
+            _ => known.size.unwrap_or(0),
         };
         let told = match kind {
             b'S' => self.gnu_map(header)?,
-            b'0' | 0 | b'7' => extension.sparse,
+            b'0' | 0 | b'7' => known.sparse,
             _ => sparse::Told::default(),
         };
         let start = self.at;

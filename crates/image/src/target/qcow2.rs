@@ -227,27 +227,29 @@ impl Qcow2File {
         file.set_len(next)?;
         file.write_all_at(&header(size, pack, None), 0)?;
         let l1 = vec![0; len_of(l1_entries(size))];
-        Ok(Self::over(file, size, pack, true, l1, next))
+        Ok(Self {
+            is_fresh: true,
+            ..Self::over(
+                file,
+                size,
+                pack,
+                Map {
+                    l1,
+                    next,
+                    packed: next,
+                },
+            )
+        })
     }
 
-    fn over(
-        file: File,
-        size: u64,
-        pack: Option<Pack>,
-        is_fresh: bool,
-        l1: Vec<u64>,
-        next: u64,
-    ) -> Self {
+    /// A file that was begun before and has this map.
+    fn over(file: File, size: u64, pack: Option<Pack>, map: Map) -> Self {
         Self {
             file,
             size,
             pack,
-            is_fresh,
-            map: Mutex::new(Map {
-                l1,
-                next,
-                packed: next,
-            }),
+            is_fresh: false,
+            map: Mutex::new(map),
             packers: Mutex::default(),
         }
     }
@@ -299,7 +301,16 @@ impl Qcow2File {
         write_entries(&file, CLUSTER, &l1)?;
         // What is after that is nobody's, and new clusters have to be zeros.
         file.set_len(next)?;
-        Ok(Some(Self::over(file, size, pack, false, l1, next)))
+        Ok(Some(Self::over(
+            file,
+            size,
+            pack,
+            Map {
+                l1,
+                next,
+                packed: next,
+            },
+        )))
     }
 
     /// Whether zeros are where they belong without anything being done.
