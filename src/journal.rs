@@ -35,7 +35,7 @@ use crate::filesystem::{
 use crate::plan::Span;
 use crate::system::FileAt;
 
-use log::Log;
+use log::{Log, cannot};
 use record::VERSION;
 
 pub use crate::filesystem::PageCache;
@@ -313,11 +313,6 @@ fn lock(file: &File, path: &Path) -> Result<Option<Weakness>> {
 
 fn weakness_of(locked: Locked, path: &Path) -> Option<Weakness> {
     (locked == Locked::Unsupported).then(|| Weakness::Unlocked(path.to_owned()))
-}
-
-fn cannot(path: &Path, what: &str) -> Error {
-    let what = format!("Cannot {what} the journal {}", path.display());
-    Error::new(ErrorKind::Local, what)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use super::flow::Flow;
 use super::meter::{Meter, Traffic};
 use super::patience::{self, Progress};
 use super::route::Route;
-use super::trust::{Certificates, Identity, Trust};
+use super::trust::{Certificates, Identity, Trust, cannot};
 use crate::chunk::{Encoding, Part};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -712,10 +712,6 @@ impl Client {
             .url(path)
             .map_err(|error| Failure::Connect(error.to_string()))
     }
-}
-
-pub(super) fn cannot(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
 }
 
 fn one_drive(mut objects: Vec<Properties>) -> Result<DriveInfo, Failure> {

@@ -14,7 +14,6 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 
-use super::client::cannot;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Certificates that others are signed by. Cheap to clone.
@@ -227,6 +226,11 @@ impl ServerCertVerifier for SelfSigned {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
     }
+}
+
+/// The error of an HTTP client that cannot be set up.
+pub(super) fn cannot(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
 }
 
 #[cfg(test)]

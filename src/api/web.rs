@@ -17,11 +17,12 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::answer;
 use super::cause::no_answer;
-use super::client::{ClientConfig, cannot};
+use super::client::ClientConfig;
 use super::endpoint::is_loopback;
 use super::flow::Flow;
 use super::route::Route;
 use super::trust::Trust;
+use super::trust::cannot;
 use crate::drive::DRIVE_BYTES_MAX;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};

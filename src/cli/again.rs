@@ -3,7 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use super::{printable, quote};
+use super::printable;
+use crate::quoting::quote;
 use crate::system::bytes_of;
 
 /// What stands for a URL that holds who may fetch it.

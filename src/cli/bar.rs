@@ -176,16 +176,7 @@ impl Bar {
         });
         // The fields have fixed widths, so that they stay where they are.
         let rate = format!("{:>9}", rate.unwrap_or_default());
-        let left = self.left(now);
-        let (time, time_short) = match (left, self.total) {
-            (Some(left), _) => (format!("{} left", short_time(left)), short_time(left)),
-            (None, Some(_)) => (String::new(), String::new()),
-            (None, None) => {
-                let passed = short_time(now.saturating_duration_since(self.began));
-                (passed.clone(), passed)
-            }
-        };
-        let (time, time_short) = (format!("{time:>9}"), format!("{time_short:>4}"));
+        let (time, time_short) = self.times(now);
         let percent = self.percent().map(|percent| format!("{percent:>3}%"));
         let cells = |cells| self.percent().is_some().then_some(cells);
         let mut forms = Vec::new();
@@ -241,6 +232,19 @@ impl Bar {
             return line.trim_end().to_owned();
         }
         shorten(self.what, room, style.is_unicode)
+    }
+
+    /// The time that is left or has passed, in 9 columns and in 4.
+    fn times(&self, now: Instant) -> (String, String) {
+        let (time, time_short) = match (self.left(now), self.total) {
+            (Some(left), _) => (format!("{} left", short_time(left)), short_time(left)),
+            (None, Some(_)) => (String::new(), String::new()),
+            (None, None) => {
+                let passed = short_time(now.saturating_duration_since(self.began));
+                (passed.clone(), passed)
+            }
+        };
+        (format!("{time:>9}"), format!("{time_short:>4}"))
     }
 
     /// What is done to what, in at most so many columns, if there are any.

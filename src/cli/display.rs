@@ -813,6 +813,25 @@ fn waiting(event: &Event, line: &str) -> serde_json::Value {
     }
 }
 
+impl Display {
+    /// The line that the dots follow, if there are dots.
+    fn print_start(&mut self, chunks: Option<u64>, chunk_bytes: u64, offset: u64) {
+        if self.dots == Dots::Off {
+            return;
+        }
+        let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
+        let line = match self.way {
+            Way::Up | Way::Publish | Way::Verify => {
+                format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
+            }
+            Way::Down | Way::DownToStdout => {
+                format!("Downloading {many}chunks of {chunk_bytes} bytes starting at {offset}: ")
+            }
+        };
+        self.print(Part::Middle, &line);
+    }
+}
+
 impl Monitor for Display {
     fn event(&mut self, event: &Event) {
         match event {
@@ -840,18 +859,7 @@ impl Monitor for Display {
                 self.skipped_to = offset - offset % (*chunk_bytes).max(1);
                 self.began = Instant::now();
                 self.told_at = Duration::ZERO;
-                let many = chunks.map_or(String::new(), |chunks| format!("{chunks} "));
-                if self.dots != Dots::Off {
-                    let line = match self.way {
-                        Way::Up | Way::Publish | Way::Verify => {
-                            format!("Uploading {many}chunks of {chunk_bytes} bytes: ")
-                        }
-                        Way::Down | Way::DownToStdout => format!(
-                            "Downloading {many}chunks of {chunk_bytes} bytes starting at {offset}: "
-                        ),
-                    };
-                    self.print(Part::Middle, &line);
-                }
+                self.print_start(*chunks, *chunk_bytes, *offset);
                 if self.lines == Some(Lines::Json) {
                     exit::say_object(&self.json("start", Duration::ZERO, None));
                 }

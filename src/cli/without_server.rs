@@ -14,8 +14,8 @@ pub(super) mod server {
 
     use clap::Parser;
 
-    use super::needs_linux;
     use crate::cli::exit;
+    use crate::cli::without_server::needs_linux;
 
     const PROGRAM: &str = "openhosting-server";
 
@@ -40,8 +40,8 @@ pub(super) mod local {
     use std::convert::Infallible;
     use std::path::Path;
 
-    use super::needs_linux;
     use crate::api::{Client, ClientConfig};
+    use crate::cli::without_server::needs_linux;
     use crate::error::Result;
 
     /// What the name of such an endpoint begins with.

@@ -63,17 +63,8 @@ pub async fn join_download(
     let info = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, info).await?;
     let plan = Plan::new(info.size, options.chunk);
-    let (path, force, count) = (shards.path.clone(), shards.force, shards.count);
-    let opened = blocking(move || {
-        let target = ImageTarget::resume(&path, plan.size(), force, TargetFormat::Raw)?;
-        let target = target.ok_or_else(|| {
-            let what = format!("No shard has begun {}", path.display());
-            Error::new(ErrorKind::Unavailable, what).hint_to("Run the shards first")
-        })?;
-        let journals = journals(&shards, &plan, &target)?;
-        Ok((target, journals))
-    });
-    let (target, journals) = opened.await?;
+    let (force, count) = (shards.force, shards.count);
+    let (target, journals) = blocking(move || opened(&shards, &plan)).await?;
     let of_journals = journals
         .iter()
         .flat_map(|(journal, _)| journal.weaknesses());
@@ -127,11 +118,8 @@ pub async fn join_download(
     options.patience.watching(monitor, check).await?;
     let is_wanted = options.checksum;
     let (checksum, weaknesses) = blocking(move || {
-        let digest = if is_wanted {
-            Some(digest_of(&target.handle()?)?)
-        } else {
-            None
-        };
+        let handle = is_wanted.then(|| target.handle()).transpose()?;
+        let digest = handle.as_ref().map(digest_of).transpose()?;
         Ok((digest, target.publish(force)?))
     })
     .await?;
@@ -176,6 +164,18 @@ async fn recheck_shards(
         true => Ok((ended, holes)),
         false => Err(missing(&torn, count)),
     }
+}
+
+/// The file that the shards wrote to, and their journals. Blocks.
+fn opened(shards: &Shards, plan: &Plan) -> Result<(ImageTarget, Vec<(Journal, State)>)> {
+    let (path, force) = (&shards.path, shards.force);
+    let target = ImageTarget::resume(path, plan.size(), force, TargetFormat::Raw)?;
+    let target = target.ok_or_else(|| {
+        let what = format!("No shard has begun {}", path.display());
+        Error::new(ErrorKind::Unavailable, what).hint_to("Run the shards first")
+    })?;
+    let journals = journals(shards, plan, &target)?;
+    Ok((target, journals))
 }
 
 /// The journals of all shards, if each is done. Blocks.

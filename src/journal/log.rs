@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use super::PageCache;
-use super::cannot;
 use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
 use super::replay::Replay;
 use crate::error::Result;
@@ -185,4 +184,10 @@ impl Log {
             "What was transferred is safe; make room or put the journal elsewhere with --journal PATH, then run the same command again",
         )
     }
+}
+
+/// The error of what was to be done with a journal.
+pub(super) fn cannot(path: &Path, what: &str) -> Error {
+    let what = format!("Cannot {what} the journal {}", path.display());
+    Error::new(ErrorKind::Local, what)
 }

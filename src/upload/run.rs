@@ -260,14 +260,9 @@ impl<'a> Run<'a> {
         let image = look_back(begun.image, &plan, &scope.settled, &sampler).await?;
         let earlier = earlier(&image, &mut session, options).await?;
         let checks = SourceChecks::begin(&image, options.sha256, late)?;
-        let room = plan.is_endless().then(|| {
-            let is_ours = matches!(options.target, Target::New(_));
-            Room::of(client, &self.drive, is_ours, &options.patience)
-        });
         let engine = self.engine(plan, scope.passed, begun.zeros, begun.is_new);
         let jobs = usize::try_from(options.jobs.get()).unwrap_or(usize::MAX);
-        let is_local = client.endpoint().is_loopback();
-        let pace = Pace::new(options.compression, jobs, is_local);
+        let pace = self.pace(jobs);
         let wire = WireProbe {
             client,
             drive,
@@ -307,7 +302,7 @@ impl<'a> Run<'a> {
             early_checks: early_checks.clone(),
             to_verify: sampler.collects().then(Expected::default),
             first: self.first,
-            room,
+            room: plan.is_endless().then(|| self.room()),
             ..Upload::new(client.clone(), drive, plan, pipeline)
         };
         Ok(Sending {
@@ -319,6 +314,17 @@ impl<'a> Run<'a> {
             checks,
             state: session.state,
         })
+    }
+
+    fn pace(&self, jobs: usize) -> Pace {
+        let is_local = self.client.endpoint().is_loopback();
+        Pace::new(self.options.compression, jobs, is_local)
+    }
+
+    /// The room on the drive, for an image of unknown size.
+    fn room(&self) -> Room {
+        let is_ours = matches!(self.options.target, Target::New(_));
+        Room::of(self.client, &self.drive, is_ours, &self.options.patience)
     }
 
     fn engine(&self, plan: Plan, settled: RangeSet<u64>, zeros: Zeros, is_fresh: bool) -> Engine {

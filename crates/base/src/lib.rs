@@ -22,3 +22,4 @@ pub mod locks;
 pub mod plan;
 pub mod quoting;
 pub mod wire;
+mod zeros;

@@ -5,6 +5,7 @@
 // What comes from the network is bounded before it is added up: release builds wrap.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod body;
 mod error_type;
 mod extents;
 mod format;

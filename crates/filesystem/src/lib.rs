@@ -34,14 +34,14 @@ use std::path::{Path, PathBuf};
 pub use digest::digest_of;
 pub use lock::{Lock, Locked, lock};
 pub use mode::{Access, Exposure, OTHERS_WRITE, Step, exposed, give_mode};
-pub use names::{create_whole, is_placeholder, rename_new};
+pub use names::{is_placeholder, rename_new};
 pub use openhosting_system::{PageCache, nonblocking};
 pub use plain::is_plain;
 pub use private::{
     Foreign, can_others_create_in, create_new, foreign, open_named, open_or_create, open_own,
     open_to_read, overwrite, private_directory, read_all, read_named, read_own,
 };
-pub use replace::{Staged, replace, replace_from};
+pub use replace::{Staged, create_whole, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub use zeros::put_zeros;
 

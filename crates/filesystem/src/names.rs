@@ -1,36 +1,15 @@
 //! Names that appear at once, and only if nothing has them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::Path;
 
-use openhosting_system::{Guard, OpenGuarded, create_nameless, give_name, rename_exclusively};
+use openhosting_system::{Guard, OpenGuarded, rename_exclusively};
 
-use super::{Access, Staged, create_new, directory_of, is_plain};
+use super::{Access, create_new, is_plain};
 
 /// What a name holds for a moment, where nothing better keeps it from others.
 const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finished file\n";
-
-/// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
-/// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
-pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::Result<File> {
-    if !is_plain()
-        && let Ok(file) = create_nameless(directory_of(path))
-    {
-        fill(&file)?;
-        match give_name(&file, path) {
-            Ok(()) => return Ok(file),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && !is_placeholder(path) => {
-                return Err(error);
-            }
-            // No /proc, or no hard links.
-            Err(_) => {}
-        }
-    }
-    let staged = Staged::beside(path, Access::Private)?;
-    fill(staged.file())?;
-    staged.appear_as(path)
-}
 
 /// Renames a file to a name that nothing has. Fails with [`ErrorKind::AlreadyExists`]
 /// otherwise: what appeared meanwhile is not overwritten.
@@ -93,7 +72,10 @@ pub fn is_placeholder(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
+    use crate::create_whole;
 
     fn files(directory: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(directory).unwrap();

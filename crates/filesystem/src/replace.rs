@@ -11,12 +11,15 @@
 //! staged file of a download, which stays until a later run finishes it (`image::target`).
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::{Access, Weakness, create_new, directory_of, rename_new, sync_all, sync_directory};
+use openhosting_system::{create_nameless, give_name};
+
+use super::names::{is_placeholder, rename_new};
+use super::{Access, Weakness, create_new, directory_of, is_plain, sync_all, sync_directory};
 
 /// Puts `bytes` in the place of the file `path`: at any moment, also after a crash,
 /// there is the old one or the new one.
@@ -29,6 +32,27 @@ pub fn replace_from(staging: &Path, path: &Path, access: Access, bytes: &[u8]) -
     let staged = Staged::within(staging, access)?;
     staged.file().write_all(bytes)?;
     staged.replace(path).map(drop)
+}
+
+/// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
+/// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
+pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::Result<File> {
+    if !is_plain()
+        && let Ok(file) = create_nameless(directory_of(path))
+    {
+        fill(&file)?;
+        match give_name(&file, path) {
+            Ok(()) => return Ok(file),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && !is_placeholder(path) => {
+                return Err(error);
+            }
+            // No /proc, or no hard links.
+            Err(_) => {}
+        }
+    }
+    let staged = Staged::beside(path, Access::Private)?;
+    fill(staged.file())?;
+    staged.appear_as(path)
 }
 
 /// A file under a name for now; removed when dropped.

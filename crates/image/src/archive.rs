@@ -15,8 +15,8 @@ use std::ops::Range;
 
 use super::format::is_vmdk_description;
 use super::pieces::Pieces;
-use super::stream::packing_of;
-use super::{Format, ImageOptions, RawImage, StreamFormat};
+use super::stream::{StreamFormat, packing_of};
+use super::{Format, ImageOptions, RawImage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 use headers::{BLOCK_BYTES, Headers, Kind, Source};
@@ -24,7 +24,7 @@ use names::Likeness;
 pub(super) use names::is_companion;
 use ovf::Description;
 
-pub(super) use check::Check;
+pub(super) use check::{Check, Checked, Manifest};
 pub(super) use headers::is_start_of_one;
 pub(super) use in_order::{Described, DiskInOrder};
 
@@ -156,17 +156,6 @@ impl Entry {
     fn is_joined(&self) -> bool {
         self.stored.len() > 1
     }
-}
-
-/// What the manifest of an archive tells of a file in it.
-#[derive(Debug)]
-pub(super) enum Manifest {
-    /// There is none.
-    Absent,
-    /// Nothing.
-    Silent,
-    /// Its digest, or those of its pieces.
-    Tells(Vec<Check>),
 }
 
 /// The headers of an archive in a file.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use openhosting_filesystem::nonblocking;
 use openhosting_system::{FileAt, FileId, Guard, Kind, OpenGuarded, is_bad_sector, read_afresh};
 
-use super::archive::{Check, Manifest};
+use super::archive::{Check, Checked, Manifest};
 use super::holes::{FalseHole, HoleMap, Holes};
 use super::pieces::Pieces;
 use super::{Disk, Fingerprint, Use};
@@ -576,6 +576,24 @@ impl Read for InOrder {
             .read_at(&mut bytes[..most], self.part.start)?;
         self.part.start += n as u64;
         Ok(n)
+    }
+}
+
+impl Checked for RawImage {
+    fn fetch(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
+        self.fetch(bytes, offset)
+    }
+
+    fn data_after(&self, offset: u64) -> Option<Range<u64>> {
+        self.data_after(offset)
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        self.check_unchanged()
+    }
+
+    fn path(&self) -> &Path {
+        self.path()
     }
 }
 

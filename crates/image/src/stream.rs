@@ -6,6 +6,7 @@ mod format;
 mod limit;
 mod lz4;
 mod lzma;
+mod member;
 mod members;
 mod skippable;
 mod source;
@@ -18,8 +19,6 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-
-use sha2::{Digest as _, Sha256};
 
 use super::archive::{self, Described, DiskInOrder};
 use super::foreign::{self, Place};
@@ -34,20 +33,19 @@ use crate::quoting::quote;
 use ending::HeldBack;
 pub use ending::StreamEnd;
 pub use format::StreamFormat;
-use format::is_credible;
+pub(crate) use format::packing_of;
+use format::{HEAD_BYTES, is_credible};
 use limit::OverLimit;
 use lzma::Lzma;
 use members::Members;
 pub use members::Trailer;
-use source::Source;
+use source::{Packed, Source, Tap};
 pub use xz::index_size as xz_index_size;
 use zip::Zip;
 pub(super) use zip::{Entry as ZipEntry, find as find_in_zip};
 
 /// Bytes read at a time, packed or not.
 const STEP_BYTES: usize = 256 * 1024;
-/// Bytes that tell what a stream is, and what it holds.
-const HEAD_BYTES: usize = 4096;
 /// Least size of a drive whose image does not tell its own.
 const FIRST_BYTES_MIN: u64 = 1 << 30;
 
@@ -190,35 +188,6 @@ impl<R: Read> Read for Failing<R> {
     }
 }
 
-/// The bytes of a stream before they are decompressed.
-type Packed = Source<Tap>;
-
-/// Hashes what passes through it.
-struct Tap {
-    read: Box<dyn Read + Send>,
-    hasher: Option<Sha256>,
-    digest: Arc<OnceLock<Digest>>,
-}
-
-impl Read for Tap {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let n = self.read.read(bytes)?;
-        if n > 0
-            && let Some(hasher) = &mut self.hasher
-        {
-            hasher.update(&bytes[..n]);
-        } else if n == 0
-            && !bytes.is_empty()
-            && let Some(hasher) = self.hasher.take()
-        {
-            let _ = self
-                .digest
-                .set(Digest::from_bytes(hasher.finalize().into()));
-        }
-        Ok(n)
-    }
-}
-
 /// How to read a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamOptions {
@@ -261,10 +230,25 @@ struct Content {
 }
 
 impl Content {
-    /// The disk in this archive.
-    fn disk_within(self, described: Described, wanted: Option<&str>) -> io::Result<Self> {
-        let (disk, member, size) = DiskInOrder::open(self.read, described, wanted)?;
-        let (head, disk) = peek(disk, signs::HEAD_BYTES)?;
+    /// What is sought in it: all of it, or the disk in the archive that it is.
+    fn find(self, sought: Sought<'_>, name: &str, format: StreamFormat) -> Result<Self> {
+        let wanted = match sought {
+            Sought::Member { name, .. } => Some(name),
+            Sought::Disk | Sought::Any => None,
+        };
+        match (archive::is_start_of_one(&self.head), wanted) {
+            (false, Some(wanted)) => return Err(archive::no_archive(name, wanted)),
+            (false, None) => return Ok(self),
+            (true, _) if sought == Sought::Disk => return Ok(self),
+            (true, _) => {}
+        }
+        let described = Described {
+            name: name.to_owned(),
+            unpack: command(name, format.decompress()),
+        };
+        let bad = |cause| not_sound(name, format, 0, cause);
+        let (disk, member, size) = DiskInOrder::open(self.read, described, wanted).map_err(bad)?;
+        let (head, disk) = peek(disk, signs::HEAD_BYTES).map_err(bad)?;
         Ok(Self {
             head,
             read: Box::new(disk),
@@ -328,11 +312,7 @@ impl StreamImage {
     ) -> Result<Self> {
         let (name, digest) = (input.name, Arc::default());
         let trailer = Arc::default();
-        let tap = Tap {
-            read: input.read,
-            hasher: options.hashes.then(Sha256::new),
-            digest: Arc::clone(&digest),
-        };
+        let tap = Tap::new(input.read, options.hashes, &digest);
         let packed = Source::new(tap, STEP_BYTES);
         let unpacked = Unpacked::open(packed, format, entry, &trailer);
         let unpacked = unpacked.map_err(|cause| not_sound(&name, format, 0, cause))?;
@@ -347,31 +327,16 @@ impl StreamImage {
             let what = format!("The content of {name} is empty");
             return Err(Error::new(ErrorKind::Image, what));
         }
-        let mut content = Content {
+        let content = Content {
             head,
             read: Box::new(content),
             member: None,
         };
+        let content = content.find(sought, &name, format)?;
         let mut fingerprint = input.fingerprint;
-        let wanted = match sought {
-            Sought::Member { name, .. } => Some(name),
-            Sought::Disk | Sought::Any => None,
-        };
-        match (archive::is_start_of_one(&content.head), wanted) {
-            (false, Some(wanted)) => return Err(archive::no_archive(&name, wanted)),
-            (false, None) => {}
-            (true, _) if sought == Sought::Disk => {}
-            (true, _) => {
-                let described = Described {
-                    name: name.clone(),
-                    unpack: command(&name, format.decompress()),
-                };
-                content = content.disk_within(described, wanted).map_err(bad)?;
-                if let (Some((found, _)), Some(_)) = (&content.member, &input.file) {
-                    let place = format!("member {}", found.name);
-                    fingerprint = Fingerprint::of_all(&place, std::iter::once(&fingerprint));
-                }
-            }
+        if let (Some((found, _)), Some(_)) = (&content.member, &input.file) {
+            let place = format!("member {}", found.name);
+            fingerprint = Fingerprint::of_all(&place, std::iter::once(&fingerprint));
         }
         let told = match (&content.member, format) {
             // What the archive says of its member; the end of that confirms it.
@@ -395,17 +360,8 @@ impl StreamImage {
                 Length::guessed(expected, input.size)
             }
         };
-        let ended = Arc::default();
-        let mut read = content.read;
-        if sought.is_looked_at() {
-            let (name, file) = (name.clone(), input.file.clone());
-            let judge = move |tail: &[u8], before| {
-                judge(tail, before, &name, &place(file.as_ref(), format))
-            };
-            read = Box::new(HeldBack::new(read, Box::new(judge), Arc::clone(&ended)));
-        }
-        let image = Self {
-            content: Box::new(BufReader::with_capacity(STEP_BYTES, read)),
+        let mut image = Self {
+            content: Box::new(io::empty()),
             format,
             name,
             length,
@@ -417,12 +373,27 @@ impl StreamImage {
             trailer,
             member: content.member.map(|(member, _)| member),
             head: content.head,
-            ended,
+            ended: Arc::default(),
         };
+        let mut read = content.read;
         if sought.is_looked_at() {
             image.check_content()?;
+            read = image.without_footer(read);
         }
+        image.content = Box::new(BufReader::with_capacity(STEP_BYTES, read));
         Ok(image)
+    }
+
+    /// The content without what follows the disk in it.
+    fn without_footer(&self, read: Box<dyn Read + Send>) -> Box<dyn Read + Send> {
+        let (name, file, format) = (self.name.clone(), self.file.clone(), self.format);
+        let judge =
+            move |tail: &[u8], before| judge(tail, before, &name, &place(file.as_ref(), format));
+        Box::new(HeldBack::new(
+            read,
+            Box::new(judge),
+            Arc::clone(&self.ended),
+        ))
     }
 
     /// Refuses content that has to be read at any place, is packed again, or is no disk.
@@ -766,15 +737,6 @@ fn command(name: &str, command: &str) -> String {
         name if name.contains("://") => format!("curl -fsSL {} | {command}", quote(name)),
         name => format!("{command} {}", quote(name)),
     }
-}
-
-/// What a file is packed with, if it is.
-pub(super) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
-    let mut head = [0; HEAD_BYTES];
-    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
-    let head = &mut head[..len.min(HEAD_BYTES)];
-    file.read_at(head, 0)?;
-    Ok(StreamFormat::of(head))
 }
 
 #[cfg(test)]

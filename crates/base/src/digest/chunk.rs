@@ -5,7 +5,7 @@ use std::ops::Range;
 use sha2::{Digest as _, Sha256};
 
 use super::Digest;
-use crate::chunk::data;
+use crate::zeros::data;
 
 /// Where fewer bytes than one in so many are such zeros, all are hashed: anybody can
 /// make that digest again, an endpoint too.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 
-use super::{Format, WireError, json, text};
+use super::WireError;
 
 /// One object: keys and their values, sorted by key as the second generation
 /// of the service prints them (docs/dev/reference.md, 7).
@@ -60,49 +60,6 @@ impl Properties {
     /// Whether there is no key at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    /// Reads a body that holds at most one object; an empty body is an object
-    /// without keys (libcloud sends one with `Content-Type: application/json`).
-    ///
-    /// # Errors
-    /// See [`Properties::parse_all`]; [`WireError::NotOne`] for several.
-    pub fn parse(format: Format, body: &[u8]) -> Result<Self, WireError> {
-        let mut objects = Self::parse_all(format, body)?;
-        match objects.len() {
-            0 => Ok(Self::new()),
-            1 => Ok(objects.swap_remove(0)),
-            n => Err(WireError::NotOne(n)),
-        }
-    }
-
-    /// Reads a body of any number of objects.
-    ///
-    /// # Errors
-    /// A [`WireError`] that tells what is against the grammar.
-    pub fn parse_all(format: Format, body: &[u8]) -> Result<Vec<Self>, WireError> {
-        let body = std::str::from_utf8(body).map_err(|_| WireError::NotUtf8)?;
-        match format {
-            Format::Text => text::parse(body),
-            Format::Json => json::parse(body),
-        }
-    }
-
-    /// Prints one object.
-    pub fn print(&self, format: Format) -> String {
-        match format {
-            Format::Text => text::print(std::slice::from_ref(self)),
-            Format::Json => json::print_one(self),
-        }
-    }
-
-    /// Prints several objects: a blank line between them in text, an array in
-    /// JSON.
-    pub fn print_all(objects: &[Self], format: Format) -> String {
-        match format {
-            Format::Text => text::print(objects),
-            Format::Json => json::print_all(objects),
-        }
     }
 }
 

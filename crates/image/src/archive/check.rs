@@ -1,10 +1,10 @@
 //! The check of a disk by the manifest of its archive, while it is read.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use super::manifest::{Passing, Told};
-use crate::RawImage;
 use crate::error::{Error, ErrorKind, Result};
 use openhosting_base::locks::lock;
 
@@ -12,6 +12,29 @@ use openhosting_base::locks::lock;
 const STEP_BYTES: u64 = 256 * 1024;
 /// Bytes of a hole that are hashed at a time.
 const HOLE_BYTES_MAX: u64 = 1 << 30;
+
+/// What the manifest of an archive tells of a file in it.
+#[derive(Debug)]
+pub(crate) enum Manifest {
+    /// There is none.
+    Absent,
+    /// Nothing.
+    Silent,
+    /// Its digest, or those of its pieces.
+    Tells(Vec<Check>),
+}
+
+/// A disk in a file, of which a check reads what nobody else read.
+pub(crate) trait Checked {
+    /// Fills `bytes` from the byte `offset` of the disk on, unchecked.
+    fn fetch(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
+    /// The first extent of data that ends after `offset`.
+    fn data_after(&self, offset: u64) -> Option<Range<u64>>;
+    /// Fails if the file was written to since it was opened.
+    fn check_unchanged(&self) -> Result<()>;
+    /// Its name.
+    fn path(&self) -> &Path;
+}
 
 /// What a manifest tells of a file of its archive, which is a disk or a piece of one, and
 /// how far that was checked.
@@ -50,7 +73,7 @@ impl Check {
         self.part.end - self.part.start
     }
 
-    fn part_of<'a>(&self, disk: &'a RawImage) -> Part<'a> {
+    fn part_of<'a>(&self, disk: &'a dyn Checked) -> Part<'a> {
         Part {
             disk,
             start: self.part.start,
@@ -74,8 +97,8 @@ impl Check {
     /// well.
     ///
     /// # Errors
-    /// As [`RawImage::read_at`].
-    pub(crate) fn saw(&self, file: &RawImage, bytes: &[u8], offset: u64) -> Result<()> {
+    /// What reading says.
+    pub(crate) fn saw(&self, file: &dyn Checked, bytes: &[u8], offset: u64) -> Result<()> {
         let start = offset.max(self.part.start);
         let end = (offset + bytes.len() as u64).min(self.part.end);
         if start >= end {
@@ -113,7 +136,7 @@ impl Check {
     /// # Errors
     /// [`ErrorKind::Integrity`] if it is another one, or the file changed;
     /// [`ErrorKind::Cancelled`] if it gave up.
-    pub(crate) fn finish(&self, file: &RawImage, goes_on: &dyn Fn() -> bool) -> Result<()> {
+    pub(crate) fn finish(&self, file: &dyn Checked, goes_on: &dyn Fn() -> bool) -> Result<()> {
         let mut state = self.state();
         let State::Running(passing) = &mut *state else {
             return Ok(());
@@ -149,7 +172,7 @@ impl Check {
 
 /// The part of a disk that one file of the archive holds. Offsets are those in the file.
 struct Part<'a> {
-    disk: &'a RawImage,
+    disk: &'a dyn Checked,
     start: u64,
     size: u64,
 }

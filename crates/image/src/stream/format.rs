@@ -2,8 +2,13 @@
 
 use std::fmt;
 
-use super::{lz4, lzma, skippable, zip, zstd};
+use super::zip::is_start as is_zip;
+use super::{lz4, lzma, skippable, zstd};
 use crate::RawImage;
+use crate::error::Result;
+
+/// Bytes that tell what a stream is, and what it holds.
+pub(super) const HEAD_BYTES: usize = 4096;
 
 /// Bytes that tell the size of the content, where those at the start do.
 const HEADER_BYTES: usize = zstd::HEADER_BYTES;
@@ -45,10 +50,16 @@ impl StreamFormat {
         if starts(&[0x1f, 0x8b, 8]) && head.get(3).is_none_or(|flags| flags & 0xe0 == 0) {
             return Some(Self::Gzip);
         }
-        if let Some(format) = lzma::format_of(head) {
-            return Some(format);
+        if starts(b"\xfd7zXZ\0") {
+            return Some(Self::Xz);
         }
-        if zip::is_start(head) {
+        if lzma::is_lzip(head) {
+            return Some(Self::Lzip);
+        }
+        if lzma::is_alone(head) {
+            return Some(Self::Lzma);
+        }
+        if is_zip(head) {
             return Some(Self::Zip);
         }
         if skippable::is_start(head) {
@@ -162,6 +173,15 @@ impl StreamFormat {
         };
         Some(size).filter(|size| is_credible(*size))
     }
+}
+
+/// What a file is packed with, if it is.
+pub(crate) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
+    let mut head = [0; HEAD_BYTES];
+    let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
+    let head = &mut head[..len.min(HEAD_BYTES)];
+    file.read_at(head, 0)?;
+    Ok(StreamFormat::of(head))
 }
 
 /// Whether a drive may be made so large because something says so.

@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use lz4_flex::frame::FrameDecoder;
 
-use super::Packed;
-use super::members::Member;
+use super::member::Member;
+use super::source::Packed;
 use crate::error::{Error, ErrorKind};
 
 /// What a frame begins with.

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, Read};
 use liblzma::stream::{Action, CONCATENATED, Error, Status, Stream};
 
 use super::limit::{MEMORY_BYTES_MAX, OverLimit};
-use super::members::Member;
-use super::{Packed, StreamFormat};
+use super::member::Member;
+use super::source::Packed;
 use crate::RawImage;
 
 /// Bytes of the header of an LZMA-alone file.
@@ -126,26 +126,15 @@ impl Member for Lzma {
     }
 }
 
-/// Which of these formats something begins as.
-pub(super) fn format_of(head: &[u8]) -> Option<StreamFormat> {
-    if head.starts_with(b"\xfd7zXZ\0") {
-        return Some(StreamFormat::Xz);
-    }
-    if is_lzip(head) {
-        return Some(StreamFormat::Lzip);
-    }
-    is_alone(head).then_some(StreamFormat::Lzma)
-}
-
 /// Whether something begins as an .lz file: a version, and a dictionary that there is.
-fn is_lzip(head: &[u8]) -> bool {
+pub(super) fn is_lzip(head: &[u8]) -> bool {
     matches!(head, [b'L', b'Z', b'I', b'P', 0 | 1, dictionary, ..] if (12..=29).contains(&(dictionary & 0x1f)))
 }
 
 /// Whether something begins as an .lzma file. There is no magic number: what is looked for
 /// is the properties that all tools write by default, a dictionary of a usual size, a
 /// content of a credible size and the zero that all streams of the coder begin with.
-fn is_alone(head: &[u8]) -> bool {
+pub(super) fn is_alone(head: &[u8]) -> bool {
     const PROPERTIES: u8 = 0x5d;
     let Some((dictionary, size)) = alone_header(head) else {
         return false;

@@ -8,8 +8,9 @@ use std::io::{self, BufRead, Read};
 use std::sync::{Arc, OnceLock};
 
 use super::lzma::Lzma;
-use super::skippable;
-use super::{Packed, StreamFormat, lz4};
+use super::member::Member;
+use super::source::Packed;
+use super::{StreamFormat, lz4, skippable};
 
 /// Bytes behind the last member that are not part of the content, and were ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,24 +30,6 @@ impl fmt::Display for Trailer {
             f,
             "The {format} data of the image ends at byte {at}: {bytes} bytes behind it are not part of it and were ignored, as {format} does"
         )
-    }
-}
-
-/// The decoder of one member, which ends where the member does.
-pub(super) trait Member: Read + Send {
-    /// Gives back what follows the member.
-    fn into_source(self: Box<Self>) -> Packed;
-}
-
-impl Member for flate2::bufread::GzDecoder<Packed> {
-    fn into_source(self: Box<Self>) -> Packed {
-        self.into_inner()
-    }
-}
-
-impl Member for bzip2::bufread::BzDecoder<Packed> {
-    fn into_source(self: Box<Self>) -> Packed {
-        self.into_inner()
     }
 }
 

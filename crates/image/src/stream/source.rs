@@ -2,6 +2,55 @@
 //! not consume.
 
 use std::io::{self, BufRead, Read};
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::Digest;
+
+/// The bytes of a stream before they are decompressed.
+pub(super) type Packed = Source<Tap>;
+
+/// Hashes what passes through it.
+pub(super) struct Tap {
+    read: Box<dyn Read + Send>,
+    hasher: Option<Sha256>,
+    digest: Arc<OnceLock<Digest>>,
+}
+
+impl Tap {
+    /// Reads from `read`. If `hashes`, `digest` gets the SHA-256 of all of it at its end.
+    pub(super) fn new(
+        read: Box<dyn Read + Send>,
+        hashes: bool,
+        digest: &Arc<OnceLock<Digest>>,
+    ) -> Self {
+        Self {
+            read,
+            hasher: hashes.then(Sha256::new),
+            digest: Arc::clone(digest),
+        }
+    }
+}
+
+impl Read for Tap {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.read.read(bytes)?;
+        if n > 0
+            && let Some(hasher) = &mut self.hasher
+        {
+            hasher.update(&bytes[..n]);
+        } else if n == 0
+            && !bytes.is_empty()
+            && let Some(hasher) = self.hasher.take()
+        {
+            let _ = self
+                .digest
+                .set(Digest::from_bytes(hasher.finalize().into()));
+        }
+        Ok(n)
+    }
+}
 
 /// Bytes in order that a decoder consumes. Knows how many it consumed, and whether it
 /// asked for more than there were.

@@ -13,12 +13,12 @@ use std::sync::{Arc, OnceLock};
 
 use flate2::bufread::DeflateDecoder;
 
-use super::{Packed, StreamFormat, Trailer};
-use crate::archive;
-use crate::error::{Error, ErrorKind};
+use super::source::Packed;
+use super::{StreamFormat, Trailer};
+use crate::archive::is_companion as is_of_another_system;
 pub(crate) use directory::find;
 pub(super) use header::is_start;
-use header::{Header, Method};
+use header::{Header, Method, corrupt, ours};
 
 /// The file in an archive that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Entry {
 
 /// Whether a member is no file of the user: a directory, or a companion of another system.
 fn is_companion(name: &str) -> bool {
-    name.ends_with('/') || archive::is_companion(name)
+    name.ends_with('/') || is_of_another_system(name)
 }
 
 /// The content of the file in an archive.
@@ -218,16 +218,6 @@ fn skip_body(source: &mut Packed, header: &Header) -> io::Result<()> {
     let sum = crc.crc().sum();
     let read = (sum, source.consumed() - before, size);
     header::check_descriptor(source, read)
-}
-
-fn corrupt(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-/// An error of ours that no run of the same command gets round.
-fn ours(what: String, hint: String) -> io::Error {
-    let error = Error::new(ErrorKind::Image, what).permanent();
-    io::Error::other(error.hint_to(hint))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use zstd::stream::read::Decoder;
 
-use super::Packed;
 use super::limit::{OverLimit, ZSTD_WINDOW_LOG_MAX};
+use super::source::Packed;
 
 /// What a frame begins with.
 pub(super) const MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];

@@ -9,8 +9,7 @@ use std::path::PathBuf;
 
 use encoding_rs::{Encoding, UTF_8};
 
-use super::super::{Container, Format};
-use super::SECTOR_BYTES;
+use super::super::{Container, Format, SECTOR_BYTES};
 use crate::RawImage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;

@@ -2,7 +2,8 @@
 
 use std::io::{self, Read};
 
-use super::{Packed, corrupt, ours};
+use crate::error::{Error, ErrorKind};
+use crate::stream::source::Packed;
 
 /// Bytes of a header before the name.
 pub(super) const HEADER_BYTES: usize = 30;
@@ -44,6 +45,16 @@ pub(super) struct Header {
     pub(super) crc: u32,
     pub(super) packed: u64,
     pub(super) size: u64,
+}
+
+pub(super) fn corrupt(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// An error of ours that no run of the same command gets round.
+pub(super) fn ours(what: String, hint: String) -> io::Error {
+    let error = Error::new(ErrorKind::Image, what).permanent();
+    io::Error::other(error.hint_to(hint))
 }
 
 /// Whether something begins as the header of a file does.
