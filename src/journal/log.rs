@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::PageCache;
 use super::record::{HEADER_BYTES, RECORD_BYTES, Record, VERSION_WITH_UNSYNCED};
 use super::replay::Replay;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::sync_data;
 use crate::locks::lock;
 use crate::system::FileAt;

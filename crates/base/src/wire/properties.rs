@@ -77,6 +77,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::Format;
 
     fn object() -> impl Strategy<Value = Properties> {
         let key = "[a-zA-Z0-9:_.-]{1,20}";
