@@ -21,12 +21,12 @@ gzip --no-name --best "$share/doc/openhosting/changelog"
 # Pages and completions, which the program makes of its own flags, if it is one that does.
 own=target/${target:+$target/}release/openhosting
 help=$("$own" --help)
-if [[ $help == *'openhosting man '* ]]; then
+if [[ $help == *'  man '* ]]; then
     mkdir -p "$share/man/man1"
     "$own" man "$share/man/man1" >&2
     gzip --no-name --best "$share"/man/man1/*
 fi
-if [[ $help == *'openhosting completions '* ]]; then
+if [[ $help == *'  completions '* ]]; then
     "$own" completions bash "$share/bash-completion/completions" >&2
     "$own" completions zsh "$share/zsh/vendor-completions" >&2
     "$own" completions fish "$share/fish/vendor_completions.d" >&2

@@ -46,6 +46,7 @@ mod trace;
 mod unfinished;
 mod upload;
 mod verify;
+mod version;
 mod wait_lines;
 #[cfg(not(target_os = "linux"))]
 mod without_server;

@@ -1,6 +1,7 @@
 //! `openhosting`: the simple tool. Each call is one request; stdout is what the
 //! endpoint answered, byte for byte.
 
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::access::Access;
-use super::{exit, signals};
+use super::tool::as_program;
+use super::{exit, own, signals};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
@@ -28,24 +30,11 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// Makes one call of the API and prints its answer
 ///
-/// CMD and its ARGs are the path of the call, as in: openhosting drives list
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// CMD and its ARGs are the path of the call, as in: openhosting api drives list
+/// Without "api" this works for calls that begin with drives, servers, resources or profile.
 ///
-/// As with the original tool an error answer is printed and the exit code is 0;
-/// with --fail it is 1.
-///
-/// Some first words are no calls but commands of this program itself:
-/// openhosting completions  prints what a shell needs to complete commands
-/// openhosting image        tells about disk images on this machine
-/// openhosting ls           lists your drives
-/// openhosting man          writes the manual
-/// openhosting probe        asks the endpoint how it behaves
-/// openhosting publish      makes a drive that holds an image, as a delta if it can
-/// openhosting rm           destroys drives
-/// openhosting show         tells about a drive
-/// openhosting verify       compares a drive with the receipt of its publication
+/// As with the original tool an error answer is printed and the exit code is 0; with --fail it
+/// is 1.
 #[derive(Debug, Parser)]
 #[command(
     name = PROGRAM,
@@ -83,23 +72,47 @@ pub(super) struct CallArguments {
     command: Vec<String>,
 }
 
-/// What `--help` says.
-#[cfg(test)]
-pub(super) fn help() -> String {
-    use clap::CommandFactory;
-    CallArguments::command().render_long_help().to_string()
+/// `openhosting api`.
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    call(&exit::parse(as_program(words)))
 }
 
-/// The program.
-pub(super) fn main() -> ExitCode {
-    let arguments: CallArguments = exit::parse(std::env::args_os());
+/// What the providers' script does: a call without `api`, of an object that the API has.
+pub(super) fn of_the_script(words: &[OsString]) -> ExitCode {
+    let first = words.first().map(|word| word.to_string_lossy());
+    let first = first.unwrap_or_default();
+    if !first.starts_with('-') && !begins_call(&first) {
+        return exit::finish(PROGRAM, Err(own::unknown(&first)));
+    }
+    let name = [OsString::from(PROGRAM)];
+    let arguments: CallArguments = exit::parse(name.iter().chain(words).cloned());
+    let command = arguments.command.first().map_or("", String::as_str);
+    if begins_call(command) {
+        return call(&arguments);
+    }
+    let mut error = own::unknown(command);
+    if own::is_command(command) {
+        let what = format!("The flags of \"{command}\" follow it");
+        let hint = format!("Run: {PROGRAM} {command} --help");
+        error = Error::new(ErrorKind::Usage, what).hint_to(hint);
+    }
+    exit::finish(PROGRAM, Err(error))
+}
+
+/// Whether this begins the path of a call of the API.
+fn begins_call(command: &str) -> bool {
+    let mut segments = command.split([' ', '/']).filter(|word| !word.is_empty());
+    segments.next().is_some_and(own::is_api_object)
+}
+
+fn call(arguments: &CallArguments) -> ExitCode {
     let answer = signals::hearing_at_once(async |mut stop| {
         // Nothing is left to finish: one call is all there is.
         let client = arguments
             .access
             .client(ClientConfig::default(), &mut stop)
             .await?;
-        stop.unless_asked(run(&arguments, &client)).await
+        stop.unless_asked(run(arguments, &client)).await
     });
     match answer {
         Ok((Ok(is_success), _)) if is_success || !arguments.fail => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! `openhosting-download`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -142,7 +142,13 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
-    tool::main::<DownloadArguments>()
+    let words: Vec<_> = std::env::args_os().collect();
+    tool::main::<DownloadArguments>(&words)
+}
+
+/// `openhosting download`.
+pub(super) fn main_of(words: &[OsString]) -> ExitCode {
+    tool::main::<DownloadArguments>(&tool::as_program(words))
 }
 
 impl Tool for DownloadArguments {

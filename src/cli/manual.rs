@@ -9,7 +9,7 @@ use clap::{Command, CommandFactory, Parser, ValueEnum};
 use clap_complete::{Generator, Shell};
 use clap_mangen::Man;
 
-use super::{call, download, exit, server, upload};
+use super::{download, exit, server, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
@@ -26,7 +26,7 @@ use crate::filesystem::{Access, replace};
     verbatim_doc_comment
 )]
 pub(super) struct Completions {
-    /// The shell: bash, zsh or fish
+    /// The shell: bash, zsh, fish or powershell
     #[arg(value_name = "SHELL", value_enum, hide_possible_values = true)]
     shell: CompletionShell,
 
@@ -42,6 +42,7 @@ enum CompletionShell {
     Bash,
     Zsh,
     Fish,
+    Powershell,
 }
 
 /// Writes the manual: a page for each tool and each command
@@ -58,15 +59,10 @@ pub(super) struct Manual {
     directory: Option<PathBuf>,
 }
 
-/// All programs; these commands are of `openhosting`.
-fn programs(own: Vec<Command>) -> [Command; 4] {
-    let call = call::CallArguments::command()
-        .subcommands(own)
-        .subcommand_negates_reqs(true)
-        // `openhosting help` is a call, as in the original.
-        .disable_help_subcommand(true);
+/// All programs; `root` is `openhosting` with its commands.
+fn programs(root: Command) -> [Command; 4] {
     [
-        call,
+        root,
         upload::UploadArguments::command(),
         download::DownloadArguments::command(),
         server::ServerArguments::command(),
@@ -74,19 +70,20 @@ fn programs(own: Vec<Command>) -> [Command; 4] {
 }
 
 /// `openhosting completions`.
-pub(super) fn completions(words: &[OsString], own: Vec<Command>) -> ExitCode {
+pub(super) fn completions(words: &[OsString], root: Command) -> ExitCode {
     let arguments: Completions = exit::parse(words.to_vec());
-    exit::finish("openhosting completions", complete(&arguments, own))
+    exit::finish("openhosting completions", complete(&arguments, root))
 }
 
-fn complete(arguments: &Completions, own: Vec<Command>) -> Result<()> {
+fn complete(arguments: &Completions, root: Command) -> Result<()> {
     let shell = match arguments.shell {
         CompletionShell::Bash => Shell::Bash,
         CompletionShell::Zsh => Shell::Zsh,
         CompletionShell::Fish => Shell::Fish,
+        CompletionShell::Powershell => Shell::PowerShell,
     };
     let mut all = Vec::new();
-    for mut program in programs(own) {
+    for mut program in programs(root) {
         let name = program.get_name().to_owned();
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut program, &name, &mut script);
@@ -107,13 +104,13 @@ fn put(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 /// `openhosting man`.
-pub(super) fn man(words: &[OsString], own: Vec<Command>) -> ExitCode {
+pub(super) fn man(words: &[OsString], root: Command) -> ExitCode {
     let arguments: Manual = exit::parse(words.to_vec());
-    exit::finish("openhosting man", write(&arguments, own))
+    exit::finish("openhosting man", write(&arguments, root))
 }
 
-fn write(arguments: &Manual, own: Vec<Command>) -> Result<()> {
-    let pages = pages(own)?;
+fn write(arguments: &Manual, root: Command) -> Result<()> {
+    let pages = pages(root)?;
     if let Some(directory) = &arguments.directory {
         for (name, page) in pages {
             put(directory, &format!("{name}.1"), page.as_bytes())?;
@@ -137,13 +134,12 @@ fn cannot(path: &Path) -> Error {
     Error::new(ErrorKind::Local, what)
 }
 
-/// All pages, by their names.
-fn pages(own: Vec<Command>) -> Result<Vec<(String, String)>> {
+/// All pages, by their names. `openhosting upload` and `openhosting-upload` are the same, and so
+/// are their pages.
+fn pages(mut root: Command) -> Result<Vec<(String, String)>> {
     let mut pages = Vec::new();
-    for mut program in programs(own) {
-        program.build();
-        add(program, &mut pages)?;
-    }
+    root.build();
+    add(root, &mut pages)?;
     Ok(pages)
 }
 
@@ -186,19 +182,18 @@ mod tests {
 
     #[test]
     fn the_flags_of_all_tools_are_consistent() {
-        for program in programs(own::commands()) {
+        for program in programs(own::root()) {
             program.debug_assert();
         }
     }
 
     #[test]
     fn every_command_and_every_flag_has_its_place_in_the_manual() {
-        let pages = pages(own::commands()).unwrap();
+        let pages = pages(own::root()).unwrap();
         let mut commands = Vec::new();
-        for mut program in programs(own::commands()) {
-            program.build();
-            all(&program, &mut commands);
-        }
+        let mut root = own::root();
+        root.build();
+        all(&root, &mut commands);
         commands.retain(|command| command.get_name() != "help");
         assert_eq!(pages.len(), commands.len());
         for command in commands {

@@ -1,18 +1,59 @@
-//! Commands of our own in the simple tool. The first word selects one of them;
-//! everything else is a call of the API, as in the original, which knows no
-//! object of these names (docs/dev/reference.md, 1.1). A new command is one entry here.
+//! The commands of `openhosting`, which is one program for everything.
+//!
+//! The first word selects a command. The first words of the API's own calls (`drives`, `servers`,
+//! `resources`, `profile`) make a raw call, as in the providers' script of the same name; any
+//! other raw call is made with `api`. Nothing else is sent to an endpoint. A new command is one
+//! entry in [`COMMANDS`].
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use super::{call, drive_commands, image, manual, probe, publish, verify};
+use super::{
+    call, download, drive_commands, exit, image, manual, probe, publish, server, upload, verify,
+    version,
+};
+use crate::error::{Error, ErrorKind};
+
+const PROGRAM: &str = "openhosting";
+
+/// The first words of the API's calls (docs/dev/reference.md, 1.1).
+const API_OBJECTS: [&str; 4] = ["drives", "servers", "resources", "profile"];
+
+/// Above this likeness, from 0 to 1, a command is suggested for a word that is none.
+const LIKE: f64 = 0.75;
+
+/// Which commands are listed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    Transfers,
+    Drives,
+    Endpoint,
+    Program,
+}
+
+impl Group {
+    const ALL: [Self; 4] = [Self::Transfers, Self::Drives, Self::Endpoint, Self::Program];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Transfers => "Move images",
+            Self::Drives => "Look at drives and images",
+            Self::Endpoint => "Work with an endpoint",
+            Self::Program => "About this program",
+        }
+    }
+}
 
 /// A command.
 pub(super) struct OwnCommand {
     pub(super) word: &'static str,
+    group: Group,
+    /// One line for the list.
+    about: &'static str,
     /// Gets its word and all that follows.
     main: fn(&[OsString]) -> ExitCode,
     /// What clap knows of it.
@@ -21,76 +62,210 @@ pub(super) struct OwnCommand {
 
 pub(super) const COMMANDS: &[OwnCommand] = &[
     OwnCommand {
-        word: "completions",
-        main: |words| manual::completions(words, commands()),
-        command: manual::Completions::command,
+        word: "upload",
+        group: Group::Transfers,
+        about: "Upload an image to a new or an existing drive",
+        main: upload::main_of,
+        command: upload::UploadArguments::command,
     },
     OwnCommand {
-        word: "image",
-        main: |words| image::FORM.main(words, image::main),
-        command: image::ImageCommand::command,
-    },
-    OwnCommand {
-        word: "ls",
-        main: |words| drive_commands::LS.main(words, drive_commands::ls),
-        command: drive_commands::LsArguments::command,
-    },
-    OwnCommand {
-        word: "man",
-        main: |words| manual::man(words, commands()),
-        command: manual::Manual::command,
-    },
-    OwnCommand {
-        word: "probe",
-        main: |words| probe::FORM.main(words, probe::main),
-        command: probe::ProbeArguments::command,
+        word: "download",
+        group: Group::Transfers,
+        about: "Download a drive to a file",
+        main: download::main_of,
+        command: download::DownloadArguments::command,
     },
     OwnCommand {
         word: "publish",
+        group: Group::Transfers,
+        about: "Make a named drive of an image, as a delta if possible",
         main: |words| publish::FORM.main(words, publish::main),
         command: publish::PublishArguments::command,
     },
     OwnCommand {
-        word: "rm",
-        main: |words| drive_commands::RM.main(words, drive_commands::rm),
-        command: drive_commands::RmArguments::command,
+        word: "verify",
+        group: Group::Transfers,
+        about: "Compare a drive with the receipt of its publication",
+        main: |words| verify::FORM.main(words, verify::main),
+        command: verify::VerifyArguments::command,
+    },
+    OwnCommand {
+        word: "ls",
+        group: Group::Drives,
+        about: "List your drives",
+        main: |words| drive_commands::LS.main(words, drive_commands::ls),
+        command: drive_commands::LsArguments::command,
     },
     OwnCommand {
         word: "show",
+        group: Group::Drives,
+        about: "Show the details of a drive",
         main: |words| drive_commands::SHOW.main(words, drive_commands::show),
         command: drive_commands::ShowArguments::command,
     },
     OwnCommand {
-        word: "verify",
-        main: |words| verify::FORM.main(words, verify::main),
-        command: verify::VerifyArguments::command,
+        word: "rm",
+        group: Group::Drives,
+        about: "Destroy drives",
+        main: |words| drive_commands::RM.main(words, drive_commands::rm),
+        command: drive_commands::RmArguments::command,
+    },
+    OwnCommand {
+        word: "image",
+        group: Group::Drives,
+        about: "Examine disk images on this machine",
+        main: |words| image::FORM.main(words, image::main),
+        command: image::ImageCommand::command,
+    },
+    OwnCommand {
+        word: "api",
+        group: Group::Endpoint,
+        about: "Make a raw call of the API and print the answer",
+        main: call::main,
+        command: call::CallArguments::command,
+    },
+    OwnCommand {
+        word: "probe",
+        group: Group::Endpoint,
+        about: "Find out how an endpoint behaves",
+        main: |words| probe::FORM.main(words, probe::main),
+        command: probe::ProbeArguments::command,
+    },
+    OwnCommand {
+        word: "server",
+        group: Group::Endpoint,
+        about: "Run the API on this machine",
+        main: server::main_of,
+        command: server::ServerArguments::command,
+    },
+    OwnCommand {
+        word: "completions",
+        group: Group::Program,
+        about: "Print the completions for a shell",
+        main: |words| manual::completions(words, root()),
+        command: manual::Completions::command,
+    },
+    OwnCommand {
+        word: "man",
+        group: Group::Program,
+        about: "Print or write the manual pages",
+        main: |words| manual::man(words, root()),
+        command: manual::Manual::command,
+    },
+    OwnCommand {
+        word: "version",
+        group: Group::Program,
+        about: "Print the version; with --verbose also the paths in use",
+        main: version::main,
+        command: version::Version::command,
     },
 ];
 
-/// What clap knows of them all, for completions and the manual.
-pub(super) fn commands() -> Vec<clap::Command> {
+/// What clap knows of the whole program, for completions and the manual.
+pub(super) fn root() -> clap::Command {
     let commands = COMMANDS.iter().map(|own| {
         // A name of two words is for the help of the command itself.
         (own.command)()
             .name(own.word)
-            .bin_name(format!("openhosting {}", own.word))
-            .display_name(format!("openhosting-{}", own.word))
+            .about(own.about)
+            .bin_name(format!("{PROGRAM} {}", own.word))
+            .display_name(format!("{PROGRAM}-{}", own.word))
     });
-    commands.collect()
+    clap::Command::new(PROGRAM)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Moves disk images in and out of an OpenHosting cloud")
+        .long_about(LONG_ABOUT)
+        .subcommand_required(true)
+        .subcommands(commands)
+        .disable_help_subcommand(true)
 }
+
+const LONG_ABOUT: &str = "Moves disk images in and out of an OpenHosting cloud: the API that \
+ElasticHosts, Serverlove, SkaliCloud and others run. The first word is a command. The calls of the \
+API itself (drives, servers, resources, profile) are made as with the providers' script of this \
+name: openhosting drives list";
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = env::args_os().skip(1).collect();
-    match own(&words) {
-        Some(own) => (own.main)(&words),
-        None => call::main(),
+    let Some(first) = words.first().map(|word| word.to_string_lossy()) else {
+        list().lines().for_each(exit::say);
+        return ExitCode::from(exit::code_of(ErrorKind::Usage));
+    };
+    if let Some(own) = own(&first) {
+        return (own.main)(&words);
+    }
+    match first.as_ref() {
+        "help" => help(&words[1..]),
+        "-h" | "--help" => exit::finish(PROGRAM, exit::print(&list())),
+        "-V" | "--version" => version::main(&[]),
+        _ => call::of_the_script(&words),
     }
 }
 
-fn own(words: &[OsString]) -> Option<&'static OwnCommand> {
-    let first = words.first()?;
-    COMMANDS.iter().find(|own| first == own.word)
+fn own(word: &str) -> Option<&'static OwnCommand> {
+    COMMANDS.iter().find(|own| own.word == word)
+}
+
+/// `openhosting help [COMMAND]`.
+fn help(words: &[OsString]) -> ExitCode {
+    let Some(word) = words.first() else {
+        return exit::finish(PROGRAM, exit::print(&list()));
+    };
+    match own(&word.to_string_lossy()) {
+        Some(own) => {
+            let rest = words[1..].iter().cloned();
+            let words: Vec<_> = [word.clone()].into_iter().chain(rest).collect();
+            (own.main)(&[&words[..], &["--help".into()]].concat())
+        }
+        None => exit::finish(PROGRAM, Err(unknown(&word.to_string_lossy()))),
+    }
+}
+
+/// The error for a word that is neither a command nor an object of the API.
+pub(super) fn unknown(word: &str) -> Error {
+    let likeness = |own: &OwnCommand| strsim::jaro_winkler(own.word, word);
+    let like = COMMANDS
+        .iter()
+        .map(|own| (likeness(own), own.word))
+        .filter(|(likeness, _)| *likeness > LIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let hint = match like {
+        Some((_, command)) => format!("Did you mean \"{command}\"?"),
+        None => {
+            format!("\"{PROGRAM} help\" lists the commands, and \"{PROGRAM} api\" makes raw calls")
+        }
+    };
+    Error::new(ErrorKind::Usage, format!("There is no command {word:?}")).hint_to(hint)
+}
+
+/// Whether a word is a command of this program.
+pub(super) fn is_command(word: &str) -> bool {
+    own(word).is_some()
+}
+
+/// Whether a word begins a call of the API.
+pub(super) fn is_api_object(word: &str) -> bool {
+    API_OBJECTS.contains(&word)
+}
+
+/// The list of all commands.
+fn list() -> String {
+    let mut text = format!(
+        "Moves disk images in and out of an OpenHosting cloud\n\nUsage: {PROGRAM} COMMAND [ARGUMENTS]\n"
+    );
+    for group in Group::ALL {
+        let _ = write!(text, "\n{}:\n", group.title());
+        for own in COMMANDS.iter().filter(|own| own.group == group) {
+            let _ = writeln!(text, "  {:<12} {}", own.word, own.about);
+        }
+    }
+    let _ = write!(
+        text,
+        "\n\"{PROGRAM} COMMAND --help\" describes a command. Raw calls of the API work as in the\n\
+         providers' script: {PROGRAM} drives list\n"
+    );
+    text
 }
 
 #[cfg(test)]
@@ -98,35 +273,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_first_word_selects_a_command_of_ours() {
-        let word = |line: &str| {
-            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
-            own(&words).map(|own| own.word)
-        };
-        assert_eq!(word("probe --json"), Some("probe"));
-        assert_eq!(word("publish a.img"), Some("publish"));
-        for call in [
-            "drives list",
-            "-j probe",
-            "drives probe",
-            "probes",
-            "/probe",
-            "",
-        ] {
-            assert_eq!(word(call), None, "{call}");
-        }
-        assert!(own(&[]).is_none());
-    }
-
-    #[test]
-    fn the_help_tells_them_all() {
-        let help = call::help();
+    fn every_command_is_in_the_list_and_a_typing_error_names_it() {
+        let list = list();
         for own in COMMANDS {
-            assert!(
-                help.contains(&format!("openhosting {}", own.word)),
-                "{}",
-                own.word
-            );
+            assert!(list.contains(&format!("\n  {} ", own.word)), "{}", own.word);
+            assert!(list.lines().all(|line| line.len() <= 80));
         }
+        for (word, command) in [
+            ("uplaod", "upload"),
+            ("donwload", "download"),
+            ("pubish", "publish"),
+            ("verison", "version"),
+        ] {
+            let hint = unknown(word).hint().unwrap_or_default().to_owned();
+            assert_eq!(hint, format!("Did you mean {command:?}?"), "{word}");
+        }
+        let hint = unknown("xyzzy").hint().unwrap_or_default().to_owned();
+        assert!(hint.contains("openhosting help"), "{hint}");
     }
 }

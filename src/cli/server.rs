@@ -19,7 +19,7 @@ use tracing::Level;
 
 use super::output::OutputForm;
 use super::signals::Heard;
-use super::{environment, exit, limits, printable, quote};
+use super::{environment, exit, limits, printable, quote, tool};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
@@ -256,7 +256,16 @@ fn size(text: &str) -> std::result::Result<u64, String> {
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();
-    let args: ServerArguments = match FORM.parse(&words) {
+    run(&words)
+}
+
+/// `openhosting server`.
+pub(super) fn main_of(words: &[OsString]) -> ExitCode {
+    run(&tool::as_program(words))
+}
+
+fn run(words: &[OsString]) -> ExitCode {
+    let args: ServerArguments = match FORM.parse(words) {
         Ok(args) => args,
         Err(code) => return code,
     };

@@ -1,6 +1,7 @@
 //! What the two tools that make a transfer have in common: flags, the way to the
 //! endpoint, and how such a program runs and ends.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
@@ -185,16 +186,26 @@ pub(super) struct UnfinishedTransfer {
     pub(super) continuation: Option<Continuation>,
 }
 
-/// The program: shows the transfer, stops it when it is told to, and says how it
-/// ended.
-pub(super) fn main<T: Tool>() -> ExitCode {
+/// The words of a command of `openhosting`, as of a program of its own.
+pub(super) fn as_program(words: &[OsString]) -> Vec<OsString> {
+    let mut all = words.to_vec();
+    if let Some(first) = all.first_mut() {
+        let mut name = OsString::from("openhosting ");
+        name.push(&*first);
+        *first = name;
+    }
+    all
+}
+
+/// The program: shows the transfer, stops it when it is asked to, and says how it ended. The
+/// first word is its name.
+pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
     let form = OutputForm {
         program: T::PROGRAM,
         schema: T::SCHEMA,
         short: None,
     };
-    let words: Vec<_> = std::env::args_os().collect();
-    let tool: T = match form.parse(&words) {
+    let tool: T = match form.parse(words) {
         Ok(tool) => tool,
         Err(code) => return code,
     };

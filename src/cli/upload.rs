@@ -1,6 +1,6 @@
 //! `openhosting-upload`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -146,7 +146,13 @@ pub(super) struct UploadArguments {
 
 /// The program.
 pub fn main() -> ExitCode {
-    tool::main::<UploadArguments>()
+    let words: Vec<_> = std::env::args_os().collect();
+    tool::main::<UploadArguments>(&words)
+}
+
+/// `openhosting upload`.
+pub(super) fn main_of(words: &[OsString]) -> ExitCode {
+    tool::main::<UploadArguments>(&tool::as_program(words))
 }
 
 impl UploadArguments {

@@ -33,6 +33,12 @@ pub(super) mod server {
         let _: ServerArguments = exit::parse(std::env::args_os());
         exit::finish(PROGRAM, Err(needs_linux("The server")))
     }
+
+    /// `openhosting server`.
+    pub(in crate::cli) fn main_of(words: &[OsString]) -> ExitCode {
+        let _: ServerArguments = exit::parse(words.to_vec());
+        exit::finish(PROGRAM, Err(needs_linux("The server")))
+    }
 }
 
 /// `--local DIR`.

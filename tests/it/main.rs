@@ -9,6 +9,7 @@
 mod access;
 mod archives;
 mod citations;
+mod commands;
 mod disks;
 mod download;
 mod drives;

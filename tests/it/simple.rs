@@ -58,8 +58,8 @@ fn no_argument_is_expanded_or_leaves_its_place() {
     ];
     for (args, path) in cases {
         proxy.forget();
-        let tool = desk.simple(&proxy.uri()).list(args.iter().copied());
-        let _ = tool.run().code(0);
+        let tool = desk.simple(&proxy.uri()).arg("api");
+        let _ = tool.list(args.iter().copied()).run().code(0);
         let requests = proxy.requests();
         assert_eq!(requests.len(), 1, "{args:?}");
         assert_eq!(requests[0].path, path, "{args:?}");
@@ -67,7 +67,8 @@ fn no_argument_is_expanded_or_leaves_its_place() {
     proxy.forget();
     let bad: [&[&str]; 3] = [&["drives", ".."], &[".", "x"], &["drives\nlist"]];
     for args in bad {
-        let tool = desk.simple(&proxy.uri()).list(args.iter().copied());
+        let tool = desk.simple(&proxy.uri()).arg("api");
+        let tool = tool.list(args.iter().copied());
         let _ = tool.run().code(2).says("cannot be part of a call");
     }
     assert!(proxy.requests().is_empty());

@@ -83,12 +83,12 @@ for file in changelog.gz copyright user/pipelines.md README.md examples/backup.c
 done
 # Where the program makes its own pages and completions they are in the package.
 help=$(inside openhosting --help)
-if [[ $help == *'openhosting man '* ]]; then
+if [[ $help == *'  man '* ]]; then
     for page in openhosting openhosting-upload openhosting-download openhosting-server; do
         zcat "$root/usr/share/man/man1/$page.1.gz" | grep -q '^\.TH'
     done
 fi
-if [[ $help == *'openhosting completions '* ]]; then
+if [[ $help == *'  completions '* ]]; then
     bash -n "$root"/usr/share/bash-completion/completions/*
     for file in zsh/vendor-completions/_openhosting fish/vendor_completions.d/openhosting.fish; do
         [[ -s $root/usr/share/$file ]] || { echo "deb: there is no $file" >&2; exit 1; }

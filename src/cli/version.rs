@@ -1,0 +1,45 @@
+//! `openhosting version`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use super::{environment, exit};
+
+/// Prints the version
+#[derive(Debug, Parser)]
+#[command(name = "openhosting-version", bin_name = "openhosting version")]
+pub(super) struct Version {
+    /// Also print the system it was built for, and the files and directories in use
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Prints the version.
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    let arguments: Version = exit::parse(words.to_vec());
+    let mut text = format!("openhosting {}\n", env!("CARGO_PKG_VERSION"));
+    if arguments.verbose {
+        let path = |path: Option<std::path::PathBuf>| {
+            path.map_or("none".to_owned(), |path| path.display().to_string())
+        };
+        let server = if cfg!(target_os = "linux") {
+            "yes"
+        } else {
+            "no, it needs Linux"
+        };
+        for (name, value) in [
+            (
+                "system",
+                format!("{} {}", std::env::consts::ARCH, std::env::consts::OS),
+            ),
+            ("server", server.to_owned()),
+            ("config", path(environment::config_file())),
+            ("state", path(environment::state_directory())),
+        ] {
+            text += &format!("{name:<8} {value}\n");
+        }
+    }
+    exit::finish("openhosting version", exit::print(&text))
+}

@@ -1,0 +1,126 @@
+//! The commands of `openhosting`, and words that are none.
+
+use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD};
+use crate::support::http::assert_drive;
+use crate::support::noise;
+use crate::support::proxy::{FaultProxy, answer};
+
+#[test]
+fn what_is_no_command_is_refused_here_and_sends_nothing() {
+    let desk = Desk::new();
+    let proxy = FaultProxy::stub(|_| answer(200, &[], b"ok\n"));
+    let cases = [
+        (
+            "uplaod a.img",
+            "There is no command \"uplaod\"",
+            "Did you mean \"upload\"?",
+        ),
+        (
+            "dowload x y",
+            "There is no command \"dowload\"",
+            "Did you mean \"download\"?",
+        ),
+        (
+            "drive list",
+            "There is no command \"drive\"",
+            "openhosting api",
+        ),
+        ("list", "There is no command \"list\"", "openhosting help"),
+        ("/nope", "There is no command \"/nope\"", "openhosting help"),
+        (
+            "-j probes",
+            "There is no command \"probes\"",
+            "Did you mean \"probe\"?",
+        ),
+        (
+            "-v ls",
+            "The flags of \"ls\" follow it",
+            "openhosting ls --help",
+        ),
+        (
+            "help uplaod",
+            "There is no command \"uplaod\"",
+            "Did you mean \"upload\"?",
+        ),
+        ("", "Usage: openhosting COMMAND", "Upload an image"),
+    ];
+    for (words, what, hint) in cases {
+        let outcome = desk.simple(&proxy.uri()).args(words).run().code(2);
+        let outcome = outcome.says(what).says(hint);
+        assert!(outcome.stdout.is_empty(), "{words}");
+    }
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[test]
+fn the_calls_of_the_providers_script_are_calls() {
+    let desk = Desk::new();
+    let proxy = FaultProxy::stub(|_| answer(200, &[], b"ok\n"));
+    let cases = [
+        ("drives list", "/drives/list"),
+        ("/servers/list", "/servers/list"),
+        ("resources ip list", "/resources/ip/list"),
+        ("-j profile info", "/profile/info"),
+        ("api drives list", "/drives/list"),
+        ("api -j health", "/health"),
+    ];
+    for (words, path) in cases {
+        proxy.forget();
+        let outcome = desk.simple(&proxy.uri()).args(words).run().code(0);
+        assert_eq!(outcome.text(), "ok\n");
+        assert_eq!(proxy.requests()[0].path, path, "{words}");
+    }
+}
+
+#[test]
+fn one_program_does_what_the_others_do() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let image = noise(5, 100_000);
+    desk.file("a.img", &image);
+    let outcome = desk
+        .simple(&server.uri)
+        .args("upload -q a.img")
+        .run()
+        .code(0);
+    let drive = outcome.created();
+    assert_drive(&server, &drive, &image);
+    let words = format!("download -q {drive} b.img");
+    let _ = desk.simple(&server.uri).args(&words).run().code(0);
+    assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
+    let version = format!("openhosting {}\n", env!("CARGO_PKG_VERSION"));
+    for words in ["version", "--version", "-V"] {
+        let outcome = desk.tool(SIMPLE).args(words).run().code(0);
+        assert_eq!(outcome.text(), version);
+    }
+    let outcome = desk.tool(SIMPLE).args("version --verbose").run().code(0);
+    assert!(outcome.text().contains("\nstate    /"), "{outcome:?}");
+}
+
+#[test]
+fn every_command_has_help_that_names_it() {
+    let desk = Desk::new();
+    let list = desk.tool(SIMPLE).args("help").run().code(0);
+    let commands: Vec<_> = list
+        .text()
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    assert!(commands.len() >= 14, "{commands:?}");
+    for command in commands {
+        let by_flag = desk.tool(SIMPLE).args(&format!("{command} --help"));
+        let by_flag = by_flag.run().code(0).text().to_owned();
+        let usage = format!("Usage: openhosting {command}");
+        assert!(by_flag.contains(&usage), "{command}: {by_flag}");
+        let by_word = desk.tool(SIMPLE).args(&format!("help {command}"));
+        assert_eq!(by_word.run().code(0).text(), by_flag, "{command}");
+    }
+    for (program, name) in [
+        (UPLOAD, "openhosting-upload"),
+        (DOWNLOAD, "openhosting-download"),
+    ] {
+        let help = desk.tool(program).args("--help").run().code(0);
+        assert!(help.text().contains(&format!("Usage: {name} ")), "{help:?}");
+    }
+}
