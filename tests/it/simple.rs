@@ -170,14 +170,14 @@ fn data_comes_from_a_pipe_a_file_or_the_rest_of_a_file() {
     file.seek(SeekFrom::Start(1000)).unwrap();
     let _ = call("-c drives x write").stdin(file).run().code(0);
     assert!(sent() == data[1000..]);
-    for args in ["-c x", "-f /dev/null x"] {
+    for args in ["-c drives x", "-f /dev/null drives x"] {
         let _ = call(args).run().code(0);
         assert!(sent().is_empty());
     }
     let stdin = File::open(&path).unwrap();
-    let _ = call("-f /dev/stdin x").stdin(stdin).run().code(0);
+    let _ = call("-f /dev/stdin drives x").stdin(stdin).run().code(0);
     assert!(sent() == data);
-    let _ = call("-f /dev/stdin x").input(&data).run().code(0);
+    let _ = call("-f /dev/stdin drives x").input(&data).run().code(0);
     assert!(sent() == data);
 }
 
