@@ -16,7 +16,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::access::Access;
 use super::tool::as_program;
-use super::{exit, own, signals};
+use super::{exit, signals};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
@@ -77,35 +77,16 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     call(&exit::parse(as_program(words)))
 }
 
-/// What the providers' script does: a call without `api`, of an object that the API has.
-pub(super) fn of_the_script(words: &[OsString]) -> ExitCode {
-    let first = words.first().map(|word| word.to_string_lossy());
-    let first = first.unwrap_or_default();
-    if !first.starts_with('-') && !begins_call(&first) {
-        return exit::finish(PROGRAM, Err(own::unknown(&first)));
-    }
+/// A call as the providers' script makes it, and the first word of its path.
+pub(super) fn of_the_script(words: &[OsString]) -> (CallArguments, String) {
     let name = [OsString::from(PROGRAM)];
     let arguments: CallArguments = exit::parse(name.iter().chain(words).cloned());
-    let command = arguments.command.first().map_or("", String::as_str);
-    if begins_call(command) {
-        return call(&arguments);
-    }
-    let mut error = own::unknown(command);
-    if own::is_command(command) {
-        let what = format!("The flags of \"{command}\" follow it");
-        let hint = format!("Run: {PROGRAM} {command} --help");
-        error = Error::new(ErrorKind::Usage, what).hint_to(hint);
-    }
-    exit::finish(PROGRAM, Err(error))
+    let command = arguments.command.first().cloned().unwrap_or_default();
+    (arguments, command)
 }
 
-/// Whether this begins the path of a call of the API.
-fn begins_call(command: &str) -> bool {
-    let mut segments = command.split([' ', '/']).filter(|word| !word.is_empty());
-    segments.next().is_some_and(own::is_api_object)
-}
-
-fn call(arguments: &CallArguments) -> ExitCode {
+/// Makes the call.
+pub(super) fn call(arguments: &CallArguments) -> ExitCode {
     let answer = signals::hearing_at_once(async |mut stop| {
         // Nothing is left to finish: one call is all there is.
         let client = arguments

@@ -199,7 +199,7 @@ pub fn main() -> ExitCode {
         "help" => help(&words[1..]),
         "-h" | "--help" => exit::finish(PROGRAM, exit::print(&list())),
         "-V" | "--version" => version::main(&[]),
-        _ => call::of_the_script(&words),
+        _ => of_the_script(&words),
     }
 }
 
@@ -222,8 +222,39 @@ fn help(words: &[OsString]) -> ExitCode {
     }
 }
 
+/// What the providers' script does: a raw call without `api`, of an object that the API has.
+fn of_the_script(words: &[OsString]) -> ExitCode {
+    let first = words.first().map(|word| word.to_string_lossy());
+    let first = first.unwrap_or_default();
+    if !first.starts_with('-') && !begins_call(&first) {
+        return exit::finish(PROGRAM, Err(unknown(&first)));
+    }
+    let (arguments, command) = call::of_the_script(words);
+    if begins_call(&command) {
+        return call::call(&arguments);
+    }
+    let error = if own(&command).is_some() {
+        Error::new(
+            ErrorKind::Usage,
+            format!("The flags of \"{command}\" follow it"),
+        )
+        .hint_to(format!("Run: {PROGRAM} {command} --help"))
+    } else {
+        unknown(&command)
+    };
+    exit::finish(PROGRAM, Err(error))
+}
+
+/// Whether this begins the path of a call of the API.
+fn begins_call(command: &str) -> bool {
+    let mut segments = command.split([' ', '/']).filter(|word| !word.is_empty());
+    segments
+        .next()
+        .is_some_and(|first| API_OBJECTS.contains(&first))
+}
+
 /// The error for a word that is neither a command nor an object of the API.
-pub(super) fn unknown(word: &str) -> Error {
+fn unknown(word: &str) -> Error {
     let likeness = |own: &OwnCommand| strsim::jaro_winkler(own.word, word);
     let like = COMMANDS
         .iter()
@@ -237,16 +268,6 @@ pub(super) fn unknown(word: &str) -> Error {
         }
     };
     Error::new(ErrorKind::Usage, format!("There is no command {word:?}")).hint_to(hint)
-}
-
-/// Whether a word is a command of this program.
-pub(super) fn is_command(word: &str) -> bool {
-    own(word).is_some()
-}
-
-/// Whether a word begins a call of the API.
-pub(super) fn is_api_object(word: &str) -> bool {
-    API_OBJECTS.contains(&word)
 }
 
 /// The list of all commands.
