@@ -19,34 +19,48 @@ pub(super) fn default_chunk() -> NonZeroU64 {
     NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
 }
 
-/// Reads CHUNK as the original tools do: decimal, no leading zero, no suffix.
+/// Reads a size in bytes: digits, maybe with one of the suffixes k, M, G and T, which are
+/// powers of 1024, as `4M`, `4MiB` or `4MB`. No other reader of sizes is on a command line.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let error = || format!("{text:?} is not a size. Use bytes or a suffix, for example 4M");
+    let number = ["iB", "B"]
+        .iter()
+        .find_map(|end| text.strip_suffix(end))
+        .filter(|number| number.ends_with(['k', 'K', 'M', 'G', 'T']))
+        .unwrap_or(text);
+    // Shells and C read a leading zero as octal; white space is a mistake.
+    let is_octal = number.len() > 1 && number.starts_with('0');
+    if is_octal || number.contains(char::is_whitespace) {
+        return Err(error());
+    }
+    crate::wire::parse_size(number).map_err(|_| error())
+}
+
+/// Reads CHUNK.
 pub(super) fn chunk(text: &str) -> Result<NonZeroU64, String> {
-    let bytes = number(text)?;
+    let bytes = bytes(text)?;
     if bytes > CHUNK_BYTES_MAX {
-        return Err(format!("more than {CHUNK_BYTES_MAX} bytes (1 GiB)"));
+        return Err(format!(
+            "a chunk has at most {CHUNK_BYTES_MAX} bytes (1 GiB)"
+        ));
     }
     NonZeroU64::new(bytes).ok_or_else(|| "a chunk has at least one byte".to_owned())
 }
 
-/// Reads a number of bytes as the original tools do.
-pub(super) fn number(text: &str) -> Result<u64, String> {
-    let is_plain = !text.is_empty()
-        && text.bytes().all(|b| b.is_ascii_digit())
-        && (text == "0" || !text.starts_with('0'));
-    if !is_plain {
-        return Err("not a number of bytes: digits only, no suffix, no leading zero".to_owned());
-    }
-    text.parse()
-        .map_err(|_| "more than 64 bits hold".to_owned())
-}
-
-/// Reads a size in bytes, more than none, as the API does.
+/// Reads the size of a disk.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    match crate::wire::parse_size(text).map_err(|error| error.to_string())? {
+    match bytes(text)? {
         0 => Err("a disk has at least one byte".to_owned()),
         bytes if bytes >= i64::MAX.cast_unsigned() => Err("larger than a disk can be".to_owned()),
         bytes => Ok(bytes),
     }
+}
+
+/// Reads a time.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| {
+        format!("{text:?} is not a time. Use a number and a unit, for example 30s, 15m or 2h")
+    })
 }
 
 /// Reads a SHA-256.
@@ -66,17 +80,16 @@ pub(super) fn jobs(text: &str) -> Result<NonZeroU32, String> {
 
 /// Reads how long to wait for progress.
 pub(super) fn patience(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time >= Duration::from_millis(100) => Ok(time),
-        Ok(_) => Err("less than 100ms".into()),
-        Err(error) => Err(error.to_string()),
+    match time(text)? {
+        time if time >= Duration::from_millis(100) => Ok(time),
+        _ => Err("less than 100ms".into()),
     }
 }
 
 /// Reads a number of bytes per second.
 pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
     const RATE_MIN: u64 = 1024;
-    let rate = crate::wire::parse_size(text).map_err(|error| error.to_string())?;
+    let rate = bytes(text)?;
     match NonZeroU64::new(rate) {
         Some(rate) if rate.get() >= RATE_MIN => Ok(rate),
         _ => Err(format!("less than {RATE_MIN} bytes per second")),
@@ -117,10 +130,9 @@ impl Grow {
 
 /// Reads how large a drive is to be.
 pub(super) fn grow(text: &str) -> Result<Grow, String> {
-    let size = |text| crate::wire::parse_size(text).map_err(|error| error.to_string());
     match text.strip_prefix('+') {
-        Some(by) => size(by).map(Grow::By),
-        None => size(text).map(Grow::To),
+        Some(by) => bytes(by).map(Grow::By),
+        None => bytes(text).map(Grow::To),
     }
 }
 
@@ -243,11 +255,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_as_the_original_takes_them() {
-        assert_eq!(number("0"), Ok(0));
-        assert_eq!(number("5242880"), Ok(5_242_880));
-        for bad in ["", "01", "4M", "-1", "+1", " 1", "99999999999999999999"] {
-            assert!(number(bad).is_err(), "{bad:?}");
+    fn every_size_is_read_alike() {
+        for (text, expected) in [
+            ("0", 0),
+            ("5242880", 5_242_880),
+            ("4k", 4096),
+            ("4M", 4 << 20),
+            ("4MiB", 4 << 20),
+            ("4MB", 4 << 20),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        let bad = [
+            "",
+            "01",
+            "4 M",
+            "-1",
+            "+1",
+            " 1",
+            "1.5G",
+            "B",
+            "iB",
+            "MiB",
+            "4B",
+            "4iB",
+            "4m",
+            "0x10",
+            "99999999999999999999",
+        ];
+        for bad in bad {
+            let error = bytes(bad).unwrap_err();
+            assert_eq!(
+                error,
+                format!("{bad:?} is not a size. Use bytes or a suffix, for example 4M")
+            );
         }
         assert!(chunk("0").is_err());
         assert!(chunk("1073741825").is_err());
@@ -265,7 +307,7 @@ mod tests {
         assert_eq!(grown("5", 5), Ok(5));
         assert_eq!(grown("4", 5), Err(ErrorKind::Usage));
         assert_eq!(grown("+5", u64::MAX - 4), Err(ErrorKind::Usage));
-        for bad in ["", "+", "++1G", "-1G", "1.5G", "10GB"] {
+        for bad in ["", "+", "++1G", "-1G", "1.5G", "10 GB"] {
             assert!(grow(bad).is_err(), "{bad}");
         }
     }

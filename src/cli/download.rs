@@ -50,7 +50,7 @@ pub(super) struct DownloadArguments {
 
     /// Byte offset to start at: FILE is written in place from there on, and what
     /// is before it stays
-    #[arg(short, long, value_name = "OFFSET", value_parser = arguments::number)]
+    #[arg(short, long, value_name = "OFFSET", value_parser = arguments::bytes)]
     offset: Option<u64>,
 
     /// Overwrite FILE if it is there; needed for a block device

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::ContextKind;
+
 use super::{again, printable, screen};
 use crate::error::{Error, ErrorKind};
 use crate::nonblocking::{self, Waiting};
@@ -95,8 +97,30 @@ pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::
             let what = "an argument holds control characters, or is not UTF-8";
             return T::command().error(error.kind(), what);
         };
-        shown
+        plain_number::<T>(&shown).unwrap_or(shown)
     })
+}
+
+/// What the standard library says of a number, in words for people. `None` of other errors.
+fn plain_number<T: clap::Parser>(error: &clap::Error) -> Option<clap::Error> {
+    let cause = std::error::Error::source(error)?.to_string();
+    let rule = match &*cause {
+        "number would be zero for non-zero type" => "must be at least 1",
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "must be a whole number"
+        }
+        "number too large to fit in target type" => "is too large a number",
+        "number too small to fit in target type" => "is too small a number",
+        "provided string was not `true` or `false`" => "must be true or false",
+        "invalid float literal" | "cannot parse float from empty string" => "must be a number",
+        _ => return None,
+    };
+    let text = |kind| error.get(kind).map(ToString::to_string);
+    let flag = text(ContextKind::InvalidArg)?;
+    let flag = flag.split(' ').next().unwrap_or_default();
+    let value = text(ContextKind::InvalidValue)?;
+    let what = format!("{flag} {rule}, not {value:?}");
+    Some(T::command().error(error.kind(), what))
 }
 
 /// Prints on stdout what a command was asked for.

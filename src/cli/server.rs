@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::Level;
 
+use super::arguments;
 use super::output::OutputForm;
 use super::signals::Heard;
 use super::{environment, exit, limits, printable, quote, tool};
@@ -25,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
 use crate::server::{Config, FaultPlan, Rate, Reach, Server, users};
 use crate::system::BASE_OF_DATA;
-use crate::wire::{READ_BYTES_MAX, parse_size};
+use crate::wire::READ_BYTES_MAX;
 
 const PROGRAM: &str = "openhosting-server";
 /// Threads for work that blocks: more than requests and steps of reads can take
@@ -86,7 +87,7 @@ pub(super) struct ServerArguments {
     round_size: bool,
 
     /// Most bytes of one read
-    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX)]
+    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX, value_parser = arguments::bytes)]
     read_max: u64,
 
     /// Have no web page at /ui/
@@ -100,7 +101,7 @@ pub(super) struct ServerArguments {
 
     /// Most bytes of all drives of one user, by their sizes; k, M, G and T are powers
     /// of 1024
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
     max_bytes: Option<u64>,
 
     /// Most servers of one user, or `none` [default: 100]
@@ -245,12 +246,8 @@ fn number_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
 fn size_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
     match text {
         "none" => Ok(MostOrNone(None)),
-        text => size(text).map(|size| MostOrNone(Some(size))),
+        text => arguments::bytes(text).map(|size| MostOrNone(Some(size))),
     }
-}
-
-fn size(text: &str) -> std::result::Result<u64, String> {
-    parse_size(text).map_err(|error| error.to_string())
 }
 
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.

@@ -41,11 +41,11 @@ pub(super) struct CommonArguments {
 
     /// Give up when nothing succeeded for this long, from the first request of the run to
     /// the last (resumable)
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = arguments::time)]
     pub(super) max_outage: Duration,
 
     /// Stop cleanly when it took so long, with exit code 75; can be resumed
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = arguments::time)]
     pub(super) deadline: Option<Duration>,
 
     /// Most bytes of bodies per second, over all requests together, as in 20M

@@ -60,7 +60,7 @@ pub(super) struct UploadArguments {
     name: Option<String>,
 
     /// Byte offset from which to resume; rounded down to a chunk
-    #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::number)]
+    #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::bytes)]
     offset: u64,
 
     /// Make the new drive larger than the image: to SIZE, as in 40G, or by it, as in

@@ -76,7 +76,7 @@ pub(super) struct VerifyArguments {
     jobs: NonZeroU32,
 
     /// Give up when nothing succeeded for this long
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = arguments::time)]
     max_outage: Duration,
 
     #[command(flatten)]

@@ -511,10 +511,14 @@ fn what_is_wrong_is_said_before_anything_is_asked() {
         ("a.img b.img", 2, "Usage:"),
         ("-x a.img", 2, "Usage:"),
         ("-c 0 a.img", 2, "at least one byte"),
-        ("-c 4M a.img", 2, "digits only"),
-        ("-c 04 a.img", 2, "no leading zero"),
+        (
+            "-c 4x a.img",
+            2,
+            "is not a size. Use bytes or a suffix, for example 4M",
+        ),
+        ("-c 04 a.img", 2, "\"04\" is not a size"),
         ("-c 1073741825 a.img", 2, "1 GiB"),
-        ("-o 01 a.img", 2, "no leading zero"),
+        ("-o 01 a.img", 2, "\"01\" is not a size"),
         ("-o -1 a.img", 2, ""),
         ("-j 0 a.img", 2, "from 1 to 256"),
         (
