@@ -66,7 +66,7 @@ forbid() {
 }
 
 # Everything that is not one of the upper layers is a noun, or journal.
-upper='api|driver|verify|upload|download|probe|web_image|transfer|publish|cli|bin|lib'
+upper='api|driver|verify|upload|download|probe|web_image|transfer|builder|publish|cli|bin|lib'
 mapfile -t low < <(find "$src" -mindepth 1 -maxdepth 1 \( -name '*.rs' -o -type d \) -printf '%f\n' |
     sed 's/\.rs$//' | grep -vxE "$upper" | sort -u)
 

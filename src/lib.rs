@@ -1,6 +1,48 @@
 //! Moves disk images in and out of an OpenHosting cloud, or one of the same
 //! family.
 //!
+//! A server of its own in a directory, an upload to it and a download from it. With an
+//! account, `endpoint` and `credentials` are those of the cloud.
+//!
+//! ```
+//! use openhosting::api::{Client, ClientConfig};
+//! use openhosting::image::Image;
+//! use openhosting::monitor::Event;
+//! use openhosting::server::{Config, Server};
+//! use openhosting::{Download, Upload};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let work = tempfile::tempdir()?;
+//! # let (directory, image, copy) =
+//! #     (work.path().join("drives"), work.path().join("disk.img"), work.path().join("copy.img"));
+//! # std::fs::create_dir(&directory)?;
+//! # std::fs::write(&image, vec![7; 1 << 20])?;
+//! let server = Server::open(Config::new(directory))?;
+//! let credentials = server.credentials().clone();
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let endpoint = format!("http://{}/", listener.local_addr()?).parse()?;
+//! let serving = tokio::spawn(server.run(listener, std::future::pending()));
+//!
+//! let client = Client::new(endpoint, &credentials, &ClientConfig::default())?;
+//! let mut done_bytes = 0;
+//! let uploaded = Upload::new(&client, Image::open_raw(&image)?, "nightly")
+//!     .journal(work.path().join("nightly.journal"))
+//!     .monitor(|event: &Event| {
+//!         if let Event::Progress(progress) = event {
+//!             done_bytes = progress.done_bytes;
+//!         }
+//!     })
+//!     .run()
+//!     .await?;
+//! assert_eq!(done_bytes, 1 << 20);
+//!
+//! Download::new(&client, uploaded.drive, &copy).run().await?;
+//! assert_eq!(std::fs::read(copy)?, std::fs::read(image)?);
+//! # serving.abort();
+//! # Ok(()) }
+//! ```
+//!
 //! An image is read chunk by chunk ([`image`], [`plan`], [`chunk`]), zeros are left
 //! out, the rest is compressed ([`codec`]) and written to a drive ([`api`]); what is
 //! to be done next is decided without I/O ([`policy`]) and done by one task
@@ -8,7 +50,7 @@
 //! on. A download is the mirror of it. [`server`] is the API on
 //! one machine, and [`cli`] what the four programs are made of.
 //!
-//! Start at [`transfer::upload`] and [`transfer::download`]. The README's example
+//! Start at [`Upload`] and [`Download`]; [`transfer`] has what they are made of. The README's example
 //! is run as a test of this documentation.
 
 pub mod api;
@@ -22,6 +64,7 @@ pub mod receipt;
 pub mod shard;
 pub mod transfer;
 
+mod builder;
 mod download;
 mod driver;
 mod probe;
@@ -41,6 +84,7 @@ pub use openhosting_image as image;
 #[cfg(target_os = "linux")]
 pub use openhosting_server as server;
 
+pub use builder::{Download, Upload};
 pub use credentials::Credentials;
 pub use error::{Error, ErrorKind, Result};
 

@@ -311,6 +311,13 @@ pub trait Monitor: Send {
     fn event(&mut self, event: &Event);
 }
 
+/// A closure is a monitor.
+impl<F: FnMut(&Event) + Send> Monitor for F {
+    fn event(&mut self, event: &Event) {
+        self(event);
+    }
+}
+
 /// Nobody wants to know.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;

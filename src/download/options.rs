@@ -1,5 +1,6 @@
 //! What a download is asked to do, and what comes of it.
 
+use std::fmt;
 use std::io::Write;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
@@ -30,8 +31,8 @@ pub enum Destination {
     Stream(Box<dyn Write + Send>),
 }
 
-impl std::fmt::Debug for Destination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, .. } => f.debug_tuple("File").field(path).finish(),
             Self::Stream(_) => f.write_str("Stream"),
@@ -133,5 +134,17 @@ impl From<Error> for DownloadInterrupted {
             is_whole: false,
             is_journaled: false,
         }
+    }
+}
+
+impl fmt::Display for DownloadInterrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for DownloadInterrupted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
     }
 }
