@@ -19,15 +19,22 @@ pub(super) fn default_chunk() -> NonZeroU64 {
     NonZeroU64::new(CHUNK_BYTES_DEFAULT).unwrap_or(NonZeroU64::MIN)
 }
 
-/// Reads a size in bytes: digits, maybe with one of the suffixes k, M, G and T, which are
-/// powers of 1024, as `4M`, `4MiB` or `4MB`. No other reader of sizes is on a command line.
+/// Reads a size in bytes: digits, maybe with a suffix. `4M` and `4MiB` are powers of 1024, as in
+/// the API; `4MB` is a power of 1000, as in dd. No other reader of sizes is on a command line.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let error = || format!("{text:?} is not a size. Use bytes or a suffix, for example 4M");
-    let number = ["iB", "B"]
-        .iter()
-        .find_map(|end| text.strip_suffix(end))
-        .filter(|number| number.ends_with(['k', 'K', 'M', 'G', 'T']))
-        .unwrap_or(text);
+    let is_unit = |number: &&str| number.ends_with(['k', 'K', 'M', 'G', 'T']);
+    let number = text.strip_suffix("iB").filter(is_unit).unwrap_or(text);
+    if let Some(decimal) = number.strip_suffix('B').filter(is_unit) {
+        let (digits, unit) = decimal.split_at(decimal.len() - 1);
+        let power = 1 + "kMGT".find(&unit.replace('K', "k")).unwrap_or(0) as u32;
+        let factor = 1000_u64.pow(power);
+        return bytes(digits)
+            .ok()
+            .filter(|_| !digits.ends_with(|last: char| !last.is_ascii_digit()))
+            .and_then(|number| number.checked_mul(factor))
+            .ok_or_else(error);
+    }
     // Shells and C read a leading zero as octal; white space is a mistake.
     let is_octal = number.len() > 1 && number.starts_with('0');
     if is_octal || number.contains(char::is_whitespace) {
@@ -262,7 +269,10 @@ mod tests {
             ("4k", 4096),
             ("4M", 4 << 20),
             ("4MiB", 4 << 20),
-            ("4MB", 4 << 20),
+            ("4MB", 4_000_000),
+            ("1kB", 1000),
+            ("1KB", 1000),
+            ("2TB", 2_000_000_000_000),
             ("1TiB", 1 << 40),
         ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");

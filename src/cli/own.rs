@@ -284,8 +284,8 @@ fn list() -> String {
     let _ = write!(
         text,
         "\nOptions:\n  -h, --help     Print this list\n  -V, --version  Print the version\n\
-         \n\"{PROGRAM} COMMAND --help\" describes a command. Raw calls of the API work as in the\n\
-         providers' script: {PROGRAM} drives list\n"
+         \n\"{PROGRAM} COMMAND --help\" describes a command.\n\
+         Raw calls of the API work as in the providers' script: {PROGRAM} drives list\n"
     );
     text
 }

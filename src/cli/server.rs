@@ -250,6 +250,9 @@ fn size_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
     }
 }
 
+/// Whether this program has the server.
+pub(super) const IS_HERE: bool = true;
+
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
 pub fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().collect();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use super::{environment, exit};
+use super::{environment, exit, server};
 
 /// Prints the version
 #[derive(Debug, Parser)]
@@ -24,7 +24,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         let path = |path: Option<std::path::PathBuf>| {
             path.map_or("none".to_owned(), |path| path.display().to_string())
         };
-        let server = if cfg!(target_os = "linux") {
+        let server = if server::IS_HERE {
             "yes"
         } else {
             "no, it needs Linux"

@@ -19,6 +19,9 @@ pub(super) mod server {
 
     const PROGRAM: &str = "openhosting-server";
 
+    /// Whether this program has the server.
+    pub(in crate::cli) const IS_HERE: bool = false;
+
     /// Serves the API. It runs on Linux only.
     #[derive(Debug, Parser)]
     #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
