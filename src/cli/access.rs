@@ -25,7 +25,7 @@ pub(super) struct Access {
     endpoint: Option<String>,
 
     /// Profile of the config file that tells endpoint and credentials, whatever OHURI
-    /// and OHAUTH say (docs/config.md) [default: what OPENHOSTING_PROFILE or the config
+    /// and OHAUTH say [default: what OPENHOSTING_PROFILE or the config
     /// names, for what OHURI and OHAUTH do not say]
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
@@ -153,7 +153,7 @@ impl Access {
                     path.display()
                 );
                 return Err(Error::new(ErrorKind::Usage, what)
-                    .hint_to("docs/config.md tells what it holds"));
+                    .hint_to("It has [profile.NAME] with endpoint, user and credentials"));
             }
             (None, Ok(config)) => match config.default.clone() {
                 Some(name) => (name, "default", config),

@@ -251,7 +251,7 @@ pub(super) enum ProgressMode {
     Bar,
     /// A line every 10 s
     Plain,
-    /// JSON objects, a line each (docs/progress.md)
+    /// JSON objects, a line each
     Json,
     /// Nothing
     None,

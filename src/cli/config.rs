@@ -1,4 +1,4 @@
-//! The config file, docs/config.md: profiles, which are settings under a name. It tells
+//! The config file, docs/user/configuration.md: profiles, which are settings under a name. It tells
 //! where credentials are, and holds none.
 
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ impl ConfigFile {
             let what = format!("There is no profile {name:?}, which {named_by} names, in {path}");
             let names: Vec<_> = self.profiles.keys().map(String::as_str).collect();
             Error::new(ErrorKind::Usage, what).hint_to(match names.as_slice() {
-                [] => "It has no profile at all (docs/config.md)".to_owned(),
+                [] => "It has no profile at all".to_owned(),
                 names => format!("Its profiles are: {}", names.join(", ")),
             })
         })

@@ -1,5 +1,5 @@
 //! What a transfer shows: the original's lines on stdout, and progress on stderr
-//! as a bar, as plain lines or as JSON (docs/progress.md).
+//! as a bar, as plain lines or as JSON (docs/user/progress.md).
 
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroU64;
@@ -106,7 +106,7 @@ pub(super) struct RunEnd {
 /// What was shown of a transfer that is over.
 #[derive(Debug)]
 pub(super) struct ShownEnd {
-    /// As `outcome` in docs/progress.md.
+    /// As `outcome` in docs/user/progress.md.
     pub(super) outcome: &'static str,
     pub(super) took: Duration,
     /// The position in the disk and its size, once chunks began to move.
@@ -135,7 +135,7 @@ fn in_seconds(time: Duration) -> humantime::FormattedDuration {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct DisplayArguments {
     /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json (docs/progress.md), or none
+    /// bar, plain (a line every 10 s), json, or none
     #[arg(
         long,
         value_name = "HOW",
@@ -150,7 +150,7 @@ pub(super) struct DisplayArguments {
     pub(super) quiet: bool,
 
     /// Speak to GitHub Actions: groups, warnings and errors, outputs of the step, and a
-    /// summary (docs/pipelines.md). --github=auto does so only within a job of it
+    /// summary. --github=auto does so only within a job of it
     #[arg(
         long,
         value_name = "WHEN",
@@ -331,7 +331,7 @@ impl Display {
     }
 
     /// What is told at the end, for programs: what `end` of the progress tells, but for
-    /// what was only so meanwhile. Its keys are a promise: docs/json.md.
+    /// what was only so meanwhile. Its keys are a promise: docs/user/json.md.
     pub(super) fn object(&self, end: &RunEnd) -> serde_json::Value {
         let mut object = self.json("end", self.began.elapsed(), Some(end));
         if let Some(keys) = object.as_object_mut() {
@@ -488,7 +488,7 @@ impl Display {
         line
     }
 
-    /// A line for programs. Its keys are a promise: docs/progress.md.
+    /// A line for programs. Its keys are a promise: docs/user/progress.md.
     fn json(&self, event: &str, elapsed: Duration, end: Option<&RunEnd>) -> serde_json::Value {
         let progress = self.progress;
         let mut line = serde_json::json!({
@@ -794,7 +794,7 @@ pub(super) fn short(drive: DriveId) -> String {
     drive.to_string().chars().take(8).collect()
 }
 
-/// A line about a wait for programs. Its keys are a promise: docs/progress.md.
+/// A line about a wait for programs. Its keys are a promise: docs/user/progress.md.
 fn waiting(event: &Event, line: &str) -> serde_json::Value {
     match event {
         Event::Waiting(waiting) => serde_json::json!({

@@ -37,7 +37,7 @@ const PROGRAM: &str = "openhosting-download";
 /// FILE.oh-part, and FILE.ohj tells what of it is there. The same command goes
 /// on where an earlier one ended.
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub(super) struct DownloadArguments {
     checksum: bool,
 
     /// Fetch one of N parts of the drive, I from 1 on, into FILE.oh-part, while other
-    /// machines fetch the others (docs/sharding.md)
+    /// machines fetch the others
     #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "format", "compress", "gzip", "zstd", "checksum"])]
     shard: Option<Shard>,
 

@@ -50,7 +50,7 @@ pub(super) const RM: OutputForm = OutputForm {
 
 /// Lists your drives: name, size, what they are doing, and what was published to them
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
@@ -60,7 +60,7 @@ pub(super) struct LsArguments {
     #[arg(short, long)]
     long: bool,
 
-    /// Print one JSON object instead of a table (docs/json.md)
+    /// Print one JSON object instead of a table
     #[arg(short, long)]
     json: bool,
 
@@ -70,7 +70,7 @@ pub(super) struct LsArguments {
 
 /// Tells all that is known of a drive
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
@@ -80,7 +80,7 @@ pub(super) struct ShowArguments {
     #[arg(short, long)]
     long: bool,
 
-    /// Print one JSON object instead of lines (docs/json.md)
+    /// Print one JSON object instead of lines
     #[arg(short, long)]
     json: bool,
 
@@ -98,7 +98,7 @@ pub(super) struct ShowArguments {
 /// A drive that somebody uses is refused and stays. Nothing is destroyed before all
 /// drives that were named are found, each of them once.
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
@@ -108,7 +108,7 @@ pub(super) struct RmArguments {
     #[arg(short, long)]
     yes: bool,
 
-    /// Print one JSON object instead of lines (docs/json.md)
+    /// Print one JSON object instead of lines
     #[arg(short, long)]
     json: bool,
 
@@ -293,7 +293,7 @@ fn told(drive: &DriveInfo, state: &str, is_long: bool) -> String {
     text
 }
 
-/// A drive for programs. Its keys are a promise: docs/json.md.
+/// A drive for programs. Its keys are a promise: docs/user/json.md.
 fn object(drive: &DriveInfo) -> Value {
     let text = |key| drive.properties.get(key).filter(|text| !text.is_empty());
     let list = |key| {

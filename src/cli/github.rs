@@ -1,5 +1,5 @@
 //! GitHub Actions: commands in the lines of a step, and what it leaves for the next
-//! steps and for the page of the run (docs/pipelines.md).
+//! steps and for the page of the run (docs/user/pipelines.md).
 //!
 //! Commands go to stderr, which the runner reads as it does stdout; stdout stays what
 //! it is. The secret is in none of them: a mask is asked for by saying what is to be
@@ -53,7 +53,7 @@ pub(super) struct Github {
 /// How a run ended, for whoever comes after it.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// As `outcome` in docs/progress.md.
+    /// As `outcome` in docs/user/progress.md.
     pub(super) outcome: &'static str,
     pub(super) drive: Option<DriveId>,
     pub(super) digest: Option<Digest>,

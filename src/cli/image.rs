@@ -59,7 +59,7 @@ enum ImageSubcommand {
 
 #[derive(Debug, Args)]
 struct InfoArguments {
-    /// Print one JSON object instead of text (docs/json.md)
+    /// Print one JSON object instead of text
     #[arg(short, long)]
     json: bool,
 

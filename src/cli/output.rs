@@ -1,5 +1,5 @@
 //! What a command of ours tells on stdout: text for people, or with `--json` one object
-//! for programs, docs/json.md, whatever became of it.
+//! for programs, docs/user/json.md, whatever became of it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -171,7 +171,7 @@ pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     })
 }
 
-/// The name of a kind. It is a promise: docs/json.md.
+/// The name of a kind. It is a promise: docs/user/json.md.
 fn kind_name(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Usage => "usage",

@@ -41,13 +41,13 @@ const STALL: Duration = Duration::from_secs(10);
 /// minutes and sends up to 60 MiB. The answers are kept as the findings about the
 /// endpoint, from which openhosting-upload learns how many writes go together.
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
 pub(super) struct ProbeArguments {
-    /// Print one JSON object instead of a table (docs/json.md)
+    /// Print one JSON object instead of a table
     #[arg(short, long)]
     json: bool,
 

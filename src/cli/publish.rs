@@ -52,7 +52,7 @@ pub(super) const FORM: OutputForm = OutputForm {
 /// earlier image was published under the name, the cloud copies its drive and only
 /// the blocks that differ are sent.
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
@@ -85,7 +85,7 @@ pub(super) struct PublishArguments {
     #[arg(long)]
     cleanup: bool,
 
-    /// Where the receipt is written (docs/receipt.md); that of the last publication,
+    /// Where the receipt is written; that of the last publication,
     /// if it is there, tells what a delta goes on top of
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
@@ -106,7 +106,7 @@ pub(super) struct PublishArguments {
     token: Option<String>,
 
     /// Do one of N parts, I from 1 on: all N work on one drive, which --join
-    /// publishes (docs/sharding.md)
+    /// publishes
     #[arg(long, value_name = "I/N", conflicts_with_all = ["cleanup", "keep"])]
     shard: Option<Shard>,
 
@@ -244,7 +244,7 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     ]
 }
 
-/// The object's keys are a promise: docs/publish.md.
+/// The object's keys are a promise: docs/user/publishing.md.
 fn published(done: &Published, mut report: Report) -> RunOutcome<'static> {
     report.drive = Some(done.drive);
     report.digest = Some(done.root);

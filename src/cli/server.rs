@@ -143,7 +143,7 @@ pub(super) struct ServerArguments {
     metrics: Option<SocketAddr>,
 
     /// Do wrong what FILE says, or as other clouds do: a testing aid. Its
-    /// format, TOML, is told in docs/fault-plan.md
+    /// format is TOML
     #[arg(long = "faults", alias = "fault-plan", value_name = "FILE")]
     fault_plan: Option<PathBuf>,
 
@@ -156,7 +156,7 @@ pub(super) struct ServerArguments {
     #[arg(long, value_name = "PORT")]
     forward: Vec<u16>,
 
-    /// What the guests of servers reach over the network (docs/servers.md)
+    /// What the guests of servers reach over the network
     #[arg(long, value_name = "NETWORK", default_value = "none")]
     guest_network: GuestNetwork,
 
@@ -173,11 +173,11 @@ pub(super) struct ServerArguments {
     #[arg(short, long)]
     verbose: bool,
 
-    /// What a line of the log looks like; docs/operating.md tells the keys
+    /// What a line of the log looks like
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 
-    /// Print one JSON object instead of the two lines (docs/json.md)
+    /// Print one JSON object instead of the two lines
     #[arg(long)]
     json: bool,
 }

@@ -67,7 +67,7 @@ pub(super) struct CommonArguments {
     #[command(flatten)]
     pub(super) showing: DisplayArguments,
 
-    /// Print one JSON object on stdout, when all is over, and nothing else (docs/json.md)
+    /// Print one JSON object on stdout, when all is over, and nothing else
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -1,4 +1,4 @@
-//! `--trace FILE`: how each chunk was compressed, and why so (docs/trace.md).
+//! `--trace FILE`: how each chunk was compressed, and why so (docs/user/trace.md).
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

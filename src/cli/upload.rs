@@ -37,7 +37,7 @@ const PROGRAM: &str = "openhosting-upload";
 
 /// Uploads a disk image to a drive
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 /// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
@@ -95,7 +95,7 @@ pub(super) struct UploadArguments {
     level: Compression,
 
     /// Write how each chunk was compressed, and why so, to FILE, a JSON object a
-    /// line (docs/trace.md)
+    /// line
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
@@ -133,7 +133,7 @@ pub(super) struct UploadArguments {
     sha256_file: Option<PathBuf>,
 
     /// Send one of N parts of the image, I from 1 on, while other machines send the others
-    /// to the same drive (docs/sharding.md)
+    /// to the same drive
     #[arg(long, value_name = "I/N", requires = "drive", conflicts_with_all = ["offset", "checksum"])]
     shard: Option<Shard>,
 
@@ -783,7 +783,7 @@ mod tests {
 
     #[test]
     fn what_the_original_refuses_is_refused() {
-        for line in ["", "a b", "-c 0 a", "-c 4M a", "-o 01 a", "-x a", "-j 0 a"] {
+        for line in ["", "a b", "-c 0 a", "-c 4X a", "-o 01 a", "-x a", "-j 0 a"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

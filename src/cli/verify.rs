@@ -40,7 +40,7 @@ pub(super) const FORM: OutputForm = OutputForm {
 /// All of it, or a sample of its blocks, and tells what that is worth. Where the
 /// endpoint makes digests no byte of the drive moves.
 ///
-/// The endpoint and who you are come from a profile (docs/config.md), or from the
+/// The endpoint and who you are come from a profile, or from the
 /// environment:
 /// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
 #[derive(Debug, Parser)]
@@ -64,7 +64,7 @@ pub(super) struct VerifyArguments {
     #[arg(short, long, value_name = "DRIVE")]
     drive: Option<Named>,
 
-    /// Print one JSON object instead of a line (docs/json.md)
+    /// Print one JSON object instead of a line
     #[arg(short = 'J', long)]
     json: bool,
 
@@ -82,7 +82,7 @@ pub(super) struct VerifyArguments {
     #[command(flatten)]
     showing: DisplayArguments,
 
-    /// The receipt (docs/receipt.md)
+    /// The receipt
     #[arg(value_name = "RECEIPT")]
     receipt: PathBuf,
 }

@@ -136,7 +136,7 @@ fn a_wrong_command_line_is_told_as_an_object() {
     }
     let upload = || desk.upload("http://127.0.0.1:1/").arg("--json");
     let _ = failed("upload/1", upload(), 2, "usage");
-    let _ = failed("upload/1", upload().args("-c 4M a"), 2, "usage");
+    let _ = failed("upload/1", upload().args("-c 4X a"), 2, "usage");
     let _ = failed("upload/1", upload().arg("nosuch"), 1, "image");
     let download = desk.download("http://127.0.0.1:1/").args("--json a");
     let _ = failed("download/1", download, 2, "usage");
