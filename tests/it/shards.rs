@@ -268,7 +268,7 @@ fn shards_that_cannot_be_are_refused() {
         ("--shard 1/5 -o 65536", "cannot be used with"),
         ("--shard 1/5 --checksum", "cannot be used with"),
         ("--shard 1/5 --join 5", "cannot be used with"),
-        ("--join 0", "zero"),
+        ("--join 0", "at least 1"),
     ] {
         scene.start(flags).wait().code(2).says(why);
     }

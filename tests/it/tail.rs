@@ -234,9 +234,12 @@ fn a_run_that_is_killed_between_pieces_goes_on() {
     assert_eq!(drives.len(), 1);
     assert_drive(&server, &drives[0], &image);
 
+    // Another drive: writes of the killed run may reach the first one late.
+    let source = desk.upload(&server.uri).args("-q a.img").run().code(0);
+    let source = source.created();
     let download = || {
         let tool = desk.download(&proxy.uri()).args(FLAGS);
-        tool.arg(&drives[0]).arg("b.img")
+        tool.arg(&source).arg("b.img")
     };
     kill_between_pieces(&proxy, download());
     let _ = download().run().code(0).says("Resuming: ");

@@ -64,7 +64,6 @@ const DIFFERENCES: &[Difference] = &[
     ("upload: EHURI unset", code_2, USAGE),
     ("upload: EHAUTH unset", code_2, USAGE),
     ("upload: -c 0", value, USAGE),
-    ("upload: -c 4M", value, USAGE),
     ("upload: -o 01", value, USAGE),
     (
         "upload: -z",
@@ -148,6 +147,9 @@ fn code_2(record: &mut Record) {
     record.code = 2;
 }
 
+/// What the originals refuse and ours does.
+const ACCEPTED: &[(&str, &str)] = &[("upload: -c 4M", "a size may have a suffix")];
+
 fn token(record: &mut Record) {
     let body = record.requests[0].body.as_mut().unwrap();
     *body += "\nuser:oh-token TOKEN\n";
@@ -192,9 +194,17 @@ fn ours_do_what_the_originals_did() {
     }
     std::fs::create_dir(desk.path("dir")).unwrap();
     let stub = Stub::new(&desk);
-    let (mut replayed, mut differences) = (0, 0);
+    let (mut replayed, mut differences, mut accepted) = (0, 0, 0);
     for case in recorded["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
+        if let Some((_, reason)) = ACCEPTED.iter().find(|(case, _)| *case == name) {
+            assert_ne!(case["rc"], 0, "{name}: no difference: {reason}");
+            stub.prepare(case, name);
+            let got = replay(case, &desk, &stub);
+            assert_eq!(got.code, 0, "{name}: {reason}: {got:?}");
+            accepted += 1;
+            continue;
+        }
         let mut expected = expected(case, &desk);
         for (_, change, reason) in DIFFERENCES.iter().filter(|(case, ..)| *case == name) {
             let before = expected.clone();
@@ -213,6 +223,7 @@ fn ours_do_what_the_originals_did() {
         replayed += 1;
     }
     assert_eq!(differences, DIFFERENCES.len(), "a case is not there");
+    assert_eq!(accepted, ACCEPTED.len(), "a case is not there");
     assert!(replayed >= 30, "{replayed}");
     eprintln!("{replayed} transcripts, {differences} differences");
 }
