@@ -1,11 +1,9 @@
 //! What the system must grant this process before it can start.
 
-use std::fs::File;
 use std::sync::RwLock;
 use std::thread::{Builder, available_parallelism, scope};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::system::null_device;
 
 /// File descriptors that a start takes at most: the reactor, signals, the terminal,
 /// a first connection.
@@ -17,8 +15,9 @@ const DESCRIPTORS: usize = 32;
 /// # Errors
 /// [`ErrorKind::Local`], with the limit to raise.
 pub(super) fn check() -> Result<()> {
-    (0..DESCRIPTORS)
-        .map(|_| File::open(null_device()))
+    // Each pipe is two of them, and needs no file that a container may lack, as /dev/null.
+    (0..DESCRIPTORS / 2)
+        .map(|_| std::io::pipe())
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(|cause| {
             let what = format!("Cannot start: {DESCRIPTORS} files cannot be open at once");

@@ -265,9 +265,9 @@ def busy_files(windows, work, drive):
     script.write_text("\n".join(lines) + "\n")
     subprocess.run([CROSS, "shell", "bash", "/work/busy.sh"], env={**os.environ, "WORK": str(work)}, check=True)
     text = lambda name: Path(work, name).read_text(errors="replace").strip()
-    assert text("second.code") == "1" and "Another process" in text("second.txt"), text("second.txt")
+    assert text("second.code") == "1" and "Another process" in text("second.txt"), text("second.code") + text("second.txt")
     assert text("first.code") == "130" and "finishing what is in flight" in text("first.txt"), text("first.txt")
-    assert text("third.code") == "1" and "Cannot replace" in text("third.txt"), text("third.txt")
+    assert text("third.code") == "1" and "Cannot replace" in text("third.txt"), text("third.code") + text("third.txt")
     assert not Path(work, "held.img.oh-part").exists(), "it was downloaded first"
 
 
@@ -315,7 +315,7 @@ def test_static():
         with serving(there, "--tls-cert", empty / "ca.pem", "--tls-key", work / "key.pem") as server:
 
             def run(program, *words):
-                command = ["chroot", empty, f"/{program}", "--cacert", "/ca.pem", *words]
+                command = [shutil.which("chroot"), empty, f"/{program}", "--cacert", "/ca.pem", *words]
                 done = subprocess.run(
                     command, env=server.environment(), capture_output=True, text=True, timeout=WATCHDOG_S
                 )

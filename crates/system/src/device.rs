@@ -2,12 +2,6 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
-use std::path::Path;
-
-/// The device that reads as empty.
-pub fn null_device() -> &'static Path {
-    Path::new(if cfg!(windows) { "NUL" } else { "/dev/null" })
-}
 
 /// Whether an open file is the null device.
 pub fn is_null_device(metadata: &Metadata) -> bool {
@@ -23,7 +17,7 @@ fn is_null(metadata: &Metadata) -> bool {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn is_null(metadata: &Metadata) -> bool {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let null = std::fs::metadata(null_device());
+    let null = std::fs::metadata("/dev/null");
     metadata.file_type().is_char_device() && null.is_ok_and(|null| null.rdev() == metadata.rdev())
 }
 
