@@ -252,21 +252,30 @@ def busy_files(windows, work, drive):
     lines += [
         f"{program} --limit-rate 1M {drive} busy.img >first.txt 2>&1 & first=$!",
         "until [ -e busy.img.oh-part ]; do sleep 0.1; done; sleep 1",
-        f"{program} {drive} busy.img >second.txt 2>&1; echo $? >second.code",
+        "wine cmd /c second.bat",
         "kill -INT $first; wait $first; echo $? >first.code",
         "echo x >held.img",
         "x86_64-w64-mingw32-gcc -o hold.exe hold.c",
         "wine hold.exe held.img 600 >hold.txt & hold=$!",
         "until grep -qs held hold.txt; do sleep 0.1; done",
-        f"{program} --force {drive} held.img >third.txt 2>&1; echo $? >third.code",
+        "wine cmd /c third.bat",
         "kill $hold",
     ]
     shutil.copy(ROOT / "tests/platforms/hold.c", work)
+    # By cmd.exe, which asks for the exit code: the process of Wine that runs a program beside another
+    # one sometimes ends with 0 whatever that was.
+    windows_program = f"Z:\\target\\{WINDOWS}\\debug\\openhosting-download.exe"
+    for name, flags in [("second", f"{drive} busy.img"), ("third", f"--force {drive} held.img")]:
+        batch = ["@echo off", f"{windows_program} {flags} >{name}.txt 2>&1", f">{name}.code echo %errorlevel%", ""]
+        Path(work, f"{name}.bat").write_bytes("\r\n".join(batch).encode())
     script.write_text("\n".join(lines) + "\n")
     subprocess.run([CROSS, "shell", "bash", "/work/busy.sh"], env={**os.environ, "WORK": str(work)}, check=True)
     text = lambda name: Path(work, name).read_text(errors="replace").strip()
     assert text("second.code") == "1" and "Another process" in text("second.txt"), text("second.code") + text("second.txt")
-    assert text("first.code") == "130" and "finishing what is in flight" in text("first.txt"), text("first.txt")
+    # Its exit code is 130, or lost by Wine as above; that it stopped cleanly is in what it printed.
+    assert text("first.code") in ["130", "0"], text("first.code") + text("first.txt")
+    assert "finishing what is in flight" in text("first.txt"), text("first.txt")
+    assert Path(work, "busy.img.oh-part").exists() and not Path(work, "busy.img").exists(), os.listdir(work)
     assert text("third.code") == "1" and "Cannot replace" in text("third.txt"), text("third.code") + text("third.txt")
     assert not Path(work, "held.img.oh-part").exists(), "it was downloaded first"
 
