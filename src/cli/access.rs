@@ -153,7 +153,7 @@ impl Access {
                     path.display()
                 );
                 return Err(Error::new(ErrorKind::Usage, what)
-                    .hint_to("It has [profile.NAME] with endpoint, user and credentials"));
+                    .hint_to("Write [profiles.NAME] with endpoint and credentials into it"));
             }
             (None, Ok(config)) => match config.default.clone() {
                 Some(name) => (name, "default", config),
