@@ -43,7 +43,7 @@ use crate::receipt::{Coverage, How, Receipt};
 use crate::shard::{self, Shard};
 use crate::transfer::{
     AsPhase, InspectOptions, Inspection, NewDrive, Patience, Stop, Verify, blocking, claim,
-    counters, create, reporting, stopped,
+    counters, create, in_use, reporting, stopped,
 };
 use crate::wire::Properties;
 
@@ -757,10 +757,7 @@ impl<'a> Publisher<'a> {
         self.notice(&format!("Going on with the unfinished drive {drive}"));
         let info = self.info(drive).await?;
         if let (DriveState::Writing, Some(by)) = (mark.state, claim(&info)) {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("Drive {drive} is {by}"),
-            ));
+            return Err(in_use(self.client, &info, &by, "").await);
         }
         if shards.is_some() && mark.shards != shards {
             let count = shards.unwrap_or(0).to_string();

@@ -30,7 +30,7 @@ pub use crate::web_image::{WebConfig, fetch_text, open_web};
 
 pub(crate) use crate::download::drive_unchanged::counters;
 pub(crate) use crate::driver::blocking::blocking;
-pub(crate) use crate::driver::claim::claim;
+pub(crate) use crate::driver::claim::{claim, in_use};
 pub(crate) use crate::driver::create_drive::{NewDrive, create};
 pub(crate) use crate::driver::phases::{AsPhase, reporting};
 pub(crate) use crate::driver::stop::stopped;

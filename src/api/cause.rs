@@ -3,9 +3,10 @@
 
 use std::error::Error as StdError;
 
-use rustls::{AlertDescription, CertificateError, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, InvalidMessage, OtherError};
 
 use super::route::Route;
+use crate::error::without_number;
 use crate::failure::{Failure, Obstacle};
 
 /// What a request that got no answer at all failed of.
@@ -19,7 +20,7 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
     while let Some(error) = cause {
         known = known.or_else(|| known_failure(error));
         // The innermost cause says what happened; the others where.
-        why = error.to_string();
+        why = words_of(error);
         cause = error.source();
     }
     let place = place.unwrap_or_else(|| "the endpoint".to_owned());
@@ -44,6 +45,60 @@ pub(super) fn was_not_sent(error: &reqwest::Error) -> bool {
         cause = error.source();
     }
     false
+}
+
+/// What an error of the system or of a library says, in words for people.
+fn words_of(error: &(dyn StdError + 'static)) -> String {
+    use std::io::ErrorKind as Io;
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        let words = match io.kind() {
+            Io::ConnectionRefused => "connection refused",
+            Io::ConnectionReset => "connection reset",
+            Io::ConnectionAborted => "connection aborted",
+            Io::HostUnreachable => "no route to the host",
+            Io::NetworkUnreachable => "the network is unreachable",
+            Io::TimedOut => "no answer in time",
+            Io::UnexpectedEof => "the connection was closed",
+            _ => "",
+        };
+        if !words.is_empty() {
+            return words.to_owned();
+        }
+    }
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return tls_in_words(tls);
+    }
+    let text = without_number(&error.to_string());
+    match text.strip_prefix("failed to lookup address information: ") {
+        Some(why) => format!("the host name cannot be resolved ({why})"),
+        None => text,
+    }
+}
+
+/// What is wrong with TLS, where nothing more is known than the library says.
+fn tls_in_words(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::AlertReceived(alert) => {
+            format!("the other side ended TLS ({})", alert_in_words(*alert))
+        }
+        rustls::Error::General(why) => why.clone(),
+        _ => "the TLS handshake failed".to_owned(),
+    }
+}
+
+/// The name of an alert as words, as in `bad certificate`.
+fn alert_in_words(alert: AlertDescription) -> String {
+    let name = alert.as_str().unwrap_or("an unknown alert");
+    let mut words = String::new();
+    let mut was_lower = false;
+    for c in name.chars() {
+        if c.is_uppercase() && was_lower {
+            words.push(' ');
+        }
+        was_lower = c.is_lowercase();
+        words.extend(c.to_lowercase());
+    }
+    words
 }
 
 /// A cause that has a name, and that another attempt does not change.
@@ -115,7 +170,7 @@ fn of_tls(error: &rustls::Error) -> Option<Known> {
             VERSION,
         ),
         rustls::Error::AlertReceived(
-            AlertDescription::CertificateRequired
+            alert @ (AlertDescription::CertificateRequired
             | AlertDescription::NoCertificate
             | AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
@@ -123,9 +178,12 @@ fn of_tls(error: &rustls::Error) -> Option<Known> {
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied,
+            | AlertDescription::AccessDenied),
         ) => obstacle(
-            &format!("a client certificate is required, or the one sent is refused ({error})"),
+            &format!(
+                "a client certificate is required, or the one sent is refused ({})",
+                alert_in_words(*alert)
+            ),
             CLIENT_CERTIFICATE,
         ),
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => obstacle(
@@ -155,7 +213,44 @@ fn in_words(error: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "it is not for a server"
         }
-        _ => return error.to_string(),
+        CertificateError::Other(other) if is_of_authority(other) => {
+            "it is the certificate of an authority (CA:TRUE), which is accepted for a server only if --cacert names it"
+        }
+        CertificateError::BadEncoding => "it is damaged",
+        CertificateError::BadSignature => "its signature is wrong",
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is signed in a way that is not supported"
+        }
+        CertificateError::UnknownRevocationStatus | CertificateError::ExpiredRevocationList => {
+            "whether it was revoked is unknown"
+        }
+        _ => "it cannot be used",
     };
-    format!("{what} ({error})")
+    what.to_owned()
+}
+
+/// Whether a certificate is refused because it is one of an authority.
+fn is_of_authority(error: &OtherError) -> bool {
+    let error = error.0.downcast_ref::<webpki::Error>();
+    matches!(error, Some(webpki::Error::CaUsedAsEndEntity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_a_library_reaches_people() {
+        use std::io;
+        let refused = io::Error::from_raw_os_error(111);
+        assert_eq!(words_of(&refused), "connection refused");
+        let other = io::Error::from_raw_os_error(13);
+        assert_eq!(words_of(&other), "Permission denied");
+        assert_eq!(
+            alert_in_words(AlertDescription::BadCertificate),
+            "bad certificate"
+        );
+        assert_eq!(alert_in_words(AlertDescription::UnknownCA), "unknown ca");
+    }
 }

@@ -1,5 +1,6 @@
 //! Which cloud, and as whom: from flags, the environment and the config, in this order.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::FromEnvironment;
-use super::{environment, quote, secret_files};
+use super::{complete, environment, help, quote, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -17,36 +18,41 @@ use crate::transfer::Stop;
 /// What names a profile besides the flag.
 const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
 
+/// What to do where nothing says which endpoint, or who asks.
+const NOTHING_CONFIGURED: &str = "Or run \"openhosting login\"; to try it without an account: openhosting upload --local DIR IMAGE";
+
 /// The flags of all tools that reach a cloud.
 #[derive(Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct Access {
-    /// Endpoint URI, instead of OHURI
+    /// Use this endpoint instead of OHURI
     #[arg(long, value_name = "URI")]
     endpoint: Option<String>,
 
-    /// Profile of the config file that tells endpoint and credentials, whatever OHURI
-    /// and OHAUTH say [default: what OPENHOSTING_PROFILE or the config
-    /// names, for what OHURI and OHAUTH do not say]
-    #[arg(long, value_name = "NAME")]
+    /// Use this profile of the config file
+    ///
+    /// It takes precedence over OHURI and OHAUTH. Without the flag, the profile that
+    /// OPENHOSTING_PROFILE or the config names provides what OHURI and OHAUTH do not.
+    #[arg(long, value_name = "NAME", add = complete::profiles())]
     profile: Option<String>,
 
-    /// File of certificates (PEM), one of which the endpoint's must be signed by, instead
-    /// of those that this machine trusts
-    #[arg(long, value_name = "FILE")]
+    /// Trust only the certificates in FILE (PEM)
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 
-    /// Client certificate (PEM) for an endpoint that asks for one
-    #[arg(long, value_name = "FILE")]
+    /// Present this client certificate (PEM)
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cert: Option<PathBuf>,
 
-    /// Private key of the client certificate (PEM) [default: in the file of --cert]
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    /// Use the private key in FILE (PEM) [default: that of --cert]
+    #[arg(long, value_name = "FILE", requires = "cert", hide_short_help = true, help_heading = help::ENDPOINT)]
     key: Option<PathBuf>,
 }
 
 /// A profile that was chosen.
 struct ChosenProfile {
     profile: Profile,
+    /// The config file that has it.
+    config: PathBuf,
     /// By the flag: then it goes before the environment.
     is_named: bool,
 }
@@ -85,6 +91,56 @@ impl Access {
             ..config
         };
         stop.unless_asked(resolved.client(config)).await
+    }
+
+    /// The flags among these words, which need not make a whole command.
+    pub(super) fn of_words(words: &mut dyn Iterator<Item = OsString>) -> Self {
+        let mut access = Self::default();
+        while let Some(word) = words.next() {
+            let word = word.to_string_lossy().into_owned();
+            let (flag, value) = match word.split_once('=') {
+                Some((flag, value)) => (flag, Some(value.to_owned())),
+                None => (&*word, None),
+            };
+            let text = match flag {
+                "--endpoint" => &mut access.endpoint,
+                "--profile" => &mut access.profile,
+                _ => {
+                    let file = match flag {
+                        "--cacert" => &mut access.cacert,
+                        "--cert" => &mut access.cert,
+                        "--key" => &mut access.key,
+                        _ => continue,
+                    };
+                    *file = value
+                        .map(PathBuf::from)
+                        .or_else(|| Some(words.next()?.into()));
+                    continue;
+                }
+            };
+            let next = || Some(words.next()?.to_string_lossy().into_owned());
+            *text = value.or_else(next);
+        }
+        access
+    }
+
+    /// A client of the endpoint, unless that needs a person: a key that is asked for, or a
+    /// command that prints it.
+    pub(super) async fn quiet_client(&self, config: ClientConfig) -> Option<Client> {
+        let resolved = self.resolve().ok()?;
+        let is_quiet = match &resolved.credentials {
+            CredentialSource::Told(text) => Credentials::split(text).1.is_some(),
+            CredentialSource::Profile(_, Reference::Command(_)) => false,
+            CredentialSource::Profile(name, reference) => {
+                let text = reference.fetch(name).await.ok()?;
+                Credentials::split(&text).1.is_some()
+            }
+        };
+        if !is_quiet {
+            return None;
+        }
+        let route = route().ok()?;
+        resolved.client(ClientConfig { route, ..config }).await.ok()
     }
 
     /// Puts together what is told, without a look at credentials that are elsewhere.
@@ -163,6 +219,7 @@ impl Access {
         };
         Ok(Some(ChosenProfile {
             profile: config.profile(&name, named_by)?.clone(),
+            config: config.path().to_owned(),
             is_named: self.profile.is_some(),
         }))
     }
@@ -176,7 +233,8 @@ fn resolve(
     uri: Option<(String, String)>,
     auth: Option<Zeroizing<String>>,
 ) -> Result<ResolvedAccess> {
-    let missing = |what: &str| Error::new(ErrorKind::Usage, what);
+    let missing = |what: &str| Error::new(ErrorKind::Usage, what).hint_to(NOTHING_CONFIGURED);
+    let config = chosen.as_ref().map(|chosen| chosen.config.clone());
     let (named, other) = match chosen {
         Some(chosen) if chosen.is_named => (Some(chosen.profile), None),
         Some(chosen) => (None, Some(chosen.profile)),
@@ -184,7 +242,8 @@ fn resolve(
     };
     let endpoint_of = |profile: &Option<Profile>| {
         let profile = profile.as_ref()?;
-        let from = format!("the profile {:?}", profile.name);
+        let config = config.as_deref().unwrap_or(Path::new(""));
+        let from = format!("the profile {:?} in {}", profile.name, config.display());
         Some((profile.endpoint.clone()?, from))
     };
     let flag = flags
@@ -345,6 +404,7 @@ mod tests {
                 credentials: Some(Reference::Variable("P".into())),
                 ..Profile::default()
             },
+            config: "/c.toml".into(),
             is_named,
         });
         let auth = auth.map(|auth| Zeroizing::new(auth.to_owned()));

@@ -1,11 +1,17 @@
 //! Arguments that several tools take.
 
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::net::SocketAddr;
+use std::num::{IntErrorKind, NonZeroU32, NonZeroU64, ParseIntError};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::help;
 use crate::api::WebUrl;
+use crate::codec::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Format, Holes, ImageOptions, StreamOptions};
@@ -43,22 +49,51 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     crate::wire::parse_size(number).map_err(|_| error())
 }
 
+/// Reads one of a few words, which shells complete and whose list an error shows.
+pub(super) fn one_of<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = Error> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse())
+}
+
+/// Reads the format of an image.
+pub(super) fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(|word| word.parse())
+}
+
+/// Reads how holes are checked.
+pub(super) fn holes() -> impl TypedValueParser<Value = Holes> {
+    one_of(&["trust", "sample", "read"])
+}
+
+/// Reads how hard to compress.
+pub(super) fn compression() -> impl TypedValueParser<Value = Compression> {
+    one_of(&[
+        "auto", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12",
+    ])
+}
+
 /// Reads CHUNK.
 pub(super) fn chunk(text: &str) -> Result<NonZeroU64, String> {
     let bytes = bytes(text)?;
     if bytes > CHUNK_BYTES_MAX {
         return Err(format!(
-            "a chunk has at most {CHUNK_BYTES_MAX} bytes (1 GiB)"
+            "{text:?} is too large a chunk. Use at most 1G, which is {CHUNK_BYTES_MAX} bytes"
         ));
     }
-    NonZeroU64::new(bytes).ok_or_else(|| "a chunk has at least one byte".to_owned())
+    NonZeroU64::new(bytes).ok_or_else(|| {
+        "a chunk has at least one byte. Use bytes or a suffix, for example 4M".to_owned()
+    })
 }
 
 /// Reads the size of a disk.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     match bytes(text)? {
-        0 => Err("a disk has at least one byte".to_owned()),
-        bytes if bytes >= i64::MAX.cast_unsigned() => Err("larger than a disk can be".to_owned()),
+        0 => Err("a disk has at least one byte. Use bytes or a suffix, for example 20G".to_owned()),
+        bytes if bytes >= i64::MAX.cast_unsigned() => {
+            Err("larger than a disk can be. Use bytes or a suffix, for example 20G".to_owned())
+        }
         bytes => Ok(bytes),
     }
 }
@@ -72,8 +107,9 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 
 /// Reads a SHA-256.
 pub(super) fn sha256(text: &str) -> Result<Digest, String> {
-    text.parse()
-        .map_err(|_| "not a SHA-256: 64 hexadecimal digits".to_owned())
+    text.parse().map_err(|_| {
+        "not a SHA-256. It has 64 hexadecimal digits, as sha256sum prints them".to_owned()
+    })
 }
 
 /// Reads how many requests may be in flight.
@@ -81,15 +117,39 @@ pub(super) fn jobs(text: &str) -> Result<NonZeroU32, String> {
     const JOBS_MAX: u32 = 256;
     match text.parse::<NonZeroU32>() {
         Ok(jobs) if jobs.get() <= JOBS_MAX => Ok(jobs),
-        _ => Err(format!("not a number from 1 to {JOBS_MAX}")),
+        _ => Err(format!(
+            "{text:?} is not a number of requests. Use 1 to {JOBS_MAX}"
+        )),
     }
+}
+
+/// Reads a whole number.
+pub(super) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: ParseIntError| {
+        let rule = match error.kind() {
+            IntErrorKind::Zero => "must be at least 1",
+            IntErrorKind::PosOverflow => "is too large",
+            IntErrorKind::NegOverflow => "is too small",
+            _ => "is not a whole number",
+        };
+        format!("{text:?} {rule}. Use digits, for example 3")
+    })
+}
+
+/// Reads an address and a port to listen on.
+pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an address and a port. Use numbers, for example 127.0.0.1:8463 or [::1]:8463"
+        )
+    })
 }
 
 /// Reads how long to wait for progress.
 pub(super) fn patience(text: &str) -> Result<Duration, String> {
     match time(text)? {
         time if time >= Duration::from_millis(100) => Ok(time),
-        _ => Err("less than 100ms".into()),
+        _ => Err("the time is too short. Use at least 100ms, for example 30s".into()),
     }
 }
 
@@ -99,7 +159,9 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
     let rate = bytes(text)?;
     match NonZeroU64::new(rate) {
         Some(rate) if rate.get() >= RATE_MIN => Ok(rate),
-        _ => Err(format!("less than {RATE_MIN} bytes per second")),
+        _ => Err(format!(
+            "the rate is too low. Use at least {RATE_MIN} bytes per second, for example 20M"
+        )),
     }
 }
 
@@ -146,30 +208,36 @@ pub(super) fn grow(text: &str) -> Result<Grow, String> {
 /// An image that is read.
 #[derive(Clone, PartialEq, Eq, clap::Args)]
 pub(super) struct ImageArguments {
-    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
-    /// says; a block device is raw]. Say raw of a raw image that somebody not
-    /// trusted could write to: it could be made to look like another
-    #[arg(long, value_name = "FORMAT")]
+    /// Treat IMAGE as raw, qcow2, vmdk, vdi, vhd or vhdx
+    ///
+    /// By default the content decides, and a block device is raw. Use raw for a raw image that
+    /// somebody you do not trust could write to: it could be made to look like another format.
+    #[arg(long, value_name = "FORMAT", value_parser = format(), hide_possible_values = true)]
     pub(super) format: Option<Format>,
 
-    /// The disk in IMAGE, which is an OVA, another tar or a zip, by its name there [default:
-    /// the one that boots, or the only one]. --format is then that of the disk
-    #[arg(long, value_name = "NAME")]
+    /// Select the disk in an archive (OVA, tar or zip) by its name
+    ///
+    /// By default it is the one that boots, or the only one. --format is then that of the disk.
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) disk: Option<String>,
 
-    /// A file that IMAGE may be written on top of (its backing file), or a directory
-    /// of such files; may be given more than once
-    #[arg(long, value_name = "PATH")]
+    /// Allow a backing file of IMAGE, or a directory of them
+    ///
+    /// May be given more than once.
+    #[arg(long, value_name = "PATH", hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) allow_backing: Vec<PathBuf>,
 
-    /// How far holes that the file system reports are believed: trust (not looked at),
-    /// sample (some bytes of each are read) or read (all bytes are read) [default: sample;
-    /// read where every byte counts, as with --checksum, --sha256 or --verify full]
-    #[arg(long, value_name = "HOW")]
+    /// Choose how holes are checked: trust, sample or read
+    ///
+    /// A file system can report holes where there is data. trust believes it, sample reads some
+    /// bytes of each hole, read reads all bytes. By default it is sample; and read where every
+    /// byte counts, as with --checksum, --sha256 or --verify full.
+    #[arg(long, value_name = "HOW", value_parser = holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     pub(super) holes: Option<Holes>,
 
-    /// Disk image, block device, or http(s):// URL of an image; packed with gzip, xz, zstd,
-    /// bzip2, lz4, lzma, lzip or zip, or not; - is stdin
+    /// Disk image, block device or URL of an image; - is stdin
+    ///
+    /// It may be compressed with gzip, xz, zstd, bzip2, lz4, lzma, lzip or zip.
     #[arg(value_name = "IMAGE")]
     pub(super) path: PathBuf,
 }

@@ -16,7 +16,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::access::Access;
 use super::tool::as_program;
-use super::{exit, signals};
+use super::{exit, help, signals};
 use crate::api::{Client, ClientConfig, Flow, RawCall, Upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::nonblocking::{self, Waiting};
@@ -28,35 +28,34 @@ const STEP_BYTES: usize = 256 * 1024;
 /// A call without an answer for this long is said to wait.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Makes one call of the API and prints its answer
+/// Makes a raw call of the API and prints the answer
 ///
-/// CMD and its ARGs are the path of the call, as in: openhosting api drives list
-/// Without "api" this works for calls that begin with drives, servers, resources or profile.
+/// CMD and its ARGs are the path of the call: openhosting api drives list. Without "api" this
+/// works for calls that begin with drives, servers, resources or profile.
 ///
-/// As with the original tool an error answer is printed and the exit code is 0; with --fail it
-/// is 1.
+/// As with the providers' script, an error answer is printed and the exit code is 0; with --fail
+/// it is 1.
 #[derive(Debug, Parser)]
 #[command(
     name = PROGRAM,
     version,
-    verbatim_doc_comment,
-    after_help = exit::EXIT_CODES,
+    after_long_help = help::after("api"),
     args_override_self = true
 )]
 pub(super) struct CallArguments {
-    /// Read input data for the call from stdin
+    /// Send input data from stdin
     #[arg(short = 'c', conflicts_with = "file")]
     stdin: bool,
 
-    /// Read input data for the call from FILENAME
+    /// Send input data from FILENAME
     #[arg(short, value_name = "FILENAME")]
     file: Option<PathBuf>,
 
-    /// Input and output are in JSON format
+    /// Send and receive JSON
     #[arg(short = 'j', long)]
     json: bool,
 
-    /// Show the headers sent and received, the secret masked
+    /// Show the headers, with the secret masked
     #[arg(short, long)]
     verbose: bool,
 
@@ -67,7 +66,7 @@ pub(super) struct CallArguments {
     #[command(flatten)]
     access: Access,
 
-    /// The path of the call: a command and its arguments
+    /// Path of the call: a command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 }

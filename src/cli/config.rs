@@ -108,6 +108,16 @@ impl ConfigFile {
         Ok(config)
     }
 
+    /// The file that was read.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of all profiles.
+    pub(super) fn into_names(self) -> Vec<String> {
+        self.profiles.into_keys().collect()
+    }
+
     /// The profile of this name. `named_by` is what names it, for the message.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::amounts::{size, time};
 use super::bar::{Bar, percent};
 use super::github::{BytesOutput, Github, Report, When};
-use super::{arguments, exit, findings_file, screen, wait_lines};
+use super::{arguments, exit, findings_file, help, screen, wait_lines};
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::error::ErrorKind;
@@ -134,23 +134,28 @@ fn in_seconds(time: Duration) -> humantime::FormattedDuration {
 /// The flags that tell how to show a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct DisplayArguments {
-    /// How to show progress on stderr: auto (a bar on a terminal, plain elsewhere),
-    /// bar, plain (a line every 10 s), json, or none
+    /// Show progress as auto, bar, plain, json or none
+    ///
+    /// auto draws a bar on a terminal, and prints plain lines elsewhere: one every 10 s.
     #[arg(
         long,
         value_name = "HOW",
         value_enum,
         default_value_t,
-        hide_possible_values = true
+        hide_possible_values = true,
+        hide_short_help = true,
+        help_heading = help::OUTPUT
     )]
     pub(super) progress: arguments::ProgressMode,
 
-    /// Neither dots nor progress
+    /// Print neither dots nor progress
     #[arg(short, long)]
     pub(super) quiet: bool,
 
-    /// Speak to GitHub Actions: groups, warnings and errors, outputs of the step, and a
-    /// summary. --github=auto does so only within a job of it
+    /// Print for GitHub Actions: always, auto or never
+    ///
+    /// It prints groups, warnings and errors, sets outputs of the step, and writes a summary.
+    /// auto does so only within a job.
     #[arg(
         long,
         value_name = "WHEN",
@@ -159,7 +164,9 @@ pub(super) struct DisplayArguments {
         require_equals = true,
         default_value_t,
         default_missing_value = "always",
-        hide_possible_values = true
+        hide_possible_values = true,
+        hide_short_help = true,
+        help_heading = help::OUTPUT
     )]
     pub(super) github: When,
 }
@@ -286,6 +293,13 @@ impl Display {
     pub(super) fn leave_stdout(&mut self) {
         self.is_stdout_left = true;
         self.dots = Dots::Off;
+    }
+
+    /// Prints no dots: a command that is none of the providers' scripts has plain lines only, and
+    /// a summary however short it took.
+    pub(super) fn without_dots(&mut self) {
+        self.dots = Dots::Off;
+        self.is_long = true;
     }
 
     /// The drive is known by now, and not told by an event.

@@ -5,14 +5,14 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 
 use super::again::Changes;
 use super::display::{Display, Way};
 use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::unfinished::Continuation;
-use super::{again, arguments, checksum_line, exit, quote};
+use super::{again, arguments, checksum_line, complete, help, quote};
 use crate::api::Client;
 use crate::codec::Packing;
 use crate::drive::DriveId;
@@ -33,40 +33,38 @@ const PROGRAM: &str = "openhosting-download";
 
 /// Downloads a drive to a disk image
 ///
-/// The image appears as FILE when it is whole and on the disk; until then it is
-/// FILE.oh-part, and FILE.ohj tells what of it is there. The same command goes
-/// on where an earlier one ended.
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// FILE appears when the image is complete and on the disk; until then it is FILE.oh-part.
+/// Run the same command again to continue a download that stopped.
 #[derive(Debug, Parser, PartialEq, Eq)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
+#[command(name = PROGRAM, version, after_long_help = help::after("download"), args_override_self = true)]
 pub(super) struct DownloadArguments {
-    /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
-    /// most this size
-    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk)]
+    /// Set the size of a chunk, the part that one request fetches
+    ///
+    /// A resumed download keeps the chunks of the first run, and makes requests of at most
+    /// this size.
+    #[arg(short, long, value_name = "CHUNK", default_value_t = default_chunk(), value_parser = arguments::chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
-    /// Byte offset to start at: FILE is written in place from there on, and what
-    /// is before it stays
-    #[arg(short, long, value_name = "OFFSET", value_parser = arguments::bytes)]
+    /// Write FILE in place from this byte on, and keep what is before it
+    #[arg(short, long, value_name = "OFFSET", value_parser = arguments::bytes, hide_short_help = true, help_heading = help::RESUMING)]
     offset: Option<u64>,
 
-    /// Overwrite FILE if it is there; needed for a block device
+    /// Overwrite FILE; needed for a block device
     #[arg(long)]
     force: bool,
 
     /// Download a drive that is in use, or changes meanwhile
-    #[arg(long)]
+    #[arg(long, hide_short_help = true, help_heading = help::DRIVE)]
     allow_live: bool,
 
-    /// Where to keep what was done [default: FILE.ohj]
-    #[arg(long, value_name = "PATH")]
+    /// Store the journal of this download at PATH [default: FILE.ohj]
+    #[arg(long, value_name = "PATH", hide_short_help = true, help_heading = help::RESUMING)]
     journal: Option<PathBuf>,
 
-    /// How FILE holds the disk: raw, or qcow2, which is as short as its data and can
-    /// go on as well; it is written to a file, not to stdout or a device
+    /// Write FILE as raw or qcow2
+    ///
+    /// A qcow2 is as short as its data, and can be resumed as well. It needs a file: stdout
+    /// and devices get raw.
     #[arg(
         long,
         value_name = "FORMAT",
@@ -77,40 +75,45 @@ pub(super) struct DownloadArguments {
     )]
     format: FileFormat,
 
-    /// Pack what is written. Raw, as a whole: gz, zst or xz; such a download cannot
-    /// go on when it stopped, it starts over. qcow2, each cluster: zlib, which every
-    /// QEMU reads, or zstd, since 5.1
+    /// Compress FILE: gz, zst, xz; or zlib, zstd in a qcow2
+    ///
+    /// gz, zst and xz compress a raw image as a whole; such a download starts over when it
+    /// was stopped. zlib and zstd compress the clusters of a qcow2: every QEMU reads zlib,
+    /// and QEMU 5.1 or newer reads zstd.
     #[arg(long, value_name = "METHOD", value_enum, hide_possible_values = true, conflicts_with_all = ["gzip", "zstd", "offset"])]
     compress: Option<Method>,
 
-    /// The same as --compress gz
-    #[arg(long, conflicts_with_all = ["offset", "journal", "zstd", "format"])]
+    /// Do the same as --compress gz
+    #[arg(long, conflicts_with_all = ["offset", "journal", "zstd", "format"], hide_short_help = true, help_heading = help::IMAGE)]
     gzip: bool,
 
-    /// The same as --compress zst
-    #[arg(long, conflicts_with_all = ["offset", "journal", "format"])]
+    /// Do the same as --compress zst
+    #[arg(long, conflicts_with_all = ["offset", "journal", "format"], hide_short_help = true, help_heading = help::IMAGE)]
     zstd: bool,
 
-    /// Print the SHA-256 of what was written as the last line, and write it to
-    /// FILE.sha256, for sha256sum -c
+    /// Print the SHA-256, and write it to FILE.sha256
+    ///
+    /// "sha256sum -c FILE.sha256" checks the file later.
     #[arg(long)]
     checksum: bool,
 
-    /// Fetch one of N parts of the drive, I from 1 on, into FILE.oh-part, while other
-    /// machines fetch the others
-    #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "format", "compress", "gzip", "zstd", "checksum"])]
+    /// Fetch part I of N, while other machines fetch the others
+    ///
+    /// I counts from 1. All parts go to FILE.oh-part, and --join finishes the file.
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["offset", "format", "compress", "gzip", "zstd", "checksum"], hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
-    /// Look whether all of N shards are there, verify, and give FILE its name
-    #[arg(long, value_name = "N", conflicts_with_all = ["shard", "offset", "format", "compress", "gzip", "zstd", "journal", "restart"])]
+    /// Check that all N parts are there, verify, and create FILE
+    #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>, conflicts_with_all = ["shard", "offset", "format", "compress", "gzip", "zstd", "journal", "restart"], hide_short_help = true, help_heading = help::MACHINES)]
     join: Option<NonZeroU32>,
 
     #[command(flatten)]
     common: CommonArguments,
 
-    /// The drive to download: its UUID, the beginning of it, its name, or NAME~1 for the
-    /// published drive before the newest of this name
-    #[arg(value_name = "DRIVE")]
+    /// Drive to download: a UUID, its beginning, or a name
+    ///
+    /// NAME~1 is the published drive before the newest one of this name.
+    #[arg(value_name = "DRIVE", add = complete::drives())]
     drive: Named,
 
     /// File or block device to write to, or - for stdout
@@ -142,6 +145,9 @@ fn default_chunk() -> NonZeroU64 {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if complete::answered(DownloadArguments::command) {
+        return ExitCode::SUCCESS;
+    }
     let words: Vec<_> = std::env::args_os().collect();
     tool::main::<DownloadArguments>(&words)
 }
@@ -254,6 +260,7 @@ async fn run(
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
     let (format, packing) = arguments.output()?;
+    check_target(arguments)?;
     let client = arguments.common.client(&mut stop).await?;
     display.begin(arguments.common.limit_rate);
     if arguments.way() == Way::DownToStdout
@@ -288,6 +295,7 @@ async fn run(
         patience,
         ..options(arguments, drive, &client, &findings)
     };
+    display.notices(suffix_notice(&arguments.file, format, packing));
     display.notices(unfinished(arguments, &options, &client).await?);
     let done = match arguments.join {
         Some(count) => {
@@ -306,6 +314,41 @@ async fn run(
         checksum_line::keep(digest, &arguments.file)?;
     }
     Ok(done)
+}
+
+/// Refuses a directory, before anybody is asked anything.
+fn check_target(arguments: &DownloadArguments) -> Result<()> {
+    let file = &arguments.file;
+    if arguments.way() == Way::DownToStdout || !file.is_dir() {
+        return Ok(());
+    }
+    let what = format!("{} is a directory", file.display());
+    let named = file.join("disk.img");
+    Err(Error::new(ErrorKind::Local, what).hint_to(format!(
+        "Name a file in it, for example {}",
+        quote(&named.to_string_lossy())
+    )))
+}
+
+/// A line about a name that promises another content than the file will have.
+fn suffix_notice(file: &Path, format: TargetFormat, packing: Option<Packing>) -> Option<String> {
+    let suffix = file.extension()?.to_str()?.to_ascii_lowercase();
+    let flags = match (&*suffix, format, packing) {
+        ("qcow2", TargetFormat::Raw, _) => "for a qcow2 add --format qcow2",
+        ("gz", TargetFormat::Raw, None) => "to compress it add --compress gz",
+        ("xz", TargetFormat::Raw, None) => "to compress it add --compress xz",
+        ("zst", TargetFormat::Raw, None) => "to compress it add --compress zst",
+        ("vmdk" | "vdi" | "vhd" | "vhdx" | "vpc", _, _) => {
+            "this program writes raw and qcow2 only; qemu-img converts them"
+        }
+        _ => return None,
+    };
+    let content = match format {
+        TargetFormat::Raw => "a raw image",
+        TargetFormat::Qcow2(_) => "a qcow2",
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    Some(format!("{name} will hold {content}: {flags}"))
 }
 
 /// A line about an earlier download of this drive to another file in the same directory that
@@ -468,6 +511,21 @@ mod tests {
         for line in ["", ID, &format!("-s 5 {ID} out")] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_name_that_promises_another_content_is_noticed() {
+        let notice = |name: &str, format, packing| suffix_notice(Path::new(name), format, packing);
+        let raw = TargetFormat::Raw;
+        let line = notice("d/a.QCOW2", raw, None).unwrap();
+        assert_eq!(
+            line,
+            "a.QCOW2 will hold a raw image: for a qcow2 add --format qcow2"
+        );
+        assert!(notice("a.gz", raw, None).is_some() && notice("a.vmdk", raw, None).is_some());
+        assert_eq!(notice("a.gz", raw, Some(Packing::Gzip)), None);
+        assert_eq!(notice("a.qcow2", TargetFormat::Qcow2(None), None), None);
+        assert_eq!(notice("a.img", raw, None), None);
     }
 
     #[test]

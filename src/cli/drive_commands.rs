@@ -19,7 +19,7 @@ use super::named::Named;
 use super::output::{CommandOutput, OutputForm, error_object};
 use super::signals::{self, Heard};
 use super::wait_lines::{self, WaitLines};
-use super::{exit, printable};
+use super::{complete, exit, help, printable};
 use crate::api::{Client, ClientConfig};
 use crate::drive::DriveInfo;
 use crate::error::{Error, ErrorKind, Result};
@@ -48,13 +48,9 @@ pub(super) const RM: OutputForm = OutputForm {
     short: Some("-j"),
 };
 
-/// Lists your drives: name, size, what they are doing, and what was published to them
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// Lists your drives with their size, state and age
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-ls", bin_name = "openhosting ls", version, after_help = exit::EXIT_CODES)]
+#[command(name = "openhosting-ls", bin_name = "openhosting ls", version, after_long_help = help::after("ls"))]
 pub(super) struct LsArguments {
     /// Show whole UUIDs, sizes in bytes, times, and who uses the drives
     #[arg(short, long)]
@@ -68,15 +64,11 @@ pub(super) struct LsArguments {
     access: Access,
 }
 
-/// Tells all that is known of a drive
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// Shows the details of a drive
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-show", bin_name = "openhosting show", version, after_help = exit::EXIT_CODES)]
+#[command(name = "openhosting-show", bin_name = "openhosting show", version, after_long_help = help::after("show"))]
 pub(super) struct ShowArguments {
-    /// Show all keys, those of publications included
+    /// Show all keys, those of publications too
     #[arg(short, long)]
     long: bool,
 
@@ -87,24 +79,21 @@ pub(super) struct ShowArguments {
     #[command(flatten)]
     access: Access,
 
-    /// The drive: its UUID, the beginning of it, its name, or NAME~1 for the published
-    /// drive before the newest of this name
-    #[arg(value_name = "DRIVE")]
+    /// Drive to show: a UUID, its beginning, or a name
+    ///
+    /// NAME~1 is the published drive before the newest one of this name.
+    #[arg(value_name = "DRIVE", add = complete::drives())]
     drive: Named,
 }
 
 /// Destroys drives and all that is on them
 ///
-/// A drive that somebody uses is refused and stays. Nothing is destroyed before all
-/// drives that were named are found, each of them once.
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// Nothing is destroyed unless every drive that you name is found. A drive that a server uses
+/// stays.
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-rm", bin_name = "openhosting rm", version, after_help = exit::EXIT_CODES)]
+#[command(name = "openhosting-rm", bin_name = "openhosting rm", version, after_long_help = help::after("rm"))]
 pub(super) struct RmArguments {
-    /// Do not ask; needed where there is no terminal to ask on
+    /// Do not ask; needed where there is no terminal
     #[arg(short, long)]
     yes: bool,
 
@@ -115,8 +104,8 @@ pub(super) struct RmArguments {
     #[command(flatten)]
     access: Access,
 
-    /// The drives: UUIDs, beginnings of them, names, or NAME~N
-    #[arg(value_name = "DRIVE", required = true)]
+    /// Drives to destroy: UUIDs, their beginnings, names, or NAME~N
+    #[arg(value_name = "DRIVE", required = true, add = complete::drives())]
     drives: Vec<Named>,
 }
 

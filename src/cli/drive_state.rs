@@ -37,8 +37,8 @@ impl DriveState {
         if let Some(progress) = drive.imaging() {
             return Self::Copying(progress.to_owned());
         }
-        if let Some(claim) = drive.claimed() {
-            return Self::InUse(server(claim));
+        if drive.claimed().is_some() {
+            return Self::InUse(drive.claiming_server());
         }
         let publication = publication(drive).map(|publication| publication.state);
         match (publication, drive.properties.get("status")) {
@@ -75,13 +75,6 @@ impl DriveState {
             Self::Other(status) => status.clone(),
         }
     }
-}
-
-/// The server of a claim, as in `USER:guest:SERVER:ide:0:0`.
-fn server(claim: &str) -> Option<Uuid> {
-    let claim = claim.split_whitespace().next()?;
-    let mut parts = claim.split(':').skip_while(|part| *part != "guest").skip(1);
-    crate::drive::parse_uuid(parts.next()?)
 }
 
 /// The drives of uploads that did not end, as far as this machine knows. Blocks.

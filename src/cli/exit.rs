@@ -4,22 +4,9 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::error::ContextKind;
-
-use super::{again, printable, screen};
+use super::{again, printable, screen, usage};
 use crate::error::{Error, ErrorKind};
 use crate::nonblocking::{self, Waiting};
-
-/// The codes, as `--help` tells them.
-pub(super) const EXIT_CODES: &str = "\
-Exit codes:
-  0    done
-  1    failed
-  2    usage: a flag, an argument or the environment is wrong
-  4    integrity: the image changed while it was read, or bytes differ
-  75   gave up for now, or at the deadline: can be resumed or tried again later
-  130  stopped by SIGINT, can be resumed
-  143  stopped by SIGTERM, can be resumed";
 
 /// Stopped by SIGINT, as shells count it.
 pub(super) const SIGINT: u8 = 130;
@@ -79,7 +66,21 @@ pub(super) fn say_object(object: &serde_json::Value) {
 /// Reads the command line; ends the program where it is wrong, or asks for help.
 pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> T {
     let words: Vec<_> = words.into_iter().collect();
-    try_parse(&words).unwrap_or_else(|error| error.exit())
+    try_parse(&words).unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        let program = program_of::<T>();
+        tell(&program, &usage::error_of(&error, &program));
+        std::process::exit(i32::from(code_of(ErrorKind::Usage)))
+    })
+}
+
+/// The name of a program or command, as it is typed.
+fn program_of<T: clap::Parser>() -> String {
+    let command = T::command();
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    name.to_owned()
 }
 
 /// Reads the command line.
@@ -94,33 +95,11 @@ pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::
         let shown = words.iter();
         let shown = shown.map(|word| printable::line(&word.to_string_lossy()));
         let Err(shown) = T::try_parse_from(shown) else {
-            let what = "an argument holds control characters, or is not UTF-8";
+            let what = "An argument holds control characters, or is not UTF-8";
             return T::command().error(error.kind(), what);
         };
-        plain_number::<T>(&shown).unwrap_or(shown)
+        shown
     })
-}
-
-/// What the standard library says of a number, in words for people. `None` of other errors.
-fn plain_number<T: clap::Parser>(error: &clap::Error) -> Option<clap::Error> {
-    let cause = std::error::Error::source(error)?.to_string();
-    let rule = match &*cause {
-        "number would be zero for non-zero type" => "must be at least 1",
-        "invalid digit found in string" | "cannot parse integer from empty string" => {
-            "must be a whole number"
-        }
-        "number too large to fit in target type" => "is too large a number",
-        "number too small to fit in target type" => "is too small a number",
-        "provided string was not `true` or `false`" => "must be true or false",
-        "invalid float literal" | "cannot parse float from empty string" => "must be a number",
-        _ => return None,
-    };
-    let text = |kind| error.get(kind).map(ToString::to_string);
-    let flag = text(ContextKind::InvalidArg)?;
-    let flag = flag.split(' ').next().unwrap_or_default();
-    let value = text(ContextKind::InvalidValue)?;
-    let what = format!("{flag} {rule}, not {value:?}");
-    Some(T::command().error(error.kind(), what))
 }
 
 /// Prints on stdout what a command was asked for.

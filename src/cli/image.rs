@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::access::certificates;
 use super::arguments::{self, ImageArguments};
-use super::environment;
 use super::output::{CommandOutput, OutputForm};
 use super::wait_lines::{self, WaitLines};
+use super::{environment, help};
 use crate::api::{ClientConfig, Web};
 use crate::codec::Level;
 use crate::error::{Error, ErrorKind, Result};
@@ -38,9 +38,9 @@ const LINES: u64 = 8;
 /// Pixels of a part in the picture.
 const PIXELS: usize = 14;
 
-/// Tells about disk images
+/// Examines disk images on this machine
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-image", bin_name = PROGRAM, version)]
+#[command(name = "openhosting-image", bin_name = PROGRAM, version, after_long_help = help::after("image"))]
 pub(super) struct ImageCommand {
     #[command(subcommand)]
     what: ImageSubcommand,
@@ -48,12 +48,12 @@ pub(super) struct ImageCommand {
 
 #[derive(Debug, Subcommand)]
 enum ImageSubcommand {
-    /// Tells what an image holds, and what sending it will cost
+    /// Shows what an image holds, and what an upload would send
     ///
-    /// It walks over the map of the image and reads up to 32 chunks of its data; with
-    /// more data than that, what depends on content is an estimate. Nothing is sent.
-    /// Of an image on a web server only headers and the map are fetched; what they do
-    /// not tell is not known.
+    /// It reads the map of the image and up to 32 chunks of its data; with more data than that,
+    /// what depends on content is an estimate. Nothing is sent. Of an image on a web server only
+    /// headers and the map are fetched.
+    #[command(after_long_help = help::after("image"))]
     Info(InfoArguments),
 }
 
@@ -63,17 +63,16 @@ struct InfoArguments {
     #[arg(short, long)]
     json: bool,
 
-    /// Write the map of what is allocated to FILE, as a picture in SVG
+    /// Write a map of the data to FILE, as an SVG picture
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
-    /// Size of chunks in bytes
+    /// Set the size of a chunk
     #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
     chunk: NonZeroU64,
 
-    /// File of certificates (PEM) by which a web server's may be signed, besides those
-    /// that this machine trusts
-    #[arg(long, value_name = "FILE")]
+    /// Trust the certificates in FILE (PEM) as well
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::ENDPOINT)]
     cacert: Option<PathBuf>,
 
     #[command(flatten)]

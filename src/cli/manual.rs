@@ -2,59 +2,52 @@
 //! so that neither can be behind.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory, Parser, ValueEnum};
-use clap_complete::{Generator, Shell};
+use clap::{Command, CommandFactory, Parser};
 use clap_mangen::Man;
 
+use super::complete::Shell;
+use super::help::{self, Entry, Sections};
 use super::{download, exit, server, upload};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, replace};
 
-/// Prints a script that completes commands and flags of all tools
+/// Prints the completions for a shell
 ///
-/// bash: source <(openhosting completions bash)
-/// zsh:  source <(openhosting completions zsh), after compinit
-/// fish: openhosting completions fish | source
+/// They complete commands, flags and values of all programs, and also drives and profiles.
 #[derive(Debug, Parser)]
 #[command(
     name = "openhosting-completions",
     bin_name = "openhosting completions",
     version,
-    verbatim_doc_comment
+    after_long_help = help::after("completions")
 )]
 pub(super) struct Completions {
-    /// The shell: bash, zsh, fish or powershell
+    /// Complete for this shell: bash, zsh, fish or powershell
     #[arg(value_name = "SHELL", value_enum, hide_possible_values = true)]
-    shell: CompletionShell,
+    shell: Shell,
 
-    /// Write a file for each tool into DIR instead, under the name that the shell looks
-    /// for
+    /// Write a file for each program into DIR instead
+    ///
+    /// The files have the names that the shell looks for.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
-/// A shell.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum CompletionShell {
-    Bash,
-    Zsh,
-    Fish,
-    Powershell,
-}
-
-/// Writes the manual: a page for each tool and each command
+/// Prints or writes the manual pages
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-man", bin_name = "openhosting man", version)]
+#[command(name = "openhosting-man", bin_name = "openhosting man", version, after_long_help = help::after("man"))]
 pub(super) struct Manual {
-    /// Print this page instead of writing all of them, as in openhosting-publish
+    /// Print this page, for example openhosting-publish
     #[arg(long, value_name = "NAME", conflicts_with = "directory")]
     page: Option<String>,
 
-    /// Where to write the pages, such as /usr/local/share/man/man1; without it the page
-    /// of openhosting is printed
+    /// Write all pages into DIR, for example ~/.local/share/man/man1
+    ///
+    /// Without it the page of openhosting is printed.
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
 }
@@ -76,23 +69,19 @@ pub(super) fn completions(words: &[OsString], root: Command) -> ExitCode {
 }
 
 fn complete(arguments: &Completions, root: Command) -> Result<()> {
-    let shell = match arguments.shell {
-        CompletionShell::Bash => Shell::Bash,
-        CompletionShell::Zsh => Shell::Zsh,
-        CompletionShell::Fish => Shell::Fish,
-        CompletionShell::Powershell => Shell::PowerShell,
-    };
-    let mut all = Vec::new();
-    for mut program in programs(root) {
-        let name = program.get_name().to_owned();
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut program, &name, &mut script);
+    let shell = arguments.shell;
+    let mut all = String::new();
+    for program in programs(root) {
+        let name = program.get_name();
+        let script = shell.registration(name).map_err(|cause| {
+            Error::new(ErrorKind::Bug, "Cannot make the completions").because(cause)
+        })?;
         match &arguments.directory {
-            Some(directory) => put(directory, &shell.file_name(&name), &script)?,
-            None => all.extend(script),
+            Some(directory) => put(directory, &shell.file_name(name), script.as_bytes())?,
+            None => all.push_str(&script),
         }
     }
-    exit::print(&String::from_utf8_lossy(&all))
+    exit::print(&all)
 }
 
 /// Puts a file into a directory, which is created if it is missing. A link with its name is
@@ -155,9 +144,23 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
         .date(" ")
         .source(concat!("openhosting ", env!("CARGO_PKG_VERSION")))
         .manual("openhosting");
-    man.render(&mut page).map_err(|cause| {
-        Error::new(ErrorKind::Bug, format!("Cannot make the page {name}")).because(cause)
-    })?;
+    let rendered = [
+        man.render_title(&mut page),
+        man.render_name_section(&mut page),
+        man.render_synopsis_section(&mut page),
+        man.render_description_section(&mut page),
+        man.render_options_section(&mut page),
+        match own.is_empty() {
+            true => Ok(()),
+            false => man.render_subcommands_section(&mut page),
+        },
+    ];
+    for rendered in rendered {
+        rendered.map_err(|cause| {
+            Error::new(ErrorKind::Bug, format!("Cannot make the page {name}")).because(cause)
+        })?;
+    }
+    page.extend(further_sections(&name).into_bytes());
     pages.push((name, String::from_utf8_lossy(&page).into_owned()));
     for command in own {
         if command.get_name() != "help" {
@@ -165,6 +168,43 @@ fn add(command: Command, pages: &mut Vec<(String, String)>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The sections after those of the flags, in the language of man.
+fn further_sections(name: &str) -> String {
+    let sections: Sections = help::sections(name);
+    let mut text = String::new();
+    let lists: [(&str, &[Entry]); 3] = [
+        ("ENVIRONMENT", sections.environment),
+        ("FILES", sections.files),
+        ("EXIT STATUS", sections.exit_status),
+    ];
+    for (title, entries) in lists {
+        if !entries.is_empty() {
+            let _ = writeln!(text, ".SH \"{title}\"");
+        }
+        for (term, what) in entries {
+            let _ = writeln!(text, ".TP\n\\fB{}\\fR\n{}", roff(term), roff(what));
+        }
+    }
+    if !sections.examples.is_empty() {
+        text.push_str(".SH EXAMPLES\n");
+    }
+    for (what, command) in sections.examples {
+        let (what, command) = (roff(what), roff(command));
+        let _ = writeln!(text, ".PP\n{what}:\n.PP\n.RS 4\n.nf\n{command}\n.fi\n.RE");
+    }
+    text
+}
+
+/// A line as man shows it: what would be a command or a typographic sign is escaped.
+fn roff(line: &str) -> String {
+    let line = line.replace('\\', "\\e").replace('-', "\\-");
+    let line = line.replace('\'', "\\(aq").replace('~', "\\(ti");
+    match line.starts_with('.') {
+        true => format!("\\&{line}"),
+        false => line,
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 
 use super::signals::{self, Heard};
-use super::{exit, printable};
+use super::{exit, printable, usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
@@ -52,15 +52,17 @@ impl OutputForm {
     /// The exit code, when all was said.
     pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
         exit::try_parse(words).map_err(|error: clap::Error| {
-            if error.use_stderr() && self.is_json(words) {
-                let what = wrong(&error.render().to_string());
-                let error = Error::new(ErrorKind::Usage, what);
-                let code = exit::code_of(ErrorKind::Usage);
+            if !error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            let error = usage::error_of(&error, self.program);
+            let code = exit::code_of(ErrorKind::Usage);
+            if self.is_json(words) {
                 let _ = exit::print(&self.print(Value::Null, Some((&error, code))));
             }
-            let _ = error.print();
-            // 0 after --help, 2 otherwise.
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+            exit::tell(self.program, &error);
+            ExitCode::from(code)
         })
     }
 
@@ -154,13 +156,6 @@ impl OutputForm {
     }
 }
 
-/// What is wrong, of all that clap says: its first paragraph, in one line.
-fn wrong(text: &str) -> String {
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
-}
-
 /// An error for programs.
 pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     json!({
@@ -210,13 +205,6 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         let expected = json!({"kind": "local", "message": "Cannot write: disk on fire", "hint": "Run", "exit_code": 1});
         assert_eq!(value, json!({"schema": "x/1", "error": expected}));
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_command_line_is_one_line() {
-        let text = "error: these are missing:\n  <DRIVE>\n\nUsage: x <DRIVE>\n";
-        assert_eq!(wrong(text), "these are missing: <DRIVE>");
-        assert_eq!(wrong(""), "");
     }
 
     #[test]

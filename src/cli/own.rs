@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use super::{
-    call, download, drive_commands, exit, image, manual, probe, publish, server, upload, verify,
-    version,
+    call, complete, download, drive_commands, exit, image, manual, probe, publish, server, upload,
+    verify, version,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -187,6 +187,9 @@ name: openhosting drives list";
 
 /// The program `openhosting`.
 pub fn main() -> ExitCode {
+    if complete::answered(root) {
+        return ExitCode::SUCCESS;
+    }
     let words: Vec<OsString> = env::args_os().skip(1).collect();
     let Some(first) = words.first().map(|word| word.to_string_lossy()) else {
         list().lines().for_each(exit::say);

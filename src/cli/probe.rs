@@ -13,7 +13,7 @@ use super::access::Access;
 use super::bar::Bar;
 use super::output::{CommandOutput, OutputForm};
 use super::text_table::table;
-use super::{exit, findings_file, screen, wait_lines};
+use super::{exit, findings_file, help, screen, wait_lines};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
@@ -34,18 +34,13 @@ pub(super) const FORM: OutputForm = OutputForm {
 /// Shorter than that of a transfer, which has more time.
 const STALL: Duration = Duration::from_secs(10);
 
-/// Asks an endpoint how it behaves where clouds differ
+/// Finds out how an endpoint behaves where clouds differ
 ///
-/// Makes one drive of 40 MiB, named openhosting-probe, tries on it what no
-/// document tells, and destroys it again, also when stopped. It takes up to two
-/// minutes and sends up to 60 MiB. The answers are kept as the findings about the
-/// endpoint, from which openhosting-upload learns how many writes go together.
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// It creates one drive of 40 MiB, named openhosting-probe, tests on it what no document says,
+/// and destroys it again, also when it is stopped. This takes up to two minutes and sends up to
+/// 60 MiB. The answers are saved as the findings about the endpoint, which later transfers use.
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_long_help = help::after("probe"))]
 pub(super) struct ProbeArguments {
     /// Print one JSON object instead of a table
     #[arg(short, long)]
@@ -54,7 +49,7 @@ pub(super) struct ProbeArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Leave the kept findings as they are
+    /// Leave the saved findings as they are
     #[arg(long, alias = "keep-profile")]
     no_save: bool,
 }

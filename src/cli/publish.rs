@@ -21,7 +21,7 @@ use super::signing::Signer;
 use super::tool::CommonArguments;
 use super::unfinished::Continuation;
 use super::upload::{check_gzip, jobs_for};
-use super::{environment, exit, findings_file, image_notices, quote};
+use super::{arguments, complete, environment, findings_file, help, image_notices, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::content::BLOCK_BYTES;
@@ -43,115 +43,130 @@ pub(super) const FORM: OutputForm = OutputForm {
     short: None,
 };
 
-/// Makes a drive that holds an image, and prints its UUID
+/// Publishes an image as a drive with a name, and prints its UUID
 ///
-/// A drive of that name which holds the image already is all there has to be: then
-/// nothing is sent. Else the image is written to a drive with another name, which
-/// gets its own when all of it was confirmed and verified: what ends a run before
-/// that leaves nothing that looks finished, and the same command goes on. Where an
-/// earlier image was published under the name, the cloud copies its drive and only
-/// the blocks that differ are sent.
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// If the newest published drive of that name already holds the image, nothing is sent.
+/// Otherwise the image is written to a drive under another name, which gets its own name when
+/// everything is confirmed and verified: a run that stops leaves nothing that looks finished, and
+/// the same command continues it. If an earlier image was published under the name, the cloud
+/// copies its drive, and only the blocks that differ are sent.
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = "openhosting-publish", bin_name = PROGRAM, version, after_long_help = help::after("publish"))]
 pub(super) struct PublishArguments {
-    /// Name of the drive
+    /// Publish under this name
     #[arg(short, long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     name: String,
 
-    /// What a delta goes on top of: auto (the newest that was published under the
-    /// name), none (send everything), or another drive, by its UUID or its name
-    #[arg(long, value_name = "BASE", default_value = "auto")]
+    /// Send the difference to auto, none, or this drive
+    ///
+    /// auto is the newest drive that was published under the name, and none sends everything.
+    /// A drive is given by its UUID or its name.
+    #[arg(long, value_name = "BASE", default_value = "auto", add = complete::drives(), hide_short_help = true, help_heading = help::DRIVE)]
     base: String,
 
-    /// A tag of the published drive; may be given more than once
-    #[arg(long = "tag", value_name = "TAG", value_parser = tag)]
+    /// Give the drive this tag; may be given more than once
+    #[arg(long = "tag", value_name = "TAG", value_parser = tag, hide_short_help = true, help_heading = help::DRIVE)]
     tags: Vec<String>,
 
-    /// Who else may read it: all, or user UUIDs with commas between them
-    #[arg(long, value_name = "USERS")]
+    /// Let others read it: all, or user UUIDs separated by commas
+    #[arg(long, value_name = "USERS", hide_short_help = true, help_heading = help::DRIVE)]
     readers: Option<String>,
 
-    /// How many of the name stay, the new one included: older ones that nothing
-    /// claims are destroyed, once the new one is good [default: all]
-    #[arg(long, value_name = "N")]
+    /// Keep the newest N of this name, destroy older ones
+    ///
+    /// N counts the new one. Drives that a server uses stay. By default all drives stay.
+    #[arg(long, value_name = "N", value_parser = arguments::number::<NonZeroU32>)]
     keep: Option<NonZeroU32>,
 
-    /// Remove what unfinished runs left under the name, whatever its content, and
-    /// begin anew; without IMAGE that is all that is done
+    /// Remove first what unfinished runs left
+    ///
+    /// Without IMAGE that is all.
     #[arg(long)]
     cleanup: bool,
 
-    /// Where the receipt is written; that of the last publication,
-    /// if it is there, tells what a delta goes on top of
+    /// Write the receipt to FILE
+    ///
+    /// The receipt that is there already says which drive the difference is sent to.
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 
-    /// Sign the receipt with this key of minisign: FILE.minisig is its signature. Its
-    /// password, if it has one, is in OHSIGNPASSWORD, or asked for
+    /// Sign the receipt with this minisign key, in FILE.minisig
+    ///
+    /// The password of the key, if it has one, is read from OHSIGNPASSWORD or asked for.
     #[arg(
         long,
         value_name = "KEY",
         requires = "receipt",
-        conflicts_with = "shard"
+        conflicts_with = "shard",
+        hide_short_help = true,
+        help_heading = help::CHECKS
     )]
     sign_key: Option<PathBuf>,
 
-    /// What tells drives of this publication from others [default: made of the user
-    /// and the name]
-    #[arg(long, value_name = "TOKEN")]
+    /// Mark the drives of this publication with TOKEN
+    ///
+    /// By default the mark is derived from the user and the name.
+    #[arg(long, value_name = "TOKEN", hide_short_help = true, help_heading = help::DRIVE)]
     token: Option<String>,
 
-    /// Do one of N parts, I from 1 on: all N work on one drive, which --join
-    /// publishes
-    #[arg(long, value_name = "I/N", conflicts_with_all = ["cleanup", "keep"])]
+    /// Do part I of N; --join publishes when all are done
+    ///
+    /// I counts from 1. All N machines work on the same drive.
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["cleanup", "keep"], hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
-    /// Publish what shards have sent, if all of them have
-    #[arg(long, conflicts_with_all = ["shard", "cleanup"])]
+    /// Publish what all shards have sent
+    #[arg(long, conflicts_with_all = ["shard", "cleanup"], hide_short_help = true, help_heading = help::MACHINES)]
     join: bool,
 
-    /// Storage tier of the drive
-    #[arg(short, long, value_name = "TIER", default_value = "disk")]
+    /// Create the drive on this storage tier
+    #[arg(short, long, value_name = "TIER", default_value = "disk", hide_short_help = true, help_heading = help::DRIVE)]
     tier: String,
 
-    /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
-    /// raw), 1 (fastest) to 12 (smallest)
-    #[arg(long, value_name = "LEVEL", default_value_t)]
+    /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
+    ///
+    /// auto compresses as hard as the link leaves time for.
+    #[arg(long, value_name = "LEVEL", default_value_t, value_parser = arguments::compression(), hide_possible_values = true, hide_short_help = true, help_heading = help::SPEED)]
     level: Compression,
 
-    /// Publish into DIR, served by a server inside this program: no account needed
+    /// Publish into directory DIR instead; needs no account
+    ///
+    /// A server inside this program stores the drive there.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
     #[command(flatten)]
     common: CommonArguments,
 
-    /// What IMAGE is: raw, qcow2, vmdk, vdi, vhd or vhdx [default: what its content
-    /// says; a block device is raw]. Say raw of a raw image that somebody not
-    /// trusted could write to: it could be made to look like another
-    #[arg(long, value_name = "FORMAT")]
+    /// Treat IMAGE as raw, qcow2, vmdk, vdi, vhd or vhdx
+    ///
+    /// By default the content decides, and a block device is raw. Use raw for a raw image that
+    /// somebody you do not trust could write to: it could be made to look like another format.
+    #[arg(long, value_name = "FORMAT", value_parser = arguments::format(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     format: Option<Format>,
 
-    /// The disk in IMAGE, which is an OVA or another tar, by its name there [default: the
-    /// one that boots, or the only one]. --format is then that of the disk
-    #[arg(long, value_name = "NAME")]
+    /// Select the disk in an archive (OVA or tar) by its name
+    ///
+    /// By default it is the one that boots, or the only one. --format is then that of the disk.
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = help::IMAGE)]
     disk: Option<String>,
 
-    /// A file that IMAGE may be written on top of (its backing file), or a directory
-    /// of such files; may be given more than once
-    #[arg(long, value_name = "PATH")]
+    /// Allow a backing file of IMAGE, or a directory of them
+    ///
+    /// May be given more than once.
+    #[arg(long, value_name = "PATH", hide_short_help = true, help_heading = help::IMAGE)]
     allow_backing: Vec<PathBuf>,
 
-    /// How far holes that the file system reports are believed: read (all bytes are read),
-    /// sample (some bytes of each are read) or trust (not looked at)
-    #[arg(long, value_name = "HOW", default_value_t = Holes::Read)]
+    /// Choose how holes are checked: trust, sample or read
+    ///
+    /// A file system can report holes where there is data. trust believes it, sample reads some
+    /// bytes of each hole, read reads all bytes.
+    #[arg(long, value_name = "HOW", default_value_t = Holes::Read, value_parser = arguments::holes(), hide_possible_values = true, hide_short_help = true, help_heading = help::IMAGE)]
     holes: Holes,
 
-    /// Disk image, block device, or URL of an image on a web server that has ranges
+    /// Disk image, block device or URL of an image
+    ///
+    /// The web server must support ranges.
     #[arg(value_name = "IMAGE")]
     image: Option<PathBuf>,
 }
@@ -160,7 +175,7 @@ pub(super) struct PublishArguments {
 fn tag(text: &str) -> Result<String, String> {
     let is_one = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     let tag = is_one.then(|| text.to_owned());
-    tag.ok_or_else(|| "a tag has no spaces".into())
+    tag.ok_or_else(|| "a tag has no spaces. Give --tag once for each tag".into())
 }
 
 /// What was done.
@@ -180,6 +195,7 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
         about: &arguments.name,
         drive: None,
         deadline: common.deadline,
+        is_plain: false,
     };
     run.run(async |display, stop| {
         let done = publish_or_clean_up(arguments, display, stop).await;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rustix::fs::Mode;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -20,7 +20,7 @@ use tracing::Level;
 use super::arguments;
 use super::output::OutputForm;
 use super::signals::Heard;
-use super::{environment, exit, limits, printable, quote, tool};
+use super::{complete, environment, exit, help, limits, printable, quote, tool};
 use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::read_named;
@@ -38,143 +38,167 @@ const FORM: OutputForm = OutputForm {
     short: None,
 };
 
-/// Serves the API: drives in a directory of sparse files, servers by QEMU.
+/// Serves the API: drives in a directory of sparse files, servers by QEMU
 ///
-/// Once it accepts connections it prints two lines that a shell can evaluate,
-/// OHURI and OHAUTH of the first user; the log goes to stderr. OHAUTH holds the
-/// user's key: it is left out with --users-file, and where stdout is the journal.
+/// Once it accepts connections it prints two lines that a shell can evaluate, OHURI and OHAUTH
+/// of the first user; the log goes to stderr. OHAUTH holds the user's key: the line is left out
+/// with --users-file, and where stdout is the journal.
 // No Debug: it holds keys.
 #[derive(Parser)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = PROGRAM, version, after_long_help = help::after("server"))]
 pub(super) struct ServerArguments {
-    /// Address and port to listen on; port 0 is any free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    /// Listen on this address and port; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0", value_parser = arguments::socket)]
     listen: SocketAddr,
 
-    /// Directory of the drives [default: openhosting-server in
-    /// $XDG_DATA_HOME or ~/.local/share]
+    /// Store the drives in DIR
+    ///
+    /// By default it is openhosting-server in $XDG_DATA_HOME or ~/.local/share.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// A user; may be given several times. Other users of this machine can see
-    /// the key: prefer --users-file, or give none and one is made up and kept
+    /// Serve this user; may be given several times
+    ///
+    /// Other users of this machine can see the key: prefer --users-file. Without both flags a
+    /// user is made up and stored.
     #[arg(long, value_name = "UUID:KEY")]
     user: Vec<String>,
 
-    /// File with one UUID:KEY a line, which nobody else may read
+    /// Read users from FILE, with one UUID:KEY a line
+    ///
+    /// Nobody else may be able to read the file.
     #[arg(long, value_name = "FILE")]
     users_file: Option<PathBuf>,
 
-    /// Certificate chain for TLS, PEM
+    /// Use this certificate chain for TLS (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// Private key for TLS, PEM
+    /// Use this private key for TLS (PEM)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Serve plain HTTP beyond this machine, for all on the way to read
+    /// Serve plain HTTP to other machines
+    ///
+    /// Everybody on the way can read it.
     #[arg(long)]
     insecure_listen: bool,
 
-    /// Answer 409 to a second write to a drive while one is under way, as some
-    /// clouds do
-    #[arg(long)]
+    /// Refuse a second write to a drive at the same time with 409
+    ///
+    /// Some clouds do.
+    #[arg(long, hide_short_help = true, help_heading = help::TESTING)]
     one_writer: bool,
 
-    /// Round sizes of drives up to a multiple of 4 MiB, as some clouds do
-    #[arg(long)]
+    /// Round sizes of drives up to a multiple of 4 MiB
+    ///
+    /// Some clouds do.
+    #[arg(long, hide_short_help = true, help_heading = help::TESTING)]
     round_size: bool,
 
-    /// Most bytes of one read
-    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX, value_parser = arguments::bytes)]
+    /// Refuse reads of more than this many bytes
+    #[arg(long, value_name = "BYTES", default_value_t = READ_BYTES_MAX, value_parser = arguments::bytes, hide_short_help = true, help_heading = help::TESTING)]
     read_max: u64,
 
-    /// Have no web page at /ui/
+    /// Serve no web page at /ui/
     #[arg(long)]
     no_page: bool,
 
-    /// Most drives of one user, or `none` for no limit [default: 1000, or a quarter of the
-    /// files that this process may open if that is less, since each drive is one]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    /// Limit the drives; none for no limit
+    ///
+    /// By default 1000, or a quarter of the files that this process may open if that is less,
+    /// since each drive is one.
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     max_drives: Option<MostOrNone>,
 
-    /// Most bytes of all drives of one user, by their sizes; k, M, G and T are powers
-    /// of 1024
-    #[arg(long, value_name = "SIZE", value_parser = arguments::bytes)]
+    /// Limit the bytes of all drives, by their sizes
+    ///
+    /// k, M, G and T are powers of 1024.
+    #[arg(long, value_name = "SIZE", value_parser = arguments::bytes, hide_short_help = true, help_heading = help::LIMITS)]
     max_bytes: Option<u64>,
 
-    /// Most servers of one user, or `none` [default: 100]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    /// Limit the servers; none for no limit [default: 100]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     max_servers: Option<MostOrNone>,
 
-    /// Most addresses of one user that are resources, or `none` [default: 100]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    /// Limit the addresses; none for no limit [default: 100]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     max_addresses: Option<MostOrNone>,
 
-    /// Most private networks of one user, or `none` [default: 100]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    /// Limit the private networks; none for no limit [default: 100]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     max_vlans: Option<MostOrNone>,
 
-    /// Most memory of all active servers of one user, or `none`; k, M, G and T are
-    /// powers of 1024 [default: half of this machine's]
-    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    /// Limit the memory of active servers; none for no limit
+    ///
+    /// k, M, G and T are powers of 1024. By default it is half of this machine's memory.
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     max_memory: Option<MostOrNone>,
 
-    /// Most cores of all active servers of one user, or `none` [default: 64]
-    #[arg(long, value_name = "NUMBER", value_parser = number_or_none)]
+    /// Limit the cores of active servers; none for no limit [default: 64]
+    #[arg(long, value_name = "NUMBER", value_parser = number_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     max_cores: Option<MostOrNone>,
 
-    /// Most requests of one user, as 20/s, 600/m or 10000/h
-    #[arg(long, value_name = "RATE")]
+    /// Limit the requests: 20/s, 600/m or 10000/h
+    #[arg(long, value_name = "RATE", hide_short_help = true, help_heading = help::LIMITS)]
     rate_limit: Option<Rate>,
 
-    /// Most connections of one user
-    #[arg(long, value_name = "NUMBER", default_value = "256")]
+    /// Limit the connections
+    #[arg(long, value_name = "NUMBER", default_value = "256", value_parser = arguments::number::<NonZeroUsize>, hide_short_help = true, help_heading = help::LIMITS)]
     max_connections: NonZeroUsize,
 
-    /// Most wrong keys from one address, as 60/m, before all from there is 429; `none`
-    /// for no limit [default: 60/m]
-    #[arg(long, value_name = "RATE", value_parser = rate_or_none)]
+    /// Limit the wrong keys from one address; none for no limit
+    ///
+    /// After that many, every request from there is answered with 429. By default it is 60/m.
+    #[arg(long, value_name = "RATE", value_parser = rate_or_none, hide_short_help = true, help_heading = help::LIMITS)]
     wrong_key_limit: Option<RateOrNone>,
 
-    /// Tell the metrics to everybody who asks here for /metrics, without TLS
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// Serve /metrics to everybody at this address, without TLS
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = arguments::socket, hide_short_help = true, help_heading = help::OUTPUT)]
     metrics: Option<SocketAddr>,
 
-    /// Do wrong what FILE says, or as other clouds do: a testing aid. Its
-    /// format is TOML
-    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE")]
+    /// Cause the faults that FILE lists, or behave as other clouds do
+    ///
+    /// FILE is TOML.
+    #[arg(long = "faults", alias = "fault-plan", value_name = "FILE", hide_short_help = true, help_heading = help::TESTING)]
     fault_plan: Option<PathBuf>,
 
-    /// Program that runs servers
-    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    /// Run servers with this program
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64", hide_short_help = true, help_heading = help::SERVERS)]
     qemu: PathBuf,
 
-    /// TCP port at the address of a server that leads to its guest; may be given
-    /// several times
-    #[arg(long, value_name = "PORT")]
+    /// Forward this TCP port of a server's address to its guest
+    ///
+    /// May be given several times.
+    #[arg(long, value_name = "PORT", value_parser = arguments::number::<u16>, hide_short_help = true, help_heading = help::SERVERS)]
     forward: Vec<u16>,
 
-    /// What the guests of servers reach over the network
-    #[arg(long, value_name = "NETWORK", default_value = "none")]
+    /// Let guests reach none, internet or host
+    ///
+    /// With none, guests answer only at the ports of --forward. With internet they also reach
+    /// public IPv4 addresses and DNS, and nothing of this machine or its network. With host they
+    /// reach everything that this machine reaches, its loopback interface too: only for guests
+    /// that you trust.
+    #[arg(long, value_name = "NETWORK", default_value = "none", hide_possible_values = true, hide_short_help = true, help_heading = help::SERVERS)]
     guest_network: GuestNetwork,
 
     /// Do not listen for VNC on port 5900 of the addresses of servers
-    #[arg(long)]
+    #[arg(long, hide_short_help = true, help_heading = help::SERVERS)]
     no_vnc_port: bool,
 
-    /// Directory of cgroup version 2, with the controller cpu, in which servers
-    /// get their shares of the processors [default: all share alike]
-    #[arg(long, value_name = "DIR")]
+    /// Give servers their shares of the processors in this cgroup
+    ///
+    /// DIR is a directory of cgroup version 2 with the controller cpu. By default all servers
+    /// share alike.
+    #[arg(long, value_name = "DIR", hide_short_help = true, help_heading = help::SERVERS)]
     cgroup: Option<PathBuf>,
 
     /// Log every request
     #[arg(short, long)]
     verbose: bool,
 
-    /// What a line of the log looks like
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    /// Log as text, or as json with one object a line
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_possible_values = true, hide_short_help = true, help_heading = help::OUTPUT)]
     log_format: LogFormat,
 
     /// Print one JSON object instead of the two lines
@@ -238,7 +262,9 @@ fn number_or_none(text: &str) -> std::result::Result<MostOrNone, String> {
         "none" => Ok(MostOrNone(None)),
         number => match number.parse() {
             Ok(number) => Ok(MostOrNone(Some(number))),
-            Err(_) => Err("it is neither a whole number nor \"none\"".into()),
+            Err(_) => Err(format!(
+                "{number:?} is neither a whole number nor \"none\". Use digits, for example 100"
+            )),
         },
     }
 }
@@ -255,6 +281,9 @@ pub(super) const IS_HERE: bool = true;
 
 /// Runs the server until SIGINT or SIGTERM, and gives the exit code.
 pub fn main() -> ExitCode {
+    if complete::answered(ServerArguments::command) {
+        return ExitCode::SUCCESS;
+    }
     let words: Vec<_> = std::env::args_os().collect();
     run(&words)
 }

@@ -28,6 +28,8 @@ pub(super) struct ShownRun<'a> {
     /// The drive, where it is known before an event tells it.
     pub(super) drive: Option<DriveId>,
     pub(super) deadline: Option<Duration>,
+    /// Whether plain lines and a summary take the place of the dots of the providers' scripts.
+    pub(super) is_plain: bool,
 }
 
 /// What came of it.
@@ -77,6 +79,9 @@ impl ShownRun<'_> {
         let (form, is_json) = (self.form, self.is_json);
         let mut display =
             Display::new(form.program, self.way, self.drive, self.showing, self.about);
+        if self.is_plain {
+            display.without_dots();
+        }
         if is_json {
             display.leave_stdout();
         }

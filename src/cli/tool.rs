@@ -16,7 +16,7 @@ use super::github::Report;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
 use super::unfinished::Continuation;
-use super::{access, arguments, checksum_line, exit, findings_file};
+use super::{access, arguments, checksum_line, exit, findings_file, help};
 use crate::api::{Client, ClientConfig, Web};
 use crate::digest::Digest;
 use crate::drive::DriveId;
@@ -28,46 +28,55 @@ use crate::transfer::{Ended, JOBS_DEFAULT, Patience, RateLimit, Stop, Verify, We
 /// The flags that mean the same to both, whichever way the bytes go.
 #[derive(Debug, clap::Args, PartialEq, Eq)]
 pub(super) struct CommonArguments {
-    /// Most requests in flight; a transfer begins with 4, and uses as many as help
-    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
+    /// Maximum concurrent requests. Starts at 4 and adapts
+    ///
+    /// The default is 64.
+    #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     pub(super) jobs: NonZeroU32,
 
-    /// Fewest requests in flight, from the start; the same number as --jobs makes it fixed
-    #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs)]
+    /// Minimum concurrent requests, from the start
+    ///
+    /// The same number as --jobs makes it fixed.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = arguments::jobs, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) min_jobs: NonZeroU32,
 
     #[command(flatten)]
     pub(super) access: Access,
 
-    /// Give up when nothing succeeded for this long, from the first request of the run to
-    /// the last (resumable)
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = arguments::time)]
+    /// Give up after this long without progress (resumable)
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = arguments::time, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) max_outage: Duration,
 
-    /// Stop cleanly when it took so long, with exit code 75; can be resumed
-    #[arg(long, value_name = "TIME", value_parser = arguments::time)]
+    /// Stop cleanly after this time with exit code 75 (resumable)
+    #[arg(long, value_name = "TIME", value_parser = arguments::time, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) deadline: Option<Duration>,
 
-    /// Most bytes of bodies per second, over all requests together, as in 20M
+    /// Limit the bytes per second, for example 20M
+    ///
+    /// The limit is for all requests together.
     #[arg(long, value_name = "BYTES", value_parser = arguments::rate)]
     pub(super) limit_rate: Option<NonZeroU64>,
 
-    /// Abort a request when it moved nothing for this long, or less than 32 bytes per second
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience)]
+    /// Abort a request after this long without data
+    ///
+    /// Less than 32 bytes per second count as no data.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = arguments::patience, hide_short_help = true, help_heading = help::SPEED)]
     pub(super) stall_timeout: Duration,
 
-    /// Read back what was transferred: none, sample (16 KiB of some chunks), or full
-    #[arg(long, value_name = "HOW", default_value_t = Verify::default())]
+    /// Read back: none, sample or full [default: sample]
+    ///
+    /// What is read back is compared. sample reads 16 KiB of some chunks.
+    #[arg(hide_default_value = true, long, value_name = "HOW", default_value_t = Verify::default(), value_parser = arguments::one_of::<Verify>(&["none", "sample", "full"]), hide_possible_values = true)]
     pub(super) verify: Verify,
 
-    /// Forget an earlier run of this transfer and start over
-    #[arg(long)]
+    /// Forget an earlier run of this transfer, and start over
+    #[arg(long, hide_short_help = true, help_heading = help::RESUMING)]
     pub(super) restart: bool,
 
     #[command(flatten)]
     pub(super) showing: DisplayArguments,
 
-    /// Print one JSON object on stdout, when all is over, and nothing else
+    /// Print one JSON object on stdout, at the end
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -197,6 +206,12 @@ pub(super) fn as_program(words: &[OsString]) -> Vec<OsString> {
     all
 }
 
+/// Whether these words are a command of `openhosting`, and no program of its own.
+fn is_command(words: &[OsString]) -> bool {
+    let first = words.first().map(|word| word.to_string_lossy());
+    first.is_some_and(|first| first.starts_with("openhosting "))
+}
+
 /// The program: shows the transfer, stops it when it is asked to, and says how it ended. The
 /// first word is its name.
 pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
@@ -233,6 +248,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
         about: &image,
         drive: tool.drive(),
         deadline: common.deadline,
+        is_plain: is_command(words),
     };
     run.run(async |display, stop| {
         let transferred = tool.transfer(display, stop).await;

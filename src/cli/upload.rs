@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use super::again::Changes;
 use super::arguments::ImageArguments;
@@ -15,7 +15,7 @@ use super::named::Named;
 use super::tool::{self, CommonArguments, CompleteTransfer, Tool, UnfinishedTransfer};
 use super::trace::Traced;
 use super::unfinished::Continuation;
-use super::{again, arguments, environment, exit, image_notices, quote};
+use super::{again, arguments, complete, environment, help, image_notices, quote};
 use crate::api::Client;
 use crate::codec::Compression;
 use crate::commands::Commands;
@@ -35,106 +35,121 @@ use crate::transfer::{
 
 const PROGRAM: &str = "openhosting-upload";
 
-/// Uploads a disk image to a drive
+/// Uploads a disk image to a new or an existing drive
 ///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
-/// (EHURI and EHAUTH are taken as well). Without a key in OHAUTH it is asked for
-/// on the terminal.
+/// An upload that stops can be continued: run the same command again, and it sends only what
+/// is missing.
 #[derive(Debug, Parser, PartialEq, Eq)]
-#[command(name = PROGRAM, version, after_help = exit::EXIT_CODES, args_override_self = true)]
+#[command(name = PROGRAM, version, after_long_help = help::after("upload"), args_override_self = true)]
 pub(super) struct UploadArguments {
-    /// Size of chunks in bytes; a run that resumes keeps its chunks, and makes requests of at
-    /// most this size
-    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk)]
+    /// Set the size of a chunk, the part that one request sends
+    ///
+    /// A resumed upload keeps the chunks of the first run, and sends requests of at most this
+    /// size.
+    #[arg(short, long, value_name = "CHUNK", default_value_t = arguments::default_chunk(), value_parser = arguments::chunk, hide_short_help = true, help_heading = help::SPEED)]
     chunk: NonZeroU64,
 
-    /// An existing drive to write to, by its UUID or its name [default: creates a new
-    /// drive]
-    #[arg(short, long, value_name = "DRIVE")]
+    /// Write to this existing drive: a UUID or a name
+    ///
+    /// Without it a new drive is created.
+    #[arg(short, long, value_name = "DRIVE", add = complete::drives())]
     drive: Option<Named>,
 
-    /// Name for a newly created drive [default: basename of IMAGE]
+    /// Name the new drive [default: file name of IMAGE]
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Byte offset from which to resume; rounded down to a chunk
-    #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::bytes)]
+    /// Resume at this byte of the image, rounded down to a chunk
+    #[arg(short, long, value_name = "OFFSET", default_value = "0", value_parser = arguments::bytes, hide_short_help = true, help_heading = help::RESUMING)]
     offset: u64,
 
-    /// Make the new drive larger than the image: to SIZE, as in 40G, or by it, as in
-    /// +10G
-    #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"])]
+    /// Make the new drive larger: SIZE in total, or +SIZE more
+    ///
+    /// For example 40G, or +10G.
+    #[arg(long, value_name = "SIZE", value_parser = arguments::grow, conflicts_with_all = ["drive", "resume_from_drive"], hide_short_help = true, help_heading = help::DRIVE)]
     grow: Option<arguments::Grow>,
 
-    /// Storage tier of a newly created drive
-    #[arg(short, long, value_name = "TIER", default_value = "disk")]
+    /// Create the new drive on this storage tier
+    #[arg(short, long, value_name = "TIER", default_value = "disk", hide_short_help = true, help_heading = help::DRIVE)]
     tier: String,
 
-    /// Let several servers claim a newly created drive at once
-    #[arg(short, long)]
+    /// Let several servers claim the new drive at once
+    #[arg(short, long, hide_short_help = true, help_heading = help::DRIVE)]
     shared: bool,
 
-    /// IMAGE is gzip: upload its content
-    #[arg(short = 'z', long, conflicts_with_all = ["format", "disk", "allow_backing"])]
+    /// Decompress IMAGE, which is gzip, before it is sent
+    ///
+    /// Compressed images are recognised without this flag.
+    #[arg(short = 'z', long, conflicts_with_all = ["format", "disk", "allow_backing"], hide_short_help = true, help_heading = help::IMAGE)]
     gunzip: bool,
 
-    /// Bytes of the disk, as in 20G, where a packed or piped IMAGE does not tell: then
-    /// the drive need not grow while it is written to. It is checked at the end
-    #[arg(long, value_name = "SIZE", value_parser = arguments::size)]
+    /// State the size of the disk, where IMAGE does not contain it
+    ///
+    /// A compressed or piped image may not say how large it is. With this size the drive need
+    /// not grow while it is written. The size is checked at the end.
+    #[arg(long, value_name = "SIZE", value_parser = arguments::size, hide_short_help = true, help_heading = help::IMAGE)]
     size: Option<u64>,
 
-    /// Upload into DIR, served by a server inside this program: no account needed
+    /// Upload into directory DIR instead; needs no account
+    ///
+    /// A server inside this program stores the drive there.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "profile"])]
     local: Option<PathBuf>,
 
-    /// How hard to compress: auto (as hard as the link leaves time for), or 0 (sent
-    /// raw), 1 (fastest) to 12 (smallest)
-    #[arg(long, value_name = "LEVEL", default_value_t)]
+    /// Set the compression: auto, 0 (none), 1 (fastest) to 12 (smallest)
+    ///
+    /// auto compresses as hard as the link leaves time for.
+    #[arg(long, value_name = "LEVEL", default_value_t, value_parser = arguments::compression(), hide_possible_values = true, hide_short_help = true, help_heading = help::SPEED)]
     level: Compression,
 
-    /// Write how each chunk was compressed, and why so, to FILE, a JSON object a
-    /// line
-    #[arg(long, value_name = "FILE")]
+    /// Write how each chunk was compressed to FILE, as JSON lines
+    #[arg(long, value_name = "FILE", hide_short_help = true, help_heading = help::OUTPUT)]
     trace: Option<PathBuf>,
 
-    /// Where to keep what was done [default: a file in openhosting/journals below
-    /// $XDG_STATE_HOME, systemd's $STATE_DIRECTORY, or ~/.local/state]
-    #[arg(long, value_name = "PATH", conflicts_with = "no_journal")]
+    /// Store the journal of this upload at PATH
+    ///
+    /// By default it is a file in openhosting/journals below $XDG_STATE_HOME, systemd's
+    /// $STATE_DIRECTORY, or ~/.local/state.
+    #[arg(long, value_name = "PATH", conflicts_with = "no_journal", hide_short_help = true, help_heading = help::RESUMING)]
     journal: Option<PathBuf>,
 
-    /// Keep no journal: an upload that stops can only be resumed with -d and -o
-    #[arg(long)]
+    /// Keep no journal: resume only with -d and -o
+    #[arg(long, hide_short_help = true, help_heading = help::RESUMING)]
     no_journal: bool,
 
-    /// Go on although the image changed since the earlier run: send what changed
-    #[arg(long)]
+    /// Resume although the image changed, and send what changed
+    #[arg(long, hide_short_help = true, help_heading = help::RESUMING)]
     changed_ok: bool,
 
-    /// Compare with this drive, which holds part of the image, and send only what
-    /// differs; needs no journal
-    #[arg(long, value_name = "DRIVE", conflicts_with = "drive")]
+    /// Compare with this drive, and send only what differs
+    ///
+    /// It needs no journal: use it where the drive holds part of the image already.
+    #[arg(long, value_name = "DRIVE", conflicts_with = "drive", add = complete::drives(), hide_short_help = true, help_heading = help::RESUMING)]
     resume_from_drive: Option<Named>,
 
-    /// Print the SHA-256 of the whole image as the last line. Of an upload that goes
-    /// on, what earlier runs sent is read again from the image
+    /// Print the SHA-256 of the whole disk as the last line
+    ///
+    /// A resumed upload reads again what earlier runs sent.
     #[arg(long)]
     checksum: bool,
 
-    /// Demand that IMAGE, its bytes as they are given, packed or in their format, has
-    /// this SHA-256: with another one the exit code is 4, and the drive is not to be used
-    #[arg(long, value_name = "HEX", value_parser = arguments::sha256)]
+    /// Demand that the file IMAGE has this SHA-256
+    ///
+    /// The digest is that of the file as it is, compressed or in its format. With another
+    /// digest the exit code is 4, and the drive must not be used.
+    #[arg(long, value_name = "HEX", value_parser = arguments::sha256, hide_short_help = true, help_heading = help::CHECKS)]
     sha256: Option<Digest>,
 
-    /// The same, with the SHA-256 that FILE or URL tells for IMAGE's name: as sha256sum or BSD
-    /// print it, or a digest alone
-    #[arg(long, value_name = "FILE|URL", conflicts_with = "sha256")]
+    /// Demand the SHA-256 that FILE or URL lists for IMAGE
+    ///
+    /// FILE has lines as sha256sum or BSD print them, or a digest alone.
+    #[arg(long, value_name = "FILE|URL", conflicts_with = "sha256", hide_short_help = true, help_heading = help::CHECKS)]
     sha256_file: Option<PathBuf>,
 
-    /// Send one of N parts of the image, I from 1 on, while other machines send the others
-    /// to the same drive
-    #[arg(long, value_name = "I/N", requires = "drive", conflicts_with_all = ["offset", "checksum"])]
+    /// Send part I of N, while other machines send the others
+    ///
+    /// I counts from 1. All machines write to the same drive.
+    #[arg(long, value_name = "I/N", requires = "drive", conflicts_with_all = ["offset", "checksum"], hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
     #[command(flatten)]
@@ -146,6 +161,9 @@ pub(super) struct UploadArguments {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if complete::answered(UploadArguments::command) {
+        return ExitCode::SUCCESS;
+    }
     let words: Vec<_> = std::env::args_os().collect();
     tool::main::<UploadArguments>(&words)
 }

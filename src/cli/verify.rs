@@ -16,7 +16,7 @@ use super::github::Report;
 use super::named::Named;
 use super::output::OutputForm;
 use super::shown_run::{RunOutcome, ShownRun};
-use super::{arguments, exit, signing};
+use super::{arguments, complete, help, signing};
 use crate::api::ClientConfig;
 use crate::content::{Content, blocks_in, count, set_of};
 use crate::drive::DriveId;
@@ -37,31 +37,29 @@ pub(super) const FORM: OutputForm = OutputForm {
 
 /// Compares a drive with the receipt of its publication
 ///
-/// All of it, or a sample of its blocks, and tells what that is worth. Where the
-/// endpoint makes digests no byte of the drive moves.
-///
-/// The endpoint and who you are come from a profile, or from the
-/// environment:
-/// OHURI=<API endpoint URI> and OHAUTH=<user uuid>:<secret API key>
+/// It compares all blocks, or a random sample, and reports how much that proves. If the endpoint
+/// can compute digests, no byte of the drive is transferred.
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+#[command(name = "openhosting-verify", bin_name = PROGRAM, version, after_long_help = help::after("verify"))]
 pub(super) struct VerifyArguments {
-    /// Compare P percent of the blocks, picked by chance [default: all]
+    /// Compare P percent of the blocks, at random [default: all]
     #[arg(long, value_name = "P", value_parser = percent)]
     sample: Option<f64>,
 
-    /// Compare one of N parts, I from 1 on
-    #[arg(long, value_name = "I/N")]
+    /// Compare part I of N
+    ///
+    /// I counts from 1.
+    #[arg(long, value_name = "I/N", hide_short_help = true, help_heading = help::MACHINES)]
     shard: Option<Shard>,
 
-    /// Believe the receipt only if RECEIPT.minisig is its signature with this key of
-    /// minisign, a file or the line in it
+    /// Demand that RECEIPT.minisig is its signature by this key
+    ///
+    /// KEY is a public key of minisign: a file, or the line in it.
     #[arg(long, value_name = "KEY")]
     pubkey: Option<String>,
 
-    /// The drive to compare: a UUID, the beginning of one, or a name, if it is another one than the
-    /// receipt's
-    #[arg(short, long, value_name = "DRIVE")]
+    /// Compare this drive instead of the receipt's
+    #[arg(short, long, value_name = "DRIVE", add = complete::drives())]
     drive: Option<Named>,
 
     /// Print one JSON object instead of a line
@@ -71,18 +69,20 @@ pub(super) struct VerifyArguments {
     #[command(flatten)]
     access: Access,
 
-    /// Most requests in flight
-    #[arg(short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
+    /// Maximum concurrent requests. Starts at 4 and adapts
+    ///
+    /// The default is 64.
+    #[arg(hide_default_value = true, short, long, value_name = "N", default_value_t = JOBS_DEFAULT, value_parser = arguments::jobs)]
     jobs: NonZeroU32,
 
-    /// Give up when nothing succeeded for this long
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = arguments::time)]
+    /// Give up after this long without progress
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = arguments::time, hide_short_help = true, help_heading = help::SPEED)]
     max_outage: Duration,
 
     #[command(flatten)]
     showing: DisplayArguments,
 
-    /// The receipt
+    /// Receipt that "openhosting publish --receipt" wrote
     #[arg(value_name = "RECEIPT")]
     receipt: PathBuf,
 }
@@ -92,7 +92,9 @@ fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
     match number {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-        _ => Err("not a percentage above 0 and up to 100".into()),
+        _ => Err(format!(
+            "{text:?} is not a percentage. Use a number above 0 and up to 100"
+        )),
     }
 }
 
@@ -107,6 +109,7 @@ pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
         about: &receipt,
         drive: arguments.drive.as_ref().and_then(Named::id),
         deadline: None,
+        is_plain: false,
     };
     run.run(async |display, stop| {
         let compared = compare(arguments, display, stop).await;

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use super::{environment, exit, server};
+use super::{environment, exit, help, server};
 
 /// Prints the version
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-version", bin_name = "openhosting version")]
+#[command(name = "openhosting-version", bin_name = "openhosting version", after_long_help = help::after("version"))]
 pub(super) struct Version {
-    /// Also print the system it was built for, and the files and directories in use
+    /// Print also the system, and the files in use
     #[arg(short, long)]
     verbose: bool,
 }

@@ -14,8 +14,8 @@ pub(super) mod server {
 
     use clap::Parser;
 
-    use crate::cli::exit;
     use crate::cli::without_server::needs_linux;
+    use crate::cli::{exit, help};
 
     const PROGRAM: &str = "openhosting-server";
 
@@ -24,7 +24,7 @@ pub(super) mod server {
 
     /// Serves the API. It runs on Linux only.
     #[derive(Debug, Parser)]
-    #[command(name = PROGRAM, version, after_help = exit::EXIT_CODES)]
+    #[command(name = PROGRAM, version, after_long_help = help::after("server"))]
     pub(in crate::cli) struct ServerArguments {
         /// Whatever the server understands
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]

@@ -1,5 +1,6 @@
 //! Opening the destination of a download, and taking up an earlier run.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::check_earlier::take_unsynced;
@@ -13,10 +14,12 @@ use crate::driver::differing::differing;
 use crate::driver::session::{Identity, JournalOptions, Session, gaps};
 use crate::driver::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Fingerprint, ImageTarget, TargetFormat};
+use crate::filesystem::directory_of;
+use crate::image::{Fingerprint, ImageTarget, TargetFormat, part_of};
 use crate::journal::{Direction, Record};
 use crate::monitor::{Event, Monitor};
 use crate::plan::Plan;
+use crate::system::{allocated_bytes, free_bytes};
 
 /// A destination that is open.
 pub(super) struct Opened {
@@ -73,6 +76,9 @@ impl Opening<'_> {
                 told - size
             )));
         }
+        let room = room_notice(&path, told, options);
+        room.into_iter()
+            .for_each(|line| monitor.event(&Event::Notice(line)));
         if options.packing.is_some() {
             let sink = Packed::create(path, force, self.plan.count(), options).await?;
             let (sink, session) = (Sink::Packed(sink), self.without_journal().await?);
@@ -248,6 +254,24 @@ impl Opening<'_> {
             source: None,
         }
     }
+}
+
+/// A line about a file system that has less room than the disk is large. It is no error: a file
+/// needs no room for zeros, and how much of the drive is zeros may not be known yet.
+fn room_notice(path: &Path, size: u64, options: &DownloadOptions) -> Option<String> {
+    let is_whole = options.packing.is_none() && options.offset.is_none() && options.shard.is_none();
+    if !is_whole || path.metadata().is_ok_and(|there| !there.is_file()) {
+        return None;
+    }
+    let directory = directory_of(path);
+    let there = File::open(part_of(path)).ok();
+    let there = there.and_then(|part| allocated_bytes(&part));
+    let needed = size.saturating_sub(there.unwrap_or(0));
+    let free = free_bytes(directory).filter(|free| *free < needed)?;
+    Some(format!(
+        "Only {free} bytes are free in {}, and the disk needs up to {needed}: the download stops if more than that is data",
+        directory.display()
+    ))
 }
 
 /// Tells a new journal which drive it is about, and what it was like.

@@ -5,7 +5,7 @@ use tokio::task::JoinSet;
 use super::options::DownloadOptions;
 use crate::api::Client;
 use crate::drive::DriveInfo;
-use crate::driver::claim::{claim, claimed};
+use crate::driver::claim::{claim, in_use};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::State;
 use crate::policy::Operation;
@@ -62,9 +62,10 @@ pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<D
         .await
         .map_err(|unanswered| unanswered.into_error(&format!("Cannot read drive {drive}")))?;
     match claim(&info) {
-        Some(by) if !options.allow_live => Err(claimed(drive, &by).hint_to(
-            "A drive in use changes while it is copied: stop the server that uses it, or take what comes with --allow-live",
-        )),
+        Some(by) if !options.allow_live => {
+            let or = "; or take what comes with --allow-live, as it may change while it is copied";
+            Err(in_use(client, &info, &by, or).await)
+        }
         _ => Ok(info),
     }
 }

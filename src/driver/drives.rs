@@ -1,7 +1,7 @@
 //! Drives as people see them: all of them, one by its name, one less. Requests that may
 //! be made again are.
 
-use super::claim::{claim, claimed};
+use super::claim::{claim, in_use};
 use super::patience::{Patience, Trial, Unanswered};
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
@@ -96,7 +96,7 @@ pub async fn remove_drive(client: &Client, drive: DriveId, patience: &Patience) 
         .await
         .map_err(|unanswered| unanswered.into_error(&what))?;
     if let Some(by) = claim(&info) {
-        return Err(claimed(drive, &by));
+        return Err(in_use(client, &info, &by, "").await);
     }
     let mut trial = Trial::of(patience);
     let (mut is_repeated, mut busy) = (false, 0);

@@ -452,7 +452,7 @@ mod tests {
         assert_eq!(took, 10 * S);
         let error = answer.unwrap_err().into_error("Cannot look");
         assert_eq!(error.kind(), ErrorKind::Unavailable);
-        let said = "Cannot look: cannot connect: refused; nothing succeeded for 10s";
+        let said = "Cannot look: cannot connect to refused; nothing succeeded for 10s";
         assert_eq!(error.to_string(), said);
         assert_eq!(lines.len(), 1, "{lines:#?}");
     }

@@ -8,7 +8,7 @@ use super::wire_speed::WORTH_BYTES_MIN;
 use crate::api::Client;
 use crate::drive::DriveInfo;
 use crate::driver::blocking::blocking;
-use crate::driver::claim::{claim, claimed};
+use crate::driver::claim::{claim, in_use};
 use crate::driver::create_drive::{NewDrive, create};
 use crate::driver::differing::differing;
 use crate::driver::session::{Identity, Session, warn};
@@ -345,7 +345,7 @@ async fn prepare(
         return Err(too_small(client, drive.id, drive.size, needed, is_ours));
     }
     if let Some(by) = claim(&drive) {
-        return Err(claimed(id, &by));
+        return Err(in_use(client, &drive, &by, "").await);
     }
     Ok(drive)
 }

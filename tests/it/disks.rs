@@ -160,11 +160,15 @@ fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
         };
         let outcome = failing.within(library, &scene.desk, tool()).run().code(1);
         let line = format!(
-            "Cannot read a.img at byte {}: Input/output error (os error 5)\n",
+            "Cannot read a.img at byte {}: Input/output error\n",
             chunk * C
         );
         let outcome = outcome.says(&line);
-        assert_eq!(outcome.stderr.matches("os error").count(), 1, "{outcome:?}");
+        assert_eq!(
+            outcome.stderr.matches("Input/output error").count(),
+            1,
+            "{outcome:?}"
+        );
         assert_eq!(scene.desk.journals().len(), 1);
         assert!(scene.confirmed().len() <= chunk);
         let _ = tool().run().code(0);
@@ -235,7 +239,7 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
 #[track_caller]
 fn check_told(outcome: &Outcome) {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
-    let causes = ["(os error 5)", "(os error 28)"];
+    let causes = ["Input/output error", "No space left on device"];
     let mut lines = outcome.stderr.lines();
     let told = lines.find(|line| causes.iter().any(|cause| line.ends_with(cause)));
     let told = told.unwrap_or_else(|| panic!("not told: {outcome:?}"));
@@ -243,7 +247,8 @@ fn check_told(outcome: &Outcome) {
         told.starts_with("openhosting-") && told.contains(": Cannot "),
         "{told}"
     );
-    assert!(!lines.any(|line| line.contains("os error")), "{outcome:?}");
+    let again = |line: &str| causes.iter().any(|cause| line.contains(cause));
+    assert!(!lines.any(again), "{outcome:?}");
 }
 
 /// Under its name it is whole; and what the journal says is so.
@@ -400,7 +405,7 @@ fn a_bad_sector_under_an_unfinished_download_is_told() {
         file: Some("out.oh-part"),
     };
     let outcome = failing.within(library, &scene.desk, run()).run().code(1);
-    let line = "Cannot read out.oh-part at byte 0: Input/output error (os error 5)\n";
+    let line = "Cannot read out.oh-part at byte 0: Input/output error\n";
     let _ = outcome.says(line).says("Start over on another disk");
     let _ = run().run().code(0);
     scene.check_done(DOWNLOAD);
@@ -489,13 +494,11 @@ fn a_read_only_directory_is_told_and_left_as_it_is() {
     let _ = down("ro/out")
         .run()
         .code(1)
-        .says("Read-only file system (os error 30)")
+        .says("Read-only file system")
         .says("--journal PATH");
     let tool = scene.tool(UPLOAD).env("XDG_STATE_HOME", &root);
     let outcome = tool.run().code(2);
-    let _ = outcome
-        .says("Read-only file system (os error 30)")
-        .says("--journal PATH");
+    let _ = outcome.says("Read-only file system").says("--journal PATH");
     // Nothing was asked for that a next run would have to look for.
     assert!(scene.drives().is_empty());
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
@@ -560,7 +563,7 @@ fn the_first_bad_byte_of_a_disk_is_named() {
     file.set_len(BAD).unwrap();
     let tool = scene.desk.upload(&scene.proxy.uri()).args("-c 262144 -n n");
     let outcome = tool.arg(&device.0).run().code(1);
-    let line = format!("at byte {BAD}: Input/output error (os error 5)\n");
+    let line = format!("at byte {BAD}: Input/output error\n");
     let _ = outcome.says(&line).says("ddrescue");
     assert_eq!(scene.desk.journals().len(), 1);
 }

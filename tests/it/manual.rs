@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD};
+use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, Tool, UPLOAD};
+use crate::support::http::Ask;
 use crate::support::needs::{Need, needs};
+use crate::support::server::TestServer;
 
 const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
 /// Each tool and command: how it is run, and its page.
@@ -50,15 +52,74 @@ fn flags(desk: &Desk, tool: &str, command: &[&str]) -> BTreeSet<String> {
     found
 }
 
+/// A shell in which our programs are found.
+fn shell<'a>(desk: &'a Desk, shell: &str) -> Tool<'a> {
+    let programs = Path::new(SIMPLE).parent().unwrap().to_str().unwrap();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    desk.tool(shell).env("PATH", path).env("TERM", "dumb")
+}
+
+/// A profile `work` and the drives `nightly` and `night-2` at an endpoint.
+fn things_to_complete(desk: &Desk) -> TestServer {
+    let server = desk.server();
+    for name in ["nightly", "night-2", "two words"] {
+        let keys = format!("name {name}\nsize 1000\n");
+        let _ = Ask::of(&server).post("/drives/create", keys).expect(200);
+    }
+    let config = desk.path("config/openhosting/config.toml");
+    std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+    let profiles = "[profiles.work]\nendpoint = \"http://127.0.0.1:1/\"\n[profiles.other]\n";
+    std::fs::write(&config, profiles).unwrap();
+    server
+}
+
+/// What is typed, and its only continuation.
+const UNIQUE: &[(&str, &str)] = &[
+    ("openhosting pub", "openhosting publish"),
+    (
+        "openhosting upload --verify fu",
+        "openhosting upload --verify full",
+    ),
+    (
+        "openhosting-upload --format vmd",
+        "openhosting-upload --format vmdk",
+    ),
+    (
+        "openhosting-server --log-format js",
+        "openhosting-server --log-format json",
+    ),
+    (
+        "openhosting ls --profile wo",
+        "openhosting ls --profile work",
+    ),
+    (
+        "openhosting download nightl",
+        "openhosting download nightly",
+    ),
+    (
+        "openhosting-upload -d nightl",
+        "openhosting-upload -d nightly",
+    ),
+    (
+        "openhosting image info lone",
+        "openhosting image info lonely.img",
+    ),
+];
+
 #[test]
-fn bash_completes_commands_and_flags_of_all_tools() {
+fn bash_completes_commands_flags_and_values_of_all_tools() {
     let desk = Desk::new();
+    let server = things_to_complete(&desk);
+    desk.file("lonely.img", b"");
     let script = desk.tool(SIMPLE).args("completions bash").run().code(0);
     desk.file("all.bash", &script.stdout);
     let bash = |commands: &str| {
         let script = format!("set -eu; source all.bash; {commands}");
-        let done = desk.tool("bash").args("--norc -c").arg(script).run();
-        let done = done.code(0);
+        let done = shell(&desk, "bash").args("--norc -c").arg(script);
+        let done = done
+            .env("OHURI", &server.uri)
+            .env("XDG_CONFIG_HOME", desk.path("config"));
+        let done = done.run().code(0);
         assert_eq!(done.stderr, "");
         done.text().to_owned()
     };
@@ -69,15 +130,12 @@ fn bash_completes_commands_and_flags_of_all_tools() {
     let offered = |words: &[&str]| {
         let (tool, last) = (words[0], words[words.len() - 1]);
         let before = words[words.len().saturating_sub(2)];
+        let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
         let commands = format!(
-            "set +eu; COMP_WORDS=({}); COMP_CWORD={}; _{} {tool} '{last}' '{before}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
-            words
-                .iter()
-                .map(|word| format!("'{word}'"))
-                .collect::<Vec<_>>()
-                .join(" "),
+            "set +eu; COMP_TYPE=9; COMP_WORDS=({}); COMP_CWORD={}; _clap_complete_{} {tool} '{last}' '{before}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            quoted.join(" "),
             words.len() - 1,
-            tool.replace('-', "__"),
+            tool.replace('-', "_"),
         );
         let offered = bash(&commands);
         offered.lines().map(str::to_owned).collect::<BTreeSet<_>>()
@@ -87,8 +145,68 @@ fn bash_completes_commands_and_flags_of_all_tools() {
         let words: Vec<_> = [&[name][..], command, &["--"]].concat();
         assert_eq!(offered(&words), flags(&desk, tool, command), "{words:?}");
     }
-    let commands = offered(&["openhosting", "p"]);
-    assert_eq!(Vec::from_iter(commands), ["probe", "publish"]);
+    let cases: &[(&str, &[&str])] = &[
+        ("openhosting p", &["probe", "publish"]),
+        ("openhosting upload --holes ", &["read", "sample", "trust"]),
+        ("openhosting publish --verify ", &["full", "none", "sample"]),
+        (
+            "openhosting-download --compress ",
+            &["gz", "xz", "zlib", "zst", "zstd"],
+        ),
+        (
+            "openhosting-upload --progress ",
+            &["auto", "bar", "json", "none", "plain"],
+        ),
+        (
+            "openhosting completions ",
+            &["bash", "fish", "powershell", "zsh"],
+        ),
+        ("openhosting show --profile ", &["other", "work"]),
+        ("openhosting show night", &["night-2", "nightly"]),
+        ("openhosting rm -y nightly night-", &["night-2"]),
+    ];
+    for (line, expected) in cases {
+        let words: Vec<_> = line.split(' ').collect();
+        let values = offered(&words);
+        let values: Vec<_> = values
+            .iter()
+            .filter(|word| !word.starts_with('-'))
+            .collect();
+        assert_eq!(values, *expected, "{line}");
+    }
+    for (line, expected) in UNIQUE {
+        let words: Vec<_> = line.split(' ').collect();
+        let last = expected.rsplit(' ').next().unwrap();
+        assert_eq!(Vec::from_iter(offered(&words)), [last], "{line}");
+    }
+    // A name that a shell would have to quote is offered by its UUID.
+    let all = offered(&["openhosting", "show", ""]);
+    let is_uuid = |word: &&String| uuid::Uuid::parse_str(word).is_ok();
+    assert_eq!(all.iter().filter(is_uuid).count(), 1, "{all:?}");
+    assert!(all.contains("nightly") && !all.contains("two"), "{all:?}");
+}
+
+#[test]
+fn completions_say_nothing_where_nothing_can_be_asked() {
+    let desk = Desk::new();
+    let (_server, proxy) = desk.pair();
+    let script = desk.tool(SIMPLE).args("completions fish").run().code(0);
+    assert!(
+        script
+            .text()
+            .contains("OPENHOSTING_COMPLETE=fish openhosting -- ")
+    );
+    let ask = |uri: &str| {
+        let tool = desk.simple(uri).env("OPENHOSTING_COMPLETE", "fish");
+        tool.args("-- openhosting show x")
+    };
+    // No key, no endpoint, and one that nobody listens at: no question, no error, no wait.
+    let no_key = ask(&proxy.uri()).env("OHAUTH", &desk.user);
+    for tool in [no_key, ask("").unset("OHURI"), ask("http://127.0.0.1:9/")] {
+        let done = tool.run().code(0);
+        assert_eq!((done.text(), &*done.stderr), ("", ""));
+    }
+    assert_eq!(proxy.connections(), 0);
 }
 
 #[test]
@@ -120,28 +238,105 @@ fn scripts_are_written_where_shells_look_for_them() {
     let _ = desk.tool(SIMPLE).args("completions tcsh").run().code(2);
 }
 
+/// Types each line and a key that completes it, and prints what then stands there.
+const ZSH: &str = r#"
+zmodload zsh/zpty
+zpty shell zsh -f -i
+send() { zpty -w -n shell "$1" }
+send $'PS1= PS2= RPS1=; unsetopt zle_bracketed_paste 2>/dev/null; autoload -U compinit; compinit -u -D\n'
+send $'source all.zsh; show() { zle complete-word; print -r -- "GOT:$BUFFER:"; BUFFER= }; zle -N show; bindkey "^T" show\n'
+send $'print READ"Y"\n'
+zpty -r shell out '*READY*'
+while read -r line; do
+    send "$line"$'\x14'
+    zpty -r shell out '*GOT:*:*'
+    out=${out##*GOT:}
+    print -r -- "${${out%%:*}%% }"
+done < lines
+"#;
+
 #[test]
-fn zsh_and_fish_take_the_scripts_of_all_tools() {
+fn zsh_and_fish_complete_what_bash_does() {
     let desk = Desk::new();
+    let server = things_to_complete(&desk);
+    desk.file("lonely.img", b"");
+    let lines: String = UNIQUE.iter().map(|(line, _)| format!("{line}\n")).collect();
+    desk.file("lines", lines.as_bytes());
+    let run = |name: &str, commands: &str| {
+        let script = desk.tool(SIMPLE).args("completions").arg(name).run();
+        desk.file(format!("all.{name}"), &script.code(0).stdout);
+        let flags = if name == "zsh" {
+            "-f -c"
+        } else {
+            "--no-config -c"
+        };
+        let tool = shell(&desk, name).args(flags).arg(commands);
+        let tool = tool
+            .env("OHURI", &server.uri)
+            .env("XDG_CONFIG_HOME", desk.path("config"));
+        tool.run().code(0).text().to_owned()
+    };
     if needs(&[Need::Command("zsh")]) {
-        let script = desk.tool(SIMPLE).args("completions zsh").run().code(0);
-        desk.file("all.zsh", &script.stdout);
-        let commands = "autoload -U compinit; compinit -u -D; source all.zsh; \
-             print -l ${_comps[openhosting]} ${_comps[openhosting-upload]} ${_comps[openhosting-server]}";
-        let done = desk.tool("zsh").args("-f -c").arg(commands).run().code(0);
-        assert_eq!(
-            done.text(),
-            "_openhosting\n_openhosting-upload\n_openhosting-server\n"
-        );
+        let done = run("zsh", ZSH);
+        let expected: Vec<_> = UNIQUE.iter().map(|(_, expected)| *expected).collect();
+        assert_eq!(done.lines().collect::<Vec<_>>(), expected);
     }
     if needs(&[Need::Command("fish")]) {
-        let script = desk.tool(SIMPLE).args("completions fish").run().code(0);
-        desk.file("all.fish", &script.stdout);
-        let commands = "source all.fish; complete -C 'openhosting-upload --prof'; complete -C 'openhosting pub'";
-        let done = desk.tool("fish").args("--no-config -c").arg(commands);
-        let done = done.run().code(0);
-        assert!(done.text().starts_with("--profile\t"), "{done:?}");
-        assert!(done.text().contains("\npublish\t"), "{done:?}");
+        let commands = "source all.fish; while read -l line; complete -C $line; echo; end < lines";
+        let done = run("fish", commands);
+        let words = done.lines().filter(|line| !line.is_empty());
+        let words: Vec<_> = words.map(|line| line.split('\t').next().unwrap()).collect();
+        let last = UNIQUE
+            .iter()
+            .map(|(_, line)| line.rsplit(' ').next().unwrap());
+        assert_eq!(words, last.collect::<Vec<_>>());
+    }
+    let script = desk
+        .tool(SIMPLE)
+        .args("completions powershell")
+        .run()
+        .code(0);
+    assert_eq!(
+        script.text().matches("Register-ArgumentCompleter").count(),
+        4
+    );
+}
+
+#[test]
+fn short_help_fits_a_screen_and_long_help_has_examples() {
+    let desk = Desk::new();
+    for (tool, command, page) in ALL {
+        let help = |flag: &str| {
+            let tool = desk.tool(tool).list(command.iter().copied()).arg(flag);
+            tool.env("COLUMNS", "80").run().code(0).text().to_owned()
+        };
+        let (short, long) = (help("-h"), help("--help"));
+        // The list of all commands is not one of flags.
+        let most = if command.is_empty() && *tool == SIMPLE {
+            40
+        } else {
+            24
+        };
+        let lines: Vec<_> = short.lines().collect();
+        assert!(
+            lines.len() <= most,
+            "{page}: {} lines\n{short}",
+            lines.len()
+        );
+        for line in lines {
+            assert!(line.chars().count() <= 80, "{page}: {line}");
+        }
+        if *page != "openhosting" {
+            assert!(
+                long.contains("\nExamples:\n") && long.contains("\nExit codes:\n"),
+                "{page}"
+            );
+        }
+        let man = desk.tool(SIMPLE).args("man --page").arg(page).run().code(0);
+        for section in ["EXAMPLES", "\"EXIT STATUS\""] {
+            let section = format!("\n.SH {section}\n");
+            assert!(man.text().contains(&section), "{page}: no {section}");
+        }
     }
 }
 

@@ -310,7 +310,7 @@ fn auto_is_for_jobs_of_github_only() {
     }
     // It takes no word that is the image.
     let bad = upload("--github=a.img").run().code(2);
-    bad.says("invalid value 'a.img'");
+    bad.says("--github cannot be \"a.img\"");
 }
 
 /// Demands lines that do nothing to a terminal, nor to a runner.

@@ -190,7 +190,7 @@ fn a_file_that_cannot_be_sent_is_a_mistake_of_the_user() {
         ("-f nope drives list", "openhosting: nope not found\n"),
         ("-f dir drives list", "openhosting: dir is a directory\n"),
         ("-c -f dir drives list", "cannot be used with"),
-        ("-f", "a value is required"),
+        ("-f", "-f needs a value"),
     ] {
         let tool = desk.simple(&proxy.uri()).args(args);
         let outcome = tool.run().code(2).says(says);

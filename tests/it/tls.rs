@@ -323,7 +323,7 @@ fn an_endpoint_that_is_not_there_is_named_with_what_configured_it() {
     let _ = tool
         .run()
         .code(75)
-        .says("cannot connect: 127.0.0.1:9 (from OHURI): ");
+        .says("cannot connect to 127.0.0.1:9 (from OHURI): connection refused");
     let tool = desk
         .simple("")
         .args("--endpoint http://127.0.0.1:9/ drives list");

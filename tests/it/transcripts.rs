@@ -140,7 +140,7 @@ fn usage(record: &mut Record) {
 
 fn value(record: &mut Record) {
     record.code = 2;
-    record.stderr = vec!["error: invalid value ".into()];
+    record.stderr = vec!["\nUse bytes or a suffix, for example 4M\n".into()];
 }
 
 fn code_2(record: &mut Record) {

@@ -509,22 +509,22 @@ fn what_is_wrong_is_said_before_anything_is_asked() {
     let cases = [
         ("", 2, "Usage:"),
         ("a.img b.img", 2, "Usage:"),
-        ("-x a.img", 2, "Usage:"),
+        ("-x a.img", 2, "There is no flag -x"),
         ("-c 0 a.img", 2, "at least one byte"),
         (
             "-c 4x a.img",
             2,
-            "is not a size. Use bytes or a suffix, for example 4M",
+            "\"4x\" is not a size\nUse bytes or a suffix, for example 4M\n",
         ),
         ("-c 04 a.img", 2, "\"04\" is not a size"),
-        ("-c 1073741825 a.img", 2, "1 GiB"),
+        ("-c 1073741825 a.img", 2, "Use at most 1G"),
         ("-o 01 a.img", 2, "\"01\" is not a size"),
         ("-o -1 a.img", 2, ""),
-        ("-j 0 a.img", 2, "from 1 to 256"),
+        ("-j 0 a.img", 2, "Use 1 to 256"),
         (
             "--level 13 a.img",
             2,
-            "neither \"auto\" nor a number from 0 to 12",
+            "--level cannot be \"13\"\nUse auto, 0, 1,",
         ),
         ("nosuch.img", 1, "nosuch.img: No such file or directory"),
         ("dir", 1, "it is a directory"),
@@ -536,12 +536,14 @@ fn what_is_wrong_is_said_before_anything_is_asked() {
         assert!(outcome.stdout.is_empty(), "{args}: {outcome:?}");
         let _ = outcome.says(says);
     }
-    let set_uri = "openhosting-upload: Please set OHURI=<API endpoint URI>\n";
-    let set_auth = "openhosting-upload: Please set OHAUTH=<user uuid>:<secret API key>\n";
+    let or = "Or run \"openhosting login\"; to try it without an account: openhosting upload --local DIR IMAGE\n";
+    let set_uri = format!("openhosting-upload: Please set OHURI=<API endpoint URI>\n{or}");
+    let set_auth =
+        format!("openhosting-upload: Please set OHAUTH=<user uuid>:<secret API key>\n{or}");
     let plain = "plain http: the secret key would travel in the clear";
     let environments = [
-        ("OHURI", "", set_uri),
-        ("OHAUTH", "", set_auth),
+        ("OHURI", "", &*set_uri),
+        ("OHAUTH", "", &*set_auth),
         ("OHURI", "no url", "is not a URL"),
         ("OHURI", "127.0.0.1", "is not a URL"),
         ("OHURI", "http://192.0.2.1/", plain),

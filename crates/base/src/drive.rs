@@ -113,6 +113,13 @@ impl DriveInfo {
         self.properties.get("claimed").filter(|v| !v.is_empty())
     }
 
+    /// The server whose claim that is, as in `USER:guest:SERVER:ide:0:0`.
+    pub fn claiming_server(&self) -> Option<Uuid> {
+        let claim = self.claimed()?.split_whitespace().next()?;
+        let mut parts = claim.split(':').skip_while(|part| *part != "guest").skip(1);
+        parse_uuid(parts.next()?)
+    }
+
     /// How far an imaging of this drive is, if one runs (docs/dev/reference.md, 5.2).
     /// One old client's mock says `false` for none.
     pub fn imaging(&self) -> Option<&str> {

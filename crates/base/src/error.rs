@@ -116,10 +116,10 @@ impl Error {
 
     /// The message and its causes in one line, joined by colons.
     pub fn chain(&self) -> String {
-        let mut line = self.message.clone();
+        let mut line = without_number(&self.message);
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
-            let text = error.to_string();
+            let text = without_number(&error.to_string());
             // Some libraries repeat their cause in their own text.
             if !line.ends_with(&text) {
                 line.push_str(": ");
@@ -129,6 +129,25 @@ impl Error {
         }
         line
     }
+}
+
+/// A text without the numbers that the system has for its errors, as in ` (os error 2)`.
+pub fn without_number(text: &str) -> String {
+    const BEGIN: &str = " (os error ";
+    let mut parts = text.split(BEGIN);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
+                plain.push_str(rest);
+            }
+            _ => {
+                plain.push_str(BEGIN);
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
 }
 
 impl fmt::Display for Error {
@@ -158,5 +177,9 @@ mod tests {
         assert_eq!(error.to_string(), "Cannot read disk.img");
         assert_eq!(error.chain(), "Cannot read disk.img: disk on fire");
         assert_eq!(error.hint(), Some("Call the fire brigade"));
+        let cause = std::io::Error::from_raw_os_error(2);
+        let error = Error::new(ErrorKind::Local, "Cannot open x").because(cause);
+        assert_eq!(error.chain(), "Cannot open x: No such file or directory");
+        assert_eq!(without_number("a (os error x) b"), "a (os error x) b");
     }
 }

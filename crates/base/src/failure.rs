@@ -113,11 +113,15 @@ impl Failure {
     /// the drive".
     pub fn into_error(self, what: &str) -> Error {
         let (kind, hint) = match &self {
-            Self::Connect(_) | Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
+            Self::Connect(_) => (
+                ErrorKind::Unavailable,
+                Some("Is the server running, and are its address and port right?"),
+            ),
+            Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
             Self::Certificate(_) => (
                 ErrorKind::Rejected,
                 Some(
-                    "Check the endpoint's name and this machine's date and certificates; --cacert FILE tells others",
+                    "Check the endpoint's name and this machine's clock, or trust another certificate with --cacert FILE",
                 ),
             ),
             Self::Barred(obstacle) => (ErrorKind::Rejected, Some(obstacle.hint)),
@@ -196,9 +200,9 @@ impl Refusal {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(why) => write!(f, "cannot connect: {why}"),
+            Self::Connect(why) => write!(f, "cannot connect to {why}"),
             Self::Certificate(why) => write!(f, "certificate not accepted: {why}"),
-            Self::Barred(obstacle) => write!(f, "cannot connect: {}", obstacle.why),
+            Self::Barred(obstacle) => write!(f, "cannot connect to {}", obstacle.why),
             Self::Broken(why) => write!(f, "connection broke: {why}"),
             Self::Stalled(after) => {
                 write!(f, "nothing moved for {} s", after.as_secs_f32().ceil())

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
+use std::path::Path;
 
 /// Whether an open file is the null device.
 pub fn is_null_device(metadata: &Metadata) -> bool {
@@ -39,6 +40,24 @@ pub fn device_size(mut file: &File) -> io::Result<u64> {
         )),
         size => Ok(size),
     }
+}
+
+/// Bytes that this user can still write to the file system of a file or directory; `None` where
+/// that is unknown.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    free(path)
+}
+
+#[cfg(unix)]
+fn free(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    // Some network and pseudo file systems report no size at all.
+    (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free(_: &Path) -> Option<u64> {
+    None
 }
 
 /// Asks the system to forget what it read ahead of this part of a file, and to read only what

@@ -33,7 +33,7 @@ mod terminal;
 mod uses;
 
 pub use clock::{process_time, thread_time};
-pub use device::{device_size, is_null_device, read_afresh};
+pub use device::{device_size, free_bytes, is_null_device, read_afresh};
 pub use error::{cannot_sync, is_bad_sector, is_disk_broken, is_no_room};
 pub use file_at::FileAt;
 pub use holes::{NextData, allocated_bytes, next_data, next_hole, punch};

@@ -74,7 +74,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
             let what = format!("Rate {text:?} is not a whole number from 1 on, and /s, /m or /h");
-            Error::new(ErrorKind::Usage, what)
+            Error::new(ErrorKind::Usage, what).hint_to("Write it as in 20/s, 600/m or 10000/h")
         };
         let (number, unit) = text.split_once('/').ok_or_else(wrong)?;
         let is_digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());

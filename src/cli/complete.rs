@@ -1,0 +1,158 @@
+//! What shells complete.
+//!
+//! `openhosting completions` prints a registration for each program. With it the shell runs the
+//! program at each completion, with [`VARIABLE`] set, and the program prints what can follow. So
+//! commands, flags and values are never out of date, and drives and profiles can be completed.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::time::Duration;
+
+use clap::Command;
+use clap_complete::CompleteEnv;
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{Bash, EnvCompleter, Fish, Powershell, Zsh};
+
+use super::access::Access;
+use super::amounts::size;
+use super::config::ConfigFile;
+use super::environment;
+use crate::api::ClientConfig;
+use crate::drive::DriveInfo;
+use crate::transfer::{Patience, drives_that};
+
+/// A shell sets this variable to its name when it asks for completions.
+const VARIABLE: &str = "OPENHOSTING_COMPLETE";
+
+/// Somebody waits for the list of drives with a finger on a key.
+const DRIVES_MAX_TIME: Duration = Duration::from_secs(2);
+
+/// A shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+}
+
+impl Shell {
+    /// The script that registers a program.
+    ///
+    /// # Errors
+    /// None, as it is written to memory.
+    pub(super) fn registration(self, program: &str) -> io::Result<String> {
+        let mut script = Vec::new();
+        let completer: &dyn EnvCompleter = match self {
+            Self::Bash => &Bash,
+            Self::Zsh => &Zsh,
+            Self::Fish => &Fish,
+            Self::Powershell => &Powershell,
+        };
+        completer.write_registration(VARIABLE, program, program, program, &mut script)?;
+        let mut script = String::from_utf8_lossy(&script).into_owned();
+        if self == Self::Zsh {
+            // As a file in fpath the script is run at the first completion, and has to answer it.
+            let name = program.replace('-', "_");
+            script.push_str(&format!(
+                "if [ \"$funcstack[1]\" = \"_{program}\" ]; then\n    _clap_dynamic_completer_{name} \"$@\"\nfi\n"
+            ));
+        }
+        Ok(script)
+    }
+
+    /// The name under which the shell looks for the script of a program.
+    pub(super) fn file_name(self, program: &str) -> String {
+        match self {
+            Self::Bash => format!("{program}.bash"),
+            Self::Zsh => format!("_{program}"),
+            Self::Fish => format!("{program}.fish"),
+            Self::Powershell => format!("_{program}.ps1"),
+        }
+    }
+}
+
+/// Answers a shell, if one asks: then the program is done. An error prints nothing, because the
+/// shell would mix it with the line that is being typed.
+pub(super) fn answered(program: impl Fn() -> Command) -> bool {
+    if env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
+        return false;
+    }
+    let here = env::current_dir().ok();
+    let completion = CompleteEnv::with_factory(program).var(VARIABLE);
+    completion
+        .try_complete(env::args_os(), here.as_deref())
+        .unwrap_or(true)
+}
+
+/// Completes profiles of the config file.
+pub(super) fn profiles() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let config = environment::config_file().and_then(|path| ConfigFile::open(&path).ok()?);
+        let names = config.map(ConfigFile::into_names).unwrap_or_default();
+        candidates(names.into_iter().map(|name| (name, None)), current)
+    })
+}
+
+/// Completes drives of the user at the endpoint that the command line and the environment name.
+pub(super) fn drives() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let access = Access::of_words(&mut env::args_os());
+        let drives = list(&access).unwrap_or_default();
+        let words = drives.iter().flat_map(|drive| words(drive, current));
+        candidates(words, current)
+    })
+}
+
+/// The drives, if they can be had at once and without a question.
+fn list(access: &Access) -> Option<Vec<DriveInfo>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let patience = Patience::new(DRIVES_MAX_TIME);
+    let listed = runtime.block_on(async {
+        let listed = async {
+            let client = access.quiet_client(ClientConfig::default()).await?;
+            drives_that(&client, &patience, |_| true).await.ok()
+        };
+        tokio::time::timeout(DRIVES_MAX_TIME, listed).await.ok()?
+    });
+    runtime.shutdown_background();
+    listed
+}
+
+/// The words for a drive: its name, unless a shell would have to quote it, and its UUID where
+/// that was begun or the name cannot be used.
+fn words(drive: &DriveInfo, current: &OsStr) -> Vec<(String, Option<String>)> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+@-".contains(c);
+    let name = drive.properties.get("name").unwrap_or_default();
+    let is_usable =
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain);
+    let what = |word: &str| Some(format!("{word}, {}", size(drive.size)));
+    let id = drive.id.to_string();
+    let mut words = Vec::new();
+    if is_usable {
+        words.push((name.to_owned(), what(&id[..8])));
+    }
+    if !is_usable || !current.is_empty() {
+        words.push((id, what(name)));
+    }
+    words
+}
+
+/// Those of these words that begin with what was typed.
+fn candidates(
+    words: impl IntoIterator<Item = (String, Option<String>)>,
+    current: &OsStr,
+) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let begins = words
+        .into_iter()
+        .filter(|(word, _)| word.starts_with(&*current));
+    let candidate = |(word, what): (String, Option<String>)| {
+        CompletionCandidate::new(OsString::from(word)).help(what.map(Into::into))
+    };
+    begins.map(candidate).collect()
+}

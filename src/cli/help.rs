@@ -1,0 +1,498 @@
+//! What the help and the manual pages of all commands share: headings, and the parts that follow
+//! the flags.
+//!
+//! Flags that most people need stand under "Options", and `-h` shows only these. All others have
+//! a heading and `hide_short_help`.
+
+use std::fmt::Write as _;
+
+/// Headings of flags.
+pub(super) const DRIVE: &str = "Drive";
+pub(super) const IMAGE: &str = "Image";
+pub(super) const RESUMING: &str = "Resuming";
+pub(super) const CHECKS: &str = "Checks";
+pub(super) const SPEED: &str = "Speed and outages";
+pub(super) const MACHINES: &str = "Several machines";
+pub(super) const ENDPOINT: &str = "Endpoint and credentials";
+pub(super) const OUTPUT: &str = "Output";
+pub(super) const LIMITS: &str = "Limits for each user";
+pub(super) const SERVERS: &str = "Virtual servers";
+pub(super) const TESTING: &str = "Testing clients";
+
+/// A term and its explanation, or what an example does and its command.
+pub(super) type Entry = (&'static str, &'static str);
+
+/// What follows the flags of a command.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sections {
+    /// What each command does, and the command.
+    pub(super) examples: &'static [Entry],
+    /// Variables of the environment.
+    pub(super) environment: &'static [Entry],
+    /// Files and directories.
+    pub(super) files: &'static [Entry],
+    /// Exit codes, and when the program ends with them.
+    pub(super) exit_status: &'static [Entry],
+}
+
+const NOTHING: Sections = Sections {
+    examples: &[],
+    environment: &[],
+    files: &[],
+    exit_status: &[],
+};
+
+const DONE: &[Entry] = &[
+    ("0", "done"),
+    ("1", "failed"),
+    ("2", "a flag, an argument or the environment is wrong"),
+];
+
+/// The codes of all commands that reach an endpoint.
+const EXIT_STATUS: &[Entry] = &[
+    ("0", "done"),
+    ("1", "failed"),
+    (
+        "2",
+        "a flag, an argument or the environment is wrong; nothing was sent",
+    ),
+    ("4", "the image changed while it was read, or bytes differ"),
+    (
+        "75",
+        "gave up for now, or at the deadline: run it again later",
+    ),
+    (
+        "130",
+        "stopped by SIGINT (Ctrl-C): run it again to continue",
+    ),
+    ("143", "stopped by SIGTERM: run it again to continue"),
+];
+
+const OHURI: Entry = ("OHURI", "URI of the endpoint; EHURI is an alias");
+const OHAUTH: Entry = (
+    "OHAUTH",
+    "credentials, <user uuid>:<secret API key>; EHAUTH is an alias. Without a key the program asks for it",
+);
+const PROFILE: Entry = (
+    "OPENHOSTING_PROFILE",
+    "profile to use for what OHURI and OHAUTH do not set",
+);
+const PROXY: Entry = (
+    "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+    "proxies to use, and hosts to reach without one",
+);
+const STATE_HOME: Entry = (
+    "XDG_STATE_HOME",
+    "directory of journals and findings [default: ~/.local/state]",
+);
+const NO_COLOR: Entry = ("NO_COLOR", "print without colour");
+
+const CONFIG: Entry = (
+    "~/.config/openhosting/config.toml",
+    "profiles: endpoint, credentials and certificates under a name",
+);
+const JOURNALS: Entry = (
+    "~/.local/state/openhosting/journals/",
+    "what unfinished uploads have done; a finished one removes its journal",
+);
+const FINDINGS: Entry = (
+    "~/.local/state/openhosting/findings/",
+    "what \"openhosting probe\" found out about endpoints",
+);
+
+const ACCESS: &[Entry] = &[OHURI, OHAUTH, PROFILE, PROXY];
+
+const UPLOAD: Sections = Sections {
+    examples: &[
+        (
+            "Upload an image to a new drive that is named after it",
+            "openhosting upload disk.img",
+        ),
+        (
+            "Choose the name, and verify every byte",
+            "openhosting upload -n web-1 --verify full disk.qcow2",
+        ),
+        (
+            "Overwrite an existing drive",
+            "openhosting upload -d web-1 disk.img",
+        ),
+        (
+            "Fetch the image from a web server and check its SHA-256",
+            "openhosting upload --sha256-file https://example.com/SHA256SUMS https://example.com/disk.img.xz",
+        ),
+        (
+            "Try it without an account",
+            "openhosting upload --local ./cloud disk.img",
+        ),
+    ],
+    environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME, NO_COLOR],
+    files: &[CONFIG, JOURNALS, FINDINGS],
+    exit_status: EXIT_STATUS,
+};
+
+const DOWNLOAD: Sections = Sections {
+    examples: &[
+        (
+            "Download a drive to a raw image",
+            "openhosting download web-1 web-1.img",
+        ),
+        (
+            "Write a compressed qcow2 instead",
+            "openhosting download --format qcow2 --compress zstd web-1 web-1.qcow2",
+        ),
+        (
+            "Download the version before the newest one",
+            "openhosting download nightly~1 before.img",
+        ),
+        (
+            "Pipe the disk into another program",
+            "openhosting download -q web-1 - | sha256sum",
+        ),
+    ],
+    environment: &[OHURI, OHAUTH, PROFILE, PROXY, NO_COLOR],
+    files: &[
+        ("FILE.oh-part", "the image until it is complete"),
+        (
+            "FILE.ohj",
+            "what of it is there; the same command continues from it",
+        ),
+        ("FILE.sha256", "the digest, with --checksum"),
+        CONFIG,
+        FINDINGS,
+    ],
+    exit_status: EXIT_STATUS,
+};
+
+const PUBLISH: Sections = Sections {
+    examples: &[
+        (
+            "Publish an image; the next run sends only what changed",
+            "openhosting publish -n nightly disk.img",
+        ),
+        (
+            "Keep the newest three, and write a receipt",
+            "openhosting publish -n nightly --keep 3 --receipt nightly.json disk.img",
+        ),
+        (
+            "Let all users of the cloud read it",
+            "openhosting publish -n base --readers all disk.img",
+        ),
+        (
+            "Remove what an unfinished run left",
+            "openhosting publish -n nightly --cleanup",
+        ),
+    ],
+    environment: &[
+        OHURI,
+        OHAUTH,
+        PROFILE,
+        PROXY,
+        (
+            "OHSIGNPASSWORD",
+            "password of the key that --sign-key names",
+        ),
+        STATE_HOME,
+        NO_COLOR,
+    ],
+    files: &[CONFIG, JOURNALS, FINDINGS],
+    exit_status: EXIT_STATUS,
+};
+
+const VERIFY: Sections = Sections {
+    examples: &[
+        (
+            "Compare all of a published drive with its receipt",
+            "openhosting verify nightly.json",
+        ),
+        (
+            "Compare one percent of it, chosen at random",
+            "openhosting verify --sample 1 nightly.json",
+        ),
+        (
+            "Demand a valid signature of the receipt",
+            "openhosting verify --pubkey minisign.pub nightly.json",
+        ),
+    ],
+    environment: &[OHURI, OHAUTH, PROFILE, PROXY, NO_COLOR],
+    files: &[
+        ("RECEIPT.minisig", "signature of the receipt, with --pubkey"),
+        CONFIG,
+    ],
+    exit_status: EXIT_STATUS,
+};
+
+const LS: Sections = Sections {
+    examples: &[
+        ("List your drives", "openhosting ls"),
+        (
+            "Show whole UUIDs, sizes in bytes and times",
+            "openhosting ls -l",
+        ),
+        (
+            "Print the names with jq",
+            "openhosting ls -j | jq -r '.drives[].name'",
+        ),
+    ],
+    environment: ACCESS,
+    files: &[CONFIG],
+    exit_status: EXIT_STATUS,
+};
+
+const SHOW: Sections = Sections {
+    examples: &[
+        ("Show a drive by its name", "openhosting show web-1"),
+        (
+            "Show it by the beginning of its UUID, with all keys",
+            "openhosting show -l 5ce4a7da",
+        ),
+    ],
+    environment: ACCESS,
+    files: &[CONFIG],
+    exit_status: EXIT_STATUS,
+};
+
+const RM: Sections = Sections {
+    examples: &[
+        ("Destroy a drive, after a question", "openhosting rm web-1"),
+        (
+            "Destroy two drives from a script",
+            "openhosting rm -y 5ce4a7da nightly~1",
+        ),
+    ],
+    environment: ACCESS,
+    files: &[CONFIG],
+    exit_status: EXIT_STATUS,
+};
+
+const IMAGE_INFO: Sections = Sections {
+    examples: &[
+        (
+            "Show what an image holds and how much an upload would send",
+            "openhosting image info disk.qcow2",
+        ),
+        (
+            "Draw a map of its data",
+            "openhosting image info --map map.svg disk.img",
+        ),
+    ],
+    environment: &[PROXY],
+    files: &[],
+    exit_status: EXIT_STATUS,
+};
+
+const API: Sections = Sections {
+    examples: &[
+        (
+            "List the UUIDs of all drives",
+            "openhosting api drives list",
+        ),
+        (
+            "Show a server as JSON",
+            "openhosting api -j servers UUID info",
+        ),
+        (
+            "Change a drive with properties from a file",
+            "openhosting api -f properties.txt drives UUID set",
+        ),
+    ],
+    environment: ACCESS,
+    files: &[CONFIG],
+    exit_status: EXIT_STATUS,
+};
+
+const PROBE: Sections = Sections {
+    examples: &[
+        (
+            "Probe the endpoint, and save the findings for later transfers",
+            "openhosting probe",
+        ),
+        (
+            "Print them as JSON, and save nothing",
+            "openhosting probe -j --no-save",
+        ),
+    ],
+    environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],
+    files: &[CONFIG, FINDINGS],
+    exit_status: EXIT_STATUS,
+};
+
+const SERVER: Sections = Sections {
+    examples: &[
+        ("Run a server for this machine", "openhosting server"),
+        (
+            "Serve a network, with TLS and several users",
+            "openhosting server --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem --users-file users",
+        ),
+        (
+            "Start it in a script and use it there",
+            "eval \"$(openhosting server --data ./drives)\"",
+        ),
+    ],
+    environment: &[(
+        "XDG_DATA_HOME",
+        "directory above that of the drives [default: ~/.local/share]",
+    )],
+    files: &[(
+        "~/.local/share/openhosting-server/",
+        "drives, servers and the key that was made up",
+    )],
+    exit_status: DONE,
+};
+
+const COMPLETIONS: Sections = Sections {
+    examples: &[
+        (
+            "bash, in ~/.bashrc",
+            "source <(openhosting completions bash)",
+        ),
+        (
+            "zsh, in ~/.zshrc after compinit",
+            "source <(openhosting completions zsh)",
+        ),
+        (
+            "fish, in ~/.config/fish/config.fish",
+            "openhosting completions fish | source",
+        ),
+        (
+            "PowerShell, in $PROFILE",
+            "openhosting completions powershell | Out-String | Invoke-Expression",
+        ),
+    ],
+    exit_status: DONE,
+    ..NOTHING
+};
+
+const MAN: Sections = Sections {
+    examples: &[
+        (
+            "Read a page without installing it",
+            "openhosting man --page openhosting-upload | man -l -",
+        ),
+        (
+            "Install all pages for this user",
+            "openhosting man ~/.local/share/man/man1",
+        ),
+    ],
+    exit_status: DONE,
+    ..NOTHING
+};
+
+const VERSION: Sections = Sections {
+    examples: &[(
+        "Print the version, and which files are in use",
+        "openhosting version --verbose",
+    )],
+    environment: &[
+        (
+            "XDG_CONFIG_HOME",
+            "directory above that of the config file [default: ~/.config]",
+        ),
+        STATE_HOME,
+    ],
+    files: &[CONFIG],
+    exit_status: DONE,
+};
+
+const ROOT: Sections = Sections {
+    examples: &[
+        (
+            "Upload an image to a new drive",
+            "openhosting upload disk.img",
+        ),
+        (
+            "List the drives, and download one",
+            "openhosting ls && openhosting download web-1 copy.img",
+        ),
+        ("Describe a command", "openhosting help upload"),
+    ],
+    environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME, NO_COLOR],
+    files: &[CONFIG, JOURNALS, FINDINGS],
+    exit_status: EXIT_STATUS,
+};
+
+/// What follows the flags of this command: its word, or its name with dashes, as in
+/// `openhosting-image-info`.
+pub(super) fn sections(command: &str) -> Sections {
+    match command.strip_prefix("openhosting-").unwrap_or(command) {
+        "upload" => UPLOAD,
+        "download" => DOWNLOAD,
+        "publish" => PUBLISH,
+        "verify" => VERIFY,
+        "ls" => LS,
+        "show" => SHOW,
+        "rm" => RM,
+        "image" | "image-info" => IMAGE_INFO,
+        "api" => API,
+        "probe" => PROBE,
+        "server" => SERVER,
+        "completions" => COMPLETIONS,
+        "man" => MAN,
+        "version" => VERSION,
+        "openhosting" => ROOT,
+        _ => NOTHING,
+    }
+}
+
+/// The end of `--help`.
+pub(super) fn after(command: &str) -> String {
+    let Sections {
+        examples,
+        environment,
+        exit_status,
+        ..
+    } = sections(command);
+    let mut text = String::new();
+    if !examples.is_empty() {
+        text.push_str("Examples:\n");
+    }
+    for (what, command) in examples {
+        let _ = writeln!(text, "  {what}:\n      {command}");
+    }
+    list(&mut text, "Environment", environment);
+    list(&mut text, "Exit codes", exit_status);
+    text.trim_end().to_owned()
+}
+
+/// A part of the help with a term and its explanation on each line.
+fn list(text: &mut String, title: &str, entries: &[Entry]) {
+    if entries.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{title}:");
+    let width = |(term, _): &Entry| term.len();
+    let width = entries.iter().map(width).filter(|width| *width < 24).max();
+    let width = width.unwrap_or_default();
+    for (term, what) in entries {
+        match term.len() > width {
+            true => _ = writeln!(text, "  {term}\n  {:width$}  {what}", ""),
+            false => _ = writeln!(text, "  {term:width$}  {what}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::own;
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_that_begin_with_it() {
+        for own in own::COMMANDS {
+            let Sections {
+                examples,
+                exit_status,
+                ..
+            } = sections(own.word);
+            assert!(
+                !examples.is_empty() && !exit_status.is_empty(),
+                "{}",
+                own.word
+            );
+            for (what, command) in examples {
+                let is_about = command.contains(&format!("openhosting {}", own.word));
+                assert!(is_about, "{what}: {command}");
+                assert!(!what.ends_with(['.', ':']), "{what}");
+            }
+        }
+    }
+}

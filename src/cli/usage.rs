@@ -1,0 +1,219 @@
+//! What is wrong with a command line: one line says what, another one what to do.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind as Wrong};
+
+use crate::error::{Error, ErrorKind};
+
+/// Above this likeness, from 0 to 1, a flag is suggested for one that does not exist.
+const LIKE: f64 = 0.85;
+
+/// The error of a command line of `program`, in our words.
+pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
+    let program = match program {
+        // Without a command these flags are those of a raw call.
+        "openhosting" => "openhosting api",
+        program => program,
+    };
+    let (what, hint) = match error.kind() {
+        Wrong::ValueValidation => invalid(error),
+        Wrong::InvalidValue => not_listed(error),
+        Wrong::UnknownArgument => unknown(error),
+        Wrong::MissingRequiredArgument => {
+            let missing = all(error, ContextKind::InvalidArg);
+            let missing: Vec<_> = missing.iter().map(|name| plain_name(name)).collect();
+            let verb = if missing.len() == 1 { "is" } else { "are" };
+            (format!("{} {verb} missing", missing.join(" and ")), None)
+        }
+        Wrong::ArgumentConflict => conflict(error),
+        Wrong::MissingSubcommand | Wrong::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let known = all(error, ContextKind::ValidSubcommand);
+            let hint = (!known.is_empty()).then(|| format!("Use {}", any_of(&known)));
+            ("A command is missing".to_owned(), hint)
+        }
+        Wrong::InvalidSubcommand => {
+            let word = one(error, ContextKind::InvalidSubcommand);
+            let like = all(error, ContextKind::SuggestedSubcommand);
+            let hint = like.first().map(|like| format!("Did you mean {like:?}?"));
+            (format!("There is no command {word:?}"), hint)
+        }
+        Wrong::NoEquals => {
+            let flag = flag_of(error);
+            let what = format!("{flag} takes its value after an equals sign");
+            (what, Some(format!("Write {flag}=VALUE")))
+        }
+        _ => (first_paragraph(&error.render().to_string()), None),
+    };
+    let hint = hint.unwrap_or_else(|| match one(error, ContextKind::Usage) {
+        usage if usage.is_empty() => format!("Run \"{program} -h\" for its arguments and flags"),
+        usage => first_paragraph(&usage),
+    });
+    Error::new(ErrorKind::Usage, what).hint_to(hint)
+}
+
+/// A value that its reader refuses. What the reader says may end with what to do, after a full
+/// stop or as the hint of its error.
+fn invalid(error: &clap::Error) -> (String, Option<String>) {
+    let (flag, value) = (flag_of(error), one(error, ContextKind::InvalidValue));
+    let Some(cause) = std::error::Error::source(error) else {
+        return not_listed(error);
+    };
+    let (why, hint) = match cause.downcast_ref::<Error>() {
+        Some(error) => (error.chain(), error.hint().map(str::to_owned)),
+        None => {
+            let text = cause.to_string();
+            match text.split_once(". ") {
+                Some((why, hint)) => (why.to_owned(), Some(hint.to_owned())),
+                None => (text, None),
+            }
+        }
+    };
+    let what = match why.contains(&value) && !value.is_empty() {
+        true => format!("{flag}: {why}"),
+        false => format!("{flag} {value:?}: {why}"),
+    };
+    (what, hint)
+}
+
+/// A value that is none of a list, or that is missing.
+fn not_listed(error: &clap::Error) -> (String, Option<String>) {
+    let (flag, value) = (flag_of(error), one(error, ContextKind::InvalidValue));
+    let known = all(error, ContextKind::ValidValue);
+    let hint = (!known.is_empty()).then(|| format!("Use {}", any_of(&known)));
+    let what = match value.is_empty() {
+        true => format!("{flag} needs a value"),
+        false => format!("{flag} cannot be {value:?}"),
+    };
+    let hint = hint.or_else(|| {
+        let name = one(error, ContextKind::InvalidArg);
+        let name = name.split_once(' ').map(|(_, name)| name.to_owned())?;
+        Some(format!("Write {flag} {}", plain_name(&name)))
+    });
+    (what, hint)
+}
+
+/// A flag that does not exist, or a word too many.
+fn unknown(error: &clap::Error) -> (String, Option<String>) {
+    let word = one(error, ContextKind::InvalidArg);
+    if !word.starts_with('-') || word == "-" {
+        return (format!("There is one word too many: {word:?}"), None);
+    }
+    let like = one(error, ContextKind::SuggestedArg);
+    let like = like.split(' ').next().unwrap_or_default();
+    let is_like = !like.is_empty() && strsim::jaro_winkler(like, &word) > LIKE;
+    let hint = is_like.then(|| format!("Did you mean {like}?"));
+    (format!("There is no flag {word}"), hint)
+}
+
+/// Two flags that do not go together, or one that is given twice.
+fn conflict(error: &clap::Error) -> (String, Option<String>) {
+    let flag = flag_of(error);
+    let others = all(error, ContextKind::PriorArg);
+    let others: Vec<_> = others.iter().map(|other| plain_name(other)).collect();
+    let what = match others.as_slice() {
+        [other] if *other == flag => {
+            let hint = Some(format!("Give {flag} once"));
+            return (format!("{flag} cannot be used several times"), hint);
+        }
+        [] => format!("{flag} cannot be used with the other flags"),
+        others => format!("{flag} cannot be used with {}", others.join(" or ")),
+    };
+    (what, Some(format!("Leave out {flag} or the other flag")))
+}
+
+/// The flag or argument that is wrong, as it is typed.
+fn flag_of(error: &clap::Error) -> String {
+    plain_name(&one(error, ContextKind::InvalidArg))
+}
+
+/// `--format <FORMAT>` as `--format`, and `<IMAGE>` as `IMAGE`.
+fn plain_name(name: &str) -> String {
+    let word = name.split([' ', '=']).next().unwrap_or_default();
+    let word = word.trim_end_matches("...").trim_end_matches('[');
+    word.trim_matches(['<', '>', '[', ']']).to_owned()
+}
+
+fn one(error: &clap::Error, kind: ContextKind) -> String {
+    all(error, kind).into_iter().next().unwrap_or_default()
+}
+
+fn all(error: &clap::Error, kind: ContextKind) -> Vec<String> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        Some(ContextValue::StyledStr(text)) => vec![text.to_string()],
+        Some(ContextValue::StyledStrs(texts)) => texts.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Words of a list, as in `raw, qcow2 or vmdk`.
+fn any_of(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => word.clone(),
+        [words @ .., last] => format!("{} or {last}", words.join(", ")),
+    }
+}
+
+/// The first paragraph of what clap says, in one line.
+fn first_paragraph(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::upload::UploadArguments;
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_one_line_and_another_says_what_to_do() {
+        for (line, what, hint) in [
+            ("", "IMAGE is missing", "Usage: up <IMAGE>"),
+            (
+                "a b",
+                "There is one word too many: \"b\"",
+                "Usage: up [OPTIONS] <IMAGE>",
+            ),
+            (
+                "--force a",
+                "There is no flag --force",
+                "Usage: up [OPTIONS] <IMAGE>",
+            ),
+            (
+                "--verfy full a",
+                "There is no flag --verfy",
+                "Did you mean --verify?",
+            ),
+            (
+                "--chunk 4x a",
+                "--chunk: \"4x\" is not a size",
+                "Use bytes or a suffix, for example 4M",
+            ),
+            (
+                "--verify yes a",
+                "--verify cannot be \"yes\"",
+                "Use none, sample or full",
+            ),
+            ("--name", "--name needs a value", "Write --name NAME"),
+            (
+                "--local d --endpoint e a",
+                "--local cannot be used with --endpoint",
+                "Leave out --local or the other flag",
+            ),
+            ("--shard 1/2 a", "--drive is missing", ""),
+        ] {
+            let words = ["up"].into_iter().chain(line.split_whitespace());
+            let error = UploadArguments::try_parse_from(words).unwrap_err();
+            let error = error_of(&error, "up");
+            assert_eq!(error.to_string(), what, "{line}");
+            let told = error.hint().unwrap_or_default();
+            assert!(told.starts_with(hint) && !told.is_empty(), "{line}: {told}");
+            assert_eq!(error.kind(), ErrorKind::Usage);
+        }
+        assert_eq!(first_paragraph("error: a\n  b\n\nc"), "a b");
+    }
+}
