@@ -14,10 +14,11 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
         "openhosting" => "openhosting api",
         program => program,
     };
+    let see = format!("Run \"{program} -h\" for its arguments and flags");
     let (what, hint) = match error.kind() {
         Wrong::ValueValidation => invalid(error),
         Wrong::InvalidValue => not_listed(error),
-        Wrong::UnknownArgument => unknown(error),
+        Wrong::UnknownArgument => unknown(error, &see),
         Wrong::MissingRequiredArgument => {
             let missing = all(error, ContextKind::InvalidArg);
             let missing: Vec<_> = missing.iter().map(|name| plain_name(name)).collect();
@@ -44,7 +45,7 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
         _ => (first_paragraph(&error.render().to_string()), None),
     };
     let hint = hint.unwrap_or_else(|| match one(error, ContextKind::Usage) {
-        usage if usage.is_empty() => format!("Run \"{program} -h\" for its arguments and flags"),
+        usage if usage.is_empty() => see,
         usage => first_paragraph(&usage),
     });
     Error::new(ErrorKind::Usage, what).hint_to(hint)
@@ -92,7 +93,7 @@ fn not_listed(error: &clap::Error) -> (String, Option<String>) {
 }
 
 /// A flag that does not exist, or a word too many.
-fn unknown(error: &clap::Error) -> (String, Option<String>) {
+fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
     let word = one(error, ContextKind::InvalidArg);
     if !word.starts_with('-') || word == "-" {
         return (format!("There is one word too many: {word:?}"), None);
@@ -100,8 +101,12 @@ fn unknown(error: &clap::Error) -> (String, Option<String>) {
     let like = one(error, ContextKind::SuggestedArg);
     let like = like.split(' ').next().unwrap_or_default();
     let is_like = !like.is_empty() && strsim::jaro_winkler(like, &word) > LIKE;
-    let hint = is_like.then(|| format!("Did you mean {like}?"));
-    (format!("There is no flag {word}"), hint)
+    // The usage would have the flag that was suggested.
+    let hint = match is_like {
+        true => format!("Did you mean {like}?"),
+        false => see.to_owned(),
+    };
+    (format!("There is no flag {word}"), Some(hint))
 }
 
 /// Two flags that do not go together, or one that is given twice.
@@ -181,7 +186,7 @@ mod tests {
             (
                 "--force a",
                 "There is no flag --force",
-                "Usage: up [OPTIONS] <IMAGE>",
+                "Run \"up -h\" for its arguments and flags",
             ),
             (
                 "--verfy full a",
