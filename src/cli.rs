@@ -7,6 +7,7 @@ mod amounts;
 mod arguments;
 mod bar;
 mod call;
+mod candidates;
 mod checksum_line;
 mod complete;
 mod config;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::config::{ConfigFile, Profile, Reference};
 use super::proxies::FromEnvironment;
-use super::{complete, environment, help, quote, secret_files};
+use super::{candidates, environment, help, quote, secret_files};
 use crate::api::{Certificates, Client, ClientConfig, Endpoint, Identity, Route};
 use crate::commands::Commands;
 use crate::credentials::Credentials;
@@ -32,7 +32,7 @@ pub(super) struct Access {
     ///
     /// It takes precedence over OHURI and OHAUTH. Without the flag, the profile that
     /// OPENHOSTING_PROFILE or the config names provides what OHURI and OHAUTH do not.
-    #[arg(long, value_name = "NAME", add = complete::profiles())]
+    #[arg(long, value_name = "NAME", add = candidates::profiles())]
     profile: Option<String>,
 
     /// Trust only the certificates in FILE (PEM)

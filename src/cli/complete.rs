@@ -5,19 +5,18 @@
 //! commands, flags and values are never out of date, and drives and profiles can be completed.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::time::Duration;
 
 use clap::Command;
 use clap_complete::CompleteEnv;
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::engine::ArgValueCompleter;
 use clap_complete::env::{Bash, EnvCompleter, Fish, Powershell, Zsh};
 
 use super::access::Access;
 use super::amounts::size;
-use super::config::ConfigFile;
-use super::environment;
+use super::candidates::candidates;
 use crate::api::ClientConfig;
 use crate::drive::DriveInfo;
 use crate::transfer::{Patience, drives_that};
@@ -86,15 +85,6 @@ pub(super) fn answered(program: impl Fn() -> Command) -> bool {
         .unwrap_or(true)
 }
 
-/// Completes profiles of the config file.
-pub(super) fn profiles() -> ArgValueCompleter {
-    ArgValueCompleter::new(|current: &OsStr| {
-        let config = environment::config_file().and_then(|path| ConfigFile::open(&path).ok()?);
-        let names = config.map(ConfigFile::into_names).unwrap_or_default();
-        candidates(names.into_iter().map(|name| (name, None)), current)
-    })
-}
-
 /// Completes drives of the user at the endpoint that the command line and the environment name.
 pub(super) fn drives() -> ArgValueCompleter {
     ArgValueCompleter::new(|current: &OsStr| {
@@ -140,19 +130,4 @@ fn words(drive: &DriveInfo, current: &OsStr) -> Vec<(String, Option<String>)> {
         words.push((id, what(name)));
     }
     words
-}
-
-/// Those of these words that begin with what was typed.
-fn candidates(
-    words: impl IntoIterator<Item = (String, Option<String>)>,
-    current: &OsStr,
-) -> Vec<CompletionCandidate> {
-    let current = current.to_string_lossy();
-    let begins = words
-        .into_iter()
-        .filter(|(word, _)| word.starts_with(&*current));
-    let candidate = |(word, what): (String, Option<String>)| {
-        CompletionCandidate::new(OsString::from(word)).help(what.map(Into::into))
-    };
-    begins.map(candidate).collect()
 }

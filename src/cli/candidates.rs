@@ -1,0 +1,32 @@
+//! Words that a shell can complete, and those of the config file.
+
+use std::ffi::{OsStr, OsString};
+
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+
+use super::config::ConfigFile;
+use super::environment;
+
+/// Completes profiles of the config file.
+pub(super) fn profiles() -> ArgValueCompleter {
+    ArgValueCompleter::new(|current: &OsStr| {
+        let config = environment::config_file().and_then(|path| ConfigFile::open(&path).ok()?);
+        let names = config.map(ConfigFile::into_names).unwrap_or_default();
+        candidates(names.into_iter().map(|name| (name, None)), current)
+    })
+}
+
+/// Those of these words that begin with what was typed.
+pub(super) fn candidates(
+    words: impl IntoIterator<Item = (String, Option<String>)>,
+    current: &OsStr,
+) -> Vec<CompletionCandidate> {
+    let current = current.to_string_lossy();
+    let begins = words
+        .into_iter()
+        .filter(|(word, _)| word.starts_with(&*current));
+    let candidate = |(word, what): (String, Option<String>)| {
+        CompletionCandidate::new(OsString::from(word)).help(what.map(Into::into))
+    };
+    begins.map(candidate).collect()
+}
