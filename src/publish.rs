@@ -313,7 +313,7 @@ fn source(fingerprint: &Fingerprint) -> Option<String> {
     } = fingerprint;
     let what = format!("openhosting source\n{size} {device} {inode} {modified_ns}");
     let digest = || Digest::of(what.as_bytes()).to_string()[..32].to_owned();
-    fingerprint.tells_changes().then(digest)
+    fingerprint.detects_changes().then(digest)
 }
 
 /// Reads all of an image, off the reactor, and counts its bytes in `done`; notifies `other`

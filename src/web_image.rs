@@ -127,7 +127,7 @@ fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     Fingerprint {
         size: pin.size.unwrap_or(0),
         device: 0,
-        inode: match pin.tells_changes() {
+        inode: match pin.detects_changes() {
             true => u64::try_from(place & u128::from(u64::MAX)).unwrap_or(0) | 1,
             false => 0,
         },

@@ -189,7 +189,7 @@ pub struct Pin {
 
 impl Pin {
     /// Whether an equal pin means an equal file.
-    pub fn tells_changes(&self) -> bool {
+    pub fn detects_changes(&self) -> bool {
         self.etag.is_some() || self.modified.is_some()
     }
 

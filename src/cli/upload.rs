@@ -558,7 +558,7 @@ async fn unfinished(
     let Some(path) = options.journal.path.clone().filter(|_| !is_chosen) else {
         return Ok(None);
     };
-    if !matches!(options.target, Target::New(_)) || !source.tells_changes() {
+    if !matches!(options.target, Target::New(_)) || !source.detects_changes() {
         return Ok(None);
     }
     let (endpoint, of_user) = (options.journal.endpoint.clone(), user.to_owned());

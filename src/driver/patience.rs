@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind};
 use crate::failure::Failure;
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Waiting};
-use crate::policy::{Attempts, Next, Operation, Outlook, Told, Waits};
+use crate::policy::{Attempts, Next, Operation, Outlook, Wait, Waits};
 
 /// A request without an answer for this long is reported: until then it is slow.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -178,13 +178,13 @@ impl Patience {
         let why = Waiting::why(failure);
         let ours = self.now();
         let wait = outlook.next.saturating_sub(now);
-        let told = Told {
+        let reported = Wait {
             why: &why,
             next: ours.saturating_add(wait),
             is_asked: failure.retry_after().is_some(),
             is_outage: outlook.is_outage,
         };
-        if self.lock().failed(told, ours) {
+        if self.lock().failed(reported, ours) {
             self.tell(Event::Waiting(Waiting::after(
                 failure,
                 &self.who,
@@ -197,13 +197,13 @@ impl Patience {
     /// Nothing came for so long, and nothing failed.
     pub(crate) fn silent(&self, silence: Duration) {
         let ours = self.now();
-        let told = Told {
+        let reported = Wait {
             why: "silence",
             next: ours,
             is_asked: false,
             is_outage: true,
         };
-        if self.lock().failed(told, ours) {
+        if self.lock().failed(reported, ours) {
             let waiting = Waiting::silent(&self.who, silence);
             self.tell(Event::Waiting(waiting));
         }

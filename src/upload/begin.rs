@@ -155,7 +155,7 @@ impl Beginning<'_> {
             return Ok((image, false));
         };
         let now = image.fingerprint();
-        let is_same = now.tells_changes() && session.source.as_ref() == Some(now);
+        let is_same = now.detects_changes() && session.source.as_ref() == Some(now);
         if is_same && !(self.holes_are_read && image.is_local()) {
             session.journal = Some(journal);
             return Ok((image, false));

@@ -401,7 +401,7 @@ fn a_disk_in_pieces_is_joined_and_checked_piece_by_piece() {
         .arg("image.iso")
         .run()
         .code(4)
-        .says("and the manifest vm/box.mf tells");
+        .says("but the manifest vm/box.mf lists");
     take_drive(&bench, &bytes);
     // A piece that is missing, at the end and within.
     members(&sound, &pieces[..3]);

@@ -393,7 +393,7 @@ fn the_footer_of_a_fixed_vhd_is_no_part_of_the_disk() {
         scene
             .upload(&["--no-journal", "--size", &vhd.len().to_string(), "a.vhd.gz"])
             .code(1)
-            .says("that were told");
+            .says("declared");
     }
 }
 

@@ -397,7 +397,7 @@ fn a_disk_is_checked_by_the_manifest_wherever_that_lies() {
         let outcome = upload(&bench, "image.iso").code(4);
         let outcome = outcome
             .says(&format!("image.iso/box-disk1.vmdk has the {kind} "))
-            .says("and the manifest box.mf tells")
+            .says("but the manifest box.mf lists")
             .says("must not be used");
         let errors = outcome.stderr.lines().filter(|line| line.contains(kind));
         assert_eq!(errors.count(), 1, "{}", outcome.stderr);
@@ -424,7 +424,7 @@ fn a_manifest_without_the_disk_is_told_and_one_that_is_not_sound_refused() {
     assert!(!outcome.stderr.contains("manifest"), "{}", outcome.stderr);
     let digest = sum(&bench, "sha1sum", "box-disk1.vmdk");
     for (line, says) in [
-        ("SHA1(box-disk1.vmdk)= 00".to_owned(), "is no SHA1"),
+        ("SHA1(box-disk1.vmdk)= 00".to_owned(), "is not a SHA1"),
         (
             format!(
                 "SHA1(box-disk1.vmdk)= {digest}\nSHA1(box-disk1.vmdk)= {}",
@@ -481,7 +481,7 @@ fn an_upload_that_goes_on_checks_all_of_the_disk_by_the_manifest() {
         proxy.heal();
         let outcome = run().code(code).says("Resuming: ");
         if code == 4 {
-            let _ = outcome.says("and the manifest box.mf tells");
+            let _ = outcome.says("but the manifest box.mf lists");
         }
         let drive = bench.only_drive();
         assert_drive(&bench.server, &drive, &expected);
@@ -508,7 +508,7 @@ fn a_disk_on_a_web_server_is_fetched_once_and_checked_by_the_manifest() {
             let tool = bench.desk.upload(&bench.server.uri);
             let outcome = tool.args("-n x").arg(&url).run().code(code);
             if code == 4 {
-                let _ = outcome.says("and the manifest a.mf tells");
+                let _ = outcome.says("but the manifest a.mf lists");
             }
             let (down, len) = (web.bytes_down(), archive.len() as u64);
             assert!(down < len + len / 3, "{format}: {down} of {len} fetched");
@@ -529,7 +529,7 @@ fn nothing_is_published_of_a_disk_that_is_not_as_the_manifest_says() {
         let tool = bench.desk.simple(&bench.server.uri);
         let outcome = tool.args("publish image.iso --name n").run().code(code);
         if code == 4 {
-            let _ = outcome.says("and the manifest a.mf tells");
+            let _ = outcome.says("but the manifest a.mf lists");
         }
         assert_eq!(drives(&bench.server).len(), usize::from(code == 0));
     }
@@ -717,7 +717,7 @@ fn hostile_descriptions_are_refused() {
             ovf(&file(""), "<Disk ovf:fileRef=\"f\" ovf:parentRef=\"p\"/>"),
             "differs from another disk",
         ),
-        (ovf("", disk), "it tells of no file \"f\""),
+        (ovf("", disk), "it does not list the file \"f\""),
         (
             ovf("<File id=\"f\" href=\"none\"/>", disk),
             "no file \"none\" in",
@@ -735,7 +735,7 @@ fn hostile_descriptions_are_refused() {
         (ovf(&file("").repeat(2000), ""), "more than 1000 files"),
         (
             ovf(&format!("<File{attributes}/>"), disk),
-            "it tells of no file \"f\"",
+            "it does not list the file \"f\"",
         ),
         (laughs, "a type of document"),
         (String::new(), "it is empty"),

@@ -677,7 +677,7 @@ fn a_size_that_is_not_so_is_an_error() {
         for wrong in [content.len() - 1, content.len() + 1] {
             let args = format!("--restart --size {wrong} a.img");
             let outcome = scene.upload(&args).code(1);
-            outcome.says("that were told");
+            outcome.says("declared");
         }
     }
     scene.desk.file("raw.img", &content);

@@ -1,6 +1,5 @@
-//! Buffers that are used again. The pool is the memory budget of a transfer: it
-//! hands out so many buffers and whoever wants one more waits, so the bytes held
-//! are bounded whatever the size of the image.
+//! Reusable buffers. The pool is the memory budget of a transfer: it has a fixed number of buffers,
+//! and a caller that needs another one waits. So memory is bounded whatever the size of the image.
 
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
 
-/// A number of buffers.
+/// A fixed number of buffers.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     free: Receiver<Used>,
@@ -17,14 +16,14 @@ pub struct BufferPool {
     count: Arc<AtomicUsize>,
 }
 
-/// Bytes borrowed from a [`BufferPool`]; they go back when dropped.
+/// A buffer borrowed from a [`BufferPool`]; dropping it returns it to the pool.
 #[derive(Debug)]
 pub struct Buffer {
     used: Used,
     back: Sender<Used>,
 }
 
-/// Bytes, and where they may be other than zero.
+/// Bytes, and which of them may be nonzero.
 #[derive(Debug, Default)]
 struct Used {
     bytes: Vec<u8>,
@@ -44,9 +43,9 @@ fn intersection(left: &Range<usize>, right: &Range<usize>) -> Range<usize> {
 }
 
 impl BufferPool {
-    /// A pool of `count` buffers; none takes memory before it is used.
+    /// A pool of `count` buffers. A buffer uses no memory before it is taken for the first time.
     pub fn new(count: usize) -> Self {
-        // Bounded by what there is to come back.
+        // The number of buffers bounds the channel.
         let (back, free) = async_channel::unbounded();
         let pool = Self {
             free,
@@ -57,23 +56,22 @@ impl BufferPool {
         pool
     }
 
-    /// Makes it a pool of `count` buffers, if it has fewer.
+    /// Enlarges the pool to `count` buffers, if it has fewer.
     pub fn grow(&self, count: usize) {
         let before = self.count.fetch_max(count, Ordering::Relaxed);
         for _ in before..count {
-            // Fails only after `close`, when nobody wants it any more.
+            // Fails only after `close`, when nobody needs the buffer.
             let _ = self.back.try_send(Used::default());
         }
     }
 
-    /// Waits for a free buffer and makes it `len` bytes long; what it holds is
-    /// left over from before. `None` once the pool is closed. Blocks: not for
-    /// the reactor.
+    /// Waits for a free buffer and makes it `len` bytes long. Its content is left over from earlier
+    /// use. `None` once the pool is closed. Blocks, so it must not be called on the async runtime.
     pub fn take(&self, len: usize) -> Option<Buffer> {
         Some(self.lend(self.free.recv_blocking().ok()?, len))
     }
 
-    /// As [`take`](Self::take), for the reactor.
+    /// As [`take`](Self::take), for async code.
     pub async fn wait(&self, len: usize) -> Option<Buffer> {
         Some(self.lend(self.free.recv().await.ok()?, len))
     }
@@ -86,29 +84,29 @@ impl BufferPool {
         }
     }
 
-    /// How many buffers are free now.
+    /// Number of buffers that are free now.
     pub fn free(&self) -> usize {
         self.free.len()
     }
 
-    /// Lets everybody who waits for a buffer go without.
+    /// Closes the pool: all callers that wait for a buffer get none.
     pub fn close(&self) {
         self.free.close();
     }
 }
 
 impl Buffer {
-    /// Makes it `len` bytes long; bytes that this adds are zero.
+    /// Changes the length to `len` bytes; added bytes are zero.
     pub fn resize(&mut self, len: usize) {
         self.used.resize(len);
     }
 
-    /// Reads these ranges, which are in order, by `read`, which is told where in the
-    /// buffer each begins; all else becomes zero. What is zero from before is not written
-    /// again: the holes of a sparse image cost nothing.
+    /// Fills the buffer: reads these ranges, which are in order, with `read`, which receives where
+    /// in the buffer each begins; everything else becomes zero. Bytes that are already zero are not
+    /// written again, so the holes of a sparse image cost nothing.
     ///
     /// # Errors
-    /// What `read` says; then nothing is known of what it holds.
+    /// Errors of `read`; the content of the buffer is undefined then.
     pub fn fill<E>(
         &mut self,
         ranges: &[Range<usize>],
@@ -127,8 +125,8 @@ impl Buffer {
         Ok(())
     }
 
-    /// The bytes for sending, without a copy; the buffer goes back to its pool
-    /// when the last clone is dropped.
+    /// Converts the buffer to `Bytes` for sending, without a copy. It returns to its pool when the
+    /// last clone is dropped.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
@@ -157,7 +155,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // After `close` nobody wants it any more.
+        // After `close` nobody needs the buffer.
         let _ = self.back.try_send(std::mem::take(&mut self.used));
     }
 }
@@ -168,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// What one who borrows a buffer does with it.
+    /// A use of a borrowed buffer.
     #[derive(Clone, Debug)]
     enum Use {
         Fill(Vec<Range<usize>>),
@@ -196,7 +194,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a buffer went through: what is filled holds what was read, and zeros.
+        /// Whatever a buffer was used for before, after `fill` it has what was read, and zeros.
         #[test]
         fn nothing_of_before_is_left_where_nothing_was_read(
             borrowed in proptest::collection::vec(uses(), 1..8),

@@ -1,5 +1,5 @@
-//! The path of a chunk as types. Each stage takes the type before it, so the
-//! order of the stages cannot be got wrong:
+//! The path of a chunk as types. Each stage accepts only the type of the stage before it, so the
+//! compiler enforces their order:
 //!
 //! [`RawChunk`] (read from the image) → [`DataChunk`] or a hole (zero check) →
 //! [`EncodedChunk`] (compressed, or left alone) → confirmed, which is an entry
@@ -15,7 +15,7 @@ use crate::plan::Span;
 use crate::zeros::BLOCK_BYTES;
 pub use crate::zeros::{data, is_zero, zeros};
 
-/// Bytes of the image, not looked at yet.
+/// Bytes of the image, not checked for zeros yet.
 #[derive(Debug)]
 pub struct RawChunk {
     span: Span,
@@ -23,17 +23,16 @@ pub struct RawChunk {
     read: Vec<Range<usize>>,
 }
 
-/// What the zero check makes of a chunk.
+/// The result of the zero check.
 #[derive(Debug)]
 pub enum Checked {
-    /// It holds something.
+    /// The chunk has data.
     Data(DataChunk),
-    /// It is all zero.
+    /// The chunk is all zeros.
     Hole(Span),
 }
 
-/// A chunk that is known to hold at least one byte that is not zero. Only the
-/// zero check makes one.
+/// A chunk with at least one nonzero byte. Only the zero check creates one.
 #[derive(Debug)]
 pub struct DataChunk {
     span: Span,
@@ -50,26 +49,25 @@ pub enum Encoding {
     Identity,
 }
 
-/// A chunk as it goes over the wire: one write, or several where zeros between
-/// them are left out. Every attempt sends these same bytes to the same places: that
-/// is what makes a repeated write harmless (docs/dev/faults.md, 3.1).
+/// A chunk as it is sent: in one write, or in several that leave out the zeros between them. Every
+/// attempt sends the same bytes to the same offsets, which makes a repeated write harmless
+/// (docs/dev/faults.md, 3.1).
 #[derive(Clone, Debug)]
 pub struct EncodedChunk {
-    /// Where it goes.
+    /// Its position.
     pub span: Span,
-    /// What is written, in order. The rest of the span is zeros on a drive that has
-    /// them already.
+    /// What to write, in order. The rest of the span is zeros that the drive already has.
     pub parts: Vec<Part>,
-    /// The digest of the chunk itself, if anybody wants to know.
+    /// The digest of the uncompressed chunk, if it was computed.
     pub digest: Option<ChunkDigest>,
 }
 
-/// What one write request carries.
+/// The content of one write request.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Byte of the drive that it begins at.
+    /// Offset on the drive.
     pub offset: u64,
-    /// Bytes of the drive that it writes.
+    /// Number of bytes of the drive that it writes.
     pub len: u64,
     /// The body of the request.
     pub body: Bytes,
@@ -78,7 +76,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// The size of the request that carries it.
+    /// The size of the request.
     pub fn size(&self) -> RequestSize {
         RequestSize {
             body: self.body.len() as u64,
@@ -87,10 +85,10 @@ impl Part {
     }
 }
 
-/// The size of a request in two measures.
+/// The size of a request, measured in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestSize {
-    /// Bytes of its body, or of its answer's, as they go over the wire.
+    /// Bytes of its body, or of the response's, as they are transferred.
     pub body: u64,
     /// Bytes of the drive that it reads or writes.
     pub range: u64,
@@ -103,7 +101,7 @@ impl RequestSize {
         range: u64::MAX,
     };
 
-    /// A request for so many bytes that go over the wire as they are.
+    /// A request for `bytes` that are transferred uncompressed.
     pub fn plain(bytes: u64) -> Self {
         Self {
             body: bytes,
@@ -111,12 +109,12 @@ impl RequestSize {
         }
     }
 
-    /// Whether it is within a limit.
+    /// Whether it is within a limit in both measures.
     pub fn fits(self, most: Self) -> bool {
         self.body <= most.body && self.range <= most.range
     }
 
-    /// The smaller of both, measure by measure.
+    /// The smaller value of each measure.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
         Self {
@@ -134,24 +132,23 @@ impl EncodedChunk {
 }
 
 impl RawChunk {
-    /// Where it lies.
+    /// Its position.
     pub fn span(&self) -> Span {
         self.span
     }
 
-    /// Its bytes as they were read.
+    /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// A chunk of the bytes at `span`.
+    /// A chunk with the bytes at `span`.
     pub fn new(span: Span, bytes: Buffer) -> Self {
         let all = 0..bytes.len();
         Self::sparse(span, bytes, vec![all])
     }
 
-    /// A chunk of which only these ranges were read, in order: all else was a hole, and
-    /// is zeros.
+    /// A chunk of which only these ranges were read, in order; the rest was a hole and is zeros.
     pub fn sparse(span: Span, bytes: Buffer, read: Vec<Range<usize>>) -> Self {
         debug_assert_eq!(span.len, bytes.len() as u64);
         Self { span, bytes, read }
@@ -168,7 +165,7 @@ impl RawChunk {
 }
 
 impl DataChunk {
-    /// Where it lies.
+    /// Its position.
     pub fn span(&self) -> Span {
         self.span
     }
@@ -178,21 +175,21 @@ impl DataChunk {
         &self.bytes
     }
 
-    /// The runs of bytes that have to be written where zeros need not: from the
-    /// first 4 KiB block that is not zero to the last one, without the runs of
-    /// `hole_bytes_min` or more zeros between them. Ranges within the chunk, in
-    /// bytes; blocks are those of the drive.
+    /// The runs of bytes that have to be written if zeros need not be. They begin at the first 4
+    /// KiB block with data and end with the last, and leave out runs of `hole_bytes_min` or more
+    /// zeros between them. The ranges are in bytes within the chunk; blocks are aligned on the
+    /// drive.
     pub fn data(&self, hole_bytes_min: usize) -> Vec<Range<usize>> {
         let into = (self.span.offset % BLOCK_BYTES as u64) as usize;
         data(&self.bytes, &self.read, into, hole_bytes_min)
     }
 
-    /// The digest that takes least: of its data only, if much of it is zeros.
+    /// The cheapest digest to compute: of the data only, if a large part is zeros.
     pub fn digest(&self) -> ChunkDigest {
         ChunkDigest::of_data(&self.bytes, &data(&self.bytes, &self.read, 0, 1))
     }
 
-    /// Gives up its bytes.
+    /// Returns the buffer with its bytes.
     pub fn into_buffer(self) -> Buffer {
         self.bytes
     }
@@ -205,7 +202,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// What is left unread changes nothing: neither data nor digest.
+        /// Leaving holes unread changes neither data nor digest.
         #[test]
         fn holes_are_zeros(
             ranges in proptest::collection::btree_set(0..60_000_usize, 0..9),

@@ -1,4 +1,5 @@
-//! Gzip and Zstandard, both ways. Pure: bytes in, bytes out; no network, no files.
+//! Gzip and Zstandard, compression and decompression, as pure functions over bytes: no network and
+//! no files.
 
 mod cut;
 mod gunzip;

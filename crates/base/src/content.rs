@@ -1,9 +1,9 @@
-//! What a disk holds, as digests: of chunks, to compare and to verify with, and of
-//! the blocks within them, to find out what changed. Zeros cost nothing: a run of
-//! them is a number, whatever its length.
+//! The content of a disk, as digests: of chunks, for comparing and verifying, and of the blocks
+//! within them, to find out what changed. A run of zeros is stored as a number, whatever its
+//! length.
 //!
-//! Everything here is arithmetic. `image` reads a disk into a [`Content`],
-//! `transfer` compares one with a drive, and a receipt keeps one.
+//! Everything here is arithmetic. The crate `image` reads a disk into a [`Content`], `transfer`
+//! compares it with a drive, and a receipt stores it.
 
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -15,40 +15,41 @@ use crate::chunk::is_zero;
 use crate::digest::Digest;
 use crate::plan::Plan;
 
-/// Bytes of a block: the least that a delta sends. Half of it would double a receipt
-/// and halve what an isolated change costs, which is a head of HTTP by then.
+/// Bytes of a block, the smallest unit of a delta. Half of it would double the size of a receipt
+/// and halve the cost of an isolated change, but at that size the HTTP headers cost as much.
 pub const BLOCK_BYTES: NonZeroU64 = match NonZeroU64::new(64 * 1024) {
     Some(bytes) => bytes,
     None => NonZeroU64::MIN,
 };
-/// Bytes of a chunk of a content: what one read may ask for, so that any cloud can be
-/// asked for one (docs/dev/reference.md, 1.7).
+/// Bytes of a chunk of a content: the longest read that every cloud supports
+/// (docs/dev/reference.md, 1.7).
 pub const CONTENT_CHUNK_BYTES: NonZeroU64 = match NonZeroU64::new(4 * 1024 * 1024) {
     Some(bytes) => bytes,
     None => NonZeroU64::MIN,
 };
-/// Blocks of a chunk.
+/// Number of blocks in a chunk.
 const CHUNK_BLOCKS: u64 = CONTENT_CHUNK_BYTES.get() / BLOCK_BYTES.get();
 /// Bytes of a chunk's digest: a SHA-256.
 pub const CHUNK_DIGEST_BYTES: usize = 32;
-/// Bytes of a block's digest: the first half of a SHA-256. Two blocks of one disk
-/// that differ and look the same are as likely as a UUID that is there twice.
+/// Bytes of a block's digest: the first half of a SHA-256. A collision between two blocks of one
+/// disk is as unlikely as a duplicate UUID.
 pub const BLOCK_DIGEST_BYTES: usize = 16;
-/// What the root is a digest of begins with this, so that it is no digest of
+/// The input of the root digest begins with this, so that the root cannot equal the digest of
 /// anything else.
 const ROOT_PREFIX: &[u8] = b"openhosting root 1\n";
 
-/// What a piece of a disk holds.
+/// The content of one piece (chunk or block) of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held<'a> {
     /// Nothing but zeros.
     Zeros,
-    /// Bytes with this digest, or the beginning of it.
+    /// Data with this digest, or the first bytes of it.
     Data(&'a [u8]),
 }
 
 impl Held<'_> {
-    /// The SHA-256, of data that all of it is known of: of a chunk.
+    /// The SHA-256 of a piece of data; `None` for zeros, and for a block, of which only a part of
+    /// the digest is stored.
     pub fn sha256(self) -> Option<Digest> {
         match self {
             Self::Zeros => None,
@@ -57,17 +58,17 @@ impl Held<'_> {
     }
 }
 
-/// Some pieces, one after the other, that are of one kind.
+/// Consecutive pieces of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
-    /// So many of zeros.
+    /// This many pieces of zeros.
     Zeros(u64),
-    /// Digests, one after the other.
+    /// Concatenated digests of pieces of data.
     Data(Vec<u8>),
 }
 
-/// Digests of the pieces of a disk, in order. Neighbours of one kind are one run, so
-/// that equal contents are equal here.
+/// The digests of the pieces of a disk, in order. Neighbours of one kind always form one run, so
+/// that equal contents have equal values of this type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Digests {
     width: usize,
@@ -77,7 +78,7 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// Digests of `width` bytes, of no piece yet.
+    /// An empty list of digests of `width` bytes.
     pub fn new(width: usize) -> Self {
         Self {
             width,
@@ -91,7 +92,7 @@ impl Digests {
         self.width
     }
 
-    /// How many pieces there are.
+    /// Number of pieces.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -101,7 +102,7 @@ impl Digests {
         self.runs.iter().map(|(_, run)| run)
     }
 
-    /// So many more pieces of zeros; `None` beyond 64 bits.
+    /// Appends `more` pieces of zeros; `None` if the number exceeds 64 bits.
     pub fn zeros(&mut self, more: u64) -> Option<()> {
         let count = self.count.checked_add(more)?;
         match self.runs.last_mut() {
@@ -113,7 +114,8 @@ impl Digests {
         Some(())
     }
 
-    /// More pieces of data, whose digests these are; `None` if it is no whole number.
+    /// Appends pieces of data with these digests; `None` if their length is not a multiple of the
+    /// width.
     pub fn data(&mut self, digests: &[u8]) -> Option<()> {
         if !digests.len().is_multiple_of(self.width) {
             return None;
@@ -130,7 +132,8 @@ impl Digests {
         Some(())
     }
 
-    /// The run that holds this piece, and how many of its pieces there are from it on.
+    /// The run that contains this piece, the piece's position in it, and how many pieces it has
+    /// from there.
     fn run_at(&self, index: u64) -> Option<(&Run, u64, u64)> {
         if index >= self.count {
             return None;
@@ -141,7 +144,7 @@ impl Digests {
         Some((run, index - first, end - index))
     }
 
-    /// What a piece holds; `None` beyond the end.
+    /// The content of a piece; `None` beyond the end.
     pub fn get(&self, index: u64) -> Option<Held<'_>> {
         let (run, at, _) = self.run_at(index)?;
         match run {
@@ -153,7 +156,7 @@ impl Digests {
         }
     }
 
-    /// The pieces that are zeros.
+    /// The ranges of pieces that are zeros.
     fn zero_pieces(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.runs.iter().filter_map(|(first, run)| match run {
             Run::Zeros(count) => Some(*first..first + count),
@@ -161,8 +164,8 @@ impl Digests {
         })
     }
 
-    /// The pieces that are not as in `other`, or that it has not. Runs of zeros cost
-    /// nothing.
+    /// The pieces that differ from `other`, or that it does not have. The time depends on the
+    /// number of runs, not on the length of runs of zeros.
     fn differing(&self, other: &Self) -> RangeSet<u64> {
         let mut differing = RangeSet::new();
         let mut index = 0;
@@ -204,8 +207,8 @@ impl Digests {
     }
 }
 
-/// The digests of one chunk that was read: what makes one is independent of all
-/// others, and may be done by several threads.
+/// The digests of one chunk. Chunks are independent of each other, so several threads can compute
+/// them.
 #[derive(Debug)]
 pub struct ChunkContent {
     /// `None` for zeros.
@@ -214,14 +217,14 @@ pub struct ChunkContent {
 }
 
 impl ChunkContent {
-    /// Of the bytes of a chunk.
+    /// The digests of the bytes of a chunk.
     pub fn of(bytes: &[u8]) -> Self {
         Self::beside(bytes, None).0
     }
 
-    /// Of the bytes of a chunk, and whether `base` has the same there: a content, and
-    /// the index of the chunk in it. Then the digest of the chunk is the one that it has
-    /// there, and is not made again.
+    /// As [`of`](Self::of), and returns whether `base` (a content, and the index of the chunk in
+    /// it) has the same bytes. In that case, the digest of the chunk is taken from there and not
+    /// computed.
     pub fn beside(bytes: &[u8], base: Option<(&Content, u64)>) -> (Self, bool) {
         let blocks = Self::blocks_of(bytes);
         let known = base.and_then(|(base, index)| base.same_chunk(index, bytes.len(), &blocks));
@@ -236,7 +239,7 @@ impl ChunkContent {
     fn blocks_of(bytes: &[u8]) -> Digests {
         let mut blocks = Digests::new(BLOCK_DIGEST_BYTES);
         for block in bytes.chunks(block_bytes()) {
-            // A chunk has 64 blocks at most.
+            // A chunk has at most 64 blocks, so this cannot overflow.
             let _ = match is_zero(block) {
                 true => blocks.zeros(1),
                 false => blocks.data(&block_digest(&Digest::of(block))),
@@ -250,14 +253,14 @@ fn block_bytes() -> usize {
     usize::try_from(BLOCK_BYTES.get()).unwrap_or(usize::MAX)
 }
 
-/// The digest of a block, as it is kept.
+/// The digest of a block, as it is stored.
 pub fn block_digest(digest: &Digest) -> [u8; BLOCK_DIGEST_BYTES] {
     let mut kept = [0; BLOCK_DIGEST_BYTES];
     kept.copy_from_slice(&digest.as_bytes()[..BLOCK_DIGEST_BYTES]);
     kept
 }
 
-/// What a disk holds.
+/// The content of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     size: u64,
@@ -266,7 +269,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// The content of a disk of `size` bytes of which nothing was told yet.
+    /// The content of a disk of `size` bytes, to which no chunk was added yet.
     pub fn new(size: u64) -> Self {
         Self {
             size,
@@ -275,7 +278,7 @@ impl Content {
         }
     }
 
-    /// A content of these digests; `None` unless there are as many as `size` wants.
+    /// A content with these digests; `None` unless their number matches `size`.
     pub fn from_digests(size: u64, chunks: Digests, blocks: Digests) -> Option<Self> {
         let content = Self {
             size,
@@ -287,9 +290,9 @@ impl Content {
         is_whole.then_some(content)
     }
 
-    /// The next chunk, in order.
+    /// Appends the next chunk.
     pub fn push(&mut self, chunk: &ChunkContent) {
-        // As many as a disk has do not overflow.
+        // The number of chunks of a disk cannot overflow.
         let _ = match &chunk.digest {
             Some(digest) => self.chunks.data(digest.as_bytes()),
             None => self.chunks.zeros(1),
@@ -302,7 +305,7 @@ impl Content {
         }
     }
 
-    /// The next chunks are zeros, so many.
+    /// Appends `chunks` chunks of zeros.
     pub fn push_hole(&mut self, chunks: u64) {
         let first = self.chunks.count();
         let _ = self.chunks.zeros(chunks);
@@ -335,18 +338,18 @@ impl Content {
         &self.blocks
     }
 
-    /// What a chunk holds, by its index.
+    /// The content of a chunk, by its index.
     pub fn chunk(&self, index: u64) -> Option<Held<'_>> {
         self.chunks.get(index)
     }
 
-    /// What a block holds, by its index.
+    /// The content of a block, by its index.
     pub fn block(&self, index: u64) -> Option<Held<'_>> {
         self.blocks.get(index)
     }
 
-    /// The digest of a chunk that has so many bytes and these blocks; `None` if it is
-    /// another one here. Zeros have none, and are zeros in both.
+    /// The digest of the chunk at `index` if it has `len` bytes and these blocks; `None` if it
+    /// differs. The inner option is `None` for zeros.
     fn same_chunk(&self, index: u64, len: usize, blocks: &Digests) -> Option<Option<Digest>> {
         let span = self.plan().span(index)?;
         let is_same = span.len == len as u64
@@ -371,8 +374,8 @@ impl Content {
         self.blocks.zero_pieces().collect()
     }
 
-    /// The digest of all of it: of a disk of this size with these bytes, however it
-    /// came about. It costs nothing for zeros, and covers every digest that is kept.
+    /// The digest of the whole content. It depends only on the size and the bytes of the disk, not
+    /// on how the content was computed. Zeros cost nothing, and every stored digest is covered.
     pub fn root(&self) -> Digest {
         let mut hasher = Sha256::new();
         hasher.update(ROOT_PREFIX);
@@ -384,9 +387,9 @@ impl Content {
         Digest::from_bytes(hasher.finalize().into())
     }
 
-    /// The blocks that differ from those of `base`, by index. What lies beyond the end
-    /// of a base that is shorter differs, whatever it is: nobody knows what a copy of
-    /// it holds there.
+    /// The blocks that differ from those of `base`, by index. Everything beyond the end of a
+    /// shorter base counts as different, even zeros, because the content of a copy of the base is
+    /// unknown there.
     pub fn differing(&self, base: &Self) -> RangeSet<u64> {
         let mut differing = self.blocks.differing(&base.blocks);
         let known = base.size / BLOCK_BYTES;
@@ -397,7 +400,7 @@ impl Content {
     }
 }
 
-/// The chunks that have one of these blocks.
+/// The chunks that contain any of these blocks.
 pub fn chunks_of(blocks: &RangeSet<u64>) -> RangeSet<u64> {
     let chunks = blocks
         .iter()
@@ -405,23 +408,23 @@ pub fn chunks_of(blocks: &RangeSet<u64>) -> RangeSet<u64> {
     chunks.collect()
 }
 
-/// The chunk that a block is of.
+/// The chunk that contains a block.
 pub fn chunk_of(block: u64) -> u64 {
     block / CHUNK_BLOCKS
 }
 
-/// The blocks of these chunks, of `count` that there are.
+/// The blocks of these chunks, if the disk has `count` blocks.
 pub fn blocks_in(chunks: &Range<u64>, count: u64) -> Range<u64> {
     let first = |chunk| blocks_of(chunk).start.min(count);
     first(chunks.start)..first(chunks.end)
 }
 
-/// How many blocks, or chunks, these are.
+/// The number of blocks or chunks in a set.
 pub fn count(pieces: &RangeSet<u64>) -> u64 {
     pieces.iter().map(|range| range.end - range.start).sum()
 }
 
-/// A range as a set; an empty one is an empty set.
+/// A range as a set.
 pub fn set_of(range: Range<u64>) -> RangeSet<u64> {
     Some(range)
         .filter(|range| !range.is_empty())
@@ -459,16 +462,16 @@ mod tests {
     fn the_root_does_not_depend_on_how_zeros_were_told() {
         let mut bytes = vec![0; (12 << 20) + 5];
         bytes[9 << 20] = 1;
-        let told = of(&bytes);
+        let content = of(&bytes);
         let mut holes = Content::new(bytes.len() as u64);
         holes.push_hole(2);
         holes.push(&ChunkContent::of(&bytes[8 << 20..12 << 20]));
         holes.push_hole(1);
-        assert_eq!(told, holes);
-        assert_eq!(told.root(), holes.root());
-        // One bit more, one byte more.
+        assert_eq!(content, holes);
+        assert_eq!(content.root(), holes.root());
+        // One bit changed, then one byte appended.
         bytes[0] = 1;
-        assert_ne!(told.root(), of(&bytes).root());
+        assert_ne!(content.root(), of(&bytes).root());
         assert_ne!(
             Content::new(5).root(),
             Content::new(6).root(),
@@ -496,7 +499,7 @@ mod tests {
         let mut differing = content.differing(&base).into_iter();
         assert_eq!((differing.next(), differing.next()), (Some(2..4), None));
         assert!(base.differing(&base).is_empty());
-        // Cut off: the last block is another one, but where both are zeros.
+        // The base ends within the last block, so that block differs, unless it is zeros in both.
         let longer = of(&blocks(&[1, 0, 3]));
         let shorter = of(&blocks(&[1, 0, 3])[..2 * BLOCK + 7]);
         assert_eq!(shorter.differing(&longer).into_iter().next(), Some(2..3));
@@ -510,14 +513,14 @@ mod tests {
         }
         let base = of(&bytes);
         let mut next = bytes.clone();
-        // A byte of the second chunk, and one of what was zeros.
+        // A byte in the second chunk, and one in zeros.
         next[(5 << 20) + 1] = 2;
         next[9 << 20] = 3;
         let shorter = &next[..next.len() - 1];
         for (image, same) in [
             (&*bytes, [true; 4]),
             (&next, [true, false, false, true]),
-            // The last chunk has the digest of its one block, and is another one.
+            // The last chunk differs although it has the digest of its only block.
             (shorter, [true, false, false, false]),
         ] {
             let mut content = Content::new(image.len() as u64);
@@ -528,7 +531,7 @@ mod tests {
             }
             assert_eq!(content, of(image));
         }
-        // It is the digest of the base that is taken, not one that was made.
+        // The digest is taken from the base, not computed.
         let mut other = base.clone();
         let Some((_, Run::Data(digests))) = other.chunks.runs.first_mut() else {
             panic!("the first chunk holds data");
@@ -556,7 +559,7 @@ mod tests {
                 true => (old, new),
                 false => (new, old),
             };
-            // One byte for each block is enough for digests, and quick.
+            // One byte for each block is enough for digests, and fast.
             let digests = |numbers: &[u8]| {
                 let mut digests = Digests::new(BLOCK_DIGEST_BYTES);
                 for number in numbers {

@@ -1,6 +1,5 @@
-//! Who asks: a user UUID and a secret key, sent as HTTP Basic
-//! (docs/dev/reference.md, 1.1). The key is wiped from memory when dropped and has neither
-//! `Display` nor a telling `Debug`.
+//! Credentials: a user UUID and a secret key, sent as HTTP Basic (docs/dev/reference.md, 1.1). The
+//! key is wiped from memory when dropped, and neither `Display` nor `Debug` reveals it.
 
 use std::fmt;
 
@@ -19,9 +18,8 @@ impl Credentials {
     /// Credentials of `user` with `key`.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if the user is empty or holds a colon, which Basic
-    /// cannot carry, or either holds a control character. The message never
-    /// quotes the key.
+    /// [`ErrorKind::Usage`] if the user is empty or contains a colon, which Basic does not support,
+    /// or either contains a control character. The message never quotes the key.
     pub fn new(user: impl Into<String>, key: impl Into<String>) -> Result<Self> {
         let (user, key) = (user.into(), Zeroizing::new(key.into()));
         if user.is_empty() || user.contains(|c: char| c == ':' || c.is_control()) {
@@ -39,8 +37,8 @@ impl Credentials {
         Ok(Self { user, key })
     }
 
-    /// Splits `UUID:KEY` at the first colon; `None` for the key if there is no
-    /// colon. The key is taken literally, whatever it holds.
+    /// Splits `UUID:KEY` at the first colon; `None` for the key without a colon. The key is taken
+    /// literally, whatever it contains.
     pub fn split(text: &str) -> (&str, Option<&str>) {
         match text.split_once(':') {
             Some((user, key)) => (user, Some(key)),
@@ -53,7 +51,7 @@ impl Credentials {
         &self.user
     }
 
-    /// The secret key, for the one place that needs it.
+    /// The secret key, for the one place that sends it.
     pub fn expose_key(&self) -> &str {
         &self.key
     }

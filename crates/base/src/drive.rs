@@ -1,4 +1,5 @@
-//! The nouns of the drives API: which drive, what it is like, what to create.
+//! The drives of the API: the identifier of a drive, its properties, and what is needed to create
+//! one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,13 +9,13 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::{Properties, parse_size};
 
-/// Name of a drive: a UUID. Parsed to 128 bits and printed again, so that no
-/// text from outside reaches a path or a URL.
+/// Identifies a drive: a UUID. It is parsed to 128 bits and printed again, so that no text from
+/// outside reaches a path or a URL.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DriveId(Uuid);
 
 impl DriveId {
-    /// A new name that nobody has.
+    /// A new, unique identifier.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
@@ -24,13 +25,13 @@ impl DriveId {
         self.0.into_bytes()
     }
 
-    /// The name with these 128 bits.
+    /// The identifier with these 128 bits.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 }
 
-/// Reads a UUID in its usual form of 36 characters only, in either case.
+/// Parses a UUID, only in its usual form of 36 characters, in upper or lower case.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     (text.len() == 36)
         .then(|| Uuid::try_parse(text).ok())
@@ -40,7 +41,7 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
 impl FromStr for DriveId {
     type Err = Error;
 
-    /// Takes the usual form of 36 characters only, in either case.
+    /// Accepts only the usual form of 36 characters, in upper or lower case.
     fn from_str(text: &str) -> Result<Self> {
         parse_uuid(text).map(Self).ok_or_else(|| {
             Error::new(ErrorKind::Usage, format!("{text:?} is not a drive UUID"))
@@ -61,27 +62,27 @@ impl fmt::Debug for DriveId {
     }
 }
 
-/// Largest size of a drive that is believed, 4 EiB: beyond it sums of offsets and sizes
-/// could overflow, and no file system has so large a file.
+/// Maximum size of a drive, 4 EiB. With larger sizes, sums of offsets and sizes could overflow; and
+/// no file system supports a file as large.
 pub const DRIVE_BYTES_MAX: u64 = 1 << 62;
 
-/// What the API tells of a drive (docs/dev/reference.md, 1.3).
+/// The properties of a drive in the API (docs/dev/reference.md, 1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveInfo {
-    /// Its name in the API.
+    /// Its identifier.
     pub id: DriveId,
     /// Its size in bytes, at most [`DRIVE_BYTES_MAX`].
     pub size: u64,
-    /// All keys of the answer, those above included.
+    /// All keys of the answer, including those above.
     pub properties: Properties,
 }
 
 impl DriveInfo {
-    /// Reads one object of an `info`, `create` or `set` answer.
+    /// Converts one object of an `info`, `create` or `set` answer.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] if `drive` or `size` is missing or unreadable:
-    /// then this is not an answer of the API.
+    /// [`ErrorKind::Protocol`] if `drive` or `size` is missing or malformed: then this is not an
+    /// answer of the API.
     pub fn from_properties(properties: Properties) -> Result<Self> {
         let field = |key: &'static str| {
             properties.get(key).map(str::trim).ok_or_else(|| {
@@ -108,7 +109,7 @@ impl DriveInfo {
         })
     }
 
-    /// Who uses the drive now, if anybody does: a running server's claim.
+    /// The claim on the drive: the running server that uses it, if any.
     pub fn claimed(&self) -> Option<&str> {
         self.properties.get("claimed").filter(|v| !v.is_empty())
     }
@@ -120,8 +121,8 @@ impl DriveInfo {
         parse_uuid(parts.next()?)
     }
 
-    /// How far an imaging of this drive is, if one runs (docs/dev/reference.md, 5.2).
-    /// One old client's mock says `false` for none.
+    /// The progress of an imaging of this drive, if one is running (docs/dev/reference.md, 5.2).
+    /// The mock of an old client uses `false` for none.
     pub fn imaging(&self) -> Option<&str> {
         self.properties
             .get("imaging")
@@ -129,21 +130,21 @@ impl DriveInfo {
     }
 }
 
-/// The drives of a name.
+/// The drives with this name.
 pub fn named<'d>(drives: &'d [DriveInfo], name: &str) -> impl Iterator<Item = &'d DriveInfo> {
     drives
         .iter()
         .filter(move |drive| drive.properties.get("name") == Some(name))
 }
 
-/// What to create: the body of `drives/create` (docs/dev/reference.md, 1.4).
+/// The parameters of a new drive: the body of `drives/create` (docs/dev/reference.md, 1.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriveSpec {
-    /// Free text; a newline in it is escaped on the wire.
+    /// Any text; a newline in it is escaped on the wire.
     pub name: String,
     /// Size in bytes, more than 0.
     pub size: u64,
-    /// `disk` or `ssd`; the endpoint decides which exist.
+    /// `disk` or `ssd`; the endpoint decides which values exist.
     pub tier: String,
     /// Whether several servers may claim the drive at once.
     pub shared: bool,
@@ -153,7 +154,7 @@ impl DriveSpec {
     /// The keys and values to send.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if the name or tier holds what no body can carry.
+    /// [`ErrorKind::Usage`] if the name or tier contains what the format cannot represent.
     pub fn to_properties(&self) -> Result<Properties> {
         let mut properties = Properties::new();
         let mut set = |key: &str, value: &str| {

@@ -1,4 +1,4 @@
-//! What can go wrong, named by what the reader can do next.
+//! Errors, classified by what the reader can do about them.
 //!
 //! Rules: [`Display`](fmt::Display) says this layer only and never repeats its
 //! cause, which is [`source`](std::error::Error::source); a message starts with
@@ -72,28 +72,28 @@ impl Error {
         self
     }
 
-    /// The same error with a line that tells what to do.
+    /// The same error with advice in a line of its own.
     #[must_use]
     pub fn hint_to(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The same error, marked as one that repeats whenever the same call is made with
-    /// the same input: a damaged image, or one that is over a limit. Nobody is advised
-    /// to run the same command again.
+    /// The same error, marked as one that repeats whenever the same call is made with the same
+    /// input: the image is damaged, or exceeds a limit. The command line then does not advise to
+    /// run the command again.
     #[must_use]
     pub fn permanent(mut self) -> Self {
         self.is_permanent = true;
         self
     }
 
-    /// Whether the same call with the same input can only fail again.
+    /// Whether the same call with the same input will fail again.
     pub fn is_permanent(&self) -> bool {
         self.is_permanent
     }
 
-    /// The same error for another caller, with its causes in its message.
+    /// A copy of the error for another caller, with its causes in the message.
     pub fn repeated(&self) -> Self {
         Self {
             kind: self.kind,
@@ -104,12 +104,12 @@ impl Error {
         }
     }
 
-    /// What kind of failure this is.
+    /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What the user can do about it, if anything is known.
+    /// What the user can do about it, if known.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }

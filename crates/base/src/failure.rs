@@ -1,5 +1,5 @@
-//! What became of one request that did not succeed: the vocabulary between the
-//! client, which makes these, and the policy, which decides about them.
+//! Why a single request failed. The client creates these values, and the engine decides what to do
+//! about them.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,25 +14,23 @@ pub enum Failure {
     Connect(String),
     /// The certificate of the endpoint was not accepted.
     Certificate(String),
-    /// Something on the way refuses this machine, or speaks another protocol: a proxy, or
-    /// the TLS of the endpoint.
+    /// Something on the way refuses this machine or speaks another protocol: a proxy, or the TLS of
+    /// the endpoint.
     Barred(Obstacle),
-    /// The connection broke after it was made. Whether the endpoint did what was
-    /// asked is not known.
+    /// The connection broke after it was established. It is unknown whether the endpoint did what
+    /// was requested.
     Broken(String),
-    /// Nothing moved for this long. Whether the endpoint did what was asked is
-    /// not known.
+    /// No byte moved for this long. It is unknown whether the endpoint did what was requested.
     Stalled(Duration),
     /// The endpoint answered with an error.
     Refused(Refusal),
-    /// The answer is not one of this API: a proxy's page, or a body that cannot be
-    /// one of it.
+    /// The answer is not from this API: an error page of a proxy, or a malformed body.
     NotApi(String),
-    /// The answer has another length than was asked for.
+    /// The answer has another length than requested.
     WrongLength(String),
 }
 
-/// What bars the way to an endpoint until somebody configures something else.
+/// Something that blocks the way to an endpoint until a configuration changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
     /// What it is, with the place where it is.
@@ -40,8 +38,7 @@ pub struct Obstacle {
     /// What to do about it.
     pub hint: &'static str,
 }
-/// The message of an error answer whose body is a page for people, which this API never
-/// sends.
+/// The message of an error answer whose body is an HTML page, which this API never sends.
 pub const HTML_PAGE: &str = "an HTML page";
 
 /// An error answer (docs/dev/reference.md, 3.2).
@@ -49,32 +46,31 @@ pub const HTML_PAGE: &str = "an HTML page";
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// What `X-Elastic-Error` names, if it is there and known.
+    /// The value of `X-Elastic-Error`, if present and known.
     pub error: Option<ErrorType>,
-    /// The first line of the body, cut to a length that fits a terminal.
+    /// The first line of the body, shortened for a terminal.
     pub message: String,
     /// How long the endpoint asks to wait.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// Whether the endpoint may have done what was asked.
+    /// Whether the endpoint may have done what was requested.
     pub fn is_ambiguous(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Certificate(_) | Self::Barred(_) => false,
             Self::Broken(_) | Self::Stalled(_) | Self::NotApi(_) | Self::WrongLength(_) => true,
-            // Of a 4xx the service says clearly that nothing was done. A
-            // timeout of a proxy (408) and all of 5xx leave it open; that a
-            // resource is full (507) does not.
+            // For a 4xx, it is certain that the service did nothing. A timeout of a proxy (408) and
+            // 5xx leave it open, except a full resource (507).
             Self::Refused(refusal) => {
                 refusal.status == 408 || refusal.status >= 500 && refusal.status != 507
             }
         }
     }
 
-    /// Whether something else than the endpoint may have answered: a captive portal, the
-    /// page of a front, an inspecting proxy. Of error answers only those that such a thing
-    /// gives; a 401 or 407 is never one, since to repeat it can lock an account.
+    /// Whether something other than the endpoint may have answered: a captive portal, the error
+    /// page of a front, an inspecting proxy. Only statuses that such things send count. 401 and 407
+    /// never count, because repeating such a request can lock an account.
     pub fn is_foreign(&self) -> bool {
         match self {
             Self::Certificate(_) | Self::NotApi(_) => true,
@@ -99,18 +95,17 @@ impl Failure {
         }
     }
 
-    /// Whether a connection that was there broke off, or hung.
+    /// Whether an established connection broke or hung.
     pub fn is_break(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Stalled(_))
     }
 
-    /// Whether the endpoint, or what is before it, takes no request of this size.
+    /// Whether the endpoint, or something in front of it, refuses requests of this size.
     pub fn is_about_size(&self) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.status == 413)
     }
 
-    /// The error to show for it. `what` was being done, as in "Cannot write to
-    /// the drive".
+    /// The error to report. `what` is what was being done, as in "Cannot write to the drive".
     pub fn into_error(self, what: &str) -> Error {
         let (kind, hint) = match &self {
             Self::Connect(_) => (
@@ -149,12 +144,12 @@ impl Failure {
 
 impl Refusal {
     fn kind_and_hint(&self) -> (ErrorKind, Option<&'static str>) {
-        // It was tried again and failed again.
+        // It was repeated and failed again.
         if self.error == Some(ErrorType::Failed) {
             return (ErrorKind::Rejected, None);
         }
         match self.status {
-            // The API names its error; what stands before it does not.
+            // The API always states its error type; what is in front of it does not.
             403 | 404 if self.error.is_none() => (
                 match self.status {
                     403 => ErrorKind::Unauthenticated,

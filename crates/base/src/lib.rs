@@ -2,12 +2,11 @@
 //! credentials, plans, chunks, digests and contents, gzip and Zstandard, and the grammar of the
 //! API.
 //!
-//! Functions over bytes, and data: nothing here opens a file or a socket, reads a clock or the
-//! environment, or prints. What takes long is to encode a chunk (xz does it on threads of its
-//! own); what waits is the buffer pool.
+//! Everything here is a function over bytes, or data. Nothing opens a file or a socket, reads a
+//! clock or the environment, or prints. Encoding a chunk takes long (xz uses threads of its own),
+//! and the buffer pool may wait.
 //!
-//! Start at [`chunk`], which is the path of a chunk as types, and at [`wire`], which is the
-//! grammar of the API.
+//! Start at [`chunk`], the path of a chunk as types, and at [`wire`], the grammar of the API.
 
 pub mod buffer;
 pub mod chunk;

@@ -1,4 +1,5 @@
-//! Locks of plain data, which is whole after a panic elsewhere, too.
+//! Locks of plain data, which stays consistent even if another thread panicked, so poisoning is
+//! ignored.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -7,12 +8,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The same, to look at what is behind a lock that many may hold to read.
+/// The same, for reading behind a lock that allows several readers.
 pub fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The same, to change it.
+/// The same, for writing.
 pub fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,22 +1,21 @@
-//! Which chunk is where: pure arithmetic over sizes and offsets in bytes.
+//! The division of an image into chunks: arithmetic over sizes and offsets in bytes.
 
 use std::num::NonZeroU64;
 use std::ops::Range;
 
-/// Bytes of a chunk unless the user says otherwise: 5 MiB, as the service's
-/// documentation prints it (docs/dev/reference.md, 2.6).
+/// Default bytes of a chunk: 5 MiB, as in the documentation of the service (docs/dev/reference.md,
+/// 2.6).
 pub const CHUNK_BYTES_DEFAULT: u64 = 5 * 1024 * 1024;
 
-/// The size that stands for one that is not known: no disk has it, since an offset
-/// is a signed number.
+/// The value for an unknown size. No disk is that large, because an offset is a signed number.
 const ENDLESS_BYTES: u64 = i64::MAX.cast_unsigned();
 
-/// Where one chunk lies in the image, and so on the drive.
+/// The position of one chunk in the image, and so on the drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// Number of the chunk, from 0, over the whole image.
+    /// Index of the chunk in the whole image, from 0.
     pub index: u64,
-    /// Its first byte.
+    /// Offset of its first byte.
     pub offset: u64,
     /// Its length in bytes, never 0.
     pub len: u64,
@@ -29,7 +28,7 @@ impl Span {
     }
 }
 
-/// The division of an image into chunks: all of one size but the last.
+/// The division of an image into chunks of the same size, except the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     size: u64,
@@ -42,12 +41,12 @@ impl Plan {
         Self { size, chunk }
     }
 
-    /// A plan for an image whose size nobody knows: as long as one can be.
+    /// A plan for an image of unknown size: as long as possible.
     pub fn endless(chunk: NonZeroU64) -> Self {
         Self::new(ENDLESS_BYTES, chunk)
     }
 
-    /// Whether it is for an image of which nobody knows the size.
+    /// Whether the size of the image is unknown.
     pub fn is_endless(&self) -> bool {
         self.size == ENDLESS_BYTES
     }
@@ -79,12 +78,12 @@ impl Plan {
         self.size.div_ceil(self.chunk.get())
     }
 
-    /// The chunk that holds the byte at `offset`.
+    /// The index of the chunk that contains the byte at `offset`.
     pub fn index_of(&self, offset: u64) -> u64 {
         offset / self.chunk
     }
 
-    /// Where chunk `index` lies; `None` beyond the end.
+    /// The span of chunk `index`; `None` beyond the end.
     pub fn span(&self, index: u64) -> Option<Span> {
         let offset = index.checked_mul(self.chunk.get())?;
         (offset < self.size).then(|| Span {
@@ -94,7 +93,7 @@ impl Plan {
         })
     }
 
-    /// The chunks that lie wholly within `bytes`.
+    /// The chunks that are completely within `bytes`.
     pub fn within(&self, bytes: Range<u64>) -> Range<u64> {
         let first = bytes.start.div_ceil(self.chunk.get());
         let end = if bytes.end >= self.size {
@@ -105,14 +104,14 @@ impl Plan {
         first..end.max(first)
     }
 
-    /// The bytes of a range of chunks, as far as there are so many.
+    /// The bytes of a range of chunks, up to the end of the image.
     pub fn bytes_of(&self, chunks: &Range<u64>) -> Range<u64> {
         let start = chunks.start.saturating_mul(self.chunk.get()).min(self.size);
         let end = chunks.end.saturating_mul(self.chunk.get()).min(self.size);
         start..end.max(start)
     }
 
-    /// How many bytes are in a range of chunks.
+    /// Number of bytes in a range of chunks.
     pub fn bytes_in(&self, chunks: &Range<u64>) -> u64 {
         let bytes = self.bytes_of(chunks);
         bytes.end - bytes.start

@@ -1,6 +1,6 @@
-//! Words of commands that messages print.
+//! Quotes words of commands in messages.
 
-/// Quotes a word for a POSIX shell if it needs it. What could act on a terminal is
+/// Quotes a word for a POSIX shell if necessary. Characters that could act on a terminal are
 /// written as bash's `$'...'` escapes.
 pub fn quote(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@%+,=-".contains(c);

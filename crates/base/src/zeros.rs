@@ -1,13 +1,13 @@
-//! Zeros in bytes: where they are, and as many as are wanted.
+//! Finds zeros in bytes, and provides them.
 
 use std::ops::Range;
 
-/// Bytes that are all zero or not as one: the block of most file systems.
+/// Blocks are checked for zeros as a whole; this is the block size of most file systems.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 
-/// The runs of blocks of 4 KiB that are not all zero, with the runs of less than
-/// `hole_bytes_min` zeros between them. The first block began `into` bytes earlier.
-/// Beyond the ranges in `read` all is zeros, and nothing is looked at.
+/// The runs of 4 KiB blocks that are not all zero; runs are joined if there are fewer than
+/// `hole_bytes_min` zeros between them. The first block began `into` bytes before `bytes`.
+/// Everything outside the ranges in `read` is known to be zeros and is not inspected.
 pub fn data(
     bytes: &[u8],
     read: &[Range<usize>],
@@ -17,7 +17,7 @@ pub fn data(
     let mut data: Vec<Range<usize>> = Vec::new();
     let mut start = 0;
     for range in read {
-        // The block in which a range begins may be that in which the one before ended.
+        // A range may begin in the block in which the one before ended.
         let block = (range.start + into) / BLOCK_BYTES * BLOCK_BYTES;
         start = start.max(block.saturating_sub(into));
         while start < range.end {
@@ -35,7 +35,7 @@ pub fn data(
     data
 }
 
-/// So many zeros in bytes, to write or to hash, a step at a time.
+/// Yields `len` zeros, in slices, for writing or hashing.
 pub fn zeros(mut len: u64) -> impl Iterator<Item = &'static [u8]> {
     static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     std::iter::from_fn(move || {
@@ -46,9 +46,8 @@ pub fn zeros(mut len: u64) -> impl Iterator<Item = &'static [u8]> {
     })
 }
 
-/// Whether all bytes are zero. The slice is compared with itself, one byte
-/// apart, which the compiler turns into `memcmp`: tens of GB/s, so never what
-/// limits a transfer.
+/// Whether all bytes are zero. The slice is compared with itself shifted by one byte, which the
+/// compiler turns into `memcmp`: tens of GB/s, so that it never limits a transfer.
 pub fn is_zero(bytes: &[u8]) -> bool {
     match bytes {
         [] => true,

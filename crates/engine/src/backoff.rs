@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Full jitter: a wait drawn evenly from nothing up to `base * 2^n`, at most
-/// `cap` (docs/dev/faults.md, 3.4). Evenly, so that workers that failed together do not come
-/// back together.
+/// Full jitter: the wait is drawn uniformly between zero and `base * 2^n`, at most `cap`
+/// (docs/dev/faults.md, 3.4). Without the jitter, workers that failed together would also come back
+/// together, and overload the endpoint again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     base: Duration,
@@ -12,12 +12,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// After a fault of the network or the endpoint.
+    /// For faults of the network or the endpoint.
     pub const TRANSIENT: Self = Self {
         base: Duration::from_millis(500),
         cap: Duration::from_secs(30),
     };
-    /// When the endpoint asks for less, or the drive is busy.
+    /// For a busy drive, or an endpoint that asks for fewer requests.
     pub const THROTTLE: Self = Self {
         base: Duration::from_secs(1),
         cap: Duration::from_secs(60),
@@ -28,14 +28,14 @@ impl Backoff {
         self.ceiling(n).mul_f64(rng.f64())
     }
 
-    /// The longest that [`Backoff::wait`] can be.
+    /// The longest wait that [`Backoff::wait`] can return for failure number `n`.
     pub fn ceiling(self, n: u32) -> Duration {
         self.base.saturating_mul(1 << n.min(16)).min(self.cap)
     }
 }
 
-/// A wait that obeys the endpoint's `Retry-After`: not before it, and spread over a
-/// tenth more. Whether there is time for it is the caller's to decide.
+/// A wait that obeys the endpoint's `Retry-After`: never shorter, and up to a tenth longer, so that
+/// the workers do not return all at once. The caller decides whether there is time for it.
 pub(super) fn obey(retry_after: Duration, wait: Duration, rng: &mut fastrand::Rng) -> Duration {
     let spread = retry_after.mul_f64(rng.f64() / 10.0);
     retry_after.saturating_add(spread).max(wait)

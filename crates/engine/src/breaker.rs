@@ -1,24 +1,25 @@
-//! Tells an outage from a bad request, and when to give up.
+//! Detects an outage, as opposed to a single bad request, and decides when to give up.
 
 use std::time::Duration;
 
 use super::Backoff;
 
-/// Failures in a row, over all workers, that make an outage.
+/// An outage begins after this many consecutive failures, counted over all workers.
 const FAILURES_MAX: u32 = 5;
 
-/// Opens after a row of failures: then nothing is sent but one cheap probe at a
-/// time, until one succeeds (docs/dev/faults.md, 3.4). An outage is no reason to abort a bulk
-/// transfer, so attempts made during one do not count against a chunk; only its
-/// length does.
+/// Opens after [`FAILURES_MAX`] consecutive failures. While it is open, the transfer sends one
+/// cheap probe at a time and nothing else, until a probe succeeds (docs/dev/faults.md, 3.4). An
+/// outage is no reason to abort a bulk transfer: attempts made during one do not count against
+/// their chunk, and only the length of the outage decides when to give up.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     failures: u32,
-    /// Probes that failed since it opened; `None` while it is closed.
+    /// Probes that failed since the breaker opened; `None` while it is closed.
     probes: Option<u32>,
-    /// When the first failure since the last success was.
+    /// Time of the first failure since the last success or answered probe.
     failing_since: Option<Duration>,
-    /// As above, but probes that were answered do not count.
+    /// Time of the first failure since the last success of a request that made progress. An
+    /// answered probe does not reset it.
     fruitless_since: Option<Duration>,
     max_outage: Duration,
 }
@@ -40,30 +41,30 @@ impl Breaker {
         self.probes.is_some()
     }
 
-    /// Something succeeded. True if that ended an outage.
+    /// A request succeeded. Returns whether that ended an outage.
     pub fn succeeded(&mut self) -> bool {
         self.fruitless_since = None;
         self.probed()
     }
 
-    /// A probe was answered. True if that ended an outage. It says nothing of
-    /// what a transfer needs: there are endpoints that tell about a drive all day
-    /// and never take a chunk.
+    /// A probe was answered. Returns whether that ended an outage. It resets only `failing_since`:
+    /// some endpoints answer questions about a drive all day and never accept a chunk, so that an
+    /// answered probe proves nothing about chunks.
     pub fn probed(&mut self) -> bool {
         self.failures = 0;
         self.failing_since = None;
         self.probes.take().is_some()
     }
 
-    /// A request failed in a way that says nothing about an outage but is no
-    /// progress either: the endpoint asked for patience.
+    /// A request failed in a way that neither counts towards an outage nor is progress: for
+    /// example, the endpoint asked to wait.
     pub fn stuck(&mut self, now: Duration) {
         self.failing_since.get_or_insert(now);
         self.fruitless_since.get_or_insert(now);
     }
 
-    /// A request failed in a way that an outage could explain. True if that
-    /// opened the breaker.
+    /// A request failed in a way that an outage could explain. Returns whether this failure opened
+    /// the breaker.
     pub fn failed(&mut self, now: Duration) -> bool {
         self.stuck(now);
         self.failures += 1;
@@ -74,17 +75,17 @@ impl Breaker {
         opens
     }
 
-    /// A probe failed, or the breaker just opened: how long to wait before the
-    /// next probe.
+    /// Called when the breaker has just opened and after each failed probe: returns how long to
+    /// wait before the next probe.
     pub fn next_probe(&mut self, rng: &mut fastrand::Rng) -> Duration {
         let n = self.probes.unwrap_or_default();
         self.probes = Some(n + 1);
         Backoff::TRANSIENT.wait(n + 1, rng)
     }
 
-    /// The moment to give up if nothing succeeds until then; `None` while all is
-    /// well, however long one request takes. An outage that probes call over time
-    /// and again, while no chunk gets through, may last twice as long.
+    /// The time to give up if nothing succeeds before it; `None` while nothing fails, however long
+    /// one request takes. Where probes succeed again and again but no chunk does, the outage may
+    /// last twice as long.
     pub fn gives_up_at(&self) -> Option<Duration> {
         let silent = self.failing_since?.saturating_add(self.max_outage);
         let fruitless = self

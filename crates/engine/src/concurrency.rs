@@ -1,101 +1,102 @@
-//! How many requests may be in flight at once: as many as help, and no more.
+//! Adapts the number of requests in flight: as many as make the transfer faster, and no more.
 //!
-//! The best number is unknown. A link that loses packets needs many connections: each of
-//! them is slowed down by its own losses (docs/dev/faults.md, 1.5). A clean link is full with
-//! a few. Some clouds take one writer per drive (docs/dev/faults.md, 1.1), and an endpoint with
-//! too much to do wants fewer. So the number is found by trying it:
+//! The best number is unknown. A lossy link needs many connections, because each is slowed down by
+//! its own losses (docs/dev/faults.md, 1.5). A few connections fill a clean link. Some clouds
+//! accept one writer per drive (docs/dev/faults.md, 1.1), and an overloaded endpoint needs fewer
+//! requests. So the controller tries numbers and measures:
 //!
-//! - **Up while it helps.** A transfer begins with a few requests and doubles their number
-//!   as long as that moves clearly more bytes per second. Later it tries more again, at
-//!   intervals that double while nothing comes of it.
-//! - **Up when the goodput falls.** New connections send fast until their first losses. A
-//!   few of them fill a link for a second or two, which shows what it carries, and then slow
-//!   down. So the best goodput is remembered, and more requests are sent while less arrives.
+//! - **Up while it helps.** A transfer starts with a few requests and doubles their number as long
+//!   as that clearly increases the bytes per second. Later it tries more again, at intervals that
+//!   double each time it does not help.
+//! - **Up when the goodput falls.** A new connection sends fast until its first losses. A few of
+//!   them can fill a link for a second or two, which shows the link's capacity, and then slow down.
+//!   So the controller remembers the best goodput, and sends more requests while the goodput is
+//!   below it.
 //! - **Down at once on errors** that overload explains, and when a drive is busy.
-//! - **Down step by step where more did not help**: a quarter less at a time, as long as the
-//!   goodput stays what it was. Half of the connections at once would have to grow for
-//!   seconds before they carry what all of them did.
+//! - **Down step by step where more did not help**: by a quarter at a time, as long as the goodput
+//!   stays the same. Closing half of the connections at once would be a mistake: the other half
+//!   would need seconds to grow before it carries as much.
 //!
-//! The measure is the number of bytes of bodies that move in each quarter of a second,
-//! over all requests. That works for requests of any length, and within the first second.
-//! Two things distort it, and are left out: the first ticks after a change, when
-//! connections are made and buffers fill, and ticks in which fewer requests were in flight
-//! than allowed, because then something else limits the transfer (compressors, a slow
-//! disk). Requests that begin and end together make bursts, so a measurement lasts longer
-//! than one request, where these are short.
+//! The measure is how many bytes of bodies move in each quarter of a second, over all requests. It
+//! works for requests of any length, and gives a result within the first second. Two things distort
+//! the measure, and such ticks do not count: the first ticks after a change, when connections open
+//! and buffers fill, and ticks in which fewer requests were in flight than allowed, because then
+//! something else limits the transfer (compressors, a slow disk). Requests that begin and end
+//! together move bytes in bursts; therefore a measurement lasts longer than one request where
+//! requests are short.
 
 use std::time::Duration;
 
 /// Requests in flight at the start.
 const START: u32 = 4;
-/// If a round trip takes longer than this, it takes seconds to see what a number of requests
-/// carries. So twice as many as at the start are sent without a measurement, unless one of
-/// the first has succeeded by then.
+/// If a round trip takes longer than this, it would take seconds to measure what a number of
+/// requests carries. So the controller allows twice [`START`] without a measurement, unless one of
+/// the first requests has succeeded by then.
 const FAR: Duration = Duration::from_millis(50);
 /// How long bytes are counted for one sample.
 const TICK: Duration = Duration::from_millis(250);
-/// Ticks after a change that are left out.
+/// Ticks that do not count after a change of the number.
 const SKIPPED_TICKS: u32 = 2;
-/// Fewest samples of a decision: while the number is being doubled, to see whether the
-/// goodput changed, of a trial of more, and of one of fewer.
+/// Minimum number of samples for a decision. In this order: while the number doubles, to see
+/// whether the goodput changed; for a trial of more requests; for a trial of fewer.
 const GROWING_SAMPLES: usize = 2;
 const HOLDING_SAMPLES: usize = 4;
 const MORE_SAMPLES: usize = 8;
 const FEWER_SAMPLES: usize = 12;
 /// A trial of fewer ends early if these first samples are as low as [`FALLEN`].
 const FEWER_EARLY_SAMPLES: usize = 3;
-/// Most samples of a decision, however long requests take.
+/// Maximum number of samples for a decision, however long requests take.
 const SAMPLES_MAX: usize = 12;
-/// The goodput of a held number is the mean of its last samples: at most this many.
+/// The goodput of a number that is held is the mean of at most this many latest samples.
 const SAMPLES_KEPT: usize = 32;
-/// If the last sample is this many times the mean of those before it, connections are still
-/// growing, and the decision waits, for at most this many samples.
+/// If the last sample exceeds the mean of those before it by this factor, the connections are still
+/// growing. The decision then waits, for at most this many further samples.
 const STILL_RISING: f64 = 1.1;
 const RISING_SAMPLES: usize = 8;
-/// The factor by which the goodput has to grow for a larger number to be worth having, and
-/// for an even larger one to be tried at once. Twice the requests give 2 at best; less than
-/// the first is noise on many links.
+/// A larger number is worth having if the goodput grows by the first factor, and an even larger one
+/// is tried at once if it grows by the second. Twice the requests give a factor of 2 at best;
+/// anything below the first factor is noise on many links.
 const HELPS: f64 = 1.1;
 const GROWS: f64 = 1.2;
-/// As [`HELPS`], of a trial, which measures for longer.
+/// As [`HELPS`], for a trial, which measures for longer and so can detect a smaller difference.
 const MORE_HELPS: f64 = 1.05;
-/// Fewer requests are kept if they move at least this part of the best goodput.
+/// A trial of fewer requests is successful if they reach at least this part of the best goodput.
 const FEWER_KEEPS: f64 = 0.97;
-/// Fewer than this many are tried only where fewer did better before: a connection is idle
-/// for a round trip after each request, and the others have to fill the link meanwhile.
+/// Below this number, fewer requests are tried only if fewer did better before: a connection idles
+/// for a round trip after each request, and the others have to fill the link in that time.
 const FEWER_MIN: u32 = 8;
 /// If the goodput is less than this part of the best, more requests are sent.
 const FALLEN: f64 = 0.85;
-/// After a fall, this many doublings in a row that do not help mean that the link itself has
-/// become slower.
+/// After the goodput fell, this many consecutive doublings that do not help mean that the link
+/// itself has become slower.
 const VAIN_MAX: u32 = 2;
-/// If the goodput rises by this factor by itself, the link has changed, and larger numbers
-/// are tried again.
+/// If the goodput rises by this factor without a change of the number, the link has changed, and
+/// the controller tries larger numbers again.
 const RISEN: f64 = 1.5;
-/// A tick counts only if the number in flight differed from the limit by at most this part
-/// of it, on average.
+/// A tick counts only if the average number in flight differed from the limit by at most this part
+/// of the limit.
 const DIFFERENCE_MAX: f64 = 0.1;
 /// How long a number is held before a larger one is tried again: the first time, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(10);
 /// How long fewer requests are held before even fewer are tried.
 const FEWER_HOLD: Duration = Duration::from_secs(3);
 const HOLD_MAX: Duration = Duration::from_secs(16 * 60);
-/// How long a number that led to errors is not tried again: the first time, at most, and at
-/// least this many times the duration of a request.
+/// How long a number that led to errors is not tried again: the first time, at most, and as a
+/// minimum multiple of the duration of a request.
 const BARRED_MIN: Duration = Duration::from_secs(60);
 const BARRED_MAX: Duration = Duration::from_secs(16 * 60);
 const BARRED_REQUESTS: u32 = 8;
-/// Trouble this soon after the number grew, or within this many durations of a request, is
-/// attributed to the number. Later trouble is an accident: it halves the number, which may
-/// grow back at once.
+/// Errors this soon after the number grew, or within this many durations of a request, are
+/// attributed to the larger number. Later errors count as an accident: they halve the number, but
+/// it may grow back at once.
 const TROUBLE_SOON: Duration = Duration::from_secs(10);
 const TROUBLE_SOON_REQUESTS: u32 = 3;
 
-/// Taken for each request that is sent, and given back when it ended.
+/// Identifies a request to the controller: issued when the request is sent, returned when it ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ticket {
     sent_at: Duration,
-    /// As [`Concurrency::era`] then.
+    /// The era ([`Concurrency::era`]) in which the request was sent.
     era: u64,
 }
 
@@ -106,32 +107,33 @@ struct Known {
     rate: f64,
 }
 
-/// What the present number of requests is being measured for.
+/// The purpose of the current measurement.
 #[derive(Clone, Copy, Debug)]
 enum Search {
-    /// Whether it is worth having, compared with a smaller one; `None` at the start.
+    /// Is this number better than the smaller one before it? `None` at the start, when there is
+    /// none.
     Growing(Option<Known>),
-    /// Whether it brings back the goodput that fell to this, and how many steps have not
-    /// helped.
+    /// Does this number restore the goodput, which fell to the given value? With the number of
+    /// steps that did not help.
     Recovering(Known, u32),
-    /// Whether the goodput stays what it is; another number is tried then.
+    /// Does the goodput stay the same? Another number is tried at this time.
     Holding(Duration),
-    /// Whether more do better than this.
+    /// Is a larger number better than this one?
     More(Known),
-    /// Whether fewer do as well as this.
+    /// Are fewer requests as good as this number?
     Fewer(Known),
 }
 
-/// Numbers of requests that are not tried before a time.
+/// Numbers of requests that must not be tried before a time, because they led to errors.
 #[derive(Clone, Copy, Debug)]
 struct Barred {
-    /// This one and all above.
+    /// This number and all larger ones.
     from: u32,
     until: Duration,
     hold: Duration,
 }
 
-/// How many requests may be in flight, found by trying. See the head of this file.
+/// Decides how many requests may be in flight. The head of this file describes how.
 #[derive(Clone, Debug)]
 pub struct Concurrency {
     limit: u32,
@@ -139,50 +141,51 @@ pub struct Concurrency {
     ceiling: u32,
     in_flight: u32,
     search: Search,
-    /// When the limit grew last.
+    /// When the limit last grew.
     grew: Option<Duration>,
-    /// Counts changes of the limit.
+    /// Number of changes of the limit so far.
     era: u64,
-    /// The first era after the last fall: trouble of requests that were sent before it has
-    /// been answered already.
+    /// The first era after the limit last fell. An error of a request from an earlier era was
+    /// caused by the old limit, to which the fall was already the reaction.
     fell: u64,
-    /// Whether a round trip takes long.
+    /// Whether a round trip takes longer than [`FAR`].
     is_far: bool,
-    /// Whether a request has ended well.
+    /// Whether any request has succeeded.
     has_succeeded: bool,
-    /// How long the last request took that succeeded.
+    /// Duration of the last successful request.
     took: Duration,
-    /// When `in_flight` or `limit` changed last.
+    /// When `in_flight` or `limit` last changed.
     at: Duration,
-    /// By how many requests the number in flight differed from the limit during this tick,
+    /// Integral over this tick: how many requests the number in flight differed from the limit by,
     /// times seconds.
     difference_s: f64,
-    /// When this tick began, and how many bytes had moved then.
+    /// When this tick began, and how many bytes had moved by then.
     tick: Option<(Duration, u64)>,
     skipped: u32,
-    /// Goodputs of the ticks at this limit, in bytes per second.
+    /// Goodput in each tick at this limit, in bytes per second.
     samples: Vec<f64>,
-    /// What the goodput at this limit is expected to be.
+    /// The goodput to expect at this limit.
     expected: Option<f64>,
     hold: Duration,
-    /// This number and more did not help when tried last.
+    /// This number and larger ones did not help in the last trial.
     useless: Option<u32>,
-    /// Fewer than this number did worse when tried last.
+    /// Fewer than this number were worse in the last trial.
     needed: Option<u32>,
     /// Fewer than this number are not tried.
     fewer_min: u32,
-    /// The best goodput of late that lasted for some samples.
+    /// The best recent goodput that lasted for some samples.
     best_rate: f64,
-    /// This number and more led to errors.
+    /// Numbers that led to errors.
     barred: Option<Barred>,
-    /// The limit before the first failure since the last success.
+    /// The limit before the first failure since the last success. After an outage, the transfer
+    /// continues with half of it.
     before: Option<u32>,
 }
 
 impl Concurrency {
-    /// At least `floor` and at most `ceiling` requests in flight; few at the start. Where
-    /// both are equal, the number is fixed unless the endpoint causes errors. `round_trip` is
-    /// about how long an answer takes that has no work and no bytes.
+    /// A controller that allows between `floor` and `ceiling` requests, and starts with few. If
+    /// both are equal, the number is fixed, unless errors of the endpoint lower it. `round_trip` is
+    /// about how long a small answer takes that needs no work.
     pub fn new(floor: u32, ceiling: u32, round_trip: Duration) -> Self {
         let ceiling = ceiling.max(1);
         let floor = floor.clamp(1, ceiling);
@@ -214,17 +217,17 @@ impl Concurrency {
         }
     }
 
-    /// How many there may be at the start.
+    /// How many requests may be in flight at the start.
     pub fn first(floor: u32, ceiling: u32) -> u32 {
         START.max(floor).min(ceiling.max(1))
     }
 
-    /// How many there may be now; never more than the ceiling.
+    /// How many requests may be in flight now; never more than the ceiling.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// A request is sent.
+    /// A request is sent. Pass the ticket back when it has ended.
     pub fn sent(&mut self, now: Duration) -> Ticket {
         self.advance(now);
         self.in_flight += 1;
@@ -242,7 +245,7 @@ impl Concurrency {
         self.left(now);
     }
 
-    /// A request failed of something that the number of requests has no part in.
+    /// A request failed for a reason that has nothing to do with the number of requests.
     pub fn failed(&mut self, now: Duration) {
         self.left(now);
     }
@@ -261,8 +264,8 @@ impl Concurrency {
         self.fall(now);
     }
 
-    /// The drive was busy. True if that may be due to our own other requests, and there
-    /// are fewer now; false if there was one only.
+    /// The drive was busy. Returns true if our own other requests may be the cause, in which case
+    /// the limit is now lower, and false if this was the only request.
     pub fn busy(&mut self, ticket: Ticket, now: Duration) -> bool {
         self.left(now);
         if ticket.era < self.fell {
@@ -272,21 +275,21 @@ impl Concurrency {
             return false;
         }
         self.fall(now);
-        // What was busy once is not tried again: each try costs a chunk sent in vain.
+        // Never try this number again: each trial costs a chunk sent in vain.
         self.ceiling = self.limit;
         true
     }
 
-    /// An outage ended: continue carefully, with half of what was before it. That the link
-    /// was gone says nothing about how many requests it carries.
+    /// An outage ended: continue with half of the number before it, to be careful. Not with one: an
+    /// interrupted link says nothing about how many requests it carries.
     pub fn outage_ended(&mut self, now: Duration) {
         let before = self.before.take().unwrap_or(self.limit);
         self.barred = None;
         self.restart((before / 2).max(1), now);
     }
 
-    /// `bytes` of bodies have moved since the start, over all requests. Call it at least when
-    /// [`tick_at`](Self::tick_at) says.
+    /// Reports that `bytes` of bodies have moved since the start, over all requests. Call it at
+    /// least when [`tick_at`](Self::tick_at) is reached.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
         self.advance(now);
         if let Some((began, before)) = self.tick {
@@ -321,13 +324,13 @@ impl Concurrency {
         self.judge(now);
     }
 
-    /// When to call [`moved`](Self::moved) at the latest; `None` while nothing depends on it.
+    /// When to call [`moved`](Self::moved) at the latest; `None` while no decision depends on it.
     pub fn tick_at(&self) -> Option<Duration> {
         let (began, _) = self.tick?;
         (self.in_flight > 0 && self.floor < self.ceiling).then(|| began + TICK)
     }
 
-    /// Another goodput was measured: whether that is enough to decide, and what.
+    /// A tick counted. Decides what to do if there are enough samples.
     fn judge(&mut self, now: Duration) {
         match self.search {
             Search::Growing(None) => {
@@ -359,9 +362,9 @@ impl Concurrency {
         }
     }
 
-    /// The number was doubled. That it helps may be seen early; that it does not, only when
-    /// the new connections have grown. Then it is held all the same: connections that are
-    /// there already do no harm for a while, and on a link with loss they will be needed.
+    /// The number was doubled. An improvement can be detected early; that there is none is certain
+    /// only when the new connections have grown. Even then the number is held for now: connections
+    /// that exist do no harm for a while, and a lossy link will need them.
     fn growing(&mut self, before: Known, now: Duration) {
         let early = self.measured(GROWING_SAMPLES);
         if let Some(here) = early.filter(|here| here.rate >= before.rate * GROWS) {
@@ -393,7 +396,8 @@ impl Concurrency {
         }
     }
 
-    /// The number is held: whether the link has changed, or it is time to try another.
+    /// The number is held: checks whether the link has changed, or whether it is time to try
+    /// another number.
     fn holding(&mut self, until: Duration, now: Duration) {
         let Some(here) = self.measured(HOLDING_SAMPLES) else {
             return;
@@ -408,7 +412,7 @@ impl Concurrency {
                     self.set(twice, now);
                     self.search = Search::Recovering(here, 0);
                 }
-                // This is what there is now. Perhaps fewer do as well.
+                // The lower goodput is what the link gives now. Perhaps fewer requests are as good.
                 None => {
                     self.best_rate = here.rate;
                     self.useless = Some(here.level);
@@ -426,7 +430,7 @@ impl Concurrency {
         }
     }
 
-    /// Tries fewer where this many did not help, and otherwise more.
+    /// Tries fewer requests if this many did not help, and more otherwise.
     fn try_another(&mut self, here: Known, now: Duration) {
         self.hold = (self.hold * 2).min(HOLD_MAX);
         let is_useless = self.useless.is_some_and(|useless| here.level >= useless);
@@ -447,7 +451,7 @@ impl Concurrency {
         }
     }
 
-    /// There are fewer requests than before.
+    /// A trial of fewer requests than before is running.
     fn with_fewer(&mut self, before: Known, now: Duration) {
         let early = self.measured(FEWER_EARLY_SAMPLES);
         let is_worse = early.is_some_and(|here| here.rate < before.rate * FALLEN);
@@ -467,7 +471,7 @@ impl Concurrency {
         }
     }
 
-    /// Holds the present number, whose goodput is this.
+    /// Holds the current number, whose goodput is `rate`.
     fn keep(&mut self, rate: f64, now: Duration) {
         self.expected = Some(rate);
         self.best_rate = self.best_rate.max(rate);
@@ -475,7 +479,7 @@ impl Concurrency {
         self.hold(now);
     }
 
-    /// Back to a number and its goodput.
+    /// Returns to an earlier number and its goodput.
     fn go_back(&mut self, to: Known, now: Duration) {
         if to.level != self.limit {
             self.set(to.level, now);
@@ -484,7 +488,7 @@ impl Concurrency {
         self.hold(now);
     }
 
-    /// Doubles the number, where that is possible.
+    /// Doubles the number, if that is allowed.
     fn go_on(&mut self, here: Known, now: Duration) {
         match self.more(now) {
             Some(more) => {
@@ -499,7 +503,7 @@ impl Concurrency {
         self.search = Search::Holding(now + self.hold);
     }
 
-    /// The goodput at this limit, if there are enough samples.
+    /// The number and goodput at this limit, if there are at least `least` samples.
     fn measured(&self, least: usize) -> Option<Known> {
         let needed = self.needed(least);
         let from = self.samples.len().checked_sub(needed)?;
@@ -509,7 +513,7 @@ impl Concurrency {
         })
     }
 
-    /// As [`measured`](Self::measured), once connections have grown.
+    /// As [`measured`](Self::measured), but only once the connections have stopped growing.
     fn grown(&self) -> Option<Known> {
         let here = self.measured(GROWING_SAMPLES)?;
         let (last, earlier) = self.samples.split_last()?;
@@ -517,13 +521,13 @@ impl Concurrency {
         (!is_rising || self.samples.len() >= RISING_SAMPLES).then_some(here)
     }
 
-    /// How many samples a decision takes: more than a request takes, if that is short.
+    /// How many samples a decision needs: if requests are short, more than one request takes.
     fn needed(&self, least: usize) -> usize {
         let ticks = self.took.as_secs_f64() * 1.5 / TICK.as_secs_f64();
         (ticks.ceil() as usize).clamp(least, SAMPLES_MAX)
     }
 
-    /// What to try next: twice as many, or half as many more.
+    /// The larger number to try next: twice as many, or half as many more.
     fn more(&self, now: Duration) -> Option<u32> {
         let useless = self.useless.map_or(u32::MAX, |from| from - 1);
         let most = self.most(now).min(useless);
@@ -534,20 +538,20 @@ impl Concurrency {
             .find(|more| (level + 1..=most).contains(more))
     }
 
-    /// Twice as many, or as many as may be tried now, if that is more.
+    /// Twice the number, or the largest that is allowed now; `None` if that is not larger.
     fn twice(&self, now: Duration) -> Option<u32> {
         let twice = self.limit.saturating_mul(2).min(self.most(now));
         (twice > self.limit).then_some(twice)
     }
 
-    /// The most that may be tried now.
+    /// The largest number that may be tried now.
     fn most(&self, now: Duration) -> u32 {
         let barred = self.barred.filter(|barred| now < barred.until);
         barred.map_or(self.ceiling, |barred| self.ceiling.min(barred.from - 1))
     }
 
-    /// The present number led to errors: neither it nor a larger one is tried for a while,
-    /// which is longer each time.
+    /// The current number led to errors: neither it nor a larger one is tried for a while, which
+    /// gets longer each time.
     fn bar(&mut self, now: Duration) {
         let hold = match self.barred {
             Some(barred) if now < barred.until => barred.hold,
@@ -561,7 +565,7 @@ impl Concurrency {
         });
     }
 
-    /// Half as many, or as many as before what is being tried.
+    /// Halves the number, or returns to half of the number before the trial.
     fn fall(&mut self, now: Duration) {
         let half = (self.limit / 2).max(1);
         let level = match self.search {
@@ -573,8 +577,8 @@ impl Concurrency {
         self.restart(level, now);
     }
 
-    /// Continues with another number; nothing is known about goodputs any more, and more
-    /// are tried as soon as there is a measurement.
+    /// Continues with another number. The measured goodputs no longer apply, so more requests are
+    /// tried as soon as there is a measurement.
     fn restart(&mut self, level: u32, now: Duration) {
         self.fell = self.era + 1;
         self.set(level, now);
@@ -599,14 +603,14 @@ impl Concurrency {
     }
 
     fn advance(&mut self, now: Duration) {
-        // More than allowed are in flight for a while after a fall.
+        // After the limit fell, more requests than allowed are in flight for a while.
         let difference = self.limit.abs_diff(self.in_flight);
         let time = now.saturating_sub(self.at);
         self.difference_s += f64::from(difference) * time.as_secs_f64();
         self.at = self.at.max(now);
     }
 
-    /// A request is over.
+    /// A request has ended.
     fn left(&mut self, now: Duration) {
         self.advance(now);
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -630,21 +634,21 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
     const MIB: f64 = 1_048_576.0;
 
-    /// Bytes per second of all requests together, by how many they are.
+    /// Goodput of all requests together, in bytes per second, by their number.
     type Carries = fn(f64) -> f64;
 
-    /// A link, as what it does depends on the requests in flight.
+    /// A model of a link whose behaviour depends on the number of requests in flight.
     struct Link {
         carries: Carries,
-        /// Of a thousand requests so many break.
+        /// How many of a thousand requests break, by the number in flight.
         breaks_per_mille: fn(u32) -> u32,
-        /// More writes at a time are busy.
+        /// With more concurrent writes than this, the drive is busy.
         writers: u32,
         /// Bytes of a chunk.
         chunk: f64,
-        /// One request is up to so much faster or slower than another.
+        /// Each request is faster or slower than the mean by up to this part, at random.
         noise: f64,
-        /// What can be in flight, as the rest waits for the compressors.
+        /// How many requests there are chunks for: more would wait for the compressors.
         supply: u32,
     }
 
@@ -661,7 +665,7 @@ mod tests {
         }
     }
 
-    /// What came of a time on a link.
+    /// What happened during a run over a link.
     #[derive(Debug, Default)]
     struct Seen {
         bytes: f64,
@@ -675,11 +679,11 @@ mod tests {
         ticket: Ticket,
         left: f64,
         speed: f64,
-        /// Breaks when so much is left.
+        /// Requests break when this many bytes are left.
         breaks_at: f64,
     }
 
-    /// Requests over a link, as many as there may be, in virtual time.
+    /// Requests over a link in virtual time, as many as the controller allows.
     struct Run {
         concurrency: Concurrency,
         rng: fastrand::Rng,
@@ -744,7 +748,7 @@ mod tests {
             }
         }
 
-        /// On to the next end of a request, or of a tick.
+        /// Advances to the next end of a request or a tick.
         fn step(&mut self, link: &Link, seen: &mut Seen) {
             let all: f64 = self.requests.iter().map(|r| r.speed).sum();
             let carries = (link.carries)(self.requests.len() as f64);
@@ -779,7 +783,7 @@ mod tests {
         }
     }
 
-    /// Runs until it should have found its way, and then half an hour.
+    /// Runs until the controller should have settled, and then for half an hour.
     fn settled(link: &Link, ceiling: u32, seed: u64) -> (Run, Seen, f64) {
         let mut run = Run::new(ceiling, seed);
         run.go(link, 300.0);
@@ -791,9 +795,9 @@ mod tests {
 
     #[test]
     fn it_finds_what_a_link_carries_best_and_stays_there() {
-        // With the part of the best that it has to reach. Below a knee it is close; on
-        // a slope it stops where a double number brings less than a fifth; and what
-        // may be better between two that it tried it does not look for.
+        // Each link with the part of the best goodput that the controller has to reach. Below a
+        // knee it comes close. On a slope it stops where doubling the number brings less than a
+        // fifth, and it does not look for a better number between two that it tried.
         let links: [(&str, f64, Carries); 10] = [
             ("one is enough", 0.9, |n| n.min(1.0) * MIB),
             ("three", 0.9, |n| n.min(3.0) * MIB),
@@ -820,7 +824,7 @@ mod tests {
                 let (run, seen, rate) = settled(&link, 16, seed);
                 let limit = run.concurrency.limit();
                 assert!(rate > part * best, "{name}, seed {seed}: {limit}, {seen:?}");
-                // Two changes for each try of a number that does not help.
+                // Two changes for each trial of a number that does not help.
                 assert!(seen.changes <= 16, "{name}, seed {seed}: {limit}, {seen:?}");
             }
         }
@@ -828,16 +832,16 @@ mod tests {
 
     #[test]
     fn it_is_there_after_a_few_chunks() {
-        // Each request takes 32 s whatever the others do: all help.
+        // Each request takes 32 s whatever the others do, so more requests always help.
         let link = Link {
             carries: |n| n * MIB / 8.0,
             ..Link::default()
         };
         let mut run = Run::new(16, 1);
-        // Glances: before any of these requests is over.
+        // A decision is made before any of these requests has ended.
         run.go(&link, 18.0);
         assert_eq!(run.concurrency.limit(), 16);
-        // Each takes 4 s: no time for a glance.
+        // Each takes 4 s, which is too short for that.
         let link = Link {
             carries: |n| n * MIB,
             ..Link::default()
@@ -1013,7 +1017,8 @@ mod tests {
         assert_eq!(concurrency.limit(), 1);
     }
 
-    /// A transfer over a modelled link: with a fixed number of requests, or a search.
+    /// Simulates a transfer over a modelled link, with a fixed number of requests or with the
+    /// controller.
     fn transfer(link: Wire, mut concurrency: Concurrency, bytes: f64, seed: u64) -> (f64, u32) {
         let mut network = Network::new(link, seed);
         let mut unsent = (bytes / link.chunk).ceil() as u64;
@@ -1049,8 +1054,8 @@ mod tests {
         (total / network.now().as_secs_f64(), most)
     }
 
-    /// Goodput as a part of what the best fixed number has: the mean and the worst of some
-    /// seeds.
+    /// The controller's goodput as a part of what the best fixed number reaches: the mean and the
+    /// worst over some seeds.
     fn of_the_best(link: Wire, seconds: f64, seeds: u64) -> (f64, f64) {
         let bytes = link.rate * seconds * 0.8;
         let round_trip = Duration::from_secs_f64(link.rtt);
@@ -1094,7 +1099,7 @@ mod tests {
             change: Some((30.0, times)),
             ..Wire::new(100.0, 100.0, 0.0)
         };
-        // The part of the best that has to be reached in 20 seconds, and in two minutes.
+        // The part of the best goodput that has to be reached in 20 seconds, and in two minutes.
         let links = [
             ("20 Mbit/s, 30 ms", Wire::new(20.0, 30.0, 0.0), 0.95, 0.95),
             ("50 Mbit/s, 20 ms", Wire::new(50.0, 20.0, 0.0), 0.95, 0.95),
@@ -1148,7 +1153,7 @@ mod tests {
             assert_eq!(concurrency.limit(), jobs);
             assert_eq!(transfer(link, concurrency, 100e6, 1).1, jobs);
         }
-        // Never fewer than the least.
+        // The number never falls below the floor.
         let mut concurrency = Concurrency::new(12, 64, Duration::ZERO);
         assert_eq!(concurrency.limit(), 12);
         let ticket = concurrency.sent(S);
@@ -1157,7 +1162,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is answered, in whatever order.
+        /// For any answers in any order.
         #[test]
         fn the_limit_is_between_one_and_the_ceiling(
             ceiling in 0_u32..40,
@@ -1180,7 +1185,7 @@ mod tests {
                         } else {
                             let _ = concurrency.busy(ticket, now);
                         }
-                        // What was sent before the last fall was heard with it.
+                        // The fall was already the reaction to requests that were sent before it.
                         let is_heard = falls_then < falls || before == 1;
                         prop_assert_eq!(concurrency.limit() < before, !is_heard);
                         falls += u32::from(!is_heard);

@@ -1,7 +1,7 @@
-//! Creating exactly one drive, though a lost answer does not tell whether there
-//! is one. Every create carries a random token in a `user:` key; when it is
-//! unclear what happened, the token is looked for among our drives before
-//! anything is asked for again (docs/dev/faults.md, 3.3).
+//! Creates exactly one drive, even if the answer is lost and it is unknown whether the drive was
+//! created. Every create request carries a random token in a `user:` key. If the outcome is
+//! unclear, the client looks for the token among its drives before it sends another create request
+//! (docs/dev/faults.md, 3.3).
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use crate::failure::Failure;
 /// Key of the token on a drive.
 pub const TOKEN_KEY: &str = "user:oh-token";
 
-/// Waits before each look for the token, a minute in all: the endpoint may be
-/// slow to finish what its answer did not tell.
+/// Seconds to wait before each look for the token, a minute in total: the endpoint may need that
+/// long to finish a request whose answer was lost.
 const LOOKS_S: [u64; 6] = [0, 2, 4, 8, 16, 30];
-/// How many of these looks a run makes that takes up another: half a minute. The
-/// one that asked is gone and its connection with it, so what is left is the
-/// endpoint's own time.
+/// How many of these looks a resumed run makes: half a minute in total. The run that sent the
+/// create request has ended and its connection is closed, so only the endpoint's own processing
+/// time is left to wait for.
 const RESUME_LOOKS: usize = 5;
-/// Creates that may end unclear before we give up.
+/// Give up after this many create requests with an unclear outcome.
 const POSTS_MAX: u32 = 2;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreateStep {
-    /// Wait, then ask for the drive, with the same token as before.
+    /// Wait, then request the drive, with the same token as before.
     Post {
         /// How long to wait first.
         after: Duration,
@@ -37,17 +37,17 @@ pub enum CreateStep {
     },
     /// This drive is ours: an earlier attempt made it.
     Adopt(DriveId),
-    /// More than one drive may be the one: stop, and destroy nothing.
+    /// More than one drive could be ours: stop, and destroy none of them.
     Doubt(Vec<DriveId>),
-    /// Stop: the last failure tells why.
+    /// Stop; the last failure is the reason.
     GiveUp {
-        /// Whether the outage is what is too long.
+        /// Whether the reason is that the outage lasted too long.
         is_outage: bool,
     },
 }
 
-/// The course of creating one drive. An outage is borne as long as the attempts say,
-/// over all that is asked; looks that fail do not count as looks.
+/// The state machine that creates one drive. It bears an outage as long as [`Attempts`] allows,
+/// over all of its requests together. Looks that fail do not count as looks.
 #[derive(Clone, Debug)]
 pub struct Creation {
     attempts: Attempts,
@@ -57,8 +57,7 @@ pub struct Creation {
 }
 
 impl Creation {
-    /// Begins, with attempts of which none was made; the first step is to ask for the
-    /// drive.
+    /// Starts with attempts of which none was made yet. The first step is to request the drive.
     pub fn new(attempts: Attempts) -> Self {
         Self {
             attempts,
@@ -68,15 +67,15 @@ impl Creation {
         }
     }
 
-    /// An earlier run may have asked with the same token, and its drive may come
-    /// late: it is looked for before anything is asked.
+    /// Starts for a resumed transfer. The earlier run may have sent a create request with the same
+    /// token, and its drive may appear late, so the token is looked for first.
     pub fn resume(&mut self) -> CreateStep {
         self.unclear_posts += 1;
         self.looks_max = RESUME_LOOKS;
         self.look_again()
     }
 
-    /// Asking failed. `is_known` as of [`Attempts::failed`].
+    /// The create request failed. `is_known` as for [`Attempts::failed`].
     pub fn post_failed(
         &mut self,
         failure: &Failure,
@@ -98,9 +97,9 @@ impl Creation {
         }
     }
 
-    /// Looking succeeded: `found` are the drives that bear our token, `alike`
-    /// those of the same name and size that bear no token at all, as they would
-    /// on a cloud that drops `user:` keys.
+    /// A look succeeded: `found` are the drives that have our token, `alike` those with the same
+    /// name and size and no token at all. A cloud that drops `user:` keys would return our drive
+    /// among the latter.
     pub fn looked(&mut self, found: &[DriveId], alike: &[DriveId]) -> CreateStep {
         self.attempts.answered();
         match (found, self.looks < self.looks_max) {
@@ -115,7 +114,7 @@ impl Creation {
         }
     }
 
-    /// Looking failed as well. `is_known` as of [`Attempts::failed`].
+    /// A look failed. `is_known` as for [`Attempts::failed`].
     pub fn look_failed(
         &mut self,
         failure: &Failure,
@@ -127,12 +126,12 @@ impl Creation {
         match attempts.failed(Operation::Read, failure, is_known, now, rng) {
             Next::Again(after) => CreateStep::Look { after },
             Next::GaveUp => CreateStep::GiveUp { is_outage: true },
-            // A web site that answers everything made no drive.
+            // What refuses a look, or answers anything, is not the API and created no drive.
             Next::Refused | Next::Unclear => CreateStep::GiveUp { is_outage: false },
         }
     }
 
-    /// When it ends if nothing is answered until then; `None` while nothing fails.
+    /// When to give up if no request is answered before; `None` while nothing fails.
     pub fn gives_up_at(&self) -> Option<Duration> {
         self.attempts.gives_up_at()
     }
@@ -170,14 +169,14 @@ mod tests {
         })
     }
 
-    /// Answers every look with nothing and returns what follows the last one.
+    /// Answers every look with no drives and returns the step after the last look.
     fn look_in_vain(creation: &mut Creation, first: CreateStep) -> CreateStep {
         let (step, waited) = look_until(creation, first);
         assert_eq!(waited, Duration::from_secs(60));
         step
     }
 
-    /// Likewise, with the time it took.
+    /// As [`look_in_vain`], and returns the time it took as well.
     fn look_until(creation: &mut Creation, first: CreateStep) -> (CreateStep, Duration) {
         let mut step = first;
         let mut waited = Duration::ZERO;
@@ -239,7 +238,7 @@ mod tests {
         let mut creation = begun();
         creation.post_failed(&lost(), true, S, &mut rng);
         assert_eq!(creation.looked(&[a, b], &[]), CreateStep::Doubt(vec![a, b]));
-        // A cloud that drops the token: one drive looks like ours.
+        // On a cloud that drops the token, one drive looks like ours.
         let mut creation = begun();
         let mut step = creation.post_failed(&lost(), true, S, &mut rng);
         while matches!(step, CreateStep::Look { .. }) {
@@ -264,8 +263,8 @@ mod tests {
 
     #[test]
     fn an_outage_is_borne_whatever_is_being_asked() {
-        // The answer was lost and then nobody answers: the look, and the create after
-        // it, share one outage, and no look that failed counts.
+        // The create's answer was lost and then the endpoint is gone: the looks and the next create
+        // share one outage, and failed looks do not count.
         let mut rng = fastrand::Rng::with_seed(1);
         let mut creation = begun();
         let mut now = S;
@@ -276,7 +275,7 @@ mod tests {
         }
         assert_eq!(step, CreateStep::GiveUp { is_outage: true });
         assert_eq!(now, 901 * S);
-        // It is back after ten minutes: the looks begin then, and the drive is found.
+        // The endpoint is back after ten minutes: the looks begin then, and find the drive.
         let mut creation = begun();
         creation.post_failed(&refused(502), true, S, &mut rng);
         creation.look_failed(&refused(502), true, 600 * S, &mut rng);

@@ -1,6 +1,6 @@
-//! The course of one transfer as a state machine: what is to be done next, given
-//! all that happened so far. The shell asks [`Engine::next`], does it, and tells
-//! the engine what came of it.
+//! One transfer as a state machine: it decides what to do next from everything that has happened so
+//! far. The shell calls [`Engine::next`], performs the action, and reports the outcome to the
+//! engine.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -16,62 +16,64 @@ use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
 use crate::failure::Failure;
 use crate::plan::{Plan, Span};
 
-/// Attempts at one chunk while others succeed; during an outage they do not
-/// count.
+/// Maximum number of attempts at one chunk that fail while other chunks succeed. Attempts during an
+/// outage do not count.
 const ATTEMPTS_MAX: u32 = 10;
-/// How long a drive that this transfer created may be unknown to the endpoint.
+/// How long after a transfer created its drive an answer "not found" is attributed to an endpoint
+/// that does not know the new drive everywhere yet.
 const FRESH_FOR: Duration = Duration::from_secs(60);
-/// How long a busy drive is waited for when the cause is not our own.
+/// How long to wait for a drive that is busy although this transfer sends only one request.
 const BUSY_FOR: Duration = Duration::from_secs(600);
-/// When an outage was too long, requests for chunks that are in flight may go on while
-/// bytes move; without any for this long they hang as well.
+/// When an outage has lasted too long, chunks in flight may continue while their bytes move. If no
+/// byte moves for this long, these requests hang as well.
 const QUIET_MAX: Duration = Duration::from_secs(30);
-/// A chunk that a page answers though the endpoint answers to others is refused for good
-/// after this many times.
+/// If something else than the API answers for a chunk, such as an error page of a proxy, while the
+/// endpoint answers other requests well, the chunk fails for good after this many times.
 const FOREIGN_MAX: u32 = 3;
-/// Most chunks that are ready and not sent. It hides the time that one takes to be
-/// prepared, which does not grow with the number of requests.
+/// Maximum number of chunks that are prepared and not yet sent. They hide the time that preparing
+/// one takes, which does not depend on the number of requests.
 pub const READY_MAX: usize = 16;
-/// The last probe of an outage has this long.
+/// How long the last probe before giving up may take.
 const LAST_PROBE: Duration = Duration::from_secs(2);
 
-/// What an [`Engine`] needs to know.
+/// Everything that an [`Engine`] has to know at the start.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// The division into chunks.
     pub plan: Plan,
-    /// The first chunk to transfer.
+    /// Index of the first chunk to transfer.
     pub first: u64,
     /// Chunks that an earlier run settled.
     pub settled: RangeSet<u64>,
-    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
+    /// Minimum number of requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: u32,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub jobs: u32,
     /// What to do with holes.
     pub zeros: Zeros,
-    /// What the requests do: write or read.
+    /// Whether the requests write or read.
     pub operation: Operation,
-    /// Whether the drive was created by this transfer, just now.
+    /// Whether this transfer created the drive.
     pub is_fresh: bool,
-    /// Give up when nothing succeeded for so long.
+    /// Give up after this long without success.
     pub max_outage: Duration,
     /// About how long a round trip to the endpoint takes.
     pub round_trip: Duration,
-    /// How large requests may be.
+    /// Limits to the size of a request.
     pub pieces: PiecesConfig,
-    /// Seed of all chance.
+    /// Seed of the random generator, for waits.
     pub seed: u64,
 }
 
-/// What the body of a chunk is. That a body is missing never means zeros.
+/// The body to send for a chunk. A missing body never stands for zeros, which is why they are a
+/// variant of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Body {
-    /// What the shell has for the chunk, which was given to [`Engine::chunk`]. If the
-    /// shell has nothing for it, the chunk was lost and the transfer must fail.
+    /// The body that the shell holds for a chunk it passed to [`Engine::chunk`]. If the shell has
+    /// none, the chunk was lost and the transfer must fail.
     #[default]
     Given,
-    /// Zeros: the chunk was given to [`Engine::hole`].
+    /// Zeros: the chunk was passed to [`Engine::hole`].
     Zeros,
 }
 
@@ -80,17 +82,17 @@ pub enum Body {
 pub enum Action {
     /// Make an attempt at this chunk, then call [`Engine::answered`].
     Send(Span, Body),
-    /// Read back these bytes, which were never written, then call
-    /// [`Engine::proved`].
+    /// Read back these bytes, which were never written, then call [`Engine::proved`] or
+    /// [`Engine::unproved`].
     ProveZeros(Span),
     /// Make one cheap request to see whether the endpoint is back, then call
     /// [`Engine::probed`].
     Probe,
-    /// Ask who claims the drive, then call [`Engine::looked`].
+    /// Find out whether a server or an imaging claims the drive, then call [`Engine::looked`].
     Look,
-    /// Nothing before something happens, or before this time.
+    /// Do nothing until something happens or this time is reached.
     Wait(Option<Duration>),
-    /// The transfer is over and nothing is in flight.
+    /// The transfer has ended and nothing is in flight.
     End(Ending),
 }
 
@@ -99,28 +101,28 @@ pub enum Action {
 pub enum Ending {
     /// Every chunk is settled.
     Complete,
-    /// A chunk was refused for good.
+    /// The endpoint refused a chunk for good.
     Failed(Failure),
-    /// The endpoint did not recover in time, or one chunk never got through.
+    /// The endpoint did not recover in time, or one chunk failed too often.
     GaveUp(Failure),
-    /// The drive is claimed by somebody.
+    /// Something else claims the drive, as described.
     Claimed(String),
-    /// The image could not be read; the shell has the error.
+    /// The image could not be read; the shell holds the error.
     ImageFailed,
     /// The user asked to stop.
     Stopped,
-    /// The image ended and a chunk was never given: a fault of the shell.
+    /// The image ended but a chunk was never passed to the engine: a bug in the shell.
     Incomplete,
 }
 
-/// What a transfer waits for while nothing succeeds.
+/// What a transfer waits for while its requests fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outlook {
     /// When the next request is due.
     pub next: Duration,
     /// When the transfer gives up if nothing succeeds until then.
     pub gives_up_at: Duration,
-    /// Whether it is certain that not one request alone fails.
+    /// Whether the breaker is open, so that more than a single request fails.
     pub is_outage: bool,
 }
 
@@ -132,16 +134,16 @@ struct Tries {
     doubtful: u32,
     /// Failures while other chunks succeeded.
     counted: u32,
-    /// Successes of others when it failed last.
+    /// Value of [`Engine::successes`] when this chunk last failed.
     successes: u64,
-    /// Failures that something in between could explain, with good answers of the
-    /// endpoint, probes among them, between two of them.
+    /// Answers that did not come from the API, counted only if the endpoint answered something else
+    /// well (a probe, for example) since the one before.
     foreign: u32,
-    /// Such answers when it failed so last.
+    /// Value of [`Engine::answers`] when this chunk last got such an answer.
     answers: u64,
 }
 
-/// One transfer, from its start to its end. Owned by the shell.
+/// One transfer, from its start to its end. The shell owns it; nothing shares it.
 #[derive(Clone, Debug)]
 pub struct Engine {
     config: EngineConfig,
@@ -149,9 +151,9 @@ pub struct Engine {
     zeros: Zeros,
     /// Chunks to send for the first time.
     ready: VecDeque<u64>,
-    /// Holes that wait for the proof, or to be written as zeros.
+    /// Holes that wait until the drive is proven to read as zeros, or to be written as zeros.
     holes: VecDeque<Range<u64>>,
-    /// Chunks to send again, by when.
+    /// Chunks to send again, ordered by the time they are due.
     delayed: BinaryHeap<Reverse<(Duration, u64, Body)>>,
     /// Chunks being sent.
     in_flight: BTreeMap<u64, (Ticket, Body)>,
@@ -160,29 +162,30 @@ pub struct Engine {
     breaker: Breaker,
     pieces: Pieces,
     tail: Tail,
-    /// No chunk is sent before.
+    /// No chunk is sent before this time.
     gate: Duration,
-    /// The endpoint asked for no request at all before.
+    /// The endpoint asked for no request of any kind before this time.
     asked: Duration,
     probe_at: Duration,
-    /// Requests about the transfer, not of it, that are under way.
+    /// Requests in flight that are about the transfer rather than for a chunk: probes, looks,
+    /// proofs.
     asking: u32,
     look_due: bool,
     busy_since: Option<Duration>,
     successes: u64,
-    /// Good answers, those to probes included.
+    /// Good answers so far, including those to probes.
     answers: u64,
     retries: u64,
     skipped_bytes: u64,
-    /// Holes that were left out and nobody was told of.
+    /// Holes that were left out and not yet returned by [`Engine::take_skipped`].
     skipped: Vec<Range<u64>>,
     image_ended: bool,
     ending: Option<Ending>,
-    /// The run ends then: no wait that the endpoint asks for may go beyond it.
+    /// The run ends at this time: no wait that the endpoint asks for may go beyond it.
     deadline: Option<Duration>,
     /// The last failure that an outage could explain.
     last_failure: Option<Failure>,
-    /// Bytes of bodies that have moved, and when that was another number.
+    /// Bytes of bodies that have moved, and when that number last changed.
     moved: (u64, Duration),
     rng: fastrand::Rng,
 }
@@ -224,13 +227,13 @@ impl Engine {
         }
     }
 
-    /// The run ends at this time, whatever has come of it then.
+    /// Ends the run at this time, whatever its state is then.
     pub fn set_deadline(&mut self, at: Duration) {
         self.deadline = Some(at);
     }
 
-    /// Whether another chunk may be given now. Bounds what is ready but not
-    /// sent; the bytes are bounded by the pool of buffers.
+    /// Whether the shell may pass another chunk now. This bounds the number of chunks that are
+    /// ready and not sent; the buffer pool bounds their bytes.
     pub fn wants_chunk(&self) -> bool {
         self.ending.is_none()
             && !self.image_ended
@@ -251,8 +254,8 @@ impl Engine {
         }
     }
 
-    /// The size of the image is known now, and this is the plan for it. Nothing beyond
-    /// its end was given, and no chunk that it shortens.
+    /// The size of the image is now known, and this is its plan. No chunk at or beyond the end, and
+    /// not the last one, which the end may shorten, may have been passed before.
     pub fn ends_at(&mut self, plan: Plan) {
         self.config.plan = plan;
         self.ledger.ends_at(plan.count());
@@ -273,19 +276,19 @@ impl Engine {
         self.end(Ending::Stopped);
     }
 
-    /// So many bytes of bodies were handed over to connections, or received, since the start.
-    /// Call it before each [`next`](Self::next): while the number grows, the requests in
-    /// flight are not given up.
+    /// Reports how many bytes of bodies connections have accepted or received since the start. Call
+    /// it before each [`next`](Self::next): while the number grows, the engine does not give up
+    /// requests in flight.
     pub fn moved(&mut self, bytes: u64, now: Duration) {
         if self.moved.0 != bytes {
             self.moved = (bytes, now);
         }
     }
 
-    /// So many bytes of bodies have arrived since the start. Call it at least when
-    /// the time of an [`Action::Wait`] has come.
+    /// Reports how many bytes of bodies have arrived since the start. Call it at least when the
+    /// time of an [`Action::Wait`] is reached.
     pub fn arrived(&mut self, bytes: u64, now: Duration) {
-        // In the tail more requests are in flight than are counted here.
+        // In the tail, pieces of chunks are in flight that `in_flight` does not count.
         let in_flight = match self.is_in_tail() {
             true => 0,
             false => self.in_flight.len(),
@@ -294,7 +297,7 @@ impl Engine {
         self.concurrency.moved(bytes, now);
     }
 
-    /// What to do now.
+    /// Decides what to do now.
     pub fn next(&mut self, now: Duration) -> Action {
         if self.over_at().is_some_and(|at| now >= at)
             && let Some(failure) = self.last_failure.clone()
@@ -350,17 +353,17 @@ impl Engine {
         if due.is_none() && self.image_ended && self.is_quiet() {
             return Action::End(Ending::Incomplete);
         }
-        // One that is due already waits for another one to end.
+        // A chunk whose time has passed waits for another request to end, not for a time.
         let times = [due, self.concurrency.tick_at()].into_iter().flatten();
         Action::Wait(times.filter(|at| *at > now).min())
     }
 
-    /// An attempt at a chunk ended, well or not.
+    /// An attempt at a chunk ended, successfully or not.
     pub fn answered(&mut self, index: u64, answer: Result<(), Failure>, now: Duration) {
         self.attempted(index, &Requests::default(), answer, now);
     }
 
-    /// As [`answered`](Self::answered), of an attempt that made these requests.
+    /// As [`answered`](Self::answered), for an attempt that made these requests.
     pub fn attempted(
         &mut self,
         index: u64,
@@ -386,9 +389,9 @@ impl Engine {
         }
     }
 
-    /// The read-back of a range that was never written ended: whether it came
-    /// and was all zero. No answer is no proof: then zeros are written, which is
-    /// always right.
+    /// The read-back of a range that was never written ended. `is_zero` says whether it was read
+    /// and all zero. Without an answer there is no proof, and zeros are written, which is always
+    /// correct.
     pub fn proved(&mut self, is_zero: bool) {
         self.asking -= 1;
         if is_zero {
@@ -430,8 +433,8 @@ impl Engine {
         }
     }
 
-    /// It was asked who claims the drive, after it was busy: a server or an
-    /// imaging, or nobody.
+    /// The engine asked, after the drive was busy, what claims it: a server or an imaging, or
+    /// nothing.
     pub fn looked(&mut self, claimed: Option<String>) {
         self.asking -= 1;
         if let Some(by) = claimed {
@@ -439,14 +442,14 @@ impl Engine {
         }
     }
 
-    /// The read-back of a range that was never written got no answer though it was made
-    /// again as long as an outage is borne.
+    /// The read-back of a range that was never written failed, although it was repeated for as long
+    /// as an outage may last.
     pub fn unproved(&mut self, failure: Failure) {
         self.asking -= 1;
         self.end(Ending::GaveUp(failure));
     }
 
-    /// What is waited for; `None` while nothing fails.
+    /// What the transfer waits for; `None` while nothing fails.
     pub fn outlook(&self, now: Duration) -> Option<Outlook> {
         let gives_up_at = self.breaker.gives_up_at()?;
         let next = if self.breaker.is_open() {
@@ -462,12 +465,12 @@ impl Engine {
         })
     }
 
-    /// Whether nothing succeeded for longer than an outage is borne.
+    /// Whether nothing has succeeded for longer than an outage may last.
     pub fn is_hopeless(&self, now: Duration) -> bool {
         self.breaker.gives_up_at().is_some_and(|at| now >= at)
     }
 
-    /// Whether the end is decided, though requests may be in flight still.
+    /// How the transfer will end, once that is decided. Requests may still be in flight.
     pub fn ending(&self) -> Option<&Ending> {
         self.ending.as_ref()
     }
@@ -490,8 +493,8 @@ impl Engine {
         }
     }
 
-    /// How many requests there may be for pieces of the chunks in flight, besides one for
-    /// each chunk that is not settled.
+    /// How many additional requests may be sent for pieces of chunks in flight, after one for each
+    /// chunk that is not settled.
     pub fn spare(&self, now: Duration) -> u32 {
         let is_held_back = now < self.gate.max(self.asked) || self.breaker.is_open();
         if self.ending.is_some() || is_held_back || self.pieces.limits().is_alone {
@@ -502,23 +505,23 @@ impl Engine {
         self.concurrency.limit().saturating_sub(needed)
     }
 
-    /// Whether there are requests to spare.
+    /// Whether fewer chunks are left than requests are allowed.
     fn is_in_tail(&self) -> bool {
         self.ledger.open() < u64::from(self.concurrency.limit())
     }
 
-    /// What is known of the size of requests.
+    /// What was learned about the size of requests.
     pub fn pieces(&self) -> &Pieces {
         &self.pieces
     }
 
-    /// As [`Pieces::refused`], of writes.
+    /// As [`Pieces::refused`], and `None` for a transfer that reads.
     pub fn refused_body(&self) -> Option<(u64, u64)> {
         let writes = self.config.operation == Operation::Write;
         self.pieces.refused().filter(|_| writes)
     }
 
-    /// Requests for chunks in flight.
+    /// Chunks in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -528,23 +531,23 @@ impl Engine {
         self.ready.len()
     }
 
-    /// How many requests for chunks may be in flight now.
+    /// How many chunks may be in flight now.
     pub fn limit(&self) -> u32 {
         self.concurrency.limit()
     }
 
-    /// The first chunk that is not settled: where to resume.
+    /// The first chunk that is not settled, from which a later run resumes.
     pub fn first_open(&self) -> u64 {
         self.ledger.first_open()
     }
 
-    /// How many chunks were settled without a gap from the first one on, those
-    /// of earlier runs not counted.
+    /// How many chunks this run settled in one row, beginning with the first that no earlier run
+    /// had settled.
     pub fn in_order(&self) -> u64 {
         self.ledger.in_order()
     }
 
-    /// Holes that were left out since this was asked last, by index.
+    /// Holes that were left out since the last call, as ranges of indices.
     pub fn take_skipped(&mut self) -> Vec<Range<u64>> {
         std::mem::take(&mut self.skipped)
     }
@@ -554,12 +557,12 @@ impl Engine {
         self.skipped_bytes
     }
 
-    /// Attempts beyond the first one of each chunk.
+    /// Attempts beyond the first of each chunk.
     pub fn retries(&self) -> u64 {
         self.retries
     }
 
-    /// What is done with holes, as far as it is known.
+    /// How holes are treated, as far as it is decided.
     pub fn zeros(&self) -> Zeros {
         self.zeros
     }
@@ -577,7 +580,7 @@ impl Engine {
         }
         let verdict = self.pieces.failed(requests, &failure);
         if failure.is_about_size() && verdict == Verdict::TooLarge {
-            // Nothing is wrong but the size, and that is another one next time.
+            // Only the size was wrong, and the next attempt uses a smaller one.
             self.concurrency.failed(now);
             self.retries += 1;
             self.delayed.push(Reverse((now, index, body)));
@@ -595,7 +598,7 @@ impl Engine {
         }
         let tries = self.count_failure(index, verdict, &failure);
         let is_final = self.is_final(class, index, is_ours_alone, now);
-        // What answers to others and not to this chunk is no outage.
+        // If the endpoint answers other requests well and only this chunk fails, it is no outage.
         if is_final || tries.foreign >= FOREIGN_MAX {
             return self.end(Ending::Failed(failure));
         }
@@ -604,7 +607,7 @@ impl Engine {
             return self.end(Ending::GaveUp(failure));
         }
         let due = match has_advanced && failure.is_break() {
-            // The connection broke and the endpoint is there.
+            // The connection broke after progress, so the endpoint is there: no need to wait.
             true => now,
             false => now + wait(class, &failure, tries.failures - 1, &mut self.rng),
         };
@@ -620,9 +623,9 @@ impl Engine {
         self.delayed.push(Reverse((due, index, body)));
     }
 
-    /// Lowers the number of requests in flight after a failure. `is_its_own` says that the
-    /// failure has its cause in the request: its size, or a connection that broke after
-    /// progress. Returns whether the drive is busy although this is the only writer.
+    /// Lowers the number of requests in flight after a failure. `is_its_own` says that the request
+    /// itself is the cause: its size, or a connection that broke after progress. Returns whether
+    /// the drive is busy although this is the only writer.
     fn lower_limit(
         &mut self,
         class: Class,
@@ -644,12 +647,13 @@ impl Engine {
         false
     }
 
-    /// Counts a failure of a chunk, and returns what has been counted of it.
+    /// Counts a failure of a chunk, and returns all that was counted for it.
     fn count_failure(&mut self, index: u64, verdict: Verdict, failure: &Failure) -> Tries {
         let tries = self.tries.entry(index).or_default();
         tries.failures += 1;
         if verdict == Verdict::TooLarge {
-            // Smaller pieces begin anew; how often that can be is bounded.
+            // The chunk starts over with smaller pieces. Their size can only be lowered a few
+            // times, so this ends.
             *tries = Tries {
                 failures: 1,
                 ..Tries::default()
@@ -665,8 +669,8 @@ impl Engine {
         *tries
     }
 
-    /// Reports a failure of this class to the breaker. Returns whether the transfer ends
-    /// with it, whatever others do.
+    /// Reports a failure of this class to the breaker. Returns whether it ends the transfer,
+    /// whatever other requests do.
     fn is_final(&mut self, class: Class, index: u64, is_ours_alone: bool, now: Duration) -> bool {
         match class {
             Class::Permanent | Class::Ambiguous => return true,
@@ -685,7 +689,7 @@ impl Engine {
             Class::Throttle => self.breaker.stuck(now),
             Class::Busy => {
                 if is_ours_alone {
-                    // One writer, and still busy: somebody else has the drive.
+                    // There is one writer, and the drive is still busy: something else uses it.
                     let since = *self.busy_since.get_or_insert_with(|| {
                         self.look_due = true;
                         now
@@ -697,8 +701,8 @@ impl Engine {
         false
     }
 
-    /// Part of a chunk got through, and need not be sent again: no success yet, but
-    /// progress.
+    /// Part of a chunk was transferred and need not be sent again. The chunk is not settled, but
+    /// this is progress, and ends an outage.
     fn advanced(&mut self, index: u64, now: Duration) {
         self.tries.remove(&index);
         self.busy_since = None;
@@ -754,8 +758,8 @@ impl Engine {
         self.skipped.push(chunks);
     }
 
-    /// When the transfer ends though requests are in flight, since none of them gets
-    /// anywhere. One that moves bytes may go on.
+    /// When to end the transfer although requests are in flight, because none of them makes
+    /// progress. A request that moves bytes may continue.
     fn over_at(&self) -> Option<Duration> {
         let at = self.breaker.gives_up_at()?;
         let last = match self.asking {
@@ -769,20 +773,21 @@ impl Engine {
         Some(last.max(quiet))
     }
 
-    /// The time of an attempt, but not after the end of an outage: the last attempt is
-    /// made when the time is over, not long before.
+    /// The time of an attempt, but not later than the end of the outage, so that the last attempt
+    /// is made when the time is over and not long before.
     fn in_time(&self, at: Duration) -> Duration {
         self.breaker.gives_up_at().map_or(at, |end| at.min(end))
     }
 
-    /// Whether there is time for the wait that the endpoint asks for.
+    /// Whether the wait that the endpoint asks for ends before the transfer would give up.
     fn has_time_for(&self, failure: &Failure, now: Duration) -> bool {
         let outage = self.breaker.gives_up_at();
         let end = outage.unwrap_or_else(|| now.saturating_add(self.config.max_outage));
         fits(failure, now, self.deadline.map_or(end, |at| end.min(at)))
     }
 
-    /// A drive that was made a moment ago may not be known everywhere yet.
+    /// Whether the drive is missing only because it was created a moment ago: not every part of the
+    /// endpoint may know it yet.
     fn is_too_new(&self, failure: &Failure, now: Duration) -> bool {
         let is_missing = matches!(failure, Failure::Refused(refusal) if refusal.status == 404);
         is_missing && self.config.is_fresh && now < FRESH_FOR
@@ -792,7 +797,7 @@ impl Engine {
         self.in_flight.is_empty() && self.asking == 0
     }
 
-    /// The first reason to end is the one that counts.
+    /// Ends the transfer. The first reason is the one that counts.
     fn end(&mut self, ending: Ending) {
         self.ending.get_or_insert(ending);
     }
@@ -941,7 +946,7 @@ mod tests {
         assert!(!engine.wants_chunk());
         assert_eq!(engine.next(S), Action::Wait(None));
         engine.answered(0, Ok(()), S);
-        // A failure of another one now changes nothing.
+        // A later failure of another chunk changes nothing.
         engine.answered(2, Err(refused(401, None)), S);
         let ending = Ending::Failed(refused(507, None));
         assert_eq!(engine.next(S), Action::End(ending));
@@ -956,7 +961,7 @@ mod tests {
             engine.chunk(index);
             assert_eq!(sent(&engine.next(S)), index);
         }
-        // Three of one volley are busy: that lowers the limit once.
+        // Three requests that were sent together are busy: that lowers the limit once.
         for index in 1..4 {
             engine.answered(index, busy(), S);
         }
@@ -1002,7 +1007,7 @@ mod tests {
         assert!(matches!(engine.next(now), Action::Wait(Some(_))));
         now = 150 * S;
         assert_eq!(engine.next(now), Action::Probe);
-        // Nothing before the probe ends, or the outage.
+        // Nothing happens before the probe ends or the outage has lasted too long.
         assert_eq!(engine.next(now), Action::Wait(Some(903 * S)));
         engine.probed(Err(Failure::Connect("refused".into())), now);
         now = 200 * S;
@@ -1035,7 +1040,7 @@ mod tests {
         assert_eq!(now, 901 * S);
     }
 
-    /// Plays a transfer of one chunk whose attempts and probes all fail: how it ended, and
+    /// Plays a transfer of one chunk whose attempts and probes all fail. Returns how it ended, and
     /// when.
     fn outage(engine: &mut Engine, failure: &Failure) -> (Ending, Duration) {
         engine.chunk(0);
@@ -1162,7 +1167,7 @@ mod tests {
         for index in 0..4 {
             engine.answered(index, stalled(), 31 * S);
         }
-        // Others, which hang as well.
+        // Other requests hang as well.
         let mut now = 31 * S;
         let until = loop {
             match engine.next(now) {
@@ -1173,7 +1178,7 @@ mod tests {
             }
         };
         assert!(until <= now + 10 * S, "{until:?} after {now:?}");
-        // As long as bytes move it goes on.
+        // It continues as long as bytes move.
         engine.moved(60, until);
         engine.next(45 * S);
         assert_eq!(engine.ending(), None, "bytes move, and it gave up");
@@ -1200,7 +1205,7 @@ mod tests {
         while let Action::Wait(Some(until)) = engine.next(now) {
             now = until;
         }
-        // That was the probe, or the retry of one: it is never answered.
+        // That was the probe, or its repetition, and it is never answered.
         let Action::Wait(Some(until)) = engine.next(now) else {
             panic!("nothing bounds the probe")
         };
@@ -1269,7 +1274,7 @@ mod tests {
         engine.chunk(1);
         sent(&engine.next(S));
         engine.answered(0, Err(Failure::Broken("reset".into())), S);
-        // Another one is on its way before the first is due again.
+        // Another chunk is in flight before the first is due again.
         assert_eq!(sent(&engine.next(S)), 1);
         let end_of_outage = Action::Wait(Some(901 * S));
         assert_eq!(engine.next(100 * S), end_of_outage);
@@ -1387,12 +1392,13 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        // Only the smallest one of all is refused for good.
+        // Only a refusal of the smallest size is final.
         assert_eq!(ending, Ending::Failed(refused(413, None)));
         assert_eq!((bytes, attempts), (16 << 10, 10));
     }
 
-    /// Each attempt brings so many bytes and breaks: when it is given up, within a day.
+    /// When a transfer gives up, within a day, whose every attempt moves `advanced_bytes` and then
+    /// breaks.
     fn gives_up_at(advanced_bytes: u64) -> Option<Duration> {
         let mut engine = large_chunks();
         engine.chunk(0);
@@ -1431,7 +1437,7 @@ mod tests {
             let answer = Err(Failure::Broken("reset".into()));
             engine.attempted(0, &failing(1 << 20, advanced), answer, S);
         }
-        // Nothing came this time.
+        // This time no byte was transferred.
         assert!(matches!(engine.next(S), Action::Wait(Some(_))));
     }
 
@@ -1448,8 +1454,8 @@ mod tests {
         assert_eq!(engine.first_open(), 1);
     }
 
-    /// An engine of `chunks` chunks of 4 MiB whose requests carry this many bytes per second
-    /// each, when all but the last `left` have got through.
+    /// An engine with `chunks` chunks of 4 MiB, all but the last `left` settled, whose requests
+    /// carry `rate` bytes per second each.
     fn near_the_end(chunks: u64, jobs: u32, rate: u64, left: u64) -> (Engine, Duration) {
         let mut config = engine(chunks, jobs, Zeros::Write).config;
         let chunk = NonZeroU64::new(4 << 20).unwrap();
@@ -1487,7 +1493,7 @@ mod tests {
     #[test]
     fn the_last_chunks_are_divided_where_requests_take_long() {
         let slow = 1 << 20;
-        // More than the limit are to come; fewer; a fast link; one request at a time.
+        // More chunks are left than the limit; fewer; a fast link; one request at a time.
         assert!(!near_the_end(100, 8, slow, 40).0.limits().is_shared());
         let (engine, now) = near_the_end(100, 8, slow, 12);
         let limits = engine.limits();
@@ -1506,7 +1512,7 @@ mod tests {
     fn what_no_chunk_needs_is_to_spare() {
         let (mut engine, now) = near_the_end(100, 8, 1 << 20, 5);
         assert_eq!((engine.limit(), engine.spare(now)), (8, 3));
-        // A chunk that waits for another attempt needs its request.
+        // A chunk that waits for another attempt will need its request.
         let busy = refused(500, None);
         engine.answered(99, Err(Failure::Broken("reset".into())), now);
         let limit = engine.limit();
@@ -1516,7 +1522,7 @@ mod tests {
         engine.answered(97, Ok(()), now);
         engine.answered(96, Ok(()), now);
         assert_eq!(engine.spare(now), limit - 2);
-        // An outage, and an end.
+        // In an outage, and after the end.
         for _ in 0..20 {
             if let Action::Send(span, _) = engine.next(now + S) {
                 engine.answered(span.index, Err(busy.clone()), now + S);

@@ -1,25 +1,24 @@
-//! Which chunks are settled. Success is computed from this, and from nothing
-//! else: not from workers alive, not from counts.
+//! Which chunks are settled. Success is computed from this alone, never from counts or from the
+//! number of workers that are alive.
 
 use std::ops::Range;
 
 use rangemap::RangeSet;
 
-/// The settled chunks of a transfer, by index, as ranges: its size follows the
-/// number of gaps, not the number of chunks.
+/// The settled chunks of a transfer, by index. They are stored as ranges, so memory grows with the
+/// number of gaps and not with the number of chunks.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     all: Range<u64>,
     settled: RangeSet<u64>,
-    /// How many of all chunks are settled.
+    /// Number of settled chunks.
     count: u64,
-    /// What was settled by an earlier run.
+    /// Chunks that an earlier run settled.
     before: RangeSet<u64>,
 }
 
 impl Ledger {
-    /// A ledger of the chunks in `all`, of which those in `before` are settled
-    /// already.
+    /// A ledger of the chunks in `all`, of which those in `before` are already settled.
     pub fn new(all: Range<u64>, before: RangeSet<u64>) -> Self {
         Self {
             count: count(&before, &all),
@@ -39,7 +38,7 @@ impl Ledger {
         }
     }
 
-    /// There are so many chunks and no more, as was found out by now.
+    /// The number of chunks is now known to be `count`.
     pub fn ends_at(&mut self, count: u64) {
         self.all.end = count.max(self.all.start);
         self.count = self::count(&self.settled, &self.all);
@@ -58,7 +57,7 @@ impl Ledger {
         }
     }
 
-    /// How many chunks this run settled without a gap from the first one on.
+    /// How many chunks this run settled in one row, beginning with the first that was open before.
     pub fn in_order(&self) -> u64 {
         let prefix = self.all.start..self.first_open();
         prefix.end.saturating_sub(prefix.start) - count(&self.before, &prefix)
@@ -131,7 +130,7 @@ mod tests {
         assert!(ledger.is_complete());
         assert!(ledger.is_settled(9) && !ledger.is_settled(10));
         assert!(Ledger::new(5..5, RangeSet::new()).is_complete());
-        // As many as there have to be, and not the ones that have to be.
+        // The number of settled chunks is right, but they are not those of this transfer.
         assert!(!Ledger::new(5..10, RangeSet::from_iter(std::iter::once(0..8))).is_complete());
     }
 

@@ -1,10 +1,13 @@
-//! How hard to compress the next chunk: as hard as there is time for while the
-//! wire is busy, and not at all where compression is what keeps it waiting.
+//! Chooses the compression level of the next chunk. While the wire is busy, chunks are compressed
+//! as hard as there is time for; where compression is what keeps the wire waiting, they are sent
+//! raw.
 //!
-//! Two things are measured as the transfer goes: what the processors take for a
-//! byte, and what the wire takes. They give the level at which both take the same
-//! time. What is wrong with the measurements shows in who waits, the wire for chunks
-//! or chunks for the wire, and trims that level up or down.
+//! Two things are measured during the transfer: the processor time and the time on the wire for
+//! each byte. From these the controller computes the level at which both take equally long, so that
+//! neither waits for the other. Measurements are never exact. Their error shows in who actually
+//! waits, the wire for chunks or chunks for the wire, and the controller corrects the level by that
+//! (`trim`). In terms of control theory, the measurements are the feed-forward part, and the queue
+//! of ready chunks drives a proportional and an integral part.
 
 use std::time::Duration;
 
@@ -14,9 +17,9 @@ use crate::codec::Level;
 #[derive(Clone, Copy, Debug)]
 struct Rung {
     level: u8,
-    /// Time of a processor, against level 1.
+    /// Processor time, relative to level 1.
     cost: f64,
-    /// Bytes of a body, against level 1; of level 0, against the chunk.
+    /// Bytes of a body, relative to level 1. For level 0, relative to the chunk.
     ratio: f64,
 }
 
@@ -26,9 +29,9 @@ impl Rung {
     }
 }
 
-/// The levels that no mixture of two others beats, as measured on chunks of files of
-/// a Linux system (`benches/stages.rs`): 2 costs as much as 3 and saves less, and
-/// beyond 9 the cost is many times as high for less than one in a hundred.
+/// The levels worth using, as measured on chunks of files of a Linux system (`benches/stages.rs`).
+/// A level is missing here if a mixture of two others is better: 2 costs as much as 3 and saves
+/// less, and above 9 the cost is many times as high for less than one percent.
 const LADDER: [Rung; 7] = [
     Rung::new(0, 0.0, 1.0),
     Rung::new(1, 1.0, 1.0),
@@ -40,80 +43,82 @@ const LADDER: [Rung; 7] = [
 ];
 const TOP: f64 = (LADDER.len() - 1) as f64;
 
-/// Before anything was measured: seconds of a processor for a byte at level 1, and
-/// for all that is not compression; bytes of a body for a byte at level 1.
+/// Guesses until there are measurements: processor seconds per byte at level 1, and for everything
+/// but compression; bytes of a body per byte at level 1.
 const COST_GUESS: f64 = 5e-9;
 const BASE_GUESS: f64 = 5e-10;
 const RATIO_GUESS: f64 = 0.4;
-/// What the latest observation weighs against all before, when there are many: one
-/// chunk is not like the other, and a link that changes shows in who waits.
+/// Weight of the latest observation once there are many. Chunks differ, so a single one must not
+/// count for much; a link that changes is noticed sooner by who waits.
 const LATEST: f64 = 0.05;
-/// Bytes that have to come through before anything is known of the wire.
+/// The speed of the wire counts as known when this many bytes have been confirmed.
 const KNOWN_BYTES_MIN: f64 = 128.0 * 1024.0;
-/// Chunks that may be under way, for each that came through, if more are to go raw:
-/// what came first may have been fast for having the link's buffers to itself.
+/// At most this many chunks may be under way for each confirmed chunk if more are to be sent raw.
+/// The first chunks may have been fast only because the buffers of the link were empty.
 const UNDER_WAY_MAX: u64 = 2;
 
-/// What a second sounding took that was no longer than the first: this part of it. The
-/// first one may have had to wait for its connection.
+/// If the second, larger sounding was not slower than the first, assume that its bytes took this
+/// part of its time: the first may have had to wait for its connection.
 const SOUNDED_PART: f64 = 0.25;
-/// An endpoint on this machine takes less for a byte than this part of what a compressor
-/// takes. One that does not is a tunnel: at 1 Gbit/s it takes more than a compressor.
+/// The endpoint counts as a process on this machine if its time per byte is less than this part of
+/// a compressor's. Something slower on a local address is a tunnel to another machine: at 1 Gbit/s,
+/// a byte takes longer than compressing it.
 const LOCAL_PART: f64 = 0.75;
-/// A confirmation is waited for where the wire takes less than this part of the time
-/// that the compressors take: some chunks are in flight at once, and the first of them
-/// is not through before most of the others are.
+/// Waiting for a confirmation is worthwhile if the wire takes less than this part of the
+/// compressors' time. Some chunks are in flight at once, and most of the others are nearly through
+/// when the first one is.
 const WAIT_PART: f64 = 0.5;
 
-/// Chunks that should wait to be sent while all workers are busy: the next one is
-/// there when one of them is free.
+/// The number of chunks that should be ready while all workers are busy, so that a worker that
+/// becomes free finds the next one.
 const READY_TARGET: f64 = 1.0;
-/// What an idle worker counts, in chunks too few: less than one, since a few in
+/// How many missing chunks each idle worker counts as. Less than one, since a few requests in
 /// flight may fill the wire.
 const IDLE: f64 = 0.3;
-/// What it counts if the wire has one chunk or none.
+/// How many missing chunks it counts as if at most one chunk is in flight.
 const STARVED: f64 = 1.5;
-/// Most chunks too many that count.
+/// Maximum surplus or lack, in chunks, that counts.
 const SURPLUS_MAX: f64 = 3.0;
-/// Rungs for each chunk too many or too few: now, and from now on.
+/// How many rungs to go up or down for each chunk too many or too few: for the current decision
+/// (proportional), and permanently (integral).
 const PROPORTIONAL: f64 = 0.3;
 const INTEGRAL: f64 = 0.04;
-/// Most rungs by which who waits overrules what was measured for long.
+/// Maximum number of rungs by which the integral part may correct the measurements.
 const TRIM_MAX: f64 = 2.0;
 
-/// So near to the first rung it is on it.
+/// Within this distance of the first rung, treat the balance as the first rung.
 const NEARLY: f64 = 0.6;
 
-/// Decides on the level of each chunk. It is told how the transfer goes, and asked
-/// before a chunk is compressed.
+/// Decides the compression level of each chunk. The shell reports how the transfer proceeds, and a
+/// compressor calls [`choose`](Self::choose) before each chunk.
 #[derive(Clone, Debug)]
 pub struct LevelController {
     config: LevelConfig,
     machine: Machine,
     link: Link,
-    /// Rungs that who waits adds to what was measured.
+    /// The integral part: rungs added to what was measured, because of who waits.
     trim: f64,
-    /// What rounding to a rung left over: two rungs are taken in turn, so often that
-    /// it comes out right.
+    /// What was lost by rounding to a rung. It is added to the next choice, so that two
+    /// neighbouring rungs alternate in the proportion that averages to the computed effort.
     carry: f64,
-    /// Chunks that were asked about.
+    /// Chunks for which a level was chosen.
     chosen: u64,
-    /// Chunks that are being compressed.
+    /// Chunks that are being compressed now.
     compressing: usize,
 }
 
-/// What the machine has.
+/// The machine on which the transfer runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LevelConfig {
-    /// Threads that compress.
+    /// Number of threads that compress.
     pub compressors: usize,
-    /// Processors that they share with all else.
+    /// Number of processors that they share with everything else.
     pub processors: usize,
-    /// Whether the endpoint runs on the same processors.
+    /// Whether the address of the endpoint is one of this machine.
     pub is_local: bool,
 }
 
-/// What the wire is doing.
+/// The state of the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wire {
     /// Chunks that are encoded and wait to be sent.
@@ -131,13 +136,12 @@ pub struct Wire {
 pub struct Choice {
     /// The level.
     pub level: Level,
-    /// What it would be if levels were not whole numbers: a place on the ladder,
-    /// from 0 on.
+    /// The level before rounding, as a position on the ladder, from 0 on.
     pub effort: f64,
 }
 
 impl LevelController {
-    /// At the start of a transfer, which is time 0.
+    /// A controller at the start of a transfer, which is time 0.
     pub fn new(config: LevelConfig) -> Self {
         Self {
             config,
@@ -150,27 +154,28 @@ impl LevelController {
         }
     }
 
-    /// What the wire is doing from now on.
+    /// Reports the state of the wire from now on.
     pub fn observe(&mut self, wire: Wire, now: Duration) {
         self.link.observe(wire, now);
     }
 
-    /// Before the first chunk, `bytes` alone on the wire took so long. Of two what counts
-    /// is by how much the longer one took longer. It decides on one chunk: a link that
-    /// lets a burst through takes less than a chunk in one.
+    /// Before the first chunk, a request of `bytes` was sent alone and took `took`. Of two such
+    /// soundings, the difference counts, which cancels the latency of the link. The result is used
+    /// for the first chunk only, because a link that lets short bursts through looks faster than it
+    /// is.
     pub fn sounded(&mut self, bytes: u64, took: Duration) {
         self.link.sounded(bytes, took);
     }
 
-    /// A chunk of `bytes` was confirmed, whose bodies had `body_bytes`. Until now
-    /// the whole program had `processor` of the processors' time.
+    /// A chunk of `bytes` was confirmed; its bodies had `body_bytes`. `processor` is the processor
+    /// time that the whole program has used so far.
     pub fn confirmed(&mut self, bytes: u64, body_bytes: u64, now: Duration, processor: Duration) {
         self.link.confirmed(bytes, body_bytes, now);
         self.machine.confirmed(bytes, processor);
     }
 
-    /// A chunk of `bytes` became bodies of `body_bytes` at `level`, which took
-    /// `processor` of a processor's time.
+    /// A chunk of `bytes` was compressed at `level` to bodies of `body_bytes`, which took
+    /// `processor` time.
     pub fn encoded(&mut self, level: Level, bytes: u64, body_bytes: u64, processor: Duration) {
         if level != Level::RAW {
             self.compressing = self.compressing.saturating_sub(1);
@@ -178,8 +183,8 @@ impl LevelController {
         self.machine.encoded(level, bytes, body_bytes, processor);
     }
 
-    /// How to compress the next chunk. [`encoded`](Self::encoded) tells when that is
-    /// done.
+    /// Chooses the level of the next chunk. The caller must call [`encoded`](Self::encoded) when it
+    /// is compressed.
     pub fn choose(&mut self, now: Duration) -> Choice {
         self.link.observe(self.link.wire, now);
         let balance = self.balance(self.link.seconds_per_byte());
@@ -188,18 +193,22 @@ impl LevelController {
             self.trim = (self.trim + INTEGRAL * surplus).clamp(-TRIM_MAX, TRIM_MAX);
             let trim = self.trim + PROPORTIONAL * surplus;
             if balance >= NEARLY {
-                // What is raw fills the wire for long: not for a moment's wait.
+                // The wire is the slower part. A raw chunk would occupy it for long, so a short
+                // wait of the wire is no reason to send one: the effort falls below the first rung
+                // only when `trim` says that the wire has been starving for some time.
                 let lowest = (TRIM_MAX + self.trim).clamp(0.0, 1.0);
-                // What waits is no reason to leave the first rung for a higher one as
-                // long as even that was computed to be too much.
+                // Chunks that wait are no reason to go above the first rung as long as even that
+                // rung was computed to be too much, so the correction upwards grows only as the
+                // balance approaches the first rung.
                 let beyond = ((balance - NEARLY) / (1.0 - NEARLY)).min(1.0);
                 (balance.max(1.0) + trim.min(trim * beyond)).max(lowest)
             } else if self.would_starve() {
                 0.0
             } else {
-                // A little goes a long way here, and more than was computed takes
-                // processors from those who send: what waits counts the more, the
-                // nearer the first rung is.
+                // Compression is the slower part. Compressing only a few chunks already relieves
+                // the wire a lot, and more than was computed would take processor time from the
+                // threads that send. So the correction is scaled down, the more the further the
+                // balance is below the first rung.
                 (balance * (1.0 + trim.min(trim * balance))).min(1.0)
             }
         } else {
@@ -212,7 +221,7 @@ impl LevelController {
         self.chosen += 1;
         let rung = (effort + self.carry).round().clamp(0.0, TOP);
         self.carry = (self.carry + effort - rung).clamp(-1.0, 1.0);
-        // From 0 to TOP, which are places on the ladder.
+        // `rung` is between 0 and TOP, which are the positions on the ladder.
         let level = LADDER.get(rung as usize).map_or(0, |rung| rung.level);
         let level = Level::new(level).unwrap_or_default();
         if level != Level::RAW {
@@ -221,22 +230,23 @@ impl LevelController {
         Choice { level, effort }
     }
 
-    /// Whether what the wire takes is work of the same processors, which compression
-    /// would add to: it leads to this machine, and no further.
+    /// Whether the endpoint is a process on this machine. The time on the wire is then processor
+    /// time as well, and compression could only add to it.
     fn is_loopback(&self) -> bool {
         self.config.is_local
             && self.link.is_known()
             && self.link.seconds_per_byte() < LOCAL_PART * self.machine.cost.value
     }
 
-    /// Whether so little came through, for what is under way, that no more may go raw.
+    /// Whether too few chunks were confirmed to send more raw, given how many are under way.
     fn is_early(&self) -> bool {
         let under_way = self.chosen.saturating_sub(self.link.chunks);
         under_way > UNDER_WAY_MAX.saturating_mul(self.link.chunks) || !self.link.is_known()
     }
 
-    /// Whether the next chunk should wait for a confirmation: without one it would be
-    /// compressed only to be safe, and by all that is known that takes longer.
+    /// Whether it is faster to wait for a confirmation than to compress the next chunk. True if the
+    /// only reason to compress would be [`is_early`](Self::is_early), and a raw chunk is, as far as
+    /// is known, the better choice.
     pub fn is_worth_waiting(&self) -> bool {
         self.link.is_known()
             && !self.is_loopback()
@@ -245,14 +255,14 @@ impl LevelController {
             && self.link.seconds_per_byte() < WAIT_PART * self.machine.cost.value
     }
 
-    /// Where on the ladder processors and wire take the same time for a byte of the
-    /// image, if the wire takes `wire` seconds for one of a body.
+    /// The position on the ladder at which processors and wire take the same time per byte of the
+    /// image, if the wire takes `wire` seconds per byte of a body.
     fn balance(&self, wire: f64) -> f64 {
         let compressors = self.config.compressors.max(1) as f64;
         let processors = self.config.processors.max(1) as f64;
         let ends = if self.config.is_local { 2.0 } else { 1.0 };
-        // By how much the wire is later than the processors: less and less, from
-        // rung to rung.
+        // How much longer the wire takes than the processors. This falls from rung to rung, so the
+        // first change of sign is the position.
         let lag = |rung: &Rung| {
             let cost = rung.cost * self.machine.cost.value;
             let all = cost + ends * self.machine.base.value;
@@ -274,8 +284,8 @@ impl LevelController {
         TOP
     }
 
-    /// What the wire has: what was chosen to go raw is on its way at once, before
-    /// anybody looks at the wire again.
+    /// The state of the wire, including the chunks for which raw was chosen since it was last
+    /// observed: they are on the wire at once, or wait for it.
     fn wire(&self) -> Wire {
         let mut wire = self.link.wire;
         let chosen = self.chosen.saturating_sub(self.link.chunks);
@@ -287,8 +297,7 @@ impl LevelController {
         wire
     }
 
-    /// Whether the wire would be done with all it has while every compressor is at
-    /// work on a chunk.
+    /// Whether the wire would run out of chunks while every compressor is busy with one.
     fn would_starve(&self) -> bool {
         let chunk = self.link.chunk_bytes;
         let wire = self.wire();
@@ -299,7 +308,7 @@ impl LevelController {
 }
 
 impl Wire {
-    /// Chunks too many, or too few if it is negative.
+    /// How many chunks too many are ready; negative if there are too few.
     fn surplus(&self) -> f64 {
         let surplus = if self.ready > 0 || self.in_flight >= self.limit {
             self.ready as f64 - READY_TARGET
@@ -312,18 +321,17 @@ impl Wire {
     }
 }
 
-/// What the processors take.
+/// What was measured of the processors.
 #[derive(Clone, Debug)]
 struct Machine {
-    /// Seconds of a processor for a byte at level 1, and for all that is not
-    /// compression.
+    /// Processor seconds per byte: at level 1, and for everything but compression.
     cost: Mean,
     base: Mean,
-    /// Bytes of a body for a byte at level 1.
+    /// Bytes of a body per byte of the image, at level 1.
     ratio: Mean,
-    /// Seconds of a processor that compression took.
+    /// Processor seconds that compression has used so far.
     compression: f64,
-    /// And all else, until the last confirmation.
+    /// Processor seconds that everything else had used at the last confirmation.
     others: Option<f64>,
 }
 
@@ -363,19 +371,20 @@ impl Machine {
     }
 }
 
-/// What the wire takes.
+/// What was measured of the wire.
 #[derive(Clone, Debug, Default)]
 struct Link {
     wire: Wire,
     since: Duration,
-    /// Seconds with a request in flight, since the last confirmation.
+    /// Seconds with at least one request in flight, since the last confirmation.
     busy_now: f64,
-    /// Bytes that were sounded last, and the seconds they took.
+    /// Bytes of the last sounding, and the seconds that it took.
     sounded: (f64, f64),
-    /// Such seconds and bytes that came through, the latest weighing most.
+    /// Seconds with a request in flight, and bytes confirmed in them. Older values decay, so that
+    /// the latest weigh most.
     busy: f64,
     bytes: f64,
-    /// Chunks that came through, and the bytes of the last one.
+    /// Number of confirmed chunks, and the bytes of the last one.
     chunks: u64,
     chunk_bytes: f64,
 }
@@ -406,13 +415,13 @@ impl Link {
         self.chunk_bytes = bytes as f64;
     }
 
-    /// Whether enough came through.
+    /// Whether enough bytes were confirmed to know the speed of the wire.
     fn is_known(&self) -> bool {
         self.bytes >= KNOWN_BYTES_MIN
     }
 
-    /// What a byte of a body takes; at least, as long as that is not known: the
-    /// longer nothing comes through, the slower is the wire.
+    /// Seconds per byte of a body. While the speed is unknown this is an estimate that grows with
+    /// the time in which nothing is confirmed.
     fn seconds_per_byte(&self) -> f64 {
         if self.is_known() {
             self.busy / self.bytes
@@ -422,8 +431,8 @@ impl Link {
     }
 }
 
-/// A mean in which the latest observations weigh most; the first ones weigh as in
-/// any mean, and the guess before them as one.
+/// A mean in which the latest observations weigh most. It starts as the plain mean of all
+/// observations, with the guess as one of them.
 #[derive(Clone, Copy, Debug)]
 struct Mean {
     value: f64,
@@ -447,7 +456,7 @@ mod tests {
 
     use super::*;
 
-    /// Time for a byte at each level, against level 1, and bytes of a body for one.
+    /// Measured per byte at each level: the time relative to level 1, and the bytes of a body.
     const COSTS: [f64; 13] = [
         0.0, 1.0, 1.44, 1.45, 1.57, 1.90, 2.21, 3.07, 5.19, 6.49, 14.4, 23.2, 31.3,
     ];
@@ -457,17 +466,17 @@ mod tests {
     ];
     const CHUNK: f64 = 5.0 * 1024.0 * 1024.0;
 
-    /// A machine and a link: what it takes to play an upload in no time.
+    /// A machine and a link on which an upload is simulated.
     #[derive(Clone, Copy)]
     struct Scene {
         bytes_per_s: f64,
-        /// Seconds of each request during which nothing moves.
+        /// Seconds of each request in which no byte moves.
         latency: f64,
         compressors: usize,
         jobs: usize,
-        /// Seconds for a byte at level 1.
+        /// Seconds per byte at level 1.
         cost: f64,
-        /// Seconds for a byte whatever the level: reading and hashing.
+        /// Seconds per byte at any level, for reading and hashing.
         fixed: f64,
         chunks: usize,
     }
@@ -486,12 +495,12 @@ mod tests {
     }
 
     impl Scene {
-        /// Plays an upload; seconds it takes.
+        /// Simulates an upload, and returns the seconds that it takes.
         fn play(&self, control: Option<&mut LevelController>, fixed: u8, seed: u64) -> f64 {
             self.play_to(control, fixed, seed, |_| {})
         }
 
-        /// Plays an upload and tells of what was chosen; seconds it takes.
+        /// As [`play`](Self::play), and passes each choice to a function.
         fn play_to(
             &self,
             mut control: Option<&mut LevelController>,
@@ -508,7 +517,7 @@ mod tests {
             let mut sending: Vec<Sending> = Vec::new();
             let buffers = 2 * self.jobs + 1;
             loop {
-                // Start what can start.
+                // Start everything that can start.
                 while sending.len() < self.jobs
                     && let Some(left) = ready.pop_front()
                 {
@@ -558,7 +567,7 @@ mod tests {
                 if unread == 0 && encoding.is_empty() && sending.is_empty() && ready.is_empty() {
                     return now;
                 }
-                // What ends next?
+                // Find what ends next.
                 let active = sending.iter().filter(|one| one.starts_at <= now).count();
                 let share = self.bytes_per_s / active.max(1) as f64;
                 let mut next = f64::INFINITY;
@@ -618,13 +627,13 @@ mod tests {
             })
         }
 
-        /// Seconds at the best level for all chunks.
+        /// Seconds with the one level that is best for all chunks.
         fn best(&self, seed: u64) -> f64 {
             let fixed = [0, 1, 2, 3, 6, 9].map(|level| self.play(None, level, seed));
             fixed.into_iter().fold(f64::INFINITY, f64::min)
         }
 
-        /// The worst of a few seeds, against the best level for all chunks.
+        /// The worst ratio over some seeds, against the one level that is best for all chunks.
         fn against_the_best(&self) -> f64 {
             let worst = (0..3).map(|seed| self.auto(seed) / self.best(seed));
             worst.fold(0.0, f64::max)
@@ -714,7 +723,7 @@ mod tests {
             controller.sounded(bytes, took);
             controller.choose(Duration::ZERO).level
         };
-        // 5 Gbit/s, and 10 Mbit/s.
+        // 5 Gbit/s, then 10 Mbit/s.
         assert_eq!(first(512 * 1024, Duration::from_micros(800)), Level::RAW);
         assert!(first(64 * 1024, Duration::from_millis(52)).get() > 3);
     }
@@ -747,7 +756,7 @@ mod tests {
         ] {
             let scene = scene(mbit);
             let mut control = scene.controller(true);
-            // All of it at once: nothing was confirmed when the last one is taken up.
+            // All levels are chosen before anything is confirmed.
             control.sounded(64 * 1024, Duration::from_millis(1));
             let took = 0.001 + 512.0 * 1024.0 / scene.bytes_per_s;
             control.sounded(512 * 1024, Duration::from_secs_f64(took));
@@ -764,7 +773,7 @@ mod tests {
         link.sounded(64 * 1024, ms(10));
         link.sounded(512 * 1024, ms(17));
         assert!((link.seconds_per_byte() * 448.0 * 1024.0 - 0.007).abs() < 1e-9);
-        // The first one had to connect.
+        // The first sounding also had to connect.
         let mut link = Link::default();
         link.sounded(64 * 1024, ms(10));
         link.sounded(512 * 1024, ms(8));
@@ -779,7 +788,7 @@ mod tests {
             processors: 2,
             is_local: false,
         });
-        // A wire that takes a raw chunk in 12 ms, and processors that take 40 for one.
+        // The wire takes 12 ms for a raw chunk, and a processor 40 ms to compress one.
         let chunk = CHUNK as u64;
         for at in 1..=20_u32 {
             control.observe(
@@ -795,7 +804,7 @@ mod tests {
             control.encoded(level_of(1), chunk, chunk / 2, ms(40));
             control.confirmed(chunk, chunk, ms(12) * at, ms(44) * at);
         }
-        // One is being compressed, and nobody looks at the wire meanwhile.
+        // One chunk is being compressed, and the wire is not observed meanwhile.
         let now = ms(240);
         (control.chosen, control.compressing) = (control.chosen + 1, 1);
         control.observe(
@@ -820,7 +829,7 @@ mod tests {
         };
         let mut control = LevelController::new(config);
         for _ in 0..10_000 {
-            // Times that go back, empty bodies, numbers out of this world.
+            // Times that run backwards, empty bodies, absurd numbers.
             let time = Duration::from_nanos(rng.u64(..) >> rng.u32(0..64));
             let bytes = rng.u64(..) >> rng.u32(0..64);
             let wire = Wire {

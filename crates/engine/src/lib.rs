@@ -1,12 +1,12 @@
-//! Every decision of a transfer, and nothing else. What is here is handed time,
-//! chance and outcomes, and answers with what to do next: no I/O, no clock, no
-//! async. A seeded simulator can play whole transfers through it.
+//! All decisions of a transfer. The code here is given time, randomness and outcomes as values, and
+//! returns what to do next. It does no I/O, reads no clock and is not async, so a seeded simulator
+//! can play whole transfers through it.
 //!
 //! Time is a [`Duration`](std::time::Duration) since the transfer began; chance is a seeded
 //! generator.
 //!
-//! Start at [`Engine`], which is one transfer as decisions only; [`classify`] says what is worth
-//! another attempt, [`Breaker`] when to give up, [`Concurrency`] how many requests are in flight.
+//! Start at [`Engine`], one transfer as decisions only. [`classify`] decides what is worth another
+//! attempt, [`Breaker`] when to give up, [`Concurrency`] how many requests are in flight.
 
 mod backoff;
 mod breaker;
@@ -34,5 +34,5 @@ pub use level::{Choice, LevelConfig, LevelController, Wire};
 pub use pieces::{Limits, PIECE_BYTES_MIN, Pieces, PiecesConfig, Requests, Verdict};
 pub use rate::TokenBucket;
 pub use retry::{Attempts, Class, Next, Operation, classify, classify_known};
-pub use waits::{Told, Waits};
+pub use waits::{Wait, Waits};
 pub use zeros::Zeros;

@@ -1,39 +1,36 @@
-//! How large one request may be. A chunk goes in one request where that works; where
-//! it does not, in smaller pieces of it:
+//! Decides how large one request may be. A chunk is sent in one request where that works, and in
+//! smaller pieces where it does not:
 //!
-//! - **The endpoint refuses the size** (413): from now on half of what it refused, at
-//!   once and for every chunk. It never grows back, and is worth remembering for the
-//!   next run.
-//! - **Requests of a size keep breaking** and none gets through: half of it. That may
-//!   also be the beginning of an outage, so it grows back: twice as large after a
-//!   number of requests that got through, which doubles each time that was in vain.
+//! - **The endpoint refuses the size** (413): from now on requests have at most half of the refused
+//!   size, at once and for every chunk. This limit never grows back, and is worth remembering for
+//!   the next run.
+//! - **Requests of a size keep breaking** and none succeeds: requests are halved. This may also be
+//!   the beginning of an outage, so the limit grows back: it doubles after a number of successful
+//!   requests, and that number doubles each time the larger size failed again.
 //!
-//! A limit counts bytes on the wire, as a proxy and a connection do. Where a body is tiny
-//! already and is still refused, what counts is the bytes of the drive that it stands
-//! for: some front unpacks it to count.
+//! A limit counts bytes on the wire, as proxies and connections do. If the body is tiny already and
+//! is still refused, the limit counts the bytes of the drive that it stands for, because then
+//! something decompresses the body in order to count it.
 
 use crate::chunk::RequestSize;
 use crate::failure::Failure;
 
-/// No request is made smaller than this, in bytes: below it a request costs more than
-/// its body.
+/// Minimum bytes of a request. Below this, a request costs more than its body.
 pub const PIECE_BYTES_MIN: u64 = 16 * 1024;
-/// A chunk that several requests share is divided into at most this many pieces. On average
-/// they have no fewer bytes on the wire than the second number, and their length is a
-/// multiple of the third one.
+/// How a chunk is divided that several requests share: the maximum number of pieces, their minimum
+/// average length in bytes on the wire, and the unit of their length.
 const SHARED_PIECES_MAX: u64 = 16;
 const SHARED_BYTES_MIN: u64 = 256 * 1024;
 const SHARED_ALIGN: u64 = 64 * 1024;
-/// Requests in a row that have to break before whole chunks are divided: one alone is an
+/// Whole chunks are divided after this many consecutive broken requests. A single one is an
 /// accident.
 const BREAKS_MIN: u32 = 2;
-/// Requests that have to get through before larger ones are tried, at first and at
-/// most.
+/// How many requests have to succeed before a larger size is tried: at first, and at most.
 const GOOD_MIN: u32 = 4;
 const GOOD_MAX: u32 = 1024;
 
-/// A limit of half this size: in bytes on the wire, or of the drive if there are hardly
-/// any on the wire. `None` of what is smallest already.
+/// A limit of half this size, in bytes on the wire, or in bytes of the drive if there are hardly
+/// any on the wire. `None` if the size is already the smallest.
 fn halved(size: RequestSize, least: u64) -> Option<RequestSize> {
     let half = |bytes: u64| (bytes / 2).max(least);
     match (size.body > least, size.range > least) {
@@ -56,12 +53,12 @@ fn doubled(size: RequestSize) -> RequestSize {
     }
 }
 
-/// What requests are allowed from the start.
+/// The limits at the start of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PiecesConfig {
-    /// The largest request: what is known of the endpoint, or was asked for.
+    /// The largest request, as known of the endpoint or as requested by the user.
     pub most: RequestSize,
-    /// No request is made smaller than this many bytes.
+    /// Minimum bytes of a request.
     pub least_bytes: u64,
 }
 
@@ -74,16 +71,16 @@ impl Default for PiecesConfig {
     }
 }
 
-/// What one attempt at a chunk may use.
+/// What one attempt at a chunk may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest request.
     pub most: RequestSize,
-    /// Whether each write should have a connection of its own: connections do not live
-    /// long here, and one that was used before is about to break.
+    /// Whether each write should open a new connection. Set where connections break early, so that
+    /// one that was used before is likely to break.
     pub is_alone: bool,
-    /// How many bytes on the wire a piece should have where several requests may share a
-    /// chunk; `u64::MAX` where they may not.
+    /// Bytes on the wire for each piece of a chunk that several requests share; `u64::MAX` if
+    /// requests may not share a chunk.
     pub shared_bytes: u64,
 }
 
@@ -100,8 +97,8 @@ impl Limits {
         self.shared_bytes < u64::MAX
     }
 
-    /// How many bytes of the drive each piece of a chunk of this size should hold:
-    /// `u64::MAX` for one that is not worth a division.
+    /// Bytes of the drive for each piece of a chunk of this size; `u64::MAX` if dividing the chunk
+    /// is not worthwhile.
     pub fn piece_of(&self, chunk: RequestSize) -> u64 {
         let piece = self.shared_bytes.max(SHARED_BYTES_MIN);
         let pieces = (chunk.body.saturating_add(piece / 2) / piece).min(SHARED_PIECES_MAX);
@@ -111,27 +108,27 @@ impl Limits {
         }
     }
 
-    /// The longest read, in bytes.
+    /// Maximum bytes of a read.
     pub fn read_bytes_max(&self) -> u64 {
         self.most.body.min(self.most.range)
     }
 }
 
-/// What the requests of one attempt came to.
+/// The outcome of the requests of one attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
-    /// Bytes of the chunk that were confirmed, or came, and need not move again.
+    /// Bytes of the chunk that were confirmed or received, and need not be transferred again.
     pub advanced_bytes: u64,
-    /// Requests that got through.
+    /// Requests that succeeded.
     pub confirmed: u32,
-    /// The largest body of those.
+    /// The largest body that succeeded.
     pub largest_body: u64,
-    /// The one that failed.
+    /// The size of the request that failed.
     pub failed: Option<RequestSize>,
 }
 
 impl Requests {
-    /// The same, where nothing of what came is kept for another attempt.
+    /// The same outcome for an attempt whose received bytes are not stored.
     #[must_use]
     pub fn without_progress(self) -> Self {
         Self {
@@ -140,7 +137,7 @@ impl Requests {
         }
     }
 
-    /// One more got through, and its bytes need not move again.
+    /// Counts a successful request, whose bytes need not be transferred again.
     pub fn confirm(&mut self, size: RequestSize) {
         self.advanced_bytes += size.range;
         self.confirmed += 1;
@@ -148,30 +145,30 @@ impl Requests {
     }
 }
 
-/// What a failure says about the size of requests.
+/// What a failure implies for the size of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// The failure has nothing to do with the size.
     Unrelated,
-    /// The request was larger than requests are from now on.
+    /// The request was larger than requests may be from now on.
     TooLarge,
-    /// It was refused for its size, and cannot be smaller.
+    /// The endpoint refused the size, and no smaller request is possible.
     Hopeless,
 }
 
-/// Decides how large requests may be; the head of this file says how.
+/// Decides how large requests may be, as the head of this file describes.
 #[derive(Clone, Debug)]
 pub struct Pieces {
     config: PiecesConfig,
-    /// The limit because larger requests break.
+    /// The limit that is set because larger requests break. It can grow back.
     fragile: Option<RequestSize>,
-    /// The size that broke when there was no such limit.
+    /// The size that broke before there was such a limit.
     whole: RequestSize,
-    /// Requests that broke since one of about their size got through: the smallest, and
-    /// how many.
+    /// Requests that broke since one of similar size succeeded: the smallest size, and their
+    /// number.
     broken: Option<(RequestSize, u32)>,
-    /// Requests that got through since the limit changed, and how many it takes for
-    /// larger ones.
+    /// Successful requests since the limit changed, and how many of them are needed before a larger
+    /// size is tried.
     good: u32,
     good_wanted: u32,
     has_grown: bool,
@@ -179,7 +176,7 @@ pub struct Pieces {
     accepted: u64,
     /// The smallest body that was refused for its size.
     refused: Option<u64>,
-    /// Whether nothing was small enough.
+    /// Whether the endpoint refused even the smallest request.
     is_hopeless: bool,
 }
 
@@ -200,7 +197,7 @@ impl Pieces {
         }
     }
 
-    /// What the next attempt may use.
+    /// The limits for the next attempt.
     pub fn limits(&self) -> Limits {
         Limits {
             most: self.most(),
@@ -214,15 +211,15 @@ impl Pieces {
         self.refused
     }
 
-    /// The smallest body in bytes that was refused for its size, and the largest that is
-    /// allowed since. `None` where that is no limit to go by another time: because as much
-    /// was accepted, or nothing was small enough.
+    /// The smallest body in bytes that the endpoint refused for its size, and the largest that has
+    /// been allowed since. `None` if a later run must not rely on it: because a body as large was
+    /// accepted, or even the smallest was refused.
     pub fn refused(&self) -> Option<(u64, u64)> {
         let refused = self.refused.filter(|refused| self.accepted < *refused)?;
         (!self.is_hopeless).then(|| (refused, self.config.most.body.max(self.accepted)))
     }
 
-    /// An attempt got through.
+    /// An attempt succeeded.
     pub fn succeeded(&mut self, requests: &Requests) {
         if requests.confirmed == 0 {
             return;
@@ -253,7 +250,7 @@ impl Pieces {
         if failure.is_about_size() {
             return self.refuse(size);
         }
-        // What came before it got through, so that it is an accident.
+        // If other requests of this attempt succeeded before, the failure is an accident.
         match requests.confirmed == 0 && may_be_about_size(failure) {
             true => self.breaks(size),
             false => Verdict::Unrelated,
@@ -265,7 +262,7 @@ impl Pieces {
             let refused = self.refused.unwrap_or(u64::MAX);
             self.refused = Some(refused.min(size.body));
         }
-        // One that was sent before the limit fell says nothing new.
+        // A request that was sent before the limit fell gives no new information.
         if size.fits(self.config.most) {
             let Some(smaller) = halved(size, self.config.least_bytes) else {
                 self.is_hopeless = true;
@@ -289,7 +286,7 @@ impl Pieces {
             self.broken = Some((least, times));
             return Verdict::Unrelated;
         }
-        // Of several that broke the smallest counts.
+        // Of several sizes that broke, the smallest counts.
         let smaller = halved(least, self.config.least_bytes).unwrap_or(smaller);
         if self.fragile.is_none() {
             self.whole = least;
@@ -309,9 +306,8 @@ impl Pieces {
     }
 }
 
-/// Whether a smaller request may get through where this one failed: the connection did
-/// not live long enough, or somebody between did not wait long enough for it, or an
-/// answer was cut short.
+/// Whether a smaller request might succeed: the connection broke too early, or something in between
+/// timed out, or the answer was cut short.
 fn may_be_about_size(failure: &Failure) -> bool {
     match failure {
         Failure::Broken(_) | Failure::Stalled(_) | Failure::WrongLength(_) => true,
@@ -381,7 +377,7 @@ mod tests {
         assert_eq!(pieces.failed(&failing(chunk), &broken()), Verdict::TooLarge);
         assert_eq!(body(&pieces), 5 * MIB / 2);
         assert!(pieces.limits().is_alone);
-        // The rest of that volley was sent before.
+        // The other requests that were in flight were sent before the limit changed.
         for _ in 0..9 {
             assert_eq!(
                 pieces.failed(&failing(chunk), &broken()),
@@ -435,7 +431,7 @@ mod tests {
         let mut pieces = pieces();
         let chunk = failing(RequestSize::plain(5 * MIB));
         for _ in 0..4 {
-            // All four of a volley; the first one counts.
+            // All four requests in flight are refused; only the first lowers the limit.
             assert_eq!(pieces.failed(&chunk, &refused(413)), Verdict::TooLarge);
         }
         assert_eq!(body(&pieces), 5 * MIB / 2);
@@ -501,7 +497,7 @@ mod tests {
         assert_eq!(pieces.refused(), None);
     }
 
-    /// A connection that breaks when more than `lives` bytes went over it.
+    /// A transfer over connections that break when more than `lives` bytes went over them.
     fn play(lives: u64, chunk: u64, total: u64) -> (u64, u64) {
         let mut pieces = pieces();
         let (mut sent, mut wire) = (0, 0);
@@ -537,12 +533,12 @@ mod tests {
             };
             limits.piece_of(RequestSize { body, range })
         };
-        // Unknown, and a request that takes no longer than one and a half pieces.
+        // The speed is unknown, or the request takes no longer than one and a half pieces.
         assert_eq!(piece_of(u64::MAX, 4 * MIB, 4 * MIB), u64::MAX);
         assert_eq!(piece_of(3 * MIB, 4 * MIB, 4 * MIB), u64::MAX);
         assert_eq!(piece_of(2 * MIB, 4 * MIB, 4 * MIB), 2 * MIB);
         assert_eq!(piece_of(MIB, 4 * MIB, 8 * MIB), 2 * MIB);
-        // None is too small, and there are not too many.
+        // No piece is too small, and there are not too many.
         assert_eq!(piece_of(0, 4 * MIB, 4 * MIB), 256 * KIB);
         assert_eq!(piece_of(0, 256 * KIB, 4 * MIB), u64::MAX);
         assert_eq!(piece_of(0, 64 * MIB, 64 * MIB), 4 * MIB);
@@ -550,16 +546,16 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a connection bears: little is sent in vain.
+        /// However long connections live, few bytes are sent in vain.
         #[test]
         fn little_is_sent_in_vain(lives in 17 * KIB..8 * MIB, chunk in 64 * KIB..6 * MIB) {
             let (sent, wire) = play(lives, chunk, 256 * MIB);
-            // Two whole ones, a halving each, and what is tried again later on.
+            // Two whole chunks, one request for each halving, and later trials of a larger size.
             let searched = (2 + 9) * lives;
             prop_assert!(wire - sent <= searched + sent / 4, "{} of {}", wire - sent, sent);
         }
 
-        /// After an outage all is as before, soon.
+        /// Soon after an outage, requests are as large as before.
         #[test]
         fn an_outage_is_forgotten(breaks in 0..40_u32, chunk in 64 * KIB..6 * MIB) {
             let mut pieces = pieces();
@@ -575,7 +571,7 @@ mod tests {
             }
         }
 
-        /// Nothing falls below the least, whatever happens.
+        /// No sequence of events makes a piece smaller than the minimum.
         #[test]
         fn no_piece_is_too_small(events in proptest::collection::vec((0..4_u8, 1..9 * MIB), 0..200)) {
             let mut pieces = pieces();

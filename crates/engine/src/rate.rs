@@ -1,27 +1,27 @@
-//! When bytes may move, where there is a limit to how many per second.
+//! Decides when bytes may move, for a transfer with a limit in bytes per second.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-/// Bytes that may move at once after a pause, as a time of the rate: enough that
-/// no moment is lost between two requests, and no burst that others would feel.
+/// Bytes that may move at once after a pause, expressed as time at the limit. Long enough not to
+/// lose time between two requests, and short enough not to disturb others with a burst.
 const BURST: Duration = Duration::from_millis(100);
-/// Steps in a second: bytes are handed over in so many pieces.
+/// Bytes are reserved in steps; this is the number of steps in a second.
 const STEPS_PER_S: u64 = 10;
-/// Smallest step: less costs more than it smoothes.
+/// Minimum bytes of a step. Smaller steps cost more than they smooth.
 const STEP_BYTES_MIN: u64 = 1024;
 
-/// A token bucket as a line of reservations: who asks first goes first, and is
-/// told how long to wait. Shared by all workers.
+/// A token bucket as a queue of reservations: the first to ask is the first to go, and each caller
+/// learns how long to wait. All workers share it.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: NonZeroU64,
-    /// When all that was handed out is paid for.
+    /// When all reserved bytes have had their time.
     paid_at: Duration,
 }
 
 impl TokenBucket {
-    /// A bucket of so many bytes per second.
+    /// A bucket with `rate` bytes per second.
     pub fn new(rate: NonZeroU64) -> Self {
         Self {
             rate,
@@ -29,12 +29,12 @@ impl TokenBucket {
         }
     }
 
-    /// Bytes to ask for at a time.
+    /// How many bytes to reserve at a time.
     pub fn step_bytes(&self) -> u64 {
         (self.rate.get() / STEPS_PER_S).max(STEP_BYTES_MIN)
     }
 
-    /// Reserves `bytes`, and tells how long to wait before they move.
+    /// Reserves `bytes`, and returns how long to wait before they may move.
     pub fn take(&mut self, bytes: u64, now: Duration) -> Duration {
         let from = self.paid_at.max(now.saturating_sub(BURST));
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.get());
@@ -72,7 +72,7 @@ mod tests {
         let mut bucket = bucket(1000);
         assert_eq!(bucket.take(1000, Duration::ZERO), Duration::ZERO);
         assert_eq!(bucket.take(1000, Duration::ZERO), S);
-        // An hour later: a tenth of a second's bytes, and no more.
+        // After an hour, a tenth of a second's bytes may move at once, and no more.
         let now = S * 3600;
         assert_eq!(bucket.take(100, now), Duration::ZERO);
         assert_eq!(bucket.take(1000, now), Duration::ZERO);

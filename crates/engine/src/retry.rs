@@ -1,4 +1,4 @@
-//! What is worth another attempt: one table, with the reason beside each line
+//! Decides which failures are worth another attempt: one table, with the reason beside each line
 //! (docs/dev/faults.md, 3.1 and docs/dev/faults.md, 3.2).
 
 use std::time::Duration;
@@ -8,43 +8,42 @@ use super::backoff::{Backoff, obey};
 use crate::failure::{Failure, Refusal};
 use crate::wire::ErrorType;
 
-/// What a request does, as far as repeating it goes.
+/// What a request does, as far as it matters for repeating it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Reads only: can always be repeated.
+    /// Only reads. It can always be repeated.
     Read,
-    /// Writes the same bytes to the same place: absolute position, absolute
-    /// content, so repeating it changes nothing.
+    /// Writes given bytes to a given position. Repeating it changes nothing.
     Write,
-    /// Makes a drive: repeating it makes another one.
+    /// Creates a drive. Repeating it would create another one.
     Create,
 }
 
-/// What a failure calls for.
+/// How to react to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Another attempt cannot help.
     Permanent,
-    /// Another attempt soon, and as often as it takes.
+    /// Another attempt soon; the number of attempts is not limited.
     Transient,
-    /// Another attempt, but not many: it may be permanent.
+    /// Another attempt, but only a few: the failure may be permanent.
     Doubtful,
-    /// Another attempt later, and everybody waits.
+    /// Another attempt later, and every worker waits.
     Throttle,
-    /// The drive is in use, maybe by our own other workers: another attempt
-    /// later, with fewer workers.
+    /// The drive is in use, perhaps by our own other requests: another attempt later, with fewer
+    /// requests in flight.
     Busy,
-    /// It is not known what the endpoint did: look before doing it again.
+    /// It is unknown what the endpoint did: find out before repeating the request.
     Ambiguous,
 }
 
-/// Attempts at what may be permanent.
+/// Maximum attempts at a request whose failure may be permanent.
 pub(super) const DOUBTFUL_ATTEMPTS: u32 = 4;
 
-/// What `failure` of `operation` calls for.
+/// Classifies a `failure` of `operation`.
 pub fn classify(operation: Operation, failure: &Failure) -> Class {
     match by_answer(failure) {
-        // Nothing was done for sure, or it does not matter how often.
+        // It is certain that nothing was done, or a repetition is harmless.
         class @ (Class::Permanent | Class::Busy) => class,
         class if operation != Operation::Create || !failure.is_ambiguous() => class,
         _ => Class::Ambiguous,
@@ -54,26 +53,26 @@ pub fn classify(operation: Operation, failure: &Failure) -> Class {
 fn by_answer(failure: &Failure) -> Class {
     match failure {
         Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => Class::Transient,
-        // A clock or a name is wrong; waiting mends neither.
+        // A wrong clock or a wrong name; waiting does not help.
         Failure::Certificate(_) | Failure::Barred(_) => Class::Permanent,
-        // A proxy's page may be gone in a moment, and an answer that was cut off is not
-        // cut off again. If it is, that is how the endpoint answers.
+        // A proxy's error page may be gone in a moment, and an answer that was cut short is usually
+        // complete the next time. If not, that is how the endpoint answers.
         Failure::NotApi(_) | Failure::WrongLength(_) => Class::Doubtful,
         Failure::Refused(refusal) => by_status(refusal),
     }
 }
 
 fn by_status(refusal: &Refusal) -> Class {
-    // Asked to come back: the endpoint has too much to do, or we were too slow for it,
-    // whatever it calls that.
+    // The endpoint asks to come back later: it is overloaded, or we were too slow for it, whatever
+    // error type it gives.
     let is_asked = refusal.status == 503 && refusal.retry_after.is_some();
     if is_asked || matches!(refusal.status, 408 | 425 | 429) {
         return Class::Throttle;
     }
-    // The type tells more than the status: 500 means two things.
+    // The error type is more precise than the status: 500 has two meanings.
     match refusal.error {
         Some(ErrorType::Busy) => return Class::Busy,
-        // The command failed: it may do so again.
+        // The command failed on the endpoint, and may fail again.
         Some(ErrorType::Failed) => return Class::Doubtful,
         Some(ErrorType::System) => return Class::Transient,
         Some(
@@ -84,24 +83,24 @@ fn by_status(refusal: &Refusal) -> Class {
             | ErrorType::Method
             | ErrorType::Full,
         ) => return Class::Permanent,
-        // Unknown or none: by status.
+        // Unknown or no error type: the status decides.
         None => {}
     }
     match refusal.status {
         409 => Class::Busy,
-        // Cannot be mended by asking again.
+        // Repeating the request does not help.
         501 | 505 | 507 => Class::Permanent,
         500..=599 => Class::Transient,
-        // Redirects are never followed; 4xx is about the request.
+        // Redirects are never followed, and 4xx is about the request itself.
         _ => Class::Permanent,
     }
 }
 
-/// What `failure` calls for once the endpoint has answered as the API does in this run.
+/// As [`classify`], once the endpoint has given an answer of the API in this run.
 ///
-/// The same failure means something else then: the address and the certificate were
-/// right a moment ago, so whatever answers now (a captive portal, the page of a front, an
-/// inspecting proxy) stands in between, and may go away again. That is an outage.
+/// The same failure then has another meaning. The address and the certificate were right a moment
+/// ago, so whatever answers now stands in between (a captive portal, an error page of a front, an
+/// inspecting proxy), and may go away again. That is an outage.
 pub fn classify_known(operation: Operation, failure: &Failure) -> Class {
     match classify(operation, failure) {
         Class::Permanent | Class::Doubtful if failure.is_foreign() => Class::Transient,
@@ -112,20 +111,19 @@ pub fn classify_known(operation: Operation, failure: &Failure) -> Class {
 /// What to do after a failed attempt at a single request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Another attempt, after this wait.
+    /// Make another attempt after this wait.
     Again(Duration),
-    /// None: another attempt cannot help.
+    /// Stop: another attempt cannot help.
     Refused,
-    /// None before it was found out what the endpoint did. Only of
-    /// [`Operation::Create`].
+    /// Make no attempt before finding out what the endpoint did. Only for [`Operation::Create`].
     Unclear,
-    /// None for now: the outage is longer than the run bears, or the endpoint asks to
-    /// come back later than that.
+    /// Stop for now: the outage lasted longer than allowed, or the endpoint asks to come back later
+    /// than that.
     GaveUp,
 }
 
-/// The attempts at requests that are made outside of a transfer's engine: info, list,
-/// create, set, destroy. They bear an outage as long as chunks do.
+/// The attempts at requests that are made outside of a transfer's engine: info, list, create, set,
+/// destroy. An outage may last as long as for chunks.
 #[derive(Clone, Debug)]
 pub struct Attempts {
     breaker: Breaker,
@@ -133,12 +131,12 @@ pub struct Attempts {
     deadline: Option<Duration>,
     /// Failures since the last answer.
     failures: u32,
-    /// Those that may be permanent.
+    /// Failures that may be permanent.
     doubtful: u32,
 }
 
 impl Attempts {
-    /// Attempts that end when nothing succeeded for `max_outage`.
+    /// Attempts that give up after `max_outage` without success.
     pub fn new(max_outage: Duration) -> Self {
         Self {
             breaker: Breaker::new(max_outage),
@@ -156,14 +154,14 @@ impl Attempts {
         self
     }
 
-    /// The endpoint answered: the outage, if there was one, is over.
+    /// The endpoint answered, which ends an outage.
     pub fn answered(&mut self) {
         self.breaker.succeeded();
         (self.failures, self.doubtful) = (0, 0);
     }
 
-    /// An attempt at `operation` failed; `is_known` if the endpoint answered as the API
-    /// does before, in this run.
+    /// An attempt at `operation` failed. `is_known` says whether the endpoint has given an answer
+    /// of the API before in this run.
     pub fn failed(
         &mut self,
         operation: Operation,
@@ -198,25 +196,25 @@ impl Attempts {
                 // The last attempt is made when the time is over, not before.
                 Next::Again(wait.min(end.saturating_sub(now)))
             }
-            // A drive that somebody else uses is no outage.
+            // A drive that something else uses is no outage.
             (false, Class::Doubtful | Class::Busy) => Next::Refused,
             (false, _) => Next::GaveUp,
         }
     }
 
-    /// When the attempts end if nothing succeeds until then; `None` while nothing fails.
+    /// When the attempts end if none succeeds before; `None` while nothing fails.
     pub fn gives_up_at(&self) -> Option<Duration> {
         let outage = self.breaker.gives_up_at()?;
         Some(self.deadline.map_or(outage, |at| outage.min(at)))
     }
 
-    /// How long an outage is borne.
+    /// How long an outage may last.
     pub fn max_outage(&self) -> Duration {
         self.max_outage
     }
 }
 
-/// Whether the wait that the endpoint asks for is over before `end`.
+/// Whether the wait that the endpoint asks for ends before `end`.
 pub(super) fn fits(failure: &Failure, now: Duration, end: Duration) -> bool {
     failure
         .retry_after()
@@ -257,7 +255,7 @@ mod tests {
     fn the_table() {
         use Class::{Ambiguous, Busy, Doubtful, Permanent, Throttle, Transient};
         use ErrorType as E;
-        // Failure, and what it calls for on write (as on read) and on create.
+        // Each failure with its class for a write (the same as for a read) and for a create.
         let table = [
             (Failure::Connect(String::new()), Transient, Transient),
             (Failure::Certificate(String::new()), Permanent, Permanent),
@@ -314,7 +312,7 @@ mod tests {
             (page(403), Transient, Transient),
             (page(404), Transient, Transient),
             (page(511), Transient, Ambiguous),
-            // These speak about the request, or must not be repeated.
+            // These are about the request, or must not be repeated.
             (page(401), Permanent, Permanent),
             (page(407), Permanent, Permanent),
             (page(413), Permanent, Permanent),
@@ -332,8 +330,8 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    /// Fails until it ends: how many attempts there were, when the last one was, and why
-    /// it was the last.
+    /// Fails until the attempts end. Returns their number, when the last one was, and the reason
+    /// for the end.
     fn exhaust(attempts: &mut Attempts, failure: &Failure) -> (u32, Duration, Next) {
         let mut rng = fastrand::Rng::with_seed(7);
         let (mut now, mut made) = (100 * S, 0);
@@ -423,7 +421,7 @@ mod tests {
         assert_eq!(next(Attempts::new(900 * S), 3600), Next::GaveUp);
         let hurried = Attempts::new(7200 * S).until(Some(600 * S));
         assert_eq!(next(hurried, 3600), Next::GaveUp);
-        // Just as long as there is time.
+        // There is exactly enough time.
         assert_eq!(next(Attempts::new(900 * S), 900), Next::Again(900 * S));
     }
 }

@@ -1,36 +1,36 @@
-//! The end of a transfer, when fewer chunks are left than requests are allowed. Where a
-//! request takes seconds, those that are done early would wait for the last ones; so the
-//! last chunks are cut into pieces, and requests to spare help with them.
+//! The tail of a transfer, when fewer chunks are left than requests are allowed. If a request takes
+//! seconds, the workers that finish early would only wait for the last ones. So the last chunks are
+//! cut into pieces, and the free requests help with them.
 //!
-//! How large a piece should be depends on what one connection carries. That is the number of
-//! bytes that moved, divided by the time that requests were in flight, over some seconds.
+//! The right size of a piece depends on what one connection carries. That is the number of bytes
+//! that moved, divided by the time that requests were in flight, over the last seconds.
 
 use std::time::Duration;
 
-/// How long one piece should take. Each costs a round trip in which its connection idles,
-/// and at the end of a transfer some requests idle for one piece at most.
+/// How long one piece should take. Each piece costs a round trip in which its connection idles, and
+/// at the end of a transfer some requests idle for up to one piece.
 const PIECE_S: f64 = 0.75;
-/// How long requests have to be in flight before anything is known, and how long what is
-/// known counts, in seconds of each request.
+/// Seconds of requests in flight before the speed counts as known, and seconds over which it is
+/// averaged.
 const KNOWN_S: f64 = 0.5;
 const KEPT_S: f64 = 15.0;
 
-/// What one connection carries. See the [module](self).
+/// Measures what one connection carries. See the [module](self).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tail {
     at: Duration,
     /// Bytes that had moved at that time.
     moved: u64,
-    /// Bytes that count, and the sum of seconds that requests took for them.
+    /// Bytes that moved within the average, and the sum of the seconds that requests took.
     bytes: f64,
     requests_s: f64,
-    /// Seconds in which at least one request was in flight.
+    /// Seconds within the average in which at least one request was in flight.
     s: f64,
 }
 
 impl Tail {
-    /// `moved` bytes of bodies have moved since the start; since the last call, this many
-    /// requests were in flight. With 0 that time counts for nothing.
+    /// Reports that `moved` bytes of bodies have moved since the start, with `in_flight` requests
+    /// since the last call. With 0 requests, the time does not count.
     pub(super) fn moved(&mut self, moved: u64, in_flight: usize, now: Duration) {
         let s = now.saturating_sub(self.at).as_secs_f64();
         if in_flight > 0 {
@@ -46,12 +46,12 @@ impl Tail {
         }
     }
 
-    /// Bytes on the wire that one request carries in the time of a piece; `u64::MAX` while
-    /// that is unknown.
+    /// Bytes on the wire that one request carries in the time of a piece; `u64::MAX` while that is
+    /// unknown.
     pub(super) fn piece_bytes(&self) -> u64 {
         match self.s < KNOWN_S {
             true => u64::MAX,
-            // No more than what `as` makes of it.
+            // `as` saturates, so a huge quotient is safe.
             false => (self.bytes / self.requests_s * PIECE_S) as u64,
         }
     }
@@ -70,7 +70,7 @@ mod tests {
     use crate::chunk::RequestSize;
     use crate::plan::Plan;
 
-    /// `in_flight` requests that carry this many bytes per second each, for some seconds.
+    /// For some seconds, `in_flight` requests carry `rate` bytes per second each.
     fn play(tail: &mut Tail, rate: u64, in_flight: usize, seconds: u64) {
         for _ in 0..seconds * 4 {
             let moved = tail.moved + rate * in_flight as u64 / 4;
@@ -88,23 +88,23 @@ mod tests {
         let mut tail = Tail::default();
         play(&mut tail, 1_000_000, 8, 3);
         assert_eq!(tail.piece_bytes(), 750_000);
-        // Nothing is in flight, or in flight and not counted.
+        // No request is in flight, or some are that do not count.
         tail.moved(tail.moved + 5_000_000, 0, tail.at + Duration::from_secs(9));
         assert_eq!(tail.piece_bytes(), 750_000);
-        // It follows what the link does.
+        // The measure follows changes of the link.
         play(&mut tail, 100_000, 64, 60);
         assert!((75_000..80_000).contains(&tail.piece_bytes()));
     }
 
-    /// One attempt: its pieces that were not sent, and how many are under way.
+    /// One attempt: the pieces that were not sent yet, and how many are in flight.
     #[derive(Default)]
     struct Attempt {
         unsent: Vec<u64>,
         under_way: u32,
     }
 
-    /// Seconds of a transfer of chunks of 4 MiB over a modelled link, with the last ones
-    /// divided or not.
+    /// Seconds of a transfer of chunks of 4 MiB over a modelled link, with the last chunks divided
+    /// or not.
     fn transfer(
         link: Link,
         [jobs_min, jobs]: [u32; 2],
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn divided_chunks_shorten_the_end_of_a_transfer() {
-        // How long it takes at most, as a part of the time without.
+        // The maximum time, as a part of the time without dividing.
         let links = [
             ("50, 20 ms", Link::new(50.0, 20.0, 0.0), 1.02),
             ("200, 100 ms", Link::new(200.0, 100.0, 0.0), 1.0),

@@ -1,4 +1,4 @@
-//! SHA-256 of a part of a file.
+//! The SHA-256 of a part of a file.
 
 use std::fs::File;
 use std::io;
@@ -9,11 +9,10 @@ use openhosting_base::digest::Digest;
 use openhosting_system::{FileAt, NextData, next_data};
 use sha2::{Digest as _, Sha256};
 
-/// Bytes of a file that are read at a time: they stay in the processor's cache.
+/// Bytes of a file to read at a time, few enough to stay in the processor's cache.
 const STEP_BYTES: usize = 256 * 1024;
 
-/// The digest of these bytes of a file, which has them; holes are not read.
-/// Blocks.
+/// The digest of these bytes of a file, which must have them. Holes are not read. Blocks.
 ///
 /// # Errors
 /// If they cannot be read.
@@ -24,9 +23,9 @@ pub fn digest_of(file: &File, range: Range<u64>) -> io::Result<Digest> {
     while offset < range.end {
         let data = match next_data(file, offset) {
             NextData::At(data) => data.clamp(offset, range.end),
-            // None up to the end of the file; what is beyond that is no hole.
+            // Only holes follow up to the end of the file. Beyond the end there is no hole.
             NextData::Nowhere if file.metadata()?.len() >= range.end => range.end,
-            // A device, or a file system that cannot tell.
+            // A device, or a file system that does not report holes.
             NextData::Nowhere | NextData::Unknown => offset,
         };
         for step in zeros(data - offset) {

@@ -1,20 +1,23 @@
-//! Everything that some file systems cannot do, each with a plain way to do without.
+//! Everything that some file systems do not support, each with a plain fallback.
 //!
 //! FAT and exFAT have no owners, modes or hard links; FUSE and network file systems
 //! may lack locks, O_TMPFILE, RENAME_NOREPLACE or the fsync of a directory; a
-//! container may have no /proc. None of that is a reason to fail, so no other module
-//! calls the kernel for these directly. `openhosting-system` has the calls, and what systems lack;
-//! this crate decides what to do without.
+//! container may have no /proc.
 //!
-//! Each function tries the better way first. It does not try to list the errors that
-//! mean "not supported": file systems disagree about them. Any error that does not
-//! answer the question leads to the plain way, and the error of the plain way is
-//! the one that is reported. Where the plain way keeps less than the better one,
-//! the caller gets a [`Weakness`] to report, when a transfer begins.
+//! None of that is a reason to fail, so no other module makes these system calls directly.
+//! `openhosting-system` has the calls and hides what operating systems lack; this crate decides
+//! what to do instead.
 //!
-//! In tests, `OPENHOSTING_PLAIN_FILESYSTEM` makes a debug build use the plain ways only.
+//! Each function tries the better way first. It does not try to list the errors that mean "not
+//! supported", because file systems disagree about them. Any error that does not answer the
+//! question leads to the fallback, and the error of the fallback is the one that is reported. Where
+//! the fallback guarantees less, the caller gets a [`Weakness`] to report at the start of a
+//! transfer.
 //!
-//! No network, no async, and no decision about what a missing promise means to a user.
+//! In debug builds, the environment variable `OPENHOSTING_PLAIN_FILESYSTEM` forces the fallbacks,
+//! for tests.
+//!
+//! No network, no async, and no decision about what a missing guarantee means to a user.
 //! Start at [`Weakness`], then at [`open_own`] and [`create_whole`], which most callers use.
 
 mod digest;
@@ -45,8 +48,8 @@ pub use replace::{Staged, create_whole, replace, replace_from};
 pub use sync::{sync_all, sync_data, sync_directory, unsynced};
 pub use zeros::put_zeros;
 
-/// Something that this file system does not do, and what the user has to do or to
-/// know because of it.
+/// Something that this file system does not guarantee, with what the user has to do or know because
+/// of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Weakness {
     /// This file cannot be locked.
@@ -93,7 +96,7 @@ impl fmt::Display for Weakness {
     }
 }
 
-/// The page cache of an open regular file; `None` where nothing may be concluded from it.
+/// The page cache of an open regular file; `None` if nothing can be concluded from it.
 pub fn page_cache_of(file: &File) -> Option<PageCache> {
     if is_plain() {
         None
@@ -102,7 +105,7 @@ pub fn page_cache_of(file: &File) -> Option<PageCache> {
     }
 }
 
-/// Removes what says the same about another file: a user needs each warning once.
+/// Removes duplicates that differ only in the file: a user needs each warning once.
 pub fn once(weaknesses: impl IntoIterator<Item = Weakness>) -> Vec<Weakness> {
     let mut all: Vec<Weakness> = Vec::new();
     for weakness in weaknesses {
@@ -127,7 +130,7 @@ pub fn remedy(cause: &std::io::Error) -> Option<&'static str> {
     }
 }
 
-/// The directory that a file is in.
+/// The directory that contains a file.
 pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

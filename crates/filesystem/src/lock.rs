@@ -6,30 +6,30 @@ use openhosting_system::SHARED_LOCKS_ALLOW_WRITES;
 
 use super::is_plain;
 
-/// Who else may have the lock.
+/// Who else may hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
     /// Nobody.
     Exclusive,
-    /// Others that share it too.
+    /// Other processes with a shared lock.
     Shared,
 }
 
-/// What became of an attempt to lock.
+/// The result of an attempt to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locked {
     /// The lock is ours, until the file is closed.
     Held,
-    /// Another process has it.
+    /// Another process holds it.
     Busy,
-    /// This file system has no locks: NFS without a lock daemon, Lustre, some FUSE. Or the
-    /// system has none that are shared and let their holders write.
+    /// The file system has no locks (NFS without a lock daemon, Lustre, some FUSE), or the
+    /// operating system has no shared locks that let their holders write.
     Unsupported,
 }
 
-/// Locks a file, without waiting. The lock ends with the process, so a crash leaves
-/// nothing to clean up. That is why there is no lock file in its place: one that a
-/// crash left would have to be removed by hand.
+/// Locks a file without waiting. The lock ends with the process, so that nothing has to be cleaned
+/// up after a crash. This is why no separate lock file is used as a fallback: after a crash, it
+/// would have to be removed by hand.
 pub fn lock(file: &File, lock: Lock) -> Locked {
     if is_plain() {
         return Locked::Unsupported;

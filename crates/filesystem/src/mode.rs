@@ -1,5 +1,5 @@
-//! Permissions of files: FAT has none, and elsewhere a file that we create may belong
-//! to somebody else (CIFS, NFS with squashed users, bind mounts with other users).
+//! Permissions of files. FAT has none, and on other file systems a file that we create may belong
+//! to another user (CIFS, NFS with squashed users, bind mounts with mapped users).
 
 use std::fs::File;
 use std::path::Path;
@@ -8,16 +8,16 @@ use openhosting_system::{Rights, set_mode, umask};
 
 use super::{Weakness, is_plain};
 
-/// The bits of a mode that are about others than the owner.
+/// The mode bits for users other than the owner.
 const OTHERS: u32 = 0o077;
-/// Those that let others write.
+/// The mode bits that let other users write.
 pub const OTHERS_WRITE: u32 = 0o022;
-/// Those that let the group write, or anybody else use the file.
+/// The mode bits that let the group write, or anybody else use the file.
 const MORE_THAN_GROUP_READS: u32 = 0o027;
 
-/// How far others than its owner may use a file that holds a secret, by its mode. This is
-/// the only place that says which modes are too open for one; what an owner may be asked to
-/// change depends on the file.
+/// How far users other than the owner can use a file that holds a secret, according to its mode.
+/// This is the only place that decides which modes are too open; what to advise the owner depends
+/// on the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// Only the owner can use it.
@@ -29,7 +29,7 @@ pub enum Exposure {
 }
 
 impl Exposure {
-    /// Of a file with this mode.
+    /// The exposure of a file with this mode.
     pub fn of(mode: u32) -> Self {
         if mode & MORE_THAN_GROUP_READS != 0 {
             Self::Open
@@ -46,7 +46,7 @@ impl Exposure {
 pub enum Access {
     /// The owner.
     Private,
-    /// Whoever the umask of the user lets.
+    /// Everybody whom the user's umask allows.
     Usual,
 }
 
@@ -60,8 +60,8 @@ impl Access {
     }
 }
 
-/// Whether others can read a file that was [created](super::create_new) for its owner
-/// alone: then the file system has modes of its own.
+/// Reports whether others can read a file that was [created](super::create_new) for its owner only,
+/// because the file system ignores modes.
 pub fn exposed(file: &File, path: &Path) -> Option<Weakness> {
     let is_exposed = file
         .metadata()
@@ -69,18 +69,18 @@ pub fn exposed(file: &File, path: &Path) -> Option<Weakness> {
     is_exposed.then(|| Weakness::Exposed(path.to_owned()))
 }
 
-/// When a private file gets its mode.
+/// When a private file gets its final mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Before it gets its name: nobody but its owner may write to it yet, since a run that
-    /// is killed now leaves it to the next one, which has to believe its bytes.
+    /// Before it gets its name. Only the owner may write to it yet: if the run is killed now, the
+    /// next run finds the file and has to trust its bytes.
     Read,
     /// After it got its name.
     All,
 }
 
-/// Gives a private file the mode that the umask leaves to new files. Where that
-/// fails, the file keeps the mode it has.
+/// Gives a private file the mode that the umask allows for new files. If that fails, the file keeps
+/// its mode.
 pub fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
     let mask = umask(is_plain());
     let wanted = match step {
@@ -95,7 +95,7 @@ pub fn give_mode(file: &File, path: &Path, step: Step) -> Option<Weakness> {
         return None;
     }
     let is_done = !is_plain() && set_mode(file, wanted).is_ok();
-    // A file system with modes of its own said so when the file was created.
+    // If the file system ignores modes, that was reported when the file was created.
     let is_known = exposed(file, path).is_some();
     (!is_done && !is_known).then(|| Weakness::FixedMode(path.to_owned()))
 }

@@ -1,4 +1,4 @@
-//! Names that appear at once, and only if nothing has them.
+//! Gives a file its name in one step, and only if no other file has it.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -8,11 +8,11 @@ use openhosting_system::{Guard, OpenGuarded, rename_exclusively};
 
 use super::{Access, create_new, is_plain};
 
-/// What a name holds for a moment, where nothing better keeps it from others.
+/// The content of a placeholder, which reserves a name on file systems without a better way.
 const PLACEHOLDER: &[u8] = b"openhosting was about to give this name to a finished file\n";
 
-/// Renames a file to a name that nothing has. Fails with [`ErrorKind::AlreadyExists`]
-/// otherwise: what appeared meanwhile is not overwritten.
+/// Renames a file to a name that is not in use. Fails with [`ErrorKind::AlreadyExists`] otherwise,
+/// so that a file that appeared meanwhile is not overwritten.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     if is_placeholder(to) {
         return std::fs::rename(from, to);
@@ -28,17 +28,18 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
             Err(error) if is_there(&error) => return Err(error),
             Err(_) => {}
             Ok(()) => {
-                // Both names are of the same file, so one too many does no harm.
+                // Both names refer to the same file, so a leftover name is harmless.
                 let _ = std::fs::remove_file(from);
                 return Ok(());
             }
         }
     }
-    // Creating is exclusive everywhere, and then the name is ours to rename over. A
-    // process that is killed between the two leaves the placeholder, which the next
-    // run recognizes by its text.
+    // Creating a file is exclusive on every file system, so the placeholder reserves the name, and
+    // the rename replaces it. A process that is killed in between leaves the placeholder, which the
+    // next run recognizes by its text.
     let mut placeholder = create_new(to, Access::Private)?;
-    // On a full disk an empty one does as well, unless we are killed just then.
+    // If the disk is full, an empty placeholder works as well, unless the process is killed at this
+    // moment.
     let _ = placeholder.write_all(PLACEHOLDER);
     drop(placeholder);
     std::fs::rename(from, to).inspect_err(|_| {

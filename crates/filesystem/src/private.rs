@@ -1,14 +1,13 @@
 //! Files and directories in places where other users may write.
 //!
-//! A directory such as /tmp, or the home directory of the user for whom root works, can
-//! hold links, pipes and files that somebody else put there under the names that this
-//! program uses. So every file that this program creates beside what the user named is
-//! created exclusively, and whatever it finds there under such a name is used only if
-//! this user owns it: no link is followed, no pipe is waited for, and nothing is believed
-//! or overwritten that another user could have prepared.
+//! A directory such as /tmp, or the home directory of a user for whom root works, can contain
+//! links, pipes and files that another user put there under the names that this program uses.
+//! Therefore this program creates its own files beside the user's exclusively, and uses an existing
+//! file of such a name only if this user owns it. It follows no link, waits for no pipe, and never
+//! trusts or overwrites anything that another user could have prepared.
 //!
-//! Some file systems show every file as that of one owner, with one mode (FAT, CIFS, FUSE).
-//! There a file counts as ours if a file that we create beside it looks the same.
+//! Some file systems (FAT, CIFS, FUSE) show every file with the same owner and mode. There, a file
+//! counts as ours if a new file beside it gets the same owner and mode.
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
@@ -23,8 +22,8 @@ use openhosting_system::{
 use super::{Access, directory_of};
 use openhosting_base::quoting::quote;
 
-/// The bit of a mode that lets everybody write. Group members are not among those who are
-/// refused: only the owner or root can have let them, as Kubernetes does with `fsGroup`.
+/// The mode bit that lets everybody write. Write permission for the group is accepted, because only
+/// the owner or root can have granted it, as Kubernetes does with `fsGroup`.
 const EVERYBODY_WRITES: u32 = 0o002;
 /// The superuser, who can change everything anyway.
 const ROOT: u32 = 0;
@@ -36,8 +35,8 @@ pub enum Foreign {
     Owner(u32),
     /// Everybody may write to it.
     Writable,
-    /// It has another name as well, and others can create files here: it may be any file of
-    /// this user.
+    /// It has another name as well, and others can create files here, so it may be any file of this
+    /// user.
     Linked,
     /// It is a symbolic link.
     Link,
@@ -72,13 +71,13 @@ impl From<Foreign> for io::Error {
 }
 
 impl Foreign {
-    /// The reason within an error of this module, if that is what it is.
+    /// The reason inside an error of this module, if that is its cause.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// What the user can do about it. `otherwise` continues the sentence that begins with
-    /// a check of who created it.
+    /// What the user can do about it. `otherwise` continues a sentence that begins with checking
+    /// who created the file.
     pub fn remedy(&self, path: &Path, otherwise: &str) -> String {
         let name = quote(&path.to_string_lossy());
         match self {
@@ -95,7 +94,7 @@ impl Foreign {
     }
 }
 
-/// Creates a file that is not there yet, to be read and written. A link is not followed.
+/// Creates a file that must not exist yet, for reading and writing. A link is not followed.
 pub fn create_new(path: &Path, access: Access) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -106,19 +105,19 @@ pub fn create_new(path: &Path, access: Access) -> io::Result<File> {
         .open(path)
 }
 
-/// What a file of ours is opened for.
+/// The purpose of opening a file of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
-    /// Its content counts: nobody else may have written it.
+    /// Its content is used, so nobody else may have written it.
     Believe,
     /// Its content is replaced.
     Overwrite,
 }
 
-/// Opens a file that an earlier run of this user left, to be read and written.
+/// Opens a file that an earlier run of this user left, for reading and writing.
 ///
 /// # Errors
-/// [`Foreign`] if it may be somebody else's, and as [`File::open`].
+/// [`Foreign`] if it may belong to somebody else, and as [`File::open`].
 pub fn open_own(path: &Path) -> io::Result<File> {
     open(
         path,
@@ -127,7 +126,7 @@ pub fn open_own(path: &Path) -> io::Result<File> {
     )
 }
 
-/// Opens such a file, to be read.
+/// As [`open_own`], for reading only.
 ///
 /// # Errors
 /// As [`open_own`].
@@ -135,8 +134,8 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().read(true), Use::Believe)
 }
 
-/// Opens such a file, or creates one for its owner alone: for files that several processes
-/// of one user share.
+/// As [`open_own`], but creates the file for its owner only if it is missing: for files that
+/// several processes of one user share.
 ///
 /// # Errors
 /// As [`open_own`].
@@ -144,10 +143,10 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
     create_or(path, Access::Private, open_own)
 }
 
-/// Creates a file, or empties the one of this user that is there.
+/// Creates a file, or truncates the existing one of this user.
 ///
 /// # Errors
-/// [`Foreign`] if it is another user's, or no regular file.
+/// [`Foreign`] if it belongs to another user, or is not a regular file.
 pub fn overwrite(path: &Path) -> io::Result<File> {
     create_or(path, Access::Usual, |path| {
         let file = open(path, OpenOptions::new().write(true), Use::Overwrite)?;
@@ -164,17 +163,17 @@ pub fn read_own(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     read_all(open_to_read(path)?, bytes_max)
 }
 
-/// Why a file may be another user's to write to, as far as its file system has owners.
-/// `path` is its name.
+/// Why another user may be able to write to a file, as far as its file system has owners. `path` is
+/// its name.
 pub fn foreign(file: &File, path: &Path) -> io::Result<Option<Foreign>> {
     Ok(check(&file.metadata()?, path, Use::Overwrite).err())
 }
 
-/// Creates a directory with its parents, for this user alone, unless it is there already.
+/// Creates a directory and its parents for this user only, unless it exists.
 ///
 /// # Errors
-/// [`Foreign`] if it is there and another user owns it, root excepted, or everybody may
-/// write to it; and as [`create_private_directory`].
+/// [`Foreign`] if it exists and belongs to another user than root, or everybody may write to it;
+/// and as [`create_private_directory`].
 pub fn private_directory(path: &Path) -> io::Result<()> {
     create_private_directory(path)?;
     let named = std::fs::symlink_metadata(path)?;
@@ -196,9 +195,9 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Reads a file that the user named, whoever owns it, of at most `bytes_max` bytes. A link
-/// is followed. A pipe that has a name is refused, since nobody may ever write to it; one
-/// of a shell, as of `<(COMMAND)`, is read to its end.
+/// Reads a file of at most `bytes_max` bytes that the user named, whoever owns it. A link is
+/// followed. A named pipe is refused, because it may never have a writer; the pipe of a shell, as
+/// for `<(COMMAND)`, is read to its end.
 ///
 /// # Errors
 /// [`Foreign::NotAFile`]; [`ErrorKind::InvalidData`] if it is larger; and as
@@ -207,12 +206,13 @@ pub fn read_named(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     read_all(open_named(path)?, bytes_max)
 }
 
-/// Opens such a file.
+/// As [`read_named`], but only opens the file.
 ///
 /// # Errors
 /// As [`read_named`].
 pub fn open_named(path: &Path) -> io::Result<File> {
-    // Not to open a pipe that is refused: its writer would be told that somebody reads.
+    // Checked before opening: a writer that waits for a reader of the pipe would otherwise start to
+    // write.
     let kind = std::fs::metadata(path)?.file_type();
     if kind.is_pipe() && is_nameless_pipe(path) {
         return File::open(path);
@@ -223,13 +223,13 @@ pub fn open_named(path: &Path) -> io::Result<File> {
         .open(path)?;
     let metadata = file.metadata()?;
     match metadata.is_file() || metadata.is_dir() || is_null_device(&metadata) {
-        // Reading a directory fails with the error that says so.
+        // Reading a directory fails with a precise error.
         true => Ok(file),
         false => Err(Foreign::NotAFile.into()),
     }
 }
 
-/// Reads all of an open file if that has at most `bytes_max` bytes.
+/// Reads all of an open file that has at most `bytes_max` bytes.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidData`] if it has more.
@@ -257,14 +257,14 @@ fn create_or(
         created => return created,
     }
     match open(path) {
-        // Removed in between, by another process that was done with it.
+        // Another process removed it in the meantime.
         Err(error) if error.kind() == ErrorKind::NotFound => create_new(path, access),
         opened => opened,
     }
 }
 
 fn open(path: &Path, options: &OpenOptions, purpose: Use) -> io::Result<File> {
-    // To open a device can do something already, so look at it before.
+    // Opening a device may already have an effect, so its type is checked first.
     let kind = std::fs::symlink_metadata(path)?.file_type();
     if kind.is_symlink() {
         return Err(Foreign::Link.into());
@@ -312,7 +312,7 @@ fn is_trusted(owner: u32) -> bool {
     owner == user() || owner == ROOT
 }
 
-/// Whether other users than root can give files names in a directory.
+/// Whether users other than root can create names in a directory.
 pub fn can_others_create_in(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|directory| {
         let rights = Rights::of(&directory);
@@ -320,8 +320,8 @@ pub fn can_others_create_in(directory: &Path) -> bool {
     })
 }
 
-/// Whether what we create in `directory` has the owner of `there`, and can be written to by
-/// everybody if that can: then its file system has no owners and modes of its own.
+/// Whether a file that we create in `directory` has the same owner as `there`, and is writable by
+/// everybody if that is: then the file system has no real owners and modes.
 fn is_as_created_in(directory: &Path, there: Rights) -> bool {
     let created = tempfile::Builder::new()
         .prefix(".openhosting-")

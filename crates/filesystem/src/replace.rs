@@ -1,14 +1,14 @@
-//! Files that are written whole or not at all, in the place of an earlier one.
+//! Replaces a file completely or not at all.
 //!
 //! This is the only code that replaces a file by writing a new one. The new file is created
-//! exclusively under a random name, with the mode of its [`Access`], in the directory of the
-//! old one or in one of the same file system. It is synced, then renamed, and then the
-//! directory is synced. A symbolic link at the name is replaced, not followed. A reader,
-//! and a crash at any moment, finds the old file or the new one. If a step before the
-//! rename fails, the old file stays and the new one is removed.
+//! exclusively under a random name, with the mode of its [`Access`], in the same directory or
+//! another one on the same file system. It is synced, then renamed, and then the directory is
+//! synced. A symbolic link at the name is replaced, not followed. A reader finds either the old or
+//! the new file, also after a crash at any moment. If a step before the rename fails, the old file
+//! stays and the new one is removed.
 //!
-//! Two things are not replacements: a name that must not exist before (`names.rs`), and the
-//! staged file of a download, which stays until a later run finishes it (`image::target`).
+//! Two cases are handled elsewhere: a name that must not exist before (`names.rs`), and the staged
+//! file of a download, which stays until a later run finishes it (`image::target`).
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
@@ -21,21 +21,22 @@ use openhosting_system::{create_nameless, give_name};
 use super::names::{is_placeholder, rename_new};
 use super::{Access, Weakness, create_new, directory_of, is_plain, sync_all, sync_directory};
 
-/// Puts `bytes` in the place of the file `path`: at any moment, also after a crash,
-/// there is the old one or the new one.
+/// Replaces the content of the file `path` by `bytes`. At any moment, also after a crash, either
+/// the old or the new content is there.
 pub fn replace(path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
     replace_from(directory_of(path), path, access, bytes)
 }
 
-/// The same; the new file is written in `staging`, a directory of the same file system.
+/// As [`replace`], with the new file first written in `staging`, a directory on the same file
+/// system.
 pub fn replace_from(staging: &Path, path: &Path, access: Access, bytes: &[u8]) -> io::Result<()> {
     let staged = Staged::within(staging, access)?;
     staged.file().write_all(bytes)?;
     staged.replace(path).map(drop)
 }
 
-/// Creates the file `path` with what `fill` writes to it, whole or not at all, for its
-/// owner alone. Fails with [`ErrorKind::AlreadyExists`] if it is there.
+/// Creates the file `path`, for its owner only, with what `fill` writes to it: completely or not at
+/// all. Fails with [`ErrorKind::AlreadyExists`] if it exists.
 pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::Result<File> {
     if !is_plain()
         && let Ok(file) = create_nameless(directory_of(path))
@@ -46,7 +47,7 @@ pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::
             Err(error) if error.kind() == ErrorKind::AlreadyExists && !is_placeholder(path) => {
                 return Err(error);
             }
-            // No /proc, or no hard links.
+            // There is no /proc, or there are no hard links.
             Err(_) => {}
         }
     }
@@ -55,7 +56,7 @@ pub fn create_whole(path: &Path, fill: impl Fn(&File) -> io::Result<()>) -> io::
     staged.appear_as(path)
 }
 
-/// A file under a name for now; removed when dropped.
+/// A file under a temporary name; removed when dropped.
 #[derive(Debug)]
 pub struct Staged {
     file: File,
@@ -63,7 +64,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// In the directory of `path`.
+    /// Creates it in the directory of `path`.
     pub fn beside(path: &Path, access: Access) -> io::Result<Self> {
         Self::within(directory_of(path), access)
     }
@@ -81,7 +82,7 @@ impl Staged {
         &self.file
     }
 
-    /// Syncs it and puts it in the place of `path`.
+    /// Syncs it and renames it to `path`, replacing what is there.
     pub fn replace(mut self, path: &Path) -> io::Result<(File, Option<Weakness>)> {
         sync_all(&self.file)?;
         std::fs::rename(&self.path, path)?;
@@ -90,7 +91,7 @@ impl Staged {
         Ok((self.file, weakness))
     }
 
-    /// Gives it the name `path`, which nothing has.
+    /// Renames it to `path`, which must not exist.
     pub(super) fn appear_as(mut self, path: &Path) -> io::Result<File> {
         rename_new(&self.path, path)?;
         self.path.disable_cleanup(true);

@@ -1,4 +1,4 @@
-//! Making bytes and names safe from a loss of power.
+//! Makes bytes and names survive a loss of power.
 
 use std::fs::File;
 use std::io;
@@ -8,25 +8,25 @@ use openhosting_system::{cannot_sync, is_disk_broken, open_directory};
 
 use super::{Weakness, is_plain};
 
-/// Makes the bytes of a file safe from a loss of power, as far as its file system can.
-/// One that cannot is reported when the file is opened: [`unsynced`].
+/// Syncs the bytes of a file, if its file system supports that. If not, this was reported when the
+/// file was opened: see [`unsynced`].
 pub fn sync_data(file: &File) -> io::Result<()> {
     unless_unsupported(file.sync_data()).map(drop)
 }
 
-/// The same, and what is known about the file besides: its times, say.
+/// As [`sync_data`], including metadata such as the times of the file.
 pub fn sync_all(file: &File) -> io::Result<()> {
     unless_unsupported(file.sync_all()).map(drop)
 }
 
-/// Syncs a file that was created just now. A file system that cannot is a weakness.
+/// Syncs a file that was just created, and reports a file system that does not support this.
 pub fn unsynced(file: &File, path: &Path) -> io::Result<Option<Weakness>> {
     let is_synced = unless_unsupported(file.sync_all())?;
     Ok((!is_synced).then(|| Weakness::Unsynced(path.to_owned())))
 }
 
-/// Whether it was done. Unlike for directories only the errors of a file system that has
-/// no such call count: any other one may mean that bytes were lost.
+/// Whether the sync was done. Unlike for directories, only the errors of a file system without this
+/// call are accepted: any other one may mean that bytes were lost.
 fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
     match synced {
         Ok(()) => Ok(true),
@@ -35,11 +35,11 @@ fn unless_unsupported(synced: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// Makes the names in a directory safe from a loss of power.
+/// Syncs the names in a directory, so that they survive a loss of power.
 ///
 /// # Errors
-/// Those of a disk that is broken, full or read-only. A file system that cannot sync
-/// directories, or a directory that may be written to but not opened, is a weakness.
+/// Those of a broken, full or read-only disk. A file system that cannot sync directories, or a
+/// directory that may be written to but not opened, is a weakness and not an error.
 pub fn sync_directory(directory: &Path) -> io::Result<Option<Weakness>> {
     let unsynced = || Ok(Some(Weakness::UnsyncedNames(directory.to_owned())));
     if is_plain() {
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn only_a_file_system_without_the_call_is_excused() {
-        // It has no fsync.
+        // The null device does not support fsync.
         let null = File::open("/dev/null").unwrap();
         sync_data(&null).unwrap();
         let path = Path::new("x");

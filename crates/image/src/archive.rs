@@ -1,6 +1,6 @@
-//! Archives: an OVA, which is a tar of a description of a machine (OVF, DMTF DSP0243) and
-//! of its disks, and other tars. Nothing is unpacked: a disk is read where it lies in the
-//! file, in one piece or in several. Archives come from anywhere and are not trusted.
+//! Archives: an OVA, which is a tar of a machine's description (OVF, DMTF DSP0243) and its disks,
+//! and other tars. Nothing is unpacked: a disk is read from where its bytes are in the archive, in
+//! one piece or in several. Archives come from anywhere and are not trusted.
 
 mod check;
 mod headers;
@@ -28,18 +28,19 @@ pub(super) use check::{Check, Checked, Manifest};
 pub(super) use headers::is_start_of_one;
 pub(super) use in_order::{Described, DiskInOrder};
 
-/// Longest description, and longest manifest.
+/// Maximum bytes of a description and of a manifest.
 const TEXT_BYTES_MAX: u64 = 1 << 20;
-/// Most names that an error lists.
+/// Maximum number of names that an error lists.
 const NAMES_MAX: usize = 20;
-/// Most links from one name to the next.
+/// Maximum number of links to follow from one name to the next.
 const LINKS_MAX: usize = 8;
 /// Digits at the end of the name of a piece of a file (DSP0243, 7.1).
 const PIECE_DIGITS: usize = 9;
-/// Bytes that tell whether a member is a disk.
+/// Bytes of a member that are read to find out whether it is a disk.
 const HEAD_BYTES: u64 = 128 << 10;
 
-/// The disk in an archive, if it is one and is to be taken for one; else the file itself.
+/// Opens the disk in an archive, or the file itself if it is not an archive or must not be treated
+/// as one.
 ///
 /// # Errors
 /// [`ErrorKind::Image`] if there is no such disk, nothing says which of several it is, or
@@ -47,7 +48,8 @@ const HEAD_BYTES: u64 = 128 << 10;
 pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage> {
     let may_be_one = match (&options.disk, options.format) {
         (Some(_), _) => true,
-        // What they begin with a guest may have written.
+        // A guest may have written the first bytes of these formats, so they must not decide that
+        // the file is an archive.
         (None, Some(Format::Raw | Format::Vhd)) => false,
         (None, _) => !file.is_device(),
     };
@@ -73,19 +75,19 @@ pub(super) fn opened(file: RawImage, options: &ImageOptions) -> Result<RawImage>
     match (is_one, &options.disk) {
         (true, wanted) => Archive::open(&file)?.disk(wanted.as_deref()),
         (false, None) => Ok(file),
-        // Its content is looked at when it is unpacked.
+        // The content of a compressed file is inspected when it is decompressed.
         (false, Some(_)) if packing_of(&file)?.is_some() => Ok(file),
         (false, Some(wanted)) => Err(no_archive(&file.path().display().to_string(), wanted)),
     }
 }
 
-/// The error of an image that is no archive, although a disk in it is named.
+/// The error for an image that is not an archive although the user named a disk in it.
 pub(super) fn no_archive(name: &str, wanted: &str) -> Error {
     let what = format!("{name} is no OVA or other tar, so there is no {wanted:?} in it");
     Error::new(ErrorKind::Image, what).hint_to("Leave --disk out")
 }
 
-/// The error of a disk that is packed within its archive.
+/// The error for a disk that is compressed within its archive.
 pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
     let what = format!("{} is packed with {format}", file.path().display());
     let error = Error::new(ErrorKind::Image, what);
@@ -101,13 +103,13 @@ pub(super) fn packed_member(file: &RawImage, format: StreamFormat) -> Error {
     ))
 }
 
-/// A command that writes a member to its output, as the archive stores it.
+/// A command that writes a member, as the archive stores it, to standard output.
 fn unpack_to_stdout(file: &RawImage, archive: &str) -> String {
     let stored = file.stored_names().iter().map(|name| quote(name));
     let names = stored.collect::<Vec<_>>().join(" ");
     let archive = quote(archive);
     match file.stored_names() {
-        // They are written in the archive's order.
+        // tar writes them in the order of the archive.
         [_] => format!("tar -xOf {archive} {names}"),
         _ => format!("tar -xf {archive} {names} && cat {names}"),
     }
@@ -122,21 +124,21 @@ struct Archive<'a> {
 /// A file in an archive.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Its name in one way of writing.
+    /// Its name, normalized.
     name: String,
-    /// Where its bytes are.
+    /// Where its bytes are in the archive.
     pieces: Pieces,
-    /// The members that hold them, by their names in the archive, and the bytes of the file
-    /// in each.
+    /// The members that hold the file: each with its name in the archive and the range of the
+    /// file's bytes in it.
     stored: Vec<(String, Range<u64>)>,
-    /// Whether it is another name for another file.
+    /// Whether it is a link, so that the same file has another name.
     is_link: bool,
-    /// Of a file that was joined from pieces, whether there are more behind a gap.
+    /// For a file that was joined from pieces: whether more pieces follow after a gap.
     joined: Option<bool>,
 }
 
 impl Entry {
-    /// Whether its name ends so.
+    /// Whether its name has this extension.
     fn is(&self, extension: &str) -> bool {
         self.name.to_lowercase().ends_with(extension)
     }
@@ -152,7 +154,7 @@ impl Entry {
         self.pieces.size()
     }
 
-    /// Whether it is in several members.
+    /// Whether it is stored in several members.
     fn is_joined(&self) -> bool {
         self.stored.len() > 1
     }
@@ -185,7 +187,7 @@ impl Source for InFile<'_> {
 }
 
 impl<'a> Archive<'a> {
-    /// Reads the headers.
+    /// Opens an archive and reads its headers.
     fn open(file: &'a RawImage) -> Result<Self> {
         let mut archive = Self {
             file,
@@ -241,8 +243,7 @@ impl<'a> Archive<'a> {
         Ok(archive)
     }
 
-    /// Puts files together that are there in pieces: NAME.000000000, NAME.000000001 and so
-    /// on.
+    /// Joins files that are stored in pieces: NAME.000000000, NAME.000000001 and so on.
     fn join(&mut self) {
         let number = |name: &str| {
             let (stem, digits) = name.rsplit_once('.')?;
@@ -287,14 +288,14 @@ impl<'a> Archive<'a> {
                 is_link: false,
             });
         }
-        // What follows a gap is no part of anything, but may be asked for by its own name.
+        // Pieces after a gap belong to no file, but the user may ask for one by its own name.
         self.members.extend(pieces.into_iter().map(|entry| Entry {
             is_link: true,
             ..entry
         }));
     }
 
-    /// Adds the files that are links to others.
+    /// Adds an entry for each link to a file.
     fn link(&mut self, links: &[(String, String)]) {
         for (name, target) in links {
             let mut target = target;
@@ -314,13 +315,13 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// The disk of this name; or the one that the machine boots, by the description; or the
-    /// only one.
+    /// The disk with the wanted name. Without a name, the disk that the machine boots according to
+    /// the description, or the only disk.
     fn disk(&self, wanted: Option<&str>) -> Result<RawImage> {
         let ovf = self.members.iter().find(|entry| entry.is(".ovf"));
         let described = ovf.map(|ovf| self.described(ovf)).transpose();
         let (entry, disks) = match wanted {
-            // Nothing that the description says is needed.
+            // The description is not needed.
             Some(wanted) => {
                 let disks = match described {
                     Ok(Some(disks)) => disks.into_iter().flatten().collect(),
@@ -367,9 +368,9 @@ impl<'a> Archive<'a> {
             .with_member(&entry.name, stored, pieces, others, manifest)
     }
 
-    /// What the manifest tells of a file: the one that is called as the description, or
-    /// else the first. Where it lies is not looked at, though the standard wants it right
-    /// behind the description: tools and people put it at the end as well.
+    /// The checks of a file according to the archive's manifest: the one with the same name as the
+    /// description, or else the first. Its position does not matter. The standard wants it right
+    /// after the description, but some tools and people put it at the end.
     fn manifest(&self, entry: &Entry, ovf: Option<&Entry>) -> Result<Manifest> {
         let mut manifests = self.members.iter().filter(|entry| entry.is(".mf"));
         let is_called_so = |entry: &&Entry| ovf.is_some_and(|ovf| ovf.stem() == entry.stem());
@@ -382,46 +383,46 @@ impl<'a> Archive<'a> {
         let text = String::from_utf8_lossy(&text);
         let beside = names::directory(&manifest.name);
         let digest = |wanted: &[&str]| {
-            let is_it = |told: &str| {
-                let meant = names::meant(told, beside);
-                let is = |name: &&str| meant.iter().any(|told| is_called(told, name));
+            let is_it = |listed: &str| {
+                let meant = names::meant(listed, beside);
+                let is = |name: &&str| meant.iter().any(|meant| is_called(meant, name));
                 wanted.iter().any(is)
             };
-            let told = manifest::digest_of(&text, is_it);
-            told.map_err(|why| self.not_sound(&what, &why))
+            let digest = manifest::digest_of(&text, is_it);
+            digest.map_err(|why| self.not_sound(&what, &why))
         };
-        let check = |told, part: &Range<u64>| Check::new(&manifest.name, told, part.clone());
+        let check = |listed, part: &Range<u64>| Check::new(&manifest.name, listed, part.clone());
         let plain: Vec<_> = entry
             .stored
             .iter()
             .map(|(name, _)| names::plain(name))
             .collect();
         let mut checks = Vec::new();
-        // A link may be called by either name, and a joined file is covered piece by piece.
+        // A manifest may use either name of a link, and may list a joined file piece by piece.
         if !entry.is_joined() {
             let mut wanted = vec![&*entry.name];
             wanted.extend(plain.iter().map(String::as_str));
-            if let Some(told) = digest(&wanted)? {
-                checks.push(check(told, &(0..entry.size())));
+            if let Some(listed) = digest(&wanted)? {
+                checks.push(check(listed, &(0..entry.size())));
             }
-        } else if let Some(told) = digest(&[&*entry.name])? {
-            checks.push(check(told, &(0..entry.size())));
+        } else if let Some(listed) = digest(&[&*entry.name])? {
+            checks.push(check(listed, &(0..entry.size())));
         } else {
             for (name, (_, part)) in plain.iter().zip(&entry.stored) {
-                if let Some(told) = digest(&[name])? {
-                    checks.push(check(told, part));
+                if let Some(listed) = digest(&[name])? {
+                    checks.push(check(listed, part));
                 }
             }
         }
         let covered: u64 = checks.iter().map(Check::len).sum();
         Ok(match covered == entry.size() {
-            true => Manifest::Tells(checks),
+            true => Manifest::Lists(checks),
             false => Manifest::Silent,
         })
     }
 
-    /// The files of the disks that the description tells, the one that boots first; each may
-    /// be one that cannot be read.
+    /// The files of the disks in the description, the boot disk first. Each may be one that cannot
+    /// be read.
     fn described(&self, ovf: &Entry) -> Result<Vec<Result<&Entry>>> {
         let what = format!("Its description {:?}", ovf.name);
         let text = self.text(ovf, &what)?;
@@ -433,7 +434,7 @@ impl<'a> Archive<'a> {
         Ok(disks.collect())
     }
 
-    /// The file that a description means, if it can be read as it lies there.
+    /// The file that a description refers to, if it can be read as it is stored.
     fn of_description(&self, file: &ovf::File, ovf: &Entry) -> Result<&Entry> {
         let meant = names::meant(&file.reference, names::directory(&ovf.name));
         let mut found = meant.iter().filter_map(|name| self.find(name).transpose());
@@ -465,9 +466,9 @@ impl<'a> Archive<'a> {
         Ok(entry)
     }
 
-    /// Demands that the pieces of a joined file are all of it.
-    fn check_pieces(&self, entry: &Entry, told: Option<&ovf::File>) -> Result<()> {
-        let Some(why) = wrong_pieces(entry, told) else {
+    /// Fails unless the pieces of a joined file are complete.
+    fn check_pieces(&self, entry: &Entry, listed: Option<&ovf::File>) -> Result<()> {
+        let Some(why) = wrong_pieces(entry, listed) else {
             return Ok(());
         };
         let names: Vec<_> = entry.stored.iter().map(|(name, _)| quote(name)).collect();
@@ -479,8 +480,8 @@ impl<'a> Archive<'a> {
         )))
     }
 
-    /// The only file that is a disk, where no description tells any: by its content; or, if
-    /// none is, by its name where that counts.
+    /// The only file that is a disk, if the description names none. Disks are recognised by
+    /// content, or, if `by_name` and there is none, by name.
     fn only_disk(&self, by_name: bool) -> Result<(&Entry, Vec<&Entry>)> {
         let mut disks = self.disks_by_content()?;
         if disks.is_empty() && by_name {
@@ -500,9 +501,9 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// The error of several disks, of which nothing says which one is meant.
+    /// The error for several disks when nothing decides between them.
     fn which<T>(&self, disks: &[&Entry]) -> Result<T> {
-        // Of the same name none can be named.
+        // If two disks have the same name, no name can select one.
         for disk in disks {
             self.find(&disk.name)?;
         }
@@ -535,8 +536,8 @@ impl<'a> Archive<'a> {
         Err(Error::new(ErrorKind::Image, what).hint_to(hint))
     }
 
-    /// What begins as a disk does: of a format with a map, or with a partition table, a boot
-    /// sector or a file system.
+    /// Files whose content begins like a disk: with the header of an image format, a partition
+    /// table, a boot sector or a file system.
     fn disks_by_content(&self) -> Result<Vec<&Entry>> {
         let mut disks = Vec::new();
         for entry in self.members.iter().filter(|entry| !entry.is_link) {
@@ -551,14 +552,14 @@ impl<'a> Archive<'a> {
         Ok(disks)
     }
 
-    /// What is called as a disk is.
+    /// Files whose name is that of a disk.
     fn disks_by_name(&self) -> Vec<&Entry> {
         let is_called = |entry: &&Entry| entry.is(".img") || entry.is(".raw");
         let files = self.members.iter().filter(|entry| !entry.is_link);
         files.filter(is_called).collect()
     }
 
-    /// The one file of this name, as exactly as it can be had; `None` if there is none.
+    /// The file with this name, trying the strictest comparison first; `None` if there is none.
     fn find(&self, name: &str) -> Result<Option<&Entry>> {
         for likeness in Likeness::CERTAIN {
             let wanted = likeness.of(name);
@@ -578,13 +579,13 @@ impl<'a> Archive<'a> {
         Ok(None)
     }
 
-    /// The file that the user names.
+    /// The file that the user named.
     fn named(&self, wanted: &str) -> Result<&Entry> {
         let name = names::plain(wanted);
         self.find(&name)?.ok_or_else(|| self.missing(&name))
     }
 
-    /// The error of a file that is not there, with those that may be meant.
+    /// The error for a file that does not exist, with similar names.
     fn missing(&self, name: &str) -> Error {
         let what = format!("There is no file {name:?} in {}", self.shown());
         let wanted = Likeness::AnyCase.of(names::base(name));
@@ -602,7 +603,7 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// How to take a file, and which there are.
+    /// A hint that says how to select a file, and lists the files.
     fn names_hint(&self) -> String {
         let names = self.members.iter().map(|entry| format!("{:?}", entry.name));
         let names: Vec<_> = names.take(NAMES_MAX).collect();
@@ -619,7 +620,7 @@ impl<'a> Archive<'a> {
         }
     }
 
-    /// The bytes of a short file.
+    /// Reads a short file.
     fn text(&self, entry: &Entry, what: &str) -> Result<Vec<u8>> {
         let size = entry.size();
         if size > TEXT_BYTES_MAX {
@@ -654,22 +655,22 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Whether two names mean one file.
+/// Whether two names refer to the same file.
 fn is_called(one: &str, other: &str) -> bool {
     Likeness::Composed.of(one) == Likeness::Composed.of(other)
 }
 
-/// Why the pieces of a file may not be all of it, if so. A description may tell the bytes of
-/// each and of all. Where it does not, only a last piece of another length shows that it is
-/// the last.
-fn wrong_pieces(entry: &Entry, told: Option<&ovf::File>) -> Option<String> {
+/// Explains why the pieces of a file may be incomplete; `None` if they are complete. A description
+/// may state the size of each piece and of the whole file. Without it, only a shorter last piece
+/// shows that no more pieces follow.
+fn wrong_pieces(entry: &Entry, listed: Option<&ovf::File>) -> Option<String> {
     let has_more = entry.joined?;
-    let size = told.and_then(|file| file.size);
-    let piece_bytes = told.and_then(|file| file.piece_bytes.as_deref());
+    let size = listed.and_then(|file| file.size);
+    let piece_bytes = listed.and_then(|file| file.piece_bytes.as_deref());
     let len = |(_, part): &(String, Range<u64>)| part.end - part.start;
     let (last, before) = entry.stored.split_last()?;
     let piece_bytes = match piece_bytes {
-        Some(told) => told.parse().ok(),
+        Some(listed) => listed.parse().ok(),
         None => before.first().map(len),
     };
     let is_whole = !has_more
@@ -681,17 +682,17 @@ fn wrong_pieces(entry: &Entry, told: Option<&ovf::File>) -> Option<String> {
     let size = size.map_or_else(|| "no size".to_owned(), |size| format!("{size} bytes"));
     (!is_whole).then(|| {
         format!(
-            "in {} pieces of {} bytes in all, and nothing says that this is all of it: the description tells {size}",
+            "in {} pieces of {} bytes in total, and nothing shows that these are all: the description states {size}",
             entry.stored.len(),
             entry.size(),
         )
     })
 }
 
-/// Whether something begins as a disk does.
+/// Whether a file with this beginning is a disk.
 fn is_disk(head: &[u8]) -> bool {
     let has = |at: usize, magic: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
-    // A kernel has the signature of a boot sector as well.
+    // A Linux kernel has the signature of a boot sector as well.
     let is_kernel = has(514, b"HdrS");
     !is_kernel
         && (has(510, b"\x55\xaa")

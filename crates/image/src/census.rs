@@ -1,5 +1,5 @@
-//! What an image holds, and what sending it will cost, without sending it: the map
-//! is walked over, and a sample of what it says to be data is read.
+//! Estimates what an image holds and how many bytes an upload would send, without sending anything:
+//! it walks the map of the image, and reads a sample of the data.
 
 use std::ops::Range;
 
@@ -10,10 +10,10 @@ use crate::codec::{Gzip, Level, ZeroRuns};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
 
-/// Chunks that are read: at the default chunk 160 MiB at most, which the highest
-/// level packs in seconds.
+/// Number of chunks to read: with default chunks at most 160 MiB, which the highest level
+/// compresses within seconds.
 const SAMPLES: usize = 32;
-/// What zeros are looked for in, as file systems give them out.
+/// The unit in which zeros are counted: the usual block of a file system.
 const BLOCK_BYTES: usize = 4096;
 
 /// What an image holds.
@@ -23,28 +23,28 @@ pub struct Census {
     pub plan: Plan,
     /// Bytes in extents of data.
     pub allocated: u64,
-    /// Chunks with data in them: no more are sent to a drive that reads as zeros.
+    /// Chunks with data in them. No more than these are sent to a drive that reads as zeros.
     pub data_chunks: u64,
     /// How many of these were read.
     pub sampled: u64,
-    /// Of these, how many are zeros all the same.
+    /// How many of the chunks that were read are all zeros.
     pub zero_chunks: u64,
-    /// Bytes of data in the chunks that were read, and those of them that are
-    /// zeros in whole blocks of 4096 bytes.
+    /// Bytes of data in the chunks that were read, and how many of these are in zero blocks of 4096
+    /// bytes.
     pub sampled_bytes: u64,
     /// See [`sampled_bytes`](Self::sampled_bytes).
     pub zero_bytes: u64,
-    /// For each level, the bytes of the bodies of the chunks that were read.
+    /// For each level, the compressed bytes of the chunks that were read.
     pub bodies: Vec<(Level, u64)>,
-    /// Bytes of data in equal parts of the disk.
+    /// Bytes of data in each of the equal parts that the disk is divided into.
     pub map: Vec<u64>,
-    /// Bytes of such a part, but of the last.
+    /// Bytes of such a part; the last may be shorter.
     pub part: u64,
 }
 
 impl Census {
-    /// Takes the census of a disk that is sent in the chunks of `plan`, with a map
-    /// of at most `parts` parts, at these levels. Blocks.
+    /// Takes the census of a disk divided by `plan`, with a map of at most `parts` parts, at these
+    /// levels. Blocks.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it cannot be read.
@@ -55,8 +55,8 @@ impl Census {
         Ok(census)
     }
 
-    /// The same by the map alone: no data is read, so that nothing is known that
-    /// depends on it.
+    /// A census from the map alone. It reads no data, so everything that depends on data stays
+    /// unknown.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -64,7 +64,7 @@ impl Census {
         Self::walked(disk, plan, parts, levels).map(|(census, _)| census)
     }
 
-    /// The census of the map, and which chunks to read for all else.
+    /// Walks the map, and selects the chunks to read.
     fn walked(
         disk: &dyn Disk,
         plan: Plan,
@@ -89,13 +89,13 @@ impl Census {
         Ok((census, sample))
     }
 
-    /// Whether what depends on data is known, or estimated: some was read, or there is
-    /// none.
+    /// Whether the values that depend on data are known or estimated: some data was read, or there
+    /// is none.
     pub fn knows_content(&self) -> bool {
         self.sampled > 0 || self.data_chunks == 0
     }
 
-    /// Whether every chunk with data was read: then nothing is estimated.
+    /// Whether every chunk with data was read, so that nothing is estimated.
     pub fn is_exact(&self) -> bool {
         self.sampled == self.data_chunks
     }
@@ -111,22 +111,21 @@ impl Census {
         self.plan.size() - self.allocated + within
     }
 
-    /// Bytes on the wire at each level, to a drive that reads as zeros, but for heads
-    /// of requests.
+    /// Bytes to send at each level to a drive that reads as zeros, without the headers of requests.
     pub fn wire(&self) -> impl Iterator<Item = (Level, u64)> + '_ {
         self.bodies
             .iter()
             .map(|(level, bytes)| (*level, self.of_all(*bytes, self.sampled, self.data_chunks)))
     }
 
-    /// What is so much of a sample is how much of all.
+    /// Extrapolates from the sample to all chunks.
     fn of_all(&self, much: u64, sample: u64, all: u64) -> u64 {
         let of_all = u128::from(much) * u128::from(all) / u128::from(sample.max(1));
         u64::try_from(of_all).unwrap_or(u64::MAX)
     }
 
-    /// Walks over the map, and picks chunks with data, each with equal chance. The
-    /// same image gives the same ones.
+    /// Walks the map and selects chunks with data, each with equal probability. The same image
+    /// always gives the same selection.
     fn walk(&mut self, disk: &dyn Disk) -> Result<Vec<u64>> {
         let mut rng = fastrand::Rng::with_seed(self.plan.size());
         let mut sample = Vec::new();
@@ -163,10 +162,10 @@ impl Census {
         }
     }
 
-    /// Reads what was picked, and packs it at each level.
+    /// Reads the selected chunks, and compresses them at each level.
     fn read(&mut self, disk: &dyn Disk, sample: &[u64]) -> Result<()> {
         let levels: Vec<Level> = self.bodies.iter().map(|(level, _)| *level).collect();
-        // The chunk, and for each level a copy and what it is packed into.
+        // One buffer for the chunk, and for each level one for a copy and one for the result.
         let pool = BufferPool::new(1 + 2 * levels.len());
         let no_buffer = || Error::new(ErrorKind::Bug, "No buffer is left");
         let mut compressors = Vec::new();
@@ -190,7 +189,7 @@ impl Census {
                 copy.copy_from_slice(&bytes);
                 copies.push(copy);
             }
-            // Each level on a thread of its own: the highest takes nearly all the time.
+            // Each level has its own thread: the highest needs nearly all of the time.
             std::thread::scope(|scope| {
                 let mut levels = self.bodies.iter_mut().zip(&mut compressors).zip(copies);
                 levels.try_for_each(|(((_, total), (level, gzip)), copy)| {

@@ -1,4 +1,4 @@
-//! The content of a disk, read once from its start: holes are not.
+//! Computes the content of a disk in one pass. Holes are not read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -8,34 +8,35 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Span;
 use openhosting_base::content::{ChunkContent, Content};
 
-/// Most chunks in memory at once.
+/// Maximum number of chunks in memory at once.
 const AT_ONCE_MAX: usize = 8;
 
-/// Most chunks for each thread before `goes_on` is asked again: the threads wait for the
-/// slowest of them then.
+/// Maximum chunks for each thread between two calls of `should_continue`, at each of which all threads wait
+/// for the slowest.
 const CHUNKS_FOR_EACH: usize = 8;
 
-/// Reads a disk and makes the digests of it, on as many threads as there are
-/// processors, up to eight. The digests of chunks that `base` has as well are taken from
-/// there. Blocks. It calls `goes_on` now and then with whether something was read that `base`
-/// has not, and with how many bytes of the disk were read, and gives up if that returns false.
+/// Reads a disk and computes its digests, with one thread for each processor, up to eight. Digests
+/// of chunks that `base` holds as well are taken from there. Blocks. It regularly calls `should_continue`
+/// with whether it has read something that `base` does not hold, and with how many bytes of the
+/// disk it has read, and stops if that returns false.
 ///
 /// # Errors
-/// What reading says; [`ErrorKind::Cancelled`] if it gave up.
+/// Errors of reading; [`ErrorKind::Cancelled`] if it stopped early.
 pub fn content_of(
     disk: &dyn Disk,
     base: Option<&Content>,
-    goes_on: impl Fn(bool, u64) -> bool,
+    should_continue: impl Fn(bool, u64) -> bool,
 ) -> Result<Content> {
     let mut content = Content::new(disk.size());
     let plan = content.plan();
     let at_once = thread::available_parallelism().map_or(1, |n| n.get().min(AT_ONCE_MAX));
     let mut buffers = vec![Vec::new(); at_once];
-    // What is other is told soon, then the threads have more at a time.
+    // The first batch is small, so that a difference at the start is reported soon. Later batches
+    // are larger.
     let mut batch = 1;
     let (mut next, mut extent, mut is_other) = (0, 0..0, false);
     while let Some(span) = plan.span(next) {
-        if !goes_on(is_other, span.offset) {
+        if !should_continue(is_other, span.offset) {
             return Err(Error::new(ErrorKind::Cancelled, "Stopped"));
         }
         if extent.end <= span.offset {
@@ -46,7 +47,7 @@ pub fn content_of(
             .min(plan.count());
         content.push_hole(data - next);
         next = data;
-        // As far as the extent goes; the next one may begin in its last chunk.
+        // Up to the end of the extent; the next extent may begin in the last of these chunks.
         let spans = (next..).map_while(|index| plan.span(index));
         let spans = spans.take_while(|span| span.offset < extent.end);
         let spans: Vec<_> = spans.take(batch).collect();
@@ -60,8 +61,8 @@ pub fn content_of(
     Ok(content)
 }
 
-/// Reads and hashes these chunks, a thread for each buffer; with each, whether it is the
-/// same in `base`.
+/// Reads and hashes these chunks, with one thread for each buffer. Returns for each chunk whether
+/// `base` has the same.
 fn hash(
     disk: &dyn Disk,
     base: Option<&Content>,
@@ -129,7 +130,7 @@ mod tests {
         ] {
             file.as_file().write_all_at(&vec![7; len], at).unwrap();
         }
-        // Data that is zeros.
+        // Data that is all zeros.
         file.as_file().write_all_at(&[0; 9000], 25 * C).unwrap();
         let image = Image::open(file.path(), &ImageOptions::default()).unwrap();
         let found = content_of(image.disk().unwrap(), None, |_, _| true).unwrap();
@@ -140,7 +141,8 @@ mod tests {
         assert_eq!(found, expected);
         let stopped = content_of(image.disk().unwrap(), None, |_, _| false).unwrap_err();
         assert_eq!(stopped.kind(), ErrorKind::Cancelled);
-        // Beside itself nothing is other; a byte is, and is told of before the end.
+        // Compared with itself, nothing differs. After one byte is changed, that is reported before
+        // the end.
         let others = AtomicUsize::new(0);
         let count = |is_other: bool, _: u64| {
             others.fetch_add(usize::from(is_other), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Tells whether a file is still the one it was.
+//! Detects whether a file changed.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What tells one state of a file from another without reading it: device,
-/// inode, size, and when it was last written to, in nanoseconds. Not when it was
-/// renamed or its permissions changed: that is no reason to give up. Of a block
-/// device, whose node has none of these, only its size.
+/// Distinguishes one state of a file from another without reading it: device, inode, size, and time
+/// of the last write in nanoseconds. Renaming the file or changing its permissions does not count,
+/// because it is no reason to give up. A block device has only its size, because its node has none
+/// of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
     /// Size in bytes.
@@ -21,14 +21,13 @@ pub struct Fingerprint {
     pub device: u64,
     /// Inode; 0 for a block device.
     pub inode: u64,
-    /// When it was last written to, in nanoseconds since 1970; 0 for a block
-    /// device. Of an image that is not raw, a digest of what there is of all its
-    /// files.
+    /// Time of the last write, in nanoseconds since 1970; 0 for a block device. For an image that
+    /// is not raw, a digest of the fingerprints of all its files.
     pub modified_ns: i128,
 }
 
 impl Fingerprint {
-    /// Takes the fingerprint of an open regular file or block device.
+    /// The fingerprint of an open regular file or block device.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it is neither, or cannot be measured.
@@ -66,30 +65,30 @@ impl Fingerprint {
         })
     }
 
-    /// The fingerprint of an image of this format in these files, the image's own
-    /// first: all but the time is of that one, and the time is a digest of all.
+    /// The fingerprint of an image of this format that consists of these files, its own file first.
+    /// Only the time covers all files, as a digest; everything else is that of the first.
     pub(super) fn of_all<'a>(format: &str, files: impl Iterator<Item = &'a Self>) -> Self {
         let mut digest = Sha256::new_with_prefix(format);
         let mut first = None;
-        let mut tells_changes = true;
+        let mut detects_changes = true;
         for file in files {
             digest.update(file.size.to_le_bytes());
             digest.update(file.device.to_le_bytes());
             digest.update(file.inode.to_le_bytes());
             digest.update(file.modified_ns.to_le_bytes());
-            tells_changes &= file.tells_changes();
+            detects_changes &= file.detects_changes();
             first.get_or_insert(file);
         }
         let first = first.cloned().unwrap_or_default();
         let digest = digest.finalize();
         Self {
-            inode: if tells_changes { first.inode } else { 0 },
+            inode: if detects_changes { first.inode } else { 0 },
             modified_ns: digest.first_chunk().copied().map_or(0, i128::from_le_bytes),
             ..first
         }
     }
 
-    /// Which file it is.
+    /// Identifies the file on its file system.
     pub(super) fn file_id(&self) -> FileId {
         FileId {
             device: self.device,
@@ -97,16 +96,15 @@ impl Fingerprint {
         }
     }
 
-    /// Whether an equal fingerprint means an equal content: not so for a block
-    /// device.
-    pub fn tells_changes(&self) -> bool {
+    /// Whether an equal fingerprint implies equal content. That is not so for a block device.
+    pub fn detects_changes(&self) -> bool {
         self.inode != 0
     }
 
     /// Compares with an earlier fingerprint of the same file.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] that tells what changed.
+    /// [`ErrorKind::Integrity`], which says what changed.
     pub fn check_same(&self, earlier: &Self, path: &Path) -> Result<()> {
         let path = path.display();
         let what = if self.size != earlier.size {

@@ -1,10 +1,9 @@
-//! Content that is known not to be a raw disk: images of formats that are not read here,
-//! archives, what is compressed in a way that is not read, programs, and pages or pointers
-//! that were fetched in place of an image. Sent as it is, it would make a drive that no
-//! machine can use.
+//! Recognises content that is certainly not a raw disk: images in unsupported formats, archives,
+//! unsupported compression, programs, and web pages or pointers that were downloaded instead of an
+//! image. Sent as it is, such content would make a drive that no server can use.
 //!
-//! A sign of a disk wins (`signs`): a disk may begin with any bytes before its
-//! first file system. What has neither is a disk, for all that anybody can tell.
+//! A sign of a disk (`signs`) has priority, because a disk may begin with any bytes before its
+//! first file system. Content without either counts as a disk.
 
 mod table;
 mod text;
@@ -24,23 +23,23 @@ use crate::quoting::quote;
 /// Content that is not a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
-    /// What it is, with its article.
+    /// What it is, with the article: "an ISO image".
     what: Cow<'static, str>,
     way: Way,
 }
 
-/// What a user can do with it.
+/// What the user can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// The words before a command, and the command, with `{in}` for the file, `{out}` for
-    /// a raw image beside it, and `{stem}` for its name without the extension.
+    /// The words before a command, and the command. `{in}` stands for the file, `{out}` for a raw
+    /// image beside it, and `{stem}` for its name without the extension.
     Run(&'static str, &'static str),
     /// A sentence.
     Advice(&'static str),
 }
 
-/// What something is that begins so and is not a disk: `head` has [`signs::HEAD_BYTES`],
-/// or all that there is.
+/// Recognises content by its first bytes. `head` has [`signs::HEAD_BYTES`], or fewer if there are
+/// no more.
 pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     if let Some(found) = table::surely(head) {
         return Some(found);
@@ -52,7 +51,7 @@ pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     found.or_else(|| by_crate(head))
 }
 
-/// What `file-format` says, where its signature is long enough.
+/// What the `file-format` crate says, if the signature it found is long enough.
 fn by_crate(head: &[u8]) -> Option<Foreign> {
     let format = FileFormat::from_bytes(head);
     if is_weak(format) || is_short(format, head) {
@@ -70,8 +69,8 @@ fn by_crate(head: &[u8]) -> Option<Foreign> {
     })
 }
 
-/// Whether three bytes are enough to be taken for this format: a disk that is encrypted, or
-/// holds random bytes, has any three of them sooner or later.
+/// Whether only three bytes identify this format. An encrypted disk or random bytes contain any
+/// three bytes sooner or later.
 fn is_short(format: FileFormat, head: &[u8]) -> bool {
     const FEW: usize = 3;
     let other = |(at, byte): (usize, &u8)| if at < FEW { *byte } else { !byte };
@@ -79,8 +78,8 @@ fn is_short(format: FileFormat, head: &[u8]) -> bool {
     FileFormat::from_bytes(others) == format
 }
 
-/// Whether a format is none, or is a disk, or a disk can begin as it does: with numbers that
-/// are small, or with a few bytes further on.
+/// Whether this is no particular format, or a disk, or a format whose first bytes a disk may also
+/// have: small numbers, or a few bytes further on.
 fn is_weak(format: FileFormat) -> bool {
     use FileFormat as F;
     matches!(
@@ -110,11 +109,11 @@ fn is_weak(format: FileFormat) -> bool {
     )
 }
 
-/// Bytes at the end of a file that tell what it is.
+/// Number of bytes at the end of a file to inspect.
 pub(super) const TAIL_BYTES: usize = 512;
 
-/// What something is that ends so, with the last [`TAIL_BYTES`] of it: formats that put
-/// their header behind the disk.
+/// Recognises content by its last bytes (`tail` has [`TAIL_BYTES`]): some formats have their header
+/// after the disk.
 pub(super) fn of_tail(tail: &[u8]) -> Option<Foreign> {
     const MACRIUM_7: &[u8] = b"__79241006_2651_11D4_";
     let last = |n: usize| tail.len().checked_sub(n).and_then(|at| tail.get(at..));
@@ -152,11 +151,10 @@ pub(super) fn of_tail(tail: &[u8]) -> Option<Foreign> {
     Some(Foreign::new(what, way))
 }
 
-/// Demands that a file which no reader knows is not known to be something else than a raw
-/// disk.
+/// Fails if a file that no reader supports is known to be something else than a raw disk.
 ///
 /// # Errors
-/// [`ErrorKind::Image`] if it is, with the command that makes a disk of it.
+/// [`ErrorKind::Image`] if so, with the command that converts it to a disk.
 pub(super) fn check(file: &RawImage) -> Result<()> {
     let head = head_of(file, signs::HEAD_BYTES)?;
     let start = file.size().saturating_sub(TAIL_BYTES as u64);
@@ -174,7 +172,8 @@ pub(super) fn check(file: &RawImage) -> Result<()> {
     }
 }
 
-/// The error of what ends with the footer of a VHD that does not fit, after `before` bytes.
+/// The error for a file that ends with a VHD footer that does not match the `before` bytes in front
+/// of it.
 pub(super) fn doubtful_vhd(
     name: &str,
     footer: Option<VhdFooter>,
@@ -212,21 +211,21 @@ pub(super) fn head_of(file: &RawImage, most: usize) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Where content is, for commands.
+/// Where content is, for building commands.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place<'a> {
     /// A file on this machine, all of it.
     File(&'a Path),
     /// A member of an archive on this machine, by its name there.
     Member(&'a Path, &'a str),
-    /// What a file on this machine is unpacked to.
+    /// The content of a compressed file on this machine.
     Packed(&'a Path, StreamFormat),
-    /// A pipe or a web server, and how it is packed.
+    /// A pipe or a web server, and the compression.
     Elsewhere(StreamFormat),
 }
 
 impl<'a> Place<'a> {
-    /// That of a file, or of a member of an archive.
+    /// The place of a file, or of a member of an archive.
     pub(super) fn of(file: &'a RawImage) -> Self {
         match file.member() {
             _ if !file.is_local() || file.is_stdin() => Self::Elsewhere(StreamFormat::Raw),
@@ -238,7 +237,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The file that a command is about, and the commands that have to make it first.
+    /// The file for a command, and the commands that create it first.
     fn file(&self) -> (String, String) {
         match self {
             Self::File(path) => (path.to_string_lossy().into_owned(), String::new()),
@@ -265,7 +264,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// What has to be done before the command.
+    /// What the user has to do before the command.
     fn before(&self) -> &'static str {
         match self {
             Self::Elsewhere(StreamFormat::Raw) => "Put it into a file first. ",
@@ -274,7 +273,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// How it is sent as it is all the same.
+    /// How to send it unchanged nevertheless.
     fn forced(&self) -> String {
         match self {
             Self::File(_) | Self::Elsewhere(StreamFormat::Raw) => {
@@ -294,7 +293,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// A hint that ends with a command about the file: `{in}`, `{out}` and `{stem}` in it
+    /// A hint that ends with a command about the file. In the command, `{in}`, `{out}` and `{stem}`
     /// are replaced.
     pub(super) fn hint(&self, words: &str, command: &str) -> String {
         let (file, first) = self.file();
@@ -318,7 +317,7 @@ impl Foreign {
         }
     }
 
-    /// The error that refuses it.
+    /// The error that refuses this content.
     pub(super) fn refuse(self, name: &str, place: &Place<'_>) -> Error {
         let within = match place {
             Place::Packed(_, format) | Place::Elsewhere(format) if *format != StreamFormat::Raw => {
@@ -338,7 +337,7 @@ impl Foreign {
     }
 }
 
-/// A name of a file as a word of a command, which is no flag.
+/// Quotes the name of a file as a word of a command, such that it is no flag.
 pub(super) fn word(name: &str) -> String {
     match name.starts_with('-') {
         true => quote(&format!("./{name}")),
@@ -346,8 +345,8 @@ pub(super) fn word(name: &str) -> String {
     }
 }
 
-/// A name without its extension; one without any gets another, so that no command
-/// overwrites what it reads.
+/// A name without its extension. If it has none, one is added, so that no command overwrites its
+/// input.
 fn stem(name: &str) -> String {
     const EXTENSION_BYTES_MAX: usize = 8;
     let base = name.rsplit('/').next().unwrap_or(name);
@@ -374,7 +373,7 @@ fn raw_of(name: &str, stem: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Bytes that are no text, and no disk.
+    /// Bytes that are neither text nor a disk.
     fn noise(seed: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -401,7 +400,7 @@ mod tests {
         }
         for byte in 0..=255 {
             assert_eq!(what(&[byte; 5000]), None, "{byte:02x}");
-            // As what erases or marks disks writes it.
+            // As programs that wipe or mark disks write it.
             let mut marked = vec![0; 5000];
             marked[..4].fill(byte);
             assert_eq!(what(&marked), None, "{byte:02x}");
@@ -440,7 +439,7 @@ mod tests {
                 assert_eq!(what(&disk), None, "{start:?} {sign:?}");
             }
         }
-        // Loaders start it from its own first sector, and it is no disk.
+        // Boot loaders start it from its own first sector, but it is no disk.
         let mut kernel = noise(3, 4096);
         kernel[446..510].fill(0);
         kernel[510..518].copy_from_slice(b"\x55\xaa\xeb\x6aHdrS");

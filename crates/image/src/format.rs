@@ -1,13 +1,11 @@
-//! Formats that keep a disk in pieces with a map of them: one file for each, all
-//! behind [`Layout`]. Their bytes come from anywhere and are not trusted: maps are
-//! read in pages as they are needed, every place that one names is checked
-//! against the size of the file before it is read, and nothing is held in memory
-//! whose size the file alone decides.
+//! Image formats that store a disk in pieces, with a map of them: one file for each format, all
+//! behind [`Layout`]. Images come from anywhere and are not trusted. Maps are read in pages as they
+//! are needed, every offset in them is checked against the size of the file before it is used, and
+//! nothing is allocated whose size only the file decides.
 //!
-//! They are our own, since what is there does not do: imago 0.2.6 knows neither
-//! Zstandard nor subclusters of qcow2 nor sparse VMDK, takes an encrypted qcow2
-//! for a plain one and reads a file that was cut off as zeros; the readers of VHD
-//! and VHDX are cursors that cannot tell a hole.
+//! The readers are our own because the existing crates are not sufficient: imago 0.2.6 supports
+//! neither Zstandard nor subclusters of qcow2 nor sparse VMDK, treats an encrypted qcow2 as a plain
+//! one, and reads a truncated file as zeros. The crates for VHD and VHDX cannot report holes.
 
 mod qcow2;
 mod survey;
@@ -30,9 +28,9 @@ pub(super) use survey::survey;
 pub(super) use vhd::{Ending as VhdEnding, Footer as VhdFooter, ending as vhd_ending};
 pub(super) use vmdk::{is_description as is_vmdk_description, is_part as is_vmdk_part};
 
-/// Bytes of a sector, the unit of most formats whatever the disk's own.
+/// Bytes of a sector in most formats, whatever the sector of the disk itself.
 const SECTOR_BYTES: u64 = 512;
-/// Largest disk: more does not fit a signed 64-bit offset.
+/// Maximum size of a disk: larger offsets do not fit a signed 64-bit integer.
 const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// How a file holds a disk.
@@ -63,7 +61,7 @@ impl Format {
         Self::Vhdx,
     ];
 
-    /// Its name, as it is given on the command line.
+    /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -75,7 +73,7 @@ impl Format {
         }
     }
 
-    /// Its name, as QEMU calls it.
+    /// Its name in QEMU.
     fn name_in_qemu(self) -> &'static str {
         match self {
             Self::Vhd => "vpc",
@@ -83,11 +81,11 @@ impl Format {
         }
     }
 
-    /// What a file is by its content: its name tells nothing. A file that is none
-    /// of the others is raw.
+    /// Recognises the format by content; the name of the file does not matter. A file that matches
+    /// no other format is raw.
     ///
-    /// Whoever can write to a raw disk can make it look like one of the others:
-    /// where that is somebody not trusted, the format must be told, not asked for.
+    /// Whoever can write to a raw disk can make it look like one of the other formats. If that may
+    /// be an untrusted person, the user must give the format explicitly.
     pub(super) fn of(file: &RawImage) -> Result<Self> {
         let mut head = [0; HEAD_BYTES];
         let len = file.size().min(HEAD_BYTES as u64);
@@ -99,8 +97,8 @@ impl Format {
         })
     }
 
-    /// What begins so; `None` if it is raw, as a fixed VHD, known by its end only, is
-    /// in all but that.
+    /// Recognises a format by its first bytes; `None` if they look raw. A fixed VHD looks raw here,
+    /// because only its end identifies it.
     pub(super) fn of_head(head: &[u8]) -> Option<Self> {
         let starts = |magic: &[u8]| head.starts_with(magic);
         let is_vdi = head
@@ -137,17 +135,17 @@ impl Format {
     }
 }
 
-/// Bytes that all formats but a fixed VHD are known by: before a description of VMDK there
-/// may be empty lines.
+/// Enough bytes to recognise every format but a fixed VHD. A VMDK description may begin with empty
+/// lines.
 const HEAD_BYTES: usize = 512;
 
-/// A part of a disk: its bytes, and its layout if it is not all zeros.
+/// A part of a disk: its bytes, and its layout; `None` if it is all zeros.
 pub(super) type Part = (u64, Option<Box<dyn Layout>>);
 
-/// The parts of the disk that a file describes, if it is a description of several files.
+/// The parts of the disk, if the file is a description of several files.
 ///
 /// # Errors
-/// [`ErrorKind::Image`] if one of them is not there, not sound, or may not be read.
+/// [`ErrorKind::Image`] if one of the files is missing, invalid, or may not be read.
 pub(super) fn parts_of(file: &RawImage, format: Format) -> Result<Option<Vec<Part>>> {
     if format != Format::Vmdk || !vmdk::is_description(file)? {
         return Ok(None);
@@ -189,7 +187,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// What the reader of one format tells; all else is the same for all of them.
+/// The reader of one format. Everything that does not depend on the format is elsewhere.
 pub(super) trait Layout: fmt::Debug + Send + Sync {
     /// The file that it reads.
     fn container(&self) -> &Container;
@@ -197,46 +195,46 @@ pub(super) trait Layout: fmt::Debug + Send + Sync {
     /// Bytes of the disk.
     fn size(&self) -> u64;
 
-    /// The run of bytes of the disk that holds `offset`, which is less than the
-    /// size: the same place for all from `offset` to its end. May end early;
-    /// never before the byte after `offset`.
+    /// The run of the disk that contains `offset`, which is less than the size: from `offset` to
+    /// the run's end, all bytes are in the same place. It may be shorter than possible, but has at
+    /// least one byte.
     fn run_at(&self, offset: u64) -> Result<Run>;
 
-    /// As [`run_at`](Self::run_at), for a look at the tables alone: the run may be all of a
-    /// unit, parts of which another table calls zeros.
+    /// As [`run_at`](Self::run_at), but for a look at the tables alone: the run may be a whole unit
+    /// although another table declares parts of it zero.
     fn unit_at(&self, offset: u64) -> Result<Run> {
         self.run_at(offset)
     }
 
-    /// Unpacks the start of a packed unit.
+    /// Decompresses the start of a compressed unit.
     fn unpack(&self, packed: &Packed, bytes: &mut [u8]) -> Result<()> {
         let _ = bytes;
         let what = format!("Nothing is packed at byte {}", packed.at);
         Err(Error::new(ErrorKind::Bug, what))
     }
 
-    /// The file that this one is written on top of, if any.
+    /// The backing file that this file names, if any.
     fn backing(&self) -> Option<&BackingName> {
         None
     }
 
-    /// Bytes of a sector of the disk, where the file tells.
+    /// Bytes of a sector of the disk, if the file states them.
     fn sector(&self) -> Option<u64> {
         None
     }
 
-    /// The grid that the places of the disk's bytes in the file lie on.
+    /// Where in the file units of the disk can be.
     fn grid(&self) -> Grid;
 }
 
-/// Bytes of the disk that are kept in one place.
+/// Consecutive bytes of the disk that are in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
     /// The first byte of the disk after it.
     pub(super) end: u64,
     /// Where its bytes are.
     pub(super) place: Place,
-    /// The table of a second level that told it, by its first byte in the file.
+    /// Offset in the file of the second-level table that the run was found in.
     pub(super) table: Option<u64>,
 }
 
@@ -245,40 +243,38 @@ pub(super) struct Run {
 pub(super) enum Place {
     /// Nowhere: they are zeros.
     Zero,
-    /// Not in this file: what it is written on top of has them, and without such
-    /// a file they are zeros.
+    /// Not in this file: the backing file holds them. Without a backing file they are zeros.
     Backing,
-    /// In the file, from this byte on.
+    /// In the file, at this offset.
     File(u64),
-    /// In a unit that is packed.
+    /// In a compressed unit.
     Packed(Packed),
 }
 
-/// A unit of the disk that is packed on its own.
+/// A unit of the disk that is compressed on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packed {
-    /// Its first byte in the file.
+    /// Its offset in the file.
     pub(super) at: u64,
-    /// Bytes in the file, at most; 0 if the file tells only there.
+    /// Maximum bytes in the file; 0 if only the file itself states the length, at `at`.
     pub(super) len: u64,
-    /// The bytes of the disk that it holds; the last of them may lie beyond the
-    /// disk's end.
+    /// Which bytes of the disk it holds. The last of them may be beyond the end of the disk.
     pub(super) unit: (u64, u64),
 }
 
-/// Where in the file units of the disk can begin: at `base`, and from there on
-/// every `unit` bytes. Two that begin in the same cell overlap.
+/// Where in the file units of the disk can begin: at `base`, and every `unit` bytes from there. Two
+/// units that begin in the same cell overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
     /// Bytes of a cell.
     pub(super) unit: u64,
     /// Where a cell begins.
     pub(super) base: u64,
-    /// Bytes of a table of the second level; 0 if there is none.
+    /// Bytes of a second-level table; 0 if there is none.
     pub(super) table: u64,
-    /// Ranges of the file that hold neither, where all keep to this grid.
+    /// Ranges of the file that hold neither units nor tables, if all keep to this grid.
     pub(super) header: [(u64, u64); 2],
-    /// Whether tables lie on the same grid.
+    /// Whether tables are on the same grid.
     pub(super) has_tables_in_it: bool,
 }
 
@@ -295,25 +291,25 @@ impl Grid {
     }
 }
 
-/// What a file says that it is written on top of. None of it is trusted.
+/// The backing file that a file names. None of it is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BackingName {
     /// Its name, as bytes.
     pub(super) name: Vec<u8>,
-    /// Its format, if that is told.
+    /// Its format, if stated.
     pub(super) format: Option<Vec<u8>>,
 }
 
-/// The run that holds `offset`, checked: it goes on, it ends within the disk, and
-/// its bytes are within the file.
+/// The run that contains `offset`, checked: it is not empty, ends within the disk, and its bytes
+/// are within the file.
 ///
 /// # Errors
-/// [`ErrorKind::Image`] if the file ends before.
+/// [`ErrorKind::Image`] if the file is too short.
 pub(super) fn checked_run(layout: &dyn Layout, offset: u64) -> Result<Run> {
     checked(layout, offset, layout.run_at(offset)?)
 }
 
-/// The [unit](Layout::unit_at) that holds `offset`, checked as a run is.
+/// The [unit](Layout::unit_at) that contains `offset`, with the same checks.
 ///
 /// # Errors
 /// As [`checked_run`].
@@ -336,7 +332,7 @@ fn checked(layout: &dyn Layout, offset: u64, mut run: Run) -> Result<Run> {
     Ok(run)
 }
 
-/// A file of a format, of which nothing is trusted.
+/// A file in one of the formats. Nothing in it is trusted.
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) file: RawImage,
@@ -344,12 +340,12 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Its name, to be shown.
+    /// Its name for messages.
     pub(super) fn name(&self) -> std::path::Display<'_> {
         self.file.path().display()
     }
 
-    /// An error about a file that is not what its format demands.
+    /// An error about a file that violates its format.
     fn damaged(&self, what: &str) -> Error {
         let what = format!("{} is not sound {}: {what}", self.name(), self.format);
         let error = Error::new(ErrorKind::Image, what).permanent();
@@ -362,7 +358,7 @@ impl Container {
         })
     }
 
-    /// An error about a file that may be sound, but is of a kind that is not read.
+    /// An error about a file that may be valid but uses an unsupported feature.
     fn unsupported(&self, what: &str) -> Error {
         let what = format!(
             "{} is {} that is not read: {what}",
@@ -377,7 +373,7 @@ impl Container {
         error.hint_to(format!("Convert it: {convert}"))
     }
 
-    /// The hint for a differencing disk of Microsoft's formats, which QEMU does not read.
+    /// The hint for a differencing disk in one of Microsoft's formats, which QEMU does not read.
     fn merged(&self) -> String {
         let convert = self.command(|name| {
             format!("Convert-VHD -Path {name} -DestinationPath NEW.vhdx -VHDType Dynamic")
@@ -389,15 +385,15 @@ impl Container {
         )
     }
 
-    /// A command about this file, whose name it is given as a word for a shell. What is in
-    /// an archive is unpacked first.
+    /// A command about this file. `command` receives its name, quoted for a shell. A file in an
+    /// archive is unpacked first.
     fn command(&self, command: impl FnOnce(&str) -> String) -> String {
         let names = self.file.stored_names().iter().map(|name| quote(name));
         let names: Vec<_> = names.collect();
         match (self.file.archive(), names.as_slice()) {
             (Some(archive), [name]) => {
                 let archive = quote(&archive.to_string_lossy());
-                // tar makes names relative.
+                // tar removes the leading slash from names.
                 format!(
                     "tar -xf {archive} {name} && {}",
                     command(name.trim_start_matches('/'))
@@ -412,7 +408,7 @@ impl Container {
         }
     }
 
-    /// Demands that so many bytes from `at` on lie within the file.
+    /// Fails unless the `len` bytes from `at` are within the file.
     fn within(&self, what: &str, at: u64, len: u64) -> Result<()> {
         let is_within = at
             .checked_add(len)
@@ -433,7 +429,7 @@ impl Container {
         Ok(bytes)
     }
 
-    /// So many bytes at `at`, for which memory has to be there.
+    /// Reads `len` bytes at `at`. The caller makes sure that there is memory for them.
     fn bytes(&self, what: &str, at: u64, len: u64) -> Result<Vec<u8>> {
         self.within(what, at, len)?;
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
@@ -441,7 +437,7 @@ impl Container {
         Ok(bytes)
     }
 
-    /// Demands a size of a disk that can be sent.
+    /// Fails if a disk of this size cannot be sent.
     fn check_size(&self, size: u64) -> Result<()> {
         match size {
             0 => Err(self.damaged("its disk has no bytes")),
@@ -454,7 +450,7 @@ impl Container {
     }
 }
 
-/// A disk that begins with the file, byte by byte.
+/// A disk whose bytes begin at the start of the file, unchanged.
 #[derive(Debug)]
 struct Flat {
     container: Container,
@@ -492,7 +488,7 @@ impl Layout for Flat {
     }
 }
 
-/// Unpacks with one of the unpackers that nobody uses just now, or a new one.
+/// Decompresses with an idle decompressor, or with a new one.
 fn unpack_with(
     idle: &Mutex<Vec<Unpacker>>,
     pack: Pack,
@@ -512,7 +508,7 @@ fn unpack_with(
 }
 
 impl Place {
-    /// The place of a byte that is so much further in the same run.
+    /// The place of the byte that is `by` bytes further in the same run.
     fn further(self, by: u64) -> Self {
         match self {
             Self::File(at) => Self::File(at.saturating_add(by)),
@@ -521,9 +517,8 @@ impl Place {
     }
 }
 
-/// How many units of `unit` bytes from a first one on are in one place, at most
-/// `most`: all zeros, or one after the other in the file. `next` tells where the
-/// ones after the first are.
+/// How many consecutive units of `unit` bytes have the same place, at most `most`: all zeros, or
+/// consecutive in the file. `next` returns the places of the units after the first.
 fn alike(
     first: Place,
     unit: u64,
@@ -531,7 +526,7 @@ fn alike(
     most: u64,
 ) -> Result<u64> {
     let mut count = 1;
-    // What comes after the last unit is no entry.
+    // After the last unit there is no entry.
     let others = usize::try_from(most.saturating_sub(1)).unwrap_or(usize::MAX);
     for place in next.take(others) {
         let goes_on = match (first, place?) {

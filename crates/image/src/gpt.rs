@@ -1,14 +1,14 @@
-//! The partition table of a disk, as far as growing it concerns it: a GPT keeps a
-//! copy of its header in the last sector (UEFI specification, 5.3).
+//! The partition table of a disk, as far as it matters for a drive that is larger than the image: a
+//! GPT stores a copy of its header in the last sector (UEFI specification, 5.3).
 
 use flate2::Crc;
 
 use super::Disk;
 
 const MAGIC: &[u8; 8] = b"EFI PART";
-/// Bytes of a sector that disks with such a table have.
+/// The sizes of a sector of disks with such a table.
 const SECTORS_BYTES: [u64; 2] = [512, 4096];
-/// Bytes of a header that are looked at, and the fewest that it may say it has.
+/// Bytes of a header to look at, and the minimum size that it may state.
 const HEADER_BYTES: usize = 92;
 
 /// A GPT.
@@ -16,21 +16,21 @@ const HEADER_BYTES: usize = 92;
 pub struct Gpt {
     /// Bytes of a sector.
     pub sector: u64,
-    /// Byte of the disk that its copy is at, as its header says.
+    /// Offset of the copy on the disk, according to the header.
     pub backup: u64,
 }
 
 impl Gpt {
-    /// The table of a disk; `None` if it has none that is sound, or it cannot be
-    /// read: what is wrong with the image is told where it is sent.
+    /// The table of a disk; `None` if there is no valid one, or the disk cannot be read. What is
+    /// wrong with the image is reported when it is sent.
     pub fn of(disk: &dyn Disk) -> Option<Self> {
         SECTORS_BYTES
             .into_iter()
             .find_map(|sector| Self::with_sectors(disk, sector))
     }
 
-    /// The table of a disk that begins so; `None` if it has none that is sound, or it
-    /// begins later.
+    /// The table of a disk with this beginning; `None` if there is no valid one, or it begins
+    /// later.
     pub(super) fn of_head(head: &[u8]) -> Option<Self> {
         SECTORS_BYTES.into_iter().find_map(|sector| {
             let at = usize::try_from(sector).ok()?;
@@ -58,11 +58,11 @@ impl Gpt {
         is_sound.then_some(Self { sector, backup })
     }
 
-    /// What to say of a table whose copy is not at the end of a drive of `drive` bytes, to
-    /// which an image of `image` bytes goes; nothing if it is.
+    /// A notice if the copy is not at the end of a drive of `drive` bytes after an image of `image`
+    /// bytes was written to it; `None` if it is.
     pub fn misplaced(&self, image: u64, drive: u64) -> Option<String> {
         let backup = self.backup;
-        // Then it is nowhere, also where the drive ends just there.
+        // The image does not contain the copy at all, even if the drive ends at its offset.
         if backup.saturating_add(self.sector) > image {
             return Some(format!(
                 "The copy of the GPT should be at byte {backup}, beyond the end of the image: was it cut off? In the guest, write one with: sgdisk -e DISK"
@@ -76,14 +76,14 @@ impl Gpt {
         ))
     }
 
-    /// Whether its copy is in the last sector of a disk of `size` bytes.
+    /// Whether the copy is in the last sector of a disk of `size` bytes.
     pub fn is_at_end(&self, size: u64) -> bool {
         let last = (size / self.sector).checked_sub(1);
         last.and_then(|last| last.checked_mul(self.sector)) == Some(self.backup)
     }
 }
 
-/// The checksum of a header, in which that itself counts as zeros.
+/// The checksum of a header, computed with zeros in its own place.
 fn checksum(header: &[u8; HEADER_BYTES]) -> u32 {
     let mut crc = Crc::new();
     crc.update(&header[..16]);
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::Image;
 
-    /// A disk with a header that says where its copy is.
+    /// A disk with a header that states the offset of its copy.
     fn disk(sector: u64, backup: u64, spoil: Option<usize>) -> (tempfile::NamedTempFile, Image) {
         let mut header = [0; HEADER_BYTES];
         header[..8].copy_from_slice(MAGIC);
@@ -127,7 +127,7 @@ mod tests {
             let gpt = Gpt::of(image.disk().unwrap()).unwrap();
             assert_eq!((gpt.sector, gpt.backup), (sector, last * sector));
             assert!(gpt.is_at_end(1 << 20));
-            // What is no sector any more does not count.
+            // Bytes after the last whole sector do not count.
             assert!(gpt.is_at_end((1 << 20) + sector - 1));
             assert!(!gpt.is_at_end((1 << 20) + sector));
             assert!(!gpt.is_at_end((1 << 20) - 1));

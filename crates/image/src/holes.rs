@@ -1,11 +1,9 @@
-//! Where a file holds data, as its file system reports it, and how far that report is
-//! believed.
+//! Where a file holds data, as its file system reports it, and how far that report is believed.
 //!
-//! File systems have reported holes where there was data: OpenZFS for files that were
-//! just written, APFS, and network file systems. Whatever is taken for a hole is neither
-//! sent nor hashed, so that a wrong report makes a wrong drive. One walk over the file,
-//! before anything of it is used, decides for the whole run: either the report is
-//! believed, or all of the file counts as data.
+//! Some file systems have reported holes where there was data: OpenZFS for files that were just
+//! written, APFS, and network file systems. Holes are neither sent nor hashed, so a wrong report
+//! produces a wrong drive. Therefore one walk over the file, before anything of it is used, decides
+//! for the whole run: either the report is believed, or the whole file counts as data.
 
 use std::fmt;
 use std::fs::File;
@@ -19,38 +17,38 @@ use crate::chunk::is_zero;
 use crate::error::{Error, ErrorKind};
 use crate::filesystem::sync_data;
 
-/// Most extents of data that are remembered, 16 bytes each. A file with more of them has
-/// its shortest holes read as data.
+/// Maximum extents of data to remember, 16 bytes each. In a file with more extents, the shortest
+/// holes are read as data.
 const EXTENTS_MAX: usize = 1 << 20;
-/// Bytes read at each place of a sample: a page, which is what a hole costs least.
+/// Bytes to read at each sampled place: a page, the smallest unit that a file system can make a
+/// hole.
 const PLACE_BYTES: u64 = 4096;
-/// Each stretch of a hole of at least this length is looked at once, unless that adds up
-/// to too many places.
+/// At least one place is sampled in every stretch of this length within a hole, unless that would
+/// be too many places.
 const STRETCH_BYTES_MIN: u64 = 64 * 1024;
-/// Places that every hole gets, if it is long enough for them. To read a place takes a
-/// microsecond, and to send the data beside the hole hundreds of them.
+/// Minimum places for every hole that is long enough. Reading a place takes a microsecond, sending
+/// the data beside the hole takes hundreds of them.
 const PLACES_OF_HOLE: u64 = 4;
-/// Places that all holes of a file share, by their length: milliseconds.
+/// Places for all holes of a file together, distributed by length; this takes milliseconds.
 const PLACES: u64 = 1 << 12;
-/// The same for a file with more space than data: its holes may be preallocated space,
-/// or data that is not reported. Up to 64 GiB of holes are looked at every 64 KiB. It
-/// takes a second or two.
+/// The same for a file that occupies more space than its data: its holes may be preallocated space,
+/// or data that is not reported. Holes of up to 64 GiB are sampled every 64 KiB, which takes a
+/// second or two.
 const PLACES_IF_DOUBTFUL: u64 = 1 << 20;
-/// Bytes of space that the file system itself may need for a file, besides the data,
-/// and for each extent of it.
+/// Bytes of space that the file system may need for a file itself: in total, and for each extent.
 const OVERHEAD_BYTES: u64 = 64 * 1024;
 const OVERHEAD_BYTES_OF_EXTENT: u64 = 64;
 
 /// How far the holes that a file system reports are believed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Holes {
-    /// They are not looked at.
+    /// Believe the report without a check.
     Trust,
-    /// A sample of every hole is read; if one of them holds data, or if no data is
-    /// reported at all where there is space, everything is.
+    /// Read a sample of every hole. If it finds data, or the file occupies space but no data is
+    /// reported, read everything.
     #[default]
     Sample,
-    /// Everything is read.
+    /// Read everything.
     Read,
 }
 
@@ -83,9 +81,9 @@ impl fmt::Display for Holes {
 /// A hole that a file system reported and that holds data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FalseHole {
-    /// The file, as it may be shown.
+    /// The file's name, safe to print.
     pub file: String,
-    /// A byte of the file in a place that is not zeros.
+    /// Offset of a place that is not zeros.
     pub offset: u64,
 }
 
@@ -99,7 +97,7 @@ impl fmt::Display for FalseHole {
     }
 }
 
-/// What is known of the holes of one file. It is decided once, at the first question.
+/// What is known about the holes of one file. It is decided once, when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct HoleMap {
     how: OnceLock<Holes>,
@@ -108,9 +106,9 @@ pub(super) struct HoleMap {
 
 #[derive(Debug)]
 struct Known {
-    /// In bytes of the file, in order. `None` if all of it counts as data.
+    /// Extents of data in order, in bytes of the file. `None` if the whole file counts as data.
     data: Option<Vec<Range<u64>>>,
-    /// A place in a reported hole that holds data.
+    /// A place with data in a reported hole.
     false_hole: Option<u64>,
 }
 
@@ -124,8 +122,8 @@ impl Known {
 }
 
 impl HoleMap {
-    /// Decides, for a file of `size` bytes. The first call counts. Gives a place in a
-    /// reported hole that holds data, if one was found. Blocks.
+    /// Decides, for a file of `size` bytes; only the first call has an effect. Returns a place with
+    /// data in a reported hole, if one was found. Blocks.
     pub(super) fn decide(&self, file: &File, size: u64, how: Holes) -> Option<u64> {
         let how = *self.how.get_or_init(|| how);
         self.known(file, size, how).false_hole
@@ -135,8 +133,8 @@ impl HoleMap {
         self.known.get_or_init(|| look(file, size, how))
     }
 
-    /// The first extent of data that ends after `offset`, or the rest of it, in a file
-    /// of `size` bytes; `None` if there is none up to the end.
+    /// The first extent of data that ends after `offset`, or the rest of it, in a file of `size`
+    /// bytes; `None` if there is none.
     pub(super) fn data_after(&self, file: &File, size: u64, offset: u64) -> Option<Range<u64>> {
         let how = *self.how.get_or_init(Holes::default);
         match &self.known(file, size, how).data {
@@ -160,8 +158,8 @@ fn look(file: &File, size: u64, how: Holes) -> Known {
     if holes(&data, size).next().is_none() {
         return Known::all_is_data(None);
     }
-    // Some file systems report data as a hole until it is on the disk. Where that cannot
-    // be asked for, of a read-only one say, nothing is waiting to be written.
+    // Some file systems report data as a hole until it is on the disk, so it is synced first. If
+    // that fails, on a read-only file system for example, no data is waiting to be written.
     let _ = sync_data(file);
     let Some(data) = walk(file, size) else {
         return Known::all_is_data(None);
@@ -189,25 +187,25 @@ fn look(file: &File, size: u64, how: Holes) -> Known {
     }
 }
 
-/// Whether the file takes more space than the data that is reported.
+/// Whether the file occupies more space than the reported data explains.
 fn is_doubtful(data: &[Range<u64>], space: u64) -> bool {
     let reported: u64 = data.iter().map(|extent| extent.end - extent.start).sum();
     let overhead = OVERHEAD_BYTES + OVERHEAD_BYTES_OF_EXTENT * data.len() as u64;
     space > reported.saturating_add(overhead)
 }
 
-/// All extents of data, in order; `None` where the file system cannot report them, or
-/// what it reports makes no sense.
+/// All extents of data in order; `None` if the file system cannot report them, or the report is
+/// inconsistent.
 fn walk(file: &File, size: u64) -> Option<Vec<Range<u64>>> {
     let mut data: Vec<Range<u64>> = Vec::new();
-    // Holes up to this length count as data.
+    // Holes of up to this length count as data.
     let mut short = 0;
     let mut at = 0;
     while at < size {
         let start = match next_data(file, at) {
             NextData::At(start) if start < at => return None,
             NextData::At(start) if start < size => start,
-            // None up to the end.
+            // There is no more data.
             NextData::At(_) | NextData::Nowhere => break,
             NextData::Unknown => return None,
         };
@@ -249,9 +247,9 @@ fn holes(data: &[Range<u64>], size: u64) -> impl Iterator<Item = Range<u64>> {
         .filter(|hole| !hole.is_empty())
 }
 
-/// Reads a sample of every hole: both its ends, since a wrong report is wrong at the
-/// edges of data most likely, and places between them. Gives one that is not zeros, or
-/// cannot be read: then whoever reads it reports why.
+/// Reads a sample of every hole: both ends, because a wrong report is most likely wrong at the
+/// edges of data, and places in between. Returns one that is not zeros or cannot be read; in the
+/// latter case the regular reader will report the error.
 fn sample(file: &File, data: &[Range<u64>], size: u64, places: u64) -> Option<u64> {
     let all: u64 = holes(data, size).map(|hole| hole.end - hole.start).sum();
     let stretch = (all / places).max(STRETCH_BYTES_MIN);
@@ -304,7 +302,7 @@ mod tests {
         file
     }
 
-    /// All data, as somebody finds it who asks for one extent after the other.
+    /// All data, requested one extent after the other.
     fn found(map: &HoleMap, file: &File, size: u64) -> Vec<Range<u64>> {
         let (mut all, mut at) = (Vec::new(), 0);
         while let Some(data) = map.data_after(file, size, at) {
@@ -328,7 +326,7 @@ mod tests {
             let map = HoleMap::default();
             assert_eq!(map.decide(&file, size, how), None);
             assert_eq!(found(&map, &file, size), expected, "{how}");
-            // The first decision counts.
+            // Only the first decision has an effect.
             let _ = map.decide(&file, size, Holes::Read);
             assert_eq!(found(&map, &file, size), expected, "{how}");
         }
@@ -336,10 +334,10 @@ mod tests {
 
     #[test]
     fn a_place_with_data_in_a_hole_is_found_where_it_is_likely() {
-        // A report that leaves out all but the first extent.
+        // A report that omits all extents but the first.
         let size = 64 << 20;
         for (at, len) in [
-            // The ends of the hole, and a part of it.
+            // The ends of the hole, and a place within it.
             (1 << 20, 1),
             (size - 1, 1),
             (20 << 20, 30 << 20),
@@ -352,7 +350,7 @@ mod tests {
         let file = sparse(size, &[(0, &[7; 4096])]);
         let reported = std::slice::from_ref(&(0..1 << 20));
         assert_eq!(sample(&file, reported, size, PLACES), None);
-        // Space that the report does not explain is looked at every 64 KiB.
+        // Space that the report does not explain is sampled every 64 KiB.
         let file = sparse(size, &[(0, &[7; 4096]), (33 << 20, &[7; 200 << 10])]);
         let space = allocated_bytes(&file).unwrap();
         assert!(

@@ -1,8 +1,7 @@
-//! Images on this machine. Reading one: what it is, how large, where its holes
-//! are, and whether it stays the same while it is read. Writing one: staged, sparse,
-//! and published when it is whole. Everything here blocks; it runs on threads
-//! of its own, never on the reactor. There is no network, but for a [`Remote`] that the
-//! caller brings.
+//! Images on this machine. For reading: the format of an image, its size, its holes, and whether it
+//! stays unchanged while it is read. For writing: a file that is staged, sparse, and published when
+//! it is complete. Everything here blocks, so it runs on threads of its own and never on the async
+//! runtime. Nothing here uses the network, except through a [`Remote`] that the caller provides.
 //!
 //! Start at [`Image::open`] and [`ImageReader`] for reading, at [`ImageTarget`] for writing.
 
@@ -51,54 +50,51 @@ pub use stream::{
 };
 pub use target::{ClusterPacking, ImageTarget, TargetFormat, data_blocks, part_of};
 
-/// The bytes of a disk, which can be read at any place and from several threads at
-/// once.
+/// The bytes of a disk, which can be read at any offset and from several threads at once.
 pub trait Disk: fmt::Debug + Send + Sync {
     /// Bytes of the disk.
     fn size(&self) -> u64;
 
-    /// The first extent of data that ends after `offset`, in bytes, or a part of it
-    /// that begins where it does; `None` if there are only holes up to the end.
-    /// Where holes are unknown or not believed, all is data.
+    /// The first extent of data that ends after `offset`, in bytes, or the part of it from there;
+    /// `None` if only holes follow. If holes are unknown or not believed, everything is data.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it cannot be told.
+    /// [`ErrorKind::Image`] if the extents cannot be determined.
     fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>>;
 
     /// Fills `bytes` from `offset`.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it cannot be read, [`ErrorKind::Integrity`] if the
-    /// image ends before: it was not so short when it was opened.
+    /// [`ErrorKind::Image`] if it cannot be read; [`ErrorKind::Integrity`] if the image ends
+    /// earlier, although it was longer when it was opened.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
 
-    /// Whether it is still what it was when it was opened.
+    /// Checks that the image is unchanged since it was opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] if it is not.
+    /// [`ErrorKind::Integrity`] if it changed.
     fn check_unchanged(&self) -> Result<()>;
 }
 
 /// How to open an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageOptions {
-    /// What it is. `None` tells it by its content, which is not safe for a raw
-    /// image that somebody not trusted could write to: who can make it look like
-    /// another format decides what is read. Of an archive it is that of the disk in it;
-    /// but raw and VHD, which begin with what a guest wrote, are the image's own unless
-    /// a disk is named.
+    /// Its format. `None` recognises it by content, which is not safe for a raw image that an
+    /// untrusted person could write to: whoever can make it look like another format decides which
+    /// files are read. For an archive, this is the format of the disk in it. But raw and VHD, which
+    /// begin with bytes that a guest wrote, are the format of the image itself, unless a disk is
+    /// selected.
     pub format: Option<Format>,
-    /// The member of the archive that it is to be. `None` for the first disk, if it is
-    /// an archive.
+    /// The member of an archive to read. `None` for the first disk.
     pub disk: Option<String>,
-    /// The files that it may be written on top of, and directories of such files.
-    /// What the image itself names counts for nothing.
+    /// The backing files that are allowed, or directories of them. A backing file that only the
+    /// image names is not opened.
     pub allow_backing: Vec<PathBuf>,
-    /// How to read it if it can be read in order only.
+    /// How to read the image if it can only be read in order.
     pub stream: StreamOptions,
 }
 
-/// The error of a format with a map in what comes in order.
+/// The error for an image format that cannot be read in order.
 fn not_in_order(name: impl fmt::Display, format: Format) -> Error {
     let what = format!("{name} comes in order, and {format} has to be read at any place");
     Error::new(ErrorKind::Image, what).hint_to("Put it into a file first")
@@ -109,32 +105,32 @@ fn not_in_order(name: impl fmt::Display, format: Format) -> Error {
 pub enum Image {
     /// A file or block device whose bytes are the disk's.
     Raw(RawImage),
-    /// A file of a format that has a map of the disk.
+    /// A file in an image format, with a map of the disk.
     Mapped(Arc<MappedImage>),
-    /// Something that can be read in order only, whose content is the disk's bytes.
+    /// An image that can only be read in order; its content is the bytes of the disk.
     Stream(Box<StreamImage>),
 }
 
 impl Image {
-    /// Opens a regular file or block device of any format. One with a map is walked
-    /// over once, tables only, so that a damaged one is told here. One that is packed
-    /// as a whole is a stream.
+    /// Opens a regular file or block device of any format. The map of an image format is walked
+    /// once (only tables are read), so that damage is reported here. A file that is compressed as a
+    /// whole is opened as a stream.
     ///
-    /// A block device is raw unless its format is told. Of an appliance (OVA) it is a
-    /// disk in it.
+    /// A block device is raw unless a format is given. For an appliance (OVA), a disk in it is
+    /// opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it is neither, is empty, cannot be opened, is not
-    /// sound, or needs a file that was not allowed.
+    /// [`ErrorKind::Image`] if it is neither a file nor a device, is empty, cannot be opened, is
+    /// damaged, or needs a file that was not allowed.
     pub fn open(path: &Path, options: &ImageOptions) -> Result<Self> {
         Self::of(RawImage::open(path)?, options)
     }
 
-    /// What this process reads from its stdin: at any place where that is a file,
-    /// in order where it is a pipe.
+    /// Opens the standard input of this process. A file can be read at any offset, a pipe only in
+    /// order.
     ///
     /// # Errors
-    /// As [`Image::open`]; and for a pipe with what has to be read at any place.
+    /// As [`Image::open`]; and for a pipe whose format cannot be read in order.
     pub fn open_stdin(options: &ImageOptions) -> Result<Self> {
         if let Some(file) = RawImage::stdin()? {
             return Self::of(file, options);
@@ -142,7 +138,7 @@ impl Image {
         Self::in_order(Input::stdin(), options)
     }
 
-    /// An open file of any format, or what is elsewhere: see [`Image::open`].
+    /// Opens a file that is already open, or a remote image: see [`Image::open`].
     ///
     /// # Errors
     /// As [`Image::open`].
@@ -178,7 +174,8 @@ impl Image {
             }
         };
         match format {
-            // What is fetched to be hashed is not fetched twice.
+            // If the image must be hashed, it is downloaded in order, so that it is downloaded only
+            // once.
             Format::Raw if options.stream.hashes && !file.is_local() && !is_member => {
                 let (format, options) = (StreamFormat::Raw, options.stream);
                 StreamImage::open(Input::of(file), format, Sought::Disk, options).map(Self::stream)
@@ -193,7 +190,7 @@ impl Image {
         }
     }
 
-    /// The file in a zip archive, if it is one and is to be taken for one.
+    /// The file in a zip archive, if this is one and may be treated as one.
     fn of_zip(file: &RawImage, options: &ImageOptions) -> Result<Option<Self>> {
         let is_wanted = options.disk.is_some() || (options.format.is_none() && !file.is_device());
         if !is_wanted || stream::packing_of(file)? != Some(StreamFormat::Zip) {
@@ -220,11 +217,11 @@ impl Image {
             .map(Some)
     }
 
-    /// What can be read in order only: raw, or packed as a whole. What has to be read at
-    /// any place is refused.
+    /// Opens an image that can only be read in order: raw, or compressed as a whole. Formats that
+    /// need access at any offset are refused.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] for what is refused, not sound, or holds nothing.
+    /// [`ErrorKind::Image`] if it is refused, damaged, or empty.
     pub fn in_order(mut input: Input, options: &ImageOptions) -> Result<Self> {
         if let Some(disk) = &options.disk {
             let sought = Self::sought(disk, options.format, &input.name)?;
@@ -250,7 +247,7 @@ impl Image {
         StreamImage::open(input, format, sought, options.stream).map(Self::stream)
     }
 
-    /// A disk in an archive that comes in order.
+    /// What to look for in an archive that is read in order.
     fn sought<'a>(
         name: &'a str,
         format: Option<Format>,
@@ -272,22 +269,22 @@ impl Image {
     /// Opens a regular file or block device whose bytes are the disk's.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it is neither, is empty, or cannot be opened.
+    /// [`ErrorKind::Image`] if it is neither a file nor a device, is empty, or cannot be opened.
     pub fn open_raw(path: &Path) -> Result<Self> {
         RawImage::open(path).map(Self::Raw)
     }
 
-    /// Opens a gzip file whose content is the disk's bytes. It is unpacked once
-    /// to measure and check it: the length that gzip stores is modulo 4 GiB and
-    /// only of its last member (docs/dev/reference.md, T13).
+    /// Opens a gzip file whose content is the bytes of the disk. It is decompressed once to measure
+    /// and check it, because the length that gzip stores is modulo 4 GiB and only that of the last
+    /// member (docs/dev/reference.md, T13).
     ///
     /// # Errors
-    /// As [`Image::open_raw`], and for a file that is not sound gzip.
+    /// As [`Image::open_raw`], and for a file that is not valid gzip.
     pub fn open_gzip(path: &Path, options: StreamOptions) -> Result<Self> {
         StreamImage::open_gzip(path, options).map(Self::stream)
     }
 
-    /// Its format; of a stream, that of its content.
+    /// Its format; for a stream, the format of the content.
     pub fn format(&self) -> Format {
         match self {
             Self::Raw(_) | Self::Stream(_) => Format::Raw,
@@ -295,7 +292,7 @@ impl Image {
         }
     }
 
-    /// The disk, if it can be read at any place.
+    /// The disk, if it can be read at any offset.
     pub fn disk(&self) -> Option<&dyn Disk> {
         match self {
             Self::Raw(image) => Some(image),
@@ -304,8 +301,8 @@ impl Image {
         }
     }
 
-    /// The disk as [`disk`](Self::disk) gives it, for whoever reads it again later. Only
-    /// of what is on this machine: to read it twice costs nobody else anything.
+    /// As [`disk`](Self::disk), for a caller that reads it again later. Only for an image on this
+    /// machine, which can be read twice without cost to anyone else.
     pub fn to_disk(&self) -> Option<Arc<dyn Disk>> {
         match self {
             _ if !self.is_local() => None,
@@ -315,15 +312,15 @@ impl Image {
         }
     }
 
-    /// Decides how far what the file system reports as holes is believed, for all files
-    /// that the image is in. The first call counts, and it has to come before the image
-    /// is read; without one it is [`Holes::Sample`]. Gives the reported holes that hold
-    /// data: those files are read as if they had none. Blocks.
+    /// Decides how far the reported holes of all files of this image are believed. Only the first
+    /// call has an effect, and it must be made before the image is read; without it,
+    /// [`Holes::Sample`] applies. Returns the reported holes that contain data; those files are
+    /// then read as if they had no holes. Blocks.
     pub fn decide_holes(&self, how: Holes) -> Vec<FalseHole> {
         match self {
             Self::Raw(image) => image.decide_holes(how).into_iter().collect(),
             Self::Mapped(image) => image.decide_holes(how),
-            // It is read in order, holes and all.
+            // It is read in order, including holes.
             Self::Stream(_) => Vec::new(),
         }
     }
@@ -337,8 +334,8 @@ impl Image {
         }
     }
 
-    /// The file that it is in, to be read besides; none of a stream, which is hashed as
-    /// it passes by.
+    /// The file of the image, for reading it independently; `None` for a stream, which is hashed
+    /// while it is read.
     pub fn file(&self) -> Option<&RawImage> {
         match self {
             Self::Raw(image) => Some(image),
@@ -347,24 +344,24 @@ impl Image {
         }
     }
 
-    /// Whether it is on this machine, so that to read it costs nobody else anything.
+    /// Whether it is on this machine, so that reading it costs nobody else anything.
     pub fn is_local(&self) -> bool {
         self.file().is_some_and(RawImage::is_local)
     }
 
-    /// Whether other files than [`file`](Self::file) decide what the disk holds too.
+    /// Whether the content of the disk also depends on other files than [`file`](Self::file).
     pub fn is_in_several_files(&self) -> bool {
         matches!(self, Self::Mapped(image) if image.is_in_several_files())
     }
 
-    /// Begins to check what is read of it by the manifest of its archive. Gives the file
-    /// that has to [`finish_check`](RawImage::finish_check); none if there is no archive,
-    /// or it tells no digest.
+    /// Starts checking what is read by the manifest of the archive. Returns the file on which to
+    /// call [`finish_check`](RawImage::finish_check); `None` without an archive, or if its manifest
+    /// has no digest of the image.
     pub fn begin_check(&self) -> Option<RawImage> {
         self.file().filter(|file| file.begin_check()).cloned()
     }
 
-    /// The member of an archive that it is, if it is one.
+    /// The member of an archive that is read, if any.
     pub fn member(&self) -> Option<&Member> {
         match self {
             Self::Stream(image) => image.member(),
@@ -372,8 +369,8 @@ impl Image {
         }
     }
 
-    /// How others use what it is read from just now: what they write meanwhile may
-    /// be in it or not. A file system that is mounted is not at rest.
+    /// How other processes currently use the files of this image. What they write meanwhile may or
+    /// may not be included. A mounted file system is in use.
     pub fn uses(&self) -> BTreeSet<Use> {
         match self {
             Self::Raw(image) => image.uses(),
@@ -382,18 +379,18 @@ impl Image {
         }
     }
 
-    /// What a user should know of it before it is sent, each in a line. Of a raw image it is
-    /// asked whether it looks like a disk, unless its format `is_told`. Blocks.
-    pub fn notices(&self, is_told: bool) -> Vec<String> {
-        notices::of(self, is_told)
+    /// Notices for the user before the image is sent, each one line. Unless `is_format_given`, a
+    /// raw image is checked for whether it looks like a disk. Blocks.
+    pub fn notices(&self, is_format_given: bool) -> Vec<String> {
+        notices::of(self, is_format_given)
     }
 
-    /// What can be told at its end only.
+    /// The notices that are known only at the end of the image.
     pub fn late_notices(&self) -> LateNotices {
         LateNotices::of(self)
     }
 
-    /// What it was when it was opened.
+    /// The fingerprint at the time it was opened.
     pub fn fingerprint(&self) -> &Fingerprint {
         match self {
             Self::Raw(image) => image.fingerprint(),
@@ -402,10 +399,10 @@ impl Image {
         }
     }
 
-    /// Whether the image is still what it was when it was opened.
+    /// Checks that the image is unchanged since it was opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] if it is not.
+    /// [`ErrorKind::Integrity`] if it changed.
     pub fn check_unchanged(&self) -> Result<()> {
         match self {
             Self::Raw(image) => image.check_unchanged(),
@@ -415,7 +412,7 @@ impl Image {
     }
 }
 
-/// The error of a thread that the system does not grant.
+/// The error for a thread that the system did not create.
 fn no_thread(cause: std::io::Error) -> Error {
     Error::new(ErrorKind::Local, "Cannot start a thread").because(cause)
 }

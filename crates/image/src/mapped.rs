@@ -1,5 +1,4 @@
-//! An image of a format with a map, and the files that it is written on top of or that it
-//! is in.
+//! A disk in an image format, with its backing files or the several files that it consists of.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -15,29 +14,28 @@ use super::holes::{FalseHole, Holes};
 use super::{Disk, Fingerprint, RawImage, Use};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most files that are written on top of each other.
+/// Maximum depth of backing files.
 const LAYERS_MAX: usize = 64;
-/// Unpacked units that are kept, since a chunk may begin or end within one.
+/// Decompressed units in memory, because a chunk may begin or end within one.
 const UNPACKED_MAX: usize = 4;
-/// Largest disk: more does not fit a signed 64-bit offset.
+/// Maximum size of a disk: larger offsets do not fit a signed 64-bit integer.
 const DISK_BYTES_MAX: u64 = i64::MAX.cast_unsigned();
 
-/// An open image of a format with a map.
+/// An open image in a format with a map.
 #[derive(Debug)]
 pub struct MappedImage {
-    /// The image's own file, and its format.
+    /// The file of the image, and its format.
     file: RawImage,
     format: Format,
     size: u64,
-    /// Of the bytes of the disk, the first layer counts that has them: what an image is
-    /// written on top of comes after it. Files that hold parts of the disk have no byte in
-    /// common.
+    /// The first layer that has a byte of the disk determines it; backing files come after the
+    /// image. If the disk consists of several files, their parts do not overlap.
     layers: Vec<Layer>,
     fingerprint: Fingerprint,
     unpacked: Mutex<Vec<Unpacked>>,
 }
 
-/// What one file has of a disk.
+/// The part of a disk in one file.
 #[derive(Debug)]
 struct Layer {
     layout: Box<dyn Layout>,
@@ -45,12 +43,12 @@ struct Layer {
     part: Range<u64>,
 }
 
-/// A unit that was unpacked: of which layer, from where, and its bytes.
+/// A decompressed unit: its layer, its offset, and its bytes.
 type Unpacked = (usize, u64, Arc<[u8]>);
 
 impl MappedImage {
-    /// Opens a file of this format, and what it is written on top of as far as
-    /// that is one of `allowed` or lies below one.
+    /// Opens a file of this format and its backing files, if each is listed in `allowed` or is
+    /// below a listed directory.
     pub(super) fn open(file: RawImage, format: Format, allowed: &[PathBuf]) -> Result<Self> {
         if let Some(parts) = parts_of(&file, format)? {
             return Self::in_parts(file, format, parts);
@@ -60,7 +58,7 @@ impl MappedImage {
         let main = file.clone();
         let mut next = Some((file, format));
         while let Some((file, format)) = next.take() {
-            // A file without a name, as of a descriptor, has no other beside it.
+            // A file without a name, such as a descriptor, has no backing file beside it.
             seen.extend(std::fs::canonicalize(file.path()));
             let layout = format.open(file)?;
             survey(&*layout)?;
@@ -77,7 +75,7 @@ impl MappedImage {
                 }
                 next = Some((RawImage::open(&path)?, format));
             }
-            // Beyond the end of a file there are zeros, whatever is below it.
+            // Beyond the end of a file there are zeros, whatever its backing file has there.
             let end = layers.last().map_or(u64::MAX, |layer| layer.part.end);
             let part = 0..layout.size().min(end);
             layers.push(Layer { layout, part });
@@ -86,7 +84,7 @@ impl MappedImage {
         Ok(Self::of(main, format, size, layers))
     }
 
-    /// Opens a disk whose parts are in several files.
+    /// Opens a disk that consists of several files.
     fn in_parts(file: RawImage, format: Format, parts: Vec<Part>) -> Result<Self> {
         let mut layers = Vec::new();
         let mut size = 0_u64;
@@ -122,8 +120,8 @@ impl MappedImage {
         image
     }
 
-    /// Opens a file that is being made: its map leads to all that is in it, and
-    /// may lead to more.
+    /// Opens a file that is being written. Its map refers to everything that is in it, and possibly
+    /// to more.
     pub(super) fn unfinished(file: RawImage, format: Format) -> Result<Self> {
         let layout = format.open(file.clone())?;
         Ok(Self {
@@ -139,7 +137,7 @@ impl MappedImage {
         })
     }
 
-    /// All files that it is in: its own first, and each once.
+    /// All files of the image, each once, and its own first.
     fn files(&self) -> impl Iterator<Item = &RawImage> {
         let layers = self.layers.iter();
         let others = layers.map(|layer| &layer.layout.container().file);
@@ -147,7 +145,7 @@ impl MappedImage {
         std::iter::once(&self.file).chain(others.filter(is_main))
     }
 
-    /// Whether the bytes of its own file do not decide what the disk holds.
+    /// Whether the content of the disk also depends on other files than its own.
     pub(super) fn is_in_several_files(&self) -> bool {
         self.files().nth(1).is_some()
     }
@@ -157,7 +155,7 @@ impl MappedImage {
         self.format
     }
 
-    /// Bytes of a sector of the disk, where the format tells.
+    /// Bytes of a sector of the disk, if the format states them.
     pub(super) fn sector(&self) -> Option<u64> {
         self.layers.first().and_then(|layer| layer.layout.sector())
     }
@@ -182,13 +180,12 @@ impl MappedImage {
             .collect()
     }
 
-    /// Who else uses the devices, or ones over the files.
+    /// Other uses of the devices, or of devices that are made from the files.
     pub(super) fn uses(&self) -> BTreeSet<Use> {
         self.files().flat_map(RawImage::uses).collect()
     }
 
-    /// The run that holds `offset`, in the first layer that has it, and the number
-    /// of that layer.
+    /// The run that contains `offset` in the first layer that has it, and the number of that layer.
     fn run_at(&self, offset: u64) -> Result<(usize, Run)> {
         let mut end = self.size;
         for (number, layer) in self.layers.iter().enumerate() {
@@ -205,7 +202,7 @@ impl MappedImage {
                 return Ok((number, Run { end, ..run }));
             }
         }
-        // Nobody has it.
+        // No layer has it.
         let run = Run {
             end,
             place: Place::Zero,
@@ -214,12 +211,12 @@ impl MappedImage {
         Ok((0, run))
     }
 
-    /// Fills `bytes` from byte `from` of a packed unit of a layer.
+    /// Fills `bytes` from byte `from` of a compressed unit of a layer.
     fn unpack(&self, number: usize, packed: &Packed, from: u64, bytes: &mut [u8]) -> Result<()> {
         let Some(Layer { layout: layer, .. }) = self.layers.get(number) else {
             return Ok(());
         };
-        // Beyond the end of the disk nothing has to be in it.
+        // Nothing beyond the end of the disk has to be in the unit.
         let unit = packed.unit.1.min(layer.size()) - packed.unit.0;
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         if bytes.len() as u64 == unit {
@@ -261,7 +258,7 @@ impl Disk for MappedImage {
             match (run.place, self.layers.get(number)) {
                 (Place::Packed(_), _) => return Ok(Some(offset..run.end)),
                 (Place::File(at), Some(layer)) => {
-                    // What is allocated may be a hole of the file all the same.
+                    // Allocated bytes may still be in a hole of the file.
                     let len = run.end - offset;
                     let data = layer
                         .layout
@@ -312,8 +309,7 @@ impl Disk for MappedImage {
     }
 }
 
-/// The file that a layer is written on top of and its format, if both are told
-/// and the user allowed it.
+/// The backing file of a layer and its format, if both are stated and the user allowed the file.
 fn resolve(
     layer: &dyn Layout,
     backing: &BackingName,
@@ -346,7 +342,7 @@ fn resolve(
         )));
     };
     let format = match String::from_utf8_lossy(format).as_ref() {
-        // As QEMU calls it.
+        // The name in QEMU.
         "vpc" => Format::Vhd,
         format => format
             .parse()

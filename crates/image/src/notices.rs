@@ -1,5 +1,5 @@
-//! What there is to say of an image that is sent all the same: it may be no disk, or not
-//! one that the drive can be used as.
+//! Notices about an image that is sent nevertheless: it may not be a disk, or the drive may not be
+//! usable.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,9 +10,10 @@ use crate::error::Result;
 /// Bytes of a sector of a drive.
 const SECTOR_BYTES: u64 = 512;
 
-/// Lines about an image, before it is sent. Of a raw one whose format `is_told` it is not
-/// asked whether it is a disk. One that cannot be read is reported where it is sent. Blocks.
-pub(super) fn of(image: &Image, is_told: bool) -> Vec<String> {
+/// Notices about an image before it is sent, one line each. A raw image is checked for whether it
+/// looks like a disk, unless `is_format_given`. Read errors are reported when the image is sent.
+/// Blocks.
+pub(super) fn of(image: &Image, is_format_given: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let read = image.disk().map(head_of);
     let head = match (image, &read) {
@@ -22,7 +23,7 @@ pub(super) fn of(image: &Image, is_told: bool) -> Vec<String> {
     };
     let is_raw = image.format() == Format::Raw;
     let sign = sign_of(head);
-    if is_raw && !is_told && sign.is_none() && !has_boot_signature(head) {
+    if is_raw && !is_format_given && sign.is_none() && !has_boot_signature(head) {
         lines.push(
             "No boot signature, partition table or known file system was found in the image: check that it is a disk"
                 .to_owned(),
@@ -51,7 +52,7 @@ pub(super) fn of(image: &Image, is_told: bool) -> Vec<String> {
     lines
 }
 
-/// A line about an image of `size` bytes.
+/// A notice about the size of an image.
 fn of_size(size: u64) -> Option<String> {
     let rest = size % SECTOR_BYTES;
     (rest != 0).then(|| {
@@ -68,7 +69,7 @@ fn head_of(disk: &dyn Disk) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What can be said of a stream at its end only.
+/// Notices about a stream that are known only at its end.
 #[derive(Clone, Debug, Default)]
 pub struct LateNotices {
     table: Option<Gpt>,
@@ -88,7 +89,7 @@ impl LateNotices {
         }
     }
 
-    /// The lines about an image of `size` bytes that was read to its end.
+    /// The notices about an image of `size` bytes, once all of it was read.
     pub fn notices(&self, size: u64) -> Vec<String> {
         let mut lines = Vec::new();
         if self.ended.get() == Some(&StreamEnd::FooterLeftOut) {
@@ -100,7 +101,7 @@ impl LateNotices {
         lines
     }
 
-    /// What is wrong with it on a drive of `drive` bytes.
+    /// What is wrong with the image on a drive of `drive` bytes.
     pub fn warning(&self, size: u64, drive: u64) -> Option<String> {
         self.table?.misplaced(size, drive)
     }

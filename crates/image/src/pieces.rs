@@ -1,32 +1,32 @@
-//! Where the bytes of an image are in a file, which may hold it in several pieces, or
-//! leave out its holes.
+//! Where in a file the bytes of an image are. The file may store the image in several pieces, and
+//! without its holes.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The pieces of an image, in the order of its bytes and without gaps.
+/// The pieces of an image, in order and without gaps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pieces(Arc<[Piece]>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
-    /// The first byte of the image after it.
+    /// The end of the piece in the image.
     end: u64,
-    /// Its first byte in the file; `None` if it is a hole.
+    /// The offset of the piece in the file; `None` for a hole.
     at: Option<u64>,
 }
 
-/// Bytes of an image that are in one place of a file.
+/// Consecutive bytes of an image that are in one place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
-    /// The first of them in the file; `None` if they are a hole.
+    /// The offset of the first in the file; `None` for a hole.
     pub(super) at: Option<u64>,
-    /// How many there are.
+    /// Number of bytes.
     pub(super) len: u64,
 }
 
 impl Pieces {
-    /// One piece: this part of the file.
+    /// A single piece: this part of the file.
     pub(super) fn one(part: Range<u64>) -> Self {
         let stretch = Stretch {
             at: Some(part.start),
@@ -40,7 +40,7 @@ impl Pieces {
         self.0.last().map_or(0, |piece| piece.end)
     }
 
-    /// What comes at `offset` of the image; `None` at its end.
+    /// The stretch at `offset` of the image; `None` at its end.
     pub(super) fn at(&self, offset: u64) -> Option<Stretch> {
         let number = self.0.partition_point(|piece| piece.end <= offset);
         let piece = self.0.get(number)?;
@@ -64,8 +64,7 @@ impl Pieces {
     }
 }
 
-/// Of stretches that follow each other; empty ones are left out. Their ends are numbers of
-/// 64 bits.
+/// From stretches in order; empty ones are omitted. The sum of their lengths must fit 64 bits.
 impl FromIterator<Stretch> for Pieces {
     fn from_iter<I: IntoIterator<Item = Stretch>>(stretches: I) -> Self {
         let mut end = 0_u64;

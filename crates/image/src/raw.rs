@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 use openhosting_system::uses_of;
 
-/// What stdin is called.
+/// The name of standard input in messages.
 pub(super) const STDIN: &str = "stdin";
 
 /// An open raw image.
@@ -28,27 +28,27 @@ pub(super) const STDIN: &str = "stdin";
 pub struct RawImage {
     place: Place,
     path: PathBuf,
-    /// That of the file, all of it.
+    /// The fingerprint of the whole file.
     fingerprint: Fingerprint,
     /// Where the image is in the file: all of it, or parts.
     pieces: Pieces,
-    /// What the parts are, if they are a member of an archive.
+    /// Present if the image is a member of an archive.
     member: Option<Arc<InArchive>>,
 }
 
 /// A member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its name in the archive, as it may be shown.
+    /// Its name in the archive, safe to print.
     pub name: String,
-    /// The names of the other disks in the archive, as they may be shown.
+    /// The names of the other disks in the archive, safe to print.
     pub others: Vec<String>,
-    /// Whether the archive has a manifest without a digest of it.
+    /// Whether the archive has a manifest that does not list it.
     pub is_left_out: bool,
 }
 
 impl Member {
-    /// The member of this name. Names are those in the archive, and escaped here.
+    /// A member with this name. The names are those in the archive; this function escapes them.
     pub(super) fn new(name: &str, others: &[String]) -> Self {
         let shown = |name: &str| name.escape_debug().to_string();
         Self {
@@ -59,7 +59,7 @@ impl Member {
     }
 }
 
-/// A member that is read as an image.
+/// A member of an archive that is read as an image.
 #[derive(Debug)]
 struct InArchive {
     member: Member,
@@ -77,7 +77,7 @@ enum Place {
     Remote(Arc<dyn Remote>),
 }
 
-/// A file on this machine. Whoever reads it shares what is known of its holes.
+/// A file on this machine. All its readers share what is known about its holes.
 #[derive(Debug)]
 struct LocalFile {
     file: File,
@@ -91,29 +91,28 @@ impl Place {
     }
 }
 
-/// An image that is elsewhere, and can be read at any place.
+/// A remote image that can be read at any offset.
 pub trait Remote: fmt::Debug + Send + Sync {
-    /// What it is called in messages. No secret.
+    /// Its name for messages, without secrets.
     fn name(&self) -> String;
 
-    /// What tells it from another, its size included.
+    /// Distinguishes it from another image; includes its size.
     fn fingerprint(&self) -> Fingerprint;
 
     /// Fills `bytes` from `offset`. Blocks.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] or [`ErrorKind::Unavailable`] if it cannot be fetched,
-    /// [`ErrorKind::Integrity`] if it is not any more what it was when it was opened.
+    /// [`ErrorKind::Image`] or [`ErrorKind::Unavailable`] if it cannot be downloaded,
+    /// [`ErrorKind::Integrity`] if it changed since it was opened.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
 
-    /// Its bytes in order, fetched ahead.
+    /// Its bytes in order, downloaded ahead of the reader.
     fn in_order(&self) -> Box<dyn Read + Send>;
 }
 
-/// Opens a file for reading without ever waiting for the other end of a pipe,
-/// and takes its fingerprint.
+/// Opens a file for reading and takes its fingerprint. Never blocks on a pipe that has no writer.
 pub(super) fn open(path: &Path) -> Result<(File, Fingerprint)> {
-    // To open a named pipe and close it again would end whoever writes to it.
+    // Opening and closing a named pipe would kill the process that writes to it.
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_pipe()) {
         return Err(is_pipe(path));
     }
@@ -129,8 +128,8 @@ pub(super) fn open(path: &Path) -> Result<(File, Fingerprint)> {
     Ok((file, fingerprint))
 }
 
-/// The error of a file that cannot be opened; of one that is not there, with what its
-/// name may have been meant for.
+/// The error for a file that cannot be opened. If it does not exist, the hint says what the name
+/// may have been meant for.
 fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
     let is_missing = cause.kind() == std::io::ErrorKind::NotFound;
     let name = path.to_string_lossy();
@@ -147,10 +146,10 @@ fn cannot_open(path: &Path, cause: std::io::Error) -> Error {
     }
 }
 
-/// The error of a pipe, which is read as stdin only.
+/// The error for a pipe, which can only be read as standard input.
 fn is_pipe(path: &Path) -> Error {
     let what = format!("Cannot upload {}: it is a pipe", path.display());
-    // A shell made it for `<(COMMAND)`, and it is gone with this process.
+    // A shell created it for `<(COMMAND)`, and it is gone when this process ends.
     let is_of_shell = path.starts_with("/dev/fd") || path.starts_with("/proc");
     let hint = match is_of_shell {
         true => {
@@ -181,8 +180,8 @@ impl RawImage {
         }
     }
 
-    /// The member of this name of the archive that it is, which lies in these pieces of the
-    /// members `stored`, all within it. Names are those in the archive.
+    /// The member of this name of the archive, stored in these pieces of the members `stored`,
+    /// which are all within the file. Names are those in the archive.
     pub(super) fn with_member(
         &self,
         name: &str,
@@ -220,7 +219,7 @@ impl RawImage {
         }
     }
 
-    /// A part of the file, which is all within it.
+    /// A part of the file, which must be within it.
     pub(super) fn with_part(&self, part: Range<u64>) -> Self {
         Self {
             pieces: Pieces::one(part),
@@ -228,12 +227,12 @@ impl RawImage {
         }
     }
 
-    /// The member of an archive that it is, if it is one.
+    /// The member of an archive that this is, if any.
     pub fn member(&self) -> Option<&Member> {
         self.member.as_deref().map(|within| &within.member)
     }
 
-    /// The archive that it is a member of, if it is one.
+    /// The archive that this is a member of, if any.
     pub(super) fn archive(&self) -> Option<&Path> {
         self.member.as_deref().map(|within| &*within.archive)
     }
@@ -243,12 +242,12 @@ impl RawImage {
         self.member.as_deref().map_or(&[], |within| &within.stored)
     }
 
-    /// What the manifest of its archive tells of it.
+    /// What the manifest of its archive states about it.
     fn manifest(&self) -> Option<&Manifest> {
         self.member.as_deref().map(|within| &within.manifest)
     }
 
-    /// The file as the user gave it: of a member the archive.
+    /// The file that the user gave: for a member, the archive.
     pub fn as_given(&self) -> Self {
         match &self.member {
             Some(member) => Self::whole(
@@ -260,7 +259,7 @@ impl RawImage {
         }
     }
 
-    /// One that is elsewhere.
+    /// A remote image.
     pub fn remote(remote: Arc<dyn Remote>) -> Self {
         let (path, fingerprint) = (PathBuf::from(remote.name()), remote.fingerprint());
         Self::whole(Place::Remote(remote), path, fingerprint)
@@ -271,7 +270,7 @@ impl RawImage {
         Ok(Self::whole(Place::file(file), path.to_owned(), fingerprint))
     }
 
-    /// Opens a regular file that is no link.
+    /// Opens a regular file; fails for a symbolic link.
     pub(super) fn open_regular(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -288,8 +287,8 @@ impl RawImage {
         }
     }
 
-    /// The directory that the file itself is in, if it is known: not of a member of an
-    /// archive, nor of what has another name here or none.
+    /// The directory of the file, if known: not for a member of an archive, and not for a file
+    /// whose name is unknown or differs here.
     pub(super) fn directory(&self) -> Option<PathBuf> {
         if self.member.is_some() {
             return None;
@@ -299,8 +298,7 @@ impl RawImage {
         path.parent().filter(|_| is_it).map(Path::to_owned)
     }
 
-    /// What this process reads from its stdin, if that is a file and nothing of it
-    /// was read.
+    /// The standard input of this process, if that is a file of which nothing was read.
     pub(super) fn stdin() -> Result<Option<Self>> {
         let path = PathBuf::from(STDIN);
         let mut file = nonblocking::stdin()
@@ -319,12 +317,12 @@ impl RawImage {
         }
     }
 
-    /// Whether it was opened as stdin, so that it has no name for a command.
+    /// Whether it was opened as standard input, so that no command can name it.
     pub(super) fn is_stdin(&self) -> bool {
         self.as_given().path.as_os_str() == STDIN
     }
 
-    /// Its bytes in order. Of what is elsewhere no member can be had so.
+    /// Its bytes in order. Not available for a member of a remote archive.
     pub(super) fn in_order(&self) -> Box<dyn Read + Send> {
         match &self.place {
             Place::File(local) => Box::new(InOrder {
@@ -335,7 +333,7 @@ impl RawImage {
         }
     }
 
-    /// The file on this machine.
+    /// The file, if it is on this machine.
     pub(super) fn file(&self) -> Option<&File> {
         match &self.place {
             Place::File(local) => Some(&local.file),
@@ -359,7 +357,7 @@ impl RawImage {
         self.pieces.size()
     }
 
-    /// Who else uses the device, or one over the file.
+    /// Other uses of the device, or of devices that are made from the file.
     pub(super) fn uses(&self) -> BTreeSet<Use> {
         self.file().map_or_else(BTreeSet::new, uses_of)
     }
@@ -370,10 +368,10 @@ impl RawImage {
 
     /// Whether it is a block device.
     pub(super) fn is_device(&self) -> bool {
-        self.is_local() && !self.fingerprint.tells_changes()
+        self.is_local() && !self.fingerprint.detects_changes()
     }
 
-    /// What tells it from another image: of a member its place as well.
+    /// Distinguishes it from another image; for a member, also by its position.
     pub(super) fn fingerprint(&self) -> &Fingerprint {
         match &self.member {
             Some(member) => &member.fingerprint,
@@ -386,13 +384,13 @@ impl RawImage {
             Place::File(local) => {
                 Fingerprint::of(&local.file, &self.path)?.check_same(&self.fingerprint, &self.path)
             }
-            // Every answer tells.
+            // Every response of the server is checked for that.
             Place::Remote(_) => Ok(()),
         }
     }
 
-    /// Decides how far the holes of the file are believed; see [`Image::decide_holes`].
-    /// Whatever else reads the file, all of it, goes by that too. Blocks.
+    /// Decides how far the holes of the file are believed; see [`Image::decide_holes`]. This
+    /// applies to all readers of the file. Blocks.
     ///
     /// [`Image::decide_holes`]: super::Image::decide_holes
     pub(super) fn decide_holes(&self, how: Holes) -> Option<FalseHole> {
@@ -406,9 +404,8 @@ impl RawImage {
         })
     }
 
-    /// The first extent of data that ends after `offset`, in bytes; `None` if
-    /// there are only holes up to the end. Where holes are unknown or not believed, all
-    /// is data.
+    /// The first extent of data that ends after `offset`, in bytes; `None` if only holes follow. If
+    /// holes are unknown or not believed, everything is data.
     pub fn data_after(&self, offset: u64) -> Option<Range<u64>> {
         let mut offset = offset;
         while let Some(stretch) = self.pieces.at(offset) {
@@ -435,24 +432,24 @@ impl RawImage {
     /// Fills `bytes` from `offset`.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it cannot be read, which names the first byte that
-    /// could not; [`ErrorKind::Integrity`] if the image ends before: it was not so
-    /// short when it was opened.
+    /// [`ErrorKind::Image`] if it cannot be read, with the offset of the first byte that failed;
+    /// [`ErrorKind::Integrity`] if the image ends earlier, although it was longer when it was
+    /// opened.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         self.fetch(bytes, offset)?;
         match self.manifest() {
-            Some(Manifest::Tells(checks)) => checks
+            Some(Manifest::Lists(checks)) => checks
                 .iter()
                 .try_for_each(|check| check.saw(self, bytes, offset)),
             _ => Ok(()),
         }
     }
 
-    /// From now on what is read of it is checked by the manifest of its archive. Whether
-    /// that tells a digest of it; then [`finish_check`](Self::finish_check) ends it.
+    /// Starts checking what is read by the manifest of the archive. Returns whether the manifest
+    /// has a digest; if so, [`finish_check`](Self::finish_check) completes the check.
     pub(super) fn begin_check(&self) -> bool {
         match self.manifest() {
-            Some(Manifest::Tells(checks)) => {
+            Some(Manifest::Lists(checks)) => {
                 checks.iter().for_each(Check::begin);
                 true
             }
@@ -460,23 +457,22 @@ impl RawImage {
         }
     }
 
-    /// Ends a check: reads what was not read since it began, and demands the digest that
-    /// the manifest tells. Once it was found to be right that is known. Blocks, and gives
-    /// up when `goes_on` says no.
+    /// Completes a check: reads what was not read since it began, and compares the digest with the
+    /// manifest. A successful result is remembered. Blocks, and stops when `should_continue` returns false.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] if the digest is another one, or the file changed; what
-    /// reading says; [`ErrorKind::Cancelled`] if it gave up.
-    pub fn finish_check(&self, goes_on: &dyn Fn() -> bool) -> Result<()> {
+    /// [`ErrorKind::Integrity`] if the digest differs or the file changed; errors of reading;
+    /// [`ErrorKind::Cancelled`] if it stopped early.
+    pub fn finish_check(&self, should_continue: &dyn Fn() -> bool) -> Result<()> {
         match self.manifest() {
-            Some(Manifest::Tells(checks)) => checks
+            Some(Manifest::Lists(checks)) => checks
                 .iter()
-                .try_for_each(|check| check.finish(self, goes_on)),
+                .try_for_each(|check| check.finish(self, should_continue)),
             _ => Ok(()),
         }
     }
 
-    /// Fills `bytes` from `offset`, and tells nobody.
+    /// Fills `bytes` from `offset`, without reporting them to a check.
     pub(super) fn fetch(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
         let (mut rest, mut offset) = (bytes, offset);
         while !rest.is_empty() {
@@ -504,7 +500,7 @@ impl RawImage {
         };
         let mut done = 0;
         while done < bytes.len() {
-            // A disk gives what is before a bad sector first.
+            // A read returns the bytes before a bad sector first.
             let (at, from) = (offset + done as u64, start + done as u64);
             match file.read_at(&mut bytes[done..], from) {
                 Ok(0) => {
@@ -539,12 +535,12 @@ impl RawImage {
     }
 }
 
-/// How many of the `len` bytes at `offset`, which cannot be read together, are before
-/// the first sector that cannot be read: the kernel may give up a larger piece as a
-/// whole. 0 if each of them can be read now.
+/// How many of the `len` bytes at `offset`, which could not be read together, precede the first
+/// unreadable sector: the kernel may fail a larger read as a whole. 0 if each of them can be read
+/// now.
 fn first_bad(file: &File, offset: u64, len: usize) -> u64 {
     const SECTOR_BYTES: u64 = 4096;
-    // Else the kernel tries the same piece again.
+    // Otherwise the kernel would repeat the read of the same cached piece.
     read_afresh(file, offset, len);
     let mut sector = [0; SECTOR_BYTES as usize];
     let end = offset + len as u64;
@@ -560,7 +556,7 @@ fn first_bad(file: &File, offset: u64, len: usize) -> u64 {
     0
 }
 
-/// A file, read from a place on without moving its offset, which others share.
+/// Reads a file from an offset on, without moving the file's own offset, which other readers share.
 struct InOrder {
     local: Arc<LocalFile>,
     part: Range<u64>,

@@ -1,7 +1,6 @@
-//! Walks an image chunk by chunk, in order. Here the two kinds of images meet: of a
-//! disk that can be read at any place holes and chunks that are settled are passed
-//! over, so that the work is proportional to the data, not to the size; of a stream
-//! all has to be read.
+//! Reads the chunks of an image in order. The two kinds of images meet here. Of a disk that can be
+//! read at any offset, holes and settled chunks are skipped, so that the work is proportional to
+//! the data and not to the size. A stream has to be read completely.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,22 +11,21 @@ use crate::chunk::RawChunk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Plan, Span};
 
-/// What the reader finds.
+/// A result of the reader.
 #[derive(Debug)]
 pub enum Piece {
     /// A chunk that was read.
     Chunk(RawChunk),
-    /// A chunk that whoever has time reads: of a format with a map that takes more
-    /// than a copy, so that one thread would be too few.
+    /// A chunk to be read by a worker: reading a format with a map takes more than a copy, so one
+    /// thread would be too slow.
     Unread(Unread),
-    /// Chunks, by index, that lie in a hole of the file and were not read.
+    /// Chunks, by index, that are in a hole of the file and were not read.
     Hole(Range<u64>),
-    /// The size of the image in bytes, of which nobody knew before. Comes before the
-    /// last chunk.
+    /// The size of the image in bytes, if it was unknown before. Comes before the last chunk.
     End(u64),
 }
 
-/// A chunk that is to be read, and the buffer for it.
+/// A chunk to be read, with its buffer.
 #[derive(Debug)]
 pub struct Unread {
     image: Arc<MappedImage>,
@@ -36,7 +34,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// Where it lies.
+    /// The position of the chunk.
     pub fn span(&self) -> Span {
         self.span
     }
@@ -47,7 +45,7 @@ impl Unread {
     /// As [`ImageReader::next_piece`].
     pub fn read(mut self) -> Result<RawChunk> {
         let read = read_extents(&*self.image, &mut (0..0), self.span, &mut self.buffer)?;
-        // The reader may have come to the end by now, and looked there.
+        // The reader may have reached the end by now, and checked the image before this read.
         self.image.check_unchanged()?;
         Ok(RawChunk::sparse(self.span, self.buffer, read))
     }
@@ -61,17 +59,16 @@ pub struct ImageReader {
     pool: BufferPool,
     /// The chunks still to be read, by index, the next range last.
     todo: Vec<Range<u64>>,
-    /// The data extent found last, in bytes; it may cover many chunks.
+    /// The last extent of data that was found, in bytes; it may cover many chunks.
     extent: Range<u64>,
-    /// How far a stream has been read, in bytes.
+    /// How many bytes of a stream have been read.
     stream_offset: u64,
-    /// The last chunk of a stream, while it is told that it is the last.
+    /// The last chunk of a stream, held back while its [`Piece::End`] is returned first.
     held: Option<RawChunk>,
 }
 
 impl ImageReader {
-    /// A reader of the chunks of `plan` that are in `todo`, which is in order,
-    /// into buffers of `pool`.
+    /// A reader of those chunks of `plan` that are in `todo` (in order), into buffers of `pool`.
     pub fn new(image: Image, plan: Plan, mut todo: Vec<Range<u64>>, pool: BufferPool) -> Self {
         todo.reverse();
         Self {
@@ -85,7 +82,7 @@ impl ImageReader {
         }
     }
 
-    /// The next piece; `None` at the end, or when the pool was closed.
+    /// The next piece; `None` at the end, or after the pool was closed.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if the image cannot be read,
@@ -107,7 +104,7 @@ impl ImageReader {
         };
         if let Some(disk) = self.image.disk() {
             if self.extent.end <= span.offset {
-                // A change of the image in the middle is told before the end.
+                // A change of the image while it was read is reported here, before the end.
                 self.image.check_unchanged()?;
                 self.extent = disk.data_after(span.offset)?.unwrap_or(u64::MAX..u64::MAX);
             }
@@ -124,7 +121,7 @@ impl ImageReader {
         self.read(span)
     }
 
-    /// The next chunk, and where its range of chunks ends.
+    /// The next chunk, and the end of its range of chunks.
     fn next_span(&mut self) -> Option<(Span, u64)> {
         while self.todo.last().is_some_and(Range::is_empty) {
             self.todo.pop();
@@ -140,7 +137,7 @@ impl ImageReader {
     }
 
     fn read(&mut self, span: Span) -> Result<Option<Piece>> {
-        // A chunk's length fits: the pool could not hold it otherwise.
+        // The length of a chunk fits `usize`, because otherwise the pool could not hold it.
         let Some(mut buffer) = self
             .pool
             .take(usize::try_from(span.len).unwrap_or(usize::MAX))
@@ -165,8 +162,8 @@ impl ImageReader {
         Ok(Some(Piece::Chunk(chunk)))
     }
 
-    /// The next chunk of a stream. Where nobody knew its size, a look at what follows
-    /// tells whether it is the last one.
+    /// The next chunk of a stream. If the size was unknown, reading ahead shows whether it is the
+    /// last chunk.
     fn next_of_stream(&mut self, span: Span) -> Result<Option<Piece>> {
         let Some(mut buffer) = self
             .pool
@@ -210,7 +207,7 @@ impl ImageReader {
     }
 }
 
-/// The end of a stream: nothing may follow what was said to be all.
+/// Checks the end of a stream: nothing may follow what the plan covers.
 fn end_of_stream(stream: &mut StreamImage, plan: &Plan, offset: u64) -> Result<Option<Piece>> {
     if offset == plan.size() && !stream.is_at_end(offset)? {
         return Err(stream.wrong_size(plan.size(), true, offset));
@@ -219,7 +216,7 @@ fn end_of_stream(stream: &mut StreamImage, plan: &Plan, offset: u64) -> Result<O
     Ok(None)
 }
 
-/// The error of a stream that ends too early.
+/// The error for a stream that ends too early.
 fn shorter(stream: &StreamImage, plan: &Plan, offset: u64) -> Error {
     match plan.is_endless() {
         true => {
@@ -230,8 +227,8 @@ fn shorter(stream: &StreamImage, plan: &Plan, offset: u64) -> Error {
     }
 }
 
-/// Fills a chunk from the data extents in it; what lies between them is a hole,
-/// and so zero. Gives the ranges of the chunk that were read.
+/// Fills a chunk from the extents of data in it; everything between them is a hole, and so zero.
+/// Returns the ranges of the chunk that were read.
 fn read_extents(
     disk: &dyn Disk,
     extent: &mut Range<u64>,
@@ -281,8 +278,8 @@ mod tests {
         (ImageReader::new(image, plan, todo, pool), plan)
     }
 
-    /// What a drive that was zero would hold after all pieces are written, and
-    /// how many chunks were read.
+    /// What a drive of zeros would hold after all pieces were written, and how many chunks were
+    /// read.
     fn replay(mut reader: ImageReader, plan: Plan, first: u64) -> (Vec<u8>, u64) {
         let mut drive = vec![0; usize::try_from(plan.size()).unwrap()];
         let (mut next, mut read) = (first, 0);
@@ -367,7 +364,7 @@ mod tests {
     #[test]
     fn only_what_is_to_do_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        // Chunks are whole blocks of any file system.
+        // Chunks are whole blocks of every file system.
         const CHUNK: u64 = 64 * 1024;
         let writes = [(0, vec![1; 150_000]), (7 * CHUNK, vec![2; 5])];
         let (path, _) = sparse(dir.path(), 10 * CHUNK, &writes);

@@ -1,19 +1,19 @@
-//! What a raw disk begins with: a partition table, a boot sector or a file system. None of
-//! it is parsed further than it takes to be sure.
+//! Recognises a raw disk by its beginning: a partition table, a boot sector or a file system. They
+//! are only parsed as far as necessary to be sure.
 
 use super::Gpt;
 
-/// Bytes from the start of a disk that can hold such a sign. The last one is the first
-/// label of a ZFS pool.
+/// Bytes from the start of a disk that can contain such a sign. The last sign is the first label of
+/// a ZFS pool.
 pub(super) const HEAD_BYTES: usize = 128 * 1024;
 
 /// The sign of a disk that is encrypted as a whole.
 pub(super) const LUKS: &str = "a LUKS container";
 
-/// A signature at a fixed place.
+/// A signature at a fixed offset.
 type Mark = (&'static str, usize, &'static [u8]);
 
-/// Signatures of four bytes or more: no other content has them there by accident.
+/// Signatures of at least four bytes: other content does not have them there by accident.
 const MARKS: &[Mark] = &[
     ("an Apple partition map", 512, b"PM\0\0"),
     ("an SGI partition table", 0, &[0x0b, 0xe5, 0xa9, 0x41]),
@@ -90,14 +90,14 @@ const MARKS: &[Mark] = &[
     ("an Android super partition", 4096, b"gDla"),
 ];
 
-/// Where OCFS2 keeps its super block, for each size of a block.
+/// Where OCFS2 stores its super block, for each block size.
 const OCFS2_AT: [usize; 4] = [1024, 2048, 4096, 8192];
-/// Sizes of a page, at whose end a swap area has its signature.
+/// Page sizes; a swap area has its signature at the end of a page.
 const PAGES_BYTES: [usize; 5] = [4096, 8192, 16384, 32768, 65536];
 const SECTOR_BYTES: usize = 512;
 
-/// What something is that begins so, if it begins as a disk does: `head` has
-/// [`HEAD_BYTES`], or all that there is.
+/// The kind of disk that begins like this, if it is one. `head` has [`HEAD_BYTES`], or fewer if
+/// there are no more.
 pub(super) fn sign_of(head: &[u8]) -> Option<&'static str> {
     let has = |at: usize, magic: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
     if Gpt::of_head(head).is_some() || has(512, b"EFI PART") || has(4096, b"EFI PART") {
@@ -146,13 +146,13 @@ pub(super) fn sign_of(head: &[u8]) -> Option<&'static str> {
     is_zfs(head).then_some("a ZFS pool")
 }
 
-/// Whether the first sector ends as one that a BIOS boots from, whatever else is in it.
+/// Whether the first sector has a BIOS boot signature, whatever else is in it.
 pub(super) fn has_boot_signature(head: &[u8]) -> bool {
     head.get(510..512) == Some(&[0x55, 0xaa])
 }
 
-/// A boot signature, and before it a partition table, or a jump and the sizes of a file
-/// system of DOS: two bytes alone are no proof.
+/// A boot signature, and before it a partition table, or a jump instruction and the sizes of a DOS
+/// file system: the two bytes of the signature alone prove nothing.
 fn is_boot_sector(head: &[u8]) -> bool {
     let Some(sector) = head.get(..SECTOR_BYTES) else {
         return false;
@@ -172,7 +172,7 @@ fn is_sector(bytes: u16) -> bool {
     matches!(bytes, 512 | 1024 | 2048 | 4096)
 }
 
-/// The label's words, its own checksum included, make zero.
+/// The label's words, including the checksum, combine to zero.
 fn is_sun_label(head: &[u8]) -> bool {
     let Some(sector) = head.get(..SECTOR_BYTES) else {
         return false;
@@ -182,8 +182,7 @@ fn is_sun_label(head: &[u8]) -> bool {
     sector[508..510] == [0xda, 0xbe] && sum == 0
 }
 
-/// Its magic number has two bytes, so that the size of its blocks and its revision have to
-/// be right too.
+/// The magic number has only two bytes, so the block size and the revision have to be valid too.
 fn is_ext(head: &[u8]) -> bool {
     let magic = number16_le(head, 1024 + 56) == Some(0xef53);
     let block = number32_le(head, 1024 + 24).is_some_and(|log| log <= 6);
@@ -191,12 +190,12 @@ fn is_ext(head: &[u8]) -> bool {
     magic && block && revision
 }
 
-/// HFS, and HFS+ with its version and the size of its blocks.
+/// HFS, or HFS+ with a valid version and block size.
 fn is_hfs(head: &[u8]) -> bool {
     match head.get(1024..1028) {
         Some([b'H', b'+', 0, 4] | [b'H', b'X', 0, 5]) => true,
         Some([b'B', b'D', ..]) => {
-            // Blocks of an allocation are whole sectors.
+            // Allocation blocks are whole sectors.
             number32_be(head, 1024 + 20).is_some_and(|block| block > 0 && block.is_multiple_of(512))
         }
         _ => false,
@@ -207,7 +206,7 @@ fn is_nilfs(head: &[u8]) -> bool {
     number16_le(head, 1024 + 6) == Some(0x3434) && number32_le(head, 1024) == Some(2)
 }
 
-/// With the state of a file system that was unmounted, or was not.
+/// With the state of a file system that was or was not cleanly unmounted.
 fn is_minix(head: &[u8]) -> bool {
     let magic = number16_le(head, 1024 + 16);
     let old = matches!(magic, Some(0x137f | 0x138f | 0x2468 | 0x2478));
@@ -222,8 +221,7 @@ fn is_minix_block(bytes: u16) -> bool {
     matches!(bytes, 1024 | 2048 | 4096)
 }
 
-/// The list of names and values in the first label of a device: how it is encoded, and its
-/// first name.
+/// The name-value list in the first label of a device: how it is encoded, and its first name.
 fn is_zfs(head: &[u8]) -> bool {
     const LIST_AT: usize = 16 * 1024;
     let Some(list) = head.get(LIST_AT..LIST_AT + 64) else {

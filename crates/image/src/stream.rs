@@ -1,5 +1,5 @@
-//! An image that can be read once and in order only: packed as a whole, or from a
-//! pipe. What it is packed with is told by its first bytes, never by its name.
+//! An image that can be read only once and in order: compressed as a whole, or from a pipe. The
+//! compression is recognised by the first bytes, never by the name.
 
 mod ending;
 mod format;
@@ -44,35 +44,35 @@ pub use xz::index_size as xz_index_size;
 use zip::Zip;
 pub(super) use zip::{Entry as ZipEntry, find as find_in_zip};
 
-/// Bytes read at a time, packed or not.
+/// Bytes to read at a time, before and after decompression.
 const STEP_BYTES: usize = 256 * 1024;
-/// Least size of a drive whose image does not tell its own.
+/// Minimum size of a drive whose image does not state its own size.
 const FIRST_BYTES_MIN: u64 = 1 << 30;
 
-/// How much an image holds, in bytes.
+/// The size of an image, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// So much. Of a stream that was said by somebody, and is checked at its end.
+    /// Known. For a stream, the user or the archive stated it, and it is checked at the end.
     Known(u64),
-    /// Nobody knows for sure before its end.
+    /// Unknown until the end is reached.
     Unknown {
-        /// How large to make a drive at first.
+        /// The size with which to create the drive.
         first: u64,
-        /// What its header or index tells, which may be wrong or not all.
+        /// The size according to a header or index, which may be wrong or incomplete.
         expected: Option<u64>,
     },
 }
 
 impl Length {
-    /// That of a stream which nobody vouches for: what its header says, or else twice the
-    /// bytes that it is packed in.
+    /// The size of a stream that is not known for certain: what its header says, or else twice its
+    /// compressed size.
     fn guessed(expected: Option<u64>, packed_size: Option<u64>) -> Self {
         let guess = packed_size.unwrap_or(0).saturating_mul(2);
         let first = expected.unwrap_or(guess.max(FIRST_BYTES_MIN));
         Self::Unknown { first, expected }
     }
 
-    /// The bytes, if they are known.
+    /// The bytes, if known.
     pub fn known(self) -> Option<u64> {
         match self {
             Self::Known(bytes) => Some(bytes),
@@ -80,14 +80,14 @@ impl Length {
         }
     }
 
-    /// How large to make a drive at first.
+    /// The size with which to create the drive.
     pub fn first(self) -> u64 {
         match self {
             Self::Known(bytes) | Self::Unknown { first: bytes, .. } => bytes,
         }
     }
 
-    /// The bytes as far as they are told at all.
+    /// The bytes, if anything states them.
     pub fn expected(self) -> Option<u64> {
         match self {
             Self::Known(bytes) => Some(bytes),
@@ -96,22 +96,22 @@ impl Length {
     }
 }
 
-/// Bytes that come in order, before they are unpacked.
+/// Bytes in order, before decompression.
 pub struct Input {
-    /// Where they come from.
+    /// Their source.
     pub read: Box<dyn Read + Send>,
-    /// What it is called in messages.
+    /// The name for messages.
     pub name: String,
-    /// How many there are, if that is known.
+    /// How many bytes there are, if known.
     pub size: Option<u64>,
-    /// What tells it from another.
+    /// Distinguishes the input from another.
     pub fingerprint: Fingerprint,
-    /// What it is read from, to see whether it changes.
+    /// The file that is read, in order to detect changes.
     pub file: Option<RawImage>,
 }
 
 impl Input {
-    /// A file, or what is elsewhere, from its start.
+    /// Reads a file or a remote image from its start.
     pub(super) fn of(image: RawImage) -> Self {
         Self {
             read: image.in_order(),
@@ -122,7 +122,8 @@ impl Input {
         }
     }
 
-    /// What this process reads from its stdin: nothing tells it from another.
+    /// The standard input of this process. It has no fingerprint that distinguishes it from
+    /// another.
     pub fn stdin() -> Self {
         Self {
             read: Box::new(Waiting(io::stdin())),
@@ -133,7 +134,7 @@ impl Input {
         }
     }
 
-    /// Its first bytes, which stay in it.
+    /// The first bytes. They can be read again.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if it cannot be read, or is empty.
@@ -157,10 +158,10 @@ impl fmt::Debug for Input {
     }
 }
 
-/// What a reader begins with, and a reader that begins with it again.
+/// The first bytes of a reader, and a reader that returns them again.
 type Peeked<R> = (Vec<u8>, Chain<Cursor<Vec<u8>>, Failing<R>>);
 
-/// Reads the first bytes. An error behind some of them comes again where it was.
+/// Reads the first bytes. An error after some of them is returned again at the same position.
 fn peek<R: Read>(mut read: R, most: usize) -> io::Result<Peeked<R>> {
     let mut head = Vec::new();
     let failed = read.by_ref().take(most as u64).read_to_end(&mut head).err();
@@ -173,7 +174,7 @@ fn peek<R: Read>(mut read: R, most: usize) -> io::Result<Peeked<R>> {
     Ok((head.clone(), Cursor::new(head).chain(rest)))
 }
 
-/// A reader that fails once, with an error that came before.
+/// A reader that fails once, with an error that occurred earlier.
 struct Failing<R> {
     failed: Option<io::Error>,
     read: R,
@@ -191,46 +192,47 @@ impl<R: Read> Read for Failing<R> {
 /// How to read a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamOptions {
-    /// What it holds, as the user says; it is checked at the end.
+    /// The size of its content according to the user; it is checked at the end.
     pub size: Option<u64>,
-    /// Whether it is to be hashed as it comes, before it is unpacked.
+    /// Whether to hash it while it is read, before decompression.
     pub hashes: bool,
 }
 
-/// What is sought in a stream.
+/// What to look for in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sought<'a> {
-    /// The disk, which is all of its content, whatever that begins with.
+    /// A disk that is the whole content, whatever its first bytes are.
     Disk,
-    /// A disk, or the one in an archive.
+    /// A disk, or the disk in an archive.
     Any,
     /// A disk in an archive.
     Member {
         /// Its name there.
         name: &'a str,
-        /// Whether it is raw, whatever it begins with.
+        /// Whether it is raw, whatever its first bytes are.
         is_raw: bool,
     },
 }
 
 impl Sought<'_> {
-    /// Whether what it begins with counts.
+    /// Whether the first bytes of the content matter.
     fn is_looked_at(self) -> bool {
         !matches!(self, Self::Disk | Self::Member { is_raw: true, .. })
     }
 }
 
-/// What a stream holds, once it is unpacked.
+/// The content of a stream, after decompression.
 struct Content {
-    /// The first bytes, [`signs::HEAD_BYTES`] or all; `read` begins with them again.
+    /// The first bytes: [`signs::HEAD_BYTES`], or fewer if there are no more. `read` returns them
+    /// again.
     head: Vec<u8>,
     read: Box<dyn Read + Send>,
-    /// Of a disk in an archive: which member it is, and its size in bytes.
+    /// For a disk in an archive: the member, and its size in bytes.
     member: Option<(Member, u64)>,
 }
 
 impl Content {
-    /// What is sought in it: all of it, or the disk in the archive that it is.
+    /// Finds what is sought: the whole content, or the disk if it is an archive.
     fn find(self, sought: Sought<'_>, name: &str, format: StreamFormat) -> Result<Self> {
         let wanted = match sought {
             Sought::Member { name, .. } => Some(name),
@@ -266,12 +268,12 @@ pub struct StreamImage {
     packed_size: Option<u64>,
     fingerprint: Fingerprint,
     file: Option<RawImage>,
-    /// The file in a zip archive that it is, as it may be shown.
+    /// The name of the file in a zip archive that this is, safe to print.
     entry: Option<String>,
     digest: Arc<OnceLock<Digest>>,
     trailer: Arc<OnceLock<Trailer>>,
     member: Option<Member>,
-    /// The first bytes of the content, [`signs::HEAD_BYTES`] or all.
+    /// The first bytes of the content: [`signs::HEAD_BYTES`], or fewer if there are no more.
     head: Vec<u8>,
     ended: Arc<OnceLock<StreamEnd>>,
 }
@@ -287,12 +289,12 @@ impl fmt::Debug for StreamImage {
 }
 
 impl StreamImage {
-    /// Opens a stream that is packed so. Unless its content is told to be raw, its first
-    /// bytes are unpacked and looked at; of an archive it is a disk in that.
+    /// Opens a stream with this compression. Unless the content is declared raw, its first bytes
+    /// are decompressed and inspected; in an archive, a disk is opened.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it is not sound there, holds nothing, or holds what
-    /// has to be read at any place or is packed a second time.
+    /// [`ErrorKind::Image`] if it is damaged there, empty, compressed twice, or in a format that
+    /// cannot be read in order.
     pub fn open(
         input: Input,
         format: StreamFormat,
@@ -302,7 +304,7 @@ impl StreamImage {
         Self::open_entry(input, format, None, sought, options)
     }
 
-    /// The same, of the file in a zip archive that was found in it.
+    /// As [`open`](Self::open), for a file that was found in a zip archive.
     pub(super) fn open_entry(
         input: Input,
         format: StreamFormat,
@@ -338,15 +340,15 @@ impl StreamImage {
             let place = format!("member {}", found.name);
             fingerprint = Fingerprint::of_all(&place, std::iter::once(&fingerprint));
         }
-        let told = match (&content.member, format) {
-            // What the archive says of its member; the end of that confirms it.
+        let stated = match (&content.member, format) {
+            // The archive states the size of its member; its end confirms it.
             (Some((_, size)), _) => Some(*size),
             _ if options.size.is_some() => options.size,
             (None, StreamFormat::Raw) => input.size,
             _ => None,
         };
-        let length = match told {
-            // Bytes at its end may be no part of the disk.
+        let length = match stated {
+            // The last bytes may not be part of the disk.
             Some(bytes) if options.size.is_none() && sought.is_looked_at() => Length::Unknown {
                 first: bytes,
                 expected: Some(bytes),
@@ -384,7 +386,7 @@ impl StreamImage {
         Ok(image)
     }
 
-    /// The content without what follows the disk in it.
+    /// The content without a footer that follows the disk.
     fn without_footer(&self, read: Box<dyn Read + Send>) -> Box<dyn Read + Send> {
         let (name, file, format) = (self.name.clone(), self.file.clone(), self.format);
         let judge =
@@ -396,7 +398,7 @@ impl StreamImage {
         ))
     }
 
-    /// Refuses content that has to be read at any place, is packed again, or is no disk.
+    /// Refuses content that cannot be read in order, is compressed twice, or is not a disk.
     fn check_content(&self) -> Result<()> {
         let (head, name) = (&*self.head, &self.name);
         let place = place(self.file.as_ref(), self.format);
@@ -446,7 +448,7 @@ impl StreamImage {
         Err(Error::new(ErrorKind::Image, what).permanent().hint_to(hint))
     }
 
-    /// The GPT that the content begins with.
+    /// The GPT at the beginning of the content.
     pub(super) fn gpt(&self) -> Option<Gpt> {
         Gpt::of_head(&self.head)
     }
@@ -456,18 +458,18 @@ impl StreamImage {
         &self.head
     }
 
-    /// Where it will be told how it ended, once it was read to its end, unless its content
-    /// is not looked at.
+    /// Will hold how the stream ended, once it was read to its end, unless the content is not
+    /// inspected.
     pub(super) fn ended(&self) -> Arc<OnceLock<StreamEnd>> {
         Arc::clone(&self.ended)
     }
 
-    /// Opens a gzip file whose content is the disk, and unpacks it once to measure and
-    /// check it, unless its size is told.
+    /// Opens a gzip file whose content is the disk. Decompresses it once to measure and check it,
+    /// unless its size is given.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it cannot be opened, is not sound gzip, or holds what is
-    /// known not to be a raw disk.
+    /// [`ErrorKind::Image`] if it cannot be opened, is not valid gzip, or its content is certainly
+    /// not a raw disk.
     pub(super) fn open_gzip(path: &Path, mut options: StreamOptions) -> Result<Self> {
         let open = |options| {
             let input = Input::of(RawImage::open(path)?);
@@ -488,17 +490,17 @@ impl StreamImage {
         open(options)
     }
 
-    /// The member of an archive that it is, if it is one.
+    /// The member of an archive that this is, if any.
     pub(super) fn member(&self) -> Option<&Member> {
         self.member.as_ref()
     }
 
-    /// What it is packed with.
+    /// The compression.
     pub fn format(&self) -> StreamFormat {
         self.format
     }
 
-    /// The file in a zip archive that it is, as it may be shown.
+    /// The name of the file in a zip archive that this is, safe to print.
     pub fn entry(&self) -> Option<&str> {
         self.entry.as_deref()
     }
@@ -508,19 +510,19 @@ impl StreamImage {
         self.length
     }
 
-    /// Its bytes before they are unpacked, if that is known.
+    /// Bytes before decompression, if known.
     pub fn packed_size(&self) -> Option<u64> {
         self.packed_size
     }
 
-    /// Where its digest will be, once it was read to its end, if that was asked for:
-    /// of its bytes before they are unpacked.
+    /// Will hold the digest of the bytes before decompression, once all were read, if that was
+    /// requested.
     pub fn digest(&self) -> Arc<OnceLock<Digest>> {
         Arc::clone(&self.digest)
     }
 
-    /// Where it will be told what follows the compressed data and was ignored, once all was
-    /// read; nothing if there is nothing to tell.
+    /// Will hold what follows the compressed data and was ignored, once all was read; stays empty
+    /// if there is nothing.
     pub fn trailer(&self) -> Arc<OnceLock<Trailer>> {
         Arc::clone(&self.trailer)
     }
@@ -539,11 +541,11 @@ impl StreamImage {
         self.file.as_ref().map_or(Ok(()), RawImage::check_unchanged)
     }
 
-    /// Fills `bytes` from where the last call ended, which is byte `offset` of the
-    /// content: how many there were. Fewer only at the end.
+    /// Fills `bytes` from where the last call ended, which is byte `offset` of the content. Returns
+    /// how many were read: fewer only at the end.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it is not sound, [`ErrorKind::Integrity`] if it changed.
+    /// [`ErrorKind::Image`] if it is damaged, [`ErrorKind::Integrity`] if it changed.
     pub(super) fn read_next(&mut self, bytes: &mut [u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < bytes.len() {
@@ -557,7 +559,7 @@ impl StreamImage {
         Ok(done)
     }
 
-    /// Whether nothing comes after byte `offset`, which is the next.
+    /// Whether nothing follows after byte `offset`, which is the next.
     ///
     /// # Errors
     /// As [`read_next`](Self::read_next).
@@ -578,22 +580,23 @@ impl StreamImage {
         }
     }
 
-    /// The error of a stream that holds another number of bytes than was told.
-    pub(super) fn wrong_size(&self, told: u64, is_longer: bool, offset: u64) -> Error {
+    /// The error for a stream with another number of bytes than was declared.
+    pub(super) fn wrong_size(&self, declared: u64, is_longer: bool, offset: u64) -> Error {
         let how = match is_longer {
-            true => format!("more than the {told} bytes that were told"),
-            false => format!("{offset} bytes, not the {told} that were told"),
+            true => format!("more than the declared {declared} bytes"),
+            false => format!("{offset} bytes, not the declared {declared}"),
         };
         let what = format!("{} holds {how}", self.name);
-        Error::new(ErrorKind::Image, what).permanent().hint_to(
-            "Where --size told it, leave that out or correct it, and start over with --restart",
-        )
+        Error::new(ErrorKind::Image, what)
+            .permanent()
+            .hint_to("Correct or omit --size if you passed it, and start over with --restart")
     }
 }
 
-/// A reader of the content of a stream.
+/// Reads the content of a stream.
 struct Unpacked {
-    /// The format, which may be told only by what follows frames without content.
+    /// The format. If the stream begins with frames without content, only what follows them
+    /// determines it.
     format: StreamFormat,
     content: Box<dyn Read + Send>,
     member: Option<String>,
@@ -615,7 +618,7 @@ impl Unpacked {
                         return Err(io::ErrorKind::InvalidData.into());
                     }
                     StreamFormat::Raw => format,
-                    told => told,
+                    found => found,
                 }
             }
             other => other,
@@ -643,7 +646,7 @@ impl Unpacked {
     }
 }
 
-/// Where the content of a stream is, for commands.
+/// Where the content of a stream is, for building commands.
 fn place(file: Option<&RawImage>, format: StreamFormat) -> Place<'_> {
     match file.filter(|file| file.is_local() && !file.is_stdin()) {
         Some(file) if format != StreamFormat::Raw => Place::Packed(file.path(), format),
@@ -651,7 +654,7 @@ fn place(file: Option<&RawImage>, format: StreamFormat) -> Place<'_> {
     }
 }
 
-/// How a stream ended, by its last bytes and how many were before them.
+/// Decides how a stream ended from its last bytes and from how many preceded them.
 fn judge(tail: &[u8], before: u64, name: &str, place: &Place<'_>) -> Result<StreamEnd> {
     if let Some(found) = foreign::of_tail(tail) {
         return Err(found.refuse(name, place));
@@ -664,7 +667,7 @@ fn judge(tail: &[u8], before: u64, name: &str, place: &Place<'_>) -> Result<Stre
     }
 }
 
-/// An error of ours that went through a decoder.
+/// Finds an error of ours that passed through a decoder.
 fn ours(cause: io::Error) -> Result<Error, io::Error> {
     cause.downcast::<Error>()
 }
@@ -686,7 +689,7 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
         return over_limit(name, format, over);
     }
     let (what, hint) = match (format, cause.kind()) {
-        // Not what is in it, but the reading failed.
+        // The content is not at fault; reading it failed.
         _ if format == StreamFormat::Raw || cause.raw_os_error().is_some() => {
             let what = format!("Cannot read {name} at byte {offset}");
             return Error::new(ErrorKind::Image, what).because(cause);
@@ -717,7 +720,7 @@ fn not_sound(name: &str, format: StreamFormat, offset: u64, cause: io::Error) ->
         .hint_to(hint)
 }
 
-/// The error of an image that would take more memory than it may.
+/// The error for an image that needs more memory than allowed.
 fn over_limit(name: &str, format: StreamFormat, over: &OverLimit) -> Error {
     let what = format!("{name} {over}");
     let file = name.rsplit('/').next().unwrap_or(name);
@@ -730,7 +733,7 @@ fn over_limit(name: &str, format: StreamFormat, over: &OverLimit) -> Error {
         ))
 }
 
-/// A command for the shell over what a stream is read from.
+/// A shell command about the source of a stream.
 fn command(name: &str, command: &str) -> String {
     match name {
         STDIN => command.to_owned(),

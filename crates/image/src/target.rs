@@ -1,5 +1,10 @@
-//! Where a download goes: a file that appears under its name only when it is
-//! whole and on the disk, or one that is written in place.
+//! The destination of a download: a file that gets its name only when it is complete and safely on
+//! the disk, or a file or device that is written in place.
+//!
+//! A staged file is created as `NAME.oh-part` in the same directory, so that the final rename stays
+//! within one file system and is atomic. It is locked while a run writes to it. Whoever may create
+//! files in that directory could replace the staged file by another one, so identity, owner and
+//! links are checked when it is opened again and when it is renamed.
 
 mod qcow2;
 
@@ -27,23 +32,23 @@ use crate::filesystem::{
 };
 use openhosting_base::locks;
 
-/// Zeros shorter than this are written: a hole of less saves nothing.
+/// Zeros shorter than this are written, because a shorter hole saves no space.
 const BLOCK_BYTES: u64 = 4096;
 
-/// How the file of a download holds the disk.
+/// The format of the downloaded file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetFormat {
-    /// As it is, byte by byte.
+    /// The bytes of the disk, unchanged.
     #[default]
     Raw,
     /// As qcow2, version 3.
     Qcow2(Option<ClusterPacking>),
 }
 
-/// How each cluster of a file is packed.
+/// The compression of each cluster of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterPacking {
-    /// With deflate, which every version of QEMU unpacks.
+    /// Deflate, which every version of QEMU supports.
     Zlib,
     /// With Zstandard: QEMU 5.1 or later.
     Zstd,
@@ -59,7 +64,7 @@ impl ClusterPacking {
 }
 
 impl TargetFormat {
-    /// Bytes of the disk that the file tells of: qcow2 knows whole sectors only.
+    /// Bytes of the disk that a file can describe: qcow2 has whole sectors only.
     pub fn size_of(self, size: u64) -> u64 {
         match self {
             Self::Raw => size,
@@ -67,8 +72,8 @@ impl TargetFormat {
         }
     }
 
-    /// What chunks have to be a multiple of, in bytes: a packed cluster is written
-    /// as a whole.
+    /// Chunks must be a multiple of this many bytes, because a compressed cluster is written as a
+    /// whole.
     pub fn chunk_multiple(self) -> u64 {
         match self {
             Self::Raw | Self::Qcow2(None) => 1,
@@ -76,7 +81,7 @@ impl TargetFormat {
         }
     }
 
-    /// The format, whatever the packing.
+    /// The format without the compression.
     pub fn format(self) -> Format {
         match self {
             Self::Raw => Format::Raw,
@@ -101,11 +106,11 @@ impl fmt::Display for TargetFormat {
 /// What to do with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zeros {
-    /// The file is ours and holds nothing there: they are there already.
+    /// Nothing: the file is new, so unwritten bytes already read as zeros.
     Leave,
-    /// Old bytes may be there: make a hole, or write zeros where that fails.
+    /// Old bytes may be there: make a hole, or write zeros if that fails.
     Punch,
-    /// A device: write them.
+    /// Write zeros (a device).
     Write,
 }
 
@@ -113,14 +118,14 @@ enum Zeros {
 #[derive(Debug)]
 pub struct ImageTarget {
     file: File,
-    /// Of those who write to it.
+    /// Held during a write; see [`write`](Self::write).
     turn: Mutex<()>,
     zeros: Zeros,
-    /// The file, if it is to be a qcow2: what is put goes through it.
+    /// Present for a qcow2 file: everything is written through it.
     qcow2: Option<Qcow2File>,
-    /// Its name for now and the one it gets; `None` if it is written in place.
+    /// The temporary and the final name; `None` if the file is written in place.
     staged: Option<(PathBuf, PathBuf)>,
-    /// Whether other machines write to it, and it gets its name from none of us.
+    /// Whether other machines write to the file as well. Then none of them gives it its name.
     is_shared: bool,
     path: PathBuf,
     weaknesses: Vec<Weakness>,
@@ -133,15 +138,15 @@ pub fn part_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What is at the name of a download.
+/// What exists at the name of a download.
 enum There {
     /// A regular file, or nothing.
     File,
-    /// A block device, by its own name, which is no link.
+    /// A block device, by its own name and not that of a link.
     Device(PathBuf),
 }
 
-/// What is at `path`, if it can be the target of a download.
+/// Checks what is at `path`, and fails if a download cannot be stored there.
 fn look(path: &Path, force: bool) -> Result<There> {
     let shown = path.display();
     let refuse = |what: &str| Error::new(ErrorKind::Local, format!("{shown} {what}"));
@@ -172,8 +177,8 @@ fn look(path: &Path, force: bool) -> Result<There> {
     }
 }
 
-/// Checks that `path` can be replaced at the end, if it is there: on Windows a program that has
-/// it open can forbid that, which is better known before the transfer than after it.
+/// Checks that `path` can be replaced at the end, if it exists. On Windows, a program that has it
+/// open can prevent that, which is better known before the transfer than after it.
 fn check_end(path: &Path) -> Result<()> {
     check_replaceable(path).map_err(|cause| {
         cannot("replace", path, cause)
@@ -181,9 +186,8 @@ fn check_end(path: &Path) -> Result<()> {
     })
 }
 
-/// The block device that a link of the system leads to, such as `/dev/VG/LV` or
-/// `/dev/disk/by-id/NAME`: root created it, in a directory below /dev where nobody else
-/// can create one.
+/// The block device to which a system link such as `/dev/VG/LV` or `/dev/disk/by-id/NAME` leads:
+/// root created the link, in a directory below /dev in which nobody else can create one.
 fn device_behind(link: &Path, metadata: &std::fs::Metadata) -> Option<PathBuf> {
     let directory = std::fs::canonicalize(directory_of(link)).ok()?;
     let around = std::fs::metadata(&directory).ok()?;
@@ -197,8 +201,8 @@ fn device_behind(link: &Path, metadata: &std::fs::Metadata) -> Option<PathBuf> {
 }
 
 impl ImageTarget {
-    /// A raw target that is written in place and by us alone, for what is there
-    /// otherwise to be said.
+    /// A raw target that is written in place and by this process alone; callers override the fields
+    /// that differ.
     fn over(file: File, path: &Path, zeros: Zeros) -> Self {
         Self {
             file,
@@ -212,17 +216,17 @@ impl ImageTarget {
         }
     }
 
-    /// What its file system cannot do for it.
+    /// What the file system cannot guarantee for the file.
     pub fn weaknesses(&self) -> &[Weakness] {
         &self.weaknesses
     }
 
-    /// Makes the target of a new download of `size` bytes. A block device is
-    /// written in place; anything else is staged beside `path`.
+    /// Creates the target of a new download of `size` bytes. A block device is written in place;
+    /// anything else is staged beside `path`.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if `path` is there and not `force`, is a symbolic
-    /// link, or cannot be made; [`ErrorKind::Usage`] if it cannot have this format.
+    /// [`ErrorKind::Local`] if `path` exists without `force`, is a symbolic link, or cannot be
+    /// created; [`ErrorKind::Usage`] if it cannot have this format.
     pub fn create(path: &Path, size: u64, force: bool, format: TargetFormat) -> Result<Self> {
         if let There::Device(device) = look(path, force)? {
             if format != TargetFormat::Raw {
@@ -257,7 +261,7 @@ impl ImageTarget {
         };
         let made = made.and_then(|qcow2| Ok((qcow2, weaknesses(&file, &part, unlocked)?)));
         let (qcow2, weaknesses) = made.map_err(|cause| {
-            // Nothing is in it, and the next run would not know whose it is.
+            // The file is empty, and without a journal the next run would refuse it.
             let _ = std::fs::remove_file(&part);
             cannot("make room in", &part, cause)
         })?;
@@ -269,9 +273,9 @@ impl ImageTarget {
         })
     }
 
-    /// Opens what several machines stage beside `path`, or makes it: nobody writes to
-    /// what is another's. It gets its name when it is [resumed](Self::resume), once
-    /// nobody has it any more.
+    /// Opens the file that several machines stage beside `path`, or creates it. Each machine writes
+    /// only its own shard. The file gets its name when it is [resumed](Self::resume), after all
+    /// machines have closed it.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] as for [`resume`](Self::resume); [`ErrorKind::Usage`] if
@@ -292,7 +296,7 @@ impl ImageTarget {
         let failed = |cause| cannot("make room in", &part, cause);
         let metadata = file.metadata().map_err(failed)?;
         match metadata.len() {
-            // New, or one that somebody is making just now.
+            // Size 0: it is new, or another machine is just creating it.
             0 if metadata.is_file() => file.set_len(size).map_err(failed)?,
             len if len == size && metadata.is_file() => {}
             _ => return Err(no_part_of_ours(&part, "Remove it and run all shards again")),
@@ -309,7 +313,7 @@ impl ImageTarget {
     /// The inode of the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be told.
+    /// [`ErrorKind::Local`] if it cannot be determined.
     pub fn inode(&self) -> Result<u64> {
         let id = FileId::of(&self.file);
         Ok(id
@@ -317,10 +321,10 @@ impl ImageTarget {
             .inode)
     }
 
-    /// Checks that the directory of `path` is there.
+    /// Checks that the directory of `path` exists.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it is not.
+    /// [`ErrorKind::Local`] if it does not.
     pub fn check_directory(path: &Path) -> Result<()> {
         match std::fs::metadata(directory_of(path)) {
             Ok(_) => Ok(()),
@@ -328,11 +332,11 @@ impl ImageTarget {
         }
     }
 
-    /// Opens what an earlier run staged beside `path`; `None` if it is not there.
+    /// Opens what an earlier run staged beside `path`; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] as for [`create`](Self::create), and if it is not of
-    /// this size and format.
+    /// [`ErrorKind::Local`] as for [`create`](Self::create), and if it does not have this size and
+    /// format.
     pub fn resume(
         path: &Path,
         size: u64,
@@ -360,12 +364,12 @@ impl ImageTarget {
                 let resumed = file
                     .try_clone()
                     .and_then(|file| Qcow2File::resume(file, size, format.pack()))
-                    .map_err(|cause| cannot("go on with", &part, cause))?;
+                    .map_err(|cause| cannot("continue", &part, cause))?;
                 Some(resumed.ok_or_else(other)?)
             }
         };
-        let weaknesses = weaknesses(&file, &part, unlocked)
-            .map_err(|cause| cannot("go on with", &part, cause))?;
+        let weaknesses =
+            weaknesses(&file, &part, unlocked).map_err(|cause| cannot("continue", &part, cause))?;
         Ok(Some(Self {
             qcow2,
             staged: Some((part, path.to_owned())),
@@ -374,8 +378,8 @@ impl ImageTarget {
         }))
     }
 
-    /// Opens `path`, if it is a file of a disk of `size` bytes in this format and
-    /// nothing is staged beside it any more: what an earlier run published.
+    /// Opens `path` if it is a file of a disk of `size` bytes in this format and no file is staged
+    /// beside it: an earlier run has published it already.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be opened or synced.
@@ -394,7 +398,7 @@ impl ImageTarget {
             .guarded(Guard::NoFollowNoWait)
             .open(path)
             .map_err(|cause| cannot("open", path, cause))?;
-        // Whoever owns it could change it after it was compared.
+        // If another user owns it, that user could change it after it was compared.
         if foreign(&file, path)
             .map_err(|cause| cannot("open", path, cause))?
             .is_some()
@@ -421,7 +425,8 @@ impl ImageTarget {
     /// [`ErrorKind::Local`] if it cannot be removed, or another process writes to it.
     pub fn discard(path: &Path) -> Result<()> {
         let part = part_of(path);
-        // Of what is not ours, a link say, no lock counts: its owner could hold it for ever.
+        // The lock of a file that is not ours (or of a link) does not count, because its owner
+        // could hold it for ever.
         let _opened = match open_own(&part) {
             Ok(file) => lock(&file, &part, Lock::Exclusive).map(|_| Some(file))?,
             Err(_) => None,
@@ -429,10 +434,10 @@ impl ImageTarget {
         Self::remove(&part)
     }
 
-    /// Gives up: what was staged is removed.
+    /// Gives up, and removes the staged file.
     pub fn abandon(self) {
         if let Some((part, _)) = &self.staged {
-            // One that stays is told to the next run.
+            // If it cannot be removed, the next run reports it.
             let _ = Self::remove(part);
         }
     }
@@ -447,14 +452,14 @@ impl ImageTarget {
         }
     }
 
-    /// Opens `path` to be written in place from byte `offset` on, as the original
-    /// tool does with `-o`: what is before stays as it is.
+    /// Opens `path` to be written in place from byte `offset` on, as the original tool does with
+    /// `-o`. The bytes before stay unchanged.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it is a symbolic link, not a regular file, longer than `size`
-    /// bytes, or, unless `force`, another user's, who could read what is written.
+    /// [`ErrorKind::Local`] if it is a symbolic link, not a regular file, or longer than `size`
+    /// bytes; or, unless `force`, if it belongs to another user, who could read what is written.
     pub fn in_place(path: &Path, size: u64, force: bool) -> Result<Self> {
-        // That it is there is what -o is about.
+        // With -o, the file is expected to exist.
         if let There::Device(device) = look(path, true)? {
             return Self::device(&device, path, size);
         }
@@ -496,16 +501,16 @@ impl ImageTarget {
         })
     }
 
-    /// Opens a device, which the user named `path`.
+    /// Opens a device that the user named `path`.
     fn device(device: &Path, path: &Path, size: u64) -> Result<Self> {
-        // Exclusive: fails while the device is mounted.
+        // Exclusive, which fails while the device is mounted.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .guarded(Guard::NoFollowInUse)
             .open(device)
             .map_err(|cause| cannot("open", path, cause).hint_to("Is it mounted?"))?;
-        // Whatever has the name by now.
+        // Another file may have the name by now.
         let is_device = file.metadata().map(|m| m.file_type().is_block());
         if !is_device.map_err(|cause| cannot("open", path, cause))? {
             let what = format!("{} is not a block device any more", path.display());
@@ -522,21 +527,21 @@ impl ImageTarget {
         Ok(Self::over(file, path, Zeros::Write))
     }
 
-    /// The file itself, to sync it from elsewhere.
+    /// Another handle of the file, for syncing it from another thread.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if there are no more file descriptors.
+    /// [`ErrorKind::Local`] if the process has no more file descriptors.
     pub fn handle(&self) -> Result<File> {
         self.file
             .try_clone()
             .map_err(|cause| cannot("open again", &self.path, cause))
     }
 
-    /// The disk as far as it is in this file, which holds it in `format`.
+    /// The disk as far as this file, in `format`, contains it.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if there are no more file descriptors or the disk fails,
-    /// [`ErrorKind::Image`] if it cannot be measured, or is not of that format.
+    /// [`ErrorKind::Image`] if its size cannot be determined, or it does not have that format.
     pub fn to_disk(&self, format: TargetFormat) -> Result<Box<dyn Disk>> {
         if let Some(qcow2) = &self.qcow2 {
             qcow2.pad().map_err(|cause| self.cannot_write(cause))?;
@@ -549,27 +554,27 @@ impl ImageTarget {
         })
     }
 
-    /// Whether its bytes are those of the disk, each at its place.
+    /// Whether each byte of the disk is at its own offset in the file.
     pub fn is_raw(&self) -> bool {
         self.qcow2.is_none()
     }
 
-    /// Whether it is the file with this inode, last written to at this time, in
-    /// nanoseconds since 1970.
+    /// Whether the file has this inode and was last written to at this time, in nanoseconds since
+    /// 1970.
     pub fn is_as_it_was(&self, inode: u64, at_ns: i128) -> bool {
         let is_it = FileId::of(&self.file).is_ok_and(|id| id.inode == inode);
         let now = self.file.metadata();
         is_it && now.is_ok_and(|now| modified_ns(&now) == at_ns)
     }
 
-    /// Whether it will be published under its name at the end.
+    /// Whether the file gets its name only at the end.
     pub fn is_staged(&self) -> bool {
         self.staged.is_some()
     }
 
-    /// The page cache of the file, if a later run may believe in what this one wrote to
-    /// it without a sync. Not if others write to it: a sync of theirs could take away the
-    /// news that something could not be written.
+    /// The page cache of the file, if a later run may rely on what this run wrote without a sync.
+    /// Not if other machines write to the file: the kernel reports a failed write-back to one sync
+    /// only, and that could be theirs.
     pub fn page_cache(&self) -> Option<PageCache> {
         match self.is_staged() && !self.is_shared {
             true => page_cache_of(&self.file),
@@ -577,9 +582,8 @@ impl ImageTarget {
         }
     }
 
-    /// Puts the bytes of `range` at their place: these runs of data, each with its
-    /// offset and in order, and zeros between them. Of a raw file it gives the
-    /// [`data_blocks`] of the range.
+    /// Writes the bytes of `range`: the given runs of data, each with its offset and in order, and
+    /// zeros between them. For a raw file, returns the [`data_blocks`] of the range.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
@@ -603,7 +607,7 @@ impl ImageTarget {
         Ok(blocks.count)
     }
 
-    /// Puts bytes at their place, zeros as holes where that is right.
+    /// Writes bytes, with holes instead of zeros where that is right.
     fn put(&self, bytes: &[u8], offset: u64, blocks: &mut DataBlocks) -> Result<()> {
         for (start, end, is_hole) in runs(bytes, offset) {
             let at = offset + start as u64;
@@ -621,14 +625,14 @@ impl ImageTarget {
         Ok(())
     }
 
-    /// One at a time: a file system lets no other one in, and would have it spin on a
-    /// processor that has better things to do.
+    /// Writes bytes, one thread at a time: the file system admits only one writer to a file anyway,
+    /// and would let the others spin on processors that the compressors need.
     fn write(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
         let _turn = locks::lock(&self.turn);
         self.file.write_all_at(bytes, offset)
     }
 
-    /// Whether zeros are where they belong without anything being done.
+    /// Whether zeros need not be written at all.
     pub fn leaves_zeros(&self) -> bool {
         match &self.qcow2 {
             Some(qcow2) => qcow2.leaves_zeros(),
@@ -636,8 +640,8 @@ impl ImageTarget {
         }
     }
 
-    /// Makes `len` bytes from `offset` on zeros, as holes where that can be: on a
-    /// device too the zeros are not moved, if it can make them itself.
+    /// Makes `len` bytes from `offset` zero, as a hole where possible. A device that can zero them
+    /// itself does so, and no zeros are transferred to it.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if the disk is full or fails.
@@ -650,7 +654,7 @@ impl ImageTarget {
         put.map_err(|cause| self.cannot_write(cause))
     }
 
-    /// Makes zeros of old bytes, without moving any if that can be.
+    /// Replaces old bytes by zeros, without writing any if possible.
     fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
         if len == 0 || self.is_hole(offset, len) {
             return Ok(());
@@ -658,9 +662,9 @@ impl ImageTarget {
         put_zeros(&self.file, offset, len)
     }
 
-    /// Whether the file has no data there, and reads as zeros: that the file system calls
-    /// it a hole is not enough where old bytes would show. What is longer is punched
-    /// anyway. Of a device nothing is known.
+    /// Whether the file has no data there and reads as zeros. The file system's report of a hole is
+    /// not sufficient, because a wrong report would leave old bytes in the image. Longer ranges are
+    /// punched without a check. Nothing is known about a device.
     fn is_hole(&self, offset: u64, len: u64) -> bool {
         const LEN_MAX: u64 = 1 << 20;
         if self.zeros == Zeros::Write
@@ -673,11 +677,11 @@ impl ImageTarget {
         self.file.read_exact_at(&mut bytes, offset).is_ok() && is_zero(&bytes)
     }
 
-    /// Where the first data at or after `offset` is, as far as the file system tells.
+    /// The first data at or after `offset`, as the file system reports it.
     fn data_after(&self, offset: u64) -> u64 {
         match next_data(&self.file, offset) {
             NextData::At(data) => data,
-            // None up to the end of the file.
+            // There is no more data up to the end of the file.
             NextData::Nowhere => u64::MAX,
             NextData::Unknown => offset,
         }
@@ -695,12 +699,12 @@ impl ImageTarget {
         }
     }
 
-    /// Writes what a file of its format needs besides the data, once all of that is
-    /// there, and walks over what came of it.
+    /// Writes what the format needs besides the data, once all data are written, and then walks the
+    /// result as a check.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if the disk is full or fails, [`ErrorKind::Image`] if
-    /// somebody else wrote to the file.
+    /// [`ErrorKind::Local`] if the disk is full or fails, [`ErrorKind::Image`] if something else
+    /// wrote to the file.
     pub fn complete(&self) -> Result<()> {
         let Some(qcow2) = &self.qcow2 else {
             return Ok(());
@@ -710,12 +714,15 @@ impl ImageTarget {
         MappedImage::open(file, Format::Qcow2, &[]).map(drop)
     }
 
-    /// Makes it safe from a loss of power and, if it was staged, visible under
-    /// its name. Returns what the file system could not do for it, and had not shown
-    /// [before](Self::weaknesses).
+    /// Syncs the file, so that it survives a loss of power, and gives a staged file its name.
+    /// Returns what the file system could not guarantee, unless it was already in
+    /// [`weaknesses`](Self::weaknesses).
+    ///
+    /// The order matters. The data are synced before the rename, so that the name never refers to
+    /// an incomplete file. The directory is synced after it, so that the name itself survives.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`]; then the staged file stays where it is.
+    /// [`ErrorKind::Local`]; the staged file then stays where it is.
     pub fn publish(self, force: bool) -> Result<Vec<Weakness>> {
         let failed = |cause| cannot("finish", &self.path, cause);
         sync_all(&self.file).map_err(failed)?;
@@ -740,8 +747,9 @@ impl ImageTarget {
             }
             _ => failed(cause),
         })?;
-        // Where only we can rename it is no use to look, and some file systems number a
-        // file anew when it is renamed.
+        // Someone could have exchanged the file between the first check and the rename. If only we
+        // can create files in the directory, that is impossible, and a second check would do harm:
+        // some file systems give a renamed file another number.
         if can_others_create_in(directory_of(path)) {
             self.check_named(path)?;
         }
@@ -751,8 +759,8 @@ impl ImageTarget {
         Ok(new.filter(|new| !self.weaknesses.contains(new)).collect())
     }
 
-    /// Checks that `name` still is that of the file that was written: whoever may write to
-    /// its directory can put another one there.
+    /// Checks that `name` still refers to the file that was written. Whoever may write to its
+    /// directory could have put another file there.
     fn check_named(&self, name: &Path) -> Result<()> {
         let failed = |cause| cannot("finish", &self.path, cause);
         if FileId::of(&self.file).map_err(failed)? == FileId::at(name).map_err(failed)? {
@@ -764,7 +772,7 @@ impl ImageTarget {
     }
 }
 
-/// The error of a staged file that may be another user's.
+/// The error for a staged file that may belong to another user.
 fn not_ours(part: &Path, cause: std::io::Error, otherwise: &str) -> Error {
     let hint = Foreign::of(&cause).map(|why| why.remedy(part, otherwise));
     let error = cannot("use", part, cause);
@@ -774,14 +782,14 @@ fn not_ours(part: &Path, cause: std::io::Error, otherwise: &str) -> Error {
     }
 }
 
-/// The error of a staged file that no earlier run of this transfer left.
+/// The error for a staged file that is not from an earlier run of this transfer.
 fn no_part_of_ours(part: &Path, hint: &str) -> Error {
     let what = format!("{} is not what the earlier run left", part.display());
     Error::new(ErrorKind::Local, what).hint_to(hint.to_owned())
 }
 
-/// The runs of zero blocks and of all else, as start, end and whether it is
-/// zero. Blocks are counted from the start of the file.
+/// Divides bytes into runs of zero blocks and of everything else, as start, end and whether it is
+/// zero. Blocks are aligned to the start of the file.
 fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
     let mut runs: Vec<(usize, usize, bool)> = Vec::new();
     let mut start = 0;
@@ -800,8 +808,7 @@ fn runs(bytes: &[u8], offset: u64) -> Vec<(usize, usize, bool)> {
     runs
 }
 
-/// How many blocks of 4 KiB of a disk, counted from its start, hold anything but zeros
-/// within these bytes.
+/// How many aligned blocks of 4 KiB within these bytes contain anything but zeros.
 pub fn data_blocks(bytes: &[u8], offset: u64) -> u64 {
     let mut blocks = DataBlocks::default();
     for (start, end, is_hole) in runs(bytes, offset) {
@@ -812,16 +819,16 @@ pub fn data_blocks(bytes: &[u8], offset: u64) -> u64 {
     blocks.count
 }
 
-/// A count of blocks, of which runs tell in order.
+/// Counts blocks with data; runs must be added in order.
 #[derive(Debug, Default)]
 struct DataBlocks {
     count: u64,
-    /// The first block that was not counted yet: two runs may meet within one.
+    /// The first block that was not counted yet: two runs may meet within one block.
     next: u64,
 }
 
 impl DataBlocks {
-    /// From byte `start` to `end` there is no block of zeros.
+    /// The bytes from `start` to `end` contain no zero block.
     fn add(&mut self, start: u64, end: u64) {
         let first = self.next.max(start / BLOCK_BYTES);
         self.next = self.next.max(end.div_ceil(BLOCK_BYTES));
@@ -829,7 +836,7 @@ impl DataBlocks {
     }
 }
 
-/// Takes the lock of a file that is written to.
+/// Locks a file that is written to.
 fn lock(file: &File, path: &Path, how: Lock) -> Result<Option<Weakness>> {
     match filesystem::lock(file, how) {
         Locked::Held => Ok(None),
@@ -841,8 +848,8 @@ fn lock(file: &File, path: &Path, how: Lock) -> Result<Option<Weakness>> {
     }
 }
 
-/// What the file system cannot do for a staged file. File and directory are synced at
-/// the end as well: that they cannot be is found out when the transfer begins.
+/// What the file system cannot guarantee for a staged file. It is synced here, with its directory,
+/// because a failure should be known at the start of the transfer and not at its end.
 fn weaknesses(
     file: &File,
     part: &Path,
@@ -906,7 +913,7 @@ mod tests {
             for step in [1, 100, 4096, 5000, 40_000] {
                 let runs = bytes.chunks(step).enumerate();
                 let runs = runs.map(|(i, run)| (offset + (i * step) as u64, run));
-                // Of zeros that are known nothing comes.
+                // For zeros that are known, there is no run.
                 let runs = runs.filter(|(_, run)| !is_zero(run));
                 assert_eq!(
                     target.put_all(offset..end, runs).unwrap(),

@@ -309,7 +309,7 @@ impl Hosted {
             set(&mut info, "claimed", format!("imaging:{}", progress.source));
         } else if !state.leases.is_empty() {
             set(&mut info, "claimed", "imaging");
-        } else if let Some(claimed) = state.claims.told() {
+        } else if let Some(claimed) = state.claims.as_text() {
             set(&mut info, "claimed", claimed);
         }
         info

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// Processor time that this process used, all threads together. Where the system does not
-/// report it, the time since the first call.
+/// Processor time of this process, all threads together. If the system does not report it, the time
+/// since the first call.
 pub fn process_time() -> Duration {
     process()
 }
 
-/// Processor time that this thread used. Where the system does not report it, the time since
-/// the first call of the process: differences of two readings then include waiting.
+/// Processor time of this thread. If the system does not report it, the time since the process
+/// first called this, so that differences include waiting.
 pub fn thread_time() -> Duration {
     thread()
 }

@@ -30,8 +30,7 @@ fn is_null(_: &Metadata) -> bool {
 /// Bytes of an open block device.
 ///
 /// # Errors
-/// If the system does not report it, as macOS does not without calls that this program does
-/// not make.
+/// If the system does not report it. macOS would need calls that this program does not make.
 pub fn device_size(mut file: &File) -> io::Result<u64> {
     match file.seek(SeekFrom::End(0))? {
         0 if cfg!(not(target_os = "linux")) => Err(io::Error::new(
@@ -60,8 +59,8 @@ fn free(_: &Path) -> Option<u64> {
     None
 }
 
-/// Asks the system to forget what it read ahead of this part of a file, and to read only what
-/// is asked for from now on: a disk with a bad sector else fails as a whole piece again.
+/// Makes the system drop what it read ahead in this part of a file, and stop reading ahead there:
+/// on a disk with a bad sector, a larger read would fail as a whole again.
 pub fn read_afresh(file: &File, offset: u64, len: usize) {
     advise(file, offset, len);
 }

@@ -1,15 +1,14 @@
-//! What an error of the system means, where [`ErrorKind`] does not say it.
+//! What an error of the operating system means, where [`ErrorKind`] is not precise enough.
 
 use std::io::{Error, ErrorKind};
 
-/// Whether a file system without the call refused to sync: anything else may mean that bytes
-/// were lost.
+/// Whether sync failed because the file system does not support it. Any other error may mean that
+/// bytes were lost.
 pub fn cannot_sync(error: &Error) -> bool {
     is_one_of(error, codes::NO_SUCH_CALL)
 }
 
-/// Whether a disk failed, is full or read-only, rather than that its file system has no such
-/// call.
+/// Whether a disk failed, is full or read-only, as opposed to a file system without this call.
 pub fn is_disk_broken(error: &Error) -> bool {
     is_one_of(error, codes::BROKEN)
 }
@@ -19,7 +18,7 @@ pub fn is_bad_sector(error: &Error) -> bool {
     is_one_of(error, codes::MEDIUM)
 }
 
-/// Whether writing would fail as well: no room, a quota, a file that is too long, or a broken
+/// Whether writing would fail as well: no space, a quota, a file that is too long, or a broken
 /// medium.
 pub fn is_no_room(error: &Error) -> bool {
     let kinds = [

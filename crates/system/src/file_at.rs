@@ -1,9 +1,9 @@
-//! Reading and writing at a place of a file, without a position that threads share.
+//! Reads and writes at an offset of a file, without a file position that threads would share.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 
-/// Reads and writes at an offset in bytes.
+/// Access at an offset in bytes.
 pub trait FileAt {
     /// Reads up to `bytes.len()` bytes.
     ///
@@ -56,7 +56,7 @@ pub trait FileAt {
         Ok(())
     }
 
-    /// Writes all of these slices, one after the other, in one call where the system has one.
+    /// Writes all of these slices consecutively, in one call if the system has one.
     ///
     /// # Errors
     /// As [`write_at`](Self::write_at).
@@ -98,7 +98,7 @@ impl FileAt for File {
     }
 }
 
-/// These calls move the position of the file as well, which nobody here reads after them.
+/// These calls also move the position of the file, but nothing here reads from the position.
 #[cfg(windows)]
 impl FileAt for File {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {

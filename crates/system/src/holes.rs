@@ -1,14 +1,14 @@
-//! Holes: where a file has no data, and making one.
+//! Holes: finding where a file has no data, and creating them.
 
 use std::fs::File;
 use std::io;
 
-/// Where data follows in a file.
+/// The position of the next data in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextData {
-    /// From this byte on.
+    /// At this offset.
     At(u64),
-    /// Nowhere up to the end.
+    /// There is none up to the end of the file.
     Nowhere,
     /// The system or the file system does not report holes, or its reports are not trusted.
     Unknown,
@@ -16,28 +16,29 @@ pub enum NextData {
 
 /// The first data at or after `offset`.
 ///
-/// Only Linux and FreeBSD are asked. APFS has reported holes where there was data, and Windows
-/// has no safe call for it.
+/// Only Linux and FreeBSD are used. APFS has reported holes where there was data, and Windows has
+/// no safe call for it.
 pub fn next_data(file: &File, offset: u64) -> NextData {
     seek_data(file, offset)
 }
 
-/// The end of the data that is at `offset`, where [`next_data`] found it; `None` if the file
-/// system does not report it.
+/// The end of the data at `offset`, which [`next_data`] found; `None` if the file system does not
+/// report it.
 pub fn next_hole(file: &File, offset: u64) -> Option<u64> {
     seek_hole(file, offset)
 }
 
-/// Bytes that a file takes on its disk; `None` where the system does not report it.
+/// The space that a file occupies on its disk, in bytes; `None` if the system does not report it.
 pub fn allocated_bytes(file: &File) -> Option<u64> {
     allocated(file)
 }
 
-/// Makes these bytes of a file read as zeros without writing any. `false` if the file system,
-/// or this program on this system, cannot: then they have to be written.
+/// Makes these bytes of a file read as zeros without writing them. Returns `false` if the file
+/// system, or this program on this operating system, does not support that: then they have to be
+/// written.
 ///
 /// # Errors
-/// Those of a full or broken disk: writing would fail as well, or fill what is full.
+/// Those of a full or broken disk: writing would fail as well.
 pub fn punch(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     deallocate(file, offset, len)
 }

@@ -1,11 +1,11 @@
-//! Which file it is, whatever its name.
+//! Identifies a file independently of its name.
 
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// The number of a file within its file system, and of that.
+/// The number of a file, and that of its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileId {
     /// The file system: a device number, or the serial number of a volume.
@@ -15,7 +15,7 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// Of an open file.
+    /// The identity of an open file.
     ///
     /// # Errors
     /// If the system does not report it.
@@ -23,10 +23,10 @@ impl FileId {
         of_file(file)
     }
 
-    /// Of what has this name now. A link is not followed.
+    /// The identity of what currently has this name. A link is not followed.
     ///
     /// # Errors
-    /// If it is not there, or cannot be looked at.
+    /// If it does not exist, or cannot be inspected.
     pub fn at(path: &Path) -> io::Result<Self> {
         of_name(path)
     }
@@ -63,7 +63,8 @@ fn of_file(file: &File) -> io::Result<FileId> {
 #[cfg(windows)]
 fn of_name(path: &Path) -> io::Result<FileId> {
     use std::os::windows::fs::OpenOptionsExt;
-    /// A directory can be opened, and of a link the link itself, as in `winbase.h`.
+    /// Allows opening a directory, and opens a link itself instead of its target, as in
+    /// `winbase.h`.
     const BACKUP_SEMANTICS_AND_REPARSE_POINT: u32 = 0x0220_0000;
     let named = File::options()
         .access_mode(0)
@@ -72,7 +73,7 @@ fn of_name(path: &Path) -> io::Result<FileId> {
     of_file(&named)
 }
 
-/// When a file was last written to, in nanoseconds since 1970.
+/// The time of the last write to a file, in nanoseconds since 1970.
 pub fn modified_ns(metadata: &Metadata) -> i128 {
     let ns = |time: Duration| i128::try_from(time.as_nanos()).unwrap_or(i128::MAX);
     match metadata.modified() {

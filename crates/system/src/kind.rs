@@ -2,7 +2,8 @@
 
 use std::fs::FileType;
 
-/// Kinds besides those of the standard library. A system without such files says no.
+/// File types that the standard library does not know on every system. On a system without them,
+/// the answer is no.
 pub trait Kind {
     /// Whether it is a block device.
     fn is_block(&self) -> bool;

@@ -1,17 +1,16 @@
 //! Everything that differs between operating systems.
 //!
-//! This is the only crate of the client that asks which system it is built for
-//! (`.ci/layers.sh` checks that). Each function does what its name says on Linux; on every
-//! other system it does the same, or returns the answer that is always safe: no hole is known,
-//! a call is not supported, a file has no page cache to trust. Callers handle that answer
-//! anyway, because file systems on Linux give it too, so nothing above this crate needs to know
-//! the system.
+//! This is the only client crate that distinguishes operating systems (`.ci/layers.sh` checks
+//! that). Each function does what its name says on Linux. On every other system it does the same,
+//! or returns the safe answer: no hole is known, a call is not supported, a file has no trustworthy
+//! page cache. Callers have to handle that answer anyway, because file systems on Linux give it
+//! too, so nothing above this crate needs to know the operating system.
 //!
-//! What Windows cannot do here, because the standard library has no safe call for it: sparse
-//! files, owners and access lists, sizes of disks. `docs/user/platforms.md` lists for users what is
+//! On Windows, the standard library has no safe call for sparse files, owners, access lists and
+//! sizes of disks, so these are missing. `docs/user/platforms.md` describes for users what is
 //! weaker on which system.
 //!
-//! No policy: `openhosting-filesystem` decides what to do without.
+//! No policy: `openhosting-filesystem` decides what to do instead.
 
 mod clock;
 mod device;
@@ -54,6 +53,6 @@ pub use streams::{Stream, columns, takes_sequences};
 pub use terminal::Terminal;
 pub use uses::{Use, is_locked, uses_of};
 
-/// Whether a file that several processes lock together can still be written to by them. Locks
-/// of Windows are mandatory: a shared one forbids writing to everybody, its holders included.
+/// Whether processes that share a lock on a file can still write to it. Locks on Windows are
+/// mandatory: a shared lock forbids everybody to write, including its holders.
 pub const SHARED_LOCKS_ALLOW_WRITES: bool = cfg!(not(windows));

@@ -1,39 +1,39 @@
-//! Names that a file gets at once.
+//! Gives a file its name in one step.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// Creates a file without a name in a directory, for its owner alone: a process that is killed
-/// leaves nothing behind.
+/// Creates a file without a name in a directory, accessible only by its owner. If the process is
+/// killed, nothing remains.
 ///
 /// # Errors
-/// Where the system or the file system has no such files.
+/// If the system or the file system does not support such files.
 pub fn create_nameless(directory: &Path) -> io::Result<File> {
     nameless(directory)
 }
 
-/// Gives a file without a name one that nothing has.
+/// Gives a nameless file a name that is not in use.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`], and where that is not possible.
+/// [`io::ErrorKind::AlreadyExists`], or that it is not supported.
 pub fn give_name(file: &File, path: &Path) -> io::Result<()> {
     name(file, path)
 }
 
-/// Renames a file to a name that nothing has, in one step.
+/// Renames a file to a name that is not in use, in one step.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`], and where the system or the file system has no such call.
+/// [`io::ErrorKind::AlreadyExists`], or that the system or the file system does not support it.
 pub fn rename_exclusively(from: &Path, to: &Path) -> io::Result<()> {
     rename_new(from, to)
 }
 
-/// Checks that a file that is there could be replaced now: on Windows, that no program has it
-/// open in a way that forbids that.
+/// Checks whether an existing file could be replaced now: on Windows, a program that has it open
+/// may forbid that.
 ///
 /// # Errors
-/// Why it cannot. That there is no such file is no error.
+/// Why it cannot be replaced. A missing file is not an error.
 pub fn check_replaceable(path: &Path) -> io::Result<()> {
     match open_to_replace(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,9 +1,9 @@
-//! Standard streams that do not block, and as files.
+//! Standard streams that do not block, and standard streams as files.
 //!
-//! `O_NONBLOCK` belongs to the open file, which stdin, stdout and stderr share with the
-//! process that started this one. Node.js and rsync set it on their pipes, and then a
-//! full or an empty pipe is `EAGAIN`: no failure, but a reason to wait. Windows has no such flag,
-//! and its streams always block.
+//! `O_NONBLOCK` belongs to the open file, which stdin, stdout and stderr share with the process
+//! that started this one. Node.js and rsync set it on their pipes, and then a full or empty pipe
+//! returns `EAGAIN`, which is not a failure but a reason to wait. Windows has no such flag, and its
+//! streams always block.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,7 +11,8 @@ use std::io::{self, ErrorKind, Read, Write};
 #[cfg(unix)]
 pub use std::os::fd::AsFd as Stream;
 
-/// What can be waited for: on Windows anything, as nothing has to be.
+/// A stream that can be waited for. On Windows this is any type, because waiting is never
+/// necessary.
 #[cfg(not(unix))]
 pub trait Stream {}
 
@@ -22,10 +23,10 @@ impl<T> Stream for T {}
 #[derive(Debug)]
 pub struct Waiting<T>(pub T);
 
-/// stdout without a buffer of its own.
+/// Standard output without a buffer.
 ///
 /// # Errors
-/// If it is closed, or there are no more file descriptors.
+/// If it is closed, or the process has no more file descriptors.
 pub fn stdout() -> io::Result<Waiting<File>> {
     #[cfg(unix)]
     let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
@@ -34,10 +35,10 @@ pub fn stdout() -> io::Result<Waiting<File>> {
     Ok(Waiting(File::from(stdout)))
 }
 
-/// stdin without a buffer of its own.
+/// Standard input without a buffer.
 ///
 /// # Errors
-/// If it is closed, or there are no more file descriptors.
+/// If it is closed, or the process has no more file descriptors.
 pub fn stdin() -> io::Result<File> {
     #[cfg(unix)]
     let stdin = std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned()?;

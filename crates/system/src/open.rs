@@ -1,26 +1,26 @@
-//! Opening files that somebody else may have put where they are.
+//! Opens files that another user may have put in their place.
 
 use std::fs::OpenOptions;
 
-/// What an open must not do.
+/// What opening a file must not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// Follow a link. On Windows a link is opened itself: check the kind of what was opened.
+    /// Follow a link. On Windows, the link itself is opened: check the type of the opened file.
     NoFollow,
-    /// Wait, as for the other end of a named pipe.
+    /// Wait, for example for the other end of a named pipe.
     NoWait,
     /// Both.
     NoFollowNoWait,
-    /// Follow a link, or open a device that is in use, such as mounted.
+    /// Follow a link, or open a device that is in use, for example mounted.
     NoFollowInUse,
 }
 
-/// Options to open a file, with what differs between systems.
+/// Options for opening a file that differ between systems.
 pub trait OpenGuarded {
-    /// What the open must not do.
+    /// Sets what opening must not do.
     fn guarded(&mut self, guard: Guard) -> &mut Self;
-    /// The permissions of a file that is created, as bits of a mode: nothing where files get
-    /// those of their directory.
+    /// Sets the permissions of a created file, as mode bits. No effect where a file inherits
+    /// permissions from its directory.
     fn created_with(&mut self, mode: u32) -> &mut Self;
 }
 

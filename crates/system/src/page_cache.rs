@@ -1,30 +1,29 @@
-//! Which page cache holds the bytes that were written to a file and not synced.
+//! Identifies the page cache that holds bytes that were written to a file but not synced.
 //!
-//! They survive the death of the process that wrote them, `kill -9` included, but not a
-//! loss of power. So a later run may believe that they are there as long as the kernel
-//! still runs and still has the same file system in use.
+//! These bytes survive the death of the process that wrote them, including `kill -9`, but not a
+//! loss of power. So a later run may rely on them as long as the same kernel is running and the
+//! same file system is still mounted.
 //!
-//! Only Linux is asked: elsewhere nothing may be concluded.
+//! Only Linux is supported; on other systems nothing can be concluded.
 
 use std::fs::File;
 
 /// A file, and the page cache that holds what was written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCache {
-    /// The id that the kernel gave itself when it booted.
+    /// The random id of the kernel's current boot.
     pub boot: [u8; 16],
     /// The device of the file system, major and minor number.
     pub device: u64,
-    /// One use of the file system, from its mount to its unmount. It differs after a disk
-    /// was pulled out and mounted again.
+    /// Identifies one use of the file system, from mount to unmount. It changes if a disk was
+    /// unplugged and mounted again.
     pub mount: u64,
     /// The inode of the file.
     pub inode: u64,
 }
 
 impl PageCache {
-    /// The page cache of an open regular file; `None` where nothing may be concluded
-    /// from it.
+    /// The page cache of an open regular file; `None` if nothing can be concluded from it.
     pub fn of(file: &File) -> Option<Self> {
         of(file)
     }
@@ -48,8 +47,8 @@ mod linux {
 
     use super::PageCache;
 
-    /// File systems whose files have their pages in the kernel that we run on: of any other
-    /// one, as of NFS or FUSE, somebody else may have them. By the numbers of `statfs(2)`.
+    /// File systems whose pages are in the kernel that this program runs on, by the numbers of
+    /// `statfs(2)`. With any other one, such as NFS or FUSE, pages may be elsewhere.
     const LOCAL: [u64; 10] = [
         0xef53,      // ext2, ext3, ext4
         0x5846_5342, // XFS
@@ -63,14 +62,14 @@ mod linux {
         0x4d44,      // FAT
     ];
 
-    /// `STATX_MNT_ID_UNIQUE`, of Linux 6.8: an id that is never given twice in one boot, as
-    /// that of `STATX_MNT_ID` is.
+    /// `STATX_MNT_ID_UNIQUE`, of Linux 6.8: an id that is not reused within one boot, unlike that
+    /// of `STATX_MNT_ID`.
     const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
     /// See [`PageCache::of`].
     pub(super) fn of(file: &File) -> Option<PageCache> {
         let kind = fstatfs(file).ok()?.f_type;
-        // Signed on some architectures: the number is that of its lower 32 bits.
+        // Signed on some architectures: the number is in the lower 32 bits.
         let kind = u64::try_from(kind & 0xffff_ffff).ok()?;
         if !LOCAL.contains(&kind) {
             return None;
@@ -92,10 +91,10 @@ mod linux {
         })
     }
 
-    /// What tells one use of the file system on a block device from the next one: the inode
-    /// of its directory in sysfs, which is made when it is mounted and gets a new number each
-    /// time. Unlike the id of a mount it is the same in all containers, so that it outlives
-    /// one that was killed and started again.
+    /// Distinguishes one use of the file system on a block device from the next: the inode number
+    /// of its directory in sysfs, which is created at the mount and has a new number each time.
+    /// Unlike the id of a mount, it is the same in all containers, so it survives a container that
+    /// was killed and started again.
     fn superblock(major: u32, minor: u32) -> Option<u64> {
         let device = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
         let name = device.file_name()?;
@@ -115,7 +114,7 @@ mod linux {
             let directory = tempfile::tempdir().unwrap();
             let (a, b) = (directory.path().join("a"), directory.path().join("b"));
             let open = |path| PageCache::of(&File::create(path).unwrap());
-            // The tests of the tools say where none is trusted.
+            // The tests of the tools report where no page cache is trusted.
             let Some(first) = open(&a) else {
                 return;
             };

@@ -1,28 +1,28 @@
-//! Names as bytes, and the directories of a user.
+//! Names as bytes, and the user's directories.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
-/// A variable that names a directory of the user, and what is below that.
+/// An environment variable for a directory of the user, and the path below it.
 pub type Base = (&'static str, &'static str);
 
-/// Where programs keep what they learnt.
+/// Where programs store their state.
 pub const BASE_OF_STATE: Base = match cfg!(windows) {
     true => ("LOCALAPPDATA", ""),
     false => ("HOME", ".local/state"),
 };
-/// Where programs keep data.
+/// Where programs store data.
 pub const BASE_OF_DATA: Base = match cfg!(windows) {
     true => ("LOCALAPPDATA", ""),
     false => ("HOME", ".local/share"),
 };
-/// Where programs have their settings.
+/// Where programs store their settings.
 pub const BASE_OF_CONFIG: Base = match cfg!(windows) {
     true => ("APPDATA", ""),
     false => ("HOME", ".config"),
 };
 
-/// The bytes of a name: those that the system has, or UTF-8 where names are no bytes.
+/// The bytes of a name as the system has them, or in UTF-8 on systems whose names are not bytes.
 pub fn bytes_of(name: &OsStr) -> Cow<'_, [u8]> {
     #[cfg(unix)]
     return Cow::Borrowed(std::os::unix::ffi::OsStrExt::as_bytes(name));
@@ -33,8 +33,8 @@ pub fn bytes_of(name: &OsStr) -> Cow<'_, [u8]> {
     }
 }
 
-/// The name of these bytes; where names are no bytes, what is not UTF-8 is replaced, and such a
-/// file is not found.
+/// The name with these bytes. On systems whose names are not bytes, invalid UTF-8 is replaced, so
+/// that such a file is not found.
 pub fn path_of_bytes(bytes: &[u8]) -> OsString {
     #[cfg(unix)]
     return std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec());

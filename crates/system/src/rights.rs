@@ -1,25 +1,25 @@
-//! Who owns a file, and what others may do with it.
+//! The owner of a file, and what others may do with it.
 //!
-//! Windows has access lists instead of owners and modes, and no safe call reads them: there
-//! every file counts as this user's, alone. New files get the access list of their directory.
+//! Windows has access lists instead of owners and modes, and no safe call reads them. There, every
+//! file counts as owned by this user only. New files get the access list of their directory.
 
 use std::fs::{DirBuilder, File, Metadata};
 use std::io;
 use std::path::Path;
 
-/// Who owns a file, and what others may do with it.
+/// The owner of a file, and what others may do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights {
     /// The number of the user.
     pub owner: u32,
-    /// The bits of `chmod(2)`, and of the kind of file.
+    /// The bits of `chmod(2)`, and of the file type.
     pub mode: u32,
-    /// How many names it has.
+    /// Number of names (hard links).
     pub links: u64,
 }
 
 impl Rights {
-    /// Of a file.
+    /// The rights of a file.
     pub fn of(metadata: &Metadata) -> Self {
         of_metadata(metadata)
     }
@@ -33,7 +33,7 @@ pub fn user() -> u32 {
 /// Gives an open file a mode.
 ///
 /// # Errors
-/// If the file system has none, or this user may not.
+/// If the file system has no modes, or this user may not change it.
 pub fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     change_mode(file, mode)
 }
@@ -43,29 +43,29 @@ pub fn umask(is_plain: bool) -> u32 {
     mask(is_plain)
 }
 
-/// Whether files can be changed where this one is: not in a read-only mount.
+/// Whether files in the same place can be changed, that is, the mount is not read-only.
 ///
 /// # Errors
-/// If the file system cannot be asked.
+/// If the file system does not report it.
 pub fn can_be_changed(file: &File) -> io::Result<bool> {
     is_writable_mount(file)
 }
 
-/// Whether a path, such as `/dev/fd/63`, names a pipe without a name of its own, which a shell
-/// made for `<(COMMAND)`.
+/// Whether a path such as `/dev/fd/63` refers to an unnamed pipe, which a shell created for
+/// `<(COMMAND)`.
 pub fn is_nameless_pipe(path: &Path) -> bool {
     is_of_shell(path)
 }
 
-/// Opens a directory, to sync the names in it.
+/// Opens a directory for syncing the names in it.
 ///
 /// # Errors
-/// [`io::ErrorKind::PermissionDenied`] also where the system lets no directory be synced.
+/// [`io::ErrorKind::PermissionDenied`] also if the system does not support syncing directories.
 pub fn open_directory(path: &Path) -> io::Result<File> {
     open_to_sync(path)
 }
 
-/// Creates a directory with its parents, for this user alone.
+/// Creates a directory and its parents, for this user only.
 ///
 /// # Errors
 /// As [`DirBuilder::create`].
@@ -118,11 +118,11 @@ mod unix {
             .unwrap_or_else(mask_by_change)
     }
 
-    /// The mask without /proc: it can only be read by changing it. Meanwhile it is the
-    /// strictest one, so that no file of another thread gets a wider mode than it should.
+    /// Reads the mask without /proc, which is only possible by changing it. Meanwhile it has the
+    /// strictest value, so that no file of another thread gets more permissions than it should.
     fn mask_by_change() -> u32 {
         static TURN: Mutex<()> = Mutex::new(());
-        // Two threads that interleave here would leave the strict mask behind.
+        // If two threads interleaved here, the strict mask would stay in effect.
         let _turn = TURN.lock();
         let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
         let _ = rustix::process::umask(mask);
@@ -144,7 +144,7 @@ mod unix {
 
     #[cfg(target_os = "linux")]
     pub(super) fn is_of_shell(path: &Path) -> bool {
-        /// The file system of pipes without a name, by `statfs(2)`.
+        /// The file system of unnamed pipes, for `statfs(2)`.
         const PIPEFS_MAGIC: u64 = 0x5049_5045;
         rustix::fs::statfs(path)
             .is_ok_and(|system| u64::try_from(system.f_type) == Ok(PIPEFS_MAGIC))
@@ -173,7 +173,7 @@ mod elsewhere {
 
     use super::Rights;
 
-    /// Everything is this user's.
+    /// Everything belongs to this user.
     const USER: u32 = 0;
 
     pub(super) fn of_metadata(_: &Metadata) -> Rights {
@@ -207,7 +207,7 @@ mod elsewhere {
     #[cfg(windows)]
     pub(super) fn open_to_sync(directory: &Path) -> io::Result<File> {
         use std::os::windows::fs::OpenOptionsExt;
-        /// `FILE_FLAG_BACKUP_SEMANTICS`: what opens a directory.
+        /// `FILE_FLAG_BACKUP_SEMANTICS`, which allows opening a directory.
         const BACKUP_SEMANTICS: u32 = 0x0200_0000;
         File::options()
             .read(true)

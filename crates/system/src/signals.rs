@@ -1,23 +1,23 @@
-//! What asks a process to stop.
+//! Signals that request a process to stop.
 
 use std::io;
 
-/// What was heard.
+/// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// Ctrl-C.
     Interrupt,
-    /// SIGTERM; on Windows Ctrl-Break, a console that is closed, the end of the session.
+    /// SIGTERM; on Windows, Ctrl-Break, closing the console, or the end of the session.
     Terminate,
 }
 
-/// Hears signals from when it was made on: what comes between two calls of
+/// Receives signals from its creation on. A signal that arrives between two calls of
 /// [`next`](Self::next) is not lost.
 #[derive(Debug)]
 pub struct Signals(Inner);
 
 impl Signals {
-    /// Needs a runtime of tokio.
+    /// Starts listening. Needs a tokio runtime.
     ///
     /// # Errors
     /// If the system refuses a handler.
@@ -25,7 +25,7 @@ impl Signals {
         Inner::listen().map(Self)
     }
 
-    /// Waits for the next one. Drop the future to give up.
+    /// Waits for the next signal. Cancel-safe: drop the future to stop waiting.
     pub async fn next(&mut self) -> Signal {
         self.0.next().await
     }
@@ -58,8 +58,8 @@ impl Inner {
     }
 }
 
-/// Windows ends the process five seconds after its console was closed, whatever it does: a
-/// clean stop that takes longer is like a kill, which leaves what can be resumed.
+/// Windows ends the process five seconds after its console was closed, whatever it is doing. A
+/// clean stop that takes longer is like a kill, after which the transfer can be resumed.
 #[cfg(windows)]
 #[derive(Debug)]
 struct Inner {
@@ -94,13 +94,13 @@ impl Inner {
     }
 }
 
-/// Makes a write beyond the longest file that the user may have (`ulimit -f`) an error: without
-/// a handler the signal SIGXFSZ would end the process without a word. Needs a runtime of tokio.
+/// Turns a write beyond the maximum file size (`ulimit -f`) into an error. Without a handler, the
+/// signal SIGXFSZ would end the process without a message. Needs a tokio runtime.
 pub fn survive_long_files() {
     #[cfg(unix)]
     {
         let number = rustix::process::Signal::XFSZ.as_raw();
-        // The handler stays when what it reports to is dropped.
+        // The handler stays installed when the receiver is dropped.
         let _ = signal(SignalKind::from_raw(number));
     }
 }

@@ -1,8 +1,8 @@
-//! Options of connections.
+//! Options of sockets.
 
-/// The builder of an HTTP client, with the longest time for which bytes that the kernel took may
-/// stay unconfirmed by the other side. Only Linux has that option; elsewhere such a connection
-/// ends with the time limits of the requests on it.
+/// Sets, in the builder of an HTTP client, how long sent bytes may stay unacknowledged by the peer
+/// (TCP_USER_TIMEOUT). Only Linux has this option; elsewhere, such a connection ends with the
+/// timeouts of its requests.
 ///
 /// A macro, because the builder has no such method on other systems.
 #[cfg(target_os = "linux")]
@@ -13,7 +13,7 @@ macro_rules! with_user_timeout {
     };
 }
 
-/// The same where there is no such option.
+/// The same for systems without this option.
 #[cfg(not(target_os = "linux"))]
 #[macro_export]
 macro_rules! with_user_timeout {

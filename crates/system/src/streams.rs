@@ -2,33 +2,33 @@
 
 use crate::FileId;
 
-/// A standard stream that is written to.
+/// A standard output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// What a program was asked for.
+    /// The requested output.
     Stdout,
     /// Messages.
     Stderr,
 }
 
 impl Stream {
-    /// Whether another program reads it, and may pass it on.
+    /// Whether another program reads it, which may pass it on.
     pub fn is_piped(self) -> bool {
         is_piped(self)
     }
 
-    /// Which file it is; `None` where that is unknown.
+    /// The identity of its file; `None` if unknown.
     pub fn file_id(self) -> Option<FileId> {
         file_id(self)
     }
 }
 
-/// Columns of the terminal on stderr, if there is one that knows.
+/// The width in columns of the terminal on stderr, if it is one that knows its width.
 pub fn columns() -> Option<usize> {
     columns_of_stderr().filter(|columns| *columns > 0)
 }
 
-/// Prepares the terminal on stderr for control sequences. Whether it understands them.
+/// Prepares the terminal on stderr for control sequences, and returns whether it supports them.
 pub fn takes_sequences() -> bool {
     #[cfg(windows)]
     return winapi_util::console::Console::stderr()
@@ -56,7 +56,7 @@ fn is_piped(stream: Stream) -> bool {
 }
 
 #[cfg(unix)]
-// The fields have other types on other systems.
+// On other systems, the fields have other types.
 #[allow(clippy::unnecessary_cast)]
 fn file_id(stream: Stream) -> Option<FileId> {
     stat(stream).map(|stat| FileId {
@@ -93,7 +93,7 @@ fn columns_of_stderr() -> Option<usize> {
 
 #[cfg(not(any(unix, windows)))]
 fn is_piped(_: Stream) -> bool {
-    // It may be: then nothing is drawn that could be crossed.
+    // It may be a pipe: assume so, so that nothing is drawn that another program could garble.
     true
 }
 

@@ -1,12 +1,12 @@
 //! The settings of the terminal.
 
-/// The settings that the terminal of this process has, which are restored on drop: a question
-/// for a secret switches its echo off, and may be given up.
+/// Remembers the settings of the terminal and restores them on drop. A prompt for a secret switches
+/// the echo off, and may be interrupted.
 #[derive(Debug)]
 pub struct Terminal(Inner);
 
 impl Terminal {
-    /// `None` without a terminal: then nothing is asked there.
+    /// `None` without a terminal: then there must be no prompt.
     pub fn remember() -> Option<Self> {
         Inner::remember().map(Self)
     }
@@ -14,7 +14,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Without a terminal nobody misses its settings.
+        // If the terminal is gone, its settings need not be restored.
         self.0.restore();
     }
 }

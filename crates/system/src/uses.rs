@@ -1,20 +1,20 @@
-//! Who else uses the block device that is to be read, or the device over the file:
-//! what is written to it meanwhile makes a copy of no moment in particular.
+//! Finds out who else uses a block device that is to be read, or a device that is made from a file.
+//! If it is written to during the copy, the copy matches no single moment.
 //!
-//! Only Linux is asked; elsewhere no use is known.
+//! Only Linux is supported; on other systems no use is known.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
-/// How a device is used.
+/// A use of a device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Use {
     /// A file system on it is mounted here.
     Mounted(PathBuf),
-    /// The machine swaps to it.
+    /// The machine uses it as swap.
     Swap,
-    /// Another device is made of it: a volume group, an array. Its name.
+    /// Another device is built on it (a volume group, an array), with this name.
     Holder(String),
 }
 
@@ -28,9 +28,8 @@ impl std::fmt::Display for Use {
     }
 }
 
-/// Uses of a block device, of its partitions and of what is made of these; of a
-/// regular file, those of loop devices over it. What the system does not tell is
-/// left out.
+/// The uses of a block device, of its partitions, and of devices built on these; for a regular
+/// file, those of loop devices on it. What the system does not report is omitted.
 pub fn uses_of(file: &File) -> BTreeSet<Use> {
     #[cfg(target_os = "linux")]
     return linux::of(file);
@@ -41,9 +40,8 @@ pub fn uses_of(file: &File) -> BTreeSet<Use> {
     }
 }
 
-/// Whether another process has locked a file. Where the system has no list of locks (Linux
-/// has), the lock is asked for and given back, so that a process that starts at this very moment
-/// may believe that it is taken.
+/// Whether another process has locked a file. Linux has a list of locks. On other systems the lock
+/// is taken and released, so a process that starts at this very moment may find it taken.
 pub fn is_locked(file: &File) -> bool {
     #[cfg(target_os = "linux")]
     return linux::is_in_list(file);
@@ -66,10 +64,10 @@ mod linux {
 
     use super::Use;
 
-    /// Devices on top of each other at most: a loop in there is none of ours.
+    /// Maximum devices to visit, in case they form a loop.
     const DEVICES_MAX: usize = 256;
 
-    /// A device by its number, as `8:1`.
+    /// A device by its numbers, such as `8:1`.
     type Number = String;
 
     /// See [`uses_of`](super::uses_of).
@@ -90,7 +88,8 @@ mod linux {
         };
         let mounts = read_to_string("/proc/self/mountinfo").unwrap_or_default();
         for mount in mounts.lines().filter_map(Mount::parse) {
-            // Some file systems have a number of their own, and only the name tells.
+            // Some file systems have a device number of their own, so that only the name identifies
+            // the device.
             if devices.contains(mount.device) || is_one(&unescaped(mount.source)) {
                 uses.insert(Use::Mounted(unescaped(mount.point)));
             }
@@ -110,7 +109,7 @@ mod linux {
         format!("{}:{}", major(device), minor(device))
     }
 
-    /// The loop devices over a file.
+    /// The loop devices on a file.
     fn loops_over(device: u64, inode: u64) -> Vec<Number> {
         let blocks = read_dir("/sys/class/block").into_iter().flatten().flatten();
         blocks
@@ -123,8 +122,8 @@ mod linux {
             .collect()
     }
 
-    /// These devices, their partitions, and what is made of any of them; and which of
-    /// these are made of others.
+    /// These devices, their partitions, and everything built on them; and the devices that are
+    /// built on others, as uses.
     fn devices_on(mut todo: Vec<Number>) -> (BTreeSet<Number>, BTreeSet<Use>) {
         let (mut devices, mut uses) = (BTreeSet::new(), BTreeSet::new());
         while let Some(number) = todo.pop() {
@@ -170,7 +169,7 @@ mod linux {
         }
     }
 
-    /// A path in which blanks and backslashes are three octal digits.
+    /// A path in which blanks and backslashes are escaped as three octal digits.
     fn unescaped(text: &str) -> PathBuf {
         let mut bytes = Vec::with_capacity(text.len());
         let mut rest = text.as_bytes();
@@ -186,8 +185,8 @@ mod linux {
         PathBuf::from(std::ffi::OsString::from_vec(bytes))
     }
 
-    /// Whether a process has locked the file with this inode, on whatever device. To ask for the
-    /// lock would make a process that starts just now believe that it is taken.
+    /// Whether a process has locked the file with this inode, on any device. Trying to take the
+    /// lock instead would make a process that is just starting believe that it is taken.
     pub(super) fn is_in_list(file: &File) -> bool {
         let Ok(metadata) = file.metadata() else {
             return true;
@@ -213,7 +212,7 @@ mod linux {
             assert_eq!((mount.device, mount.point), ("98:0", "/mnt\\0402"));
             assert_eq!(unescaped(mount.point).as_os_str().as_bytes(), b"/mnt 2");
             assert_eq!(unescaped(mount.source).as_os_str().as_bytes(), b"/dev/a\\b");
-            // No optional fields, and too few.
+            // A line without optional fields, then one with too few fields.
             let line = "36 35 0:5 / /x rw - tmpfs none rw";
             assert_eq!(Mount::parse(line).unwrap().source, "none");
             assert_eq!(Mount::parse("36 35 0:5 / /x rw"), None);

@@ -1,4 +1,4 @@
-//! What was read from a drive and written to it.
+//! Counts what is read from a drive and written to it.
 
 /// Bytes and requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// The keys of info that tell them (docs/dev/reference.md, 1.3).
+    /// The keys of `info` for these counters (docs/dev/reference.md, 1.3).
     pub const KEYS: [&'static str; 4] = [
         "read:bytes",
         "read:requests",
@@ -22,7 +22,7 @@ impl Counters {
         "write:requests",
     ];
 
-    /// Each with its key.
+    /// Each counter with its key.
     pub fn fields(&mut self) -> [(&'static str, &mut u64); 4] {
         let [a, b, c, d] = Self::KEYS;
         [
@@ -33,7 +33,7 @@ impl Counters {
         ]
     }
 
-    /// `f` of each number here and there.
+    /// Applies `f` to each pair of counters.
     pub fn zip(mut self, mut other: Self, f: fn(u64, u64) -> u64) -> Self {
         for ((_, here), (_, there)) in self.fields().into_iter().zip(other.fields()) {
             *here = f(*here, *there);

@@ -1,9 +1,8 @@
-//! Files of keys and values that must be as they were written, or noticed.
+//! Stored files of keys and values, in which damage is detected.
 //!
-//! A file is `KEY VALUE` text as on the wire, with a version and a digest of the
-//! rest, so that a garbled one is noticed. It is written under another name,
-//! synced, renamed, and its directory synced: after a crash at any moment there is
-//! the old one or the new one.
+//! A file is `KEY VALUE` text as on the wire, with a version and a digest of the rest, so that
+//! damage is detected. It is written under another name, synced, renamed, and its directory synced:
+//! after a crash at any moment, either the old or the new file is there.
 
 use std::io;
 use std::path::Path;
@@ -15,31 +14,31 @@ use openhosting_filesystem::{
     Access, Foreign, directory_of, read_own, replace_from, sync_directory,
 };
 
-/// Most bytes of such a file that are read: its keys come from requests, which are shorter.
+/// Maximum bytes to read of such a file. Its keys come from requests, which are shorter.
 const BYTES_MAX: u64 = 16 << 20;
 
-/// Reads such a file, which this server wrote.
+/// Reads a file that this server wrote.
 ///
 /// # Errors
-/// [`is_of_the_file`] says whether an error is about this file alone.
+/// [`is_of_the_file`] says whether an error concerns this file only.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_own(path, BYTES_MAX)
 }
 
-/// Whether an error is the fault of one file, which is damaged or may be another user's;
-/// else, as when there are too many open files, no file could be trusted to be as it seems.
+/// Whether an error is the fault of one file, which is damaged or may belong to another user. Other
+/// errors, such as too many open files, say nothing about the file.
 pub fn is_of_the_file(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, IsADirectory, NotFound};
-    // 5 is EIO, a sick disk.
+    // 5 is EIO, a failing disk.
     matches!(error.kind(), InvalidData | IsADirectory | NotFound)
         || Foreign::of(error).is_some()
         || error.raw_os_error() == Some(5)
 }
 
-/// Version of the files.
+/// Version of the format.
 const VERSION: &str = "1";
 
-/// The text of a file that keeps `object`.
+/// The text of a file that stores `object`.
 pub fn print(object: &Properties) -> String {
     let mut kept = object.clone();
     set(&mut kept, "version", VERSION);
@@ -47,7 +46,7 @@ pub fn print(object: &Properties) -> String {
     format!("{text}digest {}\n", Digest::of(text.as_bytes()))
 }
 
-/// What [`print()`] was given; `None` if that is not what the bytes hold.
+/// The object that [`print()`] received; `None` if the bytes are damaged.
 pub fn parse(bytes: &[u8]) -> Option<Properties> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (text, tail) = text.split_at_checked(text.rfind("digest ")?)?;
@@ -58,13 +57,13 @@ pub fn parse(bytes: &[u8]) -> Option<Properties> {
     (kept.remove("version")? == VERSION).then_some(kept)
 }
 
-/// Puts `text` into the file `path`, safe from a crash. `staging` is a directory on
-/// the same file system for the time between.
+/// Replaces the content of the file `path` by `text`, crash-safe. `staging` is a directory on the
+/// same file system for the temporary file.
 ///
 /// # Errors
-/// The file holds what it held before, so that the caller's memory may stay as it is,
-/// too. What fails after the new file is in its place is logged, and no error: a crash
-/// of this process does not undo it, a loss of power might.
+/// After an error, the file has its old content, so the caller can keep its state in memory as
+/// well. A failure after the new file is in place is only logged: a crash of this process does not
+/// undo the change, although a loss of power might.
 pub fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
     match replace_from(staging, path, Access::Private, text.as_bytes()) {
         Err(error) if read(path).is_ok_and(|now| now == text.as_bytes()) => {
@@ -75,7 +74,7 @@ pub fn write(text: &str, path: &Path, staging: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a rename or an unlink of `path` last.
+/// Makes a rename or an unlink of `path` durable.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     sync_directory(directory_of(path)).map(drop)
 }

@@ -1,18 +1,18 @@
-//! The keys of an object: those that we set, and those that a client may.
+//! The keys of an object: those that the server sets, and those that a client may set.
 
 use super::refusal::Refusal;
 use openhosting_base::wire::{Format, Properties};
 
-/// Most bytes of the keys that a client can set, printed.
+/// Maximum bytes of the keys that a client can set, printed.
 const SETTINGS_BYTES_MAX: usize = 64 * 1024;
 
-/// Sets a key of ours, which no key of this program can fail to be.
+/// Sets a key of the server's own, which is always valid.
 pub fn set(object: &mut Properties, key: &str, value: impl Into<String>) {
     let result = object.insert(key, value);
     debug_assert!(result.is_ok(), "{key}: {result:?}");
 }
 
-/// Sets a key of a client's; an empty value unsets it.
+/// Sets a client's key; an empty value unsets it.
 pub fn put_or_unset(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
     if value.is_empty() {
         object.remove(key);
@@ -21,7 +21,7 @@ pub fn put_or_unset(object: &mut Properties, key: &str, value: &str) -> Result<(
     put(object, key, value)
 }
 
-/// Sets a key of a client's.
+/// Sets a client's key.
 pub fn put(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
     let control = |c: char| c.is_control() && c != '\n';
     if value.contains(control) {
@@ -33,8 +33,8 @@ pub fn put(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusa
         .map_err(|error| Refusal::usage(error.to_string()))
 }
 
-/// Merges `name`, `tags` and `user:` keys of a client's; another key is refused by name: a
-/// mistyped one must not be dropped in silence.
+/// Sets `name`, `tags` and `user:` keys of a client. Any other key is refused by name, so that a
+/// mistyped key is not silently dropped.
 pub fn put_label(object: &mut Properties, key: &str, value: &str) -> Result<(), Refusal> {
     match key {
         "name" | "tags" => put_or_unset(object, key, value),
@@ -43,12 +43,12 @@ pub fn put_label(object: &mut Properties, key: &str, value: &str) -> Result<(), 
     }
 }
 
-/// The refusal of a key that there is not.
+/// The refusal of an unknown key.
 pub fn unknown(key: &str) -> Refusal {
     Refusal::usage(format!("Key {key:?} is unknown or cannot be set"))
 }
 
-/// Refuses more keys of an object, which is a `what`, than can be kept.
+/// Refuses an object (of the kind `what`) with more keys than can be stored.
 pub fn check_length(object: &Properties, what: &str) -> Result<(), Refusal> {
     match object.print(Format::Text).len() > SETTINGS_BYTES_MAX {
         true => Err(Refusal::usage(format!(
@@ -58,7 +58,7 @@ pub fn check_length(object: &Properties, what: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses a value that is none of `allowed`.
+/// Refuses a value that is not one of `allowed`.
 pub fn one_of(key: &str, value: &str, allowed: &[&str]) -> Result<(), Refusal> {
     if allowed.contains(&value) {
         return Ok(());

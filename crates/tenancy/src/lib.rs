@@ -1,5 +1,5 @@
-//! What drives, servers and resources have in common: they belong to users, who set keys
-//! of them, may have only so many, and are refused what does not go.
+//! What drives, servers and resources have in common: they belong to users, who can set some of
+//! their keys, may have only a limited number of them, and get refusals for invalid requests.
 //!
 //! ```text
 //! refusal   why a request is not carried out
@@ -7,8 +7,8 @@
 //! quota     what a user may have          rate   how often something may happen
 //! ```
 //!
-//! No network, and no knowledge of drives or servers. `openhosting-server` and `openhosting-vm`
-//! stand on it. Start reading at `refusal`.
+//! No network, and no knowledge of drives or servers. `openhosting-server` and `openhosting-vm` are
+//! based on it. Start reading at `refusal`.
 
 mod counters;
 pub mod kept;

@@ -1,10 +1,10 @@
 //! What a user may have: drives and their bytes, servers, addresses, private networks, and
 //! the memory and cores of servers that are active.
 //!
-//! What a user holds of bytes is the sizes of drives as they are told, not what they take
-//! on the disk: a user can reckon with it, and what was granted can be written. It is
-//! the account that does not cover more, so the refusal is 402 `billing`; 507 `full`
-//! stays what says that there is no space left for anybody (docs/dev/reference.md, 3.3).
+//! The bytes of a user are the declared sizes of drives, not the space that they occupy on the
+//! disk. So a user can predict the total, and what was granted can always be written. Exceeding a
+//! quota is refused with 402 `billing`, because the account does not cover more. 507 `full` is
+//! reserved for a disk that has no space left for anybody (docs/dev/reference.md, 3.3).
 
 use std::collections::HashMap;
 use std::ops::{Index, IndexMut};
@@ -15,7 +15,7 @@ use openhosting_base::locks::lock;
 
 use crate::refusal::Refusal;
 
-/// What is counted.
+/// The kinds of things that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuotaKind {
     /// Drives.
@@ -28,9 +28,9 @@ pub enum QuotaKind {
     Addresses,
     /// Private networks.
     Vlans,
-    /// Bytes of memory of servers that are active.
+    /// Bytes of memory of active servers.
     Memory,
-    /// Their cores.
+    /// Cores of active servers.
     Cores,
 }
 
@@ -46,7 +46,7 @@ impl QuotaKind {
         Self::Cores,
     ];
 
-    /// Their names in the metrics, and in a sentence after a number; in order.
+    /// Their names in the metrics, and in a sentence after a number, in order.
     const NAMES: [(&'static str, &'static str); 7] = [
         ("drives", "drives"),
         ("drive_bytes", "bytes of drives"),
@@ -68,12 +68,12 @@ impl QuotaKind {
     }
 }
 
-/// A number for each kind.
+/// An amount for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts([u64; QuotaKind::ALL.len()]);
 
 impl Amounts {
-    /// These, and nothing of the others.
+    /// These amounts, and zero of the other kinds.
     pub fn of<const N: usize>(amounts: [(QuotaKind, u64); N]) -> Self {
         let mut all = Self::default();
         for (kind, amount) in amounts {
@@ -103,12 +103,12 @@ impl IndexMut<QuotaKind> for Amounts {
     }
 }
 
-/// The most that one user may have of each kind; `u64::MAX` where there is no limit.
+/// The maximum that one user may have of each kind; `u64::MAX` if there is no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaLimits(Amounts);
 
 impl QuotaLimits {
-    /// These limits, where they are any, and none of the other kinds.
+    /// These limits if they are set, and no limit for the other kinds.
     pub fn new(limits: impl IntoIterator<Item = (QuotaKind, Option<u64>)>) -> Self {
         let mut all = Self::default();
         for (kind, limit) in limits {
@@ -124,7 +124,7 @@ impl Default for QuotaLimits {
     }
 }
 
-/// What the users of a server hold, and how much they may. Clones are the same.
+/// What the users of a server hold, and how much they may hold. Clones share the same state.
 #[derive(Clone, Debug, Default)]
 pub struct Quotas(Arc<Accounts>);
 
@@ -135,7 +135,8 @@ struct Accounts {
     refused: [AtomicU64; QuotaKind::ALL.len()],
 }
 
-/// What was granted; given back when it is dropped, unless it is kept.
+/// An amount that was granted to a user. Dropping it returns the amount, unless it was
+/// [kept](Self::keep).
 #[derive(Debug)]
 #[must_use = "what is dropped is given back"]
 pub struct Grant {
@@ -145,7 +146,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// What was granted is there from now on, and somebody else gives it back.
+    /// Keeps the amount: it exists from now on, and is returned by [`Quotas::release`].
     pub fn keep(mut self) {
         self.amounts = Amounts::default();
     }
@@ -157,21 +158,21 @@ impl Drop for Grant {
     }
 }
 
-/// One kind as the metrics show it.
+/// The figures of one kind for the metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaFigures {
-    /// Which kind it is.
+    /// The kind.
     pub kind: QuotaKind,
-    /// What all users hold together.
+    /// What all users hold in total.
     pub used: u64,
-    /// What one may have; `None` without a limit.
+    /// The limit for one user; `None` without a limit.
     pub limit: Option<u64>,
-    /// How often a request was refused because of it.
+    /// How many requests were refused because of it.
     pub refused: u64,
 }
 
 impl Quotas {
-    /// No user holds anything yet.
+    /// Quotas of users who hold nothing yet.
     pub fn new(limits: QuotaLimits) -> Self {
         Self(Arc::new(Accounts {
             limits,
@@ -179,13 +180,13 @@ impl Quotas {
         }))
     }
 
-    /// Grants so much more, or 402.
+    /// Grants these additional amounts, or refuses with 402.
     pub fn hold(&self, user: &str, amounts: Amounts) -> Result<Grant, Refusal> {
         let mut all = lock(&self.0.held);
         let held = all.get(user).copied().unwrap_or_default();
         for kind in QuotaKind::ALL {
             let (more, most) = (amounts[kind], self.0.limits.0[kind]);
-            // What holds too much already may change in other ways.
+            // A user who already exceeds a limit may still get more of the other kinds.
             if more > 0 && held[kind].saturating_add(more) > most {
                 self.0.refused[kind as usize].fetch_add(1, Ordering::Relaxed);
                 let (noun, left) = (kind.noun(), most.saturating_sub(held[kind]));
@@ -200,7 +201,7 @@ impl Quotas {
         Ok(self.grant(user, amounts))
     }
 
-    /// Counts what is there already, however much that makes.
+    /// Counts amounts that exist already, even beyond a limit.
     pub fn hold_anyway(&self, user: &str, amounts: Amounts) -> Grant {
         let mut all = lock(&self.0.held);
         let held = all.entry(user.to_owned()).or_default();
@@ -216,7 +217,7 @@ impl Quotas {
         }
     }
 
-    /// A user holds so much less.
+    /// Returns amounts of a user.
     pub fn release(&self, user: &str, amounts: &Amounts) {
         let mut all = lock(&self.0.held);
         if let Some(held) = all.get_mut(user) {
@@ -227,7 +228,7 @@ impl Quotas {
         }
     }
 
-    /// Every kind, for the metrics.
+    /// The figures of every kind, for the metrics.
     pub fn figures(&self) -> [QuotaFigures; QuotaKind::ALL.len()] {
         let mut used = Amounts::default();
         for held in lock(&self.0.held).values() {
@@ -241,7 +242,7 @@ impl Quotas {
         })
     }
 
-    /// Counts a drive that is there already, however much that makes.
+    /// Counts a drive that exists already, even beyond a limit.
     pub fn count(&self, user: &str, bytes: u64) {
         self.hold_anyway(user, drives(1, bytes)).keep();
     }
@@ -251,7 +252,7 @@ impl Quotas {
         self.hold(user, drives(number, bytes))
     }
 
-    /// A user returns drives and bytes.
+    /// Returns drives and bytes of a user.
     pub fn give_back(&self, user: &str, number: u64, bytes: u64) {
         self.release(user, &drives(number, bytes));
     }
@@ -284,7 +285,7 @@ mod tests {
         quotas.give_back("a", 1, 60);
         quotas.give_back("a", 1, 40);
         assert!(!lock(&quotas.0.held).contains_key("a"));
-        // A limit that came later holds for what comes later.
+        // A limit that was introduced later only applies to what comes later.
         quotas.count("a", u64::MAX);
         assert_eq!(error(quotas.take("a", 1, 1)), Err(ErrorType::Billing));
         assert_eq!(error(quotas.take("a", 0, 0)), Ok(()));

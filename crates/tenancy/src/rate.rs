@@ -1,9 +1,9 @@
-//! So many requests in a time, for each user or address on its own.
+//! Rate limits, for each user or address separately.
 //!
-//! Of each key one moment is known: when it would be back where it began (GCRA, as
-//! networks do it). Whoever asks evenly is never refused; whoever was silent for the
-//! whole time may ask so many times at once. No crate that does it offers what wrong keys
-//! need: to check, to try and to count the failure in one step.
+//! For each key, one time is stored: when its budget would be full again (GCRA, as used in
+//! networks). A key that asks evenly is never refused, and one that was silent for the whole period
+//! may use the whole budget at once. No existing crate offers what wrong secret keys need: to check
+//! the limit, make an attempt and count its failure in one step.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use openhosting_base::error::{Error, ErrorKind};
 use openhosting_base::locks::lock;
 
-/// So many at most are known of at once: more are not held back. A key is known
-/// only until it is back where it began.
+/// Maximum number of keys to remember; further keys are not limited. A key is forgotten when its
+/// budget is full again.
 const KEYS_MAX: usize = 64 * 1024;
-/// Not worth looking for what can go.
+/// With fewer keys than this, nothing needs to be forgotten.
 const KEYS_FEW: usize = 1024;
 
 /// A number per second, minute or hour: `20/s`, `60/m`, `1000/h`.
@@ -37,12 +37,12 @@ enum Unit {
 }
 
 impl Rate {
-    /// Of wrong keys, where nothing else is said: 60 in a minute.
+    /// The default limit for wrong secret keys: 60 per minute.
     pub const WRONG_KEYS: Self = Self {
         number: NonZeroU32::MIN.saturating_add(59),
         unit: Unit::Minute,
     };
-    /// Of attempts to see the screen of one server over VNC.
+    /// The limit for attempts to see the screen of one server over VNC.
     pub const VNC_ATTEMPTS: Self = Self {
         number: NonZeroU32::MIN.saturating_add(19),
         unit: Unit::Minute,
@@ -70,7 +70,7 @@ impl Unit {
 impl FromStr for Rate {
     type Err = Error;
 
-    /// Reads `NUMBER/UNIT`; [`ErrorKind::Usage`] for anything else.
+    /// Parses `NUMBER/UNIT`; [`ErrorKind::Usage`] for anything else.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
             let what = format!("Rate {text:?} is not a whole number from 1 on, and /s, /m or /h");
@@ -94,26 +94,26 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Holds each key to a [`Rate`].
+/// Limits each key to a [`Rate`].
 #[derive(Debug)]
 pub struct Limiter<K> {
-    /// What one takes.
+    /// The time that one use costs.
     step: Duration,
-    /// What may be taken in advance.
+    /// The budget, as time.
     ahead: Duration,
     keys: Mutex<Keys<K>>,
 }
 
 #[derive(Debug)]
 struct Keys<K> {
-    /// When each is back where it began.
+    /// When the budget of each key is full again.
     back_at: HashMap<K, Instant>,
-    /// How many there may be before those that are back are forgotten.
+    /// Forget keys with a full budget when there are this many.
     forget_at: usize,
 }
 
 impl<K: Hash + Eq> Limiter<K> {
-    /// Allows so much for each key.
+    /// A limiter that allows `rate` for each key.
     pub fn new(rate: Rate) -> Self {
         let step = rate.unit.time() / rate.number.get();
         Self {
@@ -126,14 +126,14 @@ impl<K: Hash + Eq> Limiter<K> {
         }
     }
 
-    /// Takes one, or returns how long to wait for it.
+    /// Counts one use, or returns how long to wait for it.
     pub fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
         self.attempt(key, now, || None::<()>).map(|_| ())
     }
 
-    /// Makes an attempt if one more failure is allowed, and counts it if it fails; else
-    /// returns how long to wait. No other attempt comes in between: of many made at once
-    /// no more fail than allowed. `attempt` must be short, everybody waits for it.
+    /// Makes an attempt if one more failure is allowed, and counts it if it fails; otherwise
+    /// returns how long to wait. Attempts are serialized, so that of many concurrent ones no more
+    /// fail than allowed. `attempt` must be short, because all others wait for it.
     pub fn attempt<T>(
         &self,
         key: K,
@@ -201,7 +201,7 @@ mod tests {
         let mut let_through = 0;
         for _ in 0..5000 {
             now += Duration::from_millis(random.u64(..40));
-            // An attempt that succeeds takes nothing.
+            // A successful attempt does not count.
             let look = |now| limiter.attempt("a", now, || Some(())).map(|_| ());
             let looked = look(now);
             let taken = limiter.take("a", now);
@@ -209,7 +209,7 @@ mod tests {
             match taken {
                 Ok(()) => let_through += 1,
                 Err(wait) => {
-                    // Just then one more is allowed, and not before.
+                    // One more is allowed at exactly this time, and not before.
                     let soon = now + wait;
                     assert_eq!(look(soon), Ok(()));
                     assert!(look(soon - Duration::from_nanos(1)).is_err());
@@ -222,7 +222,7 @@ mod tests {
             (most - 12.0..=most).contains(&f64::from(let_through)),
             "{let_through}"
         );
-        // Others are not held back by it.
+        // Other keys are not affected.
         assert_eq!(limiter.take("b", now), Ok(()));
     }
 

@@ -1,16 +1,16 @@
-//! Requests that are refused, whatever they are about (docs/dev/reference.md, 3.2).
+//! Refused requests, whatever they are about (docs/dev/reference.md, 3.2).
 
 use std::fmt;
 use std::time::Duration;
 
 use openhosting_base::wire::ErrorType;
 
-/// A refused request: a type of the error table and one human sentence, which
-/// is text whatever was asked for (docs/dev/reference.md, 7).
+/// A refused request: an error type and one sentence for people, which is always plain text
+/// (docs/dev/reference.md, 7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     error: ErrorType,
-    /// Where it is not the one of the error.
+    /// The HTTP status, if it is not that of the error type.
     status: Option<u16>,
     sentence: String,
     retry_after_s: Option<u64>,
@@ -35,8 +35,8 @@ impl Refusal {
         Self::new(ErrorType::Usage, sentence)
     }
 
-    /// 400: a request whose end cannot be told for sure. What follows it on the
-    /// connection must not be taken for another.
+    /// 400: a request whose end cannot be determined for certain. What follows on the connection
+    /// must not be parsed as another request.
     pub fn framing(sentence: impl Into<String>) -> Self {
         Self {
             is_last: true,
@@ -44,8 +44,8 @@ impl Refusal {
         }
     }
 
-    /// 408: the rest of the body did not come (docs/dev/reference.md, 3.3),
-    /// where 400 would say that the request is wrong: the same may well succeed.
+    /// 408: the rest of the body did not arrive (docs/dev/reference.md, 3.3). 400 would mean that
+    /// the request is wrong, but the same request may succeed later.
     pub fn too_slow() -> Self {
         Self {
             status: Some(408),
@@ -54,20 +54,20 @@ impl Refusal {
         }
     }
 
-    /// 401: no credentials, or wrong ones; which is not told.
+    /// 401: missing or wrong credentials; the answer does not reveal which.
     pub fn auth() -> Self {
         Self::new(ErrorType::Auth, "User or secret key is missing or wrong")
     }
 
-    /// 402: the account covers no more.
+    /// 402: the account does not cover more.
     pub fn billing(sentence: impl Into<String>) -> Self {
         Self::new(ErrorType::Billing, sentence)
     }
 
-    /// 429: too many requests; the next is welcome after `wait`. The nearest type in the
-    /// table is `busy` (docs/dev/reference.md, 3.3).
+    /// 429: too many requests; the next is allowed after `wait`. The closest type in the table is
+    /// `busy` (docs/dev/reference.md, 3.3).
     pub fn too_many(wait: Duration, sentence: impl Into<String>) -> Self {
-        // Whole seconds, none too few.
+        // Seconds, rounded up.
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self {
             status: Some(429),
@@ -76,27 +76,28 @@ impl Refusal {
         }
     }
 
-    /// 404: no such drive, or another's. The two must not differ in a byte.
+    /// 404: the drive does not exist, or belongs to another user. The two answers must not differ
+    /// in any byte.
     pub fn no_drive() -> Self {
         Self::new(ErrorType::Missing, "Drive could not be found")
     }
 
-    /// 404: no such server, or another's.
+    /// 404: the server does not exist, or belongs to another user.
     pub fn no_server() -> Self {
         Self::new(ErrorType::Missing, "Server could not be found")
     }
 
-    /// 404: no such resource, or another's.
+    /// 404: the resource does not exist, or belongs to another user.
     pub fn no_resource() -> Self {
         Self::new(ErrorType::Missing, "Resource could not be found")
     }
 
-    /// 404: no such command.
+    /// 404: the command does not exist.
     pub fn no_command() -> Self {
         Self::new(ErrorType::Missing, "No such command")
     }
 
-    /// 405: a method that the command does not take; `allow` are those it does.
+    /// 405: the command does not support this method; `allow` lists the supported ones.
     pub fn method(allow: &'static str, sentence: impl Into<String>) -> Self {
         Self {
             allow: Some(allow),
@@ -109,8 +110,8 @@ impl Refusal {
         Self::new(ErrorType::Busy, sentence)
     }
 
-    /// 503: the server has no memory to spare at the moment. The nearest type in the
-    /// table is `busy` (docs/dev/reference.md, 3.3).
+    /// 503: the server has no free memory at the moment. The closest type in the table is `busy`
+    /// (docs/dev/reference.md, 3.3).
     pub fn overloaded() -> Self {
         Self {
             status: Some(503),
@@ -134,7 +135,7 @@ impl Refusal {
         Self::new(ErrorType::Full, "No space left for the drive")
     }
 
-    /// The same, and the connection ends with it.
+    /// The same refusal, and the connection closes after it.
     pub fn and_last(self) -> Self {
         Self {
             is_last: true,
@@ -142,27 +143,27 @@ impl Refusal {
         }
     }
 
-    /// The type in the error table.
+    /// The error type.
     pub fn error(&self) -> ErrorType {
         self.error
     }
 
-    /// The status of HTTP.
+    /// The HTTP status.
     pub fn status(&self) -> u16 {
         self.status.unwrap_or_else(|| self.error.status())
     }
 
-    /// When the client may try again, if the refusal says so.
+    /// How many seconds the client should wait before it tries again, if known.
     pub fn retry_after_s(&self) -> Option<u64> {
         self.retry_after_s
     }
 
-    /// Whether the connection ends with it.
+    /// Whether the connection closes after it.
     pub fn is_last(&self) -> bool {
         self.is_last
     }
 
-    /// The methods that the command takes, where another one was used.
+    /// The methods that the command supports, if another one was used.
     pub fn allow(&self) -> Option<&'static str> {
         self.allow
     }
@@ -182,7 +183,7 @@ impl From<std::io::Error> for Refusal {
             FileTooLarge => Self::usage("The size is more than the server's file system can hold"),
             _ => {
                 tracing::error!(%error, "A file operation failed");
-                Self::system("Internal fault of the server, its log tells more")
+                Self::system("Internal fault of the server; its log has the details")
             }
         }
     }

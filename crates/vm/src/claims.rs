@@ -1,8 +1,11 @@
-//! Which servers use a drive (docs/dev/reference.md, 5.3). A server that is active claims
-//! its drives, from its start to its end. A drive of `claim:type exclusive`, the
-//! default, has one claim; a shared one many.
+//! Which servers use a drive (docs/dev/reference.md, 5.3). An active server claims its drives from
+//! its start to its end. A drive with `claim:type exclusive`, the default, has at most one claim; a
+//! shared drive can have many.
 //!
-//! Whoever serves the drives implements [`Drives`] and [`Drive`].
+//! A claim is checked and added in one step under the lock of the drive ([`Drive::claim`]).
+//! Otherwise two servers that start at the same time could both find an exclusive drive free.
+//!
+//! The component that serves the drives implements [`Drives`] and [`Drive`].
 
 use std::fmt;
 use std::path::Path;
@@ -22,11 +25,11 @@ pub trait Drives: fmt::Debug + Send + Sync {
 
 /// A drive that servers may use.
 pub trait Drive: fmt::Debug + Send + Sync {
-    /// Whether a server of `user` may have it at `slot` at this moment.
+    /// Whether a server of `user` could claim it at `slot` now.
     fn check(&self, user: &str, slot: Slot, may_write: bool) -> Result<(), Refusal>;
 
-    /// Claims it until the claim is dropped, if [`check`](Self::check) and everybody who
-    /// uses it allow that in the same moment.
+    /// Claims it until the claim is dropped, if [`check`](Self::check) and its current users allow
+    /// that at this moment.
     fn claim(self: Arc<Self>, holder: Holder) -> Result<Claim, Refusal>;
 
     /// Ends a claim.
@@ -35,17 +38,17 @@ pub trait Drive: fmt::Debug + Send + Sync {
     /// The file with its bytes.
     fn path(&self) -> &Path;
 
-    /// Its size in bytes, which stays while it is claimed.
+    /// Its size in bytes, which does not change while it is claimed.
     fn size(&self) -> u64;
 
     /// Whether more than one server may claim it.
     fn is_shared(&self) -> bool;
 
-    /// Counts what a guest read and wrote.
+    /// Adds what a guest read and wrote to the drive's counters.
     fn count_guest(&self, more: Counters);
 }
 
-/// Who has a claim.
+/// The holder of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The owner of the server.
@@ -84,24 +87,24 @@ impl Claims {
         self.0.retain(|other| other != holder);
     }
 
-    /// Whether nobody claims the drive.
+    /// Whether the drive has no claim.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether only servers of others than `owner` have claims, which do not write.
+    /// Whether all claims are those of other users than `owner`, whose servers cannot write.
     pub fn are_of_others(&self, owner: &str) -> bool {
         let mut all = self.0.iter();
         all.all(|holder| holder.user != owner && !holder.may_write)
     }
 
-    /// Whether a guest may write to the drive.
+    /// Whether any guest may write to the drive.
     pub fn may_write(&self) -> bool {
         self.0.iter().any(|holder| holder.may_write)
     }
 
-    /// The value of `claimed`, as recorded: `HOST:guest:SERVER:DEVICE`, separated by
-    /// spaces. `None` without a claim.
+    /// The value of the key `claimed`, as in recorded answers: `HOST:guest:SERVER:DEVICE`,
+    /// separated by spaces. `None` without a claim.
     pub fn told(&self) -> Option<String> {
         let one = |h: &Holder| format!("{}:guest:{}:{}", h.host, h.server, h.slot);
         let all: Vec<_> = self.0.iter().map(one).collect();
@@ -151,13 +154,13 @@ mod tests {
     #[test]
     fn an_exclusive_drive_has_one_claim_and_a_shared_one_many() {
         let mut claims = Claims::default();
-        assert_eq!(claims.told(), None);
+        assert_eq!(claims.as_text(), None);
         claims.add(holder(2), false).unwrap();
         let refusal = claims.add(holder(3), false).unwrap_err();
         assert_eq!(refusal.error().status(), 409);
         claims.add(holder(3), true).unwrap();
         assert_eq!(
-            claims.told().unwrap(),
+            claims.as_text().unwrap(),
             "00000000-0000-0000-0000-000000000001:guest:00000000-0000-0000-0000-000000000002:ide:0:0 \
              00000000-0000-0000-0000-000000000001:guest:00000000-0000-0000-0000-000000000003:ide:0:0"
         );

@@ -1,8 +1,8 @@
-//! What a guest wrote to its serial port: its last MiB, in the file `console`.
+//! What a guest wrote to its serial port: the last MiB, in the file `console`.
 //!
-//! QEMU collects it in a ring in its memory, so that a guest cannot fill the disk,
-//! whether this program runs or not. Every few seconds, and when somebody asks, what is
-//! new moves from the ring to the file.
+//! QEMU collects the output in a ring buffer in its memory, so that a guest cannot fill the disk,
+//! whether this program is running or not. Every few seconds, and on request, new output is moved
+//! from the ring to the file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -13,10 +13,10 @@ use rustix::fs::OFlags;
 
 use openhosting_filesystem::{Access, replace};
 
-/// The size of the ring, in bytes, and of what is shown of a console.
+/// The size of the ring in bytes, and the maximum shown of a console.
 pub(crate) const RING_BYTES: u64 = 1024 * 1024;
 
-/// Appends `bytes` to the file `path`, of which it keeps twice [`RING_BYTES`] at most.
+/// Appends `bytes` to the file `path`, which never exceeds twice [`RING_BYTES`].
 pub(crate) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options()
         .create(true)
@@ -31,7 +31,7 @@ pub(crate) fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// The end of the file `path`, at most [`RING_BYTES`]; empty if there is no file.
+/// The end of the file `path`, at most [`RING_BYTES`]; empty if the file does not exist.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = match File::open(path) {
         Ok(file) => file,

@@ -1,5 +1,5 @@
-//! What runs servers. The rest of the program knows these two traits; QEMU is the one
-//! that is there.
+//! What runs servers. The rest of the program uses only these two traits; QEMU is the only
+//! implementation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,81 +14,81 @@ use uuid::Uuid;
 use super::ids::{MachineId, Slot};
 use openhosting_tenancy::Counters;
 
-/// A future behind a trait object.
+/// A boxed future, for methods of trait objects.
 pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What can start servers, and find those that run.
+/// Starts servers, and finds those that are running.
 pub trait Hypervisor: fmt::Debug + Send + Sync {
-    /// Makes a server, which waits for [`Running::resume`] before its first step.
+    /// Starts a server, paused: its first instruction runs after [`Running::resume`].
     fn start<'a>(&'a self, spec: &'a Spec) -> Later<'a, Result<Arc<dyn Running>, Failure>>;
 
-    /// The server that runs in `directory`, as an earlier process of ours left it.
+    /// The server that an earlier process of ours left running in `directory`.
     fn find<'a>(
         &'a self,
         id: MachineId,
         directory: &'a Path,
     ) -> Later<'a, Option<Arc<dyn Running>>>;
 
-    /// Ends the server that an earlier process of ours left in `directory`, if there is
+    /// Kills the server that an earlier process of ours left running in `directory`, if there is
     /// one. Blocks until it has ended.
     fn clear(&self, directory: &Path);
 }
 
-/// A server that runs.
+/// A running server.
 pub trait Running: fmt::Debug + Send + Sync {
-    /// How it stands, at this moment.
+    /// Its current status.
     fn status(&self) -> Status;
 
     /// Waits for its end.
     fn ended(&self) -> Later<'_, End>;
 
-    /// Takes its power, and waits for its end.
+    /// Cuts its power, and waits for its end.
     fn cut_power(&self) -> Later<'_, End>;
 
-    /// Presses the power button; the guest does what it likes.
+    /// Presses the power button; the guest decides what happens.
     fn press_power_button(&self) -> Later<'_, Result<(), Failure>>;
 
     /// Presses the reset button.
     fn reset(&self) -> Later<'_, Result<(), Failure>>;
 
-    /// Stops its processors; memory stays.
+    /// Stops its processors; the memory stays.
     fn pause(&self) -> Later<'_, Result<(), Failure>>;
 
-    /// Lets its processors go on.
+    /// Continues its processors.
     fn resume(&self) -> Later<'_, Result<(), Failure>>;
 
-    /// Gives VNC another password; with `None` nobody gets in.
+    /// Sets another VNC password; with `None`, nobody gets access.
     fn set_password<'a>(&'a self, password: Option<&'a str>) -> Later<'a, Result<(), Failure>>;
 
-    /// Gives it another share of the processors.
+    /// Sets another share of the processors.
     fn set_cpu(&self, cpu_mhz: u32);
 
-    /// What it read and wrote since it was started, by drive.
+    /// What it read and wrote since its start, by drive.
     fn counters(&self) -> Later<'_, Result<BTreeMap<Slot, Counters>, Failure>>;
 
-    /// A picture of its screen, PNG.
+    /// A picture of its screen, as PNG.
     fn screen(&self) -> Later<'_, Result<Vec<u8>, Failure>>;
 
-    /// Brings the file `console` in its directory up to date. It never grows without
-    /// bounds, and `console.rs` reads it.
+    /// Updates the file `console` in its directory. The file's size is bounded; `console.rs` reads
+    /// it.
     fn keep_console(&self) -> Later<'_, ()>;
 
-    /// A connection to its VNC server, which asks for the password.
+    /// A connection to its VNC server, which requires the password.
     fn vnc(&self) -> Later<'_, std::io::Result<UnixStream>>;
 }
 
-/// A server as a hypervisor is to make it.
+/// The server that a hypervisor should start.
 #[derive(Debug)]
 pub struct Spec {
     pub id: MachineId,
-    /// Its own, where the hypervisor keeps what it needs. No symbolic link in it.
+    /// Its own directory, for the hypervisor's files. The path contains no symbolic link.
     pub directory: PathBuf,
     pub cpu_mhz: u32,
     pub cores: u32,
     pub mem_mb: u32,
     pub drives: Vec<SpecDrive>,
     pub nics: Vec<SpecNic>,
-    /// The address of this machine at which its ports are.
+    /// The address of this machine for its ports.
     pub address: Ipv4Addr,
     pub password: Option<Password>,
 }
@@ -101,7 +101,7 @@ pub struct SpecDrive {
     /// In bytes.
     pub size: u64,
     pub is_cdrom: bool,
-    /// Whether others write to it too.
+    /// Whether other servers write to it too.
     pub is_shared: bool,
     pub boot_index: Option<usize>,
 }
@@ -116,29 +116,29 @@ pub struct SpecNic {
     pub net: Net,
 }
 
-/// What a network card leads to.
+/// What a network card is connected to.
 #[derive(Debug)]
 pub enum Net {
-    /// Outside, behind an address translation; these TCP ports of the address of the
-    /// server lead to the guest.
+    /// The outside, behind network address translation. These TCP ports of the server's address are
+    /// forwarded to the guest.
     Outside { forward: Vec<u16>, reach: Reach },
-    /// The servers that name the same network.
+    /// The servers that use the same private network.
     Vlan(Uuid),
 }
 
-/// What guests reach from their first network card, as the operator decides.
+/// What guests can reach from their first network card, as the operator decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// Nothing: they answer at the ports that are forwarded to them.
+    /// Nothing: they only answer at the forwarded ports.
     #[default]
     None,
-    /// Public addresses of IPv4, and the resolver of this machine.
+    /// Public IPv4 addresses, and the resolver of this machine.
     Internet,
-    /// Whatever this machine reaches, its loopback interface included.
+    /// Everything that this machine reaches, including its loopback interface.
     Host,
 }
 
-/// A password, which is not shown.
+/// A password, which `Debug` does not show.
 #[derive(Clone)]
 pub struct Password(pub String);
 
@@ -148,7 +148,7 @@ impl fmt::Debug for Password {
     }
 }
 
-/// How a server that runs stands.
+/// The status of a running server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     Active,
@@ -161,25 +161,25 @@ pub enum Status {
 pub enum End {
     /// The guest switched it off.
     ShutDown,
-    /// Its power was taken.
+    /// Its power was cut.
     PowerCut,
-    /// The hypervisor went, and nobody asked it to.
+    /// The hypervisor process ended without being asked to.
     Died,
 }
 
-/// Why a hypervisor did not do something.
+/// Why a hypervisor could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// There is none.
+    /// It is not installed.
     #[error("No hypervisor: {0:?} is not installed")]
     Missing(PathBuf),
-    /// It ended at once, or refused; what it said.
+    /// It ended at once, or refused; with its message.
     #[error("The hypervisor refused: {0}")]
     Refused(String),
     /// It did not answer, or is gone.
     #[error("The hypervisor does not answer: {0}")]
     Silent(String),
-    /// Something of this machine failed.
+    /// A local operation failed.
     #[error("Cannot run a server")]
     Local(#[from] std::io::Error),
 }

@@ -1,4 +1,4 @@
-//! The names of machines, and of the places where drives are attached to them.
+//! The identifiers of machines, and of the slots in which drives are attached.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use uuid::Uuid;
 
 use openhosting_base::drive::parse_uuid;
 
-/// Names a machine.
+/// Identifies a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MachineId(Uuid);
 
 impl MachineId {
-    /// A new name that no machine has.
+    /// A new, unique identifier.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// The usual form of 36 characters only, in either case.
+    /// Parses the usual form of 36 characters, in upper or lower case.
     pub fn parse(text: &str) -> Option<Self> {
         parse_uuid(text).map(Self)
     }
 
-    /// The address of one of its network cards: the same at every start.
+    /// The hardware address of one of its network cards: the same at every start.
     pub fn mac(self, nic: u8) -> [u8; 6] {
         let [a, b, c, d, e, f, ..] = self.0.into_bytes();
-        // Of one card, and given by nobody: the two lowest bits say so.
+        // The two lowest bits mark a unicast address that is locally administered.
         [a & 0xfc | 0x02, b, c, d, e, f ^ nic]
     }
 
@@ -40,21 +40,21 @@ impl fmt::Display for MachineId {
     }
 }
 
-/// Where a drive is attached.
+/// The slot in which a drive is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
     /// `ide:CHANNEL:UNIT`
     Ide(u8, u8),
     /// `scsi:0:UNIT`
     Scsi(u8),
-    /// `block:UNIT`, a disk of virtio
+    /// `block:UNIT`, a virtio disk
     Block(u8),
     /// `ata:0:UNIT`
     Ata(u8),
 }
 
 impl Slot {
-    /// The slot that a key names.
+    /// The slot that a key refers to.
     pub fn parse(key: &str) -> Option<Self> {
         let (bus, place) = key.split_once(':')?;
         let digit = |text: &str, at_most: u8| match text.as_bytes() {

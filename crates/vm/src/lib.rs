@@ -6,8 +6,8 @@
 //!    +-> claims: the drives, which somebody else serves
 //! ```
 //!
-//! It answers no requests and knows no HTTP: `openhosting-server` does that, and serves
-//! the drives. Start reading at `machines`.
+//! It answers no requests and does not know HTTP: `openhosting-server` does that, and serves the
+//! drives. Start reading at `machines`.
 
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
-//! One server of the API, which this program calls a machine: what a client set, how it
-//! stands, and what it has while it runs.
+//! One server of the API, called a machine in this program: its settings, its status, and its
+//! resources while it runs.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -19,18 +19,18 @@ use openhosting_base::locks::lock;
 use openhosting_base::wire::Properties;
 use openhosting_tenancy::{Counters, Grant, kept, set};
 
-/// Keys of a kept file that no client sets.
+/// Keys in a stored file that clients cannot set.
 const RUN_ADDRESS: &str = "run:address";
 const RUN_STARTED: &str = "run:started";
 const REST: &str = "rest";
-/// For how long a picture of a screen is shown to others who look.
+/// For this long, a picture of a screen is reused for other viewers.
 const PICTURE_AGE: Duration = Duration::from_millis(250);
 
-/// How a machine stands that does not run.
+/// The status of a machine that is not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
     Stopped,
-    /// It ended, and neither it nor a client wanted it to.
+    /// It ended although neither the guest nor a client wanted it to.
     Dead,
 }
 
@@ -43,16 +43,16 @@ impl Rest {
     }
 }
 
-/// What is kept of a run, so that it is found again.
+/// What is stored about a run, so that it is found again after a restart of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SavedRun {
-    /// The address of this machine that the server has.
+    /// The address of this machine that the server uses.
     pub(crate) address: Ipv4Addr,
     /// When it was started, in seconds since 1970.
     pub(crate) started: u64,
 }
 
-/// What is kept of a machine.
+/// What is stored about a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MachineRecord {
     pub(crate) user: String,
@@ -75,7 +75,7 @@ impl MachineRecord {
         kept::print(&kept)
     }
 
-    /// Reads what [`print`](Self::print) made; `None` if that is not what it holds.
+    /// Parses what [`print`](Self::print) wrote; `None` if it is damaged.
     pub(crate) fn parse(id: MachineId, bytes: &[u8]) -> Option<Self> {
         let mut kept = kept::parse(bytes)?;
         if kept.remove("server")? != id.to_string() {
@@ -104,23 +104,23 @@ impl MachineRecord {
     }
 }
 
-/// What a machine has while it runs.
+/// The resources of a running machine.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) running: Arc<dyn Running>,
     pub(crate) run: SavedRun,
     claims: Mutex<Vec<Claim>>,
     pub(crate) vlans: Vec<Uuid>,
-    /// What was last heard of its drives.
+    /// The last known counters of its drives.
     counters: Mutex<BTreeMap<Slot, Counters>>,
-    /// The last picture of its screen, and when it was asked for.
+    /// The last picture of its screen, and when it was requested.
     picture: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
-    /// What serves those who look at its screen over VNC.
+    /// The task that serves its VNC viewers.
     viewers: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Live {
-    /// A machine that was just made, or found.
+    /// A machine that was just started, or found running.
     pub(crate) fn new(
         running: Arc<dyn Running>,
         run: SavedRun,
@@ -138,12 +138,12 @@ impl Live {
         }
     }
 
-    /// Notes what serves viewers.
+    /// Sets the task that serves viewers.
     pub(crate) fn set_viewers(&self, viewers: JoinHandle<()>) {
         *lock(&self.viewers) = Some(viewers);
     }
 
-    /// Ends what serves viewers, so that the port is free again.
+    /// Ends the task that serves viewers, so that the port is free again.
     pub(crate) async fn end_viewers(&self) {
         let viewers = lock(&self.viewers).take();
         if let Some(viewers) = viewers {
@@ -152,8 +152,8 @@ impl Live {
         }
     }
 
-    /// A picture of its screen, PNG. One is drawn at a time and no more often than
-    /// [`PICTURE_AGE`] says, however many look.
+    /// A picture of its screen, as PNG. Only one picture is made at a time, at most every
+    /// [`PICTURE_AGE`], however many viewers there are.
     pub(crate) async fn screen(&self) -> Result<Bytes, Failure> {
         let mut last = self.picture.lock().await;
         if let Some((asked, picture)) = &*last
@@ -167,21 +167,21 @@ impl Live {
         Ok(picture)
     }
 
-    /// Takes the counters of a machine that was found for counted: an earlier process
-    /// did that.
+    /// Treats the counters of a machine that was found running as already counted, by an earlier
+    /// process.
     pub(crate) async fn take_counters_as_known(&self) {
         if let Ok(counters) = self.running.counters().await {
             *lock(&self.counters) = counters;
         }
     }
 
-    /// Ends its claims.
+    /// Releases its claims.
     pub(crate) fn release_drives(&self) {
         lock(&self.claims).clear();
     }
 
-    /// Asks for the counters of its drives, and adds to those of the drives what is
-    /// new. What was heard last stays where there is no answer.
+    /// Reads the counters of its drives from the hypervisor, and adds what is new to those of the
+    /// drives. If there is no answer, the last values stay.
     pub(crate) async fn refresh(&self) {
         let Ok(new) = self.running.counters().await else {
             return;
@@ -192,43 +192,43 @@ impl Live {
                 continue;
             };
             let old = old.entry(claim.slot()).or_default();
-            // An answer that was overtaken by another is not counted backwards.
+            // An answer that was overtaken by a newer one must not count backwards.
             claim.drive.count_guest(new.zip(*old, u64::saturating_sub));
             *old = new.zip(*old, u64::max);
         }
     }
 }
 
-/// A machine on this server.
+/// A machine of this server.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its name.
+    /// Its identifier.
     pub id: MachineId,
     pub(crate) user: String,
     /// The file of its record.
     pub(crate) path: PathBuf,
-    /// Its own directory, of its last run.
+    /// The directory of its current or last run.
     pub(crate) directory: PathBuf,
-    /// Held by a command that changes it, from its start to its end: they come one
-    /// after the other.
+    /// Held by a command that changes it, from its start to its end, so that commands run one after
+    /// the other.
     pub(crate) turn: tokio::sync::Mutex<()>,
     state: Mutex<MachineState>,
 }
 
-/// How a machine stands.
+/// The state of a machine.
 #[derive(Debug)]
 pub(crate) struct MachineState {
     pub(crate) settings: Settings,
     pub(crate) rest: Rest,
     pub(crate) live: Option<Arc<Live>>,
     pub(crate) is_gone: bool,
-    /// What it takes of its user's quotas while it exists, and while it runs.
+    /// What it counts towards its user's quotas while it exists, and while it runs.
     pub(crate) held: Option<Grant>,
     pub(crate) held_running: Option<Grant>,
 }
 
 impl MachineState {
-    /// As `info` tells it.
+    /// The status as shown in `info`.
     pub(crate) fn status(&self) -> &'static str {
         let Some(live) = &self.live else {
             return self.rest.as_str();
@@ -236,7 +236,7 @@ impl MachineState {
         match live.running.status() {
             Status::Active => "active",
             Status::Paused => "paused",
-            // The end is seen, and about to be kept.
+            // Its end was detected and is about to be stored.
             Status::Ended(_) => "stopped",
         }
     }
@@ -266,12 +266,12 @@ impl Machine {
         }
     }
 
-    /// Its state, for a moment.
+    /// Locks its state.
     pub(crate) fn state(&self) -> MutexGuard<'_, MachineState> {
         lock(&self.state)
     }
 
-    /// How it stands, as `info` tells it.
+    /// The status as shown in `info`.
     pub fn status(&self) -> &'static str {
         self.state().status()
     }
@@ -281,12 +281,12 @@ impl Machine {
         self.state().settings.devices()
     }
 
-    /// What it has while it runs.
+    /// Its resources while it runs.
     pub(crate) fn live(&self) -> Option<Arc<Live>> {
         self.state().live.clone()
     }
 
-    /// What is to be kept of it now.
+    /// What to store about it now.
     pub(crate) fn record(&self) -> MachineRecord {
         let state = self.state();
         MachineRecord {
@@ -297,8 +297,8 @@ impl Machine {
         }
     }
 
-    /// What `info` tells, in the keys of the second generation
-    /// (docs/dev/reference.md, 1.11). `cores_here` are those of this machine.
+    /// The answer to `info`, in the keys of the second generation (docs/dev/reference.md, 1.11).
+    /// `cores_here` is the number of cores of this host.
     pub(crate) fn info(&self, cores_here: u32) -> Properties {
         let state = self.state();
         let mut info = state.settings.keys().clone();

@@ -1,15 +1,15 @@
 //! All machines, in the data directory:
 //!
 //! ```text
-//! host                UUID of this host, as `claimed` tells it
+//! host                UUID of this host, as in `claimed`
 //! servers/UUID.meta   its record (`machine.rs`); it exists if and only if this does
 //! servers/UUID.run/   what its last run left, and what the hypervisor keeps (`qemu.rs`)
 //! ```
 //!
-//! A start claims drives and address, has the hypervisor make the machine, keeps that
-//! it runs, and only then lets it take its first step. So whatever a crash leaves is
-//! one of two things: a machine whose record says that it runs, which is taken over,
-//! or one that did nothing yet, which is killed.
+//! A start claims drives and an address, has the hypervisor start the machine paused, stores that
+//! it is running, and only then lets it execute its first instruction. So a crash leaves one of two
+//! things: a machine whose record says that it runs, which is taken over, or one that has not
+//! executed anything yet, which is killed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -40,32 +40,32 @@ use openhosting_base::wire::Properties;
 use openhosting_filesystem::private_directory;
 use openhosting_tenancy::{Amounts, QuotaKind, Quotas, Refusal, kept, sync_parent, unless_missing};
 
-/// How often counters are asked for and consoles kept.
+/// How often counters are read and consoles saved.
 const TICK: Duration = Duration::from_secs(5);
-/// How long a machine that hung up may take to be seen to end.
+/// How long it may take to detect the end of a machine that closed its connection.
 const GOING: Duration = Duration::from_secs(2);
 
 type Result<T = ()> = std::result::Result<T, Refusal>;
 
-/// The place in a server where machines live.
+/// What machines need from the server.
 #[derive(Debug)]
 pub struct Backing {
     /// The data directory.
     pub data: PathBuf,
-    /// Where files are for a moment, on the same file system.
+    /// A directory for temporary files on the same file system.
     pub staging: PathBuf,
     /// The drives that machines may use.
     pub drives: Arc<dyn Drives>,
-    /// What users may have.
+    /// The quotas of users.
     pub quotas: Quotas,
 }
 
-/// What guests reach, and what reaches them.
+/// What guests can reach, and what can reach them.
 #[derive(Debug)]
 pub struct GuestNetwork {
-    /// Ports of TCP that lead from a machine's address to its guest.
+    /// TCP ports of a machine's address that are forwarded to its guest.
     pub forward: Vec<u16>,
-    /// What guests reach.
+    /// What guests can reach.
     pub reach: Reach,
     /// Whether screens can be seen at the port of VNC.
     pub has_vnc_port: bool,
@@ -85,18 +85,18 @@ pub struct Machines {
     network: GuestNetwork,
     cores_here: u32,
     machines: RwLock<BTreeMap<MachineId, Arc<Machine>>>,
-    /// Runs that were kept, to be found again by [`find_running`](Self::find_running).
+    /// Stored runs, for [`find_running`](Self::find_running).
     kept_runs: BTreeMap<MachineId, SavedRun>,
 }
 
 impl Machines {
-    /// Loads what the data directory keeps. Blocks on the disk.
+    /// Loads what is stored in the data directory. Blocks on the disk.
     pub fn open(
         backing: Backing,
         hypervisor: Arc<dyn Hypervisor>,
         network: GuestNetwork,
     ) -> io::Result<Self> {
-        // As the kernel tells it of a process that works there.
+        // Canonical, as the kernel reports the directory of a process.
         let data = backing.data.canonicalize()?;
         let directory = data.join("servers");
         private_directory(&directory)?;
@@ -155,8 +155,8 @@ impl Machines {
         Machine::new(id, record, path, directory)
     }
 
-    /// Takes over the machines that an earlier process of ours left running, and ends
-    /// what it left half made. Before the first request.
+    /// Takes over the machines that an earlier process left running, and kills those that it was
+    /// only starting. Call it before the first request.
     pub async fn find_running(self: &Arc<Self>) {
         for (&id, run) in &self.kept_runs {
             let Some(machine) = self.get(id) else {
@@ -200,14 +200,14 @@ impl Machines {
         let live = Live::new(running, run, claims, vlans);
         let live = self.watch(machine, live).await;
         live.take_counters_as_known().await;
-        // It may have been left before its first step.
+        // The earlier process may have ended before its first instruction.
         if !is_paused && let Err(failure) = live.running.resume().await {
             tracing::warn!(id = %machine.id, %failure, "Cannot let a server go on");
         }
         true
     }
 
-    /// Adds what guests read and wrote to the counters of their drives, at the end.
+    /// Adds what guests read and wrote to the counters of their drives, when this program ends.
     pub async fn count_all(&self) {
         let live: Vec<_> = self
             .all()
@@ -244,8 +244,8 @@ impl Machines {
         live.map(|machine| machine.id).collect()
     }
 
-    /// Ends what runs and is not known, and removes directories of machines that are
-    /// no more.
+    /// Kills unknown machines that are running, and removes directories of machines that no longer
+    /// exist.
     fn clear_leftovers(&self, live: &[MachineId]) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
@@ -280,20 +280,21 @@ impl Machines {
         all
     }
 
-    /// What `info` tells of a machine, with counters as they are now.
+    /// The answer to `info` for a machine, with current counters.
     pub async fn info(&self, machine: &Machine) -> Properties {
         self.refresh(machine).await;
         self.info_as_known(machine)
     }
 
-    /// Asks a machine that runs for its counters.
+    /// Reads the counters of a running machine.
     pub async fn refresh(&self, machine: &Machine) {
         if let Some(live) = machine.live() {
             live.refresh().await;
         }
     }
 
-    /// Makes a machine, and starts it if it is to run: if that fails there is none.
+    /// Creates a machine, and starts it unless it should stay stopped. If starting fails, the
+    /// machine does not exist.
     pub async fn create(
         self: &Arc<Self>,
         user: &str,
@@ -317,7 +318,7 @@ impl Machines {
             false => self.keep(&machine).await,
         };
         if let Err(refusal) = made {
-            // Whatever it left: nobody was told of it.
+            // No answer mentioned the machine yet, so whatever remains of it is removed.
             let _ = self.forget(&machine).await;
             return Err(refusal);
         }
@@ -325,7 +326,7 @@ impl Machines {
         Ok(Arc::clone(&machine))
     }
 
-    /// Starts a machine that does not run.
+    /// Starts a machine that is not running.
     pub async fn start(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let _turn = Self::turn(machine).await?;
         if let Some(live) = machine.live() {
@@ -337,14 +338,14 @@ impl Machines {
         self.launch(machine).await
     }
 
-    /// Takes the power of a machine. It may be off already: then all is as wanted.
+    /// Cuts the power of a machine. If it is already off, that is no error.
     pub async fn stop(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let _turn = Self::turn(machine).await?;
         self.end(machine).await;
         Ok(())
     }
 
-    /// Stops a machine and forgets it. Its drives are kept.
+    /// Stops a machine and removes it. Its drives stay.
     pub async fn destroy(self: &Arc<Self>, machine: &Arc<Machine>) -> Result {
         let _turn = Self::turn(machine).await?;
         self.end(machine).await;
@@ -362,7 +363,7 @@ impl Machines {
         }
     }
 
-    /// Merges keys into those of a machine.
+    /// Merges keys into the settings of a machine.
     pub async fn set(self: &Arc<Self>, machine: &Arc<Machine>, body: &Properties) -> Result {
         let _turn = Self::turn(machine).await?;
         let old = machine.state().settings.clone();
@@ -392,7 +393,7 @@ impl Machines {
         Ok(())
     }
 
-    /// Does `command` to a machine that runs.
+    /// Applies `command` to a running machine.
     pub async fn with_running<T>(
         &self,
         machine: &Machine,
@@ -404,26 +405,26 @@ impl Machines {
         unless_ended(&live, done).await
     }
 
-    /// What is on the screen of a machine that runs, PNG. Looking takes no turn: it
-    /// delays nobody's command, also where the hypervisor hangs.
+    /// The screen of a running machine, as PNG. It does not take the turn, so it delays no command,
+    /// even if the hypervisor hangs.
     pub async fn screen(&self, machine: &Machine) -> Result<Bytes> {
         let live = active(machine)?;
         let drawn = live.screen().await;
         unless_ended(&live, drawn).await
     }
 
-    /// Whether screens can be seen at the port of VNC.
+    /// Whether screens are available at the VNC port.
     pub fn has_vnc_port(&self) -> bool {
         self.network.has_vnc_port
     }
 
-    /// What `info` tells of a machine, with counters as they were last heard, up to
-    /// 5 s ago: nobody is asked.
+    /// The answer to `info` for a machine, with the last known counters, which are up to 5 s old.
+    /// Does not ask the hypervisor.
     pub fn info_as_known(&self, machine: &Machine) -> Properties {
         machine.info(self.cores_here)
     }
 
-    /// The last MiB that a machine wrote to its serial port, at its last run.
+    /// The last MiB that a machine wrote to its serial port in its last run.
     pub async fn console(&self, machine: &Machine) -> Result<Vec<u8>> {
         if let Some(live) = machine.live() {
             live.running.keep_console().await;
@@ -433,7 +434,7 @@ impl Machines {
         Ok(read.await.map_err(io::Error::from)??)
     }
 
-    /// The right to change a machine, if it is still there.
+    /// The right to change a machine, if it still exists.
     async fn turn(machine: &Machine) -> Result<tokio::sync::MutexGuard<'_, ()>> {
         let turn = machine.turn.lock().await;
         match machine.state().is_gone {
@@ -442,8 +443,8 @@ impl Machines {
         }
     }
 
-    /// What can be known to be wrong before a start: drives and resources that are not
-    /// there, or not for this user.
+    /// Checks before a start what can be known to be wrong: drives and resources that do not exist,
+    /// or that this user may not use.
     fn check(&self, user: &str, settings: &Settings) -> Result {
         for device in settings.devices() {
             let drive = self.drives.readable(user, device.drive)?;
@@ -467,7 +468,7 @@ impl Machines {
             drives.push(SpecDrive {
                 slot: device.slot,
                 path: drive.path().canonicalize()?,
-                // It stays while it is claimed.
+                // The size does not change while it is claimed.
                 size: drive.size(),
                 is_cdrom: device.is_cdrom,
                 is_shared: drive.is_shared(),
@@ -493,9 +494,9 @@ impl Machines {
         drive.claim(holder)
     }
 
-    /// Claims the drives of a machine that has run on. One of another user may be
-    /// destroyed, or not be there for this user any more: that is no reason to take the
-    /// machine's power.
+    /// Claims the drives of a machine that continued to run while this program was not running. A
+    /// drive of another user may have been destroyed or withdrawn since; that is no reason to cut
+    /// the machine's power.
     fn claim_again(&self, machine: &Machine, settings: &Settings) -> Result<Vec<Claim>> {
         let mut claims = Vec::new();
         for device in settings.devices() {
@@ -549,7 +550,7 @@ impl Machines {
         Ok(())
     }
 
-    /// What a machine with these settings takes of its user's quotas while it runs.
+    /// What a machine with these settings counts towards its user's quotas while it runs.
     fn running(&self, settings: &Settings) -> Amounts {
         Amounts::of([
             (QuotaKind::Memory, u64::from(settings.mem_mb()) << 20),
@@ -566,7 +567,7 @@ impl Machines {
     ) -> Result<Arc<dyn Running>> {
         let (directory, hypervisor) = (machine.directory.clone(), Arc::clone(&self.hypervisor));
         let prepared = spawn_blocking(move || {
-            // Nothing works there any more, unless something went badly wrong.
+            // Nothing should be running there any more; this is a precaution.
             hypervisor.clear(&directory);
             unless_missing(fs::remove_dir_all(&directory))?;
             private_directory(&directory)
@@ -600,7 +601,7 @@ impl Machines {
         Ok(self.hypervisor.start(&spec).await?)
     }
 
-    /// Notes that a machine runs, and sees to it until it does not.
+    /// Registers a running machine, and watches it until it ends.
     async fn watch(self: &Arc<Self>, machine: &Arc<Machine>, live: Live) -> Arc<Live> {
         let live = Arc::new(live);
         if self.network.has_vnc_port {
@@ -620,7 +621,7 @@ impl Machines {
                     }
                 }
             };
-            // Whoever ended it holds the turn, and settles it first.
+            // A command that ended it holds the turn, and settles it first.
             let _turn = machine.turn.lock().await;
             if machine
                 .live()
@@ -632,8 +633,8 @@ impl Machines {
         live
     }
 
-    /// Notes that a machine has ended: claims and address are free again; it vanishes
-    /// unless it is persistent.
+    /// Handles the end of a machine: its claims and address become free, and it is removed unless
+    /// it is persistent.
     async fn settle(&self, machine: &Arc<Machine>, end: End) {
         let is_persistent = {
             let live = machine.live();
@@ -695,7 +696,7 @@ impl Machines {
     }
 }
 
-/// Serves the viewers of a machine at its address, until they are ended.
+/// Serves the viewers of a machine at its address, until the task is ended.
 async fn show(id: MachineId, live: &Live) {
     let address = live.run.address;
     match vnc::listen(address).await {
@@ -712,7 +713,7 @@ fn one() -> Amounts {
     Amounts::of([(QuotaKind::Servers, 1)])
 }
 
-/// What a machine has while it runs, if it does.
+/// The resources of a machine; an error if it is not running.
 fn active(machine: &Machine) -> Result<Arc<Live>> {
     let live = machine.live();
     let live = live.filter(|live| !matches!(live.running.status(), Status::Ended(_)));
@@ -723,8 +724,8 @@ fn not_active() -> Refusal {
     Refusal::usage("Server is not active")
 }
 
-/// What came of a command, where a machine that ended meanwhile is none that failed:
-/// its end is seen in a moment.
+/// The result of a command. It did not fail if the machine ended meanwhile, which is detected
+/// shortly after.
 async fn unless_ended<T>(live: &Live, done: std::result::Result<T, Failure>) -> Result<T> {
     match done {
         Err(Failure::Silent(_)) if timeout(GOING, live.running.ended()).await.is_ok() => {
@@ -734,12 +735,12 @@ async fn unless_ended<T>(live: &Live, done: std::result::Result<T, Failure>) -> 
     }
 }
 
-/// The private networks that a machine is in.
+/// The private networks of a machine.
 fn vlans(settings: &Settings) -> Vec<Uuid> {
     settings.nics().iter().filter_map(|nic| nic.vlan).collect()
 }
 
-/// The name of this host: made up once.
+/// The UUID of this host, which is generated once.
 fn host(path: &Path, staging: &Path) -> io::Result<Uuid> {
     match kept::read(path) {
         Ok(text) => Uuid::try_parse_ascii(text.trim_ascii()).map_err(io::Error::other),
@@ -762,7 +763,7 @@ impl From<Failure> for Refusal {
             Failure::Local(error) => error.into(),
             Failure::Refused(_) | Failure::Silent(_) => {
                 tracing::error!(%failure, "The hypervisor failed");
-                Self::failed("The hypervisor failed, the server's log tells why")
+                Self::failed("The hypervisor failed; the server's log has the reason")
             }
         }
     }

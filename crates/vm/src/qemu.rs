@@ -1,6 +1,6 @@
-//! QEMU: one process for each server, driven over QMP.
+//! QEMU: one process for each server, controlled over QMP.
 //!
-//! A process works in the directory of its server, with what it keeps there:
+//! A process runs in the directory of its server, with these files:
 //!
 //! ```text
 //! process   which process it is (`process.rs`)
@@ -11,17 +11,17 @@
 //! log       what QEMU wrote to its stderr, once it has ended (`log.rs`)
 //! ```
 //!
-//! It is a group of processes of its own, has no pipe to us, and so goes on when we
-//! end, however we do. Who it is, is proven by the socket: the kernel names the process
-//! that listens on it, and QEMU the server. One of no known server is killed if the
-//! record names it, or if it listens on the socket.
+//! Each QEMU process is detached (own process group, no inherited pipes) and survives an end of
+//! this program, however it ends. Its socket proves its identity: the kernel names the process that
+//! listens on it, and QEMU names the server. A process of an unknown server is killed if the record
+//! names it, or if it listens on the socket.
 //!
-//! A guest is hostile. QEMU is confined (`-sandbox`), has no more descriptors, file sizes
-//! and environment than it needs, writes to nothing that grows but its drives, and
-//! gives the guest the network that the operator chose ([`Reach`]).
+//! A guest is hostile. QEMU is confined (`-sandbox`), has only the file descriptors, file sizes and
+//! environment that it needs, writes to nothing that grows except its drives, and gives the guest
+//! the network that the operator chose ([`Reach`]).
 //!
-//! A guest that switches itself off is kept for a moment (`-no-shutdown`), so that
-//! one that ended while nobody watched is told from one that died.
+//! After a guest switches itself off, QEMU stays for a moment (`-no-shutdown`), so that a shutdown
+//! while this program was not running can be distinguished from a crash.
 
 mod cgroup;
 mod frames;
@@ -61,39 +61,39 @@ use super::hypervisor::{
 use super::ids::{MachineId, Slot};
 use openhosting_tenancy::Counters;
 
-/// Longest wait for a process to listen.
+/// Maximum time until a process listens.
 const STARTING: Duration = Duration::from_secs(60);
-/// How often it is asked whether it does.
+/// How often to check whether it does.
 const STEP: Duration = Duration::from_millis(20);
-/// Longest wait for a process to go by itself.
+/// Maximum time until a process ends by itself.
 const GOING: Duration = Duration::from_secs(10);
-/// Longest look at whether KVM works.
+/// Maximum time for testing whether KVM works.
 const PROBING: Duration = Duration::from_secs(20);
 const KVM: &str = "/dev/kvm";
 /// The sockets.
 const QMP: &str = "qmp";
 const VNC: &str = "vnc";
-/// Most descriptors of a process: its drives, and the connections of its guest.
+/// Maximum file descriptors of a process: its drives, and the connections of its guest.
 const FILES_MAX: u64 = 4096;
-/// The largest picture of a screen, in bytes: 2560 x 1600 in noise.
+/// Maximum bytes of a picture of a screen: 2560 x 1600 in noise.
 const PICTURE_BYTES_MAX: u64 = 16 << 20;
-/// The largest file that a process may write, unless a drive is larger: a screen's picture.
+/// Maximum file size that a process may write, unless a drive is larger: enough for a picture of
+/// the screen.
 const FILE_BYTES_MIN: u64 = 64 << 20;
 
 /// QEMU, the program.
 #[derive(Debug)]
 pub struct Qemu {
     program: PathBuf,
-    /// All of its environment.
+    /// Its complete environment.
     environment: Vec<(OsString, OsString)>,
     cgroup: Option<Cgroup>,
-    /// Found out at the first start.
+    /// Determined at the first start.
     accelerator: OnceCell<&'static str>,
 }
 
 impl Qemu {
-    /// Runs servers with `program`, a name that is looked for or a path, which gets
-    /// `environment` and no more.
+    /// Runs servers with `program`, a path or a name to look up, in exactly this `environment`.
     pub fn new(
         program: PathBuf,
         environment: Vec<(OsString, OsString)>,
@@ -107,7 +107,7 @@ impl Qemu {
         }
     }
 
-    /// `kvm` where it works: that it is there does not say so.
+    /// `kvm` if it works, which its presence does not prove.
     async fn accelerator(&self) -> &'static str {
         let found = self.accelerator.get_or_init(|| async {
             let has_kvm = File::options().read(true).write(true).open(KVM).is_ok();
@@ -155,7 +155,7 @@ impl Qemu {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.writer()?)
-            // A Ctrl-C on our terminal is not for it.
+            // A Ctrl-C on our terminal must not reach it.
             .process_group(0);
         let mut child = command.spawn().map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Failure::Missing(self.program.clone()),
@@ -163,7 +163,7 @@ impl Qemu {
         })?;
         let pid = child.id().unwrap_or_default();
         let process = Process::open(pid);
-        // Whatever becomes of it, it leaves no zombie.
+        // Waits for the process, whatever happens, so that it does not become a zombie.
         tokio::spawn(async move { child.wait().await });
         let process = process?;
         let made = match limit(spec, pid).and_then(|()| process::record(&spec.directory, pid)) {
@@ -209,7 +209,7 @@ impl Qemu {
         if server.pid != pid {
             return Err(Failure::Silent("another process answers for it".into()));
         }
-        // The directory is private. So are they, wherever they may be moved.
+        // The directory is private. The sockets must be private too, because they may be moved.
         for socket in [QMP, VNC] {
             let path = spec.directory.join(socket);
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
@@ -220,7 +220,7 @@ impl Qemu {
         Ok(server)
     }
 
-    /// Takes over the process at the other end of `stream`.
+    /// Connects to the process at the other end of `stream`.
     async fn attach(
         &self,
         id: MachineId,
@@ -234,12 +234,12 @@ impl Qemu {
         let pid = pid.ok_or_else(|| Failure::Silent("it has no process number".into()))?;
         let process = Process::open(pid)?;
         let (qmp, events) = Qmp::open(stream).await?;
-        // It answers, so it was there when the descriptor was opened.
+        // It answers, so it was running when the descriptor was opened.
         let uuid = qmp.run("query-uuid", json!({})).await?;
         if uuid["UUID"].as_str() != Some(id.to_string().as_str()) {
             return Err(Failure::Silent("it is another server".into()));
         }
-        // A guest whose frames nobody takes has no network. That is no reason to end it.
+        // If its frames cannot be filtered, the guest has no network. That is no reason to end it.
         if let Err(failure) = frames::attend(&qmp, directory).await {
             tracing::warn!(%id, %failure, "Cannot filter the frames of a server");
         }
@@ -304,7 +304,7 @@ impl Hypervisor for Qemu {
     }
 }
 
-/// The picture in `path`. A guest can make one that no compression makes small.
+/// Reads the picture in `path`. A guest can draw one that does not compress.
 fn read_picture(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut picture = Vec::new();
     let file = File::open(path)?;
@@ -315,8 +315,8 @@ fn read_picture(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Limits what the process `pid` may take, before its guest makes a step. No core file
-/// holds the memory of a guest.
+/// Limits the resources of the process `pid` before its guest executes anything. Core files, which
+/// would contain the guest's memory, are disabled.
 fn limit(spec: &Spec, pid: u32) -> std::io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let largest = spec.drives.iter().map(|drive| drive.size).max();
@@ -325,7 +325,7 @@ fn limit(spec: &Spec, pid: u32) -> std::io::Result<()> {
         (Resource::Nofile, FILES_MAX),
         (Resource::Fsize, largest.unwrap_or(0).max(FILE_BYTES_MIN)),
     ] {
-        // Only root may raise the maximum.
+        // Only root may raise the hard limit.
         let most = getrlimit(resource)
             .maximum
             .map_or(most, |here| most.min(here));
@@ -347,12 +347,12 @@ struct QemuServer {
     qmp: Qmp,
     process: Process,
     status: watch::Sender<Status>,
-    /// Whether we asked it to end.
+    /// Whether this program asked it to end.
     is_asked: AtomicBool,
     /// Whether the guest switched itself off.
     is_shut_down: AtomicBool,
     screens: AtomicU64,
-    /// Held while the console moves from QEMU to its file.
+    /// Held while console output is moved from QEMU to its file.
     console: Mutex<()>,
     log: Option<Log>,
     cgroup: Option<Cgroup>,
@@ -361,9 +361,9 @@ struct QemuServer {
 impl QemuServer {
     async fn watch(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
-            tracing::debug!(id = %self.id, event = event.name, data = %event.data, "A server tells");
+            tracing::debug!(id = %self.id, event = event.name, data = %event.data, "Event of a server");
             match event.name.as_str() {
-                // A guest that is off stops as well.
+                // A guest that shut down emits this event as well.
                 "STOP" if self.is_shut_down.load(Ordering::Relaxed) => {}
                 "STOP" => drop(self.status.send_replace(Status::Paused)),
                 "RESUME" => drop(self.status.send_replace(Status::Active)),
@@ -371,7 +371,7 @@ impl QemuServer {
                 _ => {}
             }
         }
-        // Without a connection it is of no use.
+        // Without a connection the process is useless.
         if timeout(GOING, self.process.ended()).await.is_err() {
             tracing::warn!(id = %self.id, "Killed a hypervisor that hung up");
             self.process.kill();
@@ -394,14 +394,14 @@ impl QemuServer {
         self.status.send_replace(Status::Ended(end));
     }
 
-    /// The guest is off: the process may go.
+    /// The guest is off: the process may end.
     fn switched_off(self: &Arc<Self>) {
         self.is_shut_down.store(true, Ordering::Relaxed);
         let server = Arc::clone(self);
         tokio::spawn(async move { server.quit().await });
     }
 
-    /// Writes what QEMU said to the file `log`, and gives its last line.
+    /// Writes QEMU's messages to the file `log`, and returns the last line.
     fn keep_log(&self) -> Option<String> {
         let text = self.log.as_ref()?.text();
         if !text.is_empty()
@@ -412,7 +412,7 @@ impl QemuServer {
         self.log.as_ref()?.last_line()
     }
 
-    /// Moves what the guest wrote to its serial port since the last time to the file.
+    /// Moves what the guest wrote to its serial port since the last call to the file.
     async fn move_console(&self) -> Result<(), Failure> {
         let _turn = self.console.lock().await;
         let arguments = json!({
@@ -432,7 +432,7 @@ impl QemuServer {
 
     async fn quit(&self) {
         let _ = timeout(GOING, self.move_console()).await;
-        // That it went before it answered is as good.
+        // If it ended before it answered, that is fine too.
         let _ = timeout(GOING, self.qmp.run("quit", json!({}))).await;
         if timeout(GOING, self.process.ended()).await.is_err() {
             self.process.kill();
@@ -559,7 +559,7 @@ impl Running for QemuServer {
     }
 }
 
-/// The command line. Nothing secret is in it, and no text of a client.
+/// The command line. It contains neither secrets nor text from clients.
 fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
     let mut args = Vec::new();
     let mut put = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
@@ -572,10 +572,10 @@ fn arguments(spec: &Spec, accelerator: &str) -> Vec<String> {
     put(&["-name", &id, "-uuid", &id]);
     put(&[
         "-machine",
-        // Memory is not shared with other guests, who could measure what is in it.
+        // Memory is not merged with that of other guests, which could measure its content.
         &format!("pc,accel={accelerator},dump-guest-core=off,mem-merge=off,vmport=off"),
         "-cpu",
-        // Guests of guests are a way to attack the kernel.
+        // Nested virtualization would be a way to attack the kernel.
         "max,vmx=off,svm=off",
     ]);
     put(&["-smp", &spec.cores.to_string()]);
@@ -631,7 +631,7 @@ fn name(slot: Slot) -> String {
 
 /// The file of a drive. What a guest discards or fills with zeros becomes a hole.
 fn node(drive: &SpecDrive) -> Value {
-    // Whole sectors only: the guest would see, and make, the last one whole.
+    // Only whole sectors: otherwise the guest would see, and create, a full last sector.
     let sectors = drive.size / 512 * 512;
     json!({
         "driver": "raw",
@@ -692,7 +692,7 @@ fn netdev(net: &Net, spec: &Spec) -> String {
             };
             format!("user{restricted}{}", forward.collect::<String>())
         }
-        // A group of the addresses that stay on this machine, told by the UUID.
+        // A multicast group of addresses that stay on this machine, derived from the UUID.
         Net::Vlan(vlan) => {
             let [a, b, c, d, e, ..] = vlan.into_bytes();
             let port = 20_000 + u16::from_be_bytes([d, e]) % 40_000;
@@ -779,7 +779,7 @@ mod tests {
             "\"share-rw\":true",
             "\"unit\":1",
             "\"bootindex\":0",
-            // Whole sectors, whatever the file is called.
+            // Whole sectors, whatever the name of the file.
             "\"size\":9999872",
             "\"filename\":\"/data/a, b=\\\"c\\\".data\"",
             "\"detect-zeroes\":\"unmap\"",

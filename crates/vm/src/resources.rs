@@ -1,11 +1,10 @@
 //! Resources: addresses and private networks that a user has (docs/dev/reference.md, 1.12).
 //!
-//! An address is one of this machine's loopback network, of which a server that has
-//! it takes the ports it serves: `nic:0:dhcp 127.70.1.2`. A VLAN joins servers whose
-//! `nic:N:vlan` names it.
+//! An address belongs to the loopback network of this host, and a server that has it uses its
+//! ports: `nic:0:dhcp 127.70.1.2`. A VLAN connects the servers whose `nic:N:vlan` refers to it.
 //!
 //! ```text
-//! resources/ip-ADDRESS.meta, resources/vlan-UUID.meta      as `kept.rs` tells
+//! resources/ip-ADDRESS.meta, resources/vlan-UUID.meta      in the format of `kept.rs`
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +26,7 @@ use openhosting_tenancy::{
     Amounts, QuotaKind, Quotas, Refusal, check_length, kept, put_label, set, sync_parent,
 };
 
-/// The addresses that are given out: a part of 127.0.0.0/8 that nothing else uses.
+/// The addresses to assign: a part of 127.0.0.0/8 that nothing else uses.
 const NETWORK: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 const NETWORK_BITS: u32 = 10;
 
@@ -41,7 +40,7 @@ pub enum ResourceKind {
 }
 
 impl ResourceKind {
-    /// The type of this name.
+    /// The type with this name.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "ip" => Some(Self::Ip),
@@ -51,7 +50,7 @@ impl ResourceKind {
     }
 }
 
-/// Names a resource.
+/// Identifies a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ResourceId {
     /// An address.
@@ -61,7 +60,7 @@ pub enum ResourceId {
 }
 
 impl ResourceId {
-    /// The resource of this type and name.
+    /// The resource with this type and name.
     pub fn parse(kind: ResourceKind, text: &str) -> Option<Self> {
         match kind {
             ResourceKind::Ip => text.parse().ok().map(Self::Ip),
@@ -76,7 +75,7 @@ impl ResourceId {
         }
     }
 
-    /// The two words of a list: `ip 127.70.1.2`.
+    /// Its type and name, as in a list: `ip 127.70.1.2`.
     fn words(self) -> (&'static str, String) {
         match self {
             Self::Ip(address) => ("ip", address.to_string()),
@@ -117,13 +116,13 @@ impl Resource {
     }
 }
 
-/// All resources, and the addresses that are in use.
+/// All resources, and the addresses in use.
 #[derive(Debug)]
 pub struct Resources {
     directory: PathBuf,
     staging: PathBuf,
     resources: RwLock<BTreeMap<ResourceId, Resource>>,
-    /// Resources in use by active servers, each once.
+    /// Resources in use by active servers, each at most once.
     used: Mutex<BTreeSet<Ipv4Addr>>,
     vlans_used: Mutex<BTreeMap<Uuid, u32>>,
     /// Held while files change.
@@ -132,8 +131,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Loads what the data directory `data` keeps. Blocks on the disk, as all that
-    /// changes something.
+    /// Loads what is stored in the data directory `data`. This and every change block on the disk.
     pub fn open(data: &Path, staging: &Path, quotas: Quotas) -> io::Result<Self> {
         let directory = data.join("resources");
         private_directory(&directory)?;
@@ -163,7 +161,7 @@ impl Resources {
         self.directory.join(format!("{id}.meta"))
     }
 
-    /// Keeps a resource, and gives what is told of it.
+    /// Stores a resource, and returns its properties.
     fn keep(&self, id: ResourceId, resource: Resource) -> io::Result<Properties> {
         let info = resource.info(id);
         kept::write(&kept::print(&info), &self.path(id), &self.staging)?;
@@ -177,7 +175,7 @@ impl Resources {
         resource.cloned().ok_or_else(Refusal::no_resource)
     }
 
-    /// The user's resources, all or of one kind.
+    /// The user's resources, of all kinds or of one.
     pub fn infos(&self, user: &str, kind: Option<ResourceKind>) -> Vec<Properties> {
         let resources = read(&self.resources);
         let own = resources.iter().filter(|(id, resource)| {
@@ -186,12 +184,12 @@ impl Resources {
         own.map(|(&id, resource)| resource.info(id)).collect()
     }
 
-    /// What is told of one of the user's.
+    /// The properties of one of the user's resources.
     pub fn info(&self, user: &str, id: ResourceId) -> Result<Properties, Refusal> {
         Ok(self.own(user, id)?.info(id))
     }
 
-    /// Makes one, with a name that nothing has.
+    /// Creates a resource with a new identifier.
     pub fn create(
         &self,
         user: &str,
@@ -214,7 +212,7 @@ impl Resources {
         Ok(info)
     }
 
-    /// Merges keys into those of one of the user's.
+    /// Merges keys into one of the user's resources.
     pub fn change(
         &self,
         user: &str,
@@ -227,7 +225,7 @@ impl Resources {
         Ok(self.keep(id, resource)?)
     }
 
-    /// Destroys one that no active server uses.
+    /// Destroys a resource that no active server uses.
     pub fn destroy(&self, user: &str, id: ResourceId) -> Result<(), Refusal> {
         let _keeping = lock(&self.keeping);
         self.own(user, id)?;
@@ -245,7 +243,7 @@ impl Resources {
         Ok(sync_parent(&path)?)
     }
 
-    /// An address that nothing has and nobody listens on.
+    /// An address that is not assigned and on which no program listens.
     fn free_address(&self) -> Result<Ipv4Addr, Refusal> {
         for _ in 0..64 {
             let address = candidate(fastrand::u32(..));
@@ -259,7 +257,7 @@ impl Resources {
         Err(Refusal::full())
     }
 
-    /// Refuses what is not the user's.
+    /// Refuses resources that do not belong to the user.
     pub fn check(
         &self,
         user: &str,
@@ -274,8 +272,8 @@ impl Resources {
         Ok(())
     }
 
-    /// An address for a server that starts: the static one if it is the user's, else
-    /// any. `vlans` are the networks it is in.
+    /// Assigns an address to a server that starts: the static one if it belongs to the user, or
+    /// else any. `vlans` are its networks.
     pub fn lend(
         &self,
         user: &str,
@@ -289,7 +287,7 @@ impl Resources {
         Ok(address)
     }
 
-    /// Notes that a server that runs has these.
+    /// Marks the resources of a running server as in use.
     pub fn mark(&self, address: Ipv4Addr, vlans: &[Uuid]) -> Result<(), Refusal> {
         if !lock(&self.used).insert(address) {
             let sentence = format!("Address {address} is busy: a server uses it");
@@ -302,7 +300,7 @@ impl Resources {
         Ok(())
     }
 
-    /// Takes back what a server had.
+    /// Returns the resources of a server.
     pub fn take_back(&self, address: Ipv4Addr, vlans: &[Uuid]) {
         lock(&self.used).remove(&address);
         let mut used = lock(&self.vlans_used);
@@ -325,7 +323,7 @@ fn one(kind: ResourceKind) -> Amounts {
     }
 }
 
-/// The address of this number, without the first and the last of any 256.
+/// The address with this number. The first and last of every 256 are not used.
 fn candidate(number: u32) -> Ipv4Addr {
     let last = 1 + number % 254;
     let rest = (number >> 8 << 8) & (u32::MAX >> NETWORK_BITS);
@@ -395,7 +393,7 @@ mod tests {
         assert_eq!(resources.info("v", id).unwrap_err().error().status(), 404);
         assert!(resources.destroy("v", id).is_err());
 
-        // In damage it is neither taken for another nor in the way of others.
+        // A damaged file is not mistaken for another resource, and does not affect others.
         let path = resources.path(id);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace("name c", "name d")).unwrap();

@@ -1,11 +1,11 @@
-//! The keys that a client sets of a server: which there are, what they may hold,
-//! and what they mean (docs/dev/reference.md, 1.10). Pure functions.
+//! The keys of a server that a client can set: which exist, which values they allow, and what they
+//! mean (docs/dev/reference.md, 1.10). Pure functions.
 //!
-//! Keys of the first generation are understood and kept as those of the second:
-//! `vnc:ip auto` is `vnc auto`. A password stays under the name that it was given
-//! under, of the two that clients look for. What cannot be done here is refused by
-//! name, rather than kept and not done; only the keys of the firewall and of
-//! placement say something to a cloud of several machines and nothing here.
+//! Keys of the first generation are accepted and stored as those of the second: `vnc:ip auto` is
+//! `vnc auto`. A password stays under the name that the client used, because clients look for
+//! either of two names. What is not supported here is refused by name, rather than stored and
+//! ignored. Only the keys of the firewall and of placement are stored without effect: they matter
+//! to a cloud of several hosts.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,24 +23,24 @@ use openhosting_tenancy::{
 
 /// Core MHz of a server. Clients of the clouds used 500 to 20000.
 const CPU_MHZ: RangeInclusive<u32> = 100..=1_000_000;
-/// Memory of a server in MB; a BIOS runs in 16.
+/// Memory of a server in MB; a BIOS runs with 16.
 const MEM_MB: RangeInclusive<u32> = 16..=1_048_576;
 const CORES_MAX: u32 = 64;
-/// What one core of `smp auto` stands for, in MHz: as recorded, 2000 are one.
+/// MHz of one core for `smp auto`: in recorded answers, 2000 MHz are one core.
 const CORE_MHZ: u32 = 2000;
-/// Longest password of VNC: its protocol takes no more.
+/// Maximum bytes of a VNC password, a limit of the protocol.
 const PASSWORD_BYTES_MAX: usize = 8;
-/// Network cards of a server.
+/// Maximum network cards of a server.
 const NICS: u8 = 4;
 const MODELS: [&str; 3] = ["e1000", "rtl8139", "virtio"];
-/// The keys of the firewall, which are kept and not enforced.
+/// The keys of the firewall, which are stored and not enforced.
 const FIREWALL: [&str; 3] = [
     "nic:0:firewall:accept",
     "nic:0:firewall:policy",
     "nic:0:firewall:reject",
 ];
 
-/// A drive that is attached.
+/// An attached drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device {
     /// Where it is attached.
@@ -49,7 +49,7 @@ pub struct Device {
     pub drive: DriveId,
     /// `media cdrom`: the guest cannot write to it.
     pub is_cdrom: bool,
-    /// Its place in the order of booting, from 0 on.
+    /// Its position in the boot order, from 0.
     pub boot_index: Option<usize>,
 }
 
@@ -60,15 +60,15 @@ pub(crate) struct Nic {
     /// One of `e1000`, `rtl8139` and `virtio`.
     pub(crate) model: &'static str,
     pub(crate) mac: Option<[u8; 6]>,
-    /// The private network it is in; else it is the card that leads outside.
+    /// Its private network; `None` for the card that is connected to the outside.
     pub(crate) vlan: Option<Uuid>,
 }
 
-/// What a client has set. Every key of it is valid, and they go together.
+/// The settings of a client. Every key is valid, and they are consistent.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Settings(Properties);
 
-/// The password is not shown.
+/// Hides the password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.0.iter().map(|(key, _)| key);
@@ -79,7 +79,7 @@ impl fmt::Debug for Settings {
 type Result<T = ()> = std::result::Result<T, Refusal>;
 
 impl Settings {
-    /// Those of a new server, from the body of `servers/create`.
+    /// The settings of a new server, from the body of `servers/create`.
     pub(crate) fn create(body: &Properties) -> Result<Self> {
         let mut keys = Properties::new();
         set(&mut keys, "smp", "auto");
@@ -88,15 +88,15 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Those that were kept, if they are valid.
+    /// Stored settings, if they are valid.
     pub(crate) fn from_kept(keys: &Properties) -> Option<Self> {
         let mut settings = Self(Properties::new());
         settings.merge(keys).ok()?;
         (settings.0 == *keys).then_some(settings)
     }
 
-    /// Merges the body of `set`: keys that are not in it stay, an empty value
-    /// unsets a key. When it fails some keys may be merged: use a copy.
+    /// Merges the body of `set`: keys that are not in it stay, and an empty value unsets a key. If
+    /// it fails, some keys may already be merged, so use a copy.
     pub(crate) fn merge(&mut self, body: &Properties) -> Result {
         for (key, value) in body {
             self.put(key, value)?;
@@ -104,9 +104,9 @@ impl Settings {
         self.check()
     }
 
-    /// Merges what an active server takes: name, cpu, persistent, tags, user keys
-    /// and the password (docs/dev/reference.md, 1.10). Another key is refused, unless it says
-    /// what is so already: clients send them all.
+    /// As [`merge`](Self::merge) for an active server, which allows name, cpu, persistent, tags,
+    /// user keys and the password (docs/dev/reference.md, 1.10). Any other key is refused unless it
+    /// has its current value, because clients send all keys.
     pub(crate) fn merge_active(&mut self, body: &Properties) -> Result {
         let mut wanted = self.clone();
         for (key, value) in body {
@@ -170,7 +170,7 @@ impl Settings {
                 "Key \"vnc:tls\" is not supported: VNC is on this machine only",
             )),
             "type" => one_of(key, value, &["vm"]),
-            // Accepted and not told, as of drives: there is one place only.
+            // Accepted and not shown, as for drives: there is only one host.
             "avoid:drives" | "avoid:servers" => Ok(()),
             "nic:0:firewall:policy" => {
                 if !value.is_empty() {
@@ -200,7 +200,7 @@ impl Settings {
         match (index, rest) {
             _ if value.is_empty() && matches!(rest, "model" | "dhcp" | "vlan" | "mac") => {}
             (_, "model") => one_of(key, value, &MODELS)?,
-            // The address of a client's interface for "none".
+            // A client sends this address for "none".
             (0, "dhcp") if value == "0" => return put_or_unset(&mut self.0, key, ""),
             (0, "dhcp") if value == "auto" || value.parse::<Ipv4Addr>().is_ok() => {}
             (0, "dhcp") => return Err(invalid("auto or an IP address")),
@@ -235,7 +235,7 @@ impl Settings {
         put(&mut self.0, key, value)
     }
 
-    /// What must go together.
+    /// Checks that the keys are consistent.
     fn check(&self) -> Result {
         for key in ["cpu", "mem"] {
             if self.0.get(key).is_none() {
@@ -272,7 +272,7 @@ impl Settings {
         check_length(&self.0, "server")
     }
 
-    /// All keys, as they are told and kept.
+    /// All keys, as they are shown and stored.
     pub(crate) fn keys(&self) -> &Properties {
         &self.0
     }
@@ -291,8 +291,8 @@ impl Settings {
         self.number("mem").unwrap_or(*MEM_MB.start())
     }
 
-    /// Cores: those asked for, or one for each begun 2000 MHz, at most as many as
-    /// this machine has.
+    /// Number of cores: the requested number, or one for each 2000 MHz or part of it, but not more
+    /// than this host has.
     pub(crate) fn cores(&self, cores_here: u32) -> u32 {
         let auto = || {
             self.cpu_mhz()
@@ -302,18 +302,18 @@ impl Settings {
         self.number("smp").unwrap_or_else(auto)
     }
 
-    /// Whether the server stays when it has stopped.
+    /// Whether the server continues to exist after it stopped.
     pub(crate) fn is_persistent(&self) -> bool {
         self.0.get("persistent").is_some()
     }
 
-    /// The password of VNC; without one nobody gets in.
+    /// The VNC password; without one, nobody gets access.
     pub(crate) fn password(&self) -> Option<&str> {
         let given = self.0.get("password");
         given.or_else(|| self.0.get("vnc:password"))
     }
 
-    /// The static address that the server is to have.
+    /// The static address that the server should have.
     pub(crate) fn static_address(&self) -> Option<Ipv4Addr> {
         self.0.get("nic:0:dhcp")?.parse().ok()
     }
@@ -338,7 +338,7 @@ impl Settings {
         self.0.iter().filter_map(device).collect()
     }
 
-    /// The network cards. The first is there when anything is said of it.
+    /// The network cards. The first exists if any of its keys is set.
     pub(crate) fn nics(&self) -> Vec<Nic> {
         let nic = |index: u8| {
             let get = |rest: &str| self.0.get(&format!("nic:{index}:{rest}"));
@@ -381,17 +381,17 @@ fn put_number(
     }
 }
 
-/// A hardware address that is one card's.
+/// Parses the hardware address of a single card.
 fn mac(text: &str) -> Option<[u8; 6]> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {
         let part = parts.next().filter(|part| part.len() == 2)?;
-        // `from_str_radix` takes a leading plus.
+        // `from_str_radix` accepts a leading plus.
         part.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
-    // The lowest bit of the first byte is set in addresses of groups.
+    // The lowest bit of the first byte marks a group address.
     (parts.next().is_none() && bytes[0] & 1 == 0).then_some(bytes)
 }
 
@@ -418,7 +418,7 @@ mod tests {
         let first = create("vnc:ip auto\nvnc:password secret\nsmp auto\nnic:0:dhcp auto").unwrap();
         assert_eq!(first.keys().get("vnc"), Some("auto"));
         assert_eq!(first.keys().get("vnc:ip"), None);
-        // Under the name that the client looks for.
+        // The password is under the name that the client uses.
         assert_eq!(first.keys().get("vnc:password"), Some("secret"));
         assert_eq!(first.password(), Some("secret"));
         let second = create("vnc auto\npassword secret").unwrap();

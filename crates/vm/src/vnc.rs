@@ -1,10 +1,10 @@
 //! The screens of servers over VNC, at port 5900 of their addresses.
 //!
-//! QEMU listens on a socket in its private directory only. This program takes the
-//! connections, and relays them. What proves a viewer is the password of VNC, which has at
-//! most eight characters: so attempts are few. They are counted for each server before the
-//! password is looked at, right ones too, so that nothing is gained by many at once. An
-//! attempt that does not end in time is ended, and viewers of one server are few.
+//! QEMU listens only on a socket in its private directory. This program accepts the connections and
+//! relays them. The only proof of a viewer is the VNC password, which has at most eight characters,
+//! so the number of attempts is limited. They are counted for each server before the password is
+//! checked, including correct ones, so that parallel attempts gain nothing. An attempt must finish
+//! in time, and a server has a limited number of viewers.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -20,16 +20,16 @@ use tokio::time::{sleep, timeout};
 use super::hypervisor::Running;
 use openhosting_tenancy::{Limiter, Rate};
 
-/// The port of the first screen of a machine, by the custom of VNC.
+/// The port of a machine's first screen, by convention.
 const PORT: u16 = 5900;
-/// Longest time from the connection to the right password, which a person may type.
+/// Maximum time from the connection to the correct password, which a person may have to type.
 const HANDSHAKE: Duration = Duration::from_secs(120);
-/// Longest time in which a viewer is told why it is refused.
+/// Maximum time for sending a viewer the reason of a refusal.
 const REFUSING: Duration = Duration::from_secs(5);
-/// Viewers of one server at once.
+/// Maximum concurrent viewers of one server.
 const VIEWERS_MAX: usize = 16;
 const BUSY: &str = "Too many attempts: try again in a minute";
-/// Versions of the protocol (RFC 6143), as a client chooses one.
+/// Versions of the protocol (RFC 6143) that a client may choose.
 const VERSIONS: [(&[u8; 12], bool); 5] = [
     (b"RFB 003.003\n", false),
     (b"RFB 003.004\n", false),
@@ -37,7 +37,7 @@ const VERSIONS: [(&[u8; 12], bool); 5] = [
     (b"RFB 003.007\n", true),
     (b"RFB 003.008\n", true),
 ];
-/// The way in that QEMU offers: by password.
+/// The security type that QEMU offers: a password.
 const BY_PASSWORD: u8 = 2;
 
 /// Listens for the viewers of a server at `address`.
@@ -45,7 +45,7 @@ pub(crate) async fn listen(address: Ipv4Addr) -> io::Result<TcpListener> {
     TcpListener::bind((address, PORT)).await
 }
 
-/// Serves viewers until it is dropped.
+/// Serves viewers until the future is dropped.
 pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
     let attempts = Limiter::new(Rate::VNC_ATTEMPTS);
     let room = Arc::new(Semaphore::new(VIEWERS_MAX));
@@ -56,14 +56,14 @@ pub(crate) async fn serve(listener: TcpListener, running: Arc<dyn Running>) {
             Some(_) = viewers.join_next() => continue,
         };
         let Ok((viewer, _)) = accepted else {
-            // Out of descriptors, mostly: they come back when others end.
+            // Most likely there are no free descriptors; other connections will release some.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
         let place = Arc::clone(&room).try_acquire_owned();
         let (Ok(place), Ok(())) = (place, attempts.take((), Instant::now())) else {
             tracing::debug!("Refused a viewer: too many attempts");
-            // Those who are told are few as well.
+            // The number of viewers that receive a refusal is limited as well.
             if viewers.len() < 2 * VIEWERS_MAX {
                 viewers.spawn(async move {
                     let _ = timeout(REFUSING, refuse(viewer)).await;
@@ -87,7 +87,7 @@ async fn relay(mut viewer: TcpStream, running: &dyn Running) -> io::Result<()> {
     let is_in = timeout(HANDSHAKE, let_in(&mut viewer, &mut screen)).await;
     match is_in.map_err(io::Error::from)?? {
         true => copy_bidirectional(&mut viewer, &mut screen).await.map(drop),
-        // The reason that QEMU gives.
+        // The reason that QEMU sends.
         false => {
             let said = timeout(REFUSING, copy(&mut screen, &mut viewer)).await;
             said.map_err(io::Error::from)?.map(drop)
@@ -95,7 +95,7 @@ async fn relay(mut viewer: TcpStream, running: &dyn Running) -> io::Result<()> {
     }
 }
 
-/// Relays what comes before the screen is shown; whether the password was right.
+/// Relays the messages before the screen is shown, and returns whether the password was correct.
 async fn let_in(viewer: &mut TcpStream, screen: &mut UnixStream) -> io::Result<bool> {
     pass::<12>(screen, viewer).await?;
     let version = pass::<12>(viewer, screen).await?;
@@ -131,7 +131,7 @@ async fn pass<const N: usize>(
     Ok(bytes)
 }
 
-/// Says why, in the way of the protocol, so that a viewer can show it.
+/// Sends a refusal in the form of the protocol, so that a viewer can show it.
 async fn refuse(mut viewer: TcpStream) -> io::Result<()> {
     viewer.write_all(b"RFB 003.008\n").await?;
     let mut version = [0; 12];

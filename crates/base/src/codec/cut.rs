@@ -1,6 +1,6 @@
-//! Cutting a part of a chunk into smaller ones, where the whole of it does not get
-//! through. What is compressed is unpacked again as the pieces are taken, so that no
-//! more than a piece is in memory, plain and compressed.
+//! Divides a part of a chunk into smaller ones when a request for the whole part fails. A
+//! compressed part is decompressed as the pieces are taken, so that memory holds only one piece,
+//! plain and compressed.
 
 use std::fmt;
 use std::io::Cursor;
@@ -13,13 +13,13 @@ use super::gzip::worth;
 use crate::chunk::{Encoding, Part, RequestSize};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Pieces end where a block of the drive ends, if they are longer than one.
+/// Pieces longer than a block of the drive end at the end of a block.
 const BLOCK_BYTES: u64 = 4096;
 
-/// Gives the pieces of a part in order.
+/// Returns the pieces of a part in order.
 pub struct Cutter {
     part: Part,
-    /// The first byte of the drive that was not given yet.
+    /// The next byte of the drive to return.
     at: u64,
     packed: Option<Packed>,
 }
@@ -34,12 +34,12 @@ impl fmt::Debug for Cutter {
 struct Packed {
     stream: Gunzip<Cursor<Bytes>>,
     compressor: Compressor,
-    /// What was unpacked and not given yet.
+    /// Bytes that were decompressed and not returned yet.
     plain: Vec<u8>,
 }
 
 impl Cutter {
-    /// Cuts what there is of `part` from the byte `from` of the drive on.
+    /// Divides `part` from byte `from` of the drive on.
     pub fn new(part: Part, from: u64) -> Self {
         Self {
             at: from.clamp(part.offset, part.offset + part.len),
@@ -48,7 +48,7 @@ impl Cutter {
         }
     }
 
-    /// Whether the next piece is the whole part, or nothing: then it takes no time.
+    /// Whether the next piece is the whole part or nothing, so that [`next`](Self::next) is fast.
     pub fn is_whole(&self, most: RequestSize) -> bool {
         let is_untouched = self.at == self.part.offset && self.packed.is_none();
         self.is_at_end() || is_untouched && self.part.size().fits(most)
@@ -58,10 +58,10 @@ impl Cutter {
         self.at == self.part.offset + self.part.len
     }
 
-    /// The next piece, within `most`, which is larger than nothing; `None` at the end.
+    /// The next piece within `most`, which must not be zero; `None` at the end.
     ///
     /// # Errors
-    /// [`ErrorKind::Bug`] if the part is not what it says.
+    /// [`ErrorKind::Bug`] if the part does not decompress to its stated length.
     pub fn next(&mut self, most: RequestSize) -> Result<Option<Part>> {
         if self.is_at_end() {
             return Ok(None);
@@ -90,8 +90,8 @@ impl Cutter {
             Some(packed) => packed,
             none => none.insert(Packed::new(&self.part, self.at)?),
         };
-        // As much as is likely to fit, and no more than half: what is compressed lies
-        // beside what it is made of.
+        // As much as will probably fit, but at most half, because the compressed piece needs memory
+        // beside the plain one.
         let body = (self.part.body.len() as u64).max(1);
         let likely = u128::from(self.part.len) * u128::from(most.body) / u128::from(body);
         let likely = u64::try_from(likely).unwrap_or(u64::MAX);
@@ -127,7 +127,7 @@ impl Cutter {
 }
 
 impl Packed {
-    /// Begins to unpack `part` at the byte `at` of the drive.
+    /// Begins to decompress `part` at byte `at` of the drive.
     fn new(part: &Part, at: u64) -> Result<Self> {
         let input = Cursor::new(part.body.clone());
         let mut packed = Self {
@@ -144,12 +144,12 @@ impl Packed {
         Ok(packed)
     }
 
-    /// Unpacks until there are so many bytes.
+    /// Decompresses until there are `len` bytes.
     fn unpack(&mut self, len: usize) -> Result<()> {
         let mut filled = self.plain.len();
         self.plain.resize(len.max(filled), 0);
         while filled < len {
-            // Apart from its own bytes, which are read into.
+            // Taken out, because `read` borrows `self` as a whole.
             let mut plain = std::mem::take(&mut self.plain);
             let read = self.read(&mut plain[filled..]);
             self.plain = plain;
@@ -168,7 +168,7 @@ impl Packed {
     }
 }
 
-/// A length from `at` on, cut so that it ends where a block does, if one ends within it.
+/// Shortens a length from `at` on so that it ends at the end of a block, if there is one within it.
 fn ending_at_a_block(at: u64, len: u64) -> u64 {
     let end = (at + len) / BLOCK_BYTES * BLOCK_BYTES;
     if end > at { end - at } else { len }
@@ -219,8 +219,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the limits, and wherever it begins: the pieces are the part's bytes,
-        /// in order, each within the limit.
+        /// For any limits and any start, the pieces are the bytes of the part, in order, each
+        /// within the limit.
         #[test]
         fn pieces_are_the_part(
             runs in proptest::collection::vec((0..3_u8, 1..60_000_usize), 1..6),

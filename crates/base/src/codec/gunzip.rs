@@ -1,4 +1,4 @@
-//! Unpacks gzip as a stream, never beyond a bound.
+//! Decompresses gzip as a stream, up to a maximum length.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,34 +7,33 @@ use flate2::bufread::GzDecoder;
 /// What to do with bytes after the last member of a gzip stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trailing {
-    /// They make the stream bad: a body is all gzip or it is not gzip.
+    /// They make the stream invalid: a body is either all gzip or not gzip.
     Refuse,
-    /// They are not looked at: a drive is longer than the gzip file on it
-    /// (docs/dev/reference.md, 5.1).
+    /// They are ignored: a drive is longer than the gzip file on it (docs/dev/reference.md, 5.1).
     Ignore,
 }
 
-/// Why a stream could not be unpacked.
+/// Why a stream could not be decompressed.
 #[derive(Debug, thiserror::Error)]
 pub enum GunzipError {
-    /// It unpacks to more than the bound.
+    /// It is longer than the maximum.
     #[error("Unpacks to more than {0} bytes")]
     TooLong(u64),
-    /// It ends before its end.
+    /// It is truncated.
     #[error("The gzip stream is cut short")]
     Truncated,
-    /// It is not gzip, or its checksum or length does not fit.
+    /// It is not gzip, or its checksum or length is wrong.
     #[error("Not a valid gzip stream")]
     Invalid(#[source] io::Error),
-    /// The packed bytes could not be read.
+    /// The compressed bytes could not be read.
     #[error("Cannot read the gzip stream")]
     Input(#[source] io::Error),
 }
 
-/// A reader of what a gzip stream of one or more members unpacks to.
+/// Reads the content of a gzip stream of one or more members.
 ///
-/// The end (a read of 0 bytes) is told only after checksum and length of every
-/// member proved right, so whoever waits for it has a valid stream.
+/// It reports the end (a read of 0 bytes) only after the checksum and length of every member were
+/// verified, so a caller that reads to the end has a valid stream.
 #[derive(Debug)]
 pub struct Gunzip<R> {
     stage: Stage<R>,
@@ -47,13 +46,13 @@ pub struct Gunzip<R> {
 #[derive(Debug)]
 enum Stage<R> {
     Member(Box<GzDecoder<Watched<R>>>),
-    /// For the moment between two members only.
+    /// Only for a moment, between two members.
     Between,
     Ended,
 }
 
 impl<R: BufRead> Gunzip<R> {
-    /// Unpacks `packed`, to at most `bytes_max` bytes.
+    /// Decompresses `packed` to at most `bytes_max` bytes.
     pub fn new(packed: R, bytes_max: u64, trailing: Trailing) -> Self {
         let watched = Watched {
             inner: packed,
@@ -68,11 +67,11 @@ impl<R: BufRead> Gunzip<R> {
         }
     }
 
-    /// Puts unpacked bytes into `buffer` and tells how many; 0 is the end of a
-    /// stream that proved valid. `buffer` must not be empty.
+    /// Decompresses into `buffer` and returns the number of bytes; 0 is the end of a stream that
+    /// was verified. `buffer` must not be empty.
     ///
     /// # Errors
-    /// A [`GunzipError`]; afterwards the stream is at its end.
+    /// A [`GunzipError`]; after it, the stream is at its end.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, GunzipError> {
         loop {
             let Stage::Member(decoder) = &mut self.stage else {
@@ -94,7 +93,7 @@ impl<R: BufRead> Gunzip<R> {
         }
     }
 
-    /// A member ended well: on to the next one, if there are bytes left.
+    /// A member ended: continues with the next one, if there are bytes left.
     fn next_member(&mut self) -> Result<(), GunzipError> {
         self.members += 1;
         let Stage::Member(decoder) = std::mem::replace(&mut self.stage, Stage::Between) else {
@@ -132,8 +131,8 @@ impl<R: BufRead> Gunzip<R> {
     }
 }
 
-/// Remembers whether an error came from the input, which the decoder would
-/// otherwise mix with its own.
+/// Records whether an error came from the input, because the decoder does not distinguish that from
+/// its own errors.
 #[derive(Debug)]
 struct Watched<R> {
     inner: R,

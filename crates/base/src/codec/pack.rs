@@ -1,4 +1,4 @@
-//! Packs a stream as it is written.
+//! Compresses a stream while it is written.
 
 use std::io::{self, Write};
 
@@ -9,25 +9,25 @@ use liblzma::write::XzEncoder;
 
 use super::Pack;
 
-/// QEMU unpacks clusters with a window of 4 KiB, so no more may be looked back.
+/// QEMU decompresses clusters with a window of 4 KiB.
 const CLUSTER_WINDOW_BITS: u8 = 12;
-/// The level of xz unless it is told another one.
+/// The default level of the xz program.
 const XZ_PRESET: u32 = 6;
 
-/// How a download is packed.
+/// The compression of a downloaded file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
     /// gzip, at its default level.
     Gzip,
     /// Zstandard, at its default level, with a checksum.
     Zstd,
-    /// xz, at its default level, by all processors: each takes about 170 MiB.
+    /// xz, at its default level, on all processors; each thread needs about 170 MiB.
     Xz,
 }
 
-/// A stream that packs what it is given, or not.
+/// A stream that is compressed while it is written, or not.
 pub enum Packer<W: Write> {
-    /// As it is.
+    /// Not compressed.
     Plain(W),
     /// As gzip.
     Gzip(GzEncoder<W>),
@@ -49,7 +49,7 @@ impl<W: Write> std::fmt::Debug for Packer<W> {
 }
 
 impl<W: Write> Packer<W> {
-    /// Packs into `out`.
+    /// Compresses into `out`.
     ///
     /// # Errors
     /// If the compressor cannot be set up.
@@ -74,10 +74,10 @@ impl<W: Write> Packer<W> {
         })
     }
 
-    /// Packs some bytes.
+    /// Compresses some bytes.
     ///
     /// # Errors
-    /// Of what it writes to.
+    /// Errors of the output.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Plain(out) => out.write_all(bytes),
@@ -87,11 +87,10 @@ impl<W: Write> Packer<W> {
         }
     }
 
-    /// Writes the end; without it the stream is cut short. Gives back what it
-    /// writes to.
+    /// Writes the end; without it the stream is truncated. Returns the output.
     ///
     /// # Errors
-    /// Of what it writes to.
+    /// Errors of the output.
     pub fn finish(self) -> io::Result<W> {
         let mut out = match self {
             Self::Plain(out) => out,
@@ -104,9 +103,9 @@ impl<W: Write> Packer<W> {
     }
 }
 
-/// Packs clusters of an image, each on its own, so that QEMU reads them.
+/// Compresses clusters of an image separately, so that QEMU can read them.
 pub enum ClusterPacker {
-    /// With nothing around it.
+    /// Raw deflate.
     Deflate(Compress),
     /// In one frame.
     Zstd(zstd::bulk::Compressor<'static>),
@@ -122,7 +121,7 @@ impl std::fmt::Debug for ClusterPacker {
 }
 
 impl ClusterPacker {
-    /// A packer at the default level.
+    /// A compressor at the default level.
     ///
     /// # Errors
     /// If the compressor cannot be set up.
@@ -141,10 +140,10 @@ impl ClusterPacker {
         })
     }
 
-    /// The packed bytes of a cluster; `None` if they would not be fewer.
+    /// The compressed cluster; `None` if it would not be smaller.
     ///
     /// # Errors
-    /// Of the compressor.
+    /// Errors of the compressor.
     pub fn pack(&mut self, plain: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut packed = vec![0; plain.len().saturating_sub(1)];
         let len = match self {
@@ -154,7 +153,7 @@ impl ClusterPacker {
                 let len = usize::try_from(compress.total_out()).unwrap_or(0);
                 (status == Status::StreamEnd).then_some(len)
             }
-            // It fails only where there is no room.
+            // It fails only if the output does not fit.
             Self::Zstd(compressor) => compressor.compress_to_buffer(plain, &mut packed[..]).ok(),
         };
         Ok(len.map(|len| {
@@ -203,7 +202,7 @@ mod tests {
     #[test]
     fn a_cluster_is_packed_if_that_makes_it_shorter() {
         let mut plain: Vec<u8> = (0..65_536_u32).map(|i| (i / 7 % 251) as u8).collect();
-        // What lies further back than QEMU looks.
+        // A repetition that is further back than QEMU's window.
         plain.copy_within(..8192, 50_000);
         let mut noise = vec![0; 65_536];
         fastrand::Rng::with_seed(1).fill(&mut noise);

@@ -1,25 +1,25 @@
-//! gzip of a stream with long runs of zeros, which cost next to nothing: their deflated
-//! form is made once and repeated, and the checksum of a long run is computed from that of
-//! a short one. The result is one member, as everybody reads it.
+//! Compresses a stream with long runs of zeros at nearly no cost: the compressed form of a run is
+//! created once and repeated, and the checksum of a long run is computed from that of a short one.
+//! The result is one gzip member that every program can read.
 
 use std::sync::OnceLock;
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
-/// Zeros that are repeated as one, in bytes.
+/// Zeros that are repeated as one unit, in bytes.
 pub const UNIT_BYTES: u64 = 1 << 20;
-/// Room that is made in the output at a time.
+/// Bytes by which the output buffer grows at a time.
 const ROOM_BYTES: usize = 64 * 1024;
 /// Magic, deflate, no flags, no time, no hint, an unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// A gzip stream that is made. What it gives is put into a buffer of the caller's.
+/// A gzip stream under construction. Its output is appended to a buffer of the caller.
 #[derive(Debug)]
 pub struct SparseGzip {
     compress: Compress,
     crc: Crc,
     bytes: u64,
-    /// Whether what follows refers to nothing before it, and begins with a byte.
+    /// Whether the next output refers to nothing before it and begins at a byte boundary.
     is_aligned: bool,
 }
 
@@ -44,7 +44,7 @@ fn unit() -> &'static Unit {
 }
 
 impl SparseGzip {
-    /// A stream that begins; its header goes to `out`.
+    /// Begins a stream; the header is appended to `out`.
     pub fn begin(out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(&HEADER);
         Self {
@@ -55,7 +55,7 @@ impl SparseGzip {
         }
     }
 
-    /// Packs these bytes.
+    /// Compresses these bytes.
     pub fn data(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         self.crc.update(bytes);
         self.bytes = self.bytes.wrapping_add(bytes.len() as u64);
@@ -63,7 +63,7 @@ impl SparseGzip {
         deflate(&mut self.compress, bytes, FlushCompress::None, out);
     }
 
-    /// Compresses `units` times [`UNIT_BYTES`] zeros, each of which takes about a kB of `out`.
+    /// Appends `units` times [`UNIT_BYTES`] zeros, each of which takes about 1 kB of `out`.
     pub fn zeros(&mut self, units: u64, out: &mut Vec<u8>) {
         if !self.is_aligned {
             deflate(&mut self.compress, &[], FlushCompress::Full, out);
@@ -81,17 +81,17 @@ impl SparseGzip {
     pub fn finish(mut self, out: &mut Vec<u8>) {
         deflate(&mut self.compress, &[], FlushCompress::Finish, out);
         out.extend_from_slice(&self.crc.sum().to_le_bytes());
-        // The length modulo 2^32, as the format has it.
+        // The length modulo 2^32, as the format requires.
         out.extend_from_slice(&(self.bytes as u32).to_le_bytes());
     }
 }
 
-/// Deflates all of `bytes`, and flushes as `flush` says.
+/// Compresses all of `bytes`, with this kind of flush.
 fn deflate(compress: &mut Compress, mut bytes: &[u8], flush: FlushCompress, out: &mut Vec<u8>) {
     loop {
         out.reserve(ROOM_BYTES);
         let before = compress.total_in();
-        // It fails only where it was finished before, or has no room to go on.
+        // It fails only after the stream was finished, or if it has no room for output.
         let status = compress.compress_vec(bytes, out, flush);
         bytes = &bytes[(compress.total_in() - before) as usize..];
         let has_room = out.len() < out.capacity();
@@ -148,7 +148,7 @@ mod tests {
                 }
             }
             gzip.finish(&mut packed);
-            // One member, with nothing after it.
+            // There is one member, and nothing after it.
             let mut decoder = flate2::bufread::GzDecoder::new(&packed[..]);
             let mut got = Vec::new();
             decoder.read_to_end(&mut got).unwrap();

@@ -1,5 +1,5 @@
-//! Unpacking one cluster of an image, out of packed bytes that are all in memory
-//! and not to be trusted.
+//! Decompresses one cluster of an image. The compressed bytes are all in memory, and are not
+//! trusted.
 
 use std::fmt;
 
@@ -7,39 +7,39 @@ use flate2::{Decompress, FlushDecompress, Status};
 use libdeflater::Decompressor;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-/// Largest window that a frame of Zstandard may ask for, as a power of two: 8 MiB,
-/// what every decoder should bear (RFC 8878, 3.1.1.1.2). A cluster is smaller.
+/// Maximum window of a Zstandard frame, as a power of two: 8 MiB, which every decoder should
+/// support (RFC 8878, 3.1.1.1.2). A cluster is smaller.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// How a cluster is packed.
+/// The compression of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pack {
-    /// Deflate with nothing around it (RFC 1951).
+    /// Raw deflate (RFC 1951).
     Deflate,
-    /// Deflate in zlib's envelope (RFC 1950).
+    /// Deflate in the zlib format (RFC 1950).
     Zlib,
     /// Zstandard (RFC 8878).
     Zstd,
 }
 
-/// Packed bytes that do not unpack to what they should.
+/// Compressed bytes that do not decompress to what they should.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
-    /// Not of this packing.
+    /// They are not in this format, or damaged.
     #[error("The packed bytes are damaged: {0}")]
     Damaged(String),
-    /// There is less in it.
+    /// They hold fewer bytes than expected.
     #[error("The packed bytes hold {0} bytes of {1}")]
     Short(usize, usize),
 }
 
-/// Unpacks. It keeps its state from one cluster to the next, to have it at hand
-/// and not for what it holds.
+/// Decompresses clusters. It is reused for many clusters only to avoid allocations; no state passes
+/// from one to the next.
 pub struct Unpacker(Way);
 
 enum Way {
-    /// libdeflate takes less time, but only a stream that is whole and fills
-    /// what is there for it. QEMU bears others, so flate2 has the last word.
+    /// libdeflate is faster, but needs a complete stream that fills the output exactly. QEMU
+    /// accepts others, so flate2 tries when libdeflate fails.
     Deflate {
         fast: Decompressor,
         inflate: Decompress,
@@ -49,10 +49,10 @@ enum Way {
 }
 
 impl Unpacker {
-    /// An unpacker of `pack`.
+    /// A decompressor for `pack`.
     ///
     /// # Errors
-    /// [`UnpackError::Damaged`] if there is no memory for it.
+    /// [`UnpackError::Damaged`] if there is not enough memory.
     pub fn new(pack: Pack) -> Result<Self, UnpackError> {
         Ok(Self(match pack {
             Pack::Deflate => Way::deflate(false),
@@ -67,11 +67,11 @@ impl Unpacker {
         }))
     }
 
-    /// Fills `out` from the start of `packed`. What follows in `packed` is not
-    /// looked at: formats tell the length of a packed cluster in sectors.
+    /// Fills `out` from the start of `packed`. The rest of `packed` is ignored, because formats
+    /// state the length of a compressed cluster in sectors.
     ///
     /// # Errors
-    /// [`UnpackError`]; then `out` holds anything.
+    /// [`UnpackError`]; the content of `out` is undefined then.
     pub fn unpack(&mut self, packed: &[u8], out: &mut [u8]) -> Result<(), UnpackError> {
         let filled = match &mut self.0 {
             Way::Deflate {
@@ -204,7 +204,7 @@ mod tests {
             bytes.extend_from_slice(&[0xaa; 511]);
             unpacker.unpack(&bytes, &mut out).unwrap();
             assert_eq!(out, plain, "{pack:?}");
-            // Only its start is wanted.
+            // Only the start is requested.
             unpacker.unpack(&bytes, &mut out[..1000]).unwrap();
             // Cut off, then sound again.
             let cut = unpacker.unpack(&bytes[..len / 2], &mut out);

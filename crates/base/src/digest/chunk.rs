@@ -1,4 +1,4 @@
-//! The digest of a chunk as a journal tells it: of all its bytes, or of its data only.
+//! The digest of a chunk as a journal stores it: of all its bytes, or of its data only.
 
 use std::ops::Range;
 
@@ -7,29 +7,29 @@ use sha2::{Digest as _, Sha256};
 use super::Digest;
 use crate::zeros::data;
 
-/// Where fewer bytes than one in so many are such zeros, all are hashed: anybody can
-/// make that digest again, an endpoint too.
+/// If less than one byte in this many is in zero blocks, all bytes are hashed: anybody can compute
+/// that digest again, including an endpoint.
 const WORTH_PART: usize = 8;
 
-/// What tells whether a chunk is the same. Chunks are compared with what a digest is of,
-/// never one digest with another: a chunk has one of each kind.
+/// Identifies the content of a chunk. Since a chunk has one digest of each kind, two digests must
+/// not be compared with each other; compare a digest with bytes, by [`is_of`](Self::is_of).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkDigest {
-    /// The SHA-256 of its bytes.
+    /// The SHA-256 of all its bytes.
     Whole(Digest),
-    /// The SHA-256 of its data: of each run of blocks of 4 KiB that are not all zero,
-    /// its first byte within the chunk and its length, 64 bits each, the lowest byte
-    /// first, and its bytes. The zeros of a sparse chunk cost nothing.
+    /// The SHA-256 of its data: for each run of 4 KiB blocks that are not all zero, its offset
+    /// within the chunk and its length, each in 64 bits with the lowest byte first, followed by its
+    /// bytes. The zeros of a sparse chunk cost nothing.
     Data(Digest),
 }
 
 impl ChunkDigest {
-    /// The digest that takes least: of the data only if much of the chunk is zeros.
+    /// The cheapest digest to compute: of the data only, if a large part of the chunk is zeros.
     pub fn of(bytes: &[u8]) -> Self {
         Self::of_data(bytes, &runs(bytes))
     }
 
-    /// The same of a chunk of which these are the runs of blocks that are not all zero.
+    /// As [`of`](Self::of), if the runs of blocks that are not all zero are already known.
     pub(crate) fn of_data(bytes: &[u8], runs: &[Range<usize>]) -> Self {
         let data: usize = runs.iter().map(Range::len).sum();
         match (bytes.len() - data) * WORTH_PART < bytes.len() {
@@ -38,7 +38,7 @@ impl ChunkDigest {
         }
     }
 
-    /// Whether it is the digest of these bytes.
+    /// Whether this is the digest of these bytes.
     pub fn is_of(&self, bytes: &[u8]) -> bool {
         match self {
             Self::Whole(digest) => Digest::of(bytes) == *digest,
@@ -78,7 +78,7 @@ mod tests {
     const BLOCK_BYTES: usize = 4096;
     const CHUNK_BYTES: usize = 8 * BLOCK_BYTES + 100;
 
-    /// Chunks of which some blocks hold something.
+    /// Chunks in which some blocks have data.
     fn chunk() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec((0..CHUNK_BYTES, 1..=255_u8), 0..12).prop_map(|bytes| {
             let mut chunk = vec![0; CHUNK_BYTES];
@@ -119,12 +119,12 @@ mod tests {
         assert_eq!(ChunkDigest::of(&dense), Digest::of(&dense).into());
         let mut sparse = vec![0; CHUNK_BYTES];
         sparse[2 * BLOCK_BYTES..4 * BLOCK_BYTES].fill(1);
-        let mut told = (2 * BLOCK_BYTES as u64).to_le_bytes().to_vec();
-        told.extend((2 * BLOCK_BYTES as u64).to_le_bytes());
-        told.extend(&sparse[2 * BLOCK_BYTES..4 * BLOCK_BYTES]);
+        let mut hashed = (2 * BLOCK_BYTES as u64).to_le_bytes().to_vec();
+        hashed.extend((2 * BLOCK_BYTES as u64).to_le_bytes());
+        hashed.extend(&sparse[2 * BLOCK_BYTES..4 * BLOCK_BYTES]);
         assert_eq!(
             ChunkDigest::of(&sparse),
-            ChunkDigest::Data(Digest::of(&told))
+            ChunkDigest::Data(Digest::of(&hashed))
         );
     }
 }

@@ -1,14 +1,14 @@
-//! Files of digests, as publishers of images put beside them.
+//! Files with digests, as publishers provide them beside images.
 
 use super::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The SHA-256 of the file called `name`, which is a base name, by a text that is one
-/// of these: what `sha256sum` prints, what it prints with `--tag` and BSD does, or a
-/// digest alone. Other lines, as those of a signature, are passed over.
+/// Finds the SHA-256 of the file with the base name `name` in a text, which may be the output of
+/// `sha256sum`, of `sha256sum --tag` or BSD's `sha256`, or a digest alone. Other lines, such as
+/// those of a signature, are ignored.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if there is none for this name, or there are two.
+/// [`ErrorKind::Usage`] if there is no digest for this name, or two different ones.
 pub fn digest_for(text: &str, name: Option<&str>) -> Result<Digest> {
     let entries: Vec<_> = text.lines().filter_map(entry).collect();
     let usage = |what: String| Err(Error::new(ErrorKind::Usage, what));
@@ -31,7 +31,7 @@ pub fn digest_for(text: &str, name: Option<&str>) -> Result<Digest> {
     }
 }
 
-/// What there is in place of a SHA-256 for `name`.
+/// Describes what the text has instead of a SHA-256 for `name`.
 fn missing(text: &str, entries: &[(Digest, Option<String>)], name: &str) -> String {
     const SHOWN: usize = 3;
     let mut names: Vec<_> = entries
@@ -54,7 +54,7 @@ fn missing(text: &str, entries: &[(Digest, Option<String>)], name: &str) -> Stri
     }
 }
 
-/// The algorithm of a line that holds another digest than SHA-256.
+/// The algorithm of a line with a digest other than SHA-256.
 fn other_algorithm(line: &str) -> Option<&'static str> {
     let word = line.trim_start_matches('\\').split_whitespace().next()?;
     let is_digest = word.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -79,14 +79,14 @@ fn found_alike(entries: &[(Digest, Option<String>)], name: &str, digest: Digest)
     entries.iter().filter(named).all(|entry| entry.0 == digest)
 }
 
-/// The digest of a line, and the name that it is for.
+/// The digest in a line, and the name that it is for.
 fn entry(line: &str) -> Option<(Digest, Option<String>)> {
     let line = line.trim_end();
     if let Some(rest) = line.strip_prefix("SHA256 (") {
         let (name, digest) = rest.rsplit_once(") = ")?;
         return Some((digest.parse().ok()?, Some(name.to_owned())));
     }
-    // A name with a line end or a backslash in it is escaped.
+    // `sha256sum` escapes a name that contains a line end or a backslash.
     let (is_escaped, line) = match line.strip_prefix('\\') {
         Some(line) => (true, line),
         None => (false, line),
@@ -94,7 +94,7 @@ fn entry(line: &str) -> Option<(Digest, Option<String>)> {
     let digest = line.get(..64)?.parse().ok()?;
     let name = match line.get(64..)? {
         "" => return Some((digest, None)),
-        // A blank, and one more or the mark of a binary file.
+        // A blank, then another blank or the mark for binary mode.
         rest => rest.strip_prefix(' ')?,
     };
     let name = name.strip_prefix(['*', ' ']).unwrap_or(name);

@@ -1,10 +1,10 @@
-//! Bodies of requests and answers: objects, as text or JSON.
+//! Bodies of requests and responses: objects in text or JSON.
 
 use super::{Format, Properties, WireError, json, text};
 
 impl Properties {
-    /// Reads a body that holds at most one object; an empty body is an object
-    /// without keys (libcloud sends one with `Content-Type: application/json`).
+    /// Parses a body of at most one object. An empty body is an object without keys (libcloud sends
+    /// one with `Content-Type: application/json`).
     ///
     /// # Errors
     /// See [`Properties::parse_all`]; [`WireError::NotOne`] for several.
@@ -17,10 +17,10 @@ impl Properties {
         }
     }
 
-    /// Reads a body of any number of objects.
+    /// Parses a body of any number of objects.
     ///
     /// # Errors
-    /// A [`WireError`] that tells what is against the grammar.
+    /// A [`WireError`] that says what violates the grammar.
     pub fn parse_all(format: Format, body: &[u8]) -> Result<Vec<Self>, WireError> {
         let body = std::str::from_utf8(body).map_err(|_| WireError::NotUtf8)?;
         match format {
@@ -37,8 +37,7 @@ impl Properties {
         }
     }
 
-    /// Prints several objects: a blank line between them in text, an array in
-    /// JSON.
+    /// Prints several objects: separated by a blank line in text, as an array in JSON.
     pub fn print_all(objects: &[Self], format: Format) -> String {
         match format {
             Format::Text => text::print(objects),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What the `X-Elastic-Error` header names.
+/// The type of an error in the `X-Elastic-Error` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorType {
     /// 400: bad input.
@@ -26,7 +26,7 @@ pub enum ErrorType {
 }
 
 impl ErrorType {
-    /// Every type there is, in the order of the table.
+    /// Every type, in the order of the table.
     pub const ALL: [Self; 9] = [
         Self::Usage,
         Self::Auth,
@@ -68,8 +68,8 @@ impl ErrorType {
         }
     }
 
-    /// Reads a header value. The type may be followed by a space and more
-    /// (docs/dev/reference.md, 3.2); an unknown word is `None`.
+    /// Parses a header value. The type may be followed by a space and more text
+    /// (docs/dev/reference.md, 3.2); an unknown type is `None`.
     pub fn from_header(value: &str) -> Option<Self> {
         let word = value.split_whitespace().next()?;
         Self::ALL.into_iter().find(|t| t.as_str() == word)

@@ -1,12 +1,12 @@
-//! Which bytes of a range of a drive hold data: the answer of an extension of our
-//! own (docs/dev/extensions.md).
+//! Which bytes of a range of a drive hold data: the answer of our own extension
+//! (docs/dev/extensions.md).
 
 use std::ops::Range;
 
 use super::{Properties, WireError};
 
-/// What is known of a range of a drive, in bytes: all of it that is not in
-/// [`data`](Self::data) reads as zeros, up to [`end`](Self::end) and no further.
+/// What is known about a range of a drive, in bytes. Everything that is not in [`data`](Self::data)
+/// reads as zeros up to [`end`](Self::end); nothing is known beyond.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extents {
     data: Vec<Range<u64>>,
@@ -14,13 +14,12 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// The knowledge that of the bytes of `asked` before `end` none but those of
-    /// `data` is other than zero.
+    /// States that, of the bytes of `asked` before `end`, only those of `data` may be nonzero.
     ///
     /// # Errors
-    /// [`WireError::BadExtents`] for extents that are empty, out of order, overlap,
-    /// or lie beyond `end` or what was asked for; and if `end` is not after the
-    /// start, so that asking again from there would never get on.
+    /// [`WireError::BadExtents`] for extents that are empty, out of order, overlapping, or beyond
+    /// `end` or the requested range; and if `end` is not after the start, because repeated requests
+    /// would then make no progress.
     pub fn new(asked: &Range<u64>, data: Vec<Range<u64>>, end: u64) -> Result<Self, WireError> {
         let gets_on = end > asked.start || asked.is_empty();
         if !gets_on || !(asked.start..=asked.end).contains(&end) {
@@ -38,20 +37,20 @@ impl Extents {
         Ok(Self { data, end })
     }
 
-    /// What may hold something, in order and without overlaps; none is empty.
+    /// The ranges that may have data: in order, not overlapping, none of them empty.
     pub fn data(&self) -> &[Range<u64>] {
         &self.data
     }
 
-    /// The first byte of which nothing is known.
+    /// The end of what is known.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// As keys and values: `data`, as `OFFSET/SIZE` separated by spaces, and `end`.
+    /// Converts to keys and values: `data`, as `OFFSET/SIZE` separated by spaces, and `end`.
     ///
     /// # Errors
-    /// None that could happen: numbers are fit for values.
+    /// Does not happen: numbers are valid values.
     pub fn to_properties(&self) -> Result<Properties, WireError> {
         let extents = self.data.iter();
         let extents: Vec<String> = extents
@@ -69,10 +68,10 @@ impl Extents {
         Ok(properties)
     }
 
-    /// Reads the answer to a question about `asked`.
+    /// Parses the answer to a request about `asked`.
     ///
     /// # Errors
-    /// [`WireError::BadExtents`] if it is none, in any way: see [`new`](Self::new).
+    /// [`WireError::BadExtents`] if it is malformed; see also [`new`](Self::new).
     pub fn from_properties(properties: &Properties, asked: &Range<u64>) -> Result<Self, WireError> {
         let value = |key| {
             let missing = WireError::BadExtents("a key is missing");
@@ -137,17 +136,17 @@ mod tests {
             "data /5\nend 90",
             "data -10/5\nend 90",
             "data 10/0\nend 90",
-            // Before, beyond, beyond what is known, and beyond all numbers.
+            // Before the range, beyond it, beyond the end, and beyond 64 bits.
             "data 9/5\nend 90",
             "data 85/6\nend 90",
             "data 15/10\nend 20",
             "data 10/18446744073709551615\nend 90",
             "data 18446744073709551616/1\nend 90",
-            // Out of order, overlapping, twice.
+            // Out of order, overlapping, duplicate.
             "data 30/5 20/5\nend 90",
             "data 20/11 30/5\nend 90",
             "data 20/5 20/5\nend 90",
-            // Ends that lead nowhere.
+            // Ends that make no progress.
             "data\nend 10",
             "data\nend 5",
             "data\nend 91",

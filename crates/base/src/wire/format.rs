@@ -1,10 +1,10 @@
-//! Which of the two formats a body has. Input and output are independent
-//! (docs/dev/reference.md, 2.1).
+//! Determines which of the two formats a body has. The formats of request and response are
+//! independent (docs/dev/reference.md, 2.1).
 
 /// Format of a body of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// `text/plain`: one `KEY VALUE` a line. The default both ways.
+    /// `text/plain`: one `KEY VALUE` on each line. The default in both directions.
     #[default]
     Text,
     /// `application/json`: flat objects with the same keys.
@@ -12,9 +12,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format of a body from its `Content-Type`. Anything but
-    /// `application/json` (parameters allowed) is text, whatever it calls
-    /// itself: clients are seen to send octet-stream, form data, or nothing.
+    /// The format of a body according to its `Content-Type`. Everything but `application/json`
+    /// (with any parameters) is text, because clients are known to send octet-stream, form data, or
+    /// nothing.
     pub fn of_content_type(value: Option<&str>) -> Self {
         match value {
             Some(value) if is_json(value) => Self::Json,
@@ -22,8 +22,8 @@ impl Format {
         }
     }
 
-    /// The format wanted by an `Accept` header: the first one it names that we
-    /// speak; text where it names none.
+    /// The format requested by an `Accept` header: the first supported one in it; text if there is
+    /// none.
     pub fn of_accept(value: Option<&str>) -> Self {
         for range in value.unwrap_or_default().split(',') {
             if is_json(range) {

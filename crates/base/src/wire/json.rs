@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::{Properties, WireError};
 
-/// Keys whose values the recorded answers print as numbers
-/// (docs/dev/reference.md, 2.4). Everything else is a string, the drive counters included.
+/// Keys whose values are numbers in the recorded answers (docs/dev/reference.md, 2.4). All other
+/// values are strings, including the counters of drives.
 const NUMBERS: [&str; 12] = [
     "cpu",
     "mem",
@@ -21,7 +21,7 @@ const NUMBERS: [&str; 12] = [
     "started",
     "tx",
 ];
-/// Keys that are numbers when they hold a count: `smp` may be `auto`.
+/// Keys that are numbers if the value is a count: `smp` may also be `auto`.
 const COUNTS: [&str; 2] = ["rx:packets", "smp"];
 
 pub(super) fn print_one(object: &Properties) -> String {
@@ -46,7 +46,7 @@ fn to_value(object: &Properties) -> Value {
 
 fn scalar(key: &str, value: &str) -> Value {
     if NUMBERS.contains(&key) || COUNTS.contains(&key) {
-        // Only what prints back to the same text may become a number.
+        // A value becomes a number only if the number prints as the same text.
         if let Ok(number) = value.parse::<u64>()
             && number.to_string() == value
         {
@@ -79,8 +79,8 @@ fn from_value(value: Value) -> Result<Properties, WireError> {
     Ok(object)
 }
 
-/// A value as text. Numbers and booleans count as their text: clients send both
-/// for any key. An array is a list, which text writes with spaces between.
+/// A value as text. Numbers and booleans are converted, because clients send both for any key. An
+/// array becomes a list separated by spaces, as in the text format.
 fn plain(value: Value) -> Result<String, WireError> {
     Ok(match value {
         Value::Null => String::new(),

@@ -1,16 +1,16 @@
-//! One object of the API: keys and values, whatever format they came in.
+//! One object of the API: its keys and values, independent of the format.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 
 use super::WireError;
 
-/// One object: keys and their values, sorted by key as the second generation
-/// of the service prints them (docs/dev/reference.md, 7).
+/// One object: keys and their values, sorted by key as the second generation of the service prints
+/// them (docs/dev/reference.md, 7).
 ///
-/// A value is always a string here; which of them JSON writes as numbers is a
-/// matter of printing (docs/dev/reference.md, 2.4). An empty
-/// value stands for a key to be unset: JSON `null` reads as one.
+/// A value is always a string here; which values are numbers in JSON is decided when printing
+/// (docs/dev/reference.md, 2.4). An empty value stands for a key to be unset, and JSON `null` is
+/// parsed as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties(BTreeMap<String, String>);
 
@@ -20,12 +20,12 @@ impl Properties {
         Self::default()
     }
 
-    /// Sets a key. A key that is set already gets the new value: of two in one
-    /// body the last one counts (docs/dev/reference.md, 2.2).
+    /// Sets a key. A second value replaces the first, so of two in one body the last one counts
+    /// (docs/dev/reference.md, 2.2).
     ///
     /// # Errors
-    /// [`WireError::BadKey`] and [`WireError::BadValue`] for what a line of
-    /// text cannot carry. A newline in a value is fine: it is escaped.
+    /// [`WireError::BadKey`] and [`WireError::BadValue`] for what a line of text cannot represent.
+    /// A newline in a value is allowed; it is escaped.
     pub fn insert(
         &mut self,
         key: impl Into<String>,
@@ -42,7 +42,7 @@ impl Properties {
         Ok(())
     }
 
-    /// Removes a key and gives back its value.
+    /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<String> {
         self.0.remove(key)
     }
@@ -57,7 +57,7 @@ impl Properties {
         self.0.iter()
     }
 
-    /// Whether there is no key at all.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -81,7 +81,7 @@ mod tests {
 
     fn object() -> impl Strategy<Value = Properties> {
         let key = "[a-zA-Z0-9:_.-]{1,20}";
-        // Values favour what an escape could get wrong.
+        // Mostly values that escaping could get wrong.
         let value = prop_oneof!["[\\\\n\n ]{0,12}", "[0-9]{1,20}", any::<String>()];
         proptest::collection::btree_map(key, value, 1..8).prop_map(|map| {
             let mut object = Properties::new();

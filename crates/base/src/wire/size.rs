@@ -2,12 +2,12 @@
 
 use super::WireError;
 
-/// Reads a size: a whole number of bytes, maybe with one of the suffixes
-/// k, M, G and T, which are powers of 1024 (docs/dev/reference.md, 1.6).
-/// Upper-case K is taken too; white space around is not part of it.
+/// Parses a size: an integer number of bytes, optionally with one of the suffixes k, M, G and T,
+/// which are powers of 1024 (docs/dev/reference.md, 1.6). An upper-case K is accepted too;
+/// surrounding white space is not.
 ///
 /// # Errors
-/// [`WireError::BadSize`] for anything else, and for what 64 bits cannot hold.
+/// [`WireError::BadSize`] for anything else, and for values that exceed 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, WireError> {
     let bad = || WireError::BadSize(text.to_owned());
     let trimmed = text.trim();
@@ -22,7 +22,7 @@ pub fn parse_size(text: &str) -> Result<u64, WireError> {
         .into_iter()
         .find_map(|(digits, shift)| Some((digits?, shift)));
     let (digits, shift) = with_unit.unwrap_or((trimmed, 0));
-    // `u64::from_str` takes a leading plus, the API does not.
+    // `u64::from_str` accepts a leading plus, but the API does not.
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(bad());
     }

@@ -1,11 +1,10 @@
-//! `text/plain`: one `KEY VALUE` a line, split at the first space; a blank line
-//! between objects (docs/dev/reference.md, 2.2).
+//! `text/plain`: one `KEY VALUE` on each line, split at the first space, with a blank line between
+//! objects (docs/dev/reference.md, 2.2).
 //!
-//! A newline in a value is written as backslash and `n`. How the service
-//! escapes a backslash is not known, so a backslash stands for itself wherever
-//! it cannot be mistaken, and is doubled only where it could: before an `n`,
-//! another backslash or a newline. So ordinary values are sent as they are and
-//! printing then parsing is still the identity.
+//! A newline in a value is written as backslash and `n`. It is unknown how the service escapes a
+//! backslash. Therefore a backslash stands for itself where that is unambiguous, and is doubled
+//! only where it is not: before an `n`, another backslash or a newline. This sends ordinary values
+//! unchanged, and parsing still returns exactly what was printed.
 
 use super::{Properties, WireError};
 
@@ -36,19 +35,19 @@ pub(super) fn parse(body: &str) -> Result<Vec<Properties>, WireError> {
     Ok(objects)
 }
 
-/// Reads objects from a body that comes in parts: no more than one of them is in memory.
+/// Reads objects from a body that arrives in parts; memory holds at most one object.
 #[derive(Debug)]
 pub struct ObjectReader {
-    /// The beginning of a line whose end has not come.
+    /// An incomplete line.
     line: Vec<u8>,
     object: Properties,
-    /// Bytes of lines that are in `object`, and most that there may be.
+    /// Bytes of the lines in `object`, and their maximum.
     object_bytes: usize,
     object_bytes_max: usize,
 }
 
 impl ObjectReader {
-    /// A reader of objects of at most this many bytes each.
+    /// A reader of objects of at most `object_bytes_max` bytes each.
     pub fn new(object_bytes_max: usize) -> Self {
         Self {
             line: Vec::new(),
@@ -58,11 +57,11 @@ impl ObjectReader {
         }
     }
 
-    /// Takes bytes from `part`, up to the end of an object; `None` when all are taken and
-    /// there is no whole object yet.
+    /// Consumes bytes from `part` up to the end of an object; `None` if all were consumed without
+    /// completing one.
     ///
     /// # Errors
-    /// What is against the grammar; [`WireError::TooLong`] for an object that is too large.
+    /// What violates the grammar; [`WireError::TooLong`] for an object that is too large.
     pub fn read(&mut self, part: &mut &[u8]) -> Result<Option<Properties>, WireError> {
         while let Some(end) = part.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = part.split_at(end);
@@ -84,10 +83,10 @@ impl ObjectReader {
         Ok(None)
     }
 
-    /// The object that the end of the body ends.
+    /// The last object, which the end of the body completes.
     ///
     /// # Errors
-    /// What is against the grammar.
+    /// What violates the grammar.
     pub fn finish(&mut self) -> Result<Option<Properties>, WireError> {
         let line = std::mem::take(&mut self.line);
         if let Some(object) = self.take_line(&line)? {
@@ -104,7 +103,7 @@ impl ObjectReader {
         }
     }
 
-    /// Takes a line without its end. A blank one ends an object, if there is one.
+    /// Processes a line without its line end. A blank line completes an object, if there is one.
     fn take_line(&mut self, line: &[u8]) -> Result<Option<Properties>, WireError> {
         let line = std::str::from_utf8(line).map_err(|_| WireError::NotUtf8)?;
         let line = line.trim_start_matches([' ', '\t', '\r']);

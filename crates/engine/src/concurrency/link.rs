@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// Bytes of a packet's payload.
 const MSS: f64 = 1448.0;
-/// Bytes of a body that HTTP and TLS hold above the socket, and those that are not counted
-/// at first.
+/// Bytes of a body that HTTP and TLS buffer above the socket, and bytes that are not counted at
+/// first.
 const USER_BUFFER: f64 = 450_000.0;
 const UNCOUNTED: f64 = 458_752.0;
 /// Windows in packets: of a new connection, and the least.
@@ -32,20 +32,20 @@ pub(in super::super) struct Link {
     pub(in super::super) queue: f64,
     /// Seconds that the endpoint takes for each request.
     pub(in super::super) server: f64,
-    /// More requests than this at a time are refused.
+    /// Maximum concurrent requests; more are refused.
     pub(in super::super) most: usize,
     /// Bytes of a request's body.
     pub(in super::super) chunk: f64,
-    /// The bytes of an upload that have arrived are known from what was handed over and what
-    /// the system keeps; what HTTP and TLS keep is guessed.
+    /// In an upload, the bytes that have arrived are computed from those handed over and those that
+    /// the system's buffers hold. What HTTP and TLS buffer is a guess.
     pub(in super::super) is_upload: bool,
-    /// From this second on, the rate is multiplied by this.
+    /// From the first number on, in seconds, the rate is multiplied by the second.
     pub(in super::super) change: Option<(f64, f64)>,
 }
 
 impl Link {
-    /// A link with a rate in Mbit/s and a round trip in milliseconds, whose queue holds half
-    /// of the product of both.
+    /// A link with a rate in Mbit/s and a round trip in milliseconds, whose queue holds half of
+    /// their product.
     pub(in super::super) fn new(mbit: f64, rtt_ms: f64, loss: f64) -> Self {
         let rate = mbit * 125_000.0;
         Self {
@@ -67,7 +67,7 @@ impl Link {
 struct Tcp {
     window: f64,
     slow_start_below: f64,
-    /// The window before the last loss, and when that was.
+    /// The window before the last loss, and the time of that loss.
     window_max: f64,
     lost_at: f64,
     idle_since: f64,
@@ -84,7 +84,7 @@ impl Tcp {
         }
     }
 
-    /// A packet was lost; more losses within a round trip are the same event.
+    /// A packet was lost. Further losses within a round trip belong to the same event.
     fn lose(&mut self, now: f64, rtt: f64) {
         if now < self.lost_at + rtt {
             return;
@@ -113,10 +113,10 @@ impl Tcp {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// The connection is made, or the answer is on its way, until then.
+    /// Until this time, the connection is being opened or the answer is on its way.
     Opening(f64),
     Moving,
-    /// All has arrived; the answer is here then.
+    /// The whole body has arrived; the answer arrives at this time.
     Answered(f64),
 }
 
@@ -129,14 +129,14 @@ struct Request<T> {
     bytes: f64,
     arrived: f64,
     moved: f64,
-    /// When its body was begun, and was handed over.
+    /// When its body was begun, and when it was handed over completely.
     began: Option<f64>,
     handed_over: Option<f64>,
     is_refused: bool,
 }
 
 impl<T> Request<T> {
-    /// Bytes of an upload that count as arrived, if the system keeps so many.
+    /// Bytes of an upload that count as arrived, if the system buffers `kept` bytes.
     fn counted(&mut self, kept: f64, now: f64) -> f64 {
         let began = *self.began.get_or_insert(now);
         let kept = kept.min(self.bytes - self.arrived);
@@ -152,7 +152,7 @@ impl<T> Request<T> {
     }
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(in super::super) enum Ended<T> {
     Done(T),
@@ -197,7 +197,7 @@ impl<T> Network<T> {
 
     /// Bytes of bodies that the client counts as moved.
     pub(in super::super) fn moved(&self) -> u64 {
-        // Never less than 0, as `as` has it.
+        // Never below 0, because `as` saturates.
         self.moved as u64
     }
 
@@ -223,7 +223,7 @@ impl<T> Network<T> {
             }
             None => {
                 self.connections.push(Tcp::new());
-                // TCP, TLS, and the request.
+                // Round trips for TCP, for TLS, and for the request.
                 (self.connections.len() - 1, 3.0 * link.rtt + answer)
             }
         };
@@ -240,7 +240,7 @@ impl<T> Network<T> {
         });
     }
 
-    /// A step of time, and what ended in it.
+    /// Advances by one step of time, and returns the requests that ended in it.
     pub(in super::super) fn step(&mut self) -> Vec<Ended<T>> {
         let link = self.link;
         let step = (link.rtt / 8.0).min(0.01);

@@ -1,74 +1,74 @@
-//! The check of a disk by the manifest of its archive, while it is read.
+//! Checks a disk by the manifest of its archive, while it is read.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use super::manifest::{Passing, Told};
+use super::manifest::{ListedDigest, Passing};
 use crate::error::{Error, ErrorKind, Result};
 use openhosting_base::locks::lock;
 
-/// Bytes that are read at a time.
+/// Bytes to read at a time.
 const STEP_BYTES: u64 = 256 * 1024;
-/// Bytes of a hole that are hashed at a time.
+/// Bytes of a hole to hash at a time.
 const HOLE_BYTES_MAX: u64 = 1 << 30;
 
-/// What the manifest of an archive tells of a file in it.
+/// What the manifest of an archive states about a file in it.
 #[derive(Debug)]
 pub(crate) enum Manifest {
-    /// There is none.
+    /// The archive has no manifest.
     Absent,
-    /// Nothing.
+    /// The manifest does not list the file.
     Silent,
-    /// Its digest, or those of its pieces.
-    Tells(Vec<Check>),
+    /// The digest of the file, or those of its pieces.
+    Lists(Vec<Check>),
 }
 
-/// A disk in a file, of which a check reads what nobody else read.
+/// The disk that is checked. The check reads those parts of it that nothing else read.
 pub(crate) trait Checked {
-    /// Fills `bytes` from the byte `offset` of the disk on, unchecked.
+    /// Fills `bytes` from `offset` of the disk, without checking them.
     fn fetch(&self, bytes: &mut [u8], offset: u64) -> Result<()>;
     /// The first extent of data that ends after `offset`.
     fn data_after(&self, offset: u64) -> Option<Range<u64>>;
-    /// Fails if the file was written to since it was opened.
+    /// Fails if the file was written to after it was opened.
     fn check_unchanged(&self) -> Result<()>;
-    /// Its name.
+    /// The file's name.
     fn path(&self) -> &Path;
 }
 
-/// What a manifest tells of a file of its archive, which is a disk or a piece of one, and
-/// how far that was checked.
+/// A check of a file in an archive, which is a disk or a piece of one: the digest from the
+/// manifest, and the progress of computing it.
 #[derive(Debug)]
 pub(crate) struct Check {
-    /// The bytes of the disk that the file holds.
+    /// Which bytes of the disk are in the file.
     part: Range<u64>,
-    /// Its name, as it may be shown.
+    /// The name of the manifest, safe to print.
     manifest: String,
-    told: Told,
+    listed: ListedDigest,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nobody asked for it.
+    /// The check was not requested.
     Idle,
     Running(Box<Passing>),
-    /// The file is as the manifest says.
+    /// The file has the digest in the manifest.
     Passed,
 }
 
 impl Check {
-    /// By the manifest of this name, of this part of a disk.
-    pub(super) fn new(manifest: &str, told: Told, part: Range<u64>) -> Self {
+    /// A check by the manifest of this name of a part of a disk.
+    pub(super) fn new(manifest: &str, listed: ListedDigest, part: Range<u64>) -> Self {
         Self {
             part,
             manifest: manifest.escape_debug().to_string(),
-            told,
+            listed,
             state: Mutex::new(State::Idle),
         }
     }
 
-    /// Bytes of the disk that it is about.
+    /// Bytes of the disk that it covers.
     pub(super) fn len(&self) -> u64 {
         self.part.end - self.part.start
     }
@@ -85,19 +85,20 @@ impl Check {
         lock(&self.state)
     }
 
-    /// From now on what is read is checked, unless it was before.
+    /// Starts the check: from now on, what is read is hashed. Does nothing if it has already
+    /// started.
     pub(crate) fn begin(&self) {
         let mut state = self.state();
         if matches!(*state, State::Idle) {
-            *state = State::Running(Box::new(Passing::new(self.told.kind)));
+            *state = State::Running(Box::new(Passing::new(self.listed.kind)));
         }
     }
 
-    /// These bytes of the file were read. What was left out just before them is read as
-    /// well.
+    /// Reports that these bytes of the file were read. A short part just before them that was left
+    /// out is read here.
     ///
     /// # Errors
-    /// What reading says.
+    /// Errors of reading.
     pub(crate) fn saw(&self, file: &dyn Checked, bytes: &[u8], offset: u64) -> Result<()> {
         let start = offset.max(self.part.start);
         let end = (offset + bytes.len() as u64).min(self.part.end);
@@ -118,7 +119,7 @@ impl Check {
                 fill(passing, &file, end.min(offset))?;
             }
         } else if let Some(start) = passing.left_out_before(offset) {
-            // Now it is at hand most likely: read from elsewhere, in the same page.
+            // The part is probably still cached, or in the same page of a remote file.
             let mut left_out = vec![0; usize::try_from(offset - start).unwrap_or(0)];
             file.fetch(&mut left_out, start)?;
             passing.saw(&left_out, start);
@@ -130,20 +131,24 @@ impl Check {
         Ok(())
     }
 
-    /// Reads what nobody read, and demands the digest. Blocks. Gives up when `goes_on`
-    /// says no.
+    /// Reads the parts that nothing has read, and compares the digest. Blocks. Stops when `should_continue`
+    /// returns false.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] if it is another one, or the file changed;
-    /// [`ErrorKind::Cancelled`] if it gave up.
-    pub(crate) fn finish(&self, file: &dyn Checked, goes_on: &dyn Fn() -> bool) -> Result<()> {
+    /// [`ErrorKind::Integrity`] if the digest differs or the file changed; [`ErrorKind::Cancelled`]
+    /// if it stopped early.
+    pub(crate) fn finish(
+        &self,
+        file: &dyn Checked,
+        should_continue: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let mut state = self.state();
         let State::Running(passing) = &mut *state else {
             return Ok(());
         };
         let (whole, file) = (file, self.part_of(file));
         while passing.next() < file.size {
-            if !goes_on() {
+            if !should_continue() {
                 return Err(Error::new(ErrorKind::Cancelled, "Stopped"));
             }
             let end = passing.kept_from().unwrap_or(file.size);
@@ -154,23 +159,24 @@ impl Check {
         let State::Running(passing) = std::mem::replace(&mut *state, State::Passed) else {
             return Ok(());
         };
-        let (kind, hex) = (self.told.kind, passing.finish());
-        if hex == self.told.hex {
+        let (kind, hex) = (self.listed.kind, passing.finish());
+        if hex == self.listed.hex {
             return Ok(());
         }
         *state = State::Idle;
         let what = format!(
-            "{} has the {kind} {hex}, and the manifest {} tells {}",
+            "{} has the {kind} {hex}, but the manifest {} lists {}",
             whole.path().display(),
             self.manifest,
-            self.told.hex
+            self.listed.hex
         );
-        Err(Error::new(ErrorKind::Integrity, what)
-            .hint_to("Fetch the archive again from where it came, and compare it with the digest that is told there"))
+        Err(Error::new(ErrorKind::Integrity, what).hint_to(
+            "Download the archive again, and compare it with the digest that its publisher states",
+        ))
     }
 }
 
-/// The part of a disk that one file of the archive holds. Offsets are those in the file.
+/// The part of a disk that is in one file of the archive. Offsets are relative to that file.
 struct Part<'a> {
     disk: &'a dyn Checked,
     start: u64,
@@ -178,7 +184,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Where the first data from `at` on begins, in the file or behind it.
+    /// Where the first data at or after `at` begins; may be beyond the end of the file.
     fn data_from(&self, at: u64) -> Result<Option<u64>> {
         let data = self.disk.data_after(self.start + at);
         Ok(data.map(|data| data.start - self.start))
@@ -189,7 +195,7 @@ impl Part<'_> {
     }
 }
 
-/// Hashes up to `end`, but no more than a step of data.
+/// Hashes up to `end`, but at most one step of data.
 fn fill(passing: &mut Passing, file: &Part<'_>, end: u64) -> Result<()> {
     let at = passing.next();
     let data = file.data_from(at)?.map_or(end, |data| data.min(end));

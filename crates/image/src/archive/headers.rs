@@ -1,9 +1,8 @@
-//! The headers of a tar, one after the other, from a file or from a stream. Their fields
-//! are read by the `tar` crate. Which header follows which is read here, since that
-//! crate can neither say where the pieces of a sparse member are nor leave its reader to
-//! somebody else in the middle of a stream.
+//! Reads the headers of a tar one after the other, from a file or a stream. The `tar` crate parses
+//! their fields. The sequence of headers is handled here, because that crate neither reports where
+//! the pieces of a sparse member are nor lets other code continue to read the stream in the middle.
 //!
-//! Known are v7, ustar, pax (POSIX.1-2001) and GNU headers.
+//! Supported are v7, ustar, pax (POSIX.1-2001) and GNU headers.
 
 use std::io;
 use std::ops::Range;
@@ -12,23 +11,22 @@ use super::sparse::{self, Map};
 use crate::error::{Error, ErrorKind};
 use crate::pieces::Pieces;
 
-/// Bytes of a header, and what the sizes of members are rounded up to.
+/// Bytes of a header; sizes of members are rounded up to a multiple of it.
 pub(super) const BLOCK_BYTES: usize = 512;
-/// Most bytes of headers, names and other attributes included: far more than those of
-/// an appliance, and what bounds the number of members.
+/// Maximum bytes of all headers, including names and other attributes. It is far more than an
+/// appliance needs, and bounds the number of members.
 const HEADERS_BYTES_MAX: u64 = 1 << 20;
-/// Most bytes of maps of sparse members, all together.
+/// Maximum bytes of all maps of sparse members together.
 const MAPS_BYTES_MAX: u64 = 8 << 20;
 
-/// Whether something begins as a tar does: a checksum that is right, and the name of the
-/// format; or, of the oldest format, which has no name, no more than numbers where that
-/// would be.
+/// Whether `head` is the beginning of a tar: the checksum is right and the name of the format is
+/// present. The oldest format has no name; there, only digits may be in its place.
 pub(crate) fn is_start_of_one(head: &[u8]) -> bool {
     let Some(block) = head.first_chunk::<BLOCK_BYTES>() else {
         return false;
     };
     let is_named = block[257..].starts_with(b"ustar");
-    // A boot sector has code or a signature there.
+    // A boot sector has code or a signature in that place.
     let header = tar::Header::from_byte_slice(block);
     let has_numbers_only = block[257..]
         .iter()
@@ -37,7 +35,7 @@ pub(crate) fn is_start_of_one(head: &[u8]) -> bool {
     (is_named || is_v7) && is_sealed(header)
 }
 
-/// Whether the checksum of a header is right. Some old tars add signed bytes.
+/// Whether the checksum of a header is right. Some old versions of tar add signed bytes.
 fn is_sealed(header: &tar::Header) -> bool {
     const CHECKSUM: Range<usize> = 148..156;
     let bytes = || {
@@ -51,24 +49,24 @@ fn is_sealed(header: &tar::Header) -> bool {
     let signed: i32 = bytes().map(|byte| i32::from(byte.cast_signed())).sum();
     header
         .cksum()
-        .is_ok_and(|told| told == unsigned || i32::try_from(told) == Ok(signed))
+        .is_ok_and(|stated| stated == unsigned || i32::try_from(stated) == Ok(signed))
 }
 
-/// Where headers are read from.
+/// The source of the headers.
 pub(super) trait Source {
-    /// What it is called in messages.
+    /// Its name for messages.
     fn name(&self) -> String;
 
-    /// Fills `bytes`: how many there were. Fewer only at the end.
+    /// Fills `bytes` and returns how many were read: fewer only at the end.
     ///
     /// # Errors
-    /// What reading says.
+    /// Errors of reading.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize>;
 
-    /// Passes over bytes. Beyond the end there is nothing to read.
+    /// Skips bytes. Skipping beyond the end is not an error.
     ///
     /// # Errors
-    /// What reading says.
+    /// Errors of reading.
     fn skip(&mut self, len: u64) -> io::Result<()>;
 }
 
@@ -77,29 +75,29 @@ pub(super) trait Source {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) kind: Kind,
-    /// The bytes that the archive holds of it, from the archive's first byte on.
+    /// The range of its stored bytes in the archive.
     pub(super) stored: Range<u64>,
 }
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     /// A regular file, and where its bytes are.
     File(Pieces),
-    /// The same as another member: a symbolic link to it, which is relative to the link,
-    /// or another name for it.
+    /// Another name for a member: a symbolic link, whose target is relative to the link, or a hard
+    /// link.
     Link { target: String, is_symbolic: bool },
-    /// Nothing that holds a disk.
+    /// Anything else, which holds no disk.
     Other,
 }
 
-/// What the extended header before a header says.
+/// What an extended header states about the header after it.
 #[derive(Default)]
 struct Extension {
     name: Option<String>,
     link: Option<String>,
     size: Option<u64>,
-    sparse: sparse::Told,
+    sparse: sparse::Records,
     is_any: bool,
 }
 
@@ -107,7 +105,7 @@ struct Extension {
 pub(super) struct Headers<S> {
     source: S,
     at: u64,
-    /// Where the next header is.
+    /// Offset of the next header.
     next: u64,
     headers_left: u64,
     maps_left: u64,
@@ -124,29 +122,28 @@ impl<S: Source> Headers<S> {
         }
     }
 
-    /// Reads bytes of the member whose header was the last.
+    /// Reads bytes of the member whose header was read last.
     ///
     /// # Errors
-    /// What reading says.
+    /// Errors of reading.
     pub(super) fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let n = self.source.read(bytes)?;
         self.at += n as u64;
         Ok(n)
     }
 
-    /// Passes over all that is left.
+    /// Skips the rest of the archive.
     ///
     /// # Errors
-    /// What reading says.
+    /// Errors of reading.
     pub(super) fn drain(&mut self) -> io::Result<()> {
         self.source.skip(u64::MAX)
     }
 
-    /// The next member, whose stored bytes begin where the source is now; `None` at the
-    /// end.
+    /// The next member, whose stored bytes begin at the source's position; `None` at the end.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if a header is not sound.
+    /// [`ErrorKind::Image`] if a header is invalid.
     pub(super) fn next(&mut self) -> io::Result<Option<Entry>> {
         let mut extension = Extension::default();
         let mut long_name = None;
@@ -180,7 +177,7 @@ impl<S: Source> Headers<S> {
                     return Err(self.broken("two long links follow each other"));
                 }
                 b'K' => long_link = Some(text(&self.record_bytes(size)?)),
-                // What it says is about all members, and none of it is needed.
+                // A global header is about all members. Nothing in it is needed.
                 b'g' => self.next = self.end_of(size)?,
                 _ => {
                     let name = long_name.or(extension.name.take());
@@ -195,20 +192,20 @@ impl<S: Source> Headers<S> {
         }
     }
 
-    /// The member with this header, whose name, link and size `known` has from wherever
-    /// they were found.
+    /// Builds the member with this header. Its name, link and size may come from `known` instead,
+    /// the extended headers before it.
     fn member(&mut self, header: &tar::Header, known: Extension) -> io::Result<Entry> {
         let kind = header.entry_type().as_byte();
         let (mut name, link) = (known.name.unwrap_or_default(), known.link);
-        // Links, devices, directories and pipes have no bytes, whatever size they tell.
+        // Links, devices, directories and pipes have no bytes, whatever size the header states.
         let size = match kind {
             b'1'..=b'6' => 0,
             _ => known.size.unwrap_or(0),
         };
-        let told = match kind {
+        let records = match kind {
             b'S' => self.gnu_map(header)?,
             b'0' | 0 | b'7' => known.sparse,
-            _ => sparse::Told::default(),
+            _ => sparse::Records::default(),
         };
         let start = self.at;
         let end = start.checked_add(size);
@@ -221,11 +218,12 @@ impl<S: Source> Headers<S> {
                 is_symbolic: kind == b'2',
             },
             _ if !is_file => Kind::Other,
-            _ => Kind::File(match self.map(&told, size)? {
+            _ => Kind::File(match self.map(&records, size)? {
                 None => Pieces::one(start..end),
                 Some(map) => {
-                    // The extended name is for tars that do not know sparse members.
-                    name = told.name.clone().unwrap_or(name);
+                    // The name in the pax header is meant for versions of tar without support for
+                    // sparse members.
+                    name = records.name.clone().unwrap_or(name);
                     let pieces = map.pieces(self.at..end);
                     pieces.map_err(|why| self.broken(&format!("the map of {name:?} {why}")))?
                 }
@@ -258,7 +256,7 @@ impl<S: Source> Headers<S> {
         }
     }
 
-    /// What is so many bytes long and belongs to the next header.
+    /// Reads `size` bytes that belong to the next header.
     fn record_bytes(&mut self, size: u64) -> io::Result<Vec<u8>> {
         self.charge(size)?;
         self.next = self.end_of(size)?;
@@ -274,7 +272,7 @@ impl<S: Source> Headers<S> {
         Ok(bytes)
     }
 
-    /// Where the header after so many bytes from here is.
+    /// Offset of the header that follows `size` more bytes.
     fn end_of(&self, size: u64) -> io::Result<u64> {
         let padded = size.checked_next_multiple_of(BLOCK_BYTES as u64);
         padded
@@ -282,7 +280,7 @@ impl<S: Source> Headers<S> {
             .ok_or_else(|| self.broken("a size in it is larger than any file"))
     }
 
-    /// Counts bytes of headers.
+    /// Counts bytes of headers towards the maximum.
     fn charge(&mut self, len: u64) -> io::Result<()> {
         let left = self.headers_left.checked_sub(len);
         self.headers_left = left.ok_or_else(|| {
@@ -320,8 +318,8 @@ impl<S: Source> Headers<S> {
         Ok(extension)
     }
 
-    /// The map of a sparse member of GNU's own format, in its header and the blocks behind.
-    fn gnu_map(&mut self, header: &tar::Header) -> io::Result<sparse::Told> {
+    /// The map of a sparse member in GNU's own format, from its header and the blocks after it.
+    fn gnu_map(&mut self, header: &tar::Header) -> io::Result<sparse::Records> {
         let not_gnu = "a sparse member has no header of GNU tar";
         let header = header.as_gnu().ok_or_else(|| self.broken(not_gnu))?;
         let size = header.real_size();
@@ -341,10 +339,11 @@ impl<S: Source> Headers<S> {
         Ok(map.into())
     }
 
-    /// The map of a member with `size` stored bytes, of which it may be the first.
-    fn map(&mut self, told: &sparse::Told, size: u64) -> io::Result<Option<Map>> {
-        if !told.is_before_data() {
-            let map = told.map();
+    /// The map of a member with `size` stored bytes. The map may be stored in the first of these
+    /// bytes.
+    fn map(&mut self, records: &sparse::Records, size: u64) -> io::Result<Option<Map>> {
+        if !records.is_before_data() {
+            let map = records.map();
             return map.map_err(|why| self.broken(&format!("the map of a sparse member {why}")));
         }
         let unsound = |this: &Self, why| this.broken(&format!("the map of a sparse member {why}"));
@@ -357,13 +356,13 @@ impl<S: Source> Headers<S> {
             let block = self.bytes(BLOCK_BYTES as u64)?;
             if text.is_empty() {
                 let first = block.split(|byte| *byte == b'\n').next();
-                let first = told.lines(first.unwrap_or_default());
+                let first = records.lines(first.unwrap_or_default());
                 needed = first.map_err(|why| unsound(self, why))?;
             }
             lines += block.iter().filter(|byte| **byte == b'\n').count();
             text.extend(block);
         }
-        let map = told.parse(&text);
+        let map = records.parse(&text);
         map.map(Some).map_err(|why| unsound(self, why))
     }
 
@@ -382,7 +381,7 @@ impl<S: Source> Headers<S> {
         Ok(())
     }
 
-    /// An error about the headers.
+    /// An error about invalid headers.
     fn broken(&self, why: &str) -> io::Error {
         let what = format!("{} is not a sound tar: {why}", self.source.name());
         let error = Error::new(ErrorKind::Image, what).permanent();
@@ -394,7 +393,7 @@ impl<S: Source> Headers<S> {
     }
 }
 
-/// The first record of an extended header, and the ones after it.
+/// Splits the first record from an extended header: its key, its value, and the remaining bytes.
 #[expect(clippy::type_complexity)]
 fn record(bytes: &[u8]) -> Option<((&[u8], &[u8]), &[u8])> {
     let space = bytes.iter().position(|byte| *byte == b' ')?;
@@ -405,7 +404,7 @@ fn record(bytes: &[u8]) -> Option<((&[u8], &[u8]), &[u8])> {
     Some(((&record[..equals], &record[equals + 1..]), after))
 }
 
-/// A name in a header.
+/// Converts a name in a header to text.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0);
     String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]).into_owned()

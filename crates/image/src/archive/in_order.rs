@@ -1,6 +1,6 @@
-//! The disk in an archive that comes in order, packed or through a pipe, as clouds hand out
-//! images: `disk.raw` in a .tar.gz. It is read in its turn, whatever comes before is passed
-//! over, and all that follows is read to the end, where the checksums of what packs it are.
+//! The disk in an archive that is read in order, compressed or through a pipe. Clouds distribute
+//! images this way: `disk.raw` in a .tar.gz. Members before the disk are skipped, and everything
+//! after it is read to the end, where the checksum of the compression is.
 
 use std::io::{self, Read};
 
@@ -12,12 +12,12 @@ use crate::pieces::{Pieces, Stretch};
 use crate::quoting::quote;
 use crate::{Format, Member};
 
-/// What is said of an archive that comes in order.
+/// How messages describe an archive that is read in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Described {
-    /// What it is called in messages.
+    /// Its name for messages.
     pub(crate) name: String,
-    /// The command that writes the tar to its output.
+    /// The command that writes the tar to standard output.
     pub(crate) unpack: String,
 }
 
@@ -50,22 +50,21 @@ impl Source for InStream {
     }
 }
 
-/// The content of one member, and after it nothing: but its end comes only when all of the
-/// archive was read.
+/// Reads the content of one member. It reports the end only when the whole archive was read.
 pub(crate) struct DiskInOrder {
     headers: Headers<InStream>,
     described: Described,
-    /// The member.
+    /// The name of the member.
     name: String,
-    /// Whether it was named, so that another disk is no surprise.
+    /// Whether the user named it, so that another disk is no problem.
     is_named: bool,
     content: Content,
-    /// What was read of it to look at it, and how much of that was given.
+    /// The bytes that were read to recognise the member, and how many of them were returned.
     head: io::Cursor<Vec<u8>>,
     is_over: bool,
 }
 
-/// What is still to come of a member.
+/// The rest of a member.
 struct Content {
     pieces: Pieces,
     offset: u64,
@@ -76,7 +75,7 @@ impl Content {
         Self { pieces, offset: 0 }
     }
 
-    /// Reads on; nothing at the end.
+    /// Reads more; returns 0 at the end.
     fn read(&mut self, headers: &mut Headers<InStream>, bytes: &mut [u8]) -> io::Result<usize> {
         let Some(Stretch { at, len }) = self.pieces.at(self.offset) else {
             return Ok(0);
@@ -96,7 +95,7 @@ impl Content {
         Ok(n)
     }
 
-    /// Its first bytes.
+    /// Reads the first bytes.
     fn head(&mut self, headers: &mut Headers<InStream>) -> io::Result<Vec<u8>> {
         let len = usize::try_from(self.pieces.size().min(HEAD_BYTES)).unwrap_or(0);
         let mut head = vec![0; len];
@@ -109,11 +108,11 @@ impl Content {
 }
 
 impl DiskInOrder {
-    /// Reads up to the disk of this name, or the first one: the bytes of the disk come next.
-    /// Of what is a disk by its name alone nothing is known yet.
+    /// Reads up to the disk of this name, or the first disk: its bytes come next. A member that
+    /// only its name makes a disk does not count, because its content is not known yet.
     ///
     /// # Errors
-    /// Of ours, if there is no such disk, or it cannot be read in order; what reading says.
+    /// Our own, if there is no such disk or it cannot be read in order; errors of reading.
     pub(crate) fn open(
         read: Box<dyn Read + Send>,
         described: Described,
@@ -168,7 +167,8 @@ impl DiskInOrder {
         }
     }
 
-    /// Reads what follows the disk. Another disk there would have been as good a choice.
+    /// Reads what follows the disk, and fails if there is another disk, because it would be an
+    /// equally good choice.
     fn finish(&mut self) -> io::Result<()> {
         while let Some((name, pieces)) = next_file(&mut self.headers, &self.described)? {
             if self.is_named {
@@ -207,7 +207,7 @@ impl Read for DiskInOrder {
     }
 }
 
-/// The next regular file. What needs all of the archive at once is refused.
+/// The next regular file. Fails for a file that cannot be read in order.
 fn next_file(
     headers: &mut Headers<InStream>,
     described: &Described,
@@ -237,12 +237,12 @@ fn next_file(
     Ok(None)
 }
 
-/// Whether something begins as a disk does, raw or of a format with a map.
+/// Whether a file with this beginning is a disk, raw or in an image format.
 fn holds_disk(head: &[u8]) -> bool {
     is_disk(head) || Format::of_head(head).is_some()
 }
 
-/// The error of an archive without a disk, or without that of this name.
+/// The error for an archive without a disk, or without the one that the user named.
 fn none(described: &Described, wanted: Option<&str>, seen: &[String]) -> io::Error {
     let what = match wanted {
         Some(wanted) => format!("There is no file {wanted:?} in {}", described.name),

@@ -1,7 +1,7 @@
-//! The manifest of an appliance (OVF, DMTF DSP0243, 7.1 and annex on packages): digests of
-//! its files, a line each, `SHA256(box-disk1.vmdk)= 9f86...`. And the check of a file by
-//! it, beside whatever reads it: no byte is read a second time for that as long as it is
-//! read about in order.
+//! The manifest of an appliance (OVF, DMTF DSP0243, 7.1 and the annex on packages) lists the
+//! digests of its files, one on each line: `SHA256(box-disk1.vmdk)= 9f86...`. A file is hashed
+//! while something else reads it. As long as it is read roughly in order, no byte has to be read
+//! twice.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,22 +12,22 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::chunk::zeros;
 
-/// Bytes that are kept because they were read before what is in front of them: several
-/// threads read, each a chunk ahead of the other.
+/// Maximum bytes to store because they were read before the bytes in front of them. Several threads
+/// read, each a chunk ahead of the other.
 const AHEAD_BYTES_MAX: usize = 32 << 20;
-/// What is left out between two things that are read, as padding, tables and the room for
-/// headers are, is read for the digest, if it is no more than this.
+/// A gap between two reads (padding, tables, the space for headers) is read for the digest if it
+/// has at most this many bytes.
 const GAP_BYTES_MAX: u64 = 128 << 10;
 
-/// A digest that a manifest tells.
+/// A digest listed in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct ListedDigest {
     pub(super) kind: Kind,
     /// In lower case.
     pub(super) hex: String,
 }
 
-/// How a digest is made: those that OVF 1 and 2 and their tools use, the weakest first.
+/// The algorithms that OVF 1 and 2 and their tools use, the weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Sha1,
@@ -65,11 +65,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The digest that a manifest tells of the file that `is_it` knows by its name: the
-/// strongest, if there are several; `None` without one. Other lines are passed over.
-/// Why the manifest is not sound, if what it tells of that file is no digest, or two.
-pub(super) fn digest_of(text: &str, is_it: impl Fn(&str) -> bool) -> Result<Option<Told>, String> {
-    let mut told: Option<Told> = None;
+/// Finds the digest in a manifest of the file whose name `is_it` accepts: the strongest, if there
+/// are several; `None` without one. Lines that are no digests are ignored. The error says why the
+/// manifest is invalid: the digest of that file is malformed, or there are two different ones.
+pub(super) fn digest_of(
+    text: &str,
+    is_it: impl Fn(&str) -> bool,
+) -> Result<Option<ListedDigest>, String> {
+    let mut found: Option<ListedDigest> = None;
     for line in text.lines() {
         let Some((kind, name, hex)) = parts(line) else {
             continue;
@@ -79,22 +82,22 @@ pub(super) fn digest_of(text: &str, is_it: impl Fn(&str) -> bool) -> Result<Opti
         }
         let is_hex = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         if hex.len() != kind.hex_digits() || !is_hex {
-            return Err(format!("what it tells of {name:?} is no {kind}"));
+            return Err(format!("what it lists for {name:?} is not a {kind}"));
         }
         let hex = hex.to_ascii_lowercase();
-        match &told {
+        match &found {
             Some(other) if other.kind == kind && other.hex != hex => {
-                return Err(format!("it tells two digests of {name:?}"));
+                return Err(format!("it lists two digests of {name:?}"));
             }
             Some(other) if other.kind >= kind => {}
-            _ => told = Some(Told { kind, hex }),
+            _ => found = Some(ListedDigest { kind, hex }),
         }
     }
-    Ok(told)
+    Ok(found)
 }
 
-/// The kind, the name and the digest of a line: as the standard has it, or as `sha256sum`
-/// prints it, whose kind its length tells.
+/// Splits a line into algorithm, name and digest: in the form of the standard, or as `sha256sum`
+/// prints it, where the length of the digest determines the algorithm.
 fn parts(line: &str) -> Option<(Kind, &str, &str)> {
     let Some((kind, rest)) = line
         .split_once('(')
@@ -109,18 +112,18 @@ fn parts(line: &str) -> Option<(Kind, &str, &str)> {
         let name = name.trim_start().trim_start_matches('*');
         return is_hex.then_some((kind, name, hex));
     };
-    // There may be brackets in a name, but not in a digest.
+    // A name may contain brackets, but a digest cannot.
     let (name, rest) = rest.rsplit_once(')')?;
     let hex = rest.trim_start().strip_prefix('=')?.trim();
     Some((Kind::of(kind)?, name.trim(), hex))
 }
 
-/// Hashes a file in order while it is read in any.
+/// Hashes a file in order while it is read in any order.
 pub(super) struct Passing {
     hasher: Hasher,
-    /// How far it is hashed.
+    /// The file is hashed up to here.
     next: u64,
-    /// What was read before its turn, by its first byte.
+    /// Bytes that were read too early to be hashed, by offset.
     ahead: BTreeMap<u64, Vec<u8>>,
     ahead_bytes: usize,
 }
@@ -170,12 +173,12 @@ impl Passing {
         }
     }
 
-    /// How far it is hashed, in bytes.
+    /// The file is hashed up to this byte.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
-    /// These bytes were read from `offset`.
+    /// Reports bytes that were read from `offset`.
     pub(super) fn saw(&mut self, bytes: &[u8], offset: u64) {
         if offset > self.next {
             let has_more = |kept: &Vec<u8>| kept.len() >= bytes.len();
@@ -190,7 +193,7 @@ impl Passing {
         self.catch_up();
     }
 
-    /// The next bytes are so many zeros.
+    /// Reports that the next `len` bytes are zeros.
     pub(super) fn saw_zeros(&mut self, len: u64) {
         for step in zeros(len) {
             self.hasher.update(step);
@@ -199,33 +202,34 @@ impl Passing {
         self.catch_up();
     }
 
-    /// Whether all before `offset` has to be read now, so that `len` bytes from there can be
-    /// hashed: there is little, or too much waits already. Else whoever reads will most
-    /// likely come to it.
+    /// Whether everything before `offset` must be read now, so that `len` bytes from there can be
+    /// hashed: because only little is missing, or because too many bytes are already stored.
+    /// Otherwise the regular reader will probably get there.
     pub(super) fn has_to_reach(&self, offset: u64, len: usize) -> bool {
         offset.saturating_sub(self.next) <= GAP_BYTES_MAX
             || self.ahead_bytes.saturating_add(len) > AHEAD_BYTES_MAX
     }
 
-    /// Where a short piece ends that is left out at the next byte.
+    /// Where a short gap that starts at the next byte ends.
     pub(super) fn gap(&self) -> Option<u64> {
         let first = self.kept_from()?;
         (first - self.next <= GAP_BYTES_MAX).then_some(first)
     }
 
-    /// Where a short piece begins that is left out between what is kept and `offset`.
+    /// Where a short gap between stored bytes and `offset` begins.
     pub(super) fn left_out_before(&self, offset: u64) -> Option<u64> {
         let (at, bytes) = self.ahead.range(..offset).next_back()?;
         let end = at + bytes.len() as u64;
         (end < offset && offset - end <= GAP_BYTES_MAX).then_some(end)
     }
 
-    /// Where what is kept begins, if anything is.
+    /// Offset of the first stored bytes.
     pub(super) fn kept_from(&self) -> Option<u64> {
         self.ahead.first_key_value().map(|(first, _)| *first)
     }
 
-    /// Hashes what is not hashed of these bytes, which begin at or before the next one.
+    /// Hashes the part of these bytes that is not hashed yet. They begin at or before the next
+    /// byte.
     fn take(&mut self, bytes: &[u8], offset: u64) {
         let from = usize::try_from(self.next - offset).unwrap_or(usize::MAX);
         let new = bytes.get(from..).unwrap_or_default();
@@ -233,7 +237,7 @@ impl Passing {
         self.next += new.len() as u64;
     }
 
-    /// Hashes what waited for what is hashed now.
+    /// Hashes stored bytes that have become the next ones.
     fn catch_up(&mut self) {
         while let Some(entry) = self.ahead.first_entry()
             && *entry.key() <= self.next
@@ -244,7 +248,7 @@ impl Passing {
         }
     }
 
-    /// The digest of all that was hashed, in lower case.
+    /// The digest of all bytes, in lower case.
     pub(super) fn finish(self) -> String {
         self.hasher.finish()
     }
@@ -266,9 +270,9 @@ mod tests {
     fn lines_are_read_as_tools_write_them() {
         let one = hex(&Sha256::digest(b"1"));
         let sha1 = hex(&Sha1::digest(b"1"));
-        let told = |text: &str| digest_of(text, |name| name == "a (1).vmdk");
+        let digest = |text: &str| digest_of(text, |name| name == "a (1).vmdk");
         let of = |kind, hex: &str| {
-            Ok(Some(Told {
+            Ok(Some(ListedDigest {
                 kind,
                 hex: hex.to_owned(),
             }))
@@ -280,14 +284,14 @@ mod tests {
             format!("{one}  a (1).vmdk"),
             format!("{one} *a (1).vmdk\r\n"),
             format!("garbage\n\nSHA256(b)= 00\nSHA256(a (1).vmdk)= {one}\nMD5(a (1).vmdk)= 0"),
-            // The strongest counts, wherever it is.
+            // The strongest digest counts, wherever it is listed.
             format!("SHA256(a (1).vmdk)= {one}\nSHA1(a (1).vmdk)= {sha1}"),
             format!("SHA1(a (1).vmdk)= {sha1}\nSHA256(a (1).vmdk)= {one}"),
         ] {
-            assert_eq!(told(&line), of(Kind::Sha256, &one), "{line}");
+            assert_eq!(digest(&line), of(Kind::Sha256, &one), "{line}");
         }
         assert_eq!(
-            told(&format!("SHA1(a (1).vmdk)= {sha1}")),
+            digest(&format!("SHA1(a (1).vmdk)= {sha1}")),
             of(Kind::Sha1, &sha1)
         );
         for none in [
@@ -296,7 +300,7 @@ mod tests {
             "SHA256(a (1).vmdk) 00",
             "SHA256 a (1).vmdk",
         ] {
-            assert_eq!(told(none), Ok(None), "{none}");
+            assert_eq!(digest(none), Ok(None), "{none}");
         }
         for bad in [
             "SHA256(a (1).vmdk)= 00".to_owned(),
@@ -307,7 +311,7 @@ mod tests {
                 "0".repeat(64)
             ),
         ] {
-            assert!(told(&bad).is_err(), "{bad}");
+            assert!(digest(&bad).is_err(), "{bad}");
         }
     }
 
@@ -325,7 +329,7 @@ mod tests {
                 let from = rng.usize(..bytes.len());
                 let to = bytes.len().min(from + rng.usize(..200_000));
                 passing.saw(&bytes[from..to], from as u64);
-                // What is left out.
+                // Read the gaps.
                 while let Some(end) = passing.gap() {
                     let at = passing.next();
                     let gap = &bytes[at as usize..end as usize];

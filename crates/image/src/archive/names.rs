@@ -1,20 +1,20 @@
-//! Names of members: which of them mean the same one, and which are no files of the
-//! archive's author at all.
+//! Names of members: which names refer to the same file, and which members are not files of the
+//! archive's author.
 
 use std::borrow::Cow;
 
 use icu_normalizer::ComposingNormalizer;
 use percent_encoding::percent_decode_str;
 
-/// A name without what different tools write differently: the `./` or `/` before it, and
-/// empty or `.` components.
+/// Normalizes a name: without a leading `./` or `/`, and without empty or `.` components, which
+/// tools write differently.
 pub(super) fn plain(name: &str) -> String {
     let parts = name.split('/').filter(|part| !matches!(*part, "" | "."));
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// Whether macOS, Windows or another tar made this beside somebody's files: it holds
-/// attributes of a file or of a directory, and never a disk or a description.
+/// Whether macOS, Windows or another tar added this member beside the user's files. It holds
+/// attributes of a file or a directory, never a disk or a description.
 pub(crate) fn is_companion(name: &str) -> bool {
     let is_aside = |part: &str| {
         part == "__MACOSX"
@@ -30,7 +30,7 @@ pub(crate) fn is_companion(name: &str) -> bool {
             .any(|companion| last.eq_ignore_ascii_case(companion))
 }
 
-/// The directory of a member, with the slash at its end; empty if it is in none.
+/// The directory of a member, with a slash at the end; empty at the top.
 pub(super) fn directory(name: &str) -> &str {
     name.rfind('/').map_or("", |slash| &name[..=slash])
 }
@@ -40,22 +40,23 @@ pub(super) fn base(name: &str) -> &str {
     &name[directory(name).len()..]
 }
 
-/// How exactly a name has to be that of a member, the strictest first.
+/// How exactly two names have to match, the strictest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Likeness {
     /// The same bytes.
     Same,
-    /// The same characters: macOS writes accents apart from their letters.
+    /// The same characters after Unicode composition: macOS stores accents separately from their
+    /// letters.
     Composed,
     /// The same but for upper and lower case.
     AnyCase,
 }
 
 impl Likeness {
-    /// Those that mean one and the same file.
+    /// The levels at which two names certainly refer to one file.
     pub(super) const CERTAIN: [Self; 2] = [Self::Same, Self::Composed];
 
-    /// What of a name has to be equal.
+    /// The form of a name to compare at this level.
     pub(super) fn of(self, name: &str) -> Cow<'_, str> {
         let composed = |name| ComposingNormalizer::new_nfc().normalize(name);
         match self {
@@ -66,8 +67,9 @@ impl Likeness {
     }
 }
 
-/// What a description may mean by a reference that is in the directory `beside`, the
-/// likeliest first. The standard wants a relative URI; many write the name as it is.
+/// The names that a reference in a description may refer to, the most likely first; `beside` is the
+/// description's directory. The standard requires a relative URI, but many tools write the plain
+/// name.
 pub(super) fn meant(reference: &str, beside: &str) -> Vec<String> {
     let path = reference.strip_prefix("file://").unwrap_or(reference);
     let decoded = percent_decode_str(path).decode_utf8_lossy();
@@ -83,7 +85,7 @@ pub(super) fn meant(reference: &str, beside: &str) -> Vec<String> {
     names
 }
 
-/// The name that a link of the name `link` leads to.
+/// The name that a link `link` with this target refers to.
 pub(super) fn linked(link: &str, target: &str) -> String {
     let beside = match target.starts_with('/') {
         true => "",

@@ -1,27 +1,27 @@
-//! What an OVF (DMTF DSP0243, 1.x and 2.x, and VMware's 0.9 before it) says of disks: the
-//! files that the appliance has, which of them are disks, and which disk the machine boots.
+//! What an OVF (DMTF DSP0243, 1.x and 2.x, and VMware's 0.9 before it) states about disks: the
+//! files of the appliance, which of them are disks, and which disk the machine boots.
 
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
-/// Deepest element: those of machines are a dozen deep.
+/// Maximum nesting of elements; descriptions of machines have about a dozen levels.
 const DEPTH_MAX: usize = 64;
-/// Most files, most disks, and most devices.
+/// Maximum number of files, of disks, and of devices.
 const FILES_MAX: usize = 1000;
-/// Bytes that hold the declaration of a document.
+/// The declaration of a document is within this many bytes.
 const DECLARATION_BYTES: usize = 256;
 
-/// What a description says.
+/// The relevant content of a description.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Description {
     files: Vec<File>,
     disks: Vec<Disk>,
     /// Devices of the machine that may be disks.
     devices: Vec<Device>,
-    /// How many machines there are.
+    /// Number of machines.
     machines: usize,
-    /// The devices that VMware's boot order names, the first one first.
+    /// The devices in VMware's boot order, the first one first.
     boot_order: Vec<String>,
 }
 
@@ -29,15 +29,15 @@ pub(super) struct Description {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct File {
     id: String,
-    /// Its name as the description has it.
+    /// Its name as written in the description.
     pub(super) reference: String,
-    /// How it is packed, if that is told.
+    /// Its compression, if stated.
     pub(super) compression: Option<String>,
-    /// Bytes of each piece, if it is in several.
+    /// Bytes of each piece, if it is stored in several.
     pub(super) piece_bytes: Option<String>,
-    /// Its size in bytes, as the description has it.
+    /// Its size in bytes, if stated.
     pub(super) size: Option<u64>,
-    /// Whether it holds what differs from another disk.
+    /// Whether it only holds differences from another disk.
     pub(super) has_parent: bool,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct File {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Disk {
     id: String,
-    /// The file that holds it; none for an empty one.
+    /// The file that holds it; `None` for an empty disk.
     file: Option<String>,
     has_parent: bool,
 }
@@ -54,18 +54,18 @@ struct Disk {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Device {
     id: String,
-    /// The controller that it hangs on, and its place there.
+    /// The controller that it is attached to; its address there follows.
     parent: String,
     address: Option<u64>,
     /// The disk in it.
     disk: Option<String>,
 }
 
-/// The text of a document in the encoding that its first bytes declare. What is not sound
-/// in it becomes replacement characters, which are in no name of a file.
+/// Decodes a document in the encoding that its first bytes declare. Invalid bytes become
+/// replacement characters, which no name of a file contains.
 ///
 /// # Errors
-/// The name of an encoding that is unknown.
+/// The name of the encoding, if it is unknown.
 pub(super) fn decoded(bytes: &[u8]) -> Result<String, String> {
     let (encoding, mark) = match Encoding::for_bom(bytes) {
         Some(marked) => marked,
@@ -76,7 +76,7 @@ pub(super) fn decoded(bytes: &[u8]) -> Result<String, String> {
     Ok(text.into_owned())
 }
 
-/// The encoding of a document without a mark of the order of its bytes.
+/// The declared encoding of a document without a byte order mark.
 fn declared(bytes: &[u8]) -> Result<&'static Encoding, String> {
     if bytes.starts_with(b"<\0") {
         return Ok(UTF_16LE);
@@ -94,7 +94,7 @@ fn declared(bytes: &[u8]) -> Result<&'static Encoding, String> {
     let rest = rest.trim_start().strip_prefix('=').unwrap_or_default();
     let name = rest.trim().split(['"', '\'']).nth(1).unwrap_or_default();
     match Encoding::for_label_no_replacement(name.as_bytes()) {
-        // Its bytes would not have shown the declaration.
+        // The declaration was readable, so it cannot be UTF-16.
         Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => Ok(UTF_8),
         Some(encoding) => Ok(encoding),
         None => Err(format!("its encoding {name:?} is unknown here")),
@@ -102,12 +102,12 @@ fn declared(bytes: &[u8]) -> Result<&'static Encoding, String> {
 }
 
 impl Description {
-    /// Reads a description; why it is none, else. Entities are not expanded, and a
+    /// Parses a description; the error says why it is invalid. Entities are not expanded, and a
     /// document that defines its own is refused.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        // What opened and is not closed.
+        // Elements that are open.
         let mut open: Vec<String> = Vec::new();
-        let mut told = Self::default();
+        let mut description = Self::default();
         let mut has_root = false;
         let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}'));
         loop {
@@ -120,14 +120,14 @@ impl Description {
                 }
                 Event::Text(text) => {
                     if let [.., parent, name] = open.as_slice() {
-                        told.take_text(parent, name, text.trim());
+                        description.take_text(parent, name, text.trim());
                     }
                     continue;
                 }
                 Event::DocType(_) => return Err("it defines a type of document".into()),
                 Event::Eof if !open.is_empty() => return Err("it ends in the middle".into()),
                 Event::Eof if !has_root => return Err("it is empty".into()),
-                Event::Eof => return Ok(told),
+                Event::Eof => return Ok(description),
                 _ => continue,
             };
             let name = element.local_name().into_inner();
@@ -135,10 +135,10 @@ impl Description {
                 return Err(format!("it is {name:?}, not one Envelope"));
             }
             has_root = true;
-            told.take_element(open.last().map(String::as_str), name, &element)?;
-            let most = told.files.len().max(told.disks.len());
-            if most.max(told.devices.len()) > FILES_MAX {
-                return Err(format!("it tells of more than {FILES_MAX} files or disks"));
+            description.take_element(open.last().map(String::as_str), name, &element)?;
+            let most = description.files.len().max(description.disks.len());
+            if most.max(description.devices.len()) > FILES_MAX {
+                return Err(format!("it lists more than {FILES_MAX} files or disks"));
             }
             if !is_empty {
                 if open.len() == DEPTH_MAX {
@@ -175,7 +175,7 @@ impl Description {
         Ok(())
     }
 
-    /// Takes the text of an element that belongs to a device.
+    /// Stores the text of an element that belongs to a device.
     fn take_text(&mut self, parent: &str, name: &str, text: &str) {
         if !matches!(parent, "Item" | "StorageItem") || text.is_empty() {
             return;
@@ -187,7 +187,7 @@ impl Description {
             "InstanceID" | "InstanceId" => text.clone_into(&mut device.id),
             "Parent" => text.clone_into(&mut device.parent),
             "AddressOnParent" => device.address = text.parse().ok(),
-            // ovf:/disk/ID, or /disk/ID before there was a standard.
+            // ovf:/disk/ID, or /disk/ID before the standard.
             "HostResource" => {
                 let disk = text.rsplit_once("/disk/");
                 device.disk = disk.map(|(_, disk)| disk.to_owned());
@@ -196,12 +196,12 @@ impl Description {
         }
     }
 
-    /// The files of disks: that of the disk which the machine boots, if the description
-    /// says so, and then the others in its order. Why not, if one of them is not told.
+    /// The files of disks: the boot disk first, if the description states it, and then the others
+    /// in their order. The error says why a file is missing.
     pub(super) fn disks(&self) -> Result<Vec<File>, String> {
         let mut disks: Vec<&Disk> = self.disks.iter().collect();
         if let Some(boot) = self.boot_disk() {
-            // Those that are equal stay in their order.
+            // The sort is stable, so the others stay in their order.
             disks.sort_by_key(|disk| disk.id != boot);
         }
         let mut files: Vec<File> = Vec::new();
@@ -210,7 +210,7 @@ impl Description {
                 continue;
             };
             let file = self.files.iter().find(|file| file.id == *id);
-            let file = file.ok_or_else(|| format!("it tells of no file {id:?}"))?;
+            let file = file.ok_or_else(|| format!("it does not list the file {id:?}"))?;
             match files.iter_mut().find(|other| other.id == *id) {
                 Some(other) => other.has_parent |= disk.has_parent,
                 None => files.push(File {
@@ -222,9 +222,9 @@ impl Description {
         Ok(files)
     }
 
-    /// The disk that boots: the first of the boot order; or, if all disks hang on one
-    /// controller, that at its lowest address. Between controllers, and between several
-    /// machines, the description does not decide.
+    /// The boot disk: the first in the boot order, or, if all disks are attached to one controller,
+    /// the one with the lowest address. With several controllers or machines, the description does
+    /// not decide.
     fn boot_disk(&self) -> Option<&str> {
         if self.machines > 1 {
             return None;
@@ -285,7 +285,7 @@ impl Disk {
 /// The attributes of an element, without their prefixes.
 fn attributes(element: &BytesStart<'_>) -> Result<Vec<(String, String)>, String> {
     let mut attributes = Vec::new();
-    // To look for those that are there twice takes as long as all of them, each time.
+    // The check for duplicates is off: its time is quadratic in the number of attributes.
     for attribute in element.attributes().with_checks(false) {
         let attribute = attribute.map_err(shown)?;
         let value = attribute
@@ -297,7 +297,7 @@ fn attributes(element: &BytesStart<'_>) -> Result<Vec<(String, String)>, String>
     Ok(attributes)
 }
 
-/// What is wrong, without what would act on a terminal.
+/// The text of an error, without characters that would act on a terminal.
 fn shown(error: impl std::fmt::Display) -> String {
     let text = error.to_string();
     text.escape_debug().take(200).collect()
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(decoded(b""), Ok(String::new()));
     }
 
-    /// The names of the files of disks of a machine with these devices.
+    /// The names of the disk files of a machine with these devices.
     fn disks(devices: &str) -> Vec<String> {
         let file = |id: &str| format!("<File ovf:id=\"f{id}\" ovf:href=\"{id}.vmdk\"/>");
         let disk = |id: &str| format!("<Disk ovf:diskId=\"d{id}\" ovf:fileRef=\"f{id}\"/>");
@@ -389,7 +389,7 @@ mod tests {
         };
         assert_eq!(disks(&boots("disk", "99 7 8")), order);
         assert_eq!(disks(&boots("cdrom", "7")), swapped);
-        // Two controllers, an address that is not told, and two machines.
+        // Two controllers, an address that is missing, and two machines.
         let several = [
             device("7", "3", "1", "ovf:/disk/da"),
             device("8", "4", "0", "ovf:/disk/db"),

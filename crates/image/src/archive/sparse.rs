@@ -1,25 +1,25 @@
-//! Members that are stored without their holes, as GNU tar makes them with `-S`: in its
-//! own format, or in one of three versions of pax records.
+//! Members that are stored without their holes, as GNU tar does with `-S`: in its own format, or in
+//! one of three versions of pax records.
 
 use std::ops::Range;
 
 use crate::pieces::{Pieces, Stretch};
 
-/// Most entries of a map.
+/// Maximum entries of a map.
 const ENTRIES_MAX: usize = 1 << 18;
 
-/// Where the data of a sparse member are in it.
+/// Where the data of a sparse member are in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Map {
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     size: u64,
     /// Offset and length of each piece of data.
     data: Vec<(u64, u64)>,
 }
 
-/// What headers say of a map.
+/// What the headers of a member state about its map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Records {
     /// The file's name.
     pub(super) name: Option<String>,
     map: Option<Map>,
@@ -30,7 +30,7 @@ pub(super) struct Told {
     is_damaged: bool,
 }
 
-/// The number that these digits are.
+/// Parses a decimal number.
 pub(super) fn number(digits: &[u8]) -> Option<u64> {
     let is_plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     str::from_utf8(digits)
@@ -40,8 +40,8 @@ pub(super) fn number(digits: &[u8]) -> Option<u64> {
         .ok()
 }
 
-impl Told {
-    /// Takes a record of an extended header.
+impl Records {
+    /// Stores a record of an extended header.
     pub(super) fn record(&mut self, key: &[u8], value: &[u8]) {
         match key {
             b"GNU.sparse.name" => self.name = Some(String::from_utf8_lossy(value).into_owned()),
@@ -67,12 +67,12 @@ impl Told {
         }
     }
 
-    /// Whether the map is the first of the member's stored bytes.
+    /// Whether the map is stored at the beginning of the member's bytes.
     pub(super) fn is_before_data(&self) -> bool {
         self.is_version_1 && self.size.is_some()
     }
 
-    /// The map that headers alone tell, if the member is sparse.
+    /// The map, if the headers contain all of it; `None` if the member is not sparse.
     pub(super) fn map(&self) -> Result<Option<Map>, &'static str> {
         match (&self.map, self.size) {
             _ if self.is_damaged => Err("is not sound"),
@@ -83,7 +83,7 @@ impl Told {
         }
     }
 
-    /// How many lines a map that begins with this line has.
+    /// The number of lines of a map whose first line is `first`.
     pub(super) fn lines(&self, first: &[u8]) -> Result<usize, &'static str> {
         let count = number(first).ok_or("is not sound")?;
         let count = usize::try_from(count).ok();
@@ -91,7 +91,7 @@ impl Told {
         Ok(1 + 2 * count.ok_or("is too long")?)
     }
 
-    /// The map that these first bytes of the member hold.
+    /// Parses the map at the beginning of the member's bytes.
     pub(super) fn parse(&self, text: &[u8]) -> Result<Map, &'static str> {
         let mut lines = text.split(|byte| *byte == b'\n');
         let count = self.lines(lines.next().unwrap_or_default())? - 1;
@@ -103,7 +103,7 @@ impl Told {
     }
 }
 
-impl From<Map> for Told {
+impl From<Map> for Records {
     fn from(map: Map) -> Self {
         Self {
             map: Some(map),
@@ -113,7 +113,7 @@ impl From<Map> for Told {
 }
 
 impl Map {
-    /// One of a file of `size` bytes, without data so far.
+    /// A map of a file of `size` bytes, without any data so far.
     pub(super) fn of(size: u64) -> Self {
         Self {
             size,
@@ -132,7 +132,7 @@ impl Map {
         }
     }
 
-    /// Takes entries of a header; those behind the last one are empty.
+    /// Adds entries of a header; those after the last one are empty.
     pub(super) fn add_gnu(&mut self, entries: &[tar::GnuSparseHeader]) -> Result<(), ()> {
         for entry in entries.iter().filter(|entry| !entry.is_empty()) {
             let (Ok(offset), Ok(len)) = (entry.offset(), entry.length()) else {
@@ -146,8 +146,8 @@ impl Map {
         Ok(())
     }
 
-    /// Where the bytes of the file are, of which these are stored; why nowhere, if the map
-    /// does not fit them.
+    /// Where the bytes of the file are, if `stored` are its stored bytes. The error says why the
+    /// map does not match them.
     pub(super) fn pieces(&self, stored: Range<u64>) -> Result<Pieces, &'static str> {
         let mut stretches = Vec::with_capacity(2 * self.data.len() + 1);
         let (mut offset, mut at) = (0_u64, stored.start);
@@ -181,12 +181,12 @@ impl Map {
 mod tests {
     use super::*;
 
-    fn told(records: &[(&str, &str)]) -> Told {
-        let mut told = Told::default();
-        for (key, value) in records {
-            told.record(key.as_bytes(), value.as_bytes());
+    fn records(pairs: &[(&str, &str)]) -> Records {
+        let mut records = Records::default();
+        for (key, value) in pairs {
+            records.record(key.as_bytes(), value.as_bytes());
         }
-        told
+        records
     }
 
     #[test]
@@ -208,21 +208,21 @@ mod tests {
             &[size, ("GNU.sparse.map", "10,5,100,0")],
         ] {
             assert_eq!(
-                told(records).map(),
+                self::records(records).map(),
                 Ok(Some(expected.clone())),
                 "{records:?}"
             );
         }
-        let told = told(&[
+        let records = records(&[
             ("GNU.sparse.major", "1"),
             ("GNU.sparse.minor", "0"),
             ("GNU.sparse.realsize", "100"),
             ("GNU.sparse.name", "disk.raw"),
         ]);
-        assert!(told.is_before_data());
-        assert_eq!(told.name.as_deref(), Some("disk.raw"));
-        assert_eq!(told.parse(b"2\n10\n5\n100\n0\n\0\0"), Ok(expected));
-        assert_eq!(told.lines(b"2"), Ok(5));
+        assert!(records.is_before_data());
+        assert_eq!(records.name.as_deref(), Some("disk.raw"));
+        assert_eq!(records.parse(b"2\n10\n5\n100\n0\n\0\0"), Ok(expected));
+        assert_eq!(records.lines(b"2"), Ok(5));
         for bad in [
             "",
             "x\n",
@@ -231,9 +231,9 @@ mod tests {
             "1\n10\n\n",
             "2\n10\n5\n100\n",
         ] {
-            assert!(told.parse(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(records.parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
-        assert_eq!(Told::default().map(), Ok(None));
+        assert_eq!(Records::default().map(), Ok(None));
     }
 
     #[test]

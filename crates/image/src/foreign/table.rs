@@ -1,17 +1,17 @@
-//! Signatures of content that is not a disk, each of four bytes or more, or with a second
-//! condition: what a disk begins with must not look like one by accident.
+//! Signatures of content that is not a disk. Each has at least four bytes or a second condition, so
+//! that the beginning of a disk does not match one by accident.
 //!
-//! `file-format` knows hundreds of others, of documents, media and programs; here is what
-//! it does not know, or where a command helps.
+//! `file-format` knows hundreds of other documents, media and programs. This table has what it does
+//! not know, and where a command helps.
 
 use super::{Foreign, Way};
 
-/// What is known by its beginning.
+/// Content that its first bytes identify.
 struct Entry {
     what: &'static str,
     at: usize,
     magic: &'static [u8],
-    /// What has to be right besides.
+    /// An additional condition.
     and: Option<fn(&[u8]) -> bool>,
     way: Way,
 }
@@ -394,7 +394,7 @@ const DISKS: &[Entry] = &[
     ),
 ];
 
-/// Archives and what is packed as a whole. Those that are read never come here.
+/// Archives and files that are compressed as a whole. Supported formats never get here.
 const PACKED: &[Entry] = &[
     entry(
         "a tar archive whose header is damaged",
@@ -689,7 +689,7 @@ const PACKED: &[Entry] = &[
     ),
 ];
 
-/// Programs, memory, firmware, and companions of images.
+/// Programs, memory dumps, firmware, and companion files of images.
 const OTHERS: &[Entry] = &[
     entry("a core dump", 0, b"\x7fELF", MEMORY)
         .and(|head| is_elf(head) && matches!(head.get(16..18), Some([4, 0] | [0, 4]))),
@@ -792,8 +792,8 @@ const OTHERS: &[Entry] = &[
     ),
 ];
 
-/// What is not a disk although it begins with a boot sector, for loaders to start it, or
-/// holds a file system.
+/// Content that is not a disk although it begins with a boot sector (so that boot loaders can start
+/// it) or contains a file system.
 const IN_SPITE_OF_A_SIGN: &[Entry] = &[
     entry(
         "a Linux kernel",
@@ -817,12 +817,12 @@ const IN_SPITE_OF_A_SIGN: &[Entry] = &[
         .and(|head| matches!(head.get(8..11), Some([b'A', b'I', 1 | 2]))),
 ];
 
-/// What begins so although a disk may, too.
+/// Content that is recognised even if there is a sign of a disk.
 pub(super) fn surely(head: &[u8]) -> Option<Foreign> {
     find(&[IN_SPITE_OF_A_SIGN], head)
 }
 
-/// What begins so.
+/// Recognises content by its first bytes.
 pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     find(&[DISKS, PACKED, OTHERS], head)
 }
@@ -850,8 +850,7 @@ fn number16(head: &[u8], at: usize, read: fn([u8; 2]) -> u16) -> Option<usize> {
     Some(usize::from(read(bytes)))
 }
 
-/// Two bytes, then sizes of headers that are possible, and a type of the file that is the
-/// archive's own.
+/// Two bytes, then plausible sizes of headers, and the file type of the archive itself.
 fn is_arj(head: &[u8]) -> bool {
     let size = number16(head, 2, u16::from_le_bytes).unwrap_or(0);
     let first = usize::from(head.get(4).copied().unwrap_or(0));
@@ -875,15 +874,14 @@ fn is_binary_cpio(head: &[u8], read: fn([u8; 2]) -> u16) -> bool {
     len > 1 && end == Some(len - 1) && name.iter().all(|byte| *byte == 0 || *byte >= b' ')
 }
 
-/// Bits of a code, and none of the bits that are reserved; then a first code that stands
-/// for one byte.
+/// A valid number of bits, no reserved bits, and a first code that stands for one byte.
 fn is_compress(head: &[u8]) -> bool {
     let flags = head.get(2).copied().unwrap_or(0);
     let first = number16(head, 3, u16::from_le_bytes).unwrap_or(usize::MAX) & 0x1ff;
     flags & 0x60 == 0 && (9..=16).contains(&(flags & 0x1f)) && first < 256
 }
 
-/// A dictionary of a usual size, a size that is unknown or possible, and the zero that all
+/// A dictionary of a usual size, a size that is unknown or plausible, and the zero byte that all
 /// such streams begin with.
 fn is_lzma(head: &[u8]) -> bool {
     let dictionary = number(head, 1).unwrap_or(0);
@@ -895,7 +893,7 @@ fn is_lzma(head: &[u8]) -> bool {
     is_usual && is_size && head.get(13) == Some(&0)
 }
 
-/// A header whose own check is right, and data that can be unpacked so far as it is there.
+/// A header whose checksum is right, and data that can be decompressed as far as it is there.
 fn is_zlib(head: &[u8]) -> bool {
     const SOME_BYTES: usize = 4096;
     let [first, second, ..] = head else {
@@ -913,7 +911,7 @@ fn is_elf(head: &[u8]) -> bool {
     matches!(head.get(4..7), Some([1 | 2, 1 | 2, 1]))
 }
 
-/// The place of a second header, and what that begins with.
+/// The offset of a second header, and the signature there.
 fn is_pe(head: &[u8]) -> bool {
     let at = number(head, 0x3c).and_then(|at| usize::try_from(at).ok());
     let second = at
@@ -925,7 +923,7 @@ fn is_pe(head: &[u8]) -> bool {
     )
 }
 
-/// Nothing in the reserved bytes, and a second header of a size that there is.
+/// Zeros in the reserved bytes, and a second header with one of the existing sizes.
 fn is_bmp(head: &[u8]) -> bool {
     let header = number(head, 14);
     number(head, 6) == Some(0) && matches!(header, Some(12 | 40 | 52 | 56 | 64 | 108 | 124))

@@ -1,18 +1,18 @@
-//! Text, which no disk begins with: a page that says why there is no image, a pointer to
-//! the image, a description of it, or something else that was fetched in its place.
+//! Recognises text, with which no disk begins: a page that explains why there is no image, a
+//! pointer to the image, a description of it, or something else that was downloaded instead.
 
 use super::{Foreign, Way};
 
-/// Bytes that have to be text.
+/// How many bytes have to be text.
 const TEXT_BYTES: usize = 4096;
-/// Bytes that are too few to tell text from something else.
+/// With fewer bytes, text cannot be distinguished from other content.
 const FEW_BYTES: usize = 4;
-/// Bytes in which the word of a document is looked for.
+/// A word that identifies a document has to be within this many bytes.
 const START_BYTES: usize = 1024;
 
 const LOOK: Way = Way::Run("Look at what it says with", "head -c 1000 {in}");
 
-/// What text is by what it begins with, in lower case, and without spaces before.
+/// Kinds of text by their first words, in lower case and without leading spaces.
 const STARTS: &[(&str, &str, Way)] = &[
     (
         "version https://git-lfs.github.com/",
@@ -59,7 +59,7 @@ const STARTS: &[(&str, &str, Way)] = &[
     ),
 ];
 
-/// What an XML document is by its first element, in lower case and without its name space.
+/// Kinds of XML documents by their first element, in lower case and without its namespace.
 const ELEMENTS: &[(&str, &str, Way)] = &[
     ("html", "a web page", LOOK),
     (
@@ -95,15 +95,14 @@ const ELEMENTS: &[(&str, &str, Way)] = &[
     ("plist", "a property list of macOS", LOOK),
 ];
 
-/// What a text is; `None` if it begins with something else. Whoever wrote bytes that are
-/// all the same meant no text.
+/// Recognises a text; `None` if `head` is not text. Bytes that are all the same are not text.
 pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     let wide = decoded_16(head);
     let head = wide.as_deref().map_or(head, str::as_bytes);
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let zeros = head.iter().rposition(|byte| *byte != 0)?;
     let (text, is_padded) = match head.iter().position(|byte| *byte == 0) {
-        // Zeros up to the end of what is seen fill it up.
+        // Zeros up to the end of `head` are padding.
         Some(end) if zeros < end => (head.get(..end)?, true),
         Some(_) => return None,
         None => (head, false),
@@ -122,8 +121,7 @@ pub(super) fn of_head(head: &[u8]) -> Option<Foreign> {
     (!is_padded && !is_alike && !is_short).then(|| by_lines(seen))
 }
 
-/// Whether something may be a description of a VMDK, which the reader of that format has
-/// to refuse or read.
+/// Whether this may be a VMDK description. The reader of that format then has to read or refuse it.
 pub(super) fn is_vmdk_description(start: &str) -> bool {
     let first = start.lines().find(|line| !line.trim().is_empty());
     let words: String = first
@@ -164,7 +162,7 @@ fn known(start: &str) -> Option<Foreign> {
     }
 }
 
-/// The name of the first element, behind declarations and comments.
+/// The name of the first element after declarations and comments.
 fn first_element(start: &str) -> Option<&str> {
     let mut rest = start;
     loop {
@@ -187,14 +185,14 @@ fn first_element(start: &str) -> Option<&str> {
     is_name.then(|| name.rsplit(':').next().unwrap_or(name))
 }
 
-/// What a text is by the kind of its lines.
+/// Recognises a text by the form of its lines.
 fn by_lines(seen: &[u8]) -> Foreign {
     let text = String::from_utf8_lossy(seen);
     let mut lines: Vec<_> = text
         .lines()
         .filter(|line| !line.trim().is_empty())
         .collect();
-    // The last one may be cut off.
+    // The last line may be incomplete.
     if lines.len() > 1 && seen.len() == TEXT_BYTES {
         lines.pop();
     }
@@ -230,7 +228,7 @@ fn is_hex(text: &str) -> bool {
     text.len() >= 2 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// As md5sum and its like print it, or BSD.
+/// A line in the format of md5sum and similar programs, or of their BSD versions.
 fn is_digest_line(line: &str) -> bool {
     const DIGITS: [usize; 6] = [32, 40, 56, 64, 96, 128];
     let mut words = line.split_whitespace();
@@ -239,8 +237,8 @@ fn is_digest_line(line: &str) -> bool {
     is_digest(words.next()) || is_digest(words.last()) && line.contains(") = ")
 }
 
-/// Text of which little is not ASCII, in any encoding that has ASCII in it; bytes that only
-/// control a device are not in it.
+/// Whether this is text, mostly ASCII, in an encoding that contains ASCII. Control characters that
+/// only devices use are not allowed.
 fn is_text(bytes: &[u8]) -> bool {
     let is_control = |byte: &u8| matches!(byte, 0..=6 | 0x0e..=0x1a | 0x1c..=0x1f | 0x7f);
     let ascii = bytes.iter().filter(|byte| byte.is_ascii()).count();
@@ -249,7 +247,7 @@ fn is_text(bytes: &[u8]) -> bool {
         && (ascii * 2 >= bytes.len() || is_utf8(bytes))
 }
 
-/// Whether it is UTF-8, but for a last character that may be cut off.
+/// Whether this is UTF-8; the last character may be incomplete.
 fn is_utf8(bytes: &[u8]) -> bool {
     match str::from_utf8(bytes) {
         Ok(_) => true,
@@ -263,7 +261,7 @@ fn lower_start(seen: &[u8]) -> String {
     start.trim_start().to_owned()
 }
 
-/// UTF-16 with a mark of the order of its bytes, as text.
+/// Decodes UTF-16 with a byte order mark.
 fn decoded_16(head: &[u8]) -> Option<String> {
     let (read, rest): (fn([u8; 2]) -> u16, _) = match head {
         [0xff, 0xfe, rest @ ..] => (u16::from_le_bytes, rest),
@@ -276,7 +274,7 @@ fn decoded_16(head: &[u8]) -> Option<String> {
     for c in char::decode_utf16(units) {
         match c {
             Ok(c) => text.push(c),
-            // A pair that is cut off at the end.
+            // A pair of code units is incomplete at the end.
             Err(_) if text.chars().count() + 1 >= some.len() / 2 => {}
             Err(_) => return None,
         }

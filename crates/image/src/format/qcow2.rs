@@ -12,30 +12,30 @@ use super::{BackingName, Container, Grid, Layout, Packed, Place, Run, SECTOR_BYT
 use crate::codec::{Pack, Unpacker};
 use crate::error::Result;
 
-/// What a file of this format begins with.
+/// The first bytes of a qcow2 file.
 pub(super) const MAGIC: &[u8] = b"QFI\xfb";
 
-/// Largest table of the first level, in bytes: QEMU's limit as well.
+/// Maximum bytes of the first-level table; QEMU has the same limit.
 const L1_BYTES_MAX: u64 = 32 << 20;
-/// Longest name of a backing file, in bytes.
+/// Maximum bytes of the name of a backing file.
 const BACKING_NAME_BYTES_MAX: u32 = 1023;
-/// Most header extensions that are looked at.
+/// Maximum number of header extensions to look at.
 const EXTENSIONS_MAX: usize = 64;
 /// The offset in an entry of either table.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// The cluster is packed.
+/// The cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
-/// The cluster is zeros, whatever the offset.
+/// The cluster is zeros, whatever its offset.
 const ZERO: u64 = 1;
 
-/// Features that a reader must know, by bit.
+/// Incompatible features, by bit.
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
 const EXTERNAL_DATA: u64 = 1 << 2;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 
-/// The header extension that tells the format of the backing file.
+/// The header extension with the format of the backing file.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 
 /// An open qcow2 file.
@@ -45,7 +45,7 @@ pub(super) struct Qcow2 {
     size: u64,
     has_zeros: bool,
     cluster_bits: u32,
-    /// 32 subclusters to a cluster, and entries of 16 bytes.
+    /// Whether clusters have 32 subclusters and entries have 16 bytes.
     is_extended: bool,
     l1: u64,
     pack: Pack,
@@ -129,7 +129,7 @@ impl Qcow2 {
         Ok(image)
     }
 
-    /// Demands a table of the first level that covers the disk and is in the file.
+    /// Fails unless the first-level table covers the disk and is within the file.
     fn check_l1(&self, entries: u64) -> Result<()> {
         let needed = self.l1_entries();
         if entries < needed {
@@ -140,7 +140,7 @@ impl Qcow2 {
             let what = format!("its first table would need {needed} entries, more than any has");
             return Err(self.container.damaged(&what));
         }
-        // Those beyond the disk are not read; QEMU takes no such file either.
+        // Entries beyond the disk are not read. QEMU refuses a larger table as well.
         if entries * 8 > L1_BYTES_MAX {
             let what = format!("its first table has {entries} entries, more than any has");
             return Err(self.container.damaged(&what));
@@ -154,22 +154,22 @@ impl Qcow2 {
             .within("its first table", self.l1, needed * 8)
     }
 
-    /// Bytes of a cluster, and of a table of the second level.
+    /// Bytes of a cluster, and of a second-level table.
     fn cluster(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// Bytes of what is allocated on its own.
+    /// Bytes of the unit that is allocated on its own.
     fn unit(&self) -> u64 {
         self.cluster() >> if self.is_extended { 5 } else { 0 }
     }
 
-    /// Bytes of an entry of the second level.
+    /// Bytes of an entry of a second-level table.
     fn entry(&self) -> u64 {
         if self.is_extended { 16 } else { 8 }
     }
 
-    /// Entries of a table of the second level.
+    /// Entries of a second-level table.
     fn l2_entries(&self) -> u64 {
         self.cluster() / self.entry()
     }
@@ -183,7 +183,7 @@ impl Qcow2 {
         self.size.div_ceil(self.reach())
     }
 
-    /// Where the unit of the disk that begins at `unit` is, by its entry.
+    /// The place of the unit that begins at `unit`, according to its entry.
     fn place(&self, entry: &[u8], unit: u64) -> Result<Place> {
         let (descriptor, subcluster) = (be64(entry, 0), unit % self.cluster() / self.unit());
         if descriptor & COMPRESSED != 0 {
@@ -219,7 +219,7 @@ impl Qcow2 {
     }
 
     fn packed(&self, descriptor: u64, unit: u64) -> Packed {
-        // The length is in further sectors, above the offset.
+        // The bits above the offset are the number of further sectors.
         let offset_bits = 62 - (self.cluster_bits - 8);
         let at = descriptor & ((1 << offset_bits) - 1);
         let sectors = (descriptor & (COMPRESSED - 1)) >> offset_bits;
@@ -310,7 +310,7 @@ impl Layout for Qcow2 {
             .saturating_add(packed.len)
             .min(self.container.file.size());
         let len = end.saturating_sub(packed.at);
-        // No more than twice a cluster: the length has few bits.
+        // At most twice a cluster, because the length has few bits.
         let from = self.container.bytes("a cluster", packed.at, len)?;
         super::unpack_with(&self.unpackers, self.pack, &from, bytes).map_err(|cause| {
             let what = format!("the packed cluster at byte {} is damaged", packed.at);
@@ -338,9 +338,9 @@ fn index_of(entry: u64, bytes: u64) -> usize {
     usize::try_from(entry * bytes).unwrap_or(usize::MAX)
 }
 
-/// Refuses what cannot be read without knowing how.
+/// Refuses features that cannot be read.
 fn check_features(container: &Container, features: u64) -> Result<()> {
-    // Of a dirty file only the counters of use may be wrong, which are not read.
+    // In a dirty file, only the reference counts may be wrong, and they are not read.
     let unknown = features & !(DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2);
     if unknown != 0 {
         let number = unknown.trailing_zeros();
@@ -360,7 +360,7 @@ fn check_features(container: &Container, features: u64) -> Result<()> {
     Ok(())
 }
 
-/// What the header says of a backing file.
+/// The backing file that the header names.
 fn backing_name(
     container: &Container,
     header: &[u8],
@@ -384,8 +384,7 @@ fn backing_name(
     }))
 }
 
-/// The extension that tells the format of the backing file; extensions end
-/// before its name.
+/// Finds the extension with the format of the backing file. The extensions end before its name.
 fn backing_format(container: &Container, mut at: u64, end: u64) -> Result<Option<Vec<u8>>> {
     for _ in 0..EXTENSIONS_MAX {
         if at.saturating_add(8) > end {

@@ -1,6 +1,5 @@
-//! One walk over the map of a file before anything of it is used, so that a file
-//! that was cut off or is damaged is told before a drive is made. It reads tables
-//! only.
+//! Walks the whole map of a file once before anything of the file is used, so that a truncated or
+//! damaged file is reported before a drive is created. Only tables are read.
 
 use std::collections::HashMap;
 
@@ -9,11 +8,11 @@ use crate::error::Result;
 
 /// Cells of one page of [`Claims`].
 const PAGE_CELLS: u64 = 4096;
-/// Pages of [`Claims`] at most: 64 MiB of bits. At a cell of 64 KiB that is a file
-/// of 32 TiB; of a larger one only the beginning is looked at for overlaps.
+/// Maximum pages of [`Claims`]: 64 MiB of bits. With cells of 64 KiB this covers a file of 32 TiB;
+/// in a larger file, only the beginning is checked for overlaps.
 const PAGES_MAX: usize = (64 << 20) / (PAGE_CELLS as usize / 8);
 
-/// Which cells of a file something begins in.
+/// The cells of a file in which something begins.
 struct Claims {
     unit: u64,
     base: u64,
@@ -30,10 +29,10 @@ impl Claims {
         }
     }
 
-    /// Claims what begins at `at` and every unit from there, `len` bytes in all.
-    /// Tells the first that was claimed before.
+    /// Claims what begins at `at` and every unit from there, `len` bytes in total. The error is the
+    /// first cell that was already claimed.
     fn claim(&mut self, at: u64, len: u64) -> Result<(), u64> {
-        // A unit ahead, so that what lies before the first cell has one as well.
+        // Numbers start one unit early, so that what is before the first cell has a number as well.
         let first = (at - at.min(self.base)) / self.unit + u64::from(at >= self.base);
         for cell in first..first.saturating_add(len.div_ceil(self.unit)) {
             let (page, bit) = (cell / PAGE_CELLS, cell % PAGE_CELLS);
@@ -52,11 +51,11 @@ impl Claims {
     }
 }
 
-/// Walks over all of the map.
+/// Walks the whole map.
 ///
 /// # Errors
-/// [`ErrorKind::Image`](crate::ErrorKind::Image) if it leads beyond the end of the
-/// file, or to one place of the file from two of the disk.
+/// [`ErrorKind::Image`](crate::ErrorKind::Image) if the map refers beyond the end of the file, or
+/// uses one place in the file for two parts of the disk.
 pub(crate) fn survey(layout: &dyn Layout) -> Result<()> {
     let container = layout.container();
     let twice =
@@ -93,7 +92,8 @@ pub(crate) fn survey(layout: &dyn Layout) -> Result<()> {
             let len = run.end - offset;
             units.claim(at, len).map_err(|at| twice("data", at))?;
             stored = stored.saturating_add(len);
-            // Whatever the grid does not tell: there is no more in it than that.
+            // This holds even for places that the grid does not describe: the file cannot store
+            // more than its own size.
             if stored > container.file.size() {
                 return Err(twice("data", at));
             }
@@ -113,7 +113,7 @@ mod tests {
         claims.claim(30, 100).unwrap();
         claims.claim(130, 250).unwrap();
         assert_eq!(claims.claim(230, 1), Err(230));
-        // Before the first cell, and right after the last one.
+        // Before the first cell, and directly after the last.
         claims.claim(29, 1).unwrap();
         assert_eq!(claims.claim(0, 1), Err(0));
         claims.claim(430, 100).unwrap();

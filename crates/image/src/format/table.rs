@@ -1,4 +1,4 @@
-//! Numbers in headers and tables, and tables of any length in pages.
+//! Numbers in headers and tables, and tables of any length that are read in pages.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use super::Container;
 use crate::error::Result;
 
-/// Bytes of a page, and what it is aligned to: the usual size of one table.
+/// Bytes of a page, and its alignment: the usual size of one table.
 const PAGE_BYTES: u64 = 64 * 1024;
-/// Pages that are kept of one file: 2 MiB.
+/// Maximum pages in memory for one file: 2 MiB.
 const PAGES_MAX: usize = 32;
 
-/// The number at `at`, in big-endian order; 0 where there is none.
+/// The big-endian number at `at`; 0 beyond the end.
 pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
     number(bytes, at).map_or(0, u32::from_be_bytes)
 }
@@ -21,7 +21,7 @@ pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
     number(bytes, at).map_or(0, u64::from_be_bytes)
 }
 
-/// The number at `at`, in little-endian order; 0 where there is none.
+/// The little-endian number at `at`; 0 beyond the end.
 pub(super) fn le16(bytes: &[u8], at: usize) -> u16 {
     number(bytes, at).map_or(0, u16::from_le_bytes)
 }
@@ -40,16 +40,15 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-/// The tables of one file. Their pages are read when they are asked for, and the
-/// ones that were asked for last are kept, whatever the length of the tables.
+/// A cache of the tables of one file. Pages are read when needed, and the most recently used pages
+/// stay in memory, whatever the length of the tables.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    /// The page that was asked for last is the last one.
+    /// The most recently used page is the last.
     pages: Mutex<Vec<(u64, Arc<[u8]>)>>,
 }
 
-/// The bytes of a table, from the one that was asked for to the end of its page
-/// or of the file.
+/// Bytes of a table, from the requested entry to the end of its page or of the file.
 #[derive(Debug)]
 pub(super) struct Entries {
     page: Arc<[u8]>,
@@ -57,8 +56,8 @@ pub(super) struct Entries {
 }
 
 impl Tables {
-    /// The entries from `at` on, which is a multiple of `entry`, the bytes of an
-    /// entry, a power of two. At least one of them is there.
+    /// The entries from `at` on. `entry` is the size of an entry, a power of two, and `at` is a
+    /// multiple of it. Returns at least one entry.
     pub(super) fn entries(&self, container: &Container, at: u64, entry: u64) -> Result<Entries> {
         container.within("a table", at, entry)?;
         let number = at / PAGE_BYTES;
@@ -95,7 +94,7 @@ impl Deref for Entries {
 }
 
 impl Entries {
-    /// How many entries of so many bytes there are.
+    /// The number of entries of `entry` bytes.
     pub(super) fn count(&self, entry: u64) -> u64 {
         self.len() as u64 / entry
     }
@@ -128,12 +127,12 @@ mod tests {
             assert_eq!(entry(at).unwrap().0, (at / 4) as u32);
         }
         assert_eq!(tables.pages.lock().unwrap().len(), PAGES_MAX);
-        // To the end of the page, and of the file.
+        // Up to the end of the page, and of the file.
         assert_eq!(entry(PAGE_BYTES + 8).unwrap(), (16386, 16382));
         assert_eq!(entry(size - 4).unwrap().1, 1);
         assert!(entry(size).is_err());
         assert!(entry(u64::MAX - 1).is_err());
-        // What is kept is not read again: the file is gone.
+        // Cached pages are not read again: the file is empty now.
         std::fs::write(file.path(), b"").unwrap();
         assert_eq!(entry(PAGE_BYTES).unwrap().0, 16384);
         assert!(entry(5 * PAGE_BYTES).is_err());

@@ -1,19 +1,19 @@
-//! VDI, version 1.1: VirtualBox's `VDICore.h`. Numbers are little-endian. One
-//! table tells of each block of the disk which block of the file holds it.
+//! VDI, version 1.1: VirtualBox's `VDICore.h`. Numbers are little-endian. One table maps each block
+//! of the disk to a block of the file.
 
 use super::table::{Tables, le32, le64};
 use super::{Container, Grid, Layout, Place, Run, SECTOR_BYTES};
 use crate::error::Result;
 
-/// What tells a file of this format, after a line of text.
+/// The signature, which follows a line of text.
 pub(super) const MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
-/// Where it is.
+/// Offset of the signature.
 pub(super) const MAGIC_AT: usize = 64;
 
 const VERSION: u32 = 0x0001_0001;
 const DYNAMIC: u32 = 1;
 const STATIC: u32 = 2;
-/// The kinds that are written on top of another file.
+/// The types of images that have a parent.
 const ON_TOP: std::ops::RangeInclusive<u32> = 3..=4;
 /// An entry of a block that was never written.
 const FREE: u32 = 0xffff_ffff;
@@ -33,8 +33,8 @@ pub(super) struct Vdi {
     tables: Tables,
 }
 
-/// The hint for a file that only VirtualBox reads: its older versions, and snapshots, whose
-/// parents it has to know.
+/// The hint for a file that only VirtualBox reads: one of an old version, or a snapshot, whose
+/// parents VirtualBox knows.
 fn clone(container: &Container) -> String {
     let clone = container
         .command(|name| format!("VBoxManage clonemedium disk {name} NEW.vdi --format VDI"));
@@ -53,7 +53,7 @@ impl Vdi {
             let what = format!("it has version {major}.{minor}, not 1.1");
             return Err(container.unsupported(&what).hint_to(clone(&container)));
         }
-        // A parent or a snapshot that it hangs on is named by a UUID.
+        // A parent or snapshot is identified by a UUID.
         let is_linked = header[424..456].iter().any(|byte| *byte != 0);
         if ON_TOP.contains(&kind) || is_linked {
             let what = "it holds only what differs from another file";
@@ -93,7 +93,7 @@ impl Vdi {
         })
     }
 
-    /// Where the block with this entry is.
+    /// The place of the block with this entry.
     fn place(&self, entry: u32) -> Result<Place> {
         if matches!(entry, FREE | DISCARDED) {
             return Ok(Place::Zero);

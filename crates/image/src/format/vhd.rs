@@ -1,12 +1,12 @@
-//! VHD: Microsoft's "Virtual Hard Disk Image Format Specification", version 1.0.
-//! Numbers are big-endian. A footer tells the size; a fixed file is the disk and
-//! that footer, a dynamic one has a table of blocks.
+//! VHD: Microsoft's "Virtual Hard Disk Image Format Specification", version 1.0. Numbers are
+//! big-endian. The size is in a footer. A fixed file is the disk followed by the footer; a dynamic
+//! file has a table of blocks.
 //!
-//! Before each block there is a bitmap of the sectors that were written. The other ones are
-//! zeros, whatever the block holds there: on a logical volume that was used before these are
-//! old bytes. VirtualBox, Xen and libvhdi read it so. QEMU does not look at the bitmap. So of
-//! a block whose bitmap is all zeros, which says that its writer left bitmaps alone, all is
-//! data, as QEMU reads it: nobody allocates a block to write nothing to it.
+//! Each block begins with a bitmap of the sectors that were written. The other sectors are zeros,
+//! whatever bytes the block has there: on a logical volume that was used before, these are old
+//! bytes. VirtualBox, Xen and libvhdi read it that way. QEMU ignores the bitmap. Therefore, if a
+//! bitmap is all zeros, the writer must have ignored bitmaps (nothing allocates a block in order to
+//! write nothing to it), and the whole block counts as data, as in QEMU.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use crate::RawImage;
 use crate::chunk::is_zero;
 use crate::error::Result;
 
-/// What a footer begins with, and so a dynamic file, which has a copy of it there.
+/// A footer begins with this. So does a dynamic file, whose first sector is a copy of the footer.
 pub(super) const MAGIC: &[u8] = b"conectix";
 
 const FOOTER_BYTES: usize = 512;
@@ -27,29 +27,29 @@ const DYNAMIC: u32 = 3;
 const DIFFERENCING: u32 = 4;
 /// The entry of a block that was never written.
 const FREE: u32 = 0xffff_ffff;
-/// Sizes that a block may have; they have 512 KiB or 2 MiB.
+/// Allowed sizes of a block; actual files use 512 KiB or 2 MiB.
 const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 4096..=1 << 28;
 
-/// Most bytes between the end of a disk and its footer that are read to see that they are
-/// zeros.
+/// Between the end of a disk and its footer, at most this many bytes are read to check that they
+/// are zeros.
 const GAP_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of them that are read at a time.
+/// Bytes to read at a time for that check.
 const GAP_STEP_BYTES: usize = 64 << 10;
 
-/// What 512 bytes say that are a footer, or seem to be one.
+/// The content of 512 bytes that are a footer or look like one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
     /// Bytes of the disk.
     pub(crate) size: u64,
     kind: u32,
-    /// Where the second header is of one that has tables.
+    /// Offset of the second header in a file with tables.
     header: u64,
-    /// Whether its checksum is right.
+    /// Whether the checksum is right.
     is_sound: bool,
 }
 
 impl Footer {
-    /// That of bytes that begin as one does.
+    /// Parses bytes that begin like a footer.
     fn of(bytes: &[u8; FOOTER_BYTES]) -> Option<Self> {
         bytes.starts_with(MAGIC).then(|| Self {
             size: be64(bytes, 48),
@@ -59,31 +59,31 @@ impl Footer {
         })
     }
 
-    /// Whether the reader takes a file for a fixed one that has so many bytes before it.
+    /// Whether a file with `before` bytes in front of this footer is read as a fixed VHD.
     pub(crate) fn fits(&self, before: u64) -> bool {
         self.kind == FIXED && self.is_sound && (1..=before).contains(&self.size)
     }
 
-    /// Whether it is that of a fixed file which has exactly its disk before it: that is no
-    /// accident, even where the checksum is wrong.
+    /// Whether this footer belongs to a fixed file with exactly its disk in front of it. That is no
+    /// coincidence, even if the checksum is wrong.
     fn is_of_all(&self, before: u64) -> bool {
         self.kind == FIXED && self.size == before
     }
 }
 
-/// The last sector of what ends with the footer of a VHD, or with bytes that may be one.
+/// The last sector of a file, as to whether it is a VHD footer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// Something else.
     Other,
-    /// The footer of a fixed disk, whose bytes are all that is before it. The checksum is
-    /// right.
+    /// The footer of a fixed disk, whose bytes are everything before it, with the right checksum.
     Whole,
-    /// A footer that does not fit what is before it, or is damaged.
+    /// A footer that does not match what is before it, or is damaged.
     Doubtful(Option<Footer>),
 }
 
-/// What ends so, with `tail`, the last 512 bytes or all, after `before` bytes.
+/// Classifies the end of a file: `tail` has its last 512 bytes, or all if there are fewer, and
+/// `before` bytes precede it.
 pub(crate) fn ending(tail: &[u8], before: u64) -> Ending {
     let footer = tail.first_chunk().and_then(Footer::of);
     // The first versions of Virtual PC wrote one byte less.
@@ -96,7 +96,7 @@ pub(crate) fn ending(tail: &[u8], before: u64) -> Ending {
     }
 }
 
-/// The last 512 bytes of a file, and how many are before them.
+/// The last 512 bytes of a file, and how many bytes precede them.
 fn footer_of(file: &RawImage) -> Result<Option<([u8; FOOTER_BYTES], u64)>> {
     let Some(at) = file.size().checked_sub(FOOTER_BYTES as u64) else {
         return Ok(None);
@@ -106,17 +106,17 @@ fn footer_of(file: &RawImage) -> Result<Option<([u8; FOOTER_BYTES], u64)>> {
     Ok(Some((footer, at)))
 }
 
-/// Whether the last sector of a file is the footer of a fixed one that is whole.
-/// More must be right than its first word: it is the end of a disk otherwise.
+/// Whether the last sector is the footer of a complete fixed file. More than the signature must
+/// match, because it could be the end of another disk.
 fn is_fixed(file: &RawImage) -> Result<bool> {
     let footer = footer_of(file)?;
     Ok(footer
         .is_some_and(|(footer, at)| Footer::of(&footer).is_some_and(|footer| footer.is_of_all(at))))
 }
 
-/// Whether a file that does not begin as one is read as VHD because of its end: a fixed
-/// one that is whole, or has zeros between its disk and the footer, or one with tables
-/// whose first footer is damaged.
+/// Whether a file that does not begin like a VHD is read as one because of its end: a complete
+/// fixed file, one with zeros between the disk and the footer, or a file with tables whose first
+/// footer is damaged.
 pub(super) fn is_known_by_its_end(file: &RawImage) -> Result<bool> {
     let Some((footer, at)) = footer_of(file)? else {
         return Ok(false);
@@ -140,7 +140,7 @@ pub(super) fn is_known_by_its_end(file: &RawImage) -> Result<bool> {
     }
 }
 
-/// Whether there are zeros in these bytes of a file, and few enough to look.
+/// Whether these bytes of a file are zeros, and few enough to check.
 fn is_zero_between(file: &RawImage, start: u64, end: u64) -> Result<bool> {
     let is_few = (end.checked_sub(start)).is_some_and(|gap| gap <= GAP_BYTES_MAX);
     if start == 0 || !is_few {
@@ -164,7 +164,7 @@ fn is_zero_between(file: &RawImage, start: u64, end: u64) -> Result<bool> {
 pub(super) fn open(container: Container) -> Result<Box<dyn Layout>> {
     let end = container.file.size().saturating_sub(FOOTER_BYTES as u64);
     let at_start: [u8; FOOTER_BYTES] = container.array("its footer", 0)?;
-    // A fixed file begins with the disk, which may hold anything.
+    // A fixed file begins with the disk, which may contain anything.
     let is_dynamic = at_start.starts_with(MAGIC) && !is_fixed(&container.file)?;
     let footer = match is_dynamic {
         true => at_start,
@@ -195,26 +195,26 @@ pub(super) fn open(container: Container) -> Result<Box<dyn Layout>> {
     }
 }
 
-/// The complement of the sum of all bytes but the checksum's own at `at`.
+/// The complement of the sum of all bytes except the checksum itself at `at`.
 fn checksum(bytes: &[u8], at: usize) -> u32 {
     let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
     !sum(&bytes[..at]).wrapping_add(sum(&bytes[at + 4..]))
 }
 
-/// Bitmaps that are kept of one file: a chunk lies in a few blocks.
+/// Maximum bitmaps in memory for one file: a chunk is in a few blocks.
 const BITMAPS_MAX: usize = 16;
 
-/// The bitmaps of blocks that were read last, by the index of the block; `None` where all of
-/// it counts as data.
+/// The most recently read bitmaps, by the index of their block; `None` if the whole block counts as
+/// data.
 type Bitmaps = Mutex<VecDeque<(u64, Option<Arc<[u8]>>)>>;
 
-/// A table of blocks.
+/// A file with a table of blocks.
 #[derive(Debug)]
 struct Dynamic {
     container: Container,
     size: u64,
     block: u64,
-    /// Bytes of the bitmap before each block.
+    /// Bytes of the bitmap in front of each block.
     bitmap: u64,
     table: u64,
     tables: Tables,
@@ -262,8 +262,8 @@ impl Dynamic {
         })
     }
 
-    /// The bitmap of the block with this index, which is in the file from `at` on; `None` if
-    /// all of the block counts as data.
+    /// The bitmap of the block with this index, which is in the file at `at`; `None` if the whole
+    /// block counts as data.
     fn bitmap_of(&self, index: u64, at: u64) -> Result<Option<Arc<[u8]>>> {
         if let Ok(kept) = self.bitmaps.lock()
             && let Some((_, bitmap)) = kept.iter().find(|(block, _)| *block == index)
@@ -285,8 +285,8 @@ impl Dynamic {
     }
 }
 
-/// Whether a sector of a block was written, and the first one after it of which that is not
-/// so, up to the end of the bitmap.
+/// Whether a sector of a block was written, and the first later sector for which that is different,
+/// up to the end of the bitmap.
 fn written_from(bitmap: &[u8], sector: u64) -> (bool, u64) {
     let byte = |sector: u64| {
         let at = usize::try_from(sector / 8).unwrap_or(usize::MAX);
@@ -371,7 +371,7 @@ impl Layout for Dynamic {
     }
 
     fn grid(&self) -> Grid {
-        // Blocks follow each other from right behind the table, by most writers.
+        // Most writers put the blocks one after the other, directly after the table.
         let blocks = self.size.div_ceil(self.block);
         let first = (self.table + blocks * 4).next_multiple_of(SECTOR_BYTES);
         Grid::of(self.bitmap + self.block, first + self.bitmap)

@@ -1,12 +1,12 @@
-//! VHDX, version 1: Microsoft's [MS-VHDX]. Numbers are little-endian. Two headers,
-//! of which the newer sound one counts, two copies of a table of regions, a table
-//! of metadata, and one table of blocks.
+//! VHDX, version 1: Microsoft's [MS-VHDX]. Numbers are little-endian. A file has two headers, of
+//! which the newer valid one counts, two copies of a table of regions, a table of metadata, and one
+//! table of blocks.
 
 use super::table::{Tables, le16, le32, le64};
 use super::{Container, Grid, Layout, Place, Run};
 use crate::error::Result;
 
-/// What a file of this format begins with.
+/// The first bytes of a VHDX file.
 pub(super) const MAGIC: &[u8] = b"vhdxfile";
 
 const KIB: u64 = 1 << 10;
@@ -15,14 +15,14 @@ const HEADERS_AT: [u64; 2] = [64 * KIB, 128 * KIB];
 const HEADER_BYTES: usize = 4 << 10;
 const REGIONS_AT: [u64; 2] = [192 * KIB, 256 * KIB];
 const REGIONS_BYTES: u64 = 64 << 10;
-/// Most entries of either table (MS-VHDX 2.2.3, 2.6.1).
+/// Maximum entries of either table (MS-VHDX 2.2.3, 2.6.1).
 const ENTRIES_MAX: usize = 2047;
 const METADATA_TABLE_BYTES: u64 = 64 << 10;
-/// Largest disk: 64 TiB.
+/// Maximum size of a disk: 64 TiB.
 const DISK_BYTES_MAX: u64 = 64 << 40;
 const BLOCK_BYTES: std::ops::RangeInclusive<u64> = MIB..=256 * MIB;
 
-/// GUIDs as they are in the file.
+/// GUIDs in the byte order of the file.
 const BAT_REGION: u128 = 0x2dc2_7766_f623_4200_9d64_115e_9bfd_4a08;
 const METADATA_REGION: u128 = 0x8b7c_a206_4790_4b9a_b8fe_575f_050f_886e;
 const FILE_PARAMETERS: u128 = 0xcaa1_6737_fa36_4d43_b3b6_33f0_aa44_e76b;
@@ -35,7 +35,7 @@ const PARENT_LOCATOR: u128 = 0xa8d3_5f2d_b30b_454d_abf7_d3d8_4834_ab0c;
 /// States of a block (MS-VHDX 2.5.1.1).
 const FULLY_PRESENT: u64 = 6;
 const PARTIALLY_PRESENT: u64 = 7;
-/// Not there, undefined, zeros, unmapped; and QEMU's older number for the last.
+/// Not present, undefined, zero, unmapped; and QEMU's older number for the last.
 const ABSENT: [u64; 5] = [0, 1, 2, 3, 5];
 
 /// An open VHDX file.
@@ -45,13 +45,13 @@ pub(super) struct Vhdx {
     size: u64,
     block: u64,
     sector: u64,
-    /// Blocks of the disk before an entry of another kind.
+    /// In the table, an entry of another kind follows after this many blocks.
     chunk_ratio: u64,
     bat: u64,
     tables: Tables,
 }
 
-/// What the metadata tell.
+/// The relevant metadata.
 #[derive(Debug, Default)]
 struct Metadata {
     block: u64,
@@ -110,7 +110,7 @@ impl Vhdx {
         Ok(image)
     }
 
-    /// Where the block with this entry is.
+    /// The place of the block with this entry.
     fn place(&self, entry: u64) -> Result<Place> {
         let (state, at) = (entry & 7, entry >> 20 << 20);
         match state {
@@ -144,7 +144,7 @@ impl Layout for Vhdx {
         let index = offset / self.block;
         let at = self.bat + (index + index / self.chunk_ratio) * 8;
         let entries = self.tables.entries(&self.container, at, 8)?;
-        // Up to the entry of another kind.
+        // Up to the next entry of the other kind.
         let most = entries
             .count(8)
             .min(self.size.div_ceil(self.block) - index)
@@ -162,21 +162,21 @@ impl Layout for Vhdx {
     }
 
     fn grid(&self) -> Grid {
-        // Blocks lie on whole MiB, and so on no grid of their own.
+        // Blocks are aligned to MiB and have no grid of their own.
         Grid::of(MIB, 0)
     }
 }
 
-/// Whether a structure with its checksum at byte 4 is sound.
+/// Whether a structure has the right checksum, which is at byte 4.
 fn is_sound(bytes: &mut [u8]) -> bool {
-    let told = le32(bytes, 4);
+    let stated = le32(bytes, 4);
     bytes[4..8].fill(0);
-    let is_sound = crc32c::crc32c(bytes) == told;
-    bytes[4..8].copy_from_slice(&told.to_le_bytes());
+    let is_sound = crc32c::crc32c(bytes) == stated;
+    bytes[4..8].copy_from_slice(&stated.to_le_bytes());
     is_sound
 }
 
-/// Finds the header that counts, and demands one that can be used as it is.
+/// Finds the header that counts, and fails if the file cannot be used as it is.
 fn check_header(container: &Container) -> Result<()> {
     let mut newest: Option<[u8; HEADER_BYTES]> = None;
     for at in HEADERS_AT {
@@ -204,7 +204,7 @@ fn check_header(container: &Container) -> Result<()> {
     Ok(())
 }
 
-/// A GUID in the order that it is printed in.
+/// A GUID in the order in which it is printed.
 fn guid(bytes: &[u8]) -> u128 {
     let head = u128::from(le32(bytes, 0)) << 96
         | u128::from(le16(bytes, 4)) << 80
@@ -213,7 +213,7 @@ fn guid(bytes: &[u8]) -> u128 {
     head | tail.map_or(0, |tail| u128::from(u64::from_be_bytes(*tail)))
 }
 
-/// Offset and length of the table of blocks and of the metadata.
+/// Offset and length of the table of blocks, and of the metadata.
 fn regions(container: &Container) -> Result<((u64, u64), (u64, u64))> {
     let mut sound = None;
     for at in REGIONS_AT {
@@ -253,7 +253,7 @@ fn regions(container: &Container) -> Result<((u64, u64), (u64, u64))> {
     }
 }
 
-/// Reads the metadata that are needed.
+/// Reads the relevant metadata.
 fn metadata_of(container: &Container, (at, len): (u64, u64)) -> Result<Metadata> {
     if len < METADATA_TABLE_BYTES {
         return Err(container.damaged(&format!("its metadata have {len} bytes")));
@@ -285,7 +285,7 @@ fn metadata_of(container: &Container, (at, len): (u64, u64)) -> Result<Metadata>
             DISK_SIZE => metadata.size = le64(&number()?, 0),
             LOGICAL_SECTOR => metadata.sector = u64::from(le32(&number()?, 0)),
             DISK_ID | PHYSICAL_SECTOR => {}
-            // That there is one is told by the file parameters.
+            // The file parameters already state whether there is a parent.
             PARENT_LOCATOR => {}
             id if flags & 4 != 0 => {
                 let what = format!("it needs the metadatum {id:032x}, unknown here");

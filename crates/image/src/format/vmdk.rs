@@ -1,8 +1,7 @@
-//! VMDK: VMware's "Virtual Disk Format", version 5.0. Numbers are little-endian, places
-//! are in sectors. Of a sparse file (`monolithicSparse`, `streamOptimized`) a directory
-//! leads to tables, which lead to grains; in a stream a grain is packed, behind a marker
-//! that tells which grain it is. A disk in several files is described by a small text
-//! file (`description.rs`).
+//! VMDK: VMware's "Virtual Disk Format", version 5.0. Numbers are little-endian, offsets are in
+//! sectors. In a sparse file (`monolithicSparse`, `streamOptimized`), a directory refers to tables,
+//! and these to grains. In a stream, grains are compressed, and each follows a marker with its
+//! number. If a disk is in several files, a small text file describes them (`description.rs`).
 
 mod description;
 
@@ -19,26 +18,26 @@ pub(super) use description::{ExtentPlace, extents, starts_as_description};
 pub(crate) use description::{is_description, is_part};
 
 const SPARSE: &[u8] = b"KDMV";
-/// What files of this format begin with, but for a description of several files: a sparse
-/// file, one of ESX, and a newer one of ESX.
+/// Signatures of files in this format, except a description of several files: a sparse file, and
+/// two kinds of ESX.
 pub(super) const MAGICS: [&[u8]; 3] = [SPARSE, COWD, SESPARSE];
 const COWD: &[u8] = b"COWD\x01\0\0\0";
 const SESPARSE: &[u8] = b"\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0";
 
 const HEADER_BYTES: usize = 512;
-/// Where the directory is if only the footer tells.
+/// The offset of the directory if only the footer has it.
 const AT_END: u64 = u64::MAX;
-/// Most bytes of zeros behind the footer of a file.
+/// Maximum bytes of zeros after the footer.
 const PADDING_BYTES_MAX: u64 = 4 << 20;
-/// Bytes that are read at a time in search of a footer.
+/// Bytes to read at a time in search of a footer.
 const STEP_BYTES: u64 = 64 << 10;
-/// Longest description within a file, in sectors.
+/// Maximum sectors of a description within a file.
 const DESCRIPTION_SECTORS_MAX: u64 = 2048;
 /// Sizes of a grain, in sectors: 4 KiB to 8 MiB.
 const GRAIN_SECTORS: std::ops::RangeInclusive<u64> = 8..=16384;
-/// Most entries of a table: QEMU's limit as well.
+/// Maximum entries of a table; QEMU has the same limit.
 const TABLE_ENTRIES_MAX: u64 = 512;
-/// Bytes of a marker before a packed grain.
+/// Bytes of the marker in front of a compressed grain.
 const MARKER_BYTES: u64 = 12;
 
 const HAS_LINE_ENDS: u32 = 1 << 0;
@@ -65,7 +64,7 @@ pub(super) struct Vmdk {
 }
 
 impl Vmdk {
-    /// Opens a file that is all of a disk.
+    /// Opens a file that is a whole disk.
     pub(super) fn open(container: Container) -> Result<Self> {
         let len = container.file.size().min(HEADER_BYTES as u64);
         let head = container.bytes("its header", 0, len)?;
@@ -78,15 +77,14 @@ impl Vmdk {
         Self::of(container, first)
     }
 
-    /// Opens a file that holds `size` bytes of a disk which a description outside of it
-    /// describes.
+    /// Opens a file that holds `size` bytes of a disk according to a separate description.
     pub(super) fn open_part(container: Container, size: u64) -> Result<Self> {
         let first = header(&container)?;
         let part = Self::of(container, first)?;
         match part.size >= size {
             true => Ok(part),
             false => Err(part.container.damaged(&format!(
-                "it holds {} bytes of the disk, and its description tells {size}",
+                "it holds {} bytes of the disk, but its description states {size}",
                 part.size
             ))),
         }
@@ -152,7 +150,7 @@ impl Vmdk {
         self.size.div_ceil(self.reach())
     }
 
-    /// Where the grain that begins at `grain` is, by its entry.
+    /// The place of the grain that begins at `grain`, according to its entry.
     fn place(&self, entry: u32, grain: u64) -> Place {
         let at = u64::from(entry) * SECTOR_BYTES;
         match entry {
@@ -246,7 +244,7 @@ impl Layout for Vmdk {
     }
 }
 
-/// A place in sectors, in bytes.
+/// Converts an offset in sectors to bytes.
 fn in_bytes(container: &Container, what: &str, sector: u64) -> Result<u64> {
     sector.checked_mul(SECTOR_BYTES).ok_or_else(|| {
         let what = format!("{what} is at sector {sector}");
@@ -254,8 +252,8 @@ fn in_bytes(container: &Container, what: &str, sector: u64) -> Result<u64> {
     })
 }
 
-/// The footer, which is a header as it is at the end. A marker of the end follows, which is
-/// all zeros, and what others padded the file with; some writers leave the marker out.
+/// The footer, a second header at the end of the file. A marker of zeros follows it, although some
+/// writers omit that, and possibly padding.
 fn footer(container: &Container) -> Result<[u8; HEADER_BYTES]> {
     let cut_off = || {
         let what = "it has no footer: it was cut off, or is damaged";
@@ -288,7 +286,7 @@ fn header(container: &Container) -> Result<[u8; HEADER_BYTES]> {
     }
 }
 
-/// Demands that the file is the disk, all of it and nothing else.
+/// Fails unless the file is the disk, all of it and nothing else.
 fn check_description(container: &Container, header: &[u8]) -> Result<()> {
     let at = in_bytes(container, "its description", le64(header, 28))?;
     let len = in_bytes(container, "its description", le64(header, 36))?;
@@ -314,7 +312,7 @@ fn check_description(container: &Container, header: &[u8]) -> Result<()> {
     let capacity = le64(header, 12);
     let is_whole = match (&*description.kind, description.extents.as_slice()) {
         ("monolithicSparse" | "streamOptimized", [extent]) => extent.kind == "SPARSE",
-        // What others call it when it is the same.
+        // Other programs use this name for the same type.
         ("custom", [extent]) => extent.kind == "SPARSE" && extent.sectors == capacity,
         _ => false,
     };
@@ -333,8 +331,8 @@ fn check_description(container: &Container, header: &[u8]) -> Result<()> {
     }
 }
 
-/// The hint for a file that is one of several: the name of the one that describes them, if
-/// that is beside it.
+/// The hint for a file that is one of several: the name of the description, if that is in the same
+/// directory.
 fn of_several(container: &Container) -> String {
     let name = container.name().to_string();
     let (name, or) = match description::beside(&container.file) {
@@ -348,8 +346,7 @@ fn of_several(container: &Container) -> String {
     format!("Convert it: qemu-img convert -f vmdk -O qcow2 {name} NEW.qcow2{or}")
 }
 
-/// The hint for a sparse file without a description: to name the one that describes it, or
-/// to write one.
+/// The hint for a sparse file without a description: to name the description, or to write one.
 fn undescribed(container: &Container, header: &[u8]) -> String {
     if let Some((path, _)) = description::beside(&container.file) {
         let path = path.to_string_lossy();

@@ -1,6 +1,6 @@
-//! The end of a stream that is said to be a raw disk. Formats that put their header behind
-//! the disk are known there only, when nearly all was sent: so the last bytes are held back
-//! until it is known that they are the last ones.
+//! The end of a stream that should be a raw disk. Formats with their header after the disk can only
+//! be recognised there, when nearly everything was sent. Therefore the last bytes are held back
+//! until it is certain that they are the last.
 
 use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
@@ -8,31 +8,31 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Error;
 use crate::foreign::TAIL_BYTES;
 
-/// Bytes that are read at a time for a caller who takes few.
+/// Bytes to read at a time for a caller with a small buffer.
 const STEP_BYTES: usize = 4096;
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// As it came.
+    /// Unchanged.
     Whole,
-    /// With the footer of a fixed VHD, whose disk is all that was before it: the footer was
-    /// left out.
+    /// The stream ended with the footer of a fixed VHD, whose disk is everything before it. The
+    /// footer was left out.
     FooterLeftOut,
 }
 
-/// Decides by the last bytes, and how many came before them, how a stream ended.
+/// Decides how a stream ended, from its last bytes and the number of bytes before them.
 type Judge = Box<dyn Fn(&[u8], u64) -> Result<StreamEnd, Error> + Send>;
 
-/// A reader that gives the last bytes of another one only after they were judged.
+/// A reader that returns the last bytes of another one only after they were judged.
 pub(super) struct HeldBack<R> {
     inner: R,
-    /// What was read and not given.
+    /// Bytes that were read and not returned yet.
     held: Vec<u8>,
-    /// Bytes that were given.
+    /// Number of bytes that were returned.
     given: u64,
     judge: Judge,
-    /// Known when `inner` has ended.
+    /// Set when `inner` has ended.
     ended: Arc<OnceLock<StreamEnd>>,
 }
 
@@ -47,7 +47,7 @@ impl<R: Read> HeldBack<R> {
         }
     }
 
-    /// Bytes at the start of those that are held which may be given.
+    /// How many of the held bytes may be returned.
     fn ready(&self) -> usize {
         match self.ended.get() {
             Some(_) => self.held.len(),
@@ -55,7 +55,7 @@ impl<R: Read> HeldBack<R> {
         }
     }
 
-    /// Nothing comes after what is held.
+    /// Judges the held bytes, which are the last ones.
     fn end(&mut self) -> io::Result<()> {
         let ended = (self.judge)(&self.held, self.given).map_err(io::Error::other)?;
         if ended == StreamEnd::FooterLeftOut {
@@ -65,8 +65,8 @@ impl<R: Read> HeldBack<R> {
         Ok(())
     }
 
-    /// Reads into a buffer with room for what is held and as much again: without a copy of
-    /// all bytes.
+    /// Reads directly into a buffer with room for the held bytes and as many again, which avoids
+    /// copying every byte.
     fn read_through(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let held = self.held.len();
         bytes[..held].copy_from_slice(&self.held);
@@ -82,7 +82,7 @@ impl<R: Read> HeldBack<R> {
         Ok(given)
     }
 
-    /// Gives what may be given.
+    /// Returns those of the held bytes that may be returned.
     fn give(&mut self, bytes: &mut [u8]) -> usize {
         let n = self.ready().min(bytes.len());
         bytes[..n].copy_from_slice(&self.held[..n]);
@@ -98,7 +98,7 @@ impl<R: Read> Read for HeldBack<R> {
             if bytes.is_empty() || self.ready() > 0 || self.ended.get().is_some() {
                 return Ok(self.give(bytes));
             }
-            // What is held are at most the last bytes now.
+            // At most the last bytes are held now.
             if bytes.len() >= 2 * TAIL_BYTES {
                 match self.read_through(bytes)? {
                     0 => continue,
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives pieces of these lengths, one after the other and over again.
+    /// Returns pieces of these lengths, over and over again.
     struct Pieces(Vec<u8>, Vec<usize>);
 
     impl Read for Pieces {

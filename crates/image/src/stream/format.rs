@@ -1,4 +1,4 @@
-//! What a stream is packed with, by its first bytes.
+//! Recognises the compression of a stream by its first bytes.
 
 use std::fmt;
 
@@ -7,22 +7,21 @@ use super::{lz4, lzma, skippable, zstd};
 use crate::RawImage;
 use crate::error::Result;
 
-/// Bytes that tell what a stream is, and what it holds.
+/// Bytes that identify a stream and its content.
 pub(super) const HEAD_BYTES: usize = 4096;
 
-/// Bytes that tell the size of the content, where those at the start do.
+/// Bytes of a header with the size of the content, in formats that have it at the start.
 const HEADER_BYTES: usize = zstd::HEADER_BYTES;
-/// Most frames without content before the first one with some that are looked behind for
-/// the size of the content.
+/// Maximum number of frames without content to skip while looking for the size of the content in
+/// the first frame that has some.
 const SKIPPABLE_MAX: usize = 1024;
-/// A drive is not made larger at first than this because of what a header says
-/// that nobody has checked: 2 TiB.
+/// Maximum initial size of a drive according to a header that nothing has checked: 2 TiB.
 const EXPECTED_BYTES_MAX: u64 = 2 << 40;
 
-/// How a stream holds a disk.
+/// The compression of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamFormat {
-    /// As it is.
+    /// None.
     Raw,
     /// RFC 1952, of any number of members.
     Gzip,
@@ -43,7 +42,7 @@ pub enum StreamFormat {
 }
 
 impl StreamFormat {
-    /// What something that begins so is packed with; `None` if it is not packed.
+    /// Recognises the compression by the first bytes; `None` if there is none.
     pub fn of(head: &[u8]) -> Option<Self> {
         let starts = |magic: &[u8]| head.starts_with(magic);
         // The reserved bits of the flags are zero.
@@ -80,8 +79,8 @@ impl StreamFormat {
         (starts(b"BZh") && is_level && is_block).then_some(Self::Bzip2)
     }
 
-    /// What begins with frames without content. Where they are longer than what is known
-    /// of it, it is called Zstandard until all of them were read.
+    /// What begins with frames without content. If these are longer than `head`, it counts as
+    /// Zstandard until all of them were read.
     fn of_skippable(head: &[u8]) -> Option<Self> {
         let mut rest = head;
         while skippable::is_start(rest) {
@@ -98,8 +97,8 @@ impl StreamFormat {
         }
     }
 
-    /// What the bytes behind frames without content begin; raw if it is neither of the
-    /// two that have such frames.
+    /// The format of what follows frames without content; raw if it is neither of the two formats
+    /// that have such frames.
     pub(super) fn behind_skippable(head: &[u8]) -> Self {
         match head {
             head if head.starts_with(lz4::MAGIC) || head.starts_with(lz4::LEGACY_MAGIC) => {
@@ -125,7 +124,7 @@ impl StreamFormat {
         }
     }
 
-    /// The command that tests such a file, which follows.
+    /// The command that tests such a file; the file name follows.
     pub(super) fn test(self) -> &'static str {
         match self {
             Self::Raw => "cksum",
@@ -140,8 +139,8 @@ impl StreamFormat {
         }
     }
 
-    /// The command that decompresses such a file, which follows, to its standard output,
-    /// whatever memory that takes.
+    /// The command that decompresses such a file to standard output, whatever memory it needs; the
+    /// file name follows.
     pub(crate) fn decompress(self) -> &'static str {
         match self {
             Self::Raw => "cat",
@@ -156,11 +155,11 @@ impl StreamFormat {
         }
     }
 
-    /// How much a file tells that its content is: .xz by its indexes, lzip by the ends of
-    /// its members, LZMA-alone by its header, Zstandard and LZ4 by their first frame, which
-    /// others may follow. What gzip tells is modulo 4 GiB, and of its last member only
-    /// (docs/dev/reference.md, T13). Nobody has checked it: decoders do, at the end, so that a
-    /// lie is an error.
+    /// The size of the content according to a file: .xz states it in its indexes, lzip at the end
+    /// of each member, LZMA-alone in its header, Zstandard and LZ4 in their first frame, which
+    /// others may follow. gzip is not used: its size is modulo 4 GiB, and of the last member only
+    /// (docs/dev/reference.md, T13). The size is not checked here. The decoder checks it at the
+    /// end, so that a wrong size is an error.
     pub(super) fn expected(self, file: &RawImage) -> Option<u64> {
         let size = match self {
             Self::Xz => super::xz_index_size(file.size(), |bytes, at| file.read_at(bytes, at))?,
@@ -168,14 +167,14 @@ impl StreamFormat {
             Self::Lzma => lzma::alone_size(&header(file, 0)?)?,
             Self::Zstd => zstd::content_size(&first_frame(file)?)?,
             Self::Lz4 => lz4::content_size(&first_frame(file)?)?,
-            // The directory of a zip archive was looked at before.
+            // The directory of a zip archive was read before.
             Self::Raw | Self::Gzip | Self::Bzip2 | Self::Zip => return None,
         };
         Some(size).filter(|size| is_credible(*size))
     }
 }
 
-/// What a file is packed with, if it is.
+/// The compression of a file, if any.
 pub(crate) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
     let mut head = [0; HEAD_BYTES];
     let len = usize::try_from(file.size()).unwrap_or(usize::MAX);
@@ -184,7 +183,7 @@ pub(crate) fn packing_of(file: &RawImage) -> Result<Option<StreamFormat>> {
     Ok(StreamFormat::of(head))
 }
 
-/// Whether a drive may be made so large because something says so.
+/// Whether a drive may be created with a size that only a header states.
 pub(super) fn is_credible(size: u64) -> bool {
     (1..=EXPECTED_BYTES_MAX).contains(&size)
 }
@@ -197,7 +196,7 @@ fn header(file: &RawImage, at: u64) -> Option<Vec<u8>> {
     Some(header)
 }
 
-/// The header of the first frame that has content.
+/// The header of the first frame with content.
 fn first_frame(file: &RawImage) -> Option<Vec<u8>> {
     let mut at = 0_u64;
     for _ in 0..SKIPPABLE_MAX {
@@ -244,7 +243,7 @@ mod tests {
                 Some(Lzma),
             ),
             (b"\x5d\0\0\xc0\0\0\0\0\x01\0\0\0\0\0rest", Some(Lzma)),
-            // No such dictionary, no such size, no such stream.
+            // A dictionary, a size and a stream that cannot exist.
             (
                 b"\x5d\0\0\x81\0\xff\xff\xff\xff\xff\xff\xff\xff\0rest",
                 None,

@@ -1,20 +1,20 @@
-//! How much memory a decoder may take. A compressed image says itself how far its decoder
-//! has to look back, and so how much memory that takes.
+//! Limits the memory of decoders. A compressed image itself states how far its decoder has to look
+//! back, and thus how much memory that needs.
 
 use std::fmt;
 
-/// Most memory that decompressing may take, in bytes. It is what the tools themselves can
-/// be told to use at most: `zstd --ultra --long=31` looks back 2 GiB, `xz` 1.5 GiB. Pages of
-/// it are used only as far as the image is read, so that a small image that claims a large
-/// window costs what it holds.
+/// Maximum memory for decompressing, in bytes. It is the most that the compressors themselves
+/// support: `zstd --ultra --long=31` looks back 2 GiB, `xz` 1.5 GiB. Pages of it are used only as
+/// far as the image is read, so a small image that claims a large window costs no more than its
+/// content.
 pub(super) const MEMORY_BYTES_MAX: u64 = 2 << 30;
-/// The same for Zstandard, as it tells windows: a power of two.
+/// The same limit for Zstandard, which expresses windows as powers of two.
 pub(super) const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 
-/// The error of a decoder that would take more.
+/// The error of a decoder that needs more.
 #[derive(Debug)]
 pub(super) struct OverLimit {
-    /// What it would take, in bytes, if that is known.
+    /// How many bytes it needs, if known.
     pub(super) needed: Option<u64>,
 }
 

@@ -8,9 +8,9 @@ use super::member::Member;
 use super::source::Packed;
 use crate::error::{Error, ErrorKind};
 
-/// What a frame begins with.
+/// The first bytes of a frame.
 pub(super) const MAGIC: &[u8] = &[0x04, 0x22, 0x4d, 0x18];
-/// What a frame of the legacy format begins with.
+/// The first bytes of a frame in the legacy format.
 pub(super) const LEGACY_MAGIC: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 
 /// One frame.
@@ -20,8 +20,8 @@ impl Frame {
     /// Reads a frame.
     ///
     /// # Errors
-    /// Our own for one of the legacy format, which tells neither its end nor a checksum:
-    /// one that was cut off would be taken for a whole one.
+    /// Our own for a frame in the legacy format, which has neither an end mark nor a checksum: a
+    /// truncated one would look complete.
     pub(super) fn open(mut source: Packed) -> io::Result<Self> {
         if source.peek(LEGACY_MAGIC.len())?.starts_with(LEGACY_MAGIC) {
             let what =
@@ -38,8 +38,8 @@ impl Frame {
 impl Read for Frame {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let n = self.0.read(bytes)?;
-        // The decoder takes the end of the source for the end of the frame. A whole frame
-        // has an end mark, behind which nothing is asked for.
+        // The decoder mistakes the end of the source for the end of the frame. A complete frame has
+        // an end mark, after which the decoder requests no more bytes.
         match n == 0 && !bytes.is_empty() && self.0.get_ref().is_past_end() {
             true => Err(io::ErrorKind::UnexpectedEof.into()),
             false => Ok(n),
@@ -53,7 +53,7 @@ impl Member for Frame {
     }
 }
 
-/// The bytes of the content that the header of a frame tells.
+/// The size of the content according to the header of a frame.
 pub(super) fn content_size(head: &[u8]) -> Option<u64> {
     const HAS_SIZE: u8 = 8;
     let flags = *head.get(4).filter(|_| head.starts_with(MAGIC))?;

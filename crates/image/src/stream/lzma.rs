@@ -11,29 +11,29 @@ use crate::RawImage;
 
 /// Bytes of the header of an LZMA-alone file.
 const ALONE_HEADER_BYTES: usize = 13;
-/// Largest content that one of these is believed to tell; xz and its relatives look at no
-/// more either before they take a file for one.
+/// Maximum size of the content that such a header is believed to state. xz and related tools use
+/// the same limit when they recognise such a file.
 const ALONE_BYTES_MAX: u64 = 1 << 38;
-/// What stands for a size that is not known.
+/// The value for an unknown size.
 const ALONE_UNKNOWN: u64 = u64::MAX;
-/// Bytes at the end of a member of an lzip file.
+/// Bytes of the footer of a member in an lzip file.
 const LZIP_FOOTER_BYTES: u64 = 20;
-/// Bytes at its start.
+/// Bytes of the header of such a member.
 const LZIP_HEADER_BYTES: u64 = 6;
-/// Most members of an lzip file whose sizes are summed before it is decompressed.
+/// Maximum number of members whose sizes are added up before decompression.
 const LZIP_MEMBERS_MAX: usize = 65_536;
 
 /// A decoder.
 pub(super) struct Lzma {
     source: Packed,
     stream: Stream,
-    /// Whether the stream has to be all there is.
+    /// Whether nothing may follow the stream.
     is_alone: bool,
     is_over: bool,
 }
 
 impl Lzma {
-    /// All streams of an .xz file, and the padding between them and behind them.
+    /// Decodes all streams of an .xz file, with the padding between and after them.
     pub(super) fn xz(source: Packed) -> io::Result<Self> {
         Self::new(
             source,
@@ -41,12 +41,12 @@ impl Lzma {
         )
     }
 
-    /// One member of an .lz file.
+    /// Decodes one member of an .lz file.
     pub(super) fn lzip(source: Packed) -> io::Result<Self> {
         Self::new(source, Stream::new_lzip_decoder(MEMORY_BYTES_MAX, 0))
     }
 
-    /// An .lzma file, behind which nothing may follow.
+    /// Decodes an .lzma file, after which nothing may follow.
     pub(super) fn alone(source: Packed) -> io::Result<Self> {
         Ok(Self {
             is_alone: true,
@@ -63,8 +63,8 @@ impl Lzma {
         })
     }
 
-    /// What a decoder that has reached its limit would have needed. It tells only whether
-    /// a limit would do.
+    /// The memory that a decoder needs which has reached its limit. liblzma reports only whether a
+    /// given limit is sufficient.
     fn needed(&mut self) -> u64 {
         let (mut too_few, mut enough) = (MEMORY_BYTES_MAX, 1 << 40);
         while enough - too_few > 1 << 20 {
@@ -126,14 +126,14 @@ impl Member for Lzma {
     }
 }
 
-/// Whether something begins as an .lz file: a version, and a dictionary that there is.
+/// Whether this is the beginning of an .lz file: a version, and a valid dictionary size.
 pub(super) fn is_lzip(head: &[u8]) -> bool {
     matches!(head, [b'L', b'Z', b'I', b'P', 0 | 1, dictionary, ..] if (12..=29).contains(&(dictionary & 0x1f)))
 }
 
-/// Whether something begins as an .lzma file. There is no magic number: what is looked for
-/// is the properties that all tools write by default, a dictionary of a usual size, a
-/// content of a credible size and the zero that all streams of the coder begin with.
+/// Whether this is the beginning of an .lzma file. There is no magic number; the criteria are the
+/// properties that all tools write by default, a dictionary of a usual size, a plausible size of
+/// the content, and the zero byte that all streams of this coder begin with.
 pub(super) fn is_alone(head: &[u8]) -> bool {
     const PROPERTIES: u8 = 0x5d;
     let Some((dictionary, size)) = alone_header(head) else {
@@ -149,21 +149,21 @@ pub(super) fn is_alone(head: &[u8]) -> bool {
     head.first() == Some(&PROPERTIES) && is_usual && is_credible && is_coded
 }
 
-/// The size of the dictionary and of the content that the header of an .lzma file tells.
+/// The sizes of the dictionary and of the content according to the header of an .lzma file.
 fn alone_header(head: &[u8]) -> Option<(u32, u64)> {
     let dictionary = head.get(1..5)?.first_chunk().copied()?;
     let size = head.get(5..ALONE_HEADER_BYTES)?.first_chunk().copied()?;
     Some((u32::from_le_bytes(dictionary), u64::from_le_bytes(size)))
 }
 
-/// The bytes of the content that an .lzma file tells.
+/// The size of the content according to an .lzma file.
 pub(super) fn alone_size(head: &[u8]) -> Option<u64> {
     let (_, size) = alone_header(head)?;
     Some(size).filter(|size| *size != ALONE_UNKNOWN)
 }
 
-/// The bytes of the content that the members of an .lz file tell, which is read from its
-/// end; `None` where something else stands at its end, or it is not sound there.
+/// The size of the content of an .lz file, added up over its members from the end; `None` if the
+/// end is not that of a member, or is damaged.
 pub(super) fn lzip_size(file: &RawImage) -> Option<u64> {
     let mut end = file.size();
     let mut total = 0_u64;
@@ -182,7 +182,7 @@ pub(super) fn lzip_size(file: &RawImage) -> Option<u64> {
         }
         let mut header = [0; LZIP_HEADER_BYTES as usize];
         file.read_at(&mut header, start).ok()?;
-        // Only since version 1 a member tells its length.
+        // Members state their length only since version 1.
         if !is_lzip(&header) || header[4] == 0 {
             return None;
         }

@@ -1,12 +1,12 @@
-//! What all decoders of one member have in common.
+//! The common interface of decoders of one member.
 
 use std::io::Read;
 
 use super::source::Packed;
 
-/// The decoder of one member, which ends where the member does.
+/// Decodes one member, and ends where the member ends.
 pub(super) trait Member: Read + Send {
-    /// Gives back what follows the member.
+    /// Returns the source, positioned after the member.
     fn into_source(self: Box<Self>) -> Packed;
 }
 

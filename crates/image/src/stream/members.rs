@@ -1,7 +1,7 @@
-//! Streams of members that follow each other: gzip, bzip2, lzip and LZ4. What follows the
-//! last member is treated as the format's own tool treats it, with one rule on top: what
-//! could be the start of another member is one, so that a stream that was cut off or
-//! damaged there is an error and never a trailer.
+//! Streams of consecutive members: gzip, bzip2, lzip and LZ4. What follows the last member is
+//! treated as the format's own tool treats it, with one additional rule: what could be the start of
+//! another member is treated as one. So a stream that is truncated or damaged there is an error,
+//! never a trailer.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -12,12 +12,12 @@ use super::member::Member;
 use super::source::Packed;
 use super::{StreamFormat, lz4, skippable};
 
-/// Bytes behind the last member that are not part of the content, and were ignored.
+/// Bytes after the last member that are not part of the content, and were ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
-    /// What the stream is compressed with.
+    /// The compression of the stream.
     pub format: StreamFormat,
-    /// Where they begin in the compressed bytes.
+    /// Their offset in the compressed bytes.
     pub at: u64,
     /// How many there are.
     pub bytes: u64,
@@ -33,24 +33,24 @@ impl fmt::Display for Trailer {
     }
 }
 
-/// Members that there may be however little they hold, and bytes of content that each one
-/// beyond them has to bring. A decoder takes as long to set up as to decode half a megabyte,
-/// so that a few megabytes of empty members would take minutes.
+/// This many members are allowed however little they contain, and each further one must contain
+/// this many bytes on average. Setting up a decoder takes as long as decoding half a megabyte, so a
+/// few megabytes of empty members would take minutes.
 const MEMBERS_FREE: u64 = 8192;
 const MEMBER_BYTES_MIN: u64 = 512;
 
-/// The content of all members.
+/// Reads the content of all members.
 pub(super) struct Members {
     format: StreamFormat,
     state: State,
-    /// Members that were begun, and bytes of content of all of them.
+    /// Number of members so far, and the bytes of their content.
     members: u64,
     content_bytes: u64,
     trailer: Arc<OnceLock<Trailer>>,
 }
 
 enum State {
-    /// Before a member, the first one if so.
+    /// Before a member; the flag says whether it is the first.
     Before(Packed, bool),
     Within(Box<dyn Member>),
     Ended,
@@ -64,14 +64,14 @@ enum Next {
     Member,
     /// A frame without content.
     Skippable,
-    /// What the format's own tool ignores.
+    /// Bytes that the format's own tool ignores.
     Trailer,
-    /// What it does not ignore.
+    /// Bytes that the tool does not ignore.
     Foreign,
 }
 
 impl Members {
-    /// Reads members of this format. `trailer` gets what was ignored, at the end.
+    /// Reads members of this format. `trailer` is set at the end if something was ignored.
     pub(super) fn new(
         source: Packed,
         format: StreamFormat,
@@ -86,7 +86,7 @@ impl Members {
         }
     }
 
-    /// Goes on to the next member, or to the end.
+    /// Advances to the next member, or to the end.
     fn advance(&mut self, mut source: Packed, is_first: bool) -> io::Result<State> {
         let head = source.peek(HEAD_BYTES)?;
         match next(self.format, head, is_first) {
@@ -123,13 +123,13 @@ impl Members {
     fn ignore(&self, mut source: Packed) -> io::Result<()> {
         let at = source.consumed();
         if self.format == StreamFormat::Gzip {
-            // gzip calls zeros padding, of a block of a tape or a partition.
+            // For gzip, zeros are the padding of a block of a tape or a partition.
             skip_zeros(&mut source)?;
             let rest = source.peek(HEAD_BYTES)?;
             if rest.is_empty() {
                 return Ok(());
             }
-            // gzip ignores such a member and others read it: neither is known to be right.
+            // gzip ignores such a member and other tools read it: it is unknown which is right.
             if rest.starts_with(&[0x1f, 0x8b, 8]) {
                 return Err(damaged(format!(
                     "zeros follow byte {at}, and another member follows them at byte {}",
@@ -159,7 +159,7 @@ impl Read for Members {
                     }
                 }
             }
-            // An error on the way leaves this one.
+            // An error on the way leaves the state `Failed`.
             self.state = match std::mem::replace(&mut self.state, State::Failed) {
                 State::Within(member) => State::Before(member.into_source(), false),
                 State::Before(source, is_first) => self.advance(source, is_first)?,
@@ -186,23 +186,23 @@ fn open(format: StreamFormat, source: Packed) -> io::Result<Box<dyn Member>> {
     })
 }
 
-/// Bytes that tell what follows.
+/// How many bytes determine what follows.
 const HEAD_BYTES: usize = 8;
 
-/// What begins with `head`, which is shorter only at the end.
+/// Classifies what begins with `head`, which is shorter only at the end.
 fn next(format: StreamFormat, head: &[u8], is_first: bool) -> Next {
     if format == StreamFormat::Lz4 && skippable::is_start(head) {
         return Next::Skippable;
     }
     match (is_first, head.is_empty()) {
-        // A stream of nothing but skippable frames has no content.
+        // A stream of nothing but skippable frames is valid, and has no content.
         (true, true) if format == StreamFormat::Lz4 => return Next::End,
-        // The decoder says what is wrong with it.
+        // The decoder will report what is wrong.
         (true, _) => return Next::Member,
         (false, true) => return Next::End,
         (false, false) => {}
     }
-    // Also what is only the beginning of a beginning: there it was cut off.
+    // The beginning of a magic number counts as well: the stream was truncated there.
     let begins = |magic: &[u8]| head.iter().zip(magic).all(|(byte, magic)| byte == magic);
     match format {
         StreamFormat::Gzip if begins(&[0x1f, 0x8b]) => Next::Member,

@@ -1,22 +1,21 @@
-//! Frames without content, which Zstandard and LZ4 share (RFC 8878, 3.1.2): a magic number
-//! of 16 possible ones, four bytes of length, and that many bytes to skip. pzstd and
-//! seekable Zstandard write them, at the start as well, so that what is compressed is
-//! found only behind them.
+//! Frames without content, which Zstandard and LZ4 share (RFC 8878, 3.1.2): one of 16 magic
+//! numbers, four bytes of length, and that many bytes to skip. pzstd and seekable Zstandard write
+//! them, also at the start, so that the compressed data may begin only after them.
 
 use std::io::{self, Read};
 
 use super::source::Source;
 
-/// Bytes of a frame before what it holds.
+/// Bytes of a frame before its payload.
 pub(super) const HEADER_BYTES: u64 = 8;
 
-/// Whether something begins as such a frame does.
+/// Whether this is the beginning of such a frame.
 pub(super) fn is_start(head: &[u8]) -> bool {
     matches!(head, [first, 0x2a, 0x4d, 0x18, ..] if first & 0xf0 == 0x50)
 }
 
-/// The length of the frame that something begins with, header included; `None` if it does
-/// not begin so, or the length is cut off.
+/// The length of a frame with this beginning, including its header; `None` if it is no such frame,
+/// or the length is incomplete.
 pub(super) fn length(head: &[u8]) -> Option<u64> {
     let bytes = head.get(4..8).filter(|_| is_start(head))?;
     let bytes = bytes.first_chunk().copied()?;

@@ -1,5 +1,5 @@
-//! The compressed bytes, as decoders take them: counted, and with a look ahead that does
-//! not consume.
+//! The compressed bytes as decoders need them: counted, and with a way to look ahead without
+//! consuming.
 
 use std::io::{self, BufRead, Read};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use crate::digest::Digest;
 /// The bytes of a stream before they are decompressed.
 pub(super) type Packed = Source<Tap>;
 
-/// Hashes what passes through it.
+/// Hashes the bytes that are read through it.
 pub(super) struct Tap {
     read: Box<dyn Read + Send>,
     hasher: Option<Sha256>,
@@ -19,7 +19,7 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Reads from `read`. If `hashes`, `digest` gets the SHA-256 of all of it at its end.
+    /// Reads from `read`. If `hashes`, `digest` is set at the end to the SHA-256 of all bytes.
     pub(super) fn new(
         read: Box<dyn Read + Send>,
         hashes: bool,
@@ -52,12 +52,12 @@ impl Read for Tap {
     }
 }
 
-/// Bytes in order that a decoder consumes. Knows how many it consumed, and whether it
-/// asked for more than there were.
+/// Bytes in order that a decoder consumes. It counts the consumed bytes, and notes whether more
+/// were requested than there are.
 pub(super) struct Source<R> {
     read: R,
     buffer: Vec<u8>,
-    /// What of the buffer is not consumed yet.
+    /// Start of the bytes in the buffer that are not consumed yet.
     start: usize,
     end: usize,
     consumed: u64,
@@ -77,17 +77,17 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// Bytes that were consumed so far.
+    /// Number of bytes consumed so far.
     pub(super) fn consumed(&self) -> u64 {
         self.consumed
     }
 
-    /// Whether a reader asked for bytes after the last one.
+    /// Whether a reader requested bytes after the last one.
     pub(super) fn is_past_end(&self) -> bool {
         self.is_past_end
     }
 
-    /// The next bytes, at least `len` of them unless the source ends before. They stay.
+    /// The next bytes, at least `len` unless the source ends earlier. They are not consumed.
     pub(super) fn peek(&mut self, len: usize) -> io::Result<&[u8]> {
         let len = len.min(self.buffer.len());
         if self.buffer.len() - self.start < len {
@@ -99,8 +99,8 @@ impl<R: Read> Source<R> {
         Ok(&self.buffer[self.start..self.end])
     }
 
-    /// Reads more behind what is there. Decoders never see an interruption, which not all
-    /// of them survive.
+    /// Reads more after the buffered bytes. It hides interrupted reads from decoders, because not
+    /// all of them handle these.
     fn fill(&mut self) -> io::Result<usize> {
         loop {
             match self.read.read(&mut self.buffer[self.end..]) {
@@ -161,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives a byte at a time, as a pipe may.
+    /// Returns one byte at a time, as a pipe may.
     struct Drip<'a>(&'a [u8]);
 
     impl Read for Drip<'_> {

@@ -1,5 +1,5 @@
-//! All formats, from a pipe: what is whole is read, and what is cut off, damaged or over a
-//! limit is an error.
+//! All formats, from a pipe: complete streams are read; truncated, damaged and over-limit streams
+//! are errors.
 
 use std::io::Write;
 
@@ -56,7 +56,7 @@ fn lzma(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What is in an .lzma file, with lzip's header and footer.
+/// The content of an .lzma file, with lzip's header and footer.
 fn lzip(plain: &[u8]) -> Vec<u8> {
     let alone = lzma(plain);
     let mut crc = flate2::Crc::new();
@@ -68,7 +68,7 @@ fn lzip(plain: &[u8]) -> Vec<u8> {
     member
 }
 
-/// Bytes that compress a little, in one run of zeros.
+/// Bytes that compress a little, with one run of zeros.
 fn content() -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..3000_u32).map(|i| (i * i % 251) as u8).collect();
     bytes[1000..2000].fill(0);
@@ -86,7 +86,7 @@ fn opened(bytes: &[u8]) -> Result<super::super::Image> {
     super::super::Image::in_order(input, &super::super::ImageOptions::default())
 }
 
-/// The content, and what was ignored behind it, of something that is compressed.
+/// The content of compressed bytes, and what was ignored after it.
 fn read(bytes: &[u8]) -> Result<(Vec<u8>, Option<Trailer>)> {
     let super::super::Image::Stream(mut image) = opened(bytes)? else {
         panic!("a pipe is a stream");
@@ -112,7 +112,7 @@ fn all_formats_and_all_that_follows_is_read() {
         );
         let two = [pack(&content[..500]), pack(&content[500..])].concat();
         match format {
-            // It is one stream and no more.
+            // The format allows only one stream.
             "lzma" => assert!(read(&two).is_err()),
             _ => assert_eq!(read(&two).unwrap().0, content, "{format}"),
         }
@@ -131,7 +131,7 @@ fn members_that_hold_next_to_nothing_are_not_decoded_for_ever() {
             assert_eq!(error.kind(), ErrorKind::Image, "{format}");
             assert!(error.chain().contains("hold only"), "{}", error.chain());
         }
-        // Fewer are read, and so are as many as one likes that hold something.
+        // Fewer members are read, and so is any number that contain something.
         let few = [pack(&content()), pack(b"").repeat(1000)].concat();
         assert_eq!(read(&few).unwrap().0, content(), "{format}");
         let worth = pack(&[7; 1024]).repeat(9000);
@@ -149,7 +149,7 @@ fn a_stream_that_is_cut_off_anywhere_is_an_error() {
             "lzma" => &first,
             _ => &all,
         };
-        // Before that it is not known for what it is.
+        // With fewer bytes the format is not recognised.
         for cut in 14..whole.len() {
             if cut == first.len() {
                 continue;
@@ -169,7 +169,7 @@ fn a_flipped_bit_is_an_error_or_changes_nothing() {
             let mut bad = sound.clone();
             bad[at] ^= 0x10;
             match read(&bad) {
-                // It has no checksum.
+                // The format has no checksum.
                 Ok(_) if format == "lzma" => {}
                 Ok(read) => assert!(read == (content.clone(), None), "{format} at {at}"),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::Image, "{format} at {at}"),
@@ -210,13 +210,13 @@ fn what_follows_the_last_member_is_treated_as_the_format_s_tool_does() {
             let expected = expected.filter(|_| ["gzip", "bzip2", "lzip"].contains(&format));
             match (behind(what), expected) {
                 (Ok(trailer), Some(expected)) => assert_eq!(trailer, expected, "{format}"),
-                // Padding of .xz is whole fours of zeros.
+                // The padding of .xz consists of multiples of four zeros.
                 (Ok(None), None) if format == "xz" && what == zeros => {}
                 (Err(error), None) => assert!(error.is_permanent(), "{format}"),
                 (got, expected) => panic!("{format} {what:?}: {got:?}, not {expected:?}"),
             }
         }
-        // What begins another member is no trailer.
+        // What could begin another member is no trailer.
         let mut damaged = member(pack);
         damaged[12] ^= 0xff;
         let cut = &member(pack)[..7];
@@ -262,8 +262,8 @@ fn frames_without_content_are_skipped_wherever_they_are() {
     }
 }
 
-/// The .xz stream of `content` with a dictionary that its header calls larger: 2^n bytes
-/// for 2 * n - 24, and half as much again for one more.
+/// The .xz stream of `content` whose header claims a larger dictionary: 2^n bytes for code 2 * n -
+/// 24, and half as much again for the next code.
 fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
     let mut bytes = xz(content);
     let header = 12..12 + (usize::from(bytes[12]) + 1) * 4;
@@ -283,7 +283,7 @@ fn with_dictionary(content: &[u8], code: u8) -> Vec<u8> {
 #[test]
 fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
     let content = content();
-    // 1 and 1.5 GiB, of which next to nothing is used.
+    // 1 and 1.5 GiB, of which nearly nothing is used.
     for code in [36, 37] {
         assert_eq!(read(&with_dictionary(&content, code)).unwrap().0, content);
     }
@@ -306,13 +306,13 @@ fn a_limit_of_memory_is_called_one_and_small_images_do_not_reach_it() {
         let error = opened(&bytes).unwrap_err();
         let said = error.chain();
         let needs = needs.trim_end_matches(" MiB").parse::<u64>().unwrap();
-        // The decoder needs a little besides.
-        let is_told = (needs..needs + 3).any(|mib| {
+        // The decoder needs a little more than the dictionary.
+        let is_reported = (needs..needs + 3).any(|mib| {
             said.contains(&format!(
                 "stdin needs {mib} MiB of memory to decompress, and the limit is 2048"
             ))
         });
-        assert!(is_told && error.is_permanent(), "{said}");
+        assert!(is_reported && error.is_permanent(), "{said}");
         let hint = error.hint().unwrap();
         assert!(
             hint.contains(&format!("{tool} | openhosting-upload")),

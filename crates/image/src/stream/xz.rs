@@ -1,18 +1,18 @@
-//! The index of an .xz file, which tells the size of its content without unpacking
-//! it ("The .xz File Format", version 1.2.1). Streams follow each other, and each
-//! ends with its index and a footer that tells the index's length, so they are
-//! walked over from the end. What is found is checked when all is unpacked.
+//! The index of an .xz file has the size of its content ("The .xz File Format", version 1.2.1), so
+//! that it need not be decompressed to measure it. A file consists of consecutive streams. Each
+//! ends with its index and a footer with the length of the index, so the streams are read from the
+//! end. The sizes are checked later, when the content is decompressed.
 
 /// Bytes of a header and of a footer.
 const FRAME_BYTES: u64 = 12;
-/// Most bytes of all indexes together that are read: some millions of blocks.
+/// Maximum bytes of all indexes together: enough for some millions of blocks.
 const INDEX_BYTES_MAX: u64 = 64 << 20;
-/// Most streams; more than that are unpacked without knowing the size before.
+/// Maximum number of streams. A file with more is decompressed without knowing the size.
 const STREAMS_MAX: usize = 4096;
 
-/// Bytes of the content of an .xz file of `size` bytes, as its indexes tell; `None` if
-/// these cannot be read, are not sound, or more than will be read: then the size is found
-/// by unpacking. `read` fills bytes from a place in the file.
+/// The size of the content of an .xz file of `size` bytes according to its indexes; `None` if these
+/// cannot be read, are damaged or too large: then the size is found by decompressing. `read` fills
+/// bytes from an offset of the file.
 pub fn index_size<E>(
     size: u64,
     read: impl Fn(&mut [u8], u64) -> std::result::Result<(), E>,
@@ -20,7 +20,7 @@ pub fn index_size<E>(
     let mut end = size;
     let (mut total, mut left) = (0_u64, INDEX_BYTES_MAX);
     for _ in 0..STREAMS_MAX {
-        // Padding between streams, in whole fours.
+        // The padding between streams, in multiples of four zeros.
         let mut word = [0; 4];
         loop {
             left = left.checked_sub(4)?;
@@ -54,7 +54,7 @@ pub fn index_size<E>(
     None
 }
 
-/// The length of the index that a footer tells.
+/// The length of the index according to a footer.
 fn index_bytes(footer: &[u8; FRAME_BYTES as usize]) -> Option<u64> {
     let number = |at: usize| {
         footer
@@ -69,7 +69,7 @@ fn index_bytes(footer: &[u8; FRAME_BYTES as usize]) -> Option<u64> {
     Some((u64::from(number(4)?) + 1) * 4)
 }
 
-/// What the blocks of an index take, padding included, and what they hold.
+/// The compressed size of the blocks of an index, including padding, and their content's size.
 fn sum(index: &[u8]) -> Option<(u64, u64)> {
     let (body, crc) = index.split_last_chunk::<4>()?;
     if crc32(body) != u32::from_le_bytes(*crc) {
@@ -87,7 +87,7 @@ fn sum(index: &[u8]) -> Option<(u64, u64)> {
     (rest.len() < 4 && rest.iter().all(|byte| *byte == 0)).then_some((packed, content))
 }
 
-/// A number of up to nine bytes of seven bits each, the lowest first.
+/// A number of up to nine bytes with seven bits each, the lowest first.
 fn number(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {
@@ -119,7 +119,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn told(bytes: &[u8]) -> Option<u64> {
+    fn measured(bytes: &[u8]) -> Option<u64> {
         index_size(bytes.len() as u64, |part, at| {
             let from = bytes.get(usize::try_from(at).unwrap()..).unwrap();
             part.copy_from_slice(from.get(..part.len()).ok_or(())?);
@@ -130,24 +130,24 @@ mod tests {
     #[test]
     fn the_sizes_of_all_streams_are_summed() {
         let (one, two) = (xz(&[7; 100_000]), xz(&vec![1; 3_000_000]));
-        assert_eq!(told(&one), Some(100_000));
+        assert_eq!(measured(&one), Some(100_000));
         let all = [&*one, &two, &[0; 8], &xz(&[]), &one, &[0; 4]].concat();
-        assert_eq!(told(&all), Some(3_200_000));
+        assert_eq!(measured(&all), Some(3_200_000));
     }
 
     #[test]
     fn what_is_not_sound_tells_nothing() {
         let sound = xz(&[7; 100_000]);
         for cut in [1, 4, 12, 20, sound.len() - 3, sound.len()] {
-            assert_eq!(told(&sound[..sound.len() - cut]), None, "{cut}");
+            assert_eq!(measured(&sound[..sound.len() - cut]), None, "{cut}");
         }
-        assert_eq!(told(&[&b"garbage!"[..], &sound].concat()), None);
-        assert_eq!(told(&[0; 4096]), None);
-        // Every flipped bit of the ends is noticed: of the magic, the index and the footer.
+        assert_eq!(measured(&[&b"garbage!"[..], &sound].concat()), None);
+        assert_eq!(measured(&[0; 4096]), None);
+        // Every flipped bit in both ends is detected: in the magic, the index and the footer.
         for at in (0..8).chain(sound.len() - 24..sound.len()) {
             let mut bad = sound.clone();
             bad[at] ^= 4;
-            assert_eq!(told(&bad), None, "{at}");
+            assert_eq!(measured(&bad), None, "{at}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Zip archives of one file, stored or deflated (APPNOTE 6.3), read in order. Of a file the
-//! directory at its end tells beforehand what is in it (`directory`); on a pipe the headers
-//! before the files have to do.
+//! Zip archives of one file, stored or deflated (APPNOTE 6.3), read in order. For a file, the
+//! directory at its end is read first (`directory`); on a pipe, the headers in front of the files
+//! have to suffice.
 //!
-//! It is our own, since the crates for zip allocate what a directory claims, and cannot
-//! read files from a pipe whose sizes follow them, as all that is zipped on the fly.
+//! The reader is our own because the zip crates allocate what a directory claims, and cannot read a
+//! file from a pipe if its size follows it, as in all archives that are zipped on the fly.
 
 mod directory;
 mod header;
@@ -23,24 +23,24 @@ use header::{Header, Method, corrupt, ours};
 /// The file in an archive that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Its name, as it may be shown.
+    /// Its name, safe to print.
     name: String,
-    /// Where its header begins in the archive.
+    /// Offset of its header in the archive.
     at: u64,
-    /// Its bytes.
+    /// Its size in bytes.
     pub(super) size: u64,
     packed: u64,
     crc: u32,
 }
 
 impl Entry {
-    /// Its name, as it may be shown.
+    /// Its name, safe to print.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// Whether a member is no file of the user: a directory, or a companion of another system.
+/// Whether a member is not a file of the user: a directory, or a companion file of another system.
 fn is_companion(name: &str) -> bool {
     name.ends_with('/') || is_of_another_system(name)
 }
@@ -49,7 +49,7 @@ fn is_companion(name: &str) -> bool {
 pub(super) struct Zip {
     body: Body,
     header: Header,
-    /// Whether the directory told which file it is: then others may be beside it.
+    /// Whether the directory or the user selected the file: then there may be others beside it.
     is_chosen: bool,
     crc: flate2::Crc,
     size: u64,
@@ -59,7 +59,7 @@ pub(super) struct Zip {
 }
 
 enum Body {
-    /// Bytes as they are, so many more.
+    /// Stored bytes; this many are left.
     Stored(Packed, u64),
     Deflated(DeflateDecoder<Packed>),
     Over,
@@ -67,11 +67,11 @@ enum Body {
 }
 
 impl Zip {
-    /// Reads the file that was found, or the only one that comes. Gives its name besides,
-    /// as it may be shown.
+    /// Reads the file that was found, or the only one in the stream. Returns its name as well, safe
+    /// to print.
     ///
     /// # Errors
-    /// Our own if it is encrypted, or packed as is not read here.
+    /// Our own if it is encrypted, or the compression is not supported.
     pub(super) fn open(
         mut source: Packed,
         entry: Option<&Entry>,
@@ -80,13 +80,13 @@ impl Zip {
         let header = match entry {
             Some(entry) => {
                 source.skip(entry.at)?;
-                let told = Header::read(&mut source)?;
+                let stated = Header::read(&mut source)?;
                 Header {
                     crc: entry.crc,
                     packed: entry.packed,
                     size: entry.size,
                     are_sizes_behind: false,
-                    ..told
+                    ..stated
                 }
             }
             None => {
@@ -117,7 +117,7 @@ impl Zip {
         Ok((zip, name))
     }
 
-    /// Checks what was read, and reads what follows it to the end.
+    /// Checks what was read, and reads the rest to the end.
     fn finish(&self, mut source: Packed) -> io::Result<()> {
         let packed = source.consumed() - self.before;
         let read = (self.crc.sum(), packed, self.size);
@@ -178,7 +178,7 @@ impl Read for Zip {
             self.size += n as u64;
             return Ok(n);
         }
-        // An error on the way leaves this one.
+        // An error on the way leaves the state `Failed`.
         match std::mem::replace(&mut self.body, Body::Failed) {
             Body::Stored(source, _) => self.finish(source)?,
             Body::Deflated(decoder) => self.finish(decoder.into_inner())?,
@@ -189,7 +189,7 @@ impl Read for Zip {
     }
 }
 
-/// The header of the next file that is no companion; `None` where the directory begins.
+/// The header of the next file that is no companion file; `None` where the directory begins.
 fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
     loop {
         if !is_start(source.peek(header::HEADER_BYTES)?) {
@@ -203,7 +203,7 @@ fn next_file(source: &mut Packed) -> io::Result<Option<Header>> {
     }
 }
 
-/// Skips a file. Where its size follows it, it has to be decompressed to find its end.
+/// Skips a file. If its size follows it, it has to be decompressed to find its end.
 fn skip_body(source: &mut Packed, header: &Header) -> io::Result<()> {
     if !header.are_sizes_behind {
         return source.skip(header.packed);

@@ -7,12 +7,12 @@ use zstd::stream::read::Decoder;
 use super::limit::{OverLimit, ZSTD_WINDOW_LOG_MAX};
 use super::source::Packed;
 
-/// What a frame begins with.
+/// The first bytes of a frame.
 pub(super) const MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// Bytes of the longest header of a frame.
 pub(super) const HEADER_BYTES: usize = 18;
 
-/// A decoder of all frames.
+/// Decodes all frames.
 pub(super) struct Zstd {
     decoder: Decoder<'static, Packed>,
     /// The window of the first frame.
@@ -32,7 +32,7 @@ impl Zstd {
 impl Read for Zstd {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.decoder.read(bytes).map_err(|cause| {
-            // The library has numbers for these, and the crate their texts.
+            // The library has error numbers, but the crate passes on only their texts.
             let text = cause.to_string();
             if text.contains("requires too much memory") {
                 let limit = 1 << ZSTD_WINDOW_LOG_MAX;
@@ -47,8 +47,8 @@ impl Read for Zstd {
     }
 }
 
-/// The bytes that the decoder of a frame has to look back over (RFC 8878, 3.1.1.1.2);
-/// `None` where that is all of the content.
+/// How far the decoder of a frame has to look back, in bytes (RFC 8878, 3.1.1.1.2); `None` if that
+/// is the whole content.
 fn window(head: &[u8]) -> Option<u64> {
     const IS_SINGLE: u8 = 0x20;
     let descriptor = *head.get(4).filter(|_| head.starts_with(MAGIC))?;
@@ -57,7 +57,7 @@ fn window(head: &[u8]) -> Option<u64> {
     Some(base + base / 8 * u64::from(window & 7))
 }
 
-/// The bytes of the content that the header of a frame tells.
+/// The size of the content according to the header of a frame.
 pub(super) fn content_size(head: &[u8]) -> Option<u64> {
     zstd::zstd_safe::get_frame_content_size(head).ok()?
 }

@@ -1,16 +1,15 @@
-//! A qcow2 file (version 3) that is made while a disk is downloaded, in any order:
-//! QEMU's `docs/interop/qcow2.rst`.
+//! Writes a qcow2 file (version 3) during a download, in which the parts of the disk arrive in any
+//! order: QEMU's `docs/interop/qcow2.rst`.
 //!
-//! Clusters are placed in the order in which their bytes come, so that the file is
-//! as long as its data and no longer. The tables that lead to them are written as
-//! they change, before the data: whatever the journal calls done was synced together
-//! with its entries, and another run finds them there. What a crash left besides, an
-//! entry without its data or a cluster without its entry, belongs to a chunk that is
-//! not done: it is written again, or is nobody's, and counts as free. How often each
-//! cluster is used is counted at the end, and the header says until then that the
-//! file is not finished.
+//! Clusters are placed in the order in which their bytes arrive, so that the file is as long as its
+//! data and no longer. The tables that refer to them are written as they change, before the data.
+//! What the journal records as done was therefore synced together with its table entries, and
+//! another run finds it through them. A crash may leave an entry without its data, or a cluster
+//! without its entry. Both belong to a chunk that is not recorded as done: the former is written
+//! again, the latter counts as free. Reference counts are written at the end, and until then the
+//! header marks the file as unfinished.
 //!
-//! In memory are the first table, 8 bytes for 512 MiB of the disk, and one block of
+//! Memory holds the first-level table, 8 bytes for 512 MiB of the disk, and one block of reference
 //! counts at a time.
 
 use std::borrow::Cow;
@@ -28,63 +27,63 @@ use crate::codec::{ClusterPacker, Pack};
 /// Bytes of a cluster: QEMU's default.
 pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 const CLUSTER_BITS: u32 = 16;
-/// Bytes that one table of the second level covers: 512 MiB.
+/// Bytes of the disk that one second-level table covers: 512 MiB.
 const REACH: u64 = CLUSTER / 8 * CLUSTER;
-/// Largest first table, in bytes: QEMU's limit.
+/// Maximum bytes of the first-level table: QEMU's limit.
 const L1_BYTES_MAX: u64 = 32 << 20;
-/// Counts in a block of counts, of 16 bits each.
+/// Reference counts in a block of them, of 16 bits each.
 const COUNTS: u64 = CLUSTER / 2;
-/// QEMU counts the disk in sectors, and would leave out what follows the last one.
+/// QEMU counts the disk in sectors, and would omit a last partial sector.
 pub(super) const SECTOR_BYTES: u64 = 512;
-/// Slices that one call may write (`IOV_MAX`).
+/// Maximum slices of one vectored write (`IOV_MAX`).
 const SLICES_MAX: usize = 1024;
 
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-/// The cluster is used once only, so that it may be written to.
+/// The cluster is referenced only once, so it may be overwritten.
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
-/// Where the number of further sectors begins in the entry of a packed cluster.
+/// The position of the number of further sectors in the entry of a compressed cluster.
 const SECTORS_SHIFT: u32 = 62 - (CLUSTER_BITS - 8);
-/// The counts are not to be trusted: not yet.
+/// The reference counts are not valid yet.
 const DIRTY: u64 = 1 << 0;
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const HEADER_BYTES: usize = 112;
-/// The bytes of the header that differ between a file that is being made and the
-/// finished one: where the counts are, and whether it is dirty.
+/// The bytes of the header that differ between an unfinished and a finished file: where the
+/// reference counts are, and whether the file is dirty.
 const COUNTS_IN_HEADER: Range<usize> = 48..60;
 const DIRTY_IN_HEADER: usize = 79;
 
-/// A qcow2 file that is being made.
+/// A qcow2 file that is being written.
 #[derive(Debug)]
 pub(super) struct Qcow2File {
     file: File,
-    /// Bytes of the disk; the file says the next whole sector.
+    /// Bytes of the disk; the file states the next whole sector.
     size: u64,
     pack: Option<Pack>,
-    /// Nothing was in it when it was opened.
+    /// Whether the file was empty when it was opened.
     is_fresh: bool,
     map: Mutex<Map>,
     packers: Mutex<Vec<ClusterPacker>>,
 }
 
-/// What leads to the clusters.
+/// The tables that refer to clusters, and the free space.
 #[derive(Debug)]
 struct Map {
     l1: Vec<u64>,
-    /// The first byte of the first cluster that nobody has.
+    /// The first byte after all allocated clusters.
     next: u64,
-    /// Where the next packed cluster may begin, if `next` is where its cluster ends.
+    /// Where the next compressed cluster may begin, if the cluster that it is in ends at `next`.
     packed: u64,
 }
 
-/// One cluster of the disk, or the part of it that a chunk holds.
+/// One cluster of the disk, or the part of it that is in one chunk.
 struct Part<'a> {
     /// First byte on the disk.
     offset: u64,
     len: u64,
-    /// Nothing for zeros.
+    /// Empty for zeros.
     bytes: Cow<'a, [u8]>,
-    /// What the file holds instead, if that is shorter.
+    /// What the file stores instead, if that is shorter.
     packed: Option<Vec<u8>>,
 }
 
@@ -106,23 +105,23 @@ fn len_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// Entries of the first table, for a disk of so many bytes.
+/// Entries of the first-level table for a disk of `size` bytes.
 fn l1_entries(size: u64) -> u64 {
     size.div_ceil(REACH)
 }
 
-/// Where clusters of the disk begin: after the header and the first table.
+/// Where clusters of the disk begin: after the header and the first-level table.
 fn first_cluster(size: u64) -> u64 {
     CLUSTER + (l1_entries(size) * 8).next_multiple_of(CLUSTER)
 }
 
-/// The entry of a packed cluster of `len` bytes at `at`.
+/// The entry of a compressed cluster of `len` bytes at `at`.
 fn packed_entry(at: u64, len: u64) -> u64 {
     let sectors = (at + len - 1) / SECTOR_BYTES - at / SECTOR_BYTES;
     COMPRESSED | sectors << SECTORS_SHIFT | at
 }
 
-/// The bytes of the file that an entry of the second level stands for.
+/// The bytes of the file that an entry of the second level refers to.
 fn place_of(entry: u64) -> Range<u64> {
     if entry & COMPRESSED == 0 {
         let at = entry & OFFSET_MASK;
@@ -133,8 +132,8 @@ fn place_of(entry: u64) -> Range<u64> {
     at..(at / SECTOR_BYTES + sectors + 1) * SECTOR_BYTES
 }
 
-/// The header of a finished file whose counts are in this table, of so many clusters,
-/// or of one that is not.
+/// The header of a finished file, whose table of reference counts is at the given offset and has
+/// the given number of clusters; or, with `None`, of an unfinished file.
 fn header(size: u64, pack: Option<Pack>, counts: Option<(u64, u64)>) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     let mut out = &mut bytes[..];
@@ -147,7 +146,7 @@ fn header(size: u64, pack: Option<Pack>, counts: Option<(u64, u64)>) -> [u8; HEA
     out.put_u64(size.next_multiple_of(SECTOR_BYTES));
     // Not encrypted.
     out.put_u32(0);
-    // Fits: its bytes do not exceed 32 MiB.
+    // It fits, because the table does not exceed 32 MiB.
     out.put_u32(u32::try_from(l1_entries(size)).unwrap_or(u32::MAX));
     out.put_u64(CLUSTER);
     let (at, clusters) = counts.unwrap_or_default();
@@ -163,14 +162,14 @@ fn header(size: u64, pack: Option<Pack>, counts: Option<(u64, u64)>) -> [u8; HEA
     out.put_u64(0);
     // Counts of 2^4 bits.
     out.put_u32(4);
-    // What follows are extensions: eight zeros end them.
+    // Extensions follow; eight zeros end them.
     out.put_u32(112);
     out.put_u8(u8::from(is_zstd));
     bytes
 }
 
-/// Whether these are the header of a file that was begun alike, and whether it is
-/// finished.
+/// Whether this is the header of a file that was begun with the same parameters (`Some`), and
+/// whether it is finished.
 fn is_alike(found: &[u8; HEADER_BYTES], size: u64, pack: Option<Pack>) -> Option<bool> {
     let mut expected = header(size, pack, None);
     expected[COUNTS_IN_HEADER].copy_from_slice(&found[COUNTS_IN_HEADER]);
@@ -216,12 +215,12 @@ fn write_entries(file: &File, at: u64, entries: &[u64]) -> io::Result<()> {
 }
 
 impl Qcow2File {
-    /// Whether a disk of so many bytes can be held.
+    /// Whether a disk of `size` bytes can be stored.
     pub(super) fn holds(size: u64) -> bool {
         l1_entries(size) * 8 <= L1_BYTES_MAX
     }
 
-    /// Begins a file, which is empty.
+    /// Begins a file, which must be empty.
     pub(super) fn create(file: File, size: u64, pack: Option<Pack>) -> io::Result<Self> {
         let next = first_cluster(size);
         file.set_len(next)?;
@@ -242,7 +241,7 @@ impl Qcow2File {
         })
     }
 
-    /// A file that was begun before and has this map.
+    /// A file that was begun earlier, with this map.
     fn over(file: File, size: u64, pack: Option<Pack>, map: Map) -> Self {
         Self {
             file,
@@ -254,15 +253,15 @@ impl Qcow2File {
         }
     }
 
-    /// Whether `file` is a finished one of such a disk.
+    /// Whether `file` is a finished file of such a disk.
     pub(super) fn is_finished(file: &File, size: u64, pack: Option<Pack>) -> io::Result<bool> {
         let mut found = [0; HEADER_BYTES];
         read_padded(file, &mut found, 0)?;
         Ok(is_alike(&found, size, pack) == Some(true))
     }
 
-    /// Goes on with a file that was begun; `None` if it is another one. Entries that
-    /// lead beyond its end are taken back: what they stood for did not get there.
+    /// Resumes a file that was begun earlier; `None` if it is a different one. Entries that refer
+    /// beyond the end of the file are cleared, because their data never reached the disk.
     pub(super) fn resume(file: File, size: u64, pack: Option<Pack>) -> io::Result<Option<Self>> {
         let mut found = [0; HEADER_BYTES];
         read_padded(&file, &mut found, 0)?;
@@ -299,7 +298,7 @@ impl Qcow2File {
             }
         }
         write_entries(&file, CLUSTER, &l1)?;
-        // What is after that is nobody's, and new clusters have to be zeros.
+        // What follows belongs to no entry, and new clusters must read as zeros.
         file.set_len(next)?;
         Ok(Some(Self::over(
             file,
@@ -313,13 +312,13 @@ impl Qcow2File {
         )))
     }
 
-    /// Whether zeros are where they belong without anything being done.
+    /// Whether zeros need not be written at all.
     pub(super) fn leaves_zeros(&self) -> bool {
         self.is_fresh
     }
 
-    /// Puts the bytes of `range` to their place: these runs of data, in order, and
-    /// zeros between them. Packed, all but the last cluster have to be whole.
+    /// Writes the bytes of `range`: the given runs of data, in order, and zeros between them. With
+    /// compression, every cluster except the last must be complete.
     pub(super) fn put<'a>(
         &self,
         range: Range<u64>,
@@ -333,7 +332,7 @@ impl Qcow2File {
         self.write(&parts, &places)
     }
 
-    /// Packs what gets shorter by it.
+    /// Compresses the parts that become shorter by it.
     fn pack(&self, pack: Pack, parts: &mut [Part<'_>]) -> io::Result<()> {
         let idle = self.packers.lock().ok().and_then(|mut idle| idle.pop());
         let mut packer = match idle {
@@ -369,8 +368,8 @@ impl Qcow2File {
             .map_err(|_| bug("a thread that wrote to the file panicked"))
     }
 
-    /// Where the bytes of each part go in the file; `None` for zeros that need not be
-    /// written. The entries that say so are in the file then.
+    /// Allocates space for each part and writes the table entries for it. Returns the offsets in
+    /// the file; `None` for zeros that need not be written.
     fn allocate(&self, parts: &[Part<'_>]) -> io::Result<Vec<Option<u64>>> {
         let mut places = Vec::with_capacity(parts.len());
         let mut map = self.map()?;
@@ -406,12 +405,13 @@ impl Qcow2File {
         Ok(places)
     }
 
-    /// A table of the second level, which is all zeros.
+    /// Adds a second-level table, which is all zeros.
     fn add_table(&self, map: &mut Map, index: usize) -> io::Result<u64> {
         let at = map.take();
         let entry = at | COPIED;
         write_entries(&self.file, CLUSTER + index as u64 * 8, &[entry])?;
-        // After it was written: else another chunk would believe in it.
+        // Only after it was written: otherwise another chunk could use a table that the file does
+        // not refer to.
         match map.l1.get_mut(index) {
             Some(known) => *known = entry,
             None => return Err(bug("a byte beyond the end of the disk")),
@@ -419,7 +419,7 @@ impl Qcow2File {
         Ok(at)
     }
 
-    /// Writes what has a place, neighbours in one call.
+    /// Writes the parts that have a place, neighbours in one call.
     fn write(&self, parts: &[Part<'_>], places: &[Option<u64>]) -> io::Result<()> {
         let zeros = vec![0; if self.is_fresh { 0 } else { len_of(CLUSTER) }];
         let mut pieces: Vec<(u64, &[u8])> = parts
@@ -455,8 +455,8 @@ impl Qcow2File {
         Ok(())
     }
 
-    /// Makes the file end where its last cluster does, so that it can be read before it is
-    /// finished: what was written last may be a part of a cluster.
+    /// Extends the file to the end of its last cluster, so that it can be read before it is
+    /// finished: what was written last may be only a part of a cluster.
     pub(super) fn pad(&self) -> io::Result<()> {
         let map = self.map()?;
         match self.file.metadata()?.len() < map.next {
@@ -465,12 +465,12 @@ impl Qcow2File {
         }
     }
 
-    /// Counts how often each cluster is used, and makes it a file that others read.
-    /// Nobody writes to it any more.
+    /// Writes the reference counts and a clean header, which makes it a file that other programs
+    /// can read. No thread may write to it any more.
     pub(super) fn finish(&self) -> io::Result<()> {
         let map = self.map()?;
         let used = map.next / CLUSTER;
-        // The counts are counted as well.
+        // The clusters of the counts need counts themselves, so their number is found by iteration.
         let (mut blocks, mut tables) = (0, 0);
         loop {
             let all = used + blocks + tables;
@@ -484,7 +484,7 @@ impl Qcow2File {
             (blocks, tables) = needed;
         }
         let first_block = map.next + tables * CLUSTER;
-        // What an earlier run may have counted goes.
+        // Removes counts that an earlier run may have written.
         self.file.set_len(map.next)?;
         self.file.set_len(first_block + blocks * CLUSTER)?;
         let in_table: Vec<u64> = (0..blocks).map(|i| first_block + i * CLUSTER).collect();
@@ -508,17 +508,17 @@ impl Qcow2File {
 }
 
 impl Map {
-    /// A cluster that nobody has.
+    /// Allocates a cluster.
     fn take(&mut self) -> u64 {
         let at = self.next;
         self.next += CLUSTER;
         at
     }
 
-    /// Gives each part a place: these are the entries that there are for them.
+    /// Gives each part a place, and updates the entries of these parts.
     fn place(&mut self, parts: &[Part<'_>], entries: &mut [u64]) {
-        // Packed ones follow each other, also those of another chunk, as long as
-        // nothing else came between.
+        // Compressed clusters are stored without gaps, also those of another chunk, unless
+        // something else was allocated in between.
         if self.packed.next_multiple_of(CLUSTER) != self.next {
             self.packed = self.next;
         }
@@ -534,8 +534,8 @@ impl Map {
             if part.packed.is_some() {
                 continue;
             }
-            // A part of a cluster that is there stays there, and zeros of a whole
-            // one are nowhere.
+            // A partial cluster that already has a place stays there, and a whole cluster of zeros
+            // needs no place.
             let is_plain = *entry != 0 && *entry & COMPRESSED == 0;
             if part.is_zero() && (part.len == CLUSTER || !is_plain) {
                 *entry = 0;
@@ -546,7 +546,7 @@ impl Map {
     }
 }
 
-/// Divides a range of the disk by clusters.
+/// Divides a range of the disk at cluster boundaries.
 fn parts<'a>(range: &Range<u64>, runs: impl Iterator<Item = (u64, &'a [u8])>) -> Vec<Part<'a>> {
     let mut parts = Vec::new();
     let mut runs = runs.peekable();
@@ -589,10 +589,10 @@ fn parts<'a>(range: &Range<u64>, runs: impl Iterator<Item = (u64, &'a [u8])>) ->
     parts
 }
 
-/// The counts of the clusters of a file, a block of them in memory.
+/// Writes the reference counts of a file, with one block of them in memory.
 struct Counts<'a> {
     file: &'a File,
-    /// Where the blocks are, all in a row.
+    /// Where the consecutive blocks of counts begin.
     at: u64,
     block: u64,
     counts: Vec<u16>,
@@ -608,7 +608,7 @@ impl<'a> Counts<'a> {
         }
     }
 
-    /// Counts the clusters that these bytes touch.
+    /// Counts a reference to each cluster that these bytes touch.
     fn add(&mut self, bytes: Range<u64>) -> io::Result<()> {
         for cluster in bytes.start / CLUSTER..bytes.end.div_ceil(CLUSTER) {
             if cluster / COUNTS != self.block {
@@ -680,7 +680,7 @@ mod tests {
         let data = [7; 200_000];
         let runs = [(70_000, &data[..10]), (70_100, &data[..100_000])];
         let parts = parts(&(1000..300_000), runs.into_iter());
-        let told: Vec<_> = parts
+        let found: Vec<_> = parts
             .iter()
             .map(|part| {
                 (
@@ -697,7 +697,7 @@ mod tests {
             (196_608, 65_536, 0),
             (262_144, 37_856, 0),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -712,14 +712,14 @@ mod tests {
         Image::open(path, &ImageOptions::default()).unwrap()
     }
 
-    /// What is put: where, and which byte it is made of.
+    /// What is written: where, and the byte it consists of.
     type Write = (Range<u64>, Vec<(Range<u64>, u8)>);
 
     fn put(target: &ImageTarget, content: &mut [u8], (range, runs): &Write) {
         let runs: Vec<_> = runs
             .iter()
             .map(|(run, byte)| {
-                // Not all of one byte, so that what is displaced is seen.
+                // Not all bytes are equal, so that a displacement is detected.
                 let bytes: Vec<u8> = run.clone().map(|at| byte ^ (at >> 9) as u8).collect();
                 (run.start, bytes)
             })
@@ -780,7 +780,7 @@ mod tests {
             for write in first {
                 put(&target, &mut content, write);
             }
-            // What is not settled has half got there when it ends.
+            // Only half of what is not settled was written when the first run ends.
             let safe = target.handle().unwrap().metadata().unwrap().len();
             for write in rest.iter().take(torn) {
                 put(&target, &mut content, write);
@@ -790,14 +790,14 @@ mod tests {
             file.set_len(len.saturating_sub(cut_off).max(safe)).unwrap();
             drop((file, target));
             let target = ImageTarget::resume(&path, size, false, format).unwrap().unwrap();
-            // Other bytes this time: none of the old ones may be left.
+            // Different bytes this time, so that old ones are detected.
             for (range, runs) in rest {
                 let runs = runs.iter().filter(|(run, _)| run.start % 3 > 0);
                 let runs = runs.map(|(run, byte)| (run.clone(), byte ^ 0x55)).collect();
                 put(&target, &mut content, &(range.clone(), runs));
             }
             target.complete().unwrap();
-            // Twice is no harm: it may have ended before it got its name.
+            // Completing twice is harmless: a run may end before the file gets its name.
             target.complete().unwrap();
             target.publish(false).unwrap();
             prop_assert!(ImageTarget::published(&path, size, format).unwrap().is_some());
@@ -827,8 +827,8 @@ mod tests {
         target.complete().unwrap();
         target.publish(false).unwrap();
         let clusters = path.metadata().unwrap().len() / CLUSTER;
-        // The header, the first table, four of the second, four of data, the table of
-        // counts and a block of them.
+        // The header, the first-level table, four second-level tables, four clusters of data, the
+        // table of counts and a block of counts.
         assert_eq!(clusters, 12);
         let image = open(&path);
         let disk = image.disk().unwrap();
@@ -876,8 +876,8 @@ mod tests {
         let made = Qcow2File::create(file.try_clone().unwrap(), size, None).unwrap();
         made.put(0..5, std::iter::once((0, &b"hello"[..]))).unwrap();
         let far = file.metadata().unwrap().len().next_multiple_of(CLUSTER);
-        // In its table: beyond the end, and within a cluster; in the first one: a table
-        // beyond the end, and where the header is.
+        // In its table: an entry beyond the end, and one within a cluster. In the first-level
+        // table: a table beyond the end, and one at the header.
         let table = first_cluster(size);
         write_entries(&file, table + 8, &[far | COPIED, 512, !COMPRESSED]).unwrap();
         write_entries(&file, CLUSTER + 8, &[far, 1 << 55, CLUSTER]).unwrap();

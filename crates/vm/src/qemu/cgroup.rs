@@ -1,5 +1,5 @@
-//! The share of the processors that a server gets: a control group of version 2,
-//! where the operator gave us one (`--cgroup`). Without it all share alike.
+//! The share of the processors that a server gets: a control group of version 2, if the operator
+//! provided one (`--cgroup`). Without it, all servers have equal shares.
 
 use std::fs;
 use std::io;
@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::MachineId;
 
-/// A directory of the cgroup file system that is ours to make groups in, with the
-/// controller `cpu`.
+/// A directory of the cgroup file system in which we may create groups, with the controller `cpu`.
 #[derive(Clone, Debug)]
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Takes `directory`, if groups in it have the controller.
+    /// Uses `directory`, if its groups can have the controller.
     pub fn open(directory: &Path) -> io::Result<Self> {
-        // Children get it only where it is named here.
+        // Child groups get a controller only if it is listed here.
         let control = directory.join("cgroup.subtree_control");
         let has_cpu = |text: String| text.split_whitespace().any(|word| word == "cpu");
         if !has_cpu(fs::read_to_string(&control)?) {
@@ -28,7 +27,7 @@ impl Cgroup {
         self.0.join(id.to_string())
     }
 
-    /// Puts the process of a server into a group of its own.
+    /// Moves the process of a server to its own group.
     pub(super) fn place(&self, id: MachineId, pid: u32, cpu_mhz: u32) -> io::Result<()> {
         let group = self.of(id);
         match fs::create_dir(&group) {
@@ -51,8 +50,8 @@ impl Cgroup {
     }
 }
 
-/// The weight of so many MHz: 1000 are 100, which is what a group has by default; the
-/// kernel takes 1 to 10000.
+/// The weight for a number of MHz: 1000 MHz are 100, the default of a group. The kernel accepts 1
+/// to 10000.
 fn weight(cpu_mhz: u32) -> u32 {
     (cpu_mhz / 10).clamp(1, 10_000)
 }
@@ -61,7 +60,7 @@ fn weight(cpu_mhz: u32) -> u32 {
 mod tests {
     use super::*;
 
-    /// Plain files in place of the kernel's.
+    /// Uses plain files instead of the kernel's.
     #[test]
     fn a_server_has_a_group_with_its_share() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,18 +1,17 @@
-//! What a guest may send where it has the network `internet`: a filter of frames.
+//! A filter of network frames: what a guest may send if it has the network `internet`.
 //!
-//! QEMU's user network connects to whatever a guest names, from this machine: its loopback
-//! interface, its neighbours, the metadata of its cloud. It can be closed altogether, and
-//! no further. So QEMU hands each frame of the guest to this program over one socket and
-//! takes back over another what may pass. While nobody is connected QEMU drops the frames:
-//! without this program the guest has no network, rather than more.
+//! QEMU's user network connects from this machine to whatever a guest requests: its loopback
+//! interface, its neighbours, the metadata service of its cloud. QEMU can only restrict it
+//! completely or not at all. Therefore QEMU passes each frame of the guest to this program over one
+//! socket, and takes back over another what may pass. While nothing is connected, QEMU drops the
+//! frames: without this program, the guest has no network, rather than an unfiltered one.
 //!
-//! These are two filters of QEMU (`filter-redirector`). The one that takes frames out is
-//! there from the first to the last step of a guest. The one that takes them in is made
-//! anew by each run of this program, since it ends for good with its connection.
+//! These are two filters of QEMU (`filter-redirector`). The one that takes frames out exists from
+//! the guest's first instruction to its last. The one that takes them in is created anew by each
+//! run of this program, because it ends with its connection.
 //!
-//! A frame may pass if its packet goes to a public address of IPv4 that this machine does
-//! not have, or is one of the few that the user network itself needs. The addresses in
-//! that network are those that it has by default.
+//! A frame may pass if its packet goes to a public IPv4 address that this machine does not have, or
+//! is one of the few that the user network itself needs. That network has QEMU's default addresses.
 
 use std::fs;
 use std::io;
@@ -30,13 +29,13 @@ use tokio::time::Instant;
 use super::qmp::{Qmp, connect};
 use crate::hypervisor::Failure;
 
-/// Network cards of a server, at most.
+/// Maximum network cards of a server.
 const CARDS: u8 = 4;
-/// More than the longest frame that a card of QEMU makes.
+/// More than the longest frame of QEMU's network cards.
 const FRAME_BYTES_MAX: usize = 128 * 1024;
-/// Frames that wait to be taken back. More are dropped, as networks do.
+/// Maximum frames that wait to be taken back. Further ones are dropped, as networks do.
 const WAITING_MAX: usize = 64;
-/// How often this machine is asked for its own addresses.
+/// How often the addresses of this machine are read.
 const ADDRESSES_AGE: Duration = Duration::from_secs(10);
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -50,10 +49,10 @@ fn sockets(card: u8) -> (String, String) {
     (format!("to-filter{card}"), format!("from-filter{card}"))
 }
 
-/// The words with which QEMU hands over the frames of a card.
+/// The arguments with which QEMU passes on the frames of a card.
 pub(super) fn arguments(card: u8) -> [[String; 2]; 2] {
     let (to, _) = sockets(card);
-    // "rx" is what the network receives, which is what the guest sends.
+    // "rx" is what the network receives, that is, what the guest sends.
     let filter =
         format!("filter-redirector,id=filter-out{card},netdev=nic{card},queue=rx,outdev={to}");
     [
@@ -65,8 +64,8 @@ pub(super) fn arguments(card: u8) -> [[String; 2]; 2] {
     ]
 }
 
-/// Filters the frames of the server in `directory`, which `qmp` drives, until it ends: if
-/// it was started so.
+/// Filters the frames of the server in `directory`, which `qmp` controls, until it ends; does
+/// nothing if it was started without the filter.
 pub(super) async fn attend(qmp: &Qmp, directory: &Path) -> Result<(), Failure> {
     for card in 0..CARDS {
         let (to, from) = sockets(card);
@@ -85,10 +84,10 @@ pub(super) async fn attend(qmp: &Qmp, directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has QEMU listen on the socket `from` for frames that may pass.
+/// Makes QEMU accept frames that may pass on the socket `from`.
 async fn take_frames(qmp: &Qmp, card: u8, from: &str) -> Result<(), Failure> {
     let filter = format!("filter-in{card}");
-    // What an earlier run of this program left, if there was one.
+    // Removes what an earlier run of this program left, if anything.
     for (command, id) in [("object-del", &*filter), ("chardev-remove", from)] {
         match qmp.run(command, json!({"id": id})).await {
             Ok(_) | Err(Failure::Refused(_)) => {}
@@ -100,8 +99,8 @@ async fn take_frames(qmp: &Qmp, card: u8, from: &str) -> Result<(), Failure> {
     let backend = json!({"type": "socket", "data": data});
     qmp.run("chardev-add", json!({"id": from, "backend": backend}))
         .await?;
-    // Frames go through the filters from the last to the first. Those that come in here
-    // must not meet the one that takes them out.
+    // Frames pass the filters from the last to the first. Those that come in here must not reach
+    // the filter that takes them out.
     let filter = json!({
         "qom-type": "filter-redirector", "id": filter, "netdev": format!("nic{card}"),
         "queue": "rx", "indev": from, "position": "head",
@@ -109,8 +108,8 @@ async fn take_frames(qmp: &Qmp, card: u8, from: &str) -> Result<(), Failure> {
     qmp.run("object-add", filter).await.map(drop)
 }
 
-/// Takes frames from `from_guest` and gives those that may pass to `to_network`. Each is
-/// its length, four bytes, and the frame.
+/// Reads frames from `from_guest` and writes those that may pass to `to_network`. Each is its
+/// length in four bytes, followed by the frame.
 async fn filter(from_guest: UnixStream, to_network: UnixStream) -> io::Result<()> {
     let mut from_guest = BufReader::new(from_guest);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
@@ -128,8 +127,8 @@ async fn filter(from_guest: UnixStream, to_network: UnixStream) -> io::Result<()
             here = spawn_blocking(own_networks).await??;
             asked = Some(Instant::now());
         }
-        // QEMU waits while it hands over a frame, and takes none back then: so this never
-        // waits for QEMU.
+        // While QEMU passes on a frame, it waits and takes none back. Therefore this must never
+        // wait for QEMU.
         if may_pass(&frame, &here) {
             let _ = sender.try_send(frame);
         }
@@ -151,23 +150,24 @@ async fn write_all(
     Ok(())
 }
 
-/// Whether a frame of a guest may pass. `here` are the addresses of this machine.
+/// Whether a frame of a guest may pass. `here` contains the addresses of this machine.
 fn may_pass(frame: &[u8], here: &[Subnet]) -> bool {
     let Some((_, rest)) = frame.split_first_chunk::<12>() else {
         return false;
     };
     match rest.split_first_chunk::<2>() {
-        // Resolves addresses within the user network.
+        // ARP resolves addresses within the user network.
         Some((&ARP, _)) => true,
         Some((&IPV4, packet)) => may_packet_pass(packet, here).unwrap_or(false),
         _ => false,
     }
 }
 
-/// `None` for what is no whole packet.
+/// `None` for an incomplete packet.
 fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
     let (head, _) = packet.split_first_chunk::<20>()?;
-    // Version 4, five words: nobody sends options, which could name other addresses.
+    // Version 4 and a header of five words. Options are refused, because they could contain other
+    // addresses.
     if head[0] != 0x45 {
         return None;
     }
@@ -179,7 +179,7 @@ fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
     if is_public(to) {
         return Some(!here.iter().any(|network| network.contains(to)));
     }
-    // The rest is for the user network itself.
+    // Everything else must be for the user network itself.
     if is_fragment {
         return None;
     }
@@ -188,14 +188,14 @@ fn may_packet_pass(packet: &[u8], here: &[Subnet]) -> Option<bool> {
         // DHCP.
         (UDP, GATEWAY | Ipv4Addr::BROADCAST, 67) => true,
         (UDP | TCP, RESOLVER, 53) => true,
-        // Answers to who came through a forwarded port: the gateway is whom the guest
-        // sees. Only SYN without ACK opens a connection.
+        // Answers to connections through a forwarded port, which the guest sees as coming from the
+        // gateway. Only SYN without ACK opens a connection.
         (TCP, GATEWAY, _) => payload.get(13)? & 0x12 != 0x02,
         _ => false,
     })
 }
 
-/// Whether an address is one of the internet, and no special one (RFC 6890).
+/// Whether an address is a public one, and not reserved (RFC 6890).
 fn is_public(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     !(address.is_private()
@@ -210,7 +210,7 @@ fn is_public(address: Ipv4Addr) -> bool {
         || a >= 224)
 }
 
-/// Addresses with the same first bits.
+/// A range of addresses with the same prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Subnet {
     address: u32,
@@ -224,12 +224,13 @@ impl Subnet {
     }
 }
 
-/// The addresses that reach this machine itself.
+/// The addresses of this machine itself.
 fn own_networks() -> io::Result<Vec<Subnet>> {
     Ok(parse_fib_trie(&fs::read_to_string("/proc/net/fib_trie")?))
 }
 
-/// Its routes: an address after `|--`, and under it `/BITS host LOCAL` if it is ours.
+/// Parses the kernel's routes: an address follows `|--`, and below it is `/BITS host LOCAL` if it
+/// is one of this machine.
 fn parse_fib_trie(text: &str) -> Vec<Subnet> {
     let (mut address, mut found) = (None, Vec::new());
     for line in text.lines() {
@@ -283,10 +284,10 @@ mod tests {
             ("100.63.0.1", true),
             ("198.17.255.255", true),
             ("223.255.255.255", true),
-            // Of this machine.
+            // An address of this machine.
             ("9.8.7.6", false),
             ("23.4.5.6", false),
-            // Of its loopback interface, its neighbours and its cloud.
+            // Its loopback interface, its neighbours and its cloud.
             ("127.0.0.1", false),
             ("127.70.1.2", false),
             ("0.0.0.0", false),
@@ -324,7 +325,7 @@ mod tests {
             (TCP, "10.0.2.3", 53, 2, true),
             (TCP, "10.0.2.3", 80, 2, false),
             (1, "10.0.2.3", 53, 2, false),
-            // Answers through forwarded ports, and no new connection.
+            // Answers through forwarded ports are allowed, new connections are not.
             (TCP, "10.0.2.2", 40000, 0x12, true),
             (TCP, "10.0.2.2", 40000, 0x10, true),
             (TCP, "10.0.2.2", 40000, 0x04, true),
@@ -333,7 +334,7 @@ mod tests {
         ] {
             let frame = packet(protocol, to, port, flags);
             assert_eq!(may_pass(&frame, &[]), may, "{protocol} {to} {port} {flags}");
-            // A fragment hides its port, another one its flags.
+            // One fragment hides its port, another one its flags.
             for fragment in [0x20, 0x01] {
                 let mut frame = frame.clone();
                 frame[14 + 6] = fragment;

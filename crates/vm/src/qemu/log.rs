@@ -1,9 +1,9 @@
-//! What QEMU writes to its stderr: the first 64 KiB, in memory.
+//! The messages that QEMU writes to stderr: the first 64 KiB, in memory.
 //!
-//! A guest can make QEMU write messages without end. A file on the disk would grow, and a
-//! pipe would have this program read them, or break when this program ends. A memory file
-//! that is sealed at its size does neither: QEMU's writes fail once it is full, at any
-//! time. It lives as long as QEMU does, and is found again through the process.
+//! A guest can make QEMU write messages without end. A file on the disk would grow, and a pipe
+//! would need this program to read it, or would break when this program ends. A memory file that is
+//! sealed at its size does neither: once it is full, QEMU's writes fail. It exists as long as QEMU
+//! does, and is found again through the process.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 const NAME: &str = "openhosting-log";
-/// Its size.
+/// Its size in bytes.
 const LOG_BYTES: usize = 64 * 1024;
 
 /// The messages of one process.
@@ -27,7 +27,7 @@ impl Log {
     /// An empty one.
     pub(super) fn create() -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Some systems allow no other; kernels before 6.3 do not know it.
+        // Some systems require this flag; kernels before 6.3 do not know it.
         let file = match memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {
             Err(Errno::INVAL) => memfd_create(NAME, flags)?,
             made => made?,
@@ -37,13 +37,13 @@ impl Log {
         Ok(Self(file.into()))
     }
 
-    /// The end that a process writes to.
+    /// The handle that a process writes to.
     pub(super) fn writer(&self) -> io::Result<Stdio> {
         Ok(self.0.try_clone()?.into())
     }
 
-    /// That of a process that an earlier run of this program started, which has the
-    /// number `pid`; `None` if its stderr is something else.
+    /// The log of a process that an earlier run of this program started with the number `pid`;
+    /// `None` if its stderr is something else.
     pub(super) fn of_process(pid: u32) -> Option<Self> {
         let file = File::open(format!("/proc/{pid}/fd/2")).ok()?;
         let seals = fcntl_get_seals(&file).ok()?;
@@ -52,10 +52,10 @@ impl Log {
         is_ours.then_some(Self(file))
     }
 
-    /// What was written, as far as there was room.
+    /// What was written, as far as it fit.
     pub(super) fn text(&self) -> String {
         let mut bytes = vec![0; LOG_BYTES];
-        // The offset is the writer's: it must not move.
+        // The position belongs to the writer and must not move.
         if self.0.read_exact_at(&mut bytes, 0).is_err() {
             return String::new();
         }
@@ -64,7 +64,7 @@ impl Log {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The last line, without the name of the program. Warnings are passed over.
+    /// The last line, without the name of the program. Warnings are ignored.
     pub(super) fn last_line(&self) -> Option<String> {
         last_line(&self.text())
     }

@@ -1,5 +1,5 @@
-//! A process that is known by a descriptor and not by its number, which the kernel
-//! gives to another one day; and by a record on disk, after this program has ended.
+//! Identifies a process by a descriptor and not by its number, which the kernel reuses; and by a
+//! record on disk, across restarts of this program.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use openhosting_filesystem::{Access, replace};
 
-/// How long a killed process may take to go.
+/// Maximum time until a killed process is gone.
 const GOING: Duration = Duration::from_secs(10);
 /// The file, in the directory of a server, that says which process runs it.
 const RECORD: &str = "process";
@@ -30,13 +30,13 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// The process that has the number `pid` now. Whoever asks makes sure afterwards
-    /// that it is the one that was meant.
+    /// The process that currently has the number `pid`. The caller must check afterwards that it is
+    /// the intended one.
     pub(super) fn open(pid: u32) -> io::Result<Self> {
         let descriptor = Arc::new(open(pid)?);
         let (over, is_over) = watch::channel(false);
-        // A thread for each: it sleeps in the kernel, and the reactor takes no
-        // descriptor without `unsafe`.
+        // Each process has a waiting thread, because the async runtime accepts a descriptor only
+        // with `unsafe` code.
         let awaited = Arc::clone(&descriptor);
         let thread = thread::Builder::new().name("hypervisor".into());
         thread.spawn(move || {
@@ -51,7 +51,7 @@ impl Process {
 
     /// Waits for its end.
     pub(super) async fn ended(&self) {
-        // The thread goes with the process only.
+        // The thread ends only with the process.
         let _ = self.is_over.clone().wait_for(|is_over| *is_over).await;
     }
 
@@ -69,12 +69,12 @@ fn open(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Which process has the number `pid`, as one line: no other process, of this boot or
-/// another, has the same. `None` if there is no such process.
+/// The identity of the process `pid`, as one line. No other process has the same, in this boot or
+/// another. `None` if there is no such process.
 fn identity(pid: u32) -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name of the program, which may hold anything.
+    // The second field is the name of the program, which may contain anything.
     let (_, fields) = stat.rsplit_once(") ")?;
     // Field 22 is the time of its start, in ticks since the boot (proc_pid_stat(5)).
     let started = fields.split(' ').nth(22 - 3)?;
@@ -91,9 +91,9 @@ pub(super) fn record(directory: &Path, pid: u32) -> io::Result<()> {
     )
 }
 
-/// Kills the process that runs the server in `directory`, and waits until it is gone:
-/// the recorded one, and the one that listens on the socket `socket` there. That a
-/// process works in the directory makes it nobody's server: it may be a shell.
+/// Kills the process that runs the server in `directory`, and waits until it is gone: the recorded
+/// one, and the one that listens on the socket `socket` there. A process that merely has it as its
+/// working directory is not killed: it may be a shell.
 pub(super) fn kill_recorded(directory: &Path, socket: &str) {
     let recorded = || fs::read_to_string(directory.join(RECORD)).ok();
     let pid = recorded().and_then(|line| line.split(' ').next()?.parse().ok());
@@ -101,15 +101,15 @@ pub(super) fn kill_recorded(directory: &Path, socket: &str) {
         let is_recorded = || recorded().is_some_and(|line| identity(pid) == Some(line));
         kill_if(directory, pid, is_recorded);
     }
-    // It was started, and this program ended before it could record that.
+    // A process may have been started although this program ended before it could record it.
     let listener = || listener(directory, socket);
     if let Some(pid) = listener() {
         kill_if(directory, pid, || listener() == Some(pid));
     }
 }
 
-/// Kills `pid` if it is this user's and `is_it` holds while a descriptor is held, so
-/// that both are about the same process.
+/// Kills `pid` if it belongs to this user and `is_it` holds. A descriptor is held meanwhile, so
+/// that both refer to the same process.
 fn kill_if(directory: &Path, pid: u32, is_it: impl Fn() -> bool) {
     let Ok(process) = open(pid) else { return };
     let own = rustix::process::geteuid().as_raw();
@@ -122,8 +122,8 @@ fn kill_if(directory: &Path, pid: u32, is_it: impl Fn() -> bool) {
     }
 }
 
-/// The process that listens on a socket in `directory`, as the kernel says. It does not
-/// wait for one that does not accept.
+/// The process that listens on a socket in `directory`, according to the kernel. Does not wait for
+/// one that does not accept connections.
 fn listener(directory: &Path, socket: &str) -> Option<u32> {
     let directory = fs::File::open(directory).ok()?;
     let path = format!("/proc/self/fd/{}/{socket}", directory.as_raw_fd());
@@ -164,8 +164,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let (mut victim, mut other) = (sleep(path), sleep(path));
-        // Without a record, with one of a process that is gone and whose number another
-        // has now, and with garbage, nobody is killed.
+        // Nothing is killed without a record, with the record of a process that is gone and whose
+        // number was reused, or with a damaged record.
         kill_recorded(path, "qmp");
         let file = path.join(RECORD);
         record(path, victim.id()).unwrap();

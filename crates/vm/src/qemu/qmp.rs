@@ -1,10 +1,10 @@
-//! A client of QMP, the protocol in which QEMU is driven: lines of JSON over a Unix
-//! socket, answers matched with commands by number, events in between.
+//! A client of QMP, the protocol that controls QEMU: lines of JSON over a Unix socket, with answers
+//! that are matched to commands by number, and events in between.
 //!
-//! Our own, since the one crate that is there (qapi 0.15) calls itself passively
-//! maintained, panics or ends the connection where a command was given up, and reads
-//! answers by the schema of one version of QEMU, so that those of another may not be
-//! readable. Here a dozen keys are looked for, and others left alone.
+//! It is our own because the only existing crate (qapi 0.15) calls itself passively maintained,
+//! panics or closes the connection when a command is cancelled, and parses answers by the schema of
+//! one version of QEMU, so that those of another version may fail. Here only about a dozen keys are
+//! used, and all others are ignored.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,28 +24,28 @@ use tokio::time::timeout;
 use crate::hypervisor::Failure;
 use openhosting_base::locks::lock;
 
-/// Longest wait for an answer.
+/// Maximum time for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest line that is read.
+/// Maximum bytes of a line.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Connects to a socket in `directory`, however long its path is: the address of a
-/// socket has room for some 100 bytes.
+/// Connects to a socket in `directory`, however long its path is: the address of a socket is
+/// limited to about 100 bytes.
 pub(super) async fn connect(directory: &Path, socket: &str) -> io::Result<UnixStream> {
     let directory = File::open(directory)?;
     let fd = directory.as_raw_fd();
     UnixStream::connect(format!("/proc/self/fd/{fd}/{socket}")).await
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Debug)]
 pub(super) struct Event {
     pub(super) name: String,
     pub(super) data: Value,
 }
 
-/// A connection. Commands may be given up at any moment: whole lines are written, and
-/// an answer that nobody waits for is dropped.
+/// A connection. A command can be cancelled at any moment: only whole lines are written, and an
+/// answer without a receiver is dropped.
 #[derive(Debug)]
 pub(super) struct Qmp {
     lines: mpsc::UnboundedSender<Vec<u8>>,
@@ -60,7 +60,7 @@ struct Pending {
 }
 
 impl Qmp {
-    /// Greets and is greeted. The receiver of events ends with the connection.
+    /// Exchanges greetings. The receiver of events ends with the connection.
     pub(super) async fn open(
         stream: UnixStream,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), Failure> {
@@ -81,7 +81,7 @@ impl Qmp {
         Ok((qmp, received))
     }
 
-    /// Runs a command and gives what it returns.
+    /// Runs a command and returns its result.
     pub(super) async fn run(&self, command: &str, arguments: Value) -> Result<Value, Failure> {
         let over = || silent("its connection has ended");
         let (id, answer) = {
@@ -117,7 +117,7 @@ fn silent(what: &str) -> Failure {
 async fn write_all(mut to: OwnedWriteHalf, mut lines: mpsc::UnboundedReceiver<Vec<u8>>) {
     while let Some(line) = lines.recv().await {
         if to.write_all(&line).await.is_err() {
-            // The reader finds out as well, and tells.
+            // The reader detects the broken connection as well, and reports it.
             return;
         }
     }
@@ -207,7 +207,8 @@ mod tests {
                         .unwrap();
                 }
             }
-            // The later first, with an event and an answer to nobody before.
+            // The answer to the second command comes first, with an event and an unknown answer
+            // before it.
             let said = [
                 json!({"event": "STOP", "data": {"x": 1}, "timestamp": {}}),
                 json!({"return": 9, "id": 99}),

@@ -1,9 +1,9 @@
-//! The description of a VMDK: lines of text, within a sparse file or in a small file of
-//! their own, which then names the files that hold the disk.
+//! The description of a VMDK: lines of text, within a sparse file or in a small separate file,
+//! which then names the files that hold the disk.
 //!
-//! Those are opened only beside the description, by plain names, and if they are regular
-//! files. So a description leads to no file of another directory. A guest cannot make its
-//! raw disk one: a description is a text of at most 64 KiB, without NUL bytes in it.
+//! These files are opened only if they are regular files with plain names in the directory of the
+//! description, so a description cannot refer to another directory. A guest cannot turn its raw
+//! disk into a description, which has at most 64 KiB of text without NUL bytes.
 
 use std::path::PathBuf;
 
@@ -14,28 +14,28 @@ use crate::RawImage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
-/// Longest description in a file of its own.
+/// Maximum bytes of a description in a separate file.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
 
-/// What a description tells, as far as it is needed.
+/// The relevant content of a description.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Description {
     pub(super) kind: String,
-    /// The number of what it is written on top of.
+    /// The content ID of the parent.
     parent: Option<String>,
-    /// Whether it names the file that it is written on top of.
+    /// Whether it names the file of the parent.
     names_parent: bool,
     pub(super) extents: Vec<Line>,
 }
 
-/// A line that tells where a part of the disk is.
+/// A line that says where a part of the disk is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Line {
     is_readable: bool,
     pub(super) sectors: u64,
     pub(super) kind: String,
     file: String,
-    /// The sector of the file where it begins, if that is told.
+    /// The sector of the file at which it begins, if stated.
     offset: Option<u64>,
     is_sound: bool,
 }
@@ -58,8 +58,8 @@ pub(crate) enum ExtentPlace {
     Sparse(RawImage),
 }
 
-/// Whether something begins as a description of several files does, which some write with
-/// a mark of UTF-8, empty lines, or a space more.
+/// Whether a file with this beginning is a description of several files. Some writers begin with a
+/// UTF-8 byte order mark, empty lines, or an extra space.
 pub(crate) fn starts_as_description(head: &[u8]) -> bool {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     let words = head.trim_ascii_start();
@@ -77,7 +77,7 @@ pub(crate) fn is_description(file: &RawImage) -> Result<bool> {
     Ok(starts_as_description(head))
 }
 
-/// The description that a file is.
+/// Reads the description in a file; `None` if the file is none.
 fn read(file: &RawImage) -> Result<Option<Description>> {
     if file.size() > TEXT_BYTES_MAX || !is_description(file)? {
         return Ok(None);
@@ -90,11 +90,11 @@ fn read(file: &RawImage) -> Result<Option<Description>> {
     Ok((!text.contains(&0)).then(|| Description::parse(&text)))
 }
 
-/// The parts of the disk that a file describes, in their order.
+/// The parts of the disk that a file describes, in order.
 ///
 /// # Errors
-/// [`ErrorKind::Image`] if it describes no such disk, or one of the files is not there, or
-/// is none that may be opened.
+/// [`ErrorKind::Image`] if it describes no supported disk, or one of the files is missing or must
+/// not be opened.
 pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
     let file = &container.file;
     let Some(description) = read(file)? else {
@@ -158,7 +158,7 @@ pub(crate) fn extents(container: &Container) -> Result<Vec<Extent>> {
     Ok(extents)
 }
 
-/// Opens a file that a description names: a regular one beside it, by a plain name.
+/// Opens a file that a description names: a regular file in the same directory, by a plain name.
 fn opened(container: &Container, name: &str) -> Result<RawImage> {
     let refuse = |why: &str| {
         let what = format!("it names the file {name:?}, {why}");
@@ -199,8 +199,8 @@ fn opened(container: &Container, name: &str) -> Result<RawImage> {
     })
 }
 
-/// The description beside a file that names it as one of its parts, and whether the file
-/// as it is is all of that disk.
+/// The description in the same directory that names this file as one of its parts, and whether the
+/// file as it is is the whole disk.
 pub(super) fn beside(file: &RawImage) -> Option<(PathBuf, bool)> {
     let directory = file.directory()?;
     let name = file.path().file_name()?.to_str()?;
@@ -230,7 +230,7 @@ pub(super) fn beside(file: &RawImage) -> Option<(PathBuf, bool)> {
     None
 }
 
-/// The name of the disk that a file of this name is a part of, as VMware names them.
+/// The name of the disk that a file with this name is a part of, by VMware's naming scheme.
 fn disk_of(name: &str) -> Option<&str> {
     let stem = name
         .strip_suffix(".vmdk")
@@ -243,8 +243,8 @@ fn disk_of(name: &str) -> Option<&str> {
     (is_part && !disk.is_empty()).then_some(disk)
 }
 
-/// The error of a raw file that is only a part of a disk, by its name and by the
-/// description beside it.
+/// The error for a raw file that is only a part of a disk, according to its name and the
+/// description in the same directory.
 pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
     let name = file.path().file_name()?.to_str()?;
     let disk = disk_of(name)?;
@@ -261,7 +261,7 @@ pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
                 quote(&path)
             )));
         }
-        // A disk in one flat file is all there.
+        // A disk in one flat file is complete.
         None if name.to_lowercase().ends_with("-flat.vmdk") => return None,
         None => format!(
             "{} is called as one of several files of a disk are",
@@ -274,7 +274,7 @@ pub(crate) fn is_part(file: &RawImage) -> Option<Error> {
 }
 
 impl Description {
-    /// Reads a description, in the encoding that it declares.
+    /// Parses a description in the encoding that it declares.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let encoding = text.lines().find_map(|line| {
@@ -305,8 +305,8 @@ impl Description {
         description
     }
 
-    /// Why the disk is not all in the files of this description, if it is not. Some writers
-    /// have zeros for the number of no parent.
+    /// Why the files of this description do not hold the whole disk; `None` if they do. Some
+    /// writers use zeros as the content ID of a missing parent.
     pub(super) fn is_part_of_another(&self) -> Option<String> {
         let parent = self.parent.as_deref().unwrap_or("ffffffff");
         let is_none = matches!(parent, "ffffffff" | "00000000");
@@ -320,7 +320,7 @@ impl Description {
         .then(|| format!("it is of kind {:?}: its data is on a device", self.kind))
     }
 
-    /// Why a disk with this description is not read, and what to do about it.
+    /// The error for a disk whose description is not supported, with what to do about it.
     pub(super) fn refuse(&self, container: &Container, why: &str) -> Error {
         let error = container.unsupported(why);
         let is_alone = container.file.archive().is_none();
@@ -335,7 +335,7 @@ impl Description {
 }
 
 impl Line {
-    /// Reads `RW 63 FLAT "disk-f001.vmdk" 0`.
+    /// Parses a line such as `RW 63 FLAT "disk-f001.vmdk" 0`.
     fn of(line: &str) -> Self {
         let mut rest = line;
         let mut word = || {

@@ -8,30 +8,29 @@ use crate::RawImage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 
-/// Most bytes of the directory: tens of thousands of files, far more than an archive of an
-/// image has.
+/// Maximum bytes of the directory: enough for tens of thousands of files, far more than an archive
+/// of an image has.
 const DIRECTORY_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of the end of the directory, before a comment.
+/// Bytes of the end record of the directory, without a comment.
 const END_BYTES: usize = 22;
 /// Longest comment.
 const COMMENT_BYTES_MAX: usize = u16::MAX as usize;
 /// Bytes of an entry before its name.
 const ENTRY_BYTES: usize = 46;
-/// Most names that an error lists.
+/// Maximum number of names that an error lists.
 const NAMES_MAX: usize = 20;
 
-/// Where the directory is.
+/// The location of the directory.
 struct Directory {
     at: u64,
     bytes: u64,
     count: u64,
 }
 
-/// The file of this name in an archive, or the only one that is no companion of others.
+/// The file of this name in an archive, or the only file that is no companion file.
 ///
 /// # Errors
-/// [`ErrorKind::Image`] if the archive is not sound at its end, or it has no such file or
-/// several.
+/// [`ErrorKind::Image`] if the archive is damaged at its end, or has no such file or several.
 pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
     let shown = file.path().display().to_string();
     let broken = || {
@@ -101,7 +100,7 @@ pub(crate) fn find(file: &RawImage, wanted: Option<&str>) -> Result<Entry> {
     })
 }
 
-/// The error of an archive where nothing, or nothing for sure, is the image.
+/// The error for an archive in which it is unclear which file is the image.
 fn choice(shown: &str, wanted: Option<&str>, entries: &[(Header, u64)]) -> Error {
     let files = entries.iter().map(|(header, _)| &*header.name);
     let files: Vec<_> = files.filter(|name| !is_companion(name)).collect();
@@ -139,14 +138,14 @@ fn choice(shown: &str, wanted: Option<&str>, entries: &[(Header, u64)]) -> Error
     }
 }
 
-/// Finds the directory by the end of the file; `None` if it is not there, or of an archive
-/// in several files.
+/// Finds the directory from the end of the file; `None` if it is missing, or the archive consists
+/// of several files.
 fn directory(file: &RawImage) -> Result<Option<Directory>> {
     let tail_bytes = file.size().min((END_BYTES + COMMENT_BYTES_MAX) as u64);
     let mut tail = vec![0; usize::try_from(tail_bytes).unwrap_or(0)];
     let tail_at = file.size() - tail_bytes;
     file.read_at(&mut tail, tail_at)?;
-    // The last end whose comment fits: a comment may hold one too.
+    // The last end record whose comment fits, because a comment may contain a record as well.
     let is_end = |at: &usize| {
         let end = &tail[*at..];
         let comment = u16_at(end, END_BYTES - 2).map(usize::from);
@@ -181,7 +180,7 @@ fn directory(file: &RawImage) -> Result<Option<Directory>> {
     }))
 }
 
-/// The same by the larger numbers that stand before the end.
+/// Finds the directory by the 64-bit record in front of the end record.
 fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
     const LOCATOR_BYTES: usize = 20;
     const FIXED_BYTES: usize = 56;
@@ -210,7 +209,7 @@ fn directory_64(file: &RawImage, end_at: u64) -> Result<Option<Directory>> {
     Ok(found().filter(|_| end.starts_with(END_64)))
 }
 
-/// The files of a directory, and where their headers are; `None` if it is not sound.
+/// The files of a directory, and the offsets of their headers; `None` if it is damaged.
 fn entries(bytes: &[u8], count: u64) -> Option<Vec<(Header, u64)>> {
     let mut entries = Vec::new();
     let mut rest = bytes;
@@ -223,7 +222,7 @@ fn entries(bytes: &[u8], count: u64) -> Option<Vec<(Header, u64)>> {
         let header = Header::parse(rest.get(6..)?, rest.get(ENTRY_BYTES..name_end)?, extra)?;
         let at = match u32_at(rest, 42)? {
             IS_LARGER => {
-                // Behind those of the sizes that are larger.
+                // The offset follows those sizes that are 64-bit as well.
                 let sizes = [24, 20].map(|at| u32_at(rest, at) == Some(IS_LARGER));
                 let before = sizes.iter().filter(|is_larger| **is_larger).count();
                 larger_numbers(extra).nth(before)?

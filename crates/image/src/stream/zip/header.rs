@@ -1,4 +1,4 @@
-//! What stands before, behind and between the files of a zip archive.
+//! The records before, after and between the files of a zip archive.
 
 use std::io::{self, Read};
 
@@ -7,40 +7,40 @@ use crate::stream::source::Packed;
 
 /// Bytes of a header before the name.
 pub(super) const HEADER_BYTES: usize = 30;
-/// Begins the header of a file.
+/// The header of a file begins with this.
 const HEADER: &[u8] = b"PK\x03\x04";
-/// May begin what follows a file.
+/// What follows a file may begin with this.
 const DESCRIPTOR: &[u8] = b"PK\x07\x08";
-/// Begins an entry of the directory.
+/// An entry of the directory begins with this.
 pub(super) const ENTRY: &[u8] = b"PK\x01\x02";
-/// Begins the end of the directory.
+/// The end record of the directory begins with this.
 pub(super) const END: &[u8] = b"PK\x05\x06";
-/// Begins the same with larger numbers, and what tells where that is.
+/// The 64-bit end record begins with this; a locator of it follows.
 pub(super) const END_64: &[u8] = b"PK\x06\x06";
 pub(super) const LOCATOR_64: &[u8] = b"PK\x06\x07";
-/// The highest version of the format, of which all later ones are: 6.3.
+/// The highest supported version of the format: 6.3.
 const VERSION_MAX: u16 = 63;
-/// The extra field of larger numbers.
+/// The extra field with 64-bit numbers.
 const EXTRA_64: u16 = 1;
-/// What stands in the place of a larger number.
+/// The placeholder for a number that is in the extra field.
 pub(super) const IS_LARGER: u32 = u32::MAX;
 
-/// How a file is packed.
+/// The compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Stored,
     Deflated,
-    /// As this number says.
+    /// A method with this number.
     Other(u16),
 }
 
-/// The header before a file.
+/// The header in front of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) name: String,
     pub(super) method: Method,
     pub(super) is_encrypted: bool,
-    /// Whether checksum and sizes follow the file; they are not known here then.
+    /// Whether checksum and sizes follow the file; they are unknown here then.
     pub(super) are_sizes_behind: bool,
     pub(super) crc: u32,
     pub(super) packed: u64,
@@ -51,13 +51,13 @@ pub(super) fn corrupt(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// An error of ours that no run of the same command gets round.
+/// An error of ours that repeating the command cannot avoid.
 pub(super) fn ours(what: String, hint: String) -> io::Error {
     let error = Error::new(ErrorKind::Image, what).permanent();
     io::Error::other(error.hint_to(hint))
 }
 
-/// Whether something begins as the header of a file does.
+/// Whether this is the beginning of a file's header.
 pub(in crate::stream) fn is_start(head: &[u8]) -> bool {
     let is_version = u16_at(head, 4).is_some_and(|version| version & 0xff <= VERSION_MAX);
     let is_named = u16_at(head, 26).is_some_and(|length| length > 0);
@@ -65,7 +65,7 @@ pub(in crate::stream) fn is_start(head: &[u8]) -> bool {
 }
 
 impl Header {
-    /// Reads the header that comes next.
+    /// Reads the next header.
     pub(super) fn read(source: &mut Packed) -> io::Result<Self> {
         let mut fixed = [0; HEADER_BYTES];
         source.read_exact(&mut fixed)?;
@@ -82,8 +82,8 @@ impl Header {
             .ok_or_else(|| corrupt("a header of a file is damaged".into()))
     }
 
-    /// What a header says from the version on, and what an entry of the directory says from
-    /// the version that is needed on: there they are the same.
+    /// Parses the fields that a header and a directory entry have in common: those from the needed
+    /// version on.
     pub(super) fn parse(fields: &[u8], name: &[u8], extra: &[u8]) -> Option<Self> {
         const ENCRYPTED: u16 = 1 | 1 << 6 | 1 << 13;
         const SIZES_BEHIND: u16 = 1 << 3;
@@ -93,7 +93,7 @@ impl Header {
             IS_LARGER => larger.next(),
             number => Some(u64::from(number)),
         };
-        // In this order, wherever they stand.
+        // They are always in this order.
         let size = number(18)?;
         let packed = number(14)?;
         Some(Self {
@@ -111,7 +111,7 @@ impl Header {
         })
     }
 
-    /// Why it is not read here, if it is not.
+    /// Why this file cannot be read here; `None` if it can.
     pub(super) fn unreadable(&self) -> Option<String> {
         match (self.is_encrypted, self.method) {
             (true, _) => Some("encrypted".to_owned()),
@@ -120,7 +120,7 @@ impl Header {
         }
     }
 
-    /// Refuses what is not read here.
+    /// Fails if this file cannot be read here.
     pub(super) fn check_readable(&self) -> io::Result<()> {
         match self.unreadable() {
             None => Ok(()),
@@ -133,7 +133,7 @@ impl Header {
     }
 }
 
-/// Numbers of 64 bits from the extra field that holds them.
+/// The 64-bit numbers in the extra field for them.
 pub(super) fn larger_numbers(extra: &[u8]) -> impl Iterator<Item = u64> {
     let mut rest = extra;
     let mut field: &[u8] = &[];
@@ -148,8 +148,8 @@ pub(super) fn larger_numbers(extra: &[u8]) -> impl Iterator<Item = u64> {
     field.as_chunks().0.iter().copied().map(u64::from_le_bytes)
 }
 
-/// Checks what follows a file, checksum and sizes, against those that were found: whether
-/// it has a signature, and how long numbers are, it does not say.
+/// Checks checksum and sizes that follow a file against the actual ones. The archive does not state
+/// whether they have a signature, or whether numbers have 32 or 64 bits.
 pub(super) fn check_descriptor(
     source: &mut Packed,
     (crc, packed, size): (u32, u64, u64),
@@ -174,7 +174,7 @@ pub(super) fn check_descriptor(
     }
 }
 
-/// Reads the directory to its end, so that an archive that was cut off is noticed.
+/// Reads the directory to its end, so that a truncated archive is detected.
 pub(super) fn skip_directory(source: &mut Packed) -> io::Result<()> {
     loop {
         let head = source.peek(46)?;

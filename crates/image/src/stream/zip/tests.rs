@@ -5,14 +5,14 @@ use super::super::{Input, STDIN};
 use super::*;
 use crate::{Fingerprint, Image, ImageOptions, Length};
 
-/// How a file is put into an archive.
+/// How to put a file into an archive.
 #[derive(Clone, Copy, Default)]
 struct How {
     is_deflated: bool,
-    /// Checksum and sizes behind it.
+    /// Checksum and sizes follow it.
     is_streamed: bool,
     has_no_signature: bool,
-    /// Numbers of 64 bits.
+    /// Numbers have 64 bits.
     is_large: bool,
     flags: u16,
     method: Option<u16>,
@@ -69,7 +69,7 @@ fn archive(files: &[(&str, &[u8], How)]) -> Vec<u8> {
         let name_bytes = u16::try_from(name.len()).unwrap();
         let extra = match how.is_large {
             true => [
-                // One that means something else.
+                // An extra field with another meaning.
                 u16s(&[0x5455, 1]),
                 vec![0],
                 u16s(&[1, 24]),
@@ -221,9 +221,9 @@ fn one_file_is_read_from_files_and_pipes_whatever_is_beside_it() {
             let bytes = archive(&files);
             for (j, image) in opened(&bytes, None).into_iter().enumerate() {
                 let image = image.unwrap();
-                // Only the directory tells it.
-                let told = (j == 1).then_some(disk.len() as u64);
-                assert_eq!(image.length().expected(), told);
+                // Only the directory states it.
+                let stated = (j == 1).then_some(disk.len() as u64);
+                assert_eq!(image.length().expected(), stated);
                 assert!(matches!(image.length(), Length::Unknown { .. }));
                 assert!(content(image).unwrap() == disk, "{i} {companions} {j}");
             }
@@ -300,7 +300,7 @@ fn what_is_cut_off_or_damaged_anywhere_is_an_error() {
     let disk = disk()[..150].to_vec();
     for how in [STORED, STREAMED, LARGE] {
         let bytes = archive(&[("._a", b"attributes", STREAMED), ("disk.img", &disk, how)]);
-        // Without its comment it is whole for who reads in order.
+        // Without its comment it is complete when read in order.
         for cut in HEADER_END..bytes.len() - 5 {
             for image in opened(&bytes[..cut], None) {
                 assert!(image.and_then(content).is_err(), "{cut}");
@@ -310,7 +310,7 @@ fn what_is_cut_off_or_damaged_anywhere_is_an_error() {
             let mut bad = bytes.clone();
             bad[at] ^= 0x11;
             for image in opened(&bad, None) {
-                // A name or a time is not what is in it.
+                // A name or a time does not change the content.
                 let read = image.and_then(content);
                 assert!(read.is_err() || read.is_ok_and(|read| read == disk), "{at}");
             }
@@ -318,7 +318,7 @@ fn what_is_cut_off_or_damaged_anywhere_is_an_error() {
     }
 }
 
-/// Before that it is not known for what it is.
+/// With fewer bytes the format is not recognised.
 const HEADER_END: usize = 30;
 
 #[test]
