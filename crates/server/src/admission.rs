@@ -1,16 +1,15 @@
-//! Which connections stay when there are too many.
+//! Decides which connections stay open when there are too many.
 //!
-//! A connection is a stranger until a request on it proves a user. Strangers and users
-//! have places of their own, so whoever has no key cannot take a place from a user.
-//! Nobody is turned away at the door: a new stranger takes the place of the oldest one,
-//! from the address that has most of them. So a request with a key, or for `/health`,
-//! always gets in, also behind a proxy where all clients have one address. A stranger
-//! that proves no user in time is closed.
+//! A connection is a stranger until a request on it proves a user. Strangers and users have
+//! separate limits, so clients without a key cannot take connections from users. No new stranger is
+//! rejected; instead, it replaces the oldest one from the address with the most strangers. So a
+//! request with a key, or for `/health`, always gets through, even behind a proxy where all clients
+//! have one address. A stranger that proves no user in time is closed.
 //!
-//! A connection belongs to the last user that it proved. A user with too many loses those
-//! that wait for their next request, the longest idle first; if all are busy the new one is
-//! refused with 429. When all users together have too many, the same happens to the one who
-//! has most, and 503 is the refusal.
+//! A connection belongs to the last user that it proved. If a user has too many, those that wait
+//! for their next request are closed, the longest idle first; if all are busy, the new one is
+//! refused with 429. If all users together have too many, the same is done to the user with the
+//! most, and the refusal is 503.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -26,18 +25,18 @@ use tokio::time::sleep;
 use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
-/// Connections of strangers, of one user and of all users, where the limit of open files
+/// Maximum connections of strangers, of one user and of all users, if the limit of open files
 /// allows it.
 const STRANGERS: usize = 256;
 pub(super) const OF_ONE_USER: usize = 256;
 const OF_ALL_USERS: usize = 1024;
-/// A stranger older than this is told to close with its next answer, so that no request
-/// of somebody who only asks for `/health` is cut off.
+/// The next answer to a stranger older than this closes the connection. So no request of a client
+/// that only asks for `/health` is cut off.
 const STRANGER_LAST_ANSWER: Duration = Duration::from_secs(30);
-/// A stranger older than this is closed, whatever it does.
+/// A stranger older than this is closed, whatever it is doing.
 const STRANGER_END: Duration = Duration::from_secs(60);
 
-/// How many connections there may be.
+/// The maximum numbers of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
     pub(super) strangers: usize,
@@ -46,8 +45,8 @@ pub(super) struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// The limits of a server that may open `files` files, with `of_one_user` connections
-    /// for each user. A connection takes up to three files, and half of all are for drives.
+    /// The limits of a server that may open `files` files, with `of_one_user` connections for each
+    /// user. A connection uses up to three files, and half of all files are reserved for drives.
     pub(super) fn new(of_one_user: usize, files: usize) -> Self {
         let of_all_users = OF_ALL_USERS.max(4 * of_one_user).min(files / 8).max(4);
         Self {
@@ -57,7 +56,7 @@ impl ConnectionLimits {
         }
     }
 
-    /// For a listener that has no users.
+    /// The limits of a listener without users.
     pub(super) fn strangers_only(strangers: usize) -> Self {
         Self {
             strangers,
@@ -67,7 +66,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Why a connection was closed, as the metrics name it.
+/// Why a connection was closed; a label in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// A newer stranger took its place.
@@ -104,9 +103,9 @@ pub(super) struct Admission {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// By number, so the oldest come first.
+    /// By number, so that the oldest come first.
     connections: BTreeMap<u64, Connection>,
-    /// Counts connections, and ends of requests.
+    /// Counts connections and completed requests.
     clock: u64,
 }
 
@@ -115,12 +114,12 @@ struct Connection {
     network: IpAddr,
     user: Option<Arc<str>>,
     requests: u32,
-    /// The clock at the end of its last request.
+    /// The clock when its last request ended.
     idle_since: u64,
     end: Arc<Notify>,
 }
 
-/// The place of one connection, free again when it is dropped.
+/// The slot of one connection, which becomes free when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     admission: Arc<Admission>,
@@ -139,7 +138,7 @@ impl Admission {
         })
     }
 
-    /// The next connection, and its place.
+    /// Accepts the next connection, with its place.
     pub(super) async fn accept(
         self: &Arc<Self>,
         listener: &TcpListener,
@@ -147,13 +146,13 @@ impl Admission {
         loop {
             match listener.accept().await {
                 Ok((stream, from)) => {
-                    // Without it small answers wait for acknowledgements.
+                    // Without it, small answers would wait for acknowledgements.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%error, "Cannot set TCP_NODELAY");
                     }
                     return (stream, self.admit(from.ip()));
                 }
-                // Out of descriptors, mostly: they come back when others end.
+                // Most likely there are no free descriptors; other connections will release some.
                 Err(error) => {
                     tracing::warn!(%error, "Cannot accept a connection");
                     self.relieve();
@@ -163,7 +162,7 @@ impl Admission {
         }
     }
 
-    /// Makes a place for a new connection.
+    /// Registers a new connection, and closes another one if necessary.
     fn admit(self: &Arc<Self>, from: IpAddr) -> Arc<Place> {
         let end = Arc::new(Notify::new());
         let mut open = lock(&self.open);
@@ -190,7 +189,7 @@ impl Admission {
         })
     }
 
-    /// Closes a connection that matters least, because the process has no descriptor left.
+    /// Closes one of the least important connections, because the process has no free descriptor.
     fn relieve(&self) {
         let mut open = lock(&self.open);
         if !self.close_a_stranger(&mut open) {
@@ -198,14 +197,14 @@ impl Admission {
         }
     }
 
-    /// Connections of strangers and of users.
+    /// Number of connections of strangers and of users.
     pub(super) fn count(&self) -> (usize, usize) {
         let open = lock(&self.open);
         let strangers = open.strangers().count();
         (strangers, open.connections.len() - strangers)
     }
 
-    /// How many connections were closed for `reason`.
+    /// Number of connections that were closed for `reason`.
     pub(super) fn closed(&self, reason: Reason) -> u64 {
         self.closed[reason as usize].load(Ordering::Relaxed)
     }
@@ -223,8 +222,8 @@ impl Admission {
         self.close(open, number, Reason::StrangersFull)
     }
 
-    /// Closes the connection that has been idle for longest, of `user` or of the user who
-    /// has most connections.
+    /// Closes the connection of `user`, or of the user with the most connections, that has been
+    /// idle the longest.
     fn close_an_idle(&self, open: &mut Open, user: Option<&Arc<str>>) -> bool {
         let mut of_user = HashMap::new();
         for connection in open.connections.values() {
@@ -275,7 +274,7 @@ impl Place {
         self.from
     }
 
-    /// Ready when the connection has to be closed.
+    /// Completes when the connection has to be closed.
     pub(super) async fn closed(&self) {
         tokio::select! {
             () = self.end.notified() => return,
@@ -292,7 +291,7 @@ impl Place {
         self.end.notified().await;
     }
 
-    /// Whether the answer to come should be the last one.
+    /// Whether the next answer should be the last one.
     pub(super) fn is_overdue(&self) -> bool {
         self.began.elapsed() >= STRANGER_LAST_ANSWER && {
             let open = lock(&self.admission.open);
@@ -301,7 +300,7 @@ impl Place {
         }
     }
 
-    /// A request has begun on the connection.
+    /// A request began on the connection.
     pub(super) fn begin_request(&self) {
         let mut open = lock(&self.admission.open);
         if let Some(connection) = open.connections.get_mut(&self.number) {
@@ -309,7 +308,7 @@ impl Place {
         }
     }
 
-    /// A request, its answer included, has ended.
+    /// A request ended, including its answer.
     pub(super) fn end_request(&self) {
         let mut open = lock(&self.admission.open);
         let now = open.tick();
@@ -319,11 +318,11 @@ impl Place {
         }
     }
 
-    /// The request under way proved `user`, who has the connection from now on.
+    /// The current request proved `user`, to whom the connection belongs from now on.
     ///
     /// # Errors
-    /// 429 if all connections that this user may have are busy, 503 if those of all users
-    /// are. The connection ends with that answer.
+    /// 429 if all connections that this user may have are busy, 503 if those of all users are. The
+    /// connection closes after that answer.
     pub(super) fn set_user(&self, user: &Arc<str>) -> Result<(), Refusal> {
         let admission = &self.admission;
         let ConnectionLimits {
@@ -333,7 +332,7 @@ impl Place {
         } = admission.limits;
         let mut open = lock(&admission.open);
         let Some(connection) = open.connections.get(&self.number) else {
-            // It was closed, and its end is on the way.
+            // The connection is already being closed.
             return Err(Refusal::overloaded().and_last());
         };
         if connection.user.as_ref() == Some(user) {
@@ -362,7 +361,7 @@ impl Drop for Place {
     }
 }
 
-/// What one client has for itself: a whole address, of IPv6 the first 64 bits.
+/// What counts as one client: an IPv4 address, or the first 64 bits of an IPv6 address.
 pub(super) fn network(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -427,19 +426,19 @@ mod tests {
         let refused = place("a").unwrap_err();
         assert_eq!(refused.status(), 429);
         assert!(refused.is_last());
-        // On a connection that it has a user may always ask.
+        // A user may always send requests on a connection that it already has.
         first.set_user(&user("a")).unwrap();
         second.end_request();
         let third = place("a").unwrap();
         assert!(is_open(&first) && !is_open(&second) && is_open(&third));
-        // The server's places: of the user who has most, an idle one.
+        // If all users have too many, an idle connection of the user with the most is closed.
         let _fourth = place("b").unwrap();
         assert_eq!(place("c").unwrap_err().status(), 503);
         first.end_request();
         let fifth = place("c").unwrap();
         assert!(!is_open(&first));
         assert_eq!(admission.count(), (0, 3));
-        // A proxy sends requests of several users on one connection.
+        // A proxy may send requests of several users on one connection.
         fifth.set_user(&user("b")).unwrap();
         assert_eq!(fifth.set_user(&user("b")), Ok(()));
         assert_eq!(admission.closed(Reason::UsersFull), 2);

@@ -1,4 +1,4 @@
-//! What the server answers, and how it tells a refusal (docs/dev/reference.md, 2.5 and
+//! The answers of the server, and the form of a refusal (docs/dev/reference.md, 2.5 and
 //! docs/dev/reference.md, 3.2).
 
 use bytes::Bytes;
@@ -17,22 +17,22 @@ pub(super) type AnswerBody = BoxBody<Bytes, std::io::Error>;
 /// An answer, ready to be sent.
 pub(super) type Answer = Response<AnswerBody>;
 
-/// The memory that an answer takes while nobody reads it, in bytes: an extension of
-/// answers that take more than [`SMALL_BYTES`], for the budget.
+/// The bytes of memory that an answer uses until it was read. It is an extension of answers that
+/// use more than [`SMALL_BYTES`], for the budget.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held(pub(super) u64);
 
-/// Not worth counting: the number of connections bounds it.
+/// Smaller answers are not counted: the number of connections bounds them.
 const SMALL_BYTES: u64 = 64 * 1024;
-/// What an answer takes that is made while it is sent: hyper asks for frames until it has
-/// some 400 KiB, and there may be one more of 256 KiB.
+/// The memory of an answer that is generated while it is sent: hyper requests frames until it has
+/// about 400 KiB, and there may be one more of 256 KiB.
 const STREAM_BYTES: u64 = 640 * 1024;
 
-/// What a text answer holds, as `X-Elastic-Output` says.
+/// The content of a text answer, for `X-Elastic-Output`.
 const PROPERTIES: HeaderValue = HeaderValue::from_static("properties");
 const LIST: HeaderValue = HeaderValue::from_static("list");
 
-/// 204, for what has no data.
+/// 204, for answers without data.
 pub(super) fn no_content() -> Answer {
     let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed());
     *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -44,7 +44,7 @@ pub(super) fn object(object: &Properties, format: Format) -> Answer {
     of_body(full(object.print(format)), format, PROPERTIES)
 }
 
-/// 200 with several objects, printed while they are sent.
+/// 200 with several objects, which are printed while they are sent.
 pub(super) fn objects(
     objects: impl Iterator<Item = Properties> + Send + Sync + 'static,
     format: Format,
@@ -56,8 +56,8 @@ pub(super) fn objects(
     )
 }
 
-/// 200 with a list of drives or servers. JSON has them under `uuid`, as recorded
-/// clients read it, and under `key`, as everywhere else (docs/dev/reference.md, 7).
+/// 200 with a list of drives or servers. In JSON, each is under `uuid`, as recorded clients expect,
+/// and under `key`, as everywhere else (docs/dev/reference.md, 7).
 pub(super) fn list(
     key: &'static str,
     ids: impl Iterator<Item = String> + Send + Sync + 'static,
@@ -87,7 +87,7 @@ pub(super) fn resources(
     of_body(listing::of_lines(lines, format).boxed(), format, LIST)
 }
 
-/// 200 with a file of another kind.
+/// 200 with a file of another type.
 pub(super) fn file(bytes: impl Into<Bytes>, media_type: &'static str) -> Answer {
     let bytes = bytes.into();
     let len = bytes.len() as u64;
@@ -124,14 +124,14 @@ fn holding(body: AnswerBody, bytes: u64) -> Answer {
     answer
 }
 
-/// A body that is there as a whole.
+/// A body that is completely in memory.
 pub(super) fn full(body: impl Into<Bytes>) -> AnswerBody {
     Full::new(body.into())
         .map_err(|never| match never {})
         .boxed()
 }
 
-/// An answer that a fault plan makes up, whatever was asked for.
+/// The answer of a fault plan, whatever was requested.
 pub(super) fn made_up(
     status: StatusCode,
     error: Option<ErrorType>,
@@ -155,7 +155,7 @@ pub(super) fn made_up(
     answer
 }
 
-/// The answer that tells a refusal.
+/// The answer for a refusal.
 pub(super) fn refusal(refusal: &Refusal) -> Answer {
     let mut answer = Response::new(full(format!("{refusal}\n")));
     let status = StatusCode::from_u16(refusal.status());

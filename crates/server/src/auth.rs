@@ -1,4 +1,4 @@
-//! Who asks: HTTP Basic against the users of the server (docs/dev/reference.md, 1.1).
+//! Authentication: HTTP Basic against the users of the server (docs/dev/reference.md, 1.1).
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,15 +30,15 @@ impl Users {
         Self(users.iter().map(user).collect())
     }
 
-    /// The user that an `Authorization` header proves, if it proves one. Work
-    /// and time do not depend on which user it names or how much of the key is
-    /// right: digests of both are compared, with all users, to the end.
+    /// The user that an `Authorization` header proves, if any. The time does not depend on which
+    /// user it names or how much of the key is right: digests of both are compared with those of
+    /// all users, completely.
     pub(super) fn prove(&self, header: &[u8]) -> Option<Arc<str>> {
         let (name, key) = decode(header).unwrap_or_default();
         self.prove_pair(&name, &key)
     }
 
-    /// The user that name and key prove, in the same way.
+    /// The user that this name and key prove, in constant time as well.
     pub(super) fn prove_pair(&self, name: &str, key: &str) -> Option<Arc<str>> {
         let (name, key) = (digest(name.as_bytes()), digest(key.as_bytes()));
         let mut proved = None;
@@ -60,13 +60,12 @@ impl fmt::Debug for Users {
     }
 }
 
-/// The SHA-256 of a secret, or of a name that stands for one.
+/// The SHA-256 of a secret, or of a user name.
 pub(super) fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// User and key of a `Basic` header. The scheme is told from no other in
-/// lower-case letters too.
+/// User and key of a `Basic` header. The scheme is compared case-insensitively.
 fn decode(header: &[u8]) -> Option<(String, Zeroizing<String>)> {
     let (scheme, encoded) = header.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {

@@ -1,4 +1,4 @@
-//! Bodies of requests: bounded, and given up when they stall.
+//! Request bodies: bounded in size, and abandoned if they stall.
 
 use std::io::{self, BufRead, Read};
 use std::pin::Pin;
@@ -19,18 +19,18 @@ use super::record::RequestRecord;
 use openhosting_base::wire::{Format, Properties};
 use openhosting_tenancy::Refusal;
 
-/// Longest wait for [`PROGRESS_BYTES`] more of a body, or its end.
+/// Maximum time for [`PROGRESS_BYTES`] more of a body, or for its end.
 const STALL: Duration = Duration::from_secs(30);
-/// Less than this is no progress: else a byte now and then would hold a drive
-/// and memory for ever.
+/// Fewer bytes do not count as progress. Otherwise a byte now and then could hold a drive and
+/// memory for ever.
 const PROGRESS_BYTES: usize = 16 * 1024;
-/// Most bytes of a body of keys and values.
+/// Maximum bytes of a body of keys and values.
 const SMALL_BYTES_MAX: usize = 64 * 1024;
-/// Frames between the network and the thread that decodes them. hyper makes
-/// them at most some 400 KiB long.
+/// Frames between the network and the thread that decodes them. hyper's frames have at most about
+/// 400 KiB.
 const FRAMES_AHEAD: usize = 3;
 
-/// The body of a request, counted as it comes.
+/// The body of a request, counted while it arrives.
 #[derive(Debug)]
 pub(super) struct Incoming {
     body: IncomingBody,
@@ -40,7 +40,7 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 enum IncomingBody {
     Plain(hyper::body::Incoming),
-    /// As a fault plan wants it.
+    /// Slowed down by a fault plan.
     Slowed(Slowed<hyper::body::Incoming>),
 }
 
@@ -50,7 +50,7 @@ impl Incoming {
         Self { body, record }
     }
 
-    /// The same, over a slow line.
+    /// The same body over a slow line.
     pub(super) fn slowed(self, line: Arc<Line>) -> Self {
         let body = match self.body {
             IncomingBody::Plain(body) => IncomingBody::Slowed(Slowed::new(body, line)),
@@ -93,11 +93,10 @@ impl Body for Incoming {
     }
 }
 
-/// A body as it comes, given up when the client is too slow.
+/// A body that is abandoned if the client is too slow.
 struct Paced {
     body: Incoming,
-    /// Time waited for the client, and bytes got, since it was last found to
-    /// make progress.
+    /// Time that was spent waiting for the client, and bytes received, since it last made progress.
     waited: Duration,
     bytes: usize,
 }
@@ -111,7 +110,7 @@ impl Paced {
         }
     }
 
-    /// The next bytes; `None` at the proper end.
+    /// The next bytes; `None` at the regular end.
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         loop {
             let began = Instant::now();
@@ -122,7 +121,7 @@ impl Paced {
                 Ok(Some(Err(_))) => return Err(cut_short()),
                 Err(_) => return Err(Refusal::too_slow()),
             };
-            // Trailers are not part of this API.
+            // This API does not use trailers.
             if let Ok(data) = frame.into_data() {
                 self.waited += began.elapsed();
                 self.bytes += data.len();
@@ -139,7 +138,7 @@ fn cut_short() -> Refusal {
     Refusal::usage("The body was cut short")
 }
 
-/// A whole body of keys and values.
+/// Reads a whole body of keys and values.
 pub(super) async fn small(body: Incoming) -> Result<Vec<u8>, Refusal> {
     let mut body = Paced::new(body);
     let mut all = Vec::new();
@@ -153,16 +152,16 @@ pub(super) async fn small(body: Incoming) -> Result<Vec<u8>, Refusal> {
     Ok(all)
 }
 
-/// How a body is packed.
+/// The encoding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// Bytes of the drive.
+    /// Raw bytes of the drive.
     Raw,
-    /// gzip of them.
+    /// Bytes of the drive, compressed with gzip.
     Gzip,
 }
 
-/// The keys and values that a request sends.
+/// Reads the keys and values that a request sends.
 pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Properties, Refusal> {
     let format = Format::of_content_type(text(request.headers(), &CONTENT_TYPE));
     if encoding(request.headers())? != Encoding::Raw {
@@ -172,7 +171,7 @@ pub(super) async fn keys_and_values(request: Request<Incoming>) -> Result<Proper
     Properties::parse(format, &body).map_err(|error| Refusal::usage(error.to_string()))
 }
 
-/// How the body of a request is packed, by its headers.
+/// The encoding of a request's body, according to its headers.
 pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
     let mut values = headers.get_all(CONTENT_ENCODING).iter();
     let encoding = match values.next() {
@@ -193,7 +192,7 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A body of exactly as many bytes as `buffer` holds.
+/// Reads a body of exactly as many bytes as `buffer` has.
 pub(super) async fn fill(body: Incoming, buffer: &mut [u8]) -> Result<(), Refusal> {
     let mut body = Paced::new(body);
     let mut rest = buffer;
@@ -210,8 +209,8 @@ pub(super) async fn fill(body: Incoming, buffer: &mut [u8]) -> Result<(), Refusa
     }
 }
 
-/// A body on its way to a thread that may block: run the future beside the
-/// thread. It ends when the body does or nobody reads any more.
+/// Passes a body to a thread that may block: run the future concurrently with the thread. It ends
+/// when the body ends or nothing reads it any more.
 pub(super) fn stream(body: Incoming) -> (impl Future<Output = ()>, Frames) {
     let mut body = Paced::new(body);
     let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
@@ -241,12 +240,12 @@ pub(super) fn stream(body: Incoming) -> (impl Future<Output = ()>, Frames) {
 enum Message {
     Data(Bytes),
     Failed(Refusal),
-    /// Said aloud: a body that merely stops coming has not ended.
+    /// The end is explicit, because a body that merely stops arriving has not ended.
     End,
 }
 
-/// A body as a blocking reader. Its end is the proper end of the body; all else
-/// is an error, and [`failure`](Self::failure) tells which.
+/// A body as a blocking reader. Its end is the regular end of the body; everything else is an
+/// error, and [`failure`](Self::failure) returns which one.
 pub(super) struct Frames {
     receiver: mpsc::Receiver<Message>,
     current: Bytes,

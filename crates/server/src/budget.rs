@@ -1,15 +1,14 @@
-//! Budgets: how much of one thing each user, and all users together, may hold at one
-//! time.
+//! Budgets limit how much of a resource each user, and all users together, may hold at a time.
 //!
-//! Whatever a request can hold for as long as its client likes belongs to a budget:
-//! memory for bodies, bytes of answers that nobody reads, work on a processor. A request
-//! takes a [`Share`] and returns it by dropping it. It first waits for the other requests
-//! of its own user, then for everybody else. So one user never holds, nor queues for,
-//! more than the part of one user, and the others find the rest free.
+//! Everything that a request can hold for as long as its client likes has a budget: memory for
+//! bodies, bytes of answers that are not read, processor work. A request takes a [`Share`] and
+//! returns it by dropping it. It first waits for other requests of its own user, then for those of
+//! others. So one user never holds, nor queues for, more than the part of one user, and the rest
+//! stays available to the others.
 //!
-//! A request that finds its user's part used up is refused with 429 `busy`, and one that
-//! finds no room for anybody with 503 `busy`, both with `Retry-After`. The metrics
-//! `openhosting_budget_*` show each budget by its name (docs/user/operating.md).
+//! If a user's part is used up, the request is refused with 429 `busy`; if the whole budget is,
+//! with 503 `busy`. Both have `Retry-After`. The metrics `openhosting_budget_*` show each budget by
+//! its name (docs/user/operating.md).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,30 +22,30 @@ use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
 const MIB: u64 = 1024 * 1024;
-/// Longest wait of a request for a share, before it is refused.
+/// Maximum time that a request waits for a share before it is refused.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a refused client should wait. Shares are returned when a body or an answer
-/// ends, which for an honest client is soon.
+/// How long a refused client should wait. Shares are returned when a body or an answer ends, which
+/// is soon for an honest client.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a budget is of, and how much of it there is.
+/// The resource of a budget, and its amount.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     /// Its name in metrics: letters and underscores.
     pub(super) name: &'static str,
     /// Its name in the sentence of a refusal, with its unit.
     pub(super) noun: &'static str,
-    /// Most that one user holds.
+    /// Maximum for one user.
     pub(super) each: u64,
-    /// Most that all users hold together.
+    /// Maximum for all users together.
     pub(super) all: u64,
-    /// Amounts are rounded up to a multiple of this, and are at least this much.
+    /// Amounts are rounded up to a multiple of this, and at least to this.
     pub(super) step: u64,
 }
 
-/// Memory for the bodies of writes. At least 1 MiB counts for each body, which also
-/// bounds the threads that wait for slow bodies. Our clients send up to 64 chunks of 4 MiB
-/// at once on a link that loses packets, each for many seconds.
+/// Memory for the bodies of writes. At least 1 MiB counts for each body, which also bounds the
+/// threads that wait for slow bodies. Our clients send up to 64 chunks of 4 MiB concurrently on a
+/// lossy link, each for many seconds.
 const BODIES: Limit = Limit {
     name: "body_bytes",
     noun: "bytes of request bodies in memory",
@@ -55,7 +54,7 @@ const BODIES: Limit = Limit {
     step: MIB,
 };
 
-/// Memory for answers that are longer than 64 KiB, whether read or not.
+/// Memory for answers of more than 64 KiB, whether the client reads them or not.
 const ANSWERS: Limit = Limit {
     name: "answer_bytes",
     noun: "bytes of answers that were not read yet",
@@ -64,9 +63,9 @@ const ANSWERS: Limit = Limit {
     step: MIB / 16,
 };
 
-/// Requests that are worked on, to the beginning of their answers, but for those that other
-/// budgets bound. Each may take one of the runtime's threads for blocking work, which
-/// `/health`, writes and steps of reads need too.
+/// Requests in progress, until their answers begin, except those that other budgets bound. Each may
+/// use one of the runtime's threads for blocking work, which `/health`, writes and the steps of
+/// reads need as well.
 const REQUESTS: Limit = Limit {
     name: "requests",
     noun: "requests under way",
@@ -75,8 +74,8 @@ const REQUESTS: Limit = Limit {
     step: 1,
 };
 
-/// Digests, lists of extents and maps, those that wait for their turn included. Our
-/// clients have up to 64 workers.
+/// Digests, lists of extents and maps, including those that wait for their turn. Our clients have
+/// up to 64 workers.
 const DIGESTS: Limit = Limit {
     name: "digests",
     noun: "digests, lists of extents and maps under way",
@@ -85,7 +84,7 @@ const DIGESTS: Limit = Limit {
     step: 1,
 };
 
-/// Imagings that have not ended, those that wait for their turn included.
+/// Imagings that have not ended, including those that wait for their turn.
 const IMAGINGS: Limit = Limit {
     name: "imagings",
     noun: "imagings under way",
@@ -128,19 +127,18 @@ impl Budgets {
     }
 }
 
-/// How much of one thing the users hold.
+/// How much of one resource the users hold.
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: Limit,
     all: Arc<Semaphore>,
-    /// The part of each user that ever took a share. There are only as many as the
-    /// server was given.
+    /// The part of each user that ever took a share. The number of users is fixed.
     users: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
     refused_to_user: AtomicU64,
     refused_to_all: AtomicU64,
 }
 
-/// A part of a budget; returned when it is dropped.
+/// A part of a budget; returned when dropped.
 #[derive(Debug)]
 #[must_use = "a share that is dropped is returned"]
 pub(super) struct Share {
@@ -148,14 +146,14 @@ pub(super) struct Share {
     _all: OwnedSemaphorePermit,
 }
 
-/// A budget as the metrics show it, in the unit of its limit.
+/// The figures of a budget for the metrics, in the unit of its limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BudgetFigures {
     pub(super) name: &'static str,
     pub(super) used: u64,
     pub(super) each: u64,
     pub(super) all: u64,
-    /// Refusals because a user held too much, and because all together did.
+    /// Number of refusals because one user, or all users together, held too much.
     pub(super) refused_to_user: u64,
     pub(super) refused_to_all: u64,
 }
@@ -171,8 +169,8 @@ impl Budget {
         }
     }
 
-    /// Waits for a share for at most `patience`, then refuses: 429 if the user holds too
-    /// much, else 503.
+    /// Waits for a share for at most `patience`, then refuses: with 429 if the user holds too much,
+    /// otherwise with 503.
     pub(super) async fn take_within(
         &self,
         user: &Arc<str>,
@@ -208,8 +206,7 @@ impl Budget {
         }
     }
 
-    /// The permits for `amount`. What is more than the whole part of a user counts as
-    /// that: it would never be granted.
+    /// The permits for `amount`, but at most the whole part of a user: more could never be granted.
     fn permits(&self, amount: u64) -> u32 {
         let amount = amount.min(self.limit.each.min(self.limit.all));
         let permits = amount.div_ceil(self.limit.step).max(1);
@@ -264,7 +261,7 @@ mod tests {
         for _ in 0..4 {
             held.push(budget.take_within(&greedy, 1, PATIENCE).await.unwrap());
         }
-        // Requests of the greedy user wait for each other, not among the others.
+        // Requests of the greedy user wait for each other, and not in the common queue.
         let queue = (0..50).map(|_| budget.take_within(&greedy, 10, PATIENCE));
         let mut queue: Vec<_> = queue.map(Box::pin).collect();
         for waiting in &mut queue {
@@ -278,7 +275,7 @@ mod tests {
         assert_eq!(budget.figures().refused_to_user, 1);
         drop((share, queue, held));
         assert_eq!(budget.figures().used, 0);
-        // More than the whole part of a user is that part.
+        // A request for more than the whole part of a user gets that part.
         let all = budget
             .take_within(&greedy, u64::MAX, PATIENCE)
             .await
@@ -298,7 +295,7 @@ mod tests {
         assert_eq!(refused.unwrap_err().status(), 503);
         let figures = budget.figures();
         assert_eq!((figures.used, figures.refused_to_all), (90, 1));
-        // What the refused request had of its user's part is free again.
+        // The refused request returned what it held of its user's part.
         held.pop();
         held.push(budget.take_within(&user("d"), 40, PATIENCE).await.unwrap());
         assert_eq!(budget.figures().used, 100);

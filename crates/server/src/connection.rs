@@ -26,16 +26,16 @@ use super::{drives, operator, page, socket};
 use openhosting_base::wire::Format;
 use openhosting_tenancy::Refusal;
 
-/// What is known of the client of a connection.
+/// What is known about the client of a connection.
 pub(super) struct Client {
-    /// To be set where the connection is to end with a reset.
+    /// Set it to end the connection with a reset.
     pub(super) is_reset: Arc<AtomicBool>,
-    /// Sees its end; without it nothing else is missing.
+    /// Detects that the client has gone; if it is missing, only that does not work.
     pub(super) peer: Option<Peer>,
     pub(super) place: Arc<Place>,
 }
 
-/// Serves requests until the client or `watcher` ends it, or it is to be reset.
+/// Serves requests until the client or `watcher` ends the connection, or it is reset.
 pub(super) async fn serve<S>(stream: S, api: Arc<Api>, watcher: Watcher, client: Client)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -53,7 +53,7 @@ where
             let answer = tokio::select! {
                 biased;
                 answer = work => answer,
-                // What only serves the client ends here, wherever it is.
+                // Work that only serves the client ends here, at whatever point it is.
                 () = gone(client.peer.as_ref(), &record) => Err(Reset),
             };
             answer.inspect_err(|Reset| client.is_reset.store(true, Ordering::Relaxed))
@@ -67,8 +67,8 @@ where
     }
 }
 
-/// Waits until the client of a request has gone that changes nothing. Other requests are
-/// carried out once they are there as a whole. Ask only after the request was begun.
+/// Waits until the client has gone, for a request that changes nothing. Other requests are carried
+/// out once they have been received completely. Call it only after the request began.
 async fn gone(peer: Option<&Peer>, record: &RequestRecord) {
     match peer {
         Some(peer) if record.ends_with_client() => peer.gone().await,
@@ -106,7 +106,7 @@ async fn answer(
     Ok(hold(api, record, served).await)
 }
 
-/// The answer to a request, which holds its share of the budget until it was sent.
+/// Answers a request. The answer holds its share of the budget until it was sent.
 async fn hold(
     api: &Arc<Api>,
     record: Arc<RequestRecord>,
@@ -135,16 +135,17 @@ async fn take_share(
     Ok(answer)
 }
 
-/// Who, then what, then how; so that nobody without credentials learns which
-/// commands or drives there are, and no body is read for nothing.
+/// Checks the user first, then the command, then its arguments, so that a client without
+/// credentials cannot learn which commands or drives exist, and no body is read in vain.
 async fn dispatch(
     api: &Arc<Api>,
     request: Request<Incoming>,
     record: &RequestRecord,
 ) -> Result<Answer, Refusal> {
-    // Before the key: a page of another site must not use up the guesses of its visitor.
+    // Before the key is checked, because a page of another site must not use up the guesses of its
+    // visitor.
     check_site(request.headers())?;
-    // To come without a key is no guess.
+    // A request without a key is not a guess.
     let header = request.headers().get(AUTHORIZATION);
     let header = header.ok_or_else(Refusal::auth)?;
     let prove = || api.users.prove(header.as_bytes());
@@ -183,7 +184,7 @@ async fn dispatch(
     carry_out(api, user, call, request).await
 }
 
-/// Does what `user` asks for.
+/// Carries out a command of `user`.
 async fn carry_out(
     api: &Arc<Api>,
     user: Arc<str>,
@@ -212,8 +213,8 @@ async fn carry_out(
     }
 }
 
-/// hyper refuses most of what could be understood in two ways; this is the
-/// rest: a transfer coding on top of chunked.
+/// hyper refuses most of what could be interpreted in two ways. This refuses the rest: another
+/// transfer coding in addition to chunked.
 fn check_framing(request: &Request<Incoming>) -> Result<(), Refusal> {
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {

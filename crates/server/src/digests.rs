@@ -1,10 +1,10 @@
-//! The SHA-256 of a range of a drive, made step by step.
+//! Computes the SHA-256 of a range of a drive, step by step.
 //!
-//! A digest is what others check a hole with, so it must not go by the report of holes
-//! that it checks: holes are read. But zeros are not hashed: SHA-256 after any number of
-//! zeros is known from a table, so that a range of zeros costs no more than to read it.
-//! A drive that takes no space at all is not even read. The file system says so twice
-//! then, by its blocks and by its extents, and a sample of the range is read besides.
+//! Clients check reported holes by such digests, so a digest must not rely on the same report:
+//! holes are read. However, zeros are not hashed, because a table has the state of SHA-256 after
+//! any number of leading zeros, so a range of zeros costs no more than reading it. A drive that
+//! occupies no space at all is not even read. In that case the file system has reported it twice,
+//! by its blocks and its extents, and a sample of the range is read as well.
 
 use std::io;
 use std::ops::Range;
@@ -20,24 +20,24 @@ use openhosting_base::chunk::zeros;
 use openhosting_base::digest::Digest;
 use openhosting_base::locks::lock;
 
-/// Longest range of one digest, in bytes: the longest chunk of our clients. It bounds
-/// what one request costs.
+/// Maximum bytes of one digest: the longest chunk of our clients. It bounds the cost of one
+/// request.
 pub(super) const DIGEST_BYTES_MAX: u64 = 1 << 30;
-/// Bytes that are read at a time: they stay in the processor's cache.
+/// Bytes to read at a time, few enough to stay in the processor's cache.
 const STEP_BYTES: u64 = 256 * 1024;
-/// Zeros from one state of the table to the next.
+/// Number of zeros between two states in the table.
 const STATE_BYTES: u64 = 1 << 20;
-/// A shorter file may lie in its inode, and take no blocks.
+/// A shorter file may be stored in its inode and use no blocks.
 const EMPTY_BYTES_MIN: u64 = 1 << 20;
 
-/// The state of SHA-256 after zeros, for every MiB up to [`DIGEST_BYTES_MAX`]: 120 kB when it
-/// is full, which costs one pass over a GiB.
+/// The state of SHA-256 after zeros, for every MiB up to [`DIGEST_BYTES_MAX`]: 120 kB when it is
+/// complete, which costs one pass over a GiB.
 #[derive(Debug, Default)]
 pub(super) struct Zeros(Mutex<Vec<Sha256>>);
 
 impl Zeros {
-    /// The state after `len` zeros in bytes; `None` while the table does not reach so
-    /// far: then it does after some more calls, which take a millisecond each.
+    /// The state after `len` zero bytes; `None` while the table is too short. Each call extends the
+    /// table, which takes a millisecond.
     fn state(&self, len: u64) -> Option<Sha256> {
         let mut states = lock(&self.0);
         if states.is_empty() {
@@ -64,16 +64,16 @@ fn hash_zeros(mut hasher: Sha256, len: u64) -> Sha256 {
     hasher
 }
 
-/// A digest that is being made.
+/// A digest in progress.
 #[derive(Debug)]
 pub(super) struct Digesting {
     drive: Arc<Hosted>,
     /// The next byte to read, and the end.
     offset: u64,
     end: u64,
-    /// Zeros before the first byte that is none: they are not hashed.
+    /// Number of zeros before the first nonzero byte; they are not hashed.
     zeros: u64,
-    /// Everything up to `offset`, once there was a byte that is not zero.
+    /// The hash of everything up to `offset`, once there was a nonzero byte.
     hasher: Option<Sha256>,
     buffer: Vec<u8>,
     table: Arc<Zeros>,
@@ -81,7 +81,7 @@ pub(super) struct Digesting {
 }
 
 impl Digesting {
-    /// Of a `range` of the bytes of `drive`.
+    /// The digest of `range` of the bytes of `drive`.
     pub(super) fn new(
         drive: Arc<Hosted>,
         range: Range<u64>,
@@ -120,7 +120,7 @@ impl Digesting {
             return Ok(None);
         }
         let Some(hasher) = &mut self.hasher else {
-            // What was read is read again, when the table reaches so far.
+            // These bytes are read again once the table is long enough.
             self.hasher = self.table.state(self.zeros);
             return Ok(None);
         };
@@ -134,7 +134,7 @@ impl Digesting {
         Ok(Some(Digest::from_bytes(hash.into())))
     }
 
-    /// Whether the drive takes no space, the file system reports no data in the range, and a
+    /// Whether the drive occupies no space, the file system reports no data in the range, and a
     /// sample of it reads as zeros.
     fn is_empty(&self) -> bool {
         self.end - self.offset >= EMPTY_BYTES_MIN

@@ -1,4 +1,4 @@
-//! What drives are asked for: one method for each command.
+//! The commands about drives: one method for each.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::answer::{self, Answer};
 use super::body::{self, Incoming, encoding, keys_and_values};
 use super::budget::{PATIENCE, Share};
 use super::digests::{DIGEST_BYTES_MAX, Digesting};
-use super::faults::ToldExtents;
+use super::faults::ReportedExtents;
 use super::fill::{Fill, Order, Packing};
 use super::hosted::{Hosted, Purpose};
 use super::metadata::Metadata;
@@ -31,13 +31,13 @@ use openhosting_base::wire::{
 };
 use openhosting_tenancy::Refusal;
 
-/// Sizes are rounded up to this, where the server is told to (docs/dev/reference.md, 1.6).
+/// Sizes are rounded up to this if the server is configured to (docs/dev/reference.md, 1.6).
 const ROUND_BYTES: u64 = 4 * 1024 * 1024;
 
 type Result<T = Answer> = std::result::Result<T, Refusal>;
 
 impl Api {
-    /// The drives that `is_wanted`, by UUID, looked up one by one.
+    /// The drives that `is_wanted`, in the order of their UUIDs, looked up one at a time.
     pub(super) fn drives(
         &self,
         is_wanted: impl Fn(&Metadata) -> bool + Send + Sync + 'static,
@@ -80,7 +80,7 @@ impl Api {
         let api = Arc::clone(self);
         match self.store.own(user, id) {
             Ok(drive) => {
-                // What fills it is for nobody any more.
+                // Nobody needs what is filling it any more.
                 drive.cancel_imaging().await;
                 let turn = drive.turn().await?;
                 blocking(move || api.store.destroy(&turn)).await?;
@@ -116,8 +116,8 @@ impl Api {
         Ok(answer::object(&info, format))
     }
 
-    /// Answers when both drives are claimed and the key `imaging` is there; the
-    /// rest happens in the background (docs/dev/reference.md, 5.2).
+    /// Answers when both drives are claimed and have the key `imaging`; the rest happens in the
+    /// background (docs/dev/reference.md, 5.2).
     pub(super) async fn image(
         &self,
         user: &Arc<str>,
@@ -135,7 +135,7 @@ impl Api {
         let share = self.budgets.imagings.take_within(user, 1, Duration::ZERO);
         let share = share.await?;
         let imagings = Arc::clone(&self.imagings);
-        // What is stored is carried out, also where the client has gone by then.
+        // Once it is stored, it is carried out even if the client has gone.
         detached(async move {
             let turn = destination.turn().await?;
             let begins = Arc::clone(&imagings);
@@ -146,7 +146,7 @@ impl Api {
         .await
     }
 
-    /// Ends an imaging into a drive. There may be none: then all is as wanted.
+    /// Cancels an imaging into a drive. If there is none, that is no error.
     pub(super) async fn cancel_image(&self, user: &str, id: DriveId) -> Result {
         if !self.has_extensions {
             return Err(Refusal::no_command());
@@ -176,7 +176,7 @@ impl Api {
         ))
     }
 
-    /// The SHA-256 of a range, so that a client need not read it to compare.
+    /// The SHA-256 of a range, so that a client can compare without reading it.
     pub(super) async fn digest(&self, user: &Arc<str>, part: Part, format: Format) -> Result {
         let drive = self.extended(user, part.drive)?;
         let range = check_range(&drive, part)?;
@@ -190,8 +190,8 @@ impl Api {
         let read = Arc::clone(&drive);
         let mut digesting = Digesting::new(read, range, zeros, metrics);
         let digest = in_turns(job, move || Ok(digesting.step()?)).await;
-        // A drive that was destroyed or shrank meanwhile has no such range, whatever came
-        // of it.
+        // If the drive was destroyed or shrank meanwhile, the range does not exist, whatever the
+        // digest is.
         drive.check_readable()?;
         check_range(&drive, part)?;
         let digest = digest?;
@@ -202,21 +202,20 @@ impl Api {
         Ok(answer::object(&properties, format))
     }
 
-    /// Where in a range the drive holds data, so that a client need not read the
-    /// rest.
+    /// Where in a range the drive holds data, so that a client need not read the rest.
     pub(super) async fn extents(&self, user: &Arc<str>, part: Part, format: Format) -> Result {
         let drive = self.extended(user, part.drive)?;
         let asked = check_range(&drive, part)?;
         let (_share, job) = self.join_digests(user).await?;
-        let (data, end) = match self.told_extents {
-            ToldExtents::True => {
+        let (data, end) = match self.reported_extents {
+            ReportedExtents::True => {
                 let mut extents = sparse::Extents::new(asked.clone());
                 let drive = Arc::clone(&drive);
                 in_turns(job, move || Ok(extents.step(&drive.file))).await?
             }
-            ToldExtents::Hidden => (Vec::new(), asked.end),
+            ReportedExtents::Hidden => (Vec::new(), asked.end),
         };
-        // What began meanwhile may have moved the data.
+        // Something that began meanwhile may have moved the data.
         drive.check_readable()?;
         check_range(&drive, part)?;
         let extents = Extents::new(&asked, data, end).and_then(|extents| extents.to_properties());
@@ -224,7 +223,7 @@ impl Api {
         Ok(answer::object(&properties, format))
     }
 
-    /// A drive that may be read now, for a command that no cloud has.
+    /// A drive that can be read now, for an extension that no cloud has.
     fn extended(&self, user: &str, id: DriveId) -> Result<Arc<Hosted>> {
         if !self.has_extensions {
             return Err(Refusal::no_command());
@@ -276,14 +275,14 @@ impl Api {
             write.run(frames, &api.store, &api.memory)
         });
         tokio::pin!(work);
-        // A refused body is not waited for.
+        // Do not wait for a refused body.
         tokio::select! {
             result = &mut work => result,
             () = pump => work.await,
         }
     }
 
-    /// Does the writing of a write, and all that follows.
+    /// Carries out a write, and everything that follows it.
     async fn finish(
         self: &Arc<Self>,
         write: Write,
@@ -299,7 +298,7 @@ impl Api {
             if drive.fill() == Fill::Incomplete {
                 api.store.mark_whole(&drive.turn_blocking()?)?;
             }
-            // Before the answer: who has it may destroy the drive at once.
+            // Before the answer, because the client may destroy the drive as soon as it has it.
             drop(write);
             Ok(())
         });
@@ -315,7 +314,7 @@ impl Api {
     }
 }
 
-/// The bytes of a part, none past the end of the drive.
+/// The bytes of a part; fails if it extends beyond the end of the drive.
 fn check_range(drive: &Hosted, part: Part) -> Result<Range<u64>> {
     match part.offset.checked_add(part.size) {
         Some(end) if end <= drive.size() => Ok(part.offset..end),

@@ -1,12 +1,11 @@
-//! A fault plan: what the server does wrong, or as another cloud would, so that
-//! clients can be tested against it. A testing aid; without a plan nothing here
-//! does anything. The format is told in `docs/user/fault-plan.md`.
+//! A fault plan: what the server does wrong, or as another cloud would do it, for testing clients.
+//! Without a plan, nothing here has an effect. The format is described in
+//! `docs/user/fault-plan.md`.
 //!
-//! Most of it happens in one place, [`Faults::play`], around the answering of a
-//! request: it may answer itself, change the request or the answer, or break the
-//! connection. What a drive does with its bytes is part of the settings that the
-//! rest of the server has anyway: how many writers, how long a read, what past
-//! the end, and what never-written bytes are.
+//! Most of it happens in one place, [`Faults::play`], around the answer to a request: it may answer
+//! itself, change the request or the answer, or break the connection. What a drive does with its
+//! bytes is controlled by regular settings of the server: how many writers, how long a read, what
+//! happens past the end, and what unwritten bytes are.
 
 mod cut;
 mod plan;
@@ -24,7 +23,7 @@ use hyper::{Request, StatusCode};
 use tokio::time::sleep;
 
 pub use self::plan::FaultPlan;
-pub(super) use self::plan::{FreshReads, LargeReads, PastEnd, ToldExtents};
+pub(super) use self::plan::{FreshReads, LargeReads, PastEnd, ReportedExtents};
 
 use self::cut::cut;
 use self::plan::{Act, Counting, Fake, GzipWrites, UserKeys};
@@ -36,9 +35,9 @@ use openhosting_base::locks::lock;
 use openhosting_base::wire::{Format, Properties, READ_BYTES_MAX};
 use openhosting_tenancy::{Counters, Refusal, set};
 
-/// How long a stalled request is kept: longer than any client waits.
+/// How long a stalled request is held: longer than any client waits.
 const STALL: Duration = Duration::from_secs(600);
-/// The connection is to be reset.
+/// The connection has to end with a reset.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reset;
 
@@ -50,14 +49,14 @@ impl fmt::Display for Reset {
 
 impl std::error::Error for Reset {}
 
-/// A plan at work.
+/// A plan in use.
 #[derive(Debug)]
 pub(super) struct Faults {
     plan: FaultPlan,
     requests: AtomicU64,
-    /// Requests that matched each of the faults so far.
+    /// For each fault, how many requests have matched it so far.
     matched: Vec<AtomicU64>,
-    /// What the counters of each drive were when somebody looked last.
+    /// The counters of each drive at its last query.
     looked: Mutex<HashMap<String, Properties>>,
     line: Option<Arc<Line>>,
 }
@@ -75,7 +74,7 @@ impl Faults {
         }
     }
 
-    /// Lets `serve` answer a request, with all that the plan has for it.
+    /// Lets `serve` answer a request, with the effects of the plan.
     pub(super) async fn play<F: Future<Output = Served>>(
         &self,
         request: Request<Incoming>,
@@ -137,7 +136,7 @@ impl Faults {
         }
     }
 
-    /// The fault for this request, if it is its turn.
+    /// The fault for this request, if it is due.
     fn act(&self, method: &str, path: &str) -> Option<Act> {
         let mut act = None;
         for (fault, matched) in self.plan.faults.iter().zip(&self.matched) {
@@ -151,7 +150,7 @@ impl Faults {
         act
     }
 
-    /// What is refused whatever it asks for.
+    /// The refusal that the plan has for this request, whatever it is.
     fn refusal(&self, request: &Request<Incoming>) -> Option<Fake> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(every) = self.plan.every
@@ -204,7 +203,7 @@ impl Faults {
         self.plan.counters != Counting::Kept || self.plan.user_keys != UserKeys::Kept
     }
 
-    /// The answer with drives as the plan tells them.
+    /// The answer, with drives as the plan wants them to appear.
     async fn with_changed_objects(&self, call: Call, answer: Answer) -> Answer {
         let is_several = match call {
             Call::InfoAll | Call::InfoStandard => true,
@@ -213,7 +212,7 @@ impl Faults {
         };
         let is_full = matches!(call, Call::InfoFull(_));
         let (mut head, body) = answer.into_parts();
-        // The server's own answers never fail and always parse.
+        // The server's own answers never fail and are always valid.
         let body = body
             .collect()
             .await

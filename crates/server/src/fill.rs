@@ -1,14 +1,14 @@
-//! Whether the bytes of a drive are whole, as files beside its metadata:
+//! Whether the bytes of a drive are complete, stored as files beside its metadata:
 //!
 //! ```text
 //! drives/UUID.imaging      the order of an imaging into the drive that has not ended
 //! drives/UUID.incomplete   the last imaging into it failed
 //! ```
 //!
-//! Only the begin of an imaging takes space on the disk. Its end is a rename or an
-//! unlink, so that an imaging that failed because the disk is full can always be
-//! recorded as failed: an order that stayed would be carried out by the next start, over
-//! what was written since, and from a source that has changed.
+//! Only the start of an imaging needs space on the disk. Its end is a rename or an unlink, so an
+//! imaging that fails because the disk is full can always be recorded as failed. Otherwise the next
+//! start would carry out the order again, over what was written since, and from a source that has
+//! changed.
 
 use std::fmt;
 use std::fs;
@@ -20,14 +20,14 @@ use openhosting_base::drive::DriveId;
 use openhosting_base::wire::Properties;
 use openhosting_tenancy::{kept, set, sync_parent, unless_missing};
 
-/// What imaging does to the bytes on their way.
+/// How imaging transforms the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
     /// Nothing.
     Copy,
-    /// The destination gets the gzip of the source.
+    /// The destination receives the source compressed with gzip.
     Gzip,
-    /// The destination gets what the source unpacks to.
+    /// The destination receives the source decompressed.
     Gunzip,
 }
 
@@ -39,8 +39,8 @@ impl Packing {
     ];
 }
 
-/// What an imaging is to do: `copy UUID OFFSET`, where OFFSET is how many bytes of the
-/// source UUID are on the destination's disk for sure.
+/// The task of an imaging: `copy UUID OFFSET`, where OFFSET is how many bytes of the source UUID
+/// are safely on the destination's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) source: DriveId,
@@ -73,18 +73,18 @@ impl FromStr for Order {
     }
 }
 
-/// What imagings have made of the bytes of a drive.
+/// The state of a drive's bytes with regard to imaging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fill {
-    /// They are as they should be.
+    /// They are complete.
     Whole,
-    /// This is to be done, or done again.
+    /// This task is to be done, or done again.
     Imaging(Order),
     /// The last imaging failed, and nothing was written since.
     Incomplete,
 }
 
-/// The files of one drive that store its [`Fill`].
+/// The files of a drive that store its [`Fill`].
 #[derive(Debug)]
 pub(super) struct FillFiles {
     imaging: PathBuf,
@@ -92,7 +92,7 @@ pub(super) struct FillFiles {
 }
 
 impl FillFiles {
-    /// Those beside the file with the bytes of a drive.
+    /// The files beside the one with the bytes of a drive.
     pub(super) fn beside(data: &Path) -> Self {
         Self {
             imaging: data.with_extension("imaging"),
@@ -100,8 +100,7 @@ impl FillFiles {
         }
     }
 
-    /// What they say. An order that is damaged cannot be carried out: the drive is
-    /// incomplete.
+    /// Reads the state. A damaged order cannot be carried out, so the drive is incomplete.
     pub(super) fn load(&self, id: DriveId) -> io::Result<Fill> {
         match kept::read(&self.imaging) {
             Ok(bytes) => match parse(id, &bytes) {
@@ -121,7 +120,7 @@ impl FillFiles {
         }
     }
 
-    /// Stores an order, or how far it got. On an error what was stored before stands.
+    /// Stores an order, or its progress. After an error, the old state is still stored.
     pub(super) fn store(&self, id: DriveId, order: Order, staging: &Path) -> io::Result<()> {
         let mut object = Properties::new();
         set(&mut object, "drive", id.to_string());
@@ -129,20 +128,19 @@ impl FillFiles {
         kept::write(&kept::print(&object), &self.imaging, staging)
     }
 
-    /// Notes what the metadata of an earlier version says: it did not go on with an
-    /// imaging that this version finds.
+    /// Converts the state in the metadata of an earlier version, which did not resume an imaging.
     pub(super) fn store_incomplete(&self, staging: &Path) -> io::Result<()> {
         kept::write("", &self.incomplete, staging)
     }
 
-    /// The imaging has failed.
+    /// Records that the imaging failed.
     pub(super) fn fail(&self) -> io::Result<()> {
         fs::rename(&self.imaging, &self.incomplete)?;
         sync_parent(&self.imaging)
     }
 
-    /// The bytes are as they should be. The order goes last: as long as it is there all
-    /// can be done again.
+    /// Records that the bytes are complete. The order is removed last: as long as it exists,
+    /// everything can be done again.
     pub(super) fn finish(&self) -> io::Result<()> {
         unless_missing(fs::remove_file(&self.incomplete))?;
         unless_missing(fs::remove_file(&self.imaging))?;

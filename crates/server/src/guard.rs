@@ -1,9 +1,8 @@
-//! Who asks too much: a user too often, an address with too many wrong keys.
+//! Limits clients: users with too many requests, and addresses with too many wrong keys.
 //!
-//! An address that used up its wrong keys is refused whatever it sends, right keys
-//! too: an answer to these would tell a right key from a wrong one for nothing. It
-//! may look again when one wrong key more would be allowed. Behind a proxy all
-//! clients are one address.
+//! An address that used up its wrong keys is refused whatever it sends, including right keys:
+//! otherwise the answer would still distinguish right keys from wrong ones. It may try again as
+//! soon as one more wrong key would be allowed. Behind a proxy, all clients share one address.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,12 +26,12 @@ impl Guard {
         }
     }
 
-    /// Checks a key that somebody from there gave: `proof` returns whose it is. The only
-    /// place where keys are checked. Whether the address may try one more, the proof and the
-    /// count of a wrong key are one step, so guesses made at once count like others.
+    /// Checks a key from this address; `proof` returns its owner. This is the only place where keys
+    /// are checked. Whether the address may try another key, the check, and the count of a wrong
+    /// key are one step, so that concurrent guesses count like others.
     ///
     /// # Errors
-    /// 429 if the address used up its wrong keys, 401 for one more.
+    /// 429 if the address has used up its wrong keys, 401 for a wrong key.
     pub(super) fn prove<T>(
         &self,
         from: IpAddr,
@@ -51,7 +50,7 @@ impl Guard {
         }
     }
 
-    /// Whether `user` may make a request now, which is counted.
+    /// Counts a request of `user`, and fails if it exceeds the limit.
     pub(super) fn request(&self, user: &Arc<str>) -> Result<(), Refusal> {
         let Some(users) = &self.users else {
             return Ok(());

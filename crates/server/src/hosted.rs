@@ -1,18 +1,19 @@
-//! One drive as the server holds it: its file, its metadata, and who uses it.
+//! One drive of the server: its file, its metadata, and its current uses.
 //!
 //! Two locks of a drive order everything that happens to it:
 //!
-//! - The [`Turn`] is held by whoever changes what is stored of the drive, from the
-//!   decision until memory agrees with the disk: set, resize, destroy, the begin,
-//!   progress and end of an imaging, the counters at a stop. It is waited for, and it
-//!   cannot be had of a drive that is gone, so nothing is ever stored of one.
-//! - `state` is what memory knows: metadata and uses. It is held for moments and never
-//!   while the disk is waited for. A use ([`Pass`], [`Claim`]) is checked against all
-//!   others, and against the rights of its user, and entered, in one step.
+//! - The [`Turn`] is held while what is stored about the drive changes, from the decision until
+//!   memory agrees with the disk: set, resize, destroy, the start, progress and end of an imaging,
+//!   saving the counters at the end. Callers wait for it. It is not available for a drive that is
+//!   gone, so nothing is ever stored about one.
+//! - `state` is the state in memory: metadata and uses. It is held only for moments, and never
+//!   during disk access. A use ([`Pass`], [`Claim`]) is checked against all others and against the
+//!   rights of its user, and entered, in one step. If these were two steps, two uses that exclude
+//!   each other could both be allowed.
 //!
-//! Order: turn, then `landing`, then the map of drives in the store, then `state`, then
-//! quotas. Nobody holds the turns of two drives. A pass is no lock: it is refused at
-//! once, so it may be asked for with or without the turn.
+//! Lock order: turn, then `landing`, then the map of drives in the store, then `state`, then
+//! quotas. Nothing holds the turns of two drives. A pass is not a lock: it is refused at once if it
+//! is not available, so it may be requested with or without the turn.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -33,18 +34,18 @@ use openhosting_base::wire::Properties;
 use openhosting_tenancy::{Counters, Refusal, set};
 use openhosting_vm::{Claim, Claims, Drive, Holder, Slot};
 
-/// Longest wait for the end of an imaging that was cancelled.
+/// Maximum time until a cancelled imaging ends.
 const CANCEL_WAIT: Duration = Duration::from_secs(30);
 
 /// A drive on this server.
 ///
-/// Who uses it is counted, never waited for: what does not go together with a
-/// use under way is refused with 409 at once (docs/dev/reference.md, 7). Writes go
-/// together; destroying, resizing and being imaged go with nothing but reads. A
-/// server that is active claims its drives (`claims.rs`).
+/// Uses are counted, and never waited for: what conflicts with a current use is refused with 409 at
+/// once (docs/dev/reference.md, 7). Writes do not conflict with each other; destroying, resizing
+/// and being imaged conflict with everything but reads. An active server claims its drives
+/// (`claims.rs`).
 ///
-/// What other users read of a drive does not keep its owner from destroying it: their
-/// reads and imagings fail, their servers find the drive empty.
+/// Other users who read a drive cannot keep its owner from destroying it: their reads and imagings
+/// fail, and their servers find the drive empty.
 #[derive(Debug)]
 pub(super) struct Hosted {
     pub(super) id: DriveId,
@@ -52,11 +53,11 @@ pub(super) struct Hosted {
     pub(super) metadata_path: PathBuf,
     pub(super) data_path: PathBuf,
     pub(super) fill_files: FillFiles,
-    /// Held while the bytes of one write go to the file, so that overlapping
-    /// writes land one after the other and not mixed.
+    /// Held while the bytes of one write go to the file, so that overlapping writes are applied one
+    /// after the other and not mixed.
     pub(super) landing: Mutex<()>,
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// What moves to and from it.
+    /// What is transferred to and from it.
     pub(super) traffic: Arc<Traffic>,
     state: Mutex<DriveState>,
 }
@@ -65,11 +66,11 @@ pub(super) struct Hosted {
 struct DriveState {
     metadata: Metadata,
     fill: Fill,
-    /// Writes under way.
+    /// Writes in progress.
     writers: u32,
     /// Imagings that read this drive.
     leases: Vec<Arc<Lease>>,
-    /// Destroying, resizing, or being imaged.
+    /// Whether it is being destroyed, resized, or imaged.
     is_exclusive: bool,
     imaging: Option<Arc<Progress>>,
     /// Servers that use it.
@@ -77,8 +78,8 @@ struct DriveState {
     is_gone: bool,
 }
 
-/// The right of a user's imaging to read its source. It ends before the imaging does
-/// when the drive is destroyed, or its owner takes the user off its readers.
+/// The right of a user's imaging to read its source. It ends before the imaging if the drive is
+/// destroyed, or its owner removes the user from its readers.
 #[derive(Debug)]
 pub(super) struct Lease {
     user: String,
@@ -101,9 +102,9 @@ impl Lease {
         self.has_ended.send_replace(true);
     }
 
-    /// Waits for its end.
+    /// Waits until the right ends.
     pub(super) async fn ended(&self) {
-        // The sender is there as long as this.
+        // The sender exists as long as `self`.
         let _ = self
             .has_ended
             .subscribe()
@@ -112,7 +113,7 @@ impl Lease {
     }
 }
 
-/// How far an imaging into a drive is, in bytes of its source.
+/// The progress of an imaging into a drive, in bytes of its source.
 #[derive(Debug)]
 pub(super) struct Progress {
     source: DriveId,
@@ -144,7 +145,7 @@ impl Progress {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// The imaging is to end soon.
+    /// Requests the imaging to end soon.
     fn cancel(&self) {
         self.is_cancelled.send_replace(true);
     }
@@ -155,7 +156,7 @@ impl Progress {
 
     /// Waits until the imaging is cancelled.
     pub(super) async fn cancelled(&self) {
-        // The senders are there as long as this.
+        // The senders exist as long as `self`.
         let _ = self.is_cancelled.subscribe().wait_for(|is| *is).await;
     }
 
@@ -170,7 +171,7 @@ impl Progress {
     fn percent(&self) -> u64 {
         let bytes = u128::from(self.bytes.load(Ordering::Relaxed));
         let percent = bytes * 100 / u128::from(self.bytes_total.max(1));
-        // 100 is told by the key's absence.
+        // 100 is never shown: a finished imaging has no such key.
         percent.min(99) as u64
     }
 }
@@ -209,14 +210,13 @@ impl Hosted {
         lock(&self.state)
     }
 
-    /// Waits for its turn to change what is stored of the drive; 404 if it is gone by
-    /// then.
+    /// Waits for the turn to change what is stored about the drive; 404 if it is gone by then.
     pub(super) async fn turn(self: &Arc<Self>) -> Result<Turn, Refusal> {
         let guard = Arc::clone(&self.turn).lock_owned().await;
         self.to_turn(guard)
     }
 
-    /// The same on a thread that may block.
+    /// As [`turn`](Self::turn), on a thread that may block.
     pub(super) fn turn_blocking(self: &Arc<Self>) -> Result<Turn, Refusal> {
         let guard = Arc::clone(&self.turn).blocking_lock_owned();
         self.to_turn(guard)
@@ -232,28 +232,29 @@ impl Hosted {
         }
     }
 
-    /// Its metadata at this moment.
+    /// A copy of its current metadata.
     pub(super) fn metadata(&self) -> Metadata {
         self.state().metadata.clone()
     }
 
-    /// Its size in bytes. It stays as it is while a [`Pass`] is held.
+    /// Its size in bytes. It does not change while a [`Pass`] is held.
     pub(super) fn size(&self) -> u64 {
         self.state().metadata.size
     }
 
-    /// What it takes on the disk, in bytes.
+    /// The space that it occupies on the disk, in bytes.
     pub(super) fn allocated_bytes(&self) -> u64 {
-        // Of 512 bytes, whatever the file system's are.
+        // Blocks of 512 bytes, whatever the file system's own block size is.
         self.file.metadata().map_or(0, |data| data.blocks() * 512)
     }
 
-    /// Whether the file system says that it takes no space at all.
+    /// Whether the file system reports that it occupies no space at all.
     pub(super) fn takes_no_space(&self) -> bool {
         self.file.metadata().is_ok_and(|data| data.blocks() == 0)
     }
 
-    /// Whether an imaging into it waits for its turn; `None` if there is none.
+    /// Whether an imaging into it is still waiting for its first turn; `None` if there is no
+    /// imaging.
     pub(super) fn is_imaging_queued(&self) -> Option<bool> {
         let state = self.state();
         state.imaging.as_ref().map(|progress| progress.is_queued())
@@ -264,17 +265,17 @@ impl Hosted {
         let imaging = self.state().imaging.clone();
         if let Some(progress) = imaging {
             progress.cancel();
-            // While a broken disk refuses to store the end it has not ended.
+            // While a broken disk refuses to store the end, the imaging has not ended.
             let _ = timeout(CANCEL_WAIT, progress.ended()).await;
         }
     }
 
-    /// Looks at the metadata without a copy.
+    /// Passes the metadata to `look`, without a copy.
     pub(super) fn with_metadata<T>(&self, look: impl FnOnce(&Metadata) -> T) -> T {
         look(&self.state().metadata)
     }
 
-    /// How it was filled last.
+    /// The state of its bytes with regard to imaging.
     pub(super) fn fill(&self) -> Fill {
         self.state().fill
     }
@@ -291,7 +292,7 @@ impl Hosted {
         counters.write_requests += 1;
     }
 
-    /// What `info` tells; with `is_full` the progress of imaging as a percentage
+    /// The answer to `info`; with `is_full`, the progress of imaging is a percentage
     /// (docs/dev/reference.md, 5.2).
     pub(super) fn info(&self, is_full: bool) -> Properties {
         let state = self.state();
@@ -315,7 +316,7 @@ impl Hosted {
         info
     }
 
-    /// Whether its bytes can be read: not in the middle of being imaged.
+    /// Fails if its bytes cannot be read because it is being imaged.
     pub(super) fn check_readable(&self) -> Result<(), Refusal> {
         let state = self.state();
         match (state.is_gone, &state.imaging) {
@@ -325,7 +326,7 @@ impl Hosted {
         }
     }
 
-    /// Asks for a use of the drive, to be held until it ends.
+    /// Requests a use of the drive, which lasts until the pass is dropped.
     pub(super) fn pass(self: &Arc<Self>, purpose: Purpose) -> Result<Pass, Refusal> {
         let mut state = self.state();
         if state.is_gone {
@@ -369,8 +370,8 @@ impl Hosted {
 }
 
 impl DriveState {
-    /// Whether the imagings that read the drive allow this use. An imaging needs the
-    /// right to read, at this moment.
+    /// Checks a use against the imagings that read the drive. An imaging needs the right to read at
+    /// this moment.
     fn check_imagings(&self, purpose: &Purpose) -> Result<(), Refusal> {
         let owner = &self.metadata.user;
         let are_of_others = self.leases.iter().all(|lease| lease.user != *owner);
@@ -391,7 +392,7 @@ impl DriveState {
         }
     }
 
-    /// Ends the imagings that may not read the drive any more.
+    /// Ends imagings that are no longer allowed to read the drive.
     fn end_leases(&mut self) {
         let Self {
             metadata, is_gone, ..
@@ -459,7 +460,7 @@ impl Drive for Hosted {
 }
 
 impl Hosted {
-    /// Whether a server of `user` may have the drive, with this `metadata`, at `slot`.
+    /// Whether a server of `user` may claim the drive, with this `metadata`, at `slot`.
     fn check_claim(
         &self,
         metadata: &Metadata,
@@ -480,22 +481,22 @@ impl Hosted {
     }
 }
 
-/// What a drive is used for.
+/// The purpose of a use of a drive.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    /// Writing bytes, beside fewer than so many others.
+    /// Writing bytes, concurrently with less than this many other writes.
     Write {
         at_most: u32,
     },
     Resize,
     Destroy,
-    /// Reading it into another drive.
+    /// Being the source of an imaging.
     ImageFrom(Arc<Lease>),
-    /// Filling it from another drive.
+    /// Being the destination of an imaging.
     ImageInto(Arc<Progress>),
 }
 
-/// The right to use a drive; ends when dropped.
+/// The right to use a drive, which ends when dropped.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) drive: Arc<Hosted>,
@@ -512,15 +513,15 @@ impl Drop for Pass {
             Purpose::ImageInto(progress) => {
                 state.is_exclusive = false;
                 state.imaging = None;
-                // The source is free by now, too.
+                // The source has been released by now as well.
                 progress.has_ended.send_replace(true);
             }
         }
     }
 }
 
-/// The turn of a drive that is not gone: the right to change what is stored of it, which
-/// goes with what memory knows. Both change in `store.rs`.
+/// The turn of an existing drive: the right to change what is stored about it together with the
+/// state in memory. Both are changed in `store.rs`.
 #[derive(Debug)]
 pub(super) struct Turn {
     drive: Arc<Hosted>,
@@ -532,8 +533,8 @@ impl Turn {
         &self.drive
     }
 
-    /// Puts changed metadata in place, which is stored. The counters that ran on
-    /// meanwhile stay.
+    /// Replaces the metadata by changed ones, which were stored. Counters that increased meanwhile
+    /// are kept.
     pub(super) fn replace_metadata(&self, metadata: Metadata) {
         let mut state = self.drive.state();
         let counters = state.metadata.counters;
@@ -544,12 +545,12 @@ impl Turn {
         state.end_leases();
     }
 
-    /// Puts in place how the drive is filled, which is stored.
+    /// Replaces the state of the bytes by one that was stored.
     pub(super) fn set_fill(&self, fill: Fill) {
         self.drive.state().fill = fill;
     }
 
-    /// The drive is not stored any more.
+    /// Marks the drive as gone, after it was removed from the disk.
     pub(super) fn mark_gone(&self) {
         let mut state = self.drive.state();
         state.is_gone = true;

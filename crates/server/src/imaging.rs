@@ -1,18 +1,17 @@
-//! Filling a drive from another one (docs/dev/reference.md, 5.1), in the background.
+//! Fills a drive from another one (docs/dev/reference.md, 5.1), in the background.
 //!
-//! The bytes of the destination beyond what the source gives stay as they are.
-//! What is to be done is stored (`fill.rs`) until it is
-//! done: after a crash or a stop the next start goes on, from what is on the disk
-//! for sure where nothing is packed, else from the beginning. Until then the
-//! destination is told as being imaged, and cannot be read. An imaging that fails
-//! leaves it with status `inactive`, until something is written to it.
+//! The bytes of the destination beyond the source's data stay unchanged. The task is stored
+//! (`fill.rs`) until it is done: after a crash or a stop, the next start resumes it, from what is
+//! safely on the disk for a plain copy, otherwise from the beginning. Until then the destination
+//! shows as being imaged, and cannot be read. After a failed imaging it has the status `inactive`,
+//! until something is written to it.
 //!
-//! Both drives stay claimed until the end is stored. So nobody can write to them while
-//! the next start would still go on.
+//! Both drives stay claimed until the end is stored, so nobody can write to them while the next
+//! start would still resume the imaging.
 //!
-//! Imagings take turns (`work.rs`): each user has the same share, in which the oldest
-//! come first. One that waits shows as `queued` until its first turn. Its owner can
-//! cancel it, or destroy the drive.
+//! Imagings take turns (`work.rs`): each user has the same share, in which the oldest is first. An
+//! imaging shows as `queued` until its first turn. The owner of the destination can cancel it, or
+//! destroy the drive.
 
 mod filling;
 
@@ -32,12 +31,12 @@ use super::store::Store;
 use super::work::{Turns, in_turns_until};
 use openhosting_tenancy::Refusal;
 
-/// Imagings that run at once; more are queued.
+/// Maximum concurrent imagings; others are queued.
 const AT_ONCE: usize = 2;
-/// Longest sleep before a look at whether the server stops.
+/// Maximum sleep between two checks whether the server stops.
 const NAP: Duration = Duration::from_millis(100);
 
-/// How long to wait before another try to store the end of an imaging.
+/// How long to wait before another attempt to store the end of an imaging.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// All imagings of a server.
@@ -46,10 +45,10 @@ pub(super) struct Imagings {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     turns: Arc<Turns>,
-    /// How many there are, those that wait included.
+    /// Number of imagings, including those that wait.
     under_way: watch::Sender<usize>,
     is_stopping: watch::Sender<bool>,
-    /// The most that one does, in bytes of its source, where a fault plan says so.
+    /// Maximum bytes of the source per second, if a fault plan limits it.
     bytes_per_s: Option<u64>,
 }
 
@@ -73,11 +72,11 @@ impl Imagings {
         *self.is_stopping.borrow()
     }
 
-    /// Waits for imagings to end; those that do not in time are told to stop, and
-    /// the next start goes on with them.
+    /// Waits for imagings to end. Those that do not end in time are stopped, and the next start
+    /// resumes them.
     pub(super) async fn stop(&self, patience: Duration) {
         let all = async || {
-            // The sender is there as long as this.
+            // The sender exists as long as `self`.
             let _ = self.under_way.subscribe().wait_for(|&n| n == 0).await;
         };
         if tokio::time::timeout(patience, all()).await.is_err() {
@@ -92,7 +91,7 @@ impl Imagings {
     }
 }
 
-/// An imaging counts until this is dropped.
+/// Counts an imaging until it is dropped.
 struct UnderWay<'a>(&'a Imagings);
 
 impl Drop for UnderWay<'_> {
@@ -101,7 +100,7 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// One imaging. It holds both drives until it is dropped.
+/// An imaging. It holds both drives until it is dropped.
 #[derive(Debug)]
 pub(super) struct Imaging {
     source: Pass,
@@ -121,7 +120,7 @@ impl Imaging {
         if destination.id == source.id {
             return Err(Refusal::usage("A drive cannot be its own source"));
         }
-        // The size of the source stays as it is from here on.
+        // From here on, the size of the source does not change.
         let lease = Lease::of(destination.with_metadata(|metadata| metadata.user.clone()));
         let source = source.pass(Purpose::ImageFrom(Arc::clone(&lease)))?;
         let progress = Arc::new(Progress::new(source.drive.id, source.drive.size()));
@@ -145,8 +144,8 @@ impl Imaging {
 }
 
 impl Imagings {
-    /// Claims both drives and stores what is to be done; the rest happens in the
-    /// background. Blocks on the disk.
+    /// Claims both drives and stores the task; the rest happens in the background. Blocks on the
+    /// disk.
     pub(super) fn begin(
         &self,
         turn: &Turn,
@@ -158,8 +157,8 @@ impl Imagings {
         Ok(imaging)
     }
 
-    /// Takes up what a crash or a stop left: before anybody is served, so that
-    /// nobody gets at the drives first.
+    /// Resumes what a crash or a stop left. Call it before the first request is served, so that no
+    /// request can use these drives first.
     pub(super) fn take_up(self: &Arc<Self>) {
         for drive in self.store.select(|_| true) {
             let Fill::Imaging(order) = drive.fill() else {
@@ -169,18 +168,18 @@ impl Imagings {
             let claimed = source.and_then(|source| Imaging::claim(&source, &drive, order));
             match claimed {
                 Ok(imaging) => {
-                    tracing::info!(id = %drive.id, %order, "Goes on with an imaging");
+                    tracing::info!(id = %drive.id, %order, "Resumes an imaging");
                     tokio::spawn(Arc::clone(self).run(imaging, None));
                 }
                 Err(refusal) => {
-                    tracing::warn!(id = %drive.id, %order, %refusal, "Cannot go on with an imaging");
+                    tracing::warn!(id = %drive.id, %order, %refusal, "Cannot resume an imaging");
                     self.fail(&drive, order);
                 }
             }
         }
     }
 
-    /// Ends an imaging that cannot go on. Its destination is claimed until then.
+    /// Ends an imaging that cannot be resumed. Its destination is claimed until then.
     fn fail(self: &Arc<Self>, drive: &Arc<Hosted>, order: Order) {
         let progress = Arc::new(Progress::new(order.source, 0));
         match drive.pass(Purpose::ImageInto(progress)) {
@@ -194,7 +193,7 @@ impl Imagings {
         }
     }
 
-    /// Does it when it has turns. The share of the budget is returned at its end.
+    /// Carries out an imaging when it gets turns. The share of the budget is returned at its end.
     pub(super) async fn run(self: Arc<Self>, imaging: Imaging, _share: Option<Share>) {
         let _under_way = self.count();
         let result = self.fill(&imaging).await;
@@ -205,7 +204,7 @@ impl Imagings {
         }
     }
 
-    /// Fills the destination; gives the number of bytes that were written.
+    /// Fills the destination, and returns the number of bytes written.
     async fn fill(self: &Arc<Self>, imaging: &Imaging) -> io::Result<u64> {
         let mut filling = Filling::new(self.task(imaging));
         let started = Arc::clone(&imaging.progress);
@@ -233,7 +232,7 @@ impl Imagings {
         }
     }
 
-    /// Whether an imaging may go on.
+    /// Fails if an imaging has to stop.
     fn check(&self, progress: &Progress, lease: &Lease) -> io::Result<()> {
         let why = if progress.is_cancelled() {
             "it was cancelled"
@@ -259,7 +258,8 @@ impl Imagings {
             let turn = kept.turn_blocking();
             let stored = turn.map(|turn| store.store_order(&turn, Order { offset, ..order }));
             if let Ok(Err(error)) = stored {
-                // What is stored stands: the next start would do more than it has to.
+                // The stored progress is still valid, although the next start would repeat more
+                // than necessary.
                 tracing::warn!(id = %kept.id, %error, "Cannot store how far an imaging is");
             }
             Ok(())
@@ -279,12 +279,12 @@ impl Imagings {
         }
     }
 
-    /// Stores how an imaging ended.
+    /// Stores the outcome of an imaging.
     fn finish(&self, imaging: &Imaging, result: io::Result<u64>) {
         let (source, destination) = (&imaging.source.drive, &imaging.destination.drive);
-        // What is called done must be there after a loss of power, too.
+        // What is reported as done must survive a loss of power, too.
         let result = result.and_then(|bytes| destination.file.sync_data().map(|()| bytes));
-        // What it read since is anything.
+        // If the right to read has ended, the bytes read since are arbitrary.
         let result = match imaging.lease.has_ended() {
             true => result.and_then(|_| self.check(&imaging.progress, &imaging.lease).map(|()| 0)),
             false => result,
@@ -306,9 +306,8 @@ impl Imagings {
         self.end(destination, result.is_ok());
     }
 
-    /// Stores the end of an imaging. The caller holds the drives until then. A full disk
-    /// is no reason to fail (`fill.rs`); while a broken one refuses, the imaging has not
-    /// ended.
+    /// Stores the end of an imaging. The caller holds the drives until then. A full disk is no
+    /// reason to fail (`fill.rs`). While a broken disk refuses, the imaging has not ended.
     fn end(&self, destination: &Arc<Hosted>, is_complete: bool) {
         loop {
             let Ok(turn) = destination.turn_blocking() else {

@@ -1,10 +1,10 @@
 //! The API server: drives, servers and resources (docs/dev/reference.md, 1) for
 //! several users, on a directory of sparse files and with QEMU.
 //!
-//! This crate answers requests, and serves the drives; `openhosting-vm` runs the servers, and
-//! `openhosting-tenancy` has what both need. It never uses code of the clients: a fault
-//! that both sides share is one that no test finds. Start reading at `connection`, which
-//! dispatches a request, and go on with `drives`.
+//! This crate answers requests and serves the drives; `openhosting-vm` runs the servers, and
+//! `openhosting-tenancy` has what both need. It never uses code of the clients, because no test
+//! would find a bug that both sides share. Start reading at `connection`, which dispatches a
+//! request, and continue with `drives`.
 //!
 //! ```text
 //! run -> connection -> faults -> auth -> routes -> drives -> store -> hosted (one drive)
@@ -18,9 +18,9 @@
 //! operator, metrics, page, sessions: for people who look at it
 //! ```
 //!
-//! The reactor only moves bytes and looks at state in memory; whatever touches
-//! the disk or unpacks gzip is on a thread that may block. What it answers where
-//! the sources leave it open (docs/dev/reference.md, 7):
+//! The async runtime's threads only move bytes and use state in memory; everything that accesses
+//! the disk or decompresses gzip runs on a thread that may block. Behaviour that the sources do not
+//! define (docs/dev/reference.md, 7):
 //!
 //! - Sizes are exact; rounding to 4 MiB is a switch.
 //! - A read is of at most 4 MiB, or up to the end of the drive by `read` and
@@ -38,9 +38,9 @@
 //!   bytes as a drive that never was. The standard drives are those that
 //!   everyone may read.
 //! - Keys that `create` and `set` do not know are 400 `usage`, by name.
-//! - `image` answers 204. `claimed` is told while imaging, on both drives. An
-//!   imaging that the end of the server cut off goes on at the next start. A
-//!   failed one shows as status `inactive` until the next write or imaging.
+//! - `image` answers 204. Both drives show `claimed` while imaging. An imaging that the
+//!   end of the server interrupted is resumed at the next start. A failed one shows as
+//!   status `inactive` until the next write or imaging.
 //! - Counters begin at 4096 and 1 as recorded. They are kept when metadata
 //!   changes and at a graceful end; a crash loses what came since.
 //! - Answers with several objects are printed while they are sent, with chunked coding
@@ -66,7 +66,7 @@
 //! - `GET /health` is answered to everybody, and is no part of the API; nor is the
 //!   web page at `/ui/`.
 //!
-//! Beyond the loopback interface it serves with TLS only, unless told otherwise.
+//! On addresses other than loopback, it serves only with TLS, unless configured otherwise.
 
 #![cfg(target_os = "linux")]
 
@@ -126,7 +126,7 @@ use tokio_rustls::TlsAcceptor;
 
 use self::admission::{Admission, ConnectionLimits, Place};
 use self::connection::Client;
-use self::faults::{Faults, LargeReads, ToldExtents};
+use self::faults::{Faults, LargeReads, ReportedExtents};
 use self::imaging::Imagings;
 use self::store::Store;
 use openhosting_base::credentials::Credentials;
@@ -135,85 +135,83 @@ use openhosting_base::wire::READ_BYTES_MAX;
 use openhosting_tenancy::{QuotaKind, QuotaLimits, Quotas};
 use openhosting_vm::{Backing, Cgroup, Drives, GuestNetwork, Machines, Qemu};
 
-/// Longest wait for a TLS handshake.
+/// Maximum time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for requests in flight to finish when the server stops.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What one user may have where nothing else is said: more than most need, and little
-/// enough that a hundred users do not take all descriptors and addresses. The cores are
-/// those of one server that has as many as it can.
+/// Default limits for one user: more than most users need, and so few that a hundred users do not
+/// use up all descriptors and addresses. The number of cores is that of one server with the
+/// maximum.
 const DRIVES_MAX: u64 = 1000;
 const SERVERS_MAX: u64 = 100;
 const ADDRESSES_MAX: u64 = 100;
 const VLANS_MAX: u64 = 100;
 const GUEST_CORES_MAX: u64 = 64;
 
-/// What a server is made from.
+/// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of the drives; made if it is not there.
+    /// Directory of the drives; created if it does not exist.
     pub directory: PathBuf,
-    /// Who may ask. If nobody is given, a user is made up and kept in the
-    /// directory.
+    /// The users. If the list is empty, a user is generated and stored in the directory.
     pub users: Vec<Credentials>,
-    /// PEM files of the certificate chain and its key. Without them the server
-    /// speaks plain HTTP.
+    /// PEM files with the certificate chain and its key. Without them, the server uses plain HTTP.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Whether plain HTTP may be served beyond the loopback interface, where
-    /// everybody on the way reads the secret keys.
+    /// Whether plain HTTP is allowed on addresses other than loopback, where others on the network
+    /// can read the secret keys.
     pub insecure_listen: bool,
-    /// Whether a second write to a drive is 409 while one is under way, as some
-    /// clouds of this family do (docs/dev/reference.md, 1.8).
+    /// Whether a second concurrent write to a drive is refused with 409, as some clouds of this
+    /// family do (docs/dev/reference.md, 1.8).
     pub one_writer: bool,
     /// Whether sizes are rounded up to a multiple of 4 MiB (docs/dev/reference.md, 1.6).
     pub round_size: bool,
-    /// Most bytes that one read may ask for.
+    /// Maximum bytes of one read.
     pub read_bytes_max: u64,
     /// Whether there is a web page at `/ui/`.
     pub has_page: bool,
-    /// Most drives of one user; more are 402 `billing`. `None` is no limit, here and below.
+    /// Maximum number of drives of one user; more are 402 `billing`. `None` is no limit, here and
+    /// below.
     pub drives_max: Option<u64>,
-    /// Most bytes of all drives of one user, by their sizes; more are 402 `billing`.
+    /// Maximum bytes of all drives of one user, by their sizes; more are 402 `billing`.
     pub drive_bytes_max: Option<u64>,
-    /// Most servers of one user; more are 402 `billing`, as of all that follow.
+    /// Maximum number of servers of one user; more are 402 `billing`, as for the following limits.
     pub servers_max: Option<u64>,
-    /// Most addresses of one user that are resources; those of servers that are active
-    /// come besides.
+    /// Maximum addresses of one user that are resources, not counting those of active servers.
     pub addresses_max: Option<u64>,
-    /// Most private networks of one user.
+    /// Maximum private networks of one user.
     pub vlans_max: Option<u64>,
-    /// Most memory of all active servers of one user, in bytes.
+    /// Maximum memory of all active servers of one user, in bytes.
     pub guest_memory_bytes_max: Option<u64>,
-    /// Most cores of all active servers of one user.
+    /// Maximum cores of all active servers of one user.
     pub guest_cores_max: Option<u64>,
-    /// Most requests of one user; more are 429 with `Retry-After`.
+    /// Maximum rate of requests of one user; more are 429 with `Retry-After`.
     pub requests_max: Option<Rate>,
-    /// Most connections of one user; a request on another is 429.
+    /// Maximum connections of one user; a request on another one is 429.
     pub connections_max: usize,
-    /// Most wrong keys from one address (of IPv6, from the first 64 bits of one);
-    /// after that it is 429, right keys too.
+    /// Maximum rate of wrong keys from one address (for IPv6, its first 64 bits); beyond it, every
+    /// key is answered with 429, including right ones.
     pub wrong_keys_max: Option<Rate>,
-    /// What it does wrong, for tests of clients.
+    /// What the server does wrong, for tests of clients.
     pub faults: FaultPlan,
-    /// The program that runs servers: a name that is looked for, or a path.
+    /// The program that runs servers: a path, or a name to look up.
     pub qemu: PathBuf,
-    /// All of that program's environment. What finds programs and libraries belongs in it,
-    /// and no secret: it runs guests.
+    /// The complete environment of that program. It needs what finds programs and libraries, and
+    /// must contain no secret, because the program runs guests.
     pub qemu_environment: Vec<(OsString, OsString)>,
-    /// Ports of TCP at the address of a server that lead to its guest.
+    /// TCP ports at the address of a server that are forwarded to its guest.
     pub forward: Vec<u16>,
-    /// What guests reach over the network.
+    /// What guests can reach over the network.
     pub guest_network: Reach,
-    /// Whether screens of servers are shown over VNC, at port 5900 of their addresses.
+    /// Whether screens of servers are available over VNC, at port 5900 of their addresses.
     pub has_vnc_port: bool,
-    /// A directory of the cgroup file system, version 2, in which servers get their
-    /// shares of the processors. Without it all share alike.
+    /// A directory of the cgroup file system, version 2, in which servers get their shares of the
+    /// processors. Without it, all servers have equal shares.
     pub cgroup: Option<PathBuf>,
 }
 
 impl Config {
-    /// The usual settings, with drives in `directory`.
+    /// The default settings, with drives in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -268,9 +266,8 @@ impl Server {
     /// Locks and loads the directory. Blocks on the disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if the directory, or that of control groups, cannot be used
-    /// or another server uses it; [`ErrorKind::Usage`] for TLS files that are not what they must
-    /// be, or a user given twice.
+    /// [`ErrorKind::Local`] if the directory, or that of control groups, cannot be used or another
+    /// server uses it; [`ErrorKind::Usage`] for invalid TLS files, or a duplicate user.
     pub fn open(mut config: Config) -> Result<Self> {
         let tls = config.tls.as_ref();
         let tls = tls.map(|(certificate, key)| tls::acceptor(certificate, key));
@@ -333,9 +330,9 @@ impl Server {
             steps: reading::Steps::default(),
             digests: work::Turns::new(std::thread::available_parallelism().map_or(1, usize::from)),
             zeros: Arc::default(),
-            // Other clouds have none, unless it is they that are wrong.
-            has_extensions: plan == FaultPlan::default() || plan.extents == ToldExtents::Hidden,
-            told_extents: plan.extents,
+            // Other clouds have no extensions, unless the fault is in the extension itself.
+            has_extensions: plan == FaultPlan::default() || plan.extents == ReportedExtents::Hidden,
+            reported_extents: plan.extents,
             faults: Faults::new(plan),
         };
         Ok(Self {
@@ -360,7 +357,7 @@ impl Server {
         }
     }
 
-    /// Whether this server may listen on `address`: ask before binding it.
+    /// Whether this server may listen on `address`; check before binding it.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for plain HTTP beyond the loopback interface.
@@ -373,11 +370,11 @@ impl Server {
             .hint_to("Give --tls-cert and --tls-key, or listen on 127.0.0.1"))
     }
 
-    /// Whether this server may tell its figures on `address`: ask before binding it.
-    /// They are told to everybody, without TLS.
+    /// Whether this server may show its metrics on `address`; check before binding it. Everybody
+    /// can read them there, without TLS.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] beyond the loopback interface.
+    /// [`ErrorKind::Usage`] for an address other than loopback.
     pub fn check_metrics_address(&self, address: SocketAddr) -> Result<()> {
         if address.ip().is_loopback() || self.insecure_listen {
             return Ok(());
@@ -387,17 +384,16 @@ impl Server {
             .hint_to("Choose 127.0.0.1, or say --insecure-listen"))
     }
 
-    /// Answers `/metrics` and `/health` on `listener` as well, while it runs.
+    /// Also answers `/metrics` and `/health` on `listener`, while it runs.
     #[must_use]
     pub fn with_metrics(mut self, listener: TcpListener) -> Self {
         self.metrics = Some(listener);
         self
     }
 
-    /// Serves until `shutdown` is ready. Then it takes no more requests, lets
-    /// those in flight and imagings finish for up to 30 s, and keeps the
-    /// counters. Dropping the future instead breaks off what is in flight; no
-    /// byte that was answered with 204 is lost by that.
+    /// Serves until `shutdown` completes. Then it accepts no more requests, lets requests in flight
+    /// and imagings finish for up to 30 s, and stores the counters. Dropping the future instead
+    /// interrupts what is in flight; no byte that was answered with 204 is lost.
     ///
     /// # Errors
     /// See [`check_address`](Self::check_address).
@@ -411,7 +407,7 @@ impl Server {
         })?;
         self.check_address(address)?;
         self.api.imagings.take_up();
-        // Ends when it is dropped, with this future.
+        // It ends when it is dropped together with this future.
         let mut metrics = JoinSet::new();
         if let Some(listener) = self.metrics.take() {
             metrics.spawn(operator::serve_metrics(listener, Arc::clone(&self.api)));
@@ -461,7 +457,7 @@ impl Server {
     }
 }
 
-/// What one user may have.
+/// The quotas of each user.
 fn quotas(config: &Config) -> Quotas {
     Quotas::new(QuotaLimits::new([
         (QuotaKind::Drives, config.drives_max),
@@ -474,7 +470,7 @@ fn quotas(config: &Config) -> Quotas {
     ]))
 }
 
-/// The machines in the data directory, with all that `config` says about them.
+/// The machines in the data directory, configured by `config`.
 fn open_machines(config: &mut Config, store: &Arc<Store>) -> Result<Machines> {
     let cgroup = config.cgroup.as_deref().map(open_cgroup).transpose()?;
     let qemu = Qemu::new(

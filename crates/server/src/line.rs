@@ -1,4 +1,4 @@
-//! A slow line, as a fault plan may want it, and bodies that go over it.
+//! A slow line for a fault plan, and bodies that are transferred over it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -11,15 +11,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use openhosting_base::locks::lock;
 
-/// Pieces of a slow body: so many a second, but none shorter than this.
+/// The pieces of a slow body: at most this many per second, but none shorter than the second
+/// number.
 const PIECES_PER_S: u64 = 20;
 const PIECE_BYTES_MIN: u64 = 1024;
 
-/// The one slow line that all bodies go over, in both directions.
+/// The slow line that all bodies share, in both directions.
 #[derive(Debug)]
 pub(super) struct Line {
     bytes_per_s: u64,
-    /// When it has carried all that it was given.
+    /// When it has transferred everything that it was given.
     free_at: Mutex<Instant>,
 }
 
@@ -31,7 +32,7 @@ impl Line {
         }
     }
 
-    /// When so many bytes more have passed.
+    /// The time at which `bytes` more have been transferred.
     fn pass(&self, bytes: usize) -> Instant {
         let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
         let mut free_at = lock(&self.free_at);
@@ -50,9 +51,9 @@ impl Line {
 pub(super) struct Slowed<B> {
     body: B,
     line: Arc<Line>,
-    /// What came and is not under way yet.
+    /// Received bytes that are not on the line yet.
     rest: Bytes,
-    /// What is under way, and until when.
+    /// The bytes on the line, and the time at which they have passed.
     passing: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
 

@@ -1,8 +1,8 @@
-//! Answers of any number of objects: printed while they are sent, so that an answer takes
+//! Answers with any number of objects. They are printed while they are sent, so that an answer uses
 //! the same memory however long it is and however slowly it is read.
 //!
-//! The objects are looked up as they are printed. One that is made or destroyed meanwhile
-//! may be in the answer or not; each is whole.
+//! Objects are looked up when they are printed. One that is created or destroyed meanwhile may or
+//! may not be in the answer; each object is complete.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,10 +12,10 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use openhosting_base::wire::{Format, Properties};
 
-/// A frame is at least this long, but for the last one.
+/// Minimum bytes of a frame, except the last.
 const FRAME_BYTES: usize = 32 * 1024;
 
-/// Prints whole objects: a blank line between them in text, an array in JSON, as
+/// Prints whole objects: separated by a blank line in text, as an array in JSON, as
 /// [`Properties::print_all`] does.
 pub(super) fn of_objects(
     objects: impl Iterator<Item = Properties> + Send + Sync + 'static,
@@ -58,7 +58,7 @@ fn print(
         ahead: None,
     };
     let first = listing.print_frame();
-    // What is whole has a length, as most answers have it.
+    // An answer that fits one frame has a length, as most answers do.
     listing.ahead = Some(first).filter(|first| !(listing.is_ended && first.is_empty()));
     listing
 }
@@ -72,7 +72,7 @@ pub(super) struct Listing {
     begin: &'static str,
     is_first: bool,
     is_ended: bool,
-    /// A frame that was printed already.
+    /// A frame that was already printed.
     ahead: Option<String>,
 }
 
@@ -146,7 +146,7 @@ mod tests {
                 .collect();
             for format in [Format::Text, Format::Json] {
                 let body = of_objects(objects.clone().into_iter(), format);
-                // Only what does not fit into a frame is sent without a length.
+                // Only an answer that does not fit one frame is sent without a length.
                 assert_eq!(body.size_hint().exact().is_some(), objects.len() < 700);
                 let whole = Properties::print_all(&objects, format);
                 assert!(text(body).await == whole, "{} {format:?}", objects.len());

@@ -1,5 +1,4 @@
-//! What is known of a drive besides its bytes, and the file that keeps it
-//! (`kept.rs`).
+//! Everything about a drive except its bytes, and the file that stores it (`kept.rs`).
 
 use std::io;
 use std::path::Path;
@@ -10,10 +9,10 @@ use openhosting_tenancy::{
     Counters, Refusal, check_length, kept, one_of, put, put_label, put_or_unset, set,
 };
 
-/// Everyone, as the `readers` key says it (docs/dev/reference.md, 1.4).
+/// Everyone, in the `readers` key (docs/dev/reference.md, 1.4).
 pub(super) const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
 
-/// Those of a new drive, as recorded of the real systems, which touch it themselves.
+/// The counters of a new drive, as recorded from real systems, which access it themselves.
 const NEW_COUNTERS: Counters = Counters {
     read_bytes: 4096,
     read_requests: 1,
@@ -21,23 +20,23 @@ const NEW_COUNTERS: Counters = Counters {
     write_requests: 1,
 };
 
-/// What is known of a drive besides its bytes.
+/// Everything about a drive except its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Metadata {
     /// Its owner.
     pub(super) user: String,
     /// Its size in bytes.
     pub(super) size: u64,
-    /// `name`, `tier`, `tags` and what else a client sets, as it is told.
+    /// `name`, `tier`, `tags` and other keys of a client, as they are shown.
     pub(super) settings: Properties,
     pub(super) counters: Counters,
 }
 
 impl Metadata {
-    /// Metadata of a new drive from the body of `drives/create`.
+    /// The metadata of a new drive from the body of `drives/create`.
     ///
-    /// `size` goes through `round`. Unknown keys are refused by name: a
-    /// mistyped key must not be dropped in silence.
+    /// `round` is applied to `size`. Unknown keys are refused by name, so that a mistyped key is
+    /// not silently dropped.
     pub(super) fn create(
         user: &str,
         body: &Properties,
@@ -61,8 +60,8 @@ impl Metadata {
         Ok(metadata)
     }
 
-    /// Merges the body of `set`: keys that are not in it stay, an empty value
-    /// unsets a key (docs/dev/reference.md, 1.5).
+    /// Merges the body of `set`: keys that are not in it stay, and an empty value unsets a key
+    /// (docs/dev/reference.md, 1.5).
     pub(super) fn merge(
         &mut self,
         body: &Properties,
@@ -71,7 +70,7 @@ impl Metadata {
         for (key, value) in body {
             match key.as_str() {
                 "size" => self.size = round(size(value)?)?,
-                // Accepted and not told: there is one place only.
+                // Accepted and not shown: there is only one place.
                 "avoid" => {}
                 "encryption:cipher" => {
                     if self.settings.get(key) != Some(value) && !value.is_empty() {
@@ -106,7 +105,7 @@ impl Metadata {
         self.user == user || self.is_read_by(user) || self.is_standard()
     }
 
-    /// Whether everyone may read the drive, which makes it a standard one.
+    /// Whether everyone may read the drive, which makes it a standard drive.
     pub(super) fn is_standard(&self) -> bool {
         self.is_read_by(EVERYONE)
     }
@@ -123,7 +122,7 @@ impl Metadata {
             .any(|r| r.eq_ignore_ascii_case(user))
     }
 
-    /// The keys that `info` tells of the drive at rest (docs/dev/reference.md, 1.3).
+    /// The keys of `info` for the drive when it is not in use (docs/dev/reference.md, 1.3).
     pub(super) fn to_info(&self, id: DriveId) -> Properties {
         let mut info = self.settings.clone();
         set(&mut info, "drive", id.to_string());
@@ -136,8 +135,8 @@ impl Metadata {
         info
     }
 
-    /// Keeps it in the file `path`, safe from a crash. `staging` is a directory
-    /// on the same file system for the time between.
+    /// Stores it in the file `path`, crash-safe. `staging` is a directory on the same file system
+    /// for the temporary file.
     pub(super) fn keep(&self, id: DriveId, path: &Path, staging: &Path) -> io::Result<()> {
         kept::write(&self.print(id), path, staging)
     }
@@ -148,9 +147,8 @@ impl Metadata {
         kept::print(&kept)
     }
 
-    /// Reads what [`keep`](Self::keep) wrote; `None` if that is not what the
-    /// file holds. An earlier version had it there, too, whether the bytes are whole
-    /// (`fill.rs`): that is the second.
+    /// Parses what [`keep`](Self::keep) wrote; `None` if it is damaged. The second value is the
+    /// state of the bytes that an earlier version stored here (now in `fill.rs`).
     pub(super) fn parse(id: DriveId, bytes: &[u8]) -> Option<(Self, bool)> {
         let mut kept = kept::parse(bytes)?;
         if kept.remove("drive")? != id.to_string() {
@@ -172,9 +170,9 @@ impl Metadata {
     }
 }
 
-/// The owner of a drive whose metadata is damaged, if one line still tells it: so much
-/// that they may know of the damage, and destroy what is left. No client can write such
-/// a line, since their keys begin otherwise and their values are one line each.
+/// The owner of a drive with damaged metadata, if that line is intact. This is enough to let the
+/// owner know about the damage, and destroy the drive. No client can write such a line, because the
+/// keys of clients begin differently and their values are one line each.
 pub(super) fn owner_of_damaged(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
     let mut owners = text.lines().filter_map(|line| line.strip_prefix("user "));

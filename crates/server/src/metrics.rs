@@ -1,5 +1,5 @@
-//! What an operator counts, in the text format of OpenMetrics, which Prometheus reads.
-//! The names are told in docs/user/operating.md. No user and no drive is named.
+//! The metrics for an operator, in the text format of OpenMetrics, which Prometheus reads.
+//! docs/user/operating.md describes them. They identify no user and no drive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +18,8 @@ use super::budget::{Budget, BudgetFigures, Budgets};
 use super::work::Load;
 use openhosting_tenancy::QuotaFigures;
 
-/// Upper ends of the buckets of latencies, in seconds: from an answer out of memory to
-/// a long transfer over a slow link.
+/// Upper ends of the latency buckets, in seconds: from an answer out of memory to a long transfer
+/// over a slow link.
 const SECONDS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0,
 ];
@@ -27,21 +27,21 @@ const SECONDS: [f64; 14] = [
 /// The media type of [`Metrics::print`].
 pub(super) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the names of our own figures begin with.
+/// The prefix of our own metrics.
 const PREFIX: &str = "openhosting";
 const BYTES: Option<Unit> = Some(Unit::Bytes);
 
 /// Labels with their values.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-/// The figures of one server: those that are counted as things happen. What can be looked up
-/// is looked up when somebody asks.
+/// The metrics of one server that are counted as things happen. Other values are looked up on
+/// request.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
     /// Numbers of requests, from 1.
     ids: AtomicU64,
-    /// By call and status, which is empty if the client had gone before there was an answer.
+    /// By call and status; the status is empty if the client went away before there was an answer.
     requests: Family<[(&'static str, String); 2], Counter>,
     seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     received: Counter,
@@ -51,7 +51,7 @@ pub(super) struct Metrics {
     in_flight: Gauge,
 }
 
-/// What is looked up when somebody asks, in bytes where it is no number.
+/// Values that are looked up on request; sizes are in bytes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stock {
     pub(super) drives: u64,
@@ -98,13 +98,13 @@ impl Metrics {
         }
     }
 
-    /// A request has begun; its number.
+    /// A request began; returns its number.
     pub(super) fn begin_request(self: &Arc<Self>) -> u64 {
         self.in_flight.inc();
         self.ids.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A request has ended, with this status if it was answered.
+    /// A request ended, with this status if it was answered.
     pub(super) fn end_request(&self, call: &'static str, status: Option<u16>, took: Duration) {
         let status = status.map(|status| status.to_string()).unwrap_or_default();
         self.requests
@@ -112,7 +112,7 @@ impl Metrics {
             .inc();
         let seconds = self.seconds.get_or_create(&[("call", call)]);
         seconds.observe(took.as_secs_f64());
-        // Last: when no request is in flight, all of them are counted.
+        // Last, so that when no request is in flight, all of them have been counted.
         self.in_flight.dec();
     }
 
@@ -124,31 +124,31 @@ impl Metrics {
         self.sent.inc_by(bytes);
     }
 
-    /// `bytes` of a drive were hashed.
+    /// Counts bytes of a drive that were hashed.
     pub(super) fn digested(&self, bytes: u64) {
         self.digested
             .get_or_create(&[("how", "hashed")])
             .inc_by(bytes);
     }
 
-    /// `bytes` of a drive were found to be zeros, and not hashed.
+    /// Counts bytes of a drive that are zeros, and were not hashed.
     pub(super) fn digested_zeros(&self, bytes: u64) {
         self.digested
             .get_or_create(&[("how", "zeros")])
             .inc_by(bytes);
     }
 
-    /// `bytes` of the source of an imaging were copied, compressed or decompressed.
+    /// Counts bytes of the source of an imaging that were copied, compressed or decompressed.
     pub(super) fn imaged(&self, bytes: u64) {
         self.imaged.get_or_create(&[("how", "data")]).inc_by(bytes);
     }
 
-    /// `bytes` of the source of an imaging took no work: holes and shared blocks.
+    /// Counts bytes of the source of an imaging that needed no work: holes and shared blocks.
     pub(super) fn imaged_zeros(&self, bytes: u64) {
         self.imaged.get_or_create(&[("how", "zeros")]).inc_by(bytes);
     }
 
-    /// All of it as text. Blocks a little on the kernel.
+    /// Prints all metrics. Blocks for a moment on the kernel.
     pub(super) fn print(&self, stock: &Stock, budgets: &Budgets, admission: &Admission) -> String {
         let mut looked_up = Registry::with_prefix(PREFIX);
         stock.register(&mut looked_up);
@@ -156,7 +156,7 @@ impl Metrics {
         register_quotas(&mut looked_up, &stock.quotas);
         register_budgets(&mut looked_up, budgets);
         let mut text = String::new();
-        // A string takes everything.
+        // Writing to a string cannot fail.
         for registry in [&process(), &self.registry, &looked_up] {
             let _ = encode_registry(&mut text, registry);
         }
@@ -237,7 +237,7 @@ fn register_budgets(registry: &mut Registry, budgets: &Budgets) {
     let used = figures.iter().map(|of| ([("budget", of.name)], of.used));
     let text = "What requests hold of a budget now, in the unit of its name";
     gauges(registry, "budget_used", text, used);
-    // Whose part of a budget: that of one user, or of all.
+    // Both parts of a budget: that of one user, and that of all.
     let parts = |user: fn(&BudgetFigures) -> u64, all: fn(&BudgetFigures) -> u64| {
         let of = move |budget: &BudgetFigures| {
             let part = |of| [("budget", budget.name), ("of", of)];
@@ -257,7 +257,7 @@ fn register_budgets(registry: &mut Registry, budgets: &Budgets) {
     counters(registry, "budget_refused", text, refused);
 }
 
-/// What the kernel says of this process, under the names that exporters of processes use.
+/// The kernel's figures about this process, under the usual names of process exporters.
 fn process() -> Registry {
     let mut registry = Registry::default();
     let resident = bytes_in_proc("/proc/self/status", "VmRSS:").unwrap_or(0);
@@ -269,7 +269,7 @@ fn process() -> Registry {
         resident,
         BYTES,
     );
-    // One of them is that directory.
+    // One of the open files is the directory itself.
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let files = files.saturating_sub(1) as u64;
     gauge(
@@ -282,7 +282,7 @@ fn process() -> Registry {
     registry
 }
 
-/// Registers a figure.
+/// Registers a metric.
 fn figure<M: Metric + Clone + Default>(
     registry: &mut Registry,
     name: &str,
@@ -316,7 +316,7 @@ fn gauges<const N: usize>(
     }
 }
 
-/// The same, of numbers that only grow.
+/// The same, for numbers that only increase.
 fn counters<const N: usize>(
     registry: &mut Registry,
     name: &str,
@@ -333,7 +333,7 @@ fn clamped(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The bytes that a file of /proc states on the line that begins with `key`, in kB.
+/// The value in bytes of the line in a file of /proc that begins with `key` and has a number of kB.
 pub(super) fn bytes_in_proc(file: &str, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;

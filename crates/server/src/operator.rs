@@ -1,4 +1,4 @@
-//! What is for those who run the server: whether it is well, and its figures.
+//! Endpoints for the operator of the server: its health, and its metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,13 +17,13 @@ use super::origin::check_host;
 use super::shared::Api;
 use super::socket::{self, Socket};
 
-/// Where anybody may ask whether the server is well.
+/// The path at which anybody may ask whether the server is healthy.
 pub(super) const HEALTH: &str = "/health";
 const METRICS: &str = "/metrics";
-/// Connections for figures at once.
+/// Maximum concurrent connections for metrics.
 const CONNECTIONS_MAX: usize = 16;
 
-/// A short answer of plain text that nobody keeps.
+/// A short plain text answer that must not be cached.
 fn text(status: StatusCode, media_type: &'static str, body: String) -> Answer {
     let mut answer = Response::new(full(body));
     *answer.status_mut() = status;
@@ -37,7 +37,7 @@ fn plain(status: StatusCode, body: &str) -> Answer {
     text(status, "text/plain", format!("{body}\n"))
 }
 
-/// Whether requests are served: 200 `ok`, or 503 and why not.
+/// Whether requests are served: 200 `ok`, or 503 with the reason.
 pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "Ask with GET");
@@ -45,7 +45,7 @@ pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
     if api.is_stopping.load(Ordering::Relaxed) {
         return plain(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     }
-    // One at a time: everybody may ask, and each check takes a thread and the disk.
+    // One at a time: everybody may ask, and each check uses a thread and the disk.
     let turn = api.health.lock().await;
     let store = Arc::clone(api);
     let checked = spawn_blocking(move || store.store.check()).await;
@@ -63,7 +63,7 @@ pub(super) async fn health(api: &Arc<Api>, method: &Method) -> Answer {
     }
 }
 
-/// Answers with figures until it is dropped.
+/// Serves metrics until it is dropped.
 pub(super) async fn serve_metrics(listener: TcpListener, api: Arc<Api>) {
     let mut connections = JoinSet::new();
     let admission = Admission::new(ConnectionLimits::strangers_only(CONNECTIONS_MAX));
@@ -117,7 +117,7 @@ async fn metrics(api: Arc<Api>) -> Answer {
     }
 }
 
-/// Looks at every drive. Blocks on the disk where the kernel has forgotten them.
+/// Collects the values of every drive. Blocks on the disk if the kernel has not cached them.
 fn stock(api: &Api) -> Stock {
     let drives = api.store.select(|_| true);
     let mut stock = Stock {

@@ -1,20 +1,20 @@
-//! Where a request comes from, as a browser says it, and for whom it is meant.
+//! Where a request comes from according to the browser, and which host it is meant for.
 //!
-//! A browser that was once given the credentials of the API sends them along with whatever
-//! a page of another site asks for. It also says which site asked: by `Sec-Fetch-Site`,
-//! older ones by `Origin`. No other client sends these headers.
+//! A browser that once received credentials for the API sends them with every request that a page
+//! of any site makes. It also states which site made the request: in `Sec-Fetch-Site`, or in
+//! `Origin` in older browsers. Other clients do not send these headers.
 
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::{Request, Version};
 
 use openhosting_tenancy::Refusal;
 
-/// Who asked, as far as the headers say.
+/// The origin of a request, according to the headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Site {
     Same,
     Other,
-    /// No browser, or a person who typed the address.
+    /// Not a browser, or a person who typed the address.
     Nobody,
 }
 
@@ -37,7 +37,7 @@ fn site(headers: &HeaderMap) -> Site {
     }
 }
 
-/// Refuses what another site made a browser ask for.
+/// Refuses a request that another site made a browser send.
 pub(super) fn check_site(headers: &HeaderMap) -> Result<(), Refusal> {
     match site(headers) {
         Site::Other => Err(Refusal::usage(
@@ -47,16 +47,16 @@ pub(super) fn check_site(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the browser says that the page itself sent it. What no browser sent has
-/// to say so too. A form of another site can send neither these headers nor JSON.
+/// Whether the browser states that the page itself sent the request. Other clients have to state it
+/// too. A form of another site can send neither these headers nor JSON.
 pub(super) fn is_from_page(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE);
     let is_json = content_type.is_some_and(|value| value == "application/json");
     is_json && site(headers) == Site::Same
 }
 
-/// Refuses a request of HTTP/1.1 that does not name the host it is meant for, once
-/// (RFC 9112, section 3.2): what is in front of this server may have taken it for another's.
+/// Refuses an HTTP/1.1 request that does not name its host exactly once (RFC 9112, section 3.2):
+/// something in front of this server may have interpreted it differently.
 pub(super) fn check_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_valid = match (hosts.next(), hosts.next()) {

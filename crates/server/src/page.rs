@@ -1,9 +1,9 @@
-//! The web page at `/ui/`: a user's drives, what moves to and from them, and servers
-//! with their screens, for a person to look at. It changes nothing.
+//! The web page at `/ui/`: a user's drives, the transfers to and from them, and servers with their
+//! screens. It is read-only.
 //!
-//! A user logs in with the same credentials and gets a session (`sessions.rs`). What is sent
-//! by POST must come from the page itself, as the browser says. All it is made of is compiled
-//! in; its policy lets nothing else run or load.
+//! A user logs in with the same credentials and gets a session (`sessions.rs`). A POST must come
+//! from the page itself, according to the browser. All its files are compiled in; its content
+//! security policy allows nothing else.
 
 mod map;
 
@@ -37,17 +37,17 @@ const ICON: &str = include_str!("page/icon.svg");
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
-/// Drives that one state tells of.
+/// Maximum drives in one answer.
 const DRIVES_MAX: usize = 500;
-/// Servers that one state tells of.
+/// Maximum servers in one answer.
 const SERVERS_MAX: usize = 100;
-/// Characters of a name that are shown.
+/// Maximum characters of a name that are shown.
 const NAME_CHARS_MAX: usize = 200;
 
 /// Whether a request is for the page and not for the API.
 pub(super) fn is_for<B>(request: &Request<B>) -> bool {
     let path = request.uri().path();
-    // A browser that is given the endpoint's address wants the page.
+    // A browser that opens the endpoint's address wants the page.
     path == "/ui" || path.starts_with("/ui/") || path == "/" && is_browser(request.headers())
 }
 
@@ -86,7 +86,7 @@ fn redirect() -> Answer {
     answer
 }
 
-/// With what keeps a browser from doing anything but what the page is for.
+/// Adds headers that keep a browser from doing anything else than what the page needs.
 fn guarded(mut answer: Answer) -> Answer {
     let headers = answer.headers_mut();
     for (name, value) in [
@@ -106,8 +106,8 @@ fn json(value: &Value) -> Answer {
     file(value.to_string(), "application/json")
 }
 
-/// As the page shows it. Without the challenge of 401, at which a browser would ask
-/// for credentials itself and keep them.
+/// A refusal as the page shows it. It has no 401 challenge, because a browser would then ask for
+/// credentials itself and store them.
 fn refused(refusal: &Refusal) -> Answer {
     let mut answer = json(&json!({"error": refusal.to_string()}));
     *answer.status_mut() = answer::refusal(refusal).status();
@@ -193,13 +193,13 @@ async fn login(
     api.guard.prove(record.from(), prove)
 }
 
-/// What the page shows of a user's drives and servers.
+/// The state of a user's drives and servers for the page.
 async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
     let api = Arc::clone(api);
     // Asks the kernel about each file.
     blocking(move || {
         let drives = api.store.select(|metadata| *metadata.user == *user);
-        let told: Vec<Value> = drives.iter().take(DRIVES_MAX).map(|d| drive(d)).collect();
+        let shown: Vec<Value> = drives.iter().take(DRIVES_MAX).map(|d| drive(d)).collect();
         let machines = api.machines.of_user(&user);
         let servers = machines.iter().take(SERVERS_MAX);
         let servers: Vec<Value> = servers.map(|m| server(&api, &user, m)).collect();
@@ -209,7 +209,7 @@ async fn state(api: &Arc<Api>, user: Arc<str>) -> Result<Answer, Refusal> {
             "user": &*user,
             "now_ms": now.map_or(0, |now| now.as_millis() as u64),
             "drives_total": drives.len(),
-            "drives": told,
+            "drives": shown,
             "servers_total": machines.len(),
             "servers_active": active.count(),
             "servers": servers,
@@ -234,14 +234,14 @@ fn drive(drive: &Hosted) -> Value {
     })
 }
 
-/// A name as the page shows it: users choose them, and a state has hundreds of them.
+/// A name for the page, shortened: users choose names, and an answer has hundreds of them.
 fn clipped(name: Option<&str>) -> Option<String> {
     name.map(|name| name.chars().take(NAME_CHARS_MAX).collect())
 }
 
-/// No key of it but these: one that is not here is the password.
+/// Only these keys, because among the others is the password.
 fn server(api: &Api, user: &str, machine: &Machine) -> Value {
-    // The guest is not asked, nor what runs it: this is told once a second.
+    // Neither the guest nor the hypervisor is asked, because the page requests this every second.
     let info = api.machines.info_as_known(machine);
     let number = |key: &str| info.get(key).and_then(|value| value.parse::<u64>().ok());
     let has_vnc = api.machines.has_vnc_port();
@@ -273,8 +273,8 @@ fn server(api: &Api, user: &str, machine: &Machine) -> Value {
     })
 }
 
-/// Where a drive holds data: a digit from 0 to 9 for each of the parts of its
-/// length, `?` where the file was asked too often.
+/// Where a drive holds data: a digit from 0 to 9 for each of the equal parts of its length, `?`
+/// where it would take too many queries of the file.
 async fn map(api: &Arc<Api>, user: &str, id: DriveId) -> Result<Answer, Refusal> {
     let drive = api.store.own(user, id)?;
     let (_share, job) = api.join_digests(&Arc::from(user)).await?;

@@ -1,9 +1,9 @@
 //! Whether the client of a connection is still there.
 //!
-//! A client that closes its connection and one that closes only its sending side send the
-//! same: a FIN. So the FIN ends nothing that is answered soon, as a client that is half
-//! closed still reads. What takes longer ends a moment later: then the client has gone, or
-//! has to keep its side open.
+//! A client that closes its connection and one that closes only its sending side both send a FIN,
+//! and a half-closed client still reads. So a FIN has no effect on requests that are answered soon.
+//! Longer work ends a moment after the FIN: by then the client has gone, or it has to keep its side
+//! open.
 
 use std::future::pending;
 use std::io;
@@ -18,10 +18,10 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// How long an answer may still take after the FIN of its client.
+/// How long an answer may still take after the client's FIN.
 const AFTER_FIN: Duration = Duration::from_secs(1);
-/// A client that vanished without a FIN is found gone after this time of silence and as
-/// many probes, one for each interval.
+/// A client that vanished without a FIN is detected after this time of silence and this many
+/// probes, one per interval.
 const SILENCE: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
@@ -31,7 +31,7 @@ const PROBES: u32 = 3;
 pub(super) struct Peer(OwnedFd);
 
 impl Peer {
-    /// Of `stream`, of which it is another descriptor.
+    /// Observes `stream`, through a descriptor of its own.
     pub(super) fn of(stream: &TcpStream) -> io::Result<Self> {
         set_socket_keepalive(stream, true)?;
         set_tcp_keepidle(stream, SILENCE)?;
@@ -40,8 +40,8 @@ impl Peer {
         Ok(Self(stream.as_fd().try_clone_to_owned()?))
     }
 
-    /// Waits until the client has gone. It takes nothing from the connection, where the
-    /// next request may be waiting.
+    /// Waits until the client has gone. It reads nothing from the connection, where the next
+    /// request may be waiting.
     pub(super) async fn gone(&self) {
         match self.fin().await {
             Ok(()) => sleep(AFTER_FIN).await,
@@ -53,14 +53,14 @@ impl Peer {
     }
 
     async fn fin(&self) -> io::Result<()> {
-        // A descriptor of its own: what is noted of it is not noted of the connection's.
+        // A separate descriptor, so that its readiness is independent of the connection's.
         let socket = TcpStream::from_std(Socket::from(self.0.try_clone()?))?;
         loop {
             if socket.ready(Interest::READABLE).await?.is_read_closed() {
                 return Ok(());
             }
-            // More bytes came. The kernel says so once for all that come, and again at
-            // the FIN behind them.
+            // More bytes arrived. The kernel reports this once for all of them, and again at the
+            // FIN after them.
             let taken = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = socket.try_io(Interest::READABLE, taken);
         }

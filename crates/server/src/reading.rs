@@ -1,6 +1,5 @@
-//! Bytes of a drive as the body of an answer: read step by step as the client
-//! takes them. What is in memory anyway is read where it is needed; what may have to
-//! be waited for, off the reactor.
+//! Bytes of a drive as the body of an answer, read step by step as the client takes them. What is
+//! in the page cache is read at once; what may need the disk is read on a thread that may block.
 
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
@@ -16,17 +15,17 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::hosted::Hosted;
 use openhosting_base::locks::lock;
 
-/// Bytes in memory for one answer; small, since slow clients keep it long.
+/// Bytes in memory for one answer; few, because slow clients hold them long.
 const STEP_BYTES: u64 = 256 * 1024;
-/// Buffers kept for the next steps.
+/// Buffers to keep for the next steps.
 const KEPT_BUFFERS: usize = 32;
 
-/// Buffers of a step each, to use again.
+/// Reusable buffers of one step each.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Steps(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Steps {
-    /// A buffer that holds anything.
+    /// A buffer with undefined content.
     fn take(&self) -> Step {
         let kept = lock(&self.0).pop();
         Step {
@@ -36,7 +35,7 @@ impl Steps {
     }
 }
 
-/// Goes back when it is dropped.
+/// Returns the buffer when dropped.
 #[derive(Debug)]
 struct Step {
     bytes: Vec<u8>,
@@ -58,7 +57,7 @@ impl Drop for Step {
     }
 }
 
-/// `left` bytes of a drive from `offset` on, both in bytes.
+/// `left` bytes of a drive from `offset` on.
 #[derive(Debug)]
 pub(super) struct DriveBytes {
     drive: Arc<Hosted>,
@@ -93,7 +92,7 @@ impl DriveBytes {
                 }
                 let drive = Arc::clone(&self.drive);
                 self.step.insert(spawn_blocking(move || {
-                    // Never short: a drive that shrank meanwhile breaks the answer off.
+                    // Never short: if the drive shrank meanwhile, the answer breaks off.
                     drive.file.read_exact_at(&mut step.bytes[..len], offset)?;
                     Ok(Bytes::from_owner(step).slice(..len))
                 }))
@@ -131,8 +130,8 @@ impl Body for DriveBytes {
     }
 }
 
-/// How many bytes were read that needed no waiting for a disk; none where the file
-/// system cannot tell.
+/// How many bytes could be read without waiting for a disk; 0 if the file system does not support
+/// that.
 fn read_now(drive: &Hosted, bytes: &mut [u8], offset: u64) -> usize {
     let mut buffers = [IoSliceMut::new(bytes)];
     preadv2(&drive.file, &mut buffers, offset, ReadWriteFlags::NOWAIT).unwrap_or(0)

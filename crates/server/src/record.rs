@@ -1,6 +1,6 @@
-//! One request, from its head to the end of its answer: counted as it goes, told in
-//! one line of the log at its end. No secret is in it: of a request it has the
-//! method and the path, and of who asked the name.
+//! One request, from its head to the end of its answer. It is counted, and written to the log in
+//! one line at its end. It contains no secret: only the method and path of the request, and the
+//! name of the user.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,19 +24,19 @@ use super::metrics::Metrics;
 use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
-/// What moves to and from one drive, for those who look at it now.
+/// Transfers to and from one drive, for the page.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     /// Bytes of bodies, as they were sent.
     received: AtomicU64,
     sent: AtomicU64,
-    /// Reads and writes under way.
+    /// Reads and writes in progress.
     in_flight: AtomicU32,
 }
 
 impl Traffic {
-    /// Bytes that came for the drive, bytes that went from it, and reads and
-    /// writes under way.
+    /// Bytes that were received for the drive, bytes that were sent from it, and reads and writes
+    /// in progress.
     pub(super) fn look(&self) -> (u64, u64, u32) {
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
         let in_flight = self.in_flight.load(Ordering::Relaxed);
@@ -44,8 +44,8 @@ impl Traffic {
     }
 }
 
-/// One request under way. Its end is when nobody has it any more: the answer was
-/// taken, or the client has gone.
+/// A request in progress. It ends when its last reference is dropped: the answer was sent, or the
+/// client has gone.
 pub(super) struct RequestRecord {
     method: Method,
     path: String,
@@ -57,7 +57,7 @@ pub(super) struct RequestRecord {
     received: AtomicU64,
     sent: AtomicU64,
     answered: Mutex<Option<Answered>>,
-    /// What its answer holds of the budget, to its end.
+    /// The share of the budget that its answer holds until its end.
     share: OnceLock<Share>,
     is_whole: AtomicBool,
     ends_with_client: AtomicBool,
@@ -104,7 +104,7 @@ impl RequestRecord {
         }
     }
 
-    /// What all lines of the log about this request are within.
+    /// The span of all log lines about this request.
     pub(super) fn span(&self) -> &Span {
         &self.span
     }
@@ -113,7 +113,7 @@ impl RequestRecord {
         self.place.from()
     }
 
-    /// The request proved `user`, whose connection it comes on from now on.
+    /// The request proved `user`, to whom the connection belongs from now on.
     ///
     /// # Errors
     /// See [`Place::set_user`].
@@ -126,7 +126,7 @@ impl RequestRecord {
         let _ = self.call.set(call);
     }
 
-    /// The request changes nothing: its work is for nobody once the client has gone.
+    /// The request changes nothing, so its work is useless once the client has gone.
     pub(super) fn end_with_client(&self) {
         self.ends_with_client.store(true, Ordering::Relaxed);
     }
@@ -140,19 +140,19 @@ impl RequestRecord {
         self.user.get()
     }
 
-    /// Holds `share` to the end of the answer.
+    /// Holds `share` until the end of the answer.
     pub(super) fn hold(&self, share: Share) {
         let _ = self.share.set(share);
     }
 
-    /// The request moves bytes of a drive.
+    /// The request transfers bytes of a drive.
     pub(super) fn set_traffic(&self, traffic: &Arc<Traffic>) {
         if self.traffic.set(Arc::clone(traffic)).is_ok() {
             traffic.in_flight.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// So many bytes of the body came.
+    /// Counts received bytes of the body.
     pub(super) fn received(&self, bytes: usize) {
         let bytes = bytes as u64;
         self.received.fetch_add(bytes, Ordering::Relaxed);
@@ -171,7 +171,7 @@ impl RequestRecord {
         }
     }
 
-    /// The answer, which takes the record along to its end.
+    /// Attaches the record to the answer, so that it lasts until its end.
     pub(super) fn answer(self: Arc<Self>, mut answer: Answer, refusal: Option<Refusal>) -> Answer {
         if self.place.is_overdue() {
             let close = HeaderValue::from_static("close");
@@ -224,7 +224,7 @@ impl Drop for RequestRecord {
     }
 }
 
-/// The body of an answer, counted as it goes.
+/// The body of an answer, counted while it is sent.
 struct Counted {
     body: AnswerBody,
     record: Arc<RequestRecord>,

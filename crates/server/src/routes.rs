@@ -1,6 +1,5 @@
-//! Which command a path names (docs/dev/reference.md, 1). Double slashes count as
-//! one; nothing of a path is used as text: a drive is parsed to 128 bits, an
-//! offset to a number.
+//! Determines the command of a path (docs/dev/reference.md, 1). Double slashes count as one. No
+//! part of a path is used as text: a drive is parsed to 128 bits, an offset to a number.
 
 mod servers;
 
@@ -58,7 +57,7 @@ pub(super) struct Part {
 }
 
 impl Call {
-    /// The command that `path` names.
+    /// The command for `path`.
     pub(super) fn parse(path: &str) -> Result<Self, Refusal> {
         let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
         match segments.as_slice() {
@@ -75,7 +74,7 @@ impl Call {
     }
 
     fn parse_of_drive(id: &str, command: &[&str]) -> Result<Self, Refusal> {
-        // What is no UUID names no drive; but an unknown command comes first.
+        // Something that is not a UUID names no drive; but an unknown command is reported first.
         let id = || drive(id);
         let part = |offset: &str, size: &str| {
             Ok::<_, Refusal>(Part {
@@ -104,7 +103,7 @@ impl Call {
         }
     }
 
-    /// The command in one word, as figures and the log tell it.
+    /// The name of the command in metrics and the log.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::List => "list",
@@ -127,7 +126,7 @@ impl Call {
         }
     }
 
-    /// Whether something else bounds how many of these a user has under way: memory for
+    /// Whether another budget bounds how many of these a user may have in progress: memory for
     /// bodies and answers, or turns for digests. All others share the budget for requests.
     pub(super) fn has_own_budget(&self) -> bool {
         matches!(
@@ -136,7 +135,7 @@ impl Call {
         )
     }
 
-    /// The drive whose bytes it moves.
+    /// The drive whose bytes it transfers.
     pub(super) fn moves(&self) -> Option<DriveId> {
         match *self {
             Self::Read(id, ..) | Self::Write(id, _) => Some(id),
@@ -144,7 +143,7 @@ impl Call {
         }
     }
 
-    /// Whether the command changes something and so takes POST only.
+    /// Whether the command changes something and so allows POST only.
     pub(super) fn changes(&self) -> bool {
         match self {
             Self::List | Self::InfoAll | Self::ListStandard | Self::InfoStandard => false,
@@ -162,7 +161,7 @@ fn drive(text: &str) -> Result<DriveId, Refusal> {
     text.parse().map_err(|_| Refusal::no_drive())
 }
 
-/// Digits only: no sign, no suffix, no exponent.
+/// Parses digits only: no sign, no suffix, no exponent.
 fn number(text: &str) -> Result<u64, Refusal> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten();

@@ -1,5 +1,5 @@
-//! What servers (docs/dev/reference.md, 1.9) and resources (docs/dev/reference.md, 1.12) are
-//! asked for: one arm for each command.
+//! The commands about servers (docs/dev/reference.md, 1.9) and resources (docs/dev/reference.md,
+//! 1.12): one arm for each.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use openhosting_vm::Machine;
 type Result<T = Answer> = std::result::Result<T, Refusal>;
 
 impl Api {
-    /// Does what `user` asks for about servers.
+    /// Carries out a command of `user` about servers.
     pub(super) async fn call_server(
         self: &Arc<Self>,
         user: Arc<str>,
@@ -104,7 +104,7 @@ impl Api {
         done.map(|()| answer::no_content())
     }
 
-    /// The answer with one server. It may be gone by now: then it is as it was.
+    /// The answer with one server. If it has been removed meanwhile, with its last state.
     async fn server(&self, machine: &Machine, format: Format) -> Result {
         let info = self.machines.info(machine).await;
         let mut answer = answer::object(&info, format);
@@ -115,7 +115,7 @@ impl Api {
         Ok(answer)
     }
 
-    /// Does what `user` asks for about resources.
+    /// Carries out a command of `user` about resources.
     pub(super) async fn call_resource(
         self: &Arc<Self>,
         user: Arc<str>,

@@ -1,5 +1,5 @@
-//! Sessions of users on the web page: a random token each, in a cookie that scripts cannot
-//! read and other sites cannot send.
+//! Sessions of users on the web page. Each has a random token, in a cookie that scripts cannot read
+//! and other sites cannot send.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,13 +14,13 @@ use super::auth::digest;
 use openhosting_base::locks::lock;
 
 const COOKIE_NAME: &str = "openhosting_session";
-/// A session ends when nobody looked for so long, and in any case after a day's work.
+/// A session ends after this long without a request, and in any case after a working day.
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const LIFE: Duration = Duration::from_secs(12 * 3600);
-/// Sessions of one user at once; another ends the oldest.
+/// Maximum sessions of one user; another one ends the oldest.
 const SESSIONS_MAX: usize = 16;
 
-/// Who looks at the page.
+/// The sessions of the page.
 pub(super) struct Sessions {
     is_tls: bool,
     /// By the digests of their tokens.
@@ -53,7 +53,7 @@ impl Sessions {
         }
     }
 
-    /// Begins a session, and gives the cookie for it.
+    /// Begins a session, and returns its cookie.
     pub(super) fn begin(&self, user: &Arc<str>, now: Instant) -> Option<HeaderValue> {
         let [a, b] = [(); 2].map(|()| Uuid::new_v4().simple().to_string());
         let token = Zeroizing::new(a + &b);
@@ -74,7 +74,7 @@ impl Sessions {
         self.cookie(&token, LIFE)
     }
 
-    /// Whose session a request belongs to.
+    /// The user whose session a request belongs to.
     pub(super) fn user(&self, headers: &HeaderMap, now: Instant) -> Option<Arc<str>> {
         let mut sessions = lock(&self.sessions);
         tokens(headers).find_map(|token| {
@@ -87,7 +87,7 @@ impl Sessions {
         })
     }
 
-    /// Ends the session of a request; the cookie that takes the other one back.
+    /// Ends the session of a request, and returns a cookie that replaces its own.
     pub(super) fn end(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let mut sessions = lock(&self.sessions);
         for token in tokens(headers) {
@@ -108,7 +108,7 @@ impl Sessions {
     }
 }
 
-/// The tokens of a request: another path or port may have set one of its own.
+/// The tokens in a request: another path or port may have set additional ones.
 fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(COOKIE)
@@ -147,7 +147,7 @@ mod tests {
         let guess = headers(&[("cookie", "openhosting_session=0123456789abcdef")]);
         assert_eq!(all.user(&guess, now), None);
         assert_eq!(all.user(&HeaderMap::new(), now), None);
-        // Looked at now and then it lasts, but not for ever.
+        // With regular requests it lasts, but not for ever.
         let mut at = now;
         while at.duration_since(now) < LIFE - IDLE {
             at += IDLE;

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,7 +8,7 @@ use super::admission::Admission;
 use super::auth::Users;
 use super::budget::{Budgets, Share};
 use super::digests::Zeros;
-use super::faults::{Faults, PastEnd, ToldExtents};
+use super::faults::{Faults, PastEnd, ReportedExtents};
 use super::guard::Guard;
 use super::imaging::Imagings;
 use super::metrics::Metrics;
@@ -20,7 +20,7 @@ use super::writing::Memory;
 use openhosting_tenancy::Refusal;
 use openhosting_vm::Machines;
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(super) struct Api {
     pub(super) store: Arc<Store>,
@@ -34,29 +34,29 @@ pub(super) struct Api {
     pub(super) imagings: Arc<Imagings>,
     pub(super) is_stopping: AtomicBool,
     pub(super) guard: Guard,
-    /// Who looks at the web page, if there is one.
+    /// The sessions of the web page, if there is one.
     pub(super) page: Option<Sessions>,
     pub(super) metrics: Arc<Metrics>,
-    /// Most drives of all users: each is an open file.
+    /// Maximum drives of all users: each is an open file.
     pub(super) drives_max: usize,
     pub(super) writers_max: u32,
     pub(super) round_size: bool,
     pub(super) read_bytes_max: u64,
     pub(super) past_end: PastEnd,
     pub(super) faults: Faults,
-    /// Buffers of reads.
+    /// Buffers for reads.
     pub(super) steps: Steps,
-    /// Digests, extents and maps of drives: a turn takes a core.
+    /// Turns for digests, extents and maps of drives: each uses a core.
     pub(super) digests: Arc<Turns>,
-    /// What digests of zeros begin with.
+    /// The table for digests of zeros.
     pub(super) zeros: Arc<Zeros>,
-    /// Whether there is more than the API has.
+    /// Whether the extensions of the API are available.
     pub(super) has_extensions: bool,
-    pub(super) told_extents: ToldExtents,
+    pub(super) reported_extents: ReportedExtents,
 }
 
 impl Api {
-    /// A place in the queue of digests and the like, or 429 where `user` has too many.
+    /// Enters the queue for digests and similar work, or fails with 429 if `user` has too many.
     pub(super) async fn join_digests(&self, user: &Arc<str>) -> Result<(Share, Arc<Job>), Refusal> {
         let share = self.budgets.digests.take_within(user, 1, Duration::ZERO);
         Ok((share.await?, self.digests.join(user)))

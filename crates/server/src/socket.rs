@@ -1,5 +1,5 @@
-//! A TCP connection that neither hangs on a client that takes nothing, nor
-//! loses an answer to one that is still sending.
+//! A TCP connection that neither hangs on a client that does not read, nor loses an answer to one
+//! that is still sending.
 
 use std::io;
 use std::pin::Pin;
@@ -14,20 +14,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Longest wait for a client to take more of an answer. The kernel asks for more when
-/// a third of its buffer is free: of one that shares 256 kbit/s with three others that
-/// took more than 30 s, while all of them went on (docs/dev/faults.md, S17).
+/// Maximum time until a client reads more of an answer. The kernel asks for more data when a third
+/// of its buffer is free: for a client that shared 256 kbit/s with three others, this took more
+/// than 30 s although all of them made progress (docs/dev/faults.md, S17).
 const WRITE_STALL: Duration = Duration::from_secs(120);
-/// Longest silence, and longest time, in which a client may finish sending
-/// after the last answer.
+/// How long a client may continue to send after the last answer: maximum silence, and maximum
+/// total.
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Longest wait for the header of a request, and for the next request.
+/// Maximum time for the header of a request, and for the next request.
 const HEADER_WAIT: Duration = Duration::from_secs(10);
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
-/// HTTP as it is spoken on every connection.
+/// The HTTP settings of every connection.
 pub(super) fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -38,9 +38,9 @@ pub(super) fn http() -> http1::Builder {
 
 /// A TCP connection of the server.
 ///
-/// Closing one with unread bytes makes the kernel reset it, which can destroy
-/// the answer on its way: a 409 to a write would look like a broken network. So
-/// the end of the answer is sent first, and what still comes is thrown away.
+/// Closing a connection with unread bytes makes the kernel reset it, which can destroy the answer
+/// on its way: a 409 to a write would look like a broken network. So the end of the answer is sent
+/// first, and bytes that still arrive are discarded.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -65,12 +65,12 @@ impl Socket {
         }
     }
 
-    /// If this is set, the connection ends with a reset and not in good order.
+    /// Set this to end the connection with a reset instead of closing it regularly.
     pub(super) fn is_reset(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_reset)
     }
 
-    /// Passes the result of a write on; fails it if none succeeded for long.
+    /// Passes the result of a write on; fails it if none succeeded for too long.
     fn watch<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -93,7 +93,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.is_reset.load(Ordering::Relaxed) {
-            // If that fails it ends in good order.
+            // If that fails, the connection is closed regularly.
             let _ = self.stream.set_zero_linger();
         }
     }

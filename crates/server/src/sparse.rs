@@ -1,4 +1,4 @@
-//! Sparse files: zeros are kept as holes where the file system can.
+//! Sparse files: zeros are stored as holes where the file system supports it.
 
 use std::fs::File;
 use std::io;
@@ -10,26 +10,25 @@ use rustix::io::Errno;
 
 use openhosting_filesystem::put_zeros;
 
-/// Bytes that are zero or not as one: a page, and the block of most file
-/// systems.
+/// Zeros are recognised in blocks of this size: a page, and the block of most file systems.
 const BLOCK_BYTES: usize = 4096;
-/// Shorter holes are not told of: to skip one costs a request more than to read it.
+/// Shorter holes are not reported, because skipping one costs the client an additional request.
 const HOLE_BYTES_MIN: u64 = 64 * 1024;
-/// Most extents of one answer, some 25 bytes each.
+/// Maximum extents of one answer, about 25 bytes each.
 const EXTENTS_MAX: usize = 4096;
-/// Most times that the file system is asked for one answer, a microsecond each: a
-/// file may hold many holes that are not told of.
+/// Maximum queries of the file system for one answer, a microsecond each: a file may have many
+/// holes that are not reported.
 const LOOKS_MAX: usize = 32 * 1024;
-/// The same for one step of the way there.
+/// Maximum queries in one step.
 const LOOKS_OF_STEP: usize = 256;
 
-/// Places that are read of a hole that the file system reports, a microsecond each.
+/// Places to read in a hole that the file system reports, a microsecond each.
 const PLACES_OF_HOLE: u64 = 6;
-/// A longer range is made a hole without a look at whether it is one.
+/// A longer range is punched without checking whether it already is a hole.
 const LOOKED_AT_BYTES_MAX: u64 = 1 << 20;
 
-/// Writes `data` at `offset` bytes. Runs of zeros become holes, in blocks of 4
-/// KiB of the file; whatever was there before never shows again.
+/// Writes `data` at `offset`. Runs of zeros become holes, in blocks of 4 KiB of the file. Old bytes
+/// are never visible again.
 pub(super) fn write_at(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     let mut start = 0;
     while start < data.len() {
@@ -45,8 +44,7 @@ pub(super) fn write_at(file: &File, data: &[u8], offset: u64) -> io::Result<()> 
     Ok(())
 }
 
-/// Where the run of alike blocks that begins at `start` ends, and whether it is
-/// zero.
+/// The end of the run of blocks of the same kind that begins at `start`, and whether it is zeros.
 fn run_end(data: &[u8], start: usize, offset: u64) -> (usize, bool) {
     let first = block_end(data, start, offset);
     let is_zero = all_zero(&data[start..first]);
@@ -61,14 +59,14 @@ fn run_end(data: &[u8], start: usize, offset: u64) -> (usize, bool) {
     (end, is_zero)
 }
 
-/// End of the block (of the file, not of `data`) in which `start` lies.
+/// The end of the block (of the file, not of `data`) that contains `start`.
 fn block_end(data: &[u8], start: usize, offset: u64) -> usize {
     let into_block = ((offset + start as u64) % BLOCK_BYTES as u64) as usize;
     data.len().min(start + BLOCK_BYTES - into_block)
 }
 
-/// Whether all bytes are zero. Folding words without an early exit is what
-/// compiles to vector code; the first look saves most of it for real data.
+/// Whether all bytes are zero. Combining words without an early exit compiles to vector code; the
+/// first check avoids most of that work for real data.
 pub(super) fn all_zero(block: &[u8]) -> bool {
     if block.first().is_some_and(|&b| b != 0) {
         return false;
@@ -80,7 +78,7 @@ pub(super) fn all_zero(block: &[u8]) -> bool {
         && rest.iter().all(|&b| b == 0)
 }
 
-/// Makes `len` bytes (not 0) at `offset` read as zeros, by a hole if possible.
+/// Makes `len` bytes (not 0) at `offset` read as zeros, with a hole if possible.
 pub(super) fn zero_at(file: &File, offset: u64, len: u64) -> io::Result<()> {
     match is_hole(file, offset, len) {
         true => Ok(()),
@@ -88,8 +86,8 @@ pub(super) fn zero_at(file: &File, offset: u64, len: u64) -> io::Result<()> {
     }
 }
 
-/// Whether the range is a hole, or at least zeros. That the file system reports one is
-/// not enough: what is left alone would show again.
+/// Whether the range is a hole and reads as zeros. The report of the file system is not enough,
+/// because old bytes would be visible again if it is wrong.
 fn is_hole(file: &File, offset: u64, len: u64) -> bool {
     let end = offset + len;
     len <= LOOKED_AT_BYTES_MAX
@@ -97,9 +95,9 @@ fn is_hole(file: &File, offset: u64, len: u64) -> bool {
         && reads_as_zeros(file, offset, len)
 }
 
-/// Where the first data at or after `offset` is, up to `end`. Where the file
-/// system cannot tell, or what it calls a hole holds data, that is at `offset`: file
-/// systems have reported holes where data had just been written.
+/// The first data at or after `offset`, up to `end`. If the file system does not report it, or
+/// reports a hole that contains data, the result is `offset`: file systems have reported holes
+/// where data had just been written.
 pub(super) fn next_data(file: &File, offset: u64, end: u64) -> u64 {
     let data = reported_data(file, offset, end);
     match is_likely_a_hole(file, offset..data) {
@@ -111,13 +109,13 @@ pub(super) fn next_data(file: &File, offset: u64, end: u64) -> u64 {
 fn reported_data(file: &File, offset: u64, end: u64) -> u64 {
     match seek(file, SeekFrom::Data(offset)) {
         Ok(data) => data.clamp(offset, end),
-        // No data up to the end of the file.
+        // There is no more data up to the end of the file.
         Err(Errno::NXIO) => end,
         Err(_) => offset,
     }
 }
 
-/// Whether a sample of these bytes is zeros: both ends, and places between.
+/// Whether a sample of these bytes is zeros: both ends, and places in between.
 fn is_likely_a_hole(file: &File, hole: Range<u64>) -> bool {
     let (len, block) = (hole.end - hole.start, BLOCK_BYTES as u64);
     if len <= 2 * block {
@@ -132,7 +130,7 @@ fn is_likely_a_hole(file: &File, hole: Range<u64>) -> bool {
         .all(|at| reads_as_zeros(file, at.max(hole.start), block))
 }
 
-/// Whether these bytes are zeros; not if they cannot be read.
+/// Whether these bytes are zeros; `false` if they cannot be read.
 fn reads_as_zeros(file: &File, offset: u64, len: u64) -> bool {
     let mut bytes = [0; 4 * BLOCK_BYTES];
     let (mut at, end) = (offset, offset + len);
@@ -147,8 +145,8 @@ fn reads_as_zeros(file: &File, offset: u64, len: u64) -> bool {
     true
 }
 
-/// A walk over the data in a range of a file, step by step. It ends at the end of the
-/// range or where an answer is long enough. Data may be zeros; holes are.
+/// A walk over the data in a range of a file, step by step. It ends at the end of the range, or
+/// when the answer is long enough. Reported data may be zeros, but holes are always zeros.
 #[derive(Debug)]
 pub(super) struct Extents {
     data: Vec<Range<u64>>,
@@ -167,8 +165,8 @@ impl Extents {
         }
     }
 
-    /// Looks on for a millisecond or so. At the end it gives the data, and up to where
-    /// was looked: at least a block, unless the range is empty.
+    /// Works for about a millisecond. At the end, returns the data and the end of what was
+    /// examined: at least a block, unless the range is empty.
     pub(super) fn step(&mut self, file: &File) -> Option<(Vec<Range<u64>>, u64)> {
         for _ in 0..LOOKS_OF_STEP {
             if self.looks == LOOKS_MAX || !self.look(file) {
@@ -179,7 +177,7 @@ impl Extents {
         None
     }
 
-    /// Looks for the next extent; `false` where that is the end.
+    /// Finds the next extent; returns `false` at the end.
     fn look(&mut self, file: &File) -> bool {
         self.at = next_data(file, self.at, self.end);
         if self.at >= self.end {
@@ -197,8 +195,8 @@ impl Extents {
     }
 }
 
-/// Where the data at `offset` ends, at most at `end`. Where the file system calls it a
-/// hole, which it may be by now, all counts as data.
+/// The end of the data at `offset`, at most `end`. If the file system now reports a hole there,
+/// everything counts as data.
 pub(super) fn next_hole(file: &File, offset: u64, end: u64) -> u64 {
     match seek(file, SeekFrom::Hole(offset)) {
         Ok(hole) if hole > offset => hole.min(end),
@@ -260,7 +258,7 @@ mod tests {
         assert!(all[..50].iter().all(|&b| b == 7));
         assert!(all[50..(1 << 20) - 50].iter().all(|&b| b == 0));
         assert!(all[(1 << 20) - 50..].iter().all(|&b| b == 7));
-        // Not every file system has holes; where none appear, say nothing.
+        // Not every file system has holes; without them, there is nothing to check.
         assert!(file.metadata().unwrap().blocks() <= full);
     }
 
@@ -284,7 +282,7 @@ mod tests {
             assert_eq!(end, range.end);
             let mut reached = range.start;
             for extent in data {
-                // Holes that are told of are long, but for the first and the last.
+                // Reported holes are long, except the first and the last.
                 let is_long = extent.start - reached >= HOLE_BYTES_MIN;
                 assert!(is_long || reached == range.start, "{extent:?}");
                 assert!(all_zero(&all[reached as usize..extent.start as usize]));

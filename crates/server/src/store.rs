@@ -9,13 +9,12 @@
 //! staging/            files for a moment; emptied at start
 //! ```
 //!
-//! Creating makes the bytes first and the metadata last, destroying goes the
-//! other way round, and what a crash leaves between is removed at start.
+//! A drive's bytes are created first and its metadata last; they are removed in the opposite order.
+//! What a crash leaves in between is removed at the start.
 //!
-//! What is stored of a drive is changed here only, by whoever has its turn
-//! (`hosted.rs`): first on the disk, then in memory. Where the disk refuses, both stay
-//! as they were. Counters alone run ahead in memory; they are stored with the next
-//! change and when the server stops.
+//! What is stored about a drive changes only here, by the holder of its turn (`hosted.rs`): first
+//! on the disk, then in memory. If the disk refuses, both stay unchanged. Only counters change in
+//! memory first; they are stored with the next change and when the server stops.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -49,7 +48,7 @@ pub(super) struct Store {
     drives: RwLock<BTreeMap<DriveId, Entry>>,
     fresh_reads: FreshReads,
     quotas: Quotas,
-    /// The lock goes when this is closed.
+    /// Closing it releases the lock.
     _lock: File,
 }
 
@@ -59,11 +58,11 @@ enum Entry {
     Damaged(Damaged),
 }
 
-/// A drive whose metadata or bytes are damaged.
+/// A drive with damaged metadata or bytes.
 #[derive(Clone, Debug)]
 struct Damaged {
-    /// `None` if the metadata does not tell. Then it is not there for anybody; what is
-    /// left of it the operator has to remove.
+    /// `None` if it cannot be read from the metadata. Then the drive exists for nobody, and the
+    /// operator has to remove what is left of it.
     owner: Option<String>,
     size: u64,
 }
@@ -75,7 +74,7 @@ impl Drives for Store {
 }
 
 impl Store {
-    /// Opens the directory, makes it if need be, and locks it.
+    /// Opens the directory, creates it if necessary, and locks it.
     pub(super) fn open(directory: &Path, fresh_reads: FreshReads, quotas: Quotas) -> Result<Self> {
         let failed = |error: io::Error| {
             let what = format!("Cannot use the data directory {}", directory.display());
@@ -179,8 +178,8 @@ impl Store {
             let what = format!("{len} bytes are left of {}", metadata.size);
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        // A resize may have stopped between the two files. What is beyond the
-        // end must go, or it would show when the drive grows.
+        // A resize may have stopped between the two files. What is beyond the end must be removed,
+        // or it would be visible when the drive grows.
         if len > metadata.size {
             file.set_len(metadata.size)?;
         }
@@ -198,29 +197,29 @@ impl Store {
         self.directory.join(format!("drives/{id}.{extension}"))
     }
 
-    /// What users hold, of everything and not of drives only.
+    /// The quotas of users, for everything and not only drives.
     pub(super) fn quotas(&self) -> Quotas {
         self.quotas.clone()
     }
 
-    /// Whether the directory can be used.
+    /// Fails if the directory cannot be used.
     pub(super) fn check(&self) -> io::Result<()> {
         fs::metadata(self.directory.join("drives"))?;
         tempfile::tempfile_in(self.staging()).map(drop)
     }
 
-    /// What is free on the file system for this process, in bytes.
+    /// Free bytes on the file system for this process.
     pub(super) fn free_bytes(&self) -> Option<u64> {
-        let told = rustix::fs::statvfs(&self.directory).ok()?;
-        Some(told.f_bavail.saturating_mul(told.f_frsize))
+        let space = rustix::fs::statvfs(&self.directory).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
-    /// Where files are for a moment, on the same file system.
+    /// The directory for temporary files, on the same file system.
     pub(super) fn staging(&self) -> PathBuf {
         self.directory.join("staging")
     }
 
-    /// A file without a name, for bytes that must wait for their end.
+    /// A file without a name, for bytes of an incomplete body.
     pub(super) fn unnamed_file(&self) -> io::Result<File> {
         tempfile::tempfile_in(self.staging())
     }
@@ -249,9 +248,9 @@ impl Store {
         let drives = read(&self.drives);
         match drives.get(&id) {
             Some(Entry::Ready(drive)) if drive.with_metadata(is_allowed) => Ok(Arc::clone(drive)),
-            // Others have no right to know that there is one.
+            // Other users must not learn that it exists.
             Some(Entry::Damaged(damaged)) if damaged.owner.as_deref() == Some(user) => Err(
-                Refusal::system("Drive is damaged, the server's log tells more"),
+                Refusal::system("Drive is damaged; the server's log has the details"),
             ),
             _ => Err(Refusal::no_drive()),
         }
@@ -267,7 +266,7 @@ impl Store {
         ready.collect()
     }
 
-    /// How many drives there are. Each is an open file.
+    /// Number of drives. Each is an open file.
     pub(super) fn len(&self) -> usize {
         read(&self.drives).len()
     }
@@ -287,7 +286,7 @@ impl Store {
         })
     }
 
-    /// Makes a new drive. Blocks on the disk, as all that follow.
+    /// Creates a drive. Blocks on the disk, as all methods that follow.
     pub(super) fn create(&self, metadata: Metadata) -> Result<Arc<Hosted>, Refusal> {
         let user = metadata.user.clone();
         let grant = self.quotas.take(&user, 1, metadata.size)?;
@@ -322,8 +321,8 @@ impl Store {
         write(&self.drives).remove(&drive.id);
         sync_destroyed(&drive.metadata_path);
         let (user, size) = drive.with_metadata(|m| (m.user.clone(), m.size));
-        // Who reads it has it open: cut off it takes no space, whoever reads on. What
-        // takes space is not given back.
+        // Readers have the file open. Truncated, it uses no space however long they read. The quota
+        // is not returned for what still uses space.
         match drive.file.set_len(0) {
             Ok(()) => self.quotas.give_back(&user, 1, size),
             Err(error) => {
@@ -334,7 +333,7 @@ impl Store {
         Ok(())
     }
 
-    /// Destroys the drive `id` of `user` if it is damaged; says whether it was.
+    /// Destroys the drive `id` of `user` if it is damaged; returns whether it was.
     pub(super) fn destroy_damaged(&self, user: &str, id: DriveId) -> Result<bool, Refusal> {
         let mut drives = write(&self.drives);
         let size = match drives.get(&id) {
@@ -352,8 +351,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes the files of a drive that has no metadata any more, or leaves that to the
-    /// next start.
+    /// Removes the files of a drive without metadata, or leaves that to the next start.
     fn remove_rest(&self, id: DriveId) -> bool {
         let rest = ["imaging", "incomplete", "data"].map(|extension| {
             let removed = unless_missing(fs::remove_file(self.path(id, extension)));
@@ -364,7 +362,7 @@ impl Store {
         rest.iter().all(Result::is_ok)
     }
 
-    /// Changes the metadata of a drive. A new size needs that nobody else uses it.
+    /// Changes the metadata of a drive. A new size requires that nothing else uses it.
     pub(super) fn change(
         &self,
         turn: &Turn,
@@ -386,7 +384,7 @@ impl Store {
             new.keep(drive.id, path, &self.staging())
         });
         if let Err(error) = stored {
-            // What it has beyond its end is of no use, and takes space.
+            // What it has beyond its end is useless, and occupies space.
             if !is_same {
                 let _ = drive.file.set_len(old.size);
             }
@@ -395,8 +393,8 @@ impl Store {
         grant.keep();
         turn.replace_metadata(new);
         if size < old.size {
-            // The drive is shorter by now. What could not be cut off does not show, but
-            // takes space: the next start, or the next time it grows, cuts it off.
+            // The drive is already shorter. What could not be removed is not visible but occupies
+            // space: the next start, or the next time it grows, removes it.
             match drive.file.set_len(size) {
                 Ok(()) => self.quotas.give_back(&old.user, 0, old.size - size),
                 Err(error) => {
@@ -411,14 +409,14 @@ impl Store {
         if to <= from {
             return Ok(());
         }
-        // First to the old end: whatever a failed cut left beyond it must
-        // not show as part of the larger drive.
+        // First truncate to the old end: what a failed truncation left beyond it must not become
+        // visible as part of the larger drive.
         drive.file.set_len(from)?;
         drive.file.set_len(to)?;
         self.fresh_reads.fill(&drive.file, from, to)
     }
 
-    /// Stores what an imaging into a drive has to do, or how far it is.
+    /// Stores the task of an imaging into a drive, or its progress.
     pub(super) fn store_order(&self, turn: &Turn, order: Order) -> io::Result<()> {
         let drive = turn.drive();
         drive.fill_files.store(drive.id, order, &self.staging())?;
@@ -426,14 +424,14 @@ impl Store {
         Ok(())
     }
 
-    /// The bytes of a drive are as they should be.
+    /// Records that the bytes of a drive are complete.
     pub(super) fn mark_whole(&self, turn: &Turn) -> io::Result<()> {
         turn.drive().fill_files.finish()?;
         turn.set_fill(Fill::Whole);
         Ok(())
     }
 
-    /// The imaging into a drive has failed.
+    /// Records that the imaging into a drive failed.
     pub(super) fn mark_incomplete(&self, turn: &Turn) -> io::Result<()> {
         turn.drive().fill_files.fail()?;
         turn.set_fill(Fill::Incomplete);
@@ -452,7 +450,7 @@ impl Store {
         }
     }
 
-    /// The user that was made up for this directory: the same at every start.
+    /// The user that was generated for this directory: the same at every start.
     pub(super) fn made_up_user(&self) -> Result<Credentials> {
         let path = self.directory.join("user");
         let failed = |error: io::Error| {
@@ -478,7 +476,7 @@ impl Store {
     }
 }
 
-/// The error of a directory that cannot be used, or may be another user's.
+/// The error for a directory that cannot be used, or may belong to another user.
 fn not_ours(path: &Path, error: io::Error) -> Error {
     let hint = Foreign::of(&error).map(|why| {
         let otherwise =
@@ -493,8 +491,8 @@ fn not_ours(path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// Removes what an interrupted command left. What cannot be removed, as a directory
-/// that somebody made there, does no harm.
+/// Removes what an interrupted command left. What cannot be removed, such as a directory that
+/// somebody created there, is harmless.
 fn remove_leftover(path: &Path) {
     match fs::remove_file(path) {
         Ok(()) => tracing::info!(?path, "Removed what an interrupted command left"),
@@ -502,7 +500,7 @@ fn remove_leftover(path: &Path) {
     }
 }
 
-/// Makes the removal of a drive's metadata last, where the disk lets it.
+/// Makes the removal of a drive's metadata durable, if the disk allows it.
 fn sync_destroyed(metadata_path: &Path) {
     if let Err(error) = sync_parent(metadata_path) {
         tracing::error!(?metadata_path, %error, "A loss of power may undo that a drive was destroyed");
@@ -554,7 +552,7 @@ mod tests {
         let mut grown = [1; 10_000];
         drive.file.read_exact_at(&mut grown, 10_000).unwrap();
         assert!(grown.iter().all(|&b| b == 0));
-        // Whose it is tells only the metadata.
+        // Only the metadata contains the owner.
         for (user, damaged, status) in [
             ("owner", torn.id, 404),
             ("owner", cut.id, 500),
@@ -642,7 +640,7 @@ mod tests {
         readers("other");
         assert!(first.has_ended() && !second.has_ended());
         assert!(write().is_err());
-        // To be a reader again is another right.
+        // Becoming a reader again does not restore the old right.
         readers("reader");
         assert!(first.has_ended() && second.has_ended());
         drop(write().unwrap());
@@ -710,7 +708,7 @@ mod tests {
             (drive.id, status)
         });
         drop(store);
-        // Once, and for good.
+        // Once, and permanently.
         for _ in 0..2 {
             let store = open(directory.path()).unwrap();
             for (id, status) in drives {
@@ -744,7 +742,7 @@ mod tests {
         drive.file.write_all_at(&[1; 1 << 20], 0).unwrap();
         assert!(store.create(metadata(1)).is_err());
         store.destroy(&drive.turn_blocking().unwrap()).unwrap();
-        // Somebody reads it still.
+        // A reader still has it open.
         assert_eq!(drive.allocated_bytes(), 0);
         store.create(metadata(1 << 20)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Work that goes on when its client has gone.
+//! Work that continues after its client has gone.
 
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -6,7 +6,7 @@ use openhosting_tenancy::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
 
-/// Does `work` where it may block. It goes on when the client has gone.
+/// Runs `work` on a thread that may block. It continues if the client goes away.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -15,7 +15,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     work.await.unwrap_or_else(|error| Err(broke_off(&error)))
 }
 
-/// Does `work`, which goes on when the client has gone.
+/// Runs `work`, which continues if the client goes away.
 pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
@@ -23,8 +23,8 @@ pub(super) async fn detached<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(broke_off(&error)))
 }
 
-/// What is answered for a command whose task did not come to its end.
+/// The answer to a command whose task did not complete.
 fn broke_off(error: &JoinError) -> Refusal {
     tracing::error!(%error, "A command broke off");
-    Refusal::system("Internal fault of the server, its log tells more")
+    Refusal::system("Internal fault of the server; its log has the details")
 }

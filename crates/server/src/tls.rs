@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_filesystem::{Exposure, open_named, read_all, read_named};
 
-/// A key is a few lines, and so is each certificate of a chain.
+/// A key has a few lines, and so does each certificate of a chain.
 const PEM_BYTES_MAX: u64 = 1 << 20;
 
-/// Reads the chain of certificates and the key, and takes HTTP/1.1 only.
+/// Reads the certificate chain and the key; the connection supports HTTP/1.1 only.
 pub(super) fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor> {
     let failed = |path: &Path, cause: Box<dyn std::error::Error + Send + Sync>| {
         let what = format!("Cannot use {} for TLS", path.display());

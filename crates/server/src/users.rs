@@ -1,4 +1,4 @@
-//! The users a server is given: `UUID:KEY`.
+//! The configured users of a server: `UUID:KEY`.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -11,13 +11,13 @@ use openhosting_base::credentials::Credentials;
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_filesystem::{Exposure, open_named, read_all};
 
-/// Most bytes of a users file.
+/// Maximum bytes of a users file.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// Reads one `UUID:KEY`. No message quotes it: it holds a secret.
+/// Parses one `UUID:KEY`. No message quotes it, because it contains a secret.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it is not of that form.
+/// [`ErrorKind::Usage`] if it does not have that form.
 pub fn parse_line(line: &str) -> Result<Credentials> {
     let usage = |what| Error::new(ErrorKind::Usage, what).hint_to("A user is given as UUID:KEY");
     let (user, Some(key)) = Credentials::split(line) else {
@@ -32,12 +32,12 @@ pub fn parse_line(line: &str) -> Result<Credentials> {
     Credentials::new(user, key)
 }
 
-/// Reads a file with one `UUID:KEY` a line; empty lines and those that begin
-/// with `#` are left out.
+/// Reads a file with one `UUID:KEY` on each line; empty lines and those that begin with `#` are
+/// ignored.
 ///
 /// # Errors
-/// [`ErrorKind::Local`] if it cannot be read, [`ErrorKind::Usage`] if anybody
-/// but its owner may read or write it, or a line is not of that form.
+/// [`ErrorKind::Local`] if it cannot be read, [`ErrorKind::Usage`] if anybody but its owner may
+/// read or write it, or a line does not have that form.
 pub fn read_file(path: &Path) -> Result<Vec<Credentials>> {
     let failed = |error: io::Error| {
         let what = format!("Cannot read the users file {}", path.display());
@@ -64,7 +64,7 @@ pub fn read_file(path: &Path) -> Result<Vec<Credentials>> {
         .collect()
 }
 
-/// A user that nobody has yet, with a key of 244 random bits.
+/// A new user, with a key of 244 random bits.
 pub(super) fn make_up() -> Result<Credentials> {
     let key = Zeroizing::new(format!(
         "{}{}",

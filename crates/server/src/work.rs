@@ -1,13 +1,12 @@
-//! Work that takes long and that the server does for one user: digests, extents and
-//! imagings. One mechanism keeps it fair and stops it.
+//! Long work for a single user: digests, extents and imagings. One mechanism keeps it fair and
+//! stops it.
 //!
-//! Work is done in slices of some milliseconds. Before each slice a [`Job`] waits for a
-//! turn, and turns go to the user who has the fewest at that moment, so that each user
-//! gets the same share however many jobs they have. The jobs of one user get their turns
-//! in the order in which they came.
+//! Work is done in slices of some milliseconds. Before each slice, a [`Job`] waits for a turn, and
+//! turns go to the user who has the fewest at that moment, so that each user gets the same share
+//! however many jobs they have. The jobs of one user get their turns in the order of their arrival.
 //!
-//! Nothing runs between two slices. So whoever drops the future of a job stops its work
-//! at the end of the slice, and the job leaves the queue at once.
+//! Nothing runs between two slices. Dropping the future of a job stops its work at the end of the
+//! current slice, and the job leaves the queue at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -22,8 +21,8 @@ use super::tasks::blocking;
 use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
-/// Length of a slice: long enough that to change threads costs nothing, short enough
-/// that others do not notice the wait.
+/// Length of a slice: long enough that switching threads costs nothing, short enough that others do
+/// not notice the wait.
 const SLICE: Duration = Duration::from_millis(25);
 
 /// Turns for one kind of work.
@@ -38,12 +37,12 @@ impl fmt::Debug for Turns {
 }
 
 struct Queue {
-    /// Turns that nobody has. Unless this is 0 nobody waits.
+    /// Unused turns. Unless this is 0, no job waits.
     free: usize,
     users: HashMap<Arc<str>, UserJobs>,
-    /// Jobs that came so far.
+    /// Number of jobs that have arrived.
     tickets: u64,
-    /// Turns that were given so far.
+    /// Number of turns that were given.
     given: u64,
 }
 
@@ -52,22 +51,22 @@ struct UserJobs {
     jobs: usize,
     /// Turns that this user has now.
     turns: usize,
-    /// When the last turn was given to this user, counted in turns.
+    /// When this user last got a turn, counted in turns.
     last: u64,
     /// The jobs that wait for a turn, by ticket.
     waiting: BTreeMap<u64, (Arc<Job>, oneshot::Sender<WorkTurn>)>,
 }
 
-/// How many jobs there are of one kind of work.
+/// The number of jobs for one kind of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
-    /// Jobs that have a turn.
+    /// Jobs with a turn.
     pub(super) running: usize,
     /// Jobs that wait for one.
     pub(super) waiting: usize,
 }
 
-/// A piece of work of one user. It counts until it is dropped.
+/// A job of one user. It counts until it is dropped.
 pub(super) struct Job {
     turns: Arc<Turns>,
     user: Arc<str>,
@@ -80,12 +79,12 @@ impl fmt::Debug for Job {
     }
 }
 
-/// The right to work for one slice; the next job gets it when this is dropped.
+/// The right to work for one slice; when it is dropped, the next job gets it.
 #[derive(Debug)]
 pub(super) struct WorkTurn(Arc<Job>);
 
 impl Turns {
-    /// As many turns at once as `at_once`, which is at least 1.
+    /// Turns for `at_once` concurrent jobs, which must be at least 1.
     pub(super) fn new(at_once: usize) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::new(Queue {
@@ -97,7 +96,8 @@ impl Turns {
         })
     }
 
-    /// A new job of `user`. Take a share of a budget before: nothing here bounds the jobs.
+    /// A new job of `user`. The caller must take a share of a budget first, because nothing here
+    /// limits the number of jobs.
     pub(super) fn join(self: &Arc<Self>, user: &Arc<str>) -> Arc<Job> {
         let mut queue = lock(&self.queue);
         queue.users.entry(Arc::clone(user)).or_default().jobs += 1;
@@ -109,7 +109,7 @@ impl Turns {
         })
     }
 
-    /// How many jobs there are at this moment.
+    /// The current number of jobs.
     pub(super) fn load(&self) -> Load {
         let queue = lock(&self.queue);
         let users = queue.users.values();
@@ -119,21 +119,22 @@ impl Turns {
         })
     }
 
-    /// Gives the turns that are free to those who wait.
+    /// Gives free turns to waiting jobs.
     fn give(self: &Arc<Self>) {
         loop {
             let Some((job, sender)) = lock(&self.queue).take_next() else {
                 return;
             };
-            // Outside of the lock: a job that does not wait any more drops its turn here.
+            // Outside of the lock: if the job no longer waits, its turn is dropped here, which
+            // locks again.
             let _ = sender.send(WorkTurn(job));
         }
     }
 }
 
 impl Queue {
-    /// The job that gets the next turn, which counts as given; `None` if no turn is free
-    /// or nobody waits.
+    /// The job that gets the next turn, which then counts as given; `None` if no turn is free or no
+    /// job waits.
     fn take_next(&mut self) -> Option<(Arc<Job>, oneshot::Sender<WorkTurn>)> {
         self.free = self.free.checked_sub(1)?;
         let waiting = self.users.values_mut().filter(|u| !u.waiting.is_empty());
@@ -152,19 +153,19 @@ impl Queue {
 }
 
 impl Job {
-    /// Waits for a turn. A job has one at a time: its `last` goes to whoever is next, which
-    /// is this job again where nobody else waits.
+    /// Waits for a turn. A job has only one at a time: its `last` one goes to the next job, which
+    /// is this job again if no other waits.
     async fn turn_after(self: &Arc<Self>, mut last: Option<WorkTurn>) -> WorkTurn {
         loop {
             let (sender, receiver) = oneshot::channel();
             self.with_user(|user| user.waiting.insert(self.ticket, (Arc::clone(self), sender)));
-            // Only now: this job may well be the next one.
+            // Not earlier, because this job may be the next one.
             drop(last.take());
             self.turns.give();
             let waiting = Waiting(self);
             let turn = receiver.await;
             drop(waiting);
-            // The sender is never dropped before it has sent.
+            // The sender always sends before it is dropped.
             if let Ok(turn) = turn {
                 return turn;
             }
@@ -189,12 +190,12 @@ impl Drop for Job {
     }
 }
 
-/// A job that waits leaves the queue when this is dropped.
+/// Removes a waiting job from the queue when dropped.
 struct Waiting<'a>(&'a Job);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        // Dropped outside of the lock: it holds the job.
+        // Dropped outside of the lock, because it holds the job.
         let left = self.0.with_user(|user| user.waiting.remove(&self.0.ticket));
         drop(left);
     }
@@ -208,8 +209,8 @@ impl Drop for WorkTurn {
     }
 }
 
-/// Works until the end of a slice, or until there is a result. A step takes a
-/// millisecond or so.
+/// Works until the end of a slice, or until there is a result. A step should take about a
+/// millisecond.
 pub(super) fn slice<T, E>(mut step: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
     let began = Instant::now();
     loop {
@@ -222,8 +223,8 @@ pub(super) fn slice<T, E>(mut step: impl FnMut() -> Result<Option<T>, E>) -> Res
     }
 }
 
-/// Calls `step` in turns, where it may block, until it gives a result. When this is
-/// dropped the work ends with the slice under way.
+/// Calls `step` in turns, on threads that may block, until it returns a result. If this future is
+/// dropped, the work ends with the current slice.
 pub(super) async fn in_turns<T: Send + 'static>(
     job: Arc<Job>,
     step: impl FnMut() -> Result<Option<T>, Refusal> + Send + 'static,
@@ -234,8 +235,8 @@ pub(super) async fn in_turns<T: Send + 'static>(
     }
 }
 
-/// The same, unless `halted` comes first while a turn is waited for: then `step` is dropped
-/// and will not be called any more.
+/// As [`in_turns`], unless `halted` completes while the job waits for a turn: then `step` is
+/// dropped and never called again.
 pub(super) async fn in_turns_until<T: Send + 'static, H>(
     job: Arc<Job>,
     halted: impl Future<Output = H>,
@@ -308,7 +309,7 @@ mod tests {
                 turn = renew(turn).await;
             }
             let others = lock(&turns.queue).given - before - SLICES;
-            // One job has one turn at a time; the rest is for the others.
+            // One job has one turn at a time; the others share the rest.
             let fair = (at_once as u64 - 1).max(1) * SLICES;
             assert!(others <= fair + 20, "{others} of {fair} with {at_once}");
             for job in greedy {
@@ -331,7 +332,7 @@ mod tests {
         while turns.load().waiting < 2 {
             tokio::task::yield_now().await;
         }
-        // The oldest goes on until it is done.
+        // The oldest job continues until it is done.
         for _ in 0..100 {
             turn = renew(turn).await;
         }
@@ -361,7 +362,7 @@ mod tests {
                     waiting.push(Box::pin(async move { job.turn_after(None).await }));
                 }
                 1 if !waiting.is_empty() => {
-                    // Whether it got a turn by now or not.
+                    // Whether it has got a turn by now or not.
                     drop(waiting.swap_remove(random.usize(..waiting.len())));
                 }
                 2 if !held.is_empty() => drop(held.swap_remove(random.usize(..held.len()))),

@@ -1,12 +1,11 @@
-//! Writing a body to a drive, on a thread that may block.
+//! Writes a body to a drive, on a thread that may block.
 //!
-//! A body of at most 8 MiB, unpacked, is held in memory until it is whole and
-//! proved valid; then it lands on the drive at once. So a bad or broken one
-//! changes nothing. What is longer lands in a file without a name first, and is
-//! copied from there; but a raw body of a length known beforehand goes straight
-//! to the drive in steps of 1 MiB: one that breaks off leaves a beginning there
-//! and gets no 204. Two writes that overlap land one after the other, whole if
-//! held in memory, else step by step.
+//! A body of at most 8 MiB, decompressed, is held in memory until it is complete and verified, and
+//! then written to the drive at once. So an invalid or incomplete body changes nothing. A longer
+//! body is first written to a nameless file, and copied from there. An exception is a raw body of
+//! known length: it is written to the drive directly, in steps of 1 MiB, and if it breaks off, its
+//! beginning stays on the drive and it gets no 204. Two overlapping writes are applied one after
+//! the other: completely if held in memory, otherwise step by step.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,31 +22,31 @@ use openhosting_base::codec::{Gunzip, GunzipError, Trailing};
 use openhosting_base::locks::lock;
 use openhosting_tenancy::Refusal;
 
-/// Most unpacked bytes of a body that are held in memory.
+/// Maximum decompressed bytes of a body that are held in memory.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Step of a long raw body.
+/// Bytes of a step for a long raw body.
 const STEP_BYTES: usize = 1024 * 1024;
-/// Buffers kept for the next write.
+/// Buffers to keep for the next writes.
 const KEPT_BUFFERS: usize = 4;
 
 /// One write.
 pub(super) struct Write {
     pub(super) pass: Pass,
-    /// Where on the drive, in bytes; not past its end.
+    /// Offset on the drive; not beyond its end.
     pub(super) offset: u64,
     pub(super) encoding: Encoding,
-    /// Length of the body as sent, if it was told beforehand.
+    /// Length of the body as sent, if it was declared.
     pub(super) body_bytes: Option<u64>,
     pub(super) past_end: PastEnd,
 }
 
-/// Buffers to use again. How many there may be is up to the budget for bodies.
+/// Reusable buffers. The budget for bodies limits their number.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     buffers: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-/// A buffer that holds anything at first. It is kept for the next write.
+/// A buffer with undefined content, which is reused for the next write.
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -79,7 +78,7 @@ impl Drop for Buffer {
 }
 
 impl Memory {
-    /// A buffer for `write`, within what was reserved.
+    /// A buffer for `write`, within the reserved memory.
     pub(super) fn buffer(&self, write: &Write) -> Buffer {
         let len = write.held_bytes().unwrap_or_else(|| write.buffer_bytes());
         let kept = match len > STEP_BYTES {
@@ -100,14 +99,14 @@ impl Write {
         self.pass.drive.size().saturating_sub(self.offset)
     }
 
-    /// Whether the body goes to the drive as it comes.
+    /// Whether the body is written to the drive while it arrives.
     fn is_streamed(&self) -> bool {
         let is_long = |bytes| bytes > HELD_BYTES_MAX as u64;
         self.encoding == Encoding::Raw && self.body_bytes.is_some_and(is_long)
     }
 
-    /// The length of a body that need not be decoded and can be held in memory: it
-    /// is collected where it comes in, and takes a thread only to be written.
+    /// The length of a body that need not be decoded and can be held in memory: it is collected on
+    /// the async runtime, and needs a thread only for writing.
     pub(super) fn held_bytes(&self) -> Option<usize> {
         let is_all_written = self.past_end != PastEnd::Truncated;
         let fits = |bytes: &u64| *bytes <= self.room().min(HELD_BYTES_MAX as u64);
@@ -115,18 +114,18 @@ impl Write {
         (self.encoding == Encoding::Raw && is_all_written).then_some(bytes as usize)
     }
 
-    /// Writes a whole body; tells how many bytes that were.
+    /// Writes a whole body and returns its length.
     pub(super) fn land(&self, body: &[u8]) -> Result<u64, Refusal> {
         land(&self.pass.drive, body, self.offset)?;
         Ok(body.len() as u64)
     }
 
-    /// The memory that the body takes, in bytes.
+    /// The memory that the body needs, in bytes.
     pub(super) fn buffer_bytes(&self) -> usize {
         if self.is_streamed() {
             return STEP_BYTES;
         }
-        // One more than there is room for, so that too long a body shows.
+        // One byte more than there is space for, so that a body that is too long is detected.
         let room = self.room().saturating_add(1);
         let bytes = match (self.encoding, self.body_bytes) {
             (Encoding::Raw, Some(bytes)) => room.min(bytes.saturating_add(1)),
@@ -135,7 +134,7 @@ impl Write {
         bytes.min(HELD_BYTES_MAX as u64) as usize
     }
 
-    /// Refuses what cannot fit, before the body is read.
+    /// Refuses a body that cannot fit before it is read.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         let is_past = self.offset > self.pass.drive.size();
         let raw_bytes = match self.encoding {
@@ -149,7 +148,7 @@ impl Write {
         }
     }
 
-    /// The refusal of what is too long, as this server words it.
+    /// The server's own wording for a body that is too long.
     fn worded(&self, refusal: Refusal) -> Refusal {
         match self.past_end {
             PastEnd::Full if refusal == too_long() => Refusal::full(),
@@ -157,8 +156,7 @@ impl Write {
         }
     }
 
-    /// Takes the body and writes it; tells how many bytes of the drive that
-    /// were.
+    /// Receives the body and writes it; returns how many bytes of the drive were written.
     pub(super) fn run(
         &self,
         frames: Frames,
@@ -183,7 +181,7 @@ impl Write {
         result.map_err(|refusal| self.worded(refusal))
     }
 
-    /// Writes what is whole and fits, at once if it fits into `buffer`.
+    /// Writes a complete body that fits: at once if it fits into `buffer`.
     fn hold(&self, source: &mut Source, buffer: &mut [u8], store: &Store) -> Result<u64, Refusal> {
         let filled = source.fill(buffer)?;
         if filled as u64 > self.room() {
@@ -195,7 +193,7 @@ impl Write {
         self.land(&buffer[..filled])
     }
 
-    /// Writes what fits and drops the rest in silence.
+    /// Writes what fits and silently drops the rest.
     fn truncate(&self, source: &mut Source, buffer: &mut [u8]) -> Result<u64, Refusal> {
         let mut written = 0;
         loop {
@@ -225,7 +223,7 @@ impl Write {
         }
     }
 
-    /// The rest of a body of which `buffer` is full.
+    /// Receives the rest of a body for which `buffer` is too small.
     fn spill(&self, source: &mut Source, buffer: &mut [u8], store: &Store) -> Result<u64, Refusal> {
         let spilled = store.unnamed_file()?;
         let mut len = 0;
@@ -264,14 +262,14 @@ fn too_long() -> Refusal {
     Refusal::usage("The write goes past the end of the drive")
 }
 
-/// A body as bytes of the drive.
+/// A body, decoded to bytes of the drive.
 enum Source {
     Raw(Frames),
     Gzip(Box<Gunzip<Frames>>),
 }
 
 impl Source {
-    /// Fills `buffer`; less is the proper end of the body.
+    /// Fills `buffer`; fewer bytes mean the regular end of the body.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, Refusal> {
         let mut filled = 0;
         while filled < buffer.len() {

@@ -105,7 +105,7 @@ impl Claims {
 
     /// The value of the key `claimed`, as in recorded answers: `HOST:guest:SERVER:DEVICE`,
     /// separated by spaces. `None` without a claim.
-    pub fn told(&self) -> Option<String> {
+    pub fn as_text(&self) -> Option<String> {
         let one = |h: &Holder| format!("{}:guest:{}:{}", h.host, h.server, h.slot);
         let all: Vec<_> = self.0.iter().map(one).collect();
         (!all.is_empty()).then(|| all.join(" "))

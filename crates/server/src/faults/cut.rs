@@ -1,4 +1,4 @@
-//! Answers that a fault plan cuts.
+//! Answers that a fault plan truncates.
 
 use std::io;
 use std::pin::Pin;
@@ -12,10 +12,10 @@ use tokio::time::{Sleep, sleep};
 
 use crate::answer::AnswerBody;
 
-/// How long the bytes before a cut get to leave.
+/// How much time the bytes before the cut get to be sent.
 const CUT_AFTER: Duration = Duration::from_millis(200);
 
-/// `body` as long as it says, but broken off after `bytes`.
+/// `body` with its declared length, but broken off after `bytes`.
 pub(super) fn cut(body: AnswerBody, bytes: u64) -> AnswerBody {
     let cut = Cut {
         body,
@@ -40,7 +40,7 @@ impl Body for Cut {
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if self.left == 0 {
-            // An error at once would take with it what is not sent yet.
+            // An immediate error would discard what is not sent yet.
             let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(CUT_AFTER)));
             return wait
                 .as_mut()

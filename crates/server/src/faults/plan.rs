@@ -1,4 +1,4 @@
-//! What a fault plan says, and how it is read.
+//! The content of a fault plan, and its parser.
 
 use std::fs::File;
 use std::io;
@@ -13,11 +13,11 @@ use crate::answer::{self, Answer};
 use openhosting_base::error::{Error, ErrorKind, Result};
 use openhosting_base::wire::ErrorType;
 
-/// What never-written bytes are in place of zeros.
+/// The unwritten bytes of a drive, if they are not zeros.
 const PATTERN: u8 = 0xA5;
 
-/// What the server does wrong, or as another cloud does, read from TOML or JSON.
-/// The default does nothing wrong.
+/// What the server does wrong, or as another cloud does, parsed from TOML or JSON. The default does
+/// nothing wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     pub(crate) writers_max: Option<u32>,
@@ -25,7 +25,7 @@ pub struct FaultPlan {
     pub(crate) fresh_reads: FreshReads,
     pub(crate) large_reads: LargeReads,
     pub(crate) past_end: PastEnd,
-    pub(crate) extents: ToldExtents,
+    pub(crate) extents: ReportedExtents,
     pub(crate) imaging_bytes_per_s: Option<u64>,
     pub(super) latency: Latency,
     pub(super) bytes_per_s: Option<u64>,
@@ -37,11 +37,11 @@ pub struct FaultPlan {
     pub(super) faults: Vec<Fault>,
 }
 
-/// How long each request waits before it is done.
+/// A delay of each request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Latency {
     ms: u64,
-    /// And up to so much more, by chance.
+    /// Maximum random time in addition.
     jitter_ms: u64,
 }
 
@@ -51,7 +51,7 @@ impl Latency {
     }
 }
 
-/// Declares what can be one of several words in a plan; the first is the default.
+/// Declares a setting with one of several words as its value; the first is the default.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident {
         $($(#[$about:meta])* $variant:ident = $word:literal,)+
@@ -79,39 +79,39 @@ trait Words: Copy + Default + 'static {
 }
 
 words! {
-    /// What bytes of a drive are that nobody wrote.
+    /// What unwritten bytes of a drive read as.
     FreshReads {
         Zeros = "zeros",
         Pattern = "pattern",
     }
 
-    /// What a read above 4 MiB gets.
+    /// The answer to a read of more than 4 MiB.
     LargeReads {
         Refused = "refused",
         Allowed = "allowed",
         Short = "short",
     }
 
-    /// What is said of where a drive holds data.
-    ToldExtents {
+    /// What is reported about where a drive holds data.
+    ReportedExtents {
         True = "true",
-        /// Every drive is one hole, whatever it holds.
+        /// Every drive is reported as a single hole, whatever it holds.
         Hidden = "hidden",
     }
 
-    /// What a write past the end of the drive gets.
+    /// The answer to a write past the end of the drive.
     PastEnd {
         Usage = "usage",
         Full = "full",
         Truncated = "truncated",
     }
 
-    /// Where and when counters are told.
+    /// Where and when counters are reported.
     Counting {
         Kept = "kept",
         /// In `info/full` only.
         Full = "full",
-        /// What they were when somebody looked last.
+        /// With their values at the previous query.
         Lagging = "lagging",
         Absent = "absent",
     }
@@ -123,14 +123,14 @@ words! {
 
     GzipWrites {
         Decoded = "decoded",
-        /// The gzip itself lands on the drive.
+        /// The gzip data itself is stored on the drive.
         Stored = "stored",
     }
 }
 
 impl FreshReads {
-    /// Makes the new bytes of a drive's file, from `start` to `end`, what they
-    /// are to be; they are zeros now. What is written later replaces them.
+    /// Initializes new bytes of a drive's file, from `start` to `end`, which are zeros now. Later
+    /// writes replace them.
     pub(crate) fn fill(self, file: &File, start: u64, end: u64) -> io::Result<()> {
         if self == Self::Zeros {
             return Ok(());
@@ -146,22 +146,22 @@ impl FreshReads {
     }
 }
 
-/// Every so many requests one is refused.
+/// One in every N requests is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Every {
     pub(super) requests: u64,
     pub(super) answer: Fake,
 }
 
-/// Something wrong with certain requests.
+/// What is wrong with certain requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// `None` for any.
+    /// `None` for any method.
     method: Option<String>,
     path: Vec<String>,
-    /// Which of the matching requests is the first, from 1.
+    /// Which of the matching requests is the first one affected, from 1.
     pub(super) nth: u64,
-    /// And how many.
+    /// How many requests are affected.
     pub(super) times: u64,
     pub(super) act: Act,
 }
@@ -177,11 +177,11 @@ pub(super) enum Act {
     },
     Stall,
     Delay(Duration),
-    /// The answer is cut after so many bytes.
+    /// The answer is truncated after this many bytes.
     Truncate(u64),
 }
 
-/// An answer that is made up.
+/// An answer that the plan contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fake {
     pub(super) status: StatusCode,
@@ -220,12 +220,12 @@ impl Fault {
 impl FromStr for FaultPlan {
     type Err = Error;
 
-    /// Reads the TOML, or the same in JSON, of `docs/user/fault-plan.md`.
+    /// Parses the TOML of `docs/user/fault-plan.md`, or the same in JSON.
     ///
-    /// [`ErrorKind::Usage`] for what is not of that form: unknown keys are
-    /// named, never left out.
+    /// The error is [`ErrorKind::Usage`] for anything of another form; unknown keys are reported,
+    /// never ignored.
     fn from_str(text: &str) -> Result<Self> {
-        // No TOML begins with a brace.
+        // TOML never begins with a brace.
         let value = match text.trim_start().starts_with('{') {
             true => serde_json::from_str(text).map_err(|cause| {
                 Error::new(ErrorKind::Usage, "The fault plan is not JSON").because(cause)
@@ -274,7 +274,7 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Error {
 }
 
 fn wrong(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Usage, what).hint_to("The format is told in docs/user/fault-plan.md")
+    Error::new(ErrorKind::Usage, what).hint_to("See docs/user/fault-plan.md for the format")
 }
 
 fn small(number: u64) -> Result<u32> {
@@ -353,8 +353,8 @@ fn fake(fields: &mut Fields) -> Result<Fake> {
     })
 }
 
-/// The keys of one object of the plan: each is taken once, and what is left at
-/// the end is unknown.
+/// The keys of one object of the plan: each is removed when it is read, and what remains at the end
+/// is unknown.
 struct Fields {
     place: &'static str,
     map: Map<String, Value>,

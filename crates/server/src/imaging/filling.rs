@@ -1,9 +1,9 @@
-//! What an imaging does to the bytes, step by step: so that it can wait for its turn, or
-//! be told to stop, between two steps.
+//! Carries out an imaging step by step, so that it can wait for its turn, or be stopped, between
+//! two steps.
 //!
-//! A copy shares the blocks of the source where the file system can (`FICLONE`),
-//! else the kernel copies (`copy_file_range`, which shares too where it may), else
-//! we do. Holes stay holes. Packed, long runs of zeros are not compressed again and again,
+//! A copy shares the blocks of the source if the file system can (`FICLONE`). Otherwise the kernel
+//! copies (`copy_file_range`, which also shares blocks where possible), and if it cannot, this
+//! program does. Holes stay holes. With compression, long runs of zeros are compressed only once,
 //! and holes are not even read.
 
 use std::fmt;
@@ -23,32 +23,33 @@ use super::super::sparse;
 use openhosting_base::codec::{Gunzip, SparseGzip, Trailing, UNIT_BYTES};
 
 const STEP_BYTES: u64 = 1024 * 1024;
-/// What the kernel is asked to copy at once: some milliseconds, in which progress
-/// stands still and a stop is not heard.
+/// Bytes that the kernel copies in one call: some milliseconds, in which the progress is not
+/// updated and a stop request is not noticed.
 const KERNEL_STEP_BYTES: u64 = 16 * 1024 * 1024;
-/// After this many bytes a copy is synced, and its progress is stored.
+/// After this many bytes, a copy is synced and its progress is stored.
 const KEPT_EVERY_BYTES: u64 = 1024 * 1024 * 1024;
-/// Longest sleep of one that is slow on purpose: a stop has to be heard.
+/// Maximum sleep of an imaging that is slowed down on purpose, because it has to notice a stop
+/// request.
 const NAP: Duration = Duration::from_millis(100);
-/// Units of zeros that are packed in one step: a MB of gzip.
+/// Units of zeros to compress in one step, which gives 1 MB of gzip.
 const UNITS_OF_STEP: u64 = 1024;
 
-/// What a [`Filling`] needs.
+/// The parameters of a [`Filling`].
 pub(super) struct Task {
     pub(super) source: Arc<Hosted>,
     pub(super) destination: Arc<Hosted>,
     pub(super) order: Order,
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: Arc<Metrics>,
-    /// The most bytes of the source in a second, where a fault plan says so.
+    /// Maximum bytes of the source per second, if a fault plan limits it.
     pub(super) bytes_per_s: Option<u64>,
-    /// Whether it may go on; asked before each step.
+    /// Fails if the imaging has to stop; called before each step.
     pub(super) check: Box<dyn Fn() -> io::Result<()> + Send>,
-    /// Makes a copy last up to an offset.
+    /// Makes the copy durable up to an offset.
     pub(super) keep: Box<dyn Fn(u64) -> io::Result<()> + Send>,
 }
 
-/// An imaging of which some steps are done.
+/// An imaging in progress.
 pub(super) struct Filling {
     to: Writer,
     how: How,
@@ -74,7 +75,7 @@ impl fmt::Debug for Filling {
 }
 
 impl Filling {
-    /// Nothing happens before the first step.
+    /// Prepares an imaging. Nothing happens before the first step.
     pub(super) fn new(task: Task) -> Self {
         let begun = match task.order.packing {
             Packing::Copy => task.order.offset,
@@ -109,8 +110,8 @@ impl Filling {
         }
     }
 
-    /// Works for some milliseconds; after the last step it returns how many bytes of the
-    /// destination were written. Blocks on the disk.
+    /// Works for some milliseconds; returns after the last step how many bytes of the destination
+    /// were written. Blocks on the disk.
     pub(super) fn step(&mut self) -> io::Result<Option<u64>> {
         let is_done = match &mut self.how {
             How::Copy(copy) => copy.step(&mut self.to, &self.keep)?,
@@ -124,11 +125,11 @@ impl Filling {
 /// A plain copy.
 struct Copying {
     from: Reader,
-    /// Where the data ends that the next byte is in.
+    /// The end of the data that contains the next byte.
     data_end: u64,
     may_clone: bool,
     kernel_copies: bool,
-    /// Up to where it was made to last.
+    /// The copy is durable up to here.
     kept: u64,
     buffer: Vec<u8>,
 }
@@ -199,19 +200,18 @@ impl Copying {
     }
 }
 
-/// Shares all blocks of `from` with `to`, which is not shorter; `false` where the
-/// file system cannot, and nothing has changed.
+/// Shares all blocks of `from` with `to`, which must not be shorter. Returns `false` if the file
+/// system cannot do that; nothing has changed then.
 fn clone(from: &File, to: &File) -> io::Result<bool> {
     match ioctl_ficlone(to, from) {
         Ok(()) => Ok(true),
-        // Among them a source whose last block is not whole, and a longer
-        // destination.
+        // This includes a source whose last block is not complete, with a longer destination.
         Err(error) if is_unable(error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Lets the kernel copy up to `step` bytes; `None` where it cannot.
+/// Lets the kernel copy up to `step` bytes; `None` if it cannot.
 fn copy_in_kernel(from: &Reader, to: &Writer, step: u64) -> io::Result<Option<u64>> {
     let (mut source, mut destination) = (from.offset, to.offset);
     let step = usize::try_from(step).unwrap_or(usize::MAX);
@@ -231,7 +231,7 @@ fn copy_in_kernel(from: &Reader, to: &Writer, step: u64) -> io::Result<Option<u6
     }
 }
 
-/// Whether a call says that it is not for this file system or these files.
+/// Whether a call is not supported for this file system or these files.
 fn is_unable(error: Errno) -> bool {
     matches!(
         error,
@@ -239,14 +239,14 @@ fn is_unable(error: Errno) -> bool {
     )
 }
 
-/// The source packed.
+/// Compresses the source.
 struct Gzip {
     from: Reader,
     /// `None` before the first step.
     packer: Option<SparseGzip>,
-    /// What was packed and is not written yet.
+    /// Compressed bytes that are not written yet.
     packed: Vec<u8>,
-    /// Where the hole ends that the next byte is in.
+    /// The end of the hole that contains the next byte.
     hole_end: u64,
     buffer: Vec<u8>,
 }
@@ -305,7 +305,7 @@ impl Gzip {
     }
 }
 
-/// What the source unpacks to.
+/// Decompresses the source.
 struct Unpack {
     gunzip: Gunzip<BufReader<Reader>>,
     buffer: Vec<u8>,
@@ -336,7 +336,7 @@ impl Unpack {
     }
 }
 
-/// The source, which reports its progress.
+/// The source, with its progress.
 struct Reader {
     drive: Arc<Hosted>,
     offset: u64,
@@ -344,23 +344,23 @@ struct Reader {
     progress: Arc<Progress>,
     metrics: Arc<Metrics>,
     bytes_per_s: Option<u64>,
-    /// When it began, and at which byte.
+    /// Start time, and the byte at which it began.
     began: Option<Instant>,
     begun: u64,
     check: Box<dyn Fn() -> io::Result<()> + Send>,
 }
 
-/// What was passed of the source.
+/// What was passed in the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Passed {
     Data,
-    /// Bytes that took no work: holes, and blocks that are shared.
+    /// Bytes that needed no work: holes, and blocks that are shared.
     Zeros,
 }
 
 impl Reader {
-    /// How many bytes to take next, up to `end` and at most `most`. `None` after a nap,
-    /// where it is slow on purpose; an error if it may not go on.
+    /// How many bytes to take next, up to `end` and at most `most`. `None` after a sleep, if it is
+    /// slowed down on purpose; an error if it has to stop.
     fn step(&mut self, end: u64, most: u64) -> io::Result<Option<u64>> {
         (self.check)()?;
         let bytes = (end - self.offset).min(most);
@@ -405,7 +405,7 @@ impl Read for Reader {
     }
 }
 
-/// The destination, bounded by its end.
+/// The destination, limited to its size.
 struct Writer {
     drive: Arc<Hosted>,
     offset: u64,
@@ -457,7 +457,7 @@ mod tests {
         Arc::new(Hosted::new(id, file, metadata, Fill::Whole, nowhere))
     }
 
-    /// A drive with holes, data and zeros that are data; its last block is not whole.
+    /// A drive with holes, data and zeros stored as data; its last block is not complete.
     fn source(directory: &str) -> Arc<Hosted> {
         let file = tempfile::tempfile_in(directory).unwrap();
         file.set_len(LEN + 1234).unwrap();
@@ -482,7 +482,7 @@ mod tests {
         all
     }
 
-    /// What is filled from `source`, where old bytes were before.
+    /// A drive that had other bytes before and was filled from `source`.
     fn filled(source: &Arc<Hosted>, packing: Packing, offset: u64, size: u64) -> Arc<Hosted> {
         let file = tempfile::tempfile_in("/tmp").unwrap();
         file.write_all_at(&vec![7; size as usize], 0).unwrap();
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn a_copy_is_equal_with_and_without_the_help_of_the_kernel() {
-        // Between two file systems the kernel does not copy.
+        // The kernel does not copy between two file systems.
         for directory in ["/tmp", "/dev/shm"] {
             let source = source(directory);
             let plain = all(&source);
@@ -517,7 +517,7 @@ mod tests {
                 let got = all(&destination);
                 assert!(got[..plain.len()] == plain, "{directory} {longer}");
                 assert!(got[plain.len()..].iter().all(|&b| b == 7));
-                // Most of it are holes; where the file system has none, both are long.
+                // Most of it is holes; if the file system has none, both files use much space.
                 let blocks = |drive: &Hosted| drive.file.metadata().unwrap().blocks();
                 assert!(blocks(&destination) <= blocks(&source) + longer / 512 + 1024);
             }
@@ -558,7 +558,7 @@ mod tests {
                 order: Order {
                     source: source.id,
                     packing,
-                    // A clone would be one step.
+                    // With a clone, the copy would take only one step.
                     offset: u64::from(packing == Packing::Copy),
                 },
                 progress: Arc::new(Progress::new(source.id, source.size())),

@@ -1,21 +1,21 @@
-//! Where a drive holds data, in some hundred digits for the page.
+//! Where a drive holds data, in a few hundred digits for the page.
 
 use super::super::hosted::Hosted;
 use super::super::sparse::Extents;
 
-/// Parts of a map.
+/// Number of parts in a map.
 const CELLS: u64 = 256;
-/// How often a file may be asked for its next 4096 extents, for one map.
+/// Maximum queries for 4096 extents of a file for one map.
 const LOOKS: usize = 8;
 
-/// A map that is being drawn.
+/// A map in progress.
 pub(super) struct Map {
     size: u64,
     cell_bytes: u64,
     /// Bytes of data in each cell.
     data: Vec<u64>,
     extents: Extents,
-    /// How often extents were listed.
+    /// Number of queries so far.
     looks: usize,
 }
 
@@ -32,7 +32,7 @@ impl Map {
         }
     }
 
-    /// Goes on for a moment; gives the digits at the end.
+    /// Works for a moment; returns the digits at the end.
     pub(super) fn step(&mut self, drive: &Hosted) -> Option<String> {
         let (extents, at) = self.extents.step(&drive.file)?;
         for extent in extents {
@@ -58,7 +58,7 @@ impl Map {
             let len = self.cell_bytes.min(self.size - start);
             match start + len > at {
                 true => '?',
-                // Rounded up: what there is shows.
+                // Rounded up, so that little data is visible too.
                 false => char::from(b'0' + (bytes as f64 * 9.0 / len as f64).ceil().min(9.0) as u8),
             }
         };

@@ -47,7 +47,7 @@ pub(crate) enum MachineCall {
 }
 
 impl MachineCall {
-    /// Each with its word in a path, and its name in figures and the log; in order.
+    /// Each with its word in a path, and its name in metrics and the log, in order.
     const ALL: [(Self, &'static str, &'static str); 11] = [
         (Self::Info, "info", "servers-info"),
         (Self::Start, "start", "servers-start"),
@@ -81,7 +81,7 @@ pub(crate) enum ResourceCall {
 }
 
 impl ServerCall {
-    /// The command that these segments of a path name, after `servers`.
+    /// The command for these segments of a path, after `servers`.
     pub(crate) fn parse(segments: &[&str]) -> Result<Self, Refusal> {
         let (id, word) = match segments {
             ["list"] => return Ok(Self::List),
@@ -98,7 +98,7 @@ impl ServerCall {
         Ok(Self::Of(id, call))
     }
 
-    /// The command in a word, as figures and the log tell it.
+    /// The name of the command in metrics and the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::List => "servers-list",
@@ -108,7 +108,7 @@ impl ServerCall {
         }
     }
 
-    /// Whether it takes POST only.
+    /// Whether it allows POST only.
     pub(crate) fn changes(self) -> bool {
         match self {
             Self::List | Self::Info => false,
@@ -122,7 +122,7 @@ impl ServerCall {
 }
 
 impl ResourceCall {
-    /// The command that these segments of a path name, after `resources`.
+    /// The command for these segments of a path, after `resources`.
     pub(crate) fn parse(segments: &[&str]) -> Result<Self, Refusal> {
         let kind = |word: &str| ResourceKind::parse(word).ok_or_else(Refusal::no_command);
         let id = |of: &str, name: &str| {
@@ -141,7 +141,7 @@ impl ResourceCall {
         }
     }
 
-    /// The command in a word, as figures and the log tell it.
+    /// The name of the command in metrics and the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::List(_) => "resources-list",
@@ -153,7 +153,7 @@ impl ResourceCall {
         }
     }
 
-    /// Whether it takes POST only.
+    /// Whether it allows POST only.
     pub(crate) fn changes(self) -> bool {
         !matches!(self, Self::List(_) | Self::InfoAll(_) | Self::Info(_))
     }
