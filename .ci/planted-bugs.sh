@@ -154,7 +154,7 @@ bug 'a drip is progress' \
     src/api/flow.rs 'if self.came >= self.floor {' 'if self.came > 0 {'
 bug 'each attempt is reported' \
     'engine waits::tests::an_outage_is_one_line_a_minute_and_one_at_its_end' \
-    crates/engine/src/waits.rs 'if why == told.why => now >= at.saturating_add(REPEAT)' 'if why == told.why => now >= *at'
+    crates/engine/src/waits.rs 'if why == wait.why => now >= at.saturating_add(REPEAT)' 'if why == wait.why => now >= *at'
 bug 'Retry-After does not hold back probes' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'if now < self.asked {' 'if now < self.asked && !self.breaker.is_open() {'
@@ -166,7 +166,7 @@ bug 'answered probes count as progress' \
     crates/engine/src/breaker.rs '    pub fn probed(&mut self) -> bool {' $'    pub fn probed(&mut self) -> bool {\n        self.fruitless_since = None;'
 bug 'no fewer workers when the drive is busy' \
     'engine concurrency::tests::busy_goes_down_to_one_for_good' \
-    crates/engine/src/concurrency.rs $'        self.fall(now);\n        // What was busy' '        // What was busy'
+    crates/engine/src/concurrency.rs $'        self.fall(now);\n        // Never try this' '        // Never try this'
 bug 'as many workers in a storm as before' \
     'it simulator::every_seed_ends_with_the_same_bytes' \
     crates/engine/src/engine.rs 'self.concurrency.troubled(ticket, now);' 'self.concurrency.failed(ticket, now);'
@@ -216,7 +216,7 @@ bug 'a journal that never began is believed' \
     'if session.is_damaged && session.state.drive.is_none() {'
 bug 'an image that has its name is not known again' \
     'it download::one_that_was_named_but_not_tidied_up_is_done' \
-    src/download/begin.rs 'if !is_told && whole.is_none() {' \
+    src/download/begin.rs 'if !is_recorded && whole.is_none() {' \
     'if session.is_resumed {'
 bug 'a resume that never resumes' \
     'it resume::after_a_signal_nothing_confirmed_is_sent_again' \

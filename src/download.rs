@@ -1,12 +1,12 @@
 //! The life of a download: a drive goes to a file, a device or a stream.
 //!
-//! `begin` opens the destination, `check_earlier` looks at what an earlier run wrote,
-//! `hole_survey` asks which parts hold data, `fetch_chunk` reads one chunk of them, `sink`
-//! puts it to its place, and `run` holds these together until the file gets its name. Where
-//! several machines made one file, `join_shards` ends it.
+//! `begin` opens the destination, `check_earlier` checks what an earlier run wrote, `hole_survey`
+//! finds out which parts hold data, `fetch_chunk` reads one chunk of them, `sink` writes it to its
+//! place, and `run` connects these until the file gets its name. If several machines downloaded one
+//! file, `join_shards` completes it.
 //!
-//! It never writes to a drive, and never gives a file its name that is not whole.
-//! Start reading at [`run::download`].
+//! A download never writes to a drive, and never gives an incomplete file its name. Start reading
+//! at [`run::download`].
 
 mod begin;
 mod check_earlier;

@@ -1,4 +1,4 @@
-//! The life of an upload: an image goes to a drive.
+//! The life of an upload: an image is sent to a drive.
 //!
 //! ```text
 //! image ─ reader ─▶ RawChunk ─ gzip threads ─▶ EncodedChunk ─▶ shell ─▶ POST
@@ -6,12 +6,12 @@
 //!            └── holes ────────────┴──── zero chunks ──────────▶ engine
 //! ```
 //!
-//! `begin` takes up an earlier run and makes the drive, `pipeline` reads, checks and
-//! compresses, `send_chunks` makes the requests, and `run` holds these together to the end.
-//! The reader and the compressors are threads, and block; their buffers come from a pool, so
-//! a slow wire stops the reader and memory stays bounded by jobs times chunk.
+//! `begin` resumes an earlier run and creates the drive, `pipeline` reads, checks and compresses,
+//! `send_chunks` makes the requests, and `run` connects these to the end. The reader and the
+//! compressors are blocking threads. Their buffers come from a pool, so a slow wire stops the
+//! reader, and memory is bounded by jobs times chunk size.
 //!
-//! It never calls a chunk settled that the endpoint did not confirm, and never destroys a
+//! An upload never calls a chunk settled that the endpoint did not confirm, and never destroys a
 //! drive. Start reading at [`run::upload`].
 
 mod begin;

@@ -1,4 +1,4 @@
-//! Opening the destination of a download, and taking up an earlier run.
+//! Opens the destination of a download, and resumes an earlier run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,11 @@ use crate::system::{allocated_bytes, free_bytes};
 pub(super) struct Opened {
     pub(super) sink: Sink,
     pub(super) session: Session,
-    /// Whether what has its name may be overwritten.
+    /// Whether an existing file may be overwritten.
     pub(super) force: bool,
 }
 
-/// What is known of a download before its destination is open.
+/// What is known about a download before its destination is open.
 #[derive(Clone, Copy)]
 pub(super) struct Opening<'a> {
     pub(super) client: &'a Client,
@@ -39,7 +39,7 @@ pub(super) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Opens the destination and takes up an earlier run.
+    /// Opens the destination and resumes an earlier run.
     pub(super) async fn open(
         self,
         destination: Destination,
@@ -68,12 +68,12 @@ impl Opening<'_> {
         };
         let size = self.info.size;
         check_chunk(options)?;
-        let told = options.format.size_of(size);
-        if told > size {
+        let file_size = options.format.size_of(size);
+        if file_size > size {
             monitor.event(&Event::Notice(format!(
                 "{} knows whole sectors only: {} zeros follow the last byte",
                 options.format,
-                told - size
+                file_size - size
             )));
         }
         let room = room_notice(&path, told, options);
@@ -97,7 +97,7 @@ impl Opening<'_> {
                 force,
             });
         }
-        // The journal would make its directory, and this is no name for a new one.
+        // The journal would create the directory, which is wrong if the path has a typo.
         let name = path.clone();
         blocking(move || ImageTarget::check_directory(&name)).await?;
         let (target, session) = match options.shard {
@@ -111,12 +111,12 @@ impl Opening<'_> {
         })
     }
 
-    /// A run that keeps no journal.
+    /// A session without a journal.
     async fn without_journal(self) -> Result<Session> {
         Session::begin(&JournalOptions::default(), self.identity(TargetFormat::Raw)).await
     }
 
-    /// Opens a file that is this run's alone: the one of an earlier run, or a new one.
+    /// Opens a file that only this run writes: that of an earlier run, or a new one.
     async fn file(
         self,
         path: PathBuf,
@@ -128,7 +128,8 @@ impl Opening<'_> {
         let mut session = Session::begin(&options.journal, self.identity(format)).await?;
         let mut restart = options.journal.restart;
         if session.is_resumed && session.state.drive.is_none() {
-            // It ended before it knew its drive: what it staged, if anything, is void.
+            // The earlier run ended before it knew its drive, so what it staged, if anything, is
+            // useless.
             restart = true;
             drop(session.journal.take());
             session = begin_again(options, self.identity(format)).await?;
@@ -140,7 +141,7 @@ impl Opening<'_> {
             if let Some(target) = resumed {
                 return Ok((target, session));
             }
-            // The image is gone, so what the journal says of it is void.
+            // The staged file is gone, so what the journal says about it no longer applies.
             drop(session.journal.take());
             session = begin_again(options, self.identity(format)).await?;
         }
@@ -153,7 +154,7 @@ impl Opening<'_> {
         let target = match target.await {
             Ok(target) => target,
             Err(error) => {
-                // Nothing began, so nothing is left behind.
+                // Nothing was begun, so leave nothing behind.
                 if let Some(journal) = session.journal.take() {
                     blocking(move || journal.remove()).await?;
                 }
@@ -200,8 +201,8 @@ impl Opening<'_> {
         Ok(Some(target))
     }
 
-    /// Opens the file that shards write to, and takes up an earlier run of this one. What
-    /// its journal says is of that very file: another one with its name is new.
+    /// Opens the file that shards write to, and resumes an earlier run of this one. Its journal
+    /// describes that very file: another file with the same name counts as new.
     async fn share(
         self,
         path: PathBuf,
@@ -240,7 +241,7 @@ impl Opening<'_> {
         Ok((target, session))
     }
 
-    /// What is the same in every run of this download.
+    /// The identity, which is the same in every run of this download.
     fn identity(self, format: TargetFormat) -> Identity {
         Identity {
             direction: match format {
@@ -274,7 +275,7 @@ fn room_notice(path: &Path, size: u64, options: &DownloadOptions) -> Option<Stri
     ))
 }
 
-/// Tells a new journal which drive it is about, and what it was like.
+/// Records in a new journal which drive it is about, and the drive's state.
 async fn note_drive(
     session: &mut Session,
     options: &DownloadOptions,
@@ -287,7 +288,7 @@ async fn note_drive(
         };
         session.record(state).await?;
     }
-    // Last: a journal without it is one that never began.
+    // This is last, because a journal without it counts as one that never began.
     session
         .record(Record::Drive {
             id: options.drive,
@@ -296,8 +297,8 @@ async fn note_drive(
         .await
 }
 
-/// The staged file of shards, as their journals name it. When it was written to is no
-/// sign of anything, and its device is another one on each machine.
+/// The staged file of shards, as their journals identify it. The time of its last write is
+/// meaningless, and its device number differs between machines.
 pub(super) fn staged(size: u64, inode: u64) -> Fingerprint {
     Fingerprint {
         size,
@@ -306,8 +307,8 @@ pub(super) fn staged(size: u64, inode: u64) -> Fingerprint {
     }
 }
 
-/// Two machines that write to one page of a file would undo each other's work where
-/// the file system is not local.
+/// Checks the chunk size for shards: on a file system that is not local, two machines that write to
+/// the same page of a file would undo each other's work.
 fn check_shards_chunk(options: &DownloadOptions) -> Result<()> {
     const PAGE_BYTES: u64 = 64 * 1024;
     if options.chunk.get().is_multiple_of(PAGE_BYTES) {
@@ -321,7 +322,7 @@ fn check_shards_chunk(options: &DownloadOptions) -> Result<()> {
         .hint_to(format!("Make it a multiple of {PAGE_BYTES} bytes")))
 }
 
-/// A packed cluster cannot be in two chunks.
+/// Checks the chunk size for compressed clusters, which must not span two chunks.
 fn check_chunk(options: &DownloadOptions) -> Result<()> {
     let multiple = options.format.chunk_multiple();
     if options.chunk.get().is_multiple_of(multiple) {
@@ -336,7 +337,7 @@ fn check_chunk(options: &DownloadOptions) -> Result<()> {
     )))
 }
 
-/// Forgets the earlier run.
+/// Discards the earlier run and begins again.
 async fn begin_again(options: &DownloadOptions, identity: Identity) -> Result<Session> {
     let again = JournalOptions {
         restart: true,
@@ -345,7 +346,7 @@ async fn begin_again(options: &DownloadOptions, identity: Identity) -> Result<Se
     Session::begin(&again, identity).await
 }
 
-/// The image, if the earlier run ended between giving it its name and removing
+/// Opens the finished file, if the earlier run ended after giving it its name and before removing
 /// the journal: every chunk is as the journal says.
 async fn published(
     path: &Path,
@@ -353,9 +354,9 @@ async fn published(
     format: TargetFormat,
     session: &mut Session,
 ) -> Result<Option<ImageTarget>> {
-    let is_told = gaps(plan, 0, &session.state.settled()).is_empty();
+    let is_recorded = gaps(plan, 0, &session.state.settled()).is_empty();
     let whole = session.state.whole;
-    if !is_told && whole.is_none() {
+    if !is_recorded && whole.is_none() {
         return Ok(None);
     }
     let Some(journal) = session.journal.take() else {
@@ -367,7 +368,7 @@ async fn published(
         let Some(target) = ImageTarget::published(&path, plan.size(), format)? else {
             return Ok((None, journal));
         };
-        if !is_told && !is_whole(&target, whole) {
+        if !is_recorded && !is_whole(&target, whole) {
             return Ok((None, journal));
         }
         let disk = target.to_disk(format)?;
@@ -382,13 +383,13 @@ async fn published(
     }
 }
 
-/// Whether this is the very file that a journal calls whole.
+/// Whether this is the very file that a journal calls complete.
 fn is_whole(target: &ImageTarget, whole: Option<(u64, i128)>) -> bool {
     whole.is_some_and(|(inode, modified_ns)| target.is_as_it_was(inode, modified_ns))
 }
 
-/// Takes the word of the journal that all is in the file, if it is still that file:
-/// chunks without a record get one.
+/// If the file is still the one that the journal calls complete, records every chunk that has no
+/// record yet.
 async fn take_whole(
     target: ImageTarget,
     plan: &Plan,

@@ -1,5 +1,5 @@
-//! What an earlier run left of a download, against what its journal says of it: the
-//! disk may have failed meanwhile, or somebody wrote to the file.
+//! Checks what an earlier run of a download left against its journal: the disk may have failed
+//! meanwhile, or something may have written to the file.
 
 use rangemap::RangeSet;
 
@@ -17,10 +17,10 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
 use crate::verify::read_back::{Sampler, Verify};
 
-/// Bytes that are read before somebody who wants to stop is heard.
+/// How many bytes to read before checking whether the user wants to stop.
 const STEP_BYTES: u64 = 64 << 20;
 
-/// How what is in a file is read again.
+/// How to read again what is in a file.
 #[derive(Clone, Copy)]
 pub(super) struct Recheck<'a> {
     pub(super) plan: &'a Plan,
@@ -29,9 +29,9 @@ pub(super) struct Recheck<'a> {
 }
 
 impl Recheck<'_> {
-    /// Reads what an earlier run wrote: all chunks of it, or those that the sampler
-    /// picks, and then all if one of these differs. What is not as the journal says is
-    /// taken back there, so that it is fetched again, by this run or another one.
+    /// Reads what an earlier run wrote: all of its chunks, or a sample, and then all if one of
+    /// these differs. A chunk that does not match the journal is removed from it, so that it will
+    /// be downloaded again, by this run or a later one.
     ///
     /// # Errors
     /// [`ErrorKind::Image`] if the file cannot be read, [`ErrorKind::Local`] if the
@@ -47,7 +47,7 @@ impl Recheck<'_> {
         let Sink::File(target) = sink else {
             return Ok(());
         };
-        // What has its name already was read to find that out.
+        // A file that already has its name was compared when it was opened.
         if !session.is_resumed || sampler.is_off() || !target.is_staged() {
             return Ok(());
         }
@@ -58,15 +58,15 @@ impl Recheck<'_> {
         let (journal, wrong) = self.take_back(journal, &mut session.state, image).await?;
         session.journal = Some(journal);
         not_there(wrong, monitor);
-        // Of these there was no digest: the drive is what they are compared with.
+        // These have no digest, so they are compared with the drive.
         let taken = session.taken.iter().filter_map(index_of);
         let taken = taken.map(|index| index..index + 1).collect();
         let (image, plan, sampler) = (target.to_disk(format)?, *plan, sampler.clone());
         blocking(move || sampler.look_back(&*image, &plan, &taken)).await
     }
 
-    /// Does the same for one journal, of which `state` is the sum. Gives it back, and how many
-    /// chunks were not as it said.
+    /// As [`check_earlier`](Self::check_earlier), for one journal with the state `state`. Returns
+    /// the journal, and how many chunks did not match.
     pub(super) async fn take_back(
         self,
         journal: Journal,
@@ -100,7 +100,7 @@ impl Recheck<'_> {
     }
 }
 
-/// Says that these many chunks are fetched again.
+/// Reports that this many chunks are downloaded again.
 fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
     if wrong > 0 {
         monitor.event(&Event::Warning(format!(
@@ -109,7 +109,7 @@ fn not_there(wrong: u64, monitor: &mut dyn Monitor) {
     }
 }
 
-/// The chunk that a note is about.
+/// The chunk of a note.
 fn index_of(note: &Note) -> Option<u64> {
     match note {
         Note::Written { span, .. } => Some(span.index),
@@ -118,9 +118,8 @@ fn index_of(note: &Note) -> Option<u64> {
     }
 }
 
-/// Takes over what the last run wrote to the file and did not sync, if its page cache is
-/// still the one that it was written to. It counts as settled, and is synced and recorded
-/// as if this run had written it.
+/// Accepts what the last run wrote to the file and did not sync, if its page cache still exists.
+/// Such a chunk counts as settled, and is synced and recorded as if this run had written it.
 ///
 /// # Errors
 /// [`ErrorKind::Cancelled`].
@@ -150,7 +149,7 @@ pub(super) async fn take_unsynced(
             let span = plan.span(index).filter(|span| span.len == u64::from(len));
             let Some(span) = span else { continue };
             bytes.resize(usize::try_from(span.len).unwrap_or(0), 0);
-            // What cannot be read is not there.
+            // A chunk that cannot be read counts as missing.
             let read = image.read_at(&mut bytes, span.offset);
             let note = match read.is_ok() {
                 true => proven(span, &bytes, proof, is_raw, is_full),
@@ -174,8 +173,8 @@ pub(super) async fn take_unsynced(
     Ok(())
 }
 
-/// What to record of a chunk whose bytes are as they were written; `None` if they are
-/// not. With a digest where `is_full`.
+/// The note for a chunk whose bytes are as they were written, with a digest if `is_full`; `None` if
+/// they differ.
 fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -> Option<Note> {
     let digest = match proof {
         Proof::Blocks(blocks) if is_raw && data_blocks(bytes, span.offset) == blocks => {
@@ -191,7 +190,7 @@ fn proven(span: Span, bytes: &[u8], proof: Proof, is_raw: bool, is_full: bool) -
     done(span, Some(digest.into())).map(Note::Record)
 }
 
-/// The chunks that do not have these digests. Blocks.
+/// Finds the chunks that do not have these digests. Blocks.
 fn in_steps(
     image: &dyn Disk,
     plan: &Plan,
@@ -210,7 +209,7 @@ fn in_steps(
     Ok(wrong)
 }
 
-/// Of an image that is uploaded other advice is given.
+/// Replaces the advice, which is meant for an image that is uploaded.
 fn unreadable(error: Error) -> Error {
     match error.kind() {
         ErrorKind::Image => error.hint_to("Start over on another disk"),

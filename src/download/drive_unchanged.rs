@@ -1,4 +1,4 @@
-//! Whether the drive is what it was: while a download runs, and since an earlier run.
+//! Checks whether the drive changed: during a download, and since an earlier run.
 
 use tokio::task::JoinSet;
 
@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::State;
 use crate::policy::Operation;
 
-/// A look at the drive that is under way beside other requests, unless only one at a time
-/// is allowed: then it begins when its answer is wanted.
+/// A check of the drive that runs concurrently with other requests. If only one request is allowed
+/// at a time, it begins when its result is needed.
 pub(super) struct StillThere {
     client: Client,
     options: DownloadOptions,
@@ -40,7 +40,7 @@ impl StillThere {
         self.looking.spawn(look);
     }
 
-    /// As [`check_still`].
+    /// Waits for the result; as [`check_still`].
     pub(super) async fn check(&mut self) -> Result<()> {
         if self.looking.is_empty() {
             self.begin();
@@ -52,7 +52,7 @@ impl StillThere {
     }
 }
 
-/// What the drive is like now; an error if it is in use.
+/// The current state of the drive; an error if it is in use.
 pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<DriveInfo> {
     let drive = options.drive;
     let info = || client.info(drive);
@@ -70,7 +70,7 @@ pub(super) async fn look(client: &Client, options: &DownloadOptions) -> Result<D
     }
 }
 
-/// Whether the drive is what it was when the download began.
+/// Fails if the drive changed since the download began.
 pub(super) async fn check_still(
     client: &Client,
     options: &DownloadOptions,
@@ -96,7 +96,7 @@ pub(super) async fn check_still(
     ))
 }
 
-/// Refuses to mix two drives, or two states of one, in one image.
+/// Fails rather than mixing two drives, or two states of one drive, in one image.
 pub(super) fn check_same_drive(
     state: &State,
     options: &DownloadOptions,
@@ -121,7 +121,7 @@ pub(super) fn check_same_drive(
     Ok(())
 }
 
-/// How much was written to a drive, as far as it tells.
+/// How many bytes and requests were written to a drive, if it reports that.
 pub(crate) fn counters(drive: &DriveInfo) -> Option<(u64, u64)> {
     let counter = |key| drive.properties.get(key)?.trim().parse().ok();
     Some((counter("write:bytes")?, counter("write:requests")?))

@@ -1,4 +1,4 @@
-//! One chunk of a download, as it comes over the wire.
+//! Reads one chunk of a download from the endpoint.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,50 +21,50 @@ use crate::plan::Span;
 use crate::policy::{Limits, Requests};
 use crate::wire::READ_BYTES_MAX;
 
-/// What was read of a chunk: its parts. What lies between them is zeros.
+/// A chunk that was read: its parts. Everything between them is zeros.
 #[derive(Debug)]
 pub(super) struct Fetched {
     span: Span,
-    /// In bytes of the drive, in order.
+    /// The ranges of the drive that were read, in order.
     parts: Vec<Range<u64>>,
-    /// The bytes of the parts, one after the other.
+    /// The bytes of the parts, concatenated.
     bytes: Buffer,
 }
 
 /// A run of bytes of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Run<'a> {
-    /// What was read.
+    /// Bytes that were read.
     Bytes(&'a [u8]),
-    /// So many zeros.
+    /// This many zeros.
     Zeros(u64),
 }
 
-/// What came of a chunk so far: its parts, one after the other, as far as `filled`.
+/// The beginning of a chunk: its parts, concatenated, of which `filled` bytes were read.
 #[derive(Debug)]
 pub(super) struct Partial {
     bytes: Buffer,
     filled: usize,
 }
 
-/// What came of chunks before their attempts failed, by index. Another attempt goes on
-/// from there. They hold buffers of the pool, and give them up to whoever needs one.
+/// What was read of chunks whose attempts failed, by index. Another attempt continues there. The
+/// entries hold buffers of the pool, and give them up when another chunk needs one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Partials(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
     partials: HashMap<u64, Partial>,
-    /// How many bytes of each came at most, those that were given up included. Only what
-    /// comes beyond them is progress: else chunks that take each other's buffers would
-    /// begin anew for ever.
+    /// The maximum bytes that were ever read of each chunk, including those given up. Only what
+    /// exceeds it is progress. Otherwise chunks that take each other's buffers could start over for
+    /// ever.
     reached: HashMap<u64, usize>,
-    /// Attempts that wait for a buffer.
+    /// Number of attempts that wait for a buffer.
     waiting: usize,
 }
 
 impl Partials {
-    /// What there is of a chunk, or a buffer of `chunk` bytes for it.
+    /// Takes what was read of a chunk, or a buffer of `chunk` bytes for it.
     async fn take(&self, index: u64, pool: &BufferPool, chunk: usize) -> Option<Partial> {
         {
             let mut kept = self.lock();
@@ -72,7 +72,7 @@ impl Partials {
                 return Some(partial);
             }
             kept.waiting += 1;
-            // Who waits here would hold the turn of those that these belong to.
+            // A waiting attempt would otherwise block the chunks that hold these buffers.
             while pool.free() < kept.waiting
                 && let Some(other) = kept.partials.keys().next().copied()
             {
@@ -87,8 +87,8 @@ impl Partials {
         })
     }
 
-    /// Keeps what there is of a chunk for another attempt, unless somebody waits for
-    /// its buffer. Gives the bytes that never came before.
+    /// Stores what was read of a chunk for another attempt, unless an attempt waits for its buffer.
+    /// Returns how many of the bytes had never been read before.
     fn keep(&self, index: u64, partial: Partial) -> u64 {
         let mut kept = self.lock();
         let reached = kept.reached.entry(index).or_default();
@@ -100,13 +100,13 @@ impl Partials {
         new as u64
     }
 
-    /// All of a chunk came.
+    /// Removes a chunk that was read completely.
     fn forget(&self, index: u64) {
         self.lock().reached.remove(&index);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        // Nothing in it can be half done.
+        // Plain data that is always consistent.
         lock(&self.0)
     }
 }
@@ -116,8 +116,7 @@ impl Partials {
 pub(super) struct Fetcher {
     pub(super) client: Client,
     pub(super) drive: DriveId,
-    /// Most bytes of one read. It falls to what the API allows where the endpoint takes
-    /// no more.
+    /// Maximum bytes of one read. It falls to what the API guarantees if the endpoint refuses more.
     pub(super) step_max: Arc<AtomicU64>,
     /// Its buffers have `chunk` bytes.
     pub(super) pool: BufferPool,
@@ -126,8 +125,8 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Reads these parts of a chunk, within these limits; each read has its full length
-    /// or is a failure. What came without a gap before a failure is kept.
+    /// Reads these parts of a chunk, within these limits. Each read returns its full length or
+    /// fails. What was read without a gap before a failure is stored for another attempt.
     pub(super) async fn fetch(
         &self,
         span: Span,
@@ -197,7 +196,7 @@ impl Fetcher {
         Ok(whole.attempt)
     }
 
-    /// Fills `bytes` from the byte `offset` of the drive on, in order.
+    /// Fills `bytes` from `offset` of the drive, in order.
     async fn read_piece(
         &self,
         offset: u64,
@@ -207,7 +206,7 @@ impl Fetcher {
     ) -> Result<(), Failure> {
         loop {
             let step = self.step_max.load(Ordering::Relaxed).min(most);
-            // As many came before, if any did.
+            // How many bytes the earlier reads of this attempt returned.
             let came = usize::try_from(requests.advanced_bytes).unwrap_or(usize::MAX);
             let rest = bytes.get_mut(came..).unwrap_or_default();
             let offset = offset + came as u64;
@@ -227,8 +226,8 @@ impl Fetcher {
     }
 }
 
-/// Divides what follows `filled` bytes of a chunk: each piece with its place on the drive
-/// and in the buffer of the chunk, which holds the parts one after the other.
+/// Divides the part of a chunk after its first `filled` bytes: each piece with its range on the
+/// drive and its place in the chunk's buffer, which holds the parts one after the other.
 fn pieces<'a>(
     parts: &[Range<u64>],
     bytes: &'a mut [u8],
@@ -265,8 +264,8 @@ fn no_buffer() -> Failure {
     Failure::Broken("there is no buffer to read into".into())
 }
 
-/// Whether a read may have failed for its length: it was refused, or what came was
-/// shorter. What is known of an endpoint may be out of date.
+/// Whether a read may have failed because of its length: it was refused, or the answer was shorter.
+/// The findings about an endpoint may be outdated.
 fn is_too_much(failure: &Failure) -> bool {
     match failure {
         Failure::WrongLength(_) => true,
@@ -276,12 +275,12 @@ fn is_too_much(failure: &Failure) -> bool {
 }
 
 impl Fetched {
-    /// Which chunk it is, in bytes of the drive.
+    /// The span of the chunk on the drive.
     pub(super) fn span(&self) -> Span {
         self.span
     }
 
-    /// All of the chunk in order, each run with its offset on the drive.
+    /// The whole chunk in order, as runs with their offsets on the drive.
     pub(super) fn runs(&self) -> impl Iterator<Item = (u64, Run<'_>)> {
         let mut rest: &[u8] = &self.bytes;
         let mut at = self.span.offset;
@@ -299,7 +298,7 @@ impl Fetched {
         runs.filter(|(_, run)| !matches!(run, Run::Zeros(0) | Run::Bytes([])))
     }
 
-    /// The first part, as a chunk of its own.
+    /// The first part, as a separate chunk.
     pub(super) fn first(&self) -> Option<(Span, &[u8])> {
         self.runs().find_map(|(offset, run)| match run {
             Run::Bytes(bytes) => {
@@ -322,7 +321,7 @@ impl Fetched {
         hasher.finish()
     }
 
-    /// Hands all of the chunk to `write`, in order.
+    /// Passes the whole chunk to `write`, in order.
     pub(super) fn write_to(
         &self,
         mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
@@ -361,7 +360,7 @@ mod tests {
     }
 
     fn fetched(offset: u64, len: u64, parts: Vec<Range<u64>>) -> Fetched {
-        // Longer than it need be, as buffers are.
+        // Longer than necessary, as buffers are.
         let mut bytes = BufferPool::new(1).take(len as usize + 7).unwrap();
         for (i, byte) in bytes.iter_mut().enumerate() {
             *byte = 1 + (i % 250) as u8;
@@ -375,7 +374,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the parts, their division and what came before.
+        /// For any parts, any division, and any progress before.
         #[test]
         fn pieces_are_disjoint_and_all_that_is_missing(
             cuts in proptest::collection::btree_set(1000_u64..200_000, 2..12),
@@ -387,7 +386,7 @@ mod tests {
             let len = parts.iter().map(|part| (part.end - part.start) as usize).sum();
             let filled = filled.min(len);
             let mut bytes = vec![0_u8; len];
-            // What belongs to each byte of the drive.
+            // The expected value of each byte of the drive.
             let byte = |at: u64| 1 + (at % 251) as u8;
             let mut expected: Vec<u8> = parts.iter().cloned().flatten().map(byte).collect();
             expected[..filled].fill(0);

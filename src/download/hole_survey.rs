@@ -1,10 +1,10 @@
-//! What there is to read of a drive. Where the endpoint tells which bytes hold data
+//! Finds out what has to be read of a drive. If the endpoint reports which bytes hold data
 //! (docs/dev/extensions.md), holes are settled without being read.
 //!
-//! A task goes ahead of the reads, a window of chunks at most. What the endpoint
-//! does not tell is read as ever, so nothing depends on its answers but speed; and
-//! however little an answer tells, a chunk is got over with, so that no endpoint is
-//! asked more often than it would be for the bytes.
+//! A task runs ahead of the reads, by at most a window of chunks. What the endpoint does not report
+//! is read normally, so only the speed depends on its answers. However short an answer is, the
+//! survey advances by at least a chunk, so that an endpoint never gets more such requests than it
+//! would get reads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,47 +16,46 @@ use super::sink::Sink;
 use crate::api::Client;
 use crate::drive::DriveId;
 use crate::driver::blocking::blocking;
-use crate::driver::data_ranges::not_told;
+use crate::driver::data_ranges::none_if_invalid;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::plan::Plan;
 use crate::wire::Extents;
 
-/// Extents are not asked for any more when that failed so often in a row, with a chunk
-/// that was read after each failure. A bad link breaks a few requests and is no reason to
-/// fetch terabytes of holes.
+/// The survey stops requesting extents after this many consecutive failures, if a chunk was read
+/// after each of them. A bad link breaks a few requests, which is no reason to download terabytes
+/// of holes.
 const FAILURES_MAX: u32 = 6;
-/// Shorter holes between the data of a chunk are read: to leave one out takes a
-/// request more, and on a long way that costs more than to carry a MiB.
+/// Shorter holes between the data of a chunk are read: leaving one out needs another request, which
+/// on a link with high latency costs more than transferring a MiB.
 const LEFT_OUT_BYTES_MIN: u64 = 1 << 20;
 
-/// Something of the drive.
+/// A result of the survey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A chunk that may hold something, in these bytes of the drive: in order, each
-    /// to be read.
+    /// A chunk that may contain data, with the bytes of the drive to read, in order.
     Chunk(u64, Vec<Range<u64>>),
-    /// Chunks that are holes, and settled.
+    /// Chunks that are holes, and are settled.
     Holes(Range<u64>),
 }
 
-/// What a survey is about.
+/// The parameters of a survey.
 #[derive(Debug)]
 pub(super) struct SurveyConfig {
     pub(super) client: Client,
     pub(super) drive: DriveId,
     pub(super) plan: Plan,
-    /// Byte of the drive that the plan begins at.
+    /// The byte of the drive at which the plan begins.
     pub(super) base: u64,
     /// Chunks that are missing, in order.
     pub(super) todo: Vec<Range<u64>>,
     /// Where holes go.
     pub(super) sink: Arc<Sink>,
-    /// Chunks that may be under way or wait to be written in order.
+    /// Permits for chunks in flight or waiting to be written in order.
     pub(super) window: Arc<Semaphore>,
 }
 
-/// A survey under way; dropped, it ends.
+/// A survey in progress. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Survey {
     found: mpsc::Receiver<Result<Found>>,
@@ -66,7 +65,7 @@ pub(super) struct Survey {
 
 impl Survey {
     pub(super) fn start(config: SurveyConfig) -> Self {
-        // The window bounds what is found ahead.
+        // The window limits how far the survey runs ahead.
         let (to, found) = mpsc::channel(1);
         let (settled, seen) = watch::channel(());
         let surveyor = Surveyor {
@@ -85,32 +84,32 @@ impl Survey {
         }
     }
 
-    /// What is next, in order; `None` at the end. Dropping the future loses nothing.
+    /// The next result, in order; `None` at the end. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Result<Found>> {
         self.found.recv().await
     }
 
-    /// A read succeeded: the endpoint can be reached.
+    /// Reports that a read succeeded, which shows that the endpoint can be reached.
     pub(super) fn settled(&self) {
         self.settled.send_replace(());
     }
 
-    /// Ends it, and lets go of what it used.
+    /// Ends the survey, and releases its resources.
     pub(super) async fn end(mut self) {
         self.task.shutdown().await;
     }
 }
 
-/// Nobody wants to know any more.
+/// Nothing receives the results any more.
 struct Closed;
 
 struct Surveyor {
     config: SurveyConfig,
     to: mpsc::Sender<Result<Found>>,
     settled: watch::Receiver<()>,
-    /// How often asking failed in a row, while chunks were read.
+    /// Number of consecutive failures of requests for extents, while chunks were read.
     failures: u32,
-    /// The endpoint tells nothing, whatever it announced.
+    /// Whether the endpoint reports no extents, although it announced the extension.
     is_over: bool,
 }
 
@@ -128,23 +127,23 @@ impl Surveyor {
         while !chunks.is_empty() {
             let bytes = plan.bytes_of(&chunks);
             let asked = base + bytes.start..base + bytes.end;
-            let told = match self.ask(asked).await {
+            let known_extents = match self.ask(asked).await {
                 Ok(extents) => {
                     self.failures = 0;
                     extents
                 }
                 Err(_) => {
                     self.failures += 1;
-                    // Reads get through and this does not.
+                    // Reads succeed and these requests do not.
                     self.is_over = self.failures >= FAILURES_MAX;
                     None
                 }
             };
-            let known = told.as_ref().map_or(chunks.start, |extents| {
+            let known = known_extents.as_ref().map_or(chunks.start, |extents| {
                 let known = plan.within(bytes.start..extents.end() - base);
                 known.end.clamp(chunks.start, chunks.end)
             });
-            if let Some(extents) = &told
+            if let Some(extents) = &known_extents
                 && known > chunks.start
             {
                 for found in divide(&plan, base, chunks.start..known, extents.data()) {
@@ -153,7 +152,7 @@ impl Surveyor {
                 chunks.start = known;
                 continue;
             }
-            // Nothing is known of this one.
+            // Nothing is known about this chunk.
             self.settled.mark_unchanged();
             if let Some(span) = plan.span(chunks.start) {
                 let data = base + span.offset..base + span.end();
@@ -161,8 +160,8 @@ impl Surveyor {
             }
             chunks.start += 1;
             if self.failures > 0 && !self.is_over {
-                // That chunk tells whether it is an outage; how to bear one is
-                // decided where chunks are sent.
+                // Reading that chunk will show whether this is an outage. The engine decides
+                // what to do about one.
                 self.settled.changed().await.map_err(|_| Closed)?;
             }
         }
@@ -173,11 +172,11 @@ impl Surveyor {
         if self.is_over {
             return Ok(None);
         }
-        // Once: whether it is an outage a chunk tells.
-        let told = self.config.client.extents(self.config.drive, bytes).await;
-        let told = told.or_else(not_told);
-        self.is_over = matches!(told, Ok(None));
-        told
+        // A single attempt: if it fails, reading a chunk will show whether this is an outage.
+        let extents = self.config.client.extents(self.config.drive, bytes).await;
+        let extents = extents.or_else(none_if_invalid);
+        self.is_over = matches!(extents, Ok(None));
+        extents
     }
 
     async fn hand_over(&mut self, found: Found) -> Result<(), Closed> {
@@ -307,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_byte_of_data_is_read_and_every_chunk_told_once(
+        fn every_byte_of_data_is_read_and_every_chunk_reported_once(
             size in 1_u64..3000,
             chunk in 1_u64..300,
             base in 0_u64..500,
@@ -321,18 +320,18 @@ mod tests {
             let data: Vec<_> = cuts.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
             let mut next = chunks.start;
             for found in divide(&plan, base, chunks.clone(), &data) {
-                let (told, parts) = match found {
-                    Found::Holes(told) => (told, Vec::new()),
+                let (chunks, parts) = match found {
+                    Found::Holes(chunks) => (chunks, Vec::new()),
                     Found::Chunk(index, parts) => {
                         prop_assert!(!parts.is_empty());
                         (index..index + 1, parts)
                     }
                 };
-                prop_assert_eq!(told.start, next);
-                prop_assert!(told.start < told.end);
-                next = told.end;
-                let start = base + told.start * chunk;
-                let end = start + plan.bytes_in(&told);
+                prop_assert_eq!(chunks.start, next);
+                prop_assert!(chunks.start < chunks.end);
+                next = chunks.end;
+                let start = base + chunks.start * chunk;
+                let end = start + plan.bytes_in(&chunks);
                 let mut reached = start;
                 for part in &parts {
                     prop_assert!(reached <= part.start && part.start < part.end);

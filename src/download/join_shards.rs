@@ -1,5 +1,5 @@
-//! The end of a download that several machines made: are all shards there, and does
-//! the file hold what the drive does? Then it gets its name.
+//! Completes a download by several machines: checks that all shards are complete and that the file
+//! matches the drive, and then gives the file its name.
 
 use std::path::{Path, PathBuf};
 
@@ -25,19 +25,19 @@ use crate::verify::read_back::Passed;
 use crate::verify::read_back::{Again, Digests, Local, ReadFrom, Sampler, verify};
 use crate::verify::sample_places::HolePlaces;
 
-/// The shards of a download, and what they left.
+/// The shards of a download, and where they wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shards {
     /// How many there are.
     pub count: u32,
-    /// The file that they wrote to, by the name that it gets.
+    /// The file that they wrote to, by its final name.
     pub path: PathBuf,
-    /// Whether what has that name may be overwritten.
+    /// Whether an existing file of that name may be overwritten.
     pub force: bool,
 }
 
 impl Shards {
-    /// The journal of one of them, beside the file.
+    /// The path of the journal of one shard, beside the file.
     pub fn journal(path: &Path, shard: Shard) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}-of-{}.ohj", shard.index(), shard.count()));
@@ -45,12 +45,12 @@ impl Shards {
     }
 }
 
-/// Gives the file its name if every shard is done, all of them of this drive as it is
-/// now, and a sample of the file is what the drive holds (or all of it, as
-/// [`DownloadOptions::verify`] says). Their journals end with it.
+/// Gives the file its name if every shard is complete, all are of this drive in its current state,
+/// and a sample of the file (or all of it, as [`DownloadOptions::verify`] says) matches the drive.
+/// Removes their journals.
 ///
 /// # Errors
-/// [`DownloadInterrupted`]: why. Nothing is lost: the same call goes on once the
+/// [`DownloadInterrupted`], with the reason. Nothing is lost: the same call succeeds once the
 /// missing shards were run.
 pub async fn join_download(
     client: &Client,
@@ -132,11 +132,11 @@ pub async fn join_download(
     })
 }
 
-/// Reads again what the shards wrote, as far as a sample goes. Returns their journals, and
-/// which chunks are holes.
+/// Reads a sample of what the shards wrote again. Returns their journals, and the chunks that are
+/// holes.
 ///
 /// # Errors
-/// [`ErrorKind::Unavailable`] if a shard has to run again, and what reading says.
+/// [`ErrorKind::Unavailable`] if a shard has to run again; errors of reading.
 async fn recheck_shards(
     recheck: Recheck<'_>,
     journals: Vec<(Journal, State)>,
@@ -166,7 +166,7 @@ async fn recheck_shards(
     }
 }
 
-/// The file that the shards wrote to, and their journals. Blocks.
+/// Opens the file that the shards wrote to, and their journals. Blocks.
 fn opened(shards: &Shards, plan: &Plan) -> Result<(ImageTarget, Vec<(Journal, State)>)> {
     let (path, force) = (&shards.path, shards.force);
     let target = ImageTarget::resume(path, plan.size(), force, TargetFormat::Raw)?;
@@ -178,7 +178,7 @@ fn opened(shards: &Shards, plan: &Plan) -> Result<(ImageTarget, Vec<(Journal, St
     Ok((target, journals))
 }
 
-/// The journals of all shards, if each is done. Blocks.
+/// Opens the journals of all shards; fails unless each is complete. Blocks.
 fn journals(shards: &Shards, plan: &Plan, target: &ImageTarget) -> Result<Vec<(Journal, State)>> {
     let file = staged(plan.size(), target.inode()?);
     let (mut done, mut open) = (Vec::new(), Vec::new());
@@ -202,7 +202,7 @@ fn journals(shards: &Shards, plan: &Plan, target: &ImageTarget) -> Result<Vec<(J
     }
 }
 
-/// Whether a shard has all of its part.
+/// Whether a shard has settled its whole part.
 fn is_done(shard: Shard, plan: &Plan, chunk: u64, state: &State) -> bool {
     let mut settled = state.settled();
     settled.extend(shard.others(plan.count()));

@@ -1,4 +1,4 @@
-//! What a download is asked to do, and what comes of it.
+//! The options and results of a download.
 
 use std::fmt;
 use std::io::Write;
@@ -18,16 +18,16 @@ use crate::shard::Shard;
 use crate::verify::read_back::{Verified, Verify};
 use crate::wire::READ_BYTES_MAX;
 
-/// Where a download goes.
+/// The destination of a download.
 pub enum Destination {
     /// A file or block device.
     File {
         /// Its name.
         path: PathBuf,
-        /// Whether what is there may be overwritten.
+        /// Whether an existing file may be overwritten.
         force: bool,
     },
-    /// A stream, in order: stdout, say.
+    /// A stream, written in order, such as standard output.
     Stream(Box<dyn Write + Send>),
 }
 
@@ -43,43 +43,43 @@ impl fmt::Debug for Destination {
 /// How to download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownloadOptions {
-    /// What to download.
+    /// The drive to download.
     pub drive: DriveId,
-    /// Byte to start at. With one, a file is written in place and what is before
-    /// that byte stays as it is; without, it is staged.
+    /// The byte to start at. If set, a file is written in place, and its bytes before that offset
+    /// stay; otherwise it is staged.
     pub offset: Option<u64>,
-    /// Bytes of a chunk; read in steps of at most `read_bytes_max`. A download that goes on
-    /// keeps the chunks of its journal, and reads in steps of at most this.
+    /// Bytes of a chunk, which is read in steps of at most `read_bytes_max`. A resumed download
+    /// keeps the chunk size of its journal, and this limits the steps.
     pub chunk: NonZeroU64,
-    /// Most bytes of one read: [`READ_BYTES_MAX`], unless the endpoint is known to
-    /// answer more. If it does not after all, it is that from then on.
+    /// Maximum bytes of one read: [`READ_BYTES_MAX`], unless the endpoint is known to support more.
+    /// If it refuses a longer read, the limit falls to that.
     pub read_bytes_max: NonZeroU64,
-    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
+    /// Minimum number of requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: NonZeroU32,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub jobs: NonZeroU32,
-    /// How long it goes on while nothing succeeds.
+    /// How long to continue without any success.
     pub patience: Patience,
-    /// Whether a drive may be in use or change meanwhile.
+    /// Whether the drive may be in use or change meanwhile.
     pub allow_live: bool,
-    /// The part of the chunks that is fetched, to a raw file that other machines write
-    /// the others to; all of them without.
+    /// The part of the chunks to download, into a raw file to which other machines write the
+    /// others; `None` for all chunks.
     pub shard: Option<Shard>,
-    /// Where to keep what was done.
+    /// Where to store the progress.
     pub journal: JournalOptions,
     /// How much to read again at the end.
     pub verify: Verify,
-    /// How a file holds the disk. Only raw goes to a stream or a device.
+    /// The format of the file. A stream or a device can only be raw.
     pub format: TargetFormat,
-    /// Pack what is written, in order. A file is staged as ever, but there is no
-    /// journal: a run that stops leaves nothing to go on from.
+    /// Compress what is written, in order. The file is staged as usual, but there is no journal, so
+    /// a run that stops cannot be resumed.
     pub packing: Option<Packing>,
-    /// Whether to hash what is written, all of it; packed, if it is.
+    /// Whether to compute the digest of everything that is written; after compression, if any.
     pub checksum: bool,
 }
 
 impl DownloadOptions {
-    /// The defaults, for a drive: no journal, a sample is verified.
+    /// The default options for a drive: no journal, and a sample is verified.
     pub fn of(drive: DriveId) -> Self {
         Self {
             drive,
@@ -103,26 +103,26 @@ impl DownloadOptions {
 /// A finished download.
 #[derive(Debug)]
 pub struct Downloaded {
-    /// What moved.
+    /// What was transferred.
     pub progress: Progress,
     /// What was read again.
     pub verified: Verified,
-    /// The digest of what was written, if it was asked for.
+    /// The digest of what was written, if requested.
     pub checksum: Option<Digest>,
-    /// Its journal, which goes when this is dropped.
+    /// The journal, which is removed when this is dropped.
     pub journal: Ended,
 }
 
 /// A download that did not finish.
 #[derive(Debug)]
 pub struct DownloadInterrupted {
-    /// Why.
+    /// The reason.
     pub error: Error,
-    /// The byte to go on at, once anything was to be read.
+    /// The byte to continue at, once there was anything to read.
     pub resume_at: Option<u64>,
-    /// Whether all had come, and what failed was something else.
+    /// Whether everything was downloaded, and something else failed.
     pub is_whole: bool,
-    /// Whether the same command goes on by itself.
+    /// Whether the same command resumes the download.
     pub is_journaled: bool,
 }
 

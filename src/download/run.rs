@@ -1,5 +1,4 @@
-//! A download: survey → GET → length checked → written at its place → settled →
-//! published.
+//! A download: survey, GET, check of the length, write, settle, publish.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -41,11 +40,11 @@ use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_c
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 use crate::verify::sample_places::HolePlaces;
 
-/// Downloads a drive. It is done when every byte came at its full length, is at
-/// its place and on the disk, and the drive did not change meanwhile.
+/// Downloads a drive. It is done when every byte was received in full length, is written and on the
+/// disk, and the drive did not change meanwhile.
 ///
 /// # Errors
-/// [`DownloadInterrupted`]: why, and how to go on.
+/// [`DownloadInterrupted`], with the reason and how to continue.
 pub async fn download(
     client: &Client,
     destination: Destination,
@@ -75,15 +74,15 @@ pub async fn download(
 struct Run<'a> {
     client: &'a Client,
     options: &'a DownloadOptions,
-    /// The drive, as it was before the first read.
+    /// The drive's state before the first read.
     info: &'a DriveInfo,
     plan: Plan,
-    /// Byte of the drive that the plan begins at.
+    /// The byte of the drive at which the plan begins.
     base: u64,
     /// Chunks of other shards.
     others: RangeSet<u64>,
     sampler: Sampler,
-    /// Whether a file with the name of the image may be overwritten.
+    /// Whether an existing file with the name of the image may be overwritten.
     force: bool,
     is_journaled: bool,
 }
@@ -94,20 +93,20 @@ struct Begun {
     session: Session,
 }
 
-/// A download whose requests can be made.
+/// A download that can send requests.
 struct Fetching {
     shell: Shell<Download>,
     early_checks: Option<EarlyChecks>,
-    /// What is written, if it can be read before it is complete.
+    /// The disk that is written, if it can be read before it is complete.
     disk: Option<Arc<dyn Disk>>,
 }
 
-/// A download of which every chunk is settled.
+/// A download whose chunks are all settled.
 struct Fetched {
     progress: Progress,
     first_open: u64,
     journal: Option<Journal>,
-    /// Chunks that the journal covers only by calling the file whole.
+    /// Chunks that the journal covers only by calling the file complete.
     unrecorded: Vec<Span>,
     early_checks: Option<EarlyChecks>,
     sink: Arc<Sink>,
@@ -118,7 +117,7 @@ struct Fetched {
 }
 
 impl<'a> Run<'a> {
-    /// Reads again what an earlier run left, as far as a sample goes.
+    /// Opens the destination, and reads a sample of what an earlier run left.
     async fn begin(
         opening: Opening<'a>,
         opened: Opened,
@@ -142,8 +141,8 @@ impl<'a> Run<'a> {
         );
         let plan = session.plan;
         let is_journaled = session.journal.is_some();
-        // The journal makes its digests itself, from a file that has the disk's bytes at
-        // their places.
+        // For a raw file, the journal computes the digests itself, because it can read the disk's
+        // bytes at their offsets.
         let digests = if is_journaled && options.format != TargetFormat::Raw {
             Digests::Whole
         } else {
@@ -182,13 +181,13 @@ impl<'a> Run<'a> {
         self.options.format == TargetFormat::Raw
     }
 
-    /// The byte of the drive that a chunk begins at.
+    /// The byte of the drive at which a chunk begins.
     fn offset_of(&self, chunk: u64) -> u64 {
         let span = self.plan.span(chunk);
         self.base + span.map_or(self.plan.size(), |span| span.offset)
     }
 
-    /// Starts to ask what is a hole, and makes all that the transfer needs.
+    /// Starts the survey for holes, and creates everything that the transfer needs.
     fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Fetching> {
         let Begun { sink, mut session } = begun;
         let (client, options, plan, base) = (self.client, self.options, self.plan, self.base);
@@ -267,7 +266,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Reports what there is to do.
+    /// Reports how much there is to do.
     fn announce(&self, todo: &[Range<u64>], state: &State, monitor: &mut dyn Monitor) {
         let there = state.settled();
         let there: u64 = there.iter().map(|range| self.plan.bytes_in(range)).sum();
@@ -277,7 +276,7 @@ impl<'a> Run<'a> {
             chunk_bytes: self.plan.chunk_bytes(),
             offset: self.offset_of(first),
             bytes: Some(todo.iter().map(|range| self.plan.bytes_in(range)).sum()),
-            // With an offset it is where the file begins that this run writes to.
+            // With an offset, the file that this run writes begins before the plan does.
             earlier_bytes: self.base + there,
         });
     }
@@ -290,14 +289,14 @@ impl<'a> Run<'a> {
             settled,
             jobs_min: options.jobs_min.get(),
             jobs: options.jobs.get(),
-            // A hole that is told to the engine is where it belongs already.
+            // A hole is in place before the engine learns about it.
             zeros: Zeros::Skip,
             operation: Operation::Read,
             is_fresh: false,
             max_outage: options.patience.max_outage(),
             round_trip: self.client.round_trip(),
             pieces: PiecesConfig {
-                // Fewer where an earlier run began with larger chunks.
+                // The chunks of an earlier run may be larger.
                 most: RequestSize::plain(options.read_bytes_max.min(options.chunk).get()),
                 ..PiecesConfig::default()
             },
@@ -317,7 +316,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Fetches every chunk. Whatever happens, what is on the disk stays in the journal.
+    /// Downloads every chunk. Whatever happens, what is on the disk stays in the journal.
     async fn fetch(
         &self,
         fetching: Fetching,
@@ -351,7 +350,7 @@ impl<'a> Run<'a> {
         job.survey.end().await;
         let is_whole = self.is_raw() && self.options.shard.is_none();
         if let (Ok(()), None, Some(keeper), true) = (&outcome, &mismatch, &job.keeper, is_whole) {
-            // Where that fails, so does the end of it.
+            // If that fails, ending the journal fails as well.
             let _ = keeper.note(Note::Whole);
         }
         let kept = finish(job.keeper).await;
@@ -376,7 +375,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The end of a run that goes on another time, at the chunk `first_open`.
+    /// The end of a run that will be resumed, at the chunk `first_open`.
     fn interrupted(&self, error: Error, first_open: u64) -> DownloadInterrupted {
         DownloadInterrupted {
             error,
@@ -386,7 +385,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Compares with the drive, sees whether that changed, and gives the file its name.
+    /// Compares with the drive, checks whether that changed, and gives the file its name.
     async fn finish(
         self,
         fetched: Fetched,
@@ -406,10 +405,10 @@ impl<'a> Run<'a> {
                 chunks: gaps(&plan, 0, &self.others).into_iter().collect(),
                 holes: fetched.holes,
             }),
-            // There is no journal then, and no earlier run.
+            // In this case there is no journal and no earlier run.
             None => Local::Seen(fetched.to_verify),
         };
-        // One of the requests is the look at the drive.
+        // One of the requests is the check of the drive.
         let jobs = options.jobs.get().saturating_sub(1).max(1);
         let early_checks = fetched.early_checks;
         let from = ReadFrom {
@@ -420,8 +419,8 @@ impl<'a> Run<'a> {
             patience: &options.patience,
             passed: early_checks.map(EarlyChecks::end).unwrap_or_default(),
         };
-        // All that is on this machine was read before this begins, so that it may be asked
-        // at the same time as the sample is read again.
+        // Everything on this machine was read before this point, so the drive can be checked while
+        // the sample is read again.
         let mut still = StillThere::of(client, options, self.info);
         let verified = match verify(from, &self.sampler, local, monitor, stop.clone()).await {
             Err(error) if error.kind() == ErrorKind::Integrity => {
@@ -444,7 +443,7 @@ impl<'a> Run<'a> {
         let published = self.publish(fetched.sink, fetched.follower).await;
         let (checksum, weaknesses) = published.map_err(there)?;
         warn(&weaknesses, monitor);
-        // That of a shard tells those who join them that it is done.
+        // The journal of a shard stays, because it proves to `--join` that the shard is complete.
         let journal = journal.filter(|_| options.shard.is_none());
         Ok(Downloaded {
             progress,
@@ -454,8 +453,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Gives the file its name. Returns its digest, if that was requested, and what the
-    /// file system cannot do.
+    /// Gives the file its name. Returns its digest, if requested, and what the file system cannot
+    /// guarantee.
     async fn publish(
         &self,
         sink: Arc<Sink>,
@@ -473,15 +472,16 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The error of a download that is not what the drive holds; its journal goes.
+/// The error for a download that does not match the drive; its journal is removed.
 async fn mismatched(error: Error, journal: Option<Journal>) -> DownloadInterrupted {
     let error =
         error.hint_to("Nothing may write to the drive meanwhile. Start over with --restart");
     refuted(error, journal).await.into()
 }
 
-/// Adds to the journal of a transfer that does not end yet what it tells of only by
-/// calling the file whole. That it cannot be said more exactly is no reason to fail.
+/// For a transfer that does not end yet, adds records for the chunks that the journal covers only
+/// by calling the file complete. Without them, the journal is still correct, so a failure is
+/// ignored.
 async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
     if let (Some(mut journal), Ok(Some(data))) = (journal, sink.handle()) {
         let remembered = blocking(move || journal.remember(&data, chunks)).await;
@@ -491,46 +491,46 @@ async fn remember(journal: Option<Journal>, sink: &Sink, chunks: Vec<Span>) {
     }
 }
 
-/// What is known of a chunk that was put to its place.
+/// What is known about a chunk that was written.
 #[derive(Clone, Copy, Debug, Default)]
 struct Put {
-    /// Blocks of it that hold data.
+    /// Number of its blocks with data.
     blocks: u64,
-    /// Its digest, if somebody needs it.
+    /// Its digest, if it is needed.
     digest: Option<Digest>,
 }
 
-/// The chunks of a download.
+/// The chunks of a download, as the shell needs them.
 struct Download {
-    /// One buffer for each chunk of the window, or for each request where none waits.
+    /// One buffer for each chunk of the window, or for each request if no chunk waits.
     fetcher: Fetcher,
-    /// Byte of the drive that the plan begins at.
+    /// The byte of the drive at which the plan begins.
     base: u64,
     plan: Plan,
     sink: Arc<Sink>,
     survey: Survey,
-    /// What to read of the chunks that are not settled, in bytes of the drive.
+    /// The parts of the drive to read for chunks that are not settled.
     parts: HashMap<u64, Vec<Range<u64>>>,
-    /// Chunks that may be under way or wait to be written in order.
+    /// Permits for chunks in flight or waiting to be written in order.
     window: Arc<Semaphore>,
-    /// The workers that the window and the pool are for.
+    /// The number of workers for which the window and the pool are sized.
     served: u32,
     sampler: Sampler,
-    /// Chunks that are put to their place but not settled yet, by index.
+    /// Chunks that were written but are not settled yet, by index.
     put: Arc<Mutex<BTreeMap<u64, Put>>>,
     keeper: Option<Keeper>,
     early_checks: Option<EarlyChecks>,
-    /// What a full verification expects of what cannot be read again.
+    /// What a full verification expects of data that cannot be read again.
     to_verify: Expected,
     /// Chunks that were holes.
     holes: RangeSet<u64>,
-    /// Places in what the endpoint called holes.
+    /// Sampled places within reported holes.
     hole_places: HolePlaces,
     follower: Option<Follower>,
 }
 
 impl Download {
-    /// These chunks are holes, but for these parts of the drive.
+    /// Records that these chunks are holes except for these parts of the drive.
     fn note_holes(&mut self, chunks: Range<u64>, parts: &[Range<u64>]) {
         let bytes = self.plan.bytes_of(&chunks);
         let mut at = self.base + bytes.start;
@@ -581,7 +581,7 @@ impl Job for Download {
             offset: self.base + span.offset,
             ..span
         };
-        // A hole is where it belongs before the engine hears of it.
+        // A hole is in place before the engine learns about it.
         let parts = match body {
             Body::Given => self.parts.get(&span.index).cloned().ok_or_else(lost),
             Body::Zeros => Err(lost()),
@@ -632,7 +632,7 @@ impl Job for Download {
         let put = put.and_then(|mut all| all.remove(&span.index));
         let Put { blocks, digest } = put.unwrap_or_default();
         if let Some(keeper) = &self.keeper {
-            // Where there is a journal, the plan begins where the file does.
+            // If there is a journal, the plan begins where the file begins.
             let written = Note::Written { span, blocks };
             keeper.note(done(span, digest.map(Into::into)).map_or(written, Note::Record))?;
         }

@@ -1,5 +1,4 @@
-//! Where the chunks of a download go: to their place in a file, or in order to a
-//! stream.
+//! Where the chunks of a download are written: to their place in a file, or in order to a stream.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,10 +23,10 @@ use crate::image::{Disk, ImageTarget, TargetFormat};
 use crate::journal::{Data, Note};
 use crate::plan::Plan;
 
-/// Most bytes of a hole that are put at a time.
+/// Maximum bytes of a hole to write at a time.
 const HOLE_BYTES_MAX: u64 = 64 << 20;
 
-/// Where chunks go.
+/// The destination of chunks.
 #[derive(Debug)]
 pub(super) enum Sink {
     File(ImageTarget),
@@ -36,8 +35,8 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// What the journal of a download has to know of its file. `taken` is what the last
-    /// run wrote there and did not sync.
+    /// What the journal of a download has to know about its file. `taken` is what the last run
+    /// wrote there without a sync.
     pub(super) fn data(&self, taken: Vec<Note>) -> Result<Option<Data>> {
         let Self::File(target) = self else {
             return Ok(None);
@@ -49,7 +48,7 @@ impl Sink {
         }))
     }
 
-    /// The file, if there is one whose bytes are put at their places.
+    /// The file, if its bytes are written at their offsets.
     pub(super) fn handle(&self) -> Result<Option<File>> {
         match self {
             Self::File(target) => target.handle().map(Some),
@@ -57,8 +56,7 @@ impl Sink {
         }
     }
 
-    /// The disk as far as it is in the file, which holds it in `format`; none of what
-    /// went by.
+    /// The disk as far as it is in the file, which has this `format`; `None` for a stream.
     pub(super) fn to_disk(&self, format: TargetFormat) -> Result<Option<Arc<dyn Disk>>> {
         match self {
             Self::File(target) => Ok(Some(target.to_disk(format)?.into())),
@@ -66,8 +64,8 @@ impl Sink {
         }
     }
 
-    /// Puts a chunk to its place. Blocks. Gives its permit of the window back when it
-    /// is there. Of a raw file it gives the blocks of the chunk that hold data.
+    /// Writes a chunk to its place. Blocks. Returns its permit to the window when it is written.
+    /// For a raw file, the result is the number of its blocks with data.
     pub(super) fn put(&self, chunk: Fetched, window: &Arc<Semaphore>) -> Result<u64> {
         match self {
             Self::File(target) => {
@@ -89,14 +87,12 @@ impl Sink {
         }
     }
 
-    /// Whether what it is given waits for what is before it, and so for room in the
-    /// window.
+    /// Whether a chunk waits for the ones before it, and so for room in the window.
     pub(super) fn is_ordered(&self) -> bool {
         matches!(self, Self::Stream(_) | Self::Packed(_))
     }
 
-    /// How much of a hole to give it at a time, in bytes: a fraction of a second's
-    /// work.
+    /// How many bytes of a hole to pass at a time: a fraction of a second's work.
     pub(super) fn hole_bytes_max(&self) -> u64 {
         match self {
             Self::File(target) if target.leaves_zeros() => u64::MAX,
@@ -104,8 +100,8 @@ impl Sink {
         }
     }
 
-    /// Settles these chunks of a plan that begins at byte `base`, which are holes.
-    /// Blocks. An ordered one gives a permit of the window back when it is done.
+    /// Settles these chunks of a plan that begins at byte `base`, which are holes. Blocks. A stream
+    /// returns a permit to the window when they are written.
     pub(super) fn put_holes(
         &self,
         plan: &Plan,
@@ -125,7 +121,7 @@ impl Sink {
         }
     }
 
-    /// What the file system cannot do for the file.
+    /// What the file system cannot guarantee for the file.
     pub(super) fn weaknesses(&self) -> &[Weakness] {
         match self {
             Self::File(target) => target.weaknesses(),
@@ -134,7 +130,7 @@ impl Sink {
         }
     }
 
-    /// Why an ordered one takes no more.
+    /// Why a stream accepts no more data.
     pub(super) fn failed(&self) -> Error {
         self.ordered().map_or_else(|error| error, Ordered::failed)
     }
@@ -148,8 +144,8 @@ impl Sink {
         ordered.ok_or_else(|| Error::new(ErrorKind::Bug, "The output is finished already"))
     }
 
-    /// Ends what was written. Of a file whose bytes are not those of the disk the digest
-    /// is made if `checksum`.
+    /// Completes the output. If the bytes of a file are not those of the disk, its digest is
+    /// computed if `checksum`.
     pub(super) fn finish(self, force: bool, checksum: bool) -> Result<Finished> {
         match self {
             Self::File(target) => {
@@ -170,16 +166,16 @@ impl Sink {
     }
 }
 
-/// What was written, to its end.
+/// The completed output.
 #[derive(Debug)]
 pub(super) struct Finished {
-    /// The digest of what a stream was given, or a file holds, if it was asked for.
+    /// The digest of the stream or the file, if requested.
     pub(super) digest: Option<Digest>,
-    /// What the file system could not do at the end, and had not shown before.
+    /// What the file system could not guarantee at the end, and had not reported before.
     pub(super) weaknesses: Vec<Weakness>,
 }
 
-/// The digest of a file that nobody writes to.
+/// The digest of a file that nothing writes to.
 pub(super) fn digest_of(file: &File) -> Result<Digest> {
     let digest = file
         .metadata()
@@ -189,8 +185,8 @@ pub(super) fn digest_of(file: &File) -> Result<Digest> {
     })
 }
 
-/// A staged file that is written in order, packed. Dropped before its end it takes
-/// the file with it: nobody could go on with it.
+/// A staged file that is compressed and written in order. If it is dropped before its end, the file
+/// is removed, because it cannot be resumed.
 #[derive(Debug)]
 pub(super) struct Packed {
     ordered: Option<Ordered>,
@@ -247,7 +243,7 @@ impl Drop for Packed {
     }
 }
 
-/// A stream that hashes what it takes, if that was asked for.
+/// A stream that hashes what is written to it, if requested.
 struct Hashed {
     stream: Box<dyn Write + Send>,
     hasher: Option<Hasher>,
@@ -267,7 +263,7 @@ impl Write for Hashed {
     }
 }
 
-/// The error of an output that takes no more.
+/// The error for an output that accepts no more data.
 fn cannot_write(cause: std::io::Error) -> Error {
     let remedy = remedy(&cause);
     let error = Error::new(ErrorKind::Local, "Cannot write to the output").because(cause);
@@ -277,10 +273,10 @@ fn cannot_write(cause: std::io::Error) -> Error {
     }
 }
 
-/// Why an output takes no more, for everybody who finds out that it does not.
+/// Why an output accepts no more data, for all who use it.
 type Failed = Arc<OnceLock<std::io::Error>>;
 
-/// The same error again: the library has no other way to copy one.
+/// A copy of the error: the standard library has no other way to create one.
 fn copy(error: &std::io::Error) -> std::io::Error {
     match error.raw_os_error() {
         Some(number) => std::io::Error::from_raw_os_error(number),
@@ -288,12 +284,12 @@ fn copy(error: &std::io::Error) -> std::io::Error {
     }
 }
 
-/// What is next in a stream.
+/// The next piece of a stream.
 #[derive(Debug)]
 enum Piece {
     /// A chunk.
     Chunk(Fetched),
-    /// So many chunks of so many bytes together.
+    /// This many chunks of zeros, with this many bytes in total.
     Zeros { count: u64, bytes: u64 },
 }
 
@@ -313,8 +309,8 @@ impl Piece {
     }
 }
 
-/// Writes chunks to a stream in order, on a thread of its own. How many wait for
-/// an earlier one is bounded by the window.
+/// Writes chunks to a stream in order, on a separate thread. The window limits how many wait for an
+/// earlier one.
 #[derive(Debug)]
 pub(super) struct Ordered {
     pieces: mpsc::Sender<(u64, Piece, Arc<Semaphore>)>,
@@ -346,7 +342,7 @@ impl Ordered {
                         let written = piece.write_to(&mut stream);
                         written.inspect_err(|cause| {
                             let _ = slot.set(copy(cause));
-                            // Else those who wait for room would wait for ever.
+                            // Otherwise those who wait for room would wait for ever.
                             window.close();
                         })?;
                         window.add_permits(1);
@@ -354,7 +350,7 @@ impl Ordered {
                     }
                 }
                 if next < count {
-                    // No end is written: nobody takes it for whole.
+                    // No regular end is written, so that nobody mistakes the output for complete.
                     return Err(std::io::ErrorKind::UnexpectedEof.into());
                 }
                 Ok(stream.finish()?.hasher.map(Hasher::finish))

@@ -1,4 +1,4 @@
-//! What an endpoint tells of the data on a drive (docs/dev/extensions.md).
+//! What an endpoint reports about the data on a drive (docs/dev/extensions.md).
 
 use std::ops::Range;
 
@@ -10,25 +10,28 @@ use crate::failure::Failure;
 use crate::policy::Operation;
 use crate::wire::{Extents, READ_BYTES_MAX};
 
-/// Most extents that a verification keeps in mind; what follows counts as data.
+/// Maximum number of extents that a verification remembers; what follows counts as data.
 const UNPROVEN_MAX: usize = 1 << 16;
 
-/// An answer about extents that cannot be one counts as none.
-pub(crate) fn not_told(failure: Failure) -> Result<Option<Extents>, Failure> {
+/// Treats an invalid answer about extents as no answer.
+pub(crate) fn none_if_invalid(failure: Failure) -> Result<Option<Extents>, Failure> {
     match failure {
         Failure::NotApi(why) | Failure::WrongLength(why) => {
-            tracing::debug!(why, "The endpoint does not tell extents after all");
+            tracing::debug!(
+                why,
+                "The endpoint does not report extents although it announced that"
+            );
             Ok(None)
         }
         failure => Err(failure),
     }
 }
 
-/// What of these bytes, which should be zeros, the endpoint does not call a hole:
-/// all of it where it does not tell. In order, if they are.
+/// The parts of these ranges, which should be zeros, that the endpoint does not report as a hole:
+/// everything if it does not report holes. The order is that of `zeros`.
 ///
 /// # Errors
-/// If the endpoint does not answer for longer than an outage is borne.
+/// If the endpoint does not answer for longer than an outage may last.
 pub(crate) async fn not_holes(
     client: &Client,
     drive: DriveId,
@@ -39,11 +42,12 @@ pub(crate) async fn not_holes(
     let mut is_over = false;
     for mut range in zeros {
         while !range.is_empty() {
-            let told = match is_over {
+            let reported = match is_over {
                 true => None,
                 false => ask(client, drive, &range, patience).await?,
             };
-            let Some(extents) = told.filter(|told| left.len() + told.data().len() < UNPROVEN_MAX)
+            let Some(extents) =
+                reported.filter(|extents| left.len() + extents.data().len() < UNPROVEN_MAX)
             else {
                 is_over = true;
                 add(&mut left, range);
@@ -64,16 +68,21 @@ pub(crate) async fn not_holes(
     Ok(left)
 }
 
-/// What the endpoint tells of a range; `None` where it does not.
+/// What the endpoint reports about a range; `None` if it does not.
 async fn ask(
     client: &Client,
     drive: DriveId,
     range: &Range<u64>,
     patience: &Patience,
 ) -> Result<Option<Extents>> {
-    let ask = || async { client.extents(drive, range.clone()).await.or_else(not_told) };
+    let ask = || async {
+        client
+            .extents(drive, range.clone())
+            .await
+            .or_else(none_if_invalid)
+    };
     match patience.call(client, Operation::Read, ask).await {
-        Ok(told) => Ok(told),
+        Ok(extents) => Ok(extents),
         Err(unanswered) if unanswered.outage.is_some() => {
             Err(unanswered.into_error(&format!("Cannot read drive {drive}")))
         }

@@ -1,4 +1,4 @@
-//! Beginning an upload: taking up an earlier run, and the drive, made or looked at.
+//! Begins an upload: resumes an earlier run, and creates or checks the drive.
 
 use rangemap::RangeSet;
 
@@ -22,33 +22,32 @@ use crate::policy::{Concurrency, Operation, Zeros};
 use crate::shard::Shard;
 use crate::wire::Properties;
 
-/// Bytes at the end of a stream that may be no part of the disk.
+/// Bytes at the end of a stream that may not be part of the disk.
 const FOOTER_BYTES: u64 = 512;
 
-/// An upload whose drive is known and fit.
+/// An upload whose drive is known and suitable.
 pub(super) struct Begun {
     pub(super) image: Image,
     pub(super) plan: Plan,
     pub(super) first: u64,
     pub(super) session: Session,
     pub(super) drive: DriveInfo,
-    /// Whether this very run created it.
+    /// Whether this run created it.
     pub(super) is_new: bool,
     pub(super) zeros: Zeros,
 }
 
-/// What an upload begins with.
+/// The parameters of the beginning.
 #[derive(Clone, Copy)]
 pub(super) struct Beginning<'a> {
     pub(super) client: &'a Client,
     pub(super) options: &'a UploadOptions,
-    /// Whether this run reads what is called a hole.
+    /// Whether this run also reads what is reported as a hole.
     pub(super) holes_are_read: bool,
 }
 
 impl Beginning<'_> {
-    /// Takes up an earlier run or begins a new one; makes the drive, or looks at the
-    /// one that is there.
+    /// Resumes an earlier run or begins a new one; creates the drive, or checks an existing one.
     pub(super) async fn begin(
         self,
         image: Image,
@@ -59,7 +58,7 @@ impl Beginning<'_> {
             client, options, ..
         } = self;
         let length = image.length();
-        // Room for the rest is made when there is one.
+        // The room for more is made when more data arrives.
         let size = length.known().unwrap_or(0);
         let mut session = open_session(client, &image, options, monitor).await?;
         let (plan, first) = (session.plan, session.first);
@@ -87,9 +86,9 @@ impl Beginning<'_> {
             }
         };
         let is_ours = !matches!(options.target, Target::Existing(_));
-        // An earlier run wrote to the drive, and where is known of what it told only:
-        // a range that reads as zeros proves nothing, if these are zeros it wrote.
-        // Holes that it left out are the proof that it had one.
+        // An earlier run wrote to the drive, and only what it recorded is known. A range that reads
+        // as zeros proves nothing, because that run may have written these zeros. But if it left
+        // out holes, it had the proof.
         let was_proven = session.state.drive.is_none() || !session.state.holes.is_empty();
         session
             .record(Record::Drive {
@@ -97,7 +96,7 @@ impl Beginning<'_> {
                 is_ours,
             })
             .await?;
-        // A run that was cut off before its drive was known leaves it to this one.
+        // If an earlier run ended before it recorded its drive, this run reports the drive.
         let is_new = is_ours && session.state.drive.is_none();
         monitor.event(&Event::Drive {
             id: drive.id,
@@ -118,14 +117,14 @@ impl Beginning<'_> {
             session,
             drive,
             is_new,
-            // What held data once may be zero now: then zeros are no hole.
+            // What held data before may be zeros now; such zeros are not a hole of the drive.
             zeros: Zeros::for_drive(is_ours && was_proven && !is_changed),
         })
     }
 
-    /// Takes up an earlier run: what it settled stays settled, if the image is the
-    /// same. Gives the image back, and whether it changed. Where this run reads holes, the
-    /// earlier one may have left out what they hold: then all that it settled is read again.
+    /// Resumes an earlier run: what it settled stays settled if the image is the same. Returns the
+    /// image, and whether it changed. If this run reads holes, the earlier one may have left out
+    /// data in them; then everything that it settled is read again.
     async fn take_up(
         self,
         image: Image,
@@ -161,7 +160,7 @@ impl Beginning<'_> {
             return Ok((image, false));
         }
         if image.disk().is_none() {
-            // What was sent passes by again, and is compared then.
+            // A stream is read again from its start, and compared then.
             session.journal = Some(journal);
             return Ok((image, true));
         }
@@ -173,8 +172,8 @@ impl Beginning<'_> {
         .await?;
         session.journal = Some(journal);
         let count: u64 = changed.iter().map(|range| range.end - range.start).sum();
-        // With no difference found it still counts as changed: a chunk whose record
-        // was lost may be on the drive, and be zero now.
+        // Even without a difference, the image counts as changed: a chunk whose record was lost may
+        // be on the drive, and be zero now.
         if count > 0 && is_same {
             monitor.event(&Event::Warning(format!(
             "{count} chunks are not what the earlier run read, which left holes out: they are sent again"
@@ -194,7 +193,7 @@ impl Beginning<'_> {
     }
 }
 
-/// Opens the journal, with an earlier run in it or a new one, and says what it found.
+/// Opens the journal of an earlier run or a new one, and reports what it found.
 async fn open_session(
     client: &Client,
     image: &Image,
@@ -228,7 +227,7 @@ async fn open_session(
     Ok(session)
 }
 
-/// Warns of what else uses the image, and gives it back with its partition table.
+/// Warns about other uses of the image, and returns it with its partition table.
 async fn look_at_image(image: Image, monitor: &mut dyn Monitor) -> Result<(Image, Option<Gpt>)> {
     let (image, table, uses) = blocking(move || {
         let table = image.disk().and_then(Gpt::of);
@@ -244,13 +243,13 @@ async fn look_at_image(image: Image, monitor: &mut dyn Monitor) -> Result<(Image
     Ok((image, table))
 }
 
-/// How many bytes the drive has to have, as far as that is known.
+/// How many bytes the drive must have, as far as that is known.
 fn bytes_needed(target: &Target, length: Length, is_endless: bool) -> u64 {
     let size = length.known().unwrap_or(0);
     match target {
         Target::New(spec) if !is_endless => spec.size.max(size),
         Target::New(_) => size,
-        // What is expected of a stream may have a footer in it that is left out.
+        // The expected size of a stream may include a footer that will be left out.
         Target::Existing(_) | Target::Made(_) => {
             let least = |bytes: u64| bytes.saturating_sub(FOOTER_BYTES);
             length.known().or(length.expected().map(least)).unwrap_or(0)
@@ -258,8 +257,8 @@ fn bytes_needed(target: &Target, length: Length, is_endless: bool) -> u64 {
     }
 }
 
-/// How many requests are made at first: those for the first chunks, and one more where the
-/// wire is sounded beside them.
+/// How many requests are sent at first: those for the first chunks, and one more if the speed of
+/// the wire is probed at the same time.
 fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
     let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
     let first = first.min(u32::try_from(plan.count()).unwrap_or(u32::MAX));
@@ -269,12 +268,12 @@ fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
     }
 }
 
-/// Reads the settled chunks of an image again and compares them with the
-/// journal. Holes are looked at only where the file has data now. Blocks.
+/// Reads the settled chunks of an image again and compares them with the journal. Holes are read
+/// only where the file has data now. Blocks.
 ///
 /// # Errors
-/// [`ErrorKind::Integrity`] for an image that can only be read once from its
-/// start; otherwise what reading says.
+/// [`ErrorKind::Integrity`] for an image that can only be read once in order; otherwise errors of
+/// reading.
 fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Result<RangeSet<u64>> {
     let Some(image) = image.disk() else {
         return Err(Error::new(
@@ -286,8 +285,8 @@ fn changed(image: &Image, plan: &Plan, journal: &Journal, state: &State) -> Resu
     differing(image, plan, journal.digests()?, &state.holes)
 }
 
-/// Makes the drive, or looks at the one that is there: nothing is written to a
-/// drive that cannot take the image.
+/// Creates the drive, or checks the existing one. Nothing is written to a drive that cannot hold
+/// the image.
 async fn prepare(
     client: &Client,
     needed: u64,
@@ -312,7 +311,7 @@ async fn prepare(
                         session.forget().await;
                     }
                     return Err(match not.error.kind() {
-                        // The size was a guess, which may be more than the account allows.
+                        // The size was a guess, and may exceed what the account allows.
                         ErrorKind::Rejected if needed < spec.size => not.error.hint_to(format!(
                             "The image does not tell its size, so a drive of {} bytes was requested. Pass its size with --size",
                             spec.size
@@ -350,7 +349,7 @@ async fn prepare(
     Ok(drive)
 }
 
-/// All shards have to mean the same drive, and the same parts of it.
+/// Checks that all shards refer to the same drive and the same parts of it.
 fn check_shard(shard: Shard, target: &Target, plan: &Plan) -> Result<()> {
     let refuse = |what: &str, hint: &str| {
         let what = format!("Shard {shard} needs {what}");

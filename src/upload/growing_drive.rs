@@ -1,5 +1,5 @@
-//! Room on the drive for an image whose size nobody knows: the drive is made larger
-//! in steps, ahead of what is written to it, and cut to size at the end.
+//! Room on the drive for an image of unknown size. The drive is enlarged in steps, ahead of what is
+//! written to it, and cut to its size at the end.
 
 use std::sync::Arc;
 
@@ -16,20 +16,19 @@ use crate::failure::Failure;
 use crate::policy::{Class, Operation, Requests, classify};
 use crate::wire::{Properties, READ_BYTES_MAX};
 
-/// The drive doubles, but grows by no more than this at once: what is too much has to
-/// be paid, and may be more than the account has.
+/// The drive doubles, but grows by at most this much at once: more than necessary costs money, and
+/// may exceed what the account allows.
 const STEP_BYTES_MAX: u64 = 256 << 30;
 
-/// The room that there is on a drive.
+/// The room on a drive.
 #[derive(Debug)]
 pub(super) struct Room {
     drive: Drive,
     size: u64,
-    /// Whether the drive may be made larger and smaller: one that was there before is
-    /// left as it is.
+    /// Whether the drive may be resized. A drive that existed before keeps its size.
     is_ours: bool,
     growth: Option<JoinHandle<Result<u64>>>,
-    /// Whether zeros are left out: then what is added has to read as zeros.
+    /// Whether zeros are left out. Then added space must read as zeros.
     leaves_zeros: bool,
 }
 
@@ -38,7 +37,7 @@ struct Drive {
     client: Client,
     id: DriveId,
     name: Option<String>,
-    /// Writes hold it for reading: a drive that is written to cannot change its size.
+    /// Each write holds this for reading, because a drive cannot be resized while it is written to.
     writes: Arc<RwLock<()>>,
     patience: Patience,
 }
@@ -70,15 +69,15 @@ impl Room {
         self.leaves_zeros = true;
     }
 
-    /// A turn to write, which ends when it is dropped.
+    /// A turn to write, which ends when dropped.
     pub(super) fn turn(&self) -> impl Future<Output = OwnedRwLockReadGuard<()>> + Send + 'static {
         Arc::clone(&self.drive.writes).read_owned()
     }
 
-    /// Makes room for all bytes before `end`. Dropping the future loses nothing.
+    /// Makes room for all bytes before `end`. Cancel-safe: dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Rejected`] if there is no more room; what the endpoint says.
+    /// [`ErrorKind::Rejected`] if there is no more room; errors of the endpoint.
     pub(super) async fn reach(&mut self, end: u64) -> Result<()> {
         while self.size < end {
             if !self.is_ours {
@@ -108,16 +107,16 @@ impl Room {
         Ok(())
     }
 
-    /// Bytes that the drive is to have for an image of `size`.
+    /// The size of the drive for an image of `size` bytes.
     pub(super) fn size_for(&self, size: u64) -> u64 {
         if self.is_ours { size } else { self.size }
     }
 
-    /// Cuts the drive to `size`, the image's. Gives the reason if the endpoint does
-    /// not do that: the drive is good as it is, and larger.
+    /// Cuts the drive to `size`, that of the image. Returns the reason if the endpoint refuses:
+    /// then the drive is correct, but larger.
     ///
     /// # Errors
-    /// What the endpoint says if it may be tried again.
+    /// Errors of the endpoint if another attempt may succeed.
     pub(super) async fn cut(self, size: u64) -> Result<Option<Failure>> {
         if !self.is_ours || self.size == size {
             return Ok(None);
@@ -142,15 +141,15 @@ impl Drop for Room {
 }
 
 impl Drive {
-    /// Makes the drive larger, to hold all before `end` at least, while nothing is
-    /// written to it. Gives its new size.
+    /// Enlarges the drive to hold at least all bytes before `end`, while nothing is written to it.
+    /// Returns its new size.
     async fn grow(&self, size: u64, end: u64, is_checked: bool) -> Result<u64> {
         let mut wanted = next_size(size, end);
         let grown = loop {
             match self.set_size(wanted).await {
                 Ok(grown) if grown >= end => break grown,
                 Ok(grown) => return Err(too_small(&self.client, self.id, grown, end, true)),
-                // More than the account has, maybe; less may do.
+                // This may exceed what the account allows; a smaller step may succeed.
                 Err(unanswered) if wanted > end && is_refused(&unanswered) => wanted = end,
                 Err(unanswered) => {
                     let what = format!("Cannot grow drive {} to {wanted} bytes", self.id);
@@ -193,11 +192,12 @@ impl Drive {
         Ok(grown)
     }
 
-    /// Sets the size, patiently, and gives what it became. Repeating it does no harm.
+    /// Sets the size, with repeated attempts, and returns the resulting size. Repeating it is
+    /// harmless.
     async fn set_size(&self, size: u64) -> Result<u64, Unanswered> {
         let mut changes = Properties::new();
         let name = self.name.as_deref();
-        // As the clients of the service do, which send both always (docs/dev/reference.md, 1.5).
+        // Both keys are always sent, as the service's own clients do (docs/dev/reference.md, 1.5).
         for (key, value) in [("name", name), ("size", Some(&*size.to_string()))] {
             if let Some(value) = value {
                 let inserted = changes.insert(key, value);
@@ -229,18 +229,18 @@ impl Drive {
     }
 }
 
-/// Whether the endpoint will never do it.
+/// Whether another attempt cannot succeed.
 fn is_refused(unanswered: &Unanswered) -> bool {
     classify(Operation::Write, &unanswered.failure) == Class::Permanent
         && unanswered.outage.is_none()
 }
 
-/// How large to make a drive of `size` that has to hold all before `end`.
+/// The next size of a drive of `size` bytes that has to hold all bytes before `end`.
 fn next_size(size: u64, end: u64) -> u64 {
     size.saturating_add(size.min(STEP_BYTES_MAX)).max(end)
 }
 
-/// The error of a drive of `has` bytes that needs `needed`.
+/// The error for a drive of `has` bytes that needs `needed`.
 pub(super) fn too_small(
     client: &Client,
     drive: DriveId,

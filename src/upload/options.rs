@@ -1,4 +1,4 @@
-//! What an upload is asked to do, and what comes of it.
+//! The options and results of an upload.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -18,64 +18,63 @@ use crate::plan::CHUNK_BYTES_DEFAULT;
 use crate::shard::Shard;
 use crate::verify::read_back::{Verified, Verify};
 
-/// The drive to write to.
+/// The destination of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// One that exists. Everything is written to it, zeros as well.
+    /// An existing drive. Everything is written to it, including zeros.
     Existing(DriveId),
-    /// One to be created. Its size is the image's; where nobody knows that, it is made
-    /// larger while the image is read, and cut to size at the end.
+    /// A drive to be created, with the size of the image. If that is unknown, the drive is enlarged
+    /// while the image is read, and cut to its size at the end.
     New(DriveSpec),
-    /// One that was created for this very image, and to which nothing but bytes of
-    /// it was ever written: as one of [`New`](Self::New).
+    /// A drive that was created for this very image, and to which only bytes of it were ever
+    /// written: treated as a [`New`](Self::New) one.
     Made(DriveId),
 }
 
 /// How to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// Where to.
+    /// The destination.
     pub target: Target,
-    /// Byte of the image to start at; rounded down to a chunk.
+    /// The byte of the image to start at; rounded down to a chunk.
     pub offset: u64,
-    /// Bytes of a chunk. An upload that goes on keeps the chunks of its journal; then no
-    /// request is about more bytes than this.
+    /// Bytes of a chunk. A resumed upload keeps the chunk size of its journal; this then limits the
+    /// bytes of a request.
     pub chunk: NonZeroU64,
-    /// Most bytes of the body of one request, if the endpoint is known to refuse more.
+    /// Maximum bytes of a request body, if the endpoint is known to refuse more.
     pub body_bytes_max: Option<NonZeroU64>,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub jobs: NonZeroU32,
-    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
+    /// Minimum number of requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: NonZeroU32,
-    /// How hard to compress.
+    /// The compression level.
     pub compression: Compression,
-    /// How long it goes on while nothing succeeds.
+    /// How long to continue without any success.
     pub patience: Patience,
-    /// Where to keep what was done.
+    /// Where to store the progress.
     pub journal: JournalOptions,
-    /// Read each chunk of the drive first, and write only what differs.
+    /// Read each chunk from the drive first, and write only chunks that differ.
     pub compare: bool,
     /// How much to read back at the end.
     pub verify: Verify,
-    /// Whether to hash the whole image, what earlier runs settled included.
+    /// Whether to compute the digest of the whole image, including what earlier runs settled.
     pub checksum: bool,
-    /// What of the image is sent, in chunks of
-    /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); all of it without.
+    /// The part of the image to send, in chunks of
+    /// [`CONTENT_CHUNK_BYTES`](crate::content::CONTENT_CHUNK_BYTES); `None` for all of it.
     pub selection: Option<Arc<Selection>>,
-    /// The part of the chunks that is sent; all of them without. Only to a drive that
-    /// is there, and of an image whose size is known.
+    /// The part of the chunks to send; `None` for all. Only for an existing drive and an image of
+    /// known size.
     pub shard: Option<Shard>,
-    /// The SHA-256 that the image has to have, of its bytes as they were given: packed,
-    /// or in their format.
+    /// The expected SHA-256 of the image file as it was given: compressed, or in its format.
     pub sha256: Option<Digest>,
-    /// How far holes that the file system reports are believed. `None` for a sample, or
-    /// for not at all where something is asked for that goes by every byte: a full
-    /// verification, a checksum, or a SHA-256.
+    /// How far holes that the file system reports are believed. `None` for the default: a sample,
+    /// or not at all if something was requested that depends on every byte: a full verification, a
+    /// checksum, or a SHA-256.
     pub holes: Option<Holes>,
 }
 
 impl UploadOptions {
-    /// The defaults, for a target: no journal, a sample is verified.
+    /// The default options for a target: no journal, and a sample is verified.
     pub fn to(target: Target) -> Self {
         Self {
             target,
@@ -111,44 +110,43 @@ impl UploadOptions {
 /// A finished upload.
 #[derive(Debug)]
 pub struct Uploaded {
-    /// The drive that holds the image now.
+    /// The drive that now holds the image.
     pub drive: DriveId,
-    /// What moved.
+    /// What was transferred.
     pub progress: Progress,
     /// What was read back.
     pub verified: Verified,
-    /// The digest of the image, if it was asked for.
+    /// The digest of the image, if requested.
     pub checksum: Option<Digest>,
-    /// Its journal, which goes when this is dropped.
+    /// The journal, which is removed when this is dropped.
     pub journal: Ended,
 }
 
 /// An upload that did not finish.
 #[derive(Debug)]
 pub struct Interrupted {
-    /// Why.
+    /// The reason.
     pub error: Error,
-    /// How to go on, once there is a drive.
+    /// How to continue, once there is a drive.
     pub resume: Option<Resume>,
 }
 
-/// Where to go on.
+/// Where to continue an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// The drive that holds part of the image.
+    /// The drive that holds a part of the image.
     pub drive: DriveId,
-    /// The byte to go on at: all before it is on the drive.
+    /// The byte to continue at: everything before it is on the drive.
     pub offset: u64,
-    /// Its chunk, over the whole image.
+    /// The chunk at that offset, counted over the whole image.
     pub chunk: u64,
-    /// Chunks of the whole image, if that is known.
+    /// Number of chunks of the whole image, if known.
     pub chunks: Option<u64>,
-    /// Bytes of the image, if that is known.
+    /// Bytes of the image, if known.
     pub size: Option<u64>,
     /// Whether this transfer created the drive, in this run or an earlier one.
     pub is_ours: bool,
-    /// Whether there is a journal: then the same command goes on by itself, and
-    /// sends less.
+    /// Whether there is a journal: then the same command resumes the upload, and sends less.
     pub is_journaled: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Between the wire and the compressors: the shell tells how the wire is doing, the
-//! compressors ask how hard to compress.
+//! Connects the wire and the compressors: the shell reports the state of the wire, and the
+//! compressors ask for the compression level of each chunk.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,15 +13,15 @@ use crate::plan::Span;
 use crate::policy::{Choice, LevelConfig, LevelController, Wire};
 use crate::system::{process_time, thread_time};
 
-/// How long a compressor waits for the first chunk to be confirmed: where that is
-/// soon, all that is compressed before is compressed in vain.
+/// How long a compressor waits for the confirmation of the first chunk. If that arrives so soon,
+/// the wire is fast, and everything compressed before would be compressed in vain.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
-/// And for any other while few were, where the wire was found to be fast: about as long
-/// as a chunk takes to be compressed.
+/// How long a compressor waits for a later confirmation while there were few, if the wire was found
+/// to be fast: about the time to compress a chunk.
 const NEXT_WAIT: Duration = Duration::from_millis(20);
 
-/// Shared by the shell and all compressors; cheap to clone. The lock is taken a few
-/// times for each chunk.
+/// Shared by the shell and all compressors; cheap to clone. The lock is taken a few times for each
+/// chunk.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     began: Instant,
@@ -36,24 +36,24 @@ struct Shared {
     controller: LevelController,
     wire: Wire,
     start: Start,
-    /// Whether compressors wait for nothing any more.
-    goes_on: bool,
+    /// Whether compressors no longer wait for confirmations.
+    waits_no_more: bool,
 }
 
-/// The first chunk goes ahead, to find out how fast the wire is.
+/// The state of the first chunk, which is sent ahead to find out how fast the wire is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// Nobody has taken it up.
+    /// No compressor has taken it yet.
     Untouched,
     /// It is being compressed.
     Compressing,
-    /// It is on its way since then.
+    /// It was sent at this time.
     Sent(Instant),
-    /// It was confirmed, or that takes long.
+    /// It was confirmed, or that took too long.
     Over,
 }
 
-/// What was decided for a chunk that is being compressed.
+/// The decision for a chunk that is being compressed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
     choice: Choice,
@@ -69,8 +69,8 @@ impl Task {
 }
 
 impl Pace {
-    /// For a transfer with at most so many requests in flight; `is_local` if the
-    /// endpoint is on this machine.
+    /// For a transfer with at most `jobs` requests in flight. `is_local` says whether the endpoint
+    /// is on this machine.
     pub(super) fn new(compression: Compression, jobs: usize, is_local: bool) -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let config = LevelConfig {
@@ -86,7 +86,7 @@ impl Pace {
             controller: LevelController::new(config),
             wire: Wire::default(),
             start,
-            goes_on: fixed.is_some(),
+            waits_no_more: fixed.is_some(),
         };
         Self {
             began: Instant::now(),
@@ -97,12 +97,12 @@ impl Pace {
         }
     }
 
-    /// How many threads compress.
+    /// Number of threads that compress.
     pub(super) fn compressors(&self) -> usize {
         self.compressors
     }
 
-    /// What the wire is doing now.
+    /// Reports the current state of the wire.
     pub(super) fn observe(&self, wire: Wire) {
         let now = self.began.elapsed();
         let mut shared = self.lock();
@@ -114,17 +114,17 @@ impl Pace {
         }
     }
 
-    /// Whether the level is told and not found.
+    /// Whether the user chose the level.
     pub(super) fn is_fixed(&self) -> bool {
         self.fixed.is_some()
     }
 
-    /// Before the first chunk: so many bytes alone on the wire took so long.
+    /// Reports that, before the first chunk, `bytes` alone on the wire took `took`.
     pub(super) fn sounded(&self, bytes: u64, took: Duration) {
         self.lock().controller.sounded(bytes, took);
     }
 
-    /// A chunk of so many bytes was confirmed, and so many bytes of bodies.
+    /// Reports that a chunk of `bytes` was confirmed, with `body_bytes` of bodies.
     pub(super) fn confirmed(&self, bytes: u64, body_bytes: u64) {
         let (now, processor) = (self.began.elapsed(), process_time());
         let mut shared = self.lock();
@@ -134,21 +134,21 @@ impl Pace {
         self.over(&mut shared);
     }
 
-    /// There is nothing to wait for, or nobody who would.
+    /// Ends all waiting, because there is nothing to wait for.
     pub(super) fn close(&self) {
         let mut shared = self.lock();
-        shared.goes_on = true;
+        shared.waits_no_more = true;
         self.over(&mut shared);
     }
 
-    /// Nobody waits for the first one any more; who waits for another looks again.
+    /// Ends the wait for the first chunk. Compressors that wait for a later one check again.
     fn over(&self, shared: &mut Shared) {
         shared.start = Start::Over;
         self.shared.1.notify_all();
     }
 
-    /// From now on zeros within a chunk may be left out: the drive was found to
-    /// have them.
+    /// From now on, zeros within a chunk may be left out, because the drive was found to read as
+    /// zeros.
     pub(super) fn leave_zeros(&self) {
         self.leaves_zeros.store(true, Ordering::Relaxed);
     }
@@ -160,8 +160,8 @@ impl Pace {
         }
     }
 
-    /// A compressor takes up a chunk: how hard to compress it. Blocks for a moment
-    /// while the first ones find out how fast the wire is.
+    /// Chooses the level for a chunk that a compressor is about to compress. Blocks for a moment
+    /// while the first chunks find out how fast the wire is.
     pub(super) fn take_up(&self) -> Task {
         let mut shared = self.wait_for_the_next(self.wait_for_the_first());
         let at = self.began.elapsed();
@@ -201,14 +201,14 @@ impl Pace {
         }
     }
 
-    /// Waits for a confirmation while that is sooner than to go on without. Once it was
-    /// not, nobody waits again.
+    /// Waits for a confirmation while that is likely to be faster than compressing. If one wait was
+    /// in vain, no compressor waits again.
     fn wait_for_the_next<'a>(&self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         let began = Instant::now();
-        while !shared.goes_on && shared.controller.is_worth_waiting() {
+        while !shared.waits_no_more && shared.controller.is_worth_waiting() {
             let waited = began.elapsed();
             if waited >= NEXT_WAIT {
-                shared.goes_on = true;
+                shared.waits_no_more = true;
                 self.shared.1.notify_all();
                 break;
             }
@@ -218,7 +218,7 @@ impl Pace {
         shared
     }
 
-    /// It is done with it.
+    /// Reports that the chunk was compressed.
     pub(super) fn done(&self, task: &Task, span: Span, body_bytes: u64, is_raw: bool) -> Encoded {
         let took = thread_time().saturating_sub(task.processor);
         let level = task.level();
@@ -246,7 +246,7 @@ impl Pace {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        // Nothing in it can be half done.
+        // Plain data that is always consistent.
         lock(&self.shared.0)
     }
 }

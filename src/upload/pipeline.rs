@@ -1,4 +1,4 @@
-//! The blocking half of an upload: threads that read, check and compress.
+//! The blocking part of an upload: threads that read, check and compress.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,49 +22,47 @@ use crate::plan::Plan;
 use crate::policy::READY_MAX;
 use crate::verify::read_back::Sampler;
 
-/// What comes out of the pipeline, in any order.
+/// A result of the pipeline, in any order.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// A chunk that is ready to be sent, and how it was made.
+    /// A chunk that is ready to be sent, and how it was compressed.
     Chunk(EncodedChunk, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
-    /// The size of the image in bytes, of which nobody knew. Comes before the last
-    /// chunk.
+    /// The size of the image in bytes, if it was unknown. Comes before the last chunk.
     End(u64),
 }
 
-/// What a pipeline is about.
+/// The parameters of a pipeline.
 #[derive(Debug)]
 pub(super) struct PipelineConfig {
     pub(super) image: Image,
     pub(super) plan: Plan,
     /// Chunks to send, in order.
     pub(super) todo: Vec<Range<u64>>,
-    /// Most of these that will be in flight.
+    /// Maximum number of chunks in flight.
     pub(super) jobs: usize,
     pub(super) pace: Pace,
-    /// Whether to hash the whole image: then the other chunks are read as well.
+    /// Whether to hash the whole image: then chunks that are not sent are read as well.
     pub(super) checksum: bool,
     pub(super) earlier: Earlier,
-    /// What of the chunks is sent, if it is not all.
+    /// The part of the chunks to send; `None` for all.
     pub(super) selection: Option<Arc<Selection>>,
 }
 
-/// What earlier runs settled of an image that is read in order: it passes by again,
-/// and is compared.
+/// What earlier runs settled of an image that is read in order: it is read again, and compared.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
     /// The digests of chunks that were sent.
     pub(super) digests: BTreeMap<u64, ChunkDigest>,
     /// Chunks that were left out as zeros.
     pub(super) holes: RangeSet<u64>,
-    /// Whether what changed is to be sent again.
+    /// Whether to send again what changed.
     pub(super) changed_ok: bool,
 }
 
 impl Earlier {
-    /// Whether a chunk is what an earlier run found.
+    /// Whether a chunk is the same as in an earlier run.
     fn is_same(&self, chunk: &RawChunk) -> bool {
         let index = chunk.span().index;
         match self.digests.get(&index) {
@@ -73,7 +71,7 @@ impl Earlier {
         }
     }
 
-    /// Whether there is a chunk at or after this one.
+    /// Whether any of these chunks has this index or a later one.
     fn reaches(&self, count: u64) -> bool {
         self.digests.range(count..).next().is_some()
             || self.holes.overlapping(&(count..u64::MAX)).next().is_some()
@@ -88,12 +86,12 @@ fn changed(at: u64) -> Error {
         .hint_to("Send what changed with --changed-ok, or start over with --restart")
 }
 
-/// What goes from the reader to the compressors.
+/// The input of the compressors.
 #[derive(Debug)]
 enum ToCheck {
     /// A chunk.
     Read(RawChunk),
-    /// One that the compressor reads, so that all of them read at once.
+    /// A chunk that the compressor reads itself, so that several are read in parallel.
     Unread(Unread),
 }
 
@@ -115,15 +113,15 @@ pub(super) struct Pipeline {
     pace: Pace,
 }
 
-/// Buffers for `workers` requests: one for each in flight, one for each chunk that is ready,
-/// one for the reader, and one that each compressor writes to.
+/// The number of buffers for `workers` requests: one for each chunk in flight, one for each chunk
+/// that is ready, one for the reader, and an output buffer for each compressor.
 fn buffers(workers: usize, compressors: usize) -> usize {
     workers + workers.min(READY_MAX) + 1 + compressors
 }
 
 impl Pipeline {
-    /// Starts to read what there is to send. Holds at most three buffers of a chunk for
-    /// each that [`Pipeline::serve`] is told of.
+    /// Starts to read what there is to send. Holds at most three buffers of a chunk for each worker
+    /// announced by [`Pipeline::serve`].
     pub(super) fn start(config: PipelineConfig, sampler: &Sampler) -> Result<Self> {
         let PipelineConfig {
             image,
@@ -181,27 +179,27 @@ impl Pipeline {
         })
     }
 
-    /// So many requests may be in flight from now on: takes the memory for it.
+    /// Provides memory for `workers` requests in flight.
     pub(super) fn serve(&self, workers: usize) {
         self.pool.grow(buffers(workers, self.pace.compressors()));
     }
 
-    /// The next piece that is ready; `None` at the end of the image.
+    /// The next result; `None` at the end of the image.
     pub(super) async fn next(&self) -> Option<Result<Prepared>> {
         self.prepared.recv().await.ok()
     }
 
-    /// Pieces that are ready and were not taken.
+    /// Number of results that are ready and were not taken.
     pub(super) fn ready(&self) -> usize {
         self.prepared.len()
     }
 
-    /// What the compressors go by.
+    /// What determines the compression level.
     pub(super) fn pace(&self) -> &Pace {
         &self.pace
     }
 
-    /// The digest of the whole image, when it has been read to its end.
+    /// The digest of the whole image, once it was read to its end.
     pub(super) async fn checksum(&self) -> Result<Digest> {
         while let Ok(prepared) = self.prepared.recv().await {
             prepared?;
@@ -228,7 +226,7 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
     }
 }
 
-/// The thread that reads. What is not in `todo` is only hashed, or compared.
+/// The reading thread. What is not in `todo` is only hashed, or compared.
 struct Reading {
     plan: Plan,
     todo: RangeSet<u64>,
@@ -241,7 +239,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// Ends when the image does, or when nobody takes any more.
+    /// Runs until the image ends, or nothing takes the results any more.
     fn run(&mut self, mut reader: ImageReader) {
         loop {
             let taken = match reader.next_piece() {
@@ -265,10 +263,10 @@ impl Reading {
         }
     }
 
-    /// Whether somebody takes it.
+    /// Passes a piece on; returns whether something takes it.
     fn hand_over(&mut self, piece: Piece) -> Result<bool> {
         let piece = match piece {
-            // It is hashed in order, and so read in order.
+            // It is hashed in order, and therefore read in order.
             Piece::Unread(unread) if self.hasher.is_some() => Piece::Chunk(unread.read()?),
             piece => piece,
         };
@@ -309,8 +307,7 @@ impl Reading {
         })
     }
 
-    /// Whether a chunk that earlier runs settled is another one now, and is to be sent
-    /// again.
+    /// Whether a chunk that earlier runs settled differs now, and has to be sent again.
     fn differs(&self, chunk: &RawChunk) -> Result<bool> {
         let span = chunk.span();
         let is_known = self.earlier.digests.contains_key(&span.index)
@@ -338,7 +335,7 @@ struct Compressor {
 }
 
 impl Compressor {
-    /// Ends when nothing comes any more, or nobody takes what it makes.
+    /// Runs until there is no more input, or nothing takes the results.
     fn run(&mut self, raw: &Receiver<ToCheck>, to_send: &Sender<Result<Prepared>>) {
         while let Ok(chunk) = raw.recv_blocking() {
             let prepared = chunk.read().and_then(|chunk| self.prepare(chunk));
@@ -349,7 +346,7 @@ impl Compressor {
         }
     }
 
-    /// Makes of a chunk what is sent of it.
+    /// Converts a chunk to what is sent of it.
     fn prepare(&mut self, chunk: RawChunk) -> Result<Prepared> {
         let Self {
             gzip,

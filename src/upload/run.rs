@@ -31,11 +31,11 @@ use crate::policy::{Ending, Engine, EngineConfig, Operation, PiecesConfig, Zeros
 use crate::verify::early_checks::{CheckFailure, CheckedDrive, EarlyChecks, run_checked};
 use crate::verify::read_back::{Again, Digests, Expected, Local, ReadFrom, Sampler, verify};
 
-/// Uploads `image`. It is done when every chunk was confirmed by the endpoint,
-/// or is a hole on a drive that is proven to read as zeros there.
+/// Uploads `image`. It is done when every chunk was confirmed by the endpoint, or is a hole on a
+/// drive that is proven to read as zeros there.
 ///
 /// # Errors
-/// [`Interrupted`]: why, and where to resume.
+/// [`Interrupted`], with the reason and where to resume.
 pub async fn upload(
     client: &Client,
     image: Image,
@@ -44,7 +44,7 @@ pub async fn upload(
     stop: Stop,
 ) -> Result<Uploaded, Interrupted> {
     let (image, holes_are_read) = match options.selection {
-        // Whoever made the selection has read the image and decided that.
+        // Whoever made the selection has already read the image and decided that.
         Some(_) => (image, false),
         None => decide_holes(image, options.holes(), monitor).await?,
     };
@@ -70,8 +70,8 @@ pub async fn upload(
     }
 }
 
-/// Decides how far the holes of the image are believed. Gives it back, and whether what
-/// is called a hole is read.
+/// Decides how far the holes of the image are believed. Returns the image, and whether reported
+/// holes are read.
 async fn decide_holes(
     image: Image,
     how: Holes,
@@ -88,7 +88,7 @@ async fn decide_holes(
     Ok((image, how == Holes::Read || !found.is_empty()))
 }
 
-/// An upload whose drive is there.
+/// An upload whose drive exists.
 struct Run<'a> {
     client: &'a Client,
     options: &'a UploadOptions,
@@ -96,7 +96,7 @@ struct Run<'a> {
     drive: DriveInfo,
     /// The first chunk of the upload.
     first: u64,
-    /// Where another run resumes, should this one end now.
+    /// Where another run would resume if this one ended now.
     resume: Resume,
 }
 
@@ -104,38 +104,38 @@ struct Run<'a> {
 struct Scope {
     /// Chunks that earlier runs settled.
     settled: RangeSet<u64>,
-    /// Chunks that are nothing to this run: they are neither sent nor verified.
+    /// Chunks that do not concern this run: they are neither sent nor verified.
     others: RangeSet<u64>,
-    /// Both of these.
+    /// The union of both.
     passed: RangeSet<u64>,
     todo: Vec<Range<u64>>,
 }
 
-/// An upload whose requests can be made.
+/// An upload that can send requests.
 struct Sending {
     shell: Shell<Upload>,
     sounding: Sounding,
     early_checks: Option<EarlyChecks>,
     sampler: Sampler,
-    /// How to read the image again, if that can be done.
+    /// How to read the image again, if that is possible.
     again: Option<Again>,
     checks: SourceChecks,
-    /// What earlier runs did.
+    /// The state that earlier runs left.
     state: State,
 }
 
-/// What the image has to be, which is known once all of it was read.
+/// What the image must be, which is checked when all of it was read.
 struct SourceChecks {
     sha256: Option<(Digest, SourceHash)>,
-    /// A member of an archive, with the digest of its manifest.
+    /// A member of an archive whose manifest has its digest.
     member: Option<RawImage>,
     trailer: Option<Arc<OnceLock<Trailer>>>,
     late: LateNotices,
 }
 
-/// An upload of which every chunk is settled.
+/// An upload whose chunks are all settled.
 struct Sent {
-    /// The plan, with the end of the image, which may have been unknown before.
+    /// The plan including the end of the image, which may have been unknown before.
     plan: Plan,
     progress: Progress,
     journal: Option<Journal>,
@@ -171,7 +171,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Sends what is missing, reads back what was asked for, and ends the journal.
+    /// Sends what is missing, verifies, and ends the journal.
     async fn send(&mut self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Uploaded> {
         let sending = self.start(begun, monitor).await?;
         let mut sent = self.transfer(sending, monitor).await?;
@@ -212,8 +212,8 @@ impl<'a> Run<'a> {
         there.iter().map(|range| plan.bytes_in(range)).sum()
     }
 
-    /// Reports what there is to do. What the image says of its size may be wrong, which
-    /// its end shows.
+    /// Reports how much there is to do. The size that the image states may be wrong, which its end
+    /// will show.
     fn announce(
         &self,
         plan: &Plan,
@@ -234,7 +234,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Starts to read and compress, and makes all that the transfer needs.
+    /// Starts reading and compressing, and creates everything that the transfer needs.
     async fn start(&self, begun: Begun, monitor: &mut dyn Monitor) -> Result<Sending> {
         let (client, options, drive) = (self.client, self.options, self.drive.id);
         let (plan, mut session) = (begun.plan, begun.session);
@@ -270,11 +270,12 @@ impl<'a> Run<'a> {
             body_bytes_max: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
         };
         let (image, mut sounding) = match compare {
-            // Nothing is written that is there already.
+            // With a comparison, nothing is written that the drive already has, so no sounding.
             true => (image, Sounding::default()),
             false => wire.sound(image, &plan, &scope.todo).await?,
         };
-        // It is one of the requests that the user allows, and more may be sent before it ends.
+        // The sounding is one of the requests that the user allows, and more may be sent before it
+        // ends.
         if engine.limit().saturating_mul(4) >= options.jobs.get() {
             sounding.end().await;
         }
@@ -343,7 +344,7 @@ impl<'a> Run<'a> {
             pieces: PiecesConfig {
                 most: RequestSize {
                     body: options.body_bytes_max.map_or(u64::MAX, NonZeroU64::get),
-                    // Fewer where an earlier run began with larger chunks.
+                    // The chunks of an earlier run may be larger.
                     range: options.chunk.get(),
                 },
                 ..PiecesConfig::default()
@@ -393,7 +394,7 @@ impl<'a> Run<'a> {
             return Err(self.mismatched(error, journal).await);
         }
         outcome.inspect_err(|error| {
-            // What changed while it was read has to be read again from its start.
+            // An image that changed while it was read has to be read again from its start.
             if error.kind() == ErrorKind::Integrity {
                 self.resume.chunk = self.first;
             }
@@ -414,8 +415,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Demands that what was sent is the image that was meant, and cuts the drive to its
-    /// size. The order is that of what a user has to know first.
+    /// Checks that what was sent is the image that was meant, and cuts the drive to its size. The
+    /// checks are in the order in which a user has to know their results.
     async fn check_sent(&mut self, sent: &mut Sent, monitor: &mut dyn Monitor) -> Result<()> {
         let trailer = sent.checks.trailer.as_ref();
         if let Some(trailer) = trailer.and_then(|trailer| trailer.get()) {
@@ -431,8 +432,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Cuts a drive that grew with the image to its size, and reports what the end of the
-    /// image showed.
+    /// Cuts a drive that grew with the image to its size, and reports the late notices of the
+    /// image.
     async fn fit_drive(
         &self,
         room: Option<Room>,
@@ -459,7 +460,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Reads back what was asked for, and ends the journal.
+    /// Verifies as requested, and ends the journal.
     async fn finish(&mut self, sent: Sent, monitor: &mut dyn Monitor) -> Result<Uploaded> {
         let (options, plan, sampler) = (self.options, sent.plan, sent.sampler);
         let mut stop = self.stop.clone();
@@ -503,8 +504,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// The error of a verification. If the drive does not hold what was sent, its journal
-    /// goes, and all of it has to be sent again.
+    /// The error of a verification. If the drive does not match what was sent, its journal is
+    /// removed, so that everything will be sent again.
     async fn mismatched(&mut self, error: Error, journal: Option<Journal>) -> Error {
         if error.kind() != ErrorKind::Integrity {
             return error;
@@ -514,8 +515,8 @@ impl<'a> Run<'a> {
         refuted(error, journal).await
     }
 
-    /// Demands that what was read has the digest that it has to have. Otherwise it removes
-    /// the journal, which calls done what is not the image that was meant.
+    /// Checks that what was read has the expected digest. Otherwise removes the journal, because it
+    /// calls chunks done that are not of the image that was meant.
     async fn check_source(
         &mut self,
         expected: Digest,
@@ -532,9 +533,8 @@ impl<'a> Run<'a> {
         Err(self.unusable(&what, fetch, journal.take()).await)
     }
 
-    /// Demands that a member of an archive has the digest that its manifest tells: all of
-    /// it, whatever of it was read in this run. Otherwise it removes the journal, as
-    /// [`Run::check_source`] does.
+    /// Checks that a member of an archive has the digest in its manifest: all of it, whatever this
+    /// run has read. Otherwise removes the journal, as [`Run::check_source`] does.
     async fn check_member(
         &mut self,
         member: RawImage,
@@ -553,8 +553,8 @@ impl<'a> Run<'a> {
         Err(self.unusable(&what, fetch, journal.take()).await)
     }
 
-    /// The error of an upload of what is not the image that was meant, without its journal:
-    /// that calls done what must not be used.
+    /// The error for an upload of a wrong image. Its journal is removed, because it calls chunks
+    /// done that must not be used.
     async fn unusable(&mut self, what: &str, fetch: &str, journal: Option<Journal>) -> Error {
         let what = format!("{what}: drive {} must not be used", self.drive.id);
         let error = Error::new(ErrorKind::Integrity, what)
@@ -604,8 +604,8 @@ async fn earlier(image: &Image, session: &mut Session, options: &UploadOptions) 
     })
 }
 
-/// Takes samples of what earlier runs settled. A packed image cannot be read there
-/// without all that is before.
+/// Takes samples of what earlier runs settled. In a compressed image this is not possible without
+/// reading everything before.
 async fn look_back(
     image: Image,
     plan: &Plan,
@@ -622,8 +622,7 @@ async fn look_back(
     .await
 }
 
-/// For a full verification: the digests of all chunks, those of earlier runs
-/// included.
+/// The digests of all chunks, including those of earlier runs, for a full verification.
 pub(super) async fn everything_settled(
     journal: Option<Journal>,
     earlier: State,

@@ -1,4 +1,4 @@
-//! A part of an image: what is sent where the rest is known to be there.
+//! A part of an image to send, if the rest is known to be on the drive.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use crate::content::{Content, Held, block_digest, blocks_of, chunks_of};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What of an image is sent, and what it must be: an image that is not what its
-/// content tells changed since that was made.
+/// What to send of an image, and what it must contain: if the image does not match this content, it
+/// changed since the content was computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     content: Arc<Content>,
     chunks: RangeSet<u64>,
-    /// Of these chunks only these blocks; all of them without.
+    /// Of these chunks, only these blocks; all blocks if `None`.
     blocks: Option<RangeSet<u64>>,
 }
 
 impl Selection {
-    /// Whole chunks, by their index in `content`. Of other chunks nothing is sent.
+    /// Whole chunks, by their index in `content`. Nothing of other chunks is sent.
     pub fn chunks(content: Arc<Content>, chunks: RangeSet<u64>) -> Self {
         Self {
             content,
@@ -30,9 +30,8 @@ impl Selection {
         }
     }
 
-    /// Blocks, by their index in `content`, and nothing else; neighbours in one
-    /// request, as far as they are of one chunk. A chunk that is zeros is sent whole,
-    /// which is less.
+    /// Blocks, by their index in `content`, and nothing else. Neighbours within a chunk go in one
+    /// request. A chunk of zeros is sent as a whole, because that is less.
     pub fn blocks(content: Arc<Content>, blocks: RangeSet<u64>) -> Self {
         Self {
             content,
@@ -41,7 +40,7 @@ impl Selection {
         }
     }
 
-    /// Whether it is of blocks.
+    /// Whether it consists of blocks.
     pub fn is_of_blocks(&self) -> bool {
         self.blocks.is_some()
     }
@@ -53,10 +52,10 @@ impl Selection {
             .collect()
     }
 
-    /// Whether a chunk that was read, or passed over as a hole, is what it must be.
+    /// Checks that a chunk that was read, or skipped as a hole, matches the content.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] if it is not.
+    /// [`ErrorKind::Integrity`] if it does not.
     pub(super) fn check(&self, index: u64, digest: Option<&Digest>) -> Result<()> {
         let is_same = match (self.content.chunk(index), digest) {
             (Some(Held::Data(expected)), Some(digest)) => expected == digest.as_bytes(),
@@ -74,12 +73,12 @@ impl Selection {
         Err(changed(offset))
     }
 
-    /// Whether what is sent of a chunk that holds data is what it must be. Gives the
-    /// digest of the chunk that the drive holds then. Of a selection of blocks the
-    /// others are not sent, so that what became of them does not matter.
+    /// Checks that what is sent of a chunk with data matches the content. Returns the digest of the
+    /// chunk that the drive holds afterwards. In a selection of blocks, the other blocks are not
+    /// sent, so changes in them do not matter.
     ///
     /// # Errors
-    /// [`ErrorKind::Integrity`] if it is not.
+    /// [`ErrorKind::Integrity`] if it does not.
     pub(super) fn check_data(&self, chunk: &DataChunk) -> Result<Digest> {
         let index = chunk.span().index;
         let (Some(blocks), Some(goal @ Held::Data(_))) = (&self.blocks, self.content.chunk(index))
@@ -108,7 +107,7 @@ impl Selection {
             .ok_or_else(|| Error::new(ErrorKind::Bug, "The digest of a chunk is no SHA-256"))
     }
 
-    /// The bytes of a chunk to send, as ranges within it; `None` for all of it.
+    /// The bytes of a chunk to send, as ranges within it; `None` for all.
     pub(super) fn ranges(&self, chunk: &DataChunk) -> Option<Vec<Range<usize>>> {
         let blocks = self.blocks.as_ref()?;
         let (span, plan) = (chunk.span(), self.content.block_plan());
@@ -123,7 +122,7 @@ impl Selection {
     }
 }
 
-/// Those of these blocks that are of a chunk.
+/// The blocks of this set that are in a chunk.
 fn within(blocks: &RangeSet<u64>, chunk: u64) -> impl Iterator<Item = Range<u64>> {
     let all = blocks_of(chunk);
     blocks
@@ -176,7 +175,8 @@ mod tests {
         }
         assert!(bytes.len() < CONTENT_CHUNK_BYTES.get() as usize);
         for (at, fits) in [
-            // In no block of these, in one of zeros, in one of data, in the short one.
+            // In a block that is not selected, in one of zeros, in one with data, in the short last
+            // one.
             (4 * BLOCK, [false, true, true]),
             (3 * BLOCK + 9, [false, false, true]),
             (2 * BLOCK, [false, true, false]),

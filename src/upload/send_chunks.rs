@@ -1,4 +1,4 @@
-//! The chunks of an upload: from the pipeline to the drive.
+//! The chunks of an upload, from the pipeline to the drive.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -36,33 +36,32 @@ pub(super) struct Upload {
     pub(super) drive: DriveId,
     pub(super) plan: Plan,
     pub(super) pipeline: Pipeline,
-    /// Bodies of chunks that are not confirmed, kept for another attempt.
+    /// Bodies of chunks that are not confirmed, stored for another attempt.
     pub(super) bodies: HashMap<u64, EncodedChunk>,
-    /// Of chunks that were attempted: the byte of the drive before which all of the chunk
-    /// is confirmed. Another attempt begins there.
+    /// For chunks that were attempted: the offset on the drive up to which the chunk is confirmed.
+    /// Another attempt begins there.
     pub(super) confirmed: HashMap<u64, Arc<AtomicU64>>,
-    /// Bodies of zero chunks, by their length: there are two at most.
+    /// Bodies of zero chunks, by length: there are at most two.
     pub(super) zeros: HashMap<u64, Arc<OnceCell<Bytes>>>,
-    /// Whether a chunk is read before it is written.
+    /// Whether a chunk is read from the drive before it is written.
     pub(super) compare: bool,
     pub(super) keeper: Option<Keeper>,
     pub(super) early_checks: Option<EarlyChecks>,
-    /// The chunks to verify at the end, if it is all of them and they cannot be read
-    /// again.
+    /// The chunks to verify at the end, if all have to be and they cannot be read again.
     pub(super) to_verify: Option<Expected>,
     /// Chunks that were left out as holes.
     pub(super) holes: RangeSet<u64>,
     pub(super) zero_digests: ZeroDigests,
     /// The first chunk of the transfer.
     pub(super) first: u64,
-    /// The room on the drive, of an image whose size nobody knows.
+    /// The room on the drive, for an image of unknown size.
     pub(super) room: Option<Room>,
-    /// What waits for room.
+    /// The next piece, which waits for room on the drive.
     pub(super) waiting: Option<Feed>,
 }
 
 impl Upload {
-    /// The upload of all that the pipeline gives, without a journal and without checks.
+    /// An upload of everything that the pipeline returns, without a journal and without checks.
     pub(super) fn new(client: Client, drive: DriveId, plan: Plan, pipeline: Pipeline) -> Self {
         Self {
             client,
@@ -84,7 +83,7 @@ impl Upload {
         }
     }
 
-    /// The next piece that is ready. Dropping the future loses nothing.
+    /// The next piece. Cancel-safe: dropping the future loses nothing.
     async fn next(&mut self) -> Feed {
         match self.pipeline.next().await {
             Some(Ok(Prepared::Chunk(chunk, encoded))) => {
@@ -102,8 +101,8 @@ impl Upload {
         }
     }
 
-    /// The first byte after a piece; of the last chunk that is no more than its own,
-    /// since the end is told before it.
+    /// The end of a piece. For the last chunk this is its actual end, because the end of the image
+    /// is reported before it.
     fn end_of(&self, feed: &Feed) -> u64 {
         let chunks = match feed {
             Feed::Chunk(index) | Feed::Encoded(index, _) => 0..index.saturating_add(1),
@@ -113,11 +112,11 @@ impl Upload {
         self.plan.bytes_of(&chunks).end
     }
 
-    /// What is sent of a chunk.
+    /// The body to send for a chunk.
     ///
     /// # Errors
-    /// [`lost`] if the chunk should have a body and has none: to send zeros in its
-    /// place would make a wrong drive that counts as confirmed.
+    /// [`lost`] if the chunk should have a body and has none. Sending zeros instead would make a
+    /// wrong drive that counts as confirmed.
     fn body(&mut self, span: Span, kind: Body) -> Result<Payload> {
         match kind {
             Body::Zeros => Ok(Payload::Zeros(Arc::clone(
@@ -138,14 +137,14 @@ impl Upload {
     }
 }
 
-/// What is sent of a chunk.
+/// What is sent for a chunk.
 enum Payload {
     Data(EncodedChunk),
-    /// Zeros, and where their body is once it was made.
+    /// Zeros, and their body once it was created.
     Zeros(Arc<OnceCell<Bytes>>),
 }
 
-/// A chunk of zeros; its body is made once, off the reactor.
+/// A chunk of zeros. Its body is created once, on a thread that may block.
 async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> {
     let make = || blocking(move || Ok(gzip_zeros(span.len)));
     Ok(EncodedChunk {
@@ -160,13 +159,13 @@ async fn zero_chunk(span: Span, body: &OnceCell<Bytes>) -> Result<EncodedChunk> 
     })
 }
 
-/// The parts of a chunk, as they are cut into pieces.
+/// The parts of a chunk, divided into pieces.
 struct Cuts {
     parts: std::vec::IntoIter<Part>,
     cutter: Option<Cutter>,
-    /// Where it begins, in bytes of the drive.
+    /// Offset on the drive at which to begin.
     from: u64,
-    /// Where the chunk ends, in bytes of the drive.
+    /// The end of the chunk on the drive.
     end: u64,
     limits: Limits,
     most: RequestSize,
@@ -205,7 +204,7 @@ impl Cuts {
             };
             let (cutter, piece) = match cutter.is_whole(most) {
                 true => cutter.next(most).map(|piece| (cutter, piece))?,
-                // What is compressed is unpacked for it.
+                // A compressed part has to be decompressed, which blocks.
                 false => {
                     let cut = move || cutter.next(most).map(|piece| (cutter, piece));
                     blocking(cut).await?
@@ -219,8 +218,7 @@ impl Cuts {
     }
 }
 
-/// Writes the parts of a chunk, whole or in pieces. Every piece holds the same bytes as
-/// the part that it is of.
+/// Writes the parts of a chunk, whole or in pieces. Every piece holds the same bytes as its part.
 async fn write(client: &Client, drive: DriveId, cuts: Cuts, spare: &Spare) -> Whole {
     let (limits, end) = (cuts.limits, cuts.end);
     let cuts = &Mutex::new(cuts);
@@ -265,7 +263,7 @@ impl Job for Upload {
             self.waiting = Some(next);
         }
         let end = self.waiting.as_ref().map_or(0, |feed| self.end_of(feed));
-        // Before the engine sees it: a hole is left out only where the drive is.
+        // Before the engine learns about it: a hole can be left out only within the drive.
         if let Some(room) = &mut self.room
             && let Err(error) = room.reach(end).await
         {
@@ -372,8 +370,8 @@ impl Job for Upload {
     }
 
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()> {
-        // The engine leaves holes out, so what it goes by holds for shorter runs of
-        // zeros as well. A comparison is about whole chunks.
+        // If the engine leaves holes out, shorter runs of zeros can be left out as well. A
+        // comparison needs whole chunks.
         if !self.compare {
             self.pipeline.pace().leave_zeros();
         }
@@ -449,7 +447,7 @@ mod tests {
         plain
     }
 
-    /// An upload of zeros in chunks of 10 bytes, to an endpoint where nothing listens.
+    /// An upload of zeros in chunks of 10 bytes, to an endpoint on which nothing listens.
     fn upload(plan: Plan) -> Upload {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(plan.size()).unwrap();
@@ -503,7 +501,7 @@ mod tests {
             pieces: PiecesConfig::default(),
             seed: 1,
         });
-        // Announced, but its body never came.
+        // The chunk is announced, but its body never comes.
         engine.chunk(1);
         let job = upload(plan);
         let mut shell = Shell::new(
@@ -521,7 +519,7 @@ mod tests {
         let span = plan.span(1).unwrap();
         let error = job.settled(span, Body::Given).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Bug);
-        // What is zeros needs no body.
+        // A chunk of zeros needs no body.
         job.settled(span, Body::Zeros).unwrap();
         let attempt = job.attempt(span, Body::Zeros, Limits::NONE, &Spare::default());
         let attempt = attempt.await;
@@ -529,7 +527,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the parts and the limits, and wherever it begins.
+        /// For any parts, any limits, and any start.
         #[test]
         fn pieces_of_a_chunk_are_disjoint_and_all_that_is_missing(
             runs in proptest::collection::vec((1..200_000_usize, 0..100_000_u64, any::<bool>()), 1..5),
@@ -565,7 +563,7 @@ mod tests {
                     let bytes = plain(&piece);
                     prop_assert_eq!(bytes.len() as u64, piece.len);
                     for (at, byte) in (piece.offset..).zip(bytes) {
-                        // Each byte once.
+                        // Each byte occurs once.
                         prop_assert_eq!(expected.remove(&at), Some(byte));
                     }
                 }

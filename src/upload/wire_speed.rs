@@ -1,6 +1,6 @@
-//! How fast the wire is, found out before the first chunk is compressed: where it
-//! takes bytes as fast as they can be read, whatever is compressed until that is
-//! seen is compressed in vain, and a transfer of little data is nothing else.
+//! Measures the speed of the wire before the first chunk is compressed. If the wire is as fast as
+//! the image can be read, everything that is compressed before this is known is compressed in vain,
+//! and a small transfer would consist of nothing else.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -18,52 +18,51 @@ use crate::error::Result;
 use crate::image::Image;
 use crate::plan::Plan;
 
-/// Less than this in bytes, holes included, is not worth two more requests.
+/// With fewer bytes to send, including holes, two more requests are not worthwhile.
 pub(super) const WORTH_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Bytes of the first body. At 10 Mbit/s it takes 50 ms, where gzip would have
-/// saved 30.
+/// Bytes of the first body. At 10 Mbit/s it takes 50 ms, of which gzip would have saved 30.
 const FIRST_BYTES: u64 = 64 * 1024;
-/// Bytes of the second body, which tells more, where the first was no sooner there
-/// than its connection.
+/// Bytes of the second body. It is more informative if the first one had to wait for its
+/// connection.
 const SECOND_BYTES: u64 = 512 * 1024;
-/// The second one is for a wire that has the first within this time, a new connection
-/// and a busy machine included. For another wire nobody waits any longer.
+/// The second body is sent only if the first took at most this long, including a new connection on
+/// a busy machine. On a slower wire, the transfer starts at once.
 const SOON: Duration = Duration::from_millis(20);
-/// Within this time a fast wire has the second one. If it was later, it is sent again and
-/// the soonest counts: on a busy machine something else was in the way.
+/// A fast wire transfers the second body within this time. If it took longer, it is sent again and
+/// the shortest time counts, because on a busy machine something else may have delayed it.
 const FAST: Duration = Duration::from_millis(2);
-/// So often in all.
+/// Maximum number of attempts.
 const TRIES: usize = 3;
-/// Longer than this nobody waits for a guess.
+/// Maximum wait for a measurement.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// A write that may still be on its way. It is to be over before the transfer is: until
-/// then the endpoint could write its bytes over later ones.
+/// A write that may still be in flight. It must end before the transfer does, because the endpoint
+/// could otherwise write its bytes over later ones.
 #[derive(Debug, Default)]
 pub(super) struct Sounding(JoinSet<bool>);
 
 impl Sounding {
-    /// Waits for its end, which comes soon.
+    /// Waits for its end, which is soon.
     pub(super) async fn end(&mut self) {
         while self.0.join_next().await.is_some() {}
     }
 }
 
-/// Finds out how fast the wire to a drive is.
+/// Measures the speed of the wire to a drive.
 pub(super) struct WireProbe<'a> {
     pub(super) client: &'a Client,
     pub(super) drive: DriveId,
-    /// What learns from it.
+    /// Receives the measurements.
     pub(super) pace: &'a Pace,
-    /// Most bytes of one body.
+    /// Maximum bytes of one body.
     pub(super) body_bytes_max: u64,
 }
 
 impl WireProbe<'_> {
-    /// Writes the first data of the image as it is, and tells `pace` how long that took.
-    /// The chunk that it belongs to is sent all the same, with the same bytes. Nothing
-    /// that goes wrong with the requests counts: it will go wrong again. Once the wire is seen
-    /// not to be fast, the transfer begins at once: on a long link the answer takes round trips.
+    /// Writes the first data of the image uncompressed, and reports to `pace` how long that took.
+    /// The chunk that contains it is sent nevertheless, with the same bytes. Failures of these
+    /// requests are ignored, because the transfer will encounter them again. As soon as the wire is
+    /// seen not to be fast, the transfer begins: on a long link, the answer takes round trips.
     ///
     /// # Errors
     /// [`ErrorKind::Image`](crate::ErrorKind::Image) if the image cannot be read.
@@ -98,16 +97,15 @@ impl WireProbe<'_> {
     }
 }
 
-/// The first bytes that are to be sent and are data, as many as are wanted, and where
-/// they are. `None` of an image that can be read in order only: there they are gone
-/// once they are read.
+/// The first data to be sent, as many bytes as requested, and their offset. `None` for an image
+/// that can only be read in order, because its bytes could not be read again.
 fn first_data(image: &Image, todo: &[Range<u64>]) -> Result<Option<(u64, Bytes)>> {
     let Some(disk) = image.disk() else {
         return Ok(None);
     };
     for bytes in todo {
         let mut from = bytes.start;
-        // Extents that are too short to tell anything are passed over.
+        // Extents that are too short for a measurement are skipped.
         while let Some(extent) = disk.data_after(from)?
             && extent.start < bytes.end
         {
@@ -140,7 +138,7 @@ async fn send(client: &Client, drive: DriveId, offset: u64, bytes: Bytes, pace: 
     });
     match timeout(SOON, sounding.0.join_next()).await {
         Ok(Some(Ok(true))) => pace.sounded(first.len, began.elapsed()),
-        // It was on its way for this long at least.
+        // It was in flight for at least this long.
         Err(_) => {
             pace.sounded(first.len, SOON);
             return sounding;
@@ -154,8 +152,7 @@ async fn send(client: &Client, drive: DriveId, offset: u64, bytes: Bytes, pace: 
     sounding
 }
 
-/// The least time that it took to write this, of so many tries at most; `None` if one
-/// failed.
+/// The shortest time for writing this in at most `tries` attempts; `None` if one failed.
 async fn soonest(client: &Client, drive: DriveId, part: &Part, tries: usize) -> Option<Duration> {
     let mut least = Duration::MAX;
     for _ in 0..tries {
