@@ -1,12 +1,12 @@
 //! The driver: what uploads, downloads and checks have in common.
 //!
-//! One task, the [`shell`], owns the [`Engine`](crate::policy::Engine): it does what the
-//! engine says and tells it what came of it. There is no lock and no second place that
-//! decides. Around it are the requests that are not about chunks, with their `patience`,
-//! and the `session`: one transfer over several runs.
+//! One task, the [`shell`], owns the [`Engine`](crate::policy::Engine): it performs the engine's
+//! actions and reports their outcomes back. There is no lock, and no other place that decides.
+//! Around it are the requests that are not about chunks, with their `patience`, and the `session`,
+//! which is one transfer over several runs.
 //!
-//! It never knows which way the bytes go, and never decides what the engine decides.
-//! Start reading at [`shell`]: its trait `Job` is what the directions fill in.
+//! The driver does not know in which direction the bytes move, and never makes a decision of the
+//! engine. Start reading at [`shell`]: each direction implements its trait `Job`.
 
 pub(crate) mod blocking;
 pub(crate) mod checksum;

@@ -1,8 +1,8 @@
-//! Work that blocks, off the reactor.
+//! Blocking work, on threads outside of the async runtime.
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Runs what blocks off the reactor.
+/// Runs blocking work on another thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

@@ -16,12 +16,12 @@ use crate::image::{Image, RawImage};
 use crate::plan::Plan;
 use crate::system::FileAt;
 
-/// Bytes hashed at a time.
+/// Bytes to hash at a time.
 const STEP_BYTES: usize = 256 * 1024;
-/// Bytes of a hole that are hashed at a time.
+/// Bytes of a hole to hash at a time.
 const HOLE_BYTES_MAX: u64 = 1 << 30;
 
-/// A hash that zeros can be put into without having them.
+/// A hash that accepts zeros as a number.
 pub(crate) struct Hasher {
     sha256: Sha256,
     step: Vec<u8>,
@@ -45,7 +45,7 @@ impl Hasher {
         }
     }
 
-    /// A range of a file.
+    /// Hashes a range of a file.
     fn file(&mut self, file: &File, range: Range<u64>) -> std::io::Result<()> {
         let mut offset = range.start;
         while offset < range.end {
@@ -63,11 +63,11 @@ impl Hasher {
     }
 }
 
-/// The SHA-256 of the bytes that an image was given as, whatever they hold: of a stream
-/// as it is read, of a file on a thread of its own, beside what else reads it.
+/// The SHA-256 of the bytes of an image as it was given. A stream is hashed while it is read. A
+/// file is hashed by a separate thread, concurrently with its other readers.
 #[derive(Debug)]
 pub(crate) enum SourceHash {
-    /// It will be there when the stream was read to its end.
+    /// The digest is set when the stream was read to its end.
     Stream(Arc<OnceLock<Digest>>),
     /// A file is read.
     File {
@@ -99,7 +99,7 @@ impl SourceHash {
         })
     }
 
-    /// The digest, when all was read. Blocks.
+    /// The digest, once everything was read. Blocks.
     pub(crate) fn finish(mut self) -> Result<Digest> {
         let none = || Error::new(ErrorKind::Bug, "The image was not hashed");
         match &mut self {
@@ -120,14 +120,14 @@ impl Drop for SourceHash {
     }
 }
 
-/// The digest of a file, whose holes are not read; ends early if nobody wants it.
+/// The digest of a file, whose holes are not read; ends early if it is no longer needed.
 fn hash_of(file: &RawImage, is_over: &AtomicBool) -> Result<Digest> {
     let mut hasher = Hasher::new();
     let mut step = vec![0; STEP_BYTES];
     let mut at = 0;
     while at < file.size() && !is_over.load(Ordering::Relaxed) {
         let data = file.data_after(at).unwrap_or(file.size()..file.size());
-        // In steps, so that it can end.
+        // Long holes are hashed in steps, so that it can end in between.
         let start = data.start.min(at.saturating_add(HOLE_BYTES_MAX));
         hasher.zeros(start.saturating_sub(at));
         at = at.max(start);
@@ -143,13 +143,13 @@ fn hash_of(file: &RawImage, is_over: &AtomicBool) -> Result<Digest> {
     Ok(hasher.finish())
 }
 
-/// Follows a file that is written in any order, on a thread of its own: hashes
-/// what has no gap before it. What is there already, from an earlier run or
-/// before the first byte of this one, is read as well.
+/// Follows a file that is written in any order, on a separate thread: hashes everything that has no
+/// gap before it. This includes what an earlier run wrote, or what precedes the first byte of this
+/// one.
 #[derive(Debug)]
 pub(crate) struct Follower {
     plan: Plan,
-    /// Byte of the file that the plan begins at.
+    /// The byte of the file at which the plan begins.
     base: u64,
     there: RangeSet<u64>,
     reached: mpsc::Sender<u64>,
@@ -184,7 +184,7 @@ impl Follower {
         Ok(follower)
     }
 
-    /// Chunks, at least one, are in the file.
+    /// Reports that chunks (at least one) are in the file.
     pub(crate) fn settled(&mut self, chunks: Range<u64>) {
         self.there.insert(chunks);
         self.tell();
@@ -194,11 +194,11 @@ impl Follower {
         let first_open = self.there.get(&0).map_or(0, |range| range.end);
         let span = self.plan.span(first_open);
         let end = self.base + span.map_or(self.plan.size(), |span| span.offset);
-        // A thread that is gone has failed: that is told at the end.
+        // If the thread is gone, it has failed, and `finish` returns the error.
         let _ = self.reached.send(end);
     }
 
-    /// The digest, when all of the file is there. Blocks.
+    /// The digest, once the whole file was written. Blocks.
     pub(crate) fn finish(self) -> Result<Digest> {
         drop(self.reached);
         let digest = self.thread.join();
@@ -221,7 +221,7 @@ mod tests {
     fn what_is_written_in_any_order_is_hashed_in_order() {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..1000_u32).map(|i| (i % 251) as u8).collect();
-        // 100 bytes before the plan, and the third chunk, are there.
+        // The 100 bytes before the plan, and the third chunk, are there.
         file.write_all_at(&bytes[..100], 0).unwrap();
         file.write_all_at(&bytes[220..280], 220).unwrap();
         let plan = Plan::new(900, NonZeroU64::new(60).unwrap());

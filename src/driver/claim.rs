@@ -1,10 +1,10 @@
-//! A drive that somebody else uses.
+//! A drive that something else uses.
 
 use crate::api::Client;
 use crate::drive::{DriveId, DriveInfo};
 use crate::error::{Error, ErrorKind};
 
-/// Who uses a drive, in words.
+/// What claims a drive, in words.
 pub(crate) fn claim(drive: &DriveInfo) -> Option<String> {
     if let Some(server) = drive.claiming_server() {
         return Some(format!("in use by server {server}"));

@@ -1,5 +1,5 @@
-//! Making exactly one drive, whatever becomes of the answers. The decisions are
-//! [`Creation`]'s; here is what they act on.
+//! Creates exactly one drive, even if answers are lost. [`Creation`] makes the decisions; this
+//! module performs them.
 
 use std::ops::ControlFlow;
 
@@ -11,19 +11,19 @@ use crate::failure::Failure;
 use crate::policy::{CreateStep, Creation, TOKEN_KEY};
 use crate::wire::Properties;
 
-/// A drive that was made just now.
+/// A drive that was just created.
 #[derive(Debug)]
 pub(crate) struct Created {
     pub(crate) drive: DriveInfo,
-    /// The status of the answer, unless it was lost.
+    /// The status of the answer, unless that was lost.
     pub(crate) status: Option<u16>,
 }
 
-/// No drive, as far as is known.
+/// No drive was created, as far as is known.
 #[derive(Debug)]
 pub(crate) struct NotCreated {
     pub(crate) error: Error,
-    /// Whether one may have been made all the same.
+    /// Whether a drive may have been created nevertheless.
     pub(crate) is_unclear: bool,
 }
 
@@ -36,16 +36,15 @@ impl From<Error> for NotCreated {
     }
 }
 
-/// A drive to make, which bears its keys from its first moment.
+/// A drive to create, with keys that it has from the first moment.
 pub(crate) struct NewDrive<'a> {
     pub(crate) spec: &'a DriveSpec,
     pub(crate) keys: &'a Properties,
-    /// What tells it from drives of other runs.
+    /// Distinguishes it from drives of other runs.
     pub(crate) token: &'a str,
 }
 
-/// Creates a drive. If an earlier run may have done so with this very token, its drive is
-/// looked for first.
+/// Creates a drive. If an earlier run may have done so with this token, looks for its drive first.
 pub(crate) async fn create(
     client: &Client,
     new: &NewDrive<'_>,
@@ -107,7 +106,7 @@ impl NewDrive<'_> {
     }
 }
 
-/// The making of one drive.
+/// The creation of one drive in progress.
 struct Making<'a> {
     client: &'a Client,
     new: &'a NewDrive<'a>,
@@ -117,12 +116,12 @@ struct Making<'a> {
     rng: fastrand::Rng,
     /// Why there is no drive yet.
     last: Option<Failure>,
-    /// Whether one may have been made all the same.
+    /// Whether a drive may have been created nevertheless.
     is_unclear: bool,
 }
 
 impl Making<'_> {
-    /// Asks for the drive.
+    /// Requests the drive.
     async fn post(&mut self) -> ControlFlow<Created, CreateStep> {
         let (client, patience) = (self.client, self.patience);
         let create = client.create_with_status(&self.body);
@@ -145,7 +144,7 @@ impl Making<'_> {
         }
     }
 
-    /// Looks for the drive of an answer that was lost.
+    /// Looks for the drive of a request whose answer was lost.
     async fn look(&mut self) -> ControlFlow<Created, CreateStep> {
         let (client, patience) = (self.client, self.patience);
         match bounded_by(patience, self.creation.gives_up_at(), client.drives()).await {
@@ -157,7 +156,7 @@ impl Making<'_> {
                 let CreateStep::Adopt(id) = step else {
                     return ControlFlow::Continue(step);
                 };
-                // It is among those found.
+                // It is one of those that were found.
                 match found.into_iter().find(|drive| drive.id == id) {
                     Some(drive) => {
                         tracing::info!(drive = %id, "found the drive of a lost answer");
@@ -172,14 +171,14 @@ impl Making<'_> {
                 let creation = &mut self.creation;
                 let step = creation.look_failed(&failure, is_known, now, &mut self.rng);
                 announce(patience, &failure, &step, creation);
-                // What became of asking tells more.
+                // The failure of the create request is more informative.
                 self.last.get_or_insert(failure);
                 ControlFlow::Continue(step)
             }
         }
     }
 
-    /// The error of an end without a drive.
+    /// The error for an end without a drive.
     fn ended(self, step: CreateStep) -> NotCreated {
         let what = format!("Failed to create drive of size {}", self.new.spec.size);
         let mut is_unclear = self.is_unclear;
@@ -208,7 +207,7 @@ impl Making<'_> {
     }
 }
 
-/// Reports the wait before the next step, unless there is none.
+/// Reports the wait before the next step, if there is one.
 fn announce(patience: &Patience, failure: &Failure, step: &CreateStep, creation: &Creation) {
     if let CreateStep::Post { after } | CreateStep::Look { after } = step {
         waits_for(patience, failure, *after, creation.gives_up_at());
@@ -217,7 +216,7 @@ fn announce(patience: &Patience, failure: &Failure, step: &CreateStep, creation:
 
 type Found = (Vec<DriveInfo>, Vec<crate::drive::DriveId>);
 
-/// The drives that bear the token, and those that look like ours and bear none.
+/// The drives with the token, and those that look like ours and have no token.
 fn candidates(drives: Vec<DriveInfo>, spec: &DriveSpec, token: &str) -> Found {
     let (mut found, mut alike) = (Vec::new(), Vec::new());
     for drive in drives {

@@ -90,7 +90,7 @@ async fn ask(
     }
 }
 
-/// Adds a range after all others.
+/// Appends a range that is after all others.
 fn add(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
     match ranges.last_mut() {
         Some(last) if last.end == range.start => last.end = range.end,

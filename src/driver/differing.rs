@@ -1,5 +1,4 @@
-//! An image that may have changed since an earlier run: which of the chunks that
-//! are on the drive are not what the image holds now.
+//! Compares an image that may have changed since an earlier run with what that run recorded.
 
 use rangemap::RangeSet;
 
@@ -9,11 +8,11 @@ use crate::error::Result;
 use crate::image::Disk;
 use crate::plan::Plan;
 
-/// The chunks of an image that are not what is said of them: that they have these
-/// digests, or are zero. Holes are looked at only where the file has data. Blocks.
+/// The chunks of an image that no longer match their records, which are a digest, or that they are
+/// zero. Holes are inspected only where the file has data. Blocks.
 ///
 /// # Errors
-/// What reading says.
+/// Errors of reading.
 pub(crate) fn differing(
     image: &dyn Disk,
     plan: &Plan,

@@ -1,5 +1,5 @@
-//! Drives as people see them: all of them, one by its name, one less. Requests that may
-//! be made again are.
+//! Commands about drives: list all, look one up by name, remove one. Requests that may be repeated
+//! are.
 
 use super::claim::{claim, in_use};
 use super::patience::{Patience, Trial, Unanswered};
@@ -11,13 +11,13 @@ use crate::policy::Operation;
 use crate::wire::ErrorType;
 use uuid::Uuid;
 
-/// Attempts to remove a drive that is in use, as far as is seen at the attempt only.
+/// Maximum attempts to remove a drive that is in use, which only the attempt itself shows.
 const BUSY_ATTEMPTS: u32 = 3;
 
-/// All drives of the user, each as it comes; again from the first one where that broke off.
+/// Passes each drive of the user on as it arrives; starts over if the answer breaks off.
 ///
 /// # Errors
-/// What the endpoint says.
+/// Errors of the endpoint.
 pub async fn each_drive(
     client: &Client,
     patience: &Patience,
@@ -38,10 +38,10 @@ pub async fn each_drive(
     }
 }
 
-/// Those drives of the user that are wanted.
+/// The drives of the user that `is_wanted`.
 ///
 /// # Errors
-/// What the endpoint says.
+/// Errors of the endpoint.
 pub async fn drives_that(
     client: &Client,
     patience: &Patience,
@@ -56,11 +56,11 @@ fn cannot_list(unanswered: Unanswered) -> Error {
     unanswered.into_error("Cannot list the drives")
 }
 
-/// One drive, with its counters where the endpoint tells them in full info only.
+/// One drive, with its counters, which some endpoints report only in `info/full`.
 ///
 /// # Errors
-/// What the endpoint says; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if there
-/// is no such drive.
+/// Errors of the endpoint; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) if the drive does
+/// not exist.
 pub async fn look_at_drive(
     client: &Client,
     drive: DriveId,
@@ -68,7 +68,8 @@ pub async fn look_at_drive(
 ) -> Result<DriveInfo> {
     let look = || async move {
         match client.info_full(drive).await {
-            // A cloud that does not know the call, or no such drive: the plain one tells.
+            // The cloud does not support the call, or the drive does not exist: plain `info` will
+            // show which.
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 404 | 405) => {
                 client.info(drive).await
             }
@@ -79,16 +80,17 @@ pub async fn look_at_drive(
     info.map_err(|unanswered| unanswered.into_error(&format!("Cannot look at drive {drive}")))
 }
 
-/// The name of a server, if the endpoint tells it. Asked once: it is for people only.
+/// The name of a server, if the endpoint reports it. A single attempt, because the name is only for
+/// people.
 pub async fn server_name(client: &Client, server: Uuid) -> Option<String> {
     client.server_name(server).await.ok().flatten()
 }
 
-/// Destroys a drive and all that is on it, unless somebody uses it.
+/// Destroys a drive with all its data, unless something uses it.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) if it is in use; else what the
-/// endpoint says.
+/// [`ErrorKind::Conflict`](crate::ErrorKind::Conflict) if it is in use; otherwise errors of the
+/// endpoint.
 pub async fn remove_drive(client: &Client, drive: DriveId, patience: &Patience) -> Result<()> {
     let what = format!("Cannot remove drive {drive}");
     let info = patience.call(client, Operation::Read, || client.info(drive));
@@ -106,7 +108,7 @@ pub async fn remove_drive(client: &Client, drive: DriveId, patience: &Patience) 
                 trial.answered();
                 return Ok(());
             }
-            // An attempt before was done, and its answer lost.
+            // An earlier attempt succeeded, and its answer was lost.
             Err(Failure::Refused(refusal)) if refusal.status == 404 && is_repeated => {
                 return Ok(());
             }

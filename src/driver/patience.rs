@@ -1,6 +1,5 @@
-//! How long a run goes on while nothing succeeds, for everything that is not a chunk; and
-//! what it says meanwhile. When to try again is [`Attempts`]' to decide; here is the clock
-//! that it is given.
+//! How long a run continues without success, for every request that is not about a chunk, and what
+//! it reports meanwhile. [`Attempts`] decides when to try again; this module provides the clock.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,22 +16,22 @@ use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Waiting};
 use crate::policy::{Attempts, Next, Operation, Outlook, Wait, Waits};
 
-/// A request without an answer for this long is reported: until then it is slow.
+/// A request without an answer is reported after this long; until then it counts as slow.
 const SILENCE: Duration = Duration::from_secs(15);
-/// An attempt during an outage ends with it, but has at least this long.
+/// An attempt during an outage ends with the outage, but takes at least this long.
 const LAST_ATTEMPT: Duration = Duration::from_secs(2);
-/// Events that wait to be reported; there is about one in ten seconds.
+/// Maximum events that wait to be reported; there is about one in ten seconds.
 const EVENTS_MAX: usize = 64;
-/// Later than any run ends.
+/// Later than the end of any run.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// The patience of one run. It belongs to everything of the run: requests that are made
-/// on their own, chunks, and images on a web server. Clones share what was reported.
+/// The patience of one run. All requests of the run share it: chunks, other requests, and those for
+/// images on a web server. Clones share what was reported.
 #[derive(Clone, Debug)]
 pub struct Patience {
     max_outage: Duration,
     deadline: Option<Instant>,
-    /// Who is waited for, as "the endpoint".
+    /// What the run waits for, such as "the endpoint".
     who: Arc<str>,
     began: Instant,
     waits: Arc<Mutex<Waits>>,
@@ -54,7 +53,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// A run that gives up when nothing succeeded for `max_outage`.
+    /// Patience that gives up after `max_outage` without success.
     pub fn new(max_outage: Duration) -> Self {
         Self {
             max_outage,
@@ -66,15 +65,15 @@ impl Patience {
         }
     }
 
-    /// The same for a run that ends after this time. That it ends is not decided here:
-    /// it only does not begin a wait that the endpoint asks for and that ends later.
+    /// The same for a run that ends at this time. It does not end the run; it only avoids a wait
+    /// that the endpoint asks for and that would end later.
     #[must_use]
     pub fn until(mut self, deadline: Option<Duration>) -> Self {
         self.deadline = deadline.and_then(|time| Instant::now().checked_add(time));
         self
     }
 
-    /// The same for another server, whose outages are its own.
+    /// The same for another server, whose outages are separate.
     pub(crate) fn of(&self, who: &str) -> Self {
         Self {
             who: Arc::from(who),
@@ -83,18 +82,18 @@ impl Patience {
         }
     }
 
-    /// How long an outage is borne.
+    /// How long an outage may last.
     pub fn max_outage(&self) -> Duration {
         self.max_outage
     }
 
-    /// The time that is left of the run, if it ends at some time.
+    /// The time that is left of the run, if it ends at a fixed time.
     pub(crate) fn left(&self) -> Option<Duration> {
         let now = Instant::now();
         self.deadline.map(|at| at.saturating_duration_since(now))
     }
 
-    /// Does `work`, and meanwhile tells `monitor` what is waited for.
+    /// Does `work`, and reports meanwhile to `monitor` what it waits for.
     pub async fn watching<T>(&self, monitor: &mut dyn Monitor, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         let done = loop {
@@ -108,24 +107,24 @@ impl Patience {
         done
     }
 
-    /// Tells what there is to tell now.
+    /// Reports pending events.
     pub(crate) fn report(&self, monitor: &mut dyn Monitor) {
         while let Ok(event) = self.events.1.try_recv() {
             monitor.event(&event);
         }
     }
 
-    /// The next thing to tell. Dropping the future loses nothing.
+    /// The next event. Cancel-safe: dropping the future loses nothing.
     pub(crate) async fn event(&self) -> Event {
         match self.events.1.recv().await {
             Ok(event) => event,
-            // Not while this one has a sender.
+            // Cannot happen while `self` has a sender.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Makes attempts at a request until one succeeds, none can, or the outage is too
-    /// long. `operation` is not [`Operation::Create`], which is `Creation`'s.
+    /// Repeats a request until it succeeds, cannot succeed, or the outage lasts too long. Not for
+    /// [`Operation::Create`], which [`Creation`](crate::policy::Creation) handles.
     pub(crate) async fn call<T, F>(
         &self,
         client: &Client,
@@ -150,7 +149,7 @@ impl Patience {
         }
     }
 
-    /// The attempts at a request, of which none was made.
+    /// New attempts at a request.
     pub(crate) fn attempts(&self) -> Attempts {
         let deadline = self
             .deadline
@@ -163,7 +162,7 @@ impl Patience {
         self.began.elapsed()
     }
 
-    /// Something succeeded.
+    /// Reports that a request succeeded.
     pub(crate) fn answered(&self) {
         if let Some(time) = self.lock().succeeded(self.now()) {
             self.tell(Event::WaitOver {
@@ -173,7 +172,7 @@ impl Patience {
         }
     }
 
-    /// Something failed and is tried again in a while.
+    /// Reports that a request failed and will be repeated.
     pub(crate) fn failed(&self, failure: &Failure, outlook: Outlook, now: Duration) {
         let why = Waiting::why(failure);
         let ours = self.now();
@@ -194,7 +193,7 @@ impl Patience {
         }
     }
 
-    /// Nothing came for so long, and nothing failed.
+    /// Reports that no byte has moved for this long, although nothing failed.
     pub(crate) fn silent(&self, silence: Duration) {
         let ours = self.now();
         let reported = Wait {
@@ -210,28 +209,27 @@ impl Patience {
     }
 
     fn tell(&self, event: Event) {
-        // Without anybody who takes them they are lost.
+        // Without a receiver, events are dropped.
         let _ = self.events.0.try_send(event);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waits> {
-        // Nothing in it can be half done.
+        // Plain data that is always consistent.
         lock(&self.waits)
     }
 }
 
-/// A request that got no answer to work with, though it was made again as often as that
-/// could help.
+/// A request that failed, although it was repeated as often as that could help.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
-    /// What came of the last attempt.
+    /// The failure of the last attempt.
     pub(crate) failure: Failure,
-    /// The longest outage that was borne, if there was one and that is why it ended.
+    /// How long an outage may last, if the request ended because one lasted longer.
     pub(crate) outage: Option<Duration>,
 }
 
 impl Unanswered {
-    /// The error to show for it, as [`Failure::into_error`] makes it.
+    /// The error to report, as [`Failure::into_error`] creates it.
     pub(crate) fn into_error(self, what: &str) -> Error {
         match self.outage {
             None => self.failure.into_error(what),
@@ -240,7 +238,7 @@ impl Unanswered {
     }
 }
 
-/// The error of a run that gives up for now. `what` was being done, as in "Cannot read
+/// The error of a run that gives up for now. `what` is what was being done, as in "Cannot read
 /// drive X".
 pub(crate) fn gave_up(what: &str, failure: &Failure, max_outage: Duration) -> Error {
     let error = |why: String| Error::new(ErrorKind::Unavailable, format!("{what}: {why}"));
@@ -261,7 +259,7 @@ pub(crate) fn gave_up(what: &str, failure: &Failure, max_outage: Duration) -> Er
     }
 }
 
-/// Attempts at one request, or at several that follow each other and share an outage.
+/// Attempts at one request, or at several consecutive ones that share an outage.
 pub(crate) struct Trial {
     patience: Patience,
     attempts: Attempts,
@@ -277,8 +275,9 @@ impl Trial {
         }
     }
 
-    /// Makes an attempt. During an outage it ends with it, whatever the request waits for.
-    /// Whether an answer ends the outage the caller knows: [`answered`](Self::answered).
+    /// Makes an attempt. During an outage, the attempt ends with the outage, whatever the request
+    /// waits for. The caller reports whether the answer ends the outage: see
+    /// [`answered`](Self::answered).
     pub(crate) async fn attempt<T>(
         &self,
         request: impl Future<Output = Result<T, Failure>>,
@@ -286,7 +285,7 @@ impl Trial {
         bounded_by(&self.patience, self.attempts.gives_up_at(), request).await
     }
 
-    /// What was asked for came, or some of it: the outage is over.
+    /// Reports that at least a part of the request succeeded, which ends an outage.
     pub(crate) fn answered(&mut self) {
         self.attempts.answered();
         self.patience.answered();
@@ -295,7 +294,7 @@ impl Trial {
     /// Waits before another attempt at `operation`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If no other attempt should be made.
     pub(crate) async fn after(
         &mut self,
         operation: Operation,
@@ -342,7 +341,7 @@ pub(crate) fn waits_for(
     patience.failed(failure, outlook, now);
 }
 
-/// Waits for a request, but during an outage, which has an end then, only until that.
+/// Waits for a request; during an outage that will end at a known time, only until then.
 pub(crate) async fn bounded_by<T>(
     patience: &Patience,
     gives_up_at: Option<Duration>,
@@ -404,8 +403,9 @@ mod tests {
         }
     }
 
-    /// Calls something that fails with these, one after the other, then with the last one
-    /// for ever, or until it succeeds at a time: what came of it, when, and what was told.
+    /// Calls something that fails with these failures, one after the other, and then for ever with
+    /// the last, or until it succeeds at a given time. Returns the result, the time, and what was
+    /// reported.
     async fn call(
         patience: &Patience,
         failure: Failure,

@@ -1,4 +1,4 @@
-//! Parts of a run whose progress is not that of the transfer.
+//! Phases of a run whose progress is separate from that of the transfer.
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,19 +10,19 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::monitor::{Event, Monitor, Phase};
 
-/// Between two reports of how far a phase is.
+/// Time between two reports of the progress of a phase.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// Reports the chunks of another engine as a phase of this run, and what it waits for.
 pub(crate) struct AsPhase<'a> {
     pub(crate) monitor: &'a mut dyn Monitor,
     pub(crate) phase: Phase,
-    /// Bytes of its chunks together, and how many these are, where it counts chunks only.
+    /// The total bytes of its chunks, and their number, if it only counts chunks.
     pub(crate) scale: Option<(u64, u64)>,
 }
 
 impl AsPhase<'_> {
-    /// Reports that the phase begins, which goes over so many bytes.
+    /// Reports that a phase over `bytes` begins.
     pub(crate) fn begin(&mut self, bytes: Option<u64>) {
         let phase = self.phase;
         self.monitor.event(&Event::Phase { phase, bytes });
@@ -46,15 +46,14 @@ impl Monitor for AsPhase<'_> {
     }
 }
 
-/// The part of `bytes` that `done` of `all` are.
+/// The part of `bytes` that `done` of `all` is.
 fn share(bytes: u64, done: u64, all: u64) -> u64 {
     let part = u128::from(bytes) * u128::from(done.min(all));
     let part = part.checked_div(u128::from(all)).unwrap_or(0);
     u64::try_from(part).unwrap_or(bytes)
 }
 
-/// Waits for `work`, and reports how far it is: it counts the bytes that it has done in
-/// `done`.
+/// Waits for `work`, and reports its progress: it counts the bytes that it has processed in `done`.
 pub(crate) async fn reporting<T>(
     monitor: &mut dyn Monitor,
     done: &Arc<AtomicU64>,

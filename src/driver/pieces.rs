@@ -1,6 +1,6 @@
-//! One attempt at a chunk in several requests, each for a piece of it. They are made one
-//! after the other, and at the end of a transfer beside each other, as far as there are
-//! requests to spare. No two of them are for the same bytes.
+//! One attempt at a chunk in several requests, each for a piece of it. They are made one after the
+//! other; at the end of a transfer also concurrently, as far as requests are free. No two of them
+//! are for the same bytes.
 
 use std::ops::Range;
 
@@ -11,25 +11,26 @@ use super::shell::Attempt;
 use super::spare_requests::Spare;
 use crate::policy::Requests;
 
-/// What came of a piece: its bytes of the drive, and its request.
+/// The result of a piece: its bytes of the drive, and its request.
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) bytes: Range<u64>,
     pub(crate) attempt: Attempt,
 }
 
-/// Makes the requests that `next` gives, which take the pieces of a chunk in order and
-/// give `None` when there are no more. One is always under way, and `spare` permits more.
+/// Makes the requests that `next` returns, each for the next piece of a chunk in order, until it
+/// returns `None`. One is always in flight, and `spare` permits more.
 ///
-/// After a failure no other piece is begun, and those under way are waited for: what is
-/// dropped may still reach the endpoint, after the next attempt at the same bytes. As many
-/// bytes count as advanced as came without a gap.
+/// After a failure no other piece is begun, but those in flight are awaited. If they were dropped
+/// instead, their bytes might still reach the endpoint after the next attempt at the same bytes.
+/// Only bytes without a gap before them count as advanced.
 pub(crate) async fn in_pieces<F>(spare: Option<&Spare>, mut next: impl FnMut() -> F) -> Whole
 where
     F: Future<Output = Option<Made>>,
 {
     let mut under_way = FuturesUnordered::new();
-    // One fewer than there are requests: the first is the chunk's own.
+    // One permit less than there are requests, because the first request belongs to the chunk
+    // itself.
     let mut permits = Vec::new();
     let mut shared = Shared::default();
     let mut is_over = false;
@@ -47,7 +48,7 @@ where
             }
         };
         tokio::select! {
-            // What has ended comes before what could begin: it may be a failure.
+            // Completed requests are handled before new ones begin, because one may have failed.
             biased;
             Some(piece) = under_way.next() => {
                 is_over |= !piece.is_some_and(|piece| shared.add(piece));
@@ -61,25 +62,25 @@ where
     }
 }
 
-/// What came of an attempt in pieces.
+/// The result of an attempt in pieces.
 #[derive(Debug)]
 pub(crate) struct Whole {
     pub(crate) attempt: Attempt,
-    /// The byte of the drive before which all got through, unless nothing did.
+    /// The byte of the drive before which everything succeeded; `None` if nothing did.
     pub(crate) end: Option<u64>,
 }
 
-/// The pieces that ended so far.
+/// The pieces that have ended.
 #[derive(Default)]
 struct Shared {
-    /// Whether each got through.
+    /// Each piece, and whether it succeeded.
     pieces: Vec<(Range<u64>, Requests, bool)>,
     /// The first failure.
     failed: Option<Attempt>,
 }
 
 impl Shared {
-    /// Whether it got through.
+    /// Adds a piece; returns whether it succeeded.
     fn add(&mut self, piece: Made) -> bool {
         let Made { bytes, attempt } = piece;
         let is_good = matches!(attempt.answer, Ok(Ok(())));
@@ -130,7 +131,7 @@ mod tests {
     /// Bytes of a piece.
     const PIECE: u64 = 10;
 
-    /// What a piece does: how many seconds it takes, and whether it gets through.
+    /// How many seconds a piece takes, and whether it succeeds.
     type Piece = (u64, bool);
 
     #[derive(Default)]
@@ -195,7 +196,7 @@ mod tests {
             };
             let whole = in_pieces(allowed.map(|_| &spare), next).await;
             let took = began.elapsed();
-            // All that was taken has come back.
+            // Every permit that was taken has been returned.
             for _ in 0..allowed.unwrap_or_default() {
                 std::mem::forget(spare.take().await);
             }

@@ -1,4 +1,4 @@
-//! The limit of bytes per second: a bucket, its clock, and its lock.
+//! The limit of bytes per second: a token bucket with its clock and its lock.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use crate::api::Meter;
 use crate::locks::lock;
 use crate::policy::TokenBucket;
 
-/// A limit over all requests of the clients that share it.
+/// A limit that several clients share.
 #[derive(Debug)]
 pub struct RateLimit {
     bucket: Mutex<TokenBucket>,
@@ -18,7 +18,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// At most so many bytes of bodies per second.
+    /// At most `rate` bytes of bodies per second.
     pub fn meter(rate: NonZeroU64) -> Arc<dyn Meter> {
         Arc::new(Self {
             bucket: Mutex::new(TokenBucket::new(rate)),

@@ -1,5 +1,5 @@
-//! Reading a range of a drive. What came in order before a connection broke is kept:
-//! only the rest is requested again, wherever something is read.
+//! Reads a range of a drive. What was received in order before a connection broke is kept, and only
+//! the rest is requested again.
 
 use crate::api::Client;
 use crate::chunk::RequestSize;
@@ -16,13 +16,12 @@ pub(crate) struct DriveReader<'a> {
 }
 
 impl DriveReader<'_> {
-    /// Fills `bytes` from the byte `offset` of the drive on. Where a connection breaks
-    /// after something came, the rest is requested at once; how to bear other failures is
-    /// the caller's to decide.
+    /// Fills `bytes` from `offset` of the drive. If a connection breaks after some bytes were
+    /// received, the rest is requested at once; the caller decides about other failures.
     ///
     /// # Errors
-    /// The failure of a request that brought next to nothing. As many bytes as
-    /// `requests.advanced_bytes` grew by are there all the same.
+    /// The failure of a request that returned almost nothing. As many bytes as
+    /// `requests.advanced_bytes` increased by are valid nevertheless.
     pub(crate) async fn read(
         self,
         offset: u64,
@@ -57,10 +56,10 @@ impl DriveReader<'_> {
         Ok(())
     }
 
-    /// As [`DriveReader::read`], for a caller that needs no more than the bytes.
+    /// As [`DriveReader::read`], for a caller that needs only the bytes.
     ///
     /// # Errors
-    /// The failure of a request that brought next to nothing.
+    /// The failure of a request that returned almost nothing.
     pub(crate) async fn read_all(
         self,
         offset: u64,

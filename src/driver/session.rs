@@ -17,58 +17,57 @@ use crate::monitor::{Event, Monitor};
 use crate::plan::{Plan, Span};
 use crate::quoting::quote;
 
-/// Where a transfer keeps what it did, and how it takes up an earlier run.
+/// Where a transfer stores its progress, and how it resumes an earlier run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JournalOptions {
-    /// The journal's file; `None` keeps nothing.
+    /// The journal's file; `None` for no journal.
     pub path: Option<PathBuf>,
-    /// What names the endpoint: its URL, unless that is another one each time.
+    /// Identifies the endpoint: its URL, unless that differs in each run.
     pub endpoint: String,
-    /// Start over: forget the earlier run.
+    /// Start over and discard the earlier run.
     pub restart: bool,
-    /// An image that changed since the earlier run is no error: what changed is
-    /// sent again.
+    /// Continue even if the image changed since the earlier run, and send again what changed.
     pub changed_ok: bool,
 }
 
-/// What is the same in every run of a transfer.
+/// What has to be the same in every run of a transfer.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) direction: Direction,
     pub(crate) user: String,
-    /// The plan of a first run. A run that goes on keeps the chunks of its journal.
+    /// The plan of a first run. A resumed run keeps the chunk size of its journal.
     pub(crate) plan: Plan,
-    /// Whether chunks of another size would be something else.
+    /// Whether the chunk size must not change either.
     pub(crate) is_chunk_fixed: bool,
-    /// Byte of the image that it begins at, rounded down to a chunk.
+    /// The byte of the image at which it begins, rounded down to a chunk.
     pub(crate) offset: u64,
     pub(crate) source: Option<crate::image::Fingerprint>,
 }
 
-/// A transfer that begins or goes on.
+/// A transfer that begins or is resumed.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) journal: Option<Journal>,
-    /// The division into chunks, which is that of the first run.
+    /// The division into chunks, as in the first run.
     pub(crate) plan: Plan,
     /// The first chunk of the transfer.
     pub(crate) first: u64,
     pub(crate) state: State,
-    /// What a new drive bears.
+    /// Identifies a new drive.
     pub(crate) token: [u8; 16],
-    /// The image when the first run began.
+    /// The fingerprint of the image when the first run began.
     pub(crate) source: Option<crate::image::Fingerprint>,
     pub(crate) is_resumed: bool,
-    /// What the last run of a download wrote and did not sync, and is there.
+    /// What the last run of a download wrote without a sync, and is intact.
     pub(crate) taken: Vec<Note>,
-    /// The journal was damaged: what it does not tell may be there all the same.
+    /// Whether the journal was damaged: then chunks without a record may be done as well.
     pub(crate) is_damaged: bool,
-    /// The drive that a forgotten run created and left.
+    /// The drive that a discarded run created.
     pub(crate) left_behind: Option<DriveId>,
 }
 
 impl Session {
-    /// Opens the journal of an earlier run, or begins one. Off the reactor.
+    /// Opens the journal of an earlier run, or begins one, on another thread.
     pub(crate) async fn begin(options: &JournalOptions, identity: Identity) -> Result<Self> {
         let options = options.clone();
         blocking(move || Self::begin_blocking(&options, identity)).await
@@ -134,7 +133,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Puts a record on the disk before anything else happens.
+    /// Writes a record to the disk before anything else happens.
     pub(crate) async fn record(&mut self, record: Record) -> Result<()> {
         let Some(mut journal) = self.journal.take() else {
             return Ok(());
@@ -148,23 +147,24 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the journal of a run that ended before it did anything and leaves
-    /// nothing open: it would only puzzle the next run.
+    /// Removes the journal of a run that ended before it did anything and left nothing behind: it
+    /// would only confuse the next run.
     pub(crate) async fn forget(&mut self) {
         if !self.is_resumed
             && let Some(journal) = self.journal.take()
         {
-            // A journal that stays costs a look for a drive that is not there.
+            // If the journal stays, the next run looks for a drive that does not exist, and nothing
+            // worse.
             let _ = blocking(move || journal.remove()).await;
         }
     }
 
-    /// What the file system cannot do for the journal.
+    /// What the file system cannot guarantee for the journal.
     pub(crate) fn weaknesses(&self) -> &[Weakness] {
         self.journal.as_ref().map_or(&[], Journal::weaknesses)
     }
 
-    /// Says that the chunks are smaller than those of a transfer that begins with `chunk`.
+    /// Reports that the chunks are smaller than those of a new transfer, which would have `chunk`.
     pub(crate) fn report_chunk(&self, chunk: NonZeroU64, monitor: &mut dyn Monitor) {
         let kept = self.plan.chunk_bytes();
         if kept < chunk.get() {
@@ -174,13 +174,13 @@ impl Session {
         }
     }
 
-    /// The token as text, as a drive bears it.
+    /// The token as text, as it is stored on a drive.
     pub(crate) fn token(&self) -> String {
         Uuid::from_bytes(self.token).as_simple().to_string()
     }
 }
 
-/// Warns of what the file system cannot do, once for each kind.
+/// Warns about what the file system cannot guarantee, once for each kind.
 pub(crate) fn warn<'a>(
     weaknesses: impl IntoIterator<Item = &'a Weakness>,
     monitor: &mut dyn Monitor,
@@ -190,7 +190,8 @@ pub(crate) fn warn<'a>(
     }
 }
 
-/// What was transferred is not there: the journal goes, which calls done what is not.
+/// Handles a mismatch of what was transferred: removes the journal, because it calls chunks done
+/// that are wrong.
 pub(crate) async fn refuted(error: Error, journal: Option<Journal>) -> Error {
     let Some(journal) = journal else {
         return error;
@@ -201,11 +202,11 @@ pub(crate) async fn refuted(error: Error, journal: Option<Journal>) -> Error {
     }
 }
 
-/// The journal of a transfer that is complete, or those of its shards. It stays until whoever has to know has
-/// been told: a process that is killed before leaves a journal in which all is done,
-/// and the same command says so, rather than that it begins anew.
+/// The journal of a complete transfer, or those of its shards. It stays until the success was
+/// reported. If the process is killed before, it leaves a journal in which everything is done, and
+/// the same command reports that, instead of starting over.
 ///
-/// Dropped, it is removed. Blocks for a moment then.
+/// Dropping it removes the journal, which blocks for a moment.
 #[derive(Debug, Default)]
 pub struct Ended(Vec<Journal>);
 
@@ -229,19 +230,19 @@ impl Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         for journal in self.0.drain(..) {
-            // One that stays tells of a transfer that is complete.
+            // If it cannot be removed, it describes a complete transfer.
             let _ = journal.remove();
         }
     }
 }
 
-/// Opens a journal; one that cannot be read is only good for being forgotten.
+/// Opens a journal. One that cannot be read can only be discarded.
 fn open(path: &Path, restart: bool) -> Result<Option<(Journal, Option<Replay>)>> {
     match Journal::open(path) {
         Ok(None) => Ok(None),
         Ok(Some((journal, replay))) => Ok(Some((journal, Some(replay)))),
         Err(error) if restart && error.hint().is_some() => {
-            // Its start is damaged, and the user does not want it.
+            // Its start is damaged, and the user wants to start over.
             std::fs::remove_file(path).map_err(|cause| {
                 let what = format!("Cannot remove the journal {}", path.display());
                 Error::new(ErrorKind::Local, what)
@@ -260,7 +261,7 @@ fn ours(replay: &Replay) -> Option<DriveId> {
     is_ours.then_some(id)
 }
 
-/// Refuses a journal of another transfer.
+/// Fails for the journal of another transfer.
 fn check_same(path: &Path, now: &Header, then: &Header) -> Result<()> {
     let differs = |what: &str, then: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
         let what = format!(
@@ -327,8 +328,8 @@ pub(crate) fn gaps(plan: &Plan, first: u64, settled: &RangeSet<u64>) -> Vec<Rang
     settled.gaps(&all).collect()
 }
 
-/// A record that a chunk is at its place. Without a digest there is none: nobody
-/// could check it later.
+/// A record that a chunk is done; `None` without a digest, because nothing could check the chunk
+/// later.
 pub(crate) fn done(span: Span, digest: Option<ChunkDigest>) -> Option<Record> {
     Some(Record::Done {
         index: span.index,
@@ -337,7 +338,7 @@ pub(crate) fn done(span: Span, digest: Option<ChunkDigest>) -> Option<Record> {
     })
 }
 
-/// Ends the keeping of a journal and gives it back. Off the reactor.
+/// Ends writing to a journal and returns it. Runs on another thread.
 pub(crate) async fn finish(keeper: Option<Keeper>) -> Result<Option<Kept>> {
     match keeper {
         Some(keeper) => blocking(move || keeper.finish().map(Some)).await,

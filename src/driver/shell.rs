@@ -1,5 +1,5 @@
-//! The async shell around the engine, the same for both directions: does what
-//! the engine says and tells it what came of it. One task, no lock.
+//! The async shell around the engine, which is the same for both directions: performs the engine's
+//! actions and reports their outcomes. One task, no lock.
 
 use std::future::Future;
 use std::ops::Range;
@@ -25,37 +25,37 @@ use crate::wire::READ_BYTES_MAX;
 
 /// How long requests in flight may take when the transfer ends early.
 const GRACE: Duration = Duration::from_secs(10);
-/// While requests are in flight and nothing moves for this long, that is reported.
+/// A silence of this long while requests are in flight is reported.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// What a job has for the engine.
+/// What a job passes to the engine.
 #[derive(Debug)]
 pub(crate) enum Feed {
     /// A chunk to transfer.
     Chunk(u64),
-    /// The same, and how it was encoded.
+    /// A chunk, with how it was encoded.
     Encoded(u64, Encoded),
     /// Chunks that are all zero.
     Hole(Range<u64>),
-    /// The size of the image, of which nobody knew, and the plan that it makes.
+    /// The size of the image was unknown and is now known, with the resulting plan.
     Ends(Plan),
-    /// There are no more.
+    /// There are no more chunks.
     End,
-    /// There cannot be more.
+    /// There cannot be more, because of this error.
     Failed(Error),
 }
 
 /// One attempt at one chunk.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    /// What came of it; the outer error is one of this machine.
+    /// The result; the outer error is a local one.
     pub(crate) answer: Result<Result<(), Failure>>,
-    /// What its requests came to, where they obey the limits that it was given.
+    /// The outcome of its requests, if they observe the given limits.
     pub(crate) requests: Requests,
 }
 
 impl Attempt {
-    /// One that was made.
+    /// An attempt that was made.
     pub(crate) fn of(answer: Result<(), Failure>) -> Self {
         Self {
             answer: Ok(answer),
@@ -63,7 +63,7 @@ impl Attempt {
         }
     }
 
-    /// One that failed on this machine.
+    /// An attempt that failed locally.
     pub(crate) fn local(error: Error) -> Self {
         Self {
             answer: Err(error),
@@ -74,17 +74,17 @@ impl Attempt {
 
 /// The chunks of a transfer.
 pub(crate) trait Job {
-    /// Waits for what is next. Dropping the future loses nothing.
+    /// Waits for the next input. Must be cancel-safe.
     fn feed(&mut self) -> impl Future<Output = Feed> + Send;
     /// The first chunk of the transfer.
     fn first(&self) -> u64 {
         0
     }
-    /// So many chunks may be in flight from now on.
+    /// From now on, up to `workers` chunks may be in flight.
     fn serve(&mut self, _workers: u32) {}
-    /// Makes an attempt at a chunk, in requests within these limits: one at a time, and
-    /// where the limits say so one more for each that is to spare. One whose body should be
-    /// here and is not fails with [`lost`].
+    /// Makes an attempt at a chunk, in requests within these limits: one at a time, and if the
+    /// limits allow sharing, one more for each spare request. If the body should be here and is
+    /// not, it fails with [`lost`].
     fn attempt(
         &mut self,
         span: Span,
@@ -92,11 +92,11 @@ pub(crate) trait Job {
         limits: Limits,
         spare: &Spare,
     ) -> impl Future<Output = Attempt> + Send + 'static;
-    /// A chunk needs no further attempt. An error ends the transfer.
+    /// A chunk needs no other attempt. An error ends the transfer.
     fn settled(&mut self, span: Span, body: Body) -> Result<()>;
-    /// Holes were left out, by index.
+    /// Holes were left out.
     fn skipped(&mut self, chunks: Range<u64>) -> Result<()>;
-    /// What the wire is doing, whenever that changes. Bytes are the job's to know.
+    /// The state of the wire, whenever it changes, without bytes, which only the job knows.
     fn wire(&mut self, _: Wire) {}
 }
 
@@ -111,20 +111,20 @@ pub(crate) struct Shell<J> {
     local_error: Option<Error>,
     patience: Patience,
     began: Instant,
-    /// Bytes that had moved, and when that was seen first; unless it was reported.
+    /// The bytes that had moved, and when that was first seen; `None` if the silence was reported.
     silent: Option<(u64, Instant)>,
-    /// Bytes that the client had moved then.
+    /// Bytes that the client had moved before this transfer.
     moved_before: u64,
     delivery: Delivery,
     progress: Progress,
-    /// Whether the user knows that connections break too soon.
+    /// Whether the user was informed that connections break too soon.
     has_reported_breaks: bool,
 }
 
-/// What came back from a request.
+/// The result of a request.
 enum Answer {
     Chunk(Span, Body, Attempt),
-    /// Whether the bytes are zeros; the error is of an outage that was too long.
+    /// Whether the bytes are zeros; the error is an outage that lasted too long.
     Proof(Result<bool, Failure>),
     Probe(Result<(), Failure>),
     Look(Option<String>),
@@ -164,7 +164,7 @@ impl<J: Job> Shell<J> {
         self.engine.first_open()
     }
 
-    /// How far it came.
+    /// The progress so far.
     pub(crate) fn progress(&self) -> Progress {
         self.progress
     }
@@ -174,12 +174,12 @@ impl<J: Job> Shell<J> {
         self.spare.clone()
     }
 
-    /// The job, when all is over.
+    /// Returns the job when everything is over.
     pub(crate) fn into_job(self) -> J {
         self.job
     }
 
-    /// Runs the transfer to its end, good or bad.
+    /// Runs the transfer to its end, whatever that is.
     pub(crate) async fn run(&mut self, monitor: &mut dyn Monitor, stop: Stop) -> Ending {
         self.job.serve(self.engine.limit());
         let ending = self.work(monitor, stop).await;
@@ -187,7 +187,7 @@ impl<J: Job> Shell<J> {
         ending
     }
 
-    /// Ends what is under way, and reports how far it came. Harmless a second time.
+    /// Ends what is in flight, and reports the progress. A second call has no effect.
     pub(crate) async fn abort(&mut self, monitor: &mut dyn Monitor) {
         self.attempts.shutdown().await;
         self.patience.report(monitor);
@@ -204,7 +204,7 @@ impl<J: Job> Shell<J> {
         let (mut drain, mut abort) = (stop.clone(), stop);
         let mut grace: Option<Instant> = None;
         loop {
-            // Before what else happened at the same time leads to another request.
+            // This comes before other events at the same time, which could lead to another request.
             if drain.is_asked() && self.engine.ending().is_none() {
                 self.engine.stop();
             }
@@ -223,7 +223,7 @@ impl<J: Job> Shell<J> {
             };
             self.spare.allow(self.engine.spare(now));
             if let Some(ending) = self.engine.ending() {
-                // Questions need no answer any more, and hanging requests have none.
+                // Questions no longer need answers, and hanging requests will not get one.
                 if self.engine.in_flight() == 0 || self.engine.is_hopeless(now) {
                     return ending.clone();
                 }
@@ -241,7 +241,7 @@ impl<J: Job> Shell<J> {
             tokio::select! {
                 Some(answer) = self.attempts.join_next() => match answer {
                     Ok(answer) => self.answered(answer, monitor),
-                    // A task of ours panicked: say so rather than to guess.
+                    // A task of ours panicked: report it instead of guessing.
                     Err(_) => return Ending::Incomplete,
                 },
                 feed = self.job.feed(), if self.engine.wants_chunk() => self.fed(feed, monitor),
@@ -254,7 +254,7 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    /// Reports it if requests are in flight and nothing moves. When to look again.
+    /// Reports a silence, if requests are in flight and nothing moves. Returns when to check again.
     fn silence(&mut self) -> Option<Instant> {
         if self.engine.in_flight() == 0 {
             self.silent = None;
@@ -268,7 +268,7 @@ impl<J: Job> Shell<J> {
                     return Some(since + SILENCE);
                 }
                 self.patience.silent(silence);
-                // Once is enough: what comes of it is reported.
+                // One report is enough, because the outcome is reported as well.
                 None
             }
             _ => {
@@ -288,7 +288,8 @@ impl<J: Job> Shell<J> {
                     .attempt(span, body, self.engine.limits(), &self.spare);
                 self.attempts
                     .spawn(async move { Answer::Chunk(span, body, attempt.await) });
-                // At once: what is not seen to be under way seems to take no time.
+                // Immediately, because a request that is not seen in flight appears to take no
+                // time.
                 self.tell_wire();
             }
             Action::ProveZeros(span) => {
@@ -307,7 +308,7 @@ impl<J: Job> Shell<J> {
                     Answer::Proof(match patience.call(&client, Operation::Read, read).await {
                         Ok(bytes) => Ok(is_zero(&bytes)),
                         Err(unanswered) if unanswered.outage.is_some() => Err(unanswered.failure),
-                        // No answer is no proof.
+                        // Without an answer there is no proof.
                         Err(_) => Ok(false),
                     })
                 });
@@ -371,7 +372,7 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    /// Says why requests are smaller than they were, the first time.
+    /// Reports once why requests are smaller than before.
     fn report_pieces(&mut self, was_alone: bool, was_refused: bool, monitor: &mut dyn Monitor) {
         if let (Some(bytes), false) = (self.engine.pieces().smallest_refused(), was_refused) {
             monitor.event(&Event::Notice(format!(
@@ -387,7 +388,7 @@ impl<J: Job> Shell<J> {
         }
     }
 
-    /// Reports what is waited for after a failure, or that it is over.
+    /// Reports what the transfer waits for after a failure, or that the wait is over.
     fn waits(&self, failure: Option<Failure>, now: Duration) {
         match (failure, self.engine.outlook(now)) {
             (None, _) => self.patience.answered(),
@@ -435,7 +436,8 @@ impl<J: Job> Shell<J> {
         self.progress.done_bytes += skipped - self.progress.skipped_bytes;
         self.progress.skipped_bytes = skipped;
         self.progress.chunks_in_order = self.engine.in_order();
-        // Not the sum over attempts: of one that failed nobody knows how far it was.
+        // The counter of the client, not a sum over attempts: how much a failed attempt moved is
+        // unknown.
         self.progress.wire_bytes = self.client.moved_bytes() - self.moved_before;
         self.progress.in_flight = self.engine.in_flight();
         let workers = self.engine.limit();
@@ -457,8 +459,7 @@ impl<J: Job> Shell<J> {
         });
     }
 
-    /// The error of an ending that is not complete. `what` is done to the drive,
-    /// as in "write to".
+    /// The error of an incomplete ending. `what` is done to the drive, as in "write to".
     pub(crate) fn outcome(&mut self, ending: Ending, what: &str) -> Result<()> {
         Err(match ending {
             Ending::Complete => return Ok(()),
@@ -476,7 +477,7 @@ impl<J: Job> Shell<J> {
     }
 }
 
-/// The error of a chunk that has no body, or that never came.
+/// The error for a chunk that has no body, or was never passed on.
 pub(crate) fn lost() -> Error {
     Error::new(ErrorKind::Bug, "A chunk was lost inside this program")
         .hint_to("This is a bug, please report it. Nothing is called done that is not")

@@ -1,6 +1,6 @@
-//! Requests of the limit that no chunk needs any more: at the end of a transfer there are
-//! fewer chunks than requests allowed. The shell says how many they are; attempts take
-//! them for further pieces of their chunks.
+//! Allowed requests that no chunk needs any more: at the end of a transfer, there are fewer chunks
+//! than allowed requests. The shell sets their number, and attempts take them for further pieces of
+//! their chunks.
 
 use tokio::sync::watch;
 
@@ -25,7 +25,7 @@ pub(crate) struct Spare(watch::Sender<Counts>);
 pub(crate) struct Permit(watch::Sender<Counts>);
 
 impl Spare {
-    /// Allows this many. If more are taken, none is given before enough have come back.
+    /// Sets the allowed number. If more are taken, none is available before enough were returned.
     pub(crate) fn allow(&self, requests: u32) {
         self.0.send_if_modified(|counts| {
             let before = std::mem::replace(&mut counts.allowed, requests);
@@ -33,11 +33,11 @@ impl Spare {
         });
     }
 
-    /// Waits for one. Dropping the future loses nothing.
+    /// Waits for one. Cancel-safe.
     pub(crate) async fn take(&self) -> Permit {
         let mut counts = self.0.subscribe();
         loop {
-            // Fails only without a sender, and there is `self`.
+            // Fails only without a sender, but `self` is one.
             let _ = counts.wait_for(Counts::has_one).await;
             let is_taken = self.0.send_if_modified(|counts| {
                 let has_one = counts.has_one();
@@ -65,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// One, if there is one now.
+    /// Takes one if it is available now.
     fn taken(spare: &Spare) -> Option<Permit> {
         match pin!(spare.take()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(permit) => Some(permit),
@@ -80,7 +80,7 @@ mod tests {
         spare.allow(2);
         let (one, two) = (taken(&spare).unwrap(), taken(&spare.clone()).unwrap());
         assert!(taken(&spare).is_none());
-        // Fewer are allowed: the next one is free when both have come back.
+        // Fewer are allowed: the next one is available when both were returned.
         spare.allow(1);
         drop(one);
         assert!(taken(&spare).is_none());

@@ -1,4 +1,4 @@
-//! Asking a transfer to stop.
+//! Requests a transfer to stop.
 
 use std::future::Future;
 
@@ -6,18 +6,18 @@ use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind};
 
-/// How urgently.
+/// How urgent the request is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
     #[default]
     Go,
-    /// Nothing new; what is in flight may finish.
+    /// Start nothing new; what is in flight may finish.
     Drain,
-    /// At once.
+    /// Stop at once.
     Abort,
 }
 
-/// The end of the channel that asks.
+/// The sending end.
 #[derive(Clone, Debug)]
 pub struct StopHandle(watch::Sender<Urgency>);
 
@@ -25,36 +25,36 @@ pub struct StopHandle(watch::Sender<Urgency>);
 #[derive(Clone, Debug)]
 pub struct Stop(watch::Receiver<Urgency>);
 
-/// A way to stop a transfer from outside.
+/// Creates a way to stop a transfer from outside.
 pub fn stop_channel() -> (StopHandle, Stop) {
     let (sender, receiver) = watch::channel(Urgency::Go);
     (StopHandle(sender), Stop(receiver))
 }
 
 impl StopHandle {
-    /// No new requests; those in flight may finish.
+    /// Lets requests in flight finish, and starts no new ones.
     pub fn drain(&self) {
         self.0.send_replace(Urgency::Drain);
     }
 
-    /// At once.
+    /// Stops at once.
     pub fn abort(&self) {
         self.0.send_replace(Urgency::Abort);
     }
 }
 
 impl Stop {
-    /// Never asks to stop.
+    /// Is never asked to stop.
     pub fn never() -> Self {
         stop_channel().1
     }
 
-    /// Waits until it is asked to stop, in whatever way.
+    /// Waits for a request to stop, whatever its urgency.
     pub async fn asked(&mut self) {
         self.reached(Urgency::Drain).await;
     }
 
-    /// Does what can be left at any moment, unless it is asked to stop before its end.
+    /// Does work that can be interrupted at any moment, unless it is asked to stop first.
     pub(crate) async fn unless_asked<T, E: From<Error>>(
         &mut self,
         work: impl Future<Output = Result<T, E>>,
@@ -65,25 +65,25 @@ impl Stop {
         }
     }
 
-    /// Whether it was asked to stop, in whatever way.
+    /// Whether it was asked to stop, with whatever urgency.
     pub(crate) fn is_asked(&self) -> bool {
         *self.0.borrow() >= Urgency::Drain
     }
 
-    /// Waits until it is asked to stop at once.
+    /// Waits for a request to stop at once.
     pub(crate) async fn asked_at_once(&mut self) {
         self.reached(Urgency::Abort).await;
     }
 
     async fn reached(&mut self, urgency: Urgency) {
-        // A dropped handle asks for nothing: it cannot ask any more.
+        // Without a handle, no request can arrive any more.
         if self.0.wait_for(|asked| *asked >= urgency).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// The error of what was asked to stop.
+/// The error of work that was asked to stop.
 pub(crate) fn stopped() -> Error {
     Error::new(ErrorKind::Cancelled, "Stopped")
 }

@@ -274,8 +274,7 @@ impl<'a> Run<'a> {
             true => (image, Sounding::default()),
             false => wire.sound(image, &plan, &scope.todo).await?,
         };
-        // The sounding is one of the requests that the user allows, and more may be sent before it
-        // ends.
+        // The sounding counts towards the allowed requests, and more are about to be sent.
         if engine.limit().saturating_mul(4) >= options.jobs.get() {
             sounding.end().await;
         }

@@ -1,19 +1,17 @@
 //! Read-back checks while the transfer runs.
 //!
-//! An upload leaves one direction of the link idle, and every round of checks after the
-//! last chunk costs a round trip. So the chunks of the sample are read back as soon as they
-//! are settled: a drive that does not hold what was sent is reported before the rest is
-//! sent, and little is left to check at the end.
+//! An upload leaves one direction of the link idle, and every round of checks after the last chunk
+//! costs a round trip. So the chunks of the sample are read back as soon as they are settled: a
+//! wrong drive is reported before the rest is sent, and little is left to check at the end.
 //!
-//! These checks prove what the drive held at that time, and a later one can find what an
-//! endpoint lost or overwrote since. That is why [`verify`](super::read_back::verify) still
-//! looks at the drive when all is there, and why `--verify full` reads everything only then.
+//! These checks prove what the drive held at that time, but an endpoint can lose or overwrite data
+//! later. That is why [`verify`](super::read_back::verify) still checks the drive at the end, and
+//! why `--verify full` reads everything only then.
 //!
-//! The transfer comes first: one check at a time, at most [`CHECKS_PER_CHUNK`] for each
-//! settled chunk, none while only one request may be in flight, and no more of them after
-//! the endpoint refused one. Where the transfer may have as many requests in flight as the
-//! user allows, a check takes one of those that it has to spare. A check that failed in
-//! another way waits for the next settled chunk, and after [`FAILURES_MAX`] of those the
+//! The transfer has priority: one check at a time, at most [`CHECKS_PER_CHUNK`] for each settled
+//! chunk, none while only one request may be in flight, and none after the endpoint refused one. If
+//! the transfer may use all requests that the user allows, a check needs a spare one. A check that
+//! failed in another way waits for the next settled chunk. After [`FAILURES_MAX`] of those, the
 //! rest is left to the end, where checks are repeated as long as the run has patience.
 
 use std::collections::VecDeque;
@@ -38,10 +36,10 @@ use crate::plan::{Plan, Span};
 use crate::policy::Requests;
 use crate::wire::READ_BYTES_MAX;
 
-/// Checks that one settled chunk allows. Two, so that what earlier runs settled is checked
-/// as well, and few enough to be lost beside the bytes of a chunk.
+/// Checks for each settled chunk: two, so that what earlier runs settled is checked as well, and
+/// few enough to be negligible beside the bytes of a chunk.
 const CHECKS_PER_CHUNK: u32 = 2;
-/// Failures of connections after which the rest is left to the end.
+/// After this many failed connections, the rest is left to the end.
 const FAILURES_MAX: u32 = 3;
 
 /// The early checks of one transfer. Clones share them.
@@ -51,9 +49,9 @@ pub(crate) struct EarlyChecks(Arc<Shared>);
 struct Shared {
     sampler: Sampler,
     plan: Plan,
-    /// Byte of the drive that the plan begins at.
+    /// The byte of the drive at which the plan begins.
     base: u64,
-    /// Most requests in flight, checks included.
+    /// Maximum requests in flight, including checks.
     jobs: u32,
     state: Mutex<State>,
     changed: Notify,
@@ -64,7 +62,7 @@ struct State {
     due: VecDeque<Due>,
     /// Checks that may be made before another chunk is settled.
     allowed: u32,
-    /// Requests that the transfer may have in flight.
+    /// How many requests the transfer may have in flight.
     workers: u32,
     failures: u32,
     is_over: bool,
@@ -78,7 +76,7 @@ struct Due {
     is_hole: bool,
 }
 
-/// What the checks are made with.
+/// What the checks need.
 pub(crate) struct CheckedDrive<'a> {
     pub(crate) client: &'a Client,
     pub(crate) drive: DriveId,
@@ -86,7 +84,7 @@ pub(crate) struct CheckedDrive<'a> {
     pub(crate) disk: Option<Arc<dyn Disk>>,
     /// Whether it is an error if that changes meanwhile.
     pub(crate) is_image: bool,
-    /// Requests that the transfer has to spare.
+    /// Requests that the transfer does not need.
     pub(crate) spare: Spare,
 }
 
@@ -95,15 +93,14 @@ pub(crate) struct CheckedDrive<'a> {
 pub(crate) enum CheckFailure {
     /// The drive does not hold what was transferred.
     Mismatch(Error),
-    /// The image changed meanwhile, so that nothing can be said of the drive.
+    /// The image changed meanwhile, so the comparison is meaningless.
     Changed(Error),
 }
 
-/// Runs a transfer with its early checks, if there are any. The first check that finds
-/// something wrong ends both.
+/// Runs a transfer with its early checks, if there are any. The first check that fails ends both.
 ///
 /// # Errors
-/// What the check found.
+/// The result of that check.
 pub(crate) async fn run_checked<T>(
     transfer: impl Future<Output = T>,
     checks: Option<&EarlyChecks>,
@@ -119,9 +116,9 @@ pub(crate) async fn run_checked<T>(
 }
 
 impl EarlyChecks {
-    /// Checks of what `sampler` picks of this plan, whose end is known; `None` if nothing
-    /// is to be verified. `base` is the byte of the drive that the plan begins at, and `jobs`
-    /// are the most requests in flight.
+    /// Checks of the sample of this plan, whose end is known; `None` if nothing has to be verified.
+    /// `base` is the byte of the drive at which the plan begins, and `jobs` is the maximum number
+    /// of requests in flight.
     pub(crate) fn new(
         sampler: &Sampler,
         plan: Plan,
@@ -146,7 +143,7 @@ impl EarlyChecks {
         })))
     }
 
-    /// Earlier runs settled these chunks: `holes` of them as holes.
+    /// Reports that earlier runs settled these chunks, `holes` of them as holes.
     pub(crate) fn settled_before(&self, settled: &RangeSet<u64>, holes: &RangeSet<u64>) {
         if !self.0.sampler.is_again() {
             return;
@@ -161,7 +158,7 @@ impl EarlyChecks {
         }
     }
 
-    /// A chunk is on the drive; its bytes are counted within the plan.
+    /// Reports that a chunk is on the drive; its offset is relative to the plan.
     pub(crate) fn settled(&self, span: Span) {
         let due = self.0.sampler.due(Span {
             offset: self.0.base + span.offset,
@@ -178,7 +175,7 @@ impl EarlyChecks {
         self.0.changed.notify_one();
     }
 
-    /// These chunks were left out as holes.
+    /// Reports that these chunks were left out as holes.
     pub(crate) fn skipped(&self, chunks: Range<u64>) {
         if self.0.sampler.is_again() {
             self.pick(chunks, true);
@@ -189,17 +186,17 @@ impl EarlyChecks {
         self.0.changed.notify_one();
     }
 
-    /// The transfer may have this many requests in flight.
+    /// Reports how many requests the transfer may have in flight.
     pub(crate) fn serve(&self, workers: u32) {
         self.lock().workers = workers;
         self.0.changed.notify_one();
     }
 
-    /// Makes the checks. Ends only if the drive, or the image, is not what it should be.
+    /// Makes the checks. Returns only if the drive is wrong, or the image changed.
     async fn run(&self, drive: CheckedDrive<'_>) -> CheckFailure {
         let image = drive.disk.clone().filter(|_| drive.is_image);
         let against = Arc::new(Against::new(
-            // What is read back is not progress of the transfer.
+            // Bytes that are read back are not progress of the transfer.
             drive.client.apart(),
             drive.drive,
             drive.disk,
@@ -207,7 +204,7 @@ impl EarlyChecks {
         ));
         loop {
             let due = self.next().await;
-            // The pieces of the last chunks use the same ones.
+            // The pieces of the last chunks use the same spare requests.
             let _permit = match self.is_at_most() {
                 true => Some(drive.spare.take().await),
                 false => None,
@@ -240,7 +237,7 @@ impl EarlyChecks {
         self.lock().is_over = true;
     }
 
-    /// Ends the checks: those that passed. The others are left to the sampler.
+    /// Ends the checks and returns those that passed. The others are left to the sampler.
     pub(crate) fn end(self) -> Passed {
         let mut state = self.lock();
         for due in state.due.drain(..) {
@@ -249,7 +246,7 @@ impl EarlyChecks {
         std::mem::take(&mut state.passed)
     }
 
-    /// The next check, when it may be made. It stays the next one until it has passed.
+    /// The next check, when it may be made. It remains the next one until it has passed.
     async fn next(&self) -> Due {
         loop {
             let changed = self.0.changed.notified();
@@ -293,11 +290,11 @@ impl EarlyChecks {
         let mut state = self.lock();
         state.failures += 1;
         state.allowed = 0;
-        // Another request at the same time may be what it refuses.
+        // The endpoint may refuse it because of other concurrent requests.
         state.is_over = matches!(failure, Failure::Refused(_)) || state.failures >= FAILURES_MAX;
     }
 
-    /// Picks places in these chunks, as many as are due to them as a part of all.
+    /// Selects places in these chunks, in proportion to their part of all chunks.
     fn pick(&self, chunks: Range<u64>, is_hole: bool) {
         let Shared { plan, base, .. } = *self.0;
         let (all, len) = (plan.count(), chunks.end.saturating_sub(chunks.start));
@@ -326,7 +323,7 @@ impl EarlyChecks {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in it can be half done.
+        // Plain data that is always consistent.
         lock(&self.0.state)
     }
 }

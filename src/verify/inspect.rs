@@ -1,4 +1,4 @@
-//! Comparing a drive with a content: which of its blocks are other ones.
+//! Compares a drive with a content, and finds the blocks that differ.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,37 +26,37 @@ use crate::monitor::{Event, Monitor, Progress};
 use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 
-/// Most ranges that are compared at once from the start: each may be a chunk that the
-/// endpoint has to read.
+/// Maximum ranges to compare concurrently at the start: the endpoint may have to read a chunk for
+/// each.
 const AT_ONCE_MAX: u32 = 16;
-/// With at least so many ranges in a chunk, one digest of all of it takes less than theirs.
+/// With at least this many ranges in a chunk, one digest of the whole chunk is faster than theirs.
 const RANGES_OF_CHUNK_MAX: usize = 4;
 
-/// What of a drive is compared, and how.
+/// What to compare of a drive, and how.
 #[derive(Clone, Debug)]
 pub struct InspectOptions {
     /// The blocks, by index.
     pub blocks: RangeSet<u64>,
-    /// Whether what the endpoint calls a hole counts as zeros. That is for finding out what
-    /// to send; a verification looks for itself.
+    /// Whether a hole that the endpoint reports counts as zeros. This is for finding out what to
+    /// send; a verification checks holes itself.
     pub trusts_holes: bool,
-    /// Whether more may be compared than was asked for, and reported where it differs: a
-    /// chunk with many of the blocks then costs one request where the endpoint makes digests.
+    /// Whether blocks may be compared, and reported if they differ, that were not requested: a
+    /// chunk with many of the blocks then costs one request, if the endpoint computes digests.
     pub widens: bool,
-    /// Connections that are open: as many ranges are compared at once from the start.
+    /// Number of open connections: the comparison starts with as many concurrent ranges.
     pub open: u32,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub jobs: u32,
-    /// How long it goes on while nothing succeeds.
+    /// How long to continue without any success.
     pub patience: Patience,
 }
 
-/// A comparison of a drive with what it should hold, block by block. Where the endpoint makes digests nothing is read. Whole chunks cost a request each, single blocks as well.
-/// `monitor` is told how many bytes are compared; holes that are told count as nothing to
-/// do.
+/// A comparison of a drive with what it should hold, block by block. If the endpoint computes
+/// digests, nothing is read. Each whole chunk costs a request, and so does each single block.
+/// `monitor` receives the number of bytes to compare, not counting reported holes.
 #[derive(Clone, Copy, Debug)]
 pub struct Inspection<'a> {
-    /// Whose drive it is.
+    /// The client of the drive's owner.
     pub client: &'a Client,
     /// The drive.
     pub drive: DriveId,
@@ -70,7 +70,7 @@ impl Inspection<'_> {
     /// Compares, and returns the blocks that differ.
     ///
     /// # Errors
-    /// What the endpoint says; [`ErrorKind::Cancelled`] if it was asked to stop.
+    /// Errors of the endpoint; [`ErrorKind::Cancelled`] if it was asked to stop.
     pub async fn run(self, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<RangeSet<u64>> {
         let Self {
             client,
@@ -82,7 +82,7 @@ impl Inspection<'_> {
         let patience = &options.patience;
         let ranges = stop.unless_asked(self.to_compare());
         let ranges = Arc::new(patience.watching(monitor, ranges).await?);
-        // To the engine, each range is a chunk.
+        // For the engine, each range is a chunk.
         let engine = Engine::new(EngineConfig {
             plan: Plan::new(ranges.len() as u64, std::num::NonZeroU64::MIN),
             first: 0,
@@ -134,7 +134,7 @@ impl Inspection<'_> {
         Ok(differing.unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// The ranges of blocks to compare, none of more than one chunk.
+    /// The ranges of blocks to compare, each within one chunk.
     async fn to_compare(self) -> Result<Vec<Range<u64>>> {
         let Self {
             client,
@@ -153,7 +153,7 @@ impl Inspection<'_> {
             }
         }
         let mut to_compare = blocks.clone();
-        // A few blocks are asked for sooner than what is a hole.
+        // For only a few blocks, their digests are faster than a request for holes.
         if options.trusts_holes && chunks.iter().any(|range| range.end - range.start > 1) {
             let unclear: RangeSet<u64> = not_holes(client, drive, zeros.clone(), &options.patience)
                 .await?
@@ -222,11 +222,11 @@ impl Comparing {
             .plan()
             .span(bytes.start / self.content.plan().chunk_bytes());
         let whole = whole.filter(|span| span.offset == bytes.start && span.len == len);
-        let told = match self.client.digest(drive, bytes.start, len).await {
-            Ok(told) => told,
+        let digest = match self.client.digest(drive, bytes.start, len).await {
+            Ok(digest) => digest,
             Err(failure) => return Ok(Err(failure)),
         };
-        let Some(told) = told else {
+        let Some(digest) = digest else {
             return self.read(blocks, bytes, step_max, requests).await;
         };
         let is_one = blocks.end - blocks.start == 1;
@@ -236,37 +236,37 @@ impl Comparing {
             _ => None,
         };
         if let Some(expected) = expected {
-            let is_same = self.is_same(expected, &told, len);
+            let is_same = self.is_same(expected, &digest, len);
             if is_same || is_one {
                 self.note(blocks, is_same);
                 return Ok(Ok(()));
             }
         }
-        // Something in it differs, or nobody knows what its digest should be.
+        // Something in the range differs, or its expected digest is unknown.
         for block in blocks {
             let bytes = plan.bytes_of(&(block..block + 1));
             let len = bytes.end - bytes.start;
-            let told = match self.client.digest(drive, bytes.start, len).await {
-                Ok(Some(told)) => told,
+            let digest = match self.client.digest(drive, bytes.start, len).await {
+                Ok(Some(digest)) => digest,
                 Ok(None) => return Ok(Err(Failure::Broken("no digests any more".into()))),
                 Err(failure) => return Ok(Err(failure)),
             };
             let is_same = self
                 .content
                 .block(block)
-                .is_some_and(|expected| self.is_same(expected, &told, len));
+                .is_some_and(|expected| self.is_same(expected, &digest, len));
             self.note(block..block + 1, is_same);
         }
         Ok(Ok(()))
     }
 
-    fn is_same(&self, expected: Held<'_>, told: &Digest, len: u64) -> bool {
+    fn is_same(&self, expected: Held<'_>, digest: &Digest, len: u64) -> bool {
         match expected {
             Held::Zeros => {
                 let mut zeros = lock(&self.zeros);
-                zeros.of(len) == *told
+                zeros.of(len) == *digest
             }
-            Held::Data(expected) => told.as_bytes().starts_with(expected),
+            Held::Data(expected) => digest.as_bytes().starts_with(expected),
         }
     }
 
@@ -276,13 +276,13 @@ impl Comparing {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match is_same {
-            // An attempt before this one may have said otherwise.
+            // An earlier attempt may have had another result.
             true => differing.remove(blocks),
             false => differing.insert(blocks),
         }
     }
 
-    /// Where the endpoint makes no digests.
+    /// Reads and compares, if the endpoint does not compute digests.
     async fn read(
         self: Arc<Self>,
         blocks: Range<u64>,
@@ -316,7 +316,7 @@ impl Comparing {
     }
 }
 
-/// Tells bytes, where the shell counts ranges.
+/// Reports bytes, while the shell counts ranges.
 struct InBytes<'m> {
     monitor: &'m mut dyn Monitor,
     compared: Arc<AtomicU64>,
@@ -338,7 +338,7 @@ struct Comparison {
     comparing: Arc<Comparing>,
     ranges: Arc<Vec<Range<u64>>>,
     next: u64,
-    /// Bytes of the ranges that are settled.
+    /// Bytes of the settled ranges.
     compared: Arc<AtomicU64>,
 }
 

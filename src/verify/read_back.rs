@@ -1,4 +1,4 @@
-//! Reading back: what the drive holds against what the image held.
+//! Reads back: compares the drive with what the image held.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,10 +35,10 @@ use crate::plan::{Plan, Span};
 use crate::policy::{Body, Engine, EngineConfig, Limits, Operation, PiecesConfig, Requests, Zeros};
 use crate::wire::READ_BYTES_MAX;
 
-/// Bytes of a sample.
+/// Bytes to read at each place of a sample.
 const SAMPLE_BYTES: usize = places::SAMPLE_BYTES as usize;
-/// Longest range of which the endpoint is asked for a digest: a second of work
-/// there, during which nothing moves.
+/// Maximum range of one digest by the endpoint: about a second of work there, during which nothing
+/// moves.
 const DIGEST_BYTES_MAX: u64 = 256 << 20;
 
 /// How much to read back.
@@ -46,11 +46,11 @@ const DIGEST_BYTES_MAX: u64 = 256 << 20;
 pub enum Verify {
     /// Nothing.
     None,
-    /// 16 KiB of the first chunk, the last one, and one in a hundred between; of holes as
-    /// well.
+    /// 16 KiB of the first chunk, of the last one, and of one in a hundred in between; including
+    /// holes.
     #[default]
     Sample,
-    /// Everything. What is on this machine is read again for it, holes too.
+    /// Everything. What is on this machine is read again for this, including holes.
     Full,
 }
 
@@ -80,40 +80,40 @@ impl fmt::Display for Verify {
     }
 }
 
-/// Something that the drive must hold.
+/// A check of a part of the drive.
 #[derive(Clone, Debug)]
 pub(crate) enum Check {
-    /// These very bytes at this offset.
+    /// It must hold these bytes at this offset.
     Bytes { offset: u64, bytes: Bytes },
-    /// Bytes with this digest.
+    /// It must have this digest.
     Digest { span: Span, digest: ChunkDigest },
-    /// Zeros, in these bytes.
+    /// It must be zeros.
     Zeros(Range<u64>),
-    /// What this machine holds at these bytes by then.
+    /// It must be equal to what this machine holds at these bytes at the time of the check.
     Again(Range<u64>),
 }
 
 /// What a drive is compared with.
 pub(crate) enum Local {
-    /// What was seen of it when it passed by: it cannot be read again.
+    /// What was remembered of it while it was transferred, because it cannot be read again.
     Seen(Expected),
-    /// It is read again, so that whatever was wrong when it was read first is found.
+    /// It is read again, so that errors of the first read are found as well.
     Again(Again),
 }
 
-/// A disk on this machine, an image or the file of a download, that is read again.
+/// A disk on this machine (an image, or the file of a download) that is read again.
 pub(crate) struct Again {
-    /// Byte for byte as on the drive.
+    /// The same bytes at the same offsets as on the drive.
     pub(crate) disk: Arc<dyn Disk>,
-    /// Whether it is an error if it changes meanwhile. To the file of a download other
-    /// shards may write.
+    /// Whether it is an error if it changes meanwhile. Other shards may write to the file of a
+    /// download.
     pub(crate) is_image: bool,
     pub(crate) plan: Plan,
-    /// Byte of the drive, and of the disk, that the plan begins at.
+    /// The byte of the drive, and of the disk, at which the plan begins.
     pub(crate) base: u64,
     /// The chunks to compare.
     pub(crate) chunks: RangeSet<u64>,
-    /// Those of them that were left out as holes: the others hold data.
+    /// Those of them that were left out as holes; the others hold data.
     pub(crate) holes: RangeSet<u64>,
 }
 
@@ -130,9 +130,9 @@ impl Again {
         (data, holes)
     }
 
-    /// A sample: of the chunks with data, and of the holes, of which a sparse image would
-    /// have nothing else. Chunks that were looked into already may be left out, and as many
-    /// others as were looked into besides.
+    /// A sample of the chunks with data, and one of the holes, because a sparse image would have
+    /// little else. Chunks that were already checked may be left out, and as many others as were
+    /// checked in addition.
     fn sample(&self, passed: &Passed, rng: &mut fastrand::Rng) -> Divided {
         let (data, holes) = self.divided();
         let kinds = [
@@ -143,7 +143,7 @@ impl Again {
         for (chunks, most, passed) in kinds {
             let mut places = spread(&self.plan, &chunks, most, rng);
             both_ends_first(&mut places, rng);
-            // Both ends are read back, whatever else was checked already.
+            // Both ends are read back, whatever else was already checked.
             let ends: Vec<u64> = places.iter().take(2).map(|place| place.start).collect();
             let is_passed = |place: &Range<u64>| passed.contains(&self.plan.index_of(place.start));
             let (mut checked, mut left): (Vec<_>, Vec<_>) = places.into_iter().partition(is_passed);
@@ -159,8 +159,8 @@ impl Again {
         sample
     }
 
-    /// Everything, in pieces that one request can read, and of data no more than a chunk:
-    /// a mismatch names the piece.
+    /// Everything, in pieces of one request each, and for data at most a chunk, because a mismatch
+    /// reports the piece.
     fn all(&self) -> Vec<Range<u64>> {
         let (data, holes) = self.divided();
         let chunk = self.plan.chunk_bytes().min(READ_BYTES_MAX);
@@ -178,24 +178,24 @@ impl Again {
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
     chunks: Vec<(Span, ChunkDigest)>,
-    /// In bytes; the number of holes counts, not their size.
+    /// In bytes; memory depends on the number of holes, not on their size.
     zeros: RangeSet<u64>,
 }
 
 impl Expected {
-    /// A chunk holds bytes with this digest.
+    /// Adds a chunk that must have this digest.
     pub(crate) fn chunk(&mut self, span: Span, digest: ChunkDigest) {
         self.chunks.push((span, digest));
     }
 
-    /// These bytes are zeros.
+    /// Adds bytes that must be zeros.
     pub(crate) fn zeros(&mut self, bytes: Range<u64>) {
         if !bytes.is_empty() {
             self.zeros.insert(bytes);
         }
     }
 
-    /// What there is to check. What the endpoint calls a hole is checked as well.
+    /// The checks to make. Holes that the endpoint reported are checked as well.
     fn into_checks(self) -> Vec<Check> {
         let zeros = self.zeros.into_iter();
         let zeros = zeros
@@ -210,16 +210,16 @@ impl Expected {
 /// The checks of a sample.
 #[derive(Debug, Default)]
 struct Divided {
-    /// Those to make.
+    /// Required checks.
     checks: Vec<Check>,
-    /// Those that may be left out, since as many were made while the transfer ran. The
-    /// first ones tell most.
+    /// Checks that may be left out, because as many were made while the transfer ran. The first
+    /// ones are the most informative.
     spare: Vec<Check>,
 }
 
 impl Divided {
-    /// A list of at least `least` checks, if there are as many, and how many of its first
-    /// ones are more than a second look.
+    /// A list of at least `least` checks, if there are as many, and how many at its beginning are
+    /// required.
     fn fill(self, least: usize) -> (usize, Vec<Check>) {
         let Self { mut checks, spare } = self;
         let new = checks.len();
@@ -228,14 +228,14 @@ impl Divided {
     }
 }
 
-/// How many numbers these are.
+/// The number of values in a set of ranges.
 fn count(ranges: &RangeSet<u64>) -> usize {
     let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     usize::try_from(count).unwrap_or(usize::MAX)
 }
 
-/// The last one first, which an endpoint loses most likely, then the first one, then the
-/// others in any order.
+/// Puts the last one first, which an endpoint is most likely to lose, then the first one, and then
+/// the others in random order.
 fn both_ends_first<T>(places: &mut [T], rng: &mut fastrand::Rng) {
     places.reverse();
     if let Some((_, others)) = places.split_first_mut() {
@@ -248,7 +248,7 @@ fn both_ends_first<T>(places: &mut [T], rng: &mut fastrand::Rng) {
     }
 }
 
-/// A range in pieces of at most so many bytes.
+/// Divides a range into pieces of at most `bytes_max` bytes.
 fn pieces(range: Range<u64>, bytes_max: u64) -> impl Iterator<Item = Range<u64>> {
     let mut rest = range;
     std::iter::from_fn(move || {
@@ -258,26 +258,26 @@ fn pieces(range: Range<u64>, bytes_max: u64) -> impl Iterator<Item = Range<u64>>
     })
 }
 
-/// Which digests of the chunks somebody needs.
+/// Which digests of the chunks are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Digests {
     /// None.
     Unwanted,
-    /// Those that take least.
+    /// The digests that are the cheapest to compute.
     Quick,
-    /// Those that an endpoint may make as well.
+    /// Digests that an endpoint can compute as well.
     Whole,
 }
 
-/// Takes samples of chunks as they pass by, of what cannot be read again.
+/// Takes samples of chunks that cannot be read again, while they are transferred.
 #[derive(Clone, Debug)]
 pub(crate) struct Sampler {
     verify: Verify,
-    /// Whether it will be read again.
+    /// Whether the source will be read again.
     is_again: bool,
-    /// `None` as long as nobody knows.
+    /// `None` while unknown.
     chunks: Option<u64>,
-    /// The last chunk, once it is known of an image whose size nobody knew.
+    /// The last chunk, once it is known for an image of unknown size.
     last: Arc<OnceLock<u64>>,
     seed: u64,
     digests: Digests,
@@ -285,8 +285,8 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Samples of an image with this plan, which will be read again if `is_again`.
-    /// `digests` is what somebody else needs.
+    /// Samples of an image with this plan, which will be read again if `is_again`. `digests` says
+    /// what others need.
     pub(crate) fn new(
         verify: Verify,
         plan: &Plan,
@@ -312,7 +312,7 @@ impl Sampler {
         self.digests != Digests::Unwanted
     }
 
-    /// The digest of a chunk, if anybody needs it.
+    /// The digest of a chunk, if it is needed.
     pub(crate) fn digest(&self, chunk: &DataChunk) -> Option<ChunkDigest> {
         match self.digests {
             Digests::Unwanted => None,
@@ -325,12 +325,12 @@ impl Sampler {
         self.verify == Verify::Full
     }
 
-    /// Whether somebody has to collect what a full verification expects.
+    /// Whether the caller has to collect what a full verification expects.
     pub(crate) fn collects(&self) -> bool {
         self.is_full() && !self.is_again
     }
 
-    /// Whether samples are taken of what cannot be read again.
+    /// Whether samples are taken because the source cannot be read again.
     fn takes_samples(&self) -> bool {
         self.verify == Verify::Sample && !self.is_again
     }
@@ -339,12 +339,12 @@ impl Sampler {
         self.verify == Verify::None
     }
 
-    /// Whether what is compared is read again on this machine.
+    /// Whether the source is read again on this machine.
     pub(crate) fn is_again(&self) -> bool {
         self.is_again
     }
 
-    /// A chunk is settled, whose offset is one of the drive: what there is to check of it.
+    /// The checks of a chunk that was settled; its offset is that of the drive.
     pub(crate) fn due(&self, span: Span) -> Vec<Check> {
         if self.is_off() || !self.picks(span.index) {
             return Vec::new();
@@ -360,14 +360,15 @@ impl Sampler {
         due.collect()
     }
 
-    /// A check that was due and was not made. What is read again is picked anew at the end.
+    /// A due check that was not made. If the source is read again, new places are selected at the
+    /// end.
     pub(crate) fn leave(&self, check: Check) {
         if !self.is_again {
             self.push(check);
         }
     }
 
-    /// A chunk of data passes by, or what there is of data in it.
+    /// Takes a sample of a chunk that is transferred, or of the data in it.
     pub(crate) fn look_at(&self, span: Span, bytes: &[u8]) {
         if !self.takes_samples() || !self.picks(span.index) {
             return;
@@ -378,11 +379,11 @@ impl Sampler {
         self.add(span.offset + at as u64, &bytes[at..end]);
     }
 
-    /// Chunks that earlier runs settled pass by no more: these samples are read from
-    /// the image again. Blocks.
+    /// Takes samples of chunks that earlier runs settled, which are not transferred again: reads
+    /// them from the image. Blocks.
     ///
     /// # Errors
-    /// What reading says.
+    /// Errors of reading.
     pub(crate) fn look_back(
         &self,
         image: &dyn Disk,
@@ -408,8 +409,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// These places, in bytes of the drive, were left out because the endpoint called
-    /// them holes: a sample has them too.
+    /// Adds places, in bytes of the drive, that were left out because the endpoint reported them as
+    /// holes.
     pub(crate) fn look_into(&self, holes: Vec<Range<u64>>) {
         for place in holes {
             if self.is_again {
@@ -432,10 +433,10 @@ impl Sampler {
         }
     }
 
-    /// Whether a chunk is one of the sample.
+    /// Whether a chunk belongs to the sample.
     pub(crate) fn picks(&self, index: u64) -> bool {
-        // Of an image without an end, as many as if it ended here: that adds up to
-        // more, but to no more than a multiple of that.
+        // For an image of unknown size, the sample is as dense as if the image ended here. The
+        // total is larger than necessary, but only by a constant factor.
         let chunks = self.chunks.unwrap_or_else(|| index.saturating_add(1));
         let wanted = places::wanted(chunks);
         let last = self
@@ -446,8 +447,7 @@ impl Sampler {
             || fastrand::Rng::with_seed(self.seed ^ !index).u64(..chunks) < wanted
     }
 
-    /// The end of an image was found whose size nobody knew. Tell it before the last
-    /// chunk passes by.
+    /// The end of an image of unknown size was found. Call this before the last chunk is passed.
     pub(crate) fn ends_at(&self, plan: &Plan) {
         if let Some(last) = plan.count().checked_sub(1) {
             let _ = self.last.set(last);
@@ -466,27 +466,27 @@ impl Sampler {
 /// What was read back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
-    /// How many ranges.
+    /// Number of ranges.
     pub ranges: u64,
-    /// Bytes of them all.
+    /// Total bytes.
     pub bytes: u64,
 }
 
-/// Most checks of a full verification that are made at once from the start, over connections
-/// that are open: more could take more memory than the transfer. The checks of a sample are
-/// of a few KiB each, and as many are made at once as there are connections.
+/// Maximum checks of a full verification to make concurrently at the start, over open connections:
+/// more could need more memory than the transfer. The checks of a sample have a few KiB each, and
+/// as many are made concurrently as there are connections.
 const FULL_AT_ONCE_MAX: u32 = 16;
-/// At the end so many checks are made at least, if there are as many connections: together
-/// they take a round trip, as one would.
+/// At least this many checks are made at the end, if there are as many connections: together they
+/// take one round trip, like a single one.
 const LAST_LOOK: usize = 16;
 
-/// The drive that is read back, and how.
+/// The drive to read back, and how.
 pub(crate) struct ReadFrom<'a> {
     pub(crate) client: &'a Client,
     pub(crate) drive: DriveId,
-    /// Connections that the transfer leaves open.
+    /// Connections that the transfer left open.
     pub(crate) open: u32,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub(crate) jobs: u32,
     pub(crate) patience: &'a Patience,
     /// What was checked while the transfer ran.
@@ -496,20 +496,20 @@ pub(crate) struct ReadFrom<'a> {
 /// The checks that have passed.
 #[derive(Default)]
 pub(crate) struct Passed {
-    /// The chunks with data that were looked into.
+    /// The chunks with data that were checked.
     pub(crate) data: RangeSet<u64>,
-    /// The same of holes.
+    /// The holes that were checked.
     pub(crate) holes: RangeSet<u64>,
-    /// How many checks that were.
+    /// Number of checks.
     pub(crate) count: u64,
-    /// Bytes of all of them.
+    /// Total bytes.
     pub(crate) bytes: u64,
-    /// Those of bytes that cannot be read again on this machine.
+    /// Passed checks of bytes that cannot be read again on this machine.
     pub(crate) seen: Vec<Check>,
 }
 
 impl ReadFrom<'_> {
-    /// The engine of so many checks: to it, each is a chunk.
+    /// An engine for `checks` checks; for the engine, each is a chunk.
     fn engine(&self, checks: usize, sampler: &Sampler) -> Engine {
         Engine::new(EngineConfig {
             plan: Plan::new(checks as u64, NonZeroU64::MIN),
@@ -531,10 +531,9 @@ impl ReadFrom<'_> {
     }
 }
 
-/// Reads back a sample of the drive, or all of it, and compares it with what this machine
-/// holds. Of a sample, what was checked already is left out, but a look at the drive as it
-/// is now remains: at the end of the drive, at its start, and at as many other places as
-/// one round trip can check.
+/// Reads back a sample of the drive, or all of it, and compares it with what this machine holds. In
+/// a sample, what was already checked is left out, but some checks of the current state remain: at
+/// the end of the drive, at its start, and at as many other places as one round trip can check.
 pub(crate) async fn verify(
     mut from: ReadFrom<'_>,
     sampler: &Sampler,
@@ -602,26 +601,26 @@ pub(crate) async fn verify(
     let ending = shell.run(&mut monitor, stop).await;
     let outcome = shell.outcome(ending, "read back");
     if let Some(image) = image {
-        // Where that is what changed it says so, rather than to blame the drive.
+        // If the image is what changed, report that instead of blaming the drive.
         blocking(move || image.check_unchanged()).await?;
     }
     outcome.map(|()| verified)
 }
 
-/// What checks are made against.
+/// What the drive is checked against.
 pub(crate) struct Against {
     client: Client,
     drive: DriveId,
     /// What [`Check::Again`] reads.
     disk: Option<Arc<dyn Disk>>,
-    /// Whether it is so much that digests of the endpoint do in place of bytes.
+    /// Whether digests of the endpoint are used instead of bytes, because there is much to compare.
     is_full: bool,
     zeros: Mutex<ZeroDigests>,
 }
 
 impl Against {
-    /// `disk` is what can be read again; `is_full` says whether it is so much that digests
-    /// of the endpoint do in place of bytes.
+    /// `disk` is what can be read again; `is_full` says whether there is so much to compare that
+    /// digests of the endpoint are used instead of bytes.
     pub(crate) fn new(
         client: Client,
         drive: DriveId,
@@ -637,7 +636,7 @@ impl Against {
         }
     }
 
-    /// Whether the drive holds what the disk holds.
+    /// Whether the drive holds the same as the disk.
     async fn is_same(
         self: &Arc<Self>,
         bytes: Range<u64>,
@@ -697,13 +696,13 @@ impl Against {
         }
     }
 
-    /// The digest of so many zeros; made once. Blocks.
+    /// The digest of `len` zeros, which is computed once. Blocks.
     fn zero_digest(&self, len: u64) -> Digest {
         let mut zeros = lock(&self.zeros);
         zeros.of(len)
     }
 
-    /// Whether the drive holds nothing but zeros there.
+    /// Whether the drive has only zeros there.
     async fn is_zeros(
         self: &Arc<Self>,
         bytes: Range<u64>,
@@ -741,7 +740,7 @@ impl Check {
         }
     }
 
-    /// Makes one attempt. The outer error is a mismatch, or one of this machine.
+    /// Makes one attempt. The outer error is a mismatch, or a local error.
     pub(crate) async fn run(
         &self,
         against: &Arc<Against>,
@@ -801,8 +800,8 @@ pub(crate) async fn holds(
         .map_err(|cause| Failure::Broken(cause.to_string()))
 }
 
-/// The digest of a range of the drive: made by the endpoint, if that is one of
-/// ours, or else of what is read, in steps that the API allows.
+/// The digest of a range of the drive: computed by the endpoint, if that is our own server, or
+/// otherwise from what is read in steps that the API allows.
 async fn digest_of(
     reader: DriveReader<'_>,
     span: Span,
@@ -820,7 +819,7 @@ async fn digest_of(
     for piece in pieces(span.offset..span.end(), READ_BYTES_MAX) {
         let len = piece.end - piece.start;
         let bytes = reader.read_all(piece.start, len, requests).await?;
-        // Milliseconds of work; still not for the reactor.
+        // Only milliseconds of work, but too much for the async runtime.
         let hashed = tokio::task::spawn_blocking(move || {
             hasher.update(&bytes);
             hasher
@@ -832,8 +831,7 @@ async fn digest_of(
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
-/// Whether the drive holds nothing but zeros there, read in steps that the API
-/// allows.
+/// Whether the drive has only zeros there, read in steps that the API allows.
 async fn reads_as_zeros(
     reader: DriveReader<'_>,
     bytes: Range<u64>,
@@ -886,7 +884,7 @@ impl Job for ReadBack {
     ) -> impl Future<Output = Attempt> + Send + 'static {
         let (checks, against) = (Arc::clone(&self.checks), Arc::clone(&self.against));
         async move {
-            // The engine was told of as many chunks as there are checks.
+            // For the engine there are as many chunks as checks.
             let check = usize::try_from(span.index).ok().and_then(|i| checks.get(i));
             let Some(check) = check else {
                 return Attempt::local(Error::new(ErrorKind::Bug, "No such check"));
@@ -968,7 +966,7 @@ mod tests {
             chunks: chunks(0..CHUNKS),
             holes: RangeSet::new(),
         };
-        // More was looked into than a sample has, but neither the first chunk nor the last.
+        // More was checked than a sample has, but neither the first chunk nor the last.
         let passed = Passed {
             data: chunks(1..CHUNKS - 1),
             ..Passed::default()

@@ -1,4 +1,4 @@
-//! Which bytes of a drive are read back where a sample is enough.
+//! Selects the bytes of a drive that are read back for a sample.
 
 use std::ops::Range;
 
@@ -6,27 +6,27 @@ use rangemap::RangeSet;
 
 use crate::plan::Plan;
 
-/// Bytes of a sample.
+/// Bytes to read at each place.
 pub(crate) const SAMPLE_BYTES: u64 = 16 * 1024;
-/// Fewest chunks of a large image that are sampled.
+/// Minimum number of chunks to sample in a large image.
 const SAMPLES_MIN: u64 = 16;
-/// Most chunks that are sampled: of an image with one damaged chunk in a hundred,
-/// 300 samples hit one with 95 %.
+/// Maximum number of chunks to sample: if one chunk in a hundred is damaged, 300 samples find one
+/// with 95 % probability.
 const SAMPLES_MAX: u64 = 300;
-/// Most places that all reported holes get together.
+/// Maximum number of places in all reported holes together.
 const HOLE_PLACES_MAX: usize = 300;
 
-/// Most chunks that are sampled of those that were left out as holes: they are more likely
-/// to be what they should be.
+/// Maximum number of chunks to sample of those that were left out as holes, which are more likely
+/// to be right.
 pub(crate) const HOLE_SAMPLES_MAX: u64 = 32;
 
-/// How many of `chunks` chunks are sampled.
+/// How many of `chunks` chunks to sample.
 pub(crate) fn wanted(chunks: u64) -> u64 {
     (chunks / 100).clamp(SAMPLES_MIN, SAMPLES_MAX)
 }
 
-/// Places in these chunks of a plan, in bytes of the plan: in the first one, the last
-/// one, and one in each of equal parts between, of which there are `most` at most.
+/// Selects places in these chunks of a plan, in bytes of the plan: in the first chunk, in the last,
+/// and one in each of at most `most` equal parts in between.
 pub(crate) fn spread(
     plan: &Plan,
     chunks: &RangeSet<u64>,
@@ -40,7 +40,7 @@ pub(crate) fn spread(
     let wanted = wanted(all).min(most).min(all);
     let mut numbers = vec![0, last];
     for part in 0..wanted {
-        // No more than 300 times the number of chunks, which fits.
+        // At most 300 times the number of chunks, which fits.
         let (start, end) = (part * all / wanted, (part + 1) * all / wanted);
         numbers.push(rng.u64(start..end.max(start + 1)));
     }
@@ -63,21 +63,21 @@ pub(crate) fn spread(
     places
 }
 
-/// A place in these bytes, anywhere.
+/// A random place in these bytes.
 pub(crate) fn place_in(bytes: Range<u64>, rng: &mut fastrand::Rng) -> Range<u64> {
     let len = (bytes.end - bytes.start).min(SAMPLE_BYTES);
     let start = rng.u64(bytes.start..=bytes.end - len);
     start..start + len
 }
 
-/// Places in holes that somebody reported, of which there may be any number: both ends
-/// of each, where a wrong report is wrong most likely, and one between. If these are too
-/// many, as many as are remembered, each with equal chance.
+/// Places in holes that were reported, of which there may be any number: both ends of each, where a
+/// wrong report is most likely wrong, and one in between. If there are too many, a random selection
+/// is remembered, with equal probability.
 #[derive(Clone, Debug)]
 pub(crate) struct HolePlaces {
     places: Vec<Range<u64>>,
     seen: u64,
-    /// The hole reported last, which may go on.
+    /// The last reported hole, which may continue.
     last: Range<u64>,
     rng: fastrand::Rng,
 }
@@ -92,7 +92,7 @@ impl HolePlaces {
         }
     }
 
-    /// These bytes are a hole, or more of the one before.
+    /// Reports that these bytes are a hole, or continue the previous one.
     pub(crate) fn hole(&mut self, bytes: Range<u64>) {
         if bytes.is_empty() {
             return;
@@ -129,7 +129,7 @@ impl HolePlaces {
         }
     }
 
-    /// The places, in bytes of the drive.
+    /// The selected places, in bytes of the drive.
     pub(crate) fn take(mut self) -> Vec<Range<u64>> {
         let last = std::mem::replace(&mut self.last, 0..0);
         self.draw(last);
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn every_hole_has_places_at_its_ends_and_many_holes_have_some_each() {
         let mut few = HolePlaces::new(1);
-        // Told in pieces, it is one.
+        // A hole that is reported in pieces counts as one.
         few.hole(0..100_000);
         few.hole(100_000..1 << 40);
         few.hole((1 << 40) + 5..(1 << 40) + 6);
