@@ -1,15 +1,13 @@
-//! What a transfer did, kept on disk while it runs, so that a later run goes on
-//! where this one ended, whatever ended it (docs/dev/formats.md).
+//! The journal of a transfer: a file that records what was done, so that a later run continues
+//! where this one ended, for whatever reason it ended (docs/dev/formats.md).
 //!
-//! One rule holds it together: a journal never says more than is true. A record
-//! is written only after what it tells is so: after the endpoint confirmed a
-//! chunk, or after the bytes of a chunk are synced to the disk. Records that get
-//! lost cost a chunk that is sent again; a record that is wrong would cost the
-//! image.
+//! One rule makes it safe: a journal never claims more than is true. A record is written only after
+//! its statement is true: after the endpoint confirmed a chunk, or after the bytes of a chunk were
+//! synced to the disk. A lost record costs a chunk that is transferred again; a wrong record would
+//! cost the image.
 //!
-//! Records of chunks that are in a file but not synced say just that
-//! ([`Record::Written`]): they hold after the process was killed, and count for nothing
-//! after a loss of power.
+//! A chunk that is in a file but not synced has a separate kind of record, [`Record::Written`]. It
+//! is valid after the process was killed, but not after a loss of power.
 
 mod keeper;
 mod log;
@@ -44,10 +42,10 @@ pub use others::{Other, others};
 pub use record::{Direction, HEADER_BYTES, Header, HeaderError, Proof, RECORD_BYTES, Record};
 pub use replay::{Replay, ReplayError, State, replay};
 
-/// An open journal. While it is open no other process can have it.
+/// An open journal. While it is open, no other process can open it.
 #[derive(Debug)]
 pub struct Journal {
-    /// Shared with whoever writes records beside it.
+    /// Shared with the threads that write records concurrently.
     log: Arc<Log>,
     /// Records that were not written yet.
     unwritten: Vec<Record>,
@@ -55,10 +53,10 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Makes a new journal, whole or not at all.
+    /// Creates a journal, completely or not at all.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be made or is there already.
+    /// [`ErrorKind::Local`] if it cannot be created or exists already.
     pub fn create(path: &Path, header: &Header) -> Result<Self> {
         let cannot = |cause: std::io::Error| {
             let hint = match cause.kind() {
@@ -79,7 +77,7 @@ impl Journal {
         std::fs::create_dir_all(directory).map_err(cannot)?;
         let weak = Cell::new([None, None]);
         let fill = |file: &File| {
-            // Before it has its name: no other process can be first.
+            // It is locked before it has its name, so that no other process can be first.
             let locked = filesystem::lock(file, Lock::Exclusive);
             file.write_all_at(&bytes, 0)?;
             weak.set([weakness_of(locked, path), unsynced(file, path)?]);
@@ -89,7 +87,7 @@ impl Journal {
         let names = match sync_directory(directory) {
             Ok(weakness) => weakness,
             Err(cause) => {
-                // The next run would take it for one that began.
+                // The next run would take it for one that had begun.
                 let _ = std::fs::remove_file(path);
                 return Err(cannot(cause));
             }
@@ -107,12 +105,12 @@ impl Journal {
         }
     }
 
-    /// Opens a journal and reads it; `None` if there is none. A tail that a
-    /// crash tore is cut off; of one that is damaged a copy is kept beside it.
+    /// Opens a journal and reads it; `None` if there is none. A tail that a crash left incomplete
+    /// is cut off. If the journal is damaged, a copy is stored beside it.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if another process has it, another user may have written it,
-    /// or it cannot be read.
+    /// [`ErrorKind::Local`] if another process has it open, another user may have written it, or it
+    /// cannot be read.
     pub fn open(path: &Path) -> Result<Option<(Self, Replay)>> {
         if filesystem::is_placeholder(path) {
             return Ok(None);
@@ -152,17 +150,17 @@ impl Journal {
         Ok(Some((journal, replay)))
     }
 
-    /// Adds a record; it counts after the next [`sync`](Self::sync).
+    /// Adds a record, which counts after the next [`sync`](Self::sync).
     pub fn append(&mut self, record: &Record) {
         self.unwritten.push(record.clone());
     }
 
-    /// Adds the record of a chunk that is in `data`, whose digest it makes from there.
+    /// Adds the record of a chunk in `data`, from which its digest is computed.
     fn append_written(&mut self, data: &File, span: Span) -> Result<()> {
         let digest = filesystem::digest_of(data, span.offset..span.end()).map_err(|cause| {
             Error::new(ErrorKind::Local, "Cannot read the image for its journal").because(cause)
         })?;
-        // Longer ones there are not: a chunk is a buffer.
+        // A chunk fits a buffer, so its length always fits.
         if let Ok(len) = u32::try_from(span.len) {
             let index = span.index;
             self.append(&Record::Done {
@@ -174,10 +172,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Remembers chunks that are in `data` and synced, with their digests. Blocks.
+    /// Adds records of chunks that are in `data` and synced, with their digests. Blocks.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if they cannot be read, or the journal not written.
+    /// [`ErrorKind::Local`] if they cannot be read, or the journal cannot be written.
     pub fn remember(&mut self, data: &File, chunks: impl IntoIterator<Item = Span>) -> Result<()> {
         for span in chunks {
             self.append_written(data, span)?;
@@ -185,19 +183,19 @@ impl Journal {
         self.sync()
     }
 
-    /// Puts all records on the disk, safe from a loss of power.
+    /// Writes and syncs all records, so that they survive a loss of power.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`]; then, and ever after: what a failed sync left on the
-    /// disk is not known, and trying again would claim that it is.
+    /// [`ErrorKind::Local`]. After a failure, every later call fails as well: what a failed sync
+    /// left on the disk is unknown, and a second attempt would wrongly report success.
     pub fn sync(&mut self) -> Result<()> {
         let unwritten = std::mem::take(&mut self.unwritten);
         self.log.write(&unwritten)?;
         self.log.sync()
     }
 
-    /// The digests of all chunks that are done, by index. Of several records about
-    /// one chunk the last one counts.
+    /// The digests of all chunks that are done, by index. Of several records about one chunk, the
+    /// last one counts.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be read.
@@ -216,12 +214,11 @@ impl Journal {
         Ok(digests)
     }
 
-    /// Takes back what it says of these chunks: writes it anew without them, whole
-    /// or not at all, and puts it in its own place.
+    /// Removes what it says about these chunks: writes a new journal without them, completely or
+    /// not at all, and replaces the old one.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if it cannot be read or written; then it still says what
-    /// it said.
+    /// [`ErrorKind::Local`] if it cannot be read or written; then it is unchanged.
     pub fn without(self, chunks: &RangeSet<u64>) -> Result<Self> {
         let (log, path) = (&self.log, self.path());
         let cannot = |cause: std::io::Error| cannot(path, "write").because(cause);
@@ -242,7 +239,7 @@ impl Journal {
             match Record::decode(&bytes, number, &log.session) {
                 Some(Record::Done { index, .. } | Record::Written { index, .. })
                     if chunks.contains(&index) => {}
-                // They have other numbers there.
+                // Records have other numbers in the new journal.
                 Some(Record::Synced { .. }) => {}
                 Some(Record::Holes { first, count }) => {
                     for gap in chunks.gaps(&(first..first.saturating_add(count))) {
@@ -252,7 +249,7 @@ impl Journal {
                         });
                     }
                 }
-                // It tells of these chunks as well.
+                // It covers these chunks as well.
                 Some(Record::Whole { .. }) if !chunks.is_empty() => {}
                 Some(record) => anew.append(&record),
                 None => return Err(cannot(std::io::ErrorKind::InvalidData.into())),
@@ -263,32 +260,32 @@ impl Journal {
         Ok(anew)
     }
 
-    /// What its file system cannot do for it.
+    /// What its file system cannot guarantee.
     pub fn weaknesses(&self) -> &[Weakness] {
         &self.weaknesses
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.log.path
     }
 
-    /// Removes it: the transfer is complete.
+    /// Removes it, because the transfer is complete.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if it cannot be removed.
     pub fn remove(self) -> Result<()> {
         let path = self.path();
         std::fs::remove_file(path).map_err(|cause| cannot(path, "remove").because(cause))?;
-        // One that comes back after a loss of power tells of what is complete: the
-        // next run finds that there is nothing to do. No reason to fail now.
+        // If it reappears after a loss of power, it describes a complete transfer, and the next run
+        // finds nothing to do. So a failure is ignored.
         let _ = sync_directory(directory_of(path));
         Ok(())
     }
 }
 
-/// Copies a damaged journal to `PATH.bad`, in the place of an earlier copy. A link with that
-/// name is replaced, not followed.
+/// Copies a damaged journal to `PATH.bad`, replacing an earlier copy. A link with that name is
+/// replaced, not followed.
 fn keep_aside(mut file: &File, path: &Path) -> std::io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".bad");
@@ -298,7 +295,7 @@ fn keep_aside(mut file: &File, path: &Path) -> std::io::Result<()> {
     copy.replace(Path::new(&name)).map(drop)
 }
 
-/// Takes the lock of a journal.
+/// Locks a journal.
 fn lock(file: &File, path: &Path) -> Result<Option<Weakness>> {
     let locked = filesystem::lock(file, Lock::Exclusive);
     if locked == Locked::Busy {
@@ -346,7 +343,7 @@ mod tests {
         drop(journal);
         let (mut journal, replay) = Journal::open(&path).unwrap().unwrap();
         assert_eq!(replay.header, header());
-        // It and that it is synced.
+        // The record, and one that it was synced.
         assert_eq!((replay.records, replay.is_damaged), (2, false));
         journal.append(&holes(2));
         journal.sync().unwrap();
@@ -411,7 +408,7 @@ mod tests {
         assert!(Journal::open(&link).is_err());
     }
 
-    /// Neither written to nor synced: EBADF.
+    /// A file that can be neither written nor synced: EBADF.
     fn never_synced() -> File {
         let flags = OFlags::PATH.bits().cast_signed();
         let mut options = OpenOptions::new();
@@ -461,7 +458,7 @@ mod tests {
         inode: 3,
     };
 
-    /// The chunk of 10 bytes with this index, of which one block holds data.
+    /// The chunk of 10 bytes with this index, of which one block has data.
     fn written(index: u64) -> Note {
         let span = Span {
             index,
@@ -471,7 +468,7 @@ mod tests {
         Note::Written { span, blocks: 1 }
     }
 
-    /// What a process that is killed now would leave, once it says what is wanted.
+    /// What a process would leave if it were killed as soon as the journal satisfies `is_wanted`.
     fn left(path: &Path, is_wanted: impl Fn(&State) -> bool) -> State {
         loop {
             let bytes = std::fs::read(path).unwrap();
@@ -494,7 +491,7 @@ mod tests {
         let keeper = Keeper::start(journal, Some(data(again, now))).unwrap();
         keeper.note(written(4)).unwrap();
         let _ = left(&path, |state| state.written.len() == 1);
-        // Killed now, for all that the next one sees.
+        // To the next process, this looks as if the first had been killed now.
         let bytes = std::fs::read(&path).unwrap();
         drop(keeper.finish().unwrap());
         std::fs::write(&path, bytes).unwrap();
@@ -572,7 +569,7 @@ mod tests {
         drop(kept.journal.without(&RangeSet::new()).unwrap());
         let bytes = std::fs::read(&path).unwrap();
         let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
-        // Those who know no other version can go on with it.
+        // An older program, which knows no other version, can continue it.
         assert_eq!((replay.version, replay.records), (1, 1));
         assert!(replay.state.done.contains(&5));
     }
@@ -592,8 +589,8 @@ mod tests {
         assert_eq!(records, 2, "the record, and that it is synced");
     }
 
-    /// A journal, kept beside a file of three chunks that were written in this order;
-    /// the last notes, if any, follow. How it is kept, what it says, and its digests.
+    /// A journal beside a file of three chunks that were written in this order, followed by the
+    /// last note, if any. Returns the result, the content of the journal, and its digests.
     fn kept(last: Option<Note>) -> (Kept, Replay, BTreeMap<u64, ChunkDigest>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
@@ -642,7 +639,7 @@ mod tests {
             digests,
             BTreeMap::from([(1, ChunkDigest::of(b"9876543210"))])
         );
-        // What cannot be read is not remembered.
+        // What cannot be read is not recorded.
         assert!(kept.journal.remember(&data, kept.unrecorded).is_err());
     }
 
@@ -659,12 +656,12 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 10]).unwrap();
         let (journal, replay) = Journal::open(&path).unwrap().unwrap();
-        // The last one said that all before it are on the disk.
+        // The last record states that all before it are on the disk.
         assert_eq!((replay.records, replay.is_damaged), (4, false));
         drop(journal);
         let mut damaged = whole;
         damaged[HEADER_BYTES + RECORD_BYTES] ^= 1;
-        // Somebody planted a link where the copy goes: it is replaced, not followed.
+        // A link was planted at the name of the copy: it is replaced, not followed.
         let (bad, victim) = (
             path.with_extension("ohj.bad"),
             directory.path().join("victim"),

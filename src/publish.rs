@@ -1,4 +1,4 @@
-//! Publishing an image: a drive that holds it, and never one that seems to.
+//! Publishes an image as a drive, and never shows a drive as finished that is not.
 //!
 //! ```text
 //! image ─▶ content ─▶ is there one that holds it? ─▶ done, nothing is sent
@@ -6,10 +6,10 @@
 //!                      making ─▶ cloning ─▶ writing ─▶ verified ─▶ published
 //! ```
 //!
-//! All that decides what a next run does is on the drive itself, in `user:` keys
-//! (`keys`): another machine can go on. A drive gets its name, its readers and its
-//! digest in one request, after all of it was confirmed and verified. Nothing is ever
-//! removed that does not bear the token of this publication.
+//! Everything that determines what the next run does is stored on the drive itself, in `user:` keys
+//! (`keys`), so another machine can continue. A drive gets its name, its readers and its digest in
+//! a single request, after its whole content was confirmed and verified. A drive is removed only if
+//! it has the token of this publication.
 
 mod base;
 mod keys;
@@ -56,92 +56,92 @@ pub use keys::{Publication, publication};
 pub use receipts::{read_receipt, read_receipt_if, write_receipt};
 pub use selection::{Several, is_candidate, select, time};
 
-/// Blocks that are read back of all, and of those that were written: what is damaged
-/// to one in a hundred is seen with 95 %.
+/// Blocks to read back of a whole drive: if one in a hundred is damaged, this finds it with 95 %
+/// probability.
 const SAMPLE_BLOCKS: u64 = 300;
-/// Blocks that are read back of those that were written.
+/// Blocks to read back of those that were written.
 const WRITTEN_BLOCKS: u64 = 100;
-/// Everyone, as the `readers` key says it (docs/dev/reference.md, 1.4).
+/// Everyone, in the `readers` key (docs/dev/reference.md, 1.4).
 const EVERYONE: &str = "ffffffff-ffff-ffff-ffff-ffffffffffff";
-/// Between two looks at what the cloud is doing, at least.
+/// Minimum time between two checks of what the cloud is doing.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(20);
-/// Between two looks at what another machine, or the cloud, is doing.
+/// Maximum time between two checks of what another machine, or the cloud, is doing.
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(5);
 
-/// Which drive a delta goes on top of.
+/// The drive that a delta is applied to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Base {
-    /// The newest that was published under this name.
+    /// The newest drive that was published under this name.
     #[default]
     Auto,
     /// None: everything is sent.
     None,
-    /// This one.
+    /// This drive.
     Drive(DriveId),
-    /// The newest that was published under another name, or the only one of it.
+    /// The newest drive that was published under another name, or the only drive of that name.
     Name(String),
 }
 
-/// What a run is to do.
+/// The part of the work that a run does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// All of it.
+    /// Everything.
     #[default]
     Whole,
-    /// A part of the chunks. The first shard makes the drive, the others wait for it.
+    /// A part of the chunks. The first shard creates the drive, and the others wait for it.
     Shard(Shard),
-    /// Look whether all shards are done, verify, and publish.
+    /// Check whether all shards are done, verify, and publish.
     Join,
 }
 
-/// How to publish.
+/// The options of a publication.
 #[derive(Clone, Debug)]
 pub struct PublishOptions {
     /// The name of the drive.
     pub name: String,
-    /// What is published under one name has one token. Without one it is made of the
-    /// user and the name.
+    /// Identifies all that is published under one name. By default, it is derived from the user and
+    /// the name.
     pub token: Option<String>,
-    /// What a delta goes on top of.
+    /// The base of a delta.
     pub base: Base,
     /// Tags of the published drive.
     pub tags: Vec<String>,
-    /// Who else may read it, as the API says it; see [`readers`].
+    /// Who else may read it, in the form of the API; see [`readers`].
     pub readers: Option<String>,
-    /// So many of the name stay, the new one included; all without.
+    /// How many drives of this name to keep, including the new one; `None` for all.
     pub keep: Option<NonZeroU32>,
-    /// Remove what unfinished runs left, and begin anew.
+    /// Remove what unfinished runs left, and start over.
     pub clean_up: bool,
     /// What this run does.
     pub role: Role,
     /// Storage tier of a new drive.
     pub tier: String,
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     pub jobs: NonZeroU32,
-    /// Fewest requests in flight. Errors of the endpoint may lower the number below it.
+    /// Minimum number of requests in flight. Errors of the endpoint may lower the number below it.
     pub jobs_min: NonZeroU32,
-    /// How hard to compress.
+    /// The compression level.
     pub compression: Compression,
-    /// Most bytes of the body of one request, if the endpoint is known to refuse more.
+    /// Maximum bytes of a request body, if the endpoint is known to refuse more.
     pub body_bytes_max: Option<NonZeroU64>,
-    /// How long it goes on while nothing succeeds.
+    /// How long to continue without any success.
     pub patience: Patience,
     /// How much to read back.
     pub verify: Verify,
     /// How far holes that the file system reports are believed.
     pub holes: Holes,
-    /// Directory of journals; none is kept without.
+    /// Directory for journals; `None` for no journals.
     pub journals: Option<PathBuf>,
-    /// Directory of receipts, by drive; none is kept there without.
+    /// Directory for receipts, by drive; `None` for none.
     pub receipts: Option<PathBuf>,
-    /// Where the last receipt was left by somebody, and the new one goes.
+    /// The file of the last receipt, which is replaced by the new one.
     pub receipt: Option<PathBuf>,
-    /// What names the endpoint: its URL, unless that is another one each time.
+    /// Identifies the endpoint: its URL, unless that differs in each run.
     pub endpoint: String,
 }
 
 impl PublishOptions {
-    /// The defaults, under a name: nothing is kept on this machine.
+    /// The default options for a name: nothing is stored on this machine.
     pub fn to(name: impl Into<String>, endpoint: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -159,7 +159,7 @@ impl PublishOptions {
             body_bytes_max: None,
             patience: Patience::default(),
             verify: Verify::default(),
-            // The digest under which it is published is of every byte.
+            // The published digest must cover every byte.
             holes: Holes::Read,
             journals: None,
             receipts: None,
@@ -169,7 +169,7 @@ impl PublishOptions {
     }
 }
 
-/// The value of the `readers` key: `all`, or UUIDs with commas between them.
+/// The value of the `readers` key: `all`, or UUIDs separated by commas.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for anything else.
@@ -177,7 +177,7 @@ pub fn readers(text: &str) -> Result<String> {
     if text == "all" {
         return Ok(EVERYONE.into());
     }
-    // A user is named as a drive is.
+    // The identifier of a user has the same form as that of a drive.
     let users = text.split(',').map(|user| user.trim().parse::<DriveId>());
     let users: Option<Vec<String>> = users.map(|user| Some(user.ok()?.to_string())).collect();
     users.map(|users| users.join(" ")).ok_or_else(|| {
@@ -187,20 +187,20 @@ pub fn readers(text: &str) -> Result<String> {
     })
 }
 
-/// What came of it.
+/// The result of a publication.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Published {
-    /// The drive. Unless [`is_published`](Self::is_published) it has no name yet.
+    /// The drive. It has no name yet unless [`is_published`](Self::is_published).
     pub drive: DriveId,
-    /// The root of what it holds.
+    /// The root of its content.
     pub root: Digest,
     /// Bytes of the disk.
     pub size: u64,
-    /// Whether it bears its name; not after a shard.
+    /// Whether it has its name; `false` after a shard.
     pub is_published: bool,
-    /// How it came about.
+    /// How its content came there.
     pub how: How,
-    /// Bytes of bodies that this run sent, of chunks.
+    /// Bytes of chunk bodies that this run sent.
     pub sent_bytes: u64,
     /// How much was read back.
     pub verified: Coverage,
@@ -208,12 +208,12 @@ pub struct Published {
     pub destroyed: Vec<DriveId>,
 }
 
-/// A publication that did not come about.
+/// A publication that did not succeed.
 #[derive(Debug)]
 pub struct Unpublished {
-    /// Why.
+    /// The reason.
     pub error: Error,
-    /// The drive that is left, unfinished: the same command takes it up.
+    /// The unfinished drive that is left: the same command resumes it.
     pub unfinished: Option<DriveId>,
 }
 
@@ -226,11 +226,11 @@ impl From<Error> for Unpublished {
     }
 }
 
-/// Publishes an image. It is done when a drive bears the name and the digest of the
-/// content, and holds it as far as `verify` was told to look.
+/// Publishes an image. It is done when a drive has the name and the digest of the content, and
+/// holds that content as far as `verify` requests a check.
 ///
 /// # Errors
-/// [`Unpublished`]: why, and what is left of it.
+/// [`Unpublished`], with the reason and what is left.
 pub async fn publish(
     client: &Client,
     image: Image,
@@ -267,11 +267,11 @@ pub async fn publish(
     }
 }
 
-/// Removes what unfinished runs left under this name, and nothing else: drives that
-/// bear its token and are not published. Gives their names.
+/// Removes what unfinished runs left under this name, and nothing else: drives that have its token
+/// and are not published. Returns their identifiers.
 ///
 /// # Errors
-/// What the endpoint says.
+/// Errors of the endpoint.
 pub async fn clean_up(
     client: &Client,
     options: &PublishOptions,
@@ -283,7 +283,7 @@ pub async fn clean_up(
     publisher.clean_up(&drives).await
 }
 
-/// The token of what is published under a name.
+/// The token of a name.
 fn token(options: &PublishOptions, user: &str) -> Result<String> {
     let Some(token) = &options.token else {
         let what = format!("openhosting publish\n{user}\n{}", options.name);
@@ -298,12 +298,12 @@ fn token(options: &PublishOptions, user: &str) -> Result<String> {
     Err(Error::new(ErrorKind::Usage, what))
 }
 
-/// The name of a drive that is not finished.
+/// The name of an unfinished drive.
 fn unfinished_name(name: &str) -> String {
     format!("{name} (unfinished)")
 }
 
-/// What tells an image from others before it was read; `None` where nothing does.
+/// Distinguishes an image from others before it was read; `None` if that is impossible.
 fn source(fingerprint: &Fingerprint) -> Option<String> {
     let Fingerprint {
         size,
@@ -316,8 +316,8 @@ fn source(fingerprint: &Fingerprint) -> Option<String> {
     fingerprint.detects_changes().then(digest)
 }
 
-/// Reads all of an image, off the reactor, and counts its bytes in `done`; notifies `other`
-/// when it has read something that `base` has not.
+/// Reads a whole image on another thread, and counts its bytes in `done`. Notifies `other` when it
+/// has read something that `base` does not hold.
 async fn read(
     image: Image,
     base: Option<Arc<Content>>,
@@ -355,7 +355,7 @@ struct Publisher<'a> {
     client: &'a Client,
     options: &'a PublishOptions,
     token: String,
-    /// Of the image; before that was read, of nothing but its size.
+    /// The content of the image; before it was read, only its size is right.
     content: Arc<Content>,
     root: Digest,
     /// See [`SOURCE_KEY`].
@@ -364,23 +364,23 @@ struct Publisher<'a> {
     stop: Stop,
     rng: fastrand::Rng,
     unfinished: Option<DriveId>,
-    /// Connections that are open, at most.
+    /// Maximum number of open connections.
     open: u32,
     began: (SystemTime, std::time::Instant),
 }
 
-/// An unfinished drive that is taken up, or was made just now.
+/// An unfinished drive, of an earlier run or new.
 #[derive(Clone, Debug)]
 struct Work {
     drive: DriveId,
     holds: Holds,
-    /// Whether this very run made it.
+    /// Whether this run created it.
     is_new: bool,
-    /// What it holds of its base, where that is known.
+    /// The content of its base, if known.
     base: Option<Arc<Content>>,
 }
 
-/// A drive that the cloud copies into while the image is still being read.
+/// A drive into which the cloud copies while the image is still being read.
 #[derive(Debug)]
 struct Early {
     drive: DriveId,
@@ -390,11 +390,11 @@ struct Early {
 /// What a drive holds after the cloud was asked to copy a base into it.
 #[derive(Debug)]
 enum Copied {
-    /// The base, and what that is, if it is known.
+    /// The base, with its content if known.
     Base(DriveId, Option<Arc<Content>>),
-    /// What it held before.
+    /// The same as before.
     Nothing,
-    /// Nobody knows.
+    /// Unknown.
     Unknown,
 }
 
@@ -429,15 +429,15 @@ impl<'a> Publisher<'a> {
             drives.retain(|drive| !gone.contains(&drive.id));
         }
         let (image, early) = self.read(image, &drives).await?;
-        // It may have taken long.
+        // Reading may have taken long.
         let drives = self.drives().await?;
         if let Some((drive, verified)) = self.published_already(&drives).await? {
-            // It is not the newest that holds it.
+            // Another drive with this content exists, so this one is not needed.
             if let Some(early) = early {
                 self.destroy(early.drive).await?;
                 self.unfinished = None;
             }
-            // The run that published it may have been killed a moment later.
+            // The run that published it may have been killed shortly after.
             if let Some(journal) = self.journal(drive) {
                 let _ = blocking(move || Ok(std::fs::remove_file(journal))).await;
             }
@@ -460,7 +460,7 @@ impl<'a> Publisher<'a> {
                 let finished = self
                     .finish(work.drive, how(work.holds), sent_bytes, &written)
                     .await;
-                // Only now: a run that is killed before this finds that all is sent.
+                // Not earlier: a run that is killed before this finds that everything was sent.
                 drop(journal);
                 finished
             }
@@ -468,8 +468,8 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Reads the image. As soon as it is seen to be another one than the base, the cloud
-    /// copies that meanwhile: both may take long.
+    /// Reads the image. As soon as it is known to differ from the base, the cloud starts to copy
+    /// the base, because both may take long.
     async fn read(&mut self, image: Image, drives: &[DriveInfo]) -> Result<(Image, Option<Early>)> {
         let base = match self.options.role {
             Role::Whole => self.known_base(drives).await?,
@@ -493,7 +493,7 @@ impl<'a> Publisher<'a> {
             self.stop.clone(),
         );
         let mut reading = std::pin::pin!(reading);
-        // What is unfinished is taken up if it is of this content, or else told of.
+        // An unfinished drive is resumed if it has this content, and reported otherwise.
         let is_first = keys::of_token(drives, &self.token).all(|(mark, _)| !mark.is_unfinished());
         let base = base.zip(self.source.clone()).filter(|_| is_first);
         let seen = async {
@@ -536,8 +536,7 @@ impl<'a> Publisher<'a> {
         Ok((image, early))
     }
 
-    /// The base, if it is known what it holds. What is wrong with it is told when it is
-    /// needed.
+    /// The base, if its content is known. Problems with it are reported when it is needed.
     async fn known_base(
         &mut self,
         drives: &[DriveInfo],
@@ -549,8 +548,8 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Makes the drive and has the base copied into it, of an image of which no more is
-    /// known than that it is another one.
+    /// Creates the drive and has the base copied into it, for an image of which is only known that
+    /// it differs.
     async fn begin_early(
         &mut self,
         (base, content): (DriveId, Arc<Content>),
@@ -568,7 +567,7 @@ impl<'a> Publisher<'a> {
         Ok(Early { drive, copied })
     }
 
-    /// A part of the chunks.
+    /// Sends a part of the chunks.
     async fn shard(
         &mut self,
         image: Image,
@@ -605,10 +604,10 @@ impl<'a> Publisher<'a> {
         })
     }
 
-    /// The drive that the first shard made, when it may be written to.
+    /// Waits for the drive that the first shard creates, until it may be written to.
     async fn others_work(&mut self, shard: Shard) -> Result<Work> {
         let began = std::time::Instant::now();
-        let mut is_told = false;
+        let mut is_reported = false;
         loop {
             let drives = self.drives().await?;
             let found = self.mine(&drives).into_iter().find(|(mark, _)| {
@@ -630,15 +629,15 @@ impl<'a> Publisher<'a> {
                 return Err(Error::new(ErrorKind::Unavailable, what)
                     .hint_to("Run all shards with the same image, name and token"));
             }
-            if !is_told {
+            if !is_reported {
                 self.notice("Waiting for the drive that shard 1 makes");
-                is_told = true;
+                is_reported = true;
             }
             self.pause(Duration::from_secs(1)).await?;
         }
     }
 
-    /// The drive that all shards have worked on.
+    /// The drive on which all shards have worked.
     async fn joined(&mut self, drives: &[DriveInfo]) -> Result<Work> {
         let mut mine = self.mine(drives).into_iter();
         let Some((mark, drive)) = mine.find(|(mark, _)| mark.state == DriveState::Writing) else {
@@ -672,7 +671,7 @@ impl<'a> Publisher<'a> {
     /// The unfinished drives with this token and content.
     fn mine<'d>(&self, drives: &'d [DriveInfo]) -> Vec<(Mark, &'d DriveInfo)> {
         let mine = keys::of_token(drives, &self.token).filter(|(mark, drive)| {
-            // One that was made before its image was read was never written to.
+            // A drive that was created before its image was read was never written to.
             let is_goal = match mark.goal {
                 Some(goal) => goal == self.root,
                 None => mark.source.is_some() && mark.source == self.source,
@@ -684,8 +683,8 @@ impl<'a> Publisher<'a> {
         mine
     }
 
-    /// A drive of this name that holds this content, as far as it tells, and how much
-    /// of it was compared to be sure.
+    /// A drive of this name that has this content according to its keys, and how much of it was
+    /// compared to be sure.
     async fn published_already(
         &mut self,
         drives: &[DriveInfo],
@@ -710,7 +709,7 @@ impl<'a> Publisher<'a> {
             let all = 0..self.content.block_plan().count();
             let to_check = match (mark.writes, counters(&full)) {
                 (Some(then), Some(now)) if then == now => RangeSet::new(),
-                // Somebody wrote to it, or the cloud counts what it does itself.
+                // Something wrote to it, or the cloud counts its own accesses.
                 (Some(_), Some(_)) => {
                     self.warn(&format!(
                         "Drive {id} was written to since it was published: all of it is compared"
@@ -780,7 +779,7 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    /// Makes the drive, a copy of the base if there is one.
+    /// Creates the drive, as a copy of the base if there is one.
     async fn make(&mut self, drives: &[DriveInfo], shards: Option<u32>) -> Result<Work> {
         let base = self.base(drives).await?;
         let (state, holds) = match &base {
@@ -834,7 +833,7 @@ impl<'a> Publisher<'a> {
         });
         let bears = self.info(drive.id).await?;
         if Mark::of(&bears).is_none_or(|mark| mark.token != self.token) {
-            // It would never be found again.
+            // Without its keys it would never be found again.
             self.destroy(drive.id).await?;
             let what = "The endpoint does not keep user: keys, which publishing needs";
             return Err(Error::new(ErrorKind::Rejected, what)
@@ -843,8 +842,8 @@ impl<'a> Publisher<'a> {
         Ok(drive.id)
     }
 
-    /// Makes a drive ready to be written to that nothing was written to: proves that
-    /// it reads as zeros, before anything is.
+    /// Prepares a drive to which nothing was written: proves that it reads as zeros, before
+    /// anything is written.
     async fn make_ready(&mut self, drive: DriveId) -> Result<Work> {
         let plan = self.content.block_plan();
         let last = plan.count().saturating_sub(1);
@@ -877,7 +876,7 @@ impl<'a> Publisher<'a> {
         self.begin_writing(drive, holds, true, None).await
     }
 
-    /// From here on bytes of the image are written.
+    /// Records that from now on bytes of the image are written.
     async fn begin_writing(
         &mut self,
         drive: DriveId,
@@ -899,8 +898,8 @@ impl<'a> Publisher<'a> {
         })
     }
 
-    /// Reads back what `verify` asks for. A drive that differs is left as one of which
-    /// nobody knows what it holds: the next run compares all of it.
+    /// Reads back what `verify` requests. A drive that differs is marked as having unknown content,
+    /// so that the next run compares all of it.
     async fn verify(
         &mut self,
         drive: DriveId,
@@ -952,8 +951,8 @@ impl<'a> Publisher<'a> {
         self.tell(drive, how, sent_bytes, verified).await
     }
 
-    /// Gives a drive its name, its readers, its tags and its digest, in one request:
-    /// there is no moment at which it has some of them.
+    /// Gives a drive its name, readers, tags and digest in a single request, so that it never has
+    /// only some of them.
     async fn name(&mut self, drive: DriveId) -> Result<()> {
         let client = self.client;
         let full = self
@@ -985,7 +984,7 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    /// The rest, once there is a drive that is published: the receipt, and what it
+    /// Completes the work after a drive was published: stores the receipt, and removes what it
     /// supersedes.
     async fn tell(
         &mut self,
@@ -1012,7 +1011,7 @@ impl<'a> Publisher<'a> {
         let own = self.options.receipts.clone();
         let own = own.map(|directory| receipts::receipt_file(&directory, drive));
         let written = blocking(move || {
-            // What was not asked for is no reason to fail.
+            // The user did not request this receipt, so a failure is ignored.
             let spare = own.map_or(Ok(()), |path| write_receipt(&path, &receipt));
             asked.map_or(Ok(()), |path| write_receipt(&path, &receipt))?;
             Ok(spare)
@@ -1040,7 +1039,7 @@ impl<'a> Publisher<'a> {
         })
     }
 
-    /// Destroys what is superseded, now that there is something better.
+    /// Destroys superseded drives, now that there is a newer one.
     async fn keep(&mut self, new: DriveId, keep: NonZeroU32) -> Result<Vec<DriveId>> {
         let drives = self.drives().await?;
         let (name, token) = (&self.options.name, &self.token);
@@ -1048,7 +1047,7 @@ impl<'a> Publisher<'a> {
         let old: Vec<DriveId> = old.into_iter().map(|drive| drive.id).collect();
         let mut destroyed = Vec::new();
         for id in old {
-            // A server may have been started from it a moment ago.
+            // A server may just have been started from it.
             if !keys::is_idle(&self.info(id).await?) {
                 continue;
             }
@@ -1067,7 +1066,7 @@ impl<'a> Publisher<'a> {
         let (left, published): (Vec<_>, Vec<_>) =
             keys::of_token(drives, &self.token).partition(|(mark, _)| mark.is_unfinished());
         let left: Vec<DriveId> = left.into_iter().map(|(_, drive)| drive.id).collect();
-        // A run that was killed a moment after it published left its journal.
+        // A run that was killed just after it published left its journal.
         let journals = published.iter();
         let journals: Vec<_> = journals
             .filter_map(|(_, drive)| self.journal(drive.id))
@@ -1087,7 +1086,7 @@ impl<'a> Publisher<'a> {
         Ok(left)
     }
 
-    /// Destroys a drive, and what this machine knows of it.
+    /// Destroys a drive, and the files on this machine about it.
     async fn destroy(&mut self, drive: DriveId) -> Result<()> {
         let client = self.client;
         let gone = self
@@ -1106,7 +1105,7 @@ impl<'a> Publisher<'a> {
         ];
         blocking(move || {
             for file in files.into_iter().flatten() {
-                // Most were never there, and one that stays is of no drive.
+                // Most of these files never existed, and a leftover one belongs to no drive.
                 let _ = std::fs::remove_file(file);
             }
             Ok(())
@@ -1114,7 +1113,7 @@ impl<'a> Publisher<'a> {
         .await
     }
 
-    /// Compares blocks of a drive with a content, to verify it.
+    /// Compares blocks of a drive with a content, for verification.
     async fn inspect(
         &mut self,
         drive: DriveId,
@@ -1124,8 +1123,8 @@ impl<'a> Publisher<'a> {
         self.compare(drive, content, blocks, false).await
     }
 
-    /// The same; what the endpoint calls a hole may count as zeros where this only finds
-    /// out what to send.
+    /// As [`inspect`](Self::inspect). With `trusts_holes`, a hole that the endpoint reports counts
+    /// as zeros, which is for finding out what to send.
     async fn compare(
         &mut self,
         drive: DriveId,
@@ -1139,7 +1138,7 @@ impl<'a> Publisher<'a> {
         let options = InspectOptions {
             blocks,
             trusts_holes,
-            // To find out what to send, no more is to be found than that.
+            // When finding out what to send, only the requested blocks matter.
             widens: !trusts_holes,
             open: self.open,
             jobs: self.options.jobs.get(),
@@ -1182,8 +1181,7 @@ impl<'a> Publisher<'a> {
         self.call(&what, || client.set(drive, &keys)).await
     }
 
-    /// A request that may be made again, until it succeeds, or until somebody asks to
-    /// stop.
+    /// Repeats a request until it succeeds, or until it is asked to stop.
     async fn call<T, F>(&mut self, what: &str, request: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -1220,12 +1218,12 @@ fn how(holds: Holds) -> How {
     }
 }
 
-/// An imaging that failed leaves a drive that is not `active` (docs/dev/reference.md, 1.3).
+/// After a failed imaging, a drive is not `active` (docs/dev/reference.md, 1.3).
 fn is_broken(drive: &DriveInfo) -> bool {
     drive.properties.get("status") == Some("inactive")
 }
 
-/// In milliseconds since 1970.
+/// The current time in milliseconds since 1970.
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |time| {
@@ -1233,7 +1231,7 @@ fn now() -> u64 {
     })
 }
 
-/// So many of these blocks, each with equal chance; all if there are no more.
+/// Selects `wanted` of these blocks, each with equal probability; all if there are no more.
 pub fn pick(from: &RangeSet<u64>, wanted: u64, rng: &mut fastrand::Rng) -> RangeSet<u64> {
     let all = count(from);
     if all <= wanted {

@@ -1,6 +1,6 @@
-//! A receipt: what a published drive holds and how it came there, as a JSON file
-//! (docs/user/receipts.md). From it the drive can be verified without the image, and the
-//! next image be sent as a delta.
+//! A receipt is a JSON file that describes the content of a published drive and how it came there
+//! (docs/user/receipts.md). With it, the drive can be verified without the image, and the next
+//! image can be sent as a delta.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use crate::digest::Digest;
 use crate::drive::{DRIVE_BYTES_MAX, DriveId};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The version of the file that this program writes and reads.
+/// The version of the format that this program writes and reads.
 const VERSION: u64 = 1;
-/// Most digests in one string. JSON parsers of others may not like more.
+/// Maximum number of digests in one string, because some JSON parsers limit the length of strings.
 const DIGESTS_IN_A_STRING: usize = 4096;
 
-/// How a drive came to hold its content.
+/// How a drive got its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// All of it was sent, but for zeros.
+    /// Everything was sent, except zeros.
     Full,
-    /// This drive was copied by the cloud, and what differs was sent.
+    /// The cloud copied this drive, and the differences were sent.
     Delta(DriveId),
-    /// Nothing was sent: it was there.
+    /// Nothing was sent: the drive existed.
     Nothing,
 }
 
 impl How {
-    /// The word for it.
+    /// Its name in a receipt.
     pub fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -42,7 +42,7 @@ impl How {
         }
     }
 
-    /// The drive that was copied.
+    /// The drive that was copied, if any.
     pub fn base(self) -> Option<DriveId> {
         match self {
             Self::Delta(base) => Some(base),
@@ -54,22 +54,22 @@ impl How {
 /// How much of a drive was compared with its content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Coverage {
-    /// Blocks that were compared, each picked with equal chance.
+    /// Number of blocks that were compared, each selected with equal probability.
     #[serde(rename = "blocks")]
     pub checked: u64,
-    /// Blocks that there are.
+    /// Total number of blocks.
     pub of: u64,
 }
 
-/// Most factors of a product that are multiplied one by one: a receipt may state any number.
+/// Maximum factors of a product to multiply one by one, because a receipt may state any number.
 const FACTORS_MAX: u64 = 1 << 20;
 
 impl Coverage {
-    /// With which probability a change of so many blocks, wherever they are, would
-    /// have been seen, from 0 to 1.
+    /// The probability, from 0 to 1, that a change of `changed` blocks at any positions would have
+    /// been detected.
     ///
-    /// They are missed if none of those that changed is among those that were
-    /// picked: C(of - changed, checked) / C(of, checked).
+    /// The change is missed if none of the changed blocks was selected: C(of - changed, checked) /
+    /// C(of, checked).
     pub fn confidence(&self, changed: u64) -> f64 {
         let changed = changed.min(self.of);
         if changed == 0 || self.checked == 0 {
@@ -78,18 +78,18 @@ impl Coverage {
         if self.checked.saturating_add(changed) > self.of {
             return 1.0;
         }
-        // Symmetric in both: the shorter product.
+        // The formula is symmetric in both, so the shorter product is used.
         let (few, many) = (self.checked.min(changed), self.checked.max(changed));
         let missed_by = |of: u64| (1.0 - many as f64 / of as f64).ln();
         let missed: f64 = match few <= FACTORS_MAX {
             true => (0..few).map(|i| missed_by(self.of - i)).sum(),
-            // As if each could be picked twice: that says a little less than is true.
+            // As if each block could be selected twice, which gives a slightly lower value.
             false => few as f64 * missed_by(self.of),
         };
         -missed.exp_m1()
     }
 
-    /// What it is worth, in words.
+    /// The confidence in words.
     pub fn statement(&self) -> String {
         if self.checked >= self.of {
             return format!("every one of {} blocks was compared", self.of);
@@ -105,7 +105,7 @@ impl Coverage {
     }
 }
 
-/// Rounded down, so that it never says more than is true.
+/// Rounded down, so that it never claims too much.
 fn percent(share: f64) -> String {
     let hundredths = (share * 10_000.0).floor();
     format!("{:.2} %", hundredths / 100.0)
@@ -114,28 +114,28 @@ fn percent(share: f64) -> String {
 /// See the [module](self).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Receipt {
-    /// The drive that holds the content.
+    /// The drive with the content.
     pub drive: DriveId,
-    /// The endpoint it is at.
+    /// Its endpoint.
     pub endpoint: String,
     /// Its name.
     pub name: String,
-    /// What it holds.
+    /// Its content.
     pub content: Content,
-    /// How it came there.
+    /// How it got its content.
     pub how: How,
     /// Bytes of bodies that were sent for it.
     pub sent_bytes: u64,
-    /// When that began, in seconds since 1970.
+    /// When the work began, in seconds since 1970.
     pub began: u64,
     /// How long it took.
     pub took: Duration,
-    /// How much of it was read back then.
+    /// How much of it was read back at that time.
     pub verified: Coverage,
 }
 
 impl Receipt {
-    /// The file: one JSON object and a newline.
+    /// The content of the file: one JSON object and a newline.
     pub fn print(&self) -> String {
         let object = json!({
             "receipt": VERSION,
@@ -157,11 +157,11 @@ impl Receipt {
         format!("{object:#}\n")
     }
 
-    /// Reads a file. Keys that are not known are left alone.
+    /// Parses a file. Unknown keys are ignored.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if it is no receipt, of another version, or its digests
-    /// are not those that its root is made of.
+    /// [`ErrorKind::Usage`] if it is not a receipt, has another version, or its digests do not
+    /// match its root.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Usage, format!("It is no receipt: {what}"));
         let object: Value = serde_json::from_slice(bytes)
@@ -224,8 +224,8 @@ impl Receipt {
     }
 }
 
-/// Digests as JSON: a number stands for so many pieces of zeros, a string holds
-/// digests in base64.
+/// Digests as JSON: a number stands for that many pieces of zeros, and a string contains digests in
+/// base64.
 fn pieces(digests: &Digests, bytes: u64, name: &str) -> Value {
     let mut runs = Vec::new();
     for run in digests.runs() {
@@ -240,7 +240,7 @@ fn pieces(digests: &Digests, bytes: u64, name: &str) -> Value {
     json!({ "bytes": bytes, "digest": name, "runs": runs })
 }
 
-/// The other way; `None` if it is not of `count` pieces of this kind.
+/// The inverse; `None` if these are not `count` pieces of this kind.
 fn digests(value: &Value, bytes: u64, name: &str, width: usize, count: u64) -> Option<Digests> {
     if value.get("bytes")?.as_u64()? != bytes || value.get("digest")?.as_str()? != name {
         return None;
@@ -299,9 +299,9 @@ mod tests {
             let coverage = Coverage { checked, of };
             (coverage.confidence(changed), coverage.statement())
         };
-        let (told, _) = exact(u64::MAX / 4, u64::MAX, u64::MAX / 8);
-        assert!((0.0..=1.0).contains(&told), "{told}");
-        // Around the bound of what is multiplied, both ways agree.
+        let (confidence, _) = exact(u64::MAX / 4, u64::MAX, u64::MAX / 8);
+        assert!((0.0..=1.0).contains(&confidence), "{confidence}");
+        // Near the limit of exact multiplication, both formulas agree.
         let few = FACTORS_MAX;
         let (below, _) = exact(few, few * few, few);
         let (above, _) = exact(few + 1, few * few, few + 1);
@@ -386,8 +386,8 @@ mod tests {
 
     #[test]
     fn one_digest_that_was_changed_is_noticed() {
-        // Blocks decide what a delta sends: a root that left them out would let one
-        // that was swapped pass.
+        // Blocks determine what a delta sends. If the root did not cover them, an exchanged one
+        // would remain undetected.
         let receipt = receipt(some_content());
         let mut object: Value = serde_json::from_str(&receipt.print()).unwrap();
         for key in ["chunks", "blocks"] {
@@ -447,7 +447,7 @@ mod tests {
         assert_eq!(most.confidence(2), 1.0);
         let none = Coverage { checked: 0, of: 9 };
         assert_eq!(none.confidence(9), 0.0);
-        // What the documentation tells.
+        // The example in the documentation.
         let usual = Coverage {
             checked: 688,
             of: 1_000_000,

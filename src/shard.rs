@@ -1,4 +1,4 @@
-//! One of several machines that share a work (docs/user/many-machines.md).
+//! One of several machines that share a transfer (docs/user/many-machines.md).
 
 use std::fmt;
 use std::ops::Range;
@@ -14,25 +14,25 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Shard `index` of `count`, both from 1 on; `None` if there is no such.
+    /// Shard `index` of `count`, both from 1 on; `None` if it does not exist.
     pub fn new(index: u32, count: u32) -> Option<Self> {
         (1..=count)
             .contains(&index)
             .then_some(Self { index, count })
     }
 
-    /// Which one it is, from 1 on.
+    /// Its number, from 1 on.
     pub fn index(self) -> u32 {
         self.index
     }
 
-    /// How many there are.
+    /// How many shards there are.
     pub fn count(self) -> u32 {
         self.count
     }
 
-    /// Its part of so many things: all parts together are all of them, no two
-    /// overlap, and none is larger than another by more than one.
+    /// Its part of `of` items. Together the parts are all items, no two overlap, and their sizes
+    /// differ by at most one.
     pub fn part(self, of: u64) -> Range<u64> {
         let cut = |index: u32| {
             let at = u128::from(of) * u128::from(index) / u128::from(self.count);
@@ -41,7 +41,7 @@ impl Shard {
         cut(self.index - 1)..cut(self.index)
     }
 
-    /// The parts of the others.
+    /// The parts of the other shards.
     pub fn others(self, of: u64) -> impl Iterator<Item = Range<u64>> {
         let part = self.part(of);
         let around = [0..part.start, part.end..of];
@@ -52,7 +52,7 @@ impl Shard {
 impl FromStr for Shard {
     type Err = Error;
 
-    /// Takes `I/N`.
+    /// Parses `I/N`.
     fn from_str(text: &str) -> Result<Self> {
         let shard = text.split_once('/').and_then(|(index, count)| {
             let number = |text: &str| {
@@ -75,7 +75,7 @@ impl fmt::Display for Shard {
     }
 }
 
-/// The error of a work of which these of `count` shards are not done.
+/// The error for a transfer of which these of `count` shards are not done.
 pub(crate) fn missing(shards: &[u32], count: u32) -> Error {
     const SHOWN: usize = 10;
     let some: Vec<_> = shards.iter().take(SHOWN).map(u32::to_string).collect();

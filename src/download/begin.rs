@@ -76,7 +76,7 @@ impl Opening<'_> {
                 file_size - size
             )));
         }
-        let room = room_notice(&path, told, options);
+        let room = room_notice(&path, file_size, options);
         room.into_iter()
             .for_each(|line| monitor.event(&Event::Notice(line)));
         if options.packing.is_some() {

@@ -1,16 +1,18 @@
-//! Writes a journal beside a transfer, on two threads of its own.
+//! Writes the journal of a transfer, on two threads.
 //!
-//! The first one writes a record as soon as it is told of something, which takes
-//! microseconds: then a process that is killed loses nothing of it. Of an upload that is
-//! the record itself, since the endpoint has the chunk. Of a download it says that the
-//! chunk is in the file but not on the disk ([`Record::Written`]), if the file is one
-//! of which that can be believed later.
+//! The first thread writes a record as soon as it receives a note, which takes microseconds, so
+//! that a killed process loses nothing. For an upload, this is the final record ([`Record::Done`]),
+//! because the endpoint has the chunk. For a download, the chunk is in the file but not on the disk
+//! yet. The thread then writes [`Record::Written`], but only if a later run can find out whether
+//! the page cache still held the chunk's bytes.
 //!
-//! The second one syncs: many records go to the disk together. Of a chunk that was
-//! written to a file it makes the digest, from the file (its page cache), when its record
-//! is due: not on the way of the chunk, and not at all of what is complete before. Who
-//! writes to the staged file within that time, past its lock and its mode 0600, is not
-//! found out by it.
+//! The second thread makes the records durable, many at a time. For each batch of a download, it
+//! computes the digests of the chunks by reading the file (from the page cache), syncs the file,
+//! and only then writes and syncs the final records. The order ensures that no record on the disk
+//! refers to data that are not. The digests are computed this late so that they do not delay the
+//! transfer, and not at all if the whole file is complete before: then one record covers it. If
+//! another process changed the staged file between the write and this read, ignoring its lock and
+//! its mode 0600, the digest would not reveal it.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,43 +30,45 @@ use crate::image::modified_ns;
 use crate::plan::Span;
 use crate::system::FileId;
 
-/// Longest time that a record waits for others.
+/// How long a record waits for others before it is synced.
 const WAIT: Duration = Duration::from_secs(1);
-/// The same of a file that is written: a GiB at 2 Gbit/s is whole before it, and then no
-/// digest is needed. Only a crash loses it: who is told to stop writes what he has.
+/// The same for a download, whose file has to be synced too. In this time, 1 GiB is complete at 2
+/// Gbit/s, and then needs no digests. Waiting records are lost only in a crash of the machine: a
+/// clean stop flushes them.
 const WAIT_FILE: Duration = Duration::from_secs(5);
-/// Most bytes that waiting records tell of: a second of 10 Gbit/s, about.
+/// Maximum bytes of the chunks of waiting records: about a second at 10 Gbit/s.
 const WAITING_BYTES_MAX: u64 = 1 << 30;
-/// Chunks shorter than this are small: to move one again costs its round trip rather
-/// than its bytes.
+/// Shorter chunks count as small: the cost of transferring one again is the round trip rather than
+/// the bytes.
 const SMALL_BYTES: u64 = 1 << 20;
-/// Most small chunks that waiting records tell of.
+/// Maximum number of small chunks with waiting records.
 const WAITING_SMALL_MAX: usize = 64;
-/// With so many bytes noted and not kept, chunks come faster than one thread hashes.
+/// If more bytes than this are noted and not recorded yet, chunks arrive faster than one thread can
+/// hash.
 const BEHIND_BYTES: u64 = 2 * WAITING_BYTES_MAX;
-/// A file is synced when so much was written to it, so that the disk is at work all
-/// the time, and little is left at the end. Measured: a GiB takes 0.56 to 0.7 s so, 0.7 to
-/// 0.8 s in steps of 128 MiB, and 0.75 to 0.85 s with one sync at the end.
+/// The file is synced each time this many bytes were written to it, so that the disk is busy all
+/// the time and little is left at the end. Measured: 1 GiB takes 0.56 to 0.7 s this way, 0.7 to 0.8
+/// s in steps of 128 MiB, and 0.75 to 0.85 s with a single sync at the end.
 const UNSYNCED_BYTES_MAX: u64 = 32 << 20;
 
-/// What is to be kept.
+/// Something to record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// A record as it is.
+    /// A complete record.
     Record(Record),
-    /// A chunk that is in the file, in bytes of it; its digest is not known yet.
+    /// A chunk that is in the file, at this span of the file; its digest is not known yet.
     Written {
-        /// Which one.
+        /// The position of the chunk.
         span: Span,
-        /// How many [blocks](crate::image::data_blocks) of it hold data.
+        /// Number of its [blocks](crate::image::data_blocks) with data.
         blocks: u64,
     },
-    /// All chunks are in the file. The last note.
+    /// All chunks are in the file. This is the last note.
     Whole,
 }
 
 impl Note {
-    /// Bytes of the chunk that it tells of.
+    /// Bytes of the chunk that the note is about.
     fn bytes(&self) -> u64 {
         match self {
             Self::Record(Record::Done { len, .. }) => u64::from(*len),
@@ -73,12 +77,12 @@ impl Note {
         }
     }
 
-    /// What can be said of a chunk that is in the file and not synced.
+    /// The record for a chunk that is in the file but not synced.
     fn unsynced(&self) -> Option<Record> {
         match *self {
             Self::Written { span, blocks } => Some(Record::Written {
                 index: span.index,
-                // Longer ones there are not: a chunk is a buffer.
+                // A chunk fits a buffer, so its length always fits.
                 len: u32::try_from(span.len).ok()?,
                 proof: Proof::Blocks(blocks),
             }),
@@ -102,41 +106,41 @@ impl From<Record> for Note {
     }
 }
 
-/// The file that the chunks of a download are written to. It is synced before any
-/// record that needs it.
+/// The file to which a download writes its chunks. It is synced before every record that depends on
+/// it.
 #[derive(Debug)]
 pub struct Data {
     /// The file.
     pub file: File,
-    /// Its page cache, if what is in there and was not synced may be believed by a later
-    /// run.
+    /// Its page cache, if a later run can rely on what it holds without a sync.
     pub page_cache: Option<PageCache>,
-    /// Chunks that the last run wrote and did not sync, and that are there.
+    /// Intact chunks that the last run wrote and did not sync.
     pub taken: Vec<Note>,
 }
 
-/// A journal that was kept to the end of its transfer.
+/// The journal at the end of its transfer.
 #[derive(Debug)]
 pub struct Kept {
     /// The journal.
     pub journal: Journal,
-    /// Chunks that it tells of only by calling the file whole.
+    /// Chunks that it covers only by calling the file complete.
     pub unrecorded: Vec<Span>,
 }
 
-/// How far the keeping is behind the transfer.
+/// How far recording is behind the transfer.
 #[derive(Clone, Debug, Default)]
 pub struct Lag(Arc<AtomicU64>);
 
 impl Lag {
-    /// Whether whoever has a chunk in hand should make its digest, too: else more and
-    /// more of a transfer would be lost with the process.
+    /// Whether the caller should compute the digest of the chunk that it has in memory. Otherwise
+    /// recording would fall further and further behind, and a crash would lose more and more of the
+    /// transfer.
     pub fn is_behind(&self) -> bool {
         self.0.load(Ordering::Relaxed) > BEHIND_BYTES
     }
 }
 
-/// The end that a transfer talks to.
+/// The handle to which a transfer sends its notes.
 #[derive(Debug)]
 pub struct Keeper {
     notes: Sender<Note>,
@@ -146,7 +150,7 @@ pub struct Keeper {
     keeping: JoinHandle<Option<Kept>>,
 }
 
-/// Why a journal cannot be kept any more: the first reason.
+/// The first reason why the journal cannot be written any more.
 #[derive(Clone, Debug, Default)]
 struct Failed(Arc<Mutex<Option<Error>>>);
 
@@ -157,8 +161,8 @@ impl Failed {
         }
     }
 
-    /// The reason. Several workers may ask at once, and any of them may be the one whose
-    /// error is printed, so every one gets the reason.
+    /// Returns a copy of the reason. Several workers may ask at the same time, and the error of any
+    /// of them may be the one that is printed, so each of them gets the reason.
     fn reason(&self) -> Error {
         let known = self.0.lock().ok().and_then(|mut slot| {
             let copy = slot.as_ref().map(Error::repeated);
@@ -169,10 +173,10 @@ impl Failed {
 }
 
 impl Keeper {
-    /// Starts to keep a journal: of a download, with the file that chunks are written to.
+    /// Starts the threads for a journal; for a download, with the file to which chunks are written.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if there cannot be another thread.
+    /// [`ErrorKind::Local`] if a thread cannot be started.
     pub fn start(journal: Journal, data: Option<Data>) -> Result<Self> {
         let (notes, incoming) = channel();
         let (written, to_sync) = channel();
@@ -210,28 +214,28 @@ impl Keeper {
         })
     }
 
-    /// Keeps a record, soon.
+    /// Records a note soon, without waiting for it.
     ///
     /// # Errors
-    /// Why the journal cannot be kept any more.
+    /// Why the journal cannot be written any more.
     pub fn note(&self, note: impl Into<Note>) -> Result<()> {
         let note = note.into();
         self.lag.0.fetch_add(note.bytes(), Ordering::Relaxed);
         self.notes.send(note).map_err(|_| self.failed.reason())
     }
 
-    /// How far it is behind.
+    /// How far recording is behind.
     pub fn lag(&self) -> Lag {
         self.lag.clone()
     }
 
-    /// Keeps what is left, and gives the journal back. Blocks.
+    /// Records what is left, and returns the journal. Blocks.
     ///
     /// # Errors
-    /// Why it cannot be kept.
+    /// Why the journal cannot be written.
     pub fn finish(self) -> Result<Kept> {
         drop(self.notes);
-        // The second thread ends when the first one did.
+        // The second thread ends after the first, which closes the channel between them.
         let written = self.writing.join().ok().flatten();
         let kept = self.keeping.join().ok().flatten();
         written.and(kept).ok_or_else(|| self.failed.reason())
@@ -248,17 +252,17 @@ fn thread<T: Send + 'static>(
         .map_err(|cause| Error::new(ErrorKind::Local, "Cannot start a thread").because(cause))
 }
 
-/// What the first thread has.
+/// The state of the first thread.
 struct Writing {
     log: Arc<Log>,
-    /// Where a note goes after that.
+    /// Passes each note to the second thread.
     written: Sender<Note>,
     lag: Lag,
 }
 
 impl Writing {
-    /// Writes what can be said of each note at once. Of a download `before` is the page
-    /// cache of its file, and what the last run left there.
+    /// Writes the immediate record of each note. For a download, `before` is the page cache of its
+    /// file, and what the last run left there.
     fn run(
         &self,
         notes: &Receiver<Note>,
@@ -292,19 +296,19 @@ impl Writing {
     }
 }
 
-/// What the second thread has.
+/// The state of the second thread.
 struct Keeping {
     journal: Journal,
     data: Option<File>,
     lag: Lag,
 }
 
-/// Notes that wait for each other.
+/// Notes that are recorded together.
 #[derive(Default)]
 struct Batch {
     notes: Vec<Note>,
     bytes: u64,
-    /// Small chunks among them.
+    /// Number of small chunks among them.
     small: usize,
 }
 
@@ -316,7 +320,7 @@ impl Batch {
         self.notes.push(note);
     }
 
-    /// Whether more of the transfer depends on it than should be lost.
+    /// Whether losing this batch in a crash would cost too much.
     fn is_full(&self) -> bool {
         self.bytes >= WAITING_BYTES_MAX || self.small >= WAITING_SMALL_MAX
     }
@@ -325,7 +329,7 @@ impl Batch {
 impl Keeping {
     fn run(mut self, notes: &Receiver<Note>) -> Result<Kept> {
         loop {
-            // Nothing waits: neither do we keep the time.
+            // No record is waiting, so there is no time limit.
             let Ok(first) = notes.recv() else {
                 return Ok(self.end(Vec::new()));
             };
@@ -368,7 +372,7 @@ impl Keeping {
         }
     }
 
-    /// First what the records tell of goes to the disk, then the records.
+    /// Syncs first the data and then the records that depend on them.
     fn keep(&mut self, batch: &Batch) -> Result<()> {
         for note in &batch.notes {
             match (note, &self.data) {
@@ -376,7 +380,7 @@ impl Keeping {
                 (Note::Written { span, .. }, Some(data)) => {
                     self.journal.append_written(data, *span)?;
                 }
-                // The first thread wrote them.
+                // The first thread has already written these.
                 (_, None) | (Note::Whole, _) => {}
             }
         }
@@ -386,7 +390,7 @@ impl Keeping {
         Ok(())
     }
 
-    /// The file is whole: what was not recorded so far need not be.
+    /// Handles the last note: the file is complete, so chunks without a record need none.
     fn whole(mut self, batch: Batch) -> Result<Kept> {
         let mut unrecorded = Vec::new();
         for note in batch.notes {
@@ -397,7 +401,8 @@ impl Keeping {
             }
         }
         if let Some(data) = &self.data {
-            // Its time, too, has to be on the disk: the file is known by it.
+            // With `sync_all`, the time of the last write is on the disk as well, by which the file
+            // is recognised.
             let synced = sync_all(data).and_then(|()| Ok((FileId::of(data)?, data.metadata()?)));
             let (id, metadata) = synced.map_err(|cause| self.cannot_sync(cause))?;
             self.journal.append(&Record::Whole {
@@ -416,8 +421,9 @@ impl Keeping {
         }
     }
 
-    /// The kernel tells of a failure once, and then calls clean what it could not write:
-    /// what this run wrote and did not sync counts no more, for any later run.
+    /// Handles a failed sync. The kernel reports such a failure only once, and then treats the
+    /// pages that it could not write as clean. So what this run wrote and did not sync must never
+    /// count again, in any later run.
     fn cannot_sync(&self, cause: std::io::Error) -> Error {
         self.journal.log.revoke();
         Error::new(ErrorKind::Local, "Cannot sync the image to the disk").because(cause)

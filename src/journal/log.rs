@@ -1,7 +1,7 @@
-//! The file of a journal and the place in it where the next record goes.
+//! The file of a journal, and the position of the next record.
 //!
-//! Several threads write records: each is written at once, which makes it safe from the
-//! death of the process, and goes to the disk with the next sync.
+//! Several threads write records. Each record is written immediately, so that it survives the death
+//! of the process, and reaches the disk with the next sync.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::filesystem::sync_data;
 use crate::locks::lock;
 use crate::system::FileAt;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) file: File,
@@ -25,25 +25,25 @@ pub(super) struct Log {
     end: Mutex<End>,
 }
 
-/// Where it ends.
+/// The end of the journal.
 #[derive(Debug, Default)]
 struct End {
     records: u64,
-    /// As many of them are on the disk, or need not be.
+    /// How many of them are on the disk, or need not be.
     synced: u64,
-    /// The number of the last [`Record::Run`], and what it says.
+    /// The number of the last [`Record::Run`], and its content.
     run: Option<(u64, Option<PageCache>)>,
-    /// After a failed sync nothing is known of what is on the disk.
+    /// Set by a failed sync, after which the content of the disk is unknown.
     broken: Option<String>,
 }
 
-/// The byte that a record begins at.
+/// The offset of a record.
 fn place_of(number: u64) -> u64 {
     (HEADER_BYTES as u64) + number * (RECORD_BYTES as u64)
 }
 
 impl Log {
-    /// A log without a record.
+    /// The log of a new journal.
     pub(super) fn new(file: File, path: &Path, session: [u8; 16], version: u32) -> Self {
         Self {
             file,
@@ -54,7 +54,7 @@ impl Log {
         }
     }
 
-    /// The log of a journal that was read, up to what is sound of it.
+    /// The log of a journal that was read, up to its last valid record.
     pub(super) fn after(replay: &Replay, file: File, path: &Path) -> Self {
         let end = End {
             records: replay.records,
@@ -76,7 +76,7 @@ impl Log {
         self.end().records
     }
 
-    /// Writes records. They survive the process, and with the next sync a loss of power.
+    /// Writes records. They survive the process, and after the next sync a loss of power.
     pub(super) fn write(&self, records: &[Record]) -> Result<()> {
         let mut end = self.end();
         self.write_at_end(&mut end, records)
@@ -102,7 +102,7 @@ impl Log {
         Ok(())
     }
 
-    /// Puts all records on the disk, safe from a loss of power.
+    /// Syncs all records, so that they survive a loss of power.
     pub(super) fn sync(&self) -> Result<()> {
         let records = {
             let end = self.end();
@@ -114,7 +114,7 @@ impl Log {
             }
             end.records
         };
-        // Others may write meanwhile.
+        // The lock is not held here: other threads may write during the sync.
         let synced = sync_data(&self.file);
         let mut end = self.end();
         if let Err(cause) = &synced {
@@ -126,21 +126,20 @@ impl Log {
             self.write_at_end(&mut end, &[Record::Synced { records }])?;
         }
         end.synced = match is_all {
-            // That it is synced is nothing that a crash would miss.
+            // The record that says so need not be synced: a crash that loses it loses nothing else.
             true => end.records,
             false => records,
         };
         Ok(())
     }
 
-    /// Whether its version has records of what is not synced.
+    /// Whether the version of this journal has records for chunks that are not synced.
     fn has_unsynced(&self) -> bool {
         self.version >= VERSION_WITH_UNSYNCED
     }
 
-    /// From now on what is said of chunks that are not synced is about this page cache.
-    /// What the last run said holds on if it was about the same one. Gives whether there
-    /// may be such records.
+    /// From now on, records of chunks that are not synced refer to this page cache. Those of the
+    /// last run stay valid if it had the same one. Returns whether such records may be written.
     pub(super) fn begin_run(&self, page_cache: Option<PageCache>) -> Result<bool> {
         if !self.has_unsynced() {
             return Ok(false);
@@ -152,8 +151,8 @@ impl Log {
         Ok(page_cache.is_some())
     }
 
-    /// Takes back all that was said of what is not synced: a sync failed, so that the
-    /// kernel may have forgotten what it has still in memory.
+    /// Revokes all records of chunks that are not synced: a sync failed, so the kernel may have
+    /// dropped data from memory that never reached the disk.
     pub(super) fn revoke(&self) {
         let mut end = self.end();
         let Some((run, Some(_))) = end.run else {
@@ -168,11 +167,11 @@ impl Log {
                 end.records += 1;
                 Ok(())
             }
-            // Over the record of this run there is room, also on a disk that is full.
+            // If the disk is full, the record is written over that of the start of this run.
             Err(_) => write(run),
         };
-        // Else the disk may still hold what was said before, should the kernel not get to
-        // write this.
+        // Synced, because otherwise the old record would still be on the disk if the kernel never
+        // gets to write this one.
         if let Err(error) = revoked.and_then(|()| sync_data(&self.file)) {
             tracing::warn!(%error, "the journal cannot be corrected");
         }
@@ -186,7 +185,7 @@ impl Log {
     }
 }
 
-/// The error of what was to be done with a journal.
+/// The error of an operation on a journal.
 pub(super) fn cannot(path: &Path, what: &str) -> Error {
     let what = format!("Cannot {what} the journal {}", path.display());
     Error::new(ErrorKind::Local, what)

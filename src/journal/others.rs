@@ -1,5 +1,5 @@
-//! Journals of other transfers in a directory: a transfer that begins may be one that did not
-//! end, under another name.
+//! Finds journals of other transfers in a directory: the user may be about to start a transfer that
+//! was interrupted under another name.
 
 use std::ffi::OsStr;
 use std::fs::read_dir;
@@ -13,13 +13,13 @@ use crate::drive::DriveId;
 use crate::filesystem::open_to_read;
 use crate::system::is_locked;
 
-/// Most names of a directory that are looked at.
+/// Maximum number of names in a directory to look at.
 const NAMES_MAX: usize = 10_000;
-/// Most journals that are opened: those that were written to last.
+/// Maximum number of journals to open: the most recently written ones.
 const JOURNALS_MAX: usize = 64;
-/// Bytes of each that are read: the drive is among the first records.
+/// Bytes to read of each: the drive is among the first records.
 const START_BYTES: usize = HEADER_BYTES + 64 * RECORD_BYTES;
-/// How the name of a journal ends.
+/// The extension of a journal.
 const EXTENSION: &str = "ohj";
 
 /// A transfer that did not end.
@@ -35,9 +35,9 @@ pub struct Other {
     pub is_ours: bool,
 }
 
-/// The journals in `directory` that are about an upload or download, whose names without
-/// `.ohj` are `wanted`, the newest first. One that another process has is left out, as are
-/// those that cannot be read or may be another user's. Blocks; what is read is bounded.
+/// The journals in `directory` that are about an upload or download and whose names without `.ohj`
+/// are `wanted`, the newest first. Omits those that another process has open, that cannot be read,
+/// or that may belong to another user. Blocks; the amount of reading is bounded.
 pub fn others<'a>(
     directory: &Path,
     direction: Direction,

@@ -1,8 +1,7 @@
-//! The bytes of a journal: pure encoding and decoding, fuzzed.
+//! The bytes of a journal: pure encoding and decoding, which are fuzzed.
 //!
-//! A header of 4096 bytes, then records of 64. 64 divides 512, so no record
-//! straddles a sector. All numbers are little-endian. docs/dev/formats.md has the
-//! table.
+//! A header of 4096 bytes is followed by records of 64 bytes. 64 divides 512, so no record crosses
+//! the border of a sector. All numbers are little-endian. docs/dev/formats.md has the table.
 
 use bytes::{Buf, BufMut};
 
@@ -17,43 +16,42 @@ pub const HEADER_BYTES: usize = 4096;
 pub const RECORD_BYTES: usize = 64;
 
 const MAGIC: &[u8; 8] = b"OHJOURNL";
-/// The version written. Every version ever written can be read.
+/// The version that is written. Every earlier version can be read.
 pub(super) const VERSION: u32 = 2;
 /// The first version that has [`Record::Run`], [`Record::Written`] and
 /// [`Record::Synced`].
 pub(super) const VERSION_WITH_UNSYNCED: u32 = 2;
-/// Longest text in a header, in bytes.
+/// Maximum bytes of a text in a header.
 const TEXT_BYTES_MAX: usize = 1500;
 
-/// Which way the bytes go.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From an image to a drive.
     Upload,
     /// From a drive to an image.
     Download,
-    /// From a drive to an image in qcow2: what is staged is not the disk's bytes.
+    /// From a drive to a qcow2 image: the staged file does not consist of the disk's bytes.
     DownloadAsQcow2,
 }
 
-/// What a journal is about. A journal of another transfer is never taken for
-/// this one's. It holds no secret.
+/// What a journal is about, so that the journal of another transfer is never mistaken for this
+/// one's. It contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// Marks the records of this journal, so that no old sector passes for one.
+    /// Marks the records of this journal, so that old content of a sector is not mistaken for one.
     pub session: [u8; 16],
-    /// The token a new drive is created with, see
-    /// [`TOKEN_KEY`](crate::policy::TOKEN_KEY).
+    /// The token of a new drive, see [`TOKEN_KEY`](crate::policy::TOKEN_KEY).
     pub token: [u8; 16],
     /// Bytes of the image or drive.
     pub size: u64,
     /// Bytes of a chunk.
     pub chunk: u64,
-    /// First chunk of the transfer.
+    /// Index of the first chunk of the transfer.
     pub first: u64,
-    /// The image as it was when an upload began.
+    /// The fingerprint of the image when an upload began.
     pub source: Option<Fingerprint>,
     /// The endpoint.
     pub endpoint: String,
@@ -61,17 +59,17 @@ pub struct Header {
     pub user: String,
 }
 
-/// What a journal says.
+/// A record of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// The drive of this transfer.
     Drive {
-        /// Which one.
+        /// Its identifier.
         id: DriveId,
         /// Whether this transfer created it.
         is_ours: bool,
     },
-    /// A chunk is at its place: confirmed by the endpoint, or on the disk.
+    /// A chunk is done: confirmed by the endpoint, or on the disk.
     Done {
         /// Its index.
         index: u64,
@@ -87,55 +85,54 @@ pub enum Record {
         /// How many.
         count: u64,
     },
-    /// What the drive told of itself when the transfer began.
+    /// The state of the drive when the transfer began.
     Drivestate {
         /// Its `write:bytes` counter.
         write_bytes: u64,
         /// Its `write:requests` counter.
         write_requests: u64,
     },
-    /// All of a download is in this very file, and on the disk: the chunks of which
-    /// no record tells as well.
+    /// All chunks of a download are in this file and on the disk, including those without a record.
     Whole {
         /// Its inode.
         inode: u64,
         /// When it was last written to, in nanoseconds since 1970.
         modified_ns: i128,
     },
-    /// A run of a download begins to write to its file. The [`Written`](Self::Written)
-    /// records of earlier runs end here. With `None` this run has none that count: its
-    /// file cannot be trusted without a sync, or a sync failed.
+    /// A run of a download begins to write to its file. [`Written`](Self::Written) records of
+    /// earlier runs are no longer valid. With `None`, this run has no valid ones either: its file
+    /// cannot be trusted without a sync, or a sync failed.
     Run(Option<PageCache>),
-    /// A chunk was written to the file of a download but not synced. It is there as long
-    /// as the page cache of the last [`Run`](Self::Run) is.
+    /// A chunk was written to the file of a download but not synced. It is there as long as the
+    /// page cache of the last [`Run`](Self::Run) exists.
     Written {
         /// Its index.
         index: u64,
         /// Its length in bytes.
         len: u32,
-        /// What its bytes are compared with before they are believed.
+        /// Compared with the bytes before they are trusted.
         proof: Proof,
     },
-    /// All records before this number were on the disk when this one was written. What
-    /// is not sound among them was damaged later, and no crash tore it.
+    /// All records before this number were on the disk when this one was written. If one of them is
+    /// invalid, it was damaged later, and not left incomplete by a crash.
     Synced {
         /// The number.
         records: u64,
     },
 }
 
-/// What the bytes of a chunk that was not synced are compared with.
+/// What to compare the bytes of an unsynced chunk with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// How many [blocks](crate::image::data_blocks) of it hold data. That costs nothing
-    /// to find out, and is enough: a page that the kernel could not write to the disk
-    /// reads as zeros once it is gone from memory.
+    /// Number of its [blocks](crate::image::data_blocks) with data. This costs nothing, and is
+    /// sufficient: a page that the kernel could not write to the disk reads as zeros once it is
+    /// gone from memory.
     Blocks(u64),
     /// The digest of its bytes.
     Digest(Digest),
 }
 
-/// Why bytes are no header.
+/// Why bytes are not a header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Not a journal, or its first sector is damaged.
@@ -147,7 +144,7 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// The bytes of the header; `None` if a text is too long for it.
+    /// Encodes the header; `None` if a text is too long.
     pub fn encode(&self) -> Option<[u8; HEADER_BYTES]> {
         let mut bytes = [0; HEADER_BYTES];
         let mut out = &mut bytes[..];
@@ -182,7 +179,7 @@ impl Header {
         Some(bytes)
     }
 
-    /// Reads a header.
+    /// Decodes a header.
     ///
     /// # Errors
     /// [`HeaderError`].
@@ -230,7 +227,7 @@ impl Header {
     }
 }
 
-/// The version of a journal with this header, which is sound.
+/// The version of a journal with this header, which must be valid.
 pub(super) fn version_of(header: &[u8; HEADER_BYTES]) -> u32 {
     (&header[8..]).get_u32_le()
 }
@@ -246,7 +243,7 @@ fn text(input: &mut &[u8]) -> Option<String> {
 }
 
 impl Record {
-    /// The bytes of record number `number` of the journal of `session`.
+    /// Encodes record number `number` of the journal of `session`.
     pub fn encode(&self, number: u64, session: &[u8; 16]) -> [u8; RECORD_BYTES] {
         let mut payload = [0; 32];
         let mut version = 1;
@@ -315,8 +312,8 @@ impl Record {
         bytes
     }
 
-    /// Reads record number `number`; `None` if these bytes are not that record,
-    /// sound and of that session.
+    /// Decodes record number `number`; `None` if these bytes are not that record, valid and of that
+    /// session.
     pub fn decode(bytes: &[u8; RECORD_BYTES], number: u64, session: &[u8; 16]) -> Option<Self> {
         let mut crc = &bytes[RECORD_BYTES - 4..];
         if crc32c::crc32c(&bytes[..RECORD_BYTES - 4]) != crc.get_u32_le() {
@@ -523,7 +520,7 @@ pub(super) mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), HEADER_BYTES)) {
             let mut header: [u8; HEADER_BYTES] = bytes.try_into().unwrap();
             let _ = Header::decode(&header);
-            // With a sound checksum as well, or it would never get far.
+            // With a valid checksum, because otherwise decoding would end early.
             header[..8].copy_from_slice(MAGIC);
             header[8..12].copy_from_slice(&VERSION.to_le_bytes());
             let crc = crc32c::crc32c(&header[..HEADER_BYTES - 4]);

@@ -1,4 +1,4 @@
-//! What a journal says when it is read again: pure, over any reader.
+//! Reads a journal and sums up its records: pure, over any reader.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -18,19 +18,19 @@ use crate::drive::DriveId;
 pub struct State {
     /// The drive, and whether the transfer created it.
     pub drive: Option<(DriveId, bool)>,
-    /// Chunks at their place, with their digests elsewhere.
+    /// Chunks that are done; their digests are elsewhere.
     pub done: RangeSet<u64>,
     /// Chunks that are holes and were left out.
     pub holes: RangeSet<u64>,
-    /// `write:bytes` and `write:requests` of the drive when it began.
+    /// `write:bytes` and `write:requests` of the drive when the transfer began.
     pub counters: Option<(u64, u64)>,
-    /// The file that all of a download was in: its inode, and when it was last
-    /// written to, in nanoseconds since 1970. True of it only while it has both.
+    /// The file that contains all of a download: its inode, and the time of its last write in
+    /// nanoseconds since 1970. Valid only while the file has both.
     pub whole: Option<(u64, i128)>,
-    /// Chunks that the last run wrote and did not sync, by index, with their lengths. They
-    /// are there only as long as that page cache is.
+    /// Chunks that the last run wrote and did not sync, by index, with their lengths. They are
+    /// valid only as long as the page cache exists.
     pub written: BTreeMap<u64, (u32, Proof)>,
-    /// The number of the last [`Record::Run`], and what it says.
+    /// The number of the last [`Record::Run`], and its content.
     pub run: Option<(u64, Option<PageCache>)>,
 }
 
@@ -42,14 +42,13 @@ impl State {
         all
     }
 
-    /// The page cache that [`written`](Self::written) is about.
+    /// The page cache to which [`written`](Self::written) refers.
     pub fn page_cache(&self) -> Option<PageCache> {
         self.run.and_then(|(_, page_cache)| page_cache)
     }
 
-    /// Takes a record in, which has this number. What lies beyond the `chunks` of the
-    /// transfer is not believed: a count of 2^64 would keep somebody busy who goes
-    /// through it.
+    /// Adds a record with this number. Chunks beyond the `chunks` of the transfer are ignored: a
+    /// count of 2^64 would keep everything busy that iterates over it.
     fn apply(&mut self, number: u64, record: &Record, chunks: u64) {
         match *record {
             Record::Drive { id, is_ours } => self.drive = Some((id, is_ours)),
@@ -84,27 +83,27 @@ impl State {
     }
 }
 
-/// A journal, read from its start to the first record that is not sound.
+/// A journal, read from its start to the first invalid record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replay {
     /// What it is about.
     pub header: Header,
     /// The version of its format.
     pub version: u32,
-    /// What it says.
+    /// The sum of its records.
     pub state: State,
-    /// How many records are sound.
+    /// Number of valid records.
     pub records: u64,
-    /// Whether a record that is not sound was so once: one that follows says that it
-    /// was on the disk (in version 1, is sound itself). Then this is no tail that was
-    /// torn by a crash but damage: what follows is not believed, and said.
+    /// Whether an invalid record was valid once: a later one says that it was on the disk (in
+    /// version 1, a later one is valid itself). Then this is not the tail of a crash but damage:
+    /// what follows is ignored, and the damage is reported.
     pub is_damaged: bool,
 }
 
 /// Why a journal cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The header is not one.
+    /// The header is invalid.
     #[error(transparent)]
     Header(#[from] HeaderError),
     /// The file cannot be read.
@@ -112,7 +111,7 @@ pub enum ReplayError {
     Io(#[from] std::io::Error),
 }
 
-/// Reads a journal. `each` is given every chunk's index, length and digest.
+/// Reads a journal. `each` is called with every chunk's index, length and digest.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -148,7 +147,7 @@ pub fn replay(
     Ok(replay)
 }
 
-/// Whether what follows tells that the next record was once on the disk.
+/// Whether a later record says that the next record was once on the disk.
 fn was_sound(mut input: impl Read, replay: &Replay) -> std::io::Result<bool> {
     let torn = replay.records;
     let mut bytes = [0; RECORD_BYTES];
@@ -164,7 +163,7 @@ fn was_sound(mut input: impl Read, replay: &Replay) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Fills the buffer; false at an end before that.
+/// Fills the buffer; returns `false` if the input ends earlier.
 fn fill(input: &mut impl Read, mut bytes: &mut [u8]) -> std::io::Result<bool> {
     while !bytes.is_empty() {
         match input.read(bytes) {
@@ -204,7 +203,7 @@ mod tests {
         bytes
     }
 
-    /// The same in version 1.
+    /// The same journal in version 1.
     fn as_version_1(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes[8] = 1;
         let crc = crc32c::crc32c(&bytes[..HEADER_BYTES - 4]);
@@ -212,7 +211,7 @@ mod tests {
         bytes
     }
 
-    /// So many records of chunks that are done.
+    /// `records` records of chunks that are done.
     fn done(records: u64) -> Vec<Record> {
         let done = |index: u64| Record::Done {
             index,
@@ -222,7 +221,7 @@ mod tests {
         (0..records).map(done).collect()
     }
 
-    /// The same, and that they are on the disk.
+    /// The same, followed by a record that they are on the disk.
     fn journal(records: u64) -> Vec<u8> {
         let mut all = done(records);
         all.push(Record::Synced { records });
@@ -231,12 +230,12 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Replay, ReplayError> {
         replay(bytes, |index, len, digest| {
-            // Whatever is wrong, nothing false is ever told.
+            // Whatever is damaged, no false record is ever returned.
             assert_eq!((len, digest), (10, ChunkDigest::of(&index.to_le_bytes())));
         })
     }
 
-    /// The chunks told are a prefix of what was written.
+    /// Checks that the returned chunks are a prefix of what was written.
     fn check_prefix(bytes: &[u8]) -> Replay {
         let replay = read(bytes).unwrap();
         let done: u64 = replay.state.done.iter().map(|r| r.end - r.start).sum();
@@ -289,7 +288,7 @@ mod tests {
             let replay = replay(&bytes[..], |_, _, _| {}).unwrap();
             assert_eq!(replay.records, torn as u64);
             assert_eq!(replay.is_damaged, torn < 7, "{torn}");
-            // Version 1 does not tell: whatever follows is a sign of damage.
+            // In version 1, any valid record that follows is a sign of damage.
             let old = super::replay(&as_version_1(bytes)[..], |_, _, _| {}).unwrap();
             assert_eq!(old.is_damaged, torn + 1 < records.len(), "{torn}");
         }
@@ -316,7 +315,7 @@ mod tests {
     fn only_the_last_run_tells_of_what_was_not_synced() {
         let done = done(9);
         let journal = encode(&[
-            // Without a run nobody knows which page cache that is.
+            // Before the first run, it is unknown which page cache this refers to.
             written(1),
             Record::Run(Some(page_cache(7))),
             written(2),
@@ -328,8 +327,8 @@ mod tests {
         ]);
         let state = read(&journal).unwrap().state;
         assert_eq!(state.page_cache(), Some(page_cache(8)));
-        let told: Vec<_> = state.written.into_iter().collect();
-        assert_eq!(told, [(4, (10, Proof::Blocks(1)))]);
+        let written: Vec<_> = state.written.into_iter().collect();
+        assert_eq!(written, [(4, (10, Proof::Blocks(1)))]);
         assert!(state.done.contains(&3) && !state.done.contains(&4));
         let mut revoked = journal;
         let void = Record::Run(None).encode(3, &SESSION);
@@ -339,8 +338,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was written and wherever it ends: what is not synced is told of the
-        /// last run alone, and never of what is done.
+        /// Whatever was written and wherever it ends, only unsynced chunks of the last run are
+        /// reported, and none that is done.
         #[test]
         fn any_prefix_tells_what_its_records_say(
             records in proptest::collection::vec((record(), 0_u64..120, 0_u8..3), 0..40),
@@ -350,7 +349,7 @@ mod tests {
                 Record::Done { digest, len, .. } => Record::Done { index: small, len, digest },
                 Record::Run(Some(_)) => Record::Run(Some(page_cache(kind))),
                 Record::Written { len, proof, .. } => Record::Written { index: small, len, proof },
-                // A reason to call it damaged, which does not matter here.
+                // A reason to call the journal damaged, which does not matter here.
                 Record::Synced { .. } => Record::Synced { records: 0 },
                 other => other,
             }).collect();

@@ -1,5 +1,4 @@
-//! What a delta goes on top of: which drive, what it holds, and the copy of it that
-//! the cloud makes.
+//! The base of a delta: which drive it is, its content, and the copy of it that the cloud makes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,25 +14,25 @@ use crate::failure::Failure;
 use crate::monitor::{Event, Phase};
 use crate::transfer::{blocking, counters};
 
-/// Blocks of a copy that are compared with the receipt of its base: with the counters
-/// the same, they are for a cloud that copies wrongly.
+/// Blocks of a copy to compare with the receipt of its base. The counters already show that the
+/// base is unchanged, so this is for a cloud that copies wrongly.
 const BASE_BLOCKS: u64 = 100;
-/// Looks in a row that must find no imaging: two clients saw the key missing for a
-/// moment while it still ran (docs/dev/reference.md, 5.2).
+/// The number of consecutive queries without the key of an imaging before the imaging counts as
+/// ended: two clients saw the key missing for a moment while it was still running
+/// (docs/dev/reference.md, 5.2).
 const LOOKS_WITHOUT: u32 = 3;
 
-/// What came of asking for a copy.
+/// The result of requesting a copy.
 enum Cloned {
     Yes,
-    /// It was refused: the drive is as it was.
+    /// It was refused: the drive is unchanged.
     Refused(Error),
     /// It began, and something went wrong.
     Failed(String),
 }
 
 impl Publisher<'_> {
-    /// The base, and what it holds, if that is known. `None` if there is none that is
-    /// fit, which is said.
+    /// The base, with its content if known. `None` if there is no suitable one, which is reported.
     pub(super) async fn base(
         &mut self,
         drives: &[DriveInfo],
@@ -54,7 +53,7 @@ impl Publisher<'_> {
         }
     }
 
-    /// The base, and what it holds, if that is known, or why it is not fit.
+    /// The base, with its content if known; or why it is not suitable.
     pub(super) async fn look_at_base(
         &mut self,
         drives: &[DriveInfo],
@@ -68,7 +67,7 @@ impl Publisher<'_> {
             Base::Name(name) => by_name(drives, name)?.clone(),
             Base::Drive(id) => {
                 let id = *id;
-                // One of somebody else that is readable will do.
+                // A drive of another user is suitable if it is readable.
                 self.info(id).await?
             }
         };
@@ -91,7 +90,7 @@ impl Publisher<'_> {
         Ok(Ok(Some((id, self.base_content(id).await))))
     }
 
-    /// What the base of an unfinished drive holds, if that is known.
+    /// The content of the base of an unfinished drive, if known.
     pub(super) async fn content_under(&mut self, holds: Holds) -> Option<Arc<Content>> {
         match holds {
             Holds::Base(id) => self.base_content(id).await,
@@ -99,8 +98,8 @@ impl Publisher<'_> {
         }
     }
 
-    /// What a published drive holds, of the receipts on this machine. The digest that
-    /// the drive bears decides which is true.
+    /// The content of a published drive, from the receipts on this machine. The digest on the drive
+    /// shows which receipt is right.
     async fn base_content(&mut self, id: DriveId) -> Option<Arc<Content>> {
         let mark = Mark::of(&self.info(id).await.ok()?)?;
         let root = mark.digest?;
@@ -120,9 +119,8 @@ impl Publisher<'_> {
         found.await.ok().flatten().map(Arc::new)
     }
 
-    /// Has the cloud copy the base into the drive, which is new or one of an earlier
-    /// run. Where it cannot, or where the copy is not what the receipt says, everything
-    /// is sent.
+    /// Has the cloud copy the base into the drive, which is new or of an earlier run. If that is
+    /// not possible, or the copy does not match the receipt, everything is sent.
     pub(super) async fn clone_base(
         &mut self,
         drive: DriveId,
@@ -138,7 +136,7 @@ impl Publisher<'_> {
         self.begin_on(drive, copied, is_new).await
     }
 
-    /// From here on bytes of the image are written to what was copied, or was not.
+    /// Records that from now on bytes of the image are written, over a copy or not.
     pub(super) async fn begin_on(
         &mut self,
         drive: DriveId,
@@ -148,13 +146,13 @@ impl Publisher<'_> {
         let (holds, content) = match copied {
             Copied::Base(base, content) => (Holds::Base(base), content),
             Copied::Nothing if is_new => return self.make_ready(drive).await,
-            // An earlier run may have had its copy, and the base be gone by now.
+            // An earlier run may have had its copy, and the base may be gone by now.
             Copied::Nothing | Copied::Unknown => (Holds::Unknown, None),
         };
         self.begin_writing(drive, holds, true, content).await
     }
 
-    /// Has the cloud copy the base into a drive, and looks at a sample of the copy.
+    /// Has the cloud copy the base into a drive, and checks a sample of the copy.
     pub(super) async fn copy_base(
         &mut self,
         drive: DriveId,
@@ -194,7 +192,7 @@ impl Publisher<'_> {
             .call(&what, || async move {
                 match client.image(drive, base).await {
                     Err(failure) if failure.is_ambiguous() => Err(failure),
-                    // A refusal is an answer.
+                    // A refusal is an answer, and not repeated.
                     answer => Ok(answer),
                 }
             })
@@ -208,7 +206,7 @@ impl Publisher<'_> {
             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
             Err(error) => {
                 tracing::debug!(error = %error.chain(), "image");
-                // Whether it began nobody knows.
+                // It is unknown whether the copy began.
                 self.wait_for_imaging(drive).await?;
                 return Ok(Cloned::Failed("failed".into()));
             }
@@ -220,10 +218,10 @@ impl Publisher<'_> {
         Ok(Cloned::Yes)
     }
 
-    /// Waits until nothing is copied into a drive, and gives what it is then.
+    /// Waits until nothing is being copied into a drive, and returns its state then.
     pub(super) async fn wait_for_imaging(&mut self, drive: DriveId) -> Result<DriveInfo> {
         let began = Instant::now();
-        let (mut without, mut told) = (0, None);
+        let (mut without, mut reported) = (0, None);
         let mut moved = Instant::now();
         loop {
             let client = self.client;
@@ -238,28 +236,28 @@ impl Publisher<'_> {
                 continue;
             };
             without = 0;
-            if told.as_ref() != Some(&progress) {
+            if reported.as_ref() != Some(&progress) {
                 moved = Instant::now();
-                if told.is_none() {
+                if reported.is_none() {
                     self.notice("The cloud copies the base");
                     self.monitor.event(&Event::Phase {
                         phase: Phase::Copy,
                         bytes: Some(info.size),
                     });
                 }
-                // It is a percentage, with or without its sign, or a word.
+                // It is a percentage, with or without the sign, or a word.
                 if let Ok(percent) = progress.trim_end_matches('%').parse::<f64>() {
                     let share = (percent / 100.0).clamp(0.0, 1.0);
                     self.monitor.event(&Event::PhaseProgress {
                         done_bytes: (info.size as f64 * share) as u64,
                     });
                 }
-                told = Some(progress);
+                reported = Some(progress);
             } else if moved.elapsed() >= self.options.patience.max_outage() {
                 let what = format!("The copy into drive {drive} does not get on");
                 return Err(Error::new(ErrorKind::Unavailable, what));
             }
-            // It overshoots the end by a tenth.
+            // This way, the end is noticed at most a tenth of the time too late.
             let every = began.elapsed() / 10;
             self.pause(every.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX))
                 .await?;
@@ -267,7 +265,7 @@ impl Publisher<'_> {
     }
 }
 
-/// Why a drive cannot be copied for a disk of so many bytes.
+/// Why a drive cannot be the base for a disk of `size` bytes; `None` if it can.
 fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
     if drive.size > size {
         return Some("is larger than the image");
@@ -283,7 +281,7 @@ fn unfit(drive: &DriveInfo, size: u64) -> Option<&'static str> {
         .then_some("is not finished")
 }
 
-/// The newest that was published under a name.
+/// The newest drive that was published under a name.
 fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
     let published = named(drives, name).filter_map(|drive| {
         let mark = Mark::of(drive).filter(|mark| mark.digest.is_some())?;
@@ -293,7 +291,7 @@ fn newest<'d>(drives: &'d [DriveInfo], name: &str) -> Option<&'d DriveInfo> {
     newest.map(|(_, drive)| drive)
 }
 
-/// The newest that was published under a name, or what the name means elsewhere.
+/// The newest drive that was published under a name, or the only one with that name.
 fn by_name<'d>(drives: &'d [DriveInfo], name: &str) -> Result<&'d DriveInfo> {
     if let Some(drive) = newest(drives, name) {
         return Ok(drive);

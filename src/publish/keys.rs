@@ -1,46 +1,45 @@
-//! What a drive bears that is published, or is about to be: its `user:` keys. All
-//! that one run has to tell the next one, or another machine, is in these.
+//! The `user:` keys of a drive that is published, or is about to be. They contain everything that
+//! one run passes on to the next, or to another machine.
 
 use crate::digest::Digest;
 use crate::drive::{DriveId, DriveInfo, named};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Properties;
 
-/// Whose drive it is: the token of all that is published under one name.
+/// The token of everything that is published under one name.
 pub const PUBLISH_KEY: &str = "user:oh-publish";
-/// How far it is: see `State`.
+/// The state of the drive: see `DriveState`.
 pub const STATE_KEY: &str = "user:oh-state";
-/// The root of the content that it is to hold.
+/// The root of the content that the drive will have.
 pub const GOAL_KEY: &str = "user:oh-goal";
-/// What tells the image from others where its content is not known yet: a digest of its
-/// fingerprint.
+/// Distinguishes the image from others while its content is unknown: a digest of its fingerprint.
 pub const SOURCE_KEY: &str = "user:oh-source";
-/// What it holds besides bytes of its goal: see `Holds`.
+/// What the drive holds besides bytes of its goal: see `Holds`.
 pub const HOLDS_KEY: &str = "user:oh-holds";
-/// How many shards work on it.
+/// Number of shards that work on it.
 pub const SHARDS_KEY: &str = "user:oh-shards";
-/// The root of what it holds: borne by published drives only.
+/// The root of its content: only on published drives.
 pub const DIGEST_KEY: &str = "user:oh-digest";
 /// When it was published, in milliseconds since 1970.
 pub const PUBLISHED_KEY: &str = "user:oh-published";
-/// Its counters of writes when it was published, `BYTES REQUESTS`.
+/// Its write counters when it was published, `BYTES REQUESTS`.
 pub const WRITES_KEY: &str = "user:oh-writes";
 
-/// The key of a shard that is done, from 1 on; its value is the root.
+/// The key of a completed shard, from 1 on; its value is the root.
 pub(super) fn shard_key(index: u32, count: u32) -> String {
     format!("user:oh-shard-{index}-of-{count}")
 }
 
-/// How far a drive is.
+/// The state of a drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DriveState {
-    /// It was made. Nothing was written to it.
+    /// It was created, and nothing was written to it.
     Making,
     /// The cloud copies another drive into it, or was about to.
     Cloning,
-    /// What it `Holds` is settled, and bytes of its goal are written to it.
+    /// What it `Holds` is fixed, and bytes of its goal are being written.
     Writing,
-    /// It holds its goal, which was verified. Its name tells so.
+    /// It holds its goal, which was verified, and has its name.
     Published,
 }
 
@@ -58,14 +57,14 @@ impl DriveState {
     }
 }
 
-/// What an unfinished drive holds wherever no byte of its goal was written yet.
+/// What an unfinished drive holds where no byte of its goal was written yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holds {
-    /// Zeros, which was proven when it was made.
+    /// Zeros, which was proven when it was created.
     Zeros,
     /// What this drive held when it was copied.
     Base(DriveId),
-    /// Nobody knows.
+    /// Unknown.
     Unknown,
 }
 
@@ -87,17 +86,17 @@ impl Holds {
     }
 }
 
-/// What a drive says of itself.
+/// The information in the keys of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) token: String,
     pub(super) state: DriveState,
-    /// `None` as long as the image is being read.
+    /// `None` while the image is being read.
     pub(super) goal: Option<Digest>,
     pub(super) source: Option<String>,
     pub(super) holds: Holds,
     pub(super) shards: Option<u32>,
-    /// Of a published drive.
+    /// Only for a published drive.
     pub(super) digest: Option<Digest>,
     pub(super) published: u64,
     /// Its counters when it was published.
@@ -105,8 +104,8 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// `None` of a drive that is none of ours, or bears what this program does not
-    /// know: it is left alone then.
+    /// `None` for a drive that is not ours, or has keys that this program does not know. Such a
+    /// drive is left alone.
     pub(super) fn of(drive: &DriveInfo) -> Option<Self> {
         let value = |key| drive.properties.get(key).map(str::trim);
         let state = value(STATE_KEY)?;
@@ -136,21 +135,20 @@ impl Mark {
     }
 }
 
-/// What a drive tells of its publication, for people.
+/// What the keys of a drive say about its publication, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// Tells the drives of one publication from others.
+    /// Identifies the publication.
     pub token: String,
-    /// `making`, `cloning`, `writing` or `published`: only the last is finished.
+    /// `making`, `cloning`, `writing` or `published`; only the last is finished.
     pub state: &'static str,
-    /// The root of what a finished one holds, and of what another one is to hold.
+    /// The root of its content; for an unfinished drive, of the content that it will have.
     pub root: Option<Digest>,
     /// When it was finished, in milliseconds since 1970.
     pub published_ms: Option<u64>,
 }
 
-/// What a drive tells of its publication; `None` of one that was not published, nor is
-/// about to be.
+/// What the keys of a drive say about its publication; `None` if it is not part of one.
 pub fn publication(drive: &DriveInfo) -> Option<Publication> {
     let mark = Mark::of(drive)?;
     let is_finished = !mark.is_unfinished();
@@ -175,7 +173,7 @@ pub(super) fn properties<'k>(
     Ok(properties)
 }
 
-/// The drives of a publication, and what they say of themselves.
+/// The drives of a publication, with the information in their keys.
 pub(super) fn of_token<'d>(
     drives: impl IntoIterator<Item = &'d DriveInfo>,
     token: &str,
@@ -186,8 +184,8 @@ pub(super) fn of_token<'d>(
         .filter(move |(mark, _)| mark.token == token)
 }
 
-/// The published drives to destroy, so that the newest `keep` of them stay, `new` in
-/// any case: those of this name and token that nobody claims.
+/// The published drives to destroy so that only the newest `keep` remain, including `new` in any
+/// case. Only drives of this name and token that nothing claims are destroyed.
 pub(super) fn superseded<'a>(
     drives: &'a [DriveInfo],
     name: &str,
@@ -206,7 +204,7 @@ pub(super) fn superseded<'a>(
     old.filter(|drive| is_idle(drive)).collect()
 }
 
-/// Whether nobody uses a drive.
+/// Whether nothing uses a drive.
 pub(super) fn is_idle(drive: &DriveInfo) -> bool {
     drive.claimed().is_none() && drive.imaging().is_none()
 }
@@ -258,7 +256,7 @@ pub(super) mod tests {
             let more = format!(
                 "user:oh-publish t\nuser:oh-state {state}\nuser:oh-digest {root}\nuser:oh-published 7"
             );
-            publication(&drive(1, &more)).map(|told| (told.state, told.root, told.published_ms))
+            publication(&drive(1, &more)).map(|found| (found.state, found.root, found.published_ms))
         };
         assert_eq!(of("published"), Some(("published", Some(root), Some(7))));
         assert_eq!(of("writing"), Some(("writing", None, None)));
@@ -294,7 +292,7 @@ pub(super) mod tests {
             let gone = superseded(&drives, "n", "t", new, keep);
             gone.iter().map(|drive| drive.id.to_bytes()[0]).collect()
         };
-        // The new one counts as the newest, whatever a clock said.
+        // The new one counts as the newest, whatever the clocks said.
         assert_eq!(gone(1), [1, 2, 5]);
         assert_eq!(gone(2), [2, 5]);
         assert_eq!(gone(3), [5]);

@@ -1,5 +1,5 @@
-//! Receipts on this machine: read, and written so that there is an old one or a new
-//! one, never half of one. Everything here blocks.
+//! Receipts on this machine: reading, and writing such that there is always a complete one, old or
+//! new. Everything here blocks.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +8,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, directory_of, read_named, replace};
 use crate::receipt::Receipt;
 
-/// Most bytes of a receipt that are read: of a disk of 2 TiB that is all data.
+/// Maximum bytes of a receipt: enough for a disk of 2 TiB without holes.
 const RECEIPT_BYTES_MAX: u64 = 1 << 30;
 
 /// Reads a receipt.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it cannot be read or is none.
+/// [`ErrorKind::Usage`] if it cannot be read or is not a receipt.
 pub fn read_receipt(path: &Path) -> Result<Receipt> {
     read_receipt_if(path, |_| Ok(()))
 }
 
-/// Reads a receipt, if `check` finds nothing wrong with the bytes of its file.
+/// As [`read_receipt`], but first passes the bytes of the file to `check`.
 ///
 /// # Errors
-/// As [`read_receipt`], and what `check` says.
+/// As [`read_receipt`], and errors of `check`.
 pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> Result<Receipt> {
     let cannot = || {
         let what = format!("Cannot use the receipt {}", path.display());
@@ -36,7 +36,7 @@ pub fn read_receipt_if(path: &Path, check: impl FnOnce(&[u8]) -> Result<()>) -> 
     })
 }
 
-/// Writes a receipt in the place of an earlier one.
+/// Writes a receipt, replacing an earlier one.
 ///
 /// # Errors
 /// [`ErrorKind::Local`] if it cannot be written.
@@ -49,7 +49,7 @@ pub fn write_receipt(path: &Path, receipt: &Receipt) -> Result<()> {
     replace(path, Access::Private, receipt.print().as_bytes()).map_err(cannot)
 }
 
-/// The receipt of a drive in the directory of receipts.
+/// The path of a drive's receipt in the directory of receipts.
 pub(super) fn receipt_file(directory: &Path, drive: DriveId) -> PathBuf {
     directory.join(format!("{drive}.json"))
 }

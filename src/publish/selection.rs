@@ -1,4 +1,4 @@
-//! Which drive a word means: a UUID, the beginning of one, a name, or `NAME~N`.
+//! Finds the drive for a word: a UUID, the beginning of one, a name, or `NAME~N`.
 
 use std::cmp::Reverse;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,35 +7,35 @@ use super::keys::publication;
 use crate::drive::{DriveInfo, named};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Fewest characters that are taken for the beginning of a UUID.
+/// Minimum characters for the beginning of a UUID.
 const PREFIX_MIN: usize = 4;
-/// Most drives that an error lists.
+/// Maximum number of drives that an error lists.
 const CANDIDATES_MAX: usize = 10;
 const LIST: &str = "List your drives with: openhosting ls";
 
-/// What a name stands for that several published drives have.
+/// How to treat a name that several published drives have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Several {
-    /// The newest of them: nothing is changed.
+    /// Select the newest of them: for commands that change nothing.
     Newest,
-    /// None of them: what is there would be lost.
+    /// Refuse: for commands that would destroy data.
     Refuse,
 }
 
-/// Whether a word could mean this drive.
+/// Whether a word could refer to this drive.
 pub fn is_candidate(drive: &DriveInfo, word: &str) -> bool {
     has_name(drive, word)
         || has_prefix(drive, word)
         || counted(word).is_some_and(|(name, _)| has_name(drive, name))
 }
 
-/// The drive that a word means, of all that [`is_candidate`] selects.
+/// The drive that a word refers to, among all that [`is_candidate`] selects.
 ///
-/// A name comes before the beginning of a UUID.
+/// A name has priority over the beginning of a UUID.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] if it means none; [`ErrorKind::Usage`] if it could mean several,
-/// with a list of them.
+/// [`ErrorKind::NotFound`] if there is none; [`ErrorKind::Usage`] if there are several, with a list
+/// of them.
 pub fn select<'d>(drives: &'d [DriveInfo], word: &str, several: Several) -> Result<&'d DriveInfo> {
     let of_name: Vec<_> = named(drives, word).collect();
     match &*of_name {
@@ -97,7 +97,7 @@ fn none(word: &str) -> Error {
     Error::new(ErrorKind::NotFound, what).hint_to(LIST)
 }
 
-/// `NAME~N` in its parts.
+/// Splits `NAME~N`.
 fn counted(word: &str) -> Option<(&str, usize)> {
     let (name, index) = word.rsplit_once('~')?;
     let is_number = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
@@ -122,7 +122,7 @@ fn has_prefix(drive: &DriveInfo, word: &str) -> bool {
     is_prefix(&word) && (id.starts_with(&word) || id.replace('-', "").starts_with(&word))
 }
 
-/// When it was published, if it is: 0 if that is not known.
+/// When it was published, if it was: 0 if the time is unknown.
 fn published_ms(drive: &DriveInfo) -> Option<u64> {
     let publication = publication(drive).filter(|publication| publication.state == "published")?;
     Some(publication.published_ms.unwrap_or(0))
@@ -134,7 +134,7 @@ fn newest_first<'d>(drives: &[&'d DriveInfo]) -> Vec<&'d DriveInfo> {
     drives
 }
 
-/// The error that lists the drives that could be meant, the newest first.
+/// The error that lists the possible drives, the newest first.
 fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
     let mut lines = vec![format!("{hint}:")];
     let all = newest_first(drives);
@@ -162,7 +162,7 @@ fn ambiguous(what: String, hint: &str, drives: &[&DriveInfo]) -> Error {
 
 /// A time in milliseconds since 1970, as RFC 3339 writes it.
 pub fn time(ms: u64) -> String {
-    // Beyond the year 9999 there is no such text.
+    // Later times than the year 9999 cannot be written in this form.
     const MS_MAX: u64 = 253_402_300_799_000;
     let time = UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX));
     humantime::format_rfc3339_seconds(time).to_string()
@@ -206,7 +206,7 @@ mod tests {
         let drives = [published(1, 5), drive(2, "name n"), drive(3, "name x~1")];
         let error = select(&drives, "n", Several::Newest).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        // A name comes first.
+        // A name has priority.
         assert_eq!(
             select(&drives, "x~1", Several::Refuse).unwrap().id,
             drives[2].id

@@ -1,4 +1,4 @@
-//! Sending what a drive does not hold yet.
+//! Sends what a drive does not hold yet.
 
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -17,12 +17,12 @@ use crate::error::Result;
 use crate::image::Image;
 use crate::transfer::{Ended, JournalOptions, Selection, Target, UploadOptions, Verify, upload};
 
-/// The level of a delta, unless one was asked for: that of gzip.
+/// The compression level of a delta, unless the user chose one: that of gzip.
 const DELTA_LEVEL: Option<Level> = Level::new(6);
 
 impl Publisher<'_> {
-    /// Sends what the drive does not hold of these chunks. Gives the journal, to be
-    /// dropped when all is told, the bytes that were sent, and the blocks.
+    /// Sends the parts of these chunks that the drive does not hold. Returns the journal (to be
+    /// dropped when everything was reported), the bytes that were sent, and the blocks.
     pub(super) async fn fill(
         &mut self,
         image: Image,
@@ -36,9 +36,9 @@ impl Publisher<'_> {
         let is_journaled = journal.as_ref().is_some_and(|path| path.exists());
         let is_shard = matches!(self.options.role, Role::Shard(_));
         let content = Arc::clone(&self.content);
-        // What was written to it is bytes of this content, whoever did it. So to write
-        // what it does not hold of its base, or is no zeros, is right at any time; to
-        // look first is better where that may be much.
+        // Whatever was written to it are bytes of this content, by whichever run. So it is always
+        // correct to write everything that differs from its base or from zeros. Comparing first is
+        // better if that may be much.
         let (target, selection, restart, written) = match (work.holds, &work.base) {
             (Holds::Zeros, _) if work.is_new || is_journaled || is_shard => {
                 let written = some_of(&self.data_blocks(), &blocks);
@@ -70,8 +70,7 @@ impl Publisher<'_> {
             return Ok((Ended::default(), 0, written));
         }
         let chunk: NonZeroU64 = CONTENT_CHUNK_BYTES;
-        // A delta is over before anything is known of the link, and what it is for is to
-        // send little.
+        // A delta ends before anything is known about the link, and its purpose is to send little.
         let compression = match (selection.is_of_blocks(), self.options.compression) {
             (true, Compression::Auto) => DELTA_LEVEL.map_or(Compression::Auto, Compression::Fixed),
             (_, compression) => compression,
@@ -87,10 +86,10 @@ impl Publisher<'_> {
                 path: journal,
                 endpoint: self.options.endpoint.clone(),
                 restart,
-                // It is what its content says: that is checked chunk by chunk.
+                // The selection checks each chunk against the content.
                 changed_ok: true,
             },
-            // It is done at the end, of all that is there.
+            // Verification happens at the end, for the whole drive.
             verify: Verify::None,
             selection: Some(Arc::new(selection)),
             ..UploadOptions::to(target)
@@ -110,7 +109,7 @@ impl Publisher<'_> {
         zeros.gaps(&all).collect()
     }
 
-    /// The journal of this run's part of a drive.
+    /// The journal for this run's part of a drive.
     pub(super) fn journal(&self, drive: DriveId) -> Option<PathBuf> {
         let part = match self.options.role {
             Role::Shard(shard) => format!("shard {shard}"),
@@ -120,12 +119,12 @@ impl Publisher<'_> {
         let what = format!("publish\n{endpoint}\n{user}\n{drive}\n{part}");
         let name = Digest::of(what.as_bytes()).to_string();
         let directory = self.options.journals.as_ref()?;
-        // Named apart from those of uploads, which the upload tool continues.
+        // Distinct from journals of uploads, which the upload command resumes.
         Some(directory.join(format!("publish-{}.ohj", &name[..16])))
     }
 }
 
-/// What of these blocks lies within a range.
+/// The blocks of this set within a range.
 fn some_of(blocks: &RangeSet<u64>, within: &Range<u64>) -> RangeSet<u64> {
     if within.is_empty() {
         return RangeSet::new();
