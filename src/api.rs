@@ -1,7 +1,7 @@
-//! The client of the API: one method per call, one attempt each. What to do
-//! about a failure is decided elsewhere, in [`policy`](crate::policy).
+//! The client of the API: one method for each call, and one attempt for each method call.
+//! [`policy`](crate::policy) decides what to do about a failure.
 
-// What comes from the network is bounded before it is added up: release builds wrap.
+// Numbers from the network are checked before they are added: release builds wrap on overflow.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 mod ahead;

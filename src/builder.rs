@@ -1,6 +1,6 @@
-//! One call for each direction, with the options that most callers need: what
-//! [`transfer::upload`](crate::transfer::upload) and
-//! [`transfer::download`](crate::transfer::download) take, collected step by step.
+//! One builder for each direction, with the options that most callers need. They collect step by
+//! step what [`transfer::upload`](crate::transfer::upload) and
+//! [`transfer::download`](crate::transfer::download) take.
 //!
 //! Nothing is done here. Start reading at [`Upload`].
 
@@ -17,7 +17,7 @@ use crate::transfer::{
     Stop, Target, UploadOptions, Uploaded, Verify, download, upload,
 };
 
-/// Uploads an image to a drive: [`new`](Self::new), then what is to be different from the
+/// Uploads an image to a drive: call [`new`](Self::new), then set what should differ from the
 /// defaults, then [`run`](Self::run).
 ///
 /// The first page of this crate has a complete program.
@@ -48,7 +48,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Writes to this drive in place of a new one.
+    /// Writes to this drive instead of a new one.
     #[must_use]
     pub fn to_drive(mut self, drive: DriveId) -> Self {
         self.options.target = Target::Existing(drive);
@@ -62,7 +62,7 @@ impl<'a> Upload<'a> {
         self
     }
 
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     #[must_use]
     pub fn jobs(mut self, jobs: NonZeroU32) -> Self {
         self.options.jobs = jobs;
@@ -83,7 +83,7 @@ impl<'a> Upload<'a> {
         self
     }
 
-    /// Who gets the events: a closure, or a value that is a [`Monitor`]. It must not block.
+    /// Receives the events: a closure, or another [`Monitor`]. It must not block.
     #[must_use]
     pub fn monitor(mut self, monitor: impl Monitor + 'a) -> Self {
         self.monitor = Box::new(monitor);
@@ -124,8 +124,8 @@ impl fmt::Debug for Upload<'_> {
     }
 }
 
-/// Downloads a drive: [`new`](Self::new), then what is to be different from the defaults,
-/// then [`run`](Self::run).
+/// Downloads a drive: call [`new`](Self::new), then set what should differ from the defaults, then
+/// [`run`](Self::run).
 ///
 /// The first page of this crate has a complete program.
 pub struct Download<'a> {
@@ -149,7 +149,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Writes there in place of a new file: over a file, to a device, or to a stream.
+    /// Writes there instead of a new file: over a file, to a device, or to a stream.
     #[must_use]
     pub fn to(mut self, destination: Destination) -> Self {
         self.destination = destination;
@@ -163,7 +163,7 @@ impl<'a> Download<'a> {
         self
     }
 
-    /// Most requests in flight.
+    /// Maximum number of requests in flight.
     #[must_use]
     pub fn jobs(mut self, jobs: NonZeroU32) -> Self {
         self.options.jobs = jobs;
@@ -184,7 +184,7 @@ impl<'a> Download<'a> {
         self
     }
 
-    /// Who gets the events: a closure, or a value that is a [`Monitor`]. It must not block.
+    /// Receives the events: a closure, or another [`Monitor`]. It must not block.
     #[must_use]
     pub fn monitor(mut self, monitor: impl Monitor + 'a) -> Self {
         self.monitor = Box::new(monitor);
@@ -225,7 +225,7 @@ impl fmt::Debug for Download<'_> {
     }
 }
 
-/// A journal in this file, of a transfer with the client's endpoint.
+/// A journal in this file, for a transfer with the client's endpoint.
 fn journal(client: &Client, path: PathBuf) -> JournalOptions {
     JournalOptions {
         path: Some(path),

@@ -1,13 +1,13 @@
-//! Commands that messages print: whole, so that they reach the same endpoint as the same user
-//! when they are pasted.
+//! Commands that messages print. They are complete, so that a pasted command reaches the same
+//! endpoint as the same user.
 
 use std::path::{Path, PathBuf};
 
 use crate::drive::DriveId;
 use crate::quoting::quote;
 
-/// How the commands of a message reach the endpoint. The default names nothing, which is
-/// right where the environment or a default profile does.
+/// How the commands in messages reach the endpoint. The default adds no flags, which is right if
+/// the environment or a default profile defines the endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commands {
     /// Flags, quoted for a shell, each after a space.
@@ -17,13 +17,13 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// For an endpoint that is reached with these flags, which are quoted for a shell, each
-    /// after a space.
+    /// For an endpoint that is reached with these flags, which are quoted for a shell, each after a
+    /// space.
     pub fn with_flags(flags: String) -> Self {
         Self { flags, local: None }
     }
 
-    /// For a directory that a server within this program serves.
+    /// For a data directory with a server within this program.
     pub fn of_directory(directory: &Path) -> Self {
         Self {
             flags: String::new(),
@@ -43,7 +43,7 @@ impl Commands {
         }
     }
 
-    /// The command that destroys a drive. In a directory no server is running then.
+    /// The command that destroys a drive. For a data directory, no server is running at that time.
     pub(crate) fn removal(&self, drive: DriveId) -> String {
         match &self.local {
             Some(directory) => {

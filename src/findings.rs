@@ -1,7 +1,7 @@
-//! What is known of how an endpoint behaves where clouds of the family differ
-//! (docs/dev/reference.md, 6 and docs/dev/reference.md, 7), and its JSON. What is not
-//! known is as cautious as can be: findings can make a tool do less than its default, or
-//! save it a request that is sure to fail, and never makes it trust more.
+//! What is known about the behaviour of an endpoint where clouds of this family differ
+//! (docs/dev/reference.md, 6 and docs/dev/reference.md, 7), and its JSON form. An unknown answer
+//! means the most cautious assumption. Findings can reduce what a tool does by default, or avoid a
+//! request that is certain to fail. They never relax a safety check.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -13,18 +13,18 @@ use crate::wire::READ_BYTES_MAX;
 /// Version of the JSON.
 const VERSION: u64 = 1;
 
-/// What came of one question.
+/// The answer to one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding<T> {
     /// It is known.
     Known(T),
-    /// It is not known, and why. Holds no word of the endpoint: it is kept in a
+    /// Unknown, with the reason. It contains no text from the endpoint, because it is stored in a
     /// file.
     Unknown(String),
 }
 
 impl<T> Finding<T> {
-    /// The answer, if it is known.
+    /// The answer, if known.
     pub fn known(&self) -> Option<&T> {
         match self {
             Self::Known(answer) => Some(answer),
@@ -48,34 +48,35 @@ impl<T> From<Result<T, String>> for Finding<T> {
     }
 }
 
-/// How many writes to one drive go together (docs/dev/reference.md, 1.8).
+/// How many concurrent writes to one drive are possible (docs/dev/reference.md, 1.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ParallelWrites {
-    /// Most that were accepted at a time.
+    /// Maximum number of concurrent writes that were accepted.
     pub accepted: u32,
-    /// How many were sent at a time when one was busy, if one ever was.
+    /// How many concurrent writes were sent when one was busy, if that happened.
     pub busy_from: Option<u32>,
-    /// Whether bytes of accepted writes were not there afterwards.
+    /// Whether bytes of accepted writes were missing afterwards.
     pub loses_bytes: bool,
 }
 
 /// The counters `write:bytes` and `write:requests` (docs/dev/reference.md, 1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct WriteCounters {
-    /// Where they are told.
-    pub told: Told,
+    /// Where they are reported.
+    #[serde(rename = "told")]
+    pub reported_in: ReportedIn,
     /// What they count.
     pub counts: Counts,
-    /// Whether they come later than the answer to the write.
+    /// Whether they change later than the answer to the write.
     pub is_late: bool,
     /// `write:bytes` of a drive that was just created.
     pub start_bytes: Option<u64>,
 }
 
-/// Where counters are told.
+/// Where counters are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Told {
+pub enum ReportedIn {
     /// In `info`.
     Info,
     /// In `info/full` only.
@@ -85,7 +86,7 @@ pub enum Told {
     Nowhere,
 }
 
-/// What counters count of writes by the API.
+/// What counters count of writes through the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Counts {
@@ -93,21 +94,21 @@ pub enum Counts {
     Exact,
     /// Bytes rounded up to pages of 4096.
     Pages,
-    /// No write by the API, or nothing is told.
+    /// No write through the API, or they are not reported.
     Nothing,
     /// Something else.
     Otherwise,
 }
 
-/// What a request gets that may be more than the endpoint allows.
+/// The response to a request that may exceed what the endpoint allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Taken {
-    /// It is done.
+    /// It succeeds.
     Accepted,
     /// It is refused with this status.
     Refused(u16),
-    /// It succeeds with so many bytes only.
+    /// It succeeds, but with only this many bytes.
     #[serde(rename = "short_bytes")]
     Short(u64),
 }
@@ -115,20 +116,20 @@ pub enum Taken {
 /// Reads above 4 MiB (docs/dev/reference.md, 1.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LargeReads {
-    /// Of 4 MiB and a byte.
+    /// A read of 4 MiB and one byte.
     #[serde(rename = "4194305")]
     pub above: Taken,
-    /// Of 8 MiB.
+    /// A read of 8 MiB.
     #[serde(rename = "8388608")]
     pub double: Taken,
 }
 
-/// A write that begins on the drive and ends behind it.
+/// A write that begins on the drive and ends beyond it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PastEnd {
     /// The status of the answer.
     pub status: u16,
-    /// Whether bytes of it landed on the drive.
+    /// Whether bytes of it were written to the drive.
     pub is_written: bool,
     /// Whether the drive grew.
     pub grows: bool,
@@ -139,26 +140,25 @@ pub struct PastEnd {
 pub struct LargestBody {
     /// The largest that was accepted, in bytes; 0 if none was.
     pub accepted_bytes: u64,
-    /// The first that was not, in bytes; none if all sizes that were tried were
-    /// accepted.
+    /// The smallest that was refused, in bytes; `None` if all tried sizes were accepted.
     pub refused_bytes: Option<u64>,
-    /// The status of that; none if the connection broke.
+    /// The status of that; `None` if the connection broke.
     pub refused_status: Option<u16>,
 }
 
-/// What becomes of a body with `Content-Encoding: gzip`.
+/// What happens to a body with `Content-Encoding: gzip`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GzipWrites {
-    /// It is unpacked.
+    /// It is decompressed.
     Decoded,
-    /// It lands on the drive as it is: no tool here may send it.
+    /// It is stored unchanged, so no tool here may send it.
     Stored,
     /// It is refused with this status.
     Refused(u16),
 }
 
-/// What came with a 429 or 503.
+/// What was sent with a 429 or 503.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct RetryAfter {
     /// The status.
@@ -167,16 +167,16 @@ pub struct RetryAfter {
     pub seconds: Option<u64>,
 }
 
-/// What size a drive gets.
+/// The size that a new drive gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Size {
-    /// Bytes asked for.
+    /// Requested bytes.
     pub asked_bytes: u64,
-    /// Bytes given.
+    /// Bytes of the drive.
     pub given_bytes: u64,
 }
 
-/// What is known of one endpoint. Serde knows the answers only: see
+/// What is known about one endpoint. Serde handles only the answers: see
 /// [`to_json`](Self::to_json).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -187,27 +187,27 @@ pub struct Findings {
     /// When it was probed, in seconds since 1970.
     #[serde(skip)]
     pub probed_at_s: u64,
-    /// How many writes to one drive go together.
+    /// How many concurrent writes to one drive are possible.
     pub parallel_writes: Finding<ParallelWrites>,
     /// What the write counters count.
     pub write_counters: Finding<WriteCounters>,
-    /// Whether a range that nobody wrote reads as zeros on a new drive.
+    /// Whether unwritten ranges of a new drive read as zeros.
     pub fresh_reads_zero: Finding<bool>,
     /// Reads above 4 MiB.
     pub large_reads: Finding<LargeReads>,
     /// A write past the end.
     pub past_end: Finding<PastEnd>,
-    /// Whether `user:` keys of a create are kept.
+    /// Whether `user:` keys of a create are stored.
     pub user_keys_created: Finding<bool>,
-    /// Whether `user:` keys of a set are kept.
+    /// Whether `user:` keys of a set are stored.
     pub user_keys_set: Finding<bool>,
     /// The largest raw body.
     pub largest_body: Finding<LargestBody>,
-    /// Whether gzip is unpacked.
+    /// What happens to bodies in gzip.
     pub gzip_writes: Finding<GzipWrites>,
     /// `Retry-After` of a 429 or 503.
     pub retry_after: Finding<RetryAfter>,
-    /// What size a drive gets.
+    /// The size that a new drive gets.
     pub size: Finding<Size>,
     /// The status of a create that succeeds.
     pub create_status: Finding<u16>,
@@ -216,7 +216,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Findings of nothing, each answer unknown for the reason `why`.
+    /// Findings without any answer; `why` is the reason for each.
     pub fn unknown(endpoint: impl Into<String>, why: &str) -> Self {
         let why = || why.to_owned();
         Self {
@@ -238,9 +238,8 @@ impl Findings {
         }
     }
 
-    /// Most writes to one drive at a time, where a limit is known: where one
-    /// more was busy, or bytes were lost. `None` means that no limit was met,
-    /// not that there is none.
+    /// Maximum concurrent writes to one drive, if a limit is known: with one more, a write was
+    /// busy, or bytes were lost. `None` means that no limit was found, not that there is none.
     pub fn max_parallel_writes(&self) -> Option<u32> {
         let writes = self.parallel_writes.known()?;
         if writes.loses_bytes {
@@ -249,15 +248,15 @@ impl Findings {
         writes.busy_from.map(|_| writes.accepted.max(1))
     }
 
-    /// Whether a new drive read as zeros where nothing was written. `Some(true)`
-    /// spares nobody the proof on the drive itself: what one drive did, another
-    /// on another disk need not do.
+    /// Whether a new drive read as zeros where nothing was written. Even with `Some(true)`, the
+    /// proof on the drive itself is necessary: another drive on another disk may behave
+    /// differently.
     pub fn fresh_reads_zero(&self) -> Option<bool> {
         self.fresh_reads_zero.known().copied()
     }
 
-    /// Most bytes of one read that are known to be answered in full: 4 MiB if
-    /// nothing is known (docs/dev/reference.md, 1.7).
+    /// Maximum bytes of one read that is known to be answered completely: 4 MiB if nothing is known
+    /// (docs/dev/reference.md, 1.7).
     pub fn read_bytes_max(&self) -> u64 {
         match self.large_reads.known() {
             Some(LargeReads {
@@ -268,8 +267,8 @@ impl Findings {
         }
     }
 
-    /// Most bytes of the body of a request, where a limit is known: what was accepted, or
-    /// half of what was refused. `None` means that no limit was met.
+    /// Maximum bytes of a request body, if a limit is known: what was accepted, or half of what was
+    /// refused. `None` means that no limit was found.
     pub fn body_bytes_max(&self) -> Option<u64> {
         let body = self.largest_body.known()?;
         let refused = body.refused_bytes?;
@@ -279,8 +278,8 @@ impl Findings {
         })
     }
 
-    /// Notes that a body of so many bytes was refused for its size (413), and the largest
-    /// that is sent since.
+    /// Records that a body of `refused_bytes` was refused for its size (413), and the largest that
+    /// has been sent since.
     pub fn body_was_refused(&mut self, refused_bytes: u64, accepted_bytes: u64) {
         self.largest_body = Finding::Known(LargestBody {
             accepted_bytes,
@@ -289,8 +288,8 @@ impl Findings {
         });
     }
 
-    /// Whether `user:` keys are kept, both those of a create and those of a set.
-    /// Without the first a lost answer to a create leaves doubt.
+    /// Whether `user:` keys are stored, both those of a create and those of a set. Without the
+    /// first, a lost answer to a create remains ambiguous.
     pub fn user_keys_kept(&self) -> Option<bool> {
         match (self.user_keys_created.known(), self.user_keys_set.known()) {
             (Some(false), _) | (_, Some(false)) => Some(false),
@@ -299,9 +298,9 @@ impl Findings {
         }
     }
 
-    /// The findings as one JSON object: `version`, `endpoint`, `probed_at_s`, and
-    /// under `answers` for each question `{"known": true, "value": ...}` or
-    /// `{"known": false, "why": "..."}`. Units are in the names.
+    /// The findings as one JSON object: `version`, `endpoint`, `probed_at_s`, and under `answers`
+    /// for each question `{"known": true, "value": ...}` or `{"known": false, "why": "..."}`. Units
+    /// are in the names.
     pub fn to_json(&self) -> Value {
         json!({
             "version": VERSION,
@@ -311,11 +310,11 @@ impl Findings {
         })
     }
 
-    /// Reads what [`to_json`](Self::to_json) made. An answer that is missing or
-    /// cannot be understood counts as unknown.
+    /// Parses what [`to_json`](Self::to_json) returned. A missing or invalid answer counts as
+    /// unknown.
     ///
     /// # Errors
-    /// [`ErrorKind::Local`] if these are no findings, or of another version.
+    /// [`ErrorKind::Local`] if these are not findings, or have another version.
     pub fn from_json(value: &Value) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Local, format!("The findings {what}"));
         match value["version"].as_u64() {
@@ -344,8 +343,7 @@ impl<T: Serialize> Serialize for Finding<T> {
 }
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Finding<T> {
-    /// What is missing or cannot be understood is unknown, so that one answer does not
-    /// take the others with it.
+    /// A missing or invalid answer counts as unknown, so that it does not affect the others.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         Ok(match (value["known"].as_bool(), value["why"].as_str()) {
@@ -372,7 +370,7 @@ mod tests {
                 loses_bytes: false,
             }),
             write_counters: Finding::Known(WriteCounters {
-                told: Told::InfoFull,
+                reported_in: ReportedIn::InfoFull,
                 counts: Counts::Pages,
                 is_late: true,
                 start_bytes: Some(4096),
@@ -439,7 +437,7 @@ mod tests {
                 "destroy_status": unknown("not probed"),
             },
         });
-        // As text: the order of the keys counts too.
+        // Compared as text, because the order of the keys matters too.
         assert_eq!(full().to_json().to_string(), expected.to_string());
     }
 
@@ -470,7 +468,7 @@ mod tests {
         let mut findings = full();
         assert_eq!(findings.max_parallel_writes(), Some(3));
         assert_eq!(findings.fresh_reads_zero(), Some(false));
-        // One byte more went through, and double of it did not.
+        // One byte more succeeded, and double the size did not.
         assert_eq!(findings.read_bytes_max(), READ_BYTES_MAX);
         assert_eq!(findings.user_keys_kept(), None);
         findings.user_keys_set = Finding::Known(false);

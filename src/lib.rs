@@ -1,8 +1,8 @@
 //! Moves disk images in and out of an OpenHosting cloud, or one of the same
 //! family.
 //!
-//! A server of its own in a directory, an upload to it and a download from it. With an
-//! account, `endpoint` and `credentials` are those of the cloud.
+//! The example starts a server with its own data directory, uploads an image to it, and downloads
+//! it again. With an account, `endpoint` and `credentials` are those of the cloud.
 //!
 //! ```
 //! use openhosting::api::{Client, ClientConfig};
@@ -43,15 +43,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! An image is read chunk by chunk ([`image`], [`plan`], [`chunk`]), zeros are left
-//! out, the rest is compressed ([`codec`]) and written to a drive ([`api`]); what is
-//! to be done next is decided without I/O ([`policy`]) and done by one task
-//! ([`transfer`]), which keeps what it did ([`journal`]) so that a later run goes
-//! on. A download is the mirror of it. [`server`] is the API on
-//! one machine, and [`cli`] what the four programs are made of.
+//! An image is read chunk by chunk ([`image`], [`plan`], [`chunk`]), zeros are left out, and the
+//! rest is compressed ([`codec`]) and written to a drive ([`api`]). What to do next is decided
+//! without I/O ([`policy`]) and done by a single task ([`transfer`]), which records its progress
+//! ([`journal`]) so that a later run can continue. A download is the reverse. [`server`] is the API
+//! on one machine, and [`cli`] contains the four programs.
 //!
-//! Start at [`Upload`] and [`Download`]; [`transfer`] has what they are made of. The README's example
-//! is run as a test of this documentation.
+//! Start at [`Upload`] and [`Download`]; [`transfer`] contains their parts. The README's example is
+//! compiled as a test of this documentation.
 
 pub mod api;
 pub mod cli;

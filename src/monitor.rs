@@ -1,4 +1,5 @@
-//! What a transfer tells while it runs. The library reports, the terminal draws.
+//! Events that a transfer reports while it runs. The library reports them; the command line
+//! displays them.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,81 +11,80 @@ use crate::failure::{Failure, HTML_PAGE, Refusal};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The drive is known, and fit for the transfer.
+    /// The drive is known and suitable for the transfer.
     Drive {
-        /// Which one.
+        /// Its identifier.
         id: DriveId,
-        /// Its size in bytes; of a drive made just now the size that was asked for.
+        /// Its size in bytes; for a new drive, the requested size.
         size: u64,
         /// Whether this transfer created it.
         is_new: bool,
     },
-    /// The chunks begin to move.
+    /// The transfer of chunks begins.
     Started {
-        /// How many there are to transfer, if that is known.
+        /// Number of chunks to transfer, if known.
         chunks: Option<u64>,
-        /// Bytes of each but the last.
+        /// Bytes of each chunk except the last.
         chunk_bytes: u64,
-        /// Byte of the image that the transfer starts at.
+        /// The byte of the image at which the transfer starts.
         offset: u64,
-        /// Bytes of all of them, if that is known.
+        /// Total bytes of these chunks, if known.
         bytes: Option<u64>,
-        /// Bytes of the image that need not be transferred, since an earlier run did that or
-        /// they are the same on the other side: together with `bytes` the size of it all.
+        /// Bytes of the image that need not be transferred, because an earlier run did that or they
+        /// are the same on the other side. Together with `bytes`, this is the total size.
         earlier_bytes: u64,
     },
-    /// A part of the run begins in which no chunk is transferred.
+    /// A phase of the run begins in which no chunk is transferred.
     Phase {
-        /// What is done.
+        /// The kind of phase.
         phase: Phase,
-        /// Bytes that it goes over, if that is known.
+        /// Bytes that it processes, if known.
         bytes: Option<u64>,
     },
-    /// How many bytes the last phase has done.
+    /// How many bytes the current phase has processed.
     PhaseProgress {
-        /// Of those that it goes over.
+        /// Bytes processed so far.
         done_bytes: u64,
     },
     /// The run continues an earlier one.
     Resuming {
         /// Bytes of the image that the earlier run settled.
         done_bytes: u64,
-        /// Bytes of the image, if that is known.
+        /// Bytes of the image, if known.
         size: Option<u64>,
-        /// The same in a line for a log.
+        /// The same as a line for a log.
         line: String,
     },
-    /// The end of an image was found whose size nobody knew.
+    /// The end of an image of unknown size was found.
     Ended {
-        /// How many chunks there are to transfer.
+        /// Number of chunks to transfer.
         chunks: u64,
-        /// Bytes of all of them.
+        /// Their total bytes.
         bytes: u64,
     },
-    /// How far it is now.
+    /// The current progress.
     Progress(Progress),
-    /// A chunk was compressed, or not.
+    /// A chunk was encoded.
     Encoded(Encoded),
-    /// The endpoint refused requests for their size. Comes when the last chunk has moved, or
-    /// no more will.
+    /// The endpoint refused requests for their size. Reported when the last chunk was transferred,
+    /// or the transfer ends.
     BodyRefused {
-        /// The smallest body in bytes that was refused.
+        /// The smallest refused body, in bytes.
         refused_bytes: u64,
-        /// The largest that was sent since.
+        /// The largest body that has been sent since.
         accepted_bytes: u64,
     },
-    /// The user may want to know this: one line.
+    /// Information for the user: one line.
     Notice(String),
-    /// The user should look at this: something is not as it should be, or costs more
-    /// than it had to. One line.
+    /// Something that the user should check: it is wrong, or costs more than necessary. One line.
     Warning(String),
-    /// The run waits, since something failed; not told of each attempt.
+    /// The run waits because something failed. Not reported for every attempt.
     Waiting(Waiting),
-    /// What was waited for, and told of, is over.
+    /// A reported wait is over.
     WaitOver {
-        /// Who answers again, as "the endpoint".
+        /// What answers again, such as "the endpoint".
         who: String,
-        /// How long that took.
+        /// How long the wait took.
         time: Duration,
     },
 }
@@ -93,7 +93,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// The image is opened, and the other side looked at.
+    /// The image is opened, and the other side is checked.
     Prepare,
     /// The image is read to compute its digests.
     Hash,
@@ -105,15 +105,14 @@ pub enum Phase {
     Check,
 }
 
-/// Why a run waits, and for how long. Its `Display` is the line to show.
+/// Why a run waits, and for how long. Its `Display` is the line for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// The HTTP status that was answered, if it was an answer of HTTP.
+    /// The HTTP status, if there was an HTTP answer.
     pub status: Option<u16>,
-    /// How long it is to the next attempt.
+    /// Time until the next attempt.
     pub wait: Duration,
-    /// How long it is until the run gives up, if nothing succeeds until then; `None`
-    /// while nothing failed yet.
+    /// Time until the run gives up, if nothing succeeds before; `None` while nothing has failed.
     pub gives_up_in: Option<Duration>,
     /// The reason alone, such as `502 (bad gateway)`.
     pub cause: String,
@@ -121,7 +120,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Why, without anything that changes from one attempt to the next.
+    /// The reason, without anything that changes from one attempt to the next.
     pub(crate) fn why(failure: &Failure) -> String {
         match failure {
             Failure::Refused(refusal) => refusal.status.to_string(),
@@ -132,7 +131,7 @@ impl Waiting {
         }
     }
 
-    /// After this failure of a request to `who`.
+    /// The wait after this failure of a request to `who`.
     pub(crate) fn after(
         failure: &Failure,
         who: &str,
@@ -184,7 +183,7 @@ impl Waiting {
         }
     }
 
-    /// Nothing came from `who` for so long.
+    /// Nothing was received from `who` for this long.
     pub(crate) fn silent(who: &str, silence: Duration) -> Self {
         Self {
             status: None,
@@ -206,7 +205,7 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// The last cause of a chain in lower case, without the number that the system has for it.
+/// The last cause of a chain in lower case, without its error number.
 fn innermost(chain: &str) -> String {
     let cause = chain.rsplit(": ").next().unwrap_or_default();
     let cause = cause.split(" (os error").next().unwrap_or_default();
@@ -215,7 +214,7 @@ fn innermost(chain: &str) -> String {
     first.unwrap_or_default() + chars.as_str()
 }
 
-/// What an error answer means, where its status does not tell all.
+/// The meaning of an error answer, if its status alone is not clear.
 fn meaning(refusal: &Refusal) -> String {
     let words = match (refusal.status, refusal.error) {
         (300..=399, _) => refusal.message.as_str(),
@@ -230,7 +229,7 @@ fn meaning(refusal: &Refusal) -> String {
     format!(" ({words})")
 }
 
-/// A length of time for people: exact where it is short.
+/// A duration for people: exact if it is short.
 pub(crate) fn span(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
     match seconds {
@@ -240,47 +239,46 @@ pub(crate) fn span(time: Duration) -> String {
     }
 }
 
-/// The text with a capital.
+/// The text with a capital letter at its start.
 pub(crate) fn capital(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_uppercase().to_string());
     first.unwrap_or_default() + chars.as_str()
 }
 
-/// How far a transfer is.
+/// The progress of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Chunks settled without a gap from the first one on.
+    /// Number of settled chunks without a gap from the first one on.
     pub chunks_in_order: u64,
-    /// Chunks that are settled.
+    /// Number of settled chunks.
     pub done_chunks: u64,
-    /// Bytes of the image that are settled: confirmed, or left out as zero.
+    /// Bytes of the image that are settled: confirmed, or left out as zeros.
     pub done_bytes: u64,
-    /// Bytes of bodies sent or received, those of failed attempts included.
+    /// Bytes of bodies sent or received, including those of failed attempts.
     pub wire_bytes: u64,
     /// Bytes of zeros that were left out.
     pub skipped_bytes: u64,
     /// Requests in flight.
     pub in_flight: usize,
-    /// How many there may be now.
+    /// How many requests there may be now.
     pub workers: u32,
-    /// Attempts beyond the first one of each chunk.
+    /// Attempts beyond the first of each chunk.
     pub retries: u64,
 }
 
-/// How a chunk was encoded, and why so.
+/// How a chunk was encoded, and why.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Encoded {
-    /// When a compressor took it up, since the transfer began.
+    /// When the compression began, since the start of the transfer.
     pub at: Duration,
     /// Its index.
     pub chunk: u64,
-    /// The level; 0 if it was left as it is.
+    /// The level; 0 if it was not compressed.
     pub level: u8,
-    /// What the level would be if it were no whole number: for `auto` a place on the
-    /// controller's ladder, from 0.
+    /// The level before rounding: for `auto`, a position on the controller's ladder, from 0.
     pub effort: f64,
-    /// Chunks that waited to be sent at that moment.
+    /// Number of chunks that waited to be sent at that moment.
     pub ready: usize,
     /// Requests in flight at that moment.
     pub in_flight: usize,
@@ -288,7 +286,7 @@ pub struct Encoded {
     pub raw_bytes: u64,
     /// Bytes of its bodies.
     pub body_bytes: u64,
-    /// Time of a processor that it took.
+    /// Processor time that it took.
     pub took: Duration,
     /// Why this level.
     pub reason: Reason,
@@ -299,15 +297,15 @@ pub struct Encoded {
 pub enum Reason {
     /// The controller chose it.
     Auto,
-    /// It is the level of all chunks.
+    /// The same level is used for all chunks.
     Fixed,
-    /// It would not get smaller.
+    /// It would not become smaller.
     Incompressible,
 }
 
-/// Somebody who wants to know.
+/// Receives events.
 pub trait Monitor: Send {
-    /// Something happened. Called often: must not block.
+    /// Receives an event. Called often, so it must not block.
     fn event(&mut self, event: &Event);
 }
 
@@ -318,7 +316,7 @@ impl<F: FnMut(&Event) + Send> Monitor for F {
     }
 }
 
-/// Nobody wants to know.
+/// Ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 

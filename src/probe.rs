@@ -1,13 +1,13 @@
-//! Asking an endpoint how it behaves, with one small drive of our own, where no
-//! document tells (docs/dev/faults.md, 7).
+//! Finds out how an endpoint behaves where it is not documented, with a small drive of its own
+//! (docs/dev/faults.md, 7).
 //!
-//! Each question stands for itself: one that cannot be answered leaves the
-//! others alone. They run in a task of their own, so that whatever becomes of it
-//! (an end, a stop, no time left, a panic) the drive is destroyed afterwards.
+//! The questions are independent: one that cannot be answered does not affect the others. They run
+//! in a separate task, so that the drive is destroyed afterwards however that task ends (finished,
+//! stopped, timed out, or panicked).
 //!
-//! `questions` says what is asked and how an answer is read, `notes` what is known so far.
-//! It never touches a drive that it did not make, and never leaves its own without saying so.
-//! Start reading at [`run::probe`].
+//! `questions` contains the questions and how to interpret the answers, `notes` the results so far.
+//! A probe never touches a drive that it did not create, and reports if it could not remove its
+//! own. Start reading at [`run::probe`].
 
 mod notes;
 pub(crate) mod questions;

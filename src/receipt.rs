@@ -219,7 +219,7 @@ impl Receipt {
             took: seconds
                 .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
                 .ok_or_else(|| wrong("\"seconds\" is missing or no time"))?,
-            verified: verified.map_err(|_| wrong("\"verified\" does not tell blocks"))?,
+            verified: verified.map_err(|_| wrong("\"verified\" does not state blocks"))?,
         })
     }
 }

@@ -1,10 +1,10 @@
-//! Transfers: uploads, downloads, and what is done with drives around them. This is the face
-//! of the rooms in which they live: `upload`, `download`, `verify`, `probe`, `web_image`, and
-//! `driver`, which has what these share.
+//! Transfers: uploads, downloads, and related work with drives. This module re-exports the modules
+//! `upload`, `download`, `verify`, `probe`, `web_image`, and `driver`, which contains what these
+//! share.
 //!
-//! A transfer is a success when the engine's ledger has every chunk, and only then.
-//! Dropping the future of a transfer aborts it: requests in flight are cut, the
-//! drive keeps what was confirmed, and nothing is destroyed.
+//! A transfer succeeds if and only if every chunk is in the engine's ledger. Dropping the future of
+//! a transfer aborts it: requests in flight are cancelled, the drive keeps what was confirmed, and
+//! nothing is destroyed.
 //!
 //! Nothing is done here. Start reading at `src/upload.rs` or `src/download.rs`.
 

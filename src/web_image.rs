@@ -1,9 +1,9 @@
-//! Images on web servers: fetched by ranges, several at a time, where the server has
-//! these, else once and in order. What broke goes on, as the policy says; a file that
-//! changes meanwhile is an error.
+//! Images on web servers. They are downloaded by several concurrent range requests if the server
+//! supports ranges, and otherwise once in order. Interrupted requests are resumed, as the policy
+//! decides. If the file changes meanwhile, that is an error.
 //!
-//! Which of several servers is asked, `mirrors` says. It never knows what becomes of the
-//! image. Start reading at [`open_web`].
+//! `mirrors` decides which of several servers to use. What the image is used for is not known here.
+//! Start reading at [`open_web`].
 
 mod mirrors;
 
@@ -26,34 +26,34 @@ use crate::locks::lock;
 use crate::policy::Operation;
 use crate::web_image::mirrors::{Known, Mirrors};
 
-/// Bytes that are asked for first: they tell the format as well.
+/// Bytes of the first request, which are also used to recognise the format.
 const FIRST_BYTES: u64 = 64 * 1024;
-/// Ranges of one read that are fetched at a time.
+/// Maximum concurrent ranges of one read.
 const RANGES_MAX: u64 = 4;
-/// Shorter ranges are not worth a request of their own.
+/// Minimum bytes of a range, because shorter ones are not worth a request.
 const RANGE_BYTES_MIN: u64 = 1 << 20;
-/// What a short read fetches whole, since others follow beside it: the bytes of a packed
-/// cluster end within a page, and the next ones begin there.
+/// A short read downloads a whole page, because other reads follow next to it: the bytes of a
+/// compressed cluster end within a page, and the next cluster begins there.
 const PAGE_BYTES: u64 = 64 * 1024;
-/// Pages that are kept: 4 MiB.
+/// Pages in memory: 4 MiB.
 const PAGES_MAX: usize = 64;
 /// Parts of a body that wait to be read in order.
 const PARTS_MAX: usize = 16;
-/// An answer of fewer bytes, where more were asked for, is a failure.
+/// A shorter answer to a request for more counts as a failure.
 const SHORT_ANSWER_BYTES: usize = 4096;
-/// Most bytes of a text.
+/// Maximum bytes of a text.
 const TEXT_BYTES_MAX: usize = 4 << 20;
 
-/// How to fetch.
+/// How to download.
 #[derive(Clone, Debug)]
 pub struct WebConfig {
     /// The client.
     pub web: Web,
-    /// How long it goes on while nothing succeeds.
+    /// How long to continue without any success.
     pub patience: Patience,
 }
 
-/// Opens an image on a web server, as [`Image::open`] does.
+/// Opens an image on a web server, as [`Image::open`] does for a file.
 ///
 /// # Errors
 /// As [`Image::open`]; [`ErrorKind::Unavailable`] if the server does not recover.
@@ -61,7 +61,7 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
     let file = WebFile::new(url, config);
     let answer = file.patiently(Some(0..FIRST_BYTES)).await?;
     let (options, encoding) = (options.clone(), answer.encoding.clone());
-    // From here on no answer is taken for all of the file that is a part of it.
+    // From here on, a part of the file cannot be mistaken for the whole.
     if answer.from.is_some() {
         let file = file.pinned(&answer).await?;
         let opened = blocking(move || Image::of(RawImage::remote(Arc::new(file)), &options));
@@ -78,8 +78,8 @@ pub async fn open_web(url: &WebUrl, options: &ImageOptions, config: &WebConfig) 
     check_encoding(opened.await?, encoding.as_deref(), url)
 }
 
-/// An encoding that nobody accepted is most often the packing of the file itself, which
-/// is known by its content. Any other one would land on the drive.
+/// Checks an encoding that was not accepted. Usually it is the compression of the file itself,
+/// which is recognised by its content. Any other encoding would end up on the drive.
 fn check_encoding(image: Image, encoding: Option<&str>, url: &WebUrl) -> Result<Image> {
     let Some(encoding) = encoding else {
         return Ok(image);
@@ -98,11 +98,11 @@ fn check_encoding(image: Image, encoding: Option<&str>, url: &WebUrl) -> Result<
         .hint_to("Fetch it with a program that decodes it, and upload the file"))
 }
 
-/// Fetches a short text.
+/// Downloads a short text.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it is not there or too long, [`ErrorKind::Unavailable`] if the server does not
-/// recover.
+/// [`ErrorKind::Usage`] if it does not exist or is too long, [`ErrorKind::Unavailable`] if the
+/// server does not recover.
 pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
     let file = WebFile::new(url, config);
     let mut answer = file.patiently(None).await?;
@@ -117,7 +117,7 @@ pub async fn fetch_text(url: &WebUrl, config: &WebConfig) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// What tells a file from another: an inode of 0 where nothing does.
+/// Distinguishes a file from another; with an inode of 0 if nothing does.
 fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     let number = |text: &str| {
         let digest = Sha256::digest(text.as_bytes());
@@ -135,7 +135,7 @@ fn fingerprint(url: &WebUrl, pin: &Pin) -> Fingerprint {
     }
 }
 
-/// A file on a web server that has ranges.
+/// A file on a web server that supports ranges.
 #[derive(Clone, Debug)]
 struct WebFile {
     url: WebUrl,
@@ -144,12 +144,12 @@ struct WebFile {
     pin: Option<Pin>,
     mirrors: Mirrors,
     handle: Handle,
-    /// The page that was asked for last is the last one.
+    /// The most recently used page is the last.
     pages: Arc<Mutex<Vec<(u64, Bytes)>>>,
 }
 
 impl WebFile {
-    /// One of which nothing is known.
+    /// A file about which nothing is known yet.
     fn new(url: &WebUrl, config: &WebConfig) -> Self {
         let config = WebConfig {
             patience: config.patience.of("the image's server"),
@@ -169,7 +169,7 @@ impl WebFile {
         self.pin.as_ref().and_then(|pin| pin.size).unwrap_or(0)
     }
 
-    /// The error to show.
+    /// The error to report.
     fn error(&self, failure: Failure) -> Error {
         let why = match &failure {
             Failure::Refused(refusal) => match refusal.message.as_str() {
@@ -191,9 +191,9 @@ impl WebFile {
         }
     }
 
-    /// Waits before another attempt, or gives the error to show if there is none.
+    /// Waits before another attempt, or returns the error if there should be none.
     async fn again(&self, trial: &mut Trial, failure: Failure) -> Result<()> {
-        // A page is how a web server says that there is no such file.
+        // Before the first answer, an HTML page means that there is no such file.
         let is_known = self.pin.is_some() && matches!(failure, Failure::Certificate(_));
         let again = trial.after(Operation::Read, failure, is_known).await;
         again.map_err(
@@ -211,14 +211,14 @@ impl WebFile {
         )
     }
 
-    /// The file as it is now, by the answer for its first range.
+    /// Records the current state of the file from the answer for its first range.
     ///
     /// # Errors
-    /// [`ErrorKind::Image`] if it is empty, or its size cannot be found out.
+    /// [`ErrorKind::Image`] if it is empty, or its size cannot be determined.
     async fn pinned(self, first: &WebAnswer) -> Result<Self> {
         let mut pin = first.pin.clone();
         if pin.size.is_none() {
-            // A range may leave the size open; the answer to a request for all does not.
+            // A range may omit the size of the file; a request for the whole file states it.
             let whole = self.patiently(None).await?.pin;
             let is_same = whole.fits(&pin);
             pin.size = whole.size.filter(|_| is_same);
@@ -228,7 +228,7 @@ impl WebFile {
             Some(0) => return Err(cannot("is empty: there is nothing to upload")),
             Some(_) => {}
             None => {
-                let error = cannot("has no size that its server tells");
+                let error = cannot("has no size that its server states");
                 return Err(error.hint_to("Fetch it first, and upload the file"));
             }
         }
@@ -243,7 +243,7 @@ impl WebFile {
         })
     }
 
-    /// Asks for a range, or for all, until there is an answer.
+    /// Requests a range, or everything, until there is an answer.
     async fn patiently(&self, range: Option<Range<u64>>) -> Result<WebAnswer> {
         let mut trial = Trial::of(&self.config.patience);
         loop {
@@ -257,7 +257,7 @@ impl WebFile {
         }
     }
 
-    /// One attempt; the inner error is of a file that changed.
+    /// One attempt; the inner error is that the file changed.
     async fn get(&self, range: Option<Range<u64>>) -> Result<Result<WebAnswer>, Failure> {
         let Some(first) = &self.pin else {
             let answer = self.config.web.get(&self.url, range, None).await?;
@@ -280,8 +280,8 @@ impl WebFile {
         }
     }
 
-    /// Asks the server that answered before; where that one fails, whichever the URL of
-    /// the image leads to now.
+    /// Asks the server that answered before; if it fails, the one to which the URL of the image
+    /// leads now.
     async fn get_from_mirror(&self, range: Option<Range<u64>>) -> Result<WebAnswer, Failure> {
         let web = &self.config.web;
         let (mirror, pin) = self.mirrors.current(&self.url);
@@ -298,7 +298,7 @@ impl WebFile {
         }
     }
 
-    /// All bytes of a range.
+    /// Downloads all bytes of a range.
     async fn fetch(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(len);
@@ -333,8 +333,8 @@ impl WebFile {
         Ok(bytes)
     }
 
-    /// Fetches in several ranges at a time. Called off the runtime, on which all of it
-    /// happens: if that ends, so does this.
+    /// Downloads several ranges concurrently. Must be called outside of the async runtime, on which
+    /// the work is done: if the runtime ends, this returns.
     fn fetch_blocking(&self, range: Range<u64>) -> Result<Vec<u8>> {
         let (done, fetched) = mpsc::sync_channel(1);
         let file = self.clone();
@@ -373,7 +373,7 @@ impl WebFile {
         })
     }
 
-    /// The page that begins at `at`, if it is kept.
+    /// The page that begins at `at`, if it is in memory.
     fn kept(&self, at: u64) -> Option<Bytes> {
         let mut pages = lock(&self.pages);
         let found = pages.iter().position(|page| page.0 == at)?;
@@ -385,7 +385,7 @@ impl WebFile {
 
     fn keep(&self, at: u64, bytes: Bytes) {
         let mut pages = lock(&self.pages);
-        // Another thread may have fetched it as well.
+        // Another thread may have downloaded it as well.
         pages.retain(|page| page.0 != at);
         if pages.len() >= PAGES_MAX {
             pages.remove(0);
@@ -393,8 +393,8 @@ impl WebFile {
         pages.push((at, bytes));
     }
 
-    /// The pages from `start` to `end`, each with where it begins. Those that are not kept
-    /// are fetched, as many as follow each other in one request.
+    /// The pages from `start` to `end`, each with its offset. Those that are not in memory are
+    /// downloaded, consecutive ones in a single request.
     fn pages(&self, start: u64, end: u64) -> Result<Vec<(u64, Bytes)>> {
         let starts = (start..end).step_by(usize::try_from(PAGE_BYTES).unwrap_or(usize::MAX));
         let mut pages: Vec<_> = starts.map(|at| (at, self.kept(at))).collect();
@@ -418,8 +418,8 @@ impl WebFile {
             .collect())
     }
 
-    /// Begins to fetch in order, with an answer that is there or a request of its own.
-    /// Without `end` the server has no ranges, and what breaks cannot go on.
+    /// Begins to download in order, with an existing answer or a new request. Without `end` the
+    /// server does not support ranges, and an interrupted download cannot be resumed.
     fn pump(&self, answer: Option<WebAnswer>, end: Option<u64>) -> WebRead {
         let (parts, come) = async_channel::bounded(PARTS_MAX);
         let file = self.clone();
@@ -461,7 +461,7 @@ impl WebFile {
                         trial.answered();
                         at += part.len() as u64;
                         if parts.send(Ok(part)).await.is_err() {
-                            // Nobody reads any more.
+                            // Nothing reads the parts any more.
                             return Ok(());
                         }
                         continue;
@@ -488,9 +488,9 @@ impl WebFile {
     }
 }
 
-/// The failure of an answer that ended before what was asked for, after this many bytes.
-/// A server may answer with less than was asked for: then nothing failed, and the rest is
-/// asked for at once, unless the answers are so short that they would go on forever.
+/// The failure for an answer that ended early, after this many bytes. A server may answer with less
+/// than was requested: nothing failed then, and the rest is requested at once, unless the answers
+/// are so short that it would take for ever.
 fn ended_early(bytes: usize) -> Option<Failure> {
     (bytes < SHORT_ANSWER_BYTES).then(cut_short)
 }
@@ -540,7 +540,7 @@ impl Remote for WebFile {
     }
 }
 
-/// A body as it comes.
+/// A body that is read while it is downloaded.
 struct WebRead {
     parts: async_channel::Receiver<Result<Bytes>>,
     part: Bytes,

@@ -1,10 +1,10 @@
-//! Connections that are opened before there are requests for them.
+//! Opens connections before there are requests for them.
 //!
-//! A new connection costs two round trips, with TLS three until the first answer. While a
-//! drive is created, or looked at, those for its first chunks can be opened at the same
-//! time. The pool of the HTTP client has no call for that, but a layer around its connector
-//! can open connections and hand them over later: [`Ahead::opening`] marks a request whose
-//! connection is opened and set aside, and which is dropped before it is sent.
+//! A new connection costs two round trips, and three with TLS before the first answer. While a
+//! drive is created or looked up, the connections for its first chunks can be opened at the same
+//! time. The pool of the HTTP client has no call for that, but a layer around its connector can
+//! open connections and hand them out later: [`Ahead::opening`] marks a request whose connection is
+//! opened and set aside; the request itself is dropped before it is sent.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// How long a connection waits for a request; then it is closed. Some servers give a new
+/// How long a connection waits for a request before it is closed. Some servers allow a new
 /// connection five seconds for its first request.
 const AGE_MAX: Duration = Duration::from_secs(4);
 
@@ -30,11 +30,11 @@ tokio::task_local! {
 }
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-/// An [`Opening`]. What the HTTP client calls a connection has no name, so that the type is
-/// known only where connections are made.
+/// An [`Opening`]. The HTTP client's connection type is private, so the type is known only where
+/// connections are made.
 type AnyOpening = Box<dyn Any + Send>;
 
-/// A task that connects, and ends when this is dropped. `None` if it failed.
+/// A task that connects; dropping this aborts it. `None` if connecting failed.
 struct Opening<T>(JoinHandle<Option<T>>);
 
 impl<T> Opening<T> {
@@ -51,7 +51,8 @@ impl<T> Drop for Opening<T> {
 
 type Waiting = Arc<Mutex<VecDeque<(Instant, AnyOpening)>>>;
 
-/// The layer around the connector of a client. With its last clone, what waits is closed.
+/// The layer around the connector of a client. When its last clone is dropped, waiting connections
+/// are closed.
 #[derive(Clone, Debug)]
 pub(super) struct Ahead {
     connect: Duration,
@@ -89,7 +90,7 @@ impl Ahead {
         });
     }
 
-    /// The oldest connection that was set aside and is young enough.
+    /// The oldest connection that was set aside and is not too old.
     fn take<T: 'static>(&self) -> Option<Opening<T>> {
         let mut waiting = lock(&self.waiting);
         while let Some((since, opening)) = waiting.pop_front() {
@@ -114,7 +115,7 @@ impl<S> Layer<S> for Ahead {
     }
 }
 
-/// A connector that uses what was opened ahead.
+/// A connector that first uses connections that were opened ahead.
 #[derive(Clone, Debug)]
 pub(super) struct Connector<S> {
     connector: S,
@@ -137,7 +138,7 @@ where
     }
 
     fn call(&mut self, to: To) -> Self::Future {
-        // The one that is ready is used; its clone may not be.
+        // This connector is ready, but a clone of it may not be.
         let next = self.connector.clone();
         let mut connector = std::mem::replace(&mut self.connector, next);
         if OPENING.try_with(|()| ()).is_ok() {
@@ -153,8 +154,8 @@ where
             {
                 return Ok(connection);
             }
-            // The time that this may take began before the connection was awaited, and the
-            // error that it ends with is that of a connection of its own.
+            // The time limit began before the wait for the other connection, and the error that
+            // ends it is that of this request's own connection.
             connector.call(to).await
         })
     }
@@ -166,14 +167,14 @@ mod tests {
 
     use super::*;
 
-    /// What happened to connections.
+    /// Counts what happened to connections.
     #[derive(Debug, Default)]
     struct Counts {
         begun: AtomicU32,
         open: AtomicU32,
     }
 
-    /// Connects in one second, unless this attempt is to fail then or never to end.
+    /// Connects in one second, unless this attempt should fail then, or never end.
     #[derive(Clone)]
     struct Network {
         counts: Arc<Counts>,
@@ -241,8 +242,8 @@ mod tests {
             }
         }
 
-        /// Which attempt at connecting a request gets, or its error; and how many seconds
-        /// that took.
+        /// The number of the attempt that the request's connection came from, or its error; and how
+        /// many seconds that took.
         async fn connects(&mut self) -> (Result<Connection, String>, u64) {
             let began = Instant::now();
             let connected = self.connector.call(()).await;
@@ -287,7 +288,7 @@ mod tests {
         let scene = Scene::new(0..0, 0..0);
         scene.opening(2).await;
         sleep(Duration::from_secs(2)).await;
-        // Another one that is not open yet.
+        // Another connection, which is not open yet.
         scene.opening(1).await;
         let Scene { counts, connector } = scene;
         drop(connector);
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(counts.open.load(Ordering::Relaxed), 0);
     }
 
-    /// Nor does its error replace the one of the request's own connection.
+    /// Its error does not replace that of the request's own connection either.
     #[tokio::test(start_paused = true)]
     async fn one_that_fails_fails_no_request() {
         let mut scene = Scene::new(0..1, 0..0);

@@ -1,6 +1,6 @@
-//! Reading answers: what is one of this API and what is not (docs/dev/reference.md, 1.1
-//! and docs/dev/reference.md, 3.1). Only 2xx is success; the originals took a redirect for one
-//! (docs/dev/reference.md, T2).
+//! Reads answers, and distinguishes those of this API from others (docs/dev/reference.md, 1.1 and
+//! docs/dev/reference.md, 3.1). Only 2xx is success; the original scripts accepted redirects as
+//! well (docs/dev/reference.md, T2).
 
 use std::time::{Duration, SystemTime};
 
@@ -17,14 +17,14 @@ use crate::drive::DriveId;
 use crate::failure::{Failure, HTML_PAGE, Refusal};
 use crate::wire::{ErrorType, ObjectReader, Properties, X_ELASTIC_ERROR};
 
-/// Bytes of an error's body that are read, to show its first line.
+/// Bytes to read of an error's body, to show its first line.
 const ERROR_BODY_BYTES: u64 = 4096;
-/// Longest message shown.
+/// Maximum length of a message.
 const MESSAGE_CHARS: usize = 160;
-/// Most bytes of the properties of one drive that are read.
+/// Maximum bytes of the properties of one drive.
 pub(super) const OBJECT_BYTES_MAX: usize = 1 << 20;
 
-/// Lets 2xx pass and makes a failure of everything else.
+/// Passes 2xx on, and converts everything else to a failure.
 pub(super) async fn check(response: Response, stall: Duration) -> Result<Response, Failure> {
     let status = response.status();
     if status.is_success() {
@@ -38,7 +38,7 @@ pub(super) async fn check(response: Response, stall: Duration) -> Result<Respons
         let page = collect_at_most(response, ERROR_BODY_BYTES, stall).await;
         html_message(&page)
     } else {
-        // The status is clear without it.
+        // The body may be missing: the status alone is clear.
         let body = collect_at_most(response, ERROR_BODY_BYTES, stall).await;
         first_line(&body)
     };
@@ -50,7 +50,7 @@ pub(super) async fn check(response: Response, stall: Duration) -> Result<Respons
     }))
 }
 
-/// What an answer is to hold.
+/// The expected content of an answer.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     /// Keys and values.
@@ -59,8 +59,8 @@ enum Asked {
     Bytes,
 }
 
-/// Lets an answer pass whose headers say that it is what was asked for: its type, all of it,
-/// and as it is. Whatever else may come from a captive portal or a cache in between.
+/// Passes an answer on if its headers say that it is what was requested: of that type, complete,
+/// and unencoded. Anything else may be from a captive portal or a cache in between.
 fn expect(response: &Response, asked: Asked) -> Result<(), Failure> {
     let headers = response.headers();
     let not_api = |what: String| Err(Failure::NotApi(what));
@@ -79,7 +79,8 @@ fn expect(response: &Response, asked: Asked) -> Result<(), Failure> {
             "a body with the encoding {encoding:?}, which was not asked for"
         ));
     }
-    // Objects come as text, and a few old clouds call everything bytes; nothing may be said.
+    // Objects are sent as text, but a few old clouds declare every body as bytes, and a type may be
+    // missing.
     let (what, types): (_, &[&str]) = match asked {
         Asked::Objects => ("text", &["text/plain", OCTETS]),
         Asked::Bytes => ("bytes", &[OCTETS]),
@@ -95,24 +96,24 @@ fn expect(response: &Response, asked: Asked) -> Result<(), Failure> {
 /// The type of bytes.
 const OCTETS: &str = "application/octet-stream";
 
-/// The type of a body, without parameters; `None` if nothing is said of it.
+/// The type of a body, without parameters; `None` if it is not declared.
 fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = shown(headers, &CONTENT_TYPE)?;
     let name = value.split(';').next().unwrap_or_default().trim();
     (!name.is_empty()).then(|| name.to_ascii_lowercase())
 }
 
-/// A header as a line that can be shown.
+/// A header as a printable line.
 fn shown(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(first_line(headers.get(name)?.as_bytes()))
 }
 
-/// The objects of an answer as they come.
+/// The objects of an answer, as they arrive.
 #[derive(Debug)]
 pub(super) struct Objects {
     response: Response,
     flow: Flow,
-    /// What came and is not read yet.
+    /// Bytes that were received and are not parsed yet.
     part: Bytes,
     /// `None` after the end.
     reader: Option<ObjectReader>,
@@ -143,7 +144,7 @@ impl Objects {
         Failure::NotApi(format!("more than the {limit} bytes that were expected"))
     }
 
-    /// The next one; `None` at the end.
+    /// The next object; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Properties>, Failure> {
         let not_api = |error: crate::wire::WireError| Failure::NotApi(error.to_string());
         loop {
@@ -182,10 +183,10 @@ pub(super) async fn properties(
     Ok(all)
 }
 
-/// Reads a body that is exactly as long as `bytes` into them. The originals wrote a
-/// shorter one as it was, and put all that followed in the wrong place (docs/dev/reference.md, T1).
-/// `came` becomes the number of bytes that are there when it breaks off: none
-/// of an answer that does not say that it has as many, which may be somebody else's page.
+/// Reads a body into `bytes`, which must have the same length. The original scripts wrote a shorter
+/// body as it was, so that everything after it was in the wrong place (docs/dev/reference.md, T1).
+/// If the body breaks off, `came` is the number of bytes that are valid: 0 if the answer did not
+/// declare the right length, because it may be a page from something else.
 pub(super) async fn fill(
     mut response: Response,
     bytes: &mut [u8],
@@ -230,8 +231,8 @@ pub(super) async fn fill(
     }
 }
 
-/// Counts what came, and waits as long as the limit of bytes per second asks for. What
-/// is not taken fills the connection's window, and that holds the other side back.
+/// Counts received bytes, and waits as the limit of bytes per second requires. Bytes that are not
+/// read fill the window of the connection, which makes the other side wait.
 async fn pass(traffic: Option<&Traffic>, bytes: usize) {
     let Some(traffic) = traffic else { return };
     traffic.count(bytes as u64);
@@ -240,7 +241,7 @@ async fn pass(traffic: Option<&Traffic>, bytes: usize) {
     }
 }
 
-/// Reads a body of at most `len` bytes of a drive and throws it away; gives how many came.
+/// Reads a body of at most `len` bytes of a drive, discards it, and returns its length.
 pub(super) async fn length(
     mut response: Response,
     len: u64,
@@ -258,8 +259,9 @@ pub(super) async fn length(
     Ok(came)
 }
 
-/// Checks that a body is nothing, or the object of a drive: what a call that changes one may
-/// answer. Of which drive is known, but of an imaging (docs/dev/reference.md, 5.1).
+/// Checks that a body is empty or the object of a drive, which are the possible answers to a call
+/// that changes a drive. The drive must be the requested one, except for an imaging
+/// (docs/dev/reference.md, 5.1).
 pub(super) async fn nothing(
     response: Response,
     drive: Option<DriveId>,
@@ -286,7 +288,7 @@ pub(super) async fn nothing(
     Ok(())
 }
 
-/// The failure of an answer about another drive than was asked about.
+/// The failure for an answer about another drive than the requested one.
 pub(super) fn another_drive(found: &str, asked: DriveId) -> Failure {
     let found = first_line(found.as_bytes());
     Failure::NotApi(format!("it is about drive {found}, not {asked}"))
@@ -316,10 +318,10 @@ fn is_html(headers: &HeaderMap) -> bool {
     })
 }
 
-/// A page of HTML by its title, which is all of it that a person would read in a line.
+/// The title of an HTML page: the only part that a person would read in a line.
 fn html_message(page: &[u8]) -> String {
     let text = String::from_utf8_lossy(page);
-    // ASCII only, so that places in the one are places in the other.
+    // Only ASCII letters change, so that positions are the same in both texts.
     let lower = text.to_ascii_lowercase();
     let title = lower.find("<title>").and_then(|start| {
         let title = text.get(start..)?.get("<title>".len()..)?;
@@ -342,12 +344,12 @@ fn redirect_message(response: &Response) -> String {
     }
 }
 
-/// The longest wait that an endpoint can ask for: larger values are cut to it, so that sums
-/// with a wait cannot overflow.
+/// Maximum wait that an endpoint can ask for. Larger values are reduced to this, so that sums with
+/// it cannot overflow.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// `Retry-After`, as seconds or as a date. A date is compared with the answer's
-/// own `Date`: the clock here may be wrong.
+/// `Retry-After`, as seconds or as a date. A date is compared with the `Date` of the same answer,
+/// because the local clock may be wrong.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = header(headers, RETRY_AFTER.as_str())?.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -362,7 +364,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
-/// The first line of a body, without anything that could confuse a terminal.
+/// The first line of a body, without characters that could confuse a terminal.
 fn first_line(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().find(|line| !line.trim().is_empty());
@@ -414,7 +416,7 @@ mod tests {
         for status in [200, 204] {
             assert!(check(response(status, ""), Duration::ZERO).await.is_ok());
         }
-        // 404 on a write: somebody else's client swallows it.
+        // 404 on a write: another client ignored it.
         for status in [300, 302, 307, 400, 401, 404, 409, 500, 507] {
             let answer = check(response(status, ""), Duration::ZERO).await;
             assert!(

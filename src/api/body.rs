@@ -1,4 +1,4 @@
-//! Request bodies: of a known length, always. The service does not take
+//! Request bodies, which always have a known length: the service does not support
 //! `Transfer-Encoding: chunked` (docs/dev/reference.md, 1.8).
 
 use std::future::Future;
@@ -14,16 +14,16 @@ use super::buffers::Buffer;
 use super::meter::Traffic;
 use super::patience::Progress;
 
-/// Bytes handed to the connection at a time: small enough that progress shows on
-/// a slow link, large enough that it costs nothing.
+/// Bytes to pass to the connection at a time: few enough that progress is visible on a slow link,
+/// and enough that it costs nothing.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// What to send.
+/// The content of a request.
 #[derive(Debug)]
 pub enum Upload {
-    /// All of it in memory.
+    /// Everything is in memory.
     Bytes(Bytes),
-    /// A stream of so many bytes, as of a file that does not fit.
+    /// A stream of known length, for example of a file that does not fit into memory.
     Stream {
         /// Its exact length in bytes.
         len: u64,
@@ -52,7 +52,7 @@ impl Upload {
     }
 }
 
-/// An [`Upload`] that tells how far it is.
+/// An [`Upload`] that reports its progress.
 #[derive(Debug)]
 pub struct UploadBody {
     source: Source,
@@ -60,7 +60,7 @@ pub struct UploadBody {
     progress: Progress,
     traffic: Traffic,
     buffer: Buffer,
-    /// What waits for the meter.
+    /// Bytes that wait for the meter.
     held: Option<(Bytes, Pin<Box<Sleep>>)>,
 }
 
@@ -91,7 +91,8 @@ impl UploadBody {
         let bytes = part.len() as u64;
         self.left = self.left.saturating_sub(bytes);
         self.progress.advance(bytes);
-        // Under a rate limit, connections take bytes faster than they come, and buffer none.
+        // Under a rate limit, connections accept bytes faster than they arrive here, and do not
+        // buffer any.
         if self.traffic.meter.is_none() {
             self.buffer.hand_over(bytes);
         }
@@ -167,7 +168,7 @@ mod tests {
     use super::super::patience;
     use super::*;
 
-    /// A second for each step.
+    /// Takes a second for each step.
     #[derive(Debug)]
     struct Slow;
 

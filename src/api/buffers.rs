@@ -1,6 +1,6 @@
-//! What HTTP and TLS keep of bodies between the time that these were handed over and the
-//! time that the system takes them. It is the same number of bytes for each body on any link,
-//! and drains after the rest of the body was handed over.
+//! Estimates how many bytes of bodies are in the buffers of HTTP and TLS, between the time when
+//! they were handed over and the time when the system accepts them. It is the same number of bytes
+//! for each body on any link, and it drains after the rest of the body was handed over.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,21 +8,21 @@ use std::time::Duration;
 use crate::locks::lock;
 use tokio::time::Instant;
 
-/// Most bytes of a body that HTTP and TLS keep. It does not depend on the link.
+/// Maximum bytes of a body in these buffers. It does not depend on the link.
 const BUFFER_BYTES: u64 = 448 * 1024;
 
-/// What HTTP and TLS keep of the bodies of a client; clones share it.
+/// The buffered bytes of all bodies of a client; clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Buffers(Arc<Mutex<Kept>>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Of bodies that are not handed over yet.
+    /// Bytes of bodies that are not handed over completely.
     bytes: u64,
     draining: Vec<Draining>,
 }
 
-/// What is kept of a body that was handed over: it becomes less at the rate of the body.
+/// The buffered bytes of a body that was handed over: they drain at the rate of the body.
 #[derive(Debug)]
 struct Draining {
     bytes: u64,
@@ -47,7 +47,7 @@ impl Buffers {
         lock(&self.0)
     }
 
-    /// How many bytes are kept.
+    /// The number of buffered bytes.
     pub(super) fn bytes(&self, now: Instant) -> u64 {
         let kept = self.lock();
         let draining = kept.draining.iter().map(|body| body.left(now));
@@ -55,7 +55,7 @@ impl Buffers {
     }
 }
 
-/// What is kept of one body.
+/// The buffered bytes of one body.
 #[derive(Debug)]
 pub(super) struct Buffer {
     buffers: Buffers,
@@ -74,7 +74,7 @@ impl Buffer {
         }
     }
 
-    /// More of the body was handed over.
+    /// Reports that more of the body was handed over.
     pub(super) fn hand_over(&mut self, bytes: u64) {
         self.began.get_or_insert_with(Instant::now);
         self.handed = self.handed.saturating_add(bytes);
@@ -86,18 +86,18 @@ impl Buffer {
 }
 
 impl Drop for Buffer {
-    /// The body was handed over, or the request failed.
+    /// The body was handed over completely, or the request failed.
     fn drop(&mut self) {
         let mut kept = self.buffers.lock();
         kept.bytes = kept.bytes.saturating_sub(self.kept);
         let carried = self.handed.saturating_sub(self.kept);
-        // A body that was kept as a whole says nothing about the link.
+        // A body that fit the buffers completely says nothing about the link.
         if let Some(began) = self.began
             && carried > 0
         {
             let since = Instant::now();
             let took = since.saturating_duration_since(began);
-            // Nor does the time of a short rest.
+            // Neither does the time of a short remainder.
             let part = (self.kept as f64 / carried as f64).min(1.0);
             kept.draining.retain(|body| body.left(since) > 0);
             kept.draining.push(Draining {
@@ -140,7 +140,7 @@ mod tests {
         body.hand_over(1000);
         drop(body);
         assert_eq!(buffers.bytes(Instant::now()), 0);
-        // One that is hardly larger drains in no more time than it took.
+        // A body that is hardly larger drains in at most the time that it took.
         let mut body = Buffer::new(buffers.clone());
         body.hand_over(BUFFER_BYTES);
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,5 +1,5 @@
-//! Why a request got no answer: from the errors of the HTTP and TLS libraries to what a
-//! user can do about it.
+//! Why a request got no answer: translates errors of the HTTP and TLS libraries to something that a
+//! user can act on.
 
 use std::error::Error as StdError;
 
@@ -9,7 +9,7 @@ use super::route::Route;
 use crate::error::without_number;
 use crate::failure::{Failure, Obstacle};
 
-/// What a request that got no answer at all failed of.
+/// The failure of a request that got no answer at all.
 pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
     let is_connect = error.is_connect();
     let place = error.url().map(|url| route.describe(url));
@@ -19,7 +19,7 @@ pub(super) fn no_answer(error: reqwest::Error, route: &Route) -> Failure {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(error) = cause {
         known = known.or_else(|| known_failure(error));
-        // The innermost cause says what happened; the others where.
+        // The innermost cause says what happened; the others only say where.
         why = words_of(error);
         cause = error.source();
     }
@@ -47,7 +47,7 @@ pub(super) fn was_not_sent(error: &reqwest::Error) -> bool {
     false
 }
 
-/// What an error of the system or of a library says, in words for people.
+/// An error of the system or of a library, in plain words.
 fn words_of(error: &(dyn StdError + 'static)) -> String {
     use std::io::ErrorKind as Io;
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
@@ -75,7 +75,7 @@ fn words_of(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
-/// What is wrong with TLS, where nothing more is known than the library says.
+/// An error of TLS, if nothing more is known than the library says.
 fn tls_in_words(error: &rustls::Error) -> String {
     match error {
         rustls::Error::AlertReceived(alert) => {
@@ -86,7 +86,7 @@ fn tls_in_words(error: &rustls::Error) -> String {
     }
 }
 
-/// The name of an alert as words, as in `bad certificate`.
+/// The name of an alert as words, such as `bad certificate`.
 fn alert_in_words(alert: AlertDescription) -> String {
     let name = alert.as_str().unwrap_or("an unknown alert");
     let mut words = String::new();
@@ -101,7 +101,7 @@ fn alert_in_words(alert: AlertDescription) -> String {
     words
 }
 
-/// A cause that has a name, and that another attempt does not change.
+/// A known cause, which another attempt does not change.
 #[derive(Debug, PartialEq, Eq)]
 enum Known {
     Certificate(String),
@@ -121,14 +121,14 @@ fn known_failure(error: &(dyn StdError + 'static)) -> Option<Known> {
         });
     }
     if let Some(io) = error.downcast_ref::<std::io::Error>() {
-        // An io error hides what it wraps from `source`, maybe another io error.
+        // An io error does not return what it wraps as its `source`, which may be another io error.
         return io.get_ref().and_then(|inner| known_failure(inner));
     }
     of_tunnel(&error.to_string())
 }
 
-/// What a proxy said to the request for a tunnel. The type is not public, so its text has
-/// to do; a test holds each of these texts against a real proxy's answer.
+/// The answer of a proxy to the request for a tunnel. The type is private, so only its text can be
+/// used; a test compares each of these texts with a real proxy's answer.
 fn of_tunnel(text: &str) -> Option<Known> {
     let (why, hint) = match text.strip_prefix("tunnel error: ")? {
         "proxy authorization required" => (
@@ -230,7 +230,7 @@ fn in_words(error: &CertificateError) -> String {
     what.to_owned()
 }
 
-/// Whether a certificate is refused because it is one of an authority.
+/// Whether a certificate is refused because it is that of an authority.
 fn is_of_authority(error: &OtherError) -> bool {
     let error = error.0.downcast_ref::<webpki::Error>();
     matches!(error, Some(webpki::Error::CaUsedAsEndEntity))

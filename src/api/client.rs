@@ -1,4 +1,4 @@
-//! One method per call of the API, one attempt each.
+//! One method for each call of the API, and one attempt for each method call.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
@@ -38,41 +38,41 @@ use crate::wire::{
     EXTENSION_DIGEST, EXTENSION_EXTENTS, Extents, Format, Properties, X_OPENHOSTING_EXTENSIONS,
 };
 
-/// Attempts at a request without a body whose connection was closed before anything was
-/// sent. With TLS 1.3 a server says only after the handshake that it refuses a client, and
-/// whether that is seen before the request is sent is a matter of chance.
+/// Maximum attempts at a request without a body whose connection was closed before anything was
+/// sent. With TLS 1.3, a server that refuses a client says so only after the handshake, and whether
+/// this is seen before the request is sent is a matter of chance.
 const UNSENT_ATTEMPTS: usize = 5;
-/// Most bytes of a list of drives that are read.
+/// Maximum bytes of a list of drives.
 const LIST_BYTES_MAX: u64 = 64 << 20;
-/// Most bytes of one drive's properties that are read.
+/// Maximum bytes of one drive's properties.
 const INFO_BYTES_MAX: u64 = answer::OBJECT_BYTES_MAX as u64;
 
 /// Settings of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// How long to wait for a connection, its TLS included.
+    /// Maximum time for a connection, including TLS.
     pub connect: Duration,
-    /// How long nothing may move before a request counts as hung.
+    /// A request counts as hung if no byte moves for this long.
     pub stall: Duration,
-    /// How long nothing may succeed before the run is given up: no answer is waited for
-    /// any longer, unless `stall` is longer.
+    /// The run gives up after this long without success, so no answer is awaited longer, unless
+    /// `stall` is longer.
     pub outage: Duration,
-    /// How fast bodies may move, both ways; as fast as they can without one.
+    /// The limit of bytes per second in both directions; `None` for no limit.
     pub meter: Option<Arc<dyn Meter>>,
-    /// What the endpoint's certificate has to be signed by; what this machine trusts
-    /// without them. A [`Web`](super::Web) trusts both.
+    /// The endpoint's certificate must be signed by one of these; by one that this machine trusts
+    /// if `None`. A [`Web`](super::Web) trusts both.
     pub certificates: Option<Certificates>,
-    /// Who this client is to the endpoint's TLS, if it asks. A [`Web`](super::Web) never
-    /// tells.
+    /// The client certificate for the endpoint's TLS, if it asks for one. A [`Web`](super::Web)
+    /// never sends it.
     pub identity: Option<Identity>,
-    /// Where all this was configured, for messages.
+    /// Where this was configured, for messages.
     pub route: Route,
 }
 
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            // Two round trips with TLS, and one takes eight seconds where other requests
+            // With TLS this is two round trips, each of which takes eight seconds if other requests
             // fill the queue of a slow link (docs/dev/faults.md, P5).
             connect: Duration::from_secs(20),
             stall: Duration::from_secs(30),
@@ -89,46 +89,45 @@ impl Default for ClientConfig {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
-    /// Opens connections for `http`, which shares its connector. None of them is idle in
-    /// its own pool, so that it never sends anything.
+    /// Opens connections for `http`, which shares its connector. No connection is ever idle in its
+    /// own pool, so it never sends anything.
     opener: reqwest::Client,
     endpoint: Endpoint,
     user: String,
     stall: Duration,
     route: Route,
-    /// Longest wait for an answer, after all of the request is gone.
+    /// Maximum wait for an answer after the whole request was sent.
     answer: Duration,
     traffic: Traffic,
     extensions: Arc<Extensions>,
-    /// Whether the endpoint answered as the API does.
+    /// Whether the endpoint has given an answer of the API.
     has_answered: Arc<AtomicBool>,
     /// How long the first answer took.
     first_answer: Arc<OnceLock<Duration>>,
 }
 
-/// What more than the API the endpoint announced to have.
+/// The extensions that the endpoint announced.
 #[derive(Debug, Default)]
 struct Extensions {
     digest: AtomicBool,
     extents: AtomicBool,
 }
 
-/// A call of any kind, as the simple tool makes them.
+/// A call of any kind, for the simple script's command.
 #[derive(Debug)]
 pub struct RawCall {
-    /// Where to.
+    /// The URL.
     pub url: Url,
-    /// What to send.
+    /// The body.
     pub body: Upload,
     /// `Content-Type` of the body.
     pub content_type: &'static str,
-    /// `Accept`, if any format is asked for.
+    /// `Accept`, if a format is requested.
     pub accept: Option<&'static str>,
 }
 
 impl Client {
-    /// A client of `endpoint` that sends `credentials` with every request, to
-    /// nobody else.
+    /// A client of `endpoint` that sends `credentials` with every request, and to no other host.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if this machine's certificates cannot be loaded.
@@ -140,7 +139,8 @@ impl Client {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, basic(credentials)?);
         let trust = match &config.certificates {
-            // Loading this machine's would take longer than all the rest of the start.
+            // Loading the certificates of this machine would take longer than everything else at
+            // the start.
             _ if endpoint.is_plain() => Trust::Nobody,
             Some(certificates) => Trust::Only(certificates),
             None => Trust::Machine,
@@ -151,23 +151,23 @@ impl Client {
             .url([])
             .is_ok_and(|url| config.route.excludes(&url));
         let build = || {
-            // Bytes that the kernel took but the other side does not confirm.
+            // Bytes that the kernel accepted but the other side does not acknowledge.
             let mut builder = with_user_timeout!(reqwest::Client::builder(), config.stall)
                 .tls_backend_preconfigured(tls.clone())
                 .connector_layer(ahead.clone())
                 .default_headers(headers.clone())
                 .user_agent(concat!("openhosting/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect)
-                // Below what servers usually allow, so that they do not close a
-                // connection at the moment we use it again.
+                // Less than servers usually allow, so that they do not close a connection at the
+                // moment it is reused.
                 .pool_idle_timeout(Duration::from_secs(20))
-                // Credentials go to the endpoint that was typed and nowhere else.
+                // Credentials go only to the endpoint that the user gave.
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
-                // What is worth repeating is decided in `policy`.
+                // `policy` decides what is worth repeating.
                 .retry(reqwest::retry::never());
             if endpoint.is_loopback() || is_excluded {
-                // A proxy would be handed the credentials in the clear.
+                // A proxy would receive the credentials in plain text.
                 builder = builder.no_proxy();
             }
             if endpoint.is_localhost() {
@@ -196,7 +196,7 @@ impl Client {
         })
     }
 
-    /// Where this client sends to.
+    /// The endpoint of this client.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -206,20 +206,20 @@ impl Client {
         &self.route.commands
     }
 
-    /// Who asks.
+    /// The user.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// Bytes of bodies that were handed over to connections, or came with a
-    /// [`read`](Self::read): of this client and its clones, since it was made.
+    /// Bytes of bodies that were handed over to connections or received by [`read`](Self::read), by
+    /// this client and its clones, since it was created.
     pub fn moved_bytes(&self) -> u64 {
         self.traffic.moved()
     }
 
-    /// Begins to open connections, for this many requests at a time that follow within a few
-    /// seconds. One that fails is no error: its request opens another. Through a proxy none
-    /// is opened: one that refuses a password would be asked several times with it.
+    /// Begins to open connections for this many concurrent requests, which should follow within a
+    /// few seconds. A failure is no error: the request will open another connection. Through a
+    /// proxy none are opened, because one that refuses a password would receive it several times.
     pub(crate) async fn open_ahead(&self, requests: u32) {
         let Ok(url) = self.url(["drives", "info"]) else {
             return;
@@ -227,15 +227,15 @@ impl Client {
         if self.route.proxy(&url).is_some() {
             return;
         }
-        // The one of the last answer is open still.
+        // The connection of the last answer is still open.
         let is_open = u32::from(self.has_answered());
         for _ in is_open..requests {
             Ahead::opening(self.opener.get(url.clone()).send()).await;
         }
     }
 
-    /// The same client, but what it moves is not among the [`moved_bytes`](Self::moved_bytes)
-    /// of this one. A limit of the rate is about both together.
+    /// The same client with a separate count of [`moved_bytes`](Self::moved_bytes). Both share a
+    /// rate limit.
     #[must_use]
     pub(crate) fn apart(&self) -> Self {
         Self {
@@ -249,25 +249,25 @@ impl Client {
         self.traffic.has_sent()
     }
 
-    /// What connections keep of bodies.
+    /// The estimate of buffered bytes.
     pub(super) fn buffers(&self) -> &Buffers {
         &self.traffic.buffers
     }
 
-    /// About how long a round trip to the endpoint takes: a third of what the first answer
-    /// took, as its connection and TLS need one each. Zero before that answer.
+    /// About how long a round trip to the endpoint takes: a third of the time of the first answer,
+    /// because its connection and TLS need one round trip each. Zero before that answer.
     pub(crate) fn round_trip(&self) -> Duration {
         let first = self.first_answer.get().copied().unwrap_or_default();
         first.checked_div(3).unwrap_or_default()
     }
 
-    /// Whether the endpoint has answered a call as the API does, to this client or its
-    /// clones: then its address is right, and so was its certificate.
+    /// Whether the endpoint has given an answer of the API to this client or one of its clones:
+    /// then its address is right, and its certificate was.
     pub fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Notes an answer that is one of the API.
+    /// Records whether this is an answer of the API.
     fn noted<T>(&self, answer: Result<T, Failure>) -> Result<T, Failure> {
         if answer.is_ok() {
             self.has_answered.store(true, Ordering::Relaxed);
@@ -284,8 +284,8 @@ impl Client {
         self.info_of(drive, url).await
     }
 
-    /// `drives/UUID/info/full`: info with the counters, where plain info has
-    /// none (docs/dev/reference.md, 1.3).
+    /// `drives/UUID/info/full`: info with the counters, if plain info does not have them
+    /// (docs/dev/reference.md, 1.3).
     ///
     /// # Errors
     /// Any [`Failure`]; 404 if there is no such drive.
@@ -294,7 +294,7 @@ impl Client {
         self.info_of(drive, url).await
     }
 
-    /// An answer that has to be about this very drive.
+    /// Reads an answer, which must be about this drive.
     async fn info_of(&self, asked: DriveId, url: Url) -> Result<DriveInfo, Failure> {
         let response = self.get(url).await?;
         self.note_extensions(&response);
@@ -344,7 +344,8 @@ impl Client {
         Ok(drives)
     }
 
-    /// `drives/info`, each drive as it comes. After a failure some of them were there.
+    /// `drives/info`, passing each drive on as it arrives. If it fails, some of them may have been
+    /// passed on.
     ///
     /// # Errors
     /// Any [`Failure`].
@@ -361,12 +362,12 @@ impl Client {
     /// `drives/create`.
     ///
     /// # Errors
-    /// Any [`Failure`]. Repeating an ambiguous one makes a second drive.
+    /// Any [`Failure`]. Repeating an ambiguous one creates a second drive.
     pub async fn create(&self, spec: &Properties) -> Result<DriveInfo, Failure> {
         self.create_with_status(spec).await.map(|(drive, _)| drive)
     }
 
-    /// As [`create`](Self::create), and the status of the answer.
+    /// As [`create`](Self::create), and returns the status of the answer as well.
     ///
     /// # Errors
     /// As [`create`](Self::create).
@@ -381,12 +382,12 @@ impl Client {
         Ok((self.noted(one_drive(objects))?, status))
     }
 
-    /// `drives/UUID/set`: merges `changes` into the keys of a drive. What it
-    /// became is told by [`info`](Self::info): some clouds answer 204.
+    /// `drives/UUID/set`: merges `changes` into the keys of a drive. Use [`info`](Self::info) to
+    /// see the result, because some clouds answer 204.
     ///
     /// # Errors
-    /// Any [`Failure`]. Repeating an ambiguous one is harmless as long as nobody
-    /// else sets the same keys, `size` above all.
+    /// Any [`Failure`]. Repeating an ambiguous one is harmless as long as nothing else sets the
+    /// same keys, in particular `size`.
     pub async fn set(&self, drive: DriveId, changes: &Properties) -> Result<(), Failure> {
         let url = self.drive_url(drive, &["set"])?;
         let body = changes.print(Format::Text);
@@ -395,12 +396,12 @@ impl Client {
         answer::nothing(response, Some(drive), self.stall).await
     }
 
-    /// `drives/UUID/destroy`: destroys a drive and all that is on it, and gives
-    /// the status of the answer.
+    /// `drives/UUID/destroy`: destroys a drive with all its data, and returns the status of the
+    /// answer.
     ///
     /// # Errors
-    /// Any [`Failure`]; 404 if there is no such drive, which after an ambiguous
-    /// attempt means that it is done.
+    /// Any [`Failure`]; 404 if the drive does not exist, which after an ambiguous attempt means
+    /// that it was destroyed.
     pub async fn destroy(&self, drive: DriveId) -> Result<u16, Failure> {
         let url = self.drive_url(drive, &["destroy"])?;
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
@@ -410,12 +411,11 @@ impl Client {
         Ok(status)
     }
 
-    /// `drives/DESTINATION/image/SOURCE`: begins to copy one drive into another, on the
-    /// cloud itself. How far that is tells [`info`](Self::info)
-    /// (docs/dev/reference.md, 5.2).
+    /// `drives/DESTINATION/image/SOURCE`: begins to copy one drive into another within the cloud.
+    /// [`info`](Self::info) shows the progress (docs/dev/reference.md, 5.2).
     ///
     /// # Errors
-    /// Any [`Failure`]. Repeating it begins anew, with the same outcome.
+    /// Any [`Failure`]. Repeating it starts over, with the same outcome.
     pub async fn image(&self, destination: DriveId, source: DriveId) -> Result<(), Failure> {
         let url = self.drive_url(destination, &["image", &source.to_string()])?;
         let headers = [(CONTENT_TYPE, Format::Text.media_type())];
@@ -426,7 +426,7 @@ impl Client {
     /// `drives/UUID/write/OFFSET`: writes a part of a chunk to its place.
     ///
     /// # Errors
-    /// Any [`Failure`]. Repeating it with the same part does no harm.
+    /// Any [`Failure`]. Repeating it with the same part is harmless.
     pub async fn write(&self, drive: DriveId, part: Part) -> Result<(), Failure> {
         let body = Upload::Bytes(part.body);
         let written = self.write_body(drive, part.offset, part.encoding, body);
@@ -444,8 +444,7 @@ impl Client {
         written.await.map(|_| ())
     }
 
-    /// As [`write`](Self::write), of any body to `offset` in bytes, and the
-    /// status of the answer.
+    /// As [`write`](Self::write), for any body at `offset`; returns the status of the answer.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -480,8 +479,8 @@ impl Client {
     }
 
     /// `drives/UUID/read/OFFSET/SIZE`: reads `len` bytes from `offset`. More than
-    /// [`READ_BYTES_MAX`](crate::wire::READ_BYTES_MAX) is refused or cut short, unless a
-    /// probe found otherwise.
+    /// [`READ_BYTES_MAX`](crate::wire::READ_BYTES_MAX) is refused or shortened, unless a probe
+    /// found otherwise.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::WrongLength`] for an answer of another length.
@@ -491,9 +490,8 @@ impl Client {
         Ok(bytes.into())
     }
 
-    /// As [`read`](Self::read), as many bytes as `bytes` holds. `came` becomes the number
-    /// of those that are there, also after a failure: the first ones of an answer of the
-    /// right length.
+    /// As [`read`](Self::read), into `bytes`. `came` is set to the number of valid bytes, also
+    /// after a failure: the first ones of an answer of the right length.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -512,12 +510,11 @@ impl Client {
         self.noted(filled)
     }
 
-    /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, where the endpoint
-    /// announced that it makes digests; `None` where it did not, or has none after
-    /// all.
+    /// `drives/UUID/digest/OFFSET/SIZE`: the SHA-256 of a range, if the endpoint announced that it
+    /// computes digests; `None` if it did not, or does not after all.
     ///
     /// # Errors
-    /// Any [`Failure`], but that there is no such call.
+    /// Any [`Failure`], except that the call does not exist.
     pub async fn digest(
         &self,
         drive: DriveId,
@@ -537,18 +534,17 @@ impl Client {
         digest.map(Some).ok_or_else(no_digest)
     }
 
-    /// Whether the endpoint announced that it makes digests.
+    /// Whether the endpoint announced that it computes digests.
     pub fn makes_digests(&self) -> bool {
         self.extensions.digest.load(Ordering::Relaxed)
     }
 
-    /// `drives/UUID/extents/OFFSET/SIZE`: which bytes of a range, not empty, hold
-    /// data, from its start up to where the answer ends; `None` where the endpoint
-    /// did not announce that it tells, has no such call after all, or tells what
-    /// cannot be: then it is not asked again.
+    /// `drives/UUID/extents/OFFSET/SIZE`: which bytes of a nonempty range hold data, from its start
+    /// up to where the answer ends; `None` if the endpoint did not announce this, does not support
+    /// it after all, or gives an invalid answer. In the latter cases it is not asked again.
     ///
     /// # Errors
-    /// Any [`Failure`], but that there is no such call.
+    /// Any [`Failure`], except that the call does not exist.
     pub async fn extents(
         &self,
         drive: DriveId,
@@ -563,14 +559,14 @@ impl Client {
         match Extents::from_properties(&object, &range) {
             Ok(extents) => Ok(Some(extents)),
             Err(error) => {
-                tracing::debug!(%error, "The endpoint does not tell extents after all");
+                tracing::debug!(%error, "The endpoint does not report extents although it announced that");
                 extension.store(false, Ordering::Relaxed);
                 Ok(None)
             }
         }
     }
 
-    /// Calls an extension about a range, where the endpoint has it.
+    /// Calls an extension about a range, if the endpoint has it.
     async fn extended(
         &self,
         extension: &AtomicBool,
@@ -614,8 +610,8 @@ impl Client {
         }
     }
 
-    /// `drives/UUID/read/OFFSET/SIZE` of any size in bytes: how many bytes came
-    /// of it. They are thrown away.
+    /// `drives/UUID/read/OFFSET/SIZE` of any size: returns how many bytes were received, and
+    /// discards them.
     ///
     /// # Errors
     /// Any [`Failure`]; [`Failure::WrongLength`] for an answer that is longer.
@@ -626,8 +622,8 @@ impl Client {
         answer::length(response, len, self.stall).await
     }
 
-    /// Any call at all, by POST, as the simple tool makes them; the answer is
-    /// given back whatever its status (docs/dev/reference.md, 4.2).
+    /// Any call at all, by POST, for the simple script's command; the answer is returned whatever
+    /// its status is (docs/dev/reference.md, 4.2).
     ///
     /// # Errors
     /// A [`Failure`] if there is no answer.
@@ -637,7 +633,7 @@ impl Client {
         self.send(Method::POST, call.url, &headers, call.body).await
     }
 
-    /// What watches over the body of an answer as it comes.
+    /// Reads the body of an answer with a timeout for each part.
     pub fn flow(&self) -> Flow {
         Flow::of(self.stall)
     }
@@ -670,7 +666,7 @@ impl Client {
             request = request.header(name, *value);
         }
         if method == Method::POST {
-            // An empty POST says so: the service wants a length.
+            // An empty POST declares its length, because the service requires one.
             request = if body.is_empty() {
                 request.header(reqwest::header::CONTENT_LENGTH, 0)
             } else {
@@ -707,7 +703,7 @@ impl Client {
     }
 
     fn url<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> Result<Url, Failure> {
-        // No path of ours holds what a URL cannot carry.
+        // Our own paths never contain what a URL cannot represent.
         self.endpoint
             .url(path)
             .map_err(|error| Failure::Connect(error.to_string()))
@@ -725,7 +721,7 @@ fn drive(properties: Properties) -> Result<DriveInfo, Failure> {
     DriveInfo::from_properties(properties).map_err(|error| Failure::NotApi(error.chain()))
 }
 
-/// The value of `Authorization`, marked so that no log shows it.
+/// The value of `Authorization`, marked so that no log contains it.
 fn basic(credentials: &Credentials) -> Result<HeaderValue> {
     use base64::Engine;
     let plain = zeroize::Zeroizing::new(format!(

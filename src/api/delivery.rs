@@ -1,10 +1,10 @@
-//! How many bytes of bodies have arrived at the other end.
+//! Estimates how many bytes of bodies have arrived at the other end.
 //!
-//! A body is handed over to a connection long before it arrives. HTTP and TLS keep some of
-//! it ([`super::buffers`]), and the system keeps what the link has not carried yet, up to
-//! some MiB for each connection, and more while connections grow. So what was handed over
-//! says little about the link in the first seconds. Linux reports how many bytes it keeps;
-//! other systems do not, and there only the buffers are subtracted.
+//! A body is handed over to a connection long before it arrives. HTTP and TLS buffer some of it
+//! ([`super::buffers`]), and the system buffers what the link has not carried yet: up to some MiB
+//! for each connection, and more while connections grow. So in the first seconds, the bytes that
+//! were handed over say little about the link. Linux reports how many bytes it buffers; on other
+//! systems, only the buffers of HTTP and TLS are subtracted.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::Client;
 
-/// Shortest time between two readings: a sample of the search for the number of requests
+/// Minimum time between two readings: one sample of the controller of the number of requests
 /// ([`crate::policy::Concurrency`]).
 const INTERVAL: Duration = Duration::from_millis(250);
-/// The interval is this many times the duration of a reading, because the kernel walks the
+/// The interval is at least this many times the duration of a reading, because the kernel walks the
 /// table of all connections, which takes milliseconds on a machine with much memory. On a busy
 /// machine most of that duration is waiting, so the interval has a maximum.
 const INTERVAL_COSTS: u32 = 50;
@@ -26,18 +26,18 @@ const INTERVAL_MAX: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Delivery {
     client: Client,
-    /// The one of [`TABLES`] that had connections of this process last.
+    /// The one of [`TABLES`] that last had connections of this process.
     table: usize,
     due: Option<Instant>,
-    /// What was read last; it never becomes less.
+    /// The last result; it never decreases.
     bytes: u64,
 }
 
-/// The tables of connections over IPv4 and IPv6.
+/// The tables of IPv4 and IPv6 connections.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
 impl Delivery {
-    /// Of the bodies of a client.
+    /// For the bodies of a client.
     pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
@@ -47,14 +47,14 @@ impl Delivery {
         }
     }
 
-    /// Bytes of bodies that have arrived since the client was made; `None` before
+    /// Bytes of bodies that have arrived since the client was created; `None` before
     /// [`due`](Self::due).
     pub(crate) fn bytes(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.due.is_some_and(|due| now < due) {
             return None;
         }
-        // What is received does not wait.
+        // Received bytes are not in send buffers.
         let waiting = if self.client.has_sent() {
             self.waiting_bytes()
                 .saturating_add(self.client.buffers().bytes(now))
@@ -74,7 +74,7 @@ impl Delivery {
         self.due
     }
 
-    /// Bytes that wait in connections of this process; 0 if the system does not report it.
+    /// Bytes in the send buffers of this process; 0 if the system does not report them.
     fn waiting_bytes(&mut self) -> u64 {
         let sockets = sockets();
         for table in [self.table, usize::from(self.table == 0)] {
@@ -87,7 +87,7 @@ impl Delivery {
     }
 }
 
-/// The send queues of these sockets in a table, in bytes; `None` if it has none of them.
+/// The send queues of these sockets in a table, in bytes; `None` if it contains none of them.
 fn read(table: &str, sockets: &HashSet<u64>) -> Option<u64> {
     queued(&std::fs::read_to_string(table).ok()?, sockets)
 }
@@ -106,9 +106,9 @@ fn sockets() -> HashSet<u64> {
         .collect()
 }
 
-/// Sum of the send queues of these sockets in a table of connections, in bytes, as proc(5)
-/// describes it: state, queues and inode are columns 4, 5 and 10. Sockets that listen are
-/// left out, their queues count connections.
+/// The sum of the send queues of these sockets in a table of connections, in bytes, as described in
+/// proc(5): state, queues and inode are columns 4, 5 and 10. Listening sockets are omitted, because
+/// their queues count connections.
 fn queued(table: &str, sockets: &HashSet<u64>) -> Option<u64> {
     const LISTENS: &str = "0A";
     let mut sum: Option<u64> = None;
@@ -147,7 +147,7 @@ mod tests {
         let sockets = |inodes: &[u64]| inodes.iter().copied().collect();
         assert_eq!(queued(TABLE, &sockets(&[11, 12, 13])), Some(0xff20));
         assert_eq!(queued(TABLE, &sockets(&[13, 99])), Some(0x10));
-        // One that listens has nothing to send.
+        // A listening socket has nothing to send.
         assert_eq!(queued(TABLE, &sockets(&[11])), None);
         assert_eq!(queued("", &sockets(&[11])), None);
     }
@@ -158,7 +158,7 @@ mod tests {
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         sender.set_nonblocking(true).unwrap();
         let _reader = listener.accept().unwrap();
-        // As much as both ends keep.
+        // As much as both ends buffer.
         while sender.write(&[7; 65536]).is_ok() {}
         let sockets = sockets();
         assert!(!sockets.is_empty());

@@ -8,22 +8,21 @@ use reqwest::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where the API is: scheme, host, port and maybe a path prefix (docs/dev/reference.md, 1.1).
+/// Where the API is: scheme, host, port and optionally a path prefix (docs/dev/reference.md, 1.1).
 ///
-/// Credentials are sent to it, so it must be https, or http to this very
-/// machine.
+/// Credentials are sent to it, so it must be https, or http to this machine.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
     url: Url,
 }
 
 impl Endpoint {
-    /// The URL of a path below the endpoint. Each segment is percent-encoded, so
-    /// that no argument can leave its place.
+    /// The URL of a path below the endpoint. Each segment is percent-encoded, so that no argument
+    /// can change the structure of the path.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] for `.` and `..`, which no URL can carry, and for
-    /// control characters, of which a URL drops some without a word.
+    /// [`ErrorKind::Usage`] for `.` and `..`, which no URL can represent, and for control
+    /// characters, some of which a URL silently drops.
     pub fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Result<Url> {
         let mut url = self.url.clone();
         {
@@ -42,26 +41,26 @@ impl Endpoint {
         Ok(url)
     }
 
-    /// Whether the endpoint is this very machine.
+    /// Whether the endpoint is on this machine.
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.url)
     }
 
-    /// Whether no request to it can need a certificate: it is this very machine, so
-    /// without a proxy, and speaks no TLS.
+    /// Whether no request to it can need a certificate: it is on this machine, so no proxy is used,
+    /// and it does not use TLS.
     pub(super) fn is_plain(&self) -> bool {
         self.is_loopback() && self.url.scheme() == "http"
     }
 
-    /// Whether it is named `localhost`, which the client pins to loopback
-    /// addresses rather than to believe what a resolver says.
+    /// Whether its host is `localhost`, which the client pins to loopback addresses instead of
+    /// trusting a resolver.
     pub(super) fn is_localhost(&self) -> bool {
         self.url.host_str() == Some("localhost")
     }
 }
 
-/// Whether a URL is of this very machine. A proxy is never asked for one: it would mean
-/// another machine by it, and be handed what is meant to stay here.
+/// Whether a URL refers to this machine. No proxy is used for such a URL: to the proxy it would
+/// mean another machine, and the proxy would see data that should not leave this one.
 pub(super) fn is_loopback(url: &Url) -> bool {
     let Some(host) = url.host_str() else {
         return false;
@@ -74,7 +73,7 @@ impl FromStr for Endpoint {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        // The text is not quoted: a password may be in it.
+        // The text is not quoted, because it may contain a password.
         let wrong = |what: &str| {
             Error::new(ErrorKind::Usage, format!("The endpoint URI {what}"))
                 .hint_to("Set OHURI to something like https://api-east1.openhosting.com/")
@@ -127,7 +126,7 @@ mod tests {
     #[test]
     fn a_path_is_joined_by_segments() {
         let list = &["drives", "list"];
-        // Without the slash the original sent credentials to another host.
+        // Without the slash, the original script sent credentials to another host.
         assert_eq!(
             url("https://api.example.com", list),
             "https://api.example.com/drives/list"

@@ -1,5 +1,5 @@
-//! Telling a body that comes slowly from one that does not come: by a floor of bytes per
-//! time, not by a total.
+//! Distinguishes a body that arrives slowly from one that does not arrive: by a minimum of bytes
+//! per time, not by a total time.
 
 use std::time::Duration;
 
@@ -11,27 +11,26 @@ use super::cause::no_answer;
 use super::route::Route;
 use crate::failure::Failure;
 
-/// Fewer bytes per second than this are no progress. A modem of 2 KB/s that 16 requests
-/// share gives each of them four times as much.
+/// Fewer bytes per second do not count as progress. If 16 requests share a modem of 2 KB/s, each
+/// gets four times as much.
 const FLOOR_BYTES_PER_S: u64 = 32;
-/// Never demand more than this at a time: one segment of TCP, which is how bytes come on
-/// a slow link, has to do.
+/// Maximum bytes to demand at a time: one TCP segment, because that is how bytes arrive on a slow
+/// link.
 const FLOOR_BYTES_MAX: u64 = 1024;
 
-/// The body of one answer as it comes. Only the time that is spent in
-/// [`next_part`](Self::next_part) counts: a caller may take as long as it likes between
-/// two parts.
+/// The body of one answer. Only the time spent in [`next_part`](Self::next_part) counts: a caller
+/// may take as long as it needs between two parts.
 #[derive(Debug)]
 pub struct Flow {
     stall: Duration,
     floor: u64,
-    /// Time that was waited, and bytes that came, since the floor was reached last.
+    /// Time spent waiting, and bytes received, since the minimum was last reached.
     waited: Duration,
     came: u64,
 }
 
 impl Flow {
-    /// A body of which at least the floor has to come within `stall`, again and again.
+    /// A body of which at least the minimum has to arrive within each `stall`.
     pub(super) fn of(stall: Duration) -> Self {
         let floor = FLOOR_BYTES_PER_S.saturating_mul(stall.as_secs());
         Self {
@@ -45,8 +44,8 @@ impl Flow {
     /// The next part of the body; `None` at its end.
     ///
     /// # Errors
-    /// [`Failure::Stalled`] if less than the floor came within the time for it, or another
-    /// [`Failure`] if the connection breaks.
+    /// [`Failure::Stalled`] if less than the minimum arrived in time, or another [`Failure`] if the
+    /// connection breaks.
     pub async fn next_part(&mut self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
         let began = Instant::now();
         let left = self.stall.saturating_sub(self.waited);
@@ -71,7 +70,7 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    /// An answer of so many parts of so many bytes, each after a wait.
+    /// An answer of `parts` parts of `bytes` bytes each, each after a wait.
     fn answer(parts: usize, bytes: usize, wait: Duration) -> Response {
         let (to, body) = async_channel::bounded(1);
         tokio::spawn(async move {
@@ -92,7 +91,7 @@ mod tests {
         hyper::http::Response::new(reqwest::Body::wrap(body)).into()
     }
 
-    /// Bytes of an answer that came, with a wait after each part.
+    /// Number of bytes received, with a wait after each part.
     async fn read(
         mut response: Response,
         stall: Duration,
@@ -119,14 +118,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_link_is_none() {
-        // A modem of 2 KB/s that 16 requests share, evenly or a segment now and then, and
-        // one that gives a segment just before the time is over.
+        // A modem of 2 KB/s that 16 requests share, evenly or one segment at a time; and one that
+        // delivers a segment just before the timeout.
         let ms = Duration::from_millis;
         for (bytes, wait) in [(13, ms(100)), (1460, ms(11_400)), (1460, ms(29_900))] {
             let all = read(answer(500, bytes, wait), 30 * S, Duration::ZERO).await;
             assert_eq!(all, Ok(500 * bytes as u64));
         }
-        // What is shorter than the floor is no drip.
+        // A body that is shorter than the minimum does not stall.
         let short = read(answer(3, 5, 5 * S), 30 * S, Duration::ZERO).await;
         assert_eq!(short, Ok(15));
     }

@@ -1,5 +1,5 @@
-//! How fast bodies may move, and how much of them has moved. What the limit is
-//! decided from is not known here.
+//! The speed at which bodies may move, and how many bytes have moved. What determines the limit is
+//! not known here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use super::buffers::Buffers;
 
-/// Tells when bytes of bodies may move.
+/// Decides when bytes of bodies may move.
 pub trait Meter: fmt::Debug + Send + Sync {
-    /// Most bytes to ask for at a time.
+    /// Maximum bytes to reserve at a time.
     fn step_bytes(&self) -> usize;
-    /// Reserves `bytes`, and tells how long to wait before they move.
+    /// Reserves `bytes`, and returns how long to wait before they may move.
     fn take(&self, bytes: usize) -> Duration;
 }
 
-/// What the bodies of a client's requests and answers go through; clones share it.
+/// Counts and limits the bodies of a client's requests and answers; clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Traffic {
     pub(super) meter: Option<Arc<dyn Meter>>,
@@ -35,17 +35,17 @@ impl Traffic {
         }
     }
 
-    /// Another count under the same meter.
+    /// A separate count under the same limit.
     pub(super) fn apart(&self) -> Self {
         Self::new(self.meter.clone())
     }
 
-    /// So many bytes went through a connection.
+    /// Counts bytes that went through a connection.
     pub(super) fn count(&self, bytes: u64) {
         self.moved.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes of a request went into a connection.
+    /// Counts bytes of a request that went into a connection.
     pub(super) fn sent(&self, bytes: u64) {
         self.has_sent.store(true, Ordering::Relaxed);
         self.count(bytes);
@@ -56,7 +56,7 @@ impl Traffic {
         self.has_sent.load(Ordering::Relaxed)
     }
 
-    /// Bytes that were counted.
+    /// Number of counted bytes.
     pub(super) fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
     }

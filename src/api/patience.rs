@@ -1,4 +1,4 @@
-//! Telling a slow request from one that hangs: by progress, not by a total.
+//! Distinguishes a slow request from one that hangs: by progress, not by a total time.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,20 +13,20 @@ use crate::failure::Failure;
 /// The endpoint may take this long for each MiB of a body after the last byte.
 const PER_MIB: Duration = Duration::from_secs(1);
 
-/// What may lie in buffers, ours and the kernel's, when the last byte of a body was
-/// handed over: half a MiB of the HTTP client, and what the kernel makes of a slow
-/// connection. On a link of 256 kbit/s that four share it is a minute.
+/// Maximum bytes in buffers, ours and the kernel's, when the last byte of a body was handed over:
+/// half a MiB in the HTTP client, and what the kernel buffers for a slow connection. On a link of
+/// 256 kbit/s that four requests share, this takes a minute.
 const BUFFERED_BYTES: u64 = 1 << 20;
 
-/// How much of a body has been handed to the connection.
+/// How much of a body was handed to the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     sent: Arc<AtomicU64>,
     len: u64,
     began: Instant,
-    /// Until when the body is held back by a limit of ours, in ms since it began.
+    /// Until when our own limit holds the body back, in ms since it began.
     held_ms: Arc<AtomicU64>,
-    /// When its last byte was handed over, likewise.
+    /// When its last byte was handed over, in ms since it began.
     done_ms: Arc<AtomicU64>,
 }
 
@@ -52,22 +52,22 @@ impl Progress {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How long what lies in buffers may take, at twice the time that as much of the
-    /// body took to be handed over.
+    /// How long the bytes in buffers may take: twice the time in which as many bytes of the body
+    /// were handed over.
     fn buffers_take(&self) -> Duration {
         let took = Duration::from_millis(self.done_ms.load(Ordering::Relaxed));
         let part = 2.0 * BUFFERED_BYTES as f64 / self.len.max(1) as f64;
         took.mul_f64(part.min(1.0))
     }
 
-    /// The body will not go on before `wait` is over.
+    /// Reports that the body is held back for `wait`.
     pub(super) fn hold(&self, wait: Duration) {
         let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let until = self.now_ms().saturating_add(wait);
         self.held_ms.fetch_max(until, Ordering::Relaxed);
     }
 
-    /// For how long it could have gone on, as far as our own limit goes.
+    /// For how long it could have moved, as far as our own limit is concerned.
     fn free_for(&self) -> Duration {
         let held = Duration::from_millis(self.held_ms.load(Ordering::Relaxed));
         self.began.elapsed().saturating_sub(held)
@@ -78,12 +78,11 @@ impl Progress {
     }
 }
 
-/// Waits for `answer`, but not longer than `stall` without progress of the body,
-/// and after its last byte not longer than twice that, a second per MiB, and what
-/// the bytes in buffers may take. The kernel swallows some megabytes that go
-/// nowhere; for those the connection has a limit of its own, `TCP_USER_TIMEOUT`
-/// (docs/dev/faults.md, N5). However large the body was, an answer is not waited for longer than
-/// `longest` after its last byte.
+/// Waits for `answer`, but at most `stall` without progress of the body. After its last byte, the
+/// maximum is twice `stall`, plus a second per MiB, plus the time for the bytes in buffers. The
+/// kernel may accept some megabytes that never arrive; for those the connection has a limit of its
+/// own, `TCP_USER_TIMEOUT` (docs/dev/faults.md, N5). However large the body is, the wait after its
+/// last byte is at most `longest`.
 pub(super) async fn answer<F: Future>(
     answer: F,
     progress: &Progress,
@@ -140,7 +139,7 @@ mod tests {
         let slow = {
             let progress = progress.clone();
             async move {
-                // 8 KiB per second, and 800 KiB ahead.
+                // 8 KiB per second, and 800 KiB in buffers.
                 for _ in 0..64 {
                     tokio::time::sleep(S * 8).await;
                     progress.advance(1 << 16);
@@ -162,7 +161,7 @@ mod tests {
             answer(hang, &progress, S * 30, S * 900).await,
             Err(Failure::Stalled(S * 30))
         );
-        // All of it at once: what is in buffers takes no time worth waiting for.
+        // Everything at once, so the bytes in buffers take negligible time.
         let progress = Progress::of(3 << 20);
         progress.advance(3 << 20);
         let hang = std::future::pending::<()>();
@@ -170,7 +169,7 @@ mod tests {
             answer(hang, &progress, S * 30, S * 900).await,
             Err(Failure::Stalled(S * 63))
         );
-        // Less than that is all that an outage may take.
+        // The outage limit is shorter than that.
         let hang = std::future::pending::<()>();
         assert_eq!(
             answer(hang, &progress, S * 30, S * 40).await,

@@ -1,4 +1,4 @@
-//! The way from this machine to a server, for messages: where the endpoint and a proxy were
+//! The way from this machine to a server, for messages: where the endpoint and the proxy were
 //! configured.
 
 use std::fmt;
@@ -8,21 +8,21 @@ use reqwest::Url;
 
 use crate::commands::Commands;
 
-/// Which proxies are configured, and where.
+/// The configured proxies, and where they were configured.
 pub trait Proxies: fmt::Debug + Send + Sync {
-    /// The proxy for a URL and what names it, as in `http://proxy:3128, from https_proxy`.
-    /// It holds no password.
+    /// The proxy for a URL and where it was configured, such as `http://proxy:3128, from
+    /// https_proxy`. Contains no password.
     fn describe(&self, url: &Url) -> Option<String>;
 
-    /// Whether a URL is excluded from all proxies in a way that the HTTP library does not
-    /// know, such as by its port.
+    /// Whether a URL is excluded from all proxies in a way that the HTTP library does not support,
+    /// such as by its port.
     fn excludes(&self, url: &Url) -> bool;
 }
 
-/// Where the endpoint and the proxies were configured. The default knows neither.
+/// Where the endpoint and the proxies were configured. The default is unknown.
 #[derive(Clone, Debug, Default)]
 pub struct Route {
-    /// What names the endpoint: a flag, a variable, a profile.
+    /// Where the endpoint comes from: a flag, a variable, a profile.
     pub endpoint_from: Option<String>,
     /// The proxies.
     pub proxies: Option<Arc<dyn Proxies>>,
@@ -31,7 +31,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// The place that a request to this URL goes to, and what configured it.
+    /// Where a request to this URL goes, and where that was configured.
     pub(super) fn describe(&self, url: &Url) -> String {
         let host = url.host_str().unwrap_or_default();
         let place = match url.port_or_known_default() {
@@ -46,14 +46,14 @@ impl Route {
         }
     }
 
-    /// The proxy for this URL and what names it.
+    /// The proxy for this URL, and where it was configured.
     pub(super) fn proxy(&self, url: &Url) -> Option<String> {
         let is_direct = super::endpoint::is_loopback(url) || self.excludes(url);
         let proxies = self.proxies.as_ref().filter(|_| !is_direct);
         proxies.and_then(|proxies| proxies.describe(url))
     }
 
-    /// Whether no proxy may be asked for this URL.
+    /// Whether no proxy may be used for this URL.
     pub(super) fn excludes(&self, url: &Url) -> bool {
         let proxies = self.proxies.as_ref();
         proxies.is_some_and(|proxies| proxies.excludes(url))

@@ -1,4 +1,4 @@
-//! Whose certificates are believed.
+//! Trusted certificates.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use rustls_platform_verifier::Verifier;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Certificates that others are signed by. Cheap to clone.
+/// Certificates of authorities. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificates(Arc<[CertificateDer<'static>]>);
 
 impl Certificates {
-    /// Reads what a PEM file holds, one certificate or several. What stands between them
-    /// does not count, whatever its encoding.
+    /// Parses the certificates in a PEM file, one or several. Text between them is ignored,
+    /// whatever its encoding is.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if there is none in it, or one that is damaged.
+    /// [`ErrorKind::Usage`] if there is no certificate, or a damaged one.
     pub fn from_pem(text: &[u8]) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Usage, what);
         let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
@@ -57,21 +57,21 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// Whose signature a server's certificate needs.
+/// Who has to sign a server's certificate.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Trust<'c> {
-    /// No certificate is good: there will be none to verify.
+    /// Nobody: there will be no certificate to verify.
     Nobody,
-    /// Those whom this machine trusts.
+    /// Authorities that this machine trusts.
     Machine,
-    /// These.
+    /// These authorities.
     Only(&'c Certificates),
-    /// These, and those whom this machine trusts.
+    /// These authorities, and those that this machine trusts.
     MachineAnd(&'c Certificates),
 }
 
 impl Trust<'_> {
-    /// The TLS of a client that trusts so, and says who it is if it is asked.
+    /// The TLS configuration of a client with this trust, and with a client certificate if given.
     pub(super) fn tls(self, identity: Option<&Identity>) -> Result<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -97,7 +97,7 @@ impl Trust<'_> {
             }
         };
         let trusted = trusted.cloned();
-        // A verifier of our own is set in no other way; it verifies all the same.
+        // A custom verifier can only be set this way; it does verify.
         let config = config
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(SelfSigned { inner, trusted }));
@@ -113,8 +113,8 @@ impl Trust<'_> {
     }
 }
 
-/// Who a client is to the TLS of a server: a chain of certificates and the private key of
-/// the first one. Cheap to clone.
+/// The certificate chain and private key with which a client identifies itself to a server. Cheap
+/// to clone.
 #[derive(Clone)]
 pub struct Identity {
     chain: Arc<[CertificateDer<'static>]>,
@@ -122,12 +122,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the certificates of one PEM file and the private key of another, or of the
-    /// same.
+    /// Parses the certificates in one PEM file and the private key in another, or in the same.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if a certificate or the key is missing, damaged or encrypted.
-    /// No message quotes the key.
+    /// [`ErrorKind::Usage`] if a certificate or the key is missing, damaged or encrypted. No
+    /// message quotes the key.
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self> {
         let chain = Certificates::from_pem(certificates)?.0;
         let wrong = |what: &str| Error::new(ErrorKind::Usage, what);
@@ -148,11 +147,11 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Verifies as another verifier does, and accepts a certificate that signed itself if the
-/// user trusts this very certificate.
+/// Verifies as another verifier does, but also accepts a self-signed certificate that the user
+/// trusts explicitly.
 ///
-/// `openssl req -x509` marks such a certificate as that of a CA, and a CA's certificate is
-/// refused for a server. Whoever names it with `--cacert` trusts it, as curl does.
+/// `openssl req -x509` marks such a certificate as that of a CA, and a CA's certificate is refused
+/// for a server. A user who passes it to `--cacert` trusts it, as with curl.
 #[derive(Debug)]
 struct SelfSigned {
     inner: Arc<dyn ServerCertVerifier>,
@@ -166,8 +165,8 @@ impl SelfSigned {
     }
 }
 
-/// Whether the only thing that is wrong with a certificate is that it is one of a CA. The
-/// time was right: that is looked at before.
+/// Whether the only problem of a certificate is that it is that of a CA. Its validity period was
+/// checked before.
 fn is_of_a_ca(error: &rustls::Error) -> bool {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
@@ -228,7 +227,7 @@ impl ServerCertVerifier for SelfSigned {
     }
 }
 
-/// The error of an HTTP client that cannot be set up.
+/// The error for an HTTP client that cannot be set up.
 pub(super) fn cannot(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Local, "Cannot set up the HTTP client").because(cause)
 }

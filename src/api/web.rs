@@ -1,5 +1,5 @@
-//! Images that are on a web server: one attempt at a time, as of the API's calls.
-//! The API's credentials are not known here.
+//! Images on web servers: one attempt for each method call, as for the API. The API's credentials
+//! are not available here.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,18 +28,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::{Failure, Refusal};
 use crate::system::with_user_timeout;
 
-/// The encoding that leaves a body as it is.
+/// The encoding that leaves a body unchanged.
 const IDENTITY: &str = "identity";
-/// Most redirects of one request.
+/// Maximum redirects of one request.
 const REDIRECTS_MAX: usize = 10;
 
-/// Where an image is: http or https. Who may fetch it may be told in it, and a
-/// signature in its query; neither is ever shown.
+/// The location of an image: http or https. It may contain credentials, and its query may contain a
+/// signature; neither is ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebUrl(Url);
 
 impl WebUrl {
-    /// Whether a text is meant to be one.
+    /// Whether a text looks like such a URL.
     pub fn is_meant(text: &str) -> bool {
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         scheme.is_some_and(|s| s.eq_ignore_ascii_case("http") || s.eq_ignore_ascii_case("https"))
@@ -52,8 +52,8 @@ impl WebUrl {
         decoded.decode_utf8_lossy().into_owned()
     }
 
-    /// What tells it from others: without who may fetch it, until when, and as whom. A
-    /// signed URL that expired and a new one are the same image.
+    /// Identifies the file: the URL without credentials and signatures. An expired signed URL and a
+    /// new one refer to the same image.
     pub fn identity(&self) -> String {
         let mut url = self.0.clone();
         let _ = url.set_username("");
@@ -71,8 +71,8 @@ impl WebUrl {
         self.0.origin().ascii_serialization()
     }
 
-    /// The URL that answered after redirects. It is fetched as this one is where it is on
-    /// the same server; another one gets no password.
+    /// The URL that answered after redirects. On the same server it is requested in the same way;
+    /// another server does not get the password.
     fn redirected_to(&self, url: &Url) -> Self {
         let mut place = url.clone();
         if place.origin() == self.0.origin() {
@@ -84,9 +84,9 @@ impl WebUrl {
     }
 }
 
-/// Names of query parameters that say who may fetch a file and until when: AWS in both
-/// versions of its signatures, CloudFront, Google, Alibaba, Azure, and what content
-/// networks and nginx call it. In lower case.
+/// Query parameters that contain a signature or its expiry: both AWS signature versions,
+/// CloudFront, Google, Alibaba, Azure, and the usual names of content networks and nginx. In lower
+/// case.
 const SIGNATURES: [&str; 21] = [
     "accesskeyid",
     "access_token",
@@ -110,10 +110,10 @@ const SIGNATURES: [&str; 21] = [
     "verify",
     "x-sig",
 ];
-/// Families of such names.
+/// Prefixes of such names.
 const SIGNATURE_FAMILIES: [&str; 4] = ["x-amz-", "x-goog-", "x-oss-", "x-cos-"];
-/// What else belongs to a shared access signature of Azure. So short, the names mean
-/// nothing without its `sig`.
+/// Other parameters of a shared access signature of Azure. These names are so short that they are
+/// meaningless without its `sig`.
 const AZURE: [&str; 19] = [
     "se", "si", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "srt",
     "st", "ss", "sv", "saoid", "suoid", "scid",
@@ -147,7 +147,7 @@ impl FromStr for WebUrl {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        // Not quoted: a password may be in it.
+        // Not quoted, because it may contain a password.
         let url: Url = text
             .parse()
             .map_err(|_| Error::new(ErrorKind::Usage, "The image's URL is none"))?;
@@ -178,34 +178,34 @@ impl fmt::Debug for WebUrl {
     }
 }
 
-/// What tells one state of a file on a server from another.
+/// Distinguishes one state of a file on a server from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// Bytes of the file, if the server tells.
+    /// Bytes of the file, if the server states them.
     pub size: Option<u64>,
     etag: Option<String>,
     modified: Option<String>,
 }
 
 impl Pin {
-    /// Whether an equal pin means an equal file.
+    /// Whether an equal pin implies an equal file.
     pub fn detects_changes(&self) -> bool {
         self.etag.is_some() || self.modified.is_some()
     }
 
-    /// Whether `other` may be the same state. A range does not have to tell the size.
+    /// Whether `other` may be the same state. The answer to a range need not state the size.
     pub fn fits(&self, other: &Self) -> bool {
         let is_size = other.size.is_none() || self.size == other.size;
         is_size && self.etag == other.etag && self.modified == other.modified
     }
 
-    /// What `If-Range` may hold: no weak tag.
+    /// The value for `If-Range`, which must not be a weak tag.
     fn condition(&self) -> Option<&str> {
         let strong = self.etag.as_deref().filter(|etag| !etag.starts_with("W/"));
         strong.or(self.modified.as_deref())
     }
 
-    /// It as a text.
+    /// The pin as text.
     pub fn to_text(&self) -> String {
         format!("{:?} {:?} {:?}", self.size, self.etag, self.modified)
     }
@@ -215,18 +215,18 @@ impl Pin {
 #[derive(Debug)]
 pub struct WebAnswer {
     response: Response,
-    /// Where its body begins in the file; `None` if it is all of the file, since the
-    /// server knows no ranges or the file changed.
+    /// Offset of its body in the file; `None` if it is the whole file, because the server does not
+    /// support ranges or the file changed.
     pub from: Option<u64>,
-    /// The file's state.
+    /// The state of the file.
     pub pin: Pin,
-    /// The URL that answered, at the end of all redirects.
+    /// The URL that answered, after all redirects.
     pub place: WebUrl,
-    /// What the server says the body is encoded with, in lower case, though no encoding
-    /// was accepted.
+    /// The encoding of the body according to the server, in lower case, although no encoding was
+    /// accepted.
     pub encoding: Option<String>,
     flow: Flow,
-    /// Bytes of the range that have not come; `None` of a whole file, which ends by itself.
+    /// Bytes of the range that were not received; `None` for a whole file, which ends by itself.
     left: Option<u64>,
 }
 
@@ -234,8 +234,7 @@ impl WebAnswer {
     /// The next part of the body.
     ///
     /// # Errors
-    /// A [`Failure`] if the connection breaks or nothing comes, or more comes than the range
-    /// holds.
+    /// A [`Failure`] if the connection breaks or stalls, or more bytes arrive than the range has.
     pub async fn next_part(&mut self) -> Result<Option<Bytes>, Failure> {
         let part = self.flow.next_part(&mut self.response).await?;
         if let (Some(left), Some(part)) = (&mut self.left, &part) {
@@ -251,15 +250,15 @@ impl WebAnswer {
 #[derive(Clone, Debug)]
 pub struct Web {
     http: reqwest::Client,
-    /// For this machine, past all proxies.
+    /// For this machine, without any proxy.
     direct: reqwest::Client,
     stall: Duration,
     route: Route,
 }
 
 impl Web {
-    /// A client that goes through the proxies that the environment names, but to this
-    /// very machine, and sends nothing but what a URL holds.
+    /// A client that uses the proxies of the environment, except for this machine, and sends
+    /// nothing but what the URL contains.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if this machine's certificates cannot be loaded.
@@ -290,11 +289,10 @@ impl Web {
         })
     }
 
-    /// Asks for a range of a file, or for all of it; of one whose state is known, only in
-    /// that state.
+    /// Requests a range of a file, or all of it; if its state is known, only in that state.
     ///
     /// # Errors
-    /// Any [`Failure`]; [`Failure::NotApi`] for another range than was asked for.
+    /// Any [`Failure`]; [`Failure::NotApi`] for another range than the requested one.
     pub async fn get(
         &self,
         url: &WebUrl,
@@ -367,9 +365,9 @@ impl Web {
     }
 }
 
-/// A redirect that is not followed is no reason to try again.
+/// A redirect that is not followed is not worth another attempt.
 fn failure_of(error: reqwest::Error, route: &Route) -> Failure {
-    // The other one is of a redirect to what is no URL of the web.
+    // The latter is for a redirect to something that is not an http(s) URL.
     if !error.is_redirect() && !error.is_builder() {
         return no_answer(error, route);
     }
@@ -386,7 +384,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// The header that asks for a range.
+/// The header that requests a range.
 fn range_of(range: &Range<u64>) -> String {
     match range.end {
         u64::MAX => format!("bytes={}-", range.start),
@@ -394,8 +392,8 @@ fn range_of(range: &Range<u64>) -> String {
     }
 }
 
-/// The part of a file that an answer says it is: `bytes 5-9/100` is the five bytes from 5 on,
-/// of 100; of `bytes 5-9/*` the size is unknown.
+/// The part of a file in an answer: `bytes 5-9/100` means five bytes from offset 5, of a file of
+/// 100; with `bytes 5-9/*`, the size is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ContentRange {
     first: u64,
@@ -404,7 +402,7 @@ struct ContentRange {
 }
 
 impl ContentRange {
-    /// Reads the header; `None` if that is none, or of no part of a file.
+    /// Parses the header; `None` if it is invalid, or not about a part of a file.
     fn parse(text: &str) -> Option<Self> {
         let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
@@ -417,13 +415,13 @@ impl ContentRange {
         is_part.then_some(Self { first, last, size })
     }
 
-    /// Its bytes, at least one.
+    /// Number of bytes, at least one.
     fn len(self) -> u64 {
         self.last.saturating_sub(self.first).saturating_add(1)
     }
 
-    /// Whether it is what was asked for, or the first part of that, and the body is declared
-    /// to be as long.
+    /// Whether it is the requested part, or the beginning of that, and the declared length of the
+    /// body matches.
     fn answers(self, asked: &Range<u64>, declared: Option<u64>) -> bool {
         self.first == asked.start
             && self.last < asked.end
@@ -431,20 +429,20 @@ impl ContentRange {
     }
 }
 
-/// Digits only.
+/// Parses digits only.
 fn number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()
 }
 
-/// Whether the server refuses a range because the file holds no byte.
+/// Whether the server refuses a range because the file is empty.
 fn is_empty_file(response: &Response) -> bool {
     response.status() == StatusCode::RANGE_NOT_SATISFIABLE
         && header(response.headers(), &CONTENT_RANGE).is_some_and(|range| range == "bytes */0")
 }
 
-/// Follows a redirect to another place of the web, but not from https to http, where anybody
-/// could answer.
+/// Follows a redirect to another http(s) URL, but not from https to http, where anybody could
+/// answer.
 fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let scheme = attempt.url().scheme();
     if !matches!(scheme, "http" | "https") {
@@ -534,7 +532,7 @@ mod tests {
             "5-9/100",
             "bytes 5/100",
             "",
-            // No byte, beyond the end, and beyond all numbers.
+            // No byte, beyond the end, and beyond 64 bits.
             "bytes 9-5/100",
             "bytes 5-100/100",
             "bytes 5-9/+100",

@@ -17,8 +17,8 @@ use super::{exit, findings_file, help, screen, wait_lines};
 use crate::api::ClientConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::findings::{
-    Counts, Finding, Findings, GzipWrites, LargestBody, ParallelWrites, PastEnd, RetryAfter, Size,
-    Taken, Told, WriteCounters,
+    Counts, Finding, Findings, GzipWrites, LargestBody, ParallelWrites, PastEnd, ReportedIn,
+    RetryAfter, Size, Taken, WriteCounters,
 };
 use crate::monitor::{Event, Monitor};
 use crate::plan::CHUNK_BYTES_DEFAULT;
@@ -155,7 +155,7 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
         row(
             "Counters of writes",
             (
-                told(&findings.write_counters, write_counters),
+                answer_of(&findings.write_counters, write_counters),
                 "no tool relies on them",
             ),
         ),
@@ -165,13 +165,16 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
         ),
         row(
             "Read of 4 MiB and a byte",
-            (told(&reads(above), taken), of_reads),
+            (answer_of(&reads(above), taken), of_reads),
         ),
-        row("Read of 8 MiB", (told(&reads(double), taken), of_reads)),
+        row(
+            "Read of 8 MiB",
+            (answer_of(&reads(double), taken), of_reads),
+        ),
         row(
             "Write past the end",
             (
-                told(&findings.past_end, past_end),
+                answer_of(&findings.past_end, past_end),
                 "an image that does not fit is not sent",
             ),
         ),
@@ -181,14 +184,14 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
         row(
             "Retry-After",
             (
-                told(&findings.retry_after, retry_after),
+                answer_of(&findings.retry_after, retry_after),
                 "it is obeyed whenever it comes",
             ),
         ),
         row(
             "Size of a drive",
             (
-                told(&findings.size, size),
+                answer_of(&findings.size, size),
                 "a drive may be larger than its image",
             ),
         ),
@@ -197,8 +200,8 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
             (
                 format!(
                     "{} and {}",
-                    told(&findings.create_status, u16::to_string),
-                    told(&findings.destroy_status, u16::to_string)
+                    answer_of(&findings.create_status, u16::to_string),
+                    answer_of(&findings.destroy_status, u16::to_string)
                 ),
                 "every 2xx is success",
             ),
@@ -207,7 +210,7 @@ fn rows(findings: &Findings) -> Vec<[String; 3]> {
 }
 
 /// A finding in words.
-fn told<T>(finding: &Finding<T>, say: impl FnOnce(&T) -> String) -> String {
+fn answer_of<T>(finding: &Finding<T>, say: impl FnOnce(&T) -> String) -> String {
     match finding {
         Finding::Known(answer) => say(answer),
         Finding::Unknown(why) => format!("unknown: {why}"),
@@ -215,7 +218,7 @@ fn told<T>(finding: &Finding<T>, say: impl FnOnce(&T) -> String) -> String {
 }
 
 fn parallel_writes(finding: &Finding<ParallelWrites>) -> (String, &'static str) {
-    let answer = told(finding, |writes| {
+    let answer = answer_of(finding, |writes| {
         let accepted = writes.accepted;
         match (writes.loses_bytes, writes.busy_from) {
             (true, _) => "accepted, and bytes were lost".to_owned(),
@@ -234,10 +237,10 @@ fn parallel_writes(finding: &Finding<ParallelWrites>) -> (String, &'static str) 
 }
 
 fn write_counters(counters: &WriteCounters) -> String {
-    let place = match counters.told {
-        Told::Info => "in info",
-        Told::InfoFull => "in info/full",
-        Told::Nowhere => return "none".to_owned(),
+    let place = match counters.reported_in {
+        ReportedIn::Info => "in info",
+        ReportedIn::InfoFull => "in info/full",
+        ReportedIn::Nowhere => return "none".to_owned(),
     };
     let counts = match counters.counts {
         Counts::Exact => "exact",
@@ -252,7 +255,7 @@ fn write_counters(counters: &WriteCounters) -> String {
 
 fn fresh_reads(finding: &Finding<bool>) -> (String, &'static str) {
     let word = |is_zero: &bool| if *is_zero { "zeros" } else { "not zeros" };
-    let answer = told(finding, |is_zero| word(is_zero).to_owned());
+    let answer = answer_of(finding, |is_zero| word(is_zero).to_owned());
     let then = match finding.known() {
         Some(false) => "zeros are sent, as each drive's own proof fails",
         _ => "zeros are left out after a proof on the drive itself",
@@ -279,8 +282,8 @@ fn past_end(past: &PastEnd) -> String {
 
 fn user_keys(findings: &Findings) -> (String, &'static str) {
     let say = |kept: &bool| if *kept { "kept" } else { "dropped" }.to_owned();
-    let created = told(&findings.user_keys_created, say);
-    let set = told(&findings.user_keys_set, say);
+    let created = answer_of(&findings.user_keys_created, say);
+    let set = answer_of(&findings.user_keys_set, say);
     let then = match findings.user_keys_created.known() {
         Some(false) => "after a lost answer to a create you are asked to look",
         _ => "a drive is found again by its token",
@@ -293,7 +296,7 @@ fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
         0 => format!("{} MiB", bytes >> 20),
         _ => format!("{} KiB", bytes >> 10),
     };
-    let answer = told(finding, |body| {
+    let answer = answer_of(finding, |body| {
         let accepted = match body.accepted_bytes {
             0 => "none".to_owned(),
             bytes => format!("{} accepted", mib(bytes)),
@@ -315,7 +318,7 @@ fn largest_body(finding: &Finding<LargestBody>) -> (String, &'static str) {
 }
 
 fn gzip_writes(finding: &Finding<GzipWrites>) -> (String, &'static str) {
-    let answer = told(finding, |gzip| match gzip {
+    let answer = answer_of(finding, |gzip| match gzip {
         GzipWrites::Decoded => "unpacked".to_owned(),
         GzipWrites::Stored => "stored as it is".to_owned(),
         GzipWrites::Refused(status) => format!("refused with {status}"),

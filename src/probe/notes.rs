@@ -1,4 +1,4 @@
-//! What the questions of a probe have found out so far.
+//! The results of a probe so far.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::findings::{Findings, RetryAfter};
 use crate::locks::lock;
 
-/// What is known so far; shared with the task that asks.
+/// The results so far, shared with the task that asks the questions.
 #[derive(Clone, Debug)]
 pub(super) struct Notes(pub(super) Arc<Mutex<Found>>);
 
@@ -21,7 +21,7 @@ impl Notes {
         change(&mut lock(&self.0));
     }
 
-    /// Notes what a failure tells by the way.
+    /// Records what can be learned from a failure.
     pub(super) fn note(&self, failure: &Failure) {
         let Failure::Refused(refusal) = failure else {
             return;
@@ -34,7 +34,7 @@ impl Notes {
             seconds: refusal.retry_after.map(|time| time.as_secs()),
         };
         self.change(|found| {
-            // One with the header tells more.
+            // An answer with the header is more informative.
             if found.retry_after.is_none_or(|old| old.seconds.is_none()) {
                 found.retry_after = Some(seen);
             }

@@ -1,4 +1,4 @@
-//! The questions of a probe, and how each is answered by what an endpoint does.
+//! The questions of a probe, and how to interpret what an endpoint does.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::drive::{DriveId, DriveInfo};
 use crate::driver::patience::{Patience, Trial};
 use crate::failure::Failure;
 use crate::findings::{
-    Counts, Finding, GzipWrites, LargeReads, LargestBody, ParallelWrites, PastEnd, Taken, Told,
-    WriteCounters,
+    Counts, Finding, GzipWrites, LargeReads, LargestBody, ParallelWrites, PastEnd, ReportedIn,
+    Taken, WriteCounters,
 };
 use crate::policy::{Operation, TOKEN_KEY};
 use crate::wire::{Properties, READ_BYTES_MAX};
@@ -28,30 +28,30 @@ pub const PROBE_NAME: &str = "openhosting-probe";
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Time for one question.
+/// Maximum time for one question.
 const TIME_EACH: Duration = Duration::from_secs(40);
 /// How long an outage may last during one question.
 const OUTAGE: Duration = Duration::from_secs(5);
-/// How long writes are held open beside each other before their last bytes
-/// follow: long enough that all of them have begun.
+/// How long concurrent writes are held open before their last bytes are sent: long enough that all
+/// of them have begun.
 const HOLD: Duration = Duration::from_secs(2);
-/// Looks for counters that come late, and the wait before each.
+/// How often to check for late counters, and the wait before each check.
 const LATE_LOOKS: u32 = 3;
 const LATE_WAIT: Duration = Duration::from_millis(500);
 
-/// Where on the drive each question writes, in bytes. Before any of them, what
-/// was never written is read.
+/// The offset on the drive at which each question writes. Unwritten ranges are read before any of
+/// them.
 const COUNTED_AT: u64 = 12 * MIB;
 const GZIP_AT: u64 = 14 * MIB;
 const PARALLEL_AT: u64 = 16 * MIB;
 /// Bytes of the small writes.
 const PIECE: u64 = 64 * KIB;
-/// Sizes of bodies that are tried, one after the other.
+/// Sizes of bodies to try, one after the other.
 const BODIES: [u64; 3] = [5 * MIB, 16 * MIB, 32 * MIB];
 /// Tried if the first of these is refused: the default limit of nginx.
 const SMALL_BODY: u64 = MIB;
 
-/// Why a question has no answer, in words of ours only.
+/// Why a question has no answer, in our own words only.
 struct Why(String);
 
 impl From<Failure> for Why {
@@ -76,7 +76,7 @@ impl From<&str> for Why {
 
 type Asked<T> = std::result::Result<T, Why>;
 
-/// Asks one question, with a limit.
+/// Asks one question, with a time limit.
 async fn limited<T>(question: impl Future<Output = Asked<T>>) -> Finding<T> {
     match timeout(TIME_EACH, question).await {
         Ok(Ok(answer)) => Finding::Known(answer),
@@ -85,8 +85,8 @@ async fn limited<T>(question: impl Future<Output = Asked<T>>) -> Finding<T> {
     }
 }
 
-/// The status of an endpoint that clearly does not want this; `None` for what
-/// may be otherwise another time.
+/// The status with which an endpoint clearly refuses this; `None` if the result may differ the next
+/// time.
 fn refused_with(failure: &Failure) -> Option<u16> {
     match failure {
         Failure::Refused(refusal) => match refusal.status {
@@ -97,19 +97,19 @@ fn refused_with(failure: &Failure) -> Option<u16> {
     }
 }
 
-/// Who asks.
+/// Asks the questions.
 #[derive(Debug)]
 pub(super) struct Prober {
     pub(super) client: Client,
     pub(super) drive: DriveInfo,
-    /// The token that the drive was created with.
+    /// The token with which the drive was created.
     pub(super) token: String,
     pub(super) notes: Notes,
     pub(super) rng: fastrand::Rng,
 }
 
 impl Prober {
-    /// All questions: what needs an untouched drive first, what takes longest
+    /// Asks all questions: those that need an untouched drive first, and those that take longest
     /// last.
     pub(super) async fn run(mut self) {
         let notes = self.notes.clone();
@@ -129,11 +129,11 @@ impl Prober {
         notes.change(|f| f.findings.past_end = found);
         let found = limited(self.parallel_writes()).await;
         notes.change(|f| f.findings.parallel_writes = found);
-        // The largest bodies may take all the time that is left.
+        // The largest bodies may use up the remaining time.
         self.largest_body().await;
     }
 
-    /// Makes a request, and again if it fails for a moment.
+    /// Makes a request, and repeats it after a transient failure.
     async fn ask<T, F>(
         &mut self,
         request: impl Fn(Client, DriveId) -> F,
@@ -164,7 +164,7 @@ impl Prober {
         Ok(self.ask(info).await?)
     }
 
-    /// Writes `body` to `offset`.
+    /// Writes `body` at `offset`.
     async fn write(
         &mut self,
         offset: u64,
@@ -178,7 +178,7 @@ impl Prober {
         self.ask(write).await
     }
 
-    /// Bytes that are nowhere by chance.
+    /// Random bytes, which are nowhere else by coincidence.
     fn random(&mut self, len: u64) -> Bytes {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
         self.rng.fill(&mut bytes);
@@ -196,19 +196,19 @@ impl Prober {
         Ok(true)
     }
 
-    /// Whether the token of the create is told by the create and later.
+    /// Whether the token of the create request is in its answer, and in later ones.
     async fn user_keys_created(&mut self) -> Asked<bool> {
         let info = self.info().await?;
         let is_ours = |drive: &DriveInfo| {
-            let told = drive.properties.get(TOKEN_KEY);
-            told.is_some_and(|told| told.trim() == self.token)
+            let value = drive.properties.get(TOKEN_KEY);
+            value.is_some_and(|value| value.trim() == self.token)
         };
         Ok(is_ours(&self.drive) && is_ours(&info))
     }
 
     async fn user_keys_set(&mut self) -> Asked<bool> {
         const KEY: &str = "user:oh-probe";
-        // With name and size, as working clients send them always.
+        // With name and size, because existing clients always send them.
         let mut changes = Properties::new();
         let size = self.drive.size.to_string();
         for (key, value) in [("name", PROBE_NAME), ("size", &size), (KEY, "kept")] {
@@ -226,29 +226,29 @@ impl Prober {
         Ok(info
             .properties
             .get(KEY)
-            .is_some_and(|told| told.trim() == "kept"))
+            .is_some_and(|value| value.trim() == "kept"))
     }
 
     async fn write_counters(&mut self) -> Asked<WriteCounters> {
         let plain = self.info().await?;
         let mut counters = WriteCounters {
-            told: Told::Info,
+            reported_in: ReportedIn::Info,
             counts: Counts::Nothing,
             is_late: false,
             start_bytes: None,
         };
         let mut start = counted(&plain);
         if start.is_none() {
-            counters.told = Told::InfoFull;
+            counters.reported_in = ReportedIn::InfoFull;
             start = counted(&self.info_full().await?);
         }
         let Some((start_bytes, _)) = start else {
-            counters.told = Told::Nowhere;
+            counters.reported_in = ReportedIn::Nowhere;
             return Ok(counters);
         };
         counters.start_bytes = Some(start_bytes);
 
-        // One write, the same again, and a part of a page of it.
+        // One write, the same again, and a write of a part of a page.
         let body = self.random(PIECE);
         let writes = [
             (COUNTED_AT, body.clone()),
@@ -269,7 +269,7 @@ impl Prober {
             (.., true) => Counts::Nothing,
             _ => Counts::Otherwise,
         };
-        // What never comes is not late.
+        // Counters that never change are not late.
         counters.is_late &= counters.counts != Counts::Nothing;
         Ok(counters)
     }
@@ -279,15 +279,15 @@ impl Prober {
         Ok(self.ask(info).await?)
     }
 
-    async fn look(&mut self, told: Told) -> Asked<(u64, u64)> {
-        let drive = match told {
-            Told::Info => self.info().await?,
-            Told::InfoFull | Told::Nowhere => self.info_full().await?,
+    async fn look(&mut self, place: ReportedIn) -> Asked<(u64, u64)> {
+        let drive = match place {
+            ReportedIn::Info => self.info().await?,
+            ReportedIn::InfoFull | ReportedIn::Nowhere => self.info_full().await?,
         };
         counted(&drive).ok_or_else(|| "the counters were gone".into())
     }
 
-    /// What one write adds to the counters, bytes and requests.
+    /// How much one write adds to the counters, in bytes and requests.
     async fn count(
         &mut self,
         offset: u64,
@@ -297,8 +297,9 @@ impl Prober {
         let expected = (body.len() as u64, 1);
         let mut trial = Trial::of(&Patience::new(OUTAGE));
         loop {
-            let before = self.look(counters.told).await?;
-            // A second attempt would count as well: then all is measured anew.
+            let before = self.look(counters.reported_in).await?;
+            // A second attempt would count as well, so after a failure everything is measured
+            // again.
             let upload = Upload::Bytes(body.clone());
             let id = self.drive.id;
             let written = self
@@ -314,14 +315,14 @@ impl Prober {
                 let bytes = after.0.saturating_sub(before.0);
                 (bytes, after.1.saturating_sub(before.1))
             };
-            let first = added(self.look(counters.told).await?);
+            let first = added(self.look(counters.reported_in).await?);
             let mut last = first;
             for _ in 0..LATE_LOOKS {
                 if last == expected {
                     break;
                 }
                 sleep(LATE_WAIT).await;
-                last = added(self.look(counters.told).await?);
+                last = added(self.look(counters.reported_in).await?);
             }
             counters.is_late |= last != first;
             return Ok(last);
@@ -347,7 +348,7 @@ impl Prober {
         }
     }
 
-    /// Zeros in gzip over bytes that are not zero: who unpacks it reads zeros.
+    /// Writes zeros in gzip over other bytes: if the endpoint decompresses them, zeros are read.
     async fn gzip_writes(&mut self) -> Asked<GzipWrites> {
         let before = self.random(PIECE);
         self.write(GZIP_AT, Encoding::Identity, &before).await?;
@@ -409,8 +410,8 @@ impl Prober {
         Ok(writes)
     }
 
-    /// Begins so many writes and ends them together: how many were accepted, the
-    /// others being busy, and whether bytes of those are not there.
+    /// Begins `number` writes and completes them at the same time. Returns how many were accepted,
+    /// if the others were busy, and whether bytes of accepted ones are missing.
     async fn write_at_a_time(&mut self, number: u32) -> Asked<(u32, bool)> {
         let mut trial = Trial::of(&Patience::new(OUTAGE));
         loop {
@@ -429,7 +430,7 @@ impl Prober {
             let accepted = answers.iter().filter(|answer| is_ok(answer)).count();
             let failure = match failed.next() {
                 Some(failure) => Some(failure),
-                // If all of them are, somebody else writes.
+                // If all of them are busy, something else is writing.
                 None if accepted == 0 => busy,
                 None => None,
             };
@@ -448,7 +449,7 @@ impl Prober {
         }
     }
 
-    /// Noted after each size: the next one may have no end.
+    /// Recorded after each size, because the next one may never finish.
     async fn largest_body(&mut self) {
         let mut body = LargestBody {
             accepted_bytes: 0,
@@ -468,7 +469,7 @@ impl Prober {
                 Err(failure) => {
                     body.refused_bytes = Some(len);
                     body.refused_status = refused_with(&failure);
-                    // Who breaks the connection refuses in his way.
+                    // Breaking the connection is also a way to refuse.
                     let is_clear =
                         body.refused_status.is_some() || matches!(failure, Failure::Broken(_));
                     match is_clear || body.accepted_bytes > 0 {
@@ -496,7 +497,7 @@ impl Prober {
     }
 }
 
-/// `write:bytes` and `write:requests`, if they are told.
+/// The values of `write:bytes` and `write:requests`, if reported.
 fn counted(drive: &DriveInfo) -> Option<(u64, u64)> {
     let number = |key| drive.properties.get(key)?.trim().parse().ok();
     Some((number("write:bytes")?, number("write:requests")?))
@@ -508,16 +509,16 @@ fn is_busy(failure: &Failure) -> bool {
 
 type Written = std::result::Result<u16, Failure>;
 
-/// Writes `bodies` one behind the other, all at a time: the first half of each,
-/// then nothing until all but one were answered or [`HOLD`] is over, then the
-/// rest. An answer is missing if its task broke off.
+/// Writes `bodies` one behind the other, all concurrently: the first half of each, then nothing
+/// until all but one were answered or [`HOLD`] is over, then the rest. If a task broke off, its
+/// answer is missing.
 async fn hold(client: &Client, drive: DriveId, bodies: &[Bytes]) -> Vec<Option<Written>> {
     let (go, wait) = watch::channel(false);
     let (mut writes, mut feeders) = (JoinSet::new(), JoinSet::new());
     for (number, body) in bodies.iter().enumerate() {
         let (sender, parts) = async_channel::bounded(2);
         let half = body.len() / 2;
-        // Cannot fail: the channel holds two.
+        // Cannot fail, because the channel has room for two.
         let _ = sender.try_send(Ok(body.slice(..half)));
         let (rest, mut wait) = (body.slice(half..), wait.clone());
         feeders.spawn(async move {

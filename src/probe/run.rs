@@ -1,4 +1,4 @@
-//! One probe: its drive, the questions, and the end of the drive.
+//! One probe: creates its drive, asks the questions, and removes the drive.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -22,40 +22,38 @@ use crate::policy::{Operation, TOKEN_KEY};
 use crate::wire::Properties;
 
 const MIB: u64 = 1024 * 1024;
-/// Size that is asked for: room for the largest body, and no multiple of
-/// anything, so that rounding shows (docs/dev/reference.md, 1.6).
+/// The requested size: room for the largest body, and not a multiple of anything, so that rounding
+/// is visible (docs/dev/reference.md, 1.6).
 const SIZE: u64 = 40 * MIB + 1000;
-/// The same where odd sizes are refused.
+/// The size to request if odd sizes are refused.
 const ROUND_SIZE: u64 = 40 * MIB;
-/// Time for all questions together; removing the drive has its own.
+/// Maximum time for all questions; removing the drive has its own limit.
 const TIME: Duration = Duration::from_secs(100);
-/// How long an outage may last before the drive is made, and when it is removed.
+/// How long an outage may last before the drive is created, and when it is removed.
 const OUTAGE: Duration = Duration::from_secs(90);
 
-/// What came of a probe whose drive was made.
+/// The result of a probe whose drive was created.
 #[derive(Debug)]
 pub struct Probed {
     /// The answers.
     pub findings: Findings,
     /// The drive that was used.
     pub drive: DriveId,
-    /// Whether the drive is gone. The error's hint is the command that removes
-    /// it.
+    /// Whether the drive was removed. The hint of the error is the command that removes it.
     pub removal: Result<()>,
-    /// Whether somebody asked to stop before all questions were asked.
+    /// Whether the probe was asked to stop before all questions were asked.
     pub is_stopped: bool,
 }
 
-/// Asks the endpoint of `client` all questions with a new drive of 40 MiB, which
-/// is destroyed at the end whatever happens; `stop` ends the questions early.
+/// Asks the endpoint of `client` all questions, using a new drive of 40 MiB that is destroyed at
+/// the end whatever happens. `stop` ends the questions early.
 ///
 /// # Errors
-/// If no drive could be made. Its hint tells how to look for one where that is
-/// not certain.
+/// If no drive could be created. If that is uncertain, the hint says how to look for it.
 pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -> Result<Probed> {
     let token = Uuid::new_v4().as_simple().to_string();
     let (mut abort, patience) = (stop.clone(), Patience::new(OUTAGE));
-    // Whoever asks to stop now waits until it is clear whether there is a drive.
+    // A stop request now waits until it is certain whether there is a drive.
     let (created, asked) = tokio::select! {
         created = patience.watching(monitor, make(client, &token, &patience)) => created?,
         () = abort.asked_at_once() => return Err(stopped().hint_to(may_be_left(client, &token))),
@@ -131,7 +129,7 @@ pub async fn probe(client: &Client, monitor: &mut dyn Monitor, mut stop: Stop) -
     })
 }
 
-/// Makes the drive, and tells the size that was asked for.
+/// Creates the drive, and returns the size that was requested.
 async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Created, u64)> {
     let spec_of = |size| DriveSpec {
         name: PROBE_NAME.to_owned(),
@@ -147,7 +145,7 @@ async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Crea
         token,
     };
     let mut made = create(client, &new(spec), false, patience).await;
-    // Refused maybe for its size: then nothing was made.
+    // It may have been refused for its size; then no drive was created.
     if let Err(NotCreated { error, is_unclear }) = &made
         && (error.kind(), *is_unclear) == (ErrorKind::Rejected, false)
     {
@@ -161,7 +159,7 @@ async fn make(client: &Client, token: &str, patience: &Patience) -> Result<(Crea
     }
 }
 
-/// What to do when nobody knows whether a drive was made.
+/// What to do if it is unknown whether a drive was created.
 fn may_be_left(client: &Client, token: &str) -> String {
     format!(
         "A drive may have been made all the same: look for {TOKEN_KEY} {token} with: {}",
@@ -169,8 +167,8 @@ fn may_be_left(client: &Client, token: &str) -> String {
     )
 }
 
-/// Destroys the drive until it is gone, and gives the status of the answer if
-/// there was one.
+/// Destroys the drive, repeatedly until it is gone, and returns the status of the answer if there
+/// was one.
 async fn remove(
     client: &Client,
     drive: DriveId,
@@ -181,7 +179,7 @@ async fn remove(
     let mut status = None;
     let is_missing = |failure: &Failure| matches!(failure, Failure::Refused(r) if r.status == 404);
     loop {
-        // What is answered is one thing, whether the drive is gone another.
+        // The answer is one result; whether the drive is gone is another.
         let destroyed = trial.attempt(client.destroy(drive)).await;
         let looked = trial.attempt(client.info(drive)).await;
         status = status.or(destroyed.as_ref().ok().copied());
@@ -193,7 +191,7 @@ async fn remove(
         };
         notes.note(&failure);
         tracing::debug!(%failure, "destroy");
-        // Destroying what is destroyed does no harm, as with a write.
+        // Destroying a drive again is harmless, as for a write.
         let again = trial.after(Operation::Write, failure, client.has_answered());
         let cannot = |unanswered: Unanswered| unanswered.into_error("Cannot destroy it");
         again.await.map_err(cannot)?;

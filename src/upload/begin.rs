@@ -136,7 +136,8 @@ impl Beginning<'_> {
             return Ok((image, false));
         }
         if session.is_damaged {
-            let what = "The journal is damaged: what it does not tell is compared with the drive";
+            let what =
+                "The journal is damaged: chunks without a record are compared with the drive";
             monitor.event(&Event::Notice(what.into()));
         }
         let there = session.state.settled();
@@ -313,7 +314,7 @@ async fn prepare(
                     return Err(match not.error.kind() {
                         // The size was a guess, and may exceed what the account allows.
                         ErrorKind::Rejected if needed < spec.size => not.error.hint_to(format!(
-                            "The image does not tell its size, so a drive of {} bytes was requested. Pass its size with --size",
+                            "The image does not state its size, so a drive of {} bytes was requested. Pass its size with --size",
                             spec.size
                         )),
                         _ => not.error,

@@ -1,4 +1,4 @@
-//! Which of several servers a file on the web is fetched from.
+//! Selects the server from which to download a file on the web.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::api::{Pin, WebUrl};
 use crate::locks::lock;
 
-/// The servers of one file. A redirector may name another mirror for each request, and
-/// their validators differ, so all requests go to the server that answered first, and back
-/// to the redirector only when that one fails. Clones share what they know.
+/// The servers of one file. A redirector may select another mirror for each request, and the
+/// validators of mirrors differ. So all requests go to the server that answered first, and to the
+/// redirector again only when that server fails. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mirrors(Arc<Mutex<Answered>>);
 
 #[derive(Debug, Default)]
 struct Answered {
-    /// Where the last answer came from, unless that is the URL of the image itself.
+    /// The server of the last answer, unless that is the URL of the image itself.
     current: Option<WebUrl>,
-    /// The state of the file on each server. Those of two servers cannot be compared.
+    /// The state of the file on each server. The states of two servers cannot be compared.
     pins: HashMap<String, Pin>,
 }
 
-/// What an answer says: where it came from, and the state of the file there.
+/// The server of an answer, and the state of the file there.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) place: WebUrl,
@@ -28,8 +28,8 @@ pub(super) struct Known {
 }
 
 impl Mirrors {
-    /// The mirror to ask in place of `image`, and the state of the file on the server that
-    /// is asked.
+    /// The mirror to use instead of `image`, if any, and the state of the file on the server that
+    /// is used.
     pub(super) fn current(&self, image: &WebUrl) -> (Option<WebUrl>, Option<Pin>) {
         let answered = self.answered();
         let place = answered.current.as_ref().unwrap_or(image);
@@ -37,7 +37,7 @@ impl Mirrors {
         (answered.current.clone(), pin)
     }
 
-    /// This mirror failed: the next request asks the URL of the image again.
+    /// Reports that this mirror failed: the next request uses the URL of the image again.
     pub(super) fn leave(&self, mirror: &WebUrl) {
         let mut answered = self.answered();
         if answered.current.as_ref() == Some(mirror) {
@@ -45,8 +45,9 @@ impl Mirrors {
         }
     }
 
-    /// Whether an answer is of the file that its server had before; of a server that did not
-    /// answer before, whether the file has `size` bytes. Then that server is asked from now on.
+    /// Whether an answer is about the same file as earlier answers of its server. For a server that
+    /// did not answer before, it is if the file has `size` bytes. If so, that server is used from
+    /// now on.
     pub(super) fn accept(&self, image: &WebUrl, known: Known, size: Option<u64>) -> bool {
         let mut answered = self.answered();
         let server = known.place.server();

@@ -505,7 +505,7 @@ fn a_backing_file_is_read_only_where_the_user_allowed_it() {
     let file = File::options().write(true).open(bench.path("c")).unwrap();
     file.write_all_at(&0x1234_5678_u32.to_be_bytes(), at)
         .unwrap();
-    bench.refused("--allow-backing bases c", "does not tell its format");
+    bench.refused("--allow-backing bases c", "does not state its format");
 }
 
 fn find(path: &Path, needle: &[u8]) -> u64 {
@@ -860,7 +860,7 @@ fn hostile_vmdk() {
         (replaced("SPARSE", "SPARSX"), "does not fit it"),
         (
             replaced("createType", "creatXType"),
-            "does not tell its kind",
+            "does not state its kind",
         ),
         (
             vec![(0, b"COWD\x01\0\0\0".to_vec())],

@@ -335,7 +335,7 @@ fn resolve(
         return Err(refuse("which is no path"));
     }
     let Some(format) = &backing.format else {
-        return Err(refuse("and does not tell its format").hint_to(format!(
+        return Err(refuse("and does not state its format").hint_to(format!(
             "To guess it is not safe. Tell it: qemu-img rebase -u -f {} -F FORMAT -b BACKING {}",
             layer.container().format,
             layer.container().name()

@@ -92,7 +92,7 @@ impl Qcow2 {
         let pack = match features & COMPRESSION_TYPE {
             0 => Pack::Deflate,
             _ if header_bytes < 112 => {
-                return Err(container.damaged("it does not tell its compression"));
+                return Err(container.damaged("it does not state its compression"));
             }
             _ => {
                 let [kind]: [u8; 1] = container.array("its header", 104)?;

@@ -320,7 +320,7 @@ fn check_description(container: &Container, header: &[u8]) -> Result<()> {
         true => Ok(()),
         false => {
             let what = match (&*description.kind, description.extents.len()) {
-                ("", _) => "its description does not tell its kind".to_owned(),
+                ("", _) => "its description does not state its kind".to_owned(),
                 ("monolithicSparse" | "streamOptimized" | "custom", 0 | 1) => {
                     "its description does not fit it".to_owned()
                 }
