@@ -79,7 +79,7 @@ bug 'no fsync of the journal' \
     'lib journal::tests::a_sync_that_fails_is_an_error_and_stays_one' \
     src/journal/log.rs 'let synced = sync_data(&self.file);' 'let synced = self.file.metadata().map(|_| ());'
 bug 'no fsync of the data before its record' \
-    'lib journal::tests::no_record_is_kept_before_what_it_tells_of_is_on_the_disk' \
+    'lib journal::tests::no_record_is_written_before_its_data_are_on_the_disk' \
     src/journal/keeper.rs 'sync_data(data)' 'data.metadata().map(|_| ())'
 bug 'a failed sync takes nothing back' \
     'lib journal::tests::after_a_failed_sync_nothing_counts_that_was_not_synced' \
@@ -175,7 +175,7 @@ bug 'one volley of failures counts as many' \
     crates/engine/src/concurrency.rs $'        self.before.get_or_insert(self.limit);\n        if ticket.era < self.fell {' \
     $'        self.before.get_or_insert(self.limit);\n        if ticket.era > self.era {'
 bug 'workers are added where the compressors are what limits' \
-    'engine concurrency::tests::what_waits_for_the_compressors_tells_nothing' \
+    'engine concurrency::tests::a_transfer_that_waits_for_compressors_shows_nothing_about_the_link' \
     crates/engine/src/concurrency.rs 'const DIFFERENCE_MAX: f64 = 0.1;' 'const DIFFERENCE_MAX: f64 = 100.0;'
 bug 'more that did not help stay' \
     'engine concurrency::tests::it_finds_what_a_link_carries_best_and_stays_there' \
@@ -373,7 +373,7 @@ bug 'qcow2 written: what an earlier run left is no zeros' \
     crates/image/src/target/qcow2.rs 'None if part.is_zero() => zeros.get(..len_of(part.len))?,' \
     'None if part.is_zero() => return None,'
 bug 'a GPT that was cut off is at the end of a larger drive' \
-    'it outputs::a_gpt_whose_copy_is_not_at_the_end_is_told' \
+    'it outputs::a_gpt_whose_copy_is_not_at_the_end_is_reported' \
     crates/image/src/gpt.rs 'if backup.saturating_add(self.sector) > image {' 'if backup == u64::MAX {'
 
 if [[ $only == --anchors ]]; then

@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn no_record_is_kept_before_what_it_tells_of_is_on_the_disk() {
+    fn no_record_is_written_before_its_data_are_on_the_disk() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_told_before_it_is_synced_and_no_more_after() {
+    fn a_written_chunk_is_recorded_before_it_is_synced_and_no_more_after() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_endpoint_confirmed_is_told_at_once() {
+    fn what_an_endpoint_confirmed_is_recorded_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("j.ohj");
         let journal = Journal::create(&path, &header()).unwrap();
@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_whole_file_no_digests_are_made_and_it_is_told_what_they_are_missing_of() {
+    fn a_whole_file_needs_no_digests_and_the_missing_ones_are_listed() {
         let (mut kept, replay, digests) = kept(Some(Note::Whole));
         assert_eq!((replay.state.done.len(), digests.len()), (0, 0));
         assert!(replay.state.whole.is_some());

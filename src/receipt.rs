@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coverage_of_any_numbers_is_told_at_once_and_never_too_high() {
+    fn a_coverage_of_any_numbers_is_computed_at_once_and_never_too_high() {
         let exact = |checked, of, changed: u64| {
             let coverage = Coverage { checked, of };
             (coverage.confidence(changed), coverage.statement())

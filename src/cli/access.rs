@@ -70,7 +70,7 @@ pub(super) struct ResolvedAccess {
 /// Where the credentials come from.
 enum CredentialSource {
     /// They were in the environment.
-    Told(Zeroizing<String>),
+    Environment(Zeroizing<String>),
     /// They are where this profile says.
     Profile(String, Reference),
 }
@@ -80,7 +80,7 @@ impl Access {
     /// the credentials, may wait for a person: `stop` ends that wait.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if endpoint or credentials are told nowhere, or wrongly.
+    /// [`ErrorKind::Usage`] if endpoint or credentials are not defined anywhere, or are invalid.
     pub(super) async fn client(&self, config: ClientConfig, stop: &mut Stop) -> Result<Client> {
         let resolved = self.resolve()?;
         let config = ClientConfig {
@@ -129,7 +129,7 @@ impl Access {
     pub(super) async fn quiet_client(&self, config: ClientConfig) -> Option<Client> {
         let resolved = self.resolve().ok()?;
         let is_quiet = match &resolved.credentials {
-            CredentialSource::Told(text) => Credentials::split(text).1.is_some(),
+            CredentialSource::Environment(text) => Credentials::split(text).1.is_some(),
             CredentialSource::Profile(_, Reference::Command(_)) => false,
             CredentialSource::Profile(name, reference) => {
                 let text = reference.fetch(name).await.ok()?;
@@ -143,16 +143,17 @@ impl Access {
         resolved.client(ClientConfig { route, ..config }).await.ok()
     }
 
-    /// Puts together what is told, without a look at credentials that are elsewhere.
+    /// Combines flags, environment and profile. Credentials that are stored elsewhere are not read.
     ///
     /// # Errors
     /// As [`client`](Self::client).
     pub(super) fn resolve(&self) -> Result<ResolvedAccess> {
         let uri = environment::variable_named(&["OHURI", "EHURI"])?;
         let auth = environment::variable(&["OHAUTH", "EHAUTH"])?.map(Zeroizing::new);
-        // Where all is told no config is looked at, right or wrong.
-        let is_told = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
-        let chosen = match self.profile.is_none() && is_told {
+        // If everything is defined outside of the config, the config is not read, whether valid or
+        // not.
+        let is_complete = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
+        let chosen = match self.profile.is_none() && is_complete {
             true => None,
             false => self.chosen()?,
         };
@@ -249,10 +250,10 @@ fn resolve(
     let flag = flags
         .endpoint
         .clone()
-        .map(|told| (told, "--endpoint".to_owned()));
-    let told = flag.or_else(|| endpoint_of(&named)).or(uri);
-    let is_theirs = told.is_none();
-    let (endpoint, endpoint_from) = told
+        .map(|uri| (uri, "--endpoint".to_owned()));
+    let chosen_uri = flag.or_else(|| endpoint_of(&named)).or(uri);
+    let is_theirs = chosen_uri.is_none();
+    let (endpoint, endpoint_from) = chosen_uri
         .or_else(|| endpoint_of(&other))
         .ok_or_else(|| missing("Please set OHURI=<API endpoint URI>"))?;
     let endpoint: Endpoint = endpoint.parse()?;
@@ -261,14 +262,14 @@ fn resolve(
         let reference = profile.credentials.clone()?;
         Some(CredentialSource::Profile(profile.name.clone(), reference))
     };
-    let told = source_of(&named).or(auth.map(CredentialSource::Told));
-    let is_told = told.is_some();
-    let credentials = told
+    let source = source_of(&named).or(auth.map(CredentialSource::Environment));
+    let is_chosen = source.is_some();
+    let credentials = source
         .or_else(|| source_of(&other))
         .ok_or_else(|| missing("Please set OHAUTH=<user uuid>:<secret API key>"))?;
     // What is for one cloud is not sent to another one because of a variable that
     // somebody set for something else.
-    if let (false, Some(profile)) = (is_told, &other)
+    if let (false, Some(profile)) = (is_chosen, &other)
         && let Some(own) = &profile.endpoint
         && own.parse::<Endpoint>()? != endpoint
     {
@@ -358,7 +359,7 @@ impl ResolvedAccess {
 
     async fn client(self, config: ClientConfig) -> Result<Client> {
         let text = match self.credentials {
-            CredentialSource::Told(text) => text,
+            CredentialSource::Environment(text) => text,
             CredentialSource::Profile(name, reference) => reference.fetch(&name).await?,
         };
         let credentials = match Credentials::split(&text) {
@@ -387,7 +388,7 @@ mod tests {
     const C: &str = "https://c/";
 
     /// Endpoint and credentials that count: of the flag, a profile, and the environment.
-    fn told(
+    fn resolved_to(
         flag: Option<&str>,
         profile: Option<(Option<&str>, bool)>,
         uri: Option<&str>,
@@ -412,7 +413,7 @@ mod tests {
         let resolved = resolve(&flags, chosen, uri, auth);
         let resolved = resolved.map_err(|error| error.to_string())?;
         let who = match resolved.credentials {
-            CredentialSource::Told(text) => text.to_string(),
+            CredentialSource::Environment(text) => text.to_string(),
             CredentialSource::Profile(name, _) => name,
         };
         Ok(format!("{who} at {}", resolved.endpoint))
@@ -444,7 +445,7 @@ mod tests {
             // The same, written otherwise.
             (Some("https://B"), other, None, None, "p at https://b/"),
         ] {
-            assert_eq!(told(flag, profile, uri, auth), said(expected));
+            assert_eq!(resolved_to(flag, profile, uri, auth), said(expected));
         }
     }
 
@@ -452,7 +453,7 @@ mod tests {
     fn credentials_of_a_profile_go_to_its_endpoint() {
         let other = Some((Some(B), false));
         for (flag, uri) in [(Some(A), None), (None, Some(C))] {
-            let error = told(flag, other, uri, None).unwrap_err();
+            let error = resolved_to(flag, other, uri, None).unwrap_err();
             let place = flag.or(uri).unwrap_or_default();
             assert_eq!(
                 error,
@@ -465,9 +466,9 @@ mod tests {
 
     #[test]
     fn what_nobody_tells_is_asked_for() {
-        let error = told(None, None, None, Some("env")).unwrap_err();
+        let error = resolved_to(None, None, None, Some("env")).unwrap_err();
         assert_eq!(error, "Please set OHURI=<API endpoint URI>");
-        let error = told(None, None, Some(C), None).unwrap_err();
+        let error = resolved_to(None, None, Some(C), None).unwrap_err();
         assert_eq!(error, "Please set OHAUTH=<user uuid>:<secret API key>");
     }
 }

@@ -168,9 +168,9 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, String> {
 /// How large a drive is to be for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grow {
-    /// So many bytes.
+    /// A total size in bytes.
     To(u64),
-    /// So many bytes more than the image.
+    /// This many bytes more than the image.
     By(u64),
 }
 

@@ -247,7 +247,7 @@ impl Bar {
         (format!("{time:>9}"), format!("{time_short:>4}"))
     }
 
-    /// What is done to what, in at most so many columns, if there are any.
+    /// The direction and the names, shortened to `room` columns if that is limited.
     fn label(&self, room: usize, style: Style) -> String {
         let left = room.saturating_sub(self.what.width() + 1);
         if self.name.is_empty() || left < self.name.width().min(NAME_CELLS_MIN) {
@@ -339,7 +339,7 @@ pub(super) fn percent(done: u64, total: u64) -> Option<u64> {
     u64::try_from(percent).ok()
 }
 
-/// Text in at most so many columns; what is missing in the middle is marked.
+/// Text in at most `columns` columns; an omission in the middle is marked.
 pub(super) fn shorten(text: &str, columns: usize, is_unicode: bool) -> String {
     if text.width() <= columns {
         return text.to_owned();

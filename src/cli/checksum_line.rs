@@ -21,7 +21,7 @@ fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
             _ => escaped.push(*byte),
         }
     }
-    // A backslash before all tells that the name is escaped.
+    // A backslash at the start marks an escaped name.
     let mark = if escaped == name { "" } else { "\\" };
     let mut line = format!("{mark}{digest}  ").into_bytes();
     line.extend(escaped);

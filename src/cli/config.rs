@@ -1,5 +1,5 @@
-//! The config file, docs/user/configuration.md: profiles, which are settings under a name. It tells
-//! where credentials are, and holds none.
+//! The config file, docs/user/configuration.md: profiles, which are named settings. It says where
+//! credentials are, and contains none.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The keys of a profile.
 const KEYS: &str = "endpoint, credentials, cacert, cert and cert-key";
-/// How credentials are told.
+/// The ways to refer to credentials.
 const REFERENCES: &str = "credentials.file = \"FILE\", a file with one line UUID:KEY that nobody else may read; \
      or credentials.env = \"VARIABLE\", or credentials.command = [\"PROGRAM\", \"ARGUMENT\"]";
 /// Most bytes that a command may print: credentials are one line among a few comments.
@@ -200,7 +200,7 @@ impl ConfigText<'_> {
     fn secret(&self, at: Range<usize>) -> Error {
         self.wrong(
             at,
-            "credentials are not written into the config, which only tells where they are",
+            "credentials are not written into the config, which only says where they are",
         )
         .hint_to(format!("Write {REFERENCES}"))
     }

@@ -184,12 +184,12 @@ pub(super) struct Display {
     is_stdout_left: bool,
     /// What is printed line by line, if anything is.
     lines: Option<Lines>,
-    /// When the last line of progress was due, or a plain one was told.
-    told_at: Duration,
-    /// Notices that are to be told with the next plain line, and how many more.
+    /// When the last line of progress was due, or a plain one was printed.
+    last_line_at: Duration,
+    /// Notices to print with the next plain line, and how many more there are.
     waiting: Vec<String>,
     waiting_more: usize,
-    /// Whether a plain line of progress was told.
+    /// Whether a plain line of progress was printed.
     is_long: bool,
     github: Github,
     drive: Option<DriveId>,
@@ -254,7 +254,7 @@ impl Display {
             quiet,
             is_stdout_left: false,
             lines,
-            told_at: Duration::ZERO,
+            last_line_at: Duration::ZERO,
             waiting: Vec::new(),
             waiting_more: 0,
             is_long: false,
@@ -302,7 +302,7 @@ impl Display {
         self.is_long = true;
     }
 
-    /// The drive is known by now, and not told by an event.
+    /// The drive is known before an event reports it.
     pub(super) fn set_drive(&mut self, drive: DriveId) {
         self.drive = Some(drive);
     }
@@ -344,8 +344,8 @@ impl Display {
         (done, self.disk_bytes.map(|total| total.max(done)))
     }
 
-    /// What is told at the end, for programs: what `end` of the progress tells, but for
-    /// what was only so meanwhile. Its keys are a promise: docs/user/json.md.
+    /// The result for programs: the keys of the final progress line `end`, without those that only
+    /// matter during the transfer. Its keys are a promise: docs/user/json.md.
     pub(super) fn object(&self, end: &RunEnd) -> serde_json::Value {
         let mut object = self.json("end", self.began.elapsed(), Some(end));
         if let Some(keys) = object.as_object_mut() {
@@ -415,10 +415,10 @@ impl Display {
             Some(Lines::Plain) => PLAIN_EVERY,
             Some(Lines::Json) => JSON_EVERY,
         };
-        if !self.started || elapsed < self.told_at + every {
+        if !self.started || elapsed < self.last_line_at + every {
             return;
         }
-        self.told_at = elapsed;
+        self.last_line_at = elapsed;
         if self.lines == Some(Lines::Json) {
             exit::say_object(&self.json("progress", elapsed, None));
             return;
@@ -434,10 +434,10 @@ impl Display {
     /// Prints a line about a phase in which no chunks move, if one is due.
     fn tell_phase(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
         let elapsed = self.began.elapsed();
-        if self.lines != Some(Lines::Plain) || elapsed < self.told_at + PLAIN_EVERY {
+        if self.lines != Some(Lines::Plain) || elapsed < self.last_line_at + PLAIN_EVERY {
             return;
         }
-        self.told_at = elapsed;
+        self.last_line_at = elapsed;
         let of = bytes.map_or(String::new(), |bytes| format!(" of {}", size(bytes)));
         let verb = verb_of(phase);
         let line = format!("{verb}: {}{of} in {}", size(done), in_seconds(elapsed));
@@ -647,14 +647,14 @@ impl Display {
         self.phase = Some((phase, bytes));
         if !self.started {
             self.began = Instant::now();
-            self.told_at = Duration::ZERO;
+            self.last_line_at = Duration::ZERO;
         }
         self.draw(|bar, now| bar.begin(verb_of(phase), 0, bytes, now));
         screen::draw_now();
     }
 
-    /// What the transfer learned of the endpoint is remembered for the next one. That this
-    /// cannot be done is no failure of the transfer.
+    /// Stores what the transfer learned about the endpoint for the next one. A failure to do so
+    /// does not make the transfer fail.
     pub(super) fn remember(&mut self, client: &Client) {
         let endpoint = client.endpoint().to_string();
         if let Err(error) = findings_file::remember(&endpoint, self.refused) {
@@ -662,8 +662,9 @@ impl Display {
         }
     }
 
-    /// Tells what is waited for, or that it is over. Such lines are few, and are told at
-    /// once whatever was told before: whoever waits wants to know why.
+    /// Reports what the run waits for, or that the wait is over. There are few such lines, and they
+    /// are printed at once whatever was printed before, because the user wants to know why nothing
+    /// happens.
     fn wait(&mut self, event: &Event) {
         let Some(line) = wait_lines::line(event) else {
             return;
@@ -715,7 +716,7 @@ impl Display {
             // It may end with a command to be copied.
             false => line.to_owned(),
         };
-        // What there is to know before it begins is told at once.
+        // Before the transfer begins, everything is printed at once.
         match self.started && self.lines.is_some() {
             true => self.notice_in_time(line, elapsed),
             false => self.say(&line),
@@ -738,12 +739,11 @@ impl Display {
         );
     }
 
-    /// Tells a notice at once, or, within the time of another plain line, with the next
-    /// one.
+    /// Prints a notice at once, or together with the next plain line if one was printed recently.
     fn notice_in_time(&mut self, line: String, elapsed: Duration) {
-        let is_first = self.told_at == Duration::ZERO && self.waiting.is_empty();
-        if is_first || elapsed >= self.told_at + PLAIN_EVERY {
-            self.told_at = elapsed.max(Duration::from_nanos(1));
+        let is_first = self.last_line_at == Duration::ZERO && self.waiting.is_empty();
+        if is_first || elapsed >= self.last_line_at + PLAIN_EVERY {
+            self.last_line_at = elapsed.max(Duration::from_nanos(1));
             self.say(&line);
         } else if self.waiting.len() < WAITING_MAX {
             self.waiting.push(line);
@@ -803,7 +803,7 @@ fn name_of(way: Way, about: &str) -> String {
     }
 }
 
-/// The start of a UUID, which tells a user's drives apart.
+/// The start of a UUID, which is enough to distinguish a user's drives.
 pub(super) fn short(drive: DriveId) -> String {
     drive.to_string().chars().take(8).collect()
 }
@@ -872,7 +872,7 @@ impl Monitor for Display {
                 self.disk_bytes = bytes.map(|bytes| bytes + earlier_bytes);
                 self.skipped_to = offset - offset % (*chunk_bytes).max(1);
                 self.began = Instant::now();
-                self.told_at = Duration::ZERO;
+                self.last_line_at = Duration::ZERO;
                 self.print_start(*chunks, *chunk_bytes, *offset);
                 if self.lines == Some(Lines::Json) {
                     exit::say_object(&self.json("start", Duration::ZERO, None));
@@ -958,18 +958,18 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_told_at_their_pace() {
+    fn lines_are_printed_at_their_pace() {
         use arguments::ProgressMode::{Json, None, Plain};
         let paces = [(Plain, [0, 10, 20]), (Json, [9, 10, 29]), (None, [0, 0, 0])];
         for (how, expected) in paces {
             let mut display = display(how);
-            let told = [9, 10, 29].map(|until| {
+            let seconds = [9, 10, 29].map(|until| {
                 for s in 0..=until {
                     display.tell(Duration::from_secs(s));
                 }
-                display.told_at.as_secs()
+                display.last_line_at.as_secs()
             });
-            assert_eq!(told, expected, "{how:?}");
+            assert_eq!(seconds, expected, "{how:?}");
         }
     }
 
@@ -978,18 +978,18 @@ mod tests {
         let mut display = display(arguments::ProgressMode::Plain);
         let at = Duration::from_secs;
         display.notice_in_time("a".into(), at(3));
-        assert_eq!((display.told_at, display.waiting.len()), (at(3), 0));
+        assert_eq!((display.last_line_at, display.waiting.len()), (at(3), 0));
         for s in 4..=12 {
             display.notice_in_time(format!("b{s}"), at(s));
             display.tell(at(s));
         }
-        assert_eq!((display.told_at, display.is_long), (at(3), false));
+        assert_eq!((display.last_line_at, display.is_long), (at(3), false));
         assert_eq!(
             (display.waiting.len(), display.waiting_more),
             (WAITING_MAX, 1)
         );
         display.tell(at(13));
-        assert_eq!((display.told_at, display.is_long), (at(13), true));
+        assert_eq!((display.last_line_at, display.is_long), (at(13), true));
         assert_eq!(display.take_waiting(), None);
         display.notice_in_time("c".into(), at(14));
         assert_eq!(display.take_waiting().as_deref(), Some("c"));

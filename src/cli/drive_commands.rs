@@ -218,7 +218,7 @@ pub(super) fn show(arguments: &ShowArguments) -> ExitCode {
             let unfinished = blocking(|| Ok(drive_state::unfinished_uploads())).await?;
             let state = DriveState::of(&drive, &unfinished);
             let servers = drive_state::server_names(client, state.server()).await;
-            let text = told(&drive, &state.words(&servers), arguments.long);
+            let text = described(&drive, &state.words(&servers), arguments.long);
             Ok(CommandOutput::new(text, object))
         },
     )
@@ -239,7 +239,7 @@ fn name(drive: &DriveInfo) -> &str {
 }
 
 /// The lines of `show`.
-fn told(drive: &DriveInfo, state: &str, is_long: bool) -> String {
+fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
     let mut lines = Vec::new();
     let mut line = |key: &str, value: &str| {
         lines.push((printable::line(key), printable::line(value)));
@@ -299,11 +299,11 @@ fn object(drive: &DriveInfo) -> Value {
         "tier": text("tier"),
         "tags": list("tags"),
         "readers": list("readers"),
-        "publication": publication(drive).map(|told| json!({
-            "token": told.token,
-            "state": told.state,
-            "root": told.root.map(|root| root.to_string()),
-            "published_ms": told.published_ms,
+        "publication": publication(drive).map(|it| json!({
+            "token": it.token,
+            "state": it.state,
+            "root": it.root.map(|root| root.to_string()),
+            "published_ms": it.published_ms,
         })),
     })
 }
@@ -325,7 +325,7 @@ async fn remove(
     let mut answer = CommandOutput::new(String::new(), Value::Null);
     let mut objects = Vec::new();
     for drive in &drives {
-        // One whose destruction was asked for is waited for, as ever.
+        // If its destruction was requested, the command waits for it as usual.
         let removed = if stop.is_asked() {
             Err(stopped())
         } else {
@@ -350,7 +350,7 @@ async fn remove(
             }
             Err(error) => {
                 object["error"] = error_object(&error, exit::code_of(error.kind()));
-                // The last one is told as that of the command.
+                // The last error is reported as that of the command.
                 if let Some(before) = answer.error.replace(error) {
                     exit::tell(RM.program, &before);
                 }

@@ -86,7 +86,7 @@ pub(super) fn unfinished_uploads() -> BTreeSet<DriveId> {
     all.map(|other| other.drive).collect()
 }
 
-/// The names of these servers, as far as the endpoint tells them.
+/// The names of these servers, as far as the endpoint reports them.
 pub(super) async fn server_names(
     client: &Client,
     servers: impl IntoIterator<Item = Uuid>,

@@ -31,7 +31,8 @@ pub(super) struct Row {
     pub(super) status: Option<String>,
 }
 
-/// The table in at most so many columns, if there is a limit: then names and states are cut.
+/// The table in at most `columns` columns, if there is a limit: then names and states are
+/// shortened.
 pub(super) fn short(
     rows: &[Row],
     servers: &BTreeMap<Uuid, String>,

@@ -24,8 +24,7 @@ const OUTPUT: &str = "GITHUB_OUTPUT";
 const SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 /// A larger summary is dropped as a whole.
 const SUMMARY_BYTES_MAX: u64 = 1 << 20;
-/// Distinct warnings that are told as such: of more than ten of a step the page of the
-/// run shows none.
+/// Maximum number of distinct warnings to report as such: GitHub shows at most ten for each step.
 const WARNINGS_MAX: usize = 10;
 
 /// When to speak to GitHub Actions.
@@ -40,14 +39,14 @@ pub(super) enum When {
     Always,
 }
 
-/// Speaks to GitHub Actions, or, unless that was asked for, as ever.
+/// Prints commands for GitHub Actions if that was requested, and otherwise plain output.
 #[derive(Debug)]
 pub(super) struct Github {
     program: &'static str,
     is_on: bool,
     is_grouped: bool,
-    /// Warnings that were told.
-    told: Vec<String>,
+    /// Warnings that were reported.
+    reported: Vec<String>,
 }
 
 /// How a run ended, for whoever comes after it.
@@ -57,14 +56,14 @@ pub(super) struct Report {
     pub(super) outcome: &'static str,
     pub(super) drive: Option<DriveId>,
     pub(super) digest: Option<Digest>,
-    /// Bytes of bodies, and which output tells them.
+    /// Bytes of bodies, and the output for them.
     pub(super) bytes: (BytesOutput, u64),
     pub(super) took: Duration,
     /// What else the table of the summary shows.
     pub(super) rows: Vec<(&'static str, String)>,
 }
 
-/// The output that tells how much moved.
+/// The output that says how many bytes were transferred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum BytesOutput {
     #[default]
@@ -92,7 +91,7 @@ impl Github {
             program,
             is_on,
             is_grouped: false,
-            told: Vec::new(),
+            reported: Vec::new(),
         }
     }
 
@@ -111,22 +110,21 @@ impl Github {
         }
     }
 
-    /// Tells a warning that was not told yet; says whether it did.
+    /// Reports a warning unless it was already reported; returns whether it did.
     pub(super) fn warn(&mut self, line: &str) -> bool {
-        let is_new = !self.told.iter().any(|told| told == line);
-        if !self.is_on || !is_new || self.told.len() == WARNINGS_MAX {
+        let is_new = !self.reported.iter().any(|reported| reported == line);
+        if !self.is_on || !is_new || self.reported.len() == WARNINGS_MAX {
             return false;
         }
-        self.told.push(line.to_owned());
+        self.reported.push(line.to_owned());
         self.annotate("warning", &printable::line(line));
         true
     }
 
-    /// Tells an error with its hint, unless the advice tells it, and what else there is to
-    /// say about it.
-    pub(super) fn tell(&self, error: &Error, is_told: bool, advice: &[String]) {
+    /// Reports an error with its hint, unless the advice includes it, and further advice.
+    pub(super) fn tell(&self, error: &Error, is_hint_known: bool, advice: &[String]) {
         if !self.is_on {
-            match (is_told, error.hint()) {
+            match (is_hint_known, error.hint()) {
                 (false, _) => exit::tell(self.program, error),
                 (true, Some(hint)) => exit::say(hint),
                 (true, None) => {}
@@ -148,8 +146,8 @@ impl Github {
         say(&format!("::{command} title={title}::{}", data(message)));
     }
 
-    /// Leaves the outputs of the step and its summary. What cannot be left is told,
-    /// and is no failure of what was done.
+    /// Writes the outputs of the step and its summary. If that fails, a warning is printed, and the
+    /// command does not fail.
     pub(super) fn leave(&mut self, report: &Report, error: Option<&Error>) {
         if !self.is_on {
             return;
@@ -366,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_is_told_once_and_ten_of_them() {
+    fn a_warning_is_reported_once_and_at_most_ten_are() {
         let mut github = Github::new("tool", When::Always);
         assert!(github.warn("a"));
         assert!(!github.warn("a"));

@@ -118,11 +118,11 @@ async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     let is_told = info.image.format.is_some();
     let holes = info.image.holes.unwrap_or_default();
     blocking(move || {
-        let told = ImageSurvey::of(image, chunk, is_told, holes)?;
+        let survey = ImageSurvey::of(image, chunk, is_told, holes)?;
         if let Some(path) = &map {
-            write_new(path, &svg(told.census()?, told.image.format()))?;
+            write_new(path, &svg(survey.census()?, survey.image.format()))?;
         }
-        Ok(CommandOutput::new(text(&told), object(&told)))
+        Ok(CommandOutput::new(text(&survey), object(&survey)))
     })
     .await
 }
@@ -140,7 +140,7 @@ struct ImageSurvey {
 }
 
 impl ImageSurvey {
-    /// Looks at an image, whose format may be told. Blocks.
+    /// Examines an image; `is_told` says whether its format was given. Blocks.
     fn of(image: Image, chunk: NonZeroU64, is_told: bool, holes: Holes) -> Result<Self> {
         let false_holes = image.decide_holes(holes);
         let mut notices = image.notices(is_told);
@@ -152,7 +152,7 @@ impl ImageSurvey {
         let levels = levels.into_iter().collect::<Result<Vec<_>>>()?;
         let disk = match &image {
             Image::Stream(_) => None,
-            // Nobody tells where its holes are.
+            // Its holes are unknown.
             Image::Raw(raw) if !raw.is_local() => None,
             Image::Raw(raw) => Some(raw as &dyn Disk),
             Image::Mapped(mapped) => Some(&**mapped as &dyn Disk),
@@ -240,53 +240,53 @@ impl Text {
     }
 }
 
-fn text(told: &ImageSurvey) -> String {
+fn text(survey: &ImageSurvey) -> String {
     let mut text = Text::default();
-    if let Some(member) = told.image.member() {
+    if let Some(member) = survey.image.member() {
         let others = match member.others.as_slice() {
             [] => String::new(),
             others => format!(" (others: {})", others.join(", ")),
         };
         text.line("Archived as", format!("{}{others}", member.name));
     }
-    match (told.packed(), &told.census) {
-        (Some(stream), _) => about_packed(&mut text, told, stream),
-        (None, None) => about_unknown(&mut text, told),
-        (None, Some(census)) => about_disk(&mut text, told, census),
+    match (survey.packed(), &survey.census) {
+        (Some(stream), _) => about_packed(&mut text, survey, stream),
+        (None, None) => about_unknown(&mut text, survey),
+        (None, Some(census)) => about_disk(&mut text, survey, census),
     }
-    for notice in &told.notices {
+    for notice in &survey.notices {
         text.line("Notice", notice);
     }
     text.0
 }
 
-fn about_packed(text: &mut Text, told: &ImageSurvey, stream: &StreamImage) {
-    let (format, method) = (told.image.format(), stream.format());
+fn about_packed(text: &mut Text, survey: &ImageSurvey, stream: &StreamImage) {
+    let (format, method) = (survey.image.format(), stream.format());
     let not_known = || "not known before it is unpacked".to_owned();
     let packed = stream.packed_size();
     text.line("Format", format!("{format}, packed with {method}"));
     text.line("Packed", packed.map_or("not known".to_owned(), bytes));
-    text.line("Disk", told.size().map_or_else(not_known, bytes));
+    text.line("Disk", survey.size().map_or_else(not_known, bytes));
 }
 
 /// Of a disk of which nothing but its start was read.
-fn about_unknown(text: &mut Text, told: &ImageSurvey) {
+fn about_unknown(text: &mut Text, survey: &ImageSurvey) {
     let not_known = || "not known before its end".to_owned();
-    text.line("Format", told.image.format());
-    text.line("Disk", told.size().map_or_else(not_known, bytes));
-    if let Some(count) = told.chunks() {
-        text.line("Chunks", format!("{count} of {} bytes", told.chunk));
+    text.line("Format", survey.image.format());
+    text.line("Disk", survey.size().map_or_else(not_known, bytes));
+    if let Some(count) = survey.chunks() {
+        text.line("Chunks", format!("{count} of {} bytes", survey.chunk));
     }
     let what = "what is zeros, nor what it packs to: nothing but its start was read";
     text.line("Not known", what);
 }
 
-fn about_disk(text: &mut Text, told: &ImageSurvey, census: &Census) {
+fn about_disk(text: &mut Text, survey: &ImageSurvey, census: &Census) {
     let (plan, allocated) = (&census.plan, census.allocated);
     let (size, count) = (plan.size(), plan.count());
-    text.line("Format", told.image.format());
+    text.line("Format", survey.image.format());
     text.line("Disk", bytes(size));
-    for hole in &told.false_holes {
+    for hole in &survey.false_holes {
         text.line("Holes", hole);
     }
     let share = percent(allocated, size);
@@ -334,9 +334,9 @@ fn shade(data: u64, part: u64) -> char {
     }
 }
 
-fn object(told: &ImageSurvey) -> Value {
-    let mut object = content(told);
-    if let Some(member) = told.image.member() {
+fn object(survey: &ImageSurvey) -> Value {
+    let mut object = content(survey);
+    if let Some(member) = survey.image.member() {
         object["archived_as"] = json!(member.name);
         object["other_disks"] = json!(member.others);
     }
@@ -344,18 +344,18 @@ fn object(told: &ImageSurvey) -> Value {
 }
 
 /// What there is to tell of the disk.
-fn content(told: &ImageSurvey) -> Value {
-    let (format, size) = (told.image.format().name(), told.size());
-    if let Some(stream) = told.packed() {
+fn content(survey: &ImageSurvey) -> Value {
+    let (format, size) = (survey.image.format().name(), survey.size());
+    if let Some(stream) = survey.packed() {
         return json!({
             "format": format,
             "packed_with": stream.format().name(),
             "packed_bytes": stream.packed_size(),
             "disk_bytes": size,
-            "notices": told.notices,
+            "notices": survey.notices,
         });
     }
-    let census = told.census.as_ref();
+    let census = survey.census.as_ref();
     let content = census.filter(|census| census.knows_content());
     let wire = content.map(|census| {
         let wire = census.wire();
@@ -367,8 +367,8 @@ fn content(told: &ImageSurvey) -> Value {
         "disk_bytes": size,
         "allocated_bytes": census.map(|census| census.allocated),
         "zero_bytes": content.map(Census::zeros),
-        "chunk_bytes": told.chunk,
-        "chunks": told.chunks(),
+        "chunk_bytes": survey.chunk,
+        "chunks": survey.chunks(),
         "chunks_with_data": census.map(|census| census.data_chunks),
         "chunks_to_send": content.map(Census::chunks_to_send),
         "chunks_read": census.map_or(0, |census| census.sampled),
@@ -376,10 +376,10 @@ fn content(told: &ImageSurvey) -> Value {
         "wire_bytes": wire,
         "map_part_bytes": census.map(|census| census.part),
         "map_data_bytes": census.map(|census| &census.map),
-        "notices": told.notices,
+        "notices": survey.notices,
     });
-    if !told.false_holes.is_empty() {
-        let holes = told.false_holes.iter();
+    if !survey.false_holes.is_empty() {
+        let holes = survey.false_holes.iter();
         object["false_holes"] = holes
             .map(|hole| json!({"file": hole.file, "offset": hole.offset}))
             .collect();

@@ -5,8 +5,7 @@ use crate::error::Result;
 use crate::image::{Format, Image};
 use crate::transfer::{Stop, blocking};
 
-/// Shows these lines, and what the image itself tells. `is_told` says whether its format was
-/// given.
+/// Prints these lines, and the image's own notices. `is_told` says whether its format was given.
 pub(super) async fn show(
     image: Image,
     lines: Vec<String>,
@@ -21,12 +20,12 @@ pub(super) async fn show(
     Ok(image)
 }
 
-/// The lines about an archive, or about a format that was found and not `told`. `does` is
-/// what the command does to an image that is raw, as in "sends".
-pub(super) fn by_content(image: &Image, told: Option<Format>, does: &str) -> Vec<String> {
+/// Notices about an archive, or about a format that was detected and not `given`. `does` is what
+/// the command does with a raw image, as in "sends".
+pub(super) fn by_content(image: &Image, given: Option<Format>, does: &str) -> Vec<String> {
     let Some(member) = image.member() else {
         let format = image.format();
-        let is_found = told.is_none() && format != Format::Raw;
+        let is_found = given.is_none() && format != Format::Raw;
         let line =
             || format!("By its content the image is {format}; --format raw {does} it as it is");
         return is_found.then(line).into_iter().collect();
@@ -41,7 +40,7 @@ pub(super) fn by_content(image: &Image, told: Option<Format>, does: &str) -> Vec
     )];
     if member.is_left_out {
         lines.push(
-            "The manifest of the archive tells no digest of this disk: it is not checked".into(),
+            "The manifest of the archive lists no digest of this disk: it is not checked".into(),
         );
     }
     lines

@@ -81,7 +81,7 @@ impl Named {
         }
     }
 
-    /// All that the endpoint tells of the drive.
+    /// All that the endpoint reports about the drive.
     ///
     /// # Errors
     /// As [`find`](Self::find).

@@ -1,5 +1,5 @@
-//! What a command of ours tells on stdout: text for people, or with `--json` one object
-//! for programs, docs/user/json.md, whatever became of it.
+//! The output of our own commands on stdout: text for people, or with `--json` one object for
+//! programs (docs/user/json.md), whatever the outcome.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -82,7 +82,7 @@ impl OutputForm {
         flags.any(|word| word == "--json" || self.short.is_some_and(|short| word == short))
     }
 
-    /// Runs a command that signals stop, and tells what became of it.
+    /// Runs a command that can be stopped by signals, and reports its outcome.
     pub(super) fn run(
         self,
         is_json: bool,
@@ -93,7 +93,7 @@ impl OutputForm {
         self.finish(is_json, &heard, result)
     }
 
-    /// Tells what became of a command, and gives its exit code.
+    /// Reports the outcome of a command, and returns its exit code.
     pub(super) fn finish(
         self,
         is_json: bool,
@@ -124,11 +124,11 @@ impl OutputForm {
         let code = error
             .as_ref()
             .map_or(0, |error| heard.exit_code(error.kind()));
-        let told = error.as_ref().map(|error| (error, code));
+        let failure = error.as_ref().map(|error| (error, code));
         let printed = match (is_json, answer) {
             (true, answer) => {
                 let object = answer.map_or(Value::Null, |answer| answer.object);
-                exit::print(&self.print(object, told))
+                exit::print(&self.print(object, failure))
             }
             (false, Some(answer)) => exit::print(&answer.text),
             (false, None) => Ok(()),

@@ -103,7 +103,7 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
     Ok(answer)
 }
 
-/// Tells somebody who waits at a terminal what is going on.
+/// Prints progress for a user at a terminal.
 struct ProbeLines(bool);
 
 impl Monitor for ProbeLines {

@@ -372,7 +372,7 @@ async fn publish_or_clean_up(
         None => None,
     };
     if options.journals.is_none() {
-        // What is on the drive tells where to resume, at the cost of comparing it.
+        // The keys of the drive say where to resume, at the cost of comparing it.
         let line = environment::no_state_directory("journals and receipts").to_string();
         display.event(&Event::Warning(line));
     }
@@ -433,9 +433,9 @@ async fn work(
     };
     let image = stop.unless_asked(open(arguments, image, how, &options.patience));
     let image = options.patience.watching(display, image).await?;
-    let told = arguments.format;
-    let lines = image_notices::by_content(&image, told, "takes");
-    let image = image_notices::show(image, lines, told.is_some(), display, &mut stop).await?;
+    let given = arguments.format;
+    let lines = image_notices::by_content(&image, given, "takes");
+    let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
     let published = publish(client, image, options, display, stop).await?;
     Ok(PublishOutcome::Published(published))
 }

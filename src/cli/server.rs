@@ -319,7 +319,7 @@ fn run(words: &[OsString]) -> ExitCode {
     };
     let is_told = AtomicBool::new(false);
     match start(args, &is_told) {
-        // There is one object: what fails once it was told is said on stderr.
+        // Only one object is printed: an error after that is reported on stderr.
         Err(error) if is_json && !is_told.into_inner() => {
             FORM.finish(true, &Heard::default(), Err(error))
         }
@@ -485,7 +485,7 @@ fn fault_plan(path: &Path) -> Result<FaultPlan> {
     String::from_utf8_lossy(&text).parse()
 }
 
-/// A server that takes connections, and of which that was told.
+/// A server that accepts connections, and whose address was printed.
 struct ListeningServer {
     server: Server,
     listener: TcpListener,

@@ -25,7 +25,7 @@ pub(super) struct ShownRun<'a> {
     pub(super) showing: &'a DisplayArguments,
     /// The image, receipt or name in the title of what is shown.
     pub(super) about: &'a str,
-    /// The drive, where it is known before an event tells it.
+    /// The drive, if it is known before an event reports it.
     pub(super) drive: Option<DriveId>,
     pub(super) deadline: Option<Duration>,
     /// Whether plain lines and a summary take the place of the dots of the providers' scripts.
@@ -50,7 +50,7 @@ pub(super) struct RunOutcome<'a> {
     pub(super) summary: Option<Vec<String>>,
     /// For people.
     pub(super) text: String,
-    /// For programs; without it what the display tells at the end.
+    /// For programs; if `None`, the object of the display is used.
     pub(super) object: Option<Value>,
     /// For whoever comes after this run, but for how it ended.
     pub(super) report: Report,

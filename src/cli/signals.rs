@@ -74,7 +74,7 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
         .map_err(|cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause))?;
     let (handle, stop) = stop_channel();
     let heard = Heard::default();
-    let told = heard.clone();
+    let recorded = heard.clone();
     tokio::spawn(async move {
         let mut is_over = Box::pin(async move {
             match deadline {
@@ -92,8 +92,8 @@ fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(
                 () = &mut is_over, if is_awaited => exit::DEADLINE,
             };
             is_awaited &= code != exit::DEADLINE;
-            if told.code() == 0 {
-                told.0.store(code, Ordering::Relaxed);
+            if recorded.code() == 0 {
+                recorded.0.store(code, Ordering::Relaxed);
                 handle.drain();
                 if let Some(program) = program {
                     let line = announcement(program, code == exit::DEADLINE);

@@ -98,8 +98,7 @@ impl CommonArguments {
         Patience::new(self.max_outage).until(self.deadline)
     }
 
-    /// How images and digests are fetched from web servers. With --local there is no
-    /// endpoint to be told.
+    /// How to download images and digests from web servers. With --local no endpoint is configured.
     pub(super) fn web(&self, is_local: bool, patience: &Patience) -> Result<WebConfig> {
         let certificates = match is_local {
             true => self.access.certificates()?,
@@ -116,7 +115,7 @@ impl CommonArguments {
         })
     }
 
-    /// A client of the endpoint that is told. `stop` ends the wait for a key.
+    /// A client of the configured endpoint. `stop` ends the wait for a key.
     pub(super) async fn client(&self, stop: &mut Stop) -> Result<Client> {
         self.access.client(self.config(), stop).await
     }
@@ -139,7 +138,7 @@ pub(super) trait Tool: Parser {
     /// The image, as it was named.
     fn image(&self) -> &Path;
 
-    /// The drive, where it is known before the transfer tells it.
+    /// The drive, if it is known before the transfer reports it.
     fn drive(&self) -> Option<DriveId>;
 
     /// Makes the transfer.
@@ -177,7 +176,7 @@ pub(super) struct CompleteTransfer {
     pub(super) verified_bytes: u64,
     /// The digest of the image, if it was asked for.
     pub(super) checksum: Option<Digest>,
-    /// To be removed when it was told.
+    /// To be removed when the outcome was reported.
     pub(super) journal: Ended,
 }
 
@@ -236,7 +235,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
     if common.json && way == Way::DownToStdout {
         let what = "--json and - both need stdout";
         let error = Error::new(ErrorKind::Usage, what)
-            .hint_to("--progress json tells the same on stderr when all is over");
+            .hint_to("--progress json prints the same on stderr at the end");
         return exit::finish(T::PROGRAM, Err(error));
     }
     let image = tool.image().to_string_lossy();

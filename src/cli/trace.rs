@@ -36,7 +36,7 @@ impl<'a> Traced<'a> {
         })
     }
 
-    /// Ends the trace; tells what could not be written.
+    /// Ends the trace, and returns an error if it could not be written.
     pub(super) fn finish(mut self) -> Result<()> {
         let flushed = self.lines.flush();
         let cannot = |cause| {

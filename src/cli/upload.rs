@@ -209,7 +209,7 @@ impl Tool for UploadArguments {
         self.image.shown()
     }
 
-    /// The transfer tells it, a named one as well, once it has looked at it.
+    /// The transfer reports the drive, also one given by name, once it has looked it up.
     fn drive(&self) -> Option<DriveId> {
         None
     }
@@ -311,10 +311,10 @@ async fn send(
     let opened = stop.unless_asked(opened);
     let (drive, sha256, image) = patience.watching(display, opened).await?;
     check_sha256(arguments, &image)?;
-    let told = arguments.image.format;
-    let mut lines = image_notices::by_content(&image, told, "sends");
+    let given = arguments.image.format;
+    let mut lines = image_notices::by_content(&image, given, "sends");
     lines.extend(packed(arguments, &image));
-    let image = image_notices::show(image, lines, told.is_some(), display, &mut stop).await?;
+    let image = image_notices::show(image, lines, given.is_some(), display, &mut stop).await?;
     let size = match (arguments.grow, image.length()) {
         (Some(grow), Length::Known(size)) => grow.applied_to(size)?,
         (Some(_), Length::Unknown { .. }) => {
@@ -373,9 +373,9 @@ fn packed(arguments: &UploadArguments, image: &Image) -> Option<String> {
 /// Opens the image on a thread of its own: measuring gzip, or reading the map of a
 /// large image, takes a while.
 async fn open(arguments: &UploadArguments, patience: &Patience) -> Result<Image> {
-    let told = arguments.size;
+    let declared = arguments.size;
     let image = open_any(arguments, patience).await?;
-    check_size(&image, told)?;
+    check_size(&image, declared)?;
     Ok(image)
 }
 
@@ -406,7 +406,7 @@ async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Im
 /// Most bytes of a file of digests.
 const SUMS_BYTES_MAX: u64 = 4 << 20;
 
-/// The digest that the image has to have, if one was told.
+/// The expected digest of the image, if one was given.
 async fn sha256(arguments: &UploadArguments, patience: &Patience) -> Result<Option<Digest>> {
     let Some(path) = &arguments.sha256_file else {
         return Ok(arguments.sha256);
@@ -436,10 +436,10 @@ async fn sha256(arguments: &UploadArguments, patience: &Patience) -> Result<Opti
 }
 
 /// Refuses a size that is not the image's.
-fn check_size(image: &Image, told: Option<u64>) -> Result<()> {
-    match (image.length(), told) {
-        (Length::Known(size), Some(told)) if size != told => {
-            let what = format!("The image has {size} bytes, not the {told} of --size");
+fn check_size(image: &Image, declared: Option<u64>) -> Result<()> {
+    match (image.length(), declared) {
+        (Length::Known(size), Some(declared)) if size != declared => {
+            let what = format!("The image has {size} bytes, not the {declared} of --size");
             Err(Error::new(ErrorKind::Usage, what))
         }
         _ => Ok(()),
@@ -678,7 +678,7 @@ fn original(interrupted: &Interrupted) -> Vec<String> {
     // With wrong bytes no chunk in particular failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
     if is_mixed && resume.chunks == Some(resume.chunk) {
-        // All of it was sent, and it is the wrong image: there is nothing to go on with.
+        // Everything was sent, but it is the wrong image, so there is nothing to resume.
         return lines;
     }
     if resume.chunks.is_none_or(|chunks| resume.chunk < chunks) && !is_mixed {

@@ -1,4 +1,4 @@
-//! `openhosting verify`: does a drive hold what its receipt tells?
+//! `openhosting verify`: does a drive hold what its receipt lists?
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ struct Compared {
     drive: DriveId,
     content: Arc<Content>,
     shard: Option<Shard>,
-    /// The blocks that were compared, of so many.
+    /// The blocks that were compared, and how many there are.
     blocks: RangeSet<u64>,
     of: u64,
     /// Those of them that differ.
@@ -245,7 +245,7 @@ impl Compared {
         };
         if let Some(first) = first {
             let what = format!(
-                "Drive {drive} does not hold what its receipt tells: {differing} of {} blocks that were compared differ, the first at byte {first}",
+                "Drive {drive} does not hold what its receipt lists: {differing} of {} blocks that were compared differ, the first at byte {first}",
                 coverage.checked,
             );
             let error = Error::new(ErrorKind::Integrity, what);
@@ -257,7 +257,7 @@ impl Compared {
             };
             let statement = coverage.statement();
             outcome.text =
-                format!("Drive {drive} holds what its receipt tells: {of_what}{statement}\n");
+                format!("Drive {drive} holds what its receipt lists: {of_what}{statement}\n");
         }
         outcome
     }

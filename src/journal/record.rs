@@ -530,7 +530,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_later_version_is_told() {
+    fn a_later_version_is_reported() {
         let header = header_of(Direction::Upload);
         let mut bytes = header.encode().unwrap();
         bytes[8] = 9;

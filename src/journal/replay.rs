@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_run_tells_of_what_was_not_synced() {
+    fn only_the_last_run_counts_for_unsynced_chunks() {
         let done = done(9);
         let journal = encode(&[
             // Before the first run, it is unknown which page cache this refers to.
@@ -341,7 +341,7 @@ mod tests {
         /// Whatever was written and wherever it ends, only unsynced chunks of the last run are
         /// reported, and none that is done.
         #[test]
-        fn any_prefix_tells_what_its_records_say(
+        fn any_prefix_has_the_state_of_its_records(
             records in proptest::collection::vec((record(), 0_u64..120, 0_u8..3), 0..40),
             cut in 0_usize..50 * RECORD_BYTES,
         ) {

@@ -250,7 +250,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_a_finished_drive_is_told_to_hold_something() {
+    fn only_a_finished_drive_has_a_root() {
         let root = Digest::of(b"x");
         let of = |state: &str| {
             let more = format!(

@@ -130,7 +130,7 @@ fn flags_go_before_the_environment_and_that_before_the_config() {
 }
 
 #[test]
-fn a_profile_that_is_not_there_is_told_with_those_that_are() {
+fn a_missing_profile_is_reported_with_the_existing_ones() {
     let desk = Desk::new();
     let list = |flags: &str| bare(desk.simple("")).args(flags).args("drives list");
     let none = list("--profile home").run().code(2);
@@ -173,7 +173,7 @@ fn files_that_others_may_use_are_refused() {
 }
 
 #[test]
-fn credentials_are_told_by_a_file_a_variable_or_a_command_and_never_inline() {
+fn credentials_come_from_a_file_a_variable_or_a_command_and_never_inline() {
     let desk = Desk::new();
     let server = desk.server();
     let drive = create(&server, 5);
@@ -186,17 +186,17 @@ fn credentials_are_told_by_a_file_a_variable_or_a_command_and_never_inline() {
         desk.own(&std::fs::canonicalize(file).unwrap());
         bare(desk.simple("")).args("--profile p drives list")
     };
-    for told in [
+    for setting in [
         "credentials.file = \"a b.key\"".to_owned(),
         "credentials.file = \"~/.config/openhosting/a b.key\"".to_owned(),
         format!("credentials = {{ file = \"{home}\" }}"),
         "credentials.env = \"MINE\"".to_owned(),
         format!("credentials.command = [\"cat\", \"{home}\"]"),
     ] {
-        let outcome = list(&told).env("MINE", desk.auth()).run().code(0);
-        assert_eq!(outcome.text(), format!("{drive}\n"), "{told}");
+        let outcome = list(&setting).env("MINE", desk.auth()).run().code(0);
+        assert_eq!(outcome.text(), format!("{drive}\n"), "{setting}");
     }
-    for (told, why) in [
+    for (setting, why) in [
         (
             "credentials.file = \"nosuch\"",
             "Cannot read the credentials ",
@@ -219,18 +219,18 @@ fn credentials_are_told_by_a_file_a_variable_or_a_command_and_never_inline() {
         ),
         ("", "Please set OHAUTH"),
     ] {
-        let _ = list(told).run().code(2).says(why);
+        let _ = list(setting).run().code(2).says(why);
     }
     // Nothing of it is shown, which the desk sees to.
     let toml = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let (auth, key) = (toml(&desk.auth()), toml(&desk.key));
-    for told in [
+    for setting in [
         format!("credentials = \"{auth}\""),
         format!("key = \"{key}\""),
         format!("credentials.env = \"{auth}\""),
         format!("credentials.file = \"x\" {auth}"),
     ] {
-        let outcome = list(&told).run().code(2);
+        let outcome = list(&setting).run().code(2);
         let _ = outcome.says("Line 3 of the config ");
     }
 }
@@ -328,7 +328,7 @@ impl Forward {
             let mut rest = [0; 2];
             stream.read_exact(&mut rest).ok()?;
             stream.write_all(&[5, 0]).ok()?;
-            // Version, connect, reserved, a name of so many bytes.
+            // Version, connect, reserved, and a name with its length in a byte.
             let mut request = [0; 5];
             stream.read_exact(&mut request).ok()?;
             assert_eq!(request[..4], [5, 1, 0, 3]);
@@ -444,7 +444,7 @@ fn proxies_of_the_environment_are_used_and_their_secrets_hidden() {
 }
 
 #[test]
-fn a_proxy_that_fails_is_told_without_its_secret() {
+fn a_proxy_that_fails_is_reported_without_its_secret() {
     let desk = Desk::new();
     let (server, cert) = with_tls(&desk, "cloud.test");
     let who = format!("u:{PROXY_SECRET}@");
@@ -464,7 +464,7 @@ fn a_proxy_that_fails_is_told_without_its_secret() {
         .unwrap();
     let nobody = format!("http://{who}{nobody}");
     let _ = list("https_proxy", &nobody).code(75).says("cannot connect");
-    // One that nobody can use is not passed over.
+    // A proxy that cannot be used is an error, and not ignored.
     for bad in [format!("ftp://{who}h"), format!("http://{who}h:99999")] {
         let refused = list("https_proxy", &bad).code(2);
         let _ = refused.says("The variable https_proxy does not name a proxy");

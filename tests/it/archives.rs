@@ -468,9 +468,9 @@ fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
             .simple(&bench.server.uri)
             .args("image info --json")
             .arg(name);
-        let told: serde_json::Value = serde_json::from_str(tool.run().code(0).text()).unwrap();
-        assert_eq!(told["disk_bytes"], bytes.len());
-        assert_eq!(told["archived_as"], "disk.raw");
+        let info: serde_json::Value = serde_json::from_str(tool.run().code(0).text()).unwrap();
+        assert_eq!(info["disk_bytes"], bytes.len());
+        assert_eq!(info["archived_as"], "disk.raw");
     }
     command(&bench, "tar", &["-cf", "a.tar", "notes.txt", "disk.raw"]);
     let tar = std::fs::read(bench.path("a.tar")).unwrap();

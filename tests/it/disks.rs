@@ -132,11 +132,11 @@ impl Scene {
 
 /// The chunks that a journal says are done.
 fn journal(path: &Path) -> Vec<(u64, ChunkDigest)> {
-    let mut told = Vec::new();
+    let mut done = Vec::new();
     let bytes = std::fs::read(path).unwrap();
-    let replay = replay(&bytes[..], |index, _, digest| told.push((index, digest))).unwrap();
+    let replay = replay(&bytes[..], |index, _, digest| done.push((index, digest))).unwrap();
     assert!(!replay.is_damaged);
-    told
+    done
 }
 
 // ---- Reading ----
@@ -205,10 +205,10 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
         let (path, later) = (&calls[at].path, &calls[at + 1..]);
         eprintln!("{call} {nth} of {path}: {}", outcome.stderr.trim_end());
         if errno != KILL && outcome.status.code() != Some(0) {
-            check_told(&outcome);
+            check_message(&outcome);
         }
-        // A sync that is made again tells nothing of what the first one lost. Of a
-        // directory it is made again where a run that failed removes its files.
+        // A repeated sync does not report what the first one lost. For a directory it is repeated
+        // when a failed run removes its files.
         let is_again = |later: &&failing::Call| later.name == call && later.path == *path;
         let is_removal = outcome.status.code() == Some(1) && Path::new(path).is_dir();
         if call.contains("sync") && !is_removal {
@@ -237,15 +237,15 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
 
 /// One line says what failed, and why.
 #[track_caller]
-fn check_told(outcome: &Outcome) {
+fn check_message(outcome: &Outcome) {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     let causes = ["Input/output error", "No space left on device"];
     let mut lines = outcome.stderr.lines();
-    let told = lines.find(|line| causes.iter().any(|cause| line.ends_with(cause)));
-    let told = told.unwrap_or_else(|| panic!("not told: {outcome:?}"));
+    let message = lines.find(|line| causes.iter().any(|cause| line.ends_with(cause)));
+    let message = message.unwrap_or_else(|| panic!("no message: {outcome:?}"));
     assert!(
-        told.starts_with("openhosting-") && told.contains(": Cannot "),
-        "{told}"
+        message.starts_with("openhosting-") && message.contains(": Cannot "),
+        "{message}"
     );
     let again = |line: &str| causes.iter().any(|cause| line.contains(cause));
     assert!(!lines.any(again), "{outcome:?}");
@@ -274,8 +274,8 @@ fn check_download(scene: &Scene, outcome: &Outcome) {
     }
 }
 
-/// `kill -9` at each of these calls. A create that nobody knows of is looked for half
-/// a minute long.
+/// `kill -9` at each of these calls. A create request without a recorded answer is looked for
+/// during half a minute.
 #[test]
 fn an_upload_killed_at_any_call_makes_one_drive() {
     let mut kills = 0;
@@ -350,7 +350,7 @@ fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
             UPLOAD => scene.upload(traced),
             _ => scene.download(traced),
         };
-        check_told(&traced.run());
+        check_message(&traced.run());
         let trace = std::fs::read(scene.desk.path("trace")).unwrap();
         assert!(String::from_utf8_lossy(&trace).contains("(INJECTED)"));
         scene.check_no_litter();
@@ -376,7 +376,7 @@ fn can_trace() -> bool {
 
 /// What an earlier run wrote cannot be read any more.
 #[test]
-fn a_bad_sector_under_an_unfinished_download_is_told() {
+fn a_bad_sector_under_an_unfinished_download_is_reported() {
     let Some(library) = failing::library() else {
         return;
     };
@@ -431,14 +431,18 @@ fn what_was_not_synced_counts_as_not_there() {
         let tool = failing.within(library, &scene.desk, scene.tool(DOWNLOAD));
         let outcome = tool.run().code(1);
         let _ = outcome.says("Cannot sync the image to the disk: Input/output error");
-        let told = journal(&scene.desk.path("out.ohj"));
-        assert!(told.len() <= RECORDS * (nth - 1), "{} records", told.len());
-        assert!(told.len() >= nth - 1, "nothing was kept");
+        let recorded = journal(&scene.desk.path("out.ohj"));
+        assert!(
+            recorded.len() <= RECORDS * (nth - 1),
+            "{} records",
+            recorded.len()
+        );
+        assert!(recorded.len() >= nth - 1, "nothing was kept");
         scene.forget();
         let again = scene.tool(DOWNLOAD).run().code(0);
-        let line = format!("Resuming: {} of ", told.len() * C);
+        let line = format!("Resuming: {} of ", recorded.len() * C);
         let _ = again.says(&line);
-        assert_eq!(scene.fetched(), MANY - told.len());
+        assert_eq!(scene.fetched(), MANY - recorded.len());
         scene.check_done(DOWNLOAD);
     }
 }
@@ -462,13 +466,16 @@ fn a_journal_that_was_not_synced_says_nothing_false() {
         let tool = failing.within(library, &scene.desk, scene.tool(UPLOAD));
         let outcome = tool.run().code(1);
         let _ = outcome.says("Cannot write the journal ");
-        let told = journal(&scene.desk.journals()[0]);
+        let recorded = journal(&scene.desk.journals()[0]);
         let confirmed = scene.confirmed();
         let is_confirmed = |(index, _): &(u64, ChunkDigest)| confirmed.contains(index);
-        assert!(told.iter().all(is_confirmed), "a record without an answer");
+        assert!(
+            recorded.iter().all(is_confirmed),
+            "a record without an answer"
+        );
         scene.forget();
         let _ = scene.tool(UPLOAD).run().code(0);
-        assert_eq!(scene.sent(), MANY - told.len());
+        assert_eq!(scene.sent(), MANY - recorded.len());
         scene.forget();
         scene.check_done(UPLOAD);
     }
@@ -477,7 +484,7 @@ fn a_journal_that_was_not_synced_says_nothing_false() {
 // ---- Directories that cannot be written to ----
 
 #[test]
-fn a_read_only_directory_is_told_and_left_as_it_is() {
+fn a_read_only_directory_is_reported_and_left_as_it_is() {
     let scene = Scene::new(CHUNKS);
     let root = scene.desk.path("ro");
     let Some(disk) = Tmpfs::mount(&root, 4 << 20) else {

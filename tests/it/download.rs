@@ -19,7 +19,7 @@ use crate::support::{noise, ramp};
 const C: usize = 16 * 1024;
 const CHUNKS: usize = 200;
 const SIZE: usize = CHUNKS * C - 77;
-/// So many reads pass before a run is stopped.
+/// Number of reads before a run is stopped.
 const PASSED: usize = 120;
 
 /// A server with a drive, and a proxy.
@@ -508,7 +508,7 @@ fn no_redirect_is_followed() {
 }
 
 #[test]
-fn a_drive_in_use_is_copied_only_when_told_so() {
+fn a_drive_in_use_is_copied_only_on_request() {
     let scene = Scene::new();
     let claimed = || {
         Fault::rewrite(|_, answer| {
@@ -527,7 +527,7 @@ fn a_drive_in_use_is_copied_only_when_told_so() {
 }
 
 #[test]
-fn a_drive_written_to_meanwhile_is_told() {
+fn a_drive_written_to_meanwhile_is_reported() {
     let scene = Scene::new();
     let outcome = scene.stopped("--verify none out", |running, gate| {
         scene.write_to_drive(5 * C, b"changed");
@@ -573,7 +573,7 @@ fn after_a_signal_nothing_that_came_is_fetched_again() {
 }
 
 /// How many chunks a journal says are done, or written.
-fn told(journal: &Path) -> usize {
+fn recorded(journal: &Path) -> usize {
     let bytes = std::fs::read(journal).unwrap();
     let state = replay(&bytes[..], |_, _, _| {}).unwrap().state;
     state.done.into_iter().flatten().count() + state.written.len()
@@ -593,12 +593,12 @@ fn after_kill_9_nothing_written_is_fetched_again() {
     let outcome = scene.stopped("--verify none out", |running, _| {
         for _ in 0..100_000 {
             // What comes after these is held.
-            if told(&journal) >= PASSED {
+            if recorded(&journal) >= PASSED {
                 return running.kill9();
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        panic!("the journal never told of {PASSED} chunks");
+        panic!("the journal never recorded {PASSED} chunks");
     });
     assert!(!outcome.text().contains("completed"));
     let came = scene.answered();
@@ -643,7 +643,7 @@ fn an_image_of_another_length_is_not_what_the_earlier_run_left() {
 }
 
 #[test]
-fn a_drive_written_to_between_two_runs_is_told() {
+fn a_drive_written_to_between_two_runs_is_reported() {
     let mut scene = Scene::new();
     let _ = scene.interrupted();
     scene.write_to_drive(5 * C, b"changed");
@@ -711,7 +711,7 @@ fn a_journal_that_never_began_is_forgotten() {
 fn one_that_was_named_but_not_tidied_up_is_done() {
     let scene = Scene::new();
     let _ = scene.run("out").code(0);
-    // As a crash between the two leaves it: all chunks told, the image named.
+    // As a crash between the two leaves it: all chunks are recorded, and the image has its name.
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
     let is_last_info = |r: &Request| r.is_info();

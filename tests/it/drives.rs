@@ -239,11 +239,11 @@ fn a_drive_in_use_stays_and_the_others_go() {
     let path = format!("/drives/{a}/info");
     proxy.fault(move |r| r.path == path, 99, claimed());
     let done = own(&desk, uri, "rm --yes --json a b").run().code(1);
-    let told = object("rm/1", &done.stdout);
-    assert_eq!(told["drives"][0]["removed"], false);
-    assert_eq!(told["drives"][0]["error"]["kind"], "conflict");
-    assert_eq!(told["drives"][1]["removed"], true);
-    assert_eq!(told["error"]["exit_code"], 1);
+    let report = object("rm/1", &done.stdout);
+    assert_eq!(report["drives"][0]["removed"], false);
+    assert_eq!(report["drives"][0]["error"]["kind"], "conflict");
+    assert_eq!(report["drives"][1]["removed"], true);
+    assert_eq!(report["error"]["exit_code"], 1);
     let done = done.says(&format!("Drive {a} is claimed by 2:guest:a:ide:0:0"));
     let _ = done.says("Stop the server that uses it");
     assert_eq!(drives(&server), [&*a]);

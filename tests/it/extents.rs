@@ -1,5 +1,5 @@
-//! Drives with holes: what the server tells of them, and that a download moves and
-//! a verification reads what holds data, whatever the endpoint says.
+//! Drives with holes: what the server reports about them, and that a download transfers and a
+//! verification reads everything that holds data, whatever the endpoint reports.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -16,7 +16,7 @@ use crate::support::server::TestServer;
 use crate::support::{gunzip, noise};
 
 const C: u64 = 16 * 1024;
-/// Holes of less than this are not told of.
+/// Shorter holes are not reported.
 const HOLE: u64 = 64 * 1024;
 /// Most bytes of a sample that is read back.
 const SAMPLE: u64 = 16 * 1024;
@@ -121,7 +121,7 @@ fn has_holes(server: &TestServer, drive: &str) -> bool {
     has
 }
 
-// ---- What the server tells ----
+// ---- What the server reports ----
 
 #[test]
 fn extents_are_where_the_data_is() {
@@ -301,9 +301,9 @@ fn a_checksum_is_of_the_holes_too() {
     let scene = Scene::new();
     let _ = scene.run("--checksum", "out").code(0);
     scene.check("out");
-    let told = std::fs::read_to_string(scene.path("out.sha256")).unwrap();
+    let sums = std::fs::read_to_string(scene.path("out.sha256")).unwrap();
     let digest = openhosting::digest::Digest::of(&scene.image).to_string();
-    assert!(told.starts_with(&digest), "{told}");
+    assert!(sums.starts_with(&digest), "{sums}");
 }
 
 #[test]
@@ -376,8 +376,8 @@ fn holes_are_remembered() {
     scene.proxy.forget();
     let again = scene.run("--verify none", "out").code(0);
     scene.check("out");
-    let (_, told) = again.stderr.split_once("Resuming: ").unwrap();
-    let there: u64 = told.split(' ').next().unwrap().parse().unwrap();
+    let (_, resumed) = again.stderr.split_once("Resuming: ").unwrap();
+    let there: u64 = resumed.split(' ').next().unwrap().parse().unwrap();
     assert!(there >= 400 * C, "{there} bytes of {read} reads");
     // Nothing that came is read again, and no hole is asked for twice.
     for request in scene.proxy.requests() {
@@ -390,8 +390,8 @@ fn holes_are_remembered() {
 #[test]
 fn a_named_image_with_holes_is_taken_for_what_it_is() {
     let scene = Scene::new();
-    // Killed between naming the image and removing the journal: the journal of a
-    // run that was stopped at its last read tells all but that chunk.
+    // Killed between naming the image and removing the journal: the journal of a run that was
+    // stopped at its last read has all chunks but that one.
     let gate = Gate::default();
     let is_info_at_the_end = |request: &Request| request.is_info();
     let hold = Fault::Hold(gate.clone());
@@ -528,7 +528,7 @@ fn answers_that_tell_little_cost_no_more_than_reading() {
         assert_eq!(scene.proxy.count(is_extents) as u64, CHUNKS);
         assert_eq!(scene.proxy.count(Request::is_read) as u64, CHUNKS);
     }
-    // A chunk and a half each time: what is told of whole chunks counts.
+    // Each answer covers a chunk and a half; only whole chunks count.
     scene.again();
     scene.proxy.fault(
         is_extents,
@@ -548,7 +548,7 @@ fn answers_that_tell_little_cost_no_more_than_reading() {
 }
 
 #[test]
-fn a_hole_that_is_filled_meanwhile_is_told() {
+fn a_hole_that_is_filled_meanwhile_is_reported() {
     let scene = Scene::new();
     let gate = Gate::default();
     scene

@@ -206,7 +206,7 @@ fn a_body_above_the_limit_is_413() {
 }
 
 #[test]
-fn every_so_many_requests_one_is_refused() {
+fn one_in_every_n_requests_is_refused() {
     let plan = json!({"every": {"requests": 3, "status": 429, "retry_after_s": 7}});
     let server = TestServer::with_plan(&plan);
     for round in 0..3 {
@@ -302,8 +302,8 @@ fn an_answer_is_cut() {
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all);
     let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
-    let told = String::from_utf8_lossy(&all[..end]).to_ascii_lowercase();
-    assert!(told.contains("content-length: 5000"), "{told}");
+    let head_sent = String::from_utf8_lossy(&all[..end]).to_ascii_lowercase();
+    assert!(head_sent.contains("content-length: 5000"), "{head_sent}");
     assert!(all[end..] == ramp(0, 1000));
     let whole = raw(server.address(), format!("{head}\r\n").as_bytes());
     assert!(whole.unwrap().body == ramp(0, 5000));

@@ -28,7 +28,7 @@ fn events(stderr: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn json_tells_the_start_and_the_end_of_both_ways() {
+fn json_has_the_start_and_the_end_in_both_directions() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let image = noise(1, 5 * C as usize);
@@ -66,7 +66,7 @@ fn json_tells_the_start_and_the_end_of_both_ways() {
 }
 
 #[test]
-fn json_of_a_stop_tells_where_to_go_on() {
+fn json_of_a_stop_says_where_to_continue() {
     let desk = Desk::new();
     let (_server, proxy) = desk.pair();
     desk.file("a.img", &noise(2, 5 * C as usize));
@@ -125,7 +125,7 @@ fn at_the_deadline_it_stops_cleanly_and_can_go_on() {
     let image = noise(3, 5 * C as usize);
     desk.file("a.img", &image);
     let gate = Gate::default();
-    // The third write is in flight until the deadline has been told.
+    // The third write is in flight until the deadline has been reported.
     proxy.fault_after(2, Request::is_write, usize::MAX, Fault::Hold(gate.clone()));
     let tool = desk.upload(&proxy.uri()).args("-c 65536 -j 1 a.img");
     let running = tool.args("--deadline 2s").spawn();

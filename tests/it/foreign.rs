@@ -333,7 +333,7 @@ fn the_command_of_the_hint_makes_the_disk() {
     }
 }
 
-/// The footer of a VHD of this kind with a disk of so many bytes.
+/// The footer of a VHD of this kind with a disk of `size` bytes.
 fn footer(size: usize, kind: u8) -> Vec<u8> {
     let mut footer = vec![0; SECTOR];
     footer[..8].copy_from_slice(b"conectix");
@@ -498,9 +498,9 @@ fn sectors_that_a_dynamic_vhd_calls_not_written_are_zeros() {
         scene.holds(scene.upload(&args), &disk);
     }
     let mapped = scene.simple(&["image", "info", "-j", "a.vhd"]).code(0);
-    let told: serde_json::Value = serde_json::from_str(mapped.text()).unwrap();
+    let info: serde_json::Value = serde_json::from_str(mapped.text()).unwrap();
     let data = (3 * BLOCK - 3 * SECTOR) as u64;
-    assert_eq!(told["allocated_bytes"], data, "{told}");
+    assert_eq!(info["allocated_bytes"], data, "{info}");
 }
 
 #[test]
@@ -644,8 +644,8 @@ fn what_is_strange_about_a_disk_is_said_once() {
             .filter(|line| [NO_SIGN, OTHER_SECTORS].contains(line))
             .collect();
         assert_eq!(said(&object["notices"].to_string()), early);
-        let told = scene.upload(&["--format", "raw", "a.img"]).code(0);
-        assert!(!told.stderr.contains(NO_SIGN), "{told:?}");
+        let outcome = scene.upload(&["--format", "raw", "a.img"]).code(0);
+        assert!(!outcome.stderr.contains(NO_SIGN), "{outcome:?}");
     }
     let quiet = scene.upload(&["-q", "a.img"]).code(0);
     assert_eq!(quiet.stderr, "");

@@ -124,13 +124,13 @@ impl Bench {
         let tool = self.desk.tool("bash").list(["-c", limits, "bash", UPLOAD]);
         let tool = tool.env("OHURI", &self.server.uri);
         let outcome = tool.args(args).run().code(1).says(says);
-        let told = outcome
+        let lines = outcome
             .stderr
             .lines()
             .filter(|line| !line.contains("By its content"));
-        let told: Vec<_> = told.collect();
-        assert!(told.len() <= 2, "{told:?}");
-        assert!(told[0].starts_with("openhosting-upload: "), "{told:?}");
+        let lines: Vec<_> = lines.collect();
+        assert!(lines.len() <= 2, "{lines:?}");
+        assert!(lines[0].starts_with("openhosting-upload: "), "{lines:?}");
         assert_eq!(outcome.text(), "");
         assert!(drives(&self.server).is_empty(), "a drive was made");
     }
@@ -261,7 +261,7 @@ fn vmdk_in_one_file() {
         bench.make("a", "vmdk", &format!("-o {options}"));
         bench.check("a", "vmdk", "-c 1000000");
     }
-    // The directory is told by the footer, as VMware's own tools write a stream.
+    // The footer contains the offset of the directory, as VMware's own tools write a stream.
     bench.make("a", "vmdk", "-o subformat=streamOptimized");
     let expected = bench.reference("a", "vmdk");
     let bytes = std::fs::read(bench.path("a")).unwrap();
@@ -400,7 +400,7 @@ fn what_is_not_allocated_is_never_read() {
 }
 
 #[test]
-fn a_format_that_is_told_is_not_asked_for() {
+fn a_format_that_is_given_is_not_detected() {
     let bench = Bench::new();
     // A guest wrote this at the start of its disk.
     bench.make("a.qcow2", "qcow2", "");
@@ -499,7 +499,7 @@ fn a_backing_file_is_read_only_where_the_user_allowed_it() {
     }
     bench.qemu_img("create -q -u -f qcow2 -b ./self.qcow2 -F qcow2 self.qcow2 1M");
     bench.refused("--allow-backing . self.qcow2", "in a circle");
-    // Without a format nobody knows what it is; qemu-img makes no such file any more.
+    // Without a stated format it is unknown; qemu-img no longer creates such a file.
     bench.qemu_img("create -q -u -f qcow2 -b bases/top.qcow2 -F qcow2 c 1M");
     let at = find(&bench.path("c"), &0xe279_2aca_u32.to_be_bytes());
     let file = File::options().write(true).open(bench.path("c")).unwrap();
@@ -517,7 +517,7 @@ fn find(path: &Path, needle: &[u8]) -> u64 {
 }
 
 #[test]
-fn an_upload_that_stopped_goes_on_over_the_same_disk() {
+fn an_upload_that_stopped_is_resumed_from_the_same_disk() {
     const PASSED: usize = 5;
     let bench = Bench::new();
     let images = [
@@ -589,7 +589,7 @@ fn another_format_or_a_changed_backing_file_is_a_changed_image() {
 }
 
 #[test]
-fn image_info_tells_what_an_upload_will_send() {
+fn image_info_shows_what_an_upload_will_send() {
     let bench = Bench::new();
     let info = |args: &str| {
         let tool = bench.desk.simple("http://127.0.0.1:1").unset("OHAUTH");
@@ -598,10 +598,10 @@ fn image_info_tells_what_an_upload_will_send() {
     for (format, options) in [("raw", ""), ("qcow2", "-c"), ("vmdk", ""), ("vhdx", "")] {
         bench.make("a", format, options);
         let outcome = info("--json -c 1000000 a").code(0);
-        let told: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
-        let number = |key: &str| told[key].as_u64().unwrap();
-        assert_eq!(told["format"], format);
-        assert_eq!(told["is_estimate"], false);
+        let info: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+        let number = |key: &str| info[key].as_u64().unwrap();
+        assert_eq!(info["format"], format);
+        assert_eq!(info["is_estimate"], false);
         let disk = read_all(&bench.path("a"), None).unwrap();
         assert_eq!(number("disk_bytes"), disk.len() as u64);
         let blocks = disk
@@ -610,7 +610,7 @@ fn image_info_tells_what_an_upload_will_send() {
         let zeros: usize = blocks.map(<[u8]>::len).sum();
         assert!(number("zero_bytes").abs_diff(zeros as u64) < 64 * 1024);
         assert!(number("allocated_bytes") >= (disk.len() - zeros) as u64 - 64 * 1024);
-        let map = told["map_data_bytes"].as_array().unwrap();
+        let map = info["map_data_bytes"].as_array().unwrap();
         let sum: u64 = map.iter().map(|part| part.as_u64().unwrap()).sum();
         assert_eq!(sum, number("allocated_bytes"));
         // As the upload itself does it; before its proof that the drive reads as
@@ -626,15 +626,15 @@ fn image_info_tells_what_an_upload_will_send() {
             let chunks: BTreeSet<u64> = writes.iter().map(|r| r.offset() / 1_000_000).collect();
             assert_eq!(chunks.len() as u64, number("chunks_to_send"), "{format}");
             let sent: u64 = writes.iter().map(|write| write.len).sum();
-            let told = told["wire_bytes"][level].as_u64().unwrap();
+            let estimated = estimated["wire_bytes"][level].as_u64().unwrap();
             // In gzip, less than one byte in two hundred.
             let zeros_sent = match level {
                 "0" => disk.len() as u64,
                 _ => disk.len() as u64 / 200,
             };
             assert!(
-                told <= sent && sent <= told + zeros_sent,
-                "{format} at level {level}: {sent} sent, {told} told"
+                estimated <= sent && sent <= estimated + zeros_sent,
+                "{format} at level {level}: {sent} sent, {estimated} estimated"
             );
         }
     }
@@ -774,7 +774,7 @@ fn hostile_qcow2() {
 }
 
 #[test]
-fn packed_clusters_that_are_damaged_are_told() {
+fn compressed_clusters_that_are_damaged_are_reported() {
     let bench = Bench::new();
     let images = [
         ("qcow2", "-c", "packed cluster at byte"),
@@ -882,7 +882,7 @@ fn hostile_vmdk() {
     let table = number_at(&file, directory, 4, false);
     bench.patched("t", &[(directory + 4, &le(4, table))]);
     bench.refused("patched", "used twice");
-    // Two entries of a stream for one grain: told by the grain's marker.
+    // Two entries of a stream for one grain: the marker of the grain reveals it.
     bench.make("s", "vmdk", "-o subformat=streamOptimized");
     let file = bench.patched("s", &[]);
     let directory = number_at(&file, 56, 8, false) * 512;

@@ -6,7 +6,7 @@ use openhosting::digest::Digest;
 
 use crate::support::cli::{DOWNLOAD, Desk, Outcome, SIMPLE, Tool, UPLOAD};
 use crate::support::http::{assert_drive, create, drives};
-use crate::support::lying::{self, ENXIO, Lie, SEEK_DATA, SEEK_HOLE, no_data, told};
+use crate::support::lying::{self, ENXIO, Lie, SEEK_DATA, SEEK_HOLE, no_data, with_lies};
 use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
 use crate::support::server::TestServer;
@@ -37,10 +37,10 @@ fn image(desk: &Desk) -> Vec<u8> {
     std::fs::read(desk.path("a.img")).unwrap()
 }
 
-/// An upload by a tool that is told lies, to the server in `here` inside of it, which is
-/// told them as well.
+/// An upload by a tool whose file system reports holes wrongly, to the server in `here` within the
+/// same process, which gets the same reports.
 fn upload_here<'a>(desk: &'a Desk, lie: Lie, flags: &str) -> Tool<'a> {
-    let tool = told(desk, lie, UPLOAD).args("--local here -c 65536");
+    let tool = with_lies(desk, lie, UPLOAD).args("--local here -c 65536");
     tool.args(flags).arg("a.img")
 }
 
@@ -120,16 +120,16 @@ fn a_hole_with_data_is_reported_once() {
     assert!(!outcome.code(0).stderr.contains("reports a hole"));
     let honest = desk.upload("").args("--local here a.img");
     assert!(!honest.run().code(0).stderr.contains("reports a hole"));
-    let info = told(&desk, no_data(LATER), SIMPLE).args("image info a.img");
+    let info = with_lies(&desk, no_data(LATER), SIMPLE).args("image info a.img");
     assert!(info.run().code(0).text().contains(line));
-    let info = told(&desk, no_data(LATER), SIMPLE).args("image info --json a.img");
+    let info = with_lies(&desk, no_data(LATER), SIMPLE).args("image info --json a.img");
     let info: serde_json::Value = serde_json::from_slice(&info.run().code(0).stdout).unwrap();
     assert_eq!(info["false_holes"][0]["file"], "a.img");
     assert_eq!(info["chunks_with_data"], info["chunks"]);
 }
 
 #[test]
-fn who_trusts_a_wrong_report_is_told_by_the_verification() {
+fn the_verification_finds_what_a_wrong_report_left_out() {
     if !lying::can() {
         return;
     }
@@ -160,7 +160,7 @@ fn a_published_drive_is_the_image_whatever_the_file_system_reports() {
             let desk = Desk::new();
             let image = image(&desk);
             let words = format!("publish --local here --name n {how} a.img");
-            let done = told(&desk, lie, SIMPLE).args(&words).run().code(0);
+            let done = with_lies(&desk, lie, SIMPLE).args(&words).run().code(0);
             let drive = done.text().lines().next().unwrap();
             let drive = std::fs::read(desk.path(format!("here/drives/{drive}.data"))).unwrap();
             assert_same(&drive, &image, &format!("{lie:?} {how}"));
@@ -182,7 +182,7 @@ fn the_backing_file_of_an_image_is_looked_at_as_well() {
     disk.resize(8 << 20, 0);
     for lie in [no_data(0), no_data(LATER)] {
         for flags in ["", "--verify full"] {
-            let tool = told(desk, lie, UPLOAD).args("--local here --allow-backing a.img");
+            let tool = with_lies(desk, lie, UPLOAD).args("--local here --allow-backing a.img");
             let outcome = tool.args(flags).arg("top.qcow2").run().code(0);
             let what = format!("{lie:?} {flags}");
             assert_same(&drive_here(desk, &outcome), &disk, &what);
@@ -200,7 +200,7 @@ fn what_an_earlier_run_left_out_is_sent_by_the_next_one() {
         let image = image(&desk);
         let (server, proxy) = desk.pair();
         let tool = |lie, flags: &str| {
-            let tool = told(&desk, lie, UPLOAD).env("OHURI", proxy.uri());
+            let tool = with_lies(&desk, lie, UPLOAD).env("OHURI", proxy.uri());
             tool.args("-c 65536 -j 1 --level 0").args(flags)
         };
         // A chunk with data in its first half only, and all behind it, are holes to the
@@ -350,7 +350,7 @@ fn a_part_that_is_hidden_is_found_by_this_run_and_the_next() {
 }
 
 #[test]
-fn a_tool_that_is_told_lies_about_its_own_file_still_downloads_the_drive() {
+fn wrong_reports_about_the_own_file_do_not_harm_a_download() {
     if !lying::can() {
         return;
     }
@@ -361,7 +361,7 @@ fn a_tool_that_is_told_lies_about_its_own_file_still_downloads_the_drive() {
     let drive = outcome.created();
     for lie in [no_data(0), no_data(LATER)] {
         for flags in ["--force", "--force --verify full", "--force --format qcow2"] {
-            let tool = told(&desk, lie, DOWNLOAD).env("OHURI", &server.uri);
+            let tool = with_lies(&desk, lie, DOWNLOAD).env("OHURI", &server.uri);
             let tool = tool.args("-c 65536").args(flags).arg(&drive).arg("out");
             let _ = tool.run().code(0);
             if !flags.contains("qcow2") {
@@ -371,7 +371,7 @@ fn a_tool_that_is_told_lies_about_its_own_file_still_downloads_the_drive() {
         }
         // Old bytes where the drive has holes.
         desk.file("old", &vec![7; SIZE as usize]);
-        let tool = told(&desk, lie, DOWNLOAD).env("OHURI", &server.uri);
+        let tool = with_lies(&desk, lie, DOWNLOAD).env("OHURI", &server.uri);
         let tool = tool.args("-c 65536 -o 1").arg(&drive).arg("old");
         let _ = tool.run().code(0);
         let found = std::fs::read(desk.path("old")).unwrap();

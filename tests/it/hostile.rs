@@ -360,7 +360,8 @@ fn a_list_that_breaks_off_has_each_drive_once_and_ends_as_json() {
     let listed = ls(address).code(0);
     let object: serde_json::Value = serde_json::from_str(listed.text()).unwrap();
     assert_eq!(object["drives"].as_array().unwrap().len(), 50);
-    // One that is wrong in the middle is an error, and what was there is told.
+    // An error in the middle of the answer fails the command, and the objects before it are
+    // printed.
     let mut wrong = listing((0..50).map(|i| format!("name {i}")));
     wrong.extend_from_slice(b"drive none\nsize 1\n");
     let listed = ls(serve(answer(200, &[], &wrong))).code(1);

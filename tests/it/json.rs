@@ -16,7 +16,7 @@ const NONE: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 
 /// The object of a run that went well.
 #[track_caller]
-fn told(schema: &str, tool: Tool<'_>) -> Value {
+fn json_of(schema: &str, tool: Tool<'_>) -> Value {
     let outcome = tool.run().code(0);
     let value = object(schema, &outcome.stdout);
     assert_eq!(value.get("error"), None, "{value:#}");
@@ -52,7 +52,7 @@ fn transfers_tell_how_they_ended() {
             .args("--json -c 65536")
             .args(words)
     };
-    let done = told("upload/1", upload("--checksum a.img"));
+    let done = json_of("upload/1", upload("--checksum a.img"));
     assert_eq!(done["drive"], drives(&server)[0]);
     assert_eq!(
         (&done["direction"], &done["outcome"]),
@@ -67,7 +67,7 @@ fn transfers_tell_how_they_ended() {
 
     let drive = done["drive"].as_str().unwrap();
     let download = |words: &str| desk.download(&proxy.uri()).args("--json").args(words);
-    let done = told("download/1", download(&format!("{drive} b.img")));
+    let done = json_of("download/1", download(&format!("{drive} b.img")));
     assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
     assert_eq!(
         (&done["direction"], &done["drive"]),
@@ -98,7 +98,7 @@ fn transfers_tell_how_they_ended() {
     // stdout is the image's.
     let both = download(&format!("{drive} -")).run().code(2);
     assert_eq!(both.says("--json and - both need stdout").text(), "");
-    // Progress is on stderr, and its last line tells the same.
+    // Progress is on stderr, and its last line has the same content.
     let both = upload("--progress json --restart a.img").run().code(0);
     let last: Value = serde_json::from_str(both.stderr.lines().last().unwrap()).unwrap();
     let value = object("upload/1", &both.stdout);
@@ -114,7 +114,7 @@ fn transfers_tell_how_they_ended() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_as_an_object() {
+fn a_wrong_command_line_is_reported_as_an_object() {
     let desk = Desk::new();
     let simple = |words: &str| desk.simple("http://127.0.0.1:1/").args(words);
     for (schema, words) in [
@@ -140,7 +140,7 @@ fn a_wrong_command_line_is_told_as_an_object() {
     let _ = failed("upload/1", upload().arg("nosuch"), 1, "image");
     let download = desk.download("http://127.0.0.1:1/").args("--json a");
     let _ = failed("download/1", download, 2, "usage");
-    // Without it there is nothing on stdout, and --help is no failure.
+    // Without the flag there is nothing on stdout, and --help succeeds.
     assert_eq!(simple("ls --nosuch").run().code(2).text(), "");
     assert!(
         simple("ls --json --help")
@@ -159,19 +159,19 @@ fn publishing_and_verifying_tell_what_they_did() {
     desk.file("a.img", &image);
     let own = |words: &str| desk.simple(&proxy.uri()).args(words);
     let publish = "publish a.img --name n --keep 1 --receipt r.json --json";
-    assert_eq!(told("publish/1", own(publish))["how"], "full");
+    assert_eq!(json_of("publish/1", own(publish))["how"], "full");
     let receipt = std::fs::read(desk.path("r.json")).unwrap();
     validate(
         "schema/receipt.schema.json",
         &serde_json::from_slice(&receipt).unwrap(),
     );
-    assert_eq!(told("publish/1", own(publish))["bytes_sent"], 0);
+    assert_eq!(json_of("publish/1", own(publish))["bytes_sent"], 0);
     image[70_000] ^= 1;
     desk.file("a.img", &image);
-    let delta = told("publish/1", own(publish));
+    let delta = json_of("publish/1", own(publish));
     assert_eq!(delta["how"], "delta");
     assert_eq!(delta["destroyed"].as_array().unwrap().len(), 1);
-    let same = told("verify/1", own("verify -J r.json"));
+    let same = json_of("verify/1", own("verify -J r.json"));
     assert_eq!(same["is_same"], true);
     // Progress is of the bytes that are compared.
     let shown = own("verify --progress json r.json").run().code(0);
@@ -207,29 +207,29 @@ fn publishing_and_verifying_tell_what_they_did() {
     let last = outcome.stderr.lines().last().unwrap();
     assert_eq!(last, format!("openhosting {publish}"));
     proxy.heal();
-    let removed = told("publish/1", own("publish --name n --cleanup --json"));
+    let removed = json_of("publish/1", own("publish --name n --cleanup --json"));
     assert_eq!(removed["removed"], serde_json::json!([unfinished]));
 }
 
 #[test]
-fn drives_images_and_endpoints_are_told() {
+fn drives_images_and_endpoints_are_printed_as_objects() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let own = |words: &str| desk.simple(&proxy.uri()).args(words);
     assert_eq!(
-        told("ls/1", own("ls --json"))["drives"],
+        json_of("ls/1", own("ls --json"))["drives"],
         serde_json::json!([])
     );
     let drive = create(&server, 1000);
-    assert_eq!(told("ls/1", own("ls -j"))["drives"][0]["drive"], *drive);
+    assert_eq!(json_of("ls/1", own("ls -j"))["drives"][0]["drive"], *drive);
     let show = own("show --json").arg(&drive);
-    assert_eq!(told("show/1", show)["size"], 1000);
+    assert_eq!(json_of("show/1", show)["size"], 1000);
     let _ = failed("show/1", own("show --json").arg(NONE), 1, "not_found");
     let _ = failed("rm/1", own("rm --json").arg(&drive), 2, "usage");
-    let removed = told("rm/1", own("rm --json --yes").arg(&drive));
+    let removed = json_of("rm/1", own("rm --json --yes").arg(&drive));
     assert_eq!(removed["drives"][0]["removed"], true);
     assert_eq!(
-        told("probe/1", own("probe --json"))["drive"]["removed"],
+        json_of("probe/1", own("probe --json"))["drive"]["removed"],
         true
     );
     proxy.fault(
@@ -248,23 +248,23 @@ fn drives_images_and_endpoints_are_told() {
     desk.file("a.img", &noise(3, 100_000));
     let _ = desk.tool("gzip").args("-k a.img").run().code(0);
     assert_eq!(
-        told("image-info/1", own("image info --json a.img"))["disk_bytes"],
+        json_of("image-info/1", own("image info --json a.img"))["disk_bytes"],
         100_000
     );
-    let packed = told("image-info/1", own("image info -j a.img.gz"));
+    let packed = json_of("image-info/1", own("image info -j a.img.gz"));
     assert_eq!(packed["packed_with"], "gzip");
     let _ = failed("image-info/1", own("image info -j nosuch"), 1, "image");
     let web = Site::of(&noise(3, 100_000)).serve();
     let url = format!("{}a.img", web.uri());
-    let object = told("image-info/1", own("image info -j").arg(&url));
+    let object = json_of("image-info/1", own("image info -j").arg(&url));
     assert_eq!(object["disk_bytes"], 100_000);
     let piped = own("image info -j -").input(&noise(3, 100_000));
-    let object = told("image-info/1", piped);
+    let object = json_of("image-info/1", piped);
     assert_eq!(object["disk_bytes"], serde_json::Value::Null);
 }
 
 #[test]
-fn a_server_tells_where_it_is_or_why_it_is_not() {
+fn a_server_prints_its_address_or_why_there_is_none() {
     let desk = Desk::new();
     let server = || {
         desk.tool(env!("CARGO_BIN_EXE_openhosting-server"))

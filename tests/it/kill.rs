@@ -65,7 +65,8 @@ fn many(test: &str, workers: usize, work: impl Fn(Rng, usize, &mut Counts) + Syn
     eprintln!("{test}: {rounds} rounds in {:?}: {all:?}", began.elapsed());
 }
 
-/// A moment of a transfer: after so many bytes, and a little more.
+/// Waits for a moment of a transfer: until a random number of bytes was transferred, and a little
+/// more.
 fn wait_for_the_moment(rng: &mut Rng, link: &SlowLink, running: &mut Running<'_>, usual: Duration) {
     let began = Instant::now();
     let is_timed = rng.u8(..6) == 0;

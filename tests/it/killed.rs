@@ -68,7 +68,7 @@ impl Scene {
         }
     }
 
-    /// Runs the tool until so many bytes passed and kills it; how many did.
+    /// Runs the tool until `bytes` bytes were transferred and kills it; returns how many were.
     fn killed_after(&self, bytes: usize, tool: Tool<'_>) -> usize {
         self.link.take_counts();
         let running = tool.spawn();
@@ -193,7 +193,7 @@ fn an_upload_killed_after_a_third_sends_only_the_rest() {
 }
 
 #[test]
-fn a_small_image_killed_in_its_first_moments_goes_on_there() {
+fn a_small_image_killed_in_its_first_moments_is_resumed_there() {
     for program in [DOWNLOAD, UPLOAD] {
         check(program, 4 * MIB, 64 << 10, 3 * MIB);
     }
@@ -340,7 +340,7 @@ fn a_byte_that_changed_after_the_kill_is_found_by_the_default_verification() {
     }
 }
 
-/// The kernel tells of it once, and calls clean what it could not write.
+/// The kernel reports the failure once, and then treats what it could not write as clean.
 #[test]
 fn what_a_failed_sync_was_about_is_not_believed_later() {
     let scene = Scene::new(SIZE, CHUNK);

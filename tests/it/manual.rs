@@ -32,7 +32,7 @@ const ALL: &[(&str, &[&str], &str)] = &[
     (SERVER, &[], "openhosting-server"),
 ];
 
-/// The long flags that `--help` tells.
+/// The long flags that `--help` lists.
 fn flags(desk: &Desk, tool: &str, command: &[&str]) -> BTreeSet<String> {
     let help = desk.tool(tool).list(command.iter().copied()).arg("--help");
     let help = help.run().code(0);

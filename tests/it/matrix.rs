@@ -27,7 +27,7 @@ use crate::support::noise;
 use crate::support::proxy::{Fault, FaultProxy, Request, answer, refusal};
 use crate::support::server::TestServer;
 
-/// Not the length of a sample: a read of so many bytes is one of a chunk.
+/// Not the length of a sample: a read of this many bytes is one of a chunk.
 const C: u64 = 24 * 1024;
 /// The last chunk is shorter, and longer than a sample.
 const SIZE: u64 = 12 * C + 20 * 1024;
@@ -103,7 +103,7 @@ struct Place {
     name: &'static str,
     command: Command,
     is_it: fn(&Request) -> bool,
-    /// So many of these pass before.
+    /// How many of these pass before.
     skip: usize,
     is_for_good: bool,
 }
@@ -347,7 +347,7 @@ impl Bench {
         tool.arg("-c").arg(C.to_string())
     }
 
-    /// Plays a cell, and tells how the runs ended.
+    /// Plays a cell, and returns how the runs ended.
     fn play(&self, cell: Cell) -> String {
         let proxy = FaultProxy::to(&self.server);
         let drive = match cell.place.command {
@@ -476,7 +476,7 @@ impl Bench {
 }
 
 /// Plays cells on several benches until there are no more.
-fn play_all(benches: usize, cells: &Mutex<Vec<Cell>>, told: &Mutex<BTreeMap<String, String>>) {
+fn play_all(benches: usize, cells: &Mutex<Vec<Cell>>, outcomes: &Mutex<BTreeMap<String, String>>) {
     std::thread::scope(|scope| {
         for _ in 0..benches {
             scope.spawn(|| {
@@ -495,7 +495,7 @@ fn play_all(benches: usize, cells: &Mutex<Vec<Cell>>, told: &Mutex<BTreeMap<Stri
                         // The bench is not tidy any more.
                         Err(_) => "FAILED".into(),
                     };
-                    told.lock().unwrap().insert(cell.name(), what);
+                    outcomes.lock().unwrap().insert(cell.name(), what);
                 }
             });
         }
@@ -503,7 +503,7 @@ fn play_all(benches: usize, cells: &Mutex<Vec<Cell>>, told: &Mutex<BTreeMap<Stri
 }
 
 /// A line for each fault, a column for each place.
-fn table(told: &BTreeMap<String, String>) -> String {
+fn table(outcomes: &BTreeMap<String, String>) -> String {
     let mut table = String::new();
     for (number, place) in PLACES.iter().enumerate() {
         table += &format!("{:>3} {}\n", number + 1, place.name);
@@ -516,8 +516,8 @@ fn table(told: &BTreeMap<String, String>) -> String {
         table += &format!("\n{:25}", wrong.name);
         for place in &PLACES {
             let cell = Cell { wrong, place };
-            let told = told.get(&cell.name()).map_or("", String::as_str);
-            table += &format!("{told:>6}");
+            let outcomes = outcomes.get(&cell.name()).map_or("", String::as_str);
+            table += &format!("{outcomes:>6}");
         }
     }
     table + "\n\n* and a second drive, which the same create made\n"
@@ -527,7 +527,7 @@ fn table(told: &BTreeMap<String, String>) -> String {
 fn every_fault_at_every_place_ends_well() {
     let began = Instant::now();
     let wanted = std::env::var("OH_CELL").unwrap_or_default();
-    let told = Mutex::new(BTreeMap::new());
+    let outcomes = Mutex::new(BTreeMap::new());
     let all = WRONGS
         .iter()
         .flat_map(|wrong| PLACES.iter().map(move |place| Cell { wrong, place }));
@@ -546,21 +546,24 @@ fn every_fault_at_every_place_ends_well() {
     let (waiting, busy) = (Mutex::new(waiting), Mutex::new(busy));
     std::thread::scope(|scope| {
         // These do nothing for most of their time.
-        scope.spawn(|| play_all(32, &waiting, &told));
-        scope.spawn(|| play_all(4, &busy, &told));
+        scope.spawn(|| play_all(32, &waiting, &outcomes));
+        scope.spawn(|| play_all(4, &busy, &outcomes));
     });
-    let told = told.into_inner().unwrap();
-    eprintln!("{}", table(&told));
+    let outcomes = outcomes.into_inner().unwrap();
+    eprintln!("{}", table(&outcomes));
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for what in told.values() {
+    for what in outcomes.values() {
         *counts.entry(what).or_default() += 1;
     }
     eprintln!(
         "matrix: {} cells in {:?}: {counts:?}",
-        told.len(),
+        outcomes.len(),
         began.elapsed()
     );
-    let failed: Vec<_> = told.iter().filter(|(_, what)| *what == "FAILED").collect();
+    let failed: Vec<_> = outcomes
+        .iter()
+        .filter(|(_, what)| *what == "FAILED")
+        .collect();
     for (name, _) in &failed {
         eprintln!("again: OH_CELL='{name}' cargo test --test it matrix:: -- --nocapture");
     }

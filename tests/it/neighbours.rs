@@ -80,7 +80,7 @@ fn bodies_that_do_not_come_leave_memory_for_those_of_others() {
     let own = scene.create(HONEST, 64 << 20);
     let write = format!("/drives/{drive}/write");
     let head = scene.by(HOSTILE).head("POST", &write);
-    // Nobody knows what a gzip body unpacks to, so each takes 8 MiB.
+    // The decompressed size of a gzip body is unknown, so each takes 8 MiB.
     let head = format!("{head}Content-Encoding: gzip\r\nContent-Length: 1000000\r\n");
     let mut streams: Vec<_> = (0..48).map(|_| scene.begin(&head)).collect();
     scene.wait_for("openhosting_requests_in_flight", |n| n >= 48.0);

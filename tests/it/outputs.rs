@@ -216,7 +216,7 @@ fn a_qcow2_of_a_tebibyte_takes_what_its_data_takes() {
 }
 
 #[test]
-fn what_no_qcow2_can_be_written_to_is_told() {
+fn a_place_that_cannot_hold_a_qcow2_is_reported() {
     let bench = Bench::new();
     let qcow2 = |flags: &str, to: &str| bench.run(&format!("--format qcow2 {flags}"), to);
     let _ = qcow2("", "-").code(2).says("A stream cannot hold qcow2");
@@ -342,7 +342,7 @@ fn a_drive_is_made_larger_than_its_image() {
 }
 
 #[test]
-fn a_gpt_whose_copy_is_not_at_the_end_is_told() {
+fn a_gpt_whose_copy_is_not_at_the_end_is_reported() {
     const SIZE: u64 = 2 * MIB;
     let desk = Desk::new();
     let server = desk.server();
@@ -351,7 +351,7 @@ fn a_gpt_whose_copy_is_not_at_the_end_is_told() {
     for sector in [512, 4096] {
         let (right, early, late) = (SIZE - sector, SIZE / 2, SIZE + sector);
         let existing = format!("-d {}", create(&server, 3 * MIB));
-        for (backup, flags, told) in [
+        for (backup, flags, expected) in [
             (right, "", None),
             (right, "--grow 2M", None),
             (right, "--grow +4096", Some(moved)),
@@ -370,13 +370,13 @@ fn a_gpt_whose_copy_is_not_at_the_end_is_told() {
                 .collect();
             assert_eq!(
                 lines.len(),
-                usize::from(told.is_some()),
+                usize::from(expected.is_some()),
                 "{flags}: {outcome:?}"
             );
-            if let Some(told) = told {
+            if let Some(expected) = expected {
                 let byte = format!("byte {backup}");
                 assert!(
-                    lines[0].contains(told) && lines[0].contains(&byte),
+                    lines[0].contains(expected) && lines[0].contains(&byte),
                     "{lines:?}"
                 );
             }
@@ -409,7 +409,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn a_device_that_is_mounted_is_told_before_anything_is_sent() {
+fn a_device_that_is_mounted_is_reported_before_anything_is_sent() {
     let desk = Desk::new();
     let server = desk.server();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

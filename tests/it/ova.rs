@@ -165,11 +165,11 @@ fn the_first_disk_of_the_description_is_sent_or_the_one_that_is_named() {
     }
     let tool = bench.desk.simple(&bench.server.uri);
     let outcome = tool.args("image info --json image.iso").run().code(0);
-    let told: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
-    assert_eq!(told["archived_as"], "box-disk1.vmdk");
-    assert_eq!(told["other_disks"][0], "other disk.vmdk");
-    assert_eq!(told["format"], "vmdk");
-    assert_eq!(told["disk_bytes"], first.len());
+    let info: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
+    assert_eq!(info["archived_as"], "box-disk1.vmdk");
+    assert_eq!(info["other_disks"][0], "other disk.vmdk");
+    assert_eq!(info["format"], "vmdk");
+    assert_eq!(info["disk_bytes"], first.len());
     let tool = bench.desk.simple(&bench.server.uri);
     let outcome = tool
         .args("image info --disk box-file1.iso image.iso")
@@ -183,7 +183,7 @@ fn the_first_disk_of_the_description_is_sent_or_the_one_that_is_named() {
 }
 
 #[test]
-fn without_a_description_the_first_disk_is_told_by_content_or_name() {
+fn without_a_description_the_first_disk_is_found_by_content_or_name() {
     let bench = bench();
     let disk = std::fs::read(bench.path("disk.raw")).unwrap();
     let mut whole = disk.clone();
@@ -213,8 +213,8 @@ fn without_a_description_the_first_disk_is_told_by_content_or_name() {
         let args = ["--format", "raw", "--disk", &long, "image.iso"];
         check(&bench, &args, &disk);
     }
-    // What is told is the format of the disk, but raw alone is that of the image: a
-    // guest may have written what looks like an archive.
+    // The given format is that of the disk, except that raw alone is that of the image: a guest may
+    // have written what looks like an archive.
     pack(&bench, "ustar", &["box-disk1.vmdk"]);
     check(
         &bench,
@@ -236,7 +236,7 @@ fn without_a_description_the_first_disk_is_told_by_content_or_name() {
 }
 
 #[test]
-fn what_has_to_be_unpacked_first_is_told() {
+fn what_has_to_be_unpacked_first_is_reported() {
     let bench = bench();
     pack_appliance(&bench, VMWARE);
     let tar = std::fs::read(bench.path("image.iso")).unwrap();
@@ -261,7 +261,7 @@ fn what_has_to_be_unpacked_first_is_told() {
 }
 
 #[test]
-fn an_upload_of_a_disk_of_an_archive_goes_on() {
+fn an_upload_of_a_disk_of_an_archive_is_resumed() {
     let bench = bench();
     pack_appliance(&bench, VIRTUALBOX);
     let proxy = FaultProxy::to(&bench.server);
@@ -408,7 +408,7 @@ fn a_disk_is_checked_by_the_manifest_wherever_that_lies() {
 }
 
 #[test]
-fn a_manifest_without_the_disk_is_told_and_one_that_is_not_sound_refused() {
+fn a_manifest_without_the_disk_is_reported_and_a_damaged_one_refused() {
     let bench = bench();
     let first = bench.reference("box-disk1.vmdk", "vmdk");
     bench.desk.file("box.ovf", VMWARE.as_bytes());
@@ -417,7 +417,7 @@ fn a_manifest_without_the_disk_is_told_and_one_that_is_not_sound_refused() {
     bench.desk.file("box.mf", others.as_bytes());
     pack(&bench, "ustar", &order);
     let outcome = check(&bench, &["image.iso"], &first);
-    let _ = outcome.says("tells no digest of this disk: it is not checked");
+    let _ = outcome.says("lists no digest of this disk: it is not checked");
     // Without a manifest nothing is said of it.
     pack(&bench, "ustar", &[order[0], order[2], order[3]]);
     let outcome = check(&bench, &["image.iso"], &first);
@@ -457,7 +457,7 @@ fn a_manifest_without_the_disk_is_told_and_one_that_is_not_sound_refused() {
 }
 
 #[test]
-fn an_upload_that_goes_on_checks_all_of_the_disk_by_the_manifest() {
+fn a_resumed_upload_checks_all_of_the_disk_by_the_manifest() {
     let bench = bench();
     bench.desk.file("box.ovf", VMWARE.as_bytes());
     let sound = manifest(&bench, "SHA256", &["box-disk1.vmdk"]);

@@ -256,7 +256,7 @@ impl Browser {
         });
         let control = format!(
             "http://127.0.0.1:{}",
-            port.expect("chromedriver told no port")
+            port.expect("chromedriver printed no port")
         );
         // The HTTP client of the driver needs one, though it speaks no TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -371,8 +371,8 @@ impl Browser {
         .await
     }
 
-    /// Asserts that the policy refused nothing and no script failed: answers with these
-    /// statuses are what is told of.
+    /// Asserts that the policy refused nothing and no script failed. Answers with these statuses
+    /// are the only ones that may be reported.
     async fn assert_no_complaint(&self, expected: &[&str]) {
         let log = self.driver.get_log("browser").await.unwrap();
         for entry in log {
@@ -386,8 +386,8 @@ impl Browser {
     /// Nodes and listeners, those that are held by scripts only among them.
     async fn counts(&self) -> (u64, u64) {
         self.cdp("HeapProfiler.collectGarbage", json!({})).await;
-        let told = self.cdp("Memory.getDOMCounters", json!({})).await;
-        let count = |key: &str| told[key].as_u64().unwrap();
+        let counters = self.cdp("Memory.getDOMCounters", json!({})).await;
+        let count = |key: &str| counters[key].as_u64().unwrap();
         (count("nodes"), count("jsEventListeners"))
     }
 }
@@ -590,7 +590,7 @@ async fn a_browser_shows_servers_with_their_screens() {
     );
     let id = make("/servers/create", &keys, "server");
     let shown = || browser.text("servers");
-    // As text, as ever; and what is told is what there is.
+    // The page shows text, and what it shows is correct.
     until("the server", async || {
         shown().await.contains("web <i>1</i>")
     })
@@ -610,9 +610,9 @@ async fn a_browser_shows_servers_with_their_screens() {
     assert!(!text.contains("canary1"));
     assert_eq!(browser.text("total-servers").await, "1 of 1");
     let screen = async || {
-        let told = browser.script(&SCREEN.replace("ID", &id)).await;
-        let number = |i: usize| told[i].as_u64().unwrap();
-        (number(0), number(1), told[2].as_str().unwrap().to_owned())
+        let values = browser.script(&SCREEN.replace("ID", &id)).await;
+        let number = |i: usize| values[i].as_u64().unwrap();
+        (number(0), number(1), values[2].as_str().unwrap().to_owned())
     };
     // What the guest writes is seen, and said to who does not see.
     let command = |command: &str| post(&format!("/servers/{id}/{command}"), b"");

@@ -187,7 +187,7 @@ fn all_is_read_back_over_connections_that_break() {
 }
 
 #[test]
-fn a_run_that_is_killed_between_two_pieces_goes_on() {
+fn a_run_that_is_killed_between_two_pieces_is_resumed() {
     let desk = Desk::new();
     let server = desk.server();
     let pause = Duration::from_millis(2);
@@ -408,7 +408,7 @@ fn interrupted(desk: &Desk, proxy: &FaultProxy) -> u64 {
 }
 
 #[test]
-fn an_upload_that_goes_on_may_use_another_chunk_size() {
+fn a_resumed_upload_may_use_another_chunk_size() {
     let image = noise(18, 4 << 20);
     for chunk in [65_536, 1_000_000, 5_242_880] {
         let desk = Desk::new();
@@ -433,7 +433,7 @@ fn an_upload_that_goes_on_may_use_another_chunk_size() {
 }
 
 #[test]
-fn a_download_that_goes_on_may_use_another_chunk_size() {
+fn a_resumed_download_may_use_another_chunk_size() {
     let image = noise(19, 8 << 20);
     for chunk in [65_536, 1_000_000, 5_242_880] {
         let desk = Desk::new();

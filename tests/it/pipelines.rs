@@ -130,11 +130,11 @@ fn each_tool_leaves_its_outputs_and_a_summary() {
     let up = upload.arg("a,b: 50%.img").run().code(0);
     let drive = up.created();
     let sha256 = up.text().lines().last().unwrap()[..64].to_owned();
-    let (told, others) = commands(&up.stderr);
-    assert_eq!((told.len(), others.len()), (2, 0), "{}", up.stderr);
-    assert_eq!(told[0].name, "group");
-    assert_eq!(told[0].data, "openhosting-upload a,b: 50%.img");
-    assert_eq!(told[1].name, "endgroup");
+    let (printed, others) = commands(&up.stderr);
+    assert_eq!((printed.len(), others.len()), (2, 0), "{}", up.stderr);
+    assert_eq!(printed[0].name, "group");
+    assert_eq!(printed[0].data, "openhosting-upload a,b: 50%.img");
+    assert_eq!(printed[1].name, "endgroup");
     let (outputs, summary) = step.left();
     assert_eq!(get(&outputs, "outcome"), Some("complete"));
     assert_eq!(get(&outputs, "drive"), Some(&*drive));
@@ -190,8 +190,8 @@ fn each_tool_leaves_its_outputs_and_a_summary() {
     let mut bytes = image.clone();
     bytes[C] ^= 1;
     std::fs::write(server.drive_file(&published), &bytes).unwrap();
-    let (told, _) = commands(&verify().run().code(4).stderr);
-    let errors = named(&told, "error");
+    let (printed, _) = commands(&verify().run().code(4).stderr);
+    let errors = named(&printed, "error");
     assert_eq!((errors.len(), &*errors[0].title), (1, "openhosting verify"));
     assert!(
         errors[0]
@@ -217,11 +217,11 @@ fn an_error_is_one_annotation_after_the_group() {
     desk.file("a.img", &noise(2, 3 * C));
     let upload = step.run(desk.upload(&proxy.uri()).args("--github -c 65536 a.img"));
     let done = upload.run().code(1);
-    let (told, others) = commands(&done.stderr);
+    let (printed, others) = commands(&done.stderr);
     assert!(others.is_empty(), "{others:?}");
-    let names: Vec<_> = told.iter().map(|command| &*command.name).collect();
+    let names: Vec<_> = printed.iter().map(|command| &*command.name).collect();
     assert_eq!(names, ["group", "endgroup", "error"]);
-    let error = told.last().unwrap();
+    let error = printed.last().unwrap();
     assert_eq!(error.title, "openhosting-upload");
     // The error, its hint, and how to go on.
     let lines: Vec<_> = error.data.lines().collect();
@@ -249,20 +249,24 @@ fn what_there_is_to_know_is_a_warning() {
     publish("n");
     desk.file("a.img", &noise(4, C));
     std::fs::remove_dir_all(desk.path("../home/.local/state/openhosting/receipts")).unwrap();
-    let (told, others) = commands(&publish("n").stderr);
-    let warnings = named(&told, "warning");
-    assert_eq!(warnings.len(), 1, "{told:?} {others:?}");
+    let (printed, others) = commands(&publish("n").stderr);
+    let warnings = named(&printed, "warning");
+    assert_eq!(warnings.len(), 1, "{printed:?} {others:?}");
     assert_eq!(warnings[0].title, "openhosting publish");
     assert!(warnings[0].data.starts_with("There is no receipt of base"));
     // Nothing of it with --quiet, but for what is left.
     step.left();
-    let (told, others) = commands(&publish("n -q").stderr);
-    assert_eq!((told.len(), others.len()), (2, 0), "{told:?} {others:?}");
+    let (printed, others) = commands(&publish("n -q").stderr);
+    assert_eq!(
+        (printed.len(), others.len()),
+        (2, 0),
+        "{printed:?} {others:?}"
+    );
     assert_eq!(get(&step.left().0, "outcome"), Some("complete"));
 }
 
 #[test]
-fn files_that_are_not_there_are_told_and_fail_nothing() {
+fn files_that_are_missing_are_reported_and_fail_nothing() {
     let desk = Desk::new();
     let server = desk.server();
     let image = noise(5, C);
@@ -271,9 +275,9 @@ fn files_that_are_not_there_are_told_and_fail_nothing() {
     let nosuch = desk.path("nosuch");
     let done = upload.env("GITHUB_OUTPUT", &nosuch).run().code(0);
     assert_drive(&server, &done.created(), &image);
-    let (told, _) = commands(&done.stderr);
-    let warnings = named(&told, "warning");
-    assert_eq!(warnings.len(), 2, "{told:?}");
+    let (printed, _) = commands(&done.stderr);
+    let warnings = named(&printed, "warning");
+    assert_eq!(warnings.len(), 2, "{printed:?}");
     assert!(warnings[0].data.starts_with("GITHUB_OUTPUT names "));
     assert!(warnings[0].data.ends_with(": nothing is left there"));
     assert_eq!(
@@ -385,12 +389,13 @@ fn nothing_hostile_reaches_the_log() {
     // Nor do commands of ours take any of it for one of theirs.
     let step = Step::new(&desk);
     let upload = step.run(stub_up().args("--github -n n").arg(hostile));
-    let (told, others) = commands(&upload.run().code(1).stderr);
+    let (printed, others) = commands(&upload.run().code(1).stderr);
     assert_eq!(others.len(), 0, "{others:?}");
-    let names: Vec<_> = told.iter().map(|command| &*command.name).collect();
+    let names: Vec<_> = printed.iter().map(|command| &*command.name).collect();
     assert_eq!(names, ["group", "endgroup", "error"]);
     assert!(
-        told.iter()
+        printed
+            .iter()
             .all(|c| !c.data.replace('\n', "").contains(char::is_control))
     );
     assert_table(&step.left().1, "### openhosting\\-upload: failed");
@@ -413,7 +418,7 @@ fn a_plain_log_has_a_line_every_ten_seconds_at_most() {
     let desk = Desk::new();
     let server = desk.server();
     let proxy = FaultProxy::to(&server);
-    // Every other write is refused for a moment, which is told each time.
+    // Every other write is refused for a moment, and each time is reported.
     let writes = AtomicUsize::new(0);
     let every_other =
         move |r: &Request| r.is_write() && writes.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
@@ -446,17 +451,17 @@ fn a_plain_log_has_a_line_every_ten_seconds_at_most() {
         times.windows(2).all(|two| two[1] >= two[0] + 10),
         "{times:?}"
     );
-    // Those between were told as well, with the lines.
-    let told = done
+    // Those in between are reported as well, in the same lines.
+    let waits = done
         .stderr
         .matches("The drive is busy, waiting (after ")
         .count();
     let more: usize = done.stderr.matches("; and ").count();
-    assert!(told >= 5 || more > 0, "{}", done.stderr);
+    assert!(waits >= 5 || more > 0, "{}", done.stderr);
 }
 
 #[test]
-fn verify_tells_its_progress() {
+fn verify_reports_its_progress() {
     let desk = Desk::new();
     let plan = desk.file("plan.json", br#"{"past_end": "full"}"#);
     for has_digests in [true, false] {
@@ -496,7 +501,7 @@ fn verify_tells_its_progress() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_to_is_told() {
+fn a_file_that_cannot_be_written_to_is_reported() {
     let desk = Desk::new();
     let server = desk.server();
     let step = Step::new(&desk);
@@ -504,8 +509,8 @@ fn a_file_that_cannot_be_written_to_is_told() {
     // Of a file root would be let to: a directory is what nobody appends to.
     let upload = step.run(desk.upload(&server.uri).args("--github a.img"));
     let done = upload.env("GITHUB_OUTPUT", desk.work()).run().code(0);
-    let (told, _) = commands(&done.stderr);
-    assert_eq!(named(&told, "warning").len(), 1, "{told:?}");
+    let (printed, _) = commands(&done.stderr);
+    assert_eq!(named(&printed, "warning").len(), 1, "{printed:?}");
     // The other one was written all the same.
     assert_table(&step.left().1, "### openhosting\\-upload: complete");
 }

@@ -136,7 +136,7 @@ fn unknown(why: &str) -> Value {
 }
 
 #[test]
-fn a_server_without_faults_is_told_as_it_is() {
+fn a_server_without_faults_is_described_as_it_is() {
     let server = TestServer::start();
     let user = User::of(&server);
     let answers = user.probe();
@@ -255,7 +255,7 @@ fn counters_in_info_full_and_a_connection_that_breaks_at_a_large_body() {
 fn one_question_that_fails_leaves_the_others_alone() {
     let server = TestServer::with_plan(&json!({"writers_max": 1, "faults": [
         {"request": "POST /drives/*/set", "times": 9, "answer": {"status": 402}},
-        // It says that it did, and did not: only a look tells.
+        // The answer says that the drive was destroyed, but it was not: only a check reveals it.
         {"request": "POST /drives/*/destroy", "answer": {"status": 200}},
         {"request": "GET /drives/*/read/**", "times": 30, "truncate_bytes": 9},
         {"request": "POST /drives/*/write/12582912", "times": 30,
@@ -280,7 +280,7 @@ fn faults_all_the_way_and_the_drive_is_gone() {
         "writers_max": 1,
         "every": {"requests": 7, "status": 503, "retry_after_s": 1},
         "faults": [
-            // It is made, and nobody is told.
+            // The drive is created, but no answer arrives.
             {"request": "POST /drives/create", "reset": "after"},
             {"request": "GET /drives/*/info", "reset": "before"},
             {"request": "POST /drives/*/destroy", "nth": 1, "reset": "before"},
@@ -303,14 +303,14 @@ fn faults_all_the_way_and_the_drive_is_gone() {
 }
 
 #[test]
-fn a_drive_that_cannot_be_removed_is_told_with_the_command() {
+fn a_drive_that_cannot_be_removed_is_reported_with_the_command() {
     let server = TestServer::with_plan(&json!({"writers_max": 1, "faults": [
         {"request": "POST /drives/*/destroy", "answer": {"status": 402, "error": "billing"}},
     ]}));
     let user = User::of(&server);
     let out = user.openhosting(&["probe"]);
     assert_eq!(out.status.code(), Some(1));
-    // The answers are told all the same.
+    // The answers are printed nevertheless.
     assert!(String::from_utf8_lossy(&out.stdout).contains("Body in gzip"));
     let said = said(&out);
     let lines: Vec<_> = said.lines().collect();
@@ -398,12 +398,12 @@ fn the_findings_are_kept_and_used() {
         }
         let out = user.upload(&["-c", "20000", "-j", "8", path]);
         assert!(out.status.success(), "{}", said(&out));
-        let told = String::from_utf8_lossy(&out.stdout);
-        let drive = told.split(' ').nth(2).unwrap().to_owned();
+        let printed = String::from_utf8_lossy(&out.stdout);
+        let drive = printed.split(' ').nth(2).unwrap().to_owned();
         assert!(read_all(&server, &drive) == data);
         if !breaks {
             assert_eq!(busy(server.log()), before);
-            // Nobody watches: nobody is told.
+            // stderr is not a terminal, so no progress is printed.
             assert_eq!(said(&out), "");
         }
     }
@@ -419,8 +419,8 @@ fn a_download_reads_as_much_at_a_time_as_was_answered() {
         let data = ramp(3, 18_000_000);
         std::fs::write(&image, &data).unwrap();
         let out = user.upload(&[image.to_str().unwrap()]);
-        let told = String::from_utf8_lossy(&out.stdout);
-        let drive = told.split(' ').nth(2).unwrap().to_owned();
+        let printed = String::from_utf8_lossy(&out.stdout);
+        let drive = printed.split(' ').nth(2).unwrap().to_owned();
         let copy = user.home.path().join("copy");
         let copy = copy.to_str().unwrap();
         let reads = |len: u64| {

@@ -29,7 +29,7 @@ fn image() -> Vec<u8> {
     image
 }
 
-/// The same, but for so many blocks.
+/// The same image with these blocks changed.
 fn changed(image: &[u8], blocks: &[usize]) -> Vec<u8> {
     let mut changed = image.to_vec();
     for block in blocks {
@@ -54,7 +54,7 @@ fn published(desk: &Desk, uri: &str, words: &str) -> String {
 
 /// Publishes, and gives the object.
 #[track_caller]
-fn told(desk: &Desk, uri: &str, words: &str) -> Value {
+fn publication(desk: &Desk, uri: &str, words: &str) -> Value {
     let done = publish(desk, uri, &format!("{words} --json")).run().code(0);
     serde_json::from_slice(&done.stdout).unwrap()
 }
@@ -118,8 +118,8 @@ fn an_image_is_published_and_the_second_time_nothing_is_sent() {
     ] {
         let says = |request: &Request| {
             let is_it = |l: &str| l == line || line.ends_with(' ') && l.starts_with(line);
-            let tells = request.path.ends_with("/set") || request.is_create();
-            tells && request.text().lines().any(is_it)
+            let is_about = request.path.ends_with("/set") || request.is_create();
+            is_about && request.text().lines().any(is_it)
         };
         assert!(says(&requests[set]), "{line}");
         assert!(!requests[..set].iter().any(says), "{line}");
@@ -153,7 +153,7 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
     let next = changed(&image(), &blocks);
     desk.file("b.img", &next);
     proxy.forget();
-    let done = told(&desk, &proxy.uri(), "b.img --name nightly");
+    let done = publication(&desk, &proxy.uri(), "b.img --name nightly");
     assert_eq!(
         (done["how"].as_str(), done["base"].as_str()),
         (Some("delta"), Some(&*base))
@@ -170,12 +170,12 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
     let mut zeroed = next.clone();
     zeroed[70 * BLOCK..71 * BLOCK].fill(0);
     desk.file("c.img", &zeroed);
-    let done = told(&desk, &proxy.uri(), "c.img --name nightly");
+    let done = publication(&desk, &proxy.uri(), "c.img --name nightly");
     assert_eq!(done["base"].as_str(), Some(drive));
     assert_drive(&server, done["drive"].as_str().unwrap(), &zeroed);
     // Nothing to send, and all the same a drive of its own: what it copies is known.
     proxy.forget();
-    let done = told(&desk, &proxy.uri(), "c.img --name other --base nightly");
+    let done = publication(&desk, &proxy.uri(), "c.img --name other --base nightly");
     assert_eq!(writes(&proxy).len(), 0);
     assert_drive(&server, done["drive"].as_str().unwrap(), &zeroed);
 }
@@ -200,7 +200,7 @@ fn what_was_begun_before_the_image_was_read_is_taken_up_for_that_image_alone() {
     };
     assert_eq!(info(&server, left, "user:oh-goal"), None);
     assert!(info(&server, left, "user:oh-source").is_some());
-    // One of another image is told of, and not touched.
+    // An unfinished drive of another image is reported, and left alone.
     let other = changed(&image(), &[6]);
     desk.file("c.img", &other);
     let done = publish(&desk, &server.uri, "c.img --name n --base none")
@@ -251,7 +251,7 @@ fn a_disk_on_a_web_server_is_published_by_its_ranges() {
     let new = Site::of(&next).serve();
     let words = |site: &FaultProxy| format!("{}disk.img --name n", site.uri());
     published(&desk, &server.uri, &words(&old));
-    let done = told(&desk, &server.uri, &words(&new));
+    let done = publication(&desk, &server.uri, &words(&new));
     assert_eq!(done["how"], "delta");
     let drive = done["drive"].as_str().unwrap();
     assert_drive(&server, drive, &next);
@@ -279,7 +279,7 @@ fn an_image_that_grew_is_a_delta_and_one_that_shrank_is_not() {
     grown[SIZE + CHUNK] = 1;
     desk.file("b.img", &grown);
     proxy.forget();
-    let done = told(&desk, &proxy.uri(), "b.img --name n");
+    let done = publication(&desk, &proxy.uri(), "b.img --name n");
     assert_eq!(done["how"], "delta");
     assert_drive(&server, done["drive"].as_str().unwrap(), &grown);
     let out = publish(&desk, &proxy.uri(), "a.img --name m --base n")
@@ -313,7 +313,7 @@ fn without_a_receipt_the_copy_is_compared() {
 }
 
 #[test]
-fn a_receipt_from_elsewhere_tells_what_the_base_holds() {
+fn a_receipt_from_elsewhere_describes_the_base() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
@@ -477,8 +477,8 @@ fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
     proxy.fault(
         move |request| request.path.ends_with(&claimed),
         99,
-        Fault::rewrite(|_, told| {
-            let text = String::from_utf8(told).unwrap();
+        Fault::rewrite(|_, publication| {
+            let text = String::from_utf8(publication).unwrap();
             let (_, body) = text.split_once("\r\n\r\n").unwrap();
             let body = format!("{body}claimed host:guest:x:ide:0:0\n");
             answer(200, &["Content-Type: text/plain"], body.as_bytes())
@@ -491,14 +491,14 @@ fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
         .run()
         .code(4);
     assert_eq!(drives(&server).len(), 5);
-    let done = told(&desk, &proxy.uri(), "a.img --name n --keep 2 --verify full");
+    let done = publication(&desk, &proxy.uri(), "a.img --name n --keep 2 --verify full");
     assert_eq!(done["destroyed"], json!([all[2], all[0]]));
     let (named, others) = by_name(&server, "n");
     assert_eq!((named.len(), others.len()), (3, 0));
     assert!(named.contains(&all[1]) && named.contains(&all[3]));
     // What is there already is kept to the number as well.
     proxy.heal();
-    let done = told(&desk, &proxy.uri(), "a.img --name n --keep 1");
+    let done = publication(&desk, &proxy.uri(), "a.img --name n --keep 1");
     assert_eq!(done["how"], "nothing");
     assert_eq!(drives(&server), [done["drive"].as_str().unwrap()]);
 }
@@ -653,7 +653,7 @@ fn a_drive_is_verified_against_its_receipt() {
             let found = verify("-J")
                 .run()
                 .code(4)
-                .says("does not hold what its receipt tells");
+                .says("does not hold what its receipt lists");
             let object: Value = serde_json::from_slice(&found.stdout).unwrap();
             assert_eq!(object["is_same"], false);
             assert_eq!(object["differing"], 1);
@@ -717,7 +717,7 @@ fn a_receipt_is_signed_and_believed_only_with_its_key() {
     desk.file("r.json", &[&text, &b" "[..]].concat());
     verify("r.json").run().code(0);
     verify("r.json --pubkey key.pub").run().code(4);
-    // A key that cannot be used is told before anything is sent.
+    // A key that cannot be used is reported before anything is sent.
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
     let words = "a.img --name m --receipt s.json --sign-key key";
     publish(&desk, &server.uri, words)

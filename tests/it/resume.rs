@@ -23,7 +23,7 @@ use crate::support::server::TestServer;
 const C: usize = 16 * 1024;
 const CHUNKS: usize = 200;
 const SIZE: usize = CHUNKS * C;
-/// So many writes pass before the first run is stopped.
+/// Number of writes before the first run is stopped.
 const PASSED: usize = 120;
 
 struct Scene {
@@ -69,8 +69,7 @@ impl Scene {
         self.start(args).wait()
     }
 
-    /// Runs until so many writes passed, holds those that follow, and hands
-    /// over to `stop`.
+    /// Runs until [`PASSED`] writes have passed, holds those that follow, and calls `stop`.
     fn stopped(&self, args: &str, stop: impl FnOnce(Running<'_>, &Gate) -> Outcome) -> Outcome {
         let gate = Gate::default();
         let hold = Fault::Hold(gate.clone());
@@ -162,7 +161,7 @@ fn wait_for_records(scene: &Scene, chunks: usize) {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    panic!("the journal never told of {chunks} chunks");
+    panic!("the journal never recorded {chunks} chunks");
 }
 
 /// How many chunks a journal says are done.
@@ -396,7 +395,7 @@ fn two_processes_never_work_at_one_upload() {
 // ---- Flags ----
 
 #[test]
-fn restart_forgets_and_tells_what_it_leaves() {
+fn restart_discards_the_earlier_run_and_reports_what_it_leaves() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     let old = scene.drive();
@@ -459,7 +458,7 @@ fn comparing_with_a_drive_needs_no_journal() {
 // ---- What becomes of the image ----
 
 #[test]
-fn an_image_that_changed_is_told_and_what_changed_is_sent() {
+fn an_image_that_changed_is_reported_and_what_changed_is_sent() {
     let mut scene = Scene::new();
     let _ = scene.interrupted("");
     let confirmed = scene.confirmed();
@@ -626,7 +625,7 @@ fn a_journal_damaged_in_the_middle_is_compared_with_the_drive() {
 }
 
 #[test]
-fn a_journal_that_cannot_be_read_is_told_and_can_be_left() {
+fn a_journal_that_cannot_be_read_is_reported_and_can_be_discarded() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     let journal = scene.journal();
@@ -658,7 +657,7 @@ fn a_journal_that_cannot_be_read_is_told_and_can_be_left() {
 }
 
 #[test]
-fn a_drive_that_is_gone_is_told() {
+fn a_drive_that_is_gone_is_reported() {
     let scene = Scene::new();
     let _ = scene.interrupted("");
     let path = format!("/drives/{}/destroy", scene.drive());
@@ -802,7 +801,7 @@ enum More {
     Whole,
     /// Its last chunk has the digest of its data.
     Data,
-    /// It tells of chunks that are not synced, from version 2 on.
+    /// With records of chunks that are not synced, from version 2 on.
     Unsynced,
 }
 
@@ -918,9 +917,9 @@ fn journals_of_every_version_can_be_read() {
         if VERSIONS.last() == Some(&version) {
             assert!(bytes == bytes_of(direction, more), "{name}");
         }
-        let mut told = Vec::new();
+        let mut recorded = Vec::new();
         let replay = replay(&bytes[..], |index, len, digest| {
-            told.push(Record::Done { index, len, digest });
+            recorded.push(Record::Done { index, len, digest });
         })
         .unwrap();
         assert_eq!(replay.header, header_of(direction));
@@ -928,7 +927,7 @@ fn journals_of_every_version_can_be_read() {
         assert_eq!(replay.records, records.len() as u64);
         assert!(!replay.is_damaged);
         let done = records.iter().filter(|r| matches!(r, Record::Done { .. }));
-        assert!(told.iter().eq(done));
+        assert!(recorded.iter().eq(done));
         let (id, is_ours) = replay.state.drive.unwrap();
         assert_eq!(id, DriveId::from_bytes(*b"drive of a test."));
         assert_eq!(is_ours, direction == Direction::Upload);

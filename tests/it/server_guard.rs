@@ -186,7 +186,7 @@ fn it_refuses_to_start_where_it_should() {
 }
 
 #[test]
-fn it_listens_where_it_is_told_to() {
+fn it_listens_at_the_given_address() {
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         let server = TestServer::with_args(&["--listen", "[::1]:0"]);
         assert!(server.uri.starts_with("http://[::1]:"));

@@ -125,7 +125,7 @@ fn drives_made_at_once_do_not_slip_past_the_limit() {
 }
 
 #[test]
-fn a_user_who_asks_too_often_is_told_when_to_ask_again() {
+fn a_user_with_too_many_requests_learns_when_to_try_again() {
     let args = ["--user", A, "--user", B, "--rate-limit", "3/h"];
     let server = TestServer::with_args(&args);
     let list = |auth: &str| Ask::of(&server).by(auth).get("/drives/list");
@@ -178,14 +178,14 @@ fn an_address_with_too_many_wrong_keys_waits() {
         by(A).expect(200);
         assert_eq!(by(B).error(), (401, "auth"));
     }
-    // Now nothing tells a right key from a wrong one.
+    // Now no answer distinguishes a right key from a wrong one.
     let replies = [by(A), by(B)];
     for reply in &replies {
         assert_eq!(reply.error(), (429, "busy"));
         assert!(reply.header("retry-after").is_some());
     }
     assert_eq!(replies[0].body, replies[1].body);
-    // A server that is told to does not count.
+    // A server that is configured without a limit does not count.
     let server = TestServer::with_args(&["--user", A, "--wrong-key-limit", "none"]);
     for _ in 0..100 {
         let reply = Ask::of(&server).by(B).get("/drives/list");
@@ -213,7 +213,7 @@ fn whether_it_is_well_anybody_may_ask() {
     ask(get).expect(200);
 }
 
-/// Where the server tells its figures, as its log says.
+/// The address of the metrics, as the log of the server has it.
 fn metrics_address(server: &TestServer) -> SocketAddr {
     let log = server.log();
     let line = log.lines().find(|line| line.contains("Telling metrics"));
@@ -276,8 +276,8 @@ fn the_figures_are_what_happened() {
         assert!(Instant::now() < deadline, "{}", reply.text());
         std::thread::sleep(Duration::from_millis(10));
     };
-    // What waits was not told as done. It ends before the figures are looked at, which takes
-    // a moment: the server does not wait forever.
+    // The waiting request was not answered yet. It ends before the metrics are read, which takes a
+    // moment: the server does not wait for ever.
     stream.write_all(b"abc").unwrap();
     assert_eq!(read_reply(&mut stream).unwrap().status, 204);
     let media_type = reply.header("content-type").unwrap();
@@ -332,7 +332,7 @@ fn the_figures_are_what_happened() {
 }
 
 #[test]
-fn figures_stay_on_this_machine_unless_told_otherwise() {
+fn figures_stay_on_this_machine_unless_configured_otherwise() {
     let directory = tempfile::tempdir().unwrap();
     let out = Command::new(env!("CARGO_BIN_EXE_openhosting-server"))
         .arg("--data")
@@ -348,7 +348,7 @@ fn figures_stay_on_this_machine_unless_told_otherwise() {
     );
 }
 
-/// Waits until so many requests are told in the log, and gives these lines.
+/// Waits until the log has this many requests, and returns their lines.
 fn requests(server: &TestServer, number: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -387,7 +387,7 @@ fn the_log_has_one_object_for_each_request_and_no_secret() {
     drop(stream);
 
     let lines = requests(&server, 6);
-    let told = |line: &Value| {
+    let fields = |line: &Value| {
         let keys = ["call", "status", "received_bytes", "sent_bytes", "user"];
         keys.map(|key| line[key].clone())
     };
@@ -399,10 +399,10 @@ fn the_log_has_one_object_for_each_request_and_no_secret() {
         json!(["read", 200, 0, 600, user]),
     ];
     for (line, expected) in lines[1..].iter().zip(&expected) {
-        for (told, expected) in told(line).iter().zip(expected.as_array().unwrap()) {
+        for (fields, expected) in fields(line).iter().zip(expected.as_array().unwrap()) {
             // How much of a refused body came is chance, and words may change.
             assert!(
-                expected.is_null() && told != user || told == expected,
+                expected.is_null() && fields != user || fields == expected,
                 "{line}"
             );
         }

@@ -495,7 +495,7 @@ fn both_drives_are_claimed_while_imaging() {
 }
 
 #[test]
-fn an_imaging_cut_off_by_kill_9_goes_on_at_the_next_start() {
+fn an_imaging_cut_off_by_kill_9_is_resumed_at_the_next_start() {
     for packing in ["", "/gzip", "/gunzip"] {
         let plain = noise(4, 400_000);
         let image = match packing {
@@ -538,7 +538,7 @@ fn an_imaging_cut_off_by_kill_9_goes_on_at_the_next_start() {
 }
 
 #[test]
-fn an_imaging_goes_on_from_what_was_kept_and_fails_without_its_source() {
+fn an_imaging_is_resumed_from_what_was_stored_and_fails_without_its_source() {
     let mut server = TestServer::with_plan(&json!({"imaging_bytes_per_s": 1}));
     let source = create(&server, 100);
     Ask::of(&server)

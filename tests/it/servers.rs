@@ -125,7 +125,7 @@ fn the_worked_example_of_the_documentation_runs() {
     let simple = |args: &str| desk.simple(&server.uri).args(args);
     let outcome = simple("-c servers create").input(request.as_bytes()).run();
     let outcome = outcome.code(0);
-    let told = |key: &str| {
+    let value_of = |key: &str| {
         let mut lines = outcome.text().lines();
         let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {key}: {}", outcome.text()))
@@ -142,7 +142,7 @@ fn the_worked_example_of_the_documentation_runs() {
         ("status", "active"),
         ("smp:cores", "1"),
     ] {
-        assert_eq!(told(key), value, "{key}");
+        assert_eq!(value_of(key), value, "{key}");
     }
     // Without those of the first generation that the second has not, and that nothing
     // here could count.
@@ -150,9 +150,9 @@ fn the_worked_example_of_the_documentation_runs() {
         .lines()
         .filter(|line| !line.starts_with("rx ") && !line.starts_with("tx "))
     {
-        told(line.split(' ').next().unwrap());
+        value_of(line.split(' ').next().unwrap());
     }
-    let id = told("server").to_owned();
+    let id = value_of("server").to_owned();
     wait_until("the guest runs", || {
         let console = simple(&format!("servers {id} console")).run().code(0);
         console
@@ -161,7 +161,7 @@ fn the_worked_example_of_the_documentation_runs() {
     });
 
     // Where the answer says, VNC asks for the password.
-    let mut vnc = TcpStream::connect((told("vnc:ip"), 5900)).unwrap();
+    let mut vnc = TcpStream::connect((value_of("vnc:ip"), 5900)).unwrap();
     let mut said = [0; 12];
     vnc.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"RFB 003.008\n");
@@ -266,7 +266,7 @@ fn a_persistent_server_goes_through_its_life() {
     }
     post(&server, &path("set"), "name still").expect(200);
     Ask::of(&server).get(&path("read/0/512")).expect(200);
-    // What it read and wrote is told of the server, and of the drive.
+    // What the guest read and wrote is counted for the server and for the drive.
     let counted = |name: &str| -> u64 { key(&server, &id, name).unwrap().parse().unwrap() };
     assert!(counted("ide:0:0:read:bytes") >= 1536);
     assert_eq!(counted("ide:0:0:write:bytes"), 1024);
@@ -581,23 +581,23 @@ fn a_guest_has_its_share_of_the_processors_in_the_kernels_groups() {
         &(keys(&boot) + "persistent true"),
     );
     let group = groups.0.join(&id);
-    let told = |name: &str| std::fs::read_to_string(group.join(name)).unwrap();
-    assert_eq!(told("cpu.weight").trim(), "50");
+    let setting = |name: &str| std::fs::read_to_string(group.join(name)).unwrap();
+    assert_eq!(setting("cpu.weight").trim(), "50");
     let [guest] = processes(&server)[..] else {
         panic!("not one process");
     };
-    assert_eq!(told("cgroup.procs").trim(), guest.to_string());
+    assert_eq!(setting("cgroup.procs").trim(), guest.to_string());
     wait_console(&server, &id, "boot 1");
     // It is changed while it runs, also by a server that found it.
     server.kill9();
     server.start_again();
-    assert_eq!(told("cgroup.procs").trim(), guest.to_string());
+    assert_eq!(setting("cgroup.procs").trim(), guest.to_string());
     post(&server, &format!("/servers/{id}/set"), "cpu 3000").expect(200);
-    assert_eq!(told("cpu.weight").trim(), "300");
+    assert_eq!(setting("cpu.weight").trim(), "300");
     command(&server, &id, "stop").expect(204);
     assert!(!group.exists());
     command(&server, &id, "start").expect(200);
-    assert_eq!(told("cpu.weight").trim(), "300");
+    assert_eq!(setting("cpu.weight").trim(), "300");
     command(&server, &id, "destroy").expect(204);
     assert!(!group.exists());
 }
@@ -780,7 +780,8 @@ fn a_stopped_server_is_told_in_both_formats_and_kept() {
         text.text()
     );
 
-    // A GET changes nothing, an unknown key is told, another's server is none.
+    // A GET changes nothing, an unknown key is refused by name, and another user's server does not
+    // exist.
     for name in ["start", "stop", "destroy", "set", "suspend"] {
         let refused = Ask::of(&server).get(&format!("/servers/{id}/{name}"));
         assert_eq!(refused.error(), (405, "method"), "{name}");
@@ -811,8 +812,8 @@ fn a_stopped_server_is_told_in_both_formats_and_kept() {
 fn a_plan_plays_a_cloud_without_extensions() {
     let server = TestServer::with_plan(&json!({"counters": "full"}));
     let id = made(&server, "/servers/create/stopped", "cpu 500\nmem 16");
-    let told = command(&server, &id, "info").expect(200);
-    assert_eq!(told.header("x-openhosting-extensions"), None);
+    let info = command(&server, &id, "info").expect(200);
+    assert_eq!(info.header("x-openhosting-extensions"), None);
     for name in ["console", "screen", "suspend", "resume"] {
         assert_eq!(
             command(&server, &id, name).error(),
@@ -938,11 +939,11 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
         let (request, answer) = (recorded(request), recorded(answer));
         let sent = request.replace("08c92dd5-70a0-4f51-83d2-835919d254df", &boot);
         let sent = sent.replace("mem 1024", "mem 16");
-        let told = curl(path, "application/octet-stream", None, &sent);
-        let id = value(&told, "server").unwrap_or_else(|| panic!("{told}"));
+        let reply = curl(path, "application/octet-stream", None, &sent);
+        let id = value(&reply, "server").unwrap_or_else(|| panic!("{reply}"));
         for line in answer.lines() {
             let (key, _) = line.split_once(' ').unwrap();
-            let is_there = value(&told, key).is_some();
+            let is_there = value(&reply, key).is_some();
             match key {
                 // Counted by a cloud's network, and ports that a cloud blocks.
                 "rx" | "tx" | "rx:packets" | "tx:packets" | "nic:0:block" => assert!(!is_there),
@@ -952,10 +953,10 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
                     let is_asked = sent.contains(&format!("{} ", key.trim_end_matches(":ip")))
                         && !sent.contains("persistent false");
                     if is_asked && can_start {
-                        assert!(is_there, "{key}: {told}");
+                        assert!(is_there, "{key}: {reply}");
                     }
                 }
-                _ if can_start => assert!(is_there, "{key}: {told}"),
+                _ if can_start => assert!(is_there, "{key}: {reply}"),
                 _ => {}
             }
         }
@@ -965,7 +966,7 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
                 ("persistent", "false") | ("vnc:ip", _) => continue,
                 _ => wanted,
             };
-            assert_eq!(value(&told, key).as_deref(), Some(wanted), "{key}");
+            assert_eq!(value(&reply, key).as_deref(), Some(wanted), "{key}");
         }
         // As the tool does without data: an empty POST, of whatever type.
         let form = "application/x-www-form-urlencoded";

@@ -65,7 +65,7 @@ impl Scene {
     }
 }
 
-/// Waits until so many bytes more passed.
+/// Waits until this many more bytes have passed.
 fn wait_passed(link: &mut BadLink, way: &str, bytes: u64, running: &mut Running<'_>) {
     let until = link.passed(way) + bytes;
     while link.passed(way) < until {
@@ -75,7 +75,7 @@ fn wait_passed(link: &mut BadLink, way: &str, bytes: u64, running: &mut Running<
 }
 
 /// What the last line of progress says of this key.
-fn told(outcome: &Outcome, key: &str) -> u64 {
+fn figure(outcome: &Outcome, key: &str) -> u64 {
     let mut lines = outcome.stderr.lines();
     let last = lines.rfind(|line| line.starts_with('{')).unwrap();
     let end: Value = serde_json::from_str(last).unwrap();
@@ -96,7 +96,7 @@ fn a_black_hole_of_some_seconds_is_waited_out() {
     let outcome = running.wait().code(0);
     let drive = outcome.created();
     assert!(std::fs::read(scene.server.drive_file(&drive)).unwrap() == scene.image);
-    assert_eq!(told(&outcome, "retries"), 0, "{outcome:?}");
+    assert_eq!(figure(&outcome, "retries"), 0, "{outcome:?}");
     // TCP sends again what the hole swallowed, and nobody else does.
     let passed = link.passed("up");
     assert!(passed < SIZE * 3 / 2, "{passed} bytes went up");
@@ -108,7 +108,7 @@ fn a_black_hole_of_some_seconds_is_waited_out() {
     link.hole(false);
     let outcome = running.wait().code(0);
     assert!(std::fs::read(scene.desk.path("copy")).unwrap() == scene.image);
-    assert_eq!(told(&outcome, "retries"), 0, "{outcome:?}");
+    assert_eq!(figure(&outcome, "retries"), 0, "{outcome:?}");
     let passed = link.passed("down");
     assert!(passed < SIZE * 3 / 2, "{passed} bytes came down");
 }
@@ -144,14 +144,14 @@ fn killed_connections_cost_what_was_in_flight() {
         } else {
             assert!(std::fs::read(scene.desk.path("copy")).unwrap() == scene.image);
         }
-        let retries = told(&outcome, "retries");
+        let retries = figure(&outcome, "retries");
         assert!(
             killed >= 4 && retries > 0,
             "{killed} connections, {retries} retries"
         );
         // A chunk for each connection that was killed, and no more.
         assert!(retries <= killed, "{killed} connections, {retries} retries");
-        let moved = told(&outcome, "bytes_wire");
+        let moved = figure(&outcome, "bytes_wire");
         let most = SIZE + SIZE / 100 + killed * (CHUNK + CHUNK / 100);
         assert!(
             moved <= most,

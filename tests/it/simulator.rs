@@ -6,10 +6,9 @@
 //! OH_SEED=123 cargo test --test it simulator -- --nocapture  # one, with a trace
 //! ```
 //!
-//! What decides is the real code: the engine, the creation of a drive, the
-//! journal's bytes. What only acts, `src/transfer` and `journal::Keeper`, is
-//! played by `client`, step by step in the same order. docs/dev/reliability.md tells
-//! what is checked.
+//! The decisions are made by the real code: the engine, the creation of a drive, the bytes of the
+//! journal. What only acts, `src/transfer` and `journal::Keeper`, is replaced by `client`, which
+//! performs the same steps in the same order. docs/dev/reliability.md lists what is checked.
 
 #![allow(unreachable_pub)]
 
@@ -28,7 +27,7 @@ use world::{S, World};
 /// Runs with faults; the ones after these have none and must get through.
 const FAULTY_RUNS: u32 = 10;
 
-/// Tells how to play a failure again.
+/// Prints how to repeat a failure.
 struct Replay(u64);
 
 impl Drop for Replay {

@@ -320,11 +320,11 @@ impl Round<'_> {
         match &op.what {
             What::Create { name, size } => {
                 // One without an answer is found by its name, which no other has.
-                let told = reply
+                let answered = reply
                     .and_then(|reply| reply.key("drive"))
                     .map(str::to_owned);
                 let found = || self.after.iter().find(|(_, drive)| drive.name == *name);
-                let Some(id) = told.or_else(|| found().map(|(id, _)| id.clone())) else {
+                let Some(id) = answered.or_else(|| found().map(|(id, _)| id.clone())) else {
                     return nothing(200);
                 };
                 let made = Drive {

@@ -20,7 +20,7 @@ fn xz(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A frame that tells how much is in it.
+/// A frame that states the size of its content.
 fn zstd(plain: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(plain, 1).unwrap()
 }
@@ -176,7 +176,7 @@ impl Scene {
         self.proxy.count(Request::is_write)
     }
 
-    /// Runs until so many writes passed, and kills it while others are held.
+    /// Runs until `passed` writes have passed, and kills it while others are held.
     fn killed(&self, args: &str, input: Option<&[u8]>, passed: usize) {
         let gate = Gate::default();
         self.proxy.fault_after(
@@ -227,12 +227,12 @@ fn a_size_that_is_told_makes_the_drive_at_once() {
         scene.proxy.forget();
         let name = format!("{i}.img");
         scene.desk.file(&name, &pack(&content));
-        let told = format!("of size {}\n", content.len());
+        let size_line = format!("of size {}\n", content.len());
         let outcome = scene.upload(&name).code(0);
         let count = content.len().div_ceil(C);
         let many = format!("Uploading {count} chunks of 16384 bytes: ....");
         let is_known = ["xz", "lzip", "zip"].contains(&format) || i == 2;
-        assert_eq!(outcome.text().contains(&told), is_known, "{format}");
+        assert_eq!(outcome.text().contains(&size_line), is_known, "{format}");
         assert_eq!(outcome.text().contains(&many), is_known, "{format}");
         let first = if is_known { content.len() as u64 } else { GIB };
         assert!(outcome.text().contains(&format!("of size {first}\n")));
@@ -244,7 +244,7 @@ fn a_size_that_is_told_makes_the_drive_at_once() {
         assert_eq!(scene.sets(), cuts, "{format}");
         let outcome = scene.upload(&format!("--size {} -n x {name}", content.len()));
         let outcome = outcome.code(0);
-        assert!(outcome.text().contains(&told), "{}", outcome.text());
+        assert!(outcome.text().contains(&size_line), "{}", outcome.text());
         scene.check(&outcome.created(), &content);
     }
 }
@@ -269,7 +269,7 @@ fn parts_that_follow_each_other_are_one_image() {
 #[test]
 fn the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size() {
     let scene = Scene::new();
-    // The first frame tells 100 000 bytes; there is more.
+    // The first frame states 100 000 bytes; there is more.
     let content = [
         noise(1, 100_000),
         vec![0; 900_000],
@@ -326,7 +326,7 @@ fn a_drive_that_may_not_grow_so_much_grows_by_less() {
         .upload("-n first a.zst")
         .code(1)
         .says("Pass its size with --size");
-    // And one that cannot grow at all is told, with what can be done.
+    // A drive that cannot grow at all is reported, with what to do about it.
     let refused = crate::support::proxy::refusal(402, "billing");
     scene.proxy.heal();
     let is_set = |request: &Request| request.path.ends_with("/set");
@@ -396,7 +396,7 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
             let line = outcome.stderr.lines().find(|line| line.contains(said));
             assert!(line.unwrap().len() < 250, "{line:?}");
             assert!(!outcome.text().contains("completed"));
-            // Nobody is told to do the same again, and what is left is named.
+            // The advice is not to run the same command again, and it names what is left.
             let outcome = outcome.says(&format!("Drive {drive}, created for this upload"));
             for wrong in [
                 "Restart with",
@@ -500,7 +500,7 @@ fn a_drive_that_can_never_hold_the_image_is_named_with_the_command_that_removes_
     };
     remove(removal);
     assert_eq!(drives(&scene.server), Vec::<String>::new());
-    // The same way to the cloud, where flags told it.
+    // The commands reach the same cloud if flags defined it.
     let tool = scene.desk.tool(UPLOAD).env("OHAUTH", scene.desk.auth());
     let tool = tool
         .args("--restart cut.gz --endpoint")
@@ -616,7 +616,7 @@ fn frames_without_content_are_skipped_in_files_and_pipes() {
             let outcome = scene.upload("a.img").code(0);
             let outcome = outcome.says(&format!("packed with {name}"));
             scene.check(&outcome.created(), &content);
-            // The header behind it tells the size.
+            // The header behind it states the size.
             if name == "zstd" {
                 let size = format!("of size {}\n", content.len());
                 assert!(outcome.text().contains(&size), "{}", outcome.text());
@@ -822,9 +822,9 @@ fn info_tells_what_can_be_told_of_a_packed_image() {
             serde_json::from_slice(&info(&name, "-j").code(0).stdout).unwrap();
         assert_eq!(object["packed_with"], format);
         assert_eq!(object["packed_bytes"], packed.len());
-        let is_told = ["xz", "lzip", "zip"].contains(&format) || i == 2;
-        let told = is_told.then_some(content.len());
-        assert_eq!(object["disk_bytes"], serde_json::json!(told));
+        let is_known = ["xz", "lzip", "zip"].contains(&format) || i == 2;
+        let size = is_known.then_some(content.len());
+        assert_eq!(object["disk_bytes"], serde_json::json!(size));
     }
     let map = info("0.img", "--map x.svg").code(1);
     map.says("without unpacking it");
@@ -953,8 +953,8 @@ impl Site {
         let (from, last) = range.split_once('-').unwrap();
         let from: usize = from.parse().unwrap();
         let last: usize = last.parse().unwrap_or(usize::MAX).min(file.len() - 1);
-        let told = format!("Content-Range: bytes {from}-{last}/{}", file.len());
-        headers.push(&told);
+        let content_range = format!("Content-Range: bytes {from}-{last}/{}", file.len());
+        headers.push(&content_range);
         answer(206, &headers, &file[from..=last])
     }
 }
@@ -1025,7 +1025,7 @@ fn an_image_with_a_map_is_fetched_by_its_ranges() {
 
 /// What `image info` prints, and the same as an object.
 #[track_caller]
-fn told(scene: &Scene, image: &str) -> (String, serde_json::Value) {
+fn image_info(scene: &Scene, image: &str) -> (String, serde_json::Value) {
     let info = |args: &str| {
         let tool = scene.desk.tool(SIMPLE);
         tool.args(args).arg(image).run().code(0)
@@ -1041,7 +1041,7 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
     let scene = Scene::new();
     let content = noise(5, SIZE);
     let web = Site::of(&content).serve();
-    let (text, object) = told(&scene, &format!("{}a.img", web.uri()));
+    let (text, object) = image_info(&scene, &format!("{}a.img", web.uri()));
     assert!(web.bytes_down() < 1 << 20, "{}", web.bytes_down());
     assert!(
         text.contains("Chunks       51 of 1000000 bytes\n"),
@@ -1079,9 +1079,9 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
         scene.desk.own(&scene.desk.path("a"));
         let web = Site::of(&std::fs::read(scene.desk.path("a")).unwrap()).serve();
         let url = format!("{}a", web.uri());
-        let (text, object) = told(&scene, &url);
+        let (text, object) = image_info(&scene, &url);
         assert!(web.bytes_down() < 8 << 20, "{format}: {}", web.bytes_down());
-        let (_, of_file) = told(&scene, "a");
+        let (_, of_file) = image_info(&scene, "a");
         for key in [
             "format",
             "disk_bytes",
@@ -1125,7 +1125,7 @@ fn info_of_what_comes_in_order_tells_what_its_start_tells() {
                 ..Site::of(&packed)
             };
             let web = site.serve();
-            let (_, object) = told(&scene, &format!("{}a", web.uri()));
+            let (_, object) = image_info(&scene, &format!("{}a", web.uri()));
             let is_told = name == "raw" || (!has_no_ranges && name != "gzip");
             let size = is_told.then_some(SIZE);
             assert_eq!(object["disk_bytes"], serde_json::json!(size), "{name}");

@@ -70,7 +70,7 @@ pub fn seed(test: &str) -> u64 {
     seed
 }
 
-/// How many rounds: `OH_ROUNDS`, or so many.
+/// The number of rounds: `OH_ROUNDS`, or `usual`.
 pub fn rounds(usual: usize) -> usize {
     let given = std::env::var("OH_ROUNDS").ok();
     given.map_or(usual, |rounds| rounds.parse().unwrap())

@@ -35,7 +35,8 @@ fn is_progress(row: &str) -> bool {
     is_phase && !row.ends_with(':') || is_bar
 }
 
-/// Plays what was written on a terminal of so many columns, and looks at it after each piece.
+/// Displays what was written on a terminal with this many columns, and checks the screen after each
+/// piece.
 #[track_caller]
 fn play(outcome: &Outcome, columns: u16) -> Screen {
     play_bytes(&outcome.stdout, columns)
@@ -274,7 +275,7 @@ fn an_outage_shows_its_cause_and_when_it_gives_up_in_the_same_line() {
     });
 }
 
-/// As `upload … | tee log` does: what goes through the pipe comes to the same terminal.
+/// As with `upload … | tee log`: what goes through the pipe is printed on the same terminal.
 #[test]
 fn a_pipe_to_the_same_terminal_never_crosses_the_line() {
     on_all_widths(|columns| {

@@ -58,7 +58,7 @@ const DIFFERENCES: &[Difference] = &[
     (
         "simple: connection refused",
         |r| r.code = 75,
-        "no tool tells curl's exit codes: 75 is for what may work later",
+        "no tool uses curl's exit codes: 75 is for what may work later",
     ),
     ("upload: two files", usage, USAGE),
     ("upload: EHURI unset", code_2, USAGE),

@@ -171,20 +171,20 @@ fn a_trace_tells_of_each_chunk() {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         lines.sort_by_key(|line| line["chunk"].as_u64());
-        let told = |key: &str| {
+        let values_of = |key: &str| {
             lines
                 .iter()
                 .map(|line| line[key].clone())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(told("chunk"), [0, 1, 2]);
-        assert_eq!(told("raw_bytes"), [262_144; 3]);
+        assert_eq!(values_of("chunk"), [0, 1, 2]);
+        assert_eq!(values_of("raw_bytes"), [262_144; 3]);
         if level == "3" {
             assert_eq!(
-                told("reason"),
+                values_of("reason"),
                 ["fixed", "incompressible", "incompressible"]
             );
-            assert_eq!(told("level"), [3, 0, 0]);
+            assert_eq!(values_of("level"), [3, 0, 0]);
         }
         assert_eq!(lines[1]["body_bytes"], 262_144);
         for key in ["at_ms", "effort", "ready", "in_flight", "encode_us"] {

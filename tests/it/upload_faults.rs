@@ -167,7 +167,7 @@ fn the_wire_is_sounded_with_bytes_of_the_image_and_no_refusal_of_it_counts() {
         assert!(first.path.ends_with(&place), "{}", first.path);
         assert!(first.body == data[..65536], "{is_refused}");
     }
-    // A level that is told needs no sounding.
+    // A level that the user chose needs no sounding.
     let (_server, proxy) = desk.pair();
     let tool = desk.upload(&proxy.uri()).args("--level 0 a.img");
     let _ = tool.run().code(0);
@@ -463,13 +463,13 @@ fn a_create_that_hangs_is_looked_for() {
     // It was made, though the answer never comes.
     let gate = Gate::default();
     let made = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&made);
+    let is_made = Arc::clone(&made);
     let held = gate.clone();
     scene.proxy.fault(
         Request::is_create,
         1,
         Fault::rewrite(move |_, reply| {
-            told.store(true, Ordering::SeqCst);
+            is_made.store(true, Ordering::SeqCst);
             held.wait();
             reply
         }),
@@ -718,7 +718,7 @@ fn a_second_signal_ends_it_at_once() {
     running.wait_stderr("again to stop at once");
     running.signal("INT");
     let outcome = running.wait();
-    // What was in flight does not count: nobody knows what became of it.
+    // What was in flight does not count, because its outcome is unknown.
     assert_eq!(outcome.hint().1, 3 * C);
     gate.open();
     scene.check_resumable(outcome, 130);
@@ -825,9 +825,9 @@ fn without_a_terminal_the_key_is_not_asked_for() {
 fn a_proxy_of_the_environment_never_hears_of_an_endpoint_on_this_machine() {
     let scene = Scene::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&seen);
+    let heads = Arc::clone(&seen);
     let canary = FaultProxy::stub(move |request| {
-        told.lock().unwrap().push(request.head.clone());
+        heads.lock().unwrap().push(request.head.clone());
         answer(502, &[], b"")
     });
     let mut tool = scene.desk.upload(&scene.proxy.uri());

@@ -19,7 +19,7 @@ struct File {
     tag: &'static str,
     /// Most bytes of one answer.
     most: usize,
-    tells_size: bool,
+    states_size: bool,
     encoding: Option<&'static str>,
 }
 
@@ -29,7 +29,7 @@ impl File {
             bytes: Arc::new(bytes.to_vec()),
             tag: "\"a\"",
             most: usize::MAX,
-            tells_size: true,
+            states_size: true,
             encoding: None,
         }
     }
@@ -60,11 +60,11 @@ impl File {
         }
         let last: usize = last.parse().unwrap_or(usize::MAX).min(size - 1);
         let last = last.min(from.saturating_add(self.most) - 1);
-        let told = match self.tells_size {
+        let whole_size = match self.states_size {
             true => size.to_string(),
             false => "*".into(),
         };
-        headers.push(format!("Content-Range: bytes {from}-{last}/{told}"));
+        headers.push(format!("Content-Range: bytes {from}-{last}/{whole_size}"));
         let headers: Vec<_> = headers.iter().map(String::as_str).collect();
         answer(206, &headers, &self.bytes[from..=last])
     }
@@ -222,7 +222,7 @@ fn less_than_was_asked_for_is_progress() {
 fn a_range_need_not_tell_the_size() {
     let scene = Scene::new();
     let file = File {
-        tells_size: false,
+        states_size: false,
         ..File::of(&scene.image)
     };
     let web = file.serve();

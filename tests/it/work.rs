@@ -35,7 +35,7 @@ fn sha256(reply: Reply) -> String {
     reply.expect(200).key("sha256").unwrap().to_owned()
 }
 
-/// The digest of these bytes with so many zeros before and after them.
+/// The digest of these bytes with this many zeros before and after them.
 fn digest_between(before: u64, bytes: &[u8], after: u64) -> String {
     let mut hasher = sha2::Sha256::new();
     let zeros = vec![0; 1 << 20];
@@ -111,7 +111,7 @@ fn nobody_waits_for_more_than_a_share_of_the_digests_of_others() {
     // Of more than 128 GiB that came before.
     let hashed = scene.metric(HASHED).unwrap();
     assert!(hashed < 10.0 * GIB as f64, "{hashed} bytes were hashed");
-    // The one who asks too much is told so.
+    // The user with too many requests is refused.
     let refused = scene.by(HOSTILE).get(&path);
     assert_eq!(refused.error(), (429, "busy"));
     assert!(refused.header("retry-after").is_some());
@@ -284,18 +284,18 @@ fn holes_are_packed_without_being_read_and_unpack_to_what_was_there() {
     }
     let digest = hasher.finalize();
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let told = scene
+    let hashed = scene
         .by(HONEST)
         .get(&format!("/drives/{source}/digest/0/{GIB}"));
-    assert_eq!(sha256(told), digest);
+    assert_eq!(sha256(hashed), digest);
     // And back again.
     let copy = scene.create(HONEST, GIB);
     image(&scene, HONEST, &copy, &format!("{packed}/gunzip")).expect(204);
     wait_for_end(&scene, HONEST, &copy);
-    let told = scene
+    let hashed = scene
         .by(HONEST)
         .get(&format!("/drives/{copy}/digest/0/{GIB}"));
-    assert_eq!(sha256(told), digest);
+    assert_eq!(sha256(hashed), digest);
 }
 
 #[test]

@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_does_not_depend_on_how_zeros_were_told() {
+    fn the_root_does_not_depend_on_how_zeros_were_added() {
         let mut bytes = vec![0; (12 << 20) + 5];
         bytes[9 << 20] = 1;
         let content = of(&bytes);

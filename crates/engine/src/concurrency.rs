@@ -892,7 +892,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_the_compressors_tells_nothing() {
+    fn a_transfer_that_waits_for_compressors_shows_nothing_about_the_link() {
         for (supply, most) in [(1, 4), (3, 4), (5, 8), (7, 8)] {
             let link = Link {
                 supply,

@@ -1215,7 +1215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outlook_tells_what_is_waited_for() {
+    fn the_outlook_says_what_the_transfer_waits_for() {
         let mut engine = engine(100, 8, Zeros::Write);
         assert_eq!(engine.outlook(S), None);
         for index in 0..5 {

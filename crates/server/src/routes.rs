@@ -177,7 +177,7 @@ mod tests {
     const ID: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 
     #[test]
-    fn commands_are_told_by_their_path() {
+    fn commands_are_recognised_by_their_path() {
         let id: DriveId = ID.parse().unwrap();
         let part = Part {
             drive: id,

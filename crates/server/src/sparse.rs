@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_told_from_data() {
+    fn zeros_are_distinguished_from_data() {
         assert!(all_zero(&[]));
         for len in [1, 63, 64, 65, 4096] {
             let mut block = vec![0; len];

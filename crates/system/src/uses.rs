@@ -206,7 +206,7 @@ mod linux {
         use super::*;
 
         #[test]
-        fn a_mount_is_told_by_its_device_its_point_and_its_source() {
+        fn a_mount_has_its_device_its_point_and_its_source() {
             let line = "36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/a\\134b rw";
             let mount = Mount::parse(line).unwrap();
             assert_eq!((mount.device, mount.point), ("98:0", "/mnt\\0402"));

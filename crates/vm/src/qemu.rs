@@ -829,7 +829,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_qemu_it_is_told_which_program_is_missing() {
+    async fn without_qemu_the_missing_program_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let qemu = Qemu::new("/nonexistent/qemu".into(), vec![], None);
         let mut spec = spec(vec![]);

@@ -61,7 +61,7 @@ pub struct Disk {
     pub journal: Option<SimFile>,
     pub part: Option<SimFile>,
     pub published: Option<SimFile>,
-    /// Of a thousand syncs so many fail.
+    /// How many of a thousand syncs fail.
     pub eio_per_mille: u32,
     /// How often power was lost.
     pub boots: u8,

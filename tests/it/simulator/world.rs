@@ -60,7 +60,7 @@ pub enum Call {
     },
 }
 
-/// A drive as the list tells it.
+/// A drive as it is listed.
 #[derive(Clone, Debug)]
 pub struct Listed {
     pub id: DriveId,

@@ -54,8 +54,9 @@ sys.stdout.buffer.write(shown)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
 
-/// Runs a tool on a terminal of so many columns, types Ctrl-C once the terminal got what matches
-/// a regular expression, if one is given, and prints all that the terminal got.
+/// Runs a tool on a terminal with the given number of columns, types Ctrl-C once the terminal
+/// received a match of a regular expression, if one is given, and prints everything that the
+/// terminal received.
 const ON_A_SCREEN: &str = r#"
 import fcntl, os, pty, re, struct, sys, termios
 columns, stop_at, command = int(sys.argv[1]), sys.argv[2].encode(), sys.argv[3:]
@@ -210,8 +211,8 @@ impl Desk {
         python.arg(typed).arg(tool)
     }
 
-    /// A tool on a terminal of so many columns, on which Ctrl-C is typed once it got what
-    /// matches the regular expression `stop_at`; empty for never.
+    /// A tool on a terminal with `columns` columns, on which Ctrl-C is typed once it received a
+    /// match of the regular expression `stop_at`; never if that is empty.
     pub fn on_a_screen(&self, columns: u16, stop_at: &str, tool: &str) -> Tool<'_> {
         let python = self.tool("python3").arg("-c").arg(ON_A_SCREEN);
         let python = python.env("TERM", "xterm-256color").env("LANG", "C.UTF-8");
@@ -564,7 +565,7 @@ impl Outcome {
         self
     }
 
-    /// Demands that stderr tells this.
+    /// Asserts that stderr contains this.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "no {text:?} in {}", self.stderr);
@@ -585,7 +586,7 @@ impl Outcome {
         rest.split(' ').next().unwrap().to_owned()
     }
 
-    /// `-d UUID -o BYTES` of the line that tells how to go on.
+    /// `-d UUID -o BYTES` of the line that says how to continue.
     #[track_caller]
     pub fn hint(&self) -> (String, u64) {
         let hint = self

@@ -17,7 +17,7 @@ pub const KILL: i32 = 0;
 /// One call that is to fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Failing<'a> {
-    /// One of those that `failing.c` tells.
+    /// One of the calls that `failing.c` lists.
     pub call: &'a str,
     /// Which one, from 1, over all threads.
     pub nth: usize,

@@ -85,8 +85,8 @@ impl BadLink {
         counts[way]["bytes"].as_u64().unwrap()
     }
 
-    /// Resets all connections of the near end, and tells how many there were; `None`
-    /// if this kernel cannot.
+    /// Resets all connections of the near end, and returns how many there were; `None` if this
+    /// kernel does not support that.
     pub fn kill_connections(&self) -> Option<usize> {
         let [program, args @ ..] = self.near();
         let killed = Command::new(program)

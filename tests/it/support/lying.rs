@@ -1,5 +1,5 @@
-//! Runs a tool that is told wrong things about holes by its file system, as some file
-//! systems did: `lying.py` filters its system calls.
+//! Runs a tool whose file system reports holes wrongly, as some file systems did: `lying.py`
+//! filters its system calls.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -48,8 +48,8 @@ pub fn can() -> bool {
     can
 }
 
-/// A program that is told so.
-pub fn told<'a>(desk: &'a Desk, lie: Lie, program: &str) -> Tool<'a> {
+/// A program that receives these wrong reports.
+pub fn with_lies<'a>(desk: &'a Desk, lie: Lie, program: &str) -> Tool<'a> {
     let words = [lie.whence, lie.errno].map(|word| word.to_string());
     let tool = desk.tool("python3").arg(script()).list(words);
     tool.arg(lie.from.to_string()).arg(program)

@@ -104,7 +104,7 @@ pub fn answer(status: u16, headers: &[&str], body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// An error as the service tells it.
+/// An error answer in the form of the service.
 pub fn refusal(status: u16, error: &str) -> Vec<u8> {
     let error = format!("X-Elastic-Error: {error}");
     answer(status, &[&error, "Content-Type: text/plain"], b"Made up.\n")
@@ -179,8 +179,8 @@ impl Fault {
 
 /// Forwards an info and adds to its answer that a server claims the drive.
 pub fn claimed() -> Fault {
-    Fault::rewrite(|_, told| {
-        let text = String::from_utf8(told).unwrap();
+    Fault::rewrite(|_, reply| {
+        let text = String::from_utf8(reply).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         let body = format!("{body}claimed 2:guest:a:ide:0:0\n");
         answer(200, &["Content-Type: text/plain"], body.as_bytes())

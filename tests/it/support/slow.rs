@@ -15,9 +15,9 @@ const STEP_BYTES: usize = 16 * 1024;
 /// When a connection is cut.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
-    /// When so many bytes came from the client.
+    /// When this many bytes came from the client.
     Up(u64),
-    /// When so many bytes went to it.
+    /// When this many bytes went to it.
     Down(u64),
     /// When it is so old.
     After(Duration),

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_32_bits_is_told_modulo_that_and_takes_a_kilobyte_a_mebibyte() {
+    fn a_length_beyond_32_bits_is_stored_modulo_2_to_the_32() {
         let mut packed = Vec::new();
         let mut gzip = SparseGzip::begin(&mut packed);
         gzip.zeros(5000, &mut packed);

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn input_and_output_are_told_by_their_headers() {
+    fn the_headers_decide_the_formats_of_input_and_output() {
         use Format::{Json, Text};
         let input = [
             (None, Text),

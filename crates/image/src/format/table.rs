@@ -107,7 +107,7 @@ mod tests {
     use crate::RawImage;
 
     #[test]
-    fn pages_are_read_once_and_only_so_many_are_kept() {
+    fn pages_are_read_once_and_few_stay_in_memory() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let size = (PAGES_MAX as u64 + 10) * PAGE_BYTES + 12;
         let bytes: Vec<u8> = (0..size / 4)

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sound_tells_nothing() {
+    fn a_damaged_index_has_no_size() {
         let sound = xz(&[7; 100_000]);
         for cut in [1, 4, 12, 20, sound.len() - 3, sound.len()] {
             assert_eq!(measured(&sound[..sound.len() - cut]), None, "{cut}");

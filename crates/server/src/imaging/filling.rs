@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_goes_on_and_leaves_what_is_before() {
+    fn a_resumed_copy_leaves_what_is_before() {
         let source = source("/tmp");
         let offset = 6 << 20;
         let got = all(&filled(

@@ -372,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_description_tells_kind_parent_and_extents() {
+    fn a_description_states_kind_parent_and_extents() {
         let text = "# Disk DescriptorFile\nversion=1\nCID=5f\nparentCID=FFFFFFFF\n\
                     createType=\"twoGbMaxExtentSparse\"\n\n# Extent description\n\
                     RW 4192256 SPARSE \"a b-s001.vmdk\"\r\nRDONLY 1 ZERO\nRW  7 FLAT  \"x\" 8\n\
