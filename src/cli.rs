@@ -1,5 +1,5 @@
-//! The command line: the only place that prints, reads the environment, asks
-//! on the terminal and hears signals.
+//! The command line: the only place that prints, reads the environment, uses the terminal and
+//! receives signals.
 
 mod access;
 mod again;
@@ -70,10 +70,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::quoting::quote;
 use crate::system::survive_long_files;
 
-/// Reads a config as one that is found at `path`, and says what is wrong with it.
+/// Parses a config as if it were at `path`, and reports what is wrong with it.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if it is no config.
+/// [`ErrorKind::Usage`] if it is invalid.
 #[doc(hidden)]
 pub fn check_config(text: &str, path: &Path) -> Result<()> {
     config::ConfigFile::parse(text, path).map(drop)
@@ -91,7 +91,7 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         survive_long_files();
     }
     let result = runtime.block_on(work);
-    // Threads that wait for a slow disk are not waited for.
+    // Do not wait for threads that wait for a slow disk.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! The command of this very run, changed, for a message.
+//! Prints the command of the current run with changes, for messages.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -7,22 +7,22 @@ use super::printable;
 use crate::quoting::quote;
 use crate::system::bytes_of;
 
-/// What stands for a URL that holds who may fetch it.
+/// Replaces a URL that contains credentials.
 const HIDDEN_URL: &str = "URL";
 
-/// How the command is changed.
+/// The changes to the command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Changes<'a> {
-    /// Flags that are left out.
+    /// Flags to omit.
     pub(super) without: &'a [&'a str],
-    /// Flags that are left out with their values.
+    /// Flags to omit together with their values.
     pub(super) without_values: &'a [&'a str],
-    /// What follows the flags that were given, quoted for a shell.
+    /// Flags to insert after the given ones, quoted for a shell.
     pub(super) flags: &'a str,
 }
 
-/// The command line of this run, quoted for a shell: `other` gives what to print for a word
-/// instead, and `flags`, which are quoted already, follow the flags that were given.
+/// The command line of this run, quoted for a shell. `other` returns what to print instead of a
+/// word, and `flags`, which are already quoted, follow the given flags.
 pub(super) fn command(
     program: &str,
     other: impl Fn(&OsStr) -> Option<String>,
@@ -54,7 +54,7 @@ pub(super) fn changed(
     of_words(&all, program, other, changes)
 }
 
-/// The same, of these words.
+/// As [`changed`], for these words.
 fn of_words(
     all: &[OsString],
     program: &str,
@@ -85,7 +85,7 @@ fn of_words(
         words.push((false, shown(word, &other)));
     }
     if !changes.flags.is_empty() {
-        // What follows -- is no flag.
+        // Words after -- are no flags.
         let end = words.iter().position(|(is_end, _)| *is_end);
         let end = end.unwrap_or(words.len());
         words.insert(end, (false, changes.flags.to_owned()));
@@ -95,8 +95,8 @@ fn of_words(
     words.join(" ")
 }
 
-/// The program as it was called, and the words that follow: `openhosting upload` is
-/// `openhosting-upload` as well.
+/// Splits off the program as it was called, because `openhosting upload` is the same as
+/// `openhosting-upload`.
 fn split<'a>(all: &'a [OsString], program: &str) -> (String, &'a [OsString]) {
     let (own, rest) = match all {
         [] => return (program.to_owned(), &[]),
@@ -128,14 +128,14 @@ fn shown(word: &OsStr, other: impl Fn(&OsStr) -> Option<String>) -> String {
     }
 }
 
-/// Whether the rest of a URL may hold who may fetch it.
+/// Whether the rest of a URL may contain credentials.
 fn is_secret(rest: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     authority.contains('@') || rest.contains(['?', '#'])
 }
 
-/// A word for a shell, whatever bytes it has: what would not be printed as it is becomes an
-/// escape of `$'...'`, which bash, zsh, ksh and POSIX since 2024 know.
+/// Quotes a word for a shell, whatever bytes it contains: a byte that cannot be printed becomes an
+/// escape in `$'...'`, which bash, zsh, ksh and POSIX since 2024 support.
 fn quoted(word: &OsStr) -> String {
     if let Some(text) = word.to_str() {
         let quoted = quote(text);
@@ -147,7 +147,7 @@ fn quoted(word: &OsStr) -> String {
     let escaped = bytes.iter().map(|byte| match byte {
         b' ' | b'_' | b'.' | b'/' | b'-' | b'=' | b',' | b'+' => char::from(*byte).to_string(),
         byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
-        // Three digits always: what follows is no part of it.
+        // Always three digits, so that following digits do not belong to it.
         byte => format!("\\{byte:03o}"),
     });
     format!("$'{}'", escaped.collect::<String>())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A size in bytes with at most four digits and its binary unit, as in `2.0 GiB`.
+/// A size in bytes with at most four digits and a binary unit, such as `2.0 GiB`.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -10,18 +10,18 @@ pub(super) fn size(bytes: u64) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    // What rounds to 1024 is one of the next unit.
+    // A value that would be rounded to 1024 is shown in the next unit.
     while value >= 1023.5 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
     }
-    // A large disk moves slowly in its own unit.
+    // Progress in a large disk is slow in its own unit, so it gets a decimal.
     let is_exact = value < 9.95 || (unit >= 2 && value < 99.95);
     let digits = usize::from(is_exact);
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// A time in one short word, as in `119s`, `12m`, `47h` or `3d`.
+/// A time as one short word, such as `119s`, `12m`, `47h` or `3d`.
 pub(super) fn short_time(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -32,7 +32,7 @@ pub(super) fn short_time(time: Duration) -> String {
     }
 }
 
-/// A time that runs down, as in `14m50s`.
+/// A time that counts down, such as `14m50s`.
 pub(super) fn countdown(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -41,7 +41,7 @@ pub(super) fn countdown(time: Duration) -> String {
     }
 }
 
-/// A time that has passed, as in `0.4 s`, `28 s` or `12 min 5 s`.
+/// A time that has passed, such as `0.4 s`, `28 s` or `12 min 5 s`.
 pub(super) fn time(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 9.95 {

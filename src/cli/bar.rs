@@ -1,7 +1,7 @@
-//! The one line that shows how far a phase of a command is. All phases have the same
-//! design: what is done to what, percent, a bar, the position in the disk, how fast bytes
-//! move, and the time that is left. Only functions of what is shown, the width of the
-//! terminal and the time; `screen` draws the line.
+//! The line that shows the progress of a phase. It has the same design for all phases: the
+//! operation and its object, the percentage, a bar, the position in the disk, the speed, and the
+//! time left. These are pure functions of the values, the width of the terminal and the time;
+//! `screen` draws the line.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,30 +11,30 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::amounts::{countdown, short_time, size};
 use super::printable;
 
-/// Cells of a bar where there is room for all parts of the line.
+/// Cells of the bar if all parts of the line fit.
 const BAR_CELLS: usize = 20;
-/// A longer bar shows no more.
+/// Maximum cells of the bar.
 const BAR_CELLS_MAX: usize = 40;
-/// Cells of a bar in a short line.
+/// Cells of the bar in the short form.
 const BAR_CELLS_SHORT: usize = 10;
-/// Cells of a name that was shortened.
+/// Minimum cells of a shortened name.
 const NAME_CELLS_MIN: usize = 5;
-/// Cells of a name beside a line about a wait.
+/// Cells of a name in a line about a wait.
 const NAME_CELLS_WAITING: usize = 16;
-/// Cells of a name that has room.
+/// Maximum cells of a name.
 const NAME_CELLS_MAX: usize = 40;
-/// Columns that stay free at the right: a terminal shows `^C` behind the line when the user
-/// types it, and must not start another line for that.
+/// Columns that stay free at the right: when the user types Ctrl-C, a terminal shows `^C` after the
+/// line, which must not wrap.
 const FREE_COLUMNS: usize = 3;
 /// Narrower terminals get the short form.
 const SHORT_BELOW: usize = 60;
-/// A rate is that of this long.
+/// The speed is averaged over this long.
 const RATE_WINDOW: Duration = Duration::from_secs(8);
-/// The time left goes by the pace of this long.
+/// The time left is computed from the pace over this long.
 const PACE_WINDOW: Duration = Duration::from_secs(30);
-/// Between two samples of a [`Speed`].
+/// Time between two samples of a [`Speed`].
 const SAMPLE_EVERY: Duration = Duration::from_millis(200);
-/// A speed over less than this is not shown.
+/// A speed over a shorter time is not shown.
 const SPEED_AFTER: Duration = Duration::from_secs(1);
 
 /// How the line is drawn.
@@ -44,7 +44,7 @@ pub(super) struct Style {
     pub(super) is_unicode: bool,
 }
 
-/// Why nothing moves, and until when the command waits.
+/// Why nothing moves, and when the command gives up.
 #[derive(Clone, Debug)]
 struct Wait {
     why: String,
@@ -54,18 +54,18 @@ struct Wait {
 /// What the line shows.
 #[derive(Clone, Debug)]
 pub(super) struct Bar {
-    /// What is done, as in `Upload`.
+    /// The operation, such as `Upload`.
     what: &'static str,
-    /// To which image or drive.
+    /// The image or drive.
     name: String,
-    /// Bytes of the disk, if they are known.
+    /// Bytes of the disk, if known.
     total: Option<u64>,
     /// The position in it, in bytes.
     done: u64,
     began: Instant,
     moved: Speed,
     pace: Speed,
-    /// Most bytes per second that may move.
+    /// Maximum bytes per second.
     rate_max: Option<u64>,
     details: Vec<String>,
     wait: Option<Wait>,
@@ -87,7 +87,7 @@ impl Bar {
         }
     }
 
-    /// Another phase begins, at a position in a disk of `total` bytes.
+    /// Begins another phase, at a position in a disk of `total` bytes.
     pub(super) fn begin(
         &mut self,
         what: &'static str,
@@ -105,29 +105,29 @@ impl Bar {
         self.at(done, 0, now);
     }
 
-    /// No rate above this many bytes per second is shown.
+    /// Sets the limit in bytes per second, above which no speed is shown.
     pub(super) fn set_rate_max(&mut self, rate_max: Option<u64>) {
         self.rate_max = rate_max;
     }
 
-    /// The size of the disk is known by now.
+    /// Sets the size of the disk once it is known.
     pub(super) fn set_total(&mut self, total: u64) {
         self.total = Some(total);
     }
 
-    /// The position in the disk, and all bytes that moved for it.
+    /// Sets the position in the disk, and the total of bytes that were transferred for it.
     pub(super) fn at(&mut self, done: u64, moved: u64, now: Instant) {
         self.done = done;
         self.moved.at(moved, now);
         self.pace.at(done, now);
     }
 
-    /// More to show where there is room.
+    /// Sets further details to show if there is room.
     pub(super) fn set_details(&mut self, details: Vec<String>) {
         self.details = details;
     }
 
-    /// Nothing moves, because of this.
+    /// Reports that nothing moves, for this reason.
     pub(super) fn wait(&mut self, why: &str, gives_up_at: Option<Instant>) {
         self.wait = Some(Wait {
             why: printable::line(why),
@@ -135,24 +135,24 @@ impl Bar {
         });
     }
 
-    /// What was waited for is over. The pace is that of the time after it.
+    /// Reports that a wait is over. The pace is measured anew.
     pub(super) fn go_on(&mut self) {
         self.wait = None;
         self.moved.forget();
         self.pace.forget();
     }
 
-    /// Whole percent that are done; 100 only at the very end.
+    /// Percentage in whole numbers; 100 only at the very end.
     pub(super) fn percent(&self) -> Option<u64> {
         percent(self.done, self.total?)
     }
 
-    /// Whether nothing moves.
+    /// Whether the line shows a wait.
     pub(super) fn is_waiting(&self) -> bool {
         self.wait.is_some()
     }
 
-    /// The line, of fewer columns than `width`.
+    /// The line, with fewer columns than `width`.
     pub(super) fn line(&self, width: usize, now: Instant, style: Style) -> String {
         let room = width.saturating_sub(FREE_COLUMNS);
         if let Some(wait) = &self.wait {
@@ -162,7 +162,7 @@ impl Bar {
         let position = match self.total {
             Some(total) => format!("{:>7}/{}", size(self.done), size(total)),
             None if self.done > 0 => format!("{:>7}", size(self.done)),
-            // Nothing is counted: the time that has passed is all there is to show.
+            // Without a count, only the elapsed time can be shown.
             None => {
                 let passed = short_time(now.saturating_duration_since(self.began));
                 let label = self.label(room.saturating_sub(passed.len() + 1), style);
@@ -174,7 +174,7 @@ impl Bar {
             let rate = self.rate_max.map_or(rate, |most| rate.min(most));
             format!("{}/s", size(rate))
         });
-        // The fields have fixed widths, so that they stay where they are.
+        // The fields have fixed widths, so that they do not move.
         let rate = format!("{:>9}", rate.unwrap_or_default());
         let (time, time_short) = self.times(now);
         let percent = self.percent().map(|percent| format!("{percent:>3}%"));
@@ -234,7 +234,7 @@ impl Bar {
         shorten(self.what, room, style.is_unicode)
     }
 
-    /// The time that is left or has passed, in 9 columns and in 4.
+    /// The time left or elapsed, in 9 columns and in 4.
     fn times(&self, now: Instant) -> (String, String) {
         let (time, time_short) = match (self.left(now), self.total) {
             (Some(left), _) => (format!("{} left", short_time(left)), short_time(left)),
@@ -273,7 +273,7 @@ impl Bar {
         )
     }
 
-    /// The line while nothing moves: why, and the time until the command gives up.
+    /// The line during a wait: the reason, and the time until the command gives up.
     fn waiting(
         &self,
         wait: &Wait,
@@ -297,7 +297,7 @@ impl Bar {
             }
         });
         let text = match tail {
-            // A cause that was cut to less says nothing.
+            // A cause that is shortened further would be meaningless.
             Some(tail) if room < tail.width() + 12 => shorten(&tail, room, style.is_unicode),
             Some(tail) => {
                 let why = shorten(&wait.why, room - tail.width() - 2, style.is_unicode);
@@ -311,7 +311,7 @@ impl Bar {
         }
     }
 
-    /// The time that is left at the pace of the last seconds.
+    /// The time left at the recent pace.
     fn left(&self, now: Instant) -> Option<Duration> {
         let left = self.total?.saturating_sub(self.done);
         let pace = self.pace.per_second(now).filter(|pace| *pace > 0)?;
@@ -332,7 +332,7 @@ impl Style {
     }
 }
 
-/// Whole percent; 100 only if all is done.
+/// Percentage in whole numbers; 100 only if everything is done.
 pub(super) fn percent(done: u64, total: u64) -> Option<u64> {
     let percent = u128::from(done.min(total)) * 100;
     let percent = percent.checked_div(u128::from(total))?;
@@ -348,7 +348,7 @@ pub(super) fn shorten(text: &str, columns: usize, is_unicode: bool) -> String {
     let Some(room) = columns.checked_sub(1) else {
         return String::new();
     };
-    // The end of a name often says more than its middle.
+    // The end of a name is often more informative than its middle.
     let (tail_room, mut used) = (room / 3, 0);
     let tail = text.char_indices().rev().take_while(|(_, c)| {
         used += c.width().unwrap_or(0);
@@ -364,11 +364,11 @@ pub(super) fn shorten(text: &str, columns: usize, is_unicode: bool) -> String {
     format!("{head}{mark}{}", &text[tail..])
 }
 
-/// How fast a number grows, over the last seconds.
+/// The growth of a number over the last seconds.
 #[derive(Clone, Debug)]
 struct Speed {
     window: Duration,
-    /// Times and numbers, the oldest first; the last one is the newest.
+    /// Times and values, the oldest first.
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -389,7 +389,7 @@ impl Speed {
             self.samples.pop_back();
         }
         self.samples.push_back((now, number));
-        // One that is older than the window stays: it is where the window begins.
+        // One sample older than the window is kept, as the start of the window.
         while self.samples.len() > 2
             && let Some((at, _)) = self.samples.get(1)
             && now.saturating_duration_since(*at) > self.window
@@ -404,7 +404,7 @@ impl Speed {
         self.samples.extend(last);
     }
 
-    /// `None` as long as there is too little to go by.
+    /// `None` while there are too few samples.
     fn per_second(&self, now: Instant) -> Option<u64> {
         let (from, first) = self.samples.front()?;
         let (_, last) = self.samples.back()?;

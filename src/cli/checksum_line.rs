@@ -1,4 +1,4 @@
-//! `--checksum`: the line that `sha256sum` prints, and a file that it checks.
+//! `--checksum`: the line in the format of `sha256sum`, and a file for `sha256sum -c`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::filesystem::{Access, replace};
 use crate::nonblocking::Waiting;
 use crate::system::bytes_of;
 
-/// The line for a file of this name, with its end.
+/// The line for a file of this name, including the line end.
 fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
     let mut escaped = Vec::with_capacity(name.len());
     for byte in name {
@@ -29,9 +29,8 @@ fn line(digest: Digest, name: &[u8]) -> Vec<u8> {
     line
 }
 
-/// Prints the line on stdout, or on stderr where stdout holds the image. A name with
-/// other control characters than ends of lines is shown with them escaped: it is for
-/// people, then. A reader that went away is no reason to fail.
+/// Prints the line on stdout, or on stderr if stdout receives the image. Control characters in the
+/// name other than line ends are escaped for display. A reader that went away is not an error.
 pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
     let name = path.as_os_str().to_string_lossy();
     let without_ends = name.replace(['\n', '\r'], "");
@@ -48,7 +47,7 @@ pub(super) fn print(digest: Digest, path: &Path, is_on_stdout: bool) {
     let _ = out.flush();
 }
 
-/// Writes the line to `PATH.sha256`, whole or not at all. A device has none.
+/// Writes the line to `PATH.sha256`, completely or not at all. Nothing is written for a device.
 pub(super) fn keep(digest: Digest, path: &Path) -> Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".sha256");

@@ -1,5 +1,5 @@
-//! What a transfer shows: the original's lines on stdout, and progress on stderr
-//! as a bar, as plain lines or as JSON (docs/user/progress.md).
+//! The output of a transfer: the lines of the original scripts on stdout, and progress on stderr as
+//! a bar, as plain lines or as JSON (docs/user/progress.md).
 
 use std::io::{IsTerminal, Write};
 use std::num::NonZeroU64;
@@ -18,28 +18,28 @@ use crate::monitor::{Event, Monitor, Phase, Progress};
 use crate::nonblocking::Waiting;
 use crate::system::Stream;
 
-/// Between two plain lines; a transfer that takes less has none of progress.
+/// Minimum time between two plain lines; a shorter transfer prints no progress.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Between two JSON lines.
+/// Minimum time between two JSON lines.
 const JSON_EVERY: Duration = Duration::from_secs(1);
-/// Notices that wait for the next plain line; more are counted.
+/// Maximum notices that wait for the next plain line; further ones are only counted.
 const WAITING_MAX: usize = 8;
 
-/// Which way the bytes go.
+/// The kind of transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     Up,
     Down,
-    /// Down to stdout, which holds the image then: lines go to stderr.
+    /// A download to stdout, so lines go to stderr.
     DownToStdout,
-    /// Up, by a command of our own: stdout is its own, too.
+    /// An upload by one of our own commands, which prints its own output on stdout.
     Publish,
-    /// Down, to be compared: stdout is the command's own.
+    /// A comparison with a drive; the command prints its own output on stdout.
     Verify,
 }
 
 impl Way {
-    /// What `--progress json` calls it.
+    /// Its name in `--progress json`.
     fn direction(self) -> &'static str {
         match self {
             Self::Up | Self::Publish => "upload",
@@ -48,7 +48,7 @@ impl Way {
         }
     }
 
-    /// What is done, before the name of what it is done to.
+    /// The verb before the name of the object.
     fn verb(self) -> &'static str {
         match self {
             Self::Up => "Upload",
@@ -59,7 +59,7 @@ impl Way {
     }
 }
 
-/// What is done in a phase, before the name of what it is done to.
+/// The verb for a phase, before the name of the object.
 fn verb_of(phase: Phase) -> &'static str {
     match phase {
         Phase::Prepare => "Prepare",
@@ -70,15 +70,15 @@ fn verb_of(phase: Phase) -> &'static str {
     }
 }
 
-/// What becomes of the lines of the original.
+/// When to print the lines of the original scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dots {
-    /// None are printed.
+    /// Never.
     Off,
-    /// Each is printed at once.
+    /// At once.
     Live,
-    /// They are printed when all is over: until then what reads them could bring them to the
-    /// terminal that shows progress, as `tee` does.
+    /// At the end, because their reader could print them on the terminal that shows progress, as
+    /// `tee` does.
     AtTheEnd,
 }
 
@@ -89,27 +89,27 @@ enum Lines {
     Json,
 }
 
-/// How a transfer ended, for the display.
+/// How a transfer ended.
 #[derive(Debug)]
 pub(super) struct RunEnd {
     /// Bytes that were verified, if it is complete.
     pub(super) verified_bytes: Option<u64>,
-    /// What went wrong, if anything did.
+    /// The kind of error, if there was one.
     pub(super) error: Option<ErrorKind>,
     pub(super) exit_code: u8,
-    /// Where another run would go on.
+    /// Where another run would continue.
     pub(super) resume: Option<(DriveId, u64)>,
-    /// The lines that say what was done, where those of the display say it less well.
+    /// The lines that say what was done, if they are better than those of the display.
     pub(super) summary: Option<Vec<String>>,
 }
 
-/// What was shown of a transfer that is over.
+/// What the display knows at the end of a transfer.
 #[derive(Debug)]
 pub(super) struct ShownEnd {
     /// As `outcome` in docs/user/progress.md.
     pub(super) outcome: &'static str,
     pub(super) took: Duration,
-    /// The position in the disk and its size, once chunks began to move.
+    /// The position in the disk and its size, once the transfer of chunks began.
     pub(super) position: Option<(u64, Option<u64>)>,
     pub(super) github: Github,
 }
@@ -126,12 +126,12 @@ impl RunEnd {
     }
 }
 
-/// Whole seconds that have passed, as in `1m 2s`.
+/// Whole seconds that have passed, such as `1m 2s`.
 fn in_seconds(time: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
 
-/// The flags that tell how to show a transfer.
+/// The flags for the output of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
 pub(super) struct DisplayArguments {
     /// Show progress as auto, bar, plain, json or none
@@ -171,18 +171,18 @@ pub(super) struct DisplayArguments {
     pub(super) github: When,
 }
 
-/// Shows a transfer.
+/// Displays a transfer.
 #[derive(Debug)]
 pub(super) struct Display {
     way: Way,
     program: &'static str,
-    /// The name of the image or of what else the command is about, for the bar.
+    /// The name of the image or another object of the command, for the bar.
     name: String,
-    /// Neither dots nor progress nor notices.
+    /// Whether to print neither dots nor progress nor notices.
     quiet: bool,
-    /// Somebody else prints on stdout.
+    /// Whether the caller prints on stdout itself.
     is_stdout_left: bool,
-    /// What is printed line by line, if anything is.
+    /// The format of progress lines, if there are any.
     lines: Option<Lines>,
     /// When the last line of progress was due, or a plain one was printed.
     last_line_at: Duration,
@@ -193,30 +193,30 @@ pub(super) struct Display {
     is_long: bool,
     github: Github,
     drive: Option<DriveId>,
-    /// The smallest body in bytes that the endpoint refused for its size, and the largest
-    /// that was sent since.
+    /// The smallest body in bytes that the endpoint refused for its size, and the largest that has
+    /// been sent since.
     refused: Option<(u64, u64)>,
     /// `None` while the number is unknown.
     chunks: Option<u64>,
-    /// The line of dots, for a stdout that nobody watches.
+    /// When to print the line of dots.
     dots: Dots,
     dots_printed: u64,
-    /// What stdout gets at the end.
+    /// Text to print on stdout at the end.
     held: String,
     bar: Option<Arc<Mutex<Bar>>>,
-    /// Bytes to transfer; `None` while they are unknown.
+    /// Bytes to transfer, if known.
     bytes: Option<u64>,
     /// Bytes of the disk that need not be transferred.
     earlier_bytes: u64,
-    /// Bytes of the disk, those that need not be transferred included.
+    /// Bytes of the disk, including those that need not be transferred.
     disk_bytes: Option<u64>,
     /// Bytes before the first chunk of this transfer.
     skipped_to: u64,
-    /// When the program began, and the chunks or the phase.
+    /// When the program, the transfer of chunks or the phase began.
     since: Instant,
     began: Instant,
     progress: Progress,
-    /// What is done now, if no chunks move.
+    /// The current phase, if no chunks are transferred.
     phase: Option<(Phase, Option<u64>)>,
     notice: Option<String>,
     started: bool,
@@ -307,7 +307,7 @@ impl Display {
         self.drive = Some(drive);
     }
 
-    /// What moved so far, for whoever comes after this run.
+    /// Figures about the transfer so far, for the report of this run.
     pub(super) fn report(&self, rows: Vec<(&'static str, String)>) -> Report {
         let bytes = match self.way {
             Way::Up | Way::Publish => BytesOutput::Sent,
@@ -321,7 +321,7 @@ impl Display {
         }
     }
 
-    /// Shows lines that the user has to know.
+    /// Prints notices.
     pub(super) fn notices(&mut self, lines: impl IntoIterator<Item = String>) {
         for line in lines {
             self.notice(&line, false);
@@ -337,8 +337,8 @@ impl Display {
         self.progress
     }
 
-    /// The position in the disk in bytes, and its size, if that is known: what earlier runs
-    /// did counts as well.
+    /// The position in the disk in bytes, including what earlier runs did, and the size of the
+    /// disk, if known.
     fn position(&self) -> (u64, Option<u64>) {
         let done = self.earlier_bytes + self.progress.done_bytes;
         (done, self.disk_bytes.map(|total| total.max(done)))
@@ -356,8 +356,7 @@ impl Display {
         object
     }
 
-    /// The transfer is over. What the original prints then, and what was asked for
-    /// besides.
+    /// Ends the display: prints the last lines of the original scripts, and the requested output.
     pub(super) fn ended(mut self, end: &RunEnd) -> ShownEnd {
         screen::end();
         self.print_dots();
@@ -431,7 +430,7 @@ impl Display {
         self.say(&line);
     }
 
-    /// Prints a line about a phase in which no chunks move, if one is due.
+    /// Prints a line about a phase without chunks, if one is due.
     fn tell_phase(&mut self, phase: Phase, done: u64, bytes: Option<u64>) {
         let elapsed = self.began.elapsed();
         if self.lines != Some(Lines::Plain) || elapsed < self.last_line_at + PLAIN_EVERY {
@@ -444,7 +443,7 @@ impl Display {
         self.say(&line);
     }
 
-    /// Says a line, where dots may be on stderr as well.
+    /// Prints a line on stderr, where an incomplete line of dots may be.
     fn say(&self, line: &str) {
         if self.dots != Dots::Off && self.started && self.way == Way::DownToStdout {
             write_out(&mut Waiting(std::io::stderr()), " ");
@@ -532,7 +531,7 @@ impl Display {
         line
     }
 
-    /// What was done to what, and what that took.
+    /// What was done, and how long it took.
     fn summary(&self, verified_bytes: u64) -> Vec<String> {
         let progress = self.progress;
         let (done, _) = self.position();
@@ -579,7 +578,7 @@ impl Display {
     fn print_dots(&mut self) {
         let new = self.progress.chunks_in_order - self.dots_printed;
         if self.dots != Dots::Off && new > 0 {
-            // A hole of a terabyte is many dots.
+            // A hole of a terabyte prints many dots.
             const LINE: &str = "................................................................";
             let mut left = new;
             while left > 0 {
@@ -591,7 +590,7 @@ impl Display {
         self.dots_printed += new;
     }
 
-    /// Prints a part of the original's output.
+    /// Prints a part of the original scripts' output.
     fn print(&mut self, part: Part, text: &str) {
         match self.way {
             Way::Up | Way::Down if self.is_stdout_left => {}
@@ -619,7 +618,7 @@ impl Display {
     fn draw_progress(&self) {
         let (progress, (done, total)) = (self.progress, self.position());
         let moved = match self.way {
-            // Where the endpoint makes digests nothing else moves.
+            // If the endpoint computes digests, nothing else is counted.
             Way::Verify => progress.done_bytes,
             _ => progress.wire_bytes,
         };
@@ -688,7 +687,7 @@ impl Display {
             return;
         }
         match (&self.bar, is_wait) {
-            // The bar shows it, with the time that is left.
+            // The bar shows it, with the time left.
             (Some(_), true) => {}
             (Some(_), false) => self.say(&line),
             (None, _) => {
@@ -713,7 +712,7 @@ impl Display {
         let elapsed = self.began.elapsed();
         let line = match self.started && self.bar.is_none() {
             true => format!("{line} (after {})", in_seconds(elapsed)),
-            // It may end with a command to be copied.
+            // It may end with a command to copy.
             false => line.to_owned(),
         };
         // Before the transfer begins, everything is printed at once.
@@ -723,7 +722,7 @@ impl Display {
         }
     }
 
-    /// Says that this run continues an earlier one, and where.
+    /// Reports that this run continues an earlier one, and where.
     fn resuming(&mut self, done: u64, total: Option<u64>, line: &str) {
         let Some(share) = total.and_then(|total| percent(done, total)) else {
             return self.notice(line, false);
@@ -753,30 +752,29 @@ impl Display {
     }
 }
 
-/// A part of what the original prints.
+/// A part of the original scripts' output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     /// Whole lines.
     Whole,
-    /// What more follows in the same line.
+    /// More of the current line.
     Middle,
     /// The end of a line.
     End,
 }
 
-/// Writes at once. A reader that went away is no reason to stop a transfer.
+/// Writes at once. A reader that went away does not stop the transfer.
 fn write_out(out: &mut dyn Write, text: &str) {
     let _ = out.write_all(text.as_bytes());
     let _ = out.flush();
 }
 
-/// What becomes of the original's line of dots. `shows` says whether progress is shown on
-/// stderr.
+/// When to print the line of dots. `shows` says whether progress is shown on stderr.
 fn dots(way: Way, lines: Option<Lines>, shows: bool) -> Dots {
     let is_terminal = std::io::stderr().is_terminal();
     match way {
         Way::Publish | Way::Verify => Dots::Off,
-        // They go to stderr, where they would cross the bar, or the objects.
+        // They would go to stderr, and garble the bar or the JSON objects.
         Way::DownToStdout if is_terminal || lines == Some(Lines::Json) => Dots::Off,
         Way::DownToStdout => Dots::Live,
         Way::Up | Way::Down if std::io::stdout().is_terminal() => {
@@ -791,7 +789,7 @@ fn dots(way: Way, lines: Option<Lines>, shows: bool) -> Dots {
     }
 }
 
-/// The name of an image or drive for the bar, of a path, a URL or a name.
+/// The name of an image or drive for the bar, from a path, a URL or a name.
 fn name_of(way: Way, about: &str) -> String {
     let name = about.split(['?', '#']).next().unwrap_or_default();
     let name = name.trim_end_matches('/').rsplit('/').next();
@@ -828,7 +826,7 @@ fn waiting(event: &Event, line: &str) -> serde_json::Value {
 }
 
 impl Display {
-    /// The line that the dots follow, if there are dots.
+    /// Prints the line that precedes the dots, if there are dots.
     fn print_start(&mut self, chunks: Option<u64>, chunk_bytes: u64, offset: u64) {
         if self.dots == Dots::Off {
             return;
@@ -885,7 +883,7 @@ impl Monitor for Display {
             Event::Ended { chunks, bytes } => {
                 self.bytes = Some(*bytes);
                 self.chunks = Some(*chunks);
-                // All of them from the first one on, those of earlier runs included.
+                // Counted from the first chunk on, including those of earlier runs.
                 self.disk_bytes = Some(self.skipped_to + bytes);
                 self.draw_progress();
             }

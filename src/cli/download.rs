@@ -121,7 +121,7 @@ pub(super) struct DownloadArguments {
     file: PathBuf,
 }
 
-/// A format that can be written.
+/// A format of the downloaded file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum FileFormat {
     #[default]
@@ -129,7 +129,7 @@ enum FileFormat {
     Qcow2,
 }
 
-/// A way to pack.
+/// A compression method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Method {
     Gz,
@@ -205,10 +205,10 @@ impl Tool for DownloadArguments {
 }
 
 impl DownloadArguments {
-    /// The format of the file, and how it is packed as a whole.
+    /// The format of the file, and its compression as a whole.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if one does not go with the other.
+    /// [`ErrorKind::Usage`] if the two cannot be combined.
     fn output(&self) -> Result<(TargetFormat, Option<Packing>)> {
         let method = match (self.gzip, self.zstd) {
             (true, _) => Some(Method::Gz),
@@ -316,7 +316,7 @@ async fn run(
     Ok(done)
 }
 
-/// Refuses a directory, before anybody is asked anything.
+/// Refuses a directory, before any question is asked.
 fn check_target(arguments: &DownloadArguments) -> Result<()> {
     let file = &arguments.file;
     if arguments.way() == Way::DownToStdout || !file.is_dir() {
@@ -330,7 +330,7 @@ fn check_target(arguments: &DownloadArguments) -> Result<()> {
     )))
 }
 
-/// A line about a name that promises another content than the file will have.
+/// A notice about a file name that suggests another format than the file will have.
 fn suffix_notice(file: &Path, format: TargetFormat, packing: Option<Packing>) -> Option<String> {
     let suffix = file.extension()?.to_str()?.to_ascii_lowercase();
     let flags = match (&*suffix, format, packing) {
@@ -351,8 +351,8 @@ fn suffix_notice(file: &Path, format: TargetFormat, packing: Option<Packing>) ->
     Some(format!("{name} will hold {content}: {flags}"))
 }
 
-/// A line about an earlier download of this drive to another file in the same directory that
-/// did not end, if this one begins anew.
+/// A notice about an interrupted download of this drive to another file in the same directory, if
+/// this one starts from the beginning.
 async fn unfinished(
     arguments: &DownloadArguments,
     options: &DownloadOptions,
@@ -437,7 +437,7 @@ fn options(
     }
 }
 
-/// The command that continues, or starts over.
+/// The command that continues the download, or starts over.
 fn continuation(
     arguments: &DownloadArguments,
     interrupted: &DownloadInterrupted,
@@ -470,7 +470,7 @@ fn continuation(
     })
 }
 
-/// The original's lines about how to go on, and ours.
+/// The lines of the original scripts about how to continue, and ours.
 fn original(arguments: &DownloadArguments, interrupted: &DownloadInterrupted) -> Vec<String> {
     let Some(offset) = interrupted.resume_at else {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! `openhosting ls`, `show` and `rm`: drives for people. `openhosting drives ...` is the
-//! call of the API, and stays what it is.
+//! `openhosting ls`, `show` and `rm`: drives for people. `openhosting drives ...` is the unchanged
+//! call of the API.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal};
@@ -29,7 +29,7 @@ use crate::transfer::{
     Patience, Stop, blocking, drives_that, each_drive, look_at_drive, remove_drive, stopped,
 };
 
-/// What the keys begin with by which our own commands know a drive.
+/// The prefix of the keys with which our own commands mark drives.
 const INTERNAL: &str = "user:oh-";
 
 pub(super) const LS: OutputForm = OutputForm {
@@ -147,8 +147,7 @@ pub(super) fn ls(arguments: &LsArguments) -> ExitCode {
     )
 }
 
-/// `openhosting ls --json`: the drives in the order in which the endpoint gives them, each
-/// printed as it comes.
+/// `openhosting ls --json`: the drives in the order of the endpoint, each printed as it arrives.
 fn ls_json(access: &Access) -> ExitCode {
     let list = JsonList::start(LS, "drives");
     let items = list.items();
@@ -156,7 +155,7 @@ fn ls_json(access: &Access) -> ExitCode {
         let client = access.client(client_config(), &mut stop).await?;
         let patience = wait_lines::patience();
         let drives = each_drive(&client, &patience, async |drive| {
-            // It fails where nobody reads stdout any more: the end of the list says so.
+            // It fails if nothing reads stdout any more, which the end of the list reports.
             let _ = items.send((drive.id.to_bytes(), object(&drive))).await;
         });
         let drives = stop.unless_asked(drives);
@@ -263,7 +262,7 @@ fn described(drive: &DriveInfo, state: &str, is_long: bool) -> String {
             line(key, &root.to_string());
         }
     }
-    // What is above in other words.
+    // Keys that are shown above in another form.
     const SHOWN: [&str; 3] = ["name", "drive", "size"];
     const SHOWN_SHORT: [&str; 3] = ["status", "claimed", "imaging"];
     let is_other = |key: &str| {
@@ -362,7 +361,7 @@ async fn remove(
     Ok(answer)
 }
 
-/// The drives that are meant, each once.
+/// The drives that the words refer to, each once.
 async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<Vec<DriveInfo>> {
     let words: Vec<&str> = named
         .iter()
@@ -391,7 +390,7 @@ async fn found(client: &Client, named: &[Named], patience: &Patience) -> Result<
     Ok(found)
 }
 
-/// Asks whether these drives are to go.
+/// Asks for confirmation to destroy these drives.
 async fn ask(drives: &[DriveInfo]) -> Result<()> {
     let refuse = |what: &str| Error::new(ErrorKind::Usage, format!("Nothing is removed: {what}"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {

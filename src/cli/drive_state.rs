@@ -1,4 +1,4 @@
-//! What state a drive is in, in words for people.
+//! The state of a drive in words for people.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,28 +11,28 @@ use crate::journal::{Direction, others};
 use crate::publish::publication;
 use crate::transfer::server_name;
 
-/// Most servers whose names are asked for: one request each.
+/// Maximum servers whose names are requested, one request for each.
 const SERVERS_MAX: usize = 16;
 
 /// The state of a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DriveState {
-    /// Another drive is copied into it, with how far that is.
+    /// Another drive is being copied into it, with the progress.
     Copying(String),
-    /// A server uses it; which one is not always known.
+    /// A server uses it, if known with its UUID.
     InUse(Option<Uuid>),
-    /// A publication or an upload of this machine that did not end.
+    /// An unfinished publication, or an unfinished upload of this machine.
     Unfinished,
     /// Published and verified.
     Published,
     /// It can be used.
     Ready,
-    /// What the endpoint calls it instead.
+    /// Another state, in the words of the endpoint.
     Other(String),
 }
 
 impl DriveState {
-    /// The state that the endpoint and the journals tell.
+    /// The state according to the endpoint and the journals.
     pub(super) fn of(drive: &DriveInfo, unfinished: &BTreeSet<DriveId>) -> Self {
         if let Some(progress) = drive.imaging() {
             return Self::Copying(progress.to_owned());
@@ -77,7 +77,7 @@ impl DriveState {
     }
 }
 
-/// The drives of uploads that did not end, as far as this machine knows. Blocks.
+/// The drives of unfinished uploads that this machine knows. Blocks.
 pub(super) fn unfinished_uploads() -> BTreeSet<DriveId> {
     let Some(directory) = environment::state_of("journals") else {
         return BTreeSet::new();

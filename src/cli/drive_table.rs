@@ -14,9 +14,9 @@ use super::text_table::table;
 use crate::drive::DriveId;
 use crate::publish::time;
 
-/// Fewest digits of a UUID that are shown.
+/// Minimum digits of a UUID to show.
 const SHORT_ID: usize = 8;
-/// Columns of NAME and STATE that are left, however narrow the terminal is.
+/// Minimum columns of NAME and STATE, however narrow the terminal is.
 const CELL_MIN: usize = 8;
 
 /// A drive of the list.
@@ -63,7 +63,7 @@ pub(super) fn short(
     table(cells, &[1, 3])
 }
 
-/// Cuts states, then names, so that the lines fit.
+/// Shortens states, then names, so that the lines fit.
 fn fit(cells: &mut [[String; 5]], columns: usize) {
     for column in [2, 0] {
         let widest = |column: usize| {
@@ -75,7 +75,7 @@ fn fit(cells: &mut [[String; 5]], columns: usize) {
         if over == 0 {
             return;
         }
-        // A state says more in fewer columns.
+        // A state needs more columns than a name to be understood.
         let least = if column == 2 { 24 } else { CELL_MIN };
         let room = widest(column).saturating_sub(over).max(least);
         for row in cells.iter_mut() {
@@ -84,7 +84,7 @@ fn fit(cells: &mut [[String; 5]], columns: usize) {
     }
 }
 
-/// Characters of the UUIDs that tell them apart.
+/// How many characters of the UUIDs are needed to distinguish them.
 fn short_ids(rows: &[Row]) -> usize {
     let mut ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
     ids.sort();
@@ -156,7 +156,7 @@ mod tests {
             text.contains("47h  01010101-0101") && text.contains("01010101-0102"),
             "{text}"
         );
-        // In a file nothing is cut.
+        // Nothing is shortened for a file.
         assert!(short(&rows, &servers, None, 0).contains(&long_name));
         assert!(long(&rows, &servers).contains(&rows[1].id.to_string()));
     }

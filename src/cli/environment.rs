@@ -1,4 +1,4 @@
-//! What comes from the environment.
+//! Settings from the environment.
 
 use std::env;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::private_directory;
 use crate::system::{BASE_OF_CONFIG, BASE_OF_STATE, Base};
 
-/// Asks once for the key of `user`, without echo, as the original does.
+/// Asks for the key of `user` without echo, as the original scripts do.
 pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
     let cannot = |why: &str| {
         let what = format!("The credentials hold no secret API key, and {why}");
@@ -31,9 +31,9 @@ pub(super) async fn ask_for_key(user: &str) -> Result<Zeroizing<String>> {
     }
 }
 
-/// The home directory of the user: `HOME`, or that of the passwd entry if it is there.
+/// The home directory of the user: `HOME`, or that of the passwd entry if it exists.
 pub(super) fn home() -> Option<PathBuf> {
-    // The standard library looks at the entry where `HOME` is not set or empty.
+    // The standard library uses the passwd entry if `HOME` is missing or empty.
     let of_entry = || env::home_dir().filter(|home| home.is_absolute() && home.is_dir());
     path("HOME").or_else(of_entry)
 }
@@ -43,18 +43,18 @@ fn path(name: &str) -> Option<PathBuf> {
     value.map(PathBuf::from)
 }
 
-/// A base directory of XDG, which must be absolute to count.
+/// A base directory of XDG, which is valid only if it is absolute.
 pub(super) fn base_directory(variable: &str) -> Option<PathBuf> {
     path(variable).filter(|path| path.is_absolute())
 }
 
-/// A directory of the user as the system has it.
+/// A directory of the user according to the system.
 pub(super) fn base_of_system((variable, below): Base) -> Option<PathBuf> {
     let base = match variable {
         "HOME" => home(),
         variable => base_directory(variable),
     };
-    // To join nothing would add a separator.
+    // Joining an empty path would add a separator.
     base.map(|base| {
         if below.is_empty() {
             base
@@ -64,9 +64,8 @@ pub(super) fn base_of_system((variable, below): Base) -> Option<PathBuf> {
     })
 }
 
-/// Where a user's programs keep what they learnt: `XDG_STATE_HOME`, the first
-/// `StateDirectory=` of a service of systemd, or that of the system: below the home directory,
-/// or `LOCALAPPDATA`.
+/// Where a user's programs store their state: `XDG_STATE_HOME`, the first `StateDirectory=` of a
+/// systemd service, or that of the system (below the home directory, or `LOCALAPPDATA`).
 pub(super) fn state_directory() -> Option<PathBuf> {
     let of_service = || {
         let all = env::var_os("STATE_DIRECTORY")?;
@@ -77,7 +76,7 @@ pub(super) fn state_directory() -> Option<PathBuf> {
         .or_else(|| base_of_system(BASE_OF_STATE))
 }
 
-/// What to say where there is no [`state_directory`].
+/// The error if there is no [`state_directory`].
 pub(super) fn no_state_directory(what: &str) -> Error {
     let what = format!(
         "There is no place for {what}: XDG_STATE_HOME, STATE_DIRECTORY and {} are not set, and this user has no home directory",
@@ -86,27 +85,27 @@ pub(super) fn no_state_directory(what: &str) -> Error {
     Error::new(ErrorKind::Usage, what)
 }
 
-/// The config of this program.
+/// The path of the config file.
 pub(super) fn config_file() -> Option<PathBuf> {
     let directory = base_directory("XDG_CONFIG_HOME").or_else(|| base_of_system(BASE_OF_CONFIG))?;
     Some(directory.join("openhosting/config.toml"))
 }
 
-/// A directory of this program among those.
+/// A directory of this program below the state directory.
 pub(super) fn state_of(name: &str) -> Option<PathBuf> {
     Some(state_directory()?.join("openhosting").join(name))
 }
 
-/// The first of these variables that is set to something.
+/// The first of these variables that is set and not empty.
 pub(super) fn variable(names: &[&str]) -> Result<Option<String>> {
     Ok(variable_named(names)?.map(|(value, _)| value))
 }
 
-/// The same, with the name of that variable.
+/// As [`variable`], with the name of the variable.
 pub(super) fn variable_named(names: &[&str]) -> Result<Option<(String, String)>> {
     for name in names {
         match env::var(name) {
-            // A byte order mark comes along where the value was read from such a file.
+            // The value has a byte order mark if it was read from a file with one.
             Ok(value) if !value.is_empty() => {
                 let value = value
                     .strip_prefix('\u{feff}')
@@ -115,7 +114,7 @@ pub(super) fn variable_named(names: &[&str]) -> Result<Option<(String, String)>>
                 return Ok(Some((value, (*name).to_owned())));
             }
             Ok(_) | Err(env::VarError::NotPresent) => {}
-            // The value is not quoted: it may be a secret.
+            // The value is not quoted, because it may be a secret.
             Err(env::VarError::NotUnicode(_)) => {
                 let what = format!("{name} is not UTF-8");
                 return Err(Error::new(ErrorKind::Usage, what));
@@ -125,12 +124,12 @@ pub(super) fn variable_named(names: &[&str]) -> Result<Option<(String, String)>>
     Ok(None)
 }
 
-/// The file of the journal of a transfer that is described by `what`. Its directory is
-/// created, for the user alone.
+/// The path of the journal for a transfer that is identified by `what`. Its directory is created,
+/// for this user only.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if there is no place for one, or it cannot be created there:
-/// a transfer without a journal has to be asked for.
+/// [`ErrorKind::Usage`] if there is no suitable place or it cannot be created. The user has to
+/// request a transfer without a journal explicitly.
 pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
     const HINT: &str = "Choose a file with --journal PATH, or pass --no-journal: then an upload that is killed cannot resume";
     let directory = state_of("journals");
@@ -151,17 +150,17 @@ pub(super) fn journal_path(what: &[&str]) -> Result<PathBuf> {
     Ok(directory.join(format!("{}.ohj", &digest[..16])))
 }
 
-/// Whether a name, without its extension, is one that [`journal_path`] gives.
+/// Whether a name, without its extension, has the form of [`journal_path`].
 pub(super) fn is_journal_name(stem: &OsStr) -> bool {
     stem.len() == 16 && stem.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
 }
 
-/// Checks the variables that name proxies: one that cannot be understood would be passed
-/// over without a word, and the requests would go another way than they were meant to.
+/// Checks the variables that define proxies: an invalid one would be ignored silently, and requests
+/// would take another way than intended.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`], which names the variable and not its value: a password may be in
-/// it.
+/// [`ErrorKind::Usage`], which names the variable and not its value, because that may contain a
+/// password.
 pub(super) fn check_proxies() -> Result<()> {
     const PROXIES: [&str; 6] = [
         "HTTPS_PROXY",

@@ -1,5 +1,5 @@
-//! Where the findings of probes are kept: one file each, in the user's state
-//! directory, which nobody else may read. It holds no secret all the same.
+//! The files with the findings of probes: one for each endpoint, in the user's state directory,
+//! readable only by the user although it contains no secret.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, directory_of, private_directory, read_own, replace};
 use crate::findings::Findings;
 
-/// Most bytes of such a file that are read.
+/// Maximum bytes of such a file.
 const BYTES_MAX: u64 = 1 << 20;
 
 /// The file for `endpoint`: `openhosting/findings/HASH.json` below the
@@ -44,9 +44,8 @@ pub(super) fn load(endpoint: &str) -> Result<Option<Findings>> {
     Ok(Some(findings))
 }
 
-/// Remembers that the endpoint refused bodies for their size, if it did: the smallest
-/// that it refused in bytes, and the largest that is sent since. The next run begins with
-/// that.
+/// Records that the endpoint refused bodies for their size, if it did: the smallest refused one in
+/// bytes, and the largest that has been sent since, with which the next run begins.
 pub(super) fn remember(endpoint: &str, refused: Option<(u64, u64)>) -> Result<()> {
     let (Some((refused_bytes, accepted_bytes)), Ok(path)) = (refused, path(endpoint)) else {
         return Ok(());
@@ -57,8 +56,7 @@ pub(super) fn remember(endpoint: &str, refused: Option<(u64, u64)>) -> Result<()
     save(&findings, &path)
 }
 
-/// Keeps `findings` in the file `path`: there is the old one or the new one, at
-/// any moment.
+/// Writes `findings` to the file `path`, so that at any moment it has the old or the new content.
 pub(super) fn save(findings: &Findings, path: &Path) -> Result<()> {
     let write = || {
         private_directory(directory_of(path))?;

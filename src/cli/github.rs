@@ -1,10 +1,10 @@
-//! GitHub Actions: commands in the lines of a step, and what it leaves for the next
-//! steps and for the page of the run (docs/user/pipelines.md).
+//! GitHub Actions: commands in the output of a step, and what the step leaves for later steps and
+//! for the page of the run (docs/user/pipelines.md).
 //!
-//! Commands go to stderr, which the runner reads as it does stdout; stdout stays what
-//! it is. The secret is in none of them: a mask is asked for by saying what is to be
-//! masked, which is no thing for a program to do whose output may go elsewhere. The
-//! action of this repository does it.
+//! Commands are printed on stderr, which the runner reads like stdout, so that stdout stays
+//! unchanged. No command contains the secret. To mask a secret, a program would have to print it,
+//! which is dangerous because the output may go elsewhere; the action of this repository does it
+//! instead.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -22,12 +22,12 @@ use crate::system::{FileAt, Guard, OpenGuarded};
 const OUTPUT: &str = "GITHUB_OUTPUT";
 /// The file that a step's summary, in Markdown, is appended to.
 const SUMMARY: &str = "GITHUB_STEP_SUMMARY";
-/// A larger summary is dropped as a whole.
+/// A larger summary is dropped as a whole by GitHub.
 const SUMMARY_BYTES_MAX: u64 = 1 << 20;
 /// Maximum number of distinct warnings to report as such: GitHub shows at most ten for each step.
 const WARNINGS_MAX: usize = 10;
 
-/// When to speak to GitHub Actions.
+/// When to print commands for GitHub Actions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum When {
     /// Never
@@ -49,7 +49,7 @@ pub(super) struct Github {
     reported: Vec<String>,
 }
 
-/// How a run ended, for whoever comes after it.
+/// The result of a run, for later steps.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// As `outcome` in docs/user/progress.md.
@@ -59,7 +59,7 @@ pub(super) struct Report {
     /// Bytes of bodies, and the output for them.
     pub(super) bytes: (BytesOutput, u64),
     pub(super) took: Duration,
-    /// What else the table of the summary shows.
+    /// Further rows for the table of the summary.
     pub(super) rows: Vec<(&'static str, String)>,
 }
 
@@ -95,7 +95,7 @@ impl Github {
         }
     }
 
-    /// What follows belongs together, until [`end_group`](Self::end_group).
+    /// Begins a group of lines, until [`end_group`](Self::end_group).
     pub(super) fn group(&mut self, about: &str) {
         if self.is_on {
             let title = format!("{} {}", self.program, printable::line(about));
@@ -166,7 +166,7 @@ impl Github {
 }
 
 impl Report {
-    /// Lines `name=value`. No value of these can have a second line.
+    /// Lines `name=value`. No value can contain a line end.
     fn outputs(&self) -> String {
         let (bytes, moved) = self.bytes;
         let mut lines = format!("outcome={}\n", self.outcome);
@@ -215,8 +215,8 @@ impl Report {
     }
 }
 
-/// Appends to a file that a variable names. It was made by the runner: there is none to
-/// be made here, and nothing to be followed elsewhere.
+/// Appends to a file that a variable names. The runner has created it, so it is neither created
+/// here nor followed if it is a link.
 fn leave(path: Option<OsString>, text: &str, most: u64) -> Result<(), String> {
     let path = path.filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| "is not set".to_owned())?;
@@ -227,7 +227,7 @@ fn leave(path: Option<OsString>, text: &str, most: u64) -> Result<(), String> {
 }
 
 fn append(path: &Path, text: &str, most: u64) -> std::io::Result<()> {
-    // A named pipe would hold the process until somebody reads it.
+    // Opening a named pipe would block the process until it has a reader.
     let mut file = OpenOptions::new()
         .read(true)
         .append(true)
@@ -237,7 +237,7 @@ fn append(path: &Path, text: &str, most: u64) -> std::io::Result<()> {
     if !metadata.is_file() {
         return Err(std::io::Error::other("it is no regular file"));
     }
-    // The step itself may have left a line without its end.
+    // The step itself may have written an incomplete line.
     let mut last = [b'\n'];
     if metadata.len() > 0 {
         file.read_exact_at(&mut last, metadata.len() - 1)?;
@@ -251,18 +251,18 @@ fn append(path: &Path, text: &str, most: u64) -> std::io::Result<()> {
             "it would have more than {most} bytes"
         )));
     }
-    // At once: others may append as well.
+    // In one write, because others may append as well.
     file.write_all(text.as_bytes())
 }
 
-/// Prints a command. What of it comes from others was made printable, and escaped.
+/// Prints a command, whose foreign parts were made printable and escaped.
 fn say(command: &str) {
     screen::write(|| {
         let _ = writeln!(std::io::stderr(), "{command}");
     });
 }
 
-/// What follows the second `::` of a command, as GitHub's own toolkit escapes it.
+/// The text after the second `::` of a command, escaped as GitHub's own toolkit does.
 fn data(text: &str) -> String {
     text.replace('%', "%25")
         .replace('\r', "%0D")
@@ -274,8 +274,7 @@ fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
 }
 
-/// Text as a cell of a table shows it. In Markdown a backslash takes its meaning from
-/// any punctuation of ASCII.
+/// Text as the cell of a table. In Markdown, a backslash escapes any ASCII punctuation.
 fn markdown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in printable::line(text).chars() {

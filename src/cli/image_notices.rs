@@ -1,4 +1,4 @@
-//! What there is to know of an image before any of it is sent.
+//! Notices about an image before any of it is sent.
 
 use super::display::Display;
 use crate::error::Result;

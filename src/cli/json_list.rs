@@ -1,5 +1,5 @@
-//! A list with `--json` that is printed as it comes: one of a large account is never in
-//! memory as a whole.
+//! A list with `--json` that is printed as it arrives, so that the list of a large account is never
+//! in memory as a whole.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -19,11 +19,11 @@ use crate::nonblocking::{self, Waiting};
 /// Items that wait to be printed.
 const WAITING_MAX: usize = 64;
 
-/// An item of the list with its identity: a list that broke off is requested again, and each
+/// An item of the list with its identity: if the answer breaks off it is requested again, but each
 /// item is printed once.
 pub(super) type Item = ([u8; 16], Value);
 
-/// The object of a [`OutputForm`] whose key `key` is such a list.
+/// The object of an [`OutputForm`] whose key `key` is such a list.
 #[derive(Debug)]
 pub(super) struct JsonList {
     form: OutputForm,
@@ -35,10 +35,10 @@ pub(super) struct JsonList {
 type Out = BufWriter<Waiting<File>>;
 
 impl JsonList {
-    /// Begins a list, of which nothing is printed before the first item.
+    /// Begins a list. Nothing is printed before the first item.
     pub(super) fn start(form: OutputForm, key: &'static str) -> Self {
         let (items, waiting) = async_channel::bounded(WAITING_MAX);
-        // A terminal or a pipe may block as long as it likes.
+        // A terminal or a pipe may block for any time.
         let printer = std::thread::spawn(move || print(key, &waiting));
         Self {
             form,
@@ -48,18 +48,18 @@ impl JsonList {
         }
     }
 
-    /// Where items go. Once nobody takes them, they are dropped.
+    /// The sender for items. If nothing receives them any more, they are dropped.
     pub(super) fn items(&self) -> Sender<Item> {
         self.items.clone()
     }
 
-    /// Ends the object, with the error if there is one, and gives the exit code.
+    /// Ends the object, with the error if there is one, and returns the exit code.
     pub(super) fn finish(self, result: Result<()>, heard: &Heard) -> ExitCode {
         self.items.close();
         let printed = self.printer.join();
         let printed = printed.unwrap_or_else(|_| Err(io::Error::other("the printer panicked")));
         let printed = match printed {
-            // Nothing came: the object is as that of any other command.
+            // There was no item, so the object is printed as for any other command.
             Ok(None) => {
                 let empty = json!({ self.key: [] });
                 let answer = result.map(|()| CommandOutput::new(String::new(), empty));
@@ -83,7 +83,7 @@ impl JsonList {
     }
 }
 
-/// Prints what comes, each item once. `None` if nothing came.
+/// Prints items as they arrive, each once. Returns `None` if there was none.
 fn print(key: &str, items: &Receiver<Item>) -> io::Result<Option<Out>> {
     let mut seen = HashSet::new();
     let mut out = None;
@@ -106,10 +106,10 @@ fn print(key: &str, items: &Receiver<Item>) -> io::Result<Option<Out>> {
     Ok(out)
 }
 
-/// What follows the last item.
+/// The text after the last item.
 fn end(form: OutputForm, error: Option<&Error>, heard: &Heard) -> String {
     let error = error.map(|error| (error, heard.exit_code(error.kind())));
     let rest = form.print(json!({}), error);
-    // The keys of an object that has no others, without its first brace.
+    // The keys of an object without others, without its opening brace.
     format!("\n  ],{}", rest.strip_prefix('{').unwrap_or(&rest))
 }

@@ -1,21 +1,21 @@
-//! What the system must grant this process before it can start.
+//! Checks what the system must grant this process before it can start.
 
 use std::sync::RwLock;
 use std::thread::{Builder, available_parallelism, scope};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// File descriptors that a start takes at most: the reactor, signals, the terminal,
-/// a first connection.
+/// Maximum file descriptors for the start: the async runtime, signals, the terminal, a first
+/// connection.
 const DESCRIPTORS: usize = 32;
 
-/// Checks that there are descriptors and threads for a runtime. Without this check the
-/// runtime would panic where they run out while it starts.
+/// Checks that there are enough descriptors and threads for a runtime, which would otherwise panic
+/// while it starts.
 ///
 /// # Errors
 /// [`ErrorKind::Local`], with the limit to raise.
 pub(super) fn check() -> Result<()> {
-    // Each pipe is two of them, and needs no file that a container may lack, as /dev/null.
+    // Each pipe uses two descriptors, and unlike /dev/null it exists in every container.
     (0..DESCRIPTORS / 2)
         .map(|_| std::io::pipe())
         .collect::<std::io::Result<Vec<_>>>()
@@ -34,11 +34,11 @@ pub(super) fn check() -> Result<()> {
     })
 }
 
-/// Runs this many threads at the same time, for a moment.
+/// Runs this many threads concurrently, for a moment.
 fn start_threads(count: usize) -> std::io::Result<()> {
     let gate = RwLock::new(());
     scope(|scope| {
-        // Every thread waits at the gate until all have started, or one could not.
+        // Every thread waits until all have started, or one could not be started.
         let closed = gate.write();
         let started = (0..count).try_for_each(|_| {
             let thread = Builder::new().spawn_scoped(scope, || drop(gate.read()));

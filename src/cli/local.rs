@@ -1,5 +1,5 @@
-//! `--local DIR`: a server of our own inside this process, on a loopback port.
-//! The transfer goes through a real socket, as to any endpoint.
+//! `--local DIR`: our own server inside this process, on a loopback port. The transfer uses a real
+//! socket, as for any endpoint.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -13,11 +13,10 @@ use crate::commands::Commands;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::{Config, Server};
 
-/// What the name of such an endpoint begins with.
+/// The prefix of the name of such an endpoint.
 pub(super) const LOCAL: &str = "local ";
 
-/// What names the endpoint that serves `directory`, since its port is another one each
-/// time.
+/// Identifies the endpoint that serves `directory`, because its port is different each time.
 pub(super) fn endpoint_name(directory: &Path) -> String {
     let path = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
     format!("{LOCAL}{}", path.display())
@@ -31,7 +30,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Serves `directory`, and makes a client of its first user.
+    /// Serves `directory`, and creates a client of its first user.
     pub(super) async fn start(directory: &Path, config: &ClientConfig) -> Result<(Self, Client)> {
         let server_config = Config {
             has_page: false,
@@ -60,16 +59,16 @@ impl Local {
         let client = Client::new(endpoint, server.credentials(), &config)?;
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(server.run(listener, async move {
-            // A dropped sender means stop as well.
+            // Dropping the sender stops the server as well.
             let _ = stopped.await;
         }));
         Ok((Self { stop, served }, client))
     }
 
-    /// Stops it and waits until it kept everything.
+    /// Stops it and waits until it has stored everything.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
-        // What was confirmed is on the drive already; only counters are kept now.
+        // What was confirmed is already on the drive; only counters are stored now.
         let _ = self.served.await;
     }
 }

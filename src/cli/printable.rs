@@ -1,24 +1,23 @@
-//! Text of others, made fit for a terminal and for the log of a pipeline: names of
-//! files and drives, and what servers answer, can hold anything.
+//! Makes foreign text safe for a terminal and for the log of a pipeline: names of files and drives,
+//! and answers of servers, may contain anything.
 
 use serde_json::Value;
 
-/// What the runner of GitHub takes for a command anywhere in a line (its older form).
+/// The older form of a GitHub runner's command, anywhere in a line.
 const OLD_COMMAND: &str = "##[";
-/// What it takes for one at the start of a line.
+/// The current form, at the start of a line.
 const COMMAND: &str = "::";
 
-/// Whether a character does something to a terminal, or to how a line is read, rather
-/// than to be seen: controls of ASCII and of Latin 1, ends of lines, and what turns the
-/// direction of text around.
+/// Whether a character affects a terminal or the structure of lines instead of being visible: ASCII
+/// and Latin 1 control characters, line ends, and characters that change the direction of text.
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// One line that shows `text`: what is active is escaped, as in `\u{1b}`, and nothing
-/// in it is a command to the runner of GitHub.
+/// `text` as one line: active characters are escaped, as in `\u{1b}`, and nothing in it is a
+/// command for a GitHub runner.
 pub(super) fn line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     if text.trim_start().starts_with(COMMAND) {
@@ -33,22 +32,23 @@ pub(super) fn line(text: &str) -> String {
     line.replace(OLD_COMMAND, "##\\[")
 }
 
-/// An object in one line, without what is active. It reads back as the same.
+/// An object in one line, without active characters. It parses to the same object.
 pub(super) fn object(value: &Value) -> String {
     safe_json(&value.to_string())
 }
 
-/// JSON, in as many lines as it has, without what is active. It reads back as the same.
+/// JSON in as many lines as before, without active characters. It parses to the same value.
 pub(super) fn safe_json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        // JSON escapes those of ASCII, but for DEL; all of them have four digits.
+        // JSON escapes the ASCII control characters except DEL; all these characters have four
+        // digits.
         match c != '\n' && is_active(c) {
             true => safe += &format!("\\u{:04x}", u32::from(c)),
             false => safe.push(c),
         }
     }
-    // Outside of strings there is no such thing.
+    // This can only occur within strings.
     safe.replace(OLD_COMMAND, "##\\u005b")
 }
 

@@ -1,4 +1,4 @@
-//! Questions on the terminal whose answer is a secret.
+//! Prompts for secrets on the terminal.
 
 use zeroize::Zeroizing;
 
@@ -6,14 +6,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::system::Terminal;
 use crate::transfer::blocking;
 
-/// Asks a question and reads the answer without echo. Drop the future to give up, as on
-/// a signal or at the deadline: the terminal is then as it was before the question.
+/// Asks a question and reads the answer without echo. Drop the future to give up, for example on a
+/// signal or at the deadline: the terminal is then restored.
 ///
 /// # Errors
 /// [`ErrorKind::Cancelled`] on Ctrl-C, [`ErrorKind::Usage`] if there is no terminal.
 pub(super) async fn secret(question: String) -> Result<Zeroizing<String>> {
-    // The read cannot be interrupted, so it has a thread of its own, which may still wait
-    // when the program ends. Only this guard then turns the echo on again.
+    // The read cannot be interrupted, so it runs on a separate thread, which may still be waiting
+    // when the program ends. Then only this guard turns the echo on again.
     let _terminal = Terminal::remember();
     blocking(|| {
         rpassword::prompt_password(question)

@@ -1,4 +1,4 @@
-//! The proxies that the environment names, as the HTTP library understands it.
+//! The proxies in the environment, as the HTTP library interprets them.
 
 use std::fmt;
 
@@ -9,18 +9,19 @@ use super::environment::variable;
 use crate::api::Proxies;
 use crate::error::Result;
 
-/// Variables for https, then for http, then for both, each as the library prefers them.
+/// Variables for https, then for http, then for both, each in the order in which the library
+/// prefers them.
 const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 const NONE: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// What the environment says.
+/// The proxy settings of the environment.
 pub(super) struct FromEnvironment {
     matcher: Matcher,
-    /// Each variable that is set, with its scheme: none for both.
+    /// Each variable that is set, with its scheme; `None` for both schemes.
     named: Vec<(&'static str, Option<&'static str>)>,
-    /// Entries of NO_PROXY that name a port, which the library passes over.
+    /// Entries of NO_PROXY with a port, which the library ignores.
     with_port: Vec<String>,
 }
 
@@ -50,7 +51,7 @@ impl FromEnvironment {
 fn has_port(entry: &str) -> bool {
     let port = entry.rsplit_once(':').map(|(_, port)| port);
     let is_port = port.is_some_and(|port| port.parse::<u16>().is_ok());
-    // An address of IPv6 is in brackets where a port follows.
+    // An IPv6 address with a port is in brackets.
     is_port && (entry.starts_with('[') || entry.matches(':').count() == 1)
 }
 
@@ -58,7 +59,7 @@ impl Proxies for FromEnvironment {
     fn describe(&self, url: &Url) -> Option<String> {
         let intercept = self.matcher.intercept(&url.as_str().parse().ok()?)?;
         let uri = intercept.uri();
-        // Its user and password are not in it.
+        // Without the user and the password.
         let place = uri
             .authority()
             .map_or_else(String::new, ToString::to_string);

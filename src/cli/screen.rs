@@ -1,8 +1,8 @@
-//! The terminal on stderr, which has one owner: all lines pass through [`write`], so that
-//! none of them and the line of progress get into each other's way.
+//! The terminal on stderr. All lines are written through [`write`], so that they and the line of
+//! progress do not garble each other.
 //!
-//! A thread draws the line of progress a few times per second. A terminal that is stopped
-//! (Ctrl-S) holds that thread up, and not the transfer.
+//! A thread draws the line of progress a few times per second. If the terminal is stopped (Ctrl-S),
+//! that blocks the thread, but not the transfer.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex};
@@ -17,9 +17,9 @@ use crate::locks::lock;
 use crate::nonblocking::Waiting;
 use crate::system::{self, Stream};
 
-/// Between two drawings of the line.
+/// Time between two drawings of the line.
 const DRAW_EVERY: Duration = Duration::from_millis(150);
-/// Columns of a terminal that does not know how many it has.
+/// The width of a terminal that does not report it.
 const COLUMNS_DEFAULT: usize = 80;
 
 static SCREEN: Mutex<Screen> = Mutex::new(Screen {
@@ -33,20 +33,20 @@ static SCREEN: Mutex<Screen> = Mutex::new(Screen {
     is_stdout_open: false,
 });
 
-/// What is on the terminal.
+/// The state of the terminal.
 struct Screen {
-    /// The line of progress, if one is shown.
+    /// The line of progress, if there is one.
     bar: Option<Arc<Mutex<Bar>>>,
-    /// What is drawn of it now.
+    /// What is currently drawn of it.
     drawn: String,
     style: Style,
-    /// What the taskbar shows, where the terminal has one.
+    /// What the taskbar shows, if the terminal supports that.
     taskbar: Option<String>,
-    /// Whether a line without its end, of dots, is where stderr goes as well.
+    /// Whether an incomplete line of dots was written to the same place as stderr.
     is_stdout_open: bool,
 }
 
-/// Writes whole lines to stdout or stderr; the line of progress makes room meanwhile.
+/// Writes whole lines to stdout or stderr; the line of progress is removed meanwhile.
 pub(super) fn write<T>(lines: impl FnOnce() -> T) -> T {
     let mut screen = lock(&SCREEN);
     screen.clear();
@@ -58,15 +58,15 @@ pub(super) fn write<T>(lines: impl FnOnce() -> T) -> T {
     written
 }
 
-/// Writes a part of a line to stdout, which may be the file that stderr is: what stderr gets
-/// next begins a line of its own.
+/// Writes a part of a line to stdout, which may be the same file as stderr: the next output on
+/// stderr then begins a new line.
 pub(super) fn write_part(part: impl FnOnce()) {
     let mut screen = lock(&SCREEN);
     part();
     screen.is_stdout_open = is_same_file();
 }
 
-/// Ends a line of parts. What is written of it is the end of the line.
+/// Writes the end of a line of parts.
 pub(super) fn write_end(end: impl FnOnce()) {
     let mut screen = lock(&SCREEN);
     end();
@@ -83,7 +83,7 @@ pub(super) fn show(bar: Arc<Mutex<Bar>>) {
     screen.draw();
     drop(screen);
     let drawing = thread::Builder::new().name("progress".into());
-    // Without this thread the line is drawn when other lines are.
+    // Without this thread, the line is drawn only together with other lines.
     let _ = drawing.spawn(move || {
         while weak.strong_count() > 0 {
             thread::sleep(DRAW_EVERY);
@@ -93,14 +93,14 @@ pub(super) fn show(bar: Arc<Mutex<Bar>>) {
     });
 }
 
-/// Draws the line now if it can, rather than when it is due: another phase has begun.
+/// Draws the line at once, because another phase has begun.
 pub(super) fn draw_now() {
     if let Ok(mut screen) = SCREEN.try_lock() {
         screen.draw();
     }
 }
 
-/// Shows no line of progress any more, and leaves nothing of it on the terminal.
+/// Removes the line of progress from the terminal.
 pub(super) fn end() {
     let mut screen = lock(&SCREEN);
     screen.clear();
@@ -120,7 +120,7 @@ impl Screen {
 
     fn draw(&mut self) {
         let Some(bar) = &self.bar else { return };
-        // The transfer is never held up by the terminal.
+        // The terminal must never block the transfer.
         let bar = lock(bar).clone();
         let now = Instant::now();
         let line = bar.line(columns(), now, self.style);
@@ -142,20 +142,20 @@ impl Screen {
     }
 }
 
-/// A terminal that went away is no reason to fail.
+/// A terminal that went away is not an error.
 fn put(text: &str) {
     let mut stderr = Waiting(std::io::stderr());
     let _ = stderr.write_all(text.as_bytes());
     let _ = stderr.flush();
 }
 
-/// Columns of the terminal on stderr.
+/// The width of the terminal on stderr.
 fn columns() -> usize {
     system::columns().unwrap_or(COLUMNS_DEFAULT)
 }
 
-/// Text for the terminal on stderr, cut between words. A line with a command in it stays whole,
-/// so that it can be copied.
+/// Text for the terminal on stderr, wrapped between words. A line with a command stays whole, so
+/// that it can be copied.
 pub(super) fn wrapped(line: &str) -> Vec<String> {
     wrap(&printable::line(line), columns())
 }
@@ -182,7 +182,7 @@ fn wrap(line: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// Whether stderr is a terminal on which a line can be drawn again.
+/// Whether stderr is a terminal on which a line can be redrawn.
 pub(super) fn can_draw() -> bool {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     std::io::stderr().is_terminal() && !is_dumb && system::takes_sequences()
@@ -200,10 +200,10 @@ fn style() -> Style {
     }
 }
 
-/// Whether the terminal is known to show progress in the taskbar or its title (OSC 9;4).
-/// Others may show a notification instead, so those that are unknown get nothing.
+/// Whether the terminal is known to show progress in the taskbar or its title (OSC 9;4). Others may
+/// show a notification instead, so unknown terminals get nothing.
 fn has_taskbar(variable: impl Fn(&str) -> Option<String>) -> bool {
-    // What a multiplexer makes of it is unknown.
+    // The effect in a multiplexer is unknown.
     if variable("TMUX").is_some() || variable("STY").is_some() {
         return false;
     }
@@ -215,7 +215,7 @@ fn has_taskbar(variable: impl Fn(&str) -> Option<String>) -> bool {
         || program == "iTerm.app" && has_feature()
 }
 
-/// The sequence that shows the state of the line of progress in the taskbar.
+/// The control sequence that shows the state of the line of progress in the taskbar.
 fn taskbar(bar: &Bar) -> String {
     let (state, percent) = match (bar.is_waiting(), bar.percent()) {
         (false, Some(percent)) => (1, percent),
@@ -231,7 +231,7 @@ fn is_same_file() -> bool {
     out.is_some() && out == Stream::Stderr.file_id()
 }
 
-/// Whether stdout is the journal of systemd, which has a line for each line.
+/// Whether stdout is the systemd journal, which stores each line separately.
 pub(super) fn is_stdout_journal() -> bool {
     match (Stream::Stdout.file_id(), std::env::var("JOURNAL_STREAM")) {
         (Some(id), Ok(journal)) => journal == format!("{}:{}", id.device, id.inode),

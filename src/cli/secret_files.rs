@@ -1,5 +1,5 @@
-//! Files that hold a secret, and those that tell where one is: others may not read
-//! the first, nor write to the second.
+//! Files that contain a secret, which others must not read, and files that say where one is, which
+//! others must not write.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,17 +11,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Exposure, OTHERS_WRITE, open_named, read_all};
 use crate::system::{Rights, can_be_changed, user};
 
-/// A key, or a config, is a few lines; the certificates that a system trusts are less
-/// than a MiB, and those of an enterprise may be more.
+/// Maximum bytes: a key or a config has a few lines; the certificates that a system trusts have
+/// less than a MiB, and those of an enterprise may have more.
 const BYTES_MAX: u64 = 16 << 20;
-/// What may stand before the text of a file.
+/// May precede the text of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Reads a file that holds a secret. `what` it is begins the messages, as in "key".
+/// Reads a file that contains a secret. Messages begin with `what`, such as "key".
 ///
-/// A secret that an administrator mounts, as Kubernetes does with `fsGroup` and systemd
-/// with an access list, shows as readable by its group, and this process cannot change
-/// that. Such a file is accepted; one that this process could restrict is not.
+/// A secret that an administrator mounts, as Kubernetes does with `fsGroup` and systemd with an
+/// access list, appears as readable by its group, and this process cannot change that. Such a file
+/// is accepted; one that this process could restrict is not.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if anybody else may use it, or it cannot be read.
@@ -39,7 +39,7 @@ pub(super) fn read_secret(what: &str, path: &Path) -> Result<Zeroizing<String>> 
     })
 }
 
-/// Reads a file that this program acts upon, such as a config, which names commands.
+/// Reads a file that controls this program, such as a config, which may contain commands.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if anybody but its owner may write to it, the owner is neither
@@ -62,7 +62,7 @@ pub(super) fn read_public(what: &str, path: &Path) -> Result<Zeroizing<String>> 
     read(what, path, |_| None)
 }
 
-/// The bytes of such a file, whatever its encoding.
+/// The bytes of such a file, in whatever encoding.
 ///
 /// # Errors
 /// As [`read_public`].
@@ -70,7 +70,7 @@ pub(super) fn read_public_bytes(what: &str, path: &Path) -> Result<Zeroizing<Vec
     read_bytes(what, path, |_| None)
 }
 
-/// Who may do what with an open file.
+/// The permissions of an open file.
 struct Permissions {
     mode: u32,
     owner: u32,
@@ -91,8 +91,8 @@ impl Permissions {
     }
 }
 
-/// The text of a file, unless something is wrong with its mode or owner. A byte order mark,
-/// which editors of Windows write, is no part of the text.
+/// The text of a file, unless its mode or owner is wrong. A byte order mark, which editors on
+/// Windows write, is removed.
 fn read(
     what: &str,
     path: &Path,
@@ -107,8 +107,7 @@ fn read(
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Reads a file, unless something is wrong with its mode or owner: what, and what to do
-/// about it.
+/// Reads a file, or reports what is wrong with its mode or owner, and what to do about it.
 fn read_bytes(
     what: &str,
     path: &Path,
@@ -119,7 +118,7 @@ fn read_bytes(
         Error::new(ErrorKind::Usage, what)
     };
     let file = open_named(path).map_err(|cause| cannot().because(cause))?;
-    // Of the file that was opened, whatever has its name by now.
+    // Of the opened file, because its name may refer to another one by now.
     let permissions = Permissions::of(&file).map_err(|cause| cannot().because(cause))?;
     if let Some((why, hint)) = wrong(&permissions) {
         let what = format!("Cannot use the {what} {}: {why}", path.display());

@@ -1,5 +1,5 @@
-//! How a command that moves much data runs: it is shown meanwhile, signals and its deadline
-//! stop it, and then stdout, stderr and GitHub Actions get what became of it.
+//! Runs a command that transfers much data: displays its progress, stops it on signals and at its
+//! deadline, and then reports the outcome on stdout, on stderr and to GitHub Actions.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -23,43 +23,43 @@ pub(super) struct ShownRun<'a> {
     pub(super) is_json: bool,
     pub(super) way: Way,
     pub(super) showing: &'a DisplayArguments,
-    /// The image, receipt or name in the title of what is shown.
+    /// The image, receipt or name in the title of the display.
     pub(super) about: &'a str,
     /// The drive, if it is known before an event reports it.
     pub(super) drive: Option<DriveId>,
     pub(super) deadline: Option<Duration>,
-    /// Whether plain lines and a summary take the place of the dots of the providers' scripts.
+    /// Whether to print plain lines and a summary instead of the dots of the providers' scripts.
     pub(super) is_plain: bool,
 }
 
-/// What came of it.
+/// The outcome of a command.
 #[derive(Default)]
 pub(super) struct RunOutcome<'a> {
     /// Bytes that were verified, if the run is complete.
     pub(super) verified_bytes: Option<u64>,
     pub(super) error: Option<Error>,
-    /// The drive, and the byte at which another run would go on.
+    /// The drive, and the byte at which another run would continue.
     pub(super) resume: Option<(DriveId, u64)>,
-    /// The original's lines about how to go on, which a log still has.
+    /// The lines of the original scripts about how to continue, which logs still contain.
     pub(super) original: Vec<String>,
-    /// The lines that say what else there is to do.
+    /// Further advice, in lines.
     pub(super) advice: Vec<String>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
-    /// The lines that say what was done, where the display would say it less well.
+    /// The lines that say what was done, if they are better than those of the display.
     pub(super) summary: Option<Vec<String>>,
-    /// For people.
+    /// The result as text for people.
     pub(super) text: String,
     /// For programs; if `None`, the object of the display is used.
     pub(super) object: Option<Value>,
-    /// For whoever comes after this run, but for how it ended.
+    /// The report for later steps, except how the run ended.
     pub(super) report: Report,
-    /// What is left to do once nothing is shown any more.
+    /// What to do after the display has ended.
     pub(super) at_end: Option<Box<dyn FnOnce() -> Result<()> + 'a>>,
 }
 
 impl RunOutcome<'_> {
-    /// Of a run that failed.
+    /// The outcome of a run that failed.
     pub(super) fn failed(error: Error, object: Option<Value>, report: Report) -> Self {
         Self {
             error: Some(error),
@@ -71,7 +71,7 @@ impl RunOutcome<'_> {
 }
 
 impl ShownRun<'_> {
-    /// Runs the command to its end, and gives the exit code.
+    /// Runs the command to its end, and returns the exit code.
     pub(super) fn run<'a>(
         self,
         work: impl AsyncFnOnce(&mut Display, Stop) -> RunOutcome<'a>,
@@ -147,7 +147,7 @@ impl ShownRun<'_> {
             error,
         };
         form.finish_telling(is_json, &heard, Ok(answer), |error| {
-            // On a terminal the line about how far it got says that it stopped.
+            // On a terminal, the line about the progress already says that it stopped.
             let is_told = is_terminal && error.kind() == ErrorKind::Cancelled;
             shown.github.tell(error, is_told, &lines);
         })

@@ -1,5 +1,5 @@
-//! What stops a transfer: SIGINT or Ctrl-C, SIGTERM, and the deadline. The first one stops
-//! cleanly, a signal after it at once.
+//! What stops a transfer: SIGINT or Ctrl-C, SIGTERM, and the deadline. The first one stops it
+//! cleanly, and a later signal at once.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::system::{Signal, Signals};
 use crate::transfer::{Stop, stop_channel};
 
-/// What was heard.
+/// The signal that was received first, or the deadline.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heard(Arc<AtomicU8>);
 
 impl Heard {
-    /// The exit code of what came first; 0 if nothing did.
+    /// Its exit code; 0 if there was none.
     pub(super) fn code(&self) -> u8 {
         self.0.load(Ordering::Relaxed)
     }
@@ -30,8 +30,7 @@ impl Heard {
     }
 }
 
-/// Runs a command that signals and the deadline stop; gives what came of it, and what
-/// was heard.
+/// Runs a command that signals and the deadline stop; returns its result, and what stopped it.
 pub(super) fn hearing<T>(
     program: &'static str,
     deadline: Option<Duration>,
@@ -44,8 +43,8 @@ pub(super) fn hearing<T>(
     })
 }
 
-/// Runs a command that stops at once on a signal: it has nothing in flight to finish, so
-/// no line announces that.
+/// Runs a command that stops at once on a signal: it has nothing in flight to finish, so the stop
+/// is not announced.
 pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T, Heard)> {
     block_on(async {
         let (stop, heard) = listen(None, None)?;
@@ -54,7 +53,7 @@ pub(super) fn hearing_at_once<T>(run: impl AsyncFnOnce(Stop) -> T) -> Result<(T,
     })
 }
 
-/// The line that says that a run is about to stop. In a log it is that of earlier versions.
+/// The line that announces a stop. In a log it is the same as in earlier versions.
 fn announcement(program: &str, is_deadline: bool) -> String {
     let why = match (is_deadline, std::io::stderr().is_terminal()) {
         (true, true) => "The deadline is reached. ",
@@ -67,8 +66,8 @@ fn announcement(program: &str, is_deadline: bool) -> String {
     }
 }
 
-/// Listens from now on; the deadline is counted from now on, too. Needs a runtime.
-/// A clean stop is announced as by `program`; without one it is not announced.
+/// Listens from now on, and starts the time until the deadline. Needs a runtime. A clean stop is
+/// announced in the name of `program`, or not at all.
 fn listen(program: Option<&'static str>, deadline: Option<Duration>) -> Result<(Stop, Heard)> {
     let mut signals = Signals::listen()
         .map_err(|cause| Error::new(ErrorKind::Local, "Cannot hear signals").because(cause))?;

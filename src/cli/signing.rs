@@ -1,4 +1,4 @@
-//! Signatures of receipts, as minisign makes them: one crate signs, another one checks.
+//! Signatures of receipts in the format of minisign: one crate signs, and another one verifies.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use super::{prompt, secret_files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filesystem::{Access, open_named, read_named, replace};
 
-/// The password of a key that has one.
+/// The variable with the password of an encrypted key.
 const PASSWORD_VARIABLE: &str = "OHSIGNPASSWORD";
 
-/// Most bytes of a signature: it has four lines, two of which are comments.
+/// Maximum bytes of a signature: it has four lines, two of which are comments.
 const SIGNATURE_BYTES_MAX: u64 = 64 << 10;
 
-/// A key that signs. No Debug: it is a secret.
+/// A key for signing. It has no Debug, because it is secret.
 pub(super) struct Signer(SecretKey);
 
 impl Signer {
-    /// Reads a key of minisign, and asks for its password if it has one and
-    /// OHSIGNPASSWORD does not hold it.
+    /// Reads a minisign key. If it is encrypted and OHSIGNPASSWORD is not set, asks for the
+    /// password.
     pub(super) async fn open(path: &Path) -> Result<Self> {
         let cannot = |why: &str| {
             let what = format!("Cannot use the key {}: {why}", path.display());
@@ -29,7 +29,7 @@ impl Signer {
         };
         let text = secret_files::read_secret("key", path)?;
         let boxed = SecretKeyBox::from_string(&text).map_err(|_| cannot("it is no key"))?;
-        // What these errors say may quote the file.
+        // The messages of these errors may quote the file.
         if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
             return Ok(Self(key));
         }
@@ -55,7 +55,7 @@ impl Signer {
             .map_err(|_| cannot("it is no key, or its password is another one"))
     }
 
-    /// Signs a file, which gets a signature beside it.
+    /// Signs a file; the signature is written to a file beside it.
     pub(super) fn sign(&self, path: &Path, comment: &str) -> Result<()> {
         let cannot = || {
             let what = format!("Cannot sign {}", path.display());
@@ -70,15 +70,15 @@ impl Signer {
     }
 }
 
-/// Where the signature of a file is.
+/// The path of the signature of a file.
 pub(super) fn signature_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".minisig");
     name.into()
 }
 
-/// Checks the signature beside a file, whose bytes these are, with a public key: a
-/// file of minisign, or the line in it.
+/// Verifies the signature beside a file, which has these bytes, with a public key: a minisign file,
+/// or the line in it.
 pub(super) fn check(path: &Path, bytes: &[u8], public: &str) -> Result<()> {
     let key = match PublicKey::from_base64(public) {
         Ok(key) => key,
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// A key in a file that others cannot read, and its public one.
+    /// A private key in a file that others cannot read, and its public key.
     fn key(directory: &Path, password: Option<&str>) -> (PathBuf, String) {
         let pair = match password {
             Some(password) => KeyPair::generate_encrypted_keypair(Some(password.into())),

@@ -5,8 +5,9 @@ use comfy_table::{CellAlignment, Table};
 
 use super::printable;
 
-/// Rows of cells, the first of them the head, in columns with two spaces between them;
-/// those columns are flushed right. Nothing is cut off or wrapped: it may go to a file.
+/// Formats rows of cells, of which the first is the header, with two spaces between columns; the
+/// columns in `right` are right-aligned. Nothing is shortened or wrapped, because the output may go
+/// to a file.
 pub(super) fn table<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
     right: &[usize],

@@ -1,4 +1,4 @@
-//! `--trace FILE`: how each chunk was compressed, and why so (docs/user/trace.md).
+//! `--trace FILE`: how each chunk was compressed, and why (docs/user/trace.md).
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -17,7 +17,7 @@ pub(super) struct Traced<'a> {
 }
 
 impl<'a> Traced<'a> {
-    /// Writes to `path`; a regular file of this user that is there is overwritten.
+    /// Writes to `path`; an existing regular file of this user is overwritten.
     pub(super) fn create(path: &Path, monitor: &'a mut dyn Monitor) -> Result<Self> {
         let file = overwrite(path).map_err(|cause| {
             let hint = Foreign::of(&cause).map(|why| why.remedy(path, "or choose another file"));

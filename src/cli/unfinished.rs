@@ -1,19 +1,19 @@
-//! The last lines of a command that did not finish: how far it got, and the command that
-//! continues, which is always the last one.
+//! The last lines of a command that did not finish: how far it got, and, always last, the command
+//! that continues.
 
 use super::amounts::size;
 use super::bar::percent;
 use super::{again, exit};
 use crate::error::ErrorKind;
 
-/// How a command that did not finish is continued.
+/// How to continue a command that did not finish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Continuation {
     /// The command, complete.
     pub(super) command: String,
-    /// Where what was done is, as in `on drive 31a9bd80`; `None` if the command starts over.
+    /// Where the progress is, such as `on drive 31a9bd80`; `None` if the command starts over.
     pub(super) place: Option<String>,
-    /// What the command needs besides, as in `with the same image on stdin`.
+    /// What the command also needs, such as `with the same image on stdin`.
     pub(super) needs: Option<&'static str>,
 }
 
@@ -29,12 +29,12 @@ impl Continuation {
     }
 }
 
-/// How a run ended that did not finish.
+/// The end of a run that did not finish.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unfinished {
     pub(super) kind: ErrorKind,
     pub(super) exit_code: u8,
-    /// The position in the disk and its size, once chunks began to move.
+    /// The position in the disk and its size, once the transfer of chunks began.
     pub(super) position: Option<(u64, Option<u64>)>,
 }
 
@@ -47,13 +47,13 @@ impl Unfinished {
         )
     }
 
-    /// The two last lines.
+    /// The last two lines.
     pub(super) fn lines(self, continuation: &Continuation) -> [String; 2] {
         let is_stopped = self.kind == ErrorKind::Cancelled;
         let what_for = match (&continuation.place, self.kind) {
             (Some(_), ErrorKind::Cancelled) => "Continue",
             (Some(_), ErrorKind::Unavailable) => "Continue later",
-            // The error has said what to do first.
+            // The error has already said what to do first.
             (Some(_), _) => "Then continue",
             (None, _) => "Start again",
         };

@@ -87,7 +87,7 @@ pub(super) struct VerifyArguments {
     receipt: PathBuf,
 }
 
-/// Reads a percentage.
+/// Parses a percentage.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
     match number {
@@ -121,7 +121,7 @@ pub(super) fn main(arguments: &VerifyArguments) -> ExitCode {
     })
 }
 
-/// What was found.
+/// The result of a comparison.
 struct Compared {
     drive: DriveId,
     content: Arc<Content>,
@@ -129,7 +129,7 @@ struct Compared {
     /// The blocks that were compared, and how many there are.
     blocks: RangeSet<u64>,
     of: u64,
-    /// Those of them that differ.
+    /// The blocks that differ.
     differing: RangeSet<u64>,
 }
 
@@ -173,7 +173,7 @@ async fn compare(
     let blocks = part(arguments.shard, content.plan().count(), all);
     let of = count(&blocks);
     let blocks = match arguments.sample {
-        // At least one: a percentage is above zero.
+        // At least one block, because the percentage is above zero.
         Some(percent) => pick(
             &blocks,
             ((of as f64 * percent / 100.0).ceil() as u64).max(1),
@@ -263,7 +263,7 @@ impl Compared {
     }
 }
 
-/// Bytes of some blocks.
+/// Total bytes of these blocks.
 fn bytes_of(blocks: &RangeSet<u64>, plan: &Plan) -> u64 {
     let bytes = blocks.iter().map(|range| plan.bytes_of(range));
     bytes.map(|bytes| bytes.end - bytes.start).sum()

@@ -1,4 +1,4 @@
-//! What commands that make a few calls say while they wait for the endpoint.
+//! What short commands print while they wait for the endpoint.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use super::exit;
 use crate::monitor::{Event, Monitor, capital, span};
 use crate::transfer::Patience;
 
-/// Such a command gives up after this long: a restart of the endpoint is over then, and
-/// somebody waits for the answer.
+/// Such a command gives up after this long: a restart of the endpoint takes less, and a user is
+/// waiting for the answer.
 pub(super) const MAX_OUTAGE: Duration = Duration::from_secs(60);
 
 /// The patience of such a command.
@@ -15,7 +15,7 @@ pub(super) fn patience() -> Patience {
     Patience::new(MAX_OUTAGE)
 }
 
-/// Says on stderr what is waited for, as the command of this name.
+/// Prints waits on stderr, in the name of this command.
 pub(super) struct WaitLines(pub(super) &'static str);
 
 impl Monitor for WaitLines {
@@ -26,7 +26,7 @@ impl Monitor for WaitLines {
     }
 }
 
-/// The line of an event about waiting; `None` of any other one.
+/// The line for an event about waiting; `None` for any other event.
 pub(super) fn line(event: &Event) -> Option<String> {
     match event {
         Event::Waiting(waiting) => Some(waiting.to_string()),

@@ -1,4 +1,4 @@
-//! The server and `--local` where there is no server: it needs Linux.
+//! Replacements for the server and `--local` on systems other than Linux.
 
 use crate::error::{Error, ErrorKind};
 
@@ -56,7 +56,7 @@ pub(super) mod local {
     /// What the name of such an endpoint begins with.
     pub(in crate::cli) const LOCAL: &str = "local ";
 
-    /// What names the endpoint that would serve `directory`.
+    /// Identifies the endpoint that would serve `directory`.
     pub(in crate::cli) fn endpoint_name(directory: &Path) -> String {
         format!("{LOCAL}{}", directory.display())
     }

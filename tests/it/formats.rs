@@ -626,7 +626,7 @@ fn image_info_shows_what_an_upload_will_send() {
             let chunks: BTreeSet<u64> = writes.iter().map(|r| r.offset() / 1_000_000).collect();
             assert_eq!(chunks.len() as u64, number("chunks_to_send"), "{format}");
             let sent: u64 = writes.iter().map(|write| write.len).sum();
-            let estimated = estimated["wire_bytes"][level].as_u64().unwrap();
+            let estimated = info["wire_bytes"][level].as_u64().unwrap();
             // In gzip, less than one byte in two hundred.
             let zeros_sent = match level {
                 "0" => disk.len() as u64,

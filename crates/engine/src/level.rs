@@ -207,7 +207,7 @@ impl LevelController {
             } else {
                 // Compression is the slower part. Compressing only a few chunks already relieves
                 // the wire a lot, and more than was computed would take processor time from the
-                // threads that send. So the correction is scaled down, the more the further the
+                // threads that send. So a correction upwards is scaled down, the more the further the
                 // balance is below the first rung.
                 (balance * (1.0 + trim.min(trim * balance))).min(1.0)
             }
