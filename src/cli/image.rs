@@ -115,10 +115,10 @@ async fn open(info: &InfoArguments) -> Result<Image> {
 
 async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     let (image, chunk, map) = (open(info).await?, info.chunk, info.map.clone());
-    let is_told = info.image.format.is_some();
+    let is_format_given = info.image.format.is_some();
     let holes = info.image.holes.unwrap_or_default();
     blocking(move || {
-        let survey = ImageSurvey::of(image, chunk, is_told, holes)?;
+        let survey = ImageSurvey::of(image, chunk, is_format_given, holes)?;
         if let Some(path) = &map {
             write_new(path, &svg(survey.census()?, survey.image.format()))?;
         }
@@ -140,10 +140,10 @@ struct ImageSurvey {
 }
 
 impl ImageSurvey {
-    /// Examines an image; `is_told` says whether its format was given. Blocks.
-    fn of(image: Image, chunk: NonZeroU64, is_told: bool, holes: Holes) -> Result<Self> {
+    /// Examines an image. `is_format_given` is set if the user named the format. Blocks.
+    fn of(image: Image, chunk: NonZeroU64, is_format_given: bool, holes: Holes) -> Result<Self> {
         let false_holes = image.decide_holes(holes);
-        let mut notices = image.notices(is_told);
+        let mut notices = image.notices(is_format_given);
         let table = image
             .disk()
             .and_then(|disk| Some((Gpt::of(disk)?, disk.size())));

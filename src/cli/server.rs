@@ -317,10 +317,10 @@ fn run(words: &[OsString]) -> ExitCode {
             .with_span_list(false)
             .try_init(),
     };
-    let is_told = AtomicBool::new(false);
-    match start(args, &is_told) {
+    let is_announced = AtomicBool::new(false);
+    match start(args, &is_announced) {
         // Only one object is printed: an error after that is reported on stderr.
-        Err(error) if is_json && !is_told.into_inner() => {
+        Err(error) if is_json && !is_announced.into_inner() => {
             FORM.finish(true, &Heard::default(), Err(error))
         }
         ended => exit::finish(PROGRAM, ended),
@@ -364,7 +364,7 @@ impl<W: io::Write> io::Write for Printable<W> {
     }
 }
 
-fn start(args: ServerArguments, is_told: &AtomicBool) -> Result<()> {
+fn start(args: ServerArguments, is_announced: &AtomicBool) -> Result<()> {
     let (listen, metrics, is_json) = (args.listen, args.metrics, args.json);
     let shows_key = args.users_file.is_none() && !is_journal();
     let files = allow_many_files();
@@ -383,7 +383,7 @@ fn start(args: ServerArguments, is_told: &AtomicBool) -> Result<()> {
         .map_err(|error| Error::new(ErrorKind::Local, "Cannot start the runtime").because(error))?;
     let result = runtime.block_on(async {
         let listening = listen_on(server, listen, metrics, (is_json, shows_key)).await?;
-        is_told.store(true, Ordering::Relaxed);
+        is_announced.store(true, Ordering::Relaxed);
         serve(listening).await
     });
     // What does not end by itself must not keep the process.

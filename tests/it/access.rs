@@ -1,4 +1,4 @@
-//! Which cloud, and as whom: the config and its profiles, certificates, proxies.
+//! Access to a cloud: the config and its profiles, certificates, proxies.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::support::noise;
 use crate::support::proxy::{FaultProxy, answer};
 use crate::support::server::TestServer;
 
-/// Writes the config, which others may not write to.
+/// Writes the config, with permissions that others cannot write.
 fn config(desk: &Desk, text: &str) -> PathBuf {
     let directory = desk.path("../home/.config/openhosting");
     std::fs::create_dir_all(&directory).unwrap();
@@ -24,13 +24,13 @@ fn config(desk: &Desk, text: &str) -> PathBuf {
     path
 }
 
-/// Writes credentials beside the config.
+/// Writes a file with credentials beside the config.
 fn credentials(desk: &Desk, name: &str, auth: &str) -> PathBuf {
     let path = desk.path("../home/.config/openhosting").join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, format!("# made by a test\n{auth}\n")).unwrap();
     chmod(&path, 0o600);
-    // Nobody else looks for them in there.
+    // The check for leaked secrets must ignore this file.
     desk.own(&std::fs::canonicalize(&path).unwrap());
     desk.own(&path);
     path
@@ -40,12 +40,12 @@ fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// A tool for which the environment says nothing.
+/// A tool without any settings in its environment.
 fn bare<'a>(tool: Tool<'a>) -> Tool<'a> {
     tool.unset("OHURI").unset("OHAUTH")
 }
 
-/// A server, and a config with a profile for it by name and as the default.
+/// Starts a server, and writes a config with a profile for it, which is also the default.
 fn with_profile(desk: &Desk) -> TestServer {
     let server = desk.server();
     credentials(desk, "work.key", &desk.auth());
@@ -70,7 +70,7 @@ fn every_tool_takes_a_profile() {
     let download = bare(desk.download("")).env("OPENHOSTING_PROFILE", "work");
     let _ = download.arg(&drive).arg("b.img").run().code(0);
     assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
-    // Of the config's own choice.
+    // The config's default profile is used.
     let list = simple().args("drives list").run().code(0);
     assert_eq!(list.text(), format!("{drive}\n"));
     let publish = "publish --profile work a.img --name n --receipt r.json";
@@ -90,7 +90,7 @@ fn the_config_may_be_elsewhere() {
     let _ = list().run().code(2).says("Please set OHURI");
     let there = list().env("XDG_CONFIG_HOME", desk.path("settings"));
     assert_eq!(there.run().code(0).text(), format!("{drive}\n"));
-    // One that is not absolute does not count.
+    // A relative path is ignored.
     let relative = list().env("XDG_CONFIG_HOME", "settings");
     let _ = relative.run().code(2).says("Please set OHURI");
 }
@@ -104,23 +104,23 @@ fn flags_go_before_the_environment_and_that_before_the_config() {
     let other = FaultProxy::stub(|_| answer(200, &["Content-Type: text/plain"], b"other\n"));
     let list = |flags: &str| desk.simple(&other.uri()).args(flags).args("drives list");
     let text = |tool: Tool<'_>| tool.run().code(0).text().to_owned();
-    // OHURI goes before the default, and before OPENHOSTING_PROFILE.
+    // OHURI has priority over the default, and over OPENHOSTING_PROFILE.
     assert_eq!(text(list("")), "other\n");
     assert_eq!(text(list("").env("OPENHOSTING_PROFILE", "work")), "other\n");
-    // A profile that a flag names goes before both; another flag stays one.
+    // A profile that a flag selects has priority over both; another flag does not change that.
     assert_eq!(text(list("--profile work")), listed);
     let endpoint = format!("--profile work --endpoint {}", other.uri());
     assert_eq!(text(list(&endpoint)), "other\n");
-    // What the environment does not say is in the profile.
+    // What is missing in the environment is taken from the profile.
     assert_eq!(text(list("").unset("OHURI")), listed);
     let mine = desk.simple(&server.uri).unset("OHAUTH").args("drives list");
     assert_eq!(text(mine), listed);
-    // But a secret goes where it belongs.
+    // But a secret is only sent to its own endpoint.
     other.forget();
     let outcome = list("").unset("OHAUTH").run().code(2);
     let _ = outcome.says("The credentials of the profile \"work\" are for ");
     assert!(other.requests().is_empty());
-    // With all of it in the environment nobody looks at a config that is broken.
+    // If the environment defines everything, a broken config is not even read.
     config(&desk, "default = ");
     assert_eq!(text(list("")), "other\n");
     let _ = list("--profile work")
@@ -221,7 +221,7 @@ fn credentials_come_from_a_file_a_variable_or_a_command_and_never_inline() {
     ] {
         let _ = list(setting).run().code(2).says(why);
     }
-    // Nothing of it is shown, which the desk sees to.
+    // Nothing of it is printed; the desk checks that.
     let toml = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
     let (auth, key) = (toml(&desk.auth()), toml(&desk.key));
     for setting in [
@@ -235,7 +235,7 @@ fn credentials_come_from_a_file_a_variable_or_a_command_and_never_inline() {
     }
 }
 
-/// A server with a certificate for a name.
+/// A server with a certificate for this name.
 fn with_tls(desk: &Desk, name: &str) -> (TestServer, PathBuf) {
     let [cert, key] = desk.certificate(name);
     let (c, k) = (cert.to_str().unwrap(), key.to_str().unwrap());
@@ -266,7 +266,7 @@ fn every_tool_takes_certificates() {
     let simple = || desk.simple(&uri).arg("--cacert");
     let _ = simple().arg(&cert).args("drives list").run().code(0);
 
-    // Those of this machine are not believed besides.
+    // The certificates of this machine are not trusted in addition.
     let refused = simple().arg(&other).args("drives list");
     let refused = refused.env("SSL_CERT_FILE", &cert).run().code(1);
     let _ = refused
@@ -280,7 +280,7 @@ fn every_tool_takes_certificates() {
     let none = simple().arg("text").args("drives list").run().code(2);
     let _ = none.says("Cannot use the certificates text: There is no certificate in PEM form");
 
-    // A profile has them too, and they are for its endpoint.
+    // A profile can have them as well, for its own endpoint.
     credentials(&desk, "work.key", &desk.auth());
     let text = format!(
         "default = \"work\"\n[profiles.work]\nendpoint = \"{uri}\"\ncredentials.file = \"work.key\"\ncacert = \"{}\"\n",
@@ -293,8 +293,8 @@ fn every_tool_takes_certificates() {
     let _ = refused.says("certificate not accepted");
 }
 
-/// A proxy: for what is asked to be a tunnel, by HTTP or by SOCKS 5, it makes one to the
-/// same place whatever the name; what is asked of it in the clear it answers itself.
+/// A proxy. For a tunnel, by HTTP or by SOCKS 5, it always connects to the same place, whatever the
+/// name is. A request in plain text it answers itself.
 struct Forward {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -378,13 +378,13 @@ impl Forward {
         format!("{scheme}://{who}{}", self.address)
     }
 
-    /// What was asked of it since the last look.
+    /// The requests since the last call.
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.heads.lock().unwrap())
     }
 }
 
-/// What nobody may see.
+/// A secret that must never be shown.
 const PROXY_SECRET: &str = "proxy-canary-51";
 
 fn encoded_proxy_auth() -> String {
@@ -410,7 +410,7 @@ fn proxies_of_the_environment_are_used_and_their_secrets_hidden() {
     let who = format!("u:{PROXY_SECRET}@");
     let image = noise(3, 300_000);
     desk.file("a.img", &image);
-    // A name that no resolver knows: only the proxy does.
+    // A name that only the proxy can resolve.
     let upload = || {
         let tool = desk
             .upload("https://cloud.test:7/")
@@ -437,7 +437,7 @@ fn proxies_of_the_environment_are_used_and_their_secrets_hidden() {
     let tool = upload().env("all_proxy", proxy.uri("socks5h", ""));
     let _ = tool.run().code(0);
     assert!(proxy.asked().contains(&"SOCKS cloud.test".to_owned()));
-    // Left out of it the name is looked for, and not found.
+    // Excluded from the proxy, the name is resolved locally, which fails.
     let tool = upload().env("https_proxy", proxy.uri("http", &who));
     let _ = hides(tool.env("no_proxy", "cloud.test").run()).code(75);
     assert!(proxy.asked().is_empty());
@@ -469,7 +469,7 @@ fn a_proxy_that_fails_is_reported_without_its_secret() {
         let refused = list("https_proxy", &bad).code(2);
         let _ = refused.says("The variable https_proxy does not name a proxy");
     }
-    // What stays on this machine has nothing to do with it.
+    // Proxies do not affect connections within this machine.
     let (local, _) = desk.pair();
     let tool = desk.simple(&local.uri).args("drives list");
     let _ = tool.env("https_proxy", "ftp://h").run().code(0);

@@ -1,5 +1,5 @@
-//! Archives and disks in several files, as people and other tools make them: which disk is
-//! meant, and that each refusal names a command which works.
+//! Archives and disks in several files, as people and other tools create them: which disk is
+//! selected, and that each refusal names a command that works.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::support::cli::{Outcome, SIMPLE};
 use crate::support::http::{Ask, assert_drive, drives};
 use crate::support::{gzip, noise};
 
-/// A small disk with a boot signature, data and holes, others than those of another seed.
+/// A small disk with a boot signature, data and holes, which depend on the seed.
 fn disk(bench: &Bench, name: &str, seed: u64) -> Vec<u8> {
     let mut boot = noise(seed, 512);
     boot[446..510].fill(0);
@@ -52,7 +52,7 @@ fn write_tar(bench: &Bench, members: &[(&str, &[u8])]) {
     bench.desk.file("image.iso", &tar);
 }
 
-/// Destroys the only drive, which holds this.
+/// Destroys the only drive, which must hold this.
 #[track_caller]
 fn take_drive(bench: &Bench, expected: &[u8]) {
     let drive = bench.only_drive();
@@ -61,7 +61,7 @@ fn take_drive(bench: &Bench, expected: &[u8]) {
     Ask::of(&bench.server).post(&path, []).expect(204);
 }
 
-/// Runs a command in a shell that has our programs.
+/// Runs a command in a shell that finds our programs.
 fn shell(bench: &Bench, script: &str) -> Outcome {
     let bins = Path::new(SIMPLE).parent().unwrap();
     let path = std::env::var("PATH").unwrap();
@@ -73,7 +73,7 @@ fn shell(bench: &Bench, script: &str) -> Outcome {
     tool.env("OHURI", &bench.server.uri).run()
 }
 
-/// An upload that is refused before anything is made; its hint.
+/// An upload that is refused before anything is created; returns the hint.
 #[track_caller]
 fn hint(bench: &Bench, args: &[&str], says: &str) -> String {
     let tool = bench.desk.upload(&bench.server.uri).list(args);
@@ -82,7 +82,7 @@ fn hint(bench: &Bench, args: &[&str], says: &str) -> String {
     outcome.stderr.lines().last().unwrap().to_owned()
 }
 
-/// Runs the command that a refusal names, in full, which uploads.
+/// Runs the complete command that a refusal names, which uploads.
 #[track_caller]
 fn follow(bench: &Bench, args: &[&str], says: &str, expected: &[u8]) {
     let hint = hint(bench, args, says);
@@ -201,7 +201,7 @@ fn a_disk_is_looked_for_beside_its_description() {
     upload("vm/box.ovf", "a%20disk.raw", "vm/a disk.raw");
     upload("vm/box.ovf", "a%20disk.raw", "vm/a%20disk.raw");
     upload("box.ovf", "Gr\u{f6}sse.raw", "Gro\u{308}sse.raw");
-    // What may be another file is not taken, but named.
+    // A file that may be another format is not selected, but named.
     write_tar(
         &bench,
         &[
@@ -245,7 +245,7 @@ fn the_disk_that_boots_is_sent() {
     pack(&bench, "ustar", &["a.ovf", "data.img", "boot.img"]);
     let _ = check(&bench, &["image.iso"], &boot).says("--disk takes another one: data.img");
     check(&bench, &["--disk", "data.img", "image.iso"], &data);
-    // publish says which one it takes as well.
+    // publish reports which one it selects as well.
     let tool = bench.desk.simple(&bench.server.uri);
     let _ = tool
         .args("publish image.iso --name n")
@@ -267,7 +267,7 @@ fn content_counts_more_than_names_and_several_disks_are_not_guessed() {
     let bench = Bench::new();
     let first = disk(&bench, "disk", 1);
     let second = disk(&bench, "firmware.bin", 2);
-    // Neither text nor the beginning of anything that is known.
+    // Neither text nor the beginning of any known format.
     let notes = [0x80, 0xff, 0, 1, 0xfe, 2, 0x99];
     bench.desk.file("notes.img", &notes);
     bench.desk.file("README", b"read me");
@@ -289,7 +289,7 @@ fn content_counts_more_than_names_and_several_disks_are_not_guessed() {
         pack(&bench, format, &["README", "disk"]);
         check(&bench, &["image.iso"], &first);
     }
-    // Links in the archive lead to its files, and are no disks of their own.
+    // Links in the archive refer to its files, and are no separate disks.
     symlink("disk", bench.path("soft.img")).unwrap();
     std::fs::hard_link(bench.path("disk"), bench.path("hard.img")).unwrap();
     for name in ["soft.img", "hard.img"] {
@@ -300,7 +300,7 @@ fn content_counts_more_than_names_and_several_disks_are_not_guessed() {
         pack(&bench, "gnu", &["disk", "soft.img", "hard.img"]);
         check(&bench, &["image.iso"], &first);
     }
-    // Neither of two containers is guessed.
+    // With two candidates, none is guessed.
     pack(&bench, "ustar", &["disk"]);
     let tar = std::fs::read(bench.path("image.iso")).unwrap();
     bench.desk.file("tar.raw", &tar);
@@ -314,7 +314,7 @@ fn content_counts_more_than_names_and_several_disks_are_not_guessed() {
 #[test]
 fn members_without_their_holes_are_read_with_their_maps() {
     let bench = Bench::new();
-    // More pieces than a header of GNU tar has room for, and a hole at the end.
+    // More pieces than fit a header of GNU tar, and a hole at the end.
     let data = noise(1, 4096);
     let pieces: Vec<(u64, &[u8])> = (0..60).map(|i| (i * 65_536, &*data)).collect();
     bench.desk.sparse("disk.raw", 5 << 20, &pieces);
@@ -349,7 +349,7 @@ fn members_without_their_holes_are_read_with_their_maps() {
             outcome.stderr
         );
         check(&bench, &["--disk", "disk.raw", "image.iso"], &expected);
-        // In order as well.
+        // When read in order as well.
         let options = [
             "-S",
             "--hole-detection=raw",
@@ -403,22 +403,22 @@ fn a_disk_in_pieces_is_joined_and_checked_piece_by_piece() {
         .code(4)
         .says("but the manifest vm/box.mf lists");
     take_drive(&bench, &bytes);
-    // A piece that is missing, at the end and within.
+    // A missing piece, at the end and in the middle.
     members(&sound, &pieces[..3]);
     let joined = pieces[..3].iter().flat_map(|(_, piece)| *piece).copied();
     let joined: Vec<u8> = joined.collect();
     follow(
         &bench,
         &["image.iso"],
-        "nothing says that this is all of it",
+        "nothing shows that these are all",
         &joined,
     );
     let gap: Vec<_> = [&pieces[..1], &pieces[2..]].concat();
     members(&sound, &gap);
-    bench.refused("image.iso", "nothing says that this is all of it");
+    bench.refused("image.iso", "nothing shows that these are all");
     bench.refused(
         "--disk vm/disk.raw image.iso",
-        "nothing says that this is all of it",
+        "nothing shows that these are all",
     );
 }
 
@@ -455,7 +455,7 @@ fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
         );
         bench.desk.own(&bench.path(name));
         let _ = check(&bench, &[name], &bytes).says("the disk disk.raw in it is raw");
-        // Its size is known, so that no larger drive is made first.
+        // Its size is known, so the drive is created with its final size.
         let sum = Digest::of(&std::fs::read(bench.path(name)).unwrap()).to_string();
         check(&bench, &["--sha256", &sum, name], &bytes);
         check(
@@ -490,10 +490,10 @@ fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
     let _ = piped("--disk disk.raw --format qcow2", &tar)
         .code(1)
         .says("has to be read at any place");
-    // All of it, where that is said.
+    // The whole content, if that is requested.
     let _ = piped("--format raw", &tar).code(0);
     take_drive(&bench, &tar);
-    // Two disks: nothing is called good, unless one is named.
+    // Two disks: no verification succeeds unless one is selected.
     command(&bench, "tar", &["-czf", "two.tgz", "disk.raw", "other.raw"]);
     bench.desk.own(&bench.path("two.tgz"));
     let tool = bench.desk.upload(&bench.server.uri).arg("two.tgz");
@@ -512,7 +512,7 @@ fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
         .expect(204);
     check(&bench, &["--disk", "other.raw", "two.tgz"], &other);
     check(&bench, &["--disk", "disk.raw", "two.tgz"], &bytes);
-    // What was cut off is never good.
+    // A truncated archive is never accepted.
     for cut in [tar.len() - 10_240 - (300 << 10), 700, 512] {
         let outcome = piped("", &tar[..cut]);
         assert_eq!(outcome.status.code(), Some(1), "{cut}: {}", outcome.stderr);
@@ -521,7 +521,7 @@ fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
             Ask::of(&bench.server).post(&path, []).expect(204);
         }
     }
-    // What has to be read at any place.
+    // A format that cannot be read in order.
     bench.make("box.qcow2", "qcow2", "");
     let expected = bench.reference("box.qcow2", "qcow2");
     command(
@@ -539,7 +539,7 @@ fn a_disk_in_a_packed_tar_or_on_a_pipe_is_read_in_order() {
     follow(&bench, &["ova.tgz"], "is an OVA", &bytes);
 }
 
-/// Makes a disk in several files of this kind from `disk.raw`.
+/// Creates a disk in several files of this kind from `disk.raw`.
 fn make_parts(bench: &Bench, name: &str, kind: &str) -> Vec<u8> {
     bench.make(name, "vmdk", &format!("-o subformat={kind}"));
     for entry in std::fs::read_dir(bench.desk.work()).unwrap() {
@@ -577,7 +577,7 @@ fn a_vmdk_in_several_files_is_read() {
             check(&bench, &["b.vmdk"], &expected);
         }
     }
-    // Each disk has other parts: offsets within one file, zeros, and sparse ones behind.
+    // Each disk has different parts: offsets within one file, zeros, and sparse files after them.
     let flat = noise(1, 8 * 512);
     bench.desk.file("flat", &flat);
     bench.desk.file("raw", &noise(2, 1 << 20));
@@ -588,7 +588,7 @@ fn a_vmdk_in_several_files_is_read() {
     let raw = std::fs::read(bench.path("raw")).unwrap();
     let expected = [&flat[5 * 512..], &[0; 1024], &raw, &flat[..1024]].concat();
     check(&bench, &["c.vmdk"], &expected);
-    // ESX's own.
+    // ESX's own format.
     let disk = disk(&bench, "d-flat.vmdk", 1);
     let text = "# Disk DescriptorFile\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfs\"\n\
                 RW 2048 VMFS \"d-flat.vmdk\"\n";
@@ -614,7 +614,7 @@ fn a_change_of_any_file_of_a_disk_is_noticed() {
     std::os::unix::fs::FileExt::write_all_at(&file, b"changed", 5000).unwrap();
     assert!(image.check_unchanged().is_err());
     assert_ne!(open().fingerprint(), &before);
-    // A digest of the description would say nothing of the disk.
+    // The digest of the description would not cover the disk.
     let sum = sum(&bench, "sha256sum", "a.vmdk");
     let tool = bench.desk.upload(&bench.server.uri);
     let _ = tool
@@ -674,7 +674,7 @@ fn a_description_leads_to_no_other_files() {
         bench.desk.file("a.vmdk", text(line).as_bytes());
         bench.refused("a.vmdk", says);
     }
-    // A raw disk cannot be one: it is larger, and no text.
+    // A raw disk cannot be mistaken for a description: it is larger, and not text.
     let sound = text("RW 8 FLAT \"data\" 0");
     check(
         &bench,
@@ -689,7 +689,7 @@ fn a_description_leads_to_no_other_files() {
         bench.refused("a.vmdk", "is no text of at most 65536 bytes");
         check(&bench, &["--format", "raw", "a.vmdk"], &spoiled);
     }
-    // Where nothing is beside it.
+    // Without other files beside it.
     let tool = bench.desk.upload(&bench.server.uri);
     bench.desk.file("a.vmdk", sound.as_bytes());
     let stdin = std::fs::File::open(bench.path("a.vmdk")).unwrap();
@@ -731,7 +731,7 @@ fn a_part_of_a_disk_names_the_file_that_describes_all_of_it() {
     let (_, script) = hint.split_once(": ").unwrap();
     let _ = shell(&bench, script.split(". --format").next().unwrap()).code(0);
     take_drive(&bench, &both);
-    // What differs from another file, by its description.
+    // A differencing disk, according to its description.
     std::fs::rename(bench.path("alone"), bench.path("a-s001.vmdk")).unwrap();
     bench.qemu_img("create -f vmdk -b a.vmdk -F vmdk child.vmdk");
     bench.refused("child.vmdk", "differs from another file");

@@ -1,5 +1,5 @@
-//! Comments and documents cite docs/dev/reference.md and docs/dev/faults.md by section, as
-//! in "docs/dev/faults.md, 3.2", or by the name of a table row. Every citation has to exist.
+//! Comments and documents cite docs/dev/reference.md and docs/dev/faults.md by section, as in
+//! "docs/dev/faults.md, 3.2", or by the name of a table row. Every citation must exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use openhosting::wire::ErrorType;
 
 const DOCUMENTS: [&str; 2] = ["docs/dev/reference.md", "docs/dev/faults.md"];
-/// Directories without sources, and those that tools fill.
+/// Directories without sources, and those that tools generate.
 const SKIPPED: [&str; 5] = [".git", "target", "fixtures", "corpus", "artifacts"];
 
 fn root() -> &'static Path {
@@ -24,7 +24,7 @@ fn collect(directory: &Path, files: &mut Vec<(PathBuf, String)>) {
         if kind.is_dir() && !is_skipped {
             collect(&path, files);
         } else if kind.is_file()
-            // This file names the documents themselves.
+            // This file contains the documents' names itself.
             && !path.ends_with("tests/it/citations.rs")
             && let Ok(text) = fs::read_to_string(&path)
         {
@@ -54,7 +54,7 @@ fn names(document: &str) -> BTreeSet<String> {
             None => None,
         };
         let is_row = line.starts_with('|');
-        // A status such as 404 at the start of a row is no name.
+        // A status such as 404 at the start of a row is not a name.
         if let Some(name) = name.filter(|name| is_name(name) && !(is_row && is_number(name))) {
             assert!(names.insert(name.to_owned()), "{name} is there twice");
         }
@@ -62,7 +62,7 @@ fn names(document: &str) -> BTreeSet<String> {
     names
 }
 
-/// What GitHub makes of the headings of a document, to link to them.
+/// The anchors that GitHub generates for the headings of a document.
 fn anchors(document: &str) -> BTreeSet<String> {
     let headings = document.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {
@@ -91,7 +91,7 @@ fn every_citation_names_a_section_that_exists() {
                 places.map(move |(at, _)| (number + 1, &line[at + document.len()..]))
             }) {
                 let place = format!("{}:{line}", path.display());
-                // Not a citation: a link to the document, or to a heading of it.
+                // Not a citation, but a link to the document or a heading.
                 if rest.starts_with([']', ')']) {
                     continue;
                 }
@@ -112,7 +112,7 @@ fn every_citation_names_a_section_that_exists() {
             }
         }
     }
-    // There is one form, so that none escapes this test.
+    // There is only one form, so that no citation escapes this test.
     for (path, text) in &files {
         for name in ["reference.md, ", "faults.md, "] {
             for (at, _) in text.match_indices(name) {
@@ -126,7 +126,7 @@ fn every_citation_names_a_section_that_exists() {
     assert!(citations > 80, "only {citations} citations were found");
 }
 
-/// The two documents link to headings of each other.
+/// The two documents link to each other's headings.
 #[test]
 fn links_between_the_two_documents_lead_to_headings() {
     for (from, to) in [(DOCUMENTS[0], DOCUMENTS[1]), (DOCUMENTS[1], DOCUMENTS[0])] {

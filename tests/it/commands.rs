@@ -1,4 +1,4 @@
-//! The commands of `openhosting`, and words that are none.
+//! The commands of `openhosting`, and words that are not commands.
 
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, UPLOAD};
 use crate::support::http::assert_drive;

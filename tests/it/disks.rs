@@ -1,5 +1,5 @@
-//! Disks that fail: what the tools make of an error of each call that touches one,
-//! and of a source that cannot be read or does not hold still.
+//! Failing disks: how the tools react to an error of each system call that accesses one, and to a
+//! source that cannot be read or changes.
 
 use std::fs::File;
 use std::io::Write;
@@ -23,12 +23,12 @@ use crate::support::watchdog::wait_until;
 
 const C: usize = 24 * 1024;
 const CHUNKS: usize = 13;
-/// The journal is synced several times on the way.
+/// Enough that the journal is synced several times.
 const MANY: usize = 200;
-/// Records that go to the disk together, at most.
+/// Maximum records that are synced together.
 const RECORDS: usize = 64;
 
-/// A server, an image and a drive that holds it, and a proxy.
+/// A server, an image, a drive that holds it, and a proxy.
 struct Scene {
     desk: Desk,
     server: TestServer,
@@ -67,7 +67,7 @@ impl Scene {
         tool.arg(&self.source).arg("out")
     }
 
-    /// The tool as the user starts it.
+    /// The tool as a user starts it.
     fn tool(&self, program: &str) -> Tool<'_> {
         let tool = self.desk.tool(program);
         match program {
@@ -76,14 +76,14 @@ impl Scene {
         }
     }
 
-    /// Drives but the one that is downloaded.
+    /// All drives except the one that is downloaded.
     fn drives(&self) -> Vec<String> {
         let mut all = drives(&self.server);
         all.retain(|drive| *drive != self.source);
         all
     }
 
-    /// It is complete, and nothing is left of it; then the ground is cleared.
+    /// Checks that the transfer is complete and left nothing, and then cleans up.
     #[track_caller]
     fn check_done(&self, program: &str) {
         let out = self.desk.path("out");
@@ -148,9 +148,9 @@ fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
     };
     let scene = Scene::new(CHUNKS);
     for chunk in [0, CHUNKS / 2, CHUNKS - 1] {
-        // One read of its beginning, two that look for a partition table, one for each
-        // chunk, in order, and none to see what the image is, or to check what was sent
-        // before the end.
+        // One read of its beginning, two that look for a partition table, and one for each chunk,
+        // in order. None is needed to recognise the image, or to check before the end what was
+        // sent.
         let tool = || scene.tool(UPLOAD).args("-j 1 --format raw");
         let failing = Failing {
             call: "pread64",
@@ -180,8 +180,8 @@ fn a_byte_that_cannot_be_read_is_named_and_the_rest_is_kept() {
 
 // ---- Each call in turn ----
 
-/// Makes the first call fail, then the second, and so on until there are no more;
-/// after each the same command finishes. Gives how many failed.
+/// Makes the first call fail, then the second, and so on until there are no more; after each
+/// failure the same command succeeds. Returns how many failed.
 fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
     let Some(library) = failing::library() else {
         return 0;
@@ -218,7 +218,7 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
             check_download(&scene, &outcome);
         }
         if outcome.stderr.contains("Cannot make the journal") {
-            // The next run would look for a drive that nobody asked for.
+            // The next run would look for a drive that was never requested.
             assert!(scene.desk.journals().is_empty());
             assert!(!scene.desk.path("out.ohj").exists());
         }
@@ -235,7 +235,7 @@ fn fail_in_turn(program: &str, call: &str, errno: i32) -> usize {
     unreachable!()
 }
 
-/// One line says what failed, and why.
+/// Checks that one line says what failed, and why.
 #[track_caller]
 fn check_message(outcome: &Outcome) {
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
@@ -251,7 +251,7 @@ fn check_message(outcome: &Outcome) {
     assert!(!lines.any(again), "{outcome:?}");
 }
 
-/// Under its name it is whole; and what the journal says is so.
+/// The file with its final name is complete; and the journal is correct.
 #[track_caller]
 fn check_download(scene: &Scene, outcome: &Outcome) {
     let out = scene.desk.path("out");
@@ -332,7 +332,7 @@ fn an_upload_whose_journal_fails_in_turn_finishes_with_the_same_command() {
     );
 }
 
-/// Those that do not go through the C library. They are made once.
+/// Calls that do not go through the C library. They are compiled once.
 #[test]
 fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
     if !can_trace() {
@@ -340,8 +340,8 @@ fn a_name_that_cannot_be_given_or_a_hole_that_cannot_be_made() {
         return;
     }
     let scene = Scene::new(CHUNKS);
-    // Where one call fails the next way is tried, so all of them have to fail: for the
-    // journal, and for the image at the end.
+    // If one call fails, the next way is tried, so all of them have to fail: for the journal, and
+    // for the image at the end.
     let names = "inject=?link,linkat,?rename,?renameat,renameat2:error=EIO";
     for (only, program) in [("", UPLOAD), ("", DOWNLOAD), ("-P out.oh-part", DOWNLOAD)] {
         let traced = scene.desk.tool("strace").args("-f -qq -o trace");
@@ -374,7 +374,7 @@ fn can_trace() -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// What an earlier run wrote cannot be read any more.
+/// What an earlier run wrote can no longer be read.
 #[test]
 fn a_bad_sector_under_an_unfinished_download_is_reported() {
     let Some(library) = failing::library() else {
@@ -392,7 +392,7 @@ fn a_bad_sector_under_an_unfinished_download_is_reported() {
     // Only chunks are read.
     let running = run().args("--verify none").spawn();
     let path = scene.desk.path("out.ohj");
-    // All are synced: what is not is fetched again where it cannot be read.
+    // All records are synced, because an unsynced chunk that cannot be read is downloaded again.
     wait_until("the records", || {
         path.exists() && journal(&path).len() >= RECORDS
     });
@@ -413,8 +413,8 @@ fn a_bad_sector_under_an_unfinished_download_is_reported() {
 
 // ---- What was not synced ----
 
-/// The image's sync fails: of what it was about the journal says nothing, though
-/// all of it can still be read (docs/dev/faults.md, C6).
+/// The image's sync fails: the journal must not mention the affected chunks, although all of them
+/// can still be read (docs/dev/faults.md, C6).
 #[test]
 fn what_was_not_synced_counts_as_not_there() {
     let Some(library) = failing::library() else {
@@ -447,15 +447,15 @@ fn what_was_not_synced_counts_as_not_there() {
     }
 }
 
-/// The journal's own sync fails. What it says is so all the same: the endpoint
-/// confirmed it.
+/// The journal's own sync fails. Its records are correct nevertheless, because the endpoint
+/// confirmed them.
 #[test]
 fn a_journal_that_was_not_synced_says_nothing_false() {
     let Some(library) = failing::library() else {
         return;
     };
     let scene = Scene::new(MANY);
-    // The first one is of the drive's record.
+    // The first sync is for the record of the drive.
     for nth in 2..=3 {
         let failing = Failing {
             call: "fdatasync",
@@ -506,10 +506,10 @@ fn a_read_only_directory_is_reported_and_left_as_it_is() {
     let tool = scene.tool(UPLOAD).env("XDG_STATE_HOME", &root);
     let outcome = tool.run().code(2);
     let _ = outcome.says("Read-only file system").says("--journal PATH");
-    // Nothing was asked for that a next run would have to look for.
+    // Nothing was requested that the next run would have to look for.
     assert!(scene.drives().is_empty());
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
-    // It turns read-only when all is under way.
+    // It becomes read-only during the transfer.
     disk.make_writable();
     let link = SlowLink::to(&scene.server, Duration::from_millis(2));
     let run = || {
@@ -521,7 +521,7 @@ fn a_read_only_directory_is_reported_and_left_as_it_is() {
     };
     let running = run().spawn();
     wait_until("five chunks", || link.passed() >= 5 * C as u64);
-    // A file that is open to be written holds that off.
+    // A file that is open for writing prevents that.
     running.signal("INT");
     let _ = running.wait().code(130);
     disk.make_read_only();
@@ -531,7 +531,7 @@ fn a_read_only_directory_is_reported_and_left_as_it_is() {
     assert!(std::fs::read(root.join("out")).unwrap() == scene.image);
 }
 
-// ---- A source that does not hold still ----
+// ---- A source that changes ----
 
 #[test]
 fn an_image_that_grows_while_it_is_sent_is_never_called_complete() {
@@ -549,15 +549,15 @@ fn an_image_that_grows_while_it_is_sent_is_never_called_complete() {
     let outcome = running.wait().code(4).says("its size was ");
     let outcome = outcome.says("holds a mixture");
     assert!(!outcome.text().contains("completed"));
-    // At rest it goes, from the start: it is another image now.
+    // Without further changes it succeeds, from the start, because it is another image now.
     let _ = run().run().code(4).says("--restart");
     let again = run().args("--restart").run().code(0);
     let image = std::fs::read(&path).unwrap();
     assert_drive(&scene.server, &again.created(), &image);
 }
 
-/// A disk with bad sectors: a loop device whose file is shorter than it. The error
-/// is the kernel's own.
+/// A disk with bad sectors: a loop device whose file is shorter than the device. The error comes
+/// from the kernel.
 #[test]
 fn the_first_bad_byte_of_a_disk_is_named() {
     const BAD: u64 = 299_008;

@@ -1,5 +1,5 @@
-//! `openhosting-download`: what it writes, what it refuses, what it does when
-//! endpoint, disk or user do what they should not, and how it goes on.
+//! `openhosting-download`: what it writes, what it refuses, how it reacts to misbehaving endpoints,
+//! disks and users, and how it resumes.
 
 use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -68,7 +68,7 @@ impl Scene {
         self.desk.path(name)
     }
 
-    /// The image is there, whole, and nothing else.
+    /// The image is complete, and there is no other file.
     #[track_caller]
     fn check_done(&self, name: &str) {
         let bytes = std::fs::read(self.path(name)).unwrap();
@@ -85,7 +85,7 @@ impl Scene {
         }
     }
 
-    /// It failed and left nothing under the name.
+    /// The run failed and left no file with the final name.
     #[track_caller]
     fn check_failed(&self, outcome: Outcome, code: i32) -> Outcome {
         assert!(!self.path("out").exists(), "{outcome:?}");
@@ -118,7 +118,7 @@ impl Scene {
         self.check_failed(outcome, 130)
     }
 
-    /// Reads since the last look, without those that verify; forgets them.
+    /// The number of reads since the last call, except for verification; clears them.
     fn reads(&self) -> usize {
         let reads = self.proxy.count(Request::is_read);
         self.proxy.forget();
@@ -219,7 +219,7 @@ fn zeros_become_holes() {
 #[test]
 fn stdout_holds_the_image_and_nothing_else() {
     let scene = Scene::new();
-    // The first chunk comes last.
+    // The first chunk arrives last.
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
     scene.proxy.fault(|r| r.path.contains("/read/0/"), 1, hold);
@@ -250,7 +250,7 @@ fn nobody_reads_stdout() {
 #[test]
 fn an_offset_is_taken_as_it_is() {
     let scene = Scene::new();
-    // No file, one with a beginning, one as long as the drive.
+    // No file, a file with a beginning, and one as long as the drive.
     for (len, offset) in [(0, 0), (100, 100), (C + 5, C + 5), (SIZE, 777)] {
         let _ = std::fs::remove_file(scene.path("out"));
         if len > 0 {
@@ -261,7 +261,7 @@ fn an_offset_is_taken_as_it_is() {
         assert!(outcome.text().contains(&line), "{outcome:?}");
         scene.check_done("out");
     }
-    // What is before it is not looked at.
+    // The bytes before the offset are not inspected.
     scene.desk.file("out", &[1; 100]);
     let _ = scene.run("-o 60 out").code(0);
     let bytes = std::fs::read(scene.path("out")).unwrap();
@@ -300,7 +300,7 @@ fn what_comes_into_being_meanwhile_is_kept() {
     });
     let _ = outcome.code(1).says("came into being meanwhile");
     assert_eq!(std::fs::read(scene.path("out")).unwrap(), b"late");
-    // And by force, without fetching it all again.
+    // With force, and without downloading everything again.
     let _ = scene.reads();
     let _ = scene.run("--force --verify none out").code(0);
     assert_eq!(scene.reads(), 0);
@@ -385,7 +385,7 @@ fn a_drive_that_is_not_there() {
 fn a_directory_that_cannot_be_written_to() {
     let scene = Scene::new();
     if rustix::process::geteuid().is_root() {
-        // Root writes anywhere, but not there.
+        // Root may write anywhere, but not there.
         let _ = scene.run("/proc/out").code(1).says("/proc/out");
         return;
     }
@@ -537,7 +537,7 @@ fn a_drive_written_to_meanwhile_is_reported() {
     let _ = scene
         .check_failed(outcome, 4)
         .says("it was written to meanwhile");
-    // The same command does not make it right, --restart does.
+    // The same command does not repair it, but --restart does.
     let outcome = scene.run("out");
     let _ = scene.check_failed(outcome, 4).says("--restart");
     let _ = scene.run("--restart out").code(0);
@@ -592,7 +592,7 @@ fn after_kill_9_nothing_written_is_fetched_again() {
     }
     let outcome = scene.stopped("--verify none out", |running, _| {
         for _ in 0..100_000 {
-            // What comes after these is held.
+            // Everything after these is held back.
             if recorded(&journal) >= PASSED {
                 return running.kill9();
             }
@@ -605,7 +605,7 @@ fn after_kill_9_nothing_written_is_fetched_again() {
     let _ = scene.reads();
     let again = scene.run("--verify none out").code(0);
     let settled = resumed(&again) / C;
-    // Those that were held were answered after the kill.
+    // Requests that were held back were answered after the kill.
     assert!((PASSED..=came).contains(&settled), "{settled} of {came}");
     assert_eq!(scene.reads(), CHUNKS - settled);
     scene.check_done("out");
@@ -687,7 +687,7 @@ fn two_drives_are_never_mixed() {
     scene.check_done("out");
 }
 
-/// A run that was killed before its journal knew the drive says nothing about it.
+/// A run that was killed before its journal recorded the drive says nothing about it.
 #[test]
 fn a_journal_that_never_began_is_forgotten() {
     let scene = Scene::new();
@@ -730,7 +730,7 @@ fn one_that_was_named_but_not_tidied_up_is_done() {
     let _ = scene.run("--verify none two").code(0).says("had finished");
     assert_eq!(scene.reads(), 0);
     scene.check_done("two");
-    // But not if it is another file.
+    // But not if it is a different file.
     std::fs::write(scene.path("two.ohj"), &journal).unwrap();
     let file = File::options().write(true).open(scene.path("two")).unwrap();
     file.write_all_at(&[!scene.image[SIZE - 1]], SIZE as u64 - 1)
@@ -750,8 +750,9 @@ fn two_processes_never_write_to_one_image() {
     scene.check_done("out");
 }
 
-/// Nor with a journal of another name, or none: who starts over would take the file
-/// away from the one who is at it, and that one would give its name to another's.
+/// This also holds with a journal of another name, or without one: starting over would take the
+/// file away from the process that is writing it, and that process would then rename another's
+/// file.
 #[test]
 fn a_file_that_is_written_to_is_not_taken_away() {
     let scene = Scene::new();
@@ -768,7 +769,7 @@ fn a_file_that_is_written_to_is_not_taken_away() {
         running.wait().code(0)
     });
     scene.check_done("out");
-    // One that was killed is in nobody's way.
+    // A killed process does not block others.
     let _ = scene.stopped("two", |running, _| running.kill9());
     let _ = scene.run("--journal other.ohj --restart two").code(0);
     assert!(std::fs::read(scene.path("two")).unwrap() == scene.image);
@@ -776,7 +777,7 @@ fn a_file_that_is_written_to_is_not_taken_away() {
 
 // ---- What an earlier run left ----
 
-/// Bytes of the staged file, changed behind the journal's back.
+/// Changes bytes of the staged file, unnoticed by the journal.
 fn spoil(scene: &Scene, chunk: usize, bytes: &[u8]) {
     let part = File::options().write(true).open(scene.path("out.oh-part"));
     let offset = (chunk * C + 5) as u64;
@@ -788,14 +789,14 @@ fn bytes_that_changed_on_the_disk_are_found_and_fetched_again() {
     for (how, chunk, bytes) in [
         ("full", 77, &[0; 1][..]),
         ("full", 3, &[0; C]),
-        // The first chunk is always one of a sample.
+        // The first chunk always belongs to a sample.
         ("sample", 0, b"spoilt"),
     ] {
         let scene = Scene::new();
         let _ = scene.interrupted();
         spoil(&scene, chunk, bytes);
         let _ = scene.reads();
-        // One request at a time: nothing is read again before the end.
+        // One request at a time, so nothing is read again before the end.
         let again = scene.run(&format!("-j 1 --verify {how} out")).code(0);
         let wrong = 1 + usize::from(bytes.len() == C);
         let line = format!("{wrong} chunks on the disk are not what the earlier run wrote");
@@ -806,15 +807,15 @@ fn bytes_that_changed_on_the_disk_are_found_and_fetched_again() {
             .count(|r| r.is_read() && r.path.ends_with("/16384"));
         match how {
             "full" => assert_eq!(fetched, left + wrong - 1, "{again:?}"),
-            // Samples look like chunks.
+            // Reads of samples look like reads of chunks.
             _ => assert!(fetched >= left + wrong - 1, "{again:?}"),
         }
         scene.check_done("out");
     }
 }
 
-/// The test above would pass if nothing but a sum at the end found it; and who asks
-/// for no verification gets none.
+/// The test above would also pass if only a checksum at the end found the damage; and without
+/// verification nothing is found.
 #[test]
 fn control_with_no_verification_they_are_not_found() {
     let scene = Scene::new();
@@ -856,7 +857,7 @@ fn a_full_verification_covers_what_earlier_runs_fetched() {
     scene.proxy.wait_for("the verification", |requests| {
         requests.iter().any(is_digest)
     });
-    // Below the counters: nobody wrote to the drive, it lost a bit.
+    // Without a change of the counters: the drive was not written to, but lost a bit.
     let drive = File::options()
         .write(true)
         .open(scene.server.drive_file(&scene.drive));
@@ -907,7 +908,7 @@ fn a_full_disk_costs_nothing_that_was_downloaded() {
 #[test]
 fn a_journal_on_a_full_disk() {
     let scene = Scene::new();
-    // Room for the header and a page of records.
+    // Space for the header and one page of records.
     let Some(small) = Tmpfs::mount(&scene.path("small"), 2 * 4096) else {
         return;
     };

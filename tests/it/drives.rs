@@ -1,4 +1,4 @@
-//! `openhosting ls`, `show` and `rm`, and names in place of UUIDs.
+//! `openhosting ls`, `show` and `rm`, and names instead of UUIDs.
 
 use crate::support::cli::{Desk, SIMPLE, Tool, has_terminals};
 use crate::support::http::{Ask, assert_drive, create, drives};
@@ -7,7 +7,7 @@ use crate::support::proxy::{Fault, Request, claimed, refusal};
 use crate::support::schema::object;
 use crate::support::server::TestServer;
 
-/// Makes a drive with these keys.
+/// Creates a drive with these keys.
 fn make(server: &TestServer, keys: &str) -> String {
     let made = Ask::of(server).post("/drives/create", keys.as_bytes());
     made.expect(200).key("drive").unwrap().to_owned()
@@ -51,13 +51,13 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
     let long = own(&desk, uri, "ls -l").run().code(0);
     let long = long.text().lines().last().unwrap().to_owned();
     assert!(long.ends_with(&published), "{long}");
-    // When, in UTC.
+    // The time, in UTC.
     let time = long.split_whitespace().rev().nth(1).unwrap();
     assert!(time.starts_with("20") && time.ends_with('Z'), "{long}");
 
     let listed = own(&desk, uri, "ls --json").run().code(0);
     let listed = object("ls/1", &listed.stdout);
-    // In the order of the server, which is not that of the names.
+    // In the order of the server, not sorted by name.
     let drive = |uuid: &str| {
         let mut drives = listed["drives"].as_array().unwrap().iter();
         drives.find(|drive| drive["drive"] == *uuid).unwrap()
@@ -88,7 +88,7 @@ fn ls_and_show_tell_of_drives_and_what_was_published() {
         assert_eq!(shown["properties"]["user:oh-digest"], root);
         assert_eq!(shown["publication"], of["publication"]);
     }
-    // A call of the API is what it was.
+    // The API call is unchanged.
     let mut listed = [plain, published];
     listed.sort();
     let mut lines: Vec<_> = own(&desk, uri, "drives list")
@@ -198,7 +198,7 @@ fn the_tools_take_names() {
     let download = desk.download(&server.uri).arg("my drive").arg("b.img");
     let outcome = download.arg("--progress").arg("json").run().code(0);
     assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
-    // The progress names the drive that was found.
+    // The progress names the drive that was selected.
     let last = outcome.stderr.lines().last().unwrap();
     let end: serde_json::Value = serde_json::from_str(last).unwrap();
     assert_eq!(end["drive"], *drive);
@@ -216,12 +216,12 @@ fn rm_removes_what_is_named_and_nothing_else() {
     let a = make(&server, "name a\nsize 1000\n");
     let b = make(&server, "name b\nsize 1000\n");
     let c = make(&server, "name c\nsize 1000\n");
-    // Nobody to ask: nothing is done.
+    // Without a terminal for the question, nothing is done.
     let refused = own(&desk, uri, "rm a").run().code(2);
     let refused = refused.says("Nothing is removed: there is no terminal to ask on");
     let _ = refused.says("--yes");
     assert_eq!(drives(&server).len(), 3);
-    // The same drive twice is one; each is reported.
+    // The same drive given twice counts once; each drive is reported.
     let done = own(&desk, uri, "rm --yes a b").arg(&a).run().code(0);
     assert_eq!(done.text(), format!("Removed {a} a\nRemoved {b} b\n"));
     assert_eq!(drives(&server), [&*c]);
@@ -247,7 +247,7 @@ fn a_drive_in_use_stays_and_the_others_go() {
     let done = done.says(&format!("Drive {a} is claimed by 2:guest:a:ide:0:0"));
     let _ = done.says("Stop the server that uses it");
     assert_eq!(drives(&server), [&*a]);
-    // One that is claimed between the look and the request: the endpoint's word counts.
+    // A drive that is claimed between the check and the request: the endpoint decides.
     proxy.heal();
     let path = format!("/drives/{a}/destroy");
     proxy.fault(
@@ -294,7 +294,7 @@ fn on_a_terminal_it_asks_first() {
         );
         assert!(left.text().contains("the answer was not yes"), "{left:?}");
     }
-    // Ctrl-C is no answer.
+    // Ctrl-C does not count as an answer.
     assert!(!ask("\x03").status.success());
     assert_eq!(drives(&server).len(), 1);
     let done = ask("y\n").code(0);

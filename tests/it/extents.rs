@@ -18,11 +18,11 @@ use crate::support::{gunzip, noise};
 const C: u64 = 16 * 1024;
 /// Shorter holes are not reported.
 const HOLE: u64 = 64 * 1024;
-/// Most bytes of a sample that is read back.
+/// Maximum bytes to read back at one place of a sample.
 const SAMPLE: u64 = 16 * 1024;
 const CHUNKS: u64 = 1000;
 const SIZE: u64 = CHUNKS * C - 77;
-/// Where there is data: across the bounds of chunks, at both ends, and alone.
+/// Where there is data: across chunk boundaries, at both ends, and isolated.
 const DATA: [(u64, usize); 4] = [
     (0, 100),
     (100 * C - 5000, 10_000),
@@ -30,7 +30,7 @@ const DATA: [(u64, usize); 4] = [
     (SIZE - 3, 3),
 ];
 
-/// A server with a drive of which most is holes, and a proxy.
+/// A server with a drive that consists mostly of holes, and a proxy.
 struct Scene {
     desk: Desk,
     server: TestServer,
@@ -81,7 +81,7 @@ impl Scene {
         assert_eq!(wrong, None, "first byte that differs");
     }
 
-    /// Forgets the requests, and removes what a run made.
+    /// Clears the requests, and removes what a run created.
     fn again(&self) {
         self.proxy.forget();
         self.proxy.heal();
@@ -97,21 +97,21 @@ fn is_digest(request: &Request) -> bool {
     request.path.contains("/digest/")
 }
 
-/// What was asked of a path like `/drives/ID/read/OFFSET/SIZE`.
+/// The offset and size in a path like `/drives/ID/read/OFFSET/SIZE`.
 fn asked(request: &Request) -> (u64, u64) {
     let mut words = request.path.rsplit('/').map(|word| word.parse().unwrap());
     let size = words.next().unwrap();
     (words.next().unwrap(), size)
 }
 
-/// The bytes that were read.
+/// The number of bytes that were read.
 fn read_bytes(proxy: &FaultProxy) -> u64 {
     let requests = proxy.requests();
     let reads = requests.iter().filter(|request| request.is_read());
     reads.map(|request| asked(request).1).sum()
 }
 
-/// Whether the file system of the tests has holes; else there is nothing to test.
+/// Whether the file system of the tests supports holes; otherwise there is nothing to test.
 fn has_holes(server: &TestServer, drive: &str) -> bool {
     let file = server.drive_file(drive).metadata().unwrap();
     let has = file.blocks() * 512 < file.len();
@@ -149,7 +149,7 @@ fn extents_are_where_the_data_is() {
         assert!(start <= offset && offset + len as u64 <= start + size);
         assert!(size < len as u64 + 2 * HOLE, "{size} for {len}");
     }
-    // Within a hole, within data, across both, and nothing at all.
+    // Within a hole, within data, across both, and an empty range.
     let text = |range: &str| ask(range).text().to_owned();
     assert_eq!(text("200000/300"), "data \nend 200300\n");
     let at = 500 * C + 7;
@@ -166,7 +166,7 @@ fn extents_are_where_the_data_is() {
     assert!(data.starts_with("0/"), "{data}");
     let expected = json!({"data": data, "end": (2 * HOLE).to_string()});
     assert_eq!(reply.json(), expected);
-    // Nothing was read by that.
+    // These requests read nothing.
     let info = Ask::of(&scene.server).get(&format!("/drives/{}/info", scene.drive));
     assert_eq!(info.key("read:requests"), Some("1"));
     assert_eq!(
@@ -259,7 +259,7 @@ fn a_terabyte_of_holes_is_a_few_requests() {
     scene.desk.own(&out);
     let tool = scene.desk.download(&scene.proxy.uri()).arg(&drive);
     let _ = tool.arg(&out).run().code(0);
-    // The chunk of the data is read, and samples of it and of the holes.
+    // The chunk with data is read, and samples of it and of the holes.
     let samples = scene.proxy.count(Request::is_read) as u64 - 1;
     assert!(samples > 4 && samples < 64, "{samples}");
     assert!(read_bytes(&scene.proxy) <= data.len() as u64 + samples * SAMPLE);
@@ -309,13 +309,14 @@ fn a_checksum_is_of_the_holes_too() {
 #[test]
 fn old_bytes_do_not_show_in_holes() {
     let scene = Scene::new();
-    // In place, over a file of other bytes.
+    // In place, over a file with other bytes.
     scene.desk.file("out", &vec![7; SIZE as usize]);
     let _ = scene.run("-o 100", "out").code(0);
     let bytes = std::fs::read(scene.path("out")).unwrap();
     assert!(bytes[..100] == [7; 100] && bytes[100..] == scene.image[100..]);
     scene.again();
-    // Staged by an earlier run that was killed after it wrote what it did not tell.
+    // Staged by an earlier run that was killed after it wrote something that its journal does not
+    // mention.
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
     scene.proxy.fault(is_extents, 1, hold);
@@ -355,7 +356,7 @@ fn holes_are_remembered() {
     if !has_holes(&scene.server, &scene.drive) {
         return;
     }
-    // The data of the middle is held back.
+    // The data in the middle is held back.
     let gate = Gate::default();
     let is_held = |request: &Request| request.is_read() && asked(request).0 >= 400 * C;
     scene
@@ -379,7 +380,7 @@ fn holes_are_remembered() {
     let (_, resumed) = again.stderr.split_once("Resuming: ").unwrap();
     let there: u64 = resumed.split(' ').next().unwrap().parse().unwrap();
     assert!(there >= 400 * C, "{there} bytes of {read} reads");
-    // Nothing that came is read again, and no hole is asked for twice.
+    // Nothing that was received is read again, and no hole is requested twice.
     for request in scene.proxy.requests() {
         if request.is_read() || is_extents(&request) {
             assert!(asked(&request).0 >= offset + size, "{}", request.path);
@@ -406,12 +407,12 @@ fn a_named_image_with_holes_is_taken_for_what_it_is() {
     name("out.oh-part", "out");
     scene.again_but_keep();
     let _ = scene.run("", "out").code(0).says("had finished the image");
-    // It is compared with the drive, and no more.
+    // It is compared with the drive, and nothing else is read.
     for request in scene.proxy.requests().iter().filter(|one| one.is_read()) {
         assert!(asked(request).1 <= SAMPLE, "{}", request.path);
     }
     scene.check("out");
-    // One where a hole is none any more is not.
+    // A file in which a hole now has data is not accepted.
     let _ = std::fs::remove_file(scene.path("out"));
     scene.proxy.heal();
     let gate = Gate::default();
@@ -447,11 +448,11 @@ fn extents_that_cannot_be_are_no_extents() {
         String::new(),
         "data \n".to_owned(),
         format!("end {SIZE}\n"),
-        // Beyond the end, beyond what was asked for, and beyond all numbers.
+        // Beyond the end, beyond the requested range, and beyond 64 bits.
         format!("data 0/{}\nend {SIZE}\n", SIZE + 1),
         format!("data \nend {}\n", SIZE + 1),
         format!("data {SIZE}/18446744073709551615\nend {SIZE}\n"),
-        // Out of order, overlapping, empty, endless.
+        // Out of order, overlapping, empty, without an end.
         format!("data 163840/100 0/100\nend {SIZE}\n"),
         format!("data 0/100 99/100\nend {SIZE}\n"),
         format!("data 0/0\nend {SIZE}\n"),
@@ -494,7 +495,7 @@ fn what_does_not_work_is_given_up() {
         scene.check("out");
         assert!(scene.proxy.count(is_extents) <= 6);
     }
-    // For a moment only: it is asked again.
+    // A transient failure: it is requested again.
     scene.again();
     scene.proxy.fault(is_extents, 2, Fault::ResetBeforeBody);
     let _ = scene.run("--verify none", "out").code(0);
@@ -568,7 +569,7 @@ fn a_hole_that_is_filled_meanwhile_is_reported() {
 #[test]
 fn a_full_verification_finds_what_was_called_a_hole() {
     let scene = Scene::new();
-    // Believed at first: a hole where there is data.
+    // Trusted at first: a hole that contains data.
     let rest = 600 * C;
     let lie = format!("data {rest}/{}\nend {SIZE}\n", SIZE - rest);
     let lie = answer(200, &["Content-Type: text/plain"], lie.as_bytes());
@@ -591,7 +592,7 @@ fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
     desk.sparse("a.img", size, &[(30 << 20, &data)]);
     let tool = desk
         .upload(&proxy.uri())
-        // One request at a time: nothing is looked at before the end.
+        // One request at a time, so nothing is checked before the end.
         .args("-j 1 --verify full --progress json");
     let outcome = tool.arg("a.img").run().code(0);
     let drive = outcome.created();
@@ -602,7 +603,7 @@ fn holes_of_an_upload_are_verified_whatever_is_called_a_hole() {
     let requests = proxy.requests();
     let digests = requests.iter().filter(|request| is_digest(request));
     assert_eq!(digests.map(|digest| asked(digest).1).sum::<u64>(), size);
-    // And what is no zero there is found.
+    // A nonzero byte there is found.
     proxy.forget();
     let gate = Gate::default();
     proxy.fault(is_digest, usize::MAX, Fault::Hold(gate.clone()));
@@ -630,7 +631,7 @@ fn zeros_are_read_where_there_is_no_extension() {
     proxy.fault(is_digest, usize::MAX, gone);
     let tool = desk.upload(&proxy.uri()).args("-c 1048576 --verify full");
     let _ = tool.arg("a.img").run().code(0);
-    // The proof of zeros as well.
+    // This includes the proof of zeros.
     assert!(read_bytes(&proxy) >= 20 << 20);
     drop(server);
 }

@@ -23,7 +23,7 @@ fn write(server: &TestServer, drive: &str, offset: u64, body: &[u8]) -> Reply {
     Ask::of(server).post(&format!("/drives/{drive}/write/{offset}"), body)
 }
 
-/// A write under way: the server has its head and waits for its body.
+/// Begins a write: the server has received its head and waits for its body.
 fn begin_write(server: &TestServer, drive: &str, len: usize) -> TcpStream {
     let head = Ask::of(server).head("POST", &format!("/drives/{drive}/write"));
     let head = format!("{head}Content-Length: {len}\r\nExpect: 100-continue\r\n\r\n");
@@ -60,7 +60,7 @@ fn the_writer_above_the_limit_is_busy() {
     let drive = create(&server, 100);
     let mut writers: Vec<_> = (0..2).map(|_| begin_write(&server, &drive, 3)).collect();
     for writer in &mut writers {
-        // "100 Continue": the write is under way.
+        // "100 Continue": the write is in progress.
         assert_eq!(read_reply(writer).unwrap().status, 100);
     }
     assert_eq!(write(&server, &drive, 0, b"x").error(), (409, "busy"));
@@ -152,7 +152,7 @@ fn a_write_past_the_end_is_usage_full_or_truncated() {
         let packed = Ask::of(&server).post_gzip(&path, gzip(b"abc"));
         assert_eq!(packed.error(), error);
         assert!(read_all(&server, &drive) == [0; 100]);
-        // What is wrong in another way stays what it is.
+        // A request that is wrong in another way gets its usual answer.
         let bad = Ask::of(&server).post_gzip(&path, b"abc");
         assert_eq!(bad.error(), (400, "usage"));
     }
@@ -201,7 +201,7 @@ fn a_body_above_the_limit_is_413() {
     let drive = create(&server, 4000);
     assert_eq!(write(&server, &drive, 0, &[1; 1001]).status, 413);
     write(&server, &drive, 0, &[1; 1000]).expect(204);
-    // And the size was rounded, as the same plan says.
+    // The size was rounded as well, as the same plan says.
     assert_eq!(info(&server, &drive, "").key("size"), Some("4194304"));
 }
 
@@ -280,7 +280,7 @@ fn a_request_stalls_or_waits() {
     let mut stalled = TcpStream::connect(server.address()).unwrap();
     stalled.write_all(format!("{head}\r\n").as_bytes()).unwrap();
     wait_until("the fault", || server.log().contains("Stall"));
-    // Others are answered meanwhile, late or not.
+    // Other requests are answered meanwhile, late or not.
     for _ in 0..2 {
         Ask::of(&server).get("/drives/list").expect(200);
     }
@@ -321,7 +321,7 @@ fn a_plan_in_toml_makes_requests_late_and_bodies_slow() {
     let server = TestServer::with_args(&["--faults", plan.to_str().unwrap()]);
     let began = std::time::Instant::now();
     let drive = create(&server, 100_000);
-    // No assertion on speed: only that what has to take long was not skipped.
+    // This does not test speed, only that the delay was not skipped.
     assert!(began.elapsed() >= std::time::Duration::from_millis(50));
     let image = ramp(3, 40_000);
     let began = std::time::Instant::now();

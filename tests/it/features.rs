@@ -42,7 +42,7 @@ fn json_has_the_start_and_the_end_in_both_directions() {
     assert!(down.stdout == image);
     for (outcome, direction) in [(&up, "upload"), (&down, "download")] {
         let events = events(&outcome.stderr);
-        // Nothing else is on stderr.
+        // stderr contains nothing else.
         assert_eq!(events.len(), outcome.stderr.lines().count());
         let (first, last) = (events.first().unwrap(), events.last().unwrap());
         for event in [first, last] {
@@ -191,7 +191,7 @@ fn a_digest_is_that_of_the_bytes_and_is_guarded_as_a_read() {
     let desk = Desk::new();
     let server = desk.server();
     let image = noise(5, 3 * C as usize);
-    // The second drive has holes, and is no multiple of anything.
+    // The second drive has holes, and its size is not a multiple of anything.
     let drive = create(&server, 20 * C + 17);
     for at in [0, 10 * C + 1] {
         let path = format!("/drives/{drive}/write/{at}");
@@ -246,7 +246,7 @@ fn a_full_verification_reads_nothing_where_digests_are_made() {
     let (server, proxy) = desk.pair();
     let image = noise(6, 20 * C as usize);
     desk.file("a.img", &image);
-    // One request at a time: nothing is looked at before the end.
+    // One request at a time, so nothing is checked before the end.
     let tool = desk
         .upload(&proxy.uri())
         .args("-c 65536 -j 1 --verify full");
@@ -255,7 +255,7 @@ fn a_full_verification_reads_nothing_where_digests_are_made() {
     assert!(proxy.bytes_down() < 20_000, "{} down", proxy.bytes_down());
     assert_eq!(proxy.count(Request::is_read), 0);
     assert_eq!(proxy.count(is_digest), 20);
-    // The drive holds all of it: nothing is sent, and nothing is read.
+    // The drive already holds everything: nothing is sent, and nothing is read.
     proxy.forget();
     let tool = desk
         .upload(&proxy.uri())
@@ -323,7 +323,7 @@ fn is_accepted(desk: &Desk, name: &str) -> bool {
 fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
-    // Holes between, zeros that are written out, and a short end.
+    // Holes in between, zeros that are stored as data, and a short last chunk.
     let size = 20 * C + 17;
     let (data, zeros) = (noise(9, 2 * C as usize), vec![0; 2 * C as usize]);
     let pieces: [(u64, &[u8]); 4] = [
@@ -345,7 +345,7 @@ fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
     let outcome = run("").code(0);
     assert!(outcome.text().ends_with(&format!(" completed\n{line}")));
     assert_drive(&server, &outcome.created(), &image);
-    // What an earlier run sent is hashed too, and not sent.
+    // What an earlier run sent is hashed too, but not sent.
     let refused = Fault::Answer(refusal(400, "usage"));
     proxy.fault_after(3, Request::is_write, usize::MAX, refused);
     let _ = run("-j 1 -n other").code(1);
@@ -355,7 +355,7 @@ fn the_checksum_of_an_upload_is_that_of_the_whole_image() {
     assert!(outcome.text().ends_with(&line), "{}", outcome.text());
     let again = proxy.count(Request::is_write);
     assert!((1..=4).contains(&again), "{again}");
-    // From the end on, over all of it.
+    // From the end on, but over the whole image.
     let drive = drives(&server).pop().unwrap();
     let outcome = run(&format!("-d {drive} -o {}", 20 * C)).code(0);
     assert!(outcome.text().ends_with(&line));
@@ -390,11 +390,11 @@ fn the_checksum_of_a_download_is_one_that_sha256sum_takes() {
     assert!(is_accepted(&desk, "b.img.sha256"));
     let _ = run("", "odd\\name\n.img").code(0);
     assert!(is_accepted(&desk, "odd\\name\n.img.sha256"));
-    // From an offset on, what is before counts.
+    // From an offset on, the bytes before it are included.
     desk.file("c.img", &image[..2 * C as usize]);
     let _ = run(&format!("-o {}", 2 * C), "c.img").code(0);
     assert!(is_accepted(&desk, "c.img.sha256"));
-    // Where the image is on stdout, the line is not.
+    // If the image is on stdout, the line is not.
     let outcome = run("-q", "-").code(0);
     assert!(outcome.stdout == image);
     assert_eq!(outcome.stderr, format!("{digest}  -\n"));
@@ -429,7 +429,7 @@ fn a_packed_download_unpacks_to_the_drive() {
         assert!(unpack(&packed) == image);
         assert!(is_accepted(&desk, &format!("b{flag}.sha256")));
         assert!(unpack(&run(&format!("{flag} -")).code(0).stdout) == image);
-        // What is there stays, and what stops leaves nothing.
+        // An existing file stays, and an interrupted run leaves nothing.
         let _ = run(&format!("{flag} b{flag}"))
             .code(1)
             .says("is there already");

@@ -1,5 +1,5 @@
-//! File systems that cannot do everything: transfers succeed on them, resume after a
-//! kill, and say once what is weaker.
+//! File systems with missing features: transfers succeed on them, resume after a kill, and report
+//! once what is weaker.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,15 +14,15 @@ use crate::support::server::TestServer;
 use crate::support::watchdog::wait_until;
 
 const C: usize = 24 * 1024;
-/// The journal is synced several times on the way. Far more than requests are in flight: near
-/// the end a chunk that is late is asked for twice, and such a request moves no new chunk.
+/// Enough that the journal is synced several times, and far more than the requests in flight: near
+/// the end, a late chunk is requested twice, and such a request transfers no new chunk.
 const CHUNKS: usize = 160;
-/// Chunks that move before a run is killed.
+/// Number of chunks before a run is killed.
 const BEFORE: usize = 70;
-/// Records that go to the disk together, at least.
+/// Minimum number of records that are synced together.
 const RECORDS: u64 = 64;
 
-/// Without the rights of root: files of others stay those of others.
+/// Without the privileges of root, files of other users are protected.
 const UNPRIVILEGED: &str = "setpriv --bounding-set=-all --inh-caps=-all";
 
 const UNLOCKED: &str = "This file system cannot lock ";
@@ -55,14 +55,14 @@ impl Scene {
         }
     }
 
-    /// A tool that another command runs, if there are words for one.
+    /// A tool, started by another command if there are words for one.
     fn tool(&self, around: &str, program: &str) -> Tool<'_> {
         let mut words = around.split_whitespace().chain([program]);
         let tool = self.desk.tool(words.next().unwrap());
         words.fold(tool, Tool::arg).env("OHURI", self.proxy.uri())
     }
 
-    /// Downloads into a directory: once killed on the way, if that is so, and to the end.
+    /// Downloads into a directory, and if requested is killed once on the way.
     fn download(&self, around: &str, directory: &Path, is_killed: bool) -> Outcome {
         let out = directory.join("out");
         let run = || {
@@ -81,7 +81,7 @@ impl Scene {
         outcome
     }
 
-    /// Uploads with a journal in a directory, likewise.
+    /// Uploads with a journal in a directory, in the same way.
     fn upload(&self, around: &str, directory: &Path, is_killed: bool) -> Outcome {
         let journal = directory.join("j.ohj");
         let run = || {
@@ -103,7 +103,7 @@ impl Scene {
         outcome
     }
 
-    /// Lets some requests through, waits for a record of them, and kills.
+    /// Lets some requests pass, waits for a record of them, and kills the process.
     fn kill_on_the_way(
         &self,
         which: impl Fn(&Request) -> bool + Send + 'static,
@@ -118,27 +118,27 @@ impl Scene {
     }
 }
 
-/// How many records a journal has.
+/// Number of records in a journal.
 fn records(path: &Path) -> u64 {
     let len = path.metadata().map_or(0, |metadata| metadata.len());
     len.saturating_sub(4096) / 64
 }
 
-/// What is in a directory.
+/// The names in a directory.
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.collect()
 }
 
-/// Demands that stderr says this in one line, or not at all.
+/// Checks that stderr has this in exactly one line, or not at all.
 #[track_caller]
 fn warns(outcome: &Outcome, line: &str, times: usize) {
     let found = outcome.stderr.matches(line).count();
     assert_eq!(found, times, "{line:?} in {}", outcome.stderr);
 }
 
-/// Makes these calls fail in these ways. The tool is the child, so that it can be killed.
+/// Makes these calls fail in these ways. The tool is the child process, so that it can be killed.
 fn failing(calls: &[&str]) -> String {
     let calls = calls.iter().map(|call| format!(" -e inject={call}"));
     format!(
@@ -147,7 +147,7 @@ fn failing(calls: &[&str]) -> String {
     )
 }
 
-/// Mounts a FUSE file system. `None`, and it says so, where that cannot be.
+/// Mounts a FUSE file system. `None`, with a message, if that is not possible.
 fn mount(command: &mut Command, at: &Path) -> Option<Mounted> {
     std::fs::create_dir_all(at).unwrap();
     let mounted = command.arg(at).output();
@@ -160,7 +160,7 @@ fn mount(command: &mut Command, at: &Path) -> Option<Mounted> {
     }
 }
 
-/// A directory whose files belong to somebody else and have the mode that it says.
+/// A directory whose files belong to another user and have this mode.
 fn bindfs(scene: &Scene, mode: &str) -> Option<(PathBuf, Mounted)> {
     let (below, at) = (scene.desk.path("below"), scene.desk.path("mounted"));
     std::fs::create_dir_all(&below).unwrap();
@@ -170,7 +170,7 @@ fn bindfs(scene: &Scene, mode: &str) -> Option<(PathBuf, Mounted)> {
     Some((at, mounted))
 }
 
-// ---- Files of somebody else, no permissions ----
+// ---- Files of other users, no permissions ----
 
 #[test]
 fn files_that_belong_to_somebody_else_are_finished() {
@@ -211,7 +211,7 @@ fn exfat_holds_images_and_journals() {
 
 // ---- Calls that are missing ----
 
-/// Transfers with these calls failing warn of this, once, and of nothing else.
+/// Transfers in which these calls fail print this warning once, and no other.
 #[track_caller]
 fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&str>) {
     let trace = scene.desk.path("trace");
@@ -223,7 +223,7 @@ fn transfers(directory: &Path, scene: &Scene, calls: &[&str], warning: Option<&s
     for line in [UNLOCKED, UNSYNCED, EXPOSED, FIXED] {
         let is_it = warning == Some(line);
         warns(&down, line, usize::from(is_it));
-        // A journal keeps its mode.
+        // A journal needs no other mode.
         warns(&up, line, usize::from(is_it && line != FIXED));
     }
 }
@@ -237,7 +237,7 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
     let at = scene.desk.path("at");
     std::fs::create_dir(&at).unwrap();
     let only = at.to_str().unwrap();
-    // No hard links, and names that replace what is there.
+    // No hard links, and renames that replace an existing file.
     for error in ["EPERM", "ENOSYS"] {
         let link = format!("?link,linkat:error={error}");
         transfers(&at, &scene, &[&link], None);
@@ -254,7 +254,7 @@ fn a_call_that_a_file_system_does_not_have_is_done_without() {
         let around = format!("fsync:error={error} -P {only}");
         transfers(&at, &scene, &[&around], Some(UNSYNCED));
     }
-    // Nothing of all that.
+    // All of these are missing.
     let all = [
         "?link,linkat,renameat2,flock:error=ENOSYS",
         "fsync,fdatasync:error=EINVAL",

@@ -1,5 +1,5 @@
-//! Content that is not a raw disk: refused before a drive is made, with the command that
-//! makes a disk of it. And what there is to say of a disk that is sent.
+//! Content that is not a raw disk is refused before a drive is created, with the command that
+//! converts it to a disk. And notices about disks that are sent.
 
 use std::process::{Command, Stdio};
 
@@ -52,7 +52,7 @@ impl Scene {
         outcome
     }
 
-    /// Runs a command of a shell where the tools run.
+    /// Runs a shell command in the directory of the tools.
     #[track_caller]
     fn shell(&self, command: &str) {
         let upload = std::path::Path::new(crate::support::cli::UPLOAD);
@@ -79,7 +79,7 @@ impl Scene {
     }
 }
 
-/// A disk with a partition table, so that nobody can doubt it.
+/// A disk with a partition table, so that it is certainly recognised.
 fn disk(seed: u64) -> Vec<u8> {
     let mut disk = noise(seed, MIB + 3 * SECTOR);
     disk[..MIB / 2].fill(0);
@@ -88,8 +88,7 @@ fn disk(seed: u64) -> Vec<u8> {
     disk
 }
 
-/// The command in a hint: behind the words before it, and without what is in brackets
-/// behind it.
+/// The command in a hint: after the words before it, and without the text in brackets after it.
 fn command_of(outcome: &Outcome) -> String {
     let hint = outcome.stderr.lines().nth(1).unwrap();
     let (_, command) = hint.split_once(": ").unwrap();
@@ -97,14 +96,14 @@ fn command_of(outcome: &Outcome) -> String {
     command[..end].to_owned()
 }
 
-/// Whether these programs are here; without them a part of a test is left out.
+/// Whether these programs are installed; without them, a part of a test is skipped.
 #[track_caller]
 fn has(programs: &[&'static str]) -> bool {
     let programs: Vec<_> = programs.iter().copied().map(Need::Command).collect();
     needs(&programs)
 }
 
-/// The header of an Android sparse image, and one chunk of all that is in it.
+/// The header of an Android sparse image, and one chunk with everything.
 fn sparse(plain: &[u8]) -> Vec<u8> {
     let blocks = (plain.len() / SECTOR) as u32;
     let mut image = vec![0x3a, 0xff, 0x26, 0xed, 1, 0, 0, 0, 28, 0, 12, 0];
@@ -117,7 +116,7 @@ fn sparse(plain: &[u8]) -> Vec<u8> {
     [image, plain.to_vec()].concat()
 }
 
-/// An empty QED image of QEMU's defaults.
+/// An empty QED image with QEMU's defaults.
 fn qed() -> Vec<u8> {
     let mut image = b"QED\0\0\0\x01\0\x04\0\0\0\x01\0\0\0".to_vec();
     image.resize(4 << 16, 0);
@@ -203,8 +202,8 @@ fn a_device_is_what_it_holds() {
     scene.holds(scene.upload(&["-n", "a", &device.0]), &image);
 }
 
-/// What is made of `disk` by a command, in a file of this name, and the programs that this
-/// and the way back take.
+/// Formats that a command creates from `disk` in a file of this name, and the programs that this
+/// and the way back need.
 const MADE: &[(&str, &str, &[&str])] = &[
     (
         "a.qed",
@@ -302,7 +301,7 @@ fn the_command_of_the_hint_makes_the_disk() {
         scene.shell(&command_of(&outcome));
         let mut drive = drives(&scene.server).pop();
         if drive.is_none() {
-            // It made a file, or the archive had one in it.
+            // The command created a file, or the archive contained one.
             let made = std::fs::read_dir(scene.desk.work())
                 .unwrap()
                 .map(|entry| entry.unwrap().path());
@@ -361,7 +360,7 @@ fn koly() -> Vec<u8> {
 #[test]
 fn the_footer_of_a_fixed_vhd_is_no_part_of_the_disk() {
     let scene = Scene::new();
-    // The last sector is cut by a chunk, or is the only one in it.
+    // The last sector is split by a chunk, or is the only one in it.
     for len in [MIB + 3 * SECTOR, MIB, MIB - SECTOR, 100 * SECTOR] {
         let disk = &disk(3)[..len];
         let vhd = [disk, &footer(len, 2)].concat();
@@ -388,7 +387,7 @@ fn the_footer_of_a_fixed_vhd_is_no_part_of_the_disk() {
         }
         let web = Site::of(&vhd).serve();
         scene.holds(scene.upload(&[&format!("{}a", web.uri())]), disk);
-        // Who says that it is raw means all of it.
+        // With --format raw, everything is part of the disk.
         scene.holds(scene.pipe(&["--format", "raw", "-"], &vhd), &vhd);
         scene
             .upload(&["--no-journal", "--size", &vhd.len().to_string(), "a.vhd.gz"])
@@ -439,7 +438,7 @@ fn a_file_with_a_footer_that_is_damaged_or_late_is_read_where_that_is_sure() {
     }
 }
 
-/// A dynamic VHD of blocks of 32 KiB: the bitmap and the bytes of each that is there.
+/// A dynamic VHD with blocks of 32 KiB: for each existing block its bitmap and its bytes.
 fn dynamic(blocks: &[Option<(Vec<u8>, Vec<u8>)>]) -> Vec<u8> {
     const BLOCK: usize = 32 << 10;
     let mut footer = footer(blocks.len() * BLOCK, 3);
@@ -477,8 +476,8 @@ fn sectors_that_a_dynamic_vhd_calls_not_written_are_zeros() {
     let scene = Scene::new();
     let all = noise(11, 4 * BLOCK);
     let block = |i: usize| all[i * BLOCK..(i + 1) * BLOCK].to_vec();
-    // Every sector but those of the second KiB, and the last one; a block whose writer left
-    // the bitmap alone; one that is all there; and one that is not there.
+    // Every sector except those of the second KiB, and the last one; a block whose writer ignored
+    // the bitmap; a complete block; and a missing one.
     let mut bitmap = vec![0xff; 8];
     (bitmap[0], bitmap[7]) = (0b1100_1111, 0xfe);
     let blocks = [
@@ -527,8 +526,8 @@ fn a_stream_that_ends_as_no_disk_does_is_not_called_good() {
         scene.desk.file("a.img.gz", &gzip(&bytes));
         let web = Site::without_ranges(&bytes).serve();
         let before = drives(&scene.server);
-        // It is known before a drive is made. A footer with a wrong checksum is enough for
-        // a file, which can be looked at before.
+        // It is known before a drive is created. For a file, which can be inspected in advance, a
+        // footer with a wrong checksum is sufficient.
         if i != 1 {
             scene.upload(&["a.img"]).code(1).says(what);
         }
@@ -549,7 +548,7 @@ fn a_stream_that_ends_as_no_disk_does_is_not_called_good() {
     }
 }
 
-/// A disk with a GPT of sectors of this size, whose header says where its copy is.
+/// A disk with a GPT for sectors of this size, whose header states where its copy is.
 fn with_gpt(size: usize, sector: usize, backup: usize) -> Vec<u8> {
     let mut header = [0; 92];
     header[..8].copy_from_slice(b"EFI PART");
@@ -618,7 +617,7 @@ fn what_is_strange_about_a_disk_is_said_once() {
                 "a.img",
             ])
             .code(0);
-        // What is about the drive is said where it is written to.
+        // Notices about the drive are printed when the drive is written.
         let of_image: Vec<_> = expected
             .iter()
             .copied()
@@ -635,7 +634,7 @@ fn what_is_strange_about_a_disk_is_said_once() {
         let notices = object["notices"].as_array().unwrap();
         assert_eq!(notices.len(), expected.len(), "{object}");
         assert_eq!(said(&object["notices"].to_string()), expected);
-        // Of a packed one, what its first bytes say.
+        // For a compressed image, only what its first bytes show.
         let packed = scene.simple(&["image", "info", "-j", "a.img.gz"]).code(0);
         let object: serde_json::Value = serde_json::from_slice(&packed.stdout).unwrap();
         let early: Vec<_> = expected
@@ -661,7 +660,7 @@ fn a_vhdx_with_large_sectors_is_named_as_one() {
     scene.desk.file("disk", &disk);
     scene.shell("qemu-img convert -f raw -O vhdx disk a.vhdx");
     let mut image = std::fs::read(scene.desk.path("a.vhdx")).unwrap();
-    // The metadata with this GUID, and 4 bytes with the size of a sector.
+    // The metadata with this GUID, and 4 bytes with the sector size.
     let guid = [
         0x1d, 0xbf, 0x41, 0x81, 0x6f, 0xa9, 0x09, 0x47, 0xba, 0x47, 0xf2, 0x33, 0xa8, 0xfa, 0xab,
         0x5f,
@@ -679,7 +678,7 @@ fn a_vhdx_with_large_sectors_is_named_as_one() {
     assert!(String::from_utf8_lossy(&json.stdout).contains(OTHER_SECTORS));
 }
 
-/// Commands that make a disk of a file of 64 MiB, and the programs that they take.
+/// Commands that create a disk in a file of 64 MiB, and the programs that they need.
 const DISKS: &[(&str, &[&str])] = &[
     ("printf 'label: gpt\\n,20M\\n,' | sfdisk -q d", &["sfdisk"]),
     ("printf 'label: dos\\n,20M\\n,' | sfdisk -q d", &["sfdisk"]),
@@ -727,7 +726,7 @@ fn disks_of_all_kinds_are_recognised() {
         let image = Image::open(&path, &ImageOptions::default()).unwrap();
         let notices = image.notices(false).join("\n");
         assert!(!notices.contains(NO_SIGN), "{make}");
-        // Also what begins like something else before it.
+        // Even if something else precedes it.
         let image = std::fs::read(&path).unwrap();
         let start = image.iter().position(|byte| *byte != 0).unwrap();
         if start >= 512 {

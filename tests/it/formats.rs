@@ -1,5 +1,5 @@
-//! Images that qemu-img made, in every kind that it can, against what qemu-img
-//! itself reads from them; and images that somebody spoiled.
+//! Images that qemu-img created, of every kind that it supports, compared with what qemu-img reads
+//! from them; and damaged images.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,9 +25,9 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// `disk.raw` is an ext4 file system with files, data that packs and data that
-    /// does not, at the ends of clusters of any size, holes, zeros that are
-    /// written out, and an end within a cluster.
+    /// `disk.raw` is an ext4 file system with files, compressible and incompressible data at
+    /// cluster boundaries of any size, holes, zeros that are stored as data, and an end within a
+    /// cluster.
     pub(crate) fn new() -> Self {
         let desk = Desk::new();
         let server = desk.server();
@@ -72,7 +72,7 @@ impl Bench {
         assert!(run.status.success(), "{command}: {run:?}");
     }
 
-    /// `disk.raw` as another format, with these options of qemu-img.
+    /// Converts `disk.raw` to another format, with these options of qemu-img.
     #[track_caller]
     pub(crate) fn make(&self, name: &str, format: &str, options: &str) {
         self.qemu_img(&format!(
@@ -90,8 +90,8 @@ impl Bench {
         std::fs::read(path).unwrap()
     }
 
-    /// Uploads an image that is known by its content, under a name that lies about
-    /// it, and compares the drive with what qemu-img reads.
+    /// Uploads an image with a misleading name, which must be recognised by its content, and
+    /// compares the drive with what qemu-img reads.
     #[track_caller]
     fn check(&self, name: &str, format: &str, more: &str) {
         let expected = self.reference(name, format);
@@ -115,8 +115,8 @@ impl Bench {
         drives[0].clone()
     }
 
-    /// An upload that is refused before anything is made, in one line and perhaps
-    /// a hint, within bounded memory and time.
+    /// An upload that is refused before anything is created, with one line and possibly a hint,
+    /// within bounded memory and time.
     #[track_caller]
     pub(crate) fn refused(&self, args: &str, says: &str) {
         eprintln!("{args}: {says}");
@@ -135,7 +135,7 @@ impl Bench {
         assert!(drives(&self.server).is_empty(), "a drive was made");
     }
 
-    /// A copy of an image with these bytes in it.
+    /// A copy of an image with these bytes replaced.
     fn patched(&self, name: &str, patches: &[(u64, &[u8])]) -> File {
         let path = self.path("patched");
         std::fs::copy(self.path(name), &path).unwrap();
@@ -191,7 +191,7 @@ fn qcow2_packed_with_zlib_and_zstd() {
     let bench = Bench::new();
     for bits in [9, 12, 16, 21] {
         for kind in ["zlib", "zstd"] {
-            // QEMU packs with zstd from 4 KiB on.
+            // QEMU compresses with zstd from 4 KiB on.
             let size = 1 << bits;
             let options = format!("-c -o cluster_size={size},compression_type={kind}");
             bench.make("a", "qcow2", &options);
@@ -231,8 +231,8 @@ fn qcow2_that_was_written_to() {
     let bench = Bench::new();
     for options in ["", "-o extended_l2=on", "-c", "-o compat=0.10"] {
         bench.make("a", "qcow2", options);
-        // Zeros over data, data over zeros, data within clusters, a snapshot of
-        // which nothing is to be seen, and a discard.
+        // Zeros over data, data over zeros, data within clusters, a snapshot that must not be
+        // visible, and a discard.
         for command in [
             "write -P 0x5a 100k 3k",
             "write -z 1M 200k",
@@ -351,7 +351,7 @@ fn what_is_not_allocated_is_never_read() {
     bench
         .desk
         .sparse("disk.raw", 512 * MIB, &[(300 * MIB, b"data")]);
-    // Allocated, and a hole of the file all the same.
+    // Allocated in the image, but a hole in the file.
     let images = [
         ("qcow2", "-o preallocation=metadata"),
         ("qcow2", ""),
@@ -369,7 +369,7 @@ fn what_is_not_allocated_is_never_read() {
     }
     for (format, options) in images {
         bench.make("a", format, options);
-        // A file for each thread, so that no line is in two.
+        // One file for each thread, so that lines are not mixed.
         let traces = bench.path("traces");
         std::fs::create_dir(&traces).unwrap();
         let tool = bench
@@ -391,7 +391,7 @@ fn what_is_not_allocated_is_never_read() {
             }
         }
         std::fs::remove_dir_all(traces).unwrap();
-        // Of its data one block of the file system, and pages of its tables.
+        // One block of data, and pages of the image's tables.
         assert!(
             sum > 0 && sum < 4 * MIB,
             "{format} {options}: {sum} bytes read"
@@ -413,7 +413,7 @@ fn a_format_that_is_given_is_not_detected() {
     assert_drive(&bench.server, &outcome.created(), &fake);
     let destroy = format!("/drives/{}/destroy", outcome.created());
     Ask::of(&bench.server).post(&destroy, []).expect(204);
-    // What it is not is refused, and gzip is no such thing.
+    // A wrong format is refused; gzip is not among the formats.
     for format in ["vmdk", "vdi", "vhd", "vhdx"] {
         let says = format!("is not sound {format}");
         bench.refused(&format!("--format {format} guest.raw"), &says);
@@ -424,7 +424,7 @@ fn a_format_that_is_given_is_not_detected() {
         .args("--format qcow3 a")
         .run()
         .code(2)
-        .says("none of raw");
+        .says("Use raw, qcow2");
     let _ = upload().args("-z --format raw a").run().code(2);
 }
 
@@ -441,7 +441,7 @@ fn a_backing_file_is_read_only_where_the_user_allowed_it() {
     std::fs::create_dir(bench.path("bases")).unwrap();
     std::fs::create_dir(bench.path("other")).unwrap();
     bench.qemu_img("convert -O qcow2 -c disk.raw bases/middle.qcow2");
-    // Smaller and larger than what is below.
+    // Smaller and larger than the backing files.
     bench.qemu_img("create -q -f qcow2 -b middle.qcow2 -F qcow2 bases/top.qcow2 12M");
     bench.qemu_img("create -q -f qcow2 -b bases/top.qcow2 -F qcow2 a.qcow2 40M");
     bench.qemu_io("a.qcow2", "write -P 7 3M 100k");
@@ -469,7 +469,7 @@ fn a_backing_file_is_read_only_where_the_user_allowed_it() {
         Ask::of(&bench.server).post(&destroy, []).expect(204);
     }
 
-    // Out of what was allowed by way of a link.
+    // A symbolic link that leads out of the allowed directory.
     std::os::unix::fs::symlink("/etc/passwd", bench.path("bases/link")).unwrap();
     let hostile = [
         ("/etc/passwd", "raw", "which was not allowed"),
@@ -551,7 +551,7 @@ fn an_upload_that_stopped_is_resumed_from_the_same_disk() {
         let has_data = |chunk: &&[u8]| chunk.iter().any(|byte| *byte != 0);
         let data = expected.chunks(1_000_000).filter(has_data).count();
         let sent = proxy.count(Request::is_write);
-        // What changed is sent again, and zeros may be no hole then.
+        // What changed is sent again, and zeros may no longer be a hole of the drive.
         match is_changed {
             true => assert!(sent <= expected.len().div_ceil(1_000_000) - PASSED + 1),
             false => assert_eq!(sent, data - PASSED, "{format}"),
@@ -613,8 +613,8 @@ fn image_info_shows_what_an_upload_will_send() {
         let map = info["map_data_bytes"].as_array().unwrap();
         let sum: u64 = map.iter().map(|part| part.as_u64().unwrap()).sum();
         assert_eq!(sum, number("allocated_bytes"));
-        // As the upload itself does it; before its proof that the drive reads as
-        // zeros it sends those within a chunk as well.
+        // As the upload itself does; before it has the proof that the drive reads as zeros, it also
+        // sends zeros within a chunk.
         let proxy = FaultProxy::to(&bench.server);
         for level in ["0", "1"] {
             proxy.forget();
@@ -657,7 +657,7 @@ fn image_info_shows_what_an_upload_will_send() {
     let _ = info("").code(2);
 }
 
-/// A number as it is in files.
+/// A big-endian number, as in the files.
 fn be(bytes: usize, number: u64) -> Vec<u8> {
     number.to_be_bytes()[8 - bytes..].to_vec()
 }
@@ -730,7 +730,7 @@ fn hostile_qcow2() {
             vec![(8, be(8, 512)), (16, be(4, u32::MAX.into()))],
             "backing file has",
         ),
-        // Every entry leads to one table; a table is the first table; the header.
+        // Every entry refers to the same table; a table is the first table; a table is the header.
         (vec![(l1 + 8, be(8, l2))], "used twice"),
         (vec![(l1, be(8, l1))], "used twice"),
         (vec![(l1, be(8, end - 4096 + 512))], "within a cluster"),
@@ -755,14 +755,14 @@ fn hostile_qcow2() {
             says.split('|').next_back().unwrap(),
         );
     }
-    // Entries of a version 2 file that only version 3 knows.
+    // Entries of a version 2 file that only version 3 allows.
     bench.make("v2", "qcow2", "-o compat=0.10,cluster_size=4k");
     let file = bench.patched("v2", &[]);
     let l1 = number_at(&file, 40, 8, true);
     let l2 = number_at(&file, l1, 8, true) & 0x00ff_ffff_ffff_fe00;
     bench.patched("v2", &[(l2, &be(8, 1))]);
     bench.refused("patched", "which version 2 does not know");
-    // Subclusters that are both, or nowhere.
+    // Subclusters with contradicting states, or without a place.
     bench.make("e", "qcow2", "-o extended_l2=on");
     let file = bench.patched("e", &[]);
     let l1 = number_at(&file, 40, 8, true);
@@ -791,7 +791,7 @@ fn compressed_clusters_that_are_damaged_are_reported() {
     ];
     for (format, options, says) in images {
         bench.make("a", format, options);
-        // The cluster that the disk begins with.
+        // The cluster with the beginning of the disk.
         let file = bench.patched("a", &[]);
         let first = match format {
             "qcow2" => {
@@ -932,7 +932,7 @@ fn hostile_vdi() {
     }
 }
 
-/// Makes the checksum of a structure of VHD right.
+/// Corrects the checksum of a VHD structure.
 fn seal_vhd(file: &File, at: u64, len: usize, field: u64) {
     let mut bytes = vec![0; len];
     file.write_all_at(&[0; 4], at + field).unwrap();
@@ -985,7 +985,7 @@ fn hostile_vhd() {
         seal_vhd(&file, 512, 1024, 36);
         bench.refused("patched", says);
     }
-    // The footer of a fixed one has to fit the file, or it is the end of a disk.
+    // The footer of a fixed VHD must match the file, or it counts as the end of a raw disk.
     bench.make("f", "vpc", "-o subformat=fixed,force_size=on");
     let file = bench.patched("f", &[]);
     let len = file.metadata().unwrap().len();
@@ -1005,7 +1005,7 @@ fn hostile_vhd() {
     );
 }
 
-/// Makes the checksum of a structure of VHDX right.
+/// Corrects the checksum of a VHDX structure.
 fn seal_vhdx(file: &File, at: u64, len: usize) {
     let mut bytes = vec![0; len];
     file.write_all_at(&[0; 4], at + 4).unwrap();
@@ -1022,7 +1022,7 @@ fn hostile_vhdx() {
     let bench = Bench::new();
     bench.make("a", "vhdx", "-o block_size=1M");
     let path = bench.path("a");
-    // GUIDs as they are in the file.
+    // GUIDs in the byte order of the file.
     let bat_region = find(&path, b"\x66\x77\xc2\x2d\x23\xf6\x00\x42");
     let metadata_region = find(&path, b"\x06\xa2\x7c\x8b\x90\x47\x9a\x4b");
     let file = bench.patched("a", &[]);
@@ -1105,7 +1105,7 @@ fn hostile_vhdx() {
         seal_vhdx(&file, REGIONS, 65536);
         bench.refused("patched", says);
     }
-    // One of two is enough, and the newer sound one counts.
+    // One of two headers is enough, and the newer valid one counts.
     let sound = read_all(&path, None).unwrap();
     for at in HEADERS {
         bench.patched("a", &[(at + 100, &[1])]);
@@ -1115,8 +1115,7 @@ fn hostile_vhdx() {
     assert!(read_all(&bench.path("patched"), None).unwrap() == sound);
 }
 
-/// An image that was cut off reads as the whole one or not at all: what is
-/// missing never reads as zeros.
+/// A truncated image reads as the whole one or not at all: missing data never reads as zeros.
 #[test]
 fn a_file_that_was_cut_off_is_never_zeros() {
     let bench = Bench::new();
@@ -1139,7 +1138,7 @@ fn a_file_that_was_cut_off_is_never_zeros() {
         let mut refused = 0;
         let mut cuts: Vec<u64> = (0..60).map(|i| len - 1 - i * len / 60).collect();
         cuts.extend([len - 512, len - 4096, 513, 511, 100, 1]);
-        // What was cut off does not come back as zeros.
+        // Missing data must not read as zeros.
         cuts.sort_unstable();
         for cut in cuts.into_iter().rev() {
             file.set_len(cut).unwrap();

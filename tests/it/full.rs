@@ -1,4 +1,5 @@
-//! Outputs that take no more, for a while or at all, and devices by their links.
+//! Outputs that accept no more data, for a while or permanently, and devices that are named by
+//! links.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ impl Scene {
         }
     }
 
-    /// A download by a shell, in which this comes before the command.
+    /// A download by a shell that first runs `before`.
     fn shell(&self, before: &str, after: &str) -> Tool<'_> {
         let script = format!("{before} \"$@\" {after}");
         let tool = self.desk.tool("sh").arg("-c").arg(script).arg("sh");
@@ -79,7 +80,7 @@ fn a_packed_download_without_room_says_so_and_finishes_when_there_is_some() {
     }
 }
 
-/// Node.js and rsync make pipes that do not block, and share them.
+/// Node.js and rsync use nonblocking pipes, and share them.
 #[test]
 fn standard_streams_that_do_not_block_are_waited_for() {
     const SCRIPT: &str = "import os, sys
@@ -121,17 +122,17 @@ fn a_limit_of_file_sizes_is_an_error_and_no_signal() {
         let outcome = tool.arg(&scene.drive).arg(file).run();
         let _ = outcome.code(1).says("File too large\n").says("ulimit -f");
     }
-    // Nothing is left that a rerun without the limit would stumble over.
+    // Nothing remains that would break a repetition without the limit.
     let out = scene.desk.path("out");
     let _ = scene.download(&out).run().code(0);
     assert!(std::fs::read(out).unwrap() == scene.image);
 }
 
-/// A link; removed when dropped.
+/// A link, which is removed when dropped.
 struct Link(PathBuf);
 
 impl Link {
-    /// `None`, and it says so, where there cannot be one.
+    /// `None`, with a message, if the link cannot be created.
     fn create(target: &Path, at: &str) -> Option<Self> {
         let at = PathBuf::from(format!("{at}/openhosting-test-{}", std::process::id()));
         let _ = std::fs::remove_file(&at);
@@ -178,7 +179,7 @@ fn a_link_of_the_system_to_a_device_is_followed_and_no_other_one() {
     let _ = run(&link.0).code(0);
     assert!(content() == scene.image);
     drop(link);
-    // Elsewhere, where others could create it, and to something else.
+    // Elsewhere, where others could create it; and to something that is no device.
     let zeros = vec![0; SIZE];
     std::fs::write(device, &zeros).unwrap();
     let at_home = scene.desk.path("link");

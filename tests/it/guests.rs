@@ -1,5 +1,5 @@
-//! What a hostile guest reaches and exhausts. The guest is fixtures/images/net.img, which
-//! sends the frames that a test puts into it and shows what it receives.
+//! What a hostile guest can reach and exhaust. The guest is fixtures/images/net.img, which sends
+//! the frames that a test puts into it and prints the frames that it receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -12,13 +12,13 @@ use crate::servers::has_qemu;
 use crate::support::http::{Ask, Reply};
 use crate::support::server::{TestServer, working_below};
 
-/// A guard against a hang, not a promise about time.
+/// A guard against hanging; it does not promise any speed.
 const WATCHDOG: Duration = Duration::from_secs(120);
 /// Where net.img has the letter of its mode, and its table of frames.
 const LETTER_AT: usize = 512;
 const FRAMES_AT: usize = 1024;
 const SLOT_BYTES: usize = 256;
-/// How often a guest has sent all frames before anybody says that one did not arrive.
+/// How many times a guest must have sent all frames before a missing one counts as lost.
 const ROUNDS: usize = 6;
 
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -26,7 +26,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
-/// QEMU's user network answers to it.
+/// QEMU's user network answers with this address.
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
 const GUEST_PORT: u16 = 4000;
 const ARP: u16 = 0x0806;
@@ -40,7 +40,8 @@ fn frame(kind: u16, to: [u8; 6], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Who has the address of the gateway: the network learns from it where the guest is.
+/// Asks for the gateway's hardware address; from this request, the network learns where the guest
+/// is.
 fn arp() -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4, 0, 1];
     let (from, to) = (GUEST.octets(), GATEWAY.octets());
@@ -94,13 +95,13 @@ fn udp(to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
     with_checksum(17, to, [&ports[..], &len, &[0, 0], payload].concat(), 6)
 }
 
-/// What a resolver is asked for the address of `localhost`.
+/// A query to a resolver for the address of `localhost`.
 fn dns_query() -> Vec<u8> {
     let head = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     [&head[..], b"\x09localhost\0\0\x01\0\x01"].concat()
 }
 
-/// The frames that a console shows as received, and how often all were sent.
+/// The frames that a console shows as received, and how often all frames were sent.
 fn received(console: &[u8]) -> (Vec<Vec<u8>>, usize) {
     let (mut frames, mut rounds, mut rest) = (Vec::new(), 0, console);
     while !rest.is_empty() {
@@ -114,7 +115,7 @@ fn received(console: &[u8]) -> (Vec<Vec<u8>>, usize) {
             frames.push(frame.to_vec());
             rest = after;
         } else {
-            // Its BIOS, and the end of a console that is being written.
+            // The output of the BIOS, and the end of a console that is still being written.
             rest = &rest[1..];
         }
     }
@@ -155,7 +156,7 @@ fn post(server: &TestServer, path: &str, body: impl AsRef<[u8]>) -> Reply {
     Ask::of(server).post(path, body)
 }
 
-/// Starts a guest with this table; gives the answer.
+/// Starts a guest with this table; returns the answer.
 fn start(server: &TestServer, letter: u8, frames: &[Vec<u8>], keys: &str) -> Reply {
     let image = image(letter, frames);
     let made = post(
@@ -193,7 +194,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What the guest received when it had sent all of its frames often enough.
+/// The frames that the guest received after it sent all of its frames often enough.
 fn frames_after_rounds(server: &TestServer, id: &str) -> Vec<Vec<u8>> {
     wait_until("the guest has sent its frames", || {
         received(&console(server, id)).1 >= ROUNDS
@@ -206,8 +207,8 @@ fn frames_after_rounds(server: &TestServer, id: &str) -> Vec<Vec<u8>> {
 
 const NONE: [&[u8]; 0] = [];
 
-/// What is an answer from somewhere: all but what the network itself says, which resolves
-/// addresses and resets what it does not let through.
+/// The frames that are answers from another host: everything except what the user network itself
+/// sends, which resolves addresses and resets refused connections.
 fn answers(frames: &[Vec<u8>]) -> Vec<&[u8]> {
     let is_reset = |frame: &[u8]| kind(frame) == IPV4 && frame[23] == 6 && frame[47] & 4 != 0;
     let answers = frames.iter().map(|frame| &frame[..]);
@@ -216,7 +217,7 @@ fn answers(frames: &[Vec<u8>]) -> Vec<&[u8]> {
         .collect()
 }
 
-/// The one process of a server's guests.
+/// The single process of a server's guests.
 fn process(server: &TestServer) -> u32 {
     match working_below(&server.data.join("servers"))[..] {
         [process] => process,
@@ -224,9 +225,9 @@ fn process(server: &TestServer) -> u32 {
     }
 }
 
-// ---- What it reaches ----
+// ---- What a guest reaches ----
 
-/// What listens on this machine, for a guest to look for.
+/// Listeners on this machine that a guest tries to reach.
 struct Host {
     tcp: TcpListener,
     udp: UdpSocket,
@@ -270,9 +271,9 @@ impl Host {
         }
     }
 
-    /// Frames to all that is here: through the gateway, and straight to the addresses of
-    /// the loopback interface; to the API of `server`, to the screen of the guest at
-    /// `victim`, to the metadata of a cloud and to the resolver.
+    /// Frames to everything that exists here, through the gateway and directly to the loopback
+    /// addresses: to the API of `server`, to the screen of the guest at `victim`, to the metadata
+    /// service of a cloud, and to the resolver.
     fn frames(&self, server: &TestServer, victim: Ipv4Addr) -> Vec<Vec<u8>> {
         let (tcp, udp_port) = self.ports();
         let own = Ipv4Addr::LOCALHOST;
@@ -303,7 +304,7 @@ fn a_guest_reaches_nothing_of_this_machine_and_no_other_guest() {
     let server = TestServer::start();
     let victim = start(&server, b'w', &[], "vnc auto\npassword secret");
     let victim = address(&victim, "vnc:ip");
-    // The screen is there for who has the password.
+    // The screen is available with the password.
     let mut hello = [0; 12];
     let mut stream = TcpStream::connect((victim, 5900)).unwrap();
     stream.read_exact(&mut hello).unwrap();
@@ -318,8 +319,8 @@ fn a_guest_reaches_nothing_of_this_machine_and_no_other_guest() {
     assert_eq!(answers(&frames), NONE);
 }
 
-/// What the guest of the test above is kept from does not depend on the guest: where the
-/// operator opens it, it gets everywhere.
+/// The restrictions in the test above are not due to the guest: if the operator allows it, the
+/// guest reaches everything.
 #[test]
 fn a_guest_with_the_network_of_the_host_reaches_all_of_it() {
     if !has_qemu() {
@@ -352,10 +353,10 @@ fn a_guest_with_the_internet_reaches_nothing_of_this_machine() {
     let host = Host::new();
     let guest = start(&server, b'w', &host.frames(&server, victim), "");
     let (address, guest) = (address(&guest, "nic:0:ip"), id(&guest));
-    // ARP is answered: so frames go through the filter, out and back.
+    // ARP is answered, which shows that frames pass through the filter in both directions.
     let frames = frames_after_rounds(&server, &guest);
     assert_eq!(answers(&frames), NONE);
-    // So does what comes in by a port.
+    // Connections through a forwarded port work as well.
     let comes_in = |server: &TestServer| {
         let _stream = TcpStream::connect((address, 8022)).unwrap();
         wait_until("a connection from outside", || {
@@ -365,7 +366,7 @@ fn a_guest_with_the_internet_reaches_nothing_of_this_machine() {
         });
     };
     comes_in(&server);
-    // A filter that has gone opens nothing, and the next server has one again.
+    // A filter that has ended opens nothing, and the next server has one again.
     server.kill9();
     server.start_again();
     let rounds = received(&console(&server, &guest)).1;
@@ -395,9 +396,9 @@ fn a_guest_that_reaches_nothing_can_be_reached_at_a_port() {
     });
 }
 
-// ---- Its screen ----
+// ---- A guest's screen ----
 
-/// A viewer that gives a wrong password; whether it was asked for one.
+/// A viewer with a wrong password; returns whether it was asked for one.
 fn is_asked_for_password(address: Ipv4Addr) -> bool {
     let mut stream = TcpStream::connect((address, 5900)).unwrap();
     let mut hello = [0; 12];
@@ -421,7 +422,7 @@ fn is_asked_for_password(address: Ipv4Addr) -> bool {
     true
 }
 
-/// The program that listens at the port of VNC, as the kernel knows.
+/// The program that listens on the VNC port, according to the kernel.
 fn listens_at(address: Ipv4Addr) -> Vec<PathBuf> {
     let local = u32::from_ne_bytes(address.octets());
     let local = format!("{local:08X}:{:04X}", 5900);
@@ -470,18 +471,18 @@ fn a_screen_is_shown_by_the_server_and_guesses_are_few() {
     let own = Path::new(env!("CARGO_BIN_EXE_openhosting-server")).canonicalize();
     assert_eq!(listens_at(address), [own.unwrap()]);
 
-    // Whoever has no password gets some guesses, and then none.
+    // A viewer without the password gets some guesses, and then is refused.
     let asked = (0..60).filter(|_| is_asked_for_password(address)).count();
     assert!((5..=40).contains(&asked), "{asked} guesses in a row");
-    // That is only about this server: its neighbours are seen.
+    // The limit is separate for each server: the screen of another one is available.
     let other = start(&server, b'w', &[], "vnc auto\npassword secret");
     assert!(is_asked_for_password(self::address(&other, "vnc:ip")));
 
-    // It is there after a restart of the program, and gone with the server.
+    // The screen is available after a restart of the program, and gone with the server.
     server.kill9();
     assert!(TcpStream::connect((address, 5900)).is_err());
     server.start_again();
-    // It answers when it has found its servers.
+    // It answers once it has found its servers.
     Ask::of(&server).get("/servers/list").expect(200);
     assert!(is_asked_for_password(address));
     for _ in 0..3 {
@@ -504,24 +505,24 @@ fn the_port_of_vnc_can_be_left_out() {
     assert!(picture.body.starts_with(b"\x89PNG"));
 }
 
-// ---- What it exhausts ----
+// ---- What a guest exhausts ----
 
-/// Bytes that files below `directory` take on the disk.
+/// The space that files below `directory` occupy on the disk.
 fn disk_bytes(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).unwrap().flatten();
     let bytes = |entry: std::fs::DirEntry| entry.metadata().unwrap().blocks() * 512;
     entries.map(bytes).sum()
 }
 
-/// Processor time that a process has had, in ticks of usually 10 ms.
+/// Processor time of a process, in ticks of usually 10 ms.
 fn ticks(process: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// A program in place of QEMU that is QEMU, after it has begun to write to stderr without
-/// end, as a guest can bring QEMU to.
+/// A replacement for QEMU that starts to write to stderr without end, as a guest can cause QEMU to
+/// do, and then executes QEMU.
 fn talkative_qemu(directory: &Path) -> PathBuf {
     let path = directory.join("qemu");
     let script = "#!/bin/sh\n\
@@ -568,7 +569,7 @@ fn a_guest_that_writes_without_end_takes_no_disk_whether_the_server_runs_or_not(
         "the disk fills while the server is down"
     );
     server.start_again();
-    // The last of it is there.
+    // The end of the output is available.
     let shown = console(&server, &guest);
     assert!(
         shown.len() > 10_000 && shown.len() <= 1 << 20,
@@ -580,7 +581,7 @@ fn a_guest_that_writes_without_end_takes_no_disk_whether_the_server_runs_or_not(
         assert!(console(&server, &guest).len() <= 1 << 20);
         assert!(disk_bytes(&run) <= 5 << 19, "{}", disk_bytes(&run));
     }
-    // It can be read after the end, and so can the beginning of what QEMU said.
+    // It can be read after the guest's end, and so can the beginning of QEMU's messages.
     post(&server, &format!("/servers/{guest}/stop"), "").expect(204);
     assert!(console(&server, &guest).len() > 10_000);
     let log = std::fs::read_to_string(run.join("log")).unwrap();
@@ -603,20 +604,20 @@ fn a_process_of_a_guest_is_confined() {
         let word = line.unwrap().split_whitespace().next().unwrap();
         word.parse().unwrap_or(u64::MAX)
     };
-    // No core file with the memory of a guest, no more descriptors than it may need, no
-    // file larger than a drive.
+    // No core file with the memory of a guest, no more descriptors than necessary, and no file
+    // larger than a drive.
     assert_eq!(limit("Max core file size"), 0);
     assert!(limit("Max open files") <= 4096);
     assert!(limit("Max file size") <= 64 << 20);
     let status = text("status");
     assert!(status.contains("Seccomp:\t2"), "{status}");
-    // Nothing of the environment but what finds programs.
+    // Nothing of the environment except what finds programs.
     for entry in read("environ").split(|&byte| byte == 0) {
         let name = String::from_utf8_lossy(entry.split(|&byte| byte == b'=').next().unwrap());
         let is_known = ["", "PATH", "LD_LIBRARY_PATH", "TMPDIR", "LANG"].contains(&&*name);
         assert!(is_known, "{name}");
     }
-    // No file of this program but the ends of its own log.
+    // No file of this program except its own log.
     for file in std::fs::read_dir(format!("/proc/{process}/fd"))
         .unwrap()
         .flatten()
@@ -627,7 +628,7 @@ fn a_process_of_a_guest_is_confined() {
     }
 }
 
-// ---- Whom the server takes for a guest ----
+// ---- Which processes the server takes for a guest ----
 
 #[test]
 fn what_only_works_in_the_directory_of_a_server_is_left_alone() {
@@ -648,7 +649,7 @@ fn what_only_works_in_the_directory_of_a_server_is_left_alone() {
                 .unwrap()
         })
         .into();
-    // A restart of the guest looks for what is left in its directory.
+    // A restart of the guest looks for leftovers in its directory.
     for command in ["stop", "start"] {
         post(&server, &format!("/servers/{guest}/{command}"), "");
     }
@@ -659,7 +660,7 @@ fn what_only_works_in_the_directory_of_a_server_is_left_alone() {
     assert!(!is_alive(orphan));
     assert!(shells.iter().all(|shell| is_alive(shell.id())));
 
-    // A guest whose record is gone is nobody's: it ends, and again it alone.
+    // A guest without a record belongs to nothing: it is ended, and again only that process.
     let orphans: Vec<_> = working_below(&run)
         .into_iter()
         .filter(|process| shells.iter().all(|shell| shell.id() != *process))

@@ -1,6 +1,5 @@
-//! Holes that are none: file systems that report holes where there is data, and
-//! endpoints that do. The drive is the image, and the file is the drive, or the exit code
-//! says so.
+//! Wrong holes: file systems that report holes where there is data, and endpoints that do. Either
+//! the drive equals the image (or the file the drive), or the exit code reports it.
 
 use openhosting::digest::Digest;
 
@@ -14,9 +13,9 @@ use crate::support::server::TestServer;
 const MIB: u64 = 1 << 20;
 const C: u64 = 64 * 1024;
 const SIZE: u64 = 3 * MIB + 12_345;
-/// Where there is data: at the start, in the middle, and alone.
+/// Where there is data: at the start, in the middle, and at the end.
 const DATA: [(u64, usize); 3] = [(0, 100_000), (2 * MIB + 5, 400_000), (SIZE - 77, 77)];
-/// From here on some of the lies begin: after the first data.
+/// Some of the wrong reports begin here, after the first data.
 const LATER: u64 = MIB / 2;
 
 const EIO: u32 = 5;
@@ -115,7 +114,7 @@ fn a_hole_with_data_is_reported_once() {
     let line = "The file system reports a hole in a.img at byte ";
     assert_eq!(outcome.stderr.matches(line).count(), 1, "{outcome:?}");
     assert_same(&drive_here(&desk, &outcome), &image, "sample");
-    // What is read anyway needs no word, nor do holes that are holes.
+    // No notice is needed if everything is read anyway, or if the holes are real.
     let outcome = upload_here(&desk, no_data(LATER), "--checksum").run();
     assert!(!outcome.code(0).stderr.contains("reports a hole"));
     let honest = desk.upload("").args("--local here a.img");
@@ -136,7 +135,7 @@ fn the_verification_finds_what_a_wrong_report_left_out() {
     let desk = Desk::new();
     let image = image(&desk);
     for lie in [no_data(0), no_data(LATER)] {
-        // The lie works: this is what nobody should get who did not ask for it.
+        // The wrong report is effective: this is the result without any check.
         let tool = upload_here(&desk, lie, "--holes trust --verify none");
         let outcome = tool.run().code(0);
         assert_ne!(drive_here(&desk, &outcome), image);
@@ -203,8 +202,8 @@ fn what_an_earlier_run_left_out_is_sent_by_the_next_one() {
             let tool = with_lies(&desk, lie, UPLOAD).env("OHURI", proxy.uri());
             tool.args("-c 65536 -j 1 --level 0").args(flags)
         };
-        // A chunk with data in its first half only, and all behind it, are holes to the
-        // first run, which is stopped at its last chunk.
+        // The first run sees holes in the second half of a chunk, and everywhere behind it; it is
+        // stopped at its last chunk.
         let lie = no_data(2 * MIB + 200_000);
         proxy.fault_after(
             6,
@@ -226,7 +225,7 @@ fn what_an_earlier_run_left_out_is_sent_by_the_next_one() {
 
 // ---- Downloads ----
 
-/// A server that calls every drive one hole, and a drive that holds the image.
+/// A server that reports every drive as a single hole, and a drive that holds the image.
 fn hiding(desk: &Desk) -> (TestServer, String) {
     let plan = desk.file("plan.json", br#"{"extents": "hidden"}"#);
     let server = desk.server_with(&["--fault-plan", plan.to_str().unwrap()]);
@@ -267,7 +266,7 @@ fn a_download_finds_out_a_server_that_hides_data() {
     // In place, and not from the start.
     desk.file("there", &[7; 1000]);
     let _ = download("-o 1000", "there").code(4).says(differs);
-    // This is what they are kept from.
+    // This is what the checks prevent.
     let _ = download("--verify none", "zeros").code(0);
     let zeros = std::fs::read(desk.path("zeros")).unwrap();
     assert!(zeros.len() == image.len() && zeros.iter().all(|&byte| byte == 0));
@@ -290,7 +289,7 @@ fn shards_find_out_a_server_that_hides_data() {
     assert!(!desk.path("out").exists());
 }
 
-/// Lets the endpoint call this part a hole, whatever else it says.
+/// Makes the endpoint report this part as a hole, whatever it really is.
 fn hide(proxy: &FaultProxy, from: u64, to: u64) {
     let is_extents = |request: &Request| request.path.contains("/extents/");
     let lie = Fault::rewrite(move |request, _| {
@@ -331,7 +330,7 @@ fn a_part_that_is_hidden_is_found_by_this_run_and_the_next() {
         tool.args(flags).arg(&drive).arg("out").run()
     };
     let differs = "does not hold what was transferred";
-    // Within a chunk, and across some.
+    // Within a chunk, and across several.
     for (from, to) in [(10 * MIB + C, 11 * MIB), (30 * MIB - C, 31 * MIB + C)] {
         proxy.heal();
         hide(&proxy, from, to);

@@ -1,5 +1,5 @@
-//! A server that answers whatever it likes: what the client does not take for an answer, and
-//! that it ends.
+//! A server that answers whatever it likes: which answers the client rejects, and that it always
+//! ends.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -42,9 +42,9 @@ fn serve(bytes: Vec<u8>) -> SocketAddr {
     serve_each(move |_| bytes.clone())
 }
 
-/// Answers each request by its number, says that it closes the connection, so that the client
-/// does not use it again, and closes it when the client did: with bytes unread, the kernel would
-/// reset the connection and could drop the answer.
+/// Answers each request according to its number, declares that it closes the connection so that the
+/// client does not reuse it, and closes it after the client did: with unread bytes, the kernel
+/// would reset the connection and could drop the answer.
 fn serve_each(answer: impl Fn(usize) -> Vec<u8> + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -77,7 +77,7 @@ fn info_of(drive: &str, size: &str) -> Vec<u8> {
     format!("drive {drive}\nsize {size}\nname a\n").into_bytes()
 }
 
-/// What the client makes of an answer to `info`.
+/// The client's result for an answer to `info`.
 fn info(answer: Vec<u8>) -> Result<u64, Failure> {
     let client = client(serve(answer));
     runtime()
@@ -85,7 +85,7 @@ fn info(answer: Vec<u8>) -> Result<u64, Failure> {
         .map(|info| info.size)
 }
 
-/// What it makes of one to a read of four bytes.
+/// The client's result for an answer to a read of four bytes.
 fn read(answer: Vec<u8>) -> Result<Vec<u8>, Failure> {
     let client = client(serve(answer));
     let read = runtime().block_on(client.read(drive(), 0, 4));
@@ -122,7 +122,7 @@ fn what_endpoints_of_this_family_send_is_taken() {
     }
     let upper = DRIVE.to_ascii_uppercase();
     assert_eq!(info(answer(200, &[], &info_of(&upper, "5"))), Ok(5));
-    // All of it, closed at the end.
+    // The whole body, ended by closing the connection.
     let body = b"HTTP/1.0 200 OK\r\n\r\nabcd".to_vec();
     assert_eq!(read(body).unwrap(), b"abcd");
 }
@@ -137,7 +137,7 @@ fn an_answer_about_another_drive_is_none() {
     refuses(runtime.block_on(client.set(drive(), &changes)), OTHER);
     refuses(runtime.block_on(client.info_full(drive())), OTHER);
     refuses(runtime.block_on(client.destroy(drive())), OTHER);
-    // Nothing is said about which drive the object of an imaging is.
+    // The object of an imaging may be about any drive.
     let image = runtime.block_on(client.image(drive(), OTHER.parse().unwrap()));
     assert_eq!(image, Ok(()));
 }
@@ -147,7 +147,7 @@ fn a_body_of_another_type_or_encoding_is_no_answer() {
     let page = &["Content-Type: text/html; charset=utf-8"][..];
     refuses(info(answer(200, page, &info_of(DRIVE, "5"))), "HTML");
     refuses(read(answer(200, page, b"abcd")), "HTML");
-    // Nothing was destroyed by a page that says OK.
+    // A page that says OK does not mean that anything was destroyed.
     let portal = client(serve(answer(200, page, b"<html>Please log in")));
     refuses(runtime().block_on(portal.destroy(drive())), "HTML");
     for (header, why) in [
@@ -272,7 +272,7 @@ fn a_part_of_a_file_on_the_web_is_the_one_that_was_asked_for() {
         ),
         "no file has",
     );
-    // Without a length of its own a body is not longer than its range either.
+    // Without a declared length, a body must not be longer than its range either.
     let endless = b"HTTP/1.1 206 Made up\r\nContent-Range: bytes 10-13/99\r\n\r\nabcdefgh".to_vec();
     let url: WebUrl = format!("http://{}/a.img", serve(endless)).parse().unwrap();
     let read = runtime().block_on(async {
@@ -327,7 +327,7 @@ fn a_long_list_is_printed_as_it_comes() {
     let address = serve(answer(200, &["Content-Type: text/plain"], &body));
     let desk = Desk::new();
     let uri = format!("http://{address}/");
-    // As a whole it took fifty times as much memory as it is long: 13 MB.
+    // In memory as a whole, it needed fifty times its length: 13 MB.
     let limited = desk.tool("sh");
     let limited = limited.env("OHURI", &uri).env("OHAUTH", desk.auth());
     let command = format!(
@@ -369,7 +369,7 @@ fn a_list_that_breaks_off_has_each_drive_once_and_ends_as_json() {
     assert_eq!(object["drives"].as_array().unwrap().len(), 50);
     assert_eq!(object["error"]["kind"], "protocol");
     assert_eq!(object["schema"], "ls/1");
-    // None at all is the empty list.
+    // No object at all is an empty list.
     let listed = ls(serve(answer(200, &[], b""))).code(0);
     let object: serde_json::Value = serde_json::from_str(listed.text()).unwrap();
     assert_eq!(object, serde_json::json!({"drives": [], "schema": "ls/1"}));

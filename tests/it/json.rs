@@ -1,5 +1,4 @@
-//! `--json` of all commands: one object on stdout, as docs/schema says, whatever became
-//! of it.
+//! `--json` of all commands: one object on stdout that follows docs/schema, whatever the outcome.
 
 use std::os::unix::fs::FileExt;
 
@@ -14,7 +13,7 @@ use crate::support::schema::{object, validate};
 
 const NONE: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 
-/// The object of a run that went well.
+/// The object of a successful run.
 #[track_caller]
 fn json_of(schema: &str, tool: Tool<'_>) -> Value {
     let outcome = tool.run().code(0);
@@ -23,7 +22,7 @@ fn json_of(schema: &str, tool: Tool<'_>) -> Value {
     value
 }
 
-/// The object of a run that failed, and what was said besides.
+/// The object of a failed run, and the messages.
 #[track_caller]
 fn failed(schema: &str, tool: Tool<'_>, code: i32, kind: &str) -> (Value, Outcome) {
     let outcome = tool.run().code(code);
@@ -31,7 +30,7 @@ fn failed(schema: &str, tool: Tool<'_>, code: i32, kind: &str) -> (Value, Outcom
     let error = &value["error"];
     assert_eq!(error["kind"], kind, "{value:#}");
     assert_eq!(error["exit_code"], code, "{value:#}");
-    // People get it, too: the same words.
+    // The message for people has the same words.
     let message = error["message"].as_str().unwrap();
     let words = outcome.stderr.split_whitespace().collect::<Vec<_>>();
     assert!(words.join(" ").contains(message), "{outcome:?}");
@@ -75,7 +74,7 @@ fn transfers_tell_how_they_ended() {
     );
     assert_eq!(done["sha256"], Value::Null);
 
-    // Where it can go on it says so.
+    // If it can be resumed, the object says so.
     proxy.fault_after(2, Request::is_write, 9, Fault::Answer(refusal(507, "full")));
     let (value, outcome) = failed("upload/1", upload("-j 1 a.img"), 1, "rejected");
     assert_eq!(value["outcome"], "failed");
@@ -95,7 +94,7 @@ fn transfers_tell_how_they_ended() {
     let (value, _) = failed("upload/1", gone, 75, "unavailable");
     assert_eq!(value["outcome"], "gave_up");
 
-    // stdout is the image's.
+    // stdout is used for the image.
     let both = download(&format!("{drive} -")).run().code(2);
     assert_eq!(both.says("--json and - both need stdout").text(), "");
     // Progress is on stderr, and its last line has the same content.
@@ -173,7 +172,7 @@ fn publishing_and_verifying_tell_what_they_did() {
     assert_eq!(delta["destroyed"].as_array().unwrap().len(), 1);
     let same = json_of("verify/1", own("verify -J r.json"));
     assert_eq!(same["is_same"], true);
-    // Progress is of the bytes that are compared.
+    // Progress counts the bytes that are compared.
     let shown = own("verify --progress json r.json").run().code(0);
     let last: Value = serde_json::from_str(shown.stderr.lines().last().unwrap()).unwrap();
     assert_eq!(
@@ -203,7 +202,7 @@ fn publishing_and_verifying_tell_what_they_did() {
     let (value, outcome) = failed("publish/1", own(publish), 1, "rejected");
     let unfinished = value["unfinished"].as_str().unwrap();
     let outcome = outcome.says(&format!("\nDrive {unfinished} is unfinished"));
-    // The command that continues is the last line.
+    // The last line is the command that continues.
     let last = outcome.stderr.lines().last().unwrap();
     assert_eq!(last, format!("openhosting {publish}"));
     proxy.heal();

@@ -1,9 +1,8 @@
-//! `kill -9` at random moments: of an upload, of a download, and of the server
-//! under an upload. Whatever the moment, one more run of the same command
-//! finishes, and every byte is right.
+//! `kill -9` at random moments: of an upload, of a download, and of the server during an upload.
+//! Whatever the moment, one more run of the same command succeeds, and every byte is right.
 //!
-//! `OH_ROUNDS=1000` for more rounds, `OH_SEED=N` to play one run again (the
-//! moments are drawn again; where exactly they hit is up to the machine).
+//! Use `OH_ROUNDS=1000` for more rounds, and `OH_SEED=N` to repeat a run (the same moments are
+//! drawn, but what exactly they hit depends on the machine).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,14 +20,14 @@ use crate::support::slow::SlowLink;
 use crate::support::{noise, rounds, seed};
 
 const CHUNK: usize = 16 * 1024;
-/// 256 chunks: the journal is synced several times on the way.
+/// 256 chunks, so that the journal is synced several times.
 const SIZE: usize = 256 * CHUNK;
 const PAUSE: Duration = Duration::from_micros(150);
 
-/// What became of the rounds.
+/// How often each outcome occurred.
 type Counts = BTreeMap<&'static str, u64>;
 
-/// Noise, with a zero chunk here and there.
+/// Noise with some zero chunks.
 fn image(seed: u64) -> Vec<u8> {
     let mut image = noise(seed, SIZE);
     for chunk in [7, 8, 90, 255] {
@@ -37,7 +36,7 @@ fn image(seed: u64) -> Vec<u8> {
     image
 }
 
-/// Runs rounds on several threads and prints what became of them.
+/// Runs rounds on several threads and prints how often each outcome occurred.
 fn many(test: &str, workers: usize, work: impl Fn(Rng, usize, &mut Counts) + Sync) {
     let mut rng = Rng::with_seed(seed(test));
     let rounds = rounds(200);
@@ -85,7 +84,7 @@ fn wait_for_the_moment(rng: &mut Rng, link: &SlowLink, running: &mut Running<'_>
     std::thread::sleep(Duration::from_micros(rng.u64(..3000)));
 }
 
-/// No journal was ever called damaged or unreadable.
+/// No journal may ever be called damaged or unreadable.
 fn check_journal_was_sound(stderr: &str) {
     for word in ["damaged", "Cannot read the journal", "--restart"] {
         assert!(!stderr.contains(word), "{stderr}");
@@ -121,8 +120,7 @@ fn an_upload_killed_at_any_moment_finishes_with_the_same_command() {
             wait_for_the_moment(&mut rng, &link, &mut running, usual);
             let killed = running.kill9();
             check_journal_was_sound(&killed.stderr);
-            // The journal goes after that is said: one that has ended without a word
-            // of it is taken up.
+            // The journal is removed after this message: a run that ended without it is resumed.
             let was_told = killed.stdout.ends_with(b" completed\n");
             if was_told && desk.journals().is_empty() {
                 *counts.entry("after the end").or_default() += 1;
@@ -130,12 +128,12 @@ fn an_upload_killed_at_any_moment_finishes_with_the_same_command() {
                 link.take_counts();
                 let began = Instant::now();
                 let again = run().run().code(0);
-                // One that looks for a drive of a lost answer takes long.
+                // A run that looks for a drive whose answer was lost takes long.
                 usual = began.elapsed().min(Duration::from_secs(2));
                 check_journal_was_sound(&again.stderr);
                 let (sent, _) = link.take_counts();
                 let settled = resumed(&again.stderr);
-                // Heads and queries, and nothing that was settled.
+                // Headers and queries, and nothing that was settled.
                 let most = SIZE as u64 - settled.unwrap_or(0) + 256 * 1024;
                 assert!(sent <= most, "{sent} bytes sent: {again:?}");
                 let what = match settled {
@@ -151,7 +149,7 @@ fn an_upload_killed_at_any_moment_finishes_with_the_same_command() {
             assert_drive(&server, &all[0], &image);
             let mut journals = desk.journals();
             if is_plain() {
-                // A kill while one is made leaves its temporary file there.
+                // A kill while a journal is created leaves its temporary file.
                 let is_temporary = |path: &Path| {
                     let name = path.file_name().unwrap_or_default();
                     name.to_string_lossy().starts_with(".openhosting-")
@@ -196,7 +194,7 @@ fn a_download_killed_at_any_moment_finishes_with_the_same_command() {
             wait_for_the_moment(&mut rng, &link, &mut running, usual);
             let killed = running.kill9();
             check_journal_was_sound(&killed.stderr);
-            // Under its name it is whole, always.
+            // A file with its final name is always complete.
             if out.exists() {
                 assert!(
                     std::fs::read(out).unwrap() == image,
@@ -253,7 +251,7 @@ fn a_server_killed_at_any_moment_loses_nothing_it_confirmed() {
             server.kill9();
             server.start_again();
             link.redirect_to(&server);
-            // Three tries at the very first call may be over before it is back.
+            // Three attempts at the very first call may be over before the server is back.
             let mut done = running.wait();
             let what = if done.status.code() == Some(0) {
                 if is_over {
@@ -284,8 +282,8 @@ fn a_server_killed_at_any_moment_loses_nothing_it_confirmed() {
     });
 }
 
-/// `kill -9` at the start of each of the system calls that make things durable,
-/// one after the other, under strace.
+/// `kill -9` at the start of each system call that makes something durable, one after the other,
+/// with strace.
 #[test]
 fn a_download_killed_at_every_sync_and_rename_finishes() {
     if !can_trace() {
@@ -304,8 +302,8 @@ fn a_download_killed_at_every_sync_and_rename_finishes() {
         .created();
     let words = |out: &str| format!("-q -c 65536 {drive} {out}");
     let mut killed = 0;
-    // Then a file has a name from its beginning on, and its last one for a moment
-    // before it is what it should be.
+    // In this mode a file has a name from its beginning, and has its final name for a moment before
+    // it is complete.
     let is_plain = is_plain();
     for call in [
         "fsync",
@@ -366,7 +364,7 @@ fn a_download_killed_at_every_sync_and_rename_finishes() {
         }
     }
     eprintln!("syncs and renames: {killed} kills");
-    // The plain ways of a file system take fewer steps.
+    // The fallbacks for file systems take fewer steps.
     let least = if is_plain { 6 } else { 8 };
     assert!(killed >= least, "only {killed}");
 }

@@ -1,8 +1,8 @@
-//! `kill -9` costs only what was in flight: what the endpoint confirmed, and what was
-//! written to the file of a download, is not moved again, however early the kill comes.
+//! `kill -9` only costs what was in flight: what the endpoint confirmed, and what was written to
+//! the file of a download, is not transferred again, however early the kill comes.
 //!
-//! `kill.rs` kills at random moments and looks whether the bytes are right; here the
-//! bytes that move are counted.
+//! `kill.rs` kills at random moments and checks the bytes; this module counts the transferred
+//! bytes.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -22,12 +22,12 @@ use crate::support::slow::SlowLink;
 use crate::support::watchdog::wait_until;
 
 const MIB: usize = 1 << 20;
-/// Workers, each of which has a chunk in flight at most.
+/// Number of workers, each of which has at most one chunk in flight.
 const JOBS: usize = 4;
-/// Heads, queries, and the sample that is verified at the end.
+/// Headers, queries, and the sample that is verified at the end.
 const REST: usize = MIB;
 
-/// An image, a server, and a link to it that counts.
+/// An image, a server, and a link to it that counts bytes.
 struct Scene {
     desk: Desk,
     server: TestServer,
@@ -78,13 +78,13 @@ impl Scene {
         self.counted()
     }
 
-    /// Bytes both ways since the last look.
+    /// Bytes in both directions since the last call.
     fn counted(&self) -> usize {
         let (up, down) = self.link.take_counts();
         (up + down) as usize
     }
 
-    /// Whether a file of a download may be believed before it is synced.
+    /// Whether a file of a download may be trusted before it is synced.
     fn is_trusted(&self) -> bool {
         let file = self.desk.file("probe", b"");
         let is_trusted = PageCache::of(&File::open(file).unwrap()).is_some();
@@ -97,13 +97,13 @@ impl Scene {
         is_trusted
     }
 
-    /// What the journal of the download says.
+    /// The content of the download's journal.
     fn replay(&self) -> Replay {
         let bytes = std::fs::read(self.desk.path("out.ohj")).unwrap();
         replay(&bytes[..], |_, _, _| {}).unwrap()
     }
 
-    /// A download that was killed before anything was synced: its first sync.
+    /// A download that is killed before anything is synced: at its first sync.
     fn killed_unsynced(&self, flags: &str) -> Option<State> {
         if !self.is_trusted() {
             return None;
@@ -123,7 +123,7 @@ impl Scene {
         Some(state)
     }
 
-    /// Writes records of the journal anew.
+    /// Replaces records of the journal.
     fn rewrite(&self, change: impl Fn(&mut Record)) {
         let path = self.desk.path("out.ohj");
         let bytes = std::fs::read(&path).unwrap();
@@ -157,7 +157,7 @@ fn resumed(outcome: &Outcome) -> usize {
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Kills after part of an image and counts what the next run moves.
+/// Kills after a part of the image and counts what the next run transfers.
 fn check(program: &str, size: usize, chunk: usize, part: usize) {
     let scene = Scene::new(size, chunk);
     if program == DOWNLOAD && !scene.is_trusted() {
@@ -216,9 +216,9 @@ fn a_download_killed_twice_loses_nothing_of_its_first_run() {
     scene.check_downloaded();
 }
 
-// ---- What is not synced is believed only where it is there ----
+// ---- Unsynced chunks are trusted only where they exist ----
 
-/// Small ones: 64 of them are synced together, and no more are waited for.
+/// Small chunks: 64 of them are synced together.
 const CHUNK: usize = 64 << 10;
 const SIZE: usize = 160 * CHUNK - 77;
 
@@ -260,7 +260,7 @@ fn records_of_another_boot_file_system_or_file_are_not_believed() {
     }
 }
 
-/// The kernel itself says that it is another one.
+/// The kernel itself reports that it is another page cache.
 #[test]
 fn after_another_boot_nothing_counts_that_was_not_synced() {
     let scene = Scene::new(SIZE, CHUNK);
@@ -283,7 +283,7 @@ fn after_another_boot_nothing_counts_that_was_not_synced() {
     scene.check_downloaded();
 }
 
-/// As after a page that the kernel could not write to the disk and forgot.
+/// As after a page that the kernel could not write to the disk and dropped.
 #[test]
 fn what_is_not_in_the_file_any_more_is_fetched_again() {
     for verify in ["none", "sample", "full"] {
@@ -306,11 +306,11 @@ fn what_is_not_in_the_file_any_more_is_fetched_again() {
     }
 }
 
-/// Of what was not synced there is no digest: so it is compared with the drive.
+/// There is no digest of unsynced chunks, so they are compared with the drive.
 #[test]
 fn a_byte_that_changed_after_the_kill_is_found_by_the_default_verification() {
     for verify in ["sample", "full"] {
-        // So few and small ones that the sample is all of them.
+        // So few and small chunks that the sample covers all of them.
         let scene = Scene::new(16 * 16384, 16384);
         let flags = format!("--verify {verify}");
         if !scene.is_trusted() {
@@ -319,7 +319,7 @@ fn a_byte_that_changed_after_the_kill_is_found_by_the_default_verification() {
         let Some(library) = failing::library() else {
             return;
         };
-        // The first one is of the new, empty file.
+        // The first sync is of the new, empty file.
         let failing = Failing {
             call: "fsync",
             nth: 2,
@@ -374,7 +374,7 @@ fn a_qcow2_is_gone_on_with_where_it_was_killed() {
         let again = scene.tool(DOWNLOAD, &flags).run().code(0);
         let there: u64 = state.written.values().map(|(len, _)| u64::from(*len)).sum();
         assert_eq!(resumed(&again) as u64, there);
-        // What is in it is what its own reader sends.
+        // Sends the bytes of the file itself.
         let out = scene.desk.path("out");
         let up = scene.desk.upload(&scene.server.uri).arg(&out).run().code(0);
         let mut disk = scene.image.clone();
@@ -391,7 +391,7 @@ fn a_chunk_has_one_record_of_64_bytes_until_it_is_synced() {
         return;
     };
     let len = scene.desk.path("out.ohj").metadata().unwrap().len() as usize;
-    // Drive and drive state, each with the word that it is synced, and the run.
+    // Drive and drive state, each followed by the record of its sync, and the run.
     let records = state.written.len() + 5;
     assert_eq!(len, HEADER_BYTES + records * RECORD_BYTES);
 }

@@ -1,5 +1,5 @@
-//! An independent client that was made for the real service: apache-libcloud
-//! 3.7.0, the last version that has its driver.
+//! An independent client that was written for the real service: apache-libcloud 3.7.0, the last
+//! version that includes its driver.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn libcloud_gets_along() {
     let can_run = has_qemu();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/libcloud.py");
     let out = Command::new(python)
-        // Isolated: the script's own name must not hide the library.
+        // Isolated, because the script's own name must not hide the library.
         .arg("-I")
         .arg(script)
         .arg(server.address().port().to_string())

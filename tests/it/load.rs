@@ -1,5 +1,5 @@
-//! Many users at once: nothing is refused, nothing is lost, and memory stays bounded.
-//! `cargo bench --bench load` is the long version of it, with figures.
+//! Many users at the same time: nothing is refused, nothing is lost, and memory stays bounded.
+//! `cargo bench --bench load` is the long version, with figures.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +21,7 @@ mod hostile;
 use client::{Kind, Load, Place};
 use hostile::Attack;
 
-/// More than the bodies of this load take together, and the program itself.
+/// More than the bodies of this load and the program itself need together.
 const MEMORY_BYTES_MAX: u64 = (256 + 64) << 20;
 
 fn users(number: u64) -> Vec<String> {
@@ -29,7 +29,7 @@ fn users(number: u64) -> Vec<String> {
     (0..number).map(user).collect()
 }
 
-/// A server of these users, whose list is in `directory`.
+/// A server with these users, whose list is in `directory`.
 fn server_for(users: &[String], directory: &Path) -> TestServer {
     let file = directory.join("users");
     std::fs::write(&file, users.join("\n")).unwrap();
@@ -46,7 +46,7 @@ fn load(time: Duration) -> Load {
     }
 }
 
-/// A drive of each user.
+/// A drive for each user.
 fn places(server: &TestServer, users: &[String], load: Load) -> Vec<Place> {
     let size = (load.body_bytes * load.slots) as u64;
     let place = |auth: &String| Place::Drive {
@@ -65,7 +65,7 @@ fn sixty_four_users_at_once_lose_nothing() {
     let places = places(&server, &users, load);
     let report = client::run(server.address(), &places, load);
     assert_eq!(report.errors, Vec::<String>::new());
-    // Each of them wrote something, and all that was confirmed last is there.
+    // Each user wrote something, and everything that was confirmed last is there.
     assert!(report.requests >= 64, "{report}");
     assert!(
         report.verified_bytes >= 64 * load.body_bytes as u64,

@@ -1,4 +1,4 @@
-//! `openhosting completions` and `openhosting man`: what shells and man make of them.
+//! `openhosting completions` and `openhosting man`: how shells and man interpret them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::support::needs::{Need, needs};
 use crate::support::server::TestServer;
 
 const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
-/// Each tool and command: how it is run, and its page.
+/// Each tool and command: how to run it, and its page.
 const ALL: &[(&str, &[&str], &str)] = &[
     (SIMPLE, &[], "openhosting"),
     (SIMPLE, &["api"], "openhosting-api"),
@@ -52,7 +52,7 @@ fn flags(desk: &Desk, tool: &str, command: &[&str]) -> BTreeSet<String> {
     found
 }
 
-/// A shell in which our programs are found.
+/// A shell that finds our programs.
 fn shell<'a>(desk: &'a Desk, shell: &str) -> Tool<'a> {
     let programs = Path::new(SIMPLE).parent().unwrap().to_str().unwrap();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
@@ -73,7 +73,7 @@ fn things_to_complete(desk: &Desk) -> TestServer {
     server
 }
 
-/// What is typed, and its only continuation.
+/// What is typed, and its only completion.
 const UNIQUE: &[(&str, &str)] = &[
     ("openhosting pub", "openhosting publish"),
     (
@@ -126,7 +126,7 @@ fn bash_completes_commands_flags_and_values_of_all_tools() {
     let tools = "openhosting openhosting-upload openhosting-download openhosting-server";
     let bound = bash(&format!("complete -p {tools}"));
     assert_eq!(bound.lines().count(), 4, "{bound}");
-    // What would be offered after these words, of which the last is not finished.
+    // The completions after these words, of which the last is incomplete.
     let offered = |words: &[&str]| {
         let (tool, last) = (words[0], words[words.len() - 1]);
         let before = words[words.len().saturating_sub(2)];
@@ -200,7 +200,7 @@ fn completions_say_nothing_where_nothing_can_be_asked() {
         let tool = desk.simple(uri).env("OPENHOSTING_COMPLETE", "fish");
         tool.args("-- openhosting show x")
     };
-    // No key, no endpoint, and one that nobody listens at: no question, no error, no wait.
+    // No key, no endpoint, and an endpoint without a listener: no question, no error, no wait.
     let no_key = ask(&proxy.uri()).env("OHAUTH", &desk.user);
     for tool in [no_key, ask("").unset("OHURI"), ask("http://127.0.0.1:9/")] {
         let done = tool.run().code(0);
@@ -238,7 +238,7 @@ fn scripts_are_written_where_shells_look_for_them() {
     let _ = desk.tool(SIMPLE).args("completions tcsh").run().code(2);
 }
 
-/// Types each line and a key that completes it, and prints what then stands there.
+/// Types each line and a key that completes it, and prints the resulting line.
 const ZSH: &str = r#"
 zmodload zsh/zpty
 zpty shell zsh -f -i
@@ -311,7 +311,7 @@ fn short_help_fits_a_screen_and_long_help_has_examples() {
             tool.env("COLUMNS", "80").run().code(0).text().to_owned()
         };
         let (short, long) = (help("-h"), help("--help"));
-        // The list of all commands is not one of flags.
+        // The list of all commands is not a list of flags.
         let most = if command.is_empty() && *tool == SIMPLE {
             40
         } else {

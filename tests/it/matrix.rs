@@ -1,20 +1,20 @@
-//! The fault matrix: each thing that networks and clouds do wrong, done to each
-//! request of a transfer, at its start, in its middle, at its end, and for good.
-//! The built tools, the built server, a proxy between them. An upload creates once:
-//! that has no middle and no end.
+//! The fault matrix: each fault of networks and clouds, applied to each request of a transfer: at
+//! its start, in its middle, at its end, and permanently. The built tools and the built server are
+//! used, with a proxy between them. An upload creates a drive only once, so that request has no
+//! middle and no end.
 //!
-//! What holds in every cell:
+//! In every cell the following holds:
 //!
-//! - The run finishes and every byte is right, or its exit code says that another
-//!   run can finish (75) or that it was refused (1). Then the fault goes away, and
-//!   one more run of the same command finishes.
-//! - No chunk moves twice unless something was done to it: the bodies are counted
-//!   in the proxy, over both runs.
-//! - There is one drive at the end, and nothing is left of the transfer.
-//!   (A create that is delivered twice makes two, and nobody can tell.)
+//! - The run succeeds and every byte is right, or its exit code says that another run can succeed
+//!   (75) or that it was refused (1). Then the fault is removed, and one more run of the same
+//!   command succeeds.
+//! - No chunk is transferred twice unless a fault hit it: the proxy counts the bodies over both
+//!   runs.
+//! - There is exactly one drive at the end, and nothing is left of the transfer. (A create that is
+//!   delivered twice makes two drives, which no client can detect.)
 //! - The secret key is nowhere (`support/cli.rs` looks for it after each run).
 //!
-//! `OH_CELL='write, last: 409'` plays the cells whose name has these words in it.
+//! `OH_CELL='write, last: 409'` runs only the cells whose name contains these words.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,14 +29,14 @@ use crate::support::server::TestServer;
 
 /// Not the length of a sample: a read of this many bytes is one of a chunk.
 const C: u64 = 24 * 1024;
-/// The last chunk is shorter, and longer than a sample.
+/// The last chunk is shorter, but longer than a sample.
 const SIZE: u64 = 12 * C + 20 * 1024;
-/// All zero: left out of an upload.
+/// All zeros, and left out of an upload.
 const ZERO: u64 = 4 * C;
 const MIDDLE: u64 = 6 * C;
 const LAST: u64 = 12 * C;
 
-/// What is done to a request.
+/// The fault that is applied to a request.
 #[derive(Clone, Copy)]
 struct Wrong {
     name: &'static str,
@@ -45,13 +45,13 @@ struct Wrong {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
-    /// Of a request that has a body, around that; else around the answer's.
+    /// Before the body if the request has one; otherwise before the answer.
     ResetBefore,
     ResetWithin,
     ResetAfter,
     Stall,
     Truncated,
-    /// The server did it, and nobody hears of it.
+    /// The server carries the request out, but the answer is lost.
     Lost,
     Busy409,
     Throttled429,
@@ -87,17 +87,17 @@ const WRONGS: [Wrong; 15] = {
     ]
 };
 
-/// Which command is run.
+/// The command to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Command {
-    /// To a drive that it makes.
+    /// An upload to a new drive.
     Upload,
-    /// To one that is there.
+    /// An upload to an existing drive.
     UploadTo,
     Download,
 }
 
-/// Which request something is done to.
+/// The request to which the fault is applied.
 #[derive(Clone, Copy)]
 struct Place {
     name: &'static str,
@@ -131,12 +131,12 @@ const PLACES: [Place; 19] = {
     use Command::{Download, Upload, UploadTo};
     [
         place("create, first", Upload, Request::is_create),
-        // The first one is refused with 429: a second one follows only what was
-        // refused for sure.
+        // The first request is refused with 429: a second one is sent only if the first was
+        // certainly refused.
         after(1, place("create, second", Upload, Request::is_create)),
         for_good(place("create, for good", Upload, Request::is_create)),
         place("info, before an upload", UploadTo, Request::is_info),
-        // Five writes fail: then it is asked for until it answers.
+        // Five writes fail; then this request is repeated until it is answered.
         place("info, in an outage", Upload, Request::is_info),
         place("info, before a download", Download, Request::is_info),
         after(
@@ -187,7 +187,7 @@ fn is_read_of_a_chunk(request: &Request) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Done,
-    /// Gave up for now.
+    /// It gave up for now.
     Later,
     Refused,
 }
@@ -202,7 +202,7 @@ impl End {
     }
 }
 
-/// One thing done to one request.
+/// One fault, applied to one request.
 #[derive(Clone, Copy)]
 struct Cell {
     wrong: &'static Wrong,
@@ -245,7 +245,7 @@ impl Cell {
         }
     }
 
-    /// Whether the request did what it was to do, and its sender heard of it.
+    /// Whether the request had its effect, and the client learned that.
     fn is_harmless(self) -> bool {
         match self.wrong.what {
             What::Slow | What::Duplicate => true,
@@ -257,7 +257,7 @@ impl Cell {
     /// How the first run ends.
     fn end(self) -> End {
         if self.is_harmless() || self.place.name == "read, of never-written bytes" {
-            // Without an answer there is no proof: zeros are written.
+            // Without an answer there is no proof, so zeros are written.
             return End::Done;
         }
         match self.wrong.what {
@@ -266,14 +266,14 @@ impl Cell {
             // The drive is found by its token.
             What::Truncated | What::Lost if self.is_create() => End::Done,
             What::Busy409 => End::Refused,
-            // Of a create it leaves open what was done.
+            // For a create, it is unknown whether the drive was created.
             What::Failed500 if !self.is_create() => End::Refused,
             _ => End::Later,
         }
     }
 
-    /// Whether the answer leaves open if there is a drive, so that it is looked
-    /// for: for a minute, if there is none.
+    /// Whether the answer leaves open if there is a drive, so that the client looks for it: for a
+    /// minute, if there is none.
     fn is_looked_for(self) -> bool {
         use What::{
             Failed500, Page502, ResetAfter, ResetBefore, ResetWithin, Stall, System500,
@@ -292,18 +292,18 @@ impl Cell {
         self.is_create() && unclear.contains(&self.wrong.what)
     }
 
-    /// Nobody can tell a create that is delivered twice from two.
+    /// A create that is delivered twice cannot be distinguished from two.
     fn makes_two_drives(self) -> bool {
         self.is_create() && self.wrong.what == What::Duplicate
     }
 }
 
-/// Where cells are played, one after the other.
+/// Runs cells one after the other.
 struct Bench {
     desk: Desk,
     server: TestServer,
     image: Vec<u8>,
-    /// What is downloaded.
+    /// The drive to download.
     source: String,
 }
 
@@ -335,12 +335,12 @@ impl Bench {
             _ => tool,
         };
         let tool = match (cell.place.is_for_good, cell.place.name) {
-            // Four attempts, and not as many as there is time for.
+            // Four attempts, instead of as many as there is time for.
             (true, _) if cell.wrong.what == What::Failed500 => tool,
             (true, _) => tool.args("--max-outage 1s"),
-            // Five failures in a row must hit one chunk.
+            // Five consecutive failures must hit one chunk.
             (_, "info, in an outage") => tool.args("-j 1"),
-            // A check that is refused during the transfer is made again after it.
+            // A check that is refused during the transfer is repeated after it.
             (_, "read, back of a sample") => tool.args("-j 1"),
             _ => tool,
         };
@@ -408,7 +408,7 @@ impl Bench {
         proxy.fault_after(skip, cell.place.is_it, times, cell.fault());
     }
 
-    /// It finished: the bytes are right, there is one drive, nothing is left.
+    /// Checks a completed transfer: the bytes are right, there is one drive, and nothing is left.
     fn check_done(&self, cell: Cell, done: &Outcome) {
         let mut all = drives(&self.server);
         all.retain(|drive| *drive != self.source);
@@ -440,8 +440,7 @@ impl Bench {
         }
     }
 
-    /// What went over the wire, in all runs: each chunk once, and once more for
-    /// each thing that was done to it.
+    /// Checks what was transferred in all runs: each chunk once, and once more for each fault.
     fn check_wire(&self, cell: Cell, proxy: &FaultProxy) {
         let requests = proxy.requests();
         let is_chunk = |r: &&Request| match cell.place.command {
@@ -475,7 +474,7 @@ impl Bench {
     }
 }
 
-/// Plays cells on several benches until there are no more.
+/// Runs cells on several benches until none is left.
 fn play_all(benches: usize, cells: &Mutex<Vec<Cell>>, outcomes: &Mutex<BTreeMap<String, String>>) {
     std::thread::scope(|scope| {
         for _ in 0..benches {
@@ -492,7 +491,7 @@ fn play_all(benches: usize, cells: &Mutex<Vec<Cell>>, outcomes: &Mutex<BTreeMap<
                             bench = Some(playing);
                             ended
                         }
-                        // The bench is not tidy any more.
+                        // The bench is no longer clean.
                         Err(_) => "FAILED".into(),
                     };
                     outcomes.lock().unwrap().insert(cell.name(), what);
@@ -545,7 +544,7 @@ fn every_fault_at_every_place_ends_well() {
     );
     let (waiting, busy) = (Mutex::new(waiting), Mutex::new(busy));
     std::thread::scope(|scope| {
-        // These do nothing for most of their time.
+        // These cells are idle for most of their time.
         scope.spawn(|| play_all(32, &waiting, &outcomes));
         scope.spawn(|| play_all(4, &busy, &outcomes));
     });

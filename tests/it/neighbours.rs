@@ -1,6 +1,5 @@
-//! Users and strangers who try to take everything of a server: the others are served all
-//! the same. Every test holds what it takes for as long as it runs, so none of them
-//! depends on how fast anything is.
+//! Users and strangers who try to use up a server: the others are served nevertheless. Every test
+//! holds the resources for its whole duration, so no test depends on speed.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -36,7 +35,7 @@ impl Scene {
         made.key("drive").unwrap().to_owned()
     }
 
-    /// The value of a sample of the metrics; `None` while it has none.
+    /// The value of a metric; `None` while it has none.
     pub(crate) fn metric(&self, sample: &str) -> Option<f64> {
         let log = self.server.log();
         let line = log.lines().find(|line| line.contains("Telling metrics"));
@@ -50,7 +49,7 @@ impl Scene {
     }
 
     pub(crate) fn wait_for(&self, sample: &str, is_there: impl Fn(f64) -> bool) {
-        // A guard against a hang, not a promise about time.
+        // A guard against hanging; it does not promise any speed.
         let deadline = Instant::now() + Duration::from_secs(120);
         while !self.metric(sample).is_some_and(&is_there) {
             assert!(Instant::now() < deadline, "{sample} never came to be so");
@@ -91,7 +90,7 @@ fn bodies_that_do_not_come_leave_memory_for_those_of_others() {
     }
     let used = "openhosting_budget_used{budget=\"body_bytes\"}";
     assert_eq!(scene.metric(used), Some(f64::from(320 << 20)));
-    // Those who wait for the hostile user's own part are refused, and say why.
+    // Requests that wait for the hostile user's own part are refused, with the reason.
     let mut refusals = 0;
     for stream in &mut streams {
         let reply = read_reply(stream).unwrap();
@@ -122,7 +121,7 @@ fn keys_guessed_at_once_count_like_others_on_the_page_and_at_the_api() {
         body.len()
     );
     let mut streams: Vec<_> = (0..GUESSES).map(|_| scene.begin(&head)).collect();
-    // Every request is let in and waits for its body.
+    // Every request is accepted and waits for its body.
     for stream in &mut streams {
         assert_eq!(read_reply(stream).unwrap().status, 100);
     }
@@ -132,7 +131,7 @@ fn keys_guessed_at_once_count_like_others_on_the_page_and_at_the_api() {
     let answered = |stream| read_reply(stream).unwrap().status;
     let replies: Vec<_> = streams.iter_mut().map(answered).collect();
     assert_eq!(count(replies), (3, GUESSES - 3));
-    // It is one limit, and a right key does not get past it either.
+    // It is a single limit, and a right key does not bypass it either.
     assert_eq!(scene.by(HONEST).get("/drives/list").error(), (429, "busy"));
 
     let scene = Scene::new(&["--wrong-key-limit", "3/h"]);
@@ -150,11 +149,11 @@ fn keys_guessed_at_once_count_like_others_on_the_page_and_at_the_api() {
 
 #[test]
 fn strangers_take_places_from_strangers_only() {
-    // More than there were places for anybody, and than there are for strangers.
+    // More than the maximum number of connections, and than that of strangers.
     const CROWD: usize = 520;
     let scene = Scene::new(&[]);
     let drive = scene.create(HONEST, 10);
-    // An honest user who is here before the crowd.
+    // An honest user who was connected before the crowd.
     let head = scene.by(HONEST).head("GET", "/drives/list");
     let mut before = TcpStream::connect(scene.server.address()).unwrap();
     let mut list = || {
@@ -205,7 +204,7 @@ fn a_user_with_too_many_connections_loses_idle_ones_and_is_refused_when_all_are_
             stream
         })
         .collect();
-    // The two that were idle for longest are over, in whichever way.
+    // The two longest idle connections are closed, in whichever way.
     for stream in &mut idle[..2] {
         assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
     }
@@ -232,7 +231,7 @@ fn a_user_with_too_many_connections_loses_idle_ones_and_is_refused_when_all_are_
 fn answers_that_nobody_reads_take_little_memory() {
     const DRIVES: usize = 60;
     const READERS: usize = 100;
-    // What a single one of these answers would take, had it been made as a whole.
+    // The memory of a single answer, had it been created as a whole.
     const ANSWER_BYTES: usize = DRIVES * 60_000;
     const MEMORY_BYTES_MAX: u64 = 160 << 20;
     let scene = Scene::new(&[]);
@@ -246,7 +245,7 @@ fn answers_that_nobody_reads_take_little_memory() {
     let mut readers: Vec<_> = (0..READERS)
         .map(|_| {
             let mut stream = TcpStream::connect(scene.server.address()).unwrap();
-            // The kernel must not take the whole answer for a client that reads nothing.
+            // The kernel must not buffer the whole answer for a client that reads nothing.
             rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
             stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
             stream
@@ -262,13 +261,13 @@ fn answers_that_nobody_reads_take_little_memory() {
     assert!((ANSWER_BYTES * READERS) as u64 > 2 * MEMORY_BYTES_MAX);
     let used = scene.metric("openhosting_budget_used{budget=\"answer_bytes\"}");
     assert!(used.is_some_and(|used| used > 0.0), "{used:?}");
-    // Whoever reads gets all of it, whole, in both formats.
+    // A client that reads gets the complete answer, in both formats.
     for accept in ["text/plain", "application/json"] {
         let head = scene.by(HONEST).with("Connection: close");
         let head = head.with(&format!("Accept: {accept}"));
         let head = head.head("GET", "/drives/info/standard");
         let mut stream = TcpStream::connect(scene.server.address()).unwrap();
-        // HTTP/1.0 knows no chunks: the answer comes as it is.
+        // HTTP/1.0 has no chunked coding: the answer is sent as it is.
         let head = head.replace("HTTP/1.1", "HTTP/1.0");
         stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
         let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! Downloads to other formats and packings, with qemu-img as the judge.
+//! Downloads to other formats and compressions, checked with qemu-img.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -15,15 +15,15 @@ use crate::support::slow::SlowLink;
 use crate::support::{gunzip, noise, ramp, seed};
 
 const MIB: u64 = 1 << 20;
-/// The ways to have a qcow2.
+/// The ways to create a qcow2.
 const QCOW2: [&str; 3] = [
     "--format qcow2",
     "--format qcow2 --compress zlib",
     "--format qcow2 --compress zstd",
 ];
 
-/// A desk, a server, and a drive with data that packs and data that does not, at the
-/// ends of clusters, zeros, and an end within a sector. `disk.raw` holds the same.
+/// A desk, a server, and a drive with compressible and incompressible data at the ends of clusters,
+/// zeros, and an end within a sector. `disk.raw` holds the same.
 struct Bench {
     desk: Desk,
     server: TestServer,
@@ -69,7 +69,7 @@ impl Bench {
         self.tool(&self.server.uri, args).arg(to).run()
     }
 
-    /// qemu-img finds nothing wrong with a qcow2, and the bytes of `disk.raw` in it;
+    /// Checks that qemu-img finds no error in a qcow2, and the bytes of `disk.raw` in it, and that
     /// nothing else is left.
     #[track_caller]
     fn judge(&self, name: &str) {
@@ -105,7 +105,7 @@ fn qemu_img(desk: &Desk, words: &str) {
 #[test]
 fn qemu_img_finds_the_drive_in_a_qcow2() {
     let bench = Bench::new();
-    // Chunks of whole clusters, and, where that can be, of parts of them.
+    // Chunks of whole clusters, and, if possible, of parts of clusters.
     for (i, (flags, chunk)) in QCOW2
         .iter()
         .flat_map(|flags| [4_194_304, 65_536, 999_983].map(|chunk| (flags, chunk)))
@@ -140,13 +140,13 @@ fn a_qcow2_whose_download_was_killed_is_finished_by_the_same_command() {
     let link = SlowLink::to(&bench.server, Duration::from_millis(1));
     let mut rng = fastrand::Rng::with_seed(seed("qcow2"));
     let (mut found, size) = (0, bench.image.len() as u64);
-    // On until a kill came between a record and the end, which most of a dozen do not.
+    // Repeats until a kill came between a record and the end, which most of a dozen do not.
     for (i, flags) in QCOW2.iter().cycle().take(100).enumerate() {
         if i >= 12 && found > 0 {
             break;
         }
         let name = format!("{i}.qcow2");
-        // Packed chunks are of whole clusters, the others share some.
+        // Compressed chunks consist of whole clusters; others share some.
         let chunk = if flags.contains("compress") {
             65_536
         } else {
@@ -294,7 +294,7 @@ fn unxz(packed: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// A disk with a GPT of sectors of this size, whose header says where its copy is.
+/// A disk with a GPT for sectors of this size, whose header states where its copy is.
 fn with_gpt(size: u64, sector: u64, backup: u64) -> Vec<u8> {
     let mut header = [0; 92];
     header[..8].copy_from_slice(b"EFI PART");
@@ -384,7 +384,7 @@ fn a_gpt_whose_copy_is_not_at_the_end_is_reported() {
     }
 }
 
-/// Mounted for as long as it is there.
+/// A mount, for as long as the value exists.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -422,7 +422,7 @@ fn a_device_that_is_mounted_is_reported_before_anything_is_sent() {
         let tool = desk.upload(&server.uri).args("--format raw -n a").arg(what);
         tool.run().code(0).stderr
     };
-    // A loop device alone harms nobody.
+    // A loop device alone is not a use.
     for what in [device.0.as_str(), "disk.img"] {
         let said = upload(what);
         assert!(!said.contains("mounted"), "{what}: {said}");

@@ -1,4 +1,4 @@
-//! The web page: as HTTP, and in headless Chromium, driven by WebDriver.
+//! The web page: over HTTP, and in headless Chromium, controlled by WebDriver.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};
@@ -27,7 +27,7 @@ fn ask(server: &TestServer, head: &str, body: &str) -> Reply {
     raw(server.address(), request.as_bytes()).unwrap()
 }
 
-/// What the page itself sends with a POST.
+/// The headers that the page itself sends with a POST.
 const FROM_THE_PAGE: &str = "Sec-Fetch-Site: same-origin\r\nContent-Type: application/json\r\n";
 
 fn login(server: &TestServer, auth: &str) -> Reply {
@@ -37,7 +37,7 @@ fn login(server: &TestServer, auth: &str) -> Reply {
     ask(server, &head, &body)
 }
 
-/// The header that takes a session's cookie back.
+/// The header that sends a session's cookie back.
 fn cookie(reply: &Reply) -> String {
     let cookie = reply.header("set-cookie").unwrap();
     format!("Cookie: {}\r\n", cookie.split(';').next().unwrap())
@@ -76,7 +76,7 @@ fn a_session_shows_a_users_own_drives_and_ends() {
     assert_eq!(Ask::of(&server).get("/ui/state").status, 401);
     let nobody = get("state", "");
     assert_eq!(nobody.status, 401);
-    // Else a browser would ask for the key itself, and keep it.
+    // Otherwise a browser would ask for the key itself, and store it.
     assert_eq!(nobody.header("www-authenticate"), None);
 
     let logout = format!("POST /ui/logout HTTP/1.1\r\n{FROM_THE_PAGE}{}", cookie(&a));
@@ -108,7 +108,7 @@ fn a_session_shows_a_users_own_servers_and_their_screens() {
     );
     let id = make("/servers/create/stopped", &keys);
     let reply = get("state", &cookie(&a)).expect(200);
-    // Who sees the page need not get into the guest.
+    // Access to the page does not imply access to the guest.
     assert!(!reply.text().contains("canary1"));
     let state = reply.json();
     assert_eq!(
@@ -149,7 +149,7 @@ fn a_session_shows_a_users_own_servers_and_their_screens() {
     assert_eq!(picture.header("content-type"), Some("image/png"));
     assert_eq!(picture.header("cache-control"), Some("no-store"));
     assert!(picture.body.starts_with(b"\x89PNG"));
-    // Neither another user nor nobody sees it.
+    // Neither another user nor a stranger sees it.
     assert_eq!(get(&screen, &cookie(&b)).status, 404);
     assert_eq!(get(&screen, "").status, 401);
 }
@@ -190,7 +190,7 @@ fn another_site_can_neither_log_in_nor_out_nor_embed_the_page() {
         assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"));
         assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
     }
-    // Guesses count as those at the API do.
+    // Wrong keys count as they do in the API.
     let server = TestServer::with_args(&["--user", A, "--wrong-key-limit", "2/h"]);
     for _ in 0..2 {
         assert_eq!(login(&server, B).status, 401);
@@ -219,7 +219,7 @@ fn the_page_is_there_for_browsers_only_and_can_be_left_out() {
     }
 }
 
-/// Chromium without a window, and what drives it. All of it ends with this.
+/// Chromium without a window, and its driver. Both end when this is dropped.
 struct Browser {
     driver: WebDriver,
     control: String,
@@ -229,14 +229,14 @@ struct Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Takes the browser with it.
+        // This ends the browser as well.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
 impl Browser {
-    /// `None`, and it says so, where there is no Chromium.
+    /// `None`, with a message, if Chromium is not installed.
     async fn open() -> Option<Self> {
         if !needs(&["chromium", "chromedriver"].map(Need::Command)) {
             return None;
@@ -258,7 +258,7 @@ impl Browser {
             "http://127.0.0.1:{}",
             port.expect("chromedriver printed no port")
         );
-        // The HTTP client of the driver needs one, though it speaks no TLS.
+        // The HTTP client of the driver needs a provider, although it does not use TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut wanted = DesiredCapabilities::chrome();
         let data = format!(
@@ -308,7 +308,7 @@ impl Browser {
         done.json().clone()
     }
 
-    /// What an element shows; empty if it is not shown.
+    /// The text of an element; empty if it is hidden.
     async fn text(&self, id: &str) -> String {
         self.driver
             .find(By::Id(id))
@@ -341,7 +341,7 @@ impl Browser {
             .unwrap();
     }
 
-    /// Keeps a picture where `OH_SCREENSHOTS` says.
+    /// Saves a picture if `OH_SCREENSHOTS` is set.
     async fn picture(&self, name: &str) {
         if let Some(directory) = std::env::var_os("OH_SCREENSHOTS") {
             let path = Path::new(&directory).join(name);
@@ -349,7 +349,7 @@ impl Browser {
         }
     }
 
-    /// A window of another size, as of a phone or a taller one; pictures of 1:1.
+    /// Resizes the window, for example to that of a phone; pictures are 1:1.
     async fn resize(&self, width: u32, height: u32, is_phone: bool) {
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone,
@@ -357,13 +357,13 @@ impl Browser {
         self.cdp("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    /// Light or dark, as the person likes it.
+    /// Sets the preferred colour scheme, light or dark.
     async fn colours(&self, scheme: &str) {
         let scheme = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.cdp("Emulation.setEmulatedMedia", scheme).await;
     }
 
-    /// How far something sticks out at the right.
+    /// How far anything extends beyond the right edge.
     async fn sticks_out(&self) -> Value {
         self.script(
             "return document.documentElement.scrollWidth - document.documentElement.clientWidth",
@@ -383,7 +383,7 @@ impl Browser {
         }
     }
 
-    /// Nodes and listeners, those that are held by scripts only among them.
+    /// Number of nodes and listeners, including those that only scripts hold.
     async fn counts(&self) -> (u64, u64) {
         self.cdp("HeapProfiler.collectGarbage", json!({})).await;
         let counters = self.cdp("Memory.getDOMCounters", json!({})).await;
@@ -392,7 +392,8 @@ impl Browser {
     }
 }
 
-/// Waits until something is so: a guard against a hang, not a promise about time.
+/// Waits until a condition holds; the timeout guards against hanging and does not promise any
+/// speed.
 async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so().await {
@@ -425,7 +426,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
     until("the overview", || browser.is_shown("overview")).await;
     assert_eq!(browser.text("user").await, desk.user);
     assert!(browser.is_shown("no-drives").await);
-    // Nothing that a script can read, and the key is nowhere on the page.
+    // No cookie that a script can read, and the key is nowhere on the page.
     assert_eq!(browser.script("return document.cookie").await, json!(""));
     assert_eq!(
         browser
@@ -434,7 +435,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
         json!("")
     );
 
-    // Some drives that are there already, of other shapes.
+    // Some existing drives with other contents.
     for (name, places) in [
         ("web & <b>shop</b>", &[0u64, 3, 4, 12][..]),
         ("archive", &[1, 14]),
@@ -454,7 +455,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
         }
     }
     let shown = || browser.text("drives");
-    // As text: a name is no markup.
+    // A name is shown as text, not as markup.
     until("a drive", async || {
         shown().await.contains("web & <b>shop</b>")
     })
@@ -474,7 +475,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
     .await;
     let rate = browser.text("total-received").await;
     assert!(rate.contains("iB/s"), "{rate}");
-    // For the picture: some seconds of it.
+    // Some seconds of transfer for the picture.
     until("a line", async || {
         let points = "return document.querySelector('polyline')?.getAttribute('points') ?? ''";
         let points = browser.script(points).await;
@@ -494,7 +495,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
     })
     .await;
 
-    // On a phone nothing sticks out, in the dark too.
+    // On a phone nothing extends beyond the edge, in dark colours as well.
     browser.resize(390, 844, true).await;
     browser.colours("dark").await;
     assert_eq!(browser.sticks_out().await, json!(0));
@@ -502,7 +503,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
         .cdp("Emulation.clearDeviceMetricsOverride", json!({}))
         .await;
 
-    // Drives that come and go leave nothing behind.
+    // Drives that appear and disappear leave nothing behind.
     let rows = "return document.querySelectorAll('#drives tr').length";
     until("3 rows", async || browser.script(rows).await == json!(3)).await;
     let (nodes, listeners) = browser.counts().await;
@@ -542,7 +543,7 @@ async fn a_browser_shows_an_upload_as_it_happens() {
     let _ = browser.driver.clone().quit().await;
 }
 
-/// What the screen of server ID shows: how many points of it are not black, and a number for the whole.
+/// Reads the screen of server ID: the number of pixels that are not black, and a checksum of all.
 const SCREEN: &str = "
     const canvas = document.querySelector(`#servers article[data-server='ID'] canvas`);
     const points = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
@@ -614,7 +615,7 @@ async fn a_browser_shows_servers_with_their_screens() {
         let number = |i: usize| values[i].as_u64().unwrap();
         (number(0), number(1), values[2].as_str().unwrap().to_owned())
     };
-    // What the guest writes is seen, and said to who does not see.
+    // What the guest displays is visible, and announced to screen readers.
     let command = |command: &str| post(&format!("/servers/{id}/{command}"), b"");
     let console = || command("console").text().to_owned();
     until("the guest runs", async || console().contains("boot 1")).await;
@@ -623,7 +624,7 @@ async fn a_browser_shows_servers_with_their_screens() {
         bright > 100 && label.starts_with("Screen of web <i>1</i>, 720 × 400")
     })
     .await;
-    // It goes on: the next boot is seen as well.
+    // The picture is updated: the next boot is visible as well.
     let (_, first, _) = screen().await;
     command("reset").expect(204);
     until("the next boot", async || console().contains("boot 2")).await;
@@ -633,7 +634,7 @@ async fn a_browser_shows_servers_with_their_screens() {
     command("resume").expect(204);
     until("it is active", async || shown().await.contains("active")).await;
 
-    // For the picture: an upload under way, and a server that is off.
+    // For the picture: an upload in progress, and a server that is off.
     let off = format!("name backup\ncpu 500\nmem 32\npersistent true\nide:0:0 {data}");
     let off = make("/servers/create/stopped", &off, "server");
     let disk = desk.file("disk.img", &noise(9, 12 << 20));
@@ -661,7 +662,7 @@ async fn a_browser_shows_servers_with_their_screens() {
     browser.resize(1200, 1340, false).await;
     tokio::task::block_in_place(|| upload.wait()).code(0);
 
-    // What cannot be seen is not asked for.
+    // What is not visible is not requested.
     let asked = |what: &str| server.log().matches(&format!("path=\"/ui/{what}")).count();
     let display =
         |display: &str| format!("document.getElementById('servers').style.display = '{display}'");
@@ -675,7 +676,7 @@ async fn a_browser_shows_servers_with_their_screens() {
         let states = asked("state");
         until("some looks", async || asked("state") >= states + more).await;
     };
-    // One may have been under way.
+    // One request may have been in progress.
     looks(2).await;
     let screens = asked("screen");
     assert!(screens > 0);
@@ -684,7 +685,7 @@ async fn a_browser_shows_servers_with_their_screens() {
     browser.script(&display("")).await;
     until("it is asked for again", async || asked("screen") > screens).await;
 
-    // One that ends is shown so, without the picture of what was there.
+    // A server that ends is shown as stopped, without the last picture.
     command("stop").expect(204);
     until("its end", async || {
         let (bright, _, label) = screen().await;
@@ -698,7 +699,7 @@ async fn a_browser_shows_servers_with_their_screens() {
     until("no server", || browser.is_shown("no-servers")).await;
     let cards = "return document.querySelectorAll('#servers article').length";
     assert_eq!(browser.script(cards).await, json!(0));
-    // A picture that was asked for as it ended, or was destroyed, is refused.
+    // A request for a picture during the end or destruction of the server is refused.
     browser.assert_no_complaint(&["401", "400", "404"]).await;
     let _ = browser.driver.clone().quit().await;
 }

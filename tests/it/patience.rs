@@ -1,5 +1,5 @@
-//! How long a run goes on while nothing succeeds, from its first request to its last, and
-//! what it says meanwhile.
+//! How long a run continues without success, from its first request to its last, and what it
+//! reports meanwhile.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -50,12 +50,12 @@ impl Scene {
         drive
     }
 
-    /// Everything is answered so.
+    /// Every request is answered like this.
     fn fault_all(&self, fault: Fault) {
         self.proxy.fault(|_| true, usize::MAX, fault);
     }
 
-    /// Exactly one drive is there, and holds the image.
+    /// Exactly one drive exists, and it holds the image.
     #[track_caller]
     fn check_drive(&self) {
         let all = drives(&self.server);
@@ -84,7 +84,7 @@ fn redirect() -> Fault {
 
 #[test]
 fn an_endpoint_that_comes_up_late_is_waited_for() {
-    // An address of its own: meanwhile other tests listen on free ports of 127.0.0.1.
+    // An address of its own, because other tests listen on free ports of 127.0.0.1.
     let address = format!("127.77.{}.{}", fastrand::u8(..), fastrand::u8(1..));
     let port = {
         let listener = TcpListener::bind((address.as_str(), 0)).unwrap();
@@ -128,7 +128,7 @@ fn what_is_not_the_api_from_the_start_is_an_error_at_once() {
 #[test]
 fn a_create_that_fails_in_an_outage_makes_one_drive() {
     let scene = Scene::new();
-    // It was made, nobody heard of it, and then nobody answers for a while.
+    // The drive was created, the answer was lost, and then nothing answers for a while.
     let lost = Fault::AnswerInstead(answer(502, &[], b""));
     scene.proxy.fault(Request::is_create, 1, lost);
     scene
@@ -145,7 +145,7 @@ fn a_create_that_fails_in_an_outage_makes_one_drive() {
 fn an_outage_after_the_last_byte_is_borne_as_well() {
     let scene = Scene::new();
     let drive = scene.drive();
-    // The first look is the one at the beginning.
+    // The first query is the one at the beginning.
     scene
         .proxy
         .fault_after(1, Request::is_info, 5, bad_gateway());
@@ -159,7 +159,7 @@ fn an_outage_after_the_last_byte_is_borne_as_well() {
 fn an_outage_while_it_is_verified_is_reported() {
     let scene = Scene::new();
     scene.proxy.fault(Request::reads_back, 1, later(429, 4));
-    // One request at a time: nothing is read back before the end.
+    // One request at a time, so nothing is read back before the end.
     let outcome = scene.upload("--verify full -j 1").code(0);
     outcome
         .says("429 from the endpoint, waiting 4 s")
@@ -182,7 +182,7 @@ fn a_dead_backend_ends_it_in_time_from_the_start_and_in_the_middle() {
         let began = std::time::Instant::now();
         let outcome = scene.upload("--max-outage 3s --stall-timeout 2s").code(75);
         outcome.says("nothing succeeded for 3s");
-        // Three seconds and a stall; it was more than a minute.
+        // Three seconds and a stall; without the limit it took more than a minute.
         assert!(began.elapsed() < Duration::from_secs(30));
     }
 }
@@ -262,7 +262,7 @@ fn a_wait_is_an_object_for_programs() {
     assert!(of("wait_over")["waited_s"].as_f64().unwrap() >= 4.0);
 }
 
-// ---- What stands in between ----
+// ---- Something between client and endpoint ----
 
 #[test]
 fn a_captive_portal_in_the_middle_is_an_outage() {
@@ -293,7 +293,7 @@ fn a_captive_portal_that_stays_can_be_resumed_from() {
     }
 }
 
-// ---- A drip ----
+// ---- A slow trickle ----
 
 #[test]
 fn an_answer_that_drips_is_a_stall() {

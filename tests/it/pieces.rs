@@ -1,4 +1,4 @@
-//! Paths that bear no whole chunk: connections that live shorter than one takes, and
+//! Links that cannot carry a whole chunk: connections that break before one is transferred, and
 //! endpoints that refuse its size.
 
 use std::process::{Child, Command, Stdio};
@@ -15,11 +15,11 @@ use crate::support::watchdog::wait_until;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1 << 20;
-/// What a connection lives for: less than a chunk of 5 MiB, and no power of two.
+/// How many bytes a connection carries: less than a chunk of 5 MiB, and not a power of two.
 const LIVES: u64 = 600_000;
 const NO_PAUSE: Duration = Duration::ZERO;
 
-/// Text with so much noise in it that gzip makes it half as long.
+/// Text with as much noise in it that gzip halves its length.
 fn half_noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = noise(seed, len);
     for block in bytes.chunks_mut(1000) {
@@ -29,7 +29,7 @@ fn half_noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A drive that holds this, made by an upload that nothing disturbs.
+/// A drive that holds this, created by an undisturbed upload.
 fn holding(desk: &Desk, server: &TestServer, image: &[u8]) -> String {
     desk.file("held.img", image);
     let tool = desk.upload(&server.uri).args("--level 0 held.img");
@@ -47,7 +47,7 @@ fn declared(request: &Request) -> u64 {
 fn an_upload_gets_through_connections_that_live_shorter_than_a_chunk_takes() {
     for (image, flags) in [
         (noise(1, 12 << 20), "-j 4"),
-        // One chunk, and nothing else that could get through.
+        // One chunk, and nothing else that could succeed.
         (half_noise(3, 5 << 20), "--level 1"),
     ] {
         let desk = Desk::new();
@@ -59,8 +59,8 @@ fn an_upload_gets_through_connections_that_live_shorter_than_a_chunk_takes() {
         assert_drive(&server, &outcome.created(), &image);
         let outcome = outcome.says("Connections break before a chunk gets through");
         let (up, _) = link.take_counts();
-        // In vain are at most: each of four workers twice, one of them at each size from
-        // there to what gets through, and once or twice when larger ones are tried again.
+        // Sent in vain are at most: two chunks for each of four workers, one for each halving down
+        // to a size that succeeds, and one or two when a larger size is tried again.
         let most = image.len() as u64 + 14 * LIVES;
         assert!(up <= most, "{up} bytes for {}: {outcome:?}", image.len());
     }
@@ -70,7 +70,7 @@ fn an_upload_gets_through_connections_that_live_shorter_than_a_chunk_takes() {
 fn an_upload_gets_through_connections_that_do_not_live_long() {
     let desk = Desk::new();
     let server = desk.server();
-    // 16 KiB in 10 ms: half of a chunk at best.
+    // 16 KiB in 10 ms: at best half of a chunk.
     let lives = Cut::After(Duration::from_secs(1));
     let link = SlowLink::cutting(&server, Duration::from_millis(10), lives);
     let image = noise(4, 6 << 20);
@@ -98,7 +98,7 @@ fn a_download_keeps_what_came_in_order() {
         assert!(held == image, "{cut:?}");
         std::fs::remove_file(desk.path("b.img")).unwrap();
         let (_, down) = link.take_counts();
-        // What is lost is what was on its way through the link, and heads.
+        // What is lost is what was in flight in the link, and headers.
         let most = image.len() as u64 + link.cuts() * 40 * KIB;
         assert!(link.cuts() > 5 && down <= most, "{down} bytes, {cut:?}");
     }
@@ -113,7 +113,7 @@ fn what_came_of_a_chunk_outlives_a_failed_attempt() {
     let (server, proxy) = desk.pair();
     let image = noise(6, 4 << 20);
     let drive = holding(&desk, &server, &image);
-    // Half of the chunk comes, and then, for some attempts, nothing at all.
+    // Half of the chunk arrives, and then, for some attempts, nothing at all.
     let half = |_: &Request, answer: Vec<u8>| answer[..answer.len() / 2].to_vec();
     proxy.fault(Request::is_read, 1, Fault::rewrite(half));
     proxy.fault(Request::is_read, 3, Fault::ResetBeforeBody);
@@ -132,7 +132,7 @@ fn chunks_that_take_each_other_s_buffers_make_no_progress_for_ever() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let drive = holding(&desk, &server, &noise(20, 40 * CHUNK));
-    // The first part of each chunk comes, the rest never.
+    // The first part of each chunk arrives, the rest never.
     let never = |request: &Request| request.is_read() && !request.path.ends_with("/16384");
     proxy.fault(never, usize::MAX, Fault::Answer(answer(502, &[], b"")));
     let tool = desk.download(&proxy.uri()).args("-c 24576 --max-outage 1s");
@@ -147,7 +147,7 @@ fn reads_get_smaller_where_whole_ones_never_get_through() {
     let (server, proxy) = desk.pair();
     let image = noise(7, 8 << 20);
     let drive = holding(&desk, &server, &image);
-    // A proxy that takes answers up to half a MiB, and says so in its own way.
+    // A proxy that accepts answers of up to half a MiB, and refuses others in its own way.
     let is_large = |request: &Request| {
         let len = request.path.rsplit('/').next().unwrap();
         request.is_read() && len.parse::<u64>().unwrap() > MIB / 2
@@ -171,7 +171,7 @@ fn reads_get_smaller_where_whole_ones_never_get_through() {
 #[test]
 fn all_is_read_back_over_connections_that_break() {
     let desk = Desk::new();
-    // A cloud without extensions: reading is the only way to verify.
+    // A cloud without extensions: verification must read the bytes.
     let plan = desk.file("plan.json", br#"{"counters": "absent"}"#);
     let server = desk.server_with(&["--faults", plan.to_str().unwrap()]);
     let link = SlowLink::cutting(&server, NO_PAUSE, Cut::Down(LIVES));
@@ -207,7 +207,7 @@ fn a_run_that_is_killed_between_two_pieces_is_resumed() {
 
 // ---- Sizes that are refused ----
 
-/// Answers 413 to bodies of more than `most` bytes, before it takes them.
+/// Answers 413 to bodies of more than `most` bytes, before it receives them.
 fn refusing(server: &TestServer, most: u64) -> FaultProxy {
     let proxy = FaultProxy::to(server);
     let page = answer(413, &["Content-Type: text/html"], b"<html>too large</html>");
@@ -233,14 +233,14 @@ fn a_size_that_is_refused_is_halved_and_remembered() {
         let _ = outcome.says("The endpoint refuses requests of");
         let refused = |request: &Request| request.status == 413;
         let times = proxy.count(refused);
-        // Four workers, and no more than one halving each at a time.
+        // Four workers, and at most one halving for each at a time.
         assert!((1..=32).contains(&times), "{times} refused of {most}");
         let largest = |requests: &[Request]| {
             let writes = requests.iter().filter(|r| r.is_write() && r.status == 204);
             writes.map(|r| r.len).max().unwrap()
         };
         assert!(largest(&proxy.requests()) > most / 4);
-        // The next run knows.
+        // The next run knows the limit.
         proxy.forget();
         let outcome = run();
         assert_drive(&server, &outcome.created(), &image);
@@ -253,7 +253,7 @@ fn a_size_that_is_refused_of_what_is_unpacked_is_halved_too() {
     let desk = Desk::new();
     let server = desk.server();
     let proxy = FaultProxy::to(&server);
-    // A front that unpacks bodies to see how long they are.
+    // A front that decompresses bodies to measure them.
     let refuse = |request: &Request, answered| match request.plain().len() > 1_000_000 {
         true => answer(413, &[], b""),
         false => answered,
@@ -299,7 +299,7 @@ fn publish_halves_what_is_refused_as_well() {
     let outcome = run();
     let drive = outcome.text().lines().next().unwrap().to_owned();
     assert_drive(&server, drive.trim(), &image);
-    // Another image under another name, and what is refused is known.
+    // Another image under another name: the refused size is known.
     proxy.forget();
     desk.file("a.img", &noise(16, 9 << 20));
     let tool = desk.simple(&proxy.uri()).args("publish --name other a.img");
@@ -318,15 +318,15 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// With these lines in its configuration. `None`, and it says so, where there is no
-    /// nginx.
+    /// Starts nginx with these lines in its configuration. `None`, with a message, if nginx is not
+    /// installed.
     fn before(server: &TestServer, lines: &str) -> Option<Self> {
         if !needs(&[Need::Command("nginx")]) {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        // nginx does not choose a free port itself. No other test listens at this address,
-        // so none takes the port in between.
+        // nginx cannot choose a free port itself. No other test listens on this address, so the
+        // port stays free.
         let port = {
             let listener = std::net::TcpListener::bind((NGINX, 0)).unwrap();
             listener.local_addr().unwrap().port()
@@ -394,7 +394,7 @@ fn nginx_with_a_body_limit_is_no_obstacle() {
 
 // ---- Another chunk size ----
 
-/// A run that stops after some chunks of 256 KiB; what is confirmed then, in bytes.
+/// A run that stops after some chunks of 256 KiB; returns the confirmed bytes.
 fn interrupted(desk: &Desk, proxy: &FaultProxy) -> u64 {
     let is_write = |request: &Request| request.is_write();
     let refused = Fault::Answer(answer(507, &[], b""));

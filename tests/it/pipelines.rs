@@ -1,5 +1,5 @@
-//! What the tools tell pipelines: commands, outputs and summaries of GitHub Actions,
-//! and logs that nothing hostile gets into.
+//! The output of the tools for pipelines: commands, outputs and summaries of GitHub Actions, and
+//! logs that hostile text cannot affect.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ struct Command {
     data: String,
 }
 
-/// The commands, read the way the runner does, and the other lines.
+/// The commands as the runner parses them, and the other lines.
 fn commands(stderr: &str) -> (Vec<Command>, Vec<String>) {
     let (mut commands, mut others) = (Vec::new(), Vec::new());
     for line in stderr.lines() {
@@ -55,7 +55,7 @@ fn named<'a>(commands: &'a [Command], name: &str) -> Vec<&'a Command> {
     commands.iter().filter(|c| c.name == name).collect()
 }
 
-/// The files that a runner makes for a step.
+/// The files that a runner creates for a step.
 struct Step {
     output: PathBuf,
     summary: PathBuf,
@@ -75,7 +75,7 @@ impl Step {
             .env("GITHUB_STEP_SUMMARY", &self.summary)
     }
 
-    /// Its outputs, each of one line, and its summary; both are empty then.
+    /// Returns the outputs, each of one line, and the summary, and clears both.
     fn left(&self) -> (Vec<(String, String)>, String) {
         let read = |path| std::fs::read_to_string(path).unwrap();
         let (output, summary) = (read(&self.output), read(&self.summary));
@@ -98,7 +98,7 @@ fn get<'a>(outputs: &'a [(String, String)], name: &str) -> Option<&'a str> {
     found
 }
 
-/// Demands a table of two columns below a heading.
+/// Checks that there is a table of two columns below a heading.
 #[track_caller]
 fn assert_table(summary: &str, heading: &str) {
     let lines: Vec<_> = summary.lines().collect();
@@ -223,7 +223,7 @@ fn an_error_is_one_annotation_after_the_group() {
     assert_eq!(names, ["group", "endgroup", "error"]);
     let error = printed.last().unwrap();
     assert_eq!(error.title, "openhosting-upload");
-    // The error, its hint, and how to go on.
+    // The error, its hint, and how to continue.
     let lines: Vec<_> = error.data.lines().collect();
     assert!(lines[0].contains("402"), "{error:?}");
     assert!(lines[1].contains("balance"), "{error:?}");
@@ -254,7 +254,7 @@ fn what_there_is_to_know_is_a_warning() {
     assert_eq!(warnings.len(), 1, "{printed:?} {others:?}");
     assert_eq!(warnings[0].title, "openhosting publish");
     assert!(warnings[0].data.starts_with("There is no receipt of base"));
-    // Nothing of it with --quiet, but for what is left.
+    // With --quiet there is nothing but what remains.
     step.left();
     let (printed, others) = commands(&publish("n -q").stderr);
     assert_eq!(
@@ -285,7 +285,7 @@ fn files_that_are_missing_are_reported_and_fail_nothing() {
         "GITHUB_STEP_SUMMARY is not set: nothing is left there"
     );
     assert!(!nosuch.exists());
-    // Nor is what a link leads to written to.
+    // The target of a link is not written to either.
     let target = desk.file("target", b"");
     let link = desk.path("link");
     std::os::unix::fs::symlink(&target, &link).unwrap();
@@ -306,18 +306,18 @@ fn auto_is_for_jobs_of_github_only() {
     assert!(!speaks(&upload("--github=auto").run().code(0)));
     assert!(speaks(&step.run(upload("--github=auto")).run().code(0)));
     step.left();
-    // A tool of the original's flags says what it always said.
+    // A tool with the original flags prints what it always printed.
     for flags in ["", "--github=never"] {
         let done = step.run(upload(flags)).run().code(0);
         assert_eq!(done.stderr, "", "{flags}");
         assert_eq!(step.left().0, []);
     }
-    // It takes no word that is the image.
+    // The flag does not consume the word that is the image.
     let bad = upload("--github=a.img").run().code(2);
     bad.says("--github cannot be \"a.img\"");
 }
 
-/// Demands lines that do nothing to a terminal, nor to a runner.
+/// Checks that no line affects a terminal or a runner.
 #[track_caller]
 fn assert_harmless(what: &str, text: &str) {
     for line in text.lines() {
@@ -336,7 +336,7 @@ fn nothing_hostile_reaches_the_log() {
     let image = noise(7, 2 * C);
     desk.file(hostile, &image);
     desk.file("plain.img", &image);
-    // What a server answers, in a body and in a header.
+    // The answer of a server, in a body and in a header.
     let stub = FaultProxy::stub(|_| {
         let body = b"no\x1b]0;owned\x07 \xc2\x9b ##[error]x\n::error::y\n";
         answer(
@@ -386,7 +386,7 @@ fn nothing_hostile_reaches_the_log() {
         assert_harmless(what, &outcome.stderr);
         assert_ne!(outcome.stdout.len() + outcome.stderr.len(), 0, "{what}");
     }
-    // Nor do commands of ours take any of it for one of theirs.
+    // Commands for GitHub do not treat any of it as a command either.
     let step = Step::new(&desk);
     let upload = step.run(stub_up().args("--github -n n").arg(hostile));
     let (printed, others) = commands(&upload.run().code(1).stderr);
@@ -401,7 +401,7 @@ fn nothing_hostile_reaches_the_log() {
     assert_table(&step.left().1, "### openhosting\\-upload: failed");
 }
 
-/// When a plain line was said, in whole seconds since the transfer began.
+/// When a plain line was printed, in whole seconds since the transfer began.
 fn time_of(line: &str) -> u64 {
     let time = match line.split_once(" in ") {
         Some((_, rest)) => rest.split(',').next().unwrap(),
@@ -441,7 +441,7 @@ fn a_plain_log_has_a_line_every_ten_seconds_at_most() {
     );
     let (last, lines) = lines.split_last().unwrap();
     let mut lines = lines.to_vec();
-    // What waited for a line that did not come any more has no time of its own.
+    // A notice that waited for a line that never came has no time of its own.
     if last.contains(" in ") {
         lines.push(*last);
     }
@@ -506,11 +506,11 @@ fn a_file_that_cannot_be_written_to_is_reported() {
     let server = desk.server();
     let step = Step::new(&desk);
     desk.file("a.img", &noise(10, C));
-    // Of a file root would be let to: a directory is what nobody appends to.
+    // Root could write to a read-only file, but nobody can append to a directory.
     let upload = step.run(desk.upload(&server.uri).args("--github a.img"));
     let done = upload.env("GITHUB_OUTPUT", desk.work()).run().code(0);
     let (printed, _) = commands(&done.stderr);
     assert_eq!(named(&printed, "warning").len(), 1, "{printed:?}");
-    // The other one was written all the same.
+    // The other file was written nevertheless.
     assert_table(&step.left().1, "### openhosting\\-upload: complete");
 }

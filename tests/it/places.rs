@@ -1,4 +1,4 @@
-//! Where journals, findings and the config are, with and without a home directory.
+//! Where journals, findings and the config are stored, with and without a home directory.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ impl Scene {
         }
     }
 
-    /// Runs a tool without `HOME` and with this home directory in the entry of passwd.
-    /// `None`, and it says so, where that cannot be arranged.
+    /// Runs a tool without `HOME`, and with this home directory in the passwd entry. `None`, with a
+    /// message, if that is not possible.
     fn homeless(&self, home: &Path, tool: &str) -> Option<Tool<'_>> {
         let passwd = format!("root:x:0:0::{}:/bin/sh\n", home.display());
         let passwd = self.desk.file("passwd", passwd.as_bytes());
@@ -55,7 +55,7 @@ impl Scene {
         Some(run(tool))
     }
 
-    /// The command is killed on the way and run again: it resumes, on the same drive.
+    /// The command is killed on the way and run again: it resumes with the same drive.
     fn resumes<'a>(&'a self, tool: impl Fn() -> Tool<'a>, journals: &Path) {
         let run = || tool().arg("-c").arg(C.to_string()).arg("a.img");
         let hold = Fault::Hold(Gate::default());
@@ -72,7 +72,7 @@ impl Scene {
     }
 }
 
-/// How many records the one journal in a directory has.
+/// Number of records in the only journal of a directory.
 fn records(journals: &Path) -> u64 {
     let journal = std::fs::read_dir(journals)
         .ok()
@@ -96,7 +96,7 @@ fn an_upload_without_home_resumes_by_the_passwd_entry() {
     let tool = || scene.homeless(&home, UPLOAD).unwrap();
     let state = home.join(".local/state");
     scene.resumes(tool, &journals(&state));
-    // Nobody else may look into it.
+    // Other users may not read it.
     let mode = journals(&state).metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
@@ -112,7 +112,7 @@ fn an_upload_of_a_service_resumes_by_its_state_directory() {
     };
     scene.resumes(tool, &journals(&first));
     assert!(!second.exists());
-    // XDG_STATE_HOME comes before it, and counts if it is absolute.
+    // XDG_STATE_HOME has priority, if it is absolute.
     for (xdg, place) in [
         (scene.desk.path("xdg"), "xdg"),
         ("relative".into(), "first"),
@@ -126,7 +126,7 @@ fn an_upload_of_a_service_resumes_by_its_state_directory() {
     assert!(scene.desk.journals().is_empty(), "HOME comes last");
 }
 
-/// Three services that were killed would leave three drives.
+/// Three services that are killed would otherwise leave three drives.
 #[test]
 fn without_any_place_for_a_journal_nothing_is_uploaded() {
     let scene = Scene::new();

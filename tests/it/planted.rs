@@ -1,5 +1,5 @@
-//! Files that another user planted where a program creates or looks for its own: it neither
-//! follows, overwrites nor believes them, and says whose they are.
+//! Files that another user planted where a program creates or looks for its own. The program
+//! neither follows, overwrites nor trusts them, and names their owner.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::support::server::TestServer;
 
 const C: usize = 64 * 1024;
 const SIZE: usize = 8 * C;
-/// The user who plants, and one who is not root either.
+/// The user who plants files, and another one who is not root either.
 const PLANTER: u32 = 65_533;
 const NOBODY: u32 = 65_534;
 const SERVER: &str = env!("CARGO_BIN_EXE_openhosting-server");
@@ -27,7 +27,7 @@ enum Who {
     Nobody,
 }
 
-/// Who owns the directory, and with which mode.
+/// The owner of the directory, and its mode.
 const PLACES: [(Who, u32, u32); 3] = [
     // Root works in the directory of a user.
     (Who::Root, PLANTER, 0o755),
@@ -40,7 +40,7 @@ fn chmod(path: &Path, mode: u32) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// The paths are of files without which a program cannot do: each is what it was.
+/// The files on these paths are essential for a program, and must not change.
 struct Scene {
     desk: Desk,
     server: TestServer,
@@ -66,7 +66,7 @@ impl Scene {
         }
     }
 
-    /// A directory of this owner and mode, with a name of its own.
+    /// A new directory with this owner and mode.
     fn place(&self, owner: u32, mode: u32) -> PathBuf {
         let place = self.desk.path(format!("place-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&place).unwrap();
@@ -93,7 +93,7 @@ impl Scene {
         tool.arg(&self.drive).arg(out).run()
     }
 
-    /// Plants a file as it is, for everybody to use.
+    /// Plants a file with these bytes, writable by everybody.
     fn plant(&self, path: &Path, bytes: &[u8]) {
         std::fs::write(path, bytes).unwrap();
         chmod(path, 0o666);
@@ -169,7 +169,7 @@ fn a_download_believes_neither_the_part_nor_the_journal_of_another_user() {
             assert!(std::fs::read(&out).unwrap() == scene.image);
             assert_eq!((out.metadata().unwrap().uid(), part.exists()), (0, false));
         } else {
-            // Nobody but its owner can remove it there.
+            // Only its owner can remove it there.
             let _ = again.code(1).says("Cannot remove").says("--journal PATH");
         }
     }
@@ -205,7 +205,7 @@ fn the_copy_of_a_damaged_journal_goes_through_no_link() {
     let path = |name: &str| place.join(name);
     let victim = scene.desk.file("victim", b"precious");
     let mut journal = scene.journal(&scene.image);
-    // So much is said to be on the disk that what follows is no torn tail.
+    // Enough is recorded as synced that the rest does not count as the tail of a crash.
     let synced = Record::Synced { records: 9 }.encode(9, &[7; 16]);
     journal.extend_from_slice(&synced);
     journal[HEADER_BYTES + 2 * RECORD_BYTES] ^= 1;
@@ -223,7 +223,7 @@ fn the_copy_of_a_damaged_journal_goes_through_no_link() {
     assert!(std::fs::read(path("out")).unwrap() == scene.image);
 }
 
-/// Runs a server on this directory, which it has to refuse.
+/// Runs a server on this directory, which it must refuse.
 fn serve(scene: &Scene, who: Who, data: &Path) -> Outcome {
     let server = scene.tool(who, SERVER).args("--json --listen 127.0.0.1:0");
     server.arg("--data").arg(data).run()
@@ -235,7 +235,7 @@ fn a_data_directory_of_another_user_is_refused_and_what_links_in_it_name_stays()
         return;
     }
     let scene = Scene::new();
-    // What a server left, with a link in the place of the bytes of its drive.
+    // A directory of a server in which a drive's bytes were replaced by a link.
     let mut own = TestServer::start();
     let drive = {
         let tool = scene.desk.upload(&own.uri).env("OHAUTH", own.auth());
@@ -271,7 +271,7 @@ fn a_data_directory_of_another_user_is_refused_and_what_links_in_it_name_stays()
         let _ = refused.says("it belongs to user 65533").says("--data DIR");
         let local = scene.tool(who, UPLOAD).arg("--local").arg(&data).arg("in");
         let _ = check(local.run().code(1)).says("it belongs to user 65533");
-        // By a link that another user made, to a directory of ours.
+        // Through a link that another user created, to a directory of ours.
         let user = match who {
             Who::Root => 0,
             Who::Nobody => NOBODY,
@@ -308,7 +308,7 @@ fn the_bytes_of_a_drive_are_no_link() {
         "{}",
         server.log()
     );
-    // Nor the lock: nothing is created where it leads to.
+    // Neither is the lock: nothing is created where the link leads.
     assert!(server.stop().success());
     let lock = server.data.join("lock");
     std::fs::remove_file(&lock).unwrap();
@@ -402,7 +402,7 @@ fn a_pipe_in_the_place_of_a_file_holds_no_program() {
     ] {
         let _ = tool.run().code(code).says("it is not a regular file");
     }
-    // What a shell makes of `<(COMMAND)` is read.
+    // The pipe that a shell creates for `<(COMMAND)` is read.
     let digest = openhosting::digest::Digest::of(&scene.image);
     let script = format!("exec {UPLOAD} -q --sha256-file <(sleep 0.2; echo {digest}) in");
     let bash = scene.tool(Who::Root, "bash").arg("-c").arg(script);

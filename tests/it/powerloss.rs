@@ -1,9 +1,9 @@
-//! Loss of power: the file system is cut off from its disk at a random moment
-//! (ext4 on a loop device, shut down without flushing its log), mounted again,
-//! and what a transfer kept on it must do for one more run.
+//! Loss of power: at a random moment the file system is cut off from its disk (ext4 on a loop
+//! device, shut down without flushing its log) and mounted again. What a transfer stored on it must
+//! be sufficient for one more run.
 //!
-//! What was not synced is gone then, unlike after `kill -9`. A control proves it.
-//! Needs root and loop devices; `OH_ROUNDS` for more rounds.
+//! Unlike after `kill -9`, unsynced data are gone then, which a control test proves. Needs root and
+//! loop devices; use `OH_ROUNDS` for more rounds.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -25,14 +25,14 @@ const PAUSE: Duration = Duration::from_micros(300);
 
 /// An ext4 file system in a file.
 struct Disk {
-    // Not on the desk: that is searched for secrets while nothing can be read here.
+    // Not on the desk, which is searched for secrets while this cannot be read.
     _home: TempDir,
     image: PathBuf,
     root: PathBuf,
 }
 
 impl Disk {
-    /// `None` if it cannot be made or shut down here.
+    /// `None` if it cannot be created or shut down here.
     fn new() -> Option<Self> {
         let home = TempDir::new().unwrap();
         let disk = Self {
@@ -44,7 +44,7 @@ impl Disk {
         file.set_len(48 << 20).unwrap();
         std::fs::create_dir(&disk.root).unwrap();
         let is_made = run("mkfs.ext4", &["-q", "-F"], &disk.image) && disk.mount();
-        // Only if it works at all, and then it is a first test of it.
+        // Used only if it works at all, which this first cut tests.
         let is_ready = is_made && disk.cut() && disk.mount();
         if !is_ready {
             skip(
@@ -64,19 +64,18 @@ impl Disk {
             .is_ok_and(|s| s.success())
     }
 
-    /// The power goes.
+    /// Cuts the power.
     fn shut_down(&self) -> bool {
         run("xfs_io", &["-x", "-c", "shutdown"], &self.root)
     }
 
-    /// The machine is off. A process that another test has just started may hold the file
-    /// system for a moment, with a file that it inherited or in a mount namespace that it
-    /// copied: then it is not off before that has gone.
+    /// Turns the machine off. A process that another test has just started may hold the file system
+    /// for a moment, through an inherited file or a copied mount namespace; wait until it has gone.
     fn unmount(&self) -> bool {
         wait_until(|| run("umount", &[], &self.root)) && wait_until(|| !self.is_attached())
     }
 
-    /// Whether a loop device holds the image, which ends with the last mount of it.
+    /// Whether a loop device holds the image, which ends with its last mount.
     fn is_attached(&self) -> bool {
         let mut losetup = Command::new("losetup");
         let attached = losetup.arg("-j").arg(&self.image).output();
@@ -98,7 +97,7 @@ impl Drop for Disk {
     }
 }
 
-/// Waits, as long as a test that hangs may take.
+/// Waits until a condition holds; the timeout is for tests that hang.
 fn wait_until(mut is_so: impl FnMut() -> bool) -> bool {
     (0..6000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
@@ -112,8 +111,8 @@ fn run(program: &str, args: &[&str], path: &Path) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-/// Cuts the power after a random number of bytes; the process then ends, by the
-/// errors it sees or by us.
+/// Cuts the power after a random number of bytes; the process then ends, because of errors or
+/// because we kill it.
 fn cut_at_random<'a>(
     rng: &mut Rng,
     link: &SlowLink,
@@ -151,7 +150,7 @@ fn a_download_survives_the_loss_of_power() {
     let out = disk.root.join("out");
     let part = disk.root.join("out.oh-part");
     let journal = disk.root.join("out.ohj");
-    // A look at what the earlier run wrote would mend what the journal should not say.
+    // A check of what the earlier run wrote would repair what the journal should not claim.
     let run = || {
         desk.download(&link.uri())
             .args("-c 16384 --verify none")
@@ -164,7 +163,7 @@ fn a_download_survives_the_loss_of_power() {
         link.take_counts();
         let cut = cut_at_random(&mut rng, &link, &disk, run().spawn());
         if cut.status.code() == Some(0) {
-            // It said so: then it is there, whole.
+            // The download reported success, so the file must be complete.
             assert!(
                 std::fs::read(&out).unwrap() == image,
                 "done, and lost: {cut:?}"
@@ -215,7 +214,7 @@ fn an_upload_survives_the_loss_of_power() {
     for _ in 0..rounds {
         link.take_counts();
         let cut = cut_at_random(&mut rng, &link, &disk, run().spawn());
-        // The journal goes after that was said; without a sync it may come back.
+        // The journal is removed after this message; without a sync it may reappear.
         if cut.text().ends_with(" completed\n") {
             over += 1;
         } else {
@@ -246,9 +245,8 @@ fn an_upload_survives_the_loss_of_power() {
     );
 }
 
-/// The same with a download tool that forgets to sync the image before it says
-/// in the journal what is there: strace takes those calls away. The test above
-/// would see it.
+/// The same with a download tool that forgets to sync the image before its journal claims what is
+/// there: strace suppresses these calls. The test above would detect it.
 #[test]
 fn control_a_sync_that_is_left_out_is_caught() {
     let desk = Desk::new();
@@ -260,7 +258,7 @@ fn control_a_sync_that_is_left_out_is_caught() {
     let up = desk.upload(&server.uri).args("a.img").run().code(0);
     let drive = up.created();
     let (out, part) = (disk.root.join("out"), disk.root.join("out.oh-part"));
-    // The kernel may write an image back by itself in time: not each cut shows it.
+    // The kernel may write an image back by itself in time, so not every cut reveals it.
     let (mut cuts, mut caught) = (0, 0);
     while caught == 0 && cuts < 20 {
         cuts += 1;
@@ -285,9 +283,9 @@ fn control_a_sync_that_is_left_out_is_caught() {
             skip(Need::Other("tracing of system calls"), cut.stderr);
             return;
         }
-        // strace went; what it traced goes by itself, by the errors it sees.
+        // strace has ended; the traced process ends by itself, because of errors.
         assert!(disk.unmount() && disk.mount());
-        // A sample of what the earlier run wrote would find it, and mend it.
+        // A sample of what the earlier run wrote would find and repair it.
         let again = desk.download(&link.uri()).args("-c 16384 --verify none");
         let again = again.arg(&drive).arg(&out).run();
         let is_right = std::fs::read(&out).is_ok_and(|bytes| bytes == image);
@@ -302,7 +300,7 @@ fn control_a_sync_that_is_left_out_is_caught() {
     assert!(caught > 0);
 }
 
-/// Without a sync a cut can lose everything: it is real.
+/// Without a sync, a cut can lose everything: this shows that the cut is real.
 #[test]
 fn control_what_was_not_synced_can_be_lost() {
     let Some(disk) = Disk::new() else { return };
@@ -323,7 +321,7 @@ fn control_what_was_not_synced_can_be_lost() {
             read.map_or(Vec::new(), |_| bytes)
         };
         assert!(read("synced") == noise(1, 100_000));
-        // The kernel may write it at any time without being asked, so not every cut loses it.
+        // The kernel may write it at any time by itself, so not every cut loses it.
         lost += usize::from(read("not") != noise(1, 100_000));
         let _ = std::fs::remove_file(disk.root.join("synced"));
         let _ = std::fs::remove_file(disk.root.join("not"));

@@ -1,4 +1,4 @@
-//! `openhosting probe` against every answer that the server can be made to give.
+//! `openhosting probe` against every answer that the server can be configured to give.
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -16,10 +16,10 @@ use crate::support::server::TestServer;
 use crate::support::watchdog::wait_until;
 
 const MIB: u64 = 1024 * 1024;
-/// A guard against a hang, not a promise about time.
+/// A guard against hanging; it does not promise any speed.
 const WATCHDOG: Duration = Duration::from_secs(300);
 
-/// Somebody with a home of his own.
+/// A user with a separate home directory.
 struct User<'a> {
     server: &'a TestServer,
     home: TempDir,
@@ -62,7 +62,7 @@ impl<'a> User<'a> {
         self.run(env!("CARGO_BIN_EXE_openhosting-upload"), args)
     }
 
-    /// Puts findings where the tools look for it.
+    /// Stores findings where the tools look for them.
     fn keep(&self, findings: &Findings) {
         let hash = Digest::of(self.server.uri.trim_end_matches('/').as_bytes()).to_string();
         let file = format!(".local/state/openhosting/findings/{}.json", &hash[..16]);
@@ -71,7 +71,7 @@ impl<'a> User<'a> {
         std::fs::write(file, findings.to_json().to_string()).unwrap();
     }
 
-    /// Nothing that anybody said holds the secret.
+    /// Checks that no output contains the secret.
     fn checked(&self, out: Output) -> Output {
         let key = &self.server.key;
         assert!(key.len() > 20);
@@ -85,7 +85,7 @@ impl<'a> User<'a> {
         out
     }
 
-    /// Probes with --json: it must succeed and leave no drive.
+    /// Probes with --json, which must succeed and leave no drive.
     #[track_caller]
     fn probe(&self) -> Value {
         let out = self.openhosting(&["probe", "--json"]);
@@ -105,7 +105,7 @@ impl<'a> User<'a> {
         assert_eq!(std::fs::read_dir(drives).unwrap().count(), 0);
     }
 
-    /// All that is kept below the home.
+    /// All files below the home directory.
     fn files(&self) -> Vec<PathBuf> {
         let directory = self.home.path().join(".local/state/openhosting/findings");
         let entries = std::fs::read_dir(directory).into_iter().flatten();
@@ -201,7 +201,7 @@ fn the_other_answer_of_everything() {
     });
     assert_eq!(answers, expected);
 
-    // And an upload does not start where its gzip would be stored.
+    // An upload does not start if its gzip would be stored.
     let image = user.home.path().join("image");
     std::fs::write(&image, ramp(0, 10)).unwrap();
     let out = user.upload(&[image.to_str().unwrap()]);
@@ -327,7 +327,7 @@ fn a_drive_that_cannot_be_removed_is_reported_with_the_command() {
     user.expect_no_drive();
 }
 
-/// Starts a probe, waits until the server plays a fault, interrupts it.
+/// Starts a probe, waits until the server plays a fault, and interrupts it.
 fn interrupted(user: &User<'_>, signal: &str) -> Output {
     let program = env!("CARGO_BIN_EXE_openhosting");
     let child = user.command(program, &["probe"]).spawn().unwrap();
@@ -357,7 +357,7 @@ fn a_signal_ends_it_and_the_drive_is_gone() {
         assert!(out.stdout.is_empty());
         user.expect_no_drive();
         assert!(server.log().contains("/destroy"));
-        // Half of the answers are no findings.
+        // Incomplete answers are not stored as findings.
         assert!(user.files().is_empty());
     }
 }
@@ -385,7 +385,7 @@ fn the_findings_are_kept_and_used() {
     keys.sort();
     assert_eq!(keys, ["answers", "endpoint", "probed_at_s", "version"]);
 
-    // With it no write is ever busy, whatever -j says.
+    // With the findings no write is ever busy, whatever -j says.
     let image = user.home.path().join("image");
     let data = ramp(0, 782 * 512);
     std::fs::write(&image, &data).unwrap();
@@ -433,11 +433,11 @@ fn a_download_reads_as_much_at_a_time_as_was_answered() {
         };
         let chunk = CHUNK.to_string();
         let args = ["-c", &chunk, "--force", "--verify", "none", &drive, copy];
-        // Nothing is known: no read of more than the API documents.
+        // Without findings, no read exceeds what the API documents.
         assert!(user.download(&args).status.success());
         assert!(std::fs::read(copy).unwrap() == data);
         assert_eq!((reads(CHUNK), reads(CHUNK / 2)), (0, 4));
-        // A probe found once that more is answered.
+        // An earlier probe found that longer reads are answered.
         let mut findings = Findings::unknown(&*server.uri, "");
         findings.large_reads = Finding::Known(LargeReads {
             above: Taken::Accepted,
@@ -451,7 +451,7 @@ fn a_download_reads_as_much_at_a_time_as_was_answered() {
         if now == "allowed" {
             assert_eq!((large, small), (2, 0));
         } else {
-            // It is so no more: then those that were under way ask again for less.
+            // That no longer holds: the requests in flight are repeated with a smaller size.
             assert!(
                 (1..=2).contains(&large) && small == 4,
                 "{now}: {large} {small}"

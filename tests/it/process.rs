@@ -1,5 +1,5 @@
-//! What the system does to a process: signals while it waits for a person, limits of
-//! descriptors and threads, secrets that an administrator mounts.
+//! Effects of the system on a process: signals while it waits for a person, limits of descriptors
+//! and threads, secrets that an administrator mounts.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::support::cli::{DOWNLOAD, Desk, SIMPLE, Tool, UPLOAD, has_terminals};
 use crate::support::needs::{Need, needs};
 
-/// Runs the tool, sends it a signal as soon as the terminal hides what is typed, and
-/// prints its exit code and the settings of the terminal.
+/// Runs the tool, sends it a signal as soon as the terminal hides what is typed, and prints its
+/// exit code and the settings of the terminal.
 const STOPPED_AT_THE_QUESTION: &str = r#"
 "$@" & pid=$!
 until stty -a </dev/tty | grep -q -- '-echo '; do sleep 0.05; done
@@ -84,7 +84,7 @@ fn a_command_that_prints_the_credentials_ends_with_the_tool() {
         .code(75);
     let pid = std::fs::read_to_string(desk.path("pid")).unwrap();
     let process = Path::new("/proc").join(pid.trim());
-    // Killed, and waited for by whoever adopts it.
+    // Killed, and reaped by the process that adopts it.
     let is_gone = || {
         let state = std::fs::read_to_string(process.join("stat"));
         state.is_err() || state.is_ok_and(|state| state.contains(") Z "))

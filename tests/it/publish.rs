@@ -1,5 +1,5 @@
-//! `openhosting publish` and `openhosting verify`: once, as a delta, in parts, and
-//! whatever ends it.
+//! `openhosting publish` and `openhosting verify`: complete, as a delta, in parts, and interrupted
+//! in every way.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -21,7 +21,7 @@ const CHUNK: usize = 64 * BLOCK;
 /// Two chunks and a part of one, whose last block is short.
 const SIZE: usize = 2 * CHUNK + 20 * BLOCK + 12_345;
 
-/// Noise, with a hole within a chunk and a chunk that is one.
+/// Noise, with a hole within a chunk and a chunk that is a hole.
 fn image() -> Vec<u8> {
     let mut image = noise(1, SIZE);
     image[3 * BLOCK..9 * BLOCK].fill(0);
@@ -42,7 +42,7 @@ fn publish<'a>(desk: &'a Desk, uri: &str, words: &str) -> Tool<'a> {
     desk.simple(uri).args(&format!("publish {words}"))
 }
 
-/// Publishes, and gives the UUID.
+/// Publishes, and returns the UUID.
 #[track_caller]
 fn published(desk: &Desk, uri: &str, words: &str) -> String {
     let done = publish(desk, uri, words).run().code(0);
@@ -52,7 +52,7 @@ fn published(desk: &Desk, uri: &str, words: &str) -> String {
     drive
 }
 
-/// Publishes, and gives the object.
+/// Publishes, and returns the object.
 #[track_caller]
 fn publication(desk: &Desk, uri: &str, words: &str) -> Value {
     let done = publish(desk, uri, &format!("{words} --json")).run().code(0);
@@ -77,13 +77,13 @@ fn is_image_call(request: &Request) -> bool {
     request.path.contains("/image/")
 }
 
-/// Drives that bear the name, and those that do not.
+/// Drives with this name, and the others.
 fn by_name(server: &TestServer, name: &str) -> (Vec<String>, Vec<String>) {
     let all = drives(server).into_iter();
     all.partition(|drive| info(server, drive, "name").as_deref() == Some(name))
 }
 
-/// A server without the extensions of ours.
+/// A server without our extensions.
 fn plain_server(desk: &Desk) -> TestServer {
     let plan = desk.file("plan.json", br#"{"past_end": "full"}"#);
     desk.server_with(&["--fault-plan", plan.to_str().unwrap()])
@@ -106,7 +106,7 @@ fn an_image_is_published_and_the_second_time_nothing_is_sent() {
     assert!(desk.journals().is_empty());
     // Zeros were not sent.
     assert!(written(&proxy) <= SIZE - CHUNK, "{}", written(&proxy));
-    // Its name, readers, tags and digest came in one request, after all writes.
+    // Its name, readers, tags and digest were set in one request, after all writes.
     let requests = proxy.requests();
     let set = requests.iter().rposition(|r| r.path.ends_with("/set"));
     let set = set.unwrap();
@@ -148,7 +148,7 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
     let base = published(&desk, &proxy.uri(), "a.img --name nightly");
-    // Two neighbours, one alone, one in what was zeros, and the short one at the end.
+    // Two neighbours, an isolated one, one in zeros, and the short one at the end.
     let blocks = [1, 2, 20, 70, 148];
     let next = changed(&image(), &blocks);
     desk.file("b.img", &next);
@@ -165,7 +165,7 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
     let expected = 4 * BLOCK + 12_345;
     assert_eq!(written(&proxy), expected);
     assert_eq!(writes(&proxy).len(), 4, "neighbours go together");
-    // Back to zeros: the base is the newest now.
+    // Back to zeros: the newest drive is the base now.
     proxy.forget();
     let mut zeroed = next.clone();
     zeroed[70 * BLOCK..71 * BLOCK].fill(0);
@@ -173,7 +173,7 @@ fn only_blocks_that_differ_are_sent_to_a_copy() {
     let done = publication(&desk, &proxy.uri(), "c.img --name nightly");
     assert_eq!(done["base"].as_str(), Some(drive));
     assert_drive(&server, done["drive"].as_str().unwrap(), &zeroed);
-    // Nothing to send, and all the same a drive of its own: what it copies is known.
+    // There is nothing to send, but a separate drive is created, as a copy of known content.
     proxy.forget();
     let done = publication(&desk, &proxy.uri(), "c.img --name other --base nightly");
     assert_eq!(writes(&proxy).len(), 0);
@@ -188,7 +188,7 @@ fn what_was_begun_before_the_image_was_read_is_taken_up_for_that_image_alone() {
     let old = published(&desk, &proxy.uri(), "a.img --name n");
     let next = changed(&image(), &[5]);
     desk.file("b.img", &next);
-    // The copy is made, and that is the end of it.
+    // The copy is created, and then the run ends.
     let is_set = |request: &Request| request.path.ends_with("/set");
     proxy.fault(is_set, 9, Fault::Answer(refusal(403, "auth")));
     publish(&desk, &proxy.uri(), "b.img --name n")
@@ -236,7 +236,7 @@ fn an_image_that_an_older_drive_holds_makes_no_other_one() {
             *drive
         );
         assert_eq!(written(&proxy), 0);
-        // Back to an older one: that it is no new one is only known at its end.
+        // Back to an older content: only at its end is it known that it is not new.
         assert_eq!(proxy.count(is_create), made);
         assert_eq!(drives(&server).len(), 2);
     }
@@ -255,7 +255,7 @@ fn a_disk_on_a_web_server_is_published_by_its_ranges() {
     assert_eq!(done["how"], "delta");
     let drive = done["drive"].as_str().unwrap();
     assert_drive(&server, drive, &next);
-    // What can be read but once.
+    // An image that can be read only once.
     let piped = Site::without_ranges(&next).serve();
     publish(&desk, &server.uri, &words(&piped))
         .run()
@@ -368,7 +368,7 @@ fn a_base_that_is_not_what_its_receipt_says_is_not_trusted() {
     let base = published(&desk, &proxy.uri(), "a.img --name n");
     let next = changed(&image(), &[0]);
     desk.file("b.img", &next);
-    // Behind the back of the server: its counters tell nothing.
+    // Changed without the server's knowledge, so its counters show nothing.
     let file = std::fs::File::options()
         .write(true)
         .open(server.drive_file(&base))
@@ -377,7 +377,7 @@ fn a_base_that_is_not_what_its_receipt_says_is_not_trusted() {
     let done = publish(&desk, &proxy.uri(), "b.img --name n").run().code(0);
     let done = done.says("does not match its receipt: everything is sent");
     assert_drive(&server, done.text().trim(), &next);
-    // A write that the server knows of.
+    // A write that the server counts.
     let newest = done.text().trim().to_owned();
     Ask::of(&server)
         .post(&format!("/drives/{newest}/write/0"), "x")
@@ -395,7 +395,7 @@ fn a_published_drive_that_was_written_to_is_published_anew() {
     let server = desk.server();
     desk.file("a.img", &image());
     let first = published(&desk, &server.uri, "a.img --name n");
-    // The same bytes: it was written to, and is what it was.
+    // The same bytes: it was written to, but has the same content.
     Ask::of(&server)
         .post(&format!("/drives/{first}/write/0"), &image()[..3])
         .expect(204);
@@ -421,7 +421,7 @@ fn what_was_not_verified_gets_no_name_and_the_next_run_mends_it() {
         if is_delta {
             published(&desk, &proxy.uri(), "a.img --name n");
         }
-        // One write is confirmed and never done.
+        // One write is confirmed but not carried out.
         let lost = Fault::Answer(answer(204, &[], b""));
         proxy.fault_after(1, Request::is_write, 1, lost);
         let words = "b.img --name n --verify full";
@@ -472,7 +472,7 @@ fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
         desk.file("a.img", &changed(&image(), &[i]));
         all.push(published(&desk, &proxy.uri(), "a.img --name n"));
     }
-    // The list says that nobody uses it; by the time it would go a server does.
+    // According to the list nothing uses it, but when it is about to be destroyed a server does.
     let claimed = format!("/drives/{}/info", all[1]);
     proxy.fault(
         move |request| request.path.ends_with(&claimed),
@@ -484,7 +484,7 @@ fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
             answer(200, &["Content-Type: text/plain"], body.as_bytes())
         }),
     );
-    // A publication that fails destroys nothing.
+    // A failed publication destroys nothing.
     desk.file("a.img", &changed(&image(), &[9]));
     proxy.fault(Request::is_write, 1, Fault::Answer(answer(204, &[], b"")));
     publish(&desk, &proxy.uri(), "a.img --name n --keep 1 --verify full")
@@ -496,7 +496,7 @@ fn older_ones_go_when_the_new_one_is_good_and_never_one_in_use() {
     let (named, others) = by_name(&server, "n");
     assert_eq!((named.len(), others.len()), (3, 0));
     assert!(named.contains(&all[1]) && named.contains(&all[3]));
-    // What is there already is kept to the number as well.
+    // The limit also applies to what existed before.
     proxy.heal();
     let done = publication(&desk, &proxy.uri(), "a.img --name n --keep 1");
     assert_eq!(done["how"], "nothing");
@@ -509,7 +509,7 @@ fn cleanup_removes_what_is_unfinished_and_nothing_else() {
     let (server, proxy) = desk.pair();
     desk.file("a.img", &image());
     let good = published(&desk, &proxy.uri(), "a.img --name n");
-    // Unfinished: of this name with two contents, and of another one.
+    // Unfinished drives: of this name with two contents, and of another name.
     let lost = || Fault::Answer(answer(204, &[], b""));
     for (i, name) in ["n", "n", "m"].into_iter().enumerate() {
         desk.file("b.img", &changed(&image(), &[i]));
@@ -517,7 +517,7 @@ fn cleanup_removes_what_is_unfinished_and_nothing_else() {
         let words = format!("b.img --name {name} --base none --verify full");
         publish(&desk, &proxy.uri(), &words).run().code(4);
     }
-    // Somebody's drive that looks like one.
+    // Another user's drive that looks like an unfinished one.
     let body = format!("name n (unfinished)\nsize {SIZE}\nuser:oh-state writing");
     let theirs = Ask::of(&server).post("/drives/create", body).expect(200);
     let theirs = theirs.key("drive").unwrap().to_owned();
@@ -532,7 +532,7 @@ fn cleanup_removes_what_is_unfinished_and_nothing_else() {
     assert!(left.contains(&good) && left.contains(&theirs));
     let (_, others) = by_name(&server, "n");
     assert_eq!(others.len(), 2);
-    // With an image: first that, then all over.
+    // With an image: first the cleanup, then a complete publication.
     let done = publish(&desk, &proxy.uri(), "b.img --name m --cleanup")
         .run()
         .code(0);
@@ -585,7 +585,7 @@ fn shards_together_do_what_one_does() {
         let words = format!("{file} --name {name} --base {base} --verify full");
         let shard =
             |index: u32| publish(&desk, &proxy.uri(), &format!("{words} --shard {index}/5"));
-        // More shards than chunks: some have nothing to do. The last one is late.
+        // More shards than chunks, so some have nothing to do. The last one is late.
         let running: Vec<_> = [4, 3, 2, 1].map(|index| shard(index).spawn()).into();
         let drives: Vec<_> = running
             .into_iter()
@@ -610,7 +610,7 @@ fn shards_together_do_what_one_does() {
         assert_eq!(joined.text().trim(), drives[0]);
         assert_drive(&server, &drives[0], &expected);
         assert_eq!(info(&server, &drives[0], "name"), Some(name));
-        // Late ones, and a second join, find it.
+        // Late shards, and a second join, find the published drive.
         assert_eq!(shard(3).run().code(0).text().trim(), drives[0]);
         assert_eq!(join().run().code(0).text().trim(), drives[0]);
     }
@@ -643,7 +643,7 @@ fn a_drive_is_verified_against_its_receipt() {
             some.text().contains("15 of 149 blocks were compared"),
             "{some:?}"
         );
-        // One flipped bit, in zeros and in data, in what should be a hole too.
+        // One flipped bit: in zeros, in data, and in what should be a hole.
         let file = std::fs::File::options()
             .write(true)
             .open(server.drive_file(&drive))
@@ -661,7 +661,7 @@ fn a_drive_is_verified_against_its_receipt() {
                 object["first_differing_byte"].as_u64(),
                 Some((at / BLOCK * BLOCK) as u64)
             );
-            // Shards are of chunks: one of three sees it.
+            // Each shard covers some chunks: one of three finds it.
             let codes: Vec<_> = (1..=3)
                 .map(|i| verify(&format!("--shard {i}/3")).run().status.code())
                 .collect();
@@ -727,7 +727,7 @@ fn a_receipt_is_signed_and_believed_only_with_its_key() {
     assert_eq!(drives(&server).len(), 1);
 }
 
-/// No drive of the name is anything but whole, and no other one says that it is.
+/// Every drive of the name is complete, and no other one claims to be.
 #[track_caller]
 fn check_nothing_seems_finished(server: &TestServer, images: &[&[u8]]) -> usize {
     let (named, others) = by_name(server, "n");
@@ -751,9 +751,8 @@ fn check_nothing_seems_finished(server: &TestServer, images: &[&[u8]]) -> usize 
     others.len()
 }
 
-/// `kill -9` at any moment of a publication, full or as a delta: nothing seems
-/// finished that is not, one more run finishes, and --cleanup leaves nothing.
-/// `OH_ROUNDS=200` for more rounds.
+/// `kill -9` at any moment of a publication, full or as a delta: nothing looks finished that is
+/// not, one more run succeeds, and --cleanup leaves nothing. Use `OH_ROUNDS=200` for more rounds.
 #[test]
 fn killed_at_any_moment_it_finishes_or_leaves_nothing() {
     let mut rng = fastrand::Rng::with_seed(seed("publish"));
@@ -766,7 +765,7 @@ fn killed_at_any_moment_it_finishes_or_leaves_nothing() {
     desk.file("new.img", &next);
     let first = published(&desk, &server.uri, "old.img --name n");
     let words = |base: &str| format!("new.img --name n --readers all --base {base}");
-    // How much passes in a run that nobody kills.
+    // How many bytes an undisturbed run transfers.
     let mut usual = BTreeMap::new();
     let mut counts = BTreeMap::<&str, u32>::new();
     let forget = |keep: &str| {

@@ -1,4 +1,4 @@
-//! What one user may have of servers, addresses, private networks, guest memory and cores.
+//! Quotas of a user: servers, addresses, private networks, guest memory and cores.
 
 use crate::neighbours::{HONEST, HOSTILE, Scene};
 use crate::servers::has_qemu;
@@ -52,7 +52,7 @@ fn servers_addresses_and_networks_of_a_user_are_limited() {
             "vlans",
         ),
     ] {
-        // However many come at once, and whoever else has some.
+        // However many requests come at the same time, and whatever others have.
         let replies: Vec<_> = std::thread::scope(|scope| {
             let scene = &scene;
             let try_one = |_| scope.spawn(move || post(scene, HOSTILE, path, body));
@@ -68,7 +68,7 @@ fn servers_addresses_and_networks_of_a_user_are_limited() {
         assert_eq!(used(&scene, quota), most as f64 + 1.0);
         let sample = format!("openhosting_quota_refused_total{{quota=\"{quota}\"}}");
         assert_eq!(scene.metric(&sample), Some(10.0 - most as f64));
-        // What is destroyed makes room for one more.
+        // Destroying one makes room for another.
         let name = made[0].key(key).unwrap();
         let destroy = match quota {
             "servers" => format!("/servers/{name}/destroy"),
@@ -86,7 +86,7 @@ fn servers_addresses_and_networks_of_a_user_are_limited() {
     ] {
         assert_eq!(post(&scene, HOSTILE, path, body).error(), (402, "billing"));
     }
-    // One that cannot be made takes nothing.
+    // One that cannot be created counts for nothing.
     for _ in 0..5 {
         let bad = post(&scene, HONEST, STOPPED, "name guest\ncpu x");
         assert_eq!(bad.error(), (400, "usage"));
@@ -139,7 +139,7 @@ fn memory_and_cores_of_active_servers_are_limited() {
     let second = made(&scene, "/servers/create", 1);
     let third = made(&scene, STOPPED, 1);
     refused(&command(&scene, &third, "start"), "bytes of memory");
-    // Of a server that could not be started there is nothing.
+    // Nothing remains of a server that could not be started.
     let before = scene.by(HOSTILE).get("/servers/list").body;
     refused(
         &post(&scene, HOSTILE, "/servers/create", &guest(1)),
@@ -148,7 +148,7 @@ fn memory_and_cores_of_active_servers_are_limited() {
     assert_eq!(scene.by(HOSTILE).get("/servers/list").body, before);
     assert_eq!(used(&scene, "guest_cores"), 3.0);
     assert_eq!(used(&scene, "guest_memory_bytes"), f64::from(32 << 20));
-    // Those that run on while the server is restarted count as well.
+    // Servers that continue to run while this program is restarted count as well.
     scene.server.kill9();
     scene.server.start_again();
     refused(&command(&scene, &third, "start"), "bytes of memory");

@@ -1,4 +1,4 @@
-//! Answers of real clouds (fixtures/recorded), read by the grammar that the client and the
+//! Recorded answers of real clouds (fixtures/recorded), parsed with the grammar that client and
 //! server share.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::recorded;
 
-/// Recorded values that our server prints in another way, and why.
+/// Recorded values that our server prints differently, with the reason.
 const ODDITIES: [(&str, &str); 2] = [
     ("nic:0:dhcp", "an array of two addresses in 2010"),
     (

@@ -1,5 +1,5 @@
-//! `openhosting-upload` a second time: what stopped the first run, what became
-//! of image, journal and drive meanwhile, and how much is sent again.
+//! `openhosting-upload` a second time: what stopped the first run, what happened to image, journal
+//! and drive meanwhile, and how much is sent again.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -38,7 +38,7 @@ impl Scene {
         Self::of(noise(SIZE as u64, SIZE))
     }
 
-    /// With an image of which each chunk is zeros but for its second 4 KiB.
+    /// A scene with an image whose chunks are zeros except for their second 4 KiB.
     fn sparse() -> Self {
         let mut image = noise(SIZE as u64, SIZE);
         for chunk in image.chunks_mut(C) {
@@ -99,7 +99,7 @@ impl Scene {
         })
     }
 
-    /// The writes since the last look, and forgets them.
+    /// The writes since the last call; clears them.
     fn writes(&self) -> Vec<u64> {
         let requests = self.proxy.requests();
         self.proxy.forget();
@@ -111,7 +111,7 @@ impl Scene {
         self.proxy.count(|r| r.is_write() && r.status == 204)
     }
 
-    /// The one journal.
+    /// The only journal.
     #[track_caller]
     fn journal(&self) -> PathBuf {
         let journals = self.desk.journals();
@@ -119,7 +119,7 @@ impl Scene {
         journals[0].clone()
     }
 
-    /// The one drive.
+    /// The only drive.
     #[track_caller]
     fn drive(&self) -> String {
         let drives = drives(&self.server);
@@ -127,7 +127,8 @@ impl Scene {
         drives[0].clone()
     }
 
-    /// One drive, which holds the image, and nothing is left of the transfer.
+    /// Checks that there is one drive, which holds the image, and that nothing is left of the
+    /// transfer.
     #[track_caller]
     fn check_done(&self) {
         assert_drive(&self.server, &self.drive(), &self.image);
@@ -142,7 +143,7 @@ impl Scene {
     }
 }
 
-/// What a run says it found.
+/// What a run reports that it found.
 #[track_caller]
 fn resumed(outcome: &Outcome) -> usize {
     let rest = outcome
@@ -153,7 +154,7 @@ fn resumed(outcome: &Outcome) -> usize {
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Waits until the journal says of that many chunks that they are done.
+/// Waits until the journal has records of `chunks` chunks.
 fn wait_for_records(scene: &Scene, chunks: usize) {
     for _ in 0..100_000 {
         if done(&scene.journal()) >= chunks {
@@ -164,14 +165,14 @@ fn wait_for_records(scene: &Scene, chunks: usize) {
     panic!("the journal never recorded {chunks} chunks");
 }
 
-/// How many chunks a journal says are done.
+/// How many chunks are done according to a journal.
 fn done(journal: &Path) -> usize {
     let bytes = std::fs::read(journal).unwrap();
     let state = replay(&bytes[..], |_, _, _| {}).unwrap().state;
     state.done.into_iter().flatten().count()
 }
 
-/// Runs a command that a line printed, where the tools run.
+/// Runs a command that a line printed, in the directory of the tools.
 #[track_caller]
 fn paste(scene: &Scene, uri: &str, line: &str) -> Outcome {
     let upload = Path::new(UPLOAD).parent().unwrap();
@@ -180,7 +181,7 @@ fn paste(scene: &Scene, uri: &str, line: &str) -> Outcome {
     tool.arg("-c").arg(line).run()
 }
 
-/// What follows these words, to the end of their line.
+/// The text after these words, to the end of the line.
 #[track_caller]
 fn rest<'a>(outcome: &'a Outcome, words: &str) -> &'a str {
     let rest = outcome.stderr.split_once(words).map(|(_, rest)| rest);
@@ -216,7 +217,7 @@ fn an_upload_under_another_name_says_which_one_is_unfinished_and_how_to_continue
         let _ = scene.writes();
         let command = rest(&second, "To continue that one instead: ").to_owned();
         let reached = match how {
-            // The command itself names the earlier one.
+            // The command itself refers to the earlier one.
             "endpoint" => "http://127.0.0.1:1/".into(),
             _ => scene.proxy.uri(),
         };
@@ -225,7 +226,7 @@ fn an_upload_under_another_name_says_which_one_is_unfinished_and_how_to_continue
         assert_eq!(scene.writes().len(), CHUNKS - confirmed);
         assert_drive(&scene.server, &first, &scene.image);
         assert_eq!(scene.desk.journals(), Vec::<PathBuf>::new());
-        // Now there is nothing to be said.
+        // Now there is nothing to report.
         let tool = scene.desk.upload(&scene.proxy.uri()).args("-c 16384 -n c");
         let third = tool.arg(if how == "image" { "b c.img" } else { "a.img" });
         let third = third.run().code(0);
@@ -274,7 +275,7 @@ fn after_a_signal_nothing_confirmed_is_sent_again() {
 fn after_kill_9_nothing_confirmed_is_sent_again() {
     let scene = Scene::new();
     let outcome = scene.stopped("", |running, _| {
-        // What comes after these is held.
+        // Everything after these is held back.
         wait_for_records(&scene, PASSED);
         running.kill9()
     });
@@ -283,7 +284,7 @@ fn after_kill_9_nothing_confirmed_is_sent_again() {
     let _ = scene.writes();
     let again = scene.run("").code(0);
     let settled = resumed(&again) / C;
-    // Those that were held were confirmed after the kill.
+    // Writes that were held back were confirmed after the kill.
     assert!(
         (PASSED..=confirmed).contains(&settled),
         "{settled} of {confirmed}"
@@ -345,8 +346,8 @@ fn killed_when_the_drive_was_made_and_nobody_knew() {
     scene.check_done();
 }
 
-/// The create was on its way when its sender died, and arrives after the next
-/// run has looked for its drive once.
+/// The create was in flight when its sender was killed, and arrives after the next run has looked
+/// for its drive once.
 #[test]
 fn killed_while_the_create_was_on_its_way() {
     let scene = Scene::new();
@@ -369,7 +370,7 @@ fn killed_while_the_create_was_on_its_way() {
     scene.check_done();
 }
 
-/// The next night's backup, say, of a machine that stood still.
+/// The next night's backup of a machine that was suspended.
 #[test]
 fn the_same_command_after_one_that_ended_well_makes_another_drive() {
     let scene = Scene::new();
@@ -450,19 +451,19 @@ fn comparing_with_a_drive_needs_no_journal() {
     let _ = scene.run(&args).code(0);
     assert_eq!(scene.writes().len(), CHUNKS - confirmed);
     scene.check_done();
-    // And once more: nothing differs.
+    // Once more: nothing differs.
     let _ = scene.run(&args).code(0);
     assert_eq!(scene.writes(), Vec::<u64>::new());
 }
 
-// ---- What becomes of the image ----
+// ---- What happens to the image ----
 
 #[test]
 fn an_image_that_changed_is_reported_and_what_changed_is_sent() {
     let mut scene = Scene::new();
     let _ = scene.interrupted("");
     let confirmed = scene.confirmed();
-    // Two that were sent, one of them zero now, and one that was not.
+    // Two chunks that were sent, one of which is zero now, and one that was not sent.
     scene.change(3 * C + 5, b"changed");
     scene.change(10 * C, &vec![0; C]);
     scene.change((CHUNKS - 1) * C, b"changed");
@@ -482,7 +483,7 @@ fn zeros_within_a_chunk_that_are_none_any_more_are_sent() {
     let mut scene = Scene::sparse();
     let _ = scene.interrupted("");
     let _ = scene.writes();
-    // In zeros before the data of a chunk that is settled, and in those after.
+    // In zeros before the data of a settled chunk, and in those after it.
     scene.change(3 * C + 4095, b"c");
     scene.change(7 * C + 8192, b"c");
     let _ = scene.run("").code(4).says("2 chunks");
@@ -525,8 +526,8 @@ fn an_image_only_touched_is_read_again_and_not_sent_again() {
     scene.check_done();
 }
 
-/// The record of a chunk that the drive has was lost with the last second
-/// before a crash; then the image became zero there. That is no hole.
+/// The record of a chunk that the drive has was lost in a crash; then the image became zero there.
+/// That must not count as a hole.
 #[test]
 fn zeros_where_a_record_was_lost_are_written() {
     let mut scene = Scene::new();
@@ -580,7 +581,7 @@ fn what_was_sent_twice_is_verified_as_it_is_now() {
     gate.open();
     let _ = running.wait().code(130);
     scene.proxy.heal();
-    // All that changed was sent: there is nothing left to allow.
+    // Everything that changed was sent, so there is nothing left to allow.
     let _ = scene.run("--verify full").code(0);
     scene.check_done();
 }
@@ -600,7 +601,7 @@ fn an_image_of_another_size_is_another_image() {
     }
 }
 
-// ---- What becomes of the journal and the drive ----
+// ---- What happens to the journal and the drive ----
 
 #[test]
 fn a_journal_damaged_in_the_middle_is_compared_with_the_drive() {
@@ -616,7 +617,7 @@ fn a_journal_damaged_in_the_middle_is_compared_with_the_drive() {
     let _ = scene.writes();
     let again = scene.run("").code(0).says("The journal is damaged");
     assert_eq!(resumed(&again), before * C);
-    // What it does not tell any more is on the drive, and found there.
+    // The chunks whose records were lost are found on the drive.
     assert_eq!(scene.writes().len(), CHUNKS - confirmed);
     assert_drive(&scene.server, &scene.drive(), &scene.image);
     let bad = PathBuf::from(format!("{}.bad", journal.display()));
@@ -731,7 +732,7 @@ fn bytes_that_changed_on_the_drive_are_found() {
     let scene = Scene::new();
     let gate = Gate::default();
     let hold = Fault::Hold(gate.clone());
-    // One request at a time: nothing is read back before the end.
+    // One request at a time, so nothing is read back before the end.
     scene.proxy.fault(Request::reads_back, usize::MAX, hold);
     let running = scene.start("--verify full -j 1");
     scene.proxy.wait_for("a look at the drive", |requests| {
@@ -766,7 +767,7 @@ fn a_block_device_is_uploaded_and_resumed() {
     scene.check_done();
 }
 
-// ---- Journals of every version ever written ----
+// ---- Journals of every version ----
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/journals")
@@ -793,13 +794,13 @@ fn header_of(direction: Direction) -> Header {
     }
 }
 
-/// What a journal holds beyond what all have.
+/// The additional content of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum More {
     Nothing,
-    /// It calls its file whole.
+    /// It calls its file complete.
     Whole,
-    /// Its last chunk has the digest of its data.
+    /// Its last chunk has a digest of its data only.
     Data,
     /// With records of chunks that are not synced, from version 2 on.
     Unsynced,
@@ -877,7 +878,7 @@ fn bytes_of(direction: Direction, more: More) -> Vec<u8> {
     bytes
 }
 
-/// Which journals there are.
+/// The journals to create.
 const JOURNALS: [(Direction, More, &str); 6] = [
     (Direction::Upload, More::Nothing, "upload.ohj"),
     (Direction::Upload, More::Data, "upload-sparse.ohj"),
@@ -891,8 +892,8 @@ const JOURNALS: [(Direction, More, &str); 6] = [
     (Direction::Download, More::Unsynced, "download-unsynced.ohj"),
 ];
 
-/// The maker: `cargo test --test it -- --ignored make_the_journals`. For what is new;
-/// a file that is there is never made again.
+/// Creates the journals: `cargo test --test it -- --ignored make_the_journals`. Only for new ones;
+/// an existing file is never overwritten.
 #[test]
 #[ignore = "makes the fixtures"]
 fn make_the_journals() {
@@ -957,7 +958,7 @@ fn every_version_of_the_journal_is_tested() {
         .collect();
     names.sort();
     assert_eq!(names, VERSIONS);
-    // What is written now is the last of them.
+    // The last of them is what is written now.
     let now = header_of(Direction::Upload).encode().unwrap();
     let version = u32::from_le_bytes(now[8..12].try_into().unwrap());
     assert_eq!(version as usize, VERSIONS.len());

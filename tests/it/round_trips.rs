@@ -1,5 +1,5 @@
-//! What of a transfer is not its chunks: requests that wait for no other one are made at the
-//! same time, and samples are read back while the transfer runs.
+//! Requests of a transfer that are not for chunks: independent ones are made concurrently, and
+//! samples are read back while the transfer runs.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -14,10 +14,10 @@ use crate::support::server::TestServer;
 const C: usize = 64 * 1024;
 const CHUNKS: usize = 16;
 const SIZE: usize = CHUNKS * C;
-/// Two chunks at a time, so that there is a place for a check beside them.
+/// Two chunks at a time, so that a check can run beside them.
 const TWO: &str = "--min-jobs 2 -j 2";
 
-/// More than the chunks need at the end.
+/// More requests than the chunks need at the end.
 const FOUR: &str = "--min-jobs 4 -j 4";
 
 struct Scene {
@@ -46,7 +46,7 @@ impl Scene {
         tool.args("-c 65536").args(flags).arg("a.img").spawn()
     }
 
-    /// Holds the request for the last chunk.
+    /// Holds back the request for the last chunk.
     fn hold_last(&self) -> Gate {
         let gate = Gate::default();
         let last = format!("/{}", SIZE - C);

@@ -1107,7 +1107,7 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
 }
 
 #[test]
-fn info_of_what_comes_in_order_tells_what_its_start_tells() {
+fn info_of_a_stream_shows_what_its_start_shows() {
     const SIZE: usize = 48 << 20;
     let scene = Scene::new();
     let content = noise(5, SIZE);
@@ -1223,7 +1223,7 @@ fn connections_that_break_go_on_where_the_server_can() {
 }
 
 #[test]
-fn a_file_that_changes_on_its_server_is_told() {
+fn a_file_that_changes_on_its_server_is_reported() {
     let scene = Scene::new();
     let content = noise(3, 40 * C);
     let packs: [Pack; 2] = [|plain| plain.to_vec(), gzip];
@@ -1248,7 +1248,7 @@ fn a_file_that_changes_on_its_server_is_told() {
 }
 
 #[test]
-fn a_web_server_that_has_no_such_image_is_told() {
+fn a_web_server_without_such_an_image_is_reported() {
     let scene = Scene::new();
     for (status, said) in [(404, "answered 404"), (403, "answered 403")] {
         let web = FaultProxy::stub(move |_| answer(status, &[], b"no"));
