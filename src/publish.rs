@@ -183,7 +183,7 @@ pub fn readers(text: &str) -> Result<String> {
     users.map(|users| users.join(" ")).ok_or_else(|| {
         let what =
             format!("Readers {text:?} are neither \"all\" nor user UUIDs with commas between");
-        Error::new(ErrorKind::Usage, what)
+        Error::new(ErrorKind::Usage, what).hint_to("Use --readers all, or --readers UUID,UUID")
     })
 }
 

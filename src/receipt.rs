@@ -164,8 +164,11 @@ impl Receipt {
     /// match its root.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let wrong = |what: &str| Error::new(ErrorKind::Usage, format!("It is no receipt: {what}"));
-        let object: Value = serde_json::from_slice(bytes)
-            .map_err(|cause| Error::new(ErrorKind::Usage, "It is no JSON").because(cause))?;
+        let object: Value = serde_json::from_slice(bytes).map_err(|cause| {
+            Error::new(ErrorKind::Usage, "It is no JSON")
+                .because(cause)
+                .hint_to("Use the file that \"openhosting publish --receipt FILE\" wrote")
+        })?;
         let number = |key: &str| {
             let value = object.get(key).and_then(Value::as_u64);
             value.ok_or_else(|| wrong(&format!("{key:?} is missing or no whole number")))

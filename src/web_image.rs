@@ -20,7 +20,7 @@ use crate::api::{Pin, Web, WebAnswer, WebUrl};
 use crate::driver::blocking::blocking;
 use crate::driver::patience::{Patience, Trial, Unanswered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::failure::Failure;
+use crate::failure::{CANNOT_CONNECT, Failure};
 use crate::image::{Fingerprint, Image, ImageOptions, Input, RawImage, Remote};
 use crate::locks::lock;
 use crate::policy::Operation;
@@ -181,9 +181,8 @@ impl WebFile {
         };
         let what = format!("Cannot fetch {}: {why}", self.url);
         match failure {
-            Failure::Connect(_) | Failure::Broken(_) | Failure::Stalled(_) => {
-                Error::new(ErrorKind::Unavailable, what)
-            }
+            Failure::Connect(_) => Error::new(ErrorKind::Unavailable, what).hint_to(CANNOT_CONNECT),
+            Failure::Broken(_) | Failure::Stalled(_) => Error::new(ErrorKind::Unavailable, what),
             Failure::Refused(refusal) if refusal.status >= 500 || refusal.status == 429 => {
                 Error::new(ErrorKind::Unavailable, what)
             }
@@ -199,7 +198,14 @@ impl WebFile {
         again.map_err(
             |Unanswered { failure, outage }| match (self.error(failure), outage) {
                 (error, None) => error,
-                (error, Some(_)) => Error::new(ErrorKind::Unavailable, error.to_string()),
+                (error, Some(_)) => {
+                    let hint = error.hint().map(str::to_owned);
+                    let error = Error::new(ErrorKind::Unavailable, error.to_string());
+                    match hint {
+                        Some(hint) => error.hint_to(hint),
+                        None => error,
+                    }
+                }
             },
         )
     }

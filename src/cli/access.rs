@@ -347,7 +347,9 @@ pub(super) fn certificates(path: &Path) -> Result<Certificates> {
     let text = secret_files::read_public_bytes("certificates", path)?;
     Certificates::from_pem(&text).map_err(|cause| {
         let what = format!("Cannot use the certificates {}", path.display());
-        Error::new(ErrorKind::Usage, what).because(cause)
+        Error::new(ErrorKind::Usage, what)
+            .because(cause)
+            .hint_to("A file in PEM form has lines that begin with -----BEGIN CERTIFICATE-----")
     })
 }
 

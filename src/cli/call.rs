@@ -178,14 +178,16 @@ impl CallArguments {
 fn file_body(path: &Path) -> Result<Upload> {
     let cannot = |what: &str| Error::new(ErrorKind::Usage, format!("{} {what}", path.display()));
     let file = File::open(path).map_err(|cause| match cause.kind() {
-        std::io::ErrorKind::NotFound => cannot("not found"),
+        kind @ std::io::ErrorKind::NotFound => {
+            cannot("not found").hint_to(exit::advice_on(kind).unwrap_or_default())
+        }
         _ => cannot("cannot be opened").because(cause),
     })?;
     let metadata = file
         .metadata()
         .map_err(|cause| cannot("cannot be measured").because(cause))?;
     if metadata.is_dir() {
-        return Err(cannot("is a directory"));
+        return Err(cannot("is a directory").hint_to("Name a file that holds the input data"));
     }
     if metadata.is_file() {
         Ok(stream(file, metadata.len()))

@@ -31,9 +31,48 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
 /// Prints an error in one line and its hint below.
 pub(super) fn tell(program: &str, error: &Error) {
     say(&format!("{program}: {}", error.chain()));
-    for line in error.hint().unwrap_or_default().lines() {
+    let advice = advice(error).unwrap_or_default();
+    for line in error.hint().unwrap_or(&advice).lines() {
         say(line);
     }
+}
+
+/// What to do about an error of the system that has no hint of its own.
+fn advice(error: &Error) -> Option<String> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return advice_on(error.kind());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// What to do about an error of the system with a file.
+pub(super) fn advice_on(kind: std::io::ErrorKind) -> Option<String> {
+    use std::io::ErrorKind as Io;
+    let advice = match kind {
+        Io::NotFound => {
+            let here = std::env::current_dir().unwrap_or_default();
+            return Some(format!(
+                "Check the path; a relative one begins at {}",
+                here.display()
+            ));
+        }
+        Io::PermissionDenied => {
+            "Check the owner and the permissions of the file, and of its directories"
+        }
+        Io::NotADirectory | Io::AlreadyExists => {
+            "A file has the name of a directory that is needed: use another path"
+        }
+        Io::IsADirectory => "It is a directory: use another name",
+        Io::StorageFull | Io::QuotaExceeded => "Free some space, or write to another place",
+        Io::ReadOnlyFilesystem => "The file system is read-only: write to another place",
+        Io::AddrInUse => "Another program listens on this port: use another one, or stop it",
+        _ => return None,
+    };
+    Some(advice.to_owned())
 }
 
 /// The same of a command that makes a few calls and stores nothing: where another run may

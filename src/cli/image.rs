@@ -40,7 +40,7 @@ const PIXELS: usize = 14;
 
 /// Examines disk images on this machine
 #[derive(Debug, Parser)]
-#[command(name = "openhosting-image", bin_name = PROGRAM, version, after_long_help = help::after("image"))]
+#[command(name = "openhosting-image", bin_name = PROGRAM, version, arg_required_else_help = false, after_long_help = help::after("image"))]
 pub(super) struct ImageCommand {
     #[command(subcommand)]
     what: ImageSubcommand,

@@ -25,6 +25,11 @@ impl FromStr for Named {
             return Ok(Self::Id(id));
         }
         match is_broken_uuid(text) {
+            true if let Some(odd) = text.chars().find(|c| !c.is_ascii_hexdigit() && *c != '-') => {
+                Err(format!(
+                    "not a UUID: {odd:?} is no hexadecimal digit. List your drives with: openhosting ls"
+                ))
+            }
             true => Err(format!(
                 "not a UUID: it has {} digits, and a UUID has 32 in groups of 8, 4, 4, 4 and 12. List your drives with: openhosting ls",
                 text.bytes().filter(|byte| *byte != b'-').count()

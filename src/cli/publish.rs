@@ -464,7 +464,7 @@ fn options(arguments: &PublishArguments) -> Result<PublishOptions> {
     }
     if arguments.image.is_none() && !arguments.cleanup {
         return Err(Error::new(ErrorKind::Usage, "There is no image to publish")
-            .hint_to("openhosting publish IMAGE --name NAME; --cleanup alone needs none"));
+            .hint_to("Name an image; only --cleanup needs none"));
     }
     Ok(PublishOptions {
         token: arguments.token.clone(),

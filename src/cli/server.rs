@@ -482,7 +482,13 @@ fn fault_plan(path: &Path) -> Result<FaultPlan> {
         let what = format!("Cannot read the fault plan {}", path.display());
         Error::new(ErrorKind::Usage, what).because(error)
     })?;
-    String::from_utf8_lossy(&text).parse()
+    let plan = String::from_utf8_lossy(&text).parse::<FaultPlan>();
+    plan.map_err(|cause| {
+        let hint = cause.hint().unwrap_or_default().to_owned();
+        let what = format!("Cannot use the fault plan {}", path.display());
+        let error = Error::new(ErrorKind::Usage, what).because(cause);
+        error.hint_to(hint)
+    })
 }
 
 /// A server that accepts connections, and whose address was printed.

@@ -229,7 +229,9 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
             "--min-jobs {} is more than --jobs {}",
             common.min_jobs, common.jobs
         );
-        return exit::finish(T::PROGRAM, Err(Error::new(ErrorKind::Usage, what)));
+        let error = Error::new(ErrorKind::Usage, what);
+        let error = error.hint_to("Raise --jobs, or lower --min-jobs");
+        return exit::finish(T::PROGRAM, Err(error));
     }
     let way = tool.way();
     if common.json && way == Way::DownToStdout {

@@ -440,7 +440,8 @@ fn check_size(image: &Image, declared: Option<u64>) -> Result<()> {
     match (image.length(), declared) {
         (Length::Known(size), Some(declared)) if size != declared => {
             let what = format!("The image has {size} bytes, not the {declared} of --size");
-            Err(Error::new(ErrorKind::Usage, what))
+            Err(Error::new(ErrorKind::Usage, what)
+                .hint_to("Leave --size out: the image says how large it is"))
         }
         _ => Ok(()),
     }

@@ -26,7 +26,7 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
             (format!("{} {verb} missing", missing.join(" and ")), None)
         }
         Wrong::ArgumentConflict => conflict(error),
-        Wrong::MissingSubcommand | Wrong::DisplayHelpOnMissingArgumentOrSubcommand => {
+        Wrong::MissingSubcommand => {
             let known = all(error, ContextKind::ValidSubcommand);
             let hint = (!known.is_empty()).then(|| format!("Use {}", any_of(&known)));
             ("A command is missing".to_owned(), hint)

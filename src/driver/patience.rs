@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::Client;
 use crate::error::{Error, ErrorKind};
-use crate::failure::Failure;
+use crate::failure::{CANNOT_CONNECT, Failure};
 use crate::locks::lock;
 use crate::monitor::{Event, Monitor, Waiting};
 use crate::policy::{Attempts, Next, Operation, Outlook, Wait, Waits};
@@ -241,7 +241,13 @@ impl Unanswered {
 /// The error of a run that gives up for now. `what` is what was being done, as in "Cannot read
 /// drive X".
 pub(crate) fn gave_up(what: &str, failure: &Failure, max_outage: Duration) -> Error {
-    let error = |why: String| Error::new(ErrorKind::Unavailable, format!("{what}: {why}"));
+    let error = |why: String| {
+        let error = Error::new(ErrorKind::Unavailable, format!("{what}: {why}"));
+        match failure {
+            Failure::Connect(_) => error.hint_to(CANNOT_CONNECT),
+            _ => error,
+        }
+    };
     match failure.retry_after() {
         Some(asked) if asked > SILENCE => {
             let asked = humantime::format_duration(Duration::from_secs(asked.as_secs()));

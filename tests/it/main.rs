@@ -30,6 +30,7 @@ mod libcloud;
 mod load;
 mod manual;
 mod matrix;
+mod mistakes;
 mod neighbours;
 mod outputs;
 mod ova;

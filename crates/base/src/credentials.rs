@@ -14,6 +14,9 @@ pub struct Credentials {
     key: Zeroizing<String>,
 }
 
+/// How credentials are written.
+const FORM: &str = "Set OHAUTH=<user uuid>:<secret API key>, or the credentials of the profile";
+
 impl Credentials {
     /// Credentials of `user` with `key`.
     ///
@@ -26,13 +29,15 @@ impl Credentials {
             return Err(Error::new(
                 ErrorKind::Usage,
                 "The user of the credentials is empty, or holds a colon or a control character",
-            ));
+            )
+            .hint_to(FORM));
         }
         if key.contains(|c: char| c.is_control()) {
             return Err(Error::new(
                 ErrorKind::Usage,
                 "The secret key holds a control character, maybe the end of a line",
-            ));
+            )
+            .hint_to(FORM));
         }
         Ok(Self { user, key })
     }

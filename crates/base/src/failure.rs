@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::wire::ErrorType;
 
+/// What to do where nobody answers at an address.
+pub const CANNOT_CONNECT: &str = "Is the server running, and are its address and port right?";
+
 /// Why one attempt of one request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -108,10 +111,7 @@ impl Failure {
     /// The error to report. `what` is what was being done, as in "Cannot write to the drive".
     pub fn into_error(self, what: &str) -> Error {
         let (kind, hint) = match &self {
-            Self::Connect(_) => (
-                ErrorKind::Unavailable,
-                Some("Is the server running, and are its address and port right?"),
-            ),
+            Self::Connect(_) => (ErrorKind::Unavailable, Some(CANNOT_CONNECT)),
             Self::Broken(_) | Self::Stalled(_) => (ErrorKind::Unavailable, None),
             Self::Certificate(_) => (
                 ErrorKind::Rejected,

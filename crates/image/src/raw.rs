@@ -166,7 +166,7 @@ fn is_pipe(path: &Path) -> Error {
 
 fn empty(path: &Path) -> Error {
     let what = format!("{} is empty: there is nothing to upload", path.display());
-    Error::new(ErrorKind::Image, what)
+    Error::new(ErrorKind::Image, what).hint_to("Check that this is the disk image that you mean")
 }
 
 impl RawImage {

@@ -145,7 +145,8 @@ impl Input {
         match head.is_empty() {
             true => {
                 let what = format!("{} is empty: there is nothing to upload", self.name);
-                Err(Error::new(ErrorKind::Image, what))
+                Err(Error::new(ErrorKind::Image, what)
+                    .hint_to("Check that this is the disk image that you mean"))
             }
             false => Ok(head),
         }

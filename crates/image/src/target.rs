@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use openhosting_system::{
-    FileAt, FileId, Guard, Kind, NextData, OpenGuarded, Rights, check_replaceable, device_size,
-    next_data,
+    FileAt, FileId, Guard, Kind, NextData, OpenGuarded, Rights, check_replaceable, check_writable,
+    device_size, next_data,
 };
 
 use self::qcow2::Qcow2File;
@@ -326,10 +326,13 @@ impl ImageTarget {
     /// # Errors
     /// [`ErrorKind::Local`] if it does not.
     pub fn check_directory(path: &Path) -> Result<()> {
-        match std::fs::metadata(directory_of(path)) {
-            Ok(_) => Ok(()),
-            Err(cause) => Err(cannot("make", path, cause)),
-        }
+        let directory = directory_of(path);
+        std::fs::metadata(directory)
+            .and_then(|metadata| match metadata.is_dir() {
+                true => check_writable(directory),
+                false => Err(std::io::ErrorKind::NotADirectory.into()),
+            })
+            .map_err(|cause| cannot("make", path, cause))
     }
 
     /// Opens what an earlier run staged beside `path`; `None` if it does not exist.

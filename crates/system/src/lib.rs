@@ -45,8 +45,8 @@ pub use paths::{
     BASE_OF_CONFIG, BASE_OF_DATA, BASE_OF_STATE, Base, bytes_of, is_of_drive_letter, path_of_bytes,
 };
 pub use rights::{
-    Rights, can_be_changed, create_private_directory, is_nameless_pipe, open_directory, set_mode,
-    umask, user,
+    Rights, can_be_changed, check_writable, create_private_directory, is_nameless_pipe,
+    open_directory, set_mode, umask, user,
 };
 pub use signals::{Signal, Signals, survive_long_files};
 pub use streams::{Stream, columns, takes_sequences};

@@ -51,6 +51,27 @@ pub fn can_be_changed(file: &File) -> io::Result<bool> {
     is_writable_mount(file)
 }
 
+/// Checks that this user can create files in a directory, as far as the system reports that
+/// without creating one.
+///
+/// # Errors
+/// Why not.
+pub fn check_writable(directory: &Path) -> io::Result<()> {
+    check_access(directory)
+}
+
+#[cfg(unix)]
+fn check_access(directory: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let rights = Access::WRITE_OK | Access::EXEC_OK;
+    Ok(accessat(CWD, directory, rights, AtFlags::EACCESS)?)
+}
+
+#[cfg(not(unix))]
+fn check_access(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 /// Whether a path such as `/dev/fd/63` refers to an unnamed pipe, which a shell created for
 /// `<(COMMAND)`.
 pub fn is_nameless_pipe(path: &Path) -> bool {

@@ -274,7 +274,7 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Error {
 }
 
 fn wrong(what: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Usage, what).hint_to("See docs/user/fault-plan.md for the format")
+    Error::new(ErrorKind::Usage, what).hint_to("A fault plan is TOML, for example: latency_ms = 80")
 }
 
 fn small(number: u64) -> Result<u32> {
