@@ -52,7 +52,11 @@ pub async fn download(
     monitor: &mut dyn Monitor,
     mut stop: Stop,
 ) -> Result<Downloaded, DownloadInterrupted> {
-    let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
+    let first = Concurrency::first(
+        options.jobs_min.get(),
+        options.jobs.get(),
+        client.round_trip(),
+    );
     client.open_ahead(first).await;
     let look = stop.unless_asked(look(client, options));
     let info = options.patience.watching(monitor, look).await?;

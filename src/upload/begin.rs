@@ -65,7 +65,7 @@ impl Beginning<'_> {
         let (image, is_changed) = self.take_up(image, &mut session, monitor).await?;
         let (image, table) = look_at_image(image, monitor).await?;
         let needed = bytes_needed(&options.target, length, plan.is_endless());
-        client.open_ahead(at_once(&plan, options)).await;
+        client.open_ahead(at_once(client, &plan, options)).await;
         let prepared = tokio::select! {
             drive = options.patience.watching(
                 monitor,
@@ -260,8 +260,12 @@ fn bytes_needed(target: &Target, length: Length, is_endless: bool) -> u64 {
 
 /// How many requests are sent at first: those for the first chunks, and one more if the speed of
 /// the wire is probed at the same time.
-fn at_once(plan: &Plan, options: &UploadOptions) -> u32 {
-    let first = Concurrency::first(options.jobs_min.get(), options.jobs.get());
+fn at_once(client: &Client, plan: &Plan, options: &UploadOptions) -> u32 {
+    let first = Concurrency::first(
+        options.jobs_min.get(),
+        options.jobs.get(),
+        client.round_trip(),
+    );
     let first = first.min(u32::try_from(plan.count()).unwrap_or(u32::MAX));
     match first < options.jobs.get() && plan.size() >= WORTH_BYTES_MIN {
         true => first.saturating_add(1),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rangemap::RangeSet;
 
+use super::concurrency::is_far;
 use super::pieces::{Limits, Pieces, PiecesConfig, Requests, Verdict};
 use super::retry::{Class, DOUBTFUL_ATTEMPTS, Operation, classify_known, fits, wait};
 use super::tail::Tail;
@@ -16,6 +17,9 @@ use super::{Breaker, Concurrency, Ledger, Ticket, Zeros};
 use crate::failure::Failure;
 use crate::plan::{Plan, Span};
 
+/// Bytes on the wire of a piece while nothing is known of a far endpoint. Many requests begin
+/// at once there, and a small transfer should be divided among them.
+const FIRST_PIECE_BYTES: u64 = 512 * 1024;
 /// Maximum number of attempts at one chunk that fail while other chunks succeed. Attempts during an
 /// outage do not count.
 const ATTEMPTS_MAX: u32 = 10;
@@ -483,12 +487,16 @@ impl Engine {
             .open()
             .saturating_sub(self.in_flight.len() as u64);
         let limit = u64::from(self.concurrency.limit());
-        let is_shared = to_come < limit && limit > 1 && !limits.is_alone;
+        if limit == 1 || limits.is_alone {
+            return limits;
+        }
+        let unknown = match is_far(self.config.round_trip) {
+            true => FIRST_PIECE_BYTES,
+            false => u64::MAX,
+        };
+        let piece_bytes = self.tail.piece_bytes(to_come < limit);
         Limits {
-            shared_bytes: match is_shared {
-                true => self.tail.piece_bytes(),
-                false => u64::MAX,
-            },
+            shared_bytes: piece_bytes.unwrap_or(unknown),
             ..limits
         }
     }
@@ -1493,16 +1501,17 @@ mod tests {
     #[test]
     fn the_last_chunks_are_divided_where_requests_take_long() {
         let slow = 1 << 20;
-        // More chunks are left than the limit; fewer; a fast link; one request at a time.
-        assert!(!near_the_end(100, 8, slow, 40).0.limits().is_shared());
+        let piece_of = |engine: &Engine| engine.limits().piece_of(RequestSize::plain(4 << 20));
+        // More chunks are left than the limit; the same over a slower link; fewer; a fast link; one
+        // request at a time.
+        assert_eq!(piece_of(&near_the_end(100, 8, 2 * slow, 40).0), u64::MAX);
+        assert_eq!(piece_of(&near_the_end(100, 8, slow / 4, 40).0), 832 << 10);
         let (engine, now) = near_the_end(100, 8, slow, 12);
-        let limits = engine.limits();
-        let piece = limits.piece_of(RequestSize::plain(4 << 20));
+        let piece = piece_of(&engine);
         assert!((600_000..900_000).contains(&piece), "{piece}");
         assert_eq!(engine.spare(now), 0);
         let (engine, _) = near_the_end(100, 8, 20 << 20, 12);
-        let piece = engine.limits().piece_of(RequestSize::plain(4 << 20));
-        assert_eq!(piece, u64::MAX);
+        assert_eq!(piece_of(&engine), u64::MAX);
         let (engine, now) = near_the_end(20, 1, slow, 1);
         assert!(!engine.limits().is_shared());
         assert_eq!(engine.spare(now), 0);

@@ -1,15 +1,21 @@
-//! The tail of a transfer, when fewer chunks are left than requests are allowed. If a request takes
-//! seconds, the workers that finish early would only wait for the last ones. So the last chunks are
-//! cut into pieces, and the free requests help with them.
+//! How large the pieces of a chunk should be, so that one request takes no longer than some
+//! seconds, and less at the end of a transfer. There, fewer chunks are left than requests are
+//! allowed. Where a request takes seconds, those that are done early would wait for the last
+//! ones; so the last chunks are cut into smaller pieces, and the free requests help with them.
 //!
-//! The right size of a piece depends on what one connection carries. That is the number of bytes
-//! that moved, divided by the time that requests were in flight, over the last seconds.
+//! The size depends on what one connection carries. That is the number of bytes that moved,
+//! divided by the time that requests were in flight, over some seconds.
 
 use std::time::Duration;
 
-/// How long one piece should take. Each piece costs a round trip in which its connection idles, and
-/// at the end of a transfer some requests idle for up to one piece.
-const PIECE_S: f64 = 0.75;
+/// How long one piece should take at the end of a transfer, in seconds. Each costs a round
+/// trip in which its connection idles, and at the end some requests idle for one piece at
+/// most.
+const LAST_PIECE_S: f64 = 0.75;
+/// How long one piece should take before that. A chunk that one connection carries in less
+/// time than this goes in one request. On a slower link a broken request loses at most this
+/// much work, and the end of the transfer finds no chunk that still takes minutes.
+const PIECE_S: f64 = 3.0;
 /// Seconds of requests in flight before the speed counts as known, and seconds over which it is
 /// averaged.
 const KNOWN_S: f64 = 0.5;
@@ -46,14 +52,12 @@ impl Tail {
         }
     }
 
-    /// Bytes on the wire that one request carries in the time of a piece; `u64::MAX` while that is
-    /// unknown.
-    pub(super) fn piece_bytes(&self) -> u64 {
-        match self.s < KNOWN_S {
-            true => u64::MAX,
-            // `as` saturates, so a huge quotient is safe.
-            false => (self.bytes / self.requests_s * PIECE_S) as u64,
-        }
+    /// Bytes on the wire that one request carries in the time of a piece, which is shorter at
+    /// the end of a transfer; `None` while that is unknown.
+    pub(super) fn piece_bytes(&self, is_end: bool) -> Option<u64> {
+        let piece_s = if is_end { LAST_PIECE_S } else { PIECE_S };
+        // `as` saturates.
+        (self.s >= KNOWN_S).then_some((self.bytes / self.requests_s * piece_s) as u64)
     }
 }
 
@@ -81,19 +85,21 @@ mod tests {
     #[test]
     fn a_piece_takes_less_than_a_second() {
         let mut tail = Tail::default();
-        assert_eq!(tail.piece_bytes(), u64::MAX);
+        assert_eq!(tail.piece_bytes(true), None);
         tail.moved(0, 0, Duration::from_secs(5));
         tail.moved(1000, 1, Duration::from_millis(5400));
-        assert_eq!(tail.piece_bytes(), u64::MAX);
+        assert_eq!(tail.piece_bytes(true), None);
         let mut tail = Tail::default();
         play(&mut tail, 1_000_000, 8, 3);
-        assert_eq!(tail.piece_bytes(), 750_000);
-        // No request is in flight, or some are that do not count.
+        assert_eq!(tail.piece_bytes(true), Some(750_000));
+        assert_eq!(tail.piece_bytes(false), Some(3_000_000));
+        // Nothing is in flight, or in flight and not counted.
         tail.moved(tail.moved + 5_000_000, 0, tail.at + Duration::from_secs(9));
-        assert_eq!(tail.piece_bytes(), 750_000);
-        // The measure follows changes of the link.
+        assert_eq!(tail.piece_bytes(true), Some(750_000));
+        // It follows what the link does.
         play(&mut tail, 100_000, 64, 60);
-        assert!((75_000..80_000).contains(&tail.piece_bytes()));
+        let piece = tail.piece_bytes(true).unwrap();
+        assert!((75_000..80_000).contains(&piece), "{piece}");
     }
 
     /// One attempt: the pieces that were not sent yet, and how many are in flight.
