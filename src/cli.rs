@@ -12,6 +12,7 @@ mod checksum_line;
 mod complete;
 mod config;
 mod display;
+mod doctor;
 mod download;
 mod drive_commands;
 mod drive_state;
@@ -27,6 +28,7 @@ mod json_list;
 mod limits;
 #[cfg(target_os = "linux")]
 mod local;
+mod login;
 mod manual;
 mod named;
 mod output;

@@ -47,7 +47,7 @@ impl Route {
     }
 
     /// The proxy for this URL, and where it was configured.
-    pub(super) fn proxy(&self, url: &Url) -> Option<String> {
+    pub(crate) fn proxy(&self, url: &Url) -> Option<String> {
         let is_direct = super::endpoint::is_loopback(url) || self.excludes(url);
         let proxies = self.proxies.as_ref().filter(|_| !is_direct);
         proxies.and_then(|proxies| proxies.describe(url))

@@ -354,6 +354,17 @@ pub(super) fn certificates(path: &Path) -> Result<Certificates> {
 }
 
 impl ResolvedAccess {
+    /// The endpoint, and what names it.
+    pub(super) fn endpoint(&self) -> (&Endpoint, &str) {
+        (&self.endpoint, &self.endpoint_from)
+    }
+
+    /// The proxy on the way to the endpoint.
+    pub(super) fn proxy(&self, route: &Route) -> Option<String> {
+        let url = self.endpoint.url(["drives", "list"]).ok()?;
+        route.proxy(&url)
+    }
+
     /// The certificates, if there are any besides this machine's.
     pub(super) fn certificates(self) -> Option<Certificates> {
         self.certificates

@@ -72,10 +72,25 @@ impl ConfigFile {
     /// # Errors
     /// [`ErrorKind::Usage`] if others may write to it, or it is wrong.
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
-        match path.try_exists() {
-            Ok(false) => Ok(None),
-            _ => Self::parse(&secret_files::read_trusted("config", path)?, path).map(Some),
+        Ok(Self::open_with_text(path)?.map(|(_, config)| config))
+    }
+
+    /// The same, with the text of the file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_with_text(path: &Path) -> Result<Option<(String, Self)>> {
+        if let Ok(false) = path.try_exists() {
+            return Ok(None);
         }
+        let text = secret_files::read_trusted("config", path)?;
+        let config = Self::parse(&text, path)?;
+        Ok(Some((text.to_string(), config)))
+    }
+
+    /// The profile of this name, if there is one.
+    pub(super) fn find(&self, name: &str) -> Option<&Profile> {
+        self.profiles.get(name)
     }
 
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {

@@ -94,6 +94,14 @@ pub(super) fn say(line: &str) {
     });
 }
 
+/// Prints a question on stderr, without an end of line.
+pub(super) fn ask(question: &str) {
+    let question = printable::line(question);
+    screen::write(|| {
+        let _ = write!(Waiting(std::io::stderr()), "{question}");
+    });
+}
+
 /// Prints an object on stderr, in a line.
 pub(super) fn say_object(object: &serde_json::Value) {
     let object = printable::object(object);

@@ -280,6 +280,48 @@ const IMAGE_INFO: Sections = Sections {
     exit_status: EXIT_STATUS,
 };
 
+const LOGIN: Sections = Sections {
+    examples: &[
+        (
+            "Store the profile \"default\", after three questions",
+            "openhosting login",
+        ),
+        (
+            "Store another one, and use it",
+            "openhosting login work && openhosting ls --profile work",
+        ),
+        (
+            "The same in a script, with the key from a variable",
+            "printf %s \"$KEY\" | openhosting login --endpoint https://api.example.com/ --user UUID",
+        ),
+    ],
+    environment: &[
+        PROXY,
+        (
+            "XDG_CONFIG_HOME",
+            "directory above that of the config file [default: ~/.config]",
+        ),
+    ],
+    files: &[
+        CONFIG,
+        (
+            "~/.config/openhosting/NAME.key",
+            "the credentials of the profile NAME; only you can read it",
+        ),
+    ],
+    exit_status: EXIT_STATUS,
+};
+
+const DOCTOR: Sections = Sections {
+    examples: &[
+        ("Check everything", "openhosting doctor"),
+        ("Check another profile", "openhosting doctor --profile work"),
+    ],
+    environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],
+    files: &[CONFIG, JOURNALS],
+    exit_status: EXIT_STATUS,
+};
+
 const API: Sections = Sections {
     examples: &[
         (
@@ -422,6 +464,8 @@ pub(super) fn sections(command: &str) -> Sections {
         "show" => SHOW,
         "rm" => RM,
         "image" | "image-info" => IMAGE_INFO,
+        "login" => LOGIN,
+        "doctor" => DOCTOR,
         "api" => API,
         "probe" => PROBE,
         "server" => SERVER,

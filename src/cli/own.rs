@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use super::{
-    call, complete, download, drive_commands, exit, image, manual, probe, publish, server, upload,
-    verify, version,
+    call, complete, doctor, download, drive_commands, exit, image, login, manual, probe, publish,
+    server, upload, verify, version,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -116,6 +116,20 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
         about: "Examine disk images on this machine",
         main: |words| image::FORM.main(words, image::main),
         command: image::ImageCommand::command,
+    },
+    OwnCommand {
+        word: "login",
+        group: Group::Endpoint,
+        about: "Store an endpoint and your credentials as a profile",
+        main: login::main,
+        command: login::LoginArguments::command,
+    },
+    OwnCommand {
+        word: "doctor",
+        group: Group::Endpoint,
+        about: "Find out what would stop a transfer",
+        main: doctor::main,
+        command: doctor::DoctorArguments::command,
     },
     OwnCommand {
         word: "api",

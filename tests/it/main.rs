@@ -28,6 +28,7 @@ mod kill;
 mod killed;
 mod libcloud;
 mod load;
+mod login;
 mod manual;
 mod matrix;
 mod mistakes;

@@ -36,12 +36,13 @@ import os, pty, select, sys, termios, time
 pid, fd = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[2], sys.argv[2:])
-shown, typed = b"", False
+shown, answers, answered = b"", sys.argv[1].encode().splitlines(True), 0
 while True:
     asks_for_key = b":" in shown and not termios.tcgetattr(fd)[3] & termios.ECHO
-    if not typed and (asks_for_key or b"[y/N]" in shown):
-        os.write(fd, sys.argv[1].encode())
-        typed = True
+    asks = asks_for_key or shown.endswith(b": ") or b"[y/N]" in shown
+    if answers and asks and len(shown) > answered:
+        answered = len(shown)
+        os.write(fd, answers.pop(0))
     if select.select([fd], [], [], 0.02)[0]:
         try:
             part = os.read(fd, 65536)
@@ -205,7 +206,7 @@ impl Desk {
         self.tool(SIMPLE).env("OHURI", endpoint)
     }
 
-    /// A tool on a terminal of its own, where this is typed when it asks.
+    /// A tool on a terminal of its own, where the next line of this is typed when it asks.
     pub fn on_a_terminal(&self, typed: &str, tool: &str) -> Tool<'_> {
         let python = self.tool("python3").arg("-c").arg(ON_A_TERMINAL);
         python.arg(typed).arg(tool)

@@ -1,0 +1,390 @@
+//! `openhosting login`: asks who you are at which endpoint, checks it with one call, and
+//! writes a profile and its key file. Nothing is written before the endpoint has accepted
+//! the credentials.
+
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::access;
+use super::config::{ConfigFile, Reference};
+use super::output::{CommandOutput, OutputForm};
+use super::wait_lines::{self, WaitLines};
+use super::{environment, exit, help, prompt};
+use crate::api::{Client, ClientConfig, Endpoint};
+use crate::credentials::Credentials;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filesystem::{Access, private_directory, replace};
+use crate::transfer::{Stop, blocking, each_drive};
+
+const FORM: OutputForm = OutputForm {
+    program: "openhosting login",
+    schema: "login/1",
+    short: None,
+};
+
+/// The longest answer that is read, in bytes: a key has some dozens.
+const ANSWER_BYTES_MAX: u64 = 4096;
+
+/// Stores the endpoint and credentials of a user as a profile
+///
+/// Asks for what is missing, checks it with one call, and writes it to the config file.
+/// The key is stored in a file of its own that only you can read. Where stdin is not a
+/// terminal, its first line is the key.
+#[derive(Debug, Parser)]
+#[command(name = "openhosting-login", bin_name = "openhosting login", version, after_long_help = help::after("login"))]
+pub(super) struct LoginArguments {
+    /// Name of the profile
+    #[arg(value_name = "NAME", default_value = "default", value_parser = profile_name)]
+    name: String,
+
+    /// Endpoint URI
+    #[arg(long, value_name = "URI")]
+    endpoint: Option<String>,
+
+    /// UUID of the user
+    #[arg(long, value_name = "UUID")]
+    user: Option<String>,
+
+    /// File of certificates (PEM), one of which the endpoint's must be signed by
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+
+    /// Use this profile where none is named, even if another one is the default now
+    #[arg(long)]
+    default: bool,
+}
+
+/// A name that can be a key of the config and the name of a file everywhere.
+fn profile_name(text: &str) -> Result<String, String> {
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    match !text.is_empty() && text.bytes().all(is_fine) {
+        true => Ok(text.to_owned()),
+        false => Err("a profile's name has letters, digits, - and _ only".to_owned()),
+    }
+}
+
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    FORM.main(words, |arguments: &LoginArguments| {
+        FORM.run(false, async |stop| run(arguments, stop).await)
+    })
+}
+
+/// What is to be written where.
+struct Plan {
+    config: PathBuf,
+    /// The text of the config as it is, and what is in it.
+    old: Option<(String, ConfigFile)>,
+    key_file: PathBuf,
+    /// The endpoint that the profile has already.
+    endpoint: Option<String>,
+    cacert: Option<PathBuf>,
+}
+
+impl Plan {
+    /// # Errors
+    /// [`ErrorKind::Usage`] if there is no place for a config, or the profile is there and
+    /// its credentials are not in a file.
+    fn of(arguments: &LoginArguments) -> Result<Self> {
+        let config = environment::config_file().ok_or_else(|| {
+            Error::new(ErrorKind::Usage, "There is no place for a config")
+                .hint_to("Set HOME or XDG_CONFIG_HOME")
+        })?;
+        let old = ConfigFile::open_with_text(&config)?;
+        let known = old
+            .as_ref()
+            .and_then(|(_, config)| config.find(&arguments.name));
+        let mut plan = Self {
+            key_file: config.with_file_name(format!("{}.key", arguments.name)),
+            endpoint: None,
+            cacert: arguments.cacert.clone(),
+            config,
+            old: None,
+        };
+        if let Some(profile) = known {
+            let Some(Reference::File(path)) = &profile.credentials else {
+                let what = format!(
+                    "The profile {:?} in {} has no key file",
+                    arguments.name,
+                    plan.config.display()
+                );
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint_to("Choose another name, or edit the profile"));
+            };
+            plan.key_file = path.clone();
+            plan.endpoint = profile.endpoint.clone();
+            plan.cacert = plan.cacert.or_else(|| profile.files.cacert.clone());
+            let is_other = arguments.endpoint.is_some() && arguments.endpoint != plan.endpoint;
+            if is_other || plan.endpoint.is_none() {
+                let what = format!(
+                    "The profile {:?} is in {} already, and names another endpoint or none",
+                    arguments.name,
+                    plan.config.display()
+                );
+                return Err(Error::new(ErrorKind::Usage, what)
+                    .hint_to("Choose another name, or edit the profile"));
+            }
+        }
+        plan.old = old;
+        Ok(plan)
+    }
+
+    /// Whether the config names the profile already: then only its key file is written.
+    fn is_known(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// The config with the profile in it, and whether the profile is the default there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] if the config cannot be extended.
+    fn extended(
+        &self,
+        name: &str,
+        endpoint: &Endpoint,
+        is_default: bool,
+    ) -> Result<(String, bool)> {
+        let (old, default) = match &self.old {
+            Some((text, config)) => (text.as_str(), config.default.clone()),
+            None => ("", None),
+        };
+        let becomes_default = default.is_none();
+        let mut text = String::new();
+        // A key of the whole config stands before its first table.
+        if becomes_default {
+            text += &format!("default = {}\n", quoted(name));
+        }
+        text += old;
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        if !self.is_known() {
+            text += &format!(
+                "\n[profiles.{name}]\nendpoint = {}\n",
+                quoted(&endpoint.to_string())
+            );
+            text += &format!("credentials.file = {}\n", quoted(&format!("{name}.key")));
+            if let Some(cacert) = &self.cacert {
+                let cacert = std::path::absolute(cacert).unwrap_or_else(|_| cacert.clone());
+                text += &format!("cacert = {}\n", quoted(&cacert.to_string_lossy()));
+            }
+        }
+        let by_hand = |what: String| {
+            Error::new(ErrorKind::Usage, what).hint_to("Edit it, or choose another name")
+        };
+        // What was there may end in a way that nothing can be appended to.
+        ConfigFile::parse(&text, &self.config).map_err(|cause| {
+            by_hand(format!("Cannot add a profile to {}", self.config.display())).because(cause)
+        })?;
+        let is_own = becomes_default || default.as_deref() == Some(name);
+        if is_default && !is_own {
+            return Err(by_hand(format!(
+                "The default of {} is another profile: {:?}",
+                self.config.display(),
+                default.unwrap_or_default()
+            )));
+        }
+        Ok((text, is_own))
+    }
+
+    /// Writes the key file, then the config that refers to it.
+    fn write(&self, config: &str, user: &str, key: &str) -> Result<()> {
+        let cannot = |path: &Path| {
+            let what = format!("Cannot write {}", path.display());
+            move |cause| Error::new(ErrorKind::Local, what).because(cause)
+        };
+        let directory = crate::filesystem::directory_of(&self.config);
+        private_directory(directory).map_err(cannot(directory))?;
+        let line = Zeroizing::new(format!("{user}:{key}\n"));
+        replace(&self.key_file, Access::Private, line.as_bytes())
+            .map_err(cannot(&self.key_file))?;
+        let is_same = self.old.as_ref().is_some_and(|(text, _)| text == config);
+        match is_same {
+            true => Ok(()),
+            false => replace(&self.config, Access::Private, config.as_bytes())
+                .map_err(cannot(&self.config)),
+        }
+    }
+}
+
+/// A text as TOML writes it.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput> {
+    let plan = Plan::of(arguments)?;
+    let is_asking = std::io::stdin().is_terminal();
+    let endpoint = match arguments.endpoint.clone().or_else(|| plan.endpoint.clone()) {
+        Some(endpoint) => endpoint,
+        None => ask("Endpoint URI", "--endpoint URI", is_asking, &mut stop).await?,
+    };
+    let endpoint: Endpoint = endpoint.parse()?;
+    // With another default there is nothing to ask for.
+    let (config, is_default) = plan.extended(&arguments.name, &endpoint, arguments.default)?;
+    let user = match &arguments.user {
+        Some(user) => user.clone(),
+        None => ask("User UUID", "--user UUID", is_asking, &mut stop).await?,
+    };
+    let key = match is_asking {
+        true => {
+            stop.unless_asked(prompt::secret("Secret API key: ".to_owned()))
+                .await?
+        }
+        false => stop.unless_asked(blocking(read_line)).await?,
+    };
+    let key = Zeroizing::new(key.trim().to_owned());
+    let credentials = Credentials::new(&user, &**key)?;
+    let drives = check(&plan, &endpoint, &credentials, &mut stop).await?;
+    plan.write(&config, &user, &key)?;
+    let mut text = format!(
+        "{endpoint} accepts you; you have {drives} drives there\nProfile {:?} is in {}",
+        arguments.name,
+        plan.config.display()
+    );
+    text += &match is_default {
+        true => ", and is the default\n".to_owned(),
+        false => format!("; use it with --profile {}\n", arguments.name),
+    };
+    for variable in ["OHURI", "EHURI", "OHAUTH", "EHAUTH"] {
+        if environment::variable(&[variable])?.is_some() {
+            text += &format!(
+                "{variable} is set, and goes before the default profile: unset it, or use --profile {}\n",
+                arguments.name
+            );
+        }
+    }
+    Ok(CommandOutput::new(text, json!(Value::Null)))
+}
+
+/// Asks the endpoint who has these credentials: how many drives they have.
+async fn check(
+    plan: &Plan,
+    endpoint: &Endpoint,
+    credentials: &Credentials,
+    stop: &mut Stop,
+) -> Result<usize> {
+    if !endpoint.is_loopback() {
+        environment::check_proxies()?;
+    }
+    let mut route = access::route()?;
+    route.endpoint_from = Some("openhosting login".to_owned());
+    let config = ClientConfig {
+        certificates: plan
+            .cacert
+            .as_deref()
+            .map(access::certificates)
+            .transpose()?,
+        outage: wait_lines::MAX_OUTAGE,
+        route,
+        ..ClientConfig::default()
+    };
+    let client = Client::new(endpoint.clone(), credentials, &config)?;
+    let patience = wait_lines::patience();
+    let mut drives = 0;
+    let list = each_drive(&client, &patience, async |_| drives += 1);
+    let list = stop.unless_asked(list);
+    let listed = patience.watching(&mut WaitLines(FORM.program), list).await;
+    listed.map_err(|cause| {
+        let hint = match cause.kind() {
+            ErrorKind::Unauthenticated => Some("Check the user UUID and the key".to_owned()),
+            _ => cause.hint().map(str::to_owned),
+        };
+        let error = Error::new(cause.kind(), "Nothing was stored").because(cause);
+        match hint {
+            Some(hint) => error.hint_to(hint),
+            None => error,
+        }
+    })?;
+    Ok(drives)
+}
+
+/// Asks on the terminal.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] if there is none, with the flag to use instead, or the answer is
+/// empty.
+async fn ask(what: &str, flag: &str, is_asking: bool, stop: &mut Stop) -> Result<String> {
+    let missing = |why: &str| Error::new(ErrorKind::Usage, why).hint_to(format!("Pass {flag}"));
+    if !is_asking {
+        return Err(missing(&format!(
+            "{what} is missing, and stdin is not a terminal"
+        )));
+    }
+    exit::ask(&format!("{what}: "));
+    let line = stop.unless_asked(blocking(read_line)).await?;
+    match line.trim() {
+        "" => Err(missing(&format!("{what} is missing"))),
+        answer => Ok(answer.to_owned()),
+    }
+}
+
+/// One line of stdin.
+fn read_line() -> Result<Zeroizing<String>> {
+    let mut line = Zeroizing::new(String::new());
+    let mut stdin = std::io::stdin().lock().take(ANSWER_BYTES_MAX);
+    stdin
+        .read_line(&mut line)
+        .map_err(|cause| Error::new(ErrorKind::Usage, "Cannot read stdin").because(cause))?;
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(old: Option<&str>) -> Plan {
+        let config = PathBuf::from("/c/config.toml");
+        Plan {
+            old: old.map(|text| {
+                let parsed = ConfigFile::parse(text, &config).unwrap();
+                (text.to_owned(), parsed)
+            }),
+            key_file: "/c/work.key".into(),
+            endpoint: None,
+            cacert: None,
+            config,
+        }
+    }
+
+    #[test]
+    fn a_config_keeps_what_it_has() {
+        let endpoint: Endpoint = "https://h/".parse().unwrap();
+        let (text, is_default) = plan(None).extended("work", &endpoint, false).unwrap();
+        let expected = "default = \"work\"\n\n[profiles.work]\nendpoint = \"https://h/\"\ncredentials.file = \"work.key\"\n";
+        assert_eq!(text, expected);
+        assert!(is_default);
+        // A comment, and no end of line.
+        let old = "default = \"a\" # mine\n[profiles.a]\nendpoint = \"https://a/\"";
+        let (text, is_default) = plan(Some(old)).extended("work", &endpoint, false).unwrap();
+        assert!(
+            text.starts_with(old) && text.contains("\n[profiles.work]\n"),
+            "{text}"
+        );
+        assert!(!is_default);
+        assert!(plan(Some(old)).extended("work", &endpoint, true).is_err());
+        // A profile and no default.
+        let old = "[profiles.a]\nendpoint = \"https://a/\"\n";
+        let (text, is_default) = plan(Some(old)).extended("work", &endpoint, false).unwrap();
+        assert!(is_default && text.contains(old), "{text}");
+        // Nothing can be added to an inline table.
+        let old = "profiles = { a = { endpoint = \"https://a/\" } }\n";
+        let error = plan(Some(old))
+            .extended("work", &endpoint, false)
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn a_name_is_a_key_and_a_file() {
+        assert!(profile_name("a-b_C9").is_ok());
+        for name in ["", "a b", "a/b", "..", "a.b", "ä"] {
+            assert!(profile_name(name).is_err(), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `openhosting login` and `openhosting doctor`.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::cli::{Desk, Outcome, Tool};
+use crate::support::proxy::{FaultProxy, answer};
+use crate::support::schema::object;
+use crate::support::server::TestServer;
+
+fn config(desk: &Desk) -> std::path::PathBuf {
+    let root = desk.work().parent().unwrap().to_owned();
+    root.join("home/.config/openhosting/config.toml")
+}
+
+/// A tool that knows neither endpoint nor credentials.
+fn bare<'a>(desk: &'a Desk, words: &str) -> Tool<'a> {
+    let tool = desk.simple("").unset("OHURI").unset("OHAUTH");
+    tool.args(words)
+}
+
+fn log_in(desk: &Desk, server: &TestServer, words: &str, key: &str) -> Outcome {
+    let key_file = config(desk).with_file_name("default.key");
+    desk.own(&key_file);
+    bare(desk, "login")
+        .args(words)
+        .args(&format!("--endpoint {}", server.uri))
+        .args(&format!("--user {}", desk.user))
+        .input(format!("{key}\n").as_bytes())
+        .run()
+}
+
+#[test]
+fn a_login_is_a_profile_that_works_and_only_the_user_can_read() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let outcome = log_in(&desk, &server, "", &desk.key).code(0);
+    assert!(outcome.text().contains("accepts you"), "{outcome:?}");
+    assert!(outcome.text().contains("is the default"), "{outcome:?}");
+    for name in ["config.toml", "default.key"] {
+        let metadata = std::fs::metadata(config(&desk).with_file_name(name)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    let _ = bare(&desk, "ls").run().code(0);
+    // Again with the same name: the key is replaced, and the config stays.
+    let before = std::fs::read(config(&desk)).unwrap();
+    let _ = log_in(&desk, &server, "", &desk.key).code(0);
+    assert_eq!(std::fs::read(config(&desk)).unwrap(), before);
+    // Another profile is not the default.
+    desk.own(&config(&desk).with_file_name("work.key"));
+    let outcome = log_in(&desk, &server, "work", &desk.key).code(0);
+    assert!(outcome.text().contains("--profile work"), "{outcome:?}");
+    let _ = bare(&desk, "ls --profile work").run().code(0);
+    let _ = bare(&desk, "ls --profile default").run().code(0);
+}
+
+#[test]
+fn a_login_that_is_refused_stores_nothing() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let outcome = log_in(&desk, &server, "", "not-the-key").code(1);
+    let outcome = outcome
+        .says("Nothing was stored")
+        .says("Check the user UUID");
+    assert!(!outcome.stderr.contains("not-the-key"), "{outcome:?}");
+    assert!(!config(&desk).exists());
+    // Nor is a question asked where nobody can answer.
+    for (words, what) in [
+        ("login", "--endpoint URI"),
+        ("login --endpoint http://127.0.0.1:1/", "--user UUID"),
+        ("login ../x", "letters, digits"),
+        ("login --endpoint http://example.com/", "https"),
+    ] {
+        let _ = bare(&desk, words).run().code(2).says(what);
+    }
+    assert!(!config(&desk).parent().unwrap().exists());
+}
+
+#[test]
+fn a_config_that_is_there_is_kept() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let path = config(&desk);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let old = "# Mine.\ndefault = \"old\"\n[profiles.old]\nendpoint = \"https://old.example/\"\ncredentials.env = \"OLD\"\n";
+    std::fs::write(&path, old).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let _ = log_in(&desk, &server, "", &desk.key).code(0);
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with(old));
+    // Its credentials are not in a file.
+    let outcome = bare(&desk, "login old").run().code(2);
+    let _ = outcome.says("has no key file");
+    let outcome = log_in(&desk, &server, "other --default", &desk.key).code(2);
+    let _ = outcome.says("The default of");
+}
+
+#[test]
+fn questions_are_asked_on_a_terminal_and_the_key_is_not_shown() {
+    if !crate::support::cli::has_terminals() {
+        return;
+    }
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.own(&config(&desk).with_file_name("default.key"));
+    let typed = format!("{}\n{}\n{}\n", server.uri, desk.user, desk.key);
+    let tool = desk.on_a_terminal(&typed, crate::support::cli::SIMPLE);
+    let outcome = tool.unset("OHAUTH").arg("login").run();
+    let shown = format!("{}{}", outcome.text(), outcome.stderr);
+    assert!(shown.contains("Endpoint URI"), "{outcome:?}");
+    assert!(shown.contains("Secret API key"), "{outcome:?}");
+    let _ = bare(&desk, "ls").run().code(0);
+}
+
+#[test]
+fn the_doctor_finds_what_is_wrong() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let doctor = |endpoint: &str| desk.simple(endpoint).arg("doctor");
+    let healthy = doctor(&server.uri).run().code(0);
+    for line in [
+        "ok       endpoint",
+        "ok       connection",
+        "ok       credentials",
+        "ok       clock",
+        "ok       state",
+    ] {
+        assert!(healthy.text().contains(line), "{line}: {healthy:?}");
+    }
+    let outcome = doctor(&server.uri).arg("--json").run().code(0);
+    let value = object("doctor/1", &outcome.stdout);
+    assert!(value["checks"].as_array().unwrap().len() >= 7, "{value:#}");
+    // Each of these ends with a code of its own, and the other checks are made all the same.
+    let wrong = desk
+        .simple(&server.uri)
+        .env("OHAUTH", format!("{}:x", desk.user));
+    let outcome = wrong.arg("doctor").run().code(1);
+    assert!(
+        outcome.text().contains("failed   credentials"),
+        "{outcome:?}"
+    );
+    assert!(outcome.text().contains("openhosting login"), "{outcome:?}");
+    assert!(outcome.text().contains("ok       state"), "{outcome:?}");
+    let outcome = doctor("http://127.0.0.1:1/").run().code(75);
+    assert!(
+        outcome.text().contains("failed   connection"),
+        "{outcome:?}"
+    );
+    let outcome = doctor("http://example.com/").run().code(2);
+    assert!(outcome.text().contains("failed   endpoint"), "{outcome:?}");
+    let late = FaultProxy::stub(|_| {
+        let date = ["Date: Sun, 06 Nov 1994 08:49:37 GMT"];
+        answer(200, &date, b"")
+    });
+    let outcome = doctor(&late.uri()).run().code(0);
+    assert!(outcome.text().contains("warning  clock"), "{outcome:?}");
+    let foreign = FaultProxy::stub(|_| answer(404, &[], b"<html>"));
+    let outcome = doctor(&foreign.uri()).run().code(1);
+    assert!(
+        outcome.text().contains("is it an OpenHosting API"),
+        "{outcome:?}"
+    );
+}
