@@ -617,8 +617,8 @@ impl Concurrency {
     }
 }
 
-/// Whether a round trip takes so long that the search for the number of requests, and the
-/// division of chunks, cannot wait for a measurement.
+/// Whether a round trip takes more than [`FAR`]: the search for the number of requests, and the
+/// division of chunks, cannot wait for a measurement then.
 pub(super) fn is_far(round_trip: Duration) -> bool {
     round_trip > FAR
 }
