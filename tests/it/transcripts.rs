@@ -52,7 +52,14 @@ const TOKEN: &str = "a drive bears a token by which it is found when the answer 
 const LOOK: &str = "a drive that exists is looked at before anything is written to it";
 const DIFFERENCES: &[Difference] = &[
     ("simple: no arguments", usage, USAGE),
-    ("simple: bad option", usage, USAGE),
+    (
+        "simple: bad option",
+        |r| {
+            r.code = 2;
+            r.stderr = vec!["There is no flag -x\n".into()];
+        },
+        USAGE,
+    ),
     ("simple: EHURI unset", code_2, USAGE),
     ("simple: -f missing file", code_2, USAGE),
     (

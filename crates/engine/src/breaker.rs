@@ -7,7 +7,7 @@ use super::Backoff;
 /// An outage begins after this many consecutive failures, counted over all workers.
 const FAILURES_MAX: u32 = 5;
 
-/// Opens after [`FAILURES_MAX`] consecutive failures. While it is open, the transfer sends one
+/// Opens after `FAILURES_MAX` consecutive failures. While it is open, the transfer sends one
 /// cheap probe at a time and nothing else, until a probe succeeds (docs/dev/faults.md, 3.4). An
 /// outage is no reason to abort a bulk transfer: attempts made during one do not count against
 /// their chunk, and only the length of the outage decides when to give up.

@@ -245,8 +245,8 @@ impl LevelController {
     }
 
     /// Whether it is faster to wait for a confirmation than to compress the next chunk. True if the
-    /// only reason to compress would be [`is_early`](Self::is_early), and a raw chunk is, as far as
-    /// is known, the better choice.
+    /// only reason to compress would be `is_early`, and a raw chunk is, as far as is known, the
+    /// better choice.
     pub fn is_worth_waiting(&self) -> bool {
         self.link.is_known()
             && !self.is_loopback()
