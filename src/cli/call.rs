@@ -52,7 +52,7 @@ pub(super) struct CallArguments {
     file: Option<PathBuf>,
 
     /// Send and receive JSON
-    #[arg(short = 'j', long)]
+    #[arg(short = 'j', short_alias = 'J', long)]
     json: bool,
 
     /// Show the headers, with the secret masked

@@ -159,6 +159,7 @@ pub(super) fn main_of(words: &[OsString]) -> ExitCode {
 
 impl Tool for DownloadArguments {
     const PROGRAM: &'static str = PROGRAM;
+    const COMMAND: &'static str = "openhosting download";
     const SCHEMA: &'static str = "download/1";
 
     fn common(&self) -> &CommonArguments {

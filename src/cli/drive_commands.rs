@@ -57,7 +57,7 @@ pub(super) struct LsArguments {
     long: bool,
 
     /// Print one JSON object instead of a table
-    #[arg(short, long)]
+    #[arg(short = 'J', short_alias = 'j', long)]
     json: bool,
 
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub(super) struct ShowArguments {
     long: bool,
 
     /// Print one JSON object instead of lines
-    #[arg(short, long)]
+    #[arg(short = 'J', short_alias = 'j', long)]
     json: bool,
 
     #[command(flatten)]
@@ -98,7 +98,7 @@ pub(super) struct RmArguments {
     yes: bool,
 
     /// Print one JSON object instead of lines
-    #[arg(short, long)]
+    #[arg(short = 'J', short_alias = 'j', long)]
     json: bool,
 
     #[command(flatten)]

@@ -230,7 +230,7 @@ const LS: Sections = Sections {
         ),
         (
             "Print the names with jq",
-            "openhosting ls -j | jq -r '.drives[].name'",
+            "openhosting ls -J | jq -r '.drives[].name'",
         ),
     ],
     environment: ACCESS,
@@ -350,7 +350,7 @@ const PROBE: Sections = Sections {
         ),
         (
             "Print them as JSON, and save nothing",
-            "openhosting probe -j --no-save",
+            "openhosting probe -J --no-save",
         ),
     ],
     environment: &[OHURI, OHAUTH, PROFILE, PROXY, STATE_HOME],

@@ -60,7 +60,7 @@ enum ImageSubcommand {
 #[derive(Debug, Args)]
 struct InfoArguments {
     /// Print one JSON object instead of text
-    #[arg(short, long)]
+    #[arg(short = 'J', short_alias = 'j', long)]
     json: bool,
 
     /// Write a map of the data to FILE, as an SVG picture

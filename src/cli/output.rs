@@ -41,7 +41,7 @@ pub(super) struct OutputForm {
     pub(super) program: &'static str,
     /// Name and version of the object, as in `ls/1`; its schema is in docs/schema.
     pub(super) schema: &'static str,
-    /// What `--json` can be shortened to.
+    /// What `--json` can be shortened to besides `-J`, which all commands have.
     pub(super) short: Option<&'static str>,
 }
 
@@ -79,7 +79,10 @@ impl OutputForm {
     /// Whether an object is asked for, of words that could not be understood.
     fn is_json(self, words: &[OsString]) -> bool {
         let mut flags = words.iter().take_while(|word| *word != "--");
-        flags.any(|word| word == "--json" || self.short.is_some_and(|short| word == short))
+        let is_json = |word: &OsString| {
+            word == "--json" || word == "-J" || self.short.is_some_and(|short| word == short)
+        };
+        flags.any(is_json)
     }
 
     /// Runs a command that can be stopped by signals, and reports its outcome.
@@ -214,6 +217,6 @@ mod tests {
             FORM.is_json(&words)
         };
         assert!(is_json("x --json --nosuch") && is_json("x -j --nosuch"));
-        assert!(!is_json("x --nosuch") && !is_json("x -- --json") && !is_json("x -J"));
+        assert!(!is_json("x --nosuch") && !is_json("x -- --json") && is_json("x -J"));
     }
 }

@@ -43,7 +43,7 @@ const STALL: Duration = Duration::from_secs(10);
 #[command(name = "openhosting-probe", bin_name = PROGRAM, version, after_long_help = help::after("probe"))]
 pub(super) struct ProbeArguments {
     /// Print one JSON object instead of a table
-    #[arg(short, long)]
+    #[arg(short = 'J', short_alias = 'j', long)]
     json: bool,
 
     #[command(flatten)]

@@ -77,7 +77,7 @@ pub(super) struct CommonArguments {
     pub(super) showing: DisplayArguments,
 
     /// Print one JSON object on stdout, at the end
-    #[arg(long)]
+    #[arg(short = 'J', long)]
     pub(super) json: bool,
 }
 
@@ -126,6 +126,9 @@ pub(super) trait Tool: Parser {
     /// Its name, which begins each line it says.
     const PROGRAM: &'static str;
 
+    /// The same as a command of `openhosting`.
+    const COMMAND: &'static str;
+
     /// Name and version of its object.
     const SCHEMA: &'static str;
 
@@ -154,7 +157,16 @@ pub(super) trait Tool: Parser {
     /// Says a line to somebody at a terminal.
     fn notice(&self, line: &str) {
         if !self.common().showing.quiet && std::io::stderr().is_terminal() {
-            exit::say(&format!("{}: {line}", Self::PROGRAM));
+            exit::say(&format!("{}: {line}", Self::name()));
+        }
+    }
+
+    /// What this run was called as.
+    fn name() -> &'static str {
+        let called = std::env::args_os().next().unwrap_or_default();
+        match Path::new(&called).file_stem() == Some("openhosting".as_ref()) {
+            true => Self::COMMAND,
+            false => Self::PROGRAM,
         }
     }
 
@@ -205,17 +217,11 @@ pub(super) fn as_program(words: &[OsString]) -> Vec<OsString> {
     all
 }
 
-/// Whether these words are a command of `openhosting`, and no program of its own.
-fn is_command(words: &[OsString]) -> bool {
-    let first = words.first().map(|word| word.to_string_lossy());
-    first.is_some_and(|first| first.starts_with("openhosting "))
-}
-
 /// The program: shows the transfer, stops it when it is asked to, and says how it ended. The
 /// first word is its name.
 pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
     let form = OutputForm {
-        program: T::PROGRAM,
+        program: T::name(),
         schema: T::SCHEMA,
         short: None,
     };
@@ -231,14 +237,14 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
         );
         let error = Error::new(ErrorKind::Usage, what);
         let error = error.hint_to("Raise --jobs, or lower --min-jobs");
-        return exit::finish(T::PROGRAM, Err(error));
+        return exit::finish(form.program, Err(error));
     }
     let way = tool.way();
     if common.json && way == Way::DownToStdout {
         let what = "--json and - both need stdout";
         let error = Error::new(ErrorKind::Usage, what)
             .hint_to("--progress json prints the same on stderr at the end");
-        return exit::finish(T::PROGRAM, Err(error));
+        return exit::finish(form.program, Err(error));
     }
     let image = tool.image().to_string_lossy();
     let run = ShownRun {
@@ -249,7 +255,7 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
         about: &image,
         drive: tool.drive(),
         deadline: common.deadline,
-        is_plain: is_command(words),
+        is_plain: form.program == T::COMMAND,
     };
     run.run(async |display, stop| {
         let transferred = tool.transfer(display, stop).await;

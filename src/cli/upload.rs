@@ -195,6 +195,7 @@ impl UploadArguments {
 
 impl Tool for UploadArguments {
     const PROGRAM: &'static str = PROGRAM;
+    const COMMAND: &'static str = "openhosting upload";
     const SCHEMA: &'static str = "upload/1";
 
     fn common(&self) -> &CommonArguments {

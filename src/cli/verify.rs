@@ -32,7 +32,7 @@ const PROGRAM: &str = "openhosting verify";
 pub(super) const FORM: OutputForm = OutputForm {
     program: PROGRAM,
     schema: "verify/1",
-    short: Some("-J"),
+    short: None,
 };
 
 /// Compares a drive with the receipt of its publication

@@ -125,3 +125,39 @@ fn every_command_has_help_that_names_it() {
         assert!(help.text().contains(&format!("Usage: {name} ")), "{help:?}");
     }
 }
+
+#[test]
+fn a_command_in_a_pipe_prints_plain_lines_and_no_dots() {
+    let desk = Desk::new();
+    let server = desk.server();
+    desk.file("a.img", &noise(5, 100_000));
+    let uploaded = desk.simple(&server.uri).args("upload -c 4096 a.img").run();
+    let uploaded = uploaded.code(0).says("Uploaded a.img (98 KiB) to drive ");
+    let drive = uploaded.created();
+    assert_eq!(
+        uploaded.text(),
+        format!("Created drive {drive} of size 100000\n")
+    );
+    // The program of the same name prints what the providers' script does.
+    let script = desk
+        .upload(&server.uri)
+        .args("-c 4096 -d")
+        .arg(&drive)
+        .arg("a.img");
+    assert!(script.run().code(0).text().contains(" bytes: ....."));
+    let words = format!("download {drive} a.qcow2");
+    let downloaded = desk.simple(&server.uri).args(&words).run().code(0);
+    assert_eq!(downloaded.text(), "");
+    let _ = downloaded
+        .says("openhosting download: a.qcow2 will hold a raw image: for a qcow2 add --format qcow2")
+        .says("Downloaded drive ");
+    // One letter for JSON in all commands.
+    for words in [
+        format!("show -J {drive}"),
+        "ls -J".into(),
+        "upload -J a.img".into(),
+    ] {
+        let done = desk.simple(&server.uri).args(&words).run().code(0);
+        let _: serde_json::Value = serde_json::from_str(done.text()).unwrap();
+    }
+}

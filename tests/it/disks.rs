@@ -573,3 +573,29 @@ fn the_first_bad_byte_of_a_disk_is_named() {
     let _ = outcome.says(&line).says("ddrescue");
     assert_eq!(scene.desk.journals().len(), 1);
 }
+
+#[test]
+fn a_disk_that_is_larger_than_the_free_space_is_noticed_and_its_holes_need_none() {
+    let desk = Desk::new();
+    let server = desk.server();
+    let root = desk.path("small");
+    let Some(_disk) = Tmpfs::mount(&root, 4 << 20) else {
+        return;
+    };
+    desk.sparse("a.img", 64 << 20, &[(0, &noise(1, 65_536))]);
+    let drive = desk
+        .upload(&server.uri)
+        .args("-q a.img")
+        .run()
+        .code(0)
+        .created();
+    let down = |file: &str| {
+        desk.download(&server.uri)
+            .arg(&drive)
+            .arg(file)
+            .run()
+            .code(0)
+    };
+    let _ = down("small/out").says(" bytes are free in small, and the disk needs up to 67108864");
+    assert_eq!(down("out").stderr, "");
+}

@@ -3,7 +3,7 @@
 use crate::support::cli::{Desk, SIMPLE, Tool, has_terminals};
 use crate::support::http::{Ask, assert_drive, create, drives};
 use crate::support::noise;
-use crate::support::proxy::{Fault, Request, claimed, refusal};
+use crate::support::proxy::{Fault, Request, answer, claimed, claimed_by, refusal};
 use crate::support::schema::object;
 use crate::support::server::TestServer;
 
@@ -303,4 +303,37 @@ fn on_a_terminal_it_asks_first() {
         "{done:?}"
     );
     assert!(drives(&server).is_empty());
+}
+
+#[test]
+fn a_drive_that_a_server_uses_names_it_and_the_command_that_shuts_it_down() {
+    let desk = Desk::new();
+    let (server, proxy) = desk.pair();
+    desk.file("a.img", &[1; 1000]);
+    let drive = make(&server, "name a\nsize 1000\n");
+    let machine = uuid::Uuid::new_v4();
+    let info = format!("/drives/{drive}/info");
+    let claim = format!("{}:guest:{machine}:ide:0:0", desk.user);
+    proxy.fault(move |r| r.path == info, 99, claimed_by(&claim));
+    let path = format!("/servers/{machine}/info");
+    let text = format!("server {machine}\nname Linux2\n");
+    let named = Fault::Answer(answer(200, &["Content-Type: text/plain"], text.as_bytes()));
+    proxy.fault(move |r| r.path == path, 99, named);
+    let commands = [
+        format!("rm --yes {drive}"),
+        format!("upload -d {drive} a.img"),
+        format!("download {drive} out"),
+    ];
+    for command in &commands {
+        let done = own(&desk, &proxy.uri(), command).run().code(1);
+        let done = done.says(&format!("Drive {drive} is in use by server Linux2\n"));
+        let shutdown = format!("Shut it down first: openhosting servers {machine} shutdown");
+        let _ = done.says(&shutdown);
+    }
+    // Without its name it is its UUID.
+    proxy.heal();
+    let info = format!("/drives/{drive}/info");
+    proxy.fault(move |r| r.path == info, 99, claimed_by(&claim));
+    let done = own(&desk, &proxy.uri(), &commands[0]).run().code(1);
+    let _ = done.says(&format!("is in use by server {machine}\n"));
 }

@@ -179,10 +179,16 @@ impl Fault {
 
 /// Forwards an info and adds to its answer that a server claims the drive.
 pub fn claimed() -> Fault {
-    Fault::rewrite(|_, reply| {
+    claimed_by("2:guest:a:ide:0:0")
+}
+
+/// The same, with this claim.
+pub fn claimed_by(claim: &str) -> Fault {
+    let claim = claim.to_owned();
+    Fault::rewrite(move |_, reply| {
         let text = String::from_utf8(reply).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
-        let body = format!("{body}claimed 2:guest:a:ide:0:0\n");
+        let body = format!("{body}claimed {claim}\n");
         answer(200, &["Content-Type: text/plain"], body.as_bytes())
     })
 }
