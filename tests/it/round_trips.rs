@@ -14,10 +14,10 @@ use crate::support::server::TestServer;
 const C: usize = 64 * 1024;
 const CHUNKS: usize = 16;
 const SIZE: usize = CHUNKS * C;
-/// Two chunks at a time, so that a check can run beside them.
+/// Two requests at a time, so that a chunk and a check can be under way together.
 const TWO: &str = "--min-jobs 2 -j 2";
 
-/// More requests than the chunks need at the end.
+/// More requests at a time than the last chunks need.
 const FOUR: &str = "--min-jobs 4 -j 4";
 
 struct Scene {
@@ -89,8 +89,8 @@ fn read(requests: &[Request]) -> usize {
     requests.iter().filter(read).count()
 }
 
-/// All other chunks are looked into before the last one is on the drive, and what is left
-/// is one round trip: all of it is under way at once.
+/// All chunks but the last are checked before the last one is written. Only one round trip is left
+/// then: the remaining checks are under way at the same time.
 #[test]
 fn an_upload_ends_one_round_trip_after_its_last_chunk() {
     let scene = Scene::new();
@@ -108,7 +108,7 @@ fn an_upload_ends_one_round_trip_after_its_last_chunk() {
     });
     at_end.open();
     let _ = running.wait().code(0);
-    // Both ends of the drive, and nothing after them.
+    // The last two checks are of both ends of the drive, and nothing follows them.
     assert_eq!(scene.proxy.count(Request::reads_back), CHUNKS + 1);
     let requests = scene.proxy.requests();
     let mut last: Vec<_> = requests[requests.len() - 2..].iter().map(offset).collect();
@@ -118,7 +118,7 @@ fn an_upload_ends_one_round_trip_after_its_last_chunk() {
     assert_drive(&scene.server, &scene.drive(), &scene.image);
 }
 
-/// The last chunk never gets through: what ends the run is the mismatch.
+/// The last chunk never gets through, so it must be the mismatch that ends the run.
 #[test]
 fn a_mismatch_in_the_middle_ends_the_upload_before_the_rest_is_sent() {
     for flags in ["", "--verify full"] {
@@ -132,7 +132,7 @@ fn a_mismatch_in_the_middle_ends_the_upload_before_the_rest_is_sent() {
             requests.iter().filter(written).count() == CHUNKS - 1
                 && requests.iter().any(Request::reads_back)
         });
-        // After it was confirmed, and before it is read.
+        // The chunks change after they were confirmed and before they are read back.
         scene.spoil(0..CHUNKS - 1);
         reads.open();
         let outcome = running.wait().code(4);
@@ -143,7 +143,7 @@ fn a_mismatch_in_the_middle_ends_the_upload_before_the_rest_is_sent() {
     }
 }
 
-/// A chunk that goes in pieces is settled when the last of them is, and not before.
+/// A chunk that is sent in pieces may be read back only when its last piece is confirmed.
 #[test]
 fn a_chunk_is_not_read_back_while_a_piece_of_it_is_missing() {
     const HELD: u64 = 5 * C as u64;
@@ -175,7 +175,7 @@ fn a_chunk_is_not_read_back_while_a_piece_of_it_is_missing() {
     assert_drive(&scene.server, &scene.drive(), &scene.image);
 }
 
-/// While the chunks use all requests that the user allows, none is made beside them.
+/// While chunks use all requests that the user allows, no check is made in addition.
 #[test]
 fn a_check_is_one_of_the_requests_that_are_allowed() {
     let scene = Scene::new();
@@ -200,7 +200,7 @@ fn a_check_is_one_of_the_requests_that_are_allowed() {
     assert!(scene.proxy.count(Request::reads_back) >= CHUNKS);
 }
 
-/// The drive is not to blame, and what the journal says of it is right.
+/// The image changed and not the drive, so the error says that, and the journal stays valid.
 #[test]
 fn an_image_that_changes_while_it_is_sent_keeps_its_journal() {
     let scene = Scene::new();
@@ -225,11 +225,11 @@ fn an_image_that_changes_while_it_is_sent_keeps_its_journal() {
     assert_drive(&scene.server, &drive, &changed);
 }
 
-/// What was right when it was looked into, and was lost since.
+/// Data that was right when it was first checked, and was lost afterwards.
 #[test]
 fn what_is_lost_after_it_was_checked_is_found_at_the_end() {
     for lost in [0..1, 1..CHUNKS - 1] {
-        // One round trip has room for all chunks, or for both ends of the drive.
+        // One round trip has room either for checks of all chunks, or of both ends of the drive.
         let jobs = if lost.len() > 1 { 4 } else { 2 };
         let scene = Scene::new();
         let gate = scene.hold_last();
@@ -267,7 +267,7 @@ fn a_read_back_that_fails_does_not_fail_the_upload() {
         gate.open();
         let _ = running.wait().code(0);
         assert_drive(&scene.server, &scene.drive(), &scene.image);
-        // Every chunk was looked into all the same.
+        // Every chunk was checked in spite of the failure.
         let mut chunks: Vec<u64> = scene
             .proxy
             .requests()
@@ -281,8 +281,8 @@ fn a_read_back_that_fails_does_not_fail_the_upload() {
     }
 }
 
-/// An endpoint that refuses reads while it is written to is asked once, and one that gets
-/// one request at a time not at all.
+/// An endpoint that refuses reads during the writes is asked only once. With a limit of one request
+/// at a time it is not asked at all before the last chunk is written.
 #[test]
 fn an_endpoint_that_wants_few_requests_is_not_read_before_the_end() {
     for (flags, before) in [(TWO, 1), ("-j 1", 0)] {
@@ -304,8 +304,9 @@ fn an_endpoint_that_wants_few_requests_is_not_read_before_the_end() {
     }
 }
 
-/// What is read back is not what is sent: the summary counts neither the early checks nor
-/// the last look as bytes on the wire, and a second look not as another one.
+/// Bytes that are read back are not bytes that are sent. So the summary counts neither the early
+/// checks nor the last one as bytes on the wire, and it counts a chunk that is checked twice only
+/// once.
 #[test]
 fn the_summary_is_the_same_whenever_the_sample_is_read() {
     let mut summaries = Vec::new();
@@ -327,8 +328,8 @@ fn the_summary_is_the_same_whenever_the_sample_is_read() {
     assert_eq!(summaries[0][1], (CHUNKS * 16 * 1024) as u64);
 }
 
-/// Nothing has to be answered before the connections for the first chunks are open, and no
-/// request is made for that.
+/// The connections for the first chunks are opened without waiting for any answer, and without an
+/// additional request.
 #[test]
 fn connections_for_the_first_chunks_are_opened_before_there_is_a_drive() {
     let scene = Scene::new();
@@ -357,7 +358,7 @@ fn connections_for_the_first_chunks_are_opened_before_there_is_a_drive() {
     assert!(used.starts_with(&[0, 1, 2, 3]), "{used:?}");
 }
 
-/// The first chunks do not wait for the write that sounds a slow wire.
+/// One small write measures how slow the link is. The first chunks do not wait for its answer.
 #[test]
 fn the_first_chunk_does_not_wait_for_the_answer_that_sounds_the_wire() {
     let desk = Desk::new();
@@ -369,7 +370,7 @@ fn the_first_chunk_does_not_wait_for_the_answer_that_sounds_the_wire() {
     proxy.fault(is_sounding, 1, Fault::Hold(gate.clone()));
     let running = desk.upload(&proxy.uri()).arg("a.img").spawn();
     proxy.wait_for("the sounding", |requests| requests.iter().any(is_sounding));
-    // Longer than a chunk takes to be read, and shorter than anybody waits for the answer.
+    // Longer than it takes to read a chunk, and shorter than any wait for the answer.
     std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(1500));
         gate.open();
@@ -385,8 +386,8 @@ fn the_first_chunk_does_not_wait_for_the_answer_that_sounds_the_wire() {
     assert_drive(&server, &outcome.created(), &image);
 }
 
-/// The look whether the drive is still the same, and the last look at the sample: all that
-/// is allowed at a time.
+/// The check that the drive is still the same and the last checks of the sample run at the same
+/// time: together they are the three requests that the user allows.
 #[test]
 fn a_download_ends_one_round_trip_after_its_last_chunk() {
     let scene = Scene::new();
@@ -422,7 +423,7 @@ fn a_download_ends_one_round_trip_after_its_last_chunk() {
     assert!(std::fs::read(scene.desk.path("out")).unwrap() == scene.image);
 }
 
-/// A drive that is written to while it is downloaded.
+/// The drive is written to by somebody else while it is downloaded.
 #[test]
 fn a_chunk_that_changes_after_it_came_ends_the_download_early() {
     let scene = Scene::new();
@@ -448,7 +449,8 @@ fn a_chunk_that_changes_after_it_came_ends_the_download_early() {
     last.open();
 }
 
-/// The proofs of a new drive need one round trip, and the sample a digest of each chunk.
+/// Asking for the proofs of a new drive takes one round trip, and checking the sample takes one
+/// digest for each chunk.
 #[test]
 fn a_publication_makes_few_requests_beside_its_chunks() {
     const CHUNK: u64 = 4 << 20;

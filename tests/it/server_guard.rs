@@ -1,4 +1,4 @@
-//! Who is let in, where the server listens, and what it makes of damage.
+//! Who may use the server, where it listens, and how it handles damaged data.
 
 use std::io::{BufRead, Write};
 use std::net::TcpStream;
@@ -33,7 +33,7 @@ fn only_the_right_key_is_let_in_and_no_secret_is_logged() {
     }
     let nobody = raw(server.address(), b"GET /nosuch HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert_eq!(nobody.error(), (401, "auth"));
-    // Taken literally.
+    // Quotes and spaces in the key belong to it.
     let auth = server.auth();
     assert_eq!(auth, A);
     Ask::of(&server).by(&auth).get("/drives/list").expect(200);
@@ -113,8 +113,8 @@ fn a_damaged_drive_fails_alone() {
         let ask = Ask::of(&server).by(auth);
         ask.post(&format!("/drives/{drive}/{command}"), "")
     };
-    // Whether there is one, others do not learn; nor does anybody of whom nothing says
-    // that the drive is theirs.
+    // Other users do not learn whether such a drive exists. That includes its real owner if the
+    // metadata no longer says who owns it.
     for command in ["info", "read", "destroy", "set", "write"] {
         for (auth, drive) in [(other, &bad), (other, &short), (owner, &torn)] {
             let (reply, nothing) = (ask(auth, drive, command), ask(auth, nobody, command));
@@ -140,8 +140,7 @@ fn a_damaged_drive_fails_alone() {
     assert!(server.log().contains(&bad));
 }
 
-/// Runs the server where it should refuse to start, and gives the exit code and
-/// what it said.
+/// Starts the server where it should refuse to start. Returns its exit code and what it printed.
 fn refused(args: &[&str]) -> (i32, String) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_openhosting-server"));
@@ -214,7 +213,8 @@ fn users_come_from_a_file_too() {
     Ask::of(&server).by(A).get("/drives/list").expect(200);
 }
 
-/// What a server prints in a shell, which is given `$0` and `$@` to run it.
+/// Returns what a server prints that a shell script starts. The script receives the command of the
+/// server as `$0` and `$@`.
 fn printed(script: &str, args: &[&str]) -> String {
     let data = tempfile::tempdir().unwrap();
     let script = format!("{script} & server=$!; read -r _ <&3; kill $server; wait $server");
@@ -258,7 +258,7 @@ fn keys_of_a_users_file_and_keys_that_would_go_to_the_journal_are_not_printed() 
         assert!(!out.contains("it's") && !out.contains("key"), "{out}");
         assert_eq!(out.contains('{'), is_json);
     }
-    // What systemd says where stdout is the journal.
+    // systemd sets this variable if stdout is connected to the journal.
     let journal = "exec 3<&0; export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/1); ";
     let journal = format!("exec 4>&1; {journal}").replace("fd/1", "fd/4");
     let out = printed(&format!("{journal} \"$0\" \"$@\""), &[]);
@@ -281,7 +281,7 @@ fn a_tls_key_that_others_may_use_is_refused() {
         assert!(message.contains(&format!("mode is 0{mode:o}")), "{message}");
         assert!(message.contains(&format!("chmod 600 {key}")), "{message}");
     }
-    // The group may read it, as it may on Debian.
+    // The group may be able to read it, which is usual on Debian.
     for mode in [0o600, 0o400, 0o640] {
         chmod(mode);
         let server = TestServer::with_args(&["--tls-cert", &cert, "--tls-key", &key]);
@@ -303,7 +303,8 @@ fn what_a_browser_sends_for_another_site_is_refused_with_the_right_key_too() {
         let reply = Ask::of(&server).with(header).post(&destroy, "");
         assert_eq!(reply.error(), (400, "usage"), "{header}");
         assert!(reply.text().contains("another site"), "{}", reply.text());
-        // Nor does it use up the wrong keys of its visitor.
+        // Such a request does not count as a wrong key of the visitor either: another site must not
+        // be able to lock a user out.
         let guess = Ask::of(&server)
             .by("u:wrong")
             .with(header)
@@ -334,7 +335,7 @@ fn a_request_of_http_1_1_names_one_host() {
             assert_eq!(reply.header("connection"), Some("close"), "{request}");
         }
     }
-    // HTTP/1.0 had no such header.
+    // HTTP/1.0 does not require a Host header.
     let reply = raw(server.address(), b"GET /health HTTP/1.0\r\n\r\n").unwrap();
     assert_eq!(reply.status, 200);
 }
@@ -443,11 +444,13 @@ fn what_could_be_understood_in_two_ways_is_refused() {
         if let Some(reply) = read_reply(&mut stream) {
             assert!(matches!(reply.status, 400 | 431), "{name}: {}", reply.head);
         }
-        // Then the connection is over: nothing after it counts as a request.
+        // Then the connection is closed: the bytes after the bad request are not taken for another
+        // one.
         assert!(read_reply(&mut stream).is_none(), "{name}");
     }
     assert_eq!(read_all(&server, &drive), [0; 4]);
-    // Chunked wins over a length, as the standard says, and ends the connection.
+    // With both headers, `Transfer-Encoding` has priority over the length, as the standard demands,
+    // and the connection is closed.
     let both = format!("{head}Content-Length: 30\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.write_all(both.as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! What is for those who run the server: limits, health, figures, the log.
+//! Features for operators of the server: limits, health, metrics, the log.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -62,7 +62,7 @@ fn a_user_has_no_more_drives_and_bytes_than_allowed() {
         "{}",
         refused.text()
     );
-    // Another user has a share of their own.
+    // Each user has a quota of their own.
     make(&server, B, "10k").expect(200);
     server.restart();
     assert_eq!(make(&server, A, "1").error(), (402, "billing"));
@@ -84,7 +84,8 @@ fn a_user_cannot_take_all_files_that_the_server_may_open() {
     assert_eq!(refused.error(), (402, "billing"));
     assert!(refused.text().contains("64 drives"), "{}", refused.text());
     make(&server, B, "1").expect(200);
-    // With limits that are too high for it there are still files for connections.
+    // A limit that is too high for the number of file descriptors still leaves some for
+    // connections.
     let many = ["--user", A, "--max-drives", "1000"];
     let server = TestServer::within(&few, &many);
     let statuses: Vec<_> = (0..150).map(|_| make(&server, A, "1").status).collect();
@@ -137,7 +138,7 @@ fn a_user_with_too_many_requests_learns_when_to_try_again() {
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=1200).contains(&wait), "{wait}");
     list(B).expect(200);
-    // A body is not read for nothing, and the answer comes all the same.
+    // The server refuses without reading the body, and the client receives the answer nevertheless.
     let body = vec![0; 5_000_000];
     let reply = Ask::of(&server).by(A).post("/drives/create", body);
     assert_eq!(reply.error(), (429, "busy"));
@@ -170,7 +171,7 @@ fn an_address_with_too_many_wrong_keys_waits() {
         .unwrap()
     };
     let by = |auth: &str| Ask::of(&server).by(auth).get("/drives/list");
-    // To come without a key is no guess.
+    // A request without any key does not count as a guess.
     for _ in 0..5 {
         assert_eq!(nobody().error(), (401, "auth"));
     }
@@ -178,14 +179,14 @@ fn an_address_with_too_many_wrong_keys_waits() {
         by(A).expect(200);
         assert_eq!(by(B).error(), (401, "auth"));
     }
-    // Now no answer distinguishes a right key from a wrong one.
+    // From here on the answers to right and wrong keys are the same.
     let replies = [by(A), by(B)];
     for reply in &replies {
         assert_eq!(reply.error(), (429, "busy"));
         assert!(reply.header("retry-after").is_some());
     }
     assert_eq!(replies[0].body, replies[1].body);
-    // A server that is configured without a limit does not count.
+    // With the limit switched off, wrong keys are not counted.
     let server = TestServer::with_args(&["--user", A, "--wrong-key-limit", "none"]);
     for _ in 0..100 {
         let reply = Ask::of(&server).by(B).get("/drives/list");
@@ -203,7 +204,7 @@ fn whether_it_is_well_anybody_may_ask() {
     assert_eq!(well.header("cache-control"), Some("no-store"));
     let post = "POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(ask(post).status, 405);
-    // Where nothing can be staged nothing can be kept.
+    // If nothing can be written to the staging directory, no drive can be written.
     let staging = server.data.join("staging");
     std::fs::rename(&staging, server.data.join("gone")).unwrap();
     let ill = ask(get).expect(503);
@@ -213,7 +214,7 @@ fn whether_it_is_well_anybody_may_ask() {
     ask(get).expect(200);
 }
 
-/// The address of the metrics, as the log of the server has it.
+/// The address of the metrics, from the server's log.
 fn metrics_address(server: &TestServer) -> SocketAddr {
     let log = server.log();
     let line = log.lines().find(|line| line.contains("Telling metrics"));
@@ -225,7 +226,7 @@ fn scrape(address: SocketAddr) -> Reply {
     raw(address, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap()
 }
 
-/// The samples of an exposition, as Prometheus' own parser reads them.
+/// The samples of an exposition, as read by Prometheus' own parser. `None` without it.
 fn samples(exposition: &str) -> Option<Vec<String>> {
     let python = python::with("prometheus-client==0.21.1")?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openmetrics.py");
@@ -258,14 +259,14 @@ fn the_figures_are_what_happened() {
         .get(&format!("/drives/{drive}/read/0/200000"))
         .expect(200);
     Ask::of(&server).by(B).get("/drives/list").expect(401);
-    // One under way: its head is there, its body is not.
+    // One request is under way: its head has arrived, and its body has not.
     let head = Ask::of(&server).head("POST", &write);
     let head = format!("{head}Content-Length: 3\r\nExpect: 100-continue\r\n\r\n");
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.write_all(head.as_bytes()).unwrap();
     assert_eq!(read_reply(&mut stream).unwrap().status, 100);
 
-    // The server counts a request after its client has the answer.
+    // The server counts a request only after it sent the answer, so the numbers may be late.
     let deadline = Instant::now() + Duration::from_secs(60);
     let reply = loop {
         let reply = scrape(address).expect(200);
@@ -276,8 +277,8 @@ fn the_figures_are_what_happened() {
         assert!(Instant::now() < deadline, "{}", reply.text());
         std::thread::sleep(Duration::from_millis(10));
     };
-    // The waiting request was not answered yet. It ends before the metrics are read, which takes a
-    // moment: the server does not wait for ever.
+    // The request under way was not answered so far. It ends before the metrics are parsed, which
+    // takes a moment, and the server does not wait for a body for ever.
     stream.write_all(b"abc").unwrap();
     assert_eq!(read_reply(&mut stream).unwrap().status, 204);
     let media_type = reply.header("content-type").unwrap();
@@ -318,7 +319,7 @@ fn the_figures_are_what_happened() {
         assert!(value("process_resident_memory_bytes{}") > 1e6);
         assert!(value("process_open_fds{}") > 5.0);
     }
-    // Only there; and there is nothing else.
+    // Metrics are available at that address only, and nothing else is available there.
     let api = raw(
         server.address(),
         b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -348,7 +349,7 @@ fn figures_stay_on_this_machine_unless_configured_otherwise() {
     );
 }
 
-/// Waits until the log has this many requests, and returns their lines.
+/// Waits until the log has lines for this many requests, and returns them.
 fn requests(server: &TestServer, number: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -377,7 +378,7 @@ fn the_log_has_one_object_for_each_request_and_no_secret() {
     Ask::of(&server)
         .get(&format!("/drives/{drive}/read/0/600"))
         .expect(200);
-    // A client that goes before its answer.
+    // A client that closes its connection before the answer.
     let head = Ask::of(&server).head("POST", &write);
     let head = format!("{head}Content-Length: 9\r\nExpect: 100-continue\r\n\r\nabc");
     let mut stream = TcpStream::connect(server.address()).unwrap();
@@ -400,7 +401,7 @@ fn the_log_has_one_object_for_each_request_and_no_secret() {
     ];
     for (line, expected) in lines[1..].iter().zip(&expected) {
         for (fields, expected) in fields(line).iter().zip(expected.as_array().unwrap()) {
-            // How much of a refused body came is chance, and words may change.
+            // How much of a refused body arrived depends on chance, and the wording may change.
             assert!(
                 expected.is_null() && fields != user || fields == expected,
                 "{line}"

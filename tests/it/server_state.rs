@@ -1,5 +1,5 @@
-//! State of drives: what is stored and what the server answers agree, whatever comes
-//! together, fails or is killed.
+//! State of drives: what is stored agrees with what the server answers, in spite of concurrent
+//! requests, failures and crashes.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn post(server: &TestServer, drive: &str, command: &str, body: impl AsRef<[u8]>)
     Ask::of(server).post(&format!("/drives/{drive}/{command}"), body)
 }
 
-/// Waits for the end of an imaging into a drive, and returns the status after it.
+/// Waits until an imaging into a drive ends, and returns the status of the drive.
 fn status_after_imaging(server: &TestServer, drive: &str) -> String {
     loop {
         let info = Ask::of(server).get(&format!("/drives/{drive}/info"));
@@ -37,7 +37,7 @@ fn files(server: &TestServer) -> Vec<String> {
     names.collect()
 }
 
-/// A server on a disk of its own of this size.
+/// A server whose data directory is a file system of this size.
 fn on_small_disk(root: &Path, bytes: usize) -> Option<(Tmpfs, TestServer)> {
     let disk = Tmpfs::mount(root, bytes)?;
     let server = TestServer::start_with(&[], &root.join("data"));
@@ -58,7 +58,7 @@ fn an_imaging_that_fills_the_disk_has_failed_for_good() {
     let copy = create(&server, 5 * MIB as u64);
     post(&server, &copy, &format!("image/{source}"), "").expect(204);
     assert_eq!(status_after_imaging(&server, &copy), "inactive");
-    // It takes no part in what comes, also not after a crash.
+    // The filler is not needed in what follows, nor after a crash.
     post(&server, &filler, "destroy", "").expect(204);
     let written = noise(3, 4096);
     post(&server, &source, "write/8192", &written).expect(204);
@@ -73,7 +73,7 @@ fn an_imaging_that_fills_the_disk_has_failed_for_good() {
     assert!(read_all(&server, &copy)[..4096] == written[..]);
 }
 
-/// The same with a disk that is full only while the imaging ends.
+/// The same with a disk that is only full at the end of the imaging.
 #[test]
 fn a_write_after_a_failed_imaging_is_not_overwritten_at_the_next_start() {
     let root = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ fn by_reader(server: &TestServer, path: &str, body: impl AsRef<[u8]>) -> Reply {
     Ask::of(server).by(READER).post(path, body)
 }
 
-/// Waits for the end of an imaging of READER; its drive is not whole then.
+/// Waits until an imaging by READER has ended, and checks that its drive is incomplete.
 fn has_failed(server: &TestServer, copy: &str) {
     loop {
         let info = by_reader(server, &format!("/drives/{copy}/info"), "").expect(200);
@@ -194,7 +194,7 @@ fn a_user_taken_off_the_readers_has_no_imaging_that_goes_on() {
     }
 }
 
-/// Bytes on the disk of what a process has open under this name.
+/// Bytes on disk of the deleted or present files with this name that a process has open.
 fn open_bytes(pid: u32, name: &str) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
@@ -223,9 +223,9 @@ fn a_read_that_nobody_takes_keeps_no_space_of_a_destroyed_drive() {
     assert!(open_bytes(server.pid(), &drive) >= 64 << 20);
     post(&server, &drive, "destroy", "").expect(204);
     assert_eq!(open_bytes(server.pid(), &drive), 0);
-    // It is free, so it may be had again.
+    // Its space is free again, so another drive can use it.
     create(&server, 64 << 20);
-    // The answer is not made whole with other bytes.
+    // The rest of the answer is not filled with bytes of another drive.
     let mut rest = Vec::new();
     let _ = reader.read_to_end(&mut rest);
     assert!(rest.len() < 64 << 20, "{}", rest.len());

@@ -1,4 +1,4 @@
-//! Each command of the server in raw HTTP: formats, answers, errors.
+//! Each command of the server in raw HTTP: formats, answers and errors.
 
 use serde_json::json;
 use sha2::Digest;
@@ -95,7 +95,7 @@ fn json_in_and_out_are_told_by_their_own_headers() {
         )
         .expect(200);
     assert_eq!((text.key("size"), text.key("tags")), (Some("5"), None));
-    // An error is text whatever was asked for.
+    // Errors are text, whichever format was requested.
     let error = Ask::of(&server)
         .with(json_out)
         .get(&format!("/drives/{NOBODY}/info"));
@@ -276,7 +276,7 @@ fn reads_are_exact_and_never_short() {
     ] {
         assert_eq!(read(bad).error(), (400, "usage"), "{bad}");
     }
-    // Some real clients read with POST.
+    // Some existing clients read with POST.
     let post = Ask::of(&server).post(&format!("/drives/{drive}/read/1/3"), "");
     assert_eq!(post.expect(200).body, data[1..4]);
     let info = Ask::of(&server).get(&format!("/drives/{drive}/info/full"));
@@ -317,7 +317,7 @@ fn set_merges_grows_and_shrinks() {
         (answer.key("name"), answer.key("user:k")),
         (Some("new"), None)
     );
-    // What was cut off must not come back.
+    // Bytes that were cut off must not reappear.
     let mut expected = ramp(1, 5000);
     expected.resize(20 * 1024, 0);
     assert!(read_all(&server, &drive) == expected);
@@ -421,7 +421,7 @@ fn imaging_copies_packs_and_unpacks() {
     settle(&server, &zipped);
     assert!(gunzip(&read_all(&server, &zipped)) == data);
 
-    // A drive longer than the gzip file on it.
+    // The drive is longer than the gzip file at its beginning.
     let from = create(&server, packed.len() as u64 + 5000);
     Ask::of(&server)
         .post(&format!("/drives/{from}/write"), &packed)
@@ -432,7 +432,7 @@ fn imaging_copies_packs_and_unpacks() {
     assert!(info.contains("status active\n"), "{info}");
     assert!(read_all(&server, &unzipped) == data);
 
-    // What fails shows, until something is written.
+    // A failed imaging stays visible until something is written to the drive.
     let small = create(&server, 10);
     assert_eq!(image(&small, &source).error(), (400, "usage"));
     for (to, from) in [(&small, &from), (&copy, &source)] {
@@ -481,7 +481,7 @@ fn both_drives_are_claimed_while_imaging() {
         let reply = Ask::of(&server).post(&format!("/drives/{source}/{command}"), body);
         assert_eq!(reply.error(), (409, "busy"), "{command}");
     }
-    // Two at a time: the third waits.
+    // Two imagings run at a time, so the third one waits.
     wait_until("two copies under way", || {
         [&first, &second].map(|copy| info(copy, "info").key("imaging") == Some("true")) == [true; 2]
     });
@@ -505,7 +505,7 @@ fn an_imaging_cut_off_by_kill_9_is_resumed_at_the_next_start() {
         let plan = json!({"imaging_bytes_per_s": 800_000});
         let mut server = TestServer::with_plan(&plan);
         let source = create(&server, image.len() as u64);
-        // What was there before must not pass for what is to come.
+        // Old content must not be mistaken for the content that is still to be copied.
         let copy = create(&server, 900_000);
         for (drive, bytes) in [(&source, &image), (&copy, &vec![9; 900_000])] {
             let path = format!("/drives/{drive}/write");
@@ -514,7 +514,7 @@ fn an_imaging_cut_off_by_kill_9_is_resumed_at_the_next_start() {
         let path = format!("/drives/{copy}/image/{source}{packing}");
         Ask::of(&server).post(&path, "").expect(204);
         for _ in 0..3 {
-            // Somewhere in the middle; or over, on a slow machine.
+            // It is somewhere in the middle; or, on a slow machine, already finished.
             let is_waiting = |value: &str| value == "queued" || value == "0%";
             let full = format!("/drives/{copy}/info/full");
             wait_until("the first bytes of the copy", || {
@@ -525,7 +525,7 @@ fn an_imaging_cut_off_by_kill_9_is_resumed_at_the_next_start() {
             server.start_again();
             let write = Ask::of(&server).post(&format!("/drives/{source}/write"), &image[..1]);
             let read = Ask::of(&server).get(&format!("/drives/{copy}/read/0/1"));
-            // Claimed again before anybody could get at them; unless it was over.
+            // They are claimed again before any client can use them, unless the imaging has ended.
             assert!(matches!((write.status, read.status), (409, 409) | (_, 200)));
         }
         assert!(settle(&server, &copy).contains("status active\n"));
@@ -573,7 +573,7 @@ fn an_imaging_is_resumed_from_what_was_stored_and_fails_without_its_source() {
     assert!(settle(&server, &drives[1]).contains("status inactive\n"));
 }
 
-/// Waits for the end of an imaging, and gives the info after it.
+/// Waits until an imaging ends, and returns the info after it.
 fn settle(server: &TestServer, drive: &str) -> String {
     loop {
         let info = Ask::of(server)
@@ -604,7 +604,7 @@ fn one_connection_carries_many_requests() {
             .status
     };
     assert_eq!((status(), status()), (200, 404));
-    // Half closed is not gone.
+    // A client that closed only its sending direction still receives its answer.
     let reply = raw(server.address(), format!("{first}\r\n").as_bytes());
     assert_eq!(reply.unwrap().status, 200);
 }

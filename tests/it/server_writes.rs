@@ -106,7 +106,7 @@ fn a_bad_body_changes_nothing() {
 fn a_refusal_reaches_a_client_that_is_still_sending() {
     let server = TestServer::start();
     let drive = create(&server, 10);
-    // More than the sockets can hold between them.
+    // More than the buffers of both sockets can hold.
     let body = vec![1; 40 << 20];
     let refused = write(&server, &drive, 0, &body);
     assert_eq!(refused.error(), (400, "usage"));
@@ -140,7 +140,7 @@ fn chunked_bodies_of_any_length() {
         request.extend_from_slice(end);
         raw(server.address(), &request)
     };
-    // Held in memory, and beyond what is held.
+    // Sizes that are held in memory, and sizes that are too large for that.
     for part in [3_000_000, 8 << 20, (8 << 20) + 1, len] {
         let reply = send(chunked(&data[..part], ""), b"0\r\n\r\n").unwrap();
         reply.expect(204);
@@ -152,7 +152,7 @@ fn chunked_bodies_of_any_length() {
         .unwrap()
         .expect(204);
     assert!(read_all(&server, &drive) == zeros);
-    // One byte too many, and no end.
+    // One byte too many, and compressed data without an end.
     let long = [&data[..], b"x"].concat();
     let reply = send(chunked(&long, ""), b"0\r\n\r\n").unwrap();
     assert_eq!(reply.error(), (400, "usage"));
@@ -187,7 +187,7 @@ fn a_long_raw_body_streams_and_a_short_one_gets_no_204() {
         if let Some(reply) = read_reply(&mut stream) {
             assert_eq!(reply.status, 400);
         }
-        // What is held in memory first left no trace.
+        // The part that was first held in memory was not written.
         let is_untouched = read_all(&server, &drive) == data;
         assert!(is_untouched == (sent < 8 << 20));
     }
@@ -252,7 +252,7 @@ fn begin_write(server: &TestServer, drive: &str) -> TcpStream {
         .head("POST", &format!("/drives/{drive}/write"));
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-    // From here on the write is surely under way.
+    // After this answer the write is certainly under way.
     assert_eq!(read_reply(&mut stream).unwrap().status, 100);
     stream.write_all(b"ab").unwrap();
     stream
@@ -290,7 +290,7 @@ fn a_stop_lets_the_write_under_way_finish() {
     let drive = create(&server, 10);
     let mut first = begin_write(&server, &drive);
     server.terminate();
-    // It takes no more connections, soon.
+    // After a moment it accepts no more connections.
     wait_until("no more connections", || {
         TcpStream::connect(server.address()).is_err()
     });
@@ -390,7 +390,7 @@ fn what_was_answered_with_204_survives_kill_9() {
             .expect(200);
         let size: u64 = info.key("size").unwrap().parse().unwrap();
         let renamed = renamed.into_inner();
-        // The change that got no answer may have happened.
+        // The change without an answer may or may not have been made.
         assert!(
             size == renamed.max(1) || size == renamed + 1,
             "{size} {renamed}"

@@ -1,4 +1,4 @@
-//! Servers and resources: what they answer, and guests that really run.
+//! Servers and resources: the answers of the API, and guests that really run.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,16 +15,17 @@ use crate::support::needs::{Need, needs, skip};
 use crate::support::server::{TestServer, working_below};
 use crate::support::{noise, recorded};
 
-/// A guard against a hang, not a promise about time.
+/// Only guards against a test that hangs; the time is no requirement.
 const WATCHDOG: Duration = Duration::from_secs(120);
-/// Where boot.img says how its guest ends (fixtures/images/make-boot.py).
+/// Where the letter is in boot.img that selects how its guest ends (see
+/// fixtures/images/make-boot.py).
 const LETTER_AT: usize = 512;
-/// Where it counts its boots.
+/// Where the guest counts its boots.
 const COUNT_AT: usize = 1024;
 const NOBODY: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 const OTHER: &str = "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b";
 
-/// Whether guests can run here.
+/// Whether guests can run on this machine.
 pub(crate) fn has_qemu() -> bool {
     needs(&[Need::Command("qemu-system-x86_64")])
 }
@@ -38,7 +39,7 @@ pub(crate) fn image(letter: u8) -> Vec<u8> {
     image
 }
 
-/// A drive with the image.
+/// Creates a drive with this image.
 fn drive(server: &TestServer, letter: u8, keys: &str) -> String {
     let image = image(letter);
     let body = format!("name boot\nsize {}\n{keys}", image.len());
@@ -48,7 +49,7 @@ fn drive(server: &TestServer, letter: u8, keys: &str) -> String {
     drive
 }
 
-/// A small server that boots from `drive`.
+/// The keys of a small server that boots from `drive`.
 fn keys(drive: &str) -> String {
     format!("name guest\ncpu 500\nmem 16\nide:0:0 {drive}\nboot ide:0:0\n")
 }
@@ -97,13 +98,13 @@ fn wait_gone(server: &TestServer, id: &str) {
     wait_until("gone", || Ask::of(server).get(&path).status == 404);
 }
 
-/// The processes of its guests.
+/// The processes of this server's guests.
 fn processes(server: &TestServer) -> Vec<u32> {
     working_below(&server.data.join("servers"))
 }
 
-/// "Now, let's boot a server from the drive": the commands of the documentation, with
-/// our tools, and an image that says so when it runs.
+/// The section "Now, let's boot a server from the drive" of the documentation, with our tools, and
+/// with an image that prints when it runs.
 #[test]
 fn the_worked_example_of_the_documentation_runs() {
     if !has_qemu() {
@@ -144,8 +145,8 @@ fn the_worked_example_of_the_documentation_runs() {
     ] {
         assert_eq!(value_of(key), value, "{key}");
     }
-    // Without those of the first generation that the second has not, and that nothing
-    // here could count.
+    // Without the keys of the first generation that the second one lacks, and that nothing here
+    // could measure.
     for line in recorded("retyped/servers_create.txt")
         .lines()
         .filter(|line| !line.starts_with("rx ") && !line.starts_with("tx "))
@@ -160,7 +161,7 @@ fn the_worked_example_of_the_documentation_runs() {
             .contains("this guest runs from its drive, boot 1\r\n")
     });
 
-    // Where the answer says, VNC asks for the password.
+    // VNC listens at the address in the answer, and asks for the password.
     let mut vnc = TcpStream::connect((value_of("vnc:ip"), 5900)).unwrap();
     let mut said = [0; 12];
     vnc.read_exact(&mut said).unwrap();
@@ -169,7 +170,7 @@ fn the_worked_example_of_the_documentation_runs() {
     let mut security = [0; 2];
     vnc.read_exact(&mut security).unwrap();
     assert_eq!(security, [1, 2], "one way in, by password");
-    // The password is in no command line.
+    // The password is not part of any command line.
     let [process] = processes(&server)[..] else {
         panic!("not one process");
     };
@@ -223,7 +224,7 @@ fn a_persistent_server_goes_through_its_life() {
     assert_eq!(started.key("status"), Some("active"));
     assert_eq!(command(&server, &id, "start").error(), (409, "busy"));
     wait_console(&server, &id, "boot 1");
-    // Power stays, memory goes.
+    // A reset keeps the power on and clears the memory.
     command(&server, &id, "reset").expect(204);
     wait_console(&server, &id, "boot 2");
     command(&server, &id, "suspend").expect(204);
@@ -231,7 +232,7 @@ fn a_persistent_server_goes_through_its_life() {
     assert_eq!(command(&server, &id, "start").error(), (409, "busy"));
     command(&server, &id, "resume").expect(204);
     wait_status(&server, &id, "active");
-    // This guest does not care for the button.
+    // This guest ignores the power button.
     command(&server, &id, "shutdown").expect(204);
 
     let set = format!("/servers/{id}/set");
@@ -252,7 +253,7 @@ fn a_persistent_server_goes_through_its_life() {
     assert_eq!(post(&server, &set, "mem 32").error(), (409, "busy"));
     is("mem", "16");
 
-    // What a guest uses nobody changes, but it may be read.
+    // Nobody can change a drive that a guest uses, but it can be read.
     let path = |command: &str| format!("/drives/{boot}/{command}");
     let other = create(&server, 4 << 20);
     for (path, body) in [
@@ -266,7 +267,7 @@ fn a_persistent_server_goes_through_its_life() {
     }
     post(&server, &path("set"), "name still").expect(200);
     Ask::of(&server).get(&path("read/0/512")).expect(200);
-    // What the guest read and wrote is counted for the server and for the drive.
+    // What the guest reads and writes is counted for the server and for the drive.
     let counted = |name: &str| -> u64 { key(&server, &id, name).unwrap().parse().unwrap() };
     assert!(counted("ide:0:0:read:bytes") >= 1536);
     assert_eq!(counted("ide:0:0:write:bytes"), 1024);
@@ -285,7 +286,7 @@ fn a_persistent_server_goes_through_its_life() {
     command(&server, &id, "stop").expect(204);
     is("status", "stopped");
     assert_eq!(info(&server, &boot, "claimed"), None);
-    // The last run's console can still be read.
+    // The console output of the last run can still be read.
     wait_console(&server, &id, "boot 2");
     post(
         &server,
@@ -297,7 +298,7 @@ fn a_persistent_server_goes_through_its_life() {
     .expect(200);
     command(&server, &id, "start").expect(200);
     wait_console(&server, &id, "boot 3");
-    // Gone, with its process; the drive stays.
+    // The server and its process are gone, and the drive remains.
     command(&server, &id, "destroy").expect(204);
     assert_eq!(command(&server, &id, "info").error(), (404, "missing"));
     assert!(processes(&server).is_empty());
@@ -313,7 +314,7 @@ fn a_server_is_seen_to_end_however_it_does() {
     let server = TestServer::start();
     let heeds = drive(&server, b'b', "");
     let body = keys(&heeds);
-    // It presses the button until the guest is there to feel it.
+    // The shutdown is repeated until the guest has started and notices it.
     let id = made(&server, "/servers/create", &body);
     wait_console(&server, &id, "boot 1");
     wait_until("the guest heeds the button", || {
@@ -379,7 +380,7 @@ fn servers_outlive_the_program_and_are_found_again() {
     command(&server, &second, "suspend").expect(204);
     wait_console(&server, &first, "boot 1");
     let address = key(&server, &first, "vnc:ip");
-    // Looked at, and so counted.
+    // Asking for the info of a server also updates its counters.
     wait_status(&server, &first, "active");
     let counted = info(&server, &boots[0], "write:bytes");
     let before = processes(&server);
@@ -393,13 +394,14 @@ fn servers_outlive_the_program_and_are_found_again() {
     assert_eq!(processes(&server), before);
     assert_eq!(key(&server, &first, "vnc:ip"), address);
     wait_status(&server, &second, "paused");
-    // What it claims it claims again.
+    // The server that was found again still claims its drives.
     let refused = post(&server, "/servers/create", &keys(&boots[1]));
     assert_eq!(refused.error(), (409, "busy"));
     command(&server, &first, "reset").expect(204);
     wait_console(&server, &first, "boot 2");
 
-    // One dies while nobody looks, and who only works in a directory is no server.
+    // One process dies while nobody asks. A foreign process that merely works in the directory is
+    // not mistaken for a server.
     server.kill9();
     for process in &before {
         Command::new("kill")
@@ -427,7 +429,8 @@ fn servers_outlive_the_program_and_are_found_again() {
     wait_console(&server, &first, "boot 3");
 }
 
-/// A copy of 4 MiB takes minutes here: however long guests take to boot, it is under way.
+/// With this delay copying 4 MiB takes minutes, so it is still under way however long guests take
+/// to boot.
 const SLOW_IMAGING: u64 = 20_000;
 
 #[test]
@@ -441,8 +444,8 @@ fn imagings_and_guests_are_taken_up_together_after_kill_9() {
     post_bytes(&server, &source, &bytes);
     let copy = create(&server, bytes.len() as u64);
     let boot = drive(&server, b'i', "");
-    // One guest on another drive; and one that reads what is imaged from, which is all
-    // that goes together.
+    // One guest on another drive, and one that only reads the source of the imaging: an imaging
+    // allows nothing else at the same time.
     let writes = made(
         &server,
         "/servers/create",
@@ -451,7 +454,7 @@ fn imagings_and_guests_are_taken_up_together_after_kill_9() {
     let boot_too = drive(&server, b'i', "");
     let cd = format!("{}ide:0:1 {source}\nide:0:1:media cdrom", keys(&boot_too));
     let reads = made(&server, "/servers/create", &cd);
-    // A server that imposes anything has no console: guests count their boots on the drive.
+    // Servers with imposed limits have no console, so guests count their boots on the drive.
     let booted = |server: &TestServer, number: u8| {
         for boot in [&boot, &boot_too] {
             wait_until("both have booted", || {
@@ -466,7 +469,8 @@ fn imagings_and_guests_are_taken_up_together_after_kill_9() {
     assert_eq!(guests.len(), 2);
 
     for round in 1..=2 {
-        // Somewhere in the middle. What was copied is kept once a GiB: from its beginning.
+        // The copy is somewhere in the middle. Progress is stored once per GiB, so after a crash it
+        // begins anew.
         wait_until("it is under way", || {
             let full = Ask::of(&server).get(&format!("/drives/{copy}/info/full"));
             !matches!(full.expect(200).key("imaging"), Some("queued" | "0%"))
@@ -474,7 +478,7 @@ fn imagings_and_guests_are_taken_up_together_after_kill_9() {
         server.kill9();
         assert_eq!(processes(&server), guests, "a guest ended with the server");
         server.start_again();
-        // Both are as they were, from the first answer on.
+        // Guests and imaging are as they were before the crash, from the first answer on.
         assert_eq!(processes(&server), guests);
         for id in [&writes, &reads] {
             assert_eq!(key(&server, id, "status").as_deref(), Some("active"));
@@ -484,8 +488,8 @@ fn imagings_and_guests_are_taken_up_together_after_kill_9() {
         assert!(info(&server, &copy, "imaging").is_some());
         let claimed = info(&server, &boot, "claimed").unwrap();
         assert!(claimed.ends_with(&format!(":guest:{writes}:ide:0:0")));
-        // And nothing else gets between them: a guest that writes to what is read or
-        // written, an imaging from or into what a guest writes to.
+        // Conflicts are still refused: a guest that writes to the source or the target of an
+        // imaging, and an imaging from or into a drive that a guest writes to.
         for (path, body) in [
             ("/servers/create".to_owned(), keys(&source)),
             ("/servers/create".to_owned(), keys(&copy)),
@@ -496,7 +500,7 @@ fn imagings_and_guests_are_taken_up_together_after_kill_9() {
             let refused = post(&server, &path, &body);
             assert_eq!(refused.error(), (409, "busy"), "{path} in round {round}");
         }
-        // Guests run on, and their drive is theirs.
+        // The guests still run, and still claim their drives.
         for id in [&writes, &reads] {
             command(&server, id, "reset").expect(204);
         }
@@ -526,8 +530,8 @@ fn post_bytes(server: &TestServer, drive: &str, bytes: &[u8]) {
     Ask::of(server).post(&path, bytes).expect(204);
 }
 
-/// A directory of control groups of version 2 that is ours, with the controller `cpu`:
-/// where the kernel, and who runs us, allow it.
+/// A directory of control groups (version 2) with the controller `cpu` that belongs to this test,
+/// if the kernel and the environment allow one.
 struct Groups(PathBuf);
 
 impl Groups {
@@ -563,7 +567,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        // Its children are the server's to remove; what is left says that one was not.
+        // The server must remove its groups. If one is left, removing the directory fails.
         let _ = std::fs::remove_dir(&self.0);
     }
 }
@@ -588,7 +592,7 @@ fn a_guest_has_its_share_of_the_processors_in_the_kernels_groups() {
     };
     assert_eq!(setting("cgroup.procs").trim(), guest.to_string());
     wait_console(&server, &id, "boot 1");
-    // It is changed while it runs, also by a server that found it.
+    // The limit can be changed while the guest runs, also by a server that was started later.
     server.kill9();
     server.start_again();
     assert_eq!(setting("cgroup.procs").trim(), guest.to_string());
@@ -616,7 +620,7 @@ fn drives_are_claimed_by_their_mode() {
         "/servers/create",
         &(keys(&exclusive) + format!("ide:0:1 {shared}").as_str()),
     );
-    // None of it is started, and none is left.
+    // None of the servers is started, and none of them remains.
     let refused = post(&server, "/servers/create", &keys(&exclusive));
     assert_eq!(refused.error(), (409, "busy"));
     let list = Ask::of(&server).get("/servers/list").expect(200);
@@ -629,7 +633,7 @@ fn drives_are_claimed_by_their_mode() {
         "{claimed}"
     );
 
-    // Another user may look at what is shared, and not change it.
+    // Another user may look at a shared drive, but not change it.
     let by_other = |path: &str, body: &str| Ask::of(&server).by(OTHER).post(path, body);
     let refused = by_other("/servers/create/stopped", &keys(&shared));
     assert_eq!(refused.error(), (400, "usage"));
@@ -645,7 +649,7 @@ fn drives_are_claimed_by_their_mode() {
         command(&server, &id, "destroy").expect(204);
     }
     assert_eq!(info(&server, &shared, "claimed"), None);
-    // A drive that is being used otherwise cannot be claimed.
+    // A drive that is in use in a conflicting way cannot be claimed.
     let missing = post(&server, "/servers/create", &keys(NOBODY));
     assert_eq!(missing.error(), (404, "missing"));
 }
@@ -704,7 +708,7 @@ fn a_port_that_is_forwarded_leads_into_the_machine() {
     let boot = drive(&server, b'i', "");
     let body = keys(&boot) + "nic:0:dhcp auto";
     let reply = post(&server, "/servers/create", &body).expect(200);
-    // QEMU takes the connection; this guest answers nothing.
+    // QEMU accepts the connection. This guest never answers.
     TcpStream::connect((reply.key("nic:0:ip").unwrap(), 8022)).unwrap();
     let id = reply.key("server").unwrap();
     command(&server, id, "destroy").expect(204);
@@ -780,8 +784,8 @@ fn a_stopped_server_is_told_in_both_formats_and_kept() {
         text.text()
     );
 
-    // A GET changes nothing, an unknown key is refused by name, and another user's server does not
-    // exist.
+    // A GET changes nothing. An unknown key is refused with its name. A server of another user does
+    // not exist for this one.
     for name in ["start", "stop", "destroy", "set", "suspend"] {
         let refused = Ask::of(&server).get(&format!("/servers/{id}/{name}"));
         assert_eq!(refused.error(), (405, "method"), "{name}");
@@ -799,7 +803,7 @@ fn a_stopped_server_is_told_in_both_formats_and_kept() {
     server.start_again();
     let text_again = Ask::of(&server).get(&path).expect(200);
     assert_eq!(text_again.text(), text.text());
-    // A garbled record is no server, and in nobody's way.
+    // A damaged record is not a server, and does not disturb others.
     server.kill9();
     let file = server.data.join("servers").join(format!("{id}.meta"));
     let record = std::fs::read_to_string(&file).unwrap();
@@ -854,7 +858,7 @@ fn resources_are_made_told_changed_and_destroyed() {
         Ask::of(&server).get(&path("destroy")).error(),
         (405, "method")
     );
-    // A static address must be one's own.
+    // A static address must belong to the user.
     let keys = "cpu 500\nmem 16\nnic:0:dhcp ";
     let refused = post(
         &server,
@@ -877,9 +881,9 @@ fn resources_are_made_told_changed_and_destroyed() {
     assert_eq!(post(&server, &path("info"), "").error(), (404, "missing"));
 }
 
-/// What the original tool and other clients send, by curl, and what was recorded of the
-/// real systems: every key of theirs is in ours, with the value where it is not theirs
-/// alone.
+/// Requests of the original tool and of other clients, sent with curl, and compared with answers
+/// that were recorded from the real systems. Each of their keys is in our answer, with the same
+/// value unless it is specific to their installation.
 #[test]
 fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
     let server = TestServer::start();
@@ -922,8 +926,8 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
         let line = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
         line.map(str::to_owned)
     };
-    // Bodies as recorded, with a drive that there is; answers with the keys that were
-    // recorded, where the server runs.
+    // Bodies as they were recorded, but with a drive that exists. The answers have the recorded
+    // keys if the server runs.
     let cases = [
         (
             "retyped/servers_create.request.txt",
@@ -945,9 +949,9 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
             let (key, _) = line.split_once(' ').unwrap();
             let is_there = value(&reply, key).is_some();
             match key {
-                // Counted by a cloud's network, and ports that a cloud blocks.
+                // The network of a cloud counts these bytes, and blocks these ports.
                 "rx" | "tx" | "rx:packets" | "tx:packets" | "nic:0:block" => assert!(!is_there),
-                // Only where the request has it.
+                // Present only if the request contains it.
                 "persistent" | "ide:0:0:media" | "vnc:password" | "nic:0:dhcp"
                 | "nic:0:dhcp:ip" => {
                     let is_asked = sent.contains(&format!("{} ", key.trim_end_matches(":ip")))
@@ -968,7 +972,7 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
             };
             assert_eq!(value(&reply, key).as_deref(), Some(wanted), "{key}");
         }
-        // As the tool does without data: an empty POST, of whatever type.
+        // The tool sends this without data: an empty POST with any content type.
         let form = "application/x-www-form-urlencoded";
         let info = curl(&format!("/servers/{id}/info"), form, None, "");
         assert_eq!(value(&info, "server"), Some(id.clone()));
@@ -983,7 +987,7 @@ fn curl_with_the_requests_of_the_original_tools_gets_the_recorded_answers() {
             (&json[0]["server"], &json[0]["cpu"]),
             (&json!(id), &json!(2000))
         );
-        // The junk that a backup script sends as body and type.
+        // The meaningless body and content type that a backup script sends.
         assert_eq!(
             curl(
                 &format!("/servers/{id}/destroy"),

@@ -1,6 +1,5 @@
-//! Both tools over a link of 10 Mbit/s that takes its time and loses packets: a real
-//! one, as far as the kernel is concerned. The longer runs, with figures, are those of
-//! benches/links/trouble.
+//! Both tools over a link of 10 Mbit/s with latency and packet loss. For the kernel it is a real
+//! link. benches/links/trouble has longer runs, with measurements.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,14 +17,14 @@ const CHUNK: u64 = 128 * 1024;
 const SIZE: u64 = 32 * CHUNK;
 const MIB: u64 = 1 << 20;
 
-/// `None` where there can be none.
+/// Returns `None` if no such link can be made on this machine.
 fn link() -> Option<BadLink> {
     BadLink::new("--rate 10 --delay 20 --loss 1 --cc cubic")
 }
 
 struct Scene {
     desk: Desk,
-    /// What runs a program at the near end.
+    /// The command that runs a program at the near end.
     near: [OsString; 4],
     server: TestServer,
     certificate: PathBuf,
@@ -35,7 +34,7 @@ struct Scene {
 impl Scene {
     fn new(link: &BadLink) -> Self {
         let desk = Desk::new();
-        // A transfer beyond this machine is one over TLS.
+        // Transfers to another machine use TLS.
         let [certificate, key] = desk.certificate("10.78.0.1");
         let (cert, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
         let auth = desk.auth();
@@ -65,7 +64,7 @@ impl Scene {
     }
 }
 
-/// Waits until this many more bytes have passed.
+/// Waits until this many more bytes have passed in one direction.
 fn wait_passed(link: &mut BadLink, way: &str, bytes: u64, running: &mut Running<'_>) {
     let until = link.passed(way) + bytes;
     while link.passed(way) < until {
@@ -74,7 +73,7 @@ fn wait_passed(link: &mut BadLink, way: &str, bytes: u64, running: &mut Running<
     }
 }
 
-/// What the last line of progress says of this key.
+/// The value of this key in the last line of progress.
 fn figure(outcome: &Outcome, key: &str) -> u64 {
     let mut lines = outcome.stderr.lines();
     let last = lines.rfind(|line| line.starts_with('{')).unwrap();
@@ -90,14 +89,14 @@ fn a_black_hole_of_some_seconds_is_waited_out() {
     let mut running = scene.tool(UPLOAD).arg("a.img").spawn();
     wait_passed(&mut link, "up", MIB, &mut running);
     link.hole(true);
-    // Less than the patience of a request, which is 30 s: none is given up.
+    // Shorter than the patience of a request, which is 30 s, so none is given up.
     std::thread::sleep(Duration::from_secs(3));
     link.hole(false);
     let outcome = running.wait().code(0);
     let drive = outcome.created();
     assert!(std::fs::read(scene.server.drive_file(&drive)).unwrap() == scene.image);
     assert_eq!(figure(&outcome, "retries"), 0, "{outcome:?}");
-    // TCP sends again what the hole swallowed, and nobody else does.
+    // TCP repeats the packets that were lost, and the tools repeat nothing.
     let passed = link.passed("up");
     assert!(passed < SIZE * 3 / 2, "{passed} bytes went up");
 
@@ -149,7 +148,7 @@ fn killed_connections_cost_what_was_in_flight() {
             killed >= 4 && retries > 0,
             "{killed} connections, {retries} retries"
         );
-        // A chunk for each connection that was killed, and no more.
+        // For each connection that was killed at most one chunk is repeated.
         assert!(retries <= killed, "{killed} connections, {retries} retries");
         let moved = figure(&outcome, "bytes_wire");
         let most = SIZE + SIZE / 100 + killed * (CHUNK + CHUNK / 100);

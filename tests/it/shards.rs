@@ -1,4 +1,4 @@
-//! One drive or one file, and several processes that work on it (docs/user/many-machines.md).
+//! Several processes that work on one drive or one file (docs/user/many-machines.md).
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use crate::support::proxy::{Fault, FaultProxy, Request};
 use crate::support::server::TestServer;
 use crate::support::{noise, ramp};
 
-/// Bytes of a chunk: the least that shards take.
+/// Bytes of a chunk, which are the fewest that shards allow.
 const C: usize = 64 * 1024;
 const CHUNKS: usize = 41;
 const SIZE: usize = CHUNKS * C - 512;
 const SHARDS: usize = 5;
-/// Where the records of chunks begin in a journal of a download.
+/// Where the first records of chunks end in a journal of a download.
 const FIRST_RECORDS_END: u64 = HEADER_BYTES as u64 + 2 * RECORD_BYTES as u64;
 
-/// Data, zeros across the seams of shards, and data.
+/// Data, then zeros across the boundaries between shards, then data.
 fn image() -> Vec<u8> {
     let mut image = noise(7, SIZE);
     image[5 * C..12 * C].fill(0);
@@ -81,7 +81,7 @@ impl Scene {
         self.desk.path("out.oh-part")
     }
 
-    /// The file is there, whole, and nothing else.
+    /// The file exists, is complete, and no other files remain.
     #[track_caller]
     fn check_done(&self) {
         assert!(std::fs::read(self.desk.path("out")).unwrap() == image());
@@ -115,7 +115,7 @@ fn shards_of_a_download_are_joined_when_all_are_there() {
         assert!(joined.text().contains(&digest), "{joined:?}");
         std::fs::remove_file(scene.desk.path("out.sha256")).unwrap();
         scene.check_done();
-        // It has its name: another shard does not begin anew by itself.
+        // The file has its final name, so another shard does not start over by itself.
         scene.shard(2).wait().code(1).says("is there already");
     }
 }
@@ -142,7 +142,7 @@ fn a_shard_that_was_killed_goes_on() {
     scene.proxy.fault(is_late, usize::MAX, Fault::Stall);
     let held = scene.start("--shard 3/5 -j 1");
     other.wait().code(0);
-    // Until what came before is recorded: the drive and what it was like are the first.
+    // Waits until the first records are in the journal: the drive and its properties come first.
     let journal = scene.desk.path("out.3-of-5.ohj");
     let len = || std::fs::metadata(&journal).map_or(0, |metadata| metadata.len());
     let begin = Instant::now();
@@ -171,7 +171,7 @@ fn what_a_journal_says_is_of_its_file_only() {
     for index in 1..=SHARDS {
         scene.shard(index).wait().code(0);
     }
-    // Somebody removes the file, and one shard makes another.
+    // Somebody moves the file away, and one shard creates another one.
     let kept = scene.desk.path("kept");
     std::fs::rename(scene.part(), &kept).unwrap();
     scene.shard(2).wait().code(0);
@@ -182,7 +182,7 @@ fn what_a_journal_says_is_of_its_file_only() {
     for index in [1, 3, 4, 5] {
         scene.shard(index).wait().code(0);
     }
-    // Whoever writes to it past the lock is found out.
+    // A process that writes to the file in spite of the lock is noticed.
     let bytes = image();
     let file = std::fs::File::options()
         .write(true)
@@ -246,7 +246,7 @@ fn shards_of_an_upload_fill_one_drive() {
         shard.wait().code(0);
     }
     assert_drive(&server, &drive, &image());
-    // Each chunk was written once.
+    // Each chunk was written exactly once.
     let mut written: Vec<_> = proxy
         .requests()
         .iter()
@@ -286,7 +286,7 @@ fn shards_that_cannot_be_are_refused() {
     let piped = format!("-d {} --shard 1/5 -", scene.drive);
     let tool = scene.desk.upload(&scene.server.uri).args(&piped);
     tool.input(&gzipped()).run().code(2).says("--size");
-    // Another file of that name.
+    // Another file with that name exists.
     scene.desk.file("out.oh-part", b"x");
     scene
         .shard(1)

@@ -9,7 +9,7 @@ use crate::support::needs::{Need, skip};
 use crate::support::proxy::{Fault, FaultProxy, Gate, Request, answer, refusal};
 use crate::support::{noise, ramp};
 
-/// Answers everything with `ok`.
+/// A stub that answers each request with `ok`.
 fn ok() -> FaultProxy {
     FaultProxy::stub(|_| answer(200, &["Content-Type: text/plain"], b"ok\n"))
 }
@@ -30,7 +30,7 @@ fn it_makes_lists_fills_and_destroys_a_drive() {
     assert_eq!(outcome.code(0).text(), "");
     assert_drive(&server, &drive, &ramp(0, 5000));
 
-    // The answer comes out byte for byte, whatever it holds.
+    // The output is byte for byte the answer, whatever that contains.
     let read = call("drives").arg(&drive).args("read 250 300").run();
     assert!(read.code(0).stdout == ramp(250, 300));
     let json = call("-j drives info").run().code(0);
@@ -114,7 +114,7 @@ fn an_error_of_the_endpoint_is_printed_and_its_code_is_a_choice() {
                 format!("openhosting: endpoint answered {says}\n")
             );
         }
-        // One call is one request: nothing is repeated, nothing followed.
+        // One call is one request: none is repeated, and no redirection is followed.
         assert_eq!(proxy.requests().len(), 2);
     }
     let proxy = ok();
@@ -215,7 +215,7 @@ fn a_file_larger_than_memory_is_streamed() {
     proxy.wait_for("all of the body", |requests| {
         requests.iter().any(|r| r.len == SIZE)
     });
-    // The most it ever had in memory, while it waits for the answer.
+    // The most memory that it had so far, while it waits for the answer.
     let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid()));
     gate.open();
     let _ = running.wait().code(0);

@@ -1,4 +1,4 @@
-//! Whole transfers in virtual time, with all that can go wrong, from one seed.
+//! Whole transfers in virtual time, with all kinds of faults, each determined by one seed.
 //!
 //! ```sh
 //! cargo test --test it simulator                          # 500 seeds
@@ -6,9 +6,9 @@
 //! OH_SEED=123 cargo test --test it simulator -- --nocapture  # one, with a trace
 //! ```
 //!
-//! The decisions are made by the real code: the engine, the creation of a drive, the bytes of the
-//! journal. What only acts, `src/transfer` and `journal::Keeper`, is replaced by `client`, which
-//! performs the same steps in the same order. docs/dev/reliability.md lists what is checked.
+//! The real code makes the decisions: the engine, the creation of a drive, and the bytes of the
+//! journal. Only the code that acts, `src/transfer` and `journal::Keeper`, is replaced by `client`,
+//! which performs the same steps in the same order. docs/dev/reliability.md lists what is checked.
 
 #![allow(unreachable_pub)]
 
@@ -24,10 +24,10 @@ use rangemap::RangeSet;
 use client::{Client, Disk, LEAST_BYTES, Ledger, Outcome, Scenario, plan};
 use world::{S, World};
 
-/// Runs with faults; the ones after these have none and must get through.
+/// Runs with faults. The runs after these have no faults and must succeed.
 const FAULTY_RUNS: u32 = 10;
 
-/// Prints how to repeat a failure.
+/// Prints, when a test fails, how to repeat the run.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -41,7 +41,7 @@ impl Drop for Replay {
     }
 }
 
-/// What the seeds came across, so that a simulator that tries nothing is noticed.
+/// What happened with all seeds, so that a simulator that no longer causes faults is noticed.
 #[derive(Debug, Default)]
 struct Seen {
     runs: u64,
@@ -83,7 +83,8 @@ fn every_seed_ends_with_the_same_bytes() {
     }
 }
 
-/// The image: chunks of data, of zeros, and holes, at sizes around a boundary.
+/// The image: chunks of data, chunks of zeros and holes. Its size is close to a multiple of the
+/// size of a chunk.
 fn image(world: &mut World) -> (Vec<u8>, u64, RangeSet<u64>) {
     let rng = &mut world.rng;
     let chunk = rng.u64(1..=48);
@@ -112,7 +113,7 @@ fn image(world: &mut World) -> (Vec<u8>, u64, RangeSet<u64>) {
     (source, chunk, holes)
 }
 
-/// Windows of time in which something is wrong.
+/// Periods in which something is wrong.
 fn windows(world: &mut World, most: u32, longest: Duration) -> Vec<(Duration, Duration)> {
     let rng = &mut world.rng;
     let count = rng.u32(..=most);
@@ -224,7 +225,7 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
                 assert!(world.drops_keys, "doubt though the cloud keeps the token");
                 seen.doubts += 1;
                 doubts += 1;
-                // The user may try again: that makes no second drive either.
+                // The user may try again, which must not create a second drive either.
                 if doubts > 2 {
                     break;
                 }
@@ -250,8 +251,8 @@ fn play(seed: u64, trace: bool, seen: &mut Seen) {
                 }
             }
         }
-        // Until the next run. A drive that was made is known to `info` by then: if
-        // it is not, the run ends and calls it gone.
+        // The time until the next run. By then `info` knows each drive that was created. If it does
+        // not, the run ends with the error that the drive is gone.
         world.now += world.rng.u32(4..60) * S;
     }
     check(&scenario, &mut world, &disk, &ledger);
@@ -271,12 +272,12 @@ fn power_loss(disk: &mut Disk, ledger: &mut Ledger, world: &mut World) {
     }
 }
 
-/// What must hold when all is over, late deliveries included.
+/// What must hold at the end, after all late deliveries.
 fn check(scenario: &Scenario, world: &mut World, disk: &Disk, ledger: &Ledger) {
     world.drain();
     assert!(world.created <= 1, "{} drives were made", world.created);
-    // Each send is the first one of its chunk, or follows a failure, or was in
-    // flight or not in the journal when a run ended.
+    // A chunk is sent for the first time, or after a failure, or because it was in flight or not in
+    // the journal when a run ended.
     let most = scenario.plan.count() + ledger.failures + ledger.exposed;
     assert!(
         ledger.sends <= most,

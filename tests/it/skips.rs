@@ -7,7 +7,7 @@ use crate::support::needs::{Need, write};
 
 const LIST: &str = "*: loop devices # containers have none\n";
 
-/// What `.ci/skips --check` makes of these skips.
+/// Runs `.ci/skips --check` with these skips and this list.
 fn check(skips: &[(&str, Need)], list: &str) -> Outcome {
     let desk = Desk::new();
     let (record, list) = (desk.path("skipped"), desk.file("list", list.as_bytes()));
@@ -35,7 +35,7 @@ fn a_skip_that_the_list_does_not_allow_fails_the_gate() {
         "{text}"
     );
     assert!(text.contains("2, of which 1 not allowed"), "{text}");
-    // Of one test only.
+    // The pattern matches one test only.
     let list = "disks::a_*: command nosuch # here\n";
     check(&[missing], list).code(0);
     check(&[("other::a_test", Need::Command("nosuch"))], list).code(1);
@@ -47,7 +47,7 @@ fn skips_of_the_list_and_none_at_all_pass_the_gate() {
     let outcome = check(&[allowed], LIST).code(0);
     assert!(outcome.text().contains("1, of which 0"), "{outcome:?}");
     check(&[], LIST).code(0);
-    // A line that allows something without a reason is an error.
+    // A line that allows a skip without a reason is an error.
     check(&[], "*: loop devices\n").code(2).says("WHY");
 }
 

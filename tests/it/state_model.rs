@@ -1,13 +1,14 @@
-//! Random operations of several clients at once against a simple model of drives, with
-//! `kill -9`, restarts and a disk that is full for a while.
+//! Random operations of several clients, all at once, compared with a simple model of drives. The
+//! server is killed with `kill -9` and restarted, and its disk is full for a while.
 //!
-//! A round is a few operations of each client, all clients at once. Afterwards there has to
-//! be an order of them, that of each client kept, in which the model gives every answer that
-//! came and ends in the state that is there. What got no answer, since the server was
-//! killed, may be part of it or not.
+//! In each round every client performs a few operations one after the other, while the other
+//! clients do the same. Afterwards there must be one order of all operations that keeps the order
+//! of each client, in which the model gives each answer that was received and ends in the observed
+//! state. Operations without an answer, because the server was killed, may be part of that order or
+//! not.
 //!
-//! `OH_ROUNDS=5000` for more rounds, `OH_SEED=N` to play the same operations again (which of
-//! them overlap is up to the machine).
+//! Set `OH_ROUNDS=5000` for more rounds, and `OH_SEED=N` to repeat the same operations (how they
+//! overlap still depends on the machine).
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -28,7 +29,7 @@ const USERS: [&str; 2] = [
     "2164ce57-591c-43ee-ade5-e2fe0ee13c3e:key-a",
     "58ca3c1f-7629-4771-9b71-863f40153ba4:key-b",
 ];
-/// Whose client each is.
+/// The user of each client.
 const CLIENTS: [usize; 3] = [0, 0, 1];
 const DRIVES_MAX: usize = 5;
 const BYTES_MAX: usize = 40 * 1024;
@@ -43,11 +44,11 @@ fn id(user: usize) -> &'static str {
 struct Drive {
     owner: usize,
     name: String,
-    /// Whether the other user may read it.
+    /// Whether the other user may read the drive.
     is_readable: bool,
     is_shared: bool,
     is_whole: bool,
-    /// `None` is a byte that may be anything.
+    /// The bytes; `None` is a byte that may have any value.
     data: Vec<Option<u8>>,
 }
 
@@ -73,7 +74,7 @@ struct Set {
     is_shared: Option<bool>,
 }
 
-/// An operation of a user on a drive, where it is about one.
+/// An operation of a user, and the drive that it is about, if any.
 #[derive(Clone, Debug)]
 struct Op {
     user: usize,
@@ -81,7 +82,7 @@ struct Op {
     what: What,
 }
 
-/// What came of it; without a reply it may have happened or not.
+/// An operation and its result. Without a reply it may have happened or not.
 #[derive(Debug)]
 struct Done {
     op: Op,
@@ -90,7 +91,7 @@ struct Done {
 
 impl Op {
     fn random(rng: &mut Rng, user: usize, model: &Model, drives: &[String]) -> Self {
-        // Mostly own ones, and mostly one of the oldest two: there clients meet.
+        // Mostly own drives, and mostly one of the oldest two, so that clients conflict there.
         let own: Vec<_> = drives
             .iter()
             .filter(|id| model[*id].owner == user)
@@ -124,7 +125,7 @@ impl Op {
             }),
             8..10 => What::Destroy,
             10..14 => {
-                // Some go past the end, by a byte or by far.
+                // Some writes go past the end of the drive, by one byte or by many.
                 let offset = rng.usize(..=len);
                 let most = (len - offset + usize::from(rng.u8(..8) == 0)).min(30_000);
                 let byte = rng.u8(..3) * 85;
@@ -156,7 +157,7 @@ impl Op {
         }
     }
 
-    /// The path and the body of its request.
+    /// The path and the body of the request.
     fn request(&self) -> (String, Vec<u8>) {
         let of = |command: String| format!("/drives/{}/{command}", self.drive);
         match &self.what {
@@ -194,7 +195,7 @@ impl Op {
         }
     }
 
-    /// Sends it; `None` without a whole answer.
+    /// Sends the request; `None` without a complete answer.
     fn send(&self, server: &TestServer) -> Option<Reply> {
         let (path, body) = self.request();
         let ask = Ask::of(server).by(USERS[self.user]);
@@ -216,7 +217,7 @@ impl Op {
         }
     }
 
-    /// Whether it may keep others from the drives, or change what they read there.
+    /// Whether the operation may keep others from the drives, or change what they read there.
     fn disturbs(&self, drive: &String) -> bool {
         let is_heavy = match &self.what {
             What::Write { .. } | What::Destroy | What::Image { .. } => true,
@@ -226,7 +227,7 @@ impl Op {
         is_heavy && self.drives().contains(&drive)
     }
 
-    /// What it may ask of the quota of its user, in bytes.
+    /// How much more of its user's quota it may need, in bytes.
     fn wants(&self) -> usize {
         match &self.what {
             What::Create { size, .. } => *size,
@@ -236,7 +237,7 @@ impl Op {
     }
 }
 
-/// What else is known of a round.
+/// What else is known about a round.
 struct Round<'a> {
     all: Vec<&'a Op>,
     is_full: bool,
@@ -279,8 +280,8 @@ impl Round<'_> {
         self.is_full || of_another && self.all.iter().any(|op| ends_it(&op))
     }
 
-    /// The models that one may become where `done` happens now and gives its answer; none
-    /// if it cannot.
+    /// The models that `model` may become if `done` happens now and gives its answer. Empty if that
+    /// is impossible.
     fn apply(&self, model: &Model, done: &Done) -> Vec<Model> {
         let (op, reply) = (&done.op, done.reply.as_ref());
         let status = reply.map(|reply| reply.status);
@@ -289,7 +290,7 @@ impl Round<'_> {
                 return Vec::new();
             }
             let mut model = model.clone();
-            // A write may have ended in the middle.
+            // A write to a full disk may have been made in part.
             if let (507, What::Write { offset, data }, Some(drive)) =
                 (status, &op.what, model.get_mut(&op.drive))
             {
@@ -310,7 +311,7 @@ impl Round<'_> {
         }
     }
 
-    /// The status that the model answers, and what it becomes.
+    /// The status that the model answers, and the models that it may become.
     fn perform(&self, model: &Model, op: &Op, reply: Option<&Reply>) -> (u16, Vec<Model>) {
         let mut new = model.clone();
         let drive = new.get_mut(&op.drive);
@@ -319,7 +320,7 @@ impl Round<'_> {
         let nothing = |status| (status, vec![model.clone()]);
         match &op.what {
             What::Create { name, size } => {
-                // One without an answer is found by its name, which no other has.
+                // A drive whose creation got no answer is found by its name, which is unique.
                 let answered = reply
                     .and_then(|reply| reply.key("drive"))
                     .map(str::to_owned);
@@ -361,7 +362,7 @@ impl Round<'_> {
                 let Some(data) = drive.data.get(*offset..offset + len) else {
                     return nothing(400);
                 };
-                // Beside a write it may see any part of it.
+                // A read beside a write may see any part of that write.
                 let is_calm = !self.all.iter().any(|other| other.disturbs(&op.drive));
                 let is_right = |body: &Vec<u8>| {
                     let mut pairs = data.iter().zip(body);
@@ -437,7 +438,7 @@ impl Round<'_> {
         }
     }
 
-    /// Whether there is an order that explains everything.
+    /// Whether there is an order that explains all answers and the state.
     fn is_explained(&self, model: &Model, queues: &[&[Done]]) -> bool {
         if queues.iter().all(|queue| queue.is_empty()) {
             return agrees(model, self.after);
@@ -454,7 +455,7 @@ impl Round<'_> {
     }
 }
 
-/// Whether a model may be what was observed.
+/// Whether the model agrees with what was observed.
 fn agrees(model: &Model, observed: &Model) -> bool {
     model.len() == observed.len()
         && model.iter().all(|(id, drive)| {
@@ -471,7 +472,7 @@ fn agrees(model: &Model, observed: &Model) -> bool {
         })
 }
 
-/// The state that is there, when no imaging is under way; and the files agree with it.
+/// The state of all drives once no imaging is under way. Checks that it agrees with the files.
 fn observe(server: &TestServer) -> Model {
     let mut model = Model::new();
     for (owner, auth) in USERS.iter().enumerate() {
@@ -479,7 +480,7 @@ fn observe(server: &TestServer) -> Model {
         let infos = loop {
             let infos = ask("/drives/info");
             let mut lines = infos.text().lines();
-            // What is read for another user's imaging is only claimed.
+            // A drive that another user's imaging reads is only claimed.
             if !lines.any(|line| line.starts_with("imaging ") || line.starts_with("claimed ")) {
                 break infos;
             }
@@ -524,8 +525,8 @@ fn observe(server: &TestServer) -> Model {
     model
 }
 
-/// Sends the operations of each client one after the other, all clients at once; kills the
-/// server on the way if asked to.
+/// Sends the operations of each client one after the other, all clients at once. Kills the server
+/// meanwhile if `kill_after` is set.
 fn play(server: &TestServer, queues: Vec<Vec<Op>>, kill_after: Option<Duration>) -> Vec<Vec<Done>> {
     let barrier = Barrier::new(queues.len() + 1);
     std::thread::scope(|scope| {
@@ -558,7 +559,7 @@ fn play(server: &TestServer, queues: Vec<Vec<Op>>, kill_after: Option<Duration>)
     })
 }
 
-/// Takes the space of a disk, but for a little.
+/// Fills a disk until only `left` bytes are free.
 fn fill_disk(root: &Path, left: usize) {
     let path = root.join("filler");
     let mut file = std::fs::File::create(&path).unwrap();
@@ -580,14 +581,14 @@ fn what_clients_do_at_once_is_explained_by_some_order() {
     let (drives_max, bytes_max) = (DRIVES_MAX.to_string(), BYTES_MAX.to_string());
     let args = ["--user", USERS[0], "--user", USERS[1]];
     let limits = ["--max-drives", &drives_max, "--max-bytes", &bytes_max];
-    // Imagings take some milliseconds, so that the rest happens meanwhile.
+    // Each imaging takes some milliseconds, so that other operations happen meanwhile.
     let plan = directory.path().join("plan.json");
     std::fs::write(&plan, r#"{"imaging_bytes_per_s": 2000000}"#).unwrap();
     let plan = ["--fault-plan", plan.to_str().unwrap()];
     let args = [&args[..], &limits[..], &plan[..]].concat();
     let mut server = TestServer::start_with(&args, &root.join("data"));
     let mut model = Model::new();
-    // As they came up, so that a seed chooses alike.
+    // In the order of their creation, so that a seed makes the same choices again.
     let mut drives: Vec<String> = Vec::new();
     let mut is_full = false;
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
@@ -603,7 +604,7 @@ fn what_clients_do_at_once_is_explained_by_some_order() {
             }
             _ => {}
         }
-        // It takes some time to send the signal as well.
+        // Sending the signal takes some time as well.
         let kill_after = (rng.u8(..10) == 0).then(|| Duration::from_micros(rng.u64(..1500)));
         let ops_min = if kill_after.is_some() { 2 } else { 0 };
         let queues = CLIENTS.map(|user| {
@@ -649,7 +650,7 @@ fn what_clients_do_at_once_is_explained_by_some_order() {
     drop(server);
 }
 
-/// Fails with what cannot be explained, without the bytes.
+/// Fails with the operations that cannot be explained, without the bytes.
 fn report(round: usize, is_full: bool, before: &Model, done: &[Vec<Done>], after: &Model) -> ! {
     let short = |model: &Model| {
         let line = |(id, drive): (&String, &Drive)| {

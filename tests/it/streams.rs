@@ -1,4 +1,4 @@
-//! Images that are read in order: packed as a whole, or from a pipe.
+//! Images that are read from their start to their end: compressed as a whole, or from a pipe.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn zstd(plain: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(plain, 1).unwrap()
 }
 
-/// A frame that does not.
+/// A frame that does not state the size of its content.
 fn zstd_of_a_pipe(plain: &[u8]) -> Vec<u8> {
     zstd::encode_all(plain, 1).unwrap()
 }
@@ -52,7 +52,7 @@ fn lzma(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What is in an .lzma file, with the header and the footer of lzip.
+/// The content of an .lzma file, with the header and the footer of lzip.
 fn lzip(plain: &[u8]) -> Vec<u8> {
     let mut crc = flate2::Crc::new();
     crc.update(plain);
@@ -63,8 +63,8 @@ fn lzip(plain: &[u8]) -> Vec<u8> {
     member
 }
 
-/// An archive with one file in it, as tools write it that cannot go back: checksum and sizes
-/// follow the file.
+/// An archive with one file, as written by programs that cannot seek in their output: checksum and
+/// sizes are after the file.
 fn zip(plain: &[u8]) -> Vec<u8> {
     use flate2::{Compression, Crc, write::DeflateEncoder};
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
@@ -116,10 +116,10 @@ const PACKS: [(&str, Pack); 9] = [
 ];
 /// Formats that consist of one stream.
 const SINGLE: [&str; 2] = ["lzma", "zip"];
-/// Formats whose tools ignore what follows the compressed data.
+/// Formats whose tools ignore bytes after the compressed data.
 const TOLERANT: [&str; 3] = ["gzip", "bzip2", "lzip"];
 
-/// Data, zeros and data: no whole number of chunks.
+/// Data, zeros and data. The length is not a multiple of the size of a chunk.
 fn content() -> Vec<u8> {
     [noise(1, 5 * C), vec![0; 7 * C], noise(2, 3 * C + 77)].concat()
 }
@@ -151,7 +151,8 @@ impl Scene {
         tool.args("-c 16384 -j 4").args(args).input(input).run()
     }
 
-    /// The drive, of the image's size, holds it, and nothing is left of the transfer.
+    /// The drive has the size and the content of the image, and no other files of the transfer
+    /// remain.
     #[track_caller]
     fn check(&self, drive: &str, image: &[u8]) {
         assert_drive(&self.server, drive, image);
@@ -176,7 +177,7 @@ impl Scene {
         self.proxy.count(Request::is_write)
     }
 
-    /// Runs until `passed` writes have passed, and kills it while others are held.
+    /// Runs until `passed` writes were answered, and kills the tool while the others are held back.
     fn killed(&self, args: &str, input: Option<&[u8]>, passed: usize) {
         let gate = Gate::default();
         self.proxy.fault_after(
@@ -194,7 +195,7 @@ impl Scene {
         self.proxy.wait_for("the writes", |requests| {
             requests.iter().filter(|r| r.is_write()).count() > passed
         });
-        // Records wait for others for a second at most.
+        // The keeper waits a second at most for more records before it writes them.
         std::thread::sleep(std::time::Duration::from_millis(1500));
         running.kill9();
         gate.open();
@@ -208,7 +209,7 @@ fn a_packed_image_is_told_by_its_content_and_unpacked() {
     let scene = Scene::new();
     let content = content();
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
-        // Its name says nothing.
+        // The name does not show the format.
         let name = format!("{i}.img");
         scene.desk.file(&name, &pack(&content));
         let outcome = scene.upload(&name).code(0);
@@ -221,8 +222,8 @@ fn a_packed_image_is_told_by_its_content_and_unpacked() {
 fn a_size_that_is_told_makes_the_drive_at_once() {
     let scene = Scene::new();
     let content = content();
-    // The xz index and the members of lzip tell it, and the frame of Zstandard does; who
-    // compresses a pipe cannot.
+    // The xz index, the members of lzip and a Zstandard frame contain the size of the image.
+    // Programs that compress a pipe do not know it.
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
         scene.proxy.forget();
         let name = format!("{i}.img");
@@ -269,7 +270,7 @@ fn parts_that_follow_each_other_are_one_image() {
 #[test]
 fn the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size() {
     let scene = Scene::new();
-    // The first frame states 100 000 bytes; there is more.
+    // The first frame states 100 000 bytes, and more frames follow.
     let content = [
         noise(1, 100_000),
         vec![0; 900_000],
@@ -290,7 +291,7 @@ fn the_drive_grows_ahead_of_the_image_and_is_cut_to_its_size() {
         grown.windows(2).all(|pair| pair[1] >= 2 * pair[0]),
         "{sizes:?}"
     );
-    // Zeros were left out all the same.
+    // Zeros were skipped nevertheless.
     assert!(
         scene.proxy.bytes_up() < 1_500_000,
         "{}",
@@ -316,7 +317,8 @@ fn a_drive_that_may_not_grow_so_much_grows_by_less() {
         .fault(is_too_much, usize::MAX, Fault::Answer(refused.clone()));
     let outcome = scene.upload("a.zst").code(0);
     scene.check(&outcome.created(), &content);
-    // A first drive that is too large for the account is refused: the size is a guess then.
+    // If the first drive is too large for the account, creating it fails, because its size is only
+    // a guess.
     let is_create = |request: &Request| request.path.ends_with("/create");
     scene.proxy.heal();
     scene
@@ -326,7 +328,7 @@ fn a_drive_that_may_not_grow_so_much_grows_by_less() {
         .upload("-n first a.zst")
         .code(1)
         .says("Pass its size with --size");
-    // A drive that cannot grow at all is reported, with what to do about it.
+    // If the drive cannot grow at all, the error says so and names a solution.
     let refused = crate::support::proxy::refusal(402, "billing");
     scene.proxy.heal();
     let is_set = |request: &Request| request.path.ends_with("/set");
@@ -364,7 +366,7 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
     let scene = Scene::new();
     let content = noise(1, 20 * C);
     for (i, (format, pack)) in PACKS.into_iter().enumerate() {
-        // What is at its end is looked at before anything is sent.
+        // The end of the file is read before anything is sent.
         if format == "zip" {
             continue;
         }
@@ -382,7 +384,7 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
         ] {
             let is_fine = match said {
                 "is not sound" if bytes.len() > packed.len() => TOLERANT.contains(&format),
-                // These have no checksums.
+                // These formats have no checksums.
                 "is not sound" => ["zstd", "lz4", "lzma"].contains(&format),
                 _ => false,
             };
@@ -396,7 +398,7 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
             let line = outcome.stderr.lines().find(|line| line.contains(said));
             assert!(line.unwrap().len() < 250, "{line:?}");
             assert!(!outcome.text().contains("completed"));
-            // The advice is not to run the same command again, and it names what is left.
+            // The advice is not to run the same command again, and it names the drive that remains.
             let outcome = outcome.says(&format!("Drive {drive}, created for this upload"));
             for wrong in [
                 "Restart with",
@@ -406,7 +408,7 @@ fn what_is_cut_off_or_damaged_is_an_error_that_does_not_advise_the_same_again() 
                 assert!(!outcome.stderr.contains(wrong), "{}", outcome.stderr);
             }
         }
-        // Whole again, the same command goes on.
+        // With a complete file the same command continues.
         scene.desk.file(&name, &packed[..packed.len() - 9]);
         scene.upload(&format!("--restart {name}")).code(1);
         scene.proxy.forget();
@@ -426,7 +428,7 @@ fn one_file_in_a_zip_archive_is_read_and_what_is_not_sound_is_refused_before_it_
     let outcome = scene.upload("a.zip").code(0);
     let outcome = outcome.says("packed with zip (disk.img in it)");
     scene.check(&outcome.created(), &content);
-    // All of the archive is what was given.
+    // The digest is of the whole archive, which is the file that the user named.
     let digest = sha256(&packed);
     for outcome in [
         scene.upload(&format!("--sha256 {digest} a.zip")),
@@ -458,7 +460,7 @@ fn one_file_in_a_zip_archive_is_read_and_what_is_not_sound_is_refused_before_it_
             .says("unzip -t cut.zip");
     }
     assert_eq!(drives(&scene.server), all);
-    // On a pipe its end is seen when all was sent.
+    // In a pipe the missing end is noticed only after everything was sent.
     let outcome = scene.pipe("-n cut -", &packed[..packed.len() - 1]).code(1);
     let drive = outcome.created();
     outcome.says(&format!("Remove it with: openhosting rm {drive}"));
@@ -472,7 +474,7 @@ fn one_file_in_a_zip_archive_is_read_and_what_is_not_sound_is_refused_before_it_
     scene.upload("--format raw a.zip").code(0);
 }
 
-/// The command that a line of stderr ends with.
+/// The command at the end of a line of stderr.
 #[track_caller]
 fn command<'a>(outcome: &'a Outcome, before: &str) -> &'a str {
     let line = outcome
@@ -494,13 +496,13 @@ fn a_drive_that_can_never_hold_the_image_is_named_with_the_command_that_removes_
     assert_eq!(removal, format!("openhosting rm {drive}"));
     let remove = |words: &str| {
         let words = words.strip_prefix("openhosting ").unwrap();
-        // There is no terminal to ask on.
+        // No terminal is available for a question.
         let tool = scene.desk.simple(&scene.proxy.uri()).args(words);
         tool.args("--yes").run().code(0)
     };
     remove(removal);
     assert_eq!(drives(&scene.server), Vec::<String>::new());
-    // The commands reach the same cloud if flags defined it.
+    // If flags selected the cloud, the commands contain these flags.
     let tool = scene.desk.tool(UPLOAD).env("OHAUTH", scene.desk.auth());
     let tool = tool
         .args("--restart cut.gz --endpoint")
@@ -511,12 +513,12 @@ fn a_drive_that_can_never_hold_the_image_is_named_with_the_command_that_removes_
     assert!(removal.starts_with(&endpoint), "{removal}");
     remove(removal);
     assert_eq!(drives(&scene.server), Vec::<String>::new());
-    // One that was there is the user's own.
+    // A drive that existed before belongs to the user, so no command that removes it is shown.
     let drive = crate::support::http::create(&scene.server, 1 << 20);
     let outcome = scene.upload(&format!("-d {drive} cut.gz")).code(1);
     let outcome = outcome.says(&format!("Drive {drive} holds part of this upload"));
     assert!(!outcome.stderr.contains("Remove it"), "{}", outcome.stderr);
-    // A size that is not the image's, and a digest that is not.
+    // A size that is not the image's, and a digest that is not the image's.
     scene.desk.file("a.gz", &packed);
     let other = sha256(b"other");
     for (args, code) in [
@@ -548,7 +550,7 @@ fn a_drive_that_can_never_hold_the_image_is_named_with_the_command_that_removes_
         .status();
     assert!(removed.unwrap().success(), "{removal}");
     assert_eq!(files(), 0, "{removal}");
-    // The whole image goes on where that ended, or from the start.
+    // With the whole image the upload continues there, or starts over.
     scene.desk.file("cut.gz", &packed);
     let tool = scene.desk.tool(UPLOAD);
     let args = "--restart --local";
@@ -589,7 +591,7 @@ fn what_follows_the_compressed_data_is_ignored_as_the_format_s_tool_does() {
             );
         }
     }
-    // Of what is demanded all counts.
+    // A digest that the user demands covers all bytes, including those after the compressed data.
     let bytes = [&gzip(&content)[..], b"\n"].concat();
     let outcome = scene.pipe(&format!("--sha256 {} -", sha256(&bytes)), &bytes);
     let outcome = outcome.code(0).says("1 bytes behind it");
@@ -616,7 +618,7 @@ fn frames_without_content_are_skipped_in_files_and_pipes() {
             let outcome = scene.upload("a.img").code(0);
             let outcome = outcome.says(&format!("packed with {name}"));
             scene.check(&outcome.created(), &content);
-            // The header behind it states the size.
+            // The header of the next frame states the size.
             if name == "zstd" {
                 let size = format!("of size {}\n", content.len());
                 assert!(outcome.text().contains(&size), "{}", outcome.text());
@@ -627,7 +629,7 @@ fn frames_without_content_are_skipped_in_files_and_pipes() {
     }
 }
 
-/// An .xz stream whose header calls its dictionary 3 GiB large.
+/// An .xz stream whose header demands a dictionary of 3 GiB.
 fn xz_over_the_limit(plain: &[u8]) -> Vec<u8> {
     let mut bytes = xz(plain);
     let header = 12..12 + (usize::from(bytes[12]) + 1) * 4;
@@ -707,7 +709,7 @@ fn what_cannot_be_read_in_order_is_refused_within_a_stream() {
         .code(1)
         .says("is qcow2 within gzip");
     assert_eq!(drives(&scene.server), Vec::<String>::new());
-    // Who says what it is is believed.
+    // A format that the user gives is not questioned.
     let outcome = scene.pipe("--format raw -", &qcow2).code(0);
     scene.check(&outcome.created(), &qcow2);
     scene.desk.file("d.img", &gzip(&qcow2));
@@ -731,7 +733,7 @@ fn stdin_is_read_raw_or_packed() {
         assert_eq!(name.as_deref(), Some("a"));
     }
     scene.pipe("-", b"").code(1).says("stdin is empty");
-    // A file is one, though it has no name.
+    // A file is recognized as a file, though its name is unknown.
     let path = scene.desk.file("a.img", &content);
     let tool = scene.desk.upload(&scene.proxy.uri());
     let file = std::fs::File::open(path).unwrap();
@@ -796,7 +798,7 @@ fn a_full_verification_of_a_stream_reads_all_of_it_back() {
     scene.pipe("--verify full --checksum -", &content).code(0);
     scene.check(&drives(&scene.server)[0], &content);
     scene.proxy.forget();
-    // What was lost on the drive is found by the sample as well, with its last chunk.
+    // Data that was lost on the drive is found by the sample too, in its last chunk.
     let rewrite = Fault::Answer(answer(204, &[], b""));
     let is_last = |request: &Request| request.is_write() && request.offset() == 15 * C as u64;
     scene.proxy.fault(is_last, 1, rewrite);
@@ -905,7 +907,7 @@ fn what_is_no_image_is_refused_with_what_to_do() {
     assert_eq!(drives(&scene.server), Vec::<String>::new());
 }
 
-/// A web server of one file, whatever the path, and how it behaves.
+/// A web server with one file, which it serves for each path, and how it behaves.
 #[derive(Clone, Default)]
 pub(crate) struct Site {
     file: Arc<Mutex<Vec<u8>>>,
@@ -980,7 +982,7 @@ fn an_image_is_fetched_from_a_web_server() {
             scene.check(&drive, &content);
             let name = info(&scene.server, &drive, "name").unwrap();
             assert_eq!(name, format!("image {i}.img"));
-            // The key of the cloud is for the cloud.
+            // The secret key is not sent to the web server, since it is for the cloud only.
             for request in web.requests() {
                 let given = request.header("authorization").unwrap();
                 let line = format!("Authorization: {given}\r\n");
@@ -1023,7 +1025,7 @@ fn an_image_with_a_map_is_fetched_by_its_ranges() {
     outcome.code(1).says("which has to be read at any place");
 }
 
-/// What `image info` prints, and the same as an object.
+/// The output of `image info` as text and as JSON.
 #[track_caller]
 fn image_info(scene: &Scene, image: &str) -> (String, serde_json::Value) {
     let info = |args: &str| {
@@ -1059,7 +1061,7 @@ fn info_of_an_image_on_a_web_server_fetches_headers_and_the_map_only() {
     ] {
         assert_eq!(object[key], serde_json::Value::Null, "{key}");
     }
-    // All that does not depend on data is as of a file.
+    // Everything that does not depend on the data is the same as for a file.
     scene
         .desk
         .sparse("a.raw", 3 * SIZE as u64, &[(SIZE as u64, &content)]);
@@ -1153,7 +1155,7 @@ fn info_of_a_stream_shows_what_its_start_shows() {
     outcome.says("has to be read at any place");
     let outcome = info("--map m.svg -").input(&content[..5000]).run().code(1);
     outcome.says("There is no map of a raw image without reading all of it");
-    // A file on stdin is a file.
+    // A file as stdin is read like a file.
     let path = scene.desk.file("a.img", &content[..100_000]);
     let outcome = info("-j -")
         .stdin(std::fs::File::open(path).unwrap())
@@ -1194,7 +1196,7 @@ fn info_of_what_a_web_server_does_not_have_is_one_line() {
 #[test]
 fn connections_that_break_go_on_where_the_server_can() {
     let scene = Scene::new();
-    // More than is read ahead of what is sent.
+    // More than the number of chunks that are read ahead.
     const CHUNKS: usize = 1024;
     let content = noise(3, CHUNKS * C);
     for packed in [content.clone(), gzip(&content)] {
@@ -1233,7 +1235,7 @@ fn a_file_that_changes_on_its_server_is_reported() {
         let gate = Gate::default();
         let tool = scene.desk.upload(&scene.proxy.uri());
         let url = format!("{}a.img", web.uri());
-        // One breaks, and the one that goes on waits until the file has changed.
+        // One connection breaks, and the one that continues waits until the file has changed.
         let is_more = |request: &Request| request.header("range") != Some("bytes=0-65535");
         web.fault(is_more, 1, Fault::ResetMidAnswer);
         web.fault(is_more, usize::MAX, Fault::Hold(gate.clone()));

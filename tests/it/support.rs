@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers for all tests.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod cli;
@@ -15,21 +15,22 @@ pub mod server;
 pub mod slow;
 pub mod watchdog;
 
-/// Makes a debug build do without what some file systems lack.
+/// A variable with which debug builds do not use features that some file systems lack.
 pub const PLAIN: &str = "OPENHOSTING_PLAIN_FILESYSTEM";
 
-/// Whether the programs do so in this run of the tests.
+/// Whether this run of the tests sets that variable.
 pub fn is_plain() -> bool {
     std::env::var_os(PLAIN).is_some()
 }
 
-/// Makes a file that only its owner may read, as one with a key must be.
+/// Makes a file readable for its owner only, which is required of files with a key.
 pub fn only_for_its_owner(path: impl AsRef<std::path::Path>) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
 }
 
-/// The files of a certificate for a name, and of its key, which only this user may read.
+/// Creates a certificate for a name, and its key, which only this user can read. Returns both
+/// paths.
 pub fn certificate(directory: &std::path::Path, name: &str) -> [std::path::PathBuf; 2] {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let files = ["pem", "key"].map(|end| directory.join(format!("{name}.{end}")));
@@ -39,9 +40,8 @@ pub fn certificate(directory: &std::path::Path, name: &str) -> [std::path::PathB
     files
 }
 
-/// Bytes that tell their place: each follows from its offset, modulo a prime,
-/// so what lands at the wrong place cannot look right. A disk of them has a boot signature,
-/// so that nobody asks whether it is one.
+/// Bytes that depend on their offset, modulo a prime, so that bytes at the wrong place are noticed.
+/// Bytes 510 and 511 are a boot signature, so that the tools accept an image of them as a disk.
 pub fn ramp(offset: u64, len: usize) -> Vec<u8> {
     let byte = |i| match i {
         510 => 0x55,
@@ -51,7 +51,7 @@ pub fn ramp(offset: u64, len: usize) -> Vec<u8> {
     (offset..).take(len).map(byte).collect()
 }
 
-/// Bytes that no compressor makes smaller, with a boot signature.
+/// Random bytes, which cannot be compressed, with a boot signature.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -61,8 +61,8 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The seed of a random test: `OH_SEED`, or another one each time; printed, so
-/// that a failure can be played again.
+/// The seed of a random test: `OH_SEED`, or a new one each time. It is printed, so that a failure
+/// can be repeated.
 pub fn seed(test: &str) -> u64 {
     let given = std::env::var("OH_SEED").ok().map(|seed| seed.parse());
     let seed = given.map_or_else(|| fastrand::u64(..), Result::unwrap);
@@ -85,7 +85,7 @@ pub fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What `packed` unpacks to.
+/// The unpacked content of `packed`.
 pub fn gunzip(packed: &[u8]) -> Vec<u8> {
     use std::io::Read;
     let mut plain = Vec::new();

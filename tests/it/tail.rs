@@ -1,5 +1,5 @@
-//! The end of a transfer over a link where requests take seconds: the last chunk goes in
-//! pieces, over connections that have nothing else to do.
+//! The end of a transfer over a link where each request takes seconds: the last chunk is divided
+//! into pieces, so that the connections that are idle by then help to transfer it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::support::proxy::{Fault, FaultProxy, Gate, Request, refusal};
 use super::support::server::TestServer;
 
 const CHUNK: u64 = 2 << 20;
-/// Four chunks at once, and one alone: the last one in a download, and in an upload whichever
-/// was compressed last.
+/// Four chunks at a time, and then one alone. In a download that is the last chunk, and in an
+/// upload the chunk that was compressed last.
 const SIZE: u64 = 5 * CHUNK;
-/// After each 64 KiB: a chunk takes more than three seconds.
+/// The pause after each 64 KiB. A chunk takes more than three seconds then.
 const PAUSE: Duration = Duration::from_millis(100);
 const FLAGS: &str = "-c 2097152 -j 4 --min-jobs 4";
 
@@ -38,8 +38,8 @@ fn moves(request: &Request) -> bool {
     request.is_write() || request.is_read()
 }
 
-/// Whether it is about a piece of a chunk: a body that is smaller than that of any whole one,
-/// which has half of the bytes where it is compressed.
+/// Whether a request is for a piece of a chunk. The body of a piece is smaller than that of any
+/// whole chunk, which has half as many bytes when compressed.
 fn is_piece(request: &Request) -> bool {
     let bytes = match request.is_write() {
         true => request.header("content-length").unwrap().parse().unwrap(),
@@ -52,12 +52,12 @@ fn is_piece(request: &Request) -> bool {
     bytes < CHUNK * 3 / 8
 }
 
-/// Lets bodies pass slowly. A fault for some of them goes before.
+/// Makes bodies pass slowly. Faults for some of them must be set before.
 fn slow_down(proxy: &FaultProxy) {
     proxy.fault(moves, usize::MAX, Fault::Trickle(PAUSE));
 }
 
-/// Waits until this many requests for pieces are under way.
+/// Waits until this many requests for pieces are under way at the same time.
 fn wait_for_pieces(proxy: &FaultProxy, count: usize) {
     proxy.wait_for("a piece beside others", |requests| {
         let pieces = requests.iter().filter(|request| is_piece(request));
@@ -65,7 +65,7 @@ fn wait_for_pieces(proxy: &FaultProxy, count: usize) {
     });
 }
 
-/// Whether a chunk was moved in pieces, and each byte of the image once.
+/// Checks that a chunk was transferred in pieces, and each byte of the image exactly once.
 #[track_caller]
 fn assert_divided(proxy: &FaultProxy) {
     let requests = proxy.requests();
@@ -79,7 +79,7 @@ fn assert_divided(proxy: &FaultProxy) {
     );
 }
 
-/// A drive that holds the image, made by an upload that nothing disturbs.
+/// A drive that holds the image, uploaded without faults.
 fn holding(desk: &Desk, server: &TestServer, image: &[u8]) -> String {
     desk.file("held.img", image);
     let tool = desk.upload(&server.uri).args("--level 0 held.img");
@@ -88,7 +88,7 @@ fn holding(desk: &Desk, server: &TestServer, image: &[u8]) -> String {
 
 #[test]
 fn the_pieces_of_the_last_chunk_are_written_beside_each_other() {
-    // Raw, and compressed to half.
+    // Uncompressed, and compressed to half the size.
     for (level, step) in [("0", 1), ("1", 2)] {
         let desk = Desk::new();
         let (server, proxy) = desk.pair();
@@ -99,7 +99,7 @@ fn the_pieces_of_the_last_chunk_are_written_beside_each_other() {
         }
         let gate = Gate::default();
         proxy.fault(is_piece, 3, Fault::Hold(gate.clone()));
-        // What is compressed has half of the bytes.
+        // Compressed data has half as many bytes.
         proxy.fault(moves, usize::MAX, Fault::Trickle(PAUSE * step as u32));
         desk.file("a.img", &image);
         let tool = desk.upload(&proxy.uri()).args(FLAGS);
@@ -152,7 +152,7 @@ fn one_request_at_a_time_stays_one() {
     let _ = tool.arg(&drive).arg("b.img").run().code(0);
     assert!(std::fs::read(desk.path("b.img")).unwrap() == image);
     assert_eq!((proxy.writes_peak(), proxy.reads_peak()), (1, 1));
-    // Nobody could help, so that nothing was divided.
+    // No connection was idle, so nothing was divided.
     assert!(proxy.count(Request::is_write) <= 4);
 }
 
@@ -170,7 +170,7 @@ fn a_piece_that_fails_is_moved_again() {
                 let desk = Desk::new();
                 let (server, proxy) = desk.pair();
                 let image = image(4);
-                // Pieces before it and after it get through.
+                // The piece before it and those after it succeed.
                 proxy.fault_after(1, is_piece, 1, fault);
                 slow_down(&proxy);
                 desk.file("a.img", &image);
@@ -179,7 +179,7 @@ fn a_piece_that_fails_is_moved_again() {
                 let outcome = tool.args("--level 0 a.img").run().code(0);
                 assert_drive(&server, &outcome.created(), &image);
                 let pieces = proxy.count(is_piece);
-                // How many more depends on how fast the machine is.
+                // The number of other pieces depends on how fast the machine is.
                 assert!(pieces >= 4, "{pieces}");
             });
         }
@@ -205,7 +205,8 @@ fn a_piece_that_fails_is_moved_again() {
     });
 }
 
-/// Runs a tool until the first piece has moved and those after it are under way, and kills it.
+/// Runs a tool, and kills it after its first piece was transferred and while the next ones are
+/// under way.
 fn kill_between_pieces(proxy: &FaultProxy, tool: Tool<'_>) {
     let gate = Gate::default();
     proxy.forget();
@@ -234,7 +235,7 @@ fn a_run_that_is_killed_between_pieces_goes_on() {
     assert_eq!(drives.len(), 1);
     assert_drive(&server, &drives[0], &image);
 
-    // Another drive: writes of the killed run may reach the first one late.
+    // A drive of its own, because late writes of the killed run may still change the first one.
     let source = desk.upload(&server.uri).args("-q a.img").run().code(0);
     let source = source.created();
     let download = || {
@@ -252,13 +253,13 @@ fn a_drive_that_takes_one_writer_is_left_with_one() {
     let (server, proxy) = desk.pair();
     let image = image(7);
     desk.file("a.img", &image);
-    // Nothing was busy before the pieces.
+    // Only pieces are refused: whole chunks may be written at the same time.
     proxy.allow_one_writer(is_piece);
     slow_down(&proxy);
     let tool = desk.upload(&proxy.uri()).args(FLAGS);
     let outcome = tool.args("--verify none --level 0 a.img").run().code(0);
     assert_drive(&server, &outcome.created(), &image);
-    // Four pieces at once, two, and then one request for the rest.
+    // The limit falls from four pieces at a time to two, and then to one request for the rest.
     let busy = proxy.count(|request| request.status == 409);
     assert!((1..=6).contains(&busy), "{busy} were busy");
 }

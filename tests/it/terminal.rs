@@ -1,5 +1,5 @@
-//! What a terminal shows while a command runs: one line of progress that never wraps, is
-//! never there twice, and is gone at the end.
+//! What a terminal shows while a command runs: one line of progress that never wraps, never appears
+//! twice, and disappears at the end.
 
 use std::thread;
 
@@ -14,11 +14,10 @@ const CHUNKS: usize = 12;
 const SLOW: &str = "-c 65536 -j 2 --limit-rate 400K";
 const COLUMNS: [u16; 3] = [40, 80, 200];
 
-/// All lines of progress that the terminal showed, one after the other, and the text that is
-/// on it at the end.
+/// All lines of progress that were visible, in order, and the text on the terminal at the end.
 struct Screen {
     progress: Vec<String>,
-    /// Lines as they were written, however many rows they take.
+    /// The lines that were written, independently of the number of rows that each of them takes.
     lines: Vec<String>,
 }
 
@@ -48,7 +47,7 @@ fn play_bytes(written: &[u8], columns: u16) -> Screen {
     let mut progress: Vec<String> = Vec::new();
     let mut rest = written;
     while !rest.is_empty() {
-        // A line is drawn, or one ends.
+        // Each piece ends with a line of progress that was drawn, or with the end of a line.
         let end = rest.windows(3).position(|bytes| bytes == b"\x1b[K");
         let end = end.map_or(rest.len(), |at| at + 3);
         let line = rest.iter().position(|byte| *byte == b'\n');
@@ -100,7 +99,7 @@ impl Screen {
         phases
     }
 
-    /// Percentages in the order in which they were shown, of one phase.
+    /// The percentages of one phase, in the order in which they were visible.
     fn percents(&self, phase: &str) -> Vec<u64> {
         let rows = self.progress.iter().filter(|row| row.starts_with(phase));
         let percent = rows.filter_map(|row| {
@@ -147,7 +146,7 @@ fn on_all_widths(test: impl Fn(u16) + Sync) {
     });
 }
 
-/// A desk with an image on it.
+/// A desk with an image.
 fn desk() -> Desk {
     let desk = Desk::new();
     desk.file("disk.img", &noise(5, CHUNKS * C));
@@ -188,7 +187,7 @@ fn an_upload_that_stops_and_resumes_and_a_download_show_one_line() {
         let screen = play(&resumed, columns);
         screen.has_line("openhosting-upload: Resuming disk.img");
         let after = screen.percents("Upload");
-        // It goes on where it was, and does not begin at zero.
+        // The bar continues where it was before and does not start from zero.
         assert!(after.iter().all(|percent| *percent >= 8), "{after:?}");
         assert!(after.is_sorted(), "{after:?}");
         screen.has_line("Uploaded disk.img (768 KiB) to drive");
@@ -275,7 +274,7 @@ fn an_outage_shows_its_cause_and_when_it_gives_up_in_the_same_line() {
     });
 }
 
-/// As with `upload … | tee log`: what goes through the pipe is printed on the same terminal.
+/// As in `upload … | tee log`: the output passes through the pipe to the same terminal.
 #[test]
 fn a_pipe_to_the_same_terminal_never_crosses_the_line() {
     on_all_widths(|columns| {

@@ -1,5 +1,5 @@
-//! What bars the way to an endpoint: certificates, versions of TLS, the wrong protocol,
-//! proxies. Each is named, with what to do, and none is tried again.
+//! What prevents access to an endpoint: certificates, versions of TLS, the wrong protocol, proxies.
+//! The error names the cause and a solution, and the request is not repeated.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use crate::support::needs::{Need, needs};
 use crate::support::noise;
 use crate::support::proxy::{FaultProxy, answer};
 
-/// A server of one answer over OpenSSL: its arguments are the certificate, the key, and
-/// the certificates of clients or a version of TLS.
+/// An OpenSSL server that sends one answer. Its arguments are the certificate, the key, and the
+/// certificates of clients or a version of TLS.
 const PEER: &str = r#"
 import http.server, ssl, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -68,8 +68,8 @@ impl Drop for Peer {
     }
 }
 
-/// A certificate that signed itself, as `openssl req -x509` makes it: marked as one of a
-/// CA. `None`, and it says so, without openssl.
+/// A self-signed certificate from `openssl req -x509`, which marks it as a CA's. Without openssl
+/// the test is skipped, and `None` is returned.
 fn by_openssl(desk: &Desk, name: &str, days: &str) -> Option<(PathBuf, PathBuf)> {
     let (cert, key) = (
         desk.path(format!("{name}.pem")),
@@ -127,12 +127,12 @@ fn a_certificate_that_signed_itself_is_accepted_if_it_is_the_one_that_is_named()
     let upload = desk.upload(&uri).arg("--cacert").arg(&cert).arg("a.img");
     let drive = upload.run().code(0).created();
     assert_drive(&server, &drive, &image);
-    // Another one of the same name is not it.
+    // Another certificate for the same name is not trusted.
     let other = Desk::new();
     let (other, _) = by_openssl(&other, "localhost", "30").unwrap();
     let refused = list(&desk, &uri, &other).run().code(1);
     let _ = refused.says("certificate not accepted");
-    // It is for its name only.
+    // The certificate is valid for its name only.
     let wrong = server_name(&uri, "127.0.0.1");
     let refused = list(&desk, &wrong, &cert).run().code(1);
     let _ = refused.says("it is for another name");
@@ -173,7 +173,7 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
         return;
     };
     let peer = Peer::start(&cert, &key, &ours);
-    // Flags go before the words of a call.
+    // Flags are in front of the words of a call.
     let trusting = || with_cacert(&desk, &peer.uri, &cert);
     let run = |tool: Tool<'_>| tool.args("drives list").run();
     for (certificate, code) in [
@@ -195,7 +195,7 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
             }
         }
     }
-    // Both in one file, and by a profile.
+    // Certificate and key in one file, selected by a profile.
     let both = [&ours, &our_key]
         .map(|path| std::fs::read(path).unwrap())
         .concat();
@@ -216,7 +216,7 @@ fn an_endpoint_that_asks_for_a_client_certificate_gets_it() {
         .unset("OHURI")
         .args("--profile p drives list");
     let _ = tool.run().code(0);
-    // A key that others can read, or that is none, is refused before any call.
+    // A key that others can read, or that is not a key, is refused before any call.
     std::fs::set_permissions(
         &our_key,
         std::os::unix::fs::PermissionsExt::from_mode(0o644),

@@ -1,6 +1,6 @@
-//! What the original bash tools did, request by request, replayed with ours.
-//! Where ours differ on purpose, a table says so and why; a difference that is
-//! listed and not there fails as much as one that is there and not listed.
+//! Repeats with our tools what was recorded of the original bash tools, request by request. A table
+//! lists each intentional difference and its reason. A listed difference that does not occur is a
+//! failure too.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,18 +14,17 @@ use crate::support::{ramp, recorded};
 
 /// The user of the recordings.
 const USER: &str = "11111111-2222-3333-4444-555555555555";
-/// What makes our upload tool go about it as the original did: its default
-/// chunk, one request at a time, compressed though the endpoint is near, and no
-/// second attempt.
+/// Makes our upload tool work like the original: its default size of chunks, one request at a time,
+/// compressed even though the endpoint is near, and without a second attempt.
 const AS_THE_ORIGINAL: &str =
     "-c 4194304 -j 1 --level 1 --max-outage 0s --verify none --no-journal";
 
-/// What a run did, as far as a script or an endpoint can tell.
+/// What a run did, as far as a script or an endpoint can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Record {
     code: i32,
     stdout: String,
-    /// Each of these is somewhere in stderr.
+    /// Each of these is contained in stderr.
     stderr: Vec<String>,
     requests: Vec<Asked>,
 }
@@ -39,11 +38,11 @@ struct Asked {
     accept: Option<String>,
     /// Bytes of the body, unpacked.
     len: u64,
-    /// The body of anything but bytes of a drive.
+    /// The body, unless it contains bytes of a drive.
     body: Option<String>,
 }
 
-/// The case, what is different, and why.
+/// The case, the change to what is expected, and its reason.
 type Difference = (&'static str, fn(&mut Record), &'static str);
 
 const USAGE: &str =
@@ -154,7 +153,7 @@ fn code_2(record: &mut Record) {
     record.code = 2;
 }
 
-/// What the originals refuse and ours does.
+/// What the originals refuse and our tools accept.
 const ACCEPTED: &[(&str, &str)] = &[("upload: -c 4M", "a size may have a suffix")];
 
 fn token(record: &mut Record) {
@@ -170,7 +169,7 @@ fn look(record: &mut Record) {
         .insert(0, get(&format!("/drives/{path}/info")));
 }
 
-/// A question of ours.
+/// A request that only our tools make.
 fn get(path: &str) -> Asked {
     Asked {
         method: "GET".into(),
@@ -240,7 +239,7 @@ fn uuid(n: u32) -> String {
     format!("00000000-0000-4000-8000-{n:012}")
 }
 
-/// Puts ours in place of what the recordings leave open.
+/// Replaces the placeholders of the recordings by our values.
 fn fill(text: &str, desk: &Desk) -> String {
     let mut text = text.replace("<CWD>", desk.work().to_str().unwrap());
     for n in 1..10 {
@@ -262,7 +261,8 @@ fn expected(case: &Value, desk: &Desk) -> Record {
         let packed = encoding.is_some();
         let body = string(&r["body"]);
         let path = fill(r["path"].as_str().unwrap(), desk);
-        // Of a body that was refused the length is not recorded, but the place.
+        // The length of a body was not recorded if the write was refused. It follows from the
+        // offset.
         let unpacked = || {
             let offset: u64 = path.rsplit('/').next().unwrap().parse().unwrap();
             (10_000_000 - offset).min(4_194_304)
@@ -290,7 +290,7 @@ fn expected(case: &Value, desk: &Desk) -> Record {
     }
 }
 
-/// Runs our tool as the original was run.
+/// Runs our tool with the arguments of the original.
 fn replay(case: &Value, desk: &Desk, stub: &Stub) -> Record {
     let argv: Vec<_> = case["argv"].as_array().unwrap().iter().collect();
     let argv: Vec<_> = argv
@@ -302,7 +302,7 @@ fn replay(case: &Value, desk: &Desk, stub: &Stub) -> Record {
         "elastichosts-upload.sh" => {
             let tool = desk.tool(UPLOAD);
             let own = AS_THE_ORIGINAL.split(' ');
-            // What the case says itself goes before.
+            // An option of the case itself has priority.
             let has_chunk = argv.iter().any(|word| word == "-c");
             tool.list(own.skip(if has_chunk { 2 } else { 0 }))
         }
@@ -330,7 +330,7 @@ fn replay(case: &Value, desk: &Desk, stub: &Stub) -> Record {
     let (_, credentials) = header.trim().split_once(": ").unwrap();
     let requests = stub.proxy.requests();
     let asked = requests.iter().map(|r| {
-        // Literally, whatever the key holds.
+        // The header is exactly this, whatever characters the key contains.
         assert_eq!(r.header("authorization"), Some(credentials));
         let is_write = r.path.contains("/write");
         let plain = r.plain();
@@ -353,7 +353,7 @@ fn replay(case: &Value, desk: &Desk, stub: &Stub) -> Record {
     }
 }
 
-/// The token is another one each time.
+/// Replaces the token, which is different each time.
 fn without_token(body: &[u8]) -> String {
     let text = std::str::from_utf8(body).unwrap();
     let Some((before, token)) = text.split_once("user:oh-token ") else {
@@ -363,7 +363,7 @@ fn without_token(body: &[u8]) -> String {
     format!("{before}user:oh-token TOKEN\n")
 }
 
-/// Behaves as the stub did that the originals were recorded against.
+/// Behaves like the server with which the originals were recorded.
 struct Stub {
     proxy: FaultProxy,
     drives: Arc<Mutex<Drives>>,
@@ -371,7 +371,7 @@ struct Stub {
 
 #[derive(Default)]
 struct Drives {
-    /// Name and size by UUID.
+    /// Names and sizes of drives, by UUID.
     made: BTreeMap<String, (String, String)>,
     next: String,
 }
@@ -394,7 +394,7 @@ impl Stub {
         }
     }
 
-    /// Makes it do what it did in this case.
+    /// Prepares the answers that were recorded in this case.
     fn prepare(&self, case: &Value, name: &str) {
         self.proxy.heal();
         self.proxy.forget();

@@ -1,4 +1,4 @@
-//! `openhosting-upload` against a real server, through a proxy that counts.
+//! `openhosting-upload` against a real server, through a proxy that counts requests and bytes.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn expect_stdout(outcome: &Outcome, chunks: u64, chunk: u64, size: u64) {
             "Created drive {drive} of size {size}\nUploading {chunks} chunks of {chunk} bytes: {dots} completed\n"
         )
     );
-    // Images of all sizes are sent, and those of zeros, with a notice.
+    // Images of any size are uploaded, and those that contain only zeros with a notice.
     let is_notice = |line: &&str| {
         line.contains("not a multiple of the sector size") || line.contains("No boot signature")
     };
@@ -54,7 +54,7 @@ fn the_example_of_the_documentation() {
     assert!((2..=4).contains(&sampled), "{sampled}");
     assert_eq!(proxy.requests().len(), 3 + sampled);
     assert_eq!(offsets(&proxy), [0, 5_242_880]);
-    // No request is without credentials, none is chunked.
+    // Each request has credentials, and none uses chunked encoding.
     for request in proxy.requests() {
         assert!(request.header("authorization").is_some());
         assert_eq!(request.header("transfer-encoding"), None);
@@ -100,7 +100,7 @@ fn four_gibibytes_and_one() {
         let path = format!("/drives/{drive}/read/{offset}/{}", bytes.len());
         assert_eq!(Ask::of(&server).get(&path).expect(200).body, bytes);
     }
-    // Whether zeros before the data are sent depends on when the proof came.
+    // Whether zeros before the data are sent depends on when it is known that the drive is zero.
     let chunk = |offset: u64| offset / 5_242_880;
     let chunks: Vec<_> = offsets(&proxy).into_iter().map(chunk).collect();
     assert_eq!(chunks, [0, chunk(3 << 30), chunk(4 << 30)]);
@@ -111,7 +111,7 @@ fn an_image_of_zeros_costs_next_to_nothing() {
     let desk = Desk::new();
     let (server, proxy) = desk.pair();
     let size = 20_000_000;
-    // One with a hole, and one whose zeros are written out.
+    // One image is a hole, and the other one has zeros on the disk.
     desk.sparse("hole.img", size, &[]);
     desk.file("zeros.img", &vec![0; size as usize]);
     for name in ["hole.img", "zeros.img"] {
@@ -119,11 +119,12 @@ fn an_image_of_zeros_costs_next_to_nothing() {
         let outcome = desk.upload(&proxy.uri()).arg(name).run().code(0);
         expect_stdout(&outcome, 4, 5_242_880, size);
         let requests = proxy.requests();
-        // Creation, the proof, and a sample of the four holes, once or twice.
+        // The creation, one read that shows that the drive is zero, and a sample of the four holes,
+        // once or twice.
         assert!(requests.len() <= 2 + 8, "{requests:?}");
         assert!(requests[0].is_create());
         assert!(requests[1..].iter().all(Request::is_read));
-        // The heads of ten requests at most, and what describes the drive.
+        // The heads of ten requests at most, and the description of the drive.
         assert!(proxy.bytes_up() < 5000, "{} bytes up", proxy.bytes_up());
         assert_drive(&server, &outcome.created(), &vec![0; size as usize]);
     }
@@ -136,7 +137,7 @@ fn zeros_within_a_chunk_are_left_out_of_a_new_drive_only() {
     let size = 64 * C as usize;
     let mut image = vec![0; size];
     for chunk in 0..64 {
-        // Chunks of an even number are holes.
+        // Chunks with an even number are holes.
         let at = chunk * C as usize + 30_000;
         image[at..at + 5000].fill(chunk as u8 % 2);
     }
@@ -191,7 +192,7 @@ fn a_trace_tells_of_each_chunk() {
             assert!(lines[0][key].is_number(), "{key}");
         }
     }
-    // No link is followed.
+    // Symbolic links are not followed.
     std::os::unix::fs::symlink("elsewhere", desk.path("link")).unwrap();
     let tool = desk.upload(&proxy.uri()).args("--trace link a.img");
     let _ = tool.run().code(1).says("Cannot write the trace link");
@@ -239,14 +240,14 @@ fn holes_are_left_out_of_a_new_drive_and_written_to_an_old_one() {
     let outcome = desk.upload(&proxy.uri()).args("-c 65536 a.img").run();
     expect_stdout(&outcome, 21, C, size);
     assert_drive(&server, &outcome.created(), &image);
-    // Whether zeros before the data are sent depends on when the proof came.
+    // Whether zeros before the data are sent depends on when it is known that the drive is zero.
     let chunks: Vec<_> = offsets(&proxy).into_iter().map(|at| at / C).collect();
     assert_eq!(chunks, [0, 6, 7, 20]);
 
-    // What was on an old drive must not shine through.
+    // Earlier content of a drive must be overwritten where the image has holes.
     let old = create(&server, size);
     let mut stale = vec![0xff; size as usize];
-    // A look at the first hole would find nothing there.
+    // The first hole is zero on the drive, so looking at that one alone would be misleading.
     stale[C as usize..2 * C as usize].fill(0);
     let write = format!("/drives/{old}/write");
     Ask::of(&server).post(&write, stale).expect(204);
@@ -263,10 +264,10 @@ fn holes_are_left_out_of_a_new_drive_and_written_to_an_old_one() {
     assert_drive(&server, &old, &image);
     let all: Vec<u64> = (0..21).map(|n| n * C).collect();
     assert_eq!(offsets(&proxy), all);
-    // Asked before it is written to, and not created.
+    // The drive is not created, and its info is read before anything is written.
     assert!(proxy.requests()[0].is_info());
     assert_eq!(proxy.count(Request::is_create), 0);
-    // Zeros travel packed even where nothing else does.
+    // Zeros are sent compressed even if nothing else is.
     assert!(proxy.bytes_up() < 5 * C + 20_000);
 }
 
@@ -292,7 +293,7 @@ fn an_offset_is_rounded_down_and_may_lie_beyond_the_end() {
     let size = 4 * C + 10;
     let image = noise(4, size as usize);
     desk.file("a.img", &image);
-    // Offset, and the first chunk.
+    // The offset, and the first chunk that is sent.
     let cases = [
         (0, 0),
         (1, 0),
@@ -323,7 +324,7 @@ fn an_offset_is_rounded_down_and_may_lie_beyond_the_end() {
         let from = size.min(first * C) as usize;
         on_drive[from..].copy_from_slice(&image[from..]);
         assert_drive(&server, &drive, &on_drive);
-        // What lies before is not sent again.
+        // Chunks before the offset are not sent again.
         assert!(proxy.bytes_up() < size - from as u64 + 500 * (n + 2));
     }
 }
@@ -345,7 +346,7 @@ fn name_tier_and_sharing_reach_the_drive() {
     for (key, value) in expected {
         assert_eq!(info(&server, &drive, key).as_deref(), Some(value), "{key}");
     }
-    // An empty name counts as none; without -s nothing is said of sharing.
+    // An empty name is the same as no name. Without -s the request does not mention sharing.
     let tool = desk.upload(&proxy.uri()).arg("-n").arg("");
     let drive = tool.arg("./a.img").run().code(0).created();
     assert_eq!(info(&server, &drive, "name").as_deref(), Some("a.img"));
@@ -375,7 +376,7 @@ fn a_name_cannot_smuggle_keys_in() {
         let keys: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(keys, ["name", "size", "tier", "user:oh-token"]);
     }
-    // What cannot be escaped is refused before anything is asked.
+    // A name that cannot be escaped is refused before any request.
     proxy.forget();
     let tool = desk.upload(&proxy.uri()).arg("-n").arg("a\rb").arg(name);
     let _ = tool.run().code(2).says("control character");
@@ -402,7 +403,7 @@ fn the_content_of_gzip_is_sent_whatever_its_members() {
     rest[..131_072].fill(0);
     assert_drive(&server, &drive, &rest);
 
-    // Not sound: refused before anything is asked, not sent as far as it goes.
+    // A damaged image is refused before any request, and its intact part is not sent.
     proxy.forget();
     let mut corrupt = packed.clone();
     let at = corrupt.len() - 6;
@@ -437,7 +438,7 @@ fn local_needs_no_account_and_can_be_repeated() {
         let file = desk.path(format!("here/drives/{drive}.data"));
         assert!(std::fs::read(file).unwrap() == image);
     }
-    // The user that it made up is for nobody else to read.
+    // The user and key that it created can only be read by their owner.
     for entry in std::fs::read_dir(desk.path("here")).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().mode();
@@ -473,7 +474,7 @@ fn the_environment_of_the_ancestor_works_and_its_leaks_do_not() {
     desk.file("a.img", b"abc");
     let tool = || {
         let tool = desk.upload("").unset("OHURI").unset("OHAUTH").arg("a.img");
-        // A variable of the original's own leaked in from outside.
+        // Variables with these names from the environment changed the original tool.
         tool.env("NAME", "x").env("SIZE", "9").env("TIER", "y")
     };
     let drive = tool()
@@ -484,8 +485,8 @@ fn the_environment_of_the_ancestor_works_and_its_leaks_do_not() {
         .created();
     assert_eq!(info(&server, &drive, "name").as_deref(), Some("a.img"));
     assert_eq!(info(&server, &drive, "size").as_deref(), Some("3"));
-    // OHURI goes first; one that is empty counts as none; the slash at the end
-    // is optional.
+    // OHURI has priority over EHURI, an empty variable is the same as none, and the slash at the
+    // end is optional.
     let tool = tool().env("EHURI", proxy.uri().trim_end_matches('/'));
     let _ = tool
         .env("OHURI", "")
@@ -497,8 +498,8 @@ fn the_environment_of_the_ancestor_works_and_its_leaks_do_not() {
     let _ = tool.arg("--endpoint").arg(proxy.uri()).run().code(0);
 }
 
-/// Refused before anything is asked of anybody: arguments, environment, code,
-/// and a part of what is said.
+/// A command that is refused before any request: arguments, environment, exit code, and a part of
+/// the message.
 #[test]
 fn what_is_wrong_is_said_before_anything_is_asked() {
     let desk = Desk::new();
@@ -556,7 +557,7 @@ fn what_is_wrong_is_said_before_anything_is_asked() {
         let outcome = tool.env(variable, value).run().code(2).says(says);
         assert!(outcome.stdout.is_empty(), "{variable}={value}");
     }
-    // Both unset: the endpoint is asked for first, as in the original.
+    // If both are missing, the error is about the endpoint first, as in the original.
     let tool = desk.upload("").unset("OHURI").unset("OHAUTH").arg("a.img");
     assert_eq!(tool.run().code(2).stderr, set_uri);
     assert_eq!(proxy.connections(), 0);
@@ -611,7 +612,7 @@ fn a_file_that_cannot_be_read_is_refused() {
     let tool = if std::fs::File::open(&path).is_err() {
         desk.tool(crate::support::cli::UPLOAD)
     } else if Path::new("/usr/bin/setpriv").exists() {
-        // Root reads everything: be nobody.
+        // Root can read everything, so the test runs as nobody.
         desk.tool("/usr/bin/setpriv")
             .args("--reuid=65534 --regid=65534 --clear-groups")
             .arg(crate::support::cli::UPLOAD)

@@ -1,5 +1,4 @@
-//! `openhosting-upload` when the endpoint, the network, the image or the user
-//! does what it should not.
+//! `openhosting-upload` when the endpoint, the network, the image or the user causes a failure.
 
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
@@ -48,7 +47,7 @@ impl Scene {
         tool.args("-c 65536 a.img").args(args).run()
     }
 
-    /// It finished: exactly one drive, and on it the image.
+    /// Checks that the run succeeded: there is exactly one drive, which holds the image.
     #[track_caller]
     fn check_done(&self, outcome: Outcome) {
         let outcome = outcome.code(0);
@@ -62,9 +61,9 @@ impl Scene {
         assert_drive(&self.server, &drive, &self.image);
     }
 
-    /// It failed with `code`; what it says how to go on is true: all before the
-    /// offset is on the drive, and one more run finishes without sending that
-    /// again.
+    /// Checks that the run failed with `code`, and that its advice on how to continue is correct:
+    /// everything before the offset is on the drive, and another run completes the upload without
+    /// sending that part again.
     #[track_caller]
     fn check_resumable(&self, outcome: Outcome, code: i32) {
         let outcome = outcome.code(code);
@@ -135,8 +134,8 @@ fn a_write_whose_connection_is_reset_is_repeated() {
         let outcome = scene.upload("");
         scene.check_done(outcome);
         let writes = scene.proxy.count(Request::is_write);
-        // An answer of 204 that is cut inside its head is as good as none. What comes after
-        // two breaks in a row may be in smaller pieces, for a while.
+        // An answer of 204 that ends within its head is no answer. After two broken connections in
+        // a row, requests may be smaller for a while.
         assert!((CHUNKS + 2..CHUNKS + 8).contains(&writes), "{writes}");
         assert_eq!(scene.proxy.count(Request::is_create), 1);
     }
@@ -167,7 +166,7 @@ fn the_wire_is_sounded_with_bytes_of_the_image_and_no_refusal_of_it_counts() {
         assert!(first.path.ends_with(&place), "{}", first.path);
         assert!(first.body == data[..65536], "{is_refused}");
     }
-    // A level that the user chose needs no sounding.
+    // With a level chosen by the user, the speed of the link is not measured first.
     let (_server, proxy) = desk.pair();
     let tool = desk.upload(&proxy.uri()).args("--level 0 a.img");
     let _ = tool.run().code(0);
@@ -205,8 +204,7 @@ fn a_network_that_breaks_for_good_can_be_resumed_from() {
 #[test]
 fn an_outage_is_waited_for_with_probes() {
     let scene = Scene::new();
-    // Five in a row are an outage; then only info is asked for, until it
-    // answers.
+    // Five failures in a row are an outage. Until it is over, only info is requested.
     scene
         .proxy
         .fault(Request::is_write, 5, Fault::Answer(refusal(500, "system")));
@@ -246,7 +244,7 @@ fn the_server_dies_and_comes_back() {
     scene.server.kill9();
     scene.proxy.heal();
     gate.open();
-    // It is tried while nobody is there.
+    // A write is attempted while the server is not running.
     scene.proxy.wait_for("a write in vain", |requests| {
         requests.iter().filter(|r| r.is_write()).count() >= 6
     });
@@ -257,7 +255,7 @@ fn the_server_dies_and_comes_back() {
 
 // ---- What the endpoint answers to a write ----
 
-/// Answers that call for another attempt.
+/// Answers after which the write is repeated.
 #[test]
 fn a_write_refused_for_now_is_repeated() {
     let html = answer(502, &["Content-Type: text/html"], b"<html>Bad gateway");
@@ -276,7 +274,7 @@ fn a_write_refused_for_now_is_repeated() {
         ("409", refusal(409, "busy")),
         ("a page", page()),
         ("no answer of the API", answer(200, &[], b"all is well")),
-        // The drive is new: the endpoint may not know it everywhere.
+        // The drive is new, so parts of the endpoint may not know it so far.
         ("404", refusal(404, "missing")),
     ];
     for (name, answer) in cases {
@@ -288,7 +286,7 @@ fn a_write_refused_for_now_is_repeated() {
         eprintln!("{name}: {:?}", outcome.status);
         scene.check_done(outcome);
         let writes = scene.proxy.count(Request::is_write);
-        // What may be due to the size of requests is tried again in smaller pieces.
+        // If the size of the request may be the cause, the write is repeated in smaller pieces.
         assert!(
             (CHUNKS + 2..CHUNKS + 8).contains(&writes),
             "{name}: {writes}"
@@ -297,8 +295,8 @@ fn a_write_refused_for_now_is_repeated() {
     }
 }
 
-/// Answers that another attempt does not change: the exit code, the attempts
-/// that each chunk is given, and what is said.
+/// Answers that would be the same each time: the exit code, the number of attempts for each chunk,
+/// and a part of the message.
 #[test]
 fn a_write_refused_for_good_ends_it_and_can_be_resumed() {
     let cases = [
@@ -307,7 +305,7 @@ fn a_write_refused_for_good_ends_it_and_can_be_resumed() {
         (refusal(401, "auth"), 1, 1, "Check OHAUTH"),
         (refusal(400, "usage"), 1, 1, "400 usage (Made up.)"),
         (answer(403, &[], b""), 1, 1, "403"),
-        // Each of four workers at 64, 32 and 16 KiB.
+        // Each of four workers tries 64, 32 and 16 KiB.
         (answer(413, &[], b""), 1, 2, "413"),
         (refusal(500, "failed"), 1, 4, "500 failed"),
     ];
@@ -342,7 +340,7 @@ fn writes_to_an_old_drive_that_is_gone_end_at_once() {
 
 #[test]
 fn no_redirect_is_followed() {
-    // Whoever follows would tell the key to this one.
+    // A redirection to this server must not be followed: that would send the key to it.
     let canary = FaultProxy::stub(|_| answer(204, &[], b""));
     let location = format!("Location: {}drives/create", canary.uri());
     for status in [301, 302, 303, 307, 308] {
@@ -371,7 +369,7 @@ fn retry_after_holds_everybody_back() {
     scene.check_done(outcome);
     let requests = scene.proxy.requests();
     let writes: Vec<_> = requests.iter().filter(|r| r.is_write()).collect();
-    // With one job, nothing else was sent in between.
+    // With one job, no other request was sent in between.
     assert_eq!((writes[0].status, writes[1].status), (429, 204));
     assert_eq!(writes.len(), CHUNKS + 1);
 }
@@ -388,7 +386,7 @@ fn where_one_writer_is_allowed_there_is_one() {
     let outcome = tool.args("-c 65536 -j 8 b.img").run().code(0);
     assert_drive(&scene.server, &outcome.created(), &image);
     let busy = scene.proxy.count(|r| r.status == 409);
-    // Each halving costs what is in flight at the time, and not more.
+    // Each time the limit is halved, only the writes that are in flight are refused, and no others.
     assert!(busy <= 8 + 4 + 2, "{busy} answers of 409");
     assert_eq!(scene.proxy.count(Request::is_write), 60 + busy);
     let requests = scene.proxy.requests();
@@ -406,7 +404,8 @@ fn a_drive_claimed_meanwhile_ends_it() {
         .fault_after(3, Request::is_write, usize::MAX, busy);
     scene.proxy.fault(Request::is_info, usize::MAX, claimed());
     let outcome = scene.upload("-j 2").says("is claimed by 2:guest:a:ide:0:0");
-    // Writes in vain: two in flight, then one at a time until it was asked.
+    // Two refused writes were in flight. After that one write at a time is tried, until the info of
+    // the drive was read.
     assert!(scene.proxy.count(Request::is_write) <= 3 + 4);
     scene.check_resumable(outcome, 1);
 }
@@ -436,7 +435,7 @@ fn a_lost_answer_to_create_makes_no_second_drive() {
         Fault::AnswerInstead(page()),
     ] {
         let scene = Scene::new();
-        // Another drive of the same name and size is not taken for it.
+        // A different drive with the same name and size is not mistaken for it.
         let body = format!("name a.img\nsize {SIZE}");
         let other = Ask::of(&scene.server).post("/drives/create", body);
         let other = other.expect(200).key("drive").unwrap().to_owned();
@@ -460,7 +459,7 @@ fn a_lost_answer_to_create_makes_no_second_drive() {
 #[test]
 fn a_create_that_hangs_is_looked_for() {
     let scene = Scene::new();
-    // It was made, though the answer never comes.
+    // The drive was created, though the answer never arrives.
     let gate = Gate::default();
     let made = Arc::new(AtomicBool::new(false));
     let is_made = Arc::clone(&made);
@@ -603,8 +602,7 @@ fn a_proof_that_fails_once_is_asked_for_again() {
 
 // ---- The image ----
 
-/// Uploads an image much larger than what is read ahead, and does something to
-/// it after the first write.
+/// Uploads an image much larger than what is read ahead, and changes it after the first write.
 fn change(change: impl FnOnce(&std::path::Path)) -> (Scene, Outcome) {
     let scene = Scene::new();
     let path = scene.desk.file("b.img", &noise(1, 64 * C as usize));
@@ -650,7 +648,7 @@ fn an_image_that_changes_is_never_called_complete() {
         let (_scene, outcome) = change(how);
         let outcome = outcome.code(4).says(says).says("holds a mixture");
         assert!(outcome.text().ends_with("E\n"), "{outcome:?}");
-        // All of it has to be read again.
+        // All of it must be read again.
         assert_eq!(outcome.hint().1, 0);
     }
 }
@@ -664,7 +662,7 @@ fn an_image_that_is_renamed_or_removed_is_still_read() {
 
 // ---- The user ----
 
-/// Uploads with two jobs, and sends a signal when both wait for an answer.
+/// Uploads with two jobs, and sends a signal when both are waiting for an answer.
 fn interrupted(scene: &Scene, signal: &str, gate: &Gate) -> Outcome {
     let hold = Fault::Hold(gate.clone());
     scene
@@ -689,8 +687,8 @@ fn a_signal_ends_it_in_good_order() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let scene = Scene::new();
         let outcome = interrupted(&scene, signal, &Gate::default());
-        // What was in flight was waited for, and counts. (A chunk may overtake
-        // another one where they are compressed.)
+        // Requests in flight were completed and count. (The order of chunks can change when they
+        // are compressed.)
         let requests = scene.proxy.requests();
         let writes = requests.iter().filter(|r| r.is_write() && r.status == 204);
         let confirmed: Vec<u64> = writes.map(Request::offset).collect();
@@ -718,7 +716,7 @@ fn a_second_signal_ends_it_at_once() {
     running.wait_stderr("again to stop at once");
     running.signal("INT");
     let outcome = running.wait();
-    // What was in flight does not count, because its outcome is unknown.
+    // Requests in flight do not count, because their outcome is unknown.
     assert_eq!(outcome.hint().1, 3 * C);
     gate.open();
     scene.check_resumable(outcome, 130);
@@ -741,7 +739,7 @@ fn a_signal_while_the_drive_is_made() {
 #[test]
 fn a_signal_while_the_image_is_measured() {
     let scene = Scene::new();
-    // 16 GiB of zeros: measuring them takes a while.
+    // 16 GiB of zeros, whose size takes a while to determine.
     let packed = {
         use std::io::Write;
         let best = flate2::Compression::best();
@@ -778,7 +776,7 @@ fn the_key_is_asked_for_once_and_not_shown() {
     if !has_terminals() {
         return;
     }
-    // The key is an argument of python here, not of the tool.
+    // Here the key is an argument of Python and not of the tool.
     let typed = format!("{}\n", scene.desk.key);
     let tool = scene.desk.on_a_terminal(&typed, UPLOAD);
     let outcome = tool
@@ -849,7 +847,7 @@ fn an_endpoint_is_believed_only_with_a_certificate_that_this_machine_trusts() {
     desk.file("a.img", &image);
     let port = server.uri.trim_end_matches('/').rsplit(':').next();
     let endpoint = |host: &str| format!("https://{host}:{}/", port.unwrap());
-    // A certificate of nobody we know, and one for another name.
+    // A certificate of an unknown CA, and one for another name.
     for (host, trusts) in [("localhost", false), ("127.0.0.1", true)] {
         let mut tool = desk.upload(&endpoint(host)).arg("a.img");
         if trusts {

@@ -1,5 +1,5 @@
-//! Images on web servers with habits: mirrors, signatures that expire, short answers,
-//! encodings.
+//! Images on web servers with peculiarities: mirrors, signatures that expire, short answers,
+//! content encodings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,12 +12,12 @@ use crate::support::server::TestServer;
 
 const SIZE: usize = 3 << 20;
 
-/// How a server answers a range of a file.
+/// How a server answers requests for ranges of a file.
 #[derive(Clone)]
 struct File {
     bytes: Arc<Vec<u8>>,
     tag: &'static str,
-    /// Most bytes of one answer.
+    /// The most bytes in one answer.
     most: usize,
     states_size: bool,
     encoding: Option<&'static str>,
@@ -46,7 +46,7 @@ impl File {
         let range = request
             .header("range")
             .and_then(|range| range.strip_prefix("bytes="));
-        // Another tag than the one of this server: all of the file.
+        // If the request names a different tag than this server's, the answer is the whole file.
         let Some((from, last)) = range
             .filter(|_| condition == self.tag)
             .and_then(|range| range.split_once('-'))
@@ -213,7 +213,7 @@ fn less_than_was_asked_for_is_progress() {
         ..File::of(&scene.image)
     };
     let web = file.serve();
-    // A pause after each answer would be an outage of this length.
+    // If each answer were followed by a pause, that would count as an outage of this length.
     scene.arrives(&format!("--max-outage 1s {}image", web.uri()));
     assert!(web.bytes_down() < 2 * SIZE as u64);
 }

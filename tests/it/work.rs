@@ -1,6 +1,6 @@
-//! Work that users make the server do: it is shared fairly, it ends with the client that
-//! asked for it, and holes cost next to nothing. What is compared is work that was done,
-//! as the metrics count it, never time.
+//! Expensive requests to the server: their cost is shared fairly, the work ends when the client
+//! disconnects, and holes cost almost nothing. The tests compare the amount of work that the
+//! metrics count, and never times.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
@@ -53,8 +53,8 @@ fn digest_between(before: u64, bytes: &[u8], after: u64) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A drive of a GiB that takes a block of the disk, and all of which has to be hashed:
-/// there is nothing but zeros after its first byte.
+/// A drive of one GiB that needs only one block on disk, but must be hashed completely, because its
+/// first byte is not zero.
 fn long_to_digest(scene: &Scene, auth: &str) -> String {
     let drive = scene.create(auth, GIB);
     write(scene, auth, &drive, 0, b"x");
@@ -69,7 +69,7 @@ fn digests_end_with_their_clients() {
     scene.wait_for(WAITING, |n| n > 50.0);
     drop(streams);
     scene.wait_for(IN_FLIGHT, |n| n == 0.0);
-    // Some were under way, and went on for a second.
+    // Some digests were already being calculated, which continues for up to a second.
     let hashed = scene.metric(HASHED).unwrap_or(0.0);
     assert!(hashed < 30.0 * GIB as f64, "{hashed} bytes were hashed");
     let gone = "openhosting_requests_total{call=\"digest\",status=\"\"}";
@@ -108,7 +108,7 @@ fn nobody_waits_for_more_than_a_share_of_the_digests_of_others() {
     ] {
         scene.by(HONEST).get(&call).expect(200);
     }
-    // Of more than 128 GiB that came before.
+    // More than 128 GiB of work was queued before this request.
     let hashed = scene.metric(HASHED).unwrap();
     assert!(hashed < 10.0 * GIB as f64, "{hashed} bytes were hashed");
     // The user with too many requests is refused.
@@ -116,7 +116,7 @@ fn nobody_waits_for_more_than_a_share_of_the_digests_of_others() {
     assert_eq!(refused.error(), (429, "busy"));
     assert!(refused.header("retry-after").is_some());
     assert!(refused.text().contains("128"), "{}", refused.text());
-    // And what they asked for is done all the same.
+    // The requests that were accepted before are completed nevertheless.
     let expected = digest_between(0, b"x", GIB - 1);
     let first = read_reply(&mut streams[0]).unwrap();
     assert_eq!(sha256(first), expected);
@@ -140,12 +140,12 @@ fn holes_are_not_hashed_and_an_empty_drive_is_not_even_read() {
     assert_eq!(sha256(digest(5, 0)), digest_between(0, b"", 0));
     assert_eq!(scene.metric(HASHED).unwrap_or(0.0), 0.0);
     assert_eq!(scene.metric(ZEROS).unwrap(), (3 * GIB + len) as f64);
-    // What one digest costs is bounded.
+    // The cost of one digest is limited.
     let refused = digest(0, GIB + 1);
     assert_eq!(refused.error(), (400, "usage"));
     assert!(refused.text().contains(&GIB.to_string()));
 
-    // Data is found wherever it is, small as it may be, and only what follows is hashed.
+    // Data is found anywhere, however little it is, and only bytes after it are hashed.
     let at = 3 * GIB + 100_000_000;
     write(&scene, HONEST, &drive, at, b"data");
     assert_eq!(sha256(digest(1, len)), digest_between(0, b"", len));
@@ -156,7 +156,7 @@ fn holes_are_not_hashed_and_an_empty_drive_is_not_even_read() {
     assert!((1e6..2e6).contains(&hashed), "{hashed}");
 }
 
-/// The value of a key of a drive's info, if it has that key.
+/// The value of a key in a drive's info, if it has that key.
 fn info(scene: &Scene, auth: &str, drive: &str, key: &str) -> Option<String> {
     let info = scene.by(auth).get(&format!("/drives/{drive}/info"));
     info.expect(200).key(key).map(str::to_owned)
@@ -174,11 +174,11 @@ fn wait_for_end(scene: &Scene, auth: &str, drive: &str) {
     }
 }
 
-/// A server whose imagings take a minute for 60 kB, and the directory of its plan.
+/// A server on which copying 60 kB takes a minute, and the directory with its fault plan.
 fn slow_imagings() -> (Scene, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let plan = directory.path().join("plan.json");
-    // With lists of extents it is a server of ours, not another cloud.
+    // With hidden extents the server keeps its extensions, which other fault plans switch off.
     let text = r#"{"imaging_bytes_per_s": 1000, "extents": "hidden"}"#;
     std::fs::write(&plan, text).unwrap();
     let scene = Scene::new(&["--faults", plan.to_str().unwrap()]);
@@ -207,7 +207,7 @@ fn an_imaging_waits_for_a_share_of_those_of_others_only() {
         .each_ref()
         .map(|drive| info(&scene, HOSTILE, drive, "imaging"));
     let states = states.each_ref().map(Option::as_deref);
-    // The oldest of a user go first.
+    // The oldest imagings of a user come first.
     let expected = [Some("true"), Some("true"), Some("queued"), Some("queued")];
     assert_eq!(states, expected);
     let read = scene.by(HONEST).get(&format!("/drives/{copy}/read/0/100"));
@@ -232,7 +232,7 @@ fn an_imaging_is_cancelled_by_its_owner_or_with_its_drive() {
         assert_eq!(info(&scene, HOSTILE, &first, "claimed"), None);
         assert_eq!(info(&scene, HOSTILE, &first, "status").unwrap(), "inactive");
     }
-    // One under way, and one that waits, end with their drives.
+    // The running imaging and the one that waits both end when their drives are destroyed.
     for drive in [&third, &second] {
         scene
             .by(HOSTILE)
@@ -241,10 +241,10 @@ fn an_imaging_is_cancelled_by_its_owner_or_with_its_drive() {
         let info = scene.by(HOSTILE).get(&format!("/drives/{drive}/info"));
         assert_eq!(info.error(), (404, "missing"));
     }
-    // Nothing holds the source any more.
+    // Nothing claims the source any more.
     assert_eq!(info(&scene, HOSTILE, &source, "claimed"), None);
     write(&scene, HOSTILE, &source, 0, b"x");
-    // It does not come back.
+    // The imaging does not restart after a restart of the server.
     scene.server.restart();
     assert_eq!(info(&scene, HOSTILE, &first, "imaging"), None);
     assert_eq!(info(&scene, HOSTILE, &first, "status").unwrap(), "inactive");
@@ -288,7 +288,7 @@ fn holes_are_packed_without_being_read_and_unpack_to_what_was_there() {
         .by(HONEST)
         .get(&format!("/drives/{source}/digest/0/{GIB}"));
     assert_eq!(sha256(hashed), digest);
-    // And back again.
+    // The reverse: unpack the compressed drive into a new one.
     let copy = scene.create(HONEST, GIB);
     image(&scene, HONEST, &copy, &format!("{packed}/gunzip")).expect(204);
     wait_for_end(&scene, HONEST, &copy);
@@ -322,7 +322,7 @@ fn a_question_to_a_guest_that_hangs_ends_with_its_client() {
         let gone = format!("openhosting_requests_total{{call=\"{call}\",status=\"\"}}");
         let ended = format!("openhosting_request_duration_seconds_count{{call=\"{call}\"}}");
         scene.wait_for(&ended, |n| n >= 1.0);
-        // It was not the server that gave up.
+        // The client closed the connection, and not the server.
         assert_eq!(scene.metric(&gone), Some(1.0), "{what}");
     }
     signal("-CONT");

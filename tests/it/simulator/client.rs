@@ -1,5 +1,5 @@
-//! One run of the program: what `src/transfer` does around the engine, in one
-//! thread and in virtual time. Each part names the function that it mirrors.
+//! One run of the program: what `src/transfer` does around the engine, but in a single thread and
+//! in virtual time. Each part names the function that it mirrors.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU64;
@@ -24,9 +24,9 @@ use rangemap::RangeSet;
 use super::disk::{Eio, SimFile};
 use super::world::{Answer, Call, Reply, S, World};
 
-/// More in one run is no run that ends.
+/// A run with more events than this is taken for one that never ends.
 const EVENTS_MAX: u64 = 60_000;
-/// As in the keeper.
+/// As in the journal's keeper.
 const KEEPER_WAIT: Duration = S;
 /// All chunks are small here.
 const KEEPER_SMALL: usize = 64;
@@ -42,7 +42,7 @@ pub enum Piece {
     Hole(Range<u64>),
 }
 
-/// What is the same in every run.
+/// What stays the same in every run.
 pub struct Scenario {
     pub direction: Direction,
     pub plan: Plan,
@@ -79,25 +79,25 @@ impl Disk {
     }
 }
 
-/// What the checks know beyond one run.
+/// What the checks remember across runs.
 #[derive(Default)]
 pub struct Ledger {
-    /// Chunks whose record was synced: they may never be sent again.
+    /// Chunks whose record was synced. They may never be sent again.
     pub synced: BTreeSet<u64>,
-    /// Chunks whose record was written: they may not be sent again unless power was lost
-    /// or a sync failed.
+    /// Chunks whose record was written. They may be sent again only if power was lost or a sync
+    /// failed.
     pub written: BTreeSet<u64>,
     pub ever_sent: BTreeSet<u64>,
     pub sends: u64,
     pub failures: u64,
-    /// Sum over the runs of chunks that may have to be sent again.
+    /// The sum over all runs of chunks that may have to be sent again.
     pub exposed: u64,
     pub probes: u64,
     pub resent: u64,
-    /// Times that there were fewer workers after trouble.
+    /// How often the number of workers was reduced after trouble.
     pub falls: u64,
     pub most_workers: u32,
-    /// Pieces of chunks that were not the last ones.
+    /// Pieces of chunks, without the last piece of each chunk.
     pub pieces: u64,
 }
 
@@ -112,7 +112,7 @@ pub enum Outcome {
     Restart,
 }
 
-/// The process is gone.
+/// The process was killed.
 pub struct Crash;
 
 enum End {
@@ -157,9 +157,9 @@ pub struct Client<'a> {
     pub world: &'a mut World,
     pub disk: &'a mut Disk,
     pub ledger: &'a mut Ledger,
-    /// The event at which it is killed.
+    /// The number of the event at which the process is killed.
     pub crash_at: Option<u64>,
-    /// The event at which the user asks to stop.
+    /// The number of the event at which the user asks it to stop.
     pub stop_at: Option<u64>,
     pub events: u64,
     /// As `api::Client::has_answered`.
@@ -173,7 +173,7 @@ struct Work {
     drive: DriveId,
     compare: bool,
     journal: Journal,
-    /// Mirrors the keeper's thread: records that wait, and until when.
+    /// Mirrors the keeper's thread: the records that wait to be written, and until when they wait.
     batch: Vec<Record>,
     batch_until: Duration,
     keeper_failed: bool,
@@ -189,28 +189,28 @@ struct Work {
     window: u32,
     /// As `Download::served`.
     served: u32,
-    /// The target is new, so zeros are there already.
+    /// The drive or file is new, so it holds zeros already.
     leave_zeros: bool,
     local_error: bool,
     not_before: Duration,
     refused: bool,
     one_writer_known: bool,
-    /// Falls of the limit, and answers that were good; what they were when a chunk
-    /// was sent.
+    /// How often the limit fell and how many good answers arrived. `then` holds both numbers as of
+    /// the time when each chunk was sent.
     falls: u64,
     goods: u64,
-    /// Bytes of chunks that were answered well.
+    /// Bytes of chunks with a good answer.
     moved: u64,
     then: BTreeMap<u64, (u64, u64)>,
-    /// As `Upload::confirmed` and `Partials`: bytes of a chunk that need not move again,
-    /// and those of a download.
+    /// As `Upload::confirmed` and `Partials`: the bytes of a chunk that need not be transferred
+    /// again, and for downloads their content.
     confirmed: BTreeMap<u64, (u64, Vec<u8>)>,
-    /// Attempts that are under way: their limits, and their requests so far.
+    /// Attempts that are under way, with their limits and their requests so far.
     attempts: BTreeMap<u64, (Limits, Requests)>,
 }
 
 impl Client<'_> {
-    /// One run, as the user starts it; with `restart` as with `--restart`.
+    /// One run, as if the user started it, with `--restart` if `restart` is set.
     pub fn run(&mut self, restart: bool) -> Outcome {
         if restart {
             self.disk.journal = None;
@@ -226,7 +226,7 @@ impl Client<'_> {
         }
     }
 
-    /// Something happens: here the process may be killed.
+    /// Counts an event. The process may be killed here.
     fn tick(&mut self) -> Result<(), Crash> {
         self.events += 1;
         assert!(self.events < EVENTS_MAX, "the run does not end");
@@ -244,7 +244,7 @@ impl Client<'_> {
         fails
     }
 
-    /// Waits for one answer while nothing else is under way.
+    /// Waits for one answer while no other request is under way.
     fn call(&mut self, call: Call) -> Result<Answer, Crash> {
         self.world.say(|| format!("call {}", name(&call)));
         let number = self.world.send(call);
@@ -307,7 +307,7 @@ impl Client<'_> {
         let Some(file) = &mut self.disk.journal else {
             panic!("no journal");
         };
-        // A kill in the middle of a write leaves its first part.
+        // A process that is killed during a write leaves the first part of it.
         file.write(at, &bytes[..cut]);
         self.tick()?;
         let Some(file) = &mut self.disk.journal else {
@@ -377,7 +377,7 @@ impl Client<'_> {
     /// Mirrors `Session::begin`, `Journal::create` and `Journal::open`.
     fn begin(&mut self) -> Result<(Journal, State, Header, bool, bool), End> {
         self.tick()?;
-        // Else a later sync would have to make up for one that failed.
+        // Otherwise a later sync could seem to repair one that failed.
         self.disk.journal.iter_mut().for_each(SimFile::evict);
         if self.world.rng.bool() {
             self.disk.part.iter_mut().for_each(SimFile::evict);
@@ -418,7 +418,7 @@ impl Client<'_> {
         let Some(bytes) = header.encode() else {
             panic!("a header that does not fit");
         };
-        // Whole or not at all: temporary, fsync, rename, fsync of the directory.
+        // Completely or not at all: temporary file, fsync, rename, fsync of the directory.
         self.disk.journal = Some(SimFile::synced(bytes.to_vec()));
         let journal = Journal {
             session,
@@ -429,7 +429,7 @@ impl Client<'_> {
         Ok((journal, State::default(), header, false, false))
     }
 
-    /// What survived must be true.
+    /// Checks that what the surviving journal says is true.
     fn check_state(&self, state: &State, drive: Option<DriveId>) {
         let plan = self.scenario.plan;
         let held: &[u8] = match (self.scenario.direction, drive) {
@@ -462,7 +462,7 @@ impl Client<'_> {
     fn transfer(&mut self) -> Result<(), End> {
         let is_upload = self.scenario.direction == Direction::Upload;
         if !is_upload {
-            // As `download`: looks at the drive before anything else.
+            // As in `download`: the drive is looked at first.
             let Some(id) = self.scenario.existing else {
                 panic!("nothing to download")
             };
@@ -483,7 +483,7 @@ impl Client<'_> {
             let size = self.scenario.plan.size() as usize;
             let mut is_resumed = is_resumed;
             if is_resumed && state.drive.is_none() {
-                // It ended before it knew its drive: what it staged is void.
+                // The previous run ended before it knew its drive, so what it staged is not used.
                 assert!(self.ledger.synced.is_empty());
                 self.disk.part = None;
                 self.disk.journal = None;
@@ -506,7 +506,7 @@ impl Client<'_> {
                 leave_zeros = false;
             } else {
                 if is_resumed {
-                    // The image is gone, so what the journal says of it is void.
+                    // The file of the image is gone, so what the journal says about it is not used.
                     self.disk.journal = None;
                     self.ledger.forget();
                     self.tick()?;
@@ -544,7 +544,7 @@ impl Client<'_> {
             jobs_min: 1,
             jobs: self.scenario.jobs,
             zeros: if is_upload {
-                // An earlier run may have written zeros of which no record survived.
+                // An earlier run may have written zeros whose record did not survive.
                 Zeros::for_drive(is_ours && was_proven)
             } else {
                 Zeros::Write
@@ -683,8 +683,8 @@ impl Client<'_> {
         }
     }
 
-    /// What `ImageReader` and `Pipeline` make of the image: in order, but for
-    /// what the compressors swap.
+    /// The image as it comes out of `ImageReader` and `Pipeline`: in order, except that the
+    /// compressors may exchange chunks.
     fn pieces(&mut self, todo: &[Range<u64>]) -> VecDeque<Piece> {
         let mut pieces = Vec::new();
         if self.scenario.direction == Direction::Download {
@@ -727,7 +727,7 @@ impl Client<'_> {
         }
         let ending = ending?;
         self.world.say(|| format!("{ending:?}"));
-        // As `session::finish`: whatever happened, what is known is kept.
+        // As `session::finish`: what is known is recorded, however the run ended.
         let kept = if w.keeper_failed {
             Err(Eio.into())
         } else {
@@ -762,7 +762,7 @@ impl Client<'_> {
         self.ledger.exposed += exposed as u64;
     }
 
-    /// The transfer says that it is complete.
+    /// Checks everything when the transfer reports that it is complete.
     fn check_whole(&self, w: &Work) {
         let held = match self.scenario.direction {
             Direction::Upload => self.world.drive(w.drive).map(|drive| &drive.bytes[..]),
@@ -928,7 +928,7 @@ impl Client<'_> {
         }
     }
 
-    /// The piece of a chunk that is moved next, in bytes of the drive.
+    /// The piece of a chunk that is transferred next, in bytes of the drive.
     fn piece(w: &Work, span: Span) -> Range<u64> {
         let confirmed = w.confirmed.get(&span.index).map_or(0, |(bytes, _)| *bytes);
         let (limits, _) = w.attempts[&span.index];
@@ -939,7 +939,7 @@ impl Client<'_> {
                 .min(start.saturating_add(limits.read_bytes_max()))
     }
 
-    /// Mirrors `Upload::attempt` and `Download::attempt`; once for each piece of a chunk.
+    /// Mirrors `Upload::attempt` and `Download::attempt`. Called once for each piece of a chunk.
     fn attempt(&mut self, w: &mut Work, job: Job, span: Span) {
         let bytes = match job {
             Job::Chunk(..) => Self::piece(w, span),
@@ -1084,7 +1084,7 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// What the checks learn from a failure.
+    /// What the checks conclude from a failure.
     fn heard(&mut self, w: &mut Work, failure: &Failure, is_small: bool, now: Duration) {
         let Failure::Refused(refusal) = failure else {
             return;
@@ -1093,7 +1093,7 @@ impl Client<'_> {
             w.not_before = w.not_before.max(now + after);
         }
         let is_too_new = refusal.status == 404 && now < 60 * S;
-        // A size that is refused is tried again, smaller.
+        // If the size was refused, smaller pieces are tried.
         let is_final = !is_too_new && (is_small || !failure.is_about_size());
         if classify_known(Operation::Write, failure) == Class::Permanent && is_final {
             w.refused = true;
@@ -1116,8 +1116,9 @@ impl Client<'_> {
         if w.engine.ending().is_some() {
             return;
         }
-        // What was sent before the last fall is heard, and no reason for another; nor
-        // is what was sent before the end of an outage, which a good answer may be.
+        // The failure of a chunk that was sent before the last reduction is no reason for another
+        // one. The same holds for chunks sent before a good answer, because that may have ended an
+        // outage.
         let is_new = w.then.remove(&span.index) == Some((w.falls, w.goods));
         let is_trouble = matches!(class, Class::Transient | Class::Throttle | Class::Busy);
         let is_about_size = has_advanced || w.engine.limits() != limits;
@@ -1271,8 +1272,8 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// Mirrors `journal::keeper::keep`: first what the records tell of, then the
-    /// records.
+    /// Mirrors `journal::keeper::keep`: first the data that the records are about is synced, and
+    /// then the records are written.
     fn keep(&mut self, w: &mut Work) -> Result<(), End> {
         if w.batch.is_empty() {
             return Ok(());
@@ -1282,8 +1283,8 @@ impl Client<'_> {
             self.sync_data(&mut w.journal)?;
             self.write(&mut w.journal, &batch)?;
         }
-        // Once the sync is done the records count, though the process may be
-        // killed before it hears of it.
+        // The records count from the end of the sync, though the process may be killed before it
+        // learns about that.
         self.sync(&mut w.journal)?;
         for record in batch {
             match record {
@@ -1297,20 +1298,20 @@ impl Client<'_> {
 }
 
 impl Ledger {
-    /// The user starts over, or the image is gone.
+    /// The user starts over, or the image is gone, so nothing that was recorded counts.
     fn forget(&mut self) {
         self.synced.clear();
         self.written.clear();
     }
 
-    /// Power was lost, or a sync failed.
+    /// Called after a loss of power or a failed sync: only synced records still count.
     pub fn lose_what_was_not_synced(&mut self) {
         self.exposed += self.written.difference(&self.synced).count() as u64;
         self.written.clone_from(&self.synced);
     }
 }
 
-/// A chunk is heard of that nobody sent.
+/// Fails the run: a chunk without an attempt got an answer.
 fn no_attempt() -> (Limits, Requests) {
     panic!("no such attempt")
 }

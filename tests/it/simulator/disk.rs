@@ -1,20 +1,20 @@
-//! A file on a disk that may lose power: what was not synced is lost, torn or
-//! kept, by chance.
+//! A file on a disk that may lose power. Changes that were not synced are then lost, torn or kept,
+//! by chance.
 
-/// What changed a file since its last sync, in order.
+/// A change of a file since its last sync.
 #[derive(Clone, Debug)]
 enum Change {
     Write(usize, Vec<u8>),
     Len(usize),
 }
 
-/// A file as the program sees it, and as the disk holds it.
+/// A file as the program sees it, and as it is on the disk.
 #[derive(Clone, Debug, Default)]
 pub struct SimFile {
     seen: Vec<u8>,
     disk: Vec<u8>,
     unsynced: Vec<Change>,
-    /// A sync failed: what is seen may be in memory only, and is never written again.
+    /// A sync failed: what the program sees may be only in memory, and is not written again.
     has_failed: bool,
 }
 
@@ -23,7 +23,7 @@ pub struct SimFile {
 pub struct Eio;
 
 impl SimFile {
-    /// A file that is whole and synced already.
+    /// A file that is complete and synced.
     pub fn synced(bytes: Vec<u8>) -> Self {
         Self {
             disk: bytes.clone(),
@@ -48,8 +48,8 @@ impl SimFile {
         self.unsynced.push(Change::Len(len));
     }
 
-    /// A failed sync marks the pages clean all the same (docs/dev/faults.md, 1.6):
-    /// what is on the disk then is left to chance.
+    /// Even a failed sync marks the pages as clean (docs/dev/faults.md, 1.6), so what is on the
+    /// disk afterwards depends on chance.
     pub fn sync(&mut self, fails: bool, rng: &mut fastrand::Rng) -> Result<(), Eio> {
         if fails {
             self.lose(rng);
@@ -59,16 +59,16 @@ impl SimFile {
         for change in self.unsynced.drain(..) {
             apply(&mut self.disk, &change);
         }
-        // The inode is written again, whatever became of it before.
+        // The size is written again, even if an earlier sync failed.
         self.disk.resize(self.seen.len(), 0);
         Ok(())
     }
 
-    /// The memory is needed for something else: what could not be written is gone.
+    /// The kernel reuses the memory, so what could not be written is lost.
     pub fn evict(&mut self) {
         if std::mem::take(&mut self.has_failed) {
             self.seen.clone_from(&self.disk);
-            // What is yet to be written stays.
+            // Changes that are still to be written remain.
             for change in &self.unsynced {
                 apply(&mut self.seen, change);
             }
@@ -86,12 +86,12 @@ impl SimFile {
             match (rng.u8(..4), change) {
                 (0, _) => {}
                 (1, Change::Write(at, bytes)) => {
-                    // Torn at any byte.
+                    // The write is cut off at any byte.
                     let len = rng.usize(..=bytes.len());
                     apply(&mut self.disk, &Change::Write(at, bytes[..len].to_vec()));
                 }
                 (2, Change::Write(at, bytes)) => {
-                    // Some of its sectors, not in order.
+                    // Some sectors of the write, in any order.
                     let mut start = 0;
                     while start < bytes.len() {
                         let end = (512 - (at + start) % 512 + start).min(bytes.len());

@@ -1,4 +1,4 @@
-//! The cloud, the network before it, and time.
+//! The cloud, the network in front of it, and virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,30 +13,30 @@ pub const S: Duration = Duration::from_secs(1);
 /// What may go wrong, and how often.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// Of a thousand requests.
+    /// The number of faulty requests among a thousand.
     pub per_mille: u32,
-    /// How many single faults there may be.
+    /// The number of single faults that are left.
     pub left: u32,
-    /// No connection at all, by time.
+    /// Periods without any connection.
     pub outages: Vec<(Duration, Duration)>,
-    /// 5xx and 429 to everything.
+    /// Periods in which each request is answered with 5xx or 429.
     pub storms: Vec<(Duration, Duration)>,
-    /// Somebody else has the drive.
+    /// Periods in which somebody else claims the drive.
     pub busy: Vec<(Duration, Duration)>,
-    /// The endpoint dies and comes back.
+    /// Periods in which the endpoint is down.
     pub deaths: Vec<(Duration, Duration)>,
-    /// The number of the request that is refused for good.
+    /// The number of a request that is refused permanently, and its status.
     pub refusal: Option<(u64, u16)>,
 }
 
-/// What a path bears of one request, faults or not.
+/// The largest requests that the network path allows, independently of faults.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bears {
     /// Longer writes break the connection.
     pub write: Option<usize>,
-    /// Longer reads do.
+    /// Longer reads break the connection.
     pub read: Option<usize>,
-    /// Longer bodies of writes are refused.
+    /// Writes with a longer body are refused.
     pub refused: Option<usize>,
 }
 
@@ -60,7 +60,7 @@ pub enum Call {
     },
 }
 
-/// A drive as it is listed.
+/// A drive as it appears in a list.
 #[derive(Clone, Debug)]
 pub struct Listed {
     pub id: DriveId,
@@ -83,13 +83,13 @@ pub struct Drive {
     token: Option<String>,
     pub bytes: Vec<u8>,
     known_from: Duration,
-    /// Numbers of the writes under way.
+    /// The numbers of the writes that are under way.
     writing: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum Event {
-    /// A request reaches the endpoint. Without `number` nobody hears of it.
+    /// A request reaches the endpoint. Without `number` nobody receives the answer.
     Arrive { call: Call, number: Option<u64> },
     /// A write takes effect.
     Effect {
@@ -100,7 +100,7 @@ enum Event {
         number: Option<u64>,
         epoch: u64,
     },
-    /// The client hears.
+    /// The client receives the answer.
     Answer { number: u64, answer: Answer },
     /// The endpoint dies.
     Death,
@@ -113,15 +113,15 @@ pub struct World {
     pub faults: Faults,
     pub bears: Bears,
     pub drives: Vec<Drive>,
-    /// What a new drive is filled with, if not with zeros.
+    /// A new drive holds garbage and not zeros.
     pub garbage: bool,
     pub one_writer: bool,
     pub drops_keys: bool,
-    /// A new drive is not known at once.
+    /// A new drive is unknown for a while after its creation.
     pub is_slow_to_know: bool,
     /// Requests that clients sent.
     pub requests: u64,
-    /// Drives that came into being.
+    /// Drives that were created.
     pub created: u32,
     down_until: Duration,
     epoch: u64,
@@ -173,7 +173,7 @@ impl World {
         Duration::from_millis(self.rng.u64(from..=to))
     }
 
-    /// A drive that is there before anything begins.
+    /// Adds a drive that exists before the first run.
     pub fn add_drive(&mut self, bytes: Vec<u8>) -> DriveId {
         let mut id = [0; 16];
         self.rng.fill(&mut id);
@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    /// All faults stop; what is under way goes on.
+    /// Ends all faults, while requests that are under way continue.
     pub fn calm(&mut self) {
         self.faults = Faults::default();
         self.down_until = Duration::ZERO;
@@ -217,7 +217,7 @@ impl World {
             .any(|(from, to)| (*from..*to).contains(&self.now))
     }
 
-    /// A client sends a request; its number comes back with the answer.
+    /// A client sends a request. The number that is returned also comes with the answer.
     pub fn send(&mut self, call: Call) -> u64 {
         self.requests += 1;
         let number = self.requests;
@@ -275,8 +275,8 @@ impl World {
             return number;
         }
         self.faults.left -= 1;
-        // The moment at which the endpoint does it, though the client knows
-        // nothing of it, or no more.
+        // The time at which the endpoint executes the request, of which the client never learns, or
+        // for which it no longer waits.
         let late = self.now + self.ms(5, 25_000);
         match self.rng.u8(..9) {
             0 => self.answer(lost, number, Err(Failure::Connect("refused".into()))),
@@ -290,8 +290,8 @@ impl World {
                 self.answer(self.now + 30 * S, number, Err(Failure::Stalled(30 * S)));
             }
             4 => {
-                // Delivered twice, the second time late. No network repeats a
-                // POST by itself, but a proxy may repeat what can be repeated.
+                // Delivered twice, the second time late. A network does not repeat a POST by
+                // itself, but a proxy may repeat requests that are safe to repeat.
                 if is_write {
                     self.push(
                         late,
@@ -310,7 +310,7 @@ impl World {
                 );
             }
             5 => {
-                // Done, and then an error all the same.
+                // The request is executed, and then answered with an error nevertheless.
                 self.push(arrive, Event::Arrive { call, number: None });
                 let at = arrive + self.ms(300, 2000);
                 let status = [500, 502, 504][self.rng.usize(..3)];
@@ -355,12 +355,12 @@ impl World {
         }
     }
 
-    /// When something happens next.
+    /// When the next event happens.
     pub fn next_at(&self) -> Option<Duration> {
         self.events.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Lets the next thing happen; what a client hears comes back.
+    /// Executes the next event. Returns the answer if a client receives one.
     pub fn step(&mut self) -> Option<(u64, Answer)> {
         let Reverse((at, serial)) = self.events.pop()?;
         self.now = self.now.max(at);
@@ -382,7 +382,7 @@ impl World {
                         Ok(Reply::Done)
                     }
                     Some(drive) => {
-                        // It died in the middle: part of it is there.
+                        // The endpoint died during the write, so a part of it was written.
                         let len = self.rng.usize(..=body.len());
                         drive.bytes[offset..offset + len].copy_from_slice(&body[..len]);
                         Err(Failure::Broken("reset".into()))
@@ -407,7 +407,7 @@ impl World {
         None
     }
 
-    /// Lets all that is under way happen.
+    /// Executes all events that are still to come.
     pub fn drain(&mut self) {
         while !self.events.is_empty() {
             self.step();

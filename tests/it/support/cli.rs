@@ -1,5 +1,5 @@
-//! Runs the built tools with a clean environment and a canary for a key, and
-//! checks after each run that the canary is nowhere to be found.
+//! Runs the built tools in a clean environment with a random secret key, and checks after each run
+//! that the key appears nowhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -20,17 +20,17 @@ use super::server::TestServer;
 use super::watchdog::Watched;
 use super::{PLAIN, is_plain};
 
-/// A guard against a hang, not a promise about time.
+/// Only guards against a test that hangs; the time is no requirement.
 const WATCHDOG: Duration = Duration::from_secs(120);
-/// Larger files are images.
+/// Larger files are images, and are not searched for the key.
 const SCANNED_BYTES_MAX: u64 = 32 << 20;
 
 pub const UPLOAD: &str = env!("CARGO_BIN_EXE_openhosting-upload");
 pub const DOWNLOAD: &str = env!("CARGO_BIN_EXE_openhosting-download");
 pub const SIMPLE: &str = env!("CARGO_BIN_EXE_openhosting");
 
-/// Runs a tool on a terminal of its own; types what is given once it asks: then the
-/// terminal shows no more what is typed, or a question that ends in `[y/N]`.
+/// Runs a tool on a terminal of its own. Types the given text when the tool asks for it, which is
+/// when the terminal hides what is typed or shows a question that ends in `[y/N]`.
 const ON_A_TERMINAL: &str = r#"
 import os, pty, select, sys, termios, time
 pid, fd = pty.fork()
@@ -81,12 +81,12 @@ sys.stdout.buffer.write(shown)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 "#;
 
-/// Whether there is a Python to make terminals; a test is left out without it.
+/// Whether a Python is available that creates terminals. Without it the test is skipped.
 pub fn has_terminals() -> bool {
     needs(&[Need::Command("python3")])
 }
 
-/// A directory to work in, and an identity to work as.
+/// A directory for the tools, and the user whose credentials they have.
 pub struct Desk {
     root: TempDir,
     pub user: String,
@@ -99,7 +99,7 @@ pub struct Desk {
 impl Desk {
     pub fn new() -> Self {
         let root = TempDir::new().unwrap();
-        // One test runs as somebody else.
+        // One test runs as another user, who must be able to enter the directory.
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
         for name in ["work", "home", "tmp"] {
             std::fs::create_dir(root.path().join(name)).unwrap();
@@ -108,14 +108,14 @@ impl Desk {
         Self {
             root,
             user: uuid::Uuid::new_v4().to_string(),
-            // What curl's configuration file and a URL would mangle.
+            // Contains characters that could be changed by curl's configuration file or in a URL.
             key: format!("k{}/+\"\\%{}", hex(), hex()),
             own: Mutex::default(),
             _watched: Watched::this_test(),
         }
     }
 
-    /// A server that knows the user.
+    /// Starts a server that knows the user.
     pub fn server(&self) -> TestServer {
         self.server_with(&[])
     }
@@ -127,7 +127,7 @@ impl Desk {
         TestServer::with_args(&all)
     }
 
-    /// A server, and a proxy before it.
+    /// A server, and a proxy in front of it.
     pub fn pair(&self) -> (TestServer, FaultProxy) {
         let server = self.server();
         let proxy = FaultProxy::to(&server);
@@ -138,7 +138,7 @@ impl Desk {
         format!("{}:{}", self.user, self.key)
     }
 
-    /// Where the tools run.
+    /// The directory in which the tools run.
     pub fn work(&self) -> PathBuf {
         self.root.path().join("work")
     }
@@ -155,7 +155,7 @@ impl Desk {
         path
     }
 
-    /// A file of this size with holes but for these pieces.
+    /// A file of this size with only these pieces of data, and holes in between.
     pub fn sparse(&self, name: &str, size: u64, pieces: &[(u64, &[u8])]) -> PathBuf {
         let path = self.path(name);
         let file = File::create(&path).unwrap();
@@ -167,7 +167,7 @@ impl Desk {
         path
     }
 
-    /// The test wrote this file itself.
+    /// Excludes a file from the search for the key, because the test itself wrote it there.
     pub fn own(&self, path: &Path) {
         self.own.lock().unwrap().push(path.to_owned());
     }
@@ -189,7 +189,7 @@ impl Desk {
         self.tool(DOWNLOAD).env("OHURI", endpoint)
     }
 
-    /// The journals of uploads that are there.
+    /// The journals of uploads that exist.
     pub fn journals(&self) -> Vec<PathBuf> {
         let directory = self
             .root
@@ -206,7 +206,8 @@ impl Desk {
         self.tool(SIMPLE).env("OHURI", endpoint)
     }
 
-    /// A tool on a terminal of its own, where the next line of this is typed when it asks.
+    /// A tool on a terminal of its own, where the next line of `typed` is typed when the tool asks
+    /// for something.
     pub fn on_a_terminal(&self, typed: &str, tool: &str) -> Tool<'_> {
         let python = self.tool("python3").arg("-c").arg(ON_A_TERMINAL);
         python.arg(typed).arg(tool)
@@ -242,7 +243,7 @@ impl Desk {
         }
     }
 
-    /// Looks for the secret wherever it should not be.
+    /// Checks that these bytes do not contain the secret key in any form.
     #[track_caller]
     pub fn check_hidden(&self, what: &str, bytes: &[u8]) {
         for (form, needle) in self.forms() {
@@ -300,7 +301,7 @@ impl Desk {
         ];
         for before in 0..3 {
             let encoded = base64(&[&b"xx"[..before], key].concat());
-            // Only letters that depend on the key alone.
+            // Only the characters of the encoding that depend on nothing but the key.
             let range = (before * 8).div_ceil(6)..(before + key.len()) * 8 / 6;
             forms.push(("base64", encoded[range].to_owned()));
         }
@@ -357,19 +358,19 @@ impl<'a> Tool<'a> {
         self
     }
 
-    /// A pipe that holds this.
+    /// Connects stdin to a pipe with these bytes.
     pub fn input(mut self, bytes: &[u8]) -> Self {
         self.input = Some(bytes.to_owned());
         self
     }
 
-    /// A file, or what else stdin can be.
+    /// Connects stdin to a file, or to something else.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.command.stdin(stdin);
         self
     }
 
-    /// Nobody reads stdout.
+    /// Closes the reading end of stdout.
     pub fn closed_stdout(mut self) -> Self {
         self.closed_stdout = true;
         self
@@ -383,7 +384,7 @@ impl<'a> Tool<'a> {
         let mut child = self.command.spawn().unwrap();
         if let Some(input) = self.input.take() {
             let mut stdin = child.stdin.take().unwrap();
-            // It may end before it took all.
+            // The tool may end before it has read everything.
             std::thread::spawn(move || stdin.write_all(&input));
         }
         let (alive, dead) = mpsc::channel::<()>();
@@ -416,14 +417,14 @@ impl<'a> Tool<'a> {
     }
 }
 
-/// The bytes of a stream so far, and whether it ended.
+/// The bytes of a stream so far, and whether the stream ended.
 type Said = (Mutex<(Vec<u8>, bool)>, Condvar);
 
-/// What a stream said so far.
+/// The output of a stream so far.
 #[derive(Default)]
 struct Heard {
     bytes: Arc<Said>,
-    /// Whether a thread reads it to its end.
+    /// Whether a thread reads the stream to its end.
     is_read: bool,
 }
 
@@ -463,7 +464,8 @@ impl Heard {
         String::from_utf8_lossy(&heard.0).contains(text)
     }
 
-    /// All of it. A process that the tool left behind may hold the pipe open for ever.
+    /// All output. A process that the tool left behind may hold the pipe open for ever, so the wait
+    /// is limited.
     fn all(self) -> Vec<u8> {
         let heard = self.bytes.0.lock().unwrap();
         let is_open = |heard: &mut (Vec<u8>, bool)| self.is_read && !heard.1;
@@ -480,7 +482,7 @@ impl Heard {
     }
 }
 
-/// A tool that runs.
+/// A tool that is running.
 pub struct Running<'a> {
     desk: &'a Desk,
     child: Child,
@@ -494,7 +496,7 @@ impl Running<'_> {
         self.child.id()
     }
 
-    /// Sends `INT`, `TERM`, ...
+    /// Sends a signal, such as `INT` or `TERM`.
     #[track_caller]
     pub fn signal(&self, name: &str) {
         let (name, pid) = (format!("-{name}"), self.pid().to_string());
@@ -511,7 +513,7 @@ impl Running<'_> {
         );
     }
 
-    /// Whether it ended by itself.
+    /// Whether the tool has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
@@ -548,7 +550,7 @@ impl Running<'_> {
     }
 }
 
-/// What a run left.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: ExitStatus,
@@ -557,7 +559,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Demands an exit code.
+    /// Checks the exit code.
     #[track_caller]
     pub fn code(self, code: i32) -> Self {
         let stdout = String::from_utf8_lossy(&self.stdout);
@@ -566,7 +568,7 @@ impl Outcome {
         self
     }
 
-    /// Asserts that stderr contains this.
+    /// Checks that stderr contains this.
     #[track_caller]
     pub fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "no {text:?} in {}", self.stderr);
@@ -578,7 +580,7 @@ impl Outcome {
         std::str::from_utf8(&self.stdout).unwrap()
     }
 
-    /// The drive of `Created drive UUID of size SIZE`.
+    /// The drive in the line `Created drive UUID of size SIZE`.
     #[track_caller]
     pub fn created(&self) -> String {
         let line = self.text().lines().next().unwrap_or_default();
@@ -587,7 +589,7 @@ impl Outcome {
         rest.split(' ').next().unwrap().to_owned()
     }
 
-    /// `-d UUID -o BYTES` of the line that says how to continue.
+    /// The `-d UUID -o BYTES` of the line that explains how to continue.
     #[track_caller]
     pub fn hint(&self) -> (String, u64) {
         let hint = self

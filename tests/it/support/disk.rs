@@ -9,7 +9,7 @@ use super::needs::{Need, skip};
 pub struct Tmpfs(PathBuf);
 
 impl Tmpfs {
-    /// `None`, and it says so, where none can be mounted.
+    /// Returns `None`, with a message, if none can be mounted.
     pub fn mount(path: &Path, bytes: usize) -> Option<Self> {
         std::fs::create_dir_all(path).unwrap();
         let mut mount = Command::new("mount");
@@ -56,11 +56,11 @@ impl Drop for Mounted {
     }
 }
 
-/// A loop device; taken down when dropped.
+/// A loop device, which is detached when dropped.
 pub struct LoopDevice(pub String);
 
 impl LoopDevice {
-    /// Over a file. `None`, and it says so, where none can be made.
+    /// Creates one over a file. Returns `None`, with a message, if that is impossible.
     pub fn over(path: &Path, args: &[&str]) -> Option<Self> {
         let mut losetup = Command::new("losetup");
         let made = losetup.args(args).args(["-f", "--show"]).arg(path).output();

@@ -1,5 +1,5 @@
-//! Makes one call of a tool to its disk fail, or kills it there: a library that is
-//! preloaded (`failing.c`), since strace counts calls for each thread on its own.
+//! Makes one system call of a tool on its files fail, or kills the tool there. This is a library
+//! that is preloaded (`failing.c`), because strace counts the calls of each thread separately.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,32 +8,32 @@ use std::sync::OnceLock;
 use super::cli::{Desk, Tool};
 use super::needs::{Need, skip};
 
-/// The errors that are made.
+/// The error that a call returns.
 pub const EIO: i32 = 5;
 pub const ENOSPC: i32 = 28;
-/// In place of an error: SIGKILL.
+/// Kills the process with SIGKILL instead of returning an error.
 pub const KILL: i32 = 0;
 
-/// One call that is to fail.
+/// The call that should fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Failing<'a> {
-    /// One of the calls that `failing.c` lists.
+    /// The name of a call that `failing.c` lists.
     pub call: &'a str,
-    /// Which one, from 1, over all threads.
+    /// The number of the call, from 1, counted over all threads.
     pub nth: usize,
     pub errno: i32,
-    /// Counts only those for a file whose name ends so. The journal of a first run
-    /// has no name when it is opened: it is `(deleted)`.
+    /// Counts only calls for a file whose name ends with this. The journal of a first run has no
+    /// name when it is opened, so it appears as `(deleted)`.
     pub file: Option<&'a str>,
 }
 
-/// The library; `None`, and it says so, where it cannot be made.
+/// The library, or `None`, with a message, if it cannot be compiled.
 pub fn library() -> Option<&'static Path> {
     static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let made = LIBRARY.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/failing.c");
         let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failing.so");
-        // Another run of the tests may be using it.
+        // Written under another name first, since another run of the tests may be using the file.
         let new = made.with_extension(format!("{}.so", std::process::id()));
         let mut cc = Command::new("cc");
         let cc = cc.args(["-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o"]);
@@ -51,7 +51,7 @@ pub fn library() -> Option<&'static Path> {
 }
 
 impl Failing<'_> {
-    /// The tool with this call failing.
+    /// Runs the tool so that this call fails.
     pub fn within<'d>(&self, library: &Path, desk: &Desk, tool: Tool<'d>) -> Tool<'d> {
         let log = log(desk);
         let _ = std::fs::remove_file(&log);
@@ -77,11 +77,11 @@ fn log(desk: &Desk) -> PathBuf {
 pub struct Call {
     pub name: String,
     pub path: String,
-    /// Whether it is the one that was to fail.
+    /// Whether this is the call that should fail.
     pub is_hit: bool,
 }
 
-/// The calls of the last run, in order.
+/// The calls of the last run, in their order.
 pub fn calls(desk: &Desk) -> Vec<Call> {
     let log = std::fs::read_to_string(log(desk)).unwrap_or_default();
     let call = |line: &str| {

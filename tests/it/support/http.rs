@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: bytes over a socket, no client library.
+//! HTTP/1.1 over a plain socket, without a client library.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -53,7 +53,7 @@ impl Reply {
     }
 }
 
-/// Reads one answer; `None` if the connection ended before it.
+/// Reads one answer. `None` if the connection ended before it.
 pub fn read_reply(stream: &mut impl Read) -> Option<Reply> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -78,7 +78,7 @@ pub fn read_reply(stream: &mut impl Read) -> Option<Reply> {
 /// Sends bytes as they are and reads one answer.
 pub fn raw(address: SocketAddr, request: &[u8]) -> Option<Reply> {
     let mut stream = TcpStream::connect(address).unwrap();
-    // The server may answer and close before it took all.
+    // The server may answer and close the connection before it has read everything.
     let _ = stream.write_all(request);
     read_reply(&mut stream)
 }
@@ -89,7 +89,7 @@ pub fn basic(auth: &str) -> String {
     format!("Authorization: Basic {encoded}\r\n")
 }
 
-/// Who asks what in which way; sent by one of the methods at the end.
+/// A request of a certain user; one of the last methods sends it.
 pub struct Ask<'a> {
     server: &'a TestServer,
     auth: String,
@@ -145,21 +145,21 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Creates a drive and gives its UUID.
+/// Creates a drive and returns its UUID.
 #[track_caller]
 pub fn create(server: &TestServer, size: u64) -> String {
     let reply = Ask::of(server).post("/drives/create", format!("name test\nsize {size}"));
     reply.expect(200).key("drive").unwrap().to_owned()
 }
 
-/// All bytes of a drive.
+/// Reads all bytes of a drive.
 #[track_caller]
 pub fn read_all(server: &TestServer, drive: &str) -> Vec<u8> {
     let reply = Ask::of(server).get(&format!("/drives/{drive}/read"));
     reply.expect(200).body
 }
 
-/// A drive holds exactly this.
+/// Checks that a drive holds exactly these bytes.
 #[track_caller]
 pub fn assert_drive(server: &TestServer, drive: &str, image: &[u8]) {
     let bytes = std::fs::read(server.drive_file(drive)).unwrap();
@@ -168,13 +168,13 @@ pub fn assert_drive(server: &TestServer, drive: &str, image: &[u8]) {
     assert_eq!(wrong, None, "first byte that differs");
 }
 
-/// Drives of the only user.
+/// The drives of the server's only user.
 pub fn drives(server: &TestServer) -> Vec<String> {
     let list = Ask::of(server).get("/drives/list").expect(200);
     list.text().lines().map(str::to_owned).collect()
 }
 
-/// A key of a drive's info.
+/// The value of a key in a drive's info.
 pub fn info(server: &TestServer, drive: &str, key: &str) -> Option<String> {
     let info = Ask::of(server).get(&format!("/drives/{drive}/info"));
     info.expect(200).key(key).map(str::to_owned)

@@ -1,4 +1,4 @@
-//! A bad link between two network namespaces: benches/links/link.py.
+//! A bad link between two network namespaces, made by benches/links/link.py.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::needs::{Need, skip};
 use super::server::TestServer;
 
-/// Exit code of the script where no link can be made.
+/// Exit code of the script if no link can be made.
 const CANNOT: i32 = 77;
 
-/// A link; gone, with its namespaces, when dropped.
+/// A link, which is removed with its namespaces when dropped.
 pub struct BadLink {
     script: Child,
     commands: Option<ChildStdin>,
@@ -23,8 +23,7 @@ pub struct BadLink {
 }
 
 impl BadLink {
-    /// A link with these settings, as the script takes them. `None` if none can be made
-    /// here.
+    /// A link with these settings of the script. `None` if no link can be made here.
     pub fn new(settings: &str) -> Option<Self> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/links/link.py");
         let mut script = Command::new("python3")
@@ -55,12 +54,12 @@ impl BadLink {
         })
     }
 
-    /// What runs a program at the near end: a program and its first arguments.
+    /// The command that runs a program at the near end: a program and its first arguments.
     pub fn near(&self) -> [OsString; 4] {
         ["ip", "netns", "exec", &self.client].map(OsString::from)
     }
 
-    /// A server at the far end.
+    /// Starts a server at the far end.
     pub fn server(&self, args: &[&str]) -> TestServer {
         let within = ["ip", "netns", "exec", &self.server].map(OsString::from);
         TestServer::within(&within, args)
@@ -73,19 +72,19 @@ impl BadLink {
         answer
     }
 
-    /// From now on no packet passes, or they do again.
+    /// Drops all packets from now on, or lets them pass again.
     pub fn hole(&mut self, is_hole: bool) {
         let command = if is_hole { "hole" } else { "through" };
         assert_eq!(self.command(command), "ok\n");
     }
 
-    /// Bytes of packets that passed so far, `up` or `down`.
+    /// Bytes of packets that passed so far, in the direction `up` or `down`.
     pub fn passed(&mut self, way: &str) -> u64 {
         let counts: Value = serde_json::from_str(&self.command("counts")).unwrap();
         counts[way]["bytes"].as_u64().unwrap()
     }
 
-    /// Resets all connections of the near end, and returns how many there were; `None` if this
+    /// Resets all connections of the near end, and returns how many there were. `None` if this
     /// kernel does not support that.
     pub fn kill_connections(&self) -> Option<usize> {
         let [program, args @ ..] = self.near();
@@ -101,7 +100,7 @@ impl BadLink {
 
 impl Drop for BadLink {
     fn drop(&mut self) {
-        // The end of its stdin ends it.
+        // The script ends when its stdin ends.
         self.commands = None;
         let _ = self.script.wait();
     }

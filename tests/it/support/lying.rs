@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::cli::{Desk, Tool};
 use super::needs::{Need, skip};
 
-/// The calls that fail: of `lseek` with this `whence`, from this offset on.
+/// The calls that fail: `lseek` with this `whence`, from this offset on.
 #[derive(Clone, Copy, Debug)]
 pub struct Lie {
     pub whence: u32,
@@ -17,10 +17,10 @@ pub struct Lie {
 
 pub const SEEK_DATA: u32 = 3;
 pub const SEEK_HOLE: u32 = 4;
-/// Of `SEEK_DATA`: there is no data at or after the offset.
+/// The error of `SEEK_DATA` that means that no data follows the offset.
 pub const ENXIO: u32 = 6;
 
-/// There is no data from this byte on, whatever there is.
+/// Reports that no data follows this byte, even if some does.
 pub const fn no_data(from: u64) -> Lie {
     Lie {
         whence: SEEK_DATA,
@@ -34,7 +34,7 @@ fn script() -> PathBuf {
     root.join("tests/it/support/lying.py")
 }
 
-/// Whether system calls can be filtered here; it says so if not.
+/// Whether system calls can be filtered here. Prints a message if not.
 pub fn can() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     let can = *CAN.get_or_init(|| {

@@ -1,7 +1,7 @@
-//! What a test needs of the machine. A test without it is skipped, which libtest has no
-//! word for: it prints `ok` and hides what the test printed. So every skip is also written
-//! to a record under the target directory. `.ci/skips` prints that record when the tests
-//! have ended, and CI fails on what `.ci/skips.txt` does not allow.
+//! What a test requires of the machine. A test whose requirements are missing is skipped. libtest
+//! cannot express that: it prints `ok` and hides the output of the test. So each skip is also
+//! written to a record under the target directory. `.ci/skips` prints that record after the tests,
+//! and CI fails if it contains a skip that `.ci/skips.txt` does not allow.
 
 use std::fmt;
 use std::fs::File;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 /// Something that a machine has or lacks.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
-    /// A program in `PATH` or in a directory for root's programs.
+    /// A program in `PATH` or in a directory with programs for root.
     Command(&'static str),
     /// The rights of root.
     Root,
-    /// Anything else. Its test finds out whether it is there; the text is what
-    /// `.ci/skips.txt` calls it, so it names neither a path nor a number.
+    /// Anything else. The test itself finds out whether it is available. `.ci/skips.txt` uses the
+    /// same text, so it must contain neither paths nor numbers.
     Other(&'static str),
 }
 
@@ -48,7 +48,7 @@ fn has_command(name: &str) -> bool {
     places.any(|place| place.join(name).is_file())
 }
 
-/// Whether the machine has all of these; records the skip of the running test if not.
+/// Whether the machine has all of these. If not, records that the running test is skipped.
 #[track_caller]
 pub fn needs(needs: &[Need]) -> bool {
     let missing: Vec<_> = needs.iter().filter(|need| !need.is_met()).collect();
@@ -58,7 +58,7 @@ pub fn needs(needs: &[Need]) -> bool {
     missing.is_empty()
 }
 
-/// The running test goes no further, or leaves a part out, for lack of this.
+/// Records that the running test ends early, or leaves out a part, because this is missing.
 #[track_caller]
 pub fn skip(need: Need, detail: impl fmt::Display) {
     eprintln!("SKIPPED: needs {need}: {detail}");
@@ -66,15 +66,16 @@ pub fn skip(need: Need, detail: impl fmt::Display) {
     write(&record, &test(Location::caller()), need);
 }
 
-/// The running test. libtest names the thread of a test after it, but not with
-/// `--test-threads 1`, nor are threads named that a test starts: then it is the file.
+/// The name of the running test. libtest gives the thread of a test that name, but not with
+/// `--test-threads 1`, and threads that a test starts have no name. In these cases it is the name
+/// of the file.
 fn test(caller: &Location<'_>) -> String {
     let thread = std::thread::current();
     let name = thread.name().filter(|name| name.contains("::"));
     name.unwrap_or(caller.file()).to_owned()
 }
 
-/// Adds a line. It is one write to a file opened for appending, so lines of several
+/// Adds a line with one write to a file that is opened for appending, so that lines of several
 /// tests do not mix.
 pub fn write(record: &Path, test: &str, need: Need) {
     let file = File::options().create(true).append(true).open(record);

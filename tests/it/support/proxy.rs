@@ -1,6 +1,6 @@
-//! A man in the middle that speaks HTTP/1.1 by hand: records every request and
-//! does to chosen ones what networks and clouds do. Without an upstream it is a
-//! stub that answers everything itself.
+//! A proxy that speaks HTTP/1.1 without a library. It records each request, and does to selected
+//! ones what networks and clouds do. Without a server behind it, it is a stub that answers
+//! everything itself.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ use super::server::TestServer;
 
 /// Longer bodies are counted, but not kept.
 const KEPT_BYTES: usize = 8 << 20;
-/// A guard against a hang, not a promise about time.
+/// Only guards against a test that hangs; the time is no requirement.
 const WATCHDOG: Duration = Duration::from_secs(100);
 
-/// A request that came by.
+/// A request that the proxy received.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub method: String,
@@ -24,15 +24,15 @@ pub struct Request {
     pub head: String,
     /// Bytes of the body that arrived.
     pub len: u64,
-    /// The body, if it is not too long.
+    /// The body, unless it is too long.
     pub body: Vec<u8>,
-    /// Status of the answer that was sent, 0 before that.
+    /// The status of the answer that was sent, or 0 before that.
     pub status: u16,
     /// Bytes of the answer's body that were sent.
     pub answered: u64,
-    /// Whether something was done to it.
+    /// Whether a fault was applied to it.
     pub is_faulted: bool,
-    /// Which connection it came on.
+    /// The number of the connection that it came on.
     pub connection: usize,
 }
 
@@ -90,7 +90,7 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// An answer in bytes.
+/// Builds the bytes of an answer.
 pub fn answer(status: u16, headers: &[&str], body: &[u8]) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {status} Made up\r\n");
     for header in headers {
@@ -110,13 +110,13 @@ pub fn refusal(status: u16, error: &str) -> Vec<u8> {
     answer(status, &[&error, "Content-Type: text/plain"], b"Made up.\n")
 }
 
-/// A page as a captive portal has it.
+/// A page like that of a captive portal.
 pub fn page() -> Vec<u8> {
     let body = b"<html><body>Please log in</body></html>";
     answer(200, &["Content-Type: text/html; charset=utf-8"], body)
 }
 
-/// Holds requests back until it is opened.
+/// Holds requests back until the gate is opened.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -126,7 +126,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open.
     pub fn wait(&self) {
         let closed = self.0.0.lock().unwrap();
         let wait = self.0.1.wait_timeout_while(closed, WATCHDOG, |open| !*open);
@@ -136,38 +136,39 @@ impl Gate {
 
 type Rewrite = Arc<dyn Fn(&Request, Vec<u8>) -> Vec<u8> + Send + Sync>;
 
-/// What is done to a request.
+/// A fault, which is applied to a request.
 #[derive(Clone)]
 pub enum Fault {
-    /// Takes the body, does not forward it, and answers so.
+    /// Reads the body, does not forward the request, and sends this answer.
     Answer(Vec<u8>),
-    /// Forwards it, and answers so in place of the upstream.
+    /// Forwards the request, and sends this answer in place of the server's.
     AnswerInstead(Vec<u8>),
-    /// Forwards it and changes the answer.
+    /// Forwards the request, and changes the answer.
     Rewrite(Rewrite),
-    /// Resets the connection when the head has come.
+    /// Resets the connection after the head arrived.
     ResetBeforeBody,
-    /// Resets it when half of the body has come.
+    /// Resets the connection after half of the body arrived.
     ResetMidBody,
-    /// Resets it when all of the body has come; nothing is forwarded.
+    /// Resets the connection after the whole body arrived. Nothing is forwarded.
     ResetAfterBody,
-    /// Forwards it and resets the connection: done, and nobody hears of it.
+    /// Forwards the request and resets the connection: it is executed, but the client never learns
+    /// that.
     LoseAnswer,
-    /// Forwards it and sends the answer but for its last bytes.
+    /// Forwards the request, and sends the answer without its last bytes.
     CutAnswer,
-    /// Forwards it and resets the connection within the answer's body.
+    /// Forwards the request, and resets the connection in the middle of the answer's body.
     ResetMidAnswer,
-    /// Forwards it and resets the connection behind the answer.
+    /// Forwards the request, and resets the connection after the answer.
     ResetAfterAnswer,
-    /// Forwards it twice; the answer is the first one's.
+    /// Forwards the request twice, and sends the first answer.
     Duplicate,
-    /// Forwards it and lets the bodies pass in eight steps, a pause after each.
+    /// Forwards the request, and passes the bodies on in eight steps with a pause after each.
     Trickle(Duration),
-    /// Takes it and never answers.
+    /// Reads the request and never answers.
     Stall,
-    /// Forwards it and sends the answer's body byte by byte, a pause after each.
+    /// Forwards the request, and sends the answer's body byte by byte with a pause after each.
     Drip(Duration),
-    /// Forwards it once the gate is open.
+    /// Forwards the request when the gate is open.
     Hold(Gate),
 }
 
@@ -177,7 +178,7 @@ impl Fault {
     }
 }
 
-/// Forwards an info and adds to its answer that a server claims the drive.
+/// Forwards a request for info, and adds to the answer that a server claims the drive.
 pub fn claimed() -> Fault {
     claimed_by("2:guest:a:ide:0:0")
 }
@@ -217,11 +218,11 @@ struct State {
     connections: usize,
     writes: Peak,
     reads: Peak,
-    /// Of writes that match, one beside another is busy.
+    /// A write that matches is answered with busy while another one is under way.
     one_writer: Option<Matcher>,
 }
 
-/// How many requests there are at once.
+/// The number of requests that are under way.
 #[derive(Default)]
 struct Peak {
     now: usize,
@@ -261,12 +262,12 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Forwards to `server`.
+    /// A proxy that forwards to `server`.
     pub fn to(server: &TestServer) -> Self {
         Self::start(Behind::Server(server.address()))
     }
 
-    /// Answers with `handler`.
+    /// A stub that answers with `handler`.
     pub fn stub(handler: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
         Self::start(Behind::Stub(Arc::new(handler)))
     }
@@ -310,19 +311,19 @@ impl FaultProxy {
         Self { address, shared }
     }
 
-    /// As `OHURI`.
+    /// The address, as in `OHURI`.
     pub fn uri(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    /// Forwards to another server from now on, on new connections.
+    /// Forwards new connections to another server from now on.
     pub fn redirect_to(&self, server: &TestServer) {
         let address = server.address();
         self.shared
             .change(|state| state.behind = Behind::Server(address));
     }
 
-    /// Does `fault` to the first `times` requests that match.
+    /// Applies `fault` to the first `times` requests that match.
     pub fn fault(
         &self,
         matches: impl Fn(&Request) -> bool + Send + 'static,
@@ -332,7 +333,7 @@ impl FaultProxy {
         self.fault_after(0, matches, times, fault);
     }
 
-    /// The same, but lets `skip` requests that match pass before.
+    /// The same, but lets the first `skip` requests that match pass.
     pub fn fault_after(
         &self,
         skip: usize,
@@ -351,17 +352,17 @@ impl FaultProxy {
         });
     }
 
-    /// Forgets all faults.
+    /// Removes all faults.
     pub fn heal(&self) {
         self.shared.change(|state| state.rules.clear());
     }
 
-    /// All requests so far, in order of their heads.
+    /// All requests so far, ordered by the time when their heads arrived.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.lock().requests.clone()
     }
 
-    /// The requests that match.
+    /// The number of requests that match.
     pub fn count(&self, matches: impl Fn(&Request) -> bool) -> usize {
         self.shared
             .lock()
@@ -371,14 +372,14 @@ impl FaultProxy {
             .count()
     }
 
-    /// Forgets the requests so far.
+    /// Removes the requests so far from the record.
     pub fn forget(&self) {
         self.shared.up.store(0, Ordering::SeqCst);
         self.shared.down.store(0, Ordering::SeqCst);
         self.shared.change(|state| state.requests.clear());
     }
 
-    /// Waits until the requests are as `is` wants them.
+    /// Waits until `is` returns true for the requests.
     #[track_caller]
     pub fn wait_for(&self, what: &str, is: impl Fn(&[Request]) -> bool) {
         let state = self.shared.lock();
@@ -392,32 +393,33 @@ impl FaultProxy {
         assert!(!timeout.timed_out(), "{what} never came; {seen} requests");
     }
 
-    /// Bytes that came from the client, heads included.
+    /// Bytes received from the client, including heads.
     pub fn bytes_up(&self) -> u64 {
         self.shared.up.load(Ordering::SeqCst)
     }
 
-    /// Bytes that went to the client.
+    /// Bytes sent to the client.
     pub fn bytes_down(&self) -> u64 {
         self.shared.down.load(Ordering::SeqCst)
     }
 
-    /// Connections that the client made.
+    /// The number of connections that the client opened.
     pub fn connections(&self) -> usize {
         self.shared.lock().connections
     }
 
-    /// Most writes at once.
+    /// The highest number of writes at a time.
     pub fn writes_peak(&self) -> usize {
         self.shared.lock().writes.most
     }
 
-    /// Most reads at once.
+    /// The highest number of reads at a time.
     pub fn reads_peak(&self) -> usize {
         self.shared.lock().reads.most
     }
 
-    /// From now on a write that matches is 409 busy while there is another write.
+    /// From now on, a write that matches is answered with 409 busy while another write is under
+    /// way.
     pub fn allow_one_writer(&self, matches: impl Fn(&Request) -> bool + Send + 'static) {
         self.shared
             .change(|state| state.one_writer = Some(Box::new(matches)));
@@ -427,7 +429,7 @@ impl FaultProxy {
 impl Drop for FaultProxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts connections.
         let _ = TcpStream::connect(self.address);
         if std::thread::panicking() {
             eprintln!("What the proxy saw:");
@@ -444,18 +446,18 @@ impl Drop for FaultProxy {
     }
 }
 
-/// Bytes of a body that are passed on at a time.
+/// Bytes of a body that are passed on in one step.
 const STEP_BYTES: usize = 64 * 1024;
 
 struct Connection {
     client: TcpStream,
     number: usize,
     shared: Arc<Shared>,
-    /// After each step of a body.
+    /// The pause after each step of a body.
     pause: Duration,
 }
 
-/// The connection is to be closed; properly, or with a reset.
+/// The connection must be closed: properly, or with a reset.
 enum Close {
     Properly,
     Reset,
@@ -549,7 +551,7 @@ impl Connection {
             }
             Some(Fault::Stall) => {
                 self.take_body(index, len, None)?;
-                // Until the client has enough of it.
+                // Waits until the client closes the connection.
                 let _ = self.client.read(&mut [0]);
                 return Err(Close::Properly);
             }
@@ -581,7 +583,7 @@ impl Connection {
             }
             Some(Fault::ResetMidAnswer) => {
                 let body = answer.len() - head_len(&answer);
-                // Of an answer without a body, within its head.
+                // If the answer has no body, it is cut within its head.
                 let cut = if body == 0 { answer.len() } else { body } / 2;
                 self.reply(index, &answer[..answer.len() - cut])?;
                 Err(Close::Reset)
@@ -622,21 +624,21 @@ impl Connection {
         state.requests.get(index).cloned().unwrap_or_default()
     }
 
-    /// Sends the request on and reads the answer whole.
+    /// Forwards the request and reads the whole answer.
     fn forward(&mut self, index: usize, len: u64, address: SocketAddr) -> Result<Vec<u8>, Close> {
-        // A new connection for each: what closes an old one between two requests
-        // would look like a fault.
+        // Each request has a new connection, because an old one that the server closes between two
+        // requests would look like a fault.
         let mut upstream = TcpStream::connect(address).map_err(|_| Close::Reset)?;
         let _ = upstream.set_nodelay(true);
         let head = self.request(index).head;
-        // It may answer before it took all.
+        // The server may answer before it has read everything.
         let mut to = upstream.try_clone().map_err(|_| Close::Reset)?;
         let _ = to.write_all(head.as_bytes());
         self.take_body(index, len, Some(&mut to))?;
         read_answer(&mut upstream).ok_or(Close::Reset)
     }
 
-    /// Reads `len` bytes of the body, and passes them on.
+    /// Reads `len` bytes of the body and passes them on.
     fn take_body(
         &mut self,
         index: usize,
@@ -697,7 +699,7 @@ impl Connection {
         sent.map_err(|_| Close::Properly)
     }
 
-    /// Bytes of `len` that are passed on at a time.
+    /// The number of bytes, out of `len`, that are passed on in one step.
     fn step_of(&self, len: u64) -> usize {
         if self.pause.is_zero() {
             return STEP_BYTES;
@@ -725,13 +727,13 @@ fn pick(rules: &mut [Rule], request: &Request) -> Option<Fault> {
     None
 }
 
-/// Where the body of an answer begins; its end if it has none.
+/// The offset of the body in an answer, which is the answer's end if there is no body.
 fn head_len(answer: &[u8]) -> usize {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
     end.map_or(answer.len(), |at| at + 4)
 }
 
-/// Reads an answer whole.
+/// Reads a whole answer.
 fn read_answer(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let head = read_head(stream)?;
     let len = header(&head, "content-length").map_or(0, |len| len.parse().unwrap());
@@ -742,7 +744,7 @@ fn read_answer(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// Sends a request that was kept, once more.
+/// Sends a recorded request once more.
 fn deliver(request: &Request, address: SocketAddr) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.write_all(request.head.as_bytes()).ok()?;
@@ -752,8 +754,8 @@ fn deliver(request: &Request, address: SocketAddr) -> Option<Vec<u8>> {
 
 fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
-    // Byte by byte, but from the kernel's buffer in one go: what follows the
-    // blank line stays there.
+    // The head is read byte by byte, but peeked at in the kernel's buffer at once, so that the
+    // bytes after the blank line stay there.
     let mut ahead = [0; 4096];
     loop {
         let n = match stream.peek(&mut ahead) {

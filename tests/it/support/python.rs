@@ -5,8 +5,8 @@ use std::process::Command;
 
 use super::needs::{Need, skip};
 
-/// A Python with `package` (`NAME==VERSION`), made once under the target directory;
-/// `None`, and it says so, where that cannot be.
+/// A Python with `package` (`NAME==VERSION`), which is installed once under the target directory.
+/// Returns `None`, with a message, if that is impossible.
 pub fn with(package: &str) -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package.replace("==", "-"));
     let (python, done) = (venv.join("bin/python"), venv.join("done"));

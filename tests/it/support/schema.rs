@@ -1,4 +1,4 @@
-//! Holds what `--json` printed against its schema in docs/schema.
+//! Validates the output of `--json` by its schema in docs/schema.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub fn validate(file: &str, value: &Value) {
     }
 }
 
-/// Reads the one object that a run printed, whose schema is this one, as in `ls/1`.
+/// Reads the single object that a run printed, by the schema with this name, such as `ls/1`.
 #[track_caller]
 pub fn object(schema: &str, stdout: &[u8]) -> Value {
     let shown = String::from_utf8_lossy(stdout);
@@ -31,7 +31,7 @@ pub fn object(schema: &str, stdout: &[u8]) -> Value {
     let (name, _) = schema.split_once('/').unwrap();
     let file = format!("schema/{name}.schema.json");
     validate(&file, &value);
-    // What is printed is documented, not only allowed.
+    // Each key that is printed must also be documented, and not only allowed by the schema.
     let text = std::fs::read_to_string(docs().join(&file)).unwrap();
     let known: Value = serde_json::from_str(&text).unwrap();
     for key in value.as_object().unwrap().keys() {

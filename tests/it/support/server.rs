@@ -1,4 +1,4 @@
-//! The built server, on a free port and a directory of its own.
+//! The built server, on a free port and with a directory of its own.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,9 +13,9 @@ use tempfile::TempDir;
 
 use super::watchdog::Watched;
 
-/// A running server; killed when dropped.
+/// A running server, which is killed when dropped.
 pub struct TestServer {
-    /// Its endpoint, as `OHURI`.
+    /// Its endpoint, as in `OHURI`.
     pub uri: String,
     /// Its first user.
     pub user: String,
@@ -23,7 +23,7 @@ pub struct TestServer {
     pub key: String,
     /// Its data directory.
     pub data: PathBuf,
-    /// What runs it, if not this process: a program and its first arguments.
+    /// The command that runs it, if it is not run directly: a program and its first arguments.
     within: Vec<OsString>,
     args: Vec<String>,
     child: Child,
@@ -32,7 +32,7 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// A server on an empty directory, with a made-up user.
+    /// A server on an empty directory, with a random user.
     pub fn start() -> Self {
         Self::with_args(&[])
     }
@@ -51,7 +51,7 @@ impl TestServer {
         Self::launch(within, args, data, own_directory)
     }
 
-    /// A server that does wrong what the fault plan says.
+    /// A server with the faults of this plan.
     pub fn with_plan(plan: &serde_json::Value) -> Self {
         let own_directory = TempDir::new().unwrap();
         let file = own_directory.path().join("plan.json");
@@ -61,13 +61,13 @@ impl TestServer {
         Self::launch(&[], &args, data, own_directory)
     }
 
-    /// Another plan for the next start of a server that has one.
+    /// Sets another plan, for the next start of a server that has one.
     pub fn set_plan(&self, plan: &serde_json::Value) {
         let file = self.own_directory.path().join("plan.json");
         std::fs::write(file, plan.to_string()).unwrap();
     }
 
-    /// A server on the directory `data`, which it leaves there.
+    /// A server on the directory `data`, which is not removed afterwards.
     pub fn start_with(args: &[&str], data: &Path) -> Self {
         Self::launch(&[], args, data.to_owned(), TempDir::new().unwrap())
     }
@@ -95,7 +95,7 @@ impl TestServer {
         rest.trim_end_matches('/').parse().unwrap()
     }
 
-    /// `USER:KEY`, as `OHAUTH`.
+    /// `USER:KEY`, as in `OHAUTH`.
     pub fn auth(&self) -> String {
         format!("{}:{}", self.user, self.key)
     }
@@ -110,12 +110,12 @@ impl TestServer {
         self.data.join("drives").join(format!("{drive}.meta"))
     }
 
-    /// What it wrote to stderr so far.
+    /// What the server has written to stderr so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.own_directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Its process.
+    /// The id of its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -127,7 +127,7 @@ impl TestServer {
         assert!(status.unwrap().success(), "cannot signal the server");
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub fn wait(&mut self) -> ExitStatus {
         for _ in 0..12_000 {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -138,27 +138,26 @@ impl TestServer {
         panic!("the server does not end: {}", self.log());
     }
 
-    /// Stops it with SIGTERM and waits for its end.
+    /// Stops the server with SIGTERM and waits until it ends.
     pub fn stop(&mut self) -> ExitStatus {
         self.terminate();
         self.wait()
     }
 
-    /// Kills it with SIGKILL and waits for its end.
+    /// Kills the server with SIGKILL and waits until it ends.
     pub fn kill9(&mut self) {
         self.child.kill().unwrap();
         self.wait();
     }
 
-    /// Starts it again on the same directory, after it ended. The port is
-    /// another one.
+    /// Starts the server again on the same directory after it ended. The port is a different one.
     pub fn start_again(&mut self) {
         let log = self.own_directory.path().join("log");
         let (child, uri, user, key) = spawn(&self.within, &self.args, &self.data, &log);
         (self.child, self.uri, self.user, self.key) = (child, uri, user, key);
     }
 
-    /// Stops it and starts it again on the same directory.
+    /// Stops the server and starts it again on the same directory.
     pub fn restart(&mut self) {
         let status = self.stop();
         assert!(status.success(), "{status}: {}", self.log());
@@ -177,8 +176,8 @@ impl Drop for TestServer {
     }
 }
 
-/// Kills the servers that run on `data`: they outlive the program, and must not
-/// outlive a test, whatever became of it.
+/// Kills the guests of the server that ran on `data`. They keep running without the server, and
+/// must not outlive a test, however that ended.
 fn kill_guests(data: &Path) {
     for pid in working_below(&data.join("servers")) {
         let _ = Command::new("kill")
@@ -190,7 +189,7 @@ fn kill_guests(data: &Path) {
     }
 }
 
-/// Processes that work in a directory or below it.
+/// The processes whose working directory is this one or below it.
 pub fn working_below(directory: &Path) -> Vec<u32> {
     let Ok(directory) = directory.canonicalize() else {
         return Vec::new();
@@ -226,7 +225,7 @@ fn spawn(
         .unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let (sender, receiver) = mpsc::channel();
-    // A guard against a hang, not a promise about time.
+    // Only guards against a test that hangs; the time is no requirement.
     std::thread::spawn(move || {
         for line in stdout.lines().map_while(Result::ok) {
             let _ = sender.send(line);
@@ -235,7 +234,7 @@ fn spawn(
     let mut line = |prefix: &str| {
         let line = receiver.recv_timeout(Duration::from_secs(60));
         let line = line.ok().and_then(|line| {
-            // Quoted for a shell where it must be.
+            // The value is quoted for a shell if necessary.
             let value = line.strip_prefix(prefix)?;
             let inner = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\''));
             Some(inner.map_or(value.to_owned(), |v| v.replace("'\\''", "'")))
@@ -247,7 +246,7 @@ fn spawn(
         })
     };
     let uri = line("export OHURI=");
-    // The key of a user from a file is not printed.
+    // The keys of users from a file are not printed.
     let users_file = args.iter().position(|arg| arg == "--users-file");
     let auth = match users_file {
         Some(flag) => {

@@ -1,5 +1,4 @@
-//! A link that takes its time and counts bytes, so that what is killed is killed
-//! in the middle of something.
+//! A slow link that counts bytes, so that a tool can be killed in the middle of something.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::server::TestServer;
 
-/// Bytes passed on at a time.
+/// Bytes that are passed on in one step.
 const STEP_BYTES: usize = 16 * 1024;
 
-/// When a connection is cut.
+/// When a connection is cut off.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
-    /// When this many bytes came from the client.
+    /// After this many bytes from the client.
     Up(u64),
-    /// When this many bytes went to it.
+    /// After this many bytes to the client.
     Down(u64),
-    /// When it is so old.
+    /// At this age.
     After(Duration),
 }
 
@@ -40,13 +39,12 @@ pub struct SlowLink {
 }
 
 impl SlowLink {
-    /// To `server`, with a pause after each step.
+    /// A link to `server` with a pause after each step.
     pub fn to(server: &TestServer, pause: Duration) -> Self {
         Self::start(server, pause, None)
     }
 
-    /// To `server`, with a pause after each step; no connection lives longer than `cut`
-    /// says.
+    /// A link to `server` with a pause after each step. Each connection is cut off as `cut` says.
     pub fn cutting(server: &TestServer, pause: Duration, cut: Cut) -> Self {
         Self::start(server, pause, Some(cut))
     }
@@ -71,7 +69,7 @@ impl SlowLink {
                 }
                 let Ok(client) = client else { continue };
                 let behind = *accepting.behind.lock().unwrap();
-                // Nobody there: the client sees its connection end.
+                // Without a server there, the client's connection is closed.
                 let Ok(server) = TcpStream::connect(behind) else {
                     continue;
                 };
@@ -92,33 +90,33 @@ impl SlowLink {
         Self { address, shared }
     }
 
-    /// As `OHURI`.
+    /// The address, as in `OHURI`.
     pub fn uri(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    /// Goes to another server from now on, on new connections.
+    /// Forwards new connections to another server from now on.
     pub fn redirect_to(&self, server: &TestServer) {
         *self.shared.behind.lock().unwrap() = server.address();
     }
 
-    /// From now on connections live as long as they like.
+    /// From now on connections are not cut off.
     pub fn heal(&self) {
         *self.shared.cut.lock().unwrap() = None;
     }
 
-    /// Connections that were cut.
+    /// The number of connections that were cut off.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
     }
 
-    /// Bytes from the client, and to it, since the last time.
+    /// Bytes from the client and to the client since the last call.
     pub fn take_counts(&self) -> (u64, u64) {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::SeqCst);
         (take(&self.shared.up), take(&self.shared.down))
     }
 
-    /// Bytes both ways since then.
+    /// Bytes in both directions since the last call of `take_counts`.
     pub fn passed(&self) -> u64 {
         self.shared.up.load(Ordering::SeqCst) + self.shared.down.load(Ordering::SeqCst)
     }
@@ -159,7 +157,7 @@ impl Shared {
 impl Drop for SlowLink {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the thread that accepts connections.
         let _ = TcpStream::connect(self.address);
     }
 }

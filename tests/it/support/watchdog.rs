@@ -1,6 +1,6 @@
-//! Ends the whole run when one test hangs, and names it.
+//! Ends the whole run when one test hangs, and prints its name.
 //!
-//! libtest waits for ever. A test that hangs would be seen only as a CI job that was killed
+//! libtest would wait for ever. A test that hangs would only be noticed as a CI job that was killed
 //! after an hour, without the name of the test.
 
 use std::collections::BTreeMap;
@@ -8,21 +8,21 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// No test takes longer than this, not even on a machine that is many times slower than ours:
-/// the longest takes a minute. `OH_TEST_LIMIT` (seconds) changes it, for long runs by hand.
+/// No test takes longer than this, not even on a machine that is many times slower than ours: the
+/// longest takes a minute. `OH_TEST_LIMIT` (seconds) changes it, for long runs by hand.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// Far longer than anything that a test waits for takes.
+/// Far longer than anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(100);
 
-/// The tests that run, and since when.
+/// The tests that are running, and when they started.
 static RUNNING: Mutex<BTreeMap<u64, (String, Instant)>> = Mutex::new(BTreeMap::new());
 
-/// A test that runs, until this is dropped.
+/// A test that is running until this is dropped.
 pub struct Watched(u64);
 
 impl Watched {
-    /// Watches the test of this thread.
+    /// Watches the test of the current thread.
     pub fn this_test() -> Self {
         let name = std::thread::current().name().unwrap_or("?").to_owned();
         let mut running = RUNNING.lock().unwrap();
@@ -43,7 +43,7 @@ impl Drop for Watched {
     }
 }
 
-/// Waits until something is so, and fails when it never is.
+/// Waits until a condition holds, and fails if it never does.
 #[track_caller]
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
@@ -60,7 +60,7 @@ fn limit() -> Duration {
         .map_or(LIMIT, Duration::from_secs)
 }
 
-/// Looks every few seconds, and ends when no test runs.
+/// Checks every few seconds, and ends when no test is running.
 fn watch() {
     loop {
         std::thread::sleep(Duration::from_secs(5));
