@@ -1,4 +1,5 @@
-//! Which cloud, and as whom: from flags, the environment and the config, in this order.
+//! The endpoint and the credentials of the user: from flags, the environment and the config file,
+//! with this priority.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,10 @@ use crate::credentials::Credentials;
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
-/// What names a profile besides the flag.
+/// The variable that selects a profile if no flag does.
 const PROFILE_VARIABLE: &str = "OPENHOSTING_PROFILE";
 
-/// What to do where nothing says which endpoint, or who asks.
+/// The hint if the endpoint or the credentials are not defined anywhere.
 const NOTHING_CONFIGURED: &str = "Or run \"openhosting login\"; to try it without an account: openhosting upload --local DIR IMAGE";
 
 /// The flags of all tools that reach a cloud.
@@ -48,36 +49,36 @@ pub(super) struct Access {
     key: Option<PathBuf>,
 }
 
-/// A profile that was chosen.
+/// A profile that was selected.
 struct ChosenProfile {
     profile: Profile,
-    /// The config file that has it.
+    /// The config file that contains it.
     config: PathBuf,
-    /// By the flag: then it goes before the environment.
+    /// Whether a flag selected it. Then it has priority over the environment.
     is_named: bool,
 }
 
-/// Where to go, and as whom.
+/// The endpoint, the credentials and the certificates to use.
 pub(super) struct ResolvedAccess {
     endpoint: Endpoint,
     credentials: CredentialSource,
-    /// What names the endpoint.
+    /// Where the endpoint is defined, for messages.
     endpoint_from: String,
     certificates: Option<Certificates>,
     identity: Option<Identity>,
 }
 
-/// Where the credentials come from.
+/// Where the credentials are.
 enum CredentialSource {
     /// They were in the environment.
     Environment(Zeroizing<String>),
-    /// They are where this profile says.
+    /// The profile with this name refers to them.
     Profile(String, Reference),
 }
 
 impl Access {
-    /// A client of the endpoint. A key that has to be asked for, or a command that prints
-    /// the credentials, may wait for a person: `stop` ends that wait.
+    /// Creates a client of the endpoint. If the key must be asked for, or a command prints the
+    /// credentials, this may wait for a person. `stop` ends that wait.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if endpoint or credentials are not defined anywhere, or are invalid.
@@ -93,7 +94,7 @@ impl Access {
         stop.unless_asked(resolved.client(config)).await
     }
 
-    /// The flags among these words, which need not make a whole command.
+    /// Parses these flags among the words of a command, which may be incomplete.
     pub(super) fn of_words(words: &mut dyn Iterator<Item = OsString>) -> Self {
         let mut access = Self::default();
         while let Some(word) = words.next() {
@@ -124,8 +125,8 @@ impl Access {
         access
     }
 
-    /// A client of the endpoint, unless that needs a person: a key that is asked for, or a
-    /// command that prints it.
+    /// Creates a client of the endpoint, unless that requires a person, because the key must be
+    /// asked for or a command prints it.
     pub(super) async fn quiet_client(&self, config: ClientConfig) -> Option<Client> {
         let resolved = self.resolve().ok()?;
         let is_quiet = match &resolved.credentials {
@@ -150,8 +151,7 @@ impl Access {
     pub(super) fn resolve(&self) -> Result<ResolvedAccess> {
         let uri = environment::variable_named(&["OHURI", "EHURI"])?;
         let auth = environment::variable(&["OHAUTH", "EHAUTH"])?.map(Zeroizing::new);
-        // If everything is defined outside of the config, the config is not read, whether valid or
-        // not.
+        // If everything is defined elsewhere, the config is not even read, so it may be invalid.
         let is_complete = (self.endpoint.is_some() || uri.is_some()) && auth.is_some();
         let chosen = match self.profile.is_none() && is_complete {
             true => None,
@@ -172,8 +172,8 @@ impl Access {
         self.cacert.as_deref().map(certificates).transpose()
     }
 
-    /// The flags that were given, quoted for a shell, each after a space: a command with
-    /// them reaches the same cloud as the same user, in the same environment.
+    /// The flags that were given, quoted for a shell, each after a space. In the same environment a
+    /// command with these flags reaches the same cloud as the same user.
     pub(super) fn given(&self) -> String {
         let [cacert, cert, key] = [&self.cacert, &self.cert, &self.key]
             .map(|path| path.as_deref().map(Path::to_string_lossy));
@@ -226,8 +226,8 @@ impl Access {
     }
 }
 
-/// What of all this counts: flags, a profile that a flag names among them; then the
-/// environment; then a profile that no flag names.
+/// Combines the settings. Flags have priority, including a profile selected by a flag. The
+/// environment comes next, and then a profile that no flag selected.
 fn resolve(
     flags: &Access,
     chosen: Option<ChosenProfile>,
@@ -267,8 +267,8 @@ fn resolve(
     let credentials = source
         .or_else(|| source_of(&other))
         .ok_or_else(|| missing("Please set OHAUTH=<user uuid>:<secret API key>"))?;
-    // What is for one cloud is not sent to another one because of a variable that
-    // somebody set for something else.
+    // Credentials for one cloud must not be sent to another one just because OHURI was set for some
+    // other purpose.
     if let (false, Some(profile)) = (is_chosen, &other)
         && let Some(own) = &profile.endpoint
         && own.parse::<Endpoint>()? != endpoint
@@ -289,7 +289,7 @@ fn resolve(
             .unwrap_or_default(),
     };
     let cacert = flags.cacert.clone().or(files.cacert);
-    // A key belongs to its certificate: both are of one place.
+    // A key belongs to its certificate, so both are taken from the same source.
     let (cert, key) = match &flags.cert {
         Some(cert) => (Some(cert.clone()), flags.key.clone()),
         None => (files.cert, files.key),
@@ -305,7 +305,7 @@ fn resolve(
     })
 }
 
-/// The client certificate in a file, and its key in another one or the same.
+/// The client certificate from a file, and its key from another file or the same one.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if they cannot be read, or others can read the key.
@@ -328,7 +328,7 @@ fn identity(cert: &Path, key: Option<&Path>) -> Result<Identity> {
     })
 }
 
-/// The way that the environment names.
+/// The proxies that the environment defines.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] if a variable is not UTF-8.
@@ -354,18 +354,18 @@ pub(super) fn certificates(path: &Path) -> Result<Certificates> {
 }
 
 impl ResolvedAccess {
-    /// The endpoint, and what names it.
+    /// The endpoint, and where it is defined.
     pub(super) fn endpoint(&self) -> (&Endpoint, &str) {
         (&self.endpoint, &self.endpoint_from)
     }
 
-    /// The proxy on the way to the endpoint.
+    /// The proxy through which the endpoint is reached.
     pub(super) fn proxy(&self, route: &Route) -> Option<String> {
         let url = self.endpoint.url(["drives", "list"]).ok()?;
         route.proxy(&url)
     }
 
-    /// The certificates, if there are any besides this machine's.
+    /// The certificates to trust, unless this machine's are used.
     pub(super) fn certificates(self) -> Option<Certificates> {
         self.certificates
     }
@@ -400,7 +400,7 @@ mod tests {
     const B: &str = "https://b/";
     const C: &str = "https://c/";
 
-    /// Endpoint and credentials that count: of the flag, a profile, and the environment.
+    /// The endpoint and credentials that result from the flag, a profile, and the environment.
     fn resolved_to(
         flag: Option<&str>,
         profile: Option<(Option<&str>, bool)>,
@@ -442,11 +442,11 @@ mod tests {
             (None, other, None, Some("env"), "env at https://b/"),
             (None, other, None, None, "p at https://b/"),
             (None, None, Some(C), Some("env"), "env at https://c/"),
-            // One that a flag names is a flag.
+            // A profile that a flag selects counts as a flag.
             (None, named, Some(C), Some("env"), "p at https://b/"),
             (Some(A), named, Some(C), Some("env"), "p at https://a/"),
             (None, named, None, None, "p at https://b/"),
-            // What a profile does not say the environment says.
+            // The environment supplies what such a profile does not define.
             (
                 None,
                 Some((None, true)),
@@ -455,7 +455,7 @@ mod tests {
                 "p at https://c/",
             ),
             (None, Some((None, false)), Some(C), None, "p at https://c/"),
-            // The same, written otherwise.
+            // The same endpoint, written differently.
             (Some("https://B"), other, None, None, "p at https://b/"),
         ] {
             assert_eq!(resolved_to(flag, profile, uri, auth), said(expected));

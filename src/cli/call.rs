@@ -1,5 +1,5 @@
-//! `openhosting`: the simple tool. Each call is one request; stdout is what the
-//! endpoint answered, byte for byte.
+//! `openhosting api`: the tool for raw calls. Each call is one request, and stdout is exactly the
+//! answer of the endpoint.
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -23,9 +23,9 @@ use crate::nonblocking::{self, Waiting};
 use crate::wire::{Format, X_ELASTIC_ERROR};
 
 const PROGRAM: &str = "openhosting";
-/// Bytes of a large body that are read at a time.
+/// Bytes of a large body to read at a time.
 const STEP_BYTES: usize = 256 * 1024;
-/// A call without an answer for this long is said to wait.
+/// A message is printed if a call had no answer for this long.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Makes a raw call of the API and prints the answer
@@ -76,7 +76,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     call(&exit::parse(as_program(words)))
 }
 
-/// A call as the providers' script makes it, and the first word of its path.
+/// Parses the words as the providers' script does. Also returns the first word of the path.
 pub(super) fn of_the_script(words: &[OsString]) -> (CallArguments, String) {
     let name = [OsString::from(PROGRAM)];
     let arguments: CallArguments = exit::parse(name.iter().chain(words).cloned());
@@ -87,7 +87,7 @@ pub(super) fn of_the_script(words: &[OsString]) -> (CallArguments, String) {
 /// Makes the call.
 pub(super) fn call(arguments: &CallArguments) -> ExitCode {
     let answer = signals::hearing_at_once(async |mut stop| {
-        // Nothing is left to finish: one call is all there is.
+        // One call is everything, so when it is interrupted nothing must be finished first.
         let client = arguments
             .access
             .client(ClientConfig::default(), &mut stop)
@@ -106,7 +106,7 @@ pub(super) fn call(arguments: &CallArguments) -> ExitCode {
     }
 }
 
-/// Whether the endpoint answered with success.
+/// Returns whether the endpoint answered with success.
 async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
     let url = client.endpoint().url(arguments.segments())?;
     let body = match (&arguments.file, arguments.stdin) {
@@ -148,8 +148,8 @@ async fn run(arguments: &CallArguments, client: &Client) -> Result<bool> {
     Ok(status.is_success())
 }
 
-/// Waits for an answer. The call is made once, as the original does; but nobody is left
-/// alone with a call that hangs.
+/// Waits for an answer. As in the original script, the call is made once. But if it hangs, a
+/// message says so.
 async fn said<T>(answer: impl Future<Output = T>) -> T {
     let mut answer = std::pin::pin!(answer);
     tokio::select! {
@@ -164,8 +164,8 @@ async fn said<T>(answer: impl Future<Output = T>) -> T {
 }
 
 impl CallArguments {
-    /// The path: every space of every argument stands for a slash, as in the
-    /// original.
+    /// The segments of the path. As in the original script, a space within an argument separates
+    /// segments too.
     fn segments(&self) -> impl Iterator<Item = &str> {
         self.command
             .iter()
@@ -174,7 +174,7 @@ impl CallArguments {
     }
 }
 
-/// A body from a file, however large: it is streamed, and its length is known.
+/// A body from a file of any size. It is streamed, and its length is known beforehand.
 fn file_body(path: &Path) -> Result<Upload> {
     let cannot = |what: &str| Error::new(ErrorKind::Usage, format!("{} {what}", path.display()));
     let file = File::open(path).map_err(|cause| match cause.kind() {
@@ -196,12 +196,12 @@ fn file_body(path: &Path) -> Result<Upload> {
     }
 }
 
-/// A body from stdin. A file is streamed, from where it stands; of anything else
-/// the length is known at its end only.
+/// A body from stdin. A file is streamed from its current position. The length of anything else is
+/// only known at its end.
 fn stdin_body() -> Result<Upload> {
     let unreadable = |cause| Error::new(ErrorKind::Local, "Cannot read stdin").because(cause);
     let mut file = nonblocking::stdin().map_err(unreadable)?;
-    // Some systems report nothing of a pipe.
+    // Some systems cannot report metadata of a pipe.
     let metadata = file.metadata().ok().filter(Metadata::is_file);
     if let Some(metadata) = metadata {
         let position = file.stream_position().map_err(unreadable)?;
@@ -210,8 +210,8 @@ fn stdin_body() -> Result<Upload> {
     spool(file)
 }
 
-/// Keeps what has no length in a nameless temporary file until its end: the
-/// service wants a length, and memory may not be enough.
+/// Stores input of unknown length in a temporary file without a name, because the service requires
+/// the length, and the input may not fit into memory.
 fn spool(source: File) -> Result<Upload> {
     let cannot = |cause| Error::new(ErrorKind::Local, "Cannot keep the input data").because(cause);
     let mut spooled = tempfile::tempfile().map_err(cannot)?;
@@ -229,8 +229,8 @@ fn stream(file: File, len: u64) -> Upload {
     Upload::Stream { len, parts }
 }
 
-/// Reads exactly `len` bytes: a file that shrinks is an error, one that grows is
-/// cut.
+/// Reads exactly `len` bytes. It is an error if the file shrinks, and bytes that are added to it
+/// are ignored.
 fn read_parts(mut file: File, len: u64, sender: &Sender<std::io::Result<Bytes>>) {
     let mut left = len;
     while left > 0 {
@@ -248,7 +248,8 @@ fn read_parts(mut file: File, len: u64, sender: &Sender<std::io::Result<Bytes>>)
 async fn print_body(mut flow: Flow, mut response: Response) -> Result<()> {
     let cannot = |failure: crate::failure::Failure| failure.into_error("The answer is incomplete");
     let (sender, parts) = async_channel::bounded::<Bytes>(4);
-    // A terminal or a pipe may block as long as it likes, but not the reactor.
+    // Output to a terminal or a pipe may block for any time, which must not block the async
+    // runtime.
     let printer = tokio::task::spawn_blocking(move || print_parts(&parts));
     let mut incomplete = Ok(());
     loop {

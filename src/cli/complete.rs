@@ -1,4 +1,4 @@
-//! What shells complete.
+//! Completions for shells.
 //!
 //! `openhosting completions` prints a registration for each program. With it the shell runs the
 //! program at each completion, with [`VARIABLE`] set, and the program prints what can follow. So
@@ -24,7 +24,7 @@ use crate::transfer::{Patience, drives_that};
 /// A shell sets this variable to its name when it asks for completions.
 const VARIABLE: &str = "OPENHOSTING_COMPLETE";
 
-/// Somebody waits for the list of drives with a finger on a key.
+/// The user is waiting for the list of drives in the middle of typing.
 const DRIVES_MAX_TIME: Duration = Duration::from_secs(2);
 
 /// A shell.
@@ -52,7 +52,8 @@ impl Shell {
         completer.write_registration(VARIABLE, program, program, program, &mut script)?;
         let mut script = String::from_utf8_lossy(&script).into_owned();
         if self == Self::Zsh {
-            // As a file in fpath the script is run at the first completion, and has to answer it.
+            // A file in fpath is run as a function at the first completion, so it must also answer
+            // that one.
             let name = program.replace('-', "_");
             script.push_str(&format!(
                 "if [ \"$funcstack[1]\" = \"_{program}\" ]; then\n    _clap_dynamic_completer_{name} \"$@\"\nfi\n"
@@ -72,8 +73,8 @@ impl Shell {
     }
 }
 
-/// Answers a shell, if one asks: then the program is done. An error prints nothing, because the
-/// shell would mix it with the line that is being typed.
+/// Answers a shell if it asks for completions, and returns whether it did: then the program has to
+/// end. Errors are not printed, because the shell would mix them with the line that is being typed.
 pub(super) fn answered(program: impl Fn() -> Command) -> bool {
     if env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
         return false;
@@ -95,7 +96,7 @@ pub(super) fn drives() -> ArgValueCompleter {
     })
 }
 
-/// The drives, if they can be had at once and without a question.
+/// The drives, if they can be listed quickly and without asking the user.
 fn list(access: &Access) -> Option<Vec<DriveInfo>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -113,8 +114,8 @@ fn list(access: &Access) -> Option<Vec<DriveInfo>> {
     listed
 }
 
-/// The words for a drive: its name, unless a shell would have to quote it, and its UUID where
-/// that was begun or the name cannot be used.
+/// The words that complete a drive: its name, unless a shell would have to quote it, and its UUID
+/// if the user began to type that or the name cannot be used.
 fn words(drive: &DriveInfo, current: &OsStr) -> Vec<(String, Option<String>)> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._+@-".contains(c);
     let name = drive.properties.get("name").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The config file, docs/user/configuration.md: profiles, which are named settings. It says where
-//! credentials are, and contains none.
+//! The config file (docs/user/configuration.md). It contains profiles, which are named settings. It
+//! says where credentials are, and never contains them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,22 +20,23 @@ const KEYS: &str = "endpoint, credentials, cacert, cert and cert-key";
 /// The ways to refer to credentials.
 const REFERENCES: &str = "credentials.file = \"FILE\", a file with one line UUID:KEY that nobody else may read; \
      or credentials.env = \"VARIABLE\", or credentials.command = [\"PROGRAM\", \"ARGUMENT\"]";
-/// Most bytes that a command may print: credentials are one line among a few comments.
+/// Maximum bytes that a command may print. It prints one line with credentials, and maybe a few
+/// comments.
 const PRINTED_BYTES_MAX: u64 = 64 << 10;
-/// Under these names somebody would put the secret itself.
+/// Keys under which somebody might store the secret itself, which is refused.
 const SECRETS: [&str; 9] = [
     "auth", "ehauth", "key", "ohauth", "pass", "password", "secret", "token", "user",
 ];
 
-/// What was read.
+/// The content of the file.
 pub(super) struct ConfigFile {
     path: PathBuf,
-    /// The profile that is used where none is named.
+    /// The profile that is used if none is selected.
     pub(super) default: Option<String>,
     profiles: BTreeMap<String, Profile>,
 }
 
-/// Settings under a name.
+/// Settings with a name.
 #[derive(Clone, Default)]
 pub(super) struct Profile {
     pub(super) name: String,
@@ -47,7 +48,7 @@ pub(super) struct Profile {
 /// Files for TLS.
 #[derive(Clone, Default)]
 pub(super) struct TlsFiles {
-    /// The certificates that the endpoint's has to be signed by.
+    /// The certificates, one of which must have signed that of the endpoint.
     pub(super) cacert: Option<PathBuf>,
     /// The client certificate.
     pub(super) cert: Option<PathBuf>,
@@ -55,22 +56,23 @@ pub(super) struct TlsFiles {
     pub(super) key: Option<PathBuf>,
 }
 
-/// Where credentials are. No Debug: somebody may have put a secret among the words.
+/// Where credentials are. It has no Debug, because somebody may have written a secret into the
+/// words.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Reference {
-    /// A file with one line `UUID:KEY`, which nobody else may read.
+    /// A file with one line `UUID:KEY`, which other users must not be able to read.
     File(PathBuf),
     /// A variable of the environment.
     Variable(String),
-    /// A program and its arguments, which prints them as its first line.
+    /// A program and its arguments. The first line that it prints are the credentials.
     Command(Vec<String>),
 }
 
 impl ConfigFile {
-    /// Reads the config; `None` if there is none.
+    /// Reads the config. Returns `None` if the file does not exist.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if others may write to it, or it is wrong.
+    /// [`ErrorKind::Usage`] if other users may write to it, or its content is invalid.
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
         Ok(Self::open_with_text(path)?.map(|(_, config)| config))
     }
@@ -88,7 +90,7 @@ impl ConfigFile {
         Ok(Some((text.to_string(), config)))
     }
 
-    /// The profile of this name, if there is one.
+    /// The profile with this name, if it exists.
     pub(super) fn find(&self, name: &str) -> Option<&Profile> {
         self.profiles.get(name)
     }
@@ -96,7 +98,7 @@ impl ConfigFile {
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self> {
         let source = ConfigText { text, path };
         let document = DeTable::parse(text).map_err(|error| {
-            // Its own text quotes the line, which may hold what should not be shown.
+            // The error's own message quotes the line, which may contain a secret.
             source.wrong(error.span().unwrap_or_default(), error.message())
         })?;
         let mut config = Self {
@@ -123,7 +125,7 @@ impl ConfigFile {
         Ok(config)
     }
 
-    /// The file that was read.
+    /// The path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -133,10 +135,10 @@ impl ConfigFile {
         self.profiles.into_keys().collect()
     }
 
-    /// The profile of this name. `named_by` is what names it, for the message.
+    /// The profile with this name. `named_by` says what selected it, for messages.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`], with those there are, if it is none of them.
+    /// [`ErrorKind::Usage`], with the names of all profiles, if it does not exist.
     pub(super) fn profile(&self, name: &str, named_by: &str) -> Result<&Profile> {
         self.profiles.get(name).ok_or_else(|| {
             let path = self.path.display();
@@ -150,7 +152,7 @@ impl ConfigFile {
     }
 }
 
-/// The text of a config, for messages that tell the line.
+/// The text of a config, for messages that contain the number of the line.
 struct ConfigText<'t> {
     text: &'t str,
     path: &'t Path,
@@ -179,7 +181,7 @@ impl ConfigText<'_> {
         table.ok_or_else(|| self.wrong(value.span(), "a table is needed here"))
     }
 
-    /// A path, below the directory of the config unless it says otherwise.
+    /// A path, which is relative to the directory of the config unless it is absolute.
     fn file(&self, value: &Value<'_>) -> Result<PathBuf> {
         let text = self.text(value)?;
         match text.strip_prefix("~/") {
@@ -237,7 +239,7 @@ impl ConfigText<'_> {
                 let name = self.text(value)?;
                 let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
                 if !is_name {
-                    // Not quoted: it may be the secret itself.
+                    // The value is not quoted, because it may be the secret itself.
                     return Err(self.wrong(value.span(), "env takes the name of a variable"));
                 }
                 Ok(Reference::Variable(name.to_owned()))
@@ -266,7 +268,7 @@ impl Reference {
     /// Fetches the credentials: `UUID:KEY`, or `UUID` alone.
     ///
     /// # Errors
-    /// [`ErrorKind::Usage`] if they are not there. No message quotes them.
+    /// [`ErrorKind::Usage`] if they cannot be read. No message quotes them.
     pub(super) async fn fetch(&self, profile: &str) -> Result<Zeroizing<String>> {
         let text = match self {
             Self::File(path) => secret_files::read_secret("credentials", path)?,
@@ -298,13 +300,13 @@ impl Reference {
     }
 }
 
-/// Runs a command that prints credentials. It may ask on the terminal. It is killed
-/// when the future is dropped.
+/// Runs a command that prints credentials. The command may ask on the terminal. It is killed when
+/// the future is dropped.
 async fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
     let [program, arguments @ ..] = words else {
         return Err(Error::new(ErrorKind::Bug, "A command without a program"));
     };
-    // The other words are not quoted: there may be a secret among them.
+    // Its arguments are not quoted, because they may contain a secret.
     let cannot = |why: &dyn std::fmt::Display| {
         let mut what = format!("Cannot get the credentials of the profile {profile:?}: ");
         let _ = write!(what, "the command {program:?} {why}");
@@ -325,7 +327,7 @@ async fn run(words: &[String], profile: &str) -> Result<Zeroizing<String>> {
         output.read_to_end(&mut stdout).await.map_err(failed)?;
     }
     if stdout.len() as u64 > PRINTED_BYTES_MAX {
-        // Killed as it is dropped.
+        // Dropping the process kills it.
         return Err(cannot(&format_args!(
             "printed more than {PRINTED_BYTES_MAX} bytes, which are no credentials"
         )));

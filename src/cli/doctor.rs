@@ -1,8 +1,8 @@
-//! `openhosting doctor`: looks for what would stop a transfer, before one is started.
+//! `openhosting doctor`: looks for problems that would stop a transfer, before one is started.
 //!
-//! Each check is a line: `ok`, `warning` or `failed`, what was found, and what to do. Checks
-//! do not depend on one another where that is possible, so one run shows all problems. It
-//! makes one call, which lists drives, and leaves nothing behind.
+//! Each check prints a line: `ok`, `warning` or `failed`, the result, and what to do about it.
+//! Where possible, checks do not depend on each other, so that one run shows all problems. The
+//! command makes one call, which lists drives, and leaves nothing behind.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -35,7 +35,7 @@ const FORM: OutputForm = OutputForm {
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(300);
 /// Less free space than this is reported.
 const FREE_BYTES_MIN: u64 = 1 << 30;
-/// The length of the file that shows whether holes take room.
+/// The length of the file with which it is tested whether holes need space.
 const HOLE_BYTES: u64 = 8 << 20;
 
 /// Finds out what would stop a transfer
@@ -62,19 +62,19 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     })
 }
 
-/// How a check ended.
+/// The result of a check.
 enum Found {
     Fine(String),
-    /// A transfer works, but not as well as it could; what to do.
+    /// A transfer works, but not as well as it could. The second text says what to do.
     Weak(String, &'static str),
-    /// A transfer would fail, for this reason.
+    /// A transfer would fail with this error.
     Broken(Error),
 }
 
-/// What was looked at, and what was found.
+/// What was checked, and the result.
 struct Check(&'static str, Found);
 
-/// All checks, in the order in which a transfer would meet them.
+/// All checks, in the order in which a transfer would encounter the problems.
 async fn checks(arguments: &DoctorArguments, mut stop: Stop) -> Result<Vec<Check>> {
     let mut checks = vec![Check("config", config())];
     match arguments.access.resolve() {
@@ -111,13 +111,13 @@ fn config() -> Found {
     }
 }
 
-/// The proxy that calls go through, if there is one.
+/// The proxy for calls, if there is one.
 fn proxy(resolved: &access::ResolvedAccess) -> Result<Option<Check>> {
     let proxy = resolved.proxy(&access::route()?);
     Ok(proxy.map(|proxy| Check("proxy", Found::Fine(proxy))))
 }
 
-/// Makes a call: what it shows of the connection, the credentials and the clock.
+/// Makes a call, which shows whether connection, credentials and clock are correct.
 async fn call(client: &Client) -> Result<Vec<Check>> {
     let began = Instant::now();
     let call = RawCall {
@@ -197,7 +197,7 @@ fn places() -> Vec<Check> {
     checks
 }
 
-/// Whether a hole takes room in a directory.
+/// Checks whether a hole needs space in a directory.
 fn holes(directory: &Path) -> Found {
     const HINT: &str = "A download takes the whole size of the drive here: use another file system if there is too little room";
     let allocated = tempfile::tempfile_in(directory).and_then(|file| {
@@ -217,7 +217,7 @@ fn holes(directory: &Path) -> Found {
     }
 }
 
-/// The report; its error is the first problem that stops a transfer.
+/// The report. Its error is the first problem that would stop a transfer.
 fn report(checks: &[Check]) -> CommandOutput {
     let mut text = String::new();
     let mut list = Vec::new();

@@ -471,7 +471,7 @@ fn continuation(
     })
 }
 
-/// The lines of the original scripts about how to continue, and ours.
+/// The lines of the original scripts about how to continue, followed by our own.
 fn original(arguments: &DownloadArguments, interrupted: &DownloadInterrupted) -> Vec<String> {
     let Some(offset) = interrupted.resume_at else {
         return Vec::new();

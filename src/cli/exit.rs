@@ -1,4 +1,4 @@
-//! Exit codes, the same for all tools, and how an error is told.
+//! Exit codes, which are the same for all tools, and how errors are printed.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -8,13 +8,13 @@ use super::{again, printable, screen, usage};
 use crate::error::{Error, ErrorKind};
 use crate::nonblocking::{self, Waiting};
 
-/// Stopped by SIGINT, as shells count it.
+/// Stopped by SIGINT, with the number that shells use.
 pub(super) const SIGINT: u8 = 130;
 /// Stopped by SIGTERM.
 pub(super) const SIGTERM: u8 = 143;
 
-/// Stopped at the deadline: as an endpoint that did not recover, a reason to come
-/// back.
+/// Stopped at the deadline. The code is that of an endpoint that did not recover, because another
+/// run may succeed.
 pub(super) const DEADLINE: u8 = 75;
 
 /// The exit code for an error.
@@ -28,7 +28,7 @@ pub(super) fn code_of(kind: ErrorKind) -> u8 {
     }
 }
 
-/// Prints an error in one line and its hint below.
+/// Prints an error on one line, followed by its hint.
 pub(super) fn tell(program: &str, error: &Error) {
     say(&format!("{program}: {}", error.chain()));
     let advice = advice(error).unwrap_or_default();
@@ -37,7 +37,7 @@ pub(super) fn tell(program: &str, error: &Error) {
     }
 }
 
-/// What to do about an error of the system that has no hint of its own.
+/// What to do about an error of the operating system that has no hint of its own.
 fn advice(error: &Error) -> Option<String> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -49,7 +49,7 @@ fn advice(error: &Error) -> Option<String> {
     None
 }
 
-/// What to do about an error of the system with a file.
+/// What to do about an error of the operating system that concerns a file.
 pub(super) fn advice_on(kind: std::io::ErrorKind) -> Option<String> {
     use std::io::ErrorKind as Io;
     let advice = match kind {
@@ -75,8 +75,8 @@ pub(super) fn advice_on(kind: std::io::ErrorKind) -> Option<String> {
     Some(advice.to_owned())
 }
 
-/// The same of a command that makes a few calls and stores nothing: where another run may
-/// succeed, the last line is its command.
+/// The same for a command that makes a few calls and stores nothing. If another run may succeed,
+/// the last line is its command.
 pub(super) fn tell_coded(program: &str, error: &Error, code: u8) {
     tell(program, error);
     if matches!(code, DEADLINE | SIGINT | SIGTERM) {
@@ -85,8 +85,8 @@ pub(super) fn tell_coded(program: &str, error: &Error, code: u8) {
     }
 }
 
-/// Prints a line on stderr, one and without control characters whatever is in it. A
-/// stderr that is closed is no reason to fail.
+/// Prints one line on stderr without control characters, whatever the text contains. It is not an
+/// error if stderr is closed.
 pub(super) fn say(line: &str) {
     let line = printable::line(line);
     screen::write(|| {
@@ -94,7 +94,7 @@ pub(super) fn say(line: &str) {
     });
 }
 
-/// Prints a question on stderr, without an end of line.
+/// Prints a question on stderr, without a line end.
 pub(super) fn ask(question: &str) {
     let question = printable::line(question);
     screen::write(|| {
@@ -102,7 +102,7 @@ pub(super) fn ask(question: &str) {
     });
 }
 
-/// Prints an object on stderr, in a line.
+/// Prints an object on stderr, on one line.
 pub(super) fn say_object(object: &serde_json::Value) {
     let object = printable::object(object);
     screen::write(|| {
@@ -110,7 +110,7 @@ pub(super) fn say_object(object: &serde_json::Value) {
     });
 }
 
-/// Reads the command line; ends the program where it is wrong, or asks for help.
+/// Parses the command line. Ends the program if it is invalid or asks for help.
 pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) -> T {
     let words: Vec<_> = words.into_iter().collect();
     try_parse(&words).unwrap_or_else(|error| {
@@ -123,22 +123,21 @@ pub(super) fn parse<T: clap::Parser>(words: impl IntoIterator<Item = OsString>) 
     })
 }
 
-/// The name of a program or command, as it is typed.
+/// The name of a program or command, as the user types it.
 fn program_of<T: clap::Parser>() -> String {
     let command = T::command();
     let name = command.get_bin_name().unwrap_or(command.get_name());
     name.to_owned()
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// What is wrong with it, or the help: without control characters, whatever the words
-/// hold.
+/// The error, or the help, without control characters even if the words contain some.
 pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::Error> {
     T::try_parse_from(words).map_err(|error| {
-        // What is told quotes the words in several ways: it is told of such as do nothing
-        // to a terminal.
+        // Messages quote the words in several ways, so they are made from words whose control
+        // characters are escaped.
         let shown = words.iter();
         let shown = shown.map(|word| printable::line(&word.to_string_lossy()));
         let Err(shown) = T::try_parse_from(shown) else {
@@ -149,12 +148,12 @@ pub(super) fn try_parse<T: clap::Parser>(words: &[OsString]) -> Result<T, clap::
     })
 }
 
-/// Prints on stdout what a command was asked for.
+/// Prints on stdout the result for which a command was run.
 ///
 /// # Errors
-/// [`ErrorKind::Local`] if nobody takes it.
+/// [`ErrorKind::Local`] if stdout cannot be written.
 pub(super) fn print(text: &str) -> Result<(), Error> {
-    // Nothing to say is no reason to find out that nobody listens.
+    // Empty text is not written, so that a closed stdout does not matter then.
     if text.is_empty() {
         return Ok(());
     }
@@ -163,7 +162,7 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
     written.map_err(|cause| Error::new(ErrorKind::Local, "Cannot write to stdout").because(cause))
 }
 
-/// Tells an error, if there is one, and makes the exit code of it.
+/// Prints an error, if there is one, and returns its exit code.
 pub(super) fn finish(program: &str, result: Result<(), Error>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,5 @@
-//! The files with the findings of probes: one for each endpoint, in the user's state directory,
-//! readable only by the user although it contains no secret.
+//! The files with the findings of probes. There is one for each endpoint, in the user's state
+//! directory. Only the user can read them, although they contain no secrets.
 
 use std::io;
 use std::path::{Path, PathBuf};

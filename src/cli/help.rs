@@ -1,12 +1,12 @@
 //! What the help and the manual pages of all commands share: headings, and the parts that follow
 //! the flags.
 //!
-//! Flags that most people need stand under "Options", and `-h` shows only these. All others have
-//! a heading and `hide_short_help`.
+//! Flags that most people need are listed under "Options", and `-h` shows only these. All other
+//! flags have a different heading and `hide_short_help`.
 
 use std::fmt::Write as _;
 
-/// Headings of flags.
+/// The headings above flags.
 pub(super) const DRIVE: &str = "Drive";
 pub(super) const IMAGE: &str = "Image";
 pub(super) const RESUMING: &str = "Resuming";
@@ -22,10 +22,10 @@ pub(super) const TESTING: &str = "Testing clients";
 /// A term and its explanation, or what an example does and its command.
 pub(super) type Entry = (&'static str, &'static str);
 
-/// What follows the flags of a command.
+/// The sections after the flags of a command.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sections {
-    /// What each command does, and the command.
+    /// Examples: what the command does, and the command.
     pub(super) examples: &'static [Entry],
     /// Variables of the environment.
     pub(super) environment: &'static [Entry],
@@ -48,7 +48,7 @@ const DONE: &[Entry] = &[
     ("2", "a flag, an argument or the environment is wrong"),
 ];
 
-/// The codes of all commands that reach an endpoint.
+/// The exit codes that all commands with an endpoint have.
 const EXIT_STATUS: &[Entry] = &[
     ("0", "done"),
     ("1", "failed"),
@@ -452,7 +452,7 @@ const ROOT: Sections = Sections {
     exit_status: EXIT_STATUS,
 };
 
-/// What follows the flags of this command: its word, or its name with dashes, as in
+/// The sections of a command, which is given by its word, or by its name with dashes, as in
 /// `openhosting-image-info`.
 pub(super) fn sections(command: &str) -> Sections {
     match command.strip_prefix("openhosting-").unwrap_or(command) {
@@ -477,7 +477,7 @@ pub(super) fn sections(command: &str) -> Sections {
     }
 }
 
-/// The end of `--help`.
+/// The text at the end of `--help`.
 pub(super) fn after(command: &str) -> String {
     let Sections {
         examples,

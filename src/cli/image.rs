@@ -1,4 +1,4 @@
-//! `openhosting image info`: what an image holds and what sending it will cost.
+//! `openhosting image info`: what an image contains, and how many bytes an upload would send.
 
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
@@ -29,13 +29,13 @@ pub(super) const FORM: OutputForm = OutputForm {
     schema: "image-info/1",
     short: Some("-j"),
 };
-/// Levels that are tried: none, the default, and the default and highest of gzip.
+/// The levels that are tried: no compression, the default, and the default and maximum of gzip.
 const LEVELS: [&str; 4] = ["0", "1", "6", "9"];
-/// Parts of the map in a line.
+/// Parts of the map in one line.
 const COLUMNS: usize = 64;
 /// Lines of the map.
 const LINES: u64 = 8;
-/// Pixels of a part in the picture.
+/// The width and height in pixels of a part in the picture.
 const PIXELS: usize = 14;
 
 /// Examines disk images on this machine
@@ -87,7 +87,7 @@ pub(super) fn main(arguments: &ImageCommand) -> ExitCode {
     })
 }
 
-/// Opens the image. Of one that is elsewhere its headers and tables are fetched.
+/// Opens the image. If it is on a web server, only headers and tables are fetched.
 async fn open(info: &InfoArguments) -> Result<Image> {
     let (image, options) = (info.image.clone(), info.image.options());
     let Some(url) = image.url()? else {
@@ -127,11 +127,11 @@ async fn run(info: &InfoArguments) -> Result<CommandOutput> {
     .await
 }
 
-/// What there is to tell.
+/// The results of the examination.
 struct ImageSurvey {
     image: Image,
     chunk: NonZeroU64,
-    /// Of a disk that can be read at any place, and whose map is known.
+    /// The measured content, if the disk can be read at any position and its map is known.
     census: Option<Census>,
     /// Lines that an upload of it prints.
     notices: Vec<String>,
@@ -152,7 +152,7 @@ impl ImageSurvey {
         let levels = levels.into_iter().collect::<Result<Vec<_>>>()?;
         let disk = match &image {
             Image::Stream(_) => None,
-            // Its holes are unknown.
+            // The holes of a raw image on a web server are unknown.
             Image::Raw(raw) if !raw.is_local() => None,
             Image::Raw(raw) => Some(raw as &dyn Disk),
             Image::Mapped(mapped) => Some(&**mapped as &dyn Disk),
@@ -176,7 +176,7 @@ impl ImageSurvey {
         })
     }
 
-    /// The census, where something has to be drawn of it.
+    /// The census, or an error if a picture needs it and it does not exist.
     fn census(&self) -> Result<&Census> {
         self.census.as_ref().ok_or_else(|| {
             let what = match self.packed() {
@@ -187,7 +187,7 @@ impl ImageSurvey {
         })
     }
 
-    /// The stream, if the image is packed as a whole.
+    /// The stream, if the image as a whole is compressed.
     fn packed(&self) -> Option<&StreamImage> {
         match &self.image {
             Image::Stream(stream) if stream.format() != StreamFormat::Raw => Some(stream),
@@ -199,13 +199,13 @@ impl ImageSurvey {
         self.image.length().expected()
     }
 
-    /// How many chunks it has.
+    /// The number of chunks, if known.
     fn chunks(&self) -> Option<u64> {
         self.size().map(|size| Plan::new(size, self.chunk).count())
     }
 }
 
-/// Writes a file that is not there yet.
+/// Writes a new file. It is an error if the file exists.
 fn write_new(path: &Path, text: &str) -> Result<()> {
     let file = create_new(path, Access::Usual);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
@@ -220,7 +220,7 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
         })
 }
 
-/// So much of so much, in tenths of a percent.
+/// The ratio `much / of`, in percent with one decimal.
 fn percent(much: u64, of: u64) -> String {
     let tenths = u128::from(much) * 1000 / u128::from(of.max(1));
     format!("{}.{} %", tenths / 10, tenths % 10)
@@ -230,7 +230,7 @@ fn bytes(size: u64) -> String {
     format!("{size} bytes, {}", HumanBytes(size))
 }
 
-/// Lines of a name and what there is to say about it.
+/// Lines with a term and its explanation.
 #[derive(Default)]
 struct Text(String);
 
@@ -269,7 +269,7 @@ fn about_packed(text: &mut Text, survey: &ImageSurvey, stream: &StreamImage) {
     text.line("Disk", survey.size().map_or_else(not_known, bytes));
 }
 
-/// Of a disk of which nothing but its start was read.
+/// Describes a disk of which only the beginning was read.
 fn about_unknown(text: &mut Text, survey: &ImageSurvey) {
     let not_known = || "not known before its end".to_owned();
     text.line("Format", survey.image.format());
@@ -321,12 +321,12 @@ fn about_disk(text: &mut Text, survey: &ImageSurvey, census: &Census) {
     }
 }
 
-/// A character for a part of the map.
+/// The character for a part of the map, which is darker the more data it contains.
 fn shade(data: u64, part: u64) -> char {
     const SHADES: [char; 4] = ['░', '▒', '▓', '█'];
     match data {
         0 => '·',
-        // The last part may be shorter, and is not dark then.
+        // The last part may be shorter, so only the share of it that is data counts.
         _ => {
             let at = u128::from(data) * 4 / u128::from(part.max(1));
             SHADES[usize::try_from(at).unwrap_or(3).min(3)]
@@ -343,7 +343,7 @@ fn object(survey: &ImageSurvey) -> Value {
     object
 }
 
-/// What there is to tell of the disk.
+/// The keys about the content of the disk.
 fn content(survey: &ImageSurvey) -> Value {
     let (format, size) = (survey.image.format().name(), survey.size());
     if let Some(stream) = survey.packed() {
@@ -387,7 +387,7 @@ fn content(survey: &ImageSurvey) -> Value {
     object
 }
 
-/// The map as a picture: a square for each part, the more data the darker.
+/// The map as a picture with a square for each part, which is darker the more data it contains.
 fn svg(census: &Census, format: Format) -> String {
     let lines = census.map.len().div_ceil(COLUMNS);
     let (width, height) = (COLUMNS * PIXELS, lines * PIXELS + 2 * PIXELS);
@@ -406,7 +406,7 @@ fn svg(census: &Census, format: Format) -> String {
         let offset = census.part.saturating_mul(i as u64);
         let part = census.part.min(size.saturating_sub(offset));
         let share = u128::from(*data) * 100 / u128::from(part.max(1));
-        // What little there is should be seen.
+        // Even very little data must be visible.
         let opacity = if *data == 0 { 0 } else { share.clamp(15, 100) };
         let _ = writeln!(
             svg,

@@ -20,8 +20,8 @@ pub(super) async fn show(
     Ok(image)
 }
 
-/// Notices about an archive, or about a format that was detected and not `given`. `does` is what
-/// the command does with a raw image, as in "sends".
+/// Notices about an archive, or about a format that was detected because none was `given`. `does`
+/// says what the command would do with a raw image, as in "sends".
 pub(super) fn by_content(image: &Image, given: Option<Format>, does: &str) -> Vec<String> {
     let Some(member) = image.member() else {
         let format = image.format();

@@ -1,6 +1,6 @@
-//! `openhosting login`: asks who you are at which endpoint, checks it with one call, and
-//! writes a profile and its key file. Nothing is written before the endpoint has accepted
-//! the credentials.
+//! `openhosting login`: asks for the endpoint and the credentials, checks them with one call, and
+//! writes a profile and its key file. Nothing is written before the endpoint has accepted the
+//! credentials.
 
 use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Read};
@@ -28,7 +28,7 @@ const FORM: OutputForm = OutputForm {
     short: None,
 };
 
-/// The longest answer that is read, in bytes: a key has some dozens.
+/// Maximum bytes of an answer that the user types. A key has a few dozen.
 const ANSWER_BYTES_MAX: u64 = 4096;
 
 /// Stores the endpoint and credentials of a user as a profile
@@ -60,7 +60,7 @@ pub(super) struct LoginArguments {
     default: bool,
 }
 
-/// A name that can be a key of the config and the name of a file everywhere.
+/// Checks that a name can be a key in the config and the name of a file on any system.
 fn profile_name(text: &str) -> Result<String, String> {
     let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     match !text.is_empty() && text.bytes().all(is_fine) {
@@ -75,21 +75,21 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
     })
 }
 
-/// What is to be written where.
+/// What will be written, and to which files.
 struct Plan {
     config: PathBuf,
-    /// The text of the config as it is, and what is in it.
+    /// The current text of the config, and its content.
     old: Option<(String, ConfigFile)>,
     key_file: PathBuf,
-    /// The endpoint that the profile has already.
+    /// The endpoint of the profile, if the profile exists.
     endpoint: Option<String>,
     cacert: Option<PathBuf>,
 }
 
 impl Plan {
     /// # Errors
-    /// [`ErrorKind::Usage`] if there is no place for a config, or the profile is there and
-    /// its credentials are not in a file.
+    /// [`ErrorKind::Usage`] if no config file can be used, or the profile exists and its
+    /// credentials are not in a file.
     fn of(arguments: &LoginArguments) -> Result<Self> {
         let config = environment::config_file().ok_or_else(|| {
             Error::new(ErrorKind::Usage, "There is no place for a config")
@@ -134,12 +134,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether the config names the profile already: then only its key file is written.
+    /// Whether the config contains the profile already. Then only its key file is written.
     fn is_known(&self) -> bool {
         self.endpoint.is_some()
     }
 
-    /// The config with the profile in it, and whether the profile is the default there.
+    /// The config with the profile, and whether the profile is the default in it.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] if the config cannot be extended.
@@ -155,7 +155,7 @@ impl Plan {
         };
         let becomes_default = default.is_none();
         let mut text = String::new();
-        // A key of the whole config stands before its first table.
+        // Keys outside of all tables must precede the first table.
         if becomes_default {
             text += &format!("default = {}\n", quoted(name));
         }
@@ -177,7 +177,7 @@ impl Plan {
         let by_hand = |what: String| {
             Error::new(ErrorKind::Usage, what).hint_to("Edit it, or choose another name")
         };
-        // What was there may end in a way that nothing can be appended to.
+        // The old text may end in such a way that nothing can be appended.
         ConfigFile::parse(&text, &self.config).map_err(|cause| {
             by_hand(format!("Cannot add a profile to {}", self.config.display())).because(cause)
         })?;
@@ -192,7 +192,7 @@ impl Plan {
         Ok((text, is_own))
     }
 
-    /// Writes the key file, then the config that refers to it.
+    /// Writes the key file first, and then the config, which refers to it.
     fn write(&self, config: &str, user: &str, key: &str) -> Result<()> {
         let cannot = |path: &Path| {
             let what = format!("Cannot write {}", path.display());
@@ -212,7 +212,7 @@ impl Plan {
     }
 }
 
-/// A text as TOML writes it.
+/// A text as a TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
@@ -225,7 +225,7 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
         None => ask("Endpoint URI", "--endpoint URI", is_asking, &mut stop).await?,
     };
     let endpoint: Endpoint = endpoint.parse()?;
-    // With another default there is nothing to ask for.
+    // Checked before the user is asked for anything else.
     let (config, is_default) = plan.extended(&arguments.name, &endpoint, arguments.default)?;
     let user = match &arguments.user {
         Some(user) => user.clone(),
@@ -262,7 +262,7 @@ async fn run(arguments: &LoginArguments, mut stop: Stop) -> Result<CommandOutput
     Ok(CommandOutput::new(text, json!(Value::Null)))
 }
 
-/// Asks the endpoint who has these credentials: how many drives they have.
+/// Lists the drives of the user with these credentials, and returns their number.
 async fn check(
     plan: &Plan,
     endpoint: &Endpoint,
@@ -304,10 +304,10 @@ async fn check(
     Ok(drives)
 }
 
-/// Asks on the terminal.
+/// Asks a question on the terminal.
 ///
 /// # Errors
-/// [`ErrorKind::Usage`] if there is none, with the flag to use instead, or the answer is
+/// [`ErrorKind::Usage`], with the flag to use instead, if there is no terminal or the answer is
 /// empty.
 async fn ask(what: &str, flag: &str, is_asking: bool, stop: &mut Stop) -> Result<String> {
     let missing = |why: &str| Error::new(ErrorKind::Usage, why).hint_to(format!("Pass {flag}"));
@@ -359,7 +359,7 @@ mod tests {
         let expected = "default = \"work\"\n\n[profiles.work]\nendpoint = \"https://h/\"\ncredentials.file = \"work.key\"\n";
         assert_eq!(text, expected);
         assert!(is_default);
-        // A comment, and no end of line.
+        // The last line is a comment and has no line end.
         let old = "default = \"a\" # mine\n[profiles.a]\nendpoint = \"https://a/\"";
         let (text, is_default) = plan(Some(old)).extended("work", &endpoint, false).unwrap();
         assert!(
@@ -368,7 +368,7 @@ mod tests {
         );
         assert!(!is_default);
         assert!(plan(Some(old)).extended("work", &endpoint, true).is_err());
-        // A profile and no default.
+        // A profile, but no default.
         let old = "[profiles.a]\nendpoint = \"https://a/\"\n";
         let (text, is_default) = plan(Some(old)).extended("work", &endpoint, false).unwrap();
         assert!(is_default && text.contains(old), "{text}");

@@ -1,4 +1,4 @@
-//! A drive as people name it: by its UUID, by the beginning of one, or by its name.
+//! A drive as the user refers to it: by its UUID, by the first digits of that, or by its name.
 
 use std::str::FromStr;
 
@@ -8,12 +8,12 @@ use crate::error::Result;
 use crate::publish::{Several, is_candidate, select};
 use crate::transfer::{Patience, drives_that, look_at_drive};
 
-/// Which drive is meant.
+/// A reference to a drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
-    /// The one with this UUID. What looks like one is one.
+    /// The drive with this UUID. A word in the form of a UUID is always taken as one.
     Id(DriveId),
-    /// What the endpoint has to be asked about: see [`select`].
+    /// A word that must be looked up at the endpoint: see [`select`].
     Word(String),
 }
 
@@ -39,7 +39,8 @@ impl FromStr for Named {
     }
 }
 
-/// Whether this was meant to be a UUID, and is neither one nor the beginning of one.
+/// Whether the word looks like a UUID with a mistake: neither a complete one nor the beginning of
+/// one.
 fn is_broken_uuid(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     let digits: usize = groups.iter().map(|group| group.len()).sum();
@@ -58,7 +59,7 @@ fn is_broken_uuid(text: &str) -> bool {
 }
 
 impl Named {
-    /// The UUID, if that is known without a question.
+    /// The UUID, if it is known without asking the endpoint.
     pub(super) fn id(&self) -> Option<DriveId> {
         match self {
             Self::Id(id) => Some(*id),
@@ -66,10 +67,10 @@ impl Named {
         }
     }
 
-    /// The UUID; looked for if it is not known.
+    /// The UUID, which is looked up at the endpoint if necessary.
     ///
     /// # Errors
-    /// What the endpoint says, and that of [`select`].
+    /// The errors of the endpoint, and those of [`select`].
     pub(super) async fn find(
         &self,
         client: &Client,

@@ -12,19 +12,19 @@ use super::{exit, printable, usage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::transfer::Stop;
 
-/// What a command has to tell.
+/// The result of a command.
 #[derive(Debug)]
 pub(super) struct CommandOutput {
     /// For people.
     pub(super) text: String,
-    /// For programs: the keys of its schema, but `schema` and `error`.
+    /// For programs: the keys of its schema, except `schema` and `error`.
     pub(super) object: Value,
-    /// Why it failed, though there is something to tell.
+    /// The error, if the command failed but still has a result.
     pub(super) error: Option<Error>,
 }
 
 impl CommandOutput {
-    /// All went well.
+    /// The result of a command that succeeded.
     pub(super) fn new(text: String, object: Value) -> Self {
         Self {
             text,
@@ -34,22 +34,22 @@ impl CommandOutput {
     }
 }
 
-/// How a command answers.
+/// The form of a command's output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OutputForm {
-    /// Begins each line on stderr.
+    /// The name at the beginning of each line on stderr.
     pub(super) program: &'static str,
-    /// Name and version of the object, as in `ls/1`; its schema is in docs/schema.
+    /// Name and version of the object, as in `ls/1`. Its schema is in docs/schema.
     pub(super) schema: &'static str,
-    /// What `--json` can be shortened to besides `-J`, which all commands have.
+    /// A short flag for `--json` in addition to `-J`, which all commands have.
     pub(super) short: Option<&'static str>,
 }
 
 impl OutputForm {
-    /// Reads the command line. With a wrong one, and with `--help`, that is the end.
+    /// Parses the command line. If it is invalid, or contains `--help`, the command ends.
     ///
     /// # Errors
-    /// The exit code, when all was said.
+    /// The exit code, after the message was printed.
     pub(super) fn parse<T: Parser>(self, words: &[OsString]) -> Result<T, ExitCode> {
         exit::try_parse(words).map_err(|error: clap::Error| {
             if !error.use_stderr() {
@@ -66,7 +66,7 @@ impl OutputForm {
         })
     }
 
-    /// Reads the command line of a command, and runs it.
+    /// Parses the command line of a command, and runs the command.
     pub(super) fn main<T: Parser>(
         self,
         words: &[OsString],
@@ -76,7 +76,7 @@ impl OutputForm {
             .map_or_else(|code| code, |arguments| run(&arguments))
     }
 
-    /// Whether an object is asked for, of words that could not be understood.
+    /// Whether words that could not be parsed ask for an object.
     fn is_json(self, words: &[OsString]) -> bool {
         let mut flags = words.iter().take_while(|word| *word != "--");
         let is_json = |word: &OsString| {
@@ -109,7 +109,7 @@ impl OutputForm {
         self.finish_telling(is_json, heard, result, tell)
     }
 
-    /// The same, with another way to tell an error on stderr.
+    /// The same, with a different way to print an error on stderr.
     pub(super) fn finish_telling(
         self,
         is_json: bool,
@@ -145,7 +145,7 @@ impl OutputForm {
         }
     }
 
-    /// The object as a text, with its end of line.
+    /// The object as text, with a line end.
     pub(super) fn print(self, object: Value, error: Option<(&Error, u8)>) -> String {
         let mut object = match object {
             Value::Object(keys) => keys,
@@ -169,7 +169,7 @@ pub(super) fn error_object(error: &Error, exit_code: u8) -> Value {
     })
 }
 
-/// The name of a kind. It is a promise: docs/user/json.md.
+/// The name of a kind. It must not change, because docs/user/json.md documents it.
 fn kind_name(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Usage => "usage",

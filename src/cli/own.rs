@@ -23,10 +23,11 @@ const PROGRAM: &str = "openhosting";
 /// The first words of the API's calls (docs/dev/reference.md, 1.1).
 const API_OBJECTS: [&str; 4] = ["drives", "servers", "resources", "profile"];
 
-/// Above this likeness, from 0 to 1, a command is suggested for a word that is none.
+/// If the similarity of an unknown word to a command is above this value, between 0 and 1, the
+/// command is suggested.
 const LIKE: f64 = 0.75;
 
-/// Which commands are listed together.
+/// The groups in which commands are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Group {
     Transfers,
@@ -54,9 +55,9 @@ pub(super) struct OwnCommand {
     group: Group,
     /// One line for the list.
     about: &'static str,
-    /// Gets its word and all that follows.
+    /// The function that runs it, with its word and all that follow.
     main: fn(&[OsString]) -> ExitCode,
-    /// What clap knows of it.
+    /// Its definition for clap.
     command: fn() -> clap::Command,
 }
 
@@ -175,10 +176,10 @@ pub(super) const COMMANDS: &[OwnCommand] = &[
     },
 ];
 
-/// What clap knows of the whole program, for completions and the manual.
+/// The definition of the whole program for clap, from which completions and manuals are made.
 pub(super) fn root() -> clap::Command {
     let commands = COMMANDS.iter().map(|own| {
-        // A name of two words is for the help of the command itself.
+        // A name of two words is only for the help of the command itself.
         (own.command)()
             .name(own.word)
             .about(own.about)
@@ -239,7 +240,8 @@ fn help(words: &[OsString]) -> ExitCode {
     }
 }
 
-/// What the providers' script does: a raw call without `api`, of an object that the API has.
+/// Makes a raw call as the providers' script does, without the word `api`, if the API has such an
+/// object.
 fn of_the_script(words: &[OsString]) -> ExitCode {
     let first = words.first().map(|word| word.to_string_lossy());
     let first = first.unwrap_or_default();
@@ -262,7 +264,7 @@ fn of_the_script(words: &[OsString]) -> ExitCode {
     exit::finish(PROGRAM, Err(error))
 }
 
-/// Whether this begins the path of a call of the API.
+/// Whether a call of the API begins with this word.
 fn begins_call(command: &str) -> bool {
     let mut segments = command.split([' ', '/']).filter(|word| !word.is_empty());
     segments

@@ -1,4 +1,4 @@
-//! `openhosting probe`: asks an endpoint how it behaves, and keeps the answers.
+//! `openhosting probe`: finds out how an endpoint behaves, and stores the answers.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(super) const FORM: OutputForm = OutputForm {
     schema: "probe/1",
     short: Some("-j"),
 };
-/// Shorter than that of a transfer, which has more time.
+/// A probe gives up earlier than a transfer.
 const STALL: Duration = Duration::from_secs(10);
 
 /// Finds out how an endpoint behaves where clouds differ
@@ -65,7 +65,7 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
         ..ClientConfig::default()
     };
     let client = arguments.access.client(config, &mut stop).await?;
-    // Asked before a drive is made.
+    // Determined before a drive is created, because it may fail.
     let file = match arguments.no_save {
         true => None,
         false => Some(findings_file::path(&client.endpoint().to_string())?),
@@ -98,7 +98,7 @@ async fn run(arguments: &ProbeArguments, mut stop: Stop) -> Result<CommandOutput
         table(rows(&probed.findings), &[]),
         object(&probed, kept.as_ref()),
     );
-    // A drive that is left goes before a file that is not there.
+    // If both failed, the drive that could not be removed is reported rather than the file.
     answer.error = probed.removal.err().or(saved.err());
     Ok(answer)
 }
@@ -117,8 +117,8 @@ impl Monitor for ProbeLines {
     }
 }
 
-/// The findings, and besides: `drive` with its `uuid` and whether it was
-/// `removed`; `saved` with the file of the findings, or null.
+/// The findings, with two more keys: `drive`, with its `uuid` and whether it was `removed`, and
+/// `saved`, with the path of the findings or null.
 fn object(probed: &Probed, saved: Option<&PathBuf>) -> Value {
     let mut object = probed.findings.to_json();
     object["drive"] = json!({
@@ -129,8 +129,7 @@ fn object(probed: &Probed, saved: Option<&PathBuf>) -> Value {
     object
 }
 
-/// The table for people: a question, its answer, and what the tools do because
-/// of it.
+/// The rows of the table for people: a question, its answer, and what the tools do because of it.
 fn rows(findings: &Findings) -> Vec<[String; 3]> {
     let row = |question: &str, (answer, then): (String, &str)| {
         [question.to_owned(), answer, then.to_owned()]

@@ -1,5 +1,5 @@
-//! `openhosting publish`: a drive that holds an image, under its name when it does
-//! and not before.
+//! `openhosting publish`: creates a drive from an image. The drive gets its name only when it is
+//! complete and verified.
 
 use std::borrow::Cow;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -178,7 +178,7 @@ fn tag(text: &str) -> Result<String, String> {
     tag.ok_or_else(|| "a tag has no spaces. Give --tag once for each tag".into())
 }
 
-/// What was done.
+/// The outcome of the command.
 enum PublishOutcome {
     Published(Published),
     CleanedUp(Vec<DriveId>),
@@ -214,7 +214,7 @@ pub(super) fn main(arguments: &PublishArguments) -> ExitCode {
     })
 }
 
-/// What the summary shows, whatever was done.
+/// The rows of the summary, whatever the outcome.
 fn rows(arguments: &PublishArguments) -> Vec<(&'static str, String)> {
     let mut rows = vec![("Name", arguments.name.clone())];
     if let Some(image) = &arguments.image {
@@ -260,7 +260,8 @@ fn summary(arguments: &PublishArguments, done: &Published, took: Duration) -> Ve
     ]
 }
 
-/// The object's keys are a promise: docs/user/publishing.md.
+/// The result of a publication. The object's keys must not change, because docs/user/publishing.md
+/// documents them.
 fn published(done: &Published, mut report: Report) -> RunOutcome<'static> {
     report.drive = Some(done.drive);
     report.digest = Some(done.root);
@@ -334,8 +335,8 @@ fn texts(drives: &[DriveId]) -> Vec<String> {
     drives.iter().map(ToString::to_string).collect()
 }
 
-/// What to say of an unfinished drive: how to finish it, unless the same command could
-/// only fail again, and how to remove it.
+/// Explains how to remove an unfinished drive, and how to finish it, unless the same command would
+/// fail again.
 fn left_behind(arguments: &PublishArguments, drive: DriveId, is_permanent: bool) -> String {
     let mut cleanup = format!(
         "openhosting publish --name {}{}",
@@ -366,13 +367,14 @@ async fn publish_or_clean_up(
     mut stop: Stop,
 ) -> Result<PublishOutcome, Unpublished> {
     let mut options = options(arguments)?;
-    // Before anything is sent: its password may be another one.
+    // Done before anything is sent, because the user may type a wrong password.
     let signer = match &arguments.sign_key {
         Some(path) => Some(stop.unless_asked(Signer::open(path)).await?),
         None => None,
     };
     if options.journals.is_none() {
-        // The keys of the drive say where to resume, at the cost of comparing it.
+        // Even without a journal the publication can be resumed with the keys of the drive, though
+        // the drive must be compared then.
         let line = environment::no_state_directory("journals and receipts").to_string();
         display.event(&Event::Warning(line));
     }
@@ -440,7 +442,7 @@ async fn work(
     Ok(PublishOutcome::Published(published))
 }
 
-/// Opens the image, off the reactor.
+/// Opens the image on a thread on which it may block.
 async fn open(
     arguments: &PublishArguments,
     image: &Path,
@@ -532,7 +534,7 @@ mod tests {
                 .unwrap()
                 .clean_up
         );
-        // Not a file of that name, and not before the endpoint is asked.
+        // `-` is not taken for the name of a file, and it is refused before the endpoint is asked.
         let piped = options(&parse("- --name n").unwrap()).unwrap_err();
         assert_eq!(piped.kind(), ErrorKind::Usage);
         let raw = parse("a.img --name n --format raw").unwrap();

@@ -1,5 +1,5 @@
-//! What the two tools that make a transfer have in common: flags, the way to the
-//! endpoint, and how such a program runs and ends.
+//! What the upload and the download tool share: flags, access to the endpoint, and how the programs
+//! run and end.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -82,7 +82,7 @@ pub(super) struct CommonArguments {
 }
 
 impl CommonArguments {
-    /// How a client of the endpoint is to behave.
+    /// The settings of a client of the endpoint.
     pub(super) fn config(&self) -> ClientConfig {
         ClientConfig {
             stall: self.stall_timeout,
@@ -92,8 +92,8 @@ impl CommonArguments {
         }
     }
 
-    /// How long the run goes on while nothing succeeds: one for all of it, so that the
-    /// display knows of every wait.
+    /// How long the run continues while nothing succeeds. The whole run shares one patience, so
+    /// that the display learns of every wait.
     pub(super) fn patience(&self) -> Patience {
         Patience::new(self.max_outage).until(self.deadline)
     }
@@ -115,30 +115,30 @@ impl CommonArguments {
         })
     }
 
-    /// A client of the configured endpoint. `stop` ends the wait for a key.
+    /// Creates a client of the configured endpoint. `stop` ends the wait for a key.
     pub(super) async fn client(&self, stop: &mut Stop) -> Result<Client> {
         self.access.client(self.config(), stop).await
     }
 }
 
-/// A tool that makes one transfer: its arguments, and what it does with them.
+/// A tool that makes one transfer: its arguments, and how it makes the transfer.
 pub(super) trait Tool: Parser {
-    /// Its name, which begins each line it says.
+    /// Its name, which begins each line on stderr.
     const PROGRAM: &'static str;
 
-    /// The same as a command of `openhosting`.
+    /// The name of the same tool as a command of `openhosting`.
     const COMMAND: &'static str;
 
-    /// Name and version of its object.
+    /// The name and version of its JSON object.
     const SCHEMA: &'static str;
 
     /// The flags that both tools have.
     fn common(&self) -> &CommonArguments;
 
-    /// Which way the bytes go.
+    /// The direction of the transfer.
     fn way(&self) -> Way;
 
-    /// The image, as it was named.
+    /// The image, as the user named it.
     fn image(&self) -> &Path;
 
     /// The drive, if it is known before the transfer reports it.
@@ -147,21 +147,21 @@ pub(super) trait Tool: Parser {
     /// Makes the transfer.
     ///
     /// # Errors
-    /// [`UnfinishedTransfer`]: why, and how to go on.
+    /// [`UnfinishedTransfer`], with the cause and how to continue.
     async fn transfer(
         &self,
         display: &mut Display,
         stop: Stop,
     ) -> Result<CompleteTransfer, UnfinishedTransfer>;
 
-    /// Says a line to somebody at a terminal.
+    /// Prints a line if a person reads it at a terminal.
     fn notice(&self, line: &str) {
         if !self.common().showing.quiet && std::io::stderr().is_terminal() {
             exit::say(&format!("{}: {line}", Self::name()));
         }
     }
 
-    /// What this run was called as.
+    /// The name under which the tool was run.
     fn name() -> &'static str {
         let called = std::env::args_os().next().unwrap_or_default();
         match Path::new(&called).file_stem() == Some("openhosting".as_ref()) {
@@ -170,8 +170,8 @@ pub(super) trait Tool: Parser {
         }
     }
 
-    /// What is known of the endpoint. Without it everything goes as well, so that a
-    /// finding that cannot be used is no reason to fail.
+    /// The findings about the endpoint. Everything also works without them, so findings that cannot
+    /// be read are no reason to fail.
     fn findings(&self, client: &Client) -> Findings {
         findings_file::load(&client.endpoint().to_string())
             .unwrap_or_else(|error| {
@@ -186,27 +186,27 @@ pub(super) trait Tool: Parser {
 #[derive(Debug)]
 pub(super) struct CompleteTransfer {
     pub(super) verified_bytes: u64,
-    /// The digest of the image, if it was asked for.
+    /// The digest of the image, if it was requested.
     pub(super) checksum: Option<Digest>,
-    /// To be removed when the outcome was reported.
+    /// Removed after the outcome was reported.
     pub(super) journal: Ended,
 }
 
-/// A transfer that is not.
+/// A transfer that is incomplete.
 #[derive(Debug)]
 pub(super) struct UnfinishedTransfer {
     pub(super) error: Error,
-    /// The drive, and the byte at which another run would go on.
+    /// The drive, and the byte at which another run would continue.
     pub(super) resume: Option<(DriveId, u64)>,
-    /// The original's lines about how to go on.
+    /// The lines of the original scripts about how to continue.
     pub(super) original: Vec<String>,
-    /// The lines that say what else there is to do.
+    /// Lines with further advice.
     pub(super) advice: Vec<String>,
     /// How another run continues this one, if it can.
     pub(super) continuation: Option<Continuation>,
 }
 
-/// The words of a command of `openhosting`, as of a program of its own.
+/// The words of a command of `openhosting`, as if it were a program of its own.
 pub(super) fn as_program(words: &[OsString]) -> Vec<OsString> {
     let mut all = words.to_vec();
     if let Some(first) = all.first_mut() {
@@ -217,8 +217,8 @@ pub(super) fn as_program(words: &[OsString]) -> Vec<OsString> {
     all
 }
 
-/// The program: shows the transfer, stops it when it is asked to, and says how it ended. The
-/// first word is its name.
+/// Runs the program: shows the transfer, stops it on request, and reports how it ended. The first
+/// word is the program's name.
 pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
     let form = OutputForm {
         program: T::name(),
@@ -273,8 +273,8 @@ pub(super) fn main<T: Tool>(words: &[OsString]) -> ExitCode {
     })
 }
 
-/// What came of a complete transfer. Its digest is printed, and its journal removed, at the
-/// very end.
+/// The outcome of a complete transfer. Its digest is printed and its journal removed at the very
+/// end.
 fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> RunOutcome<'_> {
     report.digest = done.checksum;
     let verified = done.verified_bytes;
@@ -292,7 +292,7 @@ fn complete<T: Tool>(tool: &T, done: CompleteTransfer, mut report: Report) -> Ru
     }
 }
 
-/// What the summary of a transfer of this image shows.
+/// The rows of the summary for a transfer of this image.
 fn rows(progress: Progress, image: &str) -> Vec<(&'static str, String)> {
     let data = progress.done_bytes - progress.skipped_bytes;
     let zeros = progress.skipped_bytes;

@@ -174,7 +174,7 @@ pub(super) fn main_of(words: &[OsString]) -> ExitCode {
 }
 
 impl UploadArguments {
-    /// The drive to write to that is there already.
+    /// The existing drive to write to, if the user gave one.
     fn existing(&self) -> Option<&Named> {
         self.drive.as_ref().or(self.resume_from_drive.as_ref())
     }
@@ -187,7 +187,7 @@ impl UploadArguments {
         }
     }
 
-    /// How images and digests are fetched from web servers.
+    /// How to fetch images and digests from web servers.
     fn web(&self, patience: &Patience) -> Result<WebConfig> {
         self.common.web(self.local.is_some(), patience)
     }
@@ -210,7 +210,7 @@ impl Tool for UploadArguments {
         self.image.shown()
     }
 
-    /// The transfer reports the drive, also one given by name, once it has looked it up.
+    /// A drive given by its name is reported by the transfer, once it was looked up.
     fn drive(&self) -> Option<DriveId> {
         None
     }
@@ -263,7 +263,8 @@ async fn run(
     result
 }
 
-/// Chunks of zeros are sent in gzip whatever the level.
+/// Fails if the endpoint does not unpack gzip, because chunks of zeros are sent compressed at any
+/// level.
 pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
     match findings.gzip_writes.known() {
         Some(GzipWrites::Stored | GzipWrites::Refused(_)) => Err(Error::new(
@@ -275,18 +276,18 @@ pub(super) fn check_gzip(findings: &Findings) -> Result<()> {
     }
 }
 
-/// The requests in flight, lowered to what the endpoint is known to take.
+/// The number of concurrent requests, at most as many as the endpoint is known to accept.
 pub(super) fn jobs_for(jobs: NonZeroU32, findings: &Findings) -> NonZeroU32 {
     let most = findings.max_parallel_writes().and_then(NonZeroU32::new);
     most.map_or(jobs, |most| jobs.min(most))
 }
 
-/// Begins with what the endpoint is known to take. Where all of a chunk goes in one
-/// request it need not be cut later; but shards agree on the size of chunks.
+/// Begins with bodies that the endpoint is known to accept. Chunks are made small enough for one
+/// request each, unless there are shards, which must all use the same size of chunks.
 fn limit_bodies(options: &mut UploadOptions, findings: &Findings) {
     options.body_bytes_max = findings.body_bytes_max().and_then(NonZeroU64::new);
     if let (Some(most), None) = (options.body_bytes_max, options.shard) {
-        // Whole blocks of the drive.
+        // A multiple of the blocks of a drive.
         let blocks = NonZeroU64::new(most.get() / 4096 * 4096).unwrap_or(most);
         options.chunk = options.chunk.min(blocks);
     }
@@ -301,7 +302,7 @@ async fn send(
 ) -> Result<Uploaded, Interrupted> {
     let patience = arguments.common.patience();
     let opened = async {
-        // Before the image, which may take a while to open.
+        // Looked up before the image is opened, which may take a while.
         let drive = match arguments.existing() {
             Some(named) => Some(named.find(&client, &patience, Several::Refuse).await?),
             None => None,
@@ -349,13 +350,13 @@ async fn send(
     let mut traced = Traced::create(file, display)?;
     let uploaded = upload(&client, image, &options, &mut traced, stop).await;
     if let Err(error) = traced.finish() {
-        // The transfer is what it is without it.
+        // The trace failed, which does not affect the transfer.
         arguments.notice(&error.chain());
     }
     uploaded
 }
 
-/// The line about an image that is found to be packed, without a flag that says so.
+/// The line about a compressed image if no flag says that it is compressed.
 fn packed(arguments: &UploadArguments, image: &Image) -> Option<String> {
     let Image::Stream(stream) = image else {
         return None;
@@ -371,8 +372,8 @@ fn packed(arguments: &UploadArguments, image: &Image) -> Option<String> {
     })
 }
 
-/// Opens the image on a thread of its own: measuring gzip, or reading the map of a
-/// large image, takes a while.
+/// Opens the image on a separate thread, because determining the size of gzip data, or reading the
+/// map of a large image, takes a while.
 async fn open(arguments: &UploadArguments, patience: &Patience) -> Result<Image> {
     let declared = arguments.size;
     let image = open_any(arguments, patience).await?;
@@ -404,7 +405,7 @@ async fn open_any(arguments: &UploadArguments, patience: &Patience) -> Result<Im
     blocking(opened).await
 }
 
-/// Most bytes of a file of digests.
+/// Maximum bytes of a file with digests.
 const SUMS_BYTES_MAX: u64 = 4 << 20;
 
 /// The expected digest of the image, if one was given.
@@ -436,7 +437,7 @@ async fn sha256(arguments: &UploadArguments, patience: &Patience) -> Result<Opti
     })
 }
 
-/// Refuses a size that is not the image's.
+/// Refuses a size that differs from the image's.
 fn check_size(image: &Image, declared: Option<u64>) -> Result<()> {
     match (image.length(), declared) {
         (Length::Known(size), Some(declared)) if size != declared => {
@@ -448,7 +449,8 @@ fn check_size(image: &Image, declared: Option<u64>) -> Result<()> {
     }
 }
 
-/// Refuses a digest that would be that of a description alone, and say nothing of the disk.
+/// Refuses a digest if the image's file is only the description of a disk in several files. Such a
+/// digest would not protect the data of the disk.
 fn check_sha256(arguments: &UploadArguments, image: &Image) -> Result<()> {
     let is_demanded = arguments.sha256.is_some() || arguments.sha256_file.is_some();
     if !is_demanded || image.format() != Format::Vmdk || !image.is_in_several_files() {
@@ -459,8 +461,8 @@ fn check_sha256(arguments: &UploadArguments, image: &Image) -> Result<()> {
         .hint_to("Check all of its files before, with: sha256sum -c FILE"))
 }
 
-/// Refuses a name that no drive can have, before anything is created: most often it is that
-/// of the image's file.
+/// Refuses a name that drives cannot have, before anything is created. Often it is the file name of
+/// the image.
 fn check_name(arguments: &UploadArguments, target: &Target) -> Result<()> {
     let Target::New(spec) = target else {
         return Ok(());
@@ -474,7 +476,7 @@ fn check_name(arguments: &UploadArguments, target: &Target) -> Result<()> {
     })
 }
 
-/// The options, with this drive, or a new one of `size` bytes.
+/// The options of an upload to this drive, or to a new one of `size` bytes.
 fn options(
     arguments: &UploadArguments,
     drive: Option<DriveId>,
@@ -510,7 +512,7 @@ fn options(
     }
 }
 
-/// Where the journal of this upload is: the same file for the same command.
+/// The options of the journal. The same command always has the same path.
 fn journal(
     arguments: &UploadArguments,
     drive: Option<DriveId>,
@@ -525,7 +527,7 @@ fn journal(
         Some(id) => id.to_string(),
         None => format!("new {}", name(arguments)),
     };
-    // A URL without who may fetch it.
+    // The identity of a URL does not contain the credentials in it.
     let image = match arguments.image.url() {
         Ok(Some(url)) => PathBuf::from(url.identity()),
         _ => canonical(&arguments.image.path),
@@ -547,8 +549,9 @@ fn journal(
     })
 }
 
-/// A line about an earlier upload of this very image that did not end, under another name of
-/// the image, of the drive or of the endpoint: this one is about to create a second drive.
+/// A line about an unfinished upload of the same image, with another name of the image, of the
+/// drive or of the endpoint. Without the line the user might not notice that this upload creates a
+/// second drive.
 async fn unfinished(
     arguments: &UploadArguments,
     options: &UploadOptions,
@@ -565,7 +568,7 @@ async fn unfinished(
     }
     let (endpoint, of_user) = (options.journal.endpoint.clone(), user.to_owned());
     let other = blocking(move || {
-        // With its journal this is no second upload.
+        // This upload has a journal, so it continues and does not create a second drive.
         if path.symlink_metadata().is_ok() {
             return Ok(None);
         }
@@ -588,7 +591,8 @@ async fn unfinished(
         there if *there == options.journal.endpoint => {
             (format!("--journal {journal}"), String::new())
         }
-        // Only this name leads there, as far as is known.
+        // A local directory cannot be selected with `--endpoint`, so the command names the drive
+        // instead.
         there if is_local => (
             format!("--resume-from-drive {drive}"),
             format!(", which was at {there}"),
@@ -602,7 +606,7 @@ async fn unfinished(
         true => whose,
         false => format!(" of user {of_user}{whose}"),
     };
-    // A URL may hold who may fetch it.
+    // A URL may contain credentials.
     let is_url = matches!(arguments.image.url(), Ok(Some(_)));
     let image = arguments.image.path.as_os_str();
     let hidden = |word: &OsStr| (is_url && word == image).then(|| "URL".to_owned());
@@ -612,19 +616,19 @@ async fn unfinished(
     )))
 }
 
-/// The name for a new drive; an empty one counts as none, as in the original.
+/// The name for a new drive. As in the original script, an empty name is the same as none.
 fn name(arguments: &UploadArguments) -> String {
     match &arguments.name {
         Some(name) if !name.is_empty() => name.clone(),
         _ if arguments.image.is_stdin() => "stdin".to_owned(),
         _ => {
-            // One that is no URL has failed before.
+            // An invalid URL has caused an error before this.
             arguments.image.name().unwrap_or_default()
         }
     }
 }
 
-/// Where the same command could only fail again, what it leaves behind.
+/// The advice if the same command would fail again: what the upload left behind.
 fn advice(arguments: &UploadArguments, interrupted: &Interrupted) -> Vec<String> {
     let resume = interrupted.resume;
     let Some(resume) = resume.filter(|_| interrupted.error.is_permanent()) else {
@@ -668,7 +672,7 @@ fn continuation(arguments: &UploadArguments, interrupted: &Interrupted) -> Optio
     })
 }
 
-/// The original's two lines about how to go on, and ours.
+/// The original script's two lines about how to continue, followed by ours.
 fn original(interrupted: &Interrupted) -> Vec<String> {
     let mut lines = Vec::new();
     let Some(resume) = interrupted.resume else {
@@ -677,7 +681,7 @@ fn original(interrupted: &Interrupted) -> Vec<String> {
     if interrupted.error.is_permanent() {
         return lines;
     }
-    // With wrong bytes no chunk in particular failed.
+    // If the bytes are wrong, it is not a certain chunk that failed.
     let is_mixed = interrupted.error.kind() == ErrorKind::Integrity;
     if is_mixed && resume.chunks == Some(resume.chunk) {
         // Everything was sent, but it is the wrong image, so there is nothing to resume.

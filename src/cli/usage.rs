@@ -1,16 +1,17 @@
-//! What is wrong with a command line: one line says what, another one what to do.
+//! Errors in a command line: one line says what is wrong, and another one what to do.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind as Wrong};
 
 use crate::error::{Error, ErrorKind};
 
-/// Above this likeness, from 0 to 1, a flag is suggested for one that does not exist.
+/// If the similarity of an unknown flag to a known one is above this value, between 0 and 1, that
+/// flag is suggested.
 const LIKE: f64 = 0.85;
 
-/// The error of a command line of `program`, in our words.
+/// The error for a command line of `program`, in our own words.
 pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
     let program = match program {
-        // Without a command these flags are those of a raw call.
+        // Flags without a command belong to a raw call.
         "openhosting" => "openhosting api",
         program => program,
     };
@@ -51,7 +52,7 @@ pub(super) fn error_of(error: &clap::Error, program: &str) -> Error {
     Error::new(ErrorKind::Usage, what).hint_to(hint)
 }
 
-/// A value that its reader refuses. What the reader says may end with what to do, after a full
+/// A value that could not be parsed. The parser's message may end with what to do, after a full
 /// stop or as the hint of its error.
 fn invalid(error: &clap::Error) -> (String, Option<String>) {
     let (flag, value) = (flag_of(error), one(error, ContextKind::InvalidValue));
@@ -75,7 +76,7 @@ fn invalid(error: &clap::Error) -> (String, Option<String>) {
     (what, hint)
 }
 
-/// A value that is none of a list, or that is missing.
+/// A value that is missing or not in a list.
 fn not_listed(error: &clap::Error) -> (String, Option<String>) {
     let (flag, value) = (flag_of(error), one(error, ContextKind::InvalidValue));
     let known = all(error, ContextKind::ValidValue);
@@ -92,7 +93,7 @@ fn not_listed(error: &clap::Error) -> (String, Option<String>) {
     (what, hint)
 }
 
-/// A flag that does not exist, or a word too many.
+/// A flag that does not exist, or one word too many.
 fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
     let word = one(error, ContextKind::InvalidArg);
     if !word.starts_with('-') || word == "-" {
@@ -101,7 +102,7 @@ fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
     let like = one(error, ContextKind::SuggestedArg);
     let like = like.split(' ').next().unwrap_or_default();
     let is_like = !like.is_empty() && strsim::jaro_winkler(like, &word) > LIKE;
-    // The usage would have the flag that was suggested.
+    // With a suggestion, the usage text would add nothing.
     let hint = match is_like {
         true => format!("Did you mean {like}?"),
         false => see.to_owned(),
@@ -109,7 +110,7 @@ fn unknown(error: &clap::Error, see: &str) -> (String, Option<String>) {
     (format!("There is no flag {word}"), Some(hint))
 }
 
-/// Two flags that do not go together, or one that is given twice.
+/// Two flags that exclude each other, or a flag that was given twice.
 fn conflict(error: &clap::Error) -> (String, Option<String>) {
     let flag = flag_of(error);
     let others = all(error, ContextKind::PriorArg);
@@ -125,7 +126,7 @@ fn conflict(error: &clap::Error) -> (String, Option<String>) {
     (what, Some(format!("Leave out {flag} or the other flag")))
 }
 
-/// The flag or argument that is wrong, as it is typed.
+/// The flag or argument that is wrong, as the user types it.
 fn flag_of(error: &clap::Error) -> String {
     plain_name(&one(error, ContextKind::InvalidArg))
 }
@@ -151,7 +152,7 @@ fn all(error: &clap::Error, kind: ContextKind) -> Vec<String> {
     }
 }
 
-/// Words of a list, as in `raw, qcow2 or vmdk`.
+/// The words of a list, as in `raw, qcow2 or vmdk`.
 fn any_of(words: &[String]) -> String {
     match words {
         [] => String::new(),
@@ -160,7 +161,7 @@ fn any_of(words: &[String]) -> String {
     }
 }
 
-/// The first paragraph of what clap says, in one line.
+/// The first paragraph of clap's message, on one line.
 fn first_paragraph(text: &str) -> String {
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -215,8 +216,11 @@ mod tests {
             let error = UploadArguments::try_parse_from(words).unwrap_err();
             let error = error_of(&error, "up");
             assert_eq!(error.to_string(), what, "{line}");
-            let told = error.hint().unwrap_or_default();
-            assert!(told.starts_with(hint) && !told.is_empty(), "{line}: {told}");
+            let advice = error.hint().unwrap_or_default();
+            assert!(
+                advice.starts_with(hint) && !advice.is_empty(),
+                "{line}: {advice}"
+            );
             assert_eq!(error.kind(), ErrorKind::Usage);
         }
         assert_eq!(first_paragraph("error: a\n  b\n\nc"), "a b");
