@@ -1,21 +1,21 @@
-//! Load: so many users write to drives of their own at once, raw and packed bodies,
-//! as fast as they can; at the end all is read back and compared.
+//! Load test: many users write at the same time, each to a drive of their own, uncompressed and
+//! compressed bodies, as fast as they can. At the end everything is read back and compared.
 //!
 //! ```sh
 //! cargo bench --bench load -- --users 64 --seconds 60
 //! cargo bench --bench load -- --users 64 --seconds 60 --kind raw --peer nginx
 //! ```
 //!
-//! With `--hostile` the same load runs without and with one user who exhausts each budget
-//! of the server in turn, and what the others notice is printed.
+//! With `--hostile` the same load runs without an attack, and then with one user who exhausts each
+//! budget of the server in turn. The output shows how much that affects the others.
 //!
 //! ```sh
 //! cargo bench --bench load -- --hostile --users 64 --seconds 20
 //! ```
 //!
-//! nginx (Debian: nginx-light, or nginx with its WebDAV module) takes the same bodies
-//! by PUT, as the yardstick for the way of the bytes to the disk. Exits with 1 if
-//! anything went wrong or is missing at the end.
+//! nginx (Debian: nginx-light, or nginx with its WebDAV module) receives the same bodies by PUT, as
+//! a reference for how fast bytes can be written to the disk. The exit code is 1 if anything failed
+//! or is missing at the end.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[path = "load/client.rs"]
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the load with each attack, and prints how it compares with the quiet run before it.
+/// Runs the load with each attack, and prints how it compares with the run before the attacks.
 /// Returns whether no honest request failed.
 fn with_hostile_neighbours(
     address: SocketAddr,
@@ -163,7 +163,7 @@ fn with_hostile_neighbours(
     failures == 0
 }
 
-/// Of a process and its children.
+/// The peak memory of a process and its children.
 fn peak_bytes(pid: u32) -> u64 {
     let own = client::peak_resident_bytes(pid).unwrap_or(0);
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
@@ -219,14 +219,14 @@ fn nginx(args: &Args, directory: &Path) -> Running {
         .port();
     let mut config = String::new();
     let here = directory.display();
-    // The module may be built in.
+    // The module may also be a part of the program.
     for module in ["/usr/lib/nginx/modules/ngx_http_dav_module.so"] {
         if Path::new(module).exists() {
             writeln!(config, "load_module {module};").unwrap();
         }
     }
-    // As fair as can be: no access log, bodies of any size, staged on the same file
-    // system, so that they are renamed into place.
+    // Settings that make the comparison fair: no access log, bodies of any size, staged on the same
+    // file system, so that they can be renamed.
     let user = if rustix::process::geteuid().is_root() {
         "user root;"
     } else {

@@ -1,16 +1,15 @@
-//! The stages of a transfer, one at a time and on one thread.
+//! The stages of a transfer, each measured by itself on one thread.
 //!
 //! ```text
 //! cargo bench --bench stages              all of them
 //! cargo bench --bench stages -- gzip      those with this in their name
 //! ```
 //!
-//! Chunks are of an ext4 image with files of this machine, made on the spot by
-//! `benches/compare/images.py` (needs python3 and mke2fs), or of the image that
-//! OPENHOSTING_BENCH_IMAGE names. Bytes per second count what goes in, of the image,
-//! whichever way the stage works.
+//! The chunks are from an ext4 image with files of this machine, which `benches/compare/images.py`
+//! creates when needed (with python3 and mke2fs), or from the image in OPENHOSTING_BENCH_IMAGE.
+//! Bytes per second are always bytes of the image, in either direction.
 
-// A benchmark that cannot be set up has nobody to hand an error to.
+// If a benchmark cannot be set up, nothing can handle the error.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::cell::Cell;
@@ -31,14 +30,14 @@ use openhosting::digest::Digest;
 use openhosting::plan::Span;
 
 const CHUNK: usize = 5 << 20;
-/// Enough that no cache holds them all.
+/// More than fit into any cache.
 const CHUNKS: usize = 16;
 
 fn main() {
     divan::main();
 }
 
-/// Chunks with data, from all over the image.
+/// Chunks with data, distributed over the whole image.
 static DATA: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
     let image = std::env::var_os("OPENHOSTING_BENCH_IMAGE")
@@ -87,7 +86,7 @@ fn each_chunk<T>(bencher: Bencher<'_, '_>, mut work: impl FnMut(&[u8]) -> T) {
         .bench_local_values(|index| work(black_box(&DATA[index])));
 }
 
-/// Of zeros: all of them have to be looked at, where data is told by its first bytes.
+/// A chunk of zeros must be read completely, while the first bytes show whether a chunk has data.
 #[divan::bench]
 fn zero_check(bencher: Bencher<'_, '_>) {
     let zeros = vec![0; CHUNK * CHUNKS];
@@ -100,7 +99,7 @@ fn zero_check(bencher: Bencher<'_, '_>) {
 mod gzip {
     use super::*;
 
-    /// As the uploader does it, from the pool's buffer to the pool's buffer.
+    /// Compression as in the uploader, from a buffer of the pool into another one.
     #[divan::bench(args = [1, 2, 3, 6, 9, 12], sample_count = 32, sample_size = 1)]
     fn libdeflate(bencher: Bencher<'_, '_>, level: u8) {
         let pool = BufferPool::new(3);
@@ -117,7 +116,7 @@ mod gzip {
             .bench_local_values(|chunk| gzip.encode(chunk, level, ZeroRuns::Send));
     }
 
-    /// What was not taken: flate2 with the same backend that decodes.
+    /// The alternative that was not chosen: flate2 with the backend that is used for decoding.
     #[divan::bench(args = [1, 3, 6], sample_count = 32, sample_size = 1)]
     fn zlib_rs(bencher: Bencher<'_, '_>, level: u32) {
         each_chunk(bencher, |bytes| flate2_gzip(bytes, level));
@@ -148,7 +147,7 @@ fn flate2_gzip(bytes: &[u8], level: u32) -> Vec<u8> {
 mod gunzip {
     use super::*;
 
-    /// As the server does it: a stream that it does not trust.
+    /// Decompression as in the server, which does not trust the stream.
     #[divan::bench(sample_count = 64, sample_size = 1)]
     fn zlib_rs(bencher: Bencher<'_, '_>) {
         let mut out = vec![0; CHUNK];
@@ -195,11 +194,11 @@ mod journal {
     use super::*;
     use openhosting::journal::{Direction, Header, Journal, Record};
 
-    /// So many records are synced at once at most.
+    /// The highest number of records that are synced together.
     const RECORDS: u64 = 64;
 
     fn journal() -> (tempfile::TempDir, Journal) {
-        // Not where TMPDIR is, which is memory on some machines.
+        // Not in TMPDIR, which is in memory on some machines.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let header = Header {
             direction: Direction::Upload,
@@ -271,8 +270,8 @@ mod wire {
         bencher.bench(|| Properties::parse(Format::Json, black_box(body.as_bytes())).unwrap());
     }
 
-    /// One write request from our client over loopback to a server that drops what it
-    /// gets, there and back; a body of one byte shows what a request costs by itself.
+    /// One write request of our client over loopback to a server that ignores the body, until the
+    /// answer. A body of one byte shows the cost of the request itself.
     #[divan::bench(args = [1, CHUNK])]
     fn write_request(bencher: Bencher<'_, '_>, len: usize) {
         let runtime = tokio::runtime::Runtime::new().unwrap();

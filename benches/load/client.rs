@@ -1,5 +1,5 @@
-//! Many users who write at once, as fast as they can, and look at the end whether all
-//! of it is there. HTTP by hand, one connection and one thread for each.
+//! Many users who write at the same time, as fast as they can. At the end it is checked that
+//! everything was stored. HTTP without a library, with one connection and one thread for each user.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use hdrhistogram::Histogram;
 
-/// Length of what makes every raw body another one.
+/// The length of the stamp that makes each uncompressed body different.
 const STAMP_BYTES: usize = 16;
-/// Different bodies; more would say no more.
+/// The number of different bodies. More of them would not change the results.
 const BODIES: usize = 8;
 
 /// How bodies are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// As they are.
+    /// Uncompressed.
     Raw,
-    /// Packed, for the server to unpack.
+    /// Compressed with gzip, and unpacked by the server.
     Gzip,
-    /// One so, the next so.
+    /// Uncompressed and compressed in turn.
     Both,
 }
 
-/// Where bodies go.
+/// Where bodies are sent.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// A drive of the user `UUID:KEY`.
@@ -34,30 +34,30 @@ pub enum Place {
     Files { path: String },
 }
 
-/// What is asked of every user.
+/// What each user does.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub kind: Kind,
-    /// Bytes of one body, unpacked.
+    /// Bytes of one body before compression.
     pub body_bytes: usize,
-    /// Places that each user writes to in turn.
+    /// The number of places to which each user writes in turn.
     pub slots: usize,
     pub time: Duration,
 }
 
-/// What became of it.
+/// The results.
 #[derive(Debug)]
 pub struct Report {
     pub requests: u64,
-    /// Bytes of bodies, unpacked and as sent.
+    /// Bytes of bodies, before compression and as sent.
     pub bytes: u64,
     pub sent_bytes: u64,
     pub took: Duration,
     /// Bytes that were read back and compared.
     pub verified_bytes: u64,
-    /// What went wrong; empty if nothing did.
+    /// What went wrong, which is empty if everything succeeded.
     pub errors: Vec<String>,
-    /// Of requests, in microseconds.
+    /// Times from request to answer, in microseconds.
     pub latencies: Histogram<u64>,
 }
 
@@ -87,7 +87,7 @@ struct Body {
     packed: Vec<u8>,
 }
 
-/// Bodies of which a half can be packed, as of a disk.
+/// Bodies of which about half can be compressed away, as is typical for disks.
 fn bodies(len: usize) -> Vec<Body> {
     let mut random = fastrand::Rng::with_seed(64);
     (0..BODIES)
@@ -154,12 +154,12 @@ struct User<'a> {
     load: Load,
     bodies: &'a [Body],
     stream: Option<BufReader<TcpStream>>,
-    /// What was confirmed last, for each slot.
+    /// The body that was confirmed last in each slot.
     confirmed: Vec<Option<Written>>,
     number: u64,
 }
 
-/// Which body, and the stamp on it.
+/// The number of the body, and its stamp.
 #[derive(Clone, Copy)]
 struct Written {
     body: usize,
@@ -219,7 +219,7 @@ impl<'a> User<'a> {
                         .errors
                         .push(format!("user {} slot {slot}: {error}", self.number));
                     self.stream = None;
-                    // Nobody knows what is there now.
+                    // Without an answer, nobody knows what the slot contains now.
                     self.confirmed[slot] = None;
                 }
             }
@@ -318,7 +318,7 @@ impl<'a> User<'a> {
         if self.stream.is_none() {
             let stream = TcpStream::connect(self.address)?;
             stream.set_nodelay(true)?;
-            // A guard against a hang: to no answer at all.
+            // Only guards against a server that never answers.
             stream.set_read_timeout(Some(Duration::from_secs(60)))?;
             self.stream = Some(BufReader::new(stream));
         }
@@ -355,7 +355,7 @@ fn read_reply(stream: &mut impl BufRead) -> io::Result<(u16, Vec<u8>)> {
     Ok((status, body))
 }
 
-/// Makes a drive of so many bytes for a user `UUID:KEY`.
+/// Creates a drive of this size for the user `UUID:KEY`.
 pub fn create(address: SocketAddr, auth: &str, size: u64) -> io::Result<String> {
     let encoded = base64::engine::general_purpose::STANDARD.encode(auth);
     let body = format!("name load\nsize {size}");

@@ -1,5 +1,5 @@
-//! A user, or a stranger, who takes as much of one thing as a server gives, for as long as
-//! others work. Each attack is for one budget of `crates/server/src/budget.rs` or limit of
+//! A user, or somebody without a key, who takes as much of one resource as the server gives, while
+//! others work. Each attack is on one budget of `crates/server/src/budget.rs` or one limit of
 //! `crates/server/src/admission.rs`.
 
 use std::io::{self, Read, Write};
@@ -13,31 +13,31 @@ use base64::Engine;
 
 use super::client;
 
-/// Who attacks, where a key is needed.
+/// The user who attacks, if a key is needed.
 pub const USER: &str = "00000000-0000-4000-8000-ffffffffffff:key-hostile";
 const TICK: Duration = Duration::from_millis(50);
-/// Ticks from one request on a connection to the next.
+/// Ticks between two requests on a connection.
 const TICKS_BETWEEN: usize = 20;
-/// The size of a drive that takes no space: long to read, to digest and to image.
+/// The size of a drive that needs no space, but takes long to read, to digest and to image.
 const HUGE: u64 = 1 << 40;
 
-/// Bytes of a drive that holds data: zeros of a hole need no hashing.
+/// Bytes of data on a drive. They are not zero, because holes need no hashing.
 const DATA: usize = 64 << 20;
 
-/// What is taken.
+/// The resource that is attacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
-    /// Connections without a key that ask again and again.
+    /// Connections without a key that send one request after another.
     Strangers,
-    /// Connections of a user that ask again and again.
+    /// Connections of a user that send one request after another.
     Connections,
-    /// Memory for bodies, which come at 20 kB/s.
+    /// Memory for the bodies of requests, which arrive at 20 kB/s.
     Bodies,
-    /// Memory for answers, which nobody reads.
+    /// Memory for answers that nobody reads.
     Answers,
-    /// Digests of data, a hundred at once.
+    /// A hundred digests of data at the same time.
     Digests,
-    /// Imagings of a terabyte, compressed.
+    /// Imagings of compressed drives of a terabyte.
     Imagings,
 }
 
@@ -52,7 +52,7 @@ impl Attack {
     ];
 }
 
-/// An attack under way; it ends when this is dropped.
+/// A running attack, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Held {
     stop: Arc<AtomicBool>,
@@ -74,14 +74,14 @@ struct Plan {
     request: String,
     /// Bytes of the body that are sent at each tick.
     drip: usize,
-    /// Whether answers are read, and the request made again.
+    /// Whether answers are read, and the request is then sent again.
     asks_again: bool,
 }
 
-/// Begins an attack: when this returns, all of its connections have asked.
+/// Begins an attack. When this function returns, all connections have sent their first request.
 ///
 /// # Errors
-/// Where the server refuses what prepares it.
+/// If the server refuses the preparations.
 pub fn begin(address: SocketAddr, attack: Attack) -> io::Result<Held> {
     let plan = plan(address, attack)?;
     let mut lines: Vec<Line> = (0..plan.connections).map(Line::new).collect();
@@ -163,10 +163,10 @@ fn fill(address: SocketAddr, auth: &str, drive: &str) -> io::Result<()> {
     }
 }
 
-/// One connection of an attack; made anew when it ends.
+/// One connection of an attack, which is opened again when it ends.
 struct Line {
     stream: Option<TcpStream>,
-    /// When it asks again, so that not all do at once.
+    /// The tick at which it sends again, so that connections do not all send at once.
     phase: usize,
 }
 
@@ -179,7 +179,7 @@ impl Line {
     }
 
     fn tick(&mut self, address: SocketAddr, plan: &Plan, ticks: usize) {
-        // Whatever goes wrong, the next tick begins anew.
+        // If anything goes wrong, the next tick opens a new connection.
         if self.try_tick(address, plan, ticks).is_err() {
             self.stream = None;
         }
@@ -200,7 +200,7 @@ impl Line {
             let mut answer = [0; 4096];
             match stream.read(&mut answer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // Answers are short: it is over, and asked for again.
+                // Answers are short, so after any bytes the request is sent again.
                 Ok(_) => stream.write_all(plan.request.as_bytes())?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),

@@ -1,6 +1,6 @@
-//! Answers of a server to the client, head and body, through the real client and a socket:
-//! whatever comes, what is taken is about the drive that was asked about and within its
-//! bounds, and what is not is a failure that can be shown. The first byte selects the call.
+//! Answers of a server, head and body, which the real client reads through a socket. Whatever they
+//! contain, the client accepts only data about the drive and range of the request, and everything
+//! else is an error that can be printed. The first byte of the input selects the call.
 #![no_main]
 
 use std::io::{Read, Write};
@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 const DRIVE: &str = "0012e24a-6eae-4279-9912-3432f698cec8";
 const LEN: u64 = 16;
 
-/// What is answered to each request.
+/// The answer to each request.
 static ANSWER: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static SERVER: LazyLock<SocketAddr> = LazyLock::new(|| {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -78,7 +78,7 @@ fuzz_target!(|data: &[u8]| {
 
 async fn ask(call: u8, answer: &[u8]) {
     let address = *SERVER;
-    // A redirect would lead to other machines.
+    // A redirection could lead to other machines.
     let is_redirect = answer
         .to_ascii_lowercase()
         .windows(8)
@@ -124,7 +124,7 @@ async fn ask(call: u8, answer: &[u8]) {
             shown(length.map(drop));
         }
         _ => {
-            // Only where the first answer announced them.
+            // Called only if the first answer announced digests.
             shown(client.digest(drive(), 0, LEN).await.map(drop));
             let extents = client.extents(drive(), 5..5 + LEN).await;
             if let Ok(Some(extents)) = &extents {
@@ -149,7 +149,8 @@ async fn web(address: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A failure is a line of text, and asks for no wait that a sum could overflow with.
+/// A failure is one line of text, and does not demand a wait so long that calculating its end would
+/// overflow.
 fn shown(answered: Result<(), Failure>) {
     if let Err(failure) = answered {
         let wait = failure.retry_after().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Config files: whatever they hold, they are read or refused, and what a message says of a
-//! line does not quote it, since a secret could be in it.
+//! Config files: any file is read or refused, and messages about a line do not quote it, because it
+//! may contain a secret.
 #![no_main]
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use openhosting::ErrorKind;
 use openhosting::cli::check_config;
 
-/// In no config by chance.
+/// Does not occur in a config by chance.
 const SECRET: &str = "canary-7f3a9c";
 
 fuzz_target!(|data: &[u8]| {
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     if let Err(error) = check_config(text, Path::new("/config.toml")) {
         assert_eq!(error.kind(), ErrorKind::Usage);
     }
-    // The same with a secret where credentials belong, after what was given.
+    // The same text with a secret in the place of credentials, after the input.
     let secret = format!("{text}\n[profiles.fuzz]\nkey = \"{SECRET}\"\n");
     let error = check_config(&secret, Path::new("/config.toml")).expect_err("a secret");
     assert!(!error.chain().contains(SECRET), "{}", error.chain());

@@ -1,6 +1,7 @@
-//! Answers about extents, as a server or an enemy gives them: what is taken lies in
-//! order within what was asked for, gets on, and prints and parses back equal. The
-//! first 16 bytes are the range that was asked for, the rest is the body.
+//! Lists of extents, as a server or an attacker may send them. An accepted list is in order and
+//! within the requested range, covers at least the beginning of it, and prints and parses back to
+//! the same list. The first 16 bytes of the input are the requested range, and the rest is the
+//! body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
-//! Journals, as they are and as a crash or an enemy leaves them: whatever the
-//! bytes, what is told lies within the transfer, and of a sound journal that
-//! was damaged a prefix is told.
+//! Journals, also as a crash or an attacker leaves them. For any bytes, the chunks that are
+//! reported lie within the transfer. From a valid journal that was damaged, a prefix of its chunks
+//! is reported.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,33 +9,34 @@ use openhosting::journal::{
     Direction, HEADER_BYTES, Header, PageCache, Proof, RECORD_BYTES, Record, replay,
 };
 
-/// Replays bytes and checks what cannot be otherwise; the chunks told, in order.
-fn told(bytes: &[u8]) -> Option<Vec<u64>> {
-    let mut told = Vec::new();
-    let replay = replay(bytes, |index, _, _| told.push(index)).ok()?;
+/// Replays the bytes and checks what must always hold. Returns the reported chunks in order.
+fn reported(bytes: &[u8]) -> Option<Vec<u64>> {
+    let mut indexes = Vec::new();
+    let replay = replay(bytes, |index, _, _| indexes.push(index)).ok()?;
     assert!(replay.records <= ((bytes.len() - HEADER_BYTES) / RECORD_BYTES) as u64);
-    assert!(told.len() as u64 <= replay.records);
+    assert!(indexes.len() as u64 <= replay.records);
     let chunks = replay.header.size.div_ceil(replay.header.chunk.max(1));
     let settled = replay.state.settled();
-    // Ranges, not chunks: memory follows the file, not what it claims.
+    // Counts ranges and not chunks: memory must depend on the length of the file, and not on
+    // numbers in it.
     assert!(settled.iter().count() as u64 <= replay.records);
     assert!(
         settled
             .iter()
             .all(|range| range.start < range.end && range.end <= chunks)
     );
-    // What is not synced is told of one page cache, and within the transfer.
+    // Chunks that are not synced belong to one page cache, and lie within the transfer.
     let written = &replay.state.written;
     assert!(written.is_empty() || replay.state.page_cache().is_some());
     assert!(written.len() as u64 <= replay.records);
     assert!(written.keys().all(|index| *index < chunks));
-    Some(told)
+    Some(indexes)
 }
 
 fuzz_target!(|data: &[u8]| {
-    let _ = told(data);
+    let _ = reported(data);
 
-    // A sound header, so that it gets beyond it; numbers, records and damage by
+    // A valid header, so that the records are examined too. Numbers, records and damage depend on
     // the input.
     let mut numbers = data
         .chunks_exact(8)
@@ -93,19 +94,20 @@ fuzz_target!(|data: &[u8]| {
         };
         bytes.extend_from_slice(&record.encode(number, &header.session));
     }
-    assert_eq!(told(&bytes).as_ref(), Some(&written));
-    // Arbitrary records after a sound header.
+    assert_eq!(reported(&bytes).as_ref(), Some(&written));
+    // Arbitrary records after a valid header.
     let mut other = bytes[..HEADER_BYTES].to_vec();
     other.extend_from_slice(data);
-    let _ = told(&other);
-    // Bits flipped, then the end cut off: what is told is a prefix.
+    let _ = reported(&other);
+    // Some bits are flipped, and then the end is cut off: the reported chunks are a prefix each
+    // time.
     let len = bytes.len();
     let place = HEADER_BYTES + (at as usize) % (len - HEADER_BYTES + 1);
     if place < len {
         bytes[place] ^= (flip as u8).max(1);
     }
-    let all = told(&bytes).unwrap_or_default();
+    let all = reported(&bytes).unwrap_or_default();
     assert!(written.starts_with(&all));
-    let cut = told(&bytes[..place]).unwrap_or_default();
+    let cut = reported(&bytes[..place]).unwrap_or_default();
     assert!(all.starts_with(&cut) && written.starts_with(&cut));
 });

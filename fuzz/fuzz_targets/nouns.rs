@@ -1,5 +1,5 @@
-//! Names of drives and sizes: what parses says what it parsed, and a drive
-//! never prints anything but the 36 characters of a UUID.
+//! Names of drives, and sizes: parsed values represent exactly the input, and a drive never prints
+//! anything but the 36 characters of a UUID.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(bytes) = parse_size(text) {
         assert_eq!(parse_size(&bytes.to_string()), Ok(bytes));
-        // The same by hand, in numbers too wide to overflow here.
+        // The same calculation by hand, in numbers too wide to overflow here.
         let trimmed = text.trim();
         let digits = trimmed.trim_end_matches(['k', 'K', 'M', 'G', 'T']);
         let unit = match &trimmed[digits.len()..] {

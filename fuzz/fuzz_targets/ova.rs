@@ -1,4 +1,4 @@
-//! Any archive is refused, or its disk reads within its bounds.
+//! Any archive is refused, or its disk can be read within its bounds.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

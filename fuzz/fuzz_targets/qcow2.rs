@@ -1,4 +1,4 @@
-//! Any file is refused as qcow2, or reads within its bounds.
+//! Any file is refused as qcow2, or can be read within its bounds.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Receipts: whatever a file holds, what parses has digests that its root covers, and
-//! says the same when it is printed and parsed again.
+//! Receipts: any file that can be parsed has digests that its root covers, and prints and parses
+//! back to the same receipt.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
-//! What comes in order and is compressed is refused, or read to its end: members that
-//! follow each other, frames without content, trailers, and zip with its directory. The
-//! decoders of others are left to those, and so is what they allocate.
+//! Compressed streams are refused, or read to their end: several members in a row, frames without
+//! content, trailers, and zip with its directory. The decoders of external libraries are fuzzed by
+//! their own projects, and so is how much memory these allocate.
 #![no_main]
 
 use std::fs::File;
@@ -15,7 +15,7 @@ use openhosting::image::{
 };
 use openhosting::plan::Plan;
 
-/// Chunks that are read.
+/// The most chunks that are read.
 const CHUNKS_MAX: usize = 16;
 
 thread_local! {

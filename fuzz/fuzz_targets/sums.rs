@@ -1,4 +1,4 @@
-//! A file of digests tells one of those that are in it, or none.
+//! From a file of digests, one of those in it is selected, or none.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! The text format against a second reading of its grammar, written without a
-//! look at the first: the same objects, or both refuse.
+//! Compares the parser of the text format with a second one, which was written from the grammar
+//! without looking at the first: both return the same objects, or both refuse.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ fuzz_target!(|body: &[u8]| {
     assert_eq!(ours, model(body));
 });
 
-/// One `KEY VALUE` a line, split at the first space; blank lines between
-/// objects; of two equal keys the last counts.
+/// One `KEY VALUE` per line, split at the first space. Blank lines separate objects. If a key
+/// occurs twice, the last value counts.
 fn model(body: &[u8]) -> Option<Vec<Object>> {
     let body = String::from_utf8(body.to_vec()).ok()?;
     let mut objects = vec![Object::new()];
@@ -44,8 +44,9 @@ fn model(body: &[u8]) -> Option<Vec<Object>> {
     Some(objects)
 }
 
-/// From the left: `\\` is one backslash, `\n` a line end, any other backslash
-/// itself. The halves around a `\\` cannot touch each other's escapes.
+/// From left to right: `\\` is one backslash, `
+/// ` is a line end, and any other backslash is itself. Splitting at `\\` first keeps escapes on
+/// both sides of it apart.
 fn unescape(value: &str) -> String {
     match value.find("\\\\") {
         Some(at) => {

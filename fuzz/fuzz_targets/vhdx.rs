@@ -1,4 +1,4 @@
-//! Any file is refused as vhdx, or reads within its bounds.
+//! Any file is refused as vhdx, or can be read within its bounds.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any file is refused as vmdk, or reads within its bounds.
+//! Any file is refused as vmdk, or can be read within its bounds.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Whatever parses as a body, text or JSON, prints and parses back equal in
-//! both formats. The first byte's lowest bit tells which format comes in.
+//! Any body that can be parsed, as text or as JSON, prints and parses back to the same value in
+//! both formats. The lowest bit of the first byte selects the format of the input.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     reads_back(&objects, Format::Json);
-    // Text has no way to write an object without keys.
+    // The text format cannot represent an object without keys.
     objects.retain(|object| !object.is_empty());
     reads_back(&objects, Format::Text);
 

@@ -1,5 +1,5 @@
-//! The index of any file is refused, or tells no more than what it adds up to. With
-//! the first byte odd the rest is made the index of a file that is sound but for it.
+//! The index of any file is refused, or its sizes agree with each other. If the first byte is odd,
+//! the rest becomes the index of a file that is otherwise valid.
 #![no_main]
 
 use std::fs::File;
@@ -14,7 +14,7 @@ thread_local! {
         .expect("a temporary file");
 }
 
-/// Most bytes of blocks that are left room for.
+/// The most bytes of blocks for which the file has room.
 const BLOCKS_MAX: u64 = 1 << 24;
 
 fuzz_target!(|data: &[u8]| {

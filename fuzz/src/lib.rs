@@ -1,9 +1,9 @@
-//! What the targets of image formats share: an input is a file with holes, small
-//! however large the file.
+//! Shared by the targets for image formats. An input describes a file with holes, so it is small
+//! even if the file is large.
 //!
-//! Byte 0 holds flags, bytes 1 to 4 the size of the file, in big-endian order as
-//! all numbers. Then pieces: an offset of four bytes, a length of one, and so many
-//! bytes. `fuzz/make-corpus.sh` makes such inputs of real images.
+//! Byte 0 contains flags, and bytes 1 to 4 the size of the file; all numbers are big-endian. Pieces
+//! follow, each with an offset of four bytes, a length of one byte, and that many bytes.
+//! `fuzz/make-corpus.sh` creates such inputs from real images.
 
 use std::fs::File;
 use std::ops::Range;
@@ -13,15 +13,15 @@ use std::path::Path;
 
 use openhosting::image::{Disk, Format, Image, ImageOptions};
 
-/// Makes checksums right that would hide all that is behind them.
+/// Flag: corrects checksums, because otherwise almost any input would be refused for them.
 const SEAL: u8 = 1;
-/// Largest file.
+/// The largest file.
 const SIZE_MAX: u32 = 64 << 20;
 /// Blocks of an archive that may be headers.
 const HEADERS_MAX: u64 = 512;
-/// Extents that are looked at.
+/// The most extents that are examined.
 const EXTENTS_MAX: usize = 256;
-/// Bytes of an extent that are read.
+/// The most bytes of an extent that are read.
 const READ_MAX: u64 = 64 * 1024;
 
 thread_local! {
@@ -30,8 +30,8 @@ thread_local! {
         .expect("a temporary file");
 }
 
-/// Reads the file that the input tells as this format, whatever it looks like, and
-/// as what it looks like.
+/// Reads the file that the input describes, first as this format whatever it looks like, and then
+/// as the format that is detected.
 pub fn explore(data: &[u8], format: Format) {
     FILE.with(|file| {
         let Some(()) = build(file, data, format) else {
@@ -44,7 +44,7 @@ pub fn explore(data: &[u8], format: Format) {
     });
 }
 
-/// Reads the first disk of the archive that the input tells, and the one that is called
+/// Reads the first disk of the archive that the input describes, and the one with the name
 /// `disk.img`.
 pub fn explore_archive(data: &[u8]) {
     FILE.with(|file| {
@@ -61,7 +61,7 @@ pub fn explore_archive(data: &[u8]) {
     });
 }
 
-/// Makes the checksums of all headers right.
+/// Corrects the checksums of all headers.
 fn seal_headers(file: &File) {
     let mut block = [0; 512];
     for at in (0..HEADERS_MAX).map(|number| number * 512) {
@@ -137,14 +137,14 @@ fn read(path: &Path, format: Option<Format>, disk: Option<String>) {
     let options = ImageOptions {
         format,
         disk,
-        // The file names others, and is itself the only one that it may have.
+        // The file may refer to other files, and only itself is allowed.
         allow_backing: vec![path.to_owned()],
         ..ImageOptions::default()
     };
     let Ok(image) = Image::open(path, &options) else {
         return;
     };
-    // What is packed as a whole is none of these formats.
+    // Images that are compressed as a whole have none of these formats.
     let Some(disk) = image.disk() else { return };
     assert!(disk.size() > 0);
     let member = image.begin_check();
@@ -161,7 +161,7 @@ fn read(path: &Path, format: Option<Format>, disk: Option<String>) {
         zeros(disk, at..data.start);
         let len = READ_MAX.min(data.end - data.start);
         let _ = disk.read_at(&mut vec![0; len as usize], data.start);
-        // From the middle to the end, as chunks begin anywhere.
+        // From the middle of the extent, because chunks can begin anywhere.
         let len = READ_MAX.min(data.end - data.start) / 2;
         let _ = disk.read_at(&mut vec![0; len as usize], data.end - len);
         at = data.end;
@@ -172,7 +172,7 @@ fn read(path: &Path, format: Option<Format>, disk: Option<String>) {
     image.check_unchanged().expect("nobody changed it");
 }
 
-/// What is a hole reads as zeros, if it can be read.
+/// A hole must read as zeros, if it can be read.
 fn zeros(disk: &dyn Disk, hole: Range<u64>) {
     let len = READ_MAX.min(hole.end - hole.start);
     let mut bytes = vec![1; len as usize];

@@ -38,7 +38,7 @@ def info(d, drive):
 
 for provider in (Provider.ELASTICHOSTS, Provider.SERVERLOVE, Provider.SKALICLOUD):
     d = driver(provider)
-    # What create_node does with drives.
+    # The calls that create_node makes for drives.
     source = post(d, "/drives/create", name="source", size="1M").object
     assert source["size"] == 1 << 20, source
     target = post(d, "/drives/create", name="node", size="160G").object
@@ -81,7 +81,7 @@ def walk_a_node(d, image):
 
     assert d.list_nodes() == []
     size = d.list_sizes()[0]
-    # Its smallest has 160 GB of disk and 1.7 of memory.
+    # The smallest size has 160 GB of disk and 1.7 GB of memory, which is too much here.
     size.disk, size.ram = 1, 16
     picture = NodeImage(id=source, name="boot", driver=d)
     node = d.create_node(
@@ -102,7 +102,7 @@ def walk_a_node(d, image):
     assert d.reboot_node(node) is True
     while "boot 2" not in console(node):
         time.sleep(0.1)
-    # This guest does not heed it, and the driver asks for no more than the answer.
+    # This guest ignores the button, and the driver only requires that the call is answered.
     assert d.ex_shutdown_node(node) is True
     drive = d.connection.request(action=f"/servers/{node.id}/info").object["ide:0:0"]
     try:

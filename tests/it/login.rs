@@ -63,7 +63,7 @@ fn a_login_that_is_refused_stores_nothing() {
         .says("Check the user UUID");
     assert!(!outcome.stderr.contains("not-the-key"), "{outcome:?}");
     assert!(!config(&desk).exists());
-    // Nor is a question asked where nobody can answer.
+    // No question is asked if nobody can answer it.
     for (words, what) in [
         ("login", "--endpoint URI"),
         ("login --endpoint http://127.0.0.1:1/", "--user UUID"),
@@ -86,7 +86,7 @@ fn a_config_that_is_there_is_kept() {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     let _ = log_in(&desk, &server, "", &desk.key).code(0);
     assert!(std::fs::read_to_string(&path).unwrap().starts_with(old));
-    // Its credentials are not in a file.
+    // The credentials of the profile are not in a file.
     let outcome = bare(&desk, "login old").run().code(2);
     let _ = outcome.says("has no key file");
     let outcome = log_in(&desk, &server, "other --default", &desk.key).code(2);
@@ -128,7 +128,7 @@ fn the_doctor_finds_what_is_wrong() {
     let outcome = doctor(&server.uri).arg("--json").run().code(0);
     let value = object("doctor/1", &outcome.stdout);
     assert!(value["checks"].as_array().unwrap().len() >= 7, "{value:#}");
-    // Each of these ends with a code of its own, and the other checks are made all the same.
+    // Each mistake has its own message, and the other checks are made nevertheless.
     let wrong = desk
         .simple(&server.uri)
         .env("OHAUTH", format!("{}:x", desk.user));

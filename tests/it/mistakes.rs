@@ -1,5 +1,5 @@
-//! A user's mistakes: each gets one line that says what is wrong, with the wrong word in it, and
-//! one that says what to do, in words of this program.
+//! Mistakes of users. The answer to each is one line that says what is wrong and quotes the wrong
+//! word, and one line that says what to do, both in this program's own words.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::support::cli::{Desk, Outcome, SIMPLE, Tool};
 use crate::support::noise;
 
-/// The words after `openhosting`; the exit code; a part of the line that says what is wrong, and
-/// one of the line that says what to do. `''` is an empty word.
+/// The words after `openhosting`, the exit code, a part of the line that says what is wrong, and a
+/// part of the line that says what to do. `''` is an empty word.
 type Mistake = (&'static str, i32, &'static str, &'static str);
 
 const COMMANDS: &[Mistake] = &[
@@ -506,7 +506,7 @@ const SERVERS: &[Mistake] = &[
     ("server web", 2, "\"web\"", "Usage: openhosting server"),
 ];
 
-/// Mistakes of the environment and of the way: variables that are set, and a call.
+/// Mistakes in the environment or on the network: variables that are set, and a call.
 const ENDPOINTS: &[(&[(&str, &str)], Mistake)] = &[
     (&[("OHURI", "")], ("ls", 2, "OHURI", "openhosting login")),
     (&[("OHAUTH", "")], ("ls", 2, "OHAUTH", "openhosting login")),
@@ -606,7 +606,7 @@ const ENDPOINTS: &[(&[(&str, &str)], Mistake)] = &[
     (&[("OHURI", "HTTPS")], ("ls", 1, "not TLS", "http://")),
 ];
 
-/// What no user should have to read.
+/// Texts of libraries, which no user should see.
 const RAW: &[&str] = &[
     "os error",
     "Error(",
@@ -626,7 +626,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// The words, with what is made for each run in place of what stands for it.
+    /// Splits the words, and replaces placeholders by the values of this run.
     fn words(&self, words: &str) -> Vec<String> {
         let port = self.uri.trim_end_matches('/').rsplit(':').next().unwrap();
         let made = |word: &str| match word {
@@ -643,7 +643,7 @@ impl Scene {
         tool.env("OHURI", &self.uri)
     }
 
-    /// What is not as it should be, of all that a mistake gets.
+    /// Returns which rules the answer to a mistake violates.
     fn faults(&self, (words, code, what, hint): Mistake, outcome: &Outcome) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |is_good: bool, rule: &str| {
@@ -653,7 +653,7 @@ impl Scene {
         };
         let made = |text: &str| self.words(text).join(" ");
         let mut lines: Vec<_> = outcome.stderr.lines().collect();
-        // The command that tries it again later is one thing to do more.
+        // The command that repeats the call later is an additional line.
         if let Some(at) = lines.iter().position(|line| is_about_another_run(line)) {
             check(code == 75 && at + 2 == lines.len(), "no command at the end");
             lines.truncate(at);
@@ -741,7 +741,8 @@ fn every_mistake_is_said_in_one_line_and_another_one_says_what_to_do() {
     assert!(!Path::new(&scene.desk.path("out")).exists());
 }
 
-/// Files that this user may not read or write: root may, so somebody else runs these.
+/// Files that this user may not read or write. Root may, so for root these tests run as another
+/// user.
 #[test]
 fn a_permission_that_is_missing_is_said_of_the_file_that_lacks_it() {
     let desk = Desk::new();

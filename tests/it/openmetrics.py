@@ -1,5 +1,5 @@
-# Reads an exposition with Prometheus' own parser, which refuses what is not valid,
-# and prints one sample a line.
+# Reads an exposition with Prometheus' own parser, which refuses invalid ones, and
+# prints one line for each sample.
 import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 

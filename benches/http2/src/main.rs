@@ -1,16 +1,16 @@
-//! HTTP/1.1 against HTTP/2 for what the uploader does: bodies of 5 MiB, so many at a
-//! time, to a server that drops them. What was decided from it is in
-//! docs/dev/performance.md.
+//! Compares HTTP/1.1 with HTTP/2 for the requests of the uploader: several bodies of 5 MiB at the
+//! same time, to a server that drops them. docs/dev/performance.md says what was decided because of
+//! the results.
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/http2/Cargo.toml
 //! ```
 //!
-//! HTTP/1.1 has a connection for each request in flight, HTTP/2 one for all. Both are
-//! hyper, which is what the tools use. The windows of HTTP/2 are the receiver's, so for
-//! an upload the endpoint's: those of the RFC, which servers have by default, and very
-//! large ones. Each setting runs for two seconds, three times, interleaved. CPU is of
-//! both ends, which are in this process.
+//! With HTTP/1.1 each request in flight has a connection, and with HTTP/2 all share one. Both are
+//! from hyper, as in the tools. The windows of HTTP/2 are set by the receiver, which for uploads is
+//! the endpoint: measured are the defaults of the RFC, which most servers use, and very large ones.
+//! Each setting runs for two seconds, three times, alternating with the others. CPU times are those
+//! of both ends, which run in this process.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -37,15 +37,15 @@ const BODY_BYTES: usize = 5 << 20;
 const TIME: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 3;
 const JOBS: [usize; 3] = [1, 4, 16];
-/// Round trips: this machine, and a cloud that is not far away.
+/// Round-trip times: within this machine, and to a cloud that is not far away.
 const ROUND_TRIPS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(20)];
-/// Ticks per second of the times in /proc, on every Linux there is.
+/// The unit of the times in /proc, which is the same on all Linux systems.
 const TICKS_PER_S: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug)]
 enum Protocol {
     Http1,
-    /// With windows of so many bytes, for a stream and for the connection.
+    /// HTTP/2, with the windows of a stream and of the connection in bytes.
     Http2(u32, u32),
 }
 
@@ -100,7 +100,7 @@ async fn measure(
         tasks.spawn(relay_all(relay, there, round_trip / 2));
     }
     send_all(&mut tasks, protocol, jobs, address).await?;
-    // Windows open and connections warm up first.
+    // First, windows open and connections warm up.
     sleep(TIME / 4).await;
     let (begin, bytes, cpu_s) = (Instant::now(), received.load(Ordering::Relaxed), cpu_s()?);
     sleep(TIME).await;
@@ -148,7 +148,7 @@ async fn forget(
     Ok(answer)
 }
 
-/// Starts so many senders, each of which sends one body after the other.
+/// Starts this many senders, each of which sends one body after the other.
 async fn send_all(
     tasks: &mut JoinSet<()>,
     protocol: Protocol,
@@ -213,7 +213,7 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Failed> {
     Ok(stream)
 }
 
-/// A line that is so long: what comes in goes out that much later, both ways.
+/// A relay that adds a delay: bytes are passed on after this time, in both directions.
 async fn relay_all(listener: TcpListener, there: SocketAddr, delay: Duration) {
     let mut lines = JoinSet::new();
     while let Ok((here, _)) = listener.accept().await {
@@ -228,7 +228,7 @@ async fn relay_all(listener: TcpListener, there: SocketAddr, delay: Duration) {
 }
 
 async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
-    // What is on the line does not hold up what follows: the line has no limit.
+    // Bytes that are on the way do not delay those that follow, because the line has no limit.
     let (enter, mut leave) = mpsc::unbounded_channel::<(Instant, Bytes)>();
     let reading = async move {
         let mut buffer = BytesMut::new();
@@ -255,7 +255,7 @@ async fn relay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration)
     tokio::join!(reading, writing);
 }
 
-/// User and system time of this process until now.
+/// User and system time of this process so far.
 fn cpu_s() -> Result<f64, Failed> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, rest) = stat.rsplit_once(')').ok_or("No times in /proc/self/stat")?;

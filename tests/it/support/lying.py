@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a command that is told wrong things about holes, by a filter of its system calls.
+"""Runs a command that receives wrong answers about holes, from a filter of its system calls.
 
 usage: lying.py WHENCE ERRNO FROM COMMAND...
 
@@ -17,7 +17,7 @@ LSEEK = {"x86_64": 8, "aarch64": 62}
 SET_NO_NEW_PRIVS, SET_SECCOMP, FILTER = 38, 22, 2
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
 ALLOW, FAIL = 0x7FFF0000, 0x00050000
-# Of what the kernel hands to the filter: the number of the call, and its arguments.
+# Offsets in the kernel's description of a call: its number and its arguments.
 NUMBER, OFFSET_LOW, OFFSET_HIGH, WHENCE = 0, 24, 28, 32
 
 try:

@@ -1,5 +1,5 @@
-//! Carries packets between two TUN devices as a link with a rate, a delay, random loss
-//! and a queue would.
+//! Passes packets between two TUN devices like a link with a limited rate, a delay, random loss and
+//! a queue.
 //!
 //!     emulator RATE_MBIT DELAY_MS LOSS_PERCENT QUEUE_BYTES SEED  <NEAR >FAR 2<>CONTROL
 //!

@@ -1,5 +1,5 @@
-//! One way of the link: a thread that reads packets into the queue, and one that writes
-//! them when they are due.
+//! One direction of the link: a thread that reads packets into the queue, and another one that
+//! writes them when they are due.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,23 +9,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The shortest sleep of a writer. At 800 Mbit/s about seven packets are due in it, so
-/// one wake-up carries several; the delay of the link is not longer by more than this.
+/// The shortest sleep of a writer. At 800 Mbit/s about seven packets become due in this time, so
+/// one wake-up passes on several. It adds no more than this to the delay.
 const GRAIN: Duration = Duration::from_micros(100);
-/// A packet that leaves later than this is counted: the machine was too busy to be the
-/// link it should be.
+/// Packets that are passed on later than this are counted: the machine was too busy to emulate the
+/// link.
 const LATE: Duration = Duration::from_millis(3);
 /// More than any packet of a device whose MTU is 1500.
 const PACKET_BYTES_MAX: usize = 65_536;
 
-/// What a link is like; both ways are alike.
+/// The properties of the link, which are the same in both directions.
 #[derive(Clone, Copy)]
 pub struct Settings {
     pub bytes_per_s: f64,
     pub delay: Duration,
     /// Probability that a packet is lost, from 0 to 1.
     pub loss: f64,
-    /// Bytes that may wait for their turn; a packet that finds more is dropped.
+    /// Bytes that may wait in the queue. A packet that would exceed this is dropped.
     pub queue_bytes: f64,
     pub seed: u64,
 }
@@ -204,7 +204,7 @@ impl Way {
 
     fn read(&self, mut source: File) {
         let mut buffer = [0; PACKET_BYTES_MAX];
-        // An error means that the device is gone, and the link with it.
+        // An error means that the device was removed, and the link with it.
         while let Ok(length) = source.read(&mut buffer) {
             let mut state = self.state();
             state.take(&buffer[..length], &self.settings, Instant::now());
@@ -219,7 +219,7 @@ impl Way {
         loop {
             let wait = self.take_due(&mut due);
             for packet in due.drain(..) {
-                // What the device cannot take is lost, as on any link.
+                // Packets that the device cannot accept are lost, as on a real link.
                 let _ = sink.write(&packet);
             }
             if let Some(wait) = wait {
@@ -228,8 +228,8 @@ impl Way {
         }
     }
 
-    /// Takes all packets that are due; the time until the next one where none is. Waits
-    /// while the queue is empty.
+    /// Takes all packets that are due, or returns the time until the next one. Waits while the
+    /// queue is empty.
     fn take_due(&self, due: &mut Vec<Box<[u8]>>) -> Option<Duration> {
         let mut state = self.state();
         while state.packets.is_empty() {
